@@ -1,0 +1,175 @@
+//! Reading an event: from signed bytes to a [`Change`], leniently.
+//!
+//! Constraints:
+//!
+//! * A pure function of the body: the same bytes always give the same change at the same version.
+//! * Only type, time and id must be there. Unknown fields and values are kept in `data`; a field of an
+//!   unexpected type leaves its column null and is counted. Clerk's API description and its wire
+//!   disagree in a dozen places.
+//! * No text of an error repeats a value of the body.
+
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+
+use crate::catalog::{self, Column, Kind, Resource, Source, Verb};
+use crate::change::{Assertion, Change, Effect, Field, Origin, Row, Version};
+use crate::queue::Lease;
+use crate::retry::{Failure, Reason};
+use crate::sanitize::sanitize;
+use crate::time::Timestamp;
+
+/// The longest event type and the longest id of a subject, in bytes. Clerk's own are a tenth of it.
+pub const NAME_LENGTH_MAX: usize = 255;
+
+/// A change, and what reading it had to mend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// The change.
+    pub change: Change,
+    /// Characters replaced because not every engine can hold them.
+    pub sanitized: usize,
+    /// Fields whose value did not fit their column.
+    pub mismatched: usize,
+}
+
+/// Reads the event in a message. With an `instance_id`, an event that names another is refused; one
+/// that names none is taken (Clerk's dashboard sends its examples without).
+///
+/// # Errors
+/// A [`Failure`] that no further attempt can mend.
+pub fn parse(message: &Lease, instance_id: Option<&str>) -> Result<Parsed, Failure> {
+    let (text, sanitized) = sanitize(&message.body);
+    let body: Value = serde_json::from_slice(&text).map_err(|error| not_json(&error))?;
+    let Value::Object(mut event) = body else {
+        return Err(failure(Reason::NotAnEvent, "the body is no JSON object", None));
+    };
+    let event_type = name(event.get("type"))
+        .ok_or_else(|| failure(Reason::NotAnEvent, "the event has no type", None))?
+        .to_owned();
+    let fail = |reason, detail: &str| failure(reason, detail, Some(event_type.clone()));
+
+    let event_at = event
+        .get("timestamp")
+        .and_then(Value::as_i64)
+        .and_then(Timestamp::from_clerk)
+        .ok_or_else(|| fail(Reason::NotAnEvent, "the event has no usable timestamp"))?;
+    let data = event.remove("data");
+    let never_kept = catalog::NEVER_KEPT.contains(&event_type.as_str());
+    if let (Some(expected), Some(Value::String(sent))) = (instance_id, event.get("instance_id"))
+        && sent != expected
+        && !never_kept
+    {
+        return Err(fail(
+            Reason::WrongInstance,
+            "the event is of another Clerk instance than CLERK_INSTANCE_ID",
+        ));
+    }
+
+    let (effect, mismatched) = match (catalog::find_event(&event_type), data) {
+        (None, data) => {
+            let id = data.as_ref().and_then(|data| name(data.get("id"))).filter(|_| !never_kept);
+            (Effect::Ignore { subject_id: id.map(str::to_owned) }, 0)
+        }
+        (Some((resource, verb)), Some(Value::Object(data))) => {
+            let (assertion, mismatched) = assertion(resource, verb, data, event_at)
+                .ok_or_else(|| fail(Reason::MissingId, "data has no usable id"))?;
+            (Effect::Merge(Box::new(assertion)), mismatched)
+        }
+        (Some(_), _) => return Err(fail(Reason::NotAnEvent, "data is no JSON object")),
+    };
+    let origin = Origin {
+        message_id: message.id.clone(),
+        event_type,
+        event_at,
+        received_at: message.received_at,
+        attempt: message.attempt,
+    };
+    Ok(Parsed { change: Change { origin, effect }, sanitized, mismatched })
+}
+
+fn failure(reason: Reason, detail: &str, event_type: Option<String>) -> Failure {
+    Failure { reason, detail: detail.to_owned(), event_type }
+}
+
+/// `serde_json` says only what it expected and where: it quotes no values of untyped JSON.
+fn not_json(error: &serde_json::Error) -> Failure {
+    // The depth limit has no kind of its own.
+    let too_deep = error.to_string().starts_with("recursion limit");
+    let (reason, what) =
+        if too_deep { (Reason::TooDeep, "nested too deeply") } else { (Reason::InvalidJson, "no JSON") };
+    failure(reason, &format!("{what}, at line {} column {}", error.line(), error.column()), None)
+}
+
+/// A short text: an event type or an id.
+fn name(value: Option<&Value>) -> Option<&str> {
+    value?.as_str().filter(|text| (1..=NAME_LENGTH_MAX).contains(&text.len()))
+}
+
+fn assertion(
+    resource: &'static Resource,
+    verb: Verb,
+    data: Map<String, Value>,
+    event_at: Timestamp,
+) -> Option<(Assertion, usize)> {
+    let id = name(data.get("id"))?.to_owned();
+    if verb == Verb::Delete {
+        let version = Version { dead: true, updated_at: 0, event_at: event_at.as_millis(), hash: [0; 16] };
+        return Some((Assertion { resource, id, version, row: None }, 0));
+    }
+    let mut mismatched = 0;
+    let mut read = |value: Option<&Value>, kind| {
+        let (field, fits) = field(value, kind);
+        mismatched += usize::from(!fits);
+        field
+    };
+    let mut time = |key: &str| match read(data.get(key), Kind::Time) {
+        Field::Time(moment) => Some(moment),
+        _ => None,
+    };
+    let (created_at, updated_at) = (time("created_at"), time("updated_at"));
+    let values = resource.columns.iter().map(|column| read(find(&data, column), column.kind)).collect();
+    let data = Value::Object(data).to_string();
+    let version = Version {
+        dead: false,
+        updated_at: updated_at.unwrap_or(event_at).as_millis(),
+        event_at: event_at.as_millis(),
+        hash: hash(&data),
+    };
+    let row = Row { values, created_at, updated_at, data };
+    Some((Assertion { resource, id, version, row: Some(row) }, mismatched))
+}
+
+/// 128 bits over the content. The typed columns are functions of `data`, so it stands for all.
+fn hash(data: &str) -> [u8; 16] {
+    let digest = Sha256::digest(data.as_bytes());
+    std::array::from_fn(|index| digest[index])
+}
+
+fn find<'a>(data: &'a Map<String, Value>, column: &Column) -> Option<&'a Value> {
+    match column.source {
+        Source::Path([first, rest @ ..]) => {
+            rest.iter().try_fold(data.get(*first)?, |value, key| value.get(*key))
+        }
+        Source::Path([]) => None,
+        Source::Chosen { list, id_of, field } => {
+            let chosen = data.get(id_of)?.as_str()?;
+            let is_chosen = |element: &&Value| element.get("id").and_then(Value::as_str) == Some(chosen);
+            data.get(list)?.as_array()?.iter().find(is_chosen)?.get(field)
+        }
+    }
+}
+
+/// The value as a column of this kind holds it, and whether it fitted. Nothing and null fit anywhere.
+fn field(value: Option<&Value>, kind: Kind) -> (Field, bool) {
+    let Some(value) = value.filter(|value| !value.is_null()) else {
+        return (Field::Null, true);
+    };
+    let field = match kind {
+        Kind::Text => value.as_str().map(|text| Field::Text(text.to_owned())),
+        Kind::Integer => value.as_i64().map(Field::Integer),
+        Kind::Bool => value.as_bool().map(Field::Bool),
+        Kind::Time => value.as_i64().and_then(Timestamp::from_clerk).map(Field::Time),
+        Kind::Json => Some(Field::Json(value.to_string())),
+    };
+    field.map_or((Field::Null, false), |field| (field, true))
+}

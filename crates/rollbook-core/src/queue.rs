@@ -1,0 +1,245 @@
+//! The queue, as its three users see it: receiver, worker, operator.
+//!
+//! Every method takes and gives batches, so that a delivery costs a share of one commit and never a
+//! whole one. What each must keep is written as a conformance suite in `rollbook-testkit`
+//! (`conformance::queue`), which every engine passes.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::delivery::{Delivery, MessageId};
+use crate::retry::Failure;
+use crate::time::Timestamp;
+
+/// What the receiver needs.
+#[async_trait]
+pub trait Producer: Send + Sync {
+    /// Makes deliveries durable: when this returns, they survive a `kill -9` and a power cut. One
+    /// answer per delivery, in their order. All of them or, with an error, possibly none: sending
+    /// them again is always right.
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError>;
+}
+
+/// What became of one delivery at the door. Both mean that it is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enqueued {
+    /// It waits. A dead letter of the same id has left the dead letters and runs again.
+    Queued,
+    /// A message of this id waits already.
+    Duplicate,
+}
+
+/// What a worker needs.
+#[async_trait]
+pub trait Consumer: Send + Sync {
+    /// Takes up to `max` due messages for this worker alone, oldest due first, waiting up to `wait`
+    /// for the first. Each is invisible to others until `lease_for` has passed. Its attempt is counted
+    /// now, not when it ends, so that a message that kills its worker is counted too. Never cancel
+    /// this call: what it took would stay invisible for the whole lease.
+    async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError>;
+
+    /// Ends leases. One answer per lease, in their order; a lease that ran out and was taken by
+    /// another worker is [`Settled::LeaseLost`] and changes nothing.
+    async fn settle_many(&self, settlements: Vec<(Lease, Settlement)>) -> Result<Vec<Settled>, QueueError>;
+}
+
+/// What a worker asks for.
+#[derive(Clone, Debug)]
+pub struct LeaseRequest {
+    /// The most messages to give. At least one.
+    pub max: usize,
+    /// How long the messages stay invisible to others.
+    pub lease_for: Duration,
+    /// How long to wait for a first message. Zero asks once.
+    pub wait: Duration,
+}
+
+/// Names one lease to the queue that gave it. Opaque to everyone else.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseToken(pub String);
+
+/// A message, for a time, in the hands of one worker.
+#[derive(Clone)]
+pub struct Lease {
+    /// Proof of the lease.
+    pub token: LeaseToken,
+    /// The message's name.
+    pub id: MessageId,
+    /// How often the message has been leased, this time included.
+    pub attempt: u32,
+    /// How many leases before this one, in a row, ended without a settlement: their workers died or stalled.
+    pub unsettled: u32,
+    /// When the receiver had read it.
+    pub received_at: Timestamp,
+    /// The signed bytes.
+    pub body: Bytes,
+}
+
+impl fmt::Debug for Lease {
+    /// Never the body: it holds personal data.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lease({}, attempt {}, {} bytes)", self.id, self.attempt, self.body.len())
+    }
+}
+
+/// How a lease ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Done: the message is gone. Its id may come again.
+    Ack,
+    /// Failed: again after this long. The attempt stays counted.
+    Retry {
+        /// How long the message stays invisible.
+        after: Duration,
+        /// Why.
+        failure: Failure,
+    },
+    /// Parked, with its body, until someone redrives or discards it.
+    DeadLetter {
+        /// Why.
+        failure: Failure,
+    },
+    /// Handed back untried: due at once, and the attempt is not counted.
+    Release,
+}
+
+impl Settlement {
+    /// A short name for metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Ack => "ack",
+            Self::Retry { .. } => "retry",
+            Self::DeadLetter { .. } => "dead_letter",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// What a settlement did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// What it says.
+    Done,
+    /// Nothing: another worker has the message, or has ended it.
+    LeaseLost,
+}
+
+/// What an operator needs.
+#[async_trait]
+pub trait QueueAdmin: Send + Sync {
+    /// Counts, cheap enough to be asked for at every scrape. Reads only.
+    async fn stats(&self) -> Result<QueueStats, QueueError>;
+
+    /// Dead letters that match, oldest first: at most `limit`, from behind the position `after`.
+    async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError>;
+
+    /// Sends at most `limit` dead letters that match, oldest first, back to the queue: same id, same
+    /// body, attempts from zero. Returns how many.
+    async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError>;
+
+    /// Forgets at most `limit` dead letters that match, oldest first, for good. Returns how many.
+    async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError>;
+}
+
+/// The queue in numbers. `ready + leased + delayed` is its depth; dead letters are beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Messages that are due and that nobody has.
+    pub ready: u64,
+    /// Messages in the hands of a worker.
+    pub leased: u64,
+    /// Messages that wait for their backoff to pass.
+    pub delayed: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// When the oldest message that is neither done nor dead was received.
+    pub oldest_received_at: Option<Timestamp>,
+}
+
+impl QueueStats {
+    /// Messages that are neither done nor dead.
+    pub const fn depth(&self) -> u64 {
+        self.ready + self.leased + self.delayed
+    }
+}
+
+/// A message that was parked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Where it stands in the listing.
+    pub position: DeadLetterPosition,
+    /// The message's name.
+    pub id: MessageId,
+    /// When the receiver had read it.
+    pub received_at: Timestamp,
+    /// When it was parked.
+    pub died_at: Timestamp,
+    /// How often it was leased.
+    pub attempts: u32,
+    /// Why it was parked.
+    pub failure: Failure,
+    /// The signed bytes.
+    pub body: Bytes,
+}
+
+impl fmt::Debug for DeadLetter {
+    /// Never the body: it holds personal data.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeadLetter({}, {}, {} bytes)", self.id, self.failure.reason, self.body.len())
+    }
+}
+
+/// A place in the listing of dead letters. Opaque, but ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeadLetterPosition(pub i64);
+
+/// Which dead letters are meant. Everything that is set must hold; nothing set means all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadLetterFilter {
+    /// This one.
+    pub id: Option<MessageId>,
+    /// Events of this type.
+    pub event_type: Option<String>,
+    /// Parked for this reason (see [`crate::retry::Reason`]).
+    pub reason: Option<String>,
+    /// Parked at this moment or later.
+    pub since: Option<Timestamp>,
+}
+
+/// Why a queue could not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueueError {
+    /// The limit on waiting messages is reached. Nothing was taken.
+    #[error("the queue is full: {depth} messages wait and the limit is {limit}")]
+    Full {
+        /// Messages that wait.
+        depth: u64,
+        /// The configured limit.
+        limit: u64,
+    },
+    /// Not now: unreachable, busy, out of space. The effect is unknown; trying again is right.
+    #[error("the queue can't answer now: {0}")]
+    Unavailable(String),
+    /// The deployment is wrong (rights, schema, version, settings): a person must mend it.
+    #[error("the queue is not set up right: {0}")]
+    Deployment(String),
+    /// The storage failed under us and what it holds is unknown until it is opened anew: this
+    /// process must end.
+    #[error("the queue's storage failed, the process must restart: {0}")]
+    Broken(String),
+}
+
+impl QueueError {
+    /// Whether the same call may succeed later without anyone doing anything.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::Unavailable(_))
+    }
+}

@@ -1,0 +1,168 @@
+//! What happens to a message that could not be applied: again later, or parked.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Why a message failed: a closed list, so that it can be a metric's label and a filter's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// The body is not JSON.
+    InvalidJson,
+    /// The body is nested deeper than can be read safely.
+    TooDeep,
+    /// JSON, but not an event: no type, no time, or no object in `data`.
+    NotAnEvent,
+    /// An event whose `data` has no id.
+    MissingId,
+    /// An event of another Clerk instance than the configured one.
+    WrongInstance,
+    /// The store refused the values.
+    StoreRefused,
+    /// Leased as often as is allowed without an end: it kills or stalls its worker.
+    CrashLoop,
+    /// The queue's own entry can't be read back.
+    CorruptEntry,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::InvalidJson,
+        Self::TooDeep,
+        Self::NotAnEvent,
+        Self::MissingId,
+        Self::WrongInstance,
+        Self::StoreRefused,
+        Self::CrashLoop,
+        Self::CorruptEntry,
+    ];
+
+    /// The name used in metrics, in listings and in filters.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidJson => "invalid_json",
+            Self::TooDeep => "too_deep",
+            Self::NotAnEvent => "not_an_event",
+            Self::MissingId => "missing_id",
+            Self::WrongInstance => "wrong_instance",
+            Self::StoreRefused => "store_refused",
+            Self::CrashLoop => "crash_loop",
+            Self::CorruptEntry => "corrupt_entry",
+        }
+    }
+
+    /// The reason with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+
+    /// Whether trying again can't help, because the answer depends on nothing but the body.
+    pub const fn is_permanent(self) -> bool {
+        !matches!(self, Self::StoreRefused)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One failure of one message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The kind.
+    pub reason: Reason,
+    /// For a person: what was wrong and where. Never a value out of the body.
+    pub detail: String,
+    /// The event's type, where the body could be read that far.
+    pub event_type: Option<String>,
+}
+
+/// When to try again, and when to stop trying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// The longest wait after the first failed attempt; it doubles with each further one.
+    pub backoff: Duration,
+    /// The longest wait of all.
+    pub backoff_max: Duration,
+    /// How often a message may be leased before it is parked. At least one.
+    pub attempts_max: u32,
+}
+
+/// What [`RetryPolicy::decide`] decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Try again this much later.
+    Retry(Duration),
+    /// Park it as a dead letter.
+    DeadLetter,
+}
+
+impl RetryPolicy {
+    /// Decides after attempt number `attempt` (from one) failed with `reason`. The wait is anywhere
+    /// between zero and the exponential limit ("full jitter"), so that messages which failed together
+    /// do not come back together; `jitter` in `0.0..1.0` says where.
+    pub fn decide(&self, attempt: u32, reason: Reason, jitter: f64) -> Decision {
+        if reason.is_permanent() || attempt >= self.attempts_max {
+            return Decision::DeadLetter;
+        }
+        Decision::Retry(self.backoff_limit(attempt).mul_f64(jitter.clamp(0.0, 1.0)))
+    }
+
+    /// The longest wait after attempt number `attempt`.
+    pub fn backoff_limit(&self, attempt: u32) -> Duration {
+        let doubled =
+            2_u32.checked_pow(attempt.saturating_sub(1)).and_then(|times| self.backoff.checked_mul(times));
+        doubled.map_or(self.backoff_max, |wait| wait.min(self.backoff_max))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const POLICY: RetryPolicy = RetryPolicy {
+        backoff: Duration::from_secs(2),
+        backoff_max: Duration::from_secs(600),
+        attempts_max: 12,
+    };
+
+    #[test]
+    fn the_limit_doubles_from_two_seconds_to_ten_minutes() {
+        let limits: Vec<u64> = (1..=11).map(|attempt| POLICY.backoff_limit(attempt).as_secs()).collect();
+        assert_eq!(limits, [2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]);
+    }
+
+    #[test]
+    fn the_last_attempt_parks_and_the_one_before_does_not() {
+        assert_eq!(POLICY.decide(12, Reason::StoreRefused, 0.5), Decision::DeadLetter);
+        assert_eq!(POLICY.decide(11, Reason::StoreRefused, 0.5), Decision::Retry(Duration::from_secs(300)));
+    }
+
+    #[test]
+    fn a_failure_that_the_body_alone_decides_is_parked_at_once() {
+        for reason in Reason::ALL.into_iter().filter(|reason| reason.is_permanent()) {
+            assert_eq!(POLICY.decide(1, reason, 0.5), Decision::DeadLetter);
+        }
+    }
+
+    #[test]
+    fn every_reason_is_found_by_its_name() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::parse(reason.as_str()), Some(reason));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_is_never_longer_than_the_limit(attempt in 1_u32.., jitter in 0.0..1.0_f64, seconds in 0_u64..1 << 40) {
+            let policy = RetryPolicy { backoff: Duration::from_secs(seconds), attempts_max: u32::MAX, ..POLICY };
+            match policy.decide(attempt, Reason::StoreRefused, jitter) {
+                Decision::Retry(wait) => prop_assert!(wait <= policy.backoff_max),
+                Decision::DeadLetter => prop_assert_eq!(attempt, u32::MAX),
+            }
+        }
+    }
+}

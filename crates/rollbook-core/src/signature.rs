@@ -1,0 +1,307 @@
+//! Svix's signature: is this delivery genuine, and is it fresh?
+//!
+//! The scheme is Standard Webhooks (<https://www.standardwebhooks.com>), as Svix sends it for Clerk:
+//! `HMAC-SHA256(key, id "." timestamp "." body)` over the raw bytes of the request.
+//!
+//! Constraints:
+//!
+//! * The bytes that are signed are the bytes that were sent: no re-formatting of the timestamp, no
+//!   text decoding of the body.
+//! * Each of the three headers exactly once and all of one family, else what a proxy checked and what
+//!   we checked may differ.
+//! * Every candidate is compared in constant time over the whole 32 bytes with every secret. An empty
+//!   candidate is no candidate (CVE-2024-21491: `v1,` verified everything).
+//! * The signature is judged before the time, so that "wrong secret" and "wrong clock" are told apart.
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
+
+use crate::delivery::MessageId;
+use crate::time::Timestamp;
+
+type HmacSha256 = Hmac<Sha256>;
+
+/// How many `version,signature` entries one header may carry. Svix sends one for each live secret.
+pub const CANDIDATES_MAX: usize = 16;
+/// The longest signature header that is looked at, in bytes.
+pub const SIGNATURE_HEADER_LENGTH_MAX: usize = 4096;
+/// How many secrets may be configured. Svix keeps at most ten old ones.
+pub const SECRETS_MAX: usize = 16;
+/// How many digits a timestamp may have: twelve reach the year 33658.
+const TIMESTAMP_DIGITS_MAX: usize = 12;
+
+/// One signing secret, ready to sign with. Never printed.
+#[derive(Clone)]
+pub struct SigningSecret {
+    keyed: HmacSha256,
+    key: Vec<u8>,
+}
+
+/// Why a text is no signing secret. The text itself is never repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// There is no secret at all.
+    #[error("there is no secret in it")]
+    Empty,
+    /// It does not begin with `whsec_`.
+    #[error(
+        "secret {0} does not begin with whsec_ (copy the Signing Secret of the endpoint in Clerk's dashboard)"
+    )]
+    Prefix(usize),
+    /// What follows `whsec_` is not base64.
+    #[error("secret {0} is not whole: what follows whsec_ is not base64")]
+    Base64(usize),
+    /// Fewer than 24 or more than 64 bytes, which Standard Webhooks rules out.
+    #[error("secret {0} has {1} bytes; 24 to 64 are right")]
+    Length(usize, usize),
+    /// The same secret twice.
+    #[error("secret {0} is there twice")]
+    Repeated(usize),
+    /// More than [`SECRETS_MAX`].
+    #[error("there are more than {SECRETS_MAX} secrets")]
+    TooMany,
+}
+
+impl SigningSecret {
+    fn parse(text: &str, position: usize) -> Result<Self, SecretError> {
+        let encoded = text.strip_prefix("whsec_").ok_or(SecretError::Prefix(position))?;
+        let key = STANDARD.decode(encoded).map_err(|_| SecretError::Base64(position))?;
+        if !(24..=64).contains(&key.len()) {
+            return Err(SecretError::Length(position, key.len()));
+        }
+        let keyed = HmacSha256::new_from_slice(&key).map_err(|_| SecretError::Length(position, key.len()))?;
+        Ok(Self { keyed, key })
+    }
+
+    fn mac(&self, id: &[u8], timestamp: &[u8], body: &[u8]) -> [u8; 32] {
+        let mut mac = self.keyed.clone();
+        mac.update(id);
+        mac.update(b".");
+        mac.update(timestamp);
+        mac.update(b".");
+        mac.update(body);
+        mac.finalize().into_bytes().into()
+    }
+
+    /// The value of a `svix-signature` header for a delivery, as Svix would send it.
+    pub fn sign(&self, id: &str, timestamp: Timestamp, body: &[u8]) -> String {
+        let seconds = (timestamp.as_millis() / 1000).to_string();
+        format!("v1,{}", STANDARD.encode(self.mac(id.as_bytes(), seconds.as_bytes(), body)))
+    }
+}
+
+/// The secrets of an endpoint. More than one while a secret is being rotated: all are tried.
+#[derive(Clone)]
+pub struct SigningSecrets(Vec<SigningSecret>);
+
+impl SigningSecrets {
+    /// Reads one or more `whsec_…`, separated by commas or white space.
+    ///
+    /// # Errors
+    /// [`SecretError`], with the position of the secret that is wrong, counted from one.
+    pub fn parse(text: &str) -> Result<Self, SecretError> {
+        let mut secrets: Vec<SigningSecret> = Vec::new();
+        let parts = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
+        for (index, part) in parts.enumerate() {
+            let secret = SigningSecret::parse(part, index + 1)?;
+            if secrets.iter().any(|known| known.key == secret.key) {
+                return Err(SecretError::Repeated(index + 1));
+            }
+            if secrets.len() == SECRETS_MAX {
+                return Err(SecretError::TooMany);
+            }
+            secrets.push(secret);
+        }
+        if secrets.is_empty() { Err(SecretError::Empty) } else { Ok(Self(secrets)) }
+    }
+
+    /// The first secret: the one to sign with.
+    pub fn first(&self) -> &SigningSecret {
+        &self.0[0]
+    }
+
+    /// How many there are; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "there is always one")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl fmt::Debug for SigningSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SigningSecret(redacted)")
+    }
+}
+
+impl fmt::Debug for SigningSecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningSecrets({} redacted)", self.0.len())
+    }
+}
+
+/// Why a delivery is refused. The text is the answer's and says no more than which rule failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// One of the three headers is missing.
+    #[error("missing header {0}")]
+    MissingHeader(&'static str),
+    /// One of the three headers is there more than once.
+    #[error("repeated header {0}")]
+    RepeatedHeader(&'static str),
+    /// Headers of both families that do not say the same.
+    #[error("svix-* and webhook-* headers do not agree")]
+    MixedHeaders,
+    /// The id is empty, too long, or has a character outside `A-Z a-z 0-9 _ -`.
+    #[error("malformed message id")]
+    MalformedId,
+    /// The timestamp is not one to twelve digits.
+    #[error("malformed timestamp")]
+    MalformedTimestamp,
+    /// The signature header is too long or has too many entries.
+    #[error("malformed signature")]
+    MalformedSignature,
+    /// The signature is right, the attempt too long ago: a replay, or a slow clock at the sender.
+    #[error("timestamp too old")]
+    TooOld,
+    /// The signature is right, the attempt in the future: our clock is behind.
+    #[error("timestamp too new")]
+    TooNew,
+    /// No candidate matches any secret.
+    #[error("no signature matches")]
+    NoMatch,
+}
+
+impl VerifyError {
+    /// A short name for metrics: one of a closed list.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::MissingHeader(_) | Self::RepeatedHeader(_) | Self::MixedHeaders => "bad_headers",
+            Self::MalformedId => "bad_id",
+            Self::MalformedTimestamp => "bad_timestamp",
+            Self::MalformedSignature | Self::NoMatch => "bad_signature",
+            Self::TooOld => "timestamp_too_old",
+            Self::TooNew => "timestamp_too_new",
+        }
+    }
+
+    /// Every label, so that counters can start at zero.
+    pub const LABELS: [&'static str; 6] =
+        ["bad_headers", "bad_id", "bad_timestamp", "bad_signature", "timestamp_too_old", "timestamp_too_new"];
+}
+
+/// The three headers of one family, as bytes, each there exactly once.
+#[derive(Clone, Copy, Debug)]
+pub struct SignedHeaders<'a> {
+    id: &'a str,
+    timestamp: &'a [u8],
+    signature: &'a [u8],
+}
+
+const SVIX: [&str; 3] = ["svix-id", "svix-timestamp", "svix-signature"];
+const STANDARD_WEBHOOKS: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+
+impl<'a> SignedHeaders<'a> {
+    /// Finds the three headers among all of a request's, whose names are in lower case.
+    ///
+    /// # Errors
+    /// A header is missing, repeated, malformed, or the two families do not agree.
+    pub fn read(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Self, VerifyError> {
+        let mut svix = [None; 3];
+        let mut standard = [None; 3];
+        for (name, value) in headers {
+            for (family, found) in [(SVIX, &mut svix), (STANDARD_WEBHOOKS, &mut standard)] {
+                if let Some(position) = family.iter().position(|known| *known == name)
+                    && found[position].replace(value).is_some()
+                {
+                    return Err(VerifyError::RepeatedHeader(family[position]));
+                }
+            }
+        }
+        let [any_svix, any_standard] = [svix, standard].map(|family| family.iter().any(Option::is_some));
+        if any_svix && any_standard && svix != standard {
+            return Err(VerifyError::MixedHeaders);
+        }
+        let (family, found) =
+            if any_standard && !any_svix { (STANDARD_WEBHOOKS, standard) } else { (SVIX, svix) };
+        let header = |position: usize| found[position].ok_or(VerifyError::MissingHeader(family[position]));
+        Self { id: Self::id_of(header(0)?)?, timestamp: header(1)?, signature: header(2)? }.checked()
+    }
+
+    fn id_of(value: &'a [u8]) -> Result<&'a str, VerifyError> {
+        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        let whole = (1..=MessageId::LENGTH_MAX).contains(&value.len()) && value.iter().all(allowed);
+        std::str::from_utf8(value).ok().filter(|_| whole).ok_or(VerifyError::MalformedId)
+    }
+
+    fn checked(self) -> Result<Self, VerifyError> {
+        let digits = self.timestamp;
+        if !(1..=TIMESTAMP_DIGITS_MAX).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+            return Err(VerifyError::MalformedTimestamp);
+        }
+        if self.signature.len() > SIGNATURE_HEADER_LENGTH_MAX || self.entries().count() > CANDIDATES_MAX {
+            return Err(VerifyError::MalformedSignature);
+        }
+        Ok(self)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.signature.split(|byte| *byte == b' ')
+    }
+
+    /// The `v1` candidates that decode to 32 bytes. Other versions (`v1a`) and torn ones are passed over.
+    fn candidates(&self) -> impl Iterator<Item = [u8; 32]> {
+        self.entries()
+            .filter_map(|entry| entry.strip_prefix(b"v1,"))
+            .filter_map(|encoded| STANDARD.decode(encoded).ok()?.try_into().ok())
+    }
+
+    fn sent_at(&self) -> Timestamp {
+        let seconds = self.timestamp.iter().fold(0_i64, |sum, digit| sum * 10 + i64::from(digit - b'0'));
+        Timestamp::from_seconds(seconds)
+    }
+
+    /// The `svix-id`.
+    pub fn message_id(&self) -> MessageId {
+        MessageId::new(self.id)
+    }
+}
+
+/// Judges a delivery: signed with one of the `secrets`, and sent within `tolerance` of `now`.
+/// Returns how far the sender's clock is ahead of ours, in milliseconds.
+///
+/// # Errors
+/// [`VerifyError`]: which rule failed, and nothing about the secrets.
+pub fn verify(
+    secrets: &SigningSecrets,
+    headers: &SignedHeaders<'_>,
+    body: &[u8],
+    now: Timestamp,
+    tolerance: Duration,
+) -> Result<i64, VerifyError> {
+    let macs: Vec<[u8; 32]> =
+        secrets.0.iter().map(|secret| secret.mac(headers.id.as_bytes(), headers.timestamp, body)).collect();
+    let mut genuine = subtle::Choice::from(0);
+    for candidate in headers.candidates() {
+        for mac in &macs {
+            genuine |= mac.ct_eq(&candidate);
+        }
+    }
+    if !bool::from(genuine) {
+        return Err(VerifyError::NoMatch);
+    }
+    let sent_at = headers.sent_at();
+    // Svix sends whole seconds: 300 s is the last second that is let in, on either side.
+    if sent_at.plus(tolerance).as_millis() / 1000 < now.as_millis() / 1000 {
+        return Err(VerifyError::TooOld);
+    }
+    if sent_at.as_millis() / 1000 > now.plus(tolerance).as_millis() / 1000 {
+        return Err(VerifyError::TooNew);
+    }
+    Ok(sent_at.as_millis().saturating_sub(now.as_millis()))
+}

@@ -1,0 +1,104 @@
+//! Moments in time, and where they come from.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A moment, in milliseconds since 1970-01-01T00:00:00Z. Any `i64` is a valid moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+/// Clerk's numbers below this are seconds, not milliseconds: its API description shows seconds
+/// where the wire has milliseconds. In milliseconds it is a day in March 1973.
+const SECONDS_BELOW: i64 = 100_000_000_000;
+
+/// 9999-12-31T23:59:59.999Z, the last moment that both SQL engines can print.
+const LAST_MILLIS: i64 = 253_402_300_799_999;
+
+impl Timestamp {
+    /// The moment `millis` milliseconds after the epoch.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// The moment `seconds` seconds after the epoch, at the end of time where that overflows.
+    pub const fn from_seconds(seconds: i64) -> Self {
+        Self(seconds.saturating_mul(1000))
+    }
+
+    /// A number that Clerk sent as a time, in milliseconds or (below 10^11) in seconds. `None` where
+    /// it lies before 1970 or after the year 9999: no such time is meant.
+    pub const fn from_clerk(number: i64) -> Option<Self> {
+        let millis = if number < SECONDS_BELOW { number.saturating_mul(1000) } else { number };
+        if number < 0 || millis > LAST_MILLIS { None } else { Some(Self(millis)) }
+    }
+
+    /// Milliseconds since the epoch.
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// This moment moved later by `span`, at the end of time where that overflows.
+    pub fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// This moment moved earlier by `span`, at the beginning of time where that overflows.
+    pub fn minus(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// How long after `earlier` this moment lies; zero where it lies before.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// Reads an RFC 3339 time such as `2026-07-29T08:00:00.015Z`. `None` where it is not one.
+    pub fn parse(text: &str) -> Option<Self> {
+        text.parse::<jiff::Timestamp>().ok().map(|moment| Self(moment.as_millisecond()))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// ISO 8601 in UTC with milliseconds, as in the rows: `2026-07-29T08:00:00.015Z`. A moment
+    /// outside the years that can be printed shows as the nearest that can.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.clamp(-62_135_596_800_000, LAST_MILLIS);
+        let moment = jiff::Timestamp::from_millisecond(millis).map_err(|_| fmt::Error)?;
+        write!(f, "{moment:.3}")
+    }
+}
+
+/// Where moments come from. The one real clock is in the binary; tests bring their own.
+pub trait Clock: Send + Sync {
+    /// This moment.
+    fn now(&self) -> Timestamp;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_prints_as_iso_8601_in_utc_with_milliseconds_and_reads_back() {
+        let moment = Timestamp::from_millis(1_785_312_000_015);
+        assert_eq!(moment.to_string(), "2026-07-29T08:00:00.015Z");
+        assert_eq!(Timestamp::parse("2026-07-29T08:00:00.015Z"), Some(moment));
+        assert_eq!(Timestamp::from_millis(1_785_312_000_000).to_string(), "2026-07-29T08:00:00.000Z");
+    }
+
+    #[test]
+    fn any_number_prints() {
+        for millis in [i64::MIN, -1, 0, i64::MAX] {
+            assert!(!Timestamp::from_millis(millis).to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn seconds_are_told_from_milliseconds_and_nonsense_is_no_time() {
+        assert_eq!(Timestamp::from_clerk(1_716_883_200), Some(Timestamp(1_716_883_200_000)));
+        assert_eq!(Timestamp::from_clerk(1_716_883_200_000), Some(Timestamp(1_716_883_200_000)));
+        assert_eq!(Timestamp::from_clerk(-1), None);
+        assert_eq!(Timestamp::from_clerk(1_000_000_000_000_000_000), None);
+        assert_eq!(Timestamp::from_clerk(i64::MAX), None);
+    }
+}
