@@ -8,7 +8,7 @@
 //! did and which one of each subject is left to write. A store calls it within its transaction and
 //! writes the winners in one statement, guarded by the same comparison where others may write too.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::change::{Applied, Assertion, Version};
 
@@ -24,32 +24,31 @@ pub struct Stored {
 
 /// The result of [`fold`].
 #[derive(Clone, Debug)]
-pub struct Folded<'a> {
+pub struct Folded {
     /// What each change did, in their order.
     pub outcomes: Vec<Applied>,
-    /// The one change of each subject that is to be written, in the order of their ids: a fixed
-    /// order of locks, without which two batches deadlock.
-    pub winners: Vec<&'a Assertion>,
+    /// The positions of those changes that are to be written, one for each subject that advances, in
+    /// the order of the subjects' ids: a fixed order of locks, without which two batches deadlock.
+    pub winners: Vec<usize>,
 }
 
 /// Plays `changes`, in their order, against what is `stored` of their subjects (by id; a subject that
 /// is not stored is missing from it). All changes are of one resource.
-pub fn fold<'a>(changes: &[&'a Assertion], stored: &HashMap<&str, Stored>) -> Folded<'a> {
-    let mut winners: HashMap<&str, &'a Assertion> = HashMap::with_capacity(changes.len());
+pub fn fold(changes: &[&Assertion], stored: &HashMap<&str, Stored>) -> Folded {
+    let mut winners: BTreeMap<&str, usize> = BTreeMap::new();
     let mut outcomes = Vec::with_capacity(changes.len());
-    for change in changes {
+    for (position, change) in changes.iter().enumerate() {
         let id = change.id.as_str();
         let known = stored.get(id);
-        let current = winners.get(id).map(|winner| winner.version).or(known.and_then(|known| known.version));
+        let current =
+            winners.get(id).map(|winner| changes[*winner].version).or(known.and_then(|known| known.version));
         let outcome = judge(&change.version, current.as_ref(), known.map_or(0, |known| known.floor));
         if matches!(outcome, Applied::Inserted | Applied::Updated | Applied::Deleted) {
-            winners.insert(id, change);
+            winners.insert(id, position);
         }
         outcomes.push(outcome);
     }
-    let mut winners: Vec<&Assertion> = winners.into_values().collect();
-    winners.sort_unstable_by(|one, other| one.id.cmp(&other.id));
-    Folded { outcomes, winners }
+    Folded { outcomes, winners: winners.into_values().collect() }
 }
 
 /// What a change at `version` does to a subject whose greatest known version is `current`.

@@ -11,8 +11,8 @@ pub struct Timestamp(i64);
 /// where the wire has milliseconds. In milliseconds it is a day in March 1973.
 const SECONDS_BELOW: i64 = 100_000_000_000;
 
-/// 9999-12-31T23:59:59.999Z, the last moment that both SQL engines can print.
-const LAST_MILLIS: i64 = 253_402_300_799_999;
+/// The last moment that can be printed, a day before the year 10000.
+const LAST_MILLIS: i64 = 253_402_207_200_000;
 
 impl Timestamp {
     /// The moment `millis` milliseconds after the epoch.

@@ -1,0 +1,268 @@
+//! Reading events: what becomes of the right ones, and of the odd ones.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, USERS};
+use rollbook_core::change::{Assertion, Effect, Field};
+use rollbook_core::delivery::MessageId;
+use rollbook_core::event::{NAME_LENGTH_MAX, Parsed, parse};
+use rollbook_core::queue::{Lease, LeaseToken};
+use rollbook_core::retry::{Failure, Reason};
+use rollbook_core::time::Timestamp;
+use serde_json::{Value, json};
+
+fn lease(body: impl Into<Bytes>) -> Lease {
+    Lease {
+        token: LeaseToken("1".into()),
+        id: MessageId::new("msg_1"),
+        attempt: 3,
+        unsettled: 0,
+        received_at: Timestamp::from_millis(5),
+        body: body.into(),
+    }
+}
+
+fn read(event: &Value) -> Result<Parsed, Failure> {
+    parse(&lease(event.to_string()), None)
+}
+
+fn merged(event: &Value) -> Assertion {
+    match read(event).expect("a readable event").change.effect {
+        Effect::Merge(assertion) => *assertion,
+        Effect::Ignore { .. } => panic!("{event} was ignored"),
+    }
+}
+
+fn reason_of(body: impl Into<Bytes>) -> Reason {
+    parse(&lease(body), None).expect_err("a refusal").reason
+}
+
+fn user() -> Value {
+    json!({
+        "type": "user.updated", "object": "event", "timestamp": 1_785_312_000_032_i64, "instance_id": "ins_1",
+        "data": {
+            "id": "user_1", "first_name": "Ines", "banned": false, "updated_at": 1_785_312_000_015_i64,
+            "created_at": 1_785_312_000_000_i64, "primary_email_address_id": "idn_2", "last_sign_in_at": null,
+            "email_addresses": [
+                {"id": "idn_1", "email_address": "first@kilnworks.example"},
+                {"id": "idn_2", "email_address": "second@kilnworks.example"},
+            ],
+            "public_metadata": {"plan": "pro", "a": 1},
+        }
+    })
+}
+
+fn column<'a>(assertion: &'a Assertion, name: &str) -> &'a Field {
+    let position = assertion.resource.columns.iter().position(|column| column.name == name);
+    &assertion.row.as_ref().expect("a living row").values[position.expect("a column of that name")]
+}
+
+#[test]
+fn a_user_is_read_by_the_catalog() {
+    let assertion = merged(&user());
+    assert_eq!(assertion.resource, &USERS);
+    assert_eq!(assertion.id, "user_1");
+    assert_eq!(column(&assertion, "first_name"), &Field::Text("Ines".into()));
+    assert_eq!(column(&assertion, "banned"), &Field::Bool(false));
+    assert_eq!(column(&assertion, "locked"), &Field::Null);
+    assert_eq!(column(&assertion, "last_sign_in_at"), &Field::Null);
+    assert_eq!(column(&assertion, "public_metadata"), &Field::Json(r#"{"a":1,"plan":"pro"}"#.into()));
+    assert_eq!(assertion.version.updated_at, 1_785_312_000_015);
+    assert_eq!(assertion.version.event_at, 1_785_312_000_032);
+    assert!(!assertion.version.dead);
+    let row = assertion.row.expect("a living row");
+    assert_eq!(row.updated_at, Some(Timestamp::from_millis(1_785_312_000_015)));
+    assert_eq!(serde_json::from_str::<Value>(&row.data).expect("JSON"), user()["data"]);
+}
+
+#[test]
+fn the_primary_address_is_the_one_that_is_named_and_never_simply_the_first() {
+    let email = |event: &Value| column(&merged(event), "primary_email_address").clone();
+    assert_eq!(email(&user()), Field::Text("second@kilnworks.example".into()));
+    for none in [Value::Null, json!("idn_9"), json!(7)] {
+        let mut event = user();
+        event["data"]["primary_email_address_id"] = none;
+        assert_eq!(email(&event), Field::Null);
+    }
+}
+
+#[test]
+fn the_delivery_is_remembered() {
+    let origin = read(&user()).expect("a readable event").change.origin;
+    assert_eq!(origin.message_id.as_str(), "msg_1");
+    assert_eq!(origin.event_type, "user.updated");
+    assert_eq!(origin.attempt, 3);
+    assert_eq!(origin.received_at, Timestamp::from_millis(5));
+    assert_eq!(origin.event_at, Timestamp::from_millis(1_785_312_000_032));
+}
+
+#[test]
+fn a_membership_is_deleted_by_its_type_though_it_comes_whole_and_without_a_flag() {
+    let event = json!({
+        "type": "organizationMembership.deleted", "timestamp": 1_786_100_405_021_i64,
+        "data": {"id": "orgmem_1", "updated_at": 1_785_337_205_005_i64, "organization": {"id": "org_1"}},
+    });
+    let assertion = merged(&event);
+    assert_eq!(assertion.resource, &ORGANIZATION_MEMBERSHIPS);
+    assert_eq!(assertion.row, None);
+    assert!(assertion.version.dead);
+    assert_eq!((assertion.version.updated_at, assertion.version.event_at), (0, 1_786_100_405_021));
+}
+
+#[test]
+fn seconds_are_milliseconds_everywhere() {
+    let mut event = user();
+    event["timestamp"] = json!(1_785_312_000);
+    event["data"]["updated_at"] = json!(1_785_311_999);
+    let version = merged(&event).version;
+    assert_eq!((version.updated_at, version.event_at), (1_785_311_999_000, 1_785_312_000_000));
+}
+
+#[test]
+fn without_a_usable_updated_at_the_events_time_stands_in() {
+    for odd in [Value::Null, json!("soon"), json!(-1), json!(1_000_000_000_000_000_000_i64), json!(1.5)] {
+        let mut event = user();
+        event["data"]["updated_at"] = odd.clone();
+        assert_eq!(merged(&event).version.updated_at, 1_785_312_000_032, "{odd}");
+    }
+}
+
+#[test]
+fn a_field_of_an_unexpected_type_leaves_its_column_null_and_is_counted() {
+    let mut event = user();
+    event["data"]["first_name"] = json!({"not": "text"});
+    event["data"]["banned"] = json!("no");
+    event["data"]["email_addresses"] = json!("none");
+    let parsed = read(&event).expect("a readable event");
+    assert_eq!(parsed.mismatched, 2);
+    let assertion = merged(&event);
+    assert_eq!(column(&assertion, "first_name"), &Field::Null);
+    assert_eq!(column(&assertion, "banned"), &Field::Null);
+    assert_eq!(column(&assertion, "primary_email_address"), &Field::Null);
+}
+
+#[test]
+fn the_version_is_a_function_of_the_content_and_not_of_its_spelling() {
+    let spelled = r#"{"data":{"updated_at":1785312000015,"id":"user_1"},"timestamp":1785312000032,"type":"user.created"}"#;
+    let other = r#" { "type": "user.created", "timestamp": 1785312000032, "data": { "id": "user_1", "updated_at": 1785312000015 } }"#;
+    let version = |body: &'static str| match parse(&lease(body), None).expect("an event").change.effect {
+        Effect::Merge(assertion) => assertion.version,
+        Effect::Ignore { .. } => panic!("ignored"),
+    };
+    assert_eq!(version(spelled), version(other));
+    let mut changed = user();
+    changed["data"]["unknown_field"] = json!(1);
+    assert_ne!(merged(&user()).version.hash, merged(&changed).version.hash);
+}
+
+#[test]
+fn keys_are_sorted_and_numbers_keep_every_digit() {
+    let body = r#"{"type":"user.updated","timestamp":1785312000032,
+        "data":{"z":1,"id":"user_1","a":{"y":123456789012345678901234567890,"x":1e400,"b":1.10}}}"#;
+    let Effect::Merge(assertion) = parse(&lease(body), None).expect("an event").change.effect else {
+        panic!("ignored")
+    };
+    let data = assertion.row.expect("a living row").data;
+    assert_eq!(data, r#"{"a":{"b":1.10,"x":1e+400,"y":123456789012345678901234567890},"id":"user_1","z":1}"#);
+}
+
+#[test]
+fn what_is_in_no_table_is_ignored_with_its_subject() {
+    let event = json!({"type": "user.frobnicated", "timestamp": 1, "data": {"id": "user_9"}});
+    assert_eq!(
+        read(&event).expect("a readable event").change.effect,
+        Effect::Ignore { subject_id: Some("user_9".into()) }
+    );
+    for data in [json!(null), json!([1]), json!({"id": 7})] {
+        let event = json!({"type": "thing.happened", "timestamp": 1, "data": data});
+        assert_eq!(
+            read(&event).expect("a readable event").change.effect,
+            Effect::Ignore { subject_id: None }
+        );
+    }
+}
+
+#[test]
+fn one_time_passwords_leave_no_trace_and_are_never_parked_for_their_instance() {
+    for event_type in ["email.created", "sms.created"] {
+        let event = json!({
+            "type": event_type, "timestamp": 1, "instance_id": "ins_2", "data": {"id": "ema_1", "body": "123456"},
+        });
+        let parsed = parse(&lease(event.to_string()), Some("ins_1")).expect("a readable event");
+        assert_eq!(parsed.change.effect, Effect::Ignore { subject_id: None });
+    }
+}
+
+#[test]
+fn another_instance_is_refused_and_none_is_taken() {
+    let body = user().to_string();
+    assert!(parse(&lease(body.clone()), Some("ins_1")).is_ok());
+    assert_eq!(parse(&lease(body), Some("ins_2")).expect_err("a refusal").reason, Reason::WrongInstance);
+    let mut event = user();
+    event.as_object_mut().expect("an object").remove("instance_id");
+    assert!(parse(&lease(event.to_string()), Some("ins_2")).is_ok());
+}
+
+#[test]
+fn each_unreadable_body_has_its_reason() {
+    for body in ["", "{", "nonsense", "{\"a\":1}x", "\u{feff}{}"] {
+        assert_eq!(reason_of(body), Reason::InvalidJson, "{body:?}");
+    }
+    assert_eq!(reason_of(vec![b'"', 0xff, b'"']), Reason::InvalidJson);
+    assert_eq!(reason_of("[".repeat(100_000)), Reason::TooDeep);
+    assert_eq!(reason_of("[]"), Reason::NotAnEvent);
+    let without = |key: &str| {
+        let mut event = user();
+        event.as_object_mut().expect("an object").remove(key);
+        reason_of(event.to_string())
+    };
+    assert_eq!(without("type"), Reason::NotAnEvent);
+    assert_eq!(without("timestamp"), Reason::NotAnEvent);
+    assert_eq!(without("data"), Reason::NotAnEvent);
+    for id in [Value::Null, json!(""), json!(5), json!("x".repeat(NAME_LENGTH_MAX + 1))] {
+        let mut event = user();
+        event["data"]["id"] = id;
+        assert_eq!(reason_of(event.to_string()), Reason::MissingId);
+    }
+    let mut longest = user();
+    longest["data"]["id"] = json!("x".repeat(NAME_LENGTH_MAX));
+    assert!(read(&longest).is_ok());
+}
+
+#[test]
+fn a_failure_says_where_and_never_what() {
+    let failure = parse(&lease(r#"{"type":"user.created","first_name":"Ines" "geheim"}"#), None)
+        .expect_err("a refusal");
+    assert!(failure.detail.contains("line 1"), "{}", failure.detail);
+    assert!(!failure.detail.contains("Ines") && !failure.detail.contains("geheim"), "{}", failure.detail);
+    let mut event = user();
+    event["data"]["id"] = Value::Null;
+    let failure = read(&event).expect_err("a refusal");
+    assert_eq!(failure.event_type.as_deref(), Some("user.updated"));
+}
+
+#[test]
+fn nul_and_half_characters_are_replaced_and_counted() {
+    let body = r#"{"type":"user.updated","timestamp":1785312000032,"data":{"id":"user_1","first_name":"a\u0000\ud800b"}}"#;
+    let parsed = parse(&lease(body), None).expect("a readable event");
+    assert_eq!(parsed.sanitized, 2);
+    let Effect::Merge(assertion) = parsed.change.effect else { panic!("ignored") };
+    assert_eq!(column(&assertion, "first_name"), &Field::Text("a\u{fffd}\u{fffd}b".into()));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused_without_a_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _verdict = parse(&lease(body), Some("ins_1"));
+    }
+
+    #[test]
+    fn any_change_of_one_byte_of_an_event_is_read_or_refused_without_a_panic(
+        at in any::<prop::sample::Index>(), byte in any::<u8>(),
+    ) {
+        let mut body = user().to_string().into_bytes();
+        let at = at.index(body.len());
+        body[at] = byte;
+        let _verdict = parse(&lease(body), None);
+    }
+}

@@ -1,0 +1,120 @@
+//! Opening a file: the settings that make a commit durable, and the check that they hold.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::fault::Fault;
+
+/// How long to wait for another process that holds the file's lock, such as `rollbook dead-letters`.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many pages the write-ahead log may have before a commit copies it into the file. Larger than
+/// SQLite's 1,000, so that fewer acknowledgements wait for a copy; 4,000 pages are 32 MB of log.
+const CHECKPOINT_PAGES: u32 = 4_000;
+/// The log file is cut to this after a copy, in bytes.
+const LOG_BYTES_MAX: u32 = 64 << 20;
+/// Bodies of two to three kilobytes fill pages of eight better than pages of four.
+const PAGE_BYTES: u32 = 8_192;
+/// Prepared statements kept: more than there are.
+const STATEMENTS_MAX: usize = 64;
+/// `PRAGMA synchronous` when a commit waits for the disk.
+const FULL: i64 = 2;
+
+/// Opens or makes the file, durable.
+pub(crate) fn open(path: &Path) -> Result<Connection, Fault> {
+    check_version(rusqlite::version_number())?;
+    let connection = Connection::open(path).map_err(|error| opening(path, error))?;
+    set_up(&connection).map_err(|error| opening(path, error))?;
+    check(&connection)?;
+    Ok(connection)
+}
+
+fn opening(path: &Path, error: rusqlite::Error) -> Fault {
+    let place = |text: &str| format!("{}: {text}", path.display());
+    match Fault::from(error) {
+        Fault::Data(text) | Fault::Deployment(text) => Fault::Deployment(place(&text)),
+        Fault::Unavailable(text) => Fault::Unavailable(place(&text)),
+        Fault::Broken(text) => Fault::Broken(place(&text)),
+    }
+}
+
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    connection.execute_batch(&format!(
+        "PRAGMA page_size = {PAGE_BYTES};
+         PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA foreign_keys = OFF;
+         PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};
+         PRAGMA journal_size_limit = {LOG_BYTES_MAX};"
+    ))
+}
+
+/// Refuses to go on where a setting did not take, as `journal_mode` does not on some file systems.
+fn check(connection: &Connection) -> Result<(), Fault> {
+    let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+    let journal_mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+    if synchronous == FULL && journal_mode == "wal" {
+        return Ok(());
+    }
+    Err(Fault::Deployment(format!(
+        "SQLite would not be durable here (journal_mode={journal_mode}, synchronous={synchronous}); \
+         put the file on a local disk"
+    )))
+}
+
+/// Every SQLite up to 3.51.2 can corrupt or lose commits when two connections write and checkpoint at
+/// the same moment; mended in 3.51.3 and, for older lines, in 3.44.6 and 3.50.7.
+fn check_version(number: i32) -> Result<(), Fault> {
+    let mended = number >= 3_051_003
+        || (3_050_007..3_051_000).contains(&number)
+        || (3_044_006..3_045_000).contains(&number);
+    if mended {
+        return Ok(());
+    }
+    Err(Fault::Deployment(format!(
+        "SQLite {}.{}.{} can lose commits (the WAL-reset fault); build with the bundled one, 3.51.3 or newer",
+        number / 1_000_000,
+        number / 1_000 % 1_000,
+        number % 1_000
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_sqlite_with_the_wal_reset_fault_is_refused_and_a_mended_one_is_not() {
+        for faulty in [3_007_000, 3_040_001, 3_044_005, 3_045_000, 3_050_006, 3_051_000, 3_051_002] {
+            assert!(matches!(check_version(faulty), Err(Fault::Deployment(_))), "{faulty}");
+        }
+        for mended in [3_044_006, 3_050_007, 3_051_003, 3_053_000, rusqlite::version_number()] {
+            assert_eq!(check_version(mended), Ok(()), "{mended}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_opened_durable() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let connection = open(&folder.path().join("a.db")).expect("a file");
+        assert_eq!(check(&connection), Ok(()));
+    }
+
+    #[test]
+    fn a_connection_that_would_not_wait_for_the_disk_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let connection = open(&folder.path().join("a.db")).expect("a file");
+        connection.execute_batch("PRAGMA synchronous = NORMAL").expect("a setting");
+        assert!(matches!(check(&connection), Err(Fault::Deployment(_))));
+    }
+
+    #[test]
+    fn a_path_that_is_no_file_says_which() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let Err(Fault::Deployment(text)) = open(folder.path()) else { panic!("a folder is no file") };
+        assert!(text.contains(&folder.path().display().to_string()), "{text}");
+    }
+}

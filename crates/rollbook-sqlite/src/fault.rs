@@ -1,0 +1,104 @@
+//! What an SQLite error means: whose fault it is, and whether waiting helps.
+
+use rollbook_core::queue::QueueError;
+use rollbook_core::store::StoreError;
+use rusqlite::ErrorCode;
+use rusqlite::ffi;
+
+/// An SQLite error, judged. The text names no values.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    /// The values of a statement are refused.
+    #[error("{0}")]
+    Data(String),
+    /// Busy, full, out of memory: later it may go.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Rights, a missing table, a file that is no database of ours.
+    #[error("{0}")]
+    Deployment(String),
+    /// The disk failed: what was written is unknown until the file is opened anew.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        let rusqlite::Error::SqliteFailure(failure, text) = &error else {
+            // Everything else comes from reading a column as what it is not: not our schema.
+            return Self::Deployment(error.to_string());
+        };
+        let text = text.clone().unwrap_or_else(|| failure.to_string());
+        match failure.code {
+            ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig => Self::Data(text),
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::DiskFull
+            | ErrorCode::OutOfMemory
+            | ErrorCode::OperationInterrupted => Self::Unavailable(text),
+            // The shared-memory file could not grow: the disk is full, nothing was written.
+            ErrorCode::SystemIoFailure if failure.extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
+                Self::Unavailable(text)
+            }
+            ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
+                Self::Broken(text)
+            }
+            _ => Self::Deployment(text),
+        }
+    }
+}
+
+impl From<Fault> for QueueError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            // A queue's statements hold no values that could be refused: its schema is not ours.
+            Fault::Data(text) | Fault::Deployment(text) => Self::Deployment(text),
+            Fault::Unavailable(text) => Self::Unavailable(text),
+            Fault::Broken(text) => Self::Broken(text),
+        }
+    }
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Data(text) => Self::Event(text),
+            Fault::Deployment(text) => Self::Deployment(text),
+            Fault::Unavailable(text) => Self::Dependency(text),
+            Fault::Broken(text) => Self::Broken(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault_of(extended_code: i32) -> Fault {
+        rusqlite::Error::SqliteFailure(ffi::Error::new(extended_code), None).into()
+    }
+
+    #[test]
+    fn a_full_disk_and_a_lock_are_waited_for() {
+        for code in [ffi::SQLITE_FULL, ffi::SQLITE_BUSY, ffi::SQLITE_BUSY_SNAPSHOT, ffi::SQLITE_IOERR_SHMSIZE]
+        {
+            assert!(matches!(fault_of(code), Fault::Unavailable(_)), "{code}");
+        }
+    }
+
+    #[test]
+    fn an_io_error_or_a_corrupt_file_ends_the_process() {
+        let codes = [ffi::SQLITE_IOERR, ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB];
+        for code in codes {
+            assert!(matches!(fault_of(code), Fault::Broken(_)), "{code}");
+        }
+    }
+
+    #[test]
+    fn refused_values_are_the_events_fault_and_missing_rights_are_not() {
+        assert!(matches!(fault_of(ffi::SQLITE_CONSTRAINT_NOTNULL), Fault::Data(_)));
+        for code in [ffi::SQLITE_READONLY, ffi::SQLITE_PERM, ffi::SQLITE_CANTOPEN, ffi::SQLITE_ERROR] {
+            assert!(matches!(fault_of(code), Fault::Deployment(_)), "{code}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What an operator sees and does.
+
+use bytes::Bytes;
+use rollbook_core::delivery::MessageId;
+use rollbook_core::queue::{DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueStats};
+use rollbook_core::retry::{Failure, Reason};
+use rollbook_core::time::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
+
+use super::{Counters, count};
+
+/// The counters, and a look at the part of the index that lies in the future.
+pub(super) fn stats(connection: &Connection, now: Timestamp) -> rusqlite::Result<QueueStats> {
+    let counters = Counters::read(connection)?;
+    let mut future = connection.prepare_cached(
+        "SELECT count(*) FILTER (WHERE token IS NOT NULL), count(*) FILTER (WHERE token IS NULL)
+           FROM messages WHERE due_at > ?1",
+    )?;
+    let (leased, delayed): (u64, u64) =
+        future.query_row((now.as_millis(),), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut oldest = connection.prepare_cached("SELECT received_at FROM messages ORDER BY seq LIMIT 1")?;
+    let oldest: Option<i64> = oldest.query_row([], |row| row.get(0)).optional()?;
+    Ok(QueueStats {
+        ready: counters.depth.saturating_sub(leased + delayed),
+        leased,
+        delayed,
+        dead: counters.dead,
+        oldest_received_at: oldest.map(Timestamp::from_millis),
+    })
+}
+
+const MATCHING: &str = "seq > :after
+    AND (:id IS NULL OR id = :id)
+    AND (:event_type IS NULL OR event_type = :event_type)
+    AND (:reason IS NULL OR reason = :reason)
+    AND (:since IS NULL OR died_at >= :since)
+  ORDER BY seq LIMIT :limit";
+
+/// Runs a query over the dead letters that match, oldest first.
+fn matching<T>(
+    connection: &Connection,
+    columns: &str,
+    filter: &DeadLetterFilter,
+    after: Option<DeadLetterPosition>,
+    limit: usize,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    let mut statement =
+        connection.prepare_cached(&format!("SELECT {columns} FROM dead_letters WHERE {MATCHING}"))?;
+    let rows = statement.query_map(
+        named_params! {
+            ":after": after.map_or(0, |position| position.0),
+            ":id": filter.id.as_ref().map(MessageId::as_str),
+            ":event_type": filter.event_type,
+            ":reason": filter.reason,
+            ":since": filter.since.map(Timestamp::as_millis),
+            ":limit": i64::try_from(limit).unwrap_or(i64::MAX),
+        },
+        read,
+    )?;
+    rows.collect()
+}
+
+/// Dead letters that match.
+pub(super) fn list(
+    connection: &Connection,
+    filter: &DeadLetterFilter,
+    after: Option<DeadLetterPosition>,
+    limit: usize,
+) -> rusqlite::Result<Vec<DeadLetter>> {
+    let columns = "seq, CAST(id AS BLOB), received_at, died_at, attempts, reason, detail, event_type, body";
+    matching(connection, columns, filter, after, limit, |row| {
+        let (id, reason): (Vec<u8>, String) = (row.get(1)?, row.get(5)?);
+        Ok(DeadLetter {
+            position: DeadLetterPosition(row.get(0)?),
+            id: MessageId::new(String::from_utf8_lossy(&id)),
+            received_at: Timestamp::from_millis(row.get(2)?),
+            died_at: Timestamp::from_millis(row.get(3)?),
+            attempts: row.get(4)?,
+            failure: Failure {
+                // A reason that this build does not know was written by a newer one.
+                reason: Reason::parse(&reason).unwrap_or(Reason::CorruptEntry),
+                detail: row.get(6)?,
+                event_type: row.get(7)?,
+            },
+            body: Bytes::from(row.get::<_, Vec<u8>>(8)?),
+        })
+    })
+}
+
+fn sequences(connection: &Connection, filter: &DeadLetterFilter, limit: usize) -> rusqlite::Result<Vec<i64>> {
+    matching(connection, "seq", filter, None, limit, |row| row.get(0))
+}
+
+/// Moves dead letters back, as far as the queue has room.
+pub(super) fn redrive(
+    connection: &Connection,
+    filter: &DeadLetterFilter,
+    limit: usize,
+    now: Timestamp,
+    depth_max: u64,
+) -> rusqlite::Result<usize> {
+    let mut counters = Counters::read(connection)?;
+    let room = usize::try_from(depth_max.saturating_sub(counters.depth)).unwrap_or(usize::MAX);
+    let mut message = connection.prepare_cached(
+        "INSERT INTO messages (id, received_at, due_at, format)
+         SELECT id, received_at, ?2, format FROM dead_letters WHERE seq = ?1",
+    )?;
+    let mut body = connection.prepare_cached(
+        "INSERT INTO bodies (seq, body) SELECT last_insert_rowid(), body FROM dead_letters WHERE seq = ?1",
+    )?;
+    let mut dead_letter = connection.prepare_cached("DELETE FROM dead_letters WHERE seq = ?1")?;
+    let chosen = sequences(connection, filter, limit.min(room))?;
+    for seq in &chosen {
+        message.execute((seq, now.as_millis()))?;
+        body.execute((seq,))?;
+        dead_letter.execute((seq,))?;
+    }
+    counters.depth += count(chosen.len());
+    counters.dead -= count(chosen.len());
+    counters.write(connection)?;
+    Ok(chosen.len())
+}
+
+/// Deletes dead letters for good.
+pub(super) fn discard(
+    connection: &Connection,
+    filter: &DeadLetterFilter,
+    limit: usize,
+) -> rusqlite::Result<usize> {
+    let mut counters = Counters::read(connection)?;
+    let mut dead_letter = connection.prepare_cached("DELETE FROM dead_letters WHERE seq = ?1")?;
+    let chosen = sequences(connection, filter, limit)?;
+    for seq in &chosen {
+        dead_letter.execute((seq,))?;
+    }
+    counters.dead -= count(chosen.len());
+    counters.write(connection)?;
+    Ok(chosen.len())
+}

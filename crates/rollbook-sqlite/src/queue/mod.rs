@@ -1,0 +1,177 @@
+//! The queue in one file.
+//!
+//! A message is due when `due_at` has passed: it waits from the moment it came, a retry moves the
+//! moment into the future, and so does a lease, which also writes a token that is never given twice.
+//! Every settlement names the token, so whoever lost the lease changes nothing.
+
+mod admin;
+mod enqueue;
+mod lease;
+mod settle;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rollbook_core::delivery::Delivery;
+use rollbook_core::queue::{
+    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Enqueued, Lease, LeaseRequest, Producer,
+    QueueAdmin, QueueError, QueueStats, Settled, Settlement,
+};
+use rollbook_core::time::Clock;
+use rusqlite::Connection;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::connection;
+use crate::database::Database;
+use crate::migrations::{self, Schema};
+
+/// How often a waiting worker looks for messages that another process enqueued. Those of its own
+/// process wake it at once.
+const POLL: Duration = Duration::from_millis(250);
+
+/// What a user may set.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueSettings {
+    /// How many messages may wait before deliveries are refused with 503.
+    pub depth_max: u64,
+}
+
+/// A queue in an SQLite file.
+pub struct SqliteQueue {
+    database: Database,
+    clock: Arc<dyn Clock>,
+    depth_max: u64,
+    /// Wakes workers of this process when something became due.
+    due: Notify,
+}
+
+impl SqliteQueue {
+    /// Opens the queue in this file, whose migrations must have been applied.
+    ///
+    /// # Errors
+    /// The file can't be opened durably, or a migration is pending.
+    pub fn open(path: &Path, settings: QueueSettings, clock: Arc<dyn Clock>) -> Result<Self, QueueError> {
+        migrations::check(&connection::open(path)?, Schema::Queue)?;
+        Ok(Self { database: Database::open(path)?, clock, depth_max: settings.depth_max, due: Notify::new() })
+    }
+
+    async fn lease_now(&self, request: &LeaseRequest) -> Result<lease::Taken, QueueError> {
+        let (max, lease_for, now) = (request.max, request.lease_for, self.clock.now());
+        Ok(self.database.run(move |connection| lease::take(connection, max, lease_for, now)).await?)
+    }
+}
+
+#[async_trait]
+impl Producer for SqliteQueue {
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError> {
+        if deliveries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (deliveries, now, depth_max) = (deliveries.to_vec(), self.clock.now(), self.depth_max);
+        let answers = self
+            .database
+            .run(move |connection| enqueue::insert(connection, &deliveries, now, depth_max))
+            .await??;
+        self.due.notify_waiters();
+        Ok(answers)
+    }
+}
+
+#[async_trait]
+impl Consumer for SqliteQueue {
+    async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError> {
+        let deadline = Instant::now() + request.wait;
+        loop {
+            // Listens before it looks: what comes in between must wake it.
+            let mut woken = std::pin::pin!(self.due.notified());
+            woken.as_mut().enable();
+            let taken = self.lease_now(&request).await?;
+            if !taken.leases.is_empty() || Instant::now() >= deadline {
+                return Ok(taken.leases);
+            }
+            let next_due_in = taken.next_due_at.map_or(POLL, |due_at| due_at.since(self.clock.now()));
+            // At least a millisecond: a clock that stands still must not make this spin.
+            let pause = next_due_in.clamp(Duration::from_millis(1), POLL);
+            tokio::select! {
+                () = &mut woken => {}
+                () = tokio::time::sleep_until(deadline.min(Instant::now() + pause)) => {}
+            }
+        }
+    }
+
+    async fn settle_many(&self, settlements: Vec<(Lease, Settlement)>) -> Result<Vec<Settled>, QueueError> {
+        if settlements.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = self.clock.now();
+        let releases = settlements.iter().any(|(_, settlement)| matches!(settlement, Settlement::Release));
+        let settled =
+            self.database.run(move |connection| settle::settle(connection, &settlements, now)).await?;
+        if releases {
+            self.due.notify_waiters();
+        }
+        Ok(settled)
+    }
+}
+
+#[async_trait]
+impl QueueAdmin for SqliteQueue {
+    async fn stats(&self) -> Result<QueueStats, QueueError> {
+        let now = self.clock.now();
+        Ok(self.database.run(move |connection| admin::stats(connection, now)).await?)
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        let filter = filter.clone();
+        Ok(self.database.run(move |connection| admin::list(connection, &filter, after, limit)).await?)
+    }
+
+    async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
+        let (filter, now, depth_max) = (filter.clone(), self.clock.now(), self.depth_max);
+        let moved = self
+            .database
+            .run(move |connection| admin::redrive(connection, &filter, limit, now, depth_max))
+            .await?;
+        self.due.notify_waiters();
+        Ok(moved)
+    }
+
+    async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
+        let filter = filter.clone();
+        Ok(self.database.run(move |connection| admin::discard(connection, &filter, limit)).await?)
+    }
+}
+
+/// The row of counts.
+struct Counters {
+    depth: u64,
+    dead: u64,
+    token: i64,
+}
+
+impl Counters {
+    fn read(connection: &Connection) -> rusqlite::Result<Self> {
+        let mut statement = connection.prepare_cached("SELECT depth, dead, token FROM counters")?;
+        statement.query_row([], |row| Ok(Self { depth: row.get(0)?, dead: row.get(1)?, token: row.get(2)? }))
+    }
+
+    fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut statement =
+            connection.prepare_cached("UPDATE counters SET depth = ?1, dead = ?2, token = ?3")?;
+        statement.execute((self.depth, self.dead, self.token))?;
+        Ok(())
+    }
+}
+
+/// A count of rows as the counters hold it.
+fn count(rows: usize) -> u64 {
+    u64::try_from(rows).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,97 @@
+//! Ending leases.
+
+use rollbook_core::queue::{Lease, Settled, Settlement};
+use rollbook_core::time::Timestamp;
+use rusqlite::Connection;
+
+use super::Counters;
+
+/// Ends each lease whose token still stands.
+pub(super) fn settle(
+    connection: &Connection,
+    settlements: &[(Lease, Settlement)],
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Settled>> {
+    let mut counters = Counters::read(connection)?;
+    let mut settled = Vec::with_capacity(settlements.len());
+    for (lease, settlement) in settlements {
+        let done = match entry(lease) {
+            Some(entry) => end(connection, entry, settlement, now, &mut counters)?,
+            None => false,
+        };
+        settled.push(if done { Settled::Done } else { Settled::LeaseLost });
+    }
+    counters.write(connection)?;
+    Ok(settled)
+}
+
+/// A lease's token is `seq:token`, as [`super::lease`] wrote it.
+fn entry(lease: &Lease) -> Option<(i64, i64)> {
+    let (seq, token) = lease.token.0.split_once(':')?;
+    Some((seq.parse().ok()?, token.parse().ok()?))
+}
+
+fn end(
+    connection: &Connection,
+    entry: (i64, i64),
+    settlement: &Settlement,
+    now: Timestamp,
+    counters: &mut Counters,
+) -> rusqlite::Result<bool> {
+    let (seq, token) = entry;
+    match settlement {
+        Settlement::Ack => remove(connection, entry, counters),
+        Settlement::Retry { after, .. } => {
+            let mut statement = connection.prepare_cached(
+                "UPDATE messages SET token = NULL, due_at = ?3, unsettled = 0 WHERE seq = ?1 AND token = ?2",
+            )?;
+            Ok(statement.execute((seq, token, now.plus(*after).as_millis()))? == 1)
+        }
+        Settlement::Release => {
+            let mut statement = connection.prepare_cached(
+                "UPDATE messages SET token = NULL, due_at = ?3, attempts = attempts - 1
+                  WHERE seq = ?1 AND token = ?2",
+            )?;
+            Ok(statement.execute((seq, token, now.as_millis()))? == 1)
+        }
+        Settlement::DeadLetter { failure } => {
+            let why = (failure.reason.as_str(), failure.detail.as_str(), failure.event_type.as_deref());
+            park(connection, entry, now, why, counters)
+        }
+    }
+}
+
+fn remove(
+    connection: &Connection,
+    (seq, token): (i64, i64),
+    counters: &mut Counters,
+) -> rusqlite::Result<bool> {
+    let mut message = connection.prepare_cached("DELETE FROM messages WHERE seq = ?1 AND token = ?2")?;
+    if message.execute((seq, token))? == 0 {
+        return Ok(false);
+    }
+    connection.prepare_cached("DELETE FROM bodies WHERE seq = ?1")?.execute((seq,))?;
+    counters.depth -= 1;
+    Ok(true)
+}
+
+/// Moves a leased message to the dead letters, with its reason, detail and event type.
+pub(super) fn park(
+    connection: &Connection,
+    entry: (i64, i64),
+    now: Timestamp,
+    (reason, detail, event_type): (&str, &str, Option<&str>),
+    counters: &mut Counters,
+) -> rusqlite::Result<bool> {
+    let mut copy = connection.prepare_cached(
+        "INSERT INTO dead_letters (id, received_at, died_at, attempts, reason, detail, event_type, format, body)
+         SELECT id, received_at, ?3, attempts, ?4, ?5, ?6, format, body
+           FROM messages JOIN bodies USING (seq) WHERE seq = ?1 AND token = ?2",
+    )?;
+    let copied = copy.execute((entry.0, entry.1, now.as_millis(), reason, detail, event_type))? == 1;
+    if copied {
+        counters.dead += 1;
+        remove(connection, entry, counters)?;
+    }
+    Ok(copied)
+}
