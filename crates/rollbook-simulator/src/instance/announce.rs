@@ -1,0 +1,146 @@
+//! What the instance says: events, and with each the row that must come of it.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use rollbook_core::time::Timestamp;
+use serde_json::{Value, json};
+
+use super::Instance;
+use crate::history::{Event, INSTANCE_ID};
+use crate::ids::id;
+use crate::model::{MEMBERSHIPS, ORGANIZATIONS, Object, Organization, Times, USERS, User};
+use crate::samples;
+use crate::truth::Expected;
+
+/// Who caused an event: a browser, a backend, and Clerk itself, which says nothing.
+const CAUSES: [(&str, &str); 3] = [
+    (
+        "203.0.113.24",
+        "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36",
+    ),
+    ("198.51.100.7", "@clerk/backend@3.16.10"),
+    ("", ""),
+];
+
+impl Instance {
+    pub(super) fn announce_user(&mut self, event_type: &str, at: usize) {
+        let user = &mut self.users[at];
+        let event_at = user.times.next_event(self.now, &mut self.rng);
+        let data = user.data(&self.templates);
+        self.truth.rows.insert((USERS, user.id.clone()), Expected::Live(user.columns(&data)));
+        self.emit(event_type, event_at, data);
+    }
+
+    pub(super) fn announce_organization(&mut self, event_type: &str, at: usize) {
+        let organization = &mut self.organizations[at];
+        let event_at = organization.times.next_event(self.now, &mut self.rng);
+        let data = organization.data(&self.templates);
+        let expected = Expected::Live(organization.columns(&data));
+        self.truth.rows.insert((ORGANIZATIONS, organization.id.clone()), expected);
+        self.emit(event_type, event_at, data);
+    }
+
+    /// `organizationMembership.deleted` carries the whole membership too.
+    pub(super) fn announce_membership(&mut self, event_type: &str, at: usize) {
+        let membership = &mut self.memberships[at];
+        let organization = self.organizations.iter().find(|one| one.id == membership.organization_id);
+        let user = self.users.iter().find(|one| one.id == membership.user_id);
+        let (Some(organization), Some(user)) = (organization, user) else { return };
+        let event_at = membership.times.next_event(self.now, &mut self.rng);
+        let data = membership.data(organization, user, &self.templates);
+        let expected = if event_type.ends_with(".deleted") {
+            Expected::Deleted { at: event_at }
+        } else {
+            Expected::Live(membership.columns(&data, &self.templates))
+        };
+        self.truth.rows.insert((MEMBERSHIPS, membership.id.clone()), expected);
+        self.emit(event_type, event_at, data);
+    }
+
+    pub(super) fn announce_deleted_user(&mut self, user: &User) {
+        let mut data = deleted("user", &user.id);
+        if let Some(external_id) = &user.external_id {
+            data.insert("external_id".into(), external_id.as_str().into());
+        }
+        self.announce_deleted(USERS, "user.deleted", user.times, &user.id, data);
+    }
+
+    pub(super) fn announce_deleted_organization(&mut self, organization: &Organization) {
+        let mut data = deleted("organization", &organization.id);
+        if let Some(slug) = &organization.slug {
+            data.insert("slug".into(), slug.as_str().into());
+        }
+        self.announce_deleted(
+            ORGANIZATIONS,
+            "organization.deleted",
+            organization.times,
+            &organization.id,
+            data,
+        );
+    }
+
+    fn announce_deleted(
+        &mut self,
+        table: &'static str,
+        event_type: &str,
+        mut times: Times,
+        id: &str,
+        data: Object,
+    ) {
+        let event_at = times.next_event(self.now, &mut self.rng);
+        self.truth.rows.insert((table, id.to_owned()), Expected::Deleted { at: event_at });
+        self.emit(event_type, event_at, data);
+    }
+
+    /// The built-in sample of a type, as of now and about a subject of its own. It has no row.
+    pub(crate) fn emit_sample(&mut self, event_type: &str) {
+        let sample = samples::sample(event_type).and_then(|json| serde_json::from_str::<Value>(json).ok());
+        let Some(Value::Object(mut data)) = sample.map(|mut event| event["data"].take()) else { return };
+        if let Some((prefix, _)) = data.get("id").and_then(Value::as_str).and_then(|id| id.rsplit_once('_')) {
+            let fresh = id(&format!("{prefix}_"), &mut self.rng, self.now);
+            data.insert("id".into(), fresh.into());
+        }
+        if let Some(updated_at) = data.get_mut("updated_at") {
+            *updated_at = self.now.as_millis().into();
+        }
+        self.emit(event_type, self.now, data);
+    }
+
+    fn emit(&mut self, event_type: &str, at: Timestamp, data: Object) {
+        let (client_ip, user_agent) = CAUSES[self.rng.usize(..CAUSES.len())];
+        let mut body = json!({
+            "event_attributes": { "http_request": { "client_ip": client_ip, "user_agent": user_agent } },
+            "instance_id": INSTANCE_ID,
+            "object": "event",
+            "timestamp": at.as_millis(),
+            "type": event_type,
+        });
+        body["data"] = data.into();
+        self.events.push(Event::new(event_type, at, body.to_string().into(), &mut self.rng));
+    }
+}
+
+impl Times {
+    /// A change: one in eight leaves `updated_at` as it was, which Clerk does not rule out.
+    pub(super) fn touch(&mut self, now: Timestamp, rng: &mut Rng) {
+        if rng.u32(..8) > 0 {
+            self.updated_at = self.updated_at.max(now);
+        }
+    }
+
+    /// The time of the next event: a few milliseconds after what it tells of, later than the last.
+    fn next_event(&mut self, now: Timestamp, rng: &mut Rng) -> Timestamp {
+        let said = now.plus(Duration::from_millis(rng.u64(1..=18)));
+        self.event_at = said.max(self.event_at.plus(Duration::from_millis(1)));
+        self.event_at
+    }
+}
+
+fn deleted(object: &str, id: &str) -> Object {
+    Object::from_iter([
+        ("object".into(), object.into()),
+        ("id".into(), id.into()),
+        ("deleted".into(), true.into()),
+    ])
+}

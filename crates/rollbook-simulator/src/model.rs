@@ -1,0 +1,342 @@
+//! The objects of the simulated instance: how each looks in an event's `data`, and in its row.
+//!
+//! Both are written down by hand, each from the object itself, because the rows are what the real
+//! reading and merging is measured against. The payloads start from the built-in samples, so that
+//! their shape and size are real.
+
+use rollbook_core::time::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::samples;
+
+/// An object of JSON.
+pub(crate) type Object = Map<String, Value>;
+
+pub(crate) const USERS: &str = "users";
+pub(crate) const ORGANIZATIONS: &str = "organizations";
+pub(crate) const MEMBERSHIPS: &str = "organization_memberships";
+
+/// The times of one object.
+#[derive(Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "moments end in _at")]
+pub(crate) struct Times {
+    pub(crate) created_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
+    /// The envelope's `timestamp` of its last event. Strictly later with every event.
+    pub(crate) event_at: Timestamp,
+}
+
+impl Times {
+    pub(crate) fn born(at: Timestamp) -> Self {
+        Self { created_at: at, updated_at: at, event_at: at }
+    }
+}
+
+pub(crate) struct User {
+    pub(crate) id: String,
+    pub(crate) times: Times,
+    pub(crate) external_id: Option<String>,
+    pub(crate) username: Option<String>,
+    pub(crate) first_name: Option<String>,
+    pub(crate) last_name: Option<String>,
+    pub(crate) emails: Vec<Identification>,
+    pub(crate) primary_email_id: Option<String>,
+    pub(crate) phones: Vec<Identification>,
+    pub(crate) primary_phone_id: Option<String>,
+    /// Accounts elsewhere and passkeys: content that has no column.
+    pub(crate) account_ids: Vec<String>,
+    pub(crate) image_url: String,
+    pub(crate) banned: bool,
+    pub(crate) locked: bool,
+    pub(crate) last_sign_in_at: Option<Timestamp>,
+    pub(crate) last_active_at: Option<Timestamp>,
+    pub(crate) public_metadata: Value,
+    pub(crate) private_metadata: Value,
+    pub(crate) unsafe_metadata: Value,
+}
+
+/// An e-mail address or a phone number.
+pub(crate) struct Identification {
+    pub(crate) id: String,
+    pub(crate) value: String,
+    pub(crate) created_at: Timestamp,
+}
+
+pub(crate) struct Organization {
+    pub(crate) id: String,
+    pub(crate) times: Times,
+    pub(crate) name: String,
+    /// Clerk's newer applications have no slugs.
+    pub(crate) slug: Option<String>,
+    pub(crate) image_url: String,
+    pub(crate) created_by: String,
+    pub(crate) members: u32,
+    /// `organization.created` does not say how many members there are.
+    pub(crate) says_members: bool,
+    pub(crate) max_allowed_memberships: u32,
+    pub(crate) public_metadata: Value,
+    pub(crate) private_metadata: Value,
+}
+
+pub(crate) struct Membership {
+    pub(crate) id: String,
+    pub(crate) times: Times,
+    pub(crate) organization_id: String,
+    pub(crate) user_id: String,
+    pub(crate) is_admin: bool,
+    pub(crate) public_metadata: Value,
+    /// Not on every wire: `None` leaves the key out.
+    pub(crate) private_metadata: Option<Value>,
+}
+
+/// The `data` of the samples that payloads start from.
+pub(crate) struct Templates {
+    user: Object,
+    email: Object,
+    phone: Object,
+    account: Object,
+    passkey: Object,
+    organization: Object,
+    membership: Object,
+    member: Object,
+    member_permissions: Value,
+    admin_permissions: Value,
+}
+
+impl Templates {
+    pub(crate) fn read() -> Self {
+        let user = object(&data_of("user.updated"));
+        let [member, admin] =
+            ["organizationMembership.created", "organizationMembership.updated"].map(data_of);
+        Self {
+            email: object(&user["email_addresses"][0]),
+            phone: object(&user["phone_numbers"][0]),
+            account: object(&user["external_accounts"][0]),
+            passkey: object(&user["passkeys"][0]),
+            user,
+            organization: object(&data_of("organization.updated")),
+            member: object(&member["public_user_data"]),
+            member_permissions: member["permissions"].clone(),
+            admin_permissions: admin["permissions"].clone(),
+            membership: object(&member),
+        }
+    }
+}
+
+fn data_of(event_type: &str) -> Value {
+    let event: Value =
+        samples::sample(event_type).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+    event["data"].clone()
+}
+
+fn object(value: &Value) -> Object {
+    value.as_object().cloned().unwrap_or_default()
+}
+
+/// `template` with the keys of `changes` in place of its own.
+fn with(template: &Object, changes: Value) -> Object {
+    extended(template.clone(), changes)
+}
+
+fn extended(mut object: Object, changes: Value) -> Object {
+    if let Value::Object(changes) = changes {
+        object.extend(changes);
+    }
+    object
+}
+
+fn iso(at: Timestamp) -> String {
+    at.to_string()
+}
+
+/// The columns that every row of a living subject has, beside the table's own.
+fn row(id: &str, times: Times, data: &Object, own: Value) -> Object {
+    let common = json!({
+        "id": id,
+        "data": data,
+        "created_at": iso(times.created_at),
+        "updated_at": iso(times.updated_at),
+        "deleted_at": null,
+    });
+    extended(extended(Object::new(), common), own)
+}
+
+impl User {
+    pub(crate) fn data(&self, templates: &Templates) -> Object {
+        let identifications = |template: &Object, key: &str, all: &[Identification]| -> Vec<Object> {
+            all.iter().map(|one| with(template, one.data(key))).collect()
+        };
+        let accounts = |template: &Object| -> Vec<Object> {
+            self.account_ids.iter().map(|id| with(template, json!({ "id": id }))).collect()
+        };
+        let changes = json!({
+            "id": self.id,
+            "external_id": self.external_id,
+            "primary_email_address_id": self.primary_email_id,
+            "primary_phone_number_id": self.primary_phone_id,
+            "username": self.username,
+            "first_name": self.first_name,
+            "last_name": self.last_name,
+            "image_url": self.image_url,
+            "public_metadata": self.public_metadata,
+            "private_metadata": self.private_metadata,
+            "unsafe_metadata": self.unsafe_metadata,
+            "email_addresses": identifications(&templates.email, "email_address", &self.emails),
+            "phone_numbers": identifications(&templates.phone, "phone_number", &self.phones),
+            "external_accounts": accounts(&templates.account),
+            "passkeys": accounts(&templates.passkey),
+            "two_factor_enabled": false,
+            "mfa_enabled_at": null,
+            "last_sign_in_at": self.last_sign_in_at.map(Timestamp::as_millis),
+            "last_active_at": self.last_active_at.map(Timestamp::as_millis),
+            "banned": self.banned,
+            "locked": self.locked,
+            "created_at": self.times.created_at.as_millis(),
+            "updated_at": self.times.updated_at.as_millis(),
+        });
+        with(&templates.user, changes)
+    }
+
+    pub(crate) fn columns(&self, data: &Object) -> Object {
+        let own = json!({
+            "external_id": self.external_id,
+            "username": self.username,
+            "first_name": self.first_name,
+            "last_name": self.last_name,
+            "primary_email_address": self.primary_email(),
+            "primary_phone_number": primary(&self.phones, self.primary_phone_id.as_ref()),
+            "image_url": self.image_url,
+            "banned": self.banned,
+            "locked": self.locked,
+            "last_sign_in_at": self.last_sign_in_at.map(iso),
+            "last_active_at": self.last_active_at.map(iso),
+            "public_metadata": self.public_metadata,
+            "private_metadata": self.private_metadata,
+            "unsafe_metadata": self.unsafe_metadata,
+        });
+        row(&self.id, self.times, data, own)
+    }
+
+    fn primary_email(&self) -> Option<&str> {
+        primary(&self.emails, self.primary_email_id.as_ref())
+    }
+
+    /// The copy inside a membership.
+    fn as_member(&self, templates: &Templates) -> Object {
+        let changes = json!({
+            "user_id": self.id,
+            "first_name": self.first_name,
+            "last_name": self.last_name,
+            "image_url": self.image_url,
+            "identifier": self.primary_email(),
+            "username": self.username,
+            "banned": self.banned,
+        });
+        with(&templates.member, changes)
+    }
+}
+
+fn primary<'a>(all: &'a [Identification], id: Option<&String>) -> Option<&'a str> {
+    all.iter().find(|one| Some(&one.id) == id).map(|one| one.value.as_str())
+}
+
+impl Identification {
+    fn data(&self, key: &str) -> Value {
+        let created_at = self.created_at.as_millis();
+        json!({
+            "id": self.id,
+            key: self.value,
+            "linked_to": [],
+            "default_second_factor": false,
+            "created_at": created_at,
+            "updated_at": created_at,
+        })
+    }
+}
+
+impl Organization {
+    pub(crate) fn data(&self, templates: &Templates) -> Object {
+        let changes = json!({
+            "id": self.id,
+            "name": self.name,
+            "slug": self.slug,
+            "image_url": self.image_url,
+            "created_by": self.created_by,
+            "members_count": self.members,
+            "max_allowed_memberships": self.max_allowed_memberships,
+            "public_metadata": self.public_metadata,
+            "private_metadata": self.private_metadata,
+            "created_at": self.times.created_at.as_millis(),
+            "updated_at": self.times.updated_at.as_millis(),
+        });
+        let mut data = with(&templates.organization, changes);
+        if !self.says_members {
+            data.remove("members_count");
+        }
+        data
+    }
+
+    pub(crate) fn columns(&self, data: &Object) -> Object {
+        let own = json!({
+            "name": self.name,
+            "slug": self.slug,
+            "image_url": self.image_url,
+            "created_by": self.created_by,
+            "members_count": self.says_members.then_some(self.members),
+            "max_allowed_memberships": self.max_allowed_memberships,
+            "public_metadata": self.public_metadata,
+            "private_metadata": self.private_metadata,
+        });
+        row(&self.id, self.times, data, own)
+    }
+
+    /// The copy inside a membership: it lacks fields that the object has.
+    fn as_nested(&self, templates: &Templates) -> Object {
+        let mut data = self.data(templates);
+        data.insert("members_count".into(), self.members.into());
+        data.remove("private_metadata");
+        data
+    }
+}
+
+impl Membership {
+    pub(crate) fn data(&self, organization: &Organization, user: &User, templates: &Templates) -> Object {
+        let changes = json!({
+            "id": self.id,
+            "role": self.role(),
+            "role_name": if self.is_admin { "Admin" } else { "Member" },
+            "permissions": self.permissions(templates),
+            "public_metadata": self.public_metadata,
+            "private_metadata": self.private_metadata,
+            "organization": organization.as_nested(templates),
+            "public_user_data": user.as_member(templates),
+            "created_at": self.times.created_at.as_millis(),
+            "updated_at": self.times.updated_at.as_millis(),
+        });
+        let mut data = with(&templates.membership, changes);
+        if self.private_metadata.is_none() {
+            data.remove("private_metadata");
+        }
+        data
+    }
+
+    pub(crate) fn columns(&self, data: &Object, templates: &Templates) -> Object {
+        let own = json!({
+            "organization_id": self.organization_id,
+            "user_id": self.user_id,
+            "role": self.role(),
+            "permissions": self.permissions(templates),
+            "public_metadata": self.public_metadata,
+            "private_metadata": self.private_metadata,
+        });
+        row(&self.id, self.times, data, own)
+    }
+
+    fn role(&self) -> &'static str {
+        if self.is_admin { "org:admin" } else { "org:member" }
+    }
+
+    fn permissions<'a>(&self, templates: &'a Templates) -> &'a Value {
+        if self.is_admin { &templates.admin_permissions } else { &templates.member_permissions }
+    }
+}

@@ -1,0 +1,157 @@
+//! The rows that must be there when every event has arrived, whatever the order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use rollbook_core::store::RowView;
+use rollbook_core::time::Timestamp;
+use serde_json::{Map, Value};
+
+/// What must be in the row of one subject.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Expected {
+    /// These columns with these values: all that the contract names for the table, but `synced_at`
+    /// and `synced_by`, which depend on the delivery that won.
+    Live(Map<String, Value>),
+    /// A tombstone. What else the row holds is not part of the truth.
+    Deleted {
+        /// The time of the event that says so.
+        at: Timestamp,
+    },
+}
+
+/// The expected row of every subject, by table and id.
+#[derive(Clone, Default, PartialEq)]
+pub struct Truth {
+    /// The rows.
+    pub rows: BTreeMap<(&'static str, String), Expected>,
+}
+
+/// How rows differ from the truth. It names tables, ids and columns, never a value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// Rows that are as they must be.
+    pub equal: usize,
+    /// Subjects without a row: table and id.
+    pub missing: Vec<(&'static str, String)>,
+    /// Rows of unknown subjects, and rows that came twice: table and id.
+    pub unexpected: Vec<(&'static str, String)>,
+    /// Values that are not as they must be: table, id and column.
+    pub different: Vec<(&'static str, String, String)>,
+}
+
+impl Comparison {
+    /// Whether every row is there, none is too many, and each is right.
+    pub fn is_equal(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.different.is_empty()
+    }
+}
+
+impl Truth {
+    /// How many of the subjects live.
+    pub fn live(&self) -> usize {
+        self.rows.values().filter(|expected| matches!(expected, Expected::Live(_))).count()
+    }
+
+    /// How many of the subjects are deleted.
+    pub fn deleted(&self) -> usize {
+        self.rows.len() - self.live()
+    }
+
+    /// Holds rows, each with the name of its table, against the truth. `synced_at`, `synced_by` and
+    /// columns that the truth does not know are not looked at; JSON is compared by value.
+    pub fn compare(&self, rows: impl Iterator<Item = (&'static str, RowView)>) -> Comparison {
+        let mut comparison = Comparison::default();
+        let mut open: BTreeSet<&(&'static str, String)> = self.rows.keys().collect();
+        for (table, row) in rows {
+            let key = (table, row.id.clone());
+            let Some(expected) = self.rows.get(&key).filter(|_| open.remove(&key)) else {
+                comparison.unexpected.push(key);
+                continue;
+            };
+            let wrong = expected.differences(&row);
+            comparison.equal += usize::from(wrong.is_empty());
+            let (table, id) = key;
+            comparison.different.extend(wrong.into_iter().map(|column| (table, id.clone(), column)));
+        }
+        comparison.missing = open.into_iter().cloned().collect();
+        comparison
+    }
+}
+
+impl Expected {
+    /// The columns in which `row` is wrong.
+    fn differences(&self, row: &RowView) -> Vec<String> {
+        match self {
+            Self::Live(columns) => columns
+                .iter()
+                .filter(|(name, value)| row.columns.get(*name) != Some(*value))
+                .map(|(name, _)| name.clone())
+                .collect(),
+            Self::Deleted { at } => {
+                let says = row.columns.get("deleted_at").and_then(Value::as_str);
+                if says == Some(at.to_string().as_str()) { Vec::new() } else { vec!["deleted_at".into()] }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Truth {
+    /// Counts only.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Truth({} live, {} deleted)", self.live(), self.deleted())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn row(id: &str, columns: &Value) -> RowView {
+        RowView { id: id.into(), columns: columns.as_object().cloned().unwrap_or_default() }
+    }
+
+    fn truth() -> Truth {
+        let live = Expected::Live(row("", &json!({ "id": "a", "name": "A", "deleted_at": null })).columns);
+        let deleted = Expected::Deleted { at: Timestamp::from_millis(15) };
+        Truth { rows: BTreeMap::from([(("users", "a".into()), live), (("users", "b".into()), deleted)]) }
+    }
+
+    fn right_rows() -> [(&'static str, RowView); 2] {
+        let synced = json!({ "id": "a", "name": "A", "deleted_at": null, "synced_by": "msg_1" });
+        let deleted = json!({ "id": "b", "name": "old", "deleted_at": "1970-01-01T00:00:00.015Z" });
+        [("users", row("a", &synced)), ("users", row("b", &deleted))]
+    }
+
+    #[test]
+    fn right_rows_are_equal_whoever_wrote_them() {
+        let comparison = truth().compare(right_rows().into_iter());
+        assert!(comparison.is_equal(), "{comparison:?}");
+        assert_eq!(comparison.equal, 2);
+    }
+
+    #[test]
+    fn a_missing_row_one_too_many_and_one_of_another_table_are_named() {
+        let [first, _] = right_rows();
+        let stray = ("organizations", row("b", &json!({})));
+        let comparison = truth().compare([first.clone(), first, stray].into_iter());
+        assert_eq!(comparison.missing, [("users", "b".into())]);
+        assert_eq!(comparison.unexpected, [("users", "a".into()), ("organizations", "b".into())]);
+        assert_eq!(comparison.equal, 1);
+        assert!(!comparison.is_equal());
+    }
+
+    #[test]
+    fn a_wrong_value_a_missing_column_and_a_wrong_time_of_death_are_named_by_column() {
+        let [(_, mut living), (_, mut dead)] = right_rows();
+        living.columns.insert("name".into(), json!("B"));
+        living.columns.remove("deleted_at");
+        dead.columns.insert("deleted_at".into(), json!("1970-01-01T00:00:00.016Z"));
+        let comparison = truth().compare([("users", living), ("users", dead)].into_iter());
+        let named: Vec<(&str, &str)> =
+            comparison.different.iter().map(|(_, id, column)| (id.as_str(), column.as_str())).collect();
+        assert_eq!(named, [("a", "deleted_at"), ("a", "name"), ("b", "deleted_at")]);
+        assert_eq!(comparison.equal, 0);
+    }
+}

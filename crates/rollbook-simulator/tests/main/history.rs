@@ -1,0 +1,229 @@
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use rollbook_core::catalog;
+use rollbook_core::change::{Assertion, Effect, Field};
+use rollbook_core::event::parse;
+use rollbook_core::queue::{Lease, LeaseToken};
+use rollbook_core::store::RowView;
+use rollbook_core::time::Timestamp;
+use rollbook_simulator::history::{Event, History, HistorySettings, INSTANCE_ID};
+use rollbook_simulator::samples;
+use rollbook_simulator::truth::Expected;
+use serde_json::{Map, Value};
+
+fn small(seed: u64) -> HistorySettings {
+    HistorySettings { seed, users: 40, organizations: 8, changes: 600, ..HistorySettings::default() }
+}
+
+fn message(event: &Event) -> Lease {
+    Lease {
+        token: LeaseToken(String::new()),
+        id: event.id.clone(),
+        attempt: 1,
+        unsettled: 0,
+        received_at: event.at,
+        body: event.body.clone(),
+    }
+}
+
+fn read(event: &Event) -> Value {
+    serde_json::from_slice(&event.body).expect("a body is JSON")
+}
+
+/// The change that the event makes, as the real reader sees it.
+fn assertion(event: &Event) -> Option<Assertion> {
+    let parsed = parse(&message(event), Some(INSTANCE_ID)).expect("an event of the history can be read");
+    assert_eq!((parsed.sanitized, parsed.mismatched), (0, 0), "{event:?}");
+    match parsed.change.effect {
+        Effect::Merge(assertion) => Some(*assertion),
+        Effect::Ignore { .. } => None,
+    }
+}
+
+fn value(field: &Field) -> Value {
+    match field {
+        Field::Null => Value::Null,
+        Field::Text(text) => text.as_str().into(),
+        Field::Integer(number) => (*number).into(),
+        Field::Bool(yes) => (*yes).into(),
+        Field::Time(at) => at.to_string().into(),
+        Field::Json(json) => serde_json::from_str(json).expect("JSON"),
+    }
+}
+
+fn view(winner: &Assertion) -> RowView {
+    let time = |at: Option<Timestamp>| at.map_or(Value::Null, |at| at.to_string().into());
+    let mut columns = Map::from_iter([("id".to_owned(), Value::from(winner.id.as_str()))]);
+    if let Some(row) = &winner.row {
+        let names = winner.resource.columns.iter().map(|column| column.name.to_owned());
+        columns.extend(names.zip(row.values.iter().map(value)));
+        columns.insert("created_at".into(), time(row.created_at));
+        columns.insert("updated_at".into(), time(row.updated_at));
+        columns.insert("deleted_at".into(), Value::Null);
+        columns.insert("data".into(), serde_json::from_str(&row.data).expect("JSON"));
+    } else {
+        columns.insert("deleted_at".into(), time(Some(Timestamp::from_millis(winner.version.event_at))));
+    }
+    RowView { id: winner.id.clone(), columns }
+}
+
+/// The rows that the greatest version of each subject leaves, read by the real reader.
+fn replay(history: &History) -> Vec<(&'static str, RowView)> {
+    let mut winners: BTreeMap<(&str, String), Assertion> = BTreeMap::new();
+    for change in history.events.iter().filter_map(assertion) {
+        let key = (change.resource.table, change.id.clone());
+        if winners.get(&key).is_none_or(|known| known.version < change.version) {
+            winners.insert(key, change);
+        }
+    }
+    winners.values().map(|winner| (winner.resource.table, view(winner))).collect()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
+    assert_eq!(History::generate(&small(7)), History::generate(&small(7)));
+    assert_ne!(History::generate(&small(7)).events, History::generate(&small(8)).events);
+}
+
+#[test]
+fn the_truth_is_what_the_greatest_version_of_each_subject_says() {
+    for seed in 0..12 {
+        let history = History::generate(&small(seed));
+        let comparison = history.truth.compare(replay(&history).into_iter());
+        assert!(comparison.is_equal(), "seed {seed}: {comparison:?}");
+        assert_eq!(comparison.equal, history.truth.rows.len());
+    }
+}
+
+#[test]
+fn a_row_names_every_column_of_its_table() {
+    let history = History::generate(&small(1));
+    for ((table, id), expected) in &history.truth.rows {
+        let Expected::Live(columns) = expected else { continue };
+        let resource = catalog::find_resource(table).expect("a table of the catalog");
+        let all: BTreeSet<&str> = catalog::COMMON_COLUMNS
+            .into_iter()
+            .chain(resource.columns.iter().map(|column| column.name))
+            .filter(|name| !["synced_at", "synced_by"].contains(name))
+            .collect();
+        assert_eq!(columns.keys().map(String::as_str).collect::<BTreeSet<_>>(), all, "{table} {id}");
+    }
+}
+
+#[test]
+fn of_one_subject_the_events_time_goes_forward_and_updated_at_never_back() {
+    let history = History::generate(&small(3));
+    let mut last: HashMap<(&str, String), (i64, i64)> = HashMap::new();
+    let (mut ties, mut same_moment) = (0, 0);
+    for change in history.events.iter().filter_map(assertion) {
+        let key = (change.resource.table, change.id.clone());
+        let version = change.version;
+        let known = last.get(&key).copied();
+        if let Some((updated_at, event_at)) = known {
+            assert!(version.event_at > event_at, "{key:?}");
+            assert!(version.dead || version.updated_at >= updated_at, "{key:?}");
+            ties += usize::from(version.updated_at == updated_at);
+        }
+        same_moment += usize::from(
+            last.iter().any(|(other, (_, event_at))| *other != key && *event_at == version.event_at),
+        );
+        last.insert(key, (version.updated_at, version.event_at));
+    }
+    assert!(ties > 20 && same_moment > 5, "ties {ties}, same moment {same_moment}");
+}
+
+#[test]
+fn a_history_has_every_event_type_when_asked_and_else_only_those_with_rows() {
+    let types = |settings: &HistorySettings| -> BTreeSet<String> {
+        History::generate(settings).events.into_iter().map(|event| event.event_type).collect()
+    };
+    let all =
+        types(&HistorySettings { users: 1, organizations: 0, changes: 1, ..HistorySettings::default() });
+    assert_eq!(all, samples::event_types().map(str::to_owned).collect());
+
+    let some = types(&HistorySettings { every_event_type: false, ..small(1) });
+    assert_eq!(some.len(), 9);
+    assert!(some.iter().all(|event_type| catalog::find_event(event_type).is_some()), "{some:?}");
+}
+
+#[test]
+fn people_leave_and_come_back_as_another_membership_and_some_rows_outlive_their_parents() {
+    let history = History::generate(&HistorySettings { changes: 3000, ..small(5) });
+    let dead = |table: &'static str, id: &Value| {
+        let key = (table, id.as_str().unwrap_or_default().to_owned());
+        matches!(history.truth.rows.get(&key), Some(Expected::Deleted { .. }))
+    };
+    let mut lives: HashMap<(String, String), usize> = HashMap::new();
+    for event in history.events.iter().filter(|event| event.event_type == "organizationMembership.created") {
+        let data = &read(event)["data"];
+        let key = (data["organization"]["id"].to_string(), data["public_user_data"]["user_id"].to_string());
+        *lives.entry(key).or_default() += 1;
+    }
+    assert!(lives.values().any(|lives| *lives > 1));
+    let orphans = history.truth.rows.iter().filter(|((table, _), expected)| {
+        let Expected::Live(columns) = expected else { return false };
+        *table == "organization_memberships"
+            && (dead("users", &columns["user_id"]) || dead("organizations", &columns["organization_id"]))
+    });
+    assert!(orphans.count() > 0);
+    assert!(history.truth.deleted() > 20);
+}
+
+#[test]
+fn the_default_history_is_as_large_as_it_says_and_its_bodies_are_like_real_ones() {
+    let history = History::generate(&HistorySettings::default());
+    assert!((9000..9100).contains(&history.events.len()), "{}", history.events.len());
+    let sizes = |prefix: &str| -> usize {
+        let bodies: Vec<usize> = history
+            .events
+            .iter()
+            .filter(|event| event.event_type.starts_with(prefix) && !event.event_type.ends_with(".deleted"))
+            .map(|event| event.body.len())
+            .collect();
+        bodies.iter().sum::<usize>() / bodies.len()
+    };
+    assert!((2000..2800).contains(&sizes("user.")), "{}", sizes("user."));
+    assert!((1200..1900).contains(&sizes("organizationMembership.")), "{}", sizes("organizationMembership."));
+
+    let ids: BTreeSet<&str> = history.events.iter().map(|event| event.id.as_str()).collect();
+    assert_eq!(ids.len(), history.events.len());
+    let signups = history.events.iter().filter(|event| event.event_type == "user.created").count();
+    assert_eq!(signups, HistorySettings::default().users + 2);
+    assert!(history.truth.live() > 1500 && history.truth.deleted() > 200, "{:?}", history.truth);
+}
+
+#[test]
+fn a_tiny_history_ends_too() {
+    for (users, organizations, changes) in [(0, 0, 0), (1, 0, 50), (1, 1, 50), (2, 3, 200), (500, 0, 10)] {
+        for every_event_type in [false, true] {
+            let settings = HistorySettings {
+                users,
+                organizations,
+                changes,
+                every_event_type,
+                ..HistorySettings::default()
+            };
+            let history = History::generate(&settings);
+            assert!(history.events.len() >= changes.max(1));
+            assert!(history.truth.compare(replay(&history).into_iter()).is_equal(), "{settings:?}");
+        }
+    }
+}
+
+#[test]
+fn a_schedule_has_every_event_shuffled_and_as_many_duplicates_as_asked() {
+    let history = History::generate(&small(1));
+    let events = history.events.len();
+    for (per_mille, least, most) in
+        [(0, events, events), (300, events + 100, events + 270), (2000, 3 * events, 3 * events)]
+    {
+        let order = history.schedule(9, per_mille);
+        assert!((least..=most).contains(&order.len()), "{per_mille}: {}", order.len());
+        assert_eq!(order.iter().copied().collect::<BTreeSet<_>>(), (0..events).collect());
+        assert_eq!(order, history.schedule(9, per_mille));
+        assert_ne!(order, history.schedule(10, per_mille));
+        // Over the whole history: the average delivery is a third of it away from its place.
+        let away: usize = order.iter().enumerate().map(|(place, event)| place.abs_diff(*event)).sum();
+        assert!(away / order.len() > events / 5, "{per_mille}");
+    }
+}
