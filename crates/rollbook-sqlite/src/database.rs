@@ -48,7 +48,7 @@ impl Database {
     {
         let gone = || Fault::Broken("the thread that writes the file has ended".into());
         let (answer, answered) = oneshot::channel();
-        let job = Box::new(Work { work, result: None, answer });
+        let job = Box::new(Work { piece: work, result: None, answer });
         self.jobs.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
@@ -71,7 +71,7 @@ trait Job: Send {
 }
 
 struct Work<T, F> {
-    work: F,
+    piece: F,
     result: Option<T>,
     answer: oneshot::Sender<Result<T, Fault>>,
 }
@@ -82,7 +82,7 @@ where
     F: FnMut(&Connection) -> rusqlite::Result<T> + Send,
 {
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        self.result = Some((self.work)(connection)?);
+        self.result = Some((self.piece)(connection)?);
         Ok(())
     }
 
@@ -150,4 +150,133 @@ fn transaction(connection: &Connection, group: &mut [Box<dyn Job>]) -> Result<()
         connection.execute_batch("ROLLBACK")?;
     }
     Ok(outcome?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::ffi;
+
+    async fn numbers(folder: &tempfile::TempDir) -> Database {
+        let database = Database::open(&folder.path().join("a.db")).expect("a file");
+        let table = "CREATE TABLE numbers (n INTEGER PRIMARY KEY, filler BLOB) STRICT";
+        database.run(move |connection| connection.execute_batch(table)).await.expect("a table");
+        database
+    }
+
+    async fn insert(database: &Database, number: i64) -> Result<(), Fault> {
+        database
+            .run(move |connection| connection.execute("INSERT INTO numbers (n) VALUES (?1)", [number]))
+            .await?;
+        Ok(())
+    }
+
+    async fn count(database: &Database) -> Result<i64, Fault> {
+        database
+            .run(|connection| connection.query_row("SELECT count(*) FROM numbers", [], |row| row.get(0)))
+            .await
+    }
+
+    #[tokio::test]
+    async fn what_waits_together_is_committed_together() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = numbers(&folder).await;
+        // The thread is held in the first piece until twenty more wait.
+        let (started, begun) = oneshot::channel();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (mut started, held) = (Some(started), std::sync::Mutex::new(held));
+        let first = database.run(move |_| {
+            _ = started.take().map(|started| started.send(()));
+            _ = held.lock().map(|held| held.recv());
+            Ok(())
+        });
+        let mut rest: Vec<_> = (0..20).map(|number| Box::pin(insert(&database, number))).collect();
+        let log = || std::fs::metadata(folder.path().join("a.db-wal")).map_or(0, |file| file.len());
+        let before = log();
+        let all = async {
+            begun.await.expect("the first piece runs");
+            for waiting in &mut rest {
+                // One poll sends the work; its answer can't be there yet.
+                assert!(
+                    std::future::poll_fn(|context| std::task::Poll::Ready(
+                        waiting.as_mut().poll(context).is_pending()
+                    ))
+                    .await
+                );
+            }
+            release.send(()).expect("the first piece waits");
+            for waiting in rest {
+                waiting.await.expect("a row");
+            }
+        };
+        let (first, ()) = tokio::join!(first, all);
+        assert_eq!(first, Ok(()));
+        assert_eq!(count(&database).await, Ok(20));
+        // Twenty rows on one page: one commit writes that page to the log once.
+        let frame = 24 + 8_192;
+        assert!(log() - before <= 2 * frame, "{} bytes of log", log() - before);
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_fails_fails_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = numbers(&folder).await;
+        let (one, two, same, three) = tokio::join!(
+            insert(&database, 1),
+            insert(&database, 2),
+            insert(&database, 1),
+            insert(&database, 3)
+        );
+        assert_eq!((one, two, three), (Ok(()), Ok(()), Ok(())));
+        assert!(matches!(same, Err(Fault::Data(_))), "{same:?}");
+        assert_eq!(count(&database).await, Ok(3));
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_leaves_its_work_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = numbers(&folder).await;
+        let mut gone = Box::pin(insert(&database, 1));
+        std::future::poll_fn(|context| std::task::Poll::Ready(gone.as_mut().poll(context).is_pending()))
+            .await;
+        drop(gone);
+        assert_eq!(insert(&database, 2).await, Ok(()));
+        assert_eq!(count(&database).await, Ok(2));
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_fails_the_batch_keeps_the_rest_and_heals_by_itself() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = numbers(&folder).await;
+        insert(&database, 1).await.expect("a row");
+        // A limit on the file's pages is to SQLite what a full disk is, and needs no disk of our own.
+        let limit = |pages: u32| {
+            database.run(move |connection| {
+                connection
+                    .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| row.get::<_, u32>(0))
+            })
+        };
+        limit(1).await.expect("the file as it is");
+        let filler = "INSERT INTO numbers (filler) VALUES (zeroblob(100000))";
+        let refused = database.run(move |connection| connection.execute(filler, [])).await;
+        assert!(matches!(refused, Err(Fault::Unavailable(_))), "{refused:?}");
+        assert_eq!(count(&database).await, Ok(1));
+        limit(u32::MAX - 1).await.expect("no limit");
+        assert_eq!(database.run(move |connection| connection.execute(filler, [])).await, Ok(1));
+        assert_eq!(count(&database).await, Ok(2));
+    }
+
+    #[tokio::test]
+    async fn after_an_io_error_nothing_is_promised_any_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = numbers(&folder).await;
+        let failing = database.run(|_| -> rusqlite::Result<()> {
+            Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR_FSYNC), None))
+        });
+        assert!(matches!(failing.await, Err(Fault::Broken(_))));
+        assert!(matches!(insert(&database, 1).await, Err(Fault::Broken(_))));
+        drop(database);
+        let opened_anew = Database::open(&folder.path().join("a.db")).expect("a file");
+        assert_eq!(insert(&opened_anew, 1).await, Ok(()));
+    }
 }

@@ -16,6 +16,9 @@ CREATE TABLE messages (
 -- Finds what is due, in order, and counts leases and delays without touching the table.
 CREATE INDEX messages_due ON messages (due_at, seq, token);
 
+-- Finds the oldest: a redriven message came early and arrives late, so the order of arrival does not tell.
+CREATE INDEX messages_received ON messages (received_at);
+
 CREATE TABLE bodies (
     seq  INTEGER PRIMARY KEY,                   -- of the message
     body BLOB NOT NULL

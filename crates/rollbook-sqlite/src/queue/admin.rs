@@ -5,7 +5,7 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueStats};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
+use rusqlite::{Connection, Row, named_params};
 
 use super::{Counters, count};
 
@@ -18,8 +18,8 @@ pub(super) fn stats(connection: &Connection, now: Timestamp) -> rusqlite::Result
     )?;
     let (leased, delayed): (u64, u64) =
         future.query_row((now.as_millis(),), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let mut oldest = connection.prepare_cached("SELECT received_at FROM messages ORDER BY seq LIMIT 1")?;
-    let oldest: Option<i64> = oldest.query_row([], |row| row.get(0)).optional()?;
+    let mut oldest = connection.prepare_cached("SELECT min(received_at) FROM messages")?;
+    let oldest: Option<i64> = oldest.query_row([], |row| row.get(0))?;
     Ok(QueueStats {
         ready: counters.depth.saturating_sub(leased + delayed),
         leased,

@@ -29,20 +29,24 @@ pub(super) fn take(
     lease_for: Duration,
     now: Timestamp,
 ) -> rusqlite::Result<Taken> {
-    let mut counters = Counters::read(connection)?;
-    let token = counters.token + 1;
-    let mut entries = mark(connection, max, now.plus(lease_for), token, now)?;
+    let entries = due(connection, max, now)?;
     if entries.is_empty() {
         let mut next = connection.prepare_cached("SELECT min(due_at) FROM messages")?;
         let next_due_at: Option<i64> = next.query_row([], |row| row.get(0))?;
         return Ok(Taken { leases: Vec::new(), next_due_at: next_due_at.map(Timestamp::from_millis) });
     }
-    counters.token = token;
-    entries.sort_unstable_by_key(|entry| entry.seq);
+    let mut counters = Counters::read(connection)?;
+    counters.token += 1;
+    let token = counters.token;
+    let mut mark = connection.prepare_cached(
+        "UPDATE messages SET due_at = ?2, token = ?3, attempts = ?4, unsettled = ?5 WHERE seq = ?1",
+    )?;
+    let until = now.plus(lease_for).as_millis();
     let mut leases = Vec::with_capacity(entries.len());
     for entry in entries {
         let seq = entry.seq;
-        match read(connection, entry, token)? {
+        mark.execute((seq, until, token, entry.attempts, entry.unsettled))?;
+        match entry.into_lease(token) {
             Some(lease) => leases.push(lease),
             None => park(connection, seq, token, now, &mut counters)?,
         }
@@ -51,7 +55,7 @@ pub(super) fn take(
     Ok(Taken { leases, next_due_at: None })
 }
 
-/// A leased row before anything in it is trusted.
+/// A row as it will be once it is leased, before anything in it is trusted.
 struct Entry {
     seq: i64,
     id: Vec<u8>,
@@ -59,24 +63,19 @@ struct Entry {
     unsettled: u32,
     received_at: i64,
     format: i64,
+    body: Vec<u8>,
 }
 
-/// Marks due messages as leased. A token that is still there belongs to a lease that ran out.
-fn mark(
-    connection: &Connection,
-    max: usize,
-    due_at: Timestamp,
-    token: i64,
-    now: Timestamp,
-) -> rusqlite::Result<Vec<Entry>> {
+/// What is due, oldest first. A token that is still there belongs to a lease that ran out.
+fn due(connection: &Connection, max: usize, now: Timestamp) -> rusqlite::Result<Vec<Entry>> {
+    // CROSS JOIN: the index on due_at leads, whatever the planner thinks of the sizes.
     let mut statement = connection.prepare_cached(
-        "UPDATE messages
-            SET due_at = ?1, token = ?2, attempts = attempts + 1, unsettled = unsettled + (token IS NOT NULL)
-          WHERE seq IN (SELECT seq FROM messages WHERE due_at <= ?3 ORDER BY due_at, seq LIMIT ?4)
-         RETURNING seq, CAST(id AS BLOB), attempts, unsettled, received_at, format",
+        "SELECT seq, CAST(id AS BLOB), attempts + 1, unsettled + (token IS NOT NULL), received_at, format, body
+           FROM messages CROSS JOIN bodies USING (seq)
+          WHERE due_at <= ?1 ORDER BY due_at, seq LIMIT ?2",
     )?;
     let limit = i64::try_from(max).unwrap_or(i64::MAX);
-    let rows = statement.query_map((due_at.as_millis(), token, now.as_millis(), limit), |row| {
+    let rows = statement.query_map((now.as_millis(), limit), |row| {
         Ok(Entry {
             seq: row.get(0)?,
             id: row.get(1)?,
@@ -84,26 +83,25 @@ fn mark(
             unsettled: row.get(3)?,
             received_at: row.get(4)?,
             format: row.get(5)?,
+            body: row.get(6)?,
         })
     })?;
     rows.collect()
 }
 
-fn read(connection: &Connection, entry: Entry, token: i64) -> rusqlite::Result<Option<Lease>> {
-    let mut statement = connection.prepare_cached("SELECT body FROM bodies WHERE seq = ?1")?;
-    let body: Vec<u8> = statement.query_row((entry.seq,), |row| row.get(0))?;
-    let Ok(id) = String::from_utf8(entry.id) else { return Ok(None) };
-    if entry.format != FORMAT {
-        return Ok(None);
+impl Entry {
+    /// `None` where it can't be read.
+    fn into_lease(self, token: i64) -> Option<Lease> {
+        let id = String::from_utf8(self.id).ok().filter(|_| self.format == FORMAT)?;
+        Some(Lease {
+            token: LeaseToken(format!("{}:{token}", self.seq)),
+            id: MessageId::new(id),
+            attempt: self.attempts,
+            unsettled: self.unsettled,
+            received_at: Timestamp::from_millis(self.received_at),
+            body: Bytes::from(self.body),
+        })
     }
-    Ok(Some(Lease {
-        token: LeaseToken(format!("{}:{token}", entry.seq)),
-        id: MessageId::new(id),
-        attempt: entry.attempts,
-        unsettled: entry.unsettled,
-        received_at: Timestamp::from_millis(entry.received_at),
-        body: Bytes::from(body),
-    }))
 }
 
 fn park(

@@ -60,7 +60,7 @@ fn apply_table(
         }
     }
     let changes: Vec<&Assertion> = assertions.iter().map(|(assertion, _)| *assertion).collect();
-    let folded = merge::fold(&changes, &stored);
+    let folded = merge::fold(&changes, |id| stored.get(id).copied());
     let mut upsert = connection.prepare_cached(&table.upsert)?;
     for winner in folded.winners {
         let (assertion, synced_by) = assertions[winner];
@@ -89,25 +89,22 @@ fn write_row(
         bound
     };
     bind(&assertion.id)?;
-    match &assertion.row {
-        Some(row) => {
-            for value in &row.values {
-                bind(&Bound(value))?;
-            }
-            bind(&row.data)?;
-            bind(&row.created_at.map(|at| at.to_string()))?;
-            bind(&row.updated_at.map(|at| at.to_string()))?;
+    if let Some(row) = &assertion.row {
+        for value in &row.values {
+            bind(&Bound(value))?;
+        }
+        bind(&row.data)?;
+        bind(&row.created_at.map(|at| at.to_string()))?;
+        bind(&row.updated_at.map(|at| at.to_string()))?;
+        bind(&Value::Null)?;
+    } else {
+        for _ in assertion.resource.columns {
             bind(&Value::Null)?;
         }
-        None => {
-            for _ in assertion.resource.columns {
-                bind(&Value::Null)?;
-            }
-            for _ in ["data", "created_at", "updated_at"] {
-                bind(&Value::Null)?;
-            }
-            bind(&Timestamp::from_millis(assertion.version.event_at).to_string())?;
+        for _ in ["data", "created_at", "updated_at"] {
+            bind(&Value::Null)?;
         }
+        bind(&Timestamp::from_millis(assertion.version.event_at).to_string())?;
     }
     bind(&now)?;
     bind(&synced_by)?;

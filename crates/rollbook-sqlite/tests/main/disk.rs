@@ -1,0 +1,107 @@
+//! What only files can show: two processes' worth of connections, a full disk, a refused change.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rollbook_core::delivery::{Delivery, MessageId};
+use rollbook_core::queue::{
+    Consumer as _, Enqueued, LeaseRequest, Producer as _, QueueAdmin as _, QueueError,
+};
+use rollbook_core::store::{Store as _, StoreError};
+use rollbook_core::time::{Clock, Timestamp};
+use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore, apply_migrations};
+use rollbook_testkit::clock::ManualClock;
+
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(ManualClock::new(Timestamp::from_millis(1_785_312_000_000)))
+}
+
+fn queue(path: &Path) -> SqliteQueue {
+    apply_migrations(path, Schema::Queue).expect("the migrations apply");
+    SqliteQueue::open(path, QueueSettings { depth_max: 1_000_000 }, clock()).expect("the queue opens")
+}
+
+fn deliveries(name: &str, count: usize, size: usize) -> Vec<Delivery> {
+    let delivery = |index| Delivery {
+        id: MessageId::new(format!("msg_{name}_{index}")),
+        received_at: clock().now(),
+        body: Bytes::from(vec![b'x'; size]),
+    };
+    (0..count).map(delivery).collect()
+}
+
+#[tokio::test]
+async fn a_file_without_its_migrations_is_refused_with_the_command_that_mends_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("new.db");
+    let Err(QueueError::Deployment(text)) = SqliteQueue::open(&path, QueueSettings { depth_max: 1 }, clock())
+    else {
+        panic!("a queue without tables was opened");
+    };
+    assert!(text.contains("rollbook migrate"), "{text}");
+    let Err(StoreError::Deployment(text)) = SqliteStore::open(&path, clock()) else {
+        panic!("a store without tables was opened");
+    };
+    assert!(text.contains("rollbook migrate"), "{text}");
+}
+
+fn request(max: usize) -> LeaseRequest {
+    LeaseRequest { max, lease_for: Duration::from_secs(60), wait: Duration::ZERO }
+}
+
+#[tokio::test]
+async fn two_processes_on_one_file_share_one_queue() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("queue.db");
+    let (receiver, worker) = (queue(&path), queue(&path));
+    receiver.enqueue_many(&deliveries("a", 3, 100)).await.expect("the queue takes deliveries");
+    assert_eq!(worker.lease(request(2)).await.expect("leases").len(), 2);
+    assert_eq!(receiver.lease(request(2)).await.expect("leases").len(), 1);
+    let again = worker.enqueue_many(&deliveries("a", 1, 100)).await.expect("an answer");
+    assert_eq!(again, [Enqueued::Duplicate]);
+    assert_eq!(receiver.stats().await.expect("counts").leased, 3);
+}
+
+#[tokio::test]
+async fn a_worker_in_another_process_finds_a_message_within_its_wait() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("queue.db");
+    let (receiver, worker) = (queue(&path), queue(&path));
+    let wait = LeaseRequest { wait: Duration::from_secs(20), ..request(5) };
+    let enqueue = async {
+        receiver.enqueue_many(&deliveries("late", 1, 10)).await.expect("the queue takes deliveries");
+    };
+    let (leases, ()) = tokio::join!(worker.lease(wait), enqueue);
+    assert_eq!(leases.expect("leases").len(), 1);
+}
+
+#[tokio::test]
+async fn many_callers_at_once_each_get_their_own_answer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let queue = Arc::new(queue(&folder.path().join("queue.db")));
+    let mut callers = tokio::task::JoinSet::new();
+    for index in 0..100_usize {
+        let queue = Arc::clone(&queue);
+        callers.spawn(async move {
+            let mine = deliveries(&format!("c{}", index / 2), 1 + index % 2, 50);
+            queue.enqueue_many(&mine).await.expect("an answer").len() == mine.len()
+        });
+    }
+    assert!(callers.join_all().await.into_iter().all(|whole| whole));
+    // Two callers each sent the first of their pair's deliveries, one of them a second one.
+    assert_eq!(queue.stats().await.expect("counts").ready, 100);
+}
+
+#[tokio::test]
+async fn ping_tells_whether_the_tables_are_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.db");
+    apply_migrations(&path, Schema::Store).expect("the migrations apply");
+    let store = SqliteStore::open(&path, clock()).expect("the store opens");
+    assert_eq!(store.ping().await, Ok(()));
+    let other = rusqlite::Connection::open(&path).expect("a second connection");
+    other.execute_batch("DROP TABLE users").expect("no table");
+    assert!(matches!(store.ping().await, Err(StoreError::Deployment(_))));
+}
