@@ -8,7 +8,7 @@
 //! did and which one of each subject is left to write. A store calls it within its transaction and
 //! writes the winners in one statement, guarded by the same comparison where others may write too.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use crate::change::{Applied, Assertion, Version};
 
@@ -32,16 +32,18 @@ pub struct Folded {
     pub winners: Vec<usize>,
 }
 
-/// Plays `changes`, in their order, against what is `stored` of their subjects (by id; a subject that
-/// is not stored is missing from it). All changes are of one resource.
-pub fn fold(changes: &[&Assertion], stored: &HashMap<&str, Stored>) -> Folded {
+/// Plays `changes`, in their order, against what is `stored` of their subjects, by id. All changes are
+/// of one resource.
+pub fn fold(changes: &[&Assertion], stored: impl Fn(&str) -> Option<Stored>) -> Folded {
     let mut winners: BTreeMap<&str, usize> = BTreeMap::new();
     let mut outcomes = Vec::with_capacity(changes.len());
     for (position, change) in changes.iter().enumerate() {
         let id = change.id.as_str();
-        let known = stored.get(id);
-        let current =
-            winners.get(id).map(|winner| changes[*winner].version).or(known.and_then(|known| known.version));
+        let known = stored(id);
+        let current = match winners.get(id) {
+            Some(winner) => Some(changes[*winner].version),
+            None => known.and_then(|known| known.version),
+        };
         let outcome = judge(&change.version, current.as_ref(), known.map_or(0, |known| known.floor));
         if matches!(outcome, Applied::Inserted | Applied::Updated | Applied::Deleted) {
             winners.insert(id, position);

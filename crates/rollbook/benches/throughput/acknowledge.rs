@@ -1,0 +1,119 @@
+//! Durable acknowledgements a second.
+
+use std::time::Instant;
+
+use rollbook_simulator::history::Event;
+use rollbook_simulator::sender::DeliverSettings;
+use rollbook_testkit::process::Home;
+
+use crate::Scale;
+use crate::load::{self, BINARY, NullReceiver, per_second};
+use crate::report::{Report, median, progress};
+
+/// Connections, and deliveries to send over them.
+const LOADS: [(usize, usize); 4] = [(1, 3_000), (16, 20_000), (64, 60_000), (256, 60_000)];
+/// The ratio to raw inserts that must be reached from 64 connections on.
+const RAW_RATIO_MIN: f64 = 0.7;
+
+pub(crate) async fn measure(scale: Scale, report: &mut Report) {
+    let history = load::history(2_000);
+    let null = NullReceiver::start().await;
+    let home = Home::new(BINARY).with("ROLLBOOK_LOG", "warn");
+    let rollbook = home.start_ready(&["receive"]).await;
+    for (connections, deliveries) in LOADS {
+        let count = (deliveries / scale.divisor).max(connections);
+        let mut turns = Vec::new();
+        for turn in 0..scale.turns {
+            progress(&format!("acknowledgements, {connections} connections, turn {}", turn + 1));
+            let events = load::fresh(&history, &format!("{connections}_{turn}"), count);
+            turns.push(measure_turn(&events, connections, &null, &home).await);
+        }
+        report_turns(report, connections, &turns);
+    }
+    report.memory("receive", rollbook.memory_peak());
+}
+
+struct Turn {
+    null: f64,
+    ours: f64,
+    raw: f64,
+    batch: f64,
+}
+
+async fn measure_turn(events: &[Event], connections: usize, null: &NullReceiver, home: &Home) -> Turn {
+    let settings = DeliverSettings { connections, ..DeliverSettings::default() };
+    let rate = |report: rollbook_simulator::sender::Report| per_second(events.len(), report.elapsed);
+    let null = rate(load::send(null.address, events, &settings).await);
+    let before = batches(home).await;
+    let ours = rate(load::send(home.listen, events, &settings).await);
+    let after = batches(home).await;
+    let batch = (after.0 - before.0) / (after.1 - before.1);
+    Turn { null, ours, raw: raw_inserts(events, batch), batch }
+}
+
+/// Deliveries and batches that the receiver has enqueued.
+async fn batches(home: &Home) -> (f64, f64) {
+    let metric = async |name: &str| {
+        home.metric_with(&format!("rollbook_batch_size_{name}"), "enqueue").await.expect("a metric")
+    };
+    (metric("sum").await, metric("count").await)
+}
+
+/// The least that durable inserts cost: one table, one prepared statement, commits of the same size.
+fn raw_inserts(events: &[Event], batch: f64) -> f64 {
+    let folder = tempfile::tempdir().expect("a folder");
+    let connection = rusqlite::Connection::open(folder.path().join("raw.db")).expect("a file");
+    connection
+        .execute_batch(
+            "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+             PRAGMA wal_autocheckpoint = 4000;
+             CREATE TABLE raw (id TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;",
+        )
+        .expect("a table");
+    let mut insert = connection.prepare("INSERT INTO raw (id, body) VALUES (?1, ?2)").expect("a statement");
+    let started = Instant::now();
+    // Batches of this size on average: a fraction carries over to the next.
+    let (mut sent, mut due) = (0, 0.0);
+    while sent < events.len() {
+        due += batch;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a small positive number"
+        )]
+        let end = (due as usize).clamp(sent + 1, events.len());
+        connection.execute_batch("BEGIN IMMEDIATE").expect("a transaction");
+        for event in &events[sent..end] {
+            insert.execute((event.id.as_str(), &event.body[..])).expect("a row");
+        }
+        connection.execute_batch("COMMIT").expect("a commit");
+        sent = end;
+    }
+    per_second(events.len(), started.elapsed())
+}
+
+fn report_turns(report: &mut Report, connections: usize, turns: &[Turn]) {
+    let of = |figure: fn(&Turn) -> f64| median(turns.iter().map(figure));
+    let name = format!("acknowledged/s, {connections} connections");
+    let detail = format!("batch {:.1}", of(|turn| turn.batch));
+    let ours = of(|turn| turn.ours);
+    report.ratio(
+        &name,
+        ours,
+        "HTTP without a queue",
+        of(|turn| turn.null),
+        of(|turn| turn.ours / turn.null),
+        None,
+        &detail,
+    );
+    let limit = (connections >= 64).then_some(RAW_RATIO_MIN);
+    report.ratio(
+        &name,
+        ours,
+        "raw inserts",
+        of(|turn| turn.raw),
+        of(|turn| turn.ours / turn.raw),
+        limit,
+        &detail,
+    );
+}

@@ -1,0 +1,173 @@
+//! The table at the end, and the progress on the way.
+
+use std::fmt;
+use std::io::{IsTerminal as _, Write as _};
+
+use serde_json::{Value, json};
+
+use crate::disk::Disk;
+
+/// The most memory that a process may have resident.
+const MEMORY_MAX: u64 = 60 << 20;
+
+/// The middle of the figures.
+pub(crate) fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.collect();
+    figures.sort_unstable_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// Says on a terminal what is being measured.
+pub(crate) fn progress(what: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K{what} …");
+        drop(std::io::stderr().flush());
+    }
+}
+
+pub(crate) struct Report {
+    lines: Vec<Line>,
+}
+
+struct Line {
+    what: String,
+    figure: String,
+    beside: String,
+    ratio: Option<f64>,
+    limit: Option<Limit>,
+    detail: String,
+}
+
+#[derive(Clone, Copy)]
+enum Limit {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Limit {
+    fn holds(self, ratio: f64) -> bool {
+        match self {
+            Self::AtLeast(least) => ratio >= least,
+            Self::AtMost(most) => ratio <= most,
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(least) => write!(f, "≥ {least:.1}"),
+            Self::AtMost(most) => write!(f, "≤ {most:.1}"),
+        }
+    }
+}
+
+fn milliseconds(seconds: f64) -> String {
+    format!("{:.2} ms", seconds * 1000.0)
+}
+
+impl Report {
+    pub(crate) fn new() -> Self {
+        Self { lines: Vec::new() }
+    }
+
+    pub(crate) fn disk(&mut self, when: &str, disk: &Disk) {
+        self.lines.push(Line {
+            what: format!("disk's fdatasync, {when}"),
+            figure: format!("p50 {}", milliseconds(disk.at(500).as_secs_f64())),
+            beside: format!("p99 {}", milliseconds(disk.at(990).as_secs_f64())),
+            ratio: None,
+            limit: None,
+            detail: "8 KiB appended".into(),
+        });
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a line of a table has that many cells")]
+    pub(crate) fn ratio(
+        &mut self,
+        what: &str,
+        ours: f64,
+        baseline: &str,
+        theirs: f64,
+        ratio: f64,
+        limit: Option<f64>,
+        detail: &str,
+    ) {
+        self.lines.push(Line {
+            what: what.to_owned(),
+            figure: format!("{ours:.0}"),
+            beside: format!("{baseline} {theirs:.0}"),
+            ratio: Some(ratio),
+            limit: limit.map(Limit::AtLeast),
+            detail: detail.to_owned(),
+        });
+    }
+
+    pub(crate) fn latency(&mut self, p50: f64, p99: f64, disk: f64, ratio: f64, limit: f64) {
+        self.lines.push(Line {
+            what: "acknowledgement at 1,000/s, p99".into(),
+            figure: milliseconds(p99),
+            beside: format!("disk's p99 {}", milliseconds(disk)),
+            ratio: Some(ratio),
+            limit: Some(Limit::AtMost(limit)),
+            detail: format!("p50 {}", milliseconds(p50)),
+        });
+    }
+
+    pub(crate) fn memory(&mut self, command: &str, peak: u64) {
+        let what = format!("peak memory of {command}");
+        let mib = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let ratio = peak as f64 / MEMORY_MAX as f64;
+        let line = Line {
+            what: what.clone(),
+            figure: mib(peak),
+            beside: format!("limit {}", mib(MEMORY_MAX)),
+            ratio: Some(ratio),
+            limit: Some(Limit::AtMost(1.0)),
+            detail: String::new(),
+        };
+        // Of several turns the worst counts.
+        match self.lines.iter_mut().find(|known| known.what == what) {
+            Some(known) if known.ratio < line.ratio => *known = line,
+            Some(_) => {}
+            None => self.lines.push(line),
+        }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let line = |line: &Line| {
+            let holds = line.limit.zip(line.ratio).map(|(limit, ratio)| limit.holds(ratio));
+            json!({
+                "what": line.what, "figure": line.figure, "beside": line.beside, "ratio": line.ratio,
+                "limit": line.limit.map(|limit| limit.to_string()), "holds": holds, "detail": line.detail,
+            })
+        };
+        self.lines.iter().map(line).collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "SQLite synchronous=FULL, WAL; every acknowledgement waits for the disk. Medians of the turns.\n"
+        )?;
+        writeln!(f, "{:<38} {:>12}  {:<30} {:>6}  limit", "what", "figure", "beside", "ratio")?;
+        for line in &self.lines {
+            let ratio = line.ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
+            let limit = line.limit.map_or(String::new(), |limit| limit.to_string());
+            let verdict = match line.limit.zip(line.ratio) {
+                Some((limit, ratio)) if limit.holds(ratio) => "holds",
+                Some(_) => "SHORT",
+                None => "",
+            };
+            writeln!(
+                f,
+                "{:<38} {:>12}  {:<30} {ratio:>6}  {limit:<6} {verdict:<5} {}",
+                line.what, line.figure, line.beside, line.detail
+            )?;
+        }
+        Ok(())
+    }
+}

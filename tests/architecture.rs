@@ -1,0 +1,124 @@
+//! The house's arrows and habits, checked against the manifests and sources.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Which crates each crate may use. A new arrow is a reviewed change of this table and of crates/README.md.
+const ARROWS: [(&str, &[&str]); 8] = [
+    ("rollbook-core", &[]),
+    ("rollbook-simulator", &["rollbook-core"]),
+    ("rollbook-sqlite", &["rollbook-core"]),
+    ("rollbook-receiver", &["rollbook-core"]),
+    ("rollbook-worker", &["rollbook-core"]),
+    ("rollbook-ops", &["rollbook-core"]),
+    ("rollbook-testkit", &["rollbook-core", "rollbook-simulator"]),
+    (
+        "rollbook",
+        &[
+            "rollbook-core",
+            "rollbook-ops",
+            "rollbook-receiver",
+            "rollbook-simulator",
+            "rollbook-sqlite",
+            "rollbook-worker",
+        ],
+    ),
+];
+
+/// What a pure core may not use: each does I/O, reads a clock or draws random numbers.
+const IMPURE: [&str; 10] =
+    ["tokio", "hyper", "axum", "rusqlite", "sqlx", "redis", "fastrand", "rand", "tracing", "prometheus"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace")
+}
+
+fn manifests() -> BTreeMap<String, toml::Table> {
+    let crates = std::fs::read_dir(root().join("crates")).expect("the crates").flatten();
+    crates
+        .filter(|entry| entry.path().join("Cargo.toml").exists())
+        .map(|entry| {
+            let text = std::fs::read_to_string(entry.path().join("Cargo.toml")).expect("a manifest");
+            let name = entry.file_name().into_string().expect("a plain name");
+            (name, text.parse().expect("TOML"))
+        })
+        .collect()
+}
+
+fn dependencies(manifest: &toml::Table, section: &str) -> BTreeSet<String> {
+    let table = manifest.get(section).and_then(toml::Value::as_table);
+    table.into_iter().flat_map(|table| table.keys().cloned()).collect()
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn every_arrow_between_crates_is_in_the_table() {
+    let manifests = manifests();
+    let names: BTreeSet<&str> = manifests.keys().map(String::as_str).collect();
+    assert_eq!(names, ARROWS.iter().map(|(name, _)| *name).collect(), "every crate has its line");
+    for (name, allowed) in ARROWS {
+        let ours: BTreeSet<String> = dependencies(&manifests[name], "dependencies")
+            .into_iter()
+            .filter(|used| used.starts_with("rollbook"))
+            .collect();
+        let allowed: BTreeSet<String> = allowed.iter().map(|&name| name.to_owned()).collect();
+        assert_eq!(ours, allowed, "{name}");
+    }
+}
+
+#[test]
+fn the_testkit_is_used_by_tests_alone_and_never_by_the_core() {
+    for (name, manifest) in manifests() {
+        assert!(!dependencies(&manifest, "dependencies").contains("rollbook-testkit"), "{name}");
+    }
+    let core = dependencies(&manifests()["rollbook-core"], "dev-dependencies");
+    assert!(core.iter().all(|used| !used.starts_with("rollbook")), "{core:?}");
+}
+
+#[test]
+fn the_core_has_no_dependency_that_could_touch_the_world() {
+    let core = dependencies(&manifests()["rollbook-core"], "dependencies");
+    assert!(IMPURE.iter().all(|impure| !core.contains(*impure)), "{core:?}");
+}
+
+#[test]
+fn only_the_wiring_names_a_backend() {
+    let binary = root().join("crates/rollbook/src");
+    let naming: Vec<PathBuf> = sources(&binary)
+        .into_iter()
+        .filter(|path| std::fs::read_to_string(path).expect("a source").contains("rollbook_sqlite"))
+        .map(|path| path.strip_prefix(&binary).expect("below it").to_owned())
+        .collect();
+    assert_eq!(naming, [Path::new("wire.rs")]);
+}
+
+#[test]
+fn every_source_begins_by_saying_what_it_is_for() {
+    for path in sources(&root().join("crates")).into_iter().chain(sources(&root().join("tests"))) {
+        let text = std::fs::read_to_string(&path).expect("a source");
+        assert!(text.starts_with("//!"), "{}", path.display());
+    }
+}
+
+#[test]
+fn every_dependency_has_its_line_in_the_architecture_page() {
+    let page = std::fs::read_to_string(root().join("crates/README.md")).expect("the page");
+    let workspace: toml::Table =
+        std::fs::read_to_string(root().join("Cargo.toml")).expect("a manifest").parse().expect("TOML");
+    let listed = workspace["workspace"]["dependencies"].as_table().expect("a table");
+    for name in listed.keys().filter(|name| !name.starts_with("rollbook")) {
+        assert!(page.contains(&format!("`{name}`")), "crates/README.md has no reason for {name}");
+    }
+}

@@ -1,0 +1,65 @@
+//! The oracle: nothing acknowledged is missing, nothing comes from nowhere, nothing is left.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use rollbook_core::catalog::RESOURCES;
+use rollbook_core::store::Store;
+use rollbook_core::time::{Clock, Timestamp};
+use rollbook_simulator::history::History;
+use rollbook_simulator::truth::Comparison;
+use rollbook_sqlite::SqliteStore;
+use rollbook_testkit::clock::ManualClock;
+
+/// What a run came to, in Jepsen's words for queues.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Audit {
+    /// Acknowledged, and in no ledger.
+    pub(crate) lost: usize,
+    /// In the ledger, and never sent.
+    pub(crate) unexpected: usize,
+    /// Neither applied nor parked when all was quiet.
+    pub(crate) stuck: u64,
+    /// Parked.
+    pub(crate) dead: u64,
+}
+
+pub(crate) const CLEAN: Audit = Audit { lost: 0, unexpected: 0, stuck: 0, dead: 0 };
+
+fn count(connection: &rusqlite::Connection, sql: &str) -> u64 {
+    connection.query_row(sql, [], |row| row.get(0)).expect("a count")
+}
+
+/// Messages that are neither done nor dead.
+pub(crate) fn waiting(data: &Path) -> u64 {
+    let queue = rusqlite::Connection::open(data.join("queue.db")).expect("the queue's file");
+    queue.busy_timeout(std::time::Duration::from_secs(10)).expect("a setting");
+    count(&queue, "SELECT count(*) FROM messages")
+}
+
+/// Compares the ids that were acknowledged and sent with the ledger, by looking into the files.
+pub(crate) fn audit(data: &Path, acknowledged: &BTreeSet<&str>, sent: &BTreeSet<&str>) -> Audit {
+    let store = rusqlite::Connection::open(data.join("store.db")).expect("the store's file");
+    let mut ledger = store.prepare("SELECT svix_id FROM deliveries").expect("a ledger");
+    let ledger: BTreeSet<String> =
+        ledger.query_map([], |row| row.get(0)).expect("rows").collect::<Result<_, _>>().expect("ids");
+    let queue = rusqlite::Connection::open(data.join("queue.db")).expect("the queue's file");
+    Audit {
+        lost: acknowledged.iter().filter(|id| !ledger.contains(**id)).count(),
+        unexpected: ledger.iter().filter(|id| !sent.contains(id.as_str())).count(),
+        stuck: waiting(data),
+        dead: count(&queue, "SELECT count(*) FROM dead_letters"),
+    }
+}
+
+/// Compares all rows with what the simulated Clerk says.
+pub(crate) async fn compare(data: &Path, history: &History) -> Comparison {
+    let clock: std::sync::Arc<dyn Clock> = std::sync::Arc::new(ManualClock::new(Timestamp::from_millis(0)));
+    let store = SqliteStore::open(&data.join("store.db"), clock).expect("the store opens");
+    let mut rows = Vec::new();
+    for resource in RESOURCES {
+        let all = store.rows(resource, None, usize::MAX).await.expect("rows");
+        rows.extend(all.into_iter().map(|row| (resource.table, row)));
+    }
+    history.truth.compare(rows.into_iter())
+}

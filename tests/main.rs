@@ -1,0 +1,10 @@
+//! End to end: the real binary, killed and restarted, and what holds the house together.
+
+mod architecture;
+mod audit;
+mod crashes;
+mod migrations;
+mod raw_http;
+mod slow_clients;
+mod statuses;
+mod stopping;

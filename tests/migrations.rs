@@ -1,0 +1,32 @@
+//! A migration that has been released never changes: files in the field would differ from new ones.
+
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+/// Every migration and the SHA-256 of its text. Add lines; change none.
+const RELEASED: [(&str, &str); 2] = [
+    ("sqlite/queue/0001_queue.sql", "a29c8486c203300f71b5f49b2a3763843da82ccdf8f5230558eea4a18d199172"),
+    ("sqlite/store/0001_mirror.sql", "efac4135cda9f79aa77d6eb2bdf278fa8621bc73cd2701ee7a8f859688546d73"),
+];
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+#[test]
+fn applied_migrations_never_change() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../migrations");
+    let mut found = Vec::new();
+    for engine in ["sqlite/queue", "sqlite/store"] {
+        for entry in std::fs::read_dir(folder.join(engine)).expect("migrations").flatten() {
+            let text = std::fs::read(entry.path()).expect("a migration");
+            let sum = hex(&Sha256::digest(&text));
+            found.push((format!("{engine}/{}", entry.file_name().display()), sum));
+        }
+    }
+    found.sort_unstable();
+    let released: Vec<(String, String)> =
+        RELEASED.iter().map(|(name, sum)| ((*name).to_owned(), (*sum).to_owned())).collect();
+    assert_eq!(found, released);
+}
