@@ -48,6 +48,7 @@ async fn each_request_gets_the_answer_of_the_contract() {
 #[tokio::test]
 async fn a_delivery_that_waits_already_is_a_duplicate_and_a_full_queue_is_503() {
     let home = Home::new(BINARY).with("ROLLBOOK_QUEUE_DEPTH_MAX", "2");
+    home.migrate();
     // No worker: what is taken stays.
     let _rollbook = home.start_ready(&["receive"]).await;
     let ask = async |id: &str| exchange(home.listen, &signed(id, EVENT)).await;
@@ -65,6 +66,7 @@ async fn a_delivery_that_waits_already_is_a_duplicate_and_a_full_queue_is_503() 
 #[tokio::test]
 async fn a_queue_that_gives_no_answer_is_503_within_ten_seconds_and_heals() {
     let home = Home::new(BINARY).with("ROLLBOOK_ENQUEUE_TIMEOUT", "1s");
+    home.migrate();
     let _rollbook = home.start_ready(&["receive"]).await;
     let other = rusqlite::Connection::open(home.data().join("queue.db")).expect("a second connection");
     other.execute_batch("BEGIN IMMEDIATE").expect("the lock");

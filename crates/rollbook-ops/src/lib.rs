@@ -1,1 +1,117 @@
-//! Placeholder
+//! The private HTTP face: `/metrics`, `/livez`, `/readyz`, `/healthz`.
+//!
+//! Constraints:
+//!
+//! * A probe reads. Nothing here writes to the queue or the store.
+//! * Everything that asks a part has a time limit ([`CHECK_TIMEOUT`]); a part that does not answer
+//!   takes nothing but its own lines away.
+//! * Liveness is progress, not existence, and never depends on a system outside the process: whoever
+//!   wires the parts puts loops into `live` and dependencies into `ready`.
+//! * It listens on an address of its own, never on that of the webhooks: it has no login.
+
+mod connections;
+mod health;
+mod metrics;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::Registry;
+use rollbook_core::queue::QueueAdmin;
+use rollbook_core::time::Clock;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::health::Health;
+use crate::metrics::Metrics;
+
+/// How long one part may take to say how it is. Prometheus gives a scrape 10 s by default.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Says how one part is.
+#[async_trait]
+pub trait Probe: Send + Sync {
+    /// Returns at once or waits for the part; [`CHECK_TIMEOUT`] is kept by the caller. Must only read.
+    ///
+    /// # Errors
+    /// What is wrong, in a few words for a person: no secret, no personal data.
+    async fn check(&self) -> Result<(), String>;
+}
+
+/// A part of the process that has a state of its own.
+#[derive(Clone)]
+pub struct Part {
+    /// Its name in the answers and in `rollbook_up{part}`.
+    pub name: &'static str,
+    /// Says how it is.
+    pub probe: Arc<dyn Probe>,
+}
+
+/// The ops face, ready to serve.
+pub struct Ops {
+    live: Health,
+    metrics: Metrics,
+}
+
+impl Ops {
+    /// Puts the face together. `registry` holds the metrics of the other faces; those of this one are
+    /// added to it. Without a `queue` there are no gauges of it.
+    ///
+    /// # Errors
+    /// A metric of this face is registered already.
+    pub fn new(
+        registry: Registry,
+        queue: Option<Arc<dyn QueueAdmin>>,
+        live: Vec<Part>,
+        ready: Vec<Part>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, prometheus::Error> {
+        let metrics = Metrics::new(registry, queue, Health::new(ready), clock)?;
+        Ok(Self { live: Health::new(live), metrics })
+    }
+
+    /// Shows these parts in `rollbook_up{part}` too, though readiness does not depend on them.
+    pub fn watching(mut self, parts: Vec<Part>) -> Self {
+        self.metrics.watched = Health::new(parts);
+        self
+    }
+
+    /// Answers until `stop`, then lets running answers end, but not for long.
+    ///
+    /// # Errors
+    /// The listener failed for good.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
+        let router = Router::new()
+            .route("/metrics", get(render_metrics))
+            .route("/livez", get(livez))
+            .route("/readyz", get(readyz))
+            .route("/healthz", get(|| async { "ok\n" }))
+            .with_state(Arc::new(self));
+        connections::serve(listener, router, stop).await
+    }
+}
+
+async fn render_metrics(State(ops): State<Arc<Ops>>) -> Response {
+    match ops.metrics.render().await {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the metrics can't be rendered");
+            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be rendered\n").into_response()
+        }
+    }
+}
+
+async fn livez(State(ops): State<Arc<Ops>>) -> Response {
+    health::answer(&ops.live.check().await)
+}
+
+async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
+    health::answer(&ops.metrics.ready.check().await)
+}

@@ -1,1 +1,43 @@
-fn main() {}
+//! Rollbook keeps a SQL copy of a Clerk instance true.
+//!
+//! This is the binary: command line, configuration, wiring, signals. The rules are in `rollbook-core`.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+
+mod cli;
+mod clock;
+mod commands;
+mod config;
+mod flags;
+mod logging;
+mod nearest;
+mod output;
+mod service;
+mod signals;
+mod supervisor;
+mod wire;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+const FAILED: u8 = 1;
+const MISUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    // Wrong usage ends here, with exit code 2.
+    let cli = cli::Cli::parse();
+    let Err(error) = commands::run(cli) else {
+        return ExitCode::SUCCESS;
+    };
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        // Whoever read what we print has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    if let Some(problems) = error.downcast_ref::<config::Problems>() {
+        output::say(&format!("rollbook: the configuration is wrong\n{problems}"));
+        return ExitCode::from(MISUSED);
+    }
+    output::say(&format!("rollbook: {error:#}"));
+    ExitCode::from(FAILED)
+}

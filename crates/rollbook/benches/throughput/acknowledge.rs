@@ -19,6 +19,7 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     let history = load::history(2_000);
     let null = NullReceiver::start().await;
     let home = Home::new(BINARY).with("ROLLBOOK_LOG", "warn");
+    home.migrate();
     let rollbook = home.start_ready(&["receive"]).await;
     for (connections, deliveries) in LOADS {
         let count = (deliveries / scale.divisor).max(connections);

@@ -1,0 +1,268 @@
+//! The ops face over real connections, with parts that say what the test wants.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use prometheus::{IntCounter, Registry};
+use rollbook_core::queue::{
+    DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueAdmin, QueueError, QueueStats,
+};
+use rollbook_core::time::{Clock, Timestamp};
+use rollbook_ops::{Ops, Part, Probe};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
+/// Nothing here takes this long unless it hangs.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct FixedClock;
+
+impl Clock for FixedClock {
+    fn now(&self) -> Timestamp {
+        NOW
+    }
+}
+
+#[derive(Clone)]
+enum Says {
+    Well,
+    Failing(&'static str),
+    Nothing,
+}
+
+#[async_trait]
+impl Probe for Says {
+    async fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Well => Ok(()),
+            Self::Failing(why) => Err((*why).to_owned()),
+            Self::Nothing => std::future::pending().await,
+        }
+    }
+}
+
+/// A queue whose numbers are the test's; `None` never answers.
+struct FakeQueue(Mutex<Option<Result<QueueStats, QueueError>>>);
+
+#[async_trait]
+impl QueueAdmin for FakeQueue {
+    async fn stats(&self) -> Result<QueueStats, QueueError> {
+        let answer = self.0.lock().expect("no test panics with it").clone();
+        match answer {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn dead_letters(
+        &self,
+        _: &DeadLetterFilter,
+        _: Option<DeadLetterPosition>,
+        _: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        panic!("a probe asks for no dead letters")
+    }
+
+    async fn redrive(&self, _: &DeadLetterFilter, _: usize) -> Result<usize, QueueError> {
+        panic!("a probe writes nothing")
+    }
+
+    async fn discard(&self, _: &DeadLetterFilter, _: usize) -> Result<usize, QueueError> {
+        panic!("a probe writes nothing")
+    }
+}
+
+struct Server {
+    address: SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    async fn start(queue: Option<Arc<FakeQueue>>, live: Vec<Part>, ready: Vec<Part>) -> Self {
+        Self::with_registry(Registry::new(), queue, live, ready).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "every test awaits the server it starts")]
+    async fn with_registry(
+        registry: Registry,
+        queue: Option<Arc<FakeQueue>>,
+        live: Vec<Part>,
+        ready: Vec<Part>,
+    ) -> Self {
+        let queue = queue.map(|queue| queue as Arc<dyn QueueAdmin>);
+        let ops = Ops::new(registry, queue, live, ready, Arc::new(FixedClock)).expect("all names are free");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(ops.serve(listener, stop.clone()));
+        Self { address, stop, serving }
+    }
+
+    /// The whole answer to a GET, head and body.
+    async fn get(&self, path: &str) -> String {
+        let asked = async {
+            let mut stream = TcpStream::connect(self.address).await?;
+            let request = format!("GET {path} HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        tokio::time::timeout(DEADLINE, asked).await.expect("it answers").expect("it answers whole")
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(DEADLINE, self.serving)
+            .await
+            .expect("it stops")
+            .expect("it does not panic")
+            .expect("it ends well");
+    }
+}
+
+fn part(name: &'static str, says: Says) -> Part {
+    Part { name, probe: Arc::new(says) }
+}
+
+fn queue(answer: Option<Result<QueueStats, QueueError>>) -> Arc<FakeQueue> {
+    Arc::new(FakeQueue(Mutex::new(answer)))
+}
+
+fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").expect("an answer has a head").1
+}
+
+#[track_caller]
+fn assert_line(answer: &str, line: &str) {
+    assert!(answer.lines().any(|found| found == line), "no line {line:?} in\n{answer}");
+}
+
+#[tokio::test]
+async fn every_part_is_named_and_all_well_is_200() {
+    let ready = vec![part("queue", Says::Well), part("store", Says::Well)];
+    let server = Server::start(None, vec![part("worker", Says::Well)], ready).await;
+    let answer = server.get("/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(body(&answer), "{\"parts\":{\"queue\":\"ok\",\"store\":\"ok\"},\"status\":\"ok\"}\n");
+    let answer = server.get("/livez").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(body(&answer), "{\"parts\":{\"worker\":\"ok\"},\"status\":\"ok\"}\n");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn one_failing_part_is_503_and_its_neighbours_still_say_ok() {
+    let ready = vec![part("queue", Says::Failing("the disk is full")), part("store", Says::Well)];
+    let server = Server::start(None, Vec::new(), ready).await;
+    let answer = server.get("/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert_eq!(
+        body(&answer),
+        "{\"parts\":{\"queue\":\"the disk is full\",\"store\":\"ok\"},\"status\":\"failing\"}\n"
+    );
+    assert!(server.get("/livez").await.starts_with("HTTP/1.1 200 "), "a dependency never fails liveness");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_part_that_does_not_answer_fails_within_the_limit() {
+    let ready = vec![part("queue", Says::Nothing), part("store", Says::Well)];
+    let server = Server::start(None, Vec::new(), ready).await;
+    let answer = server.get("/readyz").await;
+    assert!(answer.contains("\"queue\":\"no answer within 2s\",\"store\":\"ok\""), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_numbers_of_the_queue_are_those_of_the_scrape() {
+    let stats = QueueStats {
+        ready: 5,
+        leased: 2,
+        delayed: 1,
+        dead: 4,
+        oldest_received_at: Some(NOW.minus(Duration::from_millis(1500))),
+    };
+    let fake = queue(Some(Ok(stats)));
+    let server = Server::start(Some(Arc::clone(&fake)), Vec::new(), Vec::new()).await;
+    let answer = server.get("/metrics").await;
+    for line in [
+        "rollbook_queue_depth 8",
+        "rollbook_queue_leased 2",
+        "rollbook_queue_delayed 1",
+        "rollbook_queue_oldest_age_seconds 1.5",
+        "rollbook_dead_letters 4",
+        "rollbook_up{part=\"queue\"} 1",
+    ] {
+        assert_line(&answer, line);
+    }
+    *fake.0.lock().expect("no test panics with it") = Some(Ok(QueueStats::default()));
+    let answer = server.get("/metrics").await;
+    assert_line(&answer, "rollbook_queue_depth 0");
+    assert_line(&answer, "rollbook_queue_oldest_age_seconds 0");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_queue_that_fails_or_hangs_takes_only_its_own_numbers_away() {
+    for broken in [queue(Some(Err(QueueError::Unavailable("busy".into())))), queue(None)] {
+        let registry = Registry::new();
+        let other = IntCounter::new("rollbook_other_total", "Something else.").expect("a valid name");
+        registry.register(Box::new(other.clone())).expect("a free name");
+        other.inc();
+        let ready = vec![part("queue", Says::Well), part("store", Says::Failing("away"))];
+        let server = Server::with_registry(registry, Some(broken), Vec::new(), ready).await;
+        let answer = server.get("/metrics").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert_line(&answer, "rollbook_other_total 1");
+        assert_line(&answer, "rollbook_up{part=\"queue\"} 0");
+        assert_line(&answer, "rollbook_up{part=\"store\"} 0");
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "it awaits the server it starts")]
+async fn a_part_that_is_only_watched_shows_and_readiness_does_not_depend_on_it() {
+    let ops =
+        Ops::new(Registry::new(), None, Vec::new(), vec![part("queue", Says::Well)], Arc::new(FixedClock))
+            .expect("all names are free")
+            .watching(vec![part("store", Says::Failing("away"))]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    let stop = CancellationToken::new();
+    let server = Server { address, stop: stop.clone(), serving: tokio::spawn(ops.serve(listener, stop)) };
+    let answer = server.get("/metrics").await;
+    assert_line(&answer, "rollbook_up{part=\"queue\"} 1");
+    assert_line(&answer, "rollbook_up{part=\"store\"} 0");
+    assert!(server.get("/readyz").await.starts_with("HTTP/1.1 200 "));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_build_and_the_process_are_described() {
+    let server = Server::start(None, Vec::new(), Vec::new()).await;
+    let answer = server.get("/metrics").await;
+    assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
+    assert_line(&answer, concat!("rollbook_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"));
+    assert!(answer.contains("\nprocess_resident_memory_bytes "), "{answer}");
+    assert!(server.get("/healthz").await.starts_with("HTTP/1.1 200 "));
+    assert!(server.get("/webhooks/clerk").await.starts_with("HTTP/1.1 404 "));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_half_sent_request_does_not_hold_up_the_stop() {
+    let server = Server::start(None, Vec::new(), Vec::new()).await;
+    let mut half = TcpStream::connect(server.address).await.expect("it accepts");
+    half.write_all(b"GET /met").await.expect("it reads");
+    // The second connection is accepted after the first.
+    assert!(server.get("/healthz").await.starts_with("HTTP/1.1 200 "));
+    server.stop().await;
+}

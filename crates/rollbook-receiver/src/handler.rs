@@ -1,0 +1,148 @@
+//! One request: which route, is it genuine, and what became of it.
+//!
+//! Checks go from cheap to dear, so that what a stranger can make us do is little: the path, the
+//! announced length, the body within its time and room, the signature; only then is a place taken
+//! among those that wait for the queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::{Body as _, Incoming};
+use hyper::{HeaderMap, Method, Request};
+use rollbook_core::delivery::Delivery;
+use rollbook_core::queue::Enqueued;
+use rollbook_core::signature::{SignedHeaders, SigningSecrets, verify};
+use rollbook_core::time::Clock;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::answer::{self, Answer, Refusal};
+use crate::batcher::{Asker, Waiting};
+use crate::body::{self, Held};
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+
+/// Where Svix posts to.
+const DELIVERIES: &str = "/webhooks/clerk";
+const HEALTH: &str = "/healthz";
+
+/// What all requests share.
+pub(crate) struct Handler {
+    secrets: SigningSecrets,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    batcher: mpsc::Sender<Waiting>,
+    /// Places for verified deliveries that wait for the queue.
+    places: Arc<Semaphore>,
+    /// Room for bodies, in bytes.
+    room: Arc<Semaphore>,
+    stopping: CancellationToken,
+    tolerance: Duration,
+    body_timeout: Duration,
+    request_timeout: Duration,
+    enqueue_timeout: Duration,
+    body_max: usize,
+}
+
+impl Handler {
+    /// A handler that sends to `batcher`, whose channel must hold `settings.in_flight_max` deliveries.
+    pub(crate) fn new(
+        settings: &Settings,
+        secrets: SigningSecrets,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        batcher: mpsc::Sender<Waiting>,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self {
+            secrets,
+            clock,
+            metrics,
+            batcher,
+            places: Arc::new(Semaphore::new(settings.in_flight_max)),
+            room: Arc::new(Semaphore::new(settings.buffered_max)),
+            stopping,
+            tolerance: settings.tolerance,
+            body_timeout: settings.body_timeout.min(settings.request_timeout),
+            request_timeout: settings.request_timeout,
+            enqueue_timeout: settings.enqueue_timeout,
+            body_max: settings.body_max,
+        }
+    }
+
+    /// Answers a request whose head has just been read.
+    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let (head, body) = request.into_parts();
+        let answer = match head.uri.path() {
+            DELIVERIES if head.method == Method::POST => return self.deliver(&head.headers, body).await,
+            DELIVERIES => Refusal::Method("POST").answer(),
+            HEALTH if matches!(head.method, Method::GET | Method::HEAD) => self.health(),
+            HEALTH => Refusal::Method("GET, HEAD").answer(),
+            _ => Refusal::NotFound.answer(),
+        };
+        if body.is_end_stream() { answer } else { answer::and_close(answer) }
+    }
+
+    fn health(&self) -> Answer {
+        if self.stopping.is_cancelled() {
+            Refusal::Stopping.answer()
+        } else if self.batcher.is_closed() {
+            Refusal::QueueUnavailable.answer()
+        } else {
+            answer::healthy()
+        }
+    }
+
+    async fn deliver(&self, headers: &HeaderMap, body: Incoming) -> Answer {
+        let tally = self.metrics.tally();
+        let started = Instant::now();
+        let reading = body::read(body, self.body_max, &self.room);
+        let read = timeout_at(started + self.body_timeout, reading).await.unwrap_or(Err(Refusal::TooSlow));
+        let (result, whole) = match read {
+            Ok(held) => (self.judge(headers, held, started).await, true),
+            Err(refusal) => (Err(refusal), false),
+        };
+        let (outcome, answer) = match result {
+            Ok(enqueued) => (answer::outcome_of(enqueued), answer::durable(enqueued)),
+            Err(refusal) => (refusal.outcome(), refusal.answer()),
+        };
+        debug!(outcome, "delivery");
+        tally.end(outcome);
+        if whole { answer } else { answer::and_close(answer) }
+    }
+
+    async fn judge(&self, headers: &HeaderMap, held: Held, started: Instant) -> Result<Enqueued, Refusal> {
+        let now = self.clock.now();
+        let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let signed = SignedHeaders::read(pairs).map_err(Refusal::NotGenuine)?;
+        let skew =
+            verify(&self.secrets, &signed, &held.bytes, now, self.tolerance).map_err(Refusal::NotGenuine)?;
+        self.metrics.verified(now, skew);
+        let delivery = Delivery { id: signed.message_id(), received_at: now, body: held.bytes };
+        let result = self.enqueue(delivery, held.room, started).await;
+        self.metrics.ack_seconds.observe(started.elapsed().as_secs_f64());
+        result
+    }
+
+    async fn enqueue(
+        &self,
+        delivery: Delivery,
+        room: OwnedSemaphorePermit,
+        started: Instant,
+    ) -> Result<Enqueued, Refusal> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refusal::TooManyWaiting)?;
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting { delivery, asker: Asker { answer, place, room } };
+        // The channel has as many slots as there are places, so it is never full: this fails only
+        // once the batcher has ended.
+        self.batcher.try_send(waiting).map_err(|_| Refusal::QueueUnavailable)?;
+        let deadline = (started + self.request_timeout).min(Instant::now() + self.enqueue_timeout);
+        match timeout_at(deadline, answered).await {
+            Ok(Ok(result)) => result,
+            // No answer in time, or a batcher that ended before it could give one.
+            Ok(Err(_)) | Err(_) => Err(Refusal::QueueUnavailable),
+        }
+    }
+}

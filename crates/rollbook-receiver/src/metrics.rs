@@ -1,0 +1,129 @@
+//! What the receiver counts. Every series is there from the start, at zero: an alarm on a series that
+//! appears with the first fault misses that fault.
+
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
+use rollbook_core::signature::VerifyError;
+use rollbook_core::time::Timestamp;
+
+/// The outcomes of a delivery beside the labels of [`VerifyError`].
+pub(crate) mod outcome {
+    /// Durable.
+    pub(crate) const QUEUED: &str = "queued";
+    /// Durable before.
+    pub(crate) const DUPLICATE: &str = "duplicate";
+    /// The body is too long.
+    pub(crate) const TOO_LARGE: &str = "too_large";
+    /// The body took too long.
+    pub(crate) const TOO_SLOW: &str = "too_slow";
+    /// The client broke the body, or went away before its answer.
+    pub(crate) const TORN: &str = "torn";
+    /// The queue is full.
+    pub(crate) const QUEUE_FULL: &str = "queue_full";
+    /// The queue failed, or did not answer in time.
+    pub(crate) const QUEUE_UNAVAILABLE: &str = "queue_unavailable";
+    /// There was no room for the body, or no place among those that wait for the queue.
+    pub(crate) const OVERLOADED: &str = "overloaded";
+
+    /// All of them.
+    pub(crate) const ALL: [&str; 8] =
+        [QUEUED, DUPLICATE, TOO_LARGE, TOO_SLOW, TORN, QUEUE_FULL, QUEUE_UNAVAILABLE, OVERLOADED];
+}
+
+/// Seconds, up to the 15 s after which Svix gives up.
+const SECONDS: [f64; 16] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 8.0, 10.0, 15.0];
+const BATCH_SIZES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+
+/// The receiver's instruments.
+pub(crate) struct Metrics {
+    deliveries: IntCounterVec,
+    /// From the end of a request's head to its answer, of verified deliveries.
+    pub(crate) ack_seconds: Histogram,
+    /// One call to the queue.
+    pub(crate) enqueue_seconds: Histogram,
+    /// Deliveries in one call to the queue.
+    pub(crate) batch_size: Histogram,
+    last_delivery: Gauge,
+    clock_skew: Gauge,
+}
+
+impl Metrics {
+    /// Registers them all.
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let deliveries = IntCounterVec::new(
+            Opts::new("rollbook_deliveries_total", "Requests to the webhook path, by what became of them."),
+            &["outcome"],
+        )?;
+        for label in outcome::ALL.into_iter().chain(VerifyError::LABELS) {
+            deliveries.with_label_values(&[label]);
+        }
+        let seconds = |name, help| HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+        let metrics = Self {
+            deliveries,
+            ack_seconds: Histogram::with_opts(seconds(
+                "rollbook_ack_seconds",
+                "Time from the end of a request's head to its answer, of verified deliveries.",
+            ))?,
+            enqueue_seconds: Histogram::with_opts(seconds(
+                "rollbook_enqueue_seconds",
+                "Time that one call to the queue took.",
+            ))?,
+            batch_size: Histogram::with_opts(
+                HistogramOpts::new("rollbook_batch_size", "Messages handled in one batch.")
+                    .const_label("stage", "enqueue")
+                    .buckets(BATCH_SIZES.to_vec()),
+            )?,
+            last_delivery: Gauge::new(
+                "rollbook_last_delivery_timestamp_seconds",
+                "When the last verified delivery came; zero before the first.",
+            )?,
+            clock_skew: Gauge::new(
+                "rollbook_clock_skew_seconds",
+                "How far the last verified sender's clock was ahead of ours.",
+            )?,
+        };
+        registry.register(Box::new(metrics.deliveries.clone()))?;
+        registry.register(Box::new(metrics.ack_seconds.clone()))?;
+        registry.register(Box::new(metrics.enqueue_seconds.clone()))?;
+        registry.register(Box::new(metrics.batch_size.clone()))?;
+        registry.register(Box::new(metrics.last_delivery.clone()))?;
+        registry.register(Box::new(metrics.clock_skew.clone()))?;
+        Ok(metrics)
+    }
+
+    /// Notes a verified delivery: the moment, and how far its sender's clock is ahead in milliseconds.
+    pub(crate) fn verified(&self, now: Timestamp, skew_millis: i64) {
+        self.last_delivery.set(seconds(now.as_millis()));
+        self.clock_skew.set(seconds(skew_millis));
+    }
+
+    /// Begins to count one delivery, which is torn unless its [`Tally`] learns better.
+    pub(crate) fn tally(&self) -> Tally<'_> {
+        Tally { metrics: self, outcome: outcome::TORN }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact for every date until the year 287396")]
+fn seconds(millis: i64) -> f64 {
+    millis as f64 / 1000.0
+}
+
+/// Counts one delivery when it is dropped, and so also when its client goes away: hyper then drops
+/// the request's future wherever it stands.
+pub(crate) struct Tally<'a> {
+    metrics: &'a Metrics,
+    outcome: &'static str,
+}
+
+impl Tally<'_> {
+    /// Ends the count with this outcome.
+    pub(crate) fn end(mut self, outcome: &'static str) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        self.metrics.deliveries.with_label_values(&[self.outcome]).inc();
+    }
+}

@@ -1,0 +1,123 @@
+//! The receiver's limits.
+
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+/// No limit in time is longer than this: a larger setting means "for ever", and adding one to a moment
+/// must not overflow.
+const SPAN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The receiver's limits. None of them can be switched off; a count of zero means one, and a span of
+/// more than a day means a day.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a client may take to send the head of a request, and how long a connection may idle
+    /// between two. Then it is closed without an answer.
+    pub header_timeout: Duration,
+    /// How long the body may take, counted from the end of the head. Then 408.
+    pub body_timeout: Duration,
+    /// How long a request may take from the end of its head to its answer: less than the 15 s after which
+    /// Svix gives up. Then 408 or 503, by what it waits for. Also how long a client may leave an answer
+    /// unread before its connection is dropped.
+    pub request_timeout: Duration,
+    /// How long a verified delivery waits for the queue. Then 503.
+    pub enqueue_timeout: Duration,
+    /// How long a stop waits for the requests that are under way. Then they are cut off.
+    pub drain_timeout: Duration,
+    /// How far the sender's clock may be from ours, either way.
+    pub tolerance: Duration,
+    /// The longest body, in bytes. Then 413. At most 4 GiB.
+    pub body_max: usize,
+    /// The most bytes of bodies held at one time, over all requests. Then 503. Not less than `body_max`.
+    pub buffered_max: usize,
+    /// The most connections at one time. Further ones wait in the listener's backlog. Each may hold up to
+    /// 64 KiB beside its body, while it sends that much and is not read.
+    pub connections_max: usize,
+    /// The most verified deliveries that wait for the queue at one time. Then 503.
+    pub in_flight_max: usize,
+    /// The most deliveries in one call to the queue.
+    pub batch_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(8),
+            request_timeout: Duration::from_secs(12),
+            enqueue_timeout: Duration::from_secs(8),
+            drain_timeout: Duration::from_secs(25),
+            tolerance: Duration::from_secs(300),
+            body_max: 1024 * 1024,
+            buffered_max: 64 * 1024 * 1024,
+            connections_max: 4096,
+            in_flight_max: 1024,
+            batch_max: 256,
+        }
+    }
+}
+
+impl Settings {
+    /// The same limits where they make sense, the nearest that do where not: whatever a configuration
+    /// holds, the timers and semaphores behind these numbers can't panic.
+    pub(crate) fn bounded(self) -> Self {
+        let span = |span: Duration| span.min(SPAN_MAX);
+        let count = |count: usize| count.clamp(1, Semaphore::MAX_PERMITS);
+        // A semaphore hands out at most this many permits, here bytes, at once.
+        let body_max = self.body_max.min(u32::MAX as usize);
+        Self {
+            header_timeout: span(self.header_timeout),
+            body_timeout: span(self.body_timeout),
+            request_timeout: span(self.request_timeout),
+            enqueue_timeout: span(self.enqueue_timeout),
+            drain_timeout: span(self.drain_timeout),
+            tolerance: self.tolerance,
+            body_max,
+            buffered_max: count(self.buffered_max.max(body_max)),
+            connections_max: count(self.connections_max),
+            in_flight_max: count(self.in_flight_max),
+            batch_max: count(self.batch_max),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_within_their_bounds_and_answer_before_svix_gives_up() {
+        let settings = Settings::default();
+        assert_eq!(settings.clone().bounded(), settings);
+        assert!(settings.request_timeout < Duration::from_secs(15));
+        assert!(settings.enqueue_timeout < Duration::from_secs(10));
+        assert!(settings.drain_timeout > settings.request_timeout);
+    }
+
+    #[test]
+    fn absurd_limits_become_the_nearest_possible_ones() {
+        let least = Settings {
+            body_max: 0,
+            buffered_max: 0,
+            connections_max: 0,
+            in_flight_max: 0,
+            batch_max: 0,
+            ..Settings::default()
+        };
+        let least = least.bounded();
+        assert_eq!((least.buffered_max, least.connections_max, least.in_flight_max), (1, 1, 1));
+        assert_eq!((least.body_max, least.batch_max), (0, 1));
+
+        let most = Settings {
+            header_timeout: Duration::MAX,
+            body_max: usize::MAX,
+            connections_max: usize::MAX,
+            ..Settings::default()
+        };
+        let most = most.bounded();
+        assert_eq!(most.header_timeout, SPAN_MAX);
+        assert!(u32::try_from(most.body_max).is_ok() && most.buffered_max >= most.body_max);
+        assert_eq!(most.connections_max, Semaphore::MAX_PERMITS);
+    }
+}

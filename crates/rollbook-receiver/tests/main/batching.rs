@@ -1,0 +1,116 @@
+//! How deliveries share their calls to the queue.
+
+use rollbook_core::queue::QueueError;
+use rollbook_receiver::Settings;
+
+use crate::client::{Client, Post};
+use crate::queue::Mode;
+use crate::server::Server;
+
+/// Begins one delivery after the other, each once the one before it stands in line.
+async fn begin_in_order(server: &Server, already: usize, ids: &[&str]) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for (index, id) in ids.iter().enumerate() {
+        clients.push(server.begin(id).await);
+        server.read(already + index + 1).await;
+    }
+    clients
+}
+
+#[tokio::test]
+async fn a_delivery_alone_goes_at_once_and_what_arrives_meanwhile_goes_together_as_the_next() {
+    let server = Server::start_gated(Settings::default()).await;
+    let mut first = server.begin("msg_0").await;
+    server.queue.called(1).await;
+    let ids = ["msg_1", "msg_2", "msg_3", "msg_4"];
+    let mut clients = begin_in_order(&server, 1, &ids).await;
+
+    server.queue.let_through(2);
+    first.answer().await.assert_status("queued");
+    for client in &mut clients {
+        client.answer().await.assert_status("queued");
+    }
+    assert_eq!(server.queue.batch_sizes(), [1, 4]);
+    assert_eq!(server.queue.ids()[1..], ids);
+    assert!((server.metric("rollbook_batch_size_sum{stage=\"enqueue\"}") - 5.0).abs() < 0.5);
+    assert!((server.metric("rollbook_enqueue_seconds_count") - 2.0).abs() < 0.5);
+}
+
+#[tokio::test]
+async fn no_batch_is_larger_than_the_limit() {
+    let server = Server::start_gated(Settings { batch_max: 3, ..Settings::default() }).await;
+    let mut clients = begin_in_order(&server, 0, &["msg_0"]).await;
+    server.queue.called(1).await;
+    clients.extend(begin_in_order(&server, 1, &["msg_1", "msg_2", "msg_3", "msg_4", "msg_5"]).await);
+    server.queue.let_through(3);
+    for client in &mut clients {
+        client.answer().await.assert_status("queued");
+    }
+    assert_eq!(server.queue.batch_sizes(), [1, 3, 2]);
+}
+
+#[tokio::test]
+async fn each_delivery_of_a_batch_gets_its_own_answer() {
+    let server = Server::start_gated(Settings::default()).await;
+    server.queue.let_through(1);
+    server.deliver("msg_b").await.assert_status("queued");
+
+    let mut first = server.begin("msg_0").await;
+    server.queue.called(2).await;
+    let mut clients = begin_in_order(&server, 2, &["msg_a", "msg_b", "msg_c", "msg_a"]).await;
+    server.queue.let_through(2);
+    first.answer().await.assert_status("queued");
+    for (client, status) in clients.iter_mut().zip(["queued", "duplicate", "queued", "duplicate"]) {
+        client.answer().await.assert_status(status);
+    }
+    assert_eq!(server.queue.batch_sizes(), [1, 1, 4]);
+}
+
+#[tokio::test]
+async fn a_delivery_whose_client_went_away_before_its_batch_is_left_out() {
+    let server = Server::start_gated(Settings::default()).await;
+    let mut first = server.begin("msg_0").await;
+    server.queue.called(1).await;
+    let mut clients = begin_in_order(&server, 1, &["msg_1", "msg_2", "msg_3"]).await;
+    drop(clients.remove(1));
+    server.counted("torn", 1.0).await;
+
+    server.queue.let_through(2);
+    first.answer().await.assert_status("queued");
+    for client in &mut clients {
+        client.answer().await.assert_status("queued");
+    }
+    assert_eq!(server.queue.ids(), ["msg_0", "msg_1", "msg_3"]);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_during_its_batch_does_not_cancel_it() {
+    let server = Server::start_gated(Settings::default()).await;
+    let gone = server.begin("msg_0").await;
+    server.queue.called(1).await;
+    drop(gone);
+    server.counted("torn", 1.0).await;
+    server.queue.let_through(2);
+    server.deliver("msg_0").await.assert_status("duplicate");
+}
+
+#[tokio::test]
+async fn a_failed_batch_fails_for_all_of_it_and_for_nobody_else() {
+    let server = Server::start_gated(Settings::default()).await;
+    let mut first = server.begin("msg_0").await;
+    server.queue.called(1).await;
+    let mut clients = begin_in_order(&server, 1, &["msg_1", "msg_2"]).await;
+    server.queue.let_through(1);
+    first.answer().await.assert_status("queued");
+
+    server.queue.called(2).await;
+    server.queue.set(Mode::Fail(QueueError::Unavailable("away".into())));
+    server.queue.let_through(1);
+    for client in &mut clients {
+        client.answer().await.assert_error(503, "queue unavailable");
+    }
+    server.queue.set(Mode::Take);
+    server.queue.let_through(1);
+    // A 503 leaves the connection as it was.
+    clients[0].ask(Post::new("msg_1", "body of msg_1").bytes()).await.assert_status("queued");
+}

@@ -1,0 +1,10 @@
+//! The receiver over real sockets, against a queue that does as a test says.
+
+mod answers;
+mod batching;
+mod client;
+mod garbage;
+mod limits;
+mod queue;
+mod server;
+mod shutdown;

@@ -1,0 +1,40 @@
+//! A clock that moves when it is told to.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rollbook_core::time::{Clock, Timestamp};
+
+/// Stands still until a test moves it. Share it in an [`std::sync::Arc`].
+#[derive(Debug)]
+pub struct ManualClock {
+    now: Mutex<Timestamp>,
+}
+
+impl ManualClock {
+    /// A clock that shows `now`.
+    pub fn new(now: Timestamp) -> Self {
+        Self { now: Mutex::new(now) }
+    }
+
+    /// Moves it on by `span`.
+    pub fn advance(&self, span: Duration) {
+        self.change(|now| now.plus(span));
+    }
+
+    /// Moves it to `now`, also backwards: real clocks do that.
+    pub fn set(&self, now: Timestamp) {
+        self.change(|_| now);
+    }
+
+    fn change(&self, next: impl FnOnce(Timestamp) -> Timestamp) {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        *now = next(*now);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

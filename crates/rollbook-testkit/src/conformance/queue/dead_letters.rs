@@ -1,0 +1,214 @@
+//! What was parked, and what an operator sees and does.
+
+use std::time::Duration;
+
+use rollbook_core::delivery::MessageId;
+use rollbook_core::queue::Enqueued::Queued;
+use rollbook_core::queue::{DeadLetterFilter, QueueStats, Settled, Settlement};
+use rollbook_core::retry::{Failure, Reason};
+
+use super::{
+    DEPTH_MAX, LEASE_FOR, Queue, QueueHarness, RETRY_AFTER, TICK, dead_letter, failure, numbered, retry,
+};
+
+fn all() -> DeadLetterFilter {
+    DeadLetterFilter::default()
+}
+
+fn only(id: &str) -> DeadLetterFilter {
+    DeadLetterFilter { id: Some(MessageId::new(id)), ..all() }
+}
+
+pub async fn a_dead_letter_keeps_id_body_and_failure(queue: Queue<impl QueueHarness>) {
+    let sent = queue.delivery("a");
+    queue.enqueue(&["a"]).await;
+    queue.lease_one().await;
+    queue.harness.advance(LEASE_FOR);
+    let lease = queue.lease_one().await;
+    queue.harness.advance(TICK);
+    assert_eq!(queue.settle(&lease, dead_letter()).await, Settled::Done);
+    let letters = queue.dead_letters(&all()).await;
+    let [letter] = letters.as_slice() else { panic!("there is one dead letter: {letters:?}") };
+    assert_eq!((&letter.id, &letter.body, letter.received_at), (&sent.id, &sent.body, sent.received_at));
+    assert_eq!((letter.attempts, &letter.failure), (2, &failure()));
+    assert_eq!(letter.died_at, sent.received_at.plus(LEASE_FOR + TICK));
+}
+
+pub async fn a_dead_letter_is_not_leased(queue: Queue<impl QueueHarness>) {
+    queue.park(&["a"]).await;
+    queue.harness.advance(LEASE_FOR * 100);
+    queue.assert_nothing_is_due().await;
+}
+
+pub async fn dead_letters_survive_a_reopen(mut queue: Queue<impl QueueHarness>) {
+    queue.park(&["b", "a"]).await;
+    let before = queue.dead_letters(&all()).await;
+    queue.harness.reopen().await;
+    assert_eq!(queue.dead_letters(&all()).await, before);
+    queue.park(&["c"]).await;
+    assert_eq!(queue.dead_ids(&all()).await, ["b", "a", "c"]);
+}
+
+pub async fn redrive_resets_attempts_and_keeps_the_id(queue: Queue<impl QueueHarness>) {
+    let sent = queue.delivery("a");
+    queue.enqueue(&["a"]).await;
+    queue.lease_one().await;
+    queue.harness.advance(LEASE_FOR);
+    let lease = queue.lease_one().await;
+    queue.settle(&lease, dead_letter()).await;
+    assert_eq!(queue.redrive(&all(), 10).await, 1);
+    assert_eq!(queue.dead_ids(&all()).await, Vec::<String>::new());
+    let again = queue.lease_one().await;
+    assert_eq!((again.attempt, again.unsettled), (1, 0));
+    assert_eq!((&again.id, &again.body, again.received_at), (&sent.id, &sent.body, sent.received_at));
+    assert_eq!(queue.settle(&lease, Settlement::Ack).await, Settled::LeaseLost, "the old lease is over");
+}
+
+pub async fn redrive_stops_where_the_queue_is_full(queue: Queue<impl QueueHarness>) {
+    queue.park(&["a", "b", "c"]).await;
+    let others = numbered(DEPTH_MAX - 2);
+    queue.enqueue(&others.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(queue.redrive(&all(), 10).await, 2);
+    assert_eq!(queue.redrive(&all(), 10).await, 0);
+    assert_eq!(queue.stats().await.depth(), DEPTH_MAX);
+    assert_eq!(queue.dead_ids(&all()).await, ["c"]);
+}
+
+pub async fn discard_is_final(mut queue: Queue<impl QueueHarness>) {
+    queue.park(&["a", "b"]).await;
+    assert_eq!(queue.discard(&only("a"), 10).await, 1);
+    assert_eq!(queue.discard(&only("a"), 10).await, 0);
+    queue.harness.reopen().await;
+    assert_eq!(queue.redrive(&only("a"), 10).await, 0);
+    assert_eq!(queue.dead_ids(&all()).await, ["b"]);
+    queue.assert_nothing_is_due().await;
+}
+
+pub async fn redrive_and_discard_take_the_oldest_up_to_the_limit(queue: Queue<impl QueueHarness>) {
+    queue.park(&["d", "b", "c", "a"]).await;
+    assert_eq!(queue.redrive(&all(), 1).await, 1);
+    assert_eq!(queue.lease_one().await.id.as_str(), "d");
+    assert_eq!(queue.discard(&all(), 2).await, 2);
+    assert_eq!(queue.dead_ids(&all()).await, ["a"]);
+    assert_eq!((queue.redrive(&all(), 0).await, queue.discard(&all(), 0).await), (0, 0));
+    assert_eq!(queue.dead_ids(&all()).await, ["a"]);
+}
+
+pub async fn a_corrupt_entry_does_not_block_others(mut queue: Queue<impl QueueHarness>) {
+    for id in ["a", "broken", "b"] {
+        queue.enqueue(&[id]).await;
+        queue.harness.advance(TICK);
+    }
+    queue.harness.corrupt(&MessageId::new("broken")).await;
+    let mut given = Vec::new();
+    for _ in 0..3 {
+        given.extend(queue.lease(1).await);
+    }
+    assert_eq!(super::ids(&given), ["a", "b"]);
+    let letters = queue.dead_letters(&all()).await;
+    let [letter] = letters.as_slice() else { panic!("the broken one is parked: {letters:?}") };
+    assert_eq!((letter.id.as_str(), letter.failure.reason), ("broken", Reason::CorruptEntry));
+    assert_eq!(letter.body, queue.delivery("broken").body);
+    assert_eq!(
+        queue.stats().await,
+        QueueStats {
+            leased: 2,
+            dead: 1,
+            oldest_received_at: Some(given[0].received_at),
+            ..QueueStats::default()
+        }
+    );
+}
+
+pub async fn a_redelivered_dead_letter_runs_again(queue: Queue<impl QueueHarness>) {
+    queue.park(&["a", "b"]).await;
+    queue.harness.advance(TICK);
+    let sent = queue.delivery("a");
+    assert_eq!(queue.enqueue(&["a"]).await, [Queued]);
+    assert_eq!(queue.dead_ids(&all()).await, ["b"], "it is not in two places");
+    let lease = queue.lease_one().await;
+    assert_eq!((&lease.id, &lease.body, lease.received_at), (&sent.id, &sent.body, sent.received_at));
+    assert_eq!((lease.attempt, lease.unsettled), (1, 0));
+}
+
+pub async fn dead_letters_are_found_by_id_type_reason_and_time(queue: Queue<impl QueueHarness>) {
+    let failures = [
+        ("a", Reason::StoreRefused, Some("user.created")),
+        ("b", Reason::InvalidJson, None),
+        ("c", Reason::StoreRefused, Some("user.deleted")),
+        ("d", Reason::CrashLoop, Some("user.created")),
+    ];
+    let began_at = queue.now();
+    for (id, reason, event_type) in failures {
+        queue.enqueue(&[id]).await;
+        let lease = queue.lease_one().await;
+        let failure = Failure { reason, detail: String::new(), event_type: event_type.map(str::to_owned) };
+        queue.settle(&lease, Settlement::DeadLetter { failure }).await;
+        queue.harness.advance(Duration::from_secs(1));
+    }
+    let since = |seconds| Some(began_at.plus(Duration::from_secs(seconds)));
+    let reason = |reason: &str| Some(reason.to_owned());
+    let created = DeadLetterFilter { event_type: Some("user.created".into()), ..all() };
+    for (filter, found) in [
+        (all(), vec!["a", "b", "c", "d"]),
+        (only("c"), vec!["c"]),
+        (only("x"), vec![]),
+        (created.clone(), vec!["a", "d"]),
+        (DeadLetterFilter { event_type: Some("user".into()), ..all() }, vec![]),
+        (DeadLetterFilter { reason: reason("store_refused"), ..all() }, vec!["a", "c"]),
+        (DeadLetterFilter { reason: reason("no such reason"), ..all() }, vec![]),
+        (DeadLetterFilter { since: since(2), ..all() }, vec!["c", "d"]),
+        (DeadLetterFilter { since: since(2), reason: reason("crash_loop"), ..created.clone() }, vec!["d"]),
+        (DeadLetterFilter { id: Some(MessageId::new("b")), ..created.clone() }, vec![]),
+    ] {
+        assert_eq!(queue.dead_ids(&filter).await, found, "{filter:?}");
+    }
+    assert_eq!(queue.redrive(&created, 1).await, 1, "redrive and discard go by the same filter");
+    assert_eq!(queue.discard(&created, 10).await, 1);
+    assert_eq!(queue.dead_ids(&all()).await, ["b", "c"]);
+}
+
+pub async fn dead_letters_are_listed_page_by_page_oldest_first(queue: Queue<impl QueueHarness>) {
+    queue.park(&["e", "a", "d", "b", "c"]).await;
+    let mut pages = Vec::new();
+    let mut after = None;
+    // More pages than there are letters, so that a listing which never moves on ends too.
+    for _ in 0..6 {
+        let page = queue.harness.admin().dead_letters(&all(), after, 2).await.expect("the queue lists");
+        let Some(last) = page.last() else { break };
+        after = Some(last.position);
+        pages.push(page.iter().map(|letter| letter.id.to_string()).collect::<Vec<_>>());
+    }
+    assert_eq!(pages, [vec!["e", "a"], vec!["d", "b"], vec!["c"]]);
+    let none = queue.harness.admin().dead_letters(&all(), None, 0).await;
+    assert_eq!(none, Ok(Vec::new()));
+}
+
+pub async fn statistics_add_up(queue: Queue<impl QueueHarness>) {
+    assert_eq!(queue.stats().await, QueueStats::default());
+    queue.park(&["dead"]).await;
+    let first = queue.delivery("first");
+    queue.enqueue(&["first"]).await;
+    queue.harness.advance(TICK);
+    let later = queue.now();
+    queue.enqueue(&["second", "third"]).await;
+    let leases = queue.lease(2).await;
+    let oldest_received_at = Some(first.received_at);
+    let expected = QueueStats { ready: 1, leased: 2, delayed: 0, dead: 1, oldest_received_at };
+    assert_eq!(queue.stats().await, expected);
+
+    queue.settle(&leases[1], retry()).await;
+    let expected = QueueStats { leased: 1, delayed: 1, ..expected };
+    assert_eq!(queue.stats().await, expected);
+    assert_eq!(expected.depth(), 3);
+
+    queue.harness.advance(RETRY_AFTER);
+    assert_eq!(queue.stats().await, QueueStats { ready: 2, delayed: 0, ..expected }, "the backoff is over");
+    queue.harness.advance(LEASE_FOR);
+    let expected = QueueStats { ready: 3, leased: 0, delayed: 0, ..expected };
+    assert_eq!(queue.stats().await, expected, "the lease has run out");
+
+    queue.settle(&leases[0], Settlement::Ack).await;
+    let expected = QueueStats { ready: 2, oldest_received_at: Some(later), ..expected };
+    assert_eq!(queue.stats().await, expected, "the oldest is the oldest that is left");
+}

@@ -1,0 +1,254 @@
+//! What a queue must keep.
+//!
+//! ```text
+//! async fn open(depth_max: u64) -> MyHarness { … }
+//! rollbook_testkit::queue_conformance!(open);
+//! rollbook_testkit::queue_agrees_with_model!(open);
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rollbook_core::delivery::{Delivery, MessageId};
+use rollbook_core::queue::{
+    Consumer, DeadLetter, DeadLetterFilter, Enqueued, Lease, LeaseRequest, Producer, QueueAdmin, QueueError,
+    QueueStats, Settled, Settlement,
+};
+use rollbook_core::retry::{Failure, Reason};
+use rollbook_core::time::{Clock as _, Timestamp};
+
+use crate::clock::ManualClock;
+
+#[doc(hidden)]
+pub mod admission;
+#[doc(hidden)]
+pub mod dead_letters;
+#[doc(hidden)]
+pub mod leases;
+#[doc(hidden)]
+pub mod model;
+
+/// The limit on waiting messages that the suite asks for.
+pub const DEPTH_MAX: u64 = 100;
+const LEASE_FOR: Duration = Duration::from_secs(60);
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_millis(1);
+
+/// An engine under test.
+#[async_trait]
+pub trait QueueHarness: Send {
+    /// The receiver's side.
+    fn producer(&self) -> Arc<dyn Producer>;
+
+    /// The worker's side.
+    fn consumer(&self) -> Arc<dyn Consumer>;
+
+    /// The operator's side.
+    fn admin(&self) -> Arc<dyn QueueAdmin>;
+
+    /// The clock that the engine reads.
+    fn clock(&self) -> Arc<ManualClock>;
+
+    /// Lets time pass for the engine.
+    fn advance(&self, span: Duration) {
+        self.clock().advance(span);
+    }
+
+    /// Damages the entry of a message that waits so that it can't be read back whole. Its id and body
+    /// can still be found.
+    async fn corrupt(&mut self, id: &MessageId);
+
+    /// Crashes and starts again: what was not flushed is gone, and the three sides are new.
+    async fn reopen(&mut self);
+}
+
+/// The steps in which the properties are told.
+#[doc(hidden)]
+pub struct Queue<H> {
+    harness: H,
+}
+
+impl<H: QueueHarness> Queue<H> {
+    pub fn new(harness: H) -> Self {
+        Self { harness }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.harness.clock().now()
+    }
+
+    fn delivery(&self, id: &str) -> Delivery {
+        let body = Bytes::from(format!("the body of {id}"));
+        Delivery { id: MessageId::new(id), received_at: self.now(), body }
+    }
+
+    async fn try_enqueue(&self, ids: &[&str]) -> Result<Vec<Enqueued>, QueueError> {
+        let deliveries: Vec<Delivery> = ids.iter().map(|id| self.delivery(id)).collect();
+        self.harness.producer().enqueue_many(&deliveries).await
+    }
+
+    async fn enqueue(&self, ids: &[&str]) -> Vec<Enqueued> {
+        self.try_enqueue(ids).await.expect("the queue takes deliveries")
+    }
+
+    async fn lease(&self, max: usize) -> Vec<Lease> {
+        let request = LeaseRequest { max, lease_for: LEASE_FOR, wait: Duration::ZERO };
+        self.harness.consumer().lease(request).await.expect("the queue gives leases")
+    }
+
+    /// Leases the one message that is due.
+    async fn lease_one(&self) -> Lease {
+        let mut leases = self.lease(10).await;
+        assert_eq!(leases.len(), 1, "one message is due: {leases:?}");
+        leases.remove(0)
+    }
+
+    async fn assert_nothing_is_due(&self) {
+        assert_eq!(ids(&self.lease(10).await), Vec::<String>::new());
+    }
+
+    async fn settle(&self, lease: &Lease, settlement: Settlement) -> Settled {
+        let settled = self.harness.consumer().settle_many(vec![(lease.clone(), settlement)]).await;
+        let settled = settled.expect("the queue settles");
+        assert_eq!(settled.len(), 1);
+        settled[0]
+    }
+
+    /// Enqueues, leases and parks these, one after the other.
+    async fn park(&self, ids: &[&str]) {
+        for id in ids {
+            self.enqueue(&[id]).await;
+            let lease = self.lease_one().await;
+            assert_eq!(self.settle(&lease, dead_letter()).await, Settled::Done);
+        }
+    }
+
+    async fn dead_letters(&self, filter: &DeadLetterFilter) -> Vec<DeadLetter> {
+        let letters = self.harness.admin().dead_letters(filter, None, 1000).await;
+        letters.expect("the queue lists dead letters")
+    }
+
+    async fn dead_ids(&self, filter: &DeadLetterFilter) -> Vec<String> {
+        self.dead_letters(filter).await.iter().map(|letter| letter.id.to_string()).collect()
+    }
+
+    async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> usize {
+        self.harness.admin().redrive(filter, limit).await.expect("the queue redrives")
+    }
+
+    async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> usize {
+        self.harness.admin().discard(filter, limit).await.expect("the queue discards")
+    }
+
+    async fn stats(&self) -> QueueStats {
+        self.harness.admin().stats().await.expect("the queue counts")
+    }
+}
+
+/// As long as can be without reaching `span`.
+fn almost(span: Duration) -> Duration {
+    span.saturating_sub(TICK)
+}
+
+fn ids(leases: &[Lease]) -> Vec<String> {
+    leases.iter().map(|lease| lease.id.to_string()).collect()
+}
+
+fn numbered(count: u64) -> Vec<String> {
+    (0..count).map(|number| format!("msg_{number:04}")).collect()
+}
+
+fn failure() -> Failure {
+    Failure {
+        reason: Reason::StoreRefused,
+        detail: "a \"detail\" with 🎉".into(),
+        event_type: Some("user.created".into()),
+    }
+}
+
+fn retry() -> Settlement {
+    Settlement::Retry { after: RETRY_AFTER, failure: failure() }
+}
+
+fn dead_letter() -> Settlement {
+    Settlement::DeadLetter { failure: failure() }
+}
+
+/// Every way to end a lease.
+fn settlements() -> [Settlement; 4] {
+    [Settlement::Ack, retry(), dead_letter(), Settlement::Release]
+}
+
+/// Makes one test for each property of a queue. Takes a function of a depth limit whose future is a
+/// [`QueueHarness`] over an empty queue. The crate that uses it needs tokio.
+#[macro_export]
+macro_rules! queue_conformance {
+    ($open:expr) => {
+        $crate::queue_conformance! { @tests $open;
+            admission: enqueue_is_idempotent_while_a_message_lives
+            admission: the_same_id_twice_in_one_batch_waits_once
+            admission: an_acknowledged_id_may_come_again
+            admission: a_full_queue_refuses_and_takes_nothing
+            admission: exactly_as_many_as_the_limit_fit
+            admission: a_full_queue_still_answers_duplicates
+            admission: dead_and_finished_messages_leave_room
+            admission: empty_batches_are_fine
+            admission: answers_come_in_the_order_asked
+            admission: bodies_are_kept_byte_for_byte
+            admission: what_was_enqueued_survives_a_reopen
+            admission: one_id_from_many_at_once_waits_once
+            leases: lease_returns_at_most_max
+            leases: the_message_due_longest_comes_first
+            leases: a_leased_message_is_invisible
+            leases: an_expired_lease_is_offered_again
+            leases: a_lease_that_ran_out_may_be_settled_while_nobody_took_it
+            leases: a_lost_lease_can_not_settle
+            leases: a_lease_ends_once
+            leases: attempts_are_counted_when_leased
+            leases: attempts_and_leases_survive_a_reopen
+            leases: release_does_not_count
+            leases: retry_is_invisible_until_due
+            leases: the_unsettled_count_grows_by_expiry_is_kept_by_release_and_reset_by_retry
+            leases: two_workers_never_hold_one_message
+            leases: lease_waits_for_a_message_and_wakes_when_one_comes
+            leases: lease_wakes_when_a_message_is_released
+            leases: lease_on_an_empty_queue_ends_after_the_wait
+            dead_letters: a_dead_letter_keeps_id_body_and_failure
+            dead_letters: a_dead_letter_is_not_leased
+            dead_letters: dead_letters_survive_a_reopen
+            dead_letters: redrive_resets_attempts_and_keeps_the_id
+            dead_letters: redrive_stops_where_the_queue_is_full
+            dead_letters: discard_is_final
+            dead_letters: redrive_and_discard_take_the_oldest_up_to_the_limit
+            dead_letters: a_corrupt_entry_does_not_block_others
+            dead_letters: a_redelivered_dead_letter_runs_again
+            dead_letters: dead_letters_are_found_by_id_type_reason_and_time
+            dead_letters: dead_letters_are_listed_page_by_page_oldest_first
+            dead_letters: statistics_add_up
+        }
+    };
+    (@tests $open:expr; $($module:ident: $property:ident)+) => {
+        $(
+            #[::tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $property() {
+                use $crate::conformance::queue;
+                let queue = queue::Queue::new($open(queue::DEPTH_MAX).await);
+                queue::$module::$property(queue).await;
+            }
+        )+
+    };
+}
+
+/// Makes a test that drives a queue and the model in memory by the same random actions and compares
+/// every answer. Takes what [`queue_conformance!`](crate::queue_conformance) takes.
+#[macro_export]
+macro_rules! queue_agrees_with_model {
+    ($open:expr) => {
+        #[test]
+        fn the_queue_agrees_with_the_model() {
+            $crate::conformance::queue::model::check($open);
+        }
+    };
+}

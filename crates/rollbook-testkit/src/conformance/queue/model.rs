@@ -1,0 +1,177 @@
+//! A queue and the model in memory, driven by the same actions.
+//!
+//! Nothing is left out because it "can't happen": leases lost long ago are settled, messages come again
+//! in any state, the queue is full, crashes fall anywhere.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::TestCaseError;
+use rollbook_core::delivery::{Delivery, MessageId};
+use rollbook_core::queue::{
+    Consumer as _, DeadLetter, DeadLetterFilter, Lease, LeaseRequest, Producer as _, QueueAdmin as _,
+    Settlement,
+};
+use rollbook_core::retry::Failure;
+use rollbook_core::time::Clock as _;
+
+use super::{LEASE_FOR, QueueHarness, RETRY_AFTER, TICK, almost, settlements};
+use crate::memory::queue::MemoryQueue;
+use crate::properties;
+
+const CASES: u32 = 64;
+const ACTIONS_MAX: usize = 60;
+/// So few that most actions meet a message in some state.
+const IDS: u8 = 8;
+/// Below [`IDS`], so that the queue is often full.
+const MODEL_DEPTH_MAX: u64 = 5;
+
+#[derive(Clone, Debug)]
+enum Action {
+    Enqueue(Vec<u8>),
+    Lease(usize),
+    /// Some of all leases ever given.
+    Settle(Vec<(Index, Settlement)>),
+    Advance(Duration),
+    Reopen,
+    Redrive(DeadLetterFilter, usize),
+    Discard(DeadLetterFilter, usize),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let steps = [TICK, almost(RETRY_AFTER), RETRY_AFTER, almost(LEASE_FOR), LEASE_FOR, LEASE_FOR + TICK];
+    let settle = (any::<Index>(), select(settlements().to_vec()));
+    prop_oneof![
+        4 => vec(0..IDS, 0..4).prop_map(Action::Enqueue),
+        6 => (1_usize..4).prop_map(Action::Lease),
+        6 => vec(settle, 1..4).prop_map(Action::Settle),
+        4 => select(steps.to_vec()).prop_map(Action::Advance),
+        1 => Just(Action::Reopen),
+        1 => (filter(), 0_usize..4).prop_map(|(filter, limit)| Action::Redrive(filter, limit)),
+        1 => (filter(), 0_usize..3).prop_map(|(filter, limit)| Action::Discard(filter, limit)),
+    ]
+}
+
+fn filter() -> impl Strategy<Value = DeadLetterFilter> {
+    prop_oneof![
+        2 => Just(DeadLetterFilter::default()),
+        1 => (0..IDS).prop_map(|id| DeadLetterFilter { id: Some(message_id(id)), ..DeadLetterFilter::default() }),
+    ]
+}
+
+fn message_id(number: u8) -> MessageId {
+    MessageId::new(format!("msg_{number}"))
+}
+
+/// A queue beside the model, and every lease that both have given.
+struct Pair<H> {
+    engine: H,
+    model: MemoryQueue,
+    leases: Vec<(Lease, Lease)>,
+}
+
+/// What must be equal of two dead letters: all but their positions.
+type Letter = (MessageId, i64, i64, u32, Failure, Bytes);
+
+fn letters(letters: Vec<DeadLetter>) -> Vec<Letter> {
+    let letter = |letter: DeadLetter| {
+        let (received_at, died_at) = (letter.received_at.as_millis(), letter.died_at.as_millis());
+        (letter.id, received_at, died_at, letter.attempts, letter.failure, letter.body)
+    };
+    letters.into_iter().map(letter).collect()
+}
+
+fn same<T: PartialEq + Debug>(engine: T, model: &T, of: &str) -> Result<T, TestCaseError> {
+    prop_assert_eq!(&engine, model, "{} of the engine (left) and of the model (right)", of);
+    Ok(engine)
+}
+
+impl<H: QueueHarness> Pair<H> {
+    async fn act(&mut self, action: Action) -> Result<(), TestCaseError> {
+        match action {
+            Action::Enqueue(numbers) => self.enqueue(&numbers).await?,
+            Action::Lease(max) => self.lease(max).await?,
+            Action::Settle(settlements) => self.settle(&settlements).await?,
+            Action::Advance(span) => self.engine.advance(span),
+            Action::Reopen => self.engine.reopen().await,
+            Action::Redrive(filter, limit) => {
+                let model = self.model.redrive(&filter, limit).await;
+                _ = same(self.engine.admin().redrive(&filter, limit).await, &model, "redrive")?;
+            }
+            Action::Discard(filter, limit) => {
+                let model = self.model.discard(&filter, limit).await;
+                _ = same(self.engine.admin().discard(&filter, limit).await, &model, "discard")?;
+            }
+        }
+        self.compare().await
+    }
+
+    async fn enqueue(&self, numbers: &[u8]) -> Result<(), TestCaseError> {
+        let received_at = self.engine.clock().now();
+        let delivery = |number: &u8| Delivery {
+            id: message_id(*number),
+            received_at,
+            body: Bytes::from(vec![*number; usize::from(*number)]),
+        };
+        let deliveries: Vec<Delivery> = numbers.iter().map(delivery).collect();
+        let model = self.model.enqueue_many(&deliveries).await;
+        same(self.engine.producer().enqueue_many(&deliveries).await, &model, "enqueue_many").map(drop)
+    }
+
+    /// Between messages that are due at the same moment the engine chooses, and the model follows.
+    async fn lease(&mut self, max: usize) -> Result<(), TestCaseError> {
+        let request = LeaseRequest { max, lease_for: LEASE_FOR, wait: Duration::ZERO };
+        let given = self.engine.consumer().lease(request).await.expect("the queue gives leases");
+        let ids: Vec<MessageId> = given.iter().map(|lease| lease.id.clone()).collect();
+        let Some(expected) = self.model.lease_these(&ids, max, LEASE_FOR) else {
+            return Err(TestCaseError::fail(format!("{ids:?} is no right answer to a lease of {max}")));
+        };
+        for (given, expected) in given.into_iter().zip(expected) {
+            let told =
+                |lease: &Lease| (lease.attempt, lease.unsettled, lease.received_at, lease.body.clone());
+            _ = same(told(&given), &told(&expected), "lease")?;
+            self.leases.push((given, expected));
+        }
+        Ok(())
+    }
+
+    async fn settle(&self, settlements: &[(Index, Settlement)]) -> Result<(), TestCaseError> {
+        if self.leases.is_empty() {
+            return Ok(());
+        }
+        let chosen = || settlements.iter().map(|(index, how)| (index.get(&self.leases).clone(), how.clone()));
+        let model = self.model.settle_many(chosen().map(|((_, model), how)| (model, how)).collect()).await;
+        let engine = chosen().map(|((engine, _), how)| (engine, how)).collect();
+        same(self.engine.consumer().settle_many(engine).await, &model, "settle_many").map(drop)
+    }
+
+    async fn compare(&self) -> Result<(), TestCaseError> {
+        let admin = self.engine.admin();
+        _ = same(admin.stats().await, &self.model.stats().await, "stats")?;
+        let engine = admin.dead_letters(&DeadLetterFilter::default(), None, usize::from(IDS)).await;
+        let engine = engine.expect("the queue lists dead letters");
+        same(letters(engine), &letters(self.model.dead()), "dead letters").map(drop)
+    }
+}
+
+/// Checks that a queue answers as the model does, whatever is done.
+pub fn check<H: QueueHarness, F: Future<Output = H>>(open: impl Fn(u64) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime can be built");
+    properties::check(CASES, &vec(action(), 1..ACTIONS_MAX), |actions| {
+        runtime.block_on(async {
+            let engine = open(MODEL_DEPTH_MAX).await;
+            let model = MemoryQueue::new(MODEL_DEPTH_MAX, engine.clock());
+            let mut pair = Pair { engine, model, leases: Vec::new() };
+            for (step, action) in actions.into_iter().enumerate() {
+                let told = format!("step {step}, {action:?}");
+                pair.act(action).await.map_err(|error| TestCaseError::fail(format!("{told}: {error}")))?;
+            }
+            Ok(())
+        })
+    });
+}

@@ -1,0 +1,136 @@
+//! What a store must keep.
+//!
+//! ```text
+//! async fn open() -> MyHarness { … }
+//! rollbook_testkit::store_conformance!(open);
+//! rollbook_testkit::store_converges!(open);
+//! ```
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rollbook_core::catalog::Resource;
+use rollbook_core::change::{Applied, Change};
+use rollbook_core::delivery::MessageId;
+use rollbook_core::store::{LedgerEntry, RowView, Store};
+use serde_json::{Map, Value};
+
+use crate::clock::ManualClock;
+use crate::events::change_of;
+
+#[doc(hidden)]
+pub mod ledger;
+#[doc(hidden)]
+pub mod merging;
+#[doc(hidden)]
+pub mod rows;
+
+/// An engine under test.
+#[async_trait]
+pub trait StoreHarness: Send {
+    /// The store.
+    fn store(&self) -> Arc<dyn Store>;
+
+    /// The clock that the store reads.
+    fn clock(&self) -> Arc<ManualClock>;
+
+    /// Crashes and starts again: what was not flushed is gone, and the store is new.
+    async fn reopen(&mut self);
+}
+
+/// The steps in which the properties are told.
+#[doc(hidden)]
+pub struct Mirror<H> {
+    harness: H,
+}
+
+impl<H: StoreHarness> Mirror<H> {
+    pub fn new(harness: H) -> Self {
+        Self { harness }
+    }
+
+    async fn apply_changes(&self, changes: &[Change]) -> Vec<Applied> {
+        let outcomes = self.harness.store().apply_many(changes).await.expect("the store applies changes");
+        assert_eq!(outcomes.len(), changes.len());
+        outcomes
+    }
+
+    /// Applies events, each under its `svix-id`, as one batch.
+    async fn apply(&self, events: &[(&str, Value)]) -> Vec<Applied> {
+        let changes: Vec<Change> = events.iter().map(|(id, event)| change_of(id, event)).collect();
+        self.apply_changes(&changes).await
+    }
+
+    async fn apply_one(&self, id: &str, event: Value) -> Applied {
+        self.apply(&[(id, event)]).await[0]
+    }
+
+    async fn find(&self, resource: &'static Resource, id: &str) -> Option<RowView> {
+        self.harness.store().get(resource, id).await.expect("the store reads a row")
+    }
+
+    /// The columns of a row that must be there.
+    async fn row(&self, resource: &'static Resource, id: &str) -> Map<String, Value> {
+        let row = self.find(resource, id).await.expect("there is a row");
+        assert_eq!(row.id, id);
+        row.columns
+    }
+
+    async fn rows(&self, resource: &'static Resource, after: Option<&str>, limit: usize) -> Vec<RowView> {
+        self.harness.store().rows(resource, after, limit).await.expect("the store lists rows")
+    }
+
+    async fn ledger(&self, id: &str) -> Option<LedgerEntry> {
+        self.harness.store().delivery(&MessageId::new(id)).await.expect("the store reads its ledger")
+    }
+}
+
+/// Makes one test for each property of a store. Takes a function whose future is a [`StoreHarness`]
+/// over an empty store. The crate that uses it needs tokio.
+#[macro_export]
+macro_rules! store_conformance {
+    ($open:expr) => {
+        $crate::store_conformance! { @tests $open;
+            rows: a_user_becomes_a_row_with_the_columns_of_the_contract
+            rows: an_organization_becomes_a_row_with_the_columns_of_the_contract
+            rows: a_membership_becomes_a_row_with_the_columns_of_the_contract
+            rows: what_is_missing_or_does_not_fit_is_null
+            rows: the_primary_address_is_the_one_that_is_named
+            rows: text_is_kept_exactly
+            rows: extreme_times_and_integers_are_kept
+            rows: rows_are_paged_by_id_in_the_order_of_bytes
+            rows: a_row_that_nobody_wrote_is_not_there
+            rows: rows_survive_a_reopen
+            merging: the_first_is_inserted_and_a_newer_one_updates
+            merging: an_older_one_is_stale_and_changes_nothing
+            merging: the_same_again_is_unchanged_and_writes_nothing
+            merging: a_deleted_row_keeps_its_id_and_when_and_nothing_else
+            merging: nothing_revives_a_deleted_row
+            merging: a_delete_that_comes_first_leaves_a_tombstone_without_content
+            merging: an_equal_updated_at_is_decided_by_the_event_and_then_by_the_content
+            merging: a_value_that_is_gone_becomes_null
+            merging: a_membership_may_come_before_its_user_and_organization
+            merging: whoever_comes_back_has_a_new_membership
+            merging: an_address_may_move_between_users_in_any_order
+            merging: one_subject_many_times_in_one_batch_is_one_row
+            merging: one_change_from_many_at_once_is_inserted_once
+            merging: a_big_batch_is_applied_as_a_whole
+            ledger: the_ledger_says_what_became_of_each_delivery
+            ledger: a_redelivery_keeps_the_first_line
+            ledger: a_delivery_twice_in_one_batch_has_one_line
+            ledger: ignored_events_are_in_the_ledger_and_nowhere_else
+            ledger: an_empty_batch_is_fine
+            ledger: a_store_that_is_there_answers_a_ping
+        }
+    };
+    (@tests $open:expr; $($module:ident: $property:ident)+) => {
+        $(
+            #[::tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $property() {
+                use $crate::conformance::store;
+                let mirror = store::Mirror::new($open().await);
+                store::$module::$property(mirror).await;
+            }
+        )+
+    };
+}

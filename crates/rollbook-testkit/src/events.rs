@@ -1,0 +1,117 @@
+//! Events as Clerk sends them, for tests that need to say what is in one.
+
+use bytes::Bytes;
+use rollbook_core::change::Change;
+use rollbook_core::delivery::MessageId;
+use rollbook_core::event::parse;
+use rollbook_core::queue::{Lease, LeaseToken};
+use rollbook_core::time::Timestamp;
+use serde_json::{Value, json};
+
+/// A moment in the summer of 2026, in milliseconds: where the tests' histories begin.
+pub const START: i64 = 1_785_312_000_015;
+
+/// An event of this type, sent at `at` (as Clerk writes it: milliseconds), about `data`.
+pub fn event(event_type: &str, at: i64, data: &Value) -> Value {
+    json!({
+        "object": "event",
+        "type": event_type,
+        "timestamp": at,
+        "instance_id": "ins_2oWzDXRWo6YxXgJNj6bdIs0eFeG",
+        "event_attributes": { "http_request": { "client_ip": "203.0.113.24", "user_agent": "tests" } },
+        "data": data,
+    })
+}
+
+/// A user whose primary address is not the first one and who has no phone.
+pub fn user(id: &str, updated_at: i64) -> Value {
+    json!({
+        "object": "user",
+        "id": id,
+        "external_id": "crm-40077",
+        "username": "ines",
+        "first_name": "Ines",
+        "last_name": "Okafor",
+        "primary_email_address_id": "idn_work",
+        "primary_phone_number_id": null,
+        "email_addresses": [
+            { "id": "idn_home", "object": "email_address", "email_address": "ines@home.example" },
+            { "id": "idn_work", "object": "email_address", "email_address": "ines@work.example" },
+        ],
+        "phone_numbers": [{ "id": "idn_phone", "object": "phone_number", "phone_number": "+15550100" }],
+        "image_url": "https://img.clerk.com/8439c14a",
+        "has_image": false,
+        "banned": false,
+        "locked": true,
+        "last_sign_in_at": null,
+        "last_active_at": 1_785_283_200_000_i64,
+        "public_metadata": { "plan": "pro", "seats": [1, 2, { "deep": null }] },
+        "private_metadata": null,
+        "unsafe_metadata": {},
+        "created_at": START - 86_400_000,
+        "updated_at": updated_at,
+    })
+}
+
+/// An organization with no limit on its members.
+pub fn organization(id: &str, updated_at: i64) -> Value {
+    json!({
+        "object": "organization",
+        "id": id,
+        "name": "Kilnworks Studio",
+        "slug": "kilnworks-studio",
+        "image_url": "https://img.clerk.com/84c161ec",
+        "created_by": "user_1",
+        "members_count": 3,
+        "max_allowed_memberships": 0,
+        "public_metadata": {},
+        "private_metadata": { "billing": "manual" },
+        "created_at": START - 86_400_000,
+        "updated_at": updated_at,
+    })
+}
+
+/// A membership, with the copies of its organization and user that Clerk puts in.
+pub fn membership(id: &str, organization_id: &str, user_id: &str, updated_at: i64) -> Value {
+    let mut nested = organization(organization_id, updated_at);
+    if let Some(nested) = nested.as_object_mut() {
+        nested.remove("private_metadata");
+    }
+    json!({
+        "object": "organization_membership",
+        "id": id,
+        "role": "org:admin",
+        "role_name": "Admin",
+        "permissions": ["org:sys_profile:manage", "org:invoices:read"],
+        "public_metadata": {},
+        "organization": nested,
+        "public_user_data": { "user_id": user_id, "first_name": "Ines", "identifier": "ines@work.example" },
+        "created_at": START - 3_600_000,
+        "updated_at": updated_at,
+    })
+}
+
+/// What is left of a deleted user or organization in its event.
+pub fn deleted(object: &str, id: &str) -> Value {
+    json!({ "object": object, "id": id, "deleted": true })
+}
+
+/// A message with this event, as a worker has it in hand for the first time.
+pub fn delivery_of(id: &str, event: &Value) -> Lease {
+    Lease {
+        token: LeaseToken(format!("lease of {id}")),
+        id: MessageId::new(id),
+        attempt: 1,
+        unsettled: 0,
+        received_at: Timestamp::from_millis(START + 86_400_000),
+        body: Bytes::from(event.to_string()),
+    }
+}
+
+/// The change that this event means when it comes under this `svix-id`.
+///
+/// # Panics
+/// If the core refuses the event.
+pub fn change_of(id: &str, event: &Value) -> Change {
+    parse(&delivery_of(id, event), None).expect("the event can be read").change
+}

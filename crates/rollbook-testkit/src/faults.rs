@@ -1,0 +1,230 @@
+//! Ports that fail as a test says: each wrapper asks a closure before every call what is to go wrong.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! # use rollbook_core::{store::StoreError, time::Timestamp};
+//! # use rollbook_testkit::{clock::ManualClock, faults::{Fault, FaultyStore, StoreCall}, memory::store::MemoryStore};
+//! # let clock = Arc::new(ManualClock::new(Timestamp::from_millis(0)));
+//! let store = FaultyStore::new(Arc::new(MemoryStore::new(clock)), |call| match call {
+//!     StoreCall::Ping => Fault::Fail(StoreError::Dependency("away".into())),
+//!     _ => Fault::None,
+//! });
+//! ```
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rollbook_core::catalog::Resource;
+use rollbook_core::change::{Applied, Change};
+use rollbook_core::delivery::{Delivery, MessageId};
+use rollbook_core::queue::{
+    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Enqueued, Lease, LeaseRequest, Producer,
+    QueueAdmin, QueueError, QueueStats, Settled, Settlement,
+};
+use rollbook_core::store::{LedgerEntry, RowView, Store, StoreError};
+use tokio::sync::watch;
+
+/// What goes wrong with one call.
+#[derive(Clone, Debug)]
+pub enum Fault<E> {
+    /// Nothing.
+    None,
+    /// It fails and has done nothing.
+    Fail(E),
+    /// It does its work and fails then: the answer was lost.
+    FailAfter(E),
+    /// It panics and has done nothing.
+    Panic,
+    /// It does its work once the gate is open.
+    Wait(Gate),
+}
+
+impl<E> Fault<E> {
+    async fn strike<T>(self, call: impl Future<Output = Result<T, E>> + Send) -> Result<T, E> {
+        match self {
+            Self::None => call.await,
+            Self::Fail(error) => Err(error),
+            Self::FailAfter(error) => call.await.and(Err(error)),
+            Self::Panic => panic!("a fault that the test asked for"),
+            Self::Wait(gate) => {
+                gate.pass().await;
+                call.await
+            }
+        }
+    }
+}
+
+/// Holds calls back until the test opens it, and tells the test how many have come. Clones are the
+/// same gate.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    open: Arc<watch::Sender<bool>>,
+    arrived: Arc<watch::Sender<usize>>,
+}
+
+impl Gate {
+    /// A closed gate.
+    pub fn new() -> Self {
+        Self { open: Arc::new(watch::Sender::new(false)), arrived: Arc::new(watch::Sender::new(0)) }
+    }
+
+    /// Lets everyone pass, from now on.
+    pub fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Waits until `count` calls in all have come to the gate.
+    pub async fn arrived(&self, count: usize) {
+        // Neither end can be dropped while `self` is there.
+        _ = self.arrived.subscribe().wait_for(|arrived| *arrived >= count).await;
+    }
+
+    /// Comes to the gate and waits until it is open.
+    pub async fn pass(&self) {
+        self.arrived.send_modify(|arrived| *arrived += 1);
+        _ = self.open.subscribe().wait_for(|open| *open).await;
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A call to a store.
+#[derive(Clone, Copy, Debug)]
+pub enum StoreCall<'a> {
+    /// `apply_many` of these.
+    Apply(&'a [Change]),
+    /// `get`, `rows` or `delivery`.
+    Read,
+    /// `ping`.
+    Ping,
+}
+
+/// A call to a queue.
+#[derive(Clone, Copy, Debug)]
+pub enum QueueCall<'a> {
+    /// `enqueue_many` of these.
+    Enqueue(&'a [Delivery]),
+    /// `lease` by this request.
+    Lease(&'a LeaseRequest),
+    /// `settle_many` of these.
+    Settle(&'a [(Lease, Settlement)]),
+    /// Any of an operator's.
+    Admin,
+}
+
+type StoreScript = Box<dyn Fn(StoreCall<'_>) -> Fault<StoreError> + Send + Sync>;
+type QueueScript = Box<dyn Fn(QueueCall<'_>) -> Fault<QueueError> + Send + Sync>;
+
+/// A store that fails as its script says.
+pub struct FaultyStore {
+    inner: Arc<dyn Store>,
+    script: StoreScript,
+}
+
+impl FaultyStore {
+    /// Wraps a store; the script is asked once before each call.
+    pub fn new(
+        inner: Arc<dyn Store>,
+        script: impl Fn(StoreCall<'_>) -> Fault<StoreError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { inner, script: Box::new(script) }
+    }
+}
+
+#[async_trait]
+impl Store for FaultyStore {
+    async fn apply_many(&self, changes: &[Change]) -> Result<Vec<Applied>, StoreError> {
+        (self.script)(StoreCall::Apply(changes)).strike(self.inner.apply_many(changes)).await
+    }
+
+    async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
+        (self.script)(StoreCall::Read).strike(self.inner.get(resource, id)).await
+    }
+
+    async fn rows(
+        &self,
+        resource: &'static Resource,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError> {
+        (self.script)(StoreCall::Read).strike(self.inner.rows(resource, after, limit)).await
+    }
+
+    async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
+        (self.script)(StoreCall::Read).strike(self.inner.delivery(id)).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        (self.script)(StoreCall::Ping).strike(self.inner.ping()).await
+    }
+}
+
+macro_rules! faulty_queue_port {
+    ($name:ident, $port:ident, $what:literal) => {
+        #[doc = concat!("The ", $what, "'s side of a queue that fails as its script says.")]
+        pub struct $name {
+            inner: Arc<dyn $port>,
+            script: QueueScript,
+        }
+
+        impl $name {
+            /// Wraps a queue; the script is asked once before each call.
+            pub fn new(
+                inner: Arc<dyn $port>,
+                script: impl Fn(QueueCall<'_>) -> Fault<QueueError> + Send + Sync + 'static,
+            ) -> Self {
+                Self { inner, script: Box::new(script) }
+            }
+        }
+    };
+}
+
+faulty_queue_port!(FaultyProducer, Producer, "receiver");
+faulty_queue_port!(FaultyConsumer, Consumer, "worker");
+faulty_queue_port!(FaultyAdmin, QueueAdmin, "operator");
+
+#[async_trait]
+impl Producer for FaultyProducer {
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError> {
+        (self.script)(QueueCall::Enqueue(deliveries)).strike(self.inner.enqueue_many(deliveries)).await
+    }
+}
+
+#[async_trait]
+impl Consumer for FaultyConsumer {
+    async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError> {
+        (self.script)(QueueCall::Lease(&request)).strike(self.inner.lease(request)).await
+    }
+
+    async fn settle_many(&self, settlements: Vec<(Lease, Settlement)>) -> Result<Vec<Settled>, QueueError> {
+        (self.script)(QueueCall::Settle(&settlements)).strike(self.inner.settle_many(settlements)).await
+    }
+}
+
+#[async_trait]
+impl QueueAdmin for FaultyAdmin {
+    async fn stats(&self) -> Result<QueueStats, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.stats()).await
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.dead_letters(filter, after, limit)).await
+    }
+
+    async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.redrive(filter, limit)).await
+    }
+
+    async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.discard(filter, limit)).await
+    }
+}

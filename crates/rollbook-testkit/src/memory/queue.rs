@@ -1,0 +1,324 @@
+//! The queue in memory.
+//!
+//! One due time for each message answers every question of "when": a message is ready once it is due,
+//! a lease moves its due time to the lease's end, a retry to the backoff's. A message that is due and
+//! still marked as leased has lost its worker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rollbook_core::delivery::{Delivery, MessageId};
+use rollbook_core::queue::{
+    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Enqueued, Lease, LeaseRequest, LeaseToken,
+    Producer, QueueAdmin, QueueError, QueueStats, Settled, Settlement,
+};
+use rollbook_core::retry::{Failure, Reason};
+use rollbook_core::time::{Clock, Timestamp};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// A queue in memory. Share it in an [`Arc`]; waiting leases wake when a message comes, goes or
+/// becomes due.
+pub struct MemoryQueue {
+    depth_max: u64,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    messages: BTreeMap<MessageId, Message>,
+    dead: BTreeMap<DeadLetterPosition, DeadLetter>,
+    /// Counts everything that must never be the same twice: arrivals, tokens, positions.
+    last_number: i64,
+}
+
+struct Message {
+    received_at: Timestamp,
+    body: Bytes,
+    due_at: Timestamp,
+    /// Decides between messages that are due at the same moment: first come, first served.
+    arrival: i64,
+    attempts: u32,
+    unsettled: u32,
+    leased: Option<LeaseToken>,
+    corrupt: bool,
+}
+
+impl Message {
+    fn new(received_at: Timestamp, body: Bytes, now: Timestamp, arrival: i64) -> Self {
+        let (attempts, unsettled, leased, corrupt) = (0, 0, None, false);
+        Self { received_at, body, due_at: now, arrival, attempts, unsettled, leased, corrupt }
+    }
+
+    fn lease(&mut self, id: &MessageId, token: LeaseToken, due_at: Timestamp) -> Lease {
+        if self.leased.is_some() {
+            self.unsettled += 1;
+        }
+        self.attempts += 1;
+        self.due_at = due_at;
+        self.leased = Some(token.clone());
+        Lease {
+            token,
+            id: id.clone(),
+            attempt: self.attempts,
+            unsettled: self.unsettled,
+            received_at: self.received_at,
+            body: self.body.clone(),
+        }
+    }
+}
+
+impl MemoryQueue {
+    /// An empty queue that takes `depth_max` messages, dead letters not counted.
+    pub fn new(depth_max: u64, clock: Arc<dyn Clock>) -> Self {
+        Self { depth_max, clock, state: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Damages the entry of a message that waits: the next lease parks it instead of giving it.
+    /// Whether there is such a message.
+    pub fn corrupt(&self, id: &MessageId) -> bool {
+        self.state().messages.get_mut(id).map(|message| message.corrupt = true).is_some()
+    }
+
+    /// The ids of all messages that are neither done nor dead, in their order.
+    pub fn message_ids(&self) -> Vec<MessageId> {
+        self.state().messages.keys().cloned().collect()
+    }
+
+    /// All dead letters, oldest first.
+    pub fn dead(&self) -> Vec<DeadLetter> {
+        self.state().dead.values().cloned().collect()
+    }
+
+    /// Leases exactly `ids`, if that is a right answer to a lease of at most `max`: as many as there
+    /// are to give, none of them due later than one that is left, the earliest first. For comparing an
+    /// engine with this model where the port leaves the choice between equal due times open.
+    pub fn lease_these(&self, ids: &[MessageId], max: usize, lease_for: Duration) -> Option<Vec<Lease>> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let mut due: Vec<Timestamp> = state.due(now).iter().map(|id| state.messages[id].due_at).collect();
+        due.truncate(max);
+        let is_due = |id: &MessageId| state.messages.get(id).map(|message| message.due_at);
+        let given: Option<Vec<Timestamp>> = ids.iter().map(is_due).collect();
+        let distinct = ids.iter().collect::<BTreeSet<_>>().len() == ids.len();
+        (distinct && given? == due).then(|| state.lease(ids, now.plus(lease_for)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lease_now(&self, request: &LeaseRequest) -> Vec<Lease> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        state.park_corrupt(now);
+        let mut ids = state.due(now);
+        ids.truncate(request.max);
+        state.lease(&ids, now.plus(request.lease_for))
+    }
+
+    /// How long until the next message is due, where one waits.
+    fn next_due_after(&self) -> Option<Duration> {
+        let now = self.clock.now();
+        self.state().messages.values().map(|message| message.due_at.since(now)).min()
+    }
+}
+
+impl State {
+    fn next_number(&mut self) -> i64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    /// The ids of the messages that are due, oldest due first.
+    fn due(&self, now: Timestamp) -> Vec<MessageId> {
+        let mut due: Vec<_> = self.messages.iter().filter(|(_, message)| message.due_at <= now).collect();
+        due.sort_by_key(|(_, message)| (message.due_at, message.arrival));
+        due.into_iter().map(|(id, _)| id.clone()).collect()
+    }
+
+    fn lease(&mut self, ids: &[MessageId], due_at: Timestamp) -> Vec<Lease> {
+        let mut leases = Vec::with_capacity(ids.len());
+        for id in ids {
+            let token = LeaseToken(self.next_number().to_string());
+            if let Some(message) = self.messages.get_mut(id) {
+                leases.push(message.lease(id, token, due_at));
+            }
+        }
+        leases
+    }
+
+    fn park_corrupt(&mut self, now: Timestamp) {
+        for id in self.due(now).into_iter().filter(|id| self.messages[id].corrupt).collect::<Vec<_>>() {
+            let detail = "the queue's entry can't be read back".to_owned();
+            self.park(&id, Failure { reason: Reason::CorruptEntry, detail, event_type: None }, now);
+        }
+    }
+
+    fn park(&mut self, id: &MessageId, failure: Failure, now: Timestamp) {
+        let position = DeadLetterPosition(self.next_number());
+        let Some(message) = self.messages.remove(id) else { return };
+        let letter = DeadLetter {
+            position,
+            id: id.clone(),
+            received_at: message.received_at,
+            died_at: now,
+            attempts: message.attempts,
+            failure,
+            body: message.body,
+        };
+        self.dead.insert(position, letter);
+    }
+
+    fn settle(&mut self, lease: &Lease, settlement: Settlement, now: Timestamp) -> Settled {
+        // A lease that ran out but that nobody took still has its mark, and may still be settled.
+        let held = self.messages.get_mut(&lease.id).filter(|held| held.leased.as_ref() == Some(&lease.token));
+        let Some(message) = held else { return Settled::LeaseLost };
+        message.leased = None;
+        match settlement {
+            Settlement::Ack => drop(self.messages.remove(&lease.id)),
+            Settlement::Retry { after, .. } => {
+                message.due_at = now.plus(after);
+                message.unsettled = 0;
+            }
+            Settlement::DeadLetter { failure } => self.park(&lease.id, failure, now),
+            Settlement::Release => {
+                message.due_at = now;
+                message.attempts -= 1;
+            }
+        }
+        Settled::Done
+    }
+
+    fn stats(&self, now: Timestamp) -> QueueStats {
+        let mut stats = QueueStats { dead: self.dead.len() as u64, ..QueueStats::default() };
+        for message in self.messages.values() {
+            let count = match (message.due_at <= now, &message.leased) {
+                (true, _) => &mut stats.ready,
+                (false, Some(_)) => &mut stats.leased,
+                (false, None) => &mut stats.delayed,
+            };
+            *count += 1;
+        }
+        stats.oldest_received_at = self.messages.values().map(|message| message.received_at).min();
+        stats
+    }
+
+    fn matching(&self, filter: &DeadLetterFilter, limit: usize) -> Vec<DeadLetterPosition> {
+        let matching = self.dead.values().filter(|letter| matches(filter, letter));
+        matching.map(|letter| letter.position).take(limit).collect()
+    }
+}
+
+fn matches(filter: &DeadLetterFilter, letter: &DeadLetter) -> bool {
+    let DeadLetterFilter { id, event_type, reason, since } = filter;
+    id.as_ref().is_none_or(|id| *id == letter.id)
+        && event_type.as_ref().is_none_or(|event_type| letter.failure.event_type.as_ref() == Some(event_type))
+        && reason.as_ref().is_none_or(|reason| letter.failure.reason.as_str() == reason)
+        && since.is_none_or(|since| letter.died_at >= since)
+}
+
+#[async_trait]
+impl Producer for MemoryQueue {
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let depth = state.messages.len() as u64;
+        let new: BTreeSet<&MessageId> = deliveries
+            .iter()
+            .map(|delivery| &delivery.id)
+            .filter(|id| !state.messages.contains_key(id))
+            .collect();
+        if depth + new.len() as u64 > self.depth_max {
+            return Err(QueueError::Full { depth, limit: self.depth_max });
+        }
+        let mut answers = Vec::with_capacity(deliveries.len());
+        for Delivery { id, received_at, body } in deliveries {
+            if state.messages.contains_key(id) {
+                answers.push(Enqueued::Duplicate);
+                continue;
+            }
+            state.dead.retain(|_, letter| letter.id != *id);
+            let message = Message::new(*received_at, body.clone(), now, state.next_number());
+            state.messages.insert(id.clone(), message);
+            answers.push(Enqueued::Queued);
+        }
+        self.changed.notify_waiters();
+        Ok(answers)
+    }
+}
+
+#[async_trait]
+impl Consumer for MemoryQueue {
+    async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError> {
+        let give_up_at = Instant::now() + request.wait;
+        loop {
+            // Listening begins before looking: a message that comes in between is not missed.
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let leases = self.lease_now(&request);
+            let now = Instant::now();
+            if !leases.is_empty() || now >= give_up_at {
+                return Ok(leases);
+            }
+            let due_after = self.next_due_after().unwrap_or(request.wait).max(Duration::from_millis(1));
+            // Whether woken or not, the next round looks again.
+            _ = tokio::time::timeout_at(give_up_at.min(now + due_after), changed).await;
+        }
+    }
+
+    async fn settle_many(&self, settlements: Vec<(Lease, Settlement)>) -> Result<Vec<Settled>, QueueError> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let settle = |(lease, settlement)| state.settle(&lease, settlement, now);
+        let answers = settlements.into_iter().map(settle).collect();
+        self.changed.notify_waiters();
+        Ok(answers)
+    }
+}
+
+#[async_trait]
+impl QueueAdmin for MemoryQueue {
+    async fn stats(&self) -> Result<QueueStats, QueueError> {
+        Ok(self.state().stats(self.clock.now()))
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        let state = self.state();
+        let behind = state.dead.values().filter(|letter| after.is_none_or(|after| letter.position > after));
+        Ok(behind.filter(|letter| matches(filter, letter)).take(limit).cloned().collect())
+    }
+
+    async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let room = self.depth_max.saturating_sub(state.messages.len() as u64);
+        let limit = limit.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let positions = state.matching(filter, limit);
+        for letter in positions.iter().filter_map(|position| state.dead.remove(position)).collect::<Vec<_>>()
+        {
+            let message = Message::new(letter.received_at, letter.body, now, state.next_number());
+            state.messages.insert(letter.id, message);
+        }
+        self.changed.notify_waiters();
+        Ok(positions.len())
+    }
+
+    async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
+        let mut state = self.state();
+        let positions = state.matching(filter, limit);
+        state.dead.retain(|position, _| !positions.contains(position));
+        Ok(positions.len())
+    }
+}

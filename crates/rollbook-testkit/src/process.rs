@@ -1,0 +1,192 @@
+//! The real binary as a process of its own: started, watched, killed, started again.
+
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "for tests: whatever does not go as told fails them by a panic"
+)]
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rollbook_simulator::sender::{Answer, Connection};
+
+/// The signing secret that tests use.
+pub const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+
+/// How long anything that must happen may take on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds: at most [`DEADLINE`], then it panics and says what did not happen.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let started = Instant::now();
+    while !condition().await {
+        assert!(started.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Where a process lives, from one start to the next.
+#[derive(Debug)]
+pub struct Home {
+    binary: PathBuf,
+    folder: tempfile::TempDir,
+    settings: Vec<(String, String)>,
+    /// The public address.
+    pub listen: SocketAddr,
+    /// The private address.
+    pub ops: SocketAddr,
+}
+
+impl Home {
+    /// A fresh folder and two free ports for this binary.
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        // Held until both are known, so that they differ.
+        let ports: Vec<TcpListener> =
+            (0..2).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port")).collect();
+        let address = |port: &TcpListener| port.local_addr().expect("an address");
+        let (listen, ops) = (address(&ports[0]), address(&ports[1]));
+        Self { binary: binary.into(), folder, settings: Vec::new(), listen, ops }
+    }
+
+    /// Also sets this environment variable at every start.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.settings.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Everything that the processes have logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// The command with the home's settings, nothing inherited but the path.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("CLERK_WEBHOOK_SIGNING_SECRET", SECRET)
+            .env("ROLLBOOK_DATA_DIR", self.data())
+            .env("ROLLBOOK_LISTEN", self.listen.to_string())
+            .env("ROLLBOOK_OPS_LISTEN", self.ops.to_string())
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts a process that goes on, such as `serve`. Its output goes to the log.
+    pub fn start(&self, arguments: &[&str]) -> Process {
+        let open = || {
+            let path = self.folder.path().join("log");
+            std::fs::OpenOptions::new().create(true).append(true).open(path).expect("a log")
+        };
+        let child = self.command(arguments).stdout(open()).stderr(open()).spawn().expect("the binary starts");
+        Process { child }
+    }
+
+    /// Makes the files that `receive` and `work` expect to be there.
+    pub fn migrate(&self) {
+        let done = self.command(&["migrate"]).output().expect("the binary starts");
+        assert!(done.status.success(), "{done:?}");
+    }
+
+    /// Starts a process and waits until it says that it is ready.
+    pub async fn start_ready(&self, arguments: &[&str]) -> Process {
+        let mut process = self.start(arguments);
+        let started = Instant::now();
+        loop {
+            if self.ops_get("/readyz").await.is_some_and(|answer| answer.status == 200) {
+                return process;
+            }
+            let exit = process.child.try_wait().expect("a state");
+            let waited = started.elapsed();
+            assert!(exit.is_none() && waited < DEADLINE, "not ready ({exit:?}, {waited:?}):\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// What the private port answers, where it does.
+    pub async fn ops_get(&self, path: &str) -> Option<Answer> {
+        let mut connection = Connection::connect(self.ops, Duration::from_secs(5)).await.ok()?;
+        connection.get(path).await.ok()
+    }
+
+    /// The sum of a metric over all its labels; `None` where nobody answers or knows it.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        self.metric_with(name, "").await
+    }
+
+    /// The sum of a metric over the samples whose labels contain this text.
+    pub async fn metric_with(&self, name: &str, labels: &str) -> Option<f64> {
+        let text = self.ops_get("/metrics").await?.body;
+        let samples = text.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let rest = series.strip_prefix(name)?;
+            let matches = (rest.is_empty() || rest.starts_with('{')) && rest.contains(labels);
+            matches.then(|| value.parse::<f64>().ok()).flatten()
+        });
+        samples.reduce(|sum, value| sum + value)
+    }
+}
+
+/// A process. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a process of ours");
+        let status = self.child.wait().expect("a process of ours");
+        assert_eq!(status.signal(), Some(9), "it had ended before it was killed: {status}");
+    }
+
+    /// Sends a signal by name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().expect("the kill command");
+        assert!(sent.success(), "no signal {name} for {id}");
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn exit(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a process of ours") {
+                return status;
+            }
+            assert!(started.elapsed() < DEADLINE, "the process did not end within {DEADLINE:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The most memory it ever had resident, in bytes.
+    pub fn memory_peak(&self) -> u64 {
+        let path = Path::new("/proc").join(self.child.id().to_string()).join("status");
+        let status = std::fs::read_to_string(path).expect("a living process on Linux");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already; either way it is gone afterwards.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

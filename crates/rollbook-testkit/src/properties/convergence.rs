@@ -1,0 +1,108 @@
+//! Whatever comes late, twice, in other batches, through several workers or after a crash: the rows
+//! end as Clerk's own state.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+use rollbook_core::catalog::RESOURCES;
+use rollbook_core::change::Change;
+use rollbook_core::store::{RowView, Store};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+
+use super::history::{History, histories};
+use crate::conformance::store::StoreHarness;
+use crate::memory::store::MemoryStore;
+
+const CASES: u32 = 64;
+/// More than a history has subjects.
+const ROWS_MAX: usize = 1000;
+
+/// Makes a test that a store ends in the right rows whatever the order of arrival. Takes what
+/// [`store_conformance!`](crate::store_conformance) takes.
+#[macro_export]
+macro_rules! store_converges {
+    ($open:expr) => {
+        #[test]
+        fn the_rows_are_the_same_whatever_the_order_of_arrival() {
+            $crate::properties::convergence::check($open);
+        }
+    };
+}
+
+/// Checks that a store converges.
+///
+/// # Panics
+/// If it does not, with the smallest history found that shows it.
+pub fn check<H: StoreHarness, F: Future<Output = H>>(open: impl Fn() -> F) {
+    let runtime = runtime();
+    super::check(CASES, &histories(), |history| {
+        runtime.block_on(async {
+            let mut harness = open().await;
+            converges(&mut harness, &history).await?;
+            // Nothing is forgotten on the way either.
+            for change in history.play().changes {
+                let line = harness.store().delivery(&change.origin.message_id).await;
+                prop_assert!(
+                    matches!(line, Ok(Some(_))),
+                    "{} is not in the ledger",
+                    change.origin.message_id
+                );
+            }
+            Ok(())
+        })
+    });
+}
+
+pub(crate) fn runtime() -> Runtime {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime can be built")
+}
+
+/// The property itself: applied as it arrives, a history ends in the rows of its truth.
+pub(crate) async fn converges(
+    harness: &mut impl StoreHarness,
+    history: &History,
+) -> Result<(), TestCaseError> {
+    let played = history.play();
+    let truth = MemoryStore::new(harness.clock());
+    truth.apply_many(&played.truth).await.expect("the model applies changes");
+
+    let batches = history.arrive(&played.changes);
+    let (before, after) = batches.split_at(batches.len() / 2);
+    for half in [before, after] {
+        apply(harness.store(), half, history.lanes).await;
+        harness.reopen().await;
+    }
+    let store = harness.store();
+    for resource in RESOURCES {
+        let rows = store.rows(resource, None, ROWS_MAX).await.expect("the store lists rows");
+        let expected = truth.rows_of(resource);
+        prop_assert_eq!(without_sync(rows), without_sync(expected), "rows (left) and truth (right)");
+    }
+    Ok(())
+}
+
+/// Applies batches, dealt out to so many workers at once.
+async fn apply(store: Arc<dyn Store>, batches: &[Vec<Change>], lanes: usize) {
+    let mut workers = JoinSet::new();
+    for lane in 0..lanes {
+        let store = Arc::clone(&store);
+        let batches: Vec<Vec<Change>> = batches.iter().skip(lane).step_by(lanes).cloned().collect();
+        workers.spawn(async move {
+            for batch in batches {
+                store.apply_many(&batch).await.expect("the store applies changes");
+            }
+        });
+    }
+    workers.join_all().await;
+}
+
+/// All columns but those that say when and through what a row came.
+fn without_sync(mut rows: Vec<RowView>) -> Vec<RowView> {
+    for row in &mut rows {
+        row.columns.retain(|name, _| name != "synced_at" && name != "synced_by");
+    }
+    rows
+}

@@ -1,0 +1,244 @@
+//! Histories of a small Clerk instance, in any order of arrival.
+//!
+//! A history is told as steps, so that proptest can shrink it; playing the steps gives the changes in
+//! the order in which they happened, and what is true at the end. That truth is the instance's own:
+//! the merge has no part in it, but for the one thing that Clerk leaves open (see [`History::play`]).
+
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use rollbook_core::change::{Assertion, Change, Effect};
+use serde_json::{Value, json};
+
+use crate::events::{START, change_of, deleted, event, membership, organization, user};
+
+const STEPS_MAX: usize = 24;
+const ARRIVALS_MAX: usize = 3;
+const BATCH_MAX: usize = 6;
+const LANES_MAX: usize = 3;
+/// Pauses between two things that happen, in milliseconds: none at all is the interesting one.
+const PAUSES: [i64; 6] = [0, 0, 1, 400, 1000, 90_000];
+
+/// One thing that happens in the instance.
+#[derive(Clone, Debug)]
+struct Step {
+    subject: Subject,
+    pause: i64,
+    what: What,
+}
+
+/// A place for a subject. Whoever is deleted and comes back gets a new id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    User(u8),
+    Organization(u8),
+    /// Of the user in the organization.
+    Membership(u8, u8),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    /// It is created, or changed where it is there: to this content.
+    Save(UpdatedAt, u8),
+    /// It is deleted. With `in_seconds`, the event's time is cut to seconds and so lies too early.
+    Delete { in_seconds: bool },
+}
+
+/// What a change does to `updated_at`: Clerk does not say that every change moves it.
+#[derive(Clone, Copy, Debug)]
+enum UpdatedAt {
+    Moves,
+    Stays,
+    /// The object comes without one.
+    Missing,
+}
+
+/// A history, and the order in which its events arrive.
+#[derive(Clone, Debug)]
+pub(crate) struct History {
+    steps: Vec<Step>,
+    /// For each step, the ranks of its arrivals: at least one.
+    arrivals: Vec<Vec<u8>>,
+    /// The sizes of the batches, in turn.
+    batch_sizes: Vec<usize>,
+    /// Which batches, in turn, are applied once more at the end: their worker crashed before it could
+    /// settle them.
+    crashes: Vec<bool>,
+    /// How many workers apply at once.
+    pub(crate) lanes: usize,
+}
+
+/// What a history comes to.
+pub(crate) struct Played {
+    /// The changes in the order in which they happened.
+    pub(crate) changes: Vec<Change>,
+    /// For each subject the change that says how it is.
+    pub(crate) truth: Vec<Change>,
+}
+
+fn subject() -> impl Strategy<Value = Subject> {
+    prop_oneof![
+        3 => (0_u8..2).prop_map(Subject::User),
+        2 => (0_u8..2).prop_map(Subject::Organization),
+        3 => (0_u8..2, 0_u8..2).prop_map(|(user, organization)| Subject::Membership(user, organization)),
+    ]
+}
+
+fn what() -> impl Strategy<Value = What> {
+    let updated_at = select(vec![UpdatedAt::Moves, UpdatedAt::Stays, UpdatedAt::Missing]);
+    prop_oneof![
+        4 => (updated_at, 0_u8..4).prop_map(|(updated_at, content)| What::Save(updated_at, content)),
+        1 => any::<bool>().prop_map(|in_seconds| What::Delete { in_seconds }),
+    ]
+}
+
+/// Any history in any order of arrival. Shrinks to few steps, each arriving once and in order.
+pub(crate) fn histories() -> impl Strategy<Value = History> {
+    let step = (subject(), select(PAUSES.to_vec()), what());
+    let step = step.prop_map(|(subject, pause, what)| Step { subject, pause, what });
+    let arrivals = vec(vec(any::<u8>(), 1..=ARRIVALS_MAX), STEPS_MAX);
+    (vec(step, 1..=STEPS_MAX), arrivals, vec(1..=BATCH_MAX, 8), vec(any::<bool>(), 8), 1..=LANES_MAX)
+        .prop_map(|(steps, arrivals, batch_sizes, crashes, lanes)| History {
+            steps,
+            arrivals,
+            batch_sizes,
+            crashes,
+            lanes,
+        })
+}
+
+/// What the instance knows of a subject.
+#[derive(Default)]
+struct State {
+    /// How many have been deleted in this place.
+    generation: u32,
+    /// Since when the present one is as it is.
+    updated_at: Option<i64>,
+}
+
+impl History {
+    /// Plays the steps. The later change is true, but where two changes of one subject have the same
+    /// `updated_at` and the same event time: Clerk's events leave the order of those open, so there the
+    /// one with the greater hash is.
+    pub(crate) fn play(&self) -> Played {
+        let mut now = START;
+        let mut instance: BTreeMap<Subject, State> = BTreeMap::new();
+        let mut truth: BTreeMap<String, Change> = BTreeMap::new();
+        let mut changes = Vec::new();
+        for (number, step) in self.steps.iter().enumerate() {
+            now += step.pause;
+            let state = instance.entry(step.subject).or_default();
+            let Some(event) = step.happen(state, now) else { continue };
+            let change = change_of(&format!("msg_{number}"), &event);
+            let said = assertion(&change);
+            let replaces = truth.get(&said.id).is_none_or(|known| {
+                let (said, known) = (said.version, assertion(known).version);
+                let tie = (known.updated_at, known.event_at) == (said.updated_at, said.event_at);
+                said.dead || !tie || said.hash > known.hash
+            });
+            if replaces {
+                truth.insert(said.id.clone(), change.clone());
+            }
+            changes.push(change);
+        }
+        Played { changes, truth: truth.into_values().collect() }
+    }
+
+    /// The changes as they arrive, in batches, those of a crash once more at the end.
+    pub(crate) fn arrive(&self, changes: &[Change]) -> Vec<Vec<Change>> {
+        let ranked =
+            |(change, ranks): (usize, &Vec<u8>)| ranks.iter().map(move |rank| (*rank, change)).collect();
+        let of_changes = self.arrivals.iter().cycle().take(changes.len()).enumerate();
+        let mut order: Vec<(u8, usize)> = of_changes.flat_map::<Vec<_>, _>(ranked).collect();
+        order.sort_by_key(|(rank, _)| *rank);
+        let mut arriving = order.into_iter().map(|(_, change)| changes[change].clone()).peekable();
+        let mut sizes = self.batch_sizes.iter().cycle();
+        let mut batches = Vec::new();
+        while arriving.peek().is_some() {
+            let size = *sizes.next().unwrap_or(&1);
+            batches.push(arriving.by_ref().take(size).collect::<Vec<Change>>());
+        }
+        let again: Vec<Vec<Change>> = batches
+            .iter()
+            .zip(self.crashes.iter().cycle())
+            .filter(|(_, crash)| **crash)
+            .map(|(b, _)| b.clone())
+            .collect();
+        batches.extend(again);
+        batches
+    }
+}
+
+fn assertion(change: &Change) -> &Assertion {
+    match &change.effect {
+        Effect::Merge(assertion) => assertion,
+        Effect::Ignore { .. } => panic!("every event of a history is in the catalog"),
+    }
+}
+
+impl Step {
+    /// The event that Clerk sends, where anything happens.
+    fn happen(&self, state: &mut State, now: i64) -> Option<Value> {
+        match self.what {
+            What::Save(updated_at, content) => {
+                let verb = if state.updated_at.is_some() { "updated" } else { "created" };
+                let kept = state.updated_at.filter(|_| matches!(updated_at, UpdatedAt::Stays)).unwrap_or(now);
+                state.updated_at = Some(kept);
+                let mut data = self.subject.data(state.generation, kept, content);
+                if matches!(updated_at, UpdatedAt::Missing) {
+                    data["updated_at"] = Value::Null;
+                }
+                Some(event(&self.subject.event_type(verb), now, &data))
+            }
+            What::Delete { in_seconds } => {
+                let updated_at = state.updated_at.take()?;
+                let data = match self.subject {
+                    Subject::Membership(..) => self.subject.data(state.generation, updated_at, 0),
+                    _ => deleted(self.subject.kind(), &self.subject.id(state.generation)),
+                };
+                state.generation += 1;
+                let at = if in_seconds { now / 1000 } else { now };
+                Some(event(&self.subject.event_type("deleted"), at, &data))
+            }
+        }
+    }
+}
+
+impl Subject {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::User(_) => "user",
+            Self::Organization(_) => "organization",
+            Self::Membership(..) => "organizationMembership",
+        }
+    }
+
+    fn event_type(self, verb: &str) -> String {
+        format!("{}.{verb}", self.kind())
+    }
+
+    fn id(self, generation: u32) -> String {
+        match self {
+            Self::User(place) => format!("user_{place}_{generation}"),
+            Self::Organization(place) => format!("org_{place}_{generation}"),
+            Self::Membership(user, organization) => format!("orgmem_{user}_{organization}_{generation}"),
+        }
+    }
+
+    /// The object with one of four contents. Each lacks something that another has.
+    fn data(self, generation: u32, updated_at: i64, content: u8) -> Value {
+        let id = self.id(generation);
+        let (mut data, column) = match self {
+            Self::User(_) => (user(&id, updated_at), "first_name"),
+            Self::Organization(_) => (organization(&id, updated_at), "slug"),
+            Self::Membership(user, organization) => {
+                let (user, organization) = (Self::User(user).id(0), Self::Organization(organization).id(0));
+                (membership(&id, &organization, &user, updated_at), "role")
+            }
+        };
+        data[column] = if content == 0 { Value::Null } else { json!(format!("content {content}")) };
+        data
+    }
+}

@@ -1,0 +1,97 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollbook_core::delivery::{Delivery, MessageId};
+use rollbook_core::queue::{Consumer as _, Enqueued, LeaseRequest, Producer, QueueAdmin as _, QueueError};
+use rollbook_core::store::{Store, StoreError};
+use rollbook_core::time::{Clock as _, Timestamp};
+use rollbook_testkit::clock::ManualClock;
+use rollbook_testkit::faults::{Fault, FaultyProducer, FaultyStore, Gate, QueueCall, StoreCall};
+use rollbook_testkit::memory::queue::MemoryQueue;
+use rollbook_testkit::memory::store::MemoryStore;
+
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(Timestamp::from_millis(1000)))
+}
+
+fn delivery() -> Delivery {
+    Delivery { id: MessageId::new("a"), received_at: Timestamp::from_millis(1), body: "{}".into() }
+}
+
+/// A queue, and its producer's side that always fails in this way.
+fn faulty(fault: Fault<QueueError>) -> (Arc<MemoryQueue>, FaultyProducer) {
+    let queue = Arc::new(MemoryQueue::new(10, clock()));
+    let producer = FaultyProducer::new(queue.clone(), move |call| {
+        assert!(matches!(call, QueueCall::Enqueue([_])));
+        fault.clone()
+    });
+    (queue, producer)
+}
+
+#[test]
+fn a_manual_clock_moves_only_when_told() {
+    let clock = clock();
+    clock.advance(Duration::from_millis(5));
+    assert_eq!(clock.now(), Timestamp::from_millis(1005));
+    clock.set(Timestamp::from_millis(3));
+    assert_eq!(clock.now(), Timestamp::from_millis(3));
+}
+
+#[tokio::test]
+async fn a_failed_call_has_done_nothing_and_a_lost_answer_hides_what_was_done() {
+    let away = QueueError::Unavailable("away".into());
+    for (fault, waits) in [(Fault::Fail(away.clone()), 0), (Fault::FailAfter(away.clone()), 1)] {
+        let (queue, producer) = faulty(fault);
+        assert_eq!(producer.enqueue_many(&[delivery()]).await, Err(away.clone()));
+        assert_eq!(queue.message_ids().len(), waits);
+    }
+}
+
+#[tokio::test]
+async fn a_call_waits_at_its_gate_until_that_is_opened() {
+    let gate = Gate::new();
+    let (queue, producer) = faulty(Fault::Wait(gate.clone()));
+    let open = async {
+        gate.arrived(1).await;
+        assert_eq!(queue.message_ids(), []);
+        gate.open();
+    };
+    let deliveries = [delivery()];
+    let (answers, ()) = tokio::join!(producer.enqueue_many(&deliveries), open);
+    assert_eq!(answers, Ok(vec![Enqueued::Queued]));
+}
+
+#[tokio::test]
+#[should_panic(expected = "a fault that the test asked for")]
+async fn a_call_panics_when_told() {
+    let (_, producer) = faulty(Fault::Panic);
+    _ = producer.enqueue_many(&[delivery()]).await;
+}
+
+#[tokio::test]
+async fn a_fault_strikes_only_the_call_that_it_is_for() {
+    let store = FaultyStore::new(Arc::new(MemoryStore::new(clock())), |call| match call {
+        StoreCall::Ping => Fault::Fail(StoreError::Dependency("away".into())),
+        StoreCall::Apply(_) | StoreCall::Read => Fault::None,
+    });
+    assert!(store.ping().await.is_err());
+    assert_eq!(store.apply_many(&[]).await, Ok(Vec::new()));
+    assert_eq!(store.delivery(&MessageId::new("a")).await, Ok(None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_lease_of_the_model_takes_what_becomes_due_meanwhile() {
+    let clock = clock();
+    let queue = MemoryQueue::new(10, clock.clone());
+    queue.enqueue_many(&[delivery()]).await.expect("there is room");
+    let lease_for = Duration::from_secs(60);
+    let request = LeaseRequest { max: 1, lease_for, wait: Duration::from_secs(90) };
+    assert_eq!(queue.lease(request.clone()).await.expect("one waits").len(), 1);
+    assert_eq!(queue.stats().await.map(|stats| stats.leased), Ok(1));
+    let pass = async {
+        tokio::time::sleep(lease_for / 2).await;
+        clock.advance(lease_for);
+    };
+    let (leases, ()) = tokio::join!(queue.lease(request), pass);
+    assert_eq!(leases.expect("the lease has run out")[0].attempt, 2);
+}

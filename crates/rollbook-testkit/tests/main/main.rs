@@ -1,0 +1,5 @@
+//! The suites on the models in memory, and the models and wrappers themselves.
+
+mod faults;
+mod queue;
+mod store;

@@ -1,0 +1,78 @@
+//! Waits between attempts to reach something that is away.
+
+use std::time::Duration;
+
+use rollbook_core::queue::QueueError;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::settings::Settings;
+
+/// The shortest limit: zero would double to zero, and a lane would spin.
+const LIMIT_MIN: Duration = Duration::from_millis(1);
+
+/// Waits that double up to a limit.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    limit: Duration,
+    limit_max: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let limit_max = settings.gate_backoff_max.max(LIMIT_MIN);
+        Self { limit: settings.gate_backoff.clamp(LIMIT_MIN, limit_max), limit_max }
+    }
+
+    /// The next wait: between half and the whole of the present limit. Not less, or a lane could spin;
+    /// not always the whole, or workers that lost a server together would come back to it together.
+    pub(crate) fn next(&mut self) -> Duration {
+        let limit = self.limit;
+        self.limit = limit.saturating_mul(2).min(self.limit_max);
+        limit.mul_f64(f64::midpoint(1.0, fastrand::f64()))
+    }
+}
+
+/// The queue's absence as one call sees it, from its first error until it succeeds.
+pub(crate) struct QueueOutage<'a> {
+    call: &'static str,
+    settings: &'a Settings,
+    lasting: Option<(Backoff, Instant)>,
+}
+
+impl<'a> QueueOutage<'a> {
+    pub(crate) fn new(call: &'static str, settings: &'a Settings) -> Self {
+        Self { call, settings, lasting: None }
+    }
+
+    /// Takes note of an error, logs the first, and says how long to wait.
+    pub(crate) fn failed(&mut self, lane: usize, error: &QueueError) -> Duration {
+        let (backoff, _) = self.lasting.get_or_insert_with(|| {
+            warn!(lane, call = self.call, %error, "the queue is away: asking again until it answers");
+            (Backoff::new(self.settings), Instant::now())
+        });
+        backoff.next()
+    }
+
+    /// Takes note of a success.
+    pub(crate) fn over(self, lane: usize) {
+        if let Some((_, since)) = self.lasting {
+            let away_seconds = since.elapsed().as_secs_f64();
+            info!(lane, call = self.call, away_seconds, "the queue answers again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_to_the_limit_and_are_never_less_than_half_of_it() {
+        let mut backoff = Backoff::new(&Settings::default());
+        for limit in [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000].map(Duration::from_millis) {
+            let wait = backoff.next();
+            assert!(wait >= limit / 2 && wait <= limit, "{wait:?} of {limit:?}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What happens to a batch of leases, as plain functions over data.
+
+use rollbook_core::catalog::NEVER_KEPT;
+use rollbook_core::change::Change;
+use rollbook_core::event::{self, Parsed};
+use rollbook_core::queue::{Lease, Settlement};
+use rollbook_core::retry::{Decision, Failure, Reason, RetryPolicy};
+
+use crate::apply::Fate;
+
+/// A message that so many workers in a row did not settle may be what killed them. Two, not one: a
+/// single death (a deploy, a power cut) says nothing about the hundred messages in hand.
+pub(crate) const SUSPECT_AFTER: u32 = 2;
+
+/// Leases, and how each is to end.
+pub(crate) type Decided = Vec<(Lease, Settlement)>;
+
+/// A batch, read.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    /// The messages that can be applied.
+    pub(crate) leases: Vec<Lease>,
+    /// What they say: one for each of `leases`, in their order.
+    pub(crate) changes: Vec<Change>,
+    /// The others.
+    pub(crate) failed: Vec<(Lease, Failure)>,
+    /// Characters replaced because not every engine can hold them.
+    pub(crate) sanitized: usize,
+    /// Fields whose value did not fit their column.
+    pub(crate) mismatched: usize,
+}
+
+/// Takes a message that must be handled alone out of the batch, where there is one: of several the
+/// one that has seen the fewest deaths, so that innocents do not wait until the killer is parked.
+pub(crate) fn take_suspect(leases: &mut Vec<Lease>, attempts_max: u32) -> Option<Lease> {
+    let is_suspect = |lease: &Lease| lease.unsettled >= SUSPECT_AFTER && !is_crash_loop(lease, attempts_max);
+    let suspects = leases.iter().enumerate().filter(|(_, lease)| is_suspect(lease));
+    let (index, _) = suspects.min_by_key(|(_, lease)| lease.unsettled)?;
+    Some(leases.remove(index))
+}
+
+/// Whether the message was leased as often as is allowed and its last worker did not settle it. Where
+/// that one did (a retry, before the limit was lowered), the message may still be tried.
+fn is_crash_loop(lease: &Lease, attempts_max: u32) -> bool {
+    lease.unsettled > 0 && lease.attempt > attempts_max
+}
+
+/// Reads every message. One that is in a crash loop is not even parsed: that may be what kills.
+pub(crate) fn read(leases: Vec<Lease>, attempts_max: u32, instance_id: Option<&str>) -> Reading {
+    let mut reading = Reading {
+        leases: Vec::with_capacity(leases.len()),
+        changes: Vec::with_capacity(leases.len()),
+        ..Reading::default()
+    };
+    for lease in leases {
+        let parsed = if is_crash_loop(&lease, attempts_max) {
+            Err(crash_loop(&lease))
+        } else {
+            event::parse(&lease, instance_id)
+        };
+        match parsed {
+            Ok(Parsed { change, sanitized, mismatched }) => {
+                reading.leases.push(lease);
+                reading.changes.push(change);
+                reading.sanitized += sanitized;
+                reading.mismatched += mismatched;
+            }
+            Err(failure) => reading.failed.push((lease, failure)),
+        }
+    }
+    reading
+}
+
+fn crash_loop(lease: &Lease) -> Failure {
+    let detail = format!(
+        "leased {} times before; the last {} in a row ended without a settlement: their workers died or stalled",
+        lease.attempt.saturating_sub(1),
+        lease.unsettled,
+    );
+    Failure { reason: Reason::CrashLoop, detail, event_type: None }
+}
+
+/// How the lease of an applied, refused or untried change ends.
+pub(crate) fn decide(lease: &Lease, change: &Change, fate: Fate, retry: &RetryPolicy) -> Settlement {
+    match fate {
+        Fate::Applied(_) => Settlement::Ack,
+        Fate::Untried => Settlement::Release,
+        Fate::Refused(detail) => {
+            let event_type = Some(change.origin.event_type.clone());
+            fail(lease, Failure { reason: Reason::StoreRefused, detail, event_type }, retry)
+        }
+    }
+}
+
+/// How the lease of a failed message ends.
+pub(crate) fn fail(lease: &Lease, failure: Failure, retry: &RetryPolicy) -> Settlement {
+    if failure.event_type.as_deref().is_some_and(|event_type| NEVER_KEPT.contains(&event_type)) {
+        // A dead letter would keep the one-time password in its body.
+        return Settlement::Ack;
+    }
+    match retry.decide(lease.attempt, failure.reason, fastrand::f64()) {
+        Decision::Retry(after) => Settlement::Retry { after, failure },
+        Decision::DeadLetter => Settlement::DeadLetter { failure },
+    }
+}
+
+/// Hands every lease back, uncounted.
+pub(crate) fn release(leases: impl IntoIterator<Item = Lease>) -> Decided {
+    leases.into_iter().map(|lease| (lease, Settlement::Release)).collect()
+}

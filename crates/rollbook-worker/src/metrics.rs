@@ -1,0 +1,190 @@
+//! What the worker counts.
+
+use std::time::Duration;
+
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
+use rollbook_core::catalog::RESOURCES;
+use rollbook_core::change::{Applied, Change};
+use rollbook_core::queue::{Lease, Settlement};
+use rollbook_core::retry::Reason;
+use rollbook_core::time::Timestamp;
+
+/// Messages.
+const BATCH_BUCKETS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
+
+/// Seconds: from one commit on a fast disk to a store that hardly answers.
+const APPLY_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// Seconds: from 10 ms over Svix's last attempt (28 h) to a replay of last month.
+const LAG_BUCKETS: [f64; 17] = [
+    0.01,
+    0.05,
+    0.1,
+    0.5,
+    1.0,
+    5.0,
+    15.0,
+    60.0,
+    300.0,
+    1800.0,
+    3600.0,
+    21_600.0,
+    43_200.0,
+    86_400.0,
+    172_800.0,
+    604_800.0,
+    2_592_000.0,
+];
+
+/// The label where there is no reason and no resource.
+const NONE: &str = "none";
+
+pub(crate) struct Metrics {
+    leased: Histogram,
+    applied_at_once: Histogram,
+    apply_seconds: Histogram,
+    event_lag_seconds: Histogram,
+    settlements: IntCounterVec,
+    applied: IntCounterVec,
+    pub(crate) leases_lost: IntCounter,
+    pub(crate) sanitized: IntCounter,
+    pub(crate) field_mismatches: IntCounter,
+    pub(crate) progress: Gauge,
+}
+
+impl Metrics {
+    /// Registers all of them, at zero for every value of a label that there can be.
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            leased: batch_size(registry, "lease")?,
+            applied_at_once: batch_size(registry, "apply")?,
+            apply_seconds: histogram(
+                registry,
+                HistogramOpts::new("rollbook_apply_seconds", "Time of one call to the store.")
+                    .buckets(APPLY_BUCKETS.to_vec()),
+            )?,
+            event_lag_seconds: histogram(
+                registry,
+                HistogramOpts::new(
+                    "rollbook_event_lag_seconds",
+                    "Time from Clerk's event to the committed row, of each event that changed a row.",
+                )
+                .buckets(LAG_BUCKETS.to_vec()),
+            )?,
+            settlements: counters(
+                registry,
+                "rollbook_settlements_total",
+                "Leases ended, by how and why.",
+                &["settlement", "reason"],
+            )?,
+            applied: counters(
+                registry,
+                "rollbook_applied_total",
+                "Changes applied, by table and by what they did.",
+                &["resource", "outcome"],
+            )?,
+            leases_lost: counter(
+                registry,
+                "rollbook_leases_lost_total",
+                "Settlements that came too late: another worker has the message.",
+            )?,
+            sanitized: counter(
+                registry,
+                "rollbook_sanitized_total",
+                "Characters replaced by U+FFFD because not every store can hold them.",
+            )?,
+            field_mismatches: counter(
+                registry,
+                "rollbook_field_mismatches_total",
+                "Fields whose value did not fit their column, which is null then.",
+            )?,
+            progress: Gauge::new(
+                "rollbook_worker_progress_timestamp_seconds",
+                "The last moment at which every lane was seen alive.",
+            )?,
+        };
+        registry.register(Box::new(metrics.progress.clone()))?;
+        metrics.start_at_zero();
+        Ok(metrics)
+    }
+
+    fn start_at_zero(&self) {
+        for settlement in ["ack", "release"] {
+            self.settlements.with_label_values(&[settlement, NONE]);
+        }
+        for reason in Reason::ALL {
+            self.settlements.with_label_values(&["dead_letter", reason.as_str()]);
+            if !reason.is_permanent() {
+                self.settlements.with_label_values(&["retry", reason.as_str()]);
+            }
+        }
+        for resource in RESOURCES.into_iter().map(|resource| resource.table).chain([NONE]) {
+            for outcome in Applied::ALL {
+                self.applied.with_label_values(&[resource, outcome.as_str()]);
+            }
+        }
+    }
+
+    /// A batch was leased. An idle look at the queue is none.
+    pub(crate) fn leased(&self, leases: &[Lease]) {
+        if !leases.is_empty() {
+            self.leased.observe(count(leases.len()));
+        }
+    }
+
+    /// The store was called once.
+    pub(crate) fn called(&self, changes: usize, took: Duration) {
+        self.applied_at_once.observe(count(changes));
+        self.apply_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A change was applied. The lag is that of rows that advanced: a replay of last month's event says
+    /// nothing about how far the rows are behind.
+    pub(crate) fn applied(&self, change: &Change, applied: Applied, now: Timestamp) {
+        self.applied.with_label_values(&[change.resource_name(), applied.as_str()]).inc();
+        if matches!(applied, Applied::Inserted | Applied::Updated | Applied::Deleted) {
+            self.event_lag_seconds.observe(now.since(change.origin.event_at).as_secs_f64());
+        }
+    }
+
+    /// A lease ended.
+    pub(crate) fn settled(&self, settlement: &Settlement) {
+        let reason = match settlement {
+            Settlement::Ack | Settlement::Release => NONE,
+            Settlement::Retry { failure, .. } | Settlement::DeadLetter { failure } => failure.reason.as_str(),
+        };
+        self.settlements.with_label_values(&[settlement.label(), reason]).inc();
+    }
+}
+
+fn batch_size(registry: &Registry, stage: &str) -> Result<Histogram, prometheus::Error> {
+    let options = HistogramOpts::new("rollbook_batch_size", "Messages handled in one batch.");
+    histogram(registry, options.buckets(BATCH_BUCKETS.to_vec()).const_label("stage", stage))
+}
+
+fn histogram(registry: &Registry, options: HistogramOpts) -> Result<Histogram, prometheus::Error> {
+    let histogram = Histogram::with_opts(options)?;
+    registry.register(Box::new(histogram.clone()))?;
+    Ok(histogram)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let counter = IntCounter::new(name, help)?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(counters.clone()))?;
+    Ok(counters)
+}
+
+fn count(messages: usize) -> f64 {
+    u32::try_from(messages).map_or(f64::MAX, f64::from)
+}

@@ -1,0 +1,115 @@
+//! The worker: its lanes, and what happens when one of them ends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prometheus::Registry;
+use rollbook_core::queue::{Consumer, QueueError};
+use rollbook_core::store::{Store, StoreError};
+use rollbook_core::time::Clock;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::gate::Gate;
+use crate::isolation::Isolation;
+use crate::lane::{Lane, Shared};
+use crate::metrics::Metrics;
+use crate::progress::{Progress, Pulse};
+use crate::settings::Settings;
+
+/// Brings messages from a queue into a store.
+pub struct Worker {
+    shared: Arc<Shared>,
+    progress: Progress,
+}
+
+/// Why a worker ended though nobody asked it to. The process must end: what it holds can't be trusted,
+/// and its leases run out by themselves.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The queue's storage broke.
+    #[error("worker lane {lane}: {error}")]
+    Queue {
+        /// Counted from zero.
+        lane: usize,
+        /// Always [`QueueError::Broken`].
+        error: QueueError,
+    },
+    /// The store's storage broke.
+    #[error("worker lane {lane}: {error}")]
+    Store {
+        /// Counted from zero.
+        lane: usize,
+        /// Always [`StoreError::Broken`].
+        error: StoreError,
+    },
+    /// A lane panicked. What it had in hand comes again; a message that does this each time is parked.
+    #[error("worker lane {lane} panicked: this is a fault in Rollbook; start it again")]
+    Panicked {
+        /// Counted from zero.
+        lane: usize,
+    },
+    /// A lane returned though nobody asked it to stop.
+    #[error("worker lane {lane} ended unasked: this is a fault in Rollbook; start it again")]
+    Ended {
+        /// Counted from zero.
+        lane: usize,
+    },
+}
+
+impl Worker {
+    /// A worker that has not begun. Registers its metrics.
+    ///
+    /// # Errors
+    /// Where the registry has such metrics already.
+    pub fn new(
+        settings: Settings,
+        queue: Arc<dyn Consumer>,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        registry: &Registry,
+    ) -> Result<Self, prometheus::Error> {
+        let metrics = Metrics::new(registry)?;
+        let progress = Progress::new(settings.lanes.max(1), Arc::clone(&clock), metrics.progress.clone());
+        let gate = Gate::new(settings.clone());
+        let isolation = Isolation::new();
+        let shared = Shared { settings, queue, store, clock, metrics, gate, isolation };
+        Ok(Self { shared: Arc::new(shared), progress })
+    }
+
+    /// When its lanes were last seen alive.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Works until `stop`. Then each lane finishes the batch in hand, hands back what it has not begun,
+    /// and leases nothing more. Dropping the future instead is like a crash: the leases run out.
+    ///
+    /// # Errors
+    /// When a lane ends unasked. The others are stopped first; they get the time of one lease.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
+        let halt = stop.child_token();
+        let mut lanes = JoinSet::new();
+        let mut numbers = HashMap::new();
+        for number in 0..self.shared.settings.lanes.max(1) {
+            let pulse = Pulse::new(number, self.progress.clone(), halt.clone());
+            let task = lanes.spawn(Lane::new(Arc::clone(&self.shared), pulse).run());
+            numbers.insert(task.id(), number);
+        }
+        let lane_of = |id| numbers.get(&id).copied().unwrap_or_default();
+        while let Some(ended) = lanes.join_next_with_id().await {
+            let failure = match ended {
+                Ok((_, Ok(()))) if halt.is_cancelled() => continue,
+                Ok((id, Ok(()))) => WorkerError::Ended { lane: lane_of(id) },
+                Ok((_, Err(error))) => error,
+                Err(panic) => WorkerError::Panicked { lane: lane_of(panic.id()) },
+            };
+            halt.cancel();
+            // After a lease's time nothing that they could finish is theirs any more.
+            let rest = async { while lanes.join_next().await.is_some() {} };
+            _ = tokio::time::timeout(self.shared.settings.lease_for, rest).await;
+            return Err(failure);
+        }
+        Ok(())
+    }
+}

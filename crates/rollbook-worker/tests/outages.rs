@@ -1,0 +1,225 @@
+//! The store or the queue is away: no message is to blame, and nothing is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rollbook_core::queue::Consumer as _;
+use rollbook_core::queue::{QueueError, Settled, Settlement};
+use rollbook_core::store::StoreError;
+use rollbook_testkit::faults::{Fault, FaultyConsumer, FaultyStore, Gate, QueueCall, StoreCall};
+use rollbook_worker::WorkerError;
+use tokio::time::sleep;
+
+use crate::support::{Bench, eventually, has_subject, run_until, user};
+
+/// The store answers nothing with `error` for ten minutes.
+async fn outlives_an_absence(error: StoreError) {
+    let mut bench = Bench::new();
+    bench.settings.lanes = 2;
+    bench.settings.batch_max = 7;
+    bench.enqueue_users(0..50).await;
+    let away = Arc::new(AtomicBool::new(true));
+    let (applies, pings) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (is_away, calls, pinged) = (Arc::clone(&away), Arc::clone(&applies), Arc::clone(&pings));
+    let store = FaultyStore::new(bench.store.clone(), move |call| {
+        match call {
+            StoreCall::Apply(_) => _ = calls.fetch_add(1, Ordering::SeqCst),
+            _ => _ = pinged.fetch_add(1, Ordering::SeqCst),
+        }
+        if is_away.load(Ordering::SeqCst) { Fault::Fail(error.clone()) } else { Fault::None }
+    });
+    let worker = bench.worker_with_store(store);
+    let drive = async {
+        sleep(Duration::from_secs(600)).await;
+        assert!(applies.load(Ordering::SeqCst) <= 2, "each lane finds out once");
+        // Ten minutes in steps between 5 s and 10 s, and the short ones before: one lane asks.
+        let pings = pings.load(Ordering::SeqCst);
+        assert!((60..=130).contains(&pings), "{pings}");
+        let stats = bench.stats().await;
+        assert_eq!((stats.ready, stats.leased, stats.dead), (50, 0, 0));
+        away.store(false, Ordering::SeqCst);
+        bench.drained().await;
+    };
+    run_until(worker, drive).await.expect("a clean end");
+    assert_eq!(bench.user_ids().len(), 50);
+    assert_eq!(bench.attempts(), [1; 50]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_away_nothing_is_leased_and_no_attempt_is_spent() {
+    outlives_an_absence(StoreError::Dependency("connection refused".into())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_not_set_up_right_spends_no_attempt_either() {
+    outlives_an_absence(StoreError::Deployment("no such table".into())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_answers_pings_and_applies_nothing_is_asked_ever_more_seldom() {
+    let bench = Bench::new();
+    bench.enqueue("msg_1", user("user_1")).await;
+    let full = Arc::new(AtomicBool::new(true));
+    let applies = Arc::new(AtomicUsize::new(0));
+    let (is_full, counted) = (Arc::clone(&full), Arc::clone(&applies));
+    let store = FaultyStore::new(bench.store.clone(), move |call| match call {
+        StoreCall::Apply(_) if is_full.load(Ordering::SeqCst) => {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Fault::Fail(StoreError::Dependency("disk full".into()))
+        }
+        _ => Fault::None,
+    });
+    let worker = bench.worker_with_store(store);
+    let drive = async {
+        sleep(Duration::from_secs(600)).await;
+        full.store(false, Ordering::SeqCst);
+        bench.drained().await;
+    };
+    run_until(worker, drive).await.expect("a clean end");
+    // As seldom as if the pings had failed.
+    let applies = applies.load(Ordering::SeqCst);
+    assert!((60..=130).contains(&applies), "{applies}");
+    assert_eq!(bench.attempts(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_applied_before_the_store_went_away_is_acknowledged_and_the_rest_handed_back() {
+    let mut bench = Bench::new();
+    bench.settings.retry.attempts_max = 1;
+    bench.enqueue_users(0..8).await;
+    let away = Arc::new(AtomicBool::new(true));
+    let is_away = Arc::clone(&away);
+    let store = FaultyStore::new(bench.store.clone(), move |call| match call {
+        // Bisected: 0..4 is refused, 0..2 is refused, 0 is bad, 1 is good, 2..4 is good, then it goes.
+        StoreCall::Apply(changes) if has_subject(changes, "user_0") => {
+            Fault::Fail(StoreError::Event("no".into()))
+        }
+        StoreCall::Apply(changes) if has_subject(changes, "user_4") && is_away.load(Ordering::SeqCst) => {
+            Fault::Fail(StoreError::Dependency("gone".into()))
+        }
+        StoreCall::Ping if is_away.load(Ordering::SeqCst) => {
+            Fault::Fail(StoreError::Dependency("gone".into()))
+        }
+        _ => Fault::None,
+    });
+    let worker = bench.worker_with_store(store);
+    let drive = async {
+        eventually(|| bench.queue.message_ids().len() == 4).await;
+        assert_eq!(bench.user_ids(), ["user_1", "user_2", "user_3"]);
+        assert_eq!(bench.stats().await.ready, 4);
+        away.store(false, Ordering::SeqCst);
+        bench.drained().await;
+    };
+    run_until(worker, drive).await.expect("a clean end");
+    assert_eq!(bench.user_ids().len(), 7);
+    assert_eq!(bench.attempts(), [1; 7]);
+    assert_eq!(bench.queue.dead().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_queue_is_away_the_worker_backs_off_and_then_goes_on() {
+    let bench = Bench::new();
+    bench.enqueue_users(0..3).await;
+    let (leases, settles) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let queue = FaultyConsumer::new(bench.queue.clone(), move |call| {
+        let (count, error) = match call {
+            QueueCall::Lease(_) => (&leases, QueueError::Unavailable("busy".into())),
+            _ => (&settles, QueueError::Deployment("read-only".into())),
+        };
+        if count.fetch_add(1, Ordering::SeqCst) < 5 { Fault::Fail(error) } else { Fault::None }
+    });
+    let began_at = tokio::time::Instant::now();
+    run_until(bench.worker_with_queue(queue), bench.drained()).await.expect("a clean end");
+    // Five waits of at least 100, 200, 400, 800 and 1600 ms, twice.
+    assert!(began_at.elapsed() >= Duration::from_millis(6200), "{:?}", began_at.elapsed());
+    assert_eq!(bench.attempts(), [1; 3]);
+    assert!(bench.queue.dead().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settlement_whose_answer_is_lost_is_made_again_and_harms_nothing() {
+    let bench = Bench::new();
+    bench.enqueue_users(0..3).await;
+    let failed = AtomicBool::new(false);
+    let queue = FaultyConsumer::new(bench.queue.clone(), move |call| match call {
+        QueueCall::Settle(_) if !failed.swap(true, Ordering::SeqCst) => {
+            Fault::FailAfter(QueueError::Unavailable("connection reset".into()))
+        }
+        _ => Fault::None,
+    });
+    let made_again = eventually(|| bench.metric("rollbook_leases_lost_total").as_deref() == Some("3"));
+    run_until(bench.worker_with_queue(queue), made_again).await.expect("a clean end");
+    assert_eq!(bench.stats().await.depth(), 0);
+    assert_eq!(bench.user_ids().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_is_counted_and_changes_nothing() {
+    let bench = Bench::new();
+    bench.enqueue("msg_1", user("user_1")).await;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let store = FaultyStore::new(bench.store.clone(), move |_| Fault::Wait(held.clone()));
+    let worker = bench.worker_with_store(store);
+    let drive = async {
+        gate.arrived(1).await;
+        sleep(bench.settings.lease_for).await;
+        let [lease] = &bench.lease_now().await[..] else { panic!("the lease ran out") };
+        assert_eq!((lease.attempt, lease.unsettled), (2, 1));
+        gate.open();
+        eventually(|| bench.metric("rollbook_leases_lost_total").as_deref() == Some("1")).await;
+        let settled = bench.queue.settle_many(vec![(lease.clone(), Settlement::Ack)]).await;
+        assert_eq!(settled, Ok(vec![Settled::Done]));
+    };
+    run_until(worker, drive).await.expect("a clean end");
+    assert_eq!(bench.user_ids(), ["user_1"]);
+    let acks = bench.metric(r#"rollbook_settlements_total{reason="none",settlement="ack"}"#);
+    assert_eq!(acks.as_deref(), Some("0"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_storage_of_the_queue_ends_the_worker() {
+    for breaks_at_lease in [true, false] {
+        let mut bench = Bench::new();
+        bench.settings.lanes = 2;
+        bench.enqueue("msg_1", user("user_1")).await;
+        let broke = AtomicBool::new(false);
+        let queue = FaultyConsumer::new(bench.queue.clone(), move |call| {
+            let breaks = matches!(call, QueueCall::Lease(_)) == breaks_at_lease;
+            let breaks = breaks && !broke.swap(true, Ordering::SeqCst);
+            if breaks { Fault::Fail(QueueError::Broken("I/O error".into())) } else { Fault::None }
+        });
+        let began_at = tokio::time::Instant::now();
+        let ended = run_until(bench.worker_with_queue(queue), std::future::pending()).await;
+        assert!(matches!(ended, Err(WorkerError::Queue { .. })), "{ended:?}");
+        assert!(began_at.elapsed() <= bench.settings.lease_wait, "the other lane is told to stop");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_storage_of_the_store_ends_the_worker_and_hands_the_batch_back_uncounted() {
+    let mut bench = Bench::new();
+    bench.settings.lanes = 2;
+    bench.enqueue_users(0..5).await;
+    let store = FaultyStore::new(bench.store.clone(), |call| match call {
+        StoreCall::Apply(_) => Fault::Fail(StoreError::Broken("I/O error".into())),
+        _ => Fault::None,
+    });
+    let ended = run_until(bench.worker_with_store(store), std::future::pending()).await;
+    assert!(matches!(ended, Err(WorkerError::Store { .. })), "{ended:?}");
+    let leases = bench.lease_now().await;
+    assert_eq!(leases.iter().map(|lease| lease.attempt).collect::<Vec<_>>(), [1; 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_turns_out_broken_behind_the_closed_gate_ends_the_worker() {
+    let bench = Bench::new();
+    bench.enqueue("msg_1", user("user_1")).await;
+    let store = FaultyStore::new(bench.store.clone(), |call| match call {
+        StoreCall::Ping => Fault::Fail(StoreError::Broken("I/O error".into())),
+        _ => Fault::Fail(StoreError::Dependency("away".into())),
+    });
+    let ended = run_until(bench.worker_with_store(store), std::future::pending()).await;
+    assert!(matches!(ended, Err(WorkerError::Store { .. })), "{ended:?}");
+}

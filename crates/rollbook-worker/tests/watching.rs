@@ -1,0 +1,202 @@
+//! What an operator sees: metrics, progress, the log.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use prometheus::TextEncoder;
+use rollbook_core::catalog::RESOURCES;
+use rollbook_core::change::Applied;
+use rollbook_core::retry::Reason;
+use rollbook_core::store::StoreError;
+use rollbook_core::time::{Clock as _, Timestamp};
+use rollbook_testkit::faults::{Fault, FaultyStore, Gate, StoreCall};
+use serde_json::json;
+use tokio::time::sleep;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::support::{BEGIN, Bench, event, eventually, run_until, user};
+
+#[tokio::test(start_paused = true)]
+async fn every_counter_is_there_at_zero_before_anything_happens() {
+    let bench = Bench::new();
+    let _worker = bench.worker();
+    let zero = |name: &str| assert_eq!(bench.metric(name).as_deref(), Some("0"), "{name}");
+    for resource in RESOURCES.iter().map(|resource| resource.table).chain(["none"]) {
+        for outcome in Applied::ALL {
+            zero(&format!(r#"rollbook_applied_total{{outcome="{outcome}",resource="{resource}"}}"#));
+        }
+    }
+    for settlement in ["ack", "release"] {
+        zero(&format!(r#"rollbook_settlements_total{{reason="none",settlement="{settlement}"}}"#));
+    }
+    for reason in Reason::ALL {
+        zero(&format!(r#"rollbook_settlements_total{{reason="{reason}",settlement="dead_letter"}}"#));
+    }
+    zero(r#"rollbook_settlements_total{reason="store_refused",settlement="retry"}"#);
+    zero(r#"rollbook_batch_size_count{stage="lease"}"#);
+    zero(r#"rollbook_batch_size_count{stage="apply"}"#);
+    zero("rollbook_apply_seconds_count");
+    zero("rollbook_event_lag_seconds_count");
+    zero("rollbook_leases_lost_total");
+    zero("rollbook_sanitized_total");
+    zero("rollbook_field_mismatches_total");
+    let born_at = (BEGIN / 1000).to_string();
+    assert_eq!(bench.metric("rollbook_worker_progress_timestamp_seconds"), Some(born_at));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happens_is_counted() {
+    let bench = Bench::new();
+    sleep(Duration::from_secs(3)).await;
+    bench.enqueue("msg_1", user("user_1")).await;
+    bench.enqueue("msg_2", user("user_1")).await;
+    bench.enqueue("msg_3", event("user.deleted", &json!({"id": "user_2", "deleted": true}))).await;
+    bench.enqueue("msg_4", r#"{"type":"x.y","timestamp":1785312000000,"data":{"id":"\u0000"}}"#).await;
+    bench.enqueue("msg_5", event("user.updated", &json!({"id": "user_3", "banned": "perhaps"}))).await;
+    bench.enqueue("msg_6", "no JSON").await;
+    run_until(bench.worker(), bench.drained()).await.expect("a clean end");
+
+    let counts = |name: &str, count: &str| assert_eq!(bench.metric(name).as_deref(), Some(count), "{name}");
+    counts(r#"rollbook_applied_total{outcome="inserted",resource="users"}"#, "2");
+    counts(r#"rollbook_applied_total{outcome="unchanged",resource="users"}"#, "1");
+    counts(r#"rollbook_applied_total{outcome="deleted",resource="users"}"#, "1");
+    counts(r#"rollbook_applied_total{outcome="ignored",resource="none"}"#, "1");
+    counts(r#"rollbook_settlements_total{reason="none",settlement="ack"}"#, "5");
+    counts(r#"rollbook_settlements_total{reason="invalid_json",settlement="dead_letter"}"#, "1");
+    counts("rollbook_sanitized_total", "1");
+    counts("rollbook_field_mismatches_total", "1");
+    counts(r#"rollbook_batch_size_count{stage="lease"}"#, "1");
+    counts(r#"rollbook_batch_size_sum{stage="lease"}"#, "6");
+    counts(r#"rollbook_batch_size_sum{stage="apply"}"#, "5");
+    counts("rollbook_apply_seconds_count", "1");
+    // Three rows changed, three seconds after their events.
+    counts("rollbook_event_lag_seconds_count", "3");
+    counts("rollbook_event_lag_seconds_sum", "9");
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_goes_on_while_the_worker_is_idle() {
+    let mut bench = Bench::new();
+    bench.settings.lanes = 2;
+    let worker = bench.worker();
+    let progress = worker.progress();
+    assert_eq!(progress.last(), Timestamp::from_millis(BEGIN));
+    let watch = async {
+        for _ in 0..20 {
+            sleep(Duration::from_millis(3300)).await;
+            let behind = bench.clock.now().since(progress.last());
+            assert!(behind <= bench.settings.lease_wait, "{behind:?}");
+        }
+    };
+    run_until(worker, watch).await.expect("a clean end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_goes_on_while_the_gate_is_closed() {
+    let mut bench = Bench::new();
+    bench.settings.lanes = 3;
+    bench.enqueue("msg_1", user("user_1")).await;
+    let store = FaultyStore::new(bench.store.clone(), |_| Fault::Fail(StoreError::Dependency("away".into())));
+    let worker = bench.worker_with_store(store);
+    let progress = worker.progress();
+    let watch = async {
+        for _ in 0..20 {
+            sleep(Duration::from_millis(3300)).await;
+            let behind = bench.clock.now().since(progress.last());
+            assert!(behind <= Duration::from_secs(1), "{behind:?}");
+        }
+    };
+    run_until(worker, watch).await.expect("a clean end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_stands_still_while_one_of_the_lanes_hangs() {
+    let mut bench = Bench::new();
+    bench.settings.lanes = 2;
+    bench.enqueue("msg_1", user("user_1")).await;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let store = FaultyStore::new(bench.store.clone(), move |call| match call {
+        StoreCall::Apply(_) => Fault::Wait(held.clone()),
+        _ => Fault::None,
+    });
+    let worker = bench.worker_with_store(store);
+    let progress = worker.progress();
+    let watch = async {
+        gate.arrived(1).await;
+        let hung_at = bench.clock.now();
+        sleep(Duration::from_secs(50)).await;
+        assert!(progress.last() <= hung_at);
+        gate.open();
+        eventually(|| bench.clock.now().since(progress.last()) <= Duration::from_secs(1)).await;
+    };
+    run_until(worker, watch).await.expect("a clean end");
+}
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Log {
+    fn lines_with(&self, text: &str) -> Vec<String> {
+        let log = String::from_utf8(self.0.lock().expect("no panic").clone()).expect("a log is text");
+        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_and_an_outage_are_each_logged_once_and_no_body_ever() {
+    const SECRET: &str = "ada@example.com";
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(log.clone())
+        .with_ansi(false)
+        .with_max_level(tracing::Level::TRACE)
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+
+    let bench = Bench::new();
+    let data = json!({"id": "user_1", "first_name": SECRET});
+    bench.enqueue("msg_1", event("user.updated", &data)).await;
+    bench.enqueue("msg_2", event("user.updated", &json!({"email": SECRET}))).await;
+    bench.enqueue("msg_3", format!("{{\"{SECRET}\"")).await;
+    let away_until = bench.clock.now().plus(Duration::from_secs(300));
+    let clock = Arc::clone(&bench.clock);
+    let store = FaultyStore::new(bench.store.clone(), move |_| {
+        let error = StoreError::Deployment("no table users".into());
+        if clock.now() < away_until { Fault::Fail(error) } else { Fault::None }
+    });
+    run_until(bench.worker_with_store(store), bench.drained()).await.expect("a clean end");
+
+    let [no_id, no_json] = &log.lines_with("parked as a dead letter")[..] else { panic!("two dead letters") };
+    for part in ["WARN", "msg_2", "user.updated", "attempt=1", "missing_id", "data has no usable id"] {
+        assert!(no_id.contains(part), "{part} in {no_id}");
+    }
+    assert!(no_json.contains("invalid_json"), "{no_json}");
+    let [outage] = &log.lines_with("must be mended")[..] else { panic!("one outage") };
+    assert!(outage.contains("ERROR") && outage.contains("rollbook migrate"), "{outage}");
+    assert_eq!(log.lines_with("the store applies again").len(), 1);
+    assert!(log.lines_with(SECRET).is_empty());
+    let metrics = TextEncoder::new().encode_to_string(&bench.registry.gather()).expect("metrics are text");
+    assert!(!metrics.contains(SECRET) && !metrics.contains("msg_"));
+}

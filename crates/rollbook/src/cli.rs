@@ -1,0 +1,267 @@
+//! The command line: what can be asked for. What it does is in `commands`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Parser, Subcommand, ValueEnum};
+use rollbook_core::retry::Reason;
+use rollbook_core::time::Timestamp;
+
+use crate::config::values;
+use crate::flags::SettingFlags;
+
+/// Keeps your own SQL database true to Clerk
+///
+/// Receives Clerk's webhooks, makes each durable before it is acknowledged, and applies them in whatever
+/// order they come, so that the rows end as Clerk says.
+#[derive(Parser)]
+#[command(
+    name = "rollbook",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Example, to see it all work on this machine, with nothing set up:\n  rollbook demo"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) settings: SettingFlags,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Receives and applies, all in one process
+    #[command(
+        after_help = "Example:\n  CLERK_WEBHOOK_SIGNING_SECRET=whsec_… rollbook serve --listen 0.0.0.0:8080\n\n\
+                      Clerk's dashboard, Webhooks, wants the URL https://YOUR.HOST/webhooks/clerk"
+    )]
+    Serve,
+    /// Receives only: verifies deliveries and queues them
+    #[command(after_help = "Example:\n  rollbook receive --queue-url sqlite:///var/lib/rollbook/queue.db")]
+    Receive,
+    /// Applies only: takes deliveries from the queue into the store
+    #[command(after_help = "Example:\n  rollbook work --database-url sqlite:///var/lib/rollbook/store.db")]
+    Work,
+    /// Shows the whole way on this machine: a signed history, shuffled and doubled, becomes right rows
+    #[command(after_help = "Example:\n  rollbook demo --deliveries 50000 --keep\n\n\
+                            Needs no configuration and reads none but its own flags. Exit code 0 means that the\n\
+                            rows equal the truth.")]
+    Demo(Demo),
+    /// Signs an event and posts it to a running receiver
+    #[command(after_help = "Examples:\n  rollbook send user.created\n  \
+                            rollbook send --file event.json --count 100 --url http://127.0.0.1:8080/webhooks/clerk")]
+    Send(Send),
+    /// Applies migrations, or says which are pending
+    #[command(after_help = "Example, exit code 1 where one is pending:\n  rollbook migrate --check")]
+    Migrate(Migrate),
+    /// Lists, shows, redrives and discards the messages that were parked
+    #[command(
+        subcommand,
+        after_help = "Example:\n  rollbook dead-letters list --reason store_refused --since 2h"
+    )]
+    DeadLetters(DeadLetters),
+    /// Shows every setting: its value, where that came from, what it means
+    #[command(after_help = "Examples:\n  rollbook config\n  rollbook config --sample > rollbook.toml")]
+    Config(ConfigCommand),
+    /// Asks a running process how it is: exit code 0 or 1, for containers
+    #[command(after_help = "Example:\n  HEALTHCHECK CMD [\"rollbook\", \"healthcheck\"]")]
+    Healthcheck(Healthcheck),
+    /// Prints completions for a shell
+    #[command(after_help = "Example:\n  rollbook completions bash > /etc/bash_completion.d/rollbook")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Demo {
+    /// Sends at least this many deliveries, the doubled ones included
+    #[arg(long, value_name = "NUMBER", default_value_t = 12_500, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    pub(crate) deliveries: u32,
+    /// Goes on serving when it is done, until Ctrl-C, and keeps the databases
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Makes the same history again [default: another one each time]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) seed: Option<u64>,
+    /// Prints the report for people or for programs
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Send {
+    /// A built-in event of this type, such as user.created, as if it had just happened
+    #[arg(value_name = "TYPE", required_unless_present = "file")]
+    pub(crate) event_type: Option<String>,
+    /// Sends this file, byte for byte, in place of a built-in event
+    #[arg(long, value_name = "PATH", conflicts_with = "event_type")]
+    pub(crate) file: Option<PathBuf>,
+    /// Sends so many, each under an id of its own
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) count: u32,
+    /// Where to [default: the receiver at the setting `listen`]
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// Prints the answers for people or for programs
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Migrate {
+    /// Says what is pending and changes nothing
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Prints for people or for programs
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct ConfigCommand {
+    /// Prints a file with every setting at its default instead
+    #[arg(long)]
+    pub(crate) sample: bool,
+    /// Prints for people or for programs
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Healthcheck {
+    /// Which question to ask at `ops_listen`: does it answer, do its loops make progress, can its parts be reached
+    #[arg(long, value_enum, default_value = "healthz")]
+    pub(crate) probe: ProbeName,
+}
+
+/// The questions of the ops face.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum ProbeName {
+    Healthz,
+    Livez,
+    Readyz,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum DeadLetters {
+    /// Lists them, oldest first
+    #[command(after_help = "Example:\n  rollbook dead-letters list --type user.updated --since 2h")]
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        /// At most so many
+        #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+        /// Prints for people or for programs
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Shows one; its body only when asked for, since it holds personal data
+    #[command(after_help = "Example:\n  rollbook dead-letters show msg_2b6vK1… --body")]
+    Show {
+        /// The svix-id
+        id: String,
+        /// Also the signed bytes
+        #[arg(long)]
+        body: bool,
+        /// Prints for people or for programs
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Sends them back to the queue: same id, same body, attempts from zero
+    #[command(after_help = "Examples:\n  rollbook dead-letters redrive msg_2b6vK1…\n  \
+                            rollbook dead-letters redrive --reason store_refused --rate 50 --dry-run")]
+    Redrive(Bulk),
+    /// Forgets them for good
+    #[command(after_help = "Example:\n  rollbook dead-letters discard --reason wrong_instance --dry-run")]
+    Discard(Bulk),
+}
+
+/// Which dead letters; everything that is given must hold.
+#[derive(clap::Args)]
+pub(crate) struct Filter {
+    /// The one with this svix-id
+    #[arg(value_name = "ID")]
+    pub(crate) id: Option<String>,
+    /// The same
+    #[arg(long = "id", value_name = "ID", conflicts_with = "id", hide = true)]
+    pub(crate) id_flag: Option<String>,
+    /// Events of this type
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) event_type: Option<String>,
+    /// Parked for this reason
+    #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::as_str)))]
+    pub(crate) reason: Option<String>,
+    /// Parked at this moment or later: RFC 3339, or how long ago (30m, 2h)
+    #[arg(long, value_name = "WHEN", value_parser = since)]
+    pub(crate) since: Option<Since>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Bulk {
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    /// All there are; needed where no filter is given
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Says how many it would be and changes nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// At most so many, oldest first
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
+    /// At most so many a second [default: as fast as it goes]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+    /// Prints for people or for programs
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+/// A moment, or how long ago it was.
+#[derive(Clone, Copy)]
+pub(crate) enum Since {
+    Moment(Timestamp),
+    Ago(Duration),
+}
+
+fn since(text: &str) -> Result<Since, String> {
+    /// No dead letter is older than Rollbook.
+    const AGO_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
+    if let Some(moment) = Timestamp::parse(text) {
+        return Ok(Since::Moment(moment));
+    }
+    let refusal = "write a moment such as 2026-07-29T08:00:00Z, or how long ago such as 30m or 2h";
+    values::duration(text, AGO_MAX).map(Since::Ago).map_err(|_| refusal.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn since_is_a_moment_or_a_span() {
+        assert!(matches!(since("2026-07-29T08:00:00Z"), Ok(Since::Moment(_))));
+        assert!(matches!(since("2h"), Ok(Since::Ago(span)) if span.as_secs() == 7200));
+        assert!(since("yesterday").is_err());
+    }
+}

@@ -1,0 +1,250 @@
+//! `dead-letters`: what was parked, and what becomes of it.
+//!
+//! On SQLite it opens the queue beside the process that serves it: WAL lets both read, and writers
+//! take turns.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use rollbook_core::delivery::MessageId;
+use rollbook_core::queue::{DeadLetter, DeadLetterFilter, QueueAdmin, QueueError};
+use rollbook_core::time::Clock;
+use serde_json::{Value, json};
+
+use super::on_all_cores;
+use crate::cli::{Bulk, DeadLetters, Filter, Output, Since};
+use crate::clock::SystemClock;
+use crate::config::{Config, Problems};
+use crate::output::{Table, harmless, harmless_lines, print, print_json};
+use crate::wire;
+
+/// Dead letters in one answer of the queue: they come with their bodies, of up to 1 MiB each.
+const PAGE: usize = 64;
+/// Dead letters in one transaction, so that none keeps the receiver waiting.
+const STEP: usize = 500;
+
+/// Does what is asked.
+pub(crate) fn run(config: &Config, command: DeadLetters) -> anyhow::Result<()> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    on_all_cores(async {
+        let queue = || Ok::<_, anyhow::Error>(wire::open_queue(config, clock.clone())?.admin);
+        match command {
+            DeadLetters::List { filter, limit, output } => {
+                list(&*queue()?, &read(filter, &*clock), limit as usize, output).await
+            }
+            DeadLetters::Show { id, body, output } => show(&*queue()?, &id, body, output).await,
+            DeadLetters::Redrive(bulk) => {
+                check(&bulk)?;
+                change(&*queue()?, bulk, Change::Redrive, &*clock).await
+            }
+            DeadLetters::Discard(bulk) => {
+                check(&bulk)?;
+                change(&*queue()?, bulk, Change::Discard, &*clock).await
+            }
+        }
+    })
+}
+
+fn read(filter: Filter, clock: &dyn Clock) -> DeadLetterFilter {
+    DeadLetterFilter {
+        id: filter.id.or(filter.id_flag).map(MessageId::new),
+        event_type: filter.event_type,
+        reason: filter.reason,
+        since: filter.since.map(|since| match since {
+            Since::Moment(moment) => moment,
+            Since::Ago(span) => clock.now().minus(span),
+        }),
+    }
+}
+
+/// Nobody discards everything by leaving a filter out.
+fn check(bulk: &Bulk) -> Result<(), Problems> {
+    let filter = &bulk.filter;
+    let filtered = filter.id.is_some()
+        || filter.id_flag.is_some()
+        || filter.event_type.is_some()
+        || filter.reason.is_some()
+        || filter.since.is_some();
+    match (filtered, bulk.all) {
+        (false, false) => {
+            let mend = "give an ID, --type, --reason or --since; or --all if you mean every one";
+            Err(Problems::one("dead-letters", "no filter says which", mend))
+        }
+        (true, true) => Err(Problems::one("--all", "is given together with a filter", "keep one of the two")),
+        _ => Ok(()),
+    }
+}
+
+async fn list(
+    queue: &dyn QueueAdmin,
+    filter: &DeadLetterFilter,
+    limit: usize,
+    output: Output,
+) -> anyhow::Result<()> {
+    let mut table = Table::new(&["id", "type", "reason", "attempts", "parked at"]);
+    let mut listed = Vec::new();
+    let mut count = 0;
+    each_page(queue, filter, limit, |page| {
+        count += page.len();
+        for letter in page {
+            match output {
+                Output::Text => table.row(cells(letter)),
+                Output::Json => listed.push(metadata(letter)),
+            }
+        }
+    })
+    .await?;
+    match output {
+        Output::Json => print_json(&Value::Array(listed))?,
+        Output::Text if count == 0 => print("no dead letters match")?,
+        Output::Text => {
+            let more = if count == limit { "\nthere may be more: raise --limit\n" } else { "" };
+            print(&format!("{table}{more}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Hands on at most `limit` dead letters, page by page.
+async fn each_page(
+    queue: &dyn QueueAdmin,
+    filter: &DeadLetterFilter,
+    limit: usize,
+    mut each: impl FnMut(&[DeadLetter]),
+) -> Result<(), QueueError> {
+    let mut after = None;
+    let mut left = limit;
+    while left > 0 {
+        let asked = left.min(PAGE);
+        let page = queue.dead_letters(filter, after, asked).await?;
+        each(&page);
+        left -= page.len().min(left);
+        after = page.last().map(|letter| letter.position);
+        if page.len() < asked {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn cells(letter: &DeadLetter) -> [String; 5] {
+    [
+        letter.id.to_string(),
+        letter.failure.event_type.clone().unwrap_or_else(|| "(unknown)".to_owned()),
+        letter.failure.reason.to_string(),
+        letter.attempts.to_string(),
+        letter.died_at.to_string(),
+    ]
+}
+
+fn metadata(letter: &DeadLetter) -> Value {
+    json!({
+        "id": letter.id.as_str(),
+        "type": letter.failure.event_type,
+        "reason": letter.failure.reason.as_str(),
+        "detail": letter.failure.detail,
+        "attempts": letter.attempts,
+        "received_at": letter.received_at.to_string(),
+        "parked_at": letter.died_at.to_string(),
+        "body_bytes": letter.body.len(),
+    })
+}
+
+async fn show(queue: &dyn QueueAdmin, id: &str, with_body: bool, output: Output) -> anyhow::Result<()> {
+    let filter = DeadLetterFilter { id: Some(MessageId::new(id)), ..DeadLetterFilter::default() };
+    let Some(letter) = queue.dead_letters(&filter, None, 1).await?.pop() else {
+        bail!("there is no dead letter {}; rollbook dead-letters list shows those there are", harmless(id));
+    };
+    let body = String::from_utf8_lossy(&letter.body);
+    let mut about = metadata(&letter);
+    if output == Output::Json {
+        if with_body {
+            about["body"] = body.into();
+        }
+        return Ok(print_json(&about)?);
+    }
+    let mut table = Table::new(&[]);
+    for (name, value) in about.as_object().into_iter().flatten() {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        table.row([name.clone(), value]);
+    }
+    let body = if with_body { format!("\n{}", harmless_lines(&body)) } else { String::new() };
+    Ok(print(&format!("{}{body}", table.to_string().trim_start()))?)
+}
+
+/// What is done to dead letters.
+#[derive(Clone, Copy)]
+enum Change {
+    Redrive,
+    Discard,
+}
+
+impl Change {
+    const fn done(self) -> &'static str {
+        match self {
+            Self::Redrive => "redriven",
+            Self::Discard => "discarded",
+        }
+    }
+
+    async fn of(
+        self,
+        queue: &dyn QueueAdmin,
+        filter: &DeadLetterFilter,
+        limit: usize,
+    ) -> Result<usize, QueueError> {
+        match self {
+            Self::Redrive => queue.redrive(filter, limit).await,
+            Self::Discard => queue.discard(filter, limit).await,
+        }
+    }
+}
+
+async fn change(queue: &dyn QueueAdmin, bulk: Bulk, change: Change, clock: &dyn Clock) -> anyhow::Result<()> {
+    let limit = bulk.limit.map_or(usize::MAX, |limit| limit as usize);
+    let filter = read(bulk.filter, clock);
+    // Counted first: a redriven message that dies again must not be redriven for ever.
+    let mut matching = 0;
+    each_page(queue, &filter, limit, |page| matching += page.len()).await?;
+    let done = if bulk.dry_run { 0 } else { in_steps(queue, &filter, change, matching, bulk.rate).await? };
+    match bulk.output {
+        Output::Json => {
+            let told = json!({ "matching": matching, change.done(): done, "dry_run": bulk.dry_run });
+            print_json(&told)?;
+        }
+        Output::Text if bulk.dry_run => print(&format!("{matching} would be {}", change.done()))?,
+        Output::Text => print(&format!("{done} {}", change.done()))?,
+    }
+    Ok(())
+}
+
+/// Changes at most `total`, no more than `rate` in each second.
+async fn in_steps(
+    queue: &dyn QueueAdmin,
+    filter: &DeadLetterFilter,
+    change: Change,
+    total: usize,
+    rate: Option<u32>,
+) -> Result<usize, QueueError> {
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    let mut done = 0;
+    while done < total {
+        let mut left_in_second = total - done;
+        if let Some(rate) = rate {
+            seconds.tick().await;
+            left_in_second = left_in_second.min(rate as usize);
+        }
+        while left_in_second > 0 {
+            let asked = left_in_second.min(STEP);
+            let changed = change.of(queue, filter, asked).await?;
+            done += changed;
+            left_in_second -= changed.min(left_in_second);
+            if changed < asked {
+                // Someone else was faster: what is left is not there any more.
+                return Ok(done);
+            }
+        }
+    }
+    Ok(done)
+}

@@ -1,0 +1,305 @@
+//! `demo`: the whole way on this machine in one command.
+//!
+//! The faces, the ports, the databases and the HTTP are those of `serve`; only Clerk and Svix are
+//! simulated. It reads no configuration but its own flags: what the environment points to is not
+//! to be filled with invented people.
+
+mod counts;
+mod findings;
+mod progress;
+mod report;
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use prometheus::Registry;
+use rollbook_core::signature::SigningSecrets;
+use rollbook_core::store::Store;
+use rollbook_simulator::history::{History, HistorySettings};
+use rollbook_simulator::sender::{DeliverSettings, Endpoint, deliver};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use self::findings::Findings;
+use self::progress::Progress;
+use self::report::Surroundings;
+use super::healthcheck::reachable;
+use super::on_all_cores;
+use crate::cli::{Demo, Output};
+use crate::clock::SystemClock;
+use crate::config::{Config, Environment, Problems, environment};
+use crate::flags::SettingFlags;
+use crate::logging;
+use crate::output::{Style, print, print_json};
+use crate::service::{Faces, Service};
+use crate::signals::Signals;
+use crate::wire::{self, Queue};
+
+/// Connections that send at once, about as many as Svix opens to one endpoint in a burst.
+const CONNECTIONS: usize = 32;
+/// Of a thousand events, how many are delivered twice.
+const DUPLICATES_PER_MILLE: usize = 250;
+/// Without any progress for this long, the queue is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
+
+/// Shows it.
+///
+/// # Errors
+/// The rows do not equal the truth, or something broke on the way to them.
+pub(crate) fn run(mut settings: SettingFlags, arguments: &Demo) -> anyhow::Result<()> {
+    let began_at = Instant::now();
+    if let Some(url) = ["queue_url", "redis_url", "database_url"].into_iter().find(|key| settings.is_set(key))
+    {
+        let flag = format!("--{}", url.replace('_', "-"));
+        return Err(Problems::one(flag, "the demo brings its own queue and store", "leave it out").into());
+    }
+    let environment = Environment::read();
+    settings.set_default("listen", "127.0.0.1:0");
+    settings.set_default("ops_listen", "127.0.0.1:0");
+    if !environment.is_set("ROLLBOOK_LOG") {
+        settings.set_default("log", "warn");
+    }
+    let config = Config::load(&settings.own_sources())?;
+    logging::start(&config.log, &environment)?;
+    let home = Home::new(settings.is_set("data_dir").then_some(config.data_dir.as_path()))?;
+    let secret = made_for_this_run();
+    let config = config.for_demo(home.path(), SigningSecrets::parse(&secret)?);
+
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let history = History::generate(&size(seed, arguments.deliveries as usize));
+    let order = history.schedule(seed, DUPLICATES_PER_MILLE);
+    let demo = Show { config, history, order, seed, secret, began_at, style: Style::of(&environment) };
+    on_all_cores(demo.run(home, arguments))
+}
+
+/// A history that is at least so many deliveries when it is doubled: chance doubles a few fewer than
+/// on average, and the margin is five times as much as it commonly strays.
+fn size(seed: u64, deliveries: usize) -> HistorySettings {
+    let changes = deliveries * 1000 / (1000 + DUPLICATES_PER_MILLE) + 2 * deliveries.isqrt() + 10;
+    HistorySettings {
+        seed,
+        users: changes / 6,
+        organizations: changes / 60,
+        changes,
+        ..HistorySettings::default()
+    }
+}
+
+/// 24 random bytes in the form of a signing secret. They guard a port of this machine for as long as
+/// the demo runs, so chance need not be cryptographic.
+fn made_for_this_run() -> String {
+    const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let random = std::iter::repeat_with(|| char::from(BASE64[fastrand::usize(..BASE64.len())])).take(32);
+    format!("whsec_{}", random.collect::<String>())
+}
+
+/// Where the databases are.
+enum Home {
+    /// Gone when the demo ends.
+    Temporary(TempDir),
+    /// The user's.
+    Given(PathBuf),
+}
+
+impl Home {
+    fn new(given: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = given else {
+            let folder = tempfile::Builder::new()
+                .prefix("rollbook-demo-")
+                .permissions(Permissions::from_mode(0o700))
+                .tempdir_in(environment::temporary_folder())
+                .context("a temporary folder can't be made; name one by --data-dir")?;
+            return Ok(Self::Temporary(folder));
+        };
+        if ["queue.db", "store.db"].iter().any(|file| path.join(file).exists()) {
+            let wrong = format!("{} holds databases already", path.display());
+            return Err(Problems::one("--data-dir", wrong, "name an empty folder, or leave it out").into());
+        }
+        Ok(Self::Given(path.to_owned()))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(folder) => folder.path(),
+            Self::Given(path) => path,
+        }
+    }
+
+    /// Leaves the folder where it is.
+    fn keep(self) {
+        if let Self::Temporary(folder) = self {
+            let _ = folder.keep();
+        }
+    }
+}
+
+/// What is shown.
+struct Show {
+    config: Config,
+    history: History,
+    order: Vec<usize>,
+    seed: u64,
+    secret: String,
+    began_at: Instant,
+    style: Style,
+}
+
+/// What runs meanwhile.
+struct Running {
+    queue: Queue,
+    store: Arc<dyn Store>,
+    registry: Registry,
+    endpoint: Endpoint,
+}
+
+impl Show {
+    async fn run(self, home: Home, arguments: &Demo) -> anyhow::Result<()> {
+        let signals = Signals::listen()?;
+        let clock = Arc::new(SystemClock);
+        wire::apply_migrations(&self.config)?;
+        let queue = wire::open_queue(&self.config, clock.clone())?;
+        let store = wire::open_store(&self.config, clock.clone())?;
+        let registry = Registry::new();
+        let faces = Faces { receiver: true, worker: true };
+        let service =
+            Service::start(&self.config, faces, &queue, Some(store.clone()), clock, registry.clone()).await?;
+        let listening = service.listening.context("the receiver runs")?;
+        let surroundings = Surroundings {
+            seed: self.seed,
+            receiver: reachable(listening),
+            ops: reachable(service.ops_listening),
+            secret: self.secret.clone(),
+            keep: arguments.keep,
+            kept: (arguments.keep || matches!(home, Home::Given(_))).then(|| home.path().to_owned()),
+        };
+        let endpoint = Endpoint {
+            address: surroundings.receiver,
+            path: "/webhooks/clerk".to_owned(),
+            secret: self.config.signing_secrets()?.first().clone(),
+        };
+        let running = Running { queue, store, registry, endpoint };
+
+        let stop = CancellationToken::new();
+        let mut serving = pin!(service.run(stop.clone()));
+        let mut signalled = pin!(signals.relay(stop.clone()));
+        // The folder, where it is temporary, goes when `home` does: after everything that uses it.
+        let findings = tokio::select! {
+            outcome = &mut serving => return outcome.and_then(|()| bail!("stopped before it was done")),
+            () = &mut signalled => bail!("stopped before it was done"),
+            findings = self.play(&running) => findings?,
+        };
+        match arguments.output {
+            Output::Text => print(&report::text(&findings, &surroundings, self.style))?,
+            Output::Json => print_json(&report::json(&findings, &surroundings))?,
+        }
+        if arguments.keep {
+            home.keep();
+        } else {
+            stop.cancel();
+        }
+        tokio::select! {
+            outcome = &mut serving => outcome?,
+            () = &mut signalled => {}
+        }
+        if findings.passed() { Ok(()) } else { bail!("the rows do not equal the truth") }
+    }
+
+    /// Delivers the history, waits until the worker has applied it, looks at the rows.
+    async fn play(&self, running: &Running) -> anyhow::Result<Findings> {
+        let received = Arc::new(AtomicU64::new(0));
+        let mut progress = Progress::new(self.order.len(), received.clone(), running);
+        let began_at = Instant::now();
+        let settings = DeliverSettings { connections: CONNECTIONS, ..DeliverSettings::default() };
+        let told = Arc::new(move |count: u64| {
+            received.fetch_max(count, Ordering::Relaxed);
+        });
+        let sending = deliver(
+            &running.endpoint,
+            &self.history.events,
+            &self.order,
+            Arc::new(SystemClock),
+            &settings,
+            told,
+        );
+        let sent = progress.during(sending).await;
+        let drained = progress.during(until_drained(&running.queue)).await;
+        let applied_after = began_at.elapsed();
+        progress.end();
+        drained?;
+        let dead_letters = running.queue.admin.stats().await?.dead;
+        let rows = findings::read_rows(&*running.store).await?;
+        Ok(Findings {
+            event_types: findings::event_types(&self.history),
+            events: self.history.events.len(),
+            out_of_order: findings::out_of_order(&self.order),
+            deliveries: self.order.len(),
+            peek: findings::peek(&rows),
+            living: self.history.truth.live(),
+            deleted: self.history.truth.deleted(),
+            comparison: self.history.truth.compare(rows.into_iter()),
+            counts: counts::applied(&running.registry),
+            sent,
+            dead_letters,
+            applied_after,
+            took: self.began_at.elapsed(),
+        })
+    }
+}
+
+/// Waits until nothing waits.
+async fn until_drained(queue: &Queue) -> anyhow::Result<()> {
+    let mut moved_at = Instant::now();
+    let mut depth = u64::MAX;
+    loop {
+        let now = queue.admin.stats().await?.depth();
+        if now == 0 {
+            return Ok(());
+        }
+        if now < depth {
+            (depth, moved_at) = (now, Instant::now());
+        }
+        if moved_at.elapsed() > STUCK_AFTER {
+            bail!(
+                "stuck: {now} messages wait, and for {STUCK_AFTER:?} none was applied (ROLLBOOK_LOG=info shows more)"
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_is_never_fewer_deliveries_than_asked_for() {
+        for (seed, deliveries) in [(1, 100), (2, 1_000), (3, 10_000), (4, 2_000)] {
+            let order = History::generate(&size(seed, deliveries)).schedule(seed, DUPLICATES_PER_MILLE);
+            assert!(
+                (deliveries..deliveries * 3 / 2).contains(&order.len()) || deliveries == 100,
+                "{}",
+                order.len()
+            );
+            assert!(order.len() >= deliveries);
+        }
+    }
+
+    #[test]
+    fn a_secret_made_for_the_run_is_one() {
+        assert!(SigningSecrets::parse(&made_for_this_run()).is_ok());
+    }
+
+    #[test]
+    fn a_folder_with_databases_is_not_filled_with_invented_people() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(Home::new(Some(folder.path())).is_ok());
+        std::fs::write(folder.path().join("store.db"), "").expect("a file");
+        assert!(Home::new(Some(folder.path())).is_err());
+    }
+}

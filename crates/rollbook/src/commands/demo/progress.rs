@@ -1,0 +1,73 @@
+//! How far the demo is: one line that moves on a terminal, a few plain ones elsewhere.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rollbook_core::queue::QueueAdmin;
+
+use super::Running;
+use super::counts;
+use crate::output::thousands;
+
+/// How often a terminal is written to.
+const LIVE: Duration = Duration::from_millis(100);
+/// How often anything else is.
+const PLAIN: Duration = Duration::from_secs(2);
+
+/// Tells how far it is, on standard error.
+pub(crate) struct Progress {
+    total: usize,
+    received: Arc<AtomicU64>,
+    queue: Arc<dyn QueueAdmin>,
+    registry: prometheus::Registry,
+    live: bool,
+}
+
+impl Progress {
+    /// Tells of `total` deliveries, of which `received` are acknowledged.
+    pub(crate) fn new(total: usize, received: Arc<AtomicU64>, running: &Running) -> Self {
+        let (queue, registry) = (running.queue.admin.clone(), running.registry.clone());
+        Self { total, received, queue, registry, live: io::stderr().is_terminal() }
+    }
+
+    /// Tells while something is done.
+    pub(crate) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let mut ticks = tokio::time::interval(if self.live { LIVE } else { PLAIN });
+        ticks.tick().await;
+        loop {
+            tokio::select! {
+                done = work.as_mut() => return done,
+                _ = ticks.tick() => self.tell().await,
+            }
+        }
+    }
+
+    /// Ends the line that moves.
+    pub(crate) fn end(&self) {
+        if self.live {
+            let _ = write!(io::stderr(), "\r\u{1b}[2K");
+        }
+    }
+
+    async fn tell(&self) {
+        let waiting =
+            self.queue.stats().await.map_or_else(|_| "?".to_owned(), |stats| thousands(stats.depth()));
+        let received = thousands(self.received.load(Ordering::Relaxed));
+        let applied: u64 = counts::applied(&self.registry).iter().flat_map(|counts| counts.outcomes).sum();
+        let line = format!(
+            "received {received} of {} · applied {} · waiting {waiting}",
+            thousands(self.total as u64),
+            thousands(applied)
+        );
+        // Progress that nobody can see is no reason to stop.
+        let _ = if self.live {
+            write!(io::stderr(), "\r\u{1b}[2K  {line}")
+        } else {
+            writeln!(io::stderr(), "{line}")
+        };
+    }
+}

@@ -1,0 +1,52 @@
+//! What each command does.
+
+mod config;
+mod dead_letters;
+mod demo;
+mod healthcheck;
+mod migrate;
+mod send;
+mod serve;
+
+use anyhow::Context as _;
+use clap::CommandFactory as _;
+
+use crate::cli::{Cli, Command};
+use crate::config::{Config, Environment};
+use crate::flags::SettingFlags;
+use crate::service::Faces;
+use crate::{logging, output};
+
+/// Runs the command.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
+    let Cli { settings, command } = cli;
+    match command {
+        Command::Serve => serve::run(&load(&settings)?, Faces { receiver: true, worker: true }),
+        Command::Receive => serve::run(&load(&settings)?, Faces { receiver: true, worker: false }),
+        Command::Work => serve::run(&load(&settings)?, Faces { receiver: false, worker: true }),
+        Command::Demo(arguments) => demo::run(settings, &arguments),
+        Command::Send(arguments) => send::run(&load(&settings)?, &arguments),
+        Command::Migrate(arguments) => migrate::run(&load(&settings)?, &arguments),
+        Command::DeadLetters(command) => dead_letters::run(&load(&settings)?, command),
+        Command::Config(arguments) => config::run(&settings, &arguments),
+        Command::Healthcheck(arguments) => healthcheck::run(&load(&settings)?, &arguments),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "rollbook", &mut text);
+            Ok(output::print(&String::from_utf8_lossy(&text))?)
+        }
+    }
+}
+
+/// The configuration, with which the log starts.
+fn load(settings: &SettingFlags) -> anyhow::Result<Config> {
+    let config = Config::load(&settings.sources())?;
+    logging::start(&config.log, &Environment::read())?;
+    Ok(config)
+}
+
+/// Runs a future on all cores.
+fn on_all_cores<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("the runtime can't start")?.block_on(work)
+}

@@ -1,0 +1,185 @@
+//! `send`: signs an event and posts it to a running receiver, as Svix would.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow, bail};
+use bytes::Bytes;
+use rollbook_core::delivery::MessageId;
+use rollbook_core::signature::SigningSecret;
+use rollbook_core::time::Clock;
+use rollbook_simulator::history::Event;
+use rollbook_simulator::samples;
+use rollbook_simulator::sender::{Connection, REQUEST_TIMEOUT};
+use serde_json::{Value, json};
+
+use super::healthcheck::reachable;
+use super::on_all_cores;
+use crate::cli::{Output, Send};
+use crate::clock::SystemClock;
+use crate::config::{Config, Problems};
+use crate::nearest::nearest;
+use crate::output::{harmless, print, print_json};
+
+const PATH: &str = "/webhooks/clerk";
+/// Random characters of an id: as many as Svix's have.
+const ID_LENGTH: usize = 27;
+
+/// Sends.
+///
+/// # Errors
+/// An answer is not 2xx, or there is none.
+pub(crate) fn run(config: &Config, arguments: &Send) -> anyhow::Result<()> {
+    let secrets = config.signing_secrets()?;
+    let body = Body::of(arguments)?;
+    let target = match &arguments.url {
+        Some(url) => Target::parse(url)?,
+        None => Target { address: reachable(config.listen), path: PATH.to_owned() },
+    };
+    on_all_cores(send(secrets.first(), &body, &target, arguments))
+}
+
+async fn send(secret: &SigningSecret, body: &Body, target: &Target, arguments: &Send) -> anyhow::Result<()> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let mut connection = connect(target).await?;
+    let mut answers = Vec::new();
+    let mut refused = 0;
+    for _ in 0..arguments.count {
+        if !connection.is_open() {
+            connection = connect(target).await?;
+        }
+        let event = body.event(&*clock)?;
+        let answer = connection
+            .post(&target.path, &event, secret, clock.now())
+            .await
+            .with_context(|| format!("{} was sent and has no answer; it may have been taken", event.id))?;
+        refused += usize::from(!answer.is_success());
+        let said = harmless(answer.body.trim());
+        match arguments.output {
+            Output::Text => print(&format!("{} {} {} {said}", event.id, event.event_type, answer.status))?,
+            Output::Json => answers.push(json!({
+                "id": event.id.as_str(),
+                "type": event.event_type,
+                "status": answer.status,
+                "answer": serde_json::from_str(&answer.body).unwrap_or(Value::String(said)),
+            })),
+        }
+    }
+    if arguments.output == Output::Json {
+        print_json(&Value::Array(answers))?;
+    }
+    if refused > 0 {
+        bail!("{refused} of {} deliveries were refused", arguments.count);
+    }
+    Ok(())
+}
+
+async fn connect(target: &Target) -> anyhow::Result<Connection> {
+    Connection::connect(target.address, REQUEST_TIMEOUT)
+        .await
+        .context("is rollbook serve running? Give its address by --url or --listen")
+}
+
+/// What is sent.
+enum Body {
+    /// A built-in event, as if it had just happened.
+    Sample(&'static str, String),
+    /// The bytes of a file.
+    File(Bytes),
+}
+
+impl Body {
+    fn of(arguments: &Send) -> anyhow::Result<Self> {
+        if let Some(path) = &arguments.file {
+            let bytes = std::fs::read(path).with_context(|| format!("{} can't be read", path.display()))?;
+            return Ok(Self::File(bytes.into()));
+        }
+        let event_type = arguments.event_type.as_deref().unwrap_or_default();
+        match samples::sample(event_type) {
+            Some(sample) => Ok(Self::Sample(sample, event_type.to_owned())),
+            None => Err(unknown(event_type).into()),
+        }
+    }
+
+    fn event(&self, clock: &dyn Clock) -> anyhow::Result<Event> {
+        let now = clock.now();
+        let (event_type, body) = match self {
+            Self::Sample(sample, event_type) => (event_type.clone(), samples::restamp(sample, now)?),
+            Self::File(bytes) => ("file".to_owned(), bytes.clone()),
+        };
+        Ok(Event { id: new_id(), event_type, at: now, body })
+    }
+}
+
+fn unknown(event_type: &str) -> Problems {
+    let mend = match nearest(event_type, samples::event_types().map(str::to_owned)) {
+        Some(meant) => format!("did you mean {meant}?"),
+        None => format!("Clerk's are {}", samples::event_types().collect::<Vec<_>>().join(", ")),
+    };
+    Problems::one(format!("TYPE {event_type:?}"), "there is no such event type", mend)
+}
+
+fn new_id() -> MessageId {
+    let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(ID_LENGTH).collect();
+    MessageId::new(format!("msg_{random}"))
+}
+
+/// Where a receiver is.
+#[derive(Debug, PartialEq)]
+struct Target {
+    address: SocketAddr,
+    path: String,
+}
+
+impl Target {
+    fn parse(url: &str) -> Result<Self, Problems> {
+        let refuse = |wrong: &str| {
+            Problems::one(format!("--url {url:?}"), wrong, "write it as http://127.0.0.1:8080/webhooks/clerk")
+        };
+        let rest = url.strip_prefix("http://").ok_or_else(|| {
+            refuse("is not http://; this sends to the receiver itself, not through a proxy")
+        })?;
+        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let with_port = if host.contains("]:") || (host.contains(':') && !host.ends_with(']')) {
+            host.to_owned()
+        } else {
+            format!("{host}:80")
+        };
+        let address =
+            resolve(&with_port).map_err(|error| refuse(&format!("its host can't be found ({error})")))?;
+        let path = if matches!(path, "" | "/") { PATH } else { path };
+        Ok(Self { address, path: path.to_owned() })
+    }
+}
+
+fn resolve(host: &str) -> anyhow::Result<SocketAddr> {
+    use std::net::ToSocketAddrs as _;
+    host.to_socket_addrs()?.next().ok_or_else(|| anyhow!("it has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_read_with_its_port_and_path_or_without() {
+        for (url, address, path) in [
+            ("http://127.0.0.1:8080/webhooks/clerk", "127.0.0.1:8080", "/webhooks/clerk"),
+            ("http://127.0.0.1", "127.0.0.1:80", "/webhooks/clerk"),
+            ("http://[::1]:90/x", "[::1]:90", "/x"),
+            ("http://[::1]/", "[::1]:80", "/webhooks/clerk"),
+        ] {
+            let target = Target::parse(url).expect(url);
+            assert_eq!((target.address.to_string().as_str(), target.path.as_str()), (address, path));
+        }
+        for url in ["https://127.0.0.1", "127.0.0.1:80", "http://", "http://127.0.0.1:port"] {
+            assert!(Target::parse(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_type_names_the_nearest() {
+        assert!(unknown("user.create").to_string().contains("did you mean user.created?"));
+        assert!(unknown("zzz").to_string().contains("user.updated"));
+    }
+}

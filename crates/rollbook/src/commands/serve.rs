@@ -1,0 +1,79 @@
+//! `serve`, `receive`, `work`: the faces, until a signal.
+
+use std::sync::Arc;
+
+use prometheus::Registry;
+use tokio_util::sync::CancellationToken;
+
+use super::on_all_cores;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::service::{Faces, Service};
+use crate::signals::Signals;
+use crate::wire;
+
+/// File handles beside those of connections: databases, log, epoll, the ops face.
+const FILES_BESIDE: u64 = 256;
+
+/// Serves until a signal.
+pub(crate) fn run(config: &Config, faces: Faces) -> anyhow::Result<()> {
+    if faces.receiver {
+        config.signing_secrets()?;
+    }
+    raise_file_limit(config);
+    on_all_cores(serve(config, faces))
+}
+
+async fn serve(config: &Config, faces: Faces) -> anyhow::Result<()> {
+    // Listened to before anything is started: a signal meanwhile stops it in order too.
+    let signals = Signals::listen()?;
+    let clock = Arc::new(SystemClock);
+    if faces == (Faces { receiver: true, worker: true }) {
+        for migrations in wire::apply_migrations(config)? {
+            if !migrations.names.is_empty() {
+                tracing::info!(part = migrations.part, applied = migrations.names.join(", "), "migrated");
+            }
+        }
+    }
+    let queue = wire::open_queue(config, clock.clone())?;
+    let store = if faces.worker { Some(wire::open_store(config, clock.clone())?) } else { None };
+    let service = Service::start(config, faces, &queue, store, clock, Registry::new()).await?;
+    tell(config, faces, &service);
+
+    let stop = CancellationToken::new();
+    let outcome = tokio::select! {
+        outcome = service.run(stop.clone()) => outcome,
+        () = signals.relay(stop) => Ok(()),
+    };
+    if outcome.is_ok() {
+        tracing::info!("stopped");
+    }
+    outcome
+}
+
+fn tell(config: &Config, faces: Faces, service: &Service) {
+    tracing::info!("rollbook {}", env!("CARGO_PKG_VERSION"));
+    if let Some(address) = service.listening {
+        tracing::info!("deliveries: http://{address}/webhooks/clerk");
+    }
+    tracing::info!("health and metrics: http://{}/metrics", service.ops_listening);
+    tracing::info!("queue: {}, at most {} waiting", wire::describe(&config.queue), config.queue_depth_max);
+    if faces.worker {
+        tracing::info!("store: {}", wire::describe(&config.store));
+    }
+}
+
+/// Every connection is a file. Where the system gives fewer than are configured, it says so: they
+/// would fail only under load.
+fn raise_file_limit(config: &Config) {
+    let wanted = config.receiver.connections_max as u64 + FILES_BESIDE;
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(given) if given < wanted => tracing::warn!(
+            given,
+            wanted,
+            "the system gives fewer file handles than connections_max needs: raise ulimit -n, or lower connections_max"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of file handles can't be raised"),
+    }
+}

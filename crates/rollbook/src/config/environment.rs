@@ -1,0 +1,142 @@
+//! The environment of the process. The only file that reads it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::problem::{Origin, Problem};
+use super::settings::SETTINGS;
+use super::source::{Given, Values};
+use crate::nearest::nearest;
+
+/// The variables of the process, read once at the start.
+pub(crate) struct Environment(Vec<(String, OsString)>);
+
+impl Environment {
+    /// Reads them. A variable whose name is no text can't be one of ours.
+    pub(crate) fn read() -> Self {
+        let named = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
+        Self(std::env::vars_os().filter_map(named).collect())
+    }
+
+    /// An environment that is made up.
+    #[cfg(test)]
+    pub(crate) fn of(variables: &[(&str, &str)]) -> Self {
+        Self(variables.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect())
+    }
+
+    /// The same with only these variables in it.
+    pub(crate) fn only(self, names: &[&str]) -> Self {
+        Self(self.0.into_iter().filter(|(name, _)| names.contains(&name.as_str())).collect())
+    }
+
+    /// Whether the user wants no colours (<https://no-color.org>).
+    pub(crate) fn no_color(&self) -> bool {
+        self.is_set("NO_COLOR")
+    }
+
+    /// Whether this variable is set, and not to nothing.
+    pub(crate) fn is_set(&self, variable: &str) -> bool {
+        self.0.iter().any(|(name, value)| name == variable && !value.is_empty())
+    }
+
+    /// What it says of the settings. Every `ROLLBOOK_…` must be one of them.
+    pub(crate) fn values(&self, problems: &mut Vec<Problem>) -> Values {
+        let mut values = Values::default();
+        for (name, value) in &self.0 {
+            let origin = Origin::Environment(name.clone());
+            let Some((setting, is_file)) = known(name) else {
+                if name.starts_with("ROLLBOOK_") && !is_service_link(name) {
+                    problems.push(unknown(name, origin));
+                }
+                continue;
+            };
+            match value.to_str() {
+                Some(text) => {
+                    values.give(setting, is_file, Given { text: text.to_owned(), origin }, problems);
+                }
+                None => problems.push(Problem {
+                    name: setting.key.to_owned(),
+                    origin: Some(origin),
+                    wrong: "is no UTF-8 text".to_owned(),
+                    mend: "write it in UTF-8".to_owned(),
+                }),
+            }
+        }
+        values
+    }
+}
+
+/// The setting of this name, and whether the name is that of a file which holds the value.
+fn known(name: &str) -> Option<(&'static super::Setting, bool)> {
+    SETTINGS.iter().find_map(|setting| {
+        let own = setting.environment();
+        if name == own {
+            return Some((setting, false));
+        }
+        (setting.may_be_in_file() && name.strip_suffix("_FILE") == Some(own.as_str()))
+            .then_some((setting, true))
+    })
+}
+
+fn unknown(name: &str, origin: Origin) -> Problem {
+    let mend = match nearest(name, SETTINGS.iter().map(super::Setting::environment)) {
+        Some(meant) => format!("did you mean {meant}? (rollbook config lists every setting)"),
+        None => "unset it (rollbook config lists every setting)".to_owned(),
+    };
+    Problem {
+        name: name.to_owned(),
+        origin: Some(origin),
+        wrong: "there is no such setting".to_owned(),
+        mend,
+    }
+}
+
+/// Kubernetes gives every pod `ROLLBOOK_PORT_8080_TCP_ADDR` and the like when a Service is called
+/// `rollbook` or `rollbook-…`. They are not meant for us, and no setting of ours is called so.
+fn is_service_link(name: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let port = |text: &str| {
+        let mut words = text.split('_');
+        let is_port = words.next().is_some_and(number);
+        is_port && matches!(words.next(), Some("TCP" | "UDP" | "SCTP"))
+    };
+    name.ends_with("_PORT")
+        || name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT_")
+        || name.match_indices("_PORT_").any(|(at, word)| port(&name[at + word.len()..]))
+}
+
+/// Where this machine keeps what lives for a moment.
+pub(crate) fn temporary_folder() -> PathBuf {
+    std::env::temp_dir()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_variable_of_ours_is_refused_and_the_nearest_named() {
+        let mut problems = Vec::new();
+        Environment::of(&[("ROLLBOOK_LISTN", "x"), ("PATH", "/bin"), ("CLERK_JWT_KEY", "y")])
+            .values(&mut problems);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].to_string().contains("did you mean ROLLBOOK_LISTEN?"), "{}", problems[0]);
+    }
+
+    #[test]
+    fn what_kubernetes_adds_for_a_service_of_our_name_is_passed_over() {
+        for name in [
+            "ROLLBOOK_PORT",
+            "ROLLBOOK_SERVICE_HOST",
+            "ROLLBOOK_SERVICE_PORT",
+            "ROLLBOOK_SERVICE_PORT_HTTP",
+            "ROLLBOOK_PORT_8080_TCP",
+            "ROLLBOOK_RECEIVER_PORT_8080_TCP_ADDR",
+        ] {
+            assert!(is_service_link(name), "{name}");
+        }
+        assert!(SETTINGS.iter().all(|setting| !is_service_link(&setting.environment())));
+        assert!(!is_service_link("ROLLBOOK_PORT_NAME"));
+    }
+}

@@ -1,0 +1,216 @@
+//! The configuration: flags before environment before file before default, read and judged as a whole.
+//!
+//! Constraints:
+//!
+//! * Everything that is wrong is found before a port is bound, and told at once, each with the
+//!   setting's name, where its value came from, what is wrong and the mend ([`Problems`]).
+//! * No message, report or `Debug` holds the value of a secret.
+//! * `environment.rs` alone reads the environment, `settings.rs` alone knows the names.
+
+pub(crate) mod environment;
+mod file;
+mod problem;
+mod reader;
+mod relations;
+pub(crate) mod report;
+mod settings;
+mod source;
+pub(crate) mod values;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rollbook_core::retry::RetryPolicy;
+use rollbook_core::signature::SigningSecrets;
+
+pub(crate) use self::environment::Environment;
+pub(crate) use self::problem::{Origin, Problem, Problems};
+use self::reader::Reader;
+pub(crate) use self::settings::{Kind, SETTINGS, Setting, find};
+pub(crate) use self::source::{Given, Values};
+pub(crate) use self::values::Place;
+
+/// How much of the time to drain the receiver has; what is left is for the worker to hand leases back.
+const RECEIVER_DRAIN_PERCENT: u32 = 80;
+
+/// Every setting, read and judged.
+pub(crate) struct Config {
+    /// Where the embedded default keeps its files.
+    pub(crate) data_dir: PathBuf,
+    /// Where the queue is.
+    pub(crate) queue: Place,
+    /// Where the store is.
+    pub(crate) store: Place,
+    /// Where deliveries come in.
+    pub(crate) listen: SocketAddr,
+    /// Where health and metrics are.
+    pub(crate) ops_listen: SocketAddr,
+    /// What is logged and how.
+    pub(crate) log: Log,
+    /// The limits of the receiver.
+    pub(crate) receiver: rollbook_receiver::Settings,
+    /// The limits of the worker.
+    pub(crate) worker: rollbook_worker::Settings,
+    /// How many messages may wait.
+    pub(crate) queue_depth_max: u64,
+    /// How long everything may take to stop.
+    pub(crate) drain_timeout: Duration,
+    signing_secrets: Option<SigningSecrets>,
+    values: Values,
+}
+
+/// What is logged and how.
+#[derive(Clone)]
+pub(crate) struct Log {
+    /// A filter that parses.
+    pub(crate) filter: String,
+    /// `pretty` or `json`; with neither, the one that suits where it goes.
+    pub(crate) format: Option<&'static str>,
+}
+
+/// Where values may come from.
+pub(crate) struct Sources<'a> {
+    /// The values of flags.
+    pub(crate) flags: &'a [(&'static Setting, String)],
+    /// The environment.
+    pub(crate) environment: Environment,
+    /// The file.
+    pub(crate) file: FileSource<'a>,
+}
+
+/// Which file is read.
+pub(crate) enum FileSource<'a> {
+    /// This one, which must be there.
+    Named(&'a Path),
+    /// `rollbook.toml`, if it is there.
+    Default,
+    /// None at all.
+    None,
+}
+
+impl Config {
+    /// Reads every source and judges the whole.
+    pub(crate) fn load(sources: &Sources<'_>) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let mut values = Values::default();
+        for setting in SETTINGS {
+            if let Some(text) = setting.default {
+                let given = Given { text: text.to_owned(), origin: Origin::Default };
+                values.give(setting, false, given, &mut problems);
+            }
+        }
+        values.override_by(match sources.file {
+            FileSource::Named(path) => file::values(Some(path), &mut problems),
+            FileSource::Default => file::values(None, &mut problems),
+            FileSource::None => Values::default(),
+        });
+        values.override_by(sources.environment.values(&mut problems));
+        let mut flags = Values::default();
+        for (setting, text) in sources.flags {
+            let origin = Origin::Flag(format!("--{}", setting.flag().unwrap_or_default()));
+            flags.give(setting, false, Given { text: text.clone(), origin }, &mut problems);
+        }
+        values.override_by(flags);
+        let config = Self::read(values, &mut problems);
+        Problems(problems).check()?;
+        relations::check(&config).check()?;
+        Ok(config)
+    }
+
+    fn read(values: Values, problems: &mut Vec<Problem>) -> Self {
+        let mut read = Reader::new(&values, problems);
+        let data_dir = read.path("data_dir");
+        let mut place = |key: &str, fallback: &str, others: &[&str], file: &str| {
+            let given = read.place(key, others);
+            let given =
+                if fallback.is_empty() { given } else { given.or_else(|| read.place(fallback, others)) };
+            given.unwrap_or_else(|| Place::Sqlite(data_dir.join(file)))
+        };
+        let queue = place("queue_url", "redis_url", &["redis", "rediss"], "queue.db");
+        let store = place("database_url", "", &["postgres", "postgresql"], "store.db");
+        let drain_timeout = read.duration("drain_timeout");
+        read.identifier("schema");
+        Self {
+            queue,
+            store,
+            listen: read.address("listen"),
+            ops_listen: read.address("ops_listen"),
+            log: Log { filter: read.log_filter("log"), format: read.choice("log_format") },
+            receiver: receiver(&mut read, drain_timeout),
+            worker: worker(&mut read),
+            queue_depth_max: read.number("queue_depth_max") as u64,
+            drain_timeout,
+            signing_secrets: read.signing_secrets("clerk_webhook_signing_secret"),
+            data_dir,
+            values,
+        }
+    }
+
+    /// The signing secrets.
+    ///
+    /// # Errors
+    /// There are none.
+    pub(crate) fn signing_secrets(&self) -> Result<SigningSecrets, Problems> {
+        self.signing_secrets.clone().ok_or_else(|| {
+            Problems::one(
+                "CLERK_WEBHOOK_SIGNING_SECRET",
+                "is not set",
+                "copy the Signing Secret (whsec_…) of your endpoint from Clerk's dashboard, Webhooks; \
+                 or see it work without one: rollbook demo",
+            )
+        })
+    }
+
+    /// The same with queue and store in this folder and these secrets.
+    pub(crate) fn for_demo(self, folder: &Path, secrets: SigningSecrets) -> Self {
+        Self {
+            queue: Place::Sqlite(folder.join("queue.db")),
+            store: Place::Sqlite(folder.join("store.db")),
+            signing_secrets: Some(secrets),
+            ..self
+        }
+    }
+
+    /// A problem with a setting whose value reads well and still can't be.
+    pub(crate) fn problem(&self, key: &str, wrong: impl Into<String>, mend: impl Into<String>) -> Problem {
+        let origin = self.values.get(key).map(|given| given.origin.clone());
+        Problem { name: key.to_owned(), origin, wrong: wrong.into(), mend: mend.into() }
+    }
+}
+
+fn receiver(read: &mut Reader<'_>, drain_timeout: Duration) -> rollbook_receiver::Settings {
+    rollbook_receiver::Settings {
+        header_timeout: read.duration("header_timeout"),
+        body_timeout: read.duration("body_timeout"),
+        request_timeout: read.duration("request_timeout"),
+        enqueue_timeout: read.duration("enqueue_timeout"),
+        drain_timeout: drain_timeout * RECEIVER_DRAIN_PERCENT / 100,
+        tolerance: read.duration("tolerance"),
+        body_max: read.size("body_max"),
+        buffered_max: read.size("buffered_max"),
+        connections_max: read.number("connections_max"),
+        in_flight_max: read.number("in_flight_max"),
+        batch_max: read.number("enqueue_batch_max"),
+    }
+}
+
+fn worker(read: &mut Reader<'_>) -> rollbook_worker::Settings {
+    rollbook_worker::Settings {
+        lanes: read.number("lanes"),
+        batch_max: read.number("lease_batch_max"),
+        lease_for: read.duration("lease_for"),
+        lease_wait: read.duration("lease_wait"),
+        retry: RetryPolicy {
+            backoff: read.duration("backoff"),
+            backoff_max: read.duration("backoff_max"),
+            attempts_max: u32::try_from(read.number("attempts_max")).unwrap_or(u32::MAX),
+        },
+        instance_id: read.text("clerk_instance_id"),
+        gate_backoff: read.duration("gate_backoff"),
+        gate_backoff_max: read.duration("gate_backoff_max"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! What is wrong with a configuration, said so that it can be mended without looking anything up.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Nobody said anything.
+    Default,
+    /// A line of the configuration file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, from one.
+        line: usize,
+    },
+    /// This variable.
+    Environment(String),
+    /// This flag, with its dashes.
+    Flag(String),
+    /// The content of a file that a setting names.
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Where its name came from.
+        named_by: Box<Origin>,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag(flag) => write!(f, "flag {flag}"),
+            Self::Content { path, named_by } => write!(f, "file {} ({named_by})", path.display()),
+        }
+    }
+}
+
+/// One thing that is wrong. None of its texts holds the value of a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// The setting, as the one who set it knows it.
+    pub(crate) name: String,
+    /// Where its value came from, where it has one.
+    pub(crate) origin: Option<Origin>,
+    /// What is wrong.
+    pub(crate) wrong: String,
+    /// What to do.
+    pub(crate) mend: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if let Some(origin) = &self.origin {
+            write!(f, " ({origin})")?;
+        }
+        write!(f, ": {}; {}", self.wrong, self.mend)
+    }
+}
+
+/// Everything that is wrong, told at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Problems(pub(crate) Vec<Problem>);
+
+impl Problems {
+    /// One problem.
+    pub(crate) fn one(name: impl Into<String>, wrong: impl Into<String>, mend: impl Into<String>) -> Self {
+        let problem = Problem { name: name.into(), origin: None, wrong: wrong.into(), mend: mend.into() };
+        Self(vec![problem])
+    }
+
+    /// An error where there is at least one.
+    pub(crate) fn check(self) -> Result<(), Self> {
+        if self.0.is_empty() { Ok(()) } else { Err(self) }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}

@@ -1,0 +1,89 @@
+//! What must hold between settings, each of which reads well by itself.
+
+use std::time::Duration;
+
+use super::{Config, Problem, Problems};
+
+/// Svix gives up on an answer after this long: what we answer later is lost on it.
+const SVIX_TIMEOUT: Duration = Duration::from_secs(15);
+/// The contract: 503 where the queue has not answered within this.
+const ENQUEUE_TIMEOUT_MAX: Duration = Duration::from_secs(10);
+/// A batch must have ended well before another worker may take it.
+const LEASE_FOR_MIN: Duration = Duration::from_secs(5);
+
+/// What does not fit together.
+pub(crate) fn check(config: &Config) -> Problems {
+    let (receiver, worker) = (&config.receiver, &config.worker);
+    let must =
+        |holds: bool, key: &str, wrong: &str, mend: &str| (!holds).then(|| config.problem(key, wrong, mend));
+    let same_port = config.listen == config.ops_listen && config.listen.port() != 0;
+    let checked: [Option<Problem>; 11] = [
+        must(
+            receiver.request_timeout < SVIX_TIMEOUT,
+            "request_timeout",
+            "Svix gives up after 15s",
+            "less than 15s",
+        ),
+        must(
+            receiver.enqueue_timeout <= ENQUEUE_TIMEOUT_MAX,
+            "enqueue_timeout",
+            "the contract promises an answer within 10s",
+            "at most 10s",
+        ),
+        must(
+            receiver.enqueue_timeout <= receiver.request_timeout,
+            "enqueue_timeout",
+            "is longer than request_timeout, which would end it",
+            "at most request_timeout",
+        ),
+        must(
+            receiver.body_timeout <= receiver.request_timeout,
+            "body_timeout",
+            "is longer than request_timeout, which would end it",
+            "at most request_timeout",
+        ),
+        must(
+            receiver.body_max <= receiver.buffered_max,
+            "body_max",
+            "is more than buffered_max, so that a body of this size would never be taken",
+            "at most buffered_max",
+        ),
+        must(
+            worker.lease_for >= LEASE_FOR_MIN,
+            "lease_for",
+            "is so short that a slow batch would be worked on twice",
+            "at least 5s",
+        ),
+        must(
+            worker.retry.backoff <= worker.retry.backoff_max,
+            "backoff",
+            "is longer than backoff_max",
+            "at most backoff_max",
+        ),
+        must(
+            worker.gate_backoff <= worker.gate_backoff_max,
+            "gate_backoff",
+            "is longer than gate_backoff_max",
+            "at most gate_backoff_max",
+        ),
+        must(
+            worker.lease_wait < config.drain_timeout,
+            "lease_wait",
+            "is no shorter than drain_timeout, so that an idle worker could not stop in time",
+            "less than drain_timeout",
+        ),
+        must(
+            !same_port,
+            "ops_listen",
+            "is the same address as listen; health and metrics must not be where the internet comes in",
+            "give it another port",
+        ),
+        must(
+            config.queue != config.store,
+            "queue_url",
+            "is the same file as database_url",
+            "give queue and store a file each",
+        ),
+    ];
+    Problems(checked.into_iter().flatten().collect())
+}

@@ -1,0 +1,108 @@
+//! The configuration, told: every setting with its value, where it came from and what it means.
+
+use std::fmt::Write as _;
+
+use rollbook_core::signature::SigningSecrets;
+use serde_json::{Value, json};
+
+use super::values::without_password;
+use super::{Config, Kind, SETTINGS, Setting};
+use crate::output::Table;
+
+/// Stands where a setting has no value.
+const NOT_SET: &str = "(not set)";
+
+impl Config {
+    /// As a table.
+    pub(crate) fn table(&self) -> String {
+        let mut table = Table::new(&["setting", "value", "from", "meaning"]);
+        for setting in SETTINGS {
+            let (value, from) = self.shown(setting);
+            let value = value.unwrap_or_else(|| NOT_SET.to_owned());
+            table.row([setting.key.to_owned(), value, from, setting.help.to_owned()]);
+        }
+        table.to_string()
+    }
+
+    /// As JSON: an object by key.
+    pub(crate) fn json(&self) -> Value {
+        let entry = |setting: &Setting| {
+            let (value, from) = self.shown(setting);
+            let entry = json!({
+                "value": value,
+                "from": from,
+                "environment": setting.environment(),
+                "flag": setting.flag().map(|flag| format!("--{flag}")),
+                "default": setting.default,
+                "meaning": setting.help,
+            });
+            (setting.key.to_owned(), entry)
+        };
+        Value::Object(SETTINGS.iter().map(entry).collect())
+    }
+
+    /// The value as it may be shown, and where it came from.
+    fn shown(&self, setting: &Setting) -> (Option<String>, String) {
+        let Some(given) = self.values.get(setting.key) else {
+            return (None, "default".to_owned());
+        };
+        let shown = match setting.kind {
+            Kind::Secret => match SigningSecrets::parse(&given.text) {
+                Ok(secrets) if secrets.len() > 1 => format!("set, {} secrets", secrets.len()),
+                _ => "set, 1 secret".to_owned(),
+            },
+            Kind::Url => without_password(&given.text),
+            _ => given.text.clone(),
+        };
+        (Some(shown), given.origin.to_string())
+    }
+}
+
+/// A configuration file with every setting in it, each commented out and at its default. A test holds
+/// `ops/rollbook.toml` against it.
+pub(crate) fn sample() -> String {
+    let mut text = String::from(
+        "# Every setting of Rollbook, at its default. Remove the # before those that you change.\n\
+         # Flags come before the environment, the environment before this file. What is in force, and\n\
+         # where it came from: rollbook config\n\
+         #\n\
+         # Made by: rollbook config --sample\n",
+    );
+    for setting in SETTINGS {
+        let value = match (setting.default, setting.kind) {
+            (Some(default), Kind::Number(_)) => default.to_owned(),
+            (Some(default), _) => format!("\"{default}\""),
+            (None, _) => format!("\"{}\"", example(setting)),
+        };
+        let key = if setting.kind == Kind::Secret {
+            format!("{}_file", setting.key)
+        } else {
+            setting.key.to_owned()
+        };
+        // Writing to a String can't fail.
+        let _ = write!(
+            text,
+            "\n# {}\n# In the environment: {}\n#{key} = {value}\n",
+            setting.help,
+            names(setting)
+        );
+    }
+    text
+}
+
+fn names(setting: &Setting) -> String {
+    let name = setting.environment();
+    if setting.may_be_in_file() { format!("{name}, or {name}_FILE with a path") } else { name }
+}
+
+/// What a setting without a default may look like.
+fn example(setting: &Setting) -> &'static str {
+    match setting.key {
+        "queue_url" => "sqlite:///var/lib/rollbook/queue.db",
+        "redis_url" => "redis://127.0.0.1:6379",
+        "database_url" => "sqlite:///var/lib/rollbook/store.db",
+        "clerk_instance_id" => "ins_…",
+        "log_format" => "json",
+        _ => "/run/secrets/…",
+    }
+}

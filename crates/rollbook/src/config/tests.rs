@@ -1,0 +1,165 @@
+//! Sources, precedence and relations.
+
+use super::*;
+use crate::config::settings::find;
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+fn load(
+    flags: &[(&str, &str)],
+    environment: &[(&str, &str)],
+    file: Option<&Path>,
+) -> Result<Config, Problems> {
+    let flags: Vec<_> =
+        flags.iter().map(|(key, text)| (find(key).expect("a setting"), (*text).to_owned())).collect();
+    Config::load(&Sources {
+        flags: &flags,
+        environment: Environment::of(environment),
+        file: file.map_or(FileSource::None, FileSource::Named),
+    })
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), text).expect("it is written");
+    file
+}
+
+fn refusal(result: Result<Config, Problems>) -> String {
+    result.err().expect("it is refused").to_string()
+}
+
+#[test]
+fn with_nothing_set_every_default_holds_and_is_that_of_the_faces() {
+    let config = load(&[], &[], None).expect("the defaults are right");
+    let receiver = rollbook_receiver::Settings::default();
+    assert_eq!(config.drain_timeout, receiver.drain_timeout);
+    let drain_timeout = config.receiver.drain_timeout;
+    assert_eq!(drain_timeout, Duration::from_secs(20));
+    assert_eq!(config.receiver, rollbook_receiver::Settings { drain_timeout, ..receiver });
+    assert_eq!(config.worker, rollbook_worker::Settings::default());
+    assert_eq!(config.queue, Place::Sqlite("./rollbook-data/queue.db".into()));
+    assert_eq!(config.store, Place::Sqlite("./rollbook-data/store.db".into()));
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.ops_listen.to_string(), "127.0.0.1:9464");
+    assert_eq!(config.queue_depth_max, 1_000_000);
+}
+
+#[test]
+fn flags_come_before_the_environment_before_the_file_before_the_default() {
+    let file = file("lanes = 2\nlease_for = \"20s\"\nbackoff = \"3s\"\n");
+    let environment = [("ROLLBOOK_LANES", "3"), ("ROLLBOOK_LEASE_FOR", "30s")];
+    let config = load(&[("lanes", "4")], &environment, Some(file.path())).expect("all is right");
+    assert_eq!(config.worker.lanes, 4);
+    assert_eq!(config.worker.lease_for, Duration::from_secs(30));
+    assert_eq!(config.worker.retry.backoff, Duration::from_secs(3));
+    assert_eq!(config.worker.retry.attempts_max, 12);
+}
+
+#[test]
+fn a_secret_may_be_the_content_of_a_file() {
+    let secret = file(&format!("  {SECRET}\n"));
+    let path = secret.path().to_str().expect("a plain path");
+    let config = load(&[], &[("CLERK_WEBHOOK_SIGNING_SECRET_FILE", path)], None).expect("all is right");
+    assert_eq!(config.signing_secrets().expect("it is set").len(), 1);
+    let toml = file(&format!("clerk_webhook_signing_secret_file = \"{path}\"\n"));
+    let config = load(&[], &[], Some(toml.path())).expect("all is right");
+    assert_eq!(config.signing_secrets().expect("it is set").len(), 1);
+}
+
+#[test]
+fn a_secret_that_is_set_directly_and_by_a_file_is_refused() {
+    let secret = file(SECRET);
+    let path = secret.path().to_str().expect("a plain path");
+    let both = [("CLERK_WEBHOOK_SIGNING_SECRET", SECRET), ("CLERK_WEBHOOK_SIGNING_SECRET_FILE", path)];
+    let text = refusal(load(&[], &both, None));
+    assert!(text.contains("set directly and by a file; keep one"), "{text}");
+    assert!(!text.contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "{text}");
+}
+
+#[test]
+fn a_missing_or_empty_file_of_a_secret_is_named() {
+    let text = refusal(load(&[], &[("CLERK_WEBHOOK_SIGNING_SECRET_FILE", "/nowhere/at/all")], None));
+    assert!(text.contains("/nowhere/at/all can't be read"), "{text}");
+    let empty = file(" \n");
+    let path = empty.path().to_str().expect("a plain path");
+    let text = refusal(load(&[], &[("CLERK_WEBHOOK_SIGNING_SECRET_FILE", path)], None));
+    assert!(text.contains("is empty"), "{text}");
+}
+
+#[test]
+fn no_message_and_no_report_holds_a_secret() {
+    let text = refusal(load(&[], &[("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret!")], None));
+    assert!(text.contains("CLERK_WEBHOOK_SIGNING_SECRET") && !text.contains("ImASecret"), "{text}");
+    let text = refusal(load(&[], &[("DATABASE_URL", "postgres://me:ImASecret@db/x")], None));
+    assert!(text.contains("not in this build yet") && !text.contains("ImASecret"), "{text}");
+    let environment = [("CLERK_WEBHOOK_SIGNING_SECRET", SECRET), ("CLERK_SECRET_KEY", "sk_live_ImASecret")];
+    let config = load(&[], &environment, None).expect("all is right");
+    let told = format!("{}{}", config.table(), config.json());
+    assert!(told.contains("set, 1 secret") && !told.contains("ImASecret"), "{told}");
+    assert!(!told.contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "{told}");
+}
+
+#[test]
+fn a_password_on_the_command_line_is_refused() {
+    let text = refusal(load(&[("queue_url", "redis://:ImASecret@h")], &[], None));
+    assert!(text.contains("set ROLLBOOK_QUEUE_URL or ROLLBOOK_QUEUE_URL_FILE"), "{text}");
+    assert!(!text.contains("ImASecret"), "{text}");
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let environment = [("ROLLBOOK_LISTEN", "nowhere"), ("ROLLBOOK_LANES", "0"), ("ROLLBOOK_TOLERANCE", "5")];
+    let text = refusal(load(&[], &environment, None));
+    for part in ["ROLLBOOK_LISTEN", "ROLLBOOK_LANES", "ROLLBOOK_TOLERANCE"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
+fn settings_that_do_not_fit_together_are_refused() {
+    for (settings, named) in [
+        (vec![("request_timeout", "15s")], "request_timeout"),
+        (vec![("enqueue_timeout", "11s")], "enqueue_timeout"),
+        (vec![("enqueue_timeout", "9s"), ("request_timeout", "8s")], "enqueue_timeout"),
+        (vec![("body_timeout", "13s")], "body_timeout"),
+        (vec![("body_max", "65MiB")], "body_max"),
+        (vec![("lease_for", "4s")], "lease_for"),
+        (vec![("backoff", "11m")], "backoff"),
+        (vec![("gate_backoff", "1m")], "gate_backoff"),
+        (vec![("lease_wait", "25s")], "lease_wait"),
+        (vec![("ops_listen", "127.0.0.1:8080")], "ops_listen"),
+        (vec![("queue_url", "sqlite://x.db"), ("database_url", "sqlite://x.db")], "queue_url"),
+    ] {
+        let text = refusal(load(&settings, &[], None));
+        assert!(text.starts_with(&format!("{named} (")), "{named}: {text}");
+    }
+}
+
+#[test]
+fn redis_url_is_the_queue_only_where_queue_url_is_not_set() {
+    let redis = ("REDIS_URL", "redis://127.0.0.1");
+    assert!(refusal(load(&[], &[redis], None)).contains("redis:// is not in this build yet"));
+    let config = load(&[], &[redis, ("ROLLBOOK_QUEUE_URL", "sqlite://q.db")], None).expect("all is right");
+    assert_eq!(config.queue, Place::Sqlite("q.db".into()));
+}
+
+#[test]
+fn the_sample_is_current_and_parses_as_it_is_and_with_every_setting_on() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ops/rollbook.toml");
+    let sample = report::sample();
+    if Environment::read().is_set("UPDATE") {
+        std::fs::write(&path, &sample).expect("the sample is written");
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == sample, "ops/rollbook.toml is not current: run this test with UPDATE=1");
+    assert!(load(&[], &[], Some(&path)).is_ok());
+    let on: String = sample
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+        .filter(|line| !line.contains("_url = \"redis") && !line.contains("/run/secrets/"))
+        .fold(String::new(), |text, line| text + line + "\n");
+    let on = file(&on);
+    let config = load(&[], &[], Some(on.path())).expect("every example is right");
+    assert_eq!(config.worker.instance_id.as_deref(), Some("ins_…"));
+}

@@ -1,0 +1,245 @@
+//! Reading values: from text to what the code works with, or what is wrong and how to mend it.
+//!
+//! The texts of errors never hold the value of a secret or of a URL, whose caller knows which it is.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::nearest::nearest;
+
+/// What is wrong with a value, and the mend.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    /// What is wrong.
+    pub(crate) what: String,
+    /// What to write instead.
+    pub(crate) mend: String,
+}
+
+fn wrong(what: impl Into<String>, mend: impl Into<String>) -> Wrong {
+    Wrong { what: what.into(), mend: mend.into() }
+}
+
+/// A span of time: a whole number and a unit, such as `60s`.
+pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
+    const MEND: &str = "write it as 500ms, 60s, 10m or 2h";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    if number.is_empty() {
+        return Err(wrong(format!("{text:?} is no span of time"), MEND));
+    }
+    let millis: u64 = match unit.trim() {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        "" => return Err(wrong(format!("{text:?} has no unit"), MEND)),
+        _ => return Err(wrong(format!("{text:?} has an unknown unit"), MEND)),
+    };
+    let span =
+        number.parse().ok().and_then(|number: u64| number.checked_mul(millis)).map(Duration::from_millis);
+    match span {
+        Some(Duration::ZERO) => Err(wrong("is zero", "give it some time, at least 1ms")),
+        Some(span) if span <= max => Ok(span),
+        _ => Err(wrong(format!("{text:?} is too long"), format!("at most {} h", max.as_secs() / 3600))),
+    }
+}
+
+/// A number of bytes, such as `1MiB`, `64KiB` or `4096`.
+pub(crate) fn size(text: &str, max: u64) -> Result<usize, Wrong> {
+    const MEND: &str = "write it in bytes, or as 64KiB, 1MiB or 1GiB";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let bytes: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(wrong(format!("{text:?} is no size"), MEND)),
+    };
+    let size = number.parse().ok().and_then(|number: u64| number.checked_mul(bytes));
+    within(text, size, max, MEND)
+}
+
+/// A whole number, at least one.
+pub(crate) fn number(text: &str, max: u64) -> Result<usize, Wrong> {
+    within(text, text.parse().ok(), max, &format!("write a whole number from 1 to {max}"))
+}
+
+fn within(text: &str, number: Option<u64>, max: u64, mend: &str) -> Result<usize, Wrong> {
+    match number {
+        Some(0) => Err(wrong("is zero", "at least 1")),
+        Some(number) if number > max => Err(wrong(format!("{text:?} is too much"), format!("at most {max}"))),
+        Some(number) => usize::try_from(number)
+            .map_err(|_| wrong(format!("{text:?} is more than this machine can count"), mend)),
+        None => Err(wrong(format!("{text:?} is no whole number"), mend)),
+    }
+}
+
+/// `HOST:PORT`, where the host is an IP address or `localhost`. No name is looked up: what a name
+/// means may change between two starts.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, Wrong> {
+    let local = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
+    let local = local.map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    local.or_else(|| text.parse().ok()).ok_or_else(|| {
+        wrong(format!("{text:?} is no address"), "write IP:PORT, such as 127.0.0.1:8080 or [::]:8080")
+    })
+}
+
+/// One of these words.
+pub(crate) fn choice(text: &str, words: &[&'static str]) -> Result<&'static str, Wrong> {
+    let found = words.iter().copied().find(|word| *word == text);
+    found.ok_or_else(|| wrong(format!("{text:?} is not known"), format!("write {}", words.join(" or "))))
+}
+
+/// Where a queue or a store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A file of SQLite.
+    Sqlite(PathBuf),
+}
+
+/// A URL of a queue or a store. `others` are the schemes that will be taken one day.
+pub(crate) fn place(text: &str, others: &[&str]) -> Result<Place, Wrong> {
+    const MEND: &str = "write sqlite://PATH, or leave it out for the embedded default in data_dir";
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(wrong("is no URL", MEND));
+    };
+    match scheme {
+        "sqlite" if rest.is_empty() => Err(wrong("has no path", MEND)),
+        "sqlite" if rest.contains(['?', '#']) => Err(wrong("has more than a path", MEND)),
+        "sqlite" => Ok(Place::Sqlite(PathBuf::from(rest))),
+        _ if others.contains(&scheme) => Err(wrong(format!("{scheme}:// is not in this build yet"), MEND)),
+        _ => Err(wrong("begins with no known scheme", MEND)),
+    }
+}
+
+/// Whether a URL holds a password.
+pub(crate) fn has_password(url: &str) -> bool {
+    user_info(url).is_some_and(|(_, info, _)| info.contains(':'))
+}
+
+/// The URL as it may be shown: without what is before the `@` and behind the `?`.
+pub(crate) fn without_password(url: &str) -> String {
+    let shown = match user_info(url) {
+        Some((scheme, _, host)) => format!("{scheme}://…@{host}"),
+        None => url.to_owned(),
+    };
+    match shown.split_once('?') {
+        Some((shown, _)) => format!("{shown}?…"),
+        None => shown,
+    }
+}
+
+fn user_info(url: &str) -> Option<(&str, &str, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (info, host) = rest.rsplit_once('@')?;
+    Some((scheme, info, host))
+}
+
+/// What is logged: levels and `target=level`, separated by commas. A bare word must be a level: as
+/// the name of a target it would turn everything else off, which nobody means by `debgu`.
+pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    for part in text.split(',').map(str::trim) {
+        if !part.contains(['=', '[']) && !LEVELS.contains(&part.to_ascii_lowercase().as_str()) {
+            let meant = nearest(part, LEVELS.map(str::to_owned)).unwrap_or_else(|| "info".to_owned());
+            return Err(wrong(
+                format!("{part:?} is no level"),
+                format!("did you mean {meant}? Levels are {}", LEVELS.join(", ")),
+            ));
+        }
+    }
+    match tracing_subscriber::EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => {
+            Err(wrong(format!("{text:?} is no filter ({error})"), "write info, or rollbook=debug,info"))
+        }
+    }
+}
+
+/// A plain SQL identifier.
+pub(crate) fn identifier(text: &str) -> Result<String, Wrong> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let whole =
+        (1..=63).contains(&text.len()) && text.bytes().all(plain) && !text.as_bytes()[0].is_ascii_digit();
+    let mend = "write at most 63 of a-z, 0-9 and _, no digit first";
+    if whole { Ok(text.to_owned()) } else { Err(wrong(format!("{text:?} is no plain name"), mend)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: Duration = Duration::from_secs(86_400);
+
+    #[test]
+    fn a_span_is_a_number_and_a_unit() {
+        for (text, seconds) in [("60s", 60), ("10m", 600), ("2h", 7200), ("2 s", 2)] {
+            assert_eq!(duration(text, MAX), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        assert_eq!(duration("500ms", MAX), Ok(Duration::from_millis(500)));
+        for text in [
+            "",
+            "s",
+            "5",
+            "-5s",
+            "1.5s",
+            "5 parsecs",
+            "0s",
+            "25h",
+            "99999999999999999999s",
+            "9999999999999999h",
+        ] {
+            assert!(duration(text, MAX).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_size_is_bytes_or_a_binary_multiple() {
+        for (text, bytes) in [("4096", 4096), ("64KiB", 65_536), ("1MiB", 1_048_576), ("1GiB", 1 << 30)] {
+            assert_eq!(size(text, 1 << 30), Ok(bytes), "{text}");
+        }
+        for text in ["", "0", "1MB", "2GiB", "MiB", "-1", "99999999999999GiB"] {
+            assert!(size(text, 1 << 30).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_literal() {
+        for text in ["127.0.0.1:8080", "[::1]:0", "localhost:80"] {
+            assert!(address(text).is_ok(), "{text}");
+        }
+        for text in ["8080", ":8080", "example.com:80", "127.0.0.1", "127.0.0.1:99999"] {
+            assert!(address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_sqlite_and_others_are_not_there_yet() {
+        assert_eq!(place("sqlite:///var/q.db", &[]), Ok(Place::Sqlite("/var/q.db".into())));
+        let refusal = place("redis://u:secret@h:1", &["redis", "rediss"]).expect_err("not yet");
+        assert_eq!(refusal.what, "redis:// is not in this build yet");
+        for text in ["q.db", "sqlite://", "sqlite://q.db?mode=ro", "mysql://u:secret@h"] {
+            let refusal = place(text, &["redis"]).expect_err(text);
+            assert!(!format!("{refusal:?}").contains("secret"));
+        }
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_password() {
+        assert_eq!(without_password("postgres://me:p@ss@db/x?password=y"), "postgres://…@db/x?…");
+        assert_eq!(without_password("sqlite://q.db"), "sqlite://q.db");
+        assert!(has_password("redis://:x@h") && !has_password("redis://h:6379"));
+    }
+
+    #[test]
+    fn a_misspelt_level_is_not_taken_for_the_name_of_a_module() {
+        for text in ["info", "WARN", "info,rollbook_worker=debug", "off"] {
+            assert!(log_filter(text).is_ok(), "{text}");
+        }
+        assert!(log_filter("debgu").expect_err("no level").mend.contains("did you mean debug?"));
+        assert!(log_filter("info,rollbook=loud").is_err());
+    }
+}

@@ -1,0 +1,111 @@
+//! The flags of the settings, made from their table.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+
+use crate::config::{Environment, FileSource, Kind, SETTINGS, Setting, Sources};
+
+const HEADING: &str = "Settings (all of them, also as environment and file: rollbook config)";
+
+/// What the command line says of the settings.
+pub(crate) struct SettingFlags {
+    file: Option<PathBuf>,
+    values: Vec<(&'static Setting, String)>,
+}
+
+impl SettingFlags {
+    /// Flags, environment and file.
+    pub(crate) fn sources(&self) -> Sources<'_> {
+        let file = self.file.as_deref().map_or(FileSource::Default, FileSource::Named);
+        Sources { flags: &self.values, environment: Environment::read(), file }
+    }
+
+    /// Flags, and of the environment only what is logged and how. For what must not touch the data
+    /// that the environment may point to.
+    pub(crate) fn own_sources(&self) -> Sources<'_> {
+        let environment = Environment::read().only(&["ROLLBOOK_LOG", "ROLLBOOK_LOG_FORMAT"]);
+        let file = self.file.as_deref().map_or(FileSource::None, FileSource::Named);
+        Sources { flags: &self.values, environment, file }
+    }
+
+    /// Sets what no flag has set.
+    pub(crate) fn set_default(&mut self, key: &str, value: &str) {
+        if let Some(setting) = crate::config::find(key)
+            && !self.is_set(key)
+        {
+            self.values.push((setting, value.to_owned()));
+        }
+    }
+
+    /// Whether a flag sets this.
+    pub(crate) fn is_set(&self, key: &str) -> bool {
+        self.values.iter().any(|(known, _)| known.key == key)
+    }
+}
+
+impl Args for SettingFlags {
+    fn augment_args(command: Command) -> Command {
+        let file = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("Reads this file of settings [default: ./rollbook.toml, if it is there]")
+            .global(true)
+            .help_heading(HEADING);
+        let flags = SETTINGS.iter().filter_map(|setting| {
+            let default = setting.default.map_or(String::new(), |default| format!(" [default: {default}]"));
+            let flag = Arg::new(setting.key)
+                .long(setting.flag()?)
+                .value_name(form(setting.kind))
+                .help(format!("{}{default}", capitalized(setting.help)))
+                .action(ArgAction::Set)
+                .hide(!setting.everyday)
+                .global(true)
+                .help_heading(HEADING);
+            Some(flag)
+        });
+        command.arg(file).args(flags)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SettingFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let value = |setting: &'static Setting| {
+            setting.flag()?;
+            Some((setting, matches.get_one::<String>(setting.key)?.clone()))
+        };
+        Ok(Self {
+            file: matches.get_one::<PathBuf>("config").cloned(),
+            values: SETTINGS.iter().filter_map(value).collect(),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn form(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text => "TEXT",
+        Kind::Secret => "SECRET",
+        Kind::Url => "URL",
+        Kind::Path => "PATH",
+        Kind::Address => "ADDRESS",
+        Kind::Choice(_) => "WORD",
+        Kind::Duration(_) => "TIME",
+        Kind::Size(_) => "SIZE",
+        Kind::Number(_) => "NUMBER",
+    }
+}
+
+fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}

@@ -1,0 +1,194 @@
+//! What is printed: tables, JSON, and text that may come from strangers.
+//!
+//! Constraints:
+//!
+//! * A reader that goes away (`rollbook … | head`) ends the program quietly, never with a panic.
+//! * Nothing that a payload holds reaches a terminal as a control character.
+//! * Colours only on a terminal, and never with `NO_COLOR`.
+
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write as _};
+
+use serde_json::Value;
+
+use crate::config::Environment;
+
+/// Prints a text and ends its line.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') {
+        out.write_all(b"\n")?;
+    }
+    out.flush()
+}
+
+/// Prints JSON, readably.
+pub(crate) fn print_json(value: &Value) -> io::Result<()> {
+    print(&format!("{value:#}"))
+}
+
+/// Says something to the person beside the data. Where nobody can hear it, it is lost.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Whether what is printed is seen on a terminal.
+pub(crate) fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// The text with every control character spelled out, line breaks and tabs included, and likewise
+/// those that turn the direction of writing around: it stays on its line and says what it says.
+pub(crate) fn harmless(text: &str) -> String {
+    escape(text, |_| false)
+}
+
+/// The same for a text of several lines.
+pub(crate) fn harmless_lines(text: &str) -> String {
+    escape(text, |c| matches!(c, '\n' | '\t'))
+}
+
+fn escape(text: &str, keep: fn(char) -> bool) -> String {
+    let turns =
+        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        if (c.is_control() && !keep(c)) || turns(c) {
+            clean.extend(c.escape_default());
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
+/// Colours, or none.
+#[derive(Clone, Copy)]
+pub(crate) struct Style(bool);
+
+impl Style {
+    /// Colours where they are seen and wanted.
+    pub(crate) fn of(environment: &Environment) -> Self {
+        Self(is_terminal() && !environment.no_color())
+    }
+
+    /// None.
+    #[cfg(test)]
+    pub(crate) const PLAIN: Self = Self(false);
+
+    pub(crate) fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    pub(crate) fn dim(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    pub(crate) fn green(self, text: &str) -> String {
+        self.paint("1;32", text)
+    }
+
+    pub(crate) fn red(self, text: &str) -> String {
+        self.paint("1;31", text)
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+}
+
+/// A table whose columns are as wide as their widest cell.
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these headings.
+    pub(crate) fn new(headings: &[&str]) -> Self {
+        Self { rows: vec![headings.iter().map(|heading| (*heading).to_owned()).collect()] }
+    }
+
+    /// Adds a row. Cells are made harmless here.
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(|cell| harmless(&cell)).collect());
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let mut widths = vec![0; columns];
+        for row in &self.rows {
+            for (cell, width) in row.iter().zip(&mut widths) {
+                *width = columns_of(cell).max(*width);
+            }
+        }
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                line.push_str(cell);
+                line.push_str(&" ".repeat(width + 2 - columns_of(cell)));
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// How many columns a terminal gives the text, near enough for a table: two for ideographs, Hangul
+/// and emoji, none for marks on other characters.
+fn columns_of(cell: &str) -> usize {
+    let columns = |c: char| match c {
+        '\u{300}'..='\u{36f}' | '\u{200b}'..='\u{200d}' | '\u{fe00}'..='\u{fe0f}' => 0,
+        '\u{1100}'..='\u{115f}'
+        | '\u{2e80}'..='\u{a4cf}'
+        | '\u{ac00}'..='\u{d7a3}'
+        | '\u{f900}'..='\u{faff}'
+        | '\u{ff00}'..='\u{ff60}'
+        | '\u{1f300}'..='\u{1faff}'
+        | '\u{20000}'..='\u{3fffd}' => 2,
+        _ => 1,
+    };
+    cell.chars().map(columns).sum()
+}
+
+/// A whole number with its thousands apart: `12,480`.
+pub(crate) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_from_outside_steers_a_terminal() {
+        assert_eq!(harmless("a\u{1b}[31mb\r\n\u{9b}c\u{202e}d"), "a\\u{1b}[31mb\\r\\n\\u{9b}c\\u{202e}d");
+        assert_eq!(harmless_lines("a\n\tb\u{7}"), "a\n\tb\\u{7}");
+        assert_eq!(harmless("Zoë 漢字 🎉"), "Zoë 漢字 🎉");
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(&["id", "reason"]);
+        table.row(["msg_1".to_owned(), "too_deep".to_owned()]);
+        table.row(["é".to_owned(), "a\nb".to_owned()]);
+        table.row(["美咲".to_owned(), "x".to_owned()]);
+        assert_eq!(table.to_string(), "id     reason\nmsg_1  too_deep\né      a\\nb\n美咲   x\n");
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        let texts = [0, 999, 1000, 12_480, 1_234_567].map(thousands);
+        assert_eq!(texts, ["0", "999", "1,000", "12,480", "1,234,567"]);
+    }
+}

@@ -1,0 +1,140 @@
+//! Puts the faces together and starts them: what `serve`, `receive`, `work` and `demo` have in common.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use prometheus::Registry;
+use rollbook_core::queue::QueueAdmin;
+use rollbook_core::store::Store;
+use rollbook_core::time::Clock;
+use rollbook_ops::{Ops, Part, Probe};
+use rollbook_receiver::Receiver;
+use rollbook_worker::{Progress, Worker};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::supervisor::Supervisor;
+use crate::wire::Queue;
+
+/// A lane without progress for this many leases hangs: its messages have been given to others since.
+const STALLED_AFTER_LEASES: u32 = 2;
+
+/// Which faces run beside ops.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Faces {
+    /// Whether deliveries come in.
+    pub(crate) receiver: bool,
+    /// Whether they are applied.
+    pub(crate) worker: bool,
+}
+
+/// Faces that run.
+pub(crate) struct Service {
+    /// Where deliveries come in, where they do.
+    pub(crate) listening: Option<SocketAddr>,
+    /// Where health and metrics are.
+    pub(crate) ops_listening: SocketAddr,
+    supervisor: Supervisor,
+    drain_timeout: Duration,
+}
+
+impl Service {
+    /// Binds the ports, then starts the faces. A worker needs a store.
+    pub(crate) async fn start(
+        config: &Config,
+        faces: Faces,
+        queue: &Queue,
+        store: Option<Arc<dyn Store>>,
+        clock: Arc<dyn Clock>,
+        registry: Registry,
+    ) -> anyhow::Result<Self> {
+        // Before anything is bound: a missing secret is a wrong configuration.
+        let secrets = if faces.receiver { Some(config.signing_secrets()?) } else { None };
+        let public = if faces.receiver { Some(bind(config.listen, "listen").await?) } else { None };
+        let ops_port = bind(config.ops_listen, "ops_listen").await?;
+        let listening = public.as_ref().map(TcpListener::local_addr).transpose()?;
+        let ops_listening = ops_port.local_addr()?;
+
+        let mut supervisor = Supervisor::default();
+        if let Some((secrets, listener)) = secrets.zip(public) {
+            let settings = config.receiver.clone();
+            let receiver =
+                Receiver::new(settings, secrets, queue.producer.clone(), clock.clone(), &registry)?;
+            supervisor.start("receiver", |stop| async move { Ok(receiver.serve(listener, stop).await?) });
+        }
+        let queue_part = Part { name: "queue", probe: Arc::new(QueueProbe(queue.admin.clone())) };
+        let store_part =
+            store.clone().map(|store| Part { name: "store", probe: Arc::new(StoreProbe(store)) });
+        let mut live = Vec::new();
+        if let Some(store) = store.filter(|_| faces.worker) {
+            let settings = config.worker.clone();
+            let worker = Worker::new(settings, queue.consumer.clone(), store, clock.clone(), &registry)?;
+            let stalled_after = config.worker.lease_for * STALLED_AFTER_LEASES;
+            let probe = WorkerProbe { progress: worker.progress(), stalled_after, clock: clock.clone() };
+            live.push(Part { name: "worker", probe: Arc::new(probe) });
+            supervisor.start("worker", |stop| async move { Ok(worker.run(stop).await?) });
+        }
+        // A receiver goes on accepting while the store is away: there the store is shown, no more.
+        let (ready, watched) = match store_part {
+            Some(store) if faces.receiver => (vec![queue_part], vec![store]),
+            Some(store) => (vec![queue_part, store], Vec::new()),
+            None => (vec![queue_part], Vec::new()),
+        };
+        let ops = Ops::new(registry, Some(queue.admin.clone()), live, ready, clock)?.watching(watched);
+        supervisor.start("ops face", |stop| async move { Ok(ops.serve(ops_port, stop).await?) });
+        Ok(Self { listening, ops_listening, supervisor, drain_timeout: config.drain_timeout })
+    }
+
+    /// Runs until `stop`, or until a face ends unasked.
+    ///
+    /// # Errors
+    /// A face ended unasked, or did not stop in order.
+    pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        self.supervisor.run(stop, self.drain_timeout).await
+    }
+}
+
+async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("can't listen on {address}: is it taken? (setting {setting})"))
+}
+
+struct QueueProbe(Arc<dyn QueueAdmin>);
+
+#[async_trait]
+impl Probe for QueueProbe {
+    async fn check(&self) -> Result<(), String> {
+        self.0.stats().await.map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+struct StoreProbe(Arc<dyn Store>);
+
+#[async_trait]
+impl Probe for StoreProbe {
+    async fn check(&self) -> Result<(), String> {
+        self.0.ping().await.map_err(|error| error.to_string())
+    }
+}
+
+struct WorkerProbe {
+    progress: Progress,
+    stalled_after: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+#[async_trait]
+impl Probe for WorkerProbe {
+    async fn check(&self) -> Result<(), String> {
+        let stalled = self.clock.now().since(self.progress.last());
+        if stalled < self.stalled_after {
+            return Ok(());
+        }
+        Err(format!("no progress for {} s", stalled.as_secs()))
+    }
+}

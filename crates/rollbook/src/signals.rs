@@ -1,0 +1,40 @@
+//! SIGTERM and SIGINT: the first asks to stop, the second ends at once.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Ends the process when someone asks twice: failed, since it did not stop in order.
+const IMPATIENT: i32 = 1;
+
+/// The signals, listened to from the moment this exists.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens.
+    pub(crate) fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Cancels `stop` at the first signal, ends the process at the second. Never returns: it is to be
+    /// raced with the work.
+    pub(crate) async fn relay(mut self, stop: CancellationToken) {
+        let name = self.next().await;
+        tracing::info!("{name}: stopping; once more ends at once");
+        stop.cancel();
+        let name = self.next().await;
+        tracing::warn!("{name} again: ending at once");
+        std::process::exit(IMPATIENT);
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

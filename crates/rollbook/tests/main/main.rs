@@ -1,0 +1,6 @@
+//! The binary, as its users meet it: help, configuration, exit codes, commands.
+
+mod commands;
+mod configuration;
+mod help;
+mod rollbook;
