@@ -7,6 +7,7 @@
 //! * [`properties`]: what holds for any history, and the wrong merge rules that it finds out.
 //! * [`events`]: events as Clerk sends them.
 //! * [`faults`]: wrappers around a port that fail, panic or block as a test says.
+//! * [`process`]: the real binary as a process of its own.
 
 pub mod clock;
 pub mod conformance;

@@ -1,3 +1,5 @@
+//! Histories are reproducible, and their truth is what the merge comes to.
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rollbook_core::catalog;

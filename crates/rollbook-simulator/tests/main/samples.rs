@@ -1,3 +1,5 @@
+//! The samples are what their names say.
+
 use std::collections::BTreeSet;
 use std::path::Path;
 

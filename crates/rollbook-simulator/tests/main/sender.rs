@@ -1,3 +1,5 @@
+//! The sender against servers that answer, refuse, hang up and say nothing.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicI64, Ordering};

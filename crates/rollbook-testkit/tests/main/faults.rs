@@ -1,3 +1,5 @@
+//! The fault wrappers do what they are told.
+
 use std::sync::Arc;
 use std::time::Duration;
 

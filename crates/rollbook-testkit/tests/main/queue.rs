@@ -1,3 +1,5 @@
+//! The queue suite on the model, and queues that it must refuse.
+
 use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! The store suite on the model, and merges that it must refuse.
+
 use std::future::{Ready, ready};
 use std::sync::Arc;
 
