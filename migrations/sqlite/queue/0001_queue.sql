@@ -1,28 +1,29 @@
--- The embedded queue. Only Rollbook reads and writes this file.
+-- The embedded queue. Only Rollbook reads and writes this file. Times are milliseconds since 1970.
 
--- What is known of each message that is neither done nor dead. The bodies are apart, so that leasing
--- and settling rewrite a few bytes and never a body.
+-- Every message that is neither done nor dead. Taking one in writes here and nowhere else.
 CREATE TABLE messages (
-    seq         INTEGER PRIMARY KEY,            -- order of arrival
+    seq         INTEGER PRIMARY KEY,            -- order of arrival; never given twice
     id          TEXT    NOT NULL UNIQUE,        -- svix-id
-    received_at INTEGER NOT NULL,               -- milliseconds since 1970, like every time here
-    due_at      INTEGER NOT NULL,               -- when the message may next be taken: one rule for waiting, backoff and lease
-    token       INTEGER,                        -- the lease; null while nobody has the message
-    attempts    INTEGER NOT NULL DEFAULT 0,     -- leases, counted when given
-    unsettled   INTEGER NOT NULL DEFAULT 0,     -- leases in a row that ended without a settlement
-    format      INTEGER NOT NULL DEFAULT 1      -- how the body is stored; 1: as it came
+    received_at INTEGER NOT NULL,               -- by the receiver
+    enqueued_at INTEGER NOT NULL,               -- due from then on, until it is leased
+    format      INTEGER NOT NULL DEFAULT 1,     -- how the body is stored; 1: as it came
+    body        BLOB    NOT NULL
+) STRICT;
+
+-- What has been done with a message: a row from its first lease on, and for a redriven one at once. Apart
+-- from the bodies, so that leasing, retrying and releasing never rewrite one.
+CREATE TABLE leases (
+    seq         INTEGER PRIMARY KEY,            -- of the message
+    due_at      INTEGER NOT NULL,               -- when it may next be taken: one rule for lease and backoff
+    token       INTEGER,                        -- names the lease; null while nobody has the message
+    attempts    INTEGER NOT NULL,               -- leases, counted when given
+    unsettled   INTEGER NOT NULL,               -- leases in a row that ended without a settlement
+    received_at INTEGER NOT NULL                -- as in messages: finds the oldest
 ) STRICT;
 
 -- Finds what is due, in order, and counts leases and delays without touching the table.
-CREATE INDEX messages_due ON messages (due_at, seq, token);
-
--- Finds the oldest: a redriven message came early and arrives late, so the order of arrival does not tell.
-CREATE INDEX messages_received ON messages (received_at);
-
-CREATE TABLE bodies (
-    seq  INTEGER PRIMARY KEY,                   -- of the message
-    body BLOB NOT NULL
-) STRICT;
+CREATE INDEX leases_due ON leases (due_at, seq, token);
+CREATE INDEX leases_received ON leases (received_at);
 
 CREATE TABLE dead_letters (
     seq         INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -37,12 +38,14 @@ CREATE TABLE dead_letters (
     body        BLOB    NOT NULL
 ) STRICT;
 
--- Counts, kept by hand in the transactions that change them: counting a million rows takes too long.
+-- Kept by hand in the transactions that change them: counting a million rows takes too long.
 CREATE TABLE counters (
-    one   INTEGER PRIMARY KEY CHECK (one = 1),
-    depth INTEGER NOT NULL,                     -- rows of messages
-    dead  INTEGER NOT NULL,                     -- rows of dead_letters
-    token INTEGER NOT NULL                      -- the last lease token given; never given again
+    one       INTEGER PRIMARY KEY CHECK (one = 1),
+    depth     INTEGER NOT NULL,                 -- rows of messages
+    dead      INTEGER NOT NULL,                 -- rows of dead_letters
+    seq       INTEGER NOT NULL,                 -- the last seq given
+    leased_to INTEGER NOT NULL,                 -- messages beyond this seq have not been leased yet
+    token     INTEGER NOT NULL                  -- the last lease token given; never given again
 ) STRICT;
 
-INSERT INTO counters (one, depth, dead, token) VALUES (1, 0, 0, 0);
+INSERT INTO counters (one, depth, dead, seq, leased_to, token) VALUES (1, 0, 0, 0, 0, 0);

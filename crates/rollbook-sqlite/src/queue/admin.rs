@@ -14,19 +14,29 @@ pub(super) fn stats(connection: &Connection, now: Timestamp) -> rusqlite::Result
     let counters = Counters::read(connection)?;
     let mut future = connection.prepare_cached(
         "SELECT count(*) FILTER (WHERE token IS NOT NULL), count(*) FILTER (WHERE token IS NULL)
-           FROM messages WHERE due_at > ?1",
+           FROM leases WHERE due_at > ?1",
     )?;
     let (leased, delayed): (u64, u64) =
         future.query_row((now.as_millis(),), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let mut oldest = connection.prepare_cached("SELECT min(received_at) FROM messages")?;
-    let oldest: Option<i64> = oldest.query_row([], |row| row.get(0))?;
     Ok(QueueStats {
         ready: counters.depth.saturating_sub(leased + delayed),
         leased,
         delayed,
         dead: counters.dead,
-        oldest_received_at: oldest.map(Timestamp::from_millis),
+        oldest_received_at: oldest(connection, counters.leased_to)?,
     })
+}
+
+/// The oldest that was leased before, or the first that was not: those came in the order of their times.
+fn oldest(connection: &Connection, leased_to: i64) -> rusqlite::Result<Option<Timestamp>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT min(received_at) FROM (
+             SELECT min(received_at) AS received_at FROM leases
+             UNION ALL
+             SELECT * FROM (SELECT received_at FROM messages WHERE seq > ?1 ORDER BY seq LIMIT 1))",
+    )?;
+    let oldest: Option<i64> = statement.query_row((leased_to,), |row| row.get(0))?;
+    Ok(oldest.map(Timestamp::from_millis))
 }
 
 const MATCHING: &str = "seq > :after
@@ -103,18 +113,21 @@ pub(super) fn redrive(
     let mut counters = Counters::read(connection)?;
     let room = usize::try_from(depth_max.saturating_sub(counters.depth)).unwrap_or(usize::MAX);
     let mut message = connection.prepare_cached(
-        "INSERT INTO messages (id, received_at, due_at, format)
-         SELECT id, received_at, ?2, format FROM dead_letters WHERE seq = ?1",
+        "INSERT INTO messages (seq, id, received_at, enqueued_at, format, body)
+         SELECT ?2, id, received_at, ?3, format, body FROM dead_letters WHERE seq = ?1",
     )?;
-    let mut body = connection.prepare_cached(
-        "INSERT INTO bodies (seq, body) SELECT last_insert_rowid(), body FROM dead_letters WHERE seq = ?1",
+    // Not a new message: it is older than those that came before it, and its row here says so.
+    let mut lease = connection.prepare_cached(
+        "INSERT INTO leases (seq, due_at, token, attempts, unsettled, received_at)
+         SELECT seq, enqueued_at, NULL, 0, 0, received_at FROM messages WHERE seq = ?1",
     )?;
     let mut dead_letter = connection.prepare_cached("DELETE FROM dead_letters WHERE seq = ?1")?;
     let chosen = sequences(connection, filter, limit.min(room))?;
-    for seq in &chosen {
-        message.execute((seq, now.as_millis()))?;
-        body.execute((seq,))?;
-        dead_letter.execute((seq,))?;
+    for dead_seq in &chosen {
+        counters.seq += 1;
+        message.execute((dead_seq, counters.seq, now.as_millis()))?;
+        lease.execute((counters.seq,))?;
+        dead_letter.execute((dead_seq,))?;
     }
     counters.depth += count(chosen.len());
     counters.dead -= count(chosen.len());

@@ -24,19 +24,19 @@ pub(super) fn insert(
         return Ok(Err(QueueError::Full { depth: counters.depth, limit: depth_max }));
     }
     let mut message = connection.prepare_cached(
-        "INSERT INTO messages (id, received_at, due_at) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO messages (seq, id, received_at, enqueued_at, body) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (id) DO NOTHING",
     )?;
-    let mut body =
-        connection.prepare_cached("INSERT INTO bodies (seq, body) VALUES (last_insert_rowid(), ?1)")?;
     let mut revive = connection.prepare_cached("DELETE FROM dead_letters WHERE id = ?1")?;
     let mut answers = Vec::with_capacity(deliveries.len());
     for delivery in deliveries {
-        let id = delivery.id.as_str();
-        if message.execute((id, delivery.received_at.as_millis(), now.as_millis()))? == 0 {
+        let (id, received_at) = (delivery.id.as_str(), delivery.received_at.as_millis());
+        let seq = counters.seq + 1;
+        if message.execute((seq, id, received_at, now.as_millis(), &delivery.body[..]))? == 0 {
             answers.push(Enqueued::Duplicate);
             continue;
         }
-        body.execute((&delivery.body[..],))?;
+        counters.seq = seq;
         counters.depth += 1;
         // Whoever sends a dead letter again wants it tried again.
         if counters.dead > 0 {

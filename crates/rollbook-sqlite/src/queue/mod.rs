@@ -1,8 +1,10 @@
 //! The queue in one file.
 //!
-//! A message is due when `due_at` has passed: it waits from the moment it came, a retry moves the
-//! moment into the future, and so does a lease, which also writes a token that is never given twice.
-//! Every settlement names the token, so whoever lost the lease changes nothing.
+//! A message that nobody has leased yet is due, in the order of arrival; `leased_to` says how far that
+//! has come, so taking a message in writes no index of what is due. From its first lease on a message
+//! has a row in `leases` and is due when `due_at` has passed: a lease moves that moment into the future,
+//! and so does a retry. A lease also writes a token that is never given twice. Every settlement names
+//! it, so whoever lost the lease changes nothing.
 
 mod admin;
 mod enqueue;
@@ -154,19 +156,29 @@ impl QueueAdmin for SqliteQueue {
 struct Counters {
     depth: u64,
     dead: u64,
+    seq: i64,
+    leased_to: i64,
     token: i64,
 }
 
 impl Counters {
     fn read(connection: &Connection) -> rusqlite::Result<Self> {
-        let mut statement = connection.prepare_cached("SELECT depth, dead, token FROM counters")?;
-        statement.query_row([], |row| Ok(Self { depth: row.get(0)?, dead: row.get(1)?, token: row.get(2)? }))
+        let sql = "SELECT depth, dead, seq, leased_to, token FROM counters";
+        connection.prepare_cached(sql)?.query_row([], |row| {
+            Ok(Self {
+                depth: row.get(0)?,
+                dead: row.get(1)?,
+                seq: row.get(2)?,
+                leased_to: row.get(3)?,
+                token: row.get(4)?,
+            })
+        })
     }
 
     fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let mut statement =
-            connection.prepare_cached("UPDATE counters SET depth = ?1, dead = ?2, token = ?3")?;
-        statement.execute((self.depth, self.dead, self.token))?;
+        let sql = "UPDATE counters SET depth = ?1, dead = ?2, seq = ?3, leased_to = ?4, token = ?5";
+        let values = (self.depth, self.dead, self.seq, self.leased_to, self.token);
+        connection.prepare_cached(sql)?.execute(values)?;
         Ok(())
     }
 }

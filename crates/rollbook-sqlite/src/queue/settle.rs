@@ -43,13 +43,13 @@ fn end(
         Settlement::Ack => remove(connection, entry, counters),
         Settlement::Retry { after, .. } => {
             let mut statement = connection.prepare_cached(
-                "UPDATE messages SET token = NULL, due_at = ?3, unsettled = 0 WHERE seq = ?1 AND token = ?2",
+                "UPDATE leases SET token = NULL, due_at = ?3, unsettled = 0 WHERE seq = ?1 AND token = ?2",
             )?;
             Ok(statement.execute((seq, token, now.plus(*after).as_millis()))? == 1)
         }
         Settlement::Release => {
             let mut statement = connection.prepare_cached(
-                "UPDATE messages SET token = NULL, due_at = ?3, attempts = attempts - 1
+                "UPDATE leases SET token = NULL, due_at = ?3, attempts = attempts - 1
                   WHERE seq = ?1 AND token = ?2",
             )?;
             Ok(statement.execute((seq, token, now.as_millis()))? == 1)
@@ -66,11 +66,11 @@ fn remove(
     (seq, token): (i64, i64),
     counters: &mut Counters,
 ) -> rusqlite::Result<bool> {
-    let mut message = connection.prepare_cached("DELETE FROM messages WHERE seq = ?1 AND token = ?2")?;
-    if message.execute((seq, token))? == 0 {
+    let mut lease = connection.prepare_cached("DELETE FROM leases WHERE seq = ?1 AND token = ?2")?;
+    if lease.execute((seq, token))? == 0 {
         return Ok(false);
     }
-    connection.prepare_cached("DELETE FROM bodies WHERE seq = ?1")?.execute((seq,))?;
+    connection.prepare_cached("DELETE FROM messages WHERE seq = ?1")?.execute((seq,))?;
     counters.depth -= 1;
     Ok(true)
 }
@@ -85,8 +85,8 @@ pub(super) fn park(
 ) -> rusqlite::Result<bool> {
     let mut copy = connection.prepare_cached(
         "INSERT INTO dead_letters (id, received_at, died_at, attempts, reason, detail, event_type, format, body)
-         SELECT id, received_at, ?3, attempts, ?4, ?5, ?6, format, body
-           FROM messages JOIN bodies USING (seq) WHERE seq = ?1 AND token = ?2",
+         SELECT id, messages.received_at, ?3, attempts, ?4, ?5, ?6, format, body
+           FROM leases JOIN messages USING (seq) WHERE seq = ?1 AND token = ?2",
     )?;
     let copied = copy.execute((entry.0, entry.1, now.as_millis(), reason, detail, event_type))? == 1;
     if copied {

@@ -14,13 +14,23 @@ use rollbook_core::time::{Clock, Timestamp};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
 
+const NOW: i64 = 1_785_312_000_000;
+
 fn clock() -> Arc<dyn Clock> {
-    Arc::new(ManualClock::new(Timestamp::from_millis(1_785_312_000_000)))
+    clock_at(NOW)
+}
+
+fn clock_at(millis: i64) -> Arc<dyn Clock> {
+    Arc::new(ManualClock::new(Timestamp::from_millis(millis)))
 }
 
 fn queue(path: &Path) -> SqliteQueue {
+    queue_at(path, clock())
+}
+
+fn queue_at(path: &Path, clock: Arc<dyn Clock>) -> SqliteQueue {
     apply_migrations(path, Schema::Queue).expect("the migrations apply");
-    SqliteQueue::open(path, QueueSettings { depth_max: 1_000_000 }, clock()).expect("the queue opens")
+    SqliteQueue::open(path, QueueSettings { depth_max: 1_000_000 }, clock).expect("the queue opens")
 }
 
 fn deliveries(name: &str, count: usize, size: usize) -> Vec<Delivery> {
@@ -92,6 +102,21 @@ async fn many_callers_at_once_each_get_their_own_answer() {
     assert!(callers.join_all().await.into_iter().all(|whole| whole));
     // Two callers each sent the first of their pair's deliveries, one of them a second one.
     assert_eq!(queue.stats().await.expect("counts").ready, 100);
+}
+
+#[tokio::test]
+async fn a_clock_that_goes_back_hides_no_message() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("queue.db");
+    let (ahead, behind) = (queue_at(&path, clock_at(NOW + 7_200_000)), queue(&path));
+    ahead.enqueue_many(&deliveries("first", 1, 10)).await.expect("the queue takes deliveries");
+    behind.enqueue_many(&deliveries("second", 1, 10)).await.expect("the queue takes deliveries");
+    let mut given = Vec::new();
+    for _ in 0..2 {
+        given.extend(behind.lease(request(1)).await.expect("leases"));
+    }
+    let given: Vec<&str> = given.iter().map(|lease| lease.id.as_str()).collect();
+    assert_eq!(given, ["msg_first_0", "msg_second_0"]);
 }
 
 #[tokio::test]
