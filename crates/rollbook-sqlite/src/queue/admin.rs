@@ -5,38 +5,33 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueStats};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
-use rusqlite::{Connection, Row, named_params};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use super::{Counters, count};
 
-/// The counters, and a look at the part of the index that lies in the future.
+/// The counters, and one pass over the index of what has been leased, which is little unless much waits
+/// for its backoff.
 pub(super) fn stats(connection: &Connection, now: Timestamp) -> rusqlite::Result<QueueStats> {
     let counters = Counters::read(connection)?;
-    let mut future = connection.prepare_cached(
-        "SELECT count(*) FILTER (WHERE token IS NOT NULL), count(*) FILTER (WHERE token IS NULL)
-           FROM leases WHERE due_at > ?1",
+    let mut touched = connection.prepare_cached(
+        "SELECT count(*) FILTER (WHERE due_at > ?1 AND token IS NOT NULL),
+                count(*) FILTER (WHERE due_at > ?1 AND token IS NULL),
+                min(received_at)
+           FROM leases",
     )?;
-    let (leased, delayed): (u64, u64) =
-        future.query_row((now.as_millis(),), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (leased, delayed, oldest_touched): (u64, u64, Option<i64>) =
+        touched.query_row((now.as_millis(),), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    // Those that were never leased came in the order of their times.
+    let mut first =
+        connection.prepare_cached("SELECT received_at FROM messages WHERE seq > ?1 ORDER BY seq LIMIT 1")?;
+    let oldest_new: Option<i64> = first.query_row((counters.leased_to,), |row| row.get(0)).optional()?;
     Ok(QueueStats {
         ready: counters.depth.saturating_sub(leased + delayed),
         leased,
         delayed,
         dead: counters.dead,
-        oldest_received_at: oldest(connection, counters.leased_to)?,
+        oldest_received_at: oldest_touched.into_iter().chain(oldest_new).min().map(Timestamp::from_millis),
     })
-}
-
-/// The oldest that was leased before, or the first that was not: those came in the order of their times.
-fn oldest(connection: &Connection, leased_to: i64) -> rusqlite::Result<Option<Timestamp>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT min(received_at) FROM (
-             SELECT min(received_at) AS received_at FROM leases
-             UNION ALL
-             SELECT * FROM (SELECT received_at FROM messages WHERE seq > ?1 ORDER BY seq LIMIT 1))",
-    )?;
-    let oldest: Option<i64> = statement.query_row((leased_to,), |row| row.get(0))?;
-    Ok(oldest.map(Timestamp::from_millis))
 }
 
 const MATCHING: &str = "seq > :after

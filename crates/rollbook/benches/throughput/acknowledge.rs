@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use rollbook_simulator::history::Event;
-use rollbook_simulator::sender::DeliverSettings;
 use rollbook_testkit::process::Home;
 
 use crate::Scale;
+use crate::hammer::hammer;
 use crate::load::{self, BINARY, NullReceiver, per_second};
 use crate::report::{Report, median, progress};
 
@@ -42,11 +42,16 @@ struct Turn {
 }
 
 async fn measure_turn(events: &[Event], connections: usize, null: &NullReceiver, home: &Home) -> Turn {
-    let settings = DeliverSettings { connections, ..DeliverSettings::default() };
-    let rate = |report: rollbook_simulator::sender::Report| per_second(events.len(), report.elapsed);
-    let null = rate(load::send(null.address, events, &settings).await);
+    let rate = async |address| {
+        let events = events.to_vec();
+        let sent = tokio::task::spawn_blocking(move || {
+            per_second(events.len(), hammer(address, &events, connections))
+        });
+        sent.await.expect("a load generator that ends")
+    };
+    let null = rate(null.address).await;
     let before = batches(home).await;
-    let ours = rate(load::send(home.listen, events, &settings).await);
+    let ours = rate(home.listen).await;
     let after = batches(home).await;
     let batch = (after.0 - before.0) / (after.1 - before.1);
     Turn { null, ours, raw: raw_inserts(events, batch), batch }

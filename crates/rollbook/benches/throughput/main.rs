@@ -11,6 +11,7 @@
 mod acknowledge;
 mod apply;
 mod disk;
+mod hammer;
 mod latency;
 mod load;
 mod report;
