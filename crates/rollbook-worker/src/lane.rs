@@ -67,7 +67,11 @@ impl Lane {
             if let Some(suspect) = batch::take_suspect(&mut leases, attempts_max) {
                 return self.isolate(hands, suspect, leases).await;
             }
+            let is_full = leases.len() >= self.shared.settings.batch_max;
             let decided = self.process(leases).await?;
+            if !is_full {
+                self.pulse.wait_for(tokio::time::sleep(self.shared.settings.lease_linger)).await;
+            }
             leases = if self.may_lease() {
                 // Two writes to one queue: together they share its commit.
                 tokio::try_join!(self.settle(decided), self.lease())?.1

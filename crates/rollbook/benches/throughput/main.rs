@@ -20,6 +20,10 @@ use rollbook_core::time::{Clock, Timestamp};
 
 use crate::report::Report;
 
+/// The binary's allocator, so that the baselines have it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How much is measured.
 #[derive(Clone, Copy)]
 pub(crate) struct Scale {

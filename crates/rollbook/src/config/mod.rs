@@ -201,6 +201,7 @@ fn worker(read: &mut Reader<'_>) -> rollbook_worker::Settings {
         batch_max: read.number("lease_batch_max"),
         lease_for: read.duration("lease_for"),
         lease_wait: read.duration("lease_wait"),
+        lease_linger: read.duration("lease_linger"),
         retry: RetryPolicy {
             backoff: read.duration("backoff"),
             backoff_max: read.duration("backoff_max"),

@@ -8,6 +8,8 @@ use super::{Config, Problem, Problems};
 const SVIX_TIMEOUT: Duration = Duration::from_secs(15);
 /// The contract: 503 where the queue has not answered within this.
 const ENQUEUE_TIMEOUT_MAX: Duration = Duration::from_secs(10);
+/// A second of lag is the most that saving commits can be worth.
+const LEASE_LINGER_MAX: Duration = Duration::from_secs(1);
 /// A batch must have ended well before another worker may take it.
 const LEASE_FOR_MIN: Duration = Duration::from_secs(5);
 
@@ -17,7 +19,7 @@ pub(crate) fn check(config: &Config) -> Problems {
     let must =
         |holds: bool, key: &str, wrong: &str, mend: &str| (!holds).then(|| config.problem(key, wrong, mend));
     let same_port = config.listen == config.ops_listen && config.listen.port() != 0;
-    let checked: [Option<Problem>; 11] = [
+    let checked: [Option<Problem>; 12] = [
         must(
             receiver.request_timeout < SVIX_TIMEOUT,
             "request_timeout",
@@ -71,6 +73,12 @@ pub(crate) fn check(config: &Config) -> Problems {
             "lease_wait",
             "is no shorter than drain_timeout, so that an idle worker could not stop in time",
             "less than drain_timeout",
+        ),
+        must(
+            worker.lease_linger <= LEASE_LINGER_MAX,
+            "lease_linger",
+            "would make every row late",
+            "at most 1s",
         ),
         must(
             !same_port,

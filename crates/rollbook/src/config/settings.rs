@@ -164,6 +164,12 @@ pub(crate) static SETTINGS: &[Setting] = &[
     limit("lanes", Kind::Number(256), "2", "batches that a worker has in hand at once"),
     limit("lease_batch_max", BATCH, "100", "messages in one lease and one transaction of the store"),
     limit("lease_for", TIME, "60s", "how long a message stays with a worker before another may have it"),
+    limit(
+        "lease_linger",
+        TIME,
+        "5ms",
+        "how long a worker lets messages collect after a batch that was not full",
+    ),
     limit("lease_wait", TIME, "1s", "how long an idle worker waits at the queue before it asks again"),
     limit("attempts_max", Kind::Number(1_000), "12", "attempts before a message becomes a dead letter"),
     limit("backoff", TIME, "2s", "the longest wait after a first failed attempt; it doubles"),

@@ -128,6 +128,7 @@ fn settings_that_do_not_fit_together_are_refused() {
         (vec![("backoff", "11m")], "backoff"),
         (vec![("gate_backoff", "1m")], "gate_backoff"),
         (vec![("lease_wait", "25s")], "lease_wait"),
+        (vec![("lease_linger", "1001ms")], "lease_linger"),
         (vec![("ops_listen", "127.0.0.1:8080")], "ops_listen"),
         (vec![("queue_url", "sqlite://x.db"), ("database_url", "sqlite://x.db")], "queue_url"),
     ] {

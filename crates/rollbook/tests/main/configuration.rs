@@ -3,7 +3,7 @@
 use crate::rollbook::{Home, SECRET};
 
 /// Every setting with a value that is wrong by itself.
-const WRONG: [(&str, &str); 33] = [
+const WRONG: [(&str, &str); 34] = [
     ("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret"),
     ("ROLLBOOK_DATA_DIR", ""),
     ("ROLLBOOK_LISTEN", "8080"),
@@ -32,6 +32,7 @@ const WRONG: [(&str, &str); 33] = [
     ("ROLLBOOK_LEASE_BATCH_MAX", "0"),
     ("ROLLBOOK_LEASE_FOR", "1s"),
     ("ROLLBOOK_LEASE_WAIT", "30s"),
+    ("ROLLBOOK_LEASE_LINGER", "2s"),
     ("ROLLBOOK_ATTEMPTS_MAX", "0"),
     ("ROLLBOOK_BACKOFF", "1h"),
     ("ROLLBOOK_BACKOFF_MAX", "99 days"),

@@ -35,6 +35,31 @@ async fn many_lanes_and_small_batches_end_in_the_same_rows() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_finds_the_lane_idle_goes_at_once_and_those_soon_after_it_go_together() {
+    let bench = Bench::new();
+    let calls = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&calls);
+    let store = FaultyStore::new(bench.store.clone(), move |call| {
+        if let StoreCall::Apply(changes) = call {
+            seen.lock().expect("no test panicked in it").push(changes.len());
+        }
+        Fault::None
+    });
+    bench.enqueue("msg_0", user("user_0")).await;
+    let arrive = async {
+        eventually(|| bench.user_ids().len() == 1).await;
+        // The lane is idle again. One after the other within its linger, as under light load.
+        for number in 1..=4 {
+            bench.enqueue(&format!("msg_{number}"), user(&format!("user_{number}"))).await;
+            tokio::time::advance(bench.settings.lease_linger / 10).await;
+        }
+        bench.drained().await;
+    };
+    run_until(bench.worker_with_store(store), arrive).await.expect("a clean end");
+    assert_eq!(*calls.lock().expect("no test panicked in it"), [1, 1, 3]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_next_batch_is_leased_while_the_last_one_is_settled() {
     let mut bench = Bench::new();
     bench.settings.batch_max = 5;
