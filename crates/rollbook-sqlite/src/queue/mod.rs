@@ -46,7 +46,7 @@ pub struct SqliteQueue {
     database: Database,
     clock: Arc<dyn Clock>,
     depth_max: u64,
-    /// Wakes workers of this process when something became due.
+    /// Wakes one lane of this process when something became due; a lane that takes all it may wakes the next.
     due: Notify,
 }
 
@@ -91,6 +91,10 @@ impl Consumer for SqliteQueue {
             let mut woken = std::pin::pin!(self.due.notified());
             woken.as_mut().enable();
             let taken = self.lease_now(&request).await?;
+            if taken.leases.len() >= request.max {
+                // There may be more: wake the next.
+                self.due.notify_one();
+            }
             if !taken.leases.is_empty() || Instant::now() >= deadline {
                 return Ok(taken.leases);
             }
@@ -113,7 +117,7 @@ impl Consumer for SqliteQueue {
         let settled =
             self.database.run(move |connection| settle::settle(connection, &settlements, now)).await?;
         if releases {
-            self.due.notify_waiters();
+            self.due.notify_one();
         }
         Ok(settled)
     }

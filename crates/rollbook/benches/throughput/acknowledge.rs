@@ -18,20 +18,21 @@ const RAW_RATIO_MIN: f64 = 0.7;
 pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     let history = load::history(2_000);
     let null = NullReceiver::start().await;
-    let home = Home::new(BINARY).with("ROLLBOOK_LOG", "warn");
-    home.migrate();
-    let rollbook = home.start_ready(&["receive"]).await;
     for (connections, deliveries) in LOADS {
         let count = (deliveries / scale.divisor).max(connections);
         let mut turns = Vec::new();
         for turn in 0..scale.turns {
             progress(&format!("acknowledgements, {connections} connections, turn {}", turn + 1));
             let events = load::fresh(&history, &format!("{connections}_{turn}"), count);
+            // A fresh file for each turn, as the raw client has.
+            let home = Home::new(BINARY).with("ROLLBOOK_LOG", "warn");
+            home.migrate();
+            let rollbook = home.start_ready(&["receive"]).await;
             turns.push(measure_turn(&events, connections, &null, &home).await);
+            report.memory("receive", rollbook.memory_peak());
         }
         report_turns(report, connections, &turns);
     }
-    report.memory("receive", rollbook.memory_peak());
 }
 
 struct Turn {
