@@ -10,8 +10,8 @@ use crate::fault::Fault;
 /// How long to wait for another process that holds the file's lock, such as `rollbook dead-letters`.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many pages the write-ahead log may have before a commit copies it into the file. Larger than
-/// SQLite's 1,000, so that fewer acknowledgements wait for a copy; 4,000 pages are 32 MB of log.
-const CHECKPOINT_PAGES: u32 = 4_000;
+/// SQLite's 1,000, so that fewer acknowledgements wait for a copy; 2,000 pages are 16 MB of log.
+const CHECKPOINT_PAGES: u32 = 2_000;
 /// The log file is cut to this after a copy, in bytes.
 const LOG_BYTES_MAX: u32 = 64 << 20;
 /// Bodies of two to three kilobytes fill pages of eight better than pages of four.

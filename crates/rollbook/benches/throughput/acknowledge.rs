@@ -11,7 +11,7 @@ use crate::load::{self, BINARY, NullReceiver, per_second};
 use crate::report::{Report, median, progress};
 
 /// Connections, and deliveries to send over them.
-const LOADS: [(usize, usize); 4] = [(1, 3_000), (16, 20_000), (64, 60_000), (256, 60_000)];
+const LOADS: [(usize, usize); 4] = [(1, 4_000), (16, 30_000), (64, 100_000), (256, 100_000)];
 /// The ratio to raw inserts that must be reached from 64 connections on.
 const RAW_RATIO_MIN: f64 = 0.7;
 
@@ -43,13 +43,8 @@ struct Turn {
 }
 
 async fn measure_turn(events: &[Event], connections: usize, null: &NullReceiver, home: &Home) -> Turn {
-    let rate = async |address| {
-        let events = events.to_vec();
-        let sent = tokio::task::spawn_blocking(move || {
-            per_second(events.len(), hammer(address, &events, connections))
-        });
-        sent.await.expect("a load generator that ends")
-    };
+    let rate =
+        async |address| per_second(events.len(), hammer(address, events, connections, None).await.elapsed);
     let null = rate(null.address).await;
     let before = batches(home).await;
     let ours = rate(home.listen).await;
@@ -73,7 +68,7 @@ fn raw_inserts(events: &[Event], batch: f64) -> f64 {
     connection
         .execute_batch(
             "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-             PRAGMA wal_autocheckpoint = 4000;
+             PRAGMA wal_autocheckpoint = 2000;
              CREATE TABLE raw (id TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;",
         )
         .expect("a table");

@@ -15,26 +15,64 @@ use tokio::task::JoinSet;
 
 use crate::{WallClock, load};
 
-/// Sends each event once, as fast as it goes over this many connections; every one must be answered 200.
-pub(crate) fn hammer(address: SocketAddr, events: &[Event], connections: usize) -> Duration {
+/// How the requests went.
+pub(crate) struct Hammered {
+    /// From the first request to the last answer.
+    pub(crate) elapsed: Duration,
+    /// From a request's first byte to its answer's last, sorted.
+    latencies: Vec<Duration>,
+}
+
+impl Hammered {
+    pub(crate) fn latency(&self, per_mille: usize) -> Duration {
+        let last = self.latencies.len() - 1;
+        self.latencies[(last * per_mille).div_ceil(1000).min(last)]
+    }
+}
+
+/// Sends each event once over this many connections, as fast as it goes or, with a `pause`, one in each
+/// pause; every one must be answered 200.
+pub(crate) async fn hammer(
+    address: SocketAddr,
+    events: &[Event],
+    connections: usize,
+    pause: Option<Duration>,
+) -> Hammered {
     let requests: Arc<Vec<Vec<u8>>> = Arc::new(events.iter().map(request).collect());
+    // A thread and a runtime of its own: one core does all of it.
+    let hammering = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(send_all(address, requests, connections, pause))
+    });
+    hammering.await.expect("a load generator that ends")
+}
+
+async fn send_all(
+    address: SocketAddr,
+    requests: Arc<Vec<Vec<u8>>>,
+    connections: usize,
+    pause: Option<Duration>,
+) -> Hammered {
+    let mut streams = Vec::new();
+    for _ in 0..connections {
+        let stream = TcpStream::connect(address).await.expect("a connection");
+        stream.set_nodelay(true).expect("a socket");
+        streams.push(stream);
+    }
     let next = Arc::new(AtomicUsize::new(0));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
-    runtime.block_on(async {
-        let mut lines = JoinSet::new();
-        let mut streams = Vec::new();
-        for _ in 0..connections {
-            let stream = TcpStream::connect(address).await.expect("a connection");
-            stream.set_nodelay(true).expect("a socket");
-            streams.push(stream);
-        }
-        let started = Instant::now();
-        for stream in streams {
-            lines.spawn(line(stream, Arc::clone(&requests), Arc::clone(&next)));
-        }
-        lines.join_all().await;
-        started.elapsed()
-    })
+    let started = Instant::now();
+    let mut lines = JoinSet::new();
+    for stream in streams {
+        lines.spawn(line(
+            stream,
+            Arc::clone(&requests),
+            Arc::clone(&next),
+            pause.map(|pause| (started, pause)),
+        ));
+    }
+    let mut latencies = lines.join_all().await.concat();
+    latencies.sort_unstable();
+    Hammered { elapsed: started.elapsed(), latencies }
 }
 
 fn request(event: &Event) -> Vec<u8> {
@@ -51,14 +89,28 @@ fn request(event: &Event) -> Vec<u8> {
     [head.as_bytes(), &event.body].concat()
 }
 
-async fn line(mut stream: TcpStream, requests: Arc<Vec<Vec<u8>>>, next: Arc<AtomicUsize>) {
+async fn line(
+    mut stream: TcpStream,
+    requests: Arc<Vec<Vec<u8>>>,
+    next: Arc<AtomicUsize>,
+    pace: Option<(Instant, Duration)>,
+) -> Vec<Duration> {
+    let mut latencies = Vec::new();
     let mut answer = Vec::with_capacity(1024);
-    while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+    loop {
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        let Some(request) = requests.get(index) else { return latencies };
+        if let Some((started, pause)) = pace {
+            let due = started + pause * u32::try_from(index).expect("few requests");
+            tokio::time::sleep_until(due.into()).await;
+        }
+        let sent = Instant::now();
         stream.write_all(request).await.expect("a request on its way");
         answer.clear();
         while !is_whole(&answer) {
             assert!(stream.read_buf(&mut answer).await.expect("an answer") > 0, "the connection was closed");
         }
+        latencies.push(sent.elapsed());
         let status = answer.get(9..12);
         assert_eq!(status, Some(&b"200"[..]), "{}", String::from_utf8_lossy(&answer));
     }

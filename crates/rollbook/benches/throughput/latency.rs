@@ -1,15 +1,17 @@
 //! How long an acknowledgement takes at 1,000 deliveries a second, with a worker at work beside it.
 
-use std::num::NonZeroU32;
+use std::time::Duration;
 
-use rollbook_simulator::sender::DeliverSettings;
 use rollbook_testkit::process::Home;
 
+use crate::hammer::hammer;
 use crate::load::{self, BINARY};
 use crate::report::{Report, median, progress};
 use crate::{Scale, disk};
 
-const RATE: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+/// A thousand a second.
+const PAUSE: Duration = Duration::from_millis(1);
+const CONNECTIONS: usize = 64;
 const DELIVERIES: usize = 15_000;
 /// The acknowledgement's p99 may be this many times the disk's own.
 const DISK_RATIO_MAX: f64 = 4.0;
@@ -18,17 +20,15 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     let history = load::history(2_000);
     let home = Home::new(BINARY).with("ROLLBOOK_LOG", "warn");
     let rollbook = home.start_ready(&["serve"]).await;
-    let settings =
-        DeliverSettings { connections: 64, rate_per_second: Some(RATE), ..DeliverSettings::default() };
     let mut turns = Vec::new();
     for turn in 0..scale.turns {
-        progress(&format!("latency at {RATE} deliveries a second, turn {}", turn + 1));
+        progress(&format!("latency at 1,000 deliveries a second, turn {}", turn + 1));
         let before = disk::measure(scale);
         let events = load::fresh(&history, &format!("latency_{turn}"), DELIVERIES / scale.divisor);
-        let sent = load::send(home.listen, &events, &settings).await;
+        let sent = hammer(home.listen, &events, CONNECTIONS, Some(PAUSE)).await;
         let after = disk::measure(scale);
         let disk = f64::midpoint(before.at(990).as_secs_f64(), after.at(990).as_secs_f64());
-        turns.push((sent.latencies.at(500).as_secs_f64(), sent.latencies.at(990).as_secs_f64(), disk));
+        turns.push((sent.latency(500).as_secs_f64(), sent.latency(990).as_secs_f64(), disk));
     }
     let of = |figure: fn(&(f64, f64, f64)) -> f64| median(turns.iter().map(figure));
     let (p50, p99, disk) = (of(|turn| turn.0), of(|turn| turn.1), of(|turn| turn.2));

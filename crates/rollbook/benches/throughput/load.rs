@@ -13,7 +13,7 @@ use rollbook_core::signature::{SigningSecret, SigningSecrets};
 use rollbook_core::time::Timestamp;
 use rollbook_receiver::{Receiver, Settings};
 use rollbook_simulator::history::{Event, History, HistorySettings};
-use rollbook_simulator::sender::{Connection, DeliverSettings, Endpoint, Report, deliver};
+use rollbook_simulator::sender::Connection;
 use rollbook_testkit::process::{DEADLINE, SECRET, until};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -47,15 +47,6 @@ pub(crate) fn fresh(history: &History, name: &str, count: usize) -> Vec<Event> {
         body: event.body.clone(),
     };
     history.events.iter().cycle().take(count).enumerate().map(event).collect()
-}
-
-/// Sends each event once over this many connections; every one must be acknowledged.
-pub(crate) async fn send(address: SocketAddr, events: &[Event], settings: &DeliverSettings) -> Report {
-    let endpoint = Endpoint { address, path: "/webhooks/clerk".into(), secret: secret() };
-    let order: Vec<usize> = (0..events.len()).collect();
-    let report = deliver(&endpoint, events, &order, Arc::new(WallClock), settings, Arc::new(|_| {})).await;
-    assert_eq!(report.acknowledged.len(), events.len(), "not all were acknowledged: {:?}", report.last_error);
-    report
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]

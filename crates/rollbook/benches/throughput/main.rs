@@ -33,7 +33,7 @@ pub(crate) struct Scale {
     divisor: usize,
 }
 
-const FULL: Scale = Scale { turns: 3, divisor: 1 };
+const FULL: Scale = Scale { turns: 5, divisor: 1 };
 /// Shows that everything runs; its figures mean nothing.
 const QUICK: Scale = Scale { turns: 1, divisor: 20 };
 
