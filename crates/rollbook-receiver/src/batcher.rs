@@ -1,8 +1,11 @@
 //! Group commit without a timer: while one batch is on its way to the queue, arrivals collect; when it
-//! returns, they go as the next.
+//! returns, they go as the next. Under load the next stands ready at the queue's door before the first
+//! returns, so that the disk never waits for us.
 //!
 //! Constraints:
 //!
+//! * At most [`IN_FLIGHT_MAX`] calls at once, and a second one only when it is worth its commit: a quiet
+//!   system has one, and two small commits are never made of what could be one.
 //! * A call to the queue is never cancelled. The requests that wait for it may be, at any moment.
 //! * A delivery whose request is gone by the time a batch is made is left out of it: it was never
 //!   acknowledged, and Svix sends it again.
@@ -15,6 +18,7 @@ use std::sync::Arc;
 use rollbook_core::delivery::Delivery;
 use rollbook_core::queue::{Enqueued, Producer, QueueError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -45,6 +49,14 @@ pub(crate) struct Batcher {
     pub(crate) batch_max: usize,
 }
 
+/// Calls to the queue at once: one at the disk, one at its door. A third would only split the second.
+const IN_FLIGHT_MAX: usize = 2;
+/// The least that a second call must carry. Below it, waiting for the first costs less than a commit.
+const SECOND_MIN: usize = 8;
+
+/// A call that has returned: its askers and its result.
+type Landed = (Vec<Asker>, Result<Vec<Enqueued>, QueueError>);
+
 impl Batcher {
     /// Runs until nobody can send any more and all that was sent is answered.
     ///
@@ -52,41 +64,74 @@ impl Batcher {
     /// [`QueueError::Broken`]. Who still waits learns it from the end of their channel.
     pub(crate) async fn run(mut self) -> Result<(), QueueError> {
         let mut arrived = Vec::new();
-        let mut failing = false;
-        while self.arrivals.recv_many(&mut arrived, self.batch_max).await > 0 {
-            let (deliveries, askers): (Vec<_>, Vec<_>) = arrived
-                .drain(..)
-                .filter(|waiting| !waiting.asker.answer.is_closed())
-                .map(|waiting| (waiting.delivery, waiting.asker))
-                .unzip();
-            if deliveries.is_empty() {
+        let mut calls = JoinSet::new();
+        let (mut last, mut failing, mut open) = (0, false, true);
+        while open || !arrived.is_empty() || !calls.is_empty() {
+            let is_worth_a_call = match calls.len() {
+                0 => !arrived.is_empty(),
+                IN_FLIGHT_MAX.. => false,
+                _ => arrived.len() >= SECOND_MIN.max(last / 2).min(self.batch_max),
+            };
+            if is_worth_a_call {
+                last = self.call(&mut arrived, &mut calls);
                 continue;
             }
-            let result = self.enqueue(&deliveries).await;
-            report(&result, &mut failing);
-            answer(&result, askers);
-            if let Err(error @ QueueError::Broken(_)) = result {
-                return Err(error);
+            let room = self.batch_max - arrived.len();
+            tokio::select! {
+                biased;
+                Some(landed) = calls.join_next() => land(landed, &mut failing)?,
+                count = self.arrivals.recv_many(&mut arrived, room), if open && room > 0 => open = count > 0,
             }
         }
         Ok(())
     }
 
-    async fn enqueue(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError> {
-        let started = Instant::now();
-        let result = self.producer.enqueue_many(deliveries).await;
-        self.metrics.enqueue_seconds.observe(started.elapsed().as_secs_f64());
-        #[expect(clippy::cast_precision_loss, reason = "a batch is far smaller than 2^52")]
-        self.metrics.batch_size.observe(deliveries.len() as f64);
-        match result {
-            // Whose answer is missing can't be known, so nobody gets one.
-            Ok(answers) if answers.len() != deliveries.len() => Err(QueueError::Unavailable(format!(
-                "it gave {} answers for {} deliveries",
-                answers.len(),
-                deliveries.len()
-            ))),
-            result => result,
+    /// Begins a call with all that has arrived and is still waited for. Returns how much that is.
+    fn call(&self, arrived: &mut Vec<Waiting>, calls: &mut JoinSet<Landed>) -> usize {
+        let (deliveries, askers): (Vec<_>, Vec<_>) = arrived
+            .drain(..)
+            .filter(|waiting| !waiting.asker.answer.is_closed())
+            .map(|waiting| (waiting.delivery, waiting.asker))
+            .unzip();
+        let size = deliveries.len();
+        if size > 0 {
+            let (producer, metrics) = (Arc::clone(&self.producer), Arc::clone(&self.metrics));
+            calls.spawn(async move { (askers, enqueue(&*producer, &metrics, &deliveries).await) });
         }
+        size
+    }
+}
+
+async fn enqueue(
+    producer: &dyn Producer,
+    metrics: &Metrics,
+    deliveries: &[Delivery],
+) -> Result<Vec<Enqueued>, QueueError> {
+    let started = Instant::now();
+    let result = producer.enqueue_many(deliveries).await;
+    metrics.enqueue_seconds.observe(started.elapsed().as_secs_f64());
+    #[expect(clippy::cast_precision_loss, reason = "a batch is far smaller than 2^52")]
+    metrics.batch_size.observe(deliveries.len() as f64);
+    match result {
+        // Whose answer is missing can't be known, so nobody gets one.
+        Ok(answers) if answers.len() != deliveries.len() => Err(QueueError::Unavailable(format!(
+            "it gave {} answers for {} deliveries",
+            answers.len(),
+            deliveries.len()
+        ))),
+        result => result,
+    }
+}
+
+/// Ends a call.
+fn land(landed: Result<Landed, JoinError>, failing: &mut bool) -> Result<(), QueueError> {
+    // Calls are never aborted, so this is a panic, and no acknowledgement can be trusted after one.
+    let (askers, result) = landed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    report(&result, failing);
+    answer(&result, askers);
+    match result {
+        Err(error @ QueueError::Broken(_)) => Err(error),
+        _ => Ok(()),
     }
 }
 

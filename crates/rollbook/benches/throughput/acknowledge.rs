@@ -1,4 +1,8 @@
 //! Durable acknowledgements a second.
+//!
+//! Three baselines: the HTTP stack alone, with both cores for it and the load generator; raw inserts
+//! alone, with one core; and what the two come to when they share the cores, which is the most that any
+//! receiver with this HTTP stack and this disk could reach on this machine.
 
 use std::time::Instant;
 
@@ -40,6 +44,13 @@ struct Turn {
     ours: f64,
     raw: f64,
     batch: f64,
+}
+
+impl Turn {
+    /// A delivery takes both cores for `1 / null` seconds and one of them for `1 / raw`.
+    fn together(&self) -> f64 {
+        1.0 / (1.0 / self.null + 0.5 / self.raw)
+    }
 }
 
 async fn measure_turn(events: &[Event], connections: usize, null: &NullReceiver, home: &Home) -> Turn {
@@ -109,6 +120,16 @@ fn report_turns(report: &mut Report, connections: usize, turns: &[Turn]) {
         &detail,
     );
     let limit = (connections >= 64).then_some(RAW_RATIO_MIN);
+    let together = of(Turn::together);
+    report.ratio(
+        &name,
+        ours,
+        "both on these cores",
+        together,
+        of(|turn| turn.ours / turn.together()),
+        None,
+        "",
+    );
     report.ratio(
         &name,
         ours,
