@@ -1,5 +1,8 @@
 //! Opening a file: the settings that make a commit durable, and the check that they hold.
 
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,10 +27,21 @@ const FULL: i64 = 2;
 /// Opens or makes the file, durable.
 pub(crate) fn open(path: &Path) -> Result<Connection, Fault> {
     check_version(rusqlite::version_number())?;
+    make_private(path)?;
     let connection = Connection::open(path).map_err(|error| opening(path, error))?;
     set_up(&connection).map_err(|error| opening(path, error))?;
     check(&connection)?;
     Ok(connection)
+}
+
+/// A new file is its owner's alone, since it will hold personal data; SQLite gives its log the same
+/// rights. A file that is there keeps the rights that someone gave it.
+fn make_private(path: &Path) -> Result<(), Fault> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(Fault::Deployment(format!("{}: {error}", path.display()))),
+    }
 }
 
 fn opening(path: &Path, error: rusqlite::Error) -> Fault {
@@ -101,6 +115,19 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let connection = open(&folder.path().join("a.db")).expect("a file");
         assert_eq!(check(&connection), Ok(()));
+    }
+
+    #[test]
+    fn a_new_file_is_its_owners_alone_and_an_old_one_keeps_its_rights() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.db");
+        let rights = || std::fs::metadata(&path).expect("a file").permissions().mode() & 0o777;
+        drop(open(&path).expect("a file"));
+        assert_eq!(rights(), 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("other rights");
+        drop(open(&path).expect("a file"));
+        assert_eq!(rights(), 0o640);
     }
 
     #[test]
