@@ -3,7 +3,7 @@
 //! Constraints:
 //!
 //! * A commit is on the disk when it returns: `synchronous=FULL` on every connection, checked.
-//! * One connection writes each file, on one thread of its own ([`database`]): what waits is committed
+//! * One connection writes each file, on one thread of its own (`database`): what waits is committed
 //!   together, and nothing is ever half cancelled.
 //! * An SQLite with the WAL-reset fault is refused (<https://sqlite.org/wal.html>): it can lose commits.
 //! * When the disk is full the batch fails and everything before it stays; when the disk lies (an I/O
