@@ -59,8 +59,9 @@ async fn main() {
             std::process::exit(2);
         }
     }
-    let scale = if flags.contains(&"--quick") { QUICK } else { FULL };
-    let mut report = Report::new();
+    let quick = flags.contains(&"--quick");
+    let scale = if quick { QUICK } else { FULL };
+    let mut report = Report::new(quick);
     report.disk("before", &disk::measure(scale));
     acknowledge::measure(scale, &mut report).await;
     latency::measure(scale, &mut report).await;
