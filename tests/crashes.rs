@@ -10,11 +10,12 @@ use prometheus::Registry;
 use rollbook_core::delivery::Delivery;
 use rollbook_core::queue::{Enqueued, Producer, QueueError};
 use rollbook_core::signature::SigningSecrets;
-use rollbook_core::time::{Clock, Timestamp};
+use rollbook_core::time::Clock;
 use rollbook_receiver::{Receiver, Settings};
 use rollbook_simulator::history::{History, HistorySettings};
 use rollbook_simulator::sender::{DeliverSettings, Endpoint, Report, deliver};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore, apply_migrations};
+use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::{Home, SECRET, until};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -25,16 +26,6 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
 const KILLS: usize = 20;
 /// Which history, and when it is killed; in the message of every failed assertion.
 const SEED: u64 = 20_261_124;
-
-/// The time of sending: Svix signs each attempt anew.
-pub(crate) struct WallClock;
-
-impl Clock for WallClock {
-    fn now(&self) -> Timestamp {
-        let since_1970 = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-        Timestamp::from_millis(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
-    }
-}
 
 pub(crate) fn history(changes: usize) -> History {
     let settings = HistorySettings {

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::time::Clock as _;
+use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::SECRET;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-
-use crate::crashes::WallClock;
 
 /// Longer than any answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);

@@ -1,4 +1,4 @@
-//! A clock that moves when it is told to.
+//! A clock that moves when it is told to, and one that shows the time.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -36,5 +36,16 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         *self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The real time: for deliveries to a real process, which are signed with the moment of their sending.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WallClock;
+
+impl Clock for WallClock {
+    fn now(&self) -> Timestamp {
+        let since_1970 = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+        Timestamp::from_millis(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
     }
 }

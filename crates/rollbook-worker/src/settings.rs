@@ -7,8 +7,8 @@ use rollbook_core::retry::RetryPolicy;
 /// What may be set. Every limit has its reason beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Batches that are worked on at once; zero counts as one. Two keep the store busy while the queue
-    /// commits; more gain little where the store has one writer.
+    /// Batches that are worked on at once; zero counts as one. Three keep the store busy while one of
+    /// them is read and another is settled; more gain nothing where the store has one writer.
     pub lanes: usize,
     /// The most messages in one batch; zero counts as one. A larger batch shares its commits among
     /// more messages, and holds more of them back when it fails.
@@ -36,11 +36,11 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            lanes: 2,
+            lanes: 3,
             batch_max: 100,
             lease_for: Duration::from_secs(60),
             lease_wait: Duration::from_secs(1),
-            lease_linger: Duration::from_millis(5),
+            lease_linger: Duration::from_millis(8),
             retry: RetryPolicy {
                 backoff: Duration::from_secs(2),
                 backoff_max: Duration::from_secs(600),

@@ -7,12 +7,13 @@ use rollbook_core::queue::Producer as _;
 use rollbook_core::{catalog, event};
 use rollbook_simulator::history::Event;
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, apply_migrations};
+use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::Home;
 use rusqlite::types::Value;
 
+use crate::Scale;
 use crate::load::{self, BINARY, per_second};
 use crate::report::{Report, median, progress};
-use crate::{Scale, WallClock};
 
 const EVENTS: usize = 40_000;
 /// The worker's default batch.

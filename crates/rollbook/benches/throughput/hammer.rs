@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use rollbook_core::time::Clock as _;
 use rollbook_simulator::history::Event;
+use rollbook_testkit::clock::WallClock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::{WallClock, load};
+use crate::load;
 
 /// How the requests went.
 pub(crate) struct Hammered {

@@ -14,11 +14,10 @@ use rollbook_core::time::Timestamp;
 use rollbook_receiver::{Receiver, Settings};
 use rollbook_simulator::history::{Event, History, HistorySettings};
 use rollbook_simulator::sender::Connection;
+use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::{DEADLINE, SECRET, until};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-
-use crate::WallClock;
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
 pub(crate) const NULL_RECEIVER: &str = "--null-receiver";

@@ -16,8 +16,6 @@ mod latency;
 mod load;
 mod report;
 
-use rollbook_core::time::{Clock, Timestamp};
-
 use crate::report::Report;
 
 /// The binary's allocator, so that the baselines have it too.
@@ -36,16 +34,6 @@ pub(crate) struct Scale {
 const FULL: Scale = Scale { turns: 5, divisor: 1 };
 /// Shows that everything runs; its figures mean nothing.
 const QUICK: Scale = Scale { turns: 1, divisor: 20 };
-
-/// The wall clock: deliveries are signed with the time of their sending.
-struct WallClock;
-
-impl Clock for WallClock {
-    fn now(&self) -> Timestamp {
-        let since_1970 = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-        Timestamp::from_millis(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
-    }
-}
 
 #[tokio::main]
 async fn main() {
