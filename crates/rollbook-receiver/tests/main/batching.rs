@@ -37,6 +37,27 @@ async fn a_delivery_alone_goes_at_once_and_what_arrives_meanwhile_goes_together_
 }
 
 #[tokio::test]
+async fn a_second_batch_that_is_worth_its_commit_stands_at_the_door_and_a_third_does_not() {
+    let server = Server::start_gated(Settings::default()).await;
+    let mut clients = begin_in_order(&server, 0, &["msg_0"]).await;
+    server.queue.called(1).await;
+    let seven = ["msg_1", "msg_2", "msg_3", "msg_4", "msg_5", "msg_6", "msg_7"];
+    clients.extend(begin_in_order(&server, 1, &seven).await);
+    clients.extend(begin_in_order(&server, 8, &["msg_8"]).await);
+    // The first has not returned.
+    server.queue.called(2).await;
+    let eight = ["msg_11", "msg_12", "msg_13", "msg_14", "msg_15", "msg_16", "msg_17", "msg_18"];
+    clients.extend(begin_in_order(&server, 9, &eight).await);
+
+    server.queue.let_through(3);
+    for client in &mut clients {
+        client.answer().await.assert_status("queued");
+    }
+    // Seven were not enough for a second, and no number is enough for a third.
+    assert_eq!(server.queue.batch_sizes(), [1, 8, 8]);
+}
+
+#[tokio::test]
 async fn no_batch_is_larger_than_the_limit() {
     let server = Server::start_gated(Settings { batch_max: 3, ..Settings::default() }).await;
     let mut clients = begin_in_order(&server, 0, &["msg_0"]).await;
