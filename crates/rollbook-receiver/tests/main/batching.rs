@@ -46,15 +46,15 @@ async fn a_second_batch_that_is_worth_its_commit_stands_at_the_door_and_a_third_
     clients.extend(begin_in_order(&server, 8, &["msg_8"]).await);
     // The first has not returned.
     server.queue.called(2).await;
-    let eight = ["msg_11", "msg_12", "msg_13", "msg_14", "msg_15", "msg_16", "msg_17", "msg_18"];
-    clients.extend(begin_in_order(&server, 9, &eight).await);
+    let nine = ["msg_11", "msg_12", "msg_13", "msg_14", "msg_15", "msg_16", "msg_17", "msg_18", "msg_19"];
+    clients.extend(begin_in_order(&server, 9, &nine).await);
 
     server.queue.let_through(3);
     for client in &mut clients {
         client.answer().await.assert_status("queued");
     }
     // Seven were not enough for a second, and no number is enough for a third.
-    assert_eq!(server.queue.batch_sizes(), [1, 8, 8]);
+    assert_eq!(server.queue.batch_sizes(), [1, 8, 9]);
 }
 
 #[tokio::test]
