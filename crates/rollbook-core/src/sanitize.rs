@@ -35,7 +35,7 @@ pub fn sanitize(text: &[u8]) -> (Cow<'_, [u8]>, usize) {
     (clean, replaced)
 }
 
-/// The UTF-16 unit that `\uXXXX` at this place stands for.
+/// The UTF-16 unit that a `\u` escape at this place stands for.
 fn escaped_unit(text: &[u8], at: usize) -> Option<u16> {
     let digits = text.get(at..at + ESCAPE_LENGTH)?.strip_prefix(b"\\u")?;
     if !digits.iter().all(u8::is_ascii_hexdigit) {

@@ -9,13 +9,11 @@
 //!
 //! The thread ends when the last handle goes, which waits for it: a closed database is closed.
 
-use std::path::Path;
 use std::thread;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::connection;
 use crate::fault::Fault;
 
 /// How many pieces of work one commit may carry. Each is a batch already.
@@ -29,14 +27,13 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Opens the file and starts its thread.
-    pub(crate) fn open(path: &Path) -> Result<Self, Fault> {
-        let connection = connection::open(path)?;
+    /// Starts a thread that owns the connection to a file.
+    pub(crate) fn new(connection: Connection) -> Result<Self, Fault> {
         let (jobs, waiting) = mpsc::unbounded_channel();
         let thread = thread::Builder::new()
             .name("rollbook-sqlite".into())
             .spawn(move || Owner { connection: Ok(connection), waiting }.run())
-            .map_err(|error| Fault::Unavailable(format!("no thread for {}: {error}", path.display())))?;
+            .map_err(|error| Fault::Unavailable(format!("no thread to write the file: {error}")))?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
@@ -157,8 +154,13 @@ mod tests {
     use super::*;
     use rusqlite::ffi;
 
+    fn open(folder: &tempfile::TempDir) -> Database {
+        let connection = crate::connection::open(&folder.path().join("a.db")).expect("a file");
+        Database::new(connection).expect("a thread")
+    }
+
     async fn numbers(folder: &tempfile::TempDir) -> Database {
-        let database = Database::open(&folder.path().join("a.db")).expect("a file");
+        let database = open(folder);
         let table = "CREATE TABLE numbers (n INTEGER PRIMARY KEY, filler BLOB) STRICT";
         database.run(move |connection| connection.execute_batch(table)).await.expect("a table");
         database
@@ -276,7 +278,7 @@ mod tests {
         assert!(matches!(failing.await, Err(Fault::Broken(_))));
         assert!(matches!(insert(&database, 1).await, Err(Fault::Broken(_))));
         drop(database);
-        let opened_anew = Database::open(&folder.path().join("a.db")).expect("a file");
+        let opened_anew = open(&folder);
         assert_eq!(insert(&opened_anew, 1).await, Ok(()));
     }
 }

@@ -24,7 +24,7 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnM
     let started = Instant::now();
     while !condition().await {
         assert!(started.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -105,16 +105,13 @@ impl Home {
     /// Starts a process and waits until it says that it is ready.
     pub async fn start_ready(&self, arguments: &[&str]) -> Process {
         let mut process = self.start(arguments);
-        let started = Instant::now();
-        loop {
-            if self.ops_get("/readyz").await.is_some_and(|answer| answer.status == 200) {
-                return process;
-            }
-            let exit = process.child.try_wait().expect("a state");
-            let waited = started.elapsed();
-            assert!(exit.is_none() && waited < DEADLINE, "not ready ({exit:?}, {waited:?}):\n{}", self.log());
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("the process is ready", || {
+            let exit = process.child.try_wait().expect("a process of ours");
+            assert!(exit.is_none(), "it ended before it was ready ({exit:?}):\n{}", self.log());
+            async { self.ops_get("/readyz").await.is_some_and(|answer| answer.status == 200) }
+        })
+        .await;
+        process
     }
 
     /// What the private port answers, where it does.
@@ -164,14 +161,13 @@ impl Process {
 
     /// Waits until it ends by itself.
     pub async fn exit(&mut self) -> ExitStatus {
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a process of ours") {
-                return status;
-            }
-            assert!(started.elapsed() < DEADLINE, "the process did not end within {DEADLINE:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let mut status = None;
+        until("the process ends", || {
+            status = self.child.try_wait().expect("a process of ours");
+            std::future::ready(status.is_some())
+        })
+        .await;
+        status.expect("it has ended")
     }
 
     /// The most memory it ever had resident, in bytes.

@@ -56,8 +56,10 @@ impl SqliteQueue {
     /// # Errors
     /// The file can't be opened durably, or a migration is pending.
     pub fn open(path: &Path, settings: QueueSettings, clock: Arc<dyn Clock>) -> Result<Self, QueueError> {
-        migrations::check(&connection::open(path)?, Schema::Queue)?;
-        Ok(Self { database: Database::open(path)?, clock, depth_max: settings.depth_max, due: Notify::new() })
+        let connection = connection::open(path)?;
+        migrations::check(&connection, Schema::Queue)?;
+        let database = Database::new(connection)?;
+        Ok(Self { database, clock, depth_max: settings.depth_max, due: Notify::new() })
     }
 
     async fn lease_now(&self, request: &LeaseRequest) -> Result<lease::Taken, QueueError> {

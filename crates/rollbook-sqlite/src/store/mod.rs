@@ -37,9 +37,9 @@ impl SqliteStore {
     /// # Errors
     /// The file can't be opened durably, or a migration is pending.
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        migrations::check(&connection::open(path)?, Schema::Store)?;
-        let statements = Arc::new(sql::Statements::new());
-        Ok(Self { database: Database::open(path)?, clock, statements })
+        let connection = connection::open(path)?;
+        migrations::check(&connection, Schema::Store)?;
+        Ok(Self { database: Database::new(connection)?, clock, statements: Arc::new(sql::Statements::new()) })
     }
 }
 

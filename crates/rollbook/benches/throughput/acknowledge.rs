@@ -12,7 +12,7 @@ use rollbook_testkit::process::Home;
 use crate::Scale;
 use crate::hammer::hammer;
 use crate::load::{self, BINARY, NullReceiver, per_second};
-use crate::report::{Report, median, progress};
+use crate::report::{Baseline, Report, median, progress};
 
 /// Connections, and deliveries to send over them.
 const LOADS: [(usize, usize); 4] = [(1, 4_000), (16, 30_000), (64, 100_000), (256, 100_000)];
@@ -106,37 +106,14 @@ fn raw_inserts(events: &[Event], batch: f64) -> f64 {
 }
 
 fn report_turns(report: &mut Report, connections: usize, turns: &[Turn]) {
-    let of = |figure: fn(&Turn) -> f64| median(turns.iter().map(figure));
-    let name = format!("acknowledged/s, {connections} connections");
-    let detail = format!("batch {:.1}", of(|turn| turn.batch));
-    let ours = of(|turn| turn.ours);
-    report.ratio(
-        &name,
-        ours,
-        "HTTP without a queue",
-        of(|turn| turn.null),
-        of(|turn| turn.ours / turn.null),
-        None,
-        &detail,
-    );
-    let limit = (connections >= 64).then_some(RAW_RATIO_MIN);
-    let together = of(Turn::together);
-    report.ratio(
-        &name,
-        ours,
-        "both on these cores",
-        together,
-        of(|turn| turn.ours / turn.together()),
-        None,
-        "",
-    );
-    report.ratio(
-        &name,
-        ours,
-        "raw inserts",
-        of(|turn| turn.raw),
-        of(|turn| turn.ours / turn.raw),
-        limit,
-        &detail,
-    );
+    let of = |figure: &dyn Fn(&Turn) -> f64| median(turns.iter().map(figure));
+    let what = format!("acknowledged/s, {connections} connections");
+    let (ours, detail) = (of(&|turn| turn.ours), format!("batch {:.1}", of(&|turn| turn.batch)));
+    let mut against = |name, theirs: fn(&Turn) -> f64, limit| {
+        let ratio = of(&|turn| turn.ours / theirs(turn));
+        report.ratio(&what, ours, &Baseline { name, rate: of(&theirs), ratio, limit }, &detail);
+    };
+    against("HTTP without a queue", |turn| turn.null, None);
+    against("both on these cores", Turn::together, None);
+    against("raw inserts", |turn| turn.raw, (connections >= 64).then_some(RAW_RATIO_MIN));
 }

@@ -13,7 +13,7 @@ use rusqlite::types::Value;
 
 use crate::Scale;
 use crate::load::{self, BINARY, per_second};
-use crate::report::{Report, median, progress};
+use crate::report::{Baseline, Report, median, progress};
 
 const EVENTS: usize = 40_000;
 /// The worker's default batch.
@@ -33,15 +33,8 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     }
     let of = |figure: fn(&(f64, f64)) -> f64| median(turns.iter().map(figure));
     let (ours, raw, ratio) = (of(|turn| turn.0), of(|turn| turn.1), of(|turn| turn.0 / turn.1));
-    report.ratio(
-        "applied/s",
-        ours,
-        "raw upserts",
-        raw,
-        ratio,
-        Some(RAW_RATIO_MIN),
-        &format!("batch {BATCH}"),
-    );
+    let baseline = Baseline { name: "raw upserts", rate: raw, ratio, limit: Some(RAW_RATIO_MIN) };
+    report.ratio("applied/s", ours, &baseline, &format!("batch {BATCH}"));
 }
 
 /// Fills a queue, then lets `rollbook work` drain it. Returns events a second and the peak of memory.

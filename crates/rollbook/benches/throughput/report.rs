@@ -30,6 +30,16 @@ pub(crate) struct Report {
     lines: Vec<Line>,
 }
 
+/// What a rate of ours is measured against.
+pub(crate) struct Baseline {
+    pub(crate) name: &'static str,
+    pub(crate) rate: f64,
+    /// Ours to this rate: the median of the turns, not the ratio of the medians.
+    pub(crate) ratio: f64,
+    /// What the ratio must reach.
+    pub(crate) limit: Option<f64>,
+}
+
 struct Line {
     what: String,
     figure: String,
@@ -84,23 +94,14 @@ impl Report {
         });
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a line of a table has that many cells")]
-    pub(crate) fn ratio(
-        &mut self,
-        what: &str,
-        ours: f64,
-        baseline: &str,
-        theirs: f64,
-        ratio: f64,
-        limit: Option<f64>,
-        detail: &str,
-    ) {
+    /// A rate of ours beside a baseline's. `detail` says how it was measured.
+    pub(crate) fn ratio(&mut self, what: &str, ours: f64, baseline: &Baseline, detail: &str) {
         self.lines.push(Line {
             what: what.to_owned(),
             figure: format!("{ours:.0}"),
-            beside: format!("{baseline} {theirs:.0}"),
-            ratio: Some(ratio),
-            limit: limit.map(Limit::AtLeast),
+            beside: format!("{} {:.0}", baseline.name, baseline.rate),
+            ratio: Some(baseline.ratio),
+            limit: baseline.limit.map(Limit::AtLeast),
             detail: detail.to_owned(),
         });
     }
