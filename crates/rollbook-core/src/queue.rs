@@ -147,6 +147,25 @@ pub trait QueueAdmin: Send + Sync {
 
     /// Forgets at most `limit` dead letters that match, oldest first, for good. Returns how many.
     async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError>;
+
+    /// Whether what the queue takes in is on stable storage when it says so. Asks anew each time: a
+    /// server's settings may change under us. Reads only.
+    async fn durability(&self) -> Result<Durability, QueueError>;
+}
+
+/// What a queue's acknowledgement is worth.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Durability {
+    /// Every way in which an acknowledged delivery could still be lost, each with its mend in one
+    /// line. Empty where a 200 means "on the disk".
+    pub weaknesses: Vec<String>,
+}
+
+impl Durability {
+    /// Whether an acknowledgement means less than "on the disk".
+    pub const fn is_degraded(&self) -> bool {
+        !self.weaknesses.is_empty()
+    }
 }
 
 /// The queue in numbers. `ready + leased + delayed` is its depth; dead letters are beside it.
@@ -225,6 +244,9 @@ pub enum QueueError {
         /// The configured limit.
         limit: u64,
     },
+    /// The server that holds the queue has no memory left for it. Nothing was taken.
+    #[error("the queue has no room: {0}")]
+    NoRoom(String),
     /// Not now: unreachable, busy, out of space. The effect is unknown; trying again is right.
     #[error("the queue can't answer now: {0}")]
     Unavailable(String),
@@ -240,6 +262,6 @@ pub enum QueueError {
 impl QueueError {
     /// Whether the same call may succeed later without anyone doing anything.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::Unavailable(_))
+        matches!(self, Self::Full { .. } | Self::NoRoom(_) | Self::Unavailable(_))
     }
 }

@@ -141,7 +141,7 @@ fn answer(result: &Result<Vec<Enqueued>, QueueError>, askers: Vec<Asker>) {
     for (index, asker) in askers.into_iter().enumerate() {
         let told = match result {
             Ok(answers) => Ok(answers[index]),
-            Err(QueueError::Full { .. }) => Err(Refusal::QueueFull),
+            Err(QueueError::Full { .. } | QueueError::NoRoom(_)) => Err(Refusal::QueueFull),
             Err(_) => Err(Refusal::QueueUnavailable),
         };
         _ = asker.answer.send(told);

@@ -18,7 +18,7 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Enqueued, Lease, LeaseRequest, Producer,
+    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest, Producer,
     QueueAdmin, QueueError, QueueStats, Settled, Settlement,
 };
 use rollbook_core::store::{LedgerEntry, RowView, Store, StoreError};
@@ -226,5 +226,9 @@ impl QueueAdmin for FaultyAdmin {
 
     async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
         (self.script)(QueueCall::Admin).strike(self.inner.discard(filter, limit)).await
+    }
+
+    async fn durability(&self) -> Result<Durability, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.durability()).await
     }
 }

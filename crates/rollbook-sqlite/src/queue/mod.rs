@@ -18,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::delivery::Delivery;
 use rollbook_core::queue::{
-    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Enqueued, Lease, LeaseRequest, Producer,
+    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest, Producer,
     QueueAdmin, QueueError, QueueStats, Settled, Settlement,
 };
 use rollbook_core::time::Clock;
@@ -155,6 +155,11 @@ impl QueueAdmin for SqliteQueue {
     async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
         let filter = filter.clone();
         Ok(self.database.run(move |connection| admin::discard(connection, &filter, limit)).await?)
+    }
+
+    /// Every file that opens commits to the disk: see `connection.rs`.
+    async fn durability(&self) -> Result<Durability, QueueError> {
+        Ok(Durability::default())
     }
 }
 

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Enqueued, Lease, LeaseRequest, LeaseToken,
+    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest, LeaseToken,
     Producer, QueueAdmin, QueueError, QueueStats, Settled, Settlement,
 };
 use rollbook_core::retry::{Failure, Reason};
@@ -320,5 +320,9 @@ impl QueueAdmin for MemoryQueue {
         let positions = state.matching(filter, limit);
         state.dead.retain(|position, _| !positions.contains(position));
         Ok(positions.len())
+    }
+
+    async fn durability(&self) -> Result<Durability, QueueError> {
+        Ok(Durability::default())
     }
 }
