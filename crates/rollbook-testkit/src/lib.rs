@@ -8,6 +8,7 @@
 //! * [`events`]: events as Clerk sends them.
 //! * [`faults`]: wrappers around a port that fail, panic or block as a test says.
 //! * [`process`]: the real binary as a process of its own.
+//! * [`servers`]: real servers, private to a test.
 
 pub mod clock;
 pub mod conformance;
@@ -16,3 +17,4 @@ pub mod faults;
 pub mod memory;
 pub mod process;
 pub mod properties;
+pub mod servers;

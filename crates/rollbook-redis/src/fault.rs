@@ -1,0 +1,133 @@
+//! What an error of Redis means: whose fault it is, and whether waiting helps.
+//!
+//! The texts hold the place, the error's code and its mend, never an argument of a command.
+
+use redis::{ErrorKind, RedisError};
+use rollbook_core::queue::QueueError;
+
+use crate::address::Address;
+
+/// Judges an error that `address` answered, or that came up on the way there.
+pub(crate) fn judge(error: &RedisError, address: &Address) -> QueueError {
+    let code = error.code().unwrap_or_default();
+    let told = format!("{address}: {}", words(error, code));
+    match (error.kind(), code) {
+        (_, "OOM") => QueueError::NoRoom(told),
+        (
+            _,
+            "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "READONLY" | "NOREPLICAS" | "MISCONF"
+            | "MOVED" | "ASK" | "UNBLOCKED" | "EXECABORT" | "NOSCRIPT",
+        )
+        | (
+            ErrorKind::Io
+            | ErrorKind::ClusterConnectionNotFound
+            | ErrorKind::MasterNameNotFoundBySentinel
+            | ErrorKind::Client,
+            _,
+        ) => QueueError::Unavailable(told),
+        // Redis says this, and closes, when it has no handle left for us.
+        _ if told.contains("max number of clients") => QueueError::Unavailable(told),
+        _ => QueueError::Deployment(told),
+    }
+}
+
+/// Whether the connection that brought this error is of no more use: a demoted master answers everything
+/// but writes, for ever.
+pub(crate) fn ends_connection(error: &RedisError) -> bool {
+    error.is_unrecoverable_error()
+        || error.is_timeout()
+        || error.kind() == ErrorKind::Io
+        || matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "NOAUTH"))
+}
+
+fn words(error: &RedisError, code: &str) -> String {
+    let mend = match code {
+        "OOM" => "it has reached maxmemory: raise it, or let the workers drain the queue",
+        "LOADING" => "it is reading its data after a start: wait",
+        "MISCONF" => "it can't write its data to the disk: is the disk full?",
+        "READONLY" => "it is a replica now: the next connection asks for the master",
+        "MASTERDOWN" | "CLUSTERDOWN" | "NOREPLICAS" => "part of it is down",
+        "BUSY" => "a script of someone else runs for too long",
+        "NOAUTH" | "WRONGPASS" => "user or password are wrong, or missing: see the URL",
+        "NOPERM" => "the user may not do this: it needs ~{rollbook:*, +@all or at least +@read +@write +@scripting +info +role +config|get",
+        "WRONGTYPE" => "another program uses our keys: give Rollbook a database of its own (…/DB in the URL)",
+        "MOVED" | "CROSSSLOT" => "this is a cluster: write redis+cluster:// in the URL",
+        "" if error.is_timeout() => return "no answer in time".to_owned(),
+        "" if error.is_connection_refusal() => return "connection refused: is it running, is the port right?".to_owned(),
+        "" if error.kind() == ErrorKind::AuthenticationFailed => {
+            return "user or password are wrong: see the URL".to_owned();
+        }
+        "" if error.kind() == ErrorKind::Io => return format!("{error}: is it running, is the address right?"),
+        // The crate's text would quote the answer, and answers hold bodies.
+        "" if matches!(error.kind(), ErrorKind::Parse | ErrorKind::UnexpectedReturnType) => {
+            return "an answer that Rollbook's scripts never give: is it Redis, 7.0 or newer?".to_owned();
+        }
+        "" => return without_arguments(&error.to_string()),
+        _ => return without_arguments(&format!("{code} {}", error.detail().unwrap_or_default())),
+    };
+    format!("{code}: {mend}")
+}
+
+/// Redis quotes the arguments of a command that it does not know.
+fn without_arguments(text: &str) -> String {
+    let text = text.split(", with args").next().unwrap_or_default();
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address() -> Address {
+        Address::of(&crate::settings::RedisSettings {
+            url: "redis://me:hidden@h:1".into(),
+            ca_file: None,
+            depth_max: 1,
+            shards: 1,
+            strict: false,
+            replicas: 0,
+            call_timeout: std::time::Duration::from_secs(1),
+        })
+        .expect("a URL")
+    }
+
+    fn answered(line: &str) -> QueueError {
+        let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).expect("an answer");
+        let error = value.extract_error().expect_err("an error");
+        judge(&error, &address())
+    }
+
+    #[test]
+    fn full_memory_is_no_room_and_what_passes_is_waited_for() {
+        assert!(matches!(answered("OOM command not allowed when used memory > 'maxmemory'."), QueueError::NoRoom(_)));
+        for line in [
+            "LOADING Redis is loading the dataset in memory",
+            "MISCONF Redis is configured to save RDB snapshots",
+            "READONLY You can't write against a read only replica.",
+            "CLUSTERDOWN The cluster is down",
+            "MASTERDOWN Link with MASTER is down",
+            "NOREPLICAS Not enough good replicas to write.",
+            "BUSY Redis is busy running a script.",
+            "ERR max number of clients reached",
+        ] {
+            assert!(matches!(answered(line), QueueError::Unavailable(_)), "{line}");
+        }
+        let refused = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+        let told = judge(&refused, &address()).to_string();
+        assert!(told.contains("Redis at h:1: connection refused: is it running"), "{told}");
+    }
+
+    #[test]
+    fn what_a_person_must_mend_says_how_and_shows_no_argument_and_no_password() {
+        for line in [
+            "NOAUTH Authentication required.",
+            "WRONGPASS invalid username-password pair or user is disabled.",
+            "NOPERM this user has no permissions to run the 'evalsha' command",
+            "WRONGTYPE Operation against a key holding the wrong kind of value",
+            "ERR unknown command 'EVALSHA', with args beginning with: 'somebody@example.com'",
+        ] {
+            let QueueError::Deployment(told) = answered(line) else { panic!("{line}") };
+            assert!(!told.contains("example.com") && !told.contains("hidden"), "{told}");
+        }
+    }
+}

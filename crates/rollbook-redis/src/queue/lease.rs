@@ -1,0 +1,133 @@
+//! Giving messages out.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rollbook_core::delivery::MessageId;
+use rollbook_core::queue::{Lease, LeaseRequest, LeaseToken, QueueError, Settlement};
+use rollbook_core::retry::{Failure, Reason};
+use rollbook_core::time::Timestamp;
+use tokio::time::Instant;
+use tracing::{error, warn};
+
+use super::{BATCH_MAX, RedisQueue, Shard};
+use crate::value;
+
+/// How often consumers of processes that are gone are looked for, and for how long one must have been silent.
+const REAP_EVERY: Duration = Duration::from_secs(600);
+const REAP_AFTER: Duration = Duration::from_secs(3_600);
+
+/// What a look for due messages found.
+pub(super) struct Taken {
+    pub(super) leases: Vec<Lease>,
+    /// Where each shard's stream of new messages was when nothing was found.
+    pub(super) cursors: Vec<String>,
+    /// When something will be due, where that is known.
+    pub(super) next_due_after: Option<Duration>,
+}
+
+/// The script's answer: epoch, groups made again, entries without a message, cursor, milliseconds
+/// until something is due, leases.
+type Answer = (Option<String>, Vec<String>, u64, String, i64, Vec<Row>);
+
+/// A lease: token, due, attempt, unsettled, id, value.
+type Row = (String, i64, u32, u32, Vec<u8>, Vec<u8>);
+
+impl RedisQueue {
+    /// Leases what is due, without waiting.
+    pub(super) async fn take(&self, request: &LeaseRequest) -> Result<Taken, QueueError> {
+        self.reap_now_and_then().await?;
+        let mut rows = Vec::new();
+        let mut cursors = vec![String::new(); self.shards.len()];
+        let mut next_due_after: Option<Duration> = None;
+        // Each call begins at another shard, so that none is served before the others.
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        for index in 0..self.shards.len() {
+            let index = (first + index) % self.shards.len();
+            let max = request.max.min(BATCH_MAX).saturating_sub(rows.len());
+            if max == 0 {
+                break;
+            }
+            let shard = &self.shards[index];
+            let (epoch, healed, vanished, cursor, wait, found) = self.take_from(shard, max, request.lease_for).await?;
+            self.check_epoch(shard, epoch.as_deref());
+            self.tell(&healed, vanished);
+            rows.extend(found.into_iter().map(|row| (index, row)));
+            cursors[index] = cursor;
+            let wait = u64::try_from(wait).ok().map(Duration::from_millis);
+            next_due_after = next_due_after.into_iter().chain(wait).min();
+        }
+        rows.sort_by_key(|(_, row)| row.1);
+        let leases = self.read(rows).await?;
+        Ok(Taken { leases, cursors, next_due_after })
+    }
+
+    async fn take_from(&self, shard: &Shard, max: usize, lease_for: Duration) -> Result<Answer, QueueError> {
+        let lease_for = u64::try_from(lease_for.as_millis()).unwrap_or(u64::MAX);
+        self.call(&self.scripts.lease, shard, |command| {
+            command.arg(&self.consumer).arg(max).arg(lease_for);
+        })
+        .await
+    }
+
+    fn tell(&self, healed: &[String], vanished: u64) {
+        let address = self.pool.manager().address();
+        if !healed.is_empty() {
+            warn!(
+                "{address}: the group of {} was gone and is there again, from the first entry on: what was in hand is \
+                 given out once more, and nothing is lost",
+                healed.join(" and ")
+            );
+        }
+        if vanished > 0 {
+            error!(
+                vanished,
+                "{address}: entries without a message: someone else writes to our keys, or part of the data is gone"
+            );
+        }
+    }
+
+    /// Makes leases of the rows. An entry that can't be read is parked instead.
+    async fn read(&self, rows: Vec<(usize, Row)>) -> Result<Vec<Lease>, QueueError> {
+        let mut leases = Vec::with_capacity(rows.len());
+        let mut unreadable = Vec::new();
+        for (_, (token, _, attempt, unsettled, id, stored)) in rows {
+            let id = MessageId::new(String::from_utf8_lossy(&id));
+            let token = LeaseToken(token);
+            let lease = |received_at, body| {
+                let received_at = Timestamp::from_millis(received_at);
+                Lease { token, id, attempt, unsettled, received_at, body }
+            };
+            match value::decode(&stored) {
+                Ok((received_at, body)) => leases.push(lease(received_at, body)),
+                Err(why) => {
+                    let detail = format!("the queue's entry can't be read: {why}");
+                    let failure = Failure { reason: Reason::CorruptEntry, detail, event_type: None };
+                    let received_at = value::received_at(&stored).unwrap_or_default();
+                    unreadable.push((lease(received_at, Bytes::new()), Settlement::DeadLetter { failure }));
+                }
+            }
+        }
+        if !unreadable.is_empty() {
+            self.settle(&unreadable).await?;
+        }
+        Ok(leases)
+    }
+
+    async fn reap_now_and_then(&self) -> Result<(), QueueError> {
+        {
+            let mut reaped_at = self.reaped_at.lock().unwrap_or_else(PoisonError::into_inner);
+            if reaped_at.is_some_and(|at| at.elapsed() < REAP_EVERY) {
+                return Ok(());
+            }
+            *reaped_at = Some(Instant::now());
+        }
+        for shard in &self.shards {
+            let millis = u64::try_from(REAP_AFTER.as_millis()).unwrap_or(u64::MAX);
+            let _: u64 = self.call(&self.scripts.reap, shard, |command| _ = command.arg(millis)).await?;
+        }
+        Ok(())
+    }
+}

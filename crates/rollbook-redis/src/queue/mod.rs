@@ -1,0 +1,236 @@
+//! The queue on Redis.
+//!
+//! A message's body lies in one hash from its arrival to its end, packed (`value.rs`), and is never moved.
+//! What moves is its id: through a stream when it is new, into a sorted set while it waits for its
+//! backoff, through a second stream when it comes again, into another sorted set when it is dead. Each
+//! step is one script (`scripts/`), atomic and for a whole batch.
+//!
+//! Constraints:
+//!
+//! * An entry of a stream is leased once. Who takes over a lease that ran out makes a new entry, so an
+//!   entry's id is the proof of its lease, and whoever lost it finds the entry gone.
+//! * The stream's group tells what is in whose hands; a sorted set tells until when, one member for each
+//!   batch of leases.
+//! * Reads that block run on a connection of their own and take nothing: what they find is leased by a
+//!   script afterwards. Giving one up loses nothing.
+
+mod admin;
+mod dead_letters;
+mod enqueue;
+mod lease;
+mod settle;
+mod wait;
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::{Cmd, FromRedisValue, Script};
+use rollbook_core::delivery::Delivery;
+use rollbook_core::queue::{
+    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest,
+    Producer, QueueAdmin, QueueError, QueueStats, Settled, Settlement,
+};
+use tokio::time::Instant;
+use tracing::error;
+
+use crate::address::Address;
+use crate::pool::{self, Held, Maker, Pool};
+use crate::scripts::Scripts;
+use crate::settings::{DueTimes, RedisSettings};
+use crate::shard::{Keys, SHARDS_MAX, shard_of};
+
+/// How what is stored is arranged. A newer arrangement is refused, since this code would misread it.
+const FORMAT: u32 = 1;
+
+/// The most messages in one call of a script: Lua's stack holds some 8,000 values.
+const BATCH_MAX: usize = 1_000;
+
+/// A queue in Redis.
+pub struct RedisQueue {
+    settings: RedisSettings,
+    due_times: DueTimes,
+    scripts: Scripts,
+    pool: Pool,
+    shards: Vec<Shard>,
+    /// This process's name in the groups.
+    consumer: String,
+    /// The shard at which the next lease begins to look.
+    turn: AtomicUsize,
+    reaped_at: Mutex<Option<Instant>>,
+}
+
+struct Shard {
+    keys: Keys,
+    /// Which life of the shard we know; `None` until it is set up. It changes when the data are lost.
+    epoch: Mutex<Option<String>>,
+    doorbell: wait::Doorbell,
+}
+
+impl Shard {
+    fn epoch(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RedisQueue {
+    /// A queue at `redis://[USER[:PASSWORD]@]HOST[:PORT][/DB]`, `rediss://…` with TLS,
+    /// `redis+sentinel://…@HOST:PORT,HOST:PORT/SERVICE[/DB]` or `redis+cluster://…@HOST:PORT,HOST:PORT`.
+    /// Nothing is connected to yet: every call connects where it must.
+    ///
+    /// # Errors
+    /// The settings can't be used.
+    pub fn new(settings: RedisSettings, due_times: DueTimes) -> Result<Self, QueueError> {
+        // Two may be linked in; without a choice the first TLS connection would panic. Chosen already is fine.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let address = Address::of(&settings)?;
+        let shards = settings.shards.clamp(1, SHARDS_MAX);
+        let keys: Vec<Keys> = (0..shards).map(Keys::of).collect();
+        let maker = Maker::new(address, settings.strict, settings.replicas, settings.call_timeout, &keys);
+        let pool = maker.pool()?;
+        let shard = |keys| Shard { keys, epoch: Mutex::new(None), doorbell: wait::Doorbell::default() };
+        Ok(Self {
+            settings: RedisSettings { shards, ..settings },
+            due_times,
+            scripts: Scripts::new(),
+            pool,
+            shards: keys.into_iter().map(shard).collect(),
+            consumer: consumer_name(),
+            turn: AtomicUsize::new(0),
+            reaped_at: Mutex::new(None),
+        })
+    }
+
+    fn shard_of(&self, id: &str) -> usize {
+        usize::from(shard_of(id, self.settings.shards))
+    }
+
+    /// How many messages may wait in each shard.
+    fn depth_max(&self) -> u64 {
+        self.settings.depth_max.div_ceil(u64::from(self.settings.shards))
+    }
+
+    /// The call of a script on a shard, to which its arguments are added.
+    fn command(&self, script: &Script, keys: &Keys) -> Cmd {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(script.get_hash()).arg(keys.all().len()).arg(keys.all()).arg(self.due_times.argument());
+        command
+    }
+
+    /// A connection, with which the shard is known to be set up.
+    async fn line(&self, shard: &Shard) -> Result<Held, QueueError> {
+        let mut line = pool::take(&self.pool).await?;
+        if shard.epoch().is_none() {
+            self.set_up(&mut line, shard).await?;
+        }
+        Ok(line)
+    }
+
+    async fn call<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        shard: &Shard,
+        arguments: impl FnOnce(&mut Cmd),
+    ) -> Result<T, QueueError> {
+        let mut line = self.line(shard).await?;
+        let mut command = self.command(script, &shard.keys);
+        arguments(&mut command);
+        line.run(script, &command).await
+    }
+
+    async fn set_up(&self, line: &mut Held, shard: &Shard) -> Result<(), QueueError> {
+        let mut command = self.command(&self.scripts.set_up, &shard.keys);
+        let ours = format!("{:016x}", fastrand::u64(..));
+        command.arg(FORMAT).arg(self.settings.shards).arg(ours);
+        let (format, shards, epoch): (u32, u16, String) = line.run(&self.scripts.set_up, &command).await?;
+        let address = self.pool.manager().address();
+        if format != FORMAT {
+            return Err(QueueError::Deployment(format!(
+                "{address}: its data are in format {format} and this Rollbook knows {FORMAT}; use the Rollbook that made them, or a newer one"
+            )));
+        }
+        if shards != self.settings.shards {
+            return Err(QueueError::Deployment(format!(
+                "{address}: its queue has {shards} shards and queue_shards is {}; set it to {shards}, or drain the queue and delete its keys first",
+                self.settings.shards
+            )));
+        }
+        *shard.epoch() = Some(epoch);
+        Ok(())
+    }
+
+    /// Notices that the shard's data are not the ones we knew.
+    fn check_epoch(&self, shard: &Shard, found: Option<&str>) {
+        let mut known = shard.epoch();
+        if known.is_some() && known.as_deref() != found {
+            error!(
+                "{}: the queue was emptied or replaced (FLUSHALL, a restart without its data, another server); what \
+                 waited there is gone and the work goes on. Replay the time since from Clerk's dashboard, or repair \
+                 the rows with rollbook reconcile",
+                self.pool.manager().address()
+            );
+            *known = None;
+        }
+    }
+}
+
+/// Unique for each process, and telling for whoever looks into the group.
+fn consumer_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}-{}-{:08x}", host.trim(), std::process::id(), fastrand::u32(..))
+}
+
+#[async_trait]
+impl Producer for RedisQueue {
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError> {
+        self.enqueue(deliveries).await
+    }
+}
+
+#[async_trait]
+impl Consumer for RedisQueue {
+    async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError> {
+        let deadline = Instant::now() + request.wait;
+        loop {
+            let taken = self.take(&request).await?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !taken.leases.is_empty() || left.is_zero() {
+                return Ok(taken.leases);
+            }
+            self.wait(&taken.cursors, left.min(taken.next_due_after.unwrap_or(Duration::MAX))).await?;
+        }
+    }
+
+    async fn settle_many(&self, settlements: Vec<(Lease, Settlement)>) -> Result<Vec<Settled>, QueueError> {
+        self.settle(&settlements).await
+    }
+}
+
+#[async_trait]
+impl QueueAdmin for RedisQueue {
+    async fn stats(&self) -> Result<QueueStats, QueueError> {
+        self.count().await
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        self.list_dead(filter, after, limit).await
+    }
+
+    async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
+        self.redrive_dead(filter, limit).await
+    }
+
+    async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
+        self.discard_dead(filter, limit).await
+    }
+
+    async fn durability(&self) -> Result<Durability, QueueError> {
+        pool::take(&self.pool).await?.durability().await
+    }
+}

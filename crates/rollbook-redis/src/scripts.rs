@@ -1,0 +1,46 @@
+//! The scripts. Each is one atomic step on one shard, and one call for a whole batch: Redis flushes its
+//! log once for each turn of its event loop, so a pipeline of small commands costs several flushes
+//! where one big command costs one.
+//!
+//! What may free memory, or is needed to, runs when memory is exhausted too (`allow-oom`); taking in does not.
+
+use redis::Script;
+
+/// All scripts, with their checksums.
+pub(crate) struct Scripts {
+    pub(crate) set_up: Script,
+    pub(crate) enqueue: Script,
+    pub(crate) lease: Script,
+    pub(crate) settle: Script,
+    pub(crate) stats: Script,
+    pub(crate) redrive: Script,
+    pub(crate) discard: Script,
+    pub(crate) reap: Script,
+}
+
+macro_rules! script {
+    ($flags:literal, $name:literal) => {
+        Script::new(concat!(
+            "#!lua ",
+            $flags,
+            "\n",
+            include_str!("scripts/prelude.lua"),
+            include_str!(concat!("scripts/", $name, ".lua"))
+        ))
+    };
+}
+
+impl Scripts {
+    pub(crate) fn new() -> Self {
+        Self {
+            set_up: script!("flags=allow-oom", "set_up"),
+            enqueue: script!("", "enqueue"),
+            lease: script!("flags=allow-oom", "lease"),
+            settle: script!("flags=allow-oom", "settle"),
+            stats: script!("flags=no-writes", "stats"),
+            redrive: script!("flags=allow-oom", "redrive"),
+            discard: script!("flags=allow-oom", "discard"),
+            reap: script!("flags=allow-oom", "reap"),
+        }
+    }
+}

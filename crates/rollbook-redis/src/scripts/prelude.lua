@@ -1,0 +1,30 @@
+-- What all scripts share. KEYS are the keys of one shard, always all and in this order; ARGV[1] is the
+-- present moment in milliseconds, or empty for the server's own clock.
+local NEW, AGAIN, MESSAGES, DUE, TRIES, LEASES, AGES, DEAD, FAILURES, META = unpack(KEYS)
+local GROUP = 'workers'
+
+local now
+if ARGV[1] ~= '' then
+  now = tonumber(ARGV[1])
+else
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A message's value begins with one byte of format and eight of the moment of its receipt.
+local function received_at(value)
+  return struct.unpack('>i8', string.sub(value, 2, 9))
+end
+
+-- A batch of leases is named by its stream and its first and last entry: no other batch lies between.
+local function parse_batch(name)
+  local letter, first, last = string.match(name, '^(%a)/([^/]+)/([^/]+)$')
+  return letter == 'n' and NEW or AGAIN, first, last
+end
+
+-- The entries of a batch that nobody has settled, at most this many; none where the group is gone.
+local function unsettled_of(name, max)
+  local stream, first, last = parse_batch(name)
+  local held = redis.pcall('XPENDING', stream, GROUP, first, last, max)
+  return held.err and {} or held, stream
+end

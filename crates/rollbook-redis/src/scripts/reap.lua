@@ -1,0 +1,15 @@
+-- Deletes consumers that have been silent for so long and own nothing: deleting one that owns a message
+-- would lose its lease. ARGV: clock, milliseconds. Returns how many.
+local deleted = 0
+for _, stream in ipairs({NEW, AGAIN}) do
+  local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)
+  for _, consumer in ipairs(consumers) do
+    local facts = {}
+    for index = 1, #consumer, 2 do facts[consumer[index]] = consumer[index + 1] end
+    if facts.pending == 0 and facts.idle > tonumber(ARGV[2]) then
+      redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, facts.name)
+      deleted = deleted + 1
+    end
+  end
+end
+return deleted

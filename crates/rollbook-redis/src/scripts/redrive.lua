@@ -1,0 +1,16 @@
+-- Sends dead letters back. ARGV: clock, the most that may wait, ids. Returns how many went.
+local room = tonumber(ARGV[2]) - redis.call('HLEN', MESSAGES) + redis.call('ZCARD', DEAD)
+local moved = 0
+for index = 3, #ARGV do
+  local id = ARGV[index]
+  local value = moved < room and redis.call('HGET', MESSAGES, id)
+  if value and redis.call('ZSCORE', DEAD, id) then
+    redis.call('ZADD', DUE, now, id)
+    redis.call('HSET', TRIES, id, '0:0')
+    redis.call('ZADD', AGES, received_at(value), id)
+    redis.call('ZREM', DEAD, id)
+    redis.call('HDEL', FAILURES, id)
+    moved = moved + 1
+  end
+end
+return moved

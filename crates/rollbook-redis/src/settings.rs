@@ -1,0 +1,46 @@
+//! What a user may set, and whose clock rules.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollbook_core::time::Clock;
+
+/// What a user may set.
+#[derive(Clone, Debug)]
+pub struct RedisSettings {
+    /// Where Redis is: see [`crate::RedisQueue::new`] for the forms. May hold a password.
+    pub url: String,
+    /// A file of certificates (PEM) to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// How many messages may wait, over all shards, before deliveries are refused with 503.
+    pub depth_max: u64,
+    /// Over how many sets of keys messages are spread: at least 1, at most 64. May only change while
+    /// the queue is empty.
+    pub shards: u16,
+    /// Refuse to work while an acknowledgement means less than "on the disk".
+    pub strict: bool,
+    /// How many replicas must have a delivery too before it is acknowledged.
+    pub replicas: u32,
+    /// How long a connection, and any one call, may take.
+    pub call_timeout: Duration,
+}
+
+/// Whose clock says when something is due.
+#[derive(Clone)]
+pub enum DueTimes {
+    /// The server's: the one clock that all processes share.
+    Server,
+    /// This one. For tests, whose clock stands still until it is told to move.
+    Clock(Arc<dyn Clock>),
+}
+
+impl DueTimes {
+    /// The first argument of every script.
+    pub(crate) fn argument(&self) -> String {
+        match self {
+            Self::Server => String::new(),
+            Self::Clock(clock) => clock.now().as_millis().to_string(),
+        }
+    }
+}

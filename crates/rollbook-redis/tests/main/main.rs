@@ -1,0 +1,3 @@
+//! The queue on real Redis servers.
+
+mod queue;

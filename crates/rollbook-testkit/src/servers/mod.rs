@@ -1,0 +1,214 @@
+//! Real servers for tests: each on a port and in a folder of its own, gone with the test.
+//!
+//! A server is the child of a small shell that waits for the end of its standard input. That comes when
+//! the server's value is dropped, and when the test process ends, however it ends: the shell then kills
+//! the server with `kill -9` and removes the folder. So nothing survives a test that is killed, and a
+//! server may live in a static.
+
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "for tests: whatever does not go as told fails them by a panic"
+)]
+
+pub mod pgbouncer;
+pub mod postgres;
+pub mod redis;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use crate::process::until;
+
+/// Below the ports that the kernel gives to clients (on Linux from 32768 on): while a killed server is
+/// away, none of its own clients can be given its port.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A port on which nobody listens, and which this process has not been given before.
+pub(crate) fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = fastrand::u16(PORTS);
+        let is_new = GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port);
+        if is_new && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A new folder. Whoever makes it hands it to a [`Guard`], which removes it.
+pub(crate) fn new_folder(prefix: &str) -> PathBuf {
+    tempfile::Builder::new().prefix(prefix).tempdir().expect("a folder").keep()
+}
+
+/// Runs a program to its end and returns what it printed. Panics with its own words if it fails.
+pub(crate) fn run(command: &mut Command) -> String {
+    let program = command.get_program().display().to_string();
+    let Output { status, stdout, stderr } =
+        command.output().unwrap_or_else(|error| panic!("{program} can't be run ({error}): ops/test installs it"));
+    let [out, err] = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    assert!(status.success(), "{program}: {status}\n{err}{out}");
+    out
+}
+
+/// What to put before a program so that it runs as this user: servers refuse to run as root.
+pub(crate) fn as_user(user: &str) -> Vec<String> {
+    if !is_root() {
+        return Vec::new();
+    }
+    let ids = [format!("--reuid={user}"), format!("--regid={user}")];
+    ["setpriv".to_owned()].into_iter().chain(ids).chain(["--clear-groups".to_owned(), "--".to_owned()]).collect()
+}
+
+/// Gives a folder and all in it to this user, where we may: to the one of [`as_user`].
+pub(crate) fn give_to(user: &str, folder: &Path) {
+    if is_root() {
+        run(Command::new("chown").arg("-R").arg(format!("{user}:{user}")).arg(folder));
+    }
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").expect("Linux").uid() == 0
+}
+
+/// What the shell does. Its arguments are the folder and the server's command line.
+const SHELL: &str = r#"
+folder=$1; shift; server=
+end() { [ -z "$server" ] || { kill -KILL "$server"; wait "$server"; server=; }; }
+trap : HUP INT TERM
+while read -r word; do
+    case $word in
+        start) "$@" >>"$folder/log" 2>&1 & server=$!; echo "$server" ;;
+        kill) end; echo gone ;;
+    esac
+done
+end
+tries=0
+until rm -rf "$folder" || [ "$tries" = 100 ]; do tries=$((tries + 1)); sleep 0.05; done
+"#;
+
+/// A server process, started and killed at will in one folder. Dropping it ends both.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    shell: Child,
+    to_shell: Option<ChildStdin>,
+    from_shell: BufReader<ChildStdout>,
+    server: Option<u32>,
+    folder: PathBuf,
+}
+
+impl Guard {
+    /// Starts the command. What it prints goes to the file `log` in the folder.
+    pub(crate) fn start(folder: PathBuf, command: &[String]) -> Self {
+        let mut shell = Command::new("sh")
+            .args(["-c", SHELL, "server"])
+            .arg(&folder)
+            .args(command)
+            .current_dir(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell");
+        let to_shell = shell.stdin.take();
+        let from_shell = BufReader::new(shell.stdout.take().expect("it is piped"));
+        let mut guard = Self { shell, to_shell, from_shell, server: None, folder };
+        guard.restart();
+        guard
+    }
+
+    /// Starts the same command again.
+    pub(crate) fn restart(&mut self) {
+        assert_eq!(self.server, None, "it runs already");
+        self.server = Some(self.ask("start").parse().expect("a process id"));
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        assert!(self.is_running(), "it ended before it was killed:\n{}", self.log());
+        assert_eq!(self.ask("kill"), "gone");
+        self.server = None;
+    }
+
+    /// The server's process id, while it has one.
+    pub(crate) fn id(&self) -> u32 {
+        self.server.expect("it was killed")
+    }
+
+    /// Whether the process lives.
+    pub(crate) fn is_running(&self) -> bool {
+        self.server.is_some_and(|id| parent(id).is_some())
+    }
+
+    /// Waits until `answers`, and fails with the log if the process ends before.
+    pub(crate) async fn until_it_answers(&self, what: &str, answers: impl Fn() -> bool) {
+        until(what, || {
+            assert!(self.is_running(), "{what}: it ended at once:\n{}", self.log());
+            std::future::ready(answers())
+        })
+        .await;
+    }
+
+    /// Everything that the server has printed.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Removes a file or folder of the server's, which must not run.
+    pub(crate) fn remove(&self, name: &str) {
+        assert_eq!(self.server, None, "it runs");
+        run(Command::new("rm").arg("-r").arg(self.folder.join(name)));
+    }
+
+    fn ask(&mut self, word: &str) -> String {
+        writeln!(self.to_shell.as_ref().expect("it is kept until the end"), "{word}").expect("the shell listens");
+        let mut line = String::new();
+        self.from_shell.read_line(&mut line).expect("the shell answers");
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.to_shell.take());
+        drop(self.shell.wait());
+    }
+}
+
+/// Sends a signal by name, such as `TERM`. Returns whether the process was there.
+pub(crate) fn signal(id: u32, name: &str) -> bool {
+    let mut kill = Command::new("kill");
+    kill.args(["-s", name, &id.to_string()]).stderr(Stdio::null()).status().expect("the kill command").success()
+}
+
+/// The parent of a process that lives.
+fn parent(id: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The name in parentheses may hold anything; state and parent come after the last one.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if state == "Z" || state == "X" { None } else { fields.next()?.parse().ok() }
+}
+
+/// The living children of a process.
+pub(crate) fn children(id: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    ids.filter(|child| parent(*child) == Some(id)).collect()
+}
+
+/// Kills processes that their parent has left behind, and waits until they are gone.
+pub(crate) fn kill_all(ids: &[u32]) {
+    for id in ids {
+        signal(*id, "KILL");
+    }
+    let started = std::time::Instant::now();
+    while ids.iter().any(|id| parent(*id).is_some()) {
+        assert!(started.elapsed() < crate::process::DEADLINE, "processes do not end: {ids:?}");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,43 @@
+//! A private `PgBouncer` before a private PostgreSQL.
+
+use std::net::{Ipv4Addr, TcpStream};
+
+use super::postgres::{PASSWORD, PostgresServer, SYSTEM_USER, USER};
+use super::{Guard, as_user, free_port, give_to, new_folder};
+
+/// A `PgBouncer` in transaction mode, with fewer connections to the server than its clients have to it.
+#[derive(Debug)]
+pub struct PgBouncer {
+    _guard: Guard,
+    port: u16,
+}
+
+impl PgBouncer {
+    /// Starts one before this server and waits until it answers.
+    pub async fn start(server: &PostgresServer) -> Self {
+        let folder = new_folder("rollbook-pgbouncer-");
+        let (port, users) = (free_port(), folder.join("users"));
+        std::fs::write(&users, format!("\"{USER}\" \"{PASSWORD}\"\n")).expect("it is written");
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\npool_mode = transaction\ndefault_pool_size = 2\nauth_type = scram-sha-256\n\
+             auth_file = {}\n",
+            server.port(),
+            users.display()
+        );
+        let file = folder.join("pgbouncer.ini");
+        std::fs::write(&file, settings).expect("it is written");
+        give_to(SYSTEM_USER, &folder);
+        let mut command = as_user(SYSTEM_USER);
+        command.extend(["pgbouncer".to_owned(), file.display().to_string()]);
+        let guard = Guard::start(folder, &command);
+        let answers = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+        guard.until_it_answers("PgBouncer answers", answers).await;
+        Self { _guard: guard, port }
+    }
+
+    /// The URL of one of the server's databases, through it.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+    }
+}

@@ -1,0 +1,104 @@
+//! A private Redis.
+
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::Command;
+
+use super::{Guard, as_user, free_port, give_to, new_folder, run, signal};
+
+/// Redis may run as root, and does not in a test: its user comes with its package.
+const USER: &str = "redis";
+
+/// A Redis that acknowledges what is on the disk, with no data to begin with. Dropping it ends it.
+#[derive(Debug)]
+pub struct RedisServer {
+    guard: Guard,
+    port: u16,
+}
+
+impl RedisServer {
+    /// As Rollbook wants it: `appendonly yes`, `appendfsync always`, `noeviction`.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with these settings besides, or instead.
+    pub async fn start_with(settings: &[(&str, &str)]) -> Self {
+        let port = free_port();
+        let folder = new_folder("rollbook-redis-");
+        give_to(USER, &folder);
+        let ours = [
+            ("port", port.to_string()),
+            ("bind", Ipv4Addr::LOCALHOST.to_string()),
+            ("dir", folder.display().to_string()),
+            ("save", String::new()),
+            ("appendonly", "yes".to_owned()),
+            ("appendfsync", "always".to_owned()),
+            ("maxmemory-policy", "noeviction".to_owned()),
+        ];
+        let theirs = settings.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let mut command = as_user(USER);
+        command.push("redis-server".to_owned());
+        command.extend(ours.into_iter().chain(theirs).flat_map(|(name, value)| [format!("--{name}"), value]));
+        let server = Self { guard: Guard::start(folder, &command), port };
+        server.until_it_answers().await;
+        server
+    }
+
+    /// `redis://127.0.0.1:PORT/0`.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Where it listens.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Everything that it has printed.
+    pub fn log(&self) -> String {
+        self.guard.log()
+    }
+
+    /// What `redis-cli` prints for this command.
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        let port = self.port.to_string();
+        run(Command::new("redis-cli").args(["-p", &port]).args(arguments)).trim_end().to_owned()
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.guard.kill();
+    }
+
+    /// Starts it again on the same port, with what its log holds.
+    pub async fn restart(&mut self) {
+        self.guard.restart();
+        self.until_it_answers().await;
+    }
+
+    /// Starts it again on the same port, with nothing.
+    pub async fn restart_empty(&mut self) {
+        self.guard.remove("appendonlydir");
+        self.restart().await;
+    }
+
+    /// Sends it a signal by name, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        signal(self.guard.id(), name);
+    }
+
+    /// Until it has read its data: before that it answers `LOADING`.
+    async fn until_it_answers(&self) {
+        let port = self.port;
+        self.guard
+            .until_it_answers("Redis answers", || {
+                TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() && answers(port)
+            })
+            .await;
+    }
+}
+
+fn answers(port: u16) -> bool {
+    let answer = Command::new("redis-cli").args(["-p", &port.to_string(), "ping"]).output();
+    answer.is_ok_and(|answer| answer.stdout.starts_with(b"PONG") || answer.stdout.starts_with(b"NOAUTH"))
+}
