@@ -5,10 +5,10 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
-use crate::{CHECK_TIMEOUT, Part};
+use crate::{CHECK_TIMEOUT, Condition, Part};
 
-/// The longest text of a failing part in an answer, in characters: it is meant for a glance.
-const WHY_LENGTH_MAX: usize = 200;
+/// The longest text of a part in an answer, in characters: room for a few weaknesses with their mends.
+const WHY_LENGTH_MAX: usize = 1000;
 
 /// Parts that are asked together.
 pub(crate) struct Health {
@@ -16,7 +16,7 @@ pub(crate) struct Health {
 }
 
 /// What a part said.
-pub(crate) type Checked = (&'static str, Result<(), String>);
+pub(crate) type Checked = (&'static str, Condition);
 
 impl Health {
     pub(crate) fn new(parts: Vec<Part>) -> Self {
@@ -29,12 +29,13 @@ impl Health {
         for (index, part) in self.parts.iter().cloned().enumerate() {
             asked.spawn(async move {
                 let answer = tokio::time::timeout(CHECK_TIMEOUT, part.probe.check()).await;
-                (index, answer.unwrap_or_else(|_| Err(format!("no answer within {CHECK_TIMEOUT:?}"))))
+                let hangs = |_| Condition::Failing(format!("no answer within {CHECK_TIMEOUT:?}"));
+                (index, answer.unwrap_or_else(hangs))
             });
         }
         // A probe that panics never answers, and stays at this.
-        let mut checked: Vec<Checked> =
-            self.parts.iter().map(|part| (part.name, Err("the check itself failed".to_owned()))).collect();
+        let failed = || Condition::Failing("the check itself failed".to_owned());
+        let mut checked: Vec<Checked> = self.parts.iter().map(|part| (part.name, failed())).collect();
         while let Some(ended) = asked.join_next().await {
             if let Ok((index, answer)) = ended {
                 checked[index].1 = answer;
@@ -44,19 +45,29 @@ impl Health {
     }
 }
 
-/// 200 where every part is well, else 503; either way with each part by name.
+/// 200 where every part does its work, else 503; either way with each part by name.
 pub(crate) fn answer(checked: &[Checked]) -> Response {
-    let failing = checked.iter().any(|(_, answer)| answer.is_err());
-    let status = if failing { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let (code, status) = if !checked.iter().all(|(_, condition)| condition.is_ready()) {
+        (StatusCode::SERVICE_UNAVAILABLE, "failing")
+    } else if checked.iter().any(|(_, condition)| *condition != Condition::Well) {
+        (StatusCode::OK, "degraded")
+    } else {
+        (StatusCode::OK, "ok")
+    };
     let parts: Map<String, Value> =
-        checked.iter().map(|(name, answer)| ((*name).to_owned(), text(answer).into())).collect();
-    let body = json!({ "status": if failing { "failing" } else { "ok" }, "parts": parts });
-    (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+        checked.iter().map(|(name, condition)| ((*name).to_owned(), text(condition).into())).collect();
+    let body = json!({ "status": status, "parts": parts });
+    (code, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }
 
-fn text(answer: &Result<(), String>) -> String {
-    match answer {
-        Ok(()) => "ok".to_owned(),
-        Err(why) => why.chars().take(WHY_LENGTH_MAX).collect(),
+fn text(condition: &Condition) -> String {
+    match condition {
+        Condition::Well => "ok".to_owned(),
+        Condition::Degraded(why) => format!("degraded: {}", short(why)),
+        Condition::Failing(why) => short(why),
     }
+}
+
+fn short(why: &str) -> String {
+    why.chars().take(WHY_LENGTH_MAX).collect()
 }

@@ -5,6 +5,7 @@
 //! * A probe reads. Nothing here writes to the queue or the store.
 //! * Everything that asks a part has a time limit ([`CHECK_TIMEOUT`]); a part that does not answer
 //!   takes nothing but its own lines away.
+//! * A part that works less well than it should is ready and says so ([`Condition::Degraded`]).
 //! * Liveness is progress, not existence, and never depends on a system outside the process: whoever
 //!   wires the parts puts loops into `live` and dependencies into `ready`.
 //! * It listens on an address of its own, never on that of the webhooks: it has no login.
@@ -39,10 +40,25 @@ pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 #[async_trait]
 pub trait Probe: Send + Sync {
     /// Returns at once or waits for the part; [`CHECK_TIMEOUT`] is kept by the caller. Must only read.
-    ///
-    /// # Errors
-    /// What is wrong, in a few words for a person: no secret, no personal data.
-    async fn check(&self) -> Result<(), String>;
+    async fn check(&self) -> Condition;
+}
+
+/// How a part is. The texts say what is wrong, in a few words for a person: no secret, no personal data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// As it should be.
+    Well,
+    /// It does its work, and a person should mend something about it.
+    Degraded(String),
+    /// It does not do its work.
+    Failing(String),
+}
+
+impl Condition {
+    /// Whether it does its work.
+    pub const fn is_ready(&self) -> bool {
+        !matches!(self, Self::Failing(_))
+    }
 }
 
 /// A part of the process that has a state of its own.
@@ -77,7 +93,7 @@ impl Ops {
         Ok(Self { live: Health::new(live), metrics })
     }
 
-    /// Shows these parts in `rollbook_up{part}` too, though readiness does not depend on them.
+    /// Shows these parts too, in `rollbook_up{part}` and by name, though readiness does not depend on them.
     pub fn watching(mut self, parts: Vec<Part>) -> Self {
         self.metrics.watched = Health::new(parts);
         self
@@ -113,5 +129,10 @@ async fn livez(State(ops): State<Arc<Ops>>) -> Response {
 }
 
 async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
-    health::answer(&ops.metrics.ready.check().await)
+    let (ready, watched) = tokio::join!(ops.metrics.ready.check(), ops.metrics.watched.check());
+    let watched = watched.into_iter().map(|(name, condition)| match condition {
+        Condition::Failing(why) => (name, Condition::Degraded(why)),
+        condition => (name, condition),
+    });
+    health::answer(&ready.into_iter().chain(watched).collect::<Vec<_>>())
 }

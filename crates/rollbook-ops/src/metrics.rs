@@ -53,8 +53,8 @@ impl Metrics {
     pub(crate) async fn render(&self) -> Result<String, prometheus::Error> {
         let (checked, watched, queue_answered) =
             tokio::join!(self.ready.check(), self.watched.check(), self.update_queue());
-        for (part, answer) in checked.iter().chain(&watched) {
-            self.up.with_label_values(&[*part]).set(i64::from(answer.is_ok()));
+        for (part, condition) in checked.iter().chain(&watched) {
+            self.up.with_label_values(&[*part]).set(i64::from(condition.is_ready()));
         }
         match queue_answered {
             Some(false) => self.up.with_label_values(&[QUEUE]).set(0),
@@ -69,12 +69,19 @@ impl Metrics {
     /// Whether the queue gave its numbers; `None` where there is no queue.
     async fn update_queue(&self) -> Option<bool> {
         let (queue, gauges) = self.queue.as_ref()?;
-        let stats = tokio::time::timeout(CHECK_TIMEOUT, queue.stats()).await;
-        let Ok(Ok(stats)) = stats else {
-            return Some(false);
-        };
-        gauges.set(&stats, self.clock.now());
-        Some(true)
+        let (stats, durability) = tokio::join!(
+            tokio::time::timeout(CHECK_TIMEOUT, queue.stats()),
+            tokio::time::timeout(CHECK_TIMEOUT, queue.durability()),
+        );
+        let (stats, durability) = (stats.ok().and_then(Result::ok), durability.ok().and_then(Result::ok));
+        if let Some(stats) = &stats {
+            gauges.set(stats, self.clock.now());
+        }
+        if let Some(durability) = &durability {
+            let degraded = gauges.durability_degraded.with_label_values(&[QUEUE]);
+            degraded.set(i64::from(durability.is_degraded()));
+        }
+        Some(stats.is_some() && durability.is_some())
     }
 }
 
@@ -90,6 +97,8 @@ struct QueueGauges {
     delayed: IntGauge,
     oldest_age_seconds: Gauge,
     dead_letters: IntGauge,
+    /// Not shown before the queue has been asked: until then nobody knows.
+    durability_degraded: IntGaugeVec,
 }
 
 impl QueueGauges {
@@ -104,7 +113,16 @@ impl QueueGauges {
             "How long ago the oldest message that is neither done nor dead was received; 0 when there is none.",
         )?;
         registry.register(Box::new(oldest_age_seconds.clone()))?;
+        let durability_degraded = IntGaugeVec::new(
+            Opts::new(
+                "rollbook_durability_degraded",
+                "Whether what the part acknowledges could still be lost (1) or is on stable storage (0).",
+            ),
+            &["part"],
+        )?;
+        registry.register(Box::new(durability_degraded.clone()))?;
         Ok(Self {
+            durability_degraded,
             depth: gauge("rollbook_queue_depth", "Messages that are neither done nor dead.")?,
             leased: gauge("rollbook_queue_leased", "Messages in the hands of a worker.")?,
             delayed: gauge("rollbook_queue_delayed", "Messages that wait for their backoff to pass.")?,

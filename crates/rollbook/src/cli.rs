@@ -38,15 +38,18 @@ pub(crate) enum Command {
         after_help = "Example:\n  CLERK_WEBHOOK_SIGNING_SECRET=whsec_… rollbook serve --listen 0.0.0.0:8080\n\n\
                       Clerk's dashboard, Webhooks, wants the URL https://YOUR.HOST/webhooks/clerk"
     )]
-    Serve,
+    Serve(Start),
     /// Receives only: verifies deliveries and queues them
-    #[command(after_help = "Example:\n  rollbook receive --queue-url sqlite:///var/lib/rollbook/queue.db")]
-    Receive,
+    #[command(after_help = "Example:\n  rollbook receive --queue-url redis://redis.internal:6379")]
+    Receive(Start),
     /// Applies only: takes deliveries from the queue into the store
-    #[command(after_help = "Example:\n  rollbook work --database-url sqlite:///var/lib/rollbook/store.db")]
-    Work,
+    #[command(
+        after_help = "Example:\n  rollbook work --queue-url redis://redis.internal:6379 --database-url postgres://me@db.internal/app"
+    )]
+    Work(Start),
     /// Shows the whole way on this machine: a signed history, shuffled and doubled, becomes right rows
-    #[command(after_help = "Example:\n  rollbook demo --deliveries 50000 --keep\n\n\
+    #[command(after_help = "Examples:\n  rollbook demo --deliveries 50000 --keep\n  \
+                            rollbook demo --queue redis://127.0.0.1:6379/9 --store postgres://me@127.0.0.1/scratch\n\n\
                             Needs no configuration and reads none but its own flags. Exit code 0 means that the\n\
                             rows equal the truth.")]
     Demo(Demo),
@@ -84,12 +87,26 @@ pub(crate) enum Output {
     Json,
 }
 
+/// How a face starts.
+#[derive(clap::Args)]
+pub(crate) struct Start {
+    /// Applies pending migrations first; serve does so by itself in files of SQLite
+    #[arg(long)]
+    pub(crate) migrate: bool,
+}
+
 #[derive(clap::Args)]
 pub(crate) struct Demo {
+    /// An empty Redis, in place of a file that is gone afterwards
+    #[arg(long, value_name = "URL")]
+    pub(crate) queue: Option<String>,
+    /// A Postgres, in place of a file; the rows get a schema of their own, which is dropped in the end
+    #[arg(long, value_name = "URL")]
+    pub(crate) store: Option<String>,
     /// Sends at least this many deliveries, the doubled ones included
     #[arg(long, value_name = "NUMBER", default_value_t = 12_500, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     pub(crate) deliveries: u32,
-    /// Goes on serving when it is done, until Ctrl-C, and keeps the databases
+    /// Goes on serving when it is done, until Ctrl-C, and keeps what it made
     #[arg(long)]
     pub(crate) keep: bool,
     /// Makes the same history again [default: another one each time]

@@ -101,7 +101,7 @@ fn form(kind: Kind) -> &'static str {
         Kind::Choice(_) => "WORD",
         Kind::Duration(_) => "TIME",
         Kind::Size(_) => "SIZE",
-        Kind::Number(_) => "NUMBER",
+        Kind::Number(_) | Kind::Count(_) => "NUMBER",
     }
 }
 

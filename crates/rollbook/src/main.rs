@@ -13,6 +13,7 @@ mod nearest;
 mod output;
 mod service;
 mod signals;
+mod startup;
 mod supervisor;
 mod wire;
 

@@ -10,7 +10,7 @@ use prometheus::Registry;
 use rollbook_core::queue::QueueAdmin;
 use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
-use rollbook_ops::{Ops, Part, Probe};
+use rollbook_ops::{Condition, Ops, Part, Probe};
 use rollbook_receiver::Receiver;
 use rollbook_worker::{Progress, Worker};
 use tokio::net::TcpListener;
@@ -30,6 +30,11 @@ pub(crate) struct Faces {
     pub(crate) receiver: bool,
     /// Whether they are applied.
     pub(crate) worker: bool,
+}
+
+impl Faces {
+    /// All of them.
+    pub(crate) const ALL: Self = Self { receiver: true, worker: true };
 }
 
 /// Faces that run.
@@ -89,6 +94,20 @@ impl Service {
         Ok(Self { listening, ops_listening, supervisor, drain_timeout: config.drain_timeout })
     }
 
+    /// Runs something beside the faces, until it is told to stop.
+    pub(crate) fn beside<Run>(&mut self, name: &'static str, run: impl FnOnce(CancellationToken) -> Run)
+    where
+        Run: Future<Output = ()> + Send + 'static,
+    {
+        self.supervisor.start(name, |stop| {
+            let running = run(stop);
+            async move {
+                running.await;
+                Ok(())
+            }
+        });
+    }
+
     /// Runs until `stop`, or until a face ends unasked.
     ///
     /// # Errors
@@ -108,8 +127,14 @@ struct QueueProbe(Arc<dyn QueueAdmin>);
 
 #[async_trait]
 impl Probe for QueueProbe {
-    async fn check(&self) -> Result<(), String> {
-        self.0.stats().await.map(|_| ()).map_err(|error| error.to_string())
+    async fn check(&self) -> Condition {
+        match tokio::join!(self.0.stats(), self.0.durability()) {
+            (Ok(_), Ok(durability)) if durability.is_degraded() => {
+                Condition::Degraded(durability.weaknesses.join("; "))
+            }
+            (Ok(_), Ok(_)) => Condition::Well,
+            (Err(error), _) | (_, Err(error)) => Condition::Failing(error.to_string()),
+        }
     }
 }
 
@@ -117,8 +142,8 @@ struct StoreProbe(Arc<dyn Store>);
 
 #[async_trait]
 impl Probe for StoreProbe {
-    async fn check(&self) -> Result<(), String> {
-        self.0.ping().await.map_err(|error| error.to_string())
+    async fn check(&self) -> Condition {
+        self.0.ping().await.map_or_else(|error| Condition::Failing(error.to_string()), |()| Condition::Well)
     }
 }
 
@@ -130,11 +155,11 @@ struct WorkerProbe {
 
 #[async_trait]
 impl Probe for WorkerProbe {
-    async fn check(&self) -> Result<(), String> {
+    async fn check(&self) -> Condition {
         let stalled = self.clock.now().since(self.progress.last());
         if stalled < self.stalled_after {
-            return Ok(());
+            return Condition::Well;
         }
-        Err(format!("no progress for {} s", stalled.as_secs()))
+        Condition::Failing(format!("no progress for {} s", stalled.as_secs()))
     }
 }

@@ -1,15 +1,20 @@
 //! From the configured places to ports. The only file that names a backend.
+//!
+//! A server is opened without a word to it: it may be away, and whoever uses it asks again. A file must
+//! be there.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow, bail};
-use rollbook_core::queue::{Consumer, Producer, QueueAdmin};
-use rollbook_core::store::Store;
+use anyhow::{Context as _, bail};
+use rollbook_core::queue::{Consumer, Producer, QueueAdmin, QueueError};
+use rollbook_core::store::{Store, StoreError};
 use rollbook_core::time::Clock;
+use rollbook_postgres::{PostgresSettings, PostgresStore};
+use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore};
 
-use crate::config::{Config, Place};
+use crate::config::{Config, Place, Problems, ServerUrl};
 
 /// The queue, as its three users see it.
 #[derive(Clone)]
@@ -22,23 +27,112 @@ pub(crate) struct Queue {
     pub(crate) admin: Arc<dyn QueueAdmin>,
 }
 
-/// Opens the queue, which must be there: looking for dead letters makes no files.
-pub(crate) fn open_queue(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Queue> {
-    let Place::Sqlite(path) = &config.queue;
-    must_exist("queue", path, "queue_url")?;
-    let settings = QueueSettings { depth_max: config.queue_depth_max };
-    let queue = SqliteQueue::open(path, settings, clock)
-        .with_context(|| format!("the queue in {}", path.display()))?;
-    let queue = Arc::new(queue);
-    Ok(Queue { producer: queue.clone(), consumer: queue.clone(), admin: queue })
+impl Queue {
+    fn of<Q: Producer + Consumer + QueueAdmin + 'static>(queue: Q) -> Self {
+        let queue = Arc::new(queue);
+        Self { producer: queue.clone(), consumer: queue.clone(), admin: queue }
+    }
 }
 
-/// Opens the store, which must be there.
+/// What is kept somewhere.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The queue.
+    Queue,
+    /// The store.
+    Store,
+}
+
+impl Part {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Queue, Self::Store];
+
+    /// Its name.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Store => "store",
+        }
+    }
+
+    /// Where it is.
+    pub(crate) const fn place(self, config: &Config) -> &Place {
+        match self {
+            Self::Queue => &config.queue,
+            Self::Store => &config.store,
+        }
+    }
+}
+
+/// Opens the queue. A file must be there: looking for dead letters makes none.
+///
+/// # Errors
+/// There is no such file, or it lacks a migration; the URL of a server is none.
+pub(crate) fn open_queue(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Queue> {
+    match &config.queue {
+        Place::Sqlite(path) => {
+            must_exist("queue", path, "queue_url")?;
+            let settings = QueueSettings { depth_max: config.queue_depth_max };
+            let queue = SqliteQueue::open(path, settings, clock)
+                .with_context(|| format!("the queue in {}", path.display()))?;
+            Ok(Queue::of(queue))
+        }
+        Place::Server(url) => match RedisQueue::new(redis(config, url), DueTimes::Server) {
+            Ok(queue) => Ok(Queue::of(queue)),
+            Err(QueueError::Deployment(wrong)) => Err(wrong_url(config, config.queue_key(), wrong).into()),
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+/// Opens the store.
+///
+/// # Errors
+/// As with the queue.
 pub(crate) fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Store>> {
-    let Place::Sqlite(path) = &config.store;
-    must_exist("store", path, "database_url")?;
-    let store = SqliteStore::open(path, clock).with_context(|| format!("the store in {}", path.display()))?;
-    Ok(Arc::new(store))
+    match &config.store {
+        Place::Sqlite(path) => {
+            must_exist("store", path, "database_url")?;
+            let store =
+                SqliteStore::open(path, clock).with_context(|| format!("the store in {}", path.display()))?;
+            Ok(Arc::new(store))
+        }
+        Place::Server(url) => match PostgresStore::new(postgres(config, url), clock) {
+            Ok(store) => Ok(Arc::new(store)),
+            Err(StoreError::Deployment(wrong)) => Err(wrong_url(config, "database_url", wrong).into()),
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+fn redis(config: &Config, url: &ServerUrl) -> RedisSettings {
+    let redis = &config.redis;
+    RedisSettings {
+        url: url.as_str().to_owned(),
+        ca_file: redis.ca_file.clone(),
+        depth_max: config.queue_depth_max,
+        // Both were read as far smaller numbers.
+        shards: u16::try_from(redis.shards).unwrap_or(u16::MAX),
+        strict: redis.strict,
+        replicas: u32::try_from(redis.replicas).unwrap_or(u32::MAX),
+        call_timeout: redis.timeout,
+    }
+}
+
+fn postgres(config: &Config, url: &ServerUrl) -> PostgresSettings {
+    let postgres = &config.postgres;
+    PostgresSettings {
+        url: url.as_str().to_owned(),
+        schema: postgres.schema.clone(),
+        pgbouncer: postgres.pgbouncer,
+        connections_max: u32::try_from(postgres.connections_max).unwrap_or(u32::MAX),
+        statement_timeout: postgres.statement_timeout,
+        connect_timeout: postgres.connect_timeout,
+    }
+}
+
+fn wrong_url(config: &Config, key: &str, wrong: String) -> Problems {
+    Problems(vec![config.problem(key, wrong, "rollbook config shows what is set, and where")])
 }
 
 fn must_exist(part: &str, path: &Path, setting: &str) -> anyhow::Result<()> {
@@ -51,48 +145,104 @@ fn must_exist(part: &str, path: &Path, setting: &str) -> anyhow::Result<()> {
     )
 }
 
-/// Queue and store in words, with what makes them durable.
-pub(crate) fn describe(place: &Place) -> String {
-    let Place::Sqlite(path) = place;
-    format!("SQLite {}, WAL, synchronous=FULL", path.display())
+/// Where a part is, in words; never with a password.
+pub(crate) fn describe(config: &Config, part: Part) -> String {
+    match (part, part.place(config)) {
+        (_, Place::Sqlite(path)) => format!("SQLite {}, WAL, synchronous=FULL", path.display()),
+        (Part::Queue, Place::Server(url)) => rollbook_redis::describe(url.as_str()),
+        (Part::Store, Place::Server(url)) => {
+            rollbook_postgres::describe(url.as_str(), &config.postgres.schema)
+        }
+    }
 }
 
-/// The steps that a database lacked, or lacks.
+/// The steps that a part lacked, or lacks.
 pub(crate) struct Migrations {
-    /// `queue` or `store`.
-    pub(crate) part: &'static str,
-    /// Where it is.
-    pub(crate) place: PathBuf,
-    /// The names of the steps.
+    /// The part.
+    pub(crate) part: Part,
+    /// Where it is, in words.
+    pub(crate) place: String,
+    /// The names of the steps. A queue on Redis never lacks any.
     pub(crate) names: Vec<&'static str>,
 }
 
 /// What is pending.
-pub(crate) fn pending_migrations(config: &Config) -> anyhow::Result<Vec<Migrations>> {
-    each_database(config, rollbook_sqlite::pending_migrations)
+///
+/// # Errors
+/// Why that can't be known, with the place: a server may be away, a file unreadable.
+pub(crate) async fn pending_migrations(config: &Config, part: Part) -> Result<Migrations, String> {
+    let names = match (part, part.place(config)) {
+        (_, Place::Sqlite(path)) => rollbook_sqlite::pending_migrations(path, schema(part))
+            .map_err(|why| in_file(part, path, &why))?,
+        (Part::Queue, Place::Server(_)) => Vec::new(),
+        (Part::Store, Place::Server(url)) => rollbook_postgres::pending_migrations(&postgres(config, url))
+            .await
+            .map_err(|error| error.to_string())?,
+    };
+    Ok(migrations(config, part, names))
 }
 
 /// Applies what is pending, making folders and files that are not there.
-pub(crate) fn apply_migrations(config: &Config) -> anyhow::Result<Vec<Migrations>> {
-    for place in [&config.queue, &config.store] {
-        let Place::Sqlite(path) = place;
-        make_folder_of(path)?;
-    }
-    each_database(config, rollbook_sqlite::apply_migrations)
+///
+/// # Errors
+/// As with what is pending, and where a step fails.
+pub(crate) async fn apply_migrations(config: &Config, part: Part) -> Result<Migrations, String> {
+    let names = match (part, part.place(config)) {
+        (_, Place::Sqlite(path)) => {
+            make_folder_of(path).map_err(|error| format!("{error:#}"))?;
+            rollbook_sqlite::apply_migrations(path, schema(part)).map_err(|why| in_file(part, path, &why))?
+        }
+        (Part::Queue, Place::Server(_)) => Vec::new(),
+        (Part::Store, Place::Server(url)) => rollbook_postgres::apply_migrations(&postgres(config, url))
+            .await
+            .map_err(|error| error.to_string())?,
+    };
+    Ok(migrations(config, part, names))
 }
 
-fn each_database(
-    config: &Config,
-    migrate: fn(&Path, Schema) -> Result<Vec<&'static str>, String>,
-) -> anyhow::Result<Vec<Migrations>> {
-    let databases = [("queue", &config.queue, Schema::Queue), ("store", &config.store, Schema::Store)];
-    let each = databases.into_iter().map(|(part, place, schema)| {
-        let Place::Sqlite(path) = place;
-        let names =
-            migrate(path, schema).map_err(|why| anyhow!("the {part} in {}: {why}", path.display()))?;
-        Ok(Migrations { part, place: path.clone(), names })
-    });
-    each.collect()
+/// Whether there is a schema of the configured name on the store's server.
+///
+/// # Errors
+/// Why that can't be known.
+pub(crate) async fn store_exists(config: &Config) -> Result<bool, String> {
+    match &config.store {
+        Place::Sqlite(path) => Ok(path.exists()),
+        Place::Server(url) => {
+            rollbook_postgres::schema_exists(&postgres(config, url)).await.map_err(|error| error.to_string())
+        }
+    }
+}
+
+/// Drops the schema on the store's server with all that is in it. For what the demo has made.
+///
+/// # Errors
+/// It is still there, and why.
+pub(crate) async fn remove_store(config: &Config) -> Result<(), String> {
+    match &config.store {
+        Place::Sqlite(_) => Ok(()),
+        Place::Server(url) => {
+            rollbook_postgres::drop_schema(&postgres(config, url)).await.map_err(|error| error.to_string())
+        }
+    }
+}
+
+const fn schema(part: Part) -> Schema {
+    match part {
+        Part::Queue => Schema::Queue,
+        Part::Store => Schema::Store,
+    }
+}
+
+fn in_file(part: Part, path: &Path, why: &str) -> String {
+    format!("the {} in {}: {why}", part.name(), path.display())
+}
+
+fn migrations(config: &Config, part: Part, names: Vec<&'static str>) -> Migrations {
+    let place = match part.place(config) {
+        Place::Sqlite(path) => path.display().to_string(),
+        Place::Server(_) => describe(config, part),
+    };
+    Migrations { part, place, names }
 }
 
 /// Makes the folder of a file, for its owner alone: what will be in it is personal data.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use prometheus::{IntCounter, Registry};
 use rollbook_core::queue::{
-    DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueAdmin, QueueError, QueueStats,
+    DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, QueueAdmin, QueueError, QueueStats,
 };
 use rollbook_core::time::{Clock, Timestamp};
-use rollbook_ops::{Ops, Part, Probe};
+use rollbook_ops::{Condition, Ops, Part, Probe};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -31,22 +31,24 @@ impl Clock for FixedClock {
 #[derive(Clone)]
 enum Says {
     Well,
+    Degraded(&'static str),
     Failing(&'static str),
     Nothing,
 }
 
 #[async_trait]
 impl Probe for Says {
-    async fn check(&self) -> Result<(), String> {
+    async fn check(&self) -> Condition {
         match self {
-            Self::Well => Ok(()),
-            Self::Failing(why) => Err((*why).to_owned()),
+            Self::Well => Condition::Well,
+            Self::Degraded(why) => Condition::Degraded((*why).to_owned()),
+            Self::Failing(why) => Condition::Failing((*why).to_owned()),
             Self::Nothing => std::future::pending().await,
         }
     }
 }
 
-/// A queue whose numbers are the test's; `None` never answers.
+/// A queue whose numbers are the test's; `None` never answers. Durable as long as nothing is delayed.
 struct FakeQueue(Mutex<Option<Result<QueueStats, QueueError>>>);
 
 #[async_trait]
@@ -74,6 +76,16 @@ impl QueueAdmin for FakeQueue {
 
     async fn discard(&self, _: &DeadLetterFilter, _: usize) -> Result<usize, QueueError> {
         panic!("a probe writes nothing")
+    }
+
+    async fn durability(&self) -> Result<Durability, QueueError> {
+        let answer = self.0.lock().expect("no test panics with it").clone();
+        let stats = match answer {
+            Some(answer) => answer?,
+            None => std::future::pending().await,
+        };
+        let weak = stats.delayed > 0;
+        Ok(Durability { weaknesses: weak.then(|| "appendonly is no".to_owned()).into_iter().collect() })
     }
 }
 
@@ -172,6 +184,20 @@ async fn one_failing_part_is_503_and_its_neighbours_still_say_ok() {
 }
 
 #[tokio::test]
+async fn a_degraded_part_is_ready_and_says_what_is_to_be_mended() {
+    let ready = vec![part("queue", Says::Degraded("appendfsync is everysec")), part("store", Says::Well)];
+    let server = Server::start(None, Vec::new(), ready).await;
+    let answer = server.get("/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(
+        body(&answer),
+        "{\"parts\":{\"queue\":\"degraded: appendfsync is everysec\",\"store\":\"ok\"},\"status\":\"degraded\"}\n"
+    );
+    assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 1");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_part_that_does_not_answer_fails_within_the_limit() {
     let ready = vec![part("queue", Says::Nothing), part("store", Says::Well)];
     let server = Server::start(None, Vec::new(), ready).await;
@@ -198,6 +224,7 @@ async fn the_numbers_of_the_queue_are_those_of_the_scrape() {
         "rollbook_queue_delayed 1",
         "rollbook_queue_oldest_age_seconds 1.5",
         "rollbook_dead_letters 4",
+        "rollbook_durability_degraded{part=\"queue\"} 1",
         "rollbook_up{part=\"queue\"} 1",
     ] {
         assert_line(&answer, line);
@@ -206,6 +233,7 @@ async fn the_numbers_of_the_queue_are_those_of_the_scrape() {
     let answer = server.get("/metrics").await;
     assert_line(&answer, "rollbook_queue_depth 0");
     assert_line(&answer, "rollbook_queue_oldest_age_seconds 0");
+    assert_line(&answer, "rollbook_durability_degraded{part=\"queue\"} 0");
     server.stop().await;
 }
 
@@ -223,6 +251,7 @@ async fn a_queue_that_fails_or_hangs_takes_only_its_own_numbers_away() {
         assert_line(&answer, "rollbook_other_total 1");
         assert_line(&answer, "rollbook_up{part=\"queue\"} 0");
         assert_line(&answer, "rollbook_up{part=\"store\"} 0");
+        assert!(!answer.contains("rollbook_durability_degraded{"), "nobody knows it yet: {answer}");
         server.stop().await;
     }
 }
@@ -241,7 +270,12 @@ async fn a_part_that_is_only_watched_shows_and_readiness_does_not_depend_on_it()
     let answer = server.get("/metrics").await;
     assert_line(&answer, "rollbook_up{part=\"queue\"} 1");
     assert_line(&answer, "rollbook_up{part=\"store\"} 0");
-    assert!(server.get("/readyz").await.starts_with("HTTP/1.1 200 "));
+    let answer = server.get("/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(
+        body(&answer),
+        "{\"parts\":{\"queue\":\"ok\",\"store\":\"degraded: away\"},\"status\":\"degraded\"}\n"
+    );
     server.stop().await;
 }
 

@@ -1,23 +1,21 @@
 //! `migrate`: applies migrations, or says which are pending.
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use serde_json::json;
 
+use super::on_all_cores;
 use crate::cli::{Migrate, Output};
 use crate::config::Config;
 use crate::output::{Table, print, print_json};
-use crate::wire::{self, Migrations};
+use crate::wire::{self, Migrations, Part};
 
 /// Migrates, or looks.
 ///
 /// # Errors
 /// With `--check`, where one is pending.
 pub(crate) fn run(config: &Config, arguments: &Migrate) -> anyhow::Result<()> {
-    let (all, verb) = if arguments.check {
-        (wire::pending_migrations(config)?, "pending")
-    } else {
-        (wire::apply_migrations(config)?, "applied")
-    };
+    let verb = if arguments.check { "pending" } else { "applied" };
+    let all = on_all_cores(each_part(config, arguments.check))?;
     match arguments.output {
         Output::Json => print_json(&all.iter().map(|one| as_json(one, verb)).collect())?,
         Output::Text => print(&table(&all, verb))?,
@@ -29,15 +27,28 @@ pub(crate) fn run(config: &Config, arguments: &Migrate) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn each_part(config: &Config, check: bool) -> anyhow::Result<Vec<Migrations>> {
+    let mut all = Vec::new();
+    for part in Part::ALL {
+        let asked = if check {
+            wire::pending_migrations(config, part).await
+        } else {
+            wire::apply_migrations(config, part).await
+        };
+        all.push(asked.map_err(|why| anyhow!(why))?);
+    }
+    Ok(all)
+}
+
 fn table(all: &[Migrations], verb: &str) -> String {
     let mut table = Table::new(&["part", verb, "where"]);
     for one in all {
         let names = if one.names.is_empty() { "none".to_owned() } else { one.names.join(", ") };
-        table.row([one.part.to_owned(), names, one.place.display().to_string()]);
+        table.row([one.part.name().to_owned(), names, one.place.clone()]);
     }
     table.to_string()
 }
 
 fn as_json(one: &Migrations, verb: &str) -> serde_json::Value {
-    json!({ "part": one.part, "place": one.place.display().to_string(), verb: one.names })
+    json!({ "part": one.part.name(), "place": one.place, verb: one.names })
 }

@@ -21,9 +21,13 @@ use crate::{logging, output};
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { settings, command } = cli;
     match command {
-        Command::Serve => serve::run(&load(&settings)?, Faces { receiver: true, worker: true }),
-        Command::Receive => serve::run(&load(&settings)?, Faces { receiver: true, worker: false }),
-        Command::Work => serve::run(&load(&settings)?, Faces { receiver: false, worker: true }),
+        Command::Serve(arguments) => serve::run(load(&settings)?, Faces::ALL, &arguments),
+        Command::Receive(arguments) => {
+            serve::run(load(&settings)?, Faces { receiver: true, worker: false }, &arguments)
+        }
+        Command::Work(arguments) => {
+            serve::run(load(&settings)?, Faces { receiver: false, worker: true }, &arguments)
+        }
         Command::Demo(arguments) => demo::run(settings, &arguments),
         Command::Send(arguments) => send::run(&load(&settings)?, &arguments),
         Command::Migrate(arguments) => migrate::run(&load(&settings)?, &arguments),

@@ -6,39 +6,39 @@ use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::on_all_cores;
+use crate::cli::Start;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::service::{Faces, Service};
 use crate::signals::Signals;
-use crate::wire;
+use crate::startup;
+use crate::wire::{self, Part};
 
 /// File handles beside those of connections: databases, log, epoll, the ops face.
 const FILES_BESIDE: u64 = 256;
 
 /// Serves until a signal.
-pub(crate) fn run(config: &Config, faces: Faces) -> anyhow::Result<()> {
+pub(crate) fn run(config: Config, faces: Faces, arguments: &Start) -> anyhow::Result<()> {
     if faces.receiver {
         config.signing_secrets()?;
     }
-    raise_file_limit(config);
-    on_all_cores(serve(config, faces))
+    raise_file_limit(&config);
+    on_all_cores(serve(Arc::new(config), faces, arguments.migrate))
 }
 
-async fn serve(config: &Config, faces: Faces) -> anyhow::Result<()> {
+async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Result<()> {
     // Listened to before anything is started: a signal meanwhile stops it in order too.
     let signals = Signals::listen()?;
     let clock = Arc::new(SystemClock);
-    if faces == (Faces { receiver: true, worker: true }) {
-        for migrations in wire::apply_migrations(config)? {
-            if !migrations.names.is_empty() {
-                tracing::info!(part = migrations.part, applied = migrations.names.join(", "), "migrated");
-            }
-        }
+    tracing::info!("rollbook {}", env!("CARGO_PKG_VERSION"));
+    let opened = startup::open(&config, faces, migrate, clock.clone()).await?;
+    let mut service =
+        Service::start(&config, faces, &opened.queue, opened.store, clock, Registry::new()).await?;
+    tell(&config, faces, &service);
+    service.beside("durability watch", |stop| opened.watch.run(stop));
+    if opened.migrate_later {
+        service.beside("migration", |stop| startup::migrate_later(config, stop));
     }
-    let queue = wire::open_queue(config, clock.clone())?;
-    let store = if faces.worker { Some(wire::open_store(config, clock.clone())?) } else { None };
-    let service = Service::start(config, faces, &queue, store, clock, Registry::new()).await?;
-    tell(config, faces, &service);
 
     let stop = CancellationToken::new();
     let outcome = tokio::select! {
@@ -52,14 +52,14 @@ async fn serve(config: &Config, faces: Faces) -> anyhow::Result<()> {
 }
 
 fn tell(config: &Config, faces: Faces, service: &Service) {
-    tracing::info!("rollbook {}", env!("CARGO_PKG_VERSION"));
     if let Some(address) = service.listening {
         tracing::info!("deliveries: http://{address}/webhooks/clerk");
     }
     tracing::info!("health and metrics: http://{}/metrics", service.ops_listening);
-    tracing::info!("queue: {}, at most {} waiting", wire::describe(&config.queue), config.queue_depth_max);
+    let queue = wire::describe(config, Part::Queue);
+    tracing::info!("queue: {queue}, at most {} waiting", config.queue_depth_max);
     if faces.worker {
-        tracing::info!("store: {}", wire::describe(&config.store));
+        tracing::info!("store: {}", wire::describe(config, Part::Store));
     }
 }
 

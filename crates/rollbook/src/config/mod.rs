@@ -15,6 +15,7 @@ mod relations;
 pub(crate) mod report;
 mod settings;
 mod source;
+mod url;
 pub(crate) mod values;
 
 use std::net::SocketAddr;
@@ -29,7 +30,7 @@ pub(crate) use self::problem::{Origin, Problem, Problems};
 use self::reader::Reader;
 pub(crate) use self::settings::{Kind, SETTINGS, Setting, find};
 pub(crate) use self::source::{Given, Values};
-pub(crate) use self::values::Place;
+pub(crate) use self::url::{Place, Role, ServerUrl, has_password, place};
 
 /// How much of the time to drain the receiver has; what is left is for the worker to hand leases back.
 const RECEIVER_DRAIN_PERCENT: u32 = 80;
@@ -54,10 +55,42 @@ pub(crate) struct Config {
     pub(crate) worker: rollbook_worker::Settings,
     /// How many messages may wait.
     pub(crate) queue_depth_max: u64,
+    /// What holds where the queue is on Redis.
+    pub(crate) redis: Redis,
+    /// What holds where the store is on Postgres.
+    pub(crate) postgres: Postgres,
     /// How long everything may take to stop.
     pub(crate) drain_timeout: Duration,
     signing_secrets: Option<SigningSecrets>,
     values: Values,
+}
+
+/// What holds where the queue is on Redis.
+pub(crate) struct Redis {
+    /// Over how many streams the queue is spread.
+    pub(crate) shards: usize,
+    /// Whether nothing runs while an acknowledged delivery could be lost.
+    pub(crate) strict: bool,
+    /// How many replicas must have a delivery before its 200.
+    pub(crate) replicas: usize,
+    /// For one answer.
+    pub(crate) timeout: Duration,
+    /// The certificate of a private CA.
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// What holds where the store is on Postgres.
+pub(crate) struct Postgres {
+    /// The schema of the mirror.
+    pub(crate) schema: String,
+    /// Whether a pool in transaction mode stands before it.
+    pub(crate) pgbouncer: bool,
+    /// Connections at once.
+    pub(crate) connections_max: usize,
+    /// For one statement.
+    pub(crate) statement_timeout: Duration,
+    /// For a connection.
+    pub(crate) connect_timeout: Duration,
 }
 
 /// What is logged and how.
@@ -121,25 +154,22 @@ impl Config {
     fn read(values: Values, problems: &mut Vec<Problem>) -> Self {
         let mut read = Reader::new(&values, problems);
         let data_dir = read.path("data_dir");
-        let mut place = |key: &str, fallback: &str, others: &[&str], file: &str| {
-            let given = read.place(key, others);
-            let given =
-                if fallback.is_empty() { given } else { given.or_else(|| read.place(fallback, others)) };
-            given.unwrap_or_else(|| Place::Sqlite(data_dir.join(file)))
-        };
-        let queue = place("queue_url", "redis_url", &["redis", "rediss"], "queue.db");
-        let store = place("database_url", "", &["postgres", "postgresql"], "store.db");
+        let embedded = |file: &str| Place::Sqlite(data_dir.join(file));
+        let queue = read.place("queue_url", Role::Queue);
+        let queue = queue.or_else(|| read.place("redis_url", Role::Queue));
+        let store = read.place("database_url", Role::Store);
         let drain_timeout = read.duration("drain_timeout");
-        read.identifier("schema");
         Self {
-            queue,
-            store,
+            queue: queue.unwrap_or_else(|| embedded("queue.db")),
+            store: store.unwrap_or_else(|| embedded("store.db")),
             listen: read.address("listen"),
             ops_listen: read.address("ops_listen"),
             log: Log { filter: read.log_filter("log"), format: read.choice("log_format") },
             receiver: receiver(&mut read, drain_timeout),
             worker: worker(&mut read),
             queue_depth_max: read.number("queue_depth_max") as u64,
+            redis: redis(&mut read),
+            postgres: postgres(&mut read),
             drain_timeout,
             signing_secrets: read.signing_secrets("clerk_webhook_signing_secret"),
             data_dir,
@@ -162,14 +192,26 @@ impl Config {
         })
     }
 
-    /// The same with queue and store in this folder and these secrets.
-    pub(crate) fn for_demo(self, folder: &Path, secrets: SigningSecrets) -> Self {
-        Self {
-            queue: Place::Sqlite(folder.join("queue.db")),
-            store: Place::Sqlite(folder.join("store.db")),
-            signing_secrets: Some(secrets),
-            ..self
-        }
+    /// The name of the setting that says where the queue is.
+    pub(crate) fn queue_key(&self) -> &'static str {
+        if self.values.get("queue_url").is_some() { "queue_url" } else { "redis_url" }
+    }
+
+    /// The same with queue and store in these places, in a schema of this name, and these secrets.
+    ///
+    /// # Errors
+    /// They do not fit the other settings.
+    pub(crate) fn for_demo(
+        self,
+        queue: Place,
+        store: Place,
+        schema: String,
+        secrets: SigningSecrets,
+    ) -> Result<Self, Problems> {
+        let postgres = Postgres { schema, ..self.postgres };
+        let config = Self { queue, store, postgres, signing_secrets: Some(secrets), ..self };
+        relations::check(&config).check()?;
+        Ok(config)
     }
 
     /// A problem with a setting whose value reads well and still can't be.
@@ -210,6 +252,26 @@ fn worker(read: &mut Reader<'_>) -> rollbook_worker::Settings {
         instance_id: read.text("clerk_instance_id"),
         gate_backoff: read.duration("gate_backoff"),
         gate_backoff_max: read.duration("gate_backoff_max"),
+    }
+}
+
+fn redis(read: &mut Reader<'_>) -> Redis {
+    Redis {
+        shards: read.number("queue_shards"),
+        strict: read.choice("durability") == Some("strict"),
+        replicas: read.count("redis_replicas"),
+        timeout: read.duration("redis_timeout"),
+        ca_file: read.optional_path("redis_ca_file"),
+    }
+}
+
+fn postgres(read: &mut Reader<'_>) -> Postgres {
+    Postgres {
+        schema: read.identifier("schema").unwrap_or_default(),
+        pgbouncer: read.choice("pgbouncer") == Some("yes"),
+        connections_max: read.number("database_connections_max"),
+        statement_timeout: read.duration("statement_timeout"),
+        connect_timeout: read.duration("database_connect_timeout"),
     }
 }
 

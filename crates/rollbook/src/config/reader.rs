@@ -10,7 +10,8 @@ use rollbook_core::signature::SigningSecrets;
 use super::problem::Problem;
 use super::settings::{Kind, Setting, find};
 use super::source::Values;
-use super::values::{self, Place, Wrong};
+use super::url::{self, Place, Role};
+use super::values::{self, Wrong};
 
 pub(crate) struct Reader<'a> {
     values: &'a Values,
@@ -64,6 +65,14 @@ impl<'a> Reader<'a> {
         self.read(key, read).unwrap_or_default()
     }
 
+    pub(crate) fn count(&mut self, key: &str) -> usize {
+        let read = |setting: &Setting, text: &str| match setting.kind {
+            Kind::Count(max) => values::count(text, max),
+            _ => Err(wrong_kind()),
+        };
+        self.read(key, read).unwrap_or_default()
+    }
+
     pub(crate) fn choice(&mut self, key: &str) -> Option<&'static str> {
         self.read(key, |setting, text| match setting.kind {
             Kind::Choice(words) => values::choice(text, words),
@@ -83,8 +92,12 @@ impl<'a> Reader<'a> {
         self.read(key, |_, text| Ok(text.to_owned()))
     }
 
-    pub(crate) fn place(&mut self, key: &str, others: &[&str]) -> Option<Place> {
-        self.read(key, |_, text| values::place(text, others))
+    pub(crate) fn optional_path(&mut self, key: &str) -> Option<PathBuf> {
+        self.read(key, |_, text| Ok(PathBuf::from(text)))
+    }
+
+    pub(crate) fn place(&mut self, key: &str, role: Role) -> Option<Place> {
+        self.read(key, |_, text| url::place(text, role))
     }
 
     pub(crate) fn log_filter(&mut self, key: &str) -> String {

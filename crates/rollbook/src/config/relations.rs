@@ -18,8 +18,9 @@ pub(crate) fn check(config: &Config) -> Problems {
     let (receiver, worker) = (&config.receiver, &config.worker);
     let must =
         |holds: bool, key: &str, wrong: &str, mend: &str| (!holds).then(|| config.problem(key, wrong, mend));
+    let in_one_file = config.queue.file().is_some() && config.queue == config.store;
     let same_port = config.listen == config.ops_listen && config.listen.port() != 0;
-    let checked: [Option<Problem>; 12] = [
+    let mut checked: Vec<Option<Problem>> = vec![
         must(
             receiver.request_timeout < SVIX_TIMEOUT,
             "request_timeout",
@@ -87,11 +88,70 @@ pub(crate) fn check(config: &Config) -> Problems {
             "give it another port",
         ),
         must(
-            config.queue != config.store,
+            !in_one_file,
             "queue_url",
             "is the same file as database_url",
             "give queue and store a file each",
         ),
     ];
+    checked.extend(with_redis(config));
+    checked.extend(with_postgres(config));
     Problems(checked.into_iter().flatten().collect())
+}
+
+/// What must hold where the queue is on Redis; elsewhere these settings mean nothing.
+fn with_redis(config: &Config) -> Vec<Option<Problem>> {
+    let Some(url) = config.queue.server() else {
+        return Vec::new();
+    };
+    let is_trusted_for_nothing = config.redis.ca_file.is_some() && !url.is_redis_tls();
+    vec![
+        (config.redis.timeout >= config.receiver.enqueue_timeout).then(|| {
+            config.problem(
+                "redis_timeout",
+                "is no shorter than enqueue_timeout, so that a call to a Redis that hangs would outlast the 503 \
+                 and keep the next delivery waiting",
+                "less than enqueue_timeout",
+            )
+        }),
+        is_trusted_for_nothing.then(|| {
+            config.problem(
+                "redis_ca_file",
+                "is set, and the way to Redis is not encrypted",
+                "write rediss:// in queue_url, or leave redis_ca_file out",
+            )
+        }),
+    ]
+}
+
+/// What must hold where the store is on Postgres.
+fn with_postgres(config: &Config) -> Vec<Option<Problem>> {
+    let (postgres, worker) = (&config.postgres, &config.worker);
+    if config.store.server().is_none() {
+        return Vec::new();
+    }
+    vec![
+        (postgres.statement_timeout > worker.lease_for / 2).then(|| {
+            config.problem(
+                "statement_timeout",
+                "is more than half of lease_for: a statement that hangs would use up the lease, and another \
+                 worker would send the same to a database in trouble",
+                "at most half of lease_for",
+            )
+        }),
+        (postgres.connect_timeout + postgres.statement_timeout >= worker.lease_for).then(|| {
+            config.problem(
+                "database_connect_timeout",
+                "and statement_timeout together are no shorter than lease_for, which a batch may need both of",
+                "less than lease_for without statement_timeout",
+            )
+        }),
+        (worker.lanes >= postgres.connections_max).then(|| {
+            config.problem(
+                "database_connections_max",
+                "is not more than lanes: each lane holds a connection, and the health check needs one",
+                "at least lanes + 1",
+            )
+        }),
+    ]
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use rollbook_core::signature::SigningSecrets;
 use serde_json::{Value, json};
 
-use super::values::without_password;
+use super::url::without_password;
 use super::{Config, Kind, SETTINGS, Setting};
 use crate::output::Table;
 
@@ -70,7 +70,7 @@ pub(crate) fn sample() -> String {
     );
     for setting in SETTINGS {
         let value = match (setting.default, setting.kind) {
-            (Some(default), Kind::Number(_)) => default.to_owned(),
+            (Some(default), Kind::Number(_) | Kind::Count(_)) => default.to_owned(),
             (Some(default), _) => format!("\"{default}\""),
             (None, _) => format!("\"{}\"", example(setting)),
         };
@@ -98,9 +98,10 @@ fn names(setting: &Setting) -> String {
 /// What a setting without a default may look like.
 fn example(setting: &Setting) -> &'static str {
     match setting.key {
-        "queue_url" => "sqlite:///var/lib/rollbook/queue.db",
+        "queue_url" => "rediss://redis.internal:6379",
         "redis_url" => "redis://127.0.0.1:6379",
-        "database_url" => "sqlite:///var/lib/rollbook/store.db",
+        "database_url" => "postgres://rollbook@127.0.0.1:5432/rollbook",
+        "redis_ca_file" => "/etc/ssl/private-ca.pem",
         "clerk_instance_id" => "ins_…",
         "log_format" => "json",
         _ => "/run/secrets/…",

@@ -39,8 +39,10 @@ pub(crate) enum Kind {
     Duration(Duration),
     /// A number of bytes, at most this many.
     Size(u64),
-    /// A whole number, at most this.
+    /// A whole number from one, at most this.
     Number(u64),
+    /// A whole number from zero, at most this.
+    Count(u64),
 }
 
 /// Names that Clerk's and others' programs use too: they keep them, without our prefix.
@@ -87,6 +89,9 @@ const BYTES: Kind = Kind::Size(GIB);
 const MANY: Kind = Kind::Number(1_000_000);
 /// A batch is one statement and one transaction, held in memory.
 const BATCH: Kind = Kind::Number(10_000);
+/// More than any Postgres allows by default, and far more than one process has a use for.
+const CONNECTIONS: Kind = Kind::Number(1_000);
+const YES_OR_NO: Kind = Kind::Choice(&["yes", "no"]);
 
 const fn everyday(
     key: &'static str,
@@ -121,9 +126,20 @@ pub(crate) static SETTINGS: &[Setting] = &[
     ),
     everyday("listen", Kind::Address, Some("127.0.0.1:8080"), "where deliveries come in"),
     everyday("ops_listen", Kind::Address, Some("127.0.0.1:9464"), "where health and metrics are"),
-    everyday("queue_url", Kind::Url, None, "the queue: sqlite://PATH; else redis_url, else embedded"),
+    everyday(
+        "queue_url",
+        Kind::Url,
+        None,
+        "the queue: redis://…, rediss://… or sqlite://PATH; else redis_url, else embedded",
+    ),
     other("redis_url", Kind::Url, None, "the queue, where queue_url is not set"),
-    everyday("database_url", Kind::Url, None, "the store: sqlite://PATH; else embedded"),
+    everyday("database_url", Kind::Url, None, "the store: postgres://… or sqlite://PATH; else embedded"),
+    everyday(
+        "durability",
+        Kind::Choice(&["strict", "degraded"]),
+        Some("degraded"),
+        "while the queue could lose what it acknowledged: strict refuses all work, degraded says so",
+    ),
     other("schema", Kind::Text, Some("clerk"), "the Postgres schema of the mirror"),
     other(
         "clerk_instance_id",
@@ -161,6 +177,20 @@ pub(crate) static SETTINGS: &[Setting] = &[
         "1000000",
         "messages that may wait; more are answered 503",
     ),
+    limit(
+        "queue_shards",
+        Kind::Number(64),
+        "1",
+        "streams of the queue on Redis; more only for a Redis Cluster",
+    ),
+    limit("redis_timeout", TIME, "5s", "for one answer of Redis"),
+    limit(
+        "redis_replicas",
+        Kind::Count(16),
+        "0",
+        "replicas of Redis that must have a delivery before its 200",
+    ),
+    other("redis_ca_file", Kind::Path, None, "the certificate of a private CA for rediss://, as PEM"),
     limit("lanes", Kind::Number(256), "3", "batches that a worker has in hand at once"),
     limit("lease_batch_max", BATCH, "100", "messages in one lease and one transaction of the store"),
     limit("lease_for", TIME, "60s", "how long a message stays with a worker before another may have it"),
@@ -171,6 +201,15 @@ pub(crate) static SETTINGS: &[Setting] = &[
         "how long a worker lets messages collect after a batch that was not full",
     ),
     limit("lease_wait", TIME, "1s", "how long an idle worker waits at the queue before it asks again"),
+    limit(
+        "database_connections_max",
+        CONNECTIONS,
+        "8",
+        "connections to Postgres; one more than lanes, or more",
+    ),
+    limit("database_connect_timeout", TIME, "5s", "for a connection to Postgres"),
+    limit("statement_timeout", TIME, "20s", "for one statement of Postgres"),
+    limit("pgbouncer", YES_OR_NO, "no", "whether a PgBouncer in transaction mode stands before Postgres"),
     limit("attempts_max", Kind::Number(1_000), "12", "attempts before a message becomes a dead letter"),
     limit("backoff", TIME, "2s", "the longest wait after a first failed attempt; it doubles"),
     limit("backoff_max", TIME, "10m", "the longest wait between two attempts"),
@@ -196,9 +235,10 @@ mod tests {
     }
 
     #[test]
-    fn no_key_is_there_twice_and_none_ends_as_the_name_of_a_file_does() {
+    fn no_key_is_there_twice_and_none_is_the_name_of_a_file_with_another_ones_value() {
         let mut keys: Vec<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
-        assert!(keys.iter().all(|key| !key.ends_with("_file")));
+        let holds_another = |key: &&str| key.strip_suffix("_file").is_some_and(|other| find(other).is_some());
+        assert!(!keys.iter().any(holds_another));
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), SETTINGS.len());

@@ -72,7 +72,7 @@ impl Values {
             given
         };
         let by_flag = matches!(given.origin, Origin::Flag(_));
-        if by_flag && setting.kind == Kind::Url && super::values::has_password(&given.text) {
+        if by_flag && setting.kind == Kind::Url && super::url::has_password(&given.text) {
             return refuse(
                 "holds a password, which every user of this machine can read in the process list",
                 &format!("set {} or {0}_FILE instead", setting.environment()),

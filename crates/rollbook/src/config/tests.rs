@@ -91,12 +91,20 @@ fn a_missing_or_empty_file_of_a_secret_is_named() {
 fn no_message_and_no_report_holds_a_secret() {
     let text = refusal(load(&[], &[("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret!")], None));
     assert!(text.contains("CLERK_WEBHOOK_SIGNING_SECRET") && !text.contains("ImASecret"), "{text}");
-    let text = refusal(load(&[], &[("DATABASE_URL", "postgres://me:ImASecret@db/x")], None));
-    assert!(text.contains("not in this build yet") && !text.contains("ImASecret"), "{text}");
-    let environment = [("CLERK_WEBHOOK_SIGNING_SECRET", SECRET), ("CLERK_SECRET_KEY", "sk_live_ImASecret")];
+    let text = refusal(load(&[], &[("DATABASE_URL", "redis://me:ImASecret@db/x")], None));
+    assert!(text.contains("it belongs in queue_url") && !text.contains("ImASecret"), "{text}");
+    let environment = [
+        ("CLERK_WEBHOOK_SIGNING_SECRET", SECRET),
+        ("CLERK_SECRET_KEY", "sk_live_ImASecret"),
+        ("ROLLBOOK_QUEUE_URL", "redis://:ImASecret@queue:6379/1"),
+        ("DATABASE_URL", "postgres://me:ImASecret@db/x?password=ImASecret"),
+    ];
     let config = load(&[], &environment, None).expect("all is right");
     let told = format!("{}{}", config.table(), config.json());
     assert!(told.contains("set, 1 secret") && !told.contains("ImASecret"), "{told}");
+    assert!(told.contains("redis://…@queue:6379/1") && told.contains("postgres://…@db/x?…"), "{told}");
+    let told = format!("{:?}{:?}", config.queue, config.store);
+    assert!(told.contains("redis://…@queue:6379/1") && !told.contains("ImASecret"), "{told}");
     assert!(!told.contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "{told}");
 }
 
@@ -137,10 +145,66 @@ fn settings_that_do_not_fit_together_are_refused() {
     }
 }
 
+const REDIS: (&str, &str) = ("queue_url", "redis://127.0.0.1");
+const POSTGRES: (&str, &str) = ("database_url", "postgres://127.0.0.1/x");
+
+#[test]
+fn settings_of_a_server_must_fit_the_others_where_there_is_one_and_are_right_at_their_edge() {
+    for (wrong, right) in [
+        (vec![("redis_timeout", "8s")], vec![("redis_timeout", "7999ms")]),
+        (vec![("redis_ca_file", "ca.pem")], vec![("redis_ca_file", "ca.pem"), ("queue_url", "rediss://h")]),
+        (vec![("statement_timeout", "30001ms")], vec![("statement_timeout", "30s")]),
+        (vec![("database_connect_timeout", "40s")], vec![("database_connect_timeout", "39999ms")]),
+        (vec![("database_connections_max", "3")], vec![("database_connections_max", "4")]),
+    ] {
+        let named = wrong[0].0;
+        let with = |settings: &[(&'static str, &'static str)]| {
+            let last_wins: std::collections::BTreeMap<_, _> =
+                [REDIS, POSTGRES].into_iter().chain(settings.iter().copied()).collect();
+            load(&last_wins.into_iter().collect::<Vec<_>>(), &[], None)
+        };
+        let text = refusal(with(&wrong));
+        assert!(text.starts_with(&format!("{named} (")) && text.lines().count() == 1, "{named}: {text}");
+        assert!(with(&right).is_ok(), "{named}");
+        assert!(load(&wrong, &[], None).is_ok(), "{named} means nothing in a file of SQLite");
+    }
+}
+
+#[test]
+fn the_servers_are_named_by_their_urls_and_their_settings_are_read() {
+    let settings = [
+        REDIS,
+        POSTGRES,
+        ("queue_shards", "3"),
+        ("durability", "strict"),
+        ("redis_replicas", "2"),
+        ("schema", "mirror"),
+        ("pgbouncer", "yes"),
+    ];
+    let config = load(&settings, &[], None).expect("all is right");
+    assert_eq!(config.queue.server().map(ServerUrl::as_str), Some(REDIS.1));
+    assert_eq!(config.store.server().map(ServerUrl::as_str), Some(POSTGRES.1));
+    assert_eq!((config.redis.shards, config.redis.strict, config.redis.replicas), (3, true, 2));
+    assert_eq!((config.postgres.schema.as_str(), config.postgres.pgbouncer), ("mirror", true));
+    let config = load(&[], &[], None).expect("all is right");
+    assert_eq!((config.redis.shards, config.redis.strict, config.redis.replicas), (1, false, 0));
+    assert_eq!((config.postgres.schema.as_str(), config.postgres.pgbouncer), ("clerk", false));
+    assert_eq!(config.redis.timeout, Duration::from_secs(5));
+    assert_eq!(config.postgres.connections_max, 8);
+}
+
+#[test]
+fn a_server_in_the_other_ones_place_is_refused_with_the_place_where_it_belongs() {
+    let text = refusal(load(&[("queue_url", POSTGRES.1), ("database_url", REDIS.1)], &[], None));
+    assert!(text.contains("queue_url (flag --queue-url): is the URL of a Postgres"), "{text}");
+    assert!(text.contains("database_url (flag --database-url): is the URL of a Redis"), "{text}");
+}
+
 #[test]
 fn redis_url_is_the_queue_only_where_queue_url_is_not_set() {
     let redis = ("REDIS_URL", "redis://127.0.0.1");
-    assert!(refusal(load(&[], &[redis], None)).contains("redis:// is not in this build yet"));
+    let config = load(&[], &[redis], None).expect("all is right");
+    assert_eq!(config.queue.server().map(ServerUrl::as_str), Some("redis://127.0.0.1"));
     let config = load(&[], &[redis, ("ROLLBOOK_QUEUE_URL", "sqlite://q.db")], None).expect("all is right");
     assert_eq!(config.queue, Place::Sqlite("q.db".into()));
 }
@@ -158,7 +222,7 @@ fn the_sample_is_current_and_parses_as_it_is_and_with_every_setting_on() {
     let on: String = sample
         .lines()
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
-        .filter(|line| !line.contains("_url = \"redis") && !line.contains("/run/secrets/"))
+        .filter(|line| !line.contains("/run/secrets/"))
         .fold(String::new(), |text, line| text + line + "\n");
     let on = file(&on);
     let config = load(&[], &[], Some(on.path())).expect("every example is right");

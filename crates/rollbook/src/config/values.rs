@@ -3,7 +3,6 @@
 //! The texts of errors never hold the value of a secret or of a URL, whose caller knows which it is.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::nearest::nearest;
@@ -17,7 +16,7 @@ pub(crate) struct Wrong {
     pub(crate) mend: String,
 }
 
-fn wrong(what: impl Into<String>, mend: impl Into<String>) -> Wrong {
+pub(crate) fn wrong(what: impl Into<String>, mend: impl Into<String>) -> Wrong {
     Wrong { what: what.into(), mend: mend.into() }
 }
 
@@ -67,6 +66,15 @@ pub(crate) fn number(text: &str, max: u64) -> Result<usize, Wrong> {
     within(text, text.parse().ok(), max, &format!("write a whole number from 1 to {max}"))
 }
 
+/// A whole number, which may be zero.
+pub(crate) fn count(text: &str, max: u64) -> Result<usize, Wrong> {
+    if text == "0" {
+        Ok(0)
+    } else {
+        within(text, text.parse().ok(), max, &format!("write a whole number from 0 to {max}"))
+    }
+}
+
 fn within(text: &str, number: Option<u64>, max: u64, mend: &str) -> Result<usize, Wrong> {
     match number {
         Some(0) => Err(wrong("is zero", "at least 1")),
@@ -91,51 +99,6 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, Wrong> {
 pub(crate) fn choice(text: &str, words: &[&'static str]) -> Result<&'static str, Wrong> {
     let found = words.iter().copied().find(|word| *word == text);
     found.ok_or_else(|| wrong(format!("{text:?} is not known"), format!("write {}", words.join(" or "))))
-}
-
-/// Where a queue or a store is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// A file of SQLite.
-    Sqlite(PathBuf),
-}
-
-/// A URL of a queue or a store. `others` are the schemes that will be taken one day.
-pub(crate) fn place(text: &str, others: &[&str]) -> Result<Place, Wrong> {
-    const MEND: &str = "write sqlite://PATH, or leave it out for the embedded default in data_dir";
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(wrong("is no URL", MEND));
-    };
-    match scheme {
-        "sqlite" if rest.is_empty() => Err(wrong("has no path", MEND)),
-        "sqlite" if rest.contains(['?', '#']) => Err(wrong("has more than a path", MEND)),
-        "sqlite" => Ok(Place::Sqlite(PathBuf::from(rest))),
-        _ if others.contains(&scheme) => Err(wrong(format!("{scheme}:// is not in this build yet"), MEND)),
-        _ => Err(wrong("begins with no known scheme", MEND)),
-    }
-}
-
-/// Whether a URL holds a password.
-pub(crate) fn has_password(url: &str) -> bool {
-    user_info(url).is_some_and(|(_, info, _)| info.contains(':'))
-}
-
-/// The URL as it may be shown: without what is before the `@` and behind the `?`.
-pub(crate) fn without_password(url: &str) -> String {
-    let shown = match user_info(url) {
-        Some((scheme, _, host)) => format!("{scheme}://…@{host}"),
-        None => url.to_owned(),
-    };
-    match shown.split_once('?') {
-        Some((shown, _)) => format!("{shown}?…"),
-        None => shown,
-    }
-}
-
-fn user_info(url: &str) -> Option<(&str, &str, &str)> {
-    let (scheme, rest) = url.split_once("://")?;
-    let (info, host) = rest.rsplit_once('@')?;
-    Some((scheme, info, host))
 }
 
 /// What is logged: levels and `target=level`, separated by commas. A bare word must be a level: as
@@ -207,6 +170,13 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_at_least_one_and_a_count_may_be_zero() {
+        assert_eq!((number("64", 64), count("0", 4), count("4", 4)), (Ok(64), Ok(0), Ok(4)));
+        assert!(number("0", 64).is_err() && number("65", 64).is_err());
+        assert!(count("5", 4).is_err() && count("-1", 4).is_err() && count("none", 4).is_err());
+    }
+
+    #[test]
     fn an_address_is_literal() {
         for text in ["127.0.0.1:8080", "[::1]:0", "localhost:80"] {
             assert!(address(text).is_ok(), "{text}");
@@ -214,24 +184,6 @@ mod tests {
         for text in ["8080", ":8080", "example.com:80", "127.0.0.1", "127.0.0.1:99999"] {
             assert!(address(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn a_place_is_sqlite_and_others_are_not_there_yet() {
-        assert_eq!(place("sqlite:///var/q.db", &[]), Ok(Place::Sqlite("/var/q.db".into())));
-        let refusal = place("redis://u:secret@h:1", &["redis", "rediss"]).expect_err("not yet");
-        assert_eq!(refusal.what, "redis:// is not in this build yet");
-        for text in ["q.db", "sqlite://", "sqlite://q.db?mode=ro", "mysql://u:secret@h"] {
-            let refusal = place(text, &["redis"]).expect_err(text);
-            assert!(!format!("{refusal:?}").contains("secret"));
-        }
-    }
-
-    #[test]
-    fn a_url_is_shown_without_its_password() {
-        assert_eq!(without_password("postgres://me:p@ss@db/x?password=y"), "postgres://…@db/x?…");
-        assert_eq!(without_password("sqlite://q.db"), "sqlite://q.db");
-        assert!(has_password("redis://:x@h") && !has_password("redis://h:6379"));
     }
 
     #[test]

@@ -3,14 +3,23 @@
 use crate::rollbook::{Home, SECRET};
 
 /// Every setting with a value that is wrong by itself.
-const WRONG: [(&str, &str); 34] = [
+const WRONG: [(&str, &str); 43] = [
     ("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret"),
     ("ROLLBOOK_DATA_DIR", ""),
     ("ROLLBOOK_LISTEN", "8080"),
     ("ROLLBOOK_OPS_LISTEN", "metrics.example:9464"),
-    ("ROLLBOOK_QUEUE_URL", "rediss://:ImASecret@queue"),
-    ("REDIS_URL", "redis://:ImASecret@queue"),
-    ("DATABASE_URL", "postgres://me:ImASecret@db"),
+    ("ROLLBOOK_QUEUE_URL", "postgres://me:ImASecret@db"),
+    ("REDIS_URL", "http://:ImASecret@queue"),
+    ("DATABASE_URL", "rediss://:ImASecret@queue"),
+    ("ROLLBOOK_DURABILITY", "maybe"),
+    ("ROLLBOOK_QUEUE_SHARDS", "65"),
+    ("ROLLBOOK_REDIS_TIMEOUT", "5"),
+    ("ROLLBOOK_REDIS_REPLICAS", "-1"),
+    ("ROLLBOOK_REDIS_CA_FILE", ""),
+    ("ROLLBOOK_DATABASE_CONNECTIONS_MAX", "0"),
+    ("ROLLBOOK_DATABASE_CONNECT_TIMEOUT", "soon"),
+    ("ROLLBOOK_STATEMENT_TIMEOUT", "0s"),
+    ("ROLLBOOK_PGBOUNCER", "maybe"),
     ("ROLLBOOK_SCHEMA", "clerk; drop"),
     ("CLERK_INSTANCE_ID", " "),
     ("CLERK_SECRET_KEY", ""),

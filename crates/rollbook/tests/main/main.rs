@@ -4,3 +4,4 @@ mod commands;
 mod configuration;
 mod help;
 mod rollbook;
+mod servers;

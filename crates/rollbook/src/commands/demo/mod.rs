@@ -2,16 +2,14 @@
 //!
 //! The faces, the ports, the databases and the HTTP are those of `serve`; only Clerk and Svix are
 //! simulated. It reads no configuration but its own flags: what the environment points to is not
-//! to be filled with invented people.
+//! to be filled with invented people, and neither is a server on which there is something already.
 
 mod counts;
 mod findings;
+mod places;
 mod progress;
 mod report;
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,23 +21,23 @@ use rollbook_core::signature::SigningSecrets;
 use rollbook_core::store::Store;
 use rollbook_simulator::history::{History, HistorySettings};
 use rollbook_simulator::sender::{DeliverSettings, Endpoint, deliver};
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use self::findings::Findings;
+use self::places::Places;
 use self::progress::Progress;
 use self::report::Surroundings;
 use super::healthcheck::reachable;
 use super::on_all_cores;
 use crate::cli::{Demo, Output};
 use crate::clock::SystemClock;
-use crate::config::{Config, Environment, Problems, environment};
+use crate::config::{Config, Environment, Problems};
 use crate::flags::SettingFlags;
 use crate::logging;
 use crate::output::{Style, print, print_json};
 use crate::service::{Faces, Service};
 use crate::signals::Signals;
-use crate::wire::{self, Queue};
+use crate::wire::{self, Part, Queue};
 
 /// Connections that send at once, about as many as Svix opens to one endpoint in a burst.
 const CONNECTIONS: usize = 32;
@@ -57,7 +55,8 @@ pub(crate) fn run(mut settings: SettingFlags, arguments: &Demo) -> anyhow::Resul
     if let Some(url) = ["queue_url", "redis_url", "database_url"].into_iter().find(|key| settings.is_set(key))
     {
         let flag = format!("--{}", url.replace('_', "-"));
-        return Err(Problems::one(flag, "the demo brings its own queue and store", "leave it out").into());
+        let mend = "leave it out, or name servers for the demo by --queue and --store";
+        return Err(Problems::one(flag, "the demo brings its own queue and store", mend).into());
     }
     let environment = Environment::read();
     settings.set_default("listen", "127.0.0.1:0");
@@ -67,15 +66,16 @@ pub(crate) fn run(mut settings: SettingFlags, arguments: &Demo) -> anyhow::Resul
     }
     let config = Config::load(&settings.own_sources())?;
     logging::start(&config.log, &environment)?;
-    let home = Home::new(settings.is_set("data_dir").then_some(config.data_dir.as_path()))?;
-    let secret = made_for_this_run();
-    let config = config.for_demo(home.path(), SigningSecrets::parse(&secret)?);
-
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let folder = settings.is_set("data_dir").then_some(config.data_dir.as_path());
+    let places = Places::new(arguments, folder, seed)?;
+    let secret = made_for_this_run();
+    let secrets = SigningSecrets::parse(&secret)?;
+    let config = config.for_demo(places.queue(), places.store(), places.schema(), secrets)?;
     let history = History::generate(&size(seed, arguments.deliveries as usize));
     let order = history.schedule(seed, DUPLICATES_PER_MILLE);
     let demo = Show { config, history, order, seed, secret, began_at, style: Style::of(&environment) };
-    on_all_cores(demo.run(home, arguments))
+    on_all_cores(demo.run(places, arguments))
 }
 
 /// A history that is at least so many deliveries when it is doubled: chance doubles a few fewer than
@@ -99,46 +99,6 @@ fn made_for_this_run() -> String {
     format!("whsec_{}", random.collect::<String>())
 }
 
-/// Where the databases are.
-enum Home {
-    /// Gone when the demo ends.
-    Temporary(TempDir),
-    /// The user's.
-    Given(PathBuf),
-}
-
-impl Home {
-    fn new(given: Option<&Path>) -> anyhow::Result<Self> {
-        let Some(path) = given else {
-            let folder = tempfile::Builder::new()
-                .prefix("rollbook-demo-")
-                .permissions(Permissions::from_mode(0o700))
-                .tempdir_in(environment::temporary_folder())
-                .context("a temporary folder can't be made; name one by --data-dir")?;
-            return Ok(Self::Temporary(folder));
-        };
-        if ["queue.db", "store.db"].iter().any(|file| path.join(file).exists()) {
-            let wrong = format!("{} holds databases already", path.display());
-            return Err(Problems::one("--data-dir", wrong, "name an empty folder, or leave it out").into());
-        }
-        Ok(Self::Given(path.to_owned()))
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Temporary(folder) => folder.path(),
-            Self::Given(path) => path,
-        }
-    }
-
-    /// Leaves the folder where it is.
-    fn keep(self) {
-        if let Self::Temporary(folder) = self {
-            let _ = folder.keep();
-        }
-    }
-}
-
 /// What is shown.
 struct Show {
     config: Config,
@@ -159,24 +119,33 @@ struct Running {
 }
 
 impl Show {
-    async fn run(self, home: Home, arguments: &Demo) -> anyhow::Result<()> {
+    async fn run(self, mut places: Places, arguments: &Demo) -> anyhow::Result<()> {
         let signals = Signals::listen()?;
+        let outcome = self.serve(&mut places, arguments, signals).await;
+        // After everything that uses it.
+        places.leave(&self.config, arguments.keep && outcome.is_ok()).await;
+        outcome
+    }
+
+    /// Serves, shows, and goes on serving where that is wanted.
+    async fn serve(&self, places: &mut Places, arguments: &Demo, signals: Signals) -> anyhow::Result<()> {
         let clock = Arc::new(SystemClock);
-        wire::apply_migrations(&self.config)?;
-        let queue = wire::open_queue(&self.config, clock.clone())?;
+        let (queue, durability) = places.make(&self.config, clock.clone()).await?;
         let store = wire::open_store(&self.config, clock.clone())?;
         let registry = Registry::new();
-        let faces = Faces { receiver: true, worker: true };
         let service =
-            Service::start(&self.config, faces, &queue, Some(store.clone()), clock, registry.clone()).await?;
-        let listening = service.listening.context("the receiver runs")?;
+            Service::start(&self.config, Faces::ALL, &queue, Some(store.clone()), clock, registry.clone())
+                .await?;
         let surroundings = Surroundings {
             seed: self.seed,
-            receiver: reachable(listening),
+            receiver: reachable(service.listening.context("the receiver runs")?),
             ops: reachable(service.ops_listening),
             secret: self.secret.clone(),
             keep: arguments.keep,
-            kept: (arguments.keep || matches!(home, Home::Given(_))).then(|| home.path().to_owned()),
+            kept: places.kept_folder(arguments.keep),
+            queue: wire::describe(&self.config, Part::Queue),
+            store: wire::describe(&self.config, Part::Store),
+            durability,
         };
         let endpoint = Endpoint {
             address: surroundings.receiver,
@@ -188,7 +157,6 @@ impl Show {
         let stop = CancellationToken::new();
         let mut serving = pin!(service.run(stop.clone()));
         let mut signalled = pin!(signals.relay(stop.clone()));
-        // The folder, where it is temporary, goes when `home` does: after everything that uses it.
         let findings = tokio::select! {
             outcome = &mut serving => return outcome.and_then(|()| bail!("stopped before it was done")),
             () = &mut signalled => bail!("stopped before it was done"),
@@ -198,9 +166,7 @@ impl Show {
             Output::Text => print(&report::text(&findings, &surroundings, self.style))?,
             Output::Json => print_json(&report::json(&findings, &surroundings))?,
         }
-        if arguments.keep {
-            home.keep();
-        } else {
+        if !arguments.keep {
             stop.cancel();
         }
         tokio::select! {
@@ -293,13 +259,5 @@ mod tests {
     #[test]
     fn a_secret_made_for_the_run_is_one() {
         assert!(SigningSecrets::parse(&made_for_this_run()).is_ok());
-    }
-
-    #[test]
-    fn a_folder_with_databases_is_not_filled_with_invented_people() {
-        let folder = tempfile::tempdir().expect("a folder");
-        assert!(Home::new(Some(folder.path())).is_ok());
-        std::fs::write(folder.path().join("store.db"), "").expect("a file");
-        assert!(Home::new(Some(folder.path())).is_err());
     }
 }

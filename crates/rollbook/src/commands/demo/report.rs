@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rollbook_core::change::Applied;
+use rollbook_core::queue::Durability;
 use serde_json::{Value, json};
 
 use super::findings::Findings;
@@ -29,12 +30,18 @@ pub(crate) struct Surroundings {
     pub(crate) keep: bool,
     /// The folder of the databases, where it stays.
     pub(crate) kept: Option<PathBuf>,
+    /// Where the queue is.
+    pub(crate) queue: String,
+    /// Where the store is.
+    pub(crate) store: String,
+    /// What an acknowledgement of the queue is worth.
+    pub(crate) durability: Durability,
 }
 
 /// For people.
 pub(crate) fn text(findings: &Findings, surroundings: &Surroundings, style: Style) -> String {
     let mut text = format!("\n  {}\n\n", style.bold("Rollbook, from signed webhooks to right rows"));
-    for (name, what) in summary(findings) {
+    for (name, what) in summary(findings, surroundings) {
         // Writing to a String can't fail.
         let _ = writeln!(text, "  {}  {what}", style.dim(&format!("{name:<12}")));
     }
@@ -45,10 +52,16 @@ pub(crate) fn text(findings: &Findings, surroundings: &Surroundings, style: Styl
     text
 }
 
-fn summary(findings: &Findings) -> Vec<(&'static str, String)> {
+fn summary(findings: &Findings, surroundings: &Surroundings) -> Vec<(&'static str, String)> {
     let count = |number: usize| thousands(number as u64);
     let sent = &findings.sent;
-    let mut lines = vec![
+    let durability = &surroundings.durability;
+    let worth = if durability.is_degraded() { "NOT all on the disk" } else { "each durable" };
+    let weaknesses = durability.weaknesses.iter().map(|weakness| ("", format!("degraded: {weakness}")));
+    let mut lines = vec![("queue", surroundings.queue.clone())];
+    lines.extend(weaknesses);
+    lines.extend([
+        ("store", surroundings.store.clone()),
         (
             "sent",
             format!(
@@ -69,7 +82,7 @@ fn summary(findings: &Findings) -> Vec<(&'static str, String)> {
         (
             "acknowledged",
             format!(
-                "{} in {} ({} a second), each durable before its 200; p50 {}, p99 {}",
+                "{} in {} ({} a second), {worth} before its 200; p50 {}, p99 {}",
                 count(sent.acknowledged.len()),
                 span(sent.elapsed),
                 rate(findings.acknowledged_per_second()),
@@ -86,7 +99,7 @@ fn summary(findings: &Findings) -> Vec<(&'static str, String)> {
             ),
         ),
         ("applied", format!("the last {} after the first was sent", span(findings.applied_after))),
-    ];
+    ]);
     let lost = sent.refused.len() + sent.unanswered.len();
     if lost > 0 {
         lines.push(("given up", format!("{} deliveries had no 200", count(lost))));
@@ -220,6 +233,9 @@ pub(crate) fn json(findings: &Findings, surroundings: &Surroundings) -> Value {
         "seconds": findings.took.as_secs_f64(),
         "receiver": format!("http://{}/webhooks/clerk", surroundings.receiver),
         "metrics": format!("http://{}/metrics", surroundings.ops),
+        "queue": surroundings.queue,
+        "store": surroundings.store,
+        "weaknesses": surroundings.durability.weaknesses,
         "databases": surroundings.kept.as_ref().map(|folder| folder.display().to_string()),
     })
 }
@@ -280,6 +296,9 @@ mod tests {
             secret: "whsec_x".to_owned(),
             keep,
             kept: None,
+            queue: "Redis at h:1".to_owned(),
+            store: "SQLite /x, WAL, synchronous=FULL".to_owned(),
+            durability: Durability::default(),
         }
     }
 
@@ -290,6 +309,21 @@ mod tests {
         assert!(text.contains("✓") && !text.contains("whsec_") && !text.contains('\u{1b}'), "{text}");
         assert!(super::text(&findings(), &surroundings(true), Style::PLAIN).contains("whsec_x"));
         assert_eq!(json(&findings(), &surroundings(false))["passed"], true);
+    }
+
+    #[test]
+    fn the_places_are_named_and_a_weak_queue_is_not_called_durable() {
+        let said = text(&findings(), &surroundings(false), Style::PLAIN);
+        assert!(said.contains("Redis at h:1") && said.contains("SQLite /x"), "{said}");
+        assert!(said.contains("each durable before its 200") && !said.contains("degraded"), "{said}");
+        let mut weak = surroundings(false);
+        weak.durability.weaknesses = vec!["appendfsync is everysec".to_owned()];
+        let said = text(&findings(), &weak, Style::PLAIN);
+        assert!(
+            !said.contains("each durable") && said.contains("degraded: appendfsync is everysec"),
+            "{said}"
+        );
+        assert_eq!(json(&findings(), &weak)["weaknesses"][0], "appendfsync is everysec");
     }
 
     #[test]

@@ -1,0 +1,194 @@
+//! Where the demo keeps its queue and store: files that are gone afterwards, or servers on which it
+//! touches nothing that is there, and which it leaves as it found them.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow};
+use rollbook_core::queue::Durability;
+use rollbook_core::time::Clock;
+use tempfile::TempDir;
+
+use crate::cli::Demo;
+use crate::config::{Config, Place, Problems, Role, environment, has_password, place};
+use crate::output::{say, thousands};
+use crate::startup::refuse_if_strict;
+use crate::wire::{self, Part, Queue};
+
+/// Where queue and store are.
+pub(crate) struct Places {
+    home: Home,
+    queue: Option<Place>,
+    store: Option<Place>,
+    schema: String,
+    made_schema: bool,
+}
+
+impl Places {
+    /// Those that the arguments name, and for the others a folder.
+    ///
+    /// # Errors
+    /// A URL is none, or the folder holds databases already.
+    pub(crate) fn new(arguments: &Demo, folder: Option<&Path>, seed: u64) -> anyhow::Result<Self> {
+        let queue = server("--queue", arguments.queue.as_deref(), Role::Queue)?;
+        let store = server("--store", arguments.store.as_deref(), Role::Store)?;
+        let schema = format!("rollbook_demo_{seed}");
+        Ok(Self { home: Home::new(folder)?, queue, store, schema, made_schema: false })
+    }
+
+    /// The queue's.
+    pub(crate) fn queue(&self) -> Place {
+        self.queue.clone().unwrap_or_else(|| Place::Sqlite(self.home.path().join("queue.db")))
+    }
+
+    /// The store's.
+    pub(crate) fn store(&self) -> Place {
+        self.store.clone().unwrap_or_else(|| Place::Sqlite(self.home.path().join("store.db")))
+    }
+
+    /// The schema of the rows, where they are on a server.
+    pub(crate) fn schema(&self) -> String {
+        self.schema.clone()
+    }
+
+    /// The folder of the files, where they stay.
+    pub(crate) fn kept_folder(&self, keep: bool) -> Option<PathBuf> {
+        let has_files = self.queue.is_none() || self.store.is_none();
+        let stays = keep || matches!(self.home, Home::Given(_));
+        (has_files && stays).then(|| self.home.path().to_owned())
+    }
+
+    /// Looks whether everything is empty, then makes what is needed.
+    ///
+    /// # Errors
+    /// Something is there already; a server is away; durability is strict and the queue's is not.
+    pub(crate) async fn make(
+        &mut self,
+        config: &Config,
+        clock: Arc<dyn Clock>,
+    ) -> anyhow::Result<(Queue, Durability)> {
+        wire::apply_migrations(config, Part::Queue).await.map_err(|why| anyhow!(why))?;
+        let queue = wire::open_queue(config, clock)?;
+        let durability = queue.admin.durability().await?;
+        refuse_if_strict(config, &durability)?;
+        let stats = queue.admin.stats().await?;
+        if stats.depth() + stats.dead > 0 {
+            let wrong = format!(
+                "{} holds {} messages and {} dead letters",
+                wire::describe(config, Part::Queue),
+                thousands(stats.depth()),
+                thousands(stats.dead)
+            );
+            let mend = "name an empty one, such as another database of it: redis://HOST:6379/9";
+            return Err(Problems::one("--queue", wrong, mend).into());
+        }
+        if self.store.is_some() {
+            if wire::store_exists(config).await.map_err(|why| anyhow!(why))? {
+                let wrong = format!("{} is there already", wire::describe(config, Part::Store));
+                let mend = format!("give another --seed, or drop it: DROP SCHEMA {} CASCADE", self.schema);
+                return Err(Problems::one("--store", wrong, mend).into());
+            }
+            self.made_schema = true;
+        }
+        wire::apply_migrations(config, Part::Store).await.map_err(|why| anyhow!(why))?;
+        Ok((queue, durability))
+    }
+
+    /// Removes what was made, or leaves it all.
+    pub(crate) async fn leave(self, config: &Config, keep: bool) {
+        if keep {
+            return self.home.keep();
+        }
+        if self.made_schema
+            && let Err(why) = wire::remove_store(config).await
+        {
+            say(&format!("rollbook: {} is left behind: {why}", wire::describe(config, Part::Store)));
+        }
+    }
+}
+
+/// The server that a flag names. Its password is accepted here, since this reads nothing but its flags.
+fn server(flag: &str, url: Option<&str>, role: Role) -> Result<Option<Place>, Problems> {
+    let Some(url) = url else {
+        return Ok(None);
+    };
+    match place(url, role) {
+        Ok(place @ Place::Server(_)) => {
+            if has_password(url) {
+                say(&format!(
+                    "rollbook: every user of this machine can read the password of {flag} while this runs"
+                ));
+            }
+            Ok(Some(place))
+        }
+        Ok(Place::Sqlite(_)) => {
+            Err(Problems::one(flag, "names a file", "leave it out: files are made by the demo itself"))
+        }
+        Err(wrong) => Err(Problems::one(flag, wrong.what, wrong.mend)),
+    }
+}
+
+/// The folder of the files.
+enum Home {
+    /// Gone when the demo ends.
+    Temporary(TempDir),
+    /// The user's.
+    Given(PathBuf),
+}
+
+impl Home {
+    fn new(given: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = given else {
+            let folder = tempfile::Builder::new()
+                .prefix("rollbook-demo-")
+                .permissions(Permissions::from_mode(0o700))
+                .tempdir_in(environment::temporary_folder())
+                .context("a temporary folder can't be made; name one by --data-dir")?;
+            return Ok(Self::Temporary(folder));
+        };
+        if ["queue.db", "store.db"].iter().any(|file| path.join(file).exists()) {
+            let wrong = format!("{} holds databases already", path.display());
+            return Err(Problems::one("--data-dir", wrong, "name an empty folder, or leave it out").into());
+        }
+        Ok(Self::Given(path.to_owned()))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(folder) => folder.path(),
+            Self::Given(path) => path,
+        }
+    }
+
+    /// Leaves the folder where it is.
+    fn keep(self) {
+        if let Self::Temporary(folder) = self {
+            let _ = folder.keep();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_databases_is_not_filled_with_invented_people() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(Home::new(Some(folder.path())).is_ok());
+        std::fs::write(folder.path().join("store.db"), "").expect("a file");
+        assert!(Home::new(Some(folder.path())).is_err());
+    }
+
+    #[test]
+    fn a_flag_names_a_server_of_its_own_kind() {
+        assert_eq!(server("--queue", None, Role::Queue), Ok(None));
+        assert!(matches!(server("--queue", Some("redis://h"), Role::Queue), Ok(Some(Place::Server(_)))));
+        for (url, role) in [("sqlite://x.db", Role::Queue), ("redis://me:ImASecret@h", Role::Store)] {
+            let refusal = server("--x", Some(url), role).expect_err(url).to_string();
+            assert!(refusal.starts_with("--x: ") && !refusal.contains("ImASecret"), "{refusal}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Where queue and store are: URLs, of which no text of ours may show the password.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::values::{Wrong, wrong};
+
+/// Where a queue or a store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A file of SQLite.
+    Sqlite(PathBuf),
+    /// A server: the queue's is Redis, the store's is Postgres.
+    Server(ServerUrl),
+}
+
+impl Place {
+    /// The file, where it is one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Sqlite(path) => Some(path),
+            Self::Server(_) => None,
+        }
+    }
+
+    /// The server, where it is one.
+    pub(crate) fn server(&self) -> Option<&ServerUrl> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Server(url) => Some(url),
+        }
+    }
+}
+
+/// The URL of a server, which may hold a password.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct ServerUrl(String);
+
+impl ServerUrl {
+    /// The whole of it, for whoever connects.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the way to the server is encrypted by the URL's own word. Postgres says it elsewhere.
+    pub(crate) fn is_redis_tls(&self) -> bool {
+        self.0.starts_with("rediss")
+    }
+}
+
+impl fmt::Debug for ServerUrl {
+    /// Never the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&without_password(&self.0))
+    }
+}
+
+/// What a URL is asked to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The queue.
+    Queue,
+    /// The store.
+    Store,
+}
+
+/// `redis+sentinel://` and `redis+cluster://` are judged by the adapter, which knows what they hold.
+const REDIS: [&str; 6] =
+    ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
+const POSTGRES: [&str; 2] = ["postgres", "postgresql"];
+
+impl Role {
+    const fn mend(self) -> &'static str {
+        match self {
+            Self::Queue => "write redis://HOST:PORT, rediss://HOST:PORT or sqlite://PATH",
+            Self::Store => "write postgres://USER@HOST/DATABASE or sqlite://PATH",
+        }
+    }
+
+    /// Whether this is the scheme of a server for it.
+    fn serves(self, scheme: &str) -> bool {
+        match self {
+            Self::Queue => REDIS.contains(&scheme),
+            Self::Store => POSTGRES.contains(&scheme),
+        }
+    }
+
+    /// Why the server that its URL names can't be it.
+    const fn refusal(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Queue => (
+                "is the URL of a Postgres, which can't be the queue",
+                "it belongs in database_url; the queue is on Redis, or in a file: sqlite://PATH",
+            ),
+            Self::Store => (
+                "is the URL of a Redis, which can't be the store",
+                "it belongs in queue_url; the store is on Postgres, or in a file: sqlite://PATH",
+            ),
+        }
+    }
+}
+
+/// Where a queue or a store is. Its errors never quote the URL.
+pub(crate) fn place(text: &str, role: Role) -> Result<Place, Wrong> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(wrong("is no URL", role.mend()));
+    };
+    let other = if role == Role::Queue { Role::Store } else { Role::Queue };
+    match scheme {
+        "sqlite" if rest.is_empty() => Err(wrong("has no path", role.mend())),
+        "sqlite" if rest.contains(['?', '#']) => Err(wrong("has more than a path", role.mend())),
+        "sqlite" => Ok(Place::Sqlite(PathBuf::from(rest))),
+        _ if role.serves(scheme) && rest.is_empty() => Err(wrong("names no host", role.mend())),
+        _ if role.serves(scheme) => Ok(Place::Server(ServerUrl(text.to_owned()))),
+        _ if other.serves(scheme) => {
+            let (what, mend) = role.refusal();
+            Err(wrong(what, mend))
+        }
+        _ => Err(wrong("begins with no known scheme", role.mend())),
+    }
+}
+
+/// Whether a URL holds a password: before the host, or as a parameter of a name like `password`.
+pub(crate) fn has_password(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let parameters = rest.split_once('?').map_or("", |(_, parameters)| parameters).to_ascii_lowercase();
+    rest.rsplit_once('@').is_some_and(|(info, _)| info.contains(':')) || parameters.contains("pass")
+}
+
+/// The URL as it may be shown: without what is before the last `@` and behind the `?`. Where the `@`
+/// may be part of a parameter, nothing but the scheme is left.
+pub(crate) fn without_password(url: &str) -> String {
+    let (scheme, rest) =
+        url.split_once("://").map_or((String::new(), url), |(scheme, rest)| (format!("{scheme}://"), rest));
+    let (user, host) = match rest.rsplit_once('@') {
+        Some((info, _)) if info.contains(['?', '#']) => return format!("{scheme}…"),
+        Some((_, host)) => ("…@", host),
+        None => ("", rest),
+    };
+    match host.split_once(['?', '#']) {
+        Some((host, _)) => format!("{scheme}{user}{host}?…"),
+        None => format!("{scheme}{user}{host}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_a_file_or_a_redis_and_a_store_a_file_or_a_postgres() {
+        assert_eq!(place("sqlite:///var/q.db", Role::Queue), Ok(Place::Sqlite("/var/q.db".into())));
+        for url in ["redis://h", "rediss://h:1/2", "redis+sentinel://a,b/x", "rediss+cluster://a:1,b:2"] {
+            let place = place(url, Role::Queue).expect(url);
+            assert_eq!(place.server().map(ServerUrl::as_str), Some(url));
+        }
+        for url in ["postgres://me@h/x", "postgresql://h:5432/x"] {
+            let place = place(url, Role::Store).expect(url);
+            assert_eq!(place.server().map(ServerUrl::as_str), Some(url));
+        }
+    }
+
+    #[test]
+    fn a_server_in_the_other_ones_place_is_told_where_it_belongs() {
+        let refusal = place("redis://u:secret@h:1", Role::Store).expect_err("no store");
+        assert!(refusal.what.contains("Redis") && refusal.mend.contains("queue_url"), "{refusal:?}");
+        let refusal = place("postgres://u:secret@h:1", Role::Queue).expect_err("no queue");
+        assert!(refusal.what.contains("Postgres") && refusal.mend.contains("database_url"), "{refusal:?}");
+    }
+
+    #[test]
+    fn what_is_no_url_of_ours_is_refused_and_never_quoted() {
+        for text in ["secret.db", "sqlite://", "sqlite://secret.db?mode=ro", "mysql://u:secret@h", "redis://"]
+        {
+            let refusal = place(text, Role::Queue).expect_err(text);
+            assert!(!format!("{refusal:?}").contains("secret"), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_password() {
+        for (url, shown) in [
+            ("postgres://me:p@ss@db/x?password=y", "postgres://…@db/x?…"),
+            ("postgres://db/x?password=s@cret", "postgres://…"),
+            ("postgres://me:s?cret@db/x", "postgres://…"),
+            ("redis://:secret@h:6379/0", "redis://…@h:6379/0"),
+            ("me:secret@h", "…@h"),
+            ("sqlite://q.db", "sqlite://q.db"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
+        let place = place("redis://:secret@h", Role::Queue).expect("a URL");
+        assert_eq!(format!("{place:?}"), "Server(redis://…@h)");
+    }
+
+    #[test]
+    fn a_password_is_found_before_the_host_and_among_the_parameters() {
+        for url in ["redis://:x@h", "postgres://h/x?password=y", "redis+sentinel://h/x?sentinel_Password=y"] {
+            assert!(has_password(url), "{url}");
+        }
+        for url in ["redis://h:6379", "postgres://me@h:1/x?sslmode=require", "sqlite://q.db"] {
+            assert!(!has_password(url), "{url}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What is asked of queue and store before the faces start, and what of it is asked again afterwards.
+//!
+//! Constraints:
+//!
+//! * A server that is away, or refuses the login, does not end the process: it is told in one line, the
+//!   faces start, and everything goes on once it answers.
+//! * What a person must decide does end it: a pending migration on a server, and under
+//!   `durability = strict` every weakness of the queue. Found out later, the adapters keep the work back
+//!   until it is mended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use rollbook_core::queue::{Durability, QueueAdmin, QueueError};
+use rollbook_core::store::Store;
+use rollbook_core::time::Clock;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::service::Faces;
+use crate::wire::{self, Part, Queue};
+
+/// How long the start waits for a server to answer: an orchestrator must not take us for hung.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first wait before a server that was away is asked again; it doubles.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// The longest wait, and how often the durability is asked for while all is well: settings of a running
+/// server change seldom, and whoever looks at `/readyz` or the metrics asks anew.
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(30);
+
+/// Queue and store, looked at.
+pub(crate) struct Opened {
+    /// The queue.
+    pub(crate) queue: Queue,
+    /// The store, where a worker needs it.
+    pub(crate) store: Option<Arc<dyn Store>>,
+    /// Goes on asking what the queue's acknowledgement is worth.
+    pub(crate) watch: Watch,
+    /// Whether migrations are to be applied as soon as the store's server answers.
+    pub(crate) migrate_later: bool,
+}
+
+/// Opens what these faces need. With `migrate`, what is pending is applied first; in files of a process
+/// that has all faces it always is.
+///
+/// # Errors
+/// The process must not start; the text says what is to be done.
+pub(crate) async fn open(
+    config: &Config,
+    faces: Faces,
+    migrate: bool,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<Opened> {
+    let needed = if faces.worker { &Part::ALL[..] } else { &[Part::Queue] };
+    let is_file = |part: &&Part| part.place(config).file().is_some();
+    for part in needed.iter().filter(is_file) {
+        migrate_or_check(config, faces, migrate, *part).await?;
+    }
+    // Files are there by now; and a wrong URL is found before anyone is asked at it.
+    let queue = wire::open_queue(config, clock.clone())?;
+    let store = if faces.worker { Some(wire::open_store(config, clock)?) } else { None };
+    let mut all_answered = true;
+    for part in needed.iter().filter(|part| !is_file(part)) {
+        all_answered &= migrate_or_check(config, faces, migrate, *part).await?;
+    }
+    let mut watch = Watch {
+        queue: queue.admin.clone(),
+        place: wire::describe(config, Part::Queue),
+        strict: config.redis.strict,
+        known: None,
+    };
+    match watch.ask().await {
+        Ok(durability) => {
+            refuse_if_strict(config, &durability)?;
+            watch.learn(durability);
+        }
+        Err(error @ QueueError::Broken(_)) => return Err(error.into()),
+        Err(error) => tracing::warn!("{error}; asking again until it answers"),
+    }
+    Ok(Opened { queue, store, watch, migrate_later: migrate && !all_answered })
+}
+
+/// Whether the part answered. A file always does: where it is only to be looked at, opening it does so.
+async fn migrate_or_check(config: &Config, faces: Faces, migrate: bool, part: Part) -> anyhow::Result<bool> {
+    let is_file = part.place(config).file().is_some();
+    let migrate = migrate || (is_file && faces == Faces::ALL);
+    let asked = if migrate {
+        wire::apply_migrations(config, part).await
+    } else if is_file {
+        return Ok(true);
+    } else {
+        let pending = tokio::time::timeout(ANSWER_TIMEOUT, wire::pending_migrations(config, part)).await;
+        pending.unwrap_or_else(|_| Err(no_answer(&wire::describe(config, part))))
+    };
+    match asked {
+        Ok(migrations) if migrate => tell_migrated(&migrations),
+        Ok(migrations) if !migrations.names.is_empty() => bail!(
+            "the {} ({}) lacks migrations: {}; run: rollbook migrate, or start with --migrate",
+            part.name(),
+            migrations.place,
+            migrations.names.join(", ")
+        ),
+        Ok(_) => {}
+        Err(why) if is_file => bail!(why),
+        Err(why) => {
+            tracing::warn!("{why}; asking again until it answers");
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn no_answer(place: &str) -> String {
+    format!("{place}: no answer within {} s", ANSWER_TIMEOUT.as_secs())
+}
+
+fn tell_migrated(migrations: &wire::Migrations) {
+    if !migrations.names.is_empty() {
+        tracing::info!(part = migrations.part.name(), applied = migrations.names.join(", "), "migrated");
+    }
+}
+
+/// An error where the queue could lose what it acknowledges and that is not allowed.
+pub(crate) fn refuse_if_strict(config: &Config, durability: &Durability) -> anyhow::Result<()> {
+    if !config.redis.strict || !durability.is_degraded() {
+        return Ok(());
+    }
+    let weaknesses = durability.weaknesses.join("\n  ");
+    Err(anyhow!(
+        "durability is strict, and the queue ({}) could lose what it acknowledges:\n  {weaknesses}",
+        wire::describe(config, Part::Queue)
+    ))
+}
+
+/// Asks what the queue's acknowledgement is worth, and says when that changes.
+pub(crate) struct Watch {
+    queue: Arc<dyn QueueAdmin>,
+    place: String,
+    strict: bool,
+    known: Option<Durability>,
+}
+
+impl Watch {
+    async fn ask(&self) -> Result<Durability, QueueError> {
+        // It only reads: it may be given up.
+        tokio::time::timeout(ANSWER_TIMEOUT, self.queue.durability())
+            .await
+            .unwrap_or_else(|_| Err(QueueError::Unavailable(no_answer(&self.place))))
+    }
+
+    fn learn(&mut self, durability: Durability) {
+        if self.known.as_ref() == Some(&durability) {
+            return;
+        }
+        if !durability.is_degraded() {
+            tracing::info!("a 200 means: on the disk (fsynced)");
+        }
+        for weakness in &durability.weaknesses {
+            if self.strict {
+                tracing::error!(
+                    "durability is strict, and nothing is taken or applied until this is mended: {weakness}"
+                );
+            } else {
+                tracing::warn!("degraded: {weakness}");
+            }
+        }
+        self.known = Some(durability);
+    }
+
+    /// Goes on until `stop`. That the queue is away is for those to say who wait for it.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut wait = if self.known.is_some() { ASK_AGAIN_MAX } else { ASK_AGAIN };
+        while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+            match stop.run_until_cancelled(self.ask()).await {
+                Some(Ok(durability)) => {
+                    self.learn(durability);
+                    wait = ASK_AGAIN_MAX;
+                }
+                _ => wait = (wait * 2).min(ASK_AGAIN_MAX),
+            }
+        }
+    }
+}
+
+/// Applies the store's migrations as soon as its server answers, then waits for `stop`.
+pub(crate) async fn migrate_later(config: Arc<Config>, stop: CancellationToken) {
+    let mut wait = ASK_AGAIN;
+    while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+        match stop.run_until_cancelled(wire::apply_migrations(&config, Part::Store)).await {
+            Some(Ok(migrations)) => {
+                tell_migrated(&migrations);
+                return stop.cancelled().await;
+            }
+            _ => wait = (wait * 2).min(ASK_AGAIN_MAX),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What a 200 is worth is said at the start, in `/readyz` and in a metric, and `strict` insists on it.
+
+use rollbook_testkit::process::{Home, until};
+use rollbook_testkit::servers::redis::RedisServer;
+
+use super::{BINARY, readiness, run, send};
+
+#[tokio::test]
+async fn strict_refuses_to_start_on_a_redis_that_could_lose_what_it_acknowledged() {
+    let redis = RedisServer::start_with(&[("appendfsync", "everysec")]).await;
+    let home =
+        Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url()).with("ROLLBOOK_DURABILITY", "strict");
+    for command in ["serve", "receive"] {
+        let ran = run(&home, &[command]).ended(1);
+        assert!(ran.err.contains("durability is strict"), "{}", ran.err);
+        let weakness = ran.err.lines().find(|line| line.starts_with("  ") && line.contains("appendfsync"));
+        assert!(weakness.is_some(), "{}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn degraded_is_said_in_the_log_in_readiness_and_in_a_metric() {
+    let redis = RedisServer::start_with(&[("appendfsync", "everysec")]).await;
+    let home = Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url());
+    let _rollbook = home.start_ready(&["serve"]).await;
+    assert!(home.log().contains("degraded: ") && home.log().contains("appendfsync"), "{}", home.log());
+    assert!(!home.log().contains("a 200 means: on the disk"), "{}", home.log());
+    let (status, why) = readiness(&home, "queue").await.expect("an answer");
+    assert!(status == 200 && why.starts_with("degraded: ") && why.contains("appendfsync"), "{why}");
+    assert_eq!(home.metric("rollbook_durability_degraded").await, Some(1.0));
+    assert_eq!(send(&home), 200);
+    redis.cli(&["CONFIG", "SET", "appendfsync", "always"]);
+    until("it is asked anew", || async {
+        home.metric("rollbook_durability_degraded").await == Some(0.0)
+            && readiness(&home, "queue").await == Some((200, "ok".to_owned()))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_weakens_under_strict_takes_nothing_until_it_is_mended() {
+    let redis = RedisServer::start().await;
+    let home =
+        Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url()).with("ROLLBOOK_DURABILITY", "strict");
+    let _rollbook = home.start_ready(&["receive"]).await;
+    assert!(home.log().contains("a 200 means: on the disk"), "{}", home.log());
+    assert_eq!(home.metric("rollbook_durability_degraded").await, Some(0.0));
+    assert_eq!(send(&home), 200);
+    redis.cli(&["CONFIG", "SET", "appendfsync", "everysec"]);
+    until("it is asked anew, and nothing is taken", || async {
+        readiness(&home, "queue").await.is_some_and(|(status, _)| status == 503) && send(&home) == 503
+    })
+    .await;
+    let (status, why) = readiness(&home, "queue").await.expect("an answer");
+    assert!(status == 503 && why.contains("appendfsync"), "{why}");
+    redis.cli(&["CONFIG", "SET", "appendfsync", "always"]);
+    until("deliveries are taken again", || async {
+        readiness(&home, "queue").await.is_some_and(|(status, _)| status == 200) && send(&home) == 200
+    })
+    .await;
+}

@@ -1,0 +1,69 @@
+//! Migrations on Postgres: nothing starts on a database that lacks one, unless it may apply it.
+
+use rollbook_testkit::process::{Home, until};
+use rollbook_testkit::servers::postgres::PostgresServer;
+
+use super::{BINARY, readiness, run, send};
+
+async fn server() -> PostgresServer {
+    let postgres = PostgresServer::start_with(&[("fsync", "off")]).await;
+    postgres.create_database("app").await;
+    postgres
+}
+
+#[tokio::test]
+async fn a_pending_migration_refuses_the_start_until_migrate_has_run() {
+    let postgres = server().await;
+    let home = Home::new(BINARY);
+    home.migrate();
+    let home = home.with("DATABASE_URL", postgres.url("app")).with("ROLLBOOK_SCHEMA", "mirror");
+    for command in ["serve", "work"] {
+        let ran = run(&home, &[command]).ended(1);
+        assert!(ran.err.contains("rollbook migrate") && ran.err.contains("--migrate"), "{}", ran.err);
+        assert!(ran.err.contains("0001_mirror"), "{}", ran.err);
+    }
+    let ran = run(&home, &["migrate", "--check"]).ended(1);
+    assert!(ran.out.contains("0001_mirror") && ran.out.contains("mirror"), "{}", ran.out);
+    run(&home, &["migrate"]).ended(0);
+    run(&home, &["migrate", "--check"]).ended(0);
+    let _rollbook = home.start_ready(&["serve"]).await;
+    assert_eq!(send(&home), 200);
+    until("it is applied", || async { home.metric("rollbook_applied_total").await == Some(1.0) }).await;
+    assert_eq!(postgres.psql("app", "SELECT count(*) FROM mirror.users").await.trim(), "1");
+}
+
+#[tokio::test]
+async fn a_receiver_opens_no_store_and_a_worker_with_migrate_applies_what_is_pending() {
+    let postgres = server().await;
+    let home = Home::new(BINARY);
+    home.migrate();
+    let home = home.with("DATABASE_URL", postgres.url("app"));
+    let mut rollbook = home.start_ready(&["receive"]).await;
+    assert_eq!(send(&home), 200);
+    rollbook.signal("TERM");
+    assert!(rollbook.exit().await.success());
+    let _rollbook = home.start_ready(&["work", "--migrate"]).await;
+    until("it is applied", || async { home.metric("rollbook_applied_total").await == Some(1.0) }).await;
+}
+
+#[tokio::test]
+async fn a_migration_that_is_found_to_be_pending_late_keeps_the_worker_waiting_until_it_is_applied() {
+    let mut postgres = server().await;
+    let home = Home::new(BINARY).with("DATABASE_URL", postgres.url("app"));
+    postgres.kill();
+    let _rollbook = home.start(&["serve"]);
+    until("it takes deliveries", || async {
+        readiness(&home, "store").await.is_some_and(|(status, _)| status == 200)
+    })
+    .await;
+    assert_eq!(send(&home), 200);
+    postgres.restart().await;
+    until("it names the migration", || async {
+        readiness(&home, "store").await.is_some_and(|(_, why)| why.contains("0001_mirror"))
+    })
+    .await;
+    assert_eq!(home.metric("rollbook_applied_total").await, Some(0.0));
+    run(&home, &["migrate"]).ended(0);
+    until("it is applied", || async { home.metric("rollbook_applied_total").await == Some(1.0) }).await;
+    assert_eq!(home.metric("rollbook_dead_letters").await, Some(0.0));
+}

@@ -1,0 +1,68 @@
+//! The binary with its queue on Redis and its store on Postgres: how it starts, what it says of them, and
+//! what it does while they are away.
+
+mod away;
+mod demo;
+mod durability;
+mod migrations;
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+
+use rollbook_testkit::process::{DEADLINE, Home};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
+
+/// An address at which nobody listens.
+fn nobody() -> String {
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    port.local_addr().expect("it is bound").to_string()
+}
+
+/// What a command prints and how it ends, in one.
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+/// Runs a command to its end, in this home. One that goes on is cut off and fails the test.
+fn run(home: &Home, arguments: &[&str]) -> Ran {
+    let mut command = home.command(arguments);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let id = child.id().to_string();
+    let (sender, ended) = mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let Ok(output) = ended.recv_timeout(DEADLINE) else {
+        let killed = Command::new("kill").args(["-s", "KILL", &id]).status();
+        panic!("rollbook {arguments:?} does not end; it is killed now: {killed:?}");
+    };
+    let Output { status, stdout, stderr } = output.expect("it can be waited for");
+    let text = |bytes| String::from_utf8(bytes).expect("it prints UTF-8");
+    Ran { code: status.code(), out: text(stdout), err: text(stderr) }
+}
+
+impl Ran {
+    /// Fails the test unless it ended with this code.
+    #[track_caller]
+    fn ended(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.out, self.err);
+        self
+    }
+}
+
+/// Posts a signed event to the receiver of this home, and returns the answer's status.
+fn send(home: &Home) -> u64 {
+    let url = format!("http://{}/webhooks/clerk", home.listen);
+    let ran = run(home, &["send", "user.created", "--url", &url, "--output", "json"]);
+    let answers: serde_json::Value = serde_json::from_str(&ran.out).unwrap_or_default();
+    answers[0]["status"].as_u64().unwrap_or_else(|| panic!("no answer: {}", ran.err))
+}
+
+/// What `/readyz` says of a part, and with which status.
+async fn readiness(home: &Home, part: &str) -> Option<(u16, String)> {
+    let answer = home.ops_get("/readyz").await?;
+    let body: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+    Some((answer.status, body["parts"][part].as_str().unwrap_or_default().to_owned()))
+}
