@@ -1,0 +1,61 @@
+//! `ops/soak`: the real binary as a fleet, 2 receivers and 4 workers on Redis and Postgres, with everything
+//! that can die dying, while a sender that retries delivers shuffled duplicates.
+//!
+//! * `outage`: Postgres is killed again and again. No message may pay for it with an attempt.
+//! * `everything`: workers, receivers, Redis and Postgres are killed (`kill -9`), workers are paused for
+//!   longer than a lease and wake up.
+//! * `control`: Redis flushes once a second, on a disk whose flushes take seconds, and is killed: it
+//!   loses what it acknowledged. The audit must see that, or its zeros mean nothing.
+//!
+//! Each ends in Jepsen's figures for queues: lost (acknowledged and nowhere), unexpected (applied and
+//! never sent), stuck (waiting when all is quiet); and in whether the rows equal the truth.
+
+mod audit;
+mod chaos;
+mod experiment;
+mod fleet;
+mod load;
+
+use std::time::Duration;
+
+use crate::experiment::{Experiment, Kind, Outcome};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
+
+/// How long each experiment sends, in CI.
+const QUICK: Duration = Duration::from_secs(12);
+/// And otherwise, unless it is said.
+const MINUTES: u64 = 3;
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let Some((send_for, seed)) = parse(&arguments) else {
+        eprintln!("usage: ops/soak [--quick | --minutes N] [--seed N]");
+        std::process::exit(2);
+    };
+    println!("seed {seed}; each experiment sends for {} s and then waits until all is quiet\n", send_for.as_secs());
+    println!("{}", Outcome::HEADER);
+    let mut passed = true;
+    for kind in [Kind::Outage, Kind::Everything, Kind::Control] {
+        let outcome = Experiment { kind, send_for, seed }.run().await;
+        println!("{outcome}");
+        passed &= outcome.passed();
+    }
+    println!("\n{}", if passed { "✓ as it must be" } else { "✗ not as it must be" });
+    std::process::exit(i32::from(!passed));
+}
+
+fn parse(arguments: &[String]) -> Option<(Duration, u64)> {
+    let (mut send_for, mut seed) = (Duration::from_secs(60 * MINUTES), 20_261_124);
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--quick" => send_for = QUICK,
+            "--minutes" => send_for = Duration::from_secs(60 * arguments.next()?.parse::<u64>().ok()?),
+            "--seed" => seed = arguments.next()?.parse().ok()?,
+            _ => return None,
+        }
+    }
+    Some((send_for, seed))
+}
