@@ -13,6 +13,7 @@
 pub mod pgbouncer;
 pub mod postgres;
 pub mod redis;
+pub mod sentinel;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -29,7 +30,7 @@ use crate::process::until;
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// A port on which nobody listens, and which this process has not been given before.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let port = fastrand::u16(PORTS);
@@ -48,8 +49,9 @@ pub(crate) fn new_folder(prefix: &str) -> PathBuf {
 /// Runs a program to its end and returns what it printed. Panics with its own words if it fails.
 pub(crate) fn run(command: &mut Command) -> String {
     let program = command.get_program().display().to_string();
-    let Output { status, stdout, stderr } =
-        command.output().unwrap_or_else(|error| panic!("{program} can't be run ({error}): ops/test installs it"));
+    let Output { status, stdout, stderr } = command
+        .output()
+        .unwrap_or_else(|error| panic!("{program} can't be run ({error}): ops/test installs it"));
     let [out, err] = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     assert!(status.success(), "{program}: {status}\n{err}{out}");
     out
@@ -61,7 +63,11 @@ pub(crate) fn as_user(user: &str) -> Vec<String> {
         return Vec::new();
     }
     let ids = [format!("--reuid={user}"), format!("--regid={user}")];
-    ["setpriv".to_owned()].into_iter().chain(ids).chain(["--clear-groups".to_owned(), "--".to_owned()]).collect()
+    ["setpriv".to_owned()]
+        .into_iter()
+        .chain(ids)
+        .chain(["--clear-groups".to_owned(), "--".to_owned()])
+        .collect()
 }
 
 /// Gives a folder and all in it to this user, where we may: to the one of [`as_user`].
@@ -165,7 +171,8 @@ impl Guard {
     }
 
     fn ask(&mut self, word: &str) -> String {
-        writeln!(self.to_shell.as_ref().expect("it is kept until the end"), "{word}").expect("the shell listens");
+        writeln!(self.to_shell.as_ref().expect("it is kept until the end"), "{word}")
+            .expect("the shell listens");
         let mut line = String::new();
         self.from_shell.read_line(&mut line).expect("the shell answers");
         line.trim_end().to_owned()
@@ -182,7 +189,11 @@ impl Drop for Guard {
 /// Sends a signal by name, such as `TERM`. Returns whether the process was there.
 pub(crate) fn signal(id: u32, name: &str) -> bool {
     let mut kill = Command::new("kill");
-    kill.args(["-s", name, &id.to_string()]).stderr(Stdio::null()).status().expect("the kill command").success()
+    kill.args(["-s", name, &id.to_string()])
+        .stderr(Stdio::null())
+        .status()
+        .expect("the kill command")
+        .success()
 }
 
 /// The parent of a process that lives.

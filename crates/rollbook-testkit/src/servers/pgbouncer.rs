@@ -1,6 +1,7 @@
 //! A private `PgBouncer` before a private PostgreSQL.
 
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
 
 use super::postgres::{PASSWORD, PostgresServer, SYSTEM_USER, USER};
 use super::{Guard, as_user, free_port, give_to, new_folder};
@@ -29,7 +30,10 @@ impl PgBouncer {
         std::fs::write(&file, settings).expect("it is written");
         give_to(SYSTEM_USER, &folder);
         let mut command = as_user(SYSTEM_USER);
-        command.extend(["pgbouncer".to_owned(), file.display().to_string()]);
+        // Not in everyone's PATH.
+        let debian = "/usr/sbin/pgbouncer";
+        let program = if Path::new(debian).exists() { debian } else { "pgbouncer" };
+        command.extend([program.to_owned(), file.display().to_string()]);
         let guard = Guard::start(folder, &command);
         let answers = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
         guard.until_it_answers("PgBouncer answers", answers).await;

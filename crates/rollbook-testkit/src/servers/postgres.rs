@@ -36,7 +36,8 @@ impl PostgresServer {
         give_to(SYSTEM_USER, &folder);
         let port = free_port();
         let port_text = port.to_string();
-        let ours = [("port", &*port_text), ("listen_addresses", "127.0.0.1"), ("unix_socket_directories", "")];
+        let ours =
+            [("port", &*port_text), ("listen_addresses", "127.0.0.1"), ("unix_socket_directories", "")];
         let mut command = as_user(SYSTEM_USER);
         command.extend([path(&binaries.join("postgres")), "-D".to_owned(), path(&data)]);
         for (name, value) in ours.iter().chain(settings) {
@@ -153,7 +154,8 @@ fn make_template(binaries: &Path, version: &str) -> tempfile::TempDir {
     let mut arguments = as_user(SYSTEM_USER);
     arguments.extend([path(&binaries.join("initdb")), path(&folder.path().join("data"))]);
     arguments.extend([format!("--username={USER}"), format!("--pwfile={}", path(&password))]);
-    let more = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--wal-segsize=1", "--no-sync"];
+    let more =
+        ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--wal-segsize=1", "--no-sync"];
     arguments.extend(more.map(str::to_owned));
     if version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major >= 15) {
         arguments.extend(["--locale-provider=icu", "--icu-locale=en"].map(str::to_owned));

@@ -1,6 +1,7 @@
 //! A private Redis.
 
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
 use std::process::Command;
 
 use super::{Guard, as_user, free_port, give_to, new_folder, run, signal};
@@ -21,8 +22,18 @@ impl RedisServer {
         Self::start_with(&[]).await
     }
 
-    /// The same with these settings besides, or instead.
+    /// The same with these settings besides, or instead. Each word of a value is an argument of its own.
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_command(&["redis-server"], settings).await
+    }
+
+    /// The same with a library of one's own before those of the system.
+    pub async fn start_preloading(library: &Path, settings: &[(&str, &str)]) -> Self {
+        let library = format!("LD_PRELOAD={}", library.display());
+        Self::start_command(&["env", &library, "redis-server"], settings).await
+    }
+
+    async fn start_command(program: &[&str], settings: &[(&str, &str)]) -> Self {
         let port = free_port();
         let folder = new_folder("rollbook-redis-");
         give_to(USER, &folder);
@@ -37,8 +48,11 @@ impl RedisServer {
         ];
         let theirs = settings.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let mut command = as_user(USER);
-        command.push("redis-server".to_owned());
-        command.extend(ours.into_iter().chain(theirs).flat_map(|(name, value)| [format!("--{name}"), value]));
+        command.extend(program.iter().map(|&word| word.to_owned()));
+        for (name, value) in ours.into_iter().chain(theirs) {
+            command.push(format!("--{name}"));
+            command.extend(value.split(' ').map(str::to_owned));
+        }
         let server = Self { guard: Guard::start(folder, &command), port };
         server.until_it_answers().await;
         server

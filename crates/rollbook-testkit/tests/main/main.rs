@@ -2,4 +2,5 @@
 
 mod faults;
 mod queue;
+mod servers;
 mod store;

@@ -1,0 +1,271 @@
+//! What a Postgres error means: whose fault it is, and whether waiting helps.
+//!
+//! Postgres's messages and details quote values (`invalid input syntax for type json`, `Key (email)=(…)`),
+//! so a text here is made of the SQLSTATE, our own words and the names of tables, columns and constraints.
+//! One exception: a wrong name or a missing right in a statement of our own is told in Postgres's words,
+//! which can only quote identifiers then, since all values are bound. In somebody's trigger that does not
+//! hold.
+//!
+//! A state that is not known here is taken for the server's fault: waiting loses no message, and
+//! the reason is in the log, while blaming the messages would fill the dead letters with good ones.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use rollbook_core::store::StoreError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+use crate::connections::NoConnection;
+use crate::place::Place;
+
+/// An error, judged. The text names no values.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    /// The values of a statement are refused.
+    #[error("{0}")]
+    Data(String),
+    /// Away, busy, full: later it may go.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Rights, login, schema: a person must mend it.
+    #[error("{0}")]
+    Deployment(String),
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Data(text) => Self::Event(text),
+            Fault::Unavailable(text) => Self::Dependency(text),
+            Fault::Deployment(text) => Self::Deployment(text),
+        }
+    }
+}
+
+/// Why the same transaction may be tried again at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// It lost against another one.
+    Conflict,
+    /// The connection is dead, or what is prepared on it has become stale.
+    Connection,
+}
+
+/// Whether, and why, to try again.
+pub(crate) fn again(error: &sqlx::Error) -> Option<Again> {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => Some(Again::Connection),
+        sqlx::Error::Database(_) => {
+            let error = database_error(error)?;
+            match error.code() {
+                "40001" | "40P01" => Some(Again::Conflict),
+                "26000" | "0A000" | "42P05" => Some(Again::Connection),
+                _ if matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic) => {
+                    Some(Again::Connection)
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// The server's own error, where it is one.
+pub(crate) fn database_error(error: &sqlx::Error) -> Option<&PgDatabaseError> {
+    error.as_database_error()?.try_downcast_ref()
+}
+
+/// Judges what came of a call that got no connection.
+pub(crate) fn no_connection(place: &Place, none: &NoConnection) -> Fault {
+    match none {
+        NoConnection::Busy => Fault::Unavailable(format!(
+            "{place}: all connections are in use (at most database_connections_max at once)"
+        )),
+        NoConnection::Slow => Fault::Unavailable(format!(
+            "{place}: no connection within database_connect_timeout: are host and port right, is it reachable?"
+        )),
+        NoConnection::Refused(error) => judge(place, error),
+    }
+}
+
+/// What is said of a call that took too long as a whole.
+pub(crate) fn no_answer(place: &Place, limit: Duration) -> Fault {
+    Fault::Unavailable(format!("{place}: no answer within {limit:?}"))
+}
+
+/// Judges an error of a connection or a statement.
+pub(crate) fn judge(place: &Place, error: &sqlx::Error) -> Fault {
+    match error {
+        sqlx::Error::Database(_) => match database_error(error) {
+            Some(error) => judge_state(place, error),
+            None => Fault::Unavailable(format!("{place}: an error without a state")),
+        },
+        sqlx::Error::Io(error) => Fault::Unavailable(format!("{place}: {}", io(error))),
+        // Certificates and modes; the text comes from rustls and knows no secret.
+        sqlx::Error::Tls(error) => Fault::Deployment(format!(
+            "{place}: no TLS: {error}; see sslmode and sslrootcert in the URL, and ssl on the server"
+        )),
+        sqlx::Error::Protocol(_) => {
+            Fault::Unavailable(format!("{place}: it does not answer as Postgres does: is the port right?"))
+        }
+        sqlx::Error::Encode(_) => Fault::Data("a value is too large for one statement".to_owned()),
+        sqlx::Error::ColumnDecode { index, .. } => Fault::Deployment(format!(
+            "{place}: a column (the one at {index}) is not as Rollbook's migrations made it"
+        )),
+        sqlx::Error::Configuration(_) => {
+            Fault::Deployment(format!("{place}: the parameters of the URL can't be used"))
+        }
+        _ => Fault::Deployment(format!("{place}: the schema is not as Rollbook's migrations made it")),
+    }
+}
+
+fn io(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "connection refused: is it running, and is this its port?".to_owned(),
+        ErrorKind::NotFound => "there is no such socket: is it running?".to_owned(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => {
+            "the connection broke".to_owned()
+        }
+        _ => format!("{error}: is the address right, is it reachable?"),
+    }
+}
+
+/// The names in an error that are nobody's data.
+struct Named<'a>(&'a PgDatabaseError);
+
+impl std::fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SQLSTATE {}", self.0.code())?;
+        let names =
+            [("table", self.0.table()), ("column", self.0.column()), ("constraint", self.0.constraint())];
+        for (what, name) in names {
+            if let Some(name) = name {
+                write!(f, ", {what} {name}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn judge_state(place: &Place, error: &PgDatabaseError) -> Fault {
+    let (state, named) = (error.code(), Named(error));
+    if let Some(what) = data(state) {
+        return Fault::Data(format!("{what} ({named})"));
+    }
+    if let Some(what) = deployment(place, state, own_words(error)) {
+        return Fault::Deployment(format!("{place}: {what} ({named})"));
+    }
+    Fault::Unavailable(format!("{place}: {} ({named})", unavailable(state)))
+}
+
+/// Postgres's own words, where they are about one of our statements and not about what a trigger does.
+fn own_words(error: &PgDatabaseError) -> Option<&str> {
+    let is_ours = error.r#where().is_none() && error.severity() == PgSeverity::Error;
+    is_ours.then(|| error.message())
+}
+
+/// What is wrong with the values, if they are to blame.
+fn data(state: &str) -> Option<&'static str> {
+    Some(match state {
+        "22003" => "a number is out of range",
+        "22008" => "a time is out of range",
+        "22P02" | "22P05" | "22021" | "22030" | "22032" => "text or JSON that Postgres can't hold",
+        "23502" => "a value is missing",
+        "23503" => "a foreign key's row is missing; a mirror must have no foreign keys",
+        "23505" => "a value is there already that is declared unique; in a mirror only ids are",
+        "23514" => "a check fails",
+        "54001" => "nested too deeply",
+        "54000" => "a value is too large for an index",
+        _ => match state.get(..2)? {
+            "21" | "22" => "a value is refused",
+            "23" | "27" | "44" => "a constraint is broken",
+            "54" => "a value is too large",
+            // Raised by a trigger of the team's own about this row: waiting would stop all the others.
+            "P0" => "a trigger refuses the row",
+            _ => return None,
+        },
+    })
+}
+
+/// What is wrong with the deployment, if it is to blame, and the mend.
+fn deployment(place: &Place, state: &str, words: Option<&str>) -> Option<String> {
+    let said = |otherwise: &str| words.unwrap_or(otherwise).to_owned();
+    Some(match state {
+        "28P01" | "28000" => format!(
+            "user {} is refused: check user and password in the URL, and pg_hba.conf on the server",
+            place.user()
+        ),
+        "3D000" => format!(
+            "there is no database {name}: make it (createdb {name}) or name another in the URL",
+            name = place.database()
+        ),
+        "42501" => format!(
+            "{}: user {} lacks a right; grant it, or use the user that ran: rollbook migrate",
+            said("permission denied"),
+            place.user()
+        ),
+        "42P01" | "42703" | "3F000" => format!("{}; run: rollbook migrate", said("a table is missing")),
+        "42P07" | "42723" => format!(
+            "{}: the schema holds tables of somebody else; choose another (schema)",
+            said("a table is there already")
+        ),
+        "26000" | "42P05" => "a prepared statement is lost: behind a PgBouncer in transaction mode, set \
+                              pgbouncer = yes"
+            .to_owned(),
+        "XX001" | "XX002" => "its data is corrupted: see the server's log".to_owned(),
+        _ => match state.get(..2)? {
+            "28" | "3D" | "3F" | "42" | "0A" => said("the statement is refused"),
+            _ => return None,
+        },
+    })
+}
+
+fn unavailable(state: &str) -> &'static str {
+    match state {
+        "57014" => "a statement took longer than statement_timeout, or was cancelled",
+        "55P03" => {
+            "a lock was not free within half of statement_timeout: another session holds the rows or the table"
+        }
+        "57P01" | "57P02" | "57P03" => "it is starting up or shutting down",
+        "40001" | "40P01" => "other sessions write the same rows in another order",
+        "25006" => "it is read-only: a standby, or a server that is full",
+        "25P03" => "the connection was idle in a transaction for longer than statement_timeout",
+        "53100" => "its disk is full",
+        "53200" => "it is out of memory",
+        "53300" => "it has no connection left (max_connections)",
+        "08P01" => "the connection is refused: by a pooler before it, if there is one",
+        _ if state.starts_with("53") => "it lacks resources",
+        _ if state.starts_with("08") => "the connection broke",
+        _ if state.starts_with("57") => "it was told to stop this",
+        _ if state.starts_with("58") => "its disk or its system fails: see the server's log",
+        _ => "it fails: see the server's log",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_values_are_the_events_fault() {
+        for state in
+            ["22003", "22P02", "22P05", "22008", "21000", "23505", "23502", "54001", "54000", "P0001"]
+        {
+            assert!(data(state).is_some(), "{state}");
+        }
+    }
+
+    #[test]
+    fn what_a_person_must_mend_is_told_from_what_passes() {
+        let (place, _) = Place::parse("postgres://me@h/app").expect("a URL");
+        for state in ["28P01", "3D000", "3F000", "42P01", "42501", "42703", "0A000", "26000", "XX001"] {
+            assert!(data(state).is_none() && deployment(&place, state, None).is_some(), "{state}");
+        }
+        let passing = [
+            "08006", "57P01", "57P03", "53300", "53100", "25006", "40001", "40P01", "55P03", "57014", "XX000",
+        ];
+        for state in passing {
+            assert!(data(state).is_none() && deployment(&place, state, None).is_none(), "{state}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Reading rows and the ledger.
+
+use rollbook_core::catalog::{Kind, Resource};
+use rollbook_core::change::Applied;
+use rollbook_core::delivery::MessageId;
+use rollbook_core::store::{LedgerEntry, RowView};
+use serde_json::{Map, Value};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::{Arguments as _, Row as _};
+
+use super::sql;
+use crate::transaction::{Session, Sql, Work};
+use crate::types::{Read, Time};
+
+/// One row.
+pub(super) struct Get<'a> {
+    pub(super) sql: &'a Sql,
+    pub(super) resource: &'static Resource,
+    pub(super) id: &'a str,
+}
+
+impl Work for Get<'_> {
+    type Output = Option<RowView>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Option<RowView>> {
+        let mut arguments = PgArguments::default();
+        arguments.add(self.id).map_err(sqlx::Error::Encode)?;
+        let rows = session.fetch(self.sql, arguments).await?;
+        rows.first().map(|row| view(self.resource, row)).transpose()
+    }
+}
+
+/// Rows behind `after`, in the order of their ids.
+pub(super) struct Rows<'a> {
+    pub(super) sql: &'a Sql,
+    pub(super) resource: &'static Resource,
+    pub(super) after: &'a str,
+    pub(super) limit: usize,
+}
+
+impl Work for Rows<'_> {
+    type Output = Vec<RowView>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<RowView>> {
+        let mut arguments = PgArguments::default();
+        arguments.add(self.after).map_err(sqlx::Error::Encode)?;
+        arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
+        let rows = session.fetch(self.sql, arguments).await?;
+        rows.iter().map(|row| view(self.resource, row)).collect()
+    }
+}
+
+fn view(resource: &'static Resource, row: &PgRow) -> sqlx::Result<RowView> {
+    let columns = sql::columns(resource)
+        .enumerate()
+        .map(|(position, (name, kind))| Ok((name.to_owned(), value(row, position, kind)?)))
+        .collect::<sqlx::Result<Map<String, Value>>>()?;
+    Ok(RowView { id: row.try_get(0)?, columns })
+}
+
+fn value(row: &PgRow, position: usize, kind: Kind) -> sqlx::Result<Value> {
+    Ok(match kind {
+        Kind::Text => row.try_get::<Option<String>, _>(position)?.into(),
+        Kind::Integer => row.try_get::<Option<i64>, _>(position)?.into(),
+        Kind::Bool => row.try_get::<Option<bool>, _>(position)?.into(),
+        Kind::Time => row.try_get::<Option<Time>, _>(position)?.map(|Time(at)| at.to_string()).into(),
+        Kind::Json => row.try_get::<Option<Read>, _>(position)?.map_or(Value::Null, |Read(value)| value),
+    })
+}
+
+/// The ledger's line of a delivery.
+pub(super) struct Delivery<'a> {
+    pub(super) sql: &'a Sql,
+    pub(super) id: &'a MessageId,
+}
+
+impl Work for Delivery<'_> {
+    type Output = Option<LedgerEntry>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Option<LedgerEntry>> {
+        let mut arguments = PgArguments::default();
+        arguments.add(self.id.as_str()).map_err(sqlx::Error::Encode)?;
+        let rows = session.fetch(self.sql, arguments).await?;
+        let read = |row: &PgRow| {
+            let outcome: String = row.try_get(2)?;
+            Ok(LedgerEntry {
+                event_type: row.try_get(0)?,
+                subject_id: row.try_get(1)?,
+                outcome: Applied::parse(&outcome).unwrap_or(Applied::Ignored),
+                attempts: u32::try_from(row.try_get::<i32, _>(3)?).unwrap_or_default(),
+            })
+        };
+        rows.first().map(read).transpose()
+    }
+}
+
+/// The tables that lack a right that is needed.
+pub(super) struct Forbidden<'a> {
+    pub(super) sql: &'a Sql,
+}
+
+impl Work for Forbidden<'_> {
+    type Output = Vec<String>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<String>> {
+        let rows = session.fetch(self.sql, PgArguments::default()).await?;
+        rows.iter().map(|row| row.try_get(0)).collect()
+    }
+}

@@ -1,0 +1,156 @@
+//! One piece of work in one transaction: limits, retries, and which connections may be used again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgConnection, PgRow, PgSeverity};
+use sqlx::{AssertSqlSafe, Executor as _, raw_sql};
+use tokio::time::{sleep, timeout};
+
+use crate::connections::{Connections, Leased};
+use crate::fault::{self, Again, Fault};
+use crate::place::Place;
+use crate::settings::PostgresSettings;
+
+/// How often a transaction that lost against another one is tried.
+const CONFLICT_TRIES: u32 = 4;
+/// The wait before the second try; it doubles.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
+
+/// A statement; its identifiers are the catalog's and the validated schema's, its values are bound.
+pub(crate) type Sql = Arc<str>;
+
+/// Something to do in one transaction. It may run several times, so it must have no effect outside.
+pub(crate) trait Work: Sync {
+    /// What comes of it.
+    type Output: Send;
+
+    /// Does it.
+    fn run(&self, session: &mut Session<'_>) -> impl Future<Output = sqlx::Result<Self::Output>> + Send;
+}
+
+/// A transaction under way.
+pub(crate) struct Session<'a> {
+    connection: &'a mut PgConnection,
+    persistent: bool,
+}
+
+impl Session<'_> {
+    /// Runs a statement and returns its rows.
+    pub(crate) async fn fetch(&mut self, sql: &Sql, arguments: PgArguments) -> sqlx::Result<Vec<PgRow>> {
+        let query = sqlx::query_with(AssertSqlSafe(Arc::clone(sql)), arguments);
+        (&mut *self.connection).fetch_all(query.persistent(self.persistent)).await
+    }
+
+    /// Runs statements without values, parted by semicolons. They must not end the transaction.
+    pub(crate) async fn script(&mut self, sql: String) -> sqlx::Result<()> {
+        raw_sql(AssertSqlSafe(sql)).execute(&mut *self.connection).await.map(drop)
+    }
+}
+
+/// A database that work can be done in.
+pub(crate) struct Database {
+    place: Place,
+    connections: Connections,
+    persistent: bool,
+    begin: Sql,
+    limit: Duration,
+}
+
+/// Commits. The server's timeout is lifted first: while a synchronous standby is awaited it would not undo
+/// the commit but report it as done.
+const COMMIT: &str = "SET LOCAL statement_timeout = 0; COMMIT";
+
+impl Database {
+    /// Connects at the first use. Each transaction begins by saying all that it relies on. Plans are made
+    /// anew: one that was made while a table was small would scan it from end to end when it has grown.
+    pub(crate) fn new(place: Place, settings: &PostgresSettings) -> Self {
+        let statement = settings.statement_timeout.as_millis().clamp(1, i32::MAX.unsigned_abs().into());
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; \
+             SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
+             SET LOCAL idle_in_transaction_session_timeout = {statement}; \
+             SET LOCAL client_min_messages = error; SET LOCAL plan_cache_mode = force_custom_plan",
+            lock = (statement / 2).max(1),
+        );
+        let mut options = place.options.clone();
+        if settings.pgbouncer {
+            options = options.statement_cache_capacity(0);
+        }
+        Self {
+            place,
+            connections: Connections::new(options, settings.connections_max, settings.connect_timeout),
+            persistent: !settings.pgbouncer,
+            begin: begin.into(),
+            // For one wait for a connection and one for a statement, both at their limits, and to spare.
+            limit: settings.connect_timeout * 2 + settings.statement_timeout,
+        }
+    }
+
+    /// Does the work and commits it.
+    pub(crate) async fn run<W: Work>(&self, work: &W) -> Result<W::Output, Fault> {
+        self.run_within(self.limit, work).await
+    }
+
+    /// Likewise, for work that may take this long.
+    pub(crate) async fn run_within<W: Work>(&self, limit: Duration, work: &W) -> Result<W::Output, Fault> {
+        match timeout(limit, self.tries(work)).await {
+            Ok(result) => result,
+            Err(_) => Err(fault::no_answer(&self.place, limit)),
+        }
+    }
+
+    async fn tries<W: Work>(&self, work: &W) -> Result<W::Output, Fault> {
+        let (mut conflicts, mut fresh) = (0, false);
+        loop {
+            let taken = self.connections.take(fresh).await;
+            let leased = taken.map_err(|none| fault::no_connection(&self.place, &none))?;
+            let reused = leased.reused;
+            let error = match self.attempt(leased, work).await {
+                Ok(output) => return Ok(output),
+                Err(error) => error,
+            };
+            match fault::again(&error) {
+                Some(Again::Conflict) if conflicts + 1 < CONFLICT_TRIES => {
+                    sleep(CONFLICT_PAUSE * 2_u32.pow(conflicts)).await;
+                    conflicts += 1;
+                }
+                Some(Again::Connection) if reused && !fresh => fresh = true,
+                _ => return Err(fault::judge(&self.place, &error)),
+            }
+        }
+    }
+
+    async fn attempt<W: Work>(&self, mut leased: Leased<'_>, work: &W) -> sqlx::Result<W::Output> {
+        let result = self.transaction(&mut leased.connection, work).await;
+        match &result {
+            Ok(_) => self.connections.give_back(leased),
+            Err(error) if fault::again(error) == Some(Again::Connection) => self.connections.close_idle(),
+            Err(error) if is_plain(error) => {
+                if raw_sql("ROLLBACK").execute(&mut leased.connection).await.is_ok() {
+                    self.connections.give_back(leased);
+                }
+            }
+            Err(_) => {}
+        }
+        result
+    }
+
+    async fn transaction<W: Work>(&self, connection: &mut PgConnection, work: &W) -> sqlx::Result<W::Output> {
+        raw_sql(AssertSqlSafe(Arc::clone(&self.begin))).execute(&mut *connection).await?;
+        let session = &mut Session { connection: &mut *connection, persistent: self.persistent };
+        let output = work.run(session).await?;
+        raw_sql(COMMIT).execute(connection).await?;
+        Ok(output)
+    }
+
+    /// Where it is.
+    pub(crate) const fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
+/// Whether the server has refused a statement and nothing more: the connection is as good as before.
+fn is_plain(error: &sqlx::Error) -> bool {
+    fault::database_error(error).is_some_and(|error| error.severity() == PgSeverity::Error)
+}

@@ -1,0 +1,88 @@
+//! Times and JSON as Postgres sends and takes them: its binary forms, exact to the digit.
+
+use rollbook_core::time::Timestamp;
+use serde_json::Value;
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef};
+use sqlx::{Decode, Encode, Postgres, Type};
+
+/// 2000-01-01, from which Postgres counts its microseconds, in milliseconds since 1970.
+const EPOCH: i64 = 946_684_800_000;
+/// The moments that can be shown: the years 1 to 9999.
+const SHOWN: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_207_200_000;
+/// The version byte before the text of a jsonb.
+const JSONB: u8 = 1;
+
+/// A `timestamptz`. A moment outside the years that can be shown is kept as the nearest that can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Time(pub(crate) Timestamp);
+
+/// The text of a `jsonb`.
+#[derive(Clone, Copy)]
+pub(crate) struct Json<'a>(pub(crate) &'a str);
+
+/// A `jsonb`, read.
+pub(crate) struct Read(pub(crate) Value);
+
+impl Type<Postgres> for Time {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(1184))
+    }
+}
+
+impl PgHasArrayType for Time {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(1185))
+    }
+}
+
+impl Encode<'_, Postgres> for Time {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        let millis = self.0.as_millis().clamp(*SHOWN.start(), *SHOWN.end());
+        buffer.extend_from_slice(&((millis - EPOCH) * 1000).to_be_bytes());
+        Ok(IsNull::No)
+    }
+}
+
+impl Decode<'_, Postgres> for Time {
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        let micros = i64::from_be_bytes(value.as_bytes()?.try_into()?);
+        // Infinity, which nobody writes here, comes as the greatest number and shows as the last moment.
+        Ok(Self(Timestamp::from_millis((micros.div_euclid(1000)).saturating_add(EPOCH))))
+    }
+}
+
+impl Type<Postgres> for Json<'_> {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(3802))
+    }
+}
+
+impl PgHasArrayType for Json<'_> {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(3807))
+    }
+}
+
+impl Encode<'_, Postgres> for Json<'_> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        buffer.push(JSONB);
+        buffer.extend_from_slice(self.0.as_bytes());
+        Ok(IsNull::No)
+    }
+}
+
+impl Type<Postgres> for Read {
+    fn type_info() -> PgTypeInfo {
+        Json::type_info()
+    }
+}
+
+impl Decode<'_, Postgres> for Read {
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        let text = value.as_bytes()?.strip_prefix(&[JSONB]).ok_or("a jsonb of an unknown version")?;
+        Ok(Self(serde_json::from_slice(text)?))
+    }
+}

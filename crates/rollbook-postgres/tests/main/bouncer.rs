@@ -1,0 +1,55 @@
+//! Behind a `PgBouncer` in transaction mode.
+
+use rollbook_core::catalog::USERS;
+use rollbook_core::delivery::MessageId;
+use rollbook_core::store::{Store as _, StoreError};
+use rollbook_postgres::{PostgresSettings, apply_migrations, pending_migrations};
+use rollbook_testkit::servers::pgbouncer::PgBouncer;
+use tokio::task::JoinSet;
+
+use crate::world::{World, open, user_change};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_works_behind_a_pgbouncer_in_transaction_mode() {
+    let world = World::empty().await;
+    let bouncer = PgBouncer::start(world.server).await;
+    let settings =
+        PostgresSettings { url: bouncer.url(&world.database), pgbouncer: true, ..world.settings.clone() };
+    assert_eq!(pending_migrations(&settings).await, Ok(vec!["0001_mirror"]));
+    assert_eq!(apply_migrations(&settings).await, Ok(vec!["0001_mirror"]));
+    let store = open(&settings);
+    // More at once than PgBouncer has connections: it hands them round between transactions.
+    let mut workers = JoinSet::new();
+    for worker in 0..6 {
+        let store = store.clone();
+        workers.spawn(async move {
+            for batch in 0..20 {
+                let changes: Vec<_> =
+                    (0..5).map(|user| user_change(&format!("user_{user}"), batch)).collect();
+                store.apply_many(&changes).await.expect("the store applies them");
+                assert!(store.get(&USERS, "user_0").await.expect("the store reads a row").is_some());
+                let line = store.delivery(&MessageId::new("msg_user_0_0")).await;
+                assert!(line.expect("the store reads its ledger").is_some());
+                assert_eq!(store.rows(&USERS, None, 10).await.expect("the store lists rows").len(), 5);
+                assert_eq!(store.ping().await, Ok(()), "worker {worker}");
+            }
+        });
+    }
+    workers.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_setting_the_error_names_it() {
+    let world = World::new().await;
+    let bouncer = PgBouncer::start(world.server).await;
+    let settings = PostgresSettings { url: bouncer.url(&world.database), ..world.settings.clone() };
+    // A statement that one store has prepared is in the way of the next.
+    for _ in 0..10 {
+        if let Err(error) = open(&settings).apply_many(&[user_change("user_1", 0)]).await {
+            let StoreError::Deployment(text) = error else { panic!("{error}") };
+            assert!(text.contains("set pgbouncer = yes"), "{text}");
+            return;
+        }
+    }
+    panic!("prepared statements are not in each other's way");
+}

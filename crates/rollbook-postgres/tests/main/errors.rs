@@ -1,0 +1,160 @@
+//! What an error says: whose fault it is, where and what to do, and never a value.
+
+use rollbook_core::change::{Change, Effect, Field};
+use rollbook_core::store::{Store as _, StoreError};
+use rollbook_postgres::{PostgresSettings, describe, pending_migrations};
+use rollbook_testkit::servers::postgres::PostgresServer;
+use serde_json::{Value, json};
+
+use crate::world::{SECRET, World, open, user_change, user_with};
+
+/// Asserts that the values are blamed, in words that hold this and no value.
+#[track_caller]
+fn assert_blames_values<T: std::fmt::Debug>(result: Result<T, StoreError>, words: &str) {
+    let Err(StoreError::Event(text)) = result else { panic!("{result:?}") };
+    assert!(text.contains(words) && !text.contains(SECRET) && !text.contains('\n'), "{text}");
+}
+
+#[track_caller]
+fn assert_deployment<T: std::fmt::Debug>(result: Result<T, StoreError>, words: &[&str]) {
+    let Err(StoreError::Deployment(text)) = result else { panic!("{result:?}") };
+    assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    assert!(!text.contains(SECRET) && !text.contains("Password") && !text.contains('\n'), "{text}");
+}
+
+#[tokio::test]
+async fn constraints_and_triggers_of_the_team_blame_the_values_and_quote_none() {
+    let world = World::new().await;
+    let store = world.store();
+    world.psql("CREATE UNIQUE INDEX one_name ON mirror_2.users (username)").await;
+    let taken = |id| user_with(id, "username", &json!(SECRET));
+    assert!(store.apply_many(&[taken("user_1")]).await.is_ok());
+    assert_blames_values(
+        store.apply_many(&[taken("user_2")]).await,
+        "SQLSTATE 23505, table users, constraint one_name",
+    );
+
+    world.psql("ALTER TABLE mirror_2.users ADD CONSTRAINT short CHECK (length(first_name) < 20)").await;
+    let long = user_with("user_3", "first_name", &json!(SECRET.repeat(5)));
+    assert_blames_values(store.apply_many(&[long]).await, "constraint short");
+
+    world
+        .psql(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'no %', NEW.last_name USING DETAIL = NEW.last_name; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON mirror_2.users FOR EACH ROW
+             WHEN (NEW.id = 'user_4') EXECUTE FUNCTION refuse();
+             CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN EXECUTE NEW.last_name; RETURN NEW; END $$;
+             CREATE TRIGGER fail BEFORE INSERT ON mirror_2.users FOR EACH ROW
+             WHEN (NEW.id = 'user_5') EXECUTE FUNCTION fail()",
+        )
+        .await;
+    let named = |id| user_with(id, "last_name", &json!(SECRET));
+    assert_blames_values(
+        store.apply_many(&[named("user_4")]).await,
+        "a trigger refuses the row (SQLSTATE P0001)",
+    );
+    // A trigger that is itself wrong is somebody's to mend.
+    assert_deployment(
+        store.apply_many(&[named("user_5")]).await,
+        &["the statement is refused (SQLSTATE 42601)"],
+    );
+
+    let fine = user_change("user_6", 0);
+    assert!(store.apply_many(&[fine]).await.is_ok(), "nobody else is held up");
+}
+
+#[tokio::test]
+async fn values_that_postgres_cannot_hold_are_refused_alone_and_not_quoted() {
+    let world = World::new().await;
+    let store = world.store();
+    let number: Value = serde_json::from_str("1e200000").expect("JSON has such numbers");
+    let number = json!({ SECRET: number });
+    assert_blames_values(
+        store.apply_many(&[user_with("user_1", "public_metadata", &number)]).await,
+        "SQLSTATE 22003",
+    );
+    // Random, so that it can't be compressed to a length that an index takes.
+    let long: String = std::iter::repeat_with(fastrand::alphanumeric).take(20_000).collect();
+    let long = user_with("user_2", "external_id", &json!(format!("{SECRET}{long}")));
+    assert_blames_values(store.apply_many(&[long]).await, "SQLSTATE 54000");
+    let mut broken = user_change("user_3", 0);
+    put(&mut broken, "public_metadata", Field::Json(format!("{{{SECRET}")));
+    assert_blames_values(store.apply_many(&[broken]).await, "SQLSTATE 22P02");
+    let mut nul = user_change("user_4", 0);
+    put(&mut nul, "username", Field::Text(format!("{SECRET}\0")));
+    assert_blames_values(store.apply_many(&[nul, user_change("user_5", 0)]).await, "SQLSTATE 22021");
+    assert_eq!(
+        world.psql("SELECT count(*) FROM mirror_2.users").await,
+        "0\n",
+        "nothing of a batch is written"
+    );
+    assert_eq!(world.psql("SELECT count(*) FROM mirror_2.deliveries").await, "0\n");
+}
+
+/// Puts a value into a column that no event could have.
+fn put(change: &mut Change, name: &str, value: Field) {
+    let Effect::Merge(assertion) = &mut change.effect else { panic!("no content") };
+    let position = assertion.resource.columns.iter().position(|column| column.name == name);
+    let row = assertion.row.as_mut().expect("a living row");
+    row.values[position.expect("a column")] = value;
+}
+
+#[tokio::test]
+async fn a_wrong_login_database_or_schema_is_told_with_its_place_and_mend() {
+    let world = World::empty().await;
+    let place = format!("Postgres at 127.0.0.1:{}", world.server.port());
+    let wrong = open(&world.with_user("rollbook", SECRET));
+    assert_deployment(wrong.ping().await, &[&place, "user rollbook is refused", "28P01", "pg_hba.conf"]);
+    let missing = PostgresSettings { url: world.server.url("nowhere"), ..world.settings.clone() };
+    assert_deployment(open(&missing).ping().await, &[&place, "no database nowhere", "createdb"]);
+    assert_deployment(pending_migrations(&missing).await, &[&place, "no database nowhere"]);
+
+    let store = world.store();
+    assert_deployment(store.ping().await, &["migration 0001_mirror is pending; run: rollbook migrate"]);
+    let refused = store.apply_many(&[user_change("user_1", 0)]).await;
+    assert_deployment(refused, &[&place, "mirror_2.", "does not exist", "run: rollbook migrate", "42P01"]);
+    let tls =
+        PostgresSettings { url: format!("{}?sslmode=require", world.settings.url), ..world.settings.clone() };
+    assert_deployment(open(&tls).ping().await, &[&place, "no TLS", "sslmode"]);
+    let told = describe(&world.settings.url, "mirror_2");
+    assert_eq!(told, format!("{place}, database {}, schema mirror_2", world.database));
+}
+
+#[tokio::test]
+async fn a_role_without_rights_is_told_by_ping_which_tables_it_lacks() {
+    let world = World::new().await;
+    let (role, login) = (format!("reader_{}", world.database), "CREATE ROLE");
+    world
+        .psql(&format!(
+            "{login} {role} LOGIN PASSWORD 'ImAPassword'; GRANT USAGE ON SCHEMA mirror_2 TO {role};
+             GRANT SELECT ON ALL TABLES IN SCHEMA mirror_2 TO {role};
+             GRANT INSERT, UPDATE ON mirror_2.users TO {role}"
+        ))
+        .await;
+    let reader = open(&world.with_user(&role, "ImAPassword"));
+    let missing =
+        "may not read and write organizations, organization_memberships, deliveries in schema mirror_2";
+    assert_deployment(reader.ping().await, &[missing, "grant SELECT, INSERT and UPDATE"]);
+    let refused = reader.apply_many(&[user_change("user_1", 0)]).await;
+    assert_deployment(refused, &["permission denied for table deliveries", &role]);
+    world.psql(&format!("GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA mirror_2 TO {role}")).await;
+    assert_eq!(reader.ping().await, Ok(()), "as soon as it has them");
+    assert!(reader.apply_many(&[user_change("user_1", 0)]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_server_without_free_connections_or_in_recovery_is_waited_for() {
+    let server = PostgresServer::start_with(&[("max_connections", "4"), ("fsync", "off")]).await;
+    server.psql("postgres", "CREATE ROLE guest LOGIN PASSWORD 'ImAPassword' CONNECTION LIMIT 0").await;
+    let url = format!("postgres://guest:ImAPassword@127.0.0.1:{}/postgres", server.port());
+    let busy = open(&PostgresSettings { url, ..crate::world::settings(String::new()) });
+    let Err(StoreError::Dependency(text)) = busy.ping().await else { panic!("a connection too many") };
+    assert!(text.contains("53300") && text.contains("max_connections"), "{text}");
+    server.psql("postgres", "ALTER SYSTEM SET default_transaction_read_only = on").await;
+    server.psql("postgres", "SELECT pg_reload_conf()").await;
+    let read_only = crate::world::settings(server.url("postgres"));
+    let Err(error) = rollbook_postgres::apply_migrations(&read_only).await else { panic!("it is read-only") };
+    assert!(error.is_transient() && error.to_string().contains("25006"), "{error}");
+}

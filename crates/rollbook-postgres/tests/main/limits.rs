@@ -1,0 +1,107 @@
+//! No wait without an end.
+
+use std::time::{Duration, Instant};
+
+use rollbook_core::store::{Store as _, StoreError};
+use rollbook_postgres::{PostgresSettings, apply_migrations};
+use rollbook_testkit::process::until;
+use rollbook_testkit::servers::postgres::PostgresServer;
+
+use crate::world::{World, open, settings, user_change};
+
+/// Long against what a statement takes here, short for a test.
+const STATEMENT: Duration = Duration::from_secs(1);
+/// By when everything must have ended, on a busy machine too; and less than the sleeps that it cuts short.
+const SOON: Duration = Duration::from_secs(20);
+const SLEEP: u32 = 40;
+
+fn impatient(settings: &PostgresSettings) -> PostgresSettings {
+    PostgresSettings { statement_timeout: STATEMENT, ..settings.clone() }
+}
+
+/// Asserts that the server, not a message, is blamed in these words, soon.
+async fn assert_cut_short(settings: &PostgresSettings, words: &str) {
+    let started = Instant::now();
+    let result = open(settings).apply_many(&[user_change("user_1", 0)]).await;
+    let Err(StoreError::Dependency(text)) = result else { panic!("{result:?}") };
+    assert!(text.contains(words), "{text}");
+    assert!(started.elapsed() < SOON);
+}
+
+async fn until_users_are_locked(world: &World) {
+    let held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted
+                AND relation = 'mirror_2.users'::regclass";
+    until("the lock is held", || async { world.psql(held).await == "1\n" }).await;
+}
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_cut_short() {
+    let world = World::new().await;
+    let sleep = format!(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM pg_sleep({SLEEP}); RETURN NEW; END $$;
+         CREATE TRIGGER slow BEFORE INSERT ON mirror_2.users FOR EACH ROW EXECUTE FUNCTION slow()"
+    );
+    world.psql(&sleep).await;
+    assert_cut_short(&impatient(&world.settings), "longer than statement_timeout").await;
+}
+
+#[tokio::test]
+async fn a_lock_that_another_session_holds_is_waited_for_half_as_long() {
+    let world = World::new().await;
+    let holder = world.psql("BEGIN; LOCK TABLE mirror_2.users; SELECT pg_sleep(3); COMMIT");
+    let waiter = async {
+        until_users_are_locked(&world).await;
+        assert_cut_short(&impatient(&world.settings), "a lock was not free").await;
+    };
+    tokio::join!(holder, waiter);
+    assert!(world.store().apply_many(&[user_change("user_1", 0)]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_any_more_is_given_up() {
+    let server = PostgresServer::start_with(&[("fsync", "off")]).await;
+    server.create_database("app").await;
+    let settings = settings(server.url("app"));
+    apply_migrations(&settings).await.expect("the migrations apply");
+    let impatient = PostgresSettings { connect_timeout: Duration::from_secs(1), ..impatient(&settings) };
+    let store = open(&impatient);
+    until("a connection is there", || async { store.ping().await.is_ok() }).await;
+    server.signal("STOP");
+    for words in ["no answer within 3s", "no connection within database_connect_timeout"] {
+        let started = Instant::now();
+        let error = store.ping().await.expect_err("it is stopped");
+        assert!(error.is_transient() && error.to_string().contains(words), "{error}");
+        assert!(started.elapsed() < SOON);
+    }
+    server.signal("CONT");
+    until("it is used again", || async { store.ping().await.is_ok() }).await;
+}
+
+#[tokio::test]
+async fn calls_beyond_the_connections_wait_their_turn_and_not_for_ever() {
+    let world = World::new().await;
+    let one = PostgresSettings {
+        connections_max: 1,
+        connect_timeout: Duration::from_secs(1),
+        ..world.settings.clone()
+    };
+    let store = open(&one);
+    let changes = [user_change("user_1", 0)];
+    let (first, second) = tokio::join!(store.apply_many(&changes), store.ping());
+    assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
+    let open_now = "SELECT count(*) FROM pg_stat_activity
+                    WHERE application_name = 'rollbook' AND datname = current_database()";
+    assert_eq!(world.psql(open_now).await, "1\n");
+
+    let holder = world.psql("BEGIN; LOCK TABLE mirror_2.users; SELECT pg_sleep(4); COMMIT");
+    let waiters = async {
+        until_users_are_locked(&world).await;
+        let changes = [user_change("user_2", 0)];
+        let (first, second) = tokio::join!(store.apply_many(&changes), store.ping());
+        assert!(first.is_ok(), "{first:?}");
+        let error = second.expect_err("there is no second connection");
+        assert!(error.is_transient() && error.to_string().contains("database_connections_max"), "{error}");
+    };
+    tokio::join!(holder, waiters);
+}

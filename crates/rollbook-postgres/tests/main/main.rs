@@ -1,0 +1,11 @@
+//! The Postgres engine against what every store must keep, and what only a real server can show.
+
+mod bouncer;
+mod crashes;
+mod errors;
+mod limits;
+mod migrations;
+mod sessions;
+mod store;
+mod together;
+mod world;

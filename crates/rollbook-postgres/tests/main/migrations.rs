@@ -1,0 +1,107 @@
+//! The schema: made once, by one of many, under the name that is asked for.
+
+use rollbook_core::store::{Store as _, StoreError};
+use rollbook_postgres::{PostgresSettings, apply_migrations, drop_schema, pending_migrations, schema_exists};
+use tokio::task::JoinSet;
+
+use crate::world::{World, open, user_change};
+
+#[tokio::test]
+async fn migrations_are_pending_until_they_are_applied_and_asking_makes_nothing() {
+    let world = World::empty().await;
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname !~ '^(pg_|information)'";
+    let before = world.psql(schemas).await;
+    assert_eq!(pending_migrations(&world.settings).await, Ok(vec!["0001_mirror"]));
+    assert_eq!(schema_exists(&world.settings).await, Ok(false));
+    assert_eq!(world.psql(schemas).await, before);
+    assert_eq!(apply_migrations(&world.settings).await, Ok(vec!["0001_mirror"]));
+    assert_eq!(apply_migrations(&world.settings).await, Ok(vec![]));
+    assert_eq!(pending_migrations(&world.settings).await, Ok(vec![]));
+    assert_eq!(schema_exists(&world.settings).await, Ok(true));
+    let tables =
+        "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'mirror_2'";
+    assert_eq!(
+        world.psql(tables).await,
+        "deliveries organization_memberships organizations rollbook_migrations users\n"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_who_migrate_at_once_one_does_it() {
+    let world = World::empty().await;
+    let mut processes = JoinSet::new();
+    for _ in 0..6 {
+        let settings = world.settings.clone();
+        processes.spawn(async move { apply_migrations(&settings).await.expect("it is migrated").len() });
+    }
+    assert_eq!(processes.join_all().await.iter().sum::<usize>(), 1);
+}
+
+#[tokio::test]
+async fn two_schemas_in_one_database_are_two_mirrors() {
+    let world = World::empty().await;
+    let other = PostgresSettings { schema: "clerk".to_owned(), ..world.settings.clone() };
+    for settings in [&world.settings, &other] {
+        apply_migrations(settings).await.expect("the migrations apply");
+    }
+    assert!(open(&other).apply_many(&[user_change("user_1", 0)]).await.is_ok());
+    let counted = "SELECT (SELECT count(*) FROM clerk.users), (SELECT count(*) FROM clerk.deliveries),
+                          (SELECT count(*) FROM mirror_2.users), (SELECT count(*) FROM mirror_2.deliveries)";
+    assert_eq!(world.psql(counted).await, "1|1|0|0\n");
+    assert_eq!(drop_schema(&other).await, Ok(()));
+    assert_eq!(schema_exists(&other).await, Ok(false));
+    assert_eq!(world.store().ping().await, Ok(()), "the other one stays");
+}
+
+#[tokio::test]
+async fn a_schema_that_is_there_needs_no_right_to_make_one() {
+    let world = World::empty().await;
+    let role = format!("owner_{}", world.database);
+    world
+        .psql(&format!(
+            "CREATE ROLE {role} LOGIN PASSWORD 'ImAPassword'; CREATE SCHEMA mirror_2 AUTHORIZATION {role}"
+        ))
+        .await;
+    let owner = world.with_user(&role, "ImAPassword");
+    assert_eq!(apply_migrations(&owner).await, Ok(vec!["0001_mirror"]));
+    assert_eq!(open(&owner).ping().await, Ok(()));
+    let elsewhere = PostgresSettings { schema: "other".to_owned(), ..owner };
+    let Err(StoreError::Deployment(text)) = apply_migrations(&elsewhere).await else {
+        panic!("no right is needed")
+    };
+    assert!(text.contains("permission denied for database") && text.contains(&role), "{text}");
+}
+
+#[tokio::test]
+async fn a_newer_schema_and_tables_of_somebody_else_are_refused() {
+    let world = World::new().await;
+    world.psql("INSERT INTO mirror_2.rollbook_migrations (name) VALUES ('0099_later')").await;
+    let refusals = [
+        pending_migrations(&world.settings).await.map(drop),
+        apply_migrations(&world.settings).await.map(drop),
+        world.store().ping().await,
+    ];
+    for refusal in refusals {
+        let Err(StoreError::Deployment(text)) = refusal else { panic!("{refusal:?}") };
+        assert!(text.contains("0099_later") && text.contains("newer"), "{text}");
+    }
+    let public = PostgresSettings { schema: "public".to_owned(), ..world.settings.clone() };
+    world.psql("CREATE TABLE public.users (id text)").await;
+    let Err(StoreError::Deployment(text)) = apply_migrations(&public).await else { panic!("users is taken") };
+    assert!(text.contains("\"users\" already exists") && text.contains("choose another"), "{text}");
+    assert_eq!(
+        world.psql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").await,
+        "1\n",
+        "all or nothing"
+    );
+}
+
+#[test]
+fn a_schema_with_another_name_than_a_plain_one_is_refused() {
+    let url = "postgres://me@127.0.0.1/app".to_owned();
+    for schema in ["Clerk", "a\"; DROP SCHEMA clerk; --", ""] {
+        let settings = PostgresSettings { schema: schema.to_owned(), ..crate::world::settings(url.clone()) };
+        let refused = rollbook_postgres::PostgresStore::new(settings, crate::world::clock()).map(drop);
+        assert!(matches!(refused, Err(StoreError::Deployment(_))), "{schema}");
+    }
+}

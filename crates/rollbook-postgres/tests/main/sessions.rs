@@ -1,0 +1,91 @@
+//! What a session is told, and what it survives.
+
+use rollbook_core::catalog::USERS;
+use rollbook_core::store::Store as _;
+use rollbook_testkit::process::until;
+
+use crate::world::{World, user_change};
+
+#[tokio::test]
+async fn a_commit_waits_for_the_disk_whatever_role_and_database_say() {
+    let world = World::new().await;
+    world
+        .psql(&format!(
+            "ALTER DATABASE {database} SET synchronous_commit = off;
+             CREATE TABLE seen (setting text);
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.seen VALUES (current_setting('synchronous_commit')); RETURN NEW; END $$;
+             CREATE TRIGGER note AFTER INSERT ON mirror_2.users FOR EACH ROW EXECUTE FUNCTION note()",
+            database = world.database
+        ))
+        .await;
+    assert_eq!(world.psql("SHOW synchronous_commit").await, "off\n");
+    assert!(world.store().apply_many(&[user_change("user_1", 0)]).await.is_ok());
+    assert_eq!(world.psql("SELECT setting FROM seen").await, "on\n");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_idle_is_replaced_unseen() {
+    let world = World::new().await;
+    let store = world.store();
+    assert!(store.apply_many(&[user_change("user_1", 0)]).await.is_ok());
+    let closed = world
+        .psql(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+               WHERE application_name = 'rollbook' AND datname = current_database()",
+        )
+        .await;
+    assert_eq!(closed, "1\n");
+    assert!(store.apply_many(&[user_change("user_2", 0)]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_prepared_statement_whose_table_has_changed_is_prepared_anew() {
+    let world = World::new().await;
+    let store = world.store();
+    assert!(store.apply_many(&[user_change("user_1", 0)]).await.is_ok());
+    let before = store.get(&USERS, "user_1").await;
+    assert!(matches!(before, Ok(Some(_))));
+    world.psql("ALTER TABLE mirror_2.users ALTER COLUMN username TYPE varchar(500)").await;
+    assert_eq!(store.get(&USERS, "user_1").await, before);
+    assert!(store.apply_many(&[user_change("user_2", 0)]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_midway_leaves_nothing_locked_or_half_done() {
+    let world = World::new().await;
+    let store = world.store();
+    let changes: Vec<_> = (0..200).map(|number| user_change(&format!("user_{number}"), 0)).collect();
+    for micros in [0, 200, 1_000, 3_000, 10_000] {
+        let limit = std::time::Duration::from_micros(micros);
+        // Whether it is done by then or not: both are fine.
+        drop(tokio::time::timeout(limit, store.apply_many(&changes)).await);
+    }
+    assert!(store.apply_many(&changes).await.is_ok());
+    assert_eq!(world.psql("SELECT count(*) FROM mirror_2.users").await, "200\n");
+    assert_eq!(world.psql("SELECT count(*) FROM mirror_2.deliveries").await, "200\n");
+}
+
+#[tokio::test]
+async fn a_table_that_has_grown_since_the_first_batches_is_not_scanned() {
+    const USERS_MANY: usize = 2000;
+    let world = World::new().await;
+    let store = world.store();
+    for _ in 0..10 {
+        // So small that a scan is the best plan, and often enough for the server to keep that plan.
+        assert!(store.apply_many(&[user_change("user", 0)]).await.is_ok());
+        world.psql("ANALYZE").await;
+    }
+    let many: Vec<_> = (0..USERS_MANY).map(|number| user_change(&format!("user_{number}"), 0)).collect();
+    for batch in many.chunks(20) {
+        assert!(store.apply_many(batch).await.is_ok());
+    }
+    // What a session has counted is told when it ends.
+    drop(store);
+    let inserted = "SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'users'";
+    until("the counts are told", || async { world.psql(inserted).await == format!("{}\n", USERS_MANY + 1) })
+        .await;
+    let scanned = world.psql("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'users'").await;
+    let scanned: usize = scanned.trim().parse().expect("a number");
+    assert!(scanned < USERS_MANY, "{scanned} rows were read by scans");
+}

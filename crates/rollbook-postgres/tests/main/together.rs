@@ -1,0 +1,150 @@
+//! Many workers at once, and what a redelivery costs.
+
+use std::sync::Arc;
+
+use rollbook_core::catalog::RESOURCES;
+use rollbook_core::change::{Applied, Change};
+use rollbook_core::store::{RowView, Store as _};
+use rollbook_postgres::PostgresSettings;
+use rollbook_testkit::events::{START, change_of, deleted, event, membership, organization, user};
+use rollbook_testkit::memory::store::MemoryStore;
+use rollbook_testkit::process::until;
+use tokio::task::JoinSet;
+
+use crate::world::{World, clock, open, user_change};
+
+const WORKERS: usize = 10;
+const BATCHES: usize = 25;
+const BATCH: usize = 60;
+
+/// A change of one of few subjects: most batches meet on some of them.
+fn change(random: &mut fastrand::Rng) -> Change {
+    let (subject, at) = (random.u32(..30), random.i64(0..200));
+    let (updated_at, event_at) = (START + at, START + at + random.i64(0..3));
+    let id = format!("msg_{subject}_{at}_{event_at}");
+    let [user_id, organization_id] = ["user", "org"].map(|object| format!("{object}_{subject}"));
+    let body = match subject % 3 {
+        0 if at == 199 => event("user.deleted", event_at, &deleted("user", &user_id)),
+        0 => event("user.updated", event_at, &user(&user_id, updated_at)),
+        1 => event("organization.updated", event_at, &organization(&organization_id, updated_at)),
+        _ => {
+            let data = membership(&format!("orgmem_{subject}"), &organization_id, &user_id, updated_at);
+            event("organizationMembership.updated", event_at, &data)
+        }
+    };
+    change_of(&id, &body)
+}
+
+/// How many the server has found in this database.
+fn deadlocks(world: &World) -> usize {
+    let found = format!("{}: ERROR:  deadlock detected", world.database);
+    world.server.log().lines().filter(|line| line.starts_with(&found)).count()
+}
+
+/// All but what says when and through what a row came.
+fn content(mut rows: Vec<RowView>) -> Vec<RowView> {
+    for row in &mut rows {
+        row.columns.retain(|name, _| !name.starts_with("synced_"));
+    }
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_connections_of_random_batches_end_in_the_fold_without_a_deadlock() {
+    let world = World::new().await;
+    let settings = PostgresSettings { connections_max: 10, ..world.settings.clone() };
+    let store = open(&settings);
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let truth = MemoryStore::new(clock());
+    let mut workers = JoinSet::new();
+    for _ in 0..WORKERS {
+        let batches: Vec<Vec<Change>> =
+            (0..BATCHES).map(|_| (0..BATCH).map(|_| change(&mut random)).collect()).collect();
+        truth.apply_many(&batches.concat()).await.expect("the model applies them");
+        let store = Arc::clone(&store);
+        workers.spawn(async move {
+            for batch in batches {
+                store.apply_many(&batch).await.expect("the store applies them");
+            }
+        });
+    }
+    workers.join_all().await;
+    for resource in RESOURCES {
+        let rows = store.rows(resource, None, 1000).await.expect("the store lists rows");
+        assert_eq!(content(rows), content(truth.rows_of(resource)));
+    }
+    assert_eq!(deadlocks(&world), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_race_has_one_winner_and_the_others_learn_that_they_lost() {
+    let world = World::new().await;
+    for round in 0..10 {
+        let mut workers = JoinSet::new();
+        let id = format!("user_{round}");
+        for at in 0..8 {
+            let (store, change) = (world.store(), user_change(&id, at));
+            workers.spawn(async move { store.apply_many(&[change]).await.expect("an answer")[0] });
+        }
+        let outcomes = workers.join_all().await;
+        let inserted = outcomes.iter().filter(|outcome| **outcome == Applied::Inserted).count();
+        assert_eq!(inserted, 1, "{outcomes:?}");
+        let all = [Applied::Inserted, Applied::Updated, Applied::Stale];
+        assert!(outcomes.iter().all(|outcome| all.contains(outcome)), "{outcomes:?}");
+        let last = change_of("again", &event("user.updated", START + 7, &user(&id, START + 7)));
+        assert_eq!(world.store().apply_many(&[last]).await, Ok(vec![Applied::Unchanged]));
+    }
+}
+
+#[tokio::test]
+async fn a_deadlock_with_a_session_of_somebody_else_is_tried_again() {
+    let world = World::new().await;
+    // When a waiting session looks for a deadlock: once, and by then the other one must wait too.
+    world.psql(&format!("ALTER DATABASE {} SET deadlock_timeout = '3s'", world.database)).await;
+    let store = world.store();
+    let both = |at| [user_change("user_1", at), user_change("user_2", at)];
+    assert!(store.apply_many(&both(0)).await.is_ok());
+    // In the other order, and patient: so the store is the one that the server ends.
+    let other = world.psql(
+        "SET deadlock_timeout = '60s'; BEGIN; UPDATE mirror_2.users SET locked = true WHERE id = 'user_2';
+         SELECT pg_sleep(1); UPDATE mirror_2.users SET locked = true WHERE id = 'user_1'; COMMIT",
+    );
+    let ours = async {
+        let asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        until("the other one holds its first row", || async { world.psql(asleep).await == "1\n" }).await;
+        store.apply_many(&both(1)).await
+    };
+    let (_, outcomes) = tokio::join!(other, ours);
+    assert_eq!(outcomes, Ok(vec![Applied::Updated; 2]));
+    assert_eq!(deadlocks(&world), 1);
+}
+
+#[tokio::test]
+async fn a_redelivery_writes_no_row_version_and_locks_no_row() {
+    let world = World::new().await;
+    let store = world.store();
+    let mut changes: Vec<Change> = (0..50).map(|number| user_change(&format!("user_{number}"), 5)).collect();
+    let gone = event("user.deleted", START + 9, &deleted("user", "user_7"));
+    changes.push(change_of("msg_gone", &gone));
+    store.apply_many(&changes).await.expect("the store applies them");
+    // Where each version of a row lies, who made it, and who last locked it.
+    let versions = "SELECT md5(string_agg(concat_ws(' ', id, ctid, xmin, xmax), ',' ORDER BY id))
+                    FROM mirror_2.users UNION ALL
+                    SELECT md5(string_agg(concat_ws(' ', svix_id, ctid, xmin, xmax), ',' ORDER BY svix_id))
+                    FROM mirror_2.deliveries";
+    let before = world.psql(versions).await;
+    assert_eq!(before.lines().count(), 2);
+    let older = user_change("user_1", 4);
+    let mut again = changes.clone();
+    again.reverse();
+    let outcomes = store.apply_many(&again).await.expect("the store applies them");
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Applied::Stale | Applied::Unchanged)));
+    assert_eq!(world.psql(versions).await, before);
+    // The ledger learns of a delivery that is new, the rows do not.
+    assert_eq!(store.apply_many(&[older]).await, Ok(vec![Applied::Stale]));
+    let after = world.psql(versions).await;
+    assert_eq!(after.lines().next(), before.lines().next());
+    assert_ne!(after.lines().nth(1), before.lines().nth(1));
+}

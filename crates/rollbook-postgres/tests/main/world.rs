@@ -1,0 +1,98 @@
+//! What the tests share: a server for each test process, a database for each test, changes to apply.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rollbook_core::change::Change;
+use rollbook_core::time::Timestamp;
+use rollbook_postgres::{PostgresSettings, PostgresStore, apply_migrations};
+use rollbook_testkit::clock::ManualClock;
+use rollbook_testkit::events::{START, change_of, event, user};
+use rollbook_testkit::servers::postgres::PostgresServer;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+/// What must be found in no text of an error.
+pub(crate) const SECRET: &str = "ImASecret";
+
+/// The server of this process. A crash of it, `fsync` or not, loses nothing that its kernel has.
+pub(crate) async fn server() -> &'static PostgresServer {
+    static SERVER: OnceCell<PostgresServer> = OnceCell::const_new();
+    let settings = [("fsync", "off"), ("log_line_prefix", "%d: ")];
+    SERVER.get_or_init(|| PostgresServer::start_with(&settings)).await
+}
+
+pub(crate) fn settings(url: String) -> PostgresSettings {
+    PostgresSettings {
+        url,
+        schema: "mirror_2".to_owned(),
+        pgbouncer: false,
+        connections_max: 8,
+        statement_timeout: Duration::from_secs(20),
+        connect_timeout: Duration::from_secs(20),
+    }
+}
+
+/// A database of its own, with the tables.
+pub(crate) struct World {
+    pub(crate) server: &'static PostgresServer,
+    pub(crate) database: String,
+    pub(crate) settings: PostgresSettings,
+}
+
+impl World {
+    /// With the tables.
+    pub(crate) async fn new() -> Self {
+        let world = Self::empty().await;
+        apply_migrations(&world.settings).await.expect("the migrations apply");
+        world
+    }
+
+    /// Without them.
+    pub(crate) async fn empty() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let server = server().await;
+        let database = format!("app_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        server.create_database(&database).await;
+        let settings = settings(server.url(&database));
+        Self { server, database, settings }
+    }
+
+    pub(crate) fn store(&self) -> Arc<PostgresStore> {
+        open(&self.settings)
+    }
+
+    pub(crate) async fn psql(&self, sql: &str) -> String {
+        self.server.psql(&self.database, sql).await
+    }
+
+    /// The settings with another user, who has this password.
+    pub(crate) fn with_user(&self, user: &str, password: &str) -> PostgresSettings {
+        let url = format!("postgres://{user}:{password}@127.0.0.1:{}/{}", self.server.port(), self.database);
+        PostgresSettings { url, ..self.settings.clone() }
+    }
+}
+
+pub(crate) fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(Timestamp::from_millis(START + 1_000_000)))
+}
+
+pub(crate) fn open(settings: &PostgresSettings) -> Arc<PostgresStore> {
+    Arc::new(PostgresStore::new(settings.clone(), clock()).expect("the settings are right"))
+}
+
+/// A user's update at this time after the start, under an id of its own.
+pub(crate) fn user_change(id: &str, at: i64) -> Change {
+    change_of(&format!("msg_{id}_{at}"), &event("user.updated", START + at, &user(id, START + at)))
+}
+
+/// A user who has this value for this key.
+pub(crate) fn user_with(id: &str, key: &str, value: &Value) -> Change {
+    let mut data = user(id, START);
+    data[key] = value.clone();
+    if key == "email_address" {
+        data["email_addresses"] = json!([{ "id": "idn_work", "email_address": value }]);
+    }
+    change_of(&format!("msg_{id}"), &event("user.updated", START, &data))
+}

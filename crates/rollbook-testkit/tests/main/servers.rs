@@ -1,0 +1,31 @@
+//! The servers: they keep what they have through a crash, and leave nothing behind.
+
+use std::net::TcpStream;
+
+use rollbook_testkit::servers::postgres::PostgresServer;
+
+#[tokio::test]
+async fn a_postgres_keeps_its_rows_through_a_crash() {
+    let mut server = PostgresServer::start().await;
+    server.create_database("app").await;
+    server.psql("app", "CREATE TABLE kept AS SELECT 7 AS value").await;
+    let url = server.url("app");
+    server.kill();
+    assert!(TcpStream::connect(("127.0.0.1", server.port())).is_err());
+    server.restart().await;
+    assert_eq!(server.psql("app", "SELECT value FROM kept").await, "7\n");
+    assert_eq!(server.url("app"), url);
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_postgres_that_was_dropped() {
+    let server = PostgresServer::start_with(&[("fsync", "off")]).await;
+    assert_eq!(server.psql("postgres", "SHOW fsync").await, "off\n");
+    let folder = server.psql("postgres", "SHOW data_directory").await;
+    let folder = std::path::PathBuf::from(folder.trim());
+    assert!(folder.exists());
+    let port = server.port();
+    drop(server);
+    assert!(!folder.exists());
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+}
