@@ -67,6 +67,16 @@ impl Maker {
         connected.map_err(|error| fault::judge(&error, &self.address))
     }
 
+    /// What is weak about the servers, asked on a connection of its own: strict or not, this is answered.
+    pub(crate) async fn ask_durability(&self) -> Result<Durability, QueueError> {
+        let asked = async {
+            let connected = connection::connect(&self.address, self.call_timeout, self.call_timeout).await;
+            let mut connection = connected.map_err(|error| fault::judge(&error, &self.address))?;
+            Ok(self.durability(&mut connection).await?.0)
+        };
+        asked.await
+    }
+
     /// What is weak about the servers of all shards.
     pub(crate) async fn durability(
         &self,
@@ -159,15 +169,6 @@ impl Held {
                 |pool| pool.manager().address.to_string()
             )))
         })
-    }
-
-    /// What is weak about the servers.
-    pub(crate) async fn durability(&mut self) -> Result<Durability, QueueError> {
-        let Some(pool) = managed::Object::pool(&self.line) else { return Ok(Durability::default()) };
-        self.line.in_use = true;
-        let (durability, confirm) = pool.manager().durability(&mut self.line.connection).await?;
-        (self.line.in_use, self.line.confirm) = (false, confirm);
-        Ok(durability)
     }
 
     async fn used<T>(&mut self, call: impl AsyncFnOnce(&mut Line) -> redis::RedisResult<T>) -> Result<T, QueueError> {

@@ -59,6 +59,7 @@ pub struct RedisQueue {
     /// The shard at which the next lease begins to look.
     turn: AtomicUsize,
     reaped_at: Mutex<Option<Instant>>,
+    durability: Mutex<Durability>,
 }
 
 struct Shard {
@@ -99,6 +100,7 @@ impl RedisQueue {
             consumer: consumer_name(),
             turn: AtomicUsize::new(0),
             reaped_at: Mutex::new(None),
+            durability: Mutex::new(Durability::default()),
         })
     }
 
@@ -231,6 +233,12 @@ impl QueueAdmin for RedisQueue {
     }
 
     async fn durability(&self) -> Result<Durability, QueueError> {
-        pool::take(&self.pool).await?.durability().await
+        let durability = self.pool.manager().ask_durability().await?;
+        if *self.durability.lock().unwrap_or_else(PoisonError::into_inner) != durability {
+            // What connections know of the server is no longer so: the next calls make new ones.
+            self.pool.retain(|_, _| false);
+            self.durability.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&durability);
+        }
+        Ok(durability)
     }
 }
