@@ -1,5 +1,6 @@
 //! Waits between attempts to reach something that is away.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rollbook_core::queue::QueueError;
@@ -33,30 +34,44 @@ impl Backoff {
     }
 }
 
+/// Whether the queue is away, for all lanes of a worker: told once, not once by each.
+#[derive(Debug, Default)]
+pub(crate) struct QueueAway(Mutex<Option<Instant>>);
+
+impl QueueAway {
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The queue's absence as one call sees it, from its first error until it succeeds.
 pub(crate) struct QueueOutage<'a> {
     call: &'static str,
-    settings: &'a Settings,
-    lasting: Option<(Backoff, Instant)>,
+    away: &'a QueueAway,
+    backoff: Backoff,
+    failed: bool,
 }
 
 impl<'a> QueueOutage<'a> {
-    pub(crate) fn new(call: &'static str, settings: &'a Settings) -> Self {
-        Self { call, settings, lasting: None }
+    pub(crate) fn new(call: &'static str, away: &'a QueueAway, settings: &Settings) -> Self {
+        Self { call, away, backoff: Backoff::new(settings), failed: false }
     }
 
-    /// Takes note of an error, logs the first, and says how long to wait.
+    /// Takes note of an error and says how long to wait.
     pub(crate) fn failed(&mut self, lane: usize, error: &QueueError) -> Duration {
-        let (backoff, _) = self.lasting.get_or_insert_with(|| {
+        self.failed = true;
+        self.away.since().get_or_insert_with(|| {
             warn!(lane, call = self.call, %error, "the queue is away: asking again until it answers");
-            (Backoff::new(self.settings), Instant::now())
+            Instant::now()
         });
-        backoff.next()
+        self.backoff.next()
     }
 
     /// Takes note of a success.
     pub(crate) fn over(self, lane: usize) {
-        if let Some((_, since)) = self.lasting {
+        if self.failed
+            && let Some(since) = self.away.since().take()
+        {
             let away_seconds = since.elapsed().as_secs_f64();
             info!(lane, call = self.call, away_seconds, "the queue answers again");
         }

@@ -8,7 +8,7 @@ use rollbook_core::time::Clock;
 use tracing::{info, warn};
 
 use crate::apply::{Fate, apply};
-use crate::backoff::QueueOutage;
+use crate::backoff::{QueueAway, QueueOutage};
 use crate::batch::{self, Decided};
 use crate::gate::Gate;
 use crate::isolation::{Hands, Isolation};
@@ -25,6 +25,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Metrics,
     pub(crate) gate: Gate,
+    pub(crate) queue_away: QueueAway,
     pub(crate) isolation: Isolation,
 }
 
@@ -116,7 +117,7 @@ impl Lane {
     /// Takes a batch: empty where nothing is due, or where it is time to stop.
     async fn lease(&self) -> Result<Vec<Lease>, WorkerError> {
         let settings = &self.shared.settings;
-        let mut outage = QueueOutage::new("lease", settings);
+        let mut outage = QueueOutage::new("lease", &self.shared.queue_away, settings);
         while !self.pulse.stopped() {
             self.pulse.beat();
             let request = LeaseRequest {
@@ -143,7 +144,7 @@ impl Lane {
         if decided.is_empty() {
             return Ok(());
         }
-        let mut outage = QueueOutage::new("settle", &self.shared.settings);
+        let mut outage = QueueOutage::new("settle", &self.shared.queue_away, &self.shared.settings);
         loop {
             self.pulse.beat();
             match self.shared.queue.settle_many(decided.clone()).await {

@@ -10,6 +10,7 @@ use rollbook_core::time::Clock;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::QueueAway;
 use crate::gate::Gate;
 use crate::isolation::Isolation;
 use crate::lane::{Lane, Shared};
@@ -73,7 +74,8 @@ impl Worker {
         let progress = Progress::new(settings.lanes.max(1), Arc::clone(&clock), metrics.progress.clone());
         let gate = Gate::new(settings.clone());
         let isolation = Isolation::new();
-        let shared = Shared { settings, queue, store, clock, metrics, gate, isolation };
+        let queue_away = QueueAway::default();
+        let shared = Shared { settings, queue, store, clock, metrics, gate, queue_away, isolation };
         Ok(Self { shared: Arc::new(shared), progress })
     }
 

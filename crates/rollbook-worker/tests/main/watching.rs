@@ -7,10 +7,11 @@ use std::time::Duration;
 use prometheus::TextEncoder;
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::change::Applied;
+use rollbook_core::queue::QueueError;
 use rollbook_core::retry::Reason;
 use rollbook_core::store::StoreError;
 use rollbook_core::time::{Clock as _, Timestamp};
-use rollbook_testkit::faults::{Fault, FaultyStore, Gate, StoreCall};
+use rollbook_testkit::faults::{Fault, FaultyConsumer, FaultyStore, Gate, StoreCall};
 use serde_json::json;
 use tokio::time::sleep;
 use tracing_subscriber::fmt::MakeWriter;
@@ -199,4 +200,24 @@ async fn a_dead_letter_and_an_outage_are_each_logged_once_and_no_body_ever() {
     assert!(log.lines_with(SECRET).is_empty());
     let metrics = TextEncoder::new().encode_to_string(&bench.registry.gather()).expect("metrics are text");
     assert!(!metrics.contains(SECRET) && !metrics.contains("msg_"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_the_queue_is_logged_once_for_all_lanes() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+
+    let mut bench = Bench::new();
+    bench.settings.lanes = 3;
+    bench.enqueue_users(0..3).await;
+    let (clock, away_until) = (Arc::clone(&bench.clock), bench.clock.now().plus(Duration::from_secs(300)));
+    let queue = FaultyConsumer::new(bench.queue.clone(), move |_| {
+        let error = QueueError::Unavailable("refused".into());
+        if clock.now() < away_until { Fault::Fail(error) } else { Fault::None }
+    });
+    run_until(bench.worker_with_queue(queue), bench.drained()).await.expect("a clean end");
+    let [outage] = &log.lines_with("the queue is away")[..] else { panic!("one outage") };
+    assert!(outage.contains("WARN") && outage.contains("refused"), "{outage}");
+    assert_eq!(log.lines_with("the queue answers again").len(), 1);
 }
