@@ -226,6 +226,36 @@ pub(crate) async fn remove_store(config: &Config) -> Result<(), String> {
     }
 }
 
+/// Whether there is a queue already, empty as it may be.
+///
+/// # Errors
+/// Why nobody can tell.
+pub(crate) async fn queue_exists(config: &Config) -> Result<bool, String> {
+    match &config.queue {
+        Place::Sqlite(path) => Ok(path.exists()),
+        Place::Server(url) => {
+            let queue = RedisQueue::new(redis(config, url), DueTimes::Server);
+            let exists = async { queue?.exists().await };
+            exists.await.map_err(|error| error.to_string())
+        }
+    }
+}
+
+/// Deletes the queue on its server with all that is in it. For what the demo has made.
+///
+/// # Errors
+/// It is still there, and why.
+pub(crate) async fn remove_queue(config: &Config) -> Result<(), String> {
+    match &config.queue {
+        Place::Sqlite(_) => Ok(()),
+        Place::Server(url) => {
+            let queue = RedisQueue::new(redis(config, url), DueTimes::Server);
+            let removed = async { queue?.remove().await };
+            removed.await.map_err(|error| error.to_string())
+        }
+    }
+}
+
 const fn schema(part: Part) -> Schema {
     match part {
         Part::Queue => Schema::Queue,

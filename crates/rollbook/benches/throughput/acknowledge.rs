@@ -57,19 +57,23 @@ async fn measure_turn(events: &[Event], connections: usize, null: &NullReceiver,
     let rate =
         async |address| per_second(events.len(), hammer(address, events, connections, None).await.elapsed);
     let null = rate(null.address).await;
-    let before = batches(home).await;
+    let before = enqueued(home).await;
     let ours = rate(home.listen).await;
-    let after = batches(home).await;
-    let batch = (after.0 - before.0) / (after.1 - before.1);
+    let batch = batch_between(before, enqueued(home).await);
     Turn { null, ours, raw: raw_inserts(events, batch), batch }
 }
 
 /// Deliveries and batches that the receiver has enqueued.
-async fn batches(home: &Home) -> (f64, f64) {
+pub(crate) async fn enqueued(home: &Home) -> (f64, f64) {
     let metric = async |name: &str| {
         home.metric_with(&format!("rollbook_batch_size_{name}"), "enqueue").await.expect("a metric")
     };
     (metric("sum").await, metric("count").await)
+}
+
+/// The mean batch between two moments.
+pub(crate) fn batch_between(before: (f64, f64), after: (f64, f64)) -> f64 {
+    (after.0 - before.0) / (after.1 - before.1)
 }
 
 /// The least that durable inserts cost: one table, one prepared statement, commits of the same size.
@@ -85,22 +89,12 @@ fn raw_inserts(events: &[Event], batch: f64) -> f64 {
         .expect("a table");
     let mut insert = connection.prepare("INSERT INTO raw (id, body) VALUES (?1, ?2)").expect("a statement");
     let started = Instant::now();
-    // Batches of this size on average: a fraction carries over to the next.
-    let (mut sent, mut due) = (0, 0.0);
-    while sent < events.len() {
-        due += batch;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a small positive number"
-        )]
-        let end = (due as usize).clamp(sent + 1, events.len());
+    for batch in load::batches(events, batch) {
         connection.execute_batch("BEGIN IMMEDIATE").expect("a transaction");
-        for event in &events[sent..end] {
+        for event in batch {
             insert.execute((event.id.as_str(), &event.body[..])).expect("a row");
         }
         connection.execute_batch("COMMIT").expect("a commit");
-        sent = end;
     }
     per_second(events.len(), started.elapsed())
 }

@@ -15,9 +15,9 @@ use crate::Scale;
 use crate::load::{self, BINARY, per_second};
 use crate::report::{Baseline, Report, median, progress};
 
-const EVENTS: usize = 40_000;
+pub(crate) const EVENTS: usize = 40_000;
 /// The worker's default batch.
-const BATCH: usize = 100;
+pub(crate) const BATCH: usize = 100;
 const RAW_RATIO_MIN: f64 = 0.6;
 const POLL: Duration = Duration::from_millis(20);
 
@@ -66,7 +66,8 @@ async fn drain(events: &[Event]) -> (f64, u64) {
     (per_second(events.len() - already, started.elapsed()), rollbook.memory_peak())
 }
 
-async fn applied(home: &Home) -> usize {
+/// How many changes a process has applied so far; none while it does not answer.
+pub(crate) async fn applied(home: &Home) -> usize {
     let applied = home.metric("rollbook_applied_total").await.unwrap_or(0.0);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
     let applied = applied as usize;

@@ -14,12 +14,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::load;
+use crate::{cpu, load};
 
 /// How the requests went.
 pub(crate) struct Hammered {
+    /// When the first request went.
+    pub(crate) started: Instant,
     /// From the first request to the last answer.
     pub(crate) elapsed: Duration,
+    /// CPU seconds of this process meanwhile.
+    pub(crate) cpu_seconds: f64,
     /// From a request's first byte to its answer's last, sorted.
     latencies: Vec<Duration>,
 }
@@ -61,7 +65,7 @@ async fn send_all(
         streams.push(stream);
     }
     let next = Arc::new(AtomicUsize::new(0));
-    let started = Instant::now();
+    let (started, cpu_before) = (Instant::now(), cpu::ours());
     let mut lines = JoinSet::new();
     for stream in streams {
         lines.spawn(line(
@@ -72,8 +76,9 @@ async fn send_all(
         ));
     }
     let mut latencies = lines.join_all().await.concat();
+    let (elapsed, cpu_seconds) = (started.elapsed(), cpu::ours() - cpu_before);
     latencies.sort_unstable();
-    Hammered { elapsed: started.elapsed(), latencies }
+    Hammered { started, elapsed, cpu_seconds, latencies }
 }
 
 fn request(event: &Event) -> Vec<u8> {

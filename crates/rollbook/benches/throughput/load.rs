@@ -48,6 +48,23 @@ pub(crate) fn fresh(history: &History, name: &str, count: usize) -> Vec<Event> {
     history.events.iter().cycle().take(count).enumerate().map(event).collect()
 }
 
+/// The events in batches of this size on average: a fraction carries over to the next.
+pub(crate) fn batches(events: &[Event], mean: f64) -> Vec<&[Event]> {
+    let (mut batches, mut sent, mut due) = (Vec::new(), 0, 0.0);
+    while sent < events.len() {
+        due += mean;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a small positive number"
+        )]
+        let end = (due as usize).clamp(sent + 1, events.len());
+        batches.push(&events[sent..end]);
+        sent = end;
+    }
+    batches
+}
+
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 pub(crate) fn per_second(count: usize, elapsed: std::time::Duration) -> f64 {
     count as f64 / elapsed.as_secs_f64()
@@ -91,6 +108,10 @@ impl NullReceiver {
         until("the null receiver listens", || async { Connection::connect(address, DEADLINE).await.is_ok() })
             .await;
         started
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 }
 

@@ -7,10 +7,14 @@
 //!   answering without a queue and (b) raw SQLite inserts of the same bodies in the same batch sizes.
 //! * Latency: `rollbook serve` at 1,000 deliveries a second, against the disk's fdatasync p99.
 //! * Applying: `rollbook work` draining a backlog, against raw upserts of the same rows.
+//! * On Redis and Postgres (`distributed`): the same acknowledgements and the same draining, by one and by two
+//!   workers; the whole path at once, with the load generator; memory of Redis; speed beside a long backlog.
 
 mod acknowledge;
 mod apply;
+mod cpu;
 mod disk;
+mod distributed;
 mod hammer;
 mod latency;
 mod load;
@@ -35,29 +39,48 @@ const FULL: Scale = Scale { turns: 5, divisor: 1 };
 /// Shows that everything runs; its figures mean nothing.
 const QUICK: Scale = Scale { turns: 1, divisor: 20 };
 
+/// The parts that can be asked for by name, in their order; without a name all of them.
+const PARTS: [&str; 7] = ["acks", "latency", "apply", "redis", "postgres", "path", "backlog"];
+
 #[tokio::main]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let flags: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match flags[..] {
-        [load::NULL_RECEIVER, address] => return load::null_receiver(address).await,
-        [] | ["--quick" | "--json"] | ["--quick", "--json"] | ["--json", "--quick"] => {}
-        _ => {
-            eprintln!("usage: ops/bench [--quick] [--json]");
-            std::process::exit(2);
-        }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let [load::NULL_RECEIVER, address] = arguments[..] {
+        return load::null_receiver(address).await;
+    }
+    let (flags, asked): (Vec<&str>, Vec<&str>) =
+        arguments.into_iter().partition(|argument| argument.starts_with('-'));
+    let is_known = flags.iter().all(|flag| ["--quick", "--json"].contains(flag))
+        && asked.iter().all(|part| PARTS.contains(part));
+    if !is_known {
+        eprintln!("usage: ops/bench [--quick] [--json] [{}]…", PARTS.join("|"));
+        std::process::exit(2);
     }
     let quick = flags.contains(&"--quick");
     let scale = if quick { QUICK } else { FULL };
     let mut report = Report::new(quick);
     report.disk("before", &disk::measure(scale));
-    acknowledge::measure(scale, &mut report).await;
-    latency::measure(scale, &mut report).await;
-    apply::measure(scale, &mut report).await;
+    for part in PARTS.into_iter().filter(|part| asked.is_empty() || asked.contains(part)) {
+        measure(part, scale, &mut report).await;
+    }
     report.disk("after", &disk::measure(scale));
     if flags.contains(&"--json") {
         println!("{}", report.json());
     } else {
         println!("{report}");
+    }
+}
+
+async fn measure(part: &str, scale: Scale, report: &mut Report) {
+    match part {
+        "acks" => acknowledge::measure(scale, report).await,
+        "latency" => latency::measure(scale, report).await,
+        "apply" => apply::measure(scale, report).await,
+        "redis" => distributed::acknowledge::measure(scale, report).await,
+        "postgres" => distributed::apply::measure(scale, report).await,
+        "path" => distributed::path::measure(scale, report).await,
+        "backlog" => distributed::backlog::measure(scale, report).await,
+        _ => unreachable!("only parts of the list are measured"),
     }
 }

@@ -106,6 +106,26 @@ impl Report {
         });
     }
 
+    /// A rate that must reach a limit by itself.
+    pub(crate) fn rate(&mut self, what: &str, rate: f64, least: f64, detail: &str) {
+        let aim = Baseline { name: "the aim:", rate: least, ratio: rate / least, limit: Some(1.0) };
+        self.ratio(what, rate, &aim, detail);
+    }
+
+    /// Bytes of ours beside those that they hold, over all of `count`.
+    pub(crate) fn bytes(&mut self, what: &str, ours: usize, name: &str, theirs: usize, count: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let (ours, theirs, all) = (ours as f64, theirs as f64, count as f64);
+        self.lines.push(Line {
+            what: what.to_owned(),
+            figure: format!("{:.0} B", ours / all),
+            beside: format!("{name} {:.0} B", theirs / all),
+            ratio: Some(ours / theirs),
+            limit: Some(Limit::AtMost(1.0)),
+            detail: format!("{count} events"),
+        });
+    }
+
     pub(crate) fn latency(&mut self, p50: f64, p99: f64, disk: f64, ratio: f64, limit: f64) {
         self.lines.push(Line {
             what: "acknowledgement at 1,000/s, p99".into(),
@@ -157,9 +177,10 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "SQLite synchronous=FULL, WAL; every acknowledgement waits for the disk. Medians of the turns.\n"
+            "Every acknowledgement waits for the disk (SQLite synchronous=FULL, WAL; Redis appendfsync=always), \
+             every commit too (Postgres\nfsync and synchronous_commit on). Medians of the turns.\n"
         )?;
-        writeln!(f, "{:<38} {:>12}  {:<30} {:>6}  limit", "what", "figure", "beside", "ratio")?;
+        writeln!(f, "{:<43} {:>12}  {:<30} {:>6}  limit", "what", "figure", "beside", "ratio")?;
         for line in &self.lines {
             let ratio = line.ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
             let limit = line.limit.map_or(String::new(), |limit| limit.to_string());
@@ -171,7 +192,7 @@ impl fmt::Display for Report {
             };
             writeln!(
                 f,
-                "{:<38} {:>12}  {:<30} {ratio:>6}  {limit:<6} {verdict:<5} {}",
+                "{:<43} {:>12}  {:<30} {ratio:>6}  {limit:<6} {verdict:<5} {}",
                 line.what, line.figure, line.beside, line.detail
             )?;
         }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::cli::Demo;
 use crate::config::{Config, Place, Problems, Role, environment, has_password, place};
-use crate::output::{say, thousands};
+use crate::output::say;
 use crate::startup::refuse_if_strict;
 use crate::wire::{self, Part, Queue};
 
@@ -23,6 +23,7 @@ pub(crate) struct Places {
     queue: Option<Place>,
     store: Option<Place>,
     schema: String,
+    made_queue: bool,
     made_schema: bool,
 }
 
@@ -35,7 +36,7 @@ impl Places {
         let queue = server("--queue", arguments.queue.as_deref(), Role::Queue)?;
         let store = server("--store", arguments.store.as_deref(), Role::Store)?;
         let schema = format!("rollbook_demo_{seed}");
-        Ok(Self { home: Home::new(folder)?, queue, store, schema, made_schema: false })
+        Ok(Self { home: Home::new(folder)?, queue, store, schema, made_queue: false, made_schema: false })
     }
 
     /// The queue's.
@@ -69,21 +70,19 @@ impl Places {
         config: &Config,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<(Queue, Durability)> {
+        if self.queue.is_some() {
+            // Somebody's worker may wait at an empty one, and would take what is the demo's.
+            if wire::queue_exists(config).await.map_err(|why| anyhow!(why))? {
+                let wrong = format!("{} holds a queue already", wire::describe(config, Part::Queue));
+                let mend = "name an empty database of it, such as redis://HOST:6379/9";
+                return Err(Problems::one("--queue", wrong, mend).into());
+            }
+            self.made_queue = true;
+        }
         wire::apply_migrations(config, Part::Queue).await.map_err(|why| anyhow!(why))?;
         let queue = wire::open_queue(config, clock)?;
         let durability = queue.admin.durability().await?;
         refuse_if_strict(config, &durability)?;
-        let stats = queue.admin.stats().await?;
-        if stats.depth() + stats.dead > 0 {
-            let wrong = format!(
-                "{} holds {} messages and {} dead letters",
-                wire::describe(config, Part::Queue),
-                thousands(stats.depth()),
-                thousands(stats.dead)
-            );
-            let mend = "name an empty one, such as another database of it: redis://HOST:6379/9";
-            return Err(Problems::one("--queue", wrong, mend).into());
-        }
         if self.store.is_some() {
             if wire::store_exists(config).await.map_err(|why| anyhow!(why))? {
                 let wrong = format!("{} is there already", wire::describe(config, Part::Store));
@@ -101,10 +100,14 @@ impl Places {
         if keep {
             return self.home.keep();
         }
-        if self.made_schema
-            && let Err(why) = wire::remove_store(config).await
-        {
-            say(&format!("rollbook: {} is left behind: {why}", wire::describe(config, Part::Store)));
+        let removed = [
+            (Part::Queue, if self.made_queue { wire::remove_queue(config).await } else { Ok(()) }),
+            (Part::Store, if self.made_schema { wire::remove_store(config).await } else { Ok(()) }),
+        ];
+        for (part, removed) in removed {
+            if let Err(why) = removed {
+                say(&format!("rollbook: {} is left behind: {why}", wire::describe(config, part)));
+            }
         }
     }
 }

@@ -36,6 +36,7 @@ async fn the_demo_on_redis_and_postgres_ends_with_right_rows_and_leaves_nothing_
         assert_eq!(on("queue", "Redis at 127.0.0.1"), places.contains(&"--queue"), "{told}");
         assert_eq!(on("store", "Postgres at 127.0.0.1"), places.contains(&"--store"), "{told}");
         assert_eq!(schemas(&postgres).await, "0", "its schema is dropped");
+        assert_eq!(redis.cli(&["dbsize"]), "0", "its queue is deleted");
     }
 }
 
@@ -52,7 +53,7 @@ async fn the_demo_fills_no_redis_and_no_schema_that_is_there_already() {
     assert_eq!(send(&home), 200);
     receiver.kill();
     let ran = run(&home, &[&SHORT[..], &["--queue", &redis.url()]].concat()).ended(2);
-    assert!(ran.err.contains("holds 1 messages"), "{}", ran.err);
+    assert!(ran.err.contains("holds a queue already"), "{}", ran.err);
 }
 
 #[test]

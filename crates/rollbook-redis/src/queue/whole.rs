@@ -1,0 +1,37 @@
+//! The queue as a whole: whether there is one, and its end.
+
+use redis::cmd;
+use rollbook_core::queue::QueueError;
+
+use super::RedisQueue;
+use crate::pool;
+
+impl RedisQueue {
+    /// Whether a queue was ever made here, empty as it may be. Makes none.
+    ///
+    /// # Errors
+    /// The server can't be asked.
+    pub async fn exists(&self) -> Result<bool, QueueError> {
+        for shard in &self.shards {
+            let mut line = pool::take(&self.pool).await?;
+            let keys: u64 = line.query(cmd("EXISTS").arg(shard.keys.all())).await?;
+            if keys > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Deletes the queue with all that waits in it. Nobody may be using it.
+    ///
+    /// # Errors
+    /// The server can't be asked: part of it may still be there.
+    pub async fn remove(&self) -> Result<(), QueueError> {
+        for shard in &self.shards {
+            let mut line = pool::take(&self.pool).await?;
+            let _: u64 = line.query(cmd("UNLINK").arg(shard.keys.all())).await?;
+            *shard.epoch() = None;
+        }
+        Ok(())
+    }
+}

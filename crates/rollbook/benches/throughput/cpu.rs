@@ -1,0 +1,111 @@
+//! Who had the cores: CPU seconds, user and system, as the kernel counts them.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::time::Instant;
+
+/// The kernel's clock ticks a second, the same on every Linux.
+const TICKS: f64 = 100.0;
+
+/// Whose CPU time it is.
+#[derive(Clone)]
+pub(crate) enum Sharer {
+    Process(u32),
+    Processes(Vec<u32>),
+    /// A process and all its children, those that have ended included.
+    Family(u32),
+}
+
+impl Sharer {
+    fn seconds(&self) -> f64 {
+        match self {
+            Self::Process(id) => of(*id),
+            Self::Processes(ids) => ids.iter().map(|id| of(*id)).sum(),
+            Self::Family(id) => {
+                let children = children(*id).into_iter();
+                let children: f64 = children.filter_map(|child| Some(ticks(&stat(child)?, 11..13))).sum();
+                ticks(&stat(*id).expect("a living process"), 11..15) + children
+            }
+        }
+    }
+}
+
+/// Looks who has the cores from now on.
+pub(crate) struct Watch {
+    started: Instant,
+    idle_before: f64,
+    sharers: Vec<(&'static str, Sharer, f64)>,
+}
+
+impl Watch {
+    pub(crate) fn start(sharers: &[(&'static str, Sharer)]) -> Self {
+        let sharers = sharers.iter().map(|(name, sharer)| (*name, sharer.clone(), sharer.seconds()));
+        Self { sharers: sharers.collect(), idle_before: idle(), started: Instant::now() }
+    }
+
+    /// CPU seconds of each since the start, of who else is on this machine, and of nobody.
+    pub(crate) fn shares(&self) -> String {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let idle = idle() - self.idle_before;
+        let mut rest = cores() * seconds - idle;
+        let mut text = "CPU".to_owned();
+        for (name, sharer, before) in &self.sharers {
+            let share = sharer.seconds() - before;
+            rest -= share;
+            write!(text, " {name} {share:.1},").expect("text has room");
+        }
+        write!(text, " others {:.1}, idle {idle:.1} of {} × {seconds:.1} s", rest.max(0.0), cores())
+            .expect("text has room");
+        text
+    }
+}
+
+/// How many cores there are.
+#[expect(clippy::cast_precision_loss, reason = "a small number")]
+pub(crate) fn cores() -> f64 {
+    std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64)
+}
+
+/// Seconds in which cores had nothing to do, or waited for the disk.
+fn idle() -> f64 {
+    let stat = fs::read_to_string("/proc/stat").expect("Linux");
+    let fields: Vec<String> =
+        stat.lines().next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    ticks(&fields, 4..6)
+}
+
+/// CPU seconds that this process has had so far.
+pub(crate) fn of(id: u32) -> f64 {
+    ticks(&stat(id).expect("a living process"), 11..13)
+}
+
+/// CPU seconds of this process: of the load generator or of a bare client.
+pub(crate) fn ours() -> f64 {
+    of(std::process::id())
+}
+
+/// A child of this process whose command line has this argument.
+pub(crate) fn child(argument: &str) -> u32 {
+    let has_argument = |id: &u32| {
+        let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == argument.as_bytes())
+    };
+    children(std::process::id()).into_iter().rfind(has_argument).expect("a child that runs")
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("Linux").flatten();
+    let ids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
+    ids.filter(|id| stat(*id).is_some_and(|stat| stat[1] == parent.to_string())).collect()
+}
+
+/// The fields of a process's `stat` behind its name: state, parent, …
+fn stat(id: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    Some(fields.split_whitespace().map(str::to_owned).collect())
+}
+
+fn ticks(stat: &[String], fields: std::ops::Range<usize>) -> f64 {
+    stat[fields].iter().map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / TICKS
+}

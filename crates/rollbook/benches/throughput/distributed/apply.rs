@@ -1,0 +1,103 @@
+//! Events applied a second from Redis to Postgres, and what an event costs of Redis's memory until then.
+
+use std::time::{Duration, Instant};
+
+use rollbook_core::queue::Producer as _;
+use rollbook_simulator::history::Event;
+use rollbook_testkit::process::{Home, Process};
+use rollbook_testkit::servers::postgres::PostgresServer;
+use rollbook_testkit::servers::redis::RedisServer;
+
+use super::{home, info, new_database, queue, raw_postgres, start_postgres, start_redis, turns};
+use crate::Scale;
+use crate::apply::{BATCH, EVENTS, applied};
+use crate::load::{self, per_second};
+use crate::report::{Baseline, Report, median, progress};
+
+const WORKERS: [usize; 2] = [1, 2];
+const RAW_RATIO_MIN: f64 = 0.6;
+/// Each look makes a worker count what is in Redis, too.
+pub(super) const POLL: Duration = Duration::from_millis(50);
+
+pub(crate) async fn measure(scale: Scale, report: &mut Report) {
+    let history = load::history(EVENTS / scale.divisor);
+    let events = &history.events[..];
+    let postgres = start_postgres().await;
+    let (mut raws, mut drained, mut memory) = (Vec::new(), [Vec::new(), Vec::new()], 0);
+    for turn in 0..turns(scale) {
+        progress(&format!("raw upserts on Postgres, turn {}", turn + 1));
+        let database = new_database(&postgres, &format!("raw_{turn}")).await;
+        raws.push(raw_postgres::upserts(events, &database).await);
+        for (workers, drained) in WORKERS.into_iter().zip(&mut drained) {
+            progress(&format!("applying from Redis to Postgres, {workers} at work, turn {}", turn + 1));
+            let redis = start_redis().await;
+            memory = fill(&redis, events).await;
+            let database = format!("ours_{turn}_{workers}");
+            drained.push(drain(events.len(), workers, &redis, &postgres, &database, report).await);
+        }
+    }
+    for (workers, drained) in WORKERS.into_iter().zip(&drained) {
+        let ratio = median(drained.iter().zip(&raws).map(|(ours, raw)| ours / raw));
+        let raw = median(raws.iter().copied());
+        let baseline = Baseline { name: "raw upserts", rate: raw, ratio, limit: Some(RAW_RATIO_MIN) };
+        let what = format!("applied/s, Redis to Postgres, {workers} at work");
+        let detail = format!("batch {BATCH}; raw: 1 connection, unnest by table, no queue, no ledger");
+        report.ratio(&what, median(drained.iter().copied()), &baseline, &detail);
+    }
+    let bodies: usize = events.iter().map(|event| event.body.len()).sum();
+    report.bytes("Redis memory per queued event", memory, "mean body", bodies, events.len());
+}
+
+/// Fills the queue. Returns by how many bytes Redis's memory grew.
+async fn fill(redis: &RedisServer, events: &[Event]) -> usize {
+    let queue = queue(redis, true);
+    let before: usize = info(redis, "used_memory");
+    for batch in events.chunks(1_000) {
+        let deliveries: Vec<_> = batch.iter().map(load::delivery).collect();
+        queue.enqueue_many(&deliveries).await.expect("a durable batch");
+    }
+    info::<usize>(redis, "used_memory") - before
+}
+
+/// Lets workers drain the queue. Returns events a second.
+async fn drain(
+    events: usize,
+    workers: usize,
+    redis: &RedisServer,
+    postgres: &PostgresServer,
+    database: &str,
+    report: &mut Report,
+) -> f64 {
+    new_database(postgres, database).await;
+    let workers: Vec<(Home, Process)> = (0..workers)
+        .map(|_| {
+            let home = home(redis).with("DATABASE_URL", postgres.url(database));
+            let process = home.start(&["work"]);
+            (home, process)
+        })
+        .collect();
+    // From the first sight of progress to the end, so that starting the processes does not count.
+    let (started, already) = loop {
+        let applied = applied_by(&workers).await;
+        if applied > 0 {
+            break (Instant::now(), applied);
+        }
+    };
+    while applied_by(&workers).await < events {
+        tokio::time::sleep(POLL).await;
+    }
+    let rate = per_second(events - already, started.elapsed());
+    for (_, process) in &workers {
+        report.memory("work on Redis and Postgres", process.memory_peak());
+    }
+    rate
+}
+
+/// What these have applied together.
+pub(super) async fn applied_by(workers: &[(Home, Process)]) -> usize {
+    let mut sum = 0;
+    for (home, _) in workers {
+        sum += applied(home).await;
+    }
+    sum
+}

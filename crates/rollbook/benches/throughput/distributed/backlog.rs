@@ -1,0 +1,91 @@
+//! What a long queue costs: taking in and giving out on Redis, empty and beside a backlog.
+
+use std::time::{Duration, Instant};
+
+use rollbook_core::queue::{Consumer as _, LeaseRequest, Producer as _, Settlement};
+use rollbook_redis::RedisQueue;
+use rollbook_simulator::history::{Event, History};
+use rollbook_testkit::servers::redis::RedisServer;
+
+use super::{queue, start_redis, turns};
+use crate::Scale;
+use crate::load::{self, per_second};
+use crate::report::{Baseline, Report, median, progress};
+
+const WAITING: usize = 1_000_000;
+const MOVED: usize = 20_000;
+const BATCH: usize = 100;
+/// Speed beside a backlog to speed without one.
+const RATIO_MIN: f64 = 0.9;
+
+/// Messages a second.
+struct Rates {
+    taken_in: f64,
+    given_out: f64,
+}
+
+pub(crate) async fn measure(scale: Scale, report: &mut Report) {
+    let history = load::history(2_000);
+    let waiting = WAITING / scale.divisor;
+    progress(&format!("a backlog of {waiting}"));
+    let (empty, full) = (start_redis().await, start_redis().await);
+    fill(&full, &history, waiting).await;
+    // Both at a time, so that a slower minute of the machine slows both.
+    let (empty, full) = (queue(&empty, true), queue(&full, true));
+    let mut measured = Vec::new();
+    for turn in 0..turns(scale) {
+        progress(&format!("beside a backlog of {waiting}, turn {}", turn + 1));
+        let events = load::fresh(&history, &format!("moved_{turn}"), MOVED / scale.divisor);
+        measured.push((through(&empty, &events).await, through(&full, &events).await));
+    }
+    let mut line = |what, figure: fn(&Rates) -> f64| {
+        let of = |figure: &dyn Fn(&(Rates, Rates)) -> f64| median(measured.iter().map(figure));
+        let ratio = of(&|(empty, full)| figure(full) / figure(empty));
+        let rate = of(&|(empty, _)| figure(empty));
+        let baseline = Baseline { name: "with an empty queue", rate, ratio, limit: Some(RATIO_MIN) };
+        report.ratio(
+            what,
+            of(&|(_, full)| figure(full)),
+            &baseline,
+            &format!("{waiting} waiting; batch {BATCH}"),
+        );
+    };
+    line("enqueued/s beside a backlog", |rates| rates.taken_in);
+    line("leased and settled/s beside a backlog", |rates| rates.given_out);
+}
+
+/// Not waiting for the disk, which is not what is measured.
+async fn fill(redis: &RedisServer, history: &History, waiting: usize) {
+    redis.cli(&["CONFIG", "SET", "appendfsync", "no"]);
+    let queue = queue(redis, false);
+    let mut filled = 0;
+    while filled < waiting {
+        let events = load::fresh(history, &format!("waiting_{filled}"), (waiting - filled).min(20_000));
+        filled += events.len();
+        take_in(&queue, &events, 1_000).await;
+    }
+    redis.cli(&["CONFIG", "SET", "appendfsync", "always"]);
+}
+
+async fn through(queue: &RedisQueue, events: &[Event]) -> Rates {
+    let started = Instant::now();
+    take_in(queue, events, BATCH).await;
+    let taken_in = per_second(events.len(), started.elapsed());
+    let started = Instant::now();
+    let mut settled = 0;
+    while settled < events.len() {
+        let request = LeaseRequest { max: BATCH, lease_for: Duration::from_secs(60), wait: Duration::ZERO };
+        let leases = queue.lease(request).await.expect("leases");
+        settled += leases.len();
+        let settlements = leases.into_iter().map(|lease| (lease, Settlement::Ack)).collect();
+        queue.settle_many(settlements).await.expect("settled");
+    }
+    Rates { taken_in, given_out: per_second(events.len(), started.elapsed()) }
+}
+
+async fn take_in(queue: &RedisQueue, events: &[Event], batch: usize) {
+    for batch in events.chunks(batch) {
+        let deliveries: Vec<_> = batch.iter().map(load::delivery).collect();
+        queue.enqueue_many(&deliveries).await.expect("a durable batch");
+    }
+}
