@@ -8,11 +8,11 @@
 -- crates/README.md. No index has a part in them, so that most updates stay within their page (HOT), for which
 -- each page keeps some room.
 --
--- Ids are ordered by their bytes (collate "C") in every database. A column of yours that refers to
--- one is best declared `text collate "C"` too: an index of another order can't serve the join.
+-- Ids have the database's own order of text, as columns of yours that refer to them have: an index of
+-- another order could not serve a join.
 
 CREATE TABLE users (
-    id                    text COLLATE "C" PRIMARY KEY,
+    id                    text PRIMARY KEY,
     external_id           text,
     username              text,
     first_name            text,
@@ -44,11 +44,11 @@ CREATE INDEX users_by_email ON users (primary_email_address);
 CREATE INDEX users_by_external_id ON users (external_id) WHERE external_id IS NOT NULL;
 
 CREATE TABLE organizations (
-    id                      text COLLATE "C" PRIMARY KEY,
+    id                      text PRIMARY KEY,
     name                    text,
     slug                    text,
     image_url               text,
-    created_by              text COLLATE "C",
+    created_by              text,
     members_count           bigint,
     max_allowed_memberships bigint,
     public_metadata         jsonb,
@@ -69,9 +69,9 @@ CREATE TABLE organizations (
 CREATE INDEX organizations_by_slug ON organizations (slug) WHERE slug IS NOT NULL;
 
 CREATE TABLE organization_memberships (
-    id                 text COLLATE "C" PRIMARY KEY,
-    organization_id    text COLLATE "C",
-    user_id            text COLLATE "C",
+    id                 text PRIMARY KEY,
+    organization_id    text,
+    user_id            text,
     role               text,
     permissions        jsonb,
     public_metadata    jsonb,
@@ -94,9 +94,9 @@ CREATE INDEX organization_memberships_by_user ON organization_memberships (user_
 
 -- The ledger: what became of each delivery, written in the same transaction as the rows.
 CREATE TABLE deliveries (
-    svix_id     text COLLATE "C" PRIMARY KEY,
+    svix_id     text PRIMARY KEY,
     event_type  text NOT NULL,
-    subject_id  text COLLATE "C",
+    subject_id  text,
     outcome     text NOT NULL,
     event_at    timestamptz NOT NULL,
     received_at timestamptz NOT NULL,

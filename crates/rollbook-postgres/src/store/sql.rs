@@ -139,7 +139,7 @@ impl Table {
             )
             .into(),
             get: format!(r#"SELECT {shown} FROM "{schema}".{table} WHERE id = $1"#).into(),
-            rows: format!(r#"SELECT {shown} FROM "{schema}".{table} WHERE id > $1 ORDER BY id LIMIT $2"#)
+            rows: format!(r#"SELECT {shown} FROM "{schema}".{table} WHERE id COLLATE "C" > $1 ORDER BY id COLLATE "C" LIMIT $2"#)
                 .into(),
         }
     }

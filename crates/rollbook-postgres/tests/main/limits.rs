@@ -81,11 +81,7 @@ async fn a_server_that_says_nothing_any_more_is_given_up() {
 #[tokio::test]
 async fn calls_beyond_the_connections_wait_their_turn_and_not_for_ever() {
     let world = World::new().await;
-    let one = PostgresSettings {
-        connections_max: 1,
-        connect_timeout: Duration::from_secs(1),
-        ..world.settings.clone()
-    };
+    let one = PostgresSettings { connections_max: 1, ..world.settings.clone() };
     let store = open(&one);
     let changes = [user_change("user_1", 0)];
     let (first, second) = tokio::join!(store.apply_many(&changes), store.ping());
@@ -94,6 +90,8 @@ async fn calls_beyond_the_connections_wait_their_turn_and_not_for_ever() {
                     WHERE application_name = 'rollbook' AND datname = current_database()";
     assert_eq!(world.psql(open_now).await, "1\n");
 
+    let store = open(&PostgresSettings { connect_timeout: Duration::from_secs(1), ..one });
+    until("its connection is there", || async { store.ping().await.is_ok() }).await;
     let holder = world.psql("BEGIN; LOCK TABLE mirror_2.users; SELECT pg_sleep(4); COMMIT");
     let waiters = async {
         until_users_are_locked(&world).await;

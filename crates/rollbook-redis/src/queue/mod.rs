@@ -20,6 +20,7 @@ mod enqueue;
 mod lease;
 mod settle;
 mod wait;
+mod whole;
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Mutex, PoisonError};
@@ -162,10 +163,11 @@ impl RedisQueue {
         Ok(())
     }
 
-    /// Notices that the shard's data are not the ones we knew.
-    fn check_epoch(&self, shard: &Shard, found: Option<&str>) {
+    /// Whether the shard's data are the ones we knew. Says so where they are not.
+    fn is_known(&self, shard: &Shard, found: Option<&str>) -> bool {
         let mut known = shard.epoch();
-        if known.is_some() && known.as_deref() != found {
+        let is_known = known.is_none() || known.as_deref() == found;
+        if !is_known {
             error!(
                 "{}: the queue was emptied or replaced (FLUSHALL, a restart without its data, another server); what \
                  waited there is gone and the work goes on. Replay the time since from Clerk's dashboard, or repair \
@@ -174,6 +176,7 @@ impl RedisQueue {
             );
             *known = None;
         }
+        is_known
     }
 }
 
