@@ -15,7 +15,7 @@ use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::SECRET;
 
 /// Deliveries a second, duplicates included.
-const RATE: u32 = 400;
+const RATE: u32 = 1_000;
 /// Of a thousand events, how many are delivered twice, and how many are poison.
 const DUPLICATES_PER_MILLE: usize = 250;
 const POISON_PER_MILLE: usize = 10;
