@@ -8,10 +8,13 @@
 //!   disagree in a dozen places.
 //! * No text of an error repeats a value of the body.
 
+mod columns;
+
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use crate::catalog::{self, Column, Kind, Resource, Source, Verb};
+use self::columns::{Mismatch, field, find, remove};
+use crate::catalog::{self, Column, Kind, Resource, Verb};
 use crate::change::{Assertion, Change, Effect, Field, Origin, Row, Version};
 use crate::queue::Lease;
 use crate::retry::{Failure, Reason};
@@ -108,7 +111,7 @@ fn name(value: Option<&Value>) -> Option<&str> {
 fn assertion(
     resource: &'static Resource,
     verb: Verb,
-    data: Map<String, Value>,
+    mut data: Map<String, Value>,
     event_at: Timestamp,
 ) -> Option<(Assertion, usize)> {
     let id = name(data.get("id"))?.to_owned();
@@ -117,17 +120,21 @@ fn assertion(
         return Some((Assertion { resource, id, version, row: None }, 0));
     }
     let mut mismatched = 0;
-    let mut read = |value: Option<&Value>, kind| {
-        let (field, fits) = field(value, kind);
-        mismatched += usize::from(!fits);
-        field
+    let mut read = |found: Result<Option<&Value>, Mismatch>, kind| {
+        let field = found.and_then(|value| field(value, kind));
+        mismatched += usize::from(field.is_err());
+        field.unwrap_or(Field::Null)
     };
-    let mut time = |key: &str| match read(data.get(key), Kind::Time) {
+    let mut time = |key: &str| match read(Ok(data.get(key)), Kind::Time) {
         Field::Time(moment) => Some(moment),
         _ => None,
     };
     let (created_at, updated_at) = (time("created_at"), time("updated_at"));
-    let values = resource.columns.iter().map(|column| read(find(&data, column), column.kind)).collect();
+    let read_column = |column: &Column| read(find(&data, column.source), column.kind);
+    let values = resource.columns.iter().map(read_column).collect();
+    for path in resource.secrets {
+        remove(&mut data, path);
+    }
     let data = Value::Object(data).to_string();
     let version = Version {
         dead: false,
@@ -139,37 +146,9 @@ fn assertion(
     Some((Assertion { resource, id, version, row: Some(row) }, mismatched))
 }
 
-/// 128 bits over the content. The typed columns are functions of `data`, so it stands for all.
+/// 128 bits over the content. The typed columns are functions of `data`, so it stands for all; they
+/// must not be read from its secrets.
 fn hash(data: &str) -> [u8; 16] {
     let digest = Sha256::digest(data.as_bytes());
     std::array::from_fn(|index| digest[index])
-}
-
-fn find<'a>(data: &'a Map<String, Value>, column: &Column) -> Option<&'a Value> {
-    match column.source {
-        Source::Path([first, rest @ ..]) => {
-            rest.iter().try_fold(data.get(*first)?, |value, key| value.get(*key))
-        }
-        Source::Path([]) => None,
-        Source::Chosen { list, id_of, field } => {
-            let chosen = data.get(id_of)?.as_str()?;
-            let is_chosen = |element: &&Value| element.get("id").and_then(Value::as_str) == Some(chosen);
-            data.get(list)?.as_array()?.iter().find(is_chosen)?.get(field)
-        }
-    }
-}
-
-/// The value as a column of this kind holds it, and whether it fitted. Nothing and null fit anywhere.
-fn field(value: Option<&Value>, kind: Kind) -> (Field, bool) {
-    let Some(value) = value.filter(|value| !value.is_null()) else {
-        return (Field::Null, true);
-    };
-    let field = match kind {
-        Kind::Text => value.as_str().map(|text| Field::Text(text.to_owned())),
-        Kind::Integer => value.as_i64().map(Field::Integer),
-        Kind::Bool => value.as_bool().map(Field::Bool),
-        Kind::Time => value.as_i64().and_then(Timestamp::from_clerk).map(Field::Time),
-        Kind::Json => Some(Field::Json(value.to_string())),
-    };
-    field.map_or((Field::Null, false), |field| (field, true))
 }

@@ -15,7 +15,10 @@ use crate::transaction::{Database, Session, Work};
 /// A step: its name and its SQL, which names no schema.
 type Step = (&'static str, &'static str);
 
-const STEPS: &[Step] = &[("0001_mirror", include_str!("../../../migrations/postgres/0001_mirror.sql"))];
+const STEPS: &[Step] = &[
+    ("0001_mirror", include_str!("../../../migrations/postgres/0001_mirror.sql")),
+    ("0002_whole_of_clerk", include_str!("../../../migrations/postgres/0002_whole_of_clerk.sql")),
+];
 
 /// The key of the lock that is held while steps are applied. Any number does that nobody else uses.
 const LOCK: i64 = i64::from_be_bytes(*b"rollbook");

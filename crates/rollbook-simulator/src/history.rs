@@ -7,15 +7,12 @@ use fastrand::Rng;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::time::Timestamp;
 
+use crate::ids;
 use crate::instance::Instance;
 use crate::truth::Truth;
-use crate::{ids, samples};
 
 /// The instance that every event of a history, and every built-in sample, names.
 pub const INSTANCE_ID: &str = "ins_2oWzDXRWo6YxXgJNj6bdIs0eFeG";
-
-/// Prefixes of the event types that end as rows of this truth. All others must leave no row.
-const TOLD: [&str; 3] = ["user.", "organization.", "organizationMembership."];
 
 /// One event, as Svix has it to deliver.
 #[derive(Clone, PartialEq, Eq)]
@@ -57,7 +54,9 @@ pub struct HistorySettings {
     pub changes: usize,
     /// When it begins.
     pub start: Timestamp,
-    /// Whether every event type of Clerk is among the events, also those that have no table yet.
+    /// Whether all of Clerk lives, with every event type: invitations, domains, sessions, roles, permissions, the
+    /// waiting list, billing, and messages with one-time passwords, which must leave no row. Otherwise users,
+    /// organizations and memberships alone.
     pub every_event_type: bool,
 }
 
@@ -87,9 +86,6 @@ impl History {
     /// Lets an instance live.
     pub fn generate(settings: &HistorySettings) -> Self {
         let mut instance = Instance::new(settings.seed, settings.start);
-        let mut samples: Vec<&str> =
-            if settings.every_event_type { samples_without_rows().collect() } else { Vec::new() };
-        let samples_total = samples.len();
         let (mut users, mut organizations) = (0, 0);
         // What share of `total` is due when everything is to be there at half time.
         let due = |events: usize, total: usize| total.min(1 + 2 * total * events / settings.changes.max(1));
@@ -105,17 +101,11 @@ impl History {
             } else if organizations < due(events, settings.organizations) {
                 instance.create_organization();
                 organizations += 1;
+            } else if settings.every_event_type {
+                instance.live_wholly();
             } else {
                 instance.live();
             }
-            if samples_total - samples.len() < due(events, samples_total)
-                && let Some(event_type) = samples.pop()
-            {
-                instance.emit_sample(event_type);
-            }
-        }
-        for event_type in samples {
-            instance.emit_sample(event_type);
         }
         Self { events: instance.events, truth: instance.truth }
     }
@@ -134,8 +124,4 @@ impl History {
         rng.shuffle(&mut order);
         order
     }
-}
-
-fn samples_without_rows() -> impl Iterator<Item = &'static str> {
-    samples::event_types().filter(|event_type| !TOLD.iter().any(|told| event_type.starts_with(told)))
 }

@@ -4,7 +4,10 @@
 //! `updated_at` never goes back and the event's time always goes forward, so the last word about it
 //! is also its greatest version.
 
+mod access;
 mod announce;
+mod beside;
+mod billing;
 
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ use fastrand::Rng;
 use rollbook_core::time::Timestamp;
 use serde_json::json;
 
+use self::beside::Beside;
 use crate::history::Event;
 use crate::ids::id;
 use crate::model::{Identification, Membership, Organization, Templates, Times, User};
@@ -30,6 +34,7 @@ pub(crate) struct Instance {
     users: Vec<User>,
     organizations: Vec<Organization>,
     memberships: Vec<Membership>,
+    beside: Beside,
     /// Organization and user of those who left.
     former_members: Vec<(String, String)>,
     /// Addresses of the deleted: they may sign up again, as someone else.
@@ -48,6 +53,7 @@ impl Instance {
             users: Vec::new(),
             organizations: Vec::new(),
             memberships: Vec::new(),
+            beside: Beside::default(),
             former_members: Vec::new(),
             free_addresses: Vec::new(),
             addresses: 0,
@@ -56,7 +62,8 @@ impl Instance {
         }
     }
 
-    /// One thing that happens, with one event or more. There must be a user.
+    /// One thing that happens, with one event or more, to a user, an organization or a membership. There
+    /// must be a user.
     pub(crate) fn live(&mut self) {
         self.pass_time();
         let before = self.events.len();
@@ -74,6 +81,18 @@ impl Instance {
         }
         if self.events.len() == before {
             self.maybe(|it| &it.users, Self::change_user_in_a_burst);
+        }
+    }
+
+    /// Likewise, with anything: a third of it happens to what hangs on those.
+    pub(crate) fn live_wholly(&mut self) {
+        if self.rng.u32(..3) > 0 {
+            return self.live();
+        }
+        self.pass_time();
+        let before = self.events.len();
+        while self.events.len() == before {
+            self.live_beside();
         }
     }
 
@@ -101,6 +120,7 @@ impl Instance {
             self.change_organization(organization);
             self.change_membership(membership);
         }
+        self.live_a_whole_life_beside(user, organization);
         self.leave(membership);
         self.delete_organization(organization);
         self.delete_user(user);
@@ -134,6 +154,7 @@ impl Instance {
             image_url: image_url(rng),
             banned: false,
             locked: false,
+            deprovisioned: false,
             last_sign_in_at: None,
             last_active_at: Some(day_of(now)),
             public_metadata: json!({}),
@@ -261,6 +282,14 @@ impl Instance {
         self.announce_user("user.updated", at);
     }
 
+    /// A directory takes a user away, or gives one back.
+    fn deprovision(&mut self, at: usize) {
+        let user = &mut self.users[at];
+        user.deprovisioned = !user.deprovisioned;
+        user.times.touch(self.now, &mut self.rng);
+        self.announce_user("user.updated", at);
+    }
+
     fn change_organization(&mut self, at: usize) {
         let (rng, organization) = (&mut self.rng, &mut self.organizations[at]);
         match rng.u32(..4) {
@@ -317,6 +346,7 @@ impl Instance {
         let id = self.users[at].id.clone();
         self.end_memberships(|membership| membership.user_id == id);
         let user = self.users.swap_remove(at);
+        self.forget_user(&id);
         self.announce_deleted_user(&user);
         self.free_addresses.extend(user.emails.into_iter().map(|email| email.value));
     }
@@ -325,6 +355,7 @@ impl Instance {
         let id = self.organizations[at].id.clone();
         self.end_memberships(|membership| membership.organization_id == id);
         let organization = self.organizations.swap_remove(at);
+        self.forget_organization(&id);
         self.announce_deleted_organization(&organization);
     }
 }

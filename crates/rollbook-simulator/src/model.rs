@@ -4,6 +4,9 @@
 //! reading and merging is measured against. The payloads start from the built-in samples, so that
 //! their shape and size are real.
 
+pub(crate) mod access;
+pub(crate) mod billing;
+
 use rollbook_core::time::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -24,6 +27,22 @@ pub(crate) struct Times {
     pub(crate) updated_at: Timestamp,
     /// The envelope's `timestamp` of its last event. Strictly later with every event.
     pub(crate) event_at: Timestamp,
+}
+
+/// An object that is told of in one way: by its data, and by the row that must come of it.
+pub(crate) trait Told {
+    /// Its table.
+    const TABLE: &'static str;
+
+    fn id(&self) -> &str;
+
+    fn times(&mut self) -> &mut Times;
+
+    /// As it is in an event.
+    fn data(&self, templates: &Templates) -> Object;
+
+    /// Its row, which keeps `data` as far as it may be kept.
+    fn columns(&self, data: Object) -> Object;
 }
 
 impl Times {
@@ -48,6 +67,8 @@ pub(crate) struct User {
     pub(crate) image_url: String,
     pub(crate) banned: bool,
     pub(crate) locked: bool,
+    /// Taken away by a directory, which does not delete.
+    pub(crate) deprovisioned: bool,
     pub(crate) last_sign_in_at: Option<Timestamp>,
     pub(crate) last_active_at: Option<Timestamp>,
     pub(crate) public_metadata: Value,
@@ -101,6 +122,8 @@ pub(crate) struct Templates {
     member: Object,
     member_permissions: Value,
     admin_permissions: Value,
+    access: access::Templates,
+    billing: billing::Templates,
 }
 
 impl Templates {
@@ -119,6 +142,8 @@ impl Templates {
             member_permissions: member["permissions"].clone(),
             admin_permissions: admin["permissions"].clone(),
             membership: object(&member),
+            access: access::Templates::read(),
+            billing: billing::Templates::read(),
         }
     }
 }
@@ -191,6 +216,7 @@ impl User {
             "last_active_at": self.last_active_at.map(Timestamp::as_millis),
             "banned": self.banned,
             "locked": self.locked,
+            "deprovisioned": self.deprovisioned,
             "created_at": self.times.created_at.as_millis(),
             "updated_at": self.times.updated_at.as_millis(),
         });
@@ -208,6 +234,7 @@ impl User {
             "image_url": self.image_url,
             "banned": self.banned,
             "locked": self.locked,
+            "deprovisioned": self.deprovisioned,
             "last_sign_in_at": self.last_sign_in_at.map(iso),
             "last_active_at": self.last_active_at.map(iso),
             "public_metadata": self.public_metadata,

@@ -21,7 +21,10 @@ pub enum Schema {
 type Step = (&'static str, &'static str);
 
 const QUEUE: &[Step] = &[("0001_queue", include_str!("../../../migrations/sqlite/queue/0001_queue.sql"))];
-const STORE: &[Step] = &[("0001_mirror", include_str!("../../../migrations/sqlite/store/0001_mirror.sql"))];
+const STORE: &[Step] = &[
+    ("0001_mirror", include_str!("../../../migrations/sqlite/store/0001_mirror.sql")),
+    ("0002_whole_of_clerk", include_str!("../../../migrations/sqlite/store/0002_whole_of_clerk.sql")),
+];
 
 impl Schema {
     const fn steps(self) -> &'static [Step] {
@@ -90,19 +93,76 @@ fn applied(connection: &Connection, schema: Schema) -> Result<usize, Fault> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use rollbook_core::catalog::{COMMON_COLUMNS, Kind, RESOURCES};
+
     use super::*;
 
     #[test]
     fn migrations_are_pending_until_they_are_applied_and_then_not() {
         let folder = tempfile::tempdir().expect("a folder");
-        for (schema, first) in [(Schema::Queue, "0001_queue"), (Schema::Store, "0001_mirror")] {
+        for schema in [Schema::Queue, Schema::Store] {
+            let all: Vec<&str> = schema.steps().iter().map(|(name, _)| *name).collect();
             let path = folder.path().join(format!("{schema:?}.db"));
-            assert_eq!(pending_migrations(&path, schema), Ok(vec![first]));
+            assert_eq!(pending_migrations(&path, schema), Ok(all.clone()));
             assert!(!path.exists(), "asking must not make the file");
-            assert_eq!(apply_migrations(&path, schema), Ok(vec![first]));
+            assert_eq!(apply_migrations(&path, schema), Ok(all));
             assert_eq!(apply_migrations(&path, schema), Ok(vec![]));
             assert_eq!(pending_migrations(&path, schema), Ok(vec![]));
         }
+    }
+
+    #[test]
+    fn the_tables_have_the_columns_of_the_catalog_in_its_types() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store.db");
+        apply_migrations(&path, Schema::Store).expect("the migrations apply");
+        let connection = connection::open(&path).expect("a file");
+        for resource in RESOURCES {
+            let mut columns =
+                connection.prepare("SELECT name, type FROM pragma_table_info(?1)").expect("a query");
+            let found = columns.query_map((resource.table,), |row| Ok((row.get(0)?, row.get(1)?)));
+            let is_own = |(name, _): &(String, String)| {
+                !COMMON_COLUMNS.contains(&name.as_str()) && !name.starts_with("version_")
+            };
+            let found: BTreeSet<(String, String)> =
+                found.expect("rows").map(|row| row.expect("a column")).filter(is_own).collect();
+            let typed = resource.columns.iter().map(|column| {
+                let kind = match column.kind {
+                    Kind::Integer | Kind::Bool => "INTEGER",
+                    Kind::Text | Kind::Id | Kind::Time | Kind::Json => "TEXT",
+                };
+                (column.name.to_owned(), kind.to_owned())
+            });
+            assert_eq!(found, typed.collect(), "{resource:?}");
+        }
+    }
+
+    #[test]
+    fn a_step_keeps_the_rows_and_fills_what_it_adds_from_what_is_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store.db");
+        let connection = connection::open(&path).expect("a file");
+        connection.execute_batch(STORE[0].1).expect("the first step");
+        connection.pragma_update(None, "user_version", 1).expect("a version");
+        let said = [
+            (Some(r#"{"deprovisioned": true}"#), Some(true)),
+            (Some(r#"{"deprovisioned": false}"#), Some(false)),
+            (Some(r#"{"deprovisioned": "x"}"#), None),
+            (Some("{}"), None),
+            (None, None),
+        ];
+        for (number, (data, _)) in said.iter().enumerate() {
+            let insert = "INSERT INTO users VALUES
+                (?1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?2, 0, 0, 0, 0, 0, 0, 0, 0, x'00', 0)";
+            connection.execute(insert, (format!("user_{number}"), data)).expect("a row");
+        }
+        assert_eq!(apply_migrations(&path, Schema::Store), Ok(vec![STORE[1].0]));
+        let mut users = connection.prepare("SELECT deprovisioned FROM users ORDER BY id").expect("a query");
+        let found: Vec<Option<bool>> =
+            users.query_map((), |row| row.get(0)).expect("rows").map(|row| row.expect("a value")).collect();
+        assert_eq!(found, said.map(|(_, deprovisioned)| deprovisioned));
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub fn user(id: &str, updated_at: i64) -> Value {
         "has_image": false,
         "banned": false,
         "locked": true,
+        "deprovisioned": false,
         "last_sign_in_at": null,
         "last_active_at": 1_785_283_200_000_i64,
         "public_metadata": { "plan": "pro", "seats": [1, 2, { "deep": null }] },

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, USERS};
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, SUBSCRIPTIONS, USERS};
 use rollbook_core::change::{Assertion, Effect, Field};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::event::{NAME_LENGTH_MAX, Parsed, parse};
@@ -133,12 +133,85 @@ fn a_field_of_an_unexpected_type_leaves_its_column_null_and_is_counted() {
     event["data"]["first_name"] = json!({"not": "text"});
     event["data"]["banned"] = json!("no");
     event["data"]["email_addresses"] = json!("none");
+    event["data"]["primary_phone_number_id"] = json!(7);
     let parsed = read(&event).expect("a readable event");
-    assert_eq!(parsed.mismatched, 2);
+    assert_eq!(parsed.mismatched, 4);
     let assertion = merged(&event);
     assert_eq!(column(&assertion, "first_name"), &Field::Null);
     assert_eq!(column(&assertion, "banned"), &Field::Null);
     assert_eq!(column(&assertion, "primary_email_address"), &Field::Null);
+}
+
+#[test]
+fn what_stands_in_the_way_to_a_field_is_counted_and_what_is_missing_there_is_not() {
+    let payment = |payer: Value, totals: Value| {
+        json!({"type": "paymentAttempt.created", "timestamp": 1_785_312_000_032_i64,
+               "data": {"id": "cpa_1", "payer": payer, "totals": totals}})
+    };
+    for (payer, totals, mismatched) in [
+        (json!(null), json!({"grand_total": null}), 0),
+        (json!("someone"), json!({}), 3),
+        (json!({}), json!({"grand_total": [61]}), 2),
+        (json!({"user_id": ""}), json!({"grand_total": {"amount": 61.25, "currency": "USD"}}), 1),
+    ] {
+        let event = payment(payer, totals);
+        assert_eq!(read(&event).expect("a readable event").mismatched, mismatched, "{event}");
+        assert_eq!(column(&merged(&event), "user_id"), &Field::Null);
+        assert_eq!(column(&merged(&event), "amount"), &Field::Null);
+    }
+}
+
+#[test]
+fn an_empty_id_is_none_and_one_that_is_far_too_long_does_not_fit() {
+    let mut event = json!({"type": "session.created", "timestamp": 1_785_312_000_032_i64,
+                           "data": {"id": "sess_1", "user_id": "", "client_id": "x".repeat(NAME_LENGTH_MAX)}});
+    let assertion = merged(&event);
+    assert_eq!(column(&assertion, "user_id"), &Field::Null);
+    assert_eq!(column(&assertion, "client_id"), &Field::Text("x".repeat(NAME_LENGTH_MAX)));
+    event["data"]["client_id"] = json!("x".repeat(NAME_LENGTH_MAX + 1));
+    assert_eq!(read(&event).expect("a readable event").mismatched, 1);
+    assert_eq!(column(&merged(&event), "client_id"), &Field::Null);
+}
+
+#[test]
+fn an_invitations_organization_is_the_one_it_names_or_the_one_that_comes_with_it() {
+    let of = |organization_id: Value| {
+        let nested = json!({"public_organization_data": {"id": "org_nested"}});
+        let data = json!({"id": "orginv_1", "organization_id": organization_id, "data": nested});
+        let event = json!({"type": "organizationInvitation.created", "timestamp": 1, "data": data});
+        column(&merged(&event), "organization_id").clone()
+    };
+    assert_eq!(of(json!("org_1")), Field::Text("org_1".into()));
+    assert_eq!(of(Value::Null), Field::Text("org_nested".into()));
+}
+
+#[test]
+fn a_ticket_is_removed_from_what_is_kept_and_nothing_else_is() {
+    let ticket = "https://accounts.example/sign-up?__clerk_ticket=geheim";
+    for (event_type, mut data) in [
+        ("organizationInvitation.created", json!({"id": "orginv_1", "url": ticket, "urls": 1})),
+        (
+            "waitlistEntry.updated",
+            json!({"id": "wle_1", "invitation": {"id": "inv_1", "url": ticket, "urls": 1}}),
+        ),
+    ] {
+        let event = |data: &Value| json!({"type": event_type, "timestamp": 1, "data": data});
+        let with_ticket = merged(&event(&data));
+        assert!(!format!("{with_ticket:?}").contains("geheim"), "{event_type}");
+        let holder = if data["url"].is_null() { &mut data["invitation"] } else { &mut data };
+        holder.as_object_mut().expect("an object").remove("url");
+        assert_eq!(with_ticket, merged(&event(&data)), "{event_type}");
+    }
+}
+
+#[test]
+fn what_comes_nested_makes_no_change_of_its_own_and_its_odd_state_none_either() {
+    let item = json!({"id": "csub_item_1", "status": "active", "updated_at": 1_785_312_000_000_i64});
+    let event = json!({"type": "subscription.active", "timestamp": 1_785_312_000_032_i64,
+                       "data": {"id": "csub_1", "status": "active", "items": [item]}});
+    let assertion = merged(&event);
+    assert_eq!((assertion.resource, assertion.id.as_str()), (&SUBSCRIPTIONS, "csub_1"));
+    assert_eq!(read(&event).expect("a readable event").mismatched, 0);
 }
 
 #[test]

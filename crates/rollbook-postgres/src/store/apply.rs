@@ -70,17 +70,20 @@ impl<'a> Apply<'a> {
         part
     }
 
+    /// At least one table has ids.
     async fn known(
         &self,
         session: &mut Session<'_>,
         ids: [Vec<&str>; RESOURCES.len()],
     ) -> sqlx::Result<Known> {
+        let asked = |(_, ids): &(usize, Vec<&str>)| !ids.is_empty();
+        let (numbers, ids): (Vec<usize>, Vec<_>) = ids.into_iter().enumerate().filter(asked).unzip();
         let mut arguments = PgArguments::default();
         for ids in ids {
             arguments.add(ids).map_err(sqlx::Error::Encode)?;
         }
         let mut known = Known::default();
-        for row in session.fetch(&self.statements.stored, arguments).await? {
+        for row in session.fetch(&self.statements.stored(numbers.into_iter()), arguments).await? {
             let number = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
             known[number].insert(row.try_get(1)?, stored(&row)?);
         }
@@ -202,7 +205,7 @@ fn add_column<'a>(
         }};
     }
     match kind {
-        Kind::Text => array!(&str, Field::Text(text) => text.as_str()),
+        Kind::Text | Kind::Id => array!(&str, Field::Text(text) => text.as_str()),
         Kind::Integer => array!(i64, Field::Integer(number) => *number),
         Kind::Bool => array!(bool, Field::Bool(yes) => *yes),
         Kind::Time => array!(Time, Field::Time(at) => Time(*at)),

@@ -15,6 +15,8 @@ const VERSION: [(&str, &str); 4] = [
 
 /// The statements of one table.
 pub(super) struct Table {
+    /// The beginning of [`Statements::stored`].
+    stored: String,
     /// Writes rows, each where it is newer. Parameters: [`columns`] and the version, as arrays. Returns the
     /// ids of those that were, and whether each was the first of its id.
     pub(super) upsert: Sql,
@@ -28,9 +30,6 @@ pub(super) struct Table {
 pub(super) struct Statements {
     /// In the order of [`RESOURCES`].
     tables: Vec<Table>,
-    /// What is known of ids: one array of ids for each of [`RESOURCES`]. The rows begin with the number of
-    /// the table; then id, version and floor.
-    pub(super) stored: Sql,
     /// Writes lines of the ledger that are not there.
     pub(super) record: Sql,
     /// One line of the ledger.
@@ -55,7 +54,7 @@ pub(super) fn columns(resource: &'static Resource) -> impl Iterator<Item = (&'st
 
 const fn type_of(kind: Kind) -> &'static str {
     match kind {
-        Kind::Text => "text",
+        Kind::Text | Kind::Id => "text",
         Kind::Integer => "int8",
         Kind::Bool => "bool",
         Kind::Time => "timestamptz",
@@ -66,15 +65,6 @@ const fn type_of(kind: Kind) -> &'static str {
 impl Statements {
     /// For the tables of this schema, whose name is plain.
     pub(super) fn new(schema: &str) -> Self {
-        let stored = RESOURCES.iter().enumerate().map(|(number, resource)| {
-            format!(
-                r#"SELECT {number}::int4, id, {version}, version_floor FROM "{schema}".{table}
-                   WHERE id = ANY (${parameter}::text[])"#,
-                version = listed(VERSION.map(|(name, _)| name)),
-                table = resource.table,
-                parameter = number + 1,
-            )
-        });
         let tables = RESOURCES.iter().map(|resource| resource.table).chain(["deliveries"]);
         let forbidden = tables.map(|table| {
             let may = ["SELECT", "INSERT", "UPDATE"]
@@ -82,8 +72,7 @@ impl Statements {
             format!("SELECT '{table}' WHERE NOT ({})", may.join(" AND "))
         });
         Self {
-            tables: RESOURCES.into_iter().map(|resource| Table::new(schema, resource)).collect(),
-            stored: stored.collect::<Vec<_>>().join(" UNION ALL ").into(),
+            tables: (0..).zip(RESOURCES).map(|(number, of)| Table::new(schema, number, of)).collect(),
             record: format!(
                 r#"INSERT INTO "{schema}".deliveries
                        (svix_id, event_type, subject_id, outcome, event_at, received_at, attempts, applied_at)
@@ -103,6 +92,16 @@ impl Statements {
         }
     }
 
+    /// What is known of ids in these tables, by their numbers: one array of ids for each. The rows begin with
+    /// the number of the table; then id, version and floor. Only what is asked for has a part in it, since
+    /// every part is planned each time.
+    pub(super) fn stored(&self, numbers: impl Iterator<Item = usize>) -> Sql {
+        let parts = numbers.enumerate().map(|(place, number)| {
+            format!("{} WHERE id = ANY (${}::text[])", self.tables[number].stored, place + 1)
+        });
+        parts.collect::<Vec<_>>().join(" UNION ALL ").into()
+    }
+
     /// The statements of a resource of the catalog.
     pub(super) fn of(&self, resource: &'static Resource) -> &Table {
         let number = RESOURCES.iter().position(|known| *known == resource).unwrap_or_default();
@@ -116,7 +115,7 @@ fn listed(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
 }
 
 impl Table {
-    fn new(schema: &str, resource: &'static Resource) -> Self {
+    fn new(schema: &str, number: usize, resource: &'static Resource) -> Self {
         let table = resource.table;
         let shown = listed(columns(resource).map(|(name, _)| name));
         let written: Vec<(&str, &str)> =
@@ -126,6 +125,10 @@ impl Table {
         let set = written.iter().skip(1).map(|(name, _)| format!("{name} = excluded.{name}"));
         let version = |row: &str| listed(VERSION.map(|(name, _)| format!("{row}.{name}")));
         Self {
+            stored: format!(
+                r#"SELECT {number}::int4, id, {version}, version_floor FROM "{schema}".{table}"#,
+                version = listed(VERSION.map(|(name, _)| name)),
+            ),
             upsert: format!(
                 r#"INSERT INTO "{schema}".{table} AS stored ({names})
                    SELECT * FROM unnest({arrays}) AS new ({names}) ORDER BY new.id COLLATE "C"

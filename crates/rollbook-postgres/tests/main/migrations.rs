@@ -1,20 +1,26 @@
 //! The schema: made once, by one of many, under the name that is asked for.
 
+use std::collections::BTreeSet;
+
+use rollbook_core::catalog::{COMMON_COLUMNS, Kind, RESOURCES};
 use rollbook_core::store::{Store as _, StoreError};
 use rollbook_postgres::{PostgresSettings, apply_migrations, drop_schema, pending_migrations, schema_exists};
 use tokio::task::JoinSet;
 
 use crate::world::{World, open, user_change};
 
+/// All steps.
+const ALL: [&str; 2] = ["0001_mirror", "0002_whole_of_clerk"];
+
 #[tokio::test]
 async fn migrations_are_pending_until_they_are_applied_and_asking_makes_nothing() {
     let world = World::empty().await;
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname !~ '^(pg_|information)'";
     let before = world.psql(schemas).await;
-    assert_eq!(pending_migrations(&world.settings).await, Ok(vec!["0001_mirror"]));
+    assert_eq!(pending_migrations(&world.settings).await, Ok(ALL.to_vec()));
     assert_eq!(schema_exists(&world.settings).await, Ok(false));
     assert_eq!(world.psql(schemas).await, before);
-    assert_eq!(apply_migrations(&world.settings).await, Ok(vec!["0001_mirror"]));
+    assert_eq!(apply_migrations(&world.settings).await, Ok(ALL.to_vec()));
     assert_eq!(apply_migrations(&world.settings).await, Ok(vec![]));
     assert_eq!(pending_migrations(&world.settings).await, Ok(vec![]));
     assert_eq!(schema_exists(&world.settings).await, Ok(true));
@@ -22,8 +28,61 @@ async fn migrations_are_pending_until_they_are_applied_and_asking_makes_nothing(
         "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'mirror_2'";
     assert_eq!(
         world.psql(tables).await,
-        "deliveries organization_memberships organizations rollbook_migrations users\n"
+        "deliveries organization_domains organization_invitations organization_memberships organizations \
+         payment_attempts permissions roles rollbook_migrations sessions subscription_items subscriptions users \
+         waitlist_entries\n"
     );
+}
+
+#[tokio::test]
+async fn the_tables_have_the_columns_of_the_catalog_in_its_types() {
+    let world = World::new().await;
+    for resource in RESOURCES {
+        let typed: BTreeSet<String> = resource.columns.iter().map(|of| described(of.name, of.kind)).collect();
+        let found = world
+            .psql(&format!(
+                "SELECT column_name, data_type FROM information_schema.columns
+                 WHERE table_schema = 'mirror_2' AND table_name = '{}' AND column_name !~ '^(version|synced)_'",
+                resource.table
+            ))
+            .await;
+        let is_own = |line: &&str| !COMMON_COLUMNS.contains(&line.split('|').next().unwrap_or_default());
+        let found: BTreeSet<String> = found.lines().filter(is_own).map(str::to_owned).collect();
+        assert_eq!(found, typed, "{resource:?}");
+    }
+}
+
+/// As the query above shows a column.
+fn described(name: &str, kind: Kind) -> String {
+    let described = match kind {
+        Kind::Text | Kind::Id => "text",
+        Kind::Integer => "bigint",
+        Kind::Bool => "boolean",
+        Kind::Time => "timestamp with time zone",
+        Kind::Json => "jsonb",
+    };
+    format!("{name}|{described}")
+}
+
+#[tokio::test]
+async fn a_step_keeps_the_rows_and_fills_what_it_adds_from_what_is_there() {
+    let world = World::empty().await;
+    let first = include_str!("../../../../migrations/postgres/0001_mirror.sql");
+    world
+        .psql(&format!(
+            "CREATE SCHEMA mirror_2; SET search_path TO mirror_2; {first};
+             CREATE TABLE rollbook_migrations (name text PRIMARY KEY, applied_at timestamptz DEFAULT now());
+             INSERT INTO rollbook_migrations (name) VALUES ('0001_mirror');
+             INSERT INTO users (id, data, synced_at, synced_by, version_dead, version_updated_at,
+                                version_event_at, version_hash)
+             SELECT 'user_' || row_number() OVER (), data::jsonb, now(), 'msg_1', false, 1, 1, ''
+             FROM unnest(ARRAY['{{\"deprovisioned\": true}}', '{{\"deprovisioned\": false}}',
+                               '{{\"deprovisioned\": \"x\"}}', '{{}}', NULL]) AS data"
+        ))
+        .await;
+    assert_eq!(apply_migrations(&world.settings).await, Ok(ALL[1..].to_vec()));
+    let users = world.psql("SELECT id, deprovisioned FROM mirror_2.users ORDER BY id").await;
+    assert_eq!(users, "user_1|t\nuser_2|f\nuser_3|\nuser_4|\nuser_5|\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -34,7 +93,7 @@ async fn of_many_who_migrate_at_once_one_does_it() {
         let settings = world.settings.clone();
         processes.spawn(async move { apply_migrations(&settings).await.expect("it is migrated").len() });
     }
-    assert_eq!(processes.join_all().await.iter().sum::<usize>(), 1);
+    assert_eq!(processes.join_all().await.iter().sum::<usize>(), ALL.len());
 }
 
 #[tokio::test]
@@ -63,7 +122,7 @@ async fn a_schema_that_is_there_needs_no_right_to_make_one() {
         ))
         .await;
     let owner = world.with_user(&role, "ImAPassword");
-    assert_eq!(apply_migrations(&owner).await, Ok(vec!["0001_mirror"]));
+    assert_eq!(apply_migrations(&owner).await, Ok(ALL.to_vec()));
     assert_eq!(open(&owner).ping().await, Ok(()));
     let elsewhere = PostgresSettings { schema: "other".to_owned(), ..owner };
     let Err(StoreError::Deployment(text)) = apply_migrations(&elsewhere).await else {

@@ -80,7 +80,7 @@ impl Instance {
         );
     }
 
-    fn announce_deleted(
+    pub(super) fn announce_deleted(
         &mut self,
         table: &'static str,
         event_type: &str,
@@ -93,7 +93,7 @@ impl Instance {
         self.emit(event_type, event_at, data);
     }
 
-    /// The built-in sample of a type, as of now and about a subject of its own. It has no row.
+    /// The built-in sample of a type, as of now and about a subject of its own. It must leave no row.
     pub(crate) fn emit_sample(&mut self, event_type: &str) {
         let sample = samples::sample(event_type).and_then(|json| serde_json::from_str::<Value>(json).ok());
         let Some(Value::Object(mut data)) = sample.map(|mut event| event["data"].take()) else { return };
@@ -107,7 +107,7 @@ impl Instance {
         self.emit(event_type, self.now, data);
     }
 
-    fn emit(&mut self, event_type: &str, at: Timestamp, data: Object) {
+    pub(super) fn emit(&mut self, event_type: &str, at: Timestamp, data: Object) {
         let (client_ip, user_agent) = CAUSES[self.rng.usize(..CAUSES.len())];
         let mut body = json!({
             "event_attributes": { "http_request": { "client_ip": client_ip, "user_agent": user_agent } },
@@ -130,14 +130,14 @@ impl Times {
     }
 
     /// The time of the next event: a few milliseconds after what it tells of, later than the last.
-    fn next_event(&mut self, now: Timestamp, rng: &mut Rng) -> Timestamp {
+    pub(super) fn next_event(&mut self, now: Timestamp, rng: &mut Rng) -> Timestamp {
         let said = now.plus(Duration::from_millis(rng.u64(1..=18)));
         self.event_at = said.max(self.event_at.plus(Duration::from_millis(1)));
         self.event_at
     }
 }
 
-fn deleted(object: &str, id: &str) -> Object {
+pub(super) fn deleted(object: &str, id: &str) -> Object {
     Object::from_iter([
         ("object".into(), object.into()),
         ("id".into(), id.into()),

@@ -52,6 +52,7 @@ pub async fn a_user_becomes_a_row_with_the_columns_of_the_contract(mirror: Mirro
         "image_url": "https://img.clerk.com/8439c14a",
         "banned": false,
         "locked": true,
+        "deprovisioned": false,
         "last_sign_in_at": null,
         "last_active_at": "2026-07-29T00:00:00.000Z",
         "public_metadata": { "plan": "pro", "seats": [1, 2, { "deep": null }] },

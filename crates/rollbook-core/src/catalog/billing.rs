@@ -1,0 +1,87 @@
+//! Billing. A payer is a user or an organization; what it is not comes as an empty id. Amounts are in the
+//! currency's smallest unit. Nothing here is ever deleted: what ends keeps its row and says so by its status.
+
+use super::{Kind, Resource, column, upsert};
+
+/// Subscriptions of payers. Their items come nested, without what they belong to: copies of
+/// [`SUBSCRIPTION_ITEMS`], which have events of their own.
+pub static SUBSCRIPTIONS: Resource = Resource {
+    table: "subscriptions",
+    events: &[
+        upsert("subscription.created"),
+        upsert("subscription.updated"),
+        upsert("subscription.active"),
+        upsert("subscription.pastDue"),
+    ],
+    columns: &[
+        column("status", Kind::Text, &["status"]),
+        column("payer_id", Kind::Id, &["payer_id"]),
+        column("user_id", Kind::Id, &["payer", "user_id"]),
+        column("organization_id", Kind::Id, &["payer", "organization_id"]),
+        column("latest_payment_id", Kind::Id, &["latest_payment_id"]),
+        column("payment_source_id", Kind::Id, &["payment_source_id"]),
+        column("active_at", Kind::Time, &["active_at"]),
+        column("past_due_at", Kind::Time, &["past_due_at"]),
+        column("canceled_at", Kind::Time, &["canceled_at"]),
+        column("ended_at", Kind::Time, &["ended_at"]),
+    ],
+    secrets: &[],
+};
+
+/// What is subscribed to: one plan for one period. The item of a free plan keeps its id when it comes back.
+pub static SUBSCRIPTION_ITEMS: Resource = Resource {
+    table: "subscription_items",
+    events: &[
+        upsert("subscriptionItem.abandoned"),
+        upsert("subscriptionItem.active"),
+        upsert("subscriptionItem.canceled"),
+        upsert("subscriptionItem.ended"),
+        upsert("subscriptionItem.freeTrialEnding"),
+        upsert("subscriptionItem.incomplete"),
+        upsert("subscriptionItem.pastDue"),
+        upsert("subscriptionItem.upcoming"),
+        upsert("subscriptionItem.updated"),
+    ],
+    columns: &[
+        column("subscription_id", Kind::Id, &["subscription_id"]),
+        column("payer_id", Kind::Id, &["payer", "id"]),
+        column("user_id", Kind::Id, &["payer", "user_id"]),
+        column("organization_id", Kind::Id, &["payer", "organization_id"]),
+        column("plan_id", Kind::Id, &["plan_id"]),
+        column("plan_slug", Kind::Text, &["plan", "slug"]),
+        column("status", Kind::Text, &["status"]),
+        column("is_free_trial", Kind::Bool, &["is_free_trial"]),
+        column("interval", Kind::Text, &["interval"]),
+        column("amount", Kind::Integer, &["plan", "amount"]),
+        column("currency", Kind::Text, &["plan", "currency"]),
+        column("seats", Kind::Integer, &["seats", "quantity"]),
+        column("period_start", Kind::Time, &["period_start"]),
+        column("period_end", Kind::Time, &["period_end"]),
+    ],
+    secrets: &[],
+};
+
+/// Attempts to be paid.
+pub static PAYMENT_ATTEMPTS: Resource = Resource {
+    table: "payment_attempts",
+    events: &[upsert("paymentAttempt.created"), upsert("paymentAttempt.updated")],
+    columns: &[
+        column("payment_id", Kind::Id, &["payment_id"]),
+        column("invoice_id", Kind::Id, &["invoice_id"]),
+        column("statement_id", Kind::Id, &["statement_id"]),
+        column("payer_id", Kind::Id, &["payer", "id"]),
+        column("user_id", Kind::Id, &["payer", "user_id"]),
+        column("organization_id", Kind::Id, &["payer", "organization_id"]),
+        column("payment_source_id", Kind::Id, &["payment_source", "id"]),
+        column("gateway_external_id", Kind::Text, &["gateway_external_id"]),
+        column("status", Kind::Text, &["status"]),
+        column("charge_type", Kind::Text, &["charge_type"]),
+        column("amount", Kind::Integer, &["totals", "grand_total", "amount"]),
+        column("currency", Kind::Text, &["totals", "grand_total", "currency"]),
+        column("failed_code", Kind::Text, &["failed_reason", "code"]),
+        column("billing_date", Kind::Time, &["billing_date"]),
+        column("paid_at", Kind::Time, &["paid_at"]),
+        column("failed_at", Kind::Time, &["failed_at"]),
+    ],
+    secrets: &[],
+};

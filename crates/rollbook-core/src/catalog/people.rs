@@ -1,0 +1,190 @@
+//! People, their organizations, and what says who may do what.
+
+use super::{Column, Kind, Resource, Source, column, delete, upsert};
+
+/// Users. A directory that takes a person away, or is itself deleted, does not delete the user: it
+/// sends `user.updated` with `deprovisioned`.
+pub static USERS: Resource = Resource {
+    table: "users",
+    events: &[upsert("user.created"), upsert("user.updated"), delete("user.deleted")],
+    columns: &[
+        column("external_id", Kind::Text, &["external_id"]),
+        column("username", Kind::Text, &["username"]),
+        column("first_name", Kind::Text, &["first_name"]),
+        column("last_name", Kind::Text, &["last_name"]),
+        Column {
+            name: "primary_email_address",
+            kind: Kind::Text,
+            source: Source::Chosen {
+                list: "email_addresses",
+                id_of: "primary_email_address_id",
+                field: "email_address",
+            },
+        },
+        Column {
+            name: "primary_phone_number",
+            kind: Kind::Text,
+            source: Source::Chosen {
+                list: "phone_numbers",
+                id_of: "primary_phone_number_id",
+                field: "phone_number",
+            },
+        },
+        column("image_url", Kind::Text, &["image_url"]),
+        column("banned", Kind::Bool, &["banned"]),
+        column("locked", Kind::Bool, &["locked"]),
+        column("deprovisioned", Kind::Bool, &["deprovisioned"]),
+        column("last_sign_in_at", Kind::Time, &["last_sign_in_at"]),
+        column("last_active_at", Kind::Time, &["last_active_at"]),
+        column("public_metadata", Kind::Json, &["public_metadata"]),
+        column("private_metadata", Kind::Json, &["private_metadata"]),
+        column("unsafe_metadata", Kind::Json, &["unsafe_metadata"]),
+    ],
+    secrets: &[],
+};
+
+/// Organizations.
+pub static ORGANIZATIONS: Resource = Resource {
+    table: "organizations",
+    events: &[upsert("organization.created"), upsert("organization.updated"), delete("organization.deleted")],
+    columns: &[
+        column("name", Kind::Text, &["name"]),
+        column("slug", Kind::Text, &["slug"]),
+        column("image_url", Kind::Text, &["image_url"]),
+        column("created_by", Kind::Id, &["created_by"]),
+        column("members_count", Kind::Integer, &["members_count"]),
+        column("max_allowed_memberships", Kind::Integer, &["max_allowed_memberships"]),
+        column("public_metadata", Kind::Json, &["public_metadata"]),
+        column("private_metadata", Kind::Json, &["private_metadata"]),
+    ],
+    secrets: &[],
+};
+
+/// Memberships of users in organizations. Whoever leaves and comes back gets a new id.
+pub static ORGANIZATION_MEMBERSHIPS: Resource = Resource {
+    table: "organization_memberships",
+    events: &[
+        upsert("organizationMembership.created"),
+        upsert("organizationMembership.updated"),
+        delete("organizationMembership.deleted"),
+    ],
+    columns: &[
+        column("organization_id", Kind::Id, &["organization", "id"]),
+        column("user_id", Kind::Id, &["public_user_data", "user_id"]),
+        column("role", Kind::Text, &["role"]),
+        column("permissions", Kind::Json, &["permissions"]),
+        column("public_metadata", Kind::Json, &["public_metadata"]),
+        column("private_metadata", Kind::Json, &["private_metadata"]),
+    ],
+    secrets: &[],
+};
+
+/// Invitations to organizations. One that is accepted, revoked or expired stays, with its status.
+pub static ORGANIZATION_INVITATIONS: Resource = Resource {
+    table: "organization_invitations",
+    events: &[
+        upsert("organizationInvitation.created"),
+        upsert("organizationInvitation.accepted"),
+        upsert("organizationInvitation.revoked"),
+    ],
+    columns: &[
+        Column {
+            name: "organization_id",
+            kind: Kind::Id,
+            source: Source::Either(&["organization_id"], &["data", "public_organization_data", "id"]),
+        },
+        column("inviter_id", Kind::Id, &["inviter_id"]),
+        column("user_id", Kind::Id, &["user_id"]),
+        column("email_address", Kind::Text, &["email_address"]),
+        column("role", Kind::Text, &["role"]),
+        column("status", Kind::Text, &["status"]),
+        column("expires_at", Kind::Time, &["expires_at"]),
+        column("public_metadata", Kind::Json, &["public_metadata"]),
+        column("private_metadata", Kind::Json, &["private_metadata"]),
+    ],
+    secrets: &[&["url"]],
+};
+
+/// Domains of organizations.
+pub static ORGANIZATION_DOMAINS: Resource = Resource {
+    table: "organization_domains",
+    events: &[
+        upsert("organizationDomain.created"),
+        upsert("organizationDomain.updated"),
+        delete("organizationDomain.deleted"),
+    ],
+    columns: &[
+        column("organization_id", Kind::Id, &["organization_id"]),
+        column("name", Kind::Text, &["name"]),
+        column("enrollment_mode", Kind::Text, &["enrollment_mode"]),
+        column("verification_status", Kind::Text, &["verification", "status"]),
+        column("affiliation_email_address", Kind::Text, &["affiliation_email_address"]),
+        column("total_pending_invitations", Kind::Integer, &["total_pending_invitations"]),
+        column("total_pending_suggestions", Kind::Integer, &["total_pending_suggestions"]),
+    ],
+    secrets: &[],
+};
+
+/// Roles, by the `key` that memberships name.
+pub static ROLES: Resource = Resource {
+    table: "roles",
+    events: &[upsert("role.created"), upsert("role.updated"), delete("role.deleted")],
+    columns: &[
+        column("name", Kind::Text, &["name"]),
+        column("key", Kind::Text, &["key"]),
+        column("description", Kind::Text, &["description"]),
+        column("is_creator_eligible", Kind::Bool, &["is_creator_eligible"]),
+        column("permissions", Kind::Json, &["permissions"]),
+    ],
+    secrets: &[],
+};
+
+/// Permissions, by the `key` that memberships name.
+pub static PERMISSIONS: Resource = Resource {
+    table: "permissions",
+    events: &[upsert("permission.created"), upsert("permission.updated"), delete("permission.deleted")],
+    columns: &[
+        column("name", Kind::Text, &["name"]),
+        column("key", Kind::Text, &["key"]),
+        column("description", Kind::Text, &["description"]),
+        column("type", Kind::Text, &["type"]),
+    ],
+    secrets: &[],
+};
+
+/// Sessions. None is ever deleted: how one ended is its status. `actor` says who is behind an
+/// impersonation.
+pub static SESSIONS: Resource = Resource {
+    table: "sessions",
+    events: &[
+        upsert("session.created"),
+        upsert("session.pending"),
+        upsert("session.ended"),
+        upsert("session.removed"),
+        upsert("session.revoked"),
+    ],
+    columns: &[
+        column("user_id", Kind::Id, &["user_id"]),
+        column("client_id", Kind::Id, &["client_id"]),
+        column("status", Kind::Text, &["status"]),
+        column("last_active_organization_id", Kind::Id, &["last_active_organization_id"]),
+        column("actor", Kind::Json, &["actor"]),
+        column("last_active_at", Kind::Time, &["last_active_at"]),
+        column("expire_at", Kind::Time, &["expire_at"]),
+        column("abandon_at", Kind::Time, &["abandon_at"]),
+    ],
+    secrets: &[],
+};
+
+/// Entries of the waiting list. Whoever is let in gets an invitation, which comes nested, with its ticket.
+pub static WAITLIST_ENTRIES: Resource = Resource {
+    table: "waitlist_entries",
+    events: &[upsert("waitlistEntry.created"), upsert("waitlistEntry.updated")],
+    columns: &[
+        column("email_address", Kind::Text, &["email_address"]),
+        column("status", Kind::Text, &["status"]),
+        column("is_locked", Kind::Bool, &["is_locked"]),
+        column("invitation_id", Kind::Id, &["invitation", "id"]),
+    ],
+    secrets: &[&["invitation", "url"]],
+};

@@ -1,0 +1,370 @@
+//! What hangs on people and organizations: invitations, domains, sessions, roles, permissions, and the
+//! waiting list.
+
+use rollbook_core::time::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Object, Times, Told, data_of, iso, object, row, with};
+
+/// Whoever has it gets in. It must be in no row.
+const TICKET: &str =
+    "https://accounts.kilnworks.example/sign-up?__clerk_ticket=eyJhbGciOiJub25lIn0.INVENTED.sig";
+
+pub(crate) struct Invitation {
+    pub(crate) id: String,
+    pub(crate) times: Times,
+    pub(crate) organization_id: String,
+    /// Otherwise only the copy of the organization that comes with it does.
+    pub(crate) says_organization: bool,
+    pub(crate) inviter_id: Option<String>,
+    /// Who has accepted it.
+    pub(crate) user_id: Option<String>,
+    pub(crate) email_address: String,
+    pub(crate) role: &'static str,
+    pub(crate) status: &'static str,
+    pub(crate) expires_at: Timestamp,
+    pub(crate) public_metadata: Value,
+}
+
+pub(crate) struct Domain {
+    pub(crate) id: String,
+    pub(crate) times: Times,
+    pub(crate) organization_id: String,
+    pub(crate) name: String,
+    pub(crate) enrollment_mode: &'static str,
+    /// `None`: no verification has begun.
+    pub(crate) verification_status: Option<&'static str>,
+    pub(crate) affiliation_email_address: Option<String>,
+    pub(crate) pending: u32,
+}
+
+pub(crate) struct Session {
+    pub(crate) id: String,
+    pub(crate) times: Times,
+    pub(crate) user_id: String,
+    /// The copy of the user that comes with it.
+    pub(crate) user: Object,
+    pub(crate) client_id: String,
+    pub(crate) status: &'static str,
+    pub(crate) organization_id: Option<String>,
+    /// Who is behind an impersonation.
+    pub(crate) actor: Option<Value>,
+    pub(crate) last_active_at: Timestamp,
+    pub(crate) expire_at: Timestamp,
+    pub(crate) abandon_at: Timestamp,
+}
+
+pub(crate) struct Role {
+    pub(crate) id: String,
+    pub(crate) times: Times,
+    pub(crate) name: String,
+    pub(crate) key: String,
+    pub(crate) description: Option<String>,
+    pub(crate) is_creator_eligible: bool,
+    /// Copies.
+    pub(crate) permissions: Vec<Object>,
+}
+
+pub(crate) struct Permission {
+    pub(crate) id: String,
+    pub(crate) times: Times,
+    pub(crate) name: String,
+    pub(crate) key: String,
+    pub(crate) description: String,
+}
+
+/// An entry of the waiting list.
+pub(crate) struct Entry {
+    pub(crate) id: String,
+    pub(crate) times: Times,
+    pub(crate) email_address: String,
+    pub(crate) status: &'static str,
+    pub(crate) is_locked: bool,
+    pub(crate) invitation_id: Option<String>,
+}
+
+/// The `data` of the samples that payloads start from.
+pub(super) struct Templates {
+    invitation: Object,
+    domain: Object,
+    verification: Object,
+    session: Object,
+    role: Object,
+    permission: Object,
+    entry: Object,
+    nested_invitation: Object,
+}
+
+impl Templates {
+    pub(super) fn read() -> Self {
+        Self {
+            invitation: object(&data_of("organizationInvitation.created")),
+            domain: object(&data_of("organizationDomain.created")),
+            verification: object(&data_of("organizationDomain.updated")["verification"]),
+            session: object(&data_of("session.created")),
+            role: object(&data_of("role.created")),
+            permission: object(&data_of("permission.created")),
+            entry: object(&data_of("waitlistEntry.updated")),
+            nested_invitation: object(&data_of("waitlistEntry.updated")["invitation"]),
+        }
+    }
+}
+
+impl Told for Invitation {
+    const TABLE: &'static str = "organization_invitations";
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn times(&mut self) -> &mut Times {
+        &mut self.times
+    }
+
+    fn data(&self, templates: &super::Templates) -> Object {
+        let changes = json!({
+            "id": self.id,
+            "organization_id": self.organization_id,
+            "inviter_id": self.inviter_id,
+            "email_address": self.email_address,
+            "role": self.role,
+            "status": self.status,
+            "url": (self.status == "pending").then_some(TICKET),
+            "public_metadata": self.public_metadata,
+            "private_metadata": {},
+            "expires_at": self.expires_at.as_millis(),
+            "created_at": self.times.created_at.as_millis(),
+            "updated_at": self.times.updated_at.as_millis(),
+            "data": { "public_organization_data": { "id": self.organization_id, "name": "A copy" } },
+        });
+        let mut data = with(&templates.access.invitation, changes);
+        if !self.says_organization {
+            data.remove("organization_id");
+        }
+        if let Some(user_id) = &self.user_id {
+            data.insert("user_id".into(), user_id.as_str().into());
+        }
+        data
+    }
+
+    fn columns(&self, mut data: Object) -> Object {
+        data.remove("url");
+        let own = json!({
+            "organization_id": self.organization_id,
+            "inviter_id": self.inviter_id,
+            "user_id": self.user_id,
+            "email_address": self.email_address,
+            "role": self.role,
+            "status": self.status,
+            "expires_at": iso(self.expires_at),
+            "public_metadata": self.public_metadata,
+            "private_metadata": {},
+        });
+        row(&self.id, self.times, &data, own)
+    }
+}
+
+impl Told for Domain {
+    const TABLE: &'static str = "organization_domains";
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn times(&mut self) -> &mut Times {
+        &mut self.times
+    }
+
+    fn data(&self, templates: &super::Templates) -> Object {
+        let templates = &templates.access;
+        let verification = self.verification_status.map(|status| {
+            let changes = json!({ "status": status, "attempts": 1 });
+            with(&templates.verification, changes)
+        });
+        let changes = json!({
+            "id": self.id,
+            "organization_id": self.organization_id,
+            "name": self.name,
+            "enrollment_mode": self.enrollment_mode,
+            "affiliation_email_address": self.affiliation_email_address,
+            "verification": verification,
+            "total_pending_invitations": self.pending,
+            "total_pending_suggestions": 0,
+            "created_at": self.times.created_at.as_millis(),
+            "updated_at": self.times.updated_at.as_millis(),
+        });
+        with(&templates.domain, changes)
+    }
+
+    fn columns(&self, data: Object) -> Object {
+        let own = json!({
+            "organization_id": self.organization_id,
+            "name": self.name,
+            "enrollment_mode": self.enrollment_mode,
+            "verification_status": self.verification_status,
+            "affiliation_email_address": self.affiliation_email_address,
+            "total_pending_invitations": self.pending,
+            "total_pending_suggestions": 0,
+        });
+        row(&self.id, self.times, &data, own)
+    }
+}
+
+impl Told for Session {
+    const TABLE: &'static str = "sessions";
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn times(&mut self) -> &mut Times {
+        &mut self.times
+    }
+
+    fn data(&self, templates: &super::Templates) -> Object {
+        let changes = json!({
+            "id": self.id,
+            "user_id": self.user_id,
+            "user": self.user,
+            "client_id": self.client_id,
+            "actor": self.actor,
+            "status": self.status,
+            "last_active_organization_id": self.organization_id,
+            "last_active_at": self.last_active_at.as_millis(),
+            "expire_at": self.expire_at.as_millis(),
+            "abandon_at": self.abandon_at.as_millis(),
+            "created_at": self.times.created_at.as_millis(),
+            "updated_at": self.times.updated_at.as_millis(),
+        });
+        with(&templates.access.session, changes)
+    }
+
+    fn columns(&self, data: Object) -> Object {
+        let own = json!({
+            "user_id": self.user_id,
+            "client_id": self.client_id,
+            "status": self.status,
+            "last_active_organization_id": self.organization_id,
+            "actor": self.actor,
+            "last_active_at": iso(self.last_active_at),
+            "expire_at": iso(self.expire_at),
+            "abandon_at": iso(self.abandon_at),
+        });
+        row(&self.id, self.times, &data, own)
+    }
+}
+
+impl Told for Role {
+    const TABLE: &'static str = "roles";
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn times(&mut self) -> &mut Times {
+        &mut self.times
+    }
+
+    fn data(&self, templates: &super::Templates) -> Object {
+        let changes = json!({
+            "id": self.id,
+            "name": self.name,
+            "key": self.key,
+            "description": self.description,
+            "is_creator_eligible": self.is_creator_eligible,
+            "permissions": self.permissions,
+            "created_at": self.times.created_at.as_millis(),
+            "updated_at": self.times.updated_at.as_millis(),
+        });
+        with(&templates.access.role, changes)
+    }
+
+    fn columns(&self, data: Object) -> Object {
+        let own = json!({
+            "name": self.name,
+            "key": self.key,
+            "description": self.description,
+            "is_creator_eligible": self.is_creator_eligible,
+            "permissions": self.permissions,
+        });
+        row(&self.id, self.times, &data, own)
+    }
+}
+
+impl Told for Permission {
+    const TABLE: &'static str = "permissions";
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn times(&mut self) -> &mut Times {
+        &mut self.times
+    }
+
+    fn data(&self, templates: &super::Templates) -> Object {
+        let changes = json!({
+            "id": self.id,
+            "name": self.name,
+            "key": self.key,
+            "description": self.description,
+            "type": "custom",
+            "created_at": self.times.created_at.as_millis(),
+            "updated_at": self.times.updated_at.as_millis(),
+        });
+        with(&templates.access.permission, changes)
+    }
+
+    fn columns(&self, data: Object) -> Object {
+        let own = json!({
+            "name": self.name,
+            "key": self.key,
+            "description": self.description,
+            "type": "custom",
+        });
+        row(&self.id, self.times, &data, own)
+    }
+}
+
+impl Told for Entry {
+    const TABLE: &'static str = "waitlist_entries";
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn times(&mut self) -> &mut Times {
+        &mut self.times
+    }
+
+    fn data(&self, templates: &super::Templates) -> Object {
+        let templates = &templates.access;
+        let invitation = self.invitation_id.as_ref().map(|id| {
+            let changes = json!({ "id": id, "email_address": self.email_address, "url": TICKET });
+            with(&templates.nested_invitation, changes)
+        });
+        let changes = json!({
+            "id": self.id,
+            "email_address": self.email_address,
+            "status": self.status,
+            "is_locked": self.is_locked,
+            "invitation": invitation,
+            "created_at": self.times.created_at.as_millis(),
+            "updated_at": self.times.updated_at.as_millis(),
+        });
+        with(&templates.entry, changes)
+    }
+
+    fn columns(&self, mut data: Object) -> Object {
+        if let Some(Value::Object(invitation)) = data.get_mut("invitation") {
+            invitation.remove("url");
+        }
+        let own = json!({
+            "email_address": self.email_address,
+            "status": self.status,
+            "is_locked": self.is_locked,
+            "invitation_id": self.invitation_id,
+        });
+        row(&self.id, self.times, &data, own)
+    }
+}
