@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use redis::{ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, TlsCertificates};
 use rollbook_core::queue::QueueError;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use crate::settings::RedisSettings;
 
@@ -59,10 +61,15 @@ impl Address {
             QueueError::Deployment(format!("the Redis URL {wrong}; write redis://USER:PASSWORD@HOST:PORT/DB"))
         })?;
         if let Some(path) = &settings.ca_file {
-            let root_cert = std::fs::read(path).map_err(|error| {
-                let path = path.display();
-                QueueError::Deployment(format!("the certificates in {path} can't be read ({error})"))
-            })?;
+            let unusable = |why: &str| {
+                QueueError::Deployment(format!("the certificates in {} can't be used: {why}", path.display()))
+            };
+            let root_cert = std::fs::read(path).map_err(|error| unusable(&error.to_string()))?;
+            // The crate would take a file without any, and then trust nobody.
+            let certificates = CertificateDer::pem_slice_iter(&root_cert).collect::<Result<Vec<_>, _>>();
+            if certificates.map_err(|error| unusable(&error.to_string()))?.is_empty() {
+                return Err(unusable("there is none in it, as PEM"));
+            }
             let client_tls: Option<ClientTlsConfig> = None;
             address.certificates = Some(TlsCertificates { client_tls, root_cert: Some(root_cert) });
         }
@@ -71,7 +78,8 @@ impl Address {
 
     /// In words, also where it can't be used.
     pub(crate) fn describe(url: &str) -> String {
-        Self::parse(url).map_or_else(|wrong| format!("Redis, whose URL {wrong}"), |address| address.to_string())
+        Self::parse(url)
+            .map_or_else(|wrong| format!("Redis, whose URL {wrong}"), |address| address.to_string())
     }
 
     fn parse(url: &str) -> Result<Self, String> {
@@ -107,7 +115,9 @@ impl Address {
         let hosts = hosts.split(',').map(|host| host_and_port(host, default_port));
         let hosts = hosts.collect::<Result<Vec<_>, _>>()?;
         if form == Form::Single && hosts.len() > 1 {
-            return Err("names several hosts; for those write redis+cluster:// or redis+sentinel://".to_owned());
+            return Err(
+                "names several hosts; for those write redis+cluster:// or redis+sentinel://".to_owned()
+            );
         }
         let database = if database.is_empty() { Ok(0) } else { database.parse() };
         let database = database.map_err(|_| "names a database that is no number".to_owned())?;
@@ -155,7 +165,9 @@ fn decoded(text: &str) -> Result<Option<String>, String> {
         }
         let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
         let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
-            return Err("has a % in user or password that is not followed by two digits; write it as %25".to_owned());
+            return Err(
+                "has a % in user or password that is not followed by two digits; write it as %25".to_owned()
+            );
         };
         bytes.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
     }

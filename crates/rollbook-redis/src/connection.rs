@@ -32,7 +32,9 @@ pub(crate) async fn connect(
             let (host, port) = &address.hosts[0];
             let info = address.login(address.host(host, *port))?;
             let client = match &address.certificates {
-                Some(certificates) if address.tls => redis::Client::build_with_tls(info, certificates.clone())?,
+                Some(certificates) if address.tls => {
+                    redis::Client::build_with_tls(info, certificates.clone())?
+                }
                 _ => redis::Client::open(info)?,
             };
             let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
@@ -43,7 +45,8 @@ pub(crate) async fn connect(
             Ok(Connection::Single(client.get_async_connection_with_config(&config).await?))
         }
         Form::Cluster => {
-            let builder = cluster(address)?.connection_timeout(connect_timeout).response_timeout(answer_timeout);
+            let builder =
+                cluster(address)?.connection_timeout(connect_timeout).response_timeout(answer_timeout);
             Ok(Connection::Cluster(builder.build()?.get_async_connection().await?))
         }
     }
@@ -77,7 +80,8 @@ fn sentinels(address: &Address, service: &str) -> RedisResult<SentinelClientBuil
 fn cluster(address: &Address) -> RedisResult<ClusterClientBuilder> {
     let hosts = address.hosts.iter().map(|(host, port)| address.login(address.host(host, *port)));
     // Whether to try again is ours to decide: the crate's own 16 attempts can outlast any caller.
-    let mut builder = ClusterClientBuilder::new(hosts.collect::<RedisResult<Vec<_>>>()?).retries(3).tcp_settings(tcp());
+    let mut builder =
+        ClusterClientBuilder::new(hosts.collect::<RedisResult<Vec<_>>>()?).retries(3).tcp_settings(tcp());
     if address.tls {
         builder = builder.tls(TlsMode::Secure);
     }

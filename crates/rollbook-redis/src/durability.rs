@@ -8,7 +8,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use redis::{Cmd, FromRedisValue as _, RedisResult, Value, cmd, from_redis_value};
+use redis::{
+    Cmd, ErrorKind, FromRedisValue as _, RedisResult, ServerErrorKind, Value, cmd, from_redis_value,
+};
 
 use crate::connection::Connection;
 
@@ -82,11 +84,21 @@ pub(crate) async fn facts(connection: &mut Connection, key: &str) -> RedisResult
         let lines = text.lines().filter_map(|line| line.split_once(':'));
         facts.extend(lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
     }
+    // Until the log is read INFO says that there is none, which would be a lie about the settings.
+    if facts.get("loading").is_some_and(|loading| loading == "1") {
+        return Err((ErrorKind::Server(ServerErrorKind::BusyLoading), "it is loading").into());
+    }
     let mut command = cmd("CONFIG");
     command.arg("GET").arg(&["appendfsync", "no-appendfsync-on-rewrite"]);
-    // Some hosters forbid it: then it is told as a weakness, since nobody can see.
-    if let Ok(answer) = connection.ask_holder_of(key, command).await {
-        facts.extend(from_redis_value::<HashMap<String, String>>(answer).unwrap_or_default());
+    match connection.ask_holder_of(key, command).await {
+        Ok(answer) => facts.extend(from_redis_value::<HashMap<String, String>>(answer)?),
+        // Some hosters forbid it: then it is told as a weakness, since nobody can see.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError)
+            ) => {}
+        Err(error) => return Err(error),
     }
     Ok(Facts(facts))
 }
@@ -106,7 +118,10 @@ impl Facts {
     pub(crate) fn judge(&self, replicas: u32) -> Result<(Vec<String>, Confirm), String> {
         let version = self.version();
         if version < VERSION_MIN {
-            return Err(format!("it is version {} and Rollbook needs 7.0 or newer", self.get("redis_version")));
+            return Err(format!(
+                "it is version {} and Rollbook needs 7.0 or newer",
+                self.get("redis_version")
+            ));
         }
         let has_waitaof = version >= VERSION_WAITAOF;
         let appends = self.get("aof_enabled") == "1";
@@ -193,7 +208,10 @@ mod tests {
         assert_eq!(facts(&everysec).judge(0), Ok((vec![], Confirm::WaitAof { replicas: 0 })));
         assert_eq!(facts(&everysec).judge(1), Ok((vec![], Confirm::WaitAof { replicas: 1 })));
         assert_eq!(facts(&[]).judge(2), Ok((vec![], Confirm::Wait { replicas: 2 })));
-        assert_eq!(facts(&[("redis_version", "8.0.1")]).judge(1), Ok((vec![], Confirm::WaitAof { replicas: 1 })));
+        assert_eq!(
+            facts(&[("redis_version", "8.0.1")]).judge(1),
+            Ok((vec![], Confirm::WaitAof { replicas: 1 }))
+        );
     }
 
     #[test]
@@ -208,7 +226,9 @@ mod tests {
         let (_, enough) = Confirm::WaitAof { replicas: 1 }.command(timeout).expect("a command");
         let counts = |local, remote| Value::Array(vec![Value::Int(local), Value::Int(remote)]);
         assert_eq!(enough(&counts(1, 1)), Ok(()));
-        assert!(enough(&counts(0, 1)).is_err() && enough(&counts(1, 0)).is_err() && enough(&Value::Nil).is_err());
+        assert!(
+            enough(&counts(0, 1)).is_err() && enough(&counts(1, 0)).is_err() && enough(&Value::Nil).is_err()
+        );
         let (command, enough) = Confirm::Wait { replicas: 2 }.command(timeout).expect("a command");
         assert!(String::from_utf8_lossy(&command.get_packed_command()).contains("3000"));
         assert!(enough(&Value::Int(2)).is_ok() && enough(&Value::Int(1)).is_err());

@@ -9,14 +9,19 @@ use crate::address::Address;
 
 /// Judges an error that `address` answered, or that came up on the way there.
 pub(crate) fn judge(error: &RedisError, address: &Address) -> QueueError {
-    let code = error.code().unwrap_or_default();
+    let code = match error.detail() {
+        // What a script may not do, 7.0 tells in words alone.
+        Some(detail) if detail.contains("user executing the script") => "NOPERM",
+        _ => error.code().unwrap_or_default(),
+    };
     let told = format!("{address}: {}", words(error, code));
     match (error.kind(), code) {
+        _ if is_distrust(error) => QueueError::Deployment(told),
         (_, "OOM") => QueueError::NoRoom(told),
         (
             _,
-            "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "READONLY" | "NOREPLICAS" | "MISCONF"
-            | "MOVED" | "ASK" | "UNBLOCKED" | "EXECABORT" | "NOSCRIPT",
+            "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "READONLY" | "NOREPLICAS"
+            | "MISCONF" | "MOVED" | "ASK" | "UNBLOCKED" | "EXECABORT" | "NOSCRIPT",
         )
         | (
             ErrorKind::Io
@@ -49,15 +54,25 @@ fn words(error: &RedisError, code: &str) -> String {
         "MASTERDOWN" | "CLUSTERDOWN" | "NOREPLICAS" => "part of it is down",
         "BUSY" => "a script of someone else runs for too long",
         "NOAUTH" | "WRONGPASS" => "user or password are wrong, or missing: see the URL",
-        "NOPERM" => "the user may not do this: it needs ~{rollbook:*, +@all or at least +@read +@write +@scripting +info +role +config|get",
+        "NOPERM" => {
+            "the user may not do this: it needs ~{rollbook:* +@read +@write +@scripting +@connection +info +time \
+             +config|get, and +role behind sentinels, +cluster in a cluster"
+        }
         "WRONGTYPE" => "another program uses our keys: give Rollbook a database of its own (…/DB in the URL)",
         "MOVED" | "CROSSSLOT" => "this is a cluster: write redis+cluster:// in the URL",
+        "" if is_distrust(error) => {
+            return format!("{error}: is it our server? Name its authority's certificates in redis_ca_file");
+        }
         "" if error.is_timeout() => return "no answer in time".to_owned(),
-        "" if error.is_connection_refusal() => return "connection refused: is it running, is the port right?".to_owned(),
+        "" if error.is_connection_refusal() => {
+            return "connection refused: is it running, is the port right?".to_owned();
+        }
         "" if error.kind() == ErrorKind::AuthenticationFailed => {
             return "user or password are wrong: see the URL".to_owned();
         }
-        "" if error.kind() == ErrorKind::Io => return format!("{error}: is it running, is the address right?"),
+        "" if error.kind() == ErrorKind::Io => {
+            return format!("{error}: is it running, is the address right?");
+        }
         // The crate's text would quote the answer, and answers hold bodies.
         "" if matches!(error.kind(), ErrorKind::Parse | ErrorKind::UnexpectedReturnType) => {
             return "an answer that Rollbook's scripts never give: is it Redis, 7.0 or newer?".to_owned();
@@ -66,6 +81,11 @@ fn words(error: &RedisError, code: &str) -> String {
         _ => return without_arguments(&format!("{code} {}", error.detail().unwrap_or_default())),
     };
     format!("{code}: {mend}")
+}
+
+/// Whether TLS ended it because of the server's certificate: in rustls's words, which the crate passes on.
+fn is_distrust(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Io && error.to_string().contains("invalid peer certificate")
 }
 
 /// Redis quotes the arguments of a command that it does not know.
@@ -99,7 +119,10 @@ mod tests {
 
     #[test]
     fn full_memory_is_no_room_and_what_passes_is_waited_for() {
-        assert!(matches!(answered("OOM command not allowed when used memory > 'maxmemory'."), QueueError::NoRoom(_)));
+        assert!(matches!(
+            answered("OOM command not allowed when used memory > 'maxmemory'."),
+            QueueError::NoRoom(_)
+        ));
         for line in [
             "LOADING Redis is loading the dataset in memory",
             "MISCONF Redis is configured to save RDB snapshots",

@@ -3,14 +3,17 @@
 //! * A call has a connection to itself: a batch of a mebibyte delays no settlement behind it, and WAIT and
 //!   WAITAOF ask about the writes of their own connection only.
 //! * A connection that failed, or whose call was given up, is not used again: what it would answer next
-//!   belongs to someone else.
+//!   belongs to someone else. Nor is one that knows its server otherwise than it was found since.
 //! * Nothing is asked before a call: the ready-made pools ping first, which costs a flush of Redis's log.
+//! * Every call ends in time, whatever it needs: a cluster's client alone would try for several times as long.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use deadpool::managed::{self, Metrics, PoolError, RecycleError, RecycleResult, Timeouts};
+use deadpool::managed::{self, Metrics, PoolError, RecycleError, RecycleResult, TimeoutType, Timeouts};
 use redis::{Cmd, ErrorKind, FromRedisValue, Script, ServerErrorKind};
 use rollbook_core::queue::{Durability, QueueError};
+use tokio::time::timeout;
 
 use crate::address::{Address, Form};
 use crate::connection::{self, Connection};
@@ -23,10 +26,17 @@ const CONNECTIONS_MAX: usize = 32;
 
 /// A connection with what is known of its server.
 pub(crate) struct Line {
-    pub(crate) connection: Connection,
-    /// What must be asked after a write before it may be acknowledged.
-    pub(crate) confirm: Confirm,
+    connection: Connection,
+    found: Found,
     in_use: bool,
+}
+
+/// What was found out about the servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    durability: Durability,
+    /// What must be asked after a write before it may be acknowledged.
+    confirm: Confirm,
 }
 
 /// Makes connections.
@@ -36,14 +46,22 @@ pub(crate) struct Maker {
     replicas: u32,
     call_timeout: Duration,
     shards: Vec<Keys>,
+    /// What was found last.
+    found: Mutex<Option<Found>>,
 }
 
 /// The connections.
 pub(crate) type Pool = managed::Pool<Maker>;
 
 impl Maker {
-    pub(crate) fn new(address: Address, strict: bool, replicas: u32, call_timeout: Duration, shards: &[Keys]) -> Self {
-        Self { address, strict, replicas, call_timeout, shards: shards.to_vec() }
+    pub(crate) fn new(
+        address: Address,
+        strict: bool,
+        replicas: u32,
+        call_timeout: Duration,
+        shards: &[Keys],
+    ) -> Self {
+        Self { address, strict, replicas, call_timeout, shards: shards.to_vec(), found: Mutex::new(None) }
     }
 
     /// The connections of a queue.
@@ -63,38 +81,58 @@ impl Maker {
 
     /// A connection for reads that block for up to `block`.
     pub(crate) async fn connect_to_wait(&self, block: Duration) -> Result<Connection, QueueError> {
-        let connected = connection::connect(&self.address, self.call_timeout, block + self.call_timeout).await;
-        connected.map_err(|error| fault::judge(&error, &self.address))
+        timeout(self.call_timeout, self.connect(block + self.call_timeout))
+            .await
+            .map_err(|_| self.too_late())?
     }
 
     /// What is weak about the servers, asked on a connection of its own: strict or not, this is answered.
     pub(crate) async fn ask_durability(&self) -> Result<Durability, QueueError> {
-        let asked = async {
-            let connected = connection::connect(&self.address, self.call_timeout, self.call_timeout).await;
-            let mut connection = connected.map_err(|error| fault::judge(&error, &self.address))?;
-            Ok(self.durability(&mut connection).await?.0)
-        };
-        asked.await
+        let asked = async { self.find_out(&mut self.connect(self.call_timeout).await?).await };
+        let found = timeout(self.call_timeout, asked).await.map_err(|_| self.too_late())??;
+        Ok(found.durability)
     }
 
-    /// What is weak about the servers of all shards.
-    pub(crate) async fn durability(
-        &self,
-        connection: &mut Connection,
-    ) -> Result<(Durability, Confirm), QueueError> {
+    async fn connect(&self, answer_timeout: Duration) -> Result<Connection, QueueError> {
+        let connected = connection::connect(&self.address, self.call_timeout, answer_timeout).await;
+        connected.map_err(|error| {
+            if error.is_timeout() { self.too_late_to_connect() } else { fault::judge(&error, &self.address) }
+        })
+    }
+
+    /// Looks at the servers of all shards.
+    async fn find_out(&self, connection: &mut Connection) -> Result<Found, QueueError> {
         // One server holds all shards, unless it is a cluster.
         let asked = if self.address.form == Form::Cluster { &self.shards[..] } else { &self.shards[..1] };
-        let mut weaknesses = Vec::new();
-        let mut confirm = Confirm::None;
+        let mut found = Found { durability: Durability::default(), confirm: Confirm::None };
+        let weaknesses = &mut found.durability.weaknesses;
         for keys in asked {
             let facts = durability::facts(connection, keys.messages()).await;
             let facts = facts.map_err(|error| fault::judge(&error, &self.address))?;
             let judged = facts.judge(self.replicas);
-            let (found, needed) = judged.map_err(|why| QueueError::Deployment(format!("{}: {why}", self.address)))?;
-            weaknesses.extend(found.into_iter().filter(|weakness| !weaknesses.contains(weakness)).collect::<Vec<_>>());
-            confirm = needed;
+            let (weak, confirm) =
+                judged.map_err(|why| QueueError::Deployment(format!("{}: {why}", self.address)))?;
+            let new: Vec<String> =
+                weak.into_iter().filter(|weakness| !weaknesses.contains(weakness)).collect();
+            weaknesses.extend(new);
+            found.confirm = confirm;
         }
-        Ok((Durability { weaknesses }, confirm))
+        *self.last_found() = Some(found.clone());
+        Ok(found)
+    }
+
+    fn last_found(&self) -> std::sync::MutexGuard<'_, Option<Found>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn too_late(&self) -> QueueError {
+        QueueError::Unavailable(format!("{}: no answer in time", self.address))
+    }
+
+    /// A server that knows no TLS waits for more of what it takes for a long line.
+    fn too_late_to_connect(&self) -> QueueError {
+        let hint = if self.address.tls { "; does this port speak TLS?" } else { "" };
+        QueueError::Unavailable(format!("{}: no answer in time{hint}", self.address))
     }
 }
 
@@ -103,32 +141,36 @@ impl managed::Manager for Maker {
     type Error = QueueError;
 
     async fn create(&self) -> Result<Line, QueueError> {
-        let connected = connection::connect(&self.address, self.call_timeout, self.call_timeout).await;
-        let mut connection = connected.map_err(|error| fault::judge(&error, &self.address))?;
-        let (durability, confirm) = self.durability(&mut connection).await?;
-        if self.strict && durability.is_degraded() {
+        let mut connection = self.connect(self.call_timeout).await?;
+        let found = self.find_out(&mut connection).await?;
+        if self.strict && found.durability.is_degraded() {
             return Err(QueueError::Deployment(format!(
                 "{}: an acknowledgement would not mean \"on the disk\", and durability is strict: {}",
                 self.address,
-                durability.weaknesses.join("; ")
+                found.durability.weaknesses.join("; ")
             )));
         }
-        Ok(Line { connection, confirm, in_use: false })
+        Ok(Line { connection, found, in_use: false })
     }
 
     async fn recycle(&self, line: &mut Line, _: &Metrics) -> RecycleResult<QueueError> {
-        if line.in_use { Err(RecycleError::message("its last call was given up")) } else { Ok(()) }
+        if line.in_use {
+            Err(RecycleError::message("its last call was given up"))
+        } else if self.last_found().as_ref() != Some(&line.found) {
+            Err(RecycleError::message("the server's settings have changed"))
+        } else {
+            Ok(())
+        }
     }
 }
 
 /// A connection, for one call after the other.
 pub(crate) async fn take(pool: &Pool) -> Result<Held, QueueError> {
     match pool.get().await {
-        Ok(line) => Ok(Held { line }),
+        Ok(line) => Ok(Held { line, pool: pool.clone() }),
         Err(PoolError::Backend(error)) => Err(error),
-        Err(PoolError::Timeout(_)) => {
-            Err(QueueError::Unavailable(format!("{}: no answer in time", pool.manager().address)))
-        }
+        Err(PoolError::Timeout(TimeoutType::Create)) => Err(pool.manager().too_late_to_connect()),
+        Err(PoolError::Timeout(_)) => Err(pool.manager().too_late()),
         Err(error) => Err(QueueError::Deployment(error.to_string())),
     }
 }
@@ -136,22 +178,27 @@ pub(crate) async fn take(pool: &Pool) -> Result<Held, QueueError> {
 /// A connection in use.
 pub(crate) struct Held {
     line: managed::Object<Maker>,
+    pool: Pool,
 }
 
 impl Held {
     /// Runs a command.
     pub(crate) async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, QueueError> {
-        self.used(async |line: &mut Line| command.query_async(&mut line.connection).await).await
+        self.used(async |connection| command.query_async(connection).await).await
     }
 
     /// Runs a script, whose call is `command`, and loads it where the server does not know it.
-    pub(crate) async fn run<T: FromRedisValue>(&mut self, script: &Script, command: &Cmd) -> Result<T, QueueError> {
-        self.used(async |line: &mut Line| {
-            let answer = command.query_async(&mut line.connection).await;
+    pub(crate) async fn run<T: FromRedisValue>(
+        &mut self,
+        script: &Script,
+        command: &Cmd,
+    ) -> Result<T, QueueError> {
+        self.used(async |connection| {
+            let answer = command.query_async(connection).await;
             match answer {
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    script.load_async(&mut line.connection).await?;
-                    command.query_async(&mut line.connection).await
+                    script.load_async(connection).await?;
+                    command.query_async(connection).await
                 }
                 answer => answer,
             }
@@ -159,29 +206,28 @@ impl Held {
         .await
     }
 
-    /// Returns when what this connection has written is as safe as is asked for.
-    pub(crate) async fn confirm(&mut self, timeout: Duration) -> Result<(), QueueError> {
-        let Some((command, enough)) = self.line.confirm.command(timeout) else { return Ok(()) };
-        let answer: redis::Value = self.query(&command).await?;
-        enough(&answer).map_err(|why| {
-            QueueError::Unavailable(format!("{}: {why}", managed::Object::pool(&self.line).map_or_else(
-                || "Redis".to_owned(),
-                |pool| pool.manager().address.to_string()
-            )))
-        })
+    /// Returns when what this connection has written to the holder of `key` is as safe as is asked for.
+    pub(crate) async fn confirm(&mut self, key: &str) -> Result<(), QueueError> {
+        let Some((command, enough)) = self.line.found.confirm.command(self.pool.manager().call_timeout)
+        else {
+            return Ok(());
+        };
+        let answer = self.used(async |connection| connection.ask_holder_of(key, command).await).await?;
+        enough(&answer)
+            .map_err(|why| QueueError::Unavailable(format!("{}: {why}", self.pool.manager().address)))
     }
 
-    async fn used<T>(&mut self, call: impl AsyncFnOnce(&mut Line) -> redis::RedisResult<T>) -> Result<T, QueueError> {
+    async fn used<T>(
+        &mut self,
+        call: impl AsyncFnOnce(&mut Connection) -> redis::RedisResult<T>,
+    ) -> Result<T, QueueError> {
+        // Dropped in the middle, it stays in use and is thrown away.
         self.line.in_use = true;
-        let answer = call(&mut self.line).await;
-        // Dropped before this line, it stays in use and is thrown away.
+        let maker = self.pool.manager();
+        let answer = timeout(maker.call_timeout, call(&mut self.line.connection))
+            .await
+            .map_err(|_| maker.too_late())?;
         self.line.in_use = answer.as_ref().is_err_and(fault::ends_connection);
-        answer.map_err(|error| {
-            let pool = managed::Object::pool(&self.line);
-            pool.map_or_else(
-                || QueueError::Unavailable("the queue is closed".to_owned()),
-                |pool| fault::judge(&error, &pool.manager().address),
-            )
-        })
+        answer.map_err(|error| fault::judge(&error, &maker.address))
     }
 }

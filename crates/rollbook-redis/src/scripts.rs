@@ -44,3 +44,40 @@ impl Scripts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(scripts: &Scripts) -> [&Script; 8] {
+        let Scripts { set_up, enqueue, lease, settle, stats, redrive, discard, reap } = scripts;
+        [set_up, enqueue, lease, settle, stats, redrive, discard, reap]
+    }
+
+    #[test]
+    fn a_scripts_checksum_depends_on_nothing_at_run_time_and_no_two_share_one() {
+        let (first, second) = (Scripts::new(), Scripts::new());
+        let hashes = all(&first).map(|script| script.get_hash().to_owned());
+        assert_eq!(hashes, all(&second).map(|script| script.get_hash().to_owned()));
+        assert_eq!(std::collections::BTreeSet::from(hashes).len(), 8);
+    }
+
+    #[test]
+    fn no_script_names_a_key_by_itself() {
+        let sources = [
+            include_str!("scripts/prelude.lua"),
+            include_str!("scripts/set_up.lua"),
+            include_str!("scripts/enqueue.lua"),
+            include_str!("scripts/lease.lua"),
+            include_str!("scripts/settle.lua"),
+            include_str!("scripts/stats.lua"),
+            include_str!("scripts/redrive.lua"),
+            include_str!("scripts/discard.lua"),
+            include_str!("scripts/reap.lua"),
+        ];
+        for source in sources {
+            let code = source.lines().filter(|line| !line.trim_start().starts_with("--"));
+            assert!(code.clone().all(|line| !line.contains("rollbook")), "keys come as KEYS, of one shard");
+        }
+    }
+}

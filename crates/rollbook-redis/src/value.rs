@@ -101,7 +101,8 @@ mod tests {
     fn a_body_in_clerks_shape_shrinks_and_one_that_would_grow_is_kept_as_it_came() {
         let body = br#"{"data":{"id":"user_3","object":"user","email_addresses":[],"first_name":"","last_name":null},"type":"user.updated"}"#;
         assert!(encode(1, body).len() < body.len());
-        let noise: Vec<u8> = (0..200_u64).map(|number| (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
+        let noise: Vec<u8> =
+            (0..200_u64).map(|number| (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
         let value = encode(1, &noise);
         assert_eq!((value[0], value.len()), (PLAIN, HEAD + noise.len()));
     }

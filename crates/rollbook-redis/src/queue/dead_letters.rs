@@ -42,7 +42,8 @@ impl RedisQueue {
                 stored.extend(self.bodies(&self.shards[shard], &ids).await?);
             }
             // One that has no body any more was sent back or forgotten meanwhile.
-            letters.extend(page.iter().filter_map(|found| Some(found.letter(stored.get(found.id.as_str())?))));
+            letters
+                .extend(page.iter().filter_map(|found| Some(found.letter(stored.get(found.id.as_str())?))));
         }
         Ok(letters)
     }
@@ -51,17 +52,21 @@ impl RedisQueue {
         &self,
         shard: &Shard,
         ids: &[&'a str],
-    ) -> Result<impl Iterator<Item = (&'a str, Vec<u8>)> + use<'a>, QueueError> {
+    ) -> Result<Vec<(&'a str, Vec<u8>)>, QueueError> {
         let bodies: Vec<Option<Vec<u8>>> = if ids.is_empty() {
             Vec::new()
         } else {
             self.line(shard).await?.query(cmd("HMGET").arg(shard.keys.messages()).arg(ids)).await?
         };
-        let pairs = ids.to_vec().into_iter().zip(bodies);
-        Ok(pairs.filter_map(|(id, body)| Some((id, body?))))
+        let pairs = ids.iter().copied().zip(bodies);
+        Ok(pairs.filter_map(|(id, body)| Some((id, body?))).collect())
     }
 
-    pub(super) async fn redrive_dead(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
+    pub(super) async fn redrive_dead(
+        &self,
+        filter: &DeadLetterFilter,
+        limit: usize,
+    ) -> Result<usize, QueueError> {
         let found = self.find_dead(filter, None, limit).await?;
         let mut moved = 0;
         for (shard, ids) in self.by_shard(&found) {
@@ -77,7 +82,11 @@ impl RedisQueue {
         Ok(moved)
     }
 
-    pub(super) async fn discard_dead(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
+    pub(super) async fn discard_dead(
+        &self,
+        filter: &DeadLetterFilter,
+        limit: usize,
+    ) -> Result<usize, QueueError> {
         let found = self.find_dead(filter, None, limit).await?;
         let mut forgotten = 0;
         for (shard, ids) in self.by_shard(&found) {
@@ -129,7 +138,14 @@ impl RedisQueue {
         while found.len() < limit {
             let mut line = self.line(shard).await?;
             let mut command = cmd("ZRANGEBYSCORE");
-            command.arg(shard.keys.dead()).arg(from).arg("+inf").arg("WITHSCORES").arg("LIMIT").arg(0).arg(PAGE);
+            command
+                .arg(shard.keys.dead())
+                .arg(from)
+                .arg("+inf")
+                .arg("WITHSCORES")
+                .arg("LIMIT")
+                .arg(0)
+                .arg(PAGE);
             let page: Vec<(String, i64)> = line.query(&command).await?;
             let Some((_, last)) = page.last() else { break };
             from = last + 1;
@@ -187,9 +203,8 @@ impl Found {
     }
 
     fn letter(&self, stored: &[u8]) -> DeadLetter {
-        let (received_at, body) = value::decode(stored).unwrap_or_else(|_| {
-            (value::received_at(stored).unwrap_or_default(), value::unread(stored))
-        });
+        let (received_at, body) = value::decode(stored)
+            .unwrap_or_else(|_| (value::received_at(stored).unwrap_or_default(), value::unread(stored)));
         DeadLetter {
             position: self.position,
             id: MessageId::new(&self.id),
@@ -213,7 +228,11 @@ mod tests {
             for other in 0..64 {
                 for candidate in local - 1..=local + 1 {
                     let is_behind = listing_position(candidate, other) > last;
-                    assert_eq!(candidate > local_position(last, other), is_behind, "{shard} {other} {candidate}");
+                    assert_eq!(
+                        candidate > local_position(last, other),
+                        is_behind,
+                        "{shard} {other} {candidate}"
+                    );
                 }
             }
         }

@@ -21,7 +21,8 @@ impl RedisQueue {
         }
         let mut answers = vec![Enqueued::Duplicate; deliveries.len()];
         let parts = self.shards.iter().zip(&positions);
-        let parts = parts.flat_map(|(shard, positions)| positions.chunks(BATCH_MAX).map(move |part| (shard, part)));
+        let parts =
+            parts.flat_map(|(shard, positions)| positions.chunks(BATCH_MAX).map(move |part| (shard, part)));
         let calls = parts.map(|(shard, part)| self.enqueue_part(shard, deliveries, part));
         // To the end, all of them: a call that is given up costs its connection.
         for answered in futures_util::future::join_all(calls).await {
@@ -57,10 +58,12 @@ impl RedisQueue {
             }
             answers => from_redis_value(answers).unwrap_or_default(),
         };
-        line.confirm(self.settings.call_timeout).await?;
+        line.confirm(shard.keys.messages()).await?;
         if taken.len() != positions.len() {
             let address = self.pool.manager().address();
-            return Err(QueueError::Deployment(format!("{address}: enqueue has no answer for each delivery")));
+            return Err(QueueError::Deployment(format!(
+                "{address}: enqueue has no answer for each delivery"
+            )));
         }
         let new = positions.iter().zip(taken).filter(|(_, taken)| *taken == 1);
         Ok(new.map(|(position, _)| *position).collect())

@@ -51,9 +51,17 @@ impl RedisQueue {
                 break;
             }
             let shard = &self.shards[index];
-            let (epoch, healed, vanished, cursor, wait, found) = self.take_from(shard, max, request.lease_for).await?;
-            self.check_epoch(shard, epoch.as_deref());
-            self.tell(&healed, vanished);
+            let looked = self.take_from(shard, max, request.lease_for).await;
+            // A shard that is away holds up nobody else's messages: what is in hand goes out, and the
+            // error comes again when that shard is the first to be looked at.
+            if looked.is_err() && !rows.is_empty() {
+                break;
+            }
+            let (epoch, healed, vanished, cursor, wait, found) = looked?;
+            // Data that are new have new groups: that is no news then.
+            if self.is_known(shard, epoch.as_deref()) {
+                self.tell(&healed, vanished);
+            }
             rows.extend(found.into_iter().map(|row| (index, row)));
             cursors[index] = cursor;
             let wait = u64::try_from(wait).ok().map(Duration::from_millis);
@@ -93,9 +101,10 @@ impl RedisQueue {
     async fn read(&self, rows: Vec<(usize, Row)>) -> Result<Vec<Lease>, QueueError> {
         let mut leases = Vec::with_capacity(rows.len());
         let mut unreadable = Vec::new();
-        for (_, (token, _, attempt, unsettled, id, stored)) in rows {
+        for (shard, (token, _, attempt, unsettled, id, stored)) in rows {
             let id = MessageId::new(String::from_utf8_lossy(&id));
-            let token = LeaseToken(token);
+            // Two shards may give their entries the same names.
+            let token = LeaseToken(format!("{shard}/{token}"));
             let lease = |received_at, body| {
                 let received_at = Timestamp::from_millis(received_at);
                 Lease { token, id, attempt, unsettled, received_at, body }
@@ -110,8 +119,10 @@ impl RedisQueue {
                 }
             }
         }
-        if !unreadable.is_empty() {
-            self.settle(&unreadable).await?;
+        if !unreadable.is_empty()
+            && let Err(error) = self.settle(&unreadable).await
+        {
+            warn!("an entry that can't be read is not parked yet, and comes again: {error}");
         }
         Ok(leases)
     }

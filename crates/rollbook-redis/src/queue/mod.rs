@@ -60,7 +60,6 @@ pub struct RedisQueue {
     /// The shard at which the next lease begins to look.
     turn: AtomicUsize,
     reaped_at: Mutex<Option<Instant>>,
-    durability: Mutex<Durability>,
 }
 
 struct Shard {
@@ -101,7 +100,6 @@ impl RedisQueue {
             consumer: consumer_name(),
             turn: AtomicUsize::new(0),
             reaped_at: Mutex::new(None),
-            durability: Mutex::new(Durability::default()),
         })
     }
 
@@ -124,8 +122,12 @@ impl RedisQueue {
     /// A connection, with which the shard is known to be set up.
     async fn line(&self, shard: &Shard) -> Result<Held, QueueError> {
         let mut line = pool::take(&self.pool).await?;
-        if shard.epoch().is_none() {
-            self.set_up(&mut line, shard).await?;
+        // The first before all others: of data with another number of shards it may be the only one there is.
+        for shard in [&self.shards[0], shard] {
+            let is_known = shard.epoch().is_some();
+            if !is_known {
+                self.set_up(&mut line, shard).await?;
+            }
         }
         Ok(line)
     }
@@ -236,12 +238,6 @@ impl QueueAdmin for RedisQueue {
     }
 
     async fn durability(&self) -> Result<Durability, QueueError> {
-        let durability = self.pool.manager().ask_durability().await?;
-        if *self.durability.lock().unwrap_or_else(PoisonError::into_inner) != durability {
-            // What connections know of the server is no longer so: the next calls make new ones.
-            self.pool.retain(|_, _| false);
-            self.durability.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&durability);
-        }
-        Ok(durability)
+        self.pool.manager().ask_durability().await
     }
 }

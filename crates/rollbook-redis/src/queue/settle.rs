@@ -8,9 +8,10 @@ use serde_json::json;
 
 use super::{BATCH_MAX, RedisQueue, Shard};
 
-/// A lease's token, as the script wrote it: the letter of its stream, the first and the last entry of its
-/// batch, its own entry.
+/// A lease's token: its shard, then as the script wrote it the letter of its stream, the first and the last
+/// entry of its batch, its own entry.
 struct Token<'a> {
+    shard: usize,
     /// The letter and the two entries: the batch's name.
     batch: &'a str,
     is_new: bool,
@@ -19,9 +20,15 @@ struct Token<'a> {
 
 impl<'a> Token<'a> {
     fn parse(token: &'a str) -> Option<Self> {
+        let (shard, token) = token.split_once('/')?;
         let (batch, entry) = token.rsplit_once('/')?;
         let is_new = batch.starts_with("n/");
-        (is_new || batch.starts_with("a/")).then_some(Self { batch, is_new, entry })
+        (is_new || batch.starts_with("a/")).then_some(Self {
+            shard: shard.parse().ok()?,
+            batch,
+            is_new,
+            entry,
+        })
     }
 }
 
@@ -34,7 +41,10 @@ struct Part<'a> {
 }
 
 impl RedisQueue {
-    pub(super) async fn settle(&self, settlements: &[(Lease, Settlement)]) -> Result<Vec<Settled>, QueueError> {
+    pub(super) async fn settle(
+        &self,
+        settlements: &[(Lease, Settlement)],
+    ) -> Result<Vec<Settled>, QueueError> {
         let mut parts: Vec<Part<'_>> = self.shards.iter().map(|_| Part::default()).collect();
         let mut seen = HashSet::with_capacity(settlements.len());
         for (position, (lease, settlement)) in settlements.iter().enumerate() {
@@ -43,7 +53,7 @@ impl RedisQueue {
                 continue;
             }
             let Some(token) = Token::parse(&lease.token.0) else { continue };
-            let part = &mut parts[self.shard_of(lease.id.as_str())];
+            let Some(part) = parts.get_mut(token.shard) else { continue };
             let list = match settlement {
                 Settlement::Ack if token.is_new => &mut part.done_new,
                 Settlement::Ack => &mut part.done_again,
@@ -52,7 +62,11 @@ impl RedisQueue {
             list.push((position, token));
         }
         let mut settled = vec![Settled::LeaseLost; settlements.len()];
-        let pieces = self.shards.iter().zip(&parts).flat_map(|(shard, part)| part.pieces().map(move |piece| (shard, piece)));
+        let pieces = self
+            .shards
+            .iter()
+            .zip(&parts)
+            .flat_map(|(shard, part)| part.pieces().map(move |piece| (shard, piece)));
         let calls = pieces.map(|(shard, piece)| self.settle_piece(shard, piece, settlements));
         for ended in futures_util::future::join_all(calls).await {
             for position in ended? {
@@ -105,7 +119,8 @@ impl<'b> Part<'b> {
         let whole = Piece { done_new: &self.done_new, done_again: &self.done_again, others: &self.others };
         let is_small = count <= BATCH_MAX;
         let one = (is_small && count > 0).then_some(whole);
-        let split = |list: &'a [(usize, Token<'b>)]| list.chunks(if is_small { usize::MAX } else { BATCH_MAX });
+        let split =
+            |list: &'a [(usize, Token<'b>)]| list.chunks(if is_small { usize::MAX } else { BATCH_MAX });
         let several = split(&self.done_new)
             .map(|done_new| Piece { done_new, ..Piece::default() })
             .chain(split(&self.done_again).map(|done_again| Piece { done_again, ..Piece::default() }))

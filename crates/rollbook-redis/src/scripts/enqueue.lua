@@ -23,11 +23,10 @@ end
 -- The entries before the bodies: a script that fails is not rolled back. An entry without a body is
 -- skipped later, and nobody was told that it is there; a body without an entry would be a duplicate
 -- of a message that never comes.
-local at = ARGV[1] == '' and '*' or ARGV[1] .. '-*'
 local bodies = {}
 for position, index in ipairs(taken) do
   local id = ARGV[3 + index]
-  redis.call('XADD', NEW, at, 'i', id)
+  redis.call('XADD', NEW, next_entry, 'i', id)
   bodies[2 * position - 1], bodies[2 * position] = id, ARGV[3 + count + index]
 end
 redis.call('HSET', MESSAGES, unpack(bodies))

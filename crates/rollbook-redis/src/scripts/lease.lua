@@ -9,6 +9,38 @@
 local consumer, max, lease_for = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local healed = {}
 
+-- Who has a body and waits nowhere was in a stream that is gone altogether, and waits again. Looking at
+-- every message takes seconds for a million, so they are counted first.
+local function find_lost()
+  local found = redis.call('XLEN', NEW) + redis.call('ZCARD', AGES) + redis.call('ZCARD', DEAD)
+  if redis.call('HLEN', MESSAGES) <= found then return end
+  local waiting, from = {}, '-'
+  repeat
+    local page = redis.call('XRANGE', NEW, from, '+', 'COUNT', 1000)
+    for _, entry in ipairs(page) do
+      waiting[entry[2][2]], from = true, '(' .. entry[1]
+    end
+  until #page == 0
+  for _, id in ipairs(redis.call('HKEYS', MESSAGES)) do
+    if not (waiting[id] or redis.call('ZSCORE', AGES, id) or redis.call('ZSCORE', DEAD, id)) then
+      redis.call('XADD', NEW, next_entry, 'i', id)
+    end
+  end
+end
+
+-- What came again and is in somebody's hands is due: with its count where its entry still tells it.
+local function find_lost_again()
+  for _, entry in ipairs(redis.call('XRANGE', AGAIN, '-', '+')) do
+    local fields = entry[2]
+    redis.call('ZADD', DUE, now, fields[2])
+    redis.call('HSET', TRIES, fields[2], fields[4] .. ':' .. fields[6])
+    redis.call('XDEL', AGAIN, entry[1])
+  end
+  for _, id in ipairs(redis.call('ZRANGE', AGES, 0, -1)) do
+    if not redis.call('ZSCORE', DUE, id) then redis.call('ZADD', DUE, now, id) end
+  end
+end
+
 -- A group that is gone begins again at 0: from '$' it would skip what came meanwhile.
 local function heal(stream)
   redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
@@ -16,14 +48,7 @@ local function heal(stream)
   for _, name in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
     if parse_batch(name) == stream then redis.call('ZREM', LEASES, name) end
   end
-  if stream == AGAIN then
-    for _, entry in ipairs(redis.call('XRANGE', AGAIN, '-', '+')) do
-      local fields = entry[2]
-      redis.call('ZADD', DUE, now, fields[2])
-      redis.call('HSET', TRIES, fields[2], fields[4] .. ':' .. fields[6])
-      redis.call('XDEL', AGAIN, entry[1])
-    end
-  end
+  if stream == NEW then find_lost() else find_lost_again() end
 end
 
 local function read(stream, count)

@@ -11,6 +11,9 @@ else
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- The id of the next entry of a stream.
+local next_entry = ARGV[1] == '' and '*' or ARGV[1] .. '-*'
+
 -- A message's value begins with one byte of format and eight of the moment of its receipt.
 local function received_at(value)
   return struct.unpack('>i8', string.sub(value, 2, 9))

@@ -1,3 +1,17 @@
 //! The queue on real Redis servers.
 
+mod access;
+mod cluster;
+mod durability;
+mod fake;
+mod healing;
+mod lanes;
+mod outages;
 mod queue;
+mod replicas;
+mod room;
+mod sentinel;
+mod shards;
+mod storm;
+mod support;
+mod tls;

@@ -1,7 +1,6 @@
 //! The queue on Redis is a queue.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use rollbook_core::delivery::MessageId;
@@ -13,6 +12,8 @@ use rollbook_testkit::conformance::queue::QueueHarness;
 use rollbook_testkit::servers::redis::RedisServer;
 use tokio::sync::Mutex;
 
+use crate::support::settings;
+
 /// One server for the whole process; each harness empties it first and holds it as long as it lives.
 static SERVER: Mutex<Option<RedisServer>> = Mutex::const_new(None);
 
@@ -21,18 +22,6 @@ struct Harness {
     queue: Arc<RedisQueue>,
     clock: Arc<ManualClock>,
     settings: RedisSettings,
-}
-
-pub(crate) fn settings(url: String) -> RedisSettings {
-    RedisSettings {
-        url,
-        ca_file: None,
-        depth_max: 1_000_000,
-        shards: 1,
-        strict: true,
-        replicas: 0,
-        call_timeout: Duration::from_secs(5),
-    }
 }
 
 impl Harness {

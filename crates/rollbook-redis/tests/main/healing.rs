@@ -1,0 +1,269 @@
+//! Data that someone destroyed under us: the work goes on by itself, and a person is told.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rollbook_core::queue::{Consumer as _, Enqueued, Lease, LeaseRequest, QueueError, Settled, Settlement};
+use rollbook_redis::RedisQueue;
+use rollbook_testkit::process::until;
+use rollbook_testkit::servers::redis::RedisServer;
+use tokio::task::JoinSet;
+
+use crate::support::{
+    Log, dead_letter, drain, enqueue, ids, key, lease, leftovers, names, open, retry, set, settings, settle,
+    settle_all, start, stats, try_enqueue,
+};
+
+/// How soon a worker must have healed what it found.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Messages in every state: ten new ones leased, ten leased for the second time, ten released, ten
+/// untouched, one dead.
+struct Scene {
+    held_new: Vec<Lease>,
+    held_again: Vec<Lease>,
+}
+
+async fn scene(queue: &RedisQueue) -> Scene {
+    enqueue(queue, &names("dead", 0..1)).await;
+    settle_all(queue, &lease(queue, 1).await, &dead_letter()).await;
+    enqueue(queue, &names("new", 0..10)).await;
+    let held_new = lease(queue, 10).await;
+    enqueue(queue, &names("again", 0..10)).await;
+    settle_all(queue, &lease(queue, 10).await, &retry(Duration::ZERO)).await;
+    let held_again = lease(queue, 10).await;
+    enqueue(queue, &names("released", 0..10)).await;
+    settle_all(queue, &lease(queue, 10).await, &Settlement::Release).await;
+    enqueue(queue, &names("waiting", 0..10)).await;
+    assert_eq!((held_new.len(), held_again.len()), (10, 10));
+    Scene { held_new, held_again }
+}
+
+/// Everything that another process is given within a second.
+async fn given(server: &RedisServer) -> (Arc<RedisQueue>, Vec<Lease>) {
+    let other = open(settings(server.url()));
+    let started = Instant::now();
+    let mut given = Vec::new();
+    loop {
+        let leases = lease(&other, 100).await;
+        if leases.is_empty() {
+            break;
+        }
+        given.extend(leases);
+    }
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    (other, given)
+}
+
+#[tokio::test]
+async fn a_group_that_was_destroyed_is_made_again_and_nothing_is_lost_or_stuck() {
+    let (log, _logging) = Log::capture();
+    let server = RedisServer::start().await;
+    for destroyed in [&["new"][..], &["again"], &["new", "again"]] {
+        server.cli(&["flushall"]);
+        let queue = open(settings(server.url()));
+        let Scene { held_new, held_again } = scene(&queue).await;
+        for stream in destroyed {
+            assert_eq!(server.cli(&["xgroup", "destroy", &key(0, stream), "workers"]), "1");
+        }
+        let mut expected = set(&[names("released", 0..10), names("waiting", 0..10)].concat());
+        if destroyed.contains(&"new") {
+            expected.extend(ids(&held_new));
+        }
+        if destroyed.contains(&"again") {
+            expected.extend(ids(&held_again));
+        }
+        let (other, given) = given(&server).await;
+        assert_eq!((ids(&given), given.len()), (expected.clone(), expected.len()));
+        for (lease, before) in given
+            .iter()
+            .filter_map(|lease| Some((lease, held_again.iter().find(|held| held.id == lease.id)?)))
+        {
+            assert_eq!(lease.attempt, before.attempt + 1, "its attempts are still counted");
+        }
+        settle_all(&other, &given, &Settlement::Ack).await;
+        for held in held_new.iter().chain(&held_again) {
+            let settled = settle(&queue, std::slice::from_ref(held), &Settlement::Ack).await;
+            let was_taken_over = expected.contains(held.id.as_str());
+            assert_eq!(
+                settled,
+                [if was_taken_over { Settled::LeaseLost } else { Settled::Done }],
+                "{held:?}"
+            );
+        }
+        assert_eq!((stats(&queue).await.depth(), stats(&queue).await.dead), (0, 1));
+        settle_all(&other, &lease(&other, 1).await, &Settlement::Ack).await;
+        assert_eq!(
+            leftovers(&server, 1),
+            ["{rollbook:0}:messages: 1", "{rollbook:0}:dead: 1", "{rollbook:0}:failures: 1"]
+        );
+    }
+    let told = log.lines_with("was gone");
+    assert_eq!(told.len(), 3, "one each time: {told:?}");
+    assert!(
+        told.iter().all(|line| line.contains("WARN") && line.contains("Redis at 127.0.0.1:")),
+        "{told:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_settled_while_the_group_is_gone_is_settled() {
+    let (server, queue) = start().await;
+    let Scene { held_new, held_again } = scene(&queue).await;
+    for stream in ["new", "again"] {
+        server.cli(&["xgroup", "destroy", &key(0, stream), "workers"]);
+    }
+    assert_eq!(stats(&queue).await.depth(), 40, "counting does without the groups");
+    settle_all(&queue, &held_new[..5], &Settlement::Ack).await;
+    settle_all(&queue, &held_new[5..], &retry(Duration::ZERO)).await;
+    settle_all(&queue, &held_again[..5], &Settlement::Ack).await;
+    settle_all(&queue, &held_again[5..], &dead_letter()).await;
+    let mut expected = set(&[names("released", 0..10), names("waiting", 0..10)].concat());
+    expected.extend(ids(&held_new[5..]));
+    assert_eq!(drain(&queue).await, expected);
+    assert_eq!((stats(&queue).await.depth(), stats(&queue).await.dead), (0, 6));
+}
+
+#[tokio::test]
+async fn streams_that_were_deleted_give_back_every_message_whose_body_is_there() {
+    let (log, _logging) = Log::capture();
+    for deleted in [&["new"][..], &["again"], &["new", "again"]] {
+        let (server, queue) = start().await;
+        let Scene { held_new, held_again } = scene(&queue).await;
+        for stream in deleted {
+            server.cli(&["del", &key(0, stream)]);
+        }
+        // It makes the stream again, without a group.
+        enqueue(&queue, &names("later", 0..1)).await;
+        let mut expected =
+            set(&[names("released", 0..10), names("waiting", 0..10), names("later", 0..1)].concat());
+        if deleted.contains(&"new") {
+            expected.extend(ids(&held_new));
+        }
+        if deleted.contains(&"again") {
+            expected.extend(ids(&held_again));
+        }
+        let (other, given) = given(&server).await;
+        assert_eq!((ids(&given), given.len()), (expected.clone(), expected.len()), "{deleted:?}");
+        settle_all(&other, &given, &Settlement::Ack).await;
+        let left =
+            [held_new, held_again].concat().into_iter().filter(|held| !expected.contains(held.id.as_str()));
+        settle_all(&queue, &left.collect::<Vec<_>>(), &Settlement::Ack).await;
+        assert_eq!((stats(&queue).await.depth(), stats(&queue).await.dead), (0, 1), "{deleted:?}");
+    }
+    assert_eq!(log.lines_with("was gone").len(), 3);
+}
+
+/// A worker and a receiver in two processes, neither of which is started again.
+async fn goes_on_after(empty: impl AsyncFnOnce(&mut RedisServer)) {
+    let (log, logging) = Log::capture();
+    let (mut server, worker) = start().await;
+    let receiver = open(settings(server.url()));
+    let Scene { held_new, held_again } = scene(&worker).await;
+    enqueue(&receiver, &names("before", 0..3)).await;
+    empty(&mut server).await;
+
+    // Connections may have broken: as often as there are some, and never for long.
+    let started = Instant::now();
+    while !matches!(
+        try_enqueue(&receiver, &names("after", 0..3)).await,
+        Ok(_) | Err(QueueError::Deployment(_))
+    ) {
+        assert!(started.elapsed() < SOON, "the receiver goes on");
+    }
+    enqueue(&receiver, &names("new", 0..3)).await;
+    let request = LeaseRequest { max: 1, lease_for: Duration::from_secs(60), wait: Duration::ZERO };
+    while let Err(error) = worker.lease(request.clone()).await {
+        assert!(matches!(error, QueueError::Unavailable(_)) && started.elapsed() < SOON, "{error}");
+    }
+    assert_eq!(lease(&worker, 100).await.len(), 5);
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    for held in [&held_new, &held_again] {
+        assert!(
+            settle(&worker, held, &Settlement::Ack)
+                .await
+                .iter()
+                .all(|settled| *settled == Settled::LeaseLost)
+        );
+    }
+    assert_eq!((stats(&worker).await.leased, stats(&worker).await.depth()), (6, 6));
+    let told = log.lines_with("emptied or replaced");
+    assert_eq!(told.len(), 1, "once: {told:?}");
+    assert!(told[0].contains("ERROR") && told[0].contains("Redis at 127.0.0.1:"), "{told:?}");
+    assert!(log.lines_with("nothing is lost").is_empty(), "for it is");
+    drop(logging);
+}
+
+#[tokio::test]
+async fn after_flushall_receivers_and_workers_go_on_and_say_that_the_queue_was_emptied() {
+    goes_on_after(async |server| drop(server.cli(&["flushall"]))).await;
+}
+
+#[tokio::test]
+async fn after_a_restart_without_its_data_receivers_and_workers_go_on_and_say_so() {
+    goes_on_after(async |server| {
+        server.kill();
+        server.restart_empty().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_that_starts_after_flushall_gets_what_a_receiver_took_in_meanwhile() {
+    let (server, receiver) = start().await;
+    enqueue(&receiver, &names("before", 0..3)).await;
+    server.cli(&["flushall"]);
+    enqueue(&receiver, &names("after", 0..3)).await;
+    let answers = try_enqueue(&receiver, &names("after", 0..3)).await.expect("the queue takes it");
+    assert_eq!(answers, [Enqueued::Duplicate; 3]);
+    assert_eq!(drain(&open(settings(server.url()))).await, set(&names("after", 0..3)));
+}
+
+#[tokio::test]
+async fn scripts_that_the_server_forgot_are_sent_again() {
+    let (server, queue) = start().await;
+    let forget = || assert_eq!(server.cli(&["script", "flush"]), "OK");
+    enqueue(&queue, &names("msg", 0..5)).await;
+    forget();
+    enqueue(&queue, &names("msg", 5..10)).await;
+    forget();
+    let leases = lease(&queue, 10).await;
+    forget();
+    settle_all(&queue, &leases, &Settlement::Ack).await;
+    forget();
+    assert_eq!(stats(&queue).await.depth(), 0);
+    assert_eq!(leases.len(), 10);
+}
+
+/// Waits until someone's read blocks.
+pub(crate) async fn until_a_lease_waits(server: &RedisServer) {
+    let is_blocked = |line: &str| line.contains("cmd=xread") && line.contains("flags=b");
+    until("a lease waits", || std::future::ready(server.cli(&["client", "list"]).lines().any(is_blocked)))
+        .await;
+}
+
+#[tokio::test]
+async fn a_lease_that_waits_while_the_data_are_destroyed_goes_on_waiting() {
+    let destructions: [&[&str]; 3] =
+        [&["flushall"], &["del", "{rollbook:0}:new"], &["xgroup", "destroy", "{rollbook:0}:new", "workers"]];
+    for (number, destruction) in destructions.into_iter().enumerate() {
+        let (server, queue) = start().await;
+        // So that there is something to destroy.
+        enqueue(&queue, &names("first", 0..1)).await;
+        drain(&queue).await;
+        let waiting = Arc::clone(&queue);
+        let mut lanes = JoinSet::new();
+        lanes.spawn(async move {
+            let request =
+                LeaseRequest { max: 1, lease_for: Duration::from_secs(60), wait: Duration::from_secs(50) };
+            waiting.lease(request).await
+        });
+        until_a_lease_waits(&server).await;
+        server.cli(destruction);
+        enqueue(&queue, &names("msg", number..number + 1)).await;
+        let enqueued_at = Instant::now();
+        let leases = lanes.join_next().await.expect("a lane").expect("no panic").expect("the queue gives");
+        assert_eq!(ids(&leases), set(&names("msg", number..number + 1)));
+        assert!(enqueued_at.elapsed() < SOON, "{destruction:?}: {:?}", enqueued_at.elapsed());
+    }
+}

@@ -1,0 +1,154 @@
+//! Redis dies, hangs, and comes back: nothing is lost, nothing is stuck, and every call ends in time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rollbook_core::queue::{Consumer as _, LeaseRequest, QueueAdmin as _, QueueError, Settlement};
+use rollbook_redis::{RedisQueue, RedisSettings};
+use rollbook_testkit::servers::redis::RedisServer;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::healing::until_a_lease_waits;
+use crate::storm::Storm;
+use crate::support::{
+    LONG, drain, enqueue, ids, is_whole, lease, lease_in_time, leftovers, names, open, set, settings,
+    settle_all, start, try_enqueue,
+};
+
+fn assert_unavailable(error: &QueueError, server: &RedisServer) {
+    let QueueError::Unavailable(told) = error else { panic!("it passes by itself: {error:?}") };
+    assert!(told.contains(&format!("127.0.0.1:{}", server.port())), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_killed_again_and_again_loses_nothing_and_leaves_nothing_stuck() {
+    let mut server = RedisServer::start().await;
+    let queues = [open(settings(server.url())), open(settings(server.url()))];
+    let storm = Storm::begin(&queues, 2_000, 1);
+    for _ in 0..4 {
+        storm.until_more_have_ended(300).await;
+        server.kill();
+        server.restart().await;
+    }
+    let errors = storm.end(&queues[0]).await;
+    assert!(!errors.is_empty(), "the kills were noticed");
+    for error in &errors {
+        assert_unavailable(error, &server);
+    }
+    assert_eq!(leftovers(&server, 1), [""; 0]);
+}
+
+/// A limit on calls that a hanging server passes soon.
+async fn start_impatient(call_timeout: Duration) -> (RedisServer, Arc<RedisQueue>) {
+    let server = RedisServer::start().await;
+    let queue = open(RedisSettings { call_timeout, ..settings(server.url()) });
+    (server, queue)
+}
+
+#[tokio::test]
+async fn while_redis_hangs_every_call_ends_in_time_and_afterwards_every_answer_is_its_own() {
+    let call_timeout = Duration::from_millis(300);
+    let (server, queue) = start_impatient(call_timeout).await;
+    enqueue(&queue, &names("held", 0..5)).await;
+    let held = lease(&queue, 5).await;
+    // So that there are connections which hang in the middle of a call, beside new ones.
+    let (first, second) = (names("first", 0..5), names("second", 0..5));
+    tokio::join!(enqueue(&queue, &first), enqueue(&queue, &second));
+
+    server.signal("STOP");
+    let started = Instant::now();
+    let acks = held.iter().map(|lease| (lease.clone(), Settlement::Ack)).collect();
+    let request =
+        LeaseRequest { max: 5, lease_for: Duration::from_millis(50), wait: Duration::from_secs(30) };
+    let in_doubt = names("doubt", 0..5);
+    let (taken, given, settled, counted) = tokio::join!(
+        try_enqueue(&queue, &in_doubt),
+        queue.lease(request),
+        queue.settle_many(acks),
+        queue.stats()
+    );
+    assert!(started.elapsed() < call_timeout * 10, "{:?}", started.elapsed());
+    let errors = [taken.map(drop), given.map(drop), settled.map(drop), counted.map(drop)];
+    for error in errors.map(|answer| answer.expect_err("it hangs")) {
+        assert_unavailable(&error, &server);
+        assert!(error.to_string().contains("no answer in time"), "{error}");
+    }
+    server.signal("CONT");
+
+    for number in 0..100 {
+        enqueue(&queue, &names("after", number..number + 1)).await;
+        assert_eq!(queue.stats().await.expect("the queue counts").dead, 0);
+    }
+    let answers = try_enqueue(&queue, &in_doubt).await.expect("the queue takes it");
+    assert_eq!(answers.len(), 5, "queued or there already, as what was in doubt has it");
+    // The acknowledgements in doubt are done, or can still be.
+    let acks = held.into_iter().map(|lease| (lease, Settlement::Ack)).collect();
+    assert_eq!(queue.settle_many(acks).await.expect("the queue settles").len(), 5);
+    let expected = [names("after", 0..100), first, second, in_doubt].concat();
+    let leases = lease_in_time(&queue, expected.len()).await;
+    assert_eq!(ids(&leases), set(&expected), "also what the lost answer held");
+    settle_all(&queue, &leases, &Settlement::Ack).await;
+    assert!(drain(&queue).await.is_empty());
+    assert_eq!(leftovers(&server, 1), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_lease_that_is_given_up_while_it_waits_takes_nothing() {
+    let (server, queue) = start().await;
+    for number in 0..5 {
+        let waiting = Arc::clone(&queue);
+        let mut lanes = JoinSet::new();
+        lanes.spawn(async move {
+            let request = LeaseRequest { max: 10, lease_for: LONG, wait: Duration::from_secs(60) };
+            waiting.lease(request).await
+        });
+        until_a_lease_waits(&server).await;
+        lanes.shutdown().await;
+        enqueue(&queue, &names("msg", number..number + 1)).await;
+        let leases = lease(&queue, 10).await;
+        assert_eq!((ids(&leases), leases[0].attempt), (set(&names("msg", number..number + 1)), 1));
+        settle_all(&queue, &leases, &Settlement::Ack).await;
+    }
+}
+
+#[tokio::test]
+async fn calls_that_are_given_up_midway_spoil_no_later_one() {
+    let (server, queue) = start().await;
+    let all = names("msg", 0..300);
+    for (number, id) in all.chunks(1).enumerate() {
+        let patience = Duration::from_micros(u64::try_from(number).expect("small") * 3);
+        // What became of it, nobody knows.
+        drop(timeout(patience, try_enqueue(&queue, id)).await);
+    }
+    let answers = try_enqueue(&queue, &all).await.expect("the queue takes it");
+    assert_eq!(answers.len(), all.len());
+    let leases = lease(&queue, 1_000).await;
+    assert_eq!((ids(&leases), leases.len()), (set(&all), all.len()));
+    for (number, lease) in leases.iter().enumerate() {
+        let patience = Duration::from_micros(u64::try_from(number).expect("small") * 3);
+        drop(timeout(patience, queue.settle_many(vec![(lease.clone(), Settlement::Ack)])).await);
+    }
+    let again = leases.iter().map(|lease| (lease.clone(), Settlement::Ack)).collect();
+    assert_eq!(queue.settle_many(again).await.expect("the queue settles").len(), all.len());
+    enqueue(&queue, &names("last", 0..3)).await;
+    let leases = lease(&queue, 10).await;
+    assert!(leases.iter().all(is_whole));
+    settle_all(&queue, &leases, &Settlement::Ack).await;
+    assert_eq!(ids(&leases), set(&names("last", 0..3)));
+    assert_eq!(leftovers(&server, 1), [""; 0]);
+}
+
+#[tokio::test]
+async fn more_calls_at_once_than_connections_wait_for_their_turn() {
+    let (_server, queue) = start().await;
+    let mut calls = JoinSet::new();
+    for number in 0..200 {
+        let queue = Arc::clone(&queue);
+        calls.spawn(async move { enqueue(&queue, &names("msg", number..number + 1)).await });
+    }
+    while let Some(done) = calls.join_next().await {
+        done.expect("no panic");
+    }
+    assert_eq!(drain(&queue).await, set(&names("msg", 0..200)));
+}

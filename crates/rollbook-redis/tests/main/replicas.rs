@@ -1,0 +1,98 @@
+//! Deliveries that replicas must have too, or whose flush must be asked for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollbook_core::queue::{Enqueued, QueueAdmin as _, QueueError};
+use rollbook_redis::{RedisQueue, RedisSettings};
+use rollbook_testkit::process::until;
+use rollbook_testkit::servers::redis::RedisServer;
+
+use crate::fake::Fake;
+use crate::support::{drain, enqueue, lease, names, open, set, settings, stats, try_enqueue};
+
+/// A replica that has what `master` has.
+pub(crate) async fn start_replica(master: &RedisServer) -> RedisServer {
+    master.cli(&["config", "set", "repl-diskless-sync-delay", "0"]);
+    let replica = RedisServer::start_with(&[("replicaof", &format!("127.0.0.1 {}", master.port()))]).await;
+    until("the replica is in line", || {
+        let knows = |server: &RedisServer, fact| server.cli(&["info", "replication"]).contains(fact);
+        std::future::ready(knows(&replica, "master_link_status:up") && knows(master, "state=online"))
+    })
+    .await;
+    replica
+}
+
+fn with_replicas(url: String, replicas: u32) -> Arc<RedisQueue> {
+    open(RedisSettings { replicas, ..settings(url) })
+}
+
+fn assert_too_few(answer: &Result<Vec<Enqueued>, QueueError>, told: &str) {
+    let Err(QueueError::Unavailable(why)) = answer else { panic!("not durable enough: {answer:?}") };
+    assert!(why.contains(told) && why.contains("at 127.0.0.1:"), "{why}");
+}
+
+#[tokio::test]
+async fn a_delivery_is_acknowledged_only_when_the_replica_has_it_also_as_a_duplicate() {
+    let master = RedisServer::start().await;
+    let replica = start_replica(&master).await;
+    let patience = Duration::from_secs(2);
+    let open = |replicas| open(RedisSettings { replicas, call_timeout: patience, ..settings(master.url()) });
+    let queue = open(1);
+    assert_eq!(queue.durability().await.expect("the server answers").weaknesses, [""; 0]);
+    let (before, doubt) = (names("before", 0..5), names("doubt", 0..5));
+    let until_taken = async |ids: &[String]| {
+        until("the replica keeps up", || async { try_enqueue(&queue, ids).await.is_ok() }).await;
+    };
+    until_taken(&before).await;
+    replica.signal("STOP");
+    let told = "0 of 1 replicas have the delivery";
+    assert_too_few(&try_enqueue(&queue, &doubt).await, told);
+    // Who says "duplicate" promises the same.
+    let (again, known) = tokio::join!(try_enqueue(&queue, &doubt), try_enqueue(&queue, &before));
+    assert_too_few(&again, told);
+    assert_too_few(&known, told);
+    // Working needs no replica.
+    assert_eq!(lease(&queue, 1).await.len(), 1);
+    replica.signal("CONT");
+    until_taken(&doubt).await;
+    assert_eq!(try_enqueue(&queue, &doubt).await, Ok(vec![Enqueued::Duplicate; 5]));
+    assert_eq!(stats(&queue).await.depth(), 10, "once each");
+    assert_too_few(&try_enqueue(&open(2), &names("more", 0..1)).await, "1 of 2 replicas");
+}
+
+#[tokio::test]
+async fn what_a_replica_has_is_there_when_it_becomes_the_master() {
+    let mut master = RedisServer::start().await;
+    let replica = start_replica(&master).await;
+    let queue = with_replicas(master.url(), 1);
+    for number in 0..20 {
+        enqueue(&queue, &names("msg", number * 5..number * 5 + 5)).await;
+    }
+    master.kill();
+    replica.cli(&["replicaof", "no", "one"]);
+    assert_eq!(drain(&open(settings(replica.url()))).await, set(&names("msg", 0..100)));
+}
+
+#[tokio::test]
+async fn with_everysec_the_flush_is_asked_for_before_the_acknowledgement() {
+    let fake = Fake::start("appendfsync", "everysec").await;
+    let queue = with_replicas(fake.url(), 0);
+    fake.waitaof(1, 0);
+    assert_eq!(queue.durability().await.expect("the server answers").weaknesses, [""; 0]);
+    assert_eq!(try_enqueue(&queue, &names("msg", 0..1)).await, Ok(vec![Enqueued::Queued]));
+    let asked = fake.last_two();
+    assert!(asked[0].starts_with("EVALSHA ") && asked[1].starts_with("WAITAOF 1 0 "), "{asked:?}");
+
+    fake.waitaof(0, 0);
+    assert_too_few(&try_enqueue(&queue, &names("msg", 0..1)).await, "0 of 1 local disks have the delivery");
+    let queue = with_replicas(fake.url(), 2);
+    fake.waitaof(1, 1);
+    assert_too_few(
+        &try_enqueue(&queue, &names("msg", 0..1)).await,
+        "1 of 2 replicas' disks have the delivery",
+    );
+    assert!(fake.last_two()[1].starts_with("WAITAOF 1 2 "));
+    fake.waitaof(1, 2);
+    assert!(try_enqueue(&queue, &names("msg", 0..1)).await.is_ok());
+}

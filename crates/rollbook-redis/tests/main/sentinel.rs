@@ -1,0 +1,79 @@
+//! A master that changes, and sentinels that know which it is.
+
+use std::time::Duration;
+
+use rollbook_core::queue::{Consumer as _, LeaseRequest, QueueAdmin as _, QueueError, Settlement};
+use rollbook_redis::RedisSettings;
+use rollbook_testkit::process::until;
+use rollbook_testkit::servers::free_port;
+use rollbook_testkit::servers::redis::RedisServer;
+use rollbook_testkit::servers::sentinel::RedisSentinel;
+
+use crate::replicas::start_replica;
+use crate::support::{
+    LONG, drain, enqueue, ids, key, lease, names, open, set, settings, settle_all, try_enqueue,
+};
+
+const SERVICE: &str = "rollbook";
+
+#[tokio::test]
+async fn after_a_failover_the_queue_goes_on_on_the_new_master_without_a_restart() {
+    let master = RedisServer::start().await;
+    let replica = start_replica(&master).await;
+    let sentinel = RedisSentinel::start(SERVICE, &master).await;
+    let queue = open(settings(sentinel.url()));
+    enqueue(&queue, &names("before", 0..20)).await;
+    let held = lease(&queue, 5).await;
+    assert_eq!(queue.durability().await.expect("the master answers").weaknesses, [""; 0]);
+
+    // A failover waits for nothing: what the replica has not got by then is lost with the master.
+    until("the replica has it all", || {
+        let pending = replica.cli(&["xpending", &key(0, "new"), "workers"]);
+        std::future::ready(pending.lines().next() == Some("5"))
+    })
+    .await;
+    until("the failover begins", || {
+        std::future::ready(sentinel.cli(&["sentinel", "failover", SERVICE]) == "OK")
+    })
+    .await;
+    until("there is another master", || std::future::ready(sentinel.master() == replica.port())).await;
+    // What the sentinel does too, ten seconds later. Our connections lead to a replica now.
+    master.cli(&["replicaof", "127.0.0.1", &replica.port().to_string()]);
+    let refused = try_enqueue(&queue, &names("after", 0..5)).await;
+    let Err(QueueError::Unavailable(told)) = refused else { panic!("{refused:?}") };
+    assert!(told.contains("Redis rollbook by the sentinels at 127.0.0.1:"), "{told}");
+    assert!(told.contains("READONLY: it is a replica now"), "{told}");
+
+    until("the queue has found the new master", || async {
+        try_enqueue(&queue, &names("after", 0..5)).await.is_ok()
+    })
+    .await;
+    until("and so have its other connections", || async { queue.stats().await.is_ok() }).await;
+    settle_all(&queue, &held, &Settlement::Ack).await;
+    let mut expected = set(&[names("before", 0..20), names("after", 0..5)].concat());
+    expected.retain(|id| !ids(&held).contains(id));
+    assert_eq!(drain(&queue).await, expected);
+    let request = LeaseRequest { max: 1, lease_for: LONG, wait: Duration::from_millis(300) };
+    assert!(queue.lease(request).await.is_ok_and(|leases| leases.is_empty()));
+    assert_eq!(replica.cli(&["hlen", "{rollbook:0}:messages"]), "0");
+}
+
+#[tokio::test]
+async fn sentinels_that_are_away_or_know_no_such_service_are_waited_for_in_words() {
+    let master = RedisServer::start().await;
+    let sentinel = RedisSentinel::start(SERVICE, &master).await;
+    let port = free_port();
+    for (url, told) in [
+        (format!("redis+sentinel://me:ImASecret@127.0.0.1:{port}/rollbook"), format!("127.0.0.1:{port}")),
+        (sentinel.url().replace("/rollbook", "/other"), "Redis other by the sentinels".to_owned()),
+    ] {
+        let queue = open(RedisSettings { call_timeout: Duration::from_secs(2), ..settings(url) });
+        let refused = try_enqueue(&queue, &names("msg", 0..1)).await;
+        let Err(QueueError::Unavailable(line)) = refused else { panic!("{refused:?}") };
+        assert!(line.contains(&told) && !line.contains("ImASecret"), "{line}");
+        println!("{line}");
+    }
+    // One sentinel that answers is enough.
+    let both = sentinel.url().replace("://", &format!("://127.0.0.1:{port},"));
+    enqueue(&open(settings(both)), &names("msg", 0..1)).await;
+}

@@ -1,0 +1,154 @@
+//! Lanes of several processes at once, which do by chance all that lanes may do, and what is left in the end.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rollbook_core::queue::{
+    Consumer as _, DeadLetterFilter, LeaseRequest, QueueAdmin as _, QueueError, Settled, Settlement,
+};
+use rollbook_redis::RedisQueue;
+use rollbook_testkit::process::until;
+use tokio::task::JoinSet;
+
+use crate::support::{dead_letter, drain, is_whole, names, retry, stats, try_enqueue};
+
+/// What has happened so far.
+#[derive(Default)]
+struct Seen {
+    /// Told to be durable.
+    accepted: BTreeSet<String>,
+    /// Acknowledged or parked by who held the lease, or perhaps: an error leaves it open.
+    ended: BTreeSet<String>,
+    errors: Vec<QueueError>,
+    is_over: bool,
+}
+
+/// A storm under way.
+pub(crate) struct Storm {
+    seen: Arc<Mutex<Seen>>,
+    producers: JoinSet<()>,
+    workers: JoinSet<()>,
+    total: usize,
+}
+
+impl Storm {
+    /// Two producers and two workers on each queue.
+    pub(crate) fn begin(queues: &[Arc<RedisQueue>], total: usize, chance: u64) -> Self {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let (mut producers, mut workers) = (JoinSet::new(), JoinSet::new());
+        let count = queues.len() * 2;
+        for (lane, queue) in (0..count).zip(queues.iter().cycle()) {
+            let share = names("msg", total * lane / count..total * (lane + 1) / count);
+            let rng =
+                |kind| fastrand::Rng::with_seed(chance * 100 + kind + u64::try_from(lane).expect("few"));
+            producers.spawn(produce(Arc::clone(queue), share, Arc::clone(&seen), rng(0)));
+            workers.spawn(work(Arc::clone(queue), Arc::clone(&seen), rng(50)));
+        }
+        Self { seen, producers, workers, total }
+    }
+
+    /// Waits until so many more messages have ended, or all.
+    pub(crate) async fn until_more_have_ended(&self, count: usize) {
+        let ended = || self.seen.lock().expect("no panic").ended.len();
+        let enough = (ended() + count).min(self.total);
+        until("messages end", || std::future::ready(ended() >= enough)).await;
+    }
+
+    /// Waits for the end, and fails if anything was lost or is stuck. Returns the errors that there were.
+    pub(crate) async fn end(mut self, queue: &RedisQueue) -> Vec<QueueError> {
+        while let Some(ended) = self.producers.join_next().await {
+            ended.expect("no panic");
+        }
+        until("nothing waits or is in anyone's hands", || async {
+            queue.stats().await.is_ok_and(|stats| stats.depth() == 0)
+        })
+        .await;
+        // Not aborted: what a worker has settled it must also be able to say.
+        self.seen.lock().expect("no panic").is_over = true;
+        while let Some(ended) = self.workers.join_next().await {
+            ended.expect("no panic");
+        }
+        let seen = std::mem::take(&mut *self.seen.lock().expect("no panic"));
+        assert_eq!(seen.accepted.len(), self.total);
+        let lost: Vec<_> = seen.accepted.difference(&seen.ended).collect();
+        assert!(lost.is_empty(), "lost: {lost:?}");
+        let dead = stats(queue).await.dead;
+        assert!(dead > 0, "chance has parked none");
+        let redriven =
+            queue.redrive(&DeadLetterFilter::default(), usize::MAX).await.expect("the queue redrives");
+        assert_eq!((redriven as u64, drain(queue).await.len() as u64), (dead, dead));
+        seen.errors
+    }
+}
+
+/// Sends its share in batches of any size, each again until it was told that it is durable.
+async fn produce(queue: Arc<RedisQueue>, share: Vec<String>, seen: Arc<Mutex<Seen>>, mut rng: fastrand::Rng) {
+    let mut rest = &share[..];
+    while !rest.is_empty() {
+        let (batch, after) = rest.split_at(rng.usize(1..=20).min(rest.len()));
+        match try_enqueue(&queue, batch).await {
+            Ok(answers) => {
+                assert!(answers.len() == batch.len());
+                seen.lock().expect("no panic").accepted.extend(batch.iter().cloned());
+                rest = after;
+                // Svix sends some twice. Those that are done meanwhile run again.
+                if rng.u8(..10) == 0 {
+                    let again = try_enqueue(&queue, batch).await;
+                    assert!(again.is_err() || again.is_ok_and(|answers| answers.len() == batch.len()));
+                }
+            }
+            Err(error) => {
+                seen.lock().expect("no panic").errors.push(error);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+}
+
+/// Leases by chance, settles by chance, and now and then lets a lease run out.
+async fn work(queue: Arc<RedisQueue>, seen: Arc<Mutex<Seen>>, mut rng: fastrand::Rng) {
+    while !seen.lock().expect("no panic").is_over {
+        let request = LeaseRequest {
+            max: rng.usize(1..=30),
+            lease_for: Duration::from_millis(rng.u64(30..300)),
+            wait: Duration::from_millis(rng.u64(0..50)),
+        };
+        let leases = match queue.lease(request).await {
+            Ok(leases) => leases,
+            Err(error) => {
+                seen.lock().expect("no panic").errors.push(error);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                continue;
+            }
+        };
+        assert!(leases.iter().all(is_whole), "each message has its own body");
+        let settlements = leases.into_iter().filter_map(|lease| {
+            let settlement = match rng.u8(..100) {
+                0..72 => Settlement::Ack,
+                72..75 => dead_letter(),
+                75..88 => retry(Duration::from_millis(rng.u64(0..30))),
+                88..95 => Settlement::Release,
+                // A worker that dies.
+                _ => return None,
+            };
+            Some((lease, settlement))
+        });
+        let settlements: Vec<_> = settlements.collect();
+        // A worker that stalls: half of its leases run out meanwhile.
+        if rng.u8(..20) == 0 {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+        let answers = queue.settle_many(settlements.clone()).await;
+        let mut seen = seen.lock().expect("no panic");
+        let stood =
+            |index| answers.as_ref().map_or(true, |answers: &Vec<Settled>| answers[index] == Settled::Done);
+        for (index, (lease, settlement)) in settlements.iter().enumerate() {
+            let is_end = matches!(settlement, Settlement::Ack | Settlement::DeadLetter { .. });
+            if is_end && stood(index) {
+                seen.ended.insert(lease.id.to_string());
+            }
+        }
+        seen.errors.extend(answers.err());
+    }
+}

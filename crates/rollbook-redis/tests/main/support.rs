@@ -1,0 +1,191 @@
+//! What these tests share.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rollbook_core::delivery::{Delivery, MessageId};
+use rollbook_core::queue::{
+    Consumer as _, Enqueued, Lease, LeaseRequest, Producer as _, QueueAdmin as _, QueueError, QueueStats,
+    Settled, Settlement,
+};
+use rollbook_core::retry::{Failure, Reason};
+use rollbook_core::time::Timestamp;
+use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
+use rollbook_testkit::process::DEADLINE;
+use rollbook_testkit::servers::redis::RedisServer;
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Longer than any test.
+pub(crate) const LONG: Duration = Duration::from_secs(300);
+
+pub(crate) fn settings(url: String) -> RedisSettings {
+    RedisSettings {
+        url,
+        ca_file: None,
+        depth_max: 1_000_000,
+        shards: 1,
+        strict: true,
+        replicas: 0,
+        call_timeout: Duration::from_secs(5),
+    }
+}
+
+/// A queue on the server's own clock, as it is outside of tests.
+pub(crate) fn open(settings: RedisSettings) -> Arc<RedisQueue> {
+    Arc::new(RedisQueue::new(settings, DueTimes::Server).expect("the settings can be used"))
+}
+
+/// A server, and one process's queue on it.
+pub(crate) async fn start() -> (RedisServer, Arc<RedisQueue>) {
+    let server = RedisServer::start().await;
+    let queue = open(settings(server.url()));
+    (server, queue)
+}
+
+pub(crate) fn names(prefix: &str, range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|number| format!("{prefix}_{number:05}")).collect()
+}
+
+pub(crate) fn delivery(id: &str) -> Delivery {
+    let received_at = Timestamp::from_millis(1_785_312_000_000);
+    Delivery { id: MessageId::new(id), received_at, body: format!("the body of {id}").into() }
+}
+
+pub(crate) async fn try_enqueue(queue: &RedisQueue, ids: &[String]) -> Result<Vec<Enqueued>, QueueError> {
+    let deliveries: Vec<Delivery> = ids.iter().map(|id| delivery(id)).collect();
+    queue.enqueue_many(&deliveries).await
+}
+
+/// Takes in what must all be new.
+pub(crate) async fn enqueue(queue: &RedisQueue, ids: &[String]) {
+    let answers = try_enqueue(queue, ids).await.expect("the queue takes it");
+    assert_eq!(answers, vec![Enqueued::Queued; ids.len()]);
+}
+
+/// Leases what is due now, for long.
+pub(crate) async fn lease(queue: &RedisQueue, max: usize) -> Vec<Lease> {
+    let request = LeaseRequest { max, lease_for: LONG, wait: Duration::ZERO };
+    let leases = queue.lease(request).await.expect("the queue gives");
+    assert!(leases.iter().all(is_whole), "each message has its own body");
+    leases
+}
+
+/// Leases for long until there are so many: some may still be in other hands.
+pub(crate) async fn lease_in_time(queue: &RedisQueue, count: usize) -> Vec<Lease> {
+    let started = Instant::now();
+    let mut leases = Vec::new();
+    while leases.len() < count {
+        assert!(started.elapsed() < DEADLINE, "{} of {count} leased", leases.len());
+        let request =
+            LeaseRequest { max: count - leases.len(), lease_for: LONG, wait: Duration::from_secs(1) };
+        leases.extend(queue.lease(request).await.expect("the queue gives"));
+    }
+    leases
+}
+
+/// Whether this is the body that [`delivery`] makes.
+pub(crate) fn is_whole(lease: &Lease) -> bool {
+    lease.body == format!("the body of {}", lease.id)
+}
+
+pub(crate) async fn settle(queue: &RedisQueue, leases: &[Lease], settlement: &Settlement) -> Vec<Settled> {
+    let settlements = leases.iter().map(|lease| (lease.clone(), settlement.clone())).collect();
+    queue.settle_many(settlements).await.expect("the queue settles")
+}
+
+/// Settles what must all stand.
+pub(crate) async fn settle_all(queue: &RedisQueue, leases: &[Lease], settlement: &Settlement) {
+    assert_eq!(settle(queue, leases, settlement).await, vec![Settled::Done; leases.len()]);
+}
+
+/// Leases and acknowledges until nothing is due. Returns the names.
+pub(crate) async fn drain(queue: &RedisQueue) -> BTreeSet<String> {
+    let mut drained = BTreeSet::new();
+    loop {
+        let leases = lease(queue, 100).await;
+        if leases.is_empty() {
+            return drained;
+        }
+        settle_all(queue, &leases, &Settlement::Ack).await;
+        drained.extend(ids(&leases));
+    }
+}
+
+pub(crate) async fn stats(queue: &RedisQueue) -> QueueStats {
+    queue.stats().await.expect("the queue counts")
+}
+
+pub(crate) fn ids(leases: &[Lease]) -> BTreeSet<String> {
+    leases.iter().map(|lease| lease.id.to_string()).collect()
+}
+
+pub(crate) fn set(ids: &[String]) -> BTreeSet<String> {
+    ids.iter().cloned().collect()
+}
+
+pub(crate) fn retry(after: Duration) -> Settlement {
+    Settlement::Retry { after, failure: failure() }
+}
+
+pub(crate) fn dead_letter() -> Settlement {
+    Settlement::DeadLetter { failure: failure() }
+}
+
+fn failure() -> Failure {
+    Failure { reason: Reason::StoreRefused, detail: "a test".to_owned(), event_type: None }
+}
+
+/// One of a shard's keys.
+pub(crate) fn key(shard: u16, name: &str) -> String {
+    format!("{{rollbook:{shard}}}:{name}")
+}
+
+/// What still lies in the shards, by key. Nothing may once all messages are done.
+pub(crate) fn leftovers(server: &RedisServer, shards: u16) -> Vec<String> {
+    let count = "local kind = redis.call('TYPE', KEYS[1]).ok \
+         return redis.call(({stream = 'XLEN', zset = 'ZCARD', hash = 'HLEN'})[kind] or 'EXISTS', KEYS[1])";
+    let names = ["new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures"];
+    let keys = (0..shards).flat_map(|shard| names.map(|name| key(shard, name)));
+    let counted = keys.map(|key| format!("{key}: {}", server.cli(&["eval", count, "1", &key])));
+    counted.filter(|told| !told.ends_with(": 0")).collect()
+}
+
+/// What this thread logs.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Until the guard is dropped.
+    pub(crate) fn capture() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    pub(crate) fn lines_with(&self, text: &str) -> Vec<String> {
+        let log = String::from_utf8(self.0.lock().expect("no panic").clone()).expect("a log is text");
+        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}

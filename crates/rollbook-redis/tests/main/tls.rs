@@ -1,0 +1,117 @@
+//! TLS, with certificates of one's own authority.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollbook_core::queue::{QueueAdmin as _, QueueError};
+use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
+use rollbook_testkit::servers::free_port;
+use rollbook_testkit::servers::redis::RedisServer;
+
+use crate::support::{drain, enqueue, names, open, settings, try_enqueue};
+
+/// A folder with an authority and a server's certificate by it. The server's user may read all.
+struct Certificates(tempfile::TempDir);
+
+impl Certificates {
+    fn new() -> Self {
+        let folder = tempfile::Builder::new().permissions(permissions(0o755)).tempdir().expect("a folder");
+        let these = Self(folder);
+        let key = "req -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1";
+        these.openssl(&format!(
+            "{key} -keyout ca.key -out ca.crt -subj /CN=ours -addext keyUsage=critical,keyCertSign"
+        ));
+        let by_ca = "-CA ca.crt -CAkey ca.key -addext basicConstraints=critical,CA:FALSE";
+        these.openssl(&format!("{key} {by_ca} -keyout server.key -out server.crt -subj /CN=redis -addext subjectAltName=IP:127.0.0.1"));
+        std::fs::set_permissions(these.path("server.key"), permissions(0o644)).expect("our file");
+        these
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let made = Command::new("openssl").args(arguments.split(' ')).current_dir(self.0.path()).output();
+        let made = made.expect("openssl can be run");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+fn permissions(mode: u32) -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(mode)
+}
+
+async fn start_with_tls(certificates: &Certificates) -> (RedisServer, u16) {
+    let port = free_port();
+    let path = |name| certificates.path(name).display().to_string();
+    let server = RedisServer::start_with(&[
+        ("tls-port", &port.to_string()),
+        ("tls-cert-file", &path("server.crt")),
+        ("tls-key-file", &path("server.key")),
+        ("tls-ca-cert-file", &path("ca.crt")),
+        ("tls-auth-clients", "no"),
+    ])
+    .await;
+    (server, port)
+}
+
+fn trusting(ca_file: Option<&Path>, port: u16) -> RedisSettings {
+    RedisSettings { ca_file: ca_file.map(Path::to_owned), ..settings(format!("rediss://127.0.0.1:{port}/0")) }
+}
+
+async fn refusal(queue: &Arc<RedisQueue>) -> String {
+    let refused = try_enqueue(queue, &names("msg", 0..1)).await;
+    let Err(QueueError::Deployment(told)) = refused else { panic!("a person must mend it: {refused:?}") };
+    assert!(told.contains("Redis at 127.0.0.1:"), "{told}");
+    told
+}
+
+#[tokio::test]
+async fn a_server_with_a_certificate_of_our_own_authority_is_trusted_with_it_and_refused_without() {
+    let certificates = Certificates::new();
+    let (server, port) = start_with_tls(&certificates).await;
+    let queue = open(trusting(Some(&certificates.path("ca.crt")), port));
+    enqueue(&queue, &names("msg", 0..5)).await;
+    assert_eq!(drain(&queue).await.len(), 5);
+    assert_eq!(queue.durability().await.expect("the server answers").weaknesses, [""; 0]);
+
+    let told = refusal(&open(trusting(None, port))).await;
+    assert!(told.contains("certificate") && told.contains("redis_ca_file"), "{told}");
+    let other = Certificates::new();
+    let told = refusal(&open(trusting(Some(&other.path("ca.crt")), port))).await;
+    assert!(told.contains("certificate") && told.contains("redis_ca_file"), "{told}");
+    drop(server);
+}
+
+#[tokio::test]
+async fn tls_on_one_side_only_is_told() {
+    let certificates = Certificates::new();
+    let (server, port) = start_with_tls(&certificates).await;
+    let soon = Duration::from_secs(1);
+    let plain =
+        RedisSettings { call_timeout: soon, ..trusting(Some(&certificates.path("ca.crt")), server.port()) };
+    let refused = try_enqueue(&open(plain), &names("msg", 0..1)).await;
+    let Err(QueueError::Unavailable(told)) = refused else { panic!("{refused:?}") };
+    assert!(told.contains("no answer in time; does this port speak TLS?"), "{told}");
+    let refused =
+        try_enqueue(&open(settings(format!("redis://127.0.0.1:{port}/0"))), &names("msg", 0..1)).await;
+    let Err(QueueError::Unavailable(told)) = refused else { panic!("{refused:?}") };
+    assert!(told.contains("is the address right"), "{told}");
+}
+
+#[tokio::test]
+async fn a_file_that_holds_no_certificates_is_told_by_its_name() {
+    let certificates = Certificates::new();
+    for (name, content) in [("missing", None), ("empty", Some("")), ("garbage", Some("no certificate"))] {
+        let path = certificates.path(name);
+        if let Some(content) = content {
+            std::fs::write(&path, content).expect("our folder");
+        }
+        let refused = RedisQueue::new(trusting(Some(&path), 6379), DueTimes::Server).map(drop);
+        let Err(QueueError::Deployment(told)) = refused else { panic!("{name}: {refused:?}") };
+        assert!(told.contains(&path.display().to_string()), "{told}");
+    }
+}
