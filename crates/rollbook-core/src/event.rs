@@ -10,6 +10,9 @@
 
 mod columns;
 
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
@@ -42,7 +45,7 @@ pub struct Parsed {
 /// A [`Failure`] that no further attempt can mend.
 pub fn parse(message: &Lease, instance_id: Option<&str>) -> Result<Parsed, Failure> {
     let (text, sanitized) = sanitize(&message.body);
-    let body: Value = serde_json::from_slice(&text).map_err(|error| not_json(&error))?;
+    let body: Value = serde_json::from_slice(&text).map_err(|error| not_json(&error, type_of(&text)))?;
     let Value::Object(mut event) = body else {
         return Err(failure(Reason::NotAnEvent, "the body is no JSON object", None));
     };
@@ -90,17 +93,28 @@ pub fn parse(message: &Lease, instance_id: Option<&str>) -> Result<Parsed, Failu
     Ok(Parsed { change: Change { origin, effect }, sanitized, mismatched })
 }
 
+/// The type of an event that can't be read as a whole, such as one that is nested too deeply: all but the
+/// outermost object is skipped, in a plain loop. `None` where the body is no JSON object or has no usable type.
+pub fn type_of(body: &[u8]) -> Option<String> {
+    let (text, _) = sanitize(body);
+    // What is no text is replaced: where it stands in a message, the type beside it is still one.
+    let text = String::from_utf8_lossy(&text);
+    let event: BTreeMap<String, &RawValue> = serde_json::from_str(&text).ok()?;
+    let event_type: Value = serde_json::from_str(event.get("type")?.get()).ok()?;
+    name(Some(&event_type)).map(str::to_owned)
+}
+
 fn failure(reason: Reason, detail: &str, event_type: Option<String>) -> Failure {
     Failure { reason, detail: detail.to_owned(), event_type }
 }
 
 /// `serde_json` says only what it expected and where: it quotes no values of untyped JSON.
-fn not_json(error: &serde_json::Error) -> Failure {
+fn not_json(error: &serde_json::Error, event_type: Option<String>) -> Failure {
     // The depth limit has no kind of its own.
     let too_deep = error.to_string().starts_with("recursion limit");
     let (reason, what) =
         if too_deep { (Reason::TooDeep, "nested too deeply") } else { (Reason::InvalidJson, "no JSON") };
-    failure(reason, &format!("{what}, at line {} column {}", error.line(), error.column()), None)
+    failure(reason, &format!("{what}, at line {} column {}", error.line(), error.column()), event_type)
 }
 
 /// A short text: an event type or an id.

@@ -1,5 +1,7 @@
 //! What happens to a batch of leases, as plain functions over data.
 
+use std::collections::BTreeMap;
+
 use rollbook_core::catalog::NEVER_KEPT;
 use rollbook_core::change::Change;
 use rollbook_core::event::{self, Parsed};
@@ -26,8 +28,8 @@ pub(crate) struct Reading {
     pub(crate) failed: Vec<(Lease, Failure)>,
     /// Characters replaced because not every engine can hold them.
     pub(crate) sanitized: usize,
-    /// Fields whose value did not fit their column.
-    pub(crate) mismatched: usize,
+    /// Fields whose value did not fit their column, by table.
+    pub(crate) mismatched: BTreeMap<&'static str, usize>,
 }
 
 /// Takes a message that must be handled alone out of the batch, where there is one: of several the
@@ -45,7 +47,7 @@ fn is_crash_loop(lease: &Lease, attempts_max: u32) -> bool {
     lease.unsettled > 0 && lease.attempt > attempts_max
 }
 
-/// Reads every message. One that is in a crash loop is not even parsed: that may be what kills.
+/// Reads every message. One that is in a crash loop is not parsed: that may be what kills.
 pub(crate) fn read(leases: Vec<Lease>, attempts_max: u32, instance_id: Option<&str>) -> Reading {
     let mut reading = Reading {
         leases: Vec::with_capacity(leases.len()),
@@ -60,10 +62,12 @@ pub(crate) fn read(leases: Vec<Lease>, attempts_max: u32, instance_id: Option<&s
         };
         match parsed {
             Ok(Parsed { change, sanitized, mismatched }) => {
+                reading.sanitized += sanitized;
+                if mismatched > 0 {
+                    *reading.mismatched.entry(change.resource_name()).or_default() += mismatched;
+                }
                 reading.leases.push(lease);
                 reading.changes.push(change);
-                reading.sanitized += sanitized;
-                reading.mismatched += mismatched;
             }
             Err(failure) => reading.failed.push((lease, failure)),
         }
@@ -71,13 +75,14 @@ pub(crate) fn read(leases: Vec<Lease>, attempts_max: u32, instance_id: Option<&s
     reading
 }
 
+/// Only the type is looked up, by skipping over all else: without it, a one-time password would be parked.
 fn crash_loop(lease: &Lease) -> Failure {
     let detail = format!(
         "leased {} times before; the last {} in a row ended without a settlement: their workers died or stalled",
         lease.attempt.saturating_sub(1),
         lease.unsettled,
     );
-    Failure { reason: Reason::CrashLoop, detail, event_type: None }
+    Failure { reason: Reason::CrashLoop, detail, event_type: event::type_of(&lease.body) }
 }
 
 /// How the lease of an applied, refused or untried change ends.

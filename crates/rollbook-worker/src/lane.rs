@@ -213,7 +213,7 @@ impl Lane {
         let retry = &settings.retry;
         let reading = batch::read(leases, retry.attempts_max, settings.instance_id.as_deref());
         metrics.sanitized.inc_by(reading.sanitized as u64);
-        metrics.field_mismatches.inc_by(reading.mismatched as u64);
+        metrics.mismatched(&reading.mismatched);
 
         let outcome = apply(&*self.shared.store, &reading.changes, |changes, took| {
             self.pulse.beat();

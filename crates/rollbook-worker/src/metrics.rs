@@ -1,5 +1,6 @@
 //! What the worker counts.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
@@ -48,7 +49,7 @@ pub(crate) struct Metrics {
     applied: IntCounterVec,
     pub(crate) leases_lost: IntCounter,
     pub(crate) sanitized: IntCounter,
-    pub(crate) field_mismatches: IntCounter,
+    field_mismatches: IntCounterVec,
     pub(crate) progress: Gauge,
 }
 
@@ -93,10 +94,11 @@ impl Metrics {
                 "rollbook_sanitized_total",
                 "Characters replaced by U+FFFD because not every store can hold them.",
             )?,
-            field_mismatches: counter(
+            field_mismatches: counters(
                 registry,
                 "rollbook_field_mismatches_total",
-                "Fields whose value did not fit their column, which is null then.",
+                "Fields whose value did not fit their column, which is null then, by table.",
+                &["resource"],
             )?,
             progress: Gauge::new(
                 "rollbook_worker_progress_timestamp_seconds",
@@ -117,6 +119,9 @@ impl Metrics {
             if !reason.is_permanent() {
                 self.settlements.with_label_values(&["retry", reason.as_str()]);
             }
+        }
+        for resource in RESOURCES {
+            self.field_mismatches.with_label_values(&[resource.table]);
         }
         for resource in RESOURCES.into_iter().map(|resource| resource.table).chain([NONE]) {
             for outcome in Applied::ALL {
@@ -144,6 +149,13 @@ impl Metrics {
         self.applied.with_label_values(&[change.resource_name(), applied.as_str()]).inc();
         if matches!(applied, Applied::Inserted | Applied::Updated | Applied::Deleted) {
             self.event_lag_seconds.observe(now.since(change.origin.event_at).as_secs_f64());
+        }
+    }
+
+    /// Fields did not fit their columns: how many in which tables.
+    pub(crate) fn mismatched(&self, fields: &BTreeMap<&'static str, usize>) {
+        for (table, count) in fields {
+            self.field_mismatches.with_label_values(&[*table]).inc_by(*count as u64);
         }
     }
 

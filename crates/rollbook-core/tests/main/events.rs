@@ -315,6 +315,24 @@ fn a_failure_says_where_and_never_what() {
 }
 
 #[test]
+fn a_body_that_can_not_be_read_still_tells_its_type_where_it_is_an_object() {
+    let deep = |event_type: &str, depth: usize| {
+        let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+        format!(
+            r#"{{"data":{{"id":"ema_1","otp":"\ud800","x":{open}{close}}},"timestamp":1,"type":{event_type}}}"#
+        )
+    };
+    let failure = parse(&lease(deep(r#""email.created""#, 100_000)), None).expect_err("a refusal");
+    assert_eq!((failure.reason, failure.event_type.as_deref()), (Reason::TooDeep, Some("email.created")));
+    let no_text = [&br#"{"type":"sms.created","data":"42"#[..], &[0xff], br#"42"}"#].concat();
+    let failure = parse(&lease(no_text), None).expect_err("a refusal");
+    assert_eq!((failure.reason, failure.event_type.as_deref()), (Reason::InvalidJson, Some("sms.created")));
+    for body in [deep("[[]]", 300), deep("7", 300), "[".repeat(300), r#"{"type":"user.created""#.into()] {
+        assert_eq!(parse(&lease(body), None).expect_err("a refusal").event_type, None);
+    }
+}
+
+#[test]
 fn nul_and_half_characters_are_replaced_and_counted() {
     let body = r#"{"type":"user.updated","timestamp":1785312000032,"data":{"id":"user_1","first_name":"a\u0000\ud800b"}}"#;
     let parsed = parse(&lease(body), None).expect("a readable event");

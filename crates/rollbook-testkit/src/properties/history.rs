@@ -36,6 +36,12 @@ enum Subject {
     Organization(u8),
     /// Of the user in the organization.
     Membership(u8, u8),
+    /// Of the organization.
+    Domain(u8),
+    /// Of the user. It ends and is never deleted.
+    Session(u8),
+    /// Of a subscription, likewise.
+    Item(u8),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +89,9 @@ fn subject() -> impl Strategy<Value = Subject> {
         3 => (0_u8..2).prop_map(Subject::User),
         2 => (0_u8..2).prop_map(Subject::Organization),
         3 => (0_u8..2, 0_u8..2).prop_map(|(user, organization)| Subject::Membership(user, organization)),
+        1 => (0_u8..2).prop_map(Subject::Domain),
+        1 => (0_u8..2).prop_map(Subject::Session),
+        1 => (0_u8..2).prop_map(Subject::Item),
     ]
 }
 
@@ -192,6 +201,7 @@ impl Step {
                 }
                 Some(event(&self.subject.event_type(verb), now, &data))
             }
+            What::Delete { .. } if matches!(self.subject, Subject::Session(_) | Subject::Item(_)) => None,
             What::Delete { in_seconds } => {
                 let updated_at = state.updated_at.take()?;
                 let data = match self.subject {
@@ -212,10 +222,18 @@ impl Subject {
             Self::User(_) => "user",
             Self::Organization(_) => "organization",
             Self::Membership(..) => "organizationMembership",
+            Self::Domain(_) => "organizationDomain",
+            Self::Session(_) => "session",
+            Self::Item(_) => "subscriptionItem",
         }
     }
 
     fn event_type(self, verb: &str) -> String {
+        let verb = match (self, verb) {
+            (Self::Session(_), "updated") => "ended",
+            (Self::Item(_), "created") => "upcoming",
+            _ => verb,
+        };
         format!("{}.{verb}", self.kind())
     }
 
@@ -224,6 +242,9 @@ impl Subject {
             Self::User(place) => format!("user_{place}_{generation}"),
             Self::Organization(place) => format!("org_{place}_{generation}"),
             Self::Membership(user, organization) => format!("orgmem_{user}_{organization}_{generation}"),
+            Self::Domain(place) => format!("orgdmn_{place}_{generation}"),
+            Self::Session(place) => format!("sess_{place}_{generation}"),
+            Self::Item(place) => format!("csub_item_{place}_{generation}"),
         }
     }
 
@@ -236,6 +257,19 @@ impl Subject {
             Self::Membership(user, organization) => {
                 let (user, organization) = (Self::User(user).id(0), Self::Organization(organization).id(0));
                 (membership(&id, &organization, &user, updated_at), "role")
+            }
+            Self::Domain(organization) => {
+                let organization = Self::Organization(organization).id(0);
+                let data = json!({ "id": id, "organization_id": organization, "updated_at": updated_at });
+                (data, "enrollment_mode")
+            }
+            Self::Session(user) => {
+                let user = Self::User(user).id(0);
+                (json!({ "id": id, "user_id": user, "actor": null, "updated_at": updated_at }), "status")
+            }
+            Self::Item(_) => {
+                let plan = json!({ "id": "cplan_1", "amount": 4900, "currency": "USD" });
+                (json!({ "id": id, "plan": plan, "updated_at": updated_at }), "status")
             }
         };
         data[column] = if content == 0 { Value::Null } else { json!(format!("content {content}")) };

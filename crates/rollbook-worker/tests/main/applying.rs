@@ -118,6 +118,8 @@ async fn a_one_time_password_that_fails_does_not_become_a_dead_letter() {
     bench
         .enqueue("msg_unread", json!({"type": "email.created", "data": {"otp_code": "424242"}}).to_string())
         .await;
+    let deep = format!(r#"{{"type":"email.created","data":{}424242{}}}"#, "[".repeat(200), "]".repeat(200));
+    bench.enqueue("msg_deep", deep).await;
     let store = FaultyStore::new(bench.store.clone(), |call| match call {
         StoreCall::Apply(_) => Fault::Fail(StoreError::Event("no".into())),
         _ => Fault::None,

@@ -14,10 +14,11 @@ use rollbook_core::store::{LedgerEntry, RowView, Store, StoreError};
 use rollbook_testkit::faults::{Fault, FaultyStore, StoreCall};
 use rollbook_testkit::memory::store::MemoryStore;
 use rollbook_worker::{Settings, WorkerError};
+use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Bench, has_subject, run_until, user};
+use crate::support::{Bench, event, has_subject, run_until, user};
 
 /// More lives than any of these tests may need.
 const LIVES_MAX: usize = 40;
@@ -154,6 +155,19 @@ async fn a_payload_that_kills_the_process_takes_no_message_of_another_lane_along
     assert_only_the_killer_is_parked(&bench, innocent);
     // Two deaths make a suspect; each is then handled once, alone.
     assert!(bench.attempts().into_iter().all(|attempts| attempts <= 3), "{:?}", bench.attempts());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_one_time_password_that_kills_its_workers_is_dropped_and_not_parked() {
+    let mut bench = Bench::new();
+    bench.settings.retry.attempts_max = 2;
+    bench.enqueue("msg_1", event("sms.created", &json!({"id": "sms_1", "message": "424242"}))).await;
+    for _ in 0..2 {
+        assert_eq!(bench.lease_now().await.len(), 1);
+        tokio::time::sleep(bench.settings.lease_for).await;
+    }
+    run_until(bench.worker(), bench.drained()).await.expect("a clean end");
+    assert!(bench.queue.dead().is_empty() && bench.store.ledger().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,7 +41,9 @@ async fn every_counter_is_there_at_zero_before_anything_happens() {
     zero("rollbook_event_lag_seconds_count");
     zero("rollbook_leases_lost_total");
     zero("rollbook_sanitized_total");
-    zero("rollbook_field_mismatches_total");
+    for resource in RESOURCES {
+        zero(&format!(r#"rollbook_field_mismatches_total{{resource="{}"}}"#, resource.table));
+    }
     let born_at = (BEGIN / 1000).to_string();
     assert_eq!(bench.metric("rollbook_worker_progress_timestamp_seconds"), Some(born_at));
 }
@@ -66,7 +68,8 @@ async fn what_happens_is_counted() {
     counts(r#"rollbook_settlements_total{reason="none",settlement="ack"}"#, "5");
     counts(r#"rollbook_settlements_total{reason="invalid_json",settlement="dead_letter"}"#, "1");
     counts("rollbook_sanitized_total", "1");
-    counts("rollbook_field_mismatches_total", "1");
+    counts(r#"rollbook_field_mismatches_total{resource="users"}"#, "1");
+    counts(r#"rollbook_field_mismatches_total{resource="sessions"}"#, "0");
     counts(r#"rollbook_batch_size_count{stage="lease"}"#, "1");
     counts(r#"rollbook_batch_size_sum{stage="lease"}"#, "6");
     counts(r#"rollbook_batch_size_sum{stage="apply"}"#, "5");
