@@ -27,7 +27,8 @@ impl fmt::Display for Done {
             (self.receivers, "receivers"),
             (self.pauses, "paused"),
         ];
-        let named = named.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{what} {count}"));
+        let named =
+            named.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{what} {count}"));
         f.write_str(&named.collect::<Vec<_>>().join(", "))
     }
 }

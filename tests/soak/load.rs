@@ -39,7 +39,8 @@ impl Load {
             ..HistorySettings::default()
         };
         let mut history = History::generate(&settings);
-        let poison = (0..changes * POISON_PER_MILLE / 1000).map(|number| poison(number, history.events[0].at));
+        let poison =
+            (0..changes * POISON_PER_MILLE / 1000).map(|number| poison(number, history.events[0].at));
         history.events.extend(poison.collect::<Vec<_>>());
         let order = history.schedule(seed, DUPLICATES_PER_MILLE);
         Self { events: history.events.clone(), history, order }

@@ -34,7 +34,10 @@ async fn main() {
         eprintln!("usage: ops/soak [--quick | --minutes N] [--seed N]");
         std::process::exit(2);
     };
-    println!("seed {seed}; each experiment sends for {} s and then waits until all is quiet\n", send_for.as_secs());
+    println!(
+        "seed {seed}; each experiment sends for {} s and then waits until all is quiet\n",
+        send_for.as_secs()
+    );
     println!("{}", Outcome::HEADER);
     let mut passed = true;
     for kind in [Kind::Outage, Kind::Everything, Kind::Control] {

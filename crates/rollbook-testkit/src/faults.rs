@@ -18,8 +18,8 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest, Producer,
-    QueueAdmin, QueueError, QueueStats, Settled, Settlement,
+    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest,
+    Producer, QueueAdmin, QueueError, QueueStats, Settled, Settlement,
 };
 use rollbook_core::store::{LedgerEntry, RowView, Store, StoreError};
 use tokio::sync::watch;

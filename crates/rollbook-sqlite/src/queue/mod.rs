@@ -18,8 +18,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::delivery::Delivery;
 use rollbook_core::queue::{
-    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest, Producer,
-    QueueAdmin, QueueError, QueueStats, Settled, Settlement,
+    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest,
+    Producer, QueueAdmin, QueueError, QueueStats, Settled, Settlement,
 };
 use rollbook_core::time::Clock;
 use rusqlite::Connection;

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest, LeaseToken,
-    Producer, QueueAdmin, QueueError, QueueStats, Settled, Settlement,
+    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest,
+    LeaseToken, Producer, QueueAdmin, QueueError, QueueStats, Settled, Settlement,
 };
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::{Clock, Timestamp};
