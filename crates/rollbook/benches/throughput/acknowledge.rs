@@ -10,7 +10,7 @@ use rollbook_simulator::history::Event;
 use rollbook_testkit::process::Home;
 
 use crate::Scale;
-use crate::hammer::hammer;
+use crate::hammer::{hammer, requests};
 use crate::load::{self, BINARY, NullReceiver, per_second};
 use crate::report::{Baseline, Report, median, progress};
 
@@ -54,8 +54,9 @@ impl Turn {
 }
 
 async fn measure_turn(events: &[Event], connections: usize, null: &NullReceiver, home: &Home) -> Turn {
+    let requests = requests(events);
     let rate =
-        async |address| per_second(events.len(), hammer(address, events, connections, None).await.elapsed);
+        async |address| per_second(events.len(), hammer(address, &requests, connections, None).await.elapsed);
     let null = rate(null.address).await;
     let before = enqueued(home).await;
     let ours = rate(home.listen).await;

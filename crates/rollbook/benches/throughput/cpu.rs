@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The kernel's clock ticks a second, the same on every Linux.
 const TICKS: f64 = 100.0;
@@ -10,16 +10,28 @@ const TICKS: f64 = 100.0;
 /// Whose CPU time it is.
 #[derive(Clone)]
 pub(crate) enum Sharer {
-    Process(u32),
     Processes(Vec<u32>),
     /// A process and all its children, those that have ended included.
     Family(u32),
 }
 
 impl Sharer {
+    /// This process: the load generator, or a bare client.
+    pub(crate) fn this() -> Self {
+        Self::Processes(vec![std::process::id()])
+    }
+
+    /// The children of this process whose command line has this argument.
+    pub(crate) fn children_with(argument: &str) -> Self {
+        let has_argument = |id: &u32| {
+            let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == argument.as_bytes())
+        };
+        Self::Processes(children(std::process::id()).into_iter().filter(has_argument).collect())
+    }
+
     fn seconds(&self) -> f64 {
         match self {
-            Self::Process(id) => of(*id),
             Self::Processes(ids) => ids.iter().map(|id| of(*id)).sum(),
             Self::Family(id) => {
                 let children = children(*id).into_iter();
@@ -43,21 +55,34 @@ impl Watch {
         Self { sharers: sharers.collect(), idle_before: idle(), started: Instant::now() }
     }
 
-    /// CPU seconds of each since the start, of who else is on this machine, and of nobody.
-    pub(crate) fn shares(&self) -> String {
-        let seconds = self.started.elapsed().as_secs_f64();
+    /// Since the start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn shares(&self) -> Shares {
+        let seconds = self.elapsed().as_secs_f64();
         let idle = idle() - self.idle_before;
-        let mut rest = cores() * seconds - idle;
+        let mut sum = 0.0;
         let mut text = "CPU".to_owned();
         for (name, sharer, before) in &self.sharers {
             let share = sharer.seconds() - before;
-            rest -= share;
+            sum += share;
             write!(text, " {name} {share:.1},").expect("text has room");
         }
-        write!(text, " others {:.1}, idle {idle:.1} of {} × {seconds:.1} s", rest.max(0.0), cores())
+        let others = (cores() * seconds - idle - sum).max(0.0);
+        write!(text, " others {others:.1}, idle {idle:.1} of {} × {seconds:.1} s", cores())
             .expect("text has room");
-        text
+        Shares { text, seconds: sum }
     }
+}
+
+/// Who had the cores.
+pub(crate) struct Shares {
+    /// CPU seconds of each, of who else is on this machine, and of nobody.
+    pub(crate) text: String,
+    /// CPU seconds of all that were looked at.
+    pub(crate) seconds: f64,
 }
 
 /// How many cores there are.
@@ -75,22 +100,8 @@ fn idle() -> f64 {
 }
 
 /// CPU seconds that this process has had so far.
-pub(crate) fn of(id: u32) -> f64 {
+fn of(id: u32) -> f64 {
     ticks(&stat(id).expect("a living process"), 11..13)
-}
-
-/// CPU seconds of this process: of the load generator or of a bare client.
-pub(crate) fn ours() -> f64 {
-    of(std::process::id())
-}
-
-/// A child of this process whose command line has this argument.
-pub(crate) fn child(argument: &str) -> u32 {
-    let has_argument = |id: &u32| {
-        let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|word| word == argument.as_bytes())
-    };
-    children(std::process::id()).into_iter().rfind(has_argument).expect("a child that runs")
 }
 
 fn children(parent: u32) -> Vec<u32> {

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::{cpu, load};
+use crate::load;
 
 /// How the requests went.
 pub(crate) struct Hammered {
@@ -22,8 +22,6 @@ pub(crate) struct Hammered {
     pub(crate) started: Instant,
     /// From the first request to the last answer.
     pub(crate) elapsed: Duration,
-    /// CPU seconds of this process meanwhile.
-    pub(crate) cpu_seconds: f64,
     /// From a request's first byte to its answer's last, sorted.
     latencies: Vec<Duration>,
 }
@@ -35,15 +33,23 @@ impl Hammered {
     }
 }
 
-/// Sends each event once over this many connections, as fast as it goes or, with a `pause`, one in each
+/// Requests, ready to be sent.
+pub(crate) type Requests = Arc<Vec<Vec<u8>>>;
+
+/// A signed request for each event.
+pub(crate) fn requests(events: &[Event]) -> Requests {
+    Arc::new(events.iter().map(request).collect())
+}
+
+/// Sends each request once over this many connections, as fast as it goes or, with a `pause`, one in each
 /// pause; every one must be answered 200.
 pub(crate) async fn hammer(
     address: SocketAddr,
-    events: &[Event],
+    requests: &Requests,
     connections: usize,
     pause: Option<Duration>,
 ) -> Hammered {
-    let requests: Arc<Vec<Vec<u8>>> = Arc::new(events.iter().map(request).collect());
+    let requests = Arc::clone(requests);
     // A thread and a runtime of its own: one core does all of it.
     let hammering = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -54,7 +60,7 @@ pub(crate) async fn hammer(
 
 async fn send_all(
     address: SocketAddr,
-    requests: Arc<Vec<Vec<u8>>>,
+    requests: Requests,
     connections: usize,
     pause: Option<Duration>,
 ) -> Hammered {
@@ -65,7 +71,7 @@ async fn send_all(
         streams.push(stream);
     }
     let next = Arc::new(AtomicUsize::new(0));
-    let (started, cpu_before) = (Instant::now(), cpu::ours());
+    let started = Instant::now();
     let mut lines = JoinSet::new();
     for stream in streams {
         lines.spawn(line(
@@ -76,9 +82,9 @@ async fn send_all(
         ));
     }
     let mut latencies = lines.join_all().await.concat();
-    let (elapsed, cpu_seconds) = (started.elapsed(), cpu::ours() - cpu_before);
+    let elapsed = started.elapsed();
     latencies.sort_unstable();
-    Hammered { started, elapsed, cpu_seconds, latencies }
+    Hammered { started, elapsed, latencies }
 }
 
 fn request(event: &Event) -> Vec<u8> {
@@ -97,7 +103,7 @@ fn request(event: &Event) -> Vec<u8> {
 
 async fn line(
     mut stream: TcpStream,
-    requests: Arc<Vec<Vec<u8>>>,
+    requests: Requests,
     next: Arc<AtomicUsize>,
     pace: Option<(Instant, Duration)>,
 ) -> Vec<Duration> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rollbook_testkit::process::Home;
 
-use crate::hammer::hammer;
+use crate::hammer::{hammer, requests};
 use crate::load::{self, BINARY};
 use crate::report::{Report, median, progress};
 use crate::{Scale, disk};
@@ -23,9 +23,9 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     let mut turns = Vec::new();
     for turn in 0..scale.turns {
         progress(&format!("latency at 1,000 deliveries a second, turn {}", turn + 1));
-        let before = disk::measure(scale);
         let events = load::fresh(&history, &format!("latency_{turn}"), DELIVERIES / scale.divisor);
-        let sent = hammer(home.listen, &events, CONNECTIONS, Some(PAUSE)).await;
+        let before = disk::measure(scale);
+        let sent = hammer(home.listen, &requests(&events), CONNECTIONS, Some(PAUSE)).await;
         let after = disk::measure(scale);
         let disk = f64::midpoint(before.at(990).as_secs_f64(), after.at(990).as_secs_f64());
         turns.push((sent.latency(500).as_secs_f64(), sent.latency(990).as_secs_f64(), disk));

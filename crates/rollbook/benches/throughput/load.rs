@@ -109,10 +109,6 @@ impl NullReceiver {
             .await;
         started
     }
-
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
 }
 
 impl Drop for NullReceiver {

@@ -12,10 +12,10 @@ use rollbook_simulator::history::Event;
 use rollbook_testkit::process::Home;
 use rollbook_testkit::servers::redis::RedisServer;
 
-use super::{home, process_id, start_redis, turns};
+use super::{home, redis_sharer, start_redis, turns};
 use crate::acknowledge::{batch_between, enqueued};
-use crate::cpu::{Sharer, Watch};
-use crate::hammer::hammer;
+use crate::cpu::{Sharer, Shares, Watch};
+use crate::hammer::{hammer, requests};
 use crate::load::{self, NullReceiver, per_second};
 use crate::report::{Baseline, Report, median, progress};
 use crate::{Scale, cpu};
@@ -50,11 +50,22 @@ struct Turn {
     null: f64,
     ours: f64,
     raw: f64,
-    /// What two cores allow.
-    together: f64,
     batch: f64,
+    /// CPU seconds that a delivery takes of the HTTP stack and the load generator.
+    null_seconds: f64,
+    /// CPU seconds that a message takes of Redis and the bare client.
+    raw_seconds: f64,
+    /// CPU seconds that a delivery takes of all in our part.
+    our_seconds: f64,
     /// Who had the cores in our part.
-    shares: String,
+    shares: Shares,
+}
+
+impl Turn {
+    /// The most that the cores allow where both are at work, and neither is faster than alone.
+    fn together(&self) -> f64 {
+        (cpu::cores() / (self.null_seconds + self.raw_seconds)).min(self.raw).min(self.null)
+    }
 }
 
 async fn measure_turn(
@@ -64,23 +75,24 @@ async fn measure_turn(
     home: &Home,
     redis: &RedisServer,
 ) -> Turn {
-    let before = cpu::of(null.id());
-    let bare = hammer(null.address, events, connections, None).await;
-    let null_seconds = cpu::of(null.id()) - before + bare.cpu_seconds;
-    let null = per_second(events.len(), bare.elapsed);
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let count = events.len() as f64;
+    let generator = ("generator", Sharer::this());
+    let requests = requests(events);
+    let watch = Watch::start(&[generator.clone(), ("receiver", Sharer::children_with(load::NULL_RECEIVER))]);
+    let null = per_second(events.len(), hammer(null.address, &requests, connections, None).await.elapsed);
+    let null_seconds = watch.shares().seconds / count;
+
     let before = enqueued(home).await;
-    let watch = Watch::start(&[
-        ("generator", Sharer::Process(std::process::id())),
-        ("receiver", Sharer::Process(cpu::child("receive"))),
-        ("Redis", Sharer::Process(process_id(redis))),
-    ]);
-    let ours = per_second(events.len(), hammer(home.listen, events, connections, None).await.elapsed);
+    let receiver = ("receiver", Sharer::children_with("receive"));
+    let watch = Watch::start(&[generator, receiver, redis_sharer(redis)]);
+    let ours = per_second(events.len(), hammer(home.listen, &requests, connections, None).await.elapsed);
     let shares = watch.shares();
     let batch = batch_between(before, enqueued(home).await);
+
     let (raw, raw_seconds) = raw_adds(events, batch).await;
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let cores = cpu::cores() * events.len() as f64 / (null_seconds + raw_seconds);
-    Turn { null, ours, raw, together: cores.min(raw).min(null), batch, shares }
+    let (our_seconds, raw_seconds) = (shares.seconds / count, raw_seconds / count);
+    Turn { null, ours, raw, batch, null_seconds, raw_seconds, our_seconds, shares }
 }
 
 /// Two calls at once, each on a connection of its own, as the receiver has. Returns messages a second, and the
@@ -108,11 +120,11 @@ async fn raw_adds(events: &[Event], batch: f64) -> (f64, f64) {
         }
     };
     let [one, other] = connections.try_into().expect("two");
-    let id = process_id(&redis);
-    let seconds = || cpu::of(id) + cpu::ours();
-    let (before, started) = (seconds(), Instant::now());
+    let client = ("client", Sharer::this());
+    let watch = Watch::start(&[client, redis_sharer(&redis)]);
+    let started = Instant::now();
     tokio::join!(send(one), send(other));
-    (per_second(events.len(), started.elapsed()), seconds() - before)
+    (per_second(events.len(), started.elapsed()), watch.shares().seconds)
 }
 
 fn report_turns(report: &mut Report, connections: usize, turns: &[Turn]) {
@@ -127,8 +139,15 @@ fn report_turns(report: &mut Report, connections: usize, turns: &[Turn]) {
         let baseline = Baseline { name, rate: of(&theirs), ratio, limit };
         report.ratio(&what, ours, &baseline, detail);
     };
-    against("HTTP without a queue", |turn| turn.null, None, &shown.shares);
-    against("both on these cores", |turn| turn.together, None, "by the CPU time of either alone");
+    let micros = |figure: fn(&Turn) -> f64| 1e6 * of(&figure);
+    let each = format!(
+        "CPU µs for each: HTTP {:.1}, raw XADD {:.1}, ours {:.1}",
+        micros(|turn| turn.null_seconds),
+        micros(|turn| turn.raw_seconds),
+        micros(|turn| turn.our_seconds)
+    );
+    against("HTTP without a queue", |turn| turn.null, None, &shown.shares.text);
+    against("both on these cores", Turn::together, None, &each);
     let raw = format!("{batch}; one EVALSHA each, an XADD a message, 2 connections");
     against("raw XADDs", |turn| turn.raw, Some(RAW_RATIO_MIN), &raw);
 }

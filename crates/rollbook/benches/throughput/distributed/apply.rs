@@ -1,6 +1,6 @@
 //! Events applied a second from Redis to Postgres, and what an event costs of Redis's memory until then.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rollbook_core::queue::Producer as _;
 use rollbook_simulator::history::Event;
@@ -8,9 +8,13 @@ use rollbook_testkit::process::{Home, Process};
 use rollbook_testkit::servers::postgres::PostgresServer;
 use rollbook_testkit::servers::redis::RedisServer;
 
-use super::{home, info, new_database, queue, raw_postgres, start_postgres, start_redis, turns};
+use super::{
+    home, info, new_database, postgres_sharer, queue, raw_postgres, redis_sharer, start_postgres,
+    start_redis, turns,
+};
 use crate::Scale;
 use crate::apply::{BATCH, EVENTS, applied};
+use crate::cpu::{Sharer, Shares, Watch};
 use crate::load::{self, per_second};
 use crate::report::{Baseline, Report, median, progress};
 
@@ -37,15 +41,34 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
         }
     }
     for (workers, drained) in WORKERS.into_iter().zip(&drained) {
-        let ratio = median(drained.iter().zip(&raws).map(|(ours, raw)| ours / raw));
-        let raw = median(raws.iter().copied());
-        let baseline = Baseline { name: "raw upserts", rate: raw, ratio, limit: Some(RAW_RATIO_MIN) };
-        let what = format!("applied/s, Redis to Postgres, {workers} at work");
-        let detail = format!("batch {BATCH}; raw: 1 connection, unnest by table, no queue, no ledger");
-        report.ratio(&what, median(drained.iter().copied()), &baseline, &detail);
+        report_drained(report, workers, drained, &raws);
     }
     let bodies: usize = events.iter().map(|event| event.body.len()).sum();
     report.bytes("Redis memory per queued event", memory, "mean body", bodies, events.len());
+}
+
+fn report_drained(report: &mut Report, workers: usize, drained: &[Drained], raws: &[f64]) {
+    let ratio = median(drained.iter().zip(raws).map(|(ours, raw)| ours.rate / raw));
+    let baseline = Baseline {
+        name: "raw upserts",
+        rate: median(raws.iter().copied()),
+        ratio,
+        limit: Some(RAW_RATIO_MIN),
+    };
+    let rate = median(drained.iter().map(|drained| drained.rate));
+    let shown = drained
+        .iter()
+        .find(|drained| drained.rate.total_cmp(&rate).is_eq())
+        .expect("the median is one of them");
+    let detail = format!("batch {BATCH}; raw: 1 connection, no queue, no ledger; {}", shown.shares.text);
+    report.ratio(&format!("applied/s, Redis to Postgres, {workers} at work"), rate, &baseline, &detail);
+}
+
+struct Drained {
+    /// Events a second.
+    rate: f64,
+    /// Who had the cores meanwhile.
+    shares: Shares,
 }
 
 /// Fills the queue. Returns by how many bytes Redis's memory grew.
@@ -59,7 +82,7 @@ async fn fill(redis: &RedisServer, events: &[Event]) -> usize {
     info::<usize>(redis, "used_memory") - before
 }
 
-/// Lets workers drain the queue. Returns events a second.
+/// Lets workers drain the queue.
 async fn drain(
     events: usize,
     workers: usize,
@@ -67,8 +90,9 @@ async fn drain(
     postgres: &PostgresServer,
     database: &str,
     report: &mut Report,
-) -> f64 {
+) -> Drained {
     new_database(postgres, database).await;
+    let store = postgres_sharer(postgres).await;
     let workers: Vec<(Home, Process)> = (0..workers)
         .map(|_| {
             let home = home(redis).with("DATABASE_URL", postgres.url(database));
@@ -76,21 +100,23 @@ async fn drain(
             (home, process)
         })
         .collect();
+    let sharers = [("workers", Sharer::children_with("work")), redis_sharer(redis), store];
     // From the first sight of progress to the end, so that starting the processes does not count.
-    let (started, already) = loop {
+    let (watch, already) = loop {
         let applied = applied_by(&workers).await;
         if applied > 0 {
-            break (Instant::now(), applied);
+            break (Watch::start(&sharers), applied);
         }
+        tokio::time::sleep(Duration::from_millis(1)).await;
     };
     while applied_by(&workers).await < events {
         tokio::time::sleep(POLL).await;
     }
-    let rate = per_second(events - already, started.elapsed());
+    let drained = Drained { rate: per_second(events - already, watch.elapsed()), shares: watch.shares() };
     for (_, process) in &workers {
         report.memory("work on Redis and Postgres", process.memory_peak());
     }
-    rate
+    drained
 }
 
 /// What these have applied together.

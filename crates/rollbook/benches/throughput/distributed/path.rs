@@ -4,12 +4,12 @@ use rollbook_testkit::process::{Home, Process};
 use rollbook_testkit::servers::postgres::PostgresServer;
 
 use super::apply::{POLL, applied_by};
-use super::{home, new_database, process_id, start_postgres, start_redis, turns};
-use crate::cpu::{Sharer, Watch};
-use crate::hammer::hammer;
+use super::{home, new_database, postgres_sharer, redis_sharer, start_postgres, start_redis, turns};
+use crate::Scale;
+use crate::cpu::{Sharer, Shares, Watch};
+use crate::hammer::{hammer, requests};
 use crate::load::{self, per_second};
 use crate::report::{Report, median, progress};
-use crate::{Scale, cpu};
 
 const EVENTS: usize = 40_000;
 const CONNECTIONS: usize = 64;
@@ -30,7 +30,7 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
         let rate = of(|run| run.rate);
         let shown =
             runs.iter().find(|run| run.rate.total_cmp(&rate).is_eq()).expect("the median is one of them");
-        let detail = format!("acknowledged at {:.0}/s; {}", shown.acknowledged, shown.shares);
+        let detail = format!("acknowledged at {:.0}/s; {}", shown.acknowledged, shown.shares.text);
         report.rate(&format!("events/s, the whole path, {workers} at work"), rate, RATE_MIN, &detail);
     }
 }
@@ -40,7 +40,7 @@ struct Run {
     rate: f64,
     acknowledged: f64,
     /// Who had the cores meanwhile.
-    shares: String,
+    shares: Shares,
 }
 
 async fn run(
@@ -51,28 +51,25 @@ async fn run(
     report: &mut Report,
 ) -> Run {
     let events = load::history(count).events;
+    let requests = requests(&events);
     let redis = start_redis().await;
     new_database(postgres, database).await;
     let receiver = home(&redis);
     let receiving = receiver.start_ready(&["receive"]).await;
-    let receiver_id = cpu::child("receive");
-    let (mut working, mut worker_ids): (Vec<(Home, Process)>, Vec<u32>) = (Vec::new(), Vec::new());
+    let mut working: Vec<(Home, Process)> = Vec::new();
     for _ in 0..workers {
         let home = home(&redis).with("DATABASE_URL", postgres.url(database));
         let process = home.start_ready(&["work"]).await;
         working.push((home, process));
-        worker_ids.push(cpu::child("work"));
     }
-    let postmaster = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)";
-    let postmaster = postgres.psql("postgres", postmaster).await.trim().parse().expect("a process id");
     let watch = Watch::start(&[
-        ("generator", Sharer::Process(std::process::id())),
-        ("receiver", Sharer::Process(receiver_id)),
-        ("workers", Sharer::Processes(worker_ids)),
-        ("Redis", Sharer::Process(process_id(&redis))),
-        ("Postgres", Sharer::Family(postmaster)),
+        ("generator", Sharer::this()),
+        ("receiver", Sharer::children_with("receive")),
+        ("workers", Sharer::children_with("work")),
+        redis_sharer(&redis),
+        postgres_sharer(postgres).await,
     ]);
-    let sent = hammer(receiver.listen, &events, CONNECTIONS, None).await;
+    let sent = hammer(receiver.listen, &requests, CONNECTIONS, None).await;
     while applied_by(&working).await < events.len() {
         tokio::time::sleep(POLL).await;
     }
