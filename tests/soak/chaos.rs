@@ -57,10 +57,8 @@ pub(crate) async fn everything(fleet: &mut Fleet, until: Instant, random: &mut R
     // In turn at first, so that a short run has seen all of them too.
     for turn in 0.. {
         sleep(soon(random, 200..900)).await;
-        if let Some((worker, wakes_at)) = paused.filter(|(_, wakes_at)| *wakes_at <= Instant::now()) {
+        if let Some((worker, _)) = paused.take_if(|(_, wakes_at)| *wakes_at <= Instant::now()) {
             fleet.workers[worker].process.signal("CONT");
-            paused = None;
-            _ = wakes_at;
         }
         if Instant::now() >= until {
             break;
