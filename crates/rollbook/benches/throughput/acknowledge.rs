@@ -55,8 +55,9 @@ impl Turn {
 
 async fn measure_turn(events: &[Event], connections: usize, null: &NullReceiver, home: &Home) -> Turn {
     let requests = requests(events);
-    let rate =
-        async |address| per_second(events.len(), hammer(address, &requests, connections, None).await.elapsed);
+    let rate = async |address| {
+        per_second(events.len(), hammer(address, &requests, connections, None, &[]).await.elapsed)
+    };
     let null = rate(null.address).await;
     let before = enqueued(home).await;
     let ours = rate(home.listen).await;

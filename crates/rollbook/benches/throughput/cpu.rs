@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 /// The kernel's clock ticks a second, the same on every Linux.
 const TICKS: f64 = 100.0;
 
+/// One of those who share the cores, by name.
+pub(crate) type Sharer = (&'static str, Who);
+
 /// Whose CPU time it is.
 #[derive(Clone)]
-pub(crate) enum Sharer {
+pub(crate) enum Who {
     Processes(Vec<u32>),
     /// A process and all its children, those that have ended included.
     Family(u32),
 }
 
-impl Sharer {
+impl Who {
     /// This process: the load generator, or a bare client.
     pub(crate) fn this() -> Self {
         Self::Processes(vec![std::process::id()])
@@ -46,12 +49,12 @@ impl Sharer {
 pub(crate) struct Watch {
     started: Instant,
     idle_before: f64,
-    sharers: Vec<(&'static str, Sharer, f64)>,
+    sharers: Vec<(&'static str, Who, f64)>,
 }
 
 impl Watch {
-    pub(crate) fn start(sharers: &[(&'static str, Sharer)]) -> Self {
-        let sharers = sharers.iter().map(|(name, sharer)| (*name, sharer.clone(), sharer.seconds()));
+    pub(crate) fn start(sharers: &[Sharer]) -> Self {
+        let sharers = sharers.iter().map(|(name, who)| (*name, who.clone(), who.seconds()));
         Self { sharers: sharers.collect(), idle_before: idle(), started: Instant::now() }
     }
 
@@ -60,25 +63,25 @@ impl Watch {
         self.started.elapsed()
     }
 
-    pub(crate) fn shares(&self) -> Shares {
+    pub(crate) fn split(&self) -> Split {
         let seconds = self.elapsed().as_secs_f64();
         let idle = idle() - self.idle_before;
         let mut sum = 0.0;
         let mut text = "CPU".to_owned();
-        for (name, sharer, before) in &self.sharers {
-            let share = sharer.seconds() - before;
+        for (name, who, before) in &self.sharers {
+            let share = who.seconds() - before;
             sum += share;
             write!(text, " {name} {share:.1},").expect("text has room");
         }
         let others = (cores() * seconds - idle - sum).max(0.0);
         write!(text, " others {others:.1}, idle {idle:.1} of {} × {seconds:.1} s", cores())
             .expect("text has room");
-        Shares { text, seconds: sum }
+        Split { text, seconds: sum }
     }
 }
 
 /// Who had the cores.
-pub(crate) struct Shares {
+pub(crate) struct Split {
     /// CPU seconds of each, of who else is on this machine, and of nobody.
     pub(crate) text: String,
     /// CPU seconds of all that were looked at.

@@ -14,12 +14,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::cpu::{Sharer, Watch};
 use crate::load;
 
 /// How the requests went.
 pub(crate) struct Hammered {
-    /// When the first request went.
-    pub(crate) started: Instant,
+    /// Who had the cores, from the first request on.
+    pub(crate) watch: Watch,
     /// From the first request to the last answer.
     pub(crate) elapsed: Duration,
     /// From a request's first byte to its answer's last, sorted.
@@ -42,18 +43,19 @@ pub(crate) fn requests(events: &[Event]) -> Requests {
 }
 
 /// Sends each request once over this many connections, as fast as it goes or, with a `pause`, one in each
-/// pause; every one must be answered 200.
+/// pause; every one must be answered 200. The `sharers` are watched.
 pub(crate) async fn hammer(
     address: SocketAddr,
     requests: &Requests,
     connections: usize,
     pause: Option<Duration>,
+    sharers: &[Sharer],
 ) -> Hammered {
-    let requests = Arc::clone(requests);
+    let (requests, sharers) = (Arc::clone(requests), sharers.to_vec());
     // A thread and a runtime of its own: one core does all of it.
     let hammering = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(send_all(address, requests, connections, pause))
+        runtime.block_on(send_all(address, requests, connections, pause, &sharers))
     });
     hammering.await.expect("a load generator that ends")
 }
@@ -63,6 +65,7 @@ async fn send_all(
     requests: Requests,
     connections: usize,
     pause: Option<Duration>,
+    sharers: &[Sharer],
 ) -> Hammered {
     let mut streams = Vec::new();
     for _ in 0..connections {
@@ -71,6 +74,7 @@ async fn send_all(
         streams.push(stream);
     }
     let next = Arc::new(AtomicUsize::new(0));
+    let watch = Watch::start(sharers);
     let started = Instant::now();
     let mut lines = JoinSet::new();
     for stream in streams {
@@ -84,7 +88,7 @@ async fn send_all(
     let mut latencies = lines.join_all().await.concat();
     let elapsed = started.elapsed();
     latencies.sort_unstable();
-    Hammered { started, elapsed, latencies }
+    Hammered { watch, elapsed, latencies }
 }
 
 fn request(event: &Event) -> Vec<u8> {

@@ -25,7 +25,7 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
         progress(&format!("latency at 1,000 deliveries a second, turn {}", turn + 1));
         let events = load::fresh(&history, &format!("latency_{turn}"), DELIVERIES / scale.divisor);
         let before = disk::measure(scale);
-        let sent = hammer(home.listen, &requests(&events), CONNECTIONS, Some(PAUSE)).await;
+        let sent = hammer(home.listen, &requests(&events), CONNECTIONS, Some(PAUSE), &[]).await;
         let after = disk::measure(scale);
         let disk = f64::midpoint(before.at(990).as_secs_f64(), after.at(990).as_secs_f64());
         turns.push((sent.latency(500).as_secs_f64(), sent.latency(990).as_secs_f64(), disk));

@@ -14,7 +14,7 @@ use rollbook_testkit::servers::redis::RedisServer;
 
 use super::{home, redis_sharer, start_redis, turns};
 use crate::acknowledge::{batch_between, enqueued};
-use crate::cpu::{Sharer, Shares, Watch};
+use crate::cpu::{Split, Watch, Who};
 use crate::hammer::{hammer, requests};
 use crate::load::{self, NullReceiver, per_second};
 use crate::report::{Baseline, Report, median, progress};
@@ -58,7 +58,7 @@ struct Turn {
     /// CPU seconds that a delivery takes of all in our part.
     our_seconds: f64,
     /// Who had the cores in our part.
-    shares: Shares,
+    split: Split,
 }
 
 impl Turn {
@@ -77,22 +77,20 @@ async fn measure_turn(
 ) -> Turn {
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let count = events.len() as f64;
-    let generator = ("generator", Sharer::this());
+    let generator = ("generator", Who::this());
     let requests = requests(events);
-    let watch = Watch::start(&[generator.clone(), ("receiver", Sharer::children_with(load::NULL_RECEIVER))]);
-    let null = per_second(events.len(), hammer(null.address, &requests, connections, None).await.elapsed);
-    let null_seconds = watch.shares().seconds / count;
-
+    let sharers = [generator.clone(), ("receiver", Who::children_with(load::NULL_RECEIVER))];
+    let bare = hammer(null.address, &requests, connections, None, &sharers).await;
+    let null_seconds = bare.watch.split().seconds / count;
     let before = enqueued(home).await;
-    let receiver = ("receiver", Sharer::children_with("receive"));
-    let watch = Watch::start(&[generator, receiver, redis_sharer(redis)]);
-    let ours = per_second(events.len(), hammer(home.listen, &requests, connections, None).await.elapsed);
-    let shares = watch.shares();
+    let sharers = [generator, ("receiver", Who::children_with("receive")), redis_sharer(redis)];
+    let sent = hammer(home.listen, &requests, connections, None, &sharers).await;
+    let split = sent.watch.split();
     let batch = batch_between(before, enqueued(home).await);
-
+    let [null, ours] = [bare, sent].map(|sent| per_second(events.len(), sent.elapsed));
     let (raw, raw_seconds) = raw_adds(events, batch).await;
-    let (our_seconds, raw_seconds) = (shares.seconds / count, raw_seconds / count);
-    Turn { null, ours, raw, batch, null_seconds, raw_seconds, our_seconds, shares }
+    let (our_seconds, raw_seconds) = (split.seconds / count, raw_seconds / count);
+    Turn { null, ours, raw, batch, null_seconds, raw_seconds, our_seconds, split }
 }
 
 /// Two calls at once, each on a connection of its own, as the receiver has. Returns messages a second, and the
@@ -120,11 +118,11 @@ async fn raw_adds(events: &[Event], batch: f64) -> (f64, f64) {
         }
     };
     let [one, other] = connections.try_into().expect("two");
-    let client = ("client", Sharer::this());
+    let client = ("client", Who::this());
     let watch = Watch::start(&[client, redis_sharer(&redis)]);
     let started = Instant::now();
     tokio::join!(send(one), send(other));
-    (per_second(events.len(), started.elapsed()), watch.shares().seconds)
+    (per_second(events.len(), started.elapsed()), watch.split().seconds)
 }
 
 fn report_turns(report: &mut Report, connections: usize, turns: &[Turn]) {
@@ -146,7 +144,7 @@ fn report_turns(report: &mut Report, connections: usize, turns: &[Turn]) {
         micros(|turn| turn.raw_seconds),
         micros(|turn| turn.our_seconds)
     );
-    against("HTTP without a queue", |turn| turn.null, None, &shown.shares.text);
+    against("HTTP without a queue", |turn| turn.null, None, &shown.split.text);
     against("both on these cores", Turn::together, None, &each);
     let raw = format!("{batch}; one EVALSHA each, an XADD a message, 2 connections");
     against("raw XADDs", |turn| turn.raw, Some(RAW_RATIO_MIN), &raw);

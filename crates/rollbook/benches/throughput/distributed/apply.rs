@@ -14,7 +14,7 @@ use super::{
 };
 use crate::Scale;
 use crate::apply::{BATCH, EVENTS, applied};
-use crate::cpu::{Sharer, Shares, Watch};
+use crate::cpu::{Split, Watch, Who};
 use crate::load::{self, per_second};
 use crate::report::{Baseline, Report, median, progress};
 
@@ -60,7 +60,7 @@ fn report_drained(report: &mut Report, workers: usize, drained: &[Drained], raws
         .iter()
         .find(|drained| drained.rate.total_cmp(&rate).is_eq())
         .expect("the median is one of them");
-    let detail = format!("batch {BATCH}; raw: 1 connection, no queue, no ledger; {}", shown.shares.text);
+    let detail = format!("batch {BATCH}; raw: 1 connection, no queue, no ledger; {}", shown.split.text);
     report.ratio(&format!("applied/s, Redis to Postgres, {workers} at work"), rate, &baseline, &detail);
 }
 
@@ -68,7 +68,7 @@ struct Drained {
     /// Events a second.
     rate: f64,
     /// Who had the cores meanwhile.
-    shares: Shares,
+    split: Split,
 }
 
 /// Fills the queue. Returns by how many bytes Redis's memory grew.
@@ -100,7 +100,7 @@ async fn drain(
             (home, process)
         })
         .collect();
-    let sharers = [("workers", Sharer::children_with("work")), redis_sharer(redis), store];
+    let sharers = [("workers", Who::children_with("work")), redis_sharer(redis), store];
     // From the first sight of progress to the end, so that starting the processes does not count.
     let (watch, already) = loop {
         let applied = applied_by(&workers).await;
@@ -112,7 +112,7 @@ async fn drain(
     while applied_by(&workers).await < events {
         tokio::time::sleep(POLL).await;
     }
-    let drained = Drained { rate: per_second(events - already, watch.elapsed()), shares: watch.shares() };
+    let drained = Drained { rate: per_second(events - already, watch.elapsed()), split: watch.split() };
     for (_, process) in &workers {
         report.memory("work on Redis and Postgres", process.memory_peak());
     }

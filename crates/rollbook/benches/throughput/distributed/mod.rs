@@ -20,7 +20,7 @@ use rollbook_testkit::servers::postgres::PostgresServer;
 use rollbook_testkit::servers::redis::RedisServer;
 
 use crate::Scale;
-use crate::cpu::Sharer;
+use crate::cpu::{Sharer, Who};
 use crate::load::BINARY;
 
 /// Turns of each of these parts: they are longer than those on SQLite.
@@ -77,15 +77,15 @@ fn queue(redis: &RedisServer, strict: bool) -> RedisQueue {
 }
 
 /// A server as one of those who share the cores.
-fn redis_sharer(redis: &RedisServer) -> (&'static str, Sharer) {
-    ("Redis", Sharer::Processes(vec![info(redis, "process_id")]))
+fn redis_sharer(redis: &RedisServer) -> Sharer {
+    ("Redis", Who::Processes(vec![info(redis, "process_id")]))
 }
 
 /// The same of Postgres, with all its processes.
-async fn postgres_sharer(postgres: &PostgresServer) -> (&'static str, Sharer) {
+async fn postgres_sharer(postgres: &PostgresServer) -> Sharer {
     let postmaster = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)";
     let postmaster = postgres.psql("postgres", postmaster).await;
-    ("Postgres", Sharer::Family(postmaster.trim().parse().expect("a process id")))
+    ("Postgres", Who::Family(postmaster.trim().parse().expect("a process id")))
 }
 
 /// A number of Redis's own account.

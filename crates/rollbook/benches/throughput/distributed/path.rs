@@ -6,7 +6,7 @@ use rollbook_testkit::servers::postgres::PostgresServer;
 use super::apply::{POLL, applied_by};
 use super::{home, new_database, postgres_sharer, redis_sharer, start_postgres, start_redis, turns};
 use crate::Scale;
-use crate::cpu::{Sharer, Shares, Watch};
+use crate::cpu::{Split, Who};
 use crate::hammer::{hammer, requests};
 use crate::load::{self, per_second};
 use crate::report::{Report, median, progress};
@@ -30,7 +30,7 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
         let rate = of(|run| run.rate);
         let shown =
             runs.iter().find(|run| run.rate.total_cmp(&rate).is_eq()).expect("the median is one of them");
-        let detail = format!("acknowledged at {:.0}/s; {}", shown.acknowledged, shown.shares.text);
+        let detail = format!("acknowledged at {:.0}/s; {}", shown.acknowledged, shown.split.text);
         report.rate(&format!("events/s, the whole path, {workers} at work"), rate, RATE_MIN, &detail);
     }
 }
@@ -40,7 +40,7 @@ struct Run {
     rate: f64,
     acknowledged: f64,
     /// Who had the cores meanwhile.
-    shares: Shares,
+    split: Split,
 }
 
 async fn run(
@@ -62,19 +62,19 @@ async fn run(
         let process = home.start_ready(&["work"]).await;
         working.push((home, process));
     }
-    let watch = Watch::start(&[
-        ("generator", Sharer::this()),
-        ("receiver", Sharer::children_with("receive")),
-        ("workers", Sharer::children_with("work")),
+    let sharers = [
+        ("generator", Who::this()),
+        ("receiver", Who::children_with("receive")),
+        ("workers", Who::children_with("work")),
         redis_sharer(&redis),
         postgres_sharer(postgres).await,
-    ]);
-    let sent = hammer(receiver.listen, &requests, CONNECTIONS, None).await;
+    ];
+    let sent = hammer(receiver.listen, &requests, CONNECTIONS, None, &sharers).await;
     while applied_by(&working).await < events.len() {
         tokio::time::sleep(POLL).await;
     }
-    let elapsed = sent.started.elapsed();
-    let shares = watch.shares();
+    let elapsed = sent.watch.elapsed();
+    let split = sent.watch.split();
     report.memory("receive on Redis", receiving.memory_peak());
     for (_, process) in &working {
         report.memory("work on Redis and Postgres", process.memory_peak());
@@ -82,6 +82,6 @@ async fn run(
     Run {
         rate: per_second(events.len(), elapsed),
         acknowledged: per_second(events.len(), sent.elapsed),
-        shares,
+        split,
     }
 }
