@@ -28,12 +28,6 @@ async fn assert_cut_short(settings: &PostgresSettings, words: &str) {
     assert!(started.elapsed() < SOON);
 }
 
-async fn until_users_are_locked(world: &World) {
-    let held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted
-                AND relation = 'mirror_2.users'::regclass";
-    until("the lock is held", || async { world.psql(held).await == "1\n" }).await;
-}
-
 #[tokio::test]
 async fn a_statement_that_takes_too_long_is_cut_short() {
     let world = World::new().await;
@@ -49,12 +43,10 @@ async fn a_statement_that_takes_too_long_is_cut_short() {
 #[tokio::test]
 async fn a_lock_that_another_session_holds_is_waited_for_half_as_long() {
     let world = World::new().await;
-    let holder = world.psql("BEGIN; LOCK TABLE mirror_2.users; SELECT pg_sleep(3); COMMIT");
-    let waiter = async {
-        until_users_are_locked(&world).await;
-        assert_cut_short(&impatient(&world.settings), "a lock was not free").await;
-    };
-    tokio::join!(holder, waiter);
+    let mut holder = world.session().await;
+    holder.run("BEGIN; LOCK TABLE mirror_2.users").await;
+    assert_cut_short(&impatient(&world.settings), "a lock was not free").await;
+    holder.run("COMMIT").await;
     assert!(world.store().apply_many(&[user_change("user_1", 0)]).await.is_ok());
 }
 
@@ -92,14 +84,14 @@ async fn calls_beyond_the_connections_wait_their_turn_and_not_for_ever() {
 
     let store = open(&PostgresSettings { connect_timeout: Duration::from_secs(1), ..one });
     until("its connection is there", || async { store.ping().await.is_ok() }).await;
-    let holder = world.psql("BEGIN; LOCK TABLE mirror_2.users; SELECT pg_sleep(4); COMMIT");
-    let waiters = async {
-        until_users_are_locked(&world).await;
-        let changes = [user_change("user_2", 0)];
-        let (first, second) = tokio::join!(store.apply_many(&changes), store.ping());
-        assert!(first.is_ok(), "{first:?}");
-        let error = second.expect_err("there is no second connection");
+    let mut holder = world.session().await;
+    holder.run("BEGIN; LOCK TABLE mirror_2.users").await;
+    let changes = [user_change("user_2", 0)];
+    let second = async {
+        let error = store.ping().await.expect_err("there is no second connection");
         assert!(error.is_transient() && error.to_string().contains("database_connections_max"), "{error}");
+        holder.run("COMMIT").await;
     };
-    tokio::join!(holder, waiters);
+    let (first, ()) = tokio::join!(store.apply_many(&changes), second);
+    assert!(first.is_ok(), "{first:?}");
 }

@@ -107,16 +107,16 @@ async fn a_deadlock_with_a_session_of_somebody_else_is_tried_again() {
     let both = |at| [user_change("user_1", at), user_change("user_2", at)];
     assert!(store.apply_many(&both(0)).await.is_ok());
     // In the other order, and patient: so the store is the one that the server ends.
-    let other = world.psql(
-        "SET deadlock_timeout = '60s'; BEGIN; UPDATE mirror_2.users SET locked = true WHERE id = 'user_2';
-         SELECT pg_sleep(1); UPDATE mirror_2.users SET locked = true WHERE id = 'user_1'; COMMIT",
-    );
-    let ours = async {
-        let asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-        until("the other one holds its first row", || async { world.psql(asleep).await == "1\n" }).await;
-        store.apply_many(&both(1)).await
+    let mut other = world.session().await;
+    other.run("SET deadlock_timeout = '60s'; BEGIN; UPDATE mirror_2.users SET locked = true WHERE id = 'user_2'").await;
+    let closing_the_circle = async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        until("the store waits for the other's row", || async { world.psql(waiting).await == "1\n" }).await;
+        other.run("UPDATE mirror_2.users SET locked = true WHERE id = 'user_1'; COMMIT").await;
     };
-    let (_, outcomes) = tokio::join!(other, ours);
+    let ours = both(1);
+    let (outcomes, ()) = tokio::join!(store.apply_many(&ours), closing_the_circle);
     assert_eq!(outcomes, Ok(vec![Applied::Updated; 2]));
     assert_eq!(deadlocks(&world), 1);
 }

@@ -11,6 +11,7 @@ use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{START, change_of, event, user};
 use rollbook_testkit::servers::postgres::PostgresServer;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 use tokio::sync::OnceCell;
 
 /// What must be found in no text of an error.
@@ -67,10 +68,24 @@ impl World {
         self.server.psql(&self.database, sql).await
     }
 
+    /// A session of somebody else's, which holds what it holds until it is told to let go.
+    pub(crate) async fn session(&self) -> Session {
+        Session(PgConnection::connect(&self.settings.url).await.expect("a connection"))
+    }
+
     /// The settings with another user, who has this password.
     pub(crate) fn with_user(&self, user: &str, password: &str) -> PostgresSettings {
         let url = format!("postgres://{user}:{password}@127.0.0.1:{}/{}", self.server.port(), self.database);
         PostgresSettings { url, ..self.settings.clone() }
+    }
+}
+
+/// See [`World::session`].
+pub(crate) struct Session(PgConnection);
+
+impl Session {
+    pub(crate) async fn run(&mut self, sql: &'static str) {
+        sqlx::raw_sql(sql).execute(&mut self.0).await.expect("it may do this");
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! A server is the child of a small shell that waits for the end of its standard input. That comes when
 //! the server's value is dropped, and when the test process ends, however it ends: the shell then kills
-//! the server with `kill -9` and removes the folder. So nothing survives a test that is killed, and a
-//! server may live in a static.
+//! the server and its processes with `kill -9` and removes the folder. So nothing survives a test that is
+//! killed, and a server may live in a static.
 
 #![expect(
     clippy::missing_panics_doc,
@@ -22,8 +22,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::process::until;
+use crate::process::{DEADLINE, until};
 
 /// Below the ports that the kernel gives to clients (on Linux from 32768 on): while a killed server is
 /// away, none of its own clients can be given its port.
@@ -84,7 +85,21 @@ fn is_root() -> bool {
 /// What the shell does. Its arguments are the folder and the server's command line.
 const SHELL: &str = r#"
 folder=$1; shift; server=
-end() { [ -z "$server" ] || { kill -KILL "$server"; wait "$server"; server=; }; }
+children() {
+    for stat in /proc/[0-9]*/stat; do
+        read -r line <"$stat" || continue
+        id=${line%% *}; line=${line##*) }
+        set -- $line
+        [ "$2" != "$server" ] || echo "$id"
+    done 2>/dev/null
+}
+end() {
+    [ -n "$server" ] || return 0
+    # A process that is stopped never learns that its parent is gone.
+    left=$(children)
+    kill -KILL "$server"; wait "$server"; server=
+    [ -z "$left" ] || kill -KILL $left 2>/dev/null
+}
 trap : HUP INT TERM
 while read -r word; do
     case $word in
@@ -133,11 +148,17 @@ impl Guard {
         self.server = Some(self.ask("start").parse().expect("a process id"));
     }
 
-    /// `kill -9`, and waits until it is gone.
+    /// `kill -9` of it and of its processes, and waits until all are gone.
     pub(crate) fn kill(&mut self) {
         assert!(self.is_running(), "it ended before it was killed:\n{}", self.log());
+        let left = children(self.id());
         assert_eq!(self.ask("kill"), "gone");
         self.server = None;
+        let started = Instant::now();
+        while left.iter().any(|id| parent(*id).is_some()) {
+            assert!(started.elapsed() < DEADLINE, "processes do not end: {left:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// The server's process id, while it has one.
@@ -210,16 +231,4 @@ pub(crate) fn children(id: u32) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
     let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     ids.filter(|child| parent(*child) == Some(id)).collect()
-}
-
-/// Kills processes that their parent has left behind, and waits until they are gone.
-pub(crate) fn kill_all(ids: &[u32]) {
-    for id in ids {
-        signal(*id, "KILL");
-    }
-    let started = std::time::Instant::now();
-    while ids.iter().any(|id| parent(*id).is_some()) {
-        assert!(started.elapsed() < crate::process::DEADLINE, "processes do not end: {ids:?}");
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
 }

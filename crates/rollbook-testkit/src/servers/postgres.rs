@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Guard, as_user, children, free_port, give_to, kill_all, new_folder, run, signal};
+use super::{Guard, as_user, children, free_port, give_to, new_folder, run, signal};
 
 /// The user of the system as which it runs where the tests are root's.
 pub(super) const SYSTEM_USER: &str = "postgres";
@@ -81,9 +81,7 @@ impl PostgresServer {
 
     /// A crash: `kill -9` of the server and of all its processes.
     pub fn kill(&mut self) {
-        let backends = children(self.guard.id());
         self.guard.kill();
-        kill_all(&backends);
     }
 
     /// Starts it again after [`Self::kill`], at the same port, and waits until it answers.

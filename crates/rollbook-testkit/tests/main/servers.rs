@@ -1,7 +1,9 @@
 //! The servers: they keep what they have through a crash, and leave nothing behind.
 
 use std::net::TcpStream;
+use std::path::Path;
 
+use rollbook_testkit::process::until;
 use rollbook_testkit::servers::postgres::PostgresServer;
 
 #[tokio::test]
@@ -28,4 +30,23 @@ async fn nothing_is_left_of_a_postgres_that_was_dropped() {
     drop(server);
     assert!(!folder.exists());
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+/// How many processes work in this folder.
+fn processes_in(folder: &Path) -> usize {
+    let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
+    let folders = processes.filter_map(|entry| std::fs::read_link(entry.path().join("cwd")).ok());
+    // The kernel adds a word to the name of a folder that is gone.
+    folders.filter(|at| at.to_string_lossy().starts_with(&*folder.to_string_lossy())).count()
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_postgres_that_was_dropped_while_it_stood_still() {
+    let server = PostgresServer::start_with(&[("fsync", "off")]).await;
+    let folder = server.psql("postgres", "SHOW data_directory").await;
+    let folder = Path::new(folder.trim());
+    server.signal("STOP");
+    assert!(processes_in(folder) > 1, "the server and processes of its own");
+    drop(server);
+    until("all have ended", || std::future::ready(processes_in(folder) == 0)).await;
 }
