@@ -236,7 +236,8 @@ pub struct DeadLetterFilter {
 /// Why a queue could not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueueError {
-    /// The limit on waiting messages is reached. Nothing was taken.
+    /// The limit on waiting messages is reached. Nothing was taken, but where the queue has parts (shards):
+    /// there the numbers are the full part's, and others may have taken theirs.
     #[error("the queue is full: {depth} messages wait and the limit is {limit}")]
     Full {
         /// Messages that wait.
@@ -244,7 +245,7 @@ pub enum QueueError {
         /// The configured limit.
         limit: u64,
     },
-    /// The server that holds the queue has no memory left for it. Nothing was taken.
+    /// The server that holds the queue has no memory left for it, and took nothing.
     #[error("the queue has no room: {0}")]
     NoRoom(String),
     /// Not now: unreachable, busy, out of space. The effect is unknown; trying again is right.

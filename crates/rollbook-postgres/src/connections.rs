@@ -12,9 +12,9 @@ use sqlx::{ConnectOptions as _, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
-/// After so long unused a connection is closed: firewalls forget silent ones.
+/// After so long unused a connection is not used again: firewalls forget silent ones.
 const IDLE_MAX: Duration = Duration::from_secs(300);
-/// So old a connection is closed: a name may point elsewhere by then.
+/// So old a connection is not used again: a name may point elsewhere by then.
 const AGE_MAX: Duration = Duration::from_secs(1800);
 
 /// All connections to one database.

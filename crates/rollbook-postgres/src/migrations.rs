@@ -171,8 +171,15 @@ impl Work for Apply<'_> {
     type Output = Vec<String>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<String>> {
-        // A lock of the transaction: a pooler may give the session to someone else afterwards.
-        let first = format!("SELECT pg_advisory_xact_lock({LOCK}); SET LOCAL statement_timeout = 0");
+        // A lock of the transaction: a pooler may give the session to someone else afterwards. Who applies
+        // them first may take long: only what holds up the team's own sessions is cut short.
+        let first = format!(
+            "SET LOCAL statement_timeout = 0;
+             SELECT set_config('rollbook.lock_timeout', current_setting('lock_timeout'), true);
+             SET LOCAL lock_timeout = 0;
+             SELECT pg_advisory_xact_lock({LOCK});
+             SELECT set_config('lock_timeout', current_setting('rollbook.lock_timeout'), true)"
+        );
         session.script(first).await?;
         let before = applied(session, self.schema).await?;
         let knows = |step: &Step| before.iter().any(|name| name == step.0);

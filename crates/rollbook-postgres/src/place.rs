@@ -6,7 +6,7 @@ use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 
 /// The parameters of a URL that have a meaning here; `options[…]` beside them.
-const PARAMETERS: [&str; 18] = [
+const PARAMETERS: [&str; 17] = [
     "sslmode",
     "ssl-mode",
     "sslrootcert",
@@ -24,7 +24,6 @@ const PARAMETERS: [&str; 18] = [
     "password",
     "application_name",
     "options",
-    "options[",
 ];
 
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];

@@ -77,13 +77,9 @@ pub(crate) struct Facts(HashMap<String, String>);
 /// Asks the server that holds `key`.
 pub(crate) async fn facts(connection: &mut Connection, key: &str) -> RedisResult<Facts> {
     let mut facts = HashMap::new();
-    for section in ["server", "replication", "persistence", "memory"] {
-        let mut command = cmd("INFO");
-        command.arg(section);
-        let text: String = from_redis_value(connection.ask_holder_of(key, command).await?)?;
-        let lines = text.lines().filter_map(|line| line.split_once(':'));
-        facts.extend(lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
-    }
+    let text: String = from_redis_value(connection.ask_holder_of(key, cmd("INFO")).await?)?;
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    facts.extend(lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
     // Until the log is read INFO says that there is none, which would be a lie about the settings.
     if facts.get("loading").is_some_and(|loading| loading == "1") {
         return Err((ErrorKind::Server(ServerErrorKind::BusyLoading), "it is loading").into());

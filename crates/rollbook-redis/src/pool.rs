@@ -35,8 +35,29 @@ pub(crate) struct Line {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
     durability: Durability,
-    /// What must be asked after a write before it may be acknowledged.
-    confirm: Confirm,
+    /// What must be asked after a write to each shard before it may be acknowledged: in a cluster each has
+    /// a server of its own, which may be set up otherwise.
+    confirms: Vec<Confirm>,
+}
+
+impl Found {
+    /// Puts together what was judged of each server: one for all shards, or one for each.
+    fn of(judged: Vec<(Vec<String>, Confirm)>, shards: usize) -> Self {
+        let mut weaknesses: Vec<String> = Vec::new();
+        let mut confirms = Vec::with_capacity(shards);
+        for (weak, confirm) in judged {
+            for weakness in weak {
+                if !weaknesses.contains(&weakness) {
+                    weaknesses.push(weakness);
+                }
+            }
+            confirms.push(confirm);
+        }
+        if let [one] = confirms[..] {
+            confirms.resize(shards, one);
+        }
+        Self { durability: Durability { weaknesses }, confirms }
+    }
 }
 
 /// Makes connections.
@@ -104,19 +125,14 @@ impl Maker {
     async fn find_out(&self, connection: &mut Connection) -> Result<Found, QueueError> {
         // One server holds all shards, unless it is a cluster.
         let asked = if self.address.form == Form::Cluster { &self.shards[..] } else { &self.shards[..1] };
-        let mut found = Found { durability: Durability::default(), confirm: Confirm::None };
-        let weaknesses = &mut found.durability.weaknesses;
+        let mut judged = Vec::with_capacity(asked.len());
         for keys in asked {
             let facts = durability::facts(connection, keys.messages()).await;
             let facts = facts.map_err(|error| fault::judge(&error, &self.address))?;
-            let judged = facts.judge(self.replicas);
-            let (weak, confirm) =
-                judged.map_err(|why| QueueError::Deployment(format!("{}: {why}", self.address)))?;
-            let new: Vec<String> =
-                weak.into_iter().filter(|weakness| !weaknesses.contains(weakness)).collect();
-            weaknesses.extend(new);
-            found.confirm = confirm;
+            let told = facts.judge(self.replicas);
+            judged.push(told.map_err(|why| QueueError::Deployment(format!("{}: {why}", self.address)))?);
         }
+        let found = Found::of(judged, self.shards.len());
         *self.last_found() = Some(found.clone());
         Ok(found)
     }
@@ -206,13 +222,14 @@ impl Held {
         .await
     }
 
-    /// Returns when what this connection has written to the holder of `key` is as safe as is asked for.
-    pub(crate) async fn confirm(&mut self, key: &str) -> Result<(), QueueError> {
-        let Some((command, enough)) = self.line.found.confirm.command(self.pool.manager().call_timeout)
-        else {
+    /// Returns when what this connection has written to this shard is as safe as is asked for.
+    pub(crate) async fn confirm(&mut self, shard: usize) -> Result<(), QueueError> {
+        let maker = self.pool.manager();
+        let Some((command, enough)) = self.line.found.confirms[shard].command(maker.call_timeout) else {
             return Ok(());
         };
-        let answer = self.used(async |connection| connection.ask_holder_of(key, command).await).await?;
+        let key = self.pool.manager().shards[shard].messages().to_owned();
+        let answer = self.used(async |connection| connection.ask_holder_of(&key, command).await).await?;
         enough(&answer)
             .map_err(|why| QueueError::Unavailable(format!("{}: {why}", self.pool.manager().address)))
     }
@@ -229,5 +246,21 @@ impl Held {
             .map_err(|_| maker.too_late())?;
         self.line.in_use = answer.as_ref().is_err_and(fault::ends_connection);
         answer.map_err(|error| fault::judge(&error, &maker.address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shard_is_confirmed_as_its_own_server_needs_it() {
+        let weak = || vec!["maxmemory-policy is allkeys-lru".to_owned()];
+        let flushes_later = (weak(), Confirm::WaitAof { replicas: 0 });
+        let found = Found::of(vec![flushes_later, (weak(), Confirm::None)], 2);
+        assert_eq!(found.confirms, [Confirm::WaitAof { replicas: 0 }, Confirm::None]);
+        assert_eq!(found.durability.weaknesses, weak(), "what several have is told once");
+        let one_server = Found::of(vec![(Vec::new(), Confirm::Wait { replicas: 1 })], 3);
+        assert_eq!(one_server.confirms, [Confirm::Wait { replicas: 1 }; 3]);
     }
 }

@@ -1,5 +1,6 @@
 //! What a user may set, and whose clock rules.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use rollbook_core::time::Clock;
 
 /// What a user may set.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RedisSettings {
     /// Where Redis is: see [`crate::RedisQueue::new`] for the forms. May hold a password.
     pub url: String,
@@ -26,6 +27,13 @@ pub struct RedisSettings {
     pub call_timeout: Duration,
 }
 
+impl fmt::Debug for RedisSettings {
+    /// Never the URL: it may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSettings").field("shards", &self.shards).finish_non_exhaustive()
+    }
+}
+
 /// Whose clock says when something is due.
 #[derive(Clone)]
 pub enum DueTimes {
@@ -42,5 +50,25 @@ impl DueTimes {
             Self::Server => String::new(),
             Self::Clock(clock) => clock.now().as_millis().to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_debug_of_the_settings_shows_the_password() {
+        let settings = RedisSettings {
+            url: "redis://me:hidden@h".to_owned(),
+            ca_file: None,
+            depth_max: 1,
+            shards: 2,
+            strict: false,
+            replicas: 0,
+            call_timeout: Duration::from_secs(1),
+        };
+        let shown = format!("{settings:?}");
+        assert!(shown.contains("shards: 2") && !shown.contains("hidden"), "{shown}");
     }
 }

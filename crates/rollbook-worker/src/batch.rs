@@ -7,6 +7,7 @@ use rollbook_core::change::Change;
 use rollbook_core::event::{self, Parsed};
 use rollbook_core::queue::{Lease, Settlement};
 use rollbook_core::retry::{Decision, Failure, Reason, RetryPolicy};
+use tracing::warn;
 
 use crate::apply::Fate;
 
@@ -101,6 +102,10 @@ pub(crate) fn decide(lease: &Lease, change: &Change, fate: Fate, retry: &RetryPo
 pub(crate) fn fail(lease: &Lease, failure: Failure, retry: &RetryPolicy) -> Settlement {
     if failure.event_type.as_deref().is_some_and(|event_type| NEVER_KEPT.contains(&event_type)) {
         // A dead letter would keep the one-time password in its body.
+        warn!(
+            svix_id = %lease.id, event_type = failure.event_type, reason = %failure.reason, detail = failure.detail,
+            "dropped: it can't be applied, and what carries a one-time password is not parked"
+        );
         return Settlement::Ack;
     }
     match retry.decide(lease.attempt, failure.reason, fastrand::f64()) {

@@ -14,6 +14,7 @@ use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore};
 
+use crate::clock::SystemClock;
 use crate::config::{Config, Place, Problems, ServerUrl};
 
 /// The queue, as its three users see it.
@@ -77,11 +78,10 @@ pub(crate) fn open_queue(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Resu
                 .with_context(|| format!("the queue in {}", path.display()))?;
             Ok(Queue::of(queue))
         }
-        Place::Server(url) => match RedisQueue::new(redis(config, url), DueTimes::Server) {
-            Ok(queue) => Ok(Queue::of(queue)),
-            Err(QueueError::Deployment(wrong)) => Err(wrong_url(config, config.queue_key(), wrong).into()),
-            Err(error) => Err(error.into()),
-        },
+        Place::Server(url) => {
+            check_server(config, Part::Queue)?;
+            Ok(Queue::of(RedisQueue::new(redis(config, url), DueTimes::Server)?))
+        }
     }
 }
 
@@ -97,11 +97,10 @@ pub(crate) fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Resu
                 SqliteStore::open(path, clock).with_context(|| format!("the store in {}", path.display()))?;
             Ok(Arc::new(store))
         }
-        Place::Server(url) => match PostgresStore::new(postgres(config, url), clock) {
-            Ok(store) => Ok(Arc::new(store)),
-            Err(StoreError::Deployment(wrong)) => Err(wrong_url(config, "database_url", wrong).into()),
-            Err(error) => Err(error.into()),
-        },
+        Place::Server(url) => {
+            check_server(config, Part::Store)?;
+            Ok(Arc::new(PostgresStore::new(postgres(config, url), clock)?))
+        }
     }
 }
 
@@ -131,8 +130,18 @@ fn postgres(config: &Config, url: &ServerUrl) -> PostgresSettings {
     }
 }
 
-fn wrong_url(config: &Config, key: &str, wrong: String) -> Problems {
-    Problems(vec![config.problem(key, wrong, "rollbook config shows what is set, and where")])
+/// Refuses settings of a part's server that can't be used, by the name of its URL.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn check_server(config: &Config, part: Part) -> Result<(), Problems> {
+    let key = if part == Part::Queue { config.queue_key() } else { "database_url" };
+    match wrong_server(config, part) {
+        None => Ok(()),
+        Some(wrong) => {
+            Err(Problems(vec![config.problem(key, wrong, "rollbook config shows what is set, and where")]))
+        }
+    }
 }
 
 fn must_exist(part: &str, path: &Path, setting: &str) -> anyhow::Result<()> {
@@ -143,6 +152,25 @@ fn must_exist(part: &str, path: &Path, setting: &str) -> anyhow::Result<()> {
         "there is no {part} in {}: name the right one by data_dir or {setting}, or make it: rollbook migrate",
         path.display()
     )
+}
+
+/// What is wrong with the settings of a part's server, found without asking anyone at it.
+pub(crate) fn wrong_server(config: &Config, part: Part) -> Option<String> {
+    match (part, part.place(config)) {
+        (_, Place::Sqlite(_)) => None,
+        (Part::Queue, Place::Server(url)) => {
+            RedisQueue::new(redis(config, url), DueTimes::Server).err().map(|error| match error {
+                QueueError::Deployment(wrong) => wrong,
+                error => error.to_string(),
+            })
+        }
+        (Part::Store, Place::Server(url)) => {
+            PostgresStore::new(postgres(config, url), Arc::new(SystemClock)).err().map(|error| match error {
+                StoreError::Deployment(wrong) => wrong,
+                error => error.to_string(),
+            })
+        }
+    }
 }
 
 /// Where a part is, in words; never with a password.

@@ -1,10 +1,12 @@
 //! The schema: made once, by one of many, under the name that is asked for.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use rollbook_core::catalog::{COMMON_COLUMNS, Kind, RESOURCES};
 use rollbook_core::store::{Store as _, StoreError};
 use rollbook_postgres::{PostgresSettings, apply_migrations, drop_schema, pending_migrations, schema_exists};
+use rollbook_testkit::process::until;
 use tokio::task::JoinSet;
 
 use crate::world::{World, open, user_change};
@@ -163,4 +165,24 @@ fn a_schema_with_another_name_than_a_plain_one_is_refused() {
         let refused = rollbook_postgres::PostgresStore::new(settings, crate::world::clock()).map(drop);
         assert!(matches!(refused, Err(StoreError::Deployment(_))), "{schema}");
     }
+}
+
+#[tokio::test]
+async fn whoever_comes_second_waits_for_as_long_as_the_first_needs() {
+    let world = World::empty().await;
+    let mut first = world.session().await;
+    // The number that all take: "rollbook" as the bytes of a whole number.
+    first.run("BEGIN; SELECT pg_advisory_xact_lock(x'726f6c6c626f6f6b'::bit(64)::bigint)").await;
+    let second = PostgresSettings { statement_timeout: Duration::from_secs(1), ..world.settings.clone() };
+    let first_ends = async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                       AND wait_event = 'advisory' AND now() - query_start > interval '1.5 s'";
+        until("the second has waited longer than a statement may take", || async {
+            world.psql(waiting).await == "1\n"
+        })
+        .await;
+        first.run("COMMIT").await;
+    };
+    let (applied, ()) = tokio::join!(apply_migrations(&second), first_ends);
+    assert_eq!(applied, Ok(ALL.to_vec()));
 }

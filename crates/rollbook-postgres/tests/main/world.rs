@@ -10,7 +10,7 @@ use rollbook_postgres::{PostgresSettings, PostgresStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{START, change_of, event, user};
 use rollbook_testkit::servers::postgres::PostgresServer;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::OnceCell;
 
@@ -106,8 +106,5 @@ pub(crate) fn user_change(id: &str, at: i64) -> Change {
 pub(crate) fn user_with(id: &str, key: &str, value: &Value) -> Change {
     let mut data = user(id, START);
     data[key] = value.clone();
-    if key == "email_address" {
-        data["email_addresses"] = json!([{ "id": "idn_work", "email_address": value }]);
-    }
     change_of(&format!("msg_{id}"), &event("user.updated", START, &data))
 }

@@ -6,7 +6,7 @@ use redis::{Value, from_redis_value};
 use rollbook_core::delivery::Delivery;
 use rollbook_core::queue::{Enqueued, QueueError};
 
-use super::{BATCH_MAX, RedisQueue, Shard};
+use super::{BATCH_MAX, RedisQueue};
 use crate::value;
 
 impl RedisQueue {
@@ -20,7 +20,7 @@ impl RedisQueue {
             }
         }
         let mut answers = vec![Enqueued::Duplicate; deliveries.len()];
-        let parts = self.shards.iter().zip(&positions);
+        let parts = positions.iter().enumerate();
         let parts =
             parts.flat_map(|(shard, positions)| positions.chunks(BATCH_MAX).map(move |part| (shard, part)));
         let calls = parts.map(|(shard, part)| self.enqueue_part(shard, deliveries, part));
@@ -36,11 +36,11 @@ impl RedisQueue {
     /// Takes these in and returns the positions of those that are new.
     async fn enqueue_part(
         &self,
-        shard: &Shard,
+        index: usize,
         deliveries: &[Delivery],
         positions: &[usize],
     ) -> Result<Vec<usize>, QueueError> {
-        let script = &self.scripts.enqueue;
+        let (script, shard) = (&self.scripts.enqueue, &self.shards[index]);
         let mut line = self.line(shard).await?;
         let mut command = self.command(script, &shard.keys);
         command.arg(self.depth_max()).arg(positions.len());
@@ -58,7 +58,7 @@ impl RedisQueue {
             }
             answers => from_redis_value(answers).unwrap_or_default(),
         };
-        line.confirm(shard.keys.messages()).await?;
+        line.confirm(index).await?;
         if taken.len() != positions.len() {
             let address = self.pool.manager().address();
             return Err(QueueError::Deployment(format!(

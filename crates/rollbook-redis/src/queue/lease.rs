@@ -10,7 +10,7 @@ use rollbook_core::queue::{Lease, LeaseRequest, LeaseToken, QueueError, Settleme
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
 use tokio::time::Instant;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::{BATCH_MAX, RedisQueue, Shard};
 use crate::value;
@@ -38,7 +38,7 @@ type Row = (String, i64, u32, u32, Vec<u8>, Vec<u8>);
 impl RedisQueue {
     /// Leases what is due, without waiting.
     pub(super) async fn take(&self, request: &LeaseRequest) -> Result<Taken, QueueError> {
-        self.reap_now_and_then().await?;
+        self.reap_now_and_then().await;
         let mut rows = Vec::new();
         let mut cursors = vec![String::new(); self.shards.len()];
         let mut next_due_after: Option<Duration> = None;
@@ -68,7 +68,7 @@ impl RedisQueue {
             next_due_after = next_due_after.into_iter().chain(wait).min();
         }
         rows.sort_by_key(|(_, row)| row.1);
-        let leases = self.read(rows).await?;
+        let leases = self.read(rows).await;
         Ok(Taken { leases, cursors, next_due_after })
     }
 
@@ -98,7 +98,7 @@ impl RedisQueue {
     }
 
     /// Makes leases of the rows. An entry that can't be read is parked instead.
-    async fn read(&self, rows: Vec<(usize, Row)>) -> Result<Vec<Lease>, QueueError> {
+    async fn read(&self, rows: Vec<(usize, Row)>) -> Vec<Lease> {
         let mut leases = Vec::with_capacity(rows.len());
         let mut unreadable = Vec::new();
         for (shard, (token, _, attempt, unsettled, id, stored)) in rows {
@@ -124,21 +124,25 @@ impl RedisQueue {
         {
             warn!("an entry that can't be read is not parked yet, and comes again: {error}");
         }
-        Ok(leases)
+        leases
     }
 
-    async fn reap_now_and_then(&self) -> Result<(), QueueError> {
+    /// What can't be reaped now is reaped another time, and keeps nobody from a lease.
+    async fn reap_now_and_then(&self) {
         {
             let mut reaped_at = self.reaped_at.lock().unwrap_or_else(PoisonError::into_inner);
             if reaped_at.is_some_and(|at| at.elapsed() < REAP_EVERY) {
-                return Ok(());
+                return;
             }
             *reaped_at = Some(Instant::now());
         }
         for shard in &self.shards {
             let millis = u64::try_from(REAP_AFTER.as_millis()).unwrap_or(u64::MAX);
-            let _: u64 = self.call(&self.scripts.reap, shard, |command| _ = command.arg(millis)).await?;
+            let reaped: Result<u64, _> =
+                self.call(&self.scripts.reap, shard, |command| _ = command.arg(millis)).await;
+            if let Err(error) = reaped {
+                debug!("consumers that are gone are looked for another time: {error}");
+            }
         }
-        Ok(())
     }
 }

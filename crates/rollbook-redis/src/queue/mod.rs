@@ -8,7 +8,8 @@
 //! Constraints:
 //!
 //! * An entry of a stream is leased once. Who takes over a lease that ran out makes a new entry, so an
-//!   entry's id is the proof of its lease, and whoever lost it finds the entry gone.
+//!   entry's id is the proof of its lease, and whoever lost it finds the entry gone. Only a group that had to
+//!   be made anew gives its entries out once more, counted from the start: who held one may still settle it.
 //! * The stream's group tells what is in whose hands; a sorted set tells until when, one member for each
 //!   batch of leases.
 //! * Reads that block run on a connection of their own and take nothing: what they find is leased by a
@@ -172,8 +173,7 @@ impl RedisQueue {
         if !is_known {
             error!(
                 "{}: the queue was emptied or replaced (FLUSHALL, a restart without its data, another server); what \
-                 waited there is gone and the work goes on. Replay the time since from Clerk's dashboard, or repair \
-                 the rows with rollbook reconcile",
+                 waited there is gone and the work goes on. Replay the time since from Clerk's dashboard",
                 self.pool.manager().address()
             );
             *known = None;

@@ -32,41 +32,28 @@ impl<'a> Token<'a> {
     }
 }
 
-/// What is to be settled on one shard, by position, in the order of the script's arguments.
-#[derive(Default)]
-struct Part<'a> {
-    done_new: Vec<(usize, Token<'a>)>,
-    done_again: Vec<(usize, Token<'a>)>,
-    others: Vec<(usize, Token<'a>)>,
-}
+/// A settlement's position in the batch, and the lease that it ends.
+type Ending<'a> = (usize, Token<'a>);
 
 impl RedisQueue {
     pub(super) async fn settle(
         &self,
         settlements: &[(Lease, Settlement)],
     ) -> Result<Vec<Settled>, QueueError> {
-        let mut parts: Vec<Part<'_>> = self.shards.iter().map(|_| Part::default()).collect();
+        let mut parts: Vec<Vec<Ending<'_>>> = self.shards.iter().map(|_| Vec::new()).collect();
         let mut seen = HashSet::with_capacity(settlements.len());
-        for (position, (lease, settlement)) in settlements.iter().enumerate() {
+        for (position, (lease, _)) in settlements.iter().enumerate() {
             // A lease ends once: the second time in a batch is as lost as any later one.
             if !seen.insert(&lease.token) {
                 continue;
             }
             let Some(token) = Token::parse(&lease.token.0) else { continue };
             let Some(part) = parts.get_mut(token.shard) else { continue };
-            let list = match settlement {
-                Settlement::Ack if token.is_new => &mut part.done_new,
-                Settlement::Ack => &mut part.done_again,
-                _ => &mut part.others,
-            };
-            list.push((position, token));
+            part.push((position, token));
         }
         let mut settled = vec![Settled::LeaseLost; settlements.len()];
-        let pieces = self
-            .shards
-            .iter()
-            .zip(&parts)
-            .flat_map(|(shard, part)| part.pieces().map(move |piece| (shard, piece)));
+        let pieces = self.shards.iter().zip(&parts);
+        let pieces = pieces.flat_map(|(shard, part)| part.chunks(BATCH_MAX).map(move |piece| (shard, piece)));
         let calls = pieces.map(|(shard, piece)| self.settle_piece(shard, piece, settlements));
         for ended in futures_util::future::join_all(calls).await {
             for position in ended? {
@@ -80,58 +67,31 @@ impl RedisQueue {
     async fn settle_piece(
         &self,
         shard: &Shard,
-        piece: Piece<'_, '_>,
+        piece: &[Ending<'_>],
         settlements: &[(Lease, Settlement)],
     ) -> Result<Vec<usize>, QueueError> {
+        let is_done = |(position, _): &&Ending<'_>| settlements[*position].1 == Settlement::Ack;
+        let (done, others): (Vec<_>, Vec<_>) = piece.iter().partition(is_done);
+        let (new, again): (Vec<_>, Vec<_>) = done.into_iter().partition(|(_, token)| token.is_new);
         let answers: Vec<u8> = self
             .call(&self.scripts.settle, shard, |command| {
-                for done in [piece.done_new, piece.done_again] {
+                for done in [&new, &again] {
                     command.arg(done.len());
                     for (position, token) in done {
                         command.arg(token.entry).arg(settlements[*position].0.id.as_str());
                     }
                 }
-                command.arg(piece.others.len());
-                for (position, token) in piece.others {
+                command.arg(others.len());
+                for (position, token) in &others {
                     end_otherwise(command, token, &settlements[*position]);
                 }
-                let batches: BTreeSet<&str> = piece.all().map(|(_, token)| token.batch).collect();
+                let batches: BTreeSet<&str> = piece.iter().map(|(_, token)| token.batch).collect();
                 command.arg(batches);
             })
             .await?;
-        let stood = piece.all().zip(answers).filter(|(_, answer)| *answer == 1);
+        let ended = new.iter().chain(&again).chain(&others);
+        let stood = ended.zip(answers).filter(|(_, answer)| *answer == 1);
         Ok(stood.map(|((position, _), _)| *position).collect())
-    }
-}
-
-/// A piece small enough for one call.
-#[derive(Clone, Copy, Default)]
-struct Piece<'a, 'b> {
-    done_new: &'a [(usize, Token<'b>)],
-    done_again: &'a [(usize, Token<'b>)],
-    others: &'a [(usize, Token<'b>)],
-}
-
-impl<'b> Part<'b> {
-    /// One, as a rule: a worker's batch is far smaller than the limit.
-    fn pieces<'a>(&'a self) -> impl Iterator<Item = Piece<'a, 'b>> {
-        let count = self.done_new.len() + self.done_again.len() + self.others.len();
-        let whole = Piece { done_new: &self.done_new, done_again: &self.done_again, others: &self.others };
-        let is_small = count <= BATCH_MAX;
-        let one = (is_small && count > 0).then_some(whole);
-        let split =
-            |list: &'a [(usize, Token<'b>)]| list.chunks(if is_small { usize::MAX } else { BATCH_MAX });
-        let several = split(&self.done_new)
-            .map(|done_new| Piece { done_new, ..Piece::default() })
-            .chain(split(&self.done_again).map(|done_again| Piece { done_again, ..Piece::default() }))
-            .chain(split(&self.others).map(|others| Piece { others, ..Piece::default() }));
-        one.into_iter().chain(several.filter(move |_| !is_small))
-    }
-}
-
-impl<'a, 'b> Piece<'a, 'b> {
-    fn all(self) -> impl Iterator<Item = &'a (usize, Token<'b>)> {
-        self.done_new.iter().chain(self.done_again).chain(self.others)
     }
 }
 

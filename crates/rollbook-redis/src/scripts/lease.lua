@@ -118,18 +118,24 @@ local function put_back(item)
   local id, tries, unsettled = item.id, 0, 0
   if item.entry then
     local found = redis.call('XRANGE', item.stream, item.entry, item.entry)[1]
-    redis.call('XACK', item.stream, GROUP, item.entry)
-    if not found then return false end
-    redis.call('XDEL', item.stream, item.entry)
+    if not found then
+      redis.call('XACK', item.stream, GROUP, item.entry)
+      return false
+    end
     local fields = found[2]
     id, tries, unsettled = fields[2], tonumber(fields[4] or 1), tonumber(fields[6] or 0) + 1
   else
-    redis.call('ZREM', DUE, id)
     local counted = redis.call('HGET', TRIES, id) or '0:0'
-    redis.call('HDEL', TRIES, id)
     tries, unsettled = string.match(counted, '^(%d+):(%d+)$')
   end
   redis.call('XADD', AGAIN, '*', 'i', id, 'a', tries + 1, 'u', unsettled)
+  if item.entry then
+    redis.call('XACK', item.stream, GROUP, item.entry)
+    redis.call('XDEL', item.stream, item.entry)
+  else
+    redis.call('ZREM', DUE, id)
+    redis.call('HDEL', TRIES, id)
+  end
   return true
 end
 
@@ -153,13 +159,14 @@ local function give(stream, letter, entries, dues)
     else
       redis.call('XACK', stream, GROUP, entry[1])
       redis.call('XDEL', stream, entry[1])
+      redis.call('ZREM', AGES, ids[index])
       vanished = vanished + 1
     end
   end
 end
 
--- Nobody would ever look for entries whose group is gone.
-if redis.call('XLEN', AGAIN) > 0 and redis.pcall('XPENDING', AGAIN, GROUP).err then heal(AGAIN) end
+-- Nobody would ever look for what was in a group or a stream that is gone.
+if redis.pcall('XPENDING', AGAIN, GROUP).err then heal(AGAIN) end
 local again = due_again()
 local from_new, from_again = share(again)
 if from_new > 0 then
@@ -168,15 +175,14 @@ if from_new > 0 then
   give(NEW, 'n', entries)
 end
 local chosen = {}
-if from_again > 0 then
-  -- An empty read, so that a missing group is made before there is anything in the stream.
-  local entries = read(AGAIN, 1)
-  if entries.err then return entries end
-  for index = 1, from_again do
-    if put_back(again[index]) then chosen[#chosen + 1] = again[index] end
-  end
+for index = 1, from_again do
+  if put_back(again[index]) then chosen[#chosen + 1] = again[index] end
 end
-if #chosen > 0 then give(AGAIN, 'a', read(AGAIN, #chosen), chosen) end
+if #chosen > 0 then
+  local entries = read(AGAIN, #chosen)
+  if entries.err then return entries end
+  give(AGAIN, 'a', entries, chosen)
+end
 
 local cursor, wait = '', -1
 if #leases == 0 then

@@ -15,8 +15,9 @@ end
 local next_entry = ARGV[1] == '' and '*' or ARGV[1] .. '-*'
 
 -- A message's value begins with one byte of format and eight of the moment of its receipt.
+-- One that is cut short tells none, and must not keep the others of its batch from their workers.
 local function received_at(value)
-  return struct.unpack('>i8', string.sub(value, 2, 9))
+  return #value >= 9 and struct.unpack('>i8', string.sub(value, 2, 9)) or 0
 end
 
 -- A batch of leases is named by its stream and its first and last entry: no other batch lies between.

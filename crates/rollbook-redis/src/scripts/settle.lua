@@ -15,9 +15,13 @@ local function forget(stream, ids)
   if stream == AGAIN then redis.call('ZREM', AGES, unpack(ids)) end
 end
 
+local function stands(stream, entry)
+  return #redis.call('XRANGE', stream, entry, entry) == 1
+end
+
 local function end_lease(stream, entry)
   redis.call('XACK', stream, GROUP, entry)
-  return redis.call('XDEL', stream, entry) == 1
+  redis.call('XDEL', stream, entry)
 end
 
 -- All at once where all stand, as is usual.
@@ -33,9 +37,10 @@ local function done(stream)
     return
   end
   for index = 1, count do
-    local stands = end_lease(stream, entries[index])
-    if stands then forget(stream, {ids[index]}) end
-    answers[#answers + 1] = stands and 1 or 0
+    local held = stands(stream, entries[index])
+    end_lease(stream, entries[index])
+    if held then forget(stream, {ids[index]}) end
+    answers[#answers + 1] = held and 1 or 0
   end
 end
 
@@ -57,9 +62,11 @@ local function end_otherwise()
   local how, letter, entry, id = next_argument(), next_argument(), next_argument(), next_argument()
   local tries, unsettled, received = next_argument(), next_argument(), next_argument()
   local after, failure = next_argument(), next_argument()
-  local stands = end_lease(letter == 'n' and NEW or AGAIN, entry)
-  answers[#answers + 1] = stands and 1 or 0
-  if not stands then return end
+  local stream = letter == 'n' and NEW or AGAIN
+  local held = stands(stream, entry)
+  answers[#answers + 1] = held and 1 or 0
+  if not held then return end
+  -- The message is where it goes before it is gone from where it was.
   if how == 'retry' then
     wait_until(now + tonumber(after), id, tries, 0, received)
   elseif how == 'release' then
@@ -69,6 +76,7 @@ local function end_otherwise()
     redis.call('HSET', FAILURES, id, string.format('%.0f', now) .. ' ' .. failure)
     redis.call('ZREM', AGES, id)
   end
+  end_lease(stream, entry)
 end
 
 done(NEW)

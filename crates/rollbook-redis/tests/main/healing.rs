@@ -10,8 +10,8 @@ use rollbook_testkit::servers::redis::RedisServer;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    Log, dead_letter, drain, enqueue, ids, key, lease, leftovers, names, open, retry, set, settings, settle,
-    settle_all, start, stats, try_enqueue,
+    LONG, Log, dead_letter, drain, enqueue, ids, key, lease, leftovers, names, open, retry, set, settings,
+    settle, settle_all, start, stats, try_enqueue,
 };
 
 /// How soon a worker must have healed what it found.
@@ -152,6 +152,49 @@ async fn streams_that_were_deleted_give_back_every_message_whose_body_is_there()
         assert_eq!((stats(&queue).await.depth(), stats(&queue).await.dead), (0, 1), "{deleted:?}");
     }
     assert_eq!(log.lines_with("was gone").len(), 3);
+}
+
+#[tokio::test]
+async fn a_deleted_stream_gives_back_what_came_again_also_when_nothing_else_waits() {
+    let (server, queue) = start().await;
+    enqueue(&queue, &names("again", 0..5)).await;
+    settle_all(&queue, &lease(&queue, 5).await, &retry(Duration::ZERO)).await;
+    let held = lease(&queue, 5).await;
+    server.cli(&["del", &key(0, "again")]);
+    let (other, given) = given(&server).await;
+    assert_eq!((ids(&given), given.len()), (ids(&held), 5));
+    settle_all(&other, &given, &Settlement::Ack).await;
+    assert_eq!(stats(&queue).await.depth(), 0);
+}
+
+#[tokio::test]
+async fn a_step_that_breaks_off_leaves_the_lease_where_it_was() {
+    for (broken, how) in [("dead", dead_letter()), ("failures", dead_letter()), ("tries", retry(LONG))] {
+        let (server, queue) = start().await;
+        enqueue(&queue, &names("msg", 0..1)).await;
+        let held = lease(&queue, 1).await;
+        // What another program would do to our keys.
+        server.cli(&["set", &key(0, broken), "x"]);
+        let failed = queue.settle_many(vec![(held[0].clone(), how.clone())]).await;
+        assert!(matches!(failed, Err(QueueError::Deployment(_))), "{broken}: {failed:?}");
+        server.cli(&["del", &key(0, broken)]);
+        assert_eq!(settle(&queue, &held, &how).await, [Settled::Done], "{broken}");
+        let now = stats(&queue).await;
+        assert_eq!(now.dead + now.delayed, 1, "{broken}: {now:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_is_cut_short_keeps_no_neighbour_from_its_worker() {
+    let (server, queue) = start().await;
+    let all = names("msg", 0..3);
+    enqueue(&queue, &all).await;
+    settle_all(&queue, &lease(&queue, 3).await, &retry(Duration::ZERO)).await;
+    server.cli(&["hset", &key(0, "messages"), &all[1], "x"]);
+    let given = lease(&queue, 10).await;
+    assert_eq!(ids(&given), set(&[all[0].clone(), all[2].clone()]));
+    let now = stats(&queue).await;
+    assert_eq!((now.leased, now.dead), (2, 1), "the one that can't be read is parked");
 }
 
 /// A worker and a receiver in two processes, neither of which is started again.

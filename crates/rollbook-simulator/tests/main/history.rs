@@ -135,7 +135,7 @@ fn of_one_subject_the_events_time_goes_forward_and_updated_at_never_back() {
 }
 
 #[test]
-fn a_history_has_every_event_type_when_asked_and_else_only_those_with_rows() {
+fn a_history_has_every_event_type_when_asked_and_else_those_of_people_and_organizations() {
     let types = |settings: &HistorySettings| -> BTreeSet<String> {
         History::generate(settings).events.into_iter().map(|event| event.event_type).collect()
     };
@@ -145,7 +145,8 @@ fn a_history_has_every_event_type_when_asked_and_else_only_those_with_rows() {
 
     let some = types(&HistorySettings { every_event_type: false, ..small(1) });
     assert_eq!(some.len(), 9);
-    assert!(some.iter().all(|event_type| catalog::find_event(event_type).is_some()), "{some:?}");
+    let told = ["user.", "organization.", "organizationMembership."];
+    assert!(some.iter().all(|event_type| told.iter().any(|of| event_type.starts_with(of))), "{some:?}");
 }
 
 #[test]

@@ -184,6 +184,8 @@ async fn a_dead_letter_and_an_outage_are_each_logged_once_and_no_body_ever() {
     bench.enqueue("msg_1", event("user.updated", &data)).await;
     bench.enqueue("msg_2", event("user.updated", &json!({"email": SECRET}))).await;
     bench.enqueue("msg_3", format!("{{\"{SECRET}\"")).await;
+    let deep = format!("{}\"{SECRET}\"{}", "[".repeat(200), "]".repeat(200));
+    bench.enqueue("msg_4", format!("{{\"type\":\"email.created\",\"data\":{deep}}}")).await;
     let away_until = bench.clock.now().plus(Duration::from_secs(300));
     let clock = Arc::clone(&bench.clock);
     let store = FaultyStore::new(bench.store.clone(), move |_| {
@@ -197,6 +199,8 @@ async fn a_dead_letter_and_an_outage_are_each_logged_once_and_no_body_ever() {
         assert!(no_id.contains(part), "{part} in {no_id}");
     }
     assert!(no_json.contains("invalid_json"), "{no_json}");
+    let [dropped] = &log.lines_with("dropped: ")[..] else { panic!("one is dropped") };
+    assert!(dropped.contains("WARN") && dropped.contains("msg_4"), "{dropped}");
     let [outage] = &log.lines_with("must be mended")[..] else { panic!("one outage") };
     assert!(outage.contains("ERROR") && outage.contains("rollbook migrate"), "{outage}");
     assert_eq!(log.lines_with("the store applies again").len(), 1);

@@ -30,6 +30,7 @@ pub(crate) fn run(config: &Config, arguments: &Migrate) -> anyhow::Result<()> {
 async fn each_part(config: &Config, check: bool) -> anyhow::Result<Vec<Migrations>> {
     let mut all = Vec::new();
     for part in Part::ALL {
+        wire::check_server(config, part)?;
         let asked = if check {
             wire::pending_migrations(config, part).await
         } else {

@@ -128,6 +128,12 @@ pub(crate) fn identifier(text: &str) -> Result<String, Wrong> {
     let whole =
         (1..=63).contains(&text.len()) && text.bytes().all(plain) && !text.as_bytes()[0].is_ascii_digit();
     let mend = "write at most 63 of a-z, 0-9 and _, no digit first";
+    if text.starts_with("pg_") {
+        return Err(wrong(
+            format!("{text:?} is a name that Postgres keeps for itself"),
+            "begin it otherwise than pg_",
+        ));
+    }
     if whole { Ok(text.to_owned()) } else { Err(wrong(format!("{text:?} is no plain name"), mend)) }
 }
 

@@ -157,10 +157,19 @@ impl Show {
         let stop = CancellationToken::new();
         let mut serving = pin!(service.run(stop.clone()));
         let mut signalled = pin!(signals.relay(stop.clone()));
-        let findings = tokio::select! {
+        let played = tokio::select! {
             outcome = &mut serving => return outcome.and_then(|()| bail!("stopped before it was done")),
             () = &mut signalled => bail!("stopped before it was done"),
-            findings = self.play(&running) => findings?,
+            played = self.play(&running) => played,
+        };
+        let findings = match played {
+            Ok(findings) => findings,
+            Err(error) => {
+                // What is still under way must not write to what is about to be removed.
+                stop.cancel();
+                let _ = serving.await;
+                return Err(error);
+            }
         };
         match arguments.output {
             Output::Text => print(&report::text(&findings, &surroundings, self.style))?,

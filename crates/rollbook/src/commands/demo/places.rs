@@ -70,6 +70,11 @@ impl Places {
         config: &Config,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<(Queue, Durability)> {
+        for (flag, part) in [("--queue", Part::Queue), ("--store", Part::Store)] {
+            if let Some(wrong) = wire::wrong_server(config, part) {
+                return Err(Problems::one(flag, wrong, "mend it, or leave it out").into());
+            }
+        }
         if self.queue.is_some() {
             // Somebody's worker may wait at an empty one, and would take what is the demo's.
             if wire::queue_exists(config).await.map_err(|why| anyhow!(why))? {

@@ -74,9 +74,12 @@ async fn a_url_that_is_none_ends_with_2_and_names_its_setting() {
     ] {
         let home = Home::new(BINARY);
         home.migrate();
-        let ran = run(&home.with(name, url), &["work"]).ended(2);
-        assert!(ran.err.contains(name) && !ran.err.contains("ImASecret"), "{}", ran.err);
-        assert!(!ran.err.contains("asking again"), "{}", ran.err);
+        let home = home.with(name, url);
+        for command in ["work", "migrate"] {
+            let ran = run(&home, &[command]).ended(2);
+            assert!(ran.err.contains(name) && !ran.err.contains("ImASecret"), "{}", ran.err);
+            assert!(!ran.err.contains("asking again"), "{}", ran.err);
+        }
     }
 }
 

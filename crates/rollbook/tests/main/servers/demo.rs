@@ -59,9 +59,13 @@ async fn the_demo_fills_no_redis_and_no_schema_that_is_there_already() {
 #[test]
 fn the_demo_takes_servers_of_the_right_kind_alone() {
     let home = Home::new(BINARY);
-    for (flag, url) in
-        [("--queue", "postgres://me:ImASecret@h/x"), ("--store", "redis://h"), ("--queue", "sqlite://q.db")]
-    {
+    for (flag, url) in [
+        ("--queue", "postgres://me:ImASecret@h/x"),
+        ("--store", "redis://h"),
+        ("--queue", "sqlite://q.db"),
+        ("--queue", "redis://me:ImASecret@h:none"),
+        ("--store", "postgres://me:ImASecret@h:none/x"),
+    ] {
         let ran = run(&home, &["demo", flag, url]).ended(2);
         assert!(ran.err.contains(&format!("{flag}: ")) && !ran.err.contains("ImASecret"), "{}", ran.err);
     }

@@ -6,18 +6,17 @@ mod demo;
 mod durability;
 mod migrations;
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 
 use rollbook_testkit::process::{DEADLINE, Home};
+use rollbook_testkit::servers::free_port;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
 
 /// An address at which nobody listens.
 fn nobody() -> String {
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    port.local_addr().expect("it is bound").to_string()
+    format!("127.0.0.1:{}", free_port())
 }
 
 /// What a command prints and how it ends, in one.
