@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 
 use crate::catalog::{Link, Resource};
 use crate::change::{Applied, Assertion, Field, Row, Version};
+use crate::time::Timestamp;
 
 /// What becomes of the content of deleted subjects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +57,19 @@ impl Stored {
     /// Whether an operator has had this subject erased, and so everything that is of it, whatever comes.
     pub fn is_forgotten(&self) -> bool {
         self.content == Content::Erased && self.floor > 0
+    }
+
+    /// The state after an operator has had the subject erased at `at`: deleted then, above a floor, so that
+    /// what lies at or below it belongs to an earlier life, and what lies above finds it gone.
+    #[must_use]
+    pub fn forgotten(self, at: Timestamp) -> Self {
+        let seen = match self.content {
+            Content::At(version) => version.event_at,
+            Content::Unknown | Content::Erased => 0,
+        };
+        let deleted_at = self.deleted_at.map_or(at.as_millis(), |earlier| earlier.max(at.as_millis()));
+        let floor = self.floor.max(seen).max(deleted_at).max(1);
+        Self { content: Content::Erased, deleted_at: Some(deleted_at), floor }
     }
 
     /// The state after a change that advances it.
@@ -108,7 +122,8 @@ pub fn fold(
         let outcome = judge(&change.version, &current, deleted_rows);
         if outcome.advances() {
             let state = current.after(&change.version, deleted_rows);
-            let content = if change.version.dead { winner.and_then(|winner| winner.content) } else { Some(position) };
+            let content =
+                if change.version.dead { winner.and_then(|winner| winner.content) } else { Some(position) };
             let content = content.filter(|_| state.content != Content::Erased);
             winners.insert(id, Winner { last: position, content, state });
         }
