@@ -29,6 +29,9 @@ pub enum DeletedRows {
     Erase,
 }
 
+/// The `version_hash` of content that was erased; SQL knows it as `ff`.
+const ERASED_HASH: &[u8] = &[0xff];
+
 /// What is known of a subject's content. Ordered: a maximum over these is the register.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Content {
@@ -39,6 +42,30 @@ pub enum Content {
     At(Version),
     /// It was removed for good. Nothing brings it back.
     Erased,
+}
+
+impl Content {
+    /// As every table has it: `version_updated_at`, `version_event_at` and `version_hash`. Two contents with the
+    /// same hash are the same.
+    pub fn to_columns(&self) -> (i64, i64, &[u8]) {
+        match self {
+            Self::Unknown => (i64::MIN, i64::MIN, &[]),
+            Self::At(version) => (version.updated_at, version.event_at, &version.hash),
+            Self::Erased => (i64::MAX, i64::MAX, ERASED_HASH),
+        }
+    }
+
+    /// The content that a table has so. `None` where no store has written this.
+    pub fn from_columns(updated_at: i64, event_at: i64, hash: &[u8]) -> Option<Self> {
+        match hash {
+            [] => Some(Self::Unknown),
+            ERASED_HASH => Some(Self::Erased),
+            _ => {
+                let hash = hash.try_into().ok()?;
+                Some(Self::At(Version { dead: false, updated_at, event_at, hash }))
+            }
+        }
+    }
 }
 
 /// What a store knows of a subject. The default is what it knows of one that it has never heard of.
@@ -255,6 +282,15 @@ mod tests {
         let erased = at(live(1, 1, 1)).after(&delete(3), ERASE);
         assert_eq!(erased, dead(Content::Erased, 3));
         assert_eq!(at(live(1, 1, 1)).after(&delete(3), KEEP), dead(Content::At(live(1, 1, 1)), 3));
+    }
+
+    #[test]
+    fn a_content_is_read_as_it_was_written() {
+        for content in [Content::Unknown, Content::At(live(5, 6, 7)), Content::Erased] {
+            let (updated_at, event_at, hash) = content.to_columns();
+            assert_eq!(Content::from_columns(updated_at, event_at, hash), Some(content));
+        }
+        assert_eq!(Content::from_columns(1, 1, &[1, 2]), None);
     }
 
     #[test]
