@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::world::{World, open, user_change};
 
 /// All steps.
-const ALL: [&str; 2] = ["0001_mirror", "0002_whole_of_clerk"];
+const ALL: [&str; 3] = ["0001_mirror", "0002_whole_of_clerk", "0003_ends"];
 
 #[tokio::test]
 async fn migrations_are_pending_until_they_are_applied_and_asking_makes_nothing() {
