@@ -60,13 +60,13 @@ impl Dependents {
             )
         };
         let mend = format!(
-            r#"UPDATE {table} AS stored
+            r"UPDATE {table} AS stored
                SET version_parents_deleted_at = found.ended_at, synced_at = $2, version_revision = version_revision + 1,
                    deleted_at = CASE WHEN version_deleted_at IS NULL THEN found.ended_at ELSE stored.deleted_at END,
                    {nothing}
                FROM (SELECT child.id, least({end}) AS ended_at, {erased} AS erased
                      FROM {table} AS child {joins} WHERE child.id = ANY ($1::text[])) AS found
-               WHERE stored.id = found.id AND {differs}"#,
+               WHERE stored.id = found.id AND {differs}",
             nothing = listed(nothing),
             differs = differs("stored", "found.ended_at", "found.erased"),
         );

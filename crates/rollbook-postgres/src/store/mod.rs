@@ -164,7 +164,7 @@ impl Store for PostgresStore {
             return Ok(());
         }
         Err(Fault::Deployment(format!(
-            "{place}: user {} may not do all that is needed in schema {schema}; grant it on {}",
+            "{place}: user {} lacks rights in schema {schema}; grant what is missing on {}",
             place.user(),
             forbidden.join(", ")
         ))
