@@ -11,6 +11,7 @@ pub(crate) mod environment;
 mod file;
 mod problem;
 mod reader;
+pub(crate) mod reference;
 mod relations;
 pub(crate) mod report;
 mod settings;
