@@ -14,7 +14,7 @@ const SECTIONS: [(&str, &str, &str); 8] = [
     ("lanes", "Worker", "How messages are taken and applied."),
     ("database_connections_max", "Postgres", "They mean nothing where the store is a file."),
     ("attempts_max", "Failures", "The wait before an attempt is a random time up to the one given."),
-    ("drain_timeout", "Stopping", "After SIGTERM or SIGINT. A second signal ends the process at once."),
+    ("stop_delay", "Stopping", "After SIGTERM or SIGINT. A second signal ends the process at once."),
 ];
 
 const HEAD: &str = "\
@@ -78,6 +78,7 @@ fn form(kind: Kind) -> String {
         Kind::Address => "`IP:PORT`, or `localhost:PORT`".to_owned(),
         Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or "),
         Kind::Duration(max) => format!("a span of time, `1ms` to `{}h`", max.as_secs() / 3600),
+        Kind::Pause(max) => format!("a span of time, `0s` to `{}h`", max.as_secs() / 3600),
         Kind::Size(max) => format!("a size, 1 byte to `{}GiB`", max >> 30),
         Kind::Number(max) => format!("a whole number, 1 to {max}"),
         Kind::Count(max) => format!("a whole number, 0 to {max}"),
