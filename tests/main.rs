@@ -6,6 +6,8 @@ mod crashes;
 mod fixtures;
 mod migrations;
 mod raw_http;
+mod rolling;
+mod rows;
 mod slow_clients;
 mod statuses;
 mod stopping;

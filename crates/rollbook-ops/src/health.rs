@@ -45,9 +45,12 @@ impl Health {
     }
 }
 
-/// 200 where every part does its work, else 503; either way with each part by name.
-pub(crate) fn answer(checked: &[Checked]) -> Response {
-    let (code, status) = if !checked.iter().all(|(_, condition)| condition.is_ready()) {
+/// 200 where every part does its work and the process is not stopping, else 503; either way with each
+/// part by name.
+pub(crate) fn answer(checked: &[Checked], stopping: bool) -> Response {
+    let (code, status) = if stopping {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping")
+    } else if !checked.iter().all(|(_, condition)| condition.is_ready()) {
         (StatusCode::SERVICE_UNAVAILABLE, "failing")
     } else if checked.iter().any(|(_, condition)| *condition != Condition::Well) {
         (StatusCode::OK, "degraded")

@@ -74,6 +74,7 @@ pub struct Part {
 pub struct Ops {
     live: Health,
     metrics: Metrics,
+    stopping: CancellationToken,
 }
 
 impl Ops {
@@ -90,7 +91,14 @@ impl Ops {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::new(registry, queue, Health::new(ready), clock)?;
-        Ok(Self { live: Health::new(live), metrics })
+        Ok(Self { live: Health::new(live), metrics, stopping: CancellationToken::new() })
+    }
+
+    /// Answers 503 to the question of readiness from the moment that this is cancelled: the process has
+    /// been told to stop, and what is sent to it should go elsewhere.
+    pub fn ready_until(mut self, stopping: CancellationToken) -> Self {
+        self.stopping = stopping;
+        self
     }
 
     /// Shows these parts too, in `rollbook_up{part}` and by name, though readiness does not depend on them.
@@ -125,7 +133,7 @@ async fn render_metrics(State(ops): State<Arc<Ops>>) -> Response {
 }
 
 async fn livez(State(ops): State<Arc<Ops>>) -> Response {
-    health::answer(&ops.live.check().await)
+    health::answer(&ops.live.check().await, false)
 }
 
 async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
@@ -134,5 +142,6 @@ async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
         Condition::Failing(why) => (name, Condition::Degraded(why)),
         condition => (name, condition),
     });
-    health::answer(&ready.into_iter().chain(watched).collect::<Vec<_>>())
+    let parts: Vec<_> = ready.into_iter().chain(watched).collect();
+    health::answer(&parts, ops.stopping.is_cancelled())
 }

@@ -280,6 +280,32 @@ async fn a_part_that_is_only_watched_shows_and_readiness_does_not_depend_on_it()
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "it awaits the server it starts")]
+async fn a_process_that_was_told_to_stop_is_not_ready_and_lives() {
+    let stopping = CancellationToken::new();
+    let ops = Ops::new(
+        Registry::new(),
+        None,
+        vec![part("worker", Says::Well)],
+        vec![part("queue", Says::Well)],
+        Arc::new(FixedClock),
+    )
+    .expect("all names are free")
+    .ready_until(stopping.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    let stop = CancellationToken::new();
+    let server = Server { address, stop: stop.clone(), serving: tokio::spawn(ops.serve(listener, stop)) };
+    assert!(server.get("/readyz").await.starts_with("HTTP/1.1 200 "));
+    stopping.cancel();
+    let answer = server.get("/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert_eq!(body(&answer), "{\"parts\":{\"queue\":\"ok\"},\"status\":\"stopping\"}\n");
+    assert!(server.get("/livez").await.starts_with("HTTP/1.1 200 "));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn the_build_and_the_process_are_described() {
     let server = Server::start(None, Vec::new(), Vec::new()).await;
     let answer = server.get("/metrics").await;

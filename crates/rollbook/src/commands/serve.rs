@@ -32,8 +32,7 @@ async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Resu
     let clock = Arc::new(SystemClock);
     tracing::info!("rollbook {}", env!("CARGO_PKG_VERSION"));
     let opened = startup::open(&config, faces, migrate, clock.clone()).await?;
-    let mut service =
-        Service::start(&config, faces, &opened.queue, opened.store, clock, Registry::new()).await?;
+    let mut service = Service::start(&config, faces, &opened.queue, opened.store, clock, Registry::new())?;
     tell(&config, faces, &service);
     service.beside("durability watch", |stop| opened.watch.run(stop));
     if opened.migrate_later {

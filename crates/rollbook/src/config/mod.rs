@@ -11,6 +11,7 @@ pub(crate) mod environment;
 mod file;
 mod problem;
 mod reader;
+pub(crate) mod reference;
 mod relations;
 pub(crate) mod report;
 mod settings;
@@ -227,6 +228,7 @@ fn receiver(read: &mut Reader<'_>, drain_timeout: Duration) -> rollbook_receiver
         body_timeout: read.duration("body_timeout"),
         request_timeout: read.duration("request_timeout"),
         enqueue_timeout: read.duration("enqueue_timeout"),
+        stop_delay: read.pause("stop_delay"),
         drain_timeout: drain_timeout * RECEIVER_DRAIN_PERCENT / 100,
         tolerance: read.duration("tolerance"),
         body_max: read.size("body_max"),

@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Choice(&'static [&'static str]),
     /// A span of time, at most this long.
     Duration(Duration),
+    /// A span of time, at most this long, or none at all.
+    Pause(Duration),
     /// A number of bytes, at most this many.
     Size(u64),
     /// A whole number from one, at most this.
@@ -215,7 +217,18 @@ pub(crate) static SETTINGS: &[Setting] = &[
     limit("backoff_max", TIME, "10m", "the longest wait between two attempts"),
     limit("gate_backoff", TIME, "200ms", "the first wait of a worker while the store is away; it doubles"),
     limit("gate_backoff_max", TIME, "10s", "the longest wait of a worker while the store is away"),
-    limit("drain_timeout", TIME, "25s", "for everything in hand to end once the process is told to stop"),
+    limit(
+        "stop_delay",
+        Kind::Pause(Duration::from_secs(60 * 60)),
+        "0s",
+        "how long deliveries are still taken once the process is told to stop, while /readyz says 503",
+    ),
+    limit(
+        "drain_timeout",
+        TIME,
+        "25s",
+        "for everything in hand to end once the process is told to stop, and stop_delay is over",
+    ),
 ];
 
 #[cfg(test)]

@@ -45,6 +45,11 @@ pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
     }
 }
 
+/// A span of time that may be none: `0s`.
+pub(crate) fn pause(text: &str, max: Duration) -> Result<Duration, Wrong> {
+    if text == "0s" { Ok(Duration::ZERO) } else { duration(text, max) }
+}
+
 /// A number of bytes, such as `1MiB`, `64KiB` or `4096`.
 pub(crate) fn size(text: &str, max: u64) -> Result<usize, Wrong> {
     const MEND: &str = "write it in bytes, or as 64KiB, 1MiB or 1GiB";
@@ -163,6 +168,12 @@ mod tests {
         ] {
             assert!(duration(text, MAX).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_pause_may_be_none() {
+        assert_eq!((pause("0s", MAX), pause("5s", MAX)), (Ok(Duration::ZERO), Ok(Duration::from_secs(5))));
+        assert!(pause("0", MAX).is_err() && pause("25h", MAX).is_err());
     }
 
     #[test]
