@@ -157,6 +157,12 @@ pub static RESOURCES: [&Resource; 12] = [
 /// Events that carry one-time passwords: acknowledged, counted, never kept.
 pub const NEVER_KEPT: [&str; 2] = ["email.created", "sms.created"];
 
+/// Every event type that Clerk documents.
+pub fn event_types() -> impl Iterator<Item = &'static str> {
+    let of_resources = RESOURCES.into_iter().flat_map(|resource| resource.events).map(|event| event.name);
+    of_resources.chain(NEVER_KEPT)
+}
+
 /// The resource and verb of an event type, where the catalog has it.
 pub fn find_event(event_type: &str) -> Option<(&'static Resource, Verb)> {
     RESOURCES.into_iter().find_map(|resource| {
@@ -226,6 +232,14 @@ mod tests {
         events.sort_unstable();
         events.dedup();
         assert_eq!(events.len(), all);
+    }
+
+    #[test]
+    fn every_documented_type_is_listed_once() {
+        let mut types: Vec<&str> = event_types().collect();
+        types.sort_unstable();
+        types.dedup();
+        assert_eq!((types.len(), event_types().count()), (45, 45));
     }
 
     #[test]

@@ -195,6 +195,8 @@ async fn a_one_time_password_that_kills_its_workers_is_dropped_and_not_parked() 
     }
     run_until(bench.worker(), bench.drained()).await.expect("a clean end");
     assert!(bench.queue.dead().is_empty() && bench.store.ledger().is_empty());
+    let dropped = bench.metric(r#"rollbook_events_total{outcome="dropped",type="sms.created"}"#);
+    assert_eq!(dropped.as_deref(), Some("1"));
 }
 
 #[tokio::test(start_paused = true)]
