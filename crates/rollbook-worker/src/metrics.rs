@@ -8,6 +8,7 @@ use rollbook_core::catalog::{NEVER_KEPT, RESOURCES, event_types};
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::queue::{Lease, Settlement};
 use rollbook_core::retry::Reason;
+use rollbook_core::store::Tidied;
 use rollbook_core::time::Timestamp;
 
 /// Messages.
@@ -60,6 +61,7 @@ pub(crate) struct Metrics {
     pub(crate) leases_lost: IntCounter,
     pub(crate) sanitized: IntCounter,
     field_mismatches: IntCounterVec,
+    tidied: IntCounterVec,
     pub(crate) progress: Gauge,
 }
 
@@ -116,6 +118,12 @@ impl Metrics {
                 "Fields whose value did not fit their column, which is null then, by table.",
                 &["resource"],
             )?,
+            tidied: counters(
+                registry,
+                "rollbook_tidied_total",
+                "What was kept long enough and is gone: lines of the ledger, and what deleted rows were like.",
+                &["what"],
+            )?,
             progress: Gauge::new(
                 "rollbook_worker_progress_timestamp_seconds",
                 "The last moment at which every lane was seen alive.",
@@ -143,6 +151,7 @@ impl Metrics {
             self.events.with_label_values(&[event_type, failed]);
         }
         self.events.with_label_values(&[NONE, DEAD_LETTER]);
+        self.tidied(&Tidied::default());
         for resource in RESOURCES {
             self.field_mismatches.with_label_values(&[resource.table]);
         }
@@ -191,6 +200,12 @@ impl Metrics {
         for (table, count) in fields {
             self.field_mismatches.with_label_values(&[*table]).inc_by(*count as u64);
         }
+    }
+
+    /// Time has taken something away.
+    pub(crate) fn tidied(&self, tidied: &Tidied) {
+        self.tidied.with_label_values(&["ledger_lines"]).inc_by(tidied.ledger);
+        self.tidied.with_label_values(&["deleted_rows"]).inc_by(tidied.rows);
     }
 
     /// A lease ended.
