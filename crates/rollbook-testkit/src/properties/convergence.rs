@@ -23,7 +23,7 @@ const ROWS_MAX: usize = 1000;
 /// Longer than any history, in milliseconds.
 const ERASED_AFTER: i64 = 100_000_000;
 
-/// Makes a test that a store ends in the right rows whatever the order of arrival. Takes what
+/// Makes tests that a store ends in the right rows whatever the order of arrival. Takes what
 /// [`store_conformance!`](crate::store_conformance) takes.
 #[macro_export]
 macro_rules! store_converges {
@@ -31,6 +31,11 @@ macro_rules! store_converges {
         #[test]
         fn the_rows_are_the_same_whatever_the_order_of_arrival() {
             $crate::properties::convergence::check($open);
+        }
+
+        #[test]
+        fn every_order_of_every_five_event_history_of_one_user_ends_in_the_same_row() {
+            $crate::properties::permutations::check($open);
         }
     };
 }
@@ -117,7 +122,7 @@ async fn apply(store: Arc<dyn Store>, batches: &[Vec<Change>], lanes: usize) {
 }
 
 /// All columns but those that say when and through what a row came.
-fn without_sync(mut rows: Vec<RowView>) -> Vec<RowView> {
+pub(crate) fn without_sync(mut rows: Vec<RowView>) -> Vec<RowView> {
     for row in &mut rows {
         row.columns.retain(|name, _| name != "synced_at" && name != "synced_by");
     }
