@@ -11,3 +11,4 @@ mod rows;
 mod slow_clients;
 mod statuses;
 mod stopping;
+mod units;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::supervisor::Supervisor;
+use crate::systemd::Systemd;
 use crate::wire::Queue;
 
 /// A lane without progress for this many leases hangs: its messages have been given to others since.
@@ -47,6 +48,7 @@ pub(crate) struct Service {
     pub(crate) listening: Option<SocketAddr>,
     /// Where health and metrics are.
     pub(crate) ops_listening: SocketAddr,
+    live: Vec<Part>,
     supervisor: Supervisor,
     stop_within: Duration,
 }
@@ -92,13 +94,13 @@ impl Service {
             store => (store.into_iter().collect(), Vec::new()),
         };
         let queue = WatchedQueue { admin: queue.admin.clone(), depth_max: config.queue_depth_max };
-        let ops = Ops::new(registry, Some(queue), live, ready, clock)?
+        let ops = Ops::new(registry, Some(queue), live.clone(), ready, clock)?
             .watching(watched)
             .ready_until(supervisor.stopping());
         supervisor.start("ops face", |stop| async move { Ok(ops.serve(ops_port, stop).await?) });
         let stop_delay = if faces.receiver { config.receiver.stop_delay } else { Duration::ZERO };
         let stop_within = stop_delay + config.drain_timeout;
-        Ok(Self { listening, ops_listening, supervisor, stop_within })
+        Ok(Self { listening, ops_listening, live, supervisor, stop_within })
     }
 
     /// Runs something beside the faces, until it is told to stop.
@@ -113,6 +115,13 @@ impl Service {
                 Ok(())
             }
         });
+    }
+
+    /// Tells systemd how the service is, from now on to its end. To be called last: what is started last is
+    /// stopped last.
+    pub(crate) fn tell(&mut self, systemd: Systemd) {
+        let (live, stopping) = (self.live.clone(), self.supervisor.stopping());
+        self.beside("word to systemd", |stop| systemd.run(live, stopping, stop));
     }
 
     /// Runs until `stop`, or until a face ends unasked.
