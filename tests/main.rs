@@ -4,6 +4,7 @@ mod architecture;
 mod audit;
 mod crashes;
 mod fixtures;
+mod hostile;
 mod migrations;
 mod raw_http;
 mod slow_clients;
