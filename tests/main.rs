@@ -4,6 +4,7 @@ mod architecture;
 mod audit;
 mod crashes;
 mod fixtures;
+mod hostile;
 mod migrations;
 mod operations;
 mod raw_http;

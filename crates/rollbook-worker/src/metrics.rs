@@ -110,7 +110,7 @@ impl Metrics {
             sanitized: counter(
                 registry,
                 "rollbook_sanitized_total",
-                "Characters replaced by U+FFFD because not every store can hold them.",
+                "Characters, keys and numbers replaced because not every store can hold them.",
             )?,
             field_mismatches: counters(
                 registry,
