@@ -3,6 +3,7 @@
 mod architecture;
 mod audit;
 mod crashes;
+mod documents;
 mod fixtures;
 mod hostile;
 mod migrations;
