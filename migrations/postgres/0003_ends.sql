@@ -14,7 +14,7 @@ SET version_deleted_at = version_event_at, version_updated_at = -922337203685477
     version_event_at = -9223372036854775808, version_hash = ''
 WHERE version_dead;
 ALTER TABLE users DROP COLUMN version_dead;
-CREATE INDEX users_deleted ON users (version_deleted_at) WHERE version_deleted_at IS NOT NULL;
+CREATE INDEX users_deleted ON users (deleted_at) WHERE deleted_at IS NOT NULL;
 
 ALTER TABLE organizations
     ADD COLUMN version_deleted_at bigint,
@@ -24,7 +24,7 @@ SET version_deleted_at = version_event_at, version_updated_at = -922337203685477
     version_event_at = -9223372036854775808, version_hash = ''
 WHERE version_dead;
 ALTER TABLE organizations DROP COLUMN version_dead;
-CREATE INDEX organizations_deleted ON organizations (version_deleted_at) WHERE version_deleted_at IS NOT NULL;
+CREATE INDEX organizations_deleted ON organizations (deleted_at) WHERE deleted_at IS NOT NULL;
 
 ALTER TABLE organization_memberships
     ADD COLUMN version_deleted_at bigint,
@@ -35,7 +35,7 @@ SET version_deleted_at = version_event_at, version_updated_at = -922337203685477
     version_event_at = -9223372036854775808, version_hash = ''
 WHERE version_dead;
 ALTER TABLE organization_memberships DROP COLUMN version_dead;
-CREATE INDEX organization_memberships_deleted ON organization_memberships (version_deleted_at) WHERE version_deleted_at IS NOT NULL;
+CREATE INDEX organization_memberships_deleted ON organization_memberships (deleted_at) WHERE deleted_at IS NOT NULL;
 
 ALTER TABLE organization_invitations
     ADD COLUMN version_deleted_at bigint,
@@ -46,7 +46,7 @@ SET version_deleted_at = version_event_at, version_updated_at = -922337203685477
     version_event_at = -9223372036854775808, version_hash = ''
 WHERE version_dead;
 ALTER TABLE organization_invitations DROP COLUMN version_dead;
-CREATE INDEX organization_invitations_deleted ON organization_invitations (version_deleted_at) WHERE version_deleted_at IS NOT NULL;
+CREATE INDEX organization_invitations_deleted ON organization_invitations (deleted_at) WHERE deleted_at IS NOT NULL;
 
 ALTER TABLE organization_domains
     ADD COLUMN version_deleted_at bigint,
@@ -57,7 +57,7 @@ SET version_deleted_at = version_event_at, version_updated_at = -922337203685477
     version_event_at = -9223372036854775808, version_hash = ''
 WHERE version_dead;
 ALTER TABLE organization_domains DROP COLUMN version_dead;
-CREATE INDEX organization_domains_deleted ON organization_domains (version_deleted_at) WHERE version_deleted_at IS NOT NULL;
+CREATE INDEX organization_domains_deleted ON organization_domains (deleted_at) WHERE deleted_at IS NOT NULL;
 
 ALTER TABLE roles
     ADD COLUMN version_deleted_at bigint,
@@ -67,7 +67,7 @@ SET version_deleted_at = version_event_at, version_updated_at = -922337203685477
     version_event_at = -9223372036854775808, version_hash = ''
 WHERE version_dead;
 ALTER TABLE roles DROP COLUMN version_dead;
-CREATE INDEX roles_deleted ON roles (version_deleted_at) WHERE version_deleted_at IS NOT NULL;
+CREATE INDEX roles_deleted ON roles (deleted_at) WHERE deleted_at IS NOT NULL;
 
 ALTER TABLE permissions
     ADD COLUMN version_deleted_at bigint,
@@ -77,7 +77,7 @@ SET version_deleted_at = version_event_at, version_updated_at = -922337203685477
     version_event_at = -9223372036854775808, version_hash = ''
 WHERE version_dead;
 ALTER TABLE permissions DROP COLUMN version_dead;
-CREATE INDEX permissions_deleted ON permissions (version_deleted_at) WHERE version_deleted_at IS NOT NULL;
+CREATE INDEX permissions_deleted ON permissions (deleted_at) WHERE deleted_at IS NOT NULL;
 
 ALTER TABLE sessions
     ADD COLUMN version_deleted_at bigint,
@@ -88,7 +88,7 @@ SET version_deleted_at = version_event_at, version_updated_at = -922337203685477
     version_event_at = -9223372036854775808, version_hash = ''
 WHERE version_dead;
 ALTER TABLE sessions DROP COLUMN version_dead;
-CREATE INDEX sessions_deleted ON sessions (version_deleted_at) WHERE version_deleted_at IS NOT NULL;
+CREATE INDEX sessions_deleted ON sessions (deleted_at) WHERE deleted_at IS NOT NULL;
 
 ALTER TABLE waitlist_entries
     ADD COLUMN version_deleted_at bigint,
@@ -98,7 +98,7 @@ SET version_deleted_at = version_event_at, version_updated_at = -922337203685477
     version_event_at = -9223372036854775808, version_hash = ''
 WHERE version_dead;
 ALTER TABLE waitlist_entries DROP COLUMN version_dead;
-CREATE INDEX waitlist_entries_deleted ON waitlist_entries (version_deleted_at) WHERE version_deleted_at IS NOT NULL;
+CREATE INDEX waitlist_entries_deleted ON waitlist_entries (deleted_at) WHERE deleted_at IS NOT NULL;
 
 ALTER TABLE subscriptions
     ADD COLUMN version_deleted_at bigint,
@@ -109,7 +109,7 @@ SET version_deleted_at = version_event_at, version_updated_at = -922337203685477
     version_event_at = -9223372036854775808, version_hash = ''
 WHERE version_dead;
 ALTER TABLE subscriptions DROP COLUMN version_dead;
-CREATE INDEX subscriptions_deleted ON subscriptions (version_deleted_at) WHERE version_deleted_at IS NOT NULL;
+CREATE INDEX subscriptions_deleted ON subscriptions (deleted_at) WHERE deleted_at IS NOT NULL;
 
 ALTER TABLE subscription_items
     ADD COLUMN version_deleted_at bigint,
@@ -120,7 +120,7 @@ SET version_deleted_at = version_event_at, version_updated_at = -922337203685477
     version_event_at = -9223372036854775808, version_hash = ''
 WHERE version_dead;
 ALTER TABLE subscription_items DROP COLUMN version_dead;
-CREATE INDEX subscription_items_deleted ON subscription_items (version_deleted_at) WHERE version_deleted_at IS NOT NULL;
+CREATE INDEX subscription_items_deleted ON subscription_items (deleted_at) WHERE deleted_at IS NOT NULL;
 
 ALTER TABLE payment_attempts
     ADD COLUMN version_deleted_at bigint,
@@ -131,7 +131,7 @@ SET version_deleted_at = version_event_at, version_updated_at = -922337203685477
     version_event_at = -9223372036854775808, version_hash = ''
 WHERE version_dead;
 ALTER TABLE payment_attempts DROP COLUMN version_dead;
-CREATE INDEX payment_attempts_deleted ON payment_attempts (version_deleted_at) WHERE version_deleted_at IS NOT NULL;
+CREATE INDEX payment_attempts_deleted ON payment_attempts (deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- What has ended with its parents already.
 UPDATE organization_invitations AS child

@@ -28,7 +28,7 @@ pub(super) struct Table {
     pub(super) get: Sql,
     /// Rows in the order of their ids, in the order of [`columns`].
     pub(super) rows: Sql,
-    /// Erases the content of some rows that have ended before a moment: (milliseconds, limit). Returns their ids.
+    /// Erases the content of some rows that have ended before a moment: (moment, limit). Returns their ids.
     pub(super) erase_ended: Sql,
     /// What is to be done when a parent has ended; `None` where rows have no parents.
     pub(super) dependents: Option<Dependents>,
@@ -196,7 +196,7 @@ impl Table {
                 r#"UPDATE "{schema}".{table}
                    SET {nothing}, version_updated_at = {max}, version_event_at = {max}, version_hash = '\xff',
                        version_revision = version_revision + 1
-                   WHERE id IN (SELECT id FROM "{schema}".{table} WHERE version_deleted_at < $1 AND version_hash <> '\xff'
+                   WHERE id IN (SELECT id FROM "{schema}".{table} WHERE deleted_at < $1 AND version_deleted_at IS NOT NULL AND version_hash <> '\xff'
                                 LIMIT $2 FOR UPDATE SKIP LOCKED)
                    RETURNING id"#,
                 nothing = listed(nothing),

@@ -121,7 +121,7 @@ impl Work for Tidy<'_> {
         for resource in RESOURCES {
             let left = self.due.limit.saturating_sub(usize::try_from(tidied.rows).unwrap_or(usize::MAX));
             let mut arguments = PgArguments::default();
-            arguments.add(before.as_millis()).map_err(sqlx::Error::Encode)?;
+            arguments.add(Time(before)).map_err(sqlx::Error::Encode)?;
             arguments.add(limit(left)).map_err(sqlx::Error::Encode)?;
             let rows = session.fetch(&self.statements.of(resource).erase_ended, arguments).await?;
             tidied.rows += rows.len() as u64;

@@ -19,7 +19,7 @@ pub(super) struct Table {
     pub(super) get: String,
     /// Rows in the order of their ids, in the order of [`columns`].
     pub(super) rows: String,
-    /// Erases the content of some rows that have ended before a moment: (milliseconds, limit). Gives their ids.
+    /// Erases the content of some rows that have ended before a moment: (moment, limit). Gives their ids.
     pub(super) erase_ended: String,
     /// For each link: what is to be done when a parent has ended.
     pub(super) links: Vec<Dependents>,
@@ -85,7 +85,7 @@ impl Table {
             rows: format!("SELECT {listed} FROM {table} WHERE id > ?1 ORDER BY id LIMIT ?2"),
             erase_ended: format!(
                 "UPDATE {table} SET {nothing}, version_updated_at = {max}, version_event_at = {max}, version_hash = x'ff'
-                 WHERE id IN (SELECT id FROM {table} WHERE version_deleted_at < ?1 AND version_hash <> x'ff' LIMIT ?2)
+                 WHERE id IN (SELECT id FROM {table} WHERE deleted_at < ?1 AND version_deleted_at IS NOT NULL AND version_hash <> x'ff' LIMIT ?2)
                  RETURNING id",
                 nothing = nothing.join(", "),
                 max = i64::MAX,

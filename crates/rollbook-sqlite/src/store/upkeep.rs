@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::store::{Due, ErasedCounts, Tidied};
-use rusqlite::params_from_iter;
 
 use super::apply::{Tables, Write};
 
@@ -59,9 +58,9 @@ pub(super) fn tidy(tables: &Tables<'_>, due: &Due) -> rusqlite::Result<Tidied> {
     for resource in RESOURCES {
         let left = due.limit.saturating_sub(usize::try_from(tidied.rows).unwrap_or(usize::MAX));
         let mut statement = tables.connection.prepare_cached(&tables.statements.of(resource).erase_ended)?;
-        let parameters = params_from_iter([before.as_millis(), limit(left)]);
-        let ended: Vec<String> =
-            statement.query_map(parameters, |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        let ended: Vec<String> = statement
+            .query_map((before.to_string(), limit(left)), |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
         for id in &ended {
             tables.pass_on(resource, id)?;
         }
