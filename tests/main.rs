@@ -5,6 +5,7 @@ mod audit;
 mod crashes;
 mod fixtures;
 mod migrations;
+mod moving;
 mod raw_http;
 mod rolling;
 mod rows;
