@@ -8,6 +8,7 @@ mod fixtures;
 mod hostile;
 mod migrations;
 mod operations;
+mod moving;
 mod raw_http;
 mod rolling;
 mod rows;
