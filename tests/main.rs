@@ -3,10 +3,15 @@
 mod architecture;
 mod audit;
 mod crashes;
+mod documents;
 mod fixtures;
 mod hostile;
 mod migrations;
+mod operations;
 mod raw_http;
+mod rolling;
+mod rows;
 mod slow_clients;
 mod statuses;
 mod stopping;
+mod units;

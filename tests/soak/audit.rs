@@ -1,16 +1,10 @@
 //! The oracle.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
-
-use rollbook_core::catalog::RESOURCES;
-use rollbook_core::store::Store as _;
-use rollbook_postgres::{PostgresSettings, PostgresStore};
-use rollbook_testkit::clock::WallClock;
 
 use crate::fleet::{DATABASE, Fleet};
 use crate::load::{Load, Sent};
+use crate::rows;
 
 /// What a run came to.
 #[derive(Debug)]
@@ -50,7 +44,7 @@ pub(crate) async fn audit(fleet: &Fleet, load: &Load, sent: &Sent<'_>) -> Audit 
         stuck: fleet.waiting() + leftovers(fleet),
         dead_is_poison: dead == load.poison(),
         dead: dead.len(),
-        rows_equal: rows_equal(fleet, load).await,
+        rows_equal: rows::equal(fleet.postgres.url(DATABASE), &load.history).await,
         applied: applied.len(),
         attempts_max: ledger.iter().map(|(_, attempts)| *attempts).max().unwrap_or(0),
         again: ledger.iter().filter(|(_, attempts)| *attempts > 1).count(),
@@ -64,22 +58,4 @@ fn leftovers(fleet: &Fleet) -> u64 {
         fleet.redis.cli(&[command, &format!("{{rollbook:0}}:{key}")]).parse::<u64>().expect("a count")
     };
     counts.into_iter().map(count).sum()
-}
-
-async fn rows_equal(fleet: &Fleet, load: &Load) -> bool {
-    let settings = PostgresSettings {
-        url: fleet.postgres.url(DATABASE),
-        schema: "clerk".to_owned(),
-        pgbouncer: false,
-        connections_max: 2,
-        statement_timeout: Duration::from_secs(60),
-        connect_timeout: Duration::from_secs(5),
-    };
-    let store = PostgresStore::new(settings, Arc::new(WallClock)).expect("the store opens");
-    let mut rows = Vec::new();
-    for resource in RESOURCES {
-        let all = store.rows(resource, None, usize::MAX >> 1).await.expect("rows");
-        rows.extend(all.into_iter().map(|row| (resource.table, row)));
-    }
-    load.history.truth.compare(rows.into_iter()).is_equal()
 }

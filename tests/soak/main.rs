@@ -15,6 +15,8 @@ mod chaos;
 mod experiment;
 mod fleet;
 mod load;
+#[path = "../rows.rs"]
+mod rows;
 
 use std::time::Duration;
 

@@ -29,8 +29,7 @@ impl Health {
         for (index, part) in self.parts.iter().cloned().enumerate() {
             asked.spawn(async move {
                 let answer = tokio::time::timeout(CHECK_TIMEOUT, part.probe.check()).await;
-                let hangs = |_| Condition::Failing(format!("no answer within {CHECK_TIMEOUT:?}"));
-                (index, answer.unwrap_or_else(hangs))
+                (index, answer.unwrap_or_else(|_| Condition::no_answer()))
             });
         }
         // A probe that panics never answers, and stays at this.
@@ -45,9 +44,12 @@ impl Health {
     }
 }
 
-/// 200 where every part does its work, else 503; either way with each part by name.
-pub(crate) fn answer(checked: &[Checked]) -> Response {
-    let (code, status) = if !checked.iter().all(|(_, condition)| condition.is_ready()) {
+/// 200 where every part does its work and the process is not stopping, else 503; either way with each
+/// part by name.
+pub(crate) fn answer(checked: &[Checked], stopping: bool) -> Response {
+    let (code, status) = if stopping {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping")
+    } else if !checked.iter().all(|(_, condition)| condition.is_ready()) {
         (StatusCode::SERVICE_UNAVAILABLE, "failing")
     } else if checked.iter().any(|(_, condition)| *condition != Condition::Well) {
         (StatusCode::OK, "degraded")

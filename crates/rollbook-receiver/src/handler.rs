@@ -38,7 +38,7 @@ pub(crate) struct Handler {
     places: Arc<Semaphore>,
     /// Room for bodies, in bytes.
     room: Arc<Semaphore>,
-    stopping: CancellationToken,
+    leaving: CancellationToken,
     tolerance: Duration,
     body_timeout: Duration,
     request_timeout: Duration,
@@ -54,7 +54,7 @@ impl Handler {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         batcher: mpsc::Sender<Waiting>,
-        stopping: CancellationToken,
+        leaving: CancellationToken,
     ) -> Self {
         Self {
             secrets,
@@ -63,7 +63,7 @@ impl Handler {
             batcher,
             places: Arc::new(Semaphore::new(settings.in_flight_max)),
             room: Arc::new(Semaphore::new(settings.buffered_max)),
-            stopping,
+            leaving,
             tolerance: settings.tolerance,
             body_timeout: settings.body_timeout.min(settings.request_timeout),
             request_timeout: settings.request_timeout,
@@ -72,8 +72,14 @@ impl Handler {
         }
     }
 
-    /// Answers a request whose head has just been read.
+    /// Answers a request whose head has just been read. Once the process leaves, each answer ends its
+    /// connection, so that the client makes the next one elsewhere.
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let answer = self.route(request).await;
+        if self.leaving.is_cancelled() { answer::and_close(answer) } else { answer }
+    }
+
+    async fn route(&self, request: Request<Incoming>) -> Answer {
         let (head, body) = request.into_parts();
         let answer = match head.uri.path() {
             DELIVERIES if head.method == Method::POST => return self.deliver(&head.headers, body).await,
@@ -86,7 +92,7 @@ impl Handler {
     }
 
     fn health(&self) -> Answer {
-        if self.stopping.is_cancelled() {
+        if self.leaving.is_cancelled() {
             Refusal::Stopping.answer()
         } else if self.batcher.is_closed() {
             Refusal::QueueUnavailable.answer()

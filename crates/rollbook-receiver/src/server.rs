@@ -6,15 +6,17 @@
 //!   listener's backlog and cost no file descriptor.
 //! * No client can hold a connection for ever: hyper's timer closes those that send no head,
 //!   [`TimedStream`] those that read no answer, the handler answers those that send no body.
-//! * A stop refuses new connections, closes idle ones, lets every request under way finish with its
-//!   answer, and cuts off what is left after `drain_timeout`. Cutting off loses nothing: what was not
-//!   acknowledged is sent again.
+//! * A stop goes on for `stop_delay` as before, but that health says 503 and every answer ends its
+//!   connection. Then it takes in who waits at the door, refuses new connections, closes idle ones, lets
+//!   every request under way finish with its answer, and cuts off what is left after `drain_timeout`.
+//!   Cutting off loses nothing: what was not acknowledged is sent again.
 //! * Neither the batcher nor a connection can end by a panic without being noticed.
 
 use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -48,6 +50,9 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
 /// How long a connection stays open after our last word. Closing one while bytes of a refused body
 /// are on their way would reset it, and the client might never see its answer.
 const LINGER_FOR: Duration = Duration::from_secs(1);
+/// How long a stop waits for the first request of a connection that has said nothing yet: it may be on its
+/// way, and closing the connection would reset it.
+const FIRST_REQUEST_FOR: Duration = Duration::from_secs(1);
 /// How long the requests under way get when the batcher has failed: the time to send each its 503.
 const FAILED_DRAIN_FOR: Duration = Duration::from_secs(1);
 /// How long a last call to the queue gets after everyone who waited for it has gone.
@@ -89,13 +94,13 @@ impl Receiver {
         Ok(Self { settings: settings.bounded(), secrets, producer, clock, metrics })
     }
 
-    /// Serves until `stop`, then drains for at most `drain_timeout` and a moment. Don't cancel it:
+    /// Serves until `stop` and for `stop_delay`, then drains for at most `drain_timeout` and a moment. Don't cancel it:
     /// that would cut off every request under way.
     ///
     /// # Errors
     /// [`ReceiverError`]: it can't acknowledge anything any more and the process should end.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> Result<(), ReceiverError> {
-        let stopping = stop.child_token();
+        let leaving = stop.child_token();
         let (sender, arrivals) = mpsc::channel(self.settings.in_flight_max);
         let mut batcher = JoinSet::new();
         batcher.spawn(
@@ -108,16 +113,19 @@ impl Receiver {
             .run(),
         );
         let handler =
-            Handler::new(&self.settings, self.secrets, self.clock, self.metrics, sender, stopping.clone());
+            Handler::new(&self.settings, self.secrets, self.clock, self.metrics, sender, leaving.clone());
         let door = Door {
             handler: Arc::new(handler),
             http: http(&self.settings),
             write_timeout: self.settings.request_timeout,
-            stopping,
+            leaving,
+            stop_delay: self.settings.stop_delay,
+            stopping: CancellationToken::new(),
             places: Arc::new(Semaphore::new(self.settings.connections_max)),
         };
         let mut connections = JoinSet::new();
         let failed = door.accept(listener, &mut connections, &mut batcher).await;
+        door.leaving.cancel();
         door.stopping.cancel();
         let drain_for = match failed {
             None => self.settings.drain_timeout,
@@ -157,28 +165,59 @@ struct Door {
     handler: Arc<Handler>,
     http: http1::Builder,
     write_timeout: Duration,
+    /// Cancelled when it is told to stop.
+    leaving: CancellationToken,
+    stop_delay: Duration,
+    /// Cancelled when nobody is let in any more.
     stopping: CancellationToken,
     places: Arc<Semaphore>,
 }
 
 impl Door {
-    /// Accepts until it is told to stop, or until the batcher ends: then that end is returned. Either
-    /// way the listener is closed.
+    /// Accepts until `stop_delay` after it is told to stop, or until the batcher ends: then that end is
+    /// returned. Either way the listener is closed.
     async fn accept(
         &self,
         listener: TcpListener,
         connections: &mut JoinSet<()>,
         batcher: &mut JoinSet<Result<(), QueueError>>,
     ) -> Option<BatcherEnd> {
+        let mut closing_time = pin!(self.closing_time());
         loop {
             tokio::select! {
                 biased;
-                () = self.stopping.cancelled() => return None,
+                () = &mut closing_time => break,
                 Some(ended) = batcher.join_next() => return Some(ended),
                 Some(ended) = connections.join_next() => note(ended),
                 (stream, place) = self.next(&listener) => {
                     connections.spawn(self.serve(stream, place));
                 }
+            }
+        }
+        self.take_in_the_rest(listener, connections);
+        None
+    }
+
+    async fn closing_time(&self) {
+        self.leaving.cancelled().await;
+        // Even a sleep of no time takes one.
+        if !self.stop_delay.is_zero() {
+            sleep(self.stop_delay).await;
+        }
+    }
+
+    /// Takes in who waits in the backlog, as far as there are places: closing the listener resets them.
+    fn take_in_the_rest(&self, listener: TcpListener, connections: &mut JoinSet<()>) {
+        let Ok(listener) = listener.into_std() else { return };
+        while let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)),
+                Err(error) if is_of_one_connection(&error) => continue,
+                // Nobody waits, or nobody can be let in.
+                Err(_) => return,
+            };
+            if let Ok(stream) = stream {
+                connections.spawn(self.serve(stream, Some(place)));
             }
         }
     }
@@ -210,7 +249,10 @@ impl Door {
             debug!(%error, "nodelay");
         }
         let handler = Arc::clone(&self.handler);
+        let begun = Arc::new(AtomicBool::new(false));
+        let begins = Arc::clone(&begun);
         let service = service_fn(move |request| {
+            begins.store(true, Ordering::Relaxed);
             let handler = Arc::clone(&handler);
             async move { Ok::<_, Infallible>(handler.answer(request).await) }
         });
@@ -218,11 +260,14 @@ impl Door {
         let mut connection = self.http.serve_connection(io, service);
         let stopping = self.stopping.clone();
         async move {
-            let ended = tokio::select! {
+            let mut ended = tokio::select! {
                 biased;
                 ended = &mut connection => Some(ended),
                 () = stopping.cancelled() => None,
             };
+            if ended.is_none() && !begun.load(Ordering::Relaxed) {
+                ended = timeout(FIRST_REQUEST_FOR, &mut connection).await.ok();
+            }
             let served = if let Some(ended) = ended {
                 ended
             } else {

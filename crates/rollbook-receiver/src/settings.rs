@@ -23,6 +23,9 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// How long a verified delivery waits for the queue. Then 503.
     pub enqueue_timeout: Duration,
+    /// How long a stop goes on taking deliveries, so that whoever sends them here learns of it and goes
+    /// elsewhere before anyone is refused. Zero: not at all.
+    pub stop_delay: Duration,
     /// How long a stop waits for the requests that are under way. Then they are cut off.
     pub drain_timeout: Duration,
     /// How far the sender's clock may be from ours, either way.
@@ -47,6 +50,7 @@ impl Default for Settings {
             body_timeout: Duration::from_secs(8),
             request_timeout: Duration::from_secs(12),
             enqueue_timeout: Duration::from_secs(8),
+            stop_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(25),
             tolerance: Duration::from_secs(300),
             body_max: 1024 * 1024,
@@ -71,6 +75,7 @@ impl Settings {
             body_timeout: span(self.body_timeout),
             request_timeout: span(self.request_timeout),
             enqueue_timeout: span(self.enqueue_timeout),
+            stop_delay: span(self.stop_delay),
             drain_timeout: span(self.drain_timeout),
             tolerance: self.tolerance,
             body_max,

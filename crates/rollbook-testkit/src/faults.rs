@@ -21,7 +21,8 @@ use rollbook_core::queue::{
     Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest,
     Producer, QueueAdmin, QueueError, QueueStats, Settled, Settlement,
 };
-use rollbook_core::store::{LedgerEntry, RowView, Store, StoreError};
+use rollbook_core::store::{Due, ErasedCounts, LedgerEntry, RowView, Store, StoreError, Tidied};
+use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
 
 /// What goes wrong with one call.
@@ -97,8 +98,12 @@ impl Default for Gate {
 pub enum StoreCall<'a> {
     /// `apply_many` of these.
     Apply(&'a [Change]),
-    /// `get`, `rows` or `delivery`.
+    /// A call that reads.
     Read,
+    /// `erase`.
+    Erase,
+    /// `tidy` of this.
+    Tidy(&'a Due),
     /// `ping`.
     Ping,
 }
@@ -154,8 +159,34 @@ impl Store for FaultyStore {
         (self.script)(StoreCall::Read).strike(self.inner.rows(resource, after, limit)).await
     }
 
+    async fn rows_where(
+        &self,
+        resource: &'static Resource,
+        column: &'static str,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError> {
+        (self.script)(StoreCall::Read).strike(self.inner.rows_where(resource, column, value, limit)).await
+    }
+
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
         (self.script)(StoreCall::Read).strike(self.inner.delivery(id)).await
+    }
+
+    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
+        (self.script)(StoreCall::Read).strike(self.inner.deliveries(subject_id, limit)).await
+    }
+
+    async fn erase(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+    ) -> Result<ErasedCounts, StoreError> {
+        (self.script)(StoreCall::Erase).strike(self.inner.erase(subjects, at)).await
+    }
+
+    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
+        (self.script)(StoreCall::Tidy(due)).strike(self.inner.tidy(due)).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -151,6 +151,9 @@ pub(crate) struct ConfigCommand {
     /// Prints a file with every setting at its default instead
     #[arg(long)]
     pub(crate) sample: bool,
+    /// Prints the reference of all settings instead, as Markdown
+    #[arg(long, conflicts_with = "sample")]
+    pub(crate) reference: bool,
     /// Prints for people or for programs
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) output: Output,

@@ -99,7 +99,7 @@ fn form(kind: Kind) -> &'static str {
         Kind::Path => "PATH",
         Kind::Address => "ADDRESS",
         Kind::Choice(_) => "WORD",
-        Kind::Duration(_) => "TIME",
+        Kind::Duration(_) | Kind::Pause(_) => "TIME",
         Kind::Size(_) => "SIZE",
         Kind::Number(_) | Kind::Count(_) => "NUMBER",
     }

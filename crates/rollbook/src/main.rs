@@ -15,6 +15,7 @@ mod service;
 mod signals;
 mod startup;
 mod supervisor;
+mod systemd;
 mod wire;
 
 use std::io;

@@ -1,5 +1,6 @@
 //! Puts the faces together and starts them: what `serve`, `receive`, `work` and `demo` have in common.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,21 +8,25 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use prometheus::Registry;
-use rollbook_core::queue::QueueAdmin;
 use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
-use rollbook_ops::{Condition, Ops, Part, Probe};
+use rollbook_ops::{Condition, Ops, Part, Probe, WatchedQueue};
 use rollbook_receiver::Receiver;
 use rollbook_worker::{Progress, Worker};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::supervisor::Supervisor;
+use crate::systemd::Systemd;
 use crate::wire::Queue;
 
 /// A lane without progress for this many leases hangs: its messages have been given to others since.
 const STALLED_AFTER_LEASES: u32 = 2;
+
+/// How many connections may wait to be accepted, as far as the kernel allows (`net.core.somaxconn`). The
+/// usual 128 overflow when some hundred clients connect at once; who finds no room tries again after 1 s.
+const BACKLOG: u32 = 1024;
 
 /// Which faces run beside ops.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,13 +48,14 @@ pub(crate) struct Service {
     pub(crate) listening: Option<SocketAddr>,
     /// Where health and metrics are.
     pub(crate) ops_listening: SocketAddr,
+    live: Vec<Part>,
     supervisor: Supervisor,
-    drain_timeout: Duration,
+    stop_within: Duration,
 }
 
 impl Service {
     /// Binds the ports, then starts the faces. A worker needs a store.
-    pub(crate) async fn start(
+    pub(crate) fn start(
         config: &Config,
         faces: Faces,
         queue: &Queue,
@@ -59,8 +65,8 @@ impl Service {
     ) -> anyhow::Result<Self> {
         // Before anything is bound: a missing secret is a wrong configuration.
         let secrets = if faces.receiver { Some(config.signing_secrets()?) } else { None };
-        let public = if faces.receiver { Some(bind(config.listen, "listen").await?) } else { None };
-        let ops_port = bind(config.ops_listen, "ops_listen").await?;
+        let public = if faces.receiver { Some(bind(config.listen, "listen")?) } else { None };
+        let ops_port = bind(config.ops_listen, "ops_listen")?;
         let listening = public.as_ref().map(TcpListener::local_addr).transpose()?;
         let ops_listening = ops_port.local_addr()?;
 
@@ -71,7 +77,6 @@ impl Service {
                 Receiver::new(settings, secrets, queue.producer.clone(), clock.clone(), &registry)?;
             supervisor.start("receiver", |stop| async move { Ok(receiver.serve(listener, stop).await?) });
         }
-        let queue_part = Part { name: "queue", probe: Arc::new(QueueProbe(queue.admin.clone())) };
         let store_part =
             store.clone().map(|store| Part { name: "store", probe: Arc::new(StoreProbe(store)) });
         let mut live = Vec::new();
@@ -85,13 +90,17 @@ impl Service {
         }
         // A receiver goes on accepting while the store is away: there the store is shown, no more.
         let (ready, watched) = match store_part {
-            Some(store) if faces.receiver => (vec![queue_part], vec![store]),
-            Some(store) => (vec![queue_part, store], Vec::new()),
-            None => (vec![queue_part], Vec::new()),
+            Some(store) if faces.receiver => (Vec::new(), vec![store]),
+            store => (store.into_iter().collect(), Vec::new()),
         };
-        let ops = Ops::new(registry, Some(queue.admin.clone()), live, ready, clock)?.watching(watched);
+        let queue = WatchedQueue { admin: queue.admin.clone(), depth_max: config.queue_depth_max };
+        let ops = Ops::new(registry, Some(queue), live.clone(), ready, clock)?
+            .watching(watched)
+            .ready_until(supervisor.stopping());
         supervisor.start("ops face", |stop| async move { Ok(ops.serve(ops_port, stop).await?) });
-        Ok(Self { listening, ops_listening, supervisor, drain_timeout: config.drain_timeout })
+        let stop_delay = if faces.receiver { config.receiver.stop_delay } else { Duration::ZERO };
+        let stop_within = stop_delay + config.drain_timeout;
+        Ok(Self { listening, ops_listening, live, supervisor, stop_within })
     }
 
     /// Runs something beside the faces, until it is told to stop.
@@ -108,34 +117,32 @@ impl Service {
         });
     }
 
+    /// Tells systemd how the service is, from now on to its end. To be called last: what is started last is
+    /// stopped last.
+    pub(crate) fn tell(&mut self, systemd: Systemd) {
+        let (live, stopping) = (self.live.clone(), self.supervisor.stopping());
+        self.beside("word to systemd", |stop| systemd.run(live, stopping, stop));
+    }
+
     /// Runs until `stop`, or until a face ends unasked.
     ///
     /// # Errors
     /// A face ended unasked, or did not stop in order.
     pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        self.supervisor.run(stop, self.drain_timeout).await
+        self.supervisor.run(stop, self.stop_within).await
     }
 }
 
-async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("can't listen on {address}: is it taken? (setting {setting})"))
+fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    listen(address).with_context(|| format!("can't listen on {address}: is it taken? (setting {setting})"))
 }
 
-struct QueueProbe(Arc<dyn QueueAdmin>);
-
-#[async_trait]
-impl Probe for QueueProbe {
-    async fn check(&self) -> Condition {
-        match tokio::join!(self.0.stats(), self.0.durability()) {
-            (Ok(_), Ok(durability)) if durability.is_degraded() => {
-                Condition::Degraded(durability.weaknesses.join("; "))
-            }
-            (Ok(_), Ok(_)) => Condition::Well,
-            (Err(error), _) | (_, Err(error)) => Condition::Failing(error.to_string()),
-        }
-    }
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Connections of the process before us may linger in the kernel; they must not keep the port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 struct StoreProbe(Arc<dyn Store>);
@@ -161,5 +168,26 @@ impl Probe for WorkerProbe {
             return Condition::Well;
         }
         Condition::Failing(format!("no progress for {} s", stalled.as_secs()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpStream};
+
+    use super::*;
+
+    /// Each of these fits only where the backlog is larger than the usual.
+    const AT_ONCE: usize = 512;
+
+    #[tokio::test]
+    async fn hundreds_of_connections_wait_at_the_door_while_nobody_accepts_them() {
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), "listen").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut waiting = Vec::new();
+        for number in 0..AT_ONCE {
+            let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5));
+            waiting.push(stream.unwrap_or_else(|error| panic!("connection {number}: {error}")));
+        }
     }
 }

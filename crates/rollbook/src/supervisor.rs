@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Supervisor {
     running: JoinSet<anyhow::Result<()>>,
     faces: Vec<Face>,
+    stopping: CancellationToken,
 }
 
 struct Face {
@@ -22,6 +23,11 @@ struct Face {
 }
 
 impl Supervisor {
+    /// Cancelled when the stop begins, before the first face is told.
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.stopping.clone()
+    }
+
     /// Starts a face. It runs until its token is cancelled.
     pub(crate) fn start<Run>(&mut self, name: &'static str, run: impl FnOnce(CancellationToken) -> Run)
     where
@@ -53,6 +59,7 @@ impl Supervisor {
         if let Err(error) = &outcome {
             tracing::error!("{error:#}: stopping the others");
         }
+        self.stopping.cancel();
         let deadline = Instant::now() + drain_timeout;
         for index in 0..self.faces.len() {
             self.faces[index].stop.cancel();

@@ -133,12 +133,19 @@ async fn a_role_without_rights_is_told_by_ping_which_tables_it_lacks() {
         .await;
     let reader = open(&world.with_user(&role, "ImAPassword"));
     let lacking = RESOURCES.iter().map(|resource| resource.table).filter(|table| *table != "users");
-    let lacking = lacking.chain(["deliveries"]).collect::<Vec<_>>().join(", ");
-    let missing = format!("may not read and write {lacking} in schema mirror_2");
-    assert_deployment(reader.ping().await, &[&missing, "grant SELECT, INSERT and UPDATE"]);
+    let lacking = lacking.map(|table| format!("{table} (SELECT, INSERT, UPDATE)"));
+    let lacking = lacking.chain(["deliveries (SELECT, INSERT, UPDATE, DELETE)".to_owned()]);
+    let lacking = lacking.collect::<Vec<_>>().join(", ");
+    let missing = format!("lacks rights in schema mirror_2; grant what is missing on {lacking}");
+    assert_deployment(reader.ping().await, &[&missing, &role]);
     let refused = reader.apply_many(&[user_change("user_1", 0)]).await;
     assert_deployment(refused, &["permission denied for table deliveries", &role]);
-    world.psql(&format!("GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA mirror_2 TO {role}")).await;
+    world
+        .psql(&format!(
+            "GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA mirror_2 TO {role};
+             GRANT DELETE ON mirror_2.deliveries TO {role}"
+        ))
+        .await;
     assert_eq!(reader.ping().await, Ok(()), "as soon as it has them");
     assert!(reader.apply_many(&[user_change("user_1", 0)]).await.is_ok());
 }

@@ -63,6 +63,11 @@ impl Client {
         Self { stream: within(TcpStream::connect(address)).await.unwrap(), unread: Vec::new() }
     }
 
+    pub(crate) fn over(stream: std::net::TcpStream) -> Self {
+        stream.set_nonblocking(true).unwrap();
+        Self { stream: TcpStream::from_std(stream).unwrap(), unread: Vec::new() }
+    }
+
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         within(self.stream.write_all(bytes.as_ref())).await.unwrap();
     }

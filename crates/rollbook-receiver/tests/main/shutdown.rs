@@ -7,7 +7,7 @@ use rollbook_receiver::{ReceiverError, Settings};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::client::{Post, within};
+use crate::client::{Client, Post, within};
 use crate::queue::Mode;
 use crate::server::{Server, eventually};
 
@@ -58,6 +58,60 @@ async fn health_says_503_while_it_stops() {
     server.queue.let_through(1);
     in_flight.answer().await.assert_status("queued");
     drop((probe, in_flight));
+    server.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn until_its_delay_is_over_a_stop_takes_deliveries_and_sends_their_clients_elsewhere() {
+    let stop_delay = Duration::from_secs(3_600);
+    let server = Server::start(Settings { stop_delay, ..Settings::default() }).await;
+    let mut known = server.client().await;
+    let answer = known.ask(Post::new("msg_1", "{}").bytes()).await;
+    answer.assert_status("queued");
+    assert!(!answer.closes());
+
+    server.stop.cancel();
+    let mut new = server.client().await;
+    for (client, id) in [(&mut known, "msg_2"), (&mut new, "msg_3")] {
+        let answer = client.ask(Post::new(id, "{}").bytes()).await;
+        answer.assert_status("queued");
+        assert!(answer.closes());
+        client.closed().await;
+    }
+    let health = server.client().await.ask("GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n").await;
+    health.assert_error(503, "stopping");
+    assert_eq!(server.queue.ids(), ["msg_1", "msg_2", "msg_3"]);
+}
+
+#[tokio::test]
+async fn a_stop_closes_when_its_delay_is_over() {
+    let stop_delay = Duration::from_millis(100);
+    let mut server = Server::start(Settings { stop_delay, ..Settings::default() }).await;
+    let mut idle = server.client().await;
+    idle.ask(Post::new("msg_1", "{}").bytes()).await.assert_status("queued");
+    let started = Instant::now();
+    server.stop.cancel();
+    idle.closed().await;
+    assert!(started.elapsed() >= stop_delay);
+    assert!(within(TcpStream::connect(server.address)).await.is_err());
+    drop(idle);
+    server.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_at_the_door_when_it_closes_is_let_in_and_answered() {
+    let mut server = Server::start(Settings::default()).await;
+    server.deliver("msg_1").await.assert_status("queued");
+    // Nothing of the server runs until the next await: both are in the backlog when it sees the stop.
+    let waiting: Vec<_> =
+        (2..=3).map(|_| std::net::TcpStream::connect(server.address).expect("a connection")).collect();
+    server.stop.cancel();
+    for (number, stream) in (2..).zip(waiting) {
+        let mut client = Client::over(stream);
+        let answer = client.ask(Post::new(&format!("msg_{number}"), "{}").bytes()).await;
+        answer.assert_status("queued");
+        assert!(answer.closes());
+    }
     server.ended().await.unwrap();
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use rollbook_core::signature::SigningSecret;
@@ -126,17 +126,19 @@ impl Connection {
         request.headers_mut().insert(HOST, self.host.clone());
         // Also while this future is dropped half way: the answer to come is not the next request's.
         self.broken = true;
-        let answer = tokio::time::timeout(self.timeout, Self::exchange(&mut self.requests, request))
-            .await
-            .map_err(|_| SendError::Timeout(self.timeout))??;
-        self.broken = false;
+        let (answer, closes) =
+            tokio::time::timeout(self.timeout, Self::exchange(&mut self.requests, request))
+                .await
+                .map_err(|_| SendError::Timeout(self.timeout))??;
+        self.broken = closes;
         Ok(answer)
     }
 
+    /// The answer, and whether it was the connection's last.
     async fn exchange(
         requests: &mut SendRequest<Full<Bytes>>,
         request: Request<Full<Bytes>>,
-    ) -> Result<Answer, SendError> {
+    ) -> Result<(Answer, bool), SendError> {
         requests.ready().await?;
         let (head, body) = requests.send_request(request).await?.into_parts();
         let body = match Limited::new(body, ANSWER_MAX).collect().await {
@@ -151,7 +153,9 @@ impl Connection {
                 });
             }
         };
-        Ok(Answer { status: head.status.as_u16(), body: String::from_utf8_lossy(&body).into_owned() })
+        let closes = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
+        let body = String::from_utf8_lossy(&body).into_owned();
+        Ok((Answer { status: head.status.as_u16(), body }, closes))
     }
 
     /// Sends a `GET`.

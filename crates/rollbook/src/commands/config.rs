@@ -1,14 +1,17 @@
 //! `config`: what is in force, and where it came from.
 
 use crate::cli::{ConfigCommand, Output};
-use crate::config::{Config, report};
+use crate::config::{Config, reference, report};
 use crate::flags::SettingFlags;
 use crate::output::{print, print_json};
 
-/// Prints the configuration, or a sample of one.
+/// Prints the configuration, a sample of one, or the reference.
 pub(crate) fn run(settings: &SettingFlags, arguments: &ConfigCommand) -> anyhow::Result<()> {
     if arguments.sample {
         return Ok(print(&report::sample())?);
+    }
+    if arguments.reference {
+        return Ok(print(&reference::page())?);
     }
     let config = Config::load(&settings.sources())?;
     match arguments.output {

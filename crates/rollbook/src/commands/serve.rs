@@ -8,10 +8,11 @@ use tokio_util::sync::CancellationToken;
 use super::on_all_cores;
 use crate::cli::Start;
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{Config, Environment};
 use crate::service::{Faces, Service};
 use crate::signals::Signals;
 use crate::startup;
+use crate::systemd::Systemd;
 use crate::wire::{self, Part};
 
 /// File handles beside those of connections: databases, log, epoll, the ops face.
@@ -32,12 +33,15 @@ async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Resu
     let clock = Arc::new(SystemClock);
     tracing::info!("rollbook {}", env!("CARGO_PKG_VERSION"));
     let opened = startup::open(&config, faces, migrate, clock.clone()).await?;
-    let mut service =
-        Service::start(&config, faces, &opened.queue, opened.store, clock, Registry::new()).await?;
+    let mut service = Service::start(&config, faces, &opened.queue, opened.store, clock, Registry::new())?;
     tell(&config, faces, &service);
     service.beside("durability watch", |stop| opened.watch.run(stop));
     if opened.migrate_later {
         service.beside("migration", |stop| startup::migrate_later(config, stop));
+    }
+
+    if let Some(systemd) = Systemd::of(&Environment::read()) {
+        service.tell(systemd);
     }
 
     let stop = CancellationToken::new();

@@ -1,6 +1,6 @@
 //! The environment of the process. The only file that reads it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use super::problem::{Origin, Problem};
@@ -34,9 +34,15 @@ impl Environment {
         self.is_set("NO_COLOR")
     }
 
+    /// What this variable says, if it is set and not to nothing.
+    pub(crate) fn get(&self, variable: &str) -> Option<&OsStr> {
+        let found = self.0.iter().find(|(name, value)| name == variable && !value.is_empty());
+        found.map(|(_, value)| value.as_os_str())
+    }
+
     /// Whether this variable is set, and not to nothing.
     pub(crate) fn is_set(&self, variable: &str) -> bool {
-        self.0.iter().any(|(name, value)| name == variable && !value.is_empty())
+        self.get(variable).is_some()
     }
 
     /// What it says of the settings. Every `ROLLBOOK_…` must be one of them.

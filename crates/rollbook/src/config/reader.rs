@@ -49,6 +49,14 @@ impl<'a> Reader<'a> {
         self.read(key, read).unwrap_or_default()
     }
 
+    pub(crate) fn pause(&mut self, key: &str) -> Duration {
+        let read = |setting: &Setting, text: &str| match setting.kind {
+            Kind::Pause(max) => values::pause(text, max),
+            _ => Err(wrong_kind()),
+        };
+        self.read(key, read).unwrap_or_default()
+    }
+
     pub(crate) fn size(&mut self, key: &str) -> usize {
         let read = |setting: &Setting, text: &str| match setting.kind {
             Kind::Size(max) => values::size(text, max),

@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Choice(&'static [&'static str]),
     /// A span of time, at most this long.
     Duration(Duration),
+    /// A span of time, at most this long, or none at all.
+    Pause(Duration),
     /// A number of bytes, at most this many.
     Size(u64),
     /// A whole number from one, at most this.
@@ -91,6 +93,8 @@ const MANY: Kind = Kind::Number(1_000_000);
 const BATCH: Kind = Kind::Number(10_000);
 /// More than any Postgres allows by default, and far more than one process has a use for.
 const CONNECTIONS: Kind = Kind::Number(1_000);
+/// Nobody has a use for more than a century.
+const AGE: Kind = Kind::Pause(Duration::from_secs(100 * 365 * 24 * 60 * 60));
 const YES_OR_NO: Kind = Kind::Choice(&["yes", "no"]);
 
 const fn everyday(
@@ -141,6 +145,25 @@ pub(crate) static SETTINGS: &[Setting] = &[
         "while the queue could lose what it acknowledged: strict refuses all work, degraded says so",
     ),
     other("schema", Kind::Text, Some("clerk"), "the Postgres schema of the mirror"),
+    everyday(
+        "deleted_rows",
+        Kind::Choice(&["keep", "erase"]),
+        Some("keep"),
+        "what a deleted row was like: keep it beside deleted_at, or erase it at once and for good",
+    ),
+    limit(
+        "deleted_rows_kept_for",
+        AGE,
+        "0s",
+        "how long a deleted row is kept before it is erased; 0s for good",
+    ),
+    other(
+        "ledger",
+        YES_OR_NO,
+        Some("yes"),
+        "whether the table deliveries tells what became of each delivery",
+    ),
+    limit("ledger_kept_for", AGE, "7d", "how long the ledger keeps a line; 0s for good"),
     other(
         "clerk_instance_id",
         Kind::Text,
@@ -215,7 +238,18 @@ pub(crate) static SETTINGS: &[Setting] = &[
     limit("backoff_max", TIME, "10m", "the longest wait between two attempts"),
     limit("gate_backoff", TIME, "200ms", "the first wait of a worker while the store is away; it doubles"),
     limit("gate_backoff_max", TIME, "10s", "the longest wait of a worker while the store is away"),
-    limit("drain_timeout", TIME, "25s", "for everything in hand to end once the process is told to stop"),
+    limit(
+        "stop_delay",
+        Kind::Pause(Duration::from_secs(60 * 60)),
+        "0s",
+        "how long deliveries are still taken once the process is told to stop, while /readyz says 503",
+    ),
+    limit(
+        "drain_timeout",
+        TIME,
+        "25s",
+        "for everything in hand to end once the process is told to stop, and stop_delay is over",
+    ),
 ];
 
 #[cfg(test)]

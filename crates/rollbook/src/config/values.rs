@@ -22,7 +22,7 @@ pub(crate) fn wrong(what: impl Into<String>, mend: impl Into<String>) -> Wrong {
 
 /// A span of time: a whole number and a unit, such as `60s`.
 pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
-    const MEND: &str = "write it as 500ms, 60s, 10m or 2h";
+    const MEND: &str = "write it as 500ms, 60s, 10m, 2h or 7d";
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {
@@ -33,6 +33,7 @@ pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
         "s" => 1000,
         "m" => 60 * 1000,
         "h" => 60 * 60 * 1000,
+        "d" => 24 * 60 * 60 * 1000,
         "" => return Err(wrong(format!("{text:?} has no unit"), MEND)),
         _ => return Err(wrong(format!("{text:?} has an unknown unit"), MEND)),
     };
@@ -43,6 +44,11 @@ pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
         Some(span) if span <= max => Ok(span),
         _ => Err(wrong(format!("{text:?} is too long"), format!("at most {} h", max.as_secs() / 3600))),
     }
+}
+
+/// A span of time that may be none: `0s`.
+pub(crate) fn pause(text: &str, max: Duration) -> Result<Duration, Wrong> {
+    if text == "0s" { Ok(Duration::ZERO) } else { duration(text, max) }
 }
 
 /// A number of bytes, such as `1MiB`, `64KiB` or `4096`.
@@ -163,6 +169,12 @@ mod tests {
         ] {
             assert!(duration(text, MAX).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_pause_may_be_none() {
+        assert_eq!((pause("0s", MAX), pause("5s", MAX)), (Ok(Duration::ZERO), Ok(Duration::from_secs(5))));
+        assert!(pause("0", MAX).is_err() && pause("25h", MAX).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::rollbook::{Home, SECRET};
 
 /// Every setting with a value that is wrong by itself.
-const WRONG: [(&str, &str); 43] = [
+const WRONG: [(&str, &str); 44] = [
     ("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret"),
     ("ROLLBOOK_DATA_DIR", ""),
     ("ROLLBOOK_LISTEN", "8080"),
@@ -46,6 +46,7 @@ const WRONG: [(&str, &str); 43] = [
     ("ROLLBOOK_BACKOFF", "1h"),
     ("ROLLBOOK_BACKOFF_MAX", "99 days"),
     ("ROLLBOOK_GATE_BACKOFF", "20s"),
+    ("ROLLBOOK_STOP_DELAY", "0"),
     ("ROLLBOOK_DRAIN_TIMEOUT", "soon"),
 ];
 

@@ -5,3 +5,4 @@ mod configuration;
 mod help;
 mod rollbook;
 mod servers;
+mod systemd;

@@ -134,8 +134,7 @@ impl Show {
         let store = wire::open_store(&self.config, clock.clone())?;
         let registry = Registry::new();
         let service =
-            Service::start(&self.config, Faces::ALL, &queue, Some(store.clone()), clock, registry.clone())
-                .await?;
+            Service::start(&self.config, Faces::ALL, &queue, Some(store.clone()), clock, registry.clone())?;
         let surroundings = Surroundings {
             seed: self.seed,
             receiver: reachable(service.listening.context("the receiver runs")?),

@@ -1,0 +1,140 @@
+//! The reference of all settings, as a page. A test holds `ops/CONFIG.md` against it.
+
+use std::fmt::Write as _;
+
+use super::relations::{RELATIONS, Scope};
+use super::{Kind, SETTINGS, Setting};
+
+/// The page's sections: each begins at a setting and goes on to where the next begins.
+const SECTIONS: [(&str, &str, &str); 8] = [
+    ("clerk_webhook_signing_secret", "What and where", "What a deployment decides."),
+    ("log", "Log", "One line for each fact, to standard error."),
+    ("tolerance", "Receiver", "The limits of what a stranger, or Svix, can make it do."),
+    ("queue_depth_max", "Queue", "The last four mean something on Redis only."),
+    ("lanes", "Worker", "How messages are taken and applied."),
+    ("database_connections_max", "Postgres", "They mean nothing where the store is a file."),
+    ("attempts_max", "Failures", "The wait before an attempt is a random time up to the one given."),
+    ("stop_delay", "Stopping", "After SIGTERM or SIGINT. A second signal ends the process at once."),
+];
+
+const HEAD: &str = "\
+# Settings
+
+Every setting of Rollbook, made from the table in the code by `rollbook config --reference`; a test holds this page
+against it (`UPDATE=1 cargo test -p rollbook reference` writes it anew).
+
+- A flag comes before the environment, the environment before the file, the file before the default. The file is
+  `rollbook.toml` in the working folder, or what `--config` names; [rollbook.toml](rollbook.toml) is one with every
+  setting at its default. `rollbook config` says what is in force and where it came from.
+- Every flag works with every command. A secret has no flag, and a URL with a password is refused in one: every user of
+  a machine reads its process list.
+- Where a setting says *or a file*, the name with `_FILE` (in the file: `_file`) gives a path whose content is the value.
+  Both at once are refused.
+- An unknown `ROLLBOOK_…` and an unknown key are refused, and so is an empty value. All that is wrong is told at once,
+  before a port is bound; exit code 2.
+- A span of time is a whole number and `ms`, `s`, `m` or `h`. A size is a whole number of bytes, or of `KiB`, `MiB`, `GiB`.
+";
+
+/// The page.
+pub(crate) fn page() -> String {
+    let mut page = HEAD.to_owned();
+    for setting in SETTINGS {
+        if let Some((_, title, about)) = SECTIONS.iter().find(|(first, ..)| *first == setting.key) {
+            // Writing to a String can't fail.
+            let _ = write!(page, "\n## {title}\n\n{about}\n");
+        }
+        let _ = write!(page, "\n### `{}`\n\n{}.\n\n{}", setting.key, sentence(setting.help), facts(setting));
+    }
+    page
+}
+
+fn facts(setting: &Setting) -> String {
+    let environment = setting.environment();
+    let mut names = vec![format!("environment `{environment}`")];
+    if setting.may_be_in_file() {
+        names.push(format!("or a file: `{environment}_FILE`"));
+    }
+    names.push(setting.flag().map_or_else(|| "no flag".to_owned(), |flag| format!("flag `--{flag}`")));
+    let default = setting.default.map_or_else(|| "not set".to_owned(), |default| format!("`{default}`"));
+    let mut facts =
+        format!("- default: {default}\n- value: {}\n- {}\n", form(setting.kind), names.join(", "));
+    for relation in RELATIONS.iter().filter(|relation| relation.key == setting.key) {
+        let scope = match relation.scope {
+            Scope::Any => "",
+            Scope::Redis => "with Redis, ",
+            Scope::Postgres => "with Postgres, ",
+        };
+        let _ = writeln!(facts, "- must be: {scope}{}", relation.mend);
+    }
+    facts
+}
+
+fn form(kind: Kind) -> String {
+    match kind {
+        Kind::Text => "text".to_owned(),
+        Kind::Secret => "text, never shown".to_owned(),
+        Kind::Url => "a URL, shown without its password".to_owned(),
+        Kind::Path => "a path".to_owned(),
+        Kind::Address => "`IP:PORT`, or `localhost:PORT`".to_owned(),
+        Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or "),
+        Kind::Duration(max) => format!("a span of time, `1ms` to `{}h`", max.as_secs() / 3600),
+        Kind::Pause(max) => format!("a span of time, `0s` to `{}h`", max.as_secs() / 3600),
+        Kind::Size(max) => format!("a size, 1 byte to `{}GiB`", max >> 30),
+        Kind::Number(max) => format!("a whole number, 1 to {max}"),
+        Kind::Count(max) => format!("a whole number, 0 to {max}"),
+    }
+}
+
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(char::to_uppercase);
+    first.into_iter().flatten().chain(chars).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Environment, find};
+
+    #[test]
+    fn the_reference_of_the_repository_is_current() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ops/CONFIG.md");
+        let page = page();
+        if Environment::read().is_set("UPDATE") {
+            std::fs::write(&path, &page).expect("it is written");
+        }
+        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(found == page, "ops/CONFIG.md is not current: UPDATE=1 cargo test -p rollbook reference");
+    }
+
+    #[test]
+    fn every_section_begins_at_a_setting_and_the_first_at_the_first() {
+        assert_eq!(SECTIONS[0].0, SETTINGS[0].key);
+        let places = SECTIONS.map(|(first, ..)| SETTINGS.iter().position(|setting| setting.key == first));
+        assert!(places.is_sorted() && places.iter().all(Option::is_some), "{places:?}");
+    }
+
+    #[test]
+    fn the_page_tells_every_name_the_default_the_range_and_what_else_must_hold() {
+        let page = page();
+        for setting in SETTINGS {
+            assert!(page.contains(&format!("\n### `{}`\n", setting.key)), "{}", setting.key);
+            assert!(page.contains(&format!("environment `{}`", setting.environment())), "{}", setting.key);
+        }
+        let about = |key: &str| {
+            let rest = page.split_once(&format!("### `{key}`\n")).expect("it is there").1;
+            rest.split("\n###").next().unwrap_or_default().to_owned()
+        };
+        let secret = about("clerk_webhook_signing_secret");
+        assert!(secret.contains("or a file: `CLERK_WEBHOOK_SIGNING_SECRET_FILE`, no flag"), "{secret}");
+        let timeout = about("statement_timeout");
+        for part in
+            ["default: `20s`", "`1ms` to `24h`", "`--statement-timeout`", "with Postgres, at most half"]
+        {
+            assert!(timeout.contains(part), "{part} in {timeout}");
+        }
+        assert!(RELATIONS.iter().all(|relation| find(relation.key).is_some()));
+    }
+}

@@ -1,0 +1,112 @@
+//! What systemd is told of a service with `Type=notify`: that it is ready, that it lives, that it stops.
+//!
+//! Constraints:
+//!
+//! * Ready means that the ports are bound, not that Redis or Postgres answer: those may be away for hours,
+//!   and an end of the process would not bring them back.
+//! * The watchdog is fed only while `/livez` would say that all is well, so that systemd starts anew a
+//!   process whose loops stand still.
+//! * Whoever gives us no socket hears nothing, and nothing that systemd does can hold the process up.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use rollbook_ops::{CHECK_TIMEOUT, Part};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Environment;
+
+/// Where systemd listens, and how often it wants to hear that we live.
+pub(crate) struct Systemd {
+    socket: UnixDatagram,
+    watchdog: Option<Duration>,
+}
+
+impl Systemd {
+    /// What the environment says of it; `None` where no systemd listens.
+    pub(crate) fn of(environment: &Environment) -> Option<Self> {
+        let name = environment.get("NOTIFY_SOCKET")?;
+        match connect(name) {
+            Ok(socket) => Some(Self { socket, watchdog: watchdog(environment) }),
+            Err(error) => {
+                tracing::warn!(%error, "systemd can't be told that the service is ready: NOTIFY_SOCKET");
+                None
+            }
+        }
+    }
+
+    /// Says that the service is ready, then that it lives as long as every part of `live` does, and once
+    /// `stopping` that it stops; goes on until `stop`.
+    pub(crate) async fn run(self, live: Vec<Part>, stopping: CancellationToken, stop: CancellationToken) {
+        self.say("READY=1");
+        tokio::join!(
+            async {
+                if stop.run_until_cancelled(stopping.cancelled()).await.is_some() {
+                    self.say("STOPPING=1");
+                }
+            },
+            stop.run_until_cancelled(self.feed(&live)),
+        );
+    }
+
+    /// Twice in each period, as systemd asks for.
+    async fn feed(&self, live: &[Part]) {
+        let Some(period) = self.watchdog else { return };
+        let mut ticks = interval(period / 2);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if is_well(live).await {
+                self.say("WATCHDOG=1");
+            }
+        }
+    }
+
+    fn say(&self, state: &str) {
+        // A full buffer means that systemd does not read: there is nobody to tell.
+        if let Err(error) = self.socket.send(state.as_bytes()) {
+            tracing::debug!(%error, state, "systemd could not be told");
+        }
+    }
+}
+
+async fn is_well(live: &[Part]) -> bool {
+    for part in live {
+        let condition = timeout(CHECK_TIMEOUT, part.probe.check()).await;
+        if !condition.is_ok_and(|condition| condition.is_ready()) {
+            tracing::error!(part = part.name, "no progress: the watchdog is not fed, systemd will end us");
+            return false;
+        }
+    }
+    true
+}
+
+/// An absolute path, or `@` and the name of an abstract socket.
+fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
+    let address = match name.as_bytes() {
+        [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest)?,
+        [b'/', ..] => SocketAddr::from_pathname(name)?,
+        _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "it is neither a path nor abstract")),
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// How long systemd waits for a sign of life of this process; `None` where it asks for none.
+fn watchdog(environment: &Environment) -> Option<Duration> {
+    let number = |name: &str| environment.get(name)?.to_str()?.parse::<u64>().ok();
+    // A variable for another process, which may have started us, is not for us.
+    let for_us = number("WATCHDOG_PID").is_none_or(|id| id == u64::from(std::process::id()));
+    // Twice in a period of less would be no pause at all.
+    number("WATCHDOG_USEC").filter(|micros| for_us && *micros >= 2).map(Duration::from_micros)
+}
+
+#[cfg(test)]
+mod tests;
