@@ -1,5 +1,7 @@
 //! The reader of events against a second one: no panic, nothing lost, nothing let in.
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 use rollbook_core::catalog::{self, Kind, Verb};
 use rollbook_core::change::{Assertion, Effect, Field};
@@ -18,6 +20,8 @@ const DEPTH_MAX: usize = 127;
 const INSTANCE: &str = "ins_1";
 /// Below this a time is taken for seconds, and what is kept of it is milliseconds.
 const SECONDS_BELOW: i64 = 100_000_000_000;
+/// From 1970 to the last day but one of 9999: what any engine holds and prints.
+const MILLIS: RangeInclusive<i64> = 0..=253_402_207_200_000;
 
 fn read(body: &[u8], instance_id: Option<&str>) -> Result<Parsed, Failure> {
     let lease = Lease {
@@ -72,11 +76,12 @@ fn name(value: Option<&Json>) -> Option<&str> {
     }
 }
 
+/// Milliseconds, or seconds below the limit, from 1970 to 9999.
 fn time(value: Option<&Json>) -> Option<Timestamp> {
-    match value? {
-        Json::Number(number) => Timestamp::from_clerk(number.parse().ok()?),
-        _ => None,
-    }
+    let Json::Number(number) = value? else { return None };
+    let number: i64 = number.parse().ok()?;
+    let millis = if number < SECONDS_BELOW { number.checked_mul(1000)? } else { number };
+    MILLIS.contains(&millis).then(|| Timestamp::from_millis(millis))
 }
 
 /// Why an event that is JSON can't be applied, if so.
@@ -134,7 +139,7 @@ fn check_row(event: &Json, assertion: &Assertion) {
             (_, Field::Null) | (Kind::Integer, Field::Integer(_)) | (Kind::Bool, Field::Bool(_)) => true,
             (Kind::Text, Field::Text(text)) => !text.contains('\0'),
             (Kind::Id, Field::Text(id)) => (1..=NAME_LENGTH_MAX).contains(&id.len()) && !id.contains('\0'),
-            (Kind::Time, Field::Time(at)) => at.as_millis() >= 0 && at.to_string().len() == 24,
+            (Kind::Time, Field::Time(at)) => MILLIS.contains(&at.as_millis()),
             (Kind::Json, Field::Json(text)) => !canonical(text).is_null(),
             _ => false,
         };

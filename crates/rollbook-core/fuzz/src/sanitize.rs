@@ -34,7 +34,9 @@ pub fn check(text: &[u8]) {
             count += 1;
         }
     }
-    assert_eq!((&*clean, replaced), (&*expected, count));
+    let told = String::from_utf8_lossy;
+    assert!(*clean == expected, "{} became {}, not {}", told(text), told(&clean), told(&expected));
+    assert_eq!(replaced, count, "{}", told(text));
     assert_eq!(matches!(clean, Cow::Borrowed(_)), count == 0, "a copy is made only where it must be");
     let again = sanitize(&clean);
     assert_eq!((&*again.0, again.1), (&*expected, 0), "once is enough");

@@ -59,10 +59,13 @@ enum Verdict {
 /// Where they do not.
 pub fn check(spelled: &[u8]) {
     let Some(request) = Request::read(spelled) else { return };
-    assert_eq!(ours(&request), theirs(&request), "{request:?}");
+    let Request { now, tolerance, headers, body } = &request;
+    let told = |(name, value): &(String, Vec<u8>)| format!("\n{name}: {}", value.escape_ascii());
+    let headers: String = headers.iter().map(told).collect();
+    let told = format_args!("at {now}, tolerance {tolerance}{headers}\n\n{}", body.escape_ascii());
+    assert_eq!(ours(&request), theirs(&request), "{told}");
 }
 
-#[derive(Debug)]
 struct Request {
     now: u64,
     tolerance: u32,
