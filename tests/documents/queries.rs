@@ -60,7 +60,11 @@ const EXPECTED: [Expected; 13] = [
         &["organization_invitations_by_organization"],
         &["noor@home.example|org:member|2026-08-28 09:00"],
     ),
-    expected("Users deleted since a moment", &["users_deleted"], &["user_3|ines@work.example|2026-08-01 09:00"]),
+    expected(
+        "Users deleted since a moment",
+        &["users_deleted"],
+        &["user_3|ines@work.example|2026-08-01 09:00"],
+    ),
     expected("Users by metadata", &[], &["user_1|Ines"]),
     expected("How fresh the mirror is", &["deliveries_by_age"], &["2|2026-08-03 11:40|2026-08-03 11:45|900"]),
     expected(
