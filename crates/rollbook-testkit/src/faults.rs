@@ -19,7 +19,8 @@ use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest,
-    Producer, QueueAdmin, QueueError, QueueStats, Settled, Settlement,
+    MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage, Settled,
+    Settlement,
 };
 use rollbook_core::store::{Due, ErasedCounts, LedgerEntry, RowView, Store, StoreError, Tidied};
 use rollbook_core::time::Timestamp;
@@ -257,6 +258,22 @@ impl QueueAdmin for FaultyAdmin {
 
     async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
         (self.script)(QueueCall::Admin).strike(self.inner.discard(filter, limit)).await
+    }
+
+    async fn messages(
+        &self,
+        after: Option<&MessagesCursor>,
+        limit: usize,
+    ) -> Result<MessagesPage, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.messages(after, limit)).await
+    }
+
+    async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.message(id)).await
+    }
+
+    async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.remove_many(ids)).await
     }
 
     async fn durability(&self) -> Result<Durability, QueueError> {

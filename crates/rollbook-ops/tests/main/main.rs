@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus::{IntCounter, Registry};
+use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
-    DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, QueueAdmin, QueueError, QueueStats,
+    DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, MessagesCursor, MessagesPage, QueueAdmin,
+    QueueError, QueueStats, QueuedMessage,
 };
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_ops::{Condition, Ops, Part, Probe, WatchedQueue};
@@ -91,6 +93,18 @@ impl QueueAdmin for FakeQueue {
     }
 
     async fn discard(&self, _: &DeadLetterFilter, _: usize) -> Result<usize, QueueError> {
+        panic!("a probe writes nothing")
+    }
+
+    async fn messages(&self, _: Option<&MessagesCursor>, _: usize) -> Result<MessagesPage, QueueError> {
+        panic!("a probe asks for no messages")
+    }
+
+    async fn message(&self, _: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
+        panic!("a probe asks for no message")
+    }
+
+    async fn remove_many(&self, _: &[MessageId]) -> Result<usize, QueueError> {
         panic!("a probe writes nothing")
     }
 
