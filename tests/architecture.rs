@@ -49,6 +49,15 @@ fn manifests() -> BTreeMap<String, toml::Table> {
         .collect()
 }
 
+/// The packages of a lock file, each as name and version.
+fn locked(path: &str) -> BTreeSet<(String, String)> {
+    let text = std::fs::read_to_string(root().join(path)).expect("a lock file");
+    let lock: toml::Table = text.parse().expect("TOML");
+    let packages = lock["package"].as_array().expect("packages").iter();
+    let text = |package: &toml::Value, key: &str| package[key].as_str().expect("a text").to_owned();
+    packages.map(|package| (text(package, "name"), text(package, "version"))).collect()
+}
+
 fn dependencies(manifest: &toml::Table, section: &str) -> BTreeSet<String> {
     let table = manifest.get(section).and_then(toml::Value::as_table);
     table.into_iter().flat_map(|table| table.keys().cloned()).collect()
@@ -129,4 +138,19 @@ fn every_dependency_has_its_line_in_the_architecture_page() {
     for name in listed.keys().filter(|name| !name.starts_with("rollbook")) {
         assert!(page.contains(&format!("`{name}`")), "crates/README.md has no reason for {name}");
     }
+}
+
+#[test]
+fn what_is_fuzzed_is_what_ships() {
+    let shipped = locked("Cargo.lock");
+    let is_shipped = |name: &str| shipped.iter().any(|(known, _)| known == name);
+    let other: Vec<_> = locked("crates/rollbook-core/fuzz/Cargo.lock")
+        .into_iter()
+        .filter(|package| is_shipped(&package.0) && !shipped.contains(package))
+        .collect();
+    assert!(
+        other.is_empty(),
+        "in other versions than in Cargo.lock: {other:?}\nmend: cp Cargo.lock crates/rollbook-core/fuzz/ && \
+         cargo metadata --manifest-path crates/rollbook-core/fuzz/Cargo.toml --format-version 1 >/dev/null"
+    );
 }

@@ -3,9 +3,12 @@
 mod architecture;
 mod audit;
 mod crashes;
+mod documents;
 mod fixtures;
+mod hostile;
 mod migrations;
 mod moving;
+mod operations;
 mod raw_http;
 mod rolling;
 mod rows;

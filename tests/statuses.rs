@@ -109,3 +109,17 @@ async fn what_can_not_be_applied_is_acknowledged_parked_and_takes_no_neighbour_a
         assert!(text.contains(reason), "{reason}: {text}");
     }
 }
+
+#[tokio::test]
+async fn a_body_as_long_as_may_be_becomes_a_row_and_one_byte_more_is_413() {
+    const BODY_MAX: usize = 1024 * 1024;
+    let home = Home::new(BINARY);
+    let _rollbook = home.start_ready(&["serve"]).await;
+    let body = EVENT.replace("Ines", &"I".repeat(BODY_MAX - EVENT.len() + "Ines".len()));
+    assert_eq!(body.len(), BODY_MAX);
+    assert_eq!(status(&exchange(home.listen, &signed("msg_1", &body)).await), 200);
+    let too_long = signed("msg_2", &format!("{body} "));
+    let (head, _) = too_long.split_once("\r\n\r\n").expect("a head");
+    assert_eq!(status(&exchange(home.listen, &format!("{head}\r\n\r\n")).await), 413);
+    until("it is applied", || async { home.metric("rollbook_applied_total").await == Some(1.0) }).await;
+}

@@ -140,6 +140,11 @@ impl Applied {
     pub const ALL: [Self; 6] =
         [Self::Inserted, Self::Updated, Self::Deleted, Self::Stale, Self::Unchanged, Self::Ignored];
 
+    /// Whether anything is written.
+    pub const fn advances(self) -> bool {
+        matches!(self, Self::Inserted | Self::Updated | Self::Deleted)
+    }
+
     /// The name used in the ledger and in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

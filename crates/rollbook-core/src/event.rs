@@ -21,7 +21,7 @@ use crate::catalog::{self, Column, Kind, Resource, Verb};
 use crate::change::{Assertion, Change, Effect, Field, Origin, Row, Version};
 use crate::queue::Lease;
 use crate::retry::{Failure, Reason};
-use crate::sanitize::sanitize;
+use crate::sanitize::{sanitize, sanitize_numbers};
 use crate::time::Timestamp;
 
 /// The longest event type and the longest id of a subject, in bytes. Clerk's own are a tenth of it.
@@ -32,7 +32,7 @@ pub const NAME_LENGTH_MAX: usize = 255;
 pub struct Parsed {
     /// The change.
     pub change: Change,
-    /// Characters replaced because not every engine can hold them.
+    /// Characters, keys and numbers replaced because not every engine can hold them.
     pub sanitized: usize,
     /// Fields whose value did not fit their column.
     pub mismatched: usize,
@@ -59,7 +59,8 @@ pub fn parse(message: &Lease, instance_id: Option<&str>) -> Result<Parsed, Failu
         .and_then(Value::as_i64)
         .and_then(Timestamp::from_clerk)
         .ok_or_else(|| fail(Reason::NotAnEvent, "the event has no usable timestamp"))?;
-    let data = event.remove("data");
+    let mut data = event.remove("data");
+    let sanitized = sanitized + data.as_mut().map_or(0, sanitize_numbers);
     let never_kept = catalog::NEVER_KEPT.contains(&event_type.as_str());
     if let (Some(expected), Some(Value::String(sent))) = (instance_id, event.get("instance_id"))
         && sent != expected
@@ -97,9 +98,11 @@ pub fn parse(message: &Lease, instance_id: Option<&str>) -> Result<Parsed, Failu
 /// outermost object is skipped, in a plain loop. `None` where the body is no JSON object or has no usable type.
 pub fn type_of(body: &[u8]) -> Option<String> {
     let (text, _) = sanitize(body);
-    // What is no text is replaced: where it stands in a message, the type beside it is still one.
-    let text = String::from_utf8_lossy(&text);
-    let event: BTreeMap<String, &RawValue> = serde_json::from_str(&text).ok()?;
+    // What is no text, and control characters, may stand in a message, a mark before the object and more behind
+    // it: the type is still one.
+    let text = String::from_utf8_lossy(&text).replace(|c: char| c < ' ', " ");
+    let objects = serde_json::Deserializer::from_str(text.trim_start_matches('\u{feff}'));
+    let event: BTreeMap<String, &RawValue> = objects.into_iter().next()?.ok()?;
     let event_type: Value = serde_json::from_str(event.get("type")?.get()).ok()?;
     name(Some(&event_type)).map(str::to_owned)
 }

@@ -1,25 +1,114 @@
 //! The merge: why the order of deliveries does not matter.
 //!
-//! A subject's state is the greatest [`Version`] seen of it, a maximum over a total order. Taking the
-//! maximum is commutative, associative and idempotent, so the rows are a function of the *set* of
-//! changes, whatever came late, twice, in other batches or through other workers.
+//! A subject's state is two registers, each the greatest value seen of it: its content, by [`Version`], and
+//! its end, by the event's time. Taking a maximum is commutative, associative and idempotent, so the rows are
+//! a function of the *set* of changes, whatever came late, twice, in other batches or through other workers.
+//! Nothing takes an end back. A late change of a deleted subject fills in what it was like and leaves it
+//! deleted, unless its content has been erased: that is the greatest content of all.
+//!
+//! What a row shows depends on its parents too (see [`Inherited`]): a membership ends with its user and its
+//! organization. That is a function of the states, worked out anew whenever one of them changes, and never
+//! a state of its own.
 //!
 //! [`fold`] plays a batch of changes of one resource against what is stored: it says what each change
-//! did and which one of each subject is left to write. A store calls it within its transaction and
-//! writes the winners in one statement, guarded by the same comparison where others may write too.
+//! did, and how each subject that advances is afterwards.
 
 use std::collections::BTreeMap;
 
-use crate::change::{Applied, Assertion, Version};
+use crate::catalog::{Link, Resource};
+use crate::change::{Applied, Assertion, Field, Row, Version};
+use crate::time::Timestamp;
 
-/// What a store knows of a subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What becomes of the content of deleted subjects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeletedRows {
+    /// It stays, beside `deleted_at`.
+    #[default]
+    Keep,
+    /// It goes at once, for good.
+    Erase,
+}
+
+/// The `version_hash` of content that was erased; SQL knows it as `ff`.
+const ERASED_HASH: &[u8] = &[0xff];
+
+/// What is known of a subject's content. Ordered: a maximum over these is the register.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Content {
+    /// Nothing: only its end has come, or someone has made a place for it.
+    #[default]
+    Unknown,
+    /// It looks as at this version.
+    At(Version),
+    /// It was removed for good. Nothing brings it back.
+    Erased,
+}
+
+impl Content {
+    /// As every table has it: `version_updated_at`, `version_event_at` and `version_hash`. Two contents with the
+    /// same hash are the same.
+    pub fn to_columns(&self) -> (i64, i64, &[u8]) {
+        match self {
+            Self::Unknown => (i64::MIN, i64::MIN, &[]),
+            Self::At(version) => (version.updated_at, version.event_at, &version.hash),
+            Self::Erased => (i64::MAX, i64::MAX, ERASED_HASH),
+        }
+    }
+
+    /// The content that a table has so. `None` where no store has written this.
+    pub fn from_columns(updated_at: i64, event_at: i64, hash: &[u8]) -> Option<Self> {
+        match hash {
+            [] => Some(Self::Unknown),
+            ERASED_HASH => Some(Self::Erased),
+            _ => {
+                let hash = hash.try_into().ok()?;
+                Some(Self::At(Version { dead: false, updated_at, event_at, hash }))
+            }
+        }
+    }
+}
+
+/// What a store knows of a subject. The default is what it knows of one that it has never heard of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// The greatest version seen; `None` where the row is only a floor.
-    pub version: Option<Version>,
+    /// The content.
+    pub content: Content,
+    /// The time of the latest event that says it is gone (milliseconds).
+    pub deleted_at: Option<i64>,
     /// Changes whose event is at or before this moment (milliseconds) belong to an earlier life of
     /// the subject and are ignored. Zero until an operator resets the row.
     pub floor: i64,
+}
+
+impl Stored {
+    /// Whether an operator has had this subject erased, and so everything that is of it, whatever comes.
+    pub fn is_forgotten(&self) -> bool {
+        self.content == Content::Erased && self.floor > 0
+    }
+
+    /// The state after an operator has had the subject erased at `at`: deleted then, above a floor, so that
+    /// what lies at or below it belongs to an earlier life, and what lies above finds it gone.
+    #[must_use]
+    pub fn forgotten(self, at: Timestamp) -> Self {
+        let seen = match self.content {
+            Content::At(version) => version.event_at,
+            Content::Unknown | Content::Erased => 0,
+        };
+        let deleted_at = self.deleted_at.map_or(at.as_millis(), |earlier| earlier.max(at.as_millis()));
+        let floor = self.floor.max(seen).max(deleted_at).max(1);
+        Self { content: Content::Erased, deleted_at: Some(deleted_at), floor }
+    }
+
+    /// The state after a change that advances it.
+    fn after(self, change: &Version, deleted_rows: DeletedRows) -> Self {
+        match (change.dead, deleted_rows) {
+            (false, _) => Self { content: Content::At(*change), ..self },
+            (true, DeletedRows::Keep) => Self { deleted_at: Some(change.event_at), ..self },
+            (true, DeletedRows::Erase) => {
+                Self { deleted_at: Some(change.event_at), content: Content::Erased, ..self }
+            }
+        }
+    }
 }
 
 /// The result of [`fold`].
@@ -27,83 +116,202 @@ pub struct Stored {
 pub struct Folded {
     /// What each change did, in their order.
     pub outcomes: Vec<Applied>,
-    /// The positions of those changes that are to be written, one for each subject that advances, in
-    /// the order of the subjects' ids: a fixed order of locks, without which two batches deadlock.
-    pub winners: Vec<usize>,
+    /// Those subjects that advance, in the order of their ids: a fixed order of locks, without which two
+    /// batches deadlock.
+    pub winners: Vec<Winner>,
+}
+
+/// What is to be written of one subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Winner {
+    /// The position of the last change that did something.
+    pub last: usize,
+    /// The position of the change whose content is to be written; without one the content stays what
+    /// it is, or goes where `state` says that it is erased.
+    pub content: Option<usize>,
+    /// How the subject is afterwards.
+    pub state: Stored,
 }
 
 /// Plays `changes`, in their order, against what is `stored` of their subjects, by id. All changes are
 /// of one resource.
-pub fn fold(changes: &[&Assertion], stored: impl Fn(&str) -> Option<Stored>) -> Folded {
-    let mut winners: BTreeMap<&str, usize> = BTreeMap::new();
+pub fn fold(
+    changes: &[&Assertion],
+    deleted_rows: DeletedRows,
+    stored: impl Fn(&str) -> Option<Stored>,
+) -> Folded {
+    let mut winners: BTreeMap<&str, Winner> = BTreeMap::new();
     let mut outcomes = Vec::with_capacity(changes.len());
     for (position, change) in changes.iter().enumerate() {
         let id = change.id.as_str();
-        let known = stored(id);
-        let current = match winners.get(id) {
-            Some(winner) => Some(changes[*winner].version),
-            None => known.and_then(|known| known.version),
-        };
-        let outcome = judge(&change.version, current.as_ref(), known.map_or(0, |known| known.floor));
-        if matches!(outcome, Applied::Inserted | Applied::Updated | Applied::Deleted) {
-            winners.insert(id, position);
+        let winner = winners.get(id);
+        let current = winner.map_or_else(|| stored(id).unwrap_or_default(), |winner| winner.state);
+        let outcome = judge(&change.version, &current, deleted_rows);
+        if outcome.advances() {
+            let state = current.after(&change.version, deleted_rows);
+            let content =
+                if change.version.dead { winner.and_then(|winner| winner.content) } else { Some(position) };
+            let content = content.filter(|_| state.content != Content::Erased);
+            winners.insert(id, Winner { last: position, content, state });
         }
         outcomes.push(outcome);
     }
     Folded { outcomes, winners: winners.into_values().collect() }
 }
 
-/// What a change at `version` does to a subject whose greatest known version is `current`.
-pub fn judge(version: &Version, current: Option<&Version>, floor: i64) -> Applied {
-    if version.event_at <= floor {
+/// What a change at `version` does to a subject of which this is `known`.
+pub fn judge(version: &Version, known: &Stored, deleted_rows: DeletedRows) -> Applied {
+    if version.event_at <= known.floor {
         return Applied::Ignored;
     }
-    match current {
-        Some(current) if version < current => Applied::Stale,
-        Some(current) if version == current => Applied::Unchanged,
-        _ if version.dead => Applied::Deleted,
-        Some(_) => Applied::Updated,
-        None => Applied::Inserted,
+    if version.dead {
+        return match known.deleted_at {
+            Some(at) if version.event_at < at => Applied::Stale,
+            Some(at) if version.event_at == at => Applied::Unchanged,
+            _ => Applied::Deleted,
+        };
     }
+    match known.content {
+        Content::Erased => Applied::Stale,
+        Content::At(current) if *version < current => Applied::Stale,
+        Content::At(current) if *version == current => Applied::Unchanged,
+        _ if known.deleted_at.is_some() && deleted_rows == DeletedRows::Erase => Applied::Stale,
+        Content::Unknown if known.deleted_at.is_none() => Applied::Inserted,
+        _ => Applied::Updated,
+    }
+}
+
+/// What a row has from its parents: a membership ends with its user and its organization, whichever came first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inherited {
+    /// The earliest end of a parent (milliseconds). The row shows it where it has no end of its own.
+    pub deleted_at: Option<i64>,
+    /// Whether the content of a parent has been erased: then the row shows none either, but for the ids of
+    /// its parents.
+    pub erased: bool,
+}
+
+/// What a row of `resource` has from its parents. `known` tells the state of the one with this table and id.
+pub fn inherited(
+    resource: &'static Resource,
+    row: &Row,
+    known: impl Fn(&'static Resource, &str) -> Option<Stored>,
+) -> Inherited {
+    let mut inherited = Inherited::default();
+    for (link, id) in parents(resource, row) {
+        let parent = known(link.parent, id).filter(|parent| link.cascades || parent.is_forgotten());
+        if let Some(Stored { content, deleted_at: Some(at), .. }) = parent {
+            inherited.deleted_at = Some(inherited.deleted_at.map_or(at, |earliest| earliest.min(at)));
+            inherited.erased |= content == Content::Erased;
+        }
+    }
+    inherited
+}
+
+/// The parents that a row names: each link with the id that is there.
+pub fn parents<'a>(
+    resource: &'static Resource,
+    row: &'a Row,
+) -> impl Iterator<Item = (&'static Link, &'a str)> {
+    let ids = resource.columns.iter().zip(&row.values);
+    resource.links.iter().filter_map(move |link| {
+        let id = ids.clone().find(|(column, _)| column.name == link.column);
+        match id {
+            Some((_, Field::Text(id))) => Some((link, id.as_str())),
+            _ => None,
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn version(dead: bool, updated_at: i64, event_at: i64, hash: u8) -> Version {
-        Version { dead, updated_at, event_at, hash: [hash; 16] }
+    const KEEP: DeletedRows = DeletedRows::Keep;
+    const ERASE: DeletedRows = DeletedRows::Erase;
+
+    fn live(updated_at: i64, event_at: i64, hash: u8) -> Version {
+        Version { dead: false, updated_at, event_at, hash: [hash; 16] }
+    }
+
+    fn delete(event_at: i64) -> Version {
+        Version { dead: true, updated_at: 0, event_at, hash: [0; 16] }
+    }
+
+    fn at(version: Version) -> Stored {
+        Stored { content: Content::At(version), ..Stored::default() }
+    }
+
+    fn dead(content: Content, at: i64) -> Stored {
+        Stored { content, deleted_at: Some(at), floor: 0 }
     }
 
     #[test]
     fn the_first_known_is_inserted_and_a_newer_one_updates() {
-        let (old, new) = (version(false, 1, 1, 1), version(false, 2, 2, 2));
-        assert_eq!(judge(&old, None, 0), Applied::Inserted);
-        assert_eq!(judge(&new, Some(&old), 0), Applied::Updated);
-        assert_eq!(judge(&old, Some(&new), 0), Applied::Stale);
-        assert_eq!(judge(&new, Some(&new), 0), Applied::Unchanged);
+        let (old, new) = (live(1, 1, 1), live(2, 2, 2));
+        assert_eq!(judge(&old, &Stored::default(), KEEP), Applied::Inserted);
+        assert_eq!(judge(&new, &at(old), KEEP), Applied::Updated);
+        assert_eq!(judge(&old, &at(new), KEEP), Applied::Stale);
+        assert_eq!(judge(&new, &at(new), KEEP), Applied::Unchanged);
     }
 
     #[test]
     fn nothing_revives_a_deleted_subject_whatever_its_times_say() {
         // The delete's time in seconds where every other is in milliseconds: it is still absorbing.
-        let deleted = version(true, 0, 1_716_883_200, 0);
-        let late = version(false, 1_716_883_199_000, 1_716_883_199_000, 7);
-        assert_eq!(judge(&late, Some(&deleted), 0), Applied::Stale);
-        assert_eq!(judge(&deleted, Some(&late), 0), Applied::Deleted);
+        let (deleted, late) = (delete(1_716_883_200), live(1_716_883_199_000, 1_716_883_199_000, 7));
+        let known = dead(Content::Unknown, deleted.event_at);
+        assert_eq!(judge(&deleted, &at(late), KEEP), Applied::Deleted);
+        assert_eq!(judge(&late, &known, ERASE), Applied::Stale);
+        assert_eq!(judge(&late, &known, KEEP), Applied::Updated, "it tells what it was like");
+        assert_eq!(known.after(&late, KEEP).deleted_at, known.deleted_at, "and it stays deleted");
+    }
+
+    #[test]
+    fn the_content_of_a_deleted_subject_is_the_latest_whatever_comes_first() {
+        let (old, new) = (live(1, 1, 1), live(2, 2, 2));
+        assert_eq!(judge(&old, &dead(Content::At(new), 3), KEEP), Applied::Stale);
+        assert_eq!(judge(&new, &dead(Content::At(new), 3), KEEP), Applied::Unchanged);
+        assert_eq!(judge(&new, &dead(Content::At(old), 3), KEEP), Applied::Updated);
+    }
+
+    #[test]
+    fn an_erased_content_never_comes_back() {
+        for deleted_rows in [KEEP, ERASE] {
+            assert_eq!(judge(&live(9, 9, 9), &dead(Content::Erased, 3), deleted_rows), Applied::Stale);
+        }
+        let erased = at(live(1, 1, 1)).after(&delete(3), ERASE);
+        assert_eq!(erased, dead(Content::Erased, 3));
+        assert_eq!(at(live(1, 1, 1)).after(&delete(3), KEEP), dead(Content::At(live(1, 1, 1)), 3));
+    }
+
+    #[test]
+    fn a_content_is_read_as_it_was_written() {
+        for content in [Content::Unknown, Content::At(live(5, 6, 7)), Content::Erased] {
+            let (updated_at, event_at, hash) = content.to_columns();
+            assert_eq!(Content::from_columns(updated_at, event_at, hash), Some(content));
+        }
+        assert_eq!(Content::from_columns(1, 1, &[1, 2]), None);
+    }
+
+    #[test]
+    fn the_later_of_two_deletes_says_when() {
+        assert_eq!(judge(&delete(5), &dead(Content::Unknown, 4), KEEP), Applied::Deleted);
+        assert_eq!(judge(&delete(4), &dead(Content::Unknown, 4), KEEP), Applied::Unchanged);
+        assert_eq!(judge(&delete(3), &dead(Content::Unknown, 4), KEEP), Applied::Stale);
     }
 
     #[test]
     fn an_equal_updated_at_is_decided_by_the_event_and_then_by_the_content() {
-        let (first, later) = (version(false, 5, 6, 9), version(false, 5, 7, 1));
-        assert_eq!(judge(&later, Some(&first), 0), Applied::Updated);
-        assert_eq!(judge(&first, Some(&later), 0), Applied::Stale);
-        assert_eq!(judge(&version(false, 5, 6, 10), Some(&first), 0), Applied::Updated);
+        let (first, later) = (live(5, 6, 9), live(5, 7, 1));
+        assert_eq!(judge(&later, &at(first), KEEP), Applied::Updated);
+        assert_eq!(judge(&first, &at(later), KEEP), Applied::Stale);
+        assert_eq!(judge(&live(5, 6, 10), &at(first), KEEP), Applied::Updated);
     }
 
     #[test]
     fn an_event_at_the_floor_belongs_to_an_earlier_life_and_one_above_it_does_not() {
-        assert_eq!(judge(&version(true, 0, 10, 0), None, 10), Applied::Ignored);
-        assert_eq!(judge(&version(false, 3, 11, 0), None, 10), Applied::Inserted);
+        let reset = Stored { floor: 10, ..Stored::default() };
+        assert_eq!(judge(&delete(10), &reset, KEEP), Applied::Ignored);
+        assert_eq!(judge(&live(3, 11, 0), &reset, KEEP), Applied::Inserted);
     }
 }

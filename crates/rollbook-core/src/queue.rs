@@ -148,6 +148,24 @@ pub trait QueueAdmin: Send + Sync {
     /// Forgets at most `limit` dead letters that match, oldest first, for good. Returns how many.
     async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError>;
 
+    /// Messages that are neither done nor dead, in no order, page by page: at most `limit` (at least one)
+    /// from behind `after`. Reads only. What is there from the first page to the last is on one of them,
+    /// whatever state it passes through; what comes or ends meanwhile may be missing, or be there twice.
+    async fn messages(
+        &self,
+        after: Option<&MessagesCursor>,
+        limit: usize,
+    ) -> Result<MessagesPage, QueueError>;
+
+    /// The message of this id, unless it is done or dead. Cheap, however many wait. Reads only.
+    async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError>;
+
+    /// Removes these messages for good, with their bodies, in whatever state they are: waiting, delayed,
+    /// leased or dead. Whoever has one leased learns it when settling: [`Settled::LeaseLost`]. The id may
+    /// come again, as new. Returns how many were there. After an error some may be gone, and calling again
+    /// is right.
+    async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError>;
+
     /// Whether what the queue takes in is on stable storage when it says so. Asks anew each time: a
     /// server's settings may change under us. Reads only.
     async fn durability(&self) -> Result<Durability, QueueError>;
@@ -189,6 +207,59 @@ impl QueueStats {
         self.ready + self.leased + self.delayed
     }
 }
+
+/// A message that is neither done nor dead, as an operator sees it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct QueuedMessage {
+    /// The message's name.
+    pub id: MessageId,
+    /// When the receiver had read it.
+    pub received_at: Timestamp,
+    /// How often it has been leased, a lease that it is in included.
+    pub attempts: u32,
+    /// What it waits for.
+    pub state: MessageState,
+    /// The signed bytes; of an entry that can't be read what there is of them, as in a dead letter.
+    pub body: Bytes,
+}
+
+impl fmt::Debug for QueuedMessage {
+    /// Never the body: it holds personal data.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, state, attempts, body, .. } = self;
+        write!(f, "QueuedMessage({id}, {state:?}, {attempts} attempts, {} bytes)", body.len())
+    }
+}
+
+/// What a message waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageState {
+    /// For a worker: it is due and nobody has it, or whoever had it let the lease run out.
+    Waiting,
+    /// For its backoff to pass.
+    Delayed {
+        /// When it will be due.
+        until: Timestamp,
+    },
+    /// For the worker that has it.
+    Leased {
+        /// When the lease runs out.
+        until: Timestamp,
+    },
+}
+
+/// A part of a listing of messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessagesPage {
+    /// As many as were asked for, or fewer: even none is not yet the end.
+    pub messages: Vec<QueuedMessage>,
+    /// Where the next page begins. `None` at the end.
+    pub next: Option<MessagesCursor>,
+}
+
+/// A place in a listing of messages, for the queue that gave it. Opaque to everyone else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessagesCursor(pub String);
 
 /// A message that was parked.
 #[derive(Clone, PartialEq, Eq)]

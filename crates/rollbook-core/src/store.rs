@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 use crate::catalog::Resource;
 use crate::change::{Applied, Change};
 use crate::delivery::MessageId;
+use crate::merge::DeletedRows;
+use crate::time::Timestamp;
 
 /// The copy of Clerk. One call is one atomic effect: rows and ledger together, or nothing.
 #[async_trait]
@@ -29,11 +31,81 @@ pub trait Store: Send + Sync {
         limit: usize,
     ) -> Result<Vec<RowView>, StoreError>;
 
+    /// Rows, at most `limit`, whose typed column of this name, an id or a text, is `value`.
+    async fn rows_where(
+        &self,
+        resource: &'static Resource,
+        column: &'static str,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError>;
+
     /// What the ledger says became of a delivery.
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError>;
 
+    /// What the ledger says of the deliveries about a subject: the `limit` that were applied last, in the order
+    /// in which they were.
+    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError>;
+
+    /// Removes what is kept of these subjects, whether there is anything or not: each becomes a tombstone
+    /// without content whose floor is `at` or later, so that no delivery brings anything back. What is theirs
+    /// by the catalog's links loses its content with them, now and when it comes later. Their lines, and those of
+    /// what is theirs, leave the ledger. All at once or nothing.
+    async fn erase(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+    ) -> Result<ErasedCounts, StoreError>;
+
+    /// One small step of what time alone brings about. Harmless from many workers at once.
+    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError>;
+
     /// Whether the store answers. Reads only.
     async fn ping(&self) -> Result<(), StoreError>;
+}
+
+/// What a store keeps beside the living rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keeping {
+    /// What becomes of the content of deleted rows.
+    pub deleted_rows: DeletedRows,
+    /// Whether there is a ledger.
+    pub ledger: bool,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self { deleted_rows: DeletedRows::Keep, ledger: true }
+    }
+}
+
+/// What an erasure has removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ErasedCounts {
+    /// Rows that have lost their content.
+    pub rows: u64,
+    /// Lines of the ledger.
+    pub ledger: u64,
+}
+
+/// What time has brought about, for [`Store::tidy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Lines of the ledger go that were written before this.
+    pub ledger_before: Option<Timestamp>,
+    /// The content of rows goes whose `deleted_at` is before this.
+    pub deleted_before: Option<Timestamp>,
+    /// At most so many lines and so many rows at once.
+    pub limit: usize,
+}
+
+/// What one step of tidying has done. Where a number has reached the limit, there may be more to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tidied {
+    /// Lines of the ledger that are gone.
+    pub ledger: u64,
+    /// Rows that have lost their content.
+    pub rows: u64,
 }
 
 /// A row as an application sees it: the columns of the contract by name. JSON columns are JSON,
@@ -56,12 +128,20 @@ impl RowView {
 /// One line of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerEntry {
+    /// The `svix-id`.
+    pub message_id: MessageId,
     /// The event's type.
     pub event_type: String,
     /// Whose row it was about, where that is known.
     pub subject_id: Option<String>,
     /// What it did.
     pub outcome: Applied,
+    /// When it happened at Clerk's.
+    pub event_at: Timestamp,
+    /// When the receiver had read it.
+    pub received_at: Timestamp,
+    /// When it was applied.
+    pub applied_at: Timestamp,
     /// How often the message had been leased when it was applied.
     pub attempts: u32,
 }

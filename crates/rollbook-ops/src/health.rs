@@ -29,8 +29,7 @@ impl Health {
         for (index, part) in self.parts.iter().cloned().enumerate() {
             asked.spawn(async move {
                 let answer = tokio::time::timeout(CHECK_TIMEOUT, part.probe.check()).await;
-                let hangs = |_| Condition::Failing(format!("no answer within {CHECK_TIMEOUT:?}"));
-                (index, answer.unwrap_or_else(hangs))
+                (index, answer.unwrap_or_else(|_| Condition::no_answer()))
             });
         }
         // A probe that panics never answers, and stays at this.

@@ -13,6 +13,7 @@
 mod connections;
 mod health;
 mod metrics;
+mod process;
 
 use std::io;
 use std::sync::Arc;
@@ -59,6 +60,10 @@ impl Condition {
     pub const fn is_ready(&self) -> bool {
         !matches!(self, Self::Failing(_))
     }
+
+    fn no_answer() -> Self {
+        Self::Failing(format!("no answer within {CHECK_TIMEOUT:?}"))
+    }
 }
 
 /// A part of the process that has a state of its own.
@@ -70,6 +75,14 @@ pub struct Part {
     pub probe: Arc<dyn Probe>,
 }
 
+/// The queue, which this face asks itself: one answer serves its gauges and its health.
+pub struct WatchedQueue {
+    /// Where to ask.
+    pub admin: Arc<dyn QueueAdmin>,
+    /// How many messages may wait in it.
+    pub depth_max: u64,
+}
+
 /// The ops face, ready to serve.
 pub struct Ops {
     live: Health,
@@ -79,13 +92,13 @@ pub struct Ops {
 
 impl Ops {
     /// Puts the face together. `registry` holds the metrics of the other faces; those of this one are
-    /// added to it. Without a `queue` there are no gauges of it.
+    /// added to it. A `queue` is a part on which readiness depends; without it there are no gauges of it.
     ///
     /// # Errors
     /// A metric of this face is registered already.
     pub fn new(
         registry: Registry,
-        queue: Option<Arc<dyn QueueAdmin>>,
+        queue: Option<WatchedQueue>,
         live: Vec<Part>,
         ready: Vec<Part>,
         clock: Arc<dyn Clock>,
@@ -137,7 +150,7 @@ async fn livez(State(ops): State<Arc<Ops>>) -> Response {
 }
 
 async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
-    let (ready, watched) = tokio::join!(ops.metrics.ready.check(), ops.metrics.watched.check());
+    let (ready, watched) = ops.metrics.check().await;
     let watched = watched.into_iter().map(|(name, condition)| match condition {
         Condition::Failing(why) => (name, Condition::Degraded(why)),
         condition => (name, condition),

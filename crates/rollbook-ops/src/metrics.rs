@@ -7,28 +7,30 @@
 use std::sync::Arc;
 
 use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
-use rollbook_core::queue::{QueueAdmin, QueueStats};
+use rollbook_core::queue::{Durability, QueueStats};
 use rollbook_core::time::{Clock, Timestamp};
 
-use crate::CHECK_TIMEOUT;
-use crate::health::Health;
+use crate::health::{Checked, Health};
+use crate::process::Process;
+use crate::{CHECK_TIMEOUT, Condition, WatchedQueue};
 
 /// The part that the gauges of the queue speak for.
 const QUEUE: &str = "queue";
 
 pub(crate) struct Metrics {
     registry: Registry,
-    queue: Option<(Arc<dyn QueueAdmin>, QueueGauges)>,
-    pub(crate) ready: Health,
+    queue: Option<(WatchedQueue, QueueGauges)>,
+    ready: Health,
     pub(crate) watched: Health,
     up: IntGaugeVec,
+    process: Option<Process>,
     clock: Arc<dyn Clock>,
 }
 
 impl Metrics {
     pub(crate) fn new(
         registry: Registry,
-        queue: Option<Arc<dyn QueueAdmin>>,
+        queue: Option<WatchedQueue>,
         ready: Health,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, prometheus::Error> {
@@ -38,61 +40,63 @@ impl Metrics {
         let build = IntGaugeVec::new(Opts::new("rollbook_build_info", "Always 1."), &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         registry.register(Box::new(build))?;
-        #[cfg(target_os = "linux")]
-        registry
-            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
-            .or_else(already_registered_is_fine)?;
+        let process = Process::new(&registry)?;
         let queue = match queue {
-            Some(queue) => Some((queue, QueueGauges::new(&registry)?)),
+            Some(queue) => {
+                let gauges = QueueGauges::new(&registry)?;
+                gauges.depth_limit.set(whole(queue.depth_max));
+                Some((queue, gauges))
+            }
             None => None,
         };
-        Ok(Self { registry, queue, ready, watched: Health::new(Vec::new()), up, clock })
+        Ok(Self { registry, queue, ready, watched: Health::new(Vec::new()), up, process, clock })
     }
 
     /// Asks every part, then renders all metrics as Prometheus text.
     pub(crate) async fn render(&self) -> Result<String, prometheus::Error> {
-        let (checked, watched, queue_answered) =
-            tokio::join!(self.ready.check(), self.watched.check(), self.update_queue());
-        for (part, condition) in checked.iter().chain(&watched) {
+        let (ready, watched) = self.check().await;
+        for (part, condition) in ready.iter().chain(&watched) {
             self.up.with_label_values(&[*part]).set(i64::from(condition.is_ready()));
         }
-        match queue_answered {
-            Some(false) => self.up.with_label_values(&[QUEUE]).set(0),
-            Some(true) if !checked.iter().any(|(part, _)| *part == QUEUE) => {
-                self.up.with_label_values(&[QUEUE]).set(1);
-            }
-            _ => {}
+        if let Some(process) = &self.process {
+            process.update();
         }
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// Whether the queue gave its numbers; `None` where there is no queue.
-    async fn update_queue(&self) -> Option<bool> {
-        let (queue, gauges) = self.queue.as_ref()?;
-        let (stats, durability) = tokio::join!(
-            tokio::time::timeout(CHECK_TIMEOUT, queue.stats()),
-            tokio::time::timeout(CHECK_TIMEOUT, queue.durability()),
-        );
-        let (stats, durability) = (stats.ok().and_then(Result::ok), durability.ok().and_then(Result::ok));
-        if let Some(stats) = &stats {
-            gauges.set(stats, self.clock.now());
+    /// Asks every part, each once: those on which readiness depends, and those that are only watched.
+    pub(crate) async fn check(&self) -> (Vec<Checked>, Vec<Checked>) {
+        let (queue, mut ready, watched) =
+            tokio::join!(self.check_queue(), self.ready.check(), self.watched.check());
+        if let Some(condition) = queue {
+            ready.insert(0, (QUEUE, condition));
         }
-        if let Some(durability) = &durability {
-            let degraded = gauges.durability_degraded.with_label_values(&[QUEUE]);
-            degraded.set(i64::from(durability.is_degraded()));
-        }
-        Some(stats.is_some() && durability.is_some())
+        (ready, watched)
     }
-}
 
-/// The process collector is the same for all, so a registry that has it is none the worse.
-#[cfg(target_os = "linux")]
-fn already_registered_is_fine(error: prometheus::Error) -> Result<(), prometheus::Error> {
-    if matches!(error, prometheus::Error::AlreadyReg) { Ok(()) } else { Err(error) }
+    /// How the queue is, which also brings its gauges up to date; `None` where there is no queue.
+    async fn check_queue(&self) -> Option<Condition> {
+        let (queue, gauges) = self.queue.as_ref()?;
+        let asked = async { tokio::try_join!(queue.admin.stats(), queue.admin.durability()) };
+        let condition = match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
+            Ok(Ok((stats, durability))) => {
+                gauges.set(&stats, &durability, self.clock.now());
+                if durability.is_degraded() {
+                    Condition::Degraded(durability.weaknesses.join("; "))
+                } else {
+                    Condition::Well
+                }
+            }
+            Ok(Err(error)) => Condition::Failing(error.to_string()),
+            Err(_) => Condition::no_answer(),
+        };
+        Some(condition)
+    }
 }
 
 struct QueueGauges {
     depth: IntGauge,
+    depth_limit: IntGauge,
     leased: IntGauge,
     delayed: IntGauge,
     oldest_age_seconds: Gauge,
@@ -124,6 +128,10 @@ impl QueueGauges {
         Ok(Self {
             durability_degraded,
             depth: gauge("rollbook_queue_depth", "Messages that are neither done nor dead.")?,
+            depth_limit: gauge(
+                "rollbook_queue_depth_limit",
+                "How many messages may wait; more are answered 503.",
+            )?,
             leased: gauge("rollbook_queue_leased", "Messages in the hands of a worker.")?,
             delayed: gauge("rollbook_queue_delayed", "Messages that wait for their backoff to pass.")?,
             oldest_age_seconds,
@@ -134,13 +142,17 @@ impl QueueGauges {
         })
     }
 
-    fn set(&self, stats: &QueueStats, now: Timestamp) {
-        let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    fn set(&self, stats: &QueueStats, durability: &Durability, now: Timestamp) {
         self.depth.set(whole(stats.depth()));
         self.leased.set(whole(stats.leased));
         self.delayed.set(whole(stats.delayed));
         self.dead_letters.set(whole(stats.dead));
         self.oldest_age_seconds
             .set(stats.oldest_received_at.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
+        self.durability_degraded.with_label_values(&[QUEUE]).set(i64::from(durability.is_degraded()));
     }
+}
+
+fn whole(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -41,7 +41,7 @@ impl Confirm {
             if found >= i64::from(wanted) {
                 Ok(())
             } else {
-                Err(format!("{found} of {wanted} {kind} have the delivery after {millis} ms"))
+                Err(format!("{found} of {wanted} {kind} have what was written after {millis} ms"))
             }
         };
         match self {

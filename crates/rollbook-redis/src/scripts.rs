@@ -15,6 +15,8 @@ pub(crate) struct Scripts {
     pub(crate) stats: Script,
     pub(crate) redrive: Script,
     pub(crate) discard: Script,
+    pub(crate) look: Script,
+    pub(crate) remove: Script,
     pub(crate) reap: Script,
 }
 
@@ -40,6 +42,8 @@ impl Scripts {
             stats: script!("flags=no-writes", "stats"),
             redrive: script!("flags=allow-oom", "redrive"),
             discard: script!("flags=allow-oom", "discard"),
+            look: script!("flags=no-writes", "look"),
+            remove: script!("flags=allow-oom", "remove"),
             reap: script!("flags=allow-oom", "reap"),
         }
     }
@@ -49,16 +53,16 @@ impl Scripts {
 mod tests {
     use super::*;
 
-    fn all(scripts: &Scripts) -> [&Script; 8] {
-        let Scripts { set_up, enqueue, lease, settle, stats, redrive, discard, reap } = scripts;
-        [set_up, enqueue, lease, settle, stats, redrive, discard, reap]
+    fn all(scripts: &Scripts) -> [&Script; 10] {
+        let Scripts { set_up, enqueue, lease, settle, stats, redrive, discard, look, remove, reap } = scripts;
+        [set_up, enqueue, lease, settle, stats, redrive, discard, look, remove, reap]
     }
 
     #[test]
     fn no_two_scripts_are_the_same() {
         let scripts = Scripts::new();
         let hashes = all(&scripts).map(Script::get_hash);
-        assert_eq!(std::collections::BTreeSet::from(hashes).len(), 8);
+        assert_eq!(std::collections::BTreeSet::from(hashes).len(), 10);
     }
 
     #[test]
@@ -72,6 +76,8 @@ mod tests {
             include_str!("scripts/stats.lua"),
             include_str!("scripts/redrive.lua"),
             include_str!("scripts/discard.lua"),
+            include_str!("scripts/look.lua"),
+            include_str!("scripts/remove.lua"),
             include_str!("scripts/reap.lua"),
         ];
         for source in sources {

@@ -75,8 +75,13 @@ pub(crate) fn decode(value: &[u8]) -> Result<(i64, Bytes), DecodeError> {
     Ok((i64::from_be_bytes(*at), body))
 }
 
-/// What is behind the head of a value that can't be read, so that a person may still look at it.
-pub(crate) fn unread(value: &[u8]) -> Bytes {
+/// What a person may look at: `received_at_millis` and the body, or as much as there is of them.
+pub(crate) fn show(value: &[u8]) -> (i64, Bytes) {
+    decode(value).unwrap_or_else(|_| (received_at(value).unwrap_or_default(), unread(value)))
+}
+
+/// What is behind the head of a value that can't be read.
+fn unread(value: &[u8]) -> Bytes {
     Bytes::copy_from_slice(value.get(HEAD..).unwrap_or_default())
 }
 

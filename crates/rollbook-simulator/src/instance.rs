@@ -9,6 +9,7 @@ mod announce;
 mod beside;
 mod billing;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -42,6 +43,10 @@ pub(crate) struct Instance {
     addresses: usize,
     pub(crate) events: Vec<Event>,
     pub(crate) truth: Truth,
+    /// The rows that hang on a user or an organization, by its id.
+    dependents: BTreeMap<String, Vec<(&'static str, String)>>,
+    /// The rows that have ended with a parent and not by themselves.
+    ended_with_parents: BTreeSet<(&'static str, String)>,
 }
 
 impl Instance {
@@ -59,6 +64,8 @@ impl Instance {
             addresses: 0,
             events: Vec::new(),
             truth: Truth::default(),
+            dependents: BTreeMap::new(),
+            ended_with_parents: BTreeSet::new(),
         }
     }
 
@@ -330,7 +337,7 @@ impl Instance {
     }
 
     /// Ends the memberships that match. Clerk's documents leave open whether it says so: sometimes it
-    /// does, and sometimes their rows stay as they are.
+    /// does, and sometimes their rows end with their parents alone.
     fn end_memberships(&mut self, of: impl Fn(&Membership) -> bool) {
         let says_so = self.rng.bool();
         while let Some(at) = self.memberships.iter().position(&of) {

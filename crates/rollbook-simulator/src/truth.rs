@@ -13,10 +13,12 @@ pub enum Expected {
     /// These columns with these values: all that the contract names for the table, but `synced_at`
     /// and `synced_by`, which depend on the delivery that won.
     Live(Map<String, Value>),
-    /// A tombstone. What else the row holds is not part of the truth.
+    /// It is gone, by itself or with what it hung on.
     Deleted {
         /// The time of the event that says so.
         at: Timestamp,
+        /// What it was like: as above, but for `deleted_at`.
+        columns: Map<String, Value>,
     },
 }
 
@@ -80,19 +82,26 @@ impl Truth {
 }
 
 impl Expected {
+    /// What the subject is or was like.
+    pub fn columns(&self) -> &Map<String, Value> {
+        match self {
+            Self::Live(columns) | Self::Deleted { columns, .. } => columns,
+        }
+    }
+
     /// The columns in which `row` is wrong.
     fn differences(&self, row: &RowView) -> Vec<String> {
-        match self {
-            Self::Live(columns) => columns
-                .iter()
-                .filter(|(name, value)| row.columns.get(*name) != Some(*value))
-                .map(|(name, _)| name.clone())
-                .collect(),
-            Self::Deleted { at } => {
-                let says = row.columns.get("deleted_at").and_then(Value::as_str);
-                if says == Some(at.to_string().as_str()) { Vec::new() } else { vec!["deleted_at".into()] }
-            }
-        }
+        let end = match self {
+            Self::Live(_) => None,
+            Self::Deleted { at, .. } => Some(Value::from(at.to_string())),
+        };
+        let expected = |name: &str, value: &Value| match &end {
+            Some(end) if name == "deleted_at" => end.clone(),
+            _ => value.clone(),
+        };
+        let is_wrong =
+            |(name, value): &(&String, &Value)| row.columns.get(*name) != Some(&expected(name, value));
+        self.columns().iter().filter(is_wrong).map(|(name, _)| name.clone()).collect()
     }
 }
 
@@ -114,7 +123,8 @@ mod tests {
 
     fn truth() -> Truth {
         let live = Expected::Live(row("", &json!({ "id": "a", "name": "A", "deleted_at": null })).columns);
-        let deleted = Expected::Deleted { at: Timestamp::from_millis(15) };
+        let was = row("", &json!({ "id": "b", "name": "old", "deleted_at": null })).columns;
+        let deleted = Expected::Deleted { at: Timestamp::from_millis(15), columns: was };
         Truth { rows: BTreeMap::from([(("users", "a".into()), live), (("users", "b".into()), deleted)]) }
     }
 
@@ -148,10 +158,11 @@ mod tests {
         living.columns.insert("name".into(), json!("B"));
         living.columns.remove("deleted_at");
         dead.columns.insert("deleted_at".into(), json!("1970-01-01T00:00:00.016Z"));
+        dead.columns.insert("name".into(), Value::Null);
         let comparison = truth().compare([("users", living), ("users", dead)].into_iter());
         let named: Vec<(&str, &str)> =
             comparison.different.iter().map(|(_, id, column)| (id.as_str(), column.as_str())).collect();
-        assert_eq!(named, [("a", "deleted_at"), ("a", "name"), ("b", "deleted_at")]);
+        assert_eq!(named, [("a", "deleted_at"), ("a", "name"), ("b", "deleted_at"), ("b", "name")]);
         assert_eq!(comparison.equal, 0);
     }
 }

@@ -24,6 +24,7 @@ const QUEUE: &[Step] = &[("0001_queue", include_str!("../../../migrations/sqlite
 const STORE: &[Step] = &[
     ("0001_mirror", include_str!("../../../migrations/sqlite/store/0001_mirror.sql")),
     ("0002_whole_of_clerk", include_str!("../../../migrations/sqlite/store/0002_whole_of_clerk.sql")),
+    ("0003_ends", include_str!("../../../migrations/sqlite/store/0003_ends.sql")),
 ];
 
 impl Schema {
@@ -158,11 +159,51 @@ mod tests {
                 (?1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?2, 0, 0, 0, 0, 0, 0, 0, 0, x'00', 0)";
             connection.execute(insert, (format!("user_{number}"), data)).expect("a row");
         }
-        assert_eq!(apply_migrations(&path, Schema::Store), Ok(vec![STORE[1].0]));
+        assert_eq!(apply_migrations(&path, Schema::Store), Ok(vec![STORE[1].0, STORE[2].0]));
         let mut users = connection.prepare("SELECT deprovisioned FROM users ORDER BY id").expect("a query");
         let found: Vec<Option<bool>> =
             users.query_map((), |row| row.get(0)).expect("rows").map(|row| row.expect("a value")).collect();
         assert_eq!(found, said.map(|(_, deprovisioned)| deprovisioned));
+    }
+
+    #[test]
+    fn what_was_deleted_before_the_step_about_ends_stays_so_with_all_that_hangs_on_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store.db");
+        let connection = connection::open(&path).expect("a file");
+        for (_, step) in &STORE[..2] {
+            connection.execute_batch(step).expect("an earlier step");
+        }
+        connection.pragma_update(None, "user_version", 2).expect("a version");
+        let version =
+            "synced_at, synced_by, version_dead, version_updated_at, version_event_at, version_hash";
+        let alive = "'t', 'msg', 0, 5, 5, x'00112233445566778899aabbccddeeff'";
+        connection
+            .execute_batch(&format!(
+                "INSERT INTO users (id, deleted_at, {version}) VALUES ('user_1', 't7', 't', 'msg', 1, 0, 7, x'00');
+                 INSERT INTO users (id, {version}) VALUES ('user_2', {alive});
+                 INSERT INTO organizations (id, deleted_at, {version}) VALUES ('org_1', 't6', 't', 'msg', 1, 0, 6, x'00');
+                 INSERT INTO sessions (id, user_id, {version}) VALUES ('sess_1', 'user_1', {alive}), ('sess_2', 'user_2', {alive});
+                 INSERT INTO organization_memberships (id, user_id, organization_id, {version})
+                 VALUES ('m_1', 'user_1', 'org_1', {alive}), ('m_2', 'user_2', 'org_1', {alive}), ('m_3', 'user_2', 'org_2', {alive});"
+            ))
+            .expect("rows");
+        assert_eq!(apply_migrations(&path, Schema::Store), Ok(vec![STORE[2].0]));
+        let ends =
+            "SELECT group_concat(id || ' ' || coalesce(deleted_at, '-') || ' ' || hex(version_hash), ', ')
+                    FROM (SELECT id, deleted_at, version_hash FROM users UNION ALL
+                          SELECT id, deleted_at, x'' FROM sessions UNION ALL
+                          SELECT id, deleted_at, x'' FROM organization_memberships ORDER BY id)";
+        let found: String = connection.query_row(ends, (), |row| row.get(0)).expect("rows");
+        assert_eq!(
+            found,
+            "m_1 t6 , m_2 t6 , m_3 - , sess_1 t7 , sess_2 - , user_1 t7 , \
+             user_2 - 00112233445566778899AABBCCDDEEFF"
+        );
+        let state = "SELECT version_deleted_at, version_updated_at = -9223372036854775808 FROM users WHERE id = 'user_1'";
+        let found: (i64, bool) =
+            connection.query_row(state, (), |row| Ok((row.get(0)?, row.get(1)?))).expect("a row");
+        assert_eq!(found, (7, true));
     }
 
     #[test]

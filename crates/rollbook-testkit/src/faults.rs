@@ -19,9 +19,11 @@ use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest,
-    Producer, QueueAdmin, QueueError, QueueStats, Settled, Settlement,
+    MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage, Settled,
+    Settlement,
 };
-use rollbook_core::store::{LedgerEntry, RowView, Store, StoreError};
+use rollbook_core::store::{Due, ErasedCounts, LedgerEntry, RowView, Store, StoreError, Tidied};
+use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
 
 /// What goes wrong with one call.
@@ -97,8 +99,12 @@ impl Default for Gate {
 pub enum StoreCall<'a> {
     /// `apply_many` of these.
     Apply(&'a [Change]),
-    /// `get`, `rows` or `delivery`.
+    /// A call that reads.
     Read,
+    /// `erase`.
+    Erase,
+    /// `tidy` of this.
+    Tidy(&'a Due),
     /// `ping`.
     Ping,
 }
@@ -154,8 +160,34 @@ impl Store for FaultyStore {
         (self.script)(StoreCall::Read).strike(self.inner.rows(resource, after, limit)).await
     }
 
+    async fn rows_where(
+        &self,
+        resource: &'static Resource,
+        column: &'static str,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError> {
+        (self.script)(StoreCall::Read).strike(self.inner.rows_where(resource, column, value, limit)).await
+    }
+
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
         (self.script)(StoreCall::Read).strike(self.inner.delivery(id)).await
+    }
+
+    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
+        (self.script)(StoreCall::Read).strike(self.inner.deliveries(subject_id, limit)).await
+    }
+
+    async fn erase(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+    ) -> Result<ErasedCounts, StoreError> {
+        (self.script)(StoreCall::Erase).strike(self.inner.erase(subjects, at)).await
+    }
+
+    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
+        (self.script)(StoreCall::Tidy(due)).strike(self.inner.tidy(due)).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -226,6 +258,22 @@ impl QueueAdmin for FaultyAdmin {
 
     async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
         (self.script)(QueueCall::Admin).strike(self.inner.discard(filter, limit)).await
+    }
+
+    async fn messages(
+        &self,
+        after: Option<&MessagesCursor>,
+        limit: usize,
+    ) -> Result<MessagesPage, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.messages(after, limit)).await
+    }
+
+    async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.message(id)).await
+    }
+
+    async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.remove_many(ids)).await
     }
 
     async fn durability(&self) -> Result<Durability, QueueError> {

@@ -27,7 +27,7 @@ pub(crate) struct Reading {
     pub(crate) changes: Vec<Change>,
     /// The others.
     pub(crate) failed: Vec<(Lease, Failure)>,
-    /// Characters replaced because not every engine can hold them.
+    /// Characters, keys and numbers replaced because not every engine can hold them.
     pub(crate) sanitized: usize,
     /// Fields whose value did not fit their column, by table.
     pub(crate) mismatched: BTreeMap<&'static str, usize>,

@@ -223,14 +223,21 @@ impl Lane {
         let now = self.shared.clock.now();
         let mut decided = Vec::with_capacity(reading.leases.len() + reading.failed.len());
         for ((lease, change), fate) in reading.leases.into_iter().zip(&reading.changes).zip(outcome.fates) {
-            if let Fate::Applied(applied) = fate {
-                metrics.applied(change, applied, now);
-            }
+            let applied = if let Fate::Applied(applied) = fate { Some(applied) } else { None };
             let settlement = batch::decide(&lease, change, fate, retry);
+            match applied {
+                Some(applied) => metrics.applied(change, applied, now),
+                None if settlement == Settlement::Ack => metrics.dropped(Some(&change.origin.event_type)),
+                None => {}
+            }
             decided.push((lease, settlement));
         }
         for (lease, failure) in reading.failed {
+            let event_type = failure.event_type.clone();
             let settlement = batch::fail(&lease, failure, retry);
+            if settlement == Settlement::Ack {
+                metrics.dropped(event_type.as_deref());
+            }
             decided.push((lease, settlement));
         }
         match outcome.failure {

@@ -24,8 +24,9 @@ mod lane;
 mod metrics;
 mod progress;
 mod settings;
+mod upkeep;
 mod worker;
 
 pub use progress::Progress;
-pub use settings::Settings;
+pub use settings::{Settings, UpkeepSettings};
 pub use worker::{Worker, WorkerError};

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
-use rollbook_core::catalog::RESOURCES;
+use rollbook_core::catalog::{NEVER_KEPT, RESOURCES, event_types};
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::queue::{Lease, Settlement};
 use rollbook_core::retry::Reason;
+use rollbook_core::store::Tidied;
 use rollbook_core::time::Timestamp;
 
 /// Messages.
@@ -37,8 +38,17 @@ const LAG_BUCKETS: [f64; 17] = [
     2_592_000.0,
 ];
 
-/// The label where there is no reason and no resource.
+/// The label where there is no reason, no resource, no type that could be read.
 const NONE: &str = "none";
+
+/// The label of every event type that Clerk does not document: whoever may send us events could invent
+/// any number of names.
+const OTHER: &str = "other";
+
+/// What became of an event for good.
+const APPLIED: &str = "applied";
+const DEAD_LETTER: &str = "dead_letter";
+const DROPPED: &str = "dropped";
 
 pub(crate) struct Metrics {
     leased: Histogram,
@@ -47,9 +57,11 @@ pub(crate) struct Metrics {
     event_lag_seconds: Histogram,
     settlements: IntCounterVec,
     applied: IntCounterVec,
+    events: IntCounterVec,
     pub(crate) leases_lost: IntCounter,
     pub(crate) sanitized: IntCounter,
     field_mismatches: IntCounterVec,
+    tidied: IntCounterVec,
     pub(crate) progress: Gauge,
 }
 
@@ -84,6 +96,12 @@ impl Metrics {
                 "Changes applied, by table and by what they did.",
                 &["resource", "outcome"],
             )?,
+            events: counters(
+                registry,
+                "rollbook_events_total",
+                "Events that came to an end, by type and by what became of them.",
+                &["type", "outcome"],
+            )?,
             leases_lost: counter(
                 registry,
                 "rollbook_leases_lost_total",
@@ -92,13 +110,19 @@ impl Metrics {
             sanitized: counter(
                 registry,
                 "rollbook_sanitized_total",
-                "Characters replaced by U+FFFD because not every store can hold them.",
+                "Characters, keys and numbers replaced because not every store can hold them.",
             )?,
             field_mismatches: counters(
                 registry,
                 "rollbook_field_mismatches_total",
                 "Fields whose value did not fit their column, which is null then, by table.",
                 &["resource"],
+            )?,
+            tidied: counters(
+                registry,
+                "rollbook_tidied_total",
+                "What was kept long enough and is gone: lines of the ledger, and what deleted rows were like.",
+                &["what"],
             )?,
             progress: Gauge::new(
                 "rollbook_worker_progress_timestamp_seconds",
@@ -120,6 +144,14 @@ impl Metrics {
                 self.settlements.with_label_values(&["retry", reason.as_str()]);
             }
         }
+        for event_type in event_types().chain([OTHER]) {
+            self.events.with_label_values(&[event_type, APPLIED]);
+            // One of them is never parked: its body carries a one-time password.
+            let failed = if NEVER_KEPT.contains(&event_type) { DROPPED } else { DEAD_LETTER };
+            self.events.with_label_values(&[event_type, failed]);
+        }
+        self.events.with_label_values(&[NONE, DEAD_LETTER]);
+        self.tidied(&Tidied::default());
         for resource in RESOURCES {
             self.field_mismatches.with_label_values(&[resource.table]);
         }
@@ -147,9 +179,20 @@ impl Metrics {
     /// nothing about how far the rows are behind.
     pub(crate) fn applied(&self, change: &Change, applied: Applied, now: Timestamp) {
         self.applied.with_label_values(&[change.resource_name(), applied.as_str()]).inc();
+        self.ended(Some(&change.origin.event_type), APPLIED);
         if matches!(applied, Applied::Inserted | Applied::Updated | Applied::Deleted) {
             self.event_lag_seconds.observe(now.since(change.origin.event_at).as_secs_f64());
         }
+    }
+
+    /// An event of this type could not be applied, and what it carries may not be parked.
+    pub(crate) fn dropped(&self, event_type: Option<&str>) {
+        self.ended(event_type, DROPPED);
+    }
+
+    fn ended(&self, event_type: Option<&str>, outcome: &str) {
+        let known = |name: &str| event_types().find(|known| *known == name).unwrap_or(OTHER);
+        self.events.with_label_values(&[event_type.map_or(NONE, known), outcome]).inc();
     }
 
     /// Fields did not fit their columns: how many in which tables.
@@ -159,6 +202,12 @@ impl Metrics {
         }
     }
 
+    /// Time has taken something away.
+    pub(crate) fn tidied(&self, tidied: &Tidied) {
+        self.tidied.with_label_values(&["ledger_lines"]).inc_by(tidied.ledger);
+        self.tidied.with_label_values(&["deleted_rows"]).inc_by(tidied.rows);
+    }
+
     /// A lease ended.
     pub(crate) fn settled(&self, settlement: &Settlement) {
         let reason = match settlement {
@@ -166,6 +215,9 @@ impl Metrics {
             Settlement::Retry { failure, .. } | Settlement::DeadLetter { failure } => failure.reason.as_str(),
         };
         self.settlements.with_label_values(&[settlement.label(), reason]).inc();
+        if let Settlement::DeadLetter { failure } = settlement {
+            self.ended(failure.event_type.as_deref(), DEAD_LETTER);
+        }
     }
 }
 

@@ -31,6 +31,35 @@ pub struct Settings {
     pub gate_backoff: Duration,
     /// The longest such wait.
     pub gate_backoff_max: Duration,
+    /// What time takes away.
+    pub upkeep: UpkeepSettings,
+}
+
+/// What time takes away, and how gently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpkeepSettings {
+    /// How long the ledger keeps a line; `None` for good.
+    pub ledger_kept_for: Option<Duration>,
+    /// How long a deleted row keeps what it was like; `None` for good.
+    pub deleted_kept_for: Option<Duration>,
+    /// How often it is looked for what is due.
+    pub interval: Duration,
+    /// The most lines and rows in one step, which is one transaction: applying waits for no longer than that.
+    pub step_max: usize,
+    /// The pause between two steps, which leaves the store to applying.
+    pub pause: Duration,
+}
+
+impl Default for UpkeepSettings {
+    fn default() -> Self {
+        Self {
+            ledger_kept_for: Some(Duration::from_secs(7 * 24 * 60 * 60)),
+            deleted_kept_for: None,
+            interval: Duration::from_secs(60),
+            step_max: 1000,
+            pause: Duration::from_millis(20),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -49,6 +78,7 @@ impl Default for Settings {
             instance_id: None,
             gate_backoff: Duration::from_millis(200),
             gate_backoff_max: Duration::from_secs(10),
+            upkeep: UpkeepSettings::default(),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::lane::{Lane, Shared};
 use crate::metrics::Metrics;
 use crate::progress::{Progress, Pulse};
 use crate::settings::Settings;
+use crate::upkeep;
 
 /// Brings messages from a queue into a store.
 pub struct Worker {
@@ -91,6 +92,16 @@ impl Worker {
     /// When a lane ends unasked. The others are stopped first; they get the time of one lease.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
         let halt = stop.child_token();
+        let lanes = async {
+            let ended = self.run_lanes(&halt).await;
+            halt.cancel();
+            ended
+        };
+        let (ended, ()) = tokio::join!(lanes, upkeep::run(Arc::clone(&self.shared), halt.clone()));
+        ended
+    }
+
+    async fn run_lanes(&self, halt: &CancellationToken) -> Result<(), WorkerError> {
         let mut lanes = JoinSet::new();
         let mut numbers = HashMap::new();
         for number in 0..self.shared.settings.lanes.max(1) {

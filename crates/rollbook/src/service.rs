@@ -8,10 +8,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use prometheus::Registry;
-use rollbook_core::queue::QueueAdmin;
 use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
-use rollbook_ops::{Condition, Ops, Part, Probe};
+use rollbook_ops::{Condition, Ops, Part, Probe, WatchedQueue};
 use rollbook_receiver::Receiver;
 use rollbook_worker::{Progress, Worker};
 use tokio::net::{TcpListener, TcpSocket};
@@ -78,7 +77,6 @@ impl Service {
                 Receiver::new(settings, secrets, queue.producer.clone(), clock.clone(), &registry)?;
             supervisor.start("receiver", |stop| async move { Ok(receiver.serve(listener, stop).await?) });
         }
-        let queue_part = Part { name: "queue", probe: Arc::new(QueueProbe(queue.admin.clone())) };
         let store_part =
             store.clone().map(|store| Part { name: "store", probe: Arc::new(StoreProbe(store)) });
         let mut live = Vec::new();
@@ -92,11 +90,11 @@ impl Service {
         }
         // A receiver goes on accepting while the store is away: there the store is shown, no more.
         let (ready, watched) = match store_part {
-            Some(store) if faces.receiver => (vec![queue_part], vec![store]),
-            Some(store) => (vec![queue_part, store], Vec::new()),
-            None => (vec![queue_part], Vec::new()),
+            Some(store) if faces.receiver => (Vec::new(), vec![store]),
+            store => (store.into_iter().collect(), Vec::new()),
         };
-        let ops = Ops::new(registry, Some(queue.admin.clone()), live.clone(), ready, clock)?
+        let queue = WatchedQueue { admin: queue.admin.clone(), depth_max: config.queue_depth_max };
+        let ops = Ops::new(registry, Some(queue), live.clone(), ready, clock)?
             .watching(watched)
             .ready_until(supervisor.stopping());
         supervisor.start("ops face", |stop| async move { Ok(ops.serve(ops_port, stop).await?) });
@@ -145,21 +143,6 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
-}
-
-struct QueueProbe(Arc<dyn QueueAdmin>);
-
-#[async_trait]
-impl Probe for QueueProbe {
-    async fn check(&self) -> Condition {
-        match tokio::join!(self.0.stats(), self.0.durability()) {
-            (Ok(_), Ok(durability)) if durability.is_degraded() => {
-                Condition::Degraded(durability.weaknesses.join("; "))
-            }
-            (Ok(_), Ok(_)) => Condition::Well,
-            (Err(error), _) | (_, Err(error)) => Condition::Failing(error.to_string()),
-        }
-    }
 }
 
 struct StoreProbe(Arc<dyn Store>);

@@ -95,11 +95,11 @@ pub(crate) fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Resu
             must_exist("store", path, "database_url")?;
             let store =
                 SqliteStore::open(path, clock).with_context(|| format!("the store in {}", path.display()))?;
-            Ok(Arc::new(store))
+            Ok(Arc::new(store.keeping(config.keeping)))
         }
         Place::Server(url) => {
             check_server(config, Part::Store)?;
-            Ok(Arc::new(PostgresStore::new(postgres(config, url), clock)?))
+            Ok(Arc::new(PostgresStore::new(postgres(config, url), clock)?.keeping(config.keeping)))
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Billing. A payer is a user or an organization; what it is not comes as an empty id. Amounts are in the
 //! currency's smallest unit. Nothing here is ever deleted: what ends keeps its row and says so by its status.
 
-use super::{Kind, Resource, column, upsert};
+use super::{Kind, Link, ORGANIZATIONS, Resource, USERS, belongs_to, column, upsert};
+
+/// What was paid stays, whoever goes.
+const PAYERS: &[Link] = &[belongs_to(&ORGANIZATIONS, "organization_id"), belongs_to(&USERS, "user_id")];
 
 /// Subscriptions of payers. Their items come nested, without what they belong to: copies of
 /// [`SUBSCRIPTION_ITEMS`], which have events of their own.
@@ -25,6 +28,8 @@ pub static SUBSCRIPTIONS: Resource = Resource {
         column("canceled_at", Kind::Time, &["canceled_at"]),
         column("ended_at", Kind::Time, &["ended_at"]),
     ],
+    links: PAYERS,
+    addresses: &[],
     secrets: &[],
 };
 
@@ -58,6 +63,8 @@ pub static SUBSCRIPTION_ITEMS: Resource = Resource {
         column("period_start", Kind::Time, &["period_start"]),
         column("period_end", Kind::Time, &["period_end"]),
     ],
+    links: PAYERS,
+    addresses: &[],
     secrets: &[],
 };
 
@@ -83,5 +90,7 @@ pub static PAYMENT_ATTEMPTS: Resource = Resource {
         column("paid_at", Kind::Time, &["paid_at"]),
         column("failed_at", Kind::Time, &["failed_at"]),
     ],
+    links: PAYERS,
+    addresses: &[],
     secrets: &[],
 };

@@ -28,8 +28,23 @@ pub struct Resource {
     pub events: &'static [Event],
     /// The typed columns beside those that every table has (see [`COMMON_COLUMNS`]).
     pub columns: &'static [Column],
+    /// What its rows hang on.
+    pub links: &'static [Link],
+    /// The columns that hold the address of a person who need not be a user.
+    pub addresses: &'static [&'static str],
     /// Paths in `data` whose values are never kept: they let their reader in.
     pub secrets: &'static [&'static [&'static str]],
+}
+
+/// What a row hangs on.
+pub struct Link {
+    /// The column with the parent's id.
+    pub column: &'static str,
+    /// The parent's resource. Parents have no parents.
+    pub parent: &'static Resource,
+    /// Whether the row ends with its parent. Where it does not, as with a payment, it is still the parent's: it
+    /// goes when an operator has its parent erased.
+    pub cascades: bool,
 }
 
 /// An event type of a resource.
@@ -100,6 +115,16 @@ pub enum Source {
 pub const COMMON_COLUMNS: [&str; 7] =
     ["id", "data", "created_at", "updated_at", "deleted_at", "synced_at", "synced_by"];
 
+/// Ends with its parent.
+const fn ends_with(parent: &'static Resource, column: &'static str) -> Link {
+    Link { column, parent, cascades: true }
+}
+
+/// Outlives its parent.
+const fn belongs_to(parent: &'static Resource, column: &'static str) -> Link {
+    Link { column, parent, cascades: false }
+}
+
 const fn upsert(name: &'static str) -> Event {
     Event { name, verb: Verb::Upsert }
 }
@@ -112,8 +137,8 @@ const fn column(name: &'static str, kind: Kind, path: &'static [&'static str]) -
     Column { name, kind, source: Source::Path(path) }
 }
 
-/// Every resource that has a table, in the order in which a batch writes them: one fixed order of
-/// locks for all workers.
+/// Every resource that has a table, in the order in which a batch writes them, parents first: one fixed
+/// order of locks for all workers.
 pub static RESOURCES: [&Resource; 12] = [
     &ORGANIZATIONS,
     &USERS,
@@ -132,6 +157,12 @@ pub static RESOURCES: [&Resource; 12] = [
 /// Events that carry one-time passwords: acknowledged, counted, never kept.
 pub const NEVER_KEPT: [&str; 2] = ["email.created", "sms.created"];
 
+/// Every event type that Clerk documents.
+pub fn event_types() -> impl Iterator<Item = &'static str> {
+    let of_resources = RESOURCES.into_iter().flat_map(|resource| resource.events).map(|event| event.name);
+    of_resources.chain(NEVER_KEPT)
+}
+
 /// The resource and verb of an event type, where the catalog has it.
 pub fn find_event(event_type: &str) -> Option<(&'static Resource, Verb)> {
     RESOURCES.into_iter().find_map(|resource| {
@@ -143,6 +174,13 @@ pub fn find_event(event_type: &str) -> Option<(&'static Resource, Verb)> {
 /// The resource with this table.
 pub fn find_resource(table: &str) -> Option<&'static Resource> {
     RESOURCES.into_iter().find(|resource| resource.table == table)
+}
+
+impl Resource {
+    /// Whether this column holds the id of a parent.
+    pub fn is_link(&self, column: &str) -> bool {
+        self.links.iter().any(|link| link.column == column)
+    }
 }
 
 impl PartialEq for Resource {
@@ -177,12 +215,31 @@ mod tests {
             names.dedup();
             assert_eq!(names.len(), COMMON_COLUMNS.len() + resource.columns.len(), "{resource:?}");
             assert!(resource.secrets.iter().all(|path| !path.is_empty()), "{resource:?}");
+            let has = |name: &str, kind| {
+                resource.columns.iter().any(|column| column.name == name && column.kind == kind)
+            };
+            for link in resource.links {
+                assert!(has(link.column, Kind::Id), "{resource:?} has no {}", link.column);
+                // A batch writes parents first, and looks no further than to them.
+                assert!(link.parent.links.is_empty() && link.parent != resource, "{resource:?}");
+                let place = |of| RESOURCES.iter().position(|known| *known == of);
+                assert!(place(link.parent) < place(resource), "{resource:?}");
+            }
+            assert!(resource.addresses.iter().all(|name| has(name, Kind::Text)), "{resource:?}");
             events.extend(resource.events.iter().map(|event| event.name));
         }
         let all = events.len();
         events.sort_unstable();
         events.dedup();
         assert_eq!(events.len(), all);
+    }
+
+    #[test]
+    fn every_documented_type_is_listed_once() {
+        let mut types: Vec<&str> = event_types().collect();
+        types.sort_unstable();
+        types.dedup();
+        assert_eq!((types.len(), event_types().count()), (45, 45));
     }
 
     #[test]

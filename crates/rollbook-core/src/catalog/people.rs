@@ -1,6 +1,6 @@
 //! People, their organizations, and what says who may do what.
 
-use super::{Column, Kind, Resource, Source, column, delete, upsert};
+use super::{Column, Kind, Resource, Source, belongs_to, column, delete, ends_with, upsert};
 
 /// Users. A directory that takes a person away, or is itself deleted, does not delete the user: it
 /// sends `user.updated` with `deprovisioned`.
@@ -40,6 +40,8 @@ pub static USERS: Resource = Resource {
         column("private_metadata", Kind::Json, &["private_metadata"]),
         column("unsafe_metadata", Kind::Json, &["unsafe_metadata"]),
     ],
+    links: &[],
+    addresses: &[],
     secrets: &[],
 };
 
@@ -57,6 +59,8 @@ pub static ORGANIZATIONS: Resource = Resource {
         column("public_metadata", Kind::Json, &["public_metadata"]),
         column("private_metadata", Kind::Json, &["private_metadata"]),
     ],
+    links: &[],
+    addresses: &[],
     secrets: &[],
 };
 
@@ -76,6 +80,8 @@ pub static ORGANIZATION_MEMBERSHIPS: Resource = Resource {
         column("public_metadata", Kind::Json, &["public_metadata"]),
         column("private_metadata", Kind::Json, &["private_metadata"]),
     ],
+    links: &[ends_with(&ORGANIZATIONS, "organization_id"), ends_with(&USERS, "user_id")],
+    addresses: &[],
     secrets: &[],
 };
 
@@ -102,6 +108,8 @@ pub static ORGANIZATION_INVITATIONS: Resource = Resource {
         column("public_metadata", Kind::Json, &["public_metadata"]),
         column("private_metadata", Kind::Json, &["private_metadata"]),
     ],
+    links: &[ends_with(&ORGANIZATIONS, "organization_id"), belongs_to(&USERS, "user_id")],
+    addresses: &["email_address"],
     secrets: &[&["url"]],
 };
 
@@ -122,6 +130,8 @@ pub static ORGANIZATION_DOMAINS: Resource = Resource {
         column("total_pending_invitations", Kind::Integer, &["total_pending_invitations"]),
         column("total_pending_suggestions", Kind::Integer, &["total_pending_suggestions"]),
     ],
+    links: &[ends_with(&ORGANIZATIONS, "organization_id")],
+    addresses: &[],
     secrets: &[],
 };
 
@@ -136,6 +146,8 @@ pub static ROLES: Resource = Resource {
         column("is_creator_eligible", Kind::Bool, &["is_creator_eligible"]),
         column("permissions", Kind::Json, &["permissions"]),
     ],
+    links: &[],
+    addresses: &[],
     secrets: &[],
 };
 
@@ -149,6 +161,8 @@ pub static PERMISSIONS: Resource = Resource {
         column("description", Kind::Text, &["description"]),
         column("type", Kind::Text, &["type"]),
     ],
+    links: &[],
+    addresses: &[],
     secrets: &[],
 };
 
@@ -173,6 +187,8 @@ pub static SESSIONS: Resource = Resource {
         column("expire_at", Kind::Time, &["expire_at"]),
         column("abandon_at", Kind::Time, &["abandon_at"]),
     ],
+    links: &[ends_with(&USERS, "user_id")],
+    addresses: &[],
     secrets: &[],
 };
 
@@ -186,5 +202,7 @@ pub static WAITLIST_ENTRIES: Resource = Resource {
         column("is_locked", Kind::Bool, &["is_locked"]),
         column("invitation_id", Kind::Id, &["invitation", "id"]),
     ],
+    links: &[],
+    addresses: &["email_address"],
     secrets: &[&["invitation", "url"]],
 };

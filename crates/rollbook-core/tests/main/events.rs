@@ -327,9 +327,37 @@ fn a_body_that_can_not_be_read_still_tells_its_type_where_it_is_an_object() {
     let no_text = [&br#"{"type":"sms.created","data":"42"#[..], &[0xff], br#"42"}"#].concat();
     let failure = parse(&lease(no_text), None).expect_err("a refusal");
     assert_eq!((failure.reason, failure.event_type.as_deref()), (Reason::InvalidJson, Some("sms.created")));
+    let whole = r#"{"type":"sms.created","timestamp":1,"data":{"id":"sms_1","otp":"42@"}}"#;
+    for odd in [
+        format!("\u{feff}{whole}"),
+        format!("{whole}x"),
+        whole.repeat(2),
+        whole.replace('@', "\u{0}"),
+        whole.replace('@', "\n"),
+    ] {
+        let failure = parse(&lease(odd), None).expect_err("a refusal");
+        assert_eq!(
+            (failure.reason, failure.event_type.as_deref()),
+            (Reason::InvalidJson, Some("sms.created"))
+        );
+    }
     for body in [deep("[[]]", 300), deep("7", 300), "[".repeat(300), r#"{"type":"user.created""#.into()] {
         assert_eq!(parse(&lease(body), None).expect_err("a refusal").event_type, None);
     }
+}
+
+#[test]
+fn metadata_can_not_pass_for_what_they_are_not() {
+    let body = r#"{"type":"user.updated","timestamp":1785312000032,"data":{"id":"user_1",
+        "public_metadata":{"$serde_json::private::Number":"1"},"private_metadata":{"a":1e131072},
+        "unsafe_metadata":{"\u0024serde_json::private::RawValue":"\"\\u0000\""}}}"#;
+    let parsed = parse(&lease(body), None).expect("a readable event");
+    assert_eq!((parsed.sanitized, parsed.mismatched), (3, 0));
+    let Effect::Merge(assertion) = parsed.change.effect else { panic!("ignored") };
+    let is = |name: &str, json: &str| assert_eq!(column(&assertion, name), &Field::Json(json.into()));
+    is("public_metadata", r#"{"_serde_json::private::Number":"1"}"#);
+    is("private_metadata", r#"{"a":"1e+131072"}"#);
+    is("unsafe_metadata", r#"{"_serde_json::private::RawValue":"\"\\u0000\""}"#);
 }
 
 #[test]

@@ -1,22 +1,26 @@
 //! The ops face over real connections, with parts that say what the test wants.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus::{IntCounter, Registry};
+use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
-    DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, QueueAdmin, QueueError, QueueStats,
+    DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, MessagesCursor, MessagesPage, QueueAdmin,
+    QueueError, QueueStats, QueuedMessage,
 };
 use rollbook_core::time::{Clock, Timestamp};
-use rollbook_ops::{Condition, Ops, Part, Probe};
+use rollbook_ops::{Condition, Ops, Part, Probe, WatchedQueue};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
+const DEPTH_MAX: u64 = 70;
 /// Nothing here takes this long unless it hangs.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -49,16 +53,30 @@ impl Probe for Says {
 }
 
 /// A queue whose numbers are the test's; `None` never answers. Durable as long as nothing is delayed.
-struct FakeQueue(Mutex<Option<Result<QueueStats, QueueError>>>);
+struct FakeQueue {
+    answer: Mutex<Option<Result<QueueStats, QueueError>>>,
+    asked: AtomicUsize,
+}
 
-#[async_trait]
-impl QueueAdmin for FakeQueue {
-    async fn stats(&self) -> Result<QueueStats, QueueError> {
-        let answer = self.0.lock().expect("no test panics with it").clone();
+impl FakeQueue {
+    async fn answer(&self) -> Result<QueueStats, QueueError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let answer = self.answer.lock().expect("no test panics with it").clone();
         match answer {
             Some(answer) => answer,
             None => std::future::pending().await,
         }
+    }
+
+    fn says(&self, answer: Result<QueueStats, QueueError>) {
+        *self.answer.lock().expect("no test panics with it") = Some(answer);
+    }
+}
+
+#[async_trait]
+impl QueueAdmin for FakeQueue {
+    async fn stats(&self) -> Result<QueueStats, QueueError> {
+        self.answer().await
     }
 
     async fn dead_letters(
@@ -78,13 +96,20 @@ impl QueueAdmin for FakeQueue {
         panic!("a probe writes nothing")
     }
 
+    async fn messages(&self, _: Option<&MessagesCursor>, _: usize) -> Result<MessagesPage, QueueError> {
+        panic!("a probe asks for no messages")
+    }
+
+    async fn message(&self, _: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
+        panic!("a probe asks for no message")
+    }
+
+    async fn remove_many(&self, _: &[MessageId]) -> Result<usize, QueueError> {
+        panic!("a probe writes nothing")
+    }
+
     async fn durability(&self) -> Result<Durability, QueueError> {
-        let answer = self.0.lock().expect("no test panics with it").clone();
-        let stats = match answer {
-            Some(answer) => answer?,
-            None => std::future::pending().await,
-        };
-        let weak = stats.delayed > 0;
+        let weak = self.answer().await?.delayed > 0;
         Ok(Durability { weaknesses: weak.then(|| "appendonly is no".to_owned()).into_iter().collect() })
     }
 }
@@ -107,7 +132,7 @@ impl Server {
         live: Vec<Part>,
         ready: Vec<Part>,
     ) -> Self {
-        let queue = queue.map(|queue| queue as Arc<dyn QueueAdmin>);
+        let queue = queue.map(|admin| WatchedQueue { admin, depth_max: DEPTH_MAX });
         let ops = Ops::new(registry, queue, live, ready, Arc::new(FixedClock)).expect("all names are free");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
@@ -144,7 +169,7 @@ fn part(name: &'static str, says: Says) -> Part {
 }
 
 fn queue(answer: Option<Result<QueueStats, QueueError>>) -> Arc<FakeQueue> {
-    Arc::new(FakeQueue(Mutex::new(answer)))
+    Arc::new(FakeQueue { answer: Mutex::new(answer), asked: AtomicUsize::new(0) })
 }
 
 fn body(answer: &str) -> &str {
@@ -220,6 +245,7 @@ async fn the_numbers_of_the_queue_are_those_of_the_scrape() {
     let answer = server.get("/metrics").await;
     for line in [
         "rollbook_queue_depth 8",
+        "rollbook_queue_depth_limit 70",
         "rollbook_queue_leased 2",
         "rollbook_queue_delayed 1",
         "rollbook_queue_oldest_age_seconds 1.5",
@@ -229,11 +255,30 @@ async fn the_numbers_of_the_queue_are_those_of_the_scrape() {
     ] {
         assert_line(&answer, line);
     }
-    *fake.0.lock().expect("no test panics with it") = Some(Ok(QueueStats::default()));
+    fake.says(Ok(QueueStats::default()));
     let answer = server.get("/metrics").await;
     assert_line(&answer, "rollbook_queue_depth 0");
     assert_line(&answer, "rollbook_queue_oldest_age_seconds 0");
     assert_line(&answer, "rollbook_durability_degraded{part=\"queue\"} 0");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_queue_is_asked_once_for_each_of_its_answers_whoever_looks() {
+    let fake = queue(Some(Ok(QueueStats { delayed: 1, ..QueueStats::default() })));
+    let server = Server::start(Some(Arc::clone(&fake)), Vec::new(), vec![part("store", Says::Well)]).await;
+    server.get("/metrics").await;
+    assert_eq!(fake.asked.load(Ordering::Relaxed), 2, "its numbers, and what it is worth");
+    let answer = server.get("/readyz").await;
+    assert_eq!(fake.asked.load(Ordering::Relaxed), 4);
+    assert!(answer.contains("\"queue\":\"degraded: appendonly is no\",\"store\":\"ok\""), "{answer}");
+    fake.says(Err(QueueError::Unavailable("busy".into())));
+    let answer = server.get("/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("\"queue\":\"the queue can't answer now: busy\""), "{answer}");
+    let asked = fake.asked.load(Ordering::Relaxed);
+    server.get("/livez").await;
+    assert_eq!(fake.asked.load(Ordering::Relaxed), asked, "liveness depends on nothing outside");
     server.stop().await;
 }
 
@@ -244,7 +289,7 @@ async fn a_queue_that_fails_or_hangs_takes_only_its_own_numbers_away() {
         let other = IntCounter::new("rollbook_other_total", "Something else.").expect("a valid name");
         registry.register(Box::new(other.clone())).expect("a free name");
         other.inc();
-        let ready = vec![part("queue", Says::Well), part("store", Says::Failing("away"))];
+        let ready = vec![part("store", Says::Failing("away"))];
         let server = Server::with_registry(registry, Some(broken), Vec::new(), ready).await;
         let answer = server.get("/metrics").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
@@ -311,7 +356,10 @@ async fn the_build_and_the_process_are_described() {
     let answer = server.get("/metrics").await;
     assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
     assert_line(&answer, concat!("rollbook_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"));
-    assert!(answer.contains("\nprocess_resident_memory_bytes "), "{answer}");
+    for name in ["process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"] {
+        let value = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        assert!(value.expect(name).parse::<f64>().expect("a number") > 0.0, "{name}");
+    }
     assert!(server.get("/healthz").await.starts_with("HTTP/1.1 200 "));
     assert!(server.get("/webhooks/clerk").await.starts_with("HTTP/1.1 404 "));
     server.stop().await;

@@ -1,26 +1,44 @@
 //! Applying a batch.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use rollbook_core::catalog::{Kind, RESOURCES, Resource};
-use rollbook_core::change::{Applied, Assertion, Change, Effect, Field, Row, Version};
-use rollbook_core::merge::{self, Stored};
+use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::change::{Applied, Assertion, Change, Effect};
+use rollbook_core::merge::{self, Content, Inherited, Stored, Winner};
+use rollbook_core::store::Keeping;
 use rollbook_core::time::Timestamp;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, Row as _};
 
-use super::sql::Statements;
+use super::inherit::Doubtful;
+use super::sql::{Statements, number_of};
+use super::write::{Write, arguments};
 use crate::transaction::{Session, Work};
-use crate::types::{Json, Time};
+use crate::types::Time;
+
+/// How often rows are written that others have written meanwhile. Who has lost once holds their locks, so that
+/// the second time is the last.
+const WRITES_MAX: usize = 3;
+
+/// What is known of a row: its state, and how often it has been written.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Seen {
+    pub(super) stored: Stored,
+    pub(super) revision: i64,
+}
 
 /// What is known of the subjects of each of [`RESOURCES`], by id.
-type Known = [HashMap<String, Stored>; RESOURCES.len()];
+pub(super) type Known = [HashMap<String, Seen>; RESOURCES.len()];
+
+/// The ids that are asked for, of each of [`RESOURCES`].
+type Asked<'a> = [BTreeSet<&'a str>; RESOURCES.len()];
 
 /// Merges the changes into their tables and writes the ledger.
 pub(super) struct Apply<'a> {
     pub(super) statements: &'a Statements,
     pub(super) changes: &'a [Change],
+    pub(super) keeping: Keeping,
     pub(super) now: Timestamp,
 }
 
@@ -41,16 +59,21 @@ impl Work for Apply<'_> {
         let parts = RESOURCES.map(|resource| self.part(resource));
         let mut outcomes = vec![Applied::Ignored; self.changes.len()];
         if parts.iter().any(|part| !part.assertions.is_empty()) {
-            let ids = parts.each_ref().map(|part| part.assertions.iter().map(|change| &*change.id).collect());
-            let known = self.known(session, ids).await?;
-            for (number, (part, known)) in parts.iter().zip(known).enumerate() {
-                let applied = self.apply(session, number, part, known).await?;
+            let mut asked = Asked::default();
+            for assertion in parts.iter().flat_map(|part| &part.assertions) {
+                ask(&mut asked, assertion);
+            }
+            let mut known = known(self.statements, session, &asked).await?;
+            for (number, part) in parts.iter().enumerate() {
+                let applied = self.merge(session, number, part, &mut known).await?;
                 for (position, outcome) in part.positions.iter().zip(applied) {
                     outcomes[*position] = outcome;
                 }
             }
         }
-        self.record(session, &outcomes).await?;
+        if self.keeping.ledger {
+            self.record(session, &outcomes).await?;
+        }
         Ok(outcomes)
     }
 }
@@ -70,61 +93,63 @@ impl<'a> Apply<'a> {
         part
     }
 
-    /// At least one table has ids.
-    async fn known(
-        &self,
-        session: &mut Session<'_>,
-        ids: [Vec<&str>; RESOURCES.len()],
-    ) -> sqlx::Result<Known> {
-        let asked = |(_, ids): &(usize, Vec<&str>)| !ids.is_empty();
-        let (numbers, ids): (Vec<usize>, Vec<_>) = ids.into_iter().enumerate().filter(asked).unzip();
-        let mut arguments = PgArguments::default();
-        for ids in ids {
-            arguments.add(ids).map_err(sqlx::Error::Encode)?;
+    /// What may be wrong about parents and children once these changes are committed, whatever became of
+    /// them: one that changed nothing may be the second try of one whose worker died before it looked.
+    pub(super) fn doubtful(&self) -> Doubtful {
+        let mut doubtful = Doubtful::default();
+        for change in self.changes {
+            let Effect::Merge(assertion) = &change.effect else { continue };
+            let id = || assertion.id.clone();
+            if !assertion.resource.links.is_empty() {
+                doubtful.children.entry(number_of(assertion.resource)).or_default().insert(id());
+            } else if assertion.version.dead {
+                doubtful.parents.entry(assertion.resource.table).or_default().insert(id());
+            }
         }
-        let mut known = Known::default();
-        for row in session.fetch(&self.statements.stored(numbers.into_iter()), arguments).await? {
-            let number = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
-            known[number].insert(row.try_get(1)?, stored(&row)?);
-        }
-        Ok(known)
+        doubtful
     }
 
-    async fn apply(
+    /// Merges the changes of one table. What the other tables are known to hold is true: parents come first.
+    async fn merge(
         &self,
         session: &mut Session<'_>,
         number: usize,
         part: &Part<'_>,
-        mut known: HashMap<String, Stored>,
+        known: &mut Known,
     ) -> sqlx::Result<Vec<Applied>> {
-        let folded = merge::fold(&part.assertions, |id| known.get(id).copied());
-        if folded.winners.is_empty() {
-            return Ok(folded.outcomes);
-        }
-        let arguments = upsert_arguments(part, &folded.winners, self.now).map_err(sqlx::Error::Encode)?;
-        let rows = session.fetch(&self.statements.of(part.resource).upsert, arguments).await?;
-        let mut advanced: HashMap<String, bool> = HashMap::with_capacity(rows.len());
-        for row in rows {
-            advanced.insert(row.try_get(0)?, row.try_get(1)?);
-        }
-        let winners = folded.winners.iter().map(|winner| &*part.assertions[*winner].id);
-        let lost: Vec<&str> = winners.filter(|id| !advanced.contains_key(*id)).collect();
-        let mut outcomes = folded.outcomes;
-        if !lost.is_empty() {
+        let mut written: HashSet<String> = HashSet::new();
+        for _ in 0..WRITES_MAX {
+            let stored = |id: &str| known[number].get(id).map(|seen| seen.stored);
+            let folded = merge::fold(&part.assertions, self.keeping.deleted_rows, stored);
+            let id_of = |winner: &Winner| part.assertions[winner.last].id.as_str();
+            let open = folded.winners.iter().filter(|winner| !written.contains(id_of(winner)));
+            let writes: Vec<Write<'_>> = open.map(|winner| part.write(winner, number, known)).collect();
+            if !writes.is_empty() {
+                let arguments = arguments(part.resource, &writes, self.now).map_err(sqlx::Error::Encode)?;
+                for row in session.fetch(&self.statements.tables[number].upsert, arguments).await? {
+                    written.insert(row.try_get(0)?);
+                }
+            }
+            let mut asked = Asked::default();
+            for assertion in folded.winners.iter().map(|winner| part.assertions[winner.last]) {
+                if !written.contains(&assertion.id) {
+                    let all = part.assertions.iter().filter(|other| other.id == assertion.id);
+                    all.for_each(|other| ask(&mut asked, other));
+                }
+            }
+            if asked.iter().all(BTreeSet::is_empty) {
+                for winner in &folded.winners {
+                    let seen = known[number].entry(id_of(winner).to_owned()).or_default();
+                    *seen = Seen { stored: winner.state, revision: seen.revision + 1 };
+                }
+                return Ok(folded.outcomes);
+            }
             // Another worker has written them since we read: what it wrote is committed now.
-            let mut ids: [Vec<&str>; RESOURCES.len()] = Default::default();
-            ids[number] = lost;
-            let mut again = self.known(session, ids).await?;
-            known.extend(std::mem::take(&mut again[number]));
-            outcomes = merge::fold(&part.assertions, |id| known.get(id).copied()).outcomes;
-        }
-        for (outcome, change) in outcomes.iter_mut().zip(&part.assertions) {
-            // Likewise: there was a row, older than ours.
-            if *outcome == Applied::Inserted && advanced.get(&change.id) == Some(&false) {
-                *outcome = Applied::Updated;
+            for (known, again) in known.iter_mut().zip(self::known(self.statements, session, &asked).await?) {
+                known.extend(again);
             }
         }
-        Ok(outcomes)
+        Err(sqlx::Error::Protocol("rows that are locked were written by someone else".into()))
     }
 
     /// The first thing that became of a delivery stays: when it comes again there is nothing new to tell.
@@ -151,64 +176,54 @@ impl<'a> Apply<'a> {
     }
 }
 
-fn stored(row: &PgRow) -> sqlx::Result<Stored> {
-    let hash: Vec<u8> = row.try_get(5)?;
-    let hash = hash.try_into().map_err(|_| sqlx::Error::Decode("version_hash has another length".into()))?;
-    let version =
-        Version { dead: row.try_get(2)?, updated_at: row.try_get(3)?, event_at: row.try_get(4)?, hash };
-    Ok(Stored { version: Some(version), floor: row.try_get(6)? })
+impl<'a> Part<'a> {
+    fn write(&self, winner: &Winner, number: usize, known: &Known) -> Write<'a> {
+        let assertion: &'a Assertion = self.assertions[winner.last];
+        let row = winner.content.and_then(|position| self.assertions[position].row.as_ref());
+        let parent = |of, id: &str| known[number_of(of)].get(id).map(|seen| seen.stored);
+        Write {
+            id: &assertion.id,
+            row,
+            state: winner.state,
+            revision: known[number].get(&assertion.id).map_or(0, |seen| seen.revision) + 1,
+            inherited: row
+                .map_or_else(Inherited::default, |row| merge::inherited(self.resource, row, parent)),
+            synced_by: self.origins[winner.last],
+        }
+    }
 }
 
-/// One array for each column. A deleted row keeps its id, its version and when it was deleted: no content.
-fn upsert_arguments(part: &Part<'_>, winners: &[usize], now: Timestamp) -> Result<PgArguments, BoxDynError> {
-    let changes: Vec<&Assertion> = winners.iter().map(|winner| part.assertions[*winner]).collect();
-    let contents: Vec<Option<&Row>> = changes.iter().map(|change| change.row.as_ref()).collect();
+/// Asks for a change's subject, and for its parents.
+fn ask<'a>(asked: &mut Asked<'a>, assertion: &'a Assertion) {
+    asked[number_of(assertion.resource)].insert(&assertion.id);
+    for (link, id) in assertion.row.iter().flat_map(|row| merge::parents(assertion.resource, row)) {
+        asked[number_of(link.parent)].insert(id);
+    }
+}
+
+/// Reads what is known of subjects. At least one table has ids.
+pub(super) async fn known(
+    statements: &Statements,
+    session: &mut Session<'_>,
+    asked: &Asked<'_>,
+) -> sqlx::Result<Known> {
+    let asked = || asked.iter().enumerate().filter(|(_, ids)| !ids.is_empty());
     let mut arguments = PgArguments::default();
-    arguments.add(changes.iter().map(|change| &*change.id).collect::<Vec<&str>>())?;
-    for (index, column) in part.resource.columns.iter().enumerate() {
-        let values = contents.iter().map(|row| row.map(|row| &row.values[index]));
-        add_column(&mut arguments, column.kind, values)?;
+    for (_, ids) in asked() {
+        arguments.add(ids.iter().copied().collect::<Vec<&str>>()).map_err(sqlx::Error::Encode)?;
     }
-    let time = |at: Option<Timestamp>| at.map(Time);
-    let each = |value: fn(&Row) -> Option<Timestamp>| -> Vec<Option<Time>> {
-        contents.iter().map(|row| time(row.and_then(value))).collect()
-    };
-    arguments
-        .add(contents.iter().map(|row| row.map(|row| Json(&row.data))).collect::<Vec<Option<Json<'_>>>>())?;
-    arguments.add(each(|row| row.created_at))?;
-    arguments.add(each(|row| row.updated_at))?;
-    let versions = || changes.iter().map(|change| &change.version);
-    let deleted_at = |version: &Version| version.dead.then(|| Time(Timestamp::from_millis(version.event_at)));
-    arguments.add(versions().map(deleted_at).collect::<Vec<Option<Time>>>())?;
-    arguments.add(vec![Time(now); changes.len()])?;
-    arguments.add(winners.iter().map(|winner| part.origins[*winner]).collect::<Vec<&str>>())?;
-    arguments.add(versions().map(|version| version.dead).collect::<Vec<bool>>())?;
-    arguments.add(versions().map(|version| version.updated_at).collect::<Vec<i64>>())?;
-    arguments.add(versions().map(|version| version.event_at).collect::<Vec<i64>>())?;
-    arguments.add(versions().map(|version| &version.hash[..]).collect::<Vec<&[u8]>>())?;
-    Ok(arguments)
+    let mut known = Known::default();
+    for row in session.fetch(&statements.stored(asked().map(|(number, _)| number)), arguments).await? {
+        let number = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
+        known[number].insert(row.try_get(1)?, seen(&row)?);
+    }
+    Ok(known)
 }
 
-/// The values of one typed column; what is of another kind, which no event gives, is null.
-fn add_column<'a>(
-    arguments: &mut PgArguments,
-    kind: Kind,
-    values: impl Iterator<Item = Option<&'a Field>>,
-) -> Result<(), BoxDynError> {
-    macro_rules! array {
-        ($type:ty, $field:pat => $value:expr) => {{
-            let value = |field: &'a Field| match field {
-                $field => Some($value),
-                _ => None,
-            };
-            arguments.add(values.map(|field| field.and_then(value)).collect::<Vec<Option<$type>>>())
-        }};
-    }
-    match kind {
-        Kind::Text | Kind::Id => array!(&str, Field::Text(text) => text.as_str()),
-        Kind::Integer => array!(i64, Field::Integer(number) => *number),
-        Kind::Bool => array!(bool, Field::Bool(yes) => *yes),
-        Kind::Time => array!(Time, Field::Time(at) => Time(*at)),
-        Kind::Json => array!(Json<'_>, Field::Json(text) => Json(text)),
-    }
+fn seen(row: &PgRow) -> sqlx::Result<Seen> {
+    let unknown = || sqlx::Error::Decode("version_hash has another length".into());
+    let hash: &[u8] = row.try_get(4)?;
+    let content = Content::from_columns(row.try_get(2)?, row.try_get(3)?, hash).ok_or_else(unknown)?;
+    let stored = Stored { content, deleted_at: row.try_get(5)?, floor: row.try_get(6)? };
+    Ok(Seen { stored, revision: row.try_get(7)? })
 }

@@ -1,15 +1,19 @@
 //! The store in one schema: the tables of the contract and the ledger.
 //!
-//! A batch is one transaction of a few statements, however many changes it has: one reads the versions of
-//! all its subjects, [`rollbook_core::merge::fold`] says what each change does and which one of each subject is
-//! left to write, the winners of each table go through one upsert, sorted by id, and one insert writes the
-//! ledger. What would not advance is never sent, so a redelivery locks and writes nothing. Workers that
-//! write the same row meet in the upsert, which compares once more: whoever loses there learns it
-//! from what is returned.
+//! A batch is one transaction of a few statements, however many changes it has: one reads the states of
+//! all its subjects and their parents, [`rollbook_core::merge::fold`] says what each change does and what of each
+//! subject is left to write, the winners of each table go through one upsert, sorted by id, and one insert
+//! writes the ledger. What would not advance is never sent, so a redelivery locks and writes nothing. Workers
+//! that write the same row meet in the upsert, which takes only what builds on the row as it is: whoever
+//! loses there holds its lock, reads it again and folds again. What rows have from their parents is looked at
+//! once more after the commit; see [`inherit`].
 
 mod apply;
+mod inherit;
 mod read;
 mod sql;
+mod upkeep;
+mod write;
 
 use std::sync::Arc;
 
@@ -17,12 +21,14 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{LedgerEntry, RowView, Store, StoreError};
-use rollbook_core::time::Clock;
+use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Store, StoreError, Tidied};
+use rollbook_core::time::{Clock, Timestamp};
 
 use self::apply::Apply;
-use self::read::{Delivery, Forbidden, Get, Rows};
+use self::inherit::{Doubtful, Look, Mend};
+use self::read::{Deliveries, Delivery, Forbidden, Get, Rows, RowsWhere};
 use self::sql::Statements;
+use self::upkeep::{Erase, Tidy};
 use crate::fault::Fault;
 use crate::migrations;
 use crate::place::Place;
@@ -35,6 +41,7 @@ pub struct PostgresStore {
     clock: Arc<dyn Clock>,
     statements: Statements,
     schema: String,
+    keeping: Keeping,
 }
 
 impl PostgresStore {
@@ -52,7 +59,26 @@ impl PostgresStore {
         }
         let statements = Statements::new(&migrations::schema(&settings.schema)?);
         let database = Database::new(place, &settings);
-        Ok(Self { database, clock, statements, schema: settings.schema })
+        Ok(Self { database, clock, statements, schema: settings.schema, keeping: Keeping::default() })
+    }
+
+    /// The same store, keeping what this says.
+    #[must_use]
+    pub fn keeping(self, keeping: Keeping) -> Self {
+        Self { keeping, ..self }
+    }
+
+    /// Makes sure, after a commit, that rows have what they should from their parents.
+    async fn look_again(&self, doubtful: &Doubtful) -> Result<(), StoreError> {
+        let statements = &self.statements;
+        while !doubtful.is_empty() {
+            let rows = self.database.run(&Look { statements, doubtful }).await?;
+            if rows.is_empty() {
+                break;
+            }
+            self.database.run(&Mend { statements, rows: &rows, now: self.clock.now() }).await?;
+        }
+        Ok(())
     }
 }
 
@@ -62,8 +88,11 @@ impl Store for PostgresStore {
         if changes.is_empty() {
             return Ok(Vec::new());
         }
-        let work = Apply { statements: &self.statements, changes, now: self.clock.now() };
-        Ok(self.database.run(&work).await?)
+        let (keeping, now) = (self.keeping, self.clock.now());
+        let work = Apply { statements: &self.statements, changes, keeping, now };
+        let outcomes = self.database.run(&work).await?;
+        self.look_again(&work.doubtful()).await?;
+        Ok(outcomes)
     }
 
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
@@ -79,6 +108,43 @@ impl Store for PostgresStore {
         let sql = &self.statements.of(resource).rows;
         let after = after.unwrap_or_default();
         Ok(self.database.run(&Rows { sql, resource, after, limit }).await?)
+    }
+
+    async fn rows_where(
+        &self,
+        resource: &'static Resource,
+        column: &'static str,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError> {
+        let Some(sql) = sql::rows_where(&self.schema, resource, column) else { return Ok(Vec::new()) };
+        Ok(self.database.run(&RowsWhere { sql: &sql, resource, value, limit }).await?)
+    }
+
+    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
+        Ok(self.database.run(&Deliveries { sql: &self.statements.deliveries, subject_id, limit }).await?)
+    }
+
+    async fn erase(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+    ) -> Result<ErasedCounts, StoreError> {
+        let mut subjects = subjects.to_vec();
+        subjects.sort_by(|(one, id), (other, other_id)| {
+            (sql::number_of(one), id).cmp(&(sql::number_of(other), other_id))
+        });
+        let work = Erase { statements: &self.statements, subjects: &subjects, at };
+        let erased = self.database.run(&work).await?;
+        self.look_again(&work.doubtful()).await?;
+        Ok(erased)
+    }
+
+    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
+        let now = self.clock.now();
+        let (tidied, doubtful) = self.database.run(&Tidy { statements: &self.statements, due, now }).await?;
+        self.look_again(&doubtful).await?;
+        Ok(tidied)
     }
 
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
@@ -98,7 +164,7 @@ impl Store for PostgresStore {
             return Ok(());
         }
         Err(Fault::Deployment(format!(
-            "{place}: user {} may not read and write {} in schema {schema}; grant SELECT, INSERT and UPDATE",
+            "{place}: user {} lacks rights in schema {schema}; grant what is missing on {}",
             place.user(),
             forbidden.join(", ")
         ))

@@ -68,6 +68,26 @@ fn value(row: &PgRow, position: usize, kind: Kind) -> sqlx::Result<Value> {
     })
 }
 
+/// Rows where a typed column has this value.
+pub(super) struct RowsWhere<'a> {
+    pub(super) sql: &'a Sql,
+    pub(super) resource: &'static Resource,
+    pub(super) value: &'a str,
+    pub(super) limit: usize,
+}
+
+impl Work for RowsWhere<'_> {
+    type Output = Vec<RowView>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<RowView>> {
+        let mut arguments = PgArguments::default();
+        arguments.add(self.value).map_err(sqlx::Error::Encode)?;
+        arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
+        let rows = session.fetch(self.sql, arguments).await?;
+        rows.iter().map(|row| view(self.resource, row)).collect()
+    }
+}
+
 /// The ledger's line of a delivery.
 pub(super) struct Delivery<'a> {
     pub(super) sql: &'a Sql,
@@ -81,17 +101,42 @@ impl Work for Delivery<'_> {
         let mut arguments = PgArguments::default();
         arguments.add(self.id.as_str()).map_err(sqlx::Error::Encode)?;
         let rows = session.fetch(self.sql, arguments).await?;
-        let read = |row: &PgRow| {
-            let outcome: String = row.try_get(2)?;
-            Ok(LedgerEntry {
-                event_type: row.try_get(0)?,
-                subject_id: row.try_get(1)?,
-                outcome: Applied::parse(&outcome).unwrap_or(Applied::Ignored),
-                attempts: u32::try_from(row.try_get::<i32, _>(3)?).unwrap_or_default(),
-            })
-        };
-        rows.first().map(read).transpose()
+        rows.first().map(line).transpose()
     }
+}
+
+/// The latest lines about a subject, in the order in which they were written.
+pub(super) struct Deliveries<'a> {
+    pub(super) sql: &'a Sql,
+    pub(super) subject_id: &'a str,
+    pub(super) limit: usize,
+}
+
+impl Work for Deliveries<'_> {
+    type Output = Vec<LedgerEntry>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<LedgerEntry>> {
+        let mut arguments = PgArguments::default();
+        arguments.add(self.subject_id).map_err(sqlx::Error::Encode)?;
+        arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
+        let rows = session.fetch(self.sql, arguments).await?;
+        rows.iter().rev().map(line).collect()
+    }
+}
+
+fn line(row: &PgRow) -> sqlx::Result<LedgerEntry> {
+    let time = |position: usize| row.try_get::<Time, _>(position).map(|Time(at)| at);
+    let outcome: String = row.try_get(3)?;
+    Ok(LedgerEntry {
+        message_id: MessageId::new(row.try_get::<String, _>(0)?),
+        event_type: row.try_get(1)?,
+        subject_id: row.try_get(2)?,
+        outcome: Applied::parse(&outcome).unwrap_or(Applied::Ignored),
+        event_at: time(4)?,
+        received_at: time(5)?,
+        applied_at: time(6)?,
+        attempts: u32::try_from(row.try_get::<i32, _>(7)?).unwrap_or_default(),
+    })
 }
 
 /// The tables that lack a right that is needed.

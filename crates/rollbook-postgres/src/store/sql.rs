@@ -3,38 +3,52 @@
 
 use rollbook_core::catalog::{Kind, RESOURCES, Resource};
 
+use super::inherit::Dependents;
 use crate::transaction::Sql;
 
-/// The columns that decide which delivery wins, in the order in which they are compared.
-const VERSION: [(&str, &str); 4] = [
-    ("version_dead", "bool"),
+/// The columns that hold a row's state, as [`rollbook_core::merge::Stored`] has it, and how often it was written.
+const STATE: [(&str, &str); 6] = [
     ("version_updated_at", "int8"),
     ("version_event_at", "int8"),
     ("version_hash", "bytea"),
+    ("version_deleted_at", "int8"),
+    ("version_floor", "int8"),
+    ("version_revision", "int8"),
 ];
 
 /// The statements of one table.
 pub(super) struct Table {
     /// The beginning of [`Statements::stored`].
     stored: String,
-    /// Writes rows, each where it is newer. Parameters: [`columns`] and the version, as arrays. Returns the
-    /// ids of those that were, and whether each was the first of its id.
+    /// Writes rows, each where it is as it was read: where it has the revision before the one that is written.
+    /// Parameters: [`columns`], the state, and what it has from its parents where it hangs on any; all as arrays.
+    /// Returns the ids of those that were written.
     pub(super) upsert: Sql,
     /// One row, in the order of [`columns`].
     pub(super) get: Sql,
     /// Rows in the order of their ids, in the order of [`columns`].
     pub(super) rows: Sql,
+    /// Erases the content of some rows that have ended before a moment: (moment, limit). Returns their ids.
+    pub(super) erase_ended: Sql,
+    /// What is to be done when a parent has ended; `None` where rows have no parents.
+    pub(super) dependents: Option<Dependents>,
 }
 
 /// All statements.
 pub(super) struct Statements {
     /// In the order of [`RESOURCES`].
-    tables: Vec<Table>,
+    pub(super) tables: Vec<Table>,
     /// Writes lines of the ledger that are not there.
     pub(super) record: Sql,
     /// One line of the ledger.
     pub(super) delivery: Sql,
-    /// The tables that we may not read and write, of all that are ours.
+    /// The latest lines about a subject: (subject, limit).
+    pub(super) deliveries: Sql,
+    /// Removes the lines about subjects.
+    pub(super) forget: Sql,
+    /// Removes some lines that are older: (moment, limit).
+    pub(super) prune: Sql,
+    /// The tables that lack a right that is needed, of all that are ours, with the rights.
     pub(super) forbidden: Sql,
 }
 
@@ -52,6 +66,12 @@ pub(super) fn columns(resource: &'static Resource) -> impl Iterator<Item = (&'st
     [("id", Kind::Text)].into_iter().chain(typed).chain(last)
 }
 
+/// The columns that hold a row's content, all but the ids of its parents.
+pub(super) fn content(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
+    let typed = resource.columns.iter().map(|column| column.name);
+    typed.filter(|name| !resource.is_link(name)).chain(["data", "created_at", "updated_at"])
+}
+
 const fn type_of(kind: Kind) -> &'static str {
     match kind {
         Kind::Text | Kind::Id => "text",
@@ -65,12 +85,10 @@ const fn type_of(kind: Kind) -> &'static str {
 impl Statements {
     /// For the tables of this schema, whose name is plain.
     pub(super) fn new(schema: &str) -> Self {
-        let tables = RESOURCES.iter().map(|resource| resource.table).chain(["deliveries"]);
-        let forbidden = tables.map(|table| {
-            let may = ["SELECT", "INSERT", "UPDATE"]
-                .map(|right| format!(r#"has_table_privilege('"{schema}".{table}', '{right}')"#));
-            format!("SELECT '{table}' WHERE NOT ({})", may.join(" AND "))
-        });
+        let line = format!(
+            r#"SELECT svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts
+               FROM "{schema}".deliveries"#
+        );
         Self {
             tables: (0..).zip(RESOURCES).map(|(number, of)| Table::new(schema, number, of)).collect(),
             record: format!(
@@ -84,17 +102,29 @@ impl Statements {
                    ON CONFLICT (svix_id) DO NOTHING"#
             )
             .into(),
-            delivery: format!(
-                r#"SELECT event_type, subject_id, outcome, attempts FROM "{schema}".deliveries WHERE svix_id = $1"#
+            delivery: format!("{line} WHERE svix_id = $1").into(),
+            deliveries: format!(
+                r#"{line} WHERE subject_id = $1 ORDER BY applied_at DESC, svix_id COLLATE "C" DESC LIMIT $2"#
             )
             .into(),
-            forbidden: forbidden.collect::<Vec<_>>().join(" UNION ALL ").into(),
+            forget: format!(
+                r#"DELETE FROM "{schema}".deliveries WHERE subject_id = ANY ($1::text[]) RETURNING true"#
+            )
+            .into(),
+            prune: format!(
+                r#"DELETE FROM "{schema}".deliveries WHERE svix_id IN
+                       (SELECT svix_id FROM "{schema}".deliveries WHERE applied_at < $1 ORDER BY applied_at
+                        LIMIT $2 FOR UPDATE SKIP LOCKED)
+                   RETURNING true"#
+            )
+            .into(),
+            forbidden: forbidden(schema).into(),
         }
     }
 
     /// What is known of ids in these tables, by their numbers: one array of ids for each. The rows begin with
-    /// the number of the table; then id, version and floor. Only what is asked for has a part in it, since
-    /// every part is planned each time.
+    /// the number of the table; then id and state. Only what is asked for has a part in it, since every part is
+    /// planned each time.
     pub(super) fn stored(&self, numbers: impl Iterator<Item = usize>) -> Sql {
         let parts = numbers.enumerate().map(|(place, number)| {
             format!("{} WHERE id = ANY (${}::text[])", self.tables[number].stored, place + 1)
@@ -104,12 +134,45 @@ impl Statements {
 
     /// The statements of a resource of the catalog.
     pub(super) fn of(&self, resource: &'static Resource) -> &Table {
-        let number = RESOURCES.iter().position(|known| *known == resource).unwrap_or_default();
-        &self.tables[number]
+        &self.tables[number_of(resource)]
     }
 }
 
-fn listed(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+/// Where a resource of the catalog is in [`RESOURCES`].
+pub(super) fn number_of(resource: &'static Resource) -> usize {
+    RESOURCES.iter().position(|known| *known == resource).unwrap_or_default()
+}
+
+/// The rows of a resource where a column of ids or texts has a value: (value, limit). `None` where it has no
+/// such column.
+pub(super) fn rows_where(schema: &str, resource: &'static Resource, column: &str) -> Option<Sql> {
+    let is_text = |kind| matches!(kind, Kind::Text | Kind::Id);
+    let column = resource.columns.iter().find(|known| known.name == column && is_text(known.kind))?;
+    let (shown, table, column) =
+        (listed(columns(resource).map(|(name, _)| name)), resource.table, column.name);
+    let sql = format!(
+        r#"SELECT {shown} FROM "{schema}".{table} WHERE {column} = $1 ORDER BY id COLLATE "C" LIMIT $2"#
+    );
+    Some(sql.into())
+}
+
+fn forbidden(schema: &str) -> String {
+    let rights = |table: &'static str| match table {
+        "deliveries" => "SELECT, INSERT, UPDATE, DELETE",
+        _ => "SELECT, INSERT, UPDATE",
+    };
+    let tables = RESOURCES.iter().map(|resource| resource.table).chain(["deliveries"]);
+    let parts = tables.map(|table| {
+        let may = rights(table)
+            .split(", ")
+            .map(|right| format!(r#"has_table_privilege('"{schema}".{table}', '{right}')"#));
+        let may = may.collect::<Vec<_>>().join(" AND ");
+        format!("SELECT '{table} ({rights})' WHERE NOT ({may})", rights = rights(table))
+    });
+    parts.collect::<Vec<_>>().join(" UNION ALL ")
+}
+
+pub(super) fn listed(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let names: Vec<String> = names.into_iter().map(|name| name.as_ref().to_owned()).collect();
     names.join(", ")
 }
@@ -118,32 +181,61 @@ impl Table {
     fn new(schema: &str, number: usize, resource: &'static Resource) -> Self {
         let table = resource.table;
         let shown = listed(columns(resource).map(|(name, _)| name));
-        let written: Vec<(&str, &str)> =
-            columns(resource).map(|(name, kind)| (name, type_of(kind))).chain(VERSION).collect();
-        let names = listed(written.iter().map(|(name, _)| name));
-        let arrays = written.iter().enumerate().map(|(index, (_, kind))| format!("${}::{kind}[]", index + 1));
-        let set = written.iter().skip(1).map(|(name, _)| format!("{name} = excluded.{name}"));
-        let version = |row: &str| listed(VERSION.map(|(name, _)| format!("{row}.{name}")));
+        let links = resource.links.iter().map(|link| link.column);
+        let nothing = content(resource).chain(links).map(|name| format!("{name} = NULL"));
         Self {
             stored: format!(
-                r#"SELECT {number}::int4, id, {version}, version_floor FROM "{schema}".{table}"#,
-                version = listed(VERSION.map(|(name, _)| name)),
+                r#"SELECT {number}::int4, id, {state} FROM "{schema}".{table}"#,
+                state = listed(STATE.map(|(name, _)| name)),
             ),
-            upsert: format!(
-                r#"INSERT INTO "{schema}".{table} AS stored ({names})
-                   SELECT * FROM unnest({arrays}) AS new ({names}) ORDER BY new.id COLLATE "C"
-                   ON CONFLICT (id) DO UPDATE SET {set}
-                   WHERE excluded.version_event_at > stored.version_floor AND ({new}) > ({old})
-                   RETURNING stored.id, stored.xmax = 0"#,
-                arrays = listed(arrays),
-                set = listed(set),
-                new = version("excluded"),
-                old = version("stored"),
-            )
-            .into(),
+            upsert: upsert(schema, resource).into(),
             get: format!(r#"SELECT {shown} FROM "{schema}".{table} WHERE id = $1"#).into(),
             rows: format!(r#"SELECT {shown} FROM "{schema}".{table} WHERE id COLLATE "C" > $1 ORDER BY id COLLATE "C" LIMIT $2"#)
                 .into(),
+            erase_ended: format!(
+                r#"UPDATE "{schema}".{table}
+                   SET {nothing}, version_updated_at = {max}, version_event_at = {max}, version_hash = '\xff',
+                       version_revision = version_revision + 1
+                   WHERE id IN (SELECT id FROM "{schema}".{table} WHERE deleted_at < $1 AND version_deleted_at IS NOT NULL AND version_hash <> '\xff'
+                                LIMIT $2 FOR UPDATE SKIP LOCKED)
+                   RETURNING id"#,
+                nothing = listed(nothing),
+                max = i64::MAX,
+            )
+            .into(),
+            dependents: Dependents::new(schema, number, resource),
         }
     }
+}
+
+/// A change without content leaves the content, which the hash stands for.
+fn upsert(schema: &str, resource: &'static Resource) -> String {
+    let inherited = [("version_parents_deleted_at", "timestamptz")];
+    let inherited = inherited.into_iter().filter(|_| !resource.links.is_empty());
+    let written: Vec<(&str, &str)> =
+        columns(resource).map(|(name, kind)| (name, type_of(kind))).chain(STATE).chain(inherited).collect();
+    let names = listed(written.iter().map(|(name, _)| name));
+    let arrays = written.iter().enumerate().map(|(index, (_, kind))| format!("${}::{kind}[]", index + 1));
+    let same = "excluded.version_hash = stored.version_hash";
+    let set = written.iter().skip(1).map(|(name, _)| {
+        let stays = match *name {
+            "deleted_at" => format!("excluded.version_deleted_at IS NULL AND {same}"),
+            "synced_at" | "synced_by" => return format!("{name} = excluded.{name}"),
+            name if STATE.iter().any(|(state, _)| *state == name) => {
+                return format!("{name} = excluded.{name}");
+            }
+            _ => same.to_owned(),
+        };
+        format!("{name} = CASE WHEN {stays} THEN stored.{name} ELSE excluded.{name} END")
+    });
+    format!(
+        r#"INSERT INTO "{schema}".{table} AS stored ({names})
+           SELECT * FROM unnest({arrays}) AS new ({names}) ORDER BY new.id COLLATE "C"
+           ON CONFLICT (id) DO UPDATE SET {set}
+           WHERE stored.version_revision = excluded.version_revision - 1
+           RETURNING stored.id"#,
+        table = resource.table,
+        arrays = listed(arrays),
+        set = listed(set),
+    )
 }

@@ -5,7 +5,7 @@ use rollbook_core::change::{Change, Effect, Field};
 use rollbook_core::store::{Store as _, StoreError};
 use rollbook_postgres::{PostgresSettings, describe, pending_migrations};
 use rollbook_testkit::servers::postgres::PostgresServer;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::world::{SECRET, World, open, user_change, user_with};
 
@@ -70,12 +70,9 @@ async fn constraints_and_triggers_of_the_team_blame_the_values_and_quote_none() 
 async fn values_that_postgres_cannot_hold_are_refused_alone_and_not_quoted() {
     let world = World::new().await;
     let store = world.store();
-    let number: Value = serde_json::from_str("1e200000").expect("JSON has such numbers");
-    let number = json!({ SECRET: number });
-    assert_blames_values(
-        store.apply_many(&[user_with("user_1", "public_metadata", &number)]).await,
-        "SQLSTATE 22003",
-    );
+    let mut number = user_change("user_1", 0);
+    put(&mut number, "public_metadata", Field::Json(format!(r#"{{"{SECRET}":1e200000}}"#)));
+    assert_blames_values(store.apply_many(&[number]).await, "SQLSTATE 22003");
     // Random, so that it can't be compressed to a length that an index takes.
     let long: String = std::iter::repeat_with(fastrand::alphanumeric).take(20_000).collect();
     let long = user_with("user_2", "external_id", &json!(format!("{SECRET}{long}")));
@@ -136,12 +133,19 @@ async fn a_role_without_rights_is_told_by_ping_which_tables_it_lacks() {
         .await;
     let reader = open(&world.with_user(&role, "ImAPassword"));
     let lacking = RESOURCES.iter().map(|resource| resource.table).filter(|table| *table != "users");
-    let lacking = lacking.chain(["deliveries"]).collect::<Vec<_>>().join(", ");
-    let missing = format!("may not read and write {lacking} in schema mirror_2");
-    assert_deployment(reader.ping().await, &[&missing, "grant SELECT, INSERT and UPDATE"]);
+    let lacking = lacking.map(|table| format!("{table} (SELECT, INSERT, UPDATE)"));
+    let lacking = lacking.chain(["deliveries (SELECT, INSERT, UPDATE, DELETE)".to_owned()]);
+    let lacking = lacking.collect::<Vec<_>>().join(", ");
+    let missing = format!("lacks rights in schema mirror_2; grant what is missing on {lacking}");
+    assert_deployment(reader.ping().await, &[&missing, &role]);
     let refused = reader.apply_many(&[user_change("user_1", 0)]).await;
     assert_deployment(refused, &["permission denied for table deliveries", &role]);
-    world.psql(&format!("GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA mirror_2 TO {role}")).await;
+    world
+        .psql(&format!(
+            "GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA mirror_2 TO {role};
+             GRANT DELETE ON mirror_2.deliveries TO {role}"
+        ))
+        .await;
     assert_eq!(reader.ping().await, Ok(()), "as soon as it has them");
     assert!(reader.apply_many(&[user_change("user_1", 0)]).await.is_ok());
 }

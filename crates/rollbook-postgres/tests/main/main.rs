@@ -1,6 +1,8 @@
 //! The Postgres engine against what every store must keep, and what only a real server can show.
 
+mod application;
 mod bouncer;
+mod cascades;
 mod crashes;
 mod errors;
 mod limits;

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rollbook_core::catalog::{COMMON_COLUMNS, Kind, RESOURCES};
+use rollbook_core::change::Applied;
 use rollbook_core::store::{Store as _, StoreError};
 use rollbook_postgres::{PostgresSettings, apply_migrations, drop_schema, pending_migrations, schema_exists};
+use rollbook_testkit::events::{change_of, deleted, event};
 use rollbook_testkit::process::until;
 use tokio::task::JoinSet;
 
 use crate::world::{World, open, user_change};
 
 /// All steps.
-const ALL: [&str; 2] = ["0001_mirror", "0002_whole_of_clerk"];
+const ALL: [&str; 3] = ["0001_mirror", "0002_whole_of_clerk", "0003_ends"];
 
 #[tokio::test]
 async fn migrations_are_pending_until_they_are_applied_and_asking_makes_nothing() {
@@ -85,6 +87,43 @@ async fn a_step_keeps_the_rows_and_fills_what_it_adds_from_what_is_there() {
     assert_eq!(apply_migrations(&world.settings).await, Ok(ALL[1..].to_vec()));
     let users = world.psql("SELECT id, deprovisioned FROM mirror_2.users ORDER BY id").await;
     assert_eq!(users, "user_1|t\nuser_2|f\nuser_3|\nuser_4|\nuser_5|\n");
+}
+
+#[tokio::test]
+async fn what_was_deleted_before_the_step_about_ends_stays_so_with_all_that_hangs_on_it() {
+    let world = World::empty().await;
+    let steps = [
+        include_str!("../../../../migrations/postgres/0001_mirror.sql"),
+        include_str!("../../../../migrations/postgres/0002_whole_of_clerk.sql"),
+    ];
+    let version = "synced_at, synced_by, version_dead, version_updated_at, version_event_at, version_hash";
+    let (alive, dead) =
+        ("now(), 'msg', false, 5, 5, decode(repeat('07', 16), 'hex')", "now(), 'msg', true, 0");
+    world
+        .psql(&format!(
+            "CREATE SCHEMA mirror_2; SET search_path TO mirror_2; {}; {};
+             CREATE TABLE rollbook_migrations (name text PRIMARY KEY, applied_at timestamptz DEFAULT now());
+             INSERT INTO rollbook_migrations (name) VALUES ('0001_mirror'), ('0002_whole_of_clerk');
+             INSERT INTO users (id, deleted_at, {version}) VALUES ('user_1', 'epoch'::timestamptz + '7 ms', {dead}, 7, '');
+             INSERT INTO users (id, {version}) VALUES ('user_2', {alive});
+             INSERT INTO organizations (id, deleted_at, {version}) VALUES ('org_1', 'epoch'::timestamptz + '6 ms', {dead}, 6, '');
+             INSERT INTO sessions (id, user_id, {version}) VALUES ('sess_1', 'user_1', {alive}), ('sess_2', 'user_2', {alive});
+             INSERT INTO organization_memberships (id, user_id, organization_id, {version})
+             VALUES ('m_1', 'user_1', 'org_1', {alive}), ('m_2', 'user_2', 'org_1', {alive}), ('m_3', 'user_2', 'org_2', {alive})",
+            steps[0], steps[1]
+        ))
+        .await;
+    assert_eq!(apply_migrations(&world.settings).await, Ok(ALL[2..].to_vec()));
+    let ended = "SELECT id, extract(milliseconds FROM deleted_at)::int FROM
+                 (SELECT id, deleted_at FROM mirror_2.users UNION ALL SELECT id, deleted_at FROM mirror_2.sessions
+                  UNION ALL SELECT id, deleted_at FROM mirror_2.organization_memberships) AS rows ORDER BY id";
+    assert_eq!(world.psql(ended).await, "m_1|6\nm_2|6\nm_3|\nsess_1|7\nsess_2|\nuser_1|7\nuser_2|\n");
+    // They are as if they had been written so: nothing of it is new, and nothing revives it.
+    let gone = event("user.deleted", 7, &deleted("user", "user_1"));
+    let outcomes = world.store().apply_many(&[change_of("msg_1", &gone), user_change("user_1", 0)]).await;
+    assert_eq!(outcomes, Ok(vec![Applied::Deleted, Applied::Updated]));
+    let row = "SELECT first_name, deleted_at IS NOT NULL FROM mirror_2.users WHERE id = 'user_1'";
+    assert_eq!(world.psql(row).await, "Ines|t\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

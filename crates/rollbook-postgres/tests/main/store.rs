@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rollbook_core::store::Store;
+use rollbook_core::store::{Keeping, Store};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_postgres::PostgresStore;
 use rollbook_testkit::clock::ManualClock;
@@ -14,19 +14,21 @@ use crate::world::World;
 struct Harness {
     store: Option<Arc<PostgresStore>>,
     clock: Arc<ManualClock>,
+    keeping: Keeping,
     world: World,
 }
 
 impl Harness {
     fn open(&self) -> Arc<PostgresStore> {
         let clock: Arc<dyn Clock> = self.clock.clone();
-        Arc::new(PostgresStore::new(self.world.settings.clone(), clock).expect("the settings are right"))
+        let store = PostgresStore::new(self.world.settings.clone(), clock).expect("the settings are right");
+        Arc::new(store.keeping(self.keeping))
     }
 }
 
 async fn open() -> Harness {
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_785_312_000_000)));
-    let mut harness = Harness { store: None, clock, world: World::new().await };
+    let mut harness = Harness { store: None, clock, keeping: Keeping::default(), world: World::new().await };
     harness.store = Some(harness.open());
     harness
 }
@@ -44,6 +46,11 @@ impl StoreHarness for Harness {
     async fn reopen(&mut self) {
         self.store = None;
         self.store = Some(self.open());
+    }
+
+    async fn keep(&mut self, keeping: Keeping) {
+        self.keeping = keeping;
+        self.reopen().await;
     }
 }
 

@@ -203,8 +203,7 @@ impl Found {
     }
 
     fn letter(&self, stored: &[u8]) -> DeadLetter {
-        let (received_at, body) = value::decode(stored)
-            .unwrap_or_else(|_| (value::received_at(stored).unwrap_or_default(), value::unread(stored)));
+        let (received_at, body) = value::show(stored);
         DeadLetter {
             position: self.position,
             id: MessageId::new(&self.id),

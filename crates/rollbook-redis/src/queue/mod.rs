@@ -19,6 +19,8 @@ mod admin;
 mod dead_letters;
 mod enqueue;
 mod lease;
+mod look;
+mod remove;
 mod settle;
 mod wait;
 mod whole;
@@ -29,10 +31,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, Script};
-use rollbook_core::delivery::Delivery;
+use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest,
-    Producer, QueueAdmin, QueueError, QueueStats, Settled, Settlement,
+    MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage, Settled,
+    Settlement,
 };
 use tokio::time::Instant;
 use tracing::error;
@@ -235,6 +238,22 @@ impl QueueAdmin for RedisQueue {
 
     async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
         self.discard_dead(filter, limit).await
+    }
+
+    async fn messages(
+        &self,
+        after: Option<&MessagesCursor>,
+        limit: usize,
+    ) -> Result<MessagesPage, QueueError> {
+        self.list(after, limit).await
+    }
+
+    async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
+        self.find(id).await
+    }
+
+    async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError> {
+        self.remove_messages(ids).await
     }
 
     async fn durability(&self) -> Result<Durability, QueueError> {

@@ -9,6 +9,7 @@ use rollbook_core::queue::{
 use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
 use rollbook_testkit::servers::redis::RedisServer;
 
+use crate::removal::{listed, remove};
 use crate::support::{
     LONG, dead_letter, drain, enqueue, key, lease, names, open, settings, settle_all, stats, try_enqueue,
 };
@@ -63,6 +64,9 @@ async fn a_user_with_the_rights_that_we_ask_for_can_do_everything() {
     assert_eq!(queue.redrive(&DeadLetterFilter::default(), 2).await, Ok(2));
     assert_eq!(queue.discard(&DeadLetterFilter::default(), 1).await, Ok(1));
     assert_eq!(queue.dead_letters(&DeadLetterFilter::default(), None, 9).await.expect("a page").len(), 2);
+    enqueue(&queue, &names("gone", 0..3)).await;
+    assert_eq!(listed(&queue, 9).await.len(), 20);
+    assert_eq!(remove(&queue, &names("gone", 0..3)).await, Ok(3));
     server.cli(&["xgroup", "destroy", &key(0, "new"), "workers"]);
     let request = LeaseRequest { max: 1, lease_for: LONG, wait: Duration::from_millis(1) };
     assert_eq!(drain(&queue).await.len(), 17);

@@ -11,6 +11,7 @@ use rollbook_testkit::process::until;
 use rollbook_testkit::servers::free_port;
 use rollbook_testkit::servers::redis::RedisServer;
 
+use crate::removal::{listed, remove};
 use crate::storm::Storm;
 use crate::support::{
     LONG, dead_letter, drain, enqueue, ids, is_whole, lease_in_time, names, open, retry, set, settings,
@@ -82,6 +83,12 @@ async fn a_cluster_carries_one_shard_and_several() {
         assert_eq!((stats(&queue).await.depth(), stats(&queue).await.dead), (30, 30));
         assert_eq!(queue.redrive(&DeadLetterFilter::default(), 10).await, Ok(10));
         assert_eq!(queue.discard(&DeadLetterFilter::default(), 20).await, Ok(20));
+        let waiting = listed(&queue, 7).await;
+        assert_eq!((waiting.len(), set(&waiting).len()), (40, 40));
+        assert_eq!(remove(&queue, &names("more", 0..2)).await, Ok(0));
+        enqueue(&queue, &names("more", 0..20)).await;
+        assert_eq!(remove(&queue, &[&waiting[..5], &names("more", 0..20)].concat()).await, Ok(25));
+        enqueue(&queue, &waiting[..5]).await;
         for node in &nodes {
             node.cli(&["script", "flush"]);
         }

@@ -8,6 +8,7 @@ mod healing;
 mod lanes;
 mod outages;
 mod queue;
+mod removal;
 mod replicas;
 mod room;
 mod sentinel;

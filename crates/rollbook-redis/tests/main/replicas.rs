@@ -9,6 +9,7 @@ use rollbook_testkit::process::until;
 use rollbook_testkit::servers::redis::RedisServer;
 
 use crate::fake::Fake;
+use crate::removal::remove;
 use crate::support::{drain, enqueue, lease, names, open, set, settings, stats, try_enqueue};
 
 /// A replica that has what `master` has.
@@ -46,7 +47,7 @@ async fn a_delivery_is_acknowledged_only_when_the_replica_has_it_also_as_a_dupli
     };
     until_taken(&before).await;
     replica.signal("STOP");
-    let told = "0 of 1 replicas have the delivery";
+    let told = "0 of 1 replicas have what was written";
     assert_too_few(&try_enqueue(&queue, &doubt).await, told);
     // Who says "duplicate" promises the same, also on a connection that has written nothing yet.
     let other = open(1);
@@ -60,6 +61,28 @@ async fn a_delivery_is_acknowledged_only_when_the_replica_has_it_also_as_a_dupli
     assert_eq!(try_enqueue(&queue, &doubt).await, Ok(vec![Enqueued::Duplicate; 5]));
     assert_eq!(stats(&queue).await.depth(), 10, "once each");
     assert_too_few(&try_enqueue(&open(2), &names("more", 0..1)).await, "1 of 2 replicas");
+}
+
+#[tokio::test]
+async fn a_removal_is_told_only_when_the_replica_has_it_also_when_it_is_repeated() {
+    let master = RedisServer::start().await;
+    let replica = start_replica(&master).await;
+    let call_timeout = Duration::from_secs(2);
+    let open = || open(RedisSettings { replicas: 1, call_timeout, ..settings(master.url()) });
+    let queue = open();
+    let all = names("msg", 0..5);
+    until("the replica keeps up", || async { try_enqueue(&queue, &all).await.is_ok() }).await;
+    replica.signal("STOP");
+    for queue in [&queue, &open()] {
+        let told = remove(queue, &all).await;
+        assert!(
+            matches!(&told, Err(QueueError::Unavailable(why)) if why.contains("0 of 1 replicas")),
+            "{told:?}"
+        );
+    }
+    replica.signal("CONT");
+    until("the replica has it", || async { remove(&queue, &all).await == Ok(0) }).await;
+    assert_eq!(replica.cli(&["exists", "{rollbook:0}:messages"]), "0");
 }
 
 #[tokio::test]
@@ -86,12 +109,15 @@ async fn with_everysec_the_flush_is_asked_for_before_the_acknowledgement() {
     assert!(asked[0].starts_with("EVALSHA ") && asked[1].starts_with("WAITAOF 1 0 "), "{asked:?}");
 
     fake.waitaof(0, 0);
-    assert_too_few(&try_enqueue(&queue, &names("msg", 0..1)).await, "0 of 1 local disks have the delivery");
+    assert_too_few(
+        &try_enqueue(&queue, &names("msg", 0..1)).await,
+        "0 of 1 local disks have what was written",
+    );
     let queue = with_replicas(fake.url(), 2);
     fake.waitaof(1, 1);
     assert_too_few(
         &try_enqueue(&queue, &names("msg", 0..1)).await,
-        "1 of 2 replicas' disks have the delivery",
+        "1 of 2 replicas' disks have what was written",
     );
     assert!(fake.last_two()[1].starts_with("WAITAOF 1 2 "));
     fake.waitaof(1, 2);

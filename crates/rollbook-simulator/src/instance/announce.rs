@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::Instance;
 use crate::history::{Event, INSTANCE_ID};
 use crate::ids::id;
-use crate::model::{MEMBERSHIPS, ORGANIZATIONS, Object, Organization, Times, USERS, User};
+use crate::model::access::{Domain, Invitation, Session};
+use crate::model::{MEMBERSHIPS, ORGANIZATIONS, Object, Organization, Times, Told as _, USERS, User};
 use crate::samples;
 use crate::truth::Expected;
 
@@ -23,12 +24,22 @@ const CAUSES: [(&str, &str); 3] = [
     ("", ""),
 ];
 
+/// What ends with what it hangs on: tables, with the column of the parent's id.
+const HANGS_ON: [(&str, &str); 5] = [
+    (MEMBERSHIPS, "organization_id"),
+    (MEMBERSHIPS, "user_id"),
+    (Invitation::TABLE, "organization_id"),
+    (Domain::TABLE, "organization_id"),
+    (Session::TABLE, "user_id"),
+];
+
 impl Instance {
     pub(super) fn announce_user(&mut self, event_type: &str, at: usize) {
         let user = &mut self.users[at];
         let event_at = user.times.next_event(self.now, &mut self.rng);
         let data = user.data(&self.templates);
-        self.truth.rows.insert((USERS, user.id.clone()), Expected::Live(user.columns(&data)));
+        let (id, columns) = (user.id.clone(), user.columns(&data));
+        self.note(USERS, &id, columns);
         self.emit(event_type, event_at, data);
     }
 
@@ -36,8 +47,8 @@ impl Instance {
         let organization = &mut self.organizations[at];
         let event_at = organization.times.next_event(self.now, &mut self.rng);
         let data = organization.data(&self.templates);
-        let expected = Expected::Live(organization.columns(&data));
-        self.truth.rows.insert((ORGANIZATIONS, organization.id.clone()), expected);
+        let (id, columns) = (organization.id.clone(), organization.columns(&data));
+        self.note(ORGANIZATIONS, &id, columns);
         self.emit(event_type, event_at, data);
     }
 
@@ -49,12 +60,12 @@ impl Instance {
         let (Some(organization), Some(user)) = (organization, user) else { return };
         let event_at = membership.times.next_event(self.now, &mut self.rng);
         let data = membership.data(organization, user, &self.templates);
-        let expected = if event_type.ends_with(".deleted") {
-            Expected::Deleted { at: event_at }
+        let (id, columns) = (membership.id.clone(), membership.columns(&data, &self.templates));
+        if event_type.ends_with(".deleted") {
+            self.note_end(MEMBERSHIPS, &id, event_at);
         } else {
-            Expected::Live(membership.columns(&data, &self.templates))
-        };
-        self.truth.rows.insert((MEMBERSHIPS, membership.id.clone()), expected);
+            self.note(MEMBERSHIPS, &id, columns);
+        }
         self.emit(event_type, event_at, data);
     }
 
@@ -89,8 +100,50 @@ impl Instance {
         data: Object,
     ) {
         let event_at = times.next_event(self.now, &mut self.rng);
-        self.truth.rows.insert((table, id.to_owned()), Expected::Deleted { at: event_at });
+        self.note_end(table, id, event_at);
+        for (table, id) in self.dependents.remove(id).unwrap_or_default() {
+            self.note_end_with_parent(table, &id, event_at);
+        }
         self.emit(event_type, event_at, data);
+    }
+
+    /// The row of a subject is like this from now on.
+    pub(super) fn note(&mut self, table: &'static str, id: &str, columns: Object) {
+        let key = (table, id.to_owned());
+        if !self.truth.rows.contains_key(&key) {
+            for parent in HANGS_ON.iter().filter(|(of, _)| *of == table).map(|(_, column)| &columns[*column])
+            {
+                if let Some(parent) = parent.as_str() {
+                    self.dependents.entry(parent.to_owned()).or_default().push(key.clone());
+                }
+            }
+        }
+        self.truth.rows.insert(key, Expected::Live(columns));
+    }
+
+    /// A subject has ended. Its row keeps what it was like.
+    fn note_end(&mut self, table: &'static str, id: &str, at: Timestamp) {
+        let known = self.truth.rows.get_mut(&(table, id.to_owned()));
+        let Some(known) = known else { return };
+        *known = Expected::Deleted { at, columns: known.columns().clone() };
+    }
+
+    /// Likewise, with a parent: what has ended before has ended when it did.
+    fn note_end_with_parent(&mut self, table: &'static str, id: &str, at: Timestamp) {
+        let key = (table, id.to_owned());
+        match self.truth.rows.get(&key) {
+            Some(Expected::Live(_)) => {
+                self.note_end(table, id, at);
+                self.ended_with_parents.insert(key);
+            }
+            // Of two parents, the one that went first says when; an end of its own says more than either.
+            Some(Expected::Deleted { at: earlier, .. })
+                if self.ended_with_parents.contains(&key) && at < *earlier =>
+            {
+                self.note_end(table, id, at);
+            }
+            _ => {}
+        }
     }
 
     /// The built-in sample of a type, as of now and about a subject of its own. It must leave no row.

@@ -4,7 +4,6 @@ use super::Instance;
 use crate::model::Told;
 use crate::model::access::{Domain, Entry, Invitation, Permission, Role, Session};
 use crate::model::billing::{Attempt, Item, Subscription};
-use crate::truth::Expected;
 
 /// The objects that something can still happen to.
 #[derive(Default)]
@@ -112,8 +111,8 @@ impl Instance {
         let Some(one) = list.get_mut(at) else { return };
         let event_at = one.times().next_event(self.now, &mut self.rng);
         let data = one.data(&self.templates);
-        let expected = Expected::Live(one.columns(data.clone()));
-        self.truth.rows.insert((T::TABLE, one.id().to_owned()), expected);
+        let (id, columns) = (one.id().to_owned(), one.columns(data.clone()));
+        self.note(T::TABLE, &id, columns);
         self.emit(event_type, event_at, data);
     }
 

@@ -9,6 +9,7 @@
 mod admin;
 mod enqueue;
 mod lease;
+mod messages;
 mod settle;
 
 use std::path::Path;
@@ -16,10 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rollbook_core::delivery::Delivery;
+use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest,
-    Producer, QueueAdmin, QueueError, QueueStats, Settled, Settlement,
+    MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage, Settled,
+    Settlement,
 };
 use rollbook_core::time::Clock;
 use rusqlite::Connection;
@@ -155,6 +157,26 @@ impl QueueAdmin for SqliteQueue {
     async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
         let filter = filter.clone();
         Ok(self.database.run(move |connection| admin::discard(connection, &filter, limit)).await?)
+    }
+
+    async fn messages(
+        &self,
+        after: Option<&MessagesCursor>,
+        limit: usize,
+    ) -> Result<MessagesPage, QueueError> {
+        let (after, now) = (after.cloned(), self.clock.now());
+        let page = move |connection: &Connection| messages::list(connection, after.as_ref(), limit, now);
+        Ok(self.database.run(page).await?)
+    }
+
+    async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
+        let (id, now) = (id.clone(), self.clock.now());
+        Ok(self.database.run(move |connection| messages::find(connection, &id, now)).await?)
+    }
+
+    async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError> {
+        let ids = ids.to_vec();
+        Ok(self.database.run(move |connection| messages::remove(connection, &ids)).await?)
     }
 
     /// Every file that opens commits to the disk: see `connection.rs`.

@@ -3,22 +3,37 @@
 use std::collections::HashMap;
 
 use rollbook_core::catalog::{RESOURCES, Resource};
-use rollbook_core::change::{Applied, Assertion, Change, Effect, Field, Version};
-use rollbook_core::merge::{self, Stored};
+use rollbook_core::change::{Applied, Assertion, Change, Effect, Field, Row};
+use rollbook_core::merge::{self, Content, Inherited, Stored, Winner};
+use rollbook_core::store::Keeping;
 use rollbook_core::time::Timestamp;
-use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{CachedStatement, Connection, OptionalExtension as _, ToSql};
+use rusqlite::types::{ToSqlOutput, Type, Value, ValueRef};
+use rusqlite::{Connection, OptionalExtension as _, ToSql};
 
 use super::sql::Statements;
 
+/// One transaction's work on the tables.
+pub(super) struct Tables<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) statements: &'a Statements,
+    pub(super) now: Timestamp,
+}
+
+/// What is to be written of one subject.
+pub(super) struct Write<'a> {
+    pub(super) id: &'a str,
+    /// New content, if there is any.
+    pub(super) row: Option<&'a Row>,
+    pub(super) state: Stored,
+    pub(super) synced_by: &'a str,
+}
+
 /// Merges the changes into their tables and writes the ledger.
 pub(super) fn apply(
-    connection: &Connection,
-    statements: &Statements,
+    tables: &Tables<'_>,
     changes: &[Change],
-    now: Timestamp,
+    keeping: Keeping,
 ) -> rusqlite::Result<Vec<Applied>> {
-    let now = now.to_string();
     let mut outcomes = vec![Applied::Ignored; changes.len()];
     for resource in RESOURCES {
         let (positions, assertions): (Vec<usize>, Vec<(&Assertion, &str)>) = changes
@@ -32,89 +47,117 @@ pub(super) fn apply(
             })
             .unzip();
         if !assertions.is_empty() {
-            let applied = apply_table(connection, statements, resource, &assertions, &now)?;
+            let applied = tables.merge(resource, &assertions, keeping)?;
             for (position, outcome) in positions.into_iter().zip(applied) {
                 outcomes[position] = outcome;
             }
         }
     }
-    write_ledger(connection, changes, &outcomes, &now)?;
+    if keeping.ledger {
+        write_ledger(tables, changes, &outcomes)?;
+    }
     Ok(outcomes)
 }
 
-fn apply_table(
-    connection: &Connection,
-    statements: &Statements,
-    resource: &'static Resource,
-    assertions: &[(&Assertion, &str)],
-    now: &str,
-) -> rusqlite::Result<Vec<Applied>> {
-    let table = statements.of(resource);
-    let mut known = connection.prepare_cached(&table.stored)?;
-    let mut stored = HashMap::with_capacity(assertions.len());
-    for (assertion, _) in assertions {
-        if !stored.contains_key(assertion.id.as_str())
-            && let Some(found) = known.query_row((&assertion.id,), read_stored).optional()?
-        {
-            stored.insert(assertion.id.as_str(), found);
+impl Tables<'_> {
+    fn merge(
+        &self,
+        resource: &'static Resource,
+        assertions: &[(&Assertion, &str)],
+        keeping: Keeping,
+    ) -> rusqlite::Result<Vec<Applied>> {
+        let mut stored = HashMap::with_capacity(assertions.len());
+        for (assertion, _) in assertions {
+            if !stored.contains_key(assertion.id.as_str())
+                && let Some(found) = self.stored(resource, &assertion.id)?
+            {
+                stored.insert(assertion.id.as_str(), found);
+            }
         }
+        let changes: Vec<&Assertion> = assertions.iter().map(|(assertion, _)| *assertion).collect();
+        let folded = merge::fold(&changes, keeping.deleted_rows, |id| stored.get(id).copied());
+        for Winner { last, content, state } in folded.winners {
+            let (assertion, synced_by) = assertions[last];
+            let row = content.and_then(|position| changes[position].row.as_ref());
+            self.write(resource, &Write { id: &assertion.id, row, state, synced_by })?;
+            let before = stored.get(assertion.id.as_str()).copied().unwrap_or_default();
+            if state.deleted_at != before.deleted_at {
+                self.pass_on(resource, &assertion.id)?;
+            }
+        }
+        Ok(folded.outcomes)
     }
-    let changes: Vec<&Assertion> = assertions.iter().map(|(assertion, _)| *assertion).collect();
-    let folded = merge::fold(&changes, |id| stored.get(id).copied());
-    let mut upsert = connection.prepare_cached(&table.upsert)?;
-    for winner in folded.winners {
-        let (assertion, synced_by) = assertions[winner];
-        write_row(&mut upsert, assertion, now, synced_by)?;
+
+    /// What is known of a subject.
+    pub(super) fn stored(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<Option<Stored>> {
+        let mut known = self.connection.prepare_cached(&self.statements.of(resource).stored)?;
+        known.query_row((id,), read_stored).optional()
     }
-    Ok(folded.outcomes)
+
+    /// Writes a row, with what it has from its parents: those of the same batch are written already.
+    pub(super) fn write(&self, resource: &'static Resource, write: &Write<'_>) -> rusqlite::Result<()> {
+        let Write { id, row, state, synced_by } = write;
+        let inherited = match row {
+            Some(row) => self.inherited(resource, row)?,
+            None => Inherited::default(),
+        };
+        let whole = row.filter(|_| !inherited.erased);
+        let time = |millis: Option<i64>| millis.map(|at| Timestamp::from_millis(at).to_string());
+        let mut upsert = self.connection.prepare_cached(&self.statements.of(resource).upsert)?;
+        let mut position = 1;
+        let mut bind = |value: &dyn ToSql| {
+            let bound = upsert.raw_bind_parameter(position, value);
+            position += 1;
+            bound
+        };
+        bind(id)?;
+        for (index, column) in resource.columns.iter().enumerate() {
+            let row = if resource.is_link(column.name) { *row } else { whole };
+            bind(&row.map(|row| Bound(&row.values[index])))?;
+        }
+        bind(&whole.map(|row| &row.data))?;
+        bind(&whole.and_then(|row| row.created_at).map(|at| at.to_string()))?;
+        bind(&whole.and_then(|row| row.updated_at).map(|at| at.to_string()))?;
+        bind(&time(state.deleted_at.or(inherited.deleted_at)))?;
+        bind(&self.now.to_string())?;
+        bind(synced_by)?;
+        let (updated_at, event_at, hash) = state.content.to_columns();
+        bind(&updated_at)?;
+        bind(&event_at)?;
+        bind(&hash)?;
+        bind(&state.deleted_at)?;
+        bind(&state.floor)?;
+        if !resource.links.is_empty() {
+            bind(&time(inherited.deleted_at))?;
+        }
+        upsert.raw_execute()?;
+        Ok(())
+    }
+
+    fn inherited(&self, resource: &'static Resource, row: &Row) -> rusqlite::Result<Inherited> {
+        let mut known = HashMap::new();
+        for (link, id) in merge::parents(resource, row) {
+            known.insert((link.parent.table, id), self.stored(link.parent, id)?);
+        }
+        let parent = |of: &'static Resource, id: &str| known.get(&(of.table, id)).copied().flatten();
+        Ok(merge::inherited(resource, row, parent))
+    }
+
+    /// Gives what hangs on a subject what it has from it.
+    pub(super) fn pass_on(&self, parent: &'static Resource, id: &str) -> rusqlite::Result<()> {
+        let tables = RESOURCES.into_iter().map(|resource| self.statements.of(resource));
+        for dependents in tables.flat_map(|table| &table.links).filter(|one| one.link.parent == parent) {
+            self.connection.prepare_cached(&dependents.inherit)?.execute((id, self.now.to_string()))?;
+        }
+        Ok(())
+    }
 }
 
 fn read_stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<Stored> {
-    let version =
-        Version { dead: row.get(0)?, updated_at: row.get(1)?, event_at: row.get(2)?, hash: row.get(3)? };
-    Ok(Stored { version: Some(version), floor: row.get(4)? })
-}
-
-/// A deleted row keeps its id, its version and when it was deleted: no content.
-fn write_row(
-    upsert: &mut CachedStatement<'_>,
-    assertion: &Assertion,
-    now: &str,
-    synced_by: &str,
-) -> rusqlite::Result<()> {
-    let mut position = 1;
-    let mut bind = |value: &dyn ToSql| {
-        let bound = upsert.raw_bind_parameter(position, value);
-        position += 1;
-        bound
-    };
-    bind(&assertion.id)?;
-    if let Some(row) = &assertion.row {
-        for value in &row.values {
-            bind(&Bound(value))?;
-        }
-        bind(&row.data)?;
-        bind(&row.created_at.map(|at| at.to_string()))?;
-        bind(&row.updated_at.map(|at| at.to_string()))?;
-        bind(&Value::Null)?;
-    } else {
-        for _ in assertion.resource.columns {
-            bind(&Value::Null)?;
-        }
-        for _ in ["data", "created_at", "updated_at"] {
-            bind(&Value::Null)?;
-        }
-        bind(&Timestamp::from_millis(assertion.version.event_at).to_string())?;
-    }
-    bind(&now)?;
-    bind(&synced_by)?;
-    let version = &assertion.version;
-    bind(&version.dead)?;
-    bind(&version.updated_at)?;
-    bind(&version.event_at)?;
-    bind(&version.hash)?;
-    upsert.raw_execute()?;
-    Ok(())
+    let hash = row.get_ref(2)?.as_blob()?;
+    let unknown = || rusqlite::Error::InvalidColumnType(2, "version_hash".to_owned(), Type::Blob);
+    let content = Content::from_columns(row.get(0)?, row.get(1)?, hash).ok_or_else(unknown)?;
+    Ok(Stored { content, deleted_at: row.get(3)?, floor: row.get(4)? })
 }
 
 /// A column's value as SQLite takes it.
@@ -133,13 +176,9 @@ impl ToSql for Bound<'_> {
 }
 
 /// The first thing that became of a delivery stays: when it comes again there is nothing new to tell.
-fn write_ledger(
-    connection: &Connection,
-    changes: &[Change],
-    outcomes: &[Applied],
-    now: &str,
-) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(
+fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -> rusqlite::Result<()> {
+    let now = tables.now.to_string();
+    let mut statement = tables.connection.prepare_cached(
         "INSERT INTO deliveries
              (svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (svix_id) DO NOTHING",
@@ -153,7 +192,7 @@ fn write_ledger(
             outcome.as_str(),
             origin.event_at.to_string(),
             origin.received_at.to_string(),
-            now,
+            &now,
             origin.attempt,
         ))?;
     }

@@ -9,6 +9,7 @@
 mod apply;
 mod read;
 mod sql;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,9 +18,11 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{LedgerEntry, RowView, Store, StoreError};
-use rollbook_core::time::Clock;
+use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Store, StoreError, Tidied};
+use rollbook_core::time::{Clock, Timestamp};
+use rusqlite::Connection;
 
+use self::apply::Tables;
 use crate::connection;
 use crate::database::Database;
 use crate::migrations::{self, Schema};
@@ -29,6 +32,7 @@ pub struct SqliteStore {
     database: Database,
     clock: Arc<dyn Clock>,
     statements: Arc<sql::Statements>,
+    keeping: Keeping,
 }
 
 impl SqliteStore {
@@ -39,7 +43,25 @@ impl SqliteStore {
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let connection = connection::open(path)?;
         migrations::check(&connection, Schema::Store)?;
-        Ok(Self { database: Database::new(connection)?, clock, statements: Arc::new(sql::Statements::new()) })
+        let (database, statements) = (Database::new(connection)?, Arc::new(sql::Statements::new()));
+        Ok(Self { database, clock, statements, keeping: Keeping::default() })
+    }
+
+    /// The same store, keeping what this says.
+    #[must_use]
+    pub fn keeping(self, keeping: Keeping) -> Self {
+        Self { keeping, ..self }
+    }
+
+    /// Runs work on the tables in one transaction. `now` is what it takes for the present.
+    async fn change<T: Send + 'static>(
+        &self,
+        now: Timestamp,
+        work: impl Fn(&Tables<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let statements = Arc::clone(&self.statements);
+        let run = move |connection: &Connection| work(&Tables { connection, statements: &statements, now });
+        Ok(self.database.run(run).await?)
     }
 }
 
@@ -51,8 +73,8 @@ impl Store for SqliteStore {
         }
         // A copy, since the thread may still be at work when the caller has gone.
         let changes = changes.to_vec();
-        let (statements, now) = (Arc::clone(&self.statements), self.clock.now());
-        Ok(self.database.run(move |connection| apply::apply(connection, &statements, &changes, now)).await?)
+        let keeping = self.keeping;
+        self.change(self.clock.now(), move |tables| apply::apply(tables, &changes, keeping)).await
     }
 
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
@@ -71,6 +93,38 @@ impl Store for SqliteStore {
             .database
             .run(move |connection| read::rows(connection, &statements, resource, &after, limit))
             .await?)
+    }
+
+    async fn rows_where(
+        &self,
+        resource: &'static Resource,
+        column: &'static str,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError> {
+        let value = value.to_owned();
+        let read =
+            move |connection: &Connection| read::rows_where(connection, resource, column, &value, limit);
+        Ok(self.database.run(read).await?)
+    }
+
+    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
+        let subject_id = subject_id.to_owned();
+        Ok(self.database.run(move |connection| read::deliveries(connection, &subject_id, limit)).await?)
+    }
+
+    async fn erase(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+    ) -> Result<ErasedCounts, StoreError> {
+        let subjects = subjects.to_vec();
+        self.change(at, move |tables| upkeep::erase(tables, &subjects)).await
+    }
+
+    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
+        let due = *due;
+        self.change(self.clock.now(), move |tables| upkeep::tidy(tables, &due)).await
     }
 
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {

@@ -4,6 +4,7 @@ use rollbook_core::catalog::{Kind, Resource};
 use rollbook_core::change::Applied;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::store::{LedgerEntry, RowView};
+use rollbook_core::time::Timestamp;
 use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::{Map, Value};
@@ -66,19 +67,59 @@ fn unreadable(position: usize, error: impl std::error::Error + Send + Sync + 'st
     rusqlite::Error::FromSqlConversionFailure(position, Type::Text, Box::new(error))
 }
 
+/// Rows where a typed column has this value.
+pub(super) fn rows_where(
+    connection: &Connection,
+    resource: &'static Resource,
+    column: &str,
+    value: &str,
+    limit: usize,
+) -> rusqlite::Result<Vec<RowView>> {
+    let Some(sql) = sql::rows_where(resource, column) else { return Ok(Vec::new()) };
+    let mut statement = connection.prepare_cached(&sql)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = statement.query_map((value, limit), |row| view(resource, row))?;
+    rows.collect()
+}
+
+const LINE: &str = "SELECT svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts FROM deliveries";
+
 /// The ledger's line of a delivery.
 pub(super) fn delivery(connection: &Connection, id: &MessageId) -> rusqlite::Result<Option<LedgerEntry>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT event_type, subject_id, outcome, attempts FROM deliveries WHERE svix_id = ?1",
-    )?;
-    let read = |row: &Row<'_>| {
-        let outcome: String = row.get(2)?;
-        Ok(LedgerEntry {
-            event_type: row.get(0)?,
-            subject_id: row.get(1)?,
-            outcome: Applied::parse(&outcome).unwrap_or(Applied::Ignored),
-            attempts: row.get(3)?,
-        })
+    let mut statement = connection.prepare_cached(&format!("{LINE} WHERE svix_id = ?1"))?;
+    statement.query_row((id.as_str(),), line).optional()
+}
+
+/// The latest lines about a subject, in the order in which they were written.
+pub(super) fn deliveries(
+    connection: &Connection,
+    subject_id: &str,
+    limit: usize,
+) -> rusqlite::Result<Vec<LedgerEntry>> {
+    let latest = format!("{LINE} WHERE subject_id = ?1 ORDER BY applied_at DESC, svix_id DESC LIMIT ?2");
+    let mut statement = connection.prepare_cached(&latest)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut lines: Vec<LedgerEntry> =
+        statement.query_map((subject_id, limit), line)?.collect::<rusqlite::Result<_>>()?;
+    lines.reverse();
+    Ok(lines)
+}
+
+fn line(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
+    let time = |position| {
+        let text: String = row.get(position)?;
+        let unknown = || rusqlite::Error::InvalidColumnType(position, "a time".to_owned(), Type::Text);
+        Timestamp::parse(&text).ok_or_else(unknown)
     };
-    statement.query_row((id.as_str(),), read).optional()
+    let outcome: String = row.get(3)?;
+    Ok(LedgerEntry {
+        message_id: MessageId::new(row.get::<_, String>(0)?),
+        event_type: row.get(1)?,
+        subject_id: row.get(2)?,
+        outcome: Applied::parse(&outcome).unwrap_or(Applied::Ignored),
+        event_at: time(4)?,
+        received_at: time(5)?,
+        applied_at: time(6)?,
+        attempts: row.get(7)?,
+    })
 }

@@ -3,21 +3,35 @@
 
 use std::collections::HashMap;
 
-use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::catalog::{Kind, Link, RESOURCES, Resource};
 
-/// The columns that decide which delivery wins, in the order in which they are compared.
-const VERSION: &str = "version_dead, version_updated_at, version_event_at, version_hash";
+/// The columns that hold a row's state, as [`rollbook_core::merge::Stored`] has it.
+const STATE: [&str; 5] =
+    ["version_updated_at", "version_event_at", "version_hash", "version_deleted_at", "version_floor"];
 
 /// The statements of one table.
 pub(super) struct Table {
-    /// What is known of one id: the version and the floor.
+    /// The state of one id.
     pub(super) stored: String,
-    /// Writes one row, where it is newer. Parameters in the order of [`columns`] and the version.
+    /// Writes one row. Parameters: [`columns`], the state, and what it has from its parents where it hangs on any.
     pub(super) upsert: String,
     /// One row, in the order of [`columns`].
     pub(super) get: String,
     /// Rows in the order of their ids, in the order of [`columns`].
     pub(super) rows: String,
+    /// Erases the content of some rows that have ended before a moment: (moment, limit). Gives their ids.
+    pub(super) erase_ended: String,
+    /// For each link: what is to be done when a parent has ended.
+    pub(super) links: Vec<Dependents>,
+}
+
+/// The rows of one table that name a parent in one column.
+pub(super) struct Dependents {
+    pub(super) link: &'static Link,
+    /// The ids of those of a parent.
+    pub(super) ids: String,
+    /// Gives those of a parent what they have from all their parents: (parent, now).
+    pub(super) inherit: String,
 }
 
 /// All statements.
@@ -29,6 +43,21 @@ pub(super) fn columns(resource: &'static Resource) -> impl Iterator<Item = &'sta
     let (first, last) =
         (["id"], ["data", "created_at", "updated_at", "deleted_at", "synced_at", "synced_by"]);
     first.into_iter().chain(typed).chain(last)
+}
+
+/// The columns that hold a row's content, all but the ids of its parents.
+fn content(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
+    let typed = resource.columns.iter().map(|column| column.name);
+    typed.filter(|name| !resource.is_link(name)).chain(["data", "created_at", "updated_at"])
+}
+
+/// The rows of a resource where a column of ids or texts has a value: (value, limit).
+pub(super) fn rows_where(resource: &'static Resource, column: &str) -> Option<String> {
+    let is_text = |kind| matches!(kind, Kind::Text | Kind::Id);
+    let column = resource.columns.iter().find(|known| known.name == column && is_text(known.kind))?;
+    let listed = columns(resource).collect::<Vec<_>>().join(", ");
+    let (table, column) = (resource.table, column.name);
+    Some(format!("SELECT {listed} FROM {table} WHERE {column} = ?1 ORDER BY id LIMIT ?2"))
 }
 
 impl Statements {
@@ -45,26 +74,88 @@ impl Statements {
 impl Table {
     fn new(resource: &'static Resource) -> Self {
         let table = resource.table;
-        let columns: Vec<&str> = columns(resource).collect();
-        let listed = columns.join(", ");
-        let written: Vec<&str> = columns.iter().copied().chain(VERSION.split(", ")).collect();
-        let values: Vec<String> = (1..=written.len()).map(|index| format!("?{index}")).collect();
-        let set: Vec<String> =
-            written.iter().skip(1).map(|column| format!("{column} = excluded.{column}")).collect();
-        let qualified = |prefix: &str| format!("({prefix}{})", VERSION.replace(", ", &format!(", {prefix}")));
+        let listed = columns(resource).collect::<Vec<_>>().join(", ");
+        let links = resource.links.iter().map(|link| link.column);
+        let nothing: Vec<String> =
+            content(resource).chain(links).map(|name| format!("{name} = NULL")).collect();
         Self {
-            stored: format!("SELECT {VERSION}, version_floor FROM {table} WHERE id = ?1"),
-            upsert: format!(
-                "INSERT INTO {table} ({listed}, {VERSION}) VALUES ({values})
-                 ON CONFLICT (id) DO UPDATE SET {set}
-                 WHERE excluded.version_event_at > {table}.version_floor AND {new} > {old}",
-                values = values.join(", "),
-                set = set.join(", "),
-                new = qualified("excluded."),
-                old = qualified(&format!("{table}.")),
-            ),
+            stored: format!("SELECT {} FROM {table} WHERE id = ?1", STATE.join(", ")),
+            upsert: upsert(resource),
             get: format!("SELECT {listed} FROM {table} WHERE id = ?1"),
             rows: format!("SELECT {listed} FROM {table} WHERE id > ?1 ORDER BY id LIMIT ?2"),
+            erase_ended: format!(
+                "UPDATE {table} SET {nothing}, version_updated_at = {max}, version_event_at = {max}, version_hash = x'ff'
+                 WHERE id IN (SELECT id FROM {table} WHERE deleted_at < ?1 AND version_deleted_at IS NOT NULL AND version_hash <> x'ff' LIMIT ?2)
+                 RETURNING id",
+                nothing = nothing.join(", "),
+                max = i64::MAX,
+            ),
+            links: resource.links.iter().map(|link| Dependents::new(resource, link)).collect(),
         }
+    }
+}
+
+/// A change without content leaves the content, which the hash stands for.
+fn upsert(resource: &'static Resource) -> String {
+    let table = resource.table;
+    let inherited: &[&str] = if resource.links.is_empty() { &[] } else { &["version_parents_deleted_at"] };
+    let written: Vec<&str> = columns(resource).chain(STATE).chain(inherited.iter().copied()).collect();
+    let values: Vec<String> = (1..=written.len()).map(|index| format!("?{index}")).collect();
+    let same = format!("excluded.version_hash = {table}.version_hash");
+    let set = written.iter().skip(1).map(|name| {
+        let stays = match *name {
+            "deleted_at" => format!("excluded.version_deleted_at IS NULL AND {same}"),
+            "synced_at" | "synced_by" => return format!("{name} = excluded.{name}"),
+            name if STATE.contains(&name) => return format!("{name} = excluded.{name}"),
+            _ => same.clone(),
+        };
+        format!("{name} = CASE WHEN {stays} THEN {table}.{name} ELSE excluded.{name} END")
+    });
+    format!(
+        "INSERT INTO {table} ({}) VALUES ({}) ON CONFLICT (id) DO UPDATE SET {}",
+        written.join(", "),
+        values.join(", "),
+        set.collect::<Vec<_>>().join(", "),
+    )
+}
+
+impl Dependents {
+    fn new(resource: &'static Resource, link: &'static Link) -> Self {
+        let table = resource.table;
+        let (mut joins, mut ends, mut erased) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, link) in resource.links.iter().enumerate() {
+            let parent = format!("parent_{number}");
+            let counts = if link.cascades {
+                "1".to_owned()
+            } else {
+                format!("{parent}.version_hash = x'ff' AND {parent}.version_floor > 0")
+            };
+            let (of, column) = (link.parent.table, link.column);
+            joins.push(format!("LEFT JOIN {of} AS {parent} ON {parent}.id = child.{column}"));
+            ends.push(format!("CASE WHEN {counts} THEN {parent}.deleted_at END"));
+            erased.push(format!("coalesce({counts} AND {parent}.version_hash = x'ff', 0)"));
+        }
+        let end = ends
+            .into_iter()
+            .reduce(|one, other| format!("min(coalesce({one}, {other}), coalesce({other}, {one}))"));
+        let nothing = content(resource)
+            .map(|name| format!("{name} = CASE WHEN found.erased THEN NULL ELSE {table}.{name} END"))
+            .collect::<Vec<_>>();
+        let inherit = format!(
+            "UPDATE {table} SET version_parents_deleted_at = found.ended_at, synced_at = ?2,
+                 deleted_at = CASE WHEN {table}.version_deleted_at IS NULL THEN found.ended_at ELSE {table}.deleted_at END,
+                 {nothing}
+             FROM (SELECT child.id, {end} AS ended_at, {erased} AS erased
+                   FROM {table} AS child {joins} WHERE child.{column} = ?1) AS found
+             WHERE {table}.id = found.id
+                   AND ({table}.version_parents_deleted_at IS NOT found.ended_at OR found.erased AND {table}.data IS NOT NULL)",
+            nothing = nothing.join(", "),
+            joins = joins.join(" "),
+            end = end.unwrap_or_default(),
+            erased = erased.join(" OR "),
+            column = link.column,
+        );
+        let ids = format!("SELECT id FROM {table} WHERE {} = ?1", link.column);
+        Self { link, ids, inherit }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rollbook_core::store::Store;
+use rollbook_core::store::{Keeping, Store};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
@@ -13,13 +13,15 @@ use tempfile::TempDir;
 struct Harness {
     store: Option<Arc<SqliteStore>>,
     clock: Arc<ManualClock>,
+    keeping: Keeping,
     folder: TempDir,
 }
 
 impl Harness {
     fn open(&self) -> Arc<SqliteStore> {
         let clock: Arc<dyn Clock> = self.clock.clone();
-        Arc::new(SqliteStore::open(&self.folder.path().join("store.db"), clock).expect("the store opens"))
+        let store = SqliteStore::open(&self.folder.path().join("store.db"), clock).expect("the store opens");
+        Arc::new(store.keeping(self.keeping))
     }
 }
 
@@ -27,7 +29,7 @@ async fn open() -> Harness {
     let folder = tempfile::tempdir().expect("a folder");
     apply_migrations(&folder.path().join("store.db"), Schema::Store).expect("the migrations apply");
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_785_312_000_000)));
-    let mut harness = Harness { store: None, clock, folder };
+    let mut harness = Harness { store: None, clock, keeping: Keeping::default(), folder };
     harness.store = Some(harness.open());
     harness
 }
@@ -45,6 +47,11 @@ impl StoreHarness for Harness {
     async fn reopen(&mut self) {
         self.store = None;
         self.store = Some(self.open());
+    }
+
+    async fn keep(&mut self, keeping: Keeping) {
+        self.keeping = keeping;
+        self.reopen().await;
     }
 }
 

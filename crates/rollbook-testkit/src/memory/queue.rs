@@ -5,6 +5,7 @@
 //! still marked as leased has lost its worker.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +15,8 @@ use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest,
-    LeaseToken, Producer, QueueAdmin, QueueError, QueueStats, Settled, Settlement,
+    LeaseToken, MessageState, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats,
+    QueuedMessage, Settled, Settlement,
 };
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::{Clock, Timestamp};
@@ -54,6 +56,24 @@ impl Message {
     fn new(received_at: Timestamp, body: Bytes, now: Timestamp, arrival: i64) -> Self {
         let (attempts, unsettled, leased, corrupt) = (0, 0, None, false);
         Self { received_at, body, due_at: now, arrival, attempts, unsettled, leased, corrupt }
+    }
+
+    fn state(&self, now: Timestamp) -> MessageState {
+        match (self.due_at <= now, &self.leased) {
+            (true, _) => MessageState::Waiting,
+            (false, Some(_)) => MessageState::Leased { until: self.due_at },
+            (false, None) => MessageState::Delayed { until: self.due_at },
+        }
+    }
+
+    fn show(&self, id: &MessageId, now: Timestamp) -> QueuedMessage {
+        QueuedMessage {
+            id: id.clone(),
+            received_at: self.received_at,
+            attempts: self.attempts,
+            state: self.state(now),
+            body: self.body.clone(),
+        }
     }
 
     fn lease(&mut self, id: &MessageId, token: LeaseToken, due_at: Timestamp) -> Lease {
@@ -199,10 +219,10 @@ impl State {
     fn stats(&self, now: Timestamp) -> QueueStats {
         let mut stats = QueueStats { dead: self.dead.len() as u64, ..QueueStats::default() };
         for message in self.messages.values() {
-            let count = match (message.due_at <= now, &message.leased) {
-                (true, _) => &mut stats.ready,
-                (false, Some(_)) => &mut stats.leased,
-                (false, None) => &mut stats.delayed,
+            let count = match message.state(now) {
+                MessageState::Waiting => &mut stats.ready,
+                MessageState::Leased { .. } => &mut stats.leased,
+                MessageState::Delayed { .. } => &mut stats.delayed,
             };
             *count += 1;
         }
@@ -320,6 +340,34 @@ impl QueueAdmin for MemoryQueue {
         let positions = state.matching(filter, limit);
         state.dead.retain(|position, _| !positions.contains(position));
         Ok(positions.len())
+    }
+
+    async fn messages(
+        &self,
+        after: Option<&MessagesCursor>,
+        limit: usize,
+    ) -> Result<MessagesPage, QueueError> {
+        let now = self.clock.now();
+        let after = after.map(|cursor| MessageId::new(&cursor.0));
+        let behind = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.state();
+        let rest = state.messages.range::<MessageId, _>((behind, Bound::Unbounded));
+        let messages: Vec<_> = rest.take(limit.max(1)).map(|(id, message)| message.show(id, now)).collect();
+        let next = messages.last().map(|last| MessagesCursor(last.id.to_string()));
+        Ok(MessagesPage { messages, next })
+    }
+
+    async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
+        let now = self.clock.now();
+        Ok(self.state().messages.get(id).map(|message| message.show(id, now)))
+    }
+
+    async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError> {
+        let mut state = self.state();
+        let before = state.messages.len() + state.dead.len();
+        state.messages.retain(|id, _| !ids.contains(id));
+        state.dead.retain(|_, letter| !ids.contains(&letter.id));
+        Ok(before - state.messages.len() - state.dead.len())
     }
 
     async fn durability(&self) -> Result<Durability, QueueError> {

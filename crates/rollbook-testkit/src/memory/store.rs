@@ -1,14 +1,15 @@
-//! The store in memory.
+//! The store in memory. What rows have from their parents is worked out when they are read, so that it
+//! can't be wrong: the other engines are held against this one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use rollbook_core::catalog::{RESOURCES, Resource};
-use rollbook_core::change::{Applied, Assertion, Change, Effect, Field, Row, Version};
+use rollbook_core::change::{Applied, Assertion, Change, Effect, Field, Row};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::merge::{Stored, fold};
-use rollbook_core::store::{LedgerEntry, RowView, Store, StoreError};
+use rollbook_core::merge::{Content, DeletedRows, Inherited, Stored, fold, inherited};
+use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Store, StoreError, Tidied};
 use rollbook_core::time::{Clock, Timestamp};
 use serde_json::{Map, Value};
 
@@ -20,6 +21,7 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct State {
+    keeping: Keeping,
     /// By the name of the table.
     tables: BTreeMap<&'static str, Table>,
     ledger: BTreeMap<MessageId, LedgerEntry>,
@@ -31,8 +33,8 @@ type Table = BTreeMap<String, StoredRow>;
 /// What is kept of a subject.
 #[derive(Clone)]
 pub(crate) struct StoredRow {
-    pub(crate) version: Version,
-    /// `None` where the subject is deleted.
+    pub(crate) state: Stored,
+    /// What it looks or looked like, where that is known and not erased.
     pub(crate) content: Option<Row>,
     pub(crate) synced_at: Timestamp,
     pub(crate) synced_by: MessageId,
@@ -44,10 +46,15 @@ impl MemoryStore {
         Self { clock, state: Mutex::default() }
     }
 
+    /// Keeps from now on what this says.
+    pub fn keep(&self, keeping: Keeping) {
+        self.state().keeping = keeping;
+    }
+
     /// All rows of a resource, in the order of their ids.
     pub fn rows_of(&self, resource: &'static Resource) -> Vec<RowView> {
         let state = self.state();
-        state.table(resource).map(|(id, row)| view(resource, id, row)).collect()
+        state.views(resource).collect()
     }
 
     /// The whole ledger.
@@ -61,8 +68,22 @@ impl MemoryStore {
 }
 
 impl State {
-    fn table(&self, resource: &'static Resource) -> impl Iterator<Item = (&String, &StoredRow)> {
-        self.tables.get(resource.table).into_iter().flatten()
+    fn find(&self, resource: &'static Resource, id: &str) -> Option<&StoredRow> {
+        self.tables.get(resource.table)?.get(id)
+    }
+
+    fn inherited(&self, resource: &'static Resource, row: &StoredRow) -> Inherited {
+        let known = |parent, id: &str| self.find(parent, id).map(|row| row.state);
+        row.content.as_ref().map(|content| inherited(resource, content, known)).unwrap_or_default()
+    }
+
+    fn view(&self, resource: &'static Resource, id: &str, row: &StoredRow) -> RowView {
+        view(resource, id, row, self.inherited(resource, row))
+    }
+
+    fn views(&self, resource: &'static Resource) -> impl Iterator<Item = RowView> {
+        let rows = self.tables.get(resource.table).into_iter().flatten();
+        rows.map(move |(id, row)| self.view(resource, id, row))
     }
 
     /// Merges the changes of one resource. Returns what each did.
@@ -70,54 +91,85 @@ impl State {
         &mut self,
         table: &'static str,
         changes: &[(&Change, &Assertion)],
+        deleted_rows: DeletedRows,
         now: Timestamp,
     ) -> Vec<Applied> {
         let table = self.tables.entry(table).or_default();
-        let known = |id: &str| {
-            let row = table.get(id)?;
-            Some(Stored { version: Some(row.version), floor: 0 })
-        };
+        let known = |id: &str| table.get(id).map(|row| row.state);
         let assertions: Vec<&Assertion> = changes.iter().map(|(_, assertion)| *assertion).collect();
-        let folded = fold(&assertions, known);
-        for (change, winner) in folded.winners.iter().map(|position| changes[*position]) {
+        let folded = fold(&assertions, deleted_rows, known);
+        for winner in folded.winners {
+            let (change, assertion) = changes[winner.last];
+            let before = table.get(&assertion.id).and_then(|row| row.content.clone());
+            let written = winner.content.and_then(|position| assertions[position].row.clone());
             let row = StoredRow {
-                version: winner.version,
-                content: winner.row.clone(),
+                state: winner.state,
+                content: written.or(before).filter(|_| winner.state.content != Content::Erased),
                 synced_at: now,
                 synced_by: change.origin.message_id.clone(),
             };
-            table.insert(winner.id.clone(), row);
+            table.insert(assertion.id.clone(), row);
         }
         folded.outcomes
     }
 
     /// The first line of a delivery stays: a redelivery has nothing to add.
-    fn note(&mut self, change: &Change, outcome: Applied) {
+    fn note(&mut self, change: &Change, outcome: Applied, applied_at: Timestamp) {
         let origin = &change.origin;
         self.ledger.entry(origin.message_id.clone()).or_insert_with(|| LedgerEntry {
+            message_id: origin.message_id.clone(),
             event_type: origin.event_type.clone(),
             subject_id: change.subject_id().map(str::to_owned),
             outcome,
+            event_at: origin.event_at,
+            received_at: origin.received_at,
+            applied_at,
             attempts: origin.attempt,
         });
     }
+
+    /// The ids of all rows that hang on or belong to one of these.
+    fn belonging(&self, parents: &[(&'static Resource, String)]) -> BTreeSet<String> {
+        let mut ids = BTreeSet::new();
+        for resource in RESOURCES {
+            for (id, row) in self.tables.get(resource.table).into_iter().flatten() {
+                let named = row.content.iter().flat_map(|row| rollbook_core::merge::parents(resource, row));
+                let of = |(of, parent): &(&Resource, String), link: &Resource, id: &str| {
+                    *of == link && parent == id
+                };
+                if named
+                    .into_iter()
+                    .any(|(link, id)| parents.iter().any(|parent| of(parent, link.parent, id)))
+                {
+                    ids.insert(id.clone());
+                }
+            }
+        }
+        ids
+    }
 }
 
-/// The row by the names of the contract. A deleted one keeps its id, when it went and what said so.
-pub(crate) fn view(resource: &'static Resource, id: &str, stored: &StoredRow) -> RowView {
+/// The row by the names of the contract.
+pub(crate) fn view(
+    resource: &'static Resource,
+    id: &str,
+    stored: &StoredRow,
+    inherited: Inherited,
+) -> RowView {
     let time = |at: Option<Timestamp>| at.map_or(Value::Null, |at| at.to_string().into());
-    let content = stored.content.as_ref();
-    let deleted_at = content.is_none().then(|| Timestamp::from_millis(stored.version.event_at));
+    let whole = stored.content.as_ref().filter(|_| !inherited.erased);
+    let deleted_at = stored.state.deleted_at.or(inherited.deleted_at).map(Timestamp::from_millis);
     let mut columns = Map::new();
     for (index, column) in resource.columns.iter().enumerate() {
+        let content = if resource.is_link(column.name) { stored.content.as_ref() } else { whole };
         let value = content.map_or(Value::Null, |row| value(&row.values[index]));
         columns.insert(column.name.to_owned(), value);
     }
     let common = [
         ("id", id.into()),
-        ("data", content.map_or(Value::Null, |row| json(&row.data))),
-        ("created_at", time(content.and_then(|row| row.created_at))),
-        ("updated_at", time(content.and_then(|row| row.updated_at))),
+        ("data", whole.map_or(Value::Null, |row| json(&row.data))),
+        ("created_at", time(whole.and_then(|row| row.created_at))),
+        ("updated_at", time(whole.and_then(|row| row.updated_at))),
         ("deleted_at", time(deleted_at)),
         ("synced_at", time(Some(stored.synced_at))),
         ("synced_by", stored.synced_by.as_str().into()),
@@ -141,11 +193,15 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text).expect("a change holds well-formed JSON")
 }
 
+/// What an erasure is told by, in the place of a `svix-id`.
+const ERASED_BY: &str = "erase";
+
 #[async_trait]
 impl Store for MemoryStore {
     async fn apply_many(&self, changes: &[Change]) -> Result<Vec<Applied>, StoreError> {
         let now = self.clock.now();
         let mut state = self.state();
+        let keeping = state.keeping;
         let mut outcomes = vec![Applied::Ignored; changes.len()];
         for resource in RESOURCES {
             let mut places = Vec::new();
@@ -158,20 +214,20 @@ impl Store for MemoryStore {
                     about.push((change, &**assertion));
                 }
             }
-            for (place, outcome) in places.into_iter().zip(state.merge(resource.table, &about, now)) {
+            let applied = state.merge(resource.table, &about, keeping.deleted_rows, now);
+            for (place, outcome) in places.into_iter().zip(applied) {
                 outcomes[place] = outcome;
             }
         }
-        for (change, outcome) in changes.iter().zip(&outcomes) {
-            state.note(change, *outcome);
+        for (change, outcome) in changes.iter().zip(&outcomes).filter(|_| keeping.ledger) {
+            state.note(change, *outcome, now);
         }
         Ok(outcomes)
     }
 
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
         let state = self.state();
-        let row = state.tables.get(resource.table).and_then(|table| table.get(id));
-        Ok(row.map(|row| view(resource, id, row)))
+        Ok(state.find(resource, id).map(|row| state.view(resource, id, row)))
     }
 
     async fn rows(
@@ -181,12 +237,89 @@ impl Store for MemoryStore {
         limit: usize,
     ) -> Result<Vec<RowView>, StoreError> {
         let state = self.state();
-        let behind = state.table(resource).filter(|(id, _)| after.is_none_or(|after| id.as_str() > after));
-        Ok(behind.take(limit).map(|(id, row)| view(resource, id, row)).collect())
+        let behind = state.views(resource).filter(|row| after.is_none_or(|after| row.id.as_str() > after));
+        Ok(behind.take(limit).collect())
+    }
+
+    async fn rows_where(
+        &self,
+        resource: &'static Resource,
+        column: &'static str,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError> {
+        let state = self.state();
+        let found = state.views(resource).filter(|row| row.columns.get(column) == Some(&Value::from(value)));
+        Ok(found.take(limit).collect())
     }
 
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
         Ok(self.state().ledger.get(id).cloned())
+    }
+
+    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
+        let state = self.state();
+        let about = |line: &&LedgerEntry| line.subject_id.as_deref() == Some(subject_id);
+        let mut lines: Vec<LedgerEntry> = state.ledger.values().filter(about).cloned().collect();
+        lines.sort_by(|one, other| {
+            (one.applied_at, &one.message_id).cmp(&(other.applied_at, &other.message_id))
+        });
+        lines.drain(..lines.len().saturating_sub(limit));
+        Ok(lines)
+    }
+
+    async fn erase(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+    ) -> Result<ErasedCounts, StoreError> {
+        let mut state = self.state();
+        let mut gone = state.belonging(subjects);
+        for (resource, id) in subjects {
+            gone.insert(id.clone());
+            let known = state.find(resource, id).map(|row| row.state).unwrap_or_default();
+            let row = StoredRow {
+                state: known.forgotten(at),
+                content: None,
+                synced_at: at,
+                synced_by: MessageId::new(ERASED_BY),
+            };
+            state.tables.entry(resource.table).or_default().insert(id.clone(), row);
+        }
+        let before = state.ledger.len();
+        state.ledger.retain(|_, line| line.subject_id.as_ref().is_none_or(|id| !gone.contains(id)));
+        let ledger = before - state.ledger.len();
+        Ok(ErasedCounts { rows: gone.len() as u64, ledger: ledger as u64 })
+    }
+
+    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
+        let mut state = self.state();
+        let mut tidied = Tidied::default();
+        let old = |line: &LedgerEntry| due.ledger_before.is_some_and(|before| line.applied_at < before);
+        let lines: Vec<MessageId> = state
+            .ledger
+            .values()
+            .filter(|line| old(line))
+            .take(due.limit)
+            .map(|line| line.message_id.clone())
+            .collect();
+        for id in lines {
+            state.ledger.remove(&id);
+            tidied.ledger += 1;
+        }
+        let Some(before) = due.deleted_before else { return Ok(tidied) };
+        let over = |row: &StoredRow| {
+            row.state.content != Content::Erased
+                && row.state.deleted_at.is_some_and(|at| at < before.as_millis())
+        };
+        for row in
+            state.tables.values_mut().flat_map(BTreeMap::values_mut).filter(|row| over(row)).take(due.limit)
+        {
+            row.state.content = Content::Erased;
+            row.content = None;
+            tidied.rows += 1;
+        }
+        Ok(tidied)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -8,18 +8,22 @@ use proptest::test_runner::TestCaseError;
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::change::Change;
 use rollbook_core::store::{RowView, Store};
+use rollbook_core::time::Timestamp;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use super::history::{History, histories};
 use crate::conformance::store::StoreHarness;
+use crate::events::START;
 use crate::memory::store::MemoryStore;
 
 const CASES: u32 = 64;
 /// More than a history has subjects.
 const ROWS_MAX: usize = 1000;
+/// Longer than any history, in milliseconds.
+const ERASED_AFTER: i64 = 100_000_000;
 
-/// Makes a test that a store ends in the right rows whatever the order of arrival. Takes what
+/// Makes tests that a store ends in the right rows whatever the order of arrival. Takes what
 /// [`store_conformance!`](crate::store_conformance) takes.
 #[macro_export]
 macro_rules! store_converges {
@@ -27,6 +31,11 @@ macro_rules! store_converges {
         #[test]
         fn the_rows_are_the_same_whatever_the_order_of_arrival() {
             $crate::properties::convergence::check($open);
+        }
+
+        #[test]
+        fn every_order_of_every_five_event_history_of_one_user_ends_in_the_same_row() {
+            $crate::properties::permutations::check($open);
         }
     };
 }
@@ -41,8 +50,9 @@ pub fn check<H: StoreHarness, F: Future<Output = H>>(open: impl Fn() -> F) {
         runtime.block_on(async {
             let mut harness = open().await;
             converges(&mut harness, &history).await?;
-            // Nothing is forgotten on the way either.
-            for change in history.play().changes {
+            // Nothing is forgotten on the way either, where nobody has asked for that.
+            let kept = history.play().changes.into_iter().filter(|_| history.erasures.is_empty());
+            for change in kept {
                 let line = harness.store().delivery(&change.origin.message_id).await;
                 prop_assert!(
                     matches!(line, Ok(Some(_))),
@@ -67,14 +77,18 @@ pub(crate) async fn converges(
 ) -> Result<(), TestCaseError> {
     let played = history.play();
     let truth = MemoryStore::new(harness.clock());
+    truth.keep(history.keeping);
     truth.apply_many(&played.truth).await.expect("the model applies changes");
+    erase(&truth, history).await;
+    harness.keep(history.keeping).await;
 
     let batches = history.arrive(&played.changes);
     let (before, after) = batches.split_at(batches.len() / 2);
-    for half in [before, after] {
-        apply(harness.store(), half, history.lanes).await;
-        harness.reopen().await;
-    }
+    apply(harness.store(), before, history.lanes).await;
+    erase(&*harness.store(), history).await;
+    harness.reopen().await;
+    apply(harness.store(), after, history.lanes).await;
+    harness.reopen().await;
     let store = harness.store();
     for resource in RESOURCES {
         let rows = store.rows(resource, None, ROWS_MAX).await.expect("the store lists rows");
@@ -82,6 +96,14 @@ pub(crate) async fn converges(
         prop_assert_eq!(without_sync(rows), without_sync(expected), "rows (left) and truth (right)");
     }
     Ok(())
+}
+
+/// Does what an operator has asked for. It is later than all that has happened.
+async fn erase(store: &dyn Store, history: &History) {
+    if !history.erasures.is_empty() {
+        let at = Timestamp::from_millis(START + ERASED_AFTER);
+        store.erase(&history.erasures, at).await.expect("the store erases");
+    }
 }
 
 /// Applies batches, dealt out to so many workers at once.
@@ -100,7 +122,7 @@ async fn apply(store: Arc<dyn Store>, batches: &[Vec<Change>], lanes: usize) {
 }
 
 /// All columns but those that say when and through what a row came.
-fn without_sync(mut rows: Vec<RowView>) -> Vec<RowView> {
+pub(crate) fn without_sync(mut rows: Vec<RowView>) -> Vec<RowView> {
     for row in &mut rows {
         row.columns.retain(|name, _| name != "synced_at" && name != "synced_by");
     }

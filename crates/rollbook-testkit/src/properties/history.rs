@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use rollbook_core::catalog::{ORGANIZATIONS, Resource, USERS};
 use rollbook_core::change::{Assertion, Change, Effect};
+use rollbook_core::merge::DeletedRows;
+use rollbook_core::store::Keeping;
 use serde_json::{Value, json};
 
 use crate::events::{START, change_of, deleted, event, membership, organization, user};
@@ -40,7 +43,7 @@ enum Subject {
     Domain(u8),
     /// Of the user. It ends and is never deleted.
     Session(u8),
-    /// Of a subscription, likewise.
+    /// Of the user's subscription, likewise. It outlives its payer.
     Item(u8),
 }
 
@@ -74,13 +77,17 @@ pub(crate) struct History {
     crashes: Vec<bool>,
     /// How many workers apply at once.
     pub(crate) lanes: usize,
+    /// What is kept of the deleted.
+    pub(crate) keeping: Keeping,
+    /// Whom an operator has erased, half-way through what arrives: users and organizations.
+    pub(crate) erasures: Vec<(&'static Resource, String)>,
 }
 
 /// What a history comes to.
 pub(crate) struct Played {
     /// The changes in the order in which they happened.
     pub(crate) changes: Vec<Change>,
-    /// For each subject the change that says how it is.
+    /// For each subject the change that says how it is or was, and the one that says that it is gone.
     pub(crate) truth: Vec<Change>,
 }
 
@@ -108,14 +115,32 @@ pub(crate) fn histories() -> impl Strategy<Value = History> {
     let step = (subject(), select(PAUSES.to_vec()), what());
     let step = step.prop_map(|(subject, pause, what)| Step { subject, pause, what });
     let arrivals = vec(vec(any::<u8>(), 1..=ARRIVALS_MAX), STEPS_MAX);
-    (vec(step, 1..=STEPS_MAX), arrivals, vec(1..=BATCH_MAX, 8), vec(any::<bool>(), 8), 1..=LANES_MAX)
-        .prop_map(|(steps, arrivals, batch_sizes, crashes, lanes)| History {
+    let work = (vec(1..=BATCH_MAX, 8), vec(any::<bool>(), 8), 1..=LANES_MAX);
+    (vec(step, 1..=STEPS_MAX), arrivals, work, keeping(), erasures()).prop_map(
+        |(steps, arrivals, (batch_sizes, crashes, lanes), keeping, erasures)| History {
             steps,
             arrivals,
             batch_sizes,
             crashes,
             lanes,
-        })
+            keeping,
+            erasures,
+        },
+    )
+}
+
+fn keeping() -> impl Strategy<Value = Keeping> {
+    let choices = vec![DeletedRows::Keep, DeletedRows::Keep, DeletedRows::Erase];
+    select(choices).prop_map(|deleted_rows| Keeping { deleted_rows, ..Keeping::default() })
+}
+
+/// Mostly nobody.
+fn erasures() -> impl Strategy<Value = Vec<(&'static Resource, String)>> {
+    let whom = prop_oneof![
+        2 => (0_u8..2).prop_map(|place| (&USERS, Subject::User(place).id(0))),
+        1 => (0_u8..2).prop_map(|place| (&ORGANIZATIONS, Subject::Organization(place).id(0))),
+    ];
+    prop_oneof![2 => Just(Vec::new()), 1 => vec(whom, 1..=2)]
 }
 
 /// What the instance knows of a subject.
@@ -134,25 +159,27 @@ impl History {
     pub(crate) fn play(&self) -> Played {
         let mut now = START;
         let mut instance: BTreeMap<Subject, State> = BTreeMap::new();
-        let mut truth: BTreeMap<String, Change> = BTreeMap::new();
-        let mut changes = Vec::new();
+        let mut contents: BTreeMap<String, Change> = BTreeMap::new();
+        let (mut ends, mut changes) = (Vec::new(), Vec::new());
         for (number, step) in self.steps.iter().enumerate() {
             now += step.pause;
             let state = instance.entry(step.subject).or_default();
             let Some(event) = step.happen(state, now) else { continue };
             let change = change_of(&format!("msg_{number}"), &event);
             let said = assertion(&change);
-            let replaces = truth.get(&said.id).is_none_or(|known| {
+            let replaces = contents.get(&said.id).is_none_or(|known| {
                 let (said, known) = (said.version, assertion(known).version);
                 let tie = (known.updated_at, known.event_at) == (said.updated_at, said.event_at);
-                said.dead || !tie || said.hash > known.hash
+                !tie || said.hash > known.hash
             });
-            if replaces {
-                truth.insert(said.id.clone(), change.clone());
+            if said.version.dead {
+                ends.push(change.clone());
+            } else if replaces {
+                contents.insert(said.id.clone(), change.clone());
             }
             changes.push(change);
         }
-        Played { changes, truth: truth.into_values().collect() }
+        Played { changes, truth: contents.into_values().chain(ends).collect() }
     }
 
     /// The changes as they arrive, in batches, those of a crash once more at the end.
@@ -267,9 +294,9 @@ impl Subject {
                 let user = Self::User(user).id(0);
                 (json!({ "id": id, "user_id": user, "actor": null, "updated_at": updated_at }), "status")
             }
-            Self::Item(_) => {
-                let plan = json!({ "id": "cplan_1", "amount": 4900, "currency": "USD" });
-                (json!({ "id": id, "plan": plan, "updated_at": updated_at }), "status")
+            Self::Item(user) => {
+                let payer = json!({ "user_id": Self::User(user).id(0), "organization_id": "" });
+                (json!({ "id": id, "payer": payer, "updated_at": updated_at }), "status")
             }
         };
         data[column] = if content == 0 { Value::Null } else { json!(format!("content {content}")) };

@@ -10,6 +10,7 @@ pub mod convergence;
 pub(crate) mod history;
 #[cfg(test)]
 mod mutants;
+pub mod permutations;
 
 /// What proptest takes where `PROPTEST_CASES` is not set.
 const PROPTEST_CASES_DEFAULT: u32 = 256;

@@ -3,16 +3,17 @@
 //! Every mutant is a store like any other. Those that lose their tombstones still list them: they must
 //! fall by what they do to the living, not by a missing line.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
-use rollbook_core::catalog::Resource;
-use rollbook_core::change::{Applied, Assertion, Change, Effect, Field, Version};
+use rollbook_core::catalog::{Resource, find_resource};
+use rollbook_core::change::{Applied, Assertion, Change, Effect, Field, Row, Version};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{LedgerEntry, RowView, Store, StoreError};
+use rollbook_core::merge::{Content, Stored, inherited, parents};
+use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Store, StoreError, Tidied};
 use rollbook_core::time::Timestamp;
 
 use super::convergence::{converges, runtime};
@@ -48,6 +49,10 @@ enum Rule {
     HashFirst,
     /// Tombstones are forgotten after a while.
     TombstonePurge,
+    /// A delete freezes the content: what was it like is what was known then.
+    Freeze,
+    /// What hangs on a subject ends when that one's delete comes, and what comes later does not.
+    CascadeOnce,
 }
 
 impl Rule {
@@ -60,7 +65,12 @@ impl Rule {
         let hash_first =
             |version: &Version| (version.dead, version.updated_at, version.hash, version.event_at);
         match self {
-            Self::Right | Self::PhysicalDelete | Self::Coalesce | Self::TombstonePurge => new > known,
+            Self::Right
+            | Self::PhysicalDelete
+            | Self::Coalesce
+            | Self::TombstonePurge
+            | Self::Freeze
+            | Self::CascadeOnce => new > known,
             Self::NotOlder => live(new.updated_at >= known.updated_at),
             Self::Newer => live(new.updated_at > known.updated_at),
             Self::Arrival => live(true),
@@ -72,11 +82,23 @@ impl Rule {
 
 type Key = (&'static str, String);
 
+/// What a mutant knows of a subject.
+#[derive(Clone)]
+struct Known {
+    /// The change that has won.
+    version: Version,
+    /// What it looks or looked like, and as of which change.
+    content: Option<(Version, Row)>,
+    by: MessageId,
+}
+
 #[derive(Default)]
 struct State {
-    known: HashMap<Key, StoredRow>,
+    known: HashMap<Key, Known>,
     /// Every tombstone there ever was, for the listing alone.
-    graves: BTreeMap<Key, StoredRow>,
+    graves: BTreeMap<Key, Known>,
+    /// What has ended with a parent, for [`Rule::CascadeOnce`].
+    ended: HashSet<Key>,
     latest_event_at: i64,
 }
 
@@ -88,24 +110,34 @@ struct Mutant {
 impl State {
     fn apply(&mut self, rule: Rule, assertion: &Assertion, by: &MessageId) {
         let key = (assertion.resource.table, assertion.id.clone());
-        self.latest_event_at = self.latest_event_at.max(assertion.version.event_at);
-        if self.known.get(&key).is_some_and(|known| !rule.wins(&assertion.version, &known.version)) {
-            return;
-        }
-        let mut content = assertion.row.clone();
-        if let (Rule::Coalesce, Some(new)) = (rule, &mut content)
-            && let Some(old) = self.known.get(&key).and_then(|known| known.content.as_ref())
-        {
-            for (new, old) in new.values.iter_mut().zip(&old.values).filter(|(new, _)| **new == Field::Null) {
-                new.clone_from(old);
+        let new = assertion.version;
+        self.latest_event_at = self.latest_event_at.max(new.event_at);
+        let known = self.known.get(&key);
+        let wins = known.is_none_or(|known| rule.wins(&new, &known.version));
+        let mut content = known.and_then(|known| known.content.clone());
+        if let Some(row) = &assertion.row {
+            let is_late = known.is_some_and(|known| known.version.dead) && !matches!(rule, Rule::Freeze);
+            let fills = is_late && content.as_ref().is_none_or(|(old, _)| rule.wins(&new, old));
+            if !wins && !fills {
+                return;
             }
+            let mut row = row.clone();
+            if let (Rule::Coalesce, Some((_, old))) = (rule, &content) {
+                let pairs = row.values.iter_mut().zip(&old.values);
+                pairs.filter(|(new, _)| **new == Field::Null).for_each(|(new, old)| new.clone_from(old));
+            }
+            content = Some((new, row));
+        } else if !wins {
+            return;
+        } else if matches!(rule, Rule::CascadeOnce) {
+            self.end_children(assertion);
         }
-        let synced_at = Timestamp::from_millis(START);
-        let row = StoredRow { version: assertion.version, content, synced_at, synced_by: by.clone() };
-        if row.version.dead {
-            self.graves.insert(key.clone(), row.clone());
+        let version = if wins { new } else { self.known[&key].version };
+        let known = Known { version, content, by: by.clone() };
+        if version.dead {
+            self.graves.insert(key.clone(), known.clone());
         }
-        self.known.insert(key, row);
+        self.known.insert(key, known);
         let kept_from = self.latest_event_at - TOMBSTONES_KEPT_FOR;
         match rule {
             Rule::PhysicalDelete => self.known.retain(|_, row| !row.version.dead),
@@ -114,6 +146,36 @@ impl State {
             }
             _ => {}
         }
+    }
+
+    fn end_children(&mut self, parent: &Assertion) {
+        let is_child = |(table, _): &Key, known: &Known| {
+            let Some((resource, (_, row))) = find_resource(table).zip(known.content.as_ref()) else {
+                return false;
+            };
+            parents(resource, row).any(|(link, id)| link.parent == parent.resource && id == parent.id)
+        };
+        let children = self.known.iter().filter(|(key, known)| is_child(key, known));
+        self.ended.extend(children.map(|(key, _)| key.clone()));
+    }
+
+    fn view(&self, rule: Rule, resource: &'static Resource, id: &str, known: &Known) -> RowView {
+        let state = |known: &Known| Stored {
+            content: known.content.as_ref().map_or(Content::Unknown, |(version, _)| Content::At(*version)),
+            deleted_at: known.version.dead.then_some(known.version.event_at),
+            floor: 0,
+        };
+        let parent = |of: &'static Resource, id: &str| {
+            let key = (of.table, id.to_owned());
+            self.known.get(&key).or_else(|| self.graves.get(&key)).map(state)
+        };
+        let content = known.content.as_ref().map(|(_, row)| row.clone());
+        let shows_end =
+            !matches!(rule, Rule::CascadeOnce) || self.ended.contains(&(resource.table, id.to_owned()));
+        let inherited = content.as_ref().filter(|_| shows_end).map(|row| inherited(resource, row, parent));
+        let (synced_at, synced_by) = (Timestamp::from_millis(START), known.by.clone());
+        let row = StoredRow { state: state(known), content, synced_at, synced_by };
+        view(resource, id, &row, inherited.unwrap_or_default())
     }
 }
 
@@ -136,18 +198,44 @@ impl Store for Mutant {
         _limit: usize,
     ) -> Result<Vec<RowView>, StoreError> {
         let state = self.state.lock().expect("no test panics in here");
-        let mut rows: BTreeMap<&Key, &StoredRow> = state.graves.iter().collect();
+        let mut rows: BTreeMap<&Key, &Known> = state.graves.iter().collect();
         rows.extend(&state.known);
         let rows = rows.into_iter().filter(|((table, _), _)| *table == resource.table);
-        Ok(rows.map(|((_, id), row)| view(resource, id, row)).collect())
+        Ok(rows.map(|((_, id), row)| state.view(self.rule, resource, id, row)).collect())
     }
 
     async fn get(&self, _: &'static Resource, _: &str) -> Result<Option<RowView>, StoreError> {
         unreachable!("the property reads whole tables")
     }
 
+    async fn rows_where(
+        &self,
+        _: &'static Resource,
+        _: &'static str,
+        _: &str,
+        _: usize,
+    ) -> Result<Vec<RowView>, StoreError> {
+        unreachable!("the property reads whole tables")
+    }
+
     async fn delivery(&self, _: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
         unreachable!("mutants keep no ledger")
+    }
+
+    async fn deliveries(&self, _: &str, _: usize) -> Result<Vec<LedgerEntry>, StoreError> {
+        unreachable!("mutants keep no ledger")
+    }
+
+    async fn erase(
+        &self,
+        _: &[(&'static Resource, String)],
+        _: Timestamp,
+    ) -> Result<ErasedCounts, StoreError> {
+        unreachable!("mutants are not asked to erase")
+    }
+
+    async fn tidy(&self, _: &Due) -> Result<Tidied, StoreError> {
+        unreachable!("mutants are not asked to tidy")
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -171,6 +259,9 @@ impl StoreHarness for Harness {
     }
 
     async fn reopen(&mut self) {}
+
+    /// Mutants keep the content of the deleted, as the default says.
+    async fn keep(&mut self, _: Keeping) {}
 }
 
 /// The number of the first history under which the rows do not end as the truth.
@@ -182,6 +273,8 @@ fn first_counterexample(rule: Rule) -> Option<usize> {
         let mut history = histories().new_tree(&mut runner).expect("a history").current();
         // One worker, so that the same histories kill the same mutants in every run.
         history.lanes = 1;
+        history.keeping = Keeping::default();
+        history.erasures.clear();
         let mutant = Arc::new(Mutant { rule, state: Mutex::default() });
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(START)));
         runtime.block_on(converges(&mut Harness { mutant, clock }, &history)).is_err()
@@ -214,4 +307,6 @@ mutants_fall! {
     a_tombstone_must_not_be_ordered_by_time: TombstoneByTime
     the_hash_must_not_come_before_the_event_time: HashFirst
     tombstones_must_not_be_purged: TombstonePurge
+    a_delete_must_not_freeze_the_content: Freeze
+    a_parents_end_must_not_reach_only_those_who_are_there: CascadeOnce
 }

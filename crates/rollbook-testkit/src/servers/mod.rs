@@ -12,6 +12,7 @@
 
 pub mod pgbouncer;
 pub mod postgres;
+pub mod prometheus;
 pub mod redis;
 pub mod sentinel;
 

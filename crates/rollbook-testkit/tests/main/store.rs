@@ -4,7 +4,7 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rollbook_core::store::Store;
+use rollbook_core::store::{Keeping, Store};
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::conformance::store::StoreHarness;
@@ -33,6 +33,10 @@ impl StoreHarness for Memory {
 
     /// The model is its own disk.
     async fn reopen(&mut self) {}
+
+    async fn keep(&mut self, keeping: Keeping) {
+        self.store.keep(keeping);
+    }
 }
 
 rollbook_testkit::store_conformance!(open);

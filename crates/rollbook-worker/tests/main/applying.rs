@@ -120,6 +120,8 @@ async fn a_one_time_password_that_fails_does_not_become_a_dead_letter() {
         .await;
     let deep = format!(r#"{{"type":"email.created","data":{}424242{}}}"#, "[".repeat(200), "]".repeat(200));
     bench.enqueue("msg_deep", deep).await;
+    let whole = event("sms.created", &json!({"id": "sms_1", "otp_code": "424242"}));
+    bench.enqueue("msg_twice", whole.repeat(2)).await;
     let store = FaultyStore::new(bench.store.clone(), |call| match call {
         StoreCall::Apply(_) => Fault::Fail(StoreError::Event("no".into())),
         _ => Fault::None,

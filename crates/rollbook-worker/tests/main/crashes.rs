@@ -10,7 +10,8 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::retry::Reason;
-use rollbook_core::store::{LedgerEntry, RowView, Store, StoreError};
+use rollbook_core::store::{Due, ErasedCounts, LedgerEntry, RowView, Store, StoreError, Tidied};
+use rollbook_core::time::Timestamp;
 use rollbook_testkit::faults::{Fault, FaultyStore, StoreCall};
 use rollbook_testkit::memory::store::MemoryStore;
 use rollbook_worker::{Settings, WorkerError};
@@ -110,8 +111,34 @@ impl Store for Lethal {
         self.inner.rows(resource, after, limit).await
     }
 
+    async fn rows_where(
+        &self,
+        resource: &'static Resource,
+        column: &'static str,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError> {
+        self.inner.rows_where(resource, column, value, limit).await
+    }
+
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
         self.inner.delivery(id).await
+    }
+
+    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
+        self.inner.deliveries(subject_id, limit).await
+    }
+
+    async fn erase(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+    ) -> Result<ErasedCounts, StoreError> {
+        self.inner.erase(subjects, at).await
+    }
+
+    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
+        self.inner.tidy(due).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -168,6 +195,8 @@ async fn a_one_time_password_that_kills_its_workers_is_dropped_and_not_parked() 
     }
     run_until(bench.worker(), bench.drained()).await.expect("a clean end");
     assert!(bench.queue.dead().is_empty() && bench.store.ledger().is_empty());
+    let dropped = bench.metric(r#"rollbook_events_total{outcome="dropped",type="sms.created"}"#);
+    assert_eq!(dropped.as_deref(), Some("1"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,4 +6,5 @@ mod failures;
 mod outages;
 mod stopping;
 mod support;
+mod upkeep;
 mod watching;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus::TextEncoder;
-use rollbook_core::catalog::RESOURCES;
+use rollbook_core::catalog::{NEVER_KEPT, RESOURCES, event_types};
 use rollbook_core::change::Applied;
 use rollbook_core::queue::QueueError;
 use rollbook_core::retry::Reason;
@@ -35,6 +35,12 @@ async fn every_counter_is_there_at_zero_before_anything_happens() {
         zero(&format!(r#"rollbook_settlements_total{{reason="{reason}",settlement="dead_letter"}}"#));
     }
     zero(r#"rollbook_settlements_total{reason="store_refused",settlement="retry"}"#);
+    for event_type in event_types().chain(["other"]) {
+        zero(&format!(r#"rollbook_events_total{{outcome="applied",type="{event_type}"}}"#));
+        let failed = if NEVER_KEPT.contains(&event_type) { "dropped" } else { "dead_letter" };
+        zero(&format!(r#"rollbook_events_total{{outcome="{failed}",type="{event_type}"}}"#));
+    }
+    zero(r#"rollbook_events_total{outcome="dead_letter",type="none"}"#);
     zero(r#"rollbook_batch_size_count{stage="lease"}"#);
     zero(r#"rollbook_batch_size_count{stage="apply"}"#);
     zero("rollbook_apply_seconds_count");
@@ -58,6 +64,9 @@ async fn what_happens_is_counted() {
     bench.enqueue("msg_4", r#"{"type":"x.y","timestamp":1785312000000,"data":{"id":"\u0000"}}"#).await;
     bench.enqueue("msg_5", event("user.updated", &json!({"id": "user_3", "banned": "perhaps"}))).await;
     bench.enqueue("msg_6", "no JSON").await;
+    bench.enqueue("msg_7", r#"{"type":"user.updated","timestamp":1785312000000,"data":{}}"#).await;
+    bench.enqueue("msg_8", r#"{"type":"z.w","timestamp":"never"}"#).await;
+    bench.enqueue("msg_9", r#"{"type":"sms.created","timestamp":"never"}"#).await;
     run_until(bench.worker(), bench.drained()).await.expect("a clean end");
 
     let counts = |name: &str, count: &str| assert_eq!(bench.metric(name).as_deref(), Some(count), "{name}");
@@ -65,13 +74,20 @@ async fn what_happens_is_counted() {
     counts(r#"rollbook_applied_total{outcome="unchanged",resource="users"}"#, "1");
     counts(r#"rollbook_applied_total{outcome="deleted",resource="users"}"#, "1");
     counts(r#"rollbook_applied_total{outcome="ignored",resource="none"}"#, "1");
-    counts(r#"rollbook_settlements_total{reason="none",settlement="ack"}"#, "5");
+    counts(r#"rollbook_settlements_total{reason="none",settlement="ack"}"#, "6");
+    counts(r#"rollbook_events_total{outcome="applied",type="user.updated"}"#, "3");
+    counts(r#"rollbook_events_total{outcome="applied",type="user.deleted"}"#, "1");
+    counts(r#"rollbook_events_total{outcome="applied",type="other"}"#, "1");
+    counts(r#"rollbook_events_total{outcome="dead_letter",type="none"}"#, "1");
+    counts(r#"rollbook_events_total{outcome="dead_letter",type="user.updated"}"#, "1");
+    counts(r#"rollbook_events_total{outcome="dead_letter",type="other"}"#, "1");
+    counts(r#"rollbook_events_total{outcome="dropped",type="sms.created"}"#, "1");
     counts(r#"rollbook_settlements_total{reason="invalid_json",settlement="dead_letter"}"#, "1");
     counts("rollbook_sanitized_total", "1");
     counts(r#"rollbook_field_mismatches_total{resource="users"}"#, "1");
     counts(r#"rollbook_field_mismatches_total{resource="sessions"}"#, "0");
     counts(r#"rollbook_batch_size_count{stage="lease"}"#, "1");
-    counts(r#"rollbook_batch_size_sum{stage="lease"}"#, "6");
+    counts(r#"rollbook_batch_size_sum{stage="lease"}"#, "9");
     counts(r#"rollbook_batch_size_sum{stage="apply"}"#, "5");
     counts("rollbook_apply_seconds_count", "1");
     // Three rows changed, three seconds after their events.

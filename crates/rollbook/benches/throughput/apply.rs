@@ -103,10 +103,10 @@ const LAST: [&str; 10] = [
     "deleted_at",
     "synced_at",
     "synced_by",
-    "version_dead",
     "version_updated_at",
     "version_event_at",
     "version_hash",
+    "version_deleted_at",
 ];
 
 fn upsert(resource: &'static catalog::Resource) -> String {
@@ -148,7 +148,8 @@ fn row(event: &Event) -> Option<(usize, Vec<Value>)> {
         values.extend([Value::Null, Value::Null, Value::Null, time(Some(event.at))]);
     }
     values.extend([time(Some(event.at)), text(event.id.as_str())]);
-    values.extend([i64::from(version.dead), version.updated_at, version.event_at].map(Value::Integer));
+    values.extend([version.updated_at, version.event_at].map(Value::Integer));
     values.push(Value::Blob(version.hash.to_vec()));
+    values.push(if version.dead { Value::Integer(version.event_at) } else { Value::Null });
     Some((table, values))
 }

@@ -23,8 +23,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rollbook_core::merge::DeletedRows;
 use rollbook_core::retry::RetryPolicy;
 use rollbook_core::signature::SigningSecrets;
+use rollbook_core::store::Keeping;
+use rollbook_worker::UpkeepSettings;
 
 pub(crate) use self::environment::Environment;
 pub(crate) use self::problem::{Origin, Problem, Problems};
@@ -54,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) receiver: rollbook_receiver::Settings,
     /// The limits of the worker.
     pub(crate) worker: rollbook_worker::Settings,
+    /// What the store keeps.
+    pub(crate) keeping: Keeping,
     /// How many messages may wait.
     pub(crate) queue_depth_max: u64,
     /// What holds where the queue is on Redis.
@@ -168,6 +173,7 @@ impl Config {
             log: Log { filter: read.log_filter("log"), format: read.choice("log_format") },
             receiver: receiver(&mut read, drain_timeout),
             worker: worker(&mut read),
+            keeping: keeping(&mut read),
             queue_depth_max: read.number("queue_depth_max") as u64,
             redis: redis(&mut read),
             postgres: postgres(&mut read),
@@ -254,6 +260,28 @@ fn worker(read: &mut Reader<'_>) -> rollbook_worker::Settings {
         instance_id: read.text("clerk_instance_id"),
         gate_backoff: read.duration("gate_backoff"),
         gate_backoff_max: read.duration("gate_backoff_max"),
+        upkeep: upkeep(read),
+    }
+}
+
+fn keeping(read: &mut Reader<'_>) -> Keeping {
+    let erases = read.choice("deleted_rows") == Some("erase");
+    Keeping {
+        deleted_rows: if erases { DeletedRows::Erase } else { DeletedRows::Keep },
+        ledger: read.choice("ledger") == Some("yes"),
+    }
+}
+
+/// How long what time takes away is kept; `None` for good.
+fn upkeep(read: &mut Reader<'_>) -> UpkeepSettings {
+    let age = |kept_for: Duration| (kept_for > Duration::ZERO).then_some(kept_for);
+    let erases = read.choice("deleted_rows") == Some("erase");
+    let deleted_kept_for = age(read.pause("deleted_rows_kept_for"));
+    UpkeepSettings {
+        ledger_kept_for: age(read.pause("ledger_kept_for")),
+        // What was kept before the choice was made goes too.
+        deleted_kept_for: if erases { Some(Duration::ZERO) } else { deleted_kept_for },
+        ..UpkeepSettings::default()
     }
 }
 

@@ -93,6 +93,8 @@ const MANY: Kind = Kind::Number(1_000_000);
 const BATCH: Kind = Kind::Number(10_000);
 /// More than any Postgres allows by default, and far more than one process has a use for.
 const CONNECTIONS: Kind = Kind::Number(1_000);
+/// Nobody has a use for more than a century.
+const AGE: Kind = Kind::Pause(Duration::from_secs(100 * 365 * 24 * 60 * 60));
 const YES_OR_NO: Kind = Kind::Choice(&["yes", "no"]);
 
 const fn everyday(
@@ -143,6 +145,25 @@ pub(crate) static SETTINGS: &[Setting] = &[
         "while the queue could lose what it acknowledged: strict refuses all work, degraded says so",
     ),
     other("schema", Kind::Text, Some("clerk"), "the Postgres schema of the mirror"),
+    everyday(
+        "deleted_rows",
+        Kind::Choice(&["keep", "erase"]),
+        Some("keep"),
+        "what a deleted row was like: keep it beside deleted_at, or erase it at once and for good",
+    ),
+    limit(
+        "deleted_rows_kept_for",
+        AGE,
+        "0s",
+        "how long a deleted row is kept before it is erased; 0s for good",
+    ),
+    other(
+        "ledger",
+        YES_OR_NO,
+        Some("yes"),
+        "whether the table deliveries tells what became of each delivery",
+    ),
+    limit("ledger_kept_for", AGE, "7d", "how long the ledger keeps a line; 0s for good"),
     other(
         "clerk_instance_id",
         Kind::Text,

@@ -22,7 +22,7 @@ pub(crate) fn wrong(what: impl Into<String>, mend: impl Into<String>) -> Wrong {
 
 /// A span of time: a whole number and a unit, such as `60s`.
 pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
-    const MEND: &str = "write it as 500ms, 60s, 10m or 2h";
+    const MEND: &str = "write it as 500ms, 60s, 10m, 2h or 7d";
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {
@@ -33,6 +33,7 @@ pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
         "s" => 1000,
         "m" => 60 * 1000,
         "h" => 60 * 60 * 1000,
+        "d" => 24 * 60 * 60 * 1000,
         "" => return Err(wrong(format!("{text:?} has no unit"), MEND)),
         _ => return Err(wrong(format!("{text:?} has an unknown unit"), MEND)),
     };

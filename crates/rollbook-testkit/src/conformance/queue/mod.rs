@@ -28,6 +28,8 @@ pub mod dead_letters;
 #[doc(hidden)]
 pub mod leases;
 #[doc(hidden)]
+pub mod messages;
+#[doc(hidden)]
 pub mod model;
 
 /// The limit on waiting messages that the suite asks for.
@@ -227,6 +229,23 @@ macro_rules! queue_conformance {
             dead_letters: dead_letters_are_found_by_id_type_reason_and_time
             dead_letters: dead_letters_are_listed_page_by_page_oldest_first
             dead_letters: statistics_add_up
+            messages: a_message_is_listed_with_its_body_in_every_state
+            messages: a_message_that_was_handed_back_waits_untried
+            messages: done_and_dead_messages_are_not_listed_and_a_redriven_one_is
+            messages: looking_at_messages_changes_nothing
+            messages: pages_show_every_message_once_whatever_their_size
+            messages: what_stays_is_listed_although_others_come_and_go
+            messages: a_damaged_message_is_listed_with_what_is_left_of_it
+            messages: no_debug_of_a_message_shows_its_body
+            messages: removing_a_waiting_message_is_final
+            messages: removing_a_delayed_message_is_final
+            messages: removing_a_dead_letter_is_final
+            messages: removing_a_leased_message_is_final_and_its_lease_is_lost
+            messages: removing_a_message_whose_lease_ran_out_is_final
+            messages: a_removed_id_may_come_again_as_new
+            messages: what_is_not_there_is_not_removed_and_not_counted
+            messages: a_removed_message_leaves_its_neighbours_and_makes_room
+            messages: the_oldest_message_is_the_oldest_that_was_not_removed
         }
     };
     (@tests $open:expr; $($module:ident: $property:ident)+) => {

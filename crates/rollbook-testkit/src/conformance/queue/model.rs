@@ -13,8 +13,8 @@ use proptest::sample::{Index, select};
 use proptest::test_runner::TestCaseError;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer as _, DeadLetter, DeadLetterFilter, Lease, LeaseRequest, Producer as _, QueueAdmin as _,
-    Settlement,
+    Consumer as _, DeadLetter, DeadLetterFilter, Lease, LeaseRequest, Producer as _, QueueAdmin,
+    QueuedMessage, Settlement,
 };
 use rollbook_core::retry::Failure;
 use rollbook_core::time::Clock as _;
@@ -29,6 +29,8 @@ const ACTIONS_MAX: usize = 60;
 const IDS: u8 = 8;
 /// Below [`IDS`], so that the queue is often full.
 const MODEL_DEPTH_MAX: u64 = 5;
+/// The size of a page of messages.
+const PAGE: usize = 2;
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -40,6 +42,7 @@ enum Action {
     Reopen,
     Redrive(DeadLetterFilter, usize),
     Discard(DeadLetterFilter, usize),
+    Remove(Vec<u8>),
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -53,6 +56,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Reopen),
         1 => (filter(), 0_usize..4).prop_map(|(filter, limit)| Action::Redrive(filter, limit)),
         1 => (filter(), 0_usize..3).prop_map(|(filter, limit)| Action::Discard(filter, limit)),
+        1 => vec(0..IDS, 0..3).prop_map(Action::Remove),
     ]
 }
 
@@ -85,6 +89,22 @@ fn letters(letters: Vec<DeadLetter>) -> Vec<Letter> {
     letters.into_iter().map(letter).collect()
 }
 
+/// All messages in the order of their ids, by pages so small that there are several.
+async fn messages(admin: &dyn QueueAdmin) -> Result<Vec<QueuedMessage>, TestCaseError> {
+    let (mut all, mut after) = (Vec::new(), None);
+    for _ in 0..=10 * IDS {
+        let page = admin.messages(after.as_ref(), PAGE).await.expect("the queue lists messages");
+        prop_assert!(page.messages.len() <= PAGE, "{} on a page of {PAGE}", page.messages.len());
+        all.extend(page.messages);
+        after = page.next;
+        if after.is_none() {
+            all.sort_by(|one, other| one.id.cmp(&other.id));
+            return Ok(all);
+        }
+    }
+    Err(TestCaseError::fail("the listing of messages has no end"))
+}
+
 fn same<T: PartialEq + Debug>(engine: T, model: &T, of: &str) -> Result<T, TestCaseError> {
     prop_assert_eq!(&engine, model, "{} of the engine (left) and of the model (right)", of);
     Ok(engine)
@@ -105,6 +125,11 @@ impl<H: QueueHarness> Pair<H> {
             Action::Discard(filter, limit) => {
                 let model = self.model.discard(&filter, limit).await;
                 _ = same(self.engine.admin().discard(&filter, limit).await, &model, "discard")?;
+            }
+            Action::Remove(numbers) => {
+                let ids: Vec<MessageId> = numbers.into_iter().map(message_id).collect();
+                let model = self.model.remove_many(&ids).await;
+                _ = same(self.engine.admin().remove_many(&ids).await, &model, "remove_many")?;
             }
         }
         self.compare().await
@@ -154,7 +179,14 @@ impl<H: QueueHarness> Pair<H> {
         _ = same(admin.stats().await, &self.model.stats().await, "stats")?;
         let engine = admin.dead_letters(&DeadLetterFilter::default(), None, usize::from(IDS)).await;
         let engine = engine.expect("the queue lists dead letters");
-        same(letters(engine), &letters(self.model.dead()), "dead letters").map(drop)
+        _ = same(letters(engine), &letters(self.model.dead()), "dead letters")?;
+        let (engine, model) = (messages(&*admin).await?, messages(&self.model).await?);
+        _ = same(engine, &model, "messages")?;
+        for id in (0..IDS).map(message_id) {
+            let found = self.model.message(&id).await;
+            _ = same(admin.message(&id).await, &found, "message")?;
+        }
+        Ok(())
     }
 }
 

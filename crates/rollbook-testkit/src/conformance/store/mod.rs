@@ -12,18 +12,24 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{LedgerEntry, RowView, Store};
+use rollbook_core::store::{Keeping, LedgerEntry, RowView, Store};
 use serde_json::{Map, Value};
 
 use crate::clock::ManualClock;
 use crate::events::change_of;
 
 #[doc(hidden)]
+pub mod cascades;
+#[doc(hidden)]
+pub mod deleting;
+#[doc(hidden)]
 pub mod ledger;
 #[doc(hidden)]
 pub mod merging;
 #[doc(hidden)]
 pub mod rows;
+#[doc(hidden)]
+pub mod upkeep;
 
 /// An engine under test.
 #[async_trait]
@@ -36,6 +42,9 @@ pub trait StoreHarness: Send {
 
     /// Crashes and starts again: what was not flushed is gone, and the store is new.
     async fn reopen(&mut self);
+
+    /// Starts again with this choice of what is kept. An engine begins with the default.
+    async fn keep(&mut self, keeping: Keeping);
 }
 
 /// The steps in which the properties are told.
@@ -104,9 +113,6 @@ macro_rules! store_conformance {
             merging: the_first_is_inserted_and_a_newer_one_updates
             merging: an_older_one_is_stale_and_changes_nothing
             merging: the_same_again_is_unchanged_and_writes_nothing
-            merging: a_deleted_row_keeps_its_id_and_when_and_nothing_else
-            merging: nothing_revives_a_deleted_row
-            merging: a_delete_that_comes_first_leaves_a_tombstone_without_content
             merging: an_equal_updated_at_is_decided_by_the_event_and_then_by_the_content
             merging: a_value_that_is_gone_becomes_null
             merging: a_membership_may_come_before_its_user_and_organization
@@ -115,6 +121,28 @@ macro_rules! store_conformance {
             merging: one_subject_many_times_in_one_batch_is_one_row
             merging: one_change_from_many_at_once_is_inserted_once
             merging: a_big_batch_is_applied_as_a_whole
+            deleting: a_deleted_row_keeps_what_it_was_like
+            deleting: nothing_revives_a_deleted_row
+            deleting: a_delete_that_comes_first_is_filled_in_by_what_comes_late
+            deleting: the_latest_of_several_deletes_says_when
+            deleting: an_erased_row_keeps_its_id_and_when_and_nothing_else
+            deleting: nothing_brings_an_erased_content_back
+            cascades: what_hangs_on_a_user_ends_with_it
+            cascades: what_hangs_on_an_organization_ends_with_it
+            cascades: what_comes_after_its_parents_end_has_ended_too
+            cascades: parents_and_children_may_come_in_one_batch
+            cascades: a_newer_child_does_not_undo_its_parents_end
+            cascades: a_childs_own_end_says_when
+            cascades: a_redelivered_end_of_a_parent_changes_no_child
+            cascades: what_hangs_on_the_erased_keeps_nothing_but_whom_it_hung_on
+            upkeep: the_ledger_tells_all_of_a_line
+            upkeep: the_story_of_a_subject_is_told_in_order_and_ends_with_the_latest
+            upkeep: rows_are_found_by_what_they_belong_to
+            upkeep: a_ledger_that_is_switched_off_has_no_lines
+            upkeep: old_lines_leave_the_ledger_in_small_steps
+            upkeep: the_content_of_the_long_deleted_goes_and_never_comes_back
+            upkeep: whom_an_operator_erases_does_not_come_back
+            upkeep: someone_unknown_can_be_erased_before_anything_comes
             ledger: the_ledger_says_what_became_of_each_delivery
             ledger: a_redelivery_keeps_the_first_line
             ledger: a_delivery_twice_in_one_batch_has_one_line

@@ -27,10 +27,10 @@ const LAST: [(&str, &str); 10] = [
     ("deleted_at", "timestamptz"),
     ("synced_at", "timestamptz"),
     ("synced_by", "text"),
-    ("version_dead", "bool"),
     ("version_updated_at", "int8"),
     ("version_event_at", "int8"),
     ("version_hash", "bytea"),
+    ("version_deleted_at", "int8"),
 ];
 
 /// What an event writes.
@@ -130,10 +130,11 @@ fn encode(resource: &'static Resource, writes: &[&Write]) -> Result<PgArguments,
     arguments.add(writes.iter().map(deleted_at).collect::<Vec<Option<Time>>>())?;
     arguments.add(writes.iter().map(|write| Time(write.at)).collect::<Vec<Time>>())?;
     arguments.add(writes.iter().map(|write| &*write.by).collect::<Vec<&str>>())?;
-    arguments.add(writes.iter().map(|write| version(write).dead).collect::<Vec<bool>>())?;
     arguments.add(writes.iter().map(|write| version(write).updated_at).collect::<Vec<i64>>())?;
     arguments.add(writes.iter().map(|write| version(write).event_at).collect::<Vec<i64>>())?;
     arguments.add(writes.iter().map(|write| version(write).hash.to_vec()).collect::<Vec<Vec<u8>>>())?;
+    let ended_at = |write: &&Write| version(write).dead.then_some(version(write).event_at);
+    arguments.add(writes.iter().map(ended_at).collect::<Vec<Option<i64>>>())?;
     Ok(arguments)
 }
 

@@ -1,0 +1,180 @@
+//! The reader of events against a second one: no panic, nothing lost, nothing let in.
+
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+use rollbook_core::catalog::{self, Kind, Verb};
+use rollbook_core::change::{Assertion, Effect, Field};
+use rollbook_core::delivery::MessageId;
+use rollbook_core::event::{NAME_LENGTH_MAX, Parsed, parse, type_of};
+use rollbook_core::queue::{Lease, LeaseToken};
+use rollbook_core::retry::{Failure, Reason};
+use rollbook_core::sanitize::sanitize;
+use rollbook_core::time::Timestamp;
+
+use crate::json::{self, Json};
+
+/// What is nested deeper is not read.
+const DEPTH_MAX: usize = 127;
+/// The instance that is asked for, where one is.
+const INSTANCE: &str = "ins_1";
+/// Below this a time is taken for seconds, and what is kept of it is milliseconds.
+const SECONDS_BELOW: i64 = 100_000_000_000;
+/// From 1970 to the last day but one of 9999: what any engine holds and prints.
+const MILLIS: RangeInclusive<i64> = 0..=253_402_207_200_000;
+
+fn read(body: &[u8], instance_id: Option<&str>) -> Result<Parsed, Failure> {
+    let lease = Lease {
+        token: LeaseToken("1".to_owned()),
+        id: MessageId::new("msg_1"),
+        attempt: 1,
+        unsettled: 0,
+        received_at: Timestamp::from_millis(1_785_312_000_015),
+        body: Bytes::copy_from_slice(body),
+    };
+    parse(&lease, instance_id)
+}
+
+/// All that is held of a body, whatever it is.
+///
+/// # Panics
+/// Where it does not hold.
+pub fn check(body: &[u8]) {
+    crate::sanitize::check(body);
+    let result = read(body, None);
+    assert_eq!(read(body, None), result, "the same bytes are the same change");
+    let told = match &result {
+        Ok(parsed) => Some(&parsed.change.origin.event_type),
+        Err(failure) => failure.event_type.as_ref(),
+    };
+    assert_eq!(told, type_of(body).as_ref(), "both readers of types agree");
+    match (json::read(&sanitize(body).0), &result) {
+        (Ok((event, depth)), Ok(parsed)) => {
+            assert!(depth <= DEPTH_MAX);
+            assert_eq!(expected_failure(&event), None);
+            check_change(&event, parsed);
+            check_instance(body, &event, &result);
+        }
+        (Ok((event, depth)), Err(failure)) => {
+            let expected = if depth > DEPTH_MAX { Some(Reason::TooDeep) } else { expected_failure(&event) };
+            assert_eq!(Some(failure.reason), expected);
+        }
+        (Err(_), Err(failure)) => {
+            assert!(matches!(failure.reason, Reason::InvalidJson | Reason::TooDeep), "{failure:?}");
+        }
+        (Err(unreadable), Ok(_)) => panic!("it was read, and is {unreadable:?}"),
+    }
+    if let Err(failure) = result {
+        assert!(failure.reason.is_permanent() && failure.detail.len() < 100, "{failure:?}");
+    }
+}
+
+fn name(value: Option<&Json>) -> Option<&str> {
+    match value? {
+        Json::String(text) if (1..=NAME_LENGTH_MAX).contains(&text.len()) => Some(text),
+        _ => None,
+    }
+}
+
+/// Milliseconds, or seconds below the limit, from 1970 to 9999.
+fn time(value: Option<&Json>) -> Option<Timestamp> {
+    let Json::Number(number) = value? else { return None };
+    let number: i64 = number.parse().ok()?;
+    let millis = if number < SECONDS_BELOW { number.checked_mul(1000)? } else { number };
+    MILLIS.contains(&millis).then(|| Timestamp::from_millis(millis))
+}
+
+/// Why an event that is JSON can't be applied, if so.
+fn expected_failure(event: &Json) -> Option<Reason> {
+    let event_type = name(event.get("type"));
+    let known = event_type.and_then(catalog::find_event);
+    let data = event.get("data");
+    if event_type.is_none() || time(event.get("timestamp")).is_none() {
+        return Some(Reason::NotAnEvent);
+    }
+    match (known, data) {
+        (Some(_), Some(Json::Object(_))) => name(data?.get("id")).is_none().then_some(Reason::MissingId),
+        (Some(_), _) => Some(Reason::NotAnEvent),
+        (None, _) => None,
+    }
+}
+
+fn check_change(event: &Json, parsed: &Parsed) {
+    let origin = &parsed.change.origin;
+    assert_eq!(Some(&*origin.event_type), name(event.get("type")));
+    assert_eq!(Some(origin.event_at), time(event.get("timestamp")));
+    let id = event.get("data").and_then(|data| name(data.get("id")));
+    let known = catalog::find_event(&origin.event_type);
+    match (known, &parsed.change.effect) {
+        (None, Effect::Ignore { subject_id }) => {
+            let never_kept = catalog::NEVER_KEPT.contains(&&*origin.event_type);
+            assert_eq!(subject_id.as_deref(), id.filter(|_| !never_kept));
+        }
+        (Some((resource, verb)), Effect::Merge(assertion)) => {
+            assert_eq!((assertion.resource, Some(&*assertion.id)), (resource, id));
+            assert_eq!(assertion.version.event_at, origin.event_at.as_millis());
+            assert_eq!(assertion.version.dead, verb == Verb::Delete);
+            assert_eq!(assertion.row.is_none(), verb == Verb::Delete);
+            check_row(event, assertion);
+            check_again(parsed, assertion);
+        }
+        _ => panic!("not what the catalog says of {}", origin.event_type),
+    }
+}
+
+fn check_row(event: &Json, assertion: &Assertion) {
+    let Some(row) = &assertion.row else { return };
+    let mut sent = event.get("data").expect("it was read").clone();
+    assert_eq!(
+        (row.created_at, row.updated_at),
+        (time(sent.get("created_at")), time(sent.get("updated_at")))
+    );
+    for path in assertion.resource.secrets {
+        sent.remove(path);
+    }
+    assert!(sent.is(&canonical(&row.data)), "data is what was sent");
+    assert_eq!(row.values.len(), assertion.resource.columns.len());
+    for (column, value) in assertion.resource.columns.iter().zip(&row.values) {
+        let fits = match (column.kind, value) {
+            (_, Field::Null) | (Kind::Integer, Field::Integer(_)) | (Kind::Bool, Field::Bool(_)) => true,
+            (Kind::Text, Field::Text(text)) => !text.contains('\0'),
+            (Kind::Id, Field::Text(id)) => (1..=NAME_LENGTH_MAX).contains(&id.len()) && !id.contains('\0'),
+            (Kind::Time, Field::Time(at)) => MILLIS.contains(&at.as_millis()),
+            (Kind::Json, Field::Json(text)) => !canonical(text).is_null(),
+            _ => false,
+        };
+        assert!(fits, "{} holds {value:?}", column.name);
+    }
+}
+
+/// JSON as rows hold it: it reads back, it is spelled in the one way, and any engine can hold it.
+fn canonical(text: &str) -> serde_json::Value {
+    let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
+    assert_eq!(value.to_string(), text, "sorted and without white space");
+    assert_eq!(sanitize(text.as_bytes()).1, 0, "there is nothing to replace");
+    value
+}
+
+/// What is kept of an object says the same as the object did.
+fn check_again(parsed: &Parsed, assertion: &Assertion) {
+    let (origin, Some(row)) = (&parsed.change.origin, &assertion.row) else { return };
+    if origin.event_at.as_millis() < SECONDS_BELOW {
+        return;
+    }
+    let (event_type, at) = (&origin.event_type, origin.event_at.as_millis());
+    let again = format!(r#"{{"type":"{event_type}","timestamp":{at},"data":{}}}"#, row.data);
+    let again = read(again.as_bytes(), None).expect("what is kept is an event again");
+    assert_eq!(again, Parsed { sanitized: 0, ..parsed.clone() });
+}
+
+/// An event of another instance is refused where one is asked for, unless it is never kept; all else is the same.
+fn check_instance(body: &[u8], event: &Json, result: &Result<Parsed, Failure>) {
+    let asked = read(body, Some(INSTANCE));
+    let is_other = matches!(event.get("instance_id"), Some(Json::String(id)) if id != INSTANCE);
+    let is_kept = name(event.get("type")).is_none_or(|name| !catalog::NEVER_KEPT.contains(&name));
+    if is_other && is_kept {
+        assert_eq!(asked.map_err(|failure| failure.reason), Err(Reason::WrongInstance));
+    } else {
+        assert_eq!(&asked, result);
+    }
+}

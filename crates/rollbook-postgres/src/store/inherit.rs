@@ -1,0 +1,198 @@
+//! What rows have from their parents, made right after the fact.
+//!
+//! A membership is written by a worker that has read its user as alive while another one ends that user; both
+//! commit, and neither has seen the other. So whoever has written either side looks once more after its commit, before the
+//! delivery is acknowledged: who commits last sees both. A crash in between leaves the delivery in the
+//! queue, and its next worker looks again. What is wrong is locked first and worked out then, in a statement
+//! of its own: of two that mend the same row, the later one has seen all that the earlier one saw.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::time::Timestamp;
+use sqlx::postgres::PgArguments;
+use sqlx::{Arguments as _, Row as _};
+
+use super::sql::{Statements, content, listed};
+use crate::transaction::{Session, Sql, Work};
+use crate::types::Time;
+
+/// So many rows are looked for, and mended, at once.
+pub(super) const BATCH_MAX: usize = 1000;
+
+/// The statements about rows of one table that have parents.
+pub(super) struct Dependents {
+    /// Ids of rows that do not have what they should, with the number of their table; a condition follows.
+    wrong: String,
+    /// Ids of rows; a condition follows.
+    all: String,
+    /// For each link the table of the parent and the column with its id.
+    links: Vec<(&'static str, &'static str)>,
+    /// Locks rows by their ids.
+    lock: Sql,
+    /// Gives rows what they should have: (ids, now).
+    mend: Sql,
+}
+
+impl Dependents {
+    pub(super) fn new(schema: &str, number: usize, resource: &'static Resource) -> Option<Self> {
+        let table = format!(r#""{schema}".{}"#, resource.table);
+        let (mut joins, mut ends, mut erased) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, link) in resource.links.iter().enumerate() {
+            let (parent, of, column) = (format!("parent_{number}"), link.parent.table, link.column);
+            joins.push(format!(r#"LEFT JOIN "{schema}".{of} AS {parent} ON {parent}.id = child.{column}"#));
+            let is_erased = format!(r"{parent}.version_hash = '\xff'");
+            if link.cascades {
+                ends.push(format!("{parent}.deleted_at"));
+                erased.push(format!("coalesce({is_erased}, false)"));
+            } else {
+                let is_forgotten = format!("{is_erased} AND {parent}.version_floor > 0");
+                ends.push(format!("CASE WHEN {is_forgotten} THEN {parent}.deleted_at END"));
+                erased.push(format!("coalesce({is_forgotten}, false)"));
+            }
+        }
+        let (joins, end, erased) = (joins.join(" "), ends.join(", "), erased.join(" OR "));
+        let nothing = content(resource)
+            .map(|name| format!("{name} = CASE WHEN found.erased THEN NULL ELSE stored.{name} END"));
+        let differs = |row: &str, end: &str, erased: &str| {
+            format!(
+                "({row}.version_parents_deleted_at IS DISTINCT FROM {end} OR ({erased}) AND {row}.data IS NOT NULL)"
+            )
+        };
+        let mend = format!(
+            r"UPDATE {table} AS stored
+               SET version_parents_deleted_at = found.ended_at, synced_at = $2, version_revision = version_revision + 1,
+                   deleted_at = CASE WHEN version_deleted_at IS NULL THEN found.ended_at ELSE stored.deleted_at END,
+                   {nothing}
+               FROM (SELECT child.id, least({end}) AS ended_at, {erased} AS erased
+                     FROM {table} AS child {joins} WHERE child.id = ANY ($1::text[])) AS found
+               WHERE stored.id = found.id AND {differs}",
+            nothing = listed(nothing),
+            differs = differs("stored", "found.ended_at", "found.erased"),
+        );
+        (!resource.links.is_empty()).then(|| Self {
+            wrong: format!(
+                "SELECT {number}::int4, child.id FROM {table} AS child {joins} WHERE {}",
+                differs("child", &format!("least({end})"), &erased)
+            ),
+            all: format!("SELECT child.id FROM {table} AS child WHERE true"),
+            links: resource.links.iter().map(|link| (link.parent.table, link.column)).collect(),
+            lock: format!(
+                r#"SELECT FROM {table} WHERE id = ANY ($1::text[]) ORDER BY id COLLATE "C" FOR UPDATE"#
+            )
+            .into(),
+            mend: mend.into(),
+        })
+    }
+}
+
+/// Which rows may not have what they should have from their parents.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Doubtful {
+    /// Rows themselves, by the numbers of their tables.
+    pub(super) children: BTreeMap<usize, BTreeSet<String>>,
+    /// Parents whose rows are meant, by their tables.
+    pub(super) parents: BTreeMap<&'static str, BTreeSet<String>>,
+}
+
+impl Doubtful {
+    pub(super) fn is_empty(&self) -> bool {
+        self.children.is_empty() && self.parents.is_empty()
+    }
+
+    /// The rows that hang on or belong to the parents.
+    pub(super) async fn belonging(
+        &self,
+        statements: &Statements,
+        session: &mut Session<'_>,
+    ) -> sqlx::Result<BTreeSet<String>> {
+        let (sql, arguments) = self.query(statements, |dependents| &dependents.all);
+        if sql.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let rows = session.fetch(&sql.into(), arguments.map_err(sqlx::Error::Encode)?).await?;
+        rows.iter().map(|row| row.try_get(0)).collect()
+    }
+
+    /// One SELECT over all tables that are meant; empty where none is.
+    fn query<'a>(
+        &self,
+        statements: &'a Statements,
+        beginning: impl Fn(&'a Dependents) -> &'a str,
+    ) -> (String, Result<PgArguments, sqlx::error::BoxDynError>) {
+        let mut arguments = PgArguments::default();
+        let (mut parts, mut added) = (Vec::new(), Ok(()));
+        let mut add = |ids: &BTreeSet<String>| {
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            added = std::mem::replace(&mut added, Ok(())).and_then(|()| arguments.add(ids));
+            arguments.len()
+        };
+        for (number, table) in statements.tables.iter().enumerate() {
+            let Some(dependents) = &table.dependents else { continue };
+            let beginning = beginning(dependents);
+            if let Some(ids) = self.children.get(&number) {
+                parts.push(format!("{beginning} AND child.id = ANY (${}::text[])", add(ids)));
+            }
+            for (parent, column) in &dependents.links {
+                if let Some(ids) = self.parents.get(parent) {
+                    parts.push(format!("{beginning} AND child.{column} = ANY (${}::text[])", add(ids)));
+                }
+            }
+        }
+        (parts.join(" UNION ALL "), added.map(|()| arguments))
+    }
+}
+
+/// Looks for rows that do not have what they should, at most [`BATCH_MAX`]: ids by the numbers of their tables.
+pub(super) struct Look<'a> {
+    pub(super) statements: &'a Statements,
+    pub(super) doubtful: &'a Doubtful,
+}
+
+/// What is wrong, by the number of the table.
+pub(super) type Wrong = BTreeMap<usize, BTreeSet<String>>;
+
+impl Work for Look<'_> {
+    type Output = Wrong;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Wrong> {
+        let mut wrong = Wrong::new();
+        let (sql, arguments) = self.doubtful.query(self.statements, |dependents| &dependents.wrong);
+        if sql.is_empty() {
+            return Ok(wrong);
+        }
+        let sql = format!("{sql} LIMIT {BATCH_MAX}");
+        for row in session.fetch(&sql.into(), arguments.map_err(sqlx::Error::Encode)?).await? {
+            let number = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
+            wrong.entry(number).or_default().insert(row.try_get(1)?);
+        }
+        Ok(wrong)
+    }
+}
+
+/// Gives rows what they should have from their parents.
+pub(super) struct Mend<'a> {
+    pub(super) statements: &'a Statements,
+    pub(super) rows: &'a Wrong,
+    pub(super) now: Timestamp,
+}
+
+impl Work for Mend<'_> {
+    type Output = ();
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
+        for (number, _) in RESOURCES.iter().enumerate() {
+            let table = self.statements.tables.get(number).and_then(|table| table.dependents.as_ref());
+            let Some((dependents, ids)) = table.zip(self.rows.get(&number)) else { continue };
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            let mut arguments = PgArguments::default();
+            arguments.add(ids.clone()).map_err(sqlx::Error::Encode)?;
+            session.fetch(&dependents.lock, arguments).await?;
+            let mut arguments = PgArguments::default();
+            arguments.add(ids).map_err(sqlx::Error::Encode)?;
+            arguments.add(Time(self.now)).map_err(sqlx::Error::Encode)?;
+            session.fetch(&dependents.mend, arguments).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! The values of an upsert: one array for each column.
+
+use rollbook_core::catalog::{Kind, Resource};
+use rollbook_core::change::{Field, Row};
+use rollbook_core::merge::{Inherited, Stored};
+use rollbook_core::time::Timestamp;
+use sqlx::Arguments as _;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::PgArguments;
+
+use crate::types::{Json, Time};
+
+/// What is to be written of one subject.
+pub(super) struct Write<'a> {
+    pub(super) id: &'a str,
+    /// New content, if there is any.
+    pub(super) row: Option<&'a Row>,
+    pub(super) state: Stored,
+    /// How often the row has been written with this.
+    pub(super) revision: i64,
+    pub(super) inherited: Inherited,
+    pub(super) synced_by: &'a str,
+}
+
+impl<'a> Write<'a> {
+    /// The content, where the parents leave any.
+    fn whole(&self) -> Option<&'a Row> {
+        self.row.filter(|_| !self.inherited.erased)
+    }
+
+    fn deleted_at(&self) -> Option<Time> {
+        self.state.deleted_at.or(self.inherited.deleted_at).map(time)
+    }
+}
+
+/// The arguments of a table's upsert.
+pub(super) fn arguments(
+    resource: &'static Resource,
+    writes: &[Write<'_>],
+    now: Timestamp,
+) -> Result<PgArguments, BoxDynError> {
+    let whole: Vec<Option<&Row>> = writes.iter().map(Write::whole).collect();
+    let moments = |value: fn(&Row) -> Option<Timestamp>| -> Vec<Option<Time>> {
+        whole.iter().map(|row| row.and_then(value).map(Time)).collect()
+    };
+    let mut arguments = PgArguments::default();
+    arguments.add(writes.iter().map(|write| write.id).collect::<Vec<&str>>())?;
+    for (index, column) in resource.columns.iter().enumerate() {
+        let is_link = resource.is_link(column.name);
+        let rows = writes.iter().zip(&whole).map(|(write, whole)| if is_link { write.row } else { *whole });
+        add_column(&mut arguments, column.kind, rows.map(|row| row.map(|row| &row.values[index])))?;
+    }
+    arguments
+        .add(whole.iter().map(|row| row.map(|row| Json(&row.data))).collect::<Vec<Option<Json<'_>>>>())?;
+    arguments.add(moments(|row| row.created_at))?;
+    arguments.add(moments(|row| row.updated_at))?;
+    arguments.add(writes.iter().map(Write::deleted_at).collect::<Vec<Option<Time>>>())?;
+    arguments.add(vec![Time(now); writes.len()])?;
+    arguments.add(writes.iter().map(|write| write.synced_by).collect::<Vec<&str>>())?;
+    let contents = || writes.iter().map(|write| write.state.content.to_columns());
+    arguments.add(contents().map(|(updated_at, _, _)| updated_at).collect::<Vec<i64>>())?;
+    arguments.add(contents().map(|(_, event_at, _)| event_at).collect::<Vec<i64>>())?;
+    arguments.add(contents().map(|(_, _, hash)| hash).collect::<Vec<&[u8]>>())?;
+    arguments.add(writes.iter().map(|write| write.state.deleted_at).collect::<Vec<Option<i64>>>())?;
+    arguments.add(writes.iter().map(|write| write.state.floor).collect::<Vec<i64>>())?;
+    arguments.add(writes.iter().map(|write| write.revision).collect::<Vec<i64>>())?;
+    if !resource.links.is_empty() {
+        let inherited = writes.iter().map(|write| write.inherited.deleted_at.map(time));
+        arguments.add(inherited.collect::<Vec<Option<Time>>>())?;
+    }
+    Ok(arguments)
+}
+
+fn time(millis: i64) -> Time {
+    Time(Timestamp::from_millis(millis))
+}
+
+/// The values of one typed column; what is of another kind, which no event gives, is null.
+fn add_column<'a>(
+    arguments: &mut PgArguments,
+    kind: Kind,
+    values: impl Iterator<Item = Option<&'a Field>>,
+) -> Result<(), BoxDynError> {
+    macro_rules! array {
+        ($type:ty, $field:pat => $value:expr) => {{
+            let value = |field: &'a Field| match field {
+                $field => Some($value),
+                _ => None,
+            };
+            arguments.add(values.map(|field| field.and_then(value)).collect::<Vec<Option<$type>>>())
+        }};
+    }
+    match kind {
+        Kind::Text | Kind::Id => array!(&str, Field::Text(text) => text.as_str()),
+        Kind::Integer => array!(i64, Field::Integer(number) => *number),
+        Kind::Bool => array!(bool, Field::Bool(yes) => *yes),
+        Kind::Time => array!(Time, Field::Time(at) => Time(*at)),
+        Kind::Json => array!(Json<'_>, Field::Json(text) => Json(text)),
+    }
+}

@@ -1,0 +1,115 @@
+//! What hangs on the deleted, with many workers at once and with one that died half-way.
+
+use std::sync::Arc;
+
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, RESOURCES};
+use rollbook_core::change::{Applied, Change};
+use rollbook_core::store::{RowView, Store as _};
+use rollbook_testkit::events::{START, change_of, deleted, event, membership, organization, user};
+use rollbook_testkit::memory::store::MemoryStore;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+use crate::world::{World, clock};
+
+const ROUNDS: usize = 60;
+const CHILDREN: usize = 8;
+
+fn user_deleted(id: &str) -> Change {
+    change_of(&format!("msg_gone_{id}"), &event("user.deleted", START + 9, &deleted("user", id)))
+}
+
+fn joined(id: &str, organization: &str, user: &str, at: i64) -> Change {
+    let data = membership(id, organization, user, START + at);
+    change_of(&format!("msg_{id}_{at}"), &event("organizationMembership.updated", START + at, &data))
+}
+
+/// What workers do at the same time: the ends of a user and of its organization, their lives, and their memberships
+/// in two versions.
+fn work_of(round: usize) -> Vec<Vec<Change>> {
+    let (user_id, organization_id) = (format!("user_{round}"), format!("org_{round}"));
+    let memberships = |at| {
+        let id = |child| format!("orgmem_{round}_{child}");
+        (0..CHILDREN).map(|child| joined(&id(child), &organization_id, &user_id, at)).collect::<Vec<Change>>()
+    };
+    let gone = event("organization.deleted", START + 8, &deleted("organization", &organization_id));
+    let lives = [
+        event("user.created", START, &user(&user_id, START)),
+        event("organization.created", START, &organization(&organization_id, START)),
+    ];
+    let lives =
+        lives.iter().enumerate().map(|(number, event)| change_of(&format!("msg_{round}_{number}"), event));
+    vec![
+        vec![user_deleted(&user_id)],
+        vec![change_of(&format!("msg_gone_{organization_id}"), &gone)],
+        memberships(0),
+        memberships(5),
+        lives.collect(),
+    ]
+}
+
+fn content(mut rows: Vec<RowView>) -> Vec<RowView> {
+    for row in &mut rows {
+        row.columns.retain(|name, _| !name.starts_with("synced_"));
+    }
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_hangs_on_the_deleted_ends_with_them_whichever_worker_commits_last() {
+    let world = World::new().await;
+    let (store, truth) = (world.store(), MemoryStore::new(clock()));
+    for round in 0..ROUNDS {
+        let work = work_of(round);
+        truth.apply_many(&work.concat()).await.expect("the model applies them");
+        let start = Arc::new(Barrier::new(work.len()));
+        let mut workers = JoinSet::new();
+        for batch in work {
+            let (store, start) = (Arc::clone(&store), Arc::clone(&start));
+            workers.spawn(async move {
+                start.wait().await;
+                store.apply_many(&batch).await.expect("the store applies them");
+            });
+        }
+        workers.join_all().await;
+    }
+    for resource in RESOURCES {
+        let rows = store.rows(resource, None, 10_000).await.expect("the store lists rows");
+        assert_eq!(content(rows), content(truth.rows_of(resource)));
+    }
+}
+
+#[tokio::test]
+async fn a_redelivery_mends_what_a_worker_left_that_died_between_its_commit_and_its_look() {
+    let world = World::new().await;
+    let store = world.store();
+    let changes = [joined("orgmem_1", "org_1", "user_1", 0), user_deleted("user_1")];
+    store.apply_many(&changes).await.expect("the store applies them");
+    let ended = async || {
+        let row = store.get(&ORGANIZATION_MEMBERSHIPS, "orgmem_1").await.expect("the store reads");
+        row.expect("there is a row").is_deleted()
+    };
+    for change in &changes {
+        world
+            .psql("UPDATE mirror_2.organization_memberships SET deleted_at = NULL, version_parents_deleted_at = NULL")
+            .await;
+        assert!(!ended().await);
+        let again = store.apply_many(std::slice::from_ref(change)).await;
+        assert_eq!(again, Ok(vec![Applied::Unchanged]));
+        assert!(ended().await, "after {} came again", change.origin.event_type);
+    }
+}
+
+#[tokio::test]
+async fn more_rows_than_one_look_takes_end_with_their_organization() {
+    let world = World::new().await;
+    let store = world.store();
+    let member = |number| joined(&format!("orgmem_{number}"), "org_1", &format!("user_{number}"), 0);
+    let all: Vec<Change> = (0..2500).map(member).collect();
+    store.apply_many(&all).await.expect("the store applies them");
+    let gone = event("organization.deleted", START + 8, &deleted("organization", "org_1"));
+    store.apply_many(&[change_of("msg_gone", &gone)]).await.expect("the store applies it");
+    let living =
+        "SELECT count(*) FILTER (WHERE deleted_at IS NULL), count(*) FROM mirror_2.organization_memberships";
+    assert_eq!(world.psql(living).await, "0|2500\n");
+}

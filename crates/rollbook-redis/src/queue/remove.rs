@@ -1,0 +1,121 @@
+//! Removing messages for good.
+//!
+//! A message that is delayed, leased again or dead is found by its id. One that is new is an entry in a stream
+//! which may hold a million, and which knows no ids: it is searched here, page by page, so that no script holds up the
+//! others, and the script then judges what was found.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use redis::cmd;
+use rollbook_core::delivery::MessageId;
+use rollbook_core::queue::QueueError;
+use rollbook_core::time::Timestamp;
+
+use super::{BATCH_MAX, RedisQueue};
+use crate::pool::Held;
+
+/// Where every stream begins.
+const BEGINNING: &str = "-";
+
+/// How many entries are looked at in one call.
+const PAGE: usize = 1_000;
+
+/// A message's entry is made soon after the message was received. Both clocks are read: so far may they differ, or
+/// the search takes longer.
+const CLOCKS_DIFFER_BY: Duration = Duration::from_secs(2);
+
+/// How often a stream is searched for messages that were not there the last time: they must have come meanwhile, by
+/// thousands.
+const SEARCHES_MAX: usize = 100;
+
+/// What a search of the stream of the new has brought.
+struct Search {
+    /// Entries, by the messages' ids.
+    entries: HashMap<String, String>,
+    /// From where on the stream has not been searched.
+    from: String,
+}
+
+/// An entry of a stream: its id, and the fields' names and values.
+type Entry = (String, Vec<Vec<u8>>);
+
+impl RedisQueue {
+    pub(super) async fn remove_messages(&self, ids: &[MessageId]) -> Result<usize, QueueError> {
+        let mut parts: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
+        for id in ids {
+            parts.entry(self.shard_of(id.as_str())).or_default().insert(id.as_str());
+        }
+        let mut removed = 0;
+        for (shard, part) in parts {
+            let part: Vec<&str> = part.into_iter().collect();
+            for piece in part.chunks(BATCH_MAX) {
+                removed += self.remove_piece(shard, piece).await?;
+            }
+        }
+        Ok(removed)
+    }
+
+    async fn remove_piece(&self, index: usize, ids: &[&str]) -> Result<usize, QueueError> {
+        let shard = &self.shards[index];
+        let mut line = self.line(shard).await?;
+        let (mut left, mut removed) = (ids.iter().map(|&id| id.to_owned()).collect::<Vec<_>>(), 0);
+        let mut search = Search { entries: HashMap::new(), from: BEGINNING.to_owned() };
+        for _ in 0..=SEARCHES_MAX {
+            let mut command = self.command(&self.scripts.remove, &shard.keys);
+            command.arg(&search.from).arg(left.len()).arg(&left);
+            for id in &left {
+                command.arg(search.entries.get(id).map_or("", String::as_str));
+            }
+            let (count, unfound, since): (usize, Vec<String>, i64) =
+                line.run(&self.scripts.remove, &command).await?;
+            removed += count;
+            if unfound.is_empty() {
+                // As safe as what is taken in: what is erased must not be there again after a power cut.
+                line.confirm(index).await?;
+                return Ok(removed);
+            }
+            left = unfound;
+            search = Search::run(&mut line, shard.keys.new_messages(), &left, since).await?;
+        }
+        let address = self.pool.manager().address();
+        Err(QueueError::Unavailable(format!("{address}: messages come faster than they can be searched")))
+    }
+}
+
+impl Search {
+    /// Looks for these ids in the stream: first where their messages ought to be, by the time of their receipt.
+    async fn run(line: &mut Held, stream: &str, ids: &[String], since: i64) -> Result<Self, QueueError> {
+        let wanted: HashSet<&[u8]> = ids.iter().map(String::as_bytes).collect();
+        let since = Timestamp::from_millis(since).minus(CLOCKS_DIFFER_BY).as_millis().max(0);
+        let start = format!("{since}-0");
+        let (mut entries, mut end) = (HashMap::with_capacity(ids.len()), None);
+        for (first, last) in [(start.as_str(), "+"), (BEGINNING, start.as_str())] {
+            let mut behind = None;
+            loop {
+                let mut command = cmd("XRANGE");
+                command.arg(stream).arg(behind.as_deref().unwrap_or(first)).arg(last).arg("COUNT").arg(PAGE);
+                let page: Vec<Entry> = line.query(&command).await?;
+                let is_last = page.len() < PAGE;
+                for (entry, mut fields) in page {
+                    behind = Some(format!("({entry}"));
+                    if fields.get(1).is_some_and(|id| wanted.contains(&id[..]))
+                        && let Ok(id) = String::from_utf8(fields.swap_remove(1))
+                    {
+                        entries.insert(id, entry);
+                    }
+                }
+                if entries.len() == wanted.len() {
+                    return Ok(Self { entries, from: BEGINNING.to_owned() });
+                }
+                if is_last {
+                    break;
+                }
+            }
+            // What comes while this goes on has its entry behind the last of all, which the first part has seen
+            // unless it is empty.
+            end = end.or(behind);
+        }
+        Ok(Self { entries, from: end.unwrap_or_else(|| BEGINNING.to_owned()) })
+    }
+}

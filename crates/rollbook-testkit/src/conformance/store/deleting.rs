@@ -1,0 +1,111 @@
+//! What is left of the deleted.
+
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, Resource, USERS};
+use rollbook_core::change::Applied::{Deleted, Stale, Unchanged, Updated};
+use rollbook_core::merge::DeletedRows;
+use rollbook_core::store::Keeping;
+use rollbook_core::time::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Mirror, StoreHarness};
+use crate::events::{START, deleted, event, membership, user};
+
+/// `user_1` under this name, updated and sent at this moment after the start.
+fn named(name: &str, at: i64) -> Value {
+    let mut data = user("user_1", START + at);
+    data["first_name"] = json!(name);
+    event("user.updated", START + at, &data)
+}
+
+fn user_deleted(at: i64) -> Value {
+    event("user.deleted", START + at, &deleted("user", "user_1"))
+}
+
+pub(super) async fn erase_the_deleted<H: StoreHarness>(mirror: &mut Mirror<H>) {
+    mirror.harness.keep(Keeping { deleted_rows: DeletedRows::Erase, ..Keeping::default() }).await;
+}
+
+/// Asserts that a row has its id, when it went and what said so, the ids of its parents where it hangs on any
+/// that are erased, and not a value more.
+pub(super) async fn assert_bare<H: StoreHarness>(
+    mirror: &Mirror<H>,
+    resource: &'static Resource,
+    id: &str,
+    deleted_at: i64,
+    links: &[&str],
+) {
+    let row = mirror.row(resource, id).await;
+    assert_eq!(row["deleted_at"], json!(Timestamp::from_millis(deleted_at).to_string()));
+    let left = row.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name.as_str());
+    let mut expected = vec!["deleted_at", "id", "synced_at", "synced_by"];
+    expected.extend(links);
+    expected.sort_unstable();
+    assert_eq!(left.collect::<Vec<_>>(), expected, "{id}");
+}
+
+pub async fn a_deleted_row_keeps_what_it_was_like(mirror: Mirror<impl StoreHarness>) {
+    mirror.apply_one("msg_1", named("Ines", 0)).await;
+    let mut before = mirror.row(&USERS, "user_1").await;
+    assert_eq!(mirror.apply_one("msg_2", user_deleted(7)).await, Deleted);
+    before.insert("deleted_at".into(), json!(Timestamp::from_millis(START + 7).to_string()));
+    before.insert("synced_by".into(), json!("msg_2"));
+    assert_eq!(mirror.row(&USERS, "user_1").await, before);
+}
+
+pub async fn nothing_revives_a_deleted_row(mirror: Mirror<impl StoreHarness>) {
+    mirror.apply_one("msg_1", named("Ines", 5)).await;
+    // A delete whose time was cut to seconds lies before the last update.
+    let cut = event("user.deleted", START / 1000, &deleted("user", "user_1"));
+    assert_eq!(mirror.apply_one("msg_2", cut).await, Deleted);
+    let late = [("msg_3", 4, Stale), ("msg_4", 5, Unchanged), ("msg_5", 99_999, Updated)];
+    for (id, at, outcome) in late {
+        let name = if at == 5 { "Ines" } else { "late" };
+        assert_eq!(mirror.apply_one(id, named(name, at)).await, outcome);
+        let row = mirror.row(&USERS, "user_1").await;
+        assert_eq!(row["deleted_at"], json!(Timestamp::from_millis(START / 1000 * 1000).to_string()));
+    }
+    assert_eq!(mirror.row(&USERS, "user_1").await["first_name"], "late", "it says what it was like last");
+}
+
+pub async fn a_delete_that_comes_first_is_filled_in_by_what_comes_late(mirror: Mirror<impl StoreHarness>) {
+    assert_eq!(mirror.apply_one("msg_2", user_deleted(7)).await, Deleted);
+    assert_bare(&mirror, &USERS, "user_1", START + 7, &[]).await;
+    assert_eq!(mirror.apply_one("msg_1", named("Ines", 0)).await, Updated);
+    let row = mirror.row(&USERS, "user_1").await;
+    assert_eq!((&row["first_name"], &row["synced_by"]), (&json!("Ines"), &json!("msg_1")));
+    assert_eq!(row["deleted_at"], json!(Timestamp::from_millis(START + 7).to_string()));
+}
+
+pub async fn the_latest_of_several_deletes_says_when(mirror: Mirror<impl StoreHarness>) {
+    mirror.apply_one("msg_1", user_deleted(5)).await;
+    let more = [("msg_2", 4, Stale), ("msg_3", 5, Unchanged), ("msg_4", 6, Deleted)];
+    for (id, at, outcome) in more {
+        assert_eq!(mirror.apply_one(id, user_deleted(at)).await, outcome);
+    }
+    assert_bare(&mirror, &USERS, "user_1", START + 6, &[]).await;
+}
+
+pub async fn an_erased_row_keeps_its_id_and_when_and_nothing_else(mut mirror: Mirror<impl StoreHarness>) {
+    erase_the_deleted(&mut mirror).await;
+    mirror.apply_one("msg_1", named("Ines", 0)).await;
+    assert_eq!(mirror.apply_one("msg_2", user_deleted(7)).await, Deleted);
+    assert_bare(&mirror, &USERS, "user_1", START + 7, &[]).await;
+    assert_eq!(mirror.row(&USERS, "user_1").await["synced_by"], "msg_2");
+
+    let data = membership("orgmem_1", "org_1", "user_2", START);
+    mirror.apply_one("msg_3", event("organizationMembership.created", START, &data)).await;
+    let whole = event("organizationMembership.deleted", START + 8, &data);
+    assert_eq!(mirror.apply_one("msg_4", whole).await, Deleted, "although its event carries everything");
+    assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, "orgmem_1", START + 8, &[]).await;
+}
+
+pub async fn nothing_brings_an_erased_content_back(mut mirror: Mirror<impl StoreHarness>) {
+    erase_the_deleted(&mut mirror).await;
+    mirror.apply_one("msg_1", user_deleted(7)).await;
+    assert_eq!(mirror.apply_one("msg_2", named("late", 9)).await, Stale);
+    let batch = [("msg_3", named("late", 10)), ("msg_4", user_deleted(11)), ("msg_5", named("late", 12))];
+    assert_eq!(mirror.apply(&batch).await, [Stale, Deleted, Stale]);
+    mirror.harness.keep(Keeping::default()).await;
+    assert_eq!(mirror.apply_one("msg_6", named("late", 13)).await, Stale, "whatever is kept from now on");
+    assert_bare(&mirror, &USERS, "user_1", START + 11, &[]).await;
+}

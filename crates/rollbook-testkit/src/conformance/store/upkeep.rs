@@ -1,0 +1,178 @@
+//! What an operator or time takes away, and finding what there is of someone.
+
+use std::time::Duration;
+
+use rollbook_core::catalog::{
+    ORGANIZATION_INVITATIONS, ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, SUBSCRIPTIONS, USERS, WAITLIST_ENTRIES,
+};
+use rollbook_core::change::Applied::{Deleted, Ignored, Inserted, Stale};
+use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, Tidied};
+use rollbook_core::time::{Clock as _, Timestamp};
+use serde_json::{Value, json};
+
+use super::deleting::assert_bare;
+use super::{Mirror, StoreHarness};
+use crate::events::{START, deleted, event, membership, organization, user};
+
+fn created(id: &str, at: i64) -> Value {
+    event("user.created", START + at, &user(id, START + at))
+}
+
+fn user_deleted(at: i64) -> Value {
+    event("user.deleted", START + at, &deleted("user", "user_1"))
+}
+
+fn joined(id: &str) -> Value {
+    event("organizationMembership.created", START, &membership(id, "org_1", "user_1", START))
+}
+
+fn subscribed(id: &str) -> Value {
+    let payer = json!({ "user_id": "user_1", "email": "ines@work.example" });
+    let data = json!({ "id": id, "payer": payer, "status": "active", "updated_at": START });
+    event("subscription.created", START, &data)
+}
+
+async fn story<H: StoreHarness>(mirror: &Mirror<H>, id: &str, limit: usize) -> Vec<String> {
+    let lines = mirror.harness.store().deliveries(id, limit).await.expect("the store reads its ledger");
+    lines.into_iter().map(|line| line.message_id.as_str().to_owned()).collect()
+}
+
+async fn tidy<H: StoreHarness>(mirror: &Mirror<H>, due: Due) -> Tidied {
+    mirror.harness.store().tidy(&due).await.expect("the store tidies")
+}
+
+/// Nothing is due.
+const NOTHING: Due = Due { ledger_before: None, deleted_before: None, limit: 100 };
+
+pub async fn the_ledger_tells_all_of_a_line(mirror: Mirror<impl StoreHarness>) {
+    mirror.apply_one("msg_1", created("user_1", 5)).await;
+    let now = mirror.harness.clock().now();
+    let LedgerEntry { event_at, received_at, applied_at, .. } =
+        mirror.ledger("msg_1").await.expect("there is a line");
+    assert_eq!((event_at, applied_at), (Timestamp::from_millis(START + 5), now));
+    assert_eq!(received_at, crate::events::delivery_of("msg_1", &json!({})).received_at);
+}
+
+pub async fn the_story_of_a_subject_is_told_in_order_and_ends_with_the_latest(
+    mirror: Mirror<impl StoreHarness>,
+) {
+    for (id, event) in
+        [("msg_c", created("user_1", 0)), ("msg_b", created("user_1", 5)), ("msg_a", user_deleted(9))]
+    {
+        mirror.apply_one(id, event).await;
+        mirror.harness.clock().advance(Duration::from_millis(1));
+    }
+    mirror.apply_one("msg_x", created("user_2", 0)).await;
+    assert_eq!(story(&mirror, "user_1", 10).await, ["msg_c", "msg_b", "msg_a"]);
+    assert_eq!(story(&mirror, "user_1", 2).await, ["msg_b", "msg_a"]);
+    assert_eq!(story(&mirror, "user_3", 2).await, Vec::<String>::new());
+}
+
+pub async fn rows_are_found_by_what_they_belong_to(mirror: Mirror<impl StoreHarness>) {
+    let other =
+        event("organizationMembership.created", START, &membership("orgmem_3", "org_1", "user_2", START));
+    mirror.apply(&[("msg_1", joined("orgmem_1")), ("msg_2", joined("orgmem_2")), ("msg_3", other)]).await;
+    let find = async |value: &str, limit| {
+        let store = mirror.harness.store();
+        let found = store.rows_where(&ORGANIZATION_MEMBERSHIPS, "user_id", value, limit).await;
+        found.expect("the store finds rows").into_iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    let mut found = find("user_1", 10).await;
+    found.sort_unstable();
+    assert_eq!(found, ["orgmem_1", "orgmem_2"]);
+    assert_eq!(find("user_1", 1).await.len(), 1);
+    assert_eq!(find("user_4", 1).await.len(), 0);
+}
+
+pub async fn a_ledger_that_is_switched_off_has_no_lines(mut mirror: Mirror<impl StoreHarness>) {
+    mirror.harness.keep(Keeping { ledger: false, ..Keeping::default() }).await;
+    assert_eq!(mirror.apply_one("msg_1", created("user_1", 0)).await, Inserted);
+    assert_eq!(mirror.ledger("msg_1").await, None);
+    assert!(mirror.find(&USERS, "user_1").await.is_some());
+}
+
+pub async fn old_lines_leave_the_ledger_in_small_steps(mirror: Mirror<impl StoreHarness>) {
+    for id in ["msg_1", "msg_2", "msg_3"] {
+        mirror.apply_one(id, created("user_1", 0)).await;
+    }
+    mirror.harness.clock().advance(Duration::from_secs(60));
+    mirror.apply_one("msg_4", created("user_1", 0)).await;
+    let now = mirror.harness.clock().now();
+    assert_eq!(tidy(&mirror, NOTHING).await, Tidied::default());
+    let due = Due { ledger_before: Some(now), limit: 2, ..NOTHING };
+    assert_eq!(tidy(&mirror, due).await, Tidied { ledger: 2, rows: 0 });
+    assert_eq!(tidy(&mirror, due).await, Tidied { ledger: 1, rows: 0 });
+    assert_eq!(tidy(&mirror, due).await, Tidied::default(), "a line of that very moment stays");
+    assert!(mirror.ledger("msg_4").await.is_some());
+    assert!(mirror.find(&USERS, "user_1").await.is_some(), "rows do not go with their lines");
+}
+
+pub async fn the_content_of_the_long_deleted_goes_and_never_comes_back(mirror: Mirror<impl StoreHarness>) {
+    mirror
+        .apply(&[("msg_1", created("user_1", 0)), ("msg_2", joined("orgmem_1")), ("msg_3", user_deleted(7))])
+        .await;
+    mirror.apply_one("msg_4", created("user_2", 0)).await;
+    let due = |at| Due { deleted_before: Some(Timestamp::from_millis(START + at)), ..NOTHING };
+    assert_eq!(tidy(&mirror, due(7)).await, Tidied::default());
+    assert_eq!(mirror.row(&USERS, "user_1").await["first_name"], "Ines");
+    assert_eq!(tidy(&mirror, due(8)).await, Tidied { ledger: 0, rows: 1 });
+    assert_eq!(tidy(&mirror, due(8)).await, Tidied::default());
+    assert_bare(&mirror, &USERS, "user_1", START + 7, &[]).await;
+    let links = ["organization_id", "user_id"];
+    assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, "orgmem_1", START + 7, &links).await;
+    assert_eq!(mirror.apply_one("msg_5", created("user_1", 99)).await, Stale);
+    assert_bare(&mirror, &USERS, "user_1", START + 7, &[]).await;
+    assert_eq!(mirror.row(&USERS, "user_2").await["first_name"], "Ines", "the living stay");
+}
+
+pub async fn whom_an_operator_erases_does_not_come_back(mirror: Mirror<impl StoreHarness>) {
+    mirror
+        .apply(&[
+            ("msg_1", created("user_1", 0)),
+            ("msg_2", joined("orgmem_1")),
+            ("msg_3", subscribed("csub_1")),
+        ])
+        .await;
+    mirror.apply_one("msg_4", created("user_2", 0)).await;
+    let at = Timestamp::from_millis(START + 100);
+    let erase = async |at| {
+        let erased = mirror.harness.store().erase(&[(&USERS, "user_1".into())], at).await;
+        erased.expect("the store erases")
+    };
+    assert_eq!(erase(at).await, ErasedCounts { rows: 3, ledger: 3 });
+    assert_bare(&mirror, &USERS, "user_1", START + 100, &[]).await;
+
+    // What is older belongs to an earlier life; what is newer finds it gone. What is theirs comes bare.
+    let late = [
+        ("msg_5", created("user_1", 100)),
+        ("msg_6", created("user_1", 101)),
+        ("msg_7", joined("orgmem_2")),
+        ("msg_8", subscribed("csub_2")),
+    ];
+    assert_eq!(mirror.apply(&late).await, [Ignored, Stale, Inserted, Inserted]);
+    assert_bare(&mirror, &USERS, "user_1", START + 100, &[]).await;
+    for id in ["orgmem_1", "orgmem_2"] {
+        let links = ["organization_id", "user_id"];
+        assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, id, START + 100, &links).await;
+    }
+    for id in ["csub_1", "csub_2"] {
+        assert_bare(&mirror, &SUBSCRIPTIONS, id, START + 100, &["user_id"]).await;
+    }
+    assert!(mirror.ledger("msg_4").await.is_some() && mirror.ledger("msg_2").await.is_none());
+    assert_eq!(mirror.row(&USERS, "user_2").await["first_name"], "Ines", "nobody else goes");
+}
+
+pub async fn someone_unknown_can_be_erased_before_anything_comes(mirror: Mirror<impl StoreHarness>) {
+    let subjects = [(&ORGANIZATIONS, "org_1".into()), (&WAITLIST_ENTRIES, "wle_1".into())];
+    let at = Timestamp::from_millis(START + 100);
+    let erased = mirror.harness.store().erase(&subjects, at).await;
+    assert_eq!(erased, Ok(ErasedCounts { rows: 2, ledger: 0 }));
+    let late = event("organization.created", START, &organization("org_1", START));
+    assert_eq!(mirror.apply_one("msg_1", late).await, Ignored);
+    assert_bare(&mirror, &ORGANIZATIONS, "org_1", START + 100, &[]).await;
+    let gone = event("organization.deleted", START + 101, &deleted("organization", "org_1"));
+    assert_eq!(mirror.apply_one("msg_2", gone).await, Deleted, "Clerk may say so later too");
+    let invited = json!({ "id": "orginv_1", "organization_id": "org_1", "email_address": "a@b.example" });
+    mirror.apply_one("msg_3", event("organizationInvitation.created", START, &invited)).await;
+    assert_bare(&mirror, &ORGANIZATION_INVITATIONS, "orginv_1", START + 101, &["organization_id"]).await;
+}

@@ -1,0 +1,67 @@
+//! What time alone brings about: old lines leave the ledger, and the long deleted lose what they were like.
+//!
+//! Every worker does it, in small steps with pauses; what two of them look for at once is done once. It is no
+//! part of the worker's progress: rows are right without it, so an error is told and the next round tries again.
+
+use std::sync::Arc;
+
+use rollbook_core::store::{Due, StoreError, Tidied};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::lane::Shared;
+
+/// Tidies until it is stopped.
+pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let settings = shared.settings.upkeep;
+    if settings.ledger_kept_for.is_none() && settings.deleted_kept_for.is_none() {
+        return;
+    }
+    let mut failing = false;
+    // Workers that start together must not all look together.
+    let mut wait = settings.interval.mul_f64(fastrand::f64());
+    while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+        wait = settings.interval;
+        match round(&shared, &stop).await {
+            Ok(done) => {
+                failing = false;
+                if done != Tidied::default() {
+                    info!(
+                        ledger_lines = done.ledger,
+                        deleted_rows = done.rows,
+                        "tidied: what was kept long enough is gone"
+                    );
+                }
+            }
+            Err(error) if !failing => {
+                failing = true;
+                warn!(%error, "can't tidy: nothing else waits for it, and it is tried again");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Does all that is due.
+async fn round(shared: &Shared, stop: &CancellationToken) -> Result<Tidied, StoreError> {
+    let settings = shared.settings.upkeep;
+    let now = shared.clock.now();
+    let due = Due {
+        ledger_before: settings.ledger_kept_for.map(|kept_for| now.minus(kept_for)),
+        deleted_before: settings.deleted_kept_for.map(|kept_for| now.minus(kept_for)),
+        limit: settings.step_max.max(1),
+    };
+    let mut done = Tidied::default();
+    loop {
+        let gone = shared.store.tidy(&due).await?;
+        shared.metrics.tidied(&gone);
+        done = Tidied { ledger: done.ledger + gone.ledger, rows: done.rows + gone.rows };
+        let is_full = |count: u64| usize::try_from(count).is_ok_and(|count| count >= due.limit);
+        if !is_full(gone.ledger) && !is_full(gone.rows) {
+            return Ok(done);
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(settings.pause)).await.is_none() {
+            return Ok(done);
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What `migrations/` tells an application's developer stays true: the tables are the catalog's, the SQL runs.
+//! The part that is made from the catalog is written anew by
+//! `UPDATE=1 cargo test -p rollbook --test end_to_end documents`.
+
+mod history;
+mod queries;
+mod tables;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollbook_core::catalog::{COMMON_COLUMNS, RESOURCES};
+use rollbook_core::time::Timestamp;
+use rollbook_postgres::{PostgresSettings, PostgresStore};
+use rollbook_sqlite::Schema;
+use rollbook_testkit::clock::ManualClock;
+use rollbook_testkit::servers::postgres::PostgresServer;
+
+use self::tables::{Indexes, render, types};
+
+/// Where the part begins that is made from the catalog; it goes to the end.
+const BEGIN: &str = "<!-- From here on made from the catalog: tests/documents. -->\n\n";
+const ANEW: &str = "UPDATE=1 cargo test -p rollbook --test end_to_end documents";
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../migrations").join(name)
+}
+
+fn page(name: &str) -> String {
+    std::fs::read_to_string(path(name)).expect("the page")
+}
+
+/// Heading and text of each section.
+fn section_texts(page: &str) -> Vec<(&str, &str)> {
+    page.split("\n## ").skip(1).filter_map(|section| section.split_once('\n')).collect()
+}
+
+/// The SQL in a text.
+fn blocks(text: &str) -> Vec<&str> {
+    text.split("```sql\n").skip(1).map(|rest| rest.split("\n```").next().unwrap_or_default()).collect()
+}
+
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(Timestamp::from_millis(0)))
+}
+
+/// The mirror on a Postgres of its own.
+struct Mirror {
+    server: PostgresServer,
+    store: Arc<PostgresStore>,
+    clock: Arc<ManualClock>,
+}
+
+impl Mirror {
+    async fn start() -> Self {
+        let server = PostgresServer::start_with(&[("fsync", "off")]).await;
+        server.create_database("app").await;
+        let settings = PostgresSettings {
+            url: server.url("app"),
+            schema: "clerk".to_owned(),
+            pgbouncer: false,
+            connections_max: 2,
+            statement_timeout: Duration::from_secs(20),
+            connect_timeout: Duration::from_secs(20),
+        };
+        rollbook_postgres::apply_migrations(&settings).await.expect("the tables");
+        let clock = clock();
+        let store = PostgresStore::new(settings, clock.clone()).expect("the settings are right");
+        Self { server, store: Arc::new(store), clock }
+    }
+
+    async fn psql(&self, sql: &str) -> String {
+        self.server.psql("app", sql).await
+    }
+
+    /// Makes the application's role, as the page does.
+    async fn grant(&self) {
+        let text = page("README.md");
+        let rights = section_texts(&text).into_iter().find(|(heading, _)| *heading == "Rights on Postgres");
+        for sql in blocks(rights.expect("a section on rights").1) {
+            self.psql(sql).await;
+        }
+    }
+}
+
+/// What of two texts differs, in the middle.
+fn difference(old: &str, new: &str) -> String {
+    let (old, new): (Vec<&str>, Vec<&str>) = (old.lines().collect(), new.lines().collect());
+    let start = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
+    let rest = old.len().min(new.len()) - start;
+    let end = old.iter().rev().zip(new.iter().rev()).take(rest).take_while(|(old, new)| old == new).count();
+    let removed = old[start..old.len() - end].iter().map(|line| format!("-{line}\n"));
+    removed.chain(new[start..new.len() - end].iter().map(|line| format!("+{line}\n"))).collect()
+}
+
+/// The columns of an index from its definition.
+fn columns_of(definition: &str) -> String {
+    let columns = definition.split_once('(').and_then(|(_, rest)| rest.split_once(')')).expect("columns").0;
+    format!("`{columns}`")
+}
+
+/// From lines of table, name of an index and its definition. Those that only Rollbook uses are left out.
+fn indexes<'a>(lines: impl Iterator<Item = &'a str>) -> Indexes {
+    let mut indexes = Indexes::new();
+    for line in lines {
+        let parts: Vec<&str> = line.split('|').collect();
+        let [table, name, definition] = parts[..] else { panic!("{line}") };
+        if !name.ends_with("_deleted") {
+            indexes.entry(table.to_owned()).or_default().push(columns_of(definition));
+        }
+    }
+    for columns in indexes.values_mut() {
+        columns.sort_unstable();
+    }
+    indexes
+}
+
+fn sqlite() -> (tempfile::TempDir, rusqlite::Connection) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.db");
+    rollbook_sqlite::apply_migrations(&path, Schema::Store).expect("the tables");
+    let connection = rusqlite::Connection::open(path).expect("the file opens");
+    (folder, connection)
+}
+
+fn lines(connection: &rusqlite::Connection, sql: &str) -> Vec<String> {
+    let mut statement = connection.prepare(sql).expect(sql);
+    let rows = statement.query_map([], |row| row.get(0)).expect(sql);
+    rows.collect::<Result<_, _>>().expect(sql)
+}
+
+const SQLITE_INDEXES: &str = "SELECT concat_ws('|', tbl_name, name, sql) FROM sqlite_schema
+    WHERE type = 'index' AND sql IS NOT NULL ORDER BY name";
+
+#[test]
+fn the_page_tells_the_tables_as_the_catalog_has_them() {
+    let (_folder, connection) = sqlite();
+    let indexes = indexes(lines(&connection, SQLITE_INDEXES).iter().map(String::as_str));
+    let text = page("README.md");
+    let (before, told) = text.split_once(BEGIN).expect("the page has a part that is made");
+    let new = render(&indexes);
+    if told != new && std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path("README.md"), format!("{before}{BEGIN}{new}")).expect("it is written");
+        return;
+    }
+    let differs = difference(told, &new);
+    assert!(
+        told == new,
+        "migrations/README.md differs from the catalog; to write it anew: {ANEW}\n{differs}"
+    );
+}
+
+#[tokio::test]
+async fn both_engines_have_the_types_and_indexes_that_the_page_tells() {
+    let (_folder, connection) = sqlite();
+    let mirror = Mirror::start().await;
+    let postgres = "SELECT tablename, indexname, indexdef FROM pg_indexes
+                    WHERE schemaname = 'clerk' AND indexname !~ '_pkey$'";
+    let ours = lines(&connection, SQLITE_INDEXES);
+    assert_eq!(indexes(mirror.psql(postgres).await.lines()), indexes(ours.iter().map(String::as_str)));
+
+    let postgres =
+        "SELECT table_name, column_name, replace(data_type, 'timestamp with time zone', 'timestamptz')
+                    FROM information_schema.columns WHERE table_schema = 'clerk'";
+    let postgres = mirror.psql(postgres).await;
+    let sqlite = lines(
+        &connection,
+        "SELECT concat_ws('|', known.name, found.name, found.type)
+         FROM sqlite_schema AS known, pragma_table_info(known.name) AS found WHERE known.type = 'table'",
+    );
+    for resource in RESOURCES {
+        for column in resource.columns {
+            let is = |kind: &str| format!("{}|{}|{kind}", resource.table, column.name);
+            let (on_postgres, on_sqlite) = types(column.kind);
+            assert!(postgres.lines().any(|line| line == is(on_postgres)), "{}", is(on_postgres));
+            assert!(sqlite.contains(&is(on_sqlite)), "{}", is(on_sqlite));
+        }
+    }
+}
+
+#[test]
+fn the_page_tells_every_column_that_all_tables_have_and_the_next_step() {
+    let text = page("README.md");
+    let (before, _) = text.split_once(BEGIN).expect("the page has a part that is made");
+    for name in COMMON_COLUMNS {
+        assert!(before.contains(&format!("`{name}`")), "nothing about {name}");
+    }
+    for engine in ["postgres", "sqlite/store"] {
+        let next = std::fs::read_dir(path(engine)).expect("the steps").count() + 1;
+        assert!(before.contains(&format!("`{next:04}_")), "the next step of {engine} is {next:04}");
+    }
+}
+
+#[tokio::test]
+async fn the_rights_of_the_page_let_an_application_read_refer_and_make_places_and_write_nothing() {
+    let mirror = Mirror::start().await;
+    mirror.grant().await;
+    let text = page("README.md");
+    let keys = section_texts(&text).into_iter().find(|(heading, _)| heading.contains("foreign keys"));
+    let keys = blocks(keys.expect("a section on foreign keys").1);
+    assert_eq!(keys.len(), 2, "a table and a transaction");
+    mirror.psql("CREATE SCHEMA AUTHORIZATION app; CREATE TABLE clerk.of_a_later_step ()").await;
+    for sql in keys {
+        mirror.psql(&format!("SET ROLE app; {sql}")).await;
+    }
+    let places =
+        "SELECT id, synced_by FROM clerk.users UNION ALL SELECT id, synced_by FROM clerk.organizations";
+    let made = mirror.psql(&format!("SET ROLE app; {places}")).await;
+    assert_eq!(made, "user_1|ensure_user\norg_1|ensure_organization\n");
+    assert_eq!(mirror.psql("SELECT owner_id, organization_id FROM app.projects").await, "user_1|org_1\n");
+    let rights =
+        "SELECT relname FROM pg_class WHERE relnamespace = 'clerk'::regnamespace AND relkind IN ('r', 'v')
+                  AND (NOT has_table_privilege('app', oid, 'SELECT')
+                       OR has_table_privilege('app', oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER'))";
+    assert_eq!(mirror.psql(rights).await, "", "these can't be read, or can be written");
+}

@@ -1,0 +1,83 @@
+//! What JSON, Postgres or SQLite can choke on, through the real worker into both stores: each body ends as the
+//! contract says, and the good ones right before and behind it in the same batch are applied at once.
+//!
+//! The clock stands still, so that nothing which is put off is ever due again: what is applied here did
+//! not wait for a backoff.
+
+mod numbers;
+mod payloads;
+mod stage;
+mod types;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollbook_core::catalog::RESOURCES;
+use rollbook_core::store::Store;
+use rollbook_core::time::Clock;
+use rollbook_postgres::{PostgresSettings, PostgresStore};
+use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
+use rollbook_testkit::servers::postgres::PostgresServer;
+
+use self::stage::{Case, check, neighbours_of_one_that_is_refused_do_not_wait};
+
+/// A store in a file of its own.
+fn sqlite(folder: &tempfile::TempDir) -> Arc<dyn Store> {
+    let path = folder.path().join("store.db");
+    apply_migrations(&path, Schema::Store).expect("the tables");
+    let clock: Arc<dyn Clock> = stage::clock();
+    Arc::new(SqliteStore::open(&path, clock).expect("the store opens"))
+}
+
+/// A server of its own.
+async fn postgres() -> (PostgresServer, Arc<dyn Store>) {
+    let server = PostgresServer::start_with(&[("fsync", "off")]).await;
+    server.create_database("app").await;
+    let settings = PostgresSettings {
+        url: server.url("app"),
+        schema: "clerk".to_owned(),
+        pgbouncer: false,
+        connections_max: 2,
+        statement_timeout: Duration::from_secs(20),
+        connect_timeout: Duration::from_secs(20),
+    };
+    rollbook_postgres::apply_migrations(&settings).await.expect("the tables");
+    let clock: Arc<dyn Clock> = stage::clock();
+    (server, Arc::new(PostgresStore::new(settings, clock).expect("the settings are right")))
+}
+
+fn wrong_types() -> Vec<Case> {
+    RESOURCES.into_iter().flat_map(types::of).chain(types::of_the_envelope()).collect()
+}
+
+#[tokio::test]
+async fn hostile_bodies_end_as_the_contract_says_on_sqlite() {
+    let folder = tempfile::tempdir().expect("a folder");
+    check(sqlite(&folder), payloads::everywhere().chain(payloads::sqlite_holds())).await;
+}
+
+#[tokio::test]
+async fn hostile_bodies_end_as_the_contract_says_on_postgres() {
+    let (_server, store) = postgres().await;
+    check(store, payloads::everywhere().chain(payloads::postgres_refuses())).await;
+}
+
+#[tokio::test]
+async fn a_value_of_another_type_leaves_null_and_is_counted_wherever_it_is_on_sqlite() {
+    let folder = tempfile::tempdir().expect("a folder");
+    check(sqlite(&folder), wrong_types()).await;
+}
+
+#[tokio::test]
+async fn a_value_of_another_type_leaves_null_and_is_counted_wherever_it_is_on_postgres() {
+    let (_server, store) = postgres().await;
+    check(store, wrong_types()).await;
+}
+
+#[tokio::test]
+async fn what_postgres_refuses_waits_alone() {
+    let (_server, store) = postgres().await;
+    for case in payloads::postgres_refuses() {
+        neighbours_of_one_that_is_refused_do_not_wait(Arc::clone(&store), case).await;
+    }
+}

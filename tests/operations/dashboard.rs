@@ -1,0 +1,90 @@
+//! The dashboard: it answers four questions in their order, by expressions that Prometheus can read and
+//! metrics that there are.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{assert_readable, listed_series, names_in, read};
+
+const QUESTIONS: [&str; 4] =
+    ["Is it healthy?", "How late are we?", "What is failing, and why?", "How much headroom?"];
+
+fn dashboard() -> Value {
+    serde_json::from_str(&read("grafana/dashboards/rollbook.json")).expect("JSON")
+}
+
+fn panels() -> Vec<Value> {
+    dashboard()["panels"].as_array().expect("panels").clone()
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+/// Every expression, with Grafana's variables replaced as Grafana does.
+fn expressions() -> Vec<String> {
+    let panels = panels();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().cloned().unwrap_or_default());
+    let expressions = targets.map(|target| text(&target, "expr").to_owned());
+    expressions
+        .map(|expression| expression.replace("$__rate_interval", "5m").replace("$job", "rollbook"))
+        .collect()
+}
+
+#[test]
+fn the_dashboard_answers_the_four_questions_in_their_order() {
+    let panels = panels();
+    let rows = panels.iter().filter(|panel| text(panel, "type") == "row");
+    assert_eq!(rows.map(|row| text(row, "title")).collect::<Vec<_>>(), QUESTIONS);
+    let at = |panel: &Value, key: &str| panel["gridPos"][key].as_u64().expect("a place");
+    let mut ids = BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    let mut last = 0;
+    for panel in &panels {
+        assert!(ids.insert(panel["id"].as_u64().expect("an id")), "{panel}");
+        assert!(at(panel, "y") >= last, "{} stands under another question", text(panel, "title"));
+        last = at(panel, "y");
+        assert!(at(panel, "x") + at(panel, "w") <= 24, "{panel}");
+        for y in at(panel, "y")..at(panel, "y") + at(panel, "h") {
+            for x in at(panel, "x")..at(panel, "x") + at(panel, "w") {
+                assert!(taken.insert((x, y)), "{} covers another", text(panel, "title"));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_panel_says_what_it_shows_and_in_which_unit() {
+    for panel in panels().iter().filter(|panel| text(panel, "type") != "row") {
+        assert!(!text(panel, "title").is_empty() && !text(panel, "description").is_empty(), "{panel}");
+        assert_eq!(text(&panel["datasource"], "uid"), "${datasource}", "{panel}");
+        assert!(!text(&panel["fieldConfig"]["defaults"], "unit").is_empty(), "{panel}");
+        assert!(panel["targets"].as_array().is_some_and(|targets| !targets.is_empty()), "{panel}");
+    }
+}
+
+#[test]
+fn prometheus_can_read_every_expression_and_every_metric_in_it_exists() {
+    let listed = listed_series();
+    let expressions = expressions();
+    assert!(expressions.len() > 20, "{} expressions", expressions.len());
+    for expression in &expressions {
+        assert!(!expression.contains('$'), "a variable is left: {expression}");
+        for name in names_in(expression) {
+            assert!(listed.contains(name), "{name} in {expression}");
+        }
+    }
+    assert_readable(&expressions);
+}
+
+#[test]
+fn grafana_is_provisioned_with_the_dashboard_and_the_source_that_it_asks() {
+    let compose = std::fs::read_to_string(super::ops().join("../docker-compose.yml")).expect("the file");
+    assert!(compose.contains("- ./ops/grafana/dashboards:/etc/grafana/dashboards:ro"), "{compose}");
+    assert!(compose.contains("- ./ops/grafana/provisioning:/etc/grafana/provisioning:ro"), "{compose}");
+    assert!(read("grafana/provisioning/dashboards/rollbook.yml").contains("path: /etc/grafana/dashboards "));
+    let source = &dashboard()["templating"]["list"][0]["current"]["value"];
+    let provisioned = read("grafana/provisioning/datasources/prometheus.yml");
+    assert!(provisioned.contains(&format!("uid: {}\n", source.as_str().expect("a source"))), "{source}");
+}
