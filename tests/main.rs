@@ -4,6 +4,7 @@ mod architecture;
 mod audit;
 mod crashes;
 mod documents;
+mod erasing;
 mod fixtures;
 mod hostile;
 mod migrations;

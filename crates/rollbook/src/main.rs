@@ -17,6 +17,7 @@ mod startup;
 mod supervisor;
 mod systemd;
 mod wire;
+mod words;
 
 use std::io;
 use std::process::ExitCode;

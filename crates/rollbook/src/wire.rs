@@ -228,6 +228,20 @@ pub(crate) async fn apply_migrations(config: &Config, part: Part) -> Result<Migr
     Ok(migrations(config, part, names))
 }
 
+/// Writes a part's file anew, so that it and its log hold nothing but what is there. Says whether it is a file.
+///
+/// # Errors
+/// It holds what it held, or its log does; and why.
+pub(crate) fn rewrite_file(config: &Config, part: Part) -> Result<bool, String> {
+    match part.place(config) {
+        Place::Sqlite(path) => {
+            rollbook_sqlite::rewrite(path).map_err(|why| in_file(part, path, &why))?;
+            Ok(true)
+        }
+        Place::Server(_) => Ok(false),
+    }
+}
+
 /// Whether there is a schema of the configured name on the store's server.
 ///
 /// # Errors
