@@ -127,6 +127,17 @@ async fn what_is_theirs_goes_from_every_state_and_what_is_anothers_stays() {
 }
 
 #[tokio::test]
+async fn the_row_alone_tells_which_addresses_are_theirs() {
+    let stage = Stage::new();
+    stage.applied("msg_1", &of_user()).await;
+    stage.applied("msg_2", &entry("wle_1", "ines@home.example")).await;
+    stage.queued("msg_3", &entry("wle_2", "ines@work.example").to_string()).await;
+    stage.erased(&mut ines()).await;
+    assert_eq!(stage.left(), [""; 0]);
+    assert!(stage.store.rows_of(&WAITLIST_ENTRIES).iter().all(|row| row.columns["data"].is_null()));
+}
+
+#[tokio::test]
 async fn erasing_again_finds_nothing_and_is_right() {
     let stage = Stage::new();
     stage.applied("msg_1", &of_user()).await;

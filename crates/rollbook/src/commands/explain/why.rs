@@ -281,6 +281,13 @@ mod tests {
         assert_eq!(why("early", lines(), &row), Why::Older { than: Some(than), is_end: true });
         assert_eq!(why("same", lines(), &row), Why::Same { like: Some(MessageId::new("end")), is_end: true });
         assert_eq!(why("later", lines(), &row), Why::EndsLater);
+        assert_eq!((why("new", lines(), &row), why("end", lines(), &row)), (Why::Newer, Why::Ends));
+        // Of what came in one batch nobody knows which was first.
+        let together = vec![
+            line("end", "deleted", Applied::Deleted, 200, 1_000),
+            line("new", "updated", Applied::Updated, 300, 1_000),
+        ];
+        assert_eq!(why("new", together, &row), Why::Newer);
     }
 
     #[test]
