@@ -89,6 +89,10 @@ impl Style {
         self.paint("1;32", text)
     }
 
+    pub(crate) fn yellow(self, text: &str) -> String {
+        self.paint("1;33", text)
+    }
+
     pub(crate) fn red(self, text: &str) -> String {
         self.paint("1;31", text)
     }

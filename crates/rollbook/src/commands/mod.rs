@@ -3,6 +3,7 @@
 mod config;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod healthcheck;
 mod migrate;
 mod send;
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Send(arguments) => send::run(&load(&settings)?, &arguments),
         Command::Migrate(arguments) => migrate::run(&load(&settings)?, &arguments),
         Command::DeadLetters(command) => dead_letters::run(&load(&settings)?, command),
+        Command::Doctor(arguments) => doctor::run(&settings, &arguments),
         Command::Config(arguments) => config::run(&settings, &arguments),
         Command::Healthcheck(arguments) => healthcheck::run(&load(&settings)?, &arguments),
         Command::Completions { shell } => {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::rollbook::Home;
 
-const COMMANDS: [&[&str]; 15] = [
+const COMMANDS: [&[&str]; 16] = [
     &[],
     &["serve"],
     &["receive"],
@@ -17,6 +17,7 @@ const COMMANDS: [&[&str]; 15] = [
     &["dead-letters", "show"],
     &["dead-letters", "redrive"],
     &["dead-letters", "discard"],
+    &["doctor"],
     &["config"],
     &["healthcheck"],
     &["completions"],
