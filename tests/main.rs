@@ -6,6 +6,7 @@ mod crashes;
 mod documents;
 mod fixtures;
 mod hostile;
+mod logs;
 mod migrations;
 mod moving;
 mod operations;
