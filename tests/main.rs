@@ -7,6 +7,7 @@ mod documents;
 mod erasing;
 mod fixtures;
 mod hostile;
+mod logs;
 mod migrations;
 mod moving;
 mod operations;

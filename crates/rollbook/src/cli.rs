@@ -76,6 +76,12 @@ pub(crate) enum Command {
                             Workers may go on meanwhile. No later delivery brings back what is erased. Says at the end\n\
                             what it could not reach, and how long that lives. To run it again is harmless.")]
     Erase(Erase),
+    /// Checks configuration, clock, files, queue and store, and says how to mend what is wrong
+    #[command(after_help = "Examples:\n  rollbook doctor\n  rollbook doctor --face work --output json\n  \
+                            rollbook doctor --send\n\n\
+                            Give it the settings of the process it is about. It reads only, but for --send. Exit code\n\
+                            0: nothing has failed (there may be warnings); 1: something has; 2: the configuration is wrong.")]
+    Doctor(Doctor),
     /// Shows every setting: its value, where that came from, what it means
     #[command(after_help = "Examples:\n  rollbook config\n  rollbook config --sample > rollbook.toml")]
     Config(ConfigCommand),
@@ -190,6 +196,30 @@ pub(crate) struct Erase {
     /// Prints for people or for programs
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) output: Output,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Doctor {
+    /// Which command runs here, and so what it needs
+    #[arg(long, value_enum, default_value = "serve")]
+    pub(crate) face: FaceName,
+    /// Also sends a signed test event to the running receiver and waits until it is applied: it changes no row
+    #[arg(long)]
+    pub(crate) send: bool,
+    /// Where to [default: the receiver at the setting `listen`]
+    #[arg(long, value_name = "URL", requires = "send")]
+    pub(crate) url: Option<String>,
+    /// Prints for people or for programs
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+/// The commands that serve.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FaceName {
+    Serve,
+    Receive,
+    Work,
 }
 
 #[derive(clap::Args)]

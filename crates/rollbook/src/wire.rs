@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin, QueueError};
 use rollbook_core::store::{Store, StoreError};
-use rollbook_core::time::Clock;
+use rollbook_core::time::{Clock, Timestamp};
 use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore};
@@ -279,6 +279,25 @@ pub(crate) async fn queue_exists(config: &Config) -> Result<bool, String> {
             let queue = RedisQueue::new(redis(config, url), DueTimes::Server);
             let exists = async { queue?.exists().await };
             exists.await.map_err(|error| error.to_string())
+        }
+    }
+}
+
+/// What the clock of a part's server says; `None` where the part is a file.
+///
+/// # Errors
+/// Why nobody can tell.
+pub(crate) async fn server_time(config: &Config, part: Part) -> Option<Result<Timestamp, String>> {
+    match (part, part.place(config)) {
+        (_, Place::Sqlite(_)) => None,
+        (Part::Queue, Place::Server(url)) => {
+            let queue = RedisQueue::new(redis(config, url), DueTimes::Server);
+            let time = async { queue?.server_time().await };
+            Some(time.await.map_err(|error| error.to_string()))
+        }
+        (Part::Store, Place::Server(url)) => {
+            let time = rollbook_postgres::server_time(&postgres(config, url)).await;
+            Some(time.map_err(|error| error.to_string()))
         }
     }
 }

@@ -3,6 +3,7 @@
 mod config;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod erase;
 mod explain;
 mod healthcheck;
@@ -43,6 +44,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::DeadLetters(command) => dead_letters::run(&load(&settings)?, command),
         Command::Explain(arguments) => explain::run(&load(&settings)?, &arguments),
         Command::Erase(arguments) => erase::run(&load(&settings)?, &arguments),
+        Command::Doctor(arguments) => doctor::run(&settings, &arguments),
         Command::Config(arguments) => config::run(&settings, &arguments),
         Command::Healthcheck(arguments) => healthcheck::run(&load(&settings)?, &arguments),
         Command::Completions { shell } => {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::rollbook::Home;
 
-const COMMANDS: [&[&str]; 17] = [
+const COMMANDS: [&[&str]; 18] = [
     &[],
     &["serve"],
     &["receive"],
@@ -19,6 +19,7 @@ const COMMANDS: [&[&str]; 17] = [
     &["dead-letters", "discard"],
     &["explain"],
     &["erase"],
+    &["doctor"],
     &["config"],
     &["healthcheck"],
     &["completions"],
