@@ -81,9 +81,10 @@ fn postgres(all: &mut Vec<Remain>, place: &str, schema: &str) {
     let tables: Vec<String> = tables.map(|table| format!("{schema}.{table}")).collect();
     all.push(remain(
         place,
-        "the pages of the tables hold the former versions of rows until a vacuum, which autovacuum does sooner or \
-         later, and their bytes until the space is used again",
-        Some(format!("psql -c 'VACUUM {}'", tables.join(", "))),
+        "the pages of the tables hold the former versions of rows until a vacuum (autovacuum comes sooner or later; only \
+         VACUUM FULL, which locks the tables, leaves none of their bytes), and the planner's statistics some values until \
+         the next ANALYZE",
+        Some(format!("psql -c 'VACUUM (ANALYZE) {}'", tables.join(", "))),
     ));
     all.push(remain(
         place,

@@ -81,7 +81,7 @@ fn queue(table: &mut Table, found: &Found) {
     }
     if found.unreadable > 0 {
         let told = format!(
-            "{} of these are no events that can be read, and hold the id or an address",
+            "no events that can be read, but hold the id or an address: {} of these",
             found.unreadable
         );
         table.row([String::new(), told]);
