@@ -12,6 +12,7 @@ mod types;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
@@ -44,6 +45,12 @@ async fn postgres() -> (PostgresServer, Arc<dyn Store>) {
     rollbook_postgres::apply_migrations(&settings).await.expect("the tables");
     let clock: Arc<dyn Clock> = stage::clock();
     (server, Arc::new(PostgresStore::new(settings, clock).expect("the settings are right")))
+}
+
+/// The bodies of all cases.
+pub(crate) fn bodies() -> Vec<Bytes> {
+    let all = payloads::everywhere().chain(payloads::sqlite_holds()).chain(wrong_types());
+    all.map(|case| case.body).collect()
 }
 
 fn wrong_types() -> Vec<Case> {

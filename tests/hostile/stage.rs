@@ -34,7 +34,7 @@ pub(super) fn clock() -> Arc<ManualClock> {
 /// A body, and how it must end.
 pub(super) struct Case {
     name: String,
-    body: Bytes,
+    pub(super) body: Bytes,
     end: End,
     sanitized: usize,
     mismatched: usize,

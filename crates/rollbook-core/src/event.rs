@@ -107,6 +107,11 @@ pub fn type_of(body: &[u8]) -> Option<String> {
     name(Some(&event_type)).map(str::to_owned)
 }
 
+/// The value of a column in an object, also in one whose event ends it. What does not fit the column is nothing.
+pub fn value_of(data: &Map<String, Value>, column: &Column) -> Field {
+    find(data, column.source).and_then(|value| field(value, column.kind)).unwrap_or(Field::Null)
+}
+
 fn failure(reason: Reason, detail: &str, event_type: Option<String>) -> Failure {
     Failure { reason, detail: detail.to_owned(), event_type }
 }

@@ -22,6 +22,6 @@ mod store;
 mod transaction;
 mod types;
 
-pub use migrations::{apply_migrations, drop_schema, pending_migrations, schema_exists};
+pub use migrations::{apply_migrations, drop_schema, pending_migrations, schema_exists, server_time};
 pub use settings::{PostgresSettings, describe};
 pub use store::PostgresStore;

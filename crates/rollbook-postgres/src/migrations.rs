@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rollbook_core::store::StoreError;
+use rollbook_core::time::Timestamp;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
@@ -58,6 +59,15 @@ pub async fn apply_migrations(settings: &PostgresSettings) -> Result<Vec<&'stati
 pub async fn schema_exists(settings: &PostgresSettings) -> Result<bool, StoreError> {
     let (database, schema) = open(settings)?;
     Ok(database.run(&Exists { schema: &schema }).await?)
+}
+
+/// What the server's clock says.
+///
+/// # Errors
+/// The database can't be asked.
+pub async fn server_time(settings: &PostgresSettings) -> Result<Timestamp, StoreError> {
+    let (database, _) = open(settings)?;
+    Ok(Timestamp::from_millis(database.run(&Now).await?))
 }
 
 /// Drops the schema with all that is in it, whoever made it.
@@ -148,6 +158,18 @@ impl Work for Exists<'_> {
         arguments.add(self.schema).map_err(sqlx::Error::Encode)?;
         let found = "SELECT true FROM pg_catalog.pg_namespace WHERE nspname = $1";
         Ok(!session.fetch(&found.into(), arguments).await?.is_empty())
+    }
+}
+
+struct Now;
+
+impl Work for Now {
+    type Output = i64;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<i64> {
+        let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8";
+        let rows = session.fetch(&now.into(), PgArguments::default()).await?;
+        rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)
     }
 }
 

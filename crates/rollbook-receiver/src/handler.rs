@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::{HeaderMap, Method, Request};
-use rollbook_core::delivery::Delivery;
+use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::Enqueued;
 use rollbook_core::signature::{SignedHeaders, SigningSecrets, verify};
 use rollbook_core::time::Clock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{Level, debug, enabled};
 
 use crate::answer::{self, Answer, Refusal};
 use crate::batcher::{Asker, Waiting};
@@ -106,26 +106,35 @@ impl Handler {
         let started = Instant::now();
         let reading = body::read(body, self.body_max, &self.room);
         let read = timeout_at(started + self.body_timeout, reading).await.unwrap_or(Err(Refusal::TooSlow));
+        let mut genuine = None;
         let (result, whole) = match read {
-            Ok(held) => (self.judge(headers, held, started).await, true),
+            Ok(held) => (self.judge(headers, held, started, &mut genuine).await, true),
             Err(refusal) => (Err(refusal), false),
         };
         let (outcome, answer) = match result {
             Ok(enqueued) => (answer::outcome_of(enqueued), answer::durable(enqueued)),
             Err(refusal) => (refusal.outcome(), refusal.answer()),
         };
-        debug!(outcome, "delivery");
+        debug!(svix_id = genuine.as_ref().map(MessageId::as_str), outcome, "delivery");
         tally.end(outcome);
         if whole { answer } else { answer::and_close(answer) }
     }
 
-    async fn judge(&self, headers: &HeaderMap, held: Held, started: Instant) -> Result<Enqueued, Refusal> {
+    /// `genuine` is for the log, and set once it is: what is not verified may say anything.
+    async fn judge(
+        &self,
+        headers: &HeaderMap,
+        held: Held,
+        started: Instant,
+        genuine: &mut Option<MessageId>,
+    ) -> Result<Enqueued, Refusal> {
         let now = self.clock.now();
         let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let signed = SignedHeaders::read(pairs).map_err(Refusal::NotGenuine)?;
         let skew =
             verify(&self.secrets, &signed, &held.bytes, now, self.tolerance).map_err(Refusal::NotGenuine)?;
         self.metrics.verified(now, skew);
+        *genuine = enabled!(Level::DEBUG).then(|| signed.message_id());
         let delivery = Delivery { id: signed.message_id(), received_at: now, body: held.bytes };
         let result = self.enqueue(delivery, held.room, started).await;
         self.metrics.ack_seconds.observe(started.elapsed().as_secs_f64());

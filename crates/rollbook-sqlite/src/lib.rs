@@ -15,8 +15,10 @@ mod database;
 mod fault;
 mod migrations;
 mod queue;
+mod rewrite;
 mod store;
 
 pub use migrations::{Schema, apply_migrations, pending_migrations};
 pub use queue::{QueueSettings, SqliteQueue};
+pub use rewrite::rewrite;
 pub use store::SqliteStore;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rollbook_core::catalog::NEVER_KEPT;
 use rollbook_core::change::Change;
+use rollbook_core::delivery::MessageId;
 use rollbook_core::event::{self, Parsed};
 use rollbook_core::queue::{Lease, Settlement};
 use rollbook_core::retry::{Decision, Failure, Reason, RetryPolicy};
@@ -16,7 +17,13 @@ use crate::apply::Fate;
 pub(crate) const SUSPECT_AFTER: u32 = 2;
 
 /// Leases, and how each is to end.
-pub(crate) type Decided = Vec<(Lease, Settlement)>;
+#[derive(Debug, Default)]
+pub(crate) struct Decided {
+    /// For the queue.
+    pub(crate) settlements: Vec<(Lease, Settlement)>,
+    /// For the log: of whom the event is that was refused, by the message's name.
+    pub(crate) subjects: BTreeMap<MessageId, String>,
+}
 
 /// A batch, read.
 #[derive(Debug, Default)]
@@ -103,7 +110,8 @@ pub(crate) fn fail(lease: &Lease, failure: Failure, retry: &RetryPolicy) -> Sett
     if failure.event_type.as_deref().is_some_and(|event_type| NEVER_KEPT.contains(&event_type)) {
         // A dead letter would keep the one-time password in its body.
         warn!(
-            svix_id = %lease.id, event_type = failure.event_type, reason = %failure.reason, detail = failure.detail,
+            svix_id = %lease.id, event_type = failure.event_type, attempt = lease.attempt,
+            reason = %failure.reason, detail = failure.detail,
             "dropped: it can't be applied, and what carries a one-time password is not parked"
         );
         return Settlement::Ack;
@@ -116,5 +124,6 @@ pub(crate) fn fail(lease: &Lease, failure: Failure, retry: &RetryPolicy) -> Sett
 
 /// Hands every lease back, uncounted.
 pub(crate) fn release(leases: impl IntoIterator<Item = Lease>) -> Decided {
-    leases.into_iter().map(|lease| (lease, Settlement::Release)).collect()
+    let settlements = leases.into_iter().map(|lease| (lease, Settlement::Release)).collect();
+    Decided { settlements, ..Decided::default() }
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use rollbook_core::change::{Applied, Change};
 use rollbook_core::queue::{Consumer, Lease, LeaseRequest, QueueError, Settled, Settlement};
 use rollbook_core::store::{Store, StoreError};
 use rollbook_core::time::Clock;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::apply::{Fate, apply};
 use crate::backoff::{QueueAway, QueueOutage};
@@ -141,13 +142,13 @@ impl Lane {
     /// is time to stop meanwhile. A call whose answer was lost may have settled them: the next one then
     /// finds them lost, which changes nothing.
     async fn settle(&self, decided: Decided) -> Result<(), WorkerError> {
-        if decided.is_empty() {
+        if decided.settlements.is_empty() {
             return Ok(());
         }
         let mut outage = QueueOutage::new("settle", &self.shared.queue_away, &self.shared.settings);
         loop {
             self.pulse.beat();
-            match self.shared.queue.settle_many(decided.clone()).await {
+            match self.shared.queue.settle_many(decided.settlements.clone()).await {
                 Ok(settled) => {
                     outage.over(self.pulse.lane);
                     self.account(&decided, &settled);
@@ -156,7 +157,7 @@ impl Lane {
                 Err(error) => self.bear(&mut outage, error).await?,
             }
             if self.pulse.stopped() {
-                let messages = decided.len();
+                let messages = decided.settlements.len();
                 warn!(
                     lane = self.pulse.lane,
                     messages, "stopping while the queue is away: these messages come again"
@@ -181,21 +182,22 @@ impl Lane {
     fn account(&self, decided: &Decided, settled: &[Settled]) {
         let lane = self.pulse.lane;
         let mut lost = 0;
-        for ((lease, settlement), settled) in decided.iter().zip(settled) {
+        for ((lease, settlement), settled) in decided.settlements.iter().zip(settled) {
             if *settled == Settled::LeaseLost {
                 lost += 1;
                 continue;
             }
             self.shared.metrics.settled(settlement);
+            let subject = decided.subjects.get(&lease.id);
             match settlement {
                 Settlement::Ack | Settlement::Release => {}
                 Settlement::Retry { after, failure } => info!(
-                    lane, svix_id = %lease.id, event_type = failure.event_type, attempt = lease.attempt,
+                    lane, svix_id = %lease.id, event_type = failure.event_type, subject, attempt = lease.attempt,
                     reason = %failure.reason, detail = failure.detail, after_seconds = after.as_secs_f64(),
                     "refused: it is tried again"
                 ),
                 Settlement::DeadLetter { failure } => warn!(
-                    lane, svix_id = %lease.id, event_type = failure.event_type, attempt = lease.attempt,
+                    lane, svix_id = %lease.id, event_type = failure.event_type, subject, attempt = lease.attempt,
                     reason = %failure.reason, detail = failure.detail,
                     "parked as a dead letter"
                 ),
@@ -221,16 +223,24 @@ impl Lane {
         })
         .await;
         let now = self.shared.clock.now();
-        let mut decided = Vec::with_capacity(reading.leases.len() + reading.failed.len());
+        let mut decided = Decided::default();
+        decided.settlements.reserve(reading.leases.len() + reading.failed.len());
         for ((lease, change), fate) in reading.leases.into_iter().zip(&reading.changes).zip(outcome.fates) {
             let applied = if let Fate::Applied(applied) = fate { Some(applied) } else { None };
             let settlement = batch::decide(&lease, change, fate, retry);
             match applied {
-                Some(applied) => metrics.applied(change, applied, now),
+                Some(applied) => {
+                    metrics.applied(change, applied, now);
+                    self.tell_applied(&lease, change, applied);
+                }
                 None if settlement == Settlement::Ack => metrics.dropped(Some(&change.origin.event_type)),
+                None if settlement != Settlement::Release => {
+                    let subject = change.subject_id().map(str::to_owned);
+                    decided.subjects.extend(subject.map(|subject| (lease.id.clone(), subject)));
+                }
                 None => {}
             }
-            decided.push((lease, settlement));
+            decided.settlements.push((lease, settlement));
         }
         for (lease, failure) in reading.failed {
             let event_type = failure.event_type.clone();
@@ -238,14 +248,14 @@ impl Lane {
             if settlement == Settlement::Ack {
                 metrics.dropped(event_type.as_deref());
             }
-            decided.push((lease, settlement));
+            decided.settlements.push((lease, settlement));
         }
         match outcome.failure {
             None if reading.changes.is_empty() => {}
             None => gate.applied(),
             Some(error @ StoreError::Broken(_)) => {
                 // One try: this process must end, whether the queue answers or not.
-                if let Ok(settled) = self.shared.queue.settle_many(decided.clone()).await {
+                if let Ok(settled) = self.shared.queue.settle_many(decided.settlements.clone()).await {
                     self.account(&decided, &settled);
                 }
                 return Err(self.store_broke(error));
@@ -253,6 +263,14 @@ impl Lane {
             Some(error) => gate.close(&error),
         }
         Ok(decided)
+    }
+
+    fn tell_applied(&self, lease: &Lease, change: &Change, applied: Applied) {
+        debug!(
+            lane = self.pulse.lane, svix_id = %lease.id, event_type = change.origin.event_type,
+            subject = change.subject_id(), attempt = lease.attempt, outcome = applied.as_str(),
+            "applied"
+        );
     }
 
     fn store_broke(&self, error: StoreError) -> WorkerError {

@@ -66,6 +66,22 @@ pub(crate) enum Command {
         after_help = "Example:\n  rollbook dead-letters list --reason store_refused --since 2h"
     )]
     DeadLetters(DeadLetters),
+    /// Tells the story of one user, organization or delivery: what came, what it did, and why not
+    #[command(after_help = "Examples:\n  rollbook explain user_29w83sxmDNGwOuEthce5gg56FcC\n  \
+                            rollbook explain msg_2b6vK1…\n\nShows ids, types and times; no names, no addresses, no bodies.")]
+    Explain(Explain),
+    /// Removes a person's data from rows, ledger, queue and dead letters, for good
+    #[command(after_help = "Examples:\n  rollbook erase user_29w83sxmDNGwOuEthce5gg56FcC --dry-run\n  \
+                            rollbook erase user_29w83sxmDNGwOuEthce5gg56FcC --yes\n\n\
+                            Workers may go on meanwhile. No later delivery brings back what is erased. Says at the end\n\
+                            what it could not reach, and how long that lives. To run it again is harmless.")]
+    Erase(Erase),
+    /// Checks configuration, clock, files, queue and store, and says how to mend what is wrong
+    #[command(after_help = "Examples:\n  rollbook doctor\n  rollbook doctor --face work --output json\n  \
+                            rollbook doctor --send\n\n\
+                            Give it the settings of the process it is about. It reads only, but for --send. Exit code\n\
+                            0: nothing has failed (there may be warnings); 1: something has; 2: the configuration is wrong.")]
+    Doctor(Doctor),
     /// Shows every setting: its value, where that came from, what it means
     #[command(after_help = "Examples:\n  rollbook config\n  rollbook config --sample > rollbook.toml")]
     Config(ConfigCommand),
@@ -144,6 +160,66 @@ pub(crate) struct Migrate {
     /// Prints for people or for programs
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) output: Output,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Explain {
+    /// An id of Clerk's (user_…, org_…, orgmem_…, sess_…, …), or the svix-id of a delivery (msg_…)
+    pub(crate) id: String,
+    /// Tells at most so many deliveries and memberships, the latest
+    #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) limit: u32,
+    /// Looks at no more messages of the queue than this, and for ten seconds at most
+    #[arg(long, value_name = "NUMBER", default_value_t = 100_000)]
+    pub(crate) scan: u32,
+    /// Prints for people or for programs
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Erase {
+    /// Of a user or an organization; or any other id that has a row
+    pub(crate) id: String,
+    /// Also what names this e-mail address or phone number; those of the user's row are looked for anyway
+    #[arg(long = "address", value_name = "ADDRESS")]
+    pub(crate) addresses: Vec<String>,
+    /// Says what would go, and changes nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Does not ask
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) yes: bool,
+    /// Then rewrites the files of SQLite, so that they hold no remains; deliveries wait meanwhile
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) vacuum: bool,
+    /// Prints for people or for programs
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Doctor {
+    /// Which command runs here, and so what it needs
+    #[arg(long, value_enum, default_value = "serve")]
+    pub(crate) face: FaceName,
+    /// Also sends a signed test event to the running receiver and waits until it is applied: it changes no row
+    #[arg(long)]
+    pub(crate) send: bool,
+    /// Where to [default: the receiver at the setting `listen`]
+    #[arg(long, value_name = "URL", requires = "send")]
+    pub(crate) url: Option<String>,
+    /// Prints for people or for programs
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+/// The commands that serve.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FaceName {
+    Serve,
+    Receive,
+    Work,
 }
 
 #[derive(clap::Args)]

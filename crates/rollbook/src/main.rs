@@ -17,6 +17,7 @@ mod startup;
 mod supervisor;
 mod systemd;
 mod wire;
+mod words;
 
 use std::io;
 use std::process::ExitCode;
@@ -41,7 +42,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(problems) = error.downcast_ref::<config::Problems>() {
-        output::say(&format!("rollbook: the configuration is wrong\n{problems}"));
+        // A command that has told the problems itself hands over none.
+        output::say(format!("rollbook: the configuration is wrong\n{problems}").trim_end());
         return ExitCode::from(MISUSED);
     }
     output::say(&format!("rollbook: {error:#}"));

@@ -49,9 +49,12 @@ pub(crate) fn harmless_lines(text: &str) -> String {
     escape(text, |c| matches!(c, '\n' | '\t'))
 }
 
+/// Whether the character turns the direction of writing around.
+pub(crate) fn turns(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 fn escape(text: &str, keep: fn(char) -> bool) -> String {
-    let turns =
-        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
         if (c.is_control() && !keep(c)) || turns(c) {
@@ -87,6 +90,10 @@ impl Style {
 
     pub(crate) fn green(self, text: &str) -> String {
         self.paint("1;32", text)
+    }
+
+    pub(crate) fn yellow(self, text: &str) -> String {
+        self.paint("1;33", text)
     }
 
     pub(crate) fn red(self, text: &str) -> String {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin, QueueError};
 use rollbook_core::store::{Store, StoreError};
-use rollbook_core::time::Clock;
+use rollbook_core::time::{Clock, Timestamp};
 use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore};
@@ -228,6 +228,20 @@ pub(crate) async fn apply_migrations(config: &Config, part: Part) -> Result<Migr
     Ok(migrations(config, part, names))
 }
 
+/// Writes a part's file anew, so that it and its log hold nothing but what is there. Says whether it is a file.
+///
+/// # Errors
+/// It holds what it held, or its log does; and why.
+pub(crate) fn rewrite_file(config: &Config, part: Part) -> Result<bool, String> {
+    match part.place(config) {
+        Place::Sqlite(path) => {
+            rollbook_sqlite::rewrite(path).map_err(|why| in_file(part, path, &why))?;
+            Ok(true)
+        }
+        Place::Server(_) => Ok(false),
+    }
+}
+
 /// Whether there is a schema of the configured name on the store's server.
 ///
 /// # Errors
@@ -265,6 +279,25 @@ pub(crate) async fn queue_exists(config: &Config) -> Result<bool, String> {
             let queue = RedisQueue::new(redis(config, url), DueTimes::Server);
             let exists = async { queue?.exists().await };
             exists.await.map_err(|error| error.to_string())
+        }
+    }
+}
+
+/// What the clock of a part's server says; `None` where the part is a file.
+///
+/// # Errors
+/// Why nobody can tell.
+pub(crate) async fn server_time(config: &Config, part: Part) -> Option<Result<Timestamp, String>> {
+    match (part, part.place(config)) {
+        (_, Place::Sqlite(_)) => None,
+        (Part::Queue, Place::Server(url)) => {
+            let queue = RedisQueue::new(redis(config, url), DueTimes::Server);
+            let time = async { queue?.server_time().await };
+            Some(time.await.map_err(|error| error.to_string()))
+        }
+        (Part::Store, Place::Server(url)) => {
+            let time = rollbook_postgres::server_time(&postgres(config, url)).await;
+            Some(time.map_err(|error| error.to_string()))
         }
     }
 }

@@ -179,7 +179,12 @@ pub fn find_resource(table: &str) -> Option<&'static Resource> {
 impl Resource {
     /// Whether this column holds the id of a parent.
     pub fn is_link(&self, column: &str) -> bool {
-        self.links.iter().any(|link| link.column == column)
+        self.link(column).is_some()
+    }
+
+    /// The link whose parent's id is in this column.
+    pub fn link(&self, column: &str) -> Option<&'static Link> {
+        self.links.iter().find(|link| link.column == column)
     }
 }
 

@@ -1,7 +1,8 @@
-//! The queue as a whole: whether there is one, and its end.
+//! The queue as a whole: whether there is one, what its server's clock says, and its end.
 
 use redis::cmd;
 use rollbook_core::queue::QueueError;
+use rollbook_core::time::Timestamp;
 
 use super::RedisQueue;
 use crate::pool;
@@ -20,6 +21,15 @@ impl RedisQueue {
             }
         }
         Ok(false)
+    }
+
+    /// What the server's clock says, which decides what is due. Of a cluster: one server's.
+    ///
+    /// # Errors
+    /// The server can't be asked.
+    pub async fn server_time(&self) -> Result<Timestamp, QueueError> {
+        let (seconds, micros): (i64, i64) = pool::take(&self.pool).await?.query(&cmd("TIME")).await?;
+        Ok(Timestamp::from_millis(seconds.saturating_mul(1000).saturating_add(micros / 1000)))
     }
 
     /// Deletes the queue with all that waits in it. Nobody may be using it.

@@ -12,15 +12,13 @@ use rollbook_core::queue::{DeadLetter, DeadLetterFilter, QueueAdmin, QueueError}
 use rollbook_core::time::Clock;
 use serde_json::{Value, json};
 
-use super::on_all_cores;
+use super::{DEAD_LETTERS_PAGE, on_all_cores};
 use crate::cli::{Bulk, DeadLetters, Filter, Output, Since};
 use crate::clock::SystemClock;
 use crate::config::{Config, Problems};
 use crate::output::{Table, harmless, harmless_lines, print, print_json};
 use crate::wire;
 
-/// Dead letters in one answer of the queue: they come with their bodies, of up to 1 MiB each.
-const PAGE: usize = 64;
 /// Dead letters in one transaction, so that none keeps the receiver waiting.
 const STEP: usize = 500;
 
@@ -116,7 +114,7 @@ async fn each_page(
     let mut after = None;
     let mut left = limit;
     while left > 0 {
-        let asked = left.min(PAGE);
+        let asked = left.min(DEAD_LETTERS_PAGE);
         let page = queue.dead_letters(filter, after, asked).await?;
         each(&page);
         left -= page.len().min(left);

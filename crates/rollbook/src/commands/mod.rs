@@ -3,19 +3,29 @@
 mod config;
 mod dead_letters;
 mod demo;
+mod doctor;
+mod erase;
+mod explain;
 mod healthcheck;
 mod migrate;
 mod send;
 mod serve;
+mod whose;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
+use rollbook_core::catalog::{ORGANIZATIONS, Resource, USERS};
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Environment};
 use crate::flags::SettingFlags;
 use crate::service::Faces;
 use crate::{logging, output};
+
+/// Dead letters in one answer of the queue: they come with their bodies, of up to 1 MiB each.
+const DEAD_LETTERS_PAGE: usize = 64;
+/// Messages in one answer of the queue: most are of two or three kilobytes.
+const MESSAGES_PAGE: usize = 200;
 
 /// Runs the command.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
@@ -32,6 +42,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Send(arguments) => send::run(&load(&settings)?, &arguments),
         Command::Migrate(arguments) => migrate::run(&load(&settings)?, &arguments),
         Command::DeadLetters(command) => dead_letters::run(&load(&settings)?, command),
+        Command::Explain(arguments) => explain::run(&load(&settings)?, &arguments),
+        Command::Erase(arguments) => erase::run(&load(&settings)?, &arguments),
+        Command::Doctor(arguments) => doctor::run(&settings, &arguments),
         Command::Config(arguments) => config::run(&settings, &arguments),
         Command::Healthcheck(arguments) => healthcheck::run(&load(&settings)?, &arguments),
         Command::Completions { shell } => {
@@ -47,6 +60,15 @@ fn load(settings: &SettingFlags) -> anyhow::Result<Config> {
     let config = Config::load(&settings.sources())?;
     logging::start(&config.log, &Environment::read())?;
     Ok(config)
+}
+
+/// The kind of thing that an id names by how it begins.
+fn named(id: &str) -> Option<&'static Resource> {
+    match id.split_once('_') {
+        Some(("user", _)) => Some(&USERS),
+        Some(("org", _)) => Some(&ORGANIZATIONS),
+        _ => None,
+    }
 }
 
 /// Runs a future on all cores.

@@ -21,7 +21,7 @@ use crate::config::{Config, Problems};
 use crate::nearest::nearest;
 use crate::output::{harmless, print, print_json};
 
-const PATH: &str = "/webhooks/clerk";
+pub(super) const PATH: &str = "/webhooks/clerk";
 /// Random characters of an id: as many as Svix's have.
 const ID_LENGTH: usize = 27;
 
@@ -119,20 +119,20 @@ fn unknown(event_type: &str) -> Problems {
     Problems::one(format!("TYPE {event_type:?}"), "there is no such event type", mend)
 }
 
-fn new_id() -> MessageId {
+pub(super) fn new_id() -> MessageId {
     let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(ID_LENGTH).collect();
     MessageId::new(format!("msg_{random}"))
 }
 
 /// Where a receiver is.
 #[derive(Debug, PartialEq)]
-struct Target {
-    address: SocketAddr,
-    path: String,
+pub(super) struct Target {
+    pub(super) address: SocketAddr,
+    pub(super) path: String,
 }
 
 impl Target {
-    fn parse(url: &str) -> Result<Self, Problems> {
+    pub(super) fn parse(url: &str) -> Result<Self, Problems> {
         let refuse = |wrong: &str| {
             Problems::one(format!("--url {url:?}"), wrong, "write it as http://127.0.0.1:8080/webhooks/clerk")
         };

@@ -16,7 +16,7 @@ use crate::systemd::Systemd;
 use crate::wire::{self, Part};
 
 /// File handles beside those of connections: databases, log, epoll, the ops face.
-const FILES_BESIDE: u64 = 256;
+pub(super) const FILES_BESIDE: u64 = 256;
 
 /// Serves until a signal.
 pub(crate) fn run(config: Config, faces: Faces, arguments: &Start) -> anyhow::Result<()> {

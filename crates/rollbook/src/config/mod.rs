@@ -199,6 +199,11 @@ impl Config {
         })
     }
 
+    /// Whether a setting has a value.
+    pub(crate) fn is_set(&self, key: &str) -> bool {
+        self.values.get(key).is_some()
+    }
+
     /// The name of the setting that says where the queue is.
     pub(crate) fn queue_key(&self) -> &'static str {
         if self.values.get("queue_url").is_some() { "queue_url" } else { "redis_url" }

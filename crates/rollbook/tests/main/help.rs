@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::rollbook::Home;
 
-const COMMANDS: [&[&str]; 15] = [
+const COMMANDS: [&[&str]; 18] = [
     &[],
     &["serve"],
     &["receive"],
@@ -17,6 +17,9 @@ const COMMANDS: [&[&str]; 15] = [
     &["dead-letters", "show"],
     &["dead-letters", "redrive"],
     &["dead-letters", "discard"],
+    &["explain"],
+    &["erase"],
+    &["doctor"],
     &["config"],
     &["healthcheck"],
     &["completions"],

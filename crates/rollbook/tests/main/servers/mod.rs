@@ -3,6 +3,7 @@
 
 mod away;
 mod demo;
+mod doctor;
 mod durability;
 mod migrations;
 

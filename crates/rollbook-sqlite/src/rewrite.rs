@@ -1,0 +1,81 @@
+//! Writing a file anew, so that nothing of what was removed is left in it.
+//!
+//! What is deleted or overwritten stays in the file's free space and in its log until that is used again. VACUUM
+//! writes all that is there into fresh pages, and a checkpoint that truncates copies those over the old ones and
+//! empties the log.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use crate::connection;
+use crate::fault::Fault;
+
+/// Writes the file anew. Others may have it open: their commits wait meanwhile, and fail after some seconds. Needs as
+/// much room again as the file takes.
+///
+/// # Errors
+/// Why it could not be, for a person. What was removed may then still be in the file or its log.
+pub fn rewrite(path: &Path) -> Result<(), String> {
+    let connection = connection::open(path).map_err(|fault| fault.to_string())?;
+    vacuum(&connection).map_err(|fault| fault.to_string())
+}
+
+fn vacuum(connection: &Connection) -> Result<(), Fault> {
+    // What is copied is copied in memory or in a file that is gone afterwards, and holds only what is there.
+    connection.execute_batch("VACUUM")?;
+    let is_busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if is_busy {
+        return Err(Fault::Unavailable(
+            "the file is rewritten, but its log could not be emptied: someone reads it".into(),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "sunniva@holt.example";
+
+    fn bytes_hold(folder: &Path) -> bool {
+        let files = std::fs::read_dir(folder).expect("a folder").flatten();
+        let held = |path: &Path| {
+            let bytes = std::fs::read(path).expect("a file");
+            bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes())
+        };
+        files.map(|entry| entry.path()).any(|path| held(&path))
+    }
+
+    #[test]
+    fn a_file_that_is_rewritten_holds_nothing_of_what_was_removed_while_others_have_it_open() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.db");
+        let other = connection::open(&path).expect("a file");
+        let body = SECRET.repeat(1_000);
+        other.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, body TEXT) STRICT").expect("a table");
+        for id in 0..50 {
+            other.execute("INSERT INTO t VALUES (?1, ?2)", (id, &body)).expect("a row");
+        }
+        other.execute_batch("DELETE FROM t WHERE id > 0; UPDATE t SET body = 'gone'").expect("it goes");
+        assert!(bytes_hold(folder.path()), "the control: removed is not yet gone");
+        rewrite(&path).expect("it is rewritten");
+        assert!(!bytes_hold(folder.path()));
+        let kept: String = other.query_row("SELECT body FROM t", [], |row| row.get(0)).expect("a row");
+        assert_eq!(kept, "gone");
+    }
+
+    #[test]
+    fn a_log_that_someone_reads_is_not_called_empty() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.db");
+        let other = connection::open(&path).expect("a file");
+        other.execute_batch("CREATE TABLE t (id INTEGER) STRICT; BEGIN; SELECT * FROM t").expect("a reader");
+        other.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).expect("it reads");
+        let ours = connection::open(&path).expect("a file");
+        ours.busy_timeout(std::time::Duration::ZERO).expect("a setting");
+        let told = vacuum(&ours).expect_err("the log is read").to_string();
+        assert!(told.contains("could not be emptied"), "{told}");
+    }
+}

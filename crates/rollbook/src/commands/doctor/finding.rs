@@ -1,0 +1,138 @@
+//! What a check has found, and how it is told.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::output::{Style, Table, harmless};
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// As it should be.
+    Ok,
+    /// It works, and a person should look at it.
+    Warning,
+    /// It does not work, or will not.
+    Failed,
+    /// Nothing was looked at, and why.
+    Skipped,
+}
+
+impl State {
+    const ALL: [Self; 4] = [Self::Failed, Self::Warning, Self::Ok, Self::Skipped];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    fn paint(self, style: Style) -> String {
+        match self {
+            Self::Ok => style.green(self.name()),
+            Self::Warning => style.yellow(self.name()),
+            Self::Failed => style.red(self.name()),
+            Self::Skipped => style.dim(self.name()),
+        }
+    }
+}
+
+/// One line of the report.
+#[derive(Clone, Debug)]
+pub(super) struct Finding {
+    pub(super) check: &'static str,
+    pub(super) state: State,
+    found: String,
+    mend: Option<String>,
+}
+
+/// All that was found, in order.
+pub(super) type Findings = Vec<Finding>;
+
+/// Something is as it should be.
+pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Finding {
+    Finding { check, state: State::Ok, found: found.into(), mend: None }
+}
+
+/// Nothing was looked at.
+pub(super) fn skipped(check: &'static str, why: impl Into<String>) -> Finding {
+    Finding { check, state: State::Skipped, found: why.into(), mend: None }
+}
+
+/// It works, and should be looked at.
+pub(super) fn warning(check: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Finding {
+    Finding { check, state: State::Warning, found: found.into(), mend: Some(mend.into()) }
+}
+
+/// It does not work.
+pub(super) fn failed(check: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Finding {
+    Finding { check, state: State::Failed, found: found.into(), mend: Some(mend.into()) }
+}
+
+/// As a table, and how many of each state there are.
+pub(super) fn text(findings: &[Finding], style: Style) -> String {
+    let mut table = Table::new(&["check", "state", "found"]);
+    for Finding { check, state, found, mend } in findings {
+        let mend = mend.as_ref().map_or(String::new(), |mend| format!(" → {mend}"));
+        table.row([(*check).to_owned(), state.name().to_owned(), format!("{found}{mend}")]);
+    }
+    let table = table.to_string();
+    let mut lines = table.lines();
+    let mut text = lines.next().map(|heading| style.bold(heading)).unwrap_or_default();
+    for (line, Finding { check, state, .. }) in lines.zip(findings) {
+        // Coloured once all is aligned: what colours is wider than it looks.
+        let rest = line[check.len()..].replacen(state.name(), &state.paint(style), 1);
+        // Writing to a String can't fail.
+        let _ = write!(text, "\n{check}{rest}");
+    }
+    let _ = write!(text, "\n\n{}", counts(findings));
+    text
+}
+
+fn counts(findings: &[Finding]) -> String {
+    let count = |state: State| findings.iter().filter(|finding| finding.state == state).count();
+    let told = State::ALL.into_iter().filter(|state| count(*state) > 0);
+    told.map(|state| format!("{} {}", count(state), state.name())).collect::<Vec<_>>().join(", ")
+}
+
+/// As JSON.
+pub(super) fn json(findings: &[Finding]) -> Value {
+    let entry = |Finding { check, state, found, mend }: &Finding| {
+        json!({
+            "check": check,
+            "state": state.name(),
+            "found": harmless(found),
+            "mend": mend.as_deref().map(harmless),
+        })
+    };
+    json!({
+        "healthy": findings.iter().all(|finding| finding.state != State::Failed),
+        "checks": findings.iter().map(entry).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_finding_is_one_line_that_lines_up_with_the_others_and_says_the_mend() {
+        let findings = [
+            ok("queue", "SQLite q.db"),
+            warning("dead_letters", "2 are\nparked", "rollbook dead-letters list"),
+            failed("store", "away", "start it"),
+        ];
+        let expected = "check         state    found\n\
+                        queue         ok       SQLite q.db\n\
+                        dead_letters  warning  2 are\\nparked → rollbook dead-letters list\n\
+                        store         failed   away → start it\n\n\
+                        1 failed, 1 warning, 1 ok";
+        assert_eq!(text(&findings, Style::PLAIN), expected);
+        assert_eq!(json(&findings)["healthy"], false);
+        assert_eq!(json(&findings[..2])["healthy"], true);
+    }
+}

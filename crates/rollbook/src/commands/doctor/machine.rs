@@ -1,0 +1,211 @@
+//! This machine: its clock, its files, its room, its limits. Looks and writes nothing.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rlimit::Resource;
+use rollbook_core::time::{Clock, Timestamp};
+use rustix::fs::{Access, access, statvfs};
+
+use super::finding::{Finding, Findings, failed, ok, skipped, warning};
+use super::{ASK_TIMEOUT, Needs};
+use crate::commands::serve::FILES_BESIDE;
+use crate::config::Config;
+use crate::output::thousands;
+use crate::wire::{self, Part};
+
+/// Clocks that are kept by NTP differ by less; a tenth of what Svix allows is left for asking.
+const SKEW_OK: Duration = Duration::from_secs(5);
+/// Svix tells whole seconds, and asking takes a moment.
+const SECONDS: Duration = Duration::from_secs(2);
+/// A million waiting events take about twice this.
+const ROOM_OK: u64 = 1 << 30;
+/// Less is gone before anyone has read the warning.
+const ROOM_MIN: u64 = 64 << 20;
+/// Everyone else's rights.
+const OTHERS: u32 = 0o077;
+
+/// The check that more than one asks for.
+pub(super) const CLOCK: &str = "clock";
+const FILES: &str = "files";
+const DISK: &str = "disk";
+const OPEN_FILES: &str = "open_files";
+
+/// Compares our clock with those of the servers that there are and can be asked.
+pub(super) async fn clock(config: &Config, needs: &Needs, clock: &dyn Clock) -> Findings {
+    let mut findings = Vec::new();
+    for part in needs.parts() {
+        let asked_at = clock.now();
+        let Ok(Some(answer)) = tokio::time::timeout(ASK_TIMEOUT, wire::server_time(config, part)).await
+        else {
+            continue;
+        };
+        // One that is away is told as such by its own check.
+        let Ok(theirs) = answer else { continue };
+        let answered_at = clock.now();
+        let whose = format!("the {}'s server", part.name());
+        let middle = asked_at.plus(answered_at.since(asked_at) / 2);
+        findings.push(judge_skew(middle, theirs, &whose, config.receiver.tolerance));
+    }
+    findings
+}
+
+/// What is said where there is nobody to compare our clock with.
+pub(super) fn lonely_clock(clock: &dyn Clock) -> Finding {
+    let now = clock.now();
+    skipped(CLOCK, format!("{now}; no server to compare it with: does timedatectl call it synchronized?"))
+}
+
+/// Judges our clock by somebody else's.
+pub(super) fn judge_skew(ours: Timestamp, theirs: Timestamp, whose: &str, tolerance: Duration) -> Finding {
+    let (skew, way) =
+        if ours > theirs { (ours.since(theirs), "ahead of") } else { (theirs.since(ours), "behind") };
+    if skew < SECONDS {
+        return ok(CLOCK, format!("within {} s of the clock of {whose}", SECONDS.as_secs()));
+    }
+    let told = format!("{:.1} s {way} the clock of {whose}", skew.as_secs_f64());
+    let mend = "have both set by NTP (timedatectl set-ntp true); the wrong one may be either";
+    if skew > tolerance {
+        let more = format!("{told}; a delivery may be {} s off, then it is refused", tolerance.as_secs());
+        failed(CLOCK, more, mend)
+    } else if skew > SKEW_OK {
+        warning(CLOCK, told, mend)
+    } else {
+        ok(CLOCK, told)
+    }
+}
+
+/// The files that are kept here, with those that SQLite keeps beside them.
+pub(super) fn files(config: &Config, needs: &Needs) -> Findings {
+    let mut findings = Vec::new();
+    for folder in folders(config, needs) {
+        let there = existing(&folder);
+        if access(there, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+            let found = format!("{} can't be written to by this user", there.display());
+            findings.push(failed(FILES, found, "run as the user who owns it, or chown it"));
+        }
+    }
+    let places = needs.parts().filter_map(|part| part.place(config).file());
+    let all: Vec<PathBuf> = places.flat_map(with_companions).filter(|path| path.exists()).collect();
+    for path in &all {
+        findings.extend(judge_file(path));
+    }
+    if !findings.is_empty() {
+        return findings;
+    }
+    vec![match (folders(config, needs).is_empty(), all.len()) {
+        (true, _) => skipped(FILES, "nothing is kept on this machine"),
+        (false, 0) => ok(FILES, "none yet; their folder can be written to"),
+        (false, count) => ok(FILES, format!("{count}, of which nobody else can read any")),
+    }]
+}
+
+fn judge_file(path: &Path) -> Option<Finding> {
+    if access(path, Access::READ_OK | Access::WRITE_OK).is_err() {
+        let found = format!("{} can't be read and written by this user", path.display());
+        return Some(failed(FILES, found, "run as the user who owns it, or chown it"));
+    }
+    let mode = path.metadata().ok()?.mode() & 0o777;
+    (mode & OTHERS != 0).then(|| {
+        let found = format!("{} has mode {mode:04o}: others on this machine may read it", path.display());
+        warning(FILES, found, format!("chmod 600 {}", path.display()))
+    })
+}
+
+/// A file of SQLite, its log and its index of the log.
+fn with_companions(path: &Path) -> [PathBuf; 3] {
+    ["", "-wal", "-shm"].map(|suffix| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    })
+}
+
+/// The room where files are kept here.
+pub(super) fn disk(config: &Config, needs: &Needs) -> Findings {
+    let folders = folders(config, needs);
+    if folders.is_empty() {
+        return vec![skipped(DISK, "nothing is kept on this machine")];
+    }
+    folders.iter().map(|folder| judge_room(folder)).collect()
+}
+
+fn judge_room(folder: &Path) -> Finding {
+    let there = existing(folder);
+    let room = match statvfs(there) {
+        Ok(found) => found.f_bavail.saturating_mul(found.f_frsize),
+        Err(error) => {
+            return failed(DISK, format!("{} can't be asked ({error})", there.display()), "is it mounted?");
+        }
+    };
+    let told = format!("{} MiB free for {}", thousands(room >> 20), folder.display());
+    let mend = "make room, or name a larger disk by data_dir";
+    match room {
+        0..ROOM_MIN => failed(DISK, told, mend),
+        ROOM_MIN..ROOM_OK => warning(DISK, told, mend),
+        _ => ok(DISK, told),
+    }
+}
+
+/// How many files, and so connections, a process may have open.
+pub(super) fn open_files(config: &Config, needs: &Needs) -> Finding {
+    if !needs.receiver {
+        return skipped(OPEN_FILES, "a worker has few");
+    }
+    let wanted = config.receiver.connections_max as u64 + FILES_BESIDE;
+    match Resource::NOFILE.get() {
+        Ok((_, hard)) if hard < wanted => warning(
+            OPEN_FILES,
+            format!("at most {hard} here, and connections_max with the rest is {wanted}"),
+            "raise it (ulimit -Hn; LimitNOFILE= of a unit), or lower connections_max",
+        ),
+        Ok((_, hard)) => {
+            ok(OPEN_FILES, format!("up to {} here, {} needed", thousands(hard), thousands(wanted)))
+        }
+        Err(error) => skipped(OPEN_FILES, format!("the system does not tell ({error})")),
+    }
+}
+
+/// The folders of the files that are kept here, each once.
+fn folders(config: &Config, needs: &Needs) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = needs
+        .parts()
+        .filter_map(|part: Part| part.place(config).file())
+        .map(|file| match file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        })
+        .collect();
+    folders.dedup();
+    folders
+}
+
+/// The folder, or the next above it that is there.
+fn existing(folder: &Path) -> &Path {
+    let there = folder.ancestors().find(|above| above.exists());
+    there.unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::State;
+    use super::*;
+
+    #[test]
+    fn a_clock_is_judged_by_what_svix_allows_either_way() {
+        let now = Timestamp::from_seconds(1_800_000_000);
+        let judge = |theirs| judge_skew(now, theirs, "queue", Duration::from_secs(300)).state;
+        for (off, state) in [(0, State::Ok), (4, State::Ok), (6, State::Warning), (301, State::Failed)] {
+            let off = Duration::from_secs(off);
+            assert_eq!((judge(now.plus(off)), judge(now.minus(off))), (state, state), "{off:?}");
+        }
+    }
+
+    #[test]
+    fn the_next_folder_above_one_that_is_not_there_is_looked_at() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(existing(&folder.path().join("a/b")), folder.path());
+        assert_eq!(existing(Path::new("no/such")), Path::new("."));
+    }
+}

@@ -1,0 +1,157 @@
+//! `doctor`: is everything as it should be, and how is it mended where it is not.
+//!
+//! Constraints:
+//!
+//! * It reads only, but for `--send`. What is not there yet is not made.
+//! * Within seconds: whatever asks a part has a time limit, and all are asked at the same time.
+//! * It asks nobody but the configured servers and the process at `ops_listen`.
+
+mod finding;
+mod machine;
+mod parts;
+mod running;
+mod send;
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use rollbook_core::time::Clock;
+
+use self::finding::{Finding, Findings, State, failed, ok, skipped};
+use super::on_all_cores;
+use super::send::Target;
+use crate::cli::{Doctor, FaceName, Output};
+use crate::clock::SystemClock;
+use crate::config::{Config, Environment, Problem, Problems};
+use crate::flags::SettingFlags;
+use crate::output::{Style, print, print_json};
+use crate::wire::{self, Part};
+
+/// How long one answer may take. Nobody waits longer at a terminal, and what is well answers in less.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+const CONFIGURATION: &str = "configuration";
+
+/// What the faces that run here need.
+struct Needs {
+    receiver: bool,
+    worker: bool,
+}
+
+impl Needs {
+    const fn of(face: FaceName) -> Self {
+        let receiver = !matches!(face, FaceName::Work);
+        Self { receiver, worker: !matches!(face, FaceName::Receive) }
+    }
+
+    /// The parts that they use.
+    fn parts(&self) -> impl Iterator<Item = Part> {
+        let parts: &[Part] = if self.worker { &Part::ALL } else { &[Part::Queue] };
+        parts.iter().copied()
+    }
+}
+
+/// Checks and tells.
+///
+/// # Errors
+/// Something has failed; with [`Problems`] where that is the configuration.
+pub(crate) fn run(settings: &SettingFlags, arguments: &Doctor) -> anyhow::Result<()> {
+    let target = arguments.url.as_deref().map(Target::parse).transpose()?;
+    let needs = Needs::of(arguments.face);
+    let config = match super::load(settings).map_err(anyhow::Error::downcast::<Problems>) {
+        Ok(config) => config,
+        Err(Ok(problems)) => {
+            return tell(&problems.0.iter().map(problem).collect::<Findings>(), true, arguments);
+        }
+        Err(Err(error)) => return Err(error),
+    };
+    let (mut findings, misconfigured) = configuration(&config, &needs);
+    let examined = Box::pin(examine(&config, &needs, arguments.send, target));
+    findings.extend(on_all_cores(async { Ok(examined.await) })?);
+    tell(&findings, misconfigured, arguments)
+}
+
+/// What is found of everything but the configuration.
+async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option<Target>) -> Findings {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (time, queue, store, process) = tokio::join!(
+        machine::clock(config, needs, &*clock),
+        parts::queue(config, needs, &clock),
+        parts::store(config, needs, &clock),
+        running::process(config, needs, &*clock),
+    );
+    // The sender of a delivery has a clock too: beside those of the servers, or in their place.
+    let (senders, process): (Findings, Findings) =
+        process.into_iter().partition(|finding| finding.check == machine::CLOCK);
+    let mut findings: Findings = time.into_iter().chain(senders).collect();
+    if findings.is_empty() {
+        findings.push(machine::lonely_clock(&*clock));
+    }
+    findings.extend(machine::files(config, needs));
+    findings.extend(machine::disk(config, needs));
+    findings.push(machine::open_files(config, needs));
+    findings.extend(queue);
+    findings.push(store);
+    findings.extend(process);
+    if with_send {
+        findings.push(send::send(config, needs, target, &clock).await);
+    }
+    findings
+}
+
+/// What is found of the configuration, and whether nothing would start with it.
+fn configuration(config: &Config, needs: &Needs) -> (Findings, bool) {
+    let wrong = needs.parts().filter_map(|part| wire::check_server(config, part).err());
+    let mut findings: Findings = wrong.flat_map(|problems| problems.0).map(|one| problem(&one)).collect();
+    if findings.is_empty() {
+        findings.push(ok(CONFIGURATION, "every setting reads well; rollbook config shows them"));
+    }
+    findings.push(match config.signing_secrets() {
+        _ if !needs.receiver => skipped("signing_secret", "a worker needs none"),
+        Ok(secrets) if secrets.len() == 1 => {
+            ok("signing_secret", "set, well-formed; --send shows whether it is taken")
+        }
+        Ok(secrets) => ok("signing_secret", format!("{} are set, well-formed; all are tried", secrets.len())),
+        Err(problems) => {
+            let first = problems.0.first();
+            let mend = first.map_or_else(String::new, |problem| problem.mend.clone());
+            failed("signing_secret", "CLERK_WEBHOOK_SIGNING_SECRET is not set", mend)
+        }
+    });
+    let misconfigured = findings.iter().any(|finding| finding.state == State::Failed);
+    let is_set = if config.is_set("clerk_secret_key") { "set" } else { "not set" };
+    let key = format!("{is_set}, and nothing uses it yet: the sweep against Clerk's API is not built");
+    findings.push(skipped("clerk_key", key));
+    (findings, misconfigured)
+}
+
+fn problem(problem: &Problem) -> Finding {
+    let origin = problem.origin.as_ref().map_or(String::new(), |origin| format!(" ({origin})"));
+    failed(CONFIGURATION, format!("{}{origin}: {}", problem.name, problem.wrong), &*problem.mend)
+}
+
+fn tell(findings: &[Finding], misconfigured: bool, arguments: &Doctor) -> anyhow::Result<()> {
+    match arguments.output {
+        Output::Json => print_json(&finding::json(findings))?,
+        Output::Text => print(&finding::text(findings, Style::of(&Environment::read())))?,
+    }
+    if misconfigured {
+        // They are told already.
+        return Err(Problems::default().into());
+    }
+    match findings.iter().filter(|finding| finding.state == State::Failed).count() {
+        0 => Ok(()),
+        1 => bail!("1 check has failed"),
+        count => bail!("{count} checks have failed"),
+    }
+}
+
+/// The answer, or why there is none within [`ASK_TIMEOUT`]. Only for what may be given up: reads.
+async fn in_time<T, E: Display>(asked: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    match tokio::time::timeout(ASK_TIMEOUT, asked).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", ASK_TIMEOUT.as_secs())),
+    }
+}

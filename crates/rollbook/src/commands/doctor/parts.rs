@@ -1,0 +1,213 @@
+//! Queue and store: are they there, may we use them, what are they worth, what waits in them.
+//!
+//! Everything that is asked only reads. A queue on Redis that was never made is not made here either.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollbook_core::queue::{QueueAdmin, QueueStats};
+use rollbook_core::store::Store;
+use rollbook_core::time::{Clock, Timestamp};
+
+use super::finding::{Finding, Findings, failed, ok, skipped, warning};
+use super::{Needs, in_time};
+use crate::config::{Config, Place};
+use crate::output::thousands;
+use crate::wire::{self, Part};
+
+/// From here on the queue fills up faster than anyone looks.
+const FULL_PERCENT: u64 = 80;
+/// A message that is due is taken within seconds where a worker runs.
+const WAITS_MAX: Duration = Duration::from_secs(300);
+
+const DURABILITY: &str = "durability";
+const DEPTH: &str = "depth";
+const DEAD_LETTERS: &str = "dead_letters";
+
+/// The queue, and all that is asked of one that answers.
+pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
+    let unknown = || [DURABILITY, DEPTH, DEAD_LETTERS].map(|check| skipped(check, "no queue to ask"));
+    if let Some(finding) = not_there(config, needs, Part::Queue).await {
+        return std::iter::once(finding).chain(unknown()).collect();
+    }
+    let admin = match wire::open_queue(config, clock.clone()) {
+        Ok(queue) => queue.admin,
+        Err(error) => {
+            let finding = failed("queue", format!("{error:#}"), mend(config, Part::Queue));
+            return std::iter::once(finding).chain(unknown()).collect();
+        }
+    };
+    let mut durability = match in_time(admin.durability()).await {
+        Ok(durability) => weaknesses(config, &durability.weaknesses),
+        Err(why) => {
+            let finding = failed("queue", why, mend(config, Part::Queue));
+            return std::iter::once(finding).chain(unknown()).collect();
+        }
+    };
+    let mut findings = Box::pin(contents(config, &*admin, clock.now())).await;
+    findings.splice(1..1, durability.drain(..));
+    findings
+}
+
+/// That the queue answers, and what waits in it.
+async fn contents(config: &Config, admin: &dyn QueueAdmin, now: Timestamp) -> Findings {
+    let place = wire::describe(config, Part::Queue);
+    let stats = match in_time(Box::pin(wire::queue_exists(config))).await {
+        Ok(true) => in_time(admin.stats()).await,
+        // Asking for its numbers would make one.
+        Ok(false) => Ok(QueueStats::default()),
+        Err(why) => Err(why),
+    };
+    match stats {
+        Ok(stats) => {
+            vec![ok("queue", place), depth(config, &stats, now), dead_letters(&stats)]
+        }
+        Err(why) => vec![
+            failed("queue", why, mend(config, Part::Queue)),
+            skipped(DEPTH, "the queue does not tell"),
+            skipped(DEAD_LETTERS, "the queue does not tell"),
+        ],
+    }
+}
+
+fn weaknesses(config: &Config, weaknesses: &[String]) -> Findings {
+    if weaknesses.is_empty() {
+        return vec![ok(DURABILITY, "a 200 means: on the disk (fsynced)")];
+    }
+    let told = |weakness: &String| {
+        // Each ends with its mend.
+        let (what, mend) = weakness.rsplit_once("; ").unwrap_or((weakness, "see what its server's log says"));
+        if config.redis.strict {
+            failed(DURABILITY, format!("{what} (strict: nothing starts on it)"), mend)
+        } else {
+            warning(DURABILITY, what, mend)
+        }
+    };
+    weaknesses.iter().map(told).collect()
+}
+
+fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Finding {
+    let (depth, limit) = (stats.depth(), config.queue_depth_max);
+    let waits = stats.oldest_received_at.map(|at| now.since(at)).unwrap_or_default();
+    let told = format!("{} of at most {} messages wait", thousands(depth), thousands(limit));
+    let mend =
+        "more workers (rollbook work), or queue_depth_max; rollbook_apply_seconds says how fast the store is";
+    if depth >= limit {
+        failed(DEPTH, format!("{told}: deliveries are answered 503"), mend)
+    } else if depth >= limit / 100 * FULL_PERCENT && limit >= 100 {
+        warning(DEPTH, told, mend)
+    } else if stats.ready > 0 && waits > WAITS_MAX {
+        let told = format!("{told}, the oldest for {} s", thousands(waits.as_secs()));
+        warning(
+            DEPTH,
+            told,
+            "is a worker running (rollbook serve or work), and does its /readyz name the store?",
+        )
+    } else {
+        ok(DEPTH, told)
+    }
+}
+
+fn dead_letters(stats: &QueueStats) -> Finding {
+    match stats.dead {
+        0 => ok(DEAD_LETTERS, "none"),
+        count => warning(
+            DEAD_LETTERS,
+            format!("{} parked", thousands(count)),
+            "rollbook dead-letters list says why; then redrive or discard them",
+        ),
+    }
+}
+
+/// The store. A receiver needs none.
+pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Finding {
+    if !needs.worker {
+        return skipped("store", "a receiver uses none");
+    }
+    if let Some(finding) = not_there(config, needs, Part::Store).await {
+        return finding;
+    }
+    let asked = match wire::open_store(config, clock.clone()) {
+        Ok(store) => ping(&store).await,
+        Err(error) => Err(format!("{error:#}")),
+    };
+    match asked {
+        Ok(()) => ok(
+            "store",
+            format!("{}; no migration is pending, no right is missing", wire::describe(config, Part::Store)),
+        ),
+        Err(why) => failed("store", why, mend(config, Part::Store)),
+    }
+}
+
+async fn ping(store: &Arc<dyn Store>) -> Result<(), String> {
+    in_time(store.ping()).await
+}
+
+/// What is to be told of a part before it can be opened: no file yet, or migrations that are pending.
+async fn not_there(config: &Config, needs: &Needs, part: Part) -> Option<Finding> {
+    // A process with all faces makes and migrates files itself.
+    let by_itself = needs.receiver && needs.worker && part.place(config).file().is_some();
+    if let Some(path) = part.place(config).file().filter(|path| !path.exists()) {
+        let found = format!("there is no {} yet", path.display());
+        return Some(if by_itself {
+            skipped(part.name(), format!("{found}: rollbook serve makes it"))
+        } else {
+            failed(part.name(), found, "rollbook migrate; or name the right one by data_dir")
+        });
+    }
+    let pending = match in_time(wire::pending_migrations(config, part)).await {
+        Ok(pending) if pending.names.is_empty() => return None,
+        Ok(pending) => pending,
+        Err(why) => return Some(failed(part.name(), why, mend(config, part))),
+    };
+    let found = format!("{} lacks migrations: {}", pending.place, pending.names.join(", "));
+    Some(if by_itself {
+        warning(part.name(), found, "rollbook serve applies them when it starts; or now: rollbook migrate")
+    } else {
+        failed(part.name(), found, "rollbook migrate")
+    })
+}
+
+/// What to do about a part that does not answer as it should, beside what its error says.
+fn mend(config: &Config, part: Part) -> String {
+    match (part.place(config), part) {
+        (Place::Sqlite(path), _) => {
+            format!("is {} a whole file of Rollbook's, and its disk well?", path.display())
+        }
+        (Place::Server(_), Part::Queue) => {
+            format!("mend what it says, or point {} elsewhere", config.queue_key())
+        }
+        (Place::Server(_), Part::Store) => "mend what it says, or point database_url elsewhere".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::State;
+    use super::*;
+    use crate::config::{Environment, FileSource, Sources};
+
+    fn config() -> Config {
+        let flags = [(crate::config::find("queue_depth_max").expect("a setting"), "1000".to_owned())];
+        let sources = Sources { flags: &flags, environment: Environment::of(&[]), file: FileSource::None };
+        Config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    #[test]
+    fn a_queue_is_told_to_be_full_nearly_full_or_not_worked_on() {
+        let now = Timestamp::from_seconds(1_800_000_000);
+        for (ready, delayed, oldest, state) in [
+            (0, 0, 0, State::Ok),
+            (799, 0, 10, State::Ok),
+            (700, 100, 10, State::Warning),
+            (1000, 0, 10, State::Failed),
+            (1, 0, 301, State::Warning),
+            (0, 1, 301, State::Ok),
+        ] {
+            let oldest_received_at = Some(now.minus(Duration::from_secs(oldest)));
+            let stats = QueueStats { ready, delayed, oldest_received_at, ..QueueStats::default() };
+            assert_eq!(depth(&config(), &stats, now).state, state, "{stats:?}");
+        }
+    }
+}

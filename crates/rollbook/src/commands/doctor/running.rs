@@ -1,0 +1,191 @@
+//! The process that runs here, if one does: how it is, and when Clerk's last delivery came.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rollbook_core::time::{Clock, Timestamp};
+use rollbook_simulator::sender::{Answer, Connection, SendError};
+use serde_json::Value;
+
+use super::finding::{Finding, Findings, failed, ok, skipped, warning};
+use super::machine::judge_skew;
+use super::{ASK_TIMEOUT, Needs};
+use crate::commands::healthcheck::reachable;
+use crate::config::Config;
+
+const PROCESS: &str = "process";
+const DELIVERIES: &str = "deliveries";
+const LAST_DELIVERY: &str = "rollbook_last_delivery_timestamp_seconds";
+/// A Clerk instance that anyone uses sends something within a day.
+const SILENT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Asks the ops face.
+pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -> Findings {
+    let address = reachable(config.ops_listen);
+    let Ok(mut connection) = Connection::connect(address, ASK_TIMEOUT).await else {
+        let why = format!("nobody answers at http://{address} (ops_listen): it is not running, or elsewhere");
+        return vec![skipped(PROCESS, why), skipped(DELIVERIES, "no process to ask")];
+    };
+    let mut findings = match ask(&mut connection).await {
+        Ok((live, ready)) => health(address, &live, &ready),
+        Err(error) => {
+            let found = format!("http://{address} (ops_listen) does not answer as it should: {error}");
+            vec![failed(PROCESS, found, "does another program listen there? else restart rollbook")]
+        }
+    };
+    match connection.get("/metrics").await {
+        Ok(metrics) if metrics.is_success() => {
+            findings.push(deliveries(needs, &metrics.body, clock.now()));
+            findings.extend(senders_clock(&metrics.body, config.receiver.tolerance));
+        }
+        _ => findings.push(skipped(DELIVERIES, "its metrics don't tell")),
+    }
+    findings
+}
+
+async fn ask(connection: &mut Connection) -> Result<(Answer, Answer), SendError> {
+    Ok((connection.get("/livez").await?, connection.get("/readyz").await?))
+}
+
+fn health(address: SocketAddr, live: &Answer, ready: &Answer) -> Findings {
+    let Some(parts) = parts(ready) else {
+        let found = format!("what answers at http://{address} (ops_listen) is not rollbook");
+        return vec![failed(PROCESS, found, "stop it, or give ops_listen another port")];
+    };
+    let mut findings = Vec::new();
+    if !live.is_success() {
+        let told: Vec<String> =
+            self::parts(live).into_iter().flatten().map(|(part, how)| format!("{part}: {how}")).collect();
+        let found = format!("its loops stand still: {}", told.join(", "));
+        findings.push(failed(PROCESS, found, "its log says what it waits for; restart it"));
+    }
+    for (part, how) in parts.iter().filter(|(_, how)| how != "ok") {
+        let mend = "mend that part; it goes on by itself then";
+        let degraded = how.starts_with("degraded") || ready.is_success();
+        findings.push(if degraded {
+            warning(PROCESS, format!("{part}: {how}"), mend)
+        } else {
+            failed(PROCESS, format!("{part}: {how}"), mend)
+        });
+    }
+    if findings.is_empty() && ready.is_success() {
+        findings.push(ok(PROCESS, format!("it runs and is ready (http://{address}/readyz)")));
+    } else if findings.is_empty() {
+        findings.push(warning(PROCESS, "it is stopping", "start it again where it is to go on"));
+    }
+    findings
+}
+
+/// The parts of an answer of ours, by name.
+fn parts(answer: &Answer) -> Option<Vec<(String, String)>> {
+    let answer: Value = serde_json::from_str(&answer.body).ok()?;
+    let part = |(name, how): (&String, &Value)| (name.clone(), how.as_str().unwrap_or_default().to_owned());
+    Some(answer.get("parts")?.as_object()?.iter().map(part).collect())
+}
+
+fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
+    let Some(last) = sample(metrics, LAST_DELIVERY) else {
+        return skipped(DELIVERIES, "the process that runs here does not receive");
+    };
+    let forged = sample(metrics, r#"rollbook_deliveries_total{outcome="bad_signature"}"#).unwrap_or_default();
+    let off = ["old", "new"].map(|way| {
+        sample(metrics, &format!(r#"rollbook_deliveries_total{{outcome="timestamp_too_{way}"}}"#))
+    });
+    let off: f64 = off.into_iter().flatten().sum();
+    let refused = format!("{forged} refused for their signature, {off} for their time, since it started");
+    // Zero before the first.
+    if last <= 0.0 {
+        let (found, mend) = if forged > 0.0 {
+            (refused, "the signing secret is not this endpoint's: copy it anew from Clerk's dashboard")
+        } else if off > 0.0 {
+            (refused, "set the clock of this machine (timedatectl set-ntp true)")
+        } else {
+            (
+                "none since it started".to_owned(),
+                "try this side: rollbook doctor --send; then Clerk's dashboard, Webhooks, shows each attempt",
+            )
+        };
+        return warning(DELIVERIES, found, mend);
+    }
+    let ago = now.since(moment(last));
+    let found = format!("the last one {} s ago; {refused}", ago.as_secs());
+    if needs.receiver && ago > SILENT_AFTER {
+        return warning(
+            DELIVERIES,
+            found,
+            "Clerk's dashboard, Webhooks: is the endpoint enabled, and its URL right?",
+        );
+    }
+    ok(DELIVERIES, found)
+}
+
+/// Our clock beside the one of whoever sent the last delivery that was taken.
+fn senders_clock(metrics: &str, tolerance: Duration) -> Option<Finding> {
+    let last = sample(metrics, LAST_DELIVERY).filter(|last| *last > 0.0)?;
+    let ahead = sample(metrics, "rollbook_clock_skew_seconds")?;
+    Some(judge_skew(moment(last), moment(last + ahead), "the last delivery's sender", tolerance))
+}
+
+/// From the seconds of a metric.
+#[expect(clippy::cast_possible_truncation, reason = "`as` saturates, and any moment is a valid one")]
+fn moment(seconds: f64) -> Timestamp {
+    Timestamp::from_millis((seconds * 1000.0) as i64)
+}
+
+/// The value of one series.
+fn sample(metrics: &str, series: &str) -> Option<f64> {
+    metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::{State, json};
+    use super::*;
+
+    const NEEDS: Needs = Needs { receiver: true, worker: true };
+
+    fn judged(last: u32, forged: u32, off: u32) -> (State, String) {
+        let metrics = format!(
+            "rollbook_deliveries_total{{outcome=\"bad_signature\"}} {forged}\n\
+             rollbook_deliveries_total{{outcome=\"timestamp_too_old\"}} {off}\n\
+             rollbook_last_delivery_timestamp_seconds {last}\n"
+        );
+        let finding = deliveries(&NEEDS, &metrics, Timestamp::from_seconds(1_800_000_000));
+        (finding.state, json(&[finding])["checks"][0]["mend"].as_str().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn silence_is_told_with_its_likely_cause() {
+        assert_eq!(judged(1_799_999_000, 3, 0).0, State::Ok);
+        for (last, forged, off, cause) in [
+            (0, 0, 0, "doctor --send"),
+            (0, 5, 0, "signing secret"),
+            (0, 0, 5, "clock"),
+            (1_799_900_000, 0, 0, "is the endpoint enabled"),
+        ] {
+            let (state, mend) = judged(last, forged, off);
+            assert!(state == State::Warning && mend.contains(cause), "{mend}");
+        }
+    }
+
+    #[test]
+    fn each_part_that_is_not_well_is_told_and_what_is_not_ours_is_seen() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 9464));
+        let answer = |status, body: &str| Answer { status, body: body.to_owned() };
+        let live = answer(200, r#"{"status":"ok","parts":{"worker":"ok"}}"#);
+        for (ready, states) in [
+            (answer(200, r#"{"parts":{"queue":"ok","store":"ok"}}"#), vec![State::Ok]),
+            (answer(200, r#"{"parts":{"queue":"degraded: x","store":"away"}}"#), vec![State::Warning; 2]),
+            (answer(503, r#"{"parts":{"queue":"ok","store":"away"}}"#), vec![State::Failed]),
+            (answer(503, r#"{"status":"stopping","parts":{"queue":"ok"}}"#), vec![State::Warning]),
+            (answer(200, "It works!"), vec![State::Failed]),
+        ] {
+            let found: Vec<State> = health(address, &live, &ready).iter().map(|one| one.state).collect();
+            assert_eq!(found, states, "{}", ready.body);
+        }
+        let stalled = answer(503, r#"{"parts":{"worker":"no progress for 130 s"}}"#);
+        let ready = answer(200, r#"{"parts":{"queue":"ok"}}"#);
+        let told = json(&health(address, &stalled, &ready));
+        assert!(told["checks"][0]["found"].as_str().is_some_and(|found| found.contains("130 s")), "{told}");
+    }
+}

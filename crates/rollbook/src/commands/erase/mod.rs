@@ -1,0 +1,239 @@
+//! `erase`: removes a person's data from rows, ledger, queue and dead letters.
+//!
+//! Constraints:
+//!
+//! * The store first: from then on nothing that still is in the queue, or comes later, can bring anything back. Then
+//!   the queue, looked through to its end until a look finds nothing but what has just come.
+//! * To run it again is harmless, and right after any failure.
+//! * What is another's stays, and is told; so is what can't be reached.
+
+mod look;
+mod person;
+mod remains;
+mod report;
+
+use std::io::{self, BufRead, IsTerminal as _};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use rollbook_core::catalog::{
+    ORGANIZATION_DOMAINS, ORGANIZATION_INVITATIONS, ORGANIZATIONS, RESOURCES, Resource, USERS,
+};
+use rollbook_core::queue::QueueAdmin;
+use rollbook_core::store::{Store, StoreError};
+use rollbook_core::time::Clock;
+
+use self::look::Found;
+use self::person::Person;
+use self::report::{Done, Mentions};
+use super::{named, on_all_cores};
+use crate::cli::{Erase, Output};
+use crate::clock::SystemClock;
+use crate::config::{Config, Place, Problems};
+use crate::output::{harmless, print, print_json, say};
+use crate::wire::{self, Part};
+
+/// How often the queue is looked through for what came meanwhile.
+const ROUNDS_MAX: usize = 4;
+/// The most rows of others that are told.
+const MENTIONS_MAX: usize = 1_000;
+
+/// Erases.
+///
+/// # Errors
+/// A part failed, or nobody said yes. The text says what is done already.
+pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
+    check(config, arguments)?;
+    on_all_cores(async {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let queue = wire::open_queue(config, clock.clone())?.admin;
+        let store = wire::open_store(config, clock.clone())?;
+        let parts = Parts { store: &*store, queue: &*queue, clock: &*clock };
+        let resource = kind(&*store, &arguments.id).await?;
+        let mut person = Person::new(resource, &arguments.id, &arguments.addresses);
+        let found = parts.find(&mut person).await.context("nothing was erased")?;
+        if arguments.dry_run {
+            return match arguments.output {
+                Output::Text => Ok(print(&report::plan(&person, &found))?),
+                Output::Json => {
+                    let nothing = Mentions::default();
+                    Ok(print_json(&report::json(&person, &found, None, &nothing, &[]))?)
+                }
+            };
+        }
+        if !arguments.yes {
+            say(&report::plan(&person, &found));
+            say("This can't be undone. Type yes to go on:");
+            if !agreed(&mut io::stdin().lock()) {
+                bail!("nothing was erased");
+            }
+        }
+        let done = parts.erase(&mut person, found).await?;
+        let mentions = mentions(&*store, &person).await.context("all is erased; what stays is not known")?;
+        let rewritten = if arguments.vacuum { vacuum(config)? } else { Vec::new() };
+        let remains = remains::all(config, &harmless(&person.id), &rewritten);
+        match arguments.output {
+            Output::Text => print(&report::done(&person, &done, &mentions, &remains))?,
+            Output::Json => {
+                print_json(&report::json(&person, &Found::default(), Some(&done), &mentions, &remains))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Refuses what can't be meant, before anything is opened.
+fn check(config: &Config, arguments: &Erase) -> Result<(), Problems> {
+    if arguments.id.starts_with("msg_") {
+        let mend = "a delivery has nobody's data but in the queue: rollbook dead-letters discard removes a dead letter";
+        return Err(Problems::one(format!("ID {:?}", arguments.id), "is a delivery's", mend));
+    }
+    let is_file = |part: &Part| matches!(part.place(config), Place::Sqlite(_));
+    if arguments.vacuum && !Part::ALL.iter().any(is_file) {
+        return Err(Problems::one(
+            "--vacuum",
+            "is for files of SQLite, and there are none here",
+            "leave it out",
+        ));
+    }
+    if !arguments.dry_run && !arguments.yes && !io::stdin().is_terminal() {
+        return Err(Problems::one(
+            "--yes",
+            "is missing, and there is no terminal to ask at",
+            "look first with --dry-run, then say --yes",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the next line is a yes.
+fn agreed(input: &mut impl BufRead) -> bool {
+    let mut line = String::new();
+    input.read_line(&mut line).is_ok() && line.trim() == "yes"
+}
+
+/// What an id is of: by how it begins, or by the table that has it.
+async fn kind(store: &dyn Store, id: &str) -> anyhow::Result<&'static Resource> {
+    if let Some(resource) = named(id) {
+        return Ok(resource);
+    }
+    for resource in RESOURCES {
+        if store.get(resource, id).await.context("nothing was erased")?.is_some() {
+            return Ok(resource);
+        }
+    }
+    let mend = "write the id of a user (user_…) or an organization (org_…), or one that has a row";
+    Err(Problems::one(format!("ID {id:?}"), "is no user's and no organization's, and no row has it", mend)
+        .into())
+}
+
+/// What an erasure works on.
+struct Parts<'a> {
+    store: &'a dyn Store,
+    queue: &'a dyn QueueAdmin,
+    clock: &'a dyn Clock,
+}
+
+impl Parts<'_> {
+    /// All that is theirs, as far as it is known by now.
+    async fn find(&self, person: &mut Person) -> anyhow::Result<Found> {
+        person.look_at_rows(self.store).await?;
+        let found = look::through(self.queue, person).await?;
+        // What left the queue before it was looked at is a row by now.
+        person.look_at_rows(self.store).await?;
+        Ok(found)
+    }
+
+    /// Removes what was found, and what is found then, until nothing is or only what has just come.
+    async fn erase(&self, person: &mut Person, first: Found) -> anyhow::Result<Done> {
+        let mut done = Done::default();
+        let mut found = first;
+        let mut erased = 0;
+        for _ in 0..ROUNDS_MAX {
+            self.erase_rows(person, &mut erased, &mut done).await?;
+            let removed = found.remove(self.queue).await;
+            done.removed += removed.with_context(|| failed_at("the queue", person, &done))?;
+            done.found.add(&found);
+            found =
+                self.find(person).await.with_context(|| failed_at("the search for more", person, &done))?;
+            if found.ids.is_empty() && person.subjects.len() == erased {
+                break;
+            }
+        }
+        self.erase_rows(person, &mut erased, &mut done).await?;
+        // What waits or is in hand has come since the rows are erased: a worker keeps nothing of it.
+        done.coming = found.waiting + found.leased;
+        done.found.mentions = found.mentions;
+        if found.delayed + found.dead + found.unreadable > 0 {
+            bail!("{}messages about them keep coming that can't be applied; run it again", so_far(&done));
+        }
+        Ok(done)
+    }
+
+    /// Erases the subjects, where there are more than so many.
+    async fn erase_rows(&self, person: &Person, erased: &mut usize, done: &mut Done) -> anyhow::Result<()> {
+        if person.subjects.len() == *erased {
+            return Ok(());
+        }
+        let counts = self.store.erase(&person.erasable(), self.clock.now()).await;
+        let counts = counts.with_context(|| failed_at("the store", person, done))?;
+        *erased = person.subjects.len();
+        done.rows = done.rows.max(counts.rows);
+        done.ledger += counts.ledger;
+        Ok(())
+    }
+}
+
+/// What is done when something fails, and that running it again is right.
+fn failed_at(what: &str, person: &Person, done: &Done) -> String {
+    let hint = if done.rows > 0 && !person.addresses.is_empty() {
+        ", with --address for each address of theirs, since no row tells them any more"
+    } else {
+        ""
+    };
+    format!("{}{what} failed; run it again{hint}", so_far(done))
+}
+
+fn so_far(done: &Done) -> String {
+    if done.rows == 0 {
+        return "nothing was erased: ".to_owned();
+    }
+    format!("rows and ledger are erased, and {} messages removed: ", done.removed)
+}
+
+/// Rows of others that hold a copy of theirs.
+async fn mentions(store: &dyn Store, person: &Person) -> Result<Mentions, StoreError> {
+    let mut mentions = Mentions::default();
+    if *person.resource != USERS {
+        return Ok(mentions);
+    }
+    let ids = |rows: Vec<rollbook_core::store::RowView>| {
+        let alive = rows.into_iter().filter(|row| !row.columns["data"].is_null());
+        alive.map(|row| row.id).collect::<Vec<_>>()
+    };
+    let sent = store.rows_where(&ORGANIZATION_INVITATIONS, "inviter_id", &person.id, MENTIONS_MAX).await?;
+    mentions.invitations = ids(sent);
+    let made = store.rows_where(&ORGANIZATIONS, "created_by", &person.id, MENTIONS_MAX).await?;
+    mentions.organizations = ids(made).len() as u64;
+    for address in &person.addresses {
+        let column = "affiliation_email_address";
+        let rows = store.rows_where(&ORGANIZATION_DOMAINS, column, address, MENTIONS_MAX).await?;
+        mentions.domains.extend(ids(rows));
+    }
+    Ok(mentions)
+}
+
+/// Rewrites the files of SQLite. Returns the parts that are such.
+fn vacuum(config: &Config) -> anyhow::Result<Vec<Part>> {
+    let mut rewritten = Vec::new();
+    for part in Part::ALL {
+        let written = wire::rewrite_file(config, part);
+        if written.map_err(|why| anyhow::anyhow!("all is erased; but {why}; run it again"))? {
+            rewritten.push(part);
+        }
+    }
+    Ok(rewritten)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,270 @@
+//! Who is erased: their rows, what names them, and whether a message is theirs.
+
+use std::collections::BTreeSet;
+
+use rollbook_core::catalog::{RESOURCES, Resource, USERS, find_resource};
+use rollbook_core::store::{RowView, Store, StoreError};
+use serde_json::Value;
+
+use super::super::whose::{About, holds};
+
+/// The most rows that are looked for by one link or one address. Beyond that, those that are a subject's go all
+/// the same; only a message about one of them that does not name the subject is not known to be theirs.
+const ROWS_MAX: usize = 10_000;
+/// The keys in a user's object, however deep, under which their addresses are.
+const ADDRESS_KEYS: [&str; 2] = ["email_address", "phone_number"];
+
+/// A table's name and an id.
+pub(super) type Key = (&'static str, String);
+
+/// Who is erased.
+pub(super) struct Person {
+    pub(super) resource: &'static Resource,
+    pub(super) id: String,
+    /// What is erased by its id: they themselves, and rows that name an address of theirs.
+    pub(super) subjects: BTreeSet<Key>,
+    /// Rows that hang on or belong to them.
+    pub(super) dependents: BTreeSet<Key>,
+    /// Their addresses and phone numbers.
+    pub(super) addresses: BTreeSet<String>,
+    /// Those of all these that have a row with content.
+    pub(super) rows: BTreeSet<Key>,
+}
+
+/// What a message is to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bearing {
+    /// It is about them or what is theirs.
+    Theirs,
+    /// It can't be read as an event and holds their id or address. No worker will ever apply it.
+    Unreadable,
+    /// It is about someone or something else and names them.
+    Mention,
+    /// Nothing.
+    None,
+}
+
+impl Person {
+    /// Nobody but the one with this id, and these addresses.
+    pub(super) fn new(resource: &'static Resource, id: &str, addresses: &[String]) -> Self {
+        Self {
+            resource,
+            id: id.to_owned(),
+            subjects: BTreeSet::from([(resource.table, id.to_owned())]),
+            dependents: BTreeSet::new(),
+            addresses: addresses.iter().map(|address| plain(address)).collect(),
+            rows: BTreeSet::new(),
+        }
+    }
+
+    /// Learns from the rows.
+    pub(super) async fn look_at_rows(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        if let Some(row) = store.get(self.resource, &self.id).await? {
+            self.learn(self.resource, &row);
+            self.note(self.resource, &row);
+        }
+        let of = self.resource;
+        for resource in RESOURCES {
+            for link in resource.links.iter().filter(|link| link.parent == of) {
+                for row in store.rows_where(resource, link.column, &self.id, ROWS_MAX).await? {
+                    self.note(resource, &row);
+                    self.dependents.insert((resource.table, row.id));
+                }
+            }
+            for (column, address) in self.spellings(resource) {
+                for row in store.rows_where(resource, column, &address, ROWS_MAX).await? {
+                    self.note(resource, &row);
+                    self.subjects.insert((resource.table, row.id));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, resource: &'static Resource, row: &RowView) {
+        if row.columns.get("data").is_some_and(|data| !data.is_null()) {
+            self.rows.insert((resource.table, row.id.clone()));
+        }
+    }
+
+    /// The addresses as they may stand in columns. Clerk writes small letters; others are taken as they came.
+    fn spellings(&self, resource: &'static Resource) -> Vec<(&'static str, String)> {
+        let mut all = Vec::new();
+        for column in resource.addresses {
+            for address in &self.addresses {
+                all.push((*column, address.clone()));
+                let small = address.to_lowercase();
+                if small != *address {
+                    all.push((*column, small));
+                }
+            }
+        }
+        all
+    }
+
+    fn learn(&mut self, resource: &Resource, row: &RowView) {
+        if *resource == USERS {
+            row.columns.get("data").into_iter().for_each(|data| self.learn_addresses(data));
+        }
+        for column in resource.addresses {
+            if let Some(Value::String(address)) = row.columns.get(*column) {
+                self.addresses.insert(plain(address));
+            }
+        }
+    }
+
+    /// Everything in a user's object that is called an address or a phone number.
+    fn learn_addresses(&mut self, value: &Value) {
+        match value {
+            Value::Array(elements) => elements.iter().for_each(|element| self.learn_addresses(element)),
+            Value::Object(object) => {
+                for (key, value) in object {
+                    match value {
+                        Value::String(text) if ADDRESS_KEYS.contains(&key.as_str()) && !text.is_empty() => {
+                            self.addresses.insert(plain(text));
+                        }
+                        _ => self.learn_addresses(value),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What a message is to them. Learns what it tells of them.
+    pub(super) fn bearing(&mut self, body: &[u8]) -> Bearing {
+        let about = About::read(body);
+        let names =
+            |text: &[u8]| holds(text, &self.id) || self.addresses.iter().any(|address| holds(text, address));
+        if !about.readable {
+            return if names(body) { Bearing::Unreadable } else { Bearing::None };
+        }
+        let (Some(resource), Some(id)) = (about.resource, about.id.as_deref()) else {
+            // No table is for such events: without it nothing is lost.
+            let texts = names_in(&Value::Object(about.data), &names);
+            return if texts { Bearing::Theirs } else { Bearing::None };
+        };
+        let key = (resource.table, id.to_owned());
+        let by_address = about.addresses.iter().any(|address| self.is_theirs(address));
+        let is_own = self.subjects.contains(&key);
+        let is_dependent = self.dependents.contains(&key) || about.belongs_to(self.resource, &self.id);
+        if by_address {
+            self.subjects.insert(key);
+        }
+        if is_own && *resource == USERS {
+            self.learn_addresses(&Value::Object(about.data.clone()));
+        }
+        if is_own || is_dependent || by_address {
+            return Bearing::Theirs;
+        }
+        let names =
+            |text: &[u8]| holds(text, &self.id) || self.addresses.iter().any(|address| holds(text, address));
+        if names_in(&Value::Object(about.data), &names) { Bearing::Mention } else { Bearing::None }
+    }
+
+    fn is_theirs(&self, address: &str) -> bool {
+        let small = address.trim().to_lowercase();
+        self.addresses.iter().any(|known| known.to_lowercase() == small)
+    }
+
+    /// The subjects as the store takes them.
+    pub(super) fn erasable(&self) -> Vec<(&'static Resource, String)> {
+        let found = |(table, id): &Key| Some((find_resource(table)?, id.clone()));
+        self.subjects.iter().filter_map(found).collect()
+    }
+}
+
+fn plain(address: &str) -> String {
+    address.trim().to_owned()
+}
+
+/// Whether any text in it, however deep, names someone.
+fn names_in(value: &Value, names: &impl Fn(&[u8]) -> bool) -> bool {
+    match value {
+        Value::String(text) => names(text.as_bytes()),
+        Value::Array(elements) => elements.iter().any(|element| names_in(element, names)),
+        Value::Object(object) => {
+            object.iter().any(|(key, value)| names(key.as_bytes()) || names_in(value, names))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rollbook_core::catalog::ORGANIZATIONS;
+    use rollbook_simulator::samples;
+
+    use super::*;
+
+    const INES: &str = "user_3HAXlsF2HZt1LTFMSTEzouK5iZ8";
+    const RAFAEL: &str = "user_3HAtf2fCAI6vwgS7ZUNF2TbP8mA";
+
+    fn sample(event_type: &str) -> &'static [u8] {
+        samples::sample(event_type).expect("a sample").as_bytes()
+    }
+
+    fn ines() -> Person {
+        let mut person = Person::new(&USERS, INES, &[]);
+        assert_eq!(person.bearing(sample("user.updated")), Bearing::Theirs);
+        person
+    }
+
+    #[test]
+    fn a_users_own_message_tells_their_addresses_and_numbers() {
+        let addresses: Vec<String> = ines().addresses.into_iter().collect();
+        assert_eq!(addresses, ["+447700900113", "ines.okafor@kilnworks.example"]);
+    }
+
+    #[test]
+    fn what_hangs_on_someone_or_belongs_to_them_is_theirs_and_what_only_names_them_is_not() {
+        let mut person = ines();
+        for theirs in ["session.created", "user.deleted"] {
+            let body = String::from_utf8_lossy(sample(theirs)).into_owned();
+            let of_them = body.replace("user_3HDMtR9HKUXbhQifVr3TG99279Z", INES);
+            assert_eq!(person.bearing(of_them.as_bytes()), Bearing::Theirs, "{theirs}");
+        }
+        // Made by them, sent by them, paid by them for an organization.
+        for mention in ["organization.created", "organizationInvitation.created", "subscription.created"] {
+            assert_eq!(person.bearing(sample(mention)), Bearing::Mention, "{mention}");
+        }
+        for nothing in ["user.deleted", "role.created"] {
+            let mut other = Person::new(&USERS, "user_other", &[]);
+            assert_eq!(other.bearing(sample(nothing)), Bearing::None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn an_ended_membership_is_its_users_and_its_organizations() {
+        let body = sample("organizationMembership.deleted");
+        assert_eq!(Person::new(&USERS, RAFAEL, &[]).bearing(body), Bearing::Theirs);
+        let organization = "org_3HAY0sZgBMdgmTEOYeWxvwASv2f";
+        assert_eq!(Person::new(&ORGANIZATIONS, organization, &[]).bearing(body), Bearing::Theirs);
+    }
+
+    #[test]
+    fn what_names_an_address_of_theirs_is_a_subject_of_its_own() {
+        let address = ["Sunniva@Holt.example ".to_owned()];
+        let mut person = Person::new(&USERS, "user_1", &address);
+        assert_eq!(person.bearing(sample("waitlistEntry.created")), Bearing::Theirs);
+        let entry = ("waitlist_entries", "wle_3Gtb1u05QCQFZWFC91aSMEwWuIk".to_owned());
+        assert!(person.subjects.contains(&entry));
+        assert_eq!(person.erasable().len(), 2);
+    }
+
+    #[test]
+    fn an_event_without_a_table_is_theirs_if_it_names_them() {
+        let mut person = ines();
+        assert_eq!(person.bearing(sample("email.created")), Bearing::Theirs);
+        let mut other = Person::new(&USERS, "user_other", &[]);
+        assert_eq!(other.bearing(sample("email.created")), Bearing::None);
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_theirs_only_if_it_holds_their_id_or_address() {
+        let torn = format!("{{\"type\":\"user.updated\",\"data\":{{\"id\":\"{INES}");
+        assert_eq!(ines().bearing(torn.as_bytes()), Bearing::Unreadable);
+        assert_eq!(ines().bearing(b"\xff INES.okafor@kilnworks.example"), Bearing::Unreadable);
+        assert_eq!(ines().bearing(b"{\"type\":\"user.upd"), Bearing::None);
+    }
+}

@@ -1,0 +1,198 @@
+//! What an erasure would do or has done, as text and as JSON.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::look::Found;
+use super::person::{Key, Person};
+use super::remains::Remain;
+use crate::output::{Table, harmless};
+use crate::words::{a_kind, many};
+
+/// What has been done.
+#[derive(Default)]
+pub(super) struct Done {
+    /// Rows without content now.
+    pub(super) rows: u64,
+    /// Lines of the ledger that are gone.
+    pub(super) ledger: u64,
+    /// Messages that were found, and are gone.
+    pub(super) found: Found,
+    /// How many of those were still there to be removed.
+    pub(super) removed: u64,
+    /// How many came last, and are left to the workers.
+    pub(super) coming: u64,
+}
+
+/// Rows of others that hold a copy of their name or address.
+#[derive(Default)]
+pub(super) struct Mentions {
+    /// Invitations that they sent.
+    pub(super) invitations: Vec<String>,
+    /// Domains that were verified by an address of theirs.
+    pub(super) domains: Vec<String>,
+    /// Organizations that they made: only their id is there.
+    pub(super) organizations: u64,
+}
+
+fn by_table(keys: &BTreeSet<Key>) -> BTreeMap<&'static str, u64> {
+    let mut numbers = BTreeMap::new();
+    for (table, _) in keys {
+        *numbers.entry(*table).or_default() += 1;
+    }
+    numbers
+}
+
+/// What would go.
+pub(super) fn plan(person: &Person, found: &Found) -> String {
+    let mut text = String::new();
+    let id = harmless(&person.id);
+    let key = (person.resource.table, person.id.clone());
+    let row = if person.rows.contains(&key) { "" } else { "; no row tells anything of it, and none will" };
+    _ = writeln!(text, "{id}: {}{row}", a_kind(person.resource));
+    let addresses = person.addresses.len() as u64;
+    if addresses > 0 {
+        _ = writeln!(
+            text,
+            "with it goes what names one of their addresses and phone numbers: {addresses} are known"
+        );
+    }
+    let mut table = Table::new(&["would go", ""]);
+    for (name, number) in by_table(&person.rows) {
+        table.row([name.to_owned(), many(number, "row")]);
+    }
+    table.row(["ledger".to_owned(), "all lines about it and these rows".to_owned()]);
+    queue(&mut table, found);
+    _ = write!(text, "\n{table}");
+    text
+}
+
+fn queue(table: &mut Table, found: &Found) {
+    let places = [
+        ("queue, waiting", found.waiting),
+        ("queue, delayed", found.delayed),
+        ("queue, with a worker", found.leased),
+        ("dead letters", found.dead),
+    ];
+    for (place, number) in places {
+        table.row([place.to_owned(), many(number, "message")]);
+    }
+    if found.unreadable > 0 {
+        let told = format!(
+            "no events that can be read, but hold the id or an address: {} of these",
+            found.unreadable
+        );
+        table.row([String::new(), told]);
+    }
+}
+
+/// What has been done, and what was not reached.
+pub(super) fn done(person: &Person, done: &Done, mentions: &Mentions, remains: &[Remain]) -> String {
+    let mut text = format!("{} is erased. No delivery brings anything back.\n\n", harmless(&person.id));
+    let mut table = Table::new(&["removed", ""]);
+    table.row(["rows".to_owned(), format!("{} without content now", many(done.rows, "row"))]);
+    table.row(["ledger".to_owned(), many(done.ledger, "line")]);
+    queue(&mut table, &done.found);
+    let all = done.found.all();
+    if done.removed < all {
+        let told = format!("{} of these had been done before they could be removed", all - done.removed);
+        table.row([String::new(), told]);
+    }
+    _ = write!(text, "{table}");
+    if done.coming > 0 {
+        let number = many(done.coming, "message");
+        _ = writeln!(
+            text,
+            "{number} about them came meanwhile, and go once a worker has seen that nothing is to be kept"
+        );
+    }
+    stays(&mut text, done, mentions);
+    _ = writeln!(text, "\nnot reached, and how long it lives:");
+    let mut place = "";
+    for remain in remains {
+        if remain.place != place {
+            place = &remain.place;
+            _ = writeln!(text, "  {}", harmless(place));
+        }
+        _ = writeln!(text, "  - {}", remain.what);
+        if let Some(mend) = &remain.mend {
+            _ = writeln!(text, "      sooner: {}", harmless(mend));
+        }
+    }
+    text
+}
+
+fn stays(text: &mut String, done: &Done, mentions: &Mentions) {
+    let mut lines = Vec::new();
+    if done.found.mentions > 0 {
+        let number = many(done.found.mentions, "message");
+        lines.push(format!("{number} about others in the queue that name them"));
+    }
+    let copies = [
+        ("invitation", "that they sent, with a copy of their name and address", &mentions.invitations),
+        ("domain", "whose owner was verified by an address of theirs", &mentions.domains),
+    ];
+    for (one, what, ids) in copies {
+        if let Some(first) = ids.first() {
+            let number = many(ids.len() as u64, one);
+            lines.push(format!(
+                "{number} of organizations {what}, such as {}; each goes by rollbook erase",
+                harmless(first)
+            ));
+        }
+    }
+    if mentions.organizations > 0 {
+        lines.push(format!("their id, in created_by of {}", many(mentions.organizations, "organization")));
+    }
+    if lines.is_empty() {
+        return;
+    }
+    _ = writeln!(text, "\nstays, since it is another's:");
+    for line in lines {
+        _ = writeln!(text, "  - {line}");
+    }
+}
+
+/// The same for programs.
+pub(super) fn json(
+    person: &Person,
+    found: &Found,
+    done: Option<&Done>,
+    mentions: &Mentions,
+    remains: &[Remain],
+) -> Value {
+    let subjects = |keys: &mut dyn Iterator<Item = &Key>| {
+        keys.map(|(table, id)| json!({ "table": table, "id": id })).collect::<Vec<_>>()
+    };
+    let found = done.map_or(found, |done| &done.found);
+    json!({
+        "id": person.id,
+        "table": person.resource.table,
+        "dry_run": done.is_none(),
+        "addresses": person.addresses.len(),
+        "subjects": subjects(&mut person.subjects.iter()),
+        "rows_by_table": by_table(&person.rows),
+        "queue": {
+            "waiting": found.waiting,
+            "delayed": found.delayed,
+            "leased": found.leased,
+            "dead_letters": found.dead,
+            "unreadable": found.unreadable,
+            "mentions": found.mentions,
+        },
+        "removed": done.map(|done| json!({
+            "rows": done.rows,
+            "ledger": done.ledger,
+            "messages": done.removed,
+            "messages_still_coming": done.coming,
+        })),
+        "stays": {
+            "invitations_sent": mentions.invitations,
+            "domains_verified": mentions.domains,
+            "organizations_made": mentions.organizations,
+        },
+        "not_reached": remains.iter().map(Remain::json).collect::<Vec<_>>(),
+    })
+}

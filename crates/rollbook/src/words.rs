@@ -1,0 +1,113 @@
+//! Numbers and spans of time, in words.
+
+use rollbook_core::catalog::Resource;
+
+use crate::output::thousands;
+
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// How long so many milliseconds are, whichever way: `15 ms`, `1.4 s`, `5 min 3 s`, `27 h 35 min`, `12 d 4 h`.
+pub(crate) fn span(millis: i64) -> String {
+    let millis = millis.unsigned_abs();
+    let two = |large: u64, large_name: &str, small: u64, small_name: &str| {
+        let (whole, rest) = (millis / large, millis % large / small);
+        if rest == 0 {
+            format!("{} {large_name}", thousands(whole))
+        } else {
+            format!("{} {large_name} {rest} {small_name}", thousands(whole))
+        }
+    };
+    match millis {
+        0..SECOND => format!("{millis} ms"),
+        SECOND..MINUTE if millis % SECOND < 100 => format!("{} s", millis / SECOND),
+        SECOND..MINUTE => format!("{}.{} s", millis / SECOND, millis % SECOND / 100),
+        MINUTE..HOUR => two(MINUTE, "min", SECOND, "s"),
+        // As long as Svix goes on trying, hours are told.
+        HOUR..=172_800_000 => two(HOUR, "h", MINUTE, "min"),
+        _ => two(DAY, "d", HOUR, "h"),
+    }
+}
+
+/// So many of these: `1 message`, `12,480 messages`, `3 tries`.
+pub(crate) fn many(number: u64, one: &str) -> String {
+    let number_of = thousands(number);
+    match one.strip_suffix('y') {
+        _ if number == 1 => format!("{number_of} {one}"),
+        Some(stem) => format!("{number_of} {stem}ies"),
+        None => format!("{number_of} {one}s"),
+    }
+}
+
+/// What one row of a table is: `user`, `waitlist entry`.
+pub(crate) fn kind(resource: &Resource) -> String {
+    let table = resource.table.replace('_', " ");
+    match table.strip_suffix("ies") {
+        Some(stem) => format!("{stem}y"),
+        None => table.trim_end_matches('s').to_owned(),
+    }
+}
+
+/// The same with its article: `a user`, `an organization`.
+pub(crate) fn a_kind(resource: &Resource) -> String {
+    let kind = kind(resource);
+    let article = if kind.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" };
+    format!("{article} {kind}")
+}
+
+#[cfg(test)]
+mod tests {
+    use rollbook_core::catalog::RESOURCES;
+
+    use super::*;
+
+    #[test]
+    fn a_span_is_told_in_at_most_two_units() {
+        let spans = [
+            0,
+            999,
+            31_000,
+            1_400,
+            59_999,
+            60_000,
+            303_000,
+            -303_000,
+            99_300_000,
+            172_800_000,
+            1_051_200_000,
+        ];
+        let told = [
+            "0 ms",
+            "999 ms",
+            "31 s",
+            "1.4 s",
+            "59.9 s",
+            "1 min",
+            "5 min 3 s",
+            "5 min 3 s",
+            "27 h 35 min",
+            "48 h",
+            "12 d 4 h",
+        ];
+        assert_eq!(spans.map(span), told);
+        assert_eq!(span(i64::MIN), "106,751,991,167 d 7 h");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([0, 1, 12_480].map(|number| many(number, "line")), ["0 lines", "1 line", "12,480 lines"]);
+        assert_eq!([1, 2].map(|number| many(number, "try")), ["1 try", "2 tries"]);
+    }
+
+    #[test]
+    fn every_kind_has_a_name() {
+        let kinds: Vec<String> = RESOURCES.into_iter().map(a_kind).collect();
+        assert_eq!(
+            kinds[..4],
+            ["an organization", "a user", "an organization membership", "an organization invitation"]
+        );
+        assert!(kinds.contains(&"a waitlist entry".to_owned()), "{kinds:?}");
+    }
+}

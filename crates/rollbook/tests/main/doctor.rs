@@ -1,0 +1,182 @@
+//! What `doctor` finds on one machine, and how it ends.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::rollbook::{Home, Ran, SECRET, Server, until};
+
+const SIGNED: [(&str, &str); 1] = [("CLERK_WEBHOOK_SIGNING_SECRET", SECRET)];
+const OTHER: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// Runs it about a process, with these arguments behind.
+fn about(home: &Home, server: &Server, arguments: &[&str]) -> Ran {
+    let ours = ["doctor", "--ops-listen", &server.ops, "--connections-max", "16"];
+    home.run(&[&ours, arguments].concat(), &SIGNED)
+}
+
+/// The states of a check's lines.
+fn states(report: &Value, check: &str) -> Vec<String> {
+    let checks = report["checks"].as_array().expect("a list");
+    let ours = checks.iter().filter(|one| one["check"] == check);
+    ours.map(|one| one["state"].as_str().expect("a text").to_owned()).collect()
+}
+
+/// What is said of a check, and its mend.
+fn told(report: &Value, check: &str) -> (String, String) {
+    let checks = report["checks"].as_array().expect("a list");
+    let one =
+        checks.iter().find(|one| one["check"] == check).unwrap_or_else(|| panic!("no {check}: {report}"));
+    let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+    (text("found"), text("mend"))
+}
+
+/// The text with a `#` for each number and for the id of the message, which differ from run to run.
+fn masked(text: &str) -> String {
+    let mut masked = String::new();
+    for line in text.lines() {
+        let line = line.split("svix-id").next().unwrap_or_default();
+        for c in line.chars() {
+            match c {
+                '0'..='9' if masked.ends_with('#') => {}
+                '0'..='9' => masked.push('#'),
+                ',' if masked.ends_with('#') && !line.contains("ok,") => {}
+                c => masked.push(c),
+            }
+        }
+        masked.push('\n');
+    }
+    masked
+}
+
+#[test]
+fn a_healthy_process_is_told_as_the_file_says_and_a_test_event_is_followed_to_the_ledger() {
+    let home = Home::new();
+    let server = Server::start(&home);
+    let sent = about(&home, &server, &["--send", "--url", &server.receiver]).ended(0);
+    let line = sent.out.lines().find(|line| line.starts_with("send ")).expect("a line about it").to_owned();
+    assert!(line.contains(" ok ") && line.contains("in the ledger as ignored"), "{line}");
+    let ran = about(&home, &server, &["--send", "--url", &server.receiver]).ended(0);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help/doctor-healthy.txt");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&file, masked(&ran.out)).expect("it is written");
+    }
+    assert_eq!(
+        masked(&ran.out),
+        std::fs::read_to_string(&file).unwrap_or_default(),
+        "UPDATE=1 writes it anew"
+    );
+    assert_eq!(ran.err, "");
+    assert!(!ran.out.contains('\u{1b}'), "colours only on a terminal");
+
+    let store = rusqlite::Connection::open(home.path().join("rollbook-data/store.db")).expect("a store");
+    let count = |sql: &str| store.query_row(sql, [], |row| row.get::<_, u64>(0)).expect("a count");
+    assert_eq!(count("SELECT count(*) FROM users"), 0, "it leaves no row");
+    assert_eq!(count("SELECT count(*) FROM deliveries WHERE event_type = 'rollbook.doctor'"), 2);
+    assert_eq!(server.terminate().0, Some(0));
+}
+
+#[test]
+fn before_the_first_start_nothing_has_failed_and_nothing_is_made() {
+    let home = Home::new();
+    let report =
+        home.run(&["doctor", "--ops-listen", "127.0.0.1:1", "--output", "json"], &SIGNED).ended(0).json();
+    assert_eq!(report["healthy"], true);
+    for check in ["queue", "store", "process", "clock"] {
+        assert_eq!(states(&report, check), ["skipped"], "{report}");
+    }
+    assert_eq!(std::fs::read_dir(home.path()).expect("a folder").count(), 0, "it reads only");
+    let report = home.run(&["doctor", "--face", "work", "--output", "json"], &[]).ended(1).json();
+    assert_eq!(
+        (states(&report, "queue"), states(&report, "store")),
+        (vec!["failed".into()], vec!["failed".into()])
+    );
+    assert!(told(&report, "store").1.contains("rollbook migrate"), "{report}");
+    home.run(&["migrate"], &[]).ended(0);
+    home.run(&["doctor", "--face", "work", "--ops-listen", "127.0.0.1:1"], &[]).ended(0);
+}
+
+#[test]
+fn a_wrong_configuration_ends_with_2_and_every_fault_is_a_line_with_its_mend() {
+    let home = Home::new().with("rollbook.toml", "lanes = 0\nlistn = \"x\"\n");
+    let secret = [("CLERK_WEBHOOK_SIGNING_SECRET", "ImASecretThatIsNone")];
+    let ran = home.run(&["doctor", "--output", "json"], &secret).ended(2);
+    let report = ran.json();
+    assert_eq!(states(&report, "configuration"), ["failed"; 3], "{report}");
+    assert!(!format!("{}{}", ran.out, ran.err).contains("ImASecret"), "{}{}", ran.out, ran.err);
+    let text = home.run(&["doctor"], &secret).ended(2);
+    assert!(
+        text.out.contains("did you mean listen?") && text.err.lines().count() == 1,
+        "{}{}",
+        text.out,
+        text.err
+    );
+
+    let home = Home::new();
+    let report = home.run(&["doctor", "--output", "json"], &[]).ended(2).json();
+    assert_eq!(states(&report, "signing_secret"), ["failed"]);
+    assert_eq!(states(&report, "store"), ["skipped"], "the rest is looked at all the same");
+    let url = [("CLERK_WEBHOOK_SIGNING_SECRET", SECRET), ("ROLLBOOK_QUEUE_URL", "redis://:ImASecret@h:none")];
+    let ran = home.run(&["doctor"], &url).ended(2);
+    assert!(ran.out.contains("ROLLBOOK_QUEUE_URL") && !ran.out.contains("ImASecret"), "{}", ran.out);
+}
+
+#[test]
+fn the_secret_of_another_endpoint_is_found_by_send_and_neither_is_printed() {
+    let home = Home::new();
+    let server = Server::start(&home);
+    let arguments = ["doctor", "--ops-listen", &server.ops, "--send", "--url", &server.receiver];
+    let ran = home.run(&arguments, &[("CLERK_WEBHOOK_SIGNING_SECRET", OTHER)]).ended(1);
+    let line = ran.out.lines().find(|line| line.starts_with("send ")).expect("a line about it");
+    assert!(line.contains("failed") && line.contains("no signature matches"), "{line}");
+    assert!(line.contains("→ ") && line.contains("CLERK_WEBHOOK_SIGNING_SECRET"), "{line}");
+    // The process has seen nothing else: then its own secret is the likely fault.
+    let report = about(&home, &server, &["--output", "json"]).ended(0).json();
+    assert_eq!(states(&report, "deliveries"), ["warning"]);
+    assert!(told(&report, "deliveries").1.contains("signing secret"), "{report}");
+    for secret in [OTHER, SECRET] {
+        let key = secret.trim_start_matches("whsec_");
+        assert!(!format!("{}{}{report}", ran.out, ran.err).contains(key), "a secret is printed");
+    }
+}
+
+#[test]
+fn a_process_with_other_files_than_ours_is_found_out() {
+    let (home, elsewhere) = (Home::new(), Home::new());
+    let server = Server::start(&elsewhere);
+    home.run(&["migrate"], &[]).ended(0);
+    let report =
+        about(&home, &server, &["--send", "--url", &server.receiver, "--output", "json"]).ended(1).json();
+    let (found, mend) = told(&report, "send");
+    assert!(found.contains("neither the queue nor the ledger"), "{found}");
+    assert!(mend.contains("settings of the running process"), "{mend}");
+}
+
+#[test]
+fn files_that_others_may_read_and_dead_letters_are_warned_of_and_fail_nothing() {
+    let home = Home::new().with("torn.json", "{");
+    let server = Server::start(&home);
+    let store = home.path().join("rollbook-data/store.db");
+    std::fs::set_permissions(&store, std::fs::Permissions::from_mode(0o644)).expect("it is ours");
+    home.run(&["send", "--file", "torn.json", "--url", &server.receiver], &SIGNED).ended(0);
+    let report = until(|| {
+        let report = about(&home, &server, &["--output", "json"]).ended(0).json();
+        (states(&report, "dead_letters") == ["warning"]).then_some(report)
+    });
+    assert!(told(&report, "dead_letters").1.contains("rollbook dead-letters list"), "{report}");
+    // What SQLite makes beside it gets the same mode.
+    let files = states(&report, "files");
+    assert!(!files.is_empty() && files.iter().all(|state| state == "warning"), "{report}");
+    let (found, mend) = told(&report, "files");
+    assert!(found.contains("mode 0644") && mend == "chmod 600 ./rollbook-data/store.db", "{found} {mend}");
+}
+
+#[test]
+fn without_a_ledger_a_test_event_is_followed_until_it_has_left_the_queue() {
+    let home = Home::new().with("rollbook.toml", "ledger = \"no\"\n");
+    let server = Server::start(&home);
+    let report =
+        about(&home, &server, &["--send", "--url", &server.receiver, "--output", "json"]).ended(0).json();
+    assert!(told(&report, "send").0.contains("no ledger is looked at"), "{report}");
+}

@@ -1,0 +1,136 @@
+//! What `doctor` finds of a Redis and a Postgres.
+
+use std::time::{Duration, Instant};
+
+use rollbook_testkit::process::Home;
+use rollbook_testkit::servers::postgres::PostgresServer;
+use rollbook_testkit::servers::redis::RedisServer;
+use serde_json::Value;
+
+use super::{BINARY, nobody, run};
+
+/// Longer than any time limit within, twice over.
+const SECONDS: Duration = Duration::from_secs(20);
+
+/// Runs it, expects this code and no password, and returns the report.
+#[track_caller]
+fn examine(home: &Home, code: i32) -> Value {
+    let began_at = Instant::now();
+    let ran = run(home, &["doctor", "--output", "json"]).ended(code);
+    assert!(began_at.elapsed() < SECONDS, "{:?}", began_at.elapsed());
+    for password in ["ImASecret", "ImASecretToo", "ImTheTestPassword"] {
+        assert!(!format!("{}{}", ran.out, ran.err).contains(password), "{}{}", ran.out, ran.err);
+    }
+    serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error} in {}", ran.out))
+}
+
+/// The lines of a check: state, what was found, mend.
+fn lines(report: &Value, check: &str) -> Vec<String> {
+    let ours = report["checks"].as_array().expect("a list").iter().filter(|one| one["check"] == check);
+    ours.map(|one| format!("{} {} → {}", one["state"], one["found"], one["mend"])).collect()
+}
+
+#[tokio::test]
+async fn each_weakness_of_a_redis_is_a_line_with_its_mend_and_strict_makes_it_a_failure() {
+    let weak = [("appendfsync", "everysec"), ("maxmemory-policy", "allkeys-lru")];
+    let redis = RedisServer::start_with(&weak).await;
+    let home = Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url());
+    let found = lines(&examine(&home, 0), "durability");
+    assert!(found.iter().all(|line| line.starts_with("\"warning\"")), "{found:?}");
+    for mend in ["→ \"CONFIG SET appendfsync always\"", "→ \"CONFIG SET maxmemory-policy noeviction\""] {
+        assert!(found.iter().any(|line| line.ends_with(mend)), "{found:?}");
+    }
+    assert_eq!(redis.cli(&["DBSIZE"]).trim(), "0", "no queue is made by looking");
+    let home = home.with("ROLLBOOK_DURABILITY", "strict");
+    let found = lines(&examine(&home, 1), "durability");
+    assert!(!found.is_empty() && found.iter().all(|line| line.starts_with("\"failed\"")), "{found:?}");
+}
+
+#[tokio::test]
+async fn servers_that_are_away_have_failed_within_seconds_and_are_named() {
+    let (redis, postgres) = (nobody(), nobody());
+    let home = Home::new(BINARY)
+        .with("ROLLBOOK_QUEUE_URL", format!("redis://:ImASecret@{redis}"))
+        .with("DATABASE_URL", format!("postgres://me:ImASecretToo@{postgres}/app"));
+    let report = examine(&home, 1);
+    for (check, address) in [("queue", redis), ("store", postgres)] {
+        let found = lines(&report, check);
+        assert!(
+            found.len() == 1 && found[0].starts_with("\"failed\"") && found[0].contains(&address),
+            "{found:?}"
+        );
+        assert!(found[0].contains("connection refused"), "{found:?}");
+    }
+    assert!(lines(&report, "depth")[0].starts_with("\"skipped\""), "{report}");
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_has_failed_within_seconds() {
+    let redis = RedisServer::start().await;
+    let home = Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url());
+    home.migrate();
+    redis.signal("STOP");
+    let found = lines(&examine(&home, 1), "queue");
+    redis.signal("CONT");
+    assert!(found[0].contains("no answer"), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_postgres_that_lacks_migrations_or_rights_has_failed_and_one_that_has_all_is_well() {
+    let postgres = PostgresServer::start_with(&[("fsync", "off")]).await;
+    postgres.create_database("app").await;
+    let redis = RedisServer::start().await;
+    let home =
+        Home::new(BINARY).with("DATABASE_URL", postgres.url("app")).with("ROLLBOOK_QUEUE_URL", redis.url());
+    let found = lines(&examine(&home, 1), "store");
+    assert!(found[0].contains("0001_mirror") && found[0].contains("→ \"rollbook migrate\""), "{found:?}");
+    assert_eq!(
+        postgres.psql("app", "SELECT count(*) FROM pg_namespace WHERE nspname = 'clerk'").await.trim(),
+        "0"
+    );
+
+    home.migrate();
+    let report = examine(&home, 0);
+    for (check, count) in [("store", 1), ("queue", 1), ("durability", 1), ("clock", 2)] {
+        let found = lines(&report, check);
+        assert!(
+            found.len() == count && found.iter().all(|line| line.starts_with("\"ok\"")),
+            "{check}: {found:?}"
+        );
+    }
+
+    postgres
+        .psql(
+            "app",
+            "CREATE ROLE reader LOGIN PASSWORD 'ImASecret'; GRANT USAGE ON SCHEMA clerk TO reader;
+             GRANT SELECT ON ALL TABLES IN SCHEMA clerk TO reader",
+        )
+        .await;
+    let url = format!("postgres://reader:ImASecret@127.0.0.1:{}/app", postgres.port());
+    let found = lines(&examine(&home.with("DATABASE_URL", url), 1), "store");
+    assert!(found[0].starts_with("\"failed\"") && found[0].contains("user reader lacks rights"), "{found:?}");
+    assert!(found[0].contains("users") && found[0].contains("deliveries"), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_test_event_is_followed_through_redis_and_postgres_and_leaves_no_row() {
+    let postgres = PostgresServer::start_with(&[("fsync", "off")]).await;
+    postgres.create_database("app").await;
+    let redis = RedisServer::start().await;
+    let home =
+        Home::new(BINARY).with("DATABASE_URL", postgres.url("app")).with("ROLLBOOK_QUEUE_URL", redis.url());
+    home.migrate();
+    let mut receiver = home.start_ready(&["receive"]).await;
+    let ran = run(&home, &["doctor", "--send", "--face", "receive"]);
+    assert!(ran.out.contains("still in the queue after"), "no worker runs: {}", ran.out);
+    assert_eq!(ran.code, Some(1));
+    receiver.signal("TERM");
+    assert!(receiver.exit().await.success());
+
+    let _both = home.start_ready(&["serve"]).await;
+    let ran = run(&home, &["doctor", "--send"]).ended(0);
+    assert!(ran.out.contains("in the ledger as ignored"), "{}", ran.out);
+    let types = "SELECT DISTINCT event_type, outcome FROM clerk.deliveries";
+    assert_eq!(postgres.psql("app", types).await.trim(), "rollbook.doctor|ignored");
+    assert_eq!(postgres.psql("app", "SELECT count(*) FROM clerk.users").await.trim(), "0");
+}

@@ -1,0 +1,213 @@
+//! A person who is erased is found nowhere, and does not come back.
+
+mod person;
+mod places;
+mod running;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rollbook_core::delivery::{Delivery, MessageId};
+use rollbook_core::queue::{LeaseRequest, Settlement};
+use rollbook_core::retry::{Failure, Reason};
+use rollbook_core::signature::SigningSecrets;
+use rollbook_core::time::{Clock as _, Timestamp};
+use rollbook_simulator::history::Event;
+use rollbook_simulator::sender::Connection;
+use rollbook_testkit::clock::WallClock;
+use rollbook_testkit::process::{Home, SECRET, until};
+use serde_json::Value;
+
+use self::person::{ID, PERSONAL};
+use self::places::{Places, Queue};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// What a command prints, once it has ended with this code.
+async fn run(home: &Home, arguments: &[&str], code: i32) -> String {
+    let mut command = home.command(arguments);
+    let ran = tokio::task::spawn_blocking(move || command.output()).await.expect("it runs").expect("it runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, error) = (text(&ran.stdout), text(&ran.stderr));
+    assert_eq!(ran.status.code(), Some(code), "{arguments:?}\n{out}\n{error}");
+    for personal in PERSONAL {
+        assert!(!out.contains(personal) && !error.contains(personal), "{arguments:?} tells {personal}");
+    }
+    out + &error
+}
+
+async fn run_json(home: &Home, arguments: &[&str]) -> Value {
+    let told = run(home, &[arguments, &["--output", "json"]].concat(), 0).await;
+    serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}\n{told}"))
+}
+
+/// Posts an event as Svix would.
+async fn post(home: &Home, id: &str, event: &Value) {
+    let mut connection =
+        Connection::connect(home.listen, Duration::from_secs(15)).await.expect("a connection");
+    let secrets = SigningSecrets::parse(SECRET).expect("a secret");
+    let now = WallClock.now();
+    let body = Bytes::from(event.to_string());
+    let event = Event { id: MessageId::new(id), event_type: String::new(), at: now, body };
+    let answer = connection.post("/webhooks/clerk", &event, secrets.first(), now).await.expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}
+
+async fn drained(queue: &Queue) {
+    until("the queue is empty", || async { queue.admin.stats().await.is_ok_and(|stats| stats.depth() == 0) })
+        .await;
+}
+
+fn found_in(text: &[u8]) -> Vec<&'static str> {
+    let holds = |personal: &&str| text.windows(personal.len()).any(|window| window == personal.as_bytes());
+    PERSONAL.into_iter().filter(holds).collect()
+}
+
+/// Serves until all of these are done, one after the other, then ends.
+async fn delivered(places: &Places, deliveries: &[(String, Value)]) {
+    let mut serving = places.home.start_ready(&["serve"]).await;
+    let queue = places.queue();
+    for (id, event) in deliveries {
+        post(&places.home, id, event).await;
+        drained(&queue).await;
+    }
+    serving.signal("TERM");
+    assert!(serving.exit().await.success(), "{}", places.home.log());
+}
+
+/// Puts messages of theirs into every state that there is, and one that only names them.
+async fn fill(queue: &Queue) {
+    let put = async |id: &str, body: String| {
+        let delivery = Delivery { id: MessageId::new(id), received_at: WallClock.now(), body: body.into() };
+        queue.producer.enqueue_many(&[delivery]).await.expect("it is taken");
+    };
+    let take = async || {
+        let request = LeaseRequest { max: 1, lease_for: HOUR, wait: Duration::from_secs(20) };
+        queue.consumer.lease(request).await.expect("it is leased").pop().expect("a message")
+    };
+    let failure = |reason| Failure { reason, detail: "as the test says".to_owned(), event_type: None };
+    let user = person::events().remove(1);
+    let torn = user.to_string();
+    let ends = [
+        ("msg_dead", user.to_string(), Settlement::DeadLetter { failure: failure(Reason::StoreRefused) }),
+        (
+            "msg_torn",
+            torn[..torn.len() - 200].to_owned(),
+            Settlement::DeadLetter { failure: failure(Reason::InvalidJson) },
+        ),
+        (
+            "msg_retry",
+            user.to_string(),
+            Settlement::Retry { after: HOUR, failure: failure(Reason::StoreRefused) },
+        ),
+    ];
+    for (id, body, settlement) in ends {
+        put(id, body).await;
+        let lease = take().await;
+        queue.consumer.settle_many(vec![(lease, settlement)]).await.expect("it is settled");
+    }
+    put("msg_leased", user.to_string()).await;
+    take().await;
+    for (number, event) in person::queued().into_iter().enumerate() {
+        put(&format!("msg_waiting_{number}"), event.to_string()).await;
+    }
+    let mention = format!(
+        "{{\"type\":\"organization.created\",\"timestamp\":1785312000000,\"data\":{{\"id\":\"org_named\",\"created_by\":\"{ID}\"}}}}"
+    );
+    put("msg_mention", mention).await;
+}
+
+async fn explained(home: &Home) {
+    let story = run(home, &["explain", ID], 0).await;
+    for told in [
+        &format!("{ID}: a user (table users)"),
+        "The row: alive.",
+        "Memberships: 1 now, 1 ever",
+        "user.updated (msg_1): updated",
+        "It is newer than what the row had, and changed it.",
+        "A worker has it, until",
+        "It failed, and waits for its next try until",
+        "Why: store_refused: as the test says",
+        "rollbook dead-letters redrive msg_dead",
+        "Beside that, about what belongs to it: 1 organizationMembership.deleted",
+    ] {
+        assert!(story.contains(told), "{told} is not in\n{story}");
+    }
+    let delivery = run_json(home, &["explain", "msg_0"]).await;
+    assert_eq!(delivery["deliveries"][0]["outcome"], "inserted", "{delivery}");
+    let parked = run_json(home, &["explain", "msg_torn"]).await;
+    assert_eq!(parked["queue"]["dead_letters"][0]["reason"], "invalid_json", "{parked}");
+}
+
+async fn is_erased_for_good(places: &Places) {
+    let (home, queue) = (&places.home, places.queue());
+    let named = |prefix: &str, events: Vec<Value>| -> Vec<(String, Value)> {
+        let number = |(number, event)| (format!("{prefix}_{number}"), event);
+        events.into_iter().enumerate().map(number).collect()
+    };
+    delivered(places, &named("msg", person::events())).await;
+    fill(&queue).await;
+    assert_eq!(found_in(places.dump().await.as_bytes()), PERSONAL, "the control: all of it is there");
+    explained(home).await;
+
+    let plan = run_json(home, &["erase", ID, "--dry-run"]).await;
+    assert_eq!(plan["rows_by_table"]["waitlist_entries"], 1, "{plan}");
+    assert_eq!(plan["rows_by_table"]["organization_invitations"], 1, "{plan}");
+    let states = |told: &Value| {
+        ["waiting", "delayed", "leased", "dead_letters", "unreadable", "mentions"]
+            .map(|state| told["queue"][state].clone())
+    };
+    assert_eq!(states(&plan), [4, 1, 1, 2, 1, 1], "{plan}");
+    run(home, &["erase", ID], 2).await;
+    assert_eq!(found_in(places.dump().await.as_bytes()), PERSONAL, "nobody has said yes");
+
+    let done = run_json(home, &["erase", ID, "--yes"]).await;
+    assert_eq!(states(&done), [4, 1, 1, 2, 1, 1], "{done}");
+    assert_eq!((&done["removed"]["messages"], &done["removed"]["ledger"]), (&8.into(), &12.into()), "{done}");
+    assert_eq!(found_in(places.dump().await.as_bytes()), [""; 0]);
+    assert_eq!(queue.admin.stats().await.expect("numbers").depth(), 1, "what only names them stays");
+
+    // All comes again, as it came and newer than everything.
+    let at = WallClock.now().plus(HOUR).as_millis();
+    let all = person::events().into_iter().chain(person::queued());
+    let newer = all.zip(at..).map(|(event, at)| person::newer(event, at)).collect();
+    let mut again = named("msg", person::events());
+    again.extend(named("msg_newer", newer));
+    delivered(places, &again).await;
+    assert_eq!(found_in(places.dump().await.as_bytes()), [""; 0]);
+    let story = run(home, &["explain", ID], 0).await;
+    assert!(story.contains("The row: erased. An operator had its content removed for good"), "{story}");
+    assert!(story.contains("Clerk made it before the user was erased here"), "{story}");
+    assert!(story.contains("what it was like has been removed for good"), "{story}");
+    let row =
+        places.store().get(&rollbook_core::catalog::USERS, ID).await.expect("rows").expect("a tombstone");
+    assert!(row.columns["deleted_at"].as_str().and_then(Timestamp::parse).is_some(), "{row:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_is_erased_from_files_for_good_and_their_bytes_go_when_the_files_are_rewritten() {
+    let places = Places::files();
+    is_erased_for_good(&places).await;
+    assert_ne!(found_in(&places.bytes()), [""; 0], "the control: freed is not yet gone");
+    let mut serving = places.home.start_ready(&["serve"]).await;
+    let told = run(&places.home, &["erase", ID, "--yes", "--vacuum"], 0).await;
+    assert!(told.contains("is erased") && !told.contains("free pages"), "{told}");
+    assert_eq!(found_in(&places.bytes()), [""; 0], "also while it serves");
+    serving.signal("TERM");
+    assert!(serving.exit().await.success(), "{}", places.home.log());
+    assert_eq!(found_in(&places.bytes()), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_is_erased_from_redis_and_postgres_for_good() {
+    let places = Places::servers().await;
+    is_erased_for_good(&places).await;
+    let told = run(&places.home, &["erase", ID, "--yes"], 0).await;
+    for place in
+        ["BGREWRITEAOF", "psql -c 'VACUUM (ANALYZE) clerk.organizations, clerk.users,", "Svix", "backups"]
+    {
+        assert!(told.contains(place), "{place} is not in\n{told}");
+    }
+    assert!(!told.contains("SQLite"), "{told}");
+    run(&places.home, &["erase", ID, "--yes", "--vacuum"], 2).await;
+}

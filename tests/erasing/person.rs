@@ -1,0 +1,108 @@
+//! A person in every place where Clerk tells of them, in Clerk's own shapes.
+
+use rollbook_simulator::samples;
+use serde_json::{Value, json};
+
+/// The person.
+pub(super) const ID: &str = "user_3HSunnivaQ7mQm4yVbq0c9XnT2L";
+const EMAIL: &str = "sunniva@holtgaard.example";
+const OTHER_EMAIL: &str = "sunniva.private@holtgaard.example";
+/// What must be found nowhere once they are erased: names, addresses, their number, what they called themselves.
+pub(super) const PERSONAL: [&str; 6] =
+    ["Sunniva Marit", "Holtgaard", EMAIL, OTHER_EMAIL, "+4670555013", "sunniva_h"];
+
+/// Whoever else the samples name.
+const INES: &str = "user_3HAXlsF2HZt1LTFMSTEzouK5iZ8";
+const RAFAEL: &str = "user_3HAtf2fCAI6vwgS7ZUNF2TbP8mA";
+
+/// Events about them, one of each kind of thing that is theirs.
+pub(super) fn events() -> Vec<Value> {
+    let mut events: Vec<Value> =
+        ["user.created", "user.updated", "session.created", "session.ended"].map(as_ines).into();
+    events.extend(
+        [
+            "organizationMembership.created",
+            "organizationMembership.updated",
+            "organizationInvitation.created",
+        ]
+        .map(as_rafael),
+    );
+    events
+        .extend(["subscription.created", "subscriptionItem.active", "paymentAttempt.created"].map(as_payer));
+    events.extend(["waitlistEntry.created", "waitlistEntry.updated"].map(waiting));
+    events
+}
+
+/// Events that come while they are in the queue: also with a one-time password, and of a type that nobody knows.
+pub(super) fn queued() -> [Value; 4] {
+    let mut unknown = as_ines("user.updated");
+    unknown["type"] = json!("user.frobnicated");
+    // As the whole membership comes with its end.
+    [
+        as_ines("email.created"),
+        unknown,
+        as_rafael("organizationMembership.deleted"),
+        waiting("waitlistEntry.updated"),
+    ]
+}
+
+/// The same events, made at this moment.
+pub(super) fn newer(mut event: Value, at: i64) -> Value {
+    event["timestamp"] = json!(at);
+    event["data"]["updated_at"] = json!(at);
+    event
+}
+
+fn sample(event_type: &str) -> String {
+    samples::sample(event_type).expect("a sample").to_owned()
+}
+
+/// A sample that is about Ines, about this person.
+fn as_ines(event_type: &str) -> Value {
+    let text = sample(event_type)
+        .replace(INES, ID)
+        .replace("Okafor-Lind", "Holtgaard")
+        .replace("Okafor", "Holtgaard")
+        .replace("\"Ines\"", "\"Sunniva Marit\"")
+        .replace("ines_ok", "sunniva_h")
+        .replace("ines.okafor@kilnworks.example", EMAIL)
+        .replace("+447700900113", "+4670555013");
+    let mut event: Value = serde_json::from_str(&text).expect("JSON");
+    if event["type"] == "user.updated"
+        && let Some(addresses) = event["data"]["email_addresses"].as_array_mut()
+    {
+        addresses
+            .push(json!({ "id": "idn_private", "object": "email_address", "email_address": OTHER_EMAIL }));
+    }
+    event
+}
+
+/// A sample that is about Rafael, about this person; whoever else it names is another.
+fn as_rafael(event_type: &str) -> Value {
+    let text = sample(event_type)
+        .replace(RAFAEL, ID)
+        .replace("Rafael", "Sunniva Marit")
+        .replace("Dimitrov", "Holtgaard")
+        .replace("rafael.dimitrov@kilnworks.example", OTHER_EMAIL);
+    let mut event: Value = serde_json::from_str(&text).expect("JSON");
+    if event["type"] == "organizationMembership.created" {
+        event["data"]["public_user_data"]["user_id"] = json!(ID);
+    }
+    event
+}
+
+/// A sample with a payer, who is this person.
+fn as_payer(event_type: &str) -> Value {
+    let mut event = as_ines(event_type);
+    let payer = &mut event["data"]["payer"];
+    payer["user_id"] = json!(ID);
+    payer["organization_id"] = json!("");
+    payer["first_name"] = json!("Sunniva Marit");
+    event
+}
+
+/// An entry of the waiting list that names an address of theirs, in other letters.
+fn waiting(event_type: &str) -> Value {
+    let text = sample(event_type).replace("sunniva@holt.example", EMAIL);
+    serde_json::from_str(&text).expect("JSON")
+}
