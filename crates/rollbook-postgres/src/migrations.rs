@@ -198,6 +198,7 @@ impl Work for Apply<'_> {
         // them first may take long: only what holds up the team's own sessions is cut short.
         let first = format!(
             "SET LOCAL statement_timeout = 0;
+             SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on;
              SELECT set_config('rollbook.lock_timeout', current_setting('lock_timeout'), true);
              SET LOCAL lock_timeout = 0;
              SELECT pg_advisory_xact_lock({LOCK});

@@ -63,14 +63,16 @@ const COMMIT: &str = "SET LOCAL statement_timeout = 0; COMMIT";
 
 impl Database {
     /// Connects at the first use. Each transaction begins by saying all that it relies on. Plans are made
-    /// anew: one that was made while a table was small would scan it from end to end when it has grown.
+    /// anew: one that was made while a table was small would scan it from end to end when it has grown. Joins are
+    /// of few rows by their ids, which a planner without statistics does not know.
     pub(crate) fn new(place: Place, settings: &PostgresSettings) -> Self {
         let statement = settings.statement_timeout.as_millis().clamp(1, i32::MAX.unsigned_abs().into());
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; \
              SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
              SET LOCAL idle_in_transaction_session_timeout = {statement}; \
-             SET LOCAL client_min_messages = error; SET LOCAL plan_cache_mode = force_custom_plan",
+             SET LOCAL client_min_messages = error; SET LOCAL plan_cache_mode = force_custom_plan; \
+             SET LOCAL jit = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off",
             lock = (statement / 2).max(1),
         );
         let mut options = place.options.clone();

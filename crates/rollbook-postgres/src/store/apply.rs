@@ -11,7 +11,7 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, Row as _};
 
-use super::inherit::Doubtful;
+use super::inherit::{Doubtful, Relied};
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
 use crate::transaction::{Session, Work};
@@ -26,6 +26,8 @@ const WRITES_MAX: usize = 3;
 pub(super) struct Seen {
     pub(super) stored: Stored,
     pub(super) revision: i64,
+    /// The end that it shows from its parents.
+    inherited: Option<Time>,
 }
 
 /// What is known of the subjects of each of [`RESOURCES`], by id.
@@ -52,10 +54,18 @@ struct Part<'a> {
     origins: Vec<&'a str>,
 }
 
-impl Work for Apply<'_> {
-    type Output = Vec<Applied>;
+/// What applying has come to, and what to look at once it is committed.
+pub(super) struct Done {
+    pub(super) outcomes: Vec<Applied>,
+    pub(super) doubtful: Doubtful,
+    pub(super) relied: Relied,
+}
 
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Applied>> {
+impl Work for Apply<'_> {
+    type Output = Done;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Done> {
+        let (mut doubtful, mut relied) = (Doubtful::default(), Relied::default());
         let parts = RESOURCES.map(|resource| self.part(resource));
         let mut outcomes = vec![Applied::Ignored; self.changes.len()];
         if parts.iter().any(|part| !part.assertions.is_empty()) {
@@ -69,12 +79,13 @@ impl Work for Apply<'_> {
                 for (position, outcome) in part.positions.iter().zip(applied) {
                     outcomes[*position] = outcome;
                 }
+                part.doubt(number, &known, &mut doubtful, &mut relied);
             }
         }
         if self.keeping.ledger {
             self.record(session, &outcomes).await?;
         }
-        Ok(outcomes)
+        Ok(Done { outcomes, doubtful, relied })
     }
 }
 
@@ -91,22 +102,6 @@ impl<'a> Apply<'a> {
             }
         }
         part
-    }
-
-    /// What may be wrong about parents and children once these changes are committed, whatever became of
-    /// them: one that changed nothing may be the second try of one whose worker died before it looked.
-    pub(super) fn doubtful(&self) -> Doubtful {
-        let mut doubtful = Doubtful::default();
-        for change in self.changes {
-            let Effect::Merge(assertion) = &change.effect else { continue };
-            let id = || assertion.id.clone();
-            if !assertion.resource.links.is_empty() {
-                doubtful.children.entry(number_of(assertion.resource)).or_default().insert(id());
-            } else if assertion.version.dead {
-                doubtful.parents.entry(assertion.resource.table).or_default().insert(id());
-            }
-        }
-        doubtful
     }
 
     /// Merges the changes of one table. What the other tables are known to hold is true: parents come first.
@@ -139,8 +134,15 @@ impl<'a> Apply<'a> {
             }
             if asked.iter().all(BTreeSet::is_empty) {
                 for winner in &folded.winners {
+                    let write = part.write(winner, number, known);
                     let seen = known[number].entry(id_of(winner).to_owned()).or_default();
-                    *seen = Seen { stored: winner.state, revision: seen.revision + 1 };
+                    seen.stored = winner.state;
+                    seen.revision += 1;
+                    // A write without content leaves what is there.
+                    if write.row.is_some() || winner.state.content == Content::Erased {
+                        seen.inherited =
+                            write.inherited.deleted_at.map(|at| Time(Timestamp::from_millis(at)));
+                    }
                 }
                 return Ok(folded.outcomes);
             }
@@ -193,6 +195,37 @@ impl<'a> Part<'a> {
     }
 }
 
+impl Part<'_> {
+    /// What may be wrong about parents and children once the changes are committed, whatever became of them:
+    /// one that changed nothing may be the second try of one whose worker died before it looked.
+    fn doubt(&self, number: usize, known: &Known, doubtful: &mut Doubtful, relied: &mut Relied) {
+        for assertion in &self.assertions {
+            let id = || assertion.id.clone();
+            if self.resource.links.is_empty() {
+                if assertion.version.dead {
+                    let known = known[number].get(&assertion.id);
+                    doubtful.with_survivors |= known.is_some_and(|seen| seen.stored.is_forgotten());
+                    doubtful.parents.entry(self.resource.table).or_default().insert(id());
+                }
+                continue;
+            }
+            let Some(row) = &assertion.row else { continue };
+            let stored =
+                |of: &'static Resource, id: &str| known[number_of(of)].get(id).map(|seen| seen.stored);
+            for (link, parent) in merge::parents(self.resource, row) {
+                let parents = relied.parents.entry(number_of(link.parent)).or_default();
+                parents.insert(parent.to_owned(), stored(link.parent, parent).unwrap_or_default());
+            }
+            relied.children.entry(number).or_default().insert(id());
+            let inherited = merge::inherited(self.resource, row, stored).deleted_at;
+            let shown = known[number].get(&assertion.id).and_then(|seen| seen.inherited);
+            if shown != inherited.map(|at| Time(Timestamp::from_millis(at))) {
+                doubtful.children.entry(number).or_default().insert(id());
+            }
+        }
+    }
+}
+
 /// Asks for a change's subject, and for its parents.
 fn ask<'a>(asked: &mut Asked<'a>, assertion: &'a Assertion) {
     asked[number_of(assertion.resource)].insert(&assertion.id);
@@ -225,5 +258,5 @@ fn seen(row: &PgRow) -> sqlx::Result<Seen> {
     let hash: &[u8] = row.try_get(4)?;
     let content = Content::from_columns(row.try_get(2)?, row.try_get(3)?, hash).ok_or_else(unknown)?;
     let stored = Stored { content, deleted_at: row.try_get(5)?, floor: row.try_get(6)? };
-    Ok(Seen { stored, revision: row.try_get(7)? })
+    Ok(Seen { stored, revision: row.try_get(7)?, inherited: row.try_get(8)? })
 }

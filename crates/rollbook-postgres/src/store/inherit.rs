@@ -2,13 +2,15 @@
 //!
 //! A membership is written by a worker that has read its user as alive while another one ends that user; both
 //! commit, and neither has seen the other. So whoever has written either side looks once more after its commit, before the
-//! delivery is acknowledged: who commits last sees both. A crash in between leaves the delivery in the
+//! delivery is acknowledged: who commits last sees both. Who wrote a child looks at the parents alone, and only where one
+//! has changed at the child; who ended a parent looks at its children. A crash in between leaves the delivery in the
 //! queue, and its next worker looks again. What is wrong is locked first and worked out then, in a statement
 //! of its own: of two that mend the same row, the later one has seen all that the earlier one saw.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::catalog::{Link, Resource};
+use rollbook_core::merge::{Content, Stored};
 use rollbook_core::time::Timestamp;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
@@ -26,8 +28,7 @@ pub(super) struct Dependents {
     wrong: String,
     /// Ids of rows; a condition follows.
     all: String,
-    /// For each link the table of the parent and the column with its id.
-    links: Vec<(&'static str, &'static str)>,
+    links: &'static [Link],
     /// Locks rows by their ids.
     lock: Sql,
     /// Gives rows what they should have: (ids, now).
@@ -76,7 +77,7 @@ impl Dependents {
                 differs("child", &format!("least({end})"), &erased)
             ),
             all: format!("SELECT child.id FROM {table} AS child WHERE true"),
-            links: resource.links.iter().map(|link| (link.parent.table, link.column)).collect(),
+            links: resource.links,
             lock: format!(
                 r#"SELECT FROM {table} WHERE id = ANY ($1::text[]) ORDER BY id COLLATE "C" FOR UPDATE"#
             )
@@ -86,17 +87,31 @@ impl Dependents {
     }
 }
 
+/// Ids by the numbers of their tables.
+pub(super) type Ids = BTreeMap<usize, BTreeSet<String>>;
+
 /// Which rows may not have what they should have from their parents.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Doubtful {
-    /// Rows themselves, by the numbers of their tables.
-    pub(super) children: BTreeMap<usize, BTreeSet<String>>,
+    /// Rows themselves.
+    pub(super) children: Ids,
     /// Parents whose rows are meant, by their tables.
     pub(super) parents: BTreeMap<&'static str, BTreeSet<String>>,
+    /// Whether those rows are meant too that outlive the parents: an operator has had them erased.
+    pub(super) with_survivors: bool,
+}
+
+/// What rows were written by: what was known of their parents.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Relied {
+    /// The rows.
+    pub(super) children: Ids,
+    /// Their parents, by the numbers of their tables.
+    pub(super) parents: BTreeMap<usize, BTreeMap<String, Stored>>,
 }
 
 impl Doubtful {
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.children.is_empty() && self.parents.is_empty()
     }
 
@@ -133,9 +148,13 @@ impl Doubtful {
             if let Some(ids) = self.children.get(&number) {
                 parts.push(format!("{beginning} AND child.id = ANY (${}::text[])", add(ids)));
             }
-            for (parent, column) in &dependents.links {
-                if let Some(ids) = self.parents.get(parent) {
-                    parts.push(format!("{beginning} AND child.{column} = ANY (${}::text[])", add(ids)));
+            for link in dependents.links.iter().filter(|link| link.cascades || self.with_survivors) {
+                if let Some(ids) = self.parents.get(link.parent.table) {
+                    parts.push(format!(
+                        "{beginning} AND child.{} = ANY (${}::text[])",
+                        link.column,
+                        add(ids)
+                    ));
                 }
             }
         }
@@ -143,21 +162,88 @@ impl Doubtful {
     }
 }
 
-/// Looks for rows that do not have what they should, at most [`BATCH_MAX`]: ids by the numbers of their tables.
+/// Looks, and mends what is wrong: at most [`BATCH_MAX`] rows. Says whether there may be more.
 pub(super) struct Look<'a> {
     pub(super) statements: &'a Statements,
     pub(super) doubtful: &'a Doubtful,
+    pub(super) relied: &'a Relied,
+    pub(super) now: Timestamp,
 }
 
-/// What is wrong, by the number of the table.
-pub(super) type Wrong = BTreeMap<usize, BTreeSet<String>>;
-
 impl Work for Look<'_> {
-    type Output = Wrong;
+    type Output = bool;
 
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Wrong> {
-        let mut wrong = Wrong::new();
-        let (sql, arguments) = self.doubtful.query(self.statements, |dependents| &dependents.wrong);
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<bool> {
+        let mut doubtful = self.doubtful.clone();
+        if self.has_changed(session).await? {
+            for (number, ids) in &self.relied.children {
+                doubtful.children.entry(*number).or_default().extend(ids.iter().cloned());
+            }
+        }
+        let wrong = self.wrong(session, &doubtful).await?;
+        for (number, ids) in &wrong {
+            if let Some(dependents) = &self.statements.tables[*number].dependents {
+                self.mend(session, dependents, ids).await?;
+            }
+        }
+        Ok(wrong.values().map(BTreeSet::len).sum::<usize>() >= BATCH_MAX)
+    }
+}
+
+impl<'a> Look<'a> {
+    /// What is left to look at after a commit; `None` where that is nothing.
+    pub(super) fn after(
+        statements: &'a Statements,
+        doubtful: &'a Doubtful,
+        relied: &'a Relied,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let is_needed = !doubtful.is_empty() || !relied.parents.is_empty();
+        is_needed.then_some(Self { statements, doubtful, relied, now })
+    }
+
+    /// Whether a parent is not any more what it was when a row was written by it.
+    async fn has_changed(&self, session: &mut Session<'_>) -> sqlx::Result<bool> {
+        let parents = &self.relied.parents;
+        if parents.is_empty() {
+            return Ok(false);
+        }
+        let (mut arguments, mut parts) = (PgArguments::default(), Vec::new());
+        for (number, ids) in parents {
+            arguments
+                .add(ids.keys().map(String::as_str).collect::<Vec<&str>>())
+                .map_err(sqlx::Error::Encode)?;
+            parts.push(format!(
+                "{} AND id = ANY (${}::text[])",
+                self.statements.tables[*number].ended,
+                arguments.len()
+            ));
+        }
+        let ended = |stored: &Stored| stored.deleted_at.is_some();
+        let expected: usize =
+            parents.values().flat_map(BTreeMap::values).filter(|stored| ended(stored)).count();
+        let rows = session.fetch(&parts.join(" UNION ALL ").into(), arguments).await?;
+        if rows.len() != expected {
+            return Ok(true);
+        }
+        for row in rows {
+            let number = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
+            let (id, deleted_at, is_erased): (&str, i64, bool) =
+                (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+            let known = parents.get(&number).and_then(|parents| parents.get(id));
+            let same = |known: &Stored| {
+                known.deleted_at == Some(deleted_at) && (known.content == Content::Erased) == is_erased
+            };
+            if !known.is_some_and(same) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn wrong(&self, session: &mut Session<'_>, doubtful: &Doubtful) -> sqlx::Result<Ids> {
+        let mut wrong = Ids::new();
+        let (sql, arguments) = doubtful.query(self.statements, |dependents| &dependents.wrong);
         if sql.is_empty() {
             return Ok(wrong);
         }
@@ -168,31 +254,20 @@ impl Work for Look<'_> {
         }
         Ok(wrong)
     }
-}
 
-/// Gives rows what they should have from their parents.
-pub(super) struct Mend<'a> {
-    pub(super) statements: &'a Statements,
-    pub(super) rows: &'a Wrong,
-    pub(super) now: Timestamp,
-}
-
-impl Work for Mend<'_> {
-    type Output = ();
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        for (number, _) in RESOURCES.iter().enumerate() {
-            let table = self.statements.tables.get(number).and_then(|table| table.dependents.as_ref());
-            let Some((dependents, ids)) = table.zip(self.rows.get(&number)) else { continue };
-            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-            let mut arguments = PgArguments::default();
-            arguments.add(ids.clone()).map_err(sqlx::Error::Encode)?;
-            session.fetch(&dependents.lock, arguments).await?;
-            let mut arguments = PgArguments::default();
-            arguments.add(ids).map_err(sqlx::Error::Encode)?;
-            arguments.add(Time(self.now)).map_err(sqlx::Error::Encode)?;
-            session.fetch(&dependents.mend, arguments).await?;
-        }
-        Ok(())
+    async fn mend(
+        &self,
+        session: &mut Session<'_>,
+        dependents: &Dependents,
+        ids: &BTreeSet<String>,
+    ) -> sqlx::Result<()> {
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let mut arguments = PgArguments::default();
+        arguments.add(ids.clone()).map_err(sqlx::Error::Encode)?;
+        session.fetch(&dependents.lock, arguments).await?;
+        let mut arguments = PgArguments::default();
+        arguments.add(ids).map_err(sqlx::Error::Encode)?;
+        arguments.add(Time(self.now)).map_err(sqlx::Error::Encode)?;
+        session.fetch(&dependents.mend, arguments).await.map(drop)
     }
 }

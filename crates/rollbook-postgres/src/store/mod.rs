@@ -24,8 +24,8 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Store, StoreError, Tidied};
 use rollbook_core::time::{Clock, Timestamp};
 
-use self::apply::Apply;
-use self::inherit::{Doubtful, Look, Mend};
+use self::apply::{Apply, Done};
+use self::inherit::{Doubtful, Look, Relied};
 use self::read::{Deliveries, Delivery, Forbidden, Get, Rows, RowsWhere};
 use self::sql::Statements;
 use self::upkeep::{Erase, Tidy};
@@ -69,15 +69,11 @@ impl PostgresStore {
     }
 
     /// Makes sure, after a commit, that rows have what they should from their parents.
-    async fn look_again(&self, doubtful: &Doubtful) -> Result<(), StoreError> {
-        let statements = &self.statements;
-        while !doubtful.is_empty() {
-            let rows = self.database.run(&Look { statements, doubtful }).await?;
-            if rows.is_empty() {
-                break;
-            }
-            self.database.run(&Mend { statements, rows: &rows, now: self.clock.now() }).await?;
-        }
+    async fn look_again(&self, doubtful: &Doubtful, relied: &Relied) -> Result<(), StoreError> {
+        let Some(look) = Look::after(&self.statements, doubtful, relied, self.clock.now()) else {
+            return Ok(());
+        };
+        while self.database.run(&look).await? {}
         Ok(())
     }
 }
@@ -90,8 +86,8 @@ impl Store for PostgresStore {
         }
         let (keeping, now) = (self.keeping, self.clock.now());
         let work = Apply { statements: &self.statements, changes, keeping, now };
-        let outcomes = self.database.run(&work).await?;
-        self.look_again(&work.doubtful()).await?;
+        let Done { outcomes, doubtful, relied } = self.database.run(&work).await?;
+        self.look_again(&doubtful, &relied).await?;
         Ok(outcomes)
     }
 
@@ -136,14 +132,14 @@ impl Store for PostgresStore {
         });
         let work = Erase { statements: &self.statements, subjects: &subjects, at };
         let erased = self.database.run(&work).await?;
-        self.look_again(&work.doubtful()).await?;
+        self.look_again(&work.doubtful(), &Relied::default()).await?;
         Ok(erased)
     }
 
     async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
         let now = self.clock.now();
         let (tidied, doubtful) = self.database.run(&Tidy { statements: &self.statements, due, now }).await?;
-        self.look_again(&doubtful).await?;
+        self.look_again(&doubtful, &Relied::default()).await?;
         Ok(tidied)
     }
 

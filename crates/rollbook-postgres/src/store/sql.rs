@@ -30,6 +30,9 @@ pub(super) struct Table {
     pub(super) rows: Sql,
     /// Erases the content of some rows that have ended before a moment: (moment, limit). Returns their ids.
     pub(super) erase_ended: Sql,
+    /// Which rows have ended: the number of the table, id, when, and whether their content is erased; a condition
+    /// follows.
+    pub(super) ended: String,
     /// What is to be done when a parent has ended; `None` where rows have no parents.
     pub(super) dependents: Option<Dependents>,
 }
@@ -123,7 +126,7 @@ impl Statements {
     }
 
     /// What is known of ids in these tables, by their numbers: one array of ids for each. The rows begin with
-    /// the number of the table; then id and state. Only what is asked for has a part in it, since every part is
+    /// the number of the table; then id, state and what it has from its parents. Only what is asked for has a part in it, since every part is
     /// planned each time.
     pub(super) fn stored(&self, numbers: impl Iterator<Item = usize>) -> Sql {
         let parts = numbers.enumerate().map(|(place, number)| {
@@ -183,10 +186,16 @@ impl Table {
         let shown = listed(columns(resource).map(|(name, _)| name));
         let links = resource.links.iter().map(|link| link.column);
         let nothing = content(resource).chain(links).map(|name| format!("{name} = NULL"));
+        let inherited =
+            if resource.links.is_empty() { "NULL::timestamptz" } else { "version_parents_deleted_at" };
         Self {
             stored: format!(
-                r#"SELECT {number}::int4, id, {state} FROM "{schema}".{table}"#,
+                r#"SELECT {number}::int4, id, {state}, {inherited} FROM "{schema}".{table}"#,
                 state = listed(STATE.map(|(name, _)| name)),
+            ),
+            ended: format!(
+                r#"SELECT {number}::int4, id, version_deleted_at, version_hash = '\xff' FROM "{schema}".{table}
+                   WHERE version_deleted_at IS NOT NULL"#
             ),
             upsert: upsert(schema, resource).into(),
             get: format!(r#"SELECT {shown} FROM "{schema}".{table} WHERE id = $1"#).into(),

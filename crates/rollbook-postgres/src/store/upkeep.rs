@@ -11,7 +11,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgArguments;
 
 use super::apply::{self, Seen};
-use super::inherit::{Doubtful, Look, Mend};
+use super::inherit::{Doubtful, Look, Relied};
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
 use crate::transaction::{Session, Work};
@@ -51,7 +51,7 @@ impl Work for Erase<'_> {
 impl Erase<'_> {
     /// What hangs on or belongs to the subjects.
     pub(super) fn doubtful(&self) -> Doubtful {
-        let mut doubtful = Doubtful::default();
+        let mut doubtful = Doubtful { with_survivors: true, ..Doubtful::default() };
         for (resource, id) in self.subjects {
             doubtful.parents.entry(resource.table).or_default().insert(id.clone());
         }
@@ -69,7 +69,7 @@ impl Erase<'_> {
             let mut asked: [BTreeSet<&str>; RESOURCES.len()] = Default::default();
             asked[number].insert(id);
             let known = apply::known(self.statements, session, &asked).await?;
-            let Seen { stored, revision } = known[number].get(id).copied().unwrap_or_default();
+            let Seen { stored, revision, .. } = known[number].get(id).copied().unwrap_or_default();
             let (state, inherited) = (stored.forgotten(self.at), Inherited::default());
             let write =
                 Write { id, row: None, state, revision: revision + 1, inherited, synced_by: ERASED_BY };
@@ -82,20 +82,16 @@ impl Erase<'_> {
     }
 }
 
-/// Within one transaction, for what only this transaction has done to parents.
+/// Within one transaction, for what it has done to parents itself.
 async fn mend_all(
     statements: &Statements,
     session: &mut Session<'_>,
     doubtful: &Doubtful,
     now: Timestamp,
 ) -> sqlx::Result<()> {
-    loop {
-        let rows = Look { statements, doubtful }.run(session).await?;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        Mend { statements, rows: &rows, now }.run(session).await?;
-    }
+    let relied = Relied::default();
+    while (Look { statements, doubtful, relied: &relied, now }).run(session).await? {}
+    Ok(())
 }
 
 /// One small step of what time brings about. Gives those parents too whose content is gone now.
