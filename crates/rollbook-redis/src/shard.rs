@@ -41,6 +41,11 @@ impl Keys {
     pub(crate) fn failures(&self) -> &str {
         &self.0[8]
     }
+
+    /// What the shard is.
+    pub(crate) fn meta(&self) -> &str {
+        &self.0[9]
+    }
 }
 
 /// The shard of a message.

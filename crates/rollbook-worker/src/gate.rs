@@ -87,7 +87,7 @@ impl Gate {
                 pulse.wait_for(self.probe(store)).await.transpose()?;
             } else {
                 let mut open = self.open.subscribe();
-                pulse.wait_for(open.wait_for(|open| *open)).await;
+                pulse.wait_for_another(open.wait_for(|open| *open)).await;
             }
         }
         Ok(())

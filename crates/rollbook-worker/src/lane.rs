@@ -50,7 +50,7 @@ impl Lane {
         while !self.pulse.stopped() {
             self.pulse.beat();
             gate.pass(&**store, &self.pulse).await.map_err(|error| self.store_broke(error))?;
-            if let Some(hands) = self.pulse.wait_for(isolation.enter()).await {
+            if let Some(hands) = self.pulse.wait_for_another(isolation.enter()).await {
                 self.work(hands).await?;
             }
         }
@@ -103,7 +103,7 @@ impl Lane {
         };
         self.settle(batch::release(neighbours)).await?;
         drop(hands);
-        let alone = self.pulse.wait_for(claim.alone()).await;
+        let alone = self.pulse.wait_for_another(claim.alone()).await;
         if alone.is_none() || self.pulse.stopped() {
             return self.settle(batch::release([suspect])).await;
         }

@@ -1,4 +1,12 @@
 //! Whether the lanes make progress: what a liveness check asks.
+//!
+//! Constraints:
+//!
+//! * A lane that hangs in a call stops it all: its messages are held up.
+//! * An outage does not: whoever waits for the store or the queue to come back asks again and again, and a
+//!   restart would mend nothing.
+//! * A lane that waits for another lane makes no progress by itself. If all wait for each other, nothing is
+//!   taken though messages are due, and only a restart helps.
 
 use std::fmt;
 use std::pin::pin;
@@ -21,6 +29,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     /// One for each lane, in milliseconds.
     beats: Vec<AtomicI64>,
+    /// When any lane last did something, or waited for something that comes from outside or with time.
+    acted: AtomicI64,
     gauge: Gauge,
 }
 
@@ -28,20 +38,25 @@ impl Progress {
     pub(crate) fn new(lanes: usize, clock: Arc<dyn Clock>, gauge: Gauge) -> Self {
         let born_at = clock.now().as_millis();
         let beats = (0..lanes).map(|_| AtomicI64::new(born_at)).collect();
-        let progress = Self(Arc::new(Inner { clock, beats, gauge }));
+        let progress = Self(Arc::new(Inner { clock, beats, acted: AtomicI64::new(born_at), gauge }));
         progress.show();
         progress
     }
 
     /// The last moment at which every lane was seen alive: working, idle, or waiting on purpose for
-    /// the store or the queue. It stands still while any lane hangs in a call.
+    /// the store or the queue. It stands still while any lane hangs in a call, and while all wait for
+    /// each other.
     pub fn last(&self) -> Timestamp {
-        let beats = self.0.beats.iter().map(|beat| beat.load(Ordering::Relaxed));
+        let beats = self.0.beats.iter().chain([&self.0.acted]).map(|beat| beat.load(Ordering::Relaxed));
         Timestamp::from_millis(beats.min().unwrap_or_default())
     }
 
-    fn beat(&self, lane: usize) {
-        self.0.beats[lane].store(self.0.clock.now().as_millis(), Ordering::Relaxed);
+    fn beat(&self, lane: usize, acts: bool) {
+        let now = self.0.clock.now().as_millis();
+        self.0.beats[lane].store(now, Ordering::Relaxed);
+        if acts {
+            self.0.acted.store(now, Ordering::Relaxed);
+        }
         self.show();
     }
 
@@ -70,19 +85,28 @@ impl Pulse {
     }
 
     pub(crate) fn beat(&self) {
-        self.progress.beat(self.lane);
+        self.progress.beat(self.lane, true);
     }
 
     pub(crate) fn stopped(&self) -> bool {
         self.stop.is_cancelled()
     }
 
-    /// Waits for `event`; `None` once it is time to stop. `event` is dropped then: it must be a wait
-    /// that may be given up.
+    /// Waits for `event`, which comes from outside or with time; `None` once it is time to stop. `event` is
+    /// dropped then: it must be a wait that may be given up.
     pub(crate) async fn wait_for<T>(&self, event: impl Future<Output = T>) -> Option<T> {
+        self.wait(event, true).await
+    }
+
+    /// Likewise for an `event` that another lane brings about: that one is to make the progress.
+    pub(crate) async fn wait_for_another<T>(&self, event: impl Future<Output = T>) -> Option<T> {
+        self.wait(event, false).await
+    }
+
+    async fn wait<T>(&self, event: impl Future<Output = T>, acts: bool) -> Option<T> {
         let mut event = pin!(event);
         loop {
-            self.beat();
+            self.progress.beat(self.lane, acts);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
@@ -90,5 +114,70 @@ impl Pulse {
                 () = tokio::time::sleep(BEAT_EVERY) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Moves with tokio's time.
+    struct PausedClock(Instant);
+
+    impl Clock for PausedClock {
+        fn now(&self) -> Timestamp {
+            Timestamp::default().plus(self.0.elapsed())
+        }
+    }
+
+    /// Two lanes, and how far their progress is behind after a long time of these waits.
+    async fn behind<A, B>(waits: impl FnOnce(Pulse, Pulse) -> (A, B)) -> Duration
+    where
+        A: Future<Output = Option<()>>,
+        B: Future<Output = Option<()>>,
+    {
+        let clock = Arc::new(PausedClock(Instant::now()));
+        let gauge = Gauge::new("progress", "For the test.").expect("a name");
+        let progress = Progress::new(2, clock.clone(), gauge);
+        let lane = |number| Pulse::new(number, progress.clone(), CancellationToken::new());
+        let (one, other) = waits(lane(0), lane(1));
+        tokio::select! {
+            _ = one => panic!("it never comes"),
+            _ = other => panic!("it never comes"),
+            () = sleep(LONG) => clock.now().since(progress.last()),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_stands_still_while_all_lanes_wait_for_each_other() {
+        let behind = behind(|one, other| {
+            let one = async move { one.wait_for_another(pending()).await };
+            (one, async move { other.wait_for_another(pending()).await })
+        });
+        assert_eq!(behind.await, LONG);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_goes_on_while_one_lane_waits_for_something_outside_and_the_others_for_it() {
+        let behind = behind(|one, other| {
+            let one = async move { one.wait_for(pending()).await };
+            (one, async move { other.wait_for_another(pending()).await })
+        });
+        assert!(behind.await <= BEAT_EVERY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_stands_still_while_one_lane_hangs_and_the_others_wait_for_it_or_not() {
+        let behind = behind(|_, other| {
+            let hangs = pending();
+            (hangs, async move { other.wait_for(pending()).await })
+        });
+        assert_eq!(behind.await, LONG);
     }
 }

@@ -10,7 +10,7 @@ impl RedisQueue {
         let mut stats = QueueStats::default();
         for shard in &self.shards {
             let (depth, leased, delayed, dead, oldest): (u64, u64, u64, u64, Option<i64>) =
-                self.call(&self.scripts.stats, shard, |_| {}).await?;
+                self.ask(&self.scripts.stats, shard, |_| {}).await?;
             stats.leased += leased;
             stats.delayed += delayed;
             stats.ready += depth.saturating_sub(leased + delayed);

@@ -56,7 +56,7 @@ impl RedisQueue {
         let bodies: Vec<Option<Vec<u8>>> = if ids.is_empty() {
             Vec::new()
         } else {
-            self.line(shard).await?.query(cmd("HMGET").arg(shard.keys.messages()).arg(ids)).await?
+            self.line_to_read(shard).await?.query(cmd("HMGET").arg(shard.keys.messages()).arg(ids)).await?
         };
         let pairs = ids.iter().copied().zip(bodies);
         Ok(pairs.filter_map(|(id, body)| Some((id, body?))).collect())
@@ -136,7 +136,7 @@ impl RedisQueue {
         // Those of this shard whose place in the whole listing is behind `after`.
         let mut from = after.map_or(0, |after| local_position(after, index) + 1);
         while found.len() < limit {
-            let mut line = self.line(shard).await?;
+            let mut line = self.line_to_read(shard).await?;
             let mut command = cmd("ZRANGEBYSCORE");
             command
                 .arg(shard.keys.dead())

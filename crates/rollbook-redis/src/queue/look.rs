@@ -97,7 +97,7 @@ impl RedisQueue {
         max: usize,
         ids: &[String],
     ) -> Result<T, QueueError> {
-        self.call(&self.scripts.look, &self.shards[place.shard], |command| {
+        self.ask(&self.scripts.look, &self.shards[place.shard], |command| {
             command.arg(max).arg(&place.run).arg(&place.cursor).arg(ids);
         })
         .await

@@ -148,11 +148,47 @@ impl RedisQueue {
         line.run(script, &command).await
     }
 
+    /// A connection for reading from the shard. One that was never set up is not set up here, and is empty:
+    /// who looks, at a health check or by hand, changes nothing.
+    async fn line_to_read(&self, shard: &Shard) -> Result<Held, QueueError> {
+        let mut line = pool::take(&self.pool).await?;
+        for shard in [&self.shards[0], shard] {
+            let is_known = shard.epoch().is_some();
+            if !is_known {
+                let mut command = redis::cmd("HMGET");
+                command.arg(shard.keys.meta()).arg(&["format", "shards", "epoch"]);
+                let found: (Option<u32>, Option<u16>, Option<String>) = line.query(&command).await?;
+                if let (Some(format), Some(shards), Some(epoch)) = found {
+                    self.meet(shard, format, shards, epoch)?;
+                }
+            }
+        }
+        Ok(line)
+    }
+
+    /// Runs a script that only reads.
+    async fn ask<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        shard: &Shard,
+        arguments: impl FnOnce(&mut Cmd),
+    ) -> Result<T, QueueError> {
+        let mut line = self.line_to_read(shard).await?;
+        let mut command = self.command(script, &shard.keys);
+        arguments(&mut command);
+        line.run(script, &command).await
+    }
+
     async fn set_up(&self, line: &mut Held, shard: &Shard) -> Result<(), QueueError> {
         let mut command = self.command(&self.scripts.set_up, &shard.keys);
         let ours = format!("{:016x}", fastrand::u64(..));
         command.arg(FORMAT).arg(self.settings.shards).arg(ours);
         let (format, shards, epoch): (u32, u16, String) = line.run(&self.scripts.set_up, &command).await?;
+        self.meet(shard, format, shards, epoch)
+    }
+
+    /// Takes note of what a shard is, where we can work with it.
+    fn meet(&self, shard: &Shard, format: u32, shards: u16, epoch: String) -> Result<(), QueueError> {
         let address = self.pool.manager().address();
         if format != FORMAT {
             return Err(QueueError::Deployment(format!(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
     Consumer as _, DeadLetterFilter, LeaseRequest, QueueAdmin as _, QueueError, Settlement,
 };
@@ -139,4 +140,28 @@ async fn nobody_at_the_address_is_said_in_one_line_with_host_port_and_mend() {
         assert!(line.contains(&format!("Redis at {host}:{port}")) && line.contains(told), "{line}");
         assert!(!line.contains("ImASecret") && !line.contains('\n'), "{line}");
     }
+}
+
+#[tokio::test]
+async fn whoever_only_looks_makes_nothing_and_sees_what_others_make_afterwards() {
+    let server = RedisServer::start().await;
+    let looking = open(settings(server.url()));
+    let filter = DeadLetterFilter::default();
+    let look = async || {
+        let dead = looking.dead_letters(&filter, None, 10).await.expect("a listing").len();
+        let waiting = looking.messages(None, 10).await.expect("a listing").messages.len();
+        let found = looking.message(&MessageId::new("msg_00000")).await.expect("an answer").is_some();
+        (stats(&looking).await.depth(), dead, waiting, found)
+    };
+    assert_eq!(look().await, (0, 0, 0, false));
+    assert_eq!(server.cli(&["DBSIZE"]).trim(), "0");
+    let working = open(settings(server.url()));
+    enqueue(&working, &names("msg", 0..2)).await;
+    assert_eq!(look().await, (2, 0, 2, true));
+    let leases = lease(&working, 1).await;
+    settle_all(&working, &leases, &dead_letter()).await;
+    let (depth, dead, ..) = look().await;
+    assert_eq!((depth, dead), (1, 1));
+    enqueue(&looking, &names("more", 0..1)).await;
+    assert_eq!(drain(&working).await.len(), 2, "and may write as any other");
 }

@@ -1,6 +1,6 @@
 //! Queue and store: are they there, may we use them, what are they worth, what waits in them.
 //!
-//! Everything that is asked only reads. A queue on Redis that was never made is not made here either.
+//! Everything that is asked only reads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,13 +52,7 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
 /// That the queue answers, and what waits in it.
 async fn contents(config: &Config, admin: &dyn QueueAdmin, now: Timestamp) -> Findings {
     let place = wire::describe(config, Part::Queue);
-    let stats = match in_time(Box::pin(wire::queue_exists(config))).await {
-        Ok(true) => in_time(admin.stats()).await,
-        // Asking for its numbers would make one.
-        Ok(false) => Ok(QueueStats::default()),
-        Err(why) => Err(why),
-    };
-    match stats {
+    match in_time(admin.stats()).await {
         Ok(stats) => {
             vec![ok("queue", place), depth(config, &stats, now), dead_letters(&stats)]
         }

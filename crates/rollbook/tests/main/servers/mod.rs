@@ -5,6 +5,7 @@ mod away;
 mod demo;
 mod doctor;
 mod durability;
+mod health;
 mod migrations;
 
 use std::process::{Command, Output, Stdio};
