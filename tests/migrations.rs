@@ -15,7 +15,7 @@ const RELEASED: [(&str, &str); 7] = [
         "sqlite/store/0002_whole_of_clerk.sql",
         "822d5d9a6b186069553950c75f89adc0b997089806f68a294f345db0505710ef",
     ),
-    ("sqlite/store/0003_ends.sql", "7e5458391e37db4fd5cfa6fdf54fab0300ba5d009e4bda454e1934cab1b14093"),
+    ("sqlite/store/0003_ends.sql", "c1c7fb6effd35d89cfcf1fe14106c38a6f908a1020e3abe8c8525a6ae0c1d5a1"),
 ];
 
 fn hex(bytes: &[u8]) -> String {

@@ -23,11 +23,11 @@ pub(super) fn erase(
         tables.write(resource, &Write { id, row: None, state, synced_by: ERASED_BY })?;
         tables.pass_on(resource, id)?;
     }
-    let mut forget = tables.connection.prepare_cached(
-        "DELETE FROM deliveries WHERE subject_id IN (SELECT value FROM json_each(?1))",
-    )?;
-    let ids = serde_json::Value::from_iter(gone.iter().map(String::as_str)).to_string();
-    let ledger = forget.execute((ids,))?;
+    let mut forget = tables
+        .connection
+        .prepare_cached("DELETE FROM deliveries WHERE subject_id IN (SELECT value FROM json_each(?1))")?;
+    let ids: serde_json::Value = gone.iter().map(String::as_str).collect();
+    let ledger = forget.execute((ids.to_string(),))?;
     Ok(ErasedCounts { rows: gone.len() as u64, ledger: ledger as u64 })
 }
 
