@@ -11,7 +11,10 @@ use super::super::whose::{About, holds};
 /// The most rows that are looked for by one link or one address. Beyond that, those that are a subject's go all
 /// the same; only a message about one of them that does not name the subject is not known to be theirs.
 const ROWS_MAX: usize = 10_000;
-/// The keys in a user's object, however deep, under which their addresses are.
+/// The lists in a user's object with their addresses: Clerk's alone. Metadata may be the user's own words.
+const ADDRESS_LISTS: [&str; 5] =
+    ["email_addresses", "phone_numbers", "external_accounts", "saml_accounts", "enterprise_accounts"];
+/// The keys in such a list under which an address is.
 const ADDRESS_KEYS: [&str; 2] = ["email_address", "phone_number"];
 
 /// A table's name and an id.
@@ -113,21 +116,16 @@ impl Person {
         }
     }
 
-    /// Everything in a user's object that is called an address or a phone number.
-    fn learn_addresses(&mut self, value: &Value) {
-        match value {
-            Value::Array(elements) => elements.iter().for_each(|element| self.learn_addresses(element)),
-            Value::Object(object) => {
-                for (key, value) in object {
-                    match value {
-                        Value::String(text) if ADDRESS_KEYS.contains(&key.as_str()) && !text.is_empty() => {
-                            self.addresses.insert(plain(text));
-                        }
-                        _ => self.learn_addresses(value),
-                    }
-                }
+    /// The addresses in a user's object. Not one that they have yet to prove: it may be another's.
+    fn learn_addresses(&mut self, data: &Value) {
+        let lists = ADDRESS_LISTS.iter().filter_map(|list| data.get(list)?.as_array());
+        for element in lists.flatten() {
+            let status = element.get("verification").and_then(|verification| verification.get("status"));
+            if status.and_then(Value::as_str).is_some_and(|status| status != "verified") {
+                continue;
             }
-            _ => {}
+            let texts = ADDRESS_KEYS.iter().filter_map(|key| element.get(key)?.as_str());
+            self.addresses.extend(texts.filter(|text| !text.is_empty()).map(plain));
         }
     }
 
@@ -214,6 +212,22 @@ mod tests {
     fn a_users_own_message_tells_their_addresses_and_numbers() {
         let addresses: Vec<String> = ines().addresses.into_iter().collect();
         assert_eq!(addresses, ["+447700900113", "ines.okafor@kilnworks.example"]);
+    }
+
+    #[test]
+    fn an_address_that_is_not_proved_or_stands_in_metadata_may_be_anothers() {
+        let mut event: Value = serde_json::from_slice(sample("user.updated")).expect("JSON");
+        let victim = |address: &str| serde_json::json!({ "email_address": address });
+        event["data"]["unsafe_metadata"] =
+            serde_json::json!({ "email_addresses": [victim("one@x.example")] });
+        let mut unproved = victim("two@x.example");
+        unproved["verification"] = serde_json::json!({ "status": "unverified" });
+        event["data"]["email_addresses"].as_array_mut().expect("a list").push(unproved);
+        event["data"]["email_addresses"].as_array_mut().expect("a list").push(victim("three@x.example"));
+        let mut person = Person::new(&USERS, INES, &[]);
+        person.bearing(event.to_string().as_bytes());
+        let known = |address: &str| person.addresses.contains(address);
+        assert_eq!(["one@x.example", "two@x.example", "three@x.example"].map(known), [false, false, true]);
     }
 
     #[test]
