@@ -204,7 +204,8 @@ pub(crate) struct Doctor {
     /// Which command runs here, and so what it needs
     #[arg(long, value_enum, default_value = "serve")]
     pub(crate) face: FaceName,
-    /// Also sends a signed test event to the running receiver and waits until it is applied: it changes no row
+    /// Also sends a signed test event to the running receiver and waits until it is applied: no row changes, the
+    /// ledger has one line more
     #[arg(long)]
     pub(crate) send: bool,
     /// Where to [default: the receiver at the setting `listen`]

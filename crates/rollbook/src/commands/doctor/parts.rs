@@ -88,7 +88,7 @@ fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Finding {
         "more workers (rollbook work), or queue_depth_max; rollbook_apply_seconds says how fast the store is";
     if depth >= limit {
         failed(DEPTH, format!("{told}: deliveries are answered 503"), mend)
-    } else if depth >= limit / 100 * FULL_PERCENT && limit >= 100 {
+    } else if depth.saturating_mul(100) >= limit.saturating_mul(FULL_PERCENT) {
         warning(DEPTH, told, mend)
     } else if stats.ready > 0 && waits > WAITS_MAX {
         let told = format!("{told}, the oldest for {} s", thousands(waits.as_secs()));
