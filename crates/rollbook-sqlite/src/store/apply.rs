@@ -10,7 +10,7 @@ use rollbook_core::time::Timestamp;
 use rusqlite::types::{ToSqlOutput, Type, Value, ValueRef};
 use rusqlite::{Connection, OptionalExtension as _, ToSql};
 
-use super::sql::Statements;
+use super::sql::{Dependents, Statements};
 
 /// One transaction's work on the tables.
 pub(super) struct Tables<'a> {
@@ -82,7 +82,7 @@ impl Tables<'_> {
             self.write(resource, &Write { id: &assertion.id, row, state, synced_by })?;
             let before = stored.get(assertion.id.as_str()).copied().unwrap_or_default();
             if state.deleted_at != before.deleted_at {
-                self.pass_on(resource, &assertion.id)?;
+                self.pass_on(resource, &assertion.id, state.is_forgotten())?;
             }
         }
         Ok(folded.outcomes)
@@ -143,10 +143,16 @@ impl Tables<'_> {
         Ok(merge::inherited(resource, row, parent))
     }
 
-    /// Gives what hangs on a subject what it has from it.
-    pub(super) fn pass_on(&self, parent: &'static Resource, id: &str) -> rusqlite::Result<()> {
+    /// Gives what hangs on a subject what it has from it; with `survivors` what outlives it too.
+    pub(super) fn pass_on(
+        &self,
+        parent: &'static Resource,
+        id: &str,
+        survivors: bool,
+    ) -> rusqlite::Result<()> {
         let tables = RESOURCES.into_iter().map(|resource| self.statements.of(resource));
-        for dependents in tables.flat_map(|table| &table.links).filter(|one| one.link.parent == parent) {
+        let is_meant = |one: &&Dependents| one.link.parent == parent && (one.link.cascades || survivors);
+        for dependents in tables.flat_map(|table| &table.links).filter(is_meant) {
             self.connection.prepare_cached(&dependents.inherit)?.execute((id, self.now.to_string()))?;
         }
         Ok(())

@@ -21,7 +21,7 @@ pub(super) fn erase(
         gone.extend(dependents(tables, resource, id)?);
         let state = tables.stored(resource, id)?.unwrap_or_default().forgotten(tables.now);
         tables.write(resource, &Write { id, row: None, state, synced_by: ERASED_BY })?;
-        tables.pass_on(resource, id)?;
+        tables.pass_on(resource, id, true)?;
     }
     let mut forget = tables
         .connection
@@ -62,7 +62,7 @@ pub(super) fn tidy(tables: &Tables<'_>, due: &Due) -> rusqlite::Result<Tidied> {
             .query_map((before.to_string(), limit(left)), |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         for id in &ended {
-            tables.pass_on(resource, id)?;
+            tables.pass_on(resource, id, false)?;
         }
         tidied.rows += ended.len() as u64;
     }
