@@ -74,7 +74,7 @@ const EXPECTED: [Expected; 13] = [
     ),
     expected(
         "Everything that came about a user",
-        &["deliveries_by_subject"],
+        &["deliveries_by_subject", "SCAN deliveries"],
         &[
             "msg_4|user.created|inserted|2026-07-30 09:00",
             "msg_18|user.updated|updated|2026-08-03 11:40",

@@ -69,11 +69,15 @@ impl PostgresStore {
     }
 
     /// Makes sure, after a commit, that rows have what they should from their parents.
-    async fn look_again(&self, doubtful: &Doubtful, relied: &Relied) -> Result<(), StoreError> {
-        let Some(look) = Look::after(&self.statements, doubtful, relied, self.clock.now()) else {
-            return Ok(());
-        };
-        while self.database.run(&look).await? {}
+    async fn look_again(&self, mut doubtful: Doubtful, relied: &Relied) -> Result<(), StoreError> {
+        let (statements, now) = (&self.statements, self.clock.now());
+        while !doubtful.is_empty() || !relied.parents.is_empty() {
+            if !self.database.run(&Look { statements, doubtful: &doubtful, relied, now }).await? {
+                break;
+            }
+            // There is more than one look takes: the next ones must find less and less.
+            doubtful.ends = None;
+        }
         Ok(())
     }
 }
@@ -87,7 +91,7 @@ impl Store for PostgresStore {
         let (keeping, now) = (self.keeping, self.clock.now());
         let work = Apply { statements: &self.statements, changes, keeping, now };
         let Done { outcomes, doubtful, relied } = self.database.run(&work).await?;
-        self.look_again(&doubtful, &relied).await?;
+        self.look_again(doubtful, &relied).await?;
         Ok(outcomes)
     }
 
@@ -132,14 +136,14 @@ impl Store for PostgresStore {
         });
         let work = Erase { statements: &self.statements, subjects: &subjects, at };
         let erased = self.database.run(&work).await?;
-        self.look_again(&work.doubtful(), &Relied::default()).await?;
+        self.look_again(work.doubtful(), &Relied::default()).await?;
         Ok(erased)
     }
 
     async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
         let now = self.clock.now();
         let (tidied, doubtful) = self.database.run(&Tidy { statements: &self.statements, due, now }).await?;
-        self.look_again(&doubtful, &Relied::default()).await?;
+        self.look_again(doubtful, &Relied::default()).await?;
         Ok(tidied)
     }
 

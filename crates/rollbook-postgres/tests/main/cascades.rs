@@ -16,7 +16,11 @@ const ROUNDS: usize = 60;
 const CHILDREN: usize = 8;
 
 fn user_deleted(id: &str) -> Change {
-    change_of(&format!("msg_gone_{id}"), &event("user.deleted", START + 9, &deleted("user", id)))
+    user_deleted_at(id, 9)
+}
+
+fn user_deleted_at(id: &str, at: i64) -> Change {
+    change_of(&format!("msg_gone_{id}"), &event("user.deleted", START + at, &deleted("user", id)))
 }
 
 fn joined(id: &str, organization: &str, user: &str, at: i64) -> Change {
@@ -107,8 +111,14 @@ async fn more_rows_than_one_look_takes_end_with_their_organization() {
     let member = |number| joined(&format!("orgmem_{number}"), "org_1", &format!("user_{number}"), 0);
     let all: Vec<Change> = (0..2500).map(member).collect();
     store.apply_many(&all).await.expect("the store applies them");
+    // Half of the people have ended before (the start is 15 ms past a second): their memberships show that and stay as they are.
+    let people: Vec<Change> = (0..1250).map(|number| user_deleted_at(&format!("user_{number}"), 5)).collect();
+    store.apply_many(&people).await.expect("the store applies them");
     let gone = event("organization.deleted", START + 8, &deleted("organization", "org_1"));
     store.apply_many(&[change_of("msg_gone", &gone)]).await.expect("the store applies it");
+    let ends = "SELECT count(*), extract(milliseconds FROM deleted_at)::int % 1000 FROM mirror_2.organization_memberships
+                GROUP BY 2 ORDER BY 2";
+    assert_eq!(world.psql(ends).await, "1250|20\n1250|23\n");
     let living =
         "SELECT count(*) FILTER (WHERE deleted_at IS NULL), count(*) FROM mirror_2.organization_memberships";
     assert_eq!(world.psql(living).await, "0|2500\n");
