@@ -65,8 +65,7 @@ impl Work for Apply<'_> {
     type Output = Done;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Done> {
-        let mut doubtful = Doubtful { ends: Some(Vec::new()), ..Doubtful::default() };
-        let mut relied = Relied::default();
+        let (mut doubtful, mut relied) = (Doubtful::default(), Relied::default());
         let parts = RESOURCES.map(|resource| self.part(resource));
         let mut outcomes = vec![Applied::Ignored; self.changes.len()];
         if parts.iter().any(|part| !part.assertions.is_empty()) {
@@ -204,13 +203,8 @@ impl Part<'_> {
             let id = || assertion.id.clone();
             if self.resource.links.is_empty() {
                 if assertion.version.dead {
-                    let stored = known[number].get(&assertion.id).map(|seen| seen.stored).unwrap_or_default();
-                    doubtful.with_survivors |= stored.is_forgotten();
-                    let end = stored.deleted_at.filter(|_| stored.content != Content::Erased);
-                    doubtful.ends = doubtful.ends.take().zip(end).map(|(mut ends, at)| {
-                        ends.push(Time(Timestamp::from_millis(at)));
-                        ends
-                    });
+                    let known = known[number].get(&assertion.id);
+                    doubtful.with_survivors |= known.is_some_and(|seen| seen.stored.is_forgotten());
                     doubtful.parents.entry(self.resource.table).or_default().insert(id());
                 }
                 continue;

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rollbook_core::catalog::{Link, Resource};
 use rollbook_core::merge::{Content, Stored};
 use rollbook_core::time::Timestamp;
-use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
 use super::sql::{Statements, content, listed};
@@ -26,9 +26,6 @@ pub(super) const BATCH_MAX: usize = 1000;
 pub(super) struct Dependents {
     /// Ids of rows that do not have what they should, with the number of their table; a condition follows.
     wrong: String,
-    /// Ids of rows that may not have what they should, with the number of their table, told without a look at their
-    /// parents; a condition follows.
-    suspect: String,
     /// Ids of rows; a condition follows.
     all: String,
     links: &'static [Link],
@@ -79,7 +76,6 @@ impl Dependents {
                 "SELECT {number}::int4, child.id FROM {table} AS child {joins} WHERE {}",
                 differs("child", &format!("least({end})"), &erased)
             ),
-            suspect: format!("SELECT {number}::int4, child.id FROM {table} AS child WHERE true"),
             all: format!("SELECT child.id FROM {table} AS child WHERE true"),
             links: resource.links,
             lock: format!(
@@ -103,9 +99,6 @@ pub(super) struct Doubtful {
     pub(super) parents: BTreeMap<&'static str, BTreeSet<String>>,
     /// Whether those rows are meant too that outlive the parents: an operator has had them erased.
     pub(super) with_survivors: bool,
-    /// When the parents ended, where each has ended, for the first time or as before, and none is erased: rows that show
-    /// one of these ends have what they should. `None` where they must be worked out to know.
-    pub(super) ends: Option<Vec<Time>>,
 }
 
 /// What rows were written by: what was known of their parents.
@@ -187,14 +180,7 @@ impl Work for Look<'_> {
                 doubtful.children.entry(*number).or_default().extend(ids.iter().cloned());
             }
         }
-        let mut wrong = Ids::new();
-        if let Some(ends) = doubtful.ends.take() {
-            let parents = std::mem::take(&mut doubtful.parents);
-            wrong = self.suspects(session, &parents, &ends).await?;
-        }
-        for (number, ids) in self.wrong(session, &doubtful).await? {
-            wrong.entry(number).or_default().extend(ids);
-        }
+        let wrong = self.wrong(session, &doubtful).await?;
         for (number, ids) in &wrong {
             if let Some(dependents) = &self.statements.tables[*number].dependents {
                 self.mend(session, dependents, ids).await?;
@@ -244,44 +230,18 @@ impl Look<'_> {
         Ok(false)
     }
 
-    /// Those of the parents' rows that show none of their ends: cheap to plan, since most batches that end anything
-    /// come here. A row whose other parent ended before is among them and will be found right.
-    async fn suspects(
-        &self,
-        session: &mut Session<'_>,
-        parents: &BTreeMap<&'static str, BTreeSet<String>>,
-        ends: &[Time],
-    ) -> sqlx::Result<Ids> {
-        let (mut arguments, mut parts) = (PgArguments::default(), Vec::new());
-        arguments.add(ends).map_err(sqlx::Error::Encode)?;
-        for dependents in self.statements.tables.iter().filter_map(|table| table.dependents.as_ref()) {
-            for link in dependents.links.iter().filter(|link| link.cascades) {
-                let Some(ids) = parents.get(link.parent.table) else { continue };
-                let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-                arguments.add(ids).map_err(sqlx::Error::Encode)?;
-                parts.push(format!(
-                    "{} AND child.{} = ANY (${}::text[]) AND (child.version_parents_deleted_at IS NULL
-                         OR child.version_parents_deleted_at <> ALL ($1::timestamptz[]))",
-                    dependents.suspect,
-                    link.column,
-                    arguments.len()
-                ));
-            }
-        }
-        if parts.is_empty() {
-            return Ok(Ids::new());
-        }
-        let sql = format!("{} LIMIT {BATCH_MAX}", parts.join(" UNION ALL "));
-        ids_of(&session.fetch(&sql.into(), arguments).await?)
-    }
-
     async fn wrong(&self, session: &mut Session<'_>, doubtful: &Doubtful) -> sqlx::Result<Ids> {
+        let mut wrong = Ids::new();
         let (sql, arguments) = doubtful.query(self.statements, |dependents| &dependents.wrong);
         if sql.is_empty() {
-            return Ok(Ids::new());
+            return Ok(wrong);
         }
         let sql = format!("{sql} LIMIT {BATCH_MAX}");
-        ids_of(&session.fetch(&sql.into(), arguments.map_err(sqlx::Error::Encode)?).await?)
+        for row in session.fetch(&sql.into(), arguments.map_err(sqlx::Error::Encode)?).await? {
+            let number = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
+            wrong.entry(number).or_default().insert(row.try_get(1)?);
+        }
+        Ok(wrong)
     }
 
     async fn mend(
@@ -299,14 +259,4 @@ impl Look<'_> {
         arguments.add(Time(self.now)).map_err(sqlx::Error::Encode)?;
         session.fetch(&dependents.mend, arguments).await.map(drop)
     }
-}
-
-/// Rows of the number of a table and an id.
-fn ids_of(rows: &[PgRow]) -> sqlx::Result<Ids> {
-    let mut ids = Ids::new();
-    for row in rows {
-        let number = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
-        ids.entry(number).or_default().insert(row.try_get(1)?);
-    }
-    Ok(ids)
 }

@@ -69,14 +69,12 @@ impl PostgresStore {
     }
 
     /// Makes sure, after a commit, that rows have what they should from their parents.
-    async fn look_again(&self, mut doubtful: Doubtful, relied: &Relied) -> Result<(), StoreError> {
+    async fn look_again(&self, doubtful: Doubtful, relied: &Relied) -> Result<(), StoreError> {
         let (statements, now) = (&self.statements, self.clock.now());
         while !doubtful.is_empty() || !relied.parents.is_empty() {
             if !self.database.run(&Look { statements, doubtful: &doubtful, relied, now }).await? {
                 break;
             }
-            // There is more than one look takes: the next ones must find less and less.
-            doubtful.ends = None;
         }
         Ok(())
     }

@@ -153,3 +153,13 @@ pub async fn what_hangs_on_the_erased_keeps_nothing_but_whom_it_hung_on(
         assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, id, START + 7, &links).await;
     }
 }
+
+pub async fn an_earlier_end_that_comes_late_shows_beside_a_redelivered_later_one(
+    mirror: Mirror<impl StoreHarness>,
+) {
+    create_children(&mirror).await;
+    mirror.apply_one("msg_1", organization_deleted(8)).await;
+    let batch = [("msg_2", user_deleted(5)), ("msg_1", organization_deleted(8))];
+    assert_eq!(mirror.apply(&batch).await, [Deleted, Unchanged]);
+    assert_ended(&mirror, Some(5), Some(8)).await;
+}

@@ -135,6 +135,7 @@ macro_rules! store_conformance {
             cascades: a_childs_own_end_says_when
             cascades: a_redelivered_end_of_a_parent_changes_no_child
             cascades: what_hangs_on_the_erased_keeps_nothing_but_whom_it_hung_on
+            cascades: an_earlier_end_that_comes_late_shows_beside_a_redelivered_later_one
             upkeep: the_ledger_tells_all_of_a_line
             upkeep: the_story_of_a_subject_is_told_in_order_and_ends_with_the_latest
             upkeep: rows_are_found_by_what_they_belong_to
