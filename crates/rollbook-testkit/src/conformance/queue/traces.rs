@@ -11,7 +11,7 @@ use super::{LEASE_FOR, Queue, QueueHarness, RETRY_AFTER, dead_letter, numbered, 
 
 /// A trace of its own for each number but zero.
 fn trace(number: u8) -> Option<Traceparent> {
-    let mut bytes: [u8; Traceparent::BYTES] = std::array::from_fn(|index| index as u8);
+    let mut bytes = *b"every byte is another: 1,";
     bytes[0] = number;
     Traceparent::from_bytes(&bytes).filter(|_| number > 0)
 }
@@ -62,9 +62,9 @@ pub async fn a_message_has_the_trace_that_it_came_in_or_none(mut queue: Queue<im
         .into_iter()
         .map(|found| (found.id.to_string(), (found.traceparent, found.body)))
         .collect();
-    let leases = queue.lease(100).await;
+    let given = queue.lease(100).await;
     let leased: BTreeMap<String, _> =
-        leases.into_iter().map(|lease| (lease.id.to_string(), (lease.traceparent, lease.body))).collect();
+        given.into_iter().map(|lease| (lease.id.to_string(), (lease.traceparent, lease.body))).collect();
     let sent: BTreeMap<String, _> =
         deliveries.into_iter().map(|sent| (sent.id.to_string(), (sent.traceparent, sent.body))).collect();
     assert_eq!((&leased, &listed), (&sent, &sent));
