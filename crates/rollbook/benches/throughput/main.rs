@@ -7,6 +7,7 @@
 //!   answering without a queue and (b) raw SQLite inserts of the same bodies in the same batch sizes.
 //! * Latency: `rollbook serve` at 1,000 deliveries a second, against the disk's fdatasync p99.
 //! * Applying: `rollbook work` draining a backlog, against raw upserts of the same rows.
+//! * Scraping: messages moved through a queue where a million wait, while `/metrics` is asked, against nobody asking.
 //! * On Redis and Postgres (`distributed`): the same acknowledgements and the same draining, by one and by two
 //!   workers; the whole path at once, with the load generator; memory of Redis; speed beside a long backlog.
 
@@ -19,6 +20,7 @@ mod hammer;
 mod latency;
 mod load;
 mod report;
+mod scrape;
 
 use crate::report::Report;
 
@@ -40,7 +42,7 @@ const FULL: Scale = Scale { turns: 5, divisor: 1 };
 const QUICK: Scale = Scale { turns: 1, divisor: 20 };
 
 /// The parts that can be asked for by name, in their order; without a name all of them.
-const PARTS: [&str; 7] = ["acks", "latency", "apply", "redis", "postgres", "path", "backlog"];
+const PARTS: [&str; 8] = ["acks", "latency", "apply", "scrape", "redis", "postgres", "path", "backlog"];
 
 #[tokio::main]
 async fn main() {
@@ -77,6 +79,7 @@ async fn measure(part: &str, scale: Scale, report: &mut Report) {
         "acks" => acknowledge::measure(scale, report).await,
         "latency" => latency::measure(scale, report).await,
         "apply" => apply::measure(scale, report).await,
+        "scrape" => scrape::measure(scale, report).await,
         "redis" => distributed::acknowledge::measure(scale, report).await,
         "postgres" => distributed::apply::measure(scale, report).await,
         "path" => distributed::path::measure(scale, report).await,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -134,6 +135,18 @@ impl Report {
             ratio: Some(ratio),
             limit: Some(Limit::AtMost(limit)),
             detail: format!("p50 {}", milliseconds(p50)),
+        });
+    }
+
+    /// An answer that may take so long.
+    pub(crate) fn answer(&mut self, what: &str, took: Duration, most: Duration, detail: &str) {
+        self.lines.push(Line {
+            what: what.to_owned(),
+            figure: milliseconds(took.as_secs_f64()),
+            beside: format!("limit {}", milliseconds(most.as_secs_f64())),
+            ratio: Some(took.as_secs_f64() / most.as_secs_f64()),
+            limit: Some(Limit::AtMost(1.0)),
+            detail: detail.to_owned(),
         });
     }
 

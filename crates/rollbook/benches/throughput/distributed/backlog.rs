@@ -1,18 +1,17 @@
 //! What a long queue costs: taking in and giving out on Redis, empty and beside a backlog.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rollbook_core::queue::{Consumer as _, LeaseRequest, Producer as _, Settlement};
 use rollbook_redis::RedisQueue;
 use rollbook_simulator::history::{Event, History};
 use rollbook_testkit::servers::redis::RedisServer;
 
-use super::{queue, start_redis, turns};
+use super::{home, queue, start_redis, turns};
 use crate::Scale;
 use crate::load::{self, per_second};
 use crate::report::{Baseline, Report, median, progress};
+use crate::scrape::{self, WAITING, give_out, take_in};
 
-const WAITING: usize = 1_000_000;
 const MOVED: usize = 20_000;
 const BATCH: usize = 100;
 /// Speed beside a backlog to speed without one.
@@ -31,6 +30,7 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     let (empty, full) = (start_redis().await, start_redis().await);
     fill(&full, &history, waiting).await;
     // Both at a time, so that a slower minute of the machine slows both.
+    let receiver = home(&full);
     let (empty, full) = (queue(&empty, true), queue(&full, true));
     let mut measured = Vec::new();
     for turn in 0..turns(scale) {
@@ -52,18 +52,13 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     };
     line("enqueued/s beside a backlog", |rates| rates.taken_in);
     line("leased and settled/s beside a backlog", |rates| rates.given_out);
+    scrape::beside(&full, &receiver, "Redis", &history, scale, report).await;
 }
 
 /// Not waiting for the disk, which is not what is measured.
 async fn fill(redis: &RedisServer, history: &History, waiting: usize) {
     redis.cli(&["CONFIG", "SET", "appendfsync", "no"]);
-    let queue = queue(redis, false);
-    let mut filled = 0;
-    while filled < waiting {
-        let events = load::fresh(history, &format!("waiting_{filled}"), (waiting - filled).min(20_000));
-        filled += events.len();
-        take_in(&queue, &events, 1_000).await;
-    }
+    scrape::fill(&queue(redis, false), history, waiting).await;
     redis.cli(&["CONFIG", "SET", "appendfsync", "always"]);
 }
 
@@ -72,20 +67,6 @@ async fn through(queue: &RedisQueue, events: &[Event]) -> Rates {
     take_in(queue, events, BATCH).await;
     let taken_in = per_second(events.len(), started.elapsed());
     let started = Instant::now();
-    let mut settled = 0;
-    while settled < events.len() {
-        let request = LeaseRequest { max: BATCH, lease_for: Duration::from_secs(60), wait: Duration::ZERO };
-        let leases = queue.lease(request).await.expect("leases");
-        settled += leases.len();
-        let settlements = leases.into_iter().map(|lease| (lease, Settlement::Ack)).collect();
-        queue.settle_many(settlements).await.expect("settled");
-    }
+    give_out(queue, events.len()).await;
     Rates { taken_in, given_out: per_second(events.len(), started.elapsed()) }
-}
-
-async fn take_in(queue: &RedisQueue, events: &[Event], batch: usize) {
-    for batch in events.chunks(batch) {
-        let deliveries: Vec<_> = batch.iter().map(load::delivery).collect();
-        queue.enqueue_many(&deliveries).await.expect("a durable batch");
-    }
 }
