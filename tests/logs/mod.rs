@@ -148,6 +148,26 @@ async fn a_delivery_is_one_line_of_the_receiver_and_one_of_the_worker_where_thei
 }
 
 #[tokio::test]
+async fn a_wrong_secret_is_one_line_of_the_log_however_many_deliveries_it_refuses() {
+    let home = Home::new(BINARY).with("ROLLBOOK_LOG_FORMAT", "json");
+    let mut rollbook = home.start_ready(&["serve"]).await;
+    for number in 0..5 {
+        let forged = signed(&id(number), "{}").replace("\r\n\r\n{}", "\r\n\r\n[]");
+        assert_eq!(status(&exchange(home.listen, &forged).await), 400);
+    }
+    rollbook.signal("TERM");
+    assert!(rollbook.exit().await.success());
+    let log = home.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("deliveries are answered 400")).collect();
+    let [line] = lines[..] else { panic!("{} lines in {log}", lines.len()) };
+    let line: Value = serde_json::from_str(line).expect("JSON");
+    let fields = &line["fields"];
+    assert_eq!((&line["level"], &fields["why"]), (&"WARN".into(), &"no signature matches".into()));
+    assert_eq!(fields["refused"], 1, "the first is told at once: {line}");
+    assert!(fields["mend"].as_str().is_some_and(|mend| mend.contains("rollbook doctor")), "{line}");
+}
+
+#[tokio::test]
 async fn nothing_that_an_event_or_a_stranger_says_steers_a_terminal_or_begins_a_line() {
     let evil = r"\u001b[31mred\u009b\r\nINFO rollbook: all is well\u202e";
     for format in ["json", "pretty"] {

@@ -22,6 +22,7 @@ use crate::answer::{self, Answer, Refusal};
 use crate::batcher::{Asker, Waiting};
 use crate::body::{self, Held};
 use crate::metrics::Metrics;
+use crate::refusals::Refusals;
 use crate::settings::Settings;
 
 /// Where Svix posts to.
@@ -33,6 +34,7 @@ pub(crate) struct Handler {
     secrets: SigningSecrets,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    refusals: Refusals,
     batcher: mpsc::Sender<Waiting>,
     /// Places for verified deliveries that wait for the queue.
     places: Arc<Semaphore>,
@@ -60,6 +62,7 @@ impl Handler {
             secrets,
             clock,
             metrics,
+            refusals: Refusals::default(),
             batcher,
             places: Arc::new(Semaphore::new(settings.in_flight_max)),
             room: Arc::new(Semaphore::new(settings.buffered_max)),
@@ -131,8 +134,10 @@ impl Handler {
         let now = self.clock.now();
         let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let signed = SignedHeaders::read(pairs).map_err(Refusal::NotGenuine)?;
-        let skew =
-            verify(&self.secrets, &signed, &held.bytes, now, self.tolerance).map_err(Refusal::NotGenuine)?;
+        let skew = verify(&self.secrets, &signed, &held.bytes, now, self.tolerance).map_err(|error| {
+            self.refusals.note(error, now);
+            Refusal::NotGenuine(error)
+        })?;
         self.metrics.verified(now, skew);
         *genuine = enabled!(Level::DEBUG).then(|| signed.message_id());
         let delivery = Delivery { id: signed.message_id(), received_at: now, body: held.bytes };
