@@ -78,7 +78,12 @@ async fn delivered(places: &Places, deliveries: &[(String, Value)]) {
 /// Puts messages of theirs into every state that there is, and one that only names them.
 async fn fill(queue: &Queue) {
     let put = async |id: &str, body: String| {
-        let delivery = Delivery { id: MessageId::new(id), received_at: WallClock.now(), body: body.into() };
+        let delivery = Delivery {
+            id: MessageId::new(id),
+            received_at: WallClock.now(),
+            traceparent: None,
+            body: body.into(),
+        };
         queue.producer.enqueue_many(&[delivery]).await.expect("it is taken");
     };
     let take = async || {

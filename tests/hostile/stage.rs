@@ -223,7 +223,7 @@ async fn play(
     let received_at = clock.now();
     let deliveries: Vec<Delivery> = messages
         .iter()
-        .map(|(id, body)| Delivery { id: id.clone(), received_at, body: body.clone() })
+        .map(|(id, body)| Delivery { id: id.clone(), received_at, traceparent: None, body: body.clone() })
         .collect();
     played.queue.enqueue_many(&deliveries).await.expect("there is room");
     let settings = Settings {

@@ -168,6 +168,64 @@ async fn a_wrong_secret_is_one_line_of_the_log_however_many_deliveries_it_refuse
 }
 
 #[tokio::test]
+async fn a_delivery_that_came_in_a_trace_names_it_from_the_door_to_the_dead_letters() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let filter = "warn,rollbook_receiver=debug,rollbook_worker=debug";
+    let home = Home::new(BINARY).with("ROLLBOOK_LOG", filter).with("ROLLBOOK_LOG_FORMAT", "json");
+    let mut rollbook = home.start_ready(&["serve"]).await;
+    let header = format!("traceparent: 00-{TRACE}-00f067aa0ba902b7-01\r\n");
+    let good = r#"{"type":"user.created","timestamp":1785312000032,"data":{"id":"user_1"}}"#;
+    let forged = |request: &str| request.replace("svix-signature: v1,", "svix-signature: v1,AAAA");
+    let traced = |request: String, times| {
+        request.replace("\r\nsvix-id", &format!("\r\n{}svix-id", header.repeat(times)))
+    };
+    for (request, expected) in [
+        (traced(signed("msg_traced", good), 1), 200),
+        (traced(signed("msg_torn", "{"), 1), 200),
+        (traced(signed("msg_twice", good), 2), 200),
+        (signed("msg_plain", good), 200),
+        (forged(&traced(signed("msg_forged", good), 1)), 400),
+    ] {
+        let answer = exchange(home.listen, &request).await;
+        assert_eq!(status(&answer), expected, "{answer}");
+    }
+    until("all are settled", || async { home.metric("rollbook_queue_depth").await == Some(0.0) }).await;
+    let shown = home.command(&["dead-letters", "show", "msg_torn"]).output().expect("it runs");
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.contains(&format!("00-{TRACE}-00f067aa0ba902b7-01")), "{shown}");
+    rollbook.signal("TERM");
+    assert!(rollbook.exit().await.success());
+    let log = home.log();
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["fields"].clone());
+    let mut told: Vec<(String, String, Value)> = lines
+        .filter(|fields| fields["svix_id"].is_string())
+        .map(|fields| {
+            let text = |name: &str| fields[name].as_str().unwrap_or_default().to_owned();
+            // A trace that is not there is no field at all, not an empty one.
+            (
+                text("svix_id"),
+                text("message"),
+                fields.get("trace_id").cloned().unwrap_or_else(|| "none".into()),
+            )
+        })
+        .collect();
+    told.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
+    let line = |id: &str, message: &str, trace: &str| (id.to_owned(), message.to_owned(), Value::from(trace));
+    let expected = [
+        line("msg_plain", "applied", "none"),
+        line("msg_plain", "delivery", "none"),
+        line("msg_torn", "delivery", TRACE),
+        line("msg_torn", "parked as a dead letter", TRACE),
+        line("msg_traced", "applied", TRACE),
+        line("msg_traced", "delivery", TRACE),
+        line("msg_twice", "applied", "none"),
+        line("msg_twice", "delivery", "none"),
+    ];
+    assert_eq!(told, expected, "{log}");
+    assert_eq!(log.matches(TRACE).count(), 4, "of what is not genuine nothing is told: {log}");
+}
+
+#[tokio::test]
 async fn nothing_that_an_event_or_a_stranger_says_steers_a_terminal_or_begins_a_line() {
     let evil = r"\u001b[31mred\u009b\r\nINFO rollbook: all is well\u202e";
     for format in ["json", "pretty"] {

@@ -1,12 +1,8 @@
-//! The rules: they ask for metrics that there are, and each alert leads to its entry in the runbook, whose
-//! commands can be typed as they stand.
+//! The rules: they ask for metrics that there are, and each alert leads to its entry in the runbook.
 
 use std::collections::BTreeSet;
 
-use rollbook_testkit::process::Home;
-
-use super::{assert_readable, listed_series, names_in, read, rules};
-use crate::crashes::BINARY;
+use super::{listed_series, names_in, read, rules};
 
 /// The chapter of the runbook about alerts.
 fn chapter() -> String {
@@ -63,30 +59,6 @@ fn every_entry_says_what_to_look_at_why_it_happens_and_what_mends_it() {
             assert!(entry.contains(part), "{name} has no {part}");
         }
     }
-}
-
-#[test]
-fn every_command_and_every_metric_of_the_runbook_exists() {
-    let runbook = read("RUNBOOK.md");
-    let listed = listed_series();
-    let unknown: Vec<&str> = names_in(&runbook).into_iter().filter(|name| !listed.contains(*name)).collect();
-    assert_eq!(unknown, Vec::<&str>::new());
-    let home = Home::new(BINARY);
-    let in_text = runbook.split('`').filter(|part| part.starts_with("rollbook "));
-    let in_blocks = runbook.lines().filter(|line| line.starts_with("rollbook "));
-    let mut commands = 0;
-    for command in in_text.chain(in_blocks) {
-        let words = command.split(['|', '#']).next().unwrap_or_default().split_whitespace().skip(1);
-        // With this at their end the words are read, and nothing is done.
-        let arguments: Vec<&str> = words.chain(["--help"]).collect();
-        let output = home.command(&arguments).output().expect("the binary starts");
-        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-        commands += 1;
-    }
-    assert!(commands > 15, "{commands} commands");
-    let queries = runbook.lines().filter(|line| line.starts_with("promtool query instant "));
-    let queries = queries.map(|line| line.split('\'').nth(1).expect("an expression in quotes").to_owned());
-    assert_readable(&queries.collect::<Vec<_>>());
 }
 
 #[test]

@@ -1,9 +1,10 @@
-//! What an operator is given: the list of metrics, the rules, the dashboard, the runbook. Each is compared
+//! What an operator is given: the list of metrics, the rules, the dashboard, the pages. Each is compared
 //! with the others and with what the real binary shows.
 
 mod alerts;
 mod dashboard;
 mod metrics;
+mod pages;
 mod prometheus;
 
 use std::collections::BTreeSet;

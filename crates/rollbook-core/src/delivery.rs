@@ -5,6 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::time::Timestamp;
+use crate::trace::Traceparent;
 
 /// The `svix-id` of a delivery: its name for life, through retries, dead letter, redrive and ledger.
 /// Svix sends the same id for every attempt, resend and replay of a message.
@@ -39,6 +40,8 @@ pub struct Delivery {
     pub id: MessageId,
     /// When the receiver had read it whole.
     pub received_at: Timestamp,
+    /// The trace that it came in, where its sender says so. Not signed.
+    pub traceparent: Option<Traceparent>,
     /// The signed bytes.
     pub body: Bytes,
 }

@@ -10,7 +10,7 @@
 //! The way of one delivery, in the order of the modules: [`signature`] decides whether it is genuine,
 //! [`delivery`] is what the [`queue`] keeps of it, [`event`] reads it by the [`catalog`] into a
 //! [`change`], [`merge`] says which change wins, [`store`] makes it rows, and [`retry`] says what
-//! happens when that fails.
+//! happens when that fails. [`trace`] is what a sender says of the trace that a delivery is part of.
 
 pub mod catalog;
 pub mod change;
@@ -23,3 +23,4 @@ pub mod sanitize;
 pub mod signature;
 pub mod store;
 pub mod time;
+pub mod trace;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use crate::delivery::{Delivery, MessageId};
 use crate::retry::Failure;
 use crate::time::Timestamp;
+use crate::trace::Traceparent;
 
 /// What the receiver needs.
 #[async_trait]
@@ -74,6 +75,8 @@ pub struct Lease {
     pub unsettled: u32,
     /// When the receiver had read it.
     pub received_at: Timestamp,
+    /// The trace that it came in, as in the delivery.
+    pub traceparent: Option<Traceparent>,
     /// The signed bytes.
     pub body: Bytes,
 }
@@ -215,6 +218,8 @@ pub struct QueuedMessage {
     pub id: MessageId,
     /// When the receiver had read it.
     pub received_at: Timestamp,
+    /// The trace that it came in, as in the delivery.
+    pub traceparent: Option<Traceparent>,
     /// How often it has been leased, a lease that it is in included.
     pub attempts: u32,
     /// What it waits for.
@@ -270,6 +275,8 @@ pub struct DeadLetter {
     pub id: MessageId,
     /// When the receiver had read it.
     pub received_at: Timestamp,
+    /// The trace that it came in, as in the delivery.
+    pub traceparent: Option<Traceparent>,
     /// When it was parked.
     pub died_at: Timestamp,
     /// How often it was leased.

@@ -62,17 +62,17 @@ pub(crate) struct Database {
 const COMMIT: &str = "SET LOCAL statement_timeout = 0; COMMIT";
 
 impl Database {
-    /// Connects at the first use. Each transaction begins by saying all that it relies on. Plans are made
-    /// anew: one that was made while a table was small would scan it from end to end when it has grown. Joins are
-    /// of few rows by their ids, which a planner without statistics does not know.
+    /// Connects at the first use. Each transaction begins by saying all that it relies on. A plan is made
+    /// once for each statement and connection, and of indexes and nested loops only: whatever is asked for is few rows by their ids,
+    /// which a planner without statistics does not know, and a plan that was made while a table was small must do when it has grown.
     pub(crate) fn new(place: Place, settings: &PostgresSettings) -> Self {
         let statement = settings.statement_timeout.as_millis().clamp(1, i32::MAX.unsigned_abs().into());
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; \
              SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
              SET LOCAL idle_in_transaction_session_timeout = {statement}; \
-             SET LOCAL client_min_messages = error; SET LOCAL plan_cache_mode = force_custom_plan; \
-             SET LOCAL jit = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off",
+             SET LOCAL client_min_messages = error; SET LOCAL plan_cache_mode = force_generic_plan; \
+             SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off",
             lock = (statement / 2).max(1),
         );
         let mut options = place.options.clone();

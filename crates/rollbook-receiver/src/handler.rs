@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
+use hyper::header::HeaderName;
 use hyper::{HeaderMap, Method, Request};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::Enqueued;
 use rollbook_core::signature::{SignedHeaders, SigningSecrets, verify};
 use rollbook_core::time::Clock;
+use rollbook_core::trace::{TraceId, Traceparent};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,14 @@ use crate::settings::Settings;
 /// Where Svix posts to.
 const DELIVERIES: &str = "/webhooks/clerk";
 const HEALTH: &str = "/healthz";
+/// Which trace a request is part of. It is not signed.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What the log tells of a delivery that is genuine.
+struct Genuine {
+    id: MessageId,
+    trace_id: Option<TraceId>,
+}
 
 /// What all requests share.
 pub(crate) struct Handler {
@@ -118,7 +128,13 @@ impl Handler {
             Ok(enqueued) => (answer::outcome_of(enqueued), answer::durable(enqueued)),
             Err(refusal) => (refusal.outcome(), refusal.answer()),
         };
-        debug!(svix_id = genuine.as_ref().map(MessageId::as_str), outcome, "delivery");
+        let told = genuine.as_ref();
+        debug!(
+            svix_id = told.map(|told| told.id.as_str()),
+            trace_id = told.and_then(|told| told.trace_id).map(tracing::field::display),
+            outcome,
+            "delivery"
+        );
         tally.end(outcome);
         if whole { answer } else { answer::and_close(answer) }
     }
@@ -129,7 +145,7 @@ impl Handler {
         headers: &HeaderMap,
         held: Held,
         started: Instant,
-        genuine: &mut Option<MessageId>,
+        genuine: &mut Option<Genuine>,
     ) -> Result<Enqueued, Refusal> {
         let now = self.clock.now();
         let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
@@ -139,8 +155,11 @@ impl Handler {
             Refusal::NotGenuine(error)
         })?;
         self.metrics.verified(now, skew);
-        *genuine = enabled!(Level::DEBUG).then(|| signed.message_id());
-        let delivery = Delivery { id: signed.message_id(), received_at: now, body: held.bytes };
+        let (id, traceparent) = (signed.message_id(), traceparent(headers));
+        if enabled!(Level::DEBUG) {
+            *genuine = Some(Genuine { id: id.clone(), trace_id: traceparent.map(Traceparent::trace_id) });
+        }
+        let delivery = Delivery { id, received_at: now, traceparent, body: held.bytes };
         let result = self.enqueue(delivery, held.room, started).await;
         self.metrics.ack_seconds.observe(started.elapsed().as_secs_f64());
         result
@@ -165,4 +184,11 @@ impl Handler {
             Ok(Err(_)) | Err(_) => Err(Refusal::QueueUnavailable),
         }
     }
+}
+
+/// The trace that a request says it is part of. Two are none: which of them is meant, nobody can tell.
+fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
+    let mut values = headers.get_all(TRACEPARENT).iter();
+    let value = values.next()?;
+    if values.next().is_some() { None } else { Traceparent::parse(value.as_bytes()) }
 }

@@ -20,7 +20,10 @@ pub enum Schema {
 /// A step: its name and its SQL.
 type Step = (&'static str, &'static str);
 
-const QUEUE: &[Step] = &[("0001_queue", include_str!("../../../migrations/sqlite/queue/0001_queue.sql"))];
+const QUEUE: &[Step] = &[
+    ("0001_queue", include_str!("../../../migrations/sqlite/queue/0001_queue.sql")),
+    ("0002_traceparent", include_str!("../../../migrations/sqlite/queue/0002_traceparent.sql")),
+];
 const STORE: &[Step] = &[
     ("0001_mirror", include_str!("../../../migrations/sqlite/store/0001_mirror.sql")),
     ("0002_whole_of_clerk", include_str!("../../../migrations/sqlite/store/0002_whole_of_clerk.sql")),
@@ -204,6 +207,40 @@ mod tests {
         let found: (i64, bool) =
             connection.query_row(state, (), |row| Ok((row.get(0)?, row.get(1)?))).expect("a row");
         assert_eq!(found, (7, true));
+    }
+
+    #[test]
+    fn what_waits_and_what_is_dead_stays_at_the_step_about_traces_and_earlier_statements_go_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("queue.db");
+        let connection = connection::open(&path).expect("a file");
+        connection.execute_batch(QUEUE[0].1).expect("the first step");
+        connection.pragma_update(None, "user_version", 1).expect("a version");
+        let enqueue = |id: &str| {
+            let sql = "INSERT INTO messages (seq, id, received_at, enqueued_at, body)
+                       VALUES ((SELECT count(*) + 1 FROM messages), ?1, 1, 1, x'7b7d')";
+            connection.execute(sql, (id,)).expect("a message")
+        };
+        let park = |id: &str| {
+            let sql =
+                "INSERT INTO dead_letters (id, received_at, died_at, attempts, reason, detail, format, body)
+                       SELECT id, received_at, 2, 1, 'r', 'd', format, body FROM messages WHERE id = ?1";
+            connection.execute(sql, (id,)).expect("a dead letter")
+        };
+        enqueue("before");
+        park("before");
+        assert_eq!(apply_migrations(&path, Schema::Queue), Ok(vec![QUEUE[1].0]));
+        // As a process of an earlier build does that still has the file open.
+        enqueue("after");
+        park("after");
+        for table in ["messages", "dead_letters"] {
+            let sql = format!(
+                "SELECT group_concat(id || ' ' || hex(body) || ' ' || (traceparent IS NULL), ', ')
+                   FROM (SELECT * FROM {table} ORDER BY seq)"
+            );
+            let found: String = connection.query_row(&sql, (), |row| row.get(0)).expect("rows");
+            assert_eq!(found, "before 7B7D 1, after 7B7D 1", "{table}");
+        }
     }
 
     #[test]

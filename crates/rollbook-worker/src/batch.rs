@@ -8,6 +8,8 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::event::{self, Parsed};
 use rollbook_core::queue::{Lease, Settlement};
 use rollbook_core::retry::{Decision, Failure, Reason, RetryPolicy};
+use rollbook_core::trace::TraceId;
+use tracing::field::{DisplayValue, display};
 use tracing::warn;
 
 use crate::apply::Fate;
@@ -93,6 +95,11 @@ fn crash_loop(lease: &Lease) -> Failure {
     Failure { reason: Reason::CrashLoop, detail, event_type: event::type_of(&lease.body) }
 }
 
+/// For the log: the trace that the delivery came in.
+pub(crate) fn trace_id(lease: &Lease) -> Option<DisplayValue<TraceId>> {
+    lease.traceparent.map(|traceparent| display(traceparent.trace_id()))
+}
+
 /// How the lease of an applied, refused or untried change ends.
 pub(crate) fn decide(lease: &Lease, change: &Change, fate: Fate, retry: &RetryPolicy) -> Settlement {
     match fate {
@@ -110,7 +117,7 @@ pub(crate) fn fail(lease: &Lease, failure: Failure, retry: &RetryPolicy) -> Sett
     if failure.event_type.as_deref().is_some_and(|event_type| NEVER_KEPT.contains(&event_type)) {
         // A dead letter would keep the one-time password in its body.
         warn!(
-            svix_id = %lease.id, event_type = failure.event_type, attempt = lease.attempt,
+            svix_id = %lease.id, event_type = failure.event_type, attempt = lease.attempt, trace_id = trace_id(lease),
             reason = %failure.reason, detail = failure.detail,
             "dropped: it can't be applied, and what carries a one-time password is not parked"
         );

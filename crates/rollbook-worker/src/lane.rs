@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use crate::apply::{Fate, apply};
 use crate::backoff::{QueueAway, QueueOutage};
-use crate::batch::{self, Decided};
+use crate::batch::{self, Decided, trace_id};
 use crate::gate::Gate;
 use crate::isolation::{Hands, Isolation};
 use crate::metrics::Metrics;
@@ -109,6 +109,7 @@ impl Lane {
         }
         info!(
             lane = self.pulse.lane, svix_id = %suspect.id, attempt = suspect.attempt, unsettled = suspect.unsettled,
+            trace_id = trace_id(&suspect),
             "its last workers did not settle this message: it is handled alone"
         );
         let decided = self.process(vec![suspect]).await?;
@@ -193,12 +194,12 @@ impl Lane {
                 Settlement::Ack | Settlement::Release => {}
                 Settlement::Retry { after, failure } => info!(
                     lane, svix_id = %lease.id, event_type = failure.event_type, subject, attempt = lease.attempt,
-                    reason = %failure.reason, detail = failure.detail, after_seconds = after.as_secs_f64(),
+                    trace_id = trace_id(lease), reason = %failure.reason, detail = failure.detail, after_seconds = after.as_secs_f64(),
                     "refused: it is tried again"
                 ),
                 Settlement::DeadLetter { failure } => warn!(
                     lane, svix_id = %lease.id, event_type = failure.event_type, subject, attempt = lease.attempt,
-                    reason = %failure.reason, detail = failure.detail,
+                    trace_id = trace_id(lease), reason = %failure.reason, detail = failure.detail,
                     "parked as a dead letter"
                 ),
             }
@@ -268,7 +269,7 @@ impl Lane {
     fn tell_applied(&self, lease: &Lease, change: &Change, applied: Applied) {
         debug!(
             lane = self.pulse.lane, svix_id = %lease.id, event_type = change.origin.event_type,
-            subject = change.subject_id(), attempt = lease.attempt, outcome = applied.as_str(),
+            subject = change.subject_id(), attempt = lease.attempt, trace_id = trace_id(lease), outcome = applied.as_str(),
             "applied"
         );
     }

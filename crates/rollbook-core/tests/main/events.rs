@@ -18,6 +18,7 @@ fn lease(body: impl Into<Bytes>) -> Lease {
         attempt: 3,
         unsettled: 0,
         received_at: Timestamp::from_millis(5),
+        traceparent: None,
         body: body.into(),
     }
 }

@@ -11,7 +11,7 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, Row as _};
 
-use super::inherit::{Doubtful, Relied};
+use super::look::Doubts;
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
 use crate::transaction::{Session, Work};
@@ -27,7 +27,7 @@ pub(super) struct Seen {
     pub(super) stored: Stored,
     pub(super) revision: i64,
     /// The end that it shows from its parents.
-    inherited: Option<Time>,
+    pub(super) inherited: Option<Time>,
 }
 
 /// What is known of the subjects of each of [`RESOURCES`], by id.
@@ -57,15 +57,14 @@ struct Part<'a> {
 /// What applying has come to, and what to look at once it is committed.
 pub(super) struct Done {
     pub(super) outcomes: Vec<Applied>,
-    pub(super) doubtful: Doubtful,
-    pub(super) relied: Relied,
+    pub(super) doubts: Doubts,
 }
 
 impl Work for Apply<'_> {
     type Output = Done;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Done> {
-        let (mut doubtful, mut relied) = (Doubtful::default(), Relied::default());
+        let mut doubts = Doubts::default();
         let parts = RESOURCES.map(|resource| self.part(resource));
         let mut outcomes = vec![Applied::Ignored; self.changes.len()];
         if parts.iter().any(|part| !part.assertions.is_empty()) {
@@ -79,13 +78,13 @@ impl Work for Apply<'_> {
                 for (position, outcome) in part.positions.iter().zip(applied) {
                     outcomes[*position] = outcome;
                 }
-                part.doubt(number, &known, &mut doubtful, &mut relied);
+                part.assertions.iter().for_each(|assertion| doubts.add(assertion, &known));
             }
         }
         if self.keeping.ledger {
             self.record(session, &outcomes).await?;
         }
-        Ok(Done { outcomes, doubtful, relied })
+        Ok(Done { outcomes, doubts })
     }
 }
 
@@ -191,37 +190,6 @@ impl<'a> Part<'a> {
             inherited: row
                 .map_or_else(Inherited::default, |row| merge::inherited(self.resource, row, parent)),
             synced_by: self.origins[winner.last],
-        }
-    }
-}
-
-impl Part<'_> {
-    /// What may be wrong about parents and children once the changes are committed, whatever became of them:
-    /// one that changed nothing may be the second try of one whose worker died before it looked.
-    fn doubt(&self, number: usize, known: &Known, doubtful: &mut Doubtful, relied: &mut Relied) {
-        for assertion in &self.assertions {
-            let id = || assertion.id.clone();
-            if self.resource.links.is_empty() {
-                if assertion.version.dead {
-                    let known = known[number].get(&assertion.id);
-                    doubtful.with_survivors |= known.is_some_and(|seen| seen.stored.is_forgotten());
-                    doubtful.parents.entry(self.resource.table).or_default().insert(id());
-                }
-                continue;
-            }
-            let Some(row) = &assertion.row else { continue };
-            let stored =
-                |of: &'static Resource, id: &str| known[number_of(of)].get(id).map(|seen| seen.stored);
-            for (link, parent) in merge::parents(self.resource, row) {
-                let parents = relied.parents.entry(number_of(link.parent)).or_default();
-                parents.insert(parent.to_owned(), stored(link.parent, parent).unwrap_or_default());
-            }
-            relied.children.entry(number).or_default().insert(id());
-            let inherited = merge::inherited(self.resource, row, stored).deleted_at;
-            let shown = known[number].get(&assertion.id).and_then(|seen| seen.inherited);
-            if shown != inherited.map(|at| Time(Timestamp::from_millis(at))) {
-                doubtful.children.entry(number).or_default().insert(id());
-            }
         }
     }
 }

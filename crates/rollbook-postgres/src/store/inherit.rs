@@ -2,15 +2,14 @@
 //!
 //! A membership is written by a worker that has read its user as alive while another one ends that user; both
 //! commit, and neither has seen the other. So whoever has written either side looks once more after its commit, before the
-//! delivery is acknowledged: who commits last sees both. Who wrote a child looks at the parents alone, and only where one
-//! has changed at the child; who ended a parent looks at its children. A crash in between leaves the delivery in the
+//! delivery is acknowledged: who commits last sees both ([`super::look`]). Who wrote a child looks at the parents alone, and
+//! only where one has changed at the child; who ended a parent looks at its children. A crash in between leaves the delivery in the
 //! queue, and its next worker looks again. What is wrong is locked first and worked out then, in a statement
 //! of its own: of two that mend the same row, the later one has seen all that the earlier one saw.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rollbook_core::catalog::{Link, Resource};
-use rollbook_core::merge::{Content, Stored};
 use rollbook_core::time::Timestamp;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
@@ -28,7 +27,9 @@ pub(super) struct Dependents {
     wrong: String,
     /// Ids of rows; a condition follows.
     all: String,
-    links: &'static [Link],
+    /// The number of the table, and its name.
+    table: (usize, String),
+    pub(super) links: &'static [Link],
     /// Locks rows by their ids.
     lock: Sql,
     /// Gives rows what they should have: (ids, now).
@@ -77,6 +78,7 @@ impl Dependents {
                 differs("child", &format!("least({end})"), &erased)
             ),
             all: format!("SELECT child.id FROM {table} AS child WHERE true"),
+            table: (number, table.clone()),
             links: resource.links,
             lock: format!(
                 r#"SELECT FROM {table} WHERE id = ANY ($1::text[]) ORDER BY id COLLATE "C" FOR UPDATE"#
@@ -84,6 +86,36 @@ impl Dependents {
             .into(),
             mend: mend.into(),
         })
+    }
+
+    /// A SELECT of the rows that hang on parents by a link and do not show their ends; `parents` gives (id, end, whether
+    /// the content is erased). The number of the table, id, two nulls, and the number of this part; at most [`BATCH_MAX`].
+    pub(super) fn suspects(&self, link: &Link, parents: &str, part: usize) -> String {
+        let ((number, table), column) = (&self.table, link.column);
+        format!(
+            "(SELECT {number}::int4, child.id, NULL::int8, NULL::bool, {part}::int4
+              FROM {parents} AS parent (id, ended_at, erased) JOIN {table} AS child ON child.{column} = parent.id
+              WHERE child.version_parents_deleted_at IS DISTINCT FROM parent.ended_at
+                    OR parent.erased AND child.data IS NOT NULL
+              LIMIT {BATCH_MAX})"
+        )
+    }
+
+    /// Gives rows what they should have.
+    pub(super) async fn mend(
+        &self,
+        session: &mut Session<'_>,
+        ids: &BTreeSet<String>,
+        now: Timestamp,
+    ) -> sqlx::Result<()> {
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let mut arguments = PgArguments::default();
+        arguments.add(ids.clone()).map_err(sqlx::Error::Encode)?;
+        session.fetch(&self.lock, arguments).await?;
+        let mut arguments = PgArguments::default();
+        arguments.add(ids).map_err(sqlx::Error::Encode)?;
+        arguments.add(Time(now)).map_err(sqlx::Error::Encode)?;
+        session.fetch(&self.mend, arguments).await.map(drop)
     }
 }
 
@@ -93,26 +125,15 @@ pub(super) type Ids = BTreeMap<usize, BTreeSet<String>>;
 /// Which rows may not have what they should have from their parents.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Doubtful {
-    /// Rows themselves.
-    pub(super) children: Ids,
     /// Parents whose rows are meant, by their tables.
     pub(super) parents: BTreeMap<&'static str, BTreeSet<String>>,
     /// Whether those rows are meant too that outlive the parents: an operator has had them erased.
     pub(super) with_survivors: bool,
 }
 
-/// What rows were written by: what was known of their parents.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Relied {
-    /// The rows.
-    pub(super) children: Ids,
-    /// Their parents, by the numbers of their tables.
-    pub(super) parents: BTreeMap<usize, BTreeMap<String, Stored>>,
-}
-
 impl Doubtful {
     pub(super) fn is_empty(&self) -> bool {
-        self.children.is_empty() && self.parents.is_empty()
+        self.parents.is_empty()
     }
 
     /// The rows that hang on or belong to the parents.
@@ -142,12 +163,9 @@ impl Doubtful {
             added = std::mem::replace(&mut added, Ok(())).and_then(|()| arguments.add(ids));
             arguments.len()
         };
-        for (number, table) in statements.tables.iter().enumerate() {
+        for table in &statements.tables {
             let Some(dependents) = &table.dependents else { continue };
             let beginning = beginning(dependents);
-            if let Some(ids) = self.children.get(&number) {
-                parts.push(format!("{beginning} AND child.id = ANY (${}::text[])", add(ids)));
-            }
             for link in dependents.links.iter().filter(|link| link.cascades || self.with_survivors) {
                 if let Some(ids) = self.parents.get(link.parent.table) {
                     parts.push(format!(
@@ -162,77 +180,31 @@ impl Doubtful {
     }
 }
 
-/// Looks, and mends what is wrong: at most [`BATCH_MAX`] rows. Says whether there may be more.
-pub(super) struct Look<'a> {
+/// Finds what is wrong, and mends it: at most [`BATCH_MAX`] rows. Says whether there may be more.
+pub(super) struct Mend<'a> {
     pub(super) statements: &'a Statements,
     pub(super) doubtful: &'a Doubtful,
-    pub(super) relied: &'a Relied,
     pub(super) now: Timestamp,
 }
 
-impl Work for Look<'_> {
+impl Work for Mend<'_> {
     type Output = bool;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<bool> {
-        let mut doubtful = self.doubtful.clone();
-        if self.has_changed(session).await? {
-            for (number, ids) in &self.relied.children {
-                doubtful.children.entry(*number).or_default().extend(ids.iter().cloned());
-            }
-        }
-        let wrong = self.wrong(session, &doubtful).await?;
+        let wrong = self.wrong(session).await?;
         for (number, ids) in &wrong {
             if let Some(dependents) = &self.statements.tables[*number].dependents {
-                self.mend(session, dependents, ids).await?;
+                dependents.mend(session, ids, self.now).await?;
             }
         }
         Ok(wrong.values().map(BTreeSet::len).sum::<usize>() >= BATCH_MAX)
     }
 }
 
-impl Look<'_> {
-    /// Whether a parent is not any more what it was when a row was written by it.
-    async fn has_changed(&self, session: &mut Session<'_>) -> sqlx::Result<bool> {
-        let parents = &self.relied.parents;
-        if parents.is_empty() {
-            return Ok(false);
-        }
-        let (mut arguments, mut parts) = (PgArguments::default(), Vec::new());
-        for (number, ids) in parents {
-            arguments
-                .add(ids.keys().map(String::as_str).collect::<Vec<&str>>())
-                .map_err(sqlx::Error::Encode)?;
-            parts.push(format!(
-                "{} AND id = ANY (${}::text[])",
-                self.statements.tables[*number].ended,
-                arguments.len()
-            ));
-        }
-        let ended = |stored: &Stored| stored.deleted_at.is_some();
-        let expected: usize =
-            parents.values().flat_map(BTreeMap::values).filter(|stored| ended(stored)).count();
-        let rows = session.fetch(&parts.join(" UNION ALL ").into(), arguments).await?;
-        if rows.len() != expected {
-            return Ok(true);
-        }
-        for row in rows {
-            let number = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
-            let (id, deleted_at, is_erased): (&str, i64, bool) =
-                (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-            let known = parents.get(&number).and_then(|parents| parents.get(id));
-            let same = |known: &Stored| {
-                known.deleted_at == Some(deleted_at) && (known.content == Content::Erased) == is_erased
-            };
-            if !known.is_some_and(same) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    async fn wrong(&self, session: &mut Session<'_>, doubtful: &Doubtful) -> sqlx::Result<Ids> {
+impl Mend<'_> {
+    async fn wrong(&self, session: &mut Session<'_>) -> sqlx::Result<Ids> {
         let mut wrong = Ids::new();
-        let (sql, arguments) = doubtful.query(self.statements, |dependents| &dependents.wrong);
+        let (sql, arguments) = self.doubtful.query(self.statements, |dependents| &dependents.wrong);
         if sql.is_empty() {
             return Ok(wrong);
         }
@@ -242,21 +214,5 @@ impl Look<'_> {
             wrong.entry(number).or_default().insert(row.try_get(1)?);
         }
         Ok(wrong)
-    }
-
-    async fn mend(
-        &self,
-        session: &mut Session<'_>,
-        dependents: &Dependents,
-        ids: &BTreeSet<String>,
-    ) -> sqlx::Result<()> {
-        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        let mut arguments = PgArguments::default();
-        arguments.add(ids.clone()).map_err(sqlx::Error::Encode)?;
-        session.fetch(&dependents.lock, arguments).await?;
-        let mut arguments = PgArguments::default();
-        arguments.add(ids).map_err(sqlx::Error::Encode)?;
-        arguments.add(Time(self.now)).map_err(sqlx::Error::Encode)?;
-        session.fetch(&dependents.mend, arguments).await.map(drop)
     }
 }

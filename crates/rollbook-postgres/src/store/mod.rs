@@ -6,10 +6,11 @@
 //! writes the ledger. What would not advance is never sent, so a redelivery locks and writes nothing. Workers
 //! that write the same row meet in the upsert, which takes only what builds on the row as it is: whoever
 //! loses there holds its lock, reads it again and folds again. What rows have from their parents is looked at
-//! once more after the commit; see [`inherit`].
+//! once more after the commit; see [`inherit`] and [`look`].
 
 mod apply;
 mod inherit;
+mod look;
 mod read;
 mod sql;
 mod upkeep;
@@ -25,7 +26,8 @@ use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Sto
 use rollbook_core::time::{Clock, Timestamp};
 
 use self::apply::{Apply, Done};
-use self::inherit::{Doubtful, Look, Relied};
+use self::inherit::{Doubtful, Mend};
+use self::look::Look;
 use self::read::{Deliveries, Delivery, Forbidden, Get, Rows, RowsWhere};
 use self::sql::Statements;
 use self::upkeep::{Erase, Tidy};
@@ -68,14 +70,10 @@ impl PostgresStore {
         Self { keeping, ..self }
     }
 
-    /// Makes sure, after a commit, that rows have what they should from their parents.
-    async fn look_again(&self, doubtful: Doubtful, relied: &Relied) -> Result<(), StoreError> {
-        let (statements, now) = (&self.statements, self.clock.now());
-        while !doubtful.is_empty() || !relied.parents.is_empty() {
-            if !self.database.run(&Look { statements, doubtful: &doubtful, relied, now }).await? {
-                break;
-            }
-        }
+    /// Makes sure, after a commit, that what hangs on parents has what it should from them.
+    async fn mend(&self, doubtful: &Doubtful) -> Result<(), StoreError> {
+        let mend = Mend { statements: &self.statements, doubtful, now: self.clock.now() };
+        while !doubtful.is_empty() && self.database.run(&mend).await? {}
         Ok(())
     }
 }
@@ -88,8 +86,11 @@ impl Store for PostgresStore {
         }
         let (keeping, now) = (self.keeping, self.clock.now());
         let work = Apply { statements: &self.statements, changes, keeping, now };
-        let Done { outcomes, doubtful, relied } = self.database.run(&work).await?;
-        self.look_again(doubtful, &relied).await?;
+        let Done { outcomes, doubts } = self.database.run(&work).await?;
+        if !doubts.is_empty() {
+            let look = Look { statements: &self.statements, doubts: &doubts, now: self.clock.now() };
+            self.mend(&self.database.run(&look).await?).await?;
+        }
         Ok(outcomes)
     }
 
@@ -134,14 +135,14 @@ impl Store for PostgresStore {
         });
         let work = Erase { statements: &self.statements, subjects: &subjects, at };
         let erased = self.database.run(&work).await?;
-        self.look_again(work.doubtful(), &Relied::default()).await?;
+        self.mend(&work.doubtful()).await?;
         Ok(erased)
     }
 
     async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
         let now = self.clock.now();
         let (tidied, doubtful) = self.database.run(&Tidy { statements: &self.statements, due, now }).await?;
-        self.look_again(doubtful, &Relied::default()).await?;
+        self.mend(&doubtful).await?;
         Ok(tidied)
     }
 

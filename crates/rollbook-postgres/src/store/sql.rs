@@ -30,8 +30,8 @@ pub(super) struct Table {
     pub(super) rows: Sql,
     /// Erases the content of some rows that have ended before a moment: (moment, limit). Returns their ids.
     pub(super) erase_ended: Sql,
-    /// Which rows have ended: the number of the table, id, when, and whether their content is erased; a condition
-    /// follows.
+    /// Which rows have ended: the number of the table, id, when, whether their content is erased, and a null; a
+    /// condition follows.
     pub(super) ended: String,
     /// What is to be done when a parent has ended; `None` where rows have no parents.
     pub(super) dependents: Option<Dependents>,
@@ -194,7 +194,7 @@ impl Table {
                 state = listed(STATE.map(|(name, _)| name)),
             ),
             ended: format!(
-                r#"SELECT {number}::int4, id, version_deleted_at, version_hash = '\xff' FROM "{schema}".{table}
+                r#"SELECT {number}::int4, id, version_deleted_at, version_hash = '\xff', NULL::int4 FROM "{schema}".{table}
                    WHERE version_deleted_at IS NOT NULL"#
             ),
             upsert: upsert(schema, resource).into(),

@@ -11,7 +11,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgArguments;
 
 use super::apply::{self, Seen};
-use super::inherit::{Doubtful, Look, Relied};
+use super::inherit::{Doubtful, Mend};
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
 use crate::transaction::{Session, Work};
@@ -89,8 +89,7 @@ async fn mend_all(
     doubtful: &Doubtful,
     now: Timestamp,
 ) -> sqlx::Result<()> {
-    let relied = Relied::default();
-    while (Look { statements, doubtful, relied: &relied, now }).run(session).await? {}
+    while (Mend { statements, doubtful, now }).run(session).await? {}
     Ok(())
 }
 

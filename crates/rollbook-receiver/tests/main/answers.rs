@@ -25,6 +25,34 @@ async fn a_delivery_is_queued_with_its_id_its_raw_bytes_and_the_time_it_was_read
     assert_eq!(delivery.body, body);
 }
 
+/// Headers, and the trace that is kept of them.
+type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
+
+#[tokio::test]
+async fn the_trace_of_a_request_is_kept_and_one_that_is_none_refuses_nothing() {
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let server = Server::start(Settings::default()).await;
+    let long = format!("01-{}", "4".repeat(8_000));
+    let cases: [Case<'_>; 8] = [
+        (&[("traceparent", TRACE)], Some(TRACE)),
+        (&[("TraceParent", TRACE), ("tracestate", "a=b")], Some(TRACE)),
+        (&[], None),
+        (&[("traceparent", TRACE), ("Traceparent", TRACE)], None),
+        (&[("traceparent", &TRACE.to_uppercase())], None),
+        (&[("traceparent", "")], None),
+        (&[("traceparent", "\u{e9}")], None),
+        (&[("traceparent", &long)], None),
+    ];
+    for (number, (headers, kept)) in cases.into_iter().enumerate() {
+        let post = headers
+            .iter()
+            .fold(Post::new(&format!("msg_{number}"), "{}"), |post, (name, value)| post.with(name, value));
+        server.post(&post).await.assert_status("queued");
+        let delivery = &server.queue.batches()[number][0];
+        assert_eq!(delivery.traceparent.map(|kept| kept.to_string()).as_deref(), kept, "{number}");
+    }
+}
+
 #[tokio::test]
 async fn the_same_delivery_again_is_a_duplicate() {
     let server = Server::start(Settings::default()).await;

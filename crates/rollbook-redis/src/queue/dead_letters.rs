@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{BATCH_MAX, RedisQueue, Shard};
 use crate::shard::SHARDS_MAX;
-use crate::value;
+use crate::value::{self, Stored};
 
 /// How many are looked at in one call.
 const PAGE: usize = 500;
@@ -203,11 +203,12 @@ impl Found {
     }
 
     fn letter(&self, stored: &[u8]) -> DeadLetter {
-        let (received_at, body) = value::show(stored);
+        let Stored { received_at, traceparent, body } = value::show(stored);
         DeadLetter {
             position: self.position,
             id: MessageId::new(&self.id),
-            received_at: Timestamp::from_millis(received_at),
+            received_at,
+            traceparent,
             died_at: self.died_at,
             attempts: self.attempts,
             failure: self.failure.clone(),

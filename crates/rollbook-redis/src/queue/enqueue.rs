@@ -48,8 +48,7 @@ impl RedisQueue {
             command.arg(deliveries[*position].id.as_str());
         }
         for position in positions {
-            let Delivery { received_at, body, .. } = &deliveries[*position];
-            command.arg(value::encode(received_at.as_millis(), body));
+            command.arg(value::encode(&deliveries[*position]));
         }
         let taken: Vec<u8> = match line.run(script, &command).await? {
             Value::Int(depth) => {

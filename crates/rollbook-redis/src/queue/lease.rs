@@ -4,16 +4,14 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{Lease, LeaseRequest, LeaseToken, QueueError, Settlement};
 use rollbook_core::retry::{Failure, Reason};
-use rollbook_core::time::Timestamp;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::{BATCH_MAX, RedisQueue, Shard};
-use crate::value;
+use crate::value::{self, Stored};
 
 /// How often consumers of processes that are gone are looked for, and for how long one must have been silent.
 const REAP_EVERY: Duration = Duration::from_secs(600);
@@ -105,17 +103,21 @@ impl RedisQueue {
             let id = MessageId::new(String::from_utf8_lossy(&id));
             // Two shards may give their entries the same names.
             let token = LeaseToken(format!("{shard}/{token}"));
-            let lease = |received_at, body| {
-                let received_at = Timestamp::from_millis(received_at);
-                Lease { token, id, attempt, unsettled, received_at, body }
+            let lease = |Stored { received_at, traceparent, body }| Lease {
+                token,
+                id,
+                attempt,
+                unsettled,
+                received_at,
+                traceparent,
+                body,
             };
             match value::decode(&stored) {
-                Ok((received_at, body)) => leases.push(lease(received_at, body)),
+                Ok(stored) => leases.push(lease(stored)),
                 Err(why) => {
                     let detail = format!("the queue's entry can't be read: {why}");
                     let failure = Failure { reason: Reason::CorruptEntry, detail, event_type: None };
-                    let received_at = value::received_at(&stored).unwrap_or_default();
-                    unreadable.push((lease(received_at, Bytes::new()), Settlement::DeadLetter { failure }));
+                    unreadable.push((lease(value::show(&stored)), Settlement::DeadLetter { failure }));
                 }
             }
         }

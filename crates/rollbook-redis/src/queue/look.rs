@@ -10,7 +10,7 @@ use rollbook_core::queue::{MessageState, MessagesCursor, MessagesPage, QueueErro
 use rollbook_core::time::Timestamp;
 
 use super::RedisQueue;
-use crate::value;
+use crate::value::{self, Stored};
 
 /// The most messages on a page, with their bodies.
 const PAGE_MAX: usize = 500;
@@ -111,9 +111,9 @@ fn message((id, stored, state, until, attempts): Row) -> QueuedMessage {
         "delayed" => MessageState::Delayed { until },
         _ => MessageState::Waiting,
     };
-    let (received_at, body) = value::show(&stored);
+    let Stored { received_at, traceparent, body } = value::show(&stored);
     let id = MessageId::new(String::from_utf8_lossy(&id));
-    QueuedMessage { id, received_at: Timestamp::from_millis(received_at), attempts, state, body }
+    QueuedMessage { id, received_at, traceparent, attempts, state, body }
 }
 
 #[cfg(test)]

@@ -3,15 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rollbook_core::queue::{Consumer as _, Enqueued, Lease, LeaseRequest, QueueError, Settled, Settlement};
+use rollbook_core::delivery::Delivery;
+use rollbook_core::queue::{
+    Consumer as _, DeadLetterFilter, Enqueued, Lease, LeaseRequest, Producer as _, QueueAdmin as _,
+    QueueError, Settled, Settlement,
+};
+use rollbook_core::trace::Traceparent;
 use rollbook_redis::RedisQueue;
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::redis::RedisServer;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    LONG, Log, dead_letter, drain, enqueue, ids, key, lease, leftovers, names, open, retry, set, settings,
-    settle, settle_all, start, stats, try_enqueue,
+    LONG, Log, dead_letter, delivery, drain, enqueue, ids, key, lease, leftovers, names, open, retry, set,
+    settings, settle, settle_all, start, stats, try_enqueue,
 };
 
 /// How soon a worker must have healed what it found.
@@ -195,6 +200,29 @@ async fn a_value_that_is_cut_short_keeps_no_neighbour_from_its_worker() {
     assert_eq!(ids(&given), set(&[all[0].clone(), all[2].clone()]));
     let now = stats(&queue).await;
     assert_eq!((now.leased, now.dead), (2, 1), "the one that can't be read is parked");
+}
+
+#[tokio::test]
+async fn what_an_earlier_worker_could_not_read_is_whole_for_a_later_one() {
+    let (server, queue) = start().await;
+    let traceparent = Traceparent::parse(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    let sent = Delivery { traceparent, ..delivery("msg_1") };
+    queue.enqueue_many(std::slice::from_ref(&sent)).await.expect("the queue takes it");
+    let set_format = |format: &str| {
+        let script = "local value = redis.call('HGET', KEYS[1], 'msg_1') \
+             redis.call('HSET', KEYS[1], 'msg_1', string.char(ARGV[1]) .. string.sub(value, 2)) \
+             return string.byte(value)";
+        server.cli(&["eval", script, "1", &key(0, "messages"), format])
+    };
+    // To an earlier worker this format is as unknown as that one is to us.
+    let format = set_format("99");
+    assert_eq!(format, "2");
+    assert_eq!(lease(&queue, 10).await.len(), 0);
+    assert_eq!(stats(&queue).await.dead, 1);
+    set_format(&format);
+    assert_eq!(queue.redrive(&DeadLetterFilter::default(), 10).await, Ok(1));
+    let [given] = &lease(&queue, 10).await[..] else { panic!("one is due") };
+    assert_eq!((given.traceparent, &given.body), (sent.traceparent, &sent.body));
 }
 
 /// A worker and a receiver in two processes, neither of which is started again.

@@ -77,7 +77,12 @@ async fn draining_makes_room_again() {
     let mut rng = fastrand::Rng::with_seed(1);
     let mut big = |id: String| {
         let body = std::iter::repeat_with(|| rng.u8(..)).take(10_000).collect::<Vec<_>>();
-        Delivery { id: MessageId::new(id), received_at: Timestamp::from_millis(0), body: body.into() }
+        Delivery {
+            id: MessageId::new(id),
+            received_at: Timestamp::from_millis(0),
+            traceparent: None,
+            body: body.into(),
+        }
     };
     let mut taken = 0;
     let refused = loop {
@@ -108,8 +113,12 @@ async fn a_waiting_message_takes_less_memory_than_its_body_has_bytes() {
     let event = |number: usize| &history.events[number % history.events.len()];
     // Of Svix's length.
     let id = |number: usize| MessageId::new(format!("msg_{number:027}"));
-    let deliver =
-        |number| Delivery { id: id(number), received_at: event(number).at, body: event(number).body.clone() };
+    let deliver = |number| Delivery {
+        id: id(number),
+        received_at: event(number).at,
+        traceparent: None,
+        body: event(number).body.clone(),
+    };
     let deliveries: Vec<Delivery> = (0..COUNT).map(deliver).collect();
     // What a server and a queue need once is no message's.
     enqueue(&queue, &names("first", 0..1)).await;

@@ -51,7 +51,12 @@ pub(crate) fn names(prefix: &str, range: std::ops::Range<usize>) -> Vec<String> 
 
 pub(crate) fn delivery(id: &str) -> Delivery {
     let received_at = Timestamp::from_millis(1_785_312_000_000);
-    Delivery { id: MessageId::new(id), received_at, body: format!("the body of {id}").into() }
+    Delivery {
+        id: MessageId::new(id),
+        received_at,
+        traceparent: None,
+        body: format!("the body of {id}").into(),
+    }
 }
 
 pub(crate) async fn try_enqueue(queue: &RedisQueue, ids: &[String]) -> Result<Vec<Enqueued>, QueueError> {

@@ -25,6 +25,7 @@ fn message(event: &Event) -> Lease {
         attempt: 1,
         unsettled: 0,
         received_at: event.at,
+        traceparent: None,
         body: event.body.clone(),
     }
 }

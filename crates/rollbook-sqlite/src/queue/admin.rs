@@ -7,7 +7,7 @@ use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
-use super::{Counters, count};
+use super::{Counters, count, traceparent};
 
 /// The counters, and one pass over the index of what has been leased, which is little unless much waits
 /// for its backoff.
@@ -73,13 +73,14 @@ pub(super) fn list(
     after: Option<DeadLetterPosition>,
     limit: usize,
 ) -> rusqlite::Result<Vec<DeadLetter>> {
-    let columns = "seq, CAST(id AS BLOB), received_at, died_at, attempts, reason, detail, event_type, body";
+    let columns = "seq, CAST(id AS BLOB), received_at, died_at, attempts, reason, detail, event_type, body, traceparent";
     matching(connection, columns, filter, after, limit, |row| {
         let (id, reason): (Vec<u8>, String) = (row.get(1)?, row.get(5)?);
         Ok(DeadLetter {
             position: DeadLetterPosition(row.get(0)?),
             id: MessageId::new(String::from_utf8_lossy(&id)),
             received_at: Timestamp::from_millis(row.get(2)?),
+            traceparent: traceparent(row, 9)?,
             died_at: Timestamp::from_millis(row.get(3)?),
             attempts: row.get(4)?,
             failure: Failure {
@@ -108,8 +109,8 @@ pub(super) fn redrive(
     let mut counters = Counters::read(connection)?;
     let room = usize::try_from(depth_max.saturating_sub(counters.depth)).unwrap_or(usize::MAX);
     let mut message = connection.prepare_cached(
-        "INSERT INTO messages (seq, id, received_at, enqueued_at, format, body)
-         SELECT ?2, id, received_at, ?3, format, body FROM dead_letters WHERE seq = ?1",
+        "INSERT INTO messages (seq, id, received_at, enqueued_at, format, body, traceparent)
+         SELECT ?2, id, received_at, ?3, format, body, traceparent FROM dead_letters WHERE seq = ?1",
     )?;
     // Not a new message: it is older than those that came before it, and its row here says so.
     let mut lease = connection.prepare_cached(

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use rollbook_core::delivery::Delivery;
 use rollbook_core::queue::{Enqueued, QueueError};
 use rollbook_core::time::Timestamp;
+use rollbook_core::trace::Traceparent;
 use rusqlite::Connection;
 
 use super::{Counters, count};
@@ -24,7 +25,7 @@ pub(super) fn insert(
         return Ok(Err(QueueError::Full { depth: counters.depth, limit: depth_max }));
     }
     let mut message = connection.prepare_cached(
-        "INSERT INTO messages (seq, id, received_at, enqueued_at, body) VALUES (?1, ?2, ?3, ?4, ?5)
+        "INSERT INTO messages (seq, id, received_at, enqueued_at, body, traceparent) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
          ON CONFLICT (id) DO NOTHING",
     )?;
     let mut revive = connection.prepare_cached("DELETE FROM dead_letters WHERE id = ?1")?;
@@ -32,7 +33,8 @@ pub(super) fn insert(
     for delivery in deliveries {
         let (id, received_at) = (delivery.id.as_str(), delivery.received_at.as_millis());
         let seq = counters.seq + 1;
-        if message.execute((seq, id, received_at, now.as_millis(), &delivery.body[..]))? == 0 {
+        let (body, traceparent) = (&delivery.body[..], delivery.traceparent.map(Traceparent::to_bytes));
+        if message.execute((seq, id, received_at, now.as_millis(), body, traceparent))? == 0 {
             answers.push(Enqueued::Duplicate);
             continue;
         }

@@ -7,9 +7,10 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{Lease, LeaseToken};
 use rollbook_core::retry::Reason;
 use rollbook_core::time::Timestamp;
+use rollbook_core::trace::Traceparent;
 use rusqlite::{Connection, Row};
 
-use super::{Counters, settle};
+use super::{Counters, settle, traceparent};
 
 /// The one format that bodies are stored in so far: as they came.
 const FORMAT: i64 = 1;
@@ -69,6 +70,7 @@ struct Entry {
     received_at: i64,
     format: i64,
     body: Vec<u8>,
+    traceparent: Option<Traceparent>,
 }
 
 /// What is due, oldest first: messages whose lease or backoff has passed, and new ones. A token that
@@ -78,7 +80,7 @@ fn due(connection: &Connection, max: usize, now: Timestamp, leased_to: i64) -> r
     // CROSS JOIN: the index on due_at leads, whatever the planner thinks of the sizes.
     let mut again = connection.prepare_cached(
         "SELECT seq, 0, due_at, CAST(id AS BLOB), attempts + 1, unsettled + (token IS NOT NULL),
-                messages.received_at, format, body
+                messages.received_at, format, body, traceparent
            FROM leases CROSS JOIN messages USING (seq)
           WHERE due_at <= ?1 ORDER BY due_at, seq LIMIT ?2",
     )?;
@@ -86,7 +88,7 @@ fn due(connection: &Connection, max: usize, now: Timestamp, leased_to: i64) -> r
         again.query_map((now.as_millis(), limit), Entry::read)?.collect::<rusqlite::Result<_>>()?;
     // A redriven message is beyond `leased_to` too, but has its row in leases already.
     let mut new = connection.prepare_cached(
-        "SELECT seq, 1, enqueued_at, CAST(id AS BLOB), 1, 0, received_at, format, body
+        "SELECT seq, 1, enqueued_at, CAST(id AS BLOB), 1, 0, received_at, format, body, traceparent
            FROM messages
           WHERE seq > ?1 AND NOT EXISTS (SELECT 1 FROM leases WHERE leases.seq = messages.seq)
           ORDER BY seq LIMIT ?2",
@@ -116,6 +118,7 @@ impl Entry {
             received_at: row.get(6)?,
             format: row.get(7)?,
             body: row.get(8)?,
+            traceparent: traceparent(row, 9)?,
         })
     }
 
@@ -128,6 +131,7 @@ impl Entry {
             attempt: self.attempts,
             unsettled: self.unsettled,
             received_at: Timestamp::from_millis(self.received_at),
+            traceparent: self.traceparent,
             body: Bytes::from(self.body),
         })
     }

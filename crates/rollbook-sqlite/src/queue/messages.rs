@@ -6,10 +6,10 @@ use rollbook_core::queue::{MessageState, MessagesCursor, MessagesPage, QueuedMes
 use rollbook_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use super::{Counters, count};
+use super::{Counters, count, traceparent};
 
 const SELECT: &str =
-    "SELECT seq, CAST(id AS BLOB), messages.received_at, body, due_at, token IS NOT NULL, attempts
+    "SELECT seq, CAST(id AS BLOB), messages.received_at, body, due_at, token IS NOT NULL, attempts, traceparent
    FROM messages LEFT JOIN leases USING (seq)";
 
 /// A page of messages in the order of `seq`, which a message keeps for life. A cursor is the last one's.
@@ -54,6 +54,7 @@ fn read(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<QueuedMessage> {
     Ok(QueuedMessage {
         id: MessageId::new(String::from_utf8_lossy(&id)),
         received_at: Timestamp::from_millis(row.get(2)?),
+        traceparent: traceparent(row, 7)?,
         attempts: row.get::<_, Option<u32>>(6)?.unwrap_or_default(),
         state,
         body: Bytes::from(row.get::<_, Vec<u8>>(3)?),

@@ -24,7 +24,9 @@ use rollbook_core::queue::{
     Settlement,
 };
 use rollbook_core::time::Clock;
-use rusqlite::Connection;
+use rollbook_core::trace::Traceparent;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -214,6 +216,14 @@ impl Counters {
         connection.prepare_cached(sql)?.execute(values)?;
         Ok(())
     }
+}
+
+/// A trace as a column holds it. What is none is no reason to stop.
+fn traceparent(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Traceparent>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Blob(bytes) => Traceparent::from_bytes(bytes),
+        _ => None,
+    })
 }
 
 /// A count of rows as the counters hold it.

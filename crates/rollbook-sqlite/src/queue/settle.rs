@@ -84,8 +84,9 @@ pub(super) fn park(
     counters: &mut Counters,
 ) -> rusqlite::Result<bool> {
     let mut copy = connection.prepare_cached(
-        "INSERT INTO dead_letters (id, received_at, died_at, attempts, reason, detail, event_type, format, body)
-         SELECT id, messages.received_at, ?3, attempts, ?4, ?5, ?6, format, body
+        "INSERT INTO dead_letters
+             (id, received_at, died_at, attempts, reason, detail, event_type, format, body, traceparent)
+         SELECT id, messages.received_at, ?3, attempts, ?4, ?5, ?6, format, body, traceparent
            FROM leases JOIN messages USING (seq) WHERE seq = ?1 AND token = ?2",
     )?;
     let copied = copy.execute((entry.0, entry.1, now.as_millis(), reason, detail, event_type))? == 1;

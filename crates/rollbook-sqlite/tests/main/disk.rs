@@ -37,6 +37,7 @@ fn deliveries(name: &str, count: usize, size: usize) -> Vec<Delivery> {
     let delivery = |index| Delivery {
         id: MessageId::new(format!("msg_{name}_{index}")),
         received_at: clock().now(),
+        traceparent: None,
         body: Bytes::from(vec![b'x'; size]),
     };
     (0..count).map(delivery).collect()

@@ -20,6 +20,7 @@ use rollbook_core::queue::{
 };
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::{Clock, Timestamp};
+use rollbook_core::trace::Traceparent;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -42,6 +43,7 @@ struct State {
 
 struct Message {
     received_at: Timestamp,
+    traceparent: Option<Traceparent>,
     body: Bytes,
     due_at: Timestamp,
     /// Decides between messages that are due at the same moment: first come, first served.
@@ -53,9 +55,10 @@ struct Message {
 }
 
 impl Message {
-    fn new(received_at: Timestamp, body: Bytes, now: Timestamp, arrival: i64) -> Self {
+    fn new(delivery: Delivery, now: Timestamp, arrival: i64) -> Self {
+        let Delivery { id: _, received_at, traceparent, body } = delivery;
         let (attempts, unsettled, leased, corrupt) = (0, 0, None, false);
-        Self { received_at, body, due_at: now, arrival, attempts, unsettled, leased, corrupt }
+        Self { received_at, traceparent, body, due_at: now, arrival, attempts, unsettled, leased, corrupt }
     }
 
     fn state(&self, now: Timestamp) -> MessageState {
@@ -70,6 +73,7 @@ impl Message {
         QueuedMessage {
             id: id.clone(),
             received_at: self.received_at,
+            traceparent: self.traceparent,
             attempts: self.attempts,
             state: self.state(now),
             body: self.body.clone(),
@@ -89,6 +93,7 @@ impl Message {
             attempt: self.attempts,
             unsettled: self.unsettled,
             received_at: self.received_at,
+            traceparent: self.traceparent,
             body: self.body.clone(),
         }
     }
@@ -188,6 +193,7 @@ impl State {
             position,
             id: id.clone(),
             received_at: message.received_at,
+            traceparent: message.traceparent,
             died_at: now,
             attempts: message.attempts,
             failure,
@@ -259,14 +265,14 @@ impl Producer for MemoryQueue {
             return Err(QueueError::Full { depth, limit: self.depth_max });
         }
         let mut answers = Vec::with_capacity(deliveries.len());
-        for Delivery { id, received_at, body } in deliveries {
-            if state.messages.contains_key(id) {
+        for delivery in deliveries {
+            if state.messages.contains_key(&delivery.id) {
                 answers.push(Enqueued::Duplicate);
                 continue;
             }
-            state.dead.retain(|_, letter| letter.id != *id);
-            let message = Message::new(*received_at, body.clone(), now, state.next_number());
-            state.messages.insert(id.clone(), message);
+            state.dead.retain(|_, letter| letter.id != delivery.id);
+            let message = Message::new(delivery.clone(), now, state.next_number());
+            state.messages.insert(delivery.id.clone(), message);
             answers.push(Enqueued::Queued);
         }
         self.changed.notify_waiters();
@@ -328,8 +334,10 @@ impl QueueAdmin for MemoryQueue {
         let positions = state.matching(filter, limit);
         for letter in positions.iter().filter_map(|position| state.dead.remove(position)).collect::<Vec<_>>()
         {
-            let message = Message::new(letter.received_at, letter.body, now, state.next_number());
-            state.messages.insert(letter.id, message);
+            let DeadLetter { id, received_at, traceparent, body, .. } = letter;
+            let again = Delivery { id: id.clone(), received_at, traceparent, body };
+            let message = Message::new(again, now, state.next_number());
+            state.messages.insert(id, message);
         }
         self.changed.notify_waiters();
         Ok(positions.len())

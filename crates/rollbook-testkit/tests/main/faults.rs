@@ -17,7 +17,12 @@ fn clock() -> Arc<ManualClock> {
 }
 
 fn delivery() -> Delivery {
-    Delivery { id: MessageId::new("a"), received_at: Timestamp::from_millis(1), body: "{}".into() }
+    Delivery {
+        id: MessageId::new("a"),
+        received_at: Timestamp::from_millis(1),
+        traceparent: None,
+        body: "{}".into(),
+    }
 }
 
 /// A queue, and its producer's side that always fails in this way.

@@ -11,12 +11,13 @@ use rollbook_core::queue::QueueError;
 use rollbook_core::retry::Reason;
 use rollbook_core::store::StoreError;
 use rollbook_core::time::{Clock as _, Timestamp};
+use rollbook_core::trace::Traceparent;
 use rollbook_testkit::faults::{Fault, FaultyConsumer, FaultyStore, Gate, StoreCall};
 use serde_json::json;
 use tokio::time::sleep;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::support::{BEGIN, Bench, event, eventually, run_until, user};
+use crate::support::{BEGIN, Bench, event, eventually, has_subject, run_until, user};
 
 #[tokio::test(start_paused = true)]
 async fn every_counter_is_there_at_zero_before_anything_happens() {
@@ -223,6 +224,62 @@ async fn a_dead_letter_and_an_outage_are_each_logged_once_and_no_body_ever() {
     assert!(log.lines_with(SECRET).is_empty());
     let metrics = TextEncoder::new().encode_to_string(&bench.registry.gather()).expect("metrics are text");
     assert!(!metrics.contains(SECRET) && !metrics.contains("msg_"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_line_about_a_delivery_that_came_in_a_trace_names_the_trace_and_no_other_line_does() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(log.clone())
+        .with_ansi(false)
+        .with_max_level(tracing::Level::DEBUG)
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+
+    let mut bench = Bench::new();
+    bench.settings.retry.attempts_max = 3;
+    let traceparent = Traceparent::parse(format!("00-{TRACE}-00f067aa0ba902b7-01").as_bytes());
+    assert!(traceparent.is_some());
+    for (kind, traceparent) in [("traced", traceparent), ("plain", None)] {
+        bench.enqueue_traced(&format!("msg_{kind}_suspect"), user("user_1"), traceparent).await;
+    }
+    // Two workers that died with them.
+    for _ in 0..2 {
+        assert_eq!(bench.lease_now().await.len(), 2);
+        sleep(bench.settings.lease_for).await;
+    }
+    for (kind, traceparent) in [("traced", traceparent), ("plain", None)] {
+        let one_time = r#"{"type":"sms.created","timestamp":"never"}"#;
+        bench.enqueue_traced(&format!("msg_{kind}_good"), user("user_1"), traceparent).await;
+        bench.enqueue_traced(&format!("msg_{kind}_bad"), user(&format!("bad_{kind}")), traceparent).await;
+        bench.enqueue_traced(&format!("msg_{kind}_dropped"), one_time, traceparent).await;
+    }
+    let store = FaultyStore::new(bench.store.clone(), |call| match call {
+        StoreCall::Apply(changes)
+            if has_subject(changes, "bad_traced") || has_subject(changes, "bad_plain") =>
+        {
+            Fault::Fail(StoreError::Event("refused".into()))
+        }
+        _ => Fault::None,
+    });
+    run_until(bench.worker_with_store(store), bench.drained()).await.expect("a clean end");
+
+    for (line, message) in [
+        ("handled alone", "suspect"),
+        ("applied", "good"),
+        ("it is tried again", "bad"),
+        ("parked as a dead letter", "bad"),
+        ("dropped: ", "dropped"),
+    ] {
+        let lines = log.lines_with(line);
+        let told = |id: &str| {
+            lines.iter().find(|line| line.contains(id)).unwrap_or_else(|| panic!("{line} of {id}"))
+        };
+        assert!(told(&format!("msg_traced_{message}")).contains(&format!("trace_id={TRACE}")), "{lines:?}");
+        assert!(!told(&format!("msg_plain_{message}")).contains("trace_id"), "{lines:?}");
+    }
+    assert!(log.lines_with(TRACE).iter().all(|line| line.contains("msg_traced")));
 }
 
 #[tokio::test(start_paused = true)]

@@ -120,7 +120,7 @@ impl Drop for NullReceiver {
 
 /// A body as the queue would get it.
 pub(crate) fn delivery(event: &Event) -> Delivery {
-    Delivery { id: event.id.clone(), received_at: event.at, body: event.body.clone() }
+    Delivery { id: event.id.clone(), received_at: event.at, traceparent: None, body: event.body.clone() }
 }
 
 /// A lease as a worker would get it.
@@ -131,6 +131,7 @@ pub(crate) fn lease(event: &Event) -> rollbook_core::queue::Lease {
         attempt: 1,
         unsettled: 0,
         received_at: Timestamp::from_millis(0),
+        traceparent: None,
         body: Bytes::clone(&event.body),
     }
 }

@@ -137,7 +137,7 @@ fn cells(letter: &DeadLetter) -> [String; 5] {
 }
 
 fn metadata(letter: &DeadLetter) -> Value {
-    json!({
+    let mut about = json!({
         "id": letter.id.as_str(),
         "type": letter.failure.event_type,
         "reason": letter.failure.reason.as_str(),
@@ -146,7 +146,11 @@ fn metadata(letter: &DeadLetter) -> Value {
         "received_at": letter.received_at.to_string(),
         "parked_at": letter.died_at.to_string(),
         "body_bytes": letter.body.len(),
-    })
+    });
+    if let Some(traceparent) = letter.traceparent {
+        about["traceparent"] = traceparent.to_string().into();
+    }
+    about
 }
 
 async fn show(queue: &dyn QueueAdmin, id: &str, with_body: bool, output: Output) -> anyhow::Result<()> {

@@ -83,7 +83,8 @@ async fn the_watchdog_is_fed_until_a_lane_of_the_worker_stands_still() {
         assert_eq!(listener.heard().await.as_deref(), Some("WATCHDOG=1"));
         let user = events::user("user_1", 1_790_000_000_000);
         let body = Bytes::from(events::event("user.updated", 1_790_000_000_000, &user).to_string());
-        let delivery = Delivery { id: MessageId::new("msg_1"), received_at: clock.now(), body };
+        let delivery =
+            Delivery { id: MessageId::new("msg_1"), received_at: clock.now(), traceparent: None, body };
         queue.enqueue_many(&[delivery]).await.expect("it is queued");
         gate.arrived(1).await;
         assert_eq!(listener.heard().await.as_deref(), Some("WATCHDOG=1"), "a batch may take a while");

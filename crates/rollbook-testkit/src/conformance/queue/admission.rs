@@ -112,6 +112,7 @@ pub async fn bodies_are_kept_byte_for_byte(mut queue: Queue<impl QueueHarness>) 
         // The longest id, in all the characters that one may have.
         id: MessageId::new(format!("msg_-AZaz09{index:0>width$}", width = MessageId::LENGTH_MAX - 11)),
         received_at: Timestamp::from_millis(1_785_312_000_015),
+        traceparent: None,
         body: Bytes::from(body),
     };
     let deliveries: Vec<Delivery> = bodies.into_iter().enumerate().map(delivery).collect();

@@ -80,6 +80,7 @@ pub async fn a_message_is_listed_with_its_body_in_every_state(queue: Queue<impl 
     let expected = QueuedMessage {
         id: sent.id,
         received_at,
+        traceparent: None,
         attempts: 0,
         state: MessageState::Waiting,
         body: sent.body,

@@ -31,6 +31,8 @@ pub mod leases;
 pub mod messages;
 #[doc(hidden)]
 pub mod model;
+#[doc(hidden)]
+pub mod traces;
 
 /// The limit on waiting messages that the suite asks for.
 pub const DEPTH_MAX: u64 = 100;
@@ -83,7 +85,7 @@ impl<H: QueueHarness> Queue<H> {
 
     fn delivery(&self, id: &str) -> Delivery {
         let body = Bytes::from(format!("the body of {id}"));
-        Delivery { id: MessageId::new(id), received_at: self.now(), body }
+        Delivery { id: MessageId::new(id), received_at: self.now(), traceparent: None, body }
     }
 
     async fn try_enqueue(&self, ids: &[&str]) -> Result<Vec<Enqueued>, QueueError> {
@@ -246,6 +248,10 @@ macro_rules! queue_conformance {
             messages: what_is_not_there_is_not_removed_and_not_counted
             messages: a_removed_message_leaves_its_neighbours_and_makes_room
             messages: the_oldest_message_is_the_oldest_that_was_not_removed
+            traces: a_message_has_the_trace_that_it_came_in_or_none
+            traces: a_trace_is_kept_by_every_way_back_to_the_queue
+            traces: a_dead_letter_keeps_its_trace_and_a_redriven_one_too
+            traces: a_duplicate_brings_no_trace_and_a_redelivered_dead_letter_its_own
         }
     };
     (@tests $open:expr; $($module:ident: $property:ident)+) => {

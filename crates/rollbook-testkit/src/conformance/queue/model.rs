@@ -18,6 +18,7 @@ use rollbook_core::queue::{
 };
 use rollbook_core::retry::Failure;
 use rollbook_core::time::Clock as _;
+use rollbook_core::trace::Traceparent;
 
 use super::{LEASE_FOR, QueueHarness, RETRY_AFTER, TICK, almost, settlements};
 use crate::memory::queue::MemoryQueue;
@@ -79,12 +80,12 @@ struct Pair<H> {
 }
 
 /// What must be equal of two dead letters: all but their positions.
-type Letter = (MessageId, i64, i64, u32, Failure, Bytes);
+type Letter = (MessageId, i64, i64, u32, Failure, Option<Traceparent>, Bytes);
 
 fn letters(letters: Vec<DeadLetter>) -> Vec<Letter> {
     let letter = |letter: DeadLetter| {
         let (received_at, died_at) = (letter.received_at.as_millis(), letter.died_at.as_millis());
-        (letter.id, received_at, died_at, letter.attempts, letter.failure, letter.body)
+        (letter.id, received_at, died_at, letter.attempts, letter.failure, letter.traceparent, letter.body)
     };
     letters.into_iter().map(letter).collect()
 }
@@ -140,6 +141,8 @@ impl<H: QueueHarness> Pair<H> {
         let delivery = |number: &u8| Delivery {
             id: message_id(*number),
             received_at,
+            // Some have none.
+            traceparent: Traceparent::from_bytes(&[number % 3; Traceparent::BYTES]),
             body: Bytes::from(vec![*number; usize::from(*number)]),
         };
         let deliveries: Vec<Delivery> = numbers.iter().map(delivery).collect();
@@ -156,8 +159,10 @@ impl<H: QueueHarness> Pair<H> {
             return Err(TestCaseError::fail(format!("{ids:?} is no right answer to a lease of {max}")));
         };
         for (given, expected) in given.into_iter().zip(expected) {
-            let told =
-                |lease: &Lease| (lease.attempt, lease.unsettled, lease.received_at, lease.body.clone());
+            let told = |lease: &Lease| {
+                let Lease { attempt, unsettled, received_at, traceparent, .. } = *lease;
+                (attempt, unsettled, received_at, traceparent, lease.body.clone())
+            };
             _ = same(told(&given), &told(&expected), "lease")?;
             self.leases.push((given, expected));
         }

@@ -12,6 +12,7 @@ use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{Consumer, Lease, LeaseRequest, Producer, QueueAdmin, QueueStats};
 use rollbook_core::store::Store;
 use rollbook_core::time::{Clock, Timestamp};
+use rollbook_core::trace::Traceparent;
 use rollbook_testkit::memory::queue::MemoryQueue;
 use rollbook_testkit::memory::store::MemoryStore;
 use rollbook_worker::{Settings, Worker, WorkerError};
@@ -54,7 +55,17 @@ impl Bench {
     }
 
     pub(crate) async fn enqueue(&self, id: &str, body: impl Into<Bytes>) {
-        let delivery = Delivery { id: MessageId::new(id), received_at: self.clock.now(), body: body.into() };
+        self.enqueue_traced(id, body, None).await;
+    }
+
+    pub(crate) async fn enqueue_traced(
+        &self,
+        id: &str,
+        body: impl Into<Bytes>,
+        traceparent: Option<Traceparent>,
+    ) {
+        let (id, received_at, body) = (MessageId::new(id), self.clock.now(), body.into());
+        let delivery = Delivery { id, received_at, traceparent, body };
         self.queue.enqueue_many(&[delivery]).await.expect("there is room");
     }
 

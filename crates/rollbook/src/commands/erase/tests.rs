@@ -42,7 +42,8 @@ impl Stage {
 
     async fn queued(&self, id: &str, body: &str) {
         let body = Bytes::copy_from_slice(body.as_bytes());
-        let delivery = Delivery { id: MessageId::new(id), received_at: self.clock.now(), body };
+        let delivery =
+            Delivery { id: MessageId::new(id), received_at: self.clock.now(), traceparent: None, body };
         self.queue.enqueue_many(&[delivery]).await.expect("it is taken");
     }
 

@@ -129,6 +129,7 @@ fn waiting(message: &Waiting) -> Value {
         "state": state,
         "until": until,
         "received_at": message.received_at.to_string(),
+        "traceparent": message.traceparent.map(|traceparent| traceparent.to_string()),
         "attempts": message.attempts,
     })
 }
@@ -140,6 +141,7 @@ fn parked(letter: &Parked) -> Value {
         "reason": letter.reason.as_str(),
         "detail": letter.detail,
         "received_at": letter.received_at.to_string(),
+        "traceparent": letter.traceparent.map(|traceparent| traceparent.to_string()),
         "parked_at": letter.died_at.to_string(),
         "attempts": letter.attempts,
     })

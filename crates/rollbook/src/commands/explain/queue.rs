@@ -10,6 +10,7 @@ use rollbook_core::queue::{
 };
 use rollbook_core::retry::Reason;
 use rollbook_core::time::Timestamp;
+use rollbook_core::trace::Traceparent;
 use tokio::time::Instant;
 
 use super::super::whose::{About, holds};
@@ -40,6 +41,7 @@ pub(super) struct Waiting {
     pub(super) event_type: Option<String>,
     pub(super) state: MessageState,
     pub(super) received_at: Timestamp,
+    pub(super) traceparent: Option<Traceparent>,
     pub(super) attempts: u32,
 }
 
@@ -50,6 +52,7 @@ pub(super) struct Parked {
     pub(super) reason: Reason,
     pub(super) detail: String,
     pub(super) received_at: Timestamp,
+    pub(super) traceparent: Option<Traceparent>,
     /// When it was parked.
     pub(super) died_at: Timestamp,
     pub(super) attempts: u32,
@@ -168,8 +171,8 @@ impl Scan<'_> {
 
 impl Waiting {
     fn new(message: QueuedMessage, event_type: Option<String>) -> Self {
-        let QueuedMessage { id, received_at, attempts, state, .. } = message;
-        Self { id, event_type, state, received_at, attempts }
+        let QueuedMessage { id, received_at, traceparent, attempts, state, .. } = message;
+        Self { id, event_type, state, received_at, traceparent, attempts }
     }
 }
 
@@ -181,6 +184,7 @@ impl Parked {
             reason: letter.failure.reason,
             detail: letter.failure.detail,
             received_at: letter.received_at,
+            traceparent: letter.traceparent,
             died_at: letter.died_at,
             attempts: letter.attempts,
         }

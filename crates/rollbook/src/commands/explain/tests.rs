@@ -15,6 +15,7 @@ use rollbook_core::queue::{Consumer as _, LeaseRequest, Producer as _, QueueAdmi
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::store::{Keeping, Store as _};
 use rollbook_core::time::{Clock, Timestamp};
+use rollbook_core::trace::Traceparent;
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{START, deleted, delivery_of, event, membership, organization, user};
 use rollbook_testkit::memory::queue::MemoryQueue;
@@ -28,6 +29,9 @@ const SECOND: i64 = 1_000;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
+/// The deliveries that came in a trace, and which it is.
+const TRACED: [&str; 2] = ["msg_parked", "msg_retry"];
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 /// What the events hold and no story may.
 const PERSONAL: [&str; 6] = ["Ines", "ines@", "Okafor", "example", "Kilnworks", "5550100"];
 
@@ -59,7 +63,9 @@ impl Stage {
     /// A delivery that lies in the queue.
     async fn queued(&self, id: &str, body: &str) {
         let body = Bytes::copy_from_slice(body.as_bytes());
-        let delivery = Delivery { id: MessageId::new(id), received_at: self.clock.now(), body };
+        let traceparent =
+            TRACED.contains(&id).then(|| Traceparent::parse(TRACE.as_bytes()).expect("a trace"));
+        let delivery = Delivery { id: MessageId::new(id), received_at: self.clock.now(), traceparent, body };
         self.queue.enqueue_many(&[delivery]).await.expect("it is taken");
     }
 
@@ -189,6 +195,15 @@ async fn a_parked_delivery_and_one_that_waits_for_its_retry() {
     reads("a_parked_delivery_and_one_that_waits", &stage.story("user_1").await);
     reads("a_delivery_that_is_parked", &stage.story("msg_parked").await);
     reads("a_delivery_that_waits", &stage.story("msg_retry").await);
+    for (id, place, traceparent) in [
+        ("msg_parked", "dead_letters", json!(TRACE)),
+        ("msg_retry", "messages", json!(TRACE)),
+        ("msg_new", "messages", Value::Null),
+    ] {
+        let told = json::tell(&stage.story(id).await);
+        assert_eq!(told["queue"][place][0]["svix_id"], id);
+        assert_eq!(told["queue"][place][0]["traceparent"], traceparent, "{id}");
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use rollbook_core::queue::MessageState;
 use rollbook_core::time::Timestamp;
+use rollbook_core::trace::Traceparent;
 use serde_json::Value;
 
 use super::queue::{Parked, Seen, Waiting};
@@ -240,7 +241,7 @@ fn queue(text: &mut String, story: &Story, seen: &Seen) {
 }
 
 fn waiting(text: &mut String, message: &Waiting, now: Timestamp) {
-    let Waiting { id, event_type, state, received_at, attempts } = message;
+    let Waiting { id, event_type, state, received_at, traceparent, attempts } = message;
     let tries = many(u64::from(*attempts), "try");
     let state = match state {
         MessageState::Waiting if *attempts == 0 => "It waits for a worker; none has tried it yet".to_owned(),
@@ -255,16 +256,23 @@ fn waiting(text: &mut String, message: &Waiting, now: Timestamp) {
         }
     };
     _ = writeln!(text, "\n  {} ({}): not applied yet", type_of(event_type.as_deref()), harmless(id.as_str()));
-    _ = writeln!(text, "    it came         {received_at}");
+    came(text, *received_at, *traceparent);
     _ = writeln!(text, "    {state}.");
 }
 
+fn came(text: &mut String, at: Timestamp, traceparent: Option<Traceparent>) {
+    _ = writeln!(text, "    it came         {at}");
+    if let Some(traceparent) = traceparent {
+        _ = writeln!(text, "    in the trace    {}", traceparent.trace_id());
+    }
+}
+
 fn parked(text: &mut String, letter: &Parked) {
-    let Parked { id, event_type, reason, detail, received_at, died_at, attempts } = letter;
+    let Parked { id, event_type, reason, detail, received_at, traceparent, died_at, attempts } = letter;
     let id = harmless(id.as_str());
     let tries = many(u64::from(*attempts), "try");
     _ = writeln!(text, "\n  {} ({id}): parked as a dead letter", type_of(event_type.as_deref()));
-    _ = writeln!(text, "    it came         {received_at}");
+    came(text, *received_at, *traceparent);
     _ = writeln!(text, "    it was parked   {died_at}, after {tries}");
     _ = writeln!(text, "    Why: {reason}: {}", harmless(detail));
     _ = writeln!(text, "    Once that is mended: rollbook dead-letters redrive {id}");

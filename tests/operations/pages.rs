@@ -1,0 +1,152 @@
+//! The pages: the binary reads their commands, and what they name is there: metrics, settings, files, chapters.
+
+use std::path::Path;
+
+use rollbook_testkit::process::Home;
+
+use super::{assert_readable, listed_series, names_in, ops, read};
+use crate::crashes::BINARY;
+
+/// From the folder `ops`.
+const PAGES: [&str; 8] = [
+    "../README.md",
+    "../crates/README.md",
+    "../migrations/README.md",
+    "../migrations/queries.md",
+    "CONFIG.md",
+    "METRICS.md",
+    "PRODUCTION.md",
+    "RUNBOOK.md",
+];
+
+/// The fenced blocks of a page, each with its language in its first line, and the text between them.
+fn fenced_and_text(page: &str) -> (Vec<&str>, Vec<&str>) {
+    let (mut fenced, mut text) = (Vec::new(), Vec::new());
+    for (number, part) in page.split("\n```").enumerate() {
+        if number % 2 == 1 { fenced.push(part) } else { text.push(part) }
+    }
+    (fenced, text)
+}
+
+/// What stands in the text as `code`.
+fn code_in<'a>(text: &[&'a str]) -> impl Iterator<Item = &'a str> {
+    text.iter().flat_map(|part| part.split('`').skip(1).step_by(2))
+}
+
+/// The words after `rollbook`, where that is what a piece of shell runs.
+fn arguments(piece: &str) -> Option<Vec<&str>> {
+    let piece = piece.trim().trim_start_matches("do ");
+    let mut words = piece.split_whitespace().skip_while(|word| word.contains('='));
+    let program = words.next()?;
+    if program != "rollbook" && !program.ends_with("/rollbook") {
+        return None;
+    }
+    let mut arguments = Vec::new();
+    for word in words.take_while(|word| !word.starts_with(['>', '#'])) {
+        if word.starts_with("<(") {
+            arguments.push("FILE");
+            break;
+        }
+        arguments.push(word);
+    }
+    Some(arguments)
+}
+
+/// The arguments of each `rollbook …` of a page, in its blocks of shell and in its text.
+fn commands(page: &str) -> Vec<Vec<&str>> {
+    let (fenced, text) = fenced_and_text(page);
+    let shell = fenced.iter().filter_map(|block| block.strip_prefix("sh\n"));
+    let in_blocks = shell.flat_map(str::lines).flat_map(|line| line.split(['|', ';']));
+    let in_text = code_in(&text).filter(|code| code.starts_with("rollbook "));
+    in_blocks.chain(in_text).filter_map(arguments).collect()
+}
+
+/// The words of a text that could be names of files or of settings.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let parts = text.split(|c: char| !(c.is_ascii_alphanumeric() || "_-./".contains(c)));
+    parts.map(|word| word.trim_end_matches(['.', '/']))
+}
+
+/// The fragment that leads to a heading.
+fn fragment(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().trim().to_lowercase().replace(' ', "-")
+}
+
+/// Says whether a page has a heading that this fragment leads to.
+fn has_heading(page: &Path, wanted: &str) -> bool {
+    let page = std::fs::read_to_string(page).expect("a page");
+    let headings = page.lines().filter(|line| line.starts_with('#'));
+    headings.map(|line| fragment(line.trim_start_matches('#'))).any(|fragment| fragment == wanted)
+}
+
+#[test]
+fn every_command_of_the_pages_is_one_that_the_binary_reads() {
+    let home = Home::new(BINARY);
+    for page in PAGES {
+        let text = read(page);
+        let commands = commands(&text);
+        let least = if page.ends_with("RUNBOOK.md") || page.ends_with("PRODUCTION.md") { 15 } else { 0 };
+        assert!(commands.len() >= least, "{page}: {commands:?}");
+        for mut arguments in commands {
+            // With this at their end the words are read, and nothing is done.
+            arguments.push("--help");
+            let output = home.command(&arguments).output().expect("the binary starts");
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{page}: rollbook {arguments:?}: {complaint}");
+        }
+    }
+}
+
+#[test]
+fn every_metric_that_the_pages_name_exists_and_prometheus_reads_every_query() {
+    let listed = listed_series();
+    let mut queries = Vec::new();
+    for page in PAGES {
+        let text = read(page);
+        // All have one; the login in a URL and the keys in Redis have none.
+        let named = names_in(&text).into_iter().filter(|name| name.contains('_'));
+        let unknown: Vec<&str> = named.filter(|name| !listed.contains(*name)).collect();
+        assert_eq!(unknown, Vec::<&str>::new(), "{page}");
+        let asked = text.lines().filter(|line| line.starts_with("promtool query instant "));
+        queries
+            .extend(asked.map(|line| line.split('\'').nth(1).expect("an expression in quotes").to_owned()));
+    }
+    assert!(queries.len() > 15, "{queries:?}");
+    assert_readable(&queries);
+}
+
+#[test]
+fn every_setting_that_the_pages_name_exists() {
+    let reference = read("CONFIG.md");
+    for page in PAGES {
+        let text = read(page);
+        for name in words(&text).filter(|word| word.starts_with("ROLLBOOK_") && !word.ends_with('_')) {
+            let name = name.strip_suffix("_FILE").filter(|_| !reference.contains(name)).unwrap_or(name);
+            assert!(reference.contains(&format!("`{name}`")), "{page}: {name}");
+        }
+    }
+}
+
+#[test]
+fn every_file_and_chapter_that_the_pages_name_is_there() {
+    let root = ops().parent().expect("the root").to_owned();
+    for page in PAGES {
+        let path = ops().join(page);
+        let text = read(page);
+        let named = words(&text).filter(|word| {
+            ["ops/", "tests/", "crates/", "migrations/"].iter().any(|folder| word.starts_with(folder))
+        });
+        for name in named {
+            assert!(root.join(name).exists(), "{page} names {name}");
+        }
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+        for link in links.filter(|link| !link.starts_with("https://")) {
+            let (file, chapter) = link.split_once('#').unwrap_or((link, ""));
+            let file =
+                if file.is_empty() { path.clone() } else { path.parent().expect("a folder").join(file) };
+            assert!(file.exists(), "{page} leads to {link}");
+            assert!(chapter.is_empty() || has_heading(&file, chapter), "{page} leads to {link}");
+        }
+    }
+}
