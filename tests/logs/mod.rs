@@ -148,6 +148,26 @@ async fn a_delivery_is_one_line_of_the_receiver_and_one_of_the_worker_where_thei
 }
 
 #[tokio::test]
+async fn a_wrong_secret_is_one_line_of_the_log_however_many_deliveries_it_refuses() {
+    let home = Home::new(BINARY).with("ROLLBOOK_LOG_FORMAT", "json");
+    let mut rollbook = home.start_ready(&["serve"]).await;
+    for number in 0..5 {
+        let forged = signed(&id(number), "{}").replace("\r\n\r\n{}", "\r\n\r\n[]");
+        assert_eq!(status(&exchange(home.listen, &forged).await), 400);
+    }
+    rollbook.signal("TERM");
+    assert!(rollbook.exit().await.success());
+    let log = home.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("deliveries are answered 400")).collect();
+    let [line] = lines[..] else { panic!("{} lines in {log}", lines.len()) };
+    let line: Value = serde_json::from_str(line).expect("JSON");
+    let fields = &line["fields"];
+    assert_eq!((&line["level"], &fields["why"]), (&"WARN".into(), &"no signature matches".into()));
+    assert_eq!(fields["refused"], 1, "the first is told at once: {line}");
+    assert!(fields["mend"].as_str().is_some_and(|mend| mend.contains("rollbook doctor")), "{line}");
+}
+
+#[tokio::test]
 async fn a_delivery_that_came_in_a_trace_names_it_from_the_door_to_the_dead_letters() {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     let filter = "warn,rollbook_receiver=debug,rollbook_worker=debug";

@@ -8,12 +8,13 @@ use super::{assert_readable, listed_series, names_in, ops, read};
 use crate::crashes::BINARY;
 
 /// From the folder `ops`.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "../README.md",
     "../crates/README.md",
     "../migrations/README.md",
     "../migrations/queries.md",
     "CONFIG.md",
+    "FIRST-HOUR.md",
     "METRICS.md",
     "PRODUCTION.md",
     "RUNBOOK.md",

@@ -70,7 +70,9 @@ async fn a_process_that_is_killed_is_down_and_then_absent() {
 }
 
 #[test]
-fn promtool_accepts_the_configuration_and_the_rules() {
-    let config = super::ops().join("prometheus/prometheus.yml");
-    promtool(&["check", "config", config.to_str().expect("UTF-8")], "");
+fn promtool_accepts_the_configurations_and_the_rules() {
+    for file in ["prometheus.yml", "one-machine.yml"] {
+        let config = super::ops().join("prometheus").join(file);
+        promtool(&["check", "config", config.to_str().expect("UTF-8")], "");
+    }
 }

@@ -24,6 +24,7 @@ use crate::answer::{self, Answer, Refusal};
 use crate::batcher::{Asker, Waiting};
 use crate::body::{self, Held};
 use crate::metrics::Metrics;
+use crate::refusals::Refusals;
 use crate::settings::Settings;
 
 /// Where Svix posts to.
@@ -43,6 +44,7 @@ pub(crate) struct Handler {
     secrets: SigningSecrets,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    refusals: Refusals,
     batcher: mpsc::Sender<Waiting>,
     /// Places for verified deliveries that wait for the queue.
     places: Arc<Semaphore>,
@@ -70,6 +72,7 @@ impl Handler {
             secrets,
             clock,
             metrics,
+            refusals: Refusals::default(),
             batcher,
             places: Arc::new(Semaphore::new(settings.in_flight_max)),
             room: Arc::new(Semaphore::new(settings.buffered_max)),
@@ -147,8 +150,10 @@ impl Handler {
         let now = self.clock.now();
         let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let signed = SignedHeaders::read(pairs).map_err(Refusal::NotGenuine)?;
-        let skew =
-            verify(&self.secrets, &signed, &held.bytes, now, self.tolerance).map_err(Refusal::NotGenuine)?;
+        let skew = verify(&self.secrets, &signed, &held.bytes, now, self.tolerance).map_err(|error| {
+            self.refusals.note(error, now);
+            Refusal::NotGenuine(error)
+        })?;
         self.metrics.verified(now, skew);
         let (id, traceparent) = (signed.message_id(), traceparent(headers));
         if enabled!(Level::DEBUG) {

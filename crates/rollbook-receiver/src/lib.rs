@@ -14,7 +14,7 @@
 //!
 //! The way of a request, in the order of the files: `server` accepts the connection, `handler` routes
 //! it, `body` reads it, `handler` judges it, `batcher` makes it durable together with its neighbours,
-//! `answer` says what became of it.
+//! `answer` says what became of it, and `refusals` tells the log of those that are not genuine.
 //!
 //! [`Producer::enqueue_many`]: rollbook_core::queue::Producer::enqueue_many
 
@@ -23,6 +23,7 @@ mod batcher;
 mod body;
 mod handler;
 mod metrics;
+mod refusals;
 mod server;
 mod settings;
 mod stream;

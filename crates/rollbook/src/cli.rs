@@ -44,7 +44,8 @@ pub(crate) enum Command {
     Receive(Start),
     /// Applies only: takes deliveries from the queue into the store
     #[command(
-        after_help = "Example:\n  rollbook work --queue-url redis://redis.internal:6379 --database-url postgres://me@db.internal/app"
+        after_help = "Example:\n  rollbook work --queue-url redis://redis.internal:6379 --database-url postgres://me@db.internal/app\n\n\
+                      Beside another process of Rollbook on one machine: --ops-listen 127.0.0.1:9465"
     )]
     Work(Start),
     /// Shows the whole way on this machine: a signed history, shuffled and doubled, becomes right rows
@@ -55,7 +56,11 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Signs an event and posts it to a running receiver
     #[command(after_help = "Examples:\n  rollbook send user.created\n  \
-                            rollbook send --file event.json --count 100 --url http://127.0.0.1:8080/webhooks/clerk")]
+                            rollbook send --file event.json --count 100 --url http://127.0.0.1:8080/webhooks/clerk\n\n\
+                            A built-in event is always of the same object, so a second user.created updates its row.\n\
+                            user.deleted is of another user: who is deleted stays deleted. The least that a file\n\
+                            of your own needs (timestamp: milliseconds since 1970; date +%s%3N):\n  \
+                            {\"type\":\"user.created\",\"timestamp\":1785312000032,\"data\":{\"id\":\"user_1\"}}")]
     Send(Send),
     /// Applies migrations, or says which are pending
     #[command(after_help = "Example, exit code 1 where one is pending:\n  rollbook migrate --check")]

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     }
     if let Some(problems) = error.downcast_ref::<config::Problems>() {
         // A command that has told the problems itself hands over none.
-        output::say(format!("rollbook: the configuration is wrong\n{problems}").trim_end());
+        output::say(format!("rollbook: a setting or an argument is wrong\n{problems}").trim_end());
         return ExitCode::from(MISUSED);
     }
     output::say(&format!("rollbook: {error:#}"));

@@ -134,7 +134,9 @@ impl Service {
 }
 
 fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
-    listen(address).with_context(|| format!("can't listen on {address}: is it taken? (setting {setting})"))
+    listen(address).with_context(|| {
+        format!("can't listen on {address} (setting {setting}); where another process has that port, give this one its own")
+    })
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

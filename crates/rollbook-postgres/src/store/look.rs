@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use rollbook_core::catalog::RESOURCES;
+use rollbook_core::catalog::{Link, RESOURCES};
 use rollbook_core::change::Assertion;
 use rollbook_core::merge::{self, Content, Stored};
 use rollbook_core::time::Timestamp;
@@ -49,7 +49,9 @@ impl Doubts {
         let seen = known[number].get(id);
         if resource.links.is_empty() {
             if let Some(stored) = seen.map(|seen| seen.stored).filter(|_| version.dead) {
-                self.ended.entry(number).or_default().insert(id.clone(), stored);
+                if RESOURCES.iter().any(|child| child.links.iter().any(|link| ends_with(link, number))) {
+                    self.ended.entry(number).or_default().insert(id.clone(), stored);
+                }
                 if stored.is_forgotten() {
                     self.forgotten.with_survivors = true;
                     self.forgotten.parents.entry(resource.table).or_default().insert(id.clone());
@@ -72,7 +74,7 @@ impl Doubts {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.relied.is_empty() && self.ended.is_empty()
+        self.relied.is_empty() && self.ended.is_empty() && self.forgotten.is_empty()
     }
 
     /// The ended parents as ones whose rows are all to be looked at.
@@ -83,6 +85,11 @@ impl Doubts {
         }
         doubtful
     }
+}
+
+/// Whether rows end with a parent of the table with this number by a link.
+fn ends_with(link: &Link, number: usize) -> bool {
+    link.cascades && number_of(link.parent) == number
 }
 
 /// Looks, and mends what it suspects. Gives what is to be looked at once more, where there is too much for once or
@@ -98,7 +105,7 @@ impl Work for Look<'_> {
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Doubtful> {
         let (sql, arguments) = self.query().map_err(sqlx::Error::Encode)?;
-        let rows = session.fetch(&sql.into(), arguments).await?;
+        let rows = if sql.is_empty() { Vec::new() } else { session.fetch(&sql.into(), arguments).await? };
         let mut suspects = self.doubts.suspects.clone();
         let mut ended: BTreeMap<(usize, &str), (i64, bool)> = BTreeMap::new();
         let mut found: BTreeMap<i32, usize> = BTreeMap::new();

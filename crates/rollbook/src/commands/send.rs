@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
 use rollbook_core::delivery::MessageId;
-use rollbook_core::signature::SigningSecret;
+use rollbook_core::signature::{SigningSecret, VerifyError};
 use rollbook_core::time::Clock;
 use rollbook_simulator::history::Event;
 use rollbook_simulator::samples;
@@ -43,7 +43,8 @@ async fn send(secret: &SigningSecret, body: &Body, target: &Target, arguments: &
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let mut connection = connect(target).await?;
     let mut answers = Vec::new();
-    let mut refused = 0;
+    let no_match = VerifyError::NoMatch.to_string();
+    let (mut refused, mut unsigned) = (0, false);
     for _ in 0..arguments.count {
         if !connection.is_open() {
             connection = connect(target).await?;
@@ -54,6 +55,7 @@ async fn send(secret: &SigningSecret, body: &Body, target: &Target, arguments: &
             .await
             .with_context(|| format!("{} was sent and has no answer; it may have been taken", event.id))?;
         refused += usize::from(!answer.is_success());
+        unsigned |= answer.body.contains(&no_match);
         let said = harmless(answer.body.trim());
         match arguments.output {
             Output::Text => print(&format!("{} {} {} {said}", event.id, event.event_type, answer.status))?,
@@ -69,7 +71,12 @@ async fn send(secret: &SigningSecret, body: &Body, target: &Target, arguments: &
         print_json(&Value::Array(answers))?;
     }
     if refused > 0 {
-        bail!("{refused} of {} deliveries were refused", arguments.count);
+        let mend = if unsigned {
+            "; the receiver has another signing secret than this command: give both the same, or see which is Clerk's"
+        } else {
+            ""
+        };
+        bail!("{refused} of {} deliveries were refused{mend}", arguments.count);
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ against it (`UPDATE=1 cargo test -p rollbook reference` writes it anew).
   Both at once are refused.
 - An unknown `ROLLBOOK_…` and an unknown key are refused, and so is an empty value. All that is wrong is told at once,
   before a port is bound; exit code 2.
-- A span of time is a whole number and `ms`, `s`, `m` or `h`. A size is a whole number of bytes, or of `KiB`, `MiB`, `GiB`.
+- A span of time is a whole number and `ms`, `s`, `m`, `h` or `d`. A size is a whole number of bytes, or of `KiB`, `MiB`, `GiB`.
 ";
 
 /// The page.

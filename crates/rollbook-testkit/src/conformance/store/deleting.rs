@@ -1,7 +1,7 @@
 //! What is left of the deleted.
 
-use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, Resource, USERS};
-use rollbook_core::change::Applied::{Deleted, Stale, Unchanged, Updated};
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, RESOURCES, Resource, USERS, Verb};
+use rollbook_core::change::Applied::{Deleted, Inserted, Stale, Unchanged, Updated};
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::store::Keeping;
 use rollbook_core::time::Timestamp;
@@ -50,6 +50,20 @@ pub async fn a_deleted_row_keeps_what_it_was_like(mirror: Mirror<impl StoreHarne
     before.insert("deleted_at".into(), json!(Timestamp::from_millis(START + 7).to_string()));
     before.insert("synced_by".into(), json!("msg_2"));
     assert_eq!(mirror.row(&USERS, "user_1").await, before);
+}
+
+pub async fn a_row_of_every_resource_can_end_beside_a_member_who_joins(mirror: Mirror<impl StoreHarness>) {
+    for resource in RESOURCES {
+        for end in resource.events.iter().filter(|event| event.verb == Verb::Delete) {
+            let (id, member) = (format!("of_{}", end.name), format!("orgmem_{}", end.name));
+            let gone = event(end.name, START + 7, &deleted("whatever", &id));
+            let data = membership(&member, "org_1", "user_1", START);
+            let joined = event("organizationMembership.created", START, &data);
+            let batch = [(id.as_str(), gone), (&member, joined)];
+            assert_eq!(mirror.apply(&batch).await, [Deleted, Inserted], "{}", end.name);
+            assert_bare(&mirror, resource, &id, START + 7, &[]).await;
+        }
+    }
 }
 
 pub async fn nothing_revives_a_deleted_row(mirror: Mirror<impl StoreHarness>) {

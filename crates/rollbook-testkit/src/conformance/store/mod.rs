@@ -122,6 +122,7 @@ macro_rules! store_conformance {
             merging: one_change_from_many_at_once_is_inserted_once
             merging: a_big_batch_is_applied_as_a_whole
             deleting: a_deleted_row_keeps_what_it_was_like
+            deleting: a_row_of_every_resource_can_end_beside_a_member_who_joins
             deleting: nothing_revives_a_deleted_row
             deleting: a_delete_that_comes_first_is_filled_in_by_what_comes_late
             deleting: the_latest_of_several_deletes_says_when
