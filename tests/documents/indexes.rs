@@ -28,9 +28,10 @@ fn columns(lines: &[String]) -> BTreeMap<String, Vec<(String, String)>> {
 /// The most bytes that a column may hold; none where nothing limits it. The names of migrations are our own.
 fn length_max(table: &str, column: &str) -> Option<usize> {
     match (table, column) {
-        ("rollbook_migrations", "name") => return Some(NAME_LENGTH_MAX),
         ("deliveries", "svix_id") => return Some(MessageId::LENGTH_MAX),
-        ("deliveries", "subject_id") | (_, "id") => return Some(NAME_LENGTH_MAX),
+        ("rollbook_migrations", "name") | ("deliveries", "subject_id") | (_, "id") => {
+            return Some(NAME_LENGTH_MAX);
+        }
         ("deliveries", "applied_at") | (_, "deleted_at") => return Some(FIXED),
         _ => {}
     }
@@ -51,11 +52,11 @@ fn check(indexes: &BTreeMap<String, Vec<(String, String)>>) {
         });
         assert!(lengths.sum::<usize>() <= ENTRY_MAX, "{index} can't hold its columns: {columns:?}");
     }
-    let indexed: BTreeSet<&(String, String)> = indexes.values().flatten().collect();
+    let held: BTreeSet<&(String, String)> = indexes.values().flatten().collect();
     for resource in RESOURCES {
         for column in resource.columns.iter().filter(|column| column.kind == Kind::IndexedText) {
             let key = (resource.table.to_owned(), column.name.to_owned());
-            assert!(indexed.contains(&key), "no index has {key:?}");
+            assert!(held.contains(&key), "no index has {key:?}");
         }
     }
 }
