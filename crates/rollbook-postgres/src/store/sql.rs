@@ -77,7 +77,7 @@ pub(super) fn content(resource: &'static Resource) -> impl Iterator<Item = &'sta
 
 const fn type_of(kind: Kind) -> &'static str {
     match kind {
-        Kind::Text | Kind::Id => "text",
+        Kind::Text | Kind::IndexedText | Kind::Id => "text",
         Kind::Integer => "int8",
         Kind::Bool => "bool",
         Kind::Time => "timestamptz",
@@ -148,7 +148,7 @@ pub(super) fn number_of(resource: &'static Resource) -> usize {
 /// The rows of a resource where a column of ids or texts has a value: (value, limit). `None` where it has no
 /// such column.
 pub(super) fn rows_where(schema: &str, resource: &'static Resource, column: &str) -> Option<Sql> {
-    let is_text = |kind| matches!(kind, Kind::Text | Kind::Id);
+    let is_text = |kind| matches!(kind, Kind::Text | Kind::IndexedText | Kind::Id);
     let column = resource.columns.iter().find(|known| known.name == column && is_text(known.kind))?;
     let (shown, table, column) =
         (listed(columns(resource).map(|(name, _)| name)), resource.table, column.name);

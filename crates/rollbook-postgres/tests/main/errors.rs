@@ -82,8 +82,9 @@ async fn values_that_postgres_cannot_hold_are_refused_alone_and_not_quoted() {
     assert_blames_values(store.apply_many(&[number]).await, "SQLSTATE 22003");
     // Random, so that it can't be compressed to a length that an index takes.
     let long: String = std::iter::repeat_with(fastrand::alphanumeric).take(20_000).collect();
-    let long = user_with("user_2", "external_id", &json!(format!("{SECRET}{long}")));
-    assert_blames_values(store.apply_many(&[long]).await, "SQLSTATE 54000");
+    let mut indexed = user_change("user_2", 0);
+    put(&mut indexed, "external_id", Field::Text(format!("{SECRET}{long}")));
+    assert_blames_values(store.apply_many(&[indexed]).await, "SQLSTATE 54000");
     let mut broken = user_change("user_3", 0);
     put(&mut broken, "public_metadata", Field::Json(format!("{{{SECRET}")));
     assert_blames_values(store.apply_many(&[broken]).await, "SQLSTATE 22P02");
