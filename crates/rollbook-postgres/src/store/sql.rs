@@ -126,8 +126,7 @@ impl Statements {
     }
 
     /// What is known of ids in these tables, by their numbers: one array of ids for each. The rows begin with
-    /// the number of the table; then id, state and what it has from its parents. Only what is asked for has a part in it, since every part is
-    /// planned each time.
+    /// the number of the table; then id, state and what it has from its parents. Only what is asked for has a part in it.
     pub(super) fn stored(&self, numbers: impl Iterator<Item = usize>) -> Sql {
         let parts = numbers.enumerate().map(|(place, number)| {
             format!("{} WHERE id = ANY (${}::text[])", self.tables[number].stored, place + 1)

@@ -48,13 +48,20 @@ async fn constraints_and_triggers_of_the_team_blame_the_values_and_quote_none() 
              CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN EXECUTE NEW.last_name; RETURN NEW; END $$;
              CREATE TRIGGER fail BEFORE INSERT ON mirror_2.users FOR EACH ROW
-             WHEN (NEW.id = 'user_5') EXECUTE FUNCTION fail()",
+             WHEN (NEW.id = 'user_5') EXECUTE FUNCTION fail();
+             CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+             CREATE TRIGGER swallow BEFORE INSERT ON mirror_2.users FOR EACH ROW
+             WHEN (NEW.id = 'user_7') EXECUTE FUNCTION swallow()",
         )
         .await;
     let named = |id| user_with(id, "last_name", &json!(SECRET));
     assert_blames_values(
         store.apply_many(&[named("user_4")]).await,
         "a trigger refuses the row (SQLSTATE P0001)",
+    );
+    assert_blames_values(
+        store.apply_many(&[named("user_7")]).await,
+        "a trigger of the table keeps the row from being written",
     );
     // A trigger that is itself wrong is somebody's to mend.
     assert_deployment(
