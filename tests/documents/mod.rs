@@ -3,6 +3,7 @@
 //! `UPDATE=1 cargo test -p rollbook --test end_to_end documents`.
 
 mod history;
+mod indexes;
 mod queries;
 mod tables;
 

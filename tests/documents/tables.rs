@@ -70,7 +70,7 @@ fn found_at(column: &Column) -> String {
 /// As a column of this kind is declared.
 pub(super) const fn types(kind: Kind) -> (&'static str, &'static str) {
     match kind {
-        Kind::Text | Kind::Id => ("text", "TEXT"),
+        Kind::Text | Kind::IndexedText | Kind::Id => ("text", "TEXT"),
         Kind::Integer => ("bigint", "INTEGER"),
         Kind::Bool => ("boolean", "INTEGER"),
         Kind::Time => ("timestamptz", "TEXT"),

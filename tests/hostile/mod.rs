@@ -4,6 +4,7 @@
 //! The clock stands still, so that nothing which is put off is ever due again: what is applied here did
 //! not wait for a backoff.
 
+mod lengths;
 mod numbers;
 mod payloads;
 mod stage;
@@ -49,7 +50,7 @@ async fn postgres() -> (PostgresServer, Arc<dyn Store>) {
 
 /// The bodies of all cases.
 pub(crate) fn bodies() -> Vec<Bytes> {
-    let all = payloads::everywhere().chain(payloads::sqlite_holds()).chain(wrong_types());
+    let all = payloads::everywhere().chain(wrong_types()).chain(long_texts());
     all.map(|case| case.body).collect()
 }
 
@@ -57,16 +58,20 @@ fn wrong_types() -> Vec<Case> {
     RESOURCES.into_iter().flat_map(types::of).chain(types::of_the_envelope()).collect()
 }
 
+fn long_texts() -> impl Iterator<Item = Case> {
+    RESOURCES.into_iter().flat_map(lengths::of)
+}
+
 #[tokio::test]
 async fn hostile_bodies_end_as_the_contract_says_on_sqlite() {
     let folder = tempfile::tempdir().expect("a folder");
-    check(sqlite(&folder), payloads::everywhere().chain(payloads::sqlite_holds())).await;
+    check(sqlite(&folder), payloads::everywhere()).await;
 }
 
 #[tokio::test]
 async fn hostile_bodies_end_as_the_contract_says_on_postgres() {
     let (_server, store) = postgres().await;
-    check(store, payloads::everywhere().chain(payloads::postgres_refuses())).await;
+    check(store, payloads::everywhere()).await;
 }
 
 #[tokio::test]
@@ -82,9 +87,27 @@ async fn a_value_of_another_type_leaves_null_and_is_counted_wherever_it_is_on_po
 }
 
 #[tokio::test]
-async fn what_postgres_refuses_waits_alone() {
+async fn a_text_too_long_for_an_index_leaves_null_and_is_counted_and_one_at_the_limit_is_kept_on_sqlite() {
+    let folder = tempfile::tempdir().expect("a folder");
+    check(sqlite(&folder), long_texts()).await;
+}
+
+#[tokio::test]
+async fn a_text_too_long_for_an_index_leaves_null_and_is_counted_and_one_at_the_limit_is_kept_on_postgres() {
     let (_server, store) = postgres().await;
-    for case in payloads::postgres_refuses() {
-        neighbours_of_one_that_is_refused_do_not_wait(Arc::clone(&store), case).await;
-    }
+    check(store, long_texts()).await;
+}
+
+#[tokio::test]
+async fn what_postgres_refuses_waits_alone_and_is_parked_in_the_end() {
+    let (server, store) = postgres().await;
+    let trigger = format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON clerk.users FOR EACH ROW
+         WHEN (NEW.first_name = '{}') EXECUTE FUNCTION refuse()",
+        payloads::REFUSED_NAME
+    );
+    server.psql("app", &trigger).await;
+    neighbours_of_one_that_is_refused_do_not_wait(Arc::clone(&store), payloads::refused()).await;
+    check(store, [payloads::refused()]).await;
 }

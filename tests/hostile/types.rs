@@ -14,17 +14,17 @@ fn replacements() -> [Value; 6] {
 }
 
 /// The first sample of an upsert of this resource.
-fn sample(resource: &Resource) -> Value {
+pub(super) fn sample(resource: &Resource) -> Value {
     let event = resource.events.iter().find(|event| event.verb == Verb::Upsert).expect("an upsert");
     serde_json::from_str(samples::sample(event.name).expect("a sample")).expect("JSON")
 }
 
-fn bytes(event: &Value) -> Bytes {
+pub(super) fn bytes(event: &Value) -> Bytes {
     event.to_string().into()
 }
 
 /// Puts a value at a path of keys; what is no object on the way to it becomes one.
-fn put(object: &mut Value, path: &[&str], value: Value) {
+pub(super) fn put(object: &mut Value, path: &[&str], value: Value) {
     let [first, rest @ ..] = path else {
         *object = value;
         return;
@@ -45,7 +45,7 @@ fn effect_on_path(source: &[&str], kind: Kind, path: &[&str], value: &Value) -> 
     let fits = match (kind, value) {
         (_, Value::Null) => Some(Value::Null),
         _ if !rest.is_empty() => value.is_object().then_some(Value::Null),
-        (Kind::Text | Kind::Id, Value::String(_))
+        (Kind::Text | Kind::IndexedText | Kind::Id, Value::String(_))
         | (Kind::Integer, Value::Number(_))
         | (Kind::Bool, Value::Bool(_))
         | (Kind::Json, _) => Some(value.clone()),

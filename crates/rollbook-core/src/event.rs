@@ -4,8 +4,8 @@
 //!
 //! * A pure function of the body: the same bytes always give the same change at the same version.
 //! * Only type, time and id must be there. Unknown fields and values are kept in `data`; a field of an
-//!   unexpected type leaves its column null and is counted. Clerk's API description and its wire
-//!   disagree in a dozen places.
+//!   unexpected type, or a text too long for its column's index, leaves its column null and is counted. Clerk's
+//!   API description and its wire disagree in a dozen places.
 //! * No text of an error repeats a value of the body.
 
 mod columns;
@@ -26,6 +26,10 @@ use crate::time::Timestamp;
 
 /// The longest event type and the longest id of a subject, in bytes. Clerk's own are a tenth of it.
 pub const NAME_LENGTH_MAX: usize = 255;
+
+/// The longest text in a column that rows are looked up by, in bytes. With an id beside it, it fits an index of
+/// Postgres, which refuses a row whose entry is longer than 2,704 bytes.
+pub const INDEXED_TEXT_LENGTH_MAX: usize = 2000;
 
 /// A change, and what reading it had to mend.
 #[derive(Clone, Debug, PartialEq)]

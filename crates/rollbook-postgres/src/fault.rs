@@ -42,6 +42,17 @@ impl From<Fault> for StoreError {
     }
 }
 
+/// Why a row that is locked is not written: nothing but a trigger can keep it from being so.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a trigger of the table keeps the row from being written")]
+pub(crate) struct NotWritten;
+
+impl From<NotWritten> for sqlx::Error {
+    fn from(error: NotWritten) -> Self {
+        Self::Encode(Box::new(error))
+    }
+}
+
 /// Why the same transaction may be tried again at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Again {
@@ -108,7 +119,10 @@ pub(crate) fn judge(place: &Place, error: &sqlx::Error) -> Fault {
         sqlx::Error::Protocol(_) => {
             Fault::Unavailable(format!("{place}: it does not answer as Postgres does: is the port right?"))
         }
-        sqlx::Error::Encode(_) => Fault::Data("a value is too large for one statement".to_owned()),
+        sqlx::Error::Encode(error) => Fault::Data(match error.downcast_ref::<NotWritten>() {
+            Some(error) => error.to_string(),
+            None => "a value is too large for one statement".to_owned(),
+        }),
         sqlx::Error::ColumnDecode { index, .. } => Fault::Deployment(format!(
             "{place}: a column (the one at {index}) is not as Rollbook's migrations made it"
         )),

@@ -63,7 +63,7 @@ const COMMIT: &str = "SET LOCAL statement_timeout = 0; COMMIT";
 
 impl Database {
     /// Connects at the first use. Each transaction begins by saying all that it relies on. A plan is made
-    /// once for each statement and connection, and of indexes and nested loops only: whatever is asked for is few rows by their ids,
+    /// once for each statement and connection, and of indexes and nested loops only: almost whatever is asked for is few rows by their ids,
     /// which a planner without statistics does not know, and a plan that was made while a table was small must do when it has grown.
     pub(crate) fn new(place: Place, settings: &PostgresSettings) -> Self {
         let statement = settings.statement_timeout.as_millis().clamp(1, i32::MAX.unsigned_abs().into());

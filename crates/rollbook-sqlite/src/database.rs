@@ -1,7 +1,7 @@
 //! One file, one writing connection, one thread; what waits is committed together.
 //!
 //! Callers send work and await its answer. The thread takes all that waits, runs it in one `BEGIN
-//! IMMEDIATE` transaction, commits, and only then answers: an enqueue, a lease and a settlement that
+//! IMMEDIATE` transaction (`BEGIN` where all of it only reads), commits, and only then answers: an enqueue, a lease and a settlement that
 //! meet share one wait for the disk. When one piece of a group fails, the group is rolled back and each
 //! piece runs alone, so that it fails alone; work can therefore run more than once and must not have
 //! effects outside the connection. A caller that goes away changes nothing: its work is done or not done
@@ -43,9 +43,27 @@ impl Database {
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
+        self.send(work, false).await
+    }
+
+    /// Runs `work`, which only reads. It sees one state of the file and does not wait for another process that
+    /// writes, unless it meets work that writes.
+    pub(crate) async fn read<T, F>(&self, work: F) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.send(work, true).await
+    }
+
+    async fn send<T, F>(&self, piece: F, reads: bool) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
         let gone = || Fault::Broken("the thread that writes the file has ended".into());
         let (answer, answered) = oneshot::channel();
-        let job = Box::new(Work { piece: work, result: None, answer });
+        let job = Box::new(Work { piece, reads, result: None, answer });
         self.jobs.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
@@ -63,12 +81,15 @@ impl Drop for Database {
 
 /// Work without its types.
 trait Job: Send {
+    fn reads(&self) -> bool;
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
     fn answer(self: Box<Self>, outcome: Result<(), Fault>);
 }
 
 struct Work<T, F> {
     piece: F,
+    /// Whether it only reads.
+    reads: bool,
     result: Option<T>,
     answer: oneshot::Sender<Result<T, Fault>>,
 }
@@ -78,6 +99,10 @@ where
     T: Send,
     F: FnMut(&Connection) -> rusqlite::Result<T> + Send,
 {
+    fn reads(&self) -> bool {
+        self.reads
+    }
+
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         self.result = Some((self.piece)(connection)?);
         Ok(())
@@ -137,7 +162,8 @@ impl Owner {
 }
 
 fn transaction(connection: &Connection, group: &mut [Box<dyn Job>]) -> Result<(), Fault> {
-    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let only_reads = group.iter().all(|job| job.reads());
+    connection.execute_batch(if only_reads { "BEGIN" } else { "BEGIN IMMEDIATE" })?;
     let outcome = group
         .iter_mut()
         .try_for_each(|job| job.run(connection))
@@ -217,6 +243,21 @@ mod tests {
         // Twenty rows on one page: one commit writes that page to the log once.
         let frame = 24 + 8_192;
         assert!(log() - before <= 2 * frame, "{} bytes of log", log() - before);
+    }
+
+    #[tokio::test]
+    async fn who_only_reads_does_not_wait_for_another_process_that_writes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = numbers(&folder).await;
+        insert(&database, 1).await.expect("a row");
+        let other = crate::connection::open(&folder.path().join("a.db")).expect("the same file");
+        other.execute_batch("BEGIN IMMEDIATE; INSERT INTO numbers (n) VALUES (2)").expect("the lock");
+        let read = database
+            .read(|connection| connection.query_row("SELECT count(*) FROM numbers", [], |row| row.get(0)));
+        // Work that writes gives up on the lock after a while, with an error.
+        assert_eq!(read.await, Ok(1));
+        other.execute_batch("COMMIT").expect("a commit");
+        assert_eq!(count(&database).await, Ok(2));
     }
 
     #[tokio::test]

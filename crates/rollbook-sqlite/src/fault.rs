@@ -30,6 +30,10 @@ impl From<rusqlite::Error> for Fault {
         };
         let text = text.clone().unwrap_or_else(|| failure.to_string());
         match failure.code {
+            // A team's own trigger may say anything, values included.
+            ErrorCode::ConstraintViolation if failure.extended_code == ffi::SQLITE_CONSTRAINT_TRIGGER => {
+                Self::Data("a trigger refuses the row".to_owned())
+            }
             ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig => Self::Data(text),
             ErrorCode::DatabaseBusy
             | ErrorCode::DatabaseLocked
@@ -92,6 +96,19 @@ mod tests {
         for code in codes {
             assert!(matches!(fault_of(code), Fault::Broken(_)), "{code}");
         }
+    }
+
+    #[test]
+    fn what_a_trigger_says_is_not_repeated() {
+        let connection = rusqlite::Connection::open_in_memory().expect("a database");
+        connection
+            .execute_batch(
+                "CREATE TABLE users (email TEXT); CREATE TRIGGER no BEFORE INSERT ON users
+                 BEGIN SELECT RAISE(ABORT, 'no ines@example.com'); END",
+            )
+            .expect("a trigger");
+        let error = connection.execute("INSERT INTO users VALUES ('ines@example.com')", []).unwrap_err();
+        assert_eq!(Fault::from(error), Fault::Data("a trigger refuses the row".to_owned()));
     }
 
     #[test]

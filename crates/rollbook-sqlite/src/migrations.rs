@@ -135,7 +135,7 @@ mod tests {
             let typed = resource.columns.iter().map(|column| {
                 let kind = match column.kind {
                     Kind::Integer | Kind::Bool => "INTEGER",
-                    Kind::Text | Kind::Id | Kind::Time | Kind::Json => "TEXT",
+                    Kind::Text | Kind::IndexedText | Kind::Id | Kind::Time | Kind::Json => "TEXT",
                 };
                 (column.name.to_owned(), kind.to_owned())
             });

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rollbook_core::catalog::{self, Kind, Verb};
 use rollbook_core::change::{Assertion, Effect, Field};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::event::{NAME_LENGTH_MAX, Parsed, parse, type_of};
+use rollbook_core::event::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX, Parsed, parse, type_of};
 use rollbook_core::queue::{Lease, LeaseToken};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::sanitize::sanitize;
@@ -139,6 +139,9 @@ fn check_row(event: &Json, assertion: &Assertion) {
         let fits = match (column.kind, value) {
             (_, Field::Null) | (Kind::Integer, Field::Integer(_)) | (Kind::Bool, Field::Bool(_)) => true,
             (Kind::Text, Field::Text(text)) => !text.contains('\0'),
+            (Kind::IndexedText, Field::Text(text)) => {
+                text.len() <= INDEXED_TEXT_LENGTH_MAX && !text.contains('\0')
+            }
             (Kind::Id, Field::Text(id)) => (1..=NAME_LENGTH_MAX).contains(&id.len()) && !id.contains('\0'),
             (Kind::Time, Field::Time(at)) => MILLIS.contains(&at.as_millis()),
             (Kind::Json, Field::Json(text)) => !canonical(text).is_null(),

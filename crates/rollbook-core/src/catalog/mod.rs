@@ -80,6 +80,8 @@ pub struct Column {
 pub enum Kind {
     /// Text.
     Text,
+    /// Text that rows are looked up by: an index holds it, and no index holds a text of any length.
+    IndexedText,
     /// The id of something: a short text. Where there is none, Clerk sends null or an empty text.
     Id,
     /// A whole number.
@@ -230,7 +232,7 @@ mod tests {
                 let place = |of| RESOURCES.iter().position(|known| *known == of);
                 assert!(place(link.parent) < place(resource), "{resource:?}");
             }
-            assert!(resource.addresses.iter().all(|name| has(name, Kind::Text)), "{resource:?}");
+            assert!(resource.addresses.iter().all(|name| has(name, Kind::IndexedText)), "{resource:?}");
             events.extend(resource.events.iter().map(|event| event.name));
         }
         let all = events.len();

@@ -8,13 +8,13 @@ pub static USERS: Resource = Resource {
     table: "users",
     events: &[upsert("user.created"), upsert("user.updated"), delete("user.deleted")],
     columns: &[
-        column("external_id", Kind::Text, &["external_id"]),
+        column("external_id", Kind::IndexedText, &["external_id"]),
         column("username", Kind::Text, &["username"]),
         column("first_name", Kind::Text, &["first_name"]),
         column("last_name", Kind::Text, &["last_name"]),
         Column {
             name: "primary_email_address",
-            kind: Kind::Text,
+            kind: Kind::IndexedText,
             source: Source::Chosen {
                 list: "email_addresses",
                 id_of: "primary_email_address_id",
@@ -51,7 +51,7 @@ pub static ORGANIZATIONS: Resource = Resource {
     events: &[upsert("organization.created"), upsert("organization.updated"), delete("organization.deleted")],
     columns: &[
         column("name", Kind::Text, &["name"]),
-        column("slug", Kind::Text, &["slug"]),
+        column("slug", Kind::IndexedText, &["slug"]),
         column("image_url", Kind::Text, &["image_url"]),
         column("created_by", Kind::Id, &["created_by"]),
         column("members_count", Kind::Integer, &["members_count"]),
@@ -101,7 +101,7 @@ pub static ORGANIZATION_INVITATIONS: Resource = Resource {
         },
         column("inviter_id", Kind::Id, &["inviter_id"]),
         column("user_id", Kind::Id, &["user_id"]),
-        column("email_address", Kind::Text, &["email_address"]),
+        column("email_address", Kind::IndexedText, &["email_address"]),
         column("role", Kind::Text, &["role"]),
         column("status", Kind::Text, &["status"]),
         column("expires_at", Kind::Time, &["expires_at"]),
@@ -123,7 +123,7 @@ pub static ORGANIZATION_DOMAINS: Resource = Resource {
     ],
     columns: &[
         column("organization_id", Kind::Id, &["organization_id"]),
-        column("name", Kind::Text, &["name"]),
+        column("name", Kind::IndexedText, &["name"]),
         column("enrollment_mode", Kind::Text, &["enrollment_mode"]),
         column("verification_status", Kind::Text, &["verification", "status"]),
         column("affiliation_email_address", Kind::Text, &["affiliation_email_address"]),
@@ -141,7 +141,7 @@ pub static ROLES: Resource = Resource {
     events: &[upsert("role.created"), upsert("role.updated"), delete("role.deleted")],
     columns: &[
         column("name", Kind::Text, &["name"]),
-        column("key", Kind::Text, &["key"]),
+        column("key", Kind::IndexedText, &["key"]),
         column("description", Kind::Text, &["description"]),
         column("is_creator_eligible", Kind::Bool, &["is_creator_eligible"]),
         column("permissions", Kind::Json, &["permissions"]),
@@ -157,7 +157,7 @@ pub static PERMISSIONS: Resource = Resource {
     events: &[upsert("permission.created"), upsert("permission.updated"), delete("permission.deleted")],
     columns: &[
         column("name", Kind::Text, &["name"]),
-        column("key", Kind::Text, &["key"]),
+        column("key", Kind::IndexedText, &["key"]),
         column("description", Kind::Text, &["description"]),
         column("type", Kind::Text, &["type"]),
     ],
@@ -197,7 +197,7 @@ pub static WAITLIST_ENTRIES: Resource = Resource {
     table: "waitlist_entries",
     events: &[upsert("waitlistEntry.created"), upsert("waitlistEntry.updated")],
     columns: &[
-        column("email_address", Kind::Text, &["email_address"]),
+        column("email_address", Kind::IndexedText, &["email_address"]),
         column("status", Kind::Text, &["status"]),
         column("is_locked", Kind::Bool, &["is_locked"]),
         column("invitation_id", Kind::Id, &["invitation", "id"]),

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::NAME_LENGTH_MAX;
+use super::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX};
 use crate::catalog::{Kind, Source};
 use crate::change::Field;
 use crate::time::Timestamp;
@@ -53,7 +53,8 @@ pub(super) fn field(value: Option<&Value>, kind: Kind) -> Result<Field, Mismatch
         return Ok(Field::Null);
     };
     let field = match kind {
-        Kind::Text => value.as_str().map(|text| Field::Text(text.to_owned())),
+        Kind::Text => value.as_str().map(text),
+        Kind::IndexedText => value.as_str().filter(|text| text.len() <= INDEXED_TEXT_LENGTH_MAX).map(text),
         Kind::Id => value.as_str().filter(|id| id.len() <= NAME_LENGTH_MAX).map(id),
         Kind::Integer => value.as_i64().map(Field::Integer),
         Kind::Bool => value.as_bool().map(Field::Bool),
@@ -61,6 +62,10 @@ pub(super) fn field(value: Option<&Value>, kind: Kind) -> Result<Field, Mismatch
         Kind::Json => Some(Field::Json(value.to_string())),
     };
     field.ok_or(Mismatch)
+}
+
+fn text(text: &str) -> Field {
+    Field::Text(text.to_owned())
 }
 
 fn id(text: &str) -> Field {

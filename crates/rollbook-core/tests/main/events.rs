@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, SUBSCRIPTIONS, USERS};
 use rollbook_core::change::{Assertion, Effect, Field};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::event::{NAME_LENGTH_MAX, Parsed, parse};
+use rollbook_core::event::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX, Parsed, parse};
 use rollbook_core::queue::{Lease, LeaseToken};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
@@ -172,6 +172,28 @@ fn an_empty_id_is_none_and_one_that_is_far_too_long_does_not_fit() {
     event["data"]["client_id"] = json!("x".repeat(NAME_LENGTH_MAX + 1));
     assert_eq!(read(&event).expect("a readable event").mismatched, 1);
     assert_eq!(column(&merged(&event), "client_id"), &Field::Null);
+}
+
+#[test]
+fn a_text_that_no_index_can_hold_leaves_null_where_rows_are_looked_up_by_it_and_stays_in_data() {
+    // Bytes count, not characters: Postgres stores them so.
+    let longest = format!("\u{e9}{}", "x".repeat(INDEXED_TEXT_LENGTH_MAX - 2));
+    for (text, mismatched, indexed) in [
+        (longest.clone(), 0, Field::Text(longest.clone())),
+        (format!("{longest}x"), 1, Field::Null),
+        (String::new(), 0, Field::Text(String::new())),
+    ] {
+        let mut event = user();
+        event["data"]["external_id"] = json!(text);
+        event["data"]["last_name"] = json!(text);
+        assert_eq!(read(&event).expect("a readable event").mismatched, mismatched);
+        let assertion = merged(&event);
+        assert_eq!(column(&assertion, "external_id"), &indexed);
+        // No index holds this one.
+        assert_eq!(column(&assertion, "last_name"), &Field::Text(text.clone()));
+        let data: Value = serde_json::from_str(&assertion.row.expect("a living row").data).expect("JSON");
+        assert_eq!(data["external_id"], json!(text));
+    }
 }
 
 #[test]

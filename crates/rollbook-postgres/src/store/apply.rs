@@ -14,6 +14,7 @@ use sqlx::{Arguments as _, Row as _};
 use super::look::Doubts;
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
+use crate::fault::NotWritten;
 use crate::transaction::{Session, Work};
 use crate::types::Time;
 
@@ -74,7 +75,7 @@ impl Work for Apply<'_> {
             }
             let mut known = known(self.statements, session, &asked).await?;
             for (number, part) in parts.iter().enumerate() {
-                let applied = self.merge(session, number, part, &mut known).await?;
+                let applied = self.merge(session, number, part, &mut known, &mut doubts).await?;
                 for (position, outcome) in part.positions.iter().zip(applied) {
                     outcomes[*position] = outcome;
                 }
@@ -110,6 +111,7 @@ impl<'a> Apply<'a> {
         number: usize,
         part: &Part<'_>,
         known: &mut Known,
+        doubts: &mut Doubts,
     ) -> sqlx::Result<Vec<Applied>> {
         let mut written: HashSet<String> = HashSet::new();
         for _ in 0..WRITES_MAX {
@@ -146,11 +148,12 @@ impl<'a> Apply<'a> {
                 return Ok(folded.outcomes);
             }
             // Another worker has written them since we read: what it wrote is committed now.
+            doubts.contended = true;
             for (known, again) in known.iter_mut().zip(self::known(self.statements, session, &asked).await?) {
                 known.extend(again);
             }
         }
-        Err(sqlx::Error::Protocol("rows that are locked were written by someone else".into()))
+        Err(NotWritten.into())
     }
 
     /// The first thing that became of a delivery stays: when it comes again there is nothing new to tell.

@@ -18,8 +18,10 @@ use super::sql::{Statements, content, listed};
 use crate::transaction::{Session, Sql, Work};
 use crate::types::Time;
 
-/// So many rows are looked for, and mended, at once.
+/// So many rows are mended by one statement.
 pub(super) const BATCH_MAX: usize = 1000;
+/// So many rows are looked for at once. Each look passes those that are right already, so few large ones are quicker.
+const FOUND_MAX: usize = 50_000;
 
 /// The statements about rows of one table that have parents.
 pub(super) struct Dependents {
@@ -109,13 +111,16 @@ impl Dependents {
         now: Timestamp,
     ) -> sqlx::Result<()> {
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        let mut arguments = PgArguments::default();
-        arguments.add(ids.clone()).map_err(sqlx::Error::Encode)?;
-        session.fetch(&self.lock, arguments).await?;
-        let mut arguments = PgArguments::default();
-        arguments.add(ids).map_err(sqlx::Error::Encode)?;
-        arguments.add(Time(now)).map_err(sqlx::Error::Encode)?;
-        session.fetch(&self.mend, arguments).await.map(drop)
+        for ids in ids.chunks(BATCH_MAX) {
+            let mut arguments = PgArguments::default();
+            arguments.add(ids).map_err(sqlx::Error::Encode)?;
+            session.fetch(&self.lock, arguments).await?;
+            let mut arguments = PgArguments::default();
+            arguments.add(ids).map_err(sqlx::Error::Encode)?;
+            arguments.add(Time(now)).map_err(sqlx::Error::Encode)?;
+            session.fetch(&self.mend, arguments).await?;
+        }
+        Ok(())
     }
 }
 
@@ -180,7 +185,7 @@ impl Doubtful {
     }
 }
 
-/// Finds what is wrong, and mends it: at most [`BATCH_MAX`] rows. Says whether there may be more.
+/// Finds what is wrong, and mends it: at most [`FOUND_MAX`] rows. Says whether there may be more.
 pub(super) struct Mend<'a> {
     pub(super) statements: &'a Statements,
     pub(super) doubtful: &'a Doubtful,
@@ -191,28 +196,30 @@ impl Work for Mend<'_> {
     type Output = bool;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<bool> {
-        let wrong = self.wrong(session).await?;
+        let (wrong, may_be_more) = self.wrong(session).await?;
         for (number, ids) in &wrong {
             if let Some(dependents) = &self.statements.tables[*number].dependents {
                 dependents.mend(session, ids, self.now).await?;
             }
         }
-        Ok(wrong.values().map(BTreeSet::len).sum::<usize>() >= BATCH_MAX)
+        Ok(may_be_more)
     }
 }
 
 impl Mend<'_> {
-    async fn wrong(&self, session: &mut Session<'_>) -> sqlx::Result<Ids> {
+    /// Ids of rows that are wrong, and whether there may be more of them.
+    async fn wrong(&self, session: &mut Session<'_>) -> sqlx::Result<(Ids, bool)> {
         let mut wrong = Ids::new();
         let (sql, arguments) = self.doubtful.query(self.statements, |dependents| &dependents.wrong);
         if sql.is_empty() {
-            return Ok(wrong);
+            return Ok((wrong, false));
         }
-        let sql = format!("{sql} LIMIT {BATCH_MAX}");
-        for row in session.fetch(&sql.into(), arguments.map_err(sqlx::Error::Encode)?).await? {
+        let sql = format!("{sql} LIMIT {FOUND_MAX}");
+        let rows = session.fetch(&sql.into(), arguments.map_err(sqlx::Error::Encode)?).await?;
+        for row in &rows {
             let number = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
             wrong.entry(number).or_default().insert(row.try_get(1)?);
         }
-        Ok(wrong)
+        Ok((wrong, rows.len() >= FOUND_MAX))
     }
 }

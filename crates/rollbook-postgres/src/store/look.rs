@@ -31,6 +31,9 @@ pub(super) struct Doubts {
     suspects: Ids,
     /// Parents that an operator has had erased: what outlives others goes with these.
     forgotten: Doubtful,
+    /// Whether rows of the batch were written anew after others had written them, and their parents read again: then it is not known any more
+    /// by what the others of the batch were written.
+    pub(super) contended: bool,
 }
 
 /// What was known of a parent when rows were written by it.
@@ -122,7 +125,7 @@ impl Work for Look<'_> {
         for (number, parents) in &self.doubts.relied {
             for (id, Relied { known, children }) in parents {
                 let then = known.deleted_at.map(|at| (at, known.content == Content::Erased));
-                if ended.get(&(*number, id.as_str())).copied() != then {
+                if self.doubts.contended || ended.get(&(*number, id.as_str())).copied() != then {
                     for (number, ids) in children {
                         suspects.entry(*number).or_default().extend(ids.iter().cloned());
                     }

@@ -3,7 +3,7 @@
 //! A batch is one transaction of a few statements, however many changes it has: one reads the states of
 //! all its subjects and their parents, [`rollbook_core::merge::fold`] says what each change does and what of each
 //! subject is left to write, the winners of each table go through one upsert, sorted by id, and one insert
-//! writes the ledger. What would not advance is never sent, so a redelivery locks and writes nothing. Workers
+//! writes the ledger. What would not advance is never sent, so a redelivery writes nothing. Workers
 //! that write the same row meet in the upsert, which takes only what builds on the row as it is: whoever
 //! loses there holds its lock, reads it again and folds again. What rows have from their parents is looked at
 //! once more after the commit; see [`inherit`] and [`look`].
@@ -17,6 +17,7 @@ mod upkeep;
 mod write;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
@@ -36,6 +37,9 @@ use crate::migrations;
 use crate::place::Place;
 use crate::settings::PostgresSettings;
 use crate::transaction::Database;
+
+/// How long an operator's erasure may take: as long as all that hangs on an organization needs.
+const ERASE_MAX: Duration = Duration::from_secs(600);
 
 /// A store in a schema of a Postgres database.
 pub struct PostgresStore {
@@ -134,7 +138,7 @@ impl Store for PostgresStore {
             (sql::number_of(one), id).cmp(&(sql::number_of(other), other_id))
         });
         let work = Erase { statements: &self.statements, subjects: &subjects, at };
-        let erased = self.database.run(&work).await?;
+        let erased = self.database.run_within(ERASE_MAX, &work).await?;
         self.mend(&work.doubtful()).await?;
         Ok(erased)
     }

@@ -60,7 +60,7 @@ fn view(resource: &'static Resource, row: &PgRow) -> sqlx::Result<RowView> {
 
 fn value(row: &PgRow, position: usize, kind: Kind) -> sqlx::Result<Value> {
     Ok(match kind {
-        Kind::Text | Kind::Id => row.try_get::<Option<String>, _>(position)?.into(),
+        Kind::Text | Kind::IndexedText | Kind::Id => row.try_get::<Option<String>, _>(position)?.into(),
         Kind::Integer => row.try_get::<Option<i64>, _>(position)?.into(),
         Kind::Bool => row.try_get::<Option<bool>, _>(position)?.into(),
         Kind::Time => row.try_get::<Option<Time>, _>(position)?.map(|Time(at)| at.to_string()).into(),

@@ -77,7 +77,7 @@ pub(super) fn content(resource: &'static Resource) -> impl Iterator<Item = &'sta
 
 const fn type_of(kind: Kind) -> &'static str {
     match kind {
-        Kind::Text | Kind::Id => "text",
+        Kind::Text | Kind::IndexedText | Kind::Id => "text",
         Kind::Integer => "int8",
         Kind::Bool => "bool",
         Kind::Time => "timestamptz",
@@ -126,8 +126,7 @@ impl Statements {
     }
 
     /// What is known of ids in these tables, by their numbers: one array of ids for each. The rows begin with
-    /// the number of the table; then id, state and what it has from its parents. Only what is asked for has a part in it, since every part is
-    /// planned each time.
+    /// the number of the table; then id, state and what it has from its parents. Only what is asked for has a part in it.
     pub(super) fn stored(&self, numbers: impl Iterator<Item = usize>) -> Sql {
         let parts = numbers.enumerate().map(|(place, number)| {
             format!("{} WHERE id = ANY (${}::text[])", self.tables[number].stored, place + 1)
@@ -149,7 +148,7 @@ pub(super) fn number_of(resource: &'static Resource) -> usize {
 /// The rows of a resource where a column of ids or texts has a value: (value, limit). `None` where it has no
 /// such column.
 pub(super) fn rows_where(schema: &str, resource: &'static Resource, column: &str) -> Option<Sql> {
-    let is_text = |kind| matches!(kind, Kind::Text | Kind::Id);
+    let is_text = |kind| matches!(kind, Kind::Text | Kind::IndexedText | Kind::Id);
     let column = resource.columns.iter().find(|known| known.name == column && is_text(known.kind))?;
     let (shown, table, column) =
         (listed(columns(resource).map(|(name, _)| name)), resource.table, column.name);

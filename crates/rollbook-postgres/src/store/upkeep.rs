@@ -14,6 +14,7 @@ use super::apply::{self, Seen};
 use super::inherit::{Doubtful, Mend};
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
+use crate::fault::NotWritten;
 use crate::transaction::{Session, Work};
 use crate::types::Time;
 
@@ -78,7 +79,7 @@ impl Erase<'_> {
                 return Ok(());
             }
         }
-        Err(sqlx::Error::Protocol("a row that is locked was written by someone else".into()))
+        Err(NotWritten.into())
     }
 }
 

@@ -91,7 +91,7 @@ fn add_column<'a>(
         }};
     }
     match kind {
-        Kind::Text | Kind::Id => array!(&str, Field::Text(text) => text.as_str()),
+        Kind::Text | Kind::IndexedText | Kind::Id => array!(&str, Field::Text(text) => text.as_str()),
         Kind::Integer => array!(i64, Field::Integer(number) => *number),
         Kind::Bool => array!(bool, Field::Bool(yes) => *yes),
         Kind::Time => array!(Time, Field::Time(at) => Time(*at)),

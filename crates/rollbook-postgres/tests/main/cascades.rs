@@ -7,6 +7,7 @@ use rollbook_core::change::{Applied, Change};
 use rollbook_core::store::{RowView, Store as _};
 use rollbook_testkit::events::{START, change_of, deleted, event, membership, organization, user};
 use rollbook_testkit::memory::store::MemoryStore;
+use rollbook_testkit::process::until;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
@@ -102,6 +103,39 @@ async fn a_redelivery_mends_what_a_worker_left_that_died_between_its_commit_and_
         assert_eq!(again, Ok(vec![Applied::Unchanged]));
         assert!(ended().await, "after {} came again", change.origin.event_type);
     }
+}
+
+/// One worker's batch holds a new membership and one that somebody else writes; meanwhile their organization ends. Who
+/// has ended it can't see the new one yet, and who writes it reads the organization a second time, for the other one's sake.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_row_ends_with_its_parent_also_where_a_neighbour_had_to_be_written_twice() {
+    let world = World::new().await;
+    let store = world.store();
+    let member = |id, at| joined(id, "org_1", "user_1", at);
+    store.apply_many(&[member("orgmem_2", 0)]).await.expect("the store applies it");
+    let mut other = world.session().await;
+    other
+        .run("BEGIN; UPDATE mirror_2.organization_memberships SET version_revision = version_revision + 1")
+        .await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let blocked = async |count: &str| {
+        until("workers wait for the row", || async { world.psql(waiting).await.trim() == count }).await;
+    };
+    let apply = |batch: Vec<Change>| {
+        let store = Arc::clone(&store);
+        async move { store.apply_many(&batch).await.expect("the store applies them") }
+    };
+    let mut workers = JoinSet::new();
+    workers.spawn(apply(vec![member("orgmem_1", 0), member("orgmem_2", 5)]));
+    blocked("1").await;
+    let gone = event("organization.deleted", START + 8, &deleted("organization", "org_1"));
+    workers.spawn(apply(vec![change_of("msg_gone", &gone)]));
+    blocked("2").await;
+    other.run("COMMIT").await;
+    workers.join_all().await;
+    let living = "SELECT id FROM mirror_2.organization_memberships WHERE deleted_at IS NULL";
+    assert_eq!(world.psql(living).await, "");
 }
 
 #[tokio::test]

@@ -48,13 +48,20 @@ async fn constraints_and_triggers_of_the_team_blame_the_values_and_quote_none() 
              CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN EXECUTE NEW.last_name; RETURN NEW; END $$;
              CREATE TRIGGER fail BEFORE INSERT ON mirror_2.users FOR EACH ROW
-             WHEN (NEW.id = 'user_5') EXECUTE FUNCTION fail()",
+             WHEN (NEW.id = 'user_5') EXECUTE FUNCTION fail();
+             CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+             CREATE TRIGGER swallow BEFORE INSERT ON mirror_2.users FOR EACH ROW
+             WHEN (NEW.id = 'user_7') EXECUTE FUNCTION swallow()",
         )
         .await;
     let named = |id| user_with(id, "last_name", &json!(SECRET));
     assert_blames_values(
         store.apply_many(&[named("user_4")]).await,
         "a trigger refuses the row (SQLSTATE P0001)",
+    );
+    assert_blames_values(
+        store.apply_many(&[named("user_7")]).await,
+        "a trigger of the table keeps the row from being written",
     );
     // A trigger that is itself wrong is somebody's to mend.
     assert_deployment(
@@ -75,8 +82,9 @@ async fn values_that_postgres_cannot_hold_are_refused_alone_and_not_quoted() {
     assert_blames_values(store.apply_many(&[number]).await, "SQLSTATE 22003");
     // Random, so that it can't be compressed to a length that an index takes.
     let long: String = std::iter::repeat_with(fastrand::alphanumeric).take(20_000).collect();
-    let long = user_with("user_2", "external_id", &json!(format!("{SECRET}{long}")));
-    assert_blames_values(store.apply_many(&[long]).await, "SQLSTATE 54000");
+    let mut indexed = user_change("user_2", 0);
+    put(&mut indexed, "external_id", Field::Text(format!("{SECRET}{long}")));
+    assert_blames_values(store.apply_many(&[indexed]).await, "SQLSTATE 54000");
     let mut broken = user_change("user_3", 0);
     put(&mut broken, "public_metadata", Field::Json(format!("{{{SECRET}")));
     assert_blames_values(store.apply_many(&[broken]).await, "SQLSTATE 22P02");

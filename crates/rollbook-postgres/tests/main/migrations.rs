@@ -59,7 +59,7 @@ async fn the_tables_have_the_columns_of_the_catalog_in_its_types() {
 /// As the query above shows a column.
 fn described(name: &str, kind: Kind) -> String {
     let described = match kind {
-        Kind::Text | Kind::Id => "text",
+        Kind::Text | Kind::IndexedText | Kind::Id => "text",
         Kind::Integer => "bigint",
         Kind::Bool => "boolean",
         Kind::Time => "timestamp with time zone",

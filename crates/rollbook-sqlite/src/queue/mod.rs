@@ -133,7 +133,7 @@ impl Consumer for SqliteQueue {
 impl QueueAdmin for SqliteQueue {
     async fn stats(&self) -> Result<QueueStats, QueueError> {
         let now = self.clock.now();
-        Ok(self.database.run(move |connection| admin::stats(connection, now)).await?)
+        Ok(self.database.read(move |connection| admin::stats(connection, now)).await?)
     }
 
     async fn dead_letters(
@@ -143,7 +143,7 @@ impl QueueAdmin for SqliteQueue {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, QueueError> {
         let filter = filter.clone();
-        Ok(self.database.run(move |connection| admin::list(connection, &filter, after, limit)).await?)
+        Ok(self.database.read(move |connection| admin::list(connection, &filter, after, limit)).await?)
     }
 
     async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
@@ -168,12 +168,12 @@ impl QueueAdmin for SqliteQueue {
     ) -> Result<MessagesPage, QueueError> {
         let (after, now) = (after.cloned(), self.clock.now());
         let page = move |connection: &Connection| messages::list(connection, after.as_ref(), limit, now);
-        Ok(self.database.run(page).await?)
+        Ok(self.database.read(page).await?)
     }
 
     async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
         let (id, now) = (id.clone(), self.clock.now());
-        Ok(self.database.run(move |connection| messages::find(connection, &id, now)).await?)
+        Ok(self.database.read(move |connection| messages::find(connection, &id, now)).await?)
     }
 
     async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError> {

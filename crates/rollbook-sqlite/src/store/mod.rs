@@ -79,7 +79,7 @@ impl Store for SqliteStore {
 
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
         let (statements, id) = (Arc::clone(&self.statements), id.to_owned());
-        Ok(self.database.run(move |connection| read::get(connection, &statements, resource, &id)).await?)
+        Ok(self.database.read(move |connection| read::get(connection, &statements, resource, &id)).await?)
     }
 
     async fn rows(
@@ -91,7 +91,7 @@ impl Store for SqliteStore {
         let (statements, after) = (Arc::clone(&self.statements), after.unwrap_or_default().to_owned());
         Ok(self
             .database
-            .run(move |connection| read::rows(connection, &statements, resource, &after, limit))
+            .read(move |connection| read::rows(connection, &statements, resource, &after, limit))
             .await?)
     }
 
@@ -105,12 +105,12 @@ impl Store for SqliteStore {
         let value = value.to_owned();
         let read =
             move |connection: &Connection| read::rows_where(connection, resource, column, &value, limit);
-        Ok(self.database.run(read).await?)
+        Ok(self.database.read(read).await?)
     }
 
     async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
         let subject_id = subject_id.to_owned();
-        Ok(self.database.run(move |connection| read::deliveries(connection, &subject_id, limit)).await?)
+        Ok(self.database.read(move |connection| read::deliveries(connection, &subject_id, limit)).await?)
     }
 
     async fn erase(
@@ -129,7 +129,7 @@ impl Store for SqliteStore {
 
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
         let id = id.clone();
-        Ok(self.database.run(move |connection| read::delivery(connection, &id)).await?)
+        Ok(self.database.read(move |connection| read::delivery(connection, &id)).await?)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

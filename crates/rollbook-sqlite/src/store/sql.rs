@@ -53,7 +53,7 @@ fn content(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
 
 /// The rows of a resource where a column of ids or texts has a value: (value, limit).
 pub(super) fn rows_where(resource: &'static Resource, column: &str) -> Option<String> {
-    let is_text = |kind| matches!(kind, Kind::Text | Kind::Id);
+    let is_text = |kind| matches!(kind, Kind::Text | Kind::IndexedText | Kind::Id);
     let column = resource.columns.iter().find(|known| known.name == column && is_text(known.kind))?;
     let listed = columns(resource).collect::<Vec<_>>().join(", ");
     let (table, column) = (resource.table, column.name);

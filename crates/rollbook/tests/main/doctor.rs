@@ -57,6 +57,8 @@ fn a_healthy_process_is_told_as_the_file_says_and_a_test_event_is_followed_to_th
     let sent = about(&home, &server, &["--send", "--url", &server.receiver]).ended(0);
     let line = sent.out.lines().find(|line| line.starts_with("send ")).expect("a line about it").to_owned();
     assert!(line.contains(" ok ") && line.contains("in the ledger as ignored"), "{line}");
+    let line = sent.out.lines().find(|line| line.starts_with("deliveries ")).expect("a line about them");
+    assert!(line.contains(" ok ") && line.contains("none but the test event"), "it looks behind it: {line}");
     let ran = about(&home, &server, &["--send", "--url", &server.receiver]).ended(0);
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help/doctor-healthy.txt");
     if std::env::var_os("UPDATE").is_some() {
@@ -134,6 +136,11 @@ fn the_secret_of_another_endpoint_is_found_by_send_and_neither_is_printed() {
     // The process has seen nothing else: then its own secret is the likely fault.
     let report = about(&home, &server, &["--output", "json"]).ended(0).json();
     assert_eq!(states(&report, "deliveries"), ["warning"]);
+    assert!(told(&report, "deliveries").1.contains("signing secret"), "{report}");
+    // That it takes ours changes nothing of that.
+    let report = about(&home, &server, &["--send", "--url", &server.receiver, "--output", "json"]);
+    let report = report.ended(0).json();
+    assert_eq!(states(&report, "send"), ["ok"]);
     assert!(told(&report, "deliveries").1.contains("signing secret"), "{report}");
     for secret in [OTHER, SECRET] {
         let key = secret.trim_start_matches("whsec_");

@@ -83,7 +83,7 @@ fn upsert(schema: &str, resource: &'static Resource) -> String {
 
 const fn type_of(kind: Kind) -> &'static str {
     match kind {
-        Kind::Text | Kind::Id => "text",
+        Kind::Text | Kind::IndexedText | Kind::Id => "text",
         Kind::Integer => "int8",
         Kind::Bool => "bool",
         Kind::Time => "timestamptz",
@@ -149,7 +149,7 @@ fn add(arguments: &mut PgArguments, kind: Kind, fields: &[Field]) -> Result<(), 
         }};
     }
     match kind {
-        Kind::Text | Kind::Id => array!(String, Field::Text(text) => text.clone()),
+        Kind::Text | Kind::IndexedText | Kind::Id => array!(String, Field::Text(text) => text.clone()),
         Kind::Integer => array!(i64, Field::Integer(number) => *number),
         Kind::Bool => array!(bool, Field::Bool(yes) => *yes),
         Kind::Time => array!(Time, Field::Time(at) => Time(*at)),

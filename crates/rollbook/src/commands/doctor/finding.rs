@@ -46,7 +46,7 @@ impl State {
 pub(super) struct Finding {
     pub(super) check: &'static str,
     pub(super) state: State,
-    found: String,
+    pub(super) found: String,
     mend: Option<String>,
 }
 

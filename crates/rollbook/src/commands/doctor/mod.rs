@@ -96,7 +96,9 @@ async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option
     findings.push(store);
     findings.extend(process);
     if with_send {
-        findings.push(send::send(config, needs, target, &clock).await);
+        let sent = send::send(config, needs, target, &clock).await;
+        running::look_again(config, needs, &*clock, &mut findings).await;
+        findings.push(sent);
     }
     findings
 }

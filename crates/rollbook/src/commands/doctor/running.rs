@@ -15,6 +15,7 @@ use crate::config::Config;
 
 const PROCESS: &str = "process";
 const DELIVERIES: &str = "deliveries";
+const NONE_YET: &str = "none since it started";
 const LAST_DELIVERY: &str = "rollbook_last_delivery_timestamp_seconds";
 /// A Clerk instance that anyone uses sends something within a day.
 const SILENT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -41,6 +42,35 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
         _ => findings.push(skipped(DELIVERIES, "its metrics don't tell")),
     }
     findings
+}
+
+/// Looks for the test event where no delivery had come before it. What had been found else stays: the event says nothing
+/// of Clerk's silence, nor of what was refused.
+pub(super) async fn look_again(config: &Config, needs: &Needs, clock: &dyn Clock, findings: &mut Findings) {
+    let is_none = |finding: &&mut Finding| finding.check == DELIVERIES && finding.found == NONE_YET;
+    let Some(finding) = findings.iter_mut().find(is_none) else { return };
+    let Ok(mut connection) = Connection::connect(reachable(config.ops_listen), ASK_TIMEOUT).await else {
+        return;
+    };
+    if let Ok(metrics) = connection.get("/metrics").await {
+        *finding = since_test_event(needs, &metrics.body, clock.now());
+    }
+}
+
+fn since_test_event(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
+    let is_none = sample(metrics, LAST_DELIVERY).is_none_or(|last| last <= 0.0);
+    let taken = sample(metrics, r#"rollbook_deliveries_total{outcome="queued"}"#).unwrap_or_default();
+    if is_none {
+        let mend = "the test event did not come to this process either: see the line about send";
+        return warning(DELIVERIES, NONE_YET, mend);
+    }
+    if taken > 1.0 {
+        return deliveries(needs, metrics, now);
+    }
+    ok(
+        DELIVERIES,
+        "none but the test event since it started; Clerk's dashboard, Webhooks, shows each attempt of Clerk's",
+    )
 }
 
 async fn ask(connection: &mut Connection) -> Result<(Answer, Answer), SendError> {
@@ -101,7 +131,7 @@ fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
             (refused, "set the clock of this machine (timedatectl set-ntp true)")
         } else {
             (
-                "none since it started".to_owned(),
+                NONE_YET.to_owned(),
                 "try this side: rollbook doctor --send; then Clerk's dashboard, Webhooks, shows each attempt",
             )
         };
@@ -165,6 +195,22 @@ mod tests {
         ] {
             let (state, mend) = judged(last, forged, off);
             assert!(state == State::Warning && mend.contains(cause), "{mend}");
+        }
+    }
+
+    #[test]
+    fn the_test_event_alone_is_told_as_such_and_what_clerk_sent_beside_it_as_ever() {
+        for (last, taken, state, part) in [
+            (1_799_999_999, 1, State::Ok, "none but the test event"),
+            (1_799_999_999, 2, State::Ok, "the last one 1 s ago"),
+            (0, 0, State::Warning, NONE_YET),
+        ] {
+            let metrics = format!(
+                "rollbook_deliveries_total{{outcome=\"queued\"}} {taken}\n\
+                 rollbook_last_delivery_timestamp_seconds {last}\n"
+            );
+            let finding = since_test_event(&NEEDS, &metrics, Timestamp::from_seconds(1_800_000_000));
+            assert!(finding.state == state && finding.found.starts_with(part), "{finding:?}");
         }
     }
 

@@ -12,6 +12,7 @@ mod person;
 mod remains;
 mod report;
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, IsTerminal as _};
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use rollbook_core::catalog::{
     ORGANIZATION_DOMAINS, ORGANIZATION_INVITATIONS, ORGANIZATIONS, RESOURCES, Resource, USERS,
 };
 use rollbook_core::queue::QueueAdmin;
-use rollbook_core::store::{Store, StoreError};
+use rollbook_core::store::{RowView, Store, StoreError};
 use rollbook_core::time::Clock;
 
 use self::look::Found;
@@ -35,8 +36,10 @@ use crate::wire::{self, Part};
 
 /// How often the queue is looked through for what came meanwhile.
 const ROUNDS_MAX: usize = 4;
-/// The most rows of others that are told.
+/// The most rows of others that are looked at by one id or address, to be told.
 const MENTIONS_MAX: usize = 1_000;
+/// The most organizations whose rows are looked at for that.
+const ORGANIZATIONS_MAX: usize = 1_000;
 
 /// Erases.
 ///
@@ -52,17 +55,15 @@ pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
         let resource = kind(&*store, &arguments.id).await?;
         let mut person = Person::new(resource, &arguments.id, &arguments.addresses);
         let found = parts.find(&mut person).await.context("nothing was erased")?;
-        if arguments.dry_run {
-            return match arguments.output {
-                Output::Text => Ok(print(&report::plan(&person, &found))?),
-                Output::Json => {
-                    let nothing = Mentions::default();
-                    Ok(print_json(&report::json(&person, &found, None, &nothing, &[]))?)
-                }
-            };
-        }
-        if !arguments.yes {
-            say(&report::plan(&person, &found));
+        if arguments.dry_run || !arguments.yes {
+            let mentions = mentions(&*store, &person).await.context("nothing was erased")?;
+            if arguments.dry_run {
+                return match arguments.output {
+                    Output::Text => Ok(print(&report::plan(&person, &found, &mentions))?),
+                    Output::Json => Ok(print_json(&report::json(&person, &found, None, &mentions, &[]))?),
+                };
+            }
+            say(&report::plan(&person, &found, &mentions));
             say("This can't be undone. Type yes to go on:");
             if !agreed(&mut io::stdin().lock()) {
                 bail!("nothing was erased");
@@ -207,18 +208,31 @@ async fn mentions(store: &dyn Store, person: &Person) -> Result<Mentions, StoreE
     if *person.resource != USERS {
         return Ok(mentions);
     }
-    let ids = |rows: Vec<rollbook_core::store::RowView>| {
-        let alive = rows.into_iter().filter(|row| !row.columns["data"].is_null());
-        alive.map(|row| row.id).collect::<Vec<_>>()
+    let others = |resource: &'static Resource, rows: Vec<RowView>| {
+        let has_content = |row: &RowView| !row.columns["data"].is_null() && !person.has(resource, &row.id);
+        rows.into_iter().filter(has_content).collect::<Vec<_>>()
     };
+    let ids = |resource, rows| others(resource, rows).into_iter().map(|row| row.id).collect::<Vec<_>>();
     let sent = store.rows_where(&ORGANIZATION_INVITATIONS, "inviter_id", &person.id, MENTIONS_MAX).await?;
-    mentions.invitations = ids(sent);
+    mentions.invitations = ids(&ORGANIZATION_INVITATIONS, sent);
     let made = store.rows_where(&ORGANIZATIONS, "created_by", &person.id, MENTIONS_MAX).await?;
-    mentions.organizations = ids(made).len() as u64;
+    let made: BTreeSet<String> = ids(&ORGANIZATIONS, made).into_iter().collect();
+    mentions.organizations = made.len() as u64;
     for address in &person.addresses {
         let column = "affiliation_email_address";
         let rows = store.rows_where(&ORGANIZATION_DOMAINS, column, address, MENTIONS_MAX).await?;
-        mentions.domains.extend(ids(rows));
+        mentions.domains.extend(ids(&ORGANIZATION_DOMAINS, rows));
+    }
+    // What outlives its organization is billing: it tells who paid for it.
+    let links = RESOURCES.into_iter().flat_map(|of| of.links.iter().map(move |link| (of, link)));
+    let billing: Vec<_> = links.filter(|(_, link)| *link.parent == ORGANIZATIONS && !link.cascades).collect();
+    for organization in person.organizations.union(&made).take(ORGANIZATIONS_MAX) {
+        for (resource, link) in &billing {
+            let rows = store.rows_where(resource, link.column, organization, MENTIONS_MAX).await?;
+            let naming =
+                others(resource, rows).into_iter().filter(|row| person.is_named_in(&row.columns["data"]));
+            mentions.billing.extend(naming.map(|row| row.id));
+        }
     }
     Ok(mentions)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use rollbook_core::catalog::{RESOURCES, Resource, USERS, find_resource};
+use rollbook_core::catalog::{ORGANIZATIONS, RESOURCES, Resource, USERS, find_resource};
 use rollbook_core::store::{RowView, Store, StoreError};
 use serde_json::Value;
 
@@ -28,6 +28,8 @@ pub(super) struct Person {
     pub(super) subjects: BTreeSet<Key>,
     /// Rows that hang on or belong to them.
     pub(super) dependents: BTreeSet<Key>,
+    /// The organizations that their rows name: those that they belong to or belonged to.
+    pub(super) organizations: BTreeSet<String>,
     /// Their addresses and phone numbers.
     pub(super) addresses: BTreeSet<String>,
     /// Those of all these that have a row with content.
@@ -55,6 +57,7 @@ impl Person {
             id: id.to_owned(),
             subjects: BTreeSet::from([(resource.table, id.to_owned())]),
             dependents: BTreeSet::new(),
+            organizations: BTreeSet::new(),
             addresses: addresses.iter().map(|address| plain(address)).collect(),
             rows: BTreeSet::new(),
         }
@@ -71,6 +74,7 @@ impl Person {
             for link in resource.links.iter().filter(|link| link.parent == of) {
                 for row in store.rows_where(resource, link.column, &self.id, ROWS_MAX).await? {
                     self.note(resource, &row);
+                    self.note_organizations(resource, &row);
                     self.dependents.insert((resource.table, row.id));
                 }
             }
@@ -87,6 +91,14 @@ impl Person {
     fn note(&mut self, resource: &'static Resource, row: &RowView) {
         if row.columns.get("data").is_some_and(|data| !data.is_null()) {
             self.rows.insert((resource.table, row.id.clone()));
+        }
+    }
+
+    fn note_organizations(&mut self, resource: &'static Resource, row: &RowView) {
+        for link in resource.links.iter().filter(|link| *link.parent == ORGANIZATIONS) {
+            if let Some(Value::String(id)) = row.columns.get(link.column) {
+                self.organizations.insert(id.clone());
+            }
         }
     }
 
@@ -132,15 +144,16 @@ impl Person {
     /// What a message is to them. Learns what it tells of them.
     pub(super) fn bearing(&mut self, body: &[u8]) -> Bearing {
         let about = About::read(body);
-        let names =
-            |text: &[u8]| holds(text, &self.id) || self.addresses.iter().any(|address| holds(text, address));
         if !about.readable {
-            return if names(body) { Bearing::Unreadable } else { Bearing::None };
+            return if self.is_named_by(body) { Bearing::Unreadable } else { Bearing::None };
         }
         let (Some(resource), Some(id)) = (about.resource, about.id.as_deref()) else {
             // No table is for such events: without it nothing is lost.
-            let texts = names_in(&Value::Object(about.data), &names);
-            return if texts { Bearing::Theirs } else { Bearing::None };
+            return if self.is_named_in(&Value::Object(about.data)) {
+                Bearing::Theirs
+            } else {
+                Bearing::None
+            };
         };
         let key = (resource.table, id.to_owned());
         let by_address = about.addresses.iter().any(|address| self.is_theirs(address));
@@ -155,9 +168,22 @@ impl Person {
         if is_own || is_dependent || by_address {
             return Bearing::Theirs;
         }
-        let names =
-            |text: &[u8]| holds(text, &self.id) || self.addresses.iter().any(|address| holds(text, address));
-        if names_in(&Value::Object(about.data), &names) { Bearing::Mention } else { Bearing::None }
+        if self.is_named_in(&Value::Object(about.data)) { Bearing::Mention } else { Bearing::None }
+    }
+
+    fn is_named_by(&self, text: &[u8]) -> bool {
+        holds(text, &self.id) || self.addresses.iter().any(|address| holds(text, address))
+    }
+
+    /// Whether any text in it, however deep, names them by their id or an address.
+    pub(super) fn is_named_in(&self, value: &Value) -> bool {
+        names_in(value, &|text| self.is_named_by(text))
+    }
+
+    /// Whether this row goes with them.
+    pub(super) fn has(&self, resource: &'static Resource, id: &str) -> bool {
+        let key = (resource.table, id.to_owned());
+        self.subjects.contains(&key) || self.dependents.contains(&key)
     }
 
     fn is_theirs(&self, address: &str) -> bool {

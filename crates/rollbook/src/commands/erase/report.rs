@@ -33,6 +33,8 @@ pub(super) struct Mentions {
     pub(super) invitations: Vec<String>,
     /// Domains that were verified by an address of theirs.
     pub(super) domains: Vec<String>,
+    /// Subscriptions, items and payments of organizations of theirs that name them or an address of theirs.
+    pub(super) billing: Vec<String>,
     /// Organizations that they made: only their id is there.
     pub(super) organizations: u64,
 }
@@ -46,7 +48,7 @@ fn by_table(keys: &BTreeSet<Key>) -> BTreeMap<&'static str, u64> {
 }
 
 /// What would go.
-pub(super) fn plan(person: &Person, found: &Found) -> String {
+pub(super) fn plan(person: &Person, found: &Found, mentions: &Mentions) -> String {
     let mut text = String::new();
     let id = harmless(&person.id);
     let key = (person.resource.table, person.id.clone());
@@ -66,6 +68,7 @@ pub(super) fn plan(person: &Person, found: &Found) -> String {
     table.row(["ledger".to_owned(), "all lines about it and these rows".to_owned()]);
     queue(&mut table, found);
     _ = write!(text, "\n{table}");
+    stays(&mut text, "would stay", found, mentions);
     text
 }
 
@@ -108,7 +111,7 @@ pub(super) fn done(person: &Person, done: &Done, mentions: &Mentions, remains: &
             "{number} about them came meanwhile, and go once a worker has seen that nothing is to be kept"
         );
     }
-    stays(&mut text, done, mentions);
+    stays(&mut text, "stays", &done.found, mentions);
     _ = writeln!(text, "\nnot reached, and how long it lives:");
     let mut place = "";
     for remain in remains {
@@ -124,15 +127,20 @@ pub(super) fn done(person: &Person, done: &Done, mentions: &Mentions, remains: &
     text
 }
 
-fn stays(text: &mut String, done: &Done, mentions: &Mentions) {
+fn stays(text: &mut String, word: &str, found: &Found, mentions: &Mentions) {
     let mut lines = Vec::new();
-    if done.found.mentions > 0 {
-        let number = many(done.found.mentions, "message");
+    if found.mentions > 0 {
+        let number = many(found.mentions, "message");
         lines.push(format!("{number} about others in the queue that name them"));
     }
     let copies = [
         ("invitation", "that they sent, with a copy of their name and address", &mentions.invitations),
         ("domain", "whose owner was verified by an address of theirs", &mentions.domains),
+        (
+            "billing row",
+            "in which their id or an address of theirs stands, as the payer's for one",
+            &mentions.billing,
+        ),
     ];
     for (one, what, ids) in copies {
         if let Some(first) = ids.first() {
@@ -149,7 +157,7 @@ fn stays(text: &mut String, done: &Done, mentions: &Mentions) {
     if lines.is_empty() {
         return;
     }
-    _ = writeln!(text, "\nstays, since it is another's:");
+    _ = writeln!(text, "\n{word}, since it is another's:");
     for line in lines {
         _ = writeln!(text, "  - {line}");
     }
@@ -191,6 +199,7 @@ pub(super) fn json(
         "stays": {
             "invitations_sent": mentions.invitations,
             "domains_verified": mentions.domains,
+            "billing_naming_them": mentions.billing,
             "organizations_made": mentions.organizations,
         },
         "not_reached": remains.iter().map(Remain::json).collect::<Vec<_>>(),

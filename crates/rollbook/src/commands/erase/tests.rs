@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, WAITLIST_ENTRIES};
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, SUBSCRIPTIONS, WAITLIST_ENTRIES};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{Consumer as _, LeaseRequest, Producer as _, QueueError, Settled, Settlement};
 use rollbook_core::retry::{Failure, Reason};
@@ -124,6 +124,49 @@ async fn what_is_theirs_goes_from_every_state_and_what_is_anothers_stays() {
     stage.applied("msg_4", &entry("wle_queued", "ines@work.example")).await;
     for row in stage.store.rows_of(&WAITLIST_ENTRIES) {
         assert_eq!(row.columns["data"].is_null(), row.id != "wle_other", "{}", row.id);
+    }
+}
+
+fn subscription(id: &str, organization_id: &str, user_id: &str, email: &str) -> Value {
+    let payer = json!({ "organization_id": organization_id, "user_id": user_id, "email": email });
+    event("subscription.created", START, &json!({ "id": id, "status": "active", "payer": payer }))
+}
+
+#[tokio::test]
+async fn billing_of_their_organizations_that_holds_an_address_of_theirs_is_told_before_and_after_and_stays() {
+    let stage = Stage::new();
+    stage.applied("msg_1", &of_user()).await;
+    let joined = membership("orgmem_1", "org_1", "user_1", START);
+    stage.applied("msg_2", &event("organizationMembership.created", START, &joined)).await;
+    let made = json!({ "id": "org_made", "created_by": "user_1" });
+    stage.applied("msg_3", &event("organization.created", START, &made)).await;
+    for (id, organization_id, user_id, email) in [
+        ("csub_joined", "org_1", "", "Ines@Work.example"),
+        ("csub_made", "org_made", "", "ines@work.example"),
+        ("csub_of_another", "org_1", "", "jines@work.example"),
+        ("csub_elsewhere", "org_2", "", "ines@work.example"),
+        ("csub_own", "org_1", "user_1", "ines@work.example"),
+    ] {
+        stage.applied(id, &subscription(id, organization_id, user_id, email)).await;
+    }
+    let named = ["csub_joined", "csub_made"];
+    let mut person = ines();
+    let parts = stage.parts(&*stage.store, &*stage.queue);
+    let found = parts.find(&mut person).await.expect("both answer");
+    let before = mentions(&*stage.store, &person).await.expect("the store answers");
+    assert_eq!(before.billing, named);
+    let plan = report::plan(&person, &found, &before);
+    let told = "would stay, since it is another's:\n  - 2 billing rows of organizations in which";
+    assert!(plan.contains(told) && plan.contains("csub_joined; each goes by rollbook erase"), "{plan}");
+    let json = report::json(&person, &found, None, &before, &[]);
+    assert_eq!(json["stays"]["billing_naming_them"], json!(named));
+
+    let done = parts.erase(&mut person, found).await.expect("both do it");
+    let after = mentions(&*stage.store, &person).await.expect("the store answers");
+    assert_eq!(after.billing, named);
+    assert!(report::done(&person, &done, &after, &[]).contains("\nstays, since it is another's:\n"));
+    for row in stage.store.rows_of(&SUBSCRIPTIONS) {
+        assert_eq!(row.columns["data"].is_null(), row.id == "csub_own", "{}", row.id);
     }
 }
 

@@ -100,7 +100,7 @@ fn is_told(column: &Column) -> bool {
     match column.kind {
         Kind::Id | Kind::Bool | Kind::Time => true,
         Kind::Integer => column.name != "amount",
-        Kind::Text => TEXTS.contains(&column.name),
+        Kind::Text | Kind::IndexedText => TEXTS.contains(&column.name),
         Kind::Json => false,
     }
 }

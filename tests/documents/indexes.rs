@@ -1,0 +1,99 @@
+//! Every index can hold what its columns may hold: the catalog limits the texts that are in one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rollbook_core::catalog::{Kind, RESOURCES, find_resource};
+use rollbook_core::delivery::MessageId;
+use rollbook_core::event::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX};
+
+use super::{Mirror, lines, page, sqlite};
+
+/// Postgres refuses an entry of a B-tree that is longer than 2,704 bytes; this is for what is around its values.
+const ENTRY_MAX: usize = 2704 - 64;
+/// A moment or a number.
+const FIXED: usize = 8;
+
+/// The columns of each index, by its name, from lines of table, index and column.
+fn columns(lines: &[String]) -> BTreeMap<String, Vec<(String, String)>> {
+    let mut indexes = BTreeMap::<_, Vec<_>>::new();
+    for line in lines {
+        let parts: Vec<&str> = line.split('|').collect();
+        let [table, index, column] = parts[..] else { panic!("{line}") };
+        let columns = indexes.entry(index.to_owned()).or_default();
+        columns.push((table.to_owned(), column.to_owned()));
+    }
+    indexes
+}
+
+/// The most bytes that a column may hold; none where nothing limits it. The names of migrations are our own.
+fn length_max(table: &str, column: &str) -> Option<usize> {
+    match (table, column) {
+        ("rollbook_migrations", "name") => return Some(NAME_LENGTH_MAX),
+        ("deliveries", "svix_id") => return Some(MessageId::LENGTH_MAX),
+        ("deliveries", "subject_id") | (_, "id") => return Some(NAME_LENGTH_MAX),
+        ("deliveries", "applied_at") | (_, "deleted_at") => return Some(FIXED),
+        _ => {}
+    }
+    let column = find_resource(table)?.columns.iter().find(|known| known.name == column)?;
+    match column.kind {
+        Kind::Id => Some(NAME_LENGTH_MAX),
+        Kind::IndexedText => Some(INDEXED_TEXT_LENGTH_MAX),
+        Kind::Integer | Kind::Bool | Kind::Time => Some(FIXED),
+        Kind::Text | Kind::Json => None,
+    }
+}
+
+/// Asserts that each index holds whatever may come, and that no column is limited for nothing.
+fn check(indexes: &BTreeMap<String, Vec<(String, String)>>) {
+    for (index, columns) in indexes {
+        let lengths = columns.iter().map(|(table, column)| {
+            length_max(table, column).unwrap_or_else(|| panic!("{index}: nothing limits {table}.{column}"))
+        });
+        assert!(lengths.sum::<usize>() <= ENTRY_MAX, "{index} can't hold its columns: {columns:?}");
+    }
+    let indexed: BTreeSet<&(String, String)> = indexes.values().flatten().collect();
+    for resource in RESOURCES {
+        for column in resource.columns.iter().filter(|column| column.kind == Kind::IndexedText) {
+            let key = (resource.table.to_owned(), column.name.to_owned());
+            assert!(indexed.contains(&key), "no index has {key:?}");
+        }
+    }
+}
+
+#[test]
+fn every_text_in_an_index_of_sqlite_is_limited_by_the_catalog() {
+    let (_folder, connection) = sqlite();
+    let all = lines(
+        &connection,
+        "SELECT concat_ws('|', known.tbl_name, known.name, found.name)
+         FROM sqlite_schema AS known, pragma_index_info(known.name) AS found
+         WHERE known.type = 'index' ORDER BY known.name, found.seqno",
+    );
+    check(&columns(&all));
+}
+
+#[tokio::test]
+async fn every_text_in_an_index_of_postgres_is_limited_by_the_catalog() {
+    let mirror = Mirror::start().await;
+    let all = mirror
+        .psql(
+            "SELECT concat_ws('|', known.indrelid::regclass::text, known.indexrelid::regclass::text,
+                              coalesce(own.attname, 'an expression'))
+             FROM pg_index AS known
+             JOIN pg_class AS class ON class.oid = known.indexrelid
+             CROSS JOIN unnest(known.indkey) WITH ORDINALITY AS part (number, place)
+             LEFT JOIN pg_attribute AS own ON own.attrelid = known.indrelid AND own.attnum = part.number AND part.number > 0
+             WHERE class.relnamespace = 'clerk'::regnamespace ORDER BY known.indexrelid, part.place",
+        )
+        .await;
+    let all: Vec<String> = all.lines().map(|line| line.replace("clerk.", "")).collect();
+    assert!(all.iter().any(|line| line == "users|users_pkey|id"), "{all:?}");
+    check(&columns(&all));
+}
+
+#[test]
+fn the_page_tells_the_limits() {
+    let told = page("README.md");
+    assert_eq!((NAME_LENGTH_MAX, INDEXED_TEXT_LENGTH_MAX), (255, 2000));
+    assert!(told.contains("an id of more than 255 bytes") && told.contains("a text of more than 2,000 |"));
+}
