@@ -62,14 +62,16 @@ fn every_entry_says_what_to_look_at_why_it_happens_and_what_mends_it() {
 }
 
 #[test]
-fn every_alert_says_how_urgent_it_is_and_has_a_test_that_sees_it_fire() {
+fn every_alert_says_how_urgent_it_is_and_has_a_test_that_sees_it_fire_with_that_urgency() {
     let severities = values("labels");
     assert_eq!(severities.len(), values("alert").len());
     let known = ["{ severity: critical }", "{ severity: warning }"];
     assert!(severities.iter().all(|severity| known.contains(&severity.as_str())), "{severities:?}");
     let tests = std::fs::read_dir(super::ops().join("prometheus/tests")).expect("the tests").flatten();
     let tests: String = tests.map(|entry| std::fs::read_to_string(entry.path()).expect("a test")).collect();
-    for alert in alerts() {
-        assert!(tests.contains(&format!("alertname=\"{alert}\"")), "{alert}");
+    for (alert, labels) in values("alert").iter().zip(&severities) {
+        let severity = labels.trim_matches(['{', '}', ' ']).trim_start_matches("severity: ");
+        let seen = format!("{{alertname=\"{alert}\", severity=\"{severity}\"}}");
+        assert!(tests.contains(&seen), "{seen}");
     }
 }
