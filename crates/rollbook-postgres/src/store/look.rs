@@ -31,8 +31,8 @@ pub(super) struct Doubts {
     suspects: Ids,
     /// Parents that an operator has had erased: what outlives others goes with these.
     forgotten: Doubtful,
-    /// Whether rows of the batch were written anew after others had written them, and their parents read again: then it is not known any more
-    /// by what the others of the batch were written.
+    /// Whether others wrote rows of the batch meanwhile, so that parents were read again: then it is not known
+    /// any more by what the rest of the batch was written.
     pub(super) contended: bool,
 }
 
