@@ -104,7 +104,7 @@ impl Dependents {
     }
 
     /// Gives rows what they should have.
-    pub(super) async fn mend(
+    async fn mend(
         &self,
         session: &mut Session<'_>,
         ids: &BTreeSet<String>,
@@ -185,6 +185,21 @@ impl Doubtful {
     }
 }
 
+/// Gives rows of several tables what they should have.
+pub(super) async fn mend_rows(
+    statements: &Statements,
+    session: &mut Session<'_>,
+    rows: &Ids,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    for (number, ids) in rows {
+        if let Some(dependents) = &statements.tables[*number].dependents {
+            dependents.mend(session, ids, now).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Finds what is wrong, and mends it: at most [`FOUND_MAX`] rows. Says whether there may be more.
 pub(super) struct Mend<'a> {
     pub(super) statements: &'a Statements,
@@ -197,11 +212,7 @@ impl Work for Mend<'_> {
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<bool> {
         let (wrong, may_be_more) = self.wrong(session).await?;
-        for (number, ids) in &wrong {
-            if let Some(dependents) = &self.statements.tables[*number].dependents {
-                dependents.mend(session, ids, self.now).await?;
-            }
-        }
+        mend_rows(self.statements, session, &wrong, self.now).await?;
         Ok(may_be_more)
     }
 }

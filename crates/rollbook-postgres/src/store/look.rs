@@ -14,7 +14,7 @@ use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
 use super::apply::Known;
-use super::inherit::{BATCH_MAX, Doubtful, Ids};
+use super::inherit::{BATCH_MAX, Doubtful, Ids, mend_rows};
 use super::sql::{Statements, number_of};
 use crate::transaction::{Session, Work};
 use crate::types::Time;
@@ -132,11 +132,7 @@ impl Work for Look<'_> {
                 }
             }
         }
-        for (number, ids) in &suspects {
-            if let Some(dependents) = &self.statements.tables[*number].dependents {
-                dependents.mend(session, ids, self.now).await?;
-            }
-        }
+        mend_rows(self.statements, session, &suspects, self.now).await?;
         let mut left = self.doubts.forgotten.clone();
         if found.values().any(|found| *found >= BATCH_MAX) {
             left.parents.extend(self.doubts.all_ended().parents);
