@@ -161,7 +161,7 @@ fn assertion(
     for path in resource.secrets {
         remove(&mut data, path);
     }
-    let data = Value::Object(data).to_string();
+    let data = text_of(&Value::Object(data));
     let version = Version {
         dead: false,
         updated_at: updated_at.unwrap_or(event_at).as_millis(),
@@ -170,6 +170,11 @@ fn assertion(
     };
     let row = Row { values, created_at, updated_at, data };
     Some((Assertion { resource, id, version, row: Some(row) }, mismatched))
+}
+
+/// The JSON text of a value. Its `Display` is the same text, twice as slow.
+fn text_of(value: &Value) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| value.to_string())
 }
 
 /// 128 bits over the content. The typed columns are functions of `data`, so it stands for all; they

@@ -12,6 +12,7 @@
 
 use std::borrow::Cow;
 
+use memchr::{memchr, memchr_iter};
 use serde_json::{Number, Value};
 
 const REPLACEMENT: &[u8; 6] = b"\\ufffd";
@@ -32,7 +33,7 @@ pub fn sanitize(text: &[u8]) -> (Cow<'_, [u8]>, usize) {
     let mut clean = Cow::Borrowed(text);
     let mut replaced = 0;
     let mut at = 0;
-    while let Some(offset) = text[at..].iter().position(|byte| *byte == b'\\') {
+    while let Some(offset) = memchr(b'\\', &text[at..]) {
         at += offset;
         let Some(unit) = escaped_unit(text, at) else {
             // A plain escape such as `\n` or `\\`: its second byte must not be taken for a new one.
@@ -57,12 +58,9 @@ pub fn sanitize(text: &[u8]) -> (Cow<'_, [u8]>, usize) {
         at += ESCAPE_LENGTH;
     }
     // Of those that are spelled plainly. Few bodies have any.
-    if text.contains(&b'$') {
-        let dollars = text.iter().enumerate().filter(|(_, byte)| **byte == b'$');
-        for (at, _) in dollars.filter(|(at, _)| is_private_key(text, *at)) {
-            clean.to_mut()[at] = b'_';
-            replaced += 1;
-        }
+    for at in memchr_iter(b'$', text).filter(|at| is_private_key(text, *at)) {
+        clean.to_mut()[at] = b'_';
+        replaced += 1;
     }
     (clean, replaced)
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX};
+use super::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX, text_of};
 use crate::catalog::{Kind, Source};
 use crate::change::Field;
 use crate::time::Timestamp;
@@ -59,7 +59,7 @@ pub(super) fn field(value: Option<&Value>, kind: Kind) -> Result<Field, Mismatch
         Kind::Integer => value.as_i64().map(Field::Integer),
         Kind::Bool => value.as_bool().map(Field::Bool),
         Kind::Time => value.as_i64().and_then(Timestamp::from_clerk).map(Field::Time),
-        Kind::Json => Some(Field::Json(value.to_string())),
+        Kind::Json => Some(Field::Json(text_of(value))),
     };
     field.ok_or(Mismatch)
 }
