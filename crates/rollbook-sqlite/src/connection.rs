@@ -13,24 +13,34 @@ use crate::fault::Fault;
 
 /// How long to wait for another process that holds the file's lock, such as `rollbook dead-letters`.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many pages the write-ahead log may have before a commit copies it into the file. Larger than
-/// SQLite's 1,000, so that fewer acknowledgements wait for a copy; 2,000 pages are 16 MB of log.
-const CHECKPOINT_PAGES: u32 = 2_000;
+/// How long the write-ahead log may be before a commit copies it into the file, in bytes. Longer than SQLite's
+/// 1,000 pages, so that fewer acknowledgements wait for a copy.
+const CHECKPOINT_BYTES: u32 = 16_384_000;
 /// The log file is cut to this after a copy, in bytes.
 const LOG_BYTES_MAX: u32 = 64 << 20;
-/// Bodies of two to three kilobytes fill pages of eight better than pages of four.
-const PAGE_BYTES: u32 = 8_192;
 /// Prepared statements kept: more than there are.
 const STATEMENTS_MAX: usize = 64;
 /// `PRAGMA synchronous` when a commit waits for the disk.
 const FULL: i64 = 2;
 
-/// Opens or makes the file, durable.
+/// Opens the file, durable.
 pub(crate) fn open(path: &Path) -> Result<Connection, Fault> {
+    open_with(path, |_| Ok(()))
+}
+
+/// Likewise, and makes it with pages of this size where there is none.
+pub(crate) fn make(path: &Path, page_bytes: u32) -> Result<Connection, Fault> {
+    open_with(path, |connection| connection.pragma_update(None, "page_size", page_bytes))
+}
+
+fn open_with(
+    path: &Path,
+    prepare: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> Result<Connection, Fault> {
     check_version(rusqlite::version_number())?;
     make_private(path)?;
     let connection = Connection::open(path).map_err(|error| opening(path, error))?;
-    set_up(&connection).map_err(|error| opening(path, error))?;
+    prepare(&connection).and_then(|()| set_up(&connection)).map_err(|error| opening(path, error))?;
     check(&connection)?;
     Ok(connection)
 }
@@ -59,13 +69,14 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     // One plan for a statement, whatever is bound: else SQLite prepares some of them anew for every value.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    let page_bytes: u32 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     connection.execute_batch(&format!(
-        "PRAGMA page_size = {PAGE_BYTES};
-         PRAGMA journal_mode = WAL;
+        "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
          PRAGMA foreign_keys = OFF;
-         PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};
-         PRAGMA journal_size_limit = {LOG_BYTES_MAX};"
+         PRAGMA wal_autocheckpoint = {};
+         PRAGMA journal_size_limit = {LOG_BYTES_MAX};",
+        CHECKPOINT_BYTES / page_bytes.max(1),
     ))
 }
 

@@ -37,6 +37,15 @@ impl Schema {
             Self::Store => STORE,
         }
     }
+
+    /// The size of a new file's pages. Bodies of two to three kilobytes, which come and go in their order, fill pages
+    /// of eight better than pages of four; rows change here and there, and a commit writes whole pages.
+    const fn page_bytes(self) -> u32 {
+        match self {
+            Self::Queue => 8_192,
+            Self::Store => 4_096,
+        }
+    }
 }
 
 /// The names of the steps that the file at `path` lacks. A file that is not there lacks all, and is
@@ -59,7 +68,7 @@ pub fn pending_migrations(path: &Path, schema: Schema) -> Result<Vec<&'static st
 /// # Errors
 /// In words for a person: the file can't be written, or a newer Rollbook made it.
 pub fn apply_migrations(path: &Path, schema: Schema) -> Result<Vec<&'static str>, String> {
-    let mut connection = connection::open(path).map_err(|fault| fault.to_string())?;
+    let mut connection = connection::make(path, schema.page_bytes()).map_err(|fault| fault.to_string())?;
     apply(&mut connection, schema).map_err(|fault| format!("{}: {fault}", path.display()))
 }
 

@@ -3,29 +3,21 @@
 use std::collections::HashMap;
 
 use rollbook_core::catalog::{RESOURCES, Resource};
-use rollbook_core::change::{Applied, Assertion, Change, Effect, Field, Row};
+use rollbook_core::change::{Applied, Assertion, Change, Effect, Row};
 use rollbook_core::merge::{self, Content, Inherited, Stored, Winner};
 use rollbook_core::store::Keeping;
 use rollbook_core::time::Timestamp;
-use rusqlite::types::{ToSqlOutput, Type, Value, ValueRef};
-use rusqlite::{Connection, OptionalExtension as _, ToSql};
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension as _};
 
 use super::sql::{Dependents, Statements};
+use super::write::{Write, Writer};
 
 /// One transaction's work on the tables.
 pub(super) struct Tables<'a> {
     pub(super) connection: &'a Connection,
     pub(super) statements: &'a Statements,
     pub(super) now: Timestamp,
-}
-
-/// What is to be written of one subject.
-pub(super) struct Write<'a> {
-    pub(super) id: &'a str,
-    /// New content, if there is any.
-    pub(super) row: Option<&'a Row>,
-    pub(super) state: Stored,
-    pub(super) synced_by: &'a str,
 }
 
 /// Merges the changes into their tables and writes the ledger.
@@ -67,21 +59,23 @@ impl Tables<'_> {
         keeping: Keeping,
     ) -> rusqlite::Result<Vec<Applied>> {
         let mut stored = HashMap::with_capacity(assertions.len());
+        let mut known = self.connection.prepare_cached(&self.statements.of(resource).stored)?;
         for (assertion, _) in assertions {
             if !stored.contains_key(assertion.id.as_str())
-                && let Some(found) = self.stored(resource, &assertion.id)?
+                && let Some(found) = known.query_row((&assertion.id,), read_stored).optional()?
             {
                 stored.insert(assertion.id.as_str(), found);
             }
         }
         let changes: Vec<&Assertion> = assertions.iter().map(|(assertion, _)| *assertion).collect();
         let folded = merge::fold(&changes, keeping.deleted_rows, |id| stored.get(id).copied());
+        let mut writer = Writer::new(self, resource)?;
         for Winner { last, content, state } in folded.winners {
             let (assertion, synced_by) = assertions[last];
             let row = content.and_then(|position| changes[position].row.as_ref());
-            self.write(resource, &Write { id: &assertion.id, row, state, synced_by })?;
-            let before = stored.get(assertion.id.as_str()).copied().unwrap_or_default();
-            if state.deleted_at != before.deleted_at {
+            let before = stored.get(assertion.id.as_str()).copied();
+            writer.write(&Write { id: &assertion.id, row, before, state, synced_by })?;
+            if state.deleted_at != before.unwrap_or_default().deleted_at {
                 self.pass_on(resource, &assertion.id, state.is_forgotten())?;
             }
         }
@@ -94,47 +88,8 @@ impl Tables<'_> {
         known.query_row((id,), read_stored).optional()
     }
 
-    /// Writes a row, with what it has from its parents: those of the same batch are written already.
-    pub(super) fn write(&self, resource: &'static Resource, write: &Write<'_>) -> rusqlite::Result<()> {
-        let Write { id, row, state, synced_by } = write;
-        let inherited = match row {
-            Some(row) => self.inherited(resource, row)?,
-            None => Inherited::default(),
-        };
-        let whole = row.filter(|_| !inherited.erased);
-        let time = |millis: Option<i64>| millis.map(|at| Timestamp::from_millis(at).to_string());
-        let mut upsert = self.connection.prepare_cached(&self.statements.of(resource).upsert)?;
-        let mut position = 1;
-        let mut bind = |value: &dyn ToSql| {
-            let bound = upsert.raw_bind_parameter(position, value);
-            position += 1;
-            bound
-        };
-        bind(id)?;
-        for (index, column) in resource.columns.iter().enumerate() {
-            let row = if resource.is_link(column.name) { *row } else { whole };
-            bind(&row.map(|row| Bound(&row.values[index])))?;
-        }
-        bind(&whole.map(|row| &row.data))?;
-        bind(&whole.and_then(|row| row.created_at).map(|at| at.to_string()))?;
-        bind(&whole.and_then(|row| row.updated_at).map(|at| at.to_string()))?;
-        bind(&time(state.deleted_at.or(inherited.deleted_at)))?;
-        bind(&self.now.to_string())?;
-        bind(synced_by)?;
-        let (updated_at, event_at, hash) = state.content.to_columns();
-        bind(&updated_at)?;
-        bind(&event_at)?;
-        bind(&hash)?;
-        bind(&state.deleted_at)?;
-        bind(&state.floor)?;
-        if !resource.links.is_empty() {
-            bind(&time(inherited.deleted_at))?;
-        }
-        upsert.raw_execute()?;
-        Ok(())
-    }
-
-    fn inherited(&self, resource: &'static Resource, row: &Row) -> rusqlite::Result<Inherited> {
+    /// What a row has from its parents: those of the same batch are written already.
+    pub(super) fn inherited(&self, resource: &'static Resource, row: &Row) -> rusqlite::Result<Inherited> {
         let mut known = HashMap::new();
         for (link, id) in merge::parents(resource, row) {
             known.insert((link.parent.table, id), self.stored(link.parent, id)?);
@@ -164,21 +119,6 @@ fn read_stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<Stored> {
     let unknown = || rusqlite::Error::InvalidColumnType(2, "version_hash".to_owned(), Type::Blob);
     let content = Content::from_columns(row.get(0)?, row.get(1)?, hash).ok_or_else(unknown)?;
     Ok(Stored { content, deleted_at: row.get(3)?, floor: row.get(4)? })
-}
-
-/// A column's value as SQLite takes it.
-struct Bound<'a>(&'a Field);
-
-impl ToSql for Bound<'_> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(match self.0 {
-            Field::Null => ToSqlOutput::Owned(Value::Null),
-            Field::Text(text) | Field::Json(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
-            Field::Integer(number) => ToSqlOutput::Owned(Value::Integer(*number)),
-            Field::Bool(yes) => ToSqlOutput::Owned(Value::Integer(i64::from(*yes))),
-            Field::Time(at) => ToSqlOutput::Owned(Value::Text(at.to_string())),
-        })
-    }
 }
 
 /// The first thing that became of a delivery stays: when it comes again there is nothing new to tell.

@@ -15,6 +15,10 @@ pub(super) struct Table {
     pub(super) stored: String,
     /// Writes one row. Parameters: [`columns`], the state, and what it has from its parents where it hangs on any.
     pub(super) upsert: String,
+    /// Writes new content over a row that is there, where nothing changes that it is looked up by. Parameters: as above.
+    pub(super) refresh: String,
+    /// Ends a row that is there, and leaves its content: (id, `deleted_at`, now, `svix-id`, end, floor).
+    pub(super) end: String,
     /// One row, in the order of [`columns`].
     pub(super) get: String,
     /// Rows in the order of their ids, in the order of [`columns`].
@@ -81,6 +85,11 @@ impl Table {
         Self {
             stored: format!("SELECT {} FROM {table} WHERE id = ?1", STATE.join(", ")),
             upsert: upsert(resource),
+            refresh: refresh(resource),
+            end: format!(
+                "UPDATE {table} SET deleted_at = ?2, synced_at = ?3, synced_by = ?4, version_deleted_at = ?5, version_floor = ?6
+                 WHERE id = ?1"
+            ),
             get: format!("SELECT {listed} FROM {table} WHERE id = ?1"),
             rows: format!("SELECT {listed} FROM {table} WHERE id > ?1 ORDER BY id LIMIT ?2"),
             erase_ended: format!(
@@ -95,15 +104,19 @@ impl Table {
     }
 }
 
+/// What an upsert writes, in the order of its parameters.
+fn written(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
+    let inherited = (!resource.links.is_empty()).then_some("version_parents_deleted_at");
+    columns(resource).chain(STATE).chain(inherited)
+}
+
 /// A change without content leaves the content, which the hash stands for.
 fn upsert(resource: &'static Resource) -> String {
     let table = resource.table;
-    let inherited: &[&str] = if resource.links.is_empty() { &[] } else { &["version_parents_deleted_at"] };
-    let written: Vec<&str> = columns(resource).chain(STATE).chain(inherited.iter().copied()).collect();
-    let values: Vec<String> = (1..=written.len()).map(|index| format!("?{index}")).collect();
+    let values: Vec<String> = (1..=written(resource).count()).map(|index| format!("?{index}")).collect();
     let same = format!("excluded.version_hash = {table}.version_hash");
-    let set = written.iter().skip(1).map(|name| {
-        let stays = match *name {
+    let set = written(resource).skip(1).map(|name| {
+        let stays = match name {
             "deleted_at" => format!("excluded.version_deleted_at IS NULL AND {same}"),
             "synced_at" | "synced_by" => return format!("{name} = excluded.{name}"),
             name if STATE.contains(&name) => return format!("{name} = excluded.{name}"),
@@ -113,10 +126,29 @@ fn upsert(resource: &'static Resource) -> String {
     });
     format!(
         "INSERT INTO {table} ({}) VALUES ({}) ON CONFLICT (id) DO UPDATE SET {}",
-        written.join(", "),
+        written(resource).collect::<Vec<_>>().join(", "),
         values.join(", "),
         set.collect::<Vec<_>>().join(", "),
     )
+}
+
+/// SQLite writes the entry of an index anew whenever its columns are set, be it to what they are: what an index may
+/// hold is compared instead.
+fn refresh(resource: &'static Resource) -> String {
+    let is_looked_up = |name: &str| {
+        let column = resource.columns.iter().find(|column| column.name == name);
+        name == "deleted_at"
+            || column.is_some_and(|column| matches!(column.kind, Kind::IndexedText | Kind::Id))
+    };
+    let (mut set, mut same) = (Vec::new(), vec!["id = ?1".to_owned()]);
+    for (index, name) in written(resource).enumerate().skip(1) {
+        if is_looked_up(name) {
+            same.push(format!("{name} IS ?{}", index + 1));
+        } else {
+            set.push(format!("{name} = ?{}", index + 1));
+        }
+    }
+    format!("UPDATE {} SET {} WHERE {}", resource.table, set.join(", "), same.join(" AND "))
 }
 
 impl Dependents {
@@ -157,5 +189,35 @@ impl Dependents {
         );
         let ids = format!("SELECT id FROM {table} WHERE {} = ?1", link.column);
         Self { link, ids, inherit }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::migrations::{Schema, apply_migrations};
+
+    /// How many entries of indexes a statement's program writes.
+    fn entries_written(connection: &Connection, sql: &str) -> usize {
+        let mut program = connection.prepare(&format!("EXPLAIN {sql}")).expect("a statement");
+        let steps = program.raw_query().mapped(|row| row.get::<_, String>(1));
+        steps.filter(|step| step.as_deref() == Ok("IdxInsert")).count()
+    }
+
+    #[test]
+    fn new_content_over_old_writes_no_index_and_an_end_only_the_one_by_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store.db");
+        apply_migrations(&path, Schema::Store).expect("tables");
+        let connection = crate::connection::open(&path).expect("a file");
+        for resource in RESOURCES {
+            let table = Table::new(resource);
+            let written =
+                [&table.refresh, &table.end, &table.upsert].map(|sql| entries_written(&connection, sql));
+            assert_eq!(written[..2], [0, 1], "{}", resource.table);
+            assert!(written[2] > 1, "an upsert writes all of them, and the test sees it");
+        }
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::store::{Due, ErasedCounts, Tidied};
 
-use super::apply::{Tables, Write};
+use super::apply::Tables;
+use super::write::{Write, Writer};
 
 /// What an erasure is told by, in the place of a `svix-id`.
 const ERASED_BY: &str = "erase";
@@ -19,8 +20,10 @@ pub(super) fn erase(
     for (resource, id) in subjects {
         gone.insert(id.clone());
         gone.extend(dependents(tables, resource, id)?);
-        let state = tables.stored(resource, id)?.unwrap_or_default().forgotten(tables.now);
-        tables.write(resource, &Write { id, row: None, state, synced_by: ERASED_BY })?;
+        let before = tables.stored(resource, id)?;
+        let state = before.unwrap_or_default().forgotten(tables.now);
+        let write = Write { id, row: None, before, state, synced_by: ERASED_BY };
+        Writer::new(tables, resource)?.write(&write)?;
         tables.pass_on(resource, id, true)?;
     }
     let mut forget = tables

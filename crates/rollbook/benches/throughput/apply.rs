@@ -80,7 +80,7 @@ fn raw_upserts(events: &[Event]) -> f64 {
     let path = folder.path().join("raw.db");
     apply_migrations(&path, Schema::Store).expect("the same tables");
     let connection = rusqlite::Connection::open(path).expect("a file");
-    let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 2000;";
+    let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;";
     connection.execute_batch(settings).expect("settings");
     let rows: Vec<(usize, Vec<Value>)> = events.iter().filter_map(row).collect();
     let statements = catalog::RESOURCES.map(upsert);

@@ -1,0 +1,129 @@
+//! Writing rows.
+
+use rollbook_core::catalog::Resource;
+use rollbook_core::change::{Field, Row};
+use rollbook_core::merge::{Inherited, Stored};
+use rollbook_core::time::Timestamp;
+use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+use rusqlite::{CachedStatement, ToSql};
+
+use super::apply::Tables;
+
+/// What is to be written of one subject.
+pub(super) struct Write<'a> {
+    pub(super) id: &'a str,
+    /// New content, if there is any.
+    pub(super) row: Option<&'a Row>,
+    /// What is in the table.
+    pub(super) before: Option<Stored>,
+    pub(super) state: Stored,
+    pub(super) synced_by: &'a str,
+}
+
+/// Writes rows of one table.
+pub(super) struct Writer<'a> {
+    tables: &'a Tables<'a>,
+    resource: &'static Resource,
+    upsert: CachedStatement<'a>,
+    refresh: CachedStatement<'a>,
+    end: CachedStatement<'a>,
+    now: String,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(tables: &'a Tables<'_>, resource: &'static Resource) -> rusqlite::Result<Self> {
+        let statements = tables.statements.of(resource);
+        Ok(Self {
+            tables,
+            resource,
+            upsert: tables.connection.prepare_cached(&statements.upsert)?,
+            refresh: tables.connection.prepare_cached(&statements.refresh)?,
+            end: tables.connection.prepare_cached(&statements.end)?,
+            now: tables.now.to_string(),
+        })
+    }
+
+    /// Writes a row, with what it has from its parents.
+    pub(super) fn write(&mut self, write: &Write<'_>) -> rusqlite::Result<()> {
+        let Some(row) = write.row else { return self.write_end(write) };
+        let inherited = self.tables.inherited(self.resource, row)?;
+        // Most changes touch nothing that rows are looked up by.
+        if write.before.is_some() {
+            bind(&mut self.refresh, self.resource, write, inherited, &self.now)?;
+            if self.refresh.raw_execute()? == 1 {
+                return Ok(());
+            }
+        }
+        bind(&mut self.upsert, self.resource, write, inherited, &self.now)?;
+        self.upsert.raw_execute().map(drop)
+    }
+
+    /// Writes what has changed without new content: the end, and with it perhaps that the content is gone.
+    fn write_end(&mut self, write: &Write<'_>) -> rusqlite::Result<()> {
+        let Write { id, state, synced_by, .. } = write;
+        if write.before.is_some_and(|before| before.content == state.content) {
+            let values = (id, time(state.deleted_at), &self.now, synced_by, state.deleted_at, state.floor);
+            return self.end.execute(values).map(drop);
+        }
+        bind(&mut self.upsert, self.resource, write, Inherited::default(), &self.now)?;
+        self.upsert.raw_execute().map(drop)
+    }
+}
+
+fn time(millis: Option<i64>) -> Option<String> {
+    millis.map(|at| Timestamp::from_millis(at).to_string())
+}
+
+/// Binds a row to the parameters of a table's upsert, or of what has the same ones.
+fn bind(
+    statement: &mut CachedStatement<'_>,
+    resource: &'static Resource,
+    write: &Write<'_>,
+    inherited: Inherited,
+    now: &str,
+) -> rusqlite::Result<()> {
+    let Write { id, row, state, synced_by, .. } = write;
+    let whole = row.filter(|_| !inherited.erased);
+    let mut position = 1;
+    let mut bind = |value: &dyn ToSql| {
+        let bound = statement.raw_bind_parameter(position, value);
+        position += 1;
+        bound
+    };
+    bind(id)?;
+    for (index, column) in resource.columns.iter().enumerate() {
+        let row = if resource.is_link(column.name) { *row } else { whole };
+        bind(&row.map(|row| Bound(&row.values[index])))?;
+    }
+    bind(&whole.map(|row| &row.data))?;
+    bind(&whole.and_then(|row| row.created_at).map(|at| at.to_string()))?;
+    bind(&whole.and_then(|row| row.updated_at).map(|at| at.to_string()))?;
+    bind(&time(state.deleted_at.or(inherited.deleted_at)))?;
+    bind(&now)?;
+    bind(synced_by)?;
+    let (updated_at, event_at, hash) = state.content.to_columns();
+    bind(&updated_at)?;
+    bind(&event_at)?;
+    bind(&hash)?;
+    bind(&state.deleted_at)?;
+    bind(&state.floor)?;
+    if !resource.links.is_empty() {
+        bind(&time(inherited.deleted_at))?;
+    }
+    Ok(())
+}
+
+/// A column's value as SQLite takes it.
+struct Bound<'a>(&'a Field);
+
+impl ToSql for Bound<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self.0 {
+            Field::Null => ToSqlOutput::Owned(Value::Null),
+            Field::Text(text) | Field::Json(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Field::Integer(number) => ToSqlOutput::Owned(Value::Integer(*number)),
+            Field::Bool(yes) => ToSqlOutput::Owned(Value::Integer(i64::from(*yes))),
+            Field::Time(at) => ToSqlOutput::Owned(Value::Text(at.to_string())),
+        })
+    }
+}
