@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use crate::world::{World, open, user_change};
 
 /// All steps.
-const ALL: [&str; 3] = ["0001_mirror", "0002_whole_of_clerk", "0003_ends"];
+const ALL: [&str; 4] = ["0001_mirror", "0002_whole_of_clerk", "0003_ends", "0004_storage"];
 
 #[tokio::test]
 async fn migrations_are_pending_until_they_are_applied_and_asking_makes_nothing() {
@@ -124,6 +124,22 @@ async fn what_was_deleted_before_the_step_about_ends_stays_so_with_all_that_hang
     assert_eq!(outcomes, Ok(vec![Applied::Deleted, Applied::Updated]));
     let row = "SELECT first_name, deleted_at IS NOT NULL FROM mirror_2.users WHERE id = 'user_1'";
     assert_eq!(world.psql(row).await, "Ines|t\n");
+}
+
+#[tokio::test]
+async fn what_is_packed_is_packed_with_lz4_and_pages_keep_room_in_every_table() {
+    let world = World::empty().await;
+    // Another's table in the same schema stays as it is.
+    world.psql("CREATE SCHEMA mirror_2; CREATE TABLE mirror_2.theirs (settings jsonb)").await;
+    apply_migrations(&world.settings).await.expect("the migrations apply");
+    let tables = "FROM pg_class WHERE relnamespace = 'mirror_2'::regnamespace AND relkind = 'r' AND relname NOT IN ('deliveries', 'rollbook_migrations')";
+    let room = world
+        .psql(&format!("SELECT 'fillfactor=70' = ANY (reloptions), count(*) {tables} GROUP BY 1 ORDER BY 2"))
+        .await;
+    assert_eq!(room, format!("|1\nt|{}\n", RESOURCES.len()));
+    let packed = "SELECT relname = 'theirs', attcompression, count(*) > 0 FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+                  WHERE relnamespace = 'mirror_2'::regnamespace AND relkind = 'r' AND atttypid = 'jsonb'::regtype GROUP BY 1, 2 ORDER BY 1";
+    assert_eq!(world.psql(packed).await, "f|l|t\nt||t\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
