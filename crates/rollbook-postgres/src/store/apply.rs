@@ -12,7 +12,7 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, Row as _};
 
 use super::look::Doubts;
-use super::sql::{Statements, number_of};
+use super::sql::{Statements, Which, number_of};
 use super::write::{Write, arguments};
 use crate::fault::NotWritten;
 use crate::transaction::{Session, Work};
@@ -35,7 +35,12 @@ pub(super) struct Seen {
 pub(super) type Known = [HashMap<String, Seen>; RESOURCES.len()];
 
 /// The ids that are asked for, of each of [`RESOURCES`].
-type Asked<'a> = [BTreeSet<&'a str>; RESOURCES.len()];
+#[derive(Default)]
+pub(super) struct Asked<'a> {
+    pub(super) subjects: [BTreeSet<&'a str>; RESOURCES.len()],
+    /// Of these only what has ended is of interest.
+    parents: [BTreeSet<&'a str>; RESOURCES.len()],
+}
 
 /// Merges the changes into their tables and writes the ledger.
 pub(super) struct Apply<'a> {
@@ -75,11 +80,14 @@ impl Work for Apply<'_> {
             }
             let mut known = known(self.statements, session, &asked).await?;
             for (number, part) in parts.iter().enumerate() {
-                let applied = self.merge(session, number, part, &mut known, &mut doubts).await?;
+                part.assertions.iter().for_each(|assertion| doubts.rely(assertion, &known));
+                let applied = self.merge(session, number, part, &mut known).await?;
                 for (position, outcome) in part.positions.iter().zip(applied) {
                     outcomes[*position] = outcome;
                 }
-                part.assertions.iter().for_each(|assertion| doubts.add(assertion, &known));
+            }
+            for assertion in parts.iter().flat_map(|part| &part.assertions) {
+                doubts.add(assertion, &known);
             }
         }
         if self.keeping.ledger {
@@ -111,7 +119,6 @@ impl<'a> Apply<'a> {
         number: usize,
         part: &Part<'_>,
         known: &mut Known,
-        doubts: &mut Doubts,
     ) -> sqlx::Result<Vec<Applied>> {
         let mut written: HashSet<String> = HashSet::new();
         for _ in 0..WRITES_MAX {
@@ -133,7 +140,7 @@ impl<'a> Apply<'a> {
                     all.for_each(|other| ask(&mut asked, other));
                 }
             }
-            if asked.iter().all(BTreeSet::is_empty) {
+            if asked.subjects.iter().all(BTreeSet::is_empty) {
                 for winner in &folded.winners {
                     let write = part.write(winner, number, known);
                     let seen = known[number].entry(id_of(winner).to_owned()).or_default();
@@ -148,7 +155,6 @@ impl<'a> Apply<'a> {
                 return Ok(folded.outcomes);
             }
             // Another worker has written them since we read: what it wrote is committed now.
-            doubts.contended = true;
             for (known, again) in known.iter_mut().zip(self::known(self.statements, session, &asked).await?) {
                 known.extend(again);
             }
@@ -199,25 +205,30 @@ impl<'a> Part<'a> {
 
 /// Asks for a change's subject, and for its parents.
 fn ask<'a>(asked: &mut Asked<'a>, assertion: &'a Assertion) {
-    asked[number_of(assertion.resource)].insert(&assertion.id);
+    asked.subjects[number_of(assertion.resource)].insert(&assertion.id);
     for (link, id) in assertion.row.iter().flat_map(|row| merge::parents(assertion.resource, row)) {
-        asked[number_of(link.parent)].insert(id);
+        asked.parents[number_of(link.parent)].insert(id);
     }
 }
 
-/// Reads what is known of subjects. At least one table has ids.
+/// Reads what is known of subjects, and of those parents that have ended. There is at least one subject.
 pub(super) async fn known(
     statements: &Statements,
     session: &mut Session<'_>,
     asked: &Asked<'_>,
 ) -> sqlx::Result<Known> {
-    let asked = || asked.iter().enumerate().filter(|(_, ids)| !ids.is_empty());
-    let mut arguments = PgArguments::default();
-    for (_, ids) in asked() {
-        arguments.add(ids.iter().copied().collect::<Vec<&str>>()).map_err(sqlx::Error::Encode)?;
+    let (mut arguments, mut parts) = (PgArguments::default(), Vec::new());
+    for (number, (subjects, parents)) in asked.subjects.iter().zip(&asked.parents).enumerate() {
+        let parents: Vec<&str> = parents.difference(subjects).copied().collect();
+        for (ids, which) in [(subjects.iter().copied().collect(), Which::All), (parents, Which::Ended)] {
+            if !ids.is_empty() {
+                arguments.add(ids).map_err(sqlx::Error::Encode)?;
+                parts.push((number, which));
+            }
+        }
     }
     let mut known = Known::default();
-    for row in session.fetch(&statements.stored(asked().map(|(number, _)| number)), arguments).await? {
+    for row in session.fetch(&statements.stored(&parts), arguments).await? {
         let number = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
         known[number].insert(row.try_get(1)?, seen(&row)?);
     }

@@ -31,9 +31,6 @@ pub(super) struct Doubts {
     suspects: Ids,
     /// Parents that an operator has had erased: what outlives others goes with these.
     forgotten: Doubtful,
-    /// Whether others wrote rows of the batch meanwhile, so that parents were read again: then it is not known
-    /// any more by what the rest of the batch was written.
-    pub(super) contended: bool,
 }
 
 /// What was known of a parent when rows were written by it.
@@ -44,7 +41,22 @@ struct Relied {
 }
 
 impl Doubts {
-    /// Adds what may be wrong about the parents or children of a change's subject, whatever became of the change: one
+    /// Adds the parents by which a row is going to be written, as they are known now. What is read of them later, since
+    /// others wrote the row meanwhile, does not count: rows may have been written by this.
+    pub(super) fn rely(&mut self, assertion: &Assertion, known: &Known) {
+        let Assertion { resource, id, row, .. } = assertion;
+        for (link, parent) in row.iter().flat_map(|row| merge::parents(resource, row)) {
+            let number = number_of(link.parent);
+            let parents = self.relied.entry(number).or_default();
+            let relied = parents.entry(parent.to_owned()).or_insert_with(|| Relied {
+                known: known[number].get(parent).map(|seen| seen.stored).unwrap_or_default(),
+                children: Ids::new(),
+            });
+            relied.children.entry(number_of(resource)).or_default().insert(id.clone());
+        }
+    }
+
+    /// Adds what may be wrong about a change's subject or its children, whatever became of the change: one
     /// that changed nothing may be the second try of one whose worker died before it looked.
     pub(super) fn add(&mut self, assertion: &Assertion, known: &Known) {
         let Assertion { resource, id, version, row } = assertion;
@@ -64,12 +76,6 @@ impl Doubts {
         }
         let Some(row) = row else { return };
         let stored = |of, id: &str| known[number_of(of)].get(id).map(|seen| seen.stored);
-        for (link, parent) in merge::parents(resource, row) {
-            let parents = self.relied.entry(number_of(link.parent)).or_default();
-            let relied = parents.entry(parent.to_owned()).or_default();
-            relied.known = stored(link.parent, parent).unwrap_or_default();
-            relied.children.entry(number).or_default().insert(id.clone());
-        }
         let should = merge::inherited(resource, row, stored).deleted_at;
         if seen.and_then(|seen| seen.inherited) != should.map(|at| Time(Timestamp::from_millis(at))) {
             self.suspects.entry(number).or_default().insert(id.clone());
@@ -125,7 +131,7 @@ impl Work for Look<'_> {
         for (number, parents) in &self.doubts.relied {
             for (id, Relied { known, children }) in parents {
                 let then = known.deleted_at.map(|at| (at, known.content == Content::Erased));
-                if self.doubts.contended || ended.get(&(*number, id.as_str())).copied() != then {
+                if ended.get(&(*number, id.as_str())).copied() != then {
                     for (number, ids) in children {
                         suspects.entry(*number).or_default().extend(ids.iter().cloned());
                     }

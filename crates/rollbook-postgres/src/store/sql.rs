@@ -37,6 +37,13 @@ pub(super) struct Table {
     pub(super) dependents: Option<Dependents>,
 }
 
+/// Which rows of some ids are asked for.
+#[derive(Clone, Copy)]
+pub(super) enum Which {
+    All,
+    Ended,
+}
+
 /// All statements.
 pub(super) struct Statements {
     /// In the order of [`RESOURCES`].
@@ -127,11 +134,15 @@ impl Statements {
 
     /// What is known of ids in these tables, by their numbers: one array of ids for each. The rows begin with
     /// the number of the table; then id, state and what it has from its parents. Only what is asked for has a part in it.
-    pub(super) fn stored(&self, numbers: impl Iterator<Item = usize>) -> Sql {
-        let parts = numbers.enumerate().map(|(place, number)| {
-            format!("{} WHERE id = ANY (${}::text[])", self.tables[number].stored, place + 1)
-        });
-        parts.collect::<Vec<_>>().join(" UNION ALL ").into()
+    pub(super) fn stored(&self, parts: &[(usize, Which)]) -> Sql {
+        let part = |(place, (number, which)): (usize, &(usize, Which))| {
+            let condition = match which {
+                Which::All => "",
+                Which::Ended => " AND version_deleted_at IS NOT NULL",
+            };
+            format!("{} WHERE id = ANY (${}::text[]){condition}", self.tables[*number].stored, place + 1)
+        };
+        parts.iter().enumerate().map(part).collect::<Vec<_>>().join(" UNION ALL ").into()
     }
 
     /// The statements of a resource of the catalog.

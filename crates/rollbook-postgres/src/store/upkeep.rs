@@ -10,7 +10,7 @@ use sqlx::Arguments as _;
 use sqlx::Row as _;
 use sqlx::postgres::PgArguments;
 
-use super::apply::{self, Seen};
+use super::apply::{self, Asked, Seen};
 use super::inherit::{Doubtful, Mend};
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
@@ -67,8 +67,8 @@ impl Erase<'_> {
     ) -> sqlx::Result<()> {
         let number = number_of(resource);
         for _ in 0..WRITES_MAX {
-            let mut asked: [BTreeSet<&str>; RESOURCES.len()] = Default::default();
-            asked[number].insert(id);
+            let mut asked = Asked::default();
+            asked.subjects[number].insert(id);
             let known = apply::known(self.statements, session, &asked).await?;
             let Seen { stored, revision, .. } = known[number].get(id).copied().unwrap_or_default();
             let (state, inherited) = (stored.forgotten(self.at), Inherited::default());
