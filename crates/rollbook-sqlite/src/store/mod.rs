@@ -2,7 +2,7 @@
 //!
 //! A batch is one transaction: for each table the versions of the batch's subjects are read,
 //! [`rollbook_core::merge::fold`] says what each change does and which one of each subject is left to
-//! write, the winners go through prepared statements in the order of their ids ([`write`]), and every delivery gets
+//! write, the winners go through prepared statements in the order of their ids, and every delivery gets
 //! its line in the ledger. The transaction holds the file's only write lock from its first statement,
 //! so what it read stays true until it commits.
 
