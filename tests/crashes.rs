@@ -104,11 +104,11 @@ struct Forgetful(Arc<SqliteQueue>);
 
 #[async_trait]
 impl Producer for Forgetful {
-    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError> {
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
         let kept: Vec<Delivery> =
             deliveries.iter().filter(|delivery| !forgotten(delivery.id.as_str())).cloned().collect();
-        self.0.enqueue_many(&kept).await?;
-        Ok(vec![Enqueued::Queued; deliveries.len()])
+        let failed = self.0.enqueue_many(&kept).await.into_iter().find(Result::is_err);
+        vec![failed.unwrap_or(Ok(Enqueued::Queued)); deliveries.len()]
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
-use rollbook_core::queue::{LeaseRequest, Settlement};
+use rollbook_core::queue::Settlement;
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::time::{Clock as _, Timestamp};
@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use self::person::{ID, PERSONAL};
 use self::places::{Places, Queue};
+use rollbook_testkit::queues::{all_of, request};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -84,10 +85,10 @@ async fn fill(queue: &Queue) {
             traceparent: None,
             body: body.into(),
         };
-        queue.producer.enqueue_many(&[delivery]).await.expect("it is taken");
+        all_of(queue.producer.enqueue_many(&[delivery]).await).expect("it is taken");
     };
     let take = async || {
-        let request = LeaseRequest { max: 1, lease_for: HOUR, wait: Duration::from_secs(20) };
+        let request = request(1, HOUR, Duration::from_secs(20));
         queue.consumer.lease(request).await.expect("it is leased").pop().expect("a message")
     };
     let failure = |reason| Failure { reason, detail: "as the test says".to_owned(), event_type: None };
@@ -109,7 +110,7 @@ async fn fill(queue: &Queue) {
     for (id, body, settlement) in ends {
         put(id, body).await;
         let lease = take().await;
-        queue.consumer.settle_many(vec![(lease, settlement)]).await.expect("it is settled");
+        all_of(queue.consumer.settle_many(&[(lease, settlement)]).await).expect("it is settled");
     }
     put("msg_leased", user.to_string()).await;
     take().await;

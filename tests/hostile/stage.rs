@@ -17,6 +17,7 @@ use rollbook_core::time::{Clock, Timestamp};
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::memory::queue::MemoryQueue;
 use rollbook_testkit::process::until;
+use rollbook_testkit::queues::all_of;
 use rollbook_worker::{Settings, Worker};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -225,7 +226,7 @@ async fn play(
         .iter()
         .map(|(id, body)| Delivery { id: id.clone(), received_at, traceparent: None, body: body.clone() })
         .collect();
-    played.queue.enqueue_many(&deliveries).await.expect("there is room");
+    all_of(played.queue.enqueue_many(&deliveries).await).expect("there is room");
     let settings = Settings {
         lanes: 1,
         batch_max: BATCH,

@@ -18,10 +18,11 @@ use crate::trace::Traceparent;
 /// What the receiver needs.
 #[async_trait]
 pub trait Producer: Send + Sync {
-    /// Makes deliveries durable: when this returns, they survive a `kill -9` and a power cut. One
-    /// answer per delivery, in their order. All of them or, with an error, possibly none: sending
-    /// them again is always right.
-    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError>;
+    /// Makes deliveries durable. One answer per delivery, in their order: `Ok` means that it survives a
+    /// `kill -9` and a power cut. An error says nothing about its neighbours: where part of the queue is
+    /// unreachable or full, the deliveries of the other parts are taken. Sending a refused delivery again is
+    /// always right.
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>>;
 }
 
 /// What became of one delivery at the door. Both mean that it is durable.
@@ -36,26 +37,50 @@ pub enum Enqueued {
 /// What a worker needs.
 #[async_trait]
 pub trait Consumer: Send + Sync {
-    /// Takes up to `max` due messages for this worker alone, oldest due first, waiting up to `wait`
-    /// for the first. Each is invisible to others until `lease_for` has passed. Its attempt is counted
-    /// now, not when it ends, so that a message that kills its worker is counted too. Never cancel
-    /// this call: what it took would stay invisible for the whole lease.
+    /// Takes due messages for this worker alone, oldest due first, waiting up to `wait` for the first. Each
+    /// is invisible to others until `lease_for` has passed. No attempt is counted by this call: the answer
+    /// may never reach the worker.
+    ///
+    /// The answer of a call that failed may have been lost on its way, and its leases with it. So ask again
+    /// with the same [`LeaseRequest::id`]: what the failed call took is given out again, within the limits of
+    /// the new request, and what does not fit into them is released.
+    ///
+    /// Never cancel this call: what it took would stay invisible for the whole lease.
     async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError>;
 
+    /// Counts the attempt of a lease before its message is processed, so that a message that kills its
+    /// worker is counted too. Without this call an attempt is counted when the lease is settled (unless
+    /// released). [`Settled::LeaseLost`] where another worker has the message.
+    async fn count_attempt(&self, lease: &Lease) -> Result<Settled, QueueError>;
+
     /// Ends leases. One answer per lease, in their order; a lease that ran out and was taken by
-    /// another worker is [`Settled::LeaseLost`] and changes nothing.
-    async fn settle_many(&self, settlements: Vec<(Lease, Settlement)>) -> Result<Vec<Settled>, QueueError>;
+    /// another worker is [`Settled::LeaseLost`] and changes nothing. An error says nothing about its
+    /// neighbours, as in [`Producer::enqueue_many`], and its effect is unknown.
+    async fn settle_many(&self, settlements: &[(Lease, Settlement)]) -> Vec<Result<Settled, QueueError>>;
 }
 
 /// What a worker asks for.
 #[derive(Clone, Debug)]
 pub struct LeaseRequest {
+    /// Names the request, so that it can be repeated where its answer was lost.
+    pub id: LeaseRequestId,
     /// The most messages to give. At least one.
     pub max: usize,
+    /// The most bytes of bodies to give, as received. The first message is given whatever its size.
+    pub bytes_max: usize,
     /// How long the messages stay invisible to others.
     pub lease_for: Duration,
     /// How long to wait for a first message. Zero asks once.
     pub wait: Duration,
+}
+
+/// Names a request for leases within one process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseRequestId {
+    /// Who asks. A lane has one request under way at a time.
+    pub lane: u32,
+    /// Counts the lane's requests. The same number as in the lane's last request repeats that request.
+    pub number: u64,
 }
 
 /// Names one lease to the queue that gave it. Opaque to everyone else.
@@ -69,16 +94,19 @@ pub struct Lease {
     pub token: LeaseToken,
     /// The message's name.
     pub id: MessageId,
-    /// How often the message has been leased, this time included.
+    /// The number of this attempt, from one: the attempts counted so far and this one.
     pub attempt: u32,
-    /// How many leases before this one, in a row, ended without a settlement: their workers died or stalled.
+    /// How many leases before this one, in a row, ended without a settlement: their workers died or stalled,
+    /// or never had the answer.
     pub unsettled: u32,
     /// When the receiver had read it.
     pub received_at: Timestamp,
     /// The trace that it came in, as in the delivery.
     pub traceparent: Option<Traceparent>,
-    /// The signed bytes.
+    /// The signed bytes; of an unreadable entry what there is of them.
     pub body: Bytes,
+    /// Why the queue's entry can't be read, where it can't: it belongs into the dead letters.
+    pub unreadable: Option<String>,
 }
 
 impl fmt::Debug for Lease {
@@ -144,12 +172,27 @@ pub trait QueueAdmin: Send + Sync {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, QueueError>;
 
-    /// Sends at most `limit` dead letters that match, oldest first, back to the queue: same id, same
-    /// body, attempts from zero. Returns how many.
-    async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError>;
+    /// One step of sending dead letters that match, oldest first, back to the queue: same id, same body,
+    /// attempts from zero. A step looks at no more than `limit` dead letters from behind `after`, whether they
+    /// match or not, so that deliveries and workers wait for it no longer than for a batch.
+    ///
+    /// # Errors
+    /// [`QueueError::Full`] where there is no room for even the first that matches.
+    async fn redrive(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError>;
 
-    /// Forgets at most `limit` dead letters that match, oldest first, for good. Returns how many.
-    async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError>;
+    /// One step of deleting dead letters that match, oldest first, for good. Bounded as
+    /// [`redrive`](Self::redrive).
+    async fn discard(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError>;
 
     /// Messages that are neither done nor dead, in no order, page by page: at most `limit` (at least one)
     /// from behind `after`. Reads only. What is there from the first page to the last is on one of them,
@@ -220,7 +263,8 @@ pub struct QueuedMessage {
     pub received_at: Timestamp,
     /// The trace that it came in, as in the delivery.
     pub traceparent: Option<Traceparent>,
-    /// How often it has been leased, a lease that it is in included.
+    /// The attempts counted so far: that of a lease under way is not counted yet, see
+    /// [`Consumer::count_attempt`].
     pub attempts: u32,
     /// What it waits for.
     pub state: MessageState,
@@ -279,7 +323,7 @@ pub struct DeadLetter {
     pub traceparent: Option<Traceparent>,
     /// When it was parked.
     pub died_at: Timestamp,
-    /// How often it was leased.
+    /// The number of the attempt that failed last.
     pub attempts: u32,
     /// Why it was parked.
     pub failure: Failure,
@@ -292,6 +336,15 @@ impl fmt::Debug for DeadLetter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DeadLetter({}, {}, {} bytes)", self.id, self.failure.reason, self.body.len())
     }
+}
+
+/// What one step of a bulk operation on dead letters did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BulkStep {
+    /// How many dead letters were changed.
+    pub changed: usize,
+    /// Where the next step begins. `None` at the end of the dead letters.
+    pub next: Option<DeadLetterPosition>,
 }
 
 /// A place in the listing of dead letters. Opaque, but ordered.
@@ -314,8 +367,8 @@ pub struct DeadLetterFilter {
 /// Why a queue could not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueueError {
-    /// The limit on waiting messages is reached. Nothing was taken, but where the queue has parts (shards):
-    /// there the numbers are the full part's, and others may have taken theirs.
+    /// The limit on waiting messages is reached. Where the queue has parts (shards), the numbers are the full
+    /// part's.
     #[error("the queue is full: {depth} messages wait and the limit is {limit}")]
     Full {
         /// Messages that wait.

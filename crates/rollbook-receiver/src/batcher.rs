@@ -54,8 +54,8 @@ const IN_FLIGHT_MAX: usize = 2;
 /// The least that a second call must carry. Below it, waiting for the first costs less than a commit.
 const SECOND_MIN: usize = 8;
 
-/// A call that has returned: its askers and its result.
-type Landed = (Vec<Asker>, Result<Vec<Enqueued>, QueueError>);
+/// A call that has returned: its askers and the answer to each.
+type Landed = (Vec<Asker>, Vec<Result<Enqueued, QueueError>>);
 
 impl Batcher {
     /// Runs until nobody can send any more and all that was sent is answered.
@@ -106,56 +106,55 @@ async fn enqueue(
     producer: &dyn Producer,
     metrics: &Metrics,
     deliveries: &[Delivery],
-) -> Result<Vec<Enqueued>, QueueError> {
+) -> Vec<Result<Enqueued, QueueError>> {
     let started = Instant::now();
-    let result = producer.enqueue_many(deliveries).await;
+    let answers = producer.enqueue_many(deliveries).await;
     metrics.enqueue_seconds.observe(started.elapsed().as_secs_f64());
     #[expect(clippy::cast_precision_loss, reason = "a batch is far smaller than 2^52")]
     metrics.batch_size.observe(deliveries.len() as f64);
-    match result {
-        // Whose answer is missing can't be known, so nobody gets one.
-        Ok(answers) if answers.len() != deliveries.len() => Err(QueueError::Unavailable(format!(
-            "it gave {} answers for {} deliveries",
-            answers.len(),
-            deliveries.len()
-        ))),
-        result => result,
+    if answers.len() == deliveries.len() {
+        return answers;
     }
+    // Nobody can know which delivery has no answer, so none is acknowledged.
+    let what = format!("it gave {} answers for {} deliveries", answers.len(), deliveries.len());
+    vec![Err(QueueError::Unavailable(what)); deliveries.len()]
 }
 
 /// Ends a call.
 fn land(landed: Result<Landed, JoinError>, failing: &mut bool) -> Result<(), QueueError> {
     // Calls are never aborted, so this is a panic, and no acknowledgement can be trusted after one.
-    let (askers, result) = landed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-    report(&result, failing);
-    answer(&result, askers);
-    match result {
-        Err(error @ QueueError::Broken(_)) => Err(error),
-        _ => Ok(()),
-    }
+    let (askers, answers) = landed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    report(&answers, failing);
+    let broken = answers.iter().find(|answer| matches!(answer, Err(QueueError::Broken(_)))).cloned();
+    answer(answers, askers);
+    broken.map_or(Ok(()), |answer| answer.map(drop))
 }
 
 /// Hands out a batch's answers. An asker that has gone meanwhile misses nothing: what is durable is
 /// found as a duplicate when Svix sends it again.
-fn answer(result: &Result<Vec<Enqueued>, QueueError>, askers: Vec<Asker>) {
-    for (index, asker) in askers.into_iter().enumerate() {
-        let told = match result {
-            Ok(answers) => Ok(answers[index]),
-            Err(QueueError::Full { .. } | QueueError::NoRoom(_)) => Err(Refusal::QueueFull),
-            Err(_) => Err(Refusal::QueueUnavailable),
-        };
+fn answer(answers: Vec<Result<Enqueued, QueueError>>, askers: Vec<Asker>) {
+    for (asker, answer) in askers.into_iter().zip(answers) {
+        let told = answer.map_err(|error| match error {
+            QueueError::Full { .. } | QueueError::NoRoom(_) => Refusal::QueueFull,
+            _ => Refusal::QueueUnavailable,
+        });
         _ = asker.answer.send(told);
         // Only now: the delivery waits no longer.
         drop((asker.place, asker.room));
     }
 }
 
-/// Says when the queue begins to fail and when that has ended, not every time between.
-fn report(result: &Result<Vec<Enqueued>, QueueError>, failing: &mut bool) {
-    match result {
-        Ok(_) if *failing => info!("the queue takes deliveries again"),
-        Err(error) if !*failing => warn!(%error, "deliveries are answered 503, Svix will send them again"),
+/// Says when the queue begins to fail, be it for a part of the deliveries, and when that has ended; not every
+/// time between.
+fn report(answers: &[Result<Enqueued, QueueError>], failing: &mut bool) {
+    let error = answers.iter().find_map(|answer| answer.as_ref().err());
+    match error {
+        None if *failing => info!("the queue takes deliveries again"),
+        Some(error) if !*failing => {
+            let refused = answers.iter().filter(|answer| answer.is_err()).count();
+            warn!(%error, refused, of = answers.len(), "deliveries are answered 503, Svix will send them again");
+        }
         _ => {}
     }
-    *failing = result.is_err();
+    *failing = error.is_some();
 }

@@ -11,6 +11,7 @@ pub(crate) struct Scripts {
     pub(crate) set_up: Script,
     pub(crate) enqueue: Script,
     pub(crate) lease: Script,
+    pub(crate) count: Script,
     pub(crate) settle: Script,
     pub(crate) stats: Script,
     pub(crate) redrive: Script,
@@ -38,6 +39,7 @@ impl Scripts {
             set_up: script!("flags=allow-oom", "set_up"),
             enqueue: script!("", "enqueue"),
             lease: script!("flags=allow-oom", "lease"),
+            count: script!("flags=allow-oom", "count"),
             settle: script!("flags=allow-oom", "settle"),
             stats: script!("flags=no-writes", "stats"),
             redrive: script!("flags=allow-oom", "redrive"),
@@ -53,16 +55,17 @@ impl Scripts {
 mod tests {
     use super::*;
 
-    fn all(scripts: &Scripts) -> [&Script; 10] {
-        let Scripts { set_up, enqueue, lease, settle, stats, redrive, discard, look, remove, reap } = scripts;
-        [set_up, enqueue, lease, settle, stats, redrive, discard, look, remove, reap]
+    fn all(scripts: &Scripts) -> [&Script; 11] {
+        let Scripts { set_up, enqueue, lease, count, settle, stats, redrive, discard, look, remove, reap } =
+            scripts;
+        [set_up, enqueue, lease, count, settle, stats, redrive, discard, look, remove, reap]
     }
 
     #[test]
     fn no_two_scripts_are_the_same() {
         let scripts = Scripts::new();
         let hashes = all(&scripts).map(Script::get_hash);
-        assert_eq!(std::collections::BTreeSet::from(hashes).len(), 10);
+        assert_eq!(std::collections::BTreeSet::from(hashes).len(), 11);
     }
 
     #[test]
@@ -72,6 +75,7 @@ mod tests {
             include_str!("scripts/set_up.lua"),
             include_str!("scripts/enqueue.lua"),
             include_str!("scripts/lease.lua"),
+            include_str!("scripts/count.lua"),
             include_str!("scripts/settle.lua"),
             include_str!("scripts/stats.lua"),
             include_str!("scripts/redrive.lua"),

@@ -107,6 +107,7 @@ pub fn delivery_of(id: &str, event: &Value) -> Lease {
         received_at: Timestamp::from_millis(START + 86_400_000),
         traceparent: None,
         body: Bytes::from(event.to_string()),
+        unreadable: None,
     }
 }
 

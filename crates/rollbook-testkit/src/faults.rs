@@ -18,9 +18,9 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest,
-    MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage, Settled,
-    Settlement,
+    BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
+    LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
+    Settled, Settlement,
 };
 use rollbook_core::store::{Due, ErasedCounts, LedgerEntry, RowView, Store, StoreError, Tidied};
 use rollbook_core::time::Timestamp;
@@ -116,6 +116,8 @@ pub enum QueueCall<'a> {
     Enqueue(&'a [Delivery]),
     /// `lease` by this request.
     Lease(&'a LeaseRequest),
+    /// `count_attempt` of this.
+    Count(&'a Lease),
     /// `settle_many` of these.
     Settle(&'a [(Lease, Settlement)]),
     /// Any of an operator's.
@@ -221,8 +223,10 @@ faulty_queue_port!(FaultyAdmin, QueueAdmin, "operator");
 
 #[async_trait]
 impl Producer for FaultyProducer {
-    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError> {
-        (self.script)(QueueCall::Enqueue(deliveries)).strike(self.inner.enqueue_many(deliveries)).await
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
+        let call = async { Ok(self.inner.enqueue_many(deliveries).await) };
+        let struck = (self.script)(QueueCall::Enqueue(deliveries)).strike(call).await;
+        struck.unwrap_or_else(|error| vec![Err(error); deliveries.len()])
     }
 }
 
@@ -232,8 +236,14 @@ impl Consumer for FaultyConsumer {
         (self.script)(QueueCall::Lease(&request)).strike(self.inner.lease(request)).await
     }
 
-    async fn settle_many(&self, settlements: Vec<(Lease, Settlement)>) -> Result<Vec<Settled>, QueueError> {
-        (self.script)(QueueCall::Settle(&settlements)).strike(self.inner.settle_many(settlements)).await
+    async fn count_attempt(&self, lease: &Lease) -> Result<Settled, QueueError> {
+        (self.script)(QueueCall::Count(lease)).strike(self.inner.count_attempt(lease)).await
+    }
+
+    async fn settle_many(&self, settlements: &[(Lease, Settlement)]) -> Vec<Result<Settled, QueueError>> {
+        let call = async { Ok(self.inner.settle_many(settlements).await) };
+        let struck = (self.script)(QueueCall::Settle(settlements)).strike(call).await;
+        struck.unwrap_or_else(|error| vec![Err(error); settlements.len()])
     }
 }
 
@@ -252,12 +262,22 @@ impl QueueAdmin for FaultyAdmin {
         (self.script)(QueueCall::Admin).strike(self.inner.dead_letters(filter, after, limit)).await
     }
 
-    async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
-        (self.script)(QueueCall::Admin).strike(self.inner.redrive(filter, limit)).await
+    async fn redrive(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.redrive(filter, after, limit)).await
     }
 
-    async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
-        (self.script)(QueueCall::Admin).strike(self.inner.discard(filter, limit)).await
+    async fn discard(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.discard(filter, after, limit)).await
     }
 
     async fn messages(

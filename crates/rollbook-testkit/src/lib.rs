@@ -17,4 +17,5 @@ pub mod faults;
 pub mod memory;
 pub mod process;
 pub mod properties;
+pub mod queues;
 pub mod servers;

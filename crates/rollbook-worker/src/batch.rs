@@ -23,8 +23,19 @@ pub(crate) const SUSPECT_AFTER: u32 = 2;
 pub(crate) struct Decided {
     /// For the queue.
     pub(crate) settlements: Vec<(Lease, Settlement)>,
+    /// How many of them, from the first on, were sent before and may have had their effect.
+    pub(crate) repeated: usize,
     /// For the log: of whom the event is that was refused, by the message's name.
     pub(crate) subjects: BTreeMap<MessageId, String>,
+}
+
+impl Decided {
+    /// These, and then `later`, none of which was sent before.
+    pub(crate) fn and(mut self, later: Self) -> Self {
+        self.settlements.extend(later.settlements);
+        self.subjects.extend(later.subjects);
+        self
+    }
 }
 
 /// A batch, read.
@@ -65,7 +76,9 @@ pub(crate) fn read(leases: Vec<Lease>, attempts_max: u32, instance_id: Option<&s
         ..Reading::default()
     };
     for lease in leases {
-        let parsed = if is_crash_loop(&lease, attempts_max) {
+        let parsed = if let Some(detail) = lease.unreadable.clone() {
+            Err(Failure { reason: Reason::CorruptEntry, detail, event_type: None })
+        } else if is_crash_loop(&lease, attempts_max) {
             Err(crash_loop(&lease))
         } else {
             event::parse(&lease, instance_id)
@@ -88,7 +101,8 @@ pub(crate) fn read(leases: Vec<Lease>, attempts_max: u32, instance_id: Option<&s
 /// Only the type is looked up, by skipping over all else: without it, a one-time password would be parked.
 fn crash_loop(lease: &Lease) -> Failure {
     let detail = format!(
-        "leased {} times before; the last {} in a row ended without a settlement: their workers died or stalled",
+        "{} attempts before this one; the last {} leases in a row ended without a settlement: their workers died or \
+         stalled",
         lease.attempt.saturating_sub(1),
         lease.unsettled,
     );

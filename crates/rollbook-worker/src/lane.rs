@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rollbook_core::change::{Applied, Change};
-use rollbook_core::queue::{Consumer, Lease, LeaseRequest, QueueError, Settled, Settlement};
+use rollbook_core::queue::{Consumer, Lease, QueueError, Settled, Settlement};
 use rollbook_core::store::{Store, StoreError};
 use rollbook_core::time::Clock;
 use tracing::{debug, info, warn};
@@ -11,10 +11,12 @@ use tracing::{debug, info, warn};
 use crate::apply::{Fate, apply};
 use crate::backoff::{QueueAway, QueueOutage};
 use crate::batch::{self, Decided, trace_id};
+use crate::deferred::Deferred;
 use crate::gate::Gate;
 use crate::isolation::{Hands, Isolation};
 use crate::metrics::Metrics;
 use crate::progress::Pulse;
+use crate::requests::Requests;
 use crate::settings::Settings;
 use crate::worker::WorkerError;
 
@@ -33,11 +35,16 @@ pub(crate) struct Shared {
 pub(crate) struct Lane {
     shared: Arc<Shared>,
     pulse: Pulse,
+    requests: Requests,
+    /// What part of the queue could not be asked about: it goes with the next settlements.
+    deferred: Deferred,
 }
 
 impl Lane {
     pub(crate) fn new(shared: Arc<Shared>, pulse: Pulse) -> Self {
-        Self { shared, pulse }
+        let requests = Requests::new(pulse.lane, &shared.settings);
+        let deferred = Deferred::new(shared.settings.lease_for);
+        Self { shared, pulse, requests, deferred }
     }
 
     /// Works until it is time to stop. Nothing is leased after that was seen, and the hands are empty
@@ -61,6 +68,9 @@ impl Lane {
     /// for that may not be waited for with leases in hand.
     async fn work(&self, hands: Hands<'_>) -> Result<(), WorkerError> {
         let attempts_max = self.shared.settings.retry.attempts_max;
+        if !self.deferred.is_empty() {
+            self.settle(Decided::default()).await?;
+        }
         let mut leases = self.lease().await?;
         while !leases.is_empty() {
             if self.pulse.stopped() {
@@ -69,7 +79,7 @@ impl Lane {
             if let Some(suspect) = batch::take_suspect(&mut leases, attempts_max) {
                 return self.isolate(hands, suspect, leases).await;
             }
-            let is_full = leases.len() >= self.shared.settings.batch_max;
+            let is_full = self.requests.is_full(&leases);
             let decided = self.process(leases).await?;
             if !is_full {
                 self.pulse.wait_for(tokio::time::sleep(self.shared.settings.lease_linger)).await;
@@ -112,60 +122,83 @@ impl Lane {
             trace_id = trace_id(&suspect),
             "its last workers did not settle this message: it is handled alone"
         );
+        if !self.count_attempt(&suspect).await? {
+            return Ok(());
+        }
         let decided = self.process(vec![suspect]).await?;
         self.settle(decided).await
     }
 
-    /// Takes a batch: empty where nothing is due, or where it is time to stop.
-    async fn lease(&self) -> Result<Vec<Lease>, WorkerError> {
-        let settings = &self.shared.settings;
-        let mut outage = QueueOutage::new("lease", &self.shared.queue_away, settings);
+    /// Counts the attempt of a suspect before it is processed, since it may kill this process. `false` where
+    /// another worker has the message, or where it is time to stop.
+    async fn count_attempt(&self, suspect: &Lease) -> Result<bool, WorkerError> {
+        let mut outage = QueueOutage::new("count_attempt", &self.shared.queue_away, &self.shared.settings);
         while !self.pulse.stopped() {
             self.pulse.beat();
-            let request = LeaseRequest {
-                max: settings.batch_max.max(1),
-                lease_for: settings.lease_for,
-                wait: settings.lease_wait,
-            };
-            match self.shared.queue.lease(request).await {
+            match self.shared.queue.count_attempt(suspect).await {
+                Ok(settled) => {
+                    outage.over(self.pulse.lane);
+                    return Ok(settled == Settled::Done);
+                }
+                Err(error) => self.bear(&mut outage, error).await?,
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes a batch: empty where nothing is due, or where it is time to stop. A request that failed is
+    /// repeated by its id: its leases may have been given and its answer lost.
+    async fn lease(&self) -> Result<Vec<Lease>, WorkerError> {
+        let mut outage = QueueOutage::new("lease", &self.shared.queue_away, &self.shared.settings);
+        while !self.pulse.stopped() {
+            self.pulse.beat();
+            match self.shared.queue.lease(self.requests.current()).await {
                 Ok(leases) => {
                     outage.over(self.pulse.lane);
+                    self.requests.answered();
                     self.shared.metrics.leased(&leases);
                     return Ok(leases);
                 }
-                Err(error) => self.bear(&mut outage, error).await?,
+                Err(error) => {
+                    self.requests.failed();
+                    self.bear(&mut outage, error).await?;
+                }
             }
         }
         Ok(Vec::new())
     }
 
-    /// Ends leases. While the queue is away it asks again; the leases run out by themselves where it
-    /// is time to stop meanwhile. A call whose answer was lost may have settled them: the next one then
-    /// finds them lost, which changes nothing.
+    /// Ends leases, with those that could not be ended before. While the queue answers for none of them it is
+    /// asked again; the leases run out by themselves where it is time to stop meanwhile. Where it answers for a
+    /// part of them, the lane goes on with its work and the others are asked for again with the next batch.
     async fn settle(&self, decided: Decided) -> Result<(), WorkerError> {
-        if decided.settlements.is_empty() {
-            return Ok(());
-        }
+        let mut left = self.deferred.take(decided);
         let mut outage = QueueOutage::new("settle", &self.shared.queue_away, &self.shared.settings);
-        loop {
+        while !left.settlements.is_empty() {
             self.pulse.beat();
-            match self.shared.queue.settle_many(decided.settlements.clone()).await {
-                Ok(settled) => {
-                    outage.over(self.pulse.lane);
-                    self.account(&decided, &settled);
-                    return Ok(());
-                }
-                Err(error) => self.bear(&mut outage, error).await?,
+            let answers = self.shared.queue.settle_many(&left.settlements).await;
+            let asked = left.settlements.len();
+            let Some(error) = self.account(&mut left, answers) else {
+                self.deferred.clear(self.pulse.lane);
+                break;
+            };
+            if left.settlements.len() < asked && !matches!(error, QueueError::Broken(_)) {
+                self.deferred.put(left, &error, self.pulse.lane);
+                return Ok(());
             }
+            self.bear(&mut outage, error).await?;
             if self.pulse.stopped() {
-                let messages = decided.settlements.len();
+                let messages = left.settlements.len();
                 warn!(
                     lane = self.pulse.lane,
-                    messages, "stopping while the queue is away: these messages come again"
+                    messages,
+                    "stopping while the queue is unreachable: these messages are leased again later"
                 );
                 return Ok(());
             }
         }
+        outage.over(self.pulse.lane);
+        Ok(())
     }
 
     /// Waits out one error of the queue.
@@ -179,34 +212,61 @@ impl Lane {
         Ok(())
     }
 
-    /// Counts and logs what was settled.
-    fn account(&self, decided: &Decided, settled: &[Settled]) {
-        let lane = self.pulse.lane;
-        let mut lost = 0;
-        for ((lease, settlement), settled) in decided.settlements.iter().zip(settled) {
-            if *settled == Settled::LeaseLost {
-                lost += 1;
-                continue;
-            }
-            self.shared.metrics.settled(settlement);
-            let subject = decided.subjects.get(&lease.id);
-            match settlement {
-                Settlement::Ack | Settlement::Release => {}
-                Settlement::Retry { after, failure } => info!(
-                    lane, svix_id = %lease.id, event_type = failure.event_type, subject, attempt = lease.attempt,
-                    trace_id = trace_id(lease), reason = %failure.reason, detail = failure.detail, after_seconds = after.as_secs_f64(),
-                    "refused: it is tried again"
-                ),
-                Settlement::DeadLetter { failure } => warn!(
-                    lane, svix_id = %lease.id, event_type = failure.event_type, subject, attempt = lease.attempt,
-                    trace_id = trace_id(lease), reason = %failure.reason, detail = failure.detail,
-                    "parked as a dead letter"
-                ),
+    /// Counts and logs what was settled, and leaves what was not. Returns why not.
+    fn account(
+        &self,
+        decided: &mut Decided,
+        answers: Vec<Result<Settled, QueueError>>,
+    ) -> Option<QueueError> {
+        let (mut lost, mut ended_before, mut failed) = (0, 0, None);
+        let repeated = std::mem::take(&mut decided.repeated);
+        let settlements = std::mem::take(&mut decided.settlements);
+        // An answer that is missing is none.
+        let missing =
+            || Err(QueueError::Unavailable("the queue has no answer for each settlement".to_owned()));
+        let answers = answers.into_iter().chain(std::iter::repeat_with(missing));
+        for (index, (ended, answer)) in settlements.into_iter().zip(answers).enumerate() {
+            match answer {
+                Ok(Settled::Done) => self.note_settled(&ended, decided.subjects.get(&ended.0.id)),
+                Ok(Settled::LeaseLost) if index < repeated => ended_before += 1,
+                Ok(Settled::LeaseLost) => lost += 1,
+                Err(error) => {
+                    failed = Some(error);
+                    decided.settlements.push(ended);
+                }
             }
         }
+        decided.repeated = decided.settlements.len();
+        let lane = self.pulse.lane;
         if lost > 0 {
             self.shared.metrics.leases_lost.inc_by(lost);
             warn!(lane, lost, "leases were lost: they ran out, and another worker has the messages");
+        }
+        if ended_before > 0 {
+            info!(
+                lane,
+                messages = ended_before,
+                "the answer to a settlement was lost and it was sent again: the leases had ended, by it or by running out"
+            );
+        }
+        failed
+    }
+
+    fn note_settled(&self, (lease, settlement): &(Lease, Settlement), subject: Option<&String>) {
+        let lane = self.pulse.lane;
+        self.shared.metrics.settled(settlement);
+        match settlement {
+            Settlement::Ack | Settlement::Release => {}
+            Settlement::Retry { after, failure } => info!(
+                lane, svix_id = %lease.id, event_type = failure.event_type, subject, attempt = lease.attempt,
+                trace_id = trace_id(lease), reason = %failure.reason, detail = failure.detail, after_seconds = after.as_secs_f64(),
+                "refused: it is tried again"
+            ),
+            Settlement::DeadLetter { failure } => warn!(
+                lane, svix_id = %lease.id, event_type = failure.event_type, subject, attempt = lease.attempt,
+                trace_id = trace_id(lease), reason = %failure.reason, detail = failure.detail,
+                "parked as a dead letter"
+            ),
         }
     }
 
@@ -256,9 +316,8 @@ impl Lane {
             None => gate.applied(),
             Some(error @ StoreError::Broken(_)) => {
                 // One try: this process must end, whether the queue answers or not.
-                if let Ok(settled) = self.shared.queue.settle_many(decided.settlements.clone()).await {
-                    self.account(&decided, &settled);
-                }
+                let answers = self.shared.queue.settle_many(&decided.settlements).await;
+                _ = self.account(&mut decided, answers);
                 return Err(self.store_broke(error));
             }
             Some(error) => gate.close(&error),

@@ -18,11 +18,13 @@
 mod apply;
 mod backoff;
 mod batch;
+mod deferred;
 mod gate;
 mod isolation;
 mod lane;
 mod metrics;
 mod progress;
+mod requests;
 mod settings;
 mod upkeep;
 mod worker;

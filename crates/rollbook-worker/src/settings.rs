@@ -13,6 +13,9 @@ pub struct Settings {
     /// The most messages in one batch; zero counts as one. A larger batch shares its commits among
     /// more messages, and holds more of them back when it fails.
     pub batch_max: usize,
+    /// The most bytes of bodies in one batch. The first message is taken whatever its size. It bounds the memory
+    /// of a worker: each lane holds a batch, and what is made of it.
+    pub lease_bytes_max: usize,
     /// How long a lease lasts. Much longer than a batch takes: a lease that runs out is worked on twice.
     pub lease_for: Duration,
     /// How long one request waits for a first message: stop is noticed within this time. Not zero: an
@@ -67,6 +70,7 @@ impl Default for Settings {
         Self {
             lanes: 3,
             batch_max: 100,
+            lease_bytes_max: 16 * 1024 * 1024,
             lease_for: Duration::from_secs(60),
             lease_wait: Duration::from_secs(1),
             lease_linger: Duration::from_millis(8),

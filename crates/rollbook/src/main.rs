@@ -11,6 +11,7 @@ mod flags;
 mod logging;
 mod nearest;
 mod output;
+mod progress;
 mod service;
 mod signals;
 mod startup;

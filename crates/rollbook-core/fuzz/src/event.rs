@@ -32,6 +32,7 @@ fn read(body: &[u8], instance_id: Option<&str>) -> Result<Parsed, Failure> {
         received_at: Timestamp::from_millis(1_785_312_000_015),
         traceparent: None,
         body: Bytes::copy_from_slice(body),
+        unreadable: None,
     };
     parse(&lease, instance_id)
 }

@@ -20,6 +20,7 @@ fn lease(body: impl Into<Bytes>) -> Lease {
         received_at: Timestamp::from_millis(5),
         traceparent: None,
         body: body.into(),
+        unreadable: None,
     }
 }
 

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use prometheus::{IntCounter, Registry};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
-    DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, MessagesCursor, MessagesPage, QueueAdmin,
-    QueueError, QueueStats, QueuedMessage,
+    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, MessagesCursor, MessagesPage,
+    QueueAdmin, QueueError, QueueStats, QueuedMessage,
 };
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_ops::{Condition, Ops, Part, Probe, WatchedQueue};
@@ -88,11 +88,21 @@ impl QueueAdmin for FakeQueue {
         panic!("a probe asks for no dead letters")
     }
 
-    async fn redrive(&self, _: &DeadLetterFilter, _: usize) -> Result<usize, QueueError> {
+    async fn redrive(
+        &self,
+        _: &DeadLetterFilter,
+        _: Option<DeadLetterPosition>,
+        _: usize,
+    ) -> Result<BulkStep, QueueError> {
         panic!("a probe writes nothing")
     }
 
-    async fn discard(&self, _: &DeadLetterFilter, _: usize) -> Result<usize, QueueError> {
+    async fn discard(
+        &self,
+        _: &DeadLetterFilter,
+        _: Option<DeadLetterPosition>,
+        _: usize,
+    ) -> Result<BulkStep, QueueError> {
         panic!("a probe writes nothing")
     }
 

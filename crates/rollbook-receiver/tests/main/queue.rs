@@ -88,14 +88,14 @@ impl FakeQueue {
 
 #[async_trait]
 impl Producer for FakeQueue {
-    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError> {
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
         self.calls.send_modify(|calls| *calls += 1);
         self.gate.acquire().await.unwrap().forget();
         let mode = self.mode.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match mode {
-            Mode::Take => Ok(self.take(deliveries)),
-            Mode::Fail(error) => Err(error),
-            Mode::Miscount => Ok(self.take(deliveries).split_off(1)),
+            Mode::Take => self.take(deliveries).into_iter().map(Ok).collect(),
+            Mode::Fail(error) => vec![Err(error); deliveries.len()],
+            Mode::Miscount => self.take(deliveries).into_iter().skip(1).map(Ok).collect(),
             Mode::Panic => panic!("a fault that the test asked for"),
         }
     }

@@ -6,7 +6,7 @@ use rollbook_core::time::Timestamp;
 use super::RedisQueue;
 
 impl RedisQueue {
-    pub(super) async fn count(&self) -> Result<QueueStats, QueueError> {
+    pub(super) async fn read_stats(&self) -> Result<QueueStats, QueueError> {
         let mut stats = QueueStats::default();
         for shard in &self.shards {
             let (depth, leased, delayed, dead, oldest): (u64, u64, u64, u64, Option<i64>) =

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use redis::cmd;
+use redis::{Script, cmd};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::queue::{DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueError};
+use rollbook_core::queue::{BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueError};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
 use serde_json::Value;
@@ -65,39 +65,57 @@ impl RedisQueue {
     pub(super) async fn redrive_dead(
         &self,
         filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
         limit: usize,
-    ) -> Result<usize, QueueError> {
-        let found = self.find_dead(filter, None, limit).await?;
-        let mut moved = 0;
-        for (shard, ids) in self.by_shard(&found) {
-            for part in ids.chunks(BATCH_MAX) {
-                let count: usize = self
-                    .call(&self.scripts.redrive, &self.shards[shard], |command| {
-                        command.arg(self.depth_max()).arg(part);
-                    })
-                    .await?;
-                moved += count;
-            }
-        }
-        Ok(moved)
+    ) -> Result<BulkStep, QueueError> {
+        self.step(&self.scripts.redrive, filter, after, limit).await
     }
 
     pub(super) async fn discard_dead(
         &self,
         filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
         limit: usize,
-    ) -> Result<usize, QueueError> {
-        let found = self.find_dead(filter, None, limit).await?;
-        let mut forgotten = 0;
+    ) -> Result<BulkStep, QueueError> {
+        self.step(&self.scripts.discard, filter, after, limit).await
+    }
+
+    /// One step of a bulk operation, by a script for each shard: of the next `limit` dead letters those that match.
+    async fn step(
+        &self,
+        script: &Script,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
+        let everything = DeadLetterFilter { id: filter.id.clone(), ..DeadLetterFilter::default() };
+        let mut found = self.find_dead(&everything, after, limit).await?;
+        let last = found.last().map(|found| found.position);
+        let mut next = last.filter(|_| found.len() == limit && filter.id.is_none());
+        found.retain(|found| found.matches(filter));
+        let (mut changed, mut full) = (0, false);
         for (shard, ids) in self.by_shard(&found) {
             for part in ids.chunks(BATCH_MAX) {
-                let shard = &self.shards[shard];
-                let count: usize =
-                    self.call(&self.scripts.discard, shard, |command| _ = command.arg(part)).await?;
-                forgotten += count;
+                let (count, is_full): (usize, u8) = self
+                    .call(script, &self.shards[shard], |command| {
+                        command.arg(self.depth_max()).arg(part);
+                    })
+                    .await?;
+                changed += count;
+                full |= is_full == 1;
             }
         }
-        Ok(forgotten)
+        if full && changed == 0 {
+            return Err(QueueError::Full {
+                depth: self.read_stats().await?.depth(),
+                limit: self.settings.depth_max,
+            });
+        }
+        if full {
+            // Those that went are no longer there: the next step finds the others.
+            next = found.first().map(|first| DeadLetterPosition(first.position.0 - 1));
+        }
+        Ok(BulkStep { changed, next })
     }
 
     fn by_shard<'a>(&self, found: &'a [Found]) -> BTreeMap<usize, Vec<&'a str>> {
@@ -115,6 +133,9 @@ impl RedisQueue {
         after: Option<DeadLetterPosition>,
         limit: usize,
     ) -> Result<Vec<Found>, QueueError> {
+        if let Some(id) = &filter.id {
+            return self.find_dead_one(id, filter, after).await;
+        }
         let mut all = Vec::new();
         for (index, shard) in self.shards.iter().enumerate() {
             all.extend(self.find_dead_in(index, shard, filter, after, limit).await?);
@@ -122,6 +143,27 @@ impl RedisQueue {
         all.sort_by_key(|found| found.position);
         all.truncate(limit);
         Ok(all)
+    }
+
+    /// The one of this id, by its indexes.
+    async fn find_dead_one(
+        &self,
+        id: &MessageId,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+    ) -> Result<Vec<Found>, QueueError> {
+        let index = self.shard_of(id.as_str());
+        let shard = &self.shards[index];
+        let mut line = self.line_to_read(shard).await?;
+        let position: Option<i64> = line.query(cmd("ZSCORE").arg(shard.keys.dead()).arg(id.as_str())).await?;
+        let failure: Option<String> =
+            line.query(cmd("HGET").arg(shard.keys.failures()).arg(id.as_str())).await?;
+        let found = position.zip(failure).and_then(|(position, failure)| {
+            Found::read(id.to_string(), listing_position(position, index), &failure)
+        });
+        let is_meant =
+            |found: &Found| found.matches(filter) && after.is_none_or(|after| found.position > after);
+        Ok(found.filter(is_meant).into_iter().collect())
     }
 
     async fn find_dead_in(

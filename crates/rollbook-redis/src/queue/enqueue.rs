@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use redis::{Value, from_redis_value};
 use rollbook_core::delivery::Delivery;
 use rollbook_core::queue::{Enqueued, QueueError};
 
@@ -10,7 +9,7 @@ use super::{BATCH_MAX, RedisQueue};
 use crate::value;
 
 impl RedisQueue {
-    pub(super) async fn enqueue(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError> {
+    pub(super) async fn enqueue(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
         // The first of an id is the one that is sent; the others are its duplicates.
         let mut positions: Vec<Vec<usize>> = vec![Vec::new(); self.shards.len()];
         let mut first = HashMap::with_capacity(deliveries.len());
@@ -19,27 +18,37 @@ impl RedisQueue {
                 positions[self.shard_of(delivery.id.as_str())].push(position);
             }
         }
-        let mut answers = vec![Enqueued::Duplicate; deliveries.len()];
+        let mut answers = vec![Ok(Enqueued::Duplicate); deliveries.len()];
         let parts = positions.iter().enumerate();
         let parts =
             parts.flat_map(|(shard, positions)| positions.chunks(BATCH_MAX).map(move |part| (shard, part)));
-        let calls = parts.map(|(shard, part)| self.enqueue_part(shard, deliveries, part));
+        let calls = parts.map(async |(shard, part)| (part, self.enqueue_part(shard, deliveries, part).await));
         // To the end, all of them: a call that is given up costs its connection.
-        for answered in futures_util::future::join_all(calls).await {
-            for position in answered? {
-                answers[position] = Enqueued::Queued;
+        for (part, answered) in futures_util::future::join_all(calls).await {
+            let answered = answered.unwrap_or_else(|error| vec![Err(error); part.len()]);
+            for (position, answer) in part.iter().zip(answered) {
+                answers[*position] = answer;
             }
         }
-        Ok(answers)
+        // A duplicate within the batch is as durable as the first of its id.
+        for (position, delivery) in deliveries.iter().enumerate() {
+            let first = first[delivery.id.as_str()];
+            if first != position
+                && let Err(error) = &answers[first]
+            {
+                answers[position] = Err(error.clone());
+            }
+        }
+        answers
     }
 
-    /// Takes these in and returns the positions of those that are new.
+    /// Takes these in. One answer for each position, in their order.
     async fn enqueue_part(
         &self,
         index: usize,
         deliveries: &[Delivery],
         positions: &[usize],
-    ) -> Result<Vec<usize>, QueueError> {
+    ) -> Result<Vec<Result<Enqueued, QueueError>>, QueueError> {
         let (script, shard) = (&self.scripts.enqueue, &self.shards[index]);
         let mut line = self.line(shard).await?;
         let mut command = self.command(script, &shard.keys);
@@ -50,13 +59,7 @@ impl RedisQueue {
         for position in positions {
             command.arg(value::encode(&deliveries[*position]));
         }
-        let taken: Vec<u8> = match line.run(script, &command).await? {
-            Value::Int(depth) => {
-                let depth = u64::try_from(depth).unwrap_or_default();
-                return Err(QueueError::Full { depth, limit: self.depth_max() });
-            }
-            answers => from_redis_value(answers).unwrap_or_default(),
-        };
+        let (depth, taken): (u64, Vec<u8>) = line.run(script, &command).await?;
         line.confirm(index).await?;
         if taken.len() != positions.len() {
             let address = self.pool.manager().address();
@@ -64,7 +67,13 @@ impl RedisQueue {
                 "{address}: enqueue has no answer for each delivery"
             )));
         }
-        let new = positions.iter().zip(taken).filter(|(_, taken)| *taken == 1);
-        Ok(new.map(|(position, _)| *position).collect())
+        let limit = self.depth_max();
+        let depth = depth + taken.iter().filter(|taken| **taken == 1).count() as u64;
+        let answer = |taken| match taken {
+            0 => Ok(Enqueued::Duplicate),
+            1 => Ok(Enqueued::Queued),
+            _ => Err(QueueError::Full { depth, limit }),
+        };
+        Ok(taken.into_iter().map(answer).collect())
     }
 }

@@ -5,8 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rollbook_core::delivery::MessageId;
-use rollbook_core::queue::{Lease, LeaseRequest, LeaseToken, QueueError, Settlement};
-use rollbook_core::retry::{Failure, Reason};
+use rollbook_core::queue::{Lease, LeaseRequest, LeaseToken, QueueError};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
@@ -66,7 +65,7 @@ impl RedisQueue {
             next_due_after = next_due_after.into_iter().chain(wait).min();
         }
         rows.sort_by_key(|(_, row)| row.1);
-        let leases = self.read(rows).await;
+        let leases = rows.into_iter().map(|(shard, row)| lease_of(shard, row)).collect();
         Ok(Taken { leases, cursors, next_due_after })
     }
 
@@ -95,40 +94,6 @@ impl RedisQueue {
         }
     }
 
-    /// Makes leases of the rows. An entry that can't be read is parked instead.
-    async fn read(&self, rows: Vec<(usize, Row)>) -> Vec<Lease> {
-        let mut leases = Vec::with_capacity(rows.len());
-        let mut unreadable = Vec::new();
-        for (shard, (token, _, attempt, unsettled, id, stored)) in rows {
-            let id = MessageId::new(String::from_utf8_lossy(&id));
-            // Two shards may give their entries the same names.
-            let token = LeaseToken(format!("{shard}/{token}"));
-            let lease = |Stored { received_at, traceparent, body }| Lease {
-                token,
-                id,
-                attempt,
-                unsettled,
-                received_at,
-                traceparent,
-                body,
-            };
-            match value::decode(&stored) {
-                Ok(stored) => leases.push(lease(stored)),
-                Err(why) => {
-                    let detail = format!("the queue's entry can't be read: {why}");
-                    let failure = Failure { reason: Reason::CorruptEntry, detail, event_type: None };
-                    unreadable.push((lease(value::show(&stored)), Settlement::DeadLetter { failure }));
-                }
-            }
-        }
-        if !unreadable.is_empty()
-            && let Err(error) = self.settle(&unreadable).await
-        {
-            warn!("an entry that can't be read is not parked yet, and comes again: {error}");
-        }
-        leases
-    }
-
     /// What can't be reaped now is reaped another time, and keeps nobody from a lease.
     async fn reap_now_and_then(&self) {
         {
@@ -146,5 +111,23 @@ impl RedisQueue {
                 debug!("consumers that are gone are looked for another time: {error}");
             }
         }
+    }
+}
+
+/// Two shards may give their entries the same names, so the shard is part of the token.
+fn lease_of(shard: usize, (token, _, attempt, unsettled, id, stored): Row) -> Lease {
+    let (Stored { received_at, traceparent, body }, unreadable) = match value::decode(&stored) {
+        Ok(stored) => (stored, None),
+        Err(why) => (value::show(&stored), Some(format!("the queue's entry can't be read: {why}"))),
+    };
+    Lease {
+        token: LeaseToken(format!("{shard}/{token}")),
+        id: MessageId::new(String::from_utf8_lossy(&id)),
+        attempt,
+        unsettled,
+        received_at,
+        traceparent,
+        body,
+        unreadable,
     }
 }

@@ -33,9 +33,9 @@ use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, Script};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest,
-    MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage, Settled,
-    Settlement,
+    BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
+    LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
+    Settled, Settlement,
 };
 use tokio::time::Instant;
 use tracing::error;
@@ -229,7 +229,7 @@ fn consumer_name() -> String {
 
 #[async_trait]
 impl Producer for RedisQueue {
-    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError> {
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
         self.enqueue(deliveries).await
     }
 }
@@ -248,15 +248,19 @@ impl Consumer for RedisQueue {
         }
     }
 
-    async fn settle_many(&self, settlements: Vec<(Lease, Settlement)>) -> Result<Vec<Settled>, QueueError> {
-        self.settle(&settlements).await
+    async fn count_attempt(&self, lease: &Lease) -> Result<Settled, QueueError> {
+        self.count(lease).await
+    }
+
+    async fn settle_many(&self, settlements: &[(Lease, Settlement)]) -> Vec<Result<Settled, QueueError>> {
+        self.settle(settlements).await
     }
 }
 
 #[async_trait]
 impl QueueAdmin for RedisQueue {
     async fn stats(&self) -> Result<QueueStats, QueueError> {
-        self.count().await
+        self.read_stats().await
     }
 
     async fn dead_letters(
@@ -268,12 +272,22 @@ impl QueueAdmin for RedisQueue {
         self.list_dead(filter, after, limit).await
     }
 
-    async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
-        self.redrive_dead(filter, limit).await
+    async fn redrive(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
+        self.redrive_dead(filter, after, limit).await
     }
 
-    async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
-        self.discard_dead(filter, limit).await
+    async fn discard(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
+        self.discard_dead(filter, after, limit).await
     }
 
     async fn messages(

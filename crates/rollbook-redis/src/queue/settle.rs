@@ -39,7 +39,7 @@ impl RedisQueue {
     pub(super) async fn settle(
         &self,
         settlements: &[(Lease, Settlement)],
-    ) -> Result<Vec<Settled>, QueueError> {
+    ) -> Vec<Result<Settled, QueueError>> {
         let mut parts: Vec<Vec<Ending<'_>>> = self.shards.iter().map(|_| Vec::new()).collect();
         let mut seen = HashSet::with_capacity(settlements.len());
         for (position, (lease, _)) in settlements.iter().enumerate() {
@@ -51,16 +51,39 @@ impl RedisQueue {
             let Some(part) = parts.get_mut(token.shard) else { continue };
             part.push((position, token));
         }
-        let mut settled = vec![Settled::LeaseLost; settlements.len()];
+        let mut settled = vec![Ok(Settled::LeaseLost); settlements.len()];
         let pieces = self.shards.iter().zip(&parts);
         let pieces = pieces.flat_map(|(shard, part)| part.chunks(BATCH_MAX).map(move |piece| (shard, piece)));
-        let calls = pieces.map(|(shard, piece)| self.settle_piece(shard, piece, settlements));
-        for ended in futures_util::future::join_all(calls).await {
-            for position in ended? {
-                settled[position] = Settled::Done;
+        let calls =
+            pieces.map(async |(shard, piece)| (piece, self.settle_piece(shard, piece, settlements).await));
+        for (piece, ended) in futures_util::future::join_all(calls).await {
+            match ended {
+                Ok(positions) => {
+                    for position in positions {
+                        settled[position] = Ok(Settled::Done);
+                    }
+                }
+                Err(error) => {
+                    for (position, _) in piece {
+                        settled[*position] = Err(error.clone());
+                    }
+                }
             }
         }
-        Ok(settled)
+        settled
+    }
+
+    /// Counts the attempt of a lease that stands.
+    pub(super) async fn count(&self, lease: &Lease) -> Result<Settled, QueueError> {
+        let Some(token) = Token::parse(&lease.token.0) else { return Ok(Settled::LeaseLost) };
+        let Some(shard) = self.shards.get(token.shard) else { return Ok(Settled::LeaseLost) };
+        let counted: u8 = self
+            .call(&self.scripts.count, shard, |command| {
+                command.arg(if token.is_new { "n" } else { "a" }).arg(token.entry).arg(lease.id.as_str());
+                command.arg(lease.attempt).arg(lease.unsettled);
+            })
+            .await?;
+        Ok(if counted == 1 { Settled::Done } else { Settled::LeaseLost })
     }
 
     /// Settles these and returns the positions of those whose lease stood.

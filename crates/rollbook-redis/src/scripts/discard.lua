@@ -1,6 +1,6 @@
--- Forgets dead letters for good. ARGV: clock, ids. Returns how many.
+-- Forgets dead letters for good. ARGV: clock, a number that means nothing here, ids. Returns how many, and 0.
 local forgotten = 0
-for index = 2, #ARGV do
+for index = 3, #ARGV do
   if redis.call('ZSCORE', DEAD, ARGV[index]) then
     redis.call('HDEL', MESSAGES, ARGV[index])
     redis.call('HDEL', FAILURES, ARGV[index])
@@ -8,4 +8,4 @@ for index = 2, #ARGV do
     forgotten = forgotten + 1
   end
 end
-return forgotten
+return {forgotten, 0}

@@ -33,7 +33,7 @@ local function find_lost_again()
   for _, entry in ipairs(redis.call('XRANGE', AGAIN, '-', '+')) do
     local fields = entry[2]
     redis.call('ZADD', DUE, now, fields[2])
-    redis.call('HSET', TRIES, fields[2], fields[4] .. ':' .. fields[6])
+    redis.call('HSET', TRIES, fields[2], (tonumber(fields[4]) - 1) .. ':' .. fields[6])
     redis.call('XDEL', AGAIN, entry[1])
   end
   for _, id in ipairs(redis.call('ZRANGE', AGES, 0, -1)) do
@@ -123,7 +123,10 @@ local function put_back(item)
       return false
     end
     local fields = found[2]
-    id, tries, unsettled = fields[2], tonumber(fields[4] or 1), tonumber(fields[6] or 0) + 1
+    -- Its attempt is not counted, unless the worker has said that it begins (count.lua).
+    id, tries, unsettled = fields[2], tonumber(fields[4] or 1) - 1, tonumber(fields[6] or 0) + 1
+    local counted = redis.call('HGET', TRIES, id)
+    if counted then tries = tonumber(string.match(counted, '^(%d+):')) end
   else
     local counted = redis.call('HGET', TRIES, id) or '0:0'
     tries, unsettled = string.match(counted, '^(%d+):(%d+)$')
@@ -134,8 +137,8 @@ local function put_back(item)
     redis.call('XDEL', item.stream, item.entry)
   else
     redis.call('ZREM', DUE, id)
-    redis.call('HDEL', TRIES, id)
   end
+  redis.call('HDEL', TRIES, id)
   return true
 end
 

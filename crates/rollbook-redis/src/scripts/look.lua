@@ -40,7 +40,8 @@ if unknown > 0 then
     for _, entry in ipairs(redis.call('XRANGE', stream, first, last)) do
       local fields = entry[2]
       if held[fields[2]] == false then
-        held[fields[2]] = {tonumber(batches[index + 1]), tonumber(fields[4] or 1)}
+        -- The attempt of a lease is not counted yet, unless its worker has said that it begins (count.lua).
+        held[fields[2]] = {tonumber(batches[index + 1]), tonumber(fields[4] or 1) - 1}
         unknown = unknown - 1
       end
     end
@@ -54,8 +55,9 @@ for _, row in ipairs(rows) do
     state, ends, tries = 'leased', held[id][1], held[id][2]
   elseif dues[id] then
     state, ends = 'delayed', tonumber(dues[id])
-    tries = tonumber(string.match(redis.call('HGET', TRIES, id) or '0', '^%d+'))
   end
+  local counted = redis.call('HGET', TRIES, id)
+  if counted then tries = tonumber(string.match(counted, '^%d+')) end
   if ends <= now then state = 'waiting' end
   -- Beyond this a number of Lua's is none of Redis's.
   row[3], row[4], row[5] = state, math.min(ends, 2 ^ 53), tries

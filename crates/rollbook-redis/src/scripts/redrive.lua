@@ -1,9 +1,11 @@
--- Sends dead letters back. ARGV: clock, the most that may wait, ids. Returns how many went.
+-- Sends dead letters back. ARGV: clock, the most that may wait, ids. Returns how many went, and 1 where there was
+-- no room for the others.
 local room = tonumber(ARGV[2]) - redis.call('HLEN', MESSAGES) + redis.call('ZCARD', DEAD)
 local moved = 0
 for index = 3, #ARGV do
   local id = ARGV[index]
-  local value = moved < room and redis.call('HGET', MESSAGES, id)
+  if moved >= room then return {moved, 1} end
+  local value = redis.call('HGET', MESSAGES, id)
   if value and redis.call('ZSCORE', DEAD, id) then
     redis.call('ZADD', DUE, now, id)
     redis.call('HSET', TRIES, id, '0:0')
@@ -13,4 +15,4 @@ for index = 3, #ARGV do
     moved = moved + 1
   end
 end
-return moved
+return {moved, 0}

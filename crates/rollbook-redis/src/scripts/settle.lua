@@ -13,6 +13,8 @@ end
 local function forget(stream, ids)
   redis.call('HDEL', MESSAGES, unpack(ids))
   if stream == AGAIN then redis.call('ZREM', AGES, unpack(ids)) end
+  -- Where the attempt was counted beforehand, which is rare.
+  redis.call('HDEL', TRIES, unpack(ids))
 end
 
 local function stands(stream, entry)
@@ -75,6 +77,7 @@ local function end_otherwise()
     redis.call('ZADD', DEAD, next_dead_position(), id)
     redis.call('HSET', FAILURES, id, string.format('%.0f', now) .. ' ' .. failure)
     redis.call('ZREM', AGES, id)
+    redis.call('HDEL', TRIES, id)
   end
   end_lease(stream, entry)
 end

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::delivery::MessageId;
-use rollbook_core::queue::{
-    Consumer as _, DeadLetterFilter, LeaseRequest, QueueAdmin as _, QueueError, Settlement,
-};
+use rollbook_core::queue::{Consumer as _, DeadLetterFilter, QueueAdmin as _, QueueError, Settlement};
 use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
 use rollbook_testkit::servers::redis::RedisServer;
 
 use crate::removal::{listed, remove};
 use crate::support::{
-    LONG, dead_letter, drain, enqueue, key, lease, names, open, settings, settle_all, stats, try_enqueue,
+    LONG, dead_letter, discarded, drain, enqueue, key, lease, names, open, redriven, settings, settle_all,
+    stats, try_enqueue,
 };
+use rollbook_testkit::queues::request;
 
 fn with_login(server: &RedisServer, login: &str) -> Arc<RedisQueue> {
     open(settings(server.url().replace("redis://", &format!("redis://{login}@"))))
@@ -62,14 +62,14 @@ async fn a_user_with_the_rights_that_we_ask_for_can_do_everything() {
     let leases = lease(&queue, 10).await;
     settle_all(&queue, &leases[..5], &Settlement::Release).await;
     settle_all(&queue, &leases[5..], &dead_letter()).await;
-    assert_eq!(queue.redrive(&DeadLetterFilter::default(), 2).await, Ok(2));
-    assert_eq!(queue.discard(&DeadLetterFilter::default(), 1).await, Ok(1));
+    assert_eq!(redriven(&queue, &DeadLetterFilter::default(), 2).await, Ok(2));
+    assert_eq!(discarded(&queue, &DeadLetterFilter::default(), 1).await, Ok(1));
     assert_eq!(queue.dead_letters(&DeadLetterFilter::default(), None, 9).await.expect("a page").len(), 2);
     enqueue(&queue, &names("gone", 0..3)).await;
     assert_eq!(listed(&queue, 9).await.len(), 20);
     assert_eq!(remove(&queue, &names("gone", 0..3)).await, Ok(3));
     server.cli(&["xgroup", "destroy", &key(0, "new"), "workers"]);
-    let request = LeaseRequest { max: 1, lease_for: LONG, wait: Duration::from_millis(1) };
+    let request = request(1, LONG, Duration::from_millis(1));
     assert_eq!(drain(&queue).await.len(), 17);
     assert!(queue.lease(request).await.is_ok_and(|leases| leases.is_empty()));
     assert_eq!(stats(&queue).await.depth(), 0);
@@ -100,7 +100,7 @@ async fn keys_of_another_program_are_left_as_they_are_and_told() {
         server.cli(&["set", &key(0, name), "someone else's"]);
         let queue = open(settings(server.url()));
         let taken = try_enqueue(&queue, &names("msg", 0..1)).await.map(drop);
-        let request = LeaseRequest { max: 1, lease_for: LONG, wait: Duration::ZERO };
+        let request = request(1, LONG, Duration::ZERO);
         let leased = queue.lease(request).await.map(drop);
         let counted = queue.stats().await.map(drop);
         let refusals: Vec<QueueError> =

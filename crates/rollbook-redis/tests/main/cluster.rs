@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rollbook_core::queue::{
-    Consumer as _, DeadLetterFilter, LeaseRequest, QueueAdmin as _, QueueError, Settlement,
-};
+use rollbook_core::queue::{Consumer as _, DeadLetterFilter, QueueAdmin as _, QueueError, Settlement};
 use rollbook_redis::{RedisQueue, RedisSettings};
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::free_port;
@@ -14,9 +12,10 @@ use rollbook_testkit::servers::redis::RedisServer;
 use crate::removal::{listed, remove};
 use crate::storm::Storm;
 use crate::support::{
-    LONG, dead_letter, drain, enqueue, ids, is_whole, lease_in_time, names, open, retry, set, settings,
-    settle_all, stats, try_enqueue,
+    LONG, dead_letter, discarded, drain, enqueue, ids, is_whole, lease_in_time, names, open, redriven, retry,
+    set, settings, settle_all, stats, try_enqueue,
 };
+use rollbook_testkit::queues::request;
 
 /// Where a node without the other still answers for what it has itself.
 const ON_ITS_OWN: (&str, &str) = ("cluster-require-full-coverage", "no");
@@ -81,8 +80,8 @@ async fn a_cluster_carries_one_shard_and_several() {
         settle_all(&queue, &leases[60..90], &dead_letter()).await;
         settle_all(&queue, &leases[90..], &Settlement::Release).await;
         assert_eq!((stats(&queue).await.depth(), stats(&queue).await.dead), (30, 30));
-        assert_eq!(queue.redrive(&DeadLetterFilter::default(), 10).await, Ok(10));
-        assert_eq!(queue.discard(&DeadLetterFilter::default(), 20).await, Ok(20));
+        assert_eq!(redriven(&queue, &DeadLetterFilter::default(), 10).await, Ok(10));
+        assert_eq!(discarded(&queue, &DeadLetterFilter::default(), 20).await, Ok(20));
         let waiting = listed(&queue, 7).await;
         assert_eq!((waiting.len(), set(&waiting).len()), (40, 40));
         assert_eq!(remove(&queue, &names("more", 0..2)).await, Ok(0));
@@ -93,7 +92,7 @@ async fn a_cluster_carries_one_shard_and_several() {
             node.cli(&["script", "flush"]);
         }
         let wait = Duration::from_secs(1);
-        let request = LeaseRequest { max: 100, lease_for: LONG, wait };
+        let request = request(100, LONG, wait);
         let leases = queue.lease(request).await.expect("the queue gives");
         assert_eq!((leases.len(), leases.iter().all(is_whole)), (40, true));
         settle_all(&queue, &leases, &Settlement::Ack).await;
@@ -135,7 +134,7 @@ async fn while_a_node_is_away_what_the_other_has_is_given_out_and_no_attempt_is_
     assert!((20..60).contains(&here), "{here}");
     while given.len() < here {
         let started = Instant::now();
-        let request = LeaseRequest { max: 100, lease_for: LONG, wait: Duration::ZERO };
+        let request = request(100, LONG, Duration::ZERO);
         match queue.lease(request).await {
             Ok(leases) => given.extend(leases),
             Err(QueueError::Unavailable(told)) => {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use rollbook_core::queue::{Consumer as _, DeadLetterFilter, LeaseRequest, QueueAdmin as _, QueueError};
+use rollbook_core::queue::{Consumer as _, DeadLetterFilter, QueueAdmin as _, QueueError};
 use rollbook_redis::{RedisQueue, RedisSettings};
 use rollbook_testkit::servers::redis::RedisServer;
 
 use crate::fake::{Fake, HANGS_UP};
-use crate::support::{LONG, enqueue, names, open, settings, try_enqueue};
+use crate::support::{LONG, discarded, enqueue, names, open, redriven, settings, try_enqueue};
+use rollbook_testkit::queues::request;
 
 /// Settings of a server, and the beginning of what is told about them.
 const WEAK: [(&[(&str, &str)], &str); 5] = [
@@ -25,14 +26,14 @@ async fn weaknesses(queue: &RedisQueue) -> Vec<String> {
 /// That nothing at all is done, and why.
 async fn assert_refused(queue: &RedisQueue, why: &str) {
     let any = DeadLetterFilter::default();
-    let request = LeaseRequest { max: 1, lease_for: LONG, wait: Duration::ZERO };
+    let request = request(1, LONG, Duration::ZERO);
     let refusals = [
         try_enqueue(queue, &names("msg", 0..1)).await.map(drop),
         queue.lease(request).await.map(drop),
         queue.stats().await.map(drop),
         queue.dead_letters(&any, None, 1).await.map(drop),
-        queue.redrive(&any, 1).await.map(drop),
-        queue.discard(&any, 1).await.map(drop),
+        redriven(queue, &any, 1).await.map(drop),
+        discarded(queue, &any, 1).await.map(drop),
     ];
     for refusal in refusals {
         let Err(QueueError::Deployment(told)) = refusal else { panic!("{refusal:?}") };

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use rollbook_core::delivery::Delivery;
 use rollbook_core::queue::{
-    Consumer as _, DeadLetterFilter, Enqueued, Lease, LeaseRequest, Producer as _, QueueAdmin as _,
-    QueueError, Settled, Settlement,
+    Consumer as _, DeadLetterFilter, Enqueued, Lease, Producer as _, QueueError, Settled, Settlement,
 };
 use rollbook_core::trace::Traceparent;
 use rollbook_redis::RedisQueue;
@@ -15,9 +14,10 @@ use rollbook_testkit::servers::redis::RedisServer;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    LONG, Log, dead_letter, delivery, drain, enqueue, ids, key, lease, leftovers, names, open, retry, set,
-    settings, settle, settle_all, start, stats, try_enqueue,
+    LONG, Log, dead_letter, delivery, drain, enqueue, ids, key, lease, leftovers, names, open, redriven,
+    retry, set, settings, settle, settle_all, start, stats, try_enqueue,
 };
+use rollbook_testkit::queues::{all_of, request};
 
 /// How soon a worker must have healed what it found.
 const SOON: Duration = Duration::from_secs(1);
@@ -180,8 +180,8 @@ async fn a_step_that_breaks_off_leaves_the_lease_where_it_was() {
         let held = lease(&queue, 1).await;
         // What another program would do to our keys.
         server.cli(&["set", &key(0, broken), "x"]);
-        let failed = queue.settle_many(vec![(held[0].clone(), how.clone())]).await;
-        assert!(matches!(failed, Err(QueueError::Deployment(_))), "{broken}: {failed:?}");
+        let failed = queue.settle_many(&[(held[0].clone(), how.clone())]).await;
+        assert!(matches!(failed[..], [Err(QueueError::Deployment(_))]), "{broken}: {failed:?}");
         server.cli(&["del", &key(0, broken)]);
         assert_eq!(settle(&queue, &held, &how).await, [Settled::Done], "{broken}");
         let now = stats(&queue).await;
@@ -207,7 +207,7 @@ async fn what_an_earlier_worker_could_not_read_is_whole_for_a_later_one() {
     let (server, queue) = start().await;
     let traceparent = Traceparent::parse(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
     let sent = Delivery { traceparent, ..delivery("msg_1") };
-    queue.enqueue_many(std::slice::from_ref(&sent)).await.expect("the queue takes it");
+    all_of(queue.enqueue_many(std::slice::from_ref(&sent)).await).expect("the queue takes it");
     let set_format = |format: &str| {
         let script = "local value = redis.call('HGET', KEYS[1], 'msg_1') \
              redis.call('HSET', KEYS[1], 'msg_1', string.char(ARGV[1]) .. string.sub(value, 2)) \
@@ -217,10 +217,11 @@ async fn what_an_earlier_worker_could_not_read_is_whole_for_a_later_one() {
     // To an earlier worker this format is as unknown as that one is to us.
     let format = set_format("99");
     assert_eq!(format, "2");
-    assert_eq!(lease(&queue, 10).await.len(), 0);
-    assert_eq!(stats(&queue).await.dead, 1);
+    let unread = lease(&queue, 10).await;
+    assert!(unread[0].unreadable.as_ref().is_some_and(|why| why.contains("99")), "{unread:?}");
+    settle_all(&queue, &unread, &dead_letter()).await;
     set_format(&format);
-    assert_eq!(queue.redrive(&DeadLetterFilter::default(), 10).await, Ok(1));
+    assert_eq!(redriven(&queue, &DeadLetterFilter::default(), 10).await, Ok(1));
     let [given] = &lease(&queue, 10).await[..] else { panic!("one is due") };
     assert_eq!((given.traceparent, &given.body), (sent.traceparent, &sent.body));
 }
@@ -243,7 +244,7 @@ async fn goes_on_after(empty: impl AsyncFnOnce(&mut RedisServer)) {
         assert!(started.elapsed() < SOON, "the receiver goes on");
     }
     enqueue(&receiver, &names("new", 0..3)).await;
-    let request = LeaseRequest { max: 1, lease_for: Duration::from_secs(60), wait: Duration::ZERO };
+    let request = request(1, Duration::from_secs(60), Duration::ZERO);
     while let Err(error) = worker.lease(request.clone()).await {
         assert!(matches!(error, QueueError::Unavailable(_)) && started.elapsed() < SOON, "{error}");
     }
@@ -325,8 +326,7 @@ async fn a_lease_that_waits_while_the_data_are_destroyed_goes_on_waiting() {
         let waiting = Arc::clone(&queue);
         let mut lanes = JoinSet::new();
         lanes.spawn(async move {
-            let request =
-                LeaseRequest { max: 1, lease_for: Duration::from_secs(60), wait: Duration::from_secs(50) };
+            let request = request(1, Duration::from_secs(60), Duration::from_secs(50));
             waiting.lease(request).await
         });
         until_a_lease_waits(&server).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rollbook_core::queue::{Consumer as _, LeaseRequest, Settled, Settlement};
+use rollbook_core::queue::{Consumer as _, Settled, Settlement};
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::redis::RedisServer;
 
@@ -11,6 +11,7 @@ use crate::support::{
     dead_letter, enqueue, ids, key, lease, lease_in_time, leftovers, names, open, retry, set, settings,
     settle, settle_all, start, stats,
 };
+use rollbook_testkit::queues::{all_of, request};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_lanes_do_at_once_nothing_is_lost_and_nothing_stuck() {
@@ -29,7 +30,7 @@ async fn who_wakes_up_after_another_process_took_over_can_settle_nothing() {
     let other = open(settings(server.url()));
     for settlement in [Settlement::Ack, retry(Duration::ZERO), dead_letter(), Settlement::Release] {
         enqueue(&paused, &names("msg", 0..3)).await;
-        let request = LeaseRequest { max: 10, lease_for: Duration::from_millis(1), wait: Duration::ZERO };
+        let request = request(10, Duration::from_millis(1), Duration::ZERO);
         let lost = paused.lease(request).await.expect("the queue gives");
         let taken = lease_in_time(&other, 3).await;
         assert!(taken.iter().all(|lease| (lease.attempt, lease.unsettled) == (2, 1)), "{taken:?}");
@@ -49,8 +50,8 @@ async fn a_lease_goes_on_when_its_process_does_and_its_connections_do_not() {
     server.cli(&["client", "kill", "type", "normal"]);
     // The first call may find a broken connection, and the next a new one.
     until("the queue settles", || async {
-        let acks = leases.iter().map(|lease| (lease.clone(), Settlement::Ack)).collect();
-        queue.settle_many(acks).await.is_ok_and(|settled| settled == [Settled::Done; 3])
+        let acks: Vec<_> = leases.iter().map(|lease| (lease.clone(), Settlement::Ack)).collect();
+        all_of(queue.settle_many(&acks).await).is_ok_and(|settled| settled == [Settled::Done; 3])
     })
     .await;
     assert_eq!(leftovers(&server, 1), [""; 0]);
@@ -97,7 +98,7 @@ async fn consumers_of_processes_that_are_gone_are_deleted_once_they_hold_nothing
 async fn a_lease_of_the_longest_span_there_is_is_one() {
     let (_server, queue) = start().await;
     enqueue(&queue, &names("msg", 0..1)).await;
-    let request = LeaseRequest { max: 1, lease_for: Duration::MAX, wait: Duration::ZERO };
+    let request = request(1, Duration::MAX, Duration::ZERO);
     assert_eq!(queue.lease(request).await.expect("the queue gives").len(), 1);
     assert!(lease(&queue, 1).await.is_empty());
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rollbook_core::queue::{Consumer as _, LeaseRequest, QueueAdmin as _, QueueError, Settlement};
+use rollbook_core::queue::{Consumer as _, QueueAdmin as _, QueueError, Settlement};
 use rollbook_redis::{RedisQueue, RedisSettings};
 use rollbook_testkit::servers::redis::RedisServer;
 use tokio::task::JoinSet;
@@ -15,6 +15,7 @@ use crate::support::{
     LONG, drain, enqueue, ids, is_whole, lease, lease_in_time, leftovers, names, open, set, settings,
     settle_all, start, try_enqueue,
 };
+use rollbook_testkit::queues::{all_of, request};
 
 fn assert_unavailable(error: &QueueError, server: &RedisServer) {
     let QueueError::Unavailable(told) = error else { panic!("it passes by itself: {error:?}") };
@@ -58,18 +59,17 @@ async fn while_redis_hangs_every_call_ends_in_time_and_afterwards_every_answer_i
 
     server.signal("STOP");
     let started = Instant::now();
-    let acks = held.iter().map(|lease| (lease.clone(), Settlement::Ack)).collect();
-    let request =
-        LeaseRequest { max: 5, lease_for: Duration::from_millis(50), wait: Duration::from_secs(30) };
+    let acks: Vec<_> = held.iter().map(|lease| (lease.clone(), Settlement::Ack)).collect();
+    let request = request(5, Duration::from_millis(50), Duration::from_secs(30));
     let in_doubt = names("doubt", 0..5);
     let (taken, given, settled, counted) = tokio::join!(
         try_enqueue(&queue, &in_doubt),
         queue.lease(request),
-        queue.settle_many(acks),
+        queue.settle_many(&acks),
         queue.stats()
     );
     assert!(started.elapsed() < call_timeout * 10, "{:?}", started.elapsed());
-    let errors = [taken.map(drop), given.map(drop), settled.map(drop), counted.map(drop)];
+    let errors = [taken.map(drop), given.map(drop), all_of(settled).map(drop), counted.map(drop)];
     for error in errors.map(|answer| answer.expect_err("it hangs")) {
         assert_unavailable(&error, &server);
         assert!(error.to_string().contains("no answer in time"), "{error}");
@@ -83,8 +83,8 @@ async fn while_redis_hangs_every_call_ends_in_time_and_afterwards_every_answer_i
     let answers = try_enqueue(&queue, &in_doubt).await.expect("the queue takes it");
     assert_eq!(answers.len(), 5, "queued or there already, as what was in doubt has it");
     // The acknowledgements in doubt are done, or can still be.
-    let acks = held.into_iter().map(|lease| (lease, Settlement::Ack)).collect();
-    assert_eq!(queue.settle_many(acks).await.expect("the queue settles").len(), 5);
+    let acks: Vec<_> = held.into_iter().map(|lease| (lease, Settlement::Ack)).collect();
+    assert_eq!(all_of(queue.settle_many(&acks).await).expect("the queue settles").len(), 5);
     let expected = [names("after", 0..100), first, second, in_doubt].concat();
     let leases = lease_in_time(&queue, expected.len()).await;
     assert_eq!(ids(&leases), set(&expected), "also what the lost answer held");
@@ -100,7 +100,7 @@ async fn a_lease_that_is_given_up_while_it_waits_takes_nothing() {
         let waiting = Arc::clone(&queue);
         let mut lanes = JoinSet::new();
         lanes.spawn(async move {
-            let request = LeaseRequest { max: 10, lease_for: LONG, wait: Duration::from_secs(60) };
+            let request = request(10, LONG, Duration::from_secs(60));
             waiting.lease(request).await
         });
         until_a_lease_waits(&server).await;
@@ -127,10 +127,10 @@ async fn calls_that_are_given_up_midway_spoil_no_later_one() {
     assert_eq!((ids(&leases), leases.len()), (set(&all), all.len()));
     for (number, lease) in leases.iter().enumerate() {
         let patience = Duration::from_micros(u64::try_from(number).expect("small") * 3);
-        drop(timeout(patience, queue.settle_many(vec![(lease.clone(), Settlement::Ack)])).await);
+        drop(timeout(patience, queue.settle_many(&[(lease.clone(), Settlement::Ack)])).await);
     }
-    let again = leases.iter().map(|lease| (lease.clone(), Settlement::Ack)).collect();
-    assert_eq!(queue.settle_many(again).await.expect("the queue settles").len(), all.len());
+    let again: Vec<_> = leases.iter().map(|lease| (lease.clone(), Settlement::Ack)).collect();
+    assert_eq!(all_of(queue.settle_many(&again).await).expect("the queue settles").len(), all.len());
     enqueue(&queue, &names("last", 0..3)).await;
     let leases = lease(&queue, 10).await;
     assert!(leases.iter().all(is_whole));

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer as _, DeadLetterFilter, Enqueued, LeaseRequest, Producer as _, QueueAdmin as _, QueueError,
-    Settlement,
+    Consumer as _, DeadLetterFilter, Enqueued, Producer as _, QueueError, Settlement,
 };
 use rollbook_core::time::Timestamp;
 use rollbook_redis::RedisQueue;
@@ -14,9 +13,10 @@ use rollbook_testkit::servers::redis::RedisServer;
 
 use crate::removal::{listed, remove};
 use crate::support::{
-    LONG, dead_letter, drain, enqueue, ids, lease, leftovers, names, open, retry, set, settings, settle_all,
-    start, stats, try_enqueue,
+    LONG, dead_letter, discarded, drain, enqueue, ids, lease, leftovers, names, open, redriven, retry, set,
+    settings, settle_all, start, stats, try_enqueue,
 };
+use rollbook_testkit::queues::{all_of, request};
 
 fn memory(server: &RedisServer) -> u64 {
     let info = server.cli(&["info", "memory"]);
@@ -53,8 +53,8 @@ async fn without_memory_nothing_is_taken_in_and_everything_else_goes_on() {
     settle_all(&queue, &leases[10..20], &retry(Duration::ZERO)).await;
     settle_all(&queue, &leases[20..30], &dead_letter()).await;
     settle_all(&queue, &leases[30..], &Settlement::Release).await;
-    assert_eq!(queue.redrive(&DeadLetterFilter::default(), 5).await, Ok(5));
-    assert_eq!(queue.discard(&DeadLetterFilter::default(), 5).await, Ok(5));
+    assert_eq!(redriven(&queue, &DeadLetterFilter::default(), 5).await, Ok(5));
+    assert_eq!(discarded(&queue, &DeadLetterFilter::default(), 5).await, Ok(5));
     refuse(&queue).await;
 
     // Also for a process that starts now, on a server that has lost scripts and group.
@@ -87,7 +87,7 @@ async fn draining_makes_room_again() {
     let mut taken = 0;
     let refused = loop {
         let batch: Vec<Delivery> = names("big", taken..taken + 10).into_iter().map(&mut big).collect();
-        match queue.enqueue_many(&batch).await {
+        match all_of(queue.enqueue_many(&batch).await) {
             Ok(answers) => assert_eq!(answers, [Enqueued::Queued; 10]),
             refused => break refused,
         }
@@ -98,7 +98,7 @@ async fn draining_makes_room_again() {
     assert!(taken > 50, "{taken}");
     let depth = u64::try_from(taken).expect("few") + 1;
     assert_eq!(stats(&queue).await.depth(), depth, "of what was refused nothing was taken");
-    let request = LeaseRequest { max: 1_000, lease_for: LONG, wait: Duration::ZERO };
+    let request = request(1_000, LONG, Duration::ZERO);
     let leases = queue.lease(request).await.expect("the queue gives");
     settle_all(&queue, &leases, &Settlement::Ack).await;
     enqueue(&queue, &names("later", 0..10)).await;
@@ -125,7 +125,7 @@ async fn a_waiting_message_takes_less_memory_than_its_body_has_bytes() {
     drain(&queue).await;
     let before = memory(&server);
     for batch in deliveries.chunks(1_000) {
-        queue.enqueue_many(batch).await.expect("the queue takes it");
+        all_of(queue.enqueue_many(batch).await).expect("the queue takes it");
     }
     let taken = memory(&server) - before;
     let bodies: usize = deliveries.iter().map(|delivery| delivery.body.len()).sum();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rollbook_core::queue::{Consumer as _, LeaseRequest, QueueAdmin as _, QueueError, Settlement};
+use rollbook_core::queue::{Consumer as _, QueueAdmin as _, QueueError, Settlement};
 use rollbook_redis::RedisSettings;
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::free_port;
@@ -13,6 +13,7 @@ use crate::replicas::start_replica;
 use crate::support::{
     LONG, drain, enqueue, ids, key, lease, names, open, set, settings, settle_all, try_enqueue,
 };
+use rollbook_testkit::queues::request;
 
 const SERVICE: &str = "rollbook";
 
@@ -53,7 +54,7 @@ async fn after_a_failover_the_queue_goes_on_on_the_new_master_without_a_restart(
     let mut expected = set(&[names("before", 0..20), names("after", 0..5)].concat());
     expected.retain(|id| !ids(&held).contains(id));
     assert_eq!(drain(&queue).await, expected);
-    let request = LeaseRequest { max: 1, lease_for: LONG, wait: Duration::from_millis(300) };
+    let request = request(1, LONG, Duration::from_millis(300));
     assert!(queue.lease(request).await.is_ok_and(|leases| leases.is_empty()));
     assert_eq!(replica.cli(&["hlen", "{rollbook:0}:messages"]), "0");
 }

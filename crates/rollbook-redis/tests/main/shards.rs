@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::queue::{
-    Consumer as _, DeadLetterFilter, Enqueued, LeaseRequest, Producer as _, QueueAdmin as _, QueueError,
-    Settled, Settlement,
+    Consumer as _, DeadLetterFilter, Enqueued, Producer as _, QueueAdmin as _, QueueError, Settled,
+    Settlement,
 };
 use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
 use rollbook_testkit::clock::ManualClock;
@@ -15,9 +15,10 @@ use tokio::task::JoinSet;
 
 use crate::storm::Storm;
 use crate::support::{
-    LONG, dead_letter, delivery, drain, enqueue, ids, key, lease, lease_in_time, leftovers, names, open,
-    retry, set, settings, settle_all, stats, try_enqueue,
+    LONG, dead_letter, delivery, discarded, drain, enqueue, ids, key, lease, lease_in_time, leftovers, names,
+    open, redriven, retry, set, settings, settle_all, stats, try_enqueue,
 };
+use rollbook_testkit::queues::{all_of, request};
 
 const SHARDS: u16 = 4;
 
@@ -53,7 +54,7 @@ async fn messages_spread_over_all_shards_and_come_back_from_all_of_them() {
 
     // Answers come in the order of the question, whatever shard each is of.
     let twice: Vec<_> = leases[130..150].iter().map(|lease| (lease.clone(), Settlement::Ack)).collect();
-    let settled = queue.settle_many(twice).await.expect("the queue settles");
+    let settled = all_of(queue.settle_many(&twice).await).expect("the queue settles");
     assert_eq!(settled, [[Settled::LeaseLost; 10], [Settled::Done; 10]].concat());
 }
 
@@ -114,9 +115,9 @@ async fn dead_letters_of_all_shards_are_one_listing_in_order_with_limits_over_al
     assert_eq!(listed.len(), 60);
     assert!(listed.is_sorted_by(|one, next| one.position < next.position && one.died_at <= next.died_at));
 
-    assert_eq!(queue.redrive(&any, 20).await, Ok(20));
+    assert_eq!(redriven(&queue, &any, 20).await, Ok(20));
     assert_eq!(drain(&queue).await, set(&listed_ids[..20]), "the oldest");
-    assert_eq!(queue.discard(&any, 30).await, Ok(30));
+    assert_eq!(discarded(&queue, &any, 30).await, Ok(30));
     let left = queue.dead_letters(&any, None, 100).await.expect("a page");
     let left: Vec<String> = left.into_iter().map(|letter| letter.id.to_string()).collect();
     assert_eq!(left, listed_ids[50..]);
@@ -157,7 +158,7 @@ async fn another_number_of_shards_is_refused_and_takes_nothing_in_beside_the_old
                 assert!(told.contains(part), "{part}: {told}");
             }
         }
-        let request = LeaseRequest { max: 1, lease_for: LONG, wait: Duration::ZERO };
+        let request = request(1, LONG, Duration::ZERO);
         assert!(matches!(queue.lease(request).await, Err(QueueError::Deployment(_))));
         assert!(matches!(queue.stats().await, Err(QueueError::Deployment(_))));
         assert_eq!(drain(&sharded(&server, there)).await, set(&names("msg", 0..1)));
@@ -188,11 +189,11 @@ async fn several_shards_are_waited_on_at_once() {
         let waiting = Arc::clone(&queue);
         let mut lanes = JoinSet::new();
         lanes.spawn(async move {
-            let request = LeaseRequest { max: 1, lease_for: LONG, wait: Duration::from_secs(50) };
+            let request = request(1, LONG, Duration::from_secs(50));
             waiting.lease(request).await.expect("the queue gives")
         });
         tokio::task::yield_now().await;
-        queue.enqueue_many(&[delivery(&id[0])]).await.expect("the queue takes it");
+        all_of(queue.enqueue_many(&[delivery(&id[0])]).await).expect("the queue takes it");
         let leases = lanes.join_next().await.expect("a lane").expect("no panic");
         assert_eq!(ids(&leases), set(id));
     }

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rollbook_core::queue::{
-    Consumer as _, DeadLetterFilter, LeaseRequest, QueueAdmin as _, QueueError, Settled, Settlement,
+    Consumer as _, DeadLetterFilter, QueueAdmin as _, QueueError, Settled, Settlement,
 };
 use rollbook_redis::RedisQueue;
 use rollbook_testkit::process::until;
+use rollbook_testkit::queues::request;
 use tokio::task::JoinSet;
 
-use crate::support::{dead_letter, drain, is_whole, names, retry, stats, try_enqueue};
+use crate::support::{dead_letter, drain, is_whole, names, redriven, retry, stats, try_enqueue};
 
 /// What has happened so far.
 #[derive(Default)]
@@ -75,8 +76,7 @@ impl Storm {
         assert!(lost.is_empty(), "lost: {lost:?}");
         let dead = stats(queue).await.dead;
         assert!(dead > 0, "chance has parked none");
-        let redriven =
-            queue.redrive(&DeadLetterFilter::default(), usize::MAX).await.expect("the queue redrives");
+        let redriven = redriven(queue, &DeadLetterFilter::default(), 100_000).await.expect("a step");
         assert_eq!((redriven as u64, drain(queue).await.len() as u64), (dead, dead));
         seen.errors
     }
@@ -109,11 +109,9 @@ async fn produce(queue: Arc<RedisQueue>, share: Vec<String>, seen: Arc<Mutex<See
 /// Leases by chance, settles by chance, and now and then lets a lease run out.
 async fn work(queue: Arc<RedisQueue>, seen: Arc<Mutex<Seen>>, mut rng: fastrand::Rng) {
     while !seen.lock().expect("no panic").is_over {
-        let request = LeaseRequest {
-            max: rng.usize(1..=30),
-            lease_for: Duration::from_millis(rng.u64(30..300)),
-            wait: Duration::from_millis(rng.u64(0..50)),
-        };
+        let (lease_for, wait) = (rng.u64(30..300), rng.u64(0..50));
+        let (lease_for, wait) = (Duration::from_millis(lease_for), Duration::from_millis(wait));
+        let request = request(rng.usize(1..=30), lease_for, wait);
         let leases = match queue.lease(request).await {
             Ok(leases) => leases,
             Err(error) => {
@@ -139,16 +137,15 @@ async fn work(queue: Arc<RedisQueue>, seen: Arc<Mutex<Seen>>, mut rng: fastrand:
         if rng.u8(..20) == 0 {
             tokio::time::sleep(Duration::from_millis(150)).await;
         }
-        let answers = queue.settle_many(settlements.clone()).await;
+        let answers = queue.settle_many(&settlements).await;
         let mut seen = seen.lock().expect("no panic");
-        let stood =
-            |index| answers.as_ref().map_or(true, |answers: &Vec<Settled>| answers[index] == Settled::Done);
+        let stood = |index: usize| answers[index].as_ref().map_or(true, |answer| *answer == Settled::Done);
         for (index, (lease, settlement)) in settlements.iter().enumerate() {
             let is_end = matches!(settlement, Settlement::Ack | Settlement::DeadLetter { .. });
             if is_end && stood(index) {
                 seen.ended.insert(lease.id.to_string());
             }
         }
-        seen.errors.extend(answers.err());
+        seen.errors.extend(answers.into_iter().filter_map(Result::err));
     }
 }

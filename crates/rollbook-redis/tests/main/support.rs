@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer as _, Enqueued, Lease, LeaseRequest, Producer as _, QueueAdmin as _, QueueError, QueueStats,
+    Consumer as _, DeadLetterFilter, Enqueued, Lease, Producer as _, QueueAdmin as _, QueueError, QueueStats,
     Settled, Settlement,
 };
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
 use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
 use rollbook_testkit::process::DEADLINE;
+use rollbook_testkit::queues::{all_of, request};
 use rollbook_testkit::servers::redis::RedisServer;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
@@ -61,7 +62,7 @@ pub(crate) fn delivery(id: &str) -> Delivery {
 
 pub(crate) async fn try_enqueue(queue: &RedisQueue, ids: &[String]) -> Result<Vec<Enqueued>, QueueError> {
     let deliveries: Vec<Delivery> = ids.iter().map(|id| delivery(id)).collect();
-    queue.enqueue_many(&deliveries).await
+    all_of(queue.enqueue_many(&deliveries).await)
 }
 
 /// Takes in what must all be new.
@@ -72,7 +73,7 @@ pub(crate) async fn enqueue(queue: &RedisQueue, ids: &[String]) {
 
 /// Leases what is due now, for long.
 pub(crate) async fn lease(queue: &RedisQueue, max: usize) -> Vec<Lease> {
-    let request = LeaseRequest { max, lease_for: LONG, wait: Duration::ZERO };
+    let request = request(max, LONG, Duration::ZERO);
     let leases = queue.lease(request).await.expect("the queue gives");
     assert!(leases.iter().all(is_whole), "each message has its own body");
     leases
@@ -84,11 +85,28 @@ pub(crate) async fn lease_in_time(queue: &RedisQueue, count: usize) -> Vec<Lease
     let mut leases = Vec::new();
     while leases.len() < count {
         assert!(started.elapsed() < DEADLINE, "{} of {count} leased", leases.len());
-        let request =
-            LeaseRequest { max: count - leases.len(), lease_for: LONG, wait: Duration::from_secs(1) };
+        let request = request(count - leases.len(), LONG, Duration::from_secs(1));
         leases.extend(queue.lease(request).await.expect("the queue gives"));
     }
     leases
+}
+
+/// One step of a redrive: how many went.
+pub(crate) async fn redriven(
+    queue: &RedisQueue,
+    filter: &DeadLetterFilter,
+    limit: usize,
+) -> Result<usize, QueueError> {
+    Ok(queue.redrive(filter, None, limit).await?.changed)
+}
+
+/// One step of discarding: how many are gone.
+pub(crate) async fn discarded(
+    queue: &RedisQueue,
+    filter: &DeadLetterFilter,
+    limit: usize,
+) -> Result<usize, QueueError> {
+    Ok(queue.discard(filter, None, limit).await?.changed)
 }
 
 /// Whether this is the body that [`delivery`] makes.
@@ -97,8 +115,8 @@ pub(crate) fn is_whole(lease: &Lease) -> bool {
 }
 
 pub(crate) async fn settle(queue: &RedisQueue, leases: &[Lease], settlement: &Settlement) -> Vec<Settled> {
-    let settlements = leases.iter().map(|lease| (lease.clone(), settlement.clone())).collect();
-    queue.settle_many(settlements).await.expect("the queue settles")
+    let settlements: Vec<_> = leases.iter().map(|lease| (lease.clone(), settlement.clone())).collect();
+    all_of(queue.settle_many(&settlements).await).expect("the queue settles")
 }
 
 /// Settles what must all stand.

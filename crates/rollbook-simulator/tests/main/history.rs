@@ -27,6 +27,7 @@ fn message(event: &Event) -> Lease {
         received_at: event.at,
         traceparent: None,
         body: event.body.clone(),
+        unreadable: None,
     }
 }
 

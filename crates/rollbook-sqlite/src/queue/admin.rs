@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use rollbook_core::delivery::MessageId;
-use rollbook_core::queue::{DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueStats};
+use rollbook_core::queue::{
+    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueError, QueueStats,
+};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
@@ -94,18 +96,34 @@ pub(super) fn list(
     })
 }
 
-fn sequences(connection: &Connection, filter: &DeadLetterFilter, limit: usize) -> rusqlite::Result<Vec<i64>> {
-    matching(connection, "seq", filter, None, limit, |row| row.get(0))
+/// The dead letters that one step of a bulk operation changes, and where the next step begins. A step looks at
+/// no more than `limit`, whether they match or not.
+fn step(
+    connection: &Connection,
+    filter: &DeadLetterFilter,
+    after: Option<DeadLetterPosition>,
+    limit: usize,
+) -> rusqlite::Result<(Vec<i64>, Option<DeadLetterPosition>)> {
+    if filter.id.is_some() {
+        // One at most, found by its index.
+        return Ok((matching(connection, "seq", filter, after, 1, |row| row.get(0))?, None));
+    }
+    let everything = DeadLetterFilter::default();
+    let looked_at: Vec<i64> = matching(connection, "seq", &everything, after, limit, |row| row.get(0))?;
+    let last = looked_at.last().copied().unwrap_or_default();
+    let mut chosen: Vec<i64> = matching(connection, "seq", filter, after, limit, |row| row.get(0))?;
+    chosen.retain(|seq| *seq <= last);
+    Ok((chosen, (looked_at.len() >= limit).then_some(DeadLetterPosition(last))))
 }
 
-/// Moves dead letters back, as far as the queue has room.
+/// One step of moving dead letters back, as far as the queue has room.
 pub(super) fn redrive(
     connection: &Connection,
     filter: &DeadLetterFilter,
+    after: Option<DeadLetterPosition>,
     limit: usize,
-    now: Timestamp,
-    depth_max: u64,
-) -> rusqlite::Result<usize> {
+    (now, depth_max): (Timestamp, u64),
+) -> rusqlite::Result<Result<BulkStep, QueueError>> {
     let mut counters = Counters::read(connection)?;
     let room = usize::try_from(depth_max.saturating_sub(counters.depth)).unwrap_or(usize::MAX);
     let mut message = connection.prepare_cached(
@@ -118,7 +136,14 @@ pub(super) fn redrive(
          SELECT seq, enqueued_at, NULL, 0, 0, received_at FROM messages WHERE seq = ?1",
     )?;
     let mut dead_letter = connection.prepare_cached("DELETE FROM dead_letters WHERE seq = ?1")?;
-    let chosen = sequences(connection, filter, limit.min(room))?;
+    let (mut chosen, mut next) = step(connection, filter, after, limit)?;
+    if chosen.len() > room {
+        chosen.truncate(room);
+        let Some(last) = chosen.last() else {
+            return Ok(Err(QueueError::Full { depth: counters.depth, limit: depth_max }));
+        };
+        next = Some(DeadLetterPosition(*last));
+    }
     for dead_seq in &chosen {
         counters.seq += 1;
         message.execute((dead_seq, counters.seq, now.as_millis()))?;
@@ -128,22 +153,23 @@ pub(super) fn redrive(
     counters.depth += count(chosen.len());
     counters.dead -= count(chosen.len());
     counters.write(connection)?;
-    Ok(chosen.len())
+    Ok(Ok(BulkStep { changed: chosen.len(), next }))
 }
 
-/// Deletes dead letters for good.
+/// One step of deleting dead letters for good.
 pub(super) fn discard(
     connection: &Connection,
     filter: &DeadLetterFilter,
+    after: Option<DeadLetterPosition>,
     limit: usize,
-) -> rusqlite::Result<usize> {
+) -> rusqlite::Result<BulkStep> {
     let mut counters = Counters::read(connection)?;
     let mut dead_letter = connection.prepare_cached("DELETE FROM dead_letters WHERE seq = ?1")?;
-    let chosen = sequences(connection, filter, limit)?;
+    let (chosen, next) = step(connection, filter, after, limit)?;
     for seq in &chosen {
         dead_letter.execute((seq,))?;
     }
     counters.dead -= count(chosen.len());
     counters.write(connection)?;
-    Ok(chosen.len())
+    Ok(BulkStep { changed: chosen.len(), next })
 }

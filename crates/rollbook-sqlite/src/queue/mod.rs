@@ -19,9 +19,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest,
-    MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage, Settled,
-    Settlement,
+    BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
+    LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
+    Settled, Settlement,
 };
 use rollbook_core::time::Clock;
 use rollbook_core::trace::Traceparent;
@@ -67,24 +67,25 @@ impl SqliteQueue {
     }
 
     async fn lease_now(&self, request: &LeaseRequest) -> Result<lease::Taken, QueueError> {
-        let (max, lease_for, now) = (request.max, request.lease_for, self.clock.now());
-        Ok(self.database.run(move |connection| lease::take(connection, max, lease_for, now)).await?)
+        let (request, now) = (request.clone(), self.clock.now());
+        Ok(self.database.run(move |connection| lease::take(connection, &request, now)).await?)
     }
 }
 
 #[async_trait]
 impl Producer for SqliteQueue {
-    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError> {
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
         if deliveries.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        let (deliveries, now, depth_max) = (deliveries.to_vec(), self.clock.now(), self.depth_max);
-        let answers = self
-            .database
-            .run(move |connection| enqueue::insert(connection, &deliveries, now, depth_max))
-            .await??;
+        let (count, now, depth_max) = (deliveries.len(), self.clock.now(), self.depth_max);
+        let deliveries = deliveries.to_vec();
+        let inserted =
+            self.database.run(move |connection| enqueue::insert(connection, &deliveries, now, depth_max));
+        // One transaction: where it fails, nothing of it is there.
+        let answers = inserted.await.unwrap_or_else(|error| vec![Err(error.into()); count]);
         self.due.notify_waiters();
-        Ok(answers)
+        answers
     }
 }
 
@@ -114,18 +115,27 @@ impl Consumer for SqliteQueue {
         }
     }
 
-    async fn settle_many(&self, settlements: Vec<(Lease, Settlement)>) -> Result<Vec<Settled>, QueueError> {
+    async fn count_attempt(&self, lease: &Lease) -> Result<Settled, QueueError> {
+        let lease = lease.clone();
+        Ok(self.database.run(move |connection| settle::count_attempt(connection, &lease)).await?)
+    }
+
+    async fn settle_many(&self, settlements: &[(Lease, Settlement)]) -> Vec<Result<Settled, QueueError>> {
         if settlements.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        let now = self.clock.now();
+        let (count, now) = (settlements.len(), self.clock.now());
         let releases = settlements.iter().any(|(_, settlement)| matches!(settlement, Settlement::Release));
-        let settled =
-            self.database.run(move |connection| settle::settle(connection, &settlements, now)).await?;
+        let settlements = settlements.to_vec();
+        let settled = self.database.run(move |connection| settle::settle(connection, &settlements, now));
+        let settled = match settled.await {
+            Ok(settled) => settled.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error.into()); count],
+        };
         if releases {
             self.due.notify_one();
         }
-        Ok(settled)
+        settled
     }
 }
 
@@ -146,19 +156,29 @@ impl QueueAdmin for SqliteQueue {
         Ok(self.database.read(move |connection| admin::list(connection, &filter, after, limit)).await?)
     }
 
-    async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
+    async fn redrive(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
         let (filter, now, depth_max) = (filter.clone(), self.clock.now(), self.depth_max);
         let moved = self
             .database
-            .run(move |connection| admin::redrive(connection, &filter, limit, now, depth_max))
-            .await?;
+            .run(move |connection| admin::redrive(connection, &filter, after, limit, (now, depth_max)))
+            .await??;
         self.due.notify_waiters();
         Ok(moved)
     }
 
-    async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
+    async fn discard(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
         let filter = filter.clone();
-        Ok(self.database.run(move |connection| admin::discard(connection, &filter, limit)).await?)
+        Ok(self.database.run(move |connection| admin::discard(connection, &filter, after, limit)).await?)
     }
 
     async fn messages(

@@ -16,13 +16,27 @@ pub(super) fn settle(
     let mut settled = Vec::with_capacity(settlements.len());
     for (lease, settlement) in settlements {
         let done = match entry(lease) {
-            Some(entry) => end(connection, entry, settlement, now, &mut counters)?,
+            Some(entry) => end(connection, entry, (lease.attempt, settlement), now, &mut counters)?,
             None => false,
         };
         settled.push(if done { Settled::Done } else { Settled::LeaseLost });
     }
     counters.write(connection)?;
     Ok(settled)
+}
+
+/// Counts the attempt of a lease that still stands.
+pub(super) fn count_attempt(connection: &Connection, lease: &Lease) -> rusqlite::Result<Settled> {
+    let stands = match entry(lease) {
+        Some(entry) => set_attempts(connection, entry, lease.attempt)?,
+        None => false,
+    };
+    Ok(if stands { Settled::Done } else { Settled::LeaseLost })
+}
+
+fn set_attempts(connection: &Connection, (seq, token): (i64, i64), attempts: u32) -> rusqlite::Result<bool> {
+    let sql = "UPDATE leases SET attempts = ?3 WHERE seq = ?1 AND token = ?2";
+    Ok(connection.prepare_cached(sql)?.execute((seq, token, attempts))? == 1)
 }
 
 /// A lease's token is `seq:token`, as [`super::lease`] wrote it.
@@ -34,7 +48,7 @@ fn entry(lease: &Lease) -> Option<(i64, i64)> {
 fn end(
     connection: &Connection,
     entry: (i64, i64),
-    settlement: &Settlement,
+    (attempt, settlement): (u32, &Settlement),
     now: Timestamp,
     counters: &mut Counters,
 ) -> rusqlite::Result<bool> {
@@ -43,19 +57,20 @@ fn end(
         Settlement::Ack => remove(connection, entry, counters),
         Settlement::Retry { after, .. } => {
             let mut statement = connection.prepare_cached(
-                "UPDATE leases SET token = NULL, due_at = ?3, unsettled = 0 WHERE seq = ?1 AND token = ?2",
+                "UPDATE leases SET token = NULL, due_at = ?3, unsettled = 0, attempts = ?4
+                  WHERE seq = ?1 AND token = ?2",
             )?;
-            Ok(statement.execute((seq, token, now.plus(*after).as_millis()))? == 1)
+            Ok(statement.execute((seq, token, now.plus(*after).as_millis(), attempt))? == 1)
         }
         Settlement::Release => {
             let mut statement = connection.prepare_cached(
-                "UPDATE leases SET token = NULL, due_at = ?3, attempts = attempts - 1
-                  WHERE seq = ?1 AND token = ?2",
+                "UPDATE leases SET token = NULL, due_at = ?3, attempts = ?4 WHERE seq = ?1 AND token = ?2",
             )?;
-            Ok(statement.execute((seq, token, now.as_millis()))? == 1)
+            Ok(statement.execute((seq, token, now.as_millis(), attempt.saturating_sub(1)))? == 1)
         }
         Settlement::DeadLetter { failure } => {
             let why = (failure.reason.as_str(), failure.detail.as_str(), failure.event_type.as_deref());
+            set_attempts(connection, entry, attempt)?;
             park(connection, entry, now, why, counters)
         }
     }
@@ -76,7 +91,7 @@ fn remove(
 }
 
 /// Moves a leased message to the dead letters, with its reason, detail and event type.
-pub(super) fn park(
+fn park(
     connection: &Connection,
     entry: (i64, i64),
     now: Timestamp,

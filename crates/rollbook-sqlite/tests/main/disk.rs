@@ -13,6 +13,7 @@ use rollbook_core::store::{Store as _, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
+use rollbook_testkit::queues::{all_of, request};
 
 const NOW: i64 = 1_785_312_000_000;
 
@@ -58,8 +59,8 @@ async fn a_file_without_its_migrations_is_refused_with_the_command_that_mends_it
     assert!(text.contains("rollbook migrate"), "{text}");
 }
 
-fn request(max: usize) -> LeaseRequest {
-    LeaseRequest { max, lease_for: Duration::from_secs(60), wait: Duration::ZERO }
+fn at_once(max: usize) -> LeaseRequest {
+    request(max, Duration::from_secs(60), Duration::ZERO)
 }
 
 #[tokio::test]
@@ -67,10 +68,10 @@ async fn two_processes_on_one_file_share_one_queue() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("queue.db");
     let (receiver, worker) = (queue(&path), queue(&path));
-    receiver.enqueue_many(&deliveries("a", 3, 100)).await.expect("the queue takes deliveries");
-    assert_eq!(worker.lease(request(2)).await.expect("leases").len(), 2);
-    assert_eq!(receiver.lease(request(2)).await.expect("leases").len(), 1);
-    let again = worker.enqueue_many(&deliveries("a", 1, 100)).await.expect("an answer");
+    all_of(receiver.enqueue_many(&deliveries("a", 3, 100)).await).expect("the queue takes deliveries");
+    assert_eq!(worker.lease(at_once(2)).await.expect("leases").len(), 2);
+    assert_eq!(receiver.lease(at_once(2)).await.expect("leases").len(), 1);
+    let again = all_of(worker.enqueue_many(&deliveries("a", 1, 100)).await).expect("an answer");
     assert_eq!(again, [Enqueued::Duplicate]);
     assert_eq!(receiver.stats().await.expect("counts").leased, 3);
 }
@@ -80,9 +81,9 @@ async fn a_worker_in_another_process_finds_a_message_within_its_wait() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("queue.db");
     let (receiver, worker) = (queue(&path), queue(&path));
-    let wait = LeaseRequest { wait: Duration::from_secs(20), ..request(5) };
+    let wait = LeaseRequest { wait: Duration::from_secs(20), ..at_once(5) };
     let enqueue = async {
-        receiver.enqueue_many(&deliveries("late", 1, 10)).await.expect("the queue takes deliveries");
+        all_of(receiver.enqueue_many(&deliveries("late", 1, 10)).await).expect("the queue takes deliveries");
     };
     let (leases, ()) = tokio::join!(worker.lease(wait), enqueue);
     assert_eq!(leases.expect("leases").len(), 1);
@@ -97,7 +98,7 @@ async fn many_callers_at_once_each_get_their_own_answer() {
         let queue = Arc::clone(&queue);
         callers.spawn(async move {
             let mine = deliveries(&format!("c{}", index / 2), 1 + index % 2, 50);
-            queue.enqueue_many(&mine).await.expect("an answer").len() == mine.len()
+            all_of(queue.enqueue_many(&mine).await).expect("an answer").len() == mine.len()
         });
     }
     assert!(callers.join_all().await.into_iter().all(|whole| whole));
@@ -110,11 +111,11 @@ async fn a_clock_that_goes_back_hides_no_message() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("queue.db");
     let (ahead, behind) = (queue_at(&path, clock_at(NOW + 7_200_000)), queue(&path));
-    ahead.enqueue_many(&deliveries("first", 1, 10)).await.expect("the queue takes deliveries");
-    behind.enqueue_many(&deliveries("second", 1, 10)).await.expect("the queue takes deliveries");
+    all_of(ahead.enqueue_many(&deliveries("first", 1, 10)).await).expect("the queue takes deliveries");
+    all_of(behind.enqueue_many(&deliveries("second", 1, 10)).await).expect("the queue takes deliveries");
     let mut given = Vec::new();
     for _ in 0..2 {
-        given.extend(behind.lease(request(1)).await.expect("leases"));
+        given.extend(behind.lease(at_once(1)).await.expect("leases"));
     }
     let given: Vec<&str> = given.iter().map(|lease| lease.id.as_str()).collect();
     assert_eq!(given, ["msg_first_0", "msg_second_0"]);

@@ -14,11 +14,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease, LeaseRequest,
-    LeaseToken, MessageState, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats,
-    QueuedMessage, Settled, Settlement,
+    BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
+    LeaseRequest, LeaseToken, MessageState, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError,
+    QueueStats, QueuedMessage, Settled, Settlement,
 };
-use rollbook_core::retry::{Failure, Reason};
+use rollbook_core::retry::Failure;
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::trace::Traceparent;
 use tokio::sync::Notify;
@@ -37,6 +37,8 @@ pub struct MemoryQueue {
 struct State {
     messages: BTreeMap<MessageId, Message>,
     dead: BTreeMap<DeadLetterPosition, DeadLetter>,
+    /// What the last request of each lane was given.
+    requests: BTreeMap<u32, (u64, Vec<(MessageId, LeaseToken)>)>,
     /// Counts everything that must never be the same twice: arrivals, tokens, positions.
     last_number: i64,
 }
@@ -84,17 +86,21 @@ impl Message {
         if self.leased.is_some() {
             self.unsettled += 1;
         }
-        self.attempts += 1;
         self.due_at = due_at;
         self.leased = Some(token.clone());
+        self.show_lease(id, token)
+    }
+
+    fn show_lease(&self, id: &MessageId, token: LeaseToken) -> Lease {
         Lease {
             token,
             id: id.clone(),
-            attempt: self.attempts,
+            attempt: self.attempts + 1,
             unsettled: self.unsettled,
             received_at: self.received_at,
             traceparent: self.traceparent,
             body: self.body.clone(),
+            unreadable: self.corrupt.then(|| "the queue's entry can't be read back".to_owned()),
         }
     }
 }
@@ -105,7 +111,7 @@ impl MemoryQueue {
         Self { depth_max, clock, state: Mutex::default(), changed: Notify::new() }
     }
 
-    /// Damages the entry of a message that waits: the next lease parks it instead of giving it.
+    /// Damages the entry of a message that waits: its next lease says that it can't be read.
     /// Whether there is such a message.
     pub fn corrupt(&self, id: &MessageId) -> bool {
         self.state().messages.get_mut(id).map(|message| message.corrupt = true).is_some()
@@ -142,10 +148,19 @@ impl MemoryQueue {
     fn lease_now(&self, request: &LeaseRequest) -> Vec<Lease> {
         let now = self.clock.now();
         let mut state = self.state();
-        state.park_corrupt(now);
-        let mut ids = state.due(now);
-        ids.truncate(request.max);
-        state.lease(&ids, now.plus(request.lease_for))
+        let due_at = now.plus(request.lease_for);
+        let leases = match state.repeated(request, now) {
+            leases if leases.is_empty() => {
+                let mut ids = state.due(now);
+                let fitting = state.fitting(&ids, request);
+                ids.truncate(fitting);
+                state.lease(&ids, due_at)
+            }
+            leases => leases,
+        };
+        let given = leases.iter().map(|lease| (lease.id.clone(), lease.token.clone())).collect();
+        state.requests.insert(request.id.lane, (request.id.number, given));
+        leases
     }
 
     /// How long until the next message is due, where one waits.
@@ -179,11 +194,40 @@ impl State {
         leases
     }
 
-    fn park_corrupt(&mut self, now: Timestamp) {
-        for id in self.due(now).into_iter().filter(|id| self.messages[id].corrupt).collect::<Vec<_>>() {
-            let detail = "the queue's entry can't be read back".to_owned();
-            self.park(&id, Failure { reason: Reason::CorruptEntry, detail, event_type: None }, now);
+    /// How many of these, in their order, the request has room for.
+    fn fitting(&self, ids: &[MessageId], request: &LeaseRequest) -> usize {
+        let mut bytes = 0;
+        let fits = |id: &&MessageId| {
+            let is_first = bytes == 0;
+            bytes += self.messages[*id].body.len().max(1);
+            is_first || bytes <= request.bytes_max
+        };
+        ids.iter().take(request.max).take_while(fits).count()
+    }
+
+    /// What this very request took before and still holds. What no longer fits into it is released.
+    fn repeated(&mut self, request: &LeaseRequest, now: Timestamp) -> Vec<Lease> {
+        let Some((number, given)) = self.requests.get(&request.id.lane) else { return Vec::new() };
+        if *number != request.id.number {
+            return Vec::new();
         }
+        let mut held = given.clone();
+        held.retain(|(id, token)| {
+            self.messages.get(id).is_some_and(|held| held.leased.as_ref() == Some(token) && held.due_at > now)
+        });
+        let ids: Vec<MessageId> = held.iter().map(|(id, _)| id.clone()).collect();
+        let rest = held.split_off(self.fitting(&ids, request));
+        for (id, _) in rest {
+            if let Some(message) = self.messages.get_mut(&id) {
+                (message.leased, message.due_at) = (None, now);
+            }
+        }
+        held.into_iter().map(|(id, token)| self.messages[&id].show_lease(&id, token)).collect()
+    }
+
+    /// The message of a lease that stands. A lease that ran out but that nobody took still stands.
+    fn held(&mut self, lease: &Lease) -> Option<&mut Message> {
+        self.messages.get_mut(&lease.id).filter(|held| held.leased.as_ref() == Some(&lease.token))
     }
 
     fn park(&mut self, id: &MessageId, failure: Failure, now: Timestamp) {
@@ -203,10 +247,9 @@ impl State {
     }
 
     fn settle(&mut self, lease: &Lease, settlement: Settlement, now: Timestamp) -> Settled {
-        // A lease that ran out but that nobody took still has its mark, and may still be settled.
-        let held = self.messages.get_mut(&lease.id).filter(|held| held.leased.as_ref() == Some(&lease.token));
-        let Some(message) = held else { return Settled::LeaseLost };
+        let Some(message) = self.held(lease) else { return Settled::LeaseLost };
         message.leased = None;
+        message.attempts = lease.attempt;
         match settlement {
             Settlement::Ack => drop(self.messages.remove(&lease.id)),
             Settlement::Retry { after, .. } => {
@@ -236,9 +279,18 @@ impl State {
         stats
     }
 
-    fn matching(&self, filter: &DeadLetterFilter, limit: usize) -> Vec<DeadLetterPosition> {
-        let matching = self.dead.values().filter(|letter| matches(filter, letter));
-        matching.map(|letter| letter.position).take(limit).collect()
+    /// The dead letters that match among the next `limit`, and where the next step begins.
+    fn step(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> (Vec<DeadLetterPosition>, Option<DeadLetterPosition>) {
+        let behind = self.dead.values().filter(|letter| after.is_none_or(|after| letter.position > after));
+        let looked_at: Vec<_> = behind.take(limit).collect();
+        let next = looked_at.last().map(|letter| letter.position).filter(|_| looked_at.len() == limit);
+        let chosen = looked_at.into_iter().filter(|letter| matches(filter, letter));
+        (chosen.map(|letter| letter.position).collect(), next)
     }
 }
 
@@ -252,31 +304,27 @@ fn matches(filter: &DeadLetterFilter, letter: &DeadLetter) -> bool {
 
 #[async_trait]
 impl Producer for MemoryQueue {
-    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError> {
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
         let now = self.clock.now();
         let mut state = self.state();
-        let depth = state.messages.len() as u64;
-        let new: BTreeSet<&MessageId> = deliveries
-            .iter()
-            .map(|delivery| &delivery.id)
-            .filter(|id| !state.messages.contains_key(id))
-            .collect();
-        if depth + new.len() as u64 > self.depth_max {
-            return Err(QueueError::Full { depth, limit: self.depth_max });
-        }
         let mut answers = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
             if state.messages.contains_key(&delivery.id) {
-                answers.push(Enqueued::Duplicate);
+                answers.push(Ok(Enqueued::Duplicate));
+                continue;
+            }
+            let depth = state.messages.len() as u64;
+            if depth >= self.depth_max {
+                answers.push(Err(QueueError::Full { depth, limit: self.depth_max }));
                 continue;
             }
             state.dead.retain(|_, letter| letter.id != delivery.id);
             let message = Message::new(delivery.clone(), now, state.next_number());
             state.messages.insert(delivery.id.clone(), message);
-            answers.push(Enqueued::Queued);
+            answers.push(Ok(Enqueued::Queued));
         }
         self.changed.notify_waiters();
-        Ok(answers)
+        answers
     }
 }
 
@@ -299,13 +347,21 @@ impl Consumer for MemoryQueue {
         }
     }
 
-    async fn settle_many(&self, settlements: Vec<(Lease, Settlement)>) -> Result<Vec<Settled>, QueueError> {
+    async fn count_attempt(&self, lease: &Lease) -> Result<Settled, QueueError> {
+        let mut state = self.state();
+        let Some(message) = state.held(lease) else { return Ok(Settled::LeaseLost) };
+        message.attempts = lease.attempt;
+        Ok(Settled::Done)
+    }
+
+    async fn settle_many(&self, settlements: &[(Lease, Settlement)]) -> Vec<Result<Settled, QueueError>> {
         let now = self.clock.now();
         let mut state = self.state();
-        let settle = |(lease, settlement)| state.settle(&lease, settlement, now);
-        let answers = settlements.into_iter().map(settle).collect();
+        let settle =
+            |(lease, settlement): &(Lease, Settlement)| Ok(state.settle(lease, settlement.clone(), now));
+        let answers = settlements.iter().map(settle).collect();
         self.changed.notify_waiters();
-        Ok(answers)
+        answers
     }
 }
 
@@ -326,12 +382,24 @@ impl QueueAdmin for MemoryQueue {
         Ok(behind.filter(|letter| matches(filter, letter)).take(limit).cloned().collect())
     }
 
-    async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
+    async fn redrive(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
         let now = self.clock.now();
         let mut state = self.state();
-        let room = self.depth_max.saturating_sub(state.messages.len() as u64);
-        let limit = limit.min(usize::try_from(room).unwrap_or(usize::MAX));
-        let positions = state.matching(filter, limit);
+        let depth = state.messages.len() as u64;
+        let room = usize::try_from(self.depth_max.saturating_sub(depth)).unwrap_or(usize::MAX);
+        let (mut positions, mut next) = state.step(filter, after, limit);
+        if positions.len() > room {
+            positions.truncate(room);
+            next = positions.last().copied();
+            if next.is_none() {
+                return Err(QueueError::Full { depth, limit: self.depth_max });
+            }
+        }
         for letter in positions.iter().filter_map(|position| state.dead.remove(position)).collect::<Vec<_>>()
         {
             let DeadLetter { id, received_at, traceparent, body, .. } = letter;
@@ -340,14 +408,19 @@ impl QueueAdmin for MemoryQueue {
             state.messages.insert(id, message);
         }
         self.changed.notify_waiters();
-        Ok(positions.len())
+        Ok(BulkStep { changed: positions.len(), next })
     }
 
-    async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> Result<usize, QueueError> {
+    async fn discard(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
         let mut state = self.state();
-        let positions = state.matching(filter, limit);
+        let (positions, next) = state.step(filter, after, limit);
         state.dead.retain(|position, _| !positions.contains(position));
-        Ok(positions.len())
+        Ok(BulkStep { changed: positions.len(), next })
     }
 
     async fn messages(

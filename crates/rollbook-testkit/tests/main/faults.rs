@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::delivery::{Delivery, MessageId};
-use rollbook_core::queue::{Consumer as _, Enqueued, LeaseRequest, Producer, QueueAdmin as _, QueueError};
+use rollbook_core::queue::{Consumer as _, Enqueued, Producer, QueueAdmin as _, QueueError};
 use rollbook_core::store::{Store, StoreError};
 use rollbook_core::time::{Clock as _, Timestamp};
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::faults::{Fault, FaultyProducer, FaultyStore, Gate, QueueCall, StoreCall};
 use rollbook_testkit::memory::queue::MemoryQueue;
 use rollbook_testkit::memory::store::MemoryStore;
+use rollbook_testkit::queues::{all_of, request};
 
 fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::new(Timestamp::from_millis(1000)))
@@ -49,7 +50,7 @@ async fn a_failed_call_has_done_nothing_and_a_lost_answer_hides_what_was_done() 
     let away = QueueError::Unavailable("away".into());
     for (fault, waits) in [(Fault::Fail(away.clone()), 0), (Fault::FailAfter(away.clone()), 1)] {
         let (queue, producer) = faulty(fault);
-        assert_eq!(producer.enqueue_many(&[delivery()]).await, Err(away.clone()));
+        assert_eq!(producer.enqueue_many(&[delivery()]).await, [Err(away.clone())]);
         assert_eq!(queue.message_ids().len(), waits);
     }
 }
@@ -65,7 +66,7 @@ async fn a_call_waits_at_its_gate_until_that_is_opened() {
     };
     let deliveries = [delivery()];
     let (answers, ()) = tokio::join!(producer.enqueue_many(&deliveries), open);
-    assert_eq!(answers, Ok(vec![Enqueued::Queued]));
+    assert_eq!(answers, [Ok(Enqueued::Queued)]);
 }
 
 #[tokio::test]
@@ -90,9 +91,9 @@ async fn a_fault_strikes_only_the_call_that_it_is_for() {
 async fn a_waiting_lease_of_the_model_takes_what_becomes_due_meanwhile() {
     let clock = clock();
     let queue = MemoryQueue::new(10, clock.clone());
-    queue.enqueue_many(&[delivery()]).await.expect("there is room");
+    all_of(queue.enqueue_many(&[delivery()]).await).expect("there is room");
     let lease_for = Duration::from_secs(60);
-    let request = LeaseRequest { max: 1, lease_for, wait: Duration::from_secs(90) };
+    let request = request(1, lease_for, Duration::from_secs(90));
     assert_eq!(queue.lease(request.clone()).await.expect("one waits").len(), 1);
     assert_eq!(queue.stats().await.map(|stats| stats.leased), Ok(1));
     let pass = async {

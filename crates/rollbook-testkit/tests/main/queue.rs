@@ -114,14 +114,19 @@ impl Consumer for ReleasesCount {
         self.0.lease(request).await
     }
 
-    async fn settle_many(&self, settlements: Vec<(Lease, Settlement)>) -> Result<Vec<Settled>, QueueError> {
+    async fn count_attempt(&self, lease: &Lease) -> Result<Settled, QueueError> {
+        self.0.count_attempt(lease).await
+    }
+
+    async fn settle_many(&self, settlements: &[(Lease, Settlement)]) -> Vec<Result<Settled, QueueError>> {
         let failure = Failure { reason: Reason::StoreRefused, detail: String::new(), event_type: None };
         let counted = |settlement| match settlement {
             Settlement::Release => Settlement::Retry { after: Duration::ZERO, failure: failure.clone() },
             other => other,
         };
-        let settlements = settlements.into_iter().map(|(lease, how)| (lease, counted(how))).collect();
-        self.0.settle_many(settlements).await
+        let settlements: Vec<_> =
+            settlements.iter().cloned().map(|(lease, how)| (lease, counted(how))).collect();
+        self.0.settle_many(&settlements).await
     }
 }
 

@@ -111,7 +111,11 @@ impl Consumer for StopsMidway {
         Ok(leases)
     }
 
-    async fn settle_many(&self, settlements: Vec<(Lease, Settlement)>) -> Result<Vec<Settled>, QueueError> {
+    async fn count_attempt(&self, lease: &Lease) -> Result<Settled, QueueError> {
+        self.inner.count_attempt(lease).await
+    }
+
+    async fn settle_many(&self, settlements: &[(Lease, Settlement)]) -> Vec<Result<Settled, QueueError>> {
         self.inner.settle_many(settlements).await
     }
 }

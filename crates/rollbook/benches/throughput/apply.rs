@@ -14,6 +14,7 @@ use rusqlite::types::Value;
 use crate::Scale;
 use crate::load::{self, BINARY, per_second};
 use crate::report::{Baseline, Report, median, progress};
+use rollbook_testkit::queues::all_of;
 
 pub(crate) const EVENTS: usize = 40_000;
 /// The worker's default batch.
@@ -49,7 +50,7 @@ async fn drain(events: &[Event]) -> (f64, u64) {
     let queue = queue.expect("a queue");
     for batch in events.chunks(1_000) {
         let deliveries: Vec<_> = batch.iter().map(load::delivery).collect();
-        queue.enqueue_many(&deliveries).await.expect("a durable batch");
+        all_of(queue.enqueue_many(&deliveries).await).expect("a durable batch");
     }
     drop(queue);
     let rollbook = home.start_ready(&["work"]).await;

@@ -75,8 +75,8 @@ struct NullQueue;
 
 #[async_trait]
 impl Producer for NullQueue {
-    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Result<Vec<Enqueued>, QueueError> {
-        Ok(vec![Enqueued::Queued; deliveries.len()])
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
+        vec![Ok(Enqueued::Queued); deliveries.len()]
     }
 }
 
@@ -133,5 +133,6 @@ pub(crate) fn lease(event: &Event) -> rollbook_core::queue::Lease {
         received_at: Timestamp::from_millis(0),
         traceparent: None,
         body: Bytes::clone(&event.body),
+        unreadable: None,
     }
 }

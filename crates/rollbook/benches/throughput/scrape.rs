@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rollbook_core::queue::{Consumer, LeaseRequest, Producer, Settlement};
+use rollbook_core::queue::{Consumer, Producer, Settlement};
 use rollbook_simulator::history::{Event, History};
 use rollbook_sqlite::{QueueSettings, SqliteQueue};
 use rollbook_testkit::clock::WallClock;
@@ -15,6 +15,7 @@ use rollbook_testkit::process::Home;
 use crate::Scale;
 use crate::load::{self, BINARY, per_second};
 use crate::report::{Baseline, Report, median, progress};
+use rollbook_testkit::queues::{all_of, request};
 
 pub(crate) const WAITING: usize = 1_000_000;
 const MOVED: usize = 60_000;
@@ -111,17 +112,17 @@ async fn through(queue: &(impl Producer + Consumer), events: &[Event]) -> f64 {
 pub(crate) async fn take_in(queue: &impl Producer, events: &[Event], batch: usize) {
     for batch in events.chunks(batch) {
         let deliveries: Vec<_> = batch.iter().map(load::delivery).collect();
-        queue.enqueue_many(&deliveries).await.expect("a durable batch");
+        all_of(queue.enqueue_many(&deliveries).await).expect("a durable batch");
     }
 }
 
 pub(crate) async fn give_out(queue: &impl Consumer, count: usize) {
     let mut settled = 0;
     while settled < count {
-        let request = LeaseRequest { max: BATCH, lease_for: Duration::from_secs(60), wait: Duration::ZERO };
+        let request = request(BATCH, Duration::from_secs(60), Duration::ZERO);
         let leases = queue.lease(request).await.expect("leases");
         settled += leases.len();
-        let settlements = leases.into_iter().map(|lease| (lease, Settlement::Ack)).collect();
-        queue.settle_many(settlements).await.expect("settled");
+        let settlements: Vec<_> = leases.into_iter().map(|lease| (lease, Settlement::Ack)).collect();
+        all_of(queue.settle_many(&settlements).await).expect("settled");
     }
 }

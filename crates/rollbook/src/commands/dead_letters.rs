@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::bail;
 use rollbook_core::delivery::MessageId;
-use rollbook_core::queue::{DeadLetter, DeadLetterFilter, QueueAdmin, QueueError};
+use rollbook_core::queue::{
+    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueAdmin, QueueError,
+};
 use rollbook_core::time::Clock;
 use serde_json::{Value, json};
 
@@ -16,11 +18,17 @@ use super::{DEAD_LETTERS_PAGE, on_all_cores};
 use crate::cli::{Bulk, DeadLetters, Filter, Output, Since};
 use crate::clock::SystemClock;
 use crate::config::{Config, Problems};
-use crate::output::{Table, harmless, harmless_lines, print, print_json};
+use crate::output::{Table, harmless, harmless_lines, print, print_json, thousands};
+use crate::progress::ProgressLine;
 use crate::wire;
 
-/// Dead letters in one transaction, so that none keeps the receiver waiting.
+/// Dead letters in one step, which is one transaction: deliveries wait for no longer than that.
 const STEP: usize = 500;
+/// The pause between two steps, which leaves the queue to deliveries and workers.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How often a step is tried while the queue is busy or unreachable, and how much longer each wait is.
+const TRIES_MAX: u32 = 8;
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// Does what is asked.
 pub(crate) fn run(config: &Config, command: DeadLetters) -> anyhow::Result<()> {
@@ -190,15 +198,16 @@ impl Change {
         }
     }
 
-    async fn of(
+    async fn step(
         self,
         queue: &dyn QueueAdmin,
         filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
         limit: usize,
-    ) -> Result<usize, QueueError> {
+    ) -> Result<BulkStep, QueueError> {
         match self {
-            Self::Redrive => queue.redrive(filter, limit).await,
-            Self::Discard => queue.discard(filter, limit).await,
+            Self::Redrive => queue.redrive(filter, after, limit).await,
+            Self::Discard => queue.discard(filter, after, limit).await,
         }
     }
 }
@@ -209,7 +218,13 @@ async fn change(queue: &dyn QueueAdmin, bulk: Bulk, change: Change, clock: &dyn 
     // Counted first: a redriven message that dies again must not be redriven for ever.
     let mut matching = 0;
     each_page(queue, &filter, limit, |page| matching += page.len()).await?;
-    let done = if bulk.dry_run { 0 } else { in_steps(queue, &filter, change, matching, bulk.rate).await? };
+    let done = if bulk.dry_run {
+        0
+    } else {
+        let (filter, line) = (&filter, ProgressLine::new());
+        let steps = InSteps { queue, filter, change, total: matching, done: 0, after: None, line };
+        steps.run(bulk.rate).await?
+    };
     match bulk.output {
         Output::Json => {
             let told = json!({ "matching": matching, change.done(): done, "dry_run": bulk.dry_run });
@@ -221,32 +236,64 @@ async fn change(queue: &dyn QueueAdmin, bulk: Bulk, change: Change, clock: &dyn 
     Ok(())
 }
 
-/// Changes at most `total`, no more than `rate` in each second.
-async fn in_steps(
-    queue: &dyn QueueAdmin,
-    filter: &DeadLetterFilter,
+/// A bulk operation under way.
+struct InSteps<'a> {
+    queue: &'a dyn QueueAdmin,
+    filter: &'a DeadLetterFilter,
     change: Change,
     total: usize,
-    rate: Option<u32>,
-) -> Result<usize, QueueError> {
-    let mut seconds = tokio::time::interval(Duration::from_secs(1));
-    let mut done = 0;
-    while done < total {
-        let mut left_in_second = total - done;
-        if let Some(rate) = rate {
-            seconds.tick().await;
-            left_in_second = left_in_second.min(rate as usize);
-        }
-        while left_in_second > 0 {
-            let asked = left_in_second.min(STEP);
-            let changed = change.of(queue, filter, asked).await?;
-            done += changed;
-            left_in_second -= changed.min(left_in_second);
-            if changed < asked {
-                // Someone else was faster: what is left is not there any more.
-                return Ok(done);
+    done: usize,
+    after: Option<DeadLetterPosition>,
+    line: ProgressLine,
+}
+
+impl InSteps<'_> {
+    /// Changes at most `total`, no more than `rate` in each second.
+    async fn run(mut self, rate: Option<u32>) -> anyhow::Result<usize> {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        let mut is_over = self.total == 0;
+        while !is_over {
+            let mut left_in_second = self.total - self.done;
+            if let Some(rate) = rate {
+                seconds.tick().await;
+                left_in_second = left_in_second.min(rate as usize);
+            }
+            while left_in_second > 0 && !is_over {
+                let step = self.step(left_in_second.min(STEP)).await?;
+                self.done += step.changed;
+                left_in_second -= step.changed.min(left_in_second);
+                self.after = step.next;
+                is_over = step.next.is_none() || self.done >= self.total;
+                if self.line.is_due() {
+                    let (done, total) = (thousands(self.done as u64), thousands(self.total as u64));
+                    self.line.show(&format!("{done} of {total} {}", self.change.done()));
+                }
+                tokio::time::sleep(PAUSE).await;
             }
         }
+        self.line.end();
+        Ok(self.done)
     }
-    Ok(done)
+
+    /// One step. While the queue is busy or unreachable for a short time it is tried again.
+    async fn step(&mut self, limit: usize) -> anyhow::Result<BulkStep> {
+        let mut tries = 0;
+        loop {
+            let error = match self.change.step(self.queue, self.filter, self.after, limit).await {
+                Ok(step) => return Ok(step),
+                Err(error) => error,
+            };
+            tries += 1;
+            if tries >= TRIES_MAX || !matches!(error, QueueError::Unavailable(_)) {
+                self.line.end();
+                let (done, what) = (self.done, self.change.done());
+                bail!(
+                    "{done} of {} dead letters are {what}, then: {error}. The others are untouched; run the same \
+                     command again to go on",
+                    self.total
+                );
+            }
+            tokio::time::sleep(TRY_AGAIN_AFTER * tries).await;
+        }
+    }
 }

@@ -254,6 +254,7 @@ fn worker(read: &mut Reader<'_>) -> rollbook_worker::Settings {
     rollbook_worker::Settings {
         lanes: read.number("lanes"),
         batch_max: read.number("lease_batch_max"),
+        lease_bytes_max: read.size("lease_bytes_max"),
         lease_for: read.duration("lease_for"),
         lease_wait: read.duration("lease_wait"),
         lease_linger: read.duration("lease_linger"),

@@ -216,6 +216,12 @@ pub(crate) static SETTINGS: &[Setting] = &[
     other("redis_ca_file", Kind::Path, None, "the certificate of a private CA for rediss://, as PEM"),
     limit("lanes", Kind::Number(256), "3", "batches that a worker has in hand at once"),
     limit("lease_batch_max", BATCH, "100", "messages in one lease and one transaction of the store"),
+    limit(
+        "lease_bytes_max",
+        BYTES,
+        "16MiB",
+        "bytes of bodies in one lease; a larger message is leased alone",
+    ),
     limit("lease_for", TIME, "60s", "how long a message stays with a worker before another may have it"),
     limit(
         "lease_linger",

@@ -18,6 +18,7 @@ use super::*;
 use crate::config::{Config, FileSource, Sources, find};
 use crate::service::{Faces, Service};
 use crate::wire::Queue;
+use rollbook_testkit::queues::all_of;
 
 const PERIOD: Duration = Duration::from_secs(10);
 /// After so long without a word none will come. Tokio winds its clock on whenever all wait.
@@ -85,7 +86,7 @@ async fn the_watchdog_is_fed_until_a_lane_of_the_worker_stands_still() {
         let body = Bytes::from(events::event("user.updated", 1_790_000_000_000, &user).to_string());
         let delivery =
             Delivery { id: MessageId::new("msg_1"), received_at: clock.now(), traceparent: None, body };
-        queue.enqueue_many(&[delivery]).await.expect("it is queued");
+        all_of(queue.enqueue_many(&[delivery]).await).expect("it is queued");
         gate.arrived(1).await;
         assert_eq!(listener.heard().await.as_deref(), Some("WATCHDOG=1"), "a batch may take a while");
 

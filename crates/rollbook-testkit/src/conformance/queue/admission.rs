@@ -8,6 +8,7 @@ use rollbook_core::time::Timestamp;
 use tokio::task::JoinSet;
 
 use super::{DEPTH_MAX, LEASE_FOR, Queue, QueueHarness, dead_letter, ids, numbered, retry};
+use crate::queues::all_of;
 
 pub async fn enqueue_is_idempotent_while_a_message_lives(queue: Queue<impl QueueHarness>) {
     assert_eq!(queue.enqueue(&["a"]).await, [Queued]);
@@ -44,14 +45,14 @@ async fn fill<H: QueueHarness>(queue: &Queue<H>, count: u64) {
     assert_eq!(queue.enqueue(&ids).await, vec![Queued; ids.len()]);
 }
 
-pub async fn a_full_queue_refuses_and_takes_nothing(queue: Queue<impl QueueHarness>) {
+pub async fn a_full_queue_takes_what_fits_and_refuses_the_rest(queue: Queue<impl QueueHarness>) {
     fill(&queue, DEPTH_MAX - 1).await;
-    let full = QueueError::Full { depth: DEPTH_MAX - 1, limit: DEPTH_MAX };
-    assert_eq!(queue.try_enqueue(&["a", "b"]).await, Err(full));
-    assert_eq!(queue.stats().await.depth(), DEPTH_MAX - 1);
-    assert_eq!(queue.enqueue(&["b"]).await, [Queued], "nothing of the refused batch was kept");
-    let full = QueueError::Full { depth: DEPTH_MAX, limit: DEPTH_MAX };
-    assert_eq!(queue.try_enqueue(&["c"]).await, Err(full));
+    let full = || Err(QueueError::Full { depth: DEPTH_MAX, limit: DEPTH_MAX });
+    assert_eq!(queue.answers(&["a", "b"]).await, [Ok(Queued), full()]);
+    assert_eq!(queue.stats().await.depth(), DEPTH_MAX);
+    assert_eq!(queue.answers(&["b"]).await, [full()]);
+    let found = queue.harness.admin().message(&MessageId::new("b")).await;
+    assert_eq!(found, Ok(None), "what was refused is not there");
 }
 
 pub async fn exactly_as_many_as_the_limit_fit(queue: Queue<impl QueueHarness>) {
@@ -66,7 +67,9 @@ pub async fn a_full_queue_still_answers_duplicates(queue: Queue<impl QueueHarnes
         [Duplicate, Queued, Duplicate, Duplicate]
     );
     assert_eq!(queue.enqueue(&["a", "msg_0002"]).await, [Duplicate, Duplicate]);
-    assert!(queue.try_enqueue(&["a", "new"]).await.is_err());
+    let answers = queue.answers(&["new", "a", "new", "msg_0003"]).await;
+    assert!(answers[0].is_err() && answers[2].is_err(), "{answers:?}");
+    assert_eq!((&answers[1], &answers[3]), (&Ok(Duplicate), &Ok(Duplicate)), "beside a refused one");
 }
 
 pub async fn dead_and_finished_messages_leave_room(queue: Queue<impl QueueHarness>) {
@@ -83,7 +86,7 @@ pub async fn dead_and_finished_messages_leave_room(queue: Queue<impl QueueHarnes
 
 pub async fn empty_batches_are_fine(queue: Queue<impl QueueHarness>) {
     assert_eq!(queue.enqueue(&[]).await, []);
-    assert_eq!(queue.harness.consumer().settle_many(Vec::new()).await, Ok(Vec::new()));
+    assert_eq!(queue.harness.consumer().settle_many(&[]).await, []);
     fill(&queue, DEPTH_MAX).await;
     assert_eq!(queue.enqueue(&[]).await, []);
 }
@@ -98,8 +101,9 @@ pub async fn answers_come_in_the_order_asked(queue: Queue<impl QueueHarness>) {
     for lost in [1, 4] {
         queue.settle(&leases[lost], Settlement::Ack).await;
     }
-    let settlements = leases.into_iter().rev().map(|lease| (lease, Settlement::Ack)).collect();
-    let settled = queue.harness.consumer().settle_many(settlements).await.expect("the queue settles");
+    let settlements: Vec<_> = leases.into_iter().rev().map(|lease| (lease, Settlement::Ack)).collect();
+    let settled =
+        all_of(queue.harness.consumer().settle_many(&settlements).await).expect("the queue settles");
     let lost: Vec<usize> = (0..6).filter(|index| settled[*index] == Settled::LeaseLost).collect();
     assert_eq!(lost, [1, 4]);
 }
@@ -116,7 +120,7 @@ pub async fn bodies_are_kept_byte_for_byte(mut queue: Queue<impl QueueHarness>) 
         body: Bytes::from(body),
     };
     let deliveries: Vec<Delivery> = bodies.into_iter().enumerate().map(delivery).collect();
-    queue.harness.producer().enqueue_many(&deliveries).await.expect("the queue takes any bytes");
+    all_of(queue.harness.producer().enqueue_many(&deliveries).await).expect("the queue takes any bytes");
     queue.harness.reopen().await;
     let mut leases = queue.lease(10).await;
     leases.sort_by(|one, other| one.id.cmp(&other.id));
@@ -140,7 +144,9 @@ pub async fn one_id_from_many_at_once_waits_once(queue: Queue<impl QueueHarness>
     let mut tasks = JoinSet::new();
     for _ in 0..8 {
         let (producer, delivery) = (queue.harness.producer(), queue.delivery("a"));
-        tasks.spawn(async move { producer.enqueue_many(&[delivery]).await.expect("the queue takes it")[0] });
+        tasks.spawn(async move {
+            all_of(producer.enqueue_many(&[delivery]).await).expect("the queue takes it")[0]
+        });
     }
     let answers = tasks.join_all().await;
     assert_eq!(answers.iter().filter(|answer| **answer == Queued).count(), 1, "{answers:?}");

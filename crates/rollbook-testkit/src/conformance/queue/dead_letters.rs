@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::Enqueued::Queued;
-use rollbook_core::queue::{DeadLetterFilter, QueueStats, Settled, Settlement};
+use rollbook_core::queue::{DeadLetterFilter, QueueError, QueueStats, Settled, Settlement};
 use rollbook_core::retry::{Failure, Reason};
 
 use super::{
@@ -69,7 +69,8 @@ pub async fn redrive_stops_where_the_queue_is_full(queue: Queue<impl QueueHarnes
     let others = numbered(DEPTH_MAX - 2);
     queue.enqueue(&others.iter().map(String::as_str).collect::<Vec<_>>()).await;
     assert_eq!(queue.redrive(&all(), 10).await, 2);
-    assert_eq!(queue.redrive(&all(), 10).await, 0);
+    let full = QueueError::Full { depth: DEPTH_MAX, limit: DEPTH_MAX };
+    assert_eq!(queue.harness.admin().redrive(&all(), None, 10).await, Err(full));
     assert_eq!(queue.stats().await.depth(), DEPTH_MAX);
     assert_eq!(queue.dead_ids(&all()).await, ["c"]);
 }
@@ -94,7 +95,39 @@ pub async fn redrive_and_discard_take_the_oldest_up_to_the_limit(queue: Queue<im
     assert_eq!(queue.dead_ids(&all()).await, ["a"]);
 }
 
-pub async fn a_corrupt_entry_does_not_block_others(mut queue: Queue<impl QueueHarness>) {
+pub async fn redrive_and_discard_go_on_behind_a_step(queue: Queue<impl QueueHarness>) {
+    let letters = ["a", "b", "c", "d", "e"];
+    queue.park(&letters).await;
+    let meant = only("d");
+    for discards in [false, true] {
+        let none = DeadLetterFilter { event_type: Some("no such type".into()), ..all() };
+        let (mut after, mut steps, mut changed) = (None, 0, 0);
+        loop {
+            let admin = queue.harness.admin();
+            let step = if discards {
+                admin.discard(&none, after, 2).await
+            } else {
+                admin.redrive(&none, after, 2).await
+            };
+            let step = step.expect("a step");
+            (steps, changed, after) = (steps + 1, changed + step.changed, step.next);
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!((steps, changed), (3, 0), "a step looks at no more than its limit");
+    }
+    assert_eq!(queue.redrive(&meant, 1).await, 1, "one id is found wherever it stands");
+    assert_eq!(queue.dead_ids(&all()).await, ["a", "b", "c", "e"]);
+    let first = queue.harness.admin().discard(&all(), None, 3).await.expect("a step");
+    assert_eq!(first.changed, 3);
+    let second = queue.harness.admin().discard(&all(), first.next, 3).await.expect("a step");
+    assert_eq!((second.changed, second.next), (1, None));
+}
+
+pub async fn a_corrupt_entry_is_leased_with_its_damage_and_does_not_block_others(
+    mut queue: Queue<impl QueueHarness>,
+) {
     for id in ["a", "broken", "b"] {
         queue.enqueue(&[id]).await;
         queue.harness.advance(TICK);
@@ -104,7 +137,11 @@ pub async fn a_corrupt_entry_does_not_block_others(mut queue: Queue<impl QueueHa
     for _ in 0..3 {
         given.extend(queue.lease(1).await);
     }
-    assert_eq!(super::ids(&given), ["a", "b"]);
+    assert_eq!(super::ids(&given), ["a", "broken", "b"]);
+    let damages: Vec<bool> = given.iter().map(|lease| lease.unreadable.is_some()).collect();
+    assert_eq!(damages, [false, true, false], "{given:?}");
+    let failure = Failure { reason: Reason::CorruptEntry, ..failure() };
+    assert_eq!(queue.settle(&given[1], Settlement::DeadLetter { failure }).await, Settled::Done);
     let letters = queue.dead_letters(&all()).await;
     let [letter] = letters.as_slice() else { panic!("the broken one is parked: {letters:?}") };
     assert_eq!((letter.id.as_str(), letter.failure.reason), ("broken", Reason::CorruptEntry));

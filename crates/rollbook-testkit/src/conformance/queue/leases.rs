@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use rollbook_core::delivery::Delivery;
 use rollbook_core::queue::{Lease, LeaseRequest, Settled, Settlement};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
@@ -12,6 +14,7 @@ use super::{
     DEPTH_MAX, LEASE_FOR, Queue, QueueHarness, RETRY_AFTER, TICK, almost, dead_letter, ids, numbered, retry,
     settlements,
 };
+use crate::queues::{all_of, request};
 
 /// Long enough for any engine to wake up in, and far shorter than [`LONG_WAIT`].
 const WAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,7 +57,7 @@ pub async fn an_expired_lease_is_offered_again(queue: Queue<impl QueueHarness>) 
     let second = queue.lease_one().await;
     assert_eq!((&second.id, &second.body), (&first.id, &first.body));
     assert_ne!(second.token, first.token);
-    assert_eq!((first.attempt, second.attempt), (1, 2));
+    assert_eq!((first.attempt, second.attempt), (1, 1), "no worker said that it began");
 }
 
 pub async fn a_lease_that_ran_out_may_be_settled_while_nobody_took_it(queue: Queue<impl QueueHarness>) {
@@ -95,7 +98,8 @@ pub async fn a_lease_ends_once(queue: Queue<impl QueueHarness>) {
             queue.enqueue(&[&id]).await;
             let lease = queue.lease_one().await;
             let both = vec![(lease.clone(), first.clone()), (lease.clone(), second.clone())];
-            let settled = queue.harness.consumer().settle_many(both).await.expect("the queue settles");
+            let settled =
+                all_of(queue.harness.consumer().settle_many(&both).await).expect("the queue settles");
             assert_eq!(settled, [Settled::Done, Settled::LeaseLost], "{id} in one batch");
             assert_eq!(queue.settle(&lease, second.clone()).await, Settled::LeaseLost, "{id} later");
             queue.harness.advance(RETRY_AFTER);
@@ -106,17 +110,105 @@ pub async fn a_lease_ends_once(queue: Queue<impl QueueHarness>) {
     }
 }
 
-pub async fn attempts_are_counted_when_leased(queue: Queue<impl QueueHarness>) {
+async fn count_attempt(queue: &Queue<impl QueueHarness>, lease: &Lease) -> Settled {
+    queue.harness.consumer().count_attempt(lease).await.expect("the queue counts")
+}
+
+pub async fn an_attempt_is_counted_by_a_settlement_or_when_its_worker_says_so(
+    queue: Queue<impl QueueHarness>,
+) {
     queue.enqueue(&["a"]).await;
+    for _ in 0..3 {
+        assert_eq!(queue.lease_one().await.attempt, 1, "an answer that reached nobody spends no attempt");
+        queue.harness.advance(LEASE_FOR);
+    }
     for attempt in 1..=3 {
         let lease = queue.lease_one().await;
         assert_eq!(lease.attempt, attempt, "although no attempt ever ended");
+        assert_eq!(count_attempt(&queue, &lease).await, Settled::Done);
         queue.harness.advance(LEASE_FOR);
     }
     let lease = queue.lease_one().await;
+    assert_eq!(lease.attempt, 4);
     queue.settle(&lease, retry()).await;
     queue.harness.advance(RETRY_AFTER);
-    assert_eq!(queue.lease_one().await.attempt, 5);
+    let lease = queue.lease_one().await;
+    assert_eq!(lease.attempt, 5);
+    count_attempt(&queue, &lease).await;
+    queue.settle(&lease, Settlement::Release).await;
+    assert_eq!(queue.lease_one().await.attempt, 5, "a release takes back what was counted");
+}
+
+pub async fn counting_an_attempt_twice_counts_it_once(queue: Queue<impl QueueHarness>) {
+    for (id, settlement) in [("expires", None), ("retried", Some(retry()))] {
+        queue.enqueue(&[id]).await;
+        let lease = queue.lease_one().await;
+        for _ in 0..2 {
+            assert_eq!(count_attempt(&queue, &lease).await, Settled::Done);
+        }
+        match settlement {
+            None => queue.harness.advance(LEASE_FOR),
+            Some(settlement) => {
+                queue.settle(&lease, settlement).await;
+                queue.harness.advance(RETRY_AFTER);
+            }
+        }
+        let lease = queue.lease_one().await;
+        assert_eq!(lease.attempt, 2, "{id}");
+        queue.settle(&lease, Settlement::Ack).await;
+        queue.enqueue(&[id]).await;
+        let lease = queue.lease_one().await;
+        assert_eq!(lease.attempt, 1, "{id}: nothing is left of the message before");
+        queue.settle(&lease, Settlement::Ack).await;
+    }
+}
+
+pub async fn an_attempt_of_a_lost_lease_is_not_counted(queue: Queue<impl QueueHarness>) {
+    queue.enqueue(&["a"]).await;
+    let lost = queue.lease_one().await;
+    queue.harness.advance(LEASE_FOR);
+    let held = queue.lease_one().await;
+    assert_eq!(count_attempt(&queue, &lost).await, Settled::LeaseLost);
+    queue.settle(&held, retry()).await;
+    assert_eq!(count_attempt(&queue, &held).await, Settled::LeaseLost, "it ended");
+    queue.harness.advance(RETRY_AFTER);
+    assert_eq!(queue.lease_one().await.attempt, 2);
+}
+
+/// Enqueues messages with bodies of so many bytes, each later than the one before.
+async fn enqueue_sized(queue: &Queue<impl QueueHarness>, sizes: &[(&str, usize)]) {
+    for (id, size) in sizes {
+        // Bytes that no engine can pack.
+        let body =
+            (0..*size).map(|index| (index.wrapping_mul(2_654_435_761) >> 7) as u8).collect::<Vec<u8>>();
+        let delivery = Delivery { body: Bytes::from(body), ..queue.delivery(id) };
+        all_of(queue.harness.producer().enqueue_many(&[delivery]).await).expect("the queue takes it");
+        queue.harness.advance(TICK);
+    }
+}
+
+async fn lease_bytes(queue: &Queue<impl QueueHarness>, bytes_max: usize) -> Vec<String> {
+    let request = LeaseRequest { bytes_max, ..request(10, LEASE_FOR, Duration::ZERO) };
+    ids(&queue.harness.consumer().lease(request).await.expect("the queue gives leases"))
+}
+
+pub async fn a_lease_holds_no_more_bytes_than_asked_for(queue: Queue<impl QueueHarness>) {
+    enqueue_sized(&queue, &[("a", 1000), ("b", 1000), ("c", 1000), ("d", 10)]).await;
+    assert_eq!(lease_bytes(&queue, 2000).await, ["a", "b"]);
+    assert_eq!(lease_bytes(&queue, 1009).await, ["c"], "one byte is short for the last");
+    assert_eq!(lease_bytes(&queue, 10).await, ["d"]);
+    queue.harness.advance(LEASE_FOR);
+    assert_eq!(lease_bytes(&queue, 2999).await, ["a", "b"], "what comes again is limited too");
+    assert_eq!(lease_bytes(&queue, 1010).await, ["c", "d"]);
+}
+
+pub async fn a_message_larger_than_the_limit_in_bytes_is_leased_alone(queue: Queue<impl QueueHarness>) {
+    enqueue_sized(&queue, &[("large", 5000), ("small", 1)]).await;
+    assert_eq!(lease_bytes(&queue, 100).await, ["large"]);
+    assert_eq!(lease_bytes(&queue, 0).await, ["small"]);
+    queue.harness.advance(LEASE_FOR);
+    assert_eq!(lease_bytes(&queue, 0).await.len(), 1);
+    assert_eq!(lease_bytes(&queue, 0).await.len(), 1);
 }
 
 pub async fn attempts_and_leases_survive_a_reopen(mut queue: Queue<impl QueueHarness>) {
@@ -126,7 +218,7 @@ pub async fn attempts_and_leases_survive_a_reopen(mut queue: Queue<impl QueueHar
     queue.assert_nothing_is_due().await;
     queue.harness.advance(LEASE_FOR);
     let again = queue.lease_one().await;
-    assert_eq!((again.attempt, again.unsettled), (2, 1));
+    assert_eq!((again.attempt, again.unsettled), (1, 1));
     assert_eq!(queue.settle(&lease, Settlement::Ack).await, Settled::LeaseLost);
     queue.harness.reopen().await;
     assert_eq!(queue.settle(&again, Settlement::Ack).await, Settled::Done, "by its token alone");
@@ -192,7 +284,7 @@ pub async fn two_workers_never_hold_one_message(queue: Queue<impl QueueHarness>)
             let mut held: Vec<Lease> = Vec::new();
             barrier.wait().await;
             for _ in 0..DEPTH_MAX {
-                let request = LeaseRequest { max: 3, lease_for: LEASE_FOR, wait: Duration::ZERO };
+                let request = request(3, LEASE_FOR, Duration::ZERO);
                 held.extend(consumer.lease(request).await.expect("the queue gives leases"));
             }
             held
@@ -204,7 +296,7 @@ pub async fn two_workers_never_hold_one_message(queue: Queue<impl QueueHarness>)
 }
 
 pub async fn lease_waits_for_a_message_and_wakes_when_one_comes(queue: Queue<impl QueueHarness>) {
-    let request = LeaseRequest { max: 10, lease_for: LEASE_FOR, wait: LONG_WAIT };
+    let request = request(10, LEASE_FOR, LONG_WAIT);
     let consumer = queue.harness.consumer();
     let enqueue = async {
         // The lease is asked for first and finds nothing.
@@ -219,7 +311,7 @@ pub async fn lease_waits_for_a_message_and_wakes_when_one_comes(queue: Queue<imp
 pub async fn lease_wakes_when_a_message_is_released(queue: Queue<impl QueueHarness>) {
     queue.enqueue(&["a"]).await;
     let held = queue.lease_one().await;
-    let request = LeaseRequest { max: 10, lease_for: LEASE_FOR, wait: LONG_WAIT };
+    let request = request(10, LEASE_FOR, LONG_WAIT);
     let consumer = queue.harness.consumer();
     let release = async {
         tokio::task::yield_now().await;
@@ -237,7 +329,7 @@ pub async fn lease_on_an_empty_queue_ends_after_the_wait(queue: Queue<impl Queue
     let lease = queue.lease_one().await;
     queue.settle(&lease, dead_letter()).await;
     let asked_at = Instant::now();
-    let request = LeaseRequest { max: 10, lease_for: LEASE_FOR, wait: SHORT_WAIT };
+    let request = request(10, LEASE_FOR, SHORT_WAIT);
     let leases = timeout(WAKE_TIMEOUT, queue.harness.consumer().lease(request)).await;
     let leases = leases.expect("the lease ends after its wait").expect("the queue gives leases");
     assert_eq!(ids(&leases), Vec::<String>::new());

@@ -13,13 +13,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer, DeadLetter, DeadLetterFilter, Enqueued, Lease, LeaseRequest, Producer, QueueAdmin, QueueError,
-    QueueStats, Settled, Settlement,
+    Consumer, DeadLetter, DeadLetterFilter, Enqueued, Lease, Producer, QueueAdmin, QueueError, QueueStats,
+    Settled, Settlement,
 };
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::{Clock as _, Timestamp};
 
 use crate::clock::ManualClock;
+use crate::queues::{all_of, request};
 
 #[doc(hidden)]
 pub mod admission;
@@ -88,9 +89,13 @@ impl<H: QueueHarness> Queue<H> {
         Delivery { id: MessageId::new(id), received_at: self.now(), traceparent: None, body }
     }
 
-    async fn try_enqueue(&self, ids: &[&str]) -> Result<Vec<Enqueued>, QueueError> {
+    async fn answers(&self, ids: &[&str]) -> Vec<Result<Enqueued, QueueError>> {
         let deliveries: Vec<Delivery> = ids.iter().map(|id| self.delivery(id)).collect();
         self.harness.producer().enqueue_many(&deliveries).await
+    }
+
+    async fn try_enqueue(&self, ids: &[&str]) -> Result<Vec<Enqueued>, QueueError> {
+        all_of(self.answers(ids).await)
     }
 
     async fn enqueue(&self, ids: &[&str]) -> Vec<Enqueued> {
@@ -98,7 +103,7 @@ impl<H: QueueHarness> Queue<H> {
     }
 
     async fn lease(&self, max: usize) -> Vec<Lease> {
-        let request = LeaseRequest { max, lease_for: LEASE_FOR, wait: Duration::ZERO };
+        let request = request(max, LEASE_FOR, Duration::ZERO);
         self.harness.consumer().lease(request).await.expect("the queue gives leases")
     }
 
@@ -114,8 +119,8 @@ impl<H: QueueHarness> Queue<H> {
     }
 
     async fn settle(&self, lease: &Lease, settlement: Settlement) -> Settled {
-        let settled = self.harness.consumer().settle_many(vec![(lease.clone(), settlement)]).await;
-        let settled = settled.expect("the queue settles");
+        let settled = self.harness.consumer().settle_many(&[(lease.clone(), settlement)]).await;
+        let settled = all_of(settled).expect("the queue settles");
         assert_eq!(settled.len(), 1);
         settled[0]
     }
@@ -138,12 +143,14 @@ impl<H: QueueHarness> Queue<H> {
         self.dead_letters(filter).await.iter().map(|letter| letter.id.to_string()).collect()
     }
 
+    /// One step from the beginning.
     async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> usize {
-        self.harness.admin().redrive(filter, limit).await.expect("the queue redrives")
+        self.harness.admin().redrive(filter, None, limit).await.expect("the queue redrives").changed
     }
 
+    /// One step from the beginning.
     async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> usize {
-        self.harness.admin().discard(filter, limit).await.expect("the queue discards")
+        self.harness.admin().discard(filter, None, limit).await.expect("the queue discards").changed
     }
 
     async fn stats(&self) -> QueueStats {
@@ -194,7 +201,7 @@ macro_rules! queue_conformance {
             admission: enqueue_is_idempotent_while_a_message_lives
             admission: the_same_id_twice_in_one_batch_waits_once
             admission: an_acknowledged_id_may_come_again
-            admission: a_full_queue_refuses_and_takes_nothing
+            admission: a_full_queue_takes_what_fits_and_refuses_the_rest
             admission: exactly_as_many_as_the_limit_fit
             admission: a_full_queue_still_answers_duplicates
             admission: dead_and_finished_messages_leave_room
@@ -210,7 +217,11 @@ macro_rules! queue_conformance {
             leases: a_lease_that_ran_out_may_be_settled_while_nobody_took_it
             leases: a_lost_lease_can_not_settle
             leases: a_lease_ends_once
-            leases: attempts_are_counted_when_leased
+            leases: an_attempt_is_counted_by_a_settlement_or_when_its_worker_says_so
+            leases: counting_an_attempt_twice_counts_it_once
+            leases: an_attempt_of_a_lost_lease_is_not_counted
+            leases: a_lease_holds_no_more_bytes_than_asked_for
+            leases: a_message_larger_than_the_limit_in_bytes_is_leased_alone
             leases: attempts_and_leases_survive_a_reopen
             leases: release_does_not_count
             leases: retry_is_invisible_until_due
@@ -226,7 +237,8 @@ macro_rules! queue_conformance {
             dead_letters: redrive_stops_where_the_queue_is_full
             dead_letters: discard_is_final
             dead_letters: redrive_and_discard_take_the_oldest_up_to_the_limit
-            dead_letters: a_corrupt_entry_does_not_block_others
+            dead_letters: redrive_and_discard_go_on_behind_a_step
+            dead_letters: a_corrupt_entry_is_leased_with_its_damage_and_does_not_block_others
             dead_letters: a_redelivered_dead_letter_runs_again
             dead_letters: dead_letters_are_found_by_id_type_reason_and_time
             dead_letters: dead_letters_are_listed_page_by_page_oldest_first

@@ -13,8 +13,7 @@ use proptest::sample::{Index, select};
 use proptest::test_runner::TestCaseError;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer as _, DeadLetter, DeadLetterFilter, Lease, LeaseRequest, Producer as _, QueueAdmin,
-    QueuedMessage, Settlement,
+    Consumer as _, DeadLetter, DeadLetterFilter, Lease, Producer as _, QueueAdmin, QueuedMessage, Settlement,
 };
 use rollbook_core::retry::Failure;
 use rollbook_core::time::Clock as _;
@@ -23,6 +22,7 @@ use rollbook_core::trace::Traceparent;
 use super::{LEASE_FOR, QueueHarness, RETRY_AFTER, TICK, almost, settlements};
 use crate::memory::queue::MemoryQueue;
 use crate::properties;
+use crate::queues::request;
 
 const CASES: u32 = 64;
 const ACTIONS_MAX: usize = 60;
@@ -39,6 +39,8 @@ enum Action {
     Lease(usize),
     /// Some of all leases ever given.
     Settle(Vec<(Index, Settlement)>),
+    /// The attempt of one of all leases ever given.
+    Count(Index),
     Advance(Duration),
     Reopen,
     Redrive(DeadLetterFilter, usize),
@@ -53,6 +55,7 @@ fn action() -> impl Strategy<Value = Action> {
         4 => vec(0..IDS, 0..4).prop_map(Action::Enqueue),
         6 => (1_usize..4).prop_map(Action::Lease),
         6 => vec(settle, 1..4).prop_map(Action::Settle),
+        2 => any::<Index>().prop_map(Action::Count),
         4 => select(steps.to_vec()).prop_map(Action::Advance),
         1 => Just(Action::Reopen),
         1 => (filter(), 0_usize..4).prop_map(|(filter, limit)| Action::Redrive(filter, limit)),
@@ -120,13 +123,16 @@ impl<H: QueueHarness> Pair<H> {
             Action::Advance(span) => self.engine.advance(span),
             Action::Reopen => self.engine.reopen().await,
             Action::Redrive(filter, limit) => {
-                let model = self.model.redrive(&filter, limit).await;
-                _ = same(self.engine.admin().redrive(&filter, limit).await, &model, "redrive")?;
+                let model = self.model.redrive(&filter, None, limit).await.map(|step| step.changed);
+                let engine = self.engine.admin().redrive(&filter, None, limit).await;
+                _ = same(engine.map(|step| step.changed), &model, "redrive")?;
             }
             Action::Discard(filter, limit) => {
-                let model = self.model.discard(&filter, limit).await;
-                _ = same(self.engine.admin().discard(&filter, limit).await, &model, "discard")?;
+                let model = self.model.discard(&filter, None, limit).await.map(|step| step.changed);
+                let engine = self.engine.admin().discard(&filter, None, limit).await;
+                _ = same(engine.map(|step| step.changed), &model, "discard")?;
             }
+            Action::Count(index) => self.count(index).await?,
             Action::Remove(numbers) => {
                 let ids: Vec<MessageId> = numbers.into_iter().map(message_id).collect();
                 let model = self.model.remove_many(&ids).await;
@@ -152,7 +158,7 @@ impl<H: QueueHarness> Pair<H> {
 
     /// Between messages that are due at the same moment the engine chooses, and the model follows.
     async fn lease(&mut self, max: usize) -> Result<(), TestCaseError> {
-        let request = LeaseRequest { max, lease_for: LEASE_FOR, wait: Duration::ZERO };
+        let request = request(max, LEASE_FOR, Duration::ZERO);
         let given = self.engine.consumer().lease(request).await.expect("the queue gives leases");
         let ids: Vec<MessageId> = given.iter().map(|lease| lease.id.clone()).collect();
         let Some(expected) = self.model.lease_these(&ids, max, LEASE_FOR) else {
@@ -174,9 +180,19 @@ impl<H: QueueHarness> Pair<H> {
             return Ok(());
         }
         let chosen = || settlements.iter().map(|(index, how)| (index.get(&self.leases).clone(), how.clone()));
-        let model = self.model.settle_many(chosen().map(|((_, model), how)| (model, how)).collect()).await;
-        let engine = chosen().map(|((engine, _), how)| (engine, how)).collect();
-        same(self.engine.consumer().settle_many(engine).await, &model, "settle_many").map(drop)
+        let model: Vec<_> = chosen().map(|((_, model), how)| (model, how)).collect();
+        let engine: Vec<_> = chosen().map(|((engine, _), how)| (engine, how)).collect();
+        let model = self.model.settle_many(&model).await;
+        same(self.engine.consumer().settle_many(&engine).await, &model, "settle_many").map(drop)
+    }
+
+    async fn count(&self, index: Index) -> Result<(), TestCaseError> {
+        if self.leases.is_empty() {
+            return Ok(());
+        }
+        let (engine, model) = index.get(&self.leases);
+        let model = self.model.count_attempt(model).await;
+        same(self.engine.consumer().count_attempt(engine).await, &model, "count_attempt").map(drop)
     }
 
     async fn compare(&self) -> Result<(), TestCaseError> {

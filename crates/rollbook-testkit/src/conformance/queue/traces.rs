@@ -8,6 +8,7 @@ use rollbook_core::queue::{DeadLetterFilter, Lease, Settled, Settlement};
 use rollbook_core::trace::Traceparent;
 
 use super::{LEASE_FOR, Queue, QueueHarness, RETRY_AFTER, dead_letter, numbered, retry};
+use crate::queues::all_of;
 
 /// A trace of its own for each number but zero.
 fn trace(number: u8) -> Option<Traceparent> {
@@ -23,7 +24,7 @@ impl<H: QueueHarness> Queue<H> {
 
     async fn enqueue_traced(&self, id: &str, traceparent: Option<Traceparent>) -> Enqueued {
         let answers = self.harness.producer().enqueue_many(&[self.traced(id, traceparent)]).await;
-        answers.expect("the queue takes deliveries")[0]
+        all_of(answers).expect("the queue takes deliveries")[0]
     }
 
     /// The trace of a message that waits, and that of the lease which it is then given out by.
@@ -54,7 +55,7 @@ pub async fn a_message_has_the_trace_that_it_came_in_or_none(mut queue: Queue<im
         ..queue.traced(id, traceparent)
     });
     let deliveries: Vec<Delivery> = deliveries.collect();
-    queue.harness.producer().enqueue_many(&deliveries).await.expect("the queue takes deliveries");
+    all_of(queue.harness.producer().enqueue_many(&deliveries).await).expect("the queue takes deliveries");
     queue.harness.reopen().await;
     let page = queue.harness.admin().messages(None, 100).await.expect("the queue lists messages");
     let listed: BTreeMap<String, _> = page

@@ -9,12 +9,13 @@ use prometheus::{Registry, TextEncoder};
 use rollbook_core::catalog::USERS;
 use rollbook_core::change::Change;
 use rollbook_core::delivery::{Delivery, MessageId};
-use rollbook_core::queue::{Consumer, Lease, LeaseRequest, Producer, QueueAdmin, QueueStats};
+use rollbook_core::queue::{Consumer, Lease, Producer, QueueAdmin, QueueStats};
 use rollbook_core::store::Store;
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::trace::Traceparent;
 use rollbook_testkit::memory::queue::MemoryQueue;
 use rollbook_testkit::memory::store::MemoryStore;
+use rollbook_testkit::queues::{all_of, request};
 use rollbook_worker::{Settings, Worker, WorkerError};
 use serde_json::json;
 use tokio::time::Instant;
@@ -66,7 +67,7 @@ impl Bench {
     ) {
         let (id, received_at, body) = (MessageId::new(id), self.clock.now(), body.into());
         let delivery = Delivery { id, received_at, traceparent, body };
-        self.queue.enqueue_many(&[delivery]).await.expect("there is room");
+        all_of(self.queue.enqueue_many(&[delivery]).await).expect("there is room");
     }
 
     /// Enqueues an update of each user `user_N` as the message `msg_N`.
@@ -113,7 +114,7 @@ impl Bench {
 
     /// Leases what is due, as another worker would.
     pub(crate) async fn lease_now(&self) -> Vec<Lease> {
-        let request = LeaseRequest { max: 1000, lease_for: self.settings.lease_for, wait: Duration::ZERO };
+        let request = request(1000, self.settings.lease_for, Duration::ZERO);
         self.queue.lease(request).await.expect("the model answers")
     }
 

@@ -17,6 +17,7 @@ use crate::apply::{BATCH, EVENTS, applied};
 use crate::cpu::{Split, Watch, Who};
 use crate::load::{self, per_second};
 use crate::report::{Baseline, Report, median, progress};
+use rollbook_testkit::queues::all_of;
 
 const WORKERS: [usize; 2] = [1, 2];
 const RAW_RATIO_MIN: f64 = 0.6;
@@ -77,7 +78,7 @@ async fn fill(redis: &RedisServer, events: &[Event]) -> usize {
     let before: usize = info(redis, "used_memory");
     for batch in events.chunks(1_000) {
         let deliveries: Vec<_> = batch.iter().map(load::delivery).collect();
-        queue.enqueue_many(&deliveries).await.expect("a durable batch");
+        all_of(queue.enqueue_many(&deliveries).await).expect("a durable batch");
     }
     info::<usize>(redis, "used_memory") - before
 }

@@ -1,21 +1,15 @@
 //! How far the demo is: one line that moves on a terminal, a few plain ones elsewhere.
 
-use std::io::{self, IsTerminal as _, Write as _};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use rollbook_core::queue::QueueAdmin;
 
 use super::Running;
 use super::counts;
 use crate::output::thousands;
-
-/// How often a terminal is written to.
-const LIVE: Duration = Duration::from_millis(100);
-/// How often anything else is.
-const PLAIN: Duration = Duration::from_secs(2);
+use crate::progress::ProgressLine;
 
 /// Tells how far it is, on standard error.
 pub(crate) struct Progress {
@@ -23,20 +17,20 @@ pub(crate) struct Progress {
     received: Arc<AtomicU64>,
     queue: Arc<dyn QueueAdmin>,
     registry: prometheus::Registry,
-    live: bool,
+    line: ProgressLine,
 }
 
 impl Progress {
     /// Tells of `total` deliveries, of which `received` are acknowledged.
     pub(crate) fn new(total: usize, received: Arc<AtomicU64>, running: &Running) -> Self {
         let (queue, registry) = (running.queue.admin.clone(), running.registry.clone());
-        Self { total, received, queue, registry, live: io::stderr().is_terminal() }
+        Self { total, received, queue, registry, line: ProgressLine::new() }
     }
 
     /// Tells while something is done.
     pub(crate) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
-        let mut ticks = tokio::time::interval(if self.live { LIVE } else { PLAIN });
+        let mut ticks = tokio::time::interval(self.line.interval());
         ticks.tick().await;
         loop {
             tokio::select! {
@@ -48,12 +42,10 @@ impl Progress {
 
     /// Ends the line that moves.
     pub(crate) fn end(&self) {
-        if self.live {
-            let _ = write!(io::stderr(), "\r\u{1b}[2K");
-        }
+        self.line.end();
     }
 
-    async fn tell(&self) {
+    async fn tell(&mut self) {
         let waiting =
             self.queue.stats().await.map_or_else(|_| "?".to_owned(), |stats| thousands(stats.depth()));
         let received = thousands(self.received.load(Ordering::Relaxed));
@@ -63,11 +55,6 @@ impl Progress {
             thousands(self.total as u64),
             thousands(applied)
         );
-        // Progress that nobody can see is no reason to stop.
-        let _ = if self.live {
-            write!(io::stderr(), "\r\u{1b}[2K  {line}")
-        } else {
-            writeln!(io::stderr(), "{line}")
-        };
+        self.line.show(&line);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, SUBSCRIPTIONS, WAITLIST_ENTRIES};
 use rollbook_core::delivery::{Delivery, MessageId};
-use rollbook_core::queue::{Consumer as _, LeaseRequest, Producer as _, QueueError, Settled, Settlement};
+use rollbook_core::queue::{Consumer as _, Producer as _, QueueError, Settled, Settlement};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::clock::ManualClock;
@@ -18,6 +18,7 @@ use rollbook_testkit::memory::store::MemoryStore;
 use serde_json::{Value, json};
 
 use super::*;
+use rollbook_testkit::queues::{all_of, request};
 
 /// The last call to the queue by an erasure that finds nothing there: two looks of two calls each.
 const LAST: usize = 3;
@@ -44,7 +45,7 @@ impl Stage {
         let body = Bytes::copy_from_slice(body.as_bytes());
         let delivery =
             Delivery { id: MessageId::new(id), received_at: self.clock.now(), traceparent: None, body };
-        self.queue.enqueue_many(&[delivery]).await.expect("it is taken");
+        all_of(self.queue.enqueue_many(&[delivery]).await).expect("it is taken");
     }
 
     fn parts<'a>(&'a self, store: &'a dyn Store, queue: &'a dyn QueueAdmin) -> Parts<'a> {
@@ -82,7 +83,7 @@ async fn what_is_theirs_goes_from_every_state_and_what_is_anothers_stays() {
     stage.applied("msg_2", &entry("wle_row", "ines@home.example")).await;
     stage.applied("msg_3", &entry("wle_other", "other@home.example")).await;
     let lease = async |max| {
-        let request = LeaseRequest { max, lease_for: Duration::from_secs(60), wait: Duration::ZERO };
+        let request = request(max, Duration::from_secs(60), Duration::ZERO);
         stage.queue.lease(request).await.expect("it is leased")
     };
     let failure = || Failure { reason: Reason::StoreRefused, detail: String::new(), event_type: None };
@@ -93,10 +94,11 @@ async fn what_is_theirs_goes_from_every_state_and_what_is_anothers_stays() {
     for settlement in
         [Settlement::DeadLetter { failure: failure() }, Settlement::DeadLetter { failure: failure() }]
     {
-        stage.queue.settle_many(vec![(leases.pop().expect("a lease"), settlement)]).await.expect("settled");
+        all_of(stage.queue.settle_many(&[(leases.pop().expect("a lease"), settlement)]).await)
+            .expect("settled");
     }
     let retry = Settlement::Retry { after: Duration::from_secs(60), failure: failure() };
-    stage.queue.settle_many(vec![(leases.pop().expect("a lease"), retry)]).await.expect("settled");
+    all_of(stage.queue.settle_many(&[(leases.pop().expect("a lease"), retry)]).await).expect("settled");
     let joined = membership("orgmem_1", "org_1", "user_1", START);
     stage.queued("leased", &event("organizationMembership.deleted", START, &joined).to_string()).await;
     let held = lease(1).await.pop().expect("a lease");
@@ -118,8 +120,8 @@ async fn what_is_theirs_goes_from_every_state_and_what_is_anothers_stays() {
     assert_eq!((waiting, delayed, leased, dead, unreadable, mentions), (1, 1, 1, 2, 1, 1));
     assert_eq!(done.removed, 5);
     assert_eq!(stage.left(), ["mention", "other"]);
-    let settled = stage.queue.settle_many(vec![(held, Settlement::Ack)]).await;
-    assert_eq!(settled, Ok(vec![Settled::LeaseLost]));
+    let settled = stage.queue.settle_many(&[(held, Settlement::Ack)]).await;
+    assert_eq!(settled, [Ok(Settled::LeaseLost)]);
     // The entry that only the queue knew can't come later either.
     stage.applied("msg_4", &entry("wle_queued", "ines@work.example")).await;
     for row in stage.store.rows_of(&WAITLIST_ENTRIES) {

@@ -11,7 +11,7 @@ use rollbook_core::catalog::USERS;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::event::parse;
 use rollbook_core::merge::DeletedRows;
-use rollbook_core::queue::{Consumer as _, LeaseRequest, Producer as _, QueueAdmin, Settlement};
+use rollbook_core::queue::{Consumer as _, Producer as _, QueueAdmin, Settlement};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::store::{Keeping, Store as _};
 use rollbook_core::time::{Clock, Timestamp};
@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use super::story::{Ask, Ledger, Story, gather};
 use super::{json, text};
+use rollbook_testkit::queues::{all_of, request};
 
 const SECOND: i64 = 1_000;
 const MINUTE: i64 = 60 * SECOND;
@@ -66,16 +67,16 @@ impl Stage {
         let traceparent =
             TRACED.contains(&id).then(|| Traceparent::parse(TRACE.as_bytes()).expect("a trace"));
         let delivery = Delivery { id: MessageId::new(id), received_at: self.clock.now(), traceparent, body };
-        self.queue.enqueue_many(&[delivery]).await.expect("it is taken");
+        all_of(self.queue.enqueue_many(&[delivery]).await).expect("it is taken");
     }
 
     /// A worker takes the oldest message, and ends so with it.
     async fn settled(&self, settlement: Option<Settlement>) {
         let lease_for = Duration::from_secs(60);
-        let request = LeaseRequest { max: 1, lease_for, wait: Duration::ZERO };
+        let request = request(1, lease_for, Duration::ZERO);
         let lease = self.queue.lease(request).await.expect("it is leased").pop().expect("a message");
         if let Some(settlement) = settlement {
-            self.queue.settle_many(vec![(lease, settlement)]).await.expect("it is settled");
+            all_of(self.queue.settle_many(&[(lease, settlement)]).await).expect("it is settled");
         }
     }
 
