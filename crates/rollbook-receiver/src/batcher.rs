@@ -47,6 +47,7 @@ pub(crate) struct Batcher {
     pub(crate) producer: Arc<dyn Producer>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) batch_max: usize,
+    pub(crate) batch_bytes_max: usize,
 }
 
 /// Calls to the queue at once: one at the disk, one at its door. A third would only split the second.
@@ -86,10 +87,11 @@ impl Batcher {
         Ok(())
     }
 
-    /// Begins a call with all that has arrived and is still waited for. Returns how much that is.
+    /// Begins a call with what has arrived and is still waited for, as far as it fits. Returns how much that is.
     fn call(&self, arrived: &mut Vec<Waiting>, calls: &mut JoinSet<Landed>) -> usize {
+        let fits = fitting(arrived.iter().map(|waiting| waiting.delivery.body.len()), self.batch_bytes_max);
         let (deliveries, askers): (Vec<_>, Vec<_>) = arrived
-            .drain(..)
+            .drain(..fits)
             .filter(|waiting| !waiting.asker.answer.is_closed())
             .map(|waiting| (waiting.delivery, waiting.asker))
             .unzip();
@@ -100,6 +102,18 @@ impl Batcher {
         }
         size
     }
+}
+
+/// How many of these go together in one call: the first, and as many more as have room in `bytes_max`.
+fn fitting(sizes: impl Iterator<Item = usize>, bytes_max: usize) -> usize {
+    let mut bytes = 0_usize;
+    sizes
+        .take_while(|size| {
+            let is_first = bytes == 0;
+            bytes = bytes.saturating_add((*size).max(1));
+            is_first || bytes <= bytes_max
+        })
+        .count()
 }
 
 async fn enqueue(
@@ -157,4 +171,19 @@ fn report(answers: &[Result<Enqueued, QueueError>], failing: &mut bool) {
         _ => {}
     }
     *failing = error.is_some();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_carries_no_more_bytes_than_its_limit_but_always_one_delivery() {
+        let of = |sizes: &[usize]| fitting(sizes.iter().copied(), 100);
+        assert_eq!(of(&[]), 0);
+        assert_eq!(of(&[50, 50, 1]), 2, "exactly as many as fit");
+        assert_eq!(of(&[50, 51]), 1);
+        assert_eq!(of(&[101, 1]), 1, "one that is larger than the limit goes alone");
+        assert_eq!(of(&[0; 101]), 100, "an empty body counts as a byte");
+    }
 }

@@ -109,6 +109,7 @@ impl Receiver {
                 producer: self.producer,
                 metrics: Arc::clone(&self.metrics),
                 batch_max: self.settings.batch_max,
+                batch_bytes_max: self.settings.batch_bytes_max,
             }
             .run(),
         );

@@ -41,6 +41,9 @@ pub struct Settings {
     pub in_flight_max: usize,
     /// The most deliveries in one call to the queue.
     pub batch_max: usize,
+    /// The most bytes of bodies in one call to the queue; a larger body goes alone. A call must pass the link to
+    /// the queue within its time limit.
+    pub batch_bytes_max: usize,
 }
 
 impl Default for Settings {
@@ -58,6 +61,7 @@ impl Default for Settings {
             connections_max: 4096,
             in_flight_max: 1024,
             batch_max: 256,
+            batch_bytes_max: 4 * 1024 * 1024,
         }
     }
 }
@@ -83,6 +87,7 @@ impl Settings {
             connections_max: count(self.connections_max),
             in_flight_max: count(self.in_flight_max),
             batch_max: count(self.batch_max),
+            batch_bytes_max: self.batch_bytes_max,
         }
     }
 }

@@ -134,7 +134,9 @@ impl RedisQueue {
         limit: usize,
     ) -> Result<Vec<Found>, QueueError> {
         if let Some(id) = &filter.id {
-            return self.find_dead_one(id, filter, after).await;
+            let mut found = self.find_dead_one(id, filter, after).await?;
+            found.truncate(limit);
+            return Ok(found);
         }
         let mut all = Vec::new();
         for (index, shard) in self.shards.iter().enumerate() {

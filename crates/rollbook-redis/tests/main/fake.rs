@@ -101,7 +101,7 @@ impl State {
             ["EVALSHA", _, _, arguments @ ..] if arguments.len() == 10 + 4 => {
                 format!("*3\r\n{}{}{}", bulk("1"), bulk("1"), bulk("an epoch"))
             }
-            ["EVALSHA", ..] => "*1\r\n:1\r\n".to_owned(),
+            ["EVALSHA", ..] => "*2\r\n:0\r\n*1\r\n:1\r\n".to_owned(),
             ["WAITAOF", ..] => format!("*2\r\n:{}\r\n:{}\r\n", self.waitaof.0, self.waitaof.1),
             _ => "+OK\r\n".to_owned(),
         }

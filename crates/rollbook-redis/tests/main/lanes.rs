@@ -33,7 +33,7 @@ async fn who_wakes_up_after_another_process_took_over_can_settle_nothing() {
         let request = request(10, Duration::from_millis(1), Duration::ZERO);
         let lost = paused.lease(request).await.expect("the queue gives");
         let taken = lease_in_time(&other, 3).await;
-        assert!(taken.iter().all(|lease| (lease.attempt, lease.unsettled) == (2, 1)), "{taken:?}");
+        assert!(taken.iter().all(|lease| (lease.attempt, lease.unsettled) == (1, 1)), "{taken:?}");
         assert_eq!(settle(&paused, &lost, &settlement).await, [Settled::LeaseLost; 3], "{settlement:?}");
         assert_eq!((stats(&other).await.leased, stats(&other).await.depth()), (3, 3), "{settlement:?}");
         settle_all(&other, &taken, &Settlement::Ack).await;

@@ -106,7 +106,7 @@ fn step(
 ) -> rusqlite::Result<(Vec<i64>, Option<DeadLetterPosition>)> {
     if filter.id.is_some() {
         // One at most, found by its index.
-        return Ok((matching(connection, "seq", filter, after, 1, |row| row.get(0))?, None));
+        return Ok((matching(connection, "seq", filter, after, limit.min(1), |row| row.get(0))?, None));
     }
     let everything = DeadLetterFilter::default();
     let looked_at: Vec<i64> = matching(connection, "seq", &everything, after, limit, |row| row.get(0))?;

@@ -287,6 +287,11 @@ impl State {
         limit: usize,
     ) -> (Vec<DeadLetterPosition>, Option<DeadLetterPosition>) {
         let behind = self.dead.values().filter(|letter| after.is_none_or(|after| letter.position > after));
+        if filter.id.is_some() {
+            // One at most, found by its id.
+            let found = behind.filter(|letter| matches(filter, letter)).take(limit);
+            return (found.map(|letter| letter.position).collect(), None);
+        }
         let looked_at: Vec<_> = behind.take(limit).collect();
         let next = looked_at.last().map(|letter| letter.position).filter(|_| looked_at.len() == limit);
         let chosen = looked_at.into_iter().filter(|letter| matches(filter, letter));

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::delivery::{Delivery, MessageId};
-use rollbook_core::queue::{Consumer as _, Enqueued, Producer, QueueAdmin as _, QueueError};
+use rollbook_core::queue::{
+    Consumer as _, Enqueued, Lease, LeaseRequest, LeaseRequestId, Producer, QueueAdmin as _, QueueError,
+};
 use rollbook_core::store::{Store, StoreError};
 use rollbook_core::time::{Clock as _, Timestamp};
 use rollbook_testkit::clock::ManualClock;
@@ -100,6 +102,27 @@ async fn a_waiting_lease_of_the_model_takes_what_becomes_due_meanwhile() {
         tokio::time::sleep(lease_for / 2).await;
         clock.advance(lease_for);
     };
-    let (leases, ()) = tokio::join!(queue.lease(request), pass);
-    assert_eq!(leases.expect("the lease has run out")[0].attempt, 2);
+    // The same request would be given what it has; another one is given what becomes due.
+    let other = LeaseRequest { id: LeaseRequestId { lane: 1, number: 0 }, ..request };
+    let (leases, ()) = tokio::join!(queue.lease(other), pass);
+    assert_eq!(leases.expect("the lease has run out")[0].unsettled, 1);
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_given_what_it_took_and_releases_what_no_longer_fits() {
+    let queue = MemoryQueue::new(10, clock());
+    let deliveries = ["a", "b", "c", "d"].map(|id| Delivery { id: MessageId::new(id), ..delivery() });
+    all_of(queue.enqueue_many(&deliveries).await).expect("there is room");
+    let ids = |leases: &[Lease]| leases.iter().map(|lease| lease.id.to_string()).collect::<Vec<_>>();
+    let first = request(3, Duration::from_secs(60), Duration::ZERO);
+    let taken = queue.lease(first.clone()).await.expect("leases");
+    assert_eq!(ids(&taken), ["a", "b", "c"]);
+    let again = queue.lease(first.clone()).await.expect("leases");
+    assert_eq!(ids(&again), ["a", "b", "c"]);
+    assert!(again.iter().zip(&taken).all(|(one, other)| one.token == other.token && one.attempt == 1));
+    let fewer = queue.lease(LeaseRequest { max: 1, ..first }).await.expect("leases");
+    assert_eq!(ids(&fewer), ["a"]);
+    let next = queue.lease(request(9, Duration::from_secs(60), Duration::ZERO)).await.expect("leases");
+    assert_eq!(ids(&next).len(), 3, "b and c were released, and nothing is in two hands");
+    assert!(next.iter().all(|lease| (lease.attempt, lease.unsettled) == (1, 0)), "{next:?}");
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rollbook_core::queue::Consumer as _;
-use rollbook_core::queue::{QueueError, Settled, Settlement};
+use async_trait::async_trait;
+use rollbook_core::queue::{Consumer, Lease, LeaseRequest, QueueError, Settled, Settlement};
 use rollbook_core::store::StoreError;
 use rollbook_testkit::faults::{Fault, FaultyConsumer, FaultyStore, Gate, QueueCall, StoreCall};
+use rollbook_testkit::memory::queue::MemoryQueue;
 use rollbook_worker::WorkerError;
 use tokio::time::sleep;
 
@@ -141,17 +142,108 @@ async fn while_the_queue_is_away_the_worker_backs_off_and_then_goes_on() {
 async fn a_settlement_whose_answer_is_lost_is_made_again_and_harms_nothing() {
     let bench = Bench::new();
     bench.enqueue_users(0..3).await;
-    let failed = AtomicBool::new(false);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
     let queue = FaultyConsumer::new(bench.queue.clone(), move |call| match call {
-        QueueCall::Settle(_) if !failed.swap(true, Ordering::SeqCst) => {
-            Fault::FailAfter(QueueError::Unavailable("connection reset".into()))
-        }
+        QueueCall::Settle(_) if counted.fetch_add(1, Ordering::SeqCst) == 0 => Fault::FailAfter(reset()),
         _ => Fault::None,
     });
-    let made_again = eventually(|| bench.metric("rollbook_leases_lost_total").as_deref() == Some("3"));
+    let made_again = eventually(|| calls.load(Ordering::SeqCst) == 2);
     run_until(bench.worker_with_queue(queue), made_again).await.expect("a clean end");
     assert_eq!(bench.stats().await.depth(), 0);
     assert_eq!(bench.user_ids().len(), 3);
+    let lost = bench.metric("rollbook_leases_lost_total");
+    assert_eq!(lost.as_deref(), Some("0"), "no other worker has them");
+}
+
+fn reset() -> QueueError {
+    QueueError::Unavailable("connection reset".into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_whose_answer_is_lost_are_asked_for_again_and_spend_no_attempt() {
+    let bench = Bench::new();
+    bench.enqueue_users(0..300).await;
+    let calls = AtomicUsize::new(0);
+    // Of four answers three are lost, for longer than a message has attempts.
+    let queue = FaultyConsumer::new(bench.queue.clone(), move |call| match call {
+        QueueCall::Lease(_) if calls.fetch_add(1, Ordering::SeqCst) % 4 != 3 => Fault::FailAfter(reset()),
+        _ => Fault::None,
+    });
+    run_until(bench.worker_with_queue(queue), bench.drained()).await.expect("a clean end");
+    assert!(bench.queue.dead().is_empty(), "{:?}", bench.queue.dead());
+    assert_eq!(bench.user_ids().len(), 300);
+    assert!(bench.attempts().into_iter().all(|attempts| attempts == 1), "{:?}", bench.attempts());
+}
+
+/// A queue of which a part answers no settlement while it is told so.
+struct PartlyAway {
+    inner: Arc<MemoryQueue>,
+    away: Arc<AtomicBool>,
+}
+
+fn is_on_the_part(lease: &Lease) -> bool {
+    lease.id.as_str().ends_with('3')
+}
+
+#[async_trait]
+impl Consumer for PartlyAway {
+    async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError> {
+        self.inner.lease(request).await
+    }
+
+    async fn count_attempt(&self, lease: &Lease) -> Result<Settled, QueueError> {
+        self.inner.count_attempt(lease).await
+    }
+
+    async fn settle_many(&self, settlements: &[(Lease, Settlement)]) -> Vec<Result<Settled, QueueError>> {
+        let is_away = self.away.load(Ordering::SeqCst);
+        let mut answers = Vec::with_capacity(settlements.len());
+        for settlement in settlements {
+            if is_away && is_on_the_part(&settlement.0) {
+                answers.push(Err(reset()));
+            } else {
+                answers.extend(self.inner.settle_many(std::slice::from_ref(settlement)).await);
+            }
+        }
+        answers
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_of_the_queue_that_settles_nothing_holds_up_no_other_part() {
+    let bench = Bench::new();
+    let away = Arc::new(AtomicBool::new(true));
+    bench.enqueue_users(0..40).await;
+    let queue = PartlyAway { inner: bench.queue.clone(), away: Arc::clone(&away) };
+    let drive = async {
+        let left = || bench.queue.message_ids();
+        eventually(|| left().len() == 4).await;
+        assert!(left().iter().all(|id| id.as_str().ends_with('3')), "{:?}", left());
+        bench.enqueue_users(40..80).await;
+        eventually(|| left().len() == 8).await;
+        away.store(false, Ordering::SeqCst);
+        bench.drained().await;
+    };
+    run_until(bench.worker_with_queue(queue), drive).await.expect("a clean end");
+    assert_eq!(bench.user_ids().len(), 80);
+    assert!(bench.attempts().into_iter().all(|attempts| attempts == 1), "{:?}", bench.attempts());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_part_of_the_queue_never_settles_is_leased_again_after_its_lease() {
+    let bench = Bench::new();
+    let away = Arc::new(AtomicBool::new(true));
+    bench.enqueue_users(0..10).await;
+    let queue = PartlyAway { inner: bench.queue.clone(), away: Arc::clone(&away) };
+    let drive = async {
+        eventually(|| bench.queue.message_ids().len() == 1).await;
+        sleep(bench.settings.lease_for * 2).await;
+        away.store(false, Ordering::SeqCst);
+        bench.drained().await;
+    };
+    run_until(bench.worker_with_queue(queue), drive).await.expect("a clean end");
+    assert!(bench.queue.dead().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -247,6 +247,7 @@ fn receiver(read: &mut Reader<'_>, drain_timeout: Duration) -> rollbook_receiver
         connections_max: read.number("connections_max"),
         in_flight_max: read.number("in_flight_max"),
         batch_max: read.number("enqueue_batch_max"),
+        batch_bytes_max: read.size("enqueue_bytes_max"),
     }
 }
 

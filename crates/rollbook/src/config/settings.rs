@@ -195,6 +195,12 @@ pub(crate) static SETTINGS: &[Setting] = &[
     limit("in_flight_max", MANY, "1024", "deliveries that wait for the queue at once; more are answered 503"),
     limit("enqueue_batch_max", BATCH, "256", "deliveries in one commit of the queue"),
     limit(
+        "enqueue_bytes_max",
+        BYTES,
+        "4MiB",
+        "bytes of bodies in one commit of the queue; a larger body goes alone",
+    ),
+    limit(
         "queue_depth_max",
         Kind::Number(1_000_000_000),
         "1000000",
