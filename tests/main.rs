@@ -17,4 +17,5 @@ mod rows;
 mod slow_clients;
 mod statuses;
 mod stopping;
+mod store_network;
 mod units;

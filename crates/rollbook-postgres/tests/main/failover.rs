@@ -127,7 +127,7 @@ async fn a_host_that_does_not_answer_leaves_the_others_their_time() {
     let pair = Pair::start().await;
     let new = pair.new.server.port();
     let settings =
-        PostgresSettings { connect_timeout: Duration::from_secs(6), ..pair.hosts([pair.proxy.port(), new]) };
+        PostgresSettings { connect_timeout: Duration::from_secs(12), ..pair.hosts([pair.proxy.port(), new]) };
     pair.proxy.fail_both(Fault::after(0, Break::BlackHole));
     let store = open(&settings);
     apply_at_once(&store, "user").await;
