@@ -120,7 +120,10 @@ impl QueueAdmin for FakeQueue {
 
     async fn durability(&self) -> Result<Durability, QueueError> {
         let weak = self.answer().await?.delayed > 0;
-        Ok(Durability { weaknesses: weak.then(|| "appendonly is no".to_owned()).into_iter().collect() })
+        Ok(Durability {
+            weaknesses: weak.then(|| "appendonly is no".to_owned()).into_iter().collect(),
+            ..Durability::default()
+        })
     }
 }
 
