@@ -34,18 +34,13 @@ impl Unanswered {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The number to ask with, where a request was not answered.
-    fn of(&self, lane: u32, shard: usize) -> Option<u64> {
-        self.numbers().get(&(lane, shard)).copied()
+    /// The number to ask with, where a request was not answered. Who takes it asks.
+    fn take(&self, lane: u32, shard: usize) -> Option<u64> {
+        self.numbers().remove(&(lane, shard))
     }
 
-    fn note(&self, id: LeaseRequestId, shard: usize, is_answered: bool) {
-        let mut numbers = self.numbers();
-        if is_answered {
-            numbers.remove(&(id.lane, shard));
-        } else {
-            numbers.insert((id.lane, shard), id.number);
-        }
+    fn put(&self, id: LeaseRequestId, shard: usize) {
+        self.numbers().insert((id.lane, shard), id.number);
     }
 }
 
@@ -86,7 +81,7 @@ impl RedisQueue {
             if max == 0 || bytes_max == 0 || started.elapsed() >= self.servers.call_timeout() * 2 {
                 break;
             }
-            let repeated = self.unanswered.of(request.id.lane, shard.index);
+            let repeated = self.unanswered.take(request.id.lane, shard.index);
             if !(shard.idle.claim(started) || everywhere || repeated.is_some()) {
                 continue;
             }
@@ -123,10 +118,10 @@ impl RedisQueue {
     ) -> Result<Vec<(i64, Lease)>, QueueError> {
         let pauses = Pauses::of(self.shards.len(), self.has_bell());
         let looked = self.take_from(shard, request).await;
-        self.unanswered.note(request.id, shard.index, looked.is_ok());
         let (epoch, healed, vanished, cursor, wait, found) = match looked {
             Ok(looked) => looked,
             Err(error) => {
+                self.unanswered.put(request.id, shard.index);
                 // That servers are unreachable is said where they are asked.
                 let is_new = shard.idle.fail(Instant::now(), error.clone(), pauses);
                 if is_new && self.servers.are_several() && !matches!(error, QueueError::Unavailable(_)) {
