@@ -16,8 +16,10 @@ mod fault;
 mod pool;
 mod queue;
 mod scripts;
+mod servers;
 mod settings;
 mod shard;
+mod slots;
 mod value;
 
 pub use queue::RedisQueue;

@@ -56,7 +56,7 @@ impl RedisQueue {
         let bodies: Vec<Option<Vec<u8>>> = if ids.is_empty() {
             Vec::new()
         } else {
-            self.line_to_read(shard).await?.query(cmd("HMGET").arg(shard.keys.messages()).arg(ids)).await?
+            self.read(shard, cmd("HMGET").arg(shard.keys.messages()).arg(ids)).await?
         };
         let pairs = ids.iter().copied().zip(bodies);
         Ok(pairs.filter_map(|(id, body)| Some((id, body?))).collect())
@@ -102,6 +102,7 @@ impl RedisQueue {
                     })
                     .await?;
                 changed += count;
+                self.shards[shard].stir();
                 full |= is_full == 1;
             }
         }
@@ -156,10 +157,10 @@ impl RedisQueue {
     ) -> Result<Vec<Found>, QueueError> {
         let index = self.shard_of(id.as_str());
         let shard = &self.shards[index];
-        let mut line = self.line_to_read(shard).await?;
-        let position: Option<i64> = line.query(cmd("ZSCORE").arg(shard.keys.dead()).arg(id.as_str())).await?;
+        let position: Option<i64> =
+            self.read(shard, cmd("ZSCORE").arg(shard.keys.dead()).arg(id.as_str())).await?;
         let failure: Option<String> =
-            line.query(cmd("HGET").arg(shard.keys.failures()).arg(id.as_str())).await?;
+            self.read(shard, cmd("HGET").arg(shard.keys.failures()).arg(id.as_str())).await?;
         let found = position.zip(failure).and_then(|(position, failure)| {
             Found::read(id.to_string(), listing_position(position, index), &failure)
         });
@@ -180,7 +181,6 @@ impl RedisQueue {
         // Those of this shard whose place in the whole listing is behind `after`.
         let mut from = after.map_or(0, |after| local_position(after, index) + 1);
         while found.len() < limit {
-            let mut line = self.line_to_read(shard).await?;
             let mut command = cmd("ZRANGEBYSCORE");
             command
                 .arg(shard.keys.dead())
@@ -190,7 +190,7 @@ impl RedisQueue {
                 .arg("LIMIT")
                 .arg(0)
                 .arg(PAGE);
-            let page: Vec<(String, i64)> = line.query(&command).await?;
+            let page: Vec<(String, i64)> = self.read(shard, &command).await?;
             let Some((_, last)) = page.last() else { break };
             from = last + 1;
             let mut command = cmd("HMGET");
@@ -198,7 +198,7 @@ impl RedisQueue {
             for (id, _) in &page {
                 command.arg(id);
             }
-            let failures: Vec<Option<String>> = line.query(&command).await?;
+            let failures: Vec<Option<String>> = self.read(shard, &command).await?;
             let letters = page.into_iter().zip(failures).filter_map(|((id, position), failure)| {
                 Found::read(id, listing_position(position, index), &failure?)
             });

@@ -16,8 +16,10 @@
 //!   script afterwards. Giving one up loses nothing.
 
 mod admin;
+mod calls;
 mod dead_letters;
 mod enqueue;
+mod idle;
 mod lease;
 mod look;
 mod remove;
@@ -26,11 +28,10 @@ mod wait;
 mod whole;
 
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use redis::{Cmd, FromRedisValue, Script};
+use redis::{Cmd, Script};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
@@ -41,8 +42,9 @@ use tokio::time::Instant;
 use tracing::error;
 
 use crate::address::Address;
-use crate::pool::{self, Held, Maker, Pool};
+use crate::pool::{Call, Options};
 use crate::scripts::Scripts;
+use crate::servers::Servers;
 use crate::settings::{DueTimes, RedisSettings};
 use crate::shard::{Keys, SHARDS_MAX, shard_of};
 
@@ -56,26 +58,38 @@ const BATCH_MAX: usize = 1_000;
 pub struct RedisQueue {
     settings: RedisSettings,
     due_times: DueTimes,
-    scripts: Scripts,
-    pool: Pool,
+    scripts: Arc<Scripts>,
+    servers: Servers,
     shards: Vec<Shard>,
     /// This process's name in the groups.
     consumer: String,
     /// The shard at which the next lease begins to look.
     turn: AtomicUsize,
     reaped_at: Mutex<Option<Instant>>,
+    doorbell: wait::Doorbell,
+    unanswered: lease::Unanswered,
 }
 
 struct Shard {
+    index: usize,
     keys: Keys,
     /// Which life of the shard we know; `None` until it is set up. It changes when the data are lost.
     epoch: Mutex<Option<String>>,
-    doorbell: wait::Doorbell,
+    idle: idle::Idle,
 }
 
 impl Shard {
     fn epoch(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_known(&self) -> bool {
+        self.epoch().is_some()
+    }
+
+    /// Something may be due here: it is looked at when a lane asks next.
+    fn stir(&self) {
+        self.idle.end();
     }
 }
 
@@ -92,18 +106,26 @@ impl RedisQueue {
         let address = Address::of(&settings)?;
         let shards = settings.shards.clamp(1, SHARDS_MAX);
         let keys: Vec<Keys> = (0..shards).map(Keys::of).collect();
-        let maker = Maker::new(address, settings.strict, settings.replicas, settings.call_timeout, &keys);
-        let pool = maker.pool()?;
-        let shard = |keys| Shard { keys, epoch: Mutex::new(None), doorbell: wait::Doorbell::default() };
+        let options = Options {
+            strict: settings.strict,
+            replicas: settings.replicas,
+            call_timeout: settings.call_timeout,
+        };
+        let tagged: Vec<&str> = keys.iter().map(Keys::messages).collect();
+        let servers = Servers::new(address, options, &tagged)?;
+        let shard =
+            |(index, keys)| Shard { index, keys, epoch: Mutex::new(None), idle: idle::Idle::default() };
         Ok(Self {
             settings: RedisSettings { shards, ..settings },
             due_times,
-            scripts: Scripts::new(),
-            pool,
-            shards: keys.into_iter().map(shard).collect(),
+            scripts: Arc::new(Scripts::new()),
+            servers,
+            shards: keys.into_iter().enumerate().map(shard).collect(),
             consumer: consumer_name(),
             turn: AtomicUsize::new(0),
             reaped_at: Mutex::new(None),
+            doorbell: wait::Doorbell::default(),
+            unanswered: lease::Unanswered::default(),
         })
     }
 
@@ -123,73 +145,71 @@ impl RedisQueue {
         command
     }
 
-    /// A connection, with which the shard is known to be set up.
-    async fn line(&self, shard: &Shard) -> Result<Held, QueueError> {
-        let mut line = pool::take(&self.pool).await?;
+    /// Makes sure that the shard is set up.
+    async fn ensure_set_up(&self, shard: &Shard) -> Result<(), QueueError> {
+        if shard.is_known() {
+            return Ok(());
+        }
         // The first before all others: of data with another number of shards it may be the only one there is.
-        for shard in [&self.shards[0], shard] {
-            let is_known = shard.epoch().is_some();
-            if !is_known {
-                self.set_up(&mut line, shard).await?;
+        let first = &self.shards[0];
+        if !first.is_known()
+            && let Err(error) = self.set_up(first).await
+        {
+            let is_elsewhere = shard.index != first.index && matches!(error, QueueError::Unavailable(_));
+            if !is_elsewhere {
+                return Err(error);
+            }
+            // The first is unreachable, and so are those who have it only: what another shard says is as good.
+            self.meet_if_there(shard).await?;
+            if shard.is_known() {
+                return Ok(());
+            }
+            if !self.shards.iter().any(Shard::is_known) {
+                return Err(error);
             }
         }
-        Ok(line)
+        if shard.is_known() { Ok(()) } else { self.set_up(shard).await }
     }
 
-    async fn call<T: FromRedisValue>(
-        &self,
-        script: &Script,
-        shard: &Shard,
-        arguments: impl FnOnce(&mut Cmd),
-    ) -> Result<T, QueueError> {
-        let mut line = self.line(shard).await?;
-        let mut command = self.command(script, &shard.keys);
-        arguments(&mut command);
-        line.run(script, &command).await
-    }
-
-    /// A connection for reading from the shard. One that was never set up is not set up here, and is empty:
-    /// who looks, at a health check or by hand, changes nothing.
-    async fn line_to_read(&self, shard: &Shard) -> Result<Held, QueueError> {
-        let mut line = pool::take(&self.pool).await?;
-        for shard in [&self.shards[0], shard] {
-            let is_known = shard.epoch().is_some();
-            if !is_known {
-                let mut command = redis::cmd("HMGET");
-                command.arg(shard.keys.meta()).arg(&["format", "shards", "epoch"]);
-                let found: (Option<u32>, Option<u16>, Option<String>) = line.query(&command).await?;
-                if let (Some(format), Some(shards), Some(epoch)) = found {
-                    self.meet(shard, format, shards, epoch)?;
-                }
+    /// Refuses a shard that this process can't work with, and sets none up.
+    async fn ensure_met(&self, shard: &Shard) -> Result<(), QueueError> {
+        if shard.is_known() {
+            return Ok(());
+        }
+        let first = &self.shards[0];
+        if !first.is_known() && shard.index != first.index {
+            match self.meet_if_there(first).await {
+                Ok(()) | Err(QueueError::Unavailable(_)) => {}
+                Err(error) => return Err(error),
             }
         }
-        Ok(line)
+        self.meet_if_there(shard).await
     }
 
-    /// Runs a script that only reads.
-    async fn ask<T: FromRedisValue>(
-        &self,
-        script: &Script,
-        shard: &Shard,
-        arguments: impl FnOnce(&mut Cmd),
-    ) -> Result<T, QueueError> {
-        let mut line = self.line_to_read(shard).await?;
+    async fn meet_if_there(&self, shard: &Shard) -> Result<(), QueueError> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(shard.keys.meta()).arg(&["format", "shards", "epoch"]);
+        let found: (Option<u32>, Option<u16>, Option<String>) = self.command_on(shard, &command).await?;
+        if let (Some(format), Some(shards), Some(epoch)) = found {
+            self.meet(shard, format, shards, epoch)?;
+        }
+        Ok(())
+    }
+
+    async fn set_up(&self, shard: &Shard) -> Result<(), QueueError> {
+        let script = &self.scripts.set_up;
         let mut command = self.command(script, &shard.keys);
-        arguments(&mut command);
-        line.run(script, &command).await
-    }
-
-    async fn set_up(&self, line: &mut Held, shard: &Shard) -> Result<(), QueueError> {
-        let mut command = self.command(&self.scripts.set_up, &shard.keys);
         let ours = format!("{:016x}", fastrand::u64(..));
         command.arg(FORMAT).arg(self.settings.shards).arg(ours);
-        let (format, shards, epoch): (u32, u16, String) = line.run(&self.scripts.set_up, &command).await?;
+        let call = Call { command: &command, script: Some(script), confirm: false };
+        let answer = self.servers.call(shard.index, &call).await?;
+        let (format, shards, epoch): (u32, u16, String) = self.read_answer(answer.value)?;
         self.meet(shard, format, shards, epoch)
     }
 
     /// Takes note of what a shard is, where we can work with it.
     fn meet(&self, shard: &Shard, format: u32, shards: u16, epoch: String) -> Result<(), QueueError> {
-        let address = self.pool.manager().address();
+        let address = self.address();
         if format != FORMAT {
             return Err(QueueError::Deployment(format!(
                 "{address}: its data are in format {format} and this Rollbook knows {FORMAT}; use the Rollbook that made them, or a newer one"
@@ -213,7 +233,7 @@ impl RedisQueue {
             error!(
                 "{}: the queue was emptied or replaced (FLUSHALL, a restart without its data, another server); what \
                  waited there is gone and the work goes on. Replay the time since from Clerk's dashboard",
-                self.pool.manager().address()
+                self.address()
             );
             *known = None;
         }
@@ -237,15 +257,7 @@ impl Producer for RedisQueue {
 #[async_trait]
 impl Consumer for RedisQueue {
     async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError> {
-        let deadline = Instant::now() + request.wait;
-        loop {
-            let taken = self.take(&request).await?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !taken.leases.is_empty() || left.is_zero() {
-                return Ok(taken.leases);
-            }
-            self.wait(&taken.cursors, left.min(taken.next_due_after.unwrap_or(Duration::MAX))).await?;
-        }
+        self.take_or_wait(request).await
     }
 
     async fn count_attempt(&self, lease: &Lease) -> Result<Settled, QueueError> {
@@ -307,6 +319,6 @@ impl QueueAdmin for RedisQueue {
     }
 
     async fn durability(&self) -> Result<Durability, QueueError> {
-        self.pool.manager().ask_durability().await
+        self.servers.durability().await
     }
 }

@@ -2,11 +2,14 @@
 
 mod access;
 mod cluster;
+mod connections;
 mod durability;
 mod fake;
 mod healing;
+mod idle;
 mod lanes;
 mod outages;
+mod partial;
 mod queue;
 mod removal;
 mod replicas;
