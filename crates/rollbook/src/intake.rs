@@ -168,7 +168,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_deliveries_the_evidence_ends_and_the_process_is_ready_again() {
         let intake = after(&[Err(full_disk())]).await;
-        tokio::time::advance(FAILURE_HOLDS_FOR - Duration::from_millis(1)).await;
+        tokio::time::advance(FAILURE_HOLDS_FOR.saturating_sub(Duration::from_millis(1))).await;
         assert!(!intake.check().await.is_ready());
         tokio::time::advance(Duration::from_millis(1)).await;
         let Condition::Degraded(why) = intake.check().await else {
@@ -193,7 +193,7 @@ mod tests {
         let intake = Intake::new(Arc::new(Answers(answers, Some(SILENT_FOR * 2))));
         let deliveries = deliveries();
         let look = async {
-            tokio::time::sleep(SILENT_FOR - Duration::from_millis(1)).await;
+            tokio::time::sleep(SILENT_FOR.saturating_sub(Duration::from_millis(1))).await;
             assert_eq!(intake.check().await, Condition::Well);
             tokio::time::sleep(Duration::from_millis(1)).await;
             let Condition::Failing(why) = intake.check().await else { panic!("it is silent") };

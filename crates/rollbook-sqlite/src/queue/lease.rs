@@ -242,14 +242,14 @@ impl Entry {
 
     fn into_lease(self, seq: i64, token: i64) -> Lease {
         let id = String::from_utf8(self.id);
-        let unreadable = if self.format != FORMAT {
+        let unreadable = if self.format == FORMAT {
+            id.is_err().then(|| "the id of the queue's entry is not text: queue.db is damaged".to_owned())
+        } else {
             Some(format!(
                 "the queue's entry is in format {} and this Rollbook knows {FORMAT}: a newer one stored it, or queue.db \
                  is damaged",
                 self.format
             ))
-        } else {
-            id.is_err().then(|| "the id of the queue's entry is not text: queue.db is damaged".to_owned())
         };
         let id = id.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
         Lease {

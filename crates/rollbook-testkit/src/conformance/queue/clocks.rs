@@ -51,7 +51,7 @@ pub async fn a_lease_ends_in_time_although_the_clock_was_ahead_when_it_began(
 pub async fn a_clock_that_is_corrected_by_little_changes_no_due_time(queue: Queue<impl QueueHarness>) {
     queue.enqueue(&["a"]).await;
     let lease = queue.lease_one().await;
-    let back = DUE_WITHIN - RETRY_AFTER;
+    let back = DUE_WITHIN.saturating_sub(RETRY_AFTER);
     queue.settle(&lease, Settlement::Retry { after: RETRY_AFTER, failure: failure() }).await;
     queue.harness.step_back(back);
     queue.assert_nothing_is_due().await;
