@@ -17,13 +17,12 @@ use crate::migrations::{Schema, apply_migrations};
 const NOW: Timestamp = Timestamp::from_millis(1_785_312_000_000);
 const LEASE_FOR: Duration = Duration::from_secs(60);
 const DUE_WITHIN: Duration = Duration::from_secs(600);
-const FEW: usize = 300;
-const MANY: usize = 3_000;
+const FEW: usize = 200;
+const MANY: usize = 2_000;
 
-/// A queue whose steps are counted.
+/// A queue whose steps can be counted.
 struct Counting {
     connection: Connection,
-    steps: Arc<AtomicU64>,
     now: Timestamp,
     _folder: tempfile::TempDir,
 }
@@ -33,16 +32,9 @@ impl Counting {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("queue.db");
         apply_migrations(&path, Schema::Queue).expect("tables");
-        let mut connection = crate::connection::open(&path).expect("a file");
-        let steps = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&steps);
-        let count = move || {
-            counted.fetch_add(1, Ordering::Relaxed);
-            false
-        };
-        connection.progress_handler(1, Some(count)).expect("a handler");
+        let connection = crate::connection::open(&path).expect("a file");
         connection.execute_batch("PRAGMA synchronous = OFF").expect("a test need not wait for the disk");
-        Self { connection, steps, now: NOW, _folder: folder }
+        Self { connection, now: NOW, _folder: folder }
     }
 
     fn enqueue(&self, name: &str, count: usize) {
@@ -77,12 +69,21 @@ impl Counting {
         self.settle(count, &Settlement::DeadLetter { failure });
     }
 
-    /// Puts so many messages into a state.
+    /// Puts so many messages into a state, in one transaction.
+    fn filled(state: &str, count: usize) -> Self {
+        let mut queue = Self::new();
+        queue.connection.execute_batch("BEGIN").expect("a transaction");
+        queue.fill(state, count);
+        queue.connection.execute_batch("COMMIT").expect("a commit");
+        queue
+    }
+
     fn fill(&mut self, state: &str, count: usize) {
         let failure = Failure { reason: Reason::StoreRefused, detail: "x".into(), event_type: None };
         let again = |after| Settlement::Retry { after, failure: failure.clone() };
         match state {
             "new" => self.enqueue("other", count),
+            "dead" => self.dead(count),
             "leased" => {
                 self.enqueue("other", count);
                 assert_eq!(self.lease(count).len(), count);
@@ -133,18 +134,24 @@ impl Counting {
     }
 
     /// The steps of this work.
-    fn steps(&self, work: impl FnOnce(&Self)) -> u64 {
-        let before = self.steps.load(Ordering::Relaxed);
+    fn steps(&mut self, work: impl FnOnce(&Self)) -> u64 {
+        let steps = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&steps);
+        let count = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        self.connection.progress_handler(1, Some(count)).expect("a handler");
         work(self);
-        self.steps.load(Ordering::Relaxed) - before
+        self.connection.progress_handler(0, None::<fn() -> bool>).expect("no handler");
+        steps.load(Ordering::Relaxed)
     }
 }
 
 /// The steps of some work beside a few messages in a state and beside many.
 fn beside(state: &str, work: impl Fn(&Counting)) -> (u64, u64) {
     let [few, many] = [FEW, MANY].map(|count| {
-        let mut queue = Counting::new();
-        queue.fill(state, count);
+        let mut queue = Counting::filled(state, count);
         // The first lease passes over what an earlier build has redriven, once for all; and statements are prepared.
         queue.enqueue("first", 10);
         queue.lease(10);
@@ -216,8 +223,7 @@ fn the_work_of_a_bulk_step_does_not_grow_with_the_dead_letters_whether_they_matc
     for filter in [&all, &none] {
         let steps_of = |work: &dyn Fn(&Counting)| {
             let [few, many] = [FEW, MANY].map(|count| {
-                let queue = Counting::new();
-                queue.dead(count);
+                let mut queue = Counting::filled("dead", count);
                 queue.steps(work)
             });
             (few, many)
@@ -240,8 +246,7 @@ fn the_work_of_a_bulk_step_does_not_grow_with_the_dead_letters_whether_they_matc
 
 #[test]
 fn a_lease_passes_over_what_an_earlier_build_redrove_once_for_all() {
-    let mut queue = Counting::new();
-    queue.fill("redriven by an earlier build", MANY);
+    let mut queue = Counting::filled("redriven by an earlier build", MANY);
     let first = queue.steps(|queue| assert_eq!(queue.lease(1).len(), 1));
     let second = queue.steps(|queue| assert_eq!(queue.lease(1).len(), 1));
     assert!(second * 10 < first, "{first} steps and then {second}");
