@@ -133,7 +133,11 @@ async fn the_audit_sees_every_delivery_that_is_acknowledged_and_forgotten() {
     let (queue_path, store_path) = (folder.path().join("queue.db"), folder.path().join("store.db"));
     apply_migrations(&queue_path, Schema::Queue).expect("a queue");
     apply_migrations(&store_path, Schema::Store).expect("a store");
-    let queue = SqliteQueue::open(&queue_path, QueueSettings { depth_max: 1_000_000 }, Arc::clone(&clock));
+    let queue = SqliteQueue::open(
+        &queue_path,
+        QueueSettings { depth_max: 1_000_000, due_within: Duration::from_secs(600) },
+        Arc::clone(&clock),
+    );
     let queue = Arc::new(queue.expect("a queue"));
     let store = Arc::new(SqliteStore::open(&store_path, Arc::clone(&clock)).expect("a store"));
 
