@@ -164,7 +164,8 @@ pub trait QueueAdmin: Send + Sync {
     /// Counts, cheap enough to be asked for at every scrape. Reads only.
     async fn stats(&self) -> Result<QueueStats, QueueError>;
 
-    /// Dead letters that match, oldest first: at most `limit`, from behind the position `after`.
+    /// Dead letters that match, oldest first, from behind the position `after`: at most `limit`, and fewer where
+    /// their bodies would exceed [`PAGE_BYTES_MAX`]. Only an empty page is the end.
     async fn dead_letters(
         &self,
         filter: &DeadLetterFilter,
@@ -185,6 +186,18 @@ pub trait QueueAdmin: Send + Sync {
         limit: usize,
     ) -> Result<BulkStep, QueueError>;
 
+    /// One step of counting dead letters that match: [`BulkStep::changed`] says how many of them a redrive would
+    /// change. Bounded as [`redrive`](Self::redrive). Reads only, and an engine that can reads no bodies.
+    async fn count_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
+        let page = self.dead_letters(filter, after, limit).await?;
+        Ok(BulkStep { changed: page.len(), next: page.last().map(|letter| letter.position) })
+    }
+
     /// One step of deleting dead letters that match, oldest first, for good. Bounded as
     /// [`redrive`](Self::redrive).
     async fn discard(
@@ -195,7 +208,7 @@ pub trait QueueAdmin: Send + Sync {
     ) -> Result<BulkStep, QueueError>;
 
     /// Messages that are neither done nor dead, in no order, page by page: at most `limit` (at least one)
-    /// from behind `after`. Reads only. What is there from the first page to the last is on one of them,
+    /// from behind `after`, and fewer where their bodies would exceed [`PAGE_BYTES_MAX`]. Reads only. What is there from the first page to the last is on one of them,
     /// whatever state it passes through; what comes or ends meanwhile may be missing, or be there twice.
     async fn messages(
         &self,
@@ -215,6 +228,38 @@ pub trait QueueAdmin: Send + Sync {
     /// Whether what the queue takes in is on stable storage when it says so. Asks anew each time: a
     /// server's settings may change under us. Reads only.
     async fn durability(&self) -> Result<Durability, QueueError>;
+
+    /// Compares the bodies with the indexes that lead to them, and the counts with both. With `repair` the bodies
+    /// are believed: what was lost is restored, what leads nowhere is removed. Works in short steps, so that
+    /// deliveries and workers go on meanwhile; what they change meanwhile is not reported as damage. An engine
+    /// that finds its messages without an index has nothing to compare.
+    async fn audit(&self, repair: bool) -> Result<Audit, QueueError> {
+        _ = repair;
+        Ok(Audit { messages: self.stats().await?.depth(), ..Audit::default() })
+    }
+}
+
+/// The most bytes of bodies on one page of messages or dead letters. The first body is on it whatever its size.
+pub const PAGE_BYTES_MAX: usize = 8 << 20;
+
+/// What an audit found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Messages compared.
+    pub messages: u64,
+    /// Messages that no index led to: they would have waited for ever. A repair makes them due.
+    pub stranded: u64,
+    /// Index entries that led to no message. A repair removes them.
+    pub dangling: u64,
+    /// Counts that were wrong, in words; no ids, no bodies. A repair corrects them.
+    pub notes: Vec<String>,
+}
+
+impl Audit {
+    /// Whether everything was as it should be.
+    pub const fn is_clean(&self) -> bool {
+        self.stranded == 0 && self.dangling == 0 && self.notes.is_empty()
+    }
 }
 
 /// What a queue's acknowledgement is worth.
@@ -341,7 +386,7 @@ impl fmt::Debug for DeadLetter {
 /// What one step of a bulk operation on dead letters did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BulkStep {
-    /// How many dead letters were changed.
+    /// How many dead letters were changed, or counted.
     pub changed: usize,
     /// Where the next step begins. `None` at the end of the dead letters.
     pub next: Option<DeadLetterPosition>,

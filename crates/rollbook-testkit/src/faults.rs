@@ -18,7 +18,7 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
+    Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
     LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
     Settled, Settlement,
 };
@@ -298,5 +298,18 @@ impl QueueAdmin for FaultyAdmin {
 
     async fn durability(&self) -> Result<Durability, QueueError> {
         (self.script)(QueueCall::Admin).strike(self.inner.durability()).await
+    }
+
+    async fn count_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.count_dead_letters(filter, after, limit)).await
+    }
+
+    async fn audit(&self, repair: bool) -> Result<Audit, QueueError> {
+        (self.script)(QueueCall::Admin).strike(self.inner.audit(repair)).await
     }
 }

@@ -428,6 +428,16 @@ impl QueueAdmin for MemoryQueue {
         Ok(BulkStep { changed: positions.len(), next })
     }
 
+    async fn count_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
+        let (positions, next) = self.state().step(filter, after, limit);
+        Ok(BulkStep { changed: positions.len(), next })
+    }
+
     async fn messages(
         &self,
         after: Option<&MessagesCursor>,
