@@ -55,10 +55,10 @@ fn words(error: &RedisError, code: &str) -> String {
         "BUSY" => "a script of someone else runs for too long",
         "NOAUTH" | "WRONGPASS" => "user or password are wrong, or missing: see the URL",
         "NOPERM" => {
-            "the user may not do this: it needs ~{rollbook:* +@read +@write +@scripting +@connection +info +time \
+            "the user may not do this: it needs ~{PREFIX:* (redis_key_prefix; rollbook by default) +@read +@write +@scripting +@connection +info +time \
              +config|get, and +role behind sentinels, +cluster in a cluster"
         }
-        "WRONGTYPE" => "another program uses our keys: give Rollbook a database of its own (…/DB in the URL)",
+        "WRONGTYPE" => "another program uses our keys: give Rollbook a redis_key_prefix of its own, or a database (…/DB in the URL)",
         "MOVED" | "CROSSSLOT" => "this is a cluster: write redis+cluster:// in the URL",
         "" if is_distrust(error) => {
             return format!("{error}: is it our server? Name its authority's certificates in redis_ca_file");
@@ -102,10 +102,13 @@ mod tests {
         Address::of(&crate::settings::RedisSettings {
             url: "redis://me:hidden@h:1".into(),
             ca_file: None,
+            key_prefix: crate::KEY_PREFIX.to_owned(),
+            owner: crate::Owner::default(),
             depth_max: 1,
             shards: 1,
             strict: false,
             replicas: 0,
+            due_within: std::time::Duration::from_secs(600),
             call_timeout: std::time::Duration::from_secs(1),
         })
         .expect("a URL")

@@ -11,7 +11,7 @@ use rollbook_core::queue::{Consumer, Producer, QueueAdmin, QueueError};
 use rollbook_core::store::{Store, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_postgres::{PostgresSettings, PostgresStore};
-use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
+use rollbook_redis::{DueTimes, Owner, RedisQueue, RedisSettings};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore};
 
 use crate::clock::SystemClock;
@@ -109,11 +109,17 @@ fn redis(config: &Config, url: &ServerUrl) -> RedisSettings {
     RedisSettings {
         url: url.as_str().to_owned(),
         ca_file: redis.ca_file.clone(),
+        key_prefix: redis.key_prefix.clone(),
+        owner: Owner {
+            instance_id: config.worker.instance_id.clone(),
+            fingerprints: config.secret_fingerprints(),
+        },
         depth_max: config.queue_depth_max,
         // Both were read as far smaller numbers.
         shards: u16::try_from(redis.shards).unwrap_or(u16::MAX),
         strict: redis.strict,
         replicas: u32::try_from(redis.replicas).unwrap_or(u32::MAX),
+        due_within: config.worker.lease_for.max(config.worker.retry.backoff_max),
         call_timeout: redis.timeout,
     }
 }

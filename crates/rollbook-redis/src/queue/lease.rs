@@ -4,12 +4,12 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{Lease, LeaseRequest, LeaseToken, QueueError};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::{BATCH_MAX, RedisQueue, Shard};
+use crate::id;
 use crate::value::{self, Stored};
 
 /// How often consumers of processes that are gone are looked for, and for how long one must have been silent.
@@ -36,43 +36,48 @@ impl RedisQueue {
     /// Leases what is due, without waiting.
     pub(super) async fn take(&self, request: &LeaseRequest) -> Result<Taken, QueueError> {
         self.reap_now_and_then().await;
-        let mut rows = Vec::new();
+        let mut given: Vec<(i64, Lease)> = Vec::new();
         let mut cursors = vec![String::new(); self.shards.len()];
         let mut next_due_after: Option<Duration> = None;
         // Each call begins at another shard, so that none is served before the others.
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         for index in 0..self.shards.len() {
             let index = (first + index) % self.shards.len();
-            let max = request.max.min(BATCH_MAX).saturating_sub(rows.len());
-            if max == 0 {
-                break;
-            }
+            let Some(left) = left(request, &given) else { break };
             let shard = &self.shards[index];
-            let looked = self.take_from(shard, max, request.lease_for).await;
+            let looked = self.take_from(shard, &left, given.is_empty()).await;
             // A shard that is away holds up nobody else's messages: what is in hand goes out, and the
             // error comes again when that shard is the first to be looked at.
-            if looked.is_err() && !rows.is_empty() {
+            if looked.is_err() && !given.is_empty() {
                 break;
             }
-            let (epoch, healed, vanished, cursor, wait, found) = looked?;
+            let (epoch, healed, vanished, cursor, wait, rows) = looked?;
             // Data that are new have new groups: that is no news then.
             if self.is_known(shard, epoch.as_deref()) {
                 self.tell(&healed, vanished);
             }
-            rows.extend(found.into_iter().map(|row| (index, row)));
+            given.extend(rows.into_iter().map(|row| (row.1, lease_of(index, row))));
             cursors[index] = cursor;
             let wait = u64::try_from(wait).ok().map(Duration::from_millis);
             next_due_after = next_due_after.into_iter().chain(wait).min();
         }
-        rows.sort_by_key(|(_, row)| row.1);
-        let leases = rows.into_iter().map(|(shard, row)| lease_of(shard, row)).collect();
+        given.sort_by_key(|(due, _)| *due);
+        let leases = given.into_iter().map(|(_, lease)| lease).collect();
         Ok(Taken { leases, cursors, next_due_after })
     }
 
-    async fn take_from(&self, shard: &Shard, max: usize, lease_for: Duration) -> Result<Answer, QueueError> {
-        let lease_for = u64::try_from(lease_for.as_millis()).unwrap_or(u64::MAX);
+    /// Asks one shard. Where nothing is given yet by others, its first message is given whatever its size.
+    async fn take_from(
+        &self,
+        shard: &Shard,
+        request: &LeaseRequest,
+        is_first: bool,
+    ) -> Result<Answer, QueueError> {
         self.call(&self.scripts.lease, shard, |command| {
-            command.arg(&self.consumer).arg(max).arg(lease_for);
+            command.arg(&self.consumer).arg(request.id.lane).arg(request.id.number);
+            command.arg(request.max).arg(request.bytes_max).arg(u8::from(is_first));
+            command.arg(millis(request.lease_for));
+            command.arg(millis(self.settings.due_within.max(request.lease_for)));
         })
         .await
     }
@@ -104,14 +109,27 @@ impl RedisQueue {
             *reaped_at = Some(Instant::now());
         }
         for shard in &self.shards {
-            let millis = u64::try_from(REAP_AFTER.as_millis()).unwrap_or(u64::MAX);
             let reaped: Result<u64, _> =
-                self.call(&self.scripts.reap, shard, |command| _ = command.arg(millis)).await;
+                self.call(&self.scripts.reap, shard, |command| _ = command.arg(millis(REAP_AFTER))).await;
             if let Err(error) = reaped {
                 debug!("consumers that are gone are looked for another time: {error}");
             }
         }
     }
+}
+
+/// The request with what these have left of its limits. `None` where nothing more fits.
+fn left(request: &LeaseRequest, given: &[(i64, Lease)]) -> Option<LeaseRequest> {
+    let bytes: usize = given.iter().map(|(_, lease)| lease.body.len()).sum();
+    let max = request.max.min(BATCH_MAX).saturating_sub(given.len());
+    let bytes_max = request.bytes_max.saturating_sub(bytes);
+    let fits = max > 0 && (bytes_max > 0 || given.is_empty());
+    fits.then(|| LeaseRequest { max, bytes_max, ..request.clone() })
+}
+
+/// A span for a script.
+pub(super) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Two shards may give their entries the same names, so the shard is part of the token.
@@ -122,7 +140,7 @@ fn lease_of(shard: usize, (token, _, attempt, unsettled, id, stored): Row) -> Le
     };
     Lease {
         token: LeaseToken(format!("{shard}/{token}")),
-        id: MessageId::new(String::from_utf8_lossy(&id)),
+        id: id::shown(&id),
         attempt,
         unsettled,
         received_at,

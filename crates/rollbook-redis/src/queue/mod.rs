@@ -16,8 +16,10 @@
 //!   script afterwards. Giving one up loses nothing.
 
 mod admin;
+mod audit;
 mod dead_letters;
 mod enqueue;
+mod found;
 mod lease;
 mod look;
 mod remove;
@@ -33,18 +35,19 @@ use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, Script};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
+    Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
     LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
     Settled, Settlement,
 };
 use tokio::time::Instant;
-use tracing::error;
 
 use crate::address::Address;
+use crate::id;
 use crate::pool::{self, Held, Maker, Pool};
 use crate::scripts::Scripts;
 use crate::settings::{DueTimes, RedisSettings};
-use crate::shard::{Keys, SHARDS_MAX, shard_of};
+use crate::shard::{KEY_PREFIX_MAX, Keys, SHARDS_MAX, is_key_prefix, shard_of};
+use self::found::Found;
 
 /// How what is stored is arranged. A newer arrangement is refused, since this code would misread it.
 const FORMAT: u32 = 1;
@@ -91,7 +94,13 @@ impl RedisQueue {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let address = Address::of(&settings)?;
         let shards = settings.shards.clamp(1, SHARDS_MAX);
-        let keys: Vec<Keys> = (0..shards).map(Keys::of).collect();
+        if !is_key_prefix(&settings.key_prefix) {
+            return Err(QueueError::Deployment(format!(
+                "redis_key_prefix is {:?}; write at most {KEY_PREFIX_MAX} letters, digits, _, - and .",
+                settings.key_prefix
+            )));
+        }
+        let keys: Vec<Keys> = (0..shards).map(|shard| Keys::of(&settings.key_prefix, shard)).collect();
         let maker = Maker::new(address, settings.strict, settings.replicas, settings.call_timeout, &keys);
         let pool = maker.pool()?;
         let shard = |keys| Shard { keys, epoch: Mutex::new(None), doorbell: wait::Doorbell::default() };
@@ -109,6 +118,15 @@ impl RedisQueue {
 
     fn shard_of(&self, id: &str) -> usize {
         usize::from(shard_of(id, self.settings.shards))
+    }
+
+    /// The shards in which a message may lie: one, unless something else than Rollbook put it there.
+    fn shards_of(&self, id: &MessageId) -> std::ops::Range<usize> {
+        if id::is_odd(id.as_str()) {
+            return 0..self.shards.len();
+        }
+        let shard = self.shard_of(id.as_str());
+        shard..shard + 1
     }
 
     /// How many messages may wait in each shard.
@@ -156,10 +174,9 @@ impl RedisQueue {
             let is_known = shard.epoch().is_some();
             if !is_known {
                 let mut command = redis::cmd("HMGET");
-                command.arg(shard.keys.meta()).arg(&["format", "shards", "epoch"]);
-                let found: (Option<u32>, Option<u16>, Option<String>) = line.query(&command).await?;
-                if let (Some(format), Some(shards), Some(epoch)) = found {
-                    self.meet(shard, format, shards, epoch)?;
+                command.arg(shard.keys.meta()).arg(&Found::FIELDS);
+                if let Some(found) = Found::read(line.query(&command).await?) {
+                    _ = self.meet(shard, found)?;
                 }
             }
         }
@@ -182,42 +199,15 @@ impl RedisQueue {
     async fn set_up(&self, line: &mut Held, shard: &Shard) -> Result<(), QueueError> {
         let mut command = self.command(&self.scripts.set_up, &shard.keys);
         let ours = format!("{:016x}", fastrand::u64(..));
-        command.arg(FORMAT).arg(self.settings.shards).arg(ours);
-        let (format, shards, epoch): (u32, u16, String) = line.run(&self.scripts.set_up, &command).await?;
-        self.meet(shard, format, shards, epoch)
-    }
-
-    /// Takes note of what a shard is, where we can work with it.
-    fn meet(&self, shard: &Shard, format: u32, shards: u16, epoch: String) -> Result<(), QueueError> {
-        let address = self.pool.manager().address();
-        if format != FORMAT {
-            return Err(QueueError::Deployment(format!(
-                "{address}: its data are in format {format} and this Rollbook knows {FORMAT}; use the Rollbook that made them, or a newer one"
-            )));
+        command.arg(FORMAT).arg(self.settings.shards).arg(ours).arg(self.settings.owner.to_string());
+        let found = Found::read(line.run(&self.scripts.set_up, &command).await?);
+        let unknown = || QueueError::Deployment(format!("{}: a shard says nothing of itself", self.pool.manager().address()));
+        if let Some(owner) = self.meet(shard, found.ok_or_else(unknown)?)? {
+            let mut command = redis::cmd("HSET");
+            command.arg(shard.keys.meta()).arg("owner").arg(owner.to_string());
+            let _: u64 = line.query(&command).await?;
         }
-        if shards != self.settings.shards {
-            return Err(QueueError::Deployment(format!(
-                "{address}: its queue has {shards} shards and queue_shards is {}; set it to {shards}, or drain the queue and delete its keys first",
-                self.settings.shards
-            )));
-        }
-        *shard.epoch() = Some(epoch);
         Ok(())
-    }
-
-    /// Whether the shard's data are the ones we knew. Says so where they are not.
-    fn is_known(&self, shard: &Shard, found: Option<&str>) -> bool {
-        let mut known = shard.epoch();
-        let is_known = known.is_none() || known.as_deref() == found;
-        if !is_known {
-            error!(
-                "{}: the queue was emptied or replaced (FLUSHALL, a restart without its data, another server); what \
-                 waited there is gone and the work goes on. Replay the time since from Clerk's dashboard",
-                self.pool.manager().address()
-            );
-            *known = None;
-        }
-        is_known
     }
 }
 
@@ -304,6 +294,19 @@ impl QueueAdmin for RedisQueue {
 
     async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError> {
         self.remove_messages(ids).await
+    }
+
+    async fn count_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
+        self.count_dead(filter, after, limit).await
+    }
+
+    async fn audit(&self, repair: bool) -> Result<Audit, QueueError> {
+        self.audit_all(repair).await
     }
 
     async fn durability(&self) -> Result<Durability, QueueError> {

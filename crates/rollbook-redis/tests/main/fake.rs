@@ -97,8 +97,8 @@ impl State {
                 let names = ["appendfsync", "no-appendfsync-on-rewrite"];
                 format!("*4\r\n{}", names.map(|name| bulk(name) + &bulk(self.fact(name))).concat())
             }
-            // After the ten keys a shard's preparation has four arguments, and enqueue five for one delivery.
-            ["EVALSHA", _, _, arguments @ ..] if arguments.len() == 10 + 4 => {
+            // After the eleven keys a shard's preparation has four arguments, and enqueue five for one delivery.
+            ["EVALSHA", _, _, arguments @ ..] if arguments.len() == 11 + 4 => {
                 format!("*3\r\n{}{}{}", bulk("1"), bulk("1"), bulk("an epoch"))
             }
             ["EVALSHA", ..] => "*2\r\n:0\r\n*1\r\n:1\r\n".to_owned(),
