@@ -13,6 +13,7 @@
 pub mod pgbouncer;
 pub mod postgres;
 pub mod prometheus;
+pub mod proxy;
 pub mod redis;
 pub mod sentinel;
 pub mod shim;
