@@ -14,7 +14,7 @@ pub(crate) fn judge(error: &RedisError, address: &Address) -> QueueError {
         Some(detail) if detail.contains("user executing the script") => "NOPERM",
         _ => error.code().unwrap_or_default(),
     };
-    let told = format!("{address}: {}", words(error, code));
+    let told = format!("{address}: {}", words(error, code, address));
     match (error.kind(), code) {
         _ if is_distrust(error) => QueueError::Deployment(told),
         (_, "OOM") => QueueError::NoRoom(told),
@@ -45,7 +45,7 @@ pub(crate) fn ends_connection(error: &RedisError) -> bool {
         || matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "NOAUTH"))
 }
 
-fn words(error: &RedisError, code: &str) -> String {
+fn words(error: &RedisError, code: &str, address: &Address) -> String {
     let mend = match code {
         "OOM" => "it has reached maxmemory: raise it, or let the workers drain the queue",
         "LOADING" => "it is reading its data after a start: wait",
@@ -55,8 +55,11 @@ fn words(error: &RedisError, code: &str) -> String {
         "BUSY" => "a script of someone else runs for too long",
         "NOAUTH" | "WRONGPASS" => "user or password are wrong, or missing: see the URL",
         "NOPERM" => {
-            "the user may not do this: it needs ~{PREFIX:* (redis_key_prefix; rollbook by default) +@read +@write +@scripting +@connection +info +time \
-             +config|get, and +role behind sentinels, +cluster in a cluster"
+            return format!(
+                "{code}: the user may not do this: it needs ~{{{}:* +@read +@write +@scripting +@connection +info +time \
+                 +config|get, and +role behind sentinels, +cluster in a cluster",
+                address.key_prefix
+            );
         }
         "WRONGTYPE" => "another program uses our keys: give Rollbook a redis_key_prefix of its own, or a database (…/DB in the URL)",
         "MOVED" | "CROSSSLOT" => "this is a cluster: write redis+cluster:// in the URL",

@@ -23,7 +23,7 @@ mod shard;
 mod value;
 
 pub use owner::Owner;
-pub use queue::RedisQueue;
+pub use queue::{Ownership, RedisQueue};
 pub use settings::{DueTimes, RedisSettings};
 pub use shard::{KEY_PREFIX, KEY_PREFIX_MAX, is_key_prefix};
 

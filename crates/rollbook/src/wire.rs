@@ -11,7 +11,7 @@ use rollbook_core::queue::{Consumer, Producer, QueueAdmin, QueueError};
 use rollbook_core::store::{Store, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_postgres::{PostgresSettings, PostgresStore};
-use rollbook_redis::{DueTimes, Owner, RedisQueue, RedisSettings};
+use rollbook_redis::{DueTimes, Owner, Ownership, RedisQueue, RedisSettings};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore};
 
 use crate::clock::SystemClock;
@@ -306,6 +306,17 @@ pub(crate) async fn server_time(config: &Config, part: Part) -> Option<Result<Ti
             Some(time.map_err(|error| error.to_string()))
         }
     }
+}
+
+/// Who the queue on a server belongs to; `None` of one in a file.
+///
+/// # Errors
+/// Why nobody can tell.
+pub(crate) async fn ownership(config: &Config) -> Option<Result<Ownership, String>> {
+    let Place::Server(url) = &config.queue else { return None };
+    let queue = RedisQueue::new(redis(config, url), DueTimes::Server);
+    let ownership = async { queue?.ownership().await };
+    Some(ownership.await.map_err(|error| error.to_string()))
 }
 
 /// Deletes the queue on its server with all that is in it. For what the demo has made.

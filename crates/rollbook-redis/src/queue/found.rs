@@ -56,7 +56,7 @@ impl RedisQueue {
         Ok(add)
     }
 
-    fn belongs_to_another(&self, shard: &Shard, owner: &Owner) -> QueueError {
+    pub(super) fn belongs_to_another(&self, shard: &Shard, owner: &Owner) -> QueueError {
         QueueError::Deployment(format!(
             "{}: the queue under redis_key_prefix {} belongs to another deployment ({owner}; this one is {}). Fix: give this \
              deployment a redis_key_prefix, a database or a server of its own. If the queue is this deployment's (all signing \

@@ -27,6 +27,8 @@ mod settle;
 mod wait;
 mod whole;
 
+pub use self::whole::Ownership;
+
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -5,7 +5,19 @@ use rollbook_core::queue::QueueError;
 use rollbook_core::time::Timestamp;
 
 use super::RedisQueue;
+use crate::owner::{Claim, Owner};
 use crate::pool;
+
+/// Who a queue belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ownership {
+    /// The pattern of its keys.
+    pub keys: String,
+    /// What its owner is known by, where anybody has said so.
+    pub owner: Option<String>,
+    /// Why this deployment must not use it, and how to fix that.
+    pub refusal: Option<String>,
+}
 
 impl RedisQueue {
     /// Whether a queue was ever made here, empty as it may be. Makes none.
@@ -21,6 +33,24 @@ impl RedisQueue {
             }
         }
         Ok(false)
+    }
+
+    /// Who the queue under our keys belongs to. Makes none.
+    ///
+    /// # Errors
+    /// The server can't be asked.
+    pub async fn ownership(&self) -> Result<Ownership, QueueError> {
+        let keys = format!("{{{}:*", self.settings.key_prefix);
+        for shard in &self.shards {
+            let mut line = pool::take(&self.pool).await?;
+            let owner: Option<String> = line.query(cmd("HGET").arg(shard.keys.meta()).arg("owner")).await?;
+            if let Some(owner) = owner {
+                let is_other = self.settings.owner.claim(&Owner::parse(&owner)) == Claim::Other;
+                let refusal = is_other.then(|| self.belongs_to_another(shard, &Owner::parse(&owner)).to_string());
+                return Ok(Ownership { keys, owner: Some(owner), refusal });
+            }
+        }
+        Ok(Ownership { keys, owner: None, refusal: None })
     }
 
     /// What the server's clock says, which decides what is due. Of a cluster: one server's.

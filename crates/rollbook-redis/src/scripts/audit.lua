@@ -147,9 +147,10 @@ local lacks = {
     redis.call('HSET', FAILURES, id, string.format('%.0f', now) .. ' ' .. UNKNOWN_FAILURE)
   end end,
 }
+-- A member may have a message that is somewhere else. One that is nowhere is stranded, and needs its member.
 local strays = {
-  ages = function(id, in_hand) return not (in_hand[id] or redis.call('ZSCORE', DUE, id)) end,
-  failures = function(id) return not redis.call('ZSCORE', DEAD, id) end,
+  ages = function(id) return redis.call('ZSCORE', DEAD, id) end,
+  failures = function(id, in_hand) return in_hand[id] or redis.call('ZSCORE', DUE, id) end,
 }
 
 local function index(which, cursor)
