@@ -21,13 +21,13 @@ local function entry_time(entry)
   return tonumber(string.match(entry, '^%d+'))
 end
 
--- What an entry of a stream says of its message, added to what is known.
-local function item_of(entry, item)
+-- What an entry of a stream says of its message. All fields at once: a table that grows costs several.
+local function item_of(stream, entry, batch)
   local fields = entry[2]
-  item.entry, item.id = entry[1], fields[2]
-  item.due = item.due or entry_time(entry[1])
-  item.tries, item.unsettled = tonumber(fields[4] or 1), tonumber(fields[6] or 0)
-  return item
+  return {
+    stream = stream, entry = entry[1], batch = batch, id = fields[2], due = entry_time(entry[1]),
+    tries = tonumber(fields[4] or 1), unsettled = tonumber(fields[6] or 0), is_new = stream == NEW
+  }
 end
 
 -- Who has a body and waits nowhere was in a stream that is gone altogether, and waits again. Looking at
@@ -107,9 +107,11 @@ local function read_values(items)
     for index = count + 1, math.min(count + step, #items, max) do ids[#ids + 1] = items[index].id end
     for _, value in ipairs(redis.call('HMGET', MESSAGES, unpack(ids))) do
       if value then
-        local size = math.max(size_of(value), 1)
+        local size = size_of(value)
+        if size < 1 then size = 1 end
         if size > room and not is_first then return values, count end
-        room, is_first, largest = room - size, false, math.max(largest, size)
+        room, is_first = room - size, false
+        if size > largest then largest = size end
       end
       count = count + 1
       values[count] = value
@@ -151,7 +153,7 @@ local function held_by_request()
     for _, entry in ipairs(pending.err and {} or pending) do mine[entry[1]] = true end
     if next(mine) and tonumber(ends) <= now then redis.call('ZADD', LEASES, now + lease_for, name) end
     for _, entry in ipairs(next(mine) and redis.call('XRANGE', stream, first, last) or {}) do
-      if mine[entry[1]] then items[#items + 1] = item_of(entry, {stream = stream, batch = name}) end
+      if mine[entry[1]] then items[#items + 1] = item_of(stream, entry, name) end
     end
   end
   return items
@@ -236,11 +238,11 @@ local function look_up(item)
       redis.call('XACK', item.stream, GROUP, item.entry)
       return false
     end
-    item_of(found, item)
+    local read = item_of(item.stream, found)
+    item.id, item.tries, item.unsettled = read.id, read.tries, read.unsettled + 1
     -- Its attempt is not counted, unless the worker has said that it begins (count.lua).
     counted = redis.call('HGET', TRIES, item.id)
     if counted then item.tries = tonumber(string.match(counted, '^(%d+):')) + 1 end
-    item.unsettled = item.unsettled + 1
   else
     counted = redis.call('HGET', TRIES, item.id) or '0:0'
     local tries, unsettled = string.match(counted, '^(%d+):(%d+)$')
@@ -267,8 +269,8 @@ local function merge(entries, again)
     end
   end
   for _, entry in ipairs(entries) do
-    local item = item_of(entry, {stream = NEW, is_new = true})
-    take_again(item.due)
+    local item = item_of(NEW, entry)
+    if again[from_again] then take_again(item.due) end
     items[#items + 1] = item
   end
   take_again(math.huge)
@@ -313,7 +315,7 @@ local function give_back(items, values)
   if entries.err then return nil, entries end
   for _, entry in ipairs(entries) do
     local index = known[entry[1]]
-    local item = index and items[index] or item_of(entry, {stream = AGAIN})
+    local item = index and items[index] or item_of(AGAIN, entry)
     local value = index and values[index] or redis.call('HGET', MESSAGES, item.id)
     if value then all[#all + 1], all_values[#all + 1] = item, value else forget(item) end
   end
