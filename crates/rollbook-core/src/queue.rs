@@ -161,7 +161,8 @@ pub enum Settled {
 /// What an operator needs.
 #[async_trait]
 pub trait QueueAdmin: Send + Sync {
-    /// Counts, cheap enough to be asked for at every scrape. Reads only.
+    /// Counts, cheap enough to be asked for at every scrape. Reads only. Where parts of the queue do not answer,
+    /// the counts of the others: [`Durability::unreachable`] names them.
     async fn stats(&self) -> Result<QueueStats, QueueError>;
 
     /// Dead letters that match, oldest first, from behind the position `after`: at most `limit`, and fewer where
@@ -268,6 +269,9 @@ pub struct Durability {
     /// Every way in which an acknowledged delivery could still be lost, each with its mend in one
     /// line. Empty where a 200 means "on the disk".
     pub weaknesses: Vec<String>,
+    /// Parts of the queue that do not answer, each with the reason. What belongs there is refused, what is there
+    /// waits, and [`QueueStats`] count neither. All other parts work.
+    pub unreachable: Vec<String>,
 }
 
 impl Durability {

@@ -81,8 +81,10 @@ impl Metrics {
         let condition = match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
             Ok(Ok((stats, durability))) => {
                 gauges.set(&stats, &durability, self.clock.now());
-                if durability.is_degraded() {
-                    Condition::Degraded(durability.weaknesses.join("; "))
+                if durability.is_degraded() || !durability.unreachable.is_empty() {
+                    let unreachable = durability.unreachable.iter().map(|part| format!("unreachable: {part}"));
+                    let told: Vec<String> = unreachable.chain(durability.weaknesses).collect();
+                    Condition::Degraded(told.join("; "))
                 } else {
                     Condition::Well
                 }
@@ -101,6 +103,7 @@ struct QueueGauges {
     delayed: IntGauge,
     oldest_age_seconds: Gauge,
     dead_letters: IntGauge,
+    parts_unreachable: IntGauge,
     /// Not shown before the queue has been asked: until then nobody knows.
     durability_degraded: IntGaugeVec,
 }
@@ -135,6 +138,11 @@ impl QueueGauges {
             leased: gauge("rollbook_queue_leased", "Messages in the hands of a worker.")?,
             delayed: gauge("rollbook_queue_delayed", "Messages that wait for their backoff to pass.")?,
             oldest_age_seconds,
+            parts_unreachable: gauge(
+                "rollbook_queue_parts_unreachable",
+                "Parts of the queue (nodes of a Redis cluster) that do not answer: their deliveries are answered 503, and \
+                 no other figure of the queue counts what they have.",
+            )?,
             dead_letters: gauge(
                 "rollbook_dead_letters",
                 "Messages that were parked and wait for a person to redrive or discard them.",
@@ -147,6 +155,7 @@ impl QueueGauges {
         self.leased.set(whole(stats.leased));
         self.delayed.set(whole(stats.delayed));
         self.dead_letters.set(whole(stats.dead));
+        self.parts_unreachable.set(i64::try_from(durability.unreachable.len()).unwrap_or(i64::MAX));
         self.oldest_age_seconds
             .set(stats.oldest_received_at.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
         self.durability_degraded.with_label_values(&[QUEUE]).set(i64::from(durability.is_degraded()));

@@ -151,9 +151,23 @@ impl Address {
     }
 }
 
-/// Without Nagle's delay, and dead peers are noticed.
+/// Nothing is said for this long before the kernel asks whether the other side is still there.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+/// How often it asks, and how often without an answer before the connection is given up.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_TRIES: u32 = 3;
+
+/// Without Nagle's delay. Dead peers are noticed, also while nothing is sent, and a balancer or firewall on the way
+/// does not take a quiet connection for a dead one.
 pub(crate) fn tcp() -> redis::io::tcp::TcpSettings {
-    redis::io::tcp::TcpSettings::default().set_nodelay(true).set_user_timeout(Duration::from_secs(30))
+    let keepalive = redis::io::tcp::socket2::TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_EVERY)
+        .with_retries(KEEPALIVE_TRIES);
+    redis::io::tcp::TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(keepalive)
+        .set_user_timeout(Duration::from_secs(30))
 }
 
 fn decoded(text: &str) -> Result<Option<String>, String> {

@@ -8,11 +8,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use redis::{
-    Cmd, ErrorKind, FromRedisValue as _, RedisResult, ServerErrorKind, Value, cmd, from_redis_value,
-};
-
-use crate::connection::Connection;
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ErrorKind, FromRedisValue as _, RedisResult, ServerErrorKind, Value, cmd};
 
 /// The oldest version that has what the scripts use.
 const VERSION_MIN: (u32, u32) = (7, 0);
@@ -74,10 +71,10 @@ fn number(value: &Value) -> i64 {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts(HashMap<String, String>);
 
-/// Asks the server that holds `key`.
-pub(crate) async fn facts(connection: &mut Connection, key: &str) -> RedisResult<Facts> {
+/// Asks the server at the end of this connection.
+pub(crate) async fn facts(connection: &mut MultiplexedConnection) -> RedisResult<Facts> {
     let mut facts = HashMap::new();
-    let text: String = from_redis_value(connection.ask_holder_of(key, cmd("INFO")).await?)?;
+    let text: String = cmd("INFO").query_async(connection).await?;
     let lines = text.lines().filter_map(|line| line.split_once(':'));
     facts.extend(lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
     // Until the log is read INFO says that there is none, which would be a lie about the settings.
@@ -86,8 +83,8 @@ pub(crate) async fn facts(connection: &mut Connection, key: &str) -> RedisResult
     }
     let mut command = cmd("CONFIG");
     command.arg("GET").arg(&["appendfsync", "no-appendfsync-on-rewrite"]);
-    match connection.ask_holder_of(key, command).await {
-        Ok(answer) => facts.extend(from_redis_value::<HashMap<String, String>>(answer)?),
+    match command.query_async::<HashMap<String, String>>(connection).await {
+        Ok(answer) => facts.extend(answer),
         // Some hosters forbid it: then it is told as a weakness, since nobody can see.
         Err(error)
             if matches!(
@@ -128,7 +125,9 @@ impl Facts {
             _ if replicas > 0 => Confirm::Wait { replicas },
             _ => Confirm::None,
         };
-        let flushed = fsync == "always" || (fsync == "everysec" && has_waitaof);
+        // WAITAOF is asked under everysec, but it proves nothing: Valkey 8 and 9 and Redis 7.4.0 and 7.4.1 answer before
+        // the flush (redis PR 13793). Versions are not to be trusted, and a probe is right only until the next server.
+        let flushed = fsync == "always";
         let eviction = self.get("maxmemory_policy");
         let weaknesses = [
             (self.get("role") != "master").then(|| {
@@ -141,7 +140,12 @@ impl Facts {
                 "appendfsync can't be seen, since CONFIG GET is forbidden; allow the user +config|get".to_owned()
             }),
             (appends && !fsync.is_empty() && !flushed).then(|| {
-                format!("appendfsync is {fsync}: a crash loses what was acknowledged last; CONFIG SET appendfsync always")
+                let waitaof = if fsync == "everysec" && has_waitaof {
+                    ", and not every server's WAITAOF waits for the disk"
+                } else {
+                    ""
+                };
+                format!("appendfsync is {fsync}: a crash loses what was acknowledged last{waitaof}; CONFIG SET appendfsync always")
             }),
             (self.get("no-appendfsync-on-rewrite") == "yes").then(|| {
                 "no-appendfsync-on-rewrite is yes: during a rewrite nothing is flushed; CONFIG SET no-appendfsync-on-rewrite no".to_owned()
@@ -199,10 +203,17 @@ mod tests {
     }
 
     #[test]
-    fn everysec_is_made_good_by_waitaof_where_there_is_one() {
-        let everysec = [("redis_version", "7.2.0"), ("appendfsync", "everysec")];
-        assert_eq!(facts(&everysec).judge(0), Ok((vec![], Confirm::WaitAof { replicas: 0 })));
-        assert_eq!(facts(&everysec).judge(1), Ok((vec![], Confirm::WaitAof { replicas: 1 })));
+    fn everysec_is_weak_on_every_server_and_waitaof_is_asked_all_the_same() {
+        for version in ["7.2.0", "7.4.1", "8.0.1", "9.0.0"] {
+            let everysec = [("redis_version", version), ("appendfsync", "everysec")];
+            for replicas in [0, 1] {
+                let (weaknesses, confirm) = facts(&everysec).judge(replicas).expect("a server to work with");
+                assert_eq!(confirm, Confirm::WaitAof { replicas });
+                let [weakness] = &weaknesses[..] else { panic!("{weaknesses:?}") };
+                assert!(weakness.contains("not every server's WAITAOF waits for the disk"), "{weakness}");
+                assert!(weakness.ends_with("; CONFIG SET appendfsync always"), "{weakness}");
+            }
+        }
         assert_eq!(facts(&[]).judge(2), Ok((vec![], Confirm::Wait { replicas: 2 })));
         assert_eq!(
             facts(&[("redis_version", "8.0.1")]).judge(1),

@@ -2,13 +2,13 @@
 //!
 //! The texts hold the place, the error's code and its mend, never an argument of a command.
 
+use std::fmt::Display;
+
 use redis::{ErrorKind, RedisError};
 use rollbook_core::queue::QueueError;
 
-use crate::address::Address;
-
 /// Judges an error that `address` answered, or that came up on the way there.
-pub(crate) fn judge(error: &RedisError, address: &Address) -> QueueError {
+pub(crate) fn judge(error: &RedisError, address: &impl Display) -> QueueError {
     let code = match error.detail() {
         // What a script may not do, 7.0 tells in words alone.
         Some(detail) if detail.contains("user executing the script") => "NOPERM",
@@ -36,13 +36,19 @@ pub(crate) fn judge(error: &RedisError, address: &Address) -> QueueError {
     }
 }
 
-/// Whether the connection that brought this error is of no more use: a demoted master answers everything
-/// but writes, for ever.
+/// Whether the connection that brought this error is of no more use: it is broken, or it leads to the wrong server or
+/// session. A demoted master, for example, answers everything but writes, for ever.
 pub(crate) fn ends_connection(error: &RedisError) -> bool {
+    // A master that has lost its replicas may be the old one, on the wrong side of a failover.
+    is_of_the_connection(error) || matches!(error.code(), Some("NOREPLICAS"))
+}
+
+/// Whether a new connection may not bring this error again: then the call is repeated on one.
+pub(crate) fn is_of_the_connection(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
-        || error.is_timeout()
         || error.kind() == ErrorKind::Io
-        || matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "NOAUTH"))
+        // A replica now, or a server that was restarted as one; a session that lost its login.
+        || matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "LOADING" | "UNBLOCKED" | "NOAUTH"))
 }
 
 fn words(error: &RedisError, code: &str, address: &Address) -> String {
@@ -100,6 +106,7 @@ fn without_arguments(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::Address;
 
     fn address() -> Address {
         Address::of(&crate::settings::RedisSettings {
@@ -117,10 +124,13 @@ mod tests {
         .expect("a URL")
     }
 
-    fn answered(line: &str) -> QueueError {
+    fn error_of(line: &str) -> RedisError {
         let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).expect("an answer");
-        let error = value.extract_error().expect_err("an error");
-        judge(&error, &address())
+        value.extract_error().expect_err("an error")
+    }
+
+    fn answered(line: &str) -> QueueError {
+        judge(&error_of(line), &address())
     }
 
     #[test]
@@ -144,6 +154,42 @@ mod tests {
         let refused = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
         let told = judge(&refused, &address()).to_string();
         assert!(told.contains("Redis at h:1: connection refused: is it running"), "{told}");
+    }
+
+    #[test]
+    fn errors_of_the_wrong_server_or_session_end_the_connection_and_others_do_not() {
+        let table = [
+            // Error, whether it ends the connection, whether the call is repeated on a new one.
+            ("READONLY You can't write against a read only replica.", true, true),
+            ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", true, true),
+            ("LOADING Redis is loading the dataset in memory", true, true),
+            (
+                "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+                true,
+                true,
+            ),
+            ("NOAUTH Authentication required.", true, true),
+            ("NOREPLICAS Not enough good replicas to write.", true, false),
+            ("MISCONF Redis is configured to save RDB snapshots", false, false),
+            ("OOM command not allowed when used memory > 'maxmemory'.", false, false),
+            ("BUSY Redis is busy running a script.", false, false),
+            ("CLUSTERDOWN The cluster is down", false, false),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", false, false),
+            ("MOVED 3999 127.0.0.1:6381", false, false),
+            ("ASK 3999 127.0.0.1:6381", false, false),
+            ("NOSCRIPT No matching script.", false, false),
+            ("NOPERM this user has no permissions", false, false),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", false, false),
+            ("ERR Error running script", false, false),
+        ];
+        for (line, ends, repeats) in table {
+            let error = error_of(line);
+            assert_eq!((ends_connection(&error), is_of_the_connection(&error)), (ends, repeats), "{line}");
+        }
+        use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, TimedOut, UnexpectedEof};
+        for kind in [BrokenPipe, ConnectionRefused, ConnectionReset, TimedOut, UnexpectedEof] {
+            assert!(is_of_the_connection(&RedisError::from(std::io::Error::from(kind))), "{kind}");
+        }
     }
 
     #[test]

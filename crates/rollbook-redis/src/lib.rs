@@ -18,8 +18,10 @@ mod owner;
 mod pool;
 mod queue;
 mod scripts;
+mod servers;
 mod settings;
 mod shard;
+mod slots;
 mod value;
 
 pub use owner::Owner;

@@ -44,6 +44,7 @@ impl Keys {
         &self.0[0]
     }
 
+    /// The bodies, by which the shard is found in a cluster.
     pub(crate) fn messages(&self) -> &str {
         &self.0[2]
     }

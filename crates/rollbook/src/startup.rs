@@ -165,6 +165,9 @@ impl Watch {
         if !durability.is_degraded() {
             tracing::info!("a 200 means: on the disk (fsynced)");
         }
+        for part in &durability.unreachable {
+            tracing::warn!("a part of the queue does not answer, all others work: {part}");
+        }
         for weakness in &durability.weaknesses {
             if self.strict {
                 tracing::error!(

@@ -58,6 +58,14 @@ struct FakeQueue {
     asked: AtomicUsize,
 }
 
+/// Whether a part of the queue does not answer: the other parts have nothing but dead letters then.
+fn weak_part(answer: &Mutex<Option<Result<QueueStats, QueueError>>>) -> bool {
+    let answer = answer.lock().expect("no test panics with it");
+    matches!(&*answer, Some(Ok(stats)) if *stats == PART_MISSING)
+}
+
+const PART_MISSING: QueueStats = QueueStats { ready: 0, leased: 0, delayed: 0, dead: 99, oldest_received_at: None };
+
 impl FakeQueue {
     async fn answer(&self) -> Result<QueueStats, QueueError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
@@ -120,7 +128,12 @@ impl QueueAdmin for FakeQueue {
 
     async fn durability(&self) -> Result<Durability, QueueError> {
         let weak = self.answer().await?.delayed > 0;
-        Ok(Durability { weaknesses: weak.then(|| "appendonly is no".to_owned()).into_iter().collect() })
+        Ok(Durability {
+            weaknesses: weak.then(|| "appendonly is no".to_owned()).into_iter().collect(),
+            unreachable: (weak_part(&self.answer).then(|| "shard 3: Redis: connection refused".to_owned()))
+                .into_iter()
+                .collect(),
+        })
     }
 }
 
@@ -270,6 +283,27 @@ async fn the_numbers_of_the_queue_are_those_of_the_scrape() {
     assert_line(&answer, "rollbook_queue_depth 0");
     assert_line(&answer, "rollbook_queue_oldest_age_seconds 0");
     assert_line(&answer, "rollbook_durability_degraded{part=\"queue\"} 0");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_queue_of_which_a_part_does_not_answer_is_ready_and_names_it() {
+    let fake = queue(Some(Ok(PART_MISSING)));
+    let server = Server::start(Some(Arc::clone(&fake)), Vec::new(), Vec::new()).await;
+    let answer = server.get("/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("degraded: unreachable: shard 3: Redis: connection refused"), "{answer}");
+    let answer = server.get("/metrics").await;
+    for line in [
+        "rollbook_queue_parts_unreachable 1",
+        "rollbook_dead_letters 99",
+        "rollbook_durability_degraded{part=\"queue\"} 0",
+        "rollbook_up{part=\"queue\"} 1",
+    ] {
+        assert_line(&answer, line);
+    }
+    fake.says(Ok(QueueStats::default()));
+    assert_line(&server.get("/metrics").await, "rollbook_queue_parts_unreachable 0");
     server.stop().await;
 }
 

@@ -1,23 +1,49 @@
 //! Counts.
 
+use futures_util::stream::{self, StreamExt as _};
 use rollbook_core::queue::{QueueError, QueueStats};
 use rollbook_core::time::Timestamp;
 
-use super::RedisQueue;
+use super::{RedisQueue, Shard};
+
+/// How many shards are asked at once.
+const ASKED_AT_ONCE: usize = 4;
+
+/// The script's answer: depth, leased, delayed, dead, when the oldest was received.
+type Counts = (u64, u64, u64, u64, Option<i64>);
 
 impl RedisQueue {
+    /// Counts what is in the shards that answer.
     pub(super) async fn read_stats(&self) -> Result<QueueStats, QueueError> {
         let mut stats = QueueStats::default();
-        for shard in &self.shards {
-            let (depth, leased, delayed, dead, oldest): (u64, u64, u64, u64, Option<i64>) =
-                self.ask(&self.scripts.stats, shard, |_| {}).await?;
-            stats.leased += leased;
-            stats.delayed += delayed;
-            stats.ready += depth.saturating_sub(leased + delayed);
-            stats.dead += dead;
-            let oldest = oldest.map(Timestamp::from_millis);
-            stats.oldest_received_at = stats.oldest_received_at.into_iter().chain(oldest).min();
+        let (mut have_answered, mut failure) = (false, None);
+        let asked: Vec<_> = self.shards.iter().map(|shard| self.count_in(shard)).collect();
+        let mut counted = stream::iter(asked).buffer_unordered(ASKED_AT_ONCE);
+        while let Some(counts) = counted.next().await {
+            match counts {
+                Ok((depth, leased, delayed, dead, oldest)) => {
+                    have_answered = true;
+                    stats.leased += leased;
+                    stats.delayed += delayed;
+                    stats.ready += depth.saturating_sub(leased + delayed);
+                    stats.dead += dead;
+                    let oldest = oldest.map(Timestamp::from_millis);
+                    stats.oldest_received_at = stats.oldest_received_at.into_iter().chain(oldest).min();
+                }
+                // Only that a part is unreachable is no failure of all.
+                Err(error @ QueueError::Unavailable(_)) if self.servers.are_several() => {
+                    failure = failure.or(Some(error));
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(stats)
+        match failure {
+            Some(error) if !have_answered => Err(error),
+            _ => Ok(stats),
+        }
+    }
+
+    async fn count_in(&self, shard: &Shard) -> Result<Counts, QueueError> {
+        self.ask(&self.scripts.stats, shard, |_| {}).await
     }
 }

@@ -52,6 +52,9 @@ impl RedisQueue {
         let span = millis(self.settings.due_within).to_string();
         let in_nobodys_hands: u64 = self.audit_step(shard, repair, &["hands", &span]).await?;
         audit.stranded += in_nobodys_hands;
+        if in_nobodys_hands > 0 {
+            shard.stir();
+        }
         let sizes = self.sizes(shard).await?;
         audit.messages += sizes.messages.saturating_sub(sizes.dead);
         if sizes.add_up() {
@@ -63,6 +66,7 @@ impl RedisQueue {
             for part in stranded.chunks(PAGE) {
                 audit.stranded += self.restore(shard, repair, part).await?;
             }
+            shard.stir();
         }
         for (index, lack) in [
             ("due", "messages without the time of their receipt in ages"),
@@ -136,7 +140,7 @@ impl RedisQueue {
         loop {
             let mut command = cmd("XRANGE");
             command.arg(shard.keys.new_messages()).arg(&from).arg("+").arg("COUNT").arg(PAGE);
-            let page: Vec<(String, Vec<Vec<u8>>)> = self.line_to_read(shard).await?.query(&command).await?;
+            let page: Vec<(String, Vec<Vec<u8>>)> = self.read(shard, &command).await?;
             let is_last = page.len() < PAGE;
             for (entry, fields) in page {
                 from = format!("({entry}");

@@ -134,6 +134,7 @@ impl RedisQueue {
                     })
                     .await?;
                 changed += count;
+                self.shards[shard].stir();
                 full |= is_full == 1;
             }
         }
@@ -196,11 +197,10 @@ impl RedisQueue {
         let stored = id::stored(id.as_str());
         for index in self.shards_of(id) {
             let shard = &self.shards[index];
-            let mut line = self.line_to_read(shard).await?;
-            let position: Option<i64> = line.query(cmd("ZSCORE").arg(shard.keys.dead()).arg(&*stored)).await?;
+            let position: Option<i64> = self.read(shard, cmd("ZSCORE").arg(shard.keys.dead()).arg(&*stored)).await?;
             let Some(position) = position else { continue };
             let failure: Option<String> =
-                line.query(cmd("HGET").arg(shard.keys.failures()).arg(&*stored)).await?;
+                self.read(shard, cmd("HGET").arg(shard.keys.failures()).arg(&*stored)).await?;
             let found = Found::read(stored.to_vec(), position, index, failure.as_deref());
             if found.matches(filter) && after.is_none_or(|after| found.position > after) {
                 return Ok(vec![found]);
@@ -221,7 +221,6 @@ impl RedisQueue {
         // Those of this shard whose place in the whole listing is behind `after`.
         let mut from = after.map_or(0, |after| local_position(after, index) + 1);
         while found.len() < limit {
-            let mut line = self.line_to_read(shard).await?;
             let mut command = cmd("ZRANGEBYSCORE");
             command
                 .arg(shard.keys.dead())
@@ -231,7 +230,7 @@ impl RedisQueue {
                 .arg("LIMIT")
                 .arg(0)
                 .arg(PAGE);
-            let page: Vec<(Vec<u8>, i64)> = line.query(&command).await?;
+            let page: Vec<(Vec<u8>, i64)> = self.read(shard, &command).await?;
             let Some((_, last)) = page.last() else { break };
             from = last + 1;
             let mut command = cmd("HMGET");
@@ -239,7 +238,7 @@ impl RedisQueue {
             for (id, _) in &page {
                 command.arg(id);
             }
-            let failures: Vec<Option<String>> = line.query(&command).await?;
+            let failures: Vec<Option<String>> = self.read(shard, &command).await?;
             let letters = page
                 .into_iter()
                 .zip(failures)

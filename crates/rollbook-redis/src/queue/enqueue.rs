@@ -53,24 +53,25 @@ impl RedisQueue {
         positions: &[usize],
     ) -> Result<Vec<Result<Enqueued, QueueError>>, QueueError> {
         let (script, shard) = (&self.scripts.enqueue, &self.shards[index]);
-        let mut line = self.line(shard).await?;
-        let mut command = self.command(script, &shard.keys);
-        command.arg(self.depth_max()).arg(positions.len());
-        for position in positions {
-            command.arg(deliveries[*position].id.as_str());
-        }
-        for position in positions {
-            command.arg(value::encode(&deliveries[*position]));
-        }
-        let (depth, taken): (u64, Vec<u8>) = line.run(script, &command).await?;
-        line.confirm(index).await?;
+        let limit = self.depth_max();
+        let (depth, taken): (u64, Vec<u8>) = self
+            .call_confirmed(script, shard, |command| {
+                command.arg(limit).arg(positions.len());
+                for position in positions {
+                    command.arg(deliveries[*position].id.as_str());
+                }
+                for position in positions {
+                    command.arg(value::encode(&deliveries[*position]));
+                }
+            })
+            .await?;
+        shard.stir();
         if taken.len() != positions.len() {
-            let address = self.pool.manager().address();
+            let address = self.address();
             return Err(QueueError::Deployment(format!(
                 "{address}: enqueue has no answer for each delivery"
             )));
         }
-        let limit = self.depth_max();
         let depth = depth + taken.iter().filter(|taken| **taken == 1).count() as u64;
         let answer = |taken| match taken {
             0 => Ok(Enqueued::Duplicate),

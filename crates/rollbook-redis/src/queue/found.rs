@@ -33,7 +33,7 @@ impl Found {
 impl RedisQueue {
     /// Takes note of what a shard is, where we can work with it. Returns its owner where more is known of it now.
     pub(super) fn meet(&self, shard: &Shard, found: Found) -> Result<Option<Owner>, QueueError> {
-        let address = self.pool.manager().address();
+        let address = self.address();
         let Found { format, shards, epoch, owner } = found;
         if format != FORMAT {
             return Err(QueueError::Deployment(format!(
@@ -61,7 +61,7 @@ impl RedisQueue {
             "{}: the queue under redis_key_prefix {} belongs to another deployment ({owner}; this one is {}). Fix: give this \
              deployment a redis_key_prefix, a database or a server of its own. If the queue is this deployment's (all signing \
              secrets were replaced at once, or the Clerk instance): redis-cli HDEL '{}' owner, for each shard",
-            self.pool.manager().address(),
+            self.address(),
             self.settings.key_prefix,
             self.settings.owner,
             shard.keys.meta()
@@ -73,7 +73,7 @@ impl RedisQueue {
     pub(super) fn is_known(&self, shard: &Shard, found: Option<&str>) -> bool {
         let mut known = shard.epoch();
         let Some(epoch) = known.as_deref().filter(|known| found != Some(*known)) else { return true };
-        let address = self.pool.manager().address();
+        let address = self.address();
         if found.is_some_and(|found| found.is_empty() || (found.starts_with(KEPT) && !epoch.starts_with(KEPT))) {
             warn!("{address}: {} was gone and is written anew; the messages are there", shard.keys.meta());
             *known = None;

@@ -20,6 +20,7 @@ mod audit;
 mod dead_letters;
 mod enqueue;
 mod found;
+mod idle;
 mod lease;
 mod look;
 mod remove;
@@ -30,11 +31,10 @@ mod whole;
 pub use self::whole::Ownership;
 
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use redis::{Cmd, FromRedisValue, Script};
+use redis::{Cmd, FromRedisValue, Script, Value};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
@@ -45,8 +45,10 @@ use tokio::time::Instant;
 
 use crate::address::Address;
 use crate::id;
-use crate::pool::{self, Held, Maker, Pool};
+use crate::fault;
+use crate::pool::{Answer, Call, Options};
 use crate::scripts::Scripts;
+use crate::servers::Servers;
 use crate::settings::{DueTimes, RedisSettings};
 use crate::shard::{KEY_PREFIX_MAX, Keys, SHARDS_MAX, is_key_prefix, shard_of};
 use self::found::Found;
@@ -61,26 +63,38 @@ const BATCH_MAX: usize = 1_000;
 pub struct RedisQueue {
     settings: RedisSettings,
     due_times: DueTimes,
-    scripts: Scripts,
-    pool: Pool,
+    scripts: Arc<Scripts>,
+    servers: Servers,
     shards: Vec<Shard>,
     /// This process's name in the groups.
     consumer: String,
     /// The shard at which the next lease begins to look.
     turn: AtomicUsize,
     reaped_at: Mutex<Option<Instant>>,
+    doorbell: wait::Doorbell,
+    unanswered: lease::Unanswered,
 }
 
 struct Shard {
+    index: usize,
     keys: Keys,
     /// Which life of the shard we know; `None` until it is set up. It changes when the data are lost.
     epoch: Mutex<Option<String>>,
-    doorbell: wait::Doorbell,
+    idle: idle::Idle,
 }
 
 impl Shard {
     fn epoch(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_known(&self) -> bool {
+        self.epoch().is_some()
+    }
+
+    /// Something may be due here: it is looked at when a lane asks next.
+    fn stir(&self) {
+        self.idle.end();
     }
 }
 
@@ -103,18 +117,26 @@ impl RedisQueue {
             )));
         }
         let keys: Vec<Keys> = (0..shards).map(|shard| Keys::of(&settings.key_prefix, shard)).collect();
-        let maker = Maker::new(address, settings.strict, settings.replicas, settings.call_timeout, &keys);
-        let pool = maker.pool()?;
-        let shard = |keys| Shard { keys, epoch: Mutex::new(None), doorbell: wait::Doorbell::default() };
+        let options = Options {
+            strict: settings.strict,
+            replicas: settings.replicas,
+            call_timeout: settings.call_timeout,
+        };
+        let tagged: Vec<&str> = keys.iter().map(Keys::messages).collect();
+        let servers = Servers::new(address, options, &tagged)?;
+        let shard =
+            |(index, keys)| Shard { index, keys, epoch: Mutex::new(None), idle: idle::Idle::default() };
         Ok(Self {
             settings: RedisSettings { shards, ..settings },
             due_times,
-            scripts: Scripts::new(),
-            pool,
-            shards: keys.into_iter().map(shard).collect(),
+            scripts: Arc::new(Scripts::new()),
+            servers,
+            shards: keys.into_iter().enumerate().map(shard).collect(),
             consumer: consumer_name(),
             turn: AtomicUsize::new(0),
             reaped_at: Mutex::new(None),
+            doorbell: wait::Doorbell::default(),
+            unanswered: lease::Unanswered::default(),
         })
     }
 
@@ -143,17 +165,35 @@ impl RedisQueue {
         command
     }
 
-    /// A connection, with which the shard is known to be set up.
-    async fn line(&self, shard: &Shard) -> Result<Held, QueueError> {
-        let mut line = pool::take(&self.pool).await?;
+    /// Where Redis is, for texts.
+    fn address(&self) -> &Address {
+        self.servers.address()
+    }
+
+    /// Makes sure that the shard is set up.
+    async fn ensure_set_up(&self, shard: &Shard) -> Result<(), QueueError> {
+        if shard.is_known() {
+            return Ok(());
+        }
         // The first before all others: of data with another number of shards it may be the only one there is.
-        for shard in [&self.shards[0], shard] {
-            let is_known = shard.epoch().is_some();
-            if !is_known {
-                self.set_up(&mut line, shard).await?;
+        let first = &self.shards[0];
+        if !first.is_known()
+            && let Err(error) = self.set_up(first).await
+        {
+            let is_elsewhere = shard.index != first.index && matches!(error, QueueError::Unavailable(_));
+            if !is_elsewhere {
+                return Err(error);
+            }
+            // The first is unreachable, and so are those who have it only: what another shard says is as good.
+            self.meet_if_there(shard).await?;
+            if shard.is_known() {
+                return Ok(());
+            }
+            if !self.shards.iter().any(Shard::is_known) {
+                return Err(error);
             }
         }
-        Ok(line)
+        if shard.is_known() { Ok(()) } else { self.set_up(shard).await }
     }
 
     async fn call<T: FromRedisValue>(
@@ -162,52 +202,107 @@ impl RedisQueue {
         shard: &Shard,
         arguments: impl FnOnce(&mut Cmd),
     ) -> Result<T, QueueError> {
-        let mut line = self.line(shard).await?;
+        self.call_twice(script, shard, arguments).await.map(|(answer, _)| answer)
+    }
+
+    /// As [`call`](Self::call), with whether the call was sent twice: the first may have been carried out too.
+    async fn call_twice<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        shard: &Shard,
+        arguments: impl FnOnce(&mut Cmd),
+    ) -> Result<(T, bool), QueueError> {
+        self.ensure_set_up(shard).await?;
         let mut command = self.command(script, &shard.keys);
         arguments(&mut command);
-        line.run(script, &command).await
+        let call = Call { command: &command, script: Some(script), confirm: false };
+        let Answer { value, repeated } = self.servers.call(shard.index, &call).await?;
+        Ok((self.read_answer(value)?, repeated))
     }
 
-    /// A connection for reading from the shard. One that was never set up is not set up here, and is empty:
-    /// who looks, at a health check or by hand, changes nothing.
-    async fn line_to_read(&self, shard: &Shard) -> Result<Held, QueueError> {
-        let mut line = pool::take(&self.pool).await?;
-        for shard in [&self.shards[0], shard] {
-            let is_known = shard.epoch().is_some();
-            if !is_known {
-                let mut command = redis::cmd("HMGET");
-                command.arg(shard.keys.meta()).arg(&Found::FIELDS);
-                if let Some(found) = Found::read(line.query(&command).await?) {
-                    _ = self.meet(shard, found)?;
-                }
-            }
-        }
-        Ok(line)
+    /// As [`call`](Self::call), and returns when what was written is as safe as is asked for.
+    async fn call_confirmed<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        shard: &Shard,
+        arguments: impl FnOnce(&mut Cmd),
+    ) -> Result<T, QueueError> {
+        self.ensure_set_up(shard).await?;
+        let mut command = self.command(script, &shard.keys);
+        arguments(&mut command);
+        let call = Call { command: &command, script: Some(script), confirm: true };
+        self.read_answer(self.servers.call(shard.index, &call).await?.value)
     }
 
-    /// Runs a script that only reads.
+    /// Runs a script that only reads. A shard that was never set up is not set up here, and is empty: who looks, at a
+    /// health check or by hand, changes nothing.
     async fn ask<T: FromRedisValue>(
         &self,
         script: &Script,
         shard: &Shard,
         arguments: impl FnOnce(&mut Cmd),
     ) -> Result<T, QueueError> {
-        let mut line = self.line_to_read(shard).await?;
+        self.ensure_met(shard).await?;
         let mut command = self.command(script, &shard.keys);
         arguments(&mut command);
-        line.run(script, &command).await
+        let call = Call { command: &command, script: Some(script), confirm: false };
+        self.read_answer(self.servers.call(shard.index, &call).await?.value)
     }
 
-    async fn set_up(&self, line: &mut Held, shard: &Shard) -> Result<(), QueueError> {
-        let mut command = self.command(&self.scripts.set_up, &shard.keys);
+    /// Runs a command that only reads.
+    async fn read<T: FromRedisValue>(&self, shard: &Shard, command: &Cmd) -> Result<T, QueueError> {
+        self.ensure_met(shard).await?;
+        self.command_on(shard, command).await
+    }
+
+    /// Runs a command on the server of a shard, whatever that shard is.
+    async fn command_on<T: FromRedisValue>(&self, shard: &Shard, command: &Cmd) -> Result<T, QueueError> {
+        let call = Call { command, script: None, confirm: false };
+        self.read_answer(self.servers.call(shard.index, &call).await?.value)
+    }
+
+    fn read_answer<T: FromRedisValue>(&self, value: Value) -> Result<T, QueueError> {
+        T::from_redis_value(value).map_err(|error| fault::judge(&error.into(), self.address()))
+    }
+
+    /// Refuses a shard that this process can't work with, and sets none up.
+    async fn ensure_met(&self, shard: &Shard) -> Result<(), QueueError> {
+        if shard.is_known() {
+            return Ok(());
+        }
+        let first = &self.shards[0];
+        if !first.is_known() && shard.index != first.index {
+            match self.meet_if_there(first).await {
+                Ok(()) | Err(QueueError::Unavailable(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.meet_if_there(shard).await
+    }
+
+    async fn meet_if_there(&self, shard: &Shard) -> Result<(), QueueError> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(shard.keys.meta()).arg(&Found::FIELDS);
+        if let Some(found) = Found::read(self.command_on(shard, &command).await?) {
+            _ = self.meet(shard, found)?;
+        }
+        Ok(())
+    }
+
+    async fn set_up(&self, shard: &Shard) -> Result<(), QueueError> {
+        let script = &self.scripts.set_up;
+        let mut command = self.command(script, &shard.keys);
         let ours = format!("{:016x}", fastrand::u64(..));
         command.arg(FORMAT).arg(self.settings.shards).arg(ours).arg(self.settings.owner.to_string());
-        let found = Found::read(line.run(&self.scripts.set_up, &command).await?);
-        let unknown = || QueueError::Deployment(format!("{}: a shard says nothing of itself", self.pool.manager().address()));
+        let call = Call { command: &command, script: Some(script), confirm: false };
+        let answer = self.servers.call(shard.index, &call).await?;
+        let found = Found::read(self.read_answer(answer.value)?);
+        let unknown =
+            || QueueError::Deployment(format!("{}: a shard says nothing of itself", self.address()));
         if let Some(owner) = self.meet(shard, found.ok_or_else(unknown)?)? {
             let mut command = redis::cmd("HSET");
             command.arg(shard.keys.meta()).arg("owner").arg(owner.to_string());
-            let _: u64 = line.query(&command).await?;
+            let _: u64 = self.command_on(shard, &command).await?;
         }
         Ok(())
     }
@@ -229,15 +324,7 @@ impl Producer for RedisQueue {
 #[async_trait]
 impl Consumer for RedisQueue {
     async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError> {
-        let deadline = Instant::now() + request.wait;
-        loop {
-            let taken = self.take(&request).await?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !taken.leases.is_empty() || left.is_zero() {
-                return Ok(taken.leases);
-            }
-            self.wait(&taken.cursors, left.min(taken.next_due_after.unwrap_or(Duration::MAX))).await?;
-        }
+        self.take_or_wait(request).await
     }
 
     async fn count_attempt(&self, lease: &Lease) -> Result<Settled, QueueError> {
@@ -312,6 +399,6 @@ impl QueueAdmin for RedisQueue {
     }
 
     async fn durability(&self) -> Result<Durability, QueueError> {
-        self.pool.manager().ask_durability().await
+        self.servers.durability().await
     }
 }

@@ -12,9 +12,8 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::QueueError;
 use rollbook_core::time::Timestamp;
 
-use super::{BATCH_MAX, RedisQueue};
+use super::{BATCH_MAX, RedisQueue, Shard};
 use crate::id;
-use crate::pool::Held;
 
 /// Where every stream begins.
 const BEGINNING: &str = "-";
@@ -61,37 +60,36 @@ impl RedisQueue {
 
     async fn remove_piece(&self, index: usize, ids: &[Vec<u8>]) -> Result<usize, QueueError> {
         let shard = &self.shards[index];
-        let mut line = self.line(shard).await?;
         let (mut left, mut removed) = (ids.to_vec(), 0);
         let mut search = Search { entries: HashMap::new(), from: BEGINNING.to_owned() };
         for _ in 0..=SEARCHES_MAX {
-            let mut command = self.command(&self.scripts.remove, &shard.keys);
-            command.arg(&search.from).arg(left.len());
-            for id in &left {
-                command.arg(id);
-            }
-            for id in &left {
-                command.arg(search.entries.get(id).map_or("", String::as_str));
-            }
-            let (count, unfound, since): (usize, Vec<Vec<u8>>, i64) =
-                line.run(&self.scripts.remove, &command).await?;
+            // As safe as what is taken in: what is erased must not be there again after a power cut.
+            let (count, unfound, since): (usize, Vec<Vec<u8>>, i64) = self
+                .call_confirmed(&self.scripts.remove, shard, |command| {
+                    command.arg(&search.from).arg(left.len());
+                    for id in &left {
+                        command.arg(id);
+                    }
+                    for id in &left {
+                        command.arg(search.entries.get(id).map_or("", String::as_str));
+                    }
+                })
+                .await?;
             removed += count;
             if unfound.is_empty() {
-                // As safe as what is taken in: what is erased must not be there again after a power cut.
-                line.confirm(index).await?;
                 return Ok(removed);
             }
             left = unfound;
-            search = Search::run(&mut line, shard.keys.new_messages(), &left, since).await?;
+            search = Search::run(self, shard, &left, since).await?;
         }
-        let address = self.pool.manager().address();
+        let address = self.address();
         Err(QueueError::Unavailable(format!("{address}: messages come faster than they can be searched")))
     }
 }
 
 impl Search {
     /// Looks for these ids in the stream: first where their messages ought to be, by the time of their receipt.
-    async fn run(line: &mut Held, stream: &str, ids: &[Vec<u8>], since: i64) -> Result<Self, QueueError> {
+    async fn run(queue: &RedisQueue, shard: &Shard, ids: &[Vec<u8>], since: i64) -> Result<Self, QueueError> {
         let wanted: HashSet<&[u8]> = ids.iter().map(Vec::as_slice).collect();
         let since = Timestamp::from_millis(since).minus(CLOCKS_DIFFER_BY).as_millis().max(0);
         let start = format!("{since}-0");
@@ -100,8 +98,13 @@ impl Search {
             let mut behind = None;
             loop {
                 let mut command = cmd("XRANGE");
-                command.arg(stream).arg(behind.as_deref().unwrap_or(first)).arg(last).arg("COUNT").arg(PAGE);
-                let page: Vec<Entry> = line.query(&command).await?;
+                command
+                    .arg(shard.keys.new_messages())
+                    .arg(behind.as_deref().unwrap_or(first))
+                    .arg(last)
+                    .arg("COUNT")
+                    .arg(PAGE);
+                let page: Vec<Entry> = queue.read(shard, &command).await?;
                 let is_last = page.len() < PAGE;
                 for (entry, mut fields) in page {
                     behind = Some(format!("({entry}"));

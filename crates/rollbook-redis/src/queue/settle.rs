@@ -59,7 +59,13 @@ impl RedisQueue {
             pieces.map(async |(shard, piece)| (piece, self.settle_piece(shard, piece, settlements).await));
         for (piece, ended) in futures_util::future::join_all(calls).await {
             match ended {
-                Ok(positions) => {
+                Ok((positions, repeated)) => {
+                    if repeated {
+                        // The first time may have ended them: whether they were lost, only who asks again can say.
+                        for (position, _) in piece {
+                            settled[*position] = Err(self.answer_lost());
+                        }
+                    }
                     for position in positions {
                         settled[position] = Ok(Settled::Done);
                     }
@@ -88,18 +94,22 @@ impl RedisQueue {
         Ok(if counted == 1 { Settled::Done } else { Settled::LeaseLost })
     }
 
-    /// Settles these and returns the positions of those whose lease stood.
+    fn answer_lost(&self) -> QueueError {
+        QueueError::Unavailable(format!("{}: the connection broke before the answer", self.address()))
+    }
+
+    /// Settles these and returns the positions of those whose lease stood, and whether it was sent twice.
     async fn settle_piece(
         &self,
         shard: &Shard,
         piece: &[Ending<'_>],
         settlements: &[(Lease, Settlement)],
-    ) -> Result<Vec<usize>, QueueError> {
+    ) -> Result<(Vec<usize>, bool), QueueError> {
         let is_done = |(position, _): &&Ending<'_>| settlements[*position].1 == Settlement::Ack;
         let (done, others): (Vec<_>, Vec<_>) = piece.iter().partition(is_done);
         let (new, again): (Vec<_>, Vec<_>) = done.into_iter().partition(|(_, token)| token.is_new);
-        let answers: Vec<u8> = self
-            .call(&self.scripts.settle, shard, |command| {
+        let (answers, repeated): (Vec<u8>, bool) = self
+            .call_twice(&self.scripts.settle, shard, |command| {
                 for done in [&new, &again] {
                     command.arg(done.len());
                     for (position, token) in done {
@@ -114,9 +124,12 @@ impl RedisQueue {
                 command.arg(batches);
             })
             .await?;
+        if !others.is_empty() {
+            shard.stir();
+        }
         let ended = new.iter().chain(&again).chain(&others);
         let stood = ended.zip(answers).filter(|(_, answer)| *answer == 1);
-        Ok(stood.map(|((position, _), _)| *position).collect())
+        Ok((stood.map(|((position, _), _)| *position).collect(), repeated))
     }
 }
 

@@ -6,7 +6,6 @@ use rollbook_core::time::Timestamp;
 
 use super::RedisQueue;
 use crate::owner::{Claim, Owner};
-use crate::pool;
 
 /// Who a queue belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,14 +24,16 @@ impl RedisQueue {
     /// # Errors
     /// The server can't be asked.
     pub async fn exists(&self) -> Result<bool, QueueError> {
+        let mut failed = None;
         for shard in &self.shards {
-            let mut line = pool::take(&self.pool).await?;
-            let keys: u64 = line.query(cmd("EXISTS").arg(shard.keys.all())).await?;
-            if keys > 0 {
-                return Ok(true);
+            match self.command_on::<u64>(shard, cmd("EXISTS").arg(shard.keys.all())).await {
+                Ok(0) => {}
+                Ok(_) => return Ok(true),
+                Err(error) if self.servers.are_several() => failed = failed.or(Some(error)),
+                Err(error) => return Err(error),
             }
         }
-        Ok(false)
+        failed.map_or(Ok(false), Err)
     }
 
     /// Who the queue under our keys belongs to. Makes none.
@@ -42,8 +43,13 @@ impl RedisQueue {
     pub async fn ownership(&self) -> Result<Ownership, QueueError> {
         let keys = format!("{{{}:*", self.settings.key_prefix);
         for shard in &self.shards {
-            let mut line = pool::take(&self.pool).await?;
-            let owner: Option<String> = line.query(cmd("HGET").arg(shard.keys.meta()).arg("owner")).await?;
+            let owner: Result<Option<String>, _> =
+                self.command_on(shard, cmd("HGET").arg(shard.keys.meta()).arg("owner")).await;
+            let owner = match owner {
+                // Of a cluster another node may tell.
+                Err(_) if self.servers.are_several() => continue,
+                owner => owner?,
+            };
             if let Some(owner) = owner {
                 let is_other = self.settings.owner.claim(&Owner::parse(&owner)) == Claim::Other;
                 let refusal = is_other.then(|| self.belongs_to_another(shard, &Owner::parse(&owner)).to_string());
@@ -58,8 +64,19 @@ impl RedisQueue {
     /// # Errors
     /// The server can't be asked.
     pub async fn server_time(&self) -> Result<Timestamp, QueueError> {
-        let (seconds, micros): (i64, i64) = pool::take(&self.pool).await?.query(&cmd("TIME")).await?;
-        Ok(Timestamp::from_millis(seconds.saturating_mul(1000).saturating_add(micros / 1000)))
+        let mut failed = None;
+        for shard in &self.shards {
+            match self.command_on::<(i64, i64)>(shard, &cmd("TIME")).await {
+                Ok((seconds, micros)) => {
+                    return Ok(Timestamp::from_millis(
+                        seconds.saturating_mul(1000).saturating_add(micros / 1000),
+                    ));
+                }
+                Err(error) if self.servers.are_several() => failed = failed.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| QueueError::Deployment("the queue has no shards".to_owned())))
     }
 
     /// Deletes the queue with all that waits in it. Nobody may be using it.
@@ -68,8 +85,7 @@ impl RedisQueue {
     /// The server can't be asked: part of it may still be there.
     pub async fn remove(&self) -> Result<(), QueueError> {
         for shard in &self.shards {
-            let mut line = pool::take(&self.pool).await?;
-            let _: u64 = line.query(cmd("UNLINK").arg(shard.keys.all())).await?;
+            let _: u64 = self.command_on(shard, cmd("UNLINK").arg(shard.keys.all())).await?;
             *shard.epoch() = None;
         }
         Ok(())

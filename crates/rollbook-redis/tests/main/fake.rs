@@ -2,6 +2,7 @@
 //! connections of one enqueue each.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,6 +22,8 @@ struct State {
     /// A fact of INFO or CONFIG GET that is otherwise than it should be.
     odd: (&'static str, &'static str),
     waitaof: (u32, u32),
+    /// How long WAITAOF takes.
+    tick: Duration,
     asked: Vec<String>,
 }
 
@@ -28,7 +31,12 @@ impl Fake {
     pub(crate) async fn start(name: &'static str, value: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let state = Arc::new(Mutex::new(State { odd: (name, value), waitaof: (0, 0), asked: Vec::new() }));
+        let state = Arc::new(Mutex::new(State {
+            odd: (name, value),
+            waitaof: (0, 0),
+            tick: Duration::ZERO,
+            asked: Vec::new(),
+        }));
         let mut server = JoinSet::new();
         let shared = Arc::clone(&state);
         server.spawn(async move {
@@ -49,6 +57,11 @@ impl Fake {
         self.state.lock().expect("no panic").waitaof = (local, replicas);
     }
 
+    /// How long WAITAOF takes.
+    pub(crate) fn tick(&self, tick: Duration) {
+        self.state.lock().expect("no panic").tick = tick;
+    }
+
     /// The last two commands.
     pub(crate) fn last_two(&self) -> Vec<String> {
         let asked = &self.state.lock().expect("no panic").asked;
@@ -59,7 +72,13 @@ impl Fake {
 async fn answer_all(stream: TcpStream, state: Arc<Mutex<State>>) {
     let mut stream = BufReader::new(stream);
     while let Some(command) = read_command(&mut stream).await {
-        let answer = state.lock().expect("no panic").answer(&command);
+        let (answer, tick) = {
+            let mut state = state.lock().expect("no panic");
+            (state.answer(&command), state.tick)
+        };
+        if command[0] == "WAITAOF" {
+            tokio::time::sleep(tick).await;
+        }
         if answer == HANGS_UP || stream.write_all(answer.as_bytes()).await.is_err() {
             return;
         }

@@ -99,20 +99,33 @@ async fn what_a_replica_has_is_there_when_it_becomes_the_master() {
 }
 
 #[tokio::test]
-async fn with_everysec_the_flush_is_asked_for_before_the_acknowledgement() {
-    let fake = Fake::start("appendfsync", "everysec").await;
-    let queue = with_replicas(fake.url(), 0);
-    fake.waitaof(1, 0);
-    assert_eq!(queue.durability().await.expect("the server answers").weaknesses, [""; 0]);
-    assert_eq!(try_enqueue(&queue, &names("msg", 0..1)).await, Ok(vec![Enqueued::Queued]));
-    let asked = fake.last_two();
-    assert!(asked[0].starts_with("EVALSHA ") && asked[1].starts_with("WAITAOF 1 0 "), "{asked:?}");
+async fn everysec_is_refused_when_strict_and_asked_for_its_flush_when_degraded_whatever_waitaof_answers() {
+    // A server that answers WAITAOF at once, before the flush, and one that answers at its next tick.
+    for (local, tick) in [(1, Duration::ZERO), (1, Duration::from_millis(300)), (0, Duration::ZERO)] {
+        let fake = Fake::start("appendfsync", "everysec").await;
+        fake.waitaof(local, 0);
+        fake.tick(tick);
+        let strict = open(settings(fake.url()));
+        let Err(QueueError::Deployment(told)) = try_enqueue(&strict, &names("msg", 0..1)).await else {
+            panic!("strict refuses")
+        };
+        assert!(told.contains("appendfsync is everysec") && told.contains("appendfsync always"), "{told}");
+        let degraded = open(RedisSettings { strict: false, ..settings(fake.url()) });
+        assert_eq!(degraded.durability().await.expect("the server answers").weaknesses.len(), 1);
+        let answer = try_enqueue(&degraded, &names("msg", 0..1)).await;
+        let asked = fake.last_two();
+        assert!(asked[0].starts_with("EVALSHA ") && asked[1].starts_with("WAITAOF 1 0 "), "{asked:?}");
+        if local == 1 {
+            assert_eq!(answer, Ok(vec![Enqueued::Queued]));
+        } else {
+            assert_too_few(&answer, "0 of 1 local disks have what was written");
+        }
+    }
+}
 
-    fake.waitaof(0, 0);
-    assert_too_few(
-        &try_enqueue(&queue, &names("msg", 0..1)).await,
-        "0 of 1 local disks have what was written",
-    );
+#[tokio::test]
+async fn replicas_disks_are_asked_for_beside_the_masters() {
+    let fake = Fake::start("redis_version", "7.2.4").await;
     let queue = with_replicas(fake.url(), 2);
     fake.waitaof(1, 1);
     assert_too_few(

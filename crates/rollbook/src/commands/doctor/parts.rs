@@ -38,7 +38,15 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
         }
     };
     let mut durability = match in_time(admin.durability()).await {
-        Ok(durability) => weaknesses(config, &durability.weaknesses),
+        Ok(durability) => {
+            let unreachable = durability.unreachable.iter().map(|part| {
+                let what = format!("a part does not answer: {part}");
+                failed("queue_part", what, "start its server, or let a replica take over; all other parts work")
+            });
+            let mut findings = weaknesses(config, &durability.weaknesses);
+            findings.extend(unreachable);
+            findings
+        }
         Err(why) => {
             let finding = failed("queue", why, mend(config, Part::Queue));
             return std::iter::once(finding).chain(unknown()).collect();
