@@ -62,7 +62,8 @@ fn assert_innocent(home: &Home, server: &RedisServer, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_disk_that_flushes_slower_than_the_worker_waits_every_message_is_applied_with_its_first_attempt() {
+async fn on_a_disk_that_flushes_slower_than_the_worker_waits_every_message_is_applied_with_its_first_attempt()
+{
     let shim = Shim::new("appendonly");
     let server = RedisServer::start_on(&shim, &[]).await;
     deliver(&server, MESSAGES, 0).await;
@@ -130,7 +131,10 @@ async fn a_second_deployment_on_the_same_keys_refuses_to_start_and_doctor_tells_
         let refused = staging.command(&[face]).output().expect("the binary starts");
         let told = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(!refused.status.success(), "{face}: {told}");
-        assert!(told.contains("belongs to another deployment") && told.contains("redis_key_prefix"), "{face}: {told}");
+        assert!(
+            told.contains("belongs to another deployment") && told.contains("redis_key_prefix"),
+            "{face}: {told}"
+        );
     }
     assert_eq!(waiting(&server), "1", "nothing of it is taken");
     let doctor = |home: &Home| {

@@ -82,7 +82,8 @@ impl Metrics {
             Ok(Ok((stats, durability))) => {
                 gauges.set(&stats, &durability, self.clock.now());
                 if durability.is_degraded() || !durability.unreachable.is_empty() {
-                    let unreachable = durability.unreachable.iter().map(|part| format!("unreachable: {part}"));
+                    let unreachable =
+                        durability.unreachable.iter().map(|part| format!("unreachable: {part}"));
                     let told: Vec<String> = unreachable.chain(durability.weaknesses).collect();
                     Condition::Degraded(told.join("; "))
                 } else {

@@ -67,7 +67,9 @@ fn words(error: &RedisError, code: &str, address: &Address) -> String {
                 address.key_prefix
             );
         }
-        "WRONGTYPE" => "another program uses our keys: give Rollbook a redis_key_prefix of its own, or a database (…/DB in the URL)",
+        "WRONGTYPE" => {
+            "another program uses our keys: give Rollbook a redis_key_prefix of its own, or a database (…/DB in the URL)"
+        }
         "MOVED" | "CROSSSLOT" => "this is a cluster: write redis+cluster:// in the URL",
         "" if is_distrust(error) => {
             return format!("{error}: is it our server? Name its authority's certificates in redis_ca_file");

@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn an_owner_is_read_as_it_was_written() {
-        for owner in [owner("ins_1", &["a1", "b2"]), owner("", &["a1"]), owner("ins_1", &[]), owner("", &[])] {
+        for owner in [owner("ins_1", &["a1", "b2"]), owner("", &["a1"]), owner("ins_1", &[]), owner("", &[])]
+        {
             assert_eq!(Owner::parse(&owner.to_string()), owner);
         }
         assert_eq!(Owner::parse("later=x instance=ins_1"), owner("ins_1", &[]));

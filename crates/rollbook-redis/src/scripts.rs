@@ -60,8 +60,21 @@ mod tests {
     use super::*;
 
     fn all(scripts: &Scripts) -> [&Script; 13] {
-        let Scripts { set_up, enqueue, lease, count, settle, stats, redrive, discard, look, bodies, audit, remove, reap } =
-            scripts;
+        let Scripts {
+            set_up,
+            enqueue,
+            lease,
+            count,
+            settle,
+            stats,
+            redrive,
+            discard,
+            look,
+            bodies,
+            audit,
+            remove,
+            reap,
+        } = scripts;
         [set_up, enqueue, lease, count, settle, stats, redrive, discard, look, bodies, audit, remove, reap]
     }
 

@@ -30,8 +30,10 @@ impl Keys {
         // New messages, those that come again, bodies, when what waits is due, how often it was tried,
         // batches of leases, ages, dead letters, why they died, facts about the shard itself, what the last
         // request of each lane was given.
-        let names =
-            ["new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures", "meta", "requests"];
+        let names = [
+            "new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures", "meta",
+            "requests",
+        ];
         Self(names.map(|name| format!("{{{prefix}:{shard}}}:{name}")))
     }
 

@@ -64,7 +64,8 @@ fn weak_part(answer: &Mutex<Option<Result<QueueStats, QueueError>>>) -> bool {
     matches!(&*answer, Some(Ok(stats)) if *stats == PART_MISSING)
 }
 
-const PART_MISSING: QueueStats = QueueStats { ready: 0, leased: 0, delayed: 0, dead: 99, oldest_received_at: None };
+const PART_MISSING: QueueStats =
+    QueueStats { ready: 0, leased: 0, delayed: 0, dead: 99, oldest_received_at: None };
 
 impl FakeQueue {
     async fn answer(&self) -> Result<QueueStats, QueueError> {

@@ -167,12 +167,7 @@ impl RedisQueue {
     }
 
     /// How many members of an index have no message, and how many lack what belongs to them.
-    async fn audit_index(
-        &self,
-        shard: &Shard,
-        repair: bool,
-        index: &str,
-    ) -> Result<(u64, u64), QueueError> {
+    async fn audit_index(&self, shard: &Shard, repair: bool, index: &str) -> Result<(u64, u64), QueueError> {
         let (mut dangling, mut lacking, mut cursor) = (0, 0, "0".to_owned());
         loop {
             let (next, more_dangling, more_lacking): (String, u64, u64) =

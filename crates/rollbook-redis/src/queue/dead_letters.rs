@@ -53,7 +53,9 @@ impl RedisQueue {
                 self.read_bodies(&found, index, &mut stored).await?;
             }
             // One that has no body any more was sent back or forgotten meanwhile.
-            let Some(letter) = stored.remove(&index).flatten().map(|value| letter.letter(&value)) else { continue };
+            let Some(letter) = stored.remove(&index).flatten().map(|value| letter.letter(&value)) else {
+                continue;
+            };
             bytes = bytes.saturating_add(letter.body.len());
             if bytes > PAGE_BYTES_MAX && !letters.is_empty() {
                 break;
@@ -71,7 +73,8 @@ impl RedisQueue {
         stored: &mut HashMap<usize, Option<Vec<u8>>>,
     ) -> Result<(), QueueError> {
         let index = found[from].shard;
-        let same = (from..found.len()).filter(|next| found[*next].shard == index && !stored.contains_key(next));
+        let same =
+            (from..found.len()).filter(|next| found[*next].shard == index && !stored.contains_key(next));
         let wanted: Vec<usize> = same.take(PAGE).collect();
         let values: Vec<Option<Vec<u8>>> = self
             .ask(&self.scripts.bodies, &self.shards[index], |command| {
@@ -197,7 +200,8 @@ impl RedisQueue {
         let stored = id::stored(id.as_str());
         for index in self.shards_of(id) {
             let shard = &self.shards[index];
-            let position: Option<i64> = self.read(shard, cmd("ZSCORE").arg(shard.keys.dead()).arg(&*stored)).await?;
+            let position: Option<i64> =
+                self.read(shard, cmd("ZSCORE").arg(shard.keys.dead()).arg(&*stored)).await?;
             let Some(position) = position else { continue };
             let failure: Option<String> =
                 self.read(shard, cmd("HGET").arg(shard.keys.failures()).arg(&*stored)).await?;

@@ -23,8 +23,9 @@ impl RedisQueue {
         }
         let mut answers = vec![Ok(Enqueued::Duplicate); deliveries.len()];
         let parts = positions.iter().enumerate();
-        let parts = parts
-            .flat_map(|(shard, positions)| parts_of(deliveries, positions).into_iter().map(move |part| (shard, part)));
+        let parts = parts.flat_map(|(shard, positions)| {
+            parts_of(deliveries, positions).into_iter().map(move |part| (shard, part))
+        });
         let calls = parts.map(async |(shard, part)| (part, self.enqueue_part(shard, deliveries, part).await));
         // To the end, all of them: a call that is given up costs its connection.
         for (part, answered) in futures_util::future::join_all(calls).await {

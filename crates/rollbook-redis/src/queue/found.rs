@@ -74,7 +74,9 @@ impl RedisQueue {
         let mut known = shard.epoch();
         let Some(epoch) = known.as_deref().filter(|known| found != Some(*known)) else { return true };
         let address = self.address();
-        if found.is_some_and(|found| found.is_empty() || (found.starts_with(KEPT) && !epoch.starts_with(KEPT))) {
+        if found
+            .is_some_and(|found| found.is_empty() || (found.starts_with(KEPT) && !epoch.starts_with(KEPT)))
+        {
             warn!("{address}: {} was gone and is written anew; the messages are there", shard.keys.meta());
             *known = None;
             return true;

@@ -78,7 +78,10 @@ impl RedisQueue {
             let shard = &self.shards[(first + index) % self.shards.len()];
             let max = request.max.min(BATCH_MAX).saturating_sub(leases.len());
             let bytes_max = request.bytes_max.saturating_sub(bytes);
-            if max == 0 || (bytes_max == 0 && !leases.is_empty()) || started.elapsed() >= self.servers.call_timeout() * 2 {
+            if max == 0
+                || (bytes_max == 0 && !leases.is_empty())
+                || started.elapsed() >= self.servers.call_timeout() * 2
+            {
                 break;
             }
             let repeated = self.unanswered.take(request.id.lane, shard.index);

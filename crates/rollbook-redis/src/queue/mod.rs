@@ -43,15 +43,15 @@ use rollbook_core::queue::{
 };
 use tokio::time::Instant;
 
+use self::found::Found;
 use crate::address::Address;
-use crate::id;
 use crate::fault;
+use crate::id;
 use crate::pool::{Answer, Call, Options};
 use crate::scripts::Scripts;
 use crate::servers::Servers;
 use crate::settings::{DueTimes, RedisSettings};
 use crate::shard::{KEY_PREFIX_MAX, Keys, SHARDS_MAX, is_key_prefix, shard_of};
-use self::found::Found;
 
 /// How what is stored is arranged. A newer arrangement is refused, since this code would misread it.
 const FORMAT: u32 = 1;

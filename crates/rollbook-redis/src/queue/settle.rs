@@ -86,8 +86,10 @@ impl RedisQueue {
         let Some(shard) = self.shards.get(token.shard) else { return Ok(Settled::LeaseLost) };
         let counted: u8 = self
             .call(&self.scripts.count, shard, |command| {
-                command.arg(if token.is_new { "n" } else { "a" })
-.arg(token.entry).arg(&*id::stored(lease.id.as_str()));
+                command
+                    .arg(if token.is_new { "n" } else { "a" })
+                    .arg(token.entry)
+                    .arg(&*id::stored(lease.id.as_str()));
                 command.arg(lease.attempt).arg(lease.unsettled);
             })
             .await?;

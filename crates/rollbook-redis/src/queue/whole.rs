@@ -52,7 +52,8 @@ impl RedisQueue {
             };
             if let Some(owner) = owner {
                 let is_other = self.settings.owner.claim(&Owner::parse(&owner)) == Claim::Other;
-                let refusal = is_other.then(|| self.belongs_to_another(shard, &Owner::parse(&owner)).to_string());
+                let refusal =
+                    is_other.then(|| self.belongs_to_another(shard, &Owner::parse(&owner)).to_string());
                 return Ok(Ownership { keys, owner: Some(owner), refusal });
             }
         }

@@ -12,7 +12,8 @@ use rollbook_testkit::servers::redis::RedisServer;
 
 use crate::storm::Storm;
 use crate::support::{
-    Log, dead_letter, enqueue, ids, key, lease, leftovers, names, open, retry, set, settings, settle_all, stats,
+    Log, dead_letter, enqueue, ids, key, lease, leftovers, names, open, retry, set, settings, settle_all,
+    stats,
 };
 
 /// So far ahead may something be due here.
@@ -60,7 +61,8 @@ async fn drain_in_time(queue: &RedisQueue, count: usize) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn whichever_key_vanishes_every_message_whose_body_is_there_comes_again_or_is_listed() {
-    for vanished in ["new", "again", "due", "tries", "leases", "ages", "dead", "failures", "meta", "requests"] {
+    for vanished in ["new", "again", "due", "tries", "leases", "ages", "dead", "failures", "meta", "requests"]
+    {
         let server = RedisServer::start().await;
         let queue = soon(&server);
         let waiting = scene(&queue).await;
@@ -84,7 +86,10 @@ async fn whichever_key_vanishes_every_message_whose_body_is_there_comes_again_or
         let letters = queue.dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("a listing");
         assert_eq!(letters.len(), 5, "{vanished}");
         if vanished == "failures" {
-            assert!(letters.iter().all(|letter| letter.failure.detail.contains("is not known")), "{letters:?}");
+            assert!(
+                letters.iter().all(|letter| letter.failure.detail.contains("is not known")),
+                "{letters:?}"
+            );
         }
         assert_eq!(stats(&queue).await.depth(), 0, "{vanished}");
         assert!(audit(&queue, false).await.is_clean(), "{vanished}");

@@ -8,7 +8,9 @@ use rollbook_testkit::queues::request;
 use rollbook_testkit::servers::redis::RedisServer;
 use rollbook_testkit::servers::shim::Shim;
 
-use crate::support::{LONG, enqueue, ids, lease, lease_in_time, names, open, retry, set, settings, settle_all};
+use crate::support::{
+    LONG, enqueue, ids, lease, lease_in_time, names, open, retry, set, settings, settle_all,
+};
 
 const TWO_HOURS: i64 = 7_200;
 
@@ -26,7 +28,8 @@ async fn a_clock_that_steps_back_hides_neither_leases_nor_retries() {
     let held = queue.lease(short.clone()).await.expect("the queue gives");
     assert_eq!(held.len(), 5);
     shim.shift_clock(0);
-    let soon = queue.lease(request(10, Duration::from_secs(2), Duration::ZERO)).await.expect("the queue gives");
+    let soon =
+        queue.lease(request(10, Duration::from_secs(2), Duration::ZERO)).await.expect("the queue gives");
     assert_eq!(ids(&soon), set(&later), "nobody knows how long a retry had to wait: it is due");
     settle_all(&queue, &held[..2], &Settlement::Ack).await;
     settle_all(&queue, &soon, &Settlement::Ack).await;

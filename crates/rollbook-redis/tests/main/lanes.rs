@@ -76,8 +76,9 @@ async fn consumers_of_processes_that_are_gone_are_deleted_once_they_hold_nothing
         include_str!("../../src/scripts/prelude.lua"),
         include_str!("../../src/scripts/reap.lua")
     );
-    let names_of_keys =
-        ["new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures", "meta", "requests"];
+    let names_of_keys = [
+        "new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures", "meta", "requests",
+    ];
     let keys = names_of_keys.map(|name| key(0, name));
     let reap = |silent_for: &str| {
         let mut command = vec!["eval", script, "11"];

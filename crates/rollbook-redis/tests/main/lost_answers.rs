@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use rollbook_core::queue::{Consumer as _, Lease, LeaseRequest, LeaseRequestId, QueueError, Settled, Settlement};
+use rollbook_core::queue::{
+    Consumer as _, Lease, LeaseRequest, LeaseRequestId, QueueError, Settled, Settlement,
+};
 use rollbook_redis::{RedisQueue, RedisSettings};
 use rollbook_testkit::process::DEADLINE;
 use rollbook_testkit::queues::{all_of, request};
@@ -91,7 +93,11 @@ async fn what_does_not_fit_into_a_repeated_request_is_released_and_uncounted() {
     let bytes_max = smaller[0].body.len();
     let smallest = give(&queue, LeaseRequest { bytes_max, ..asked(1, 5) }).await;
     assert_eq!(smallest.len(), 1, "a limit in bytes is kept too");
-    assert_eq!(give(&queue, LeaseRequest { bytes_max: 0, ..asked(1, 5) }).await.len(), 1, "the first is given");
+    assert_eq!(
+        give(&queue, LeaseRequest { bytes_max: 0, ..asked(1, 5) }).await.len(),
+        1,
+        "the first is given"
+    );
     settle_all(&queue, &[smallest, rest].concat(), &Settlement::Ack).await;
     assert_eq!(drain(&queue).await.len(), 4);
     assert_eq!(stats(&queue).await.depth(), 0);
@@ -120,7 +126,10 @@ async fn what_another_process_has_taken_over_is_not_given_again() {
     let lost = give(&queue, short).await;
     let taken = lease_in_time(&other, 20).await;
     assert!(give(&queue, asked(1, 20)).await.is_empty());
-    assert!(give(&other, asked(1, 20)).await.is_empty(), "the same number of another process is another request");
+    assert!(
+        give(&other, asked(1, 20)).await.is_empty(),
+        "the same number of another process is another request"
+    );
     assert_eq!(settle(&queue, &lost, &Settlement::Ack).await, [Settled::LeaseLost; 20]);
     settle_all(&other, &taken, &Settlement::Ack).await;
 }
@@ -141,7 +150,8 @@ async fn an_answer_that_is_lost_on_its_way_spends_no_attempt_and_no_lease() {
     proxy.cut();
     let given = give_in_time(&cut_off, asked(2, 10)).await;
     assert_eq!(given.len(), 10);
-    let known = |lease: &Lease| (lease.attempt, lease.unsettled) == (1 + u32::from(lease.id.as_str() < "new"), 0);
+    let known =
+        |lease: &Lease| (lease.attempt, lease.unsettled) == (1 + u32::from(lease.id.as_str() < "new"), 0);
     assert!(given.iter().all(known), "{given:?}");
     let acks: Vec<_> = given.iter().map(|lease| (lease.clone(), Settlement::Ack)).collect();
     assert_eq!(all_of(cut_off.settle_many(&acks).await), Ok(vec![Settled::Done; 10]));
@@ -153,7 +163,8 @@ async fn on_a_disk_that_is_slower_than_the_patience_a_batch_comes_through_with_i
     let server = RedisServer::start_on(&shim, &[]).await;
     let queue = open(settings(server.url()));
     enqueue(&queue, &names("msg", 0..50)).await;
-    let impatient = open(RedisSettings { call_timeout: Duration::from_millis(700), ..settings(server.url()) });
+    let impatient =
+        open(RedisSettings { call_timeout: Duration::from_millis(700), ..settings(server.url()) });
     assert!(lease(&impatient, 0).await.is_empty(), "its connection is there");
     shim.delay_syncs(Duration::from_secs(1));
     let lost = impatient.lease(asked(1, 50)).await;

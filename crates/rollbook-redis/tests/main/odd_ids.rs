@@ -9,8 +9,8 @@ use rollbook_testkit::queues::request;
 use rollbook_testkit::servers::redis::RedisServer;
 
 use crate::support::{
-    LONG, dead_letter, discarded, enqueue, key, leftovers, names, open, redriven, retry, set, settings, settle_all,
-    stats,
+    LONG, dead_letter, discarded, enqueue, key, leftovers, names, open, redriven, retry, set, settings,
+    settle_all, stats,
 };
 
 const SHARDS: u16 = 3;
@@ -48,7 +48,8 @@ async fn a_message_whose_id_is_no_text_is_leased_settled_listed_and_found_like_a
         let leases = give(&queue, 10).await;
         assert_eq!((leases.len(), leases[0].id.as_str(), &leases[0].body[..]), (1, NAME, &b"a body"[..]));
         assert!(leases[0].unreadable.is_some());
-        let found = queue.message(&MessageId::new(NAME)).await.expect("the queue looks").expect("it is there");
+        let found =
+            queue.message(&MessageId::new(NAME)).await.expect("the queue looks").expect("it is there");
         assert!(matches!(found.state, MessageState::Leased { .. }), "{found:?}");
         settle_all(&queue, &leases, &settlement).await;
     }

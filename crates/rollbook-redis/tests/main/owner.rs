@@ -34,7 +34,10 @@ async fn a_queue_of_another_deployment_is_refused_in_words_and_nothing_of_it_is_
         for refusal in refusals {
             let Err(QueueError::Deployment(told)) = refusal else { panic!("{refusal:?}") };
             assert!(told.contains("belongs to another deployment (secrets=aaaa; this one is"), "{told}");
-            assert!(told.contains("redis_key_prefix") && told.contains("HDEL '{rollbook:0}:meta' owner"), "{told}");
+            assert!(
+                told.contains("redis_key_prefix") && told.contains("HDEL '{rollbook:0}:meta' owner"),
+                "{told}"
+            );
         }
     }
     assert_eq!(drain(&production).await, set(&names("msg", 0..3)));
@@ -44,7 +47,8 @@ async fn a_queue_of_another_deployment_is_refused_in_words_and_nothing_of_it_is_
 async fn instances_decide_where_both_are_known() {
     let server = RedisServer::start().await;
     enqueue(&open(owned(&server, owner(Some("ins_1"), &["aaaa"]))), &names("msg", 0..1)).await;
-    let other = try_enqueue(&open(owned(&server, owner(Some("ins_2"), &["aaaa"]))), &names("msg", 1..2)).await;
+    let other =
+        try_enqueue(&open(owned(&server, owner(Some("ins_2"), &["aaaa"]))), &names("msg", 1..2)).await;
     assert!(matches!(other, Err(QueueError::Deployment(_))), "{other:?}");
     enqueue(&open(owned(&server, owner(Some("ins_1"), &["bbbb"]))), &names("msg", 2..3)).await;
     enqueue(&open(owned(&server, owner(None, &["bbbb"]))), &names("msg", 3..4)).await;
@@ -53,7 +57,9 @@ async fn instances_decide_where_both_are_known() {
 #[tokio::test]
 async fn a_secret_that_is_rotated_keeps_the_owner_and_a_worker_without_one_works() {
     let server = RedisServer::start().await;
-    for (number, secrets) in [&["old"][..], &["new", "old"], &["new"], &["newer", "new"], &["newer"]].into_iter().enumerate() {
+    for (number, secrets) in
+        [&["old"][..], &["new", "old"], &["new"], &["newer", "new"], &["newer"]].into_iter().enumerate()
+    {
         let queue = open(owned(&server, owner(None, secrets)));
         enqueue(&queue, &names("msg", number..number + 1)).await;
     }
@@ -84,7 +90,12 @@ async fn deployments_with_prefixes_of_their_own_share_a_server_and_nothing_else(
     assert_eq!(drain(&production).await, set(&names("msg", 0..20)));
     assert_eq!(drain(&staging).await, set(&names("msg", 10..40)));
     assert!(server.cli(&["keys", "{rollbook:*"]).is_empty());
-    assert!(server.cli(&["keys", "*"]).lines().all(|key| key.starts_with("{production:") || key.starts_with("{staging:")));
+    assert!(
+        server
+            .cli(&["keys", "*"])
+            .lines()
+            .all(|key| key.starts_with("{production:") || key.starts_with("{staging:"))
+    );
 }
 
 #[test]
@@ -92,6 +103,9 @@ fn a_prefix_that_could_mean_something_else_is_refused() {
     for prefix in ["", "a:b", "a}", "a b"] {
         let settings = RedisSettings { key_prefix: prefix.to_owned(), ..settings("redis://h".to_owned()) };
         let refused = RedisQueue::new(settings, DueTimes::Server).err();
-        assert!(matches!(refused, Some(QueueError::Deployment(told)) if told.contains("redis_key_prefix")), "{prefix}");
+        assert!(
+            matches!(refused, Some(QueueError::Deployment(told)) if told.contains("redis_key_prefix")),
+            "{prefix}"
+        );
     }
 }

@@ -41,8 +41,10 @@ async fn after_a_failover_the_queue_goes_on_on_the_new_master_without_a_restart(
     // What the sentinel does too, ten seconds later. Our connections lead to a replica now, which says so, and new ones
     // to the new master: nobody is refused.
     master.cli(&["replicaof", "127.0.0.1", &replica.port().to_string()]);
-    until("the sentinel names the new master", || async { open(settings(sentinel.url())).stats().await.is_ok() })
-        .await;
+    until("the sentinel names the new master", || async {
+        open(settings(sentinel.url())).stats().await.is_ok()
+    })
+    .await;
     enqueue(&queue, &names("after", 0..5)).await;
     stats(&queue).await;
     settle_all(&queue, &held, &Settlement::Ack).await;

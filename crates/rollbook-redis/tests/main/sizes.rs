@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::delivery::{Delivery, MessageId};
-use rollbook_core::queue::{Consumer as _, DeadLetterFilter, LeaseRequest, PAGE_BYTES_MAX, Producer as _, QueueAdmin as _};
+use rollbook_core::queue::{
+    Consumer as _, DeadLetterFilter, LeaseRequest, PAGE_BYTES_MAX, Producer as _, QueueAdmin as _,
+};
 use rollbook_redis::{RedisQueue, RedisSettings};
 use rollbook_testkit::queues::{all_of, request};
 use rollbook_testkit::servers::redis::RedisServer;
@@ -22,7 +24,10 @@ async fn start(shards: u16) -> (RedisServer, Arc<RedisQueue>) {
     let deliveries: Vec<Delivery> = names("msg", 0..COUNT)
         .iter()
         .enumerate()
-        .map(|(number, id)| Delivery { body: if number % 2 == 0 { noise.clone() } else { vec![7; MIB] }.into(), ..delivery(id) })
+        .map(|(number, id)| Delivery {
+            body: if number % 2 == 0 { noise.clone() } else { vec![7; MIB] }.into(),
+            ..delivery(id)
+        })
         .collect();
     all_of(queue.enqueue_many(&deliveries).await).expect("the queue takes it");
     (server, queue)

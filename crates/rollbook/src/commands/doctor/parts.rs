@@ -41,7 +41,11 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
         Ok(durability) => {
             let unreachable = durability.unreachable.iter().map(|part| {
                 let what = format!("a part does not answer: {part}");
-                failed("queue_part", what, "start its server, or let a replica take over; all other parts work")
+                failed(
+                    "queue_part",
+                    what,
+                    "start its server, or let a replica take over; all other parts work",
+                )
             });
             let mut findings = weaknesses(config, &durability.weaknesses);
             findings.extend(unreachable);
