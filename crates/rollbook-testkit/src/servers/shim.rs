@@ -61,7 +61,11 @@ impl Shim {
         std::fs::write(&source, SOURCE).expect("a file");
         let library = folder.path().join("shim.so");
         // ops/test installs the compiler.
-        run(Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).arg("-ldl"));
+        run(Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .arg(&library)
+            .arg(&source)
+            .arg("-ldl"));
         let path = folder.path().join("controls");
         let controls = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let controls = controls.expect("a file");
