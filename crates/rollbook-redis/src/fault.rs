@@ -7,8 +7,28 @@ use std::fmt::Display;
 use redis::{ErrorKind, RedisError};
 use rollbook_core::queue::QueueError;
 
+use crate::address::Address;
+use crate::pool::Maker;
+
+/// Where an error comes from, in words, and what our keys begin with there.
+pub(crate) trait Place: Display {
+    fn key_prefix(&self) -> &str;
+}
+
+impl Place for Address {
+    fn key_prefix(&self) -> &str {
+        &self.key_prefix
+    }
+}
+
+impl Place for Maker {
+    fn key_prefix(&self) -> &str {
+        &self.address.key_prefix
+    }
+}
+
 /// Judges an error that `address` answered, or that came up on the way there.
-pub(crate) fn judge(error: &RedisError, address: &impl Display) -> QueueError {
+pub(crate) fn judge(error: &RedisError, address: &impl Place) -> QueueError {
     let code = match error.detail() {
         // What a script may not do, 7.0 tells in words alone.
         Some(detail) if detail.contains("user executing the script") => "NOPERM",
@@ -51,7 +71,7 @@ pub(crate) fn is_of_the_connection(error: &RedisError) -> bool {
         || matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "LOADING" | "UNBLOCKED" | "NOAUTH"))
 }
 
-fn words(error: &RedisError, code: &str, address: &Address) -> String {
+fn words(error: &RedisError, code: &str, address: &impl Place) -> String {
     let mend = match code {
         "OOM" => "it has reached maxmemory: raise it, or let the workers drain the queue",
         "LOADING" => "it is reading its data after a start: wait",
@@ -64,7 +84,7 @@ fn words(error: &RedisError, code: &str, address: &Address) -> String {
             return format!(
                 "{code}: the user may not do this: it needs ~{{{}:* +@read +@write +@scripting +@connection +info +time \
                  +config|get, and +role behind sentinels, +cluster in a cluster",
-                address.key_prefix
+                address.key_prefix()
             );
         }
         "WRONGTYPE" => {
@@ -108,7 +128,6 @@ fn without_arguments(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::Address;
 
     fn address() -> Address {
         Address::of(&crate::settings::RedisSettings {

@@ -5,6 +5,7 @@ use tracing::{error, warn};
 
 use super::{FORMAT, RedisQueue, Shard};
 use crate::owner::{Claim, Owner};
+use crate::pool::Call;
 
 /// An epoch that was made for data that were there begins so (set_up.lua).
 const KEPT: &str = "kept-";
@@ -31,6 +32,33 @@ impl Found {
 }
 
 impl RedisQueue {
+    pub(super) async fn meet_if_there(&self, shard: &Shard) -> Result<(), QueueError> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(shard.keys.meta()).arg(&Found::FIELDS);
+        if let Some(found) = Found::read(self.command_on(shard, &command).await?) {
+            _ = self.meet(shard, found)?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn set_up(&self, shard: &Shard) -> Result<(), QueueError> {
+        let script = &self.scripts.set_up;
+        let mut command = self.command(script, &shard.keys);
+        let ours = format!("{:016x}", fastrand::u64(..));
+        command.arg(FORMAT).arg(self.settings.shards).arg(ours).arg(self.settings.owner.to_string());
+        let call = Call { command: &command, script: Some(script), confirm: false };
+        let answer = self.servers.call(shard.index, &call).await?;
+        let found = Found::read(self.read_answer(answer.value)?);
+        let unknown =
+            || QueueError::Deployment(format!("{}: a shard says nothing of itself", self.address()));
+        if let Some(owner) = self.meet(shard, found.ok_or_else(unknown)?)? {
+            let mut command = redis::cmd("HSET");
+            command.arg(shard.keys.meta()).arg("owner").arg(owner.to_string());
+            let _: u64 = self.command_on(shard, &command).await?;
+        }
+        Ok(())
+    }
+
     /// Takes note of what a shard is, where we can work with it. Returns its owner where more is known of it now.
     pub(super) fn meet(&self, shard: &Shard, found: Found) -> Result<Option<Owner>, QueueError> {
         let address = self.address();

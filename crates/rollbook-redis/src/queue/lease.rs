@@ -217,15 +217,6 @@ impl RedisQueue {
     }
 }
 
-/// The request with what these have left of its limits. `None` where nothing more fits.
-fn left(request: &LeaseRequest, given: &[(i64, Lease)]) -> Option<LeaseRequest> {
-    let bytes: usize = given.iter().map(|(_, lease)| lease.body.len()).sum();
-    let max = request.max.min(BATCH_MAX).saturating_sub(given.len());
-    let bytes_max = request.bytes_max.saturating_sub(bytes);
-    let fits = max > 0 && (bytes_max > 0 || given.is_empty());
-    fits.then(|| LeaseRequest { max, bytes_max, ..request.clone() })
-}
-
 /// A span for a script.
 pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)

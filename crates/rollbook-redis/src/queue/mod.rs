@@ -43,7 +43,6 @@ use rollbook_core::queue::{
 };
 use tokio::time::Instant;
 
-use self::found::Found;
 use crate::address::Address;
 use crate::fault;
 use crate::id;
@@ -278,33 +277,6 @@ impl RedisQueue {
             }
         }
         self.meet_if_there(shard).await
-    }
-
-    async fn meet_if_there(&self, shard: &Shard) -> Result<(), QueueError> {
-        let mut command = redis::cmd("HMGET");
-        command.arg(shard.keys.meta()).arg(&Found::FIELDS);
-        if let Some(found) = Found::read(self.command_on(shard, &command).await?) {
-            _ = self.meet(shard, found)?;
-        }
-        Ok(())
-    }
-
-    async fn set_up(&self, shard: &Shard) -> Result<(), QueueError> {
-        let script = &self.scripts.set_up;
-        let mut command = self.command(script, &shard.keys);
-        let ours = format!("{:016x}", fastrand::u64(..));
-        command.arg(FORMAT).arg(self.settings.shards).arg(ours).arg(self.settings.owner.to_string());
-        let call = Call { command: &command, script: Some(script), confirm: false };
-        let answer = self.servers.call(shard.index, &call).await?;
-        let found = Found::read(self.read_answer(answer.value)?);
-        let unknown =
-            || QueueError::Deployment(format!("{}: a shard says nothing of itself", self.address()));
-        if let Some(owner) = self.meet(shard, found.ok_or_else(unknown)?)? {
-            let mut command = redis::cmd("HSET");
-            command.arg(shard.keys.meta()).arg("owner").arg(owner.to_string());
-            let _: u64 = self.command_on(shard, &command).await?;
-        }
-        Ok(())
     }
 }
 
