@@ -17,6 +17,7 @@ mod raw_http;
 mod rolling;
 mod rows;
 mod slow_clients;
+mod slow_redis;
 mod statuses;
 mod stopping;
 mod store_network;

@@ -9,7 +9,7 @@ use rollbook_core::queue::{Consumer, DeadLetterFilter, Producer, QueueAdmin};
 use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
-use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
+use rollbook_redis::{DueTimes, KEY_PREFIX, Owner, RedisQueue, RedisSettings};
 use rollbook_sqlite::{QueueSettings, SqliteQueue, SqliteStore};
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::Home;
@@ -70,10 +70,13 @@ impl Places {
         let settings = RedisSettings {
             url: redis.url(),
             ca_file: None,
+            key_prefix: KEY_PREFIX.to_owned(),
+            owner: Owner::default(),
             depth_max: DEPTH_MAX,
             shards: 1,
             strict: false,
             replicas: 0,
+            due_within: Duration::from_secs(600),
             call_timeout: Duration::from_secs(20),
         };
         Queue::of(RedisQueue::new(settings, DueTimes::Server).expect("a queue"))

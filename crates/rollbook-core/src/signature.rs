@@ -89,6 +89,15 @@ impl SigningSecret {
         mac.finalize().into_bytes().into()
     }
 
+    /// A name for the secret that does not tell it: the first eight bytes of an HMAC-SHA256 under it, in hexadecimal.
+    /// Nothing that is signed looks like what is hashed here, so it is no part of a signature either.
+    fn fingerprint(&self) -> String {
+        let mut mac = self.keyed.clone();
+        mac.update(b"rollbook: the owner of a queue");
+        let digest: [u8; 32] = mac.finalize().into_bytes().into();
+        digest[..8].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    }
+
     /// The value of a `svix-signature` header for a delivery, as Svix would send it.
     pub fn sign(&self, id: &str, timestamp: Timestamp, body: &[u8]) -> String {
         let seconds = (timestamp.as_millis() / 1000).to_string();
@@ -124,6 +133,11 @@ impl SigningSecrets {
     /// The first secret: the one to sign with.
     pub fn first(&self) -> &SigningSecret {
         &self.0[0]
+    }
+
+    /// Names for the secrets that do not tell them, in their order.
+    pub fn fingerprints(&self) -> Vec<String> {
+        self.0.iter().map(SigningSecret::fingerprint).collect()
     }
 
     /// How many there are; at least one.

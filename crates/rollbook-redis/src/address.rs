@@ -29,6 +29,8 @@ pub(crate) struct Address {
     pub(crate) password: Option<String>,
     pub(crate) hosts: Vec<(String, u16)>,
     pub(crate) database: i64,
+    /// What the names of our keys begin with there.
+    pub(crate) key_prefix: String,
 }
 
 /// How it is to be found.
@@ -73,6 +75,7 @@ impl Address {
             let client_tls: Option<ClientTlsConfig> = None;
             address.certificates = Some(TlsCertificates { client_tls, root_cert: Some(root_cert) });
         }
+        address.key_prefix.clone_from(&settings.key_prefix);
         Ok(address)
     }
 
@@ -121,7 +124,8 @@ impl Address {
         }
         let database = if database.is_empty() { Ok(0) } else { database.parse() };
         let database = database.map_err(|_| "names a database that is no number".to_owned())?;
-        Ok(Self { form, tls, certificates: None, user, password, hosts, database })
+        let key_prefix = crate::KEY_PREFIX.to_owned();
+        Ok(Self { form, tls, certificates: None, user, password, hosts, database, key_prefix })
     }
 
     /// The address of one host.

@@ -7,14 +7,34 @@ use std::fmt::Display;
 use redis::{ErrorKind, RedisError};
 use rollbook_core::queue::QueueError;
 
+use crate::address::Address;
+use crate::pool::Maker;
+
+/// Where an error comes from, in words, and what our keys begin with there.
+pub(crate) trait Place: Display {
+    fn key_prefix(&self) -> &str;
+}
+
+impl Place for Address {
+    fn key_prefix(&self) -> &str {
+        &self.key_prefix
+    }
+}
+
+impl Place for Maker {
+    fn key_prefix(&self) -> &str {
+        &self.address.key_prefix
+    }
+}
+
 /// Judges an error that `address` answered, or that came up on the way there.
-pub(crate) fn judge(error: &RedisError, address: &impl Display) -> QueueError {
+pub(crate) fn judge(error: &RedisError, address: &impl Place) -> QueueError {
     let code = match error.detail() {
         // What a script may not do, 7.0 tells in words alone.
         Some(detail) if detail.contains("user executing the script") => "NOPERM",
         _ => error.code().unwrap_or_default(),
     };
-    let told = format!("{address}: {}", words(error, code));
+    let told = format!("{address}: {}", words(error, code, address));
     match (error.kind(), code) {
         _ if is_distrust(error) => QueueError::Deployment(told),
         (_, "OOM") => QueueError::NoRoom(told),
@@ -51,7 +71,7 @@ pub(crate) fn is_of_the_connection(error: &RedisError) -> bool {
         || matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "LOADING" | "UNBLOCKED" | "NOAUTH"))
 }
 
-fn words(error: &RedisError, code: &str) -> String {
+fn words(error: &RedisError, code: &str, address: &impl Place) -> String {
     let mend = match code {
         "OOM" => "it has reached maxmemory: raise it, or let the workers drain the queue",
         "LOADING" => "it is reading its data after a start: wait",
@@ -61,10 +81,15 @@ fn words(error: &RedisError, code: &str) -> String {
         "BUSY" => "a script of someone else runs for too long",
         "NOAUTH" | "WRONGPASS" => "user or password are wrong, or missing: see the URL",
         "NOPERM" => {
-            "the user may not do this: it needs ~{rollbook:* +@read +@write +@scripting +@connection +info +time \
-             +config|get, and +role behind sentinels, +cluster in a cluster"
+            return format!(
+                "{code}: the user may not do this: it needs ~{{{}:* +@read +@write +@scripting +@connection +info +time \
+                 +config|get, and +role behind sentinels, +cluster in a cluster",
+                address.key_prefix()
+            );
         }
-        "WRONGTYPE" => "another program uses our keys: give Rollbook a database of its own (…/DB in the URL)",
+        "WRONGTYPE" => {
+            "another program uses our keys: give Rollbook a redis_key_prefix of its own, or a database (…/DB in the URL)"
+        }
         "MOVED" | "CROSSSLOT" => "this is a cluster: write redis+cluster:// in the URL",
         "" if is_distrust(error) => {
             return format!("{error}: is it our server? Name its authority's certificates in redis_ca_file");
@@ -103,16 +128,18 @@ fn without_arguments(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::Address;
 
     fn address() -> Address {
         Address::of(&crate::settings::RedisSettings {
             url: "redis://me:hidden@h:1".into(),
             ca_file: None,
+            key_prefix: crate::KEY_PREFIX.to_owned(),
+            owner: crate::Owner::default(),
             depth_max: 1,
             shards: 1,
             strict: false,
             replicas: 0,
+            due_within: std::time::Duration::from_secs(600),
             call_timeout: std::time::Duration::from_secs(1),
         })
         .expect("a URL")

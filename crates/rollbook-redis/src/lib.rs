@@ -13,6 +13,8 @@ mod address;
 mod connection;
 mod durability;
 mod fault;
+mod id;
+mod owner;
 mod pool;
 mod queue;
 mod scripts;
@@ -22,8 +24,10 @@ mod shard;
 mod slots;
 mod value;
 
-pub use queue::RedisQueue;
+pub use owner::Owner;
+pub use queue::{Ownership, RedisQueue};
 pub use settings::{DueTimes, RedisSettings};
+pub use shard::{KEY_PREFIX, KEY_PREFIX_MAX, is_key_prefix};
 
 /// The place in words, without user and password.
 pub fn describe(url: &str) -> String {

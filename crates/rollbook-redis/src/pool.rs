@@ -111,7 +111,7 @@ pub(crate) struct Server {
 
 /// Makes connections to a server.
 pub(crate) struct Maker {
-    address: Address,
+    pub(crate) address: Address,
     /// Which node it is of a cluster.
     node: Option<Node>,
     options: Options,

@@ -17,6 +17,8 @@ pub(crate) struct Scripts {
     pub(crate) redrive: Script,
     pub(crate) discard: Script,
     pub(crate) look: Script,
+    pub(crate) bodies: Script,
+    pub(crate) audit: Script,
     pub(crate) remove: Script,
     pub(crate) reap: Script,
 }
@@ -45,6 +47,8 @@ impl Scripts {
             redrive: script!("flags=allow-oom", "redrive"),
             discard: script!("flags=allow-oom", "discard"),
             look: script!("flags=no-writes", "look"),
+            bodies: script!("flags=no-writes", "bodies"),
+            audit: script!("flags=allow-oom", "audit"),
             remove: script!("flags=allow-oom", "remove"),
             reap: script!("flags=allow-oom", "reap"),
         }
@@ -55,17 +59,30 @@ impl Scripts {
 mod tests {
     use super::*;
 
-    fn all(scripts: &Scripts) -> [&Script; 11] {
-        let Scripts { set_up, enqueue, lease, count, settle, stats, redrive, discard, look, remove, reap } =
-            scripts;
-        [set_up, enqueue, lease, count, settle, stats, redrive, discard, look, remove, reap]
+    fn all(scripts: &Scripts) -> [&Script; 13] {
+        let Scripts {
+            set_up,
+            enqueue,
+            lease,
+            count,
+            settle,
+            stats,
+            redrive,
+            discard,
+            look,
+            bodies,
+            audit,
+            remove,
+            reap,
+        } = scripts;
+        [set_up, enqueue, lease, count, settle, stats, redrive, discard, look, bodies, audit, remove, reap]
     }
 
     #[test]
     fn no_two_scripts_are_the_same() {
         let scripts = Scripts::new();
         let hashes = all(&scripts).map(Script::get_hash);
-        assert_eq!(std::collections::BTreeSet::from(hashes).len(), 11);
+        assert_eq!(std::collections::BTreeSet::from(hashes).len(), 13);
     }
 
     #[test]
@@ -81,6 +98,8 @@ mod tests {
             include_str!("scripts/redrive.lua"),
             include_str!("scripts/discard.lua"),
             include_str!("scripts/look.lua"),
+            include_str!("scripts/bodies.lua"),
+            include_str!("scripts/audit.lua"),
             include_str!("scripts/remove.lua"),
             include_str!("scripts/reap.lua"),
         ];

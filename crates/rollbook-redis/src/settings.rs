@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use rollbook_core::time::Clock;
 
+use crate::owner::Owner;
+
 /// What a user may set.
 #[derive(Clone)]
 pub struct RedisSettings {
@@ -14,6 +16,11 @@ pub struct RedisSettings {
     pub url: String,
     /// A file of certificates (PEM) to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// What the names of all keys begin with, so that several deployments can share a server.
+    /// See [`crate::is_key_prefix`].
+    pub key_prefix: String,
+    /// What this deployment is known by. A queue that belongs to another one is refused.
+    pub owner: Owner,
     /// How many messages may wait, over all shards, before deliveries are refused with 503.
     pub depth_max: u64,
     /// Over how many sets of keys messages are spread: at least 1, at most 64. May only change while
@@ -23,6 +30,9 @@ pub struct RedisSettings {
     pub strict: bool,
     /// How many replicas must have a delivery too before it is acknowledged.
     pub replicas: u32,
+    /// How far ahead a due time may lie: the longest lease and the longest backoff there are. What lies further was
+    /// written by a clock that was ahead, and is pulled in.
+    pub due_within: Duration,
     /// How long a connection, and any one call, may take.
     pub call_timeout: Duration,
 }
@@ -62,10 +72,13 @@ mod tests {
         let settings = RedisSettings {
             url: "redis://me:hidden@h".to_owned(),
             ca_file: None,
+            key_prefix: crate::KEY_PREFIX.to_owned(),
+            owner: Owner::default(),
             depth_max: 1,
             shards: 2,
             strict: false,
             replicas: 0,
+            due_within: Duration::from_secs(600),
             call_timeout: Duration::from_secs(1),
         };
         let shown = format!("{settings:?}");

@@ -8,17 +8,33 @@ use sha2::{Digest as _, Sha256};
 /// The most shards there may be.
 pub(crate) const SHARDS_MAX: u16 = 64;
 
+/// What the names of all keys begin with where nobody says otherwise.
+pub const KEY_PREFIX: &str = "rollbook";
+
+/// The longest such prefix, in bytes.
+pub const KEY_PREFIX_MAX: usize = 64;
+
+/// Whether keys may begin with this: letters, digits, `_`, `-` and `.`, which mean nothing in a hash tag, in a
+/// pattern of an ACL, or in a shell.
+pub fn is_key_prefix(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    (1..=KEY_PREFIX_MAX).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
 /// The keys of a shard, in the order in which every script takes them.
 #[derive(Clone, Debug)]
-pub(crate) struct Keys([String; 10]);
+pub(crate) struct Keys([String; 11]);
 
 impl Keys {
-    pub(crate) fn of(shard: u16) -> Self {
+    pub(crate) fn of(prefix: &str, shard: u16) -> Self {
         // New messages, those that come again, bodies, when what waits is due, how often it was tried,
-        // batches of leases, ages, dead letters, why they died, facts about the shard itself.
-        let names =
-            ["new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures", "meta"];
-        Self(names.map(|name| format!("{{rollbook:{shard}}}:{name}")))
+        // batches of leases, ages, dead letters, why they died, facts about the shard itself, what the last
+        // request of each lane was given.
+        let names = [
+            "new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures", "meta",
+            "requests",
+        ];
+        Self(names.map(|name| format!("{{{prefix}:{shard}}}:{name}")))
     }
 
     pub(crate) fn all(&self) -> &[String] {
@@ -63,8 +79,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_prefix_is_plain_and_neither_empty_nor_too_long() {
+        let longest = "a".repeat(KEY_PREFIX_MAX);
+        for prefix in [KEY_PREFIX, "staging-2", "team.app_1", &longest] {
+            assert!(is_key_prefix(prefix), "{prefix}");
+        }
+        for prefix in ["", "a:b", "{a", "a}", "a b", "a*", "ä", &format!("{longest}a")] {
+            assert!(!is_key_prefix(prefix), "{prefix}");
+        }
+    }
+
+    #[test]
     fn all_keys_of_a_shard_have_its_hash_tag() {
-        assert!(Keys::of(7).all().iter().all(|key| key.starts_with("{rollbook:7}:")));
+        assert!(Keys::of("staging", 7).all().iter().all(|key| key.starts_with("{staging:7}:")));
+        assert!(Keys::of(KEY_PREFIX, 7).all().iter().all(|key| key.starts_with("{rollbook:7}:")));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! * A server that is away, or refuses the login, does not end the process: it is told in one line, the
 //!   faces start, and everything goes on once it answers.
 //! * What a person must decide does end it: a pending migration on a server, and under
-//!   `durability = strict` every weakness of the queue. Found out later, the adapters keep the work back
+//!   `durability = strict` every weakness of the queue, and a queue that belongs to another deployment. Found out later, the adapters keep the work back
 //!   until it is mended.
 
 use std::sync::Arc;
@@ -78,6 +78,7 @@ pub(crate) async fn open(
         Err(error @ QueueError::Broken(_)) => return Err(error.into()),
         Err(error) => tracing::warn!("{error}; asking again until it answers"),
     }
+    refuse_foreign(config).await?;
     Ok(Opened { queue, store, watch, migrate_later: migrate && !all_answered })
 }
 
@@ -131,6 +132,14 @@ pub(crate) fn refuse_if_strict(config: &Config, durability: &Durability) -> anyh
         "durability is strict, and the queue ({}) could lose what it acknowledges:\n  {weaknesses}",
         wire::describe(config, Part::Queue)
     ))
+}
+
+/// An error where the queue is another deployment's. A server that does not answer is asked by each call later.
+async fn refuse_foreign(config: &Config) -> anyhow::Result<()> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, wire::ownership(config)).await {
+        Ok(Some(Ok(ownership))) => ownership.refusal.map_or(Ok(()), |refusal| Err(anyhow!(refusal))),
+        _ => Ok(()),
+    }
 }
 
 /// Asks what the queue's acknowledgement is worth, and says when that changes.

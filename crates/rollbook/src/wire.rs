@@ -12,7 +12,7 @@ use rollbook_core::queue::{Consumer, Producer, QueueAdmin, QueueError};
 use rollbook_core::store::{Store, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_postgres::{PostgresSettings, PostgresStore};
-use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
+use rollbook_redis::{DueTimes, Owner, Ownership, RedisQueue, RedisSettings};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore};
 
 use crate::clock::SystemClock;
@@ -116,11 +116,17 @@ fn redis(config: &Config, url: &ServerUrl) -> RedisSettings {
     RedisSettings {
         url: url.as_str().to_owned(),
         ca_file: redis.ca_file.clone(),
+        key_prefix: redis.key_prefix.clone(),
+        owner: Owner {
+            instance_id: config.worker.instance_id.clone(),
+            fingerprints: config.secret_fingerprints(),
+        },
         depth_max: config.queue_depth_max,
         // Both were read as far smaller numbers.
         shards: u16::try_from(redis.shards).unwrap_or(u16::MAX),
         strict: redis.strict,
         replicas: u32::try_from(redis.replicas).unwrap_or(u32::MAX),
+        due_within: config.worker.lease_for.max(config.worker.retry.backoff_max),
         call_timeout: redis.timeout,
     }
 }
@@ -307,6 +313,17 @@ pub(crate) async fn server_time(config: &Config, part: Part) -> Option<Result<Ti
             Some(time.map_err(|error| error.to_string()))
         }
     }
+}
+
+/// Who the queue on a server belongs to; `None` of one in a file.
+///
+/// # Errors
+/// Why nobody can tell.
+pub(crate) async fn ownership(config: &Config) -> Option<Result<Ownership, String>> {
+    let Place::Server(url) = &config.queue else { return None };
+    let queue = RedisQueue::new(redis(config, url), DueTimes::Server);
+    let ownership = async { queue?.ownership().await };
+    Some(ownership.await.map_err(|error| error.to_string()))
 }
 
 /// Deletes the queue on its server with all that is in it. For what the demo has made.

@@ -1,25 +1,35 @@
 //! Dead letters: listed in pages, sent back, forgotten.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use redis::{Script, cmd};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::queue::{BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueError};
+use rollbook_core::queue::{
+    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, PAGE_BYTES_MAX, QueueError,
+};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
 use serde_json::Value;
 
 use super::{BATCH_MAX, RedisQueue, Shard};
+use crate::id;
 use crate::shard::SHARDS_MAX;
 use crate::value::{self, Stored};
 
 /// How many are looked at in one call.
 const PAGE: usize = 500;
 
+/// Positions of dead letters within a millisecond (settle.lua).
+const POSITIONS_A_MILLISECOND: i64 = 1024;
+
+/// What is said where an index does not say why.
+const UNKNOWN: &str = "why it was parked is not known: its entry in failures is gone, or can't be read";
+
 /// A dead letter without its body.
 struct Found {
     position: DeadLetterPosition,
-    id: String,
+    shard: usize,
+    id: Vec<u8>,
     died_at: Timestamp,
     attempts: u32,
     failure: Failure,
@@ -33,33 +43,62 @@ impl RedisQueue {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, QueueError> {
         let found = self.find_dead(filter, after, limit).await?;
-        let mut letters = Vec::with_capacity(found.len());
-        for page in found.chunks(PAGE) {
-            let mut stored: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
-            for shard in 0..self.shards.len() {
-                let ids = page.iter().map(|found| found.id.as_str());
-                let ids: Vec<&str> = ids.filter(|id| self.shard_of(id) == shard).collect();
-                stored.extend(self.bodies(&self.shards[shard], &ids).await?);
+        let (mut letters, mut bytes) = (Vec::new(), 0_usize);
+        let mut stored = HashMap::new();
+        for (index, letter) in found.iter().enumerate() {
+            if !stored.contains_key(&index) {
+                if bytes > PAGE_BYTES_MAX {
+                    break;
+                }
+                self.read_bodies(&found, index, &mut stored).await?;
             }
             // One that has no body any more was sent back or forgotten meanwhile.
-            letters
-                .extend(page.iter().filter_map(|found| Some(found.letter(stored.get(found.id.as_str())?))));
+            let Some(letter) = stored.remove(&index).flatten().map(|value| letter.letter(&value)) else {
+                continue;
+            };
+            bytes = bytes.saturating_add(letter.body.len());
+            if bytes > PAGE_BYTES_MAX && !letters.is_empty() {
+                break;
+            }
+            letters.push(letter);
         }
         Ok(letters)
     }
 
-    async fn bodies<'a>(
+    /// Reads the body of this letter, with those of the next ones in its shard as far as an answer has room for them.
+    async fn read_bodies(
         &self,
-        shard: &Shard,
-        ids: &[&'a str],
-    ) -> Result<Vec<(&'a str, Vec<u8>)>, QueueError> {
-        let bodies: Vec<Option<Vec<u8>>> = if ids.is_empty() {
-            Vec::new()
-        } else {
-            self.read(shard, cmd("HMGET").arg(shard.keys.messages()).arg(ids)).await?
-        };
-        let pairs = ids.iter().copied().zip(bodies);
-        Ok(pairs.filter_map(|(id, body)| Some((id, body?))).collect())
+        found: &[Found],
+        from: usize,
+        stored: &mut HashMap<usize, Option<Vec<u8>>>,
+    ) -> Result<(), QueueError> {
+        let index = found[from].shard;
+        let same =
+            (from..found.len()).filter(|next| found[*next].shard == index && !stored.contains_key(next));
+        let wanted: Vec<usize> = same.take(PAGE).collect();
+        let values: Vec<Option<Vec<u8>>> = self
+            .ask(&self.scripts.bodies, &self.shards[index], |command| {
+                command.arg(PAGE_BYTES_MAX);
+                for position in &wanted {
+                    command.arg(&found[*position].id);
+                }
+            })
+            .await?;
+        stored.extend(wanted.into_iter().zip(values));
+        // An answer without a value for the first would be asked for again without an end.
+        stored.entry(from).or_insert(None);
+        Ok(())
+    }
+
+    /// One step of counting: none of the bodies is read.
+    pub(super) async fn count_dead(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
+        let (found, next) = self.next_dead(filter, after, limit).await?;
+        Ok(BulkStep { changed: found.len(), next })
     }
 
     pub(super) async fn redrive_dead(
@@ -88,13 +127,9 @@ impl RedisQueue {
         after: Option<DeadLetterPosition>,
         limit: usize,
     ) -> Result<BulkStep, QueueError> {
-        let everything = DeadLetterFilter { id: filter.id.clone(), ..DeadLetterFilter::default() };
-        let mut found = self.find_dead(&everything, after, limit).await?;
-        let last = found.last().map(|found| found.position);
-        let mut next = last.filter(|_| found.len() == limit && filter.id.is_none());
-        found.retain(|found| found.matches(filter));
+        let (found, mut next) = self.next_dead(filter, after, limit).await?;
         let (mut changed, mut full) = (0, false);
-        for (shard, ids) in self.by_shard(&found) {
+        for (shard, ids) in by_shard(&found) {
             for part in ids.chunks(BATCH_MAX) {
                 let (count, is_full): (usize, u8) = self
                     .call(script, &self.shards[shard], |command| {
@@ -119,12 +154,19 @@ impl RedisQueue {
         Ok(BulkStep { changed, next })
     }
 
-    fn by_shard<'a>(&self, found: &'a [Found]) -> BTreeMap<usize, Vec<&'a str>> {
-        let mut ids: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
-        for letter in found {
-            ids.entry(self.shard_of(&letter.id)).or_default().push(&letter.id);
-        }
-        ids
+    /// The dead letters that match among the next `limit`, and where the next step begins.
+    async fn next_dead(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<(Vec<Found>, Option<DeadLetterPosition>), QueueError> {
+        let everything = DeadLetterFilter { id: filter.id.clone(), ..DeadLetterFilter::default() };
+        let mut found = self.find_dead(&everything, after, limit).await?;
+        let last = found.last().map(|found| found.position);
+        let next = last.filter(|_| found.len() == limit && filter.id.is_none());
+        found.retain(|found| found.matches(filter));
+        Ok((found, next))
     }
 
     /// Those that match, over all shards, oldest first.
@@ -155,18 +197,20 @@ impl RedisQueue {
         filter: &DeadLetterFilter,
         after: Option<DeadLetterPosition>,
     ) -> Result<Vec<Found>, QueueError> {
-        let index = self.shard_of(id.as_str());
-        let shard = &self.shards[index];
-        let position: Option<i64> =
-            self.read(shard, cmd("ZSCORE").arg(shard.keys.dead()).arg(id.as_str())).await?;
-        let failure: Option<String> =
-            self.read(shard, cmd("HGET").arg(shard.keys.failures()).arg(id.as_str())).await?;
-        let found = position.zip(failure).and_then(|(position, failure)| {
-            Found::read(id.to_string(), listing_position(position, index), &failure)
-        });
-        let is_meant =
-            |found: &Found| found.matches(filter) && after.is_none_or(|after| found.position > after);
-        Ok(found.filter(is_meant).into_iter().collect())
+        let stored = id::stored(id.as_str());
+        for index in self.shards_of(id) {
+            let shard = &self.shards[index];
+            let position: Option<i64> =
+                self.read(shard, cmd("ZSCORE").arg(shard.keys.dead()).arg(&*stored)).await?;
+            let Some(position) = position else { continue };
+            let failure: Option<String> =
+                self.read(shard, cmd("HGET").arg(shard.keys.failures()).arg(&*stored)).await?;
+            let found = Found::read(stored.to_vec(), position, index, failure.as_deref());
+            if found.matches(filter) && after.is_none_or(|after| found.position > after) {
+                return Ok(vec![found]);
+            }
+        }
+        Ok(Vec::new())
     }
 
     async fn find_dead_in(
@@ -190,7 +234,7 @@ impl RedisQueue {
                 .arg("LIMIT")
                 .arg(0)
                 .arg(PAGE);
-            let page: Vec<(String, i64)> = self.read(shard, &command).await?;
+            let page: Vec<(Vec<u8>, i64)> = self.read(shard, &command).await?;
             let Some((_, last)) = page.last() else { break };
             from = last + 1;
             let mut command = cmd("HMGET");
@@ -199,14 +243,23 @@ impl RedisQueue {
                 command.arg(id);
             }
             let failures: Vec<Option<String>> = self.read(shard, &command).await?;
-            let letters = page.into_iter().zip(failures).filter_map(|((id, position), failure)| {
-                Found::read(id, listing_position(position, index), &failure?)
-            });
+            let letters = page
+                .into_iter()
+                .zip(failures)
+                .map(|((id, position), failure)| Found::read(id, position, index, failure.as_deref()));
             found.extend(letters.filter(|letter| letter.matches(filter)));
         }
         found.truncate(limit);
         Ok(found)
     }
+}
+
+fn by_shard(found: &[Found]) -> BTreeMap<usize, Vec<&[u8]>> {
+    let mut ids: BTreeMap<usize, Vec<&[u8]>> = BTreeMap::new();
+    for letter in found {
+        ids.entry(letter.shard).or_default().push(&letter.id);
+    }
+    ids
 }
 
 /// A shard's own position, made unique over all shards.
@@ -220,27 +273,33 @@ fn local_position(position: DeadLetterPosition, shard: usize) -> i64 {
 }
 
 impl Found {
-    fn read(id: String, position: DeadLetterPosition, told: &str) -> Option<Self> {
-        let (died_at, failure) = told.split_once(' ')?;
-        let failure: Value = serde_json::from_str(failure).ok()?;
+    /// A dead letter from its indexes. What they do not say is said to be unknown: it is listed all the same.
+    fn read(id: Vec<u8>, local: i64, shard: usize, failure: Option<&str>) -> Self {
+        let parts = failure.and_then(|failure| failure.split_once(' '));
+        let failure: Option<Value> = parts.and_then(|(_, failure)| serde_json::from_str(failure).ok());
+        let is_known = failure.is_some();
+        let failure = failure.unwrap_or_default();
         let text = |key: &str| failure[key].as_str();
-        Some(Self {
-            position,
+        let died_at = parts.and_then(|(died_at, _)| died_at.parse().ok());
+        Self {
+            position: listing_position(local, shard),
+            shard,
             id,
-            died_at: Timestamp::from_millis(died_at.parse().ok()?),
+            // Positions begin with the time (settle.lua).
+            died_at: Timestamp::from_millis(died_at.unwrap_or(local / POSITIONS_A_MILLISECOND)),
             attempts: failure["attempts"].as_u64().and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
             failure: Failure {
                 // A reason that this build does not know was written by a newer one.
                 reason: text("reason").and_then(Reason::parse).unwrap_or(Reason::CorruptEntry),
-                detail: text("detail").unwrap_or_default().to_owned(),
+                detail: if is_known { text("detail").unwrap_or_default() } else { UNKNOWN }.to_owned(),
                 event_type: text("event_type").map(str::to_owned),
             },
-        })
+        }
     }
 
     fn matches(&self, filter: &DeadLetterFilter) -> bool {
         let DeadLetterFilter { id, event_type, reason, since } = filter;
-        id.as_ref().is_none_or(|id| id.as_str() == self.id)
+        id.as_ref().is_none_or(|id| *id::stored(id.as_str()) == self.id[..])
             && event_type.as_ref().is_none_or(|wanted| self.failure.event_type.as_ref() == Some(wanted))
             && reason.as_ref().is_none_or(|reason| self.failure.reason.as_str() == reason)
             && since.is_none_or(|since| self.died_at >= since)
@@ -250,7 +309,7 @@ impl Found {
         let Stored { received_at, traceparent, body } = value::show(stored);
         DeadLetter {
             position: self.position,
-            id: MessageId::new(&self.id),
+            id: id::shown(&self.id),
             received_at,
             traceparent,
             died_at: self.died_at,

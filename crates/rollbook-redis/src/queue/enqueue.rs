@@ -8,6 +8,9 @@ use rollbook_core::queue::{Enqueued, QueueError};
 use super::{BATCH_MAX, RedisQueue};
 use crate::value;
 
+/// The most bytes of bodies in one call, unless a single one is larger.
+const CALL_BYTES_MAX: usize = 8 << 20;
+
 impl RedisQueue {
     pub(super) async fn enqueue(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
         // The first of an id is the one that is sent; the others are its duplicates.
@@ -20,8 +23,9 @@ impl RedisQueue {
         }
         let mut answers = vec![Ok(Enqueued::Duplicate); deliveries.len()];
         let parts = positions.iter().enumerate();
-        let parts =
-            parts.flat_map(|(shard, positions)| positions.chunks(BATCH_MAX).map(move |part| (shard, part)));
+        let parts = parts.flat_map(|(shard, positions)| {
+            parts_of(deliveries, positions).into_iter().map(move |part| (shard, part))
+        });
         let calls = parts.map(async |(shard, part)| (part, self.enqueue_part(shard, deliveries, part).await));
         // To the end, all of them: a call that is given up costs its connection.
         for (part, answered) in futures_util::future::join_all(calls).await {
@@ -76,5 +80,48 @@ impl RedisQueue {
             _ => Err(QueueError::Full { depth, limit }),
         };
         Ok(taken.into_iter().map(answer).collect())
+    }
+}
+
+/// What is sent in one call each: a bounded number of messages, and of bytes where one message is not more already.
+fn parts_of<'a>(deliveries: &[Delivery], mut positions: &'a [usize]) -> Vec<&'a [usize]> {
+    let mut parts = Vec::new();
+    while !positions.is_empty() {
+        let mut bytes = 0;
+        let fits = |position: &&usize| {
+            bytes += deliveries[**position].body.len();
+            bytes <= CALL_BYTES_MAX
+        };
+        let count = positions.iter().take(BATCH_MAX).take_while(fits).count().max(1);
+        let (part, rest) = positions.split_at(count);
+        parts.push(part);
+        positions = rest;
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rollbook_core::delivery::MessageId;
+    use rollbook_core::time::Timestamp;
+
+    #[test]
+    fn a_call_has_no_more_messages_and_bytes_than_the_limits_and_at_least_one_message() {
+        let delivery = |bytes| Delivery {
+            id: MessageId::new("msg"),
+            received_at: Timestamp::from_millis(1),
+            traceparent: None,
+            body: vec![0; bytes].into(),
+        };
+        let sizes = |bytes: &[usize]| {
+            let deliveries: Vec<Delivery> = bytes.iter().map(|bytes| delivery(*bytes)).collect();
+            let positions: Vec<usize> = (0..bytes.len()).collect();
+            parts_of(&deliveries, &positions).iter().map(|part| part.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(&[CALL_BYTES_MAX - 1, 1, 1]), [2, 1]);
+        assert_eq!(sizes(&[CALL_BYTES_MAX + 1, CALL_BYTES_MAX + 1, 0, 1]), [1, 1, 2]);
+        assert_eq!(sizes(&vec![0; BATCH_MAX + 1]), [BATCH_MAX, 1]);
+        assert_eq!(sizes(&[]), [0; 0]);
     }
 }

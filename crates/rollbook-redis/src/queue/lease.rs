@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
 use redis::Cmd;
-use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{Lease, LeaseRequest, LeaseRequestId, LeaseToken, QueueError};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::idle::Pauses;
 use super::{BATCH_MAX, RedisQueue, Shard};
+use crate::id;
 use crate::pool::Call;
 use crate::value::{self, Stored};
 
@@ -78,7 +78,10 @@ impl RedisQueue {
             let shard = &self.shards[(first + index) % self.shards.len()];
             let max = request.max.min(BATCH_MAX).saturating_sub(leases.len());
             let bytes_max = request.bytes_max.saturating_sub(bytes);
-            if max == 0 || bytes_max == 0 || started.elapsed() >= self.servers.call_timeout() * 2 {
+            if max == 0
+                || (bytes_max == 0 && !leases.is_empty())
+                || started.elapsed() >= self.servers.call_timeout() * 2
+            {
                 break;
             }
             let repeated = self.unanswered.take(request.id.lane, shard.index);
@@ -86,7 +89,8 @@ impl RedisQueue {
                 continue;
             }
             let id = LeaseRequestId { number: repeated.unwrap_or(request.id.number), ..request.id };
-            match self.look_into(shard, &LeaseRequest { id, max, bytes_max, ..request.clone() }).await {
+            let left = LeaseRequest { id, max, bytes_max, ..request.clone() };
+            match self.look_into(shard, &left, leases.is_empty()).await {
                 Ok(found) => {
                     bytes += found.iter().map(|(_, lease)| lease.body.len()).sum::<usize>();
                     leases.extend(found);
@@ -115,9 +119,10 @@ impl RedisQueue {
         &self,
         shard: &Shard,
         request: &LeaseRequest,
+        is_first: bool,
     ) -> Result<Vec<(i64, Lease)>, QueueError> {
         let pauses = Pauses::of(self.shards.len(), self.has_bell());
-        let looked = self.take_from(shard, request).await;
+        let looked = self.take_from(shard, request, is_first).await;
         let (epoch, healed, vanished, cursor, wait, found) = match looked {
             Ok(looked) => looked,
             Err(error) => {
@@ -147,10 +152,18 @@ impl RedisQueue {
         Ok(found.into_iter().map(|row| (row.1, lease_of(shard.index, row))).collect())
     }
 
-    async fn take_from(&self, shard: &Shard, request: &LeaseRequest) -> Result<Answer, QueueError> {
-        let lease_for = u64::try_from(request.lease_for.as_millis()).unwrap_or(u64::MAX);
+    /// Asks one shard. Where nothing is given yet by others, its first message is given whatever its size.
+    async fn take_from(
+        &self,
+        shard: &Shard,
+        request: &LeaseRequest,
+        is_first: bool,
+    ) -> Result<Answer, QueueError> {
         self.call(&self.scripts.lease, shard, |command| {
-            command.arg(&self.consumer).arg(request.max).arg(lease_for);
+            command.arg(&self.consumer).arg(request.id.lane).arg(request.id.number);
+            command.arg(request.max).arg(request.bytes_max).arg(u8::from(is_first));
+            command.arg(millis(request.lease_for));
+            command.arg(millis(self.settings.due_within.max(request.lease_for)));
         })
         .await
     }
@@ -183,12 +196,11 @@ impl RedisQueue {
             }
             *reaped_at = Some(Instant::now());
         }
-        let millis = u64::try_from(REAP_AFTER.as_millis()).unwrap_or(u64::MAX);
         let calls: Vec<(usize, Cmd)> = known
             .into_iter()
             .map(|shard| {
                 let mut command = self.command(&self.scripts.reap, &shard.keys);
-                command.arg(millis);
+                command.arg(millis(REAP_AFTER));
                 (shard.index, command)
             })
             .collect();
@@ -205,6 +217,11 @@ impl RedisQueue {
     }
 }
 
+/// A span for a script.
+pub(super) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Two shards may give their entries the same names, so the shard is part of the token.
 fn lease_of(shard: usize, (token, _, attempt, unsettled, id, stored): Row) -> Lease {
     let (Stored { received_at, traceparent, body }, unreadable) = match value::decode(&stored) {
@@ -213,7 +230,7 @@ fn lease_of(shard: usize, (token, _, attempt, unsettled, id, stored): Row) -> Le
     };
     Lease {
         token: LeaseToken(format!("{shard}/{token}")),
-        id: MessageId::new(String::from_utf8_lossy(&id)),
+        id: id::shown(&id),
         attempt,
         unsettled,
         received_at,

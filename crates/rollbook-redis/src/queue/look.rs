@@ -6,10 +6,13 @@
 
 use redis::FromRedisValue;
 use rollbook_core::delivery::MessageId;
-use rollbook_core::queue::{MessageState, MessagesCursor, MessagesPage, QueueError, QueuedMessage};
+use rollbook_core::queue::{
+    MessageState, MessagesCursor, MessagesPage, PAGE_BYTES_MAX, QueueError, QueuedMessage,
+};
 use rollbook_core::time::Timestamp;
 
 use super::RedisQueue;
+use crate::id;
 use crate::value::{self, Stored};
 
 /// The most messages on a page, with their bodies.
@@ -18,18 +21,18 @@ const PAGE_MAX: usize = 500;
 /// Where HSCAN begins, and what it says when it has come round.
 const ROUND: &str = "0";
 
-/// A place in a listing: `shard/run/cursor`, then `/id` for each that was left over.
+/// A place in a listing: `shard/run/cursor`, then `/` and the hexadecimal digits of the id for each that was left over.
 struct Place {
     shard: usize,
     /// The run of the server that gave the cursor.
     run: String,
     cursor: String,
     /// These come first.
-    rest: Vec<String>,
+    rest: Vec<Vec<u8>>,
 }
 
 /// The script's answer: run, cursor, ids left over, messages.
-type Answer = (String, String, Vec<String>, Vec<Row>);
+type Answer = (String, String, Vec<Vec<u8>>, Vec<Row>);
 
 /// A message: id, value, state, until when, attempts.
 type Row = (Vec<u8>, Vec<u8>, String, i64, u32);
@@ -48,14 +51,14 @@ impl Place {
         else {
             return Self::of_shard(0);
         };
-        Self { shard, run, cursor, rest: parts.collect() }
+        Self { shard, run, cursor, rest: parts.filter_map(|id| id::from_hex(&id)).collect() }
     }
 
     fn cursor(&self) -> MessagesCursor {
         let mut cursor = format!("{}/{}/{}", self.shard, self.run, self.cursor);
         for id in &self.rest {
             cursor.push('/');
-            cursor.push_str(id);
+            cursor.push_str(&id::hex(id));
         }
         MessagesCursor(cursor)
     }
@@ -85,9 +88,14 @@ impl RedisQueue {
     }
 
     pub(super) async fn find(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
-        let place = Place::of_shard(self.shard_of(id.as_str()));
-        let (_, _, _, rows): Answer = self.look(&place, 1, &[id.as_str().to_owned()]).await?;
-        Ok(rows.into_iter().next().map(message))
+        for shard in self.shards_of(id) {
+            let ids = [id::stored(id.as_str()).into_owned()];
+            let (_, _, _, rows): Answer = self.look(&Place::of_shard(shard), 1, &ids).await?;
+            if let Some(row) = rows.into_iter().next() {
+                return Ok(Some(message(row)));
+            }
+        }
+        Ok(None)
     }
 
     /// Looks at these, or where there are none at the next in the walk.
@@ -95,10 +103,13 @@ impl RedisQueue {
         &self,
         place: &Place,
         max: usize,
-        ids: &[String],
+        ids: &[Vec<u8>],
     ) -> Result<T, QueueError> {
         self.ask(&self.scripts.look, &self.shards[place.shard], |command| {
-            command.arg(max).arg(&place.run).arg(&place.cursor).arg(ids);
+            command.arg(max).arg(PAGE_BYTES_MAX).arg(&place.run).arg(&place.cursor);
+            for id in ids {
+                command.arg(id);
+            }
         })
         .await
     }
@@ -112,8 +123,7 @@ fn message((id, stored, state, until, attempts): Row) -> QueuedMessage {
         _ => MessageState::Waiting,
     };
     let Stored { received_at, traceparent, body } = value::show(&stored);
-    let id = MessageId::new(String::from_utf8_lossy(&id));
-    QueuedMessage { id, received_at, traceparent, attempts, state, body }
+    QueuedMessage { id: id::shown(&id), received_at, traceparent, attempts, state, body }
 }
 
 #[cfg(test)]
@@ -122,8 +132,8 @@ mod tests {
 
     #[test]
     fn a_place_is_read_as_it_was_written() {
-        for rest in [&[][..], &["msg_a"], &["msg_-Z", "msg_9"]] {
-            let rest = rest.iter().map(|&id| id.to_owned()).collect();
+        for rest in [&[][..], &[&b"msg_a"[..]], &[b"msg_-Z", b"a/b\xff"]] {
+            let rest = rest.iter().map(|id| id.to_vec()).collect();
             let place =
                 Place { shard: 63, run: "4f".to_owned(), cursor: "18446744073709551615".to_owned(), rest };
             let read = Place::parse(&place.cursor());

@@ -16,9 +16,11 @@
 //!   script afterwards. Giving one up loses nothing.
 
 mod admin;
+mod audit;
 mod calls;
 mod dead_letters;
 mod enqueue;
+mod found;
 mod idle;
 mod lease;
 mod look;
@@ -27,6 +29,8 @@ mod settle;
 mod wait;
 mod whole;
 
+pub use self::whole::Ownership;
+
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,19 +38,19 @@ use async_trait::async_trait;
 use redis::{Cmd, Script};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
+    Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
     LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
     Settled, Settlement,
 };
 use tokio::time::Instant;
-use tracing::error;
 
 use crate::address::Address;
-use crate::pool::{Call, Options};
+use crate::id;
+use crate::pool::Options;
 use crate::scripts::Scripts;
 use crate::servers::Servers;
 use crate::settings::{DueTimes, RedisSettings};
-use crate::shard::{Keys, SHARDS_MAX, shard_of};
+use crate::shard::{KEY_PREFIX_MAX, Keys, SHARDS_MAX, is_key_prefix, shard_of};
 
 /// How what is stored is arranged. A newer arrangement is refused, since this code would misread it.
 const FORMAT: u32 = 1;
@@ -105,7 +109,13 @@ impl RedisQueue {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let address = Address::of(&settings)?;
         let shards = settings.shards.clamp(1, SHARDS_MAX);
-        let keys: Vec<Keys> = (0..shards).map(Keys::of).collect();
+        if !is_key_prefix(&settings.key_prefix) {
+            return Err(QueueError::Deployment(format!(
+                "redis_key_prefix is {:?}; write at most {KEY_PREFIX_MAX} letters, digits, _, - and .",
+                settings.key_prefix
+            )));
+        }
+        let keys: Vec<Keys> = (0..shards).map(|shard| Keys::of(&settings.key_prefix, shard)).collect();
         let options = Options {
             strict: settings.strict,
             replicas: settings.replicas,
@@ -131,6 +141,15 @@ impl RedisQueue {
 
     fn shard_of(&self, id: &str) -> usize {
         usize::from(shard_of(id, self.settings.shards))
+    }
+
+    /// The shards in which a message may lie: one, unless something else than Rollbook put it there.
+    fn shards_of(&self, id: &MessageId) -> std::ops::Range<usize> {
+        if id::is_odd(id.as_str()) {
+            return 0..self.shards.len();
+        }
+        let shard = self.shard_of(id.as_str());
+        shard..shard + 1
     }
 
     /// How many messages may wait in each shard.
@@ -184,60 +203,6 @@ impl RedisQueue {
             }
         }
         self.meet_if_there(shard).await
-    }
-
-    async fn meet_if_there(&self, shard: &Shard) -> Result<(), QueueError> {
-        let mut command = redis::cmd("HMGET");
-        command.arg(shard.keys.meta()).arg(&["format", "shards", "epoch"]);
-        let found: (Option<u32>, Option<u16>, Option<String>) = self.command_on(shard, &command).await?;
-        if let (Some(format), Some(shards), Some(epoch)) = found {
-            self.meet(shard, format, shards, epoch)?;
-        }
-        Ok(())
-    }
-
-    async fn set_up(&self, shard: &Shard) -> Result<(), QueueError> {
-        let script = &self.scripts.set_up;
-        let mut command = self.command(script, &shard.keys);
-        let ours = format!("{:016x}", fastrand::u64(..));
-        command.arg(FORMAT).arg(self.settings.shards).arg(ours);
-        let call = Call { command: &command, script: Some(script), confirm: false };
-        let answer = self.servers.call(shard.index, &call).await?;
-        let (format, shards, epoch): (u32, u16, String) = self.read_answer(answer.value)?;
-        self.meet(shard, format, shards, epoch)
-    }
-
-    /// Takes note of what a shard is, where we can work with it.
-    fn meet(&self, shard: &Shard, format: u32, shards: u16, epoch: String) -> Result<(), QueueError> {
-        let address = self.address();
-        if format != FORMAT {
-            return Err(QueueError::Deployment(format!(
-                "{address}: its data are in format {format} and this Rollbook knows {FORMAT}; use the Rollbook that made them, or a newer one"
-            )));
-        }
-        if shards != self.settings.shards {
-            return Err(QueueError::Deployment(format!(
-                "{address}: its queue has {shards} shards and queue_shards is {}; set it to {shards}, or drain the queue and delete its keys first",
-                self.settings.shards
-            )));
-        }
-        *shard.epoch() = Some(epoch);
-        Ok(())
-    }
-
-    /// Whether the shard's data are the ones we knew. Says so where they are not.
-    fn is_known(&self, shard: &Shard, found: Option<&str>) -> bool {
-        let mut known = shard.epoch();
-        let is_known = known.is_none() || known.as_deref() == found;
-        if !is_known {
-            error!(
-                "{}: the queue was emptied or replaced (FLUSHALL, a restart without its data, another server); what \
-                 waited there is gone and the work goes on. Replay the time since from Clerk's dashboard",
-                self.address()
-            );
-            *known = None;
-        }
-        is_known
     }
 }
 
@@ -316,6 +281,19 @@ impl QueueAdmin for RedisQueue {
 
     async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError> {
         self.remove_messages(ids).await
+    }
+
+    async fn count_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
+        self.count_dead(filter, after, limit).await
+    }
+
+    async fn audit(&self, repair: bool) -> Result<Audit, QueueError> {
+        self.audit_all(repair).await
     }
 
     async fn durability(&self) -> Result<Durability, QueueError> {

@@ -13,6 +13,7 @@ use rollbook_core::queue::QueueError;
 use rollbook_core::time::Timestamp;
 
 use super::{BATCH_MAX, RedisQueue, Shard};
+use crate::id;
 
 /// Where every stream begins.
 const BEGINNING: &str = "-";
@@ -31,7 +32,7 @@ const SEARCHES_MAX: usize = 100;
 /// What a search of the stream of the new has brought.
 struct Search {
     /// Entries, by the messages' ids.
-    entries: HashMap<String, String>,
+    entries: HashMap<Vec<u8>, String>,
     /// From where on the stream has not been searched.
     from: String,
 }
@@ -41,13 +42,15 @@ type Entry = (String, Vec<Vec<u8>>);
 
 impl RedisQueue {
     pub(super) async fn remove_messages(&self, ids: &[MessageId]) -> Result<usize, QueueError> {
-        let mut parts: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
+        let mut parts: BTreeMap<usize, BTreeSet<Vec<u8>>> = BTreeMap::new();
         for id in ids {
-            parts.entry(self.shard_of(id.as_str())).or_default().insert(id.as_str());
+            for shard in self.shards_of(id) {
+                parts.entry(shard).or_default().insert(id::stored(id.as_str()).into_owned());
+            }
         }
         let mut removed = 0;
         for (shard, part) in parts {
-            let part: Vec<&str> = part.into_iter().collect();
+            let part: Vec<Vec<u8>> = part.into_iter().collect();
             for piece in part.chunks(BATCH_MAX) {
                 removed += self.remove_piece(shard, piece).await?;
             }
@@ -55,15 +58,18 @@ impl RedisQueue {
         Ok(removed)
     }
 
-    async fn remove_piece(&self, index: usize, ids: &[&str]) -> Result<usize, QueueError> {
+    async fn remove_piece(&self, index: usize, ids: &[Vec<u8>]) -> Result<usize, QueueError> {
         let shard = &self.shards[index];
-        let (mut left, mut removed) = (ids.iter().map(|&id| id.to_owned()).collect::<Vec<_>>(), 0);
+        let (mut left, mut removed) = (ids.to_vec(), 0);
         let mut search = Search { entries: HashMap::new(), from: BEGINNING.to_owned() };
         for _ in 0..=SEARCHES_MAX {
             // As safe as what is taken in: what is erased must not be there again after a power cut.
-            let (count, unfound, since): (usize, Vec<String>, i64) = self
+            let (count, unfound, since): (usize, Vec<Vec<u8>>, i64) = self
                 .call_confirmed(&self.scripts.remove, shard, |command| {
-                    command.arg(&search.from).arg(left.len()).arg(&left);
+                    command.arg(&search.from).arg(left.len());
+                    for id in &left {
+                        command.arg(id);
+                    }
                     for id in &left {
                         command.arg(search.entries.get(id).map_or("", String::as_str));
                     }
@@ -83,8 +89,8 @@ impl RedisQueue {
 
 impl Search {
     /// Looks for these ids in the stream: first where their messages ought to be, by the time of their receipt.
-    async fn run(queue: &RedisQueue, shard: &Shard, ids: &[String], since: i64) -> Result<Self, QueueError> {
-        let wanted: HashSet<&[u8]> = ids.iter().map(String::as_bytes).collect();
+    async fn run(queue: &RedisQueue, shard: &Shard, ids: &[Vec<u8>], since: i64) -> Result<Self, QueueError> {
+        let wanted: HashSet<&[u8]> = ids.iter().map(Vec::as_slice).collect();
         let since = Timestamp::from_millis(since).minus(CLOCKS_DIFFER_BY).as_millis().max(0);
         let start = format!("{since}-0");
         let (mut entries, mut end) = (HashMap::with_capacity(ids.len()), None);
@@ -102,10 +108,8 @@ impl Search {
                 let is_last = page.len() < PAGE;
                 for (entry, mut fields) in page {
                     behind = Some(format!("({entry}"));
-                    if fields.get(1).is_some_and(|id| wanted.contains(&id[..]))
-                        && let Ok(id) = String::from_utf8(fields.swap_remove(1))
-                    {
-                        entries.insert(id, entry);
+                    if fields.get(1).is_some_and(|id| wanted.contains(&id[..])) {
+                        entries.insert(fields.swap_remove(1), entry);
                     }
                 }
                 if entries.len() == wanted.len() {

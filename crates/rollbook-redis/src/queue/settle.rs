@@ -7,6 +7,7 @@ use rollbook_core::queue::{Lease, QueueError, Settled, Settlement};
 use serde_json::json;
 
 use super::{BATCH_MAX, RedisQueue, Shard};
+use crate::id;
 
 /// A lease's token: its shard, then as the script wrote it the letter of its stream, the first and the last
 /// entry of its batch, its own entry.
@@ -85,7 +86,10 @@ impl RedisQueue {
         let Some(shard) = self.shards.get(token.shard) else { return Ok(Settled::LeaseLost) };
         let counted: u8 = self
             .call(&self.scripts.count, shard, |command| {
-                command.arg(if token.is_new { "n" } else { "a" }).arg(token.entry).arg(lease.id.as_str());
+                command
+                    .arg(if token.is_new { "n" } else { "a" })
+                    .arg(token.entry)
+                    .arg(&*id::stored(lease.id.as_str()));
                 command.arg(lease.attempt).arg(lease.unsettled);
             })
             .await?;
@@ -111,7 +115,7 @@ impl RedisQueue {
                 for done in [&new, &again] {
                     command.arg(done.len());
                     for (position, token) in done {
-                        command.arg(token.entry).arg(settlements[*position].0.id.as_str());
+                        command.arg(token.entry).arg(&*id::stored(settlements[*position].0.id.as_str()));
                     }
                 }
                 command.arg(others.len());
@@ -151,7 +155,7 @@ fn end_otherwise(command: &mut Cmd, token: &Token<'_>, (lease, settlement): &(Le
         .arg(how)
         .arg(if token.is_new { "n" } else { "a" })
         .arg(token.entry)
-        .arg(lease.id.as_str())
+        .arg(&*id::stored(lease.id.as_str()))
         .arg(lease.attempt)
         .arg(lease.unsettled)
         .arg(lease.received_at.as_millis())

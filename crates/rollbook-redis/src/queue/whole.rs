@@ -5,6 +5,18 @@ use rollbook_core::queue::QueueError;
 use rollbook_core::time::Timestamp;
 
 use super::RedisQueue;
+use crate::owner::{Claim, Owner};
+
+/// Who a queue belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ownership {
+    /// The pattern of its keys.
+    pub keys: String,
+    /// What its owner is known by, where anybody has said so.
+    pub owner: Option<String>,
+    /// Why this deployment must not use it, and how to fix that.
+    pub refusal: Option<String>,
+}
 
 impl RedisQueue {
     /// Whether a queue was ever made here, empty as it may be. Makes none.
@@ -22,6 +34,30 @@ impl RedisQueue {
             }
         }
         failed.map_or(Ok(false), Err)
+    }
+
+    /// Who the queue under our keys belongs to. Makes none.
+    ///
+    /// # Errors
+    /// The server can't be asked.
+    pub async fn ownership(&self) -> Result<Ownership, QueueError> {
+        let keys = format!("{{{}:*", self.settings.key_prefix);
+        for shard in &self.shards {
+            let owner: Result<Option<String>, _> =
+                self.command_on(shard, cmd("HGET").arg(shard.keys.meta()).arg("owner")).await;
+            let owner = match owner {
+                // Of a cluster another node may tell.
+                Err(_) if self.servers.are_several() => continue,
+                owner => owner?,
+            };
+            if let Some(owner) = owner {
+                let is_other = self.settings.owner.claim(&Owner::parse(&owner)) == Claim::Other;
+                let refusal =
+                    is_other.then(|| self.belongs_to_another(shard, &Owner::parse(&owner)).to_string());
+                return Ok(Ownership { keys, owner: Some(owner), refusal });
+            }
+        }
+        Ok(Ownership { keys, owner: None, refusal: None })
     }
 
     /// What the server's clock says, which decides what is due. Of a cluster: one server's.

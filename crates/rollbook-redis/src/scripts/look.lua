@@ -1,29 +1,45 @@
--- Looks at messages that are neither done nor dead, and changes nothing. ARGV: clock, max, run, cursor, ids:
--- at these ids, or where there are none at those behind this cursor of HSCAN.
--- Returns: run, the cursor behind them, the ids that would be more than max, and the others, each as id, value,
+-- Looks at messages that are neither done nor dead, and changes nothing. ARGV: clock, max, the most bytes of bodies
+-- as received, run, cursor, ids: at these ids, or where there are none at those behind this cursor of HSCAN.
+-- Returns: run, the cursor behind them, the ids that there is no room for, and the others, each as id, value,
 -- state, until when, attempts.
 --
 -- A cursor is a place in the memory of one server: another one (a restart, a failover) hashes otherwise and would
 -- skip messages, so there it begins again. A run of a server has an id.
-local max, run, cursor = tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local ids, values = {unpack(ARGV, 5)}, {}
-if #ids > 0 then
-  for index, value in ipairs(redis.call('HMGET', MESSAGES, unpack(ids))) do values[ids[index]] = value end
-else
-  local present = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
-  if present ~= run then run, cursor = present, '0' end
-  local page = redis.call('HSCAN', MESSAGES, cursor, 'COUNT', max)
-  cursor = page[1]
-  for index = 1, #page[2], 2 do
-    ids[#ids + 1], values[page[2][index]] = page[2][index], page[2][index + 1]
+local max, room, run, cursor = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
+
+-- How many are read in one step: what there is no room for is read in vain.
+local STEP = 32
+
+local rows, rest, held, unknown = {}, {}, {}, 0
+
+local function is_full()
+  return #rows >= max or #rest > 0
+end
+
+local function add(id, value)
+  if not value or redis.call('ZSCORE', DEAD, id) then return end
+  local size = size_of(value)
+  if is_full() or (size > room and #rows > 0) then
+    rest[#rest + 1] = id
+  else
+    rows[#rows + 1], room = {id, value}, room - size
   end
 end
 
-local rows, rest, held, unknown = {}, {}, {}, 0
-for _, id in ipairs(ids) do
-  if values[id] and not redis.call('ZSCORE', DEAD, id) then
-    if #rows < max then rows[#rows + 1] = {id, values[id]} else rest[#rest + 1] = id end
+if #ARGV > 5 then
+  for index = 6, #ARGV do
+    if is_full() then rest[#rest + 1] = ARGV[index] else add(ARGV[index], redis.call('HGET', MESSAGES, ARGV[index])) end
   end
+else
+  local present = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
+  if present ~= run then run, cursor = present, '0' end
+  -- No more steps than one of all would be: among many dead letters few are found, and nobody is held up for long.
+  local steps = math.ceil(max / STEP)
+  repeat
+    local page = redis.call('HSCAN', MESSAGES, cursor, 'COUNT', math.min(max, STEP))
+    cursor, steps = page[1], steps - 1
+    for index = 1, #page[2], 2 do add(page[2][index], page[2][index + 1]) end
+  until cursor == '0' or steps <= 0 or is_full()
 end
 
 -- Who has which message is not known by id. What is in hand is looked through once for the whole page: lanes times

@@ -1,7 +1,10 @@
 -- What all scripts share. KEYS are the keys of one shard, always all and in this order; ARGV[1] is the
 -- present moment in milliseconds, or empty for the server's own clock.
-local NEW, AGAIN, MESSAGES, DUE, TRIES, LEASES, AGES, DEAD, FAILURES, META = unpack(KEYS)
+local NEW, AGAIN, MESSAGES, DUE, TRIES, LEASES, AGES, DEAD, FAILURES, META, REQUESTS = unpack(KEYS)
 local GROUP = 'workers'
+
+-- The most entries of a batch: no more are given in one call.
+local BATCH_MAX = 1000
 
 local now
 if ARGV[1] ~= '' then
@@ -20,6 +23,19 @@ local function received_at(value)
   return #value >= 9 and struct.unpack('>i8', string.sub(value, 2, 9)) or 0
 end
 
+-- The length of a message's body as it was received: a packed one begins with it. A length that no packing reaches
+-- is damage (value.rs).
+local function size_of(value)
+  local format = string.byte(value, 1)
+  local head = (format == 2 or format == 3) and 34 or 9
+  local packed = #value - head - 4
+  if (format == 1 or format == 3) and packed >= 0 then
+    local length = struct.unpack('>I4', string.sub(value, head + 1, head + 4))
+    if length <= packed * 255 then return length end
+  end
+  return math.max(#value - head, 0)
+end
+
 -- A batch of leases is named by its stream and its first and last entry: no other batch lies between.
 local function parse_batch(name)
   local letter, first, last = string.match(name, '^(%a)/([^/]+)/([^/]+)$')
@@ -31,4 +47,12 @@ local function unsettled_of(name, max)
   local stream, first, last = parse_batch(name)
   local held = redis.pcall('XPENDING', stream, GROUP, first, last, max)
   return held.err and {} or held, stream
+end
+
+-- Dead letters are listed in the order of these numbers: by time, and one by one within a millisecond.
+local function next_dead_position()
+  local last = tonumber(redis.call('HGET', META, 'dead_position') or 0)
+  local position = string.format('%.0f', math.max(last + 1, now * 1024))
+  redis.call('HSET', META, 'dead_position', position)
+  return position
 end

@@ -52,14 +52,6 @@ local function wait_until(due, id, tries, unsettled, received)
   redis.call('ZADD', AGES, received, id)
 end
 
--- Dead letters are listed in the order of these numbers: by time, and one by one within a millisecond.
-local function next_dead_position()
-  local last = tonumber(redis.call('HGET', META, 'dead_position') or 0)
-  local position = string.format('%.0f', math.max(last + 1, now * 1024))
-  redis.call('HSET', META, 'dead_position', position)
-  return position
-end
-
 local function end_otherwise()
   local how, letter, entry, id = next_argument(), next_argument(), next_argument(), next_argument()
   local tries, unsettled, received = next_argument(), next_argument(), next_argument()

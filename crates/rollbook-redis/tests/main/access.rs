@@ -94,6 +94,22 @@ async fn a_user_with_too_few_rights_is_told_which_it_needs() {
 }
 
 #[tokio::test]
+async fn the_rights_are_told_for_the_prefix_that_is_set_and_they_suffice() {
+    let server = RedisServer::start().await;
+    let rights = RIGHTS.map(|right| right.replace("rollbook", "staging-2"));
+    let staging = |user: &str| {
+        let url = server.url().replace("redis://", &format!("redis://{user}:right@"));
+        open(RedisSettings { key_prefix: "staging-2".to_owned(), ..settings(url) })
+    };
+    server.cli(&["acl", "setuser", "none", "on", ">right"]);
+    let told = refusal(&staging("none")).await;
+    assert!(rights.iter().all(|right| told.contains(right.as_str())), "{told}");
+    let granted = rights.iter().map(String::as_str);
+    server.cli(&["acl", "setuser", "limited", "on", ">right"].into_iter().chain(granted).collect::<Vec<_>>());
+    enqueue(&staging("limited"), &names("msg", 0..1)).await;
+}
+
+#[tokio::test]
 async fn keys_of_another_program_are_left_as_they_are_and_told() {
     for name in ["new", "again", "messages", "due", "leases", "dead", "meta"] {
         let server = RedisServer::start().await;

@@ -116,9 +116,9 @@ impl State {
                 let names = ["appendfsync", "no-appendfsync-on-rewrite"];
                 format!("*4\r\n{}", names.map(|name| bulk(name) + &bulk(self.fact(name))).concat())
             }
-            // After the ten keys a shard's preparation has four arguments, and enqueue five for one delivery.
-            ["EVALSHA", _, _, arguments @ ..] if arguments.len() == 10 + 4 => {
-                format!("*3\r\n{}{}{}", bulk("1"), bulk("1"), bulk("an epoch"))
+            // After the eleven keys and the clock a shard's preparation has the format, and enqueue the limit.
+            ["EVALSHA", _, _, arguments @ ..] if arguments.get(11 + 1) == Some(&"1") => {
+                format!("*4\r\n{}{}{}{}", bulk("1"), bulk("1"), bulk("an epoch"), bulk(""))
             }
             ["EVALSHA", ..] => "*2\r\n:0\r\n*1\r\n:1\r\n".to_owned(),
             ["WAITAOF", ..] => format!("*2\r\n:{}\r\n:{}\r\n", self.waitaof.0, self.waitaof.1),

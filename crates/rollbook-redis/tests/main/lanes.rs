@@ -67,6 +67,8 @@ async fn consumers_of_processes_that_are_gone_are_deleted_once_they_hold_nothing
     let held = lease(&holder, 1).await;
     let consumers = || server.cli(&["xinfo", "consumers", &key(0, "new"), "workers"]).matches("name").count();
     assert_eq!(consumers(), 2);
+    let requests = || server.cli(&["hlen", &key(0, "requests")]);
+    assert_eq!(requests(), "2", "each may still ask for the same again");
 
     // What every queue does now and then, with less patience.
     let script = concat!(
@@ -74,19 +76,22 @@ async fn consumers_of_processes_that_are_gone_are_deleted_once_they_hold_nothing
         include_str!("../../src/scripts/prelude.lua"),
         include_str!("../../src/scripts/reap.lua")
     );
-    let names_of_keys =
-        ["new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures", "meta"];
+    let names_of_keys = [
+        "new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures", "meta", "requests",
+    ];
     let keys = names_of_keys.map(|name| key(0, name));
     let reap = |silent_for: &str| {
-        let mut command = vec!["eval", script, "10"];
+        let mut command = vec!["eval", script, "11"];
         command.extend(keys.iter().map(String::as_str).chain(["", silent_for]));
         server.cli(&command)
     };
     assert_eq!(reap("60000"), "0", "nobody has been silent for so long");
     until("the silent one is deleted", || std::future::ready(reap("0") == "1")).await;
     assert_eq!((consumers(), reap("-1").as_str()), (1, "0"), "who holds something stays");
+    assert_eq!(requests(), "1");
     settle_all(&holder, &held, &Settlement::Ack).await;
     assert_eq!(reap("-1"), "1");
+    assert_eq!(requests(), "0");
 
     // Who was deleted and lives is there again with its next lease.
     enqueue(&idle, &names("later", 0..2)).await;

@@ -12,7 +12,7 @@ use rollbook_core::queue::{
 };
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
-use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
+use rollbook_redis::{DueTimes, KEY_PREFIX, Owner, RedisQueue, RedisSettings};
 use rollbook_testkit::process::DEADLINE;
 use rollbook_testkit::queues::{all_of, request};
 use rollbook_testkit::servers::redis::RedisServer;
@@ -26,10 +26,13 @@ pub(crate) fn settings(url: String) -> RedisSettings {
     RedisSettings {
         url,
         ca_file: None,
+        key_prefix: KEY_PREFIX.to_owned(),
+        owner: Owner::default(),
         depth_max: 1_000_000,
         shards: 1,
         strict: true,
         replicas: 0,
+        due_within: Duration::from_secs(600),
         call_timeout: Duration::from_secs(5),
     }
 }

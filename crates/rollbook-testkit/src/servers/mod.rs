@@ -16,6 +16,7 @@ pub mod prometheus;
 pub mod proxy;
 pub mod redis;
 pub mod sentinel;
+pub mod shim;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -163,6 +164,13 @@ impl Guard {
         }
     }
 
+    /// Waits until the process has ended by itself.
+    pub(crate) async fn ended(&mut self) {
+        until("the server ends by itself", || std::future::ready(!self.is_running())).await;
+        assert_eq!(self.ask("kill"), "gone");
+        self.server = None;
+    }
+
     /// The server's process id, while it has one.
     pub(crate) fn id(&self) -> u32 {
         self.server.expect("it was killed")
@@ -185,6 +193,11 @@ impl Guard {
     /// Everything that the server has printed.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// The folder with all that is the server's.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Removes a file or folder of the server's, which must not run.

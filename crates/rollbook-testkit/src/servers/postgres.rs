@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::shim::Shim;
 use super::{Guard, as_user, children, free_port, give_to, new_folder, run, signal};
 
 /// The user of the system as which it runs where the tests are root's.
@@ -29,6 +30,15 @@ impl PostgresServer {
 
     /// Starts one with these settings, as in `postgresql.conf`.
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_command(Vec::new(), settings).await
+    }
+
+    /// The same on the disk and with the clock of this shim.
+    pub async fn start_on(shim: &Shim, settings: &[(&str, &str)]) -> Self {
+        Self::start_command(shim.command(), settings).await
+    }
+
+    async fn start_command(before: Vec<String>, settings: &[(&str, &str)]) -> Self {
         let binaries = binaries();
         let folder = new_folder("rollbook-postgres-");
         let data = folder.join("data");
@@ -39,6 +49,7 @@ impl PostgresServer {
         let ours =
             [("port", &*port_text), ("listen_addresses", "127.0.0.1"), ("unix_socket_directories", "")];
         let mut command = as_user(SYSTEM_USER);
+        command.extend(before);
         command.extend([path(&binaries.join("postgres")), "-D".to_owned(), path(&data)]);
         for (name, value) in ours.iter().chain(settings) {
             command.extend(["-c".to_owned(), format!("{name}={value}")]);

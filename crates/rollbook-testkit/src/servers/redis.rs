@@ -1,9 +1,10 @@
 //! A private Redis.
 
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::shim::Shim;
 use super::{Guard, as_user, free_port, give_to, new_folder, run, signal};
 
 /// Redis may run as root, and does not in a test: its user comes with its package.
@@ -31,6 +32,14 @@ impl RedisServer {
     pub async fn start_preloading(library: &Path, settings: &[(&str, &str)]) -> Self {
         let library = format!("LD_PRELOAD={}", library.display());
         Self::start_command(&["env", &library, "redis-server"], settings).await
+    }
+
+    /// The same on the disk and with the clock of this shim.
+    pub async fn start_on(shim: &Shim, settings: &[(&str, &str)]) -> Self {
+        let mut program = shim.command();
+        program.push("redis-server".to_owned());
+        let program: Vec<&str> = program.iter().map(String::as_str).collect();
+        Self::start_command(&program, settings).await
     }
 
     async fn start_command(program: &[&str], settings: &[(&str, &str)]) -> Self {
@@ -66,6 +75,16 @@ impl RedisServer {
     /// Where it listens.
     pub const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The folder of its log.
+    pub fn log_folder(&self) -> PathBuf {
+        self.guard.folder().join("appendonlydir")
+    }
+
+    /// Waits until it has ended by itself; [`Self::restart`] starts it again.
+    pub async fn ended(&mut self) {
+        self.guard.ended().await;
     }
 
     /// Everything that it has printed.

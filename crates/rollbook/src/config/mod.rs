@@ -73,6 +73,8 @@ pub(crate) struct Config {
 
 /// What holds where the queue is on Redis.
 pub(crate) struct Redis {
+    /// What the names of all keys begin with.
+    pub(crate) key_prefix: String,
     /// Over how many streams the queue is spread.
     pub(crate) shards: usize,
     /// Whether nothing runs while an acknowledged delivery could be lost.
@@ -209,6 +211,11 @@ impl Config {
         if self.values.get("queue_url").is_some() { "queue_url" } else { "redis_url" }
     }
 
+    /// Fingerprints of the signing secrets that are set.
+    pub(crate) fn secret_fingerprints(&self) -> Vec<String> {
+        self.signing_secrets.as_ref().map(SigningSecrets::fingerprints).unwrap_or_default()
+    }
+
     /// The same with queue and store in these places, in a schema of this name, and these secrets.
     ///
     /// # Errors
@@ -294,6 +301,7 @@ fn upkeep(read: &mut Reader<'_>) -> UpkeepSettings {
 
 fn redis(read: &mut Reader<'_>) -> Redis {
     Redis {
+        key_prefix: read.key_prefix("redis_key_prefix").unwrap_or_default(),
         shards: read.number("queue_shards"),
         strict: read.choice("durability") == Some("strict"),
         replicas: read.count("redis_replicas"),

@@ -116,6 +116,10 @@ impl<'a> Reader<'a> {
         self.read(key, |_, text| values::identifier(text))
     }
 
+    pub(crate) fn key_prefix(&mut self, key: &str) -> Option<String> {
+        self.read(key, |_, text| values::key_prefix(text))
+    }
+
     pub(crate) fn signing_secrets(&mut self, key: &str) -> Option<SigningSecrets> {
         self.read(key, |_, text| {
             SigningSecrets::parse(text).map_err(|error| Wrong {

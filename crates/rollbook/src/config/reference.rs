@@ -10,7 +10,7 @@ const SECTIONS: [(&str, &str, &str); 8] = [
     ("clerk_webhook_signing_secret", "What and where", "What a deployment decides."),
     ("log", "Log", "One line for each fact, to standard error."),
     ("tolerance", "Receiver", "The limits of what a stranger, or Svix, can make it do."),
-    ("queue_depth_max", "Queue", "The last four mean something on Redis only."),
+    ("queue_depth_max", "Queue", "The last five mean something on Redis only."),
     ("lanes", "Worker", "How messages are taken and applied."),
     ("database_connections_max", "Postgres", "They mean nothing where the store is a file."),
     ("attempts_max", "Failures", "The wait before an attempt is a random time up to the one given."),

@@ -212,6 +212,12 @@ pub(crate) static SETTINGS: &[Setting] = &[
         "1",
         "streams of the queue on Redis; more only for a Redis Cluster",
     ),
+    other(
+        "redis_key_prefix",
+        Kind::Text,
+        Some("rollbook"),
+        "what the names of all keys in Redis begin with; deployments that share a server each need their own",
+    ),
     limit("redis_timeout", TIME, "5s", "for one answer of Redis"),
     limit(
         "redis_replicas",

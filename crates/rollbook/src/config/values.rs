@@ -128,6 +128,15 @@ pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
     }
 }
 
+/// What the names of keys begin with.
+pub(crate) fn key_prefix(text: &str) -> Result<String, Wrong> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+        return Ok(text.to_owned());
+    }
+    Err(wrong(format!("{text:?} can't begin a key"), "write at most 64 letters, digits, _, - and ."))
+}
+
 /// A plain SQL identifier.
 pub(crate) fn identifier(text: &str) -> Result<String, Wrong> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';

@@ -14,7 +14,7 @@ mod raw_postgres;
 use std::time::Duration;
 
 use rollbook_postgres::PostgresSettings;
-use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
+use rollbook_redis::{DueTimes, KEY_PREFIX, Owner, RedisQueue, RedisSettings};
 use rollbook_testkit::process::Home;
 use rollbook_testkit::servers::postgres::PostgresServer;
 use rollbook_testkit::servers::redis::RedisServer;
@@ -67,10 +67,13 @@ fn queue(redis: &RedisServer, strict: bool) -> RedisQueue {
     let settings = RedisSettings {
         url: redis.url(),
         ca_file: None,
+        key_prefix: KEY_PREFIX.to_owned(),
+        owner: Owner::default(),
         depth_max: 100_000_000,
         shards: 1,
         strict,
         replicas: 0,
+        due_within: Duration::from_secs(600),
         call_timeout: Duration::from_secs(5),
     };
     RedisQueue::new(settings, DueTimes::Server).expect("a queue")

@@ -64,7 +64,12 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
 
 /// That the queue answers, and what waits in it.
 async fn contents(config: &Config, admin: &dyn QueueAdmin, now: Timestamp) -> Findings {
-    let place = wire::describe(config, Part::Queue);
+    let mut place = wire::describe(config, Part::Queue);
+    let asked = async { Ok::<_, std::convert::Infallible>(wire::ownership(config).await) };
+    if let Ok(Some(Ok(ownership))) = in_time(asked).await {
+        let owner = ownership.owner.unwrap_or_else(|| "nobody yet".to_owned());
+        place = format!("{place}, keys {}, owner {owner}", ownership.keys);
+    }
     match in_time(admin.stats()).await {
         Ok(stats) => {
             let audit = audit(in_time(admin.audit(false)).await);

@@ -1,0 +1,142 @@
+//! Who a queue belongs to. Two deployments that share one by mistake would take each other's deliveries.
+//!
+//! The owner is written into every shard's `meta` when the queue is first used: the Clerk instance's id where
+//! `clerk_instance_id` is set, and fingerprints of the signing secrets. A fingerprint is a truncated HMAC-SHA256 under
+//! the secret (`SigningSecrets::fingerprints`): the secret can't be derived from it.
+//!
+//! * Two instance ids decide: the same one is the same owner, another one is another.
+//! * Otherwise one fingerprint in common is the same owner. New fingerprints are added, so that a rotated secret is
+//!   known before the old one goes.
+//! * Who has nothing to compare (a worker without either) is believed, and writes nothing.
+
+use std::fmt;
+
+/// The most fingerprints that are kept: as many as there may be secrets.
+const FINGERPRINTS_MAX: usize = 16;
+
+/// What a deployment is known by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// The id of the Clerk instance.
+    pub instance_id: Option<String>,
+    /// Fingerprints of the signing secrets.
+    pub fingerprints: Vec<String>,
+}
+
+/// How an owner compares to the one that is written down.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It is the same, or nothing says otherwise.
+    Same,
+    /// It is the same, and this is known of it besides.
+    Add(Owner),
+    /// It is another one.
+    Other,
+}
+
+impl Owner {
+    /// What [`Display`](fmt::Display) wrote. Parts that this version does not know are left out.
+    pub(crate) fn parse(written: &str) -> Self {
+        let mut owner = Self::default();
+        for part in written.split(' ') {
+            match part.split_once('=') {
+                Some(("instance", id)) => owner.instance_id = Some(id.to_owned()),
+                Some(("secrets", list)) => owner.fingerprints = list.split(',').map(str::to_owned).collect(),
+                _ => {}
+            }
+        }
+        owner
+    }
+
+    /// Compares this deployment with the owner that is written down.
+    pub(crate) fn claim(&self, written: &Self) -> Claim {
+        let shares_secret = self.fingerprints.iter().any(|ours| written.fingerprints.contains(ours));
+        let is_same = match (&self.instance_id, &written.instance_id) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            _ if self.fingerprints.is_empty() || written.fingerprints.is_empty() => return Claim::Same,
+            _ => shares_secret,
+        };
+        if !is_same {
+            return Claim::Other;
+        }
+        let mut known = written.clone();
+        known.instance_id = known.instance_id.or_else(|| self.instance_id.clone());
+        let new = self.fingerprints.iter().filter(|ours| !written.fingerprints.contains(ours));
+        known.fingerprints.splice(0..0, new.cloned().collect::<Vec<_>>());
+        known.fingerprints.truncate(FINGERPRINTS_MAX);
+        if known == *written { Claim::Same } else { Claim::Add(known) }
+    }
+}
+
+impl fmt::Display for Owner {
+    /// `instance=ins_… secrets=…,…`, without what is not known.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let instance = self.instance_id.iter().map(|id| format!("instance={id}"));
+        let secrets = Some(&self.fingerprints).filter(|fingerprints| !fingerprints.is_empty());
+        let secrets = secrets.map(|fingerprints| format!("secrets={}", fingerprints.join(",")));
+        f.write_str(&instance.chain(secrets).collect::<Vec<_>>().join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(instance_id: &str, fingerprints: &[&str]) -> Owner {
+        Owner {
+            instance_id: Some(instance_id.to_owned()).filter(|id| !id.is_empty()),
+            fingerprints: fingerprints.iter().map(|&fingerprint| fingerprint.to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn an_owner_is_read_as_it_was_written() {
+        for owner in [owner("ins_1", &["a1", "b2"]), owner("", &["a1"]), owner("ins_1", &[]), owner("", &[])]
+        {
+            assert_eq!(Owner::parse(&owner.to_string()), owner);
+        }
+        assert_eq!(Owner::parse("later=x instance=ins_1"), owner("ins_1", &[]));
+    }
+
+    #[test]
+    fn another_instance_or_no_secret_in_common_is_another_owner() {
+        for (ours, written) in [
+            (owner("ins_2", &[]), owner("ins_1", &[])),
+            (owner("ins_2", &["a"]), owner("ins_1", &["a"])),
+            (owner("", &["b"]), owner("", &["a"])),
+            (owner("ins_2", &["b"]), owner("", &["a"])),
+            (owner("", &["b"]), owner("ins_1", &["a"])),
+        ] {
+            assert_eq!(ours.claim(&written), Claim::Other, "{ours} at {written}");
+        }
+    }
+
+    #[test]
+    fn who_has_nothing_to_compare_is_believed_and_adds_nothing() {
+        for (ours, written) in [
+            (owner("", &[]), owner("ins_1", &["a"])),
+            (owner("ins_1", &[]), owner("", &["a"])),
+            (owner("", &["a"]), owner("ins_1", &[])),
+            (owner("ins_1", &["a"]), owner("ins_1", &["a", "b"])),
+            (owner("", &["b"]), owner("ins_1", &["a", "b"])),
+        ] {
+            assert_eq!(ours.claim(&written), Claim::Same, "{ours} at {written}");
+        }
+    }
+
+    #[test]
+    fn a_rotated_secret_is_added_before_the_old_one_goes() {
+        let rotating = owner("", &["new", "old"]);
+        let Claim::Add(written) = rotating.claim(&owner("", &["old"])) else { panic!("the same owner") };
+        assert_eq!(written, owner("", &["new", "old"]));
+        assert_eq!(owner("", &["new"]).claim(&written), Claim::Same);
+        let Claim::Add(written) = owner("ins_1", &["next"]).claim(&owner("ins_1", &["new"])) else {
+            panic!("the instance is the same")
+        };
+        assert_eq!(written, owner("ins_1", &["next", "new"]));
+        let many: Vec<String> = (0..20).map(|number| number.to_string()).collect();
+        let many = Owner { instance_id: None, fingerprints: many };
+        let Claim::Add(written) = many.claim(&owner("", &["0"])) else { panic!("the same owner") };
+        assert_eq!(written.fingerprints.len(), FINGERPRINTS_MAX);
+    }
+}

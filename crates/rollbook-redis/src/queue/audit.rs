@@ -1,0 +1,181 @@
+//! Compares the bodies with the indexes that lead to them, and restores what the bodies prove.
+//!
+//! * Sizes are compared first, in one step: where they add up, no message is looked at. Only what is in hand is
+//!   looked through in any case, which is little.
+//! * Where they do not, one pass reads the stream of the new and walks over the bodies. A body that no index leads to
+//!   is a candidate: it may just have moved. Who is a candidate in a second pass too is stranded, and the script that
+//!   restores it looks once more.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
+
+use redis::cmd;
+use rollbook_core::queue::{Audit, QueueError};
+
+use super::lease::millis;
+use super::{RedisQueue, Shard};
+
+/// How many entries of the stream of the new are read, and ids restored, in one call.
+const PAGE: usize = 1_000;
+
+/// The sizes of a shard's keys.
+#[derive(Clone, Copy)]
+struct Sizes {
+    messages: u64,
+    new: u64,
+    again: u64,
+    due: u64,
+    dead: u64,
+    ages: u64,
+    failures: u64,
+}
+
+impl Sizes {
+    /// Whether every message can be in exactly one place.
+    const fn add_up(self) -> bool {
+        self.messages == self.new + self.again + self.due + self.dead
+            && self.ages == self.again + self.due
+            && self.failures == self.dead
+    }
+}
+
+impl RedisQueue {
+    pub(super) async fn audit_all(&self, repair: bool) -> Result<Audit, QueueError> {
+        let mut audit = Audit::default();
+        for shard in &self.shards {
+            self.audit_shard(shard, repair, &mut audit).await?;
+        }
+        Ok(audit)
+    }
+
+    async fn audit_shard(&self, shard: &Shard, repair: bool, audit: &mut Audit) -> Result<(), QueueError> {
+        let span = millis(self.settings.due_within).to_string();
+        let in_nobodys_hands: u64 = self.audit_step(shard, repair, &["hands", &span]).await?;
+        audit.stranded += in_nobodys_hands;
+        if in_nobodys_hands > 0 {
+            shard.stir();
+        }
+        let sizes = self.sizes(shard).await?;
+        audit.messages += sizes.messages.saturating_sub(sizes.dead);
+        if sizes.add_up() {
+            return Ok(());
+        }
+        let candidates = self.candidates(shard, None).await?;
+        if !candidates.is_empty() {
+            let stranded = self.candidates(shard, Some(candidates)).await?;
+            for part in stranded.chunks(PAGE) {
+                audit.stranded += self.restore(shard, repair, part).await?;
+            }
+            shard.stir();
+        }
+        for (index, lack) in [
+            ("due", "messages without the time of their receipt in ages"),
+            ("dead", "dead letters without a reason in failures"),
+            ("ages", ""),
+            ("failures", ""),
+            ("tries", ""),
+        ] {
+            let (dangling, lacking) = self.audit_index(shard, repair, index).await?;
+            audit.dangling += dangling;
+            if lacking > 0 {
+                audit.notes.push(format!("{}: {lacking} {lack}", shard.keys.meta()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a step of the script. Without a repair it writes nothing.
+    async fn audit_step<T: redis::FromRedisValue>(
+        &self,
+        shard: &Shard,
+        repair: bool,
+        what: &[&str],
+    ) -> Result<T, QueueError> {
+        let arguments = |command: &mut redis::Cmd| {
+            command.arg(u8::from(repair)).arg(what);
+        };
+        if repair {
+            self.call(&self.scripts.audit, shard, arguments).await
+        } else {
+            self.ask(&self.scripts.audit, shard, arguments).await
+        }
+    }
+
+    async fn sizes(&self, shard: &Shard) -> Result<Sizes, QueueError> {
+        let (messages, new, again, due, dead, ages, failures) =
+            self.audit_step(shard, false, &["counts"]).await?;
+        Ok(Sizes { messages, new, again, due, dead, ages, failures })
+    }
+
+    /// The messages that no index leads to: of all, or of these.
+    async fn candidates(
+        &self,
+        shard: &Shard,
+        among: Option<Vec<Vec<u8>>>,
+    ) -> Result<Vec<Vec<u8>>, QueueError> {
+        // Hashes of the ids: a million takes some 20 MB. Two that are equal hide a message until the next audit.
+        let hasher = RandomState::new();
+        let new = self.ids_of_new(shard, &hasher).await?;
+        let is_alone = |id: &Vec<u8>| !new.contains(&hasher.hash_one(id));
+        if let Some(among) = among {
+            return Ok(among.into_iter().filter(is_alone).collect());
+        }
+        let mut candidates = Vec::new();
+        let mut cursor = "0".to_owned();
+        loop {
+            let (next, alone): (String, Vec<Vec<u8>>) =
+                self.audit_step(shard, false, &["bodies", &cursor]).await?;
+            candidates.extend(alone.into_iter().filter(is_alone));
+            cursor = next;
+            if cursor == "0" {
+                candidates.sort();
+                candidates.dedup();
+                return Ok(candidates);
+            }
+        }
+    }
+
+    async fn ids_of_new(&self, shard: &Shard, hasher: &RandomState) -> Result<HashSet<u64>, QueueError> {
+        let (mut ids, mut from) = (HashSet::new(), "-".to_owned());
+        loop {
+            let mut command = cmd("XRANGE");
+            command.arg(shard.keys.new_messages()).arg(&from).arg("+").arg("COUNT").arg(PAGE);
+            let page: Vec<(String, Vec<Vec<u8>>)> = self.read(shard, &command).await?;
+            let is_last = page.len() < PAGE;
+            for (entry, fields) in page {
+                from = format!("({entry}");
+                ids.extend(fields.get(1).map(|id| hasher.hash_one(id)));
+            }
+            if is_last {
+                return Ok(ids);
+            }
+        }
+    }
+
+    async fn restore(&self, shard: &Shard, repair: bool, ids: &[Vec<u8>]) -> Result<u64, QueueError> {
+        let arguments = |command: &mut redis::Cmd| {
+            command.arg(u8::from(repair)).arg("restore");
+            for id in ids {
+                command.arg(id);
+            }
+        };
+        if repair {
+            self.call(&self.scripts.audit, shard, arguments).await
+        } else {
+            self.ask(&self.scripts.audit, shard, arguments).await
+        }
+    }
+
+    /// How many members of an index have no message, and how many lack what belongs to them.
+    async fn audit_index(&self, shard: &Shard, repair: bool, index: &str) -> Result<(u64, u64), QueueError> {
+        let (mut dangling, mut lacking, mut cursor) = (0, 0, "0".to_owned());
+        loop {
+            let (next, more_dangling, more_lacking): (String, u64, u64) =
+                self.audit_step(shard, repair, &["index", index, &cursor]).await?;
+            (dangling, lacking, cursor) = (dangling + more_dangling, lacking + more_lacking, next);
+            if cursor == "0" {
+                return Ok((dangling, lacking));
+            }
+        }
+    }
+}

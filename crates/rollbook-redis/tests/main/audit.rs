@@ -1,0 +1,150 @@
+//! Single keys that vanish: what the bodies prove is restored, and nothing is said to be lost that is not.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rollbook_core::queue::{Audit, Consumer as _, DeadLetterFilter, QueueAdmin as _, Settlement};
+use rollbook_redis::{RedisQueue, RedisSettings};
+use rollbook_testkit::process::{DEADLINE, until};
+use rollbook_testkit::queues::request;
+use rollbook_testkit::servers::redis::RedisServer;
+
+use crate::storm::Storm;
+use crate::support::{
+    Log, dead_letter, enqueue, ids, key, lease, leftovers, names, open, retry, set, settings, settle_all,
+    stats,
+};
+
+/// So far ahead may something be due here.
+const DUE_WITHIN: Duration = Duration::from_millis(1500);
+
+fn soon(server: &RedisServer) -> Arc<RedisQueue> {
+    open(RedisSettings { due_within: DUE_WITHIN, ..settings(server.url()) })
+}
+
+async fn audit(queue: &RedisQueue, repair: bool) -> Audit {
+    queue.audit(repair).await.expect("the queue is audited")
+}
+
+/// Five messages in each state: dead, delayed, leased again, leased, new. The leases last.
+async fn scene(queue: &RedisQueue) -> BTreeSet<String> {
+    enqueue(queue, &names("dead", 0..5)).await;
+    settle_all(queue, &lease(queue, 5).await, &dead_letter()).await;
+    enqueue(queue, &names("delayed", 0..5)).await;
+    settle_all(queue, &lease(queue, 5).await, &retry(Duration::from_secs(1))).await;
+    enqueue(queue, &names("again", 0..5)).await;
+    settle_all(queue, &lease(queue, 5).await, &retry(Duration::ZERO)).await;
+    assert_eq!(hold(queue).await, set(&names("again", 0..5)));
+    enqueue(queue, &names("held", 0..5)).await;
+    assert_eq!(hold(queue).await, set(&names("held", 0..5)));
+    enqueue(queue, &names("new", 0..5)).await;
+    set(&["delayed", "again", "held", "new"].map(|prefix| names(prefix, 0..5)).concat())
+}
+
+async fn hold(queue: &RedisQueue) -> BTreeSet<String> {
+    ids(&queue.lease(request(5, DUE_WITHIN, Duration::ZERO)).await.expect("the queue gives"))
+}
+
+/// All that is given within the time that anything may take, and done.
+async fn drain_in_time(queue: &RedisQueue, count: usize) -> BTreeSet<String> {
+    let (mut drained, started) = (BTreeSet::new(), Instant::now());
+    while drained.len() < count {
+        assert!(started.elapsed() < DEADLINE, "{} of {count}: {drained:?}", drained.len());
+        let leases = queue.lease(request(100, Duration::from_secs(60), Duration::from_millis(100))).await;
+        let leases = leases.expect("the queue gives");
+        drained.extend(ids(&leases));
+        settle_all(queue, &leases, &Settlement::Ack).await;
+    }
+    drained
+}
+
+#[tokio::test]
+async fn whichever_key_vanishes_every_message_whose_body_is_there_comes_again_or_is_listed() {
+    for vanished in ["new", "again", "due", "tries", "leases", "ages", "dead", "failures", "meta", "requests"]
+    {
+        let server = RedisServer::start().await;
+        let queue = soon(&server);
+        let waiting = scene(&queue).await;
+        assert!(audit(&queue, false).await.is_clean(), "before {vanished} is gone");
+        assert_eq!(server.cli(&["del", &key(0, vanished)]), "1", "{vanished}");
+        let seen = audit(&queue, false).await;
+        let repaired = audit(&queue, true).await;
+        assert_eq!(seen, repaired, "{vanished}: a look sees what a repair finds, and changes nothing");
+        let lost = match vanished {
+            "due" | "dead" => (5, false),
+            "leases" => (10, false),
+            "new" | "again" => (0, true),
+            _ => (0, false),
+        };
+        if !lost.1 {
+            assert_eq!(repaired.stranded, lost.0, "{vanished}: {repaired:?}");
+        }
+        let after = audit(&queue, true).await;
+        assert!(after.is_clean(), "{vanished}: {after:?}");
+        assert_eq!(drain_in_time(&queue, waiting.len()).await, waiting, "{vanished}");
+        let letters = queue.dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("a listing");
+        assert_eq!(letters.len(), 5, "{vanished}");
+        if vanished == "failures" {
+            assert!(
+                letters.iter().all(|letter| letter.failure.detail.contains("is not known")),
+                "{letters:?}"
+            );
+        }
+        assert_eq!(stats(&queue).await.depth(), 0, "{vanished}");
+        assert!(audit(&queue, false).await.is_clean(), "{vanished}");
+    }
+}
+
+#[tokio::test]
+async fn what_leads_nowhere_is_removed() {
+    let server = RedisServer::start().await;
+    let queue = soon(&server);
+    scene(&queue).await;
+    server.cli(&["del", &key(0, "messages")]);
+    let repaired = audit(&queue, true).await;
+    assert!(repaired.dangling >= 10 && repaired.stranded == 0, "{repaired:?}");
+    until("the streams are empty", async || {
+        queue.lease(request(100, DUE_WITHIN, Duration::ZERO)).await.expect("the queue gives");
+        leftovers(&server, 1).is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn meta_alone_that_is_gone_is_not_told_as_a_loss() {
+    let (log, _logging) = Log::capture();
+    let server = RedisServer::start().await;
+    let (worker, other) = (soon(&server), soon(&server));
+    enqueue(&worker, &names("msg", 0..3)).await;
+    settle_all(&other, &lease(&other, 1).await, &Settlement::Ack).await;
+    server.cli(&["del", &key(0, "meta")]);
+    assert_eq!(lease(&worker, 1).await.len(), 1);
+    assert_eq!(lease(&worker, 1).await.len(), 1, "it is written anew");
+    assert_eq!(lease(&other, 1).await.len(), 0, "to whom it is another one");
+    assert_eq!(log.lines_with("was emptied or replaced"), [""; 0]);
+    assert!(!log.lines_with("was gone and is written anew; the messages are there").is_empty());
+    server.cli(&["flushall"]);
+    enqueue(&worker, &names("later", 0..1)).await;
+    lease(&worker, 1).await;
+    assert_eq!(log.lines_with("was emptied or replaced").len(), 1, "what is lost is still told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_amid_traffic_finds_nothing_and_gives_nothing_out_twice() {
+    let server = RedisServer::start().await;
+    let queues = [open(settings(server.url())), open(settings(server.url()))];
+    let storm = Storm::begin(&queues, 2_000, 7);
+    // A body without an index, so that every audit goes all the way.
+    let alone = "return redis.call('HSET', KEYS[1], 'alone', string.rep('\\0', 9) .. 'the body of alone')";
+    server.cli(&["eval", alone, "1", &key(0, "messages")]);
+    for _ in 0..20 {
+        let seen = audit(&queues[0], false).await;
+        assert_eq!((seen.stranded, seen.dangling), (1, 0), "{seen:?}");
+    }
+    server.cli(&["hdel", &key(0, "messages"), "alone"]);
+    let errors = storm.end(&queues[1]).await;
+    assert_eq!(errors, []);
+    assert!(audit(&queues[0], true).await.is_clean());
+    assert_eq!(leftovers(&server, 1), [""; 0]);
+}
