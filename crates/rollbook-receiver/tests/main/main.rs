@@ -1,6 +1,7 @@
 //! The receiver over real sockets, against a queue that does as a test says.
 
 mod answers;
+mod attacks;
 mod batching;
 mod client;
 mod garbage;
