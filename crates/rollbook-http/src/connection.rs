@@ -48,7 +48,7 @@ pub(crate) enum Phase {
     Answering,
     Idle,
     Closing,
-    /// The table has decided to drop it.
+    /// The table has decided to drop it, or it has ended.
     Cut,
 }
 
@@ -70,8 +70,13 @@ impl Phase {
         }
     }
 
-    const fn may_yield(self) -> bool {
+    pub(crate) const fn may_yield(self) -> bool {
         !matches!(self, Self::Answering | Self::Cut)
+    }
+
+    /// Whether a first request may be on its way or is being read.
+    pub(crate) const fn is_at_its_beginning(self) -> bool {
+        matches!(self, Self::New | Self::Head | Self::Body)
     }
 }
 
@@ -165,6 +170,11 @@ impl Connection {
     /// The answer is there and goes out.
     pub(crate) fn answered(&self, closes: bool) {
         self.change(|_| Some(if closes { Phase::Closing } else { Phase::Idle }), true);
+    }
+
+    /// It has ended by itself.
+    pub(crate) fn ended(&self) {
+        self.change(|_| Some(Phase::Cut), false);
     }
 
     /// Cuts the connection if it may still yield and `since` is still its time. Returns whether it did.

@@ -5,7 +5,7 @@
 //! * A port holds at most `connections_max` connections. When it is full, a new client does not wait: the
 //!   oldest connection that has nothing of value under way is dropped for it.
 //! * A connection that has proven itself ([`Connection::trust`]) yields only after all those that have not.
-//!   A request that is being answered ([`Connection::answering`]) never yields.
+//!   A request that its handler found worth an answer ([`Connection::answering`]) never yields.
 //! * Nobody holds a connection for ever: a head, an idle connection and an unread answer have a time limit each.
 //! * A connection that has reached its maximum age ends with its next answer, never between two requests: the
 //!   client learns of it by `connection: close` and cannot lose a request.

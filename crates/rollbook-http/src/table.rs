@@ -1,9 +1,10 @@
 //! All connections of a port: who has a place, who yields for a newcomer, who is overdue.
 //!
 //! Who yields, in this order: the oldest connection that never proved itself (it is silent, sends slowly, or does
-//! not go though its last answer closed it), then the one that has been idle longest. The order is kept in a
-//! list that is made anew only when it is used up, so that a crowd of newcomers costs one sort for each
-//! thousand of them, and a request costs nothing here.
+//! not go though its last answer closed it), then, where all have, the one that has been idle longest. A new one
+//! does not yield in its first [`SPARED_FOR`]: however many come at once, each gets the time to send its
+//! request. The order is kept in a list that is made anew only when it is used up, so that a crowd of
+//! newcomers costs one sort for each thousand of them, and a request costs nothing here.
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -16,13 +17,15 @@ use hyper_util::rt::TokioTimer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::connection::{Connection, Phase, State, millis_since};
+use crate::connection::{Connection, Phase, Stamp, State, millis_since};
 
 /// The longest head of a request, in bytes. Svix's are below one KiB, proxies add theirs. Then 431.
 pub(crate) const HEAD_LENGTH_MAX: usize = 16 * 1024;
 /// The most that hyper reads ahead on one connection, in bytes: a head must fit, and a body is read in
 /// pieces of this size.
 const READ_AHEAD_MAX: usize = 64 * 1024;
+/// How long a new connection is spared, in milliseconds.
+const SPARED_FOR: u64 = 250;
 /// How often a newcomer looks again for a connection that may yield, while all are being answered.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How often overdue connections are looked for: a share of the shortest limit, between these two.
@@ -128,7 +131,7 @@ impl Connections {
             if let Some(place) = self.try_place() {
                 return place;
             }
-            if !self.table.drop_oldest() {
+            if self.table.drop_oldest(millis_since(self.table.origin)) == Dropped::AllBusy {
                 self.table.is_wanted.store(true, Ordering::Relaxed);
             }
             let free = Arc::clone(&self.places).acquire_owned();
@@ -179,6 +182,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.connection.ended();
         self.table.lock().open.remove(&self.id);
     }
 }
@@ -206,17 +210,58 @@ impl Rows {
         self.next
     }
 
-    fn may_yield(&self, trusted: bool) -> Vec<(u64, Arc<Connection>)> {
-        let mut found: Vec<_> = self
-            .open
-            .values()
-            .filter(|connection| connection.is_trusted() == trusted)
-            .filter(|connection| !matches!(connection.stamp().phase, Phase::Answering | Phase::Cut))
-            .map(|connection| (connection.stamp().since, Arc::clone(connection)))
-            .collect();
-        found.sort_unstable_by_key(|(since, _)| *since);
-        found
+    fn drop_oldest(&mut self, now: u64) -> Dropped {
+        // Those that are left of the last list are older than all that came since; then comes a new list.
+        if self.cut_next_listed() {
+            return Dropped::One;
+        }
+        let (unproven, soon) = self.may_yield(false, now);
+        self.yielding = unproven.into();
+        if self.cut_next_listed() {
+            Dropped::One
+        } else if soon {
+            Dropped::TooNew
+        } else if self.may_yield(true, now).0.into_iter().any(|(since, one)| one.cut_if(since, |_| true)) {
+            Dropped::One
+        } else {
+            Dropped::AllBusy
+        }
     }
+
+    /// Cuts the oldest of the list that is still as it was when it was listed.
+    fn cut_next_listed(&mut self) -> bool {
+        while let Some((since, connection)) = self.yielding.pop_front() {
+            if !connection.is_trusted() && connection.cut_if(since, |_| true) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Connections that may yield, oldest first, and whether there are others that will soon.
+    fn may_yield(&self, trusted: bool, now: u64) -> (Vec<(u64, Arc<Connection>)>, bool) {
+        let (mut found, mut soon) = (Vec::new(), false);
+        for connection in self.open.values().filter(|connection| connection.is_trusted() == trusted) {
+            let Stamp { phase, since } = connection.stamp();
+            if !trusted && phase.is_at_its_beginning() && now.saturating_sub(since) < SPARED_FOR {
+                soon = true;
+            } else if phase.may_yield() {
+                found.push((since, Arc::clone(connection)));
+            }
+        }
+        found.sort_unstable_by_key(|(since, _)| *since);
+        (found, soon)
+    }
+}
+
+/// What came of looking for a connection that yields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dropped {
+    One,
+    /// None, since those that would yield next are too new.
+    TooNew,
+    /// None, since all are being answered.
+    AllBusy,
 }
 
 impl Table {
@@ -242,25 +287,12 @@ impl Table {
         self.is_wanted.load(Ordering::Relaxed) && self.is_wanted.swap(false, Ordering::Relaxed)
     }
 
-    /// Returns whether there was one that could yield.
-    fn drop_oldest(&self) -> bool {
-        let mut rows = self.lock();
-        if rows.yielding.is_empty() {
-            rows.yielding = rows.may_yield(false).into();
-        }
-        let is_unproven = |connection: &Connection| !connection.is_trusted();
-        while let Some((since, connection)) = rows.yielding.pop_front() {
-            if is_unproven(&connection) && connection.cut_if(since, |_| true) {
-                self.count(Closed::Full);
-                return true;
-            }
-        }
-        let proven = rows.may_yield(true);
-        let found = proven.into_iter().any(|(since, connection)| connection.cut_if(since, |_| true));
-        if found {
+    fn drop_oldest(&self, now: u64) -> Dropped {
+        let dropped = self.lock().drop_oldest(now);
+        if dropped == Dropped::One {
             self.count(Closed::Full);
         }
-        found
+        dropped
     }
 
     fn end_overdue(&self, limits: &Limits, now: u64) {
@@ -298,6 +330,8 @@ mod tests {
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(10);
+    /// In milliseconds: when nothing that these tests make is new any more.
+    const LATER: u64 = 60_000;
 
     fn connections(connections_max: usize) -> Connections {
         let (header_timeout, idle_timeout, write_timeout, age_max) = (LIMIT, 2 * LIMIT, LIMIT, LIMIT);
@@ -331,23 +365,46 @@ mod tests {
         let refused = place(&connections, Phase::Closing, 5, false);
         assert!(connections.try_place().is_none());
         for (turn, yields) in [silent, stalled, refused, idle_longest, idle].into_iter().enumerate() {
-            assert!(connections.table.drop_oldest());
+            assert_eq!(connections.table.drop_oldest(LATER), Dropped::One);
             assert_eq!(phase(&yields), Phase::Cut, "{turn}");
             assert_eq!(closed(&connections, Closed::Full), turn as u64 + 1);
         }
-        assert!(!connections.table.drop_oldest());
+        assert_eq!(connections.table.drop_oldest(LATER), Dropped::AllBusy);
     }
 
     #[test]
     fn one_that_became_busy_or_proved_itself_since_it_was_listed_is_passed_over() {
         let connections = connections(4);
         let places: Vec<Place> = (0..4).map(|since| place(&connections, Phase::New, since, false)).collect();
-        connections.table.drop_oldest();
+        connections.table.drop_oldest(LATER);
         places[1].connection.answering();
         places[2].connection.trust();
-        connections.table.drop_oldest();
+        connections.table.drop_oldest(LATER);
         let phases: Vec<Phase> = places.iter().map(phase).collect();
         assert_eq!(phases, [Phase::Cut, Phase::Answering, Phase::New, Phase::Cut]);
+    }
+
+    #[test]
+    fn a_list_that_is_used_up_is_made_anew_before_a_proven_connection_yields() {
+        let connections = connections(4);
+        let proven = place(&connections, Phase::Idle, 1, true);
+        let [first, gone] = [2, 3].map(|since| place(&connections, Phase::New, since, false));
+        assert_eq!(connections.table.drop_oldest(LATER), Dropped::One);
+        drop(gone);
+        let newer = place(&connections, Phase::New, 4, false);
+        assert_eq!(connections.table.drop_oldest(LATER), Dropped::One);
+        assert_eq!([&proven, &first, &newer].map(phase), [Phase::Idle, Phase::Cut, Phase::Cut]);
+    }
+
+    #[test]
+    fn a_new_connection_is_spared_for_a_moment_and_a_proven_one_is_not_dropped_in_its_place() {
+        let connections = connections(2);
+        let proven = place(&connections, Phase::Idle, 1, true);
+        let new = place(&connections, Phase::New, 10, false);
+        assert_eq!(connections.table.drop_oldest(10 + SPARED_FOR - 1), Dropped::TooNew);
+        assert_eq!([&proven, &new].map(phase), [Phase::Idle, Phase::New]);
+        assert_eq!(connections.table.drop_oldest(10 + SPARED_FOR), Dropped::One);
+        assert_eq!([&proven, &new].map(phase), [Phase::Idle, Phase::Cut]);
     }
 
     #[tokio::test]

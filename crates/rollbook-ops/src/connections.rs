@@ -1,5 +1,7 @@
-//! The accept loop of a private port: a few connections, of which the oldest that has nothing under way yields to
-//! a new client. So nobody who holds connections can silence the port: not by idling, nor by leaving answers unread.
+//! The accept loop of a private port: a few connections, one request on each, and the oldest yields to a new client.
+//!
+//! So nobody who holds connections can silence the port: not by idling, nor by leaving answers unread, nor by asking
+//! what takes long. A scraper that connects anew each time costs nothing that counts.
 
 use std::io;
 use std::time::Duration;
@@ -18,10 +20,10 @@ pub(crate) const LIMITS: Limits = Limits {
     // Some scrapers, a kubelet, a person.
     connections_max: 64,
     header_timeout: Duration::from_secs(10),
-    // Long enough for a scrape each minute to keep its connection.
-    idle_timeout: Duration::from_secs(75),
+    // No connection is ever idle: each ends with its answer.
+    idle_timeout: Duration::from_secs(10),
     write_timeout: Duration::from_secs(10),
-    age_max: Duration::from_secs(60 * 60),
+    age_max: Duration::ZERO,
 };
 /// How long running answers may take to end once the face is told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -78,9 +80,7 @@ impl Port {
         let router = TowerToHyperService::new(self.router.clone());
         self.connections.serve(
             Serving { stream, place, stopping: self.stop.clone() },
-            move |request, connection| {
-                // Each part has a time limit, so that an answer that is being prepared ends by itself.
-                connection.answering();
+            move |request, _| {
                 let answered = router.call(request);
                 async move { answered.await.unwrap_or_else(|never| match never {}) }
             },
