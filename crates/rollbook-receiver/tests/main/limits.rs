@@ -269,9 +269,9 @@ async fn when_all_places_are_taken_the_oldest_connection_without_a_genuine_deliv
         closed += u8::from(answer.closes());
     }
     waits.answer().await.assert_status("queued");
-    // Or it was idle again by the time that it was looked for.
+    // Or none, if one was idle again by the time that it was looked for.
     assert!(closed <= 1, "{closed}");
-    assert!((server.metric("rollbook_connections_closed_total{reason=\"full\"}") - 4.0).abs() < 0.5);
+    assert!(server.metric("rollbook_connections_closed_total{reason=\"full\"}") >= 4.0);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod batching;
 mod client;
 mod garbage;
 mod limits;
+mod proxy;
 mod queue;
 mod server;
 mod shutdown;
