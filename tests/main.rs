@@ -6,6 +6,7 @@ mod crashes;
 mod damage;
 mod documents;
 mod erasing;
+mod faults;
 mod fixtures;
 mod hostile;
 mod intake;
