@@ -8,6 +8,7 @@ mod documents;
 mod erasing;
 mod faults;
 mod fixtures;
+mod growth;
 mod hostile;
 mod intake;
 mod logs;

@@ -5,11 +5,13 @@
 
 mod clocks;
 mod disks;
+mod growth;
 mod hangs;
 mod kills;
 mod network;
 mod power;
 mod rotation;
+mod table;
 mod versions;
 
 use std::collections::BTreeSet;
