@@ -83,28 +83,3 @@ impl fmt::Display for Growth {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMIT: Limit = Limit { absolute: 5.0, relative: 0.1 };
-
-    fn growing(values: impl IntoIterator<Item = f64>) -> bool {
-        let mut growth = Growth::default();
-        for value in values {
-            growth.note("it", LIMIT, value);
-        }
-        growth.growing() == ["it"]
-    }
-
-    #[test]
-    fn a_number_that_goes_up_and_down_is_flat_and_one_that_only_goes_up_grows() {
-        assert!(!growing([100.0, 108.0, 97.0, 106.0, 95.0, 104.0]));
-        assert!(!growing([100.0; 6]));
-        assert!(!growing([100.0, 80.0, 60.0, 40.0]));
-        assert!(growing([100.0, 104.0, 108.0, 112.0, 116.0, 120.0]));
-        assert!(growing([100.0, 90.0, 110.0, 100.0, 120.0, 110.0, 130.0, 120.0]));
-        assert!(!growing([7.0]));
-    }
-}

@@ -122,3 +122,21 @@ async fn a_queue_that_nobody_drains_is_seen_to_grow() {
     let growth = rounds_on_redis("receive").await;
     assert_eq!(growth.growing(), ["new", "messages"], "\n{growth}");
 }
+
+fn is_growing(values: impl IntoIterator<Item = f64>) -> bool {
+    let mut growth = Growth::default();
+    for value in values {
+        growth.note("it", Limit { absolute: 5.0, relative: 0.1 }, value);
+    }
+    growth.growing() == ["it"]
+}
+
+#[test]
+fn a_number_that_goes_up_and_down_is_flat_and_one_that_only_goes_up_grows() {
+    assert!(!is_growing([100.0, 108.0, 97.0, 106.0, 95.0, 104.0]));
+    assert!(!is_growing([100.0; 6]));
+    assert!(!is_growing([100.0, 80.0, 60.0, 40.0]));
+    assert!(is_growing([100.0, 104.0, 108.0, 112.0, 116.0, 120.0]));
+    assert!(is_growing([100.0, 90.0, 110.0, 100.0, 120.0, 110.0, 130.0, 120.0]));
+    assert!(!is_growing([7.0]));
+}
