@@ -47,11 +47,9 @@ fn every_experiment_has_a_test_that_exists_or_says_why_not() {
     assert_eq!(numbers, (1..=EXPERIMENTS).collect::<Vec<_>>());
     for [number, experiment, promise, tests, result] in rows {
         assert!(![experiment, promise, result].contains(&""), "row {number} has an empty cell");
+        let (tests, reason) = tests.split_once("not tested: ").unwrap_or((tests, ""));
         let named: Vec<&str> = code(tests).collect();
-        assert!(
-            !named.is_empty() || tests.starts_with("not tested: "),
-            "row {number} names no test: {tests}"
-        );
+        assert!(!named.is_empty() || !reason.is_empty(), "row {number} names no test and no reason");
         for name in named {
             if let Some((file, function)) = name.split_once("::") {
                 assert!(tests_of(&read(file)).contains(function), "row {number}: there is no test {name}");
