@@ -3,6 +3,7 @@
 //!
 //! A fault that did not happen shows nothing, so each test also asserts that it happened.
 
+mod backlogs;
 mod clocks;
 mod disks;
 mod growth;
