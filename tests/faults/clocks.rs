@@ -8,8 +8,8 @@ use super::{assert_nothing_lost, home_on, messages, on_shim, send_at_once, stop,
 use crate::crashes::{BINARY, history};
 use crate::raw_http::{exchange, signed, status};
 
-const HOUR: i64 = 3_600;
-const EVENT: &str = r#"{"type":"user.created","timestamp":1785312000032,"data":{"id":"user_1"}}"#;
+pub(super) const HOUR: i64 = 3_600;
+pub(super) const EVENT: &str = r#"{"type":"user.created","timestamp":1785312000032,"data":{"id":"user_1"}}"#;
 
 /// How far the gauge of the clock may be off: the age of the delivery and the rounding of its timestamp.
 const SKEW_WITHIN: f64 = 2.0;
@@ -66,7 +66,7 @@ async fn killed_while_holding(home: &Home, redis: &RedisServer) -> Process {
 }
 
 /// A worker is killed, Redis's clock steps, and another worker gets what the first one held.
-async fn a_step_of_redis(seconds: i64) {
+pub(super) async fn a_step_of_redis(seconds: i64) {
     let shim = Shim::new(".incr.aof");
     let redis = RedisServer::start_on(&shim, &[]).await;
     let home = home_on(redis.url());
