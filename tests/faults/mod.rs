@@ -59,7 +59,8 @@ async fn until_taken(home: &Home, count: f64) {
 /// Waits until the running receiver has refused so many deliveries because of its queue.
 async fn until_refused(home: &Home, count: f64) {
     until("deliveries are answered 503", || async {
-        let refused = home.metric_with("rollbook_deliveries_total", r#""queue_unavailable""#).await;
+        // queue_full or queue_unavailable
+        let refused = home.metric_with("rollbook_deliveries_total", r#"outcome="queue_"#).await;
         refused.is_some_and(|refused| refused >= count)
     })
     .await;

@@ -1,7 +1,6 @@
 //! The signing secret is rotated under load, as `ops/RUNBOOK.md` says: both, then the new one alone.
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
@@ -10,6 +9,7 @@ use rollbook_core::time::Clock as _;
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::{Home, Process, SECRET, until};
 use rollbook_testkit::servers::redis::RedisServer;
+use tokio::sync::RwLock;
 
 use super::{home_on, messages, stop};
 use crate::raw_http::{exchange, status};
@@ -66,9 +66,8 @@ fn delivery(number: usize, signing: Signing) -> (String, String) {
 
 struct Load {
     receivers: [SocketAddr; 2],
-    /// The receiver that takes deliveries.
-    turn: AtomicUsize,
-    signing: Mutex<Signing>,
+    /// The receiver that takes deliveries, and how they are signed. A sender holds it until it has its answer.
+    way: RwLock<(usize, Signing)>,
     next: AtomicUsize,
     answered: AtomicUsize,
     is_over: AtomicBool,
@@ -79,9 +78,10 @@ impl Load {
     async fn sender(&self) -> Vec<String> {
         let mut refused = Vec::new();
         while !self.is_over.load(Ordering::Relaxed) {
-            let signing = *self.signing.lock().expect("no panic");
+            let way = self.way.read().await;
+            let (receiver, signing) = *way;
             let (id, request) = delivery(self.next.fetch_add(1, Ordering::Relaxed), signing);
-            let answer = exchange(self.receivers[self.turn.load(Ordering::SeqCst)], &request).await;
+            let answer = exchange(self.receivers[receiver], &request).await;
             if answer.is_empty() || status(&answer) != 200 {
                 refused.push(format!("{id}, signed {signing:?}: {answer:?}"));
             }
@@ -101,7 +101,7 @@ impl Load {
     /// Restarts the receivers one after the other with these secrets; senders go to the one that stays.
     async fn restart(&self, homes: &mut [Option<Home>; 2], processes: &mut [Process; 2], secrets: &str) {
         for index in 0..2 {
-            self.turn.store(1 - index, Ordering::SeqCst);
+            self.way.write().await.0 = 1 - index;
             self.some_more().await;
             let home = homes[index].take().expect("a home");
             stop(&home, &mut processes[index]).await;
@@ -120,21 +120,18 @@ async fn a_secret_that_is_rotated_under_load_refuses_no_delivery_and_then_the_ol
     let mut processes = [homes[0].start_ready(&["receive"]).await, homes[1].start_ready(&["receive"]).await];
     let load = Load {
         receivers: [homes[0].listen, homes[1].listen],
-        turn: AtomicUsize::new(0),
-        signing: Mutex::new(Signing::Old),
+        way: RwLock::new((0, Signing::Old)),
         next: AtomicUsize::new(0),
         answered: AtomicUsize::new(0),
         is_over: AtomicBool::new(false),
     };
     let mut homes = homes.map(Some);
     let rotation = async {
-        let sign = |signing| *load.signing.lock().expect("no panic") = signing;
         load.some_more().await;
         load.restart(&mut homes, &mut processes, &format!("{SECRET},{NEW_SECRET}")).await;
-        sign(Signing::Both);
+        load.way.write().await.1 = Signing::Both;
         load.some_more().await;
-        sign(Signing::New);
-        // What was signed with the old one alone is answered before that one is gone.
+        load.way.write().await.1 = Signing::New;
         load.some_more().await;
         load.restart(&mut homes, &mut processes, NEW_SECRET).await;
         load.some_more().await;
