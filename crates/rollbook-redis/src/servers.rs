@@ -12,8 +12,9 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all, select_ok};
 use redis::{Value, cmd};
 use rollbook_core::queue::{Durability, QueueError};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::address::{Address, Form};
 use crate::connection;
@@ -43,6 +44,8 @@ struct Inner {
     known: Mutex<Known>,
     /// Held by the one who asks where the slots are.
     asking: tokio::sync::Mutex<Option<Asked>>,
+    /// What runs beside the calls: one task for each node that cannot be reached, and now and then another.
+    tasks: Mutex<JoinSet<()>>,
 }
 
 /// What came of asking where the slots are.
@@ -71,7 +74,8 @@ impl Servers {
             known.owners = vec![Some(server); slots.len()];
         }
         let asking = tokio::sync::Mutex::new(None);
-        Ok(Self(Arc::new(Inner { address, options, slots, known: Mutex::new(known), asking })))
+        let (known, tasks) = (Mutex::new(known), Mutex::new(JoinSet::new()));
+        Ok(Self(Arc::new(Inner { address, options, slots, known, asking, tasks })))
     }
 
     pub(crate) fn address(&self) -> &Address {
@@ -177,6 +181,17 @@ impl Servers {
         }
     }
 
+    /// Runs a task beside all calls, to its end or to that of the last of these servers' users.
+    pub(crate) fn run_beside(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(ended) = tasks.try_join_next() {
+            if let Err(panicked) = ended {
+                error!("{}: a task beside the calls has failed: {panicked}", self.0.address);
+            }
+        }
+        tasks.spawn(task);
+    }
+
     /// Takes note that a node cannot be reached, and goes on asking it beside all calls.
     fn begin_outage(&self, server: &Arc<Server>, error: &QueueError) {
         let Some(node) = server.node() else { return };
@@ -191,7 +206,7 @@ impl Servers {
             "{error}: {} can neither take deliveries nor give any until it answers; all others go on",
             shards_named(&shards)
         );
-        tokio::spawn(watch_outage(Arc::downgrade(&self.0), server.clone(), node.clone()));
+        self.run_beside(watch_outage(Arc::downgrade(&self.0), server.clone(), node.clone()));
     }
 }
 
@@ -302,14 +317,13 @@ impl Inner {
                 owners.push(None);
                 continue;
             };
-            let server = match known.nodes.get(node) {
-                Some(server) => server.clone(),
-                None => {
-                    let server = Server::new(self.address.clone(), Some(node.clone()), self.options.clone())?;
-                    let server = Arc::new(server);
-                    known.nodes.insert(node.clone(), server.clone());
-                    server
-                }
+            let server = if let Some(server) = known.nodes.get(node) {
+                server.clone()
+            } else {
+                let server = Server::new(self.address.clone(), Some(node.clone()), self.options.clone())?;
+                let server = Arc::new(server);
+                known.nodes.insert(node.clone(), server.clone());
+                server
             };
             owners.push(Some(server));
         }

@@ -73,7 +73,7 @@ impl RedisQueue {
                 "{address}: enqueue has no answer for each delivery"
             )));
         }
-        let depth = depth + taken.iter().filter(|taken| **taken == 1).count() as u64;
+        let depth = depth + taken.iter().map(|taken| u64::from(*taken == 1)).sum::<u64>();
         let answer = |taken| match taken {
             0 => Ok(Enqueued::Duplicate),
             1 => Ok(Enqueued::Queued),

@@ -205,7 +205,7 @@ impl RedisQueue {
             })
             .collect();
         let (servers, scripts) = (self.servers.clone(), Arc::clone(&self.scripts));
-        tokio::spawn(async move {
+        self.servers.run_beside(async move {
             let reap = async |(shard, command): (usize, Cmd)| {
                 let call = Call { command: &command, script: Some(&scripts.reap), confirm: false };
                 if let Err(error) = servers.call(shard, &call).await {

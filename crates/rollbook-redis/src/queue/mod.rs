@@ -17,6 +17,7 @@
 
 mod admin;
 mod audit;
+mod calls;
 mod dead_letters;
 mod enqueue;
 mod found;
@@ -34,7 +35,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use redis::{Cmd, FromRedisValue, Script, Value};
+use redis::{Cmd, Script};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
@@ -44,9 +45,8 @@ use rollbook_core::queue::{
 use tokio::time::Instant;
 
 use crate::address::Address;
-use crate::fault;
 use crate::id;
-use crate::pool::{Answer, Call, Options};
+use crate::pool::Options;
 use crate::scripts::Scripts;
 use crate::servers::Servers;
 use crate::settings::{DueTimes, RedisSettings};
@@ -164,11 +164,6 @@ impl RedisQueue {
         command
     }
 
-    /// Where Redis is, for texts.
-    fn address(&self) -> &Address {
-        self.servers.address()
-    }
-
     /// Makes sure that the shard is set up.
     async fn ensure_set_up(&self, shard: &Shard) -> Result<(), QueueError> {
         if shard.is_known() {
@@ -193,75 +188,6 @@ impl RedisQueue {
             }
         }
         if shard.is_known() { Ok(()) } else { self.set_up(shard).await }
-    }
-
-    async fn call<T: FromRedisValue>(
-        &self,
-        script: &Script,
-        shard: &Shard,
-        arguments: impl FnOnce(&mut Cmd),
-    ) -> Result<T, QueueError> {
-        self.call_twice(script, shard, arguments).await.map(|(answer, _)| answer)
-    }
-
-    /// As [`call`](Self::call), with whether the call was sent twice: the first may have been carried out too.
-    async fn call_twice<T: FromRedisValue>(
-        &self,
-        script: &Script,
-        shard: &Shard,
-        arguments: impl FnOnce(&mut Cmd),
-    ) -> Result<(T, bool), QueueError> {
-        self.ensure_set_up(shard).await?;
-        let mut command = self.command(script, &shard.keys);
-        arguments(&mut command);
-        let call = Call { command: &command, script: Some(script), confirm: false };
-        let Answer { value, repeated } = self.servers.call(shard.index, &call).await?;
-        Ok((self.read_answer(value)?, repeated))
-    }
-
-    /// As [`call`](Self::call), and returns when what was written is as safe as is asked for.
-    async fn call_confirmed<T: FromRedisValue>(
-        &self,
-        script: &Script,
-        shard: &Shard,
-        arguments: impl FnOnce(&mut Cmd),
-    ) -> Result<T, QueueError> {
-        self.ensure_set_up(shard).await?;
-        let mut command = self.command(script, &shard.keys);
-        arguments(&mut command);
-        let call = Call { command: &command, script: Some(script), confirm: true };
-        self.read_answer(self.servers.call(shard.index, &call).await?.value)
-    }
-
-    /// Runs a script that only reads. A shard that was never set up is not set up here, and is empty: who looks, at a
-    /// health check or by hand, changes nothing.
-    async fn ask<T: FromRedisValue>(
-        &self,
-        script: &Script,
-        shard: &Shard,
-        arguments: impl FnOnce(&mut Cmd),
-    ) -> Result<T, QueueError> {
-        self.ensure_met(shard).await?;
-        let mut command = self.command(script, &shard.keys);
-        arguments(&mut command);
-        let call = Call { command: &command, script: Some(script), confirm: false };
-        self.read_answer(self.servers.call(shard.index, &call).await?.value)
-    }
-
-    /// Runs a command that only reads.
-    async fn read<T: FromRedisValue>(&self, shard: &Shard, command: &Cmd) -> Result<T, QueueError> {
-        self.ensure_met(shard).await?;
-        self.command_on(shard, command).await
-    }
-
-    /// Runs a command on the server of a shard, whatever that shard is.
-    async fn command_on<T: FromRedisValue>(&self, shard: &Shard, command: &Cmd) -> Result<T, QueueError> {
-        let call = Call { command, script: None, confirm: false };
-        self.read_answer(self.servers.call(shard.index, &call).await?.value)
-    }
-
-    fn read_answer<T: FromRedisValue>(&self, value: Value) -> Result<T, QueueError> {
-        T::from_redis_value(value).map_err(|error| fault::judge(&error.into(), self.address()))
     }
 
     /// Refuses a shard that this process can't work with, and sets none up.

@@ -1,0 +1,93 @@
+//! Calls on the server of a shard.
+
+use redis::{Cmd, FromRedisValue, Script, Value};
+use rollbook_core::queue::QueueError;
+
+use super::{RedisQueue, Shard};
+use crate::address::Address;
+use crate::fault;
+use crate::pool::{Answer, Call};
+
+impl RedisQueue {
+    /// Where Redis is, for texts.
+    pub(super) fn address(&self) -> &Address {
+        self.servers.address()
+    }
+
+    pub(super) async fn call<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        shard: &Shard,
+        arguments: impl FnOnce(&mut Cmd),
+    ) -> Result<T, QueueError> {
+        self.call_twice(script, shard, arguments).await.map(|(answer, _)| answer)
+    }
+
+    /// As [`call`](Self::call), with whether the call was sent twice: the first may have been carried out too.
+    pub(super) async fn call_twice<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        shard: &Shard,
+        arguments: impl FnOnce(&mut Cmd),
+    ) -> Result<(T, bool), QueueError> {
+        self.ensure_set_up(shard).await?;
+        let mut command = self.command(script, &shard.keys);
+        arguments(&mut command);
+        let call = Call { command: &command, script: Some(script), confirm: false };
+        let Answer { value, repeated } = self.servers.call(shard.index, &call).await?;
+        Ok((self.read_answer(value)?, repeated))
+    }
+
+    /// As [`call`](Self::call), and returns when what was written is as safe as is asked for.
+    pub(super) async fn call_confirmed<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        shard: &Shard,
+        arguments: impl FnOnce(&mut Cmd),
+    ) -> Result<T, QueueError> {
+        self.ensure_set_up(shard).await?;
+        let mut command = self.command(script, &shard.keys);
+        arguments(&mut command);
+        let call = Call { command: &command, script: Some(script), confirm: true };
+        self.read_answer(self.servers.call(shard.index, &call).await?.value)
+    }
+
+    /// Runs a script that only reads. A shard that was never set up is not set up here, and is empty: who looks, at a
+    /// health check or by hand, changes nothing.
+    pub(super) async fn ask<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        shard: &Shard,
+        arguments: impl FnOnce(&mut Cmd),
+    ) -> Result<T, QueueError> {
+        self.ensure_met(shard).await?;
+        let mut command = self.command(script, &shard.keys);
+        arguments(&mut command);
+        let call = Call { command: &command, script: Some(script), confirm: false };
+        self.read_answer(self.servers.call(shard.index, &call).await?.value)
+    }
+
+    /// Runs a command that only reads.
+    pub(super) async fn read<T: FromRedisValue>(
+        &self,
+        shard: &Shard,
+        command: &Cmd,
+    ) -> Result<T, QueueError> {
+        self.ensure_met(shard).await?;
+        self.command_on(shard, command).await
+    }
+
+    /// Runs a command on the server of a shard, whatever that shard is.
+    pub(super) async fn command_on<T: FromRedisValue>(
+        &self,
+        shard: &Shard,
+        command: &Cmd,
+    ) -> Result<T, QueueError> {
+        let call = Call { command, script: None, confirm: false };
+        self.read_answer(self.servers.call(shard.index, &call).await?.value)
+    }
+
+    pub(super) fn read_answer<T: FromRedisValue>(&self, value: Value) -> Result<T, QueueError> {
+        T::from_redis_value(value).map_err(|error| fault::judge(&error.into(), self.address()))
+    }
+}
