@@ -25,7 +25,7 @@ use crate::audit::{self, CLEAN};
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
 const KILLS: usize = 20;
 /// Which history, and when it is killed; in the message of every failed assertion.
-const SEED: u64 = 20_261_124;
+pub(crate) const SEED: u64 = 20_261_124;
 
 pub(crate) fn history(changes: usize) -> History {
     let settings = HistorySettings {
@@ -40,6 +40,16 @@ pub(crate) fn history(changes: usize) -> History {
 
 /// Sends a shuffled history in which every fourth delivery comes twice, as Svix would.
 pub(crate) async fn send(address: std::net::SocketAddr, history: &History, per_second: u32) -> Report {
+    send_part(address, history, &history.schedule(SEED, 250), per_second).await
+}
+
+/// Sends these events of a history.
+pub(crate) async fn send_part(
+    address: std::net::SocketAddr,
+    history: &History,
+    order: &[usize],
+    per_second: u32,
+) -> Report {
     let endpoint = Endpoint {
         address,
         path: "/webhooks/clerk".into(),
@@ -52,8 +62,7 @@ pub(crate) async fn send(address: std::net::SocketAddr, history: &History, per_s
         rate_per_second: NonZeroU32::new(per_second),
         ..DeliverSettings::default()
     };
-    let order = history.schedule(SEED, 250);
-    deliver(&endpoint, &history.events, &order, Arc::new(WallClock), &settings, Arc::new(|_| {})).await
+    deliver(&endpoint, &history.events, order, Arc::new(WallClock), &settings, Arc::new(|_| {})).await
 }
 
 pub(crate) fn acknowledged<'a>(history: &'a History, report: &Report) -> BTreeSet<&'a str> {
@@ -124,7 +133,11 @@ async fn the_audit_sees_every_delivery_that_is_acknowledged_and_forgotten() {
     let (queue_path, store_path) = (folder.path().join("queue.db"), folder.path().join("store.db"));
     apply_migrations(&queue_path, Schema::Queue).expect("a queue");
     apply_migrations(&store_path, Schema::Store).expect("a store");
-    let queue = SqliteQueue::open(&queue_path, QueueSettings { depth_max: 1_000_000 }, Arc::clone(&clock));
+    let queue = SqliteQueue::open(
+        &queue_path,
+        QueueSettings { depth_max: 1_000_000, due_within: Duration::from_secs(600) },
+        Arc::clone(&clock),
+    );
     let queue = Arc::new(queue.expect("a queue"));
     let store = Arc::new(SqliteStore::open(&store_path, Arc::clone(&clock)).expect("a store"));
 

@@ -3,10 +3,12 @@
 mod architecture;
 mod audit;
 mod crashes;
+mod damage;
 mod documents;
 mod erasing;
 mod fixtures;
 mod hostile;
+mod intake;
 mod logs;
 mod migrations;
 mod moving;
@@ -18,4 +20,5 @@ mod slow_clients;
 mod slow_redis;
 mod statuses;
 mod stopping;
+mod store_network;
 mod units;

@@ -63,7 +63,7 @@ impl Places {
 
     pub(super) fn queue(&self) -> Queue {
         let Some((redis, _)) = &self.servers else {
-            let settings = QueueSettings { depth_max: DEPTH_MAX };
+            let settings = QueueSettings { depth_max: DEPTH_MAX, due_within: Duration::from_secs(600) };
             let path = self.home.data().join("queue.db");
             return Queue::of(SqliteQueue::open(&path, settings, Arc::new(WallClock)).expect("a queue"));
         };

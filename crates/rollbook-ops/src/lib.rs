@@ -61,6 +61,15 @@ impl Condition {
         !matches!(self, Self::Failing(_))
     }
 
+    /// The worse of two conditions of one part; both texts where both are degraded.
+    fn worse(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Degraded(one), Self::Degraded(other)) => Self::Degraded(format!("{one}; {other}")),
+            (failing @ Self::Failing(_), _) | (_, failing @ Self::Failing(_)) => failing,
+            (Self::Well, condition) | (condition, Self::Well) => condition,
+        }
+    }
+
     fn no_answer() -> Self {
         Self::Failing(format!("no answer within {CHECK_TIMEOUT:?}"))
     }
@@ -117,6 +126,13 @@ impl Ops {
     /// Shows these parts too, in `rollbook_up{part}` and by name, though readiness does not depend on them.
     pub fn watching(mut self, parts: Vec<Part>) -> Self {
         self.metrics.watched = Health::new(parts);
+        self
+    }
+
+    /// Judges the queue by this too: what the process itself met when it used the queue. The worse of the two
+    /// conditions is shown.
+    pub fn judging_queue_by(mut self, used: Arc<dyn Probe>) -> Self {
+        self.metrics.queue_used = Some(used);
         self
     }
 

@@ -12,7 +12,7 @@ use rollbook_core::time::{Clock, Timestamp};
 
 use crate::health::{Checked, Health};
 use crate::process::Process;
-use crate::{CHECK_TIMEOUT, Condition, WatchedQueue};
+use crate::{CHECK_TIMEOUT, Condition, Probe, WatchedQueue};
 
 /// The part that the gauges of the queue speak for.
 const QUEUE: &str = "queue";
@@ -20,6 +20,8 @@ const QUEUE: &str = "queue";
 pub(crate) struct Metrics {
     registry: Registry,
     queue: Option<(WatchedQueue, QueueGauges)>,
+    /// What the process met when it used the queue.
+    pub(crate) queue_used: Option<Arc<dyn Probe>>,
     ready: Health,
     pub(crate) watched: Health,
     up: IntGaugeVec,
@@ -49,7 +51,16 @@ impl Metrics {
             }
             None => None,
         };
-        Ok(Self { registry, queue, ready, watched: Health::new(Vec::new()), up, process, clock })
+        Ok(Self {
+            registry,
+            queue,
+            queue_used: None,
+            ready,
+            watched: Health::new(Vec::new()),
+            up,
+            process,
+            clock,
+        })
     }
 
     /// Asks every part, then renders all metrics as Prometheus text.
@@ -93,7 +104,10 @@ impl Metrics {
             Ok(Err(error)) => Condition::Failing(error.to_string()),
             Err(_) => Condition::no_answer(),
         };
-        Some(condition)
+        match &self.queue_used {
+            None => Some(condition),
+            Some(used) => Some(condition.worse(used.check().await)),
+        }
     }
 }
 

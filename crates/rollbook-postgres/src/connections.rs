@@ -1,28 +1,49 @@
 //! The connections: so many at once, each used by one call at a time.
 //!
-//! A connection comes back only from a call that ended well on it; any other is closed, and the server rolls
-//! back what it was at. Instead of sqlx's pool, which answers "timed out" where a connection is refused,
-//! and which tests a connection by a round trip before each use.
+//! A connection comes back only from a call that ended well on it, or whose values alone were refused; any
+//! other is closed, and the server rolls back what it was at. Instead of `deadpool`, whose objects return
+//! when they are dropped, and of sqlx's pool, which answers "timed out" where a connection is refused
+//! (decision 0111).
+//!
+//! Idle connections die unseen: the server's time-out, a restart, a firewall that forgets, a failover. A
+//! connection that was idle for [`CHECK_AFTER`] must answer the `BEGIN` of its next transaction within
+//! [`CHECK_MAX`], which costs no round trip. Where one is found dead, the others of its time are closed too.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, PgConnection};
+use sqlx::{AssertSqlSafe, PgConnection, raw_sql};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-/// After so long unused a connection is not used again: firewalls forget silent ones.
+use crate::hosts::{Hosts, NoConnection};
+use crate::transaction::Sql;
+
+/// A connection that was unused for so long is not used again: firewalls forget silent ones.
 const IDLE_MAX: Duration = Duration::from_secs(300);
-/// So old a connection is not used again: a name may point elsewhere by then.
+/// A connection of this age is not used again: a name may point elsewhere by then.
 const AGE_MAX: Duration = Duration::from_secs(1800);
+/// A connection that was unused for so long is checked. Those of a busy worker never are: a server that is
+/// slow because it is overloaded must not get new connections on top.
+const CHECK_AFTER: Duration = Duration::from_secs(1);
+/// How long a check may take, at most: a third of the time for a connection, so that the rest is left for a
+/// new one.
+const CHECK_MAX: Duration = Duration::from_secs(2);
 
 /// All connections to one database.
 pub(crate) struct Connections {
-    options: PgConnectOptions,
+    hosts: Hosts,
     timeout: Duration,
+    begin: Sql,
     permits: Semaphore,
-    idle: Mutex<Vec<Idle>>,
+    pool: Mutex<Pool>,
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: Vec<Idle>,
+    /// How often all were closed. What was opened before does not come back.
+    generation: u64,
 }
 
 struct Idle {
@@ -36,88 +57,91 @@ pub(crate) struct Leased<'a> {
     pub(crate) connection: PgConnection,
     /// Whether an earlier call has used it: then it may have died unseen.
     pub(crate) reused: bool,
+    /// Whether its transaction has begun, as its check.
+    pub(crate) begun: bool,
     opened: Instant,
+    generation: u64,
     _permit: SemaphorePermit<'a>,
 }
 
-/// Why there is no connection.
-#[derive(Debug)]
-pub(crate) enum NoConnection {
-    /// All are in use, for longer than a call may wait.
-    Busy,
-    /// The server has not answered in time.
-    Slow,
-    /// The server, or the way to it, has refused.
-    Refused(sqlx::Error),
-}
-
 impl Connections {
-    /// At most `max` at once; one is waited for at most `timeout`.
-    pub(crate) fn new(options: PgConnectOptions, max: u32, timeout: Duration) -> Self {
+    /// At most `max` at once; one is waited for at most `timeout`. `begin` begins a transaction.
+    pub(crate) fn new(hosts: Hosts, max: u32, timeout: Duration, begin: Sql) -> Self {
         let max = usize::try_from(max).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
-        Self { options, timeout, permits: Semaphore::new(max), idle: Mutex::new(Vec::new()) }
+        Self { hosts, timeout, begin, permits: Semaphore::new(max), pool: Mutex::default() }
     }
 
-    /// One that is free, or a new one; surely a new one if it must be `fresh`.
+    /// One that is free and answers if it must, or a new one; surely a new one if it must be `fresh`.
     pub(crate) async fn take(&self, fresh: bool) -> Result<Leased<'_>, NoConnection> {
         let deadline = Instant::now() + self.timeout;
         // The semaphore is never closed, so there is only one way to get none.
         let Ok(Ok(permit)) = timeout_at(deadline, self.permits.acquire()).await else {
             return Err(NoConnection::Busy);
         };
-        let idle = if fresh { None } else { self.pop() };
-        if let Some(Idle { connection, opened, .. }) = idle {
-            return Ok(Leased { connection, reused: true, opened, _permit: permit });
-        }
-        match timeout_at(deadline, self.options.connect()).await {
-            Ok(Ok(connection)) => {
-                Ok(Leased { connection, reused: false, opened: Instant::now(), _permit: permit })
+        if !fresh && let (Some(mut idle), generation) = self.pop() {
+            let must_answer = idle.since.elapsed() >= CHECK_AFTER;
+            if !must_answer || self.answers(&mut idle.connection).await {
+                let Idle { connection, opened, .. } = idle;
+                let begun = must_answer;
+                return Ok(Leased { connection, reused: true, begun, opened, generation, _permit: permit });
             }
-            Ok(Err(error)) => Err(NoConnection::Refused(error)),
-            Err(_) => Err(NoConnection::Slow),
+            self.close_generation(generation);
         }
+        let (opened, generation) = (Instant::now(), self.pool().generation);
+        let connection = self.hosts.connect(deadline).await?;
+        Ok(Leased { connection, reused: false, begun: false, opened, generation, _permit: permit })
     }
 
-    /// Keeps a connection for the next call.
+    /// Begins a transaction.
+    pub(crate) async fn begin(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
+        raw_sql(AssertSqlSafe(Sql::clone(&self.begin))).execute(connection).await.map(drop)
+    }
+
+    /// Keeps a connection for the next call, unless others of its time were found dead since.
     pub(crate) fn give_back(&self, leased: Leased<'_>) {
-        let now = Instant::now();
-        let Leased { connection, opened, .. } = leased;
-        self.idle().push(Idle { connection, opened, since: now });
-    }
-
-    /// Closes all that nobody uses: one was found dead, the others likely are too.
-    pub(crate) fn close_idle(&self) {
-        self.idle().clear();
-    }
-
-    /// The one used last, so that those which are not needed grow old.
-    fn pop(&self) -> Option<Idle> {
-        let now = Instant::now();
-        let mut idle = self.idle();
-        idle.retain(|idle| now - idle.since < IDLE_MAX && now - idle.opened < AGE_MAX);
-        idle.pop()
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::place::Place;
-
-    #[tokio::test]
-    async fn a_refused_connection_says_so_at_once() {
-        // Port 1 is nobody's.
-        let (place, _) = Place::parse("postgres://me@127.0.0.1:1/x?sslmode=disable").expect("a URL");
-        let connections = Connections::new(place.options, 1, Duration::from_secs(60));
-        match connections.take(false).await.map(|_| ()) {
-            Err(NoConnection::Refused(sqlx::Error::Io(error))) => {
-                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
-            }
-            other => panic!("{other:?}"),
+        let Leased { connection, opened, generation, .. } = leased;
+        let mut pool = self.pool();
+        if generation == pool.generation {
+            pool.idle.push(Idle { connection, opened, since: Instant::now() });
         }
+    }
+
+    /// Closes the connections of the time of one that was found dead, or that leads to the wrong server, since they
+    /// likely are the same: the idle ones now, the others when they come back.
+    pub(crate) fn close_like(&self, leased: &Leased<'_>) {
+        self.close_generation(leased.generation);
+    }
+
+    /// Likewise for all connections of now.
+    pub(crate) fn close_all(&self) {
+        let generation = self.pool().generation;
+        self.close_generation(generation);
+    }
+
+    /// What was opened since another one of the generation was found dead stays.
+    fn close_generation(&self, generation: u64) {
+        let mut pool = self.pool();
+        if generation == pool.generation {
+            pool.generation += 1;
+            pool.idle.clear();
+        }
+    }
+
+    /// Whether a connection begins a transaction, soon.
+    async fn answers(&self, connection: &mut PgConnection) -> bool {
+        let limit = CHECK_MAX.min(self.timeout / 3);
+        matches!(timeout(limit, self.begin(connection)).await, Ok(Ok(())))
+    }
+
+    /// The one used last, so that those which are not needed grow old; and the generation of now.
+    fn pop(&self) -> (Option<Idle>, u64) {
+        let now = Instant::now();
+        let mut pool = self.pool();
+        pool.idle.retain(|idle| now - idle.since < IDLE_MAX && now - idle.opened < AGE_MAX);
+        (pool.idle.pop(), pool.generation)
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rollbook_core::store::StoreError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-use crate::connections::NoConnection;
+use crate::hosts::NoConnection;
 use crate::place::Place;
 
 /// An error, judged. The text names no values.
@@ -53,12 +53,30 @@ impl From<NotWritten> for sqlx::Error {
     }
 }
 
+/// The session takes no writes.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the session is read-only")]
+pub(crate) struct ReadOnly;
+
+impl ReadOnly {
+    /// Whether the error is this one.
+    pub(crate) fn is(error: &sqlx::Error) -> bool {
+        matches!(error, sqlx::Error::Encode(error) if error.is::<Self>())
+    }
+}
+
+impl From<ReadOnly> for sqlx::Error {
+    fn from(error: ReadOnly) -> Self {
+        Self::Encode(Box::new(error))
+    }
+}
+
 /// Why the same transaction may be tried again at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Again {
     /// It lost against another one.
     Conflict,
-    /// The connection is dead, or what is prepared on it has become stale.
+    /// The connection is dead, what is prepared on it has become stale, or it leads to the wrong server.
     Connection,
 }
 
@@ -68,17 +86,34 @@ pub(crate) fn again(error: &sqlx::Error) -> Option<Again> {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => Some(Again::Connection),
         sqlx::Error::Database(_) => {
             let error = database_error(error)?;
-            match error.code() {
-                "40001" | "40P01" => Some(Again::Conflict),
-                "26000" | "0A000" | "42P05" => Some(Again::Connection),
-                _ if matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic) => {
-                    Some(Again::Connection)
-                }
-                _ => None,
-            }
+            let ends = matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
+            if ends { Some(Again::Connection) } else { again_after(error.code()) }
         }
+        _ => ReadOnly::is(error).then_some(Again::Connection),
+    }
+}
+
+fn again_after(state: &str) -> Option<Again> {
+    match state {
+        "40001" | "40P01" => Some(Again::Conflict),
+        // Prepared statements that are not there, are there already, or have become stale. And a server that has
+        // become read-only: it keeps its sessions.
+        "26000" | "42P05" | "0A000" | "25006" => Some(Again::Connection),
+        // A pooler may say so without ending the connection to it.
+        _ if state.starts_with("08") || state.starts_with("57P0") => Some(Again::Connection),
         _ => None,
     }
+}
+
+/// Whether the error says nothing against the connection: once rolled back, it is as good as before. Of an
+/// error that is not known here nothing is believed: a new connection costs little, and a session on the wrong
+/// server would fail all that comes after.
+pub(crate) fn spares_connection(error: &sqlx::Error) -> bool {
+    database_error(error).is_some_and(|error| error.severity() == PgSeverity::Error && spares(error.code()))
+}
+
+fn spares(state: &str) -> bool {
+    data(state).is_some() || matches!(state, "40001" | "40P01" | "55P03" | "57014")
 }
 
 /// The server's own error, where it is one.
@@ -119,6 +154,7 @@ pub(crate) fn judge(place: &Place, error: &sqlx::Error) -> Fault {
         sqlx::Error::Protocol(_) => {
             Fault::Unavailable(format!("{place}: it does not answer as Postgres does: is the port right?"))
         }
+        _ if ReadOnly::is(error) => Fault::Unavailable(format!("{place}: {}", unavailable("25006"))),
         sqlx::Error::Encode(error) => Fault::Data(match error.downcast_ref::<NotWritten>() {
             Some(error) => error.to_string(),
             None => "a value is too large for one statement".to_owned(),
@@ -266,6 +302,31 @@ mod tests {
             ["22003", "22P02", "22P05", "22008", "21000", "23505", "23502", "54001", "54000", "P0001"]
         {
             assert!(data(state).is_some(), "{state}");
+        }
+    }
+
+    #[test]
+    fn a_connection_outlives_what_is_the_fault_of_values_or_of_another_session_and_nothing_else() {
+        for state in ["23505", "22P02", "P0001", "40001", "40P01", "55P03", "57014"] {
+            assert!(spares(state), "{state}");
+        }
+        for state in [
+            "25006", "57P01", "57P02", "57P03", "57P05", "08000", "08003", "08006", "08P01", "0A000",
+            "26000", "42P05", "42501", "42P01", "53300", "XX000", "F0000",
+        ] {
+            assert!(!spares(state), "{state}");
+        }
+    }
+
+    #[test]
+    fn a_session_that_is_the_wrong_one_is_tried_again_on_another() {
+        for state in
+            ["25006", "57P01", "57P02", "57P03", "57P04", "57P05", "08006", "08P01", "0A000", "26000"]
+        {
+            assert_eq!(again_after(state), Some(Again::Connection), "{state}");
+        }
+        for state in ["23505", "42P01", "57014", "55P03", "53100", "XX000"] {
+            assert_eq!(again_after(state), None, "{state}");
         }
     }
 

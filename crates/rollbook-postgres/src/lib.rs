@@ -15,6 +15,7 @@
 
 mod connections;
 mod fault;
+mod hosts;
 mod migrations;
 mod place;
 mod settings;

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgConnection, PgRow, PgSeverity};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Executor as _, raw_sql};
 use tokio::time::{sleep, timeout};
 
 use crate::connections::{Connections, Leased};
 use crate::fault::{self, Again, Fault};
+use crate::hosts::{self, Hosts};
 use crate::place::Place;
 use crate::settings::PostgresSettings;
 
@@ -42,6 +43,11 @@ impl Session<'_> {
         (&mut *self.connection).fetch_all(query.persistent(self.persistent)).await
     }
 
+    /// Checks that this session takes writes.
+    pub(crate) async fn must_be_writable(&mut self) -> sqlx::Result<()> {
+        hosts::must_be_writable(self.connection).await
+    }
+
     /// Runs statements without values, parted by semicolons. They must not end the transaction.
     pub(crate) async fn script(&mut self, sql: String) -> sqlx::Result<()> {
         raw_sql(AssertSqlSafe(sql)).execute(&mut *self.connection).await.map(drop)
@@ -53,7 +59,6 @@ pub(crate) struct Database {
     place: Place,
     connections: Connections,
     persistent: bool,
-    begin: Sql,
     limit: Duration,
 }
 
@@ -75,15 +80,16 @@ impl Database {
              SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off",
             lock = (statement / 2).max(1),
         );
-        let mut options = place.options.clone();
+        let mut all = place.hosts.clone();
         if settings.pgbouncer {
-            options = options.statement_cache_capacity(0);
+            all = all.into_iter().map(|host| host.statement_cache_capacity(0)).collect();
         }
+        let hosts = Hosts::new(all, place.writable, !settings.pgbouncer);
+        let (max, timeout) = (settings.connections_max, settings.connect_timeout);
         Self {
             place,
-            connections: Connections::new(options, settings.connections_max, settings.connect_timeout),
+            connections: Connections::new(hosts, max, timeout, begin.into()),
             persistent: !settings.pgbouncer,
-            begin: begin.into(),
             // For one wait for a connection and one for a statement, both at their limits, and to spare.
             limit: settings.connect_timeout * 2 + settings.statement_timeout,
         }
@@ -96,10 +102,12 @@ impl Database {
 
     /// Likewise, for work that may take this long.
     pub(crate) async fn run_within<W: Work>(&self, limit: Duration, work: &W) -> Result<W::Output, Fault> {
-        match timeout(limit, self.tries(work)).await {
-            Ok(result) => result,
-            Err(_) => Err(fault::no_answer(&self.place, limit)),
+        if let Ok(result) = timeout(limit, self.tries(work)).await {
+            return result;
         }
+        // Whatever swallowed the answer likely swallows those of the idle ones.
+        self.connections.close_all();
+        Err(fault::no_answer(&self.place, limit))
     }
 
     async fn tries<W: Work>(&self, work: &W) -> Result<W::Output, Fault> {
@@ -124,11 +132,13 @@ impl Database {
     }
 
     async fn attempt<W: Work>(&self, mut leased: Leased<'_>, work: &W) -> sqlx::Result<W::Output> {
-        let result = self.transaction(&mut leased.connection, work).await;
+        let result = self.transaction(&mut leased, work).await;
         match &result {
             Ok(_) => self.connections.give_back(leased),
-            Err(error) if fault::again(error) == Some(Again::Connection) => self.connections.close_idle(),
-            Err(error) if is_plain(error) => {
+            Err(error) if fault::again(error) == Some(Again::Connection) => {
+                self.connections.close_like(&leased);
+            }
+            Err(error) if fault::spares_connection(error) => {
                 if raw_sql("ROLLBACK").execute(&mut leased.connection).await.is_ok() {
                     self.connections.give_back(leased);
                 }
@@ -138,8 +148,11 @@ impl Database {
         result
     }
 
-    async fn transaction<W: Work>(&self, connection: &mut PgConnection, work: &W) -> sqlx::Result<W::Output> {
-        raw_sql(AssertSqlSafe(Arc::clone(&self.begin))).execute(&mut *connection).await?;
+    async fn transaction<W: Work>(&self, leased: &mut Leased<'_>, work: &W) -> sqlx::Result<W::Output> {
+        let connection = &mut leased.connection;
+        if !leased.begun {
+            self.connections.begin(connection).await?;
+        }
         let session = &mut Session { connection: &mut *connection, persistent: self.persistent };
         let output = work.run(session).await?;
         raw_sql(COMMIT).execute(connection).await?;
@@ -150,9 +163,4 @@ impl Database {
     pub(crate) const fn place(&self) -> &Place {
         &self.place
     }
-}
-
-/// Whether the server has refused a statement and nothing more: the connection is as good as before.
-fn is_plain(error: &sqlx::Error) -> bool {
-    fault::database_error(error).is_some_and(|error| error.severity() == PgSeverity::Error)
 }

@@ -11,8 +11,12 @@ use rusqlite::config::DbConfig;
 
 use crate::fault::Fault;
 
-/// How long to wait for another process that holds the file's lock, such as `rollbook dead-letters`.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often to ask for the lock of the file while another process holds it, such as `rollbook dead-letters`. A
+/// process under load lets go of the lock for a small part of its time: SQLite's own waits grow to 100 ms, and so
+/// rarely fall into that part that they end as "database is locked".
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
+/// How often it is asked for before the work fails: about 5 s.
+const BUSY_TRIES_MAX: i32 = 2_500;
 /// How long the write-ahead log may be before a commit copies it into the file, in bytes. Longer than SQLite's
 /// 1,000 pages, so that fewer acknowledgements wait for a copy.
 const CHECKPOINT_BYTES: u32 = 16_384_000;
@@ -28,7 +32,14 @@ pub(crate) fn open(path: &Path) -> Result<Connection, Fault> {
     open_with(path, |_| Ok(()))
 }
 
-/// Likewise, and makes it with pages of this size where there is none.
+/// Opens the file for work that only reads.
+pub(crate) fn open_reader(path: &Path) -> Result<Connection, Fault> {
+    let connection = open(path)?;
+    connection.pragma_update(None, "query_only", true).map_err(|error| opening(path, error))?;
+    Ok(connection)
+}
+
+/// Opens the file, and makes it with pages of this size where there is none.
 pub(crate) fn make(path: &Path, page_bytes: u32) -> Result<Connection, Fault> {
     open_with(path, |connection| connection.pragma_update(None, "page_size", page_bytes))
 }
@@ -39,8 +50,8 @@ fn open_with(
 ) -> Result<Connection, Fault> {
     check_version(rusqlite::version_number())?;
     make_private(path)?;
-    let connection = Connection::open(path).map_err(|error| opening(path, error))?;
-    prepare(&connection).and_then(|()| set_up(&connection)).map_err(|error| opening(path, error))?;
+    let mut connection = Connection::open(path).map_err(|error| opening(path, error))?;
+    prepare(&connection).and_then(|()| set_up(&mut connection)).map_err(|error| opening(path, error))?;
     check(&connection)?;
     Ok(connection)
 }
@@ -64,8 +75,14 @@ fn opening(path: &Path, error: rusqlite::Error) -> Fault {
     }
 }
 
-fn set_up(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY_TIMEOUT)?;
+/// Waits a little for another process. Returns whether to ask again.
+fn wait_for_lock(tries: i32) -> bool {
+    std::thread::sleep(BUSY_PAUSE);
+    tries < BUSY_TRIES_MAX
+}
+
+fn set_up(connection: &mut Connection) -> rusqlite::Result<()> {
+    connection.busy_handler(Some(wait_for_lock))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     // One plan for a statement, whatever is bound: else SQLite prepares some of them anew for every value.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;

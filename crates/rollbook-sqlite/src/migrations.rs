@@ -23,6 +23,7 @@ type Step = (&'static str, &'static str);
 const QUEUE: &[Step] = &[
     ("0001_queue", include_str!("../../../migrations/sqlite/queue/0001_queue.sql")),
     ("0002_traceparent", include_str!("../../../migrations/sqlite/queue/0002_traceparent.sql")),
+    ("0003_redriven", include_str!("../../../migrations/sqlite/queue/0003_redriven.sql")),
 ];
 const STORE: &[Step] = &[
     ("0001_mirror", include_str!("../../../migrations/sqlite/store/0001_mirror.sql")),
@@ -238,7 +239,7 @@ mod tests {
         };
         enqueue("before");
         park("before");
-        assert_eq!(apply_migrations(&path, Schema::Queue), Ok(vec![QUEUE[1].0]));
+        assert_eq!(apply_migrations(&path, Schema::Queue), Ok(vec![QUEUE[1].0, QUEUE[2].0]));
         // As a process of an earlier build does that still has the file open.
         enqueue("after");
         park("after");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use rollbook_core::catalog::NEVER_KEPT;
 use rollbook_core::change::Change;
 use rollbook_core::delivery::MessageId;
@@ -30,6 +31,11 @@ pub(crate) struct Decided {
 }
 
 impl Decided {
+    /// Adds how a lease ends. Its body is not needed for that, and bodies are most of a worker's memory.
+    pub(crate) fn push(&mut self, lease: Lease, settlement: Settlement) {
+        self.settlements.push((Lease { body: Bytes::new(), ..lease }, settlement));
+    }
+
     /// These, and then `later`, none of which was sent before.
     pub(crate) fn and(mut self, later: Self) -> Self {
         self.settlements.extend(later.settlements);
@@ -145,6 +151,9 @@ pub(crate) fn fail(lease: &Lease, failure: Failure, retry: &RetryPolicy) -> Sett
 
 /// Hands every lease back, uncounted.
 pub(crate) fn release(leases: impl IntoIterator<Item = Lease>) -> Decided {
-    let settlements = leases.into_iter().map(|lease| (lease, Settlement::Release)).collect();
-    Decided { settlements, ..Decided::default() }
+    let mut decided = Decided::default();
+    for lease in leases {
+        decided.push(lease, Settlement::Release);
+    }
+    decided
 }

@@ -301,7 +301,7 @@ impl Lane {
                 }
                 None => {}
             }
-            decided.settlements.push((lease, settlement));
+            decided.push(lease, settlement);
         }
         for (lease, failure) in reading.failed {
             let event_type = failure.event_type.clone();
@@ -309,7 +309,7 @@ impl Lane {
             if settlement == Settlement::Ack {
                 metrics.dropped(event_type.as_deref());
             }
-            decided.settlements.push((lease, settlement));
+            decided.push(lease, settlement);
         }
         match outcome.failure {
             None if reading.changes.is_empty() => {}

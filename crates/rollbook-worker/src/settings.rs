@@ -13,8 +13,9 @@ pub struct Settings {
     /// The most messages in one batch; zero counts as one. A larger batch shares its commits among
     /// more messages, and holds more of them back when it fails.
     pub batch_max: usize,
-    /// The most bytes of bodies in one batch. The first message is taken whatever its size. It bounds the memory
-    /// of a worker: each lane holds a batch, and what is made of it.
+    /// The most bytes of bodies that are leased at once, over all lanes: each lane asks for its share. The first
+    /// message of a batch is taken whatever its size. This limit bounds the memory of a worker, which also holds
+    /// what is made of the bodies: about six times as much.
     pub lease_bytes_max: usize,
     /// How long a lease lasts. Much longer than a batch takes: a lease that runs out is worked on twice.
     pub lease_for: Duration,

@@ -3,11 +3,13 @@
 //! This is the binary: command line, configuration, wiring, signals. The rules are in `rollbook-core`.
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
+mod audit;
 mod cli;
 mod clock;
 mod commands;
 mod config;
 mod flags;
+mod intake;
 mod logging;
 mod nearest;
 mod output;

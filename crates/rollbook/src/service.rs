@@ -16,7 +16,9 @@ use rollbook_worker::{Progress, Worker};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::QueueAudit;
 use crate::config::Config;
+use crate::intake::Intake;
 use crate::supervisor::Supervisor;
 use crate::systemd::Systemd;
 use crate::wire::Queue;
@@ -71,10 +73,10 @@ impl Service {
         let ops_listening = ops_port.local_addr()?;
 
         let mut supervisor = Supervisor::default();
+        let intake = Arc::new(Intake::new(queue.producer.clone()));
         if let Some((secrets, listener)) = secrets.zip(public) {
             let settings = config.receiver.clone();
-            let receiver =
-                Receiver::new(settings, secrets, queue.producer.clone(), clock.clone(), &registry)?;
+            let receiver = Receiver::new(settings, secrets, intake.clone(), clock.clone(), &registry)?;
             supervisor.start("receiver", |stop| async move { Ok(receiver.serve(listener, stop).await?) });
         }
         let store_part =
@@ -87,6 +89,11 @@ impl Service {
             let probe = WorkerProbe { progress: worker.progress(), stalled_after, clock: clock.clone() };
             live.push(Part { name: "worker", probe: Arc::new(probe) });
             supervisor.start("worker", |stop| async move { Ok(worker.run(stop).await?) });
+            let audit = QueueAudit::new(queue.admin.clone(), &registry)?;
+            supervisor.start("queue audit", |stop| async move {
+                audit.run(stop).await;
+                Ok(())
+            });
         }
         // A receiver goes on accepting while the store is away: there the store is shown, no more.
         let (ready, watched) = match store_part {
@@ -96,6 +103,7 @@ impl Service {
         let queue = WatchedQueue { admin: queue.admin.clone(), depth_max: config.queue_depth_max };
         let ops = Ops::new(registry, Some(queue), live.clone(), ready, clock)?
             .watching(watched)
+            .judging_queue_by(intake)
             .ready_until(supervisor.stopping());
         supervisor.start("ops face", |stop| async move { Ok(ops.serve(ops_port, stop).await?) });
         let stop_delay = if faces.receiver { config.receiver.stop_delay } else { Duration::ZERO };

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin, QueueError};
@@ -73,7 +74,8 @@ pub(crate) fn open_queue(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Resu
     match &config.queue {
         Place::Sqlite(path) => {
             must_exist("queue", path, "queue_url")?;
-            let settings = QueueSettings { depth_max: config.queue_depth_max };
+            let settings =
+                QueueSettings { depth_max: config.queue_depth_max, due_within: due_within(config) };
             let queue = SqliteQueue::open(path, settings, clock)
                 .with_context(|| format!("the queue in {}", path.display()))?;
             Ok(Queue::of(queue))
@@ -83,6 +85,11 @@ pub(crate) fn open_queue(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Resu
             Ok(Queue::of(RedisQueue::new(redis(config, url), DueTimes::Server)?))
         }
     }
+}
+
+/// How far ahead of now a due time may lie in the queue: no lease and no backoff reaches further.
+fn due_within(config: &Config) -> Duration {
+    config.worker.lease_for.max(config.worker.retry.backoff_max)
 }
 
 /// Opens the store.

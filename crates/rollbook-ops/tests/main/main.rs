@@ -149,7 +149,6 @@ impl Server {
         Self::with_registry(Registry::new(), queue, live, ready).await
     }
 
-    #[expect(clippy::disallowed_methods, reason = "every test awaits the server it starts")]
     async fn with_registry(
         registry: Registry,
         queue: Option<Arc<FakeQueue>>,
@@ -158,6 +157,19 @@ impl Server {
     ) -> Self {
         let queue = queue.map(|admin| WatchedQueue { admin, depth_max: DEPTH_MAX });
         let ops = Ops::new(registry, queue, live, ready, Arc::new(FixedClock)).expect("all names are free");
+        Self::serving(ops).await
+    }
+
+    /// A queue that answers, in a process that met this when it used it.
+    async fn with_used_queue(used: Says) -> Self {
+        let queue = WatchedQueue { admin: queue(Some(Ok(QueueStats::default()))), depth_max: DEPTH_MAX };
+        let (registry, clock) = (Registry::new(), Arc::new(FixedClock));
+        let ops = Ops::new(registry, Some(queue), Vec::new(), Vec::new(), clock).expect("all names are free");
+        Self::serving(ops.judging_queue_by(Arc::new(used))).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "every test awaits the server it starts")]
+    async fn serving(ops: Ops) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let stop = CancellationToken::new();
@@ -243,6 +255,29 @@ async fn a_degraded_part_is_ready_and_says_what_is_to_be_mended() {
         "{\"parts\":{\"queue\":\"degraded: appendfsync is everysec\",\"store\":\"ok\"},\"status\":\"degraded\"}\n"
     );
     assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 1");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_queue_that_answers_and_refuses_deliveries_is_not_ready_and_says_why() {
+    let server = Server::with_used_queue(Says::Failing("the disk is full")).await;
+    let answer = server.get("/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert_eq!(body(&answer), "{\"parts\":{\"queue\":\"the disk is full\"},\"status\":\"failing\"}\n");
+    assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 0");
+    server.stop().await;
+
+    let server = Server::with_used_queue(Says::Degraded("one shard refuses")).await;
+    let answer = server.get("/readyz").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.contains("degraded: one shard refuses"),
+        "{answer}"
+    );
+    assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 1");
+    server.stop().await;
+
+    let server = Server::with_used_queue(Says::Well).await;
+    assert_eq!(body(&server.get("/readyz").await), "{\"parts\":{\"queue\":\"ok\"},\"status\":\"ok\"}\n");
     server.stop().await;
 }
 

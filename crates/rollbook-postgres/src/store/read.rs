@@ -148,6 +148,7 @@ impl Work for Forbidden<'_> {
     type Output = Vec<String>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<String>> {
+        session.must_be_writable().await?;
         let rows = session.fetch(self.sql, PgArguments::default()).await?;
         rows.iter().map(|row| row.try_get(0)).collect()
     }

@@ -1,13 +1,18 @@
 //! Behind a `PgBouncer` in transaction mode.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
 use rollbook_core::catalog::USERS;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::store::{Store as _, StoreError};
 use rollbook_postgres::{PostgresSettings, apply_migrations, pending_migrations};
+use rollbook_testkit::process::{DEADLINE, until};
 use rollbook_testkit::servers::pgbouncer::PgBouncer;
 use tokio::task::JoinSet;
 
-use crate::world::{World, open, user_change};
+use crate::world::{END_OURS, World, open, user_change};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_works_behind_a_pgbouncer_in_transaction_mode() {
@@ -42,6 +47,69 @@ async fn everything_works_behind_a_pgbouncer_in_transaction_mode() {
         });
     }
     workers.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pgbouncer_that_was_restarted_between_two_calls_is_not_noticed() {
+    let world = World::new().await;
+    let mut bouncer = PgBouncer::start(world.server).await;
+    let settings =
+        PostgresSettings { url: bouncer.url(&world.database), pgbouncer: true, ..world.settings.clone() };
+    let store = open(&settings);
+    for user in ["user_0", "user_1", "user_2"] {
+        assert!(store.apply_many(&[user_change(user, 0)]).await.is_ok(), "{user}");
+        assert_eq!(store.ping().await, Ok(()), "{user}");
+        bouncer.kill();
+        bouncer.restart().await;
+    }
+    // Its own sessions on the server end: it has to open others.
+    assert_eq!(store.ping().await, Ok(()));
+    world.psql(END_OURS).await;
+    assert!(store.apply_many(&[user_change("user_3", 0)]).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resets_of_a_pgbouncer_under_load_lose_nothing_and_blame_no_message() {
+    const WORKERS: usize = 4;
+    const BATCHES: usize = 40;
+    const RESETS: usize = 4;
+    let world = World::new().await;
+    let mut bouncer = PgBouncer::start(world.server).await;
+    let settings =
+        PostgresSettings { url: bouncer.url(&world.database), pgbouncer: true, ..world.settings.clone() };
+    let store = open(&settings);
+    let applied = Arc::new(AtomicUsize::new(0));
+    let mut workers = JoinSet::new();
+    for worker in 0..WORKERS {
+        let (store, applied) = (Arc::clone(&store), Arc::clone(&applied));
+        workers.spawn(async move {
+            for batch in 0..BATCHES {
+                let changes: Vec<_> =
+                    (0..5).map(|user| user_change(&format!("user_{worker}_{batch}_{user}"), 0)).collect();
+                let started = Instant::now();
+                while let Err(error) = store.apply_many(&changes).await {
+                    assert!(matches!(error, StoreError::Dependency(_)), "an outage is blamed on: {error}");
+                    assert!(started.elapsed() < DEADLINE, "{error}");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                applied.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    for reset in 1..=RESETS {
+        let enough = reset * WORKERS * BATCHES / (RESETS + 1);
+        until("some batches are applied", || std::future::ready(applied.load(Ordering::Relaxed) >= enough))
+            .await;
+        world.psql(END_OURS).await;
+        bouncer.kill();
+        bouncer.restart().await;
+    }
+    workers.join_all().await;
+    let expected = WORKERS * BATCHES * 5;
+    for table in ["users", "deliveries"] {
+        let count = world.psql(&format!("SELECT count(*) FROM mirror_2.{table}")).await;
+        assert_eq!(count, format!("{expected}\n"), "{table}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

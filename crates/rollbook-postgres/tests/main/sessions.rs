@@ -2,9 +2,10 @@
 
 use rollbook_core::catalog::USERS;
 use rollbook_core::store::Store as _;
+use rollbook_postgres::PostgresSettings;
 use rollbook_testkit::process::until;
 
-use crate::world::{World, user_change};
+use crate::world::{END_OURS, OURS, World, open, user_change};
 
 #[tokio::test]
 async fn a_commit_waits_for_the_disk_whatever_role_and_database_say() {
@@ -25,18 +26,41 @@ async fn a_commit_waits_for_the_disk_whatever_role_and_database_say() {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_closed_while_idle_is_replaced_unseen() {
+async fn sessions_that_were_ended_while_idle_are_replaced_unseen() {
+    const SESSIONS: usize = 4;
     let world = World::new().await;
     let store = world.store();
-    assert!(store.apply_many(&[user_change("user_1", 0)]).await.is_ok());
-    let closed = world
+    world.fill(&store, SESSIONS).await;
+    assert_eq!(world.psql(END_OURS).await, format!("{SESSIONS}\n"));
+    world.fill(&store, SESSIONS).await;
+
+    // The server's own time-out for idle sessions: it applies to those that begin after it is set.
+    world.psql(&format!("ALTER DATABASE {} SET idle_session_timeout = '50ms'", world.database)).await;
+    drop(store);
+    let store = world.store();
+    for _ in 0..2 {
+        world.fill(&store, SESSIONS).await;
+        until("all have timed out", || async { world.psql(OURS).await == "0\n" }).await;
+    }
+}
+
+#[tokio::test]
+async fn the_server_is_asked_to_keep_idle_connections_alive_unless_a_pooler_lends_them() {
+    let world = World::new().await;
+    world
         .psql(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-               WHERE application_name = 'rollbook' AND datname = current_database()",
+            "CREATE TABLE seen (setting text);
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.seen VALUES (current_setting('tcp_keepalives_idle')); RETURN NEW; END $$;
+             CREATE TRIGGER note AFTER INSERT ON mirror_2.users FOR EACH ROW EXECUTE FUNCTION note()",
         )
         .await;
-    assert_eq!(closed, "1\n");
-    assert!(store.apply_many(&[user_change("user_2", 0)]).await.is_ok());
+    let system = world.psql("SHOW tcp_keepalives_idle").await;
+    assert!(world.store().apply_many(&[user_change("user_1", 0)]).await.is_ok());
+    let lent = PostgresSettings { pgbouncer: true, ..world.settings.clone() };
+    assert!(open(&lent).apply_many(&[user_change("user_2", 0)]).await.is_ok());
+    assert_eq!(world.psql("SELECT setting FROM seen").await, format!("30\n{system}"));
+    assert_ne!(system, "30\n");
 }
 
 #[tokio::test]

@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rollbook_core::change::Change;
+use rollbook_core::store::Store as _;
 use rollbook_core::time::Timestamp;
 use rollbook_postgres::{PostgresSettings, PostgresStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{START, change_of, event, user};
+use rollbook_testkit::process::until;
 use rollbook_testkit::servers::postgres::PostgresServer;
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
 
 /// What must be found in no text of an error.
 pub(crate) const SECRET: &str = "ImASecret";
@@ -23,6 +26,14 @@ pub(crate) async fn server() -> &'static PostgresServer {
     let settings = [("fsync", "off"), ("log_line_prefix", "%d: ")];
     SERVER.get_or_init(|| PostgresServer::start_with(&settings)).await
 }
+
+/// Counts the sessions of stores in this database.
+pub(crate) const OURS: &str = "SELECT count(*) FROM pg_stat_activity
+                               WHERE application_name = 'rollbook' AND datname = current_database()";
+
+/// Ends them and counts them.
+pub(crate) const END_OURS: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                                   WHERE application_name = 'rollbook' AND datname = current_database()";
 
 pub(crate) fn settings(url: String) -> PostgresSettings {
     PostgresSettings {
@@ -53,8 +64,19 @@ impl World {
     /// Without them.
     pub(crate) async fn empty() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let server = server().await;
         let database = format!("app_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        Self::empty_on(server().await, database).await
+    }
+
+    /// With the tables, on a server of its own, which lives as long as the test's process.
+    pub(crate) async fn alone(database: &str) -> Self {
+        let server = Box::leak(Box::new(PostgresServer::start_with(&[("fsync", "off")]).await));
+        let world = Self::empty_on(server, database.to_owned()).await;
+        apply_migrations(&world.settings).await.expect("the migrations apply");
+        world
+    }
+
+    async fn empty_on(server: &'static PostgresServer, database: String) -> Self {
         server.create_database(&database).await;
         let settings = settings(server.url(&database));
         Self { server, database, settings }
@@ -71,6 +93,27 @@ impl World {
     /// A session of somebody else's, which holds what it holds until it is told to let go.
     pub(crate) async fn session(&self) -> Session {
         Session(PgConnection::connect(&self.settings.url).await.expect("a connection"))
+    }
+
+    /// Leaves the store with this many idle connections at least.
+    pub(crate) async fn fill(&self, store: &Arc<PostgresStore>, connections: usize) {
+        let mut holder = self.session().await;
+        holder.run("BEGIN; LOCK TABLE mirror_2.users").await;
+        let mut calls = JoinSet::new();
+        for number in 0..connections {
+            let (store, change) = (Arc::clone(store), user_change(&format!("fill_{number}"), 0));
+            // Each goes on until it gets the lock, however slow the machine is and however impatient the store.
+            calls.spawn(
+                async move { while store.apply_many(std::slice::from_ref(&change)).await.is_err() {} },
+            );
+        }
+        let waiting = format!("{OURS} AND wait_event_type = 'Lock'");
+        until("each call has a connection", || async {
+            self.psql(&waiting).await == format!("{connections}\n")
+        })
+        .await;
+        holder.run("COMMIT").await;
+        calls.join_all().await;
     }
 
     /// The settings with another user, who has this password.

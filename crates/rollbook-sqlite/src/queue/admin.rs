@@ -1,5 +1,7 @@
 //! What an operator sees and does.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
@@ -7,113 +9,164 @@ use rollbook_core::queue::{
 };
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
+use rusqlite::{Connection, Row, named_params};
 
-use super::{Counters, count, traceparent};
+use super::{Counters, PageBytes, count, traceparent};
 
-/// The counters, and one pass over the index of what has been leased, which is little unless much waits
-/// for its backoff.
+/// How much of the negative numbers lies below every redriven message's.
+const REDRIVEN_BASE: i64 = -(1 << 62);
+/// The most bytes of bodies that one step moves or deletes, as long as it moves or deletes one.
+const STEP_BYTES_MAX: usize = 8 << 20;
+
+/// The counters, what is leased or delayed at this moment (one pass over that part of the index by due time), and
+/// the oldest by two seeks. What is due costs nothing, however much it is.
 pub(super) fn stats(connection: &Connection, now: Timestamp) -> rusqlite::Result<QueueStats> {
     let counters = Counters::read(connection)?;
-    let mut touched = connection.prepare_cached(
-        "SELECT count(*) FILTER (WHERE due_at > ?1 AND token IS NOT NULL),
-                count(*) FILTER (WHERE due_at > ?1 AND token IS NULL),
-                min(received_at)
-           FROM leases",
-    )?;
-    let (leased, delayed, oldest_touched): (u64, u64, Option<i64>) =
-        touched.query_row((now.as_millis(),), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    // Those that were never leased came in the order of their times.
-    let mut first =
-        connection.prepare_cached("SELECT received_at FROM messages WHERE seq > ?1 ORDER BY seq LIMIT 1")?;
-    let oldest_new: Option<i64> = first.query_row((counters.leased_to,), |row| row.get(0)).optional()?;
+    let mut ahead = connection.prepare_cached(AHEAD)?;
+    let (leased, delayed): (u64, u64) =
+        ahead.query_row((now.as_millis(),), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut oldest = connection.prepare_cached(OLDEST)?;
+    let oldest: Option<i64> = oldest.query_row([], |row| row.get(0))?;
     Ok(QueueStats {
         ready: counters.depth.saturating_sub(leased + delayed),
         leased,
         delayed,
         dead: counters.dead,
-        oldest_received_at: oldest_touched.into_iter().chain(oldest_new).min().map(Timestamp::from_millis),
+        oldest_received_at: oldest.map(Timestamp::from_millis),
     })
 }
 
-const MATCHING: &str = "seq > :after
-    AND (:id IS NULL OR id = :id)
+/// What nobody may lease yet: leased and delayed.
+const AHEAD: &str = "SELECT count(*) FILTER (WHERE token IS NOT NULL), count(*) FILTER (WHERE token IS NULL)
+   FROM leases WHERE due_at > ?1";
+
+/// The first that came and is still there, or a redriven one that is older.
+const OLDEST: &str = "SELECT min(received_at) FROM (
+    SELECT * FROM (SELECT received_at FROM messages WHERE seq > 0 ORDER BY seq LIMIT 1)
+    UNION ALL
+    SELECT * FROM (SELECT received_at FROM leases INDEXED BY leases_redriven WHERE seq < 0
+                    ORDER BY received_at LIMIT 1))";
+
+const MATCHING: &str = "(:id IS NULL OR id = :id)
     AND (:event_type IS NULL OR event_type = :event_type)
     AND (:reason IS NULL OR reason = :reason)
-    AND (:since IS NULL OR died_at >= :since)
-  ORDER BY seq LIMIT :limit";
+    AND (:since IS NULL OR died_at >= :since)";
 
-/// Runs a query over the dead letters that match, oldest first.
-fn matching<T>(
+/// Runs a query over dead letters, with all parameters of a filter.
+fn query<T>(
     connection: &Connection,
-    columns: &str,
+    sql: &str,
     filter: &DeadLetterFilter,
-    after: Option<DeadLetterPosition>,
-    limit: usize,
-    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-) -> rusqlite::Result<Vec<T>> {
-    let mut statement =
-        connection.prepare_cached(&format!("SELECT {columns} FROM dead_letters WHERE {MATCHING}"))?;
-    let rows = statement.query_map(
-        named_params! {
-            ":after": after.map_or(0, |position| position.0),
-            ":id": filter.id.as_ref().map(MessageId::as_str),
-            ":event_type": filter.event_type,
-            ":reason": filter.reason,
-            ":since": filter.since.map(Timestamp::as_millis),
-            ":limit": i64::try_from(limit).unwrap_or(i64::MAX),
-        },
-        read,
-    )?;
-    rows.collect()
+    (after, limit): (Option<DeadLetterPosition>, usize),
+    mut each: impl FnMut(&Row<'_>) -> rusqlite::Result<ControlFlow<T>>,
+) -> rusqlite::Result<Option<T>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(named_params! {
+        ":after": after.map_or(0, |position| position.0),
+        ":id": filter.id.as_ref().map(MessageId::as_str),
+        ":event_type": filter.event_type,
+        ":reason": filter.reason,
+        ":since": filter.since.map(Timestamp::as_millis),
+        ":limit": i64::try_from(limit).unwrap_or(i64::MAX),
+    })?;
+    while let Some(row) = rows.next()? {
+        if let ControlFlow::Break(end) = each(row)? {
+            return Ok(Some(end));
+        }
+    }
+    Ok(None)
 }
 
-/// Dead letters that match.
+/// Dead letters that match: a page.
 pub(super) fn list(
     connection: &Connection,
     filter: &DeadLetterFilter,
     after: Option<DeadLetterPosition>,
     limit: usize,
 ) -> rusqlite::Result<Vec<DeadLetter>> {
-    let columns = "seq, CAST(id AS BLOB), received_at, died_at, attempts, reason, detail, event_type, body, traceparent";
-    matching(connection, columns, filter, after, limit, |row| {
-        let (id, reason): (Vec<u8>, String) = (row.get(1)?, row.get(5)?);
-        Ok(DeadLetter {
-            position: DeadLetterPosition(row.get(0)?),
-            id: MessageId::new(String::from_utf8_lossy(&id)),
-            received_at: Timestamp::from_millis(row.get(2)?),
-            traceparent: traceparent(row, 9)?,
-            died_at: Timestamp::from_millis(row.get(3)?),
-            attempts: row.get(4)?,
-            failure: Failure {
-                // A reason that this build does not know was written by a newer one.
-                reason: Reason::parse(&reason).unwrap_or(Reason::CorruptEntry),
-                detail: row.get(6)?,
-                event_type: row.get(7)?,
-            },
-            body: Bytes::from(row.get::<_, Vec<u8>>(8)?),
-        })
+    let sql = format!(
+        "SELECT seq, CAST(id AS BLOB), received_at, died_at, attempts, reason, detail, event_type, body, traceparent
+           FROM dead_letters WHERE seq > :after AND {MATCHING} ORDER BY seq LIMIT :limit"
+    );
+    let (mut letters, mut page) = (Vec::new(), PageBytes::default());
+    query(connection, &sql, filter, (after, limit), |row| {
+        let letter = read(row)?;
+        if !page.has_room_for(&letter.body) {
+            return Ok(ControlFlow::Break(()));
+        }
+        letters.push(letter);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(letters)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
+    let (id, reason): (Vec<u8>, String) = (row.get(1)?, row.get(5)?);
+    Ok(DeadLetter {
+        position: DeadLetterPosition(row.get(0)?),
+        id: MessageId::new(String::from_utf8_lossy(&id)),
+        received_at: Timestamp::from_millis(row.get(2)?),
+        traceparent: traceparent(row, 9)?,
+        died_at: Timestamp::from_millis(row.get(3)?),
+        attempts: row.get(4)?,
+        failure: Failure {
+            // A reason that this build does not know was written by a newer one.
+            reason: Reason::parse(&reason).unwrap_or(Reason::CorruptEntry),
+            detail: row.get(6)?,
+            event_type: row.get(7)?,
+        },
+        body: Bytes::from(row.get::<_, Vec<u8>>(8)?),
     })
 }
 
-/// The dead letters that one step of a bulk operation changes, and where the next step begins. A step looks at
-/// no more than `limit`, whether they match or not.
+/// The dead letters that one step of a bulk operation is about.
+struct Step {
+    /// Those that match.
+    chosen: Vec<i64>,
+    /// Where the next step begins.
+    next: Option<DeadLetterPosition>,
+}
+
+/// Looks at no more than `limit` dead letters, whether they match or not, and chooses no more than `bytes_max` of
+/// bodies. Reads no body.
 fn step(
     connection: &Connection,
     filter: &DeadLetterFilter,
     after: Option<DeadLetterPosition>,
+    (limit, bytes_max): (usize, usize),
+) -> rusqlite::Result<Step> {
+    // One id is found by its index, wherever it stands.
+    let window = if filter.id.is_some() { "id = :id AND" } else { "" };
+    let sql = format!(
+        "SELECT seq, {MATCHING}, length(body) FROM dead_letters WHERE {window} seq > :after ORDER BY seq LIMIT :limit"
+    );
+    let (mut chosen, mut looked_at, mut bytes) = (Vec::new(), None, 0_usize);
+    let mut count = 0;
+    let is_cut = query(connection, &sql, filter, (after, limit), |row| {
+        let (seq, matches, length): (i64, Option<bool>, usize) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        if matches == Some(true) {
+            bytes = bytes.saturating_add(length);
+            if bytes > bytes_max && !chosen.is_empty() {
+                return Ok(ControlFlow::Break(()));
+            }
+            chosen.push(seq);
+        }
+        (looked_at, count) = (Some(DeadLetterPosition(seq)), count + 1);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let is_full = is_cut.is_some() || (count >= limit && filter.id.is_none());
+    Ok(Step { chosen, next: looked_at.filter(|_| is_full) })
+}
+
+/// One step of counting dead letters.
+pub(super) fn count_matching(
+    connection: &Connection,
+    filter: &DeadLetterFilter,
+    after: Option<DeadLetterPosition>,
     limit: usize,
-) -> rusqlite::Result<(Vec<i64>, Option<DeadLetterPosition>)> {
-    if filter.id.is_some() {
-        // One at most, found by its index.
-        return Ok((matching(connection, "seq", filter, after, limit.min(1), |row| row.get(0))?, None));
-    }
-    let everything = DeadLetterFilter::default();
-    let looked_at: Vec<i64> = matching(connection, "seq", &everything, after, limit, |row| row.get(0))?;
-    let last = looked_at.last().copied().unwrap_or_default();
-    let mut chosen: Vec<i64> = matching(connection, "seq", filter, after, limit, |row| row.get(0))?;
-    chosen.retain(|seq| *seq <= last);
-    Ok((chosen, (looked_at.len() >= limit).then_some(DeadLetterPosition(last))))
+) -> rusqlite::Result<BulkStep> {
+    let Step { chosen, next } = step(connection, filter, after, (limit, usize::MAX))?;
+    Ok(BulkStep { changed: chosen.len(), next })
 }
 
 /// One step of moving dead letters back, as far as the queue has room.
@@ -128,15 +181,15 @@ pub(super) fn redrive(
     let room = usize::try_from(depth_max.saturating_sub(counters.depth)).unwrap_or(usize::MAX);
     let mut message = connection.prepare_cached(
         "INSERT INTO messages (seq, id, received_at, enqueued_at, format, body, traceparent)
-         SELECT ?2, id, received_at, ?3, format, body, traceparent FROM dead_letters WHERE seq = ?1",
+         SELECT ?2, id, received_at, ?3, format, body, traceparent FROM dead_letters WHERE seq = ?1
+         ON CONFLICT DO NOTHING",
     )?;
-    // Not a new message: it is older than those that came before it, and its row here says so.
     let mut lease = connection.prepare_cached(
         "INSERT INTO leases (seq, due_at, token, attempts, unsettled, received_at)
-         SELECT seq, enqueued_at, NULL, 0, 0, received_at FROM messages WHERE seq = ?1",
+         SELECT seq, enqueued_at, NULL, 0, 0, received_at FROM messages WHERE seq = ?1 ON CONFLICT DO NOTHING",
     )?;
     let mut dead_letter = connection.prepare_cached("DELETE FROM dead_letters WHERE seq = ?1")?;
-    let (mut chosen, mut next) = step(connection, filter, after, limit)?;
+    let Step { mut chosen, mut next } = step(connection, filter, after, (limit, STEP_BYTES_MAX))?;
     if chosen.len() > room {
         chosen.truncate(room);
         let Some(last) = chosen.last() else {
@@ -144,16 +197,19 @@ pub(super) fn redrive(
         };
         next = Some(DeadLetterPosition(*last));
     }
+    let mut changed = 0;
     for dead_seq in &chosen {
-        counters.seq += 1;
-        message.execute((dead_seq, counters.seq, now.as_millis()))?;
-        lease.execute((counters.seq,))?;
+        // Negative, and in the order in which they died. The number of a dead letter is never given twice.
+        let seq = REDRIVEN_BASE + dead_seq;
+        // A message of this id that waits is this one: it was sent again.
+        changed += message.execute((dead_seq, seq, now.as_millis()))?;
+        lease.execute((seq,))?;
         dead_letter.execute((dead_seq,))?;
     }
-    counters.depth += count(chosen.len());
-    counters.dead -= count(chosen.len());
+    counters.depth += count(changed);
+    counters.dead = counters.dead.saturating_sub(count(chosen.len()));
     counters.write(connection)?;
-    Ok(Ok(BulkStep { changed: chosen.len(), next }))
+    Ok(Ok(BulkStep { changed, next }))
 }
 
 /// One step of deleting dead letters for good.
@@ -165,11 +221,11 @@ pub(super) fn discard(
 ) -> rusqlite::Result<BulkStep> {
     let mut counters = Counters::read(connection)?;
     let mut dead_letter = connection.prepare_cached("DELETE FROM dead_letters WHERE seq = ?1")?;
-    let (chosen, next) = step(connection, filter, after, limit)?;
+    let Step { chosen, next } = step(connection, filter, after, (limit, STEP_BYTES_MAX))?;
     for seq in &chosen {
         dead_letter.execute((seq,))?;
     }
-    counters.dead -= count(chosen.len());
+    counters.dead = counters.dead.saturating_sub(count(chosen.len()));
     counters.write(connection)?;
     Ok(BulkStep { changed: chosen.len(), next })
 }

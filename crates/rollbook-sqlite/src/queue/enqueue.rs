@@ -41,7 +41,7 @@ pub(super) fn insert(
         counters.depth += 1;
         // Whoever sends a dead letter again wants it tried again.
         if counters.dead > 0 {
-            counters.dead -= count(revive.execute((id,))?);
+            counters.dead = counters.dead.saturating_sub(count(revive.execute((id,))?));
         }
         answers.push(Ok(Enqueued::Queued));
     }

@@ -1,4 +1,9 @@
-//! Giving messages out.
+//! Leasing messages.
+//!
+//! A lease costs what it gives out, however much waits in whatever state: what is due again comes from the
+//! index by due time, what is new from behind `leased_to`, and bodies are read only of what is given.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use rollbook_core::delivery::MessageId;
@@ -11,6 +16,11 @@ use super::{Counters, traceparent};
 
 /// The one format that bodies are stored in so far: as they came.
 const FORMAT: i64 = 1;
+/// The most messages behind `leased_to` that one lease passes over because they have been leased already. An
+/// earlier build put redriven messages there, by the hundred thousand.
+const PASSED_MAX: usize = 10_000;
+/// The most due times that one lease corrects.
+const CORRECTED_MAX: usize = 1_000;
 
 /// What a look for due messages found.
 pub(super) struct Taken {
@@ -25,45 +35,78 @@ pub(super) fn take(
     connection: &Connection,
     request: &LeaseRequest,
     now: Timestamp,
+    due_within: Duration,
 ) -> rusqlite::Result<Taken> {
-    let mut counters = Counters::read(connection)?;
-    let entries = due(connection, request, now, counters.leased_to)?;
-    if entries.is_empty() {
+    let before = Counters::read(connection)?;
+    let mut counters = before.clone();
+    correct(connection, request, now, due_within)?;
+    let found = due(connection, request, now, &mut counters)?;
+    if found.chosen.is_empty() {
+        if counters != before {
+            counters.write(connection)?;
+        }
         let mut next = connection.prepare_cached("SELECT min(due_at) FROM leases")?;
         let next_due_at: Option<i64> = next.query_row([], |row| row.get(0))?;
+        let next_due_at = if found.is_cut_short { Some(now.as_millis()) } else { next_due_at };
         return Ok(Taken { leases: Vec::new(), next_due_at: next_due_at.map(Timestamp::from_millis) });
     }
     counters.token += 1;
     let token = counters.token;
     let until = now.plus(request.lease_for).as_millis();
+    let mut whole = connection.prepare_cached(
+        "SELECT CAST(id AS BLOB), messages.received_at, format, body, traceparent,
+                coalesce(attempts, 0), coalesce(unsettled + (token IS NOT NULL), 0)
+           FROM messages LEFT JOIN leases USING (seq) WHERE seq = ?1",
+    )?;
     let mut mark = connection.prepare_cached(
         "INSERT INTO leases (seq, due_at, token, attempts, unsettled, received_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)
          ON CONFLICT (seq) DO UPDATE SET due_at = ?2, token = ?3, attempts = ?4, unsettled = ?5",
     )?;
-    let mut leases = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let seq = entry.seq;
+    let mut leases = Vec::with_capacity(found.chosen.len());
+    for Candidate { seq, is_new, .. } in found.chosen {
+        let entry = whole.query_row((seq,), Entry::read)?;
         mark.execute((seq, until, token, entry.attempts, entry.unsettled, entry.received_at))?;
-        counters.leased_to = counters.leased_to.max(if entry.is_new { seq } else { 0 });
-        leases.push(entry.into_lease(token));
+        if is_new {
+            counters.leased_to = counters.leased_to.max(seq);
+        }
+        leases.push(entry.into_lease(seq, token));
     }
     counters.write(connection)?;
     Ok(Taken { leases, next_due_at: None })
 }
 
-/// A message as it will be once it is leased, before anything in it is trusted.
-struct Entry {
+/// Brings back what a clock that was ahead has put further into the future than any lease or backoff reaches.
+/// A lease may be a living worker's, so it lasts as long as a new one; everything else is due now.
+fn correct(
+    connection: &Connection,
+    request: &LeaseRequest,
+    now: Timestamp,
+    due_within: Duration,
+) -> rusqlite::Result<()> {
+    let furthest = now.plus(due_within.max(request.lease_for)).as_millis();
+    let mut statement = connection.prepare_cached(
+        "UPDATE leases SET due_at = CASE WHEN token IS NULL THEN ?2 ELSE ?3 END
+          WHERE seq IN (SELECT seq FROM leases WHERE due_at > ?1 ORDER BY due_at DESC LIMIT ?4)",
+    )?;
+    let until = now.plus(request.lease_for).as_millis();
+    statement.execute((furthest, now.as_millis(), until, CORRECTED_MAX))?;
+    Ok(())
+}
+
+/// A message that may be leased, without its body.
+struct Candidate {
     seq: i64,
     is_new: bool,
     due_at: i64,
-    id: Vec<u8>,
-    attempts: u32,
-    unsettled: u32,
-    received_at: i64,
-    format: i64,
-    body: Vec<u8>,
-    traceparent: Option<Traceparent>,
+    bytes: usize,
+}
+
+/// What is due and fits into a request.
+struct Found {
+    chosen: Vec<Candidate>,
+    /// Whether there may be new messages behind those that were passed over.
+    is_cut_short: bool,
 }
 
 /// What is due, oldest first: messages whose lease or backoff has passed, and new ones. A token that
@@ -72,49 +115,81 @@ fn due(
     connection: &Connection,
     request: &LeaseRequest,
     now: Timestamp,
-    leased_to: i64,
-) -> rusqlite::Result<Vec<Entry>> {
-    let limit = i64::try_from(request.max).unwrap_or(i64::MAX);
-    // CROSS JOIN: the index on due_at leads, whatever the planner thinks of the sizes.
-    let mut again = connection.prepare_cached(
-        "SELECT seq, 0, due_at, CAST(id AS BLOB), attempts, unsettled + (token IS NOT NULL),
-                messages.received_at, format, body, traceparent
-           FROM leases CROSS JOIN messages USING (seq)
-          WHERE due_at <= ?1 ORDER BY due_at, seq LIMIT ?2",
-    )?;
-    let mut entries = Vec::new();
+    counters: &mut Counters,
+) -> rusqlite::Result<Found> {
+    let mut candidates = again(connection, request, now)?;
+    let is_cut_short = new(connection, request, counters, &mut candidates)?;
+    candidates.sort_by_key(|candidate| (candidate.due_at, candidate.seq));
     let mut room = Room::of(request);
-    for entry in again.query_map((now.as_millis(), limit), Entry::read)? {
-        let entry = entry?;
-        if !room.has_for(&entry) {
+    let fitting = candidates.iter().take_while(|candidate| room.has_for(candidate)).count();
+    candidates.truncate(fitting);
+    Ok(Found { chosen: candidates, is_cut_short })
+}
+
+/// Messages that were leased before, or redriven, and are due again.
+fn again(
+    connection: &Connection,
+    request: &LeaseRequest,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Candidate>> {
+    // CROSS JOIN: the index on due_at leads, whatever the planner thinks of the sizes. The length of a body is
+    // known without reading it.
+    let mut statement = connection.prepare_cached(
+        "SELECT seq, due_at, length(body) FROM leases CROSS JOIN messages USING (seq)
+          WHERE due_at <= ?1 ORDER BY due_at, seq",
+    )?;
+    let mut rows = statement.query((now.as_millis(),))?;
+    let (mut candidates, mut room) = (Vec::new(), Room::of(request));
+    while room.messages > 0
+        && let Some(row) = rows.next()?
+    {
+        let (seq, due_at, bytes) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let candidate = Candidate { seq, is_new: false, due_at, bytes };
+        if !room.has_for(&candidate) {
             break;
         }
-        entries.push(entry);
+        candidates.push(candidate);
     }
-    // A redriven message is beyond `leased_to` too, but has its row in leases already.
-    let mut new = connection.prepare_cached(
-        "SELECT seq, 1, enqueued_at, CAST(id AS BLOB), 0, 0, received_at, format, body, traceparent
-           FROM messages
-          WHERE seq > ?1 AND NOT EXISTS (SELECT 1 FROM leases WHERE leases.seq = messages.seq)
-          ORDER BY seq LIMIT ?2",
+    Ok(candidates)
+}
+
+/// Adds messages that nobody has leased yet, in the order of arrival, also where a clock went back between them:
+/// `leased_to` can only say "all up to here". Returns whether it gave up among messages that it passes over.
+fn new(
+    connection: &Connection,
+    request: &LeaseRequest,
+    counters: &mut Counters,
+    candidates: &mut Vec<Candidate>,
+) -> rusqlite::Result<bool> {
+    let mut statement = connection.prepare_cached(
+        "SELECT seq, enqueued_at, length(body), EXISTS (SELECT 1 FROM leases WHERE leases.seq = messages.seq)
+           FROM messages WHERE seq > ?1 ORDER BY seq",
     )?;
-    // New ones go in the order of arrival, also where a clock went back between them: `leased_to` can
-    // only say "all up to here".
-    let mut latest = i64::MIN;
-    let mut room = Room::of(request);
-    for entry in new.query_map((leased_to, limit), Entry::read)? {
-        let entry = entry?;
-        if !room.has_for(&entry) {
+    let mut rows = statement.query((counters.leased_to,))?;
+    let (mut room, mut passed, mut latest) = (Room::of(request), 0, i64::MIN);
+    while room.messages > 0
+        && let Some(row) = rows.next()?
+    {
+        let (seq, enqueued_at, bytes) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        if row.get(3)? {
+            if room.is_empty {
+                // Nothing up to here is new: the next lease begins behind it.
+                counters.leased_to = seq;
+            }
+            passed += 1;
+            if passed >= PASSED_MAX {
+                return Ok(true);
+            }
+            continue;
+        }
+        latest = latest.max(enqueued_at);
+        let candidate = Candidate { seq, is_new: true, due_at: latest, bytes };
+        if !room.has_for(&candidate) {
             break;
         }
-        latest = latest.max(entry.due_at);
-        entries.push(Entry { due_at: latest, ..entry });
+        candidates.push(candidate);
     }
-    entries.sort_by_key(|entry| (entry.due_at, entry.seq));
-    let mut room = Room::of(request);
-    let fitting = entries.iter().take_while(|entry| room.has_for(entry)).count();
-    entries.truncate(fitting);
-    Ok(entries)
+    Ok(false)
 }
 
 /// What still fits into an answer.
@@ -129,48 +204,56 @@ impl Room {
         Self { messages: request.max, bytes: request.bytes_max, is_empty: true }
     }
 
-    /// Takes room for an entry. The first is taken whatever its size: it could never be leased otherwise.
-    fn has_for(&mut self, entry: &Entry) -> bool {
-        if self.messages == 0 || (entry.body.len() > self.bytes && !self.is_empty) {
+    /// Takes room for a message. The first is taken whatever its size: it could never be leased otherwise.
+    fn has_for(&mut self, candidate: &Candidate) -> bool {
+        if self.messages == 0 || (candidate.bytes > self.bytes && !self.is_empty) {
             return false;
         }
         self.messages -= 1;
-        self.bytes = self.bytes.saturating_sub(entry.body.len());
+        self.bytes = self.bytes.saturating_sub(candidate.bytes);
         self.is_empty = false;
         true
     }
 }
 
+/// A message as it will be once it is leased, before anything in it is trusted.
+struct Entry {
+    id: Vec<u8>,
+    received_at: i64,
+    format: i64,
+    body: Vec<u8>,
+    traceparent: Option<Traceparent>,
+    attempts: u32,
+    unsettled: u32,
+}
+
 impl Entry {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
-            seq: row.get(0)?,
-            is_new: row.get(1)?,
-            due_at: row.get(2)?,
-            id: row.get(3)?,
-            attempts: row.get(4)?,
-            unsettled: row.get(5)?,
-            received_at: row.get(6)?,
-            format: row.get(7)?,
-            body: row.get(8)?,
-            traceparent: traceparent(row, 9)?,
+            id: row.get(0)?,
+            received_at: row.get(1)?,
+            format: row.get(2)?,
+            body: row.get(3)?,
+            traceparent: traceparent(row, 4)?,
+            attempts: row.get(5)?,
+            unsettled: row.get(6)?,
         })
     }
 
-    fn into_lease(self, token: i64) -> Lease {
+    fn into_lease(self, seq: i64, token: i64) -> Lease {
         let id = String::from_utf8(self.id);
-        let unreadable = if self.format != FORMAT {
+        let unreadable = if self.format == FORMAT {
+            id.is_err().then(|| "the id of the queue's entry is not text: queue.db is damaged".to_owned())
+        } else {
             Some(format!(
                 "the queue's entry is in format {} and this Rollbook knows {FORMAT}: a newer one stored it, or queue.db \
                  is damaged",
                 self.format
             ))
-        } else {
-            id.is_err().then(|| "the id of the queue's entry is not text: queue.db is damaged".to_owned())
         };
         let id = id.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
         Lease {
-            token: LeaseToken(format!("{}:{token}", self.seq)),
+            token: LeaseToken(format!("{seq}:{token}")),
             id: MessageId::new(id),
             attempt: self.attempts.saturating_add(1),
             unsettled: self.unsettled,

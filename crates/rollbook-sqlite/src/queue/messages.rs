@@ -6,28 +6,33 @@ use rollbook_core::queue::{MessageState, MessagesCursor, MessagesPage, QueuedMes
 use rollbook_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use super::{Counters, count, traceparent};
+use super::{Counters, PageBytes, count, traceparent};
 
 const SELECT: &str =
     "SELECT seq, CAST(id AS BLOB), messages.received_at, body, due_at, token IS NOT NULL, attempts, traceparent
    FROM messages LEFT JOIN leases USING (seq)";
 
-/// A page of messages in the order of `seq`, which a message keeps for life. A cursor is the last one's.
+/// A page of messages in the order of `seq`, which a message keeps until it is done or dead. A cursor is the last one's.
 pub(super) fn list(
     connection: &Connection,
     after: Option<&MessagesCursor>,
     limit: usize,
     now: Timestamp,
 ) -> rusqlite::Result<MessagesPage> {
-    let after: i64 = after.and_then(|cursor| cursor.0.parse().ok()).unwrap_or_default();
+    let after: i64 = after.and_then(|cursor| cursor.0.parse().ok()).unwrap_or(i64::MIN);
     let limit = i64::try_from(limit.max(1)).unwrap_or(i64::MAX);
     let sql = format!("{SELECT} WHERE seq > ?1 ORDER BY seq LIMIT ?2");
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query((after, limit))?;
     let (mut messages, mut last) = (Vec::new(), None);
+    let mut page = PageBytes::default();
     while let Some(row) = rows.next()? {
+        let message = read(row, now)?;
+        if !page.has_room_for(&message.body) {
+            break;
+        }
         last = Some(row.get::<_, i64>(0)?);
-        messages.push(read(row, now)?);
+        messages.push(message);
     }
     Ok(MessagesPage { messages, next: last.map(|seq| MessagesCursor(seq.to_string())) })
 }
@@ -74,8 +79,8 @@ pub(super) fn remove(connection: &Connection, ids: &[MessageId]) -> rusqlite::Re
         waiting += message.execute((id.as_str(),))?;
         dead += dead_letter.execute((id.as_str(),))?;
     }
-    counters.depth -= count(waiting);
-    counters.dead -= count(dead);
+    counters.depth = counters.depth.saturating_sub(count(waiting));
+    counters.dead = counters.dead.saturating_sub(count(dead));
     counters.write(connection)?;
     Ok(waiting + dead)
 }

@@ -5,12 +5,18 @@
 //! has a row in `leases` and is due when `due_at` has passed: a lease moves that moment into the future,
 //! and so does a retry. A lease also writes a token that is never given twice. Every settlement names
 //! it, so whoever lost the lease changes nothing.
+//!
+//! A redriven message is older than those that came before it. Its `seq` is negative, so that it is never beyond
+//! `leased_to`, and its row in `leases` leads to it from the start.
 
 mod admin;
+mod audit;
 mod enqueue;
 mod lease;
 mod messages;
 mod settle;
+#[cfg(test)]
+mod work_tests;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,9 +25,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
-    LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
-    Settled, Settlement,
+    Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
+    LeaseRequest, MessagesCursor, MessagesPage, PAGE_BYTES_MAX, Producer, QueueAdmin, QueueError, QueueStats,
+    QueuedMessage, Settled, Settlement,
 };
 use rollbook_core::time::Clock;
 use rollbook_core::trace::Traceparent;
@@ -43,13 +49,18 @@ const POLL: Duration = Duration::from_millis(250);
 pub struct QueueSettings {
     /// How many messages may wait before deliveries are refused with 503.
     pub depth_max: u64,
+    /// How far ahead of now a due time may lie: the longest lease and the longest backoff of any worker. What lies
+    /// further ahead was written by a clock that was wrong, and is brought back.
+    pub due_within: Duration,
 }
 
 /// A queue in an SQLite file.
 pub struct SqliteQueue {
     database: Database,
+    /// A connection of its own for what only reads: counts and listings never wait in line with deliveries.
+    reads: Database,
     clock: Arc<dyn Clock>,
-    depth_max: u64,
+    settings: QueueSettings,
     /// Wakes one lane of this process when something became due; a lane that takes all it may wakes the next.
     due: Notify,
 }
@@ -63,12 +74,13 @@ impl SqliteQueue {
         let connection = connection::open(path)?;
         migrations::check(&connection, Schema::Queue)?;
         let database = Database::new(connection)?;
-        Ok(Self { database, clock, depth_max: settings.depth_max, due: Notify::new() })
+        let reads = Database::new(connection::open_reader(path)?)?;
+        Ok(Self { database, reads, clock, settings, due: Notify::new() })
     }
 
     async fn lease_now(&self, request: &LeaseRequest) -> Result<lease::Taken, QueueError> {
-        let (request, now) = (request.clone(), self.clock.now());
-        Ok(self.database.run(move |connection| lease::take(connection, &request, now)).await?)
+        let (request, now, due_within) = (request.clone(), self.clock.now(), self.settings.due_within);
+        Ok(self.database.run(move |connection| lease::take(connection, &request, now, due_within)).await?)
     }
 }
 
@@ -78,7 +90,7 @@ impl Producer for SqliteQueue {
         if deliveries.is_empty() {
             return Vec::new();
         }
-        let (count, now, depth_max) = (deliveries.len(), self.clock.now(), self.depth_max);
+        let (count, now, depth_max) = (deliveries.len(), self.clock.now(), self.settings.depth_max);
         let deliveries = deliveries.to_vec();
         let inserted =
             self.database.run(move |connection| enqueue::insert(connection, &deliveries, now, depth_max));
@@ -143,7 +155,7 @@ impl Consumer for SqliteQueue {
 impl QueueAdmin for SqliteQueue {
     async fn stats(&self) -> Result<QueueStats, QueueError> {
         let now = self.clock.now();
-        Ok(self.database.read(move |connection| admin::stats(connection, now)).await?)
+        Ok(self.reads.read(move |connection| admin::stats(connection, now)).await?)
     }
 
     async fn dead_letters(
@@ -153,7 +165,7 @@ impl QueueAdmin for SqliteQueue {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, QueueError> {
         let filter = filter.clone();
-        Ok(self.database.read(move |connection| admin::list(connection, &filter, after, limit)).await?)
+        Ok(self.reads.read(move |connection| admin::list(connection, &filter, after, limit)).await?)
     }
 
     async fn redrive(
@@ -162,7 +174,7 @@ impl QueueAdmin for SqliteQueue {
         after: Option<DeadLetterPosition>,
         limit: usize,
     ) -> Result<BulkStep, QueueError> {
-        let (filter, now, depth_max) = (filter.clone(), self.clock.now(), self.depth_max);
+        let (filter, now, depth_max) = (filter.clone(), self.clock.now(), self.settings.depth_max);
         let moved = self
             .database
             .run(move |connection| admin::redrive(connection, &filter, after, limit, (now, depth_max)))
@@ -181,6 +193,19 @@ impl QueueAdmin for SqliteQueue {
         Ok(self.database.run(move |connection| admin::discard(connection, &filter, after, limit)).await?)
     }
 
+    async fn count_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<BulkStep, QueueError> {
+        let filter = filter.clone();
+        Ok(self
+            .reads
+            .read(move |connection| admin::count_matching(connection, &filter, after, limit))
+            .await?)
+    }
+
     async fn messages(
         &self,
         after: Option<&MessagesCursor>,
@@ -188,17 +213,21 @@ impl QueueAdmin for SqliteQueue {
     ) -> Result<MessagesPage, QueueError> {
         let (after, now) = (after.cloned(), self.clock.now());
         let page = move |connection: &Connection| messages::list(connection, after.as_ref(), limit, now);
-        Ok(self.database.read(page).await?)
+        Ok(self.reads.read(page).await?)
     }
 
     async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
         let (id, now) = (id.clone(), self.clock.now());
-        Ok(self.database.read(move |connection| messages::find(connection, &id, now)).await?)
+        Ok(self.reads.read(move |connection| messages::find(connection, &id, now)).await?)
     }
 
     async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError> {
         let ids = ids.to_vec();
         Ok(self.database.run(move |connection| messages::remove(connection, &ids)).await?)
+    }
+
+    async fn audit(&self, repair: bool) -> Result<Audit, QueueError> {
+        self.audited(repair).await
     }
 
     /// Every file that opens commits to the disk: see `connection.rs`.
@@ -208,6 +237,7 @@ impl QueueAdmin for SqliteQueue {
 }
 
 /// The row of counts.
+#[derive(Clone, PartialEq, Eq)]
 struct Counters {
     depth: u64,
     dead: u64,
@@ -249,4 +279,19 @@ fn traceparent(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Tracepar
 /// A count of rows as the counters hold it.
 fn count(rows: usize) -> u64 {
     u64::try_from(rows).unwrap_or(u64::MAX)
+}
+
+/// What is on a page of bodies so far.
+#[derive(Default)]
+struct PageBytes {
+    bytes: usize,
+    is_begun: bool,
+}
+
+impl PageBytes {
+    /// Takes room for a body. The first is taken whatever its size.
+    fn has_room_for(&mut self, body: &[u8]) -> bool {
+        self.bytes = self.bytes.saturating_add(body.len());
+        !std::mem::replace(&mut self.is_begun, true) || self.bytes <= PAGE_BYTES_MAX
+    }
 }

@@ -86,7 +86,7 @@ fn remove(
         return Ok(false);
     }
     connection.prepare_cached("DELETE FROM messages WHERE seq = ?1")?.execute((seq,))?;
-    counters.depth -= 1;
+    counters.depth = counters.depth.saturating_sub(1);
     Ok(true)
 }
 

@@ -16,6 +16,7 @@ use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::queues::{all_of, request};
 
 const NOW: i64 = 1_785_312_000_000;
+const SETTINGS: QueueSettings = QueueSettings { depth_max: 1_000_000, due_within: Duration::from_secs(600) };
 
 fn clock() -> Arc<dyn Clock> {
     clock_at(NOW)
@@ -31,7 +32,7 @@ fn queue(path: &Path) -> SqliteQueue {
 
 fn queue_at(path: &Path, clock: Arc<dyn Clock>) -> SqliteQueue {
     apply_migrations(path, Schema::Queue).expect("the migrations apply");
-    SqliteQueue::open(path, QueueSettings { depth_max: 1_000_000 }, clock).expect("the queue opens")
+    SqliteQueue::open(path, SETTINGS, clock).expect("the queue opens")
 }
 
 fn deliveries(name: &str, count: usize, size: usize) -> Vec<Delivery> {
@@ -48,8 +49,7 @@ fn deliveries(name: &str, count: usize, size: usize) -> Vec<Delivery> {
 async fn a_file_without_its_migrations_is_refused_with_the_command_that_mends_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("new.db");
-    let Err(QueueError::Deployment(text)) = SqliteQueue::open(&path, QueueSettings { depth_max: 1 }, clock())
-    else {
+    let Err(QueueError::Deployment(text)) = SqliteQueue::open(&path, SETTINGS, clock()) else {
         panic!("a queue without tables was opened");
     };
     assert!(text.contains("rollbook migrate"), "{text}");

@@ -9,7 +9,7 @@ use rollbook_core::queue::{Consumer, Producer, QueueAdmin};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
-use rollbook_testkit::conformance::queue::QueueHarness;
+use rollbook_testkit::conformance::queue::{DUE_WITHIN, QueueHarness};
 use tempfile::TempDir;
 
 struct Harness {
@@ -26,7 +26,7 @@ impl Harness {
 
     fn open(&self) -> Arc<SqliteQueue> {
         let clock: Arc<dyn Clock> = self.clock.clone();
-        let settings = QueueSettings { depth_max: self.depth_max };
+        let settings = QueueSettings { depth_max: self.depth_max, due_within: DUE_WITHIN };
         Arc::new(SqliteQueue::open(&self.path(), settings, clock).expect("the queue opens"))
     }
 

@@ -15,14 +15,16 @@ use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
-    LeaseRequest, LeaseToken, MessageState, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError,
-    QueueStats, QueuedMessage, Settled, Settlement,
+    LeaseRequest, LeaseToken, MessageState, MessagesCursor, MessagesPage, PAGE_BYTES_MAX, Producer,
+    QueueAdmin, QueueError, QueueStats, QueuedMessage, Settled, Settlement,
 };
 use rollbook_core::retry::Failure;
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::trace::Traceparent;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::conformance::queue::DUE_WITHIN;
 
 /// A queue in memory. Share it in an [`Arc`]; waiting leases wake when a message comes, goes or
 /// becomes due.
@@ -149,6 +151,7 @@ impl MemoryQueue {
         let now = self.clock.now();
         let mut state = self.state();
         let due_at = now.plus(request.lease_for);
+        state.correct(now, due_at);
         let leases = match state.repeated(request, now) {
             leases if leases.is_empty() => {
                 let mut ids = state.due(now);
@@ -174,6 +177,14 @@ impl State {
     fn next_number(&mut self) -> i64 {
         self.last_number += 1;
         self.last_number
+    }
+
+    /// Brings back due times that a clock which was ahead has put too far into the future.
+    fn correct(&mut self, now: Timestamp, leased_until: Timestamp) {
+        let furthest = now.plus(DUE_WITHIN).max(leased_until);
+        for message in self.messages.values_mut().filter(|message| message.due_at > furthest) {
+            message.due_at = if message.leased.is_some() { leased_until } else { now };
+        }
     }
 
     /// The ids of the messages that are due, oldest due first.
@@ -384,7 +395,14 @@ impl QueueAdmin for MemoryQueue {
     ) -> Result<Vec<DeadLetter>, QueueError> {
         let state = self.state();
         let behind = state.dead.values().filter(|letter| after.is_none_or(|after| letter.position > after));
-        Ok(behind.filter(|letter| matches(filter, letter)).take(limit).cloned().collect())
+        let mut page = 0;
+        let matching = behind.filter(|letter| matches(filter, letter)).take(limit);
+        let fits = |letter: &&DeadLetter| {
+            let is_first = page == 0;
+            page += letter.body.len().max(1);
+            is_first || page <= PAGE_BYTES_MAX
+        };
+        Ok(matching.take_while(fits).cloned().collect())
     }
 
     async fn redrive(

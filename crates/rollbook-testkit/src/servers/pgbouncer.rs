@@ -9,7 +9,7 @@ use super::{Guard, as_user, free_port, give_to, new_folder};
 /// A `PgBouncer` in transaction mode, with fewer connections to the server than its clients have to it.
 #[derive(Debug)]
 pub struct PgBouncer {
-    _guard: Guard,
+    guard: Guard,
     port: u16,
 }
 
@@ -34,10 +34,25 @@ impl PgBouncer {
         let debian = "/usr/sbin/pgbouncer";
         let program = if Path::new(debian).exists() { debian } else { "pgbouncer" };
         command.extend([program.to_owned(), file.display().to_string()]);
-        let guard = Guard::start(folder, &command);
-        let answers = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
-        guard.until_it_answers("PgBouncer answers", answers).await;
-        Self { _guard: guard, port }
+        let bouncer = Self { guard: Guard::start(folder, &command), port };
+        bouncer.until_it_answers().await;
+        bouncer
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.guard.kill();
+    }
+
+    /// Starts it again after [`Self::kill`], at the same port, and waits until it answers.
+    pub async fn restart(&mut self) {
+        self.guard.restart();
+        self.until_it_answers().await;
+    }
+
+    async fn until_it_answers(&self) {
+        let answers = || TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok();
+        self.guard.until_it_answers("PgBouncer answers", answers).await;
     }
 
     /// The URL of one of the server's databases, through it.

@@ -45,8 +45,11 @@ async fn drain(events: &[Event]) -> (f64, u64) {
     let path = home.data().join("queue.db");
     apply_migrations(&path, Schema::Queue).expect("a queue");
     apply_migrations(&home.data().join("store.db"), Schema::Store).expect("a store");
-    let queue =
-        SqliteQueue::open(&path, QueueSettings { depth_max: u64::MAX }, std::sync::Arc::new(WallClock));
+    let queue = SqliteQueue::open(
+        &path,
+        QueueSettings { depth_max: u64::MAX, due_within: Duration::from_secs(600) },
+        std::sync::Arc::new(WallClock),
+    );
     let queue = queue.expect("a queue");
     for batch in events.chunks(1_000) {
         let deliveries: Vec<_> = batch.iter().map(load::delivery).collect();

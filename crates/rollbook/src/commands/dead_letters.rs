@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
     BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueAdmin, QueueError,
@@ -24,6 +24,8 @@ use crate::wire;
 
 /// Dead letters in one step, which is one transaction: deliveries wait for no longer than that.
 const STEP: usize = 500;
+/// Dead letters in one step of counting them, which reads no bodies.
+const COUNT_STEP: usize = 5_000;
 /// The pause between two steps, which leaves the queue to deliveries and workers.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How often a step is tried while the queue is busy or unreachable, and how much longer each wait is.
@@ -124,12 +126,11 @@ async fn each_page(
     while left > 0 {
         let asked = left.min(DEAD_LETTERS_PAGE);
         let page = queue.dead_letters(filter, after, asked).await?;
+        // A page may be short of what was asked for: only an empty one is the end.
+        let Some(last) = page.last() else { break };
+        after = Some(last.position);
         each(&page);
         left -= page.len().min(left);
-        after = page.last().map(|letter| letter.position);
-        if page.len() < asked {
-            break;
-        }
     }
     Ok(())
 }
@@ -215,25 +216,21 @@ impl Change {
 async fn change(queue: &dyn QueueAdmin, bulk: Bulk, change: Change, clock: &dyn Clock) -> anyhow::Result<()> {
     let limit = bulk.limit.map_or(usize::MAX, |limit| limit as usize);
     let filter = read(bulk.filter, clock);
+    let mut steps = InSteps::new(queue, &filter, change);
     // Counted first: a redriven message that dies again must not be redriven for ever.
-    let mut matching = 0;
-    each_page(queue, &filter, limit, |page| matching += page.len()).await?;
-    let done = if bulk.dry_run {
-        0
-    } else {
-        let (filter, line) = (&filter, ProgressLine::new());
-        let steps = InSteps { queue, filter, change, total: matching, done: 0, after: None, line };
-        steps.run(bulk.rate).await?
-    };
+    let mut outcome = steps.count(limit).await;
+    if outcome.is_ok() && !bulk.dry_run {
+        outcome = steps.run(bulk.rate).await;
+    }
+    steps.line.end();
+    let (matching, done) = (steps.matching, steps.done);
     match bulk.output {
-        Output::Json => {
-            let told = json!({ "matching": matching, change.done(): done, "dry_run": bulk.dry_run });
-            print_json(&told)?;
-        }
+        Output::Json => print_json(&steps.json(bulk.dry_run, outcome.as_ref().err()))?,
+        Output::Text if outcome.is_err() => {}
         Output::Text if bulk.dry_run => print(&format!("{matching} would be {}", change.done()))?,
         Output::Text => print(&format!("{done} {}", change.done()))?,
     }
-    Ok(())
+    outcome.map_err(|error| steps.stopped(&error))
 }
 
 /// A bulk operation under way.
@@ -241,59 +238,101 @@ struct InSteps<'a> {
     queue: &'a dyn QueueAdmin,
     filter: &'a DeadLetterFilter,
     change: Change,
-    total: usize,
+    /// Dead letters that match; while they are counted, so far.
+    matching: usize,
     done: usize,
-    after: Option<DeadLetterPosition>,
     line: ProgressLine,
 }
 
-impl InSteps<'_> {
-    /// Changes at most `total`, no more than `rate` in each second.
-    async fn run(mut self, rate: Option<u32>) -> anyhow::Result<usize> {
+impl<'a> InSteps<'a> {
+    fn new(queue: &'a dyn QueueAdmin, filter: &'a DeadLetterFilter, change: Change) -> Self {
+        Self { queue, filter, change, matching: 0, done: 0, line: ProgressLine::new() }
+    }
+
+    /// Counts those that match, at most `limit`.
+    async fn count(&mut self, limit: usize) -> Result<(), QueueError> {
+        let mut after = None;
+        loop {
+            let (queue, filter) = (self.queue, self.filter);
+            let step = patiently(|| queue.count_dead_letters(filter, after, COUNT_STEP)).await?;
+            self.matching = limit.min(self.matching + step.changed);
+            after = step.next;
+            if after.is_none() || self.matching == limit {
+                return Ok(());
+            }
+            if self.line.is_due() {
+                self.line.show(&format!("{} dead letters match so far", thousands(self.matching as u64)));
+            }
+        }
+    }
+
+    /// Changes those that were counted, no more than `rate` in each second.
+    async fn run(&mut self, rate: Option<u32>) -> Result<(), QueueError> {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
-        let mut is_over = self.total == 0;
+        let (mut after, mut is_over) = (None, self.matching == 0);
         while !is_over {
-            let mut left_in_second = self.total - self.done;
+            let mut left_in_second = self.matching - self.done;
             if let Some(rate) = rate {
                 seconds.tick().await;
                 left_in_second = left_in_second.min(rate as usize);
             }
             while left_in_second > 0 && !is_over {
-                let step = self.step(left_in_second.min(STEP)).await?;
+                let (change, queue, filter) = (self.change, self.queue, self.filter);
+                let step = patiently(|| change.step(queue, filter, after, left_in_second.min(STEP))).await?;
                 self.done += step.changed;
                 left_in_second -= step.changed.min(left_in_second);
-                self.after = step.next;
-                is_over = step.next.is_none() || self.done >= self.total;
+                after = step.next;
+                is_over = after.is_none() || self.done >= self.matching;
                 if self.line.is_due() {
-                    let (done, total) = (thousands(self.done as u64), thousands(self.total as u64));
-                    self.line.show(&format!("{done} of {total} {}", self.change.done()));
+                    let (done, matching) = (thousands(self.done as u64), thousands(self.matching as u64));
+                    self.line.show(&format!("{done} of {matching} {}", change.done()));
                 }
                 tokio::time::sleep(PAUSE).await;
             }
         }
-        self.line.end();
-        Ok(self.done)
+        Ok(())
     }
 
-    /// One step. While the queue is busy or unreachable for a short time it is tried again.
-    async fn step(&mut self, limit: usize) -> anyhow::Result<BulkStep> {
-        let mut tries = 0;
-        loop {
-            let error = match self.change.step(self.queue, self.filter, self.after, limit).await {
-                Ok(step) => return Ok(step),
-                Err(error) => error,
-            };
-            tries += 1;
-            if tries >= TRIES_MAX || !matches!(error, QueueError::Unavailable(_)) {
-                self.line.end();
-                let (done, what) = (self.done, self.change.done());
-                bail!(
-                    "{done} of {} dead letters are {what}, then: {error}. The others are untouched; run the same \
-                     command again to go on",
-                    self.total
-                );
-            }
-            tokio::time::sleep(TRY_AGAIN_AFTER * tries).await;
+    /// How far it came, for programs.
+    fn json(&self, is_dry_run: bool, error: Option<&QueueError>) -> Value {
+        let mut result =
+            json!({ "matching": self.matching, self.change.done(): self.done, "dry_run": is_dry_run });
+        if let Some(error) = error {
+            result["error"] = harmless(&error.to_string()).into();
         }
+        result
+    }
+
+    /// How far it came before it failed, and what to do.
+    fn stopped(&self, error: &QueueError) -> anyhow::Error {
+        let Self { change, matching, done, .. } = self;
+        anyhow!(
+            "{done} of {matching} dead letters are {}, then: {error}. The others are untouched. Fix: run the same \
+             command again; it goes on with those that are left",
+            change.done(),
+        )
     }
 }
+
+/// Makes a call, and again while the queue is busy or unreachable for a short time. A step that was done though its
+/// answer was lost is not done twice: what it changed is no dead letter any more.
+async fn patiently<T, Call>(mut call: impl FnMut() -> Call) -> Result<T, QueueError>
+where
+    Call: Future<Output = Result<T, QueueError>>,
+{
+    let mut tries = 0;
+    loop {
+        let error = match call().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        tries += 1;
+        if tries >= TRIES_MAX || !matches!(error, QueueError::Unavailable(_)) {
+            return Err(error);
+        }
+        tokio::time::sleep(TRY_AGAIN_AFTER * tries).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

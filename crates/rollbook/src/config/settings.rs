@@ -232,7 +232,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
         "lease_bytes_max",
         BYTES,
         "16MiB",
-        "bytes of bodies in one lease; a larger message is leased alone",
+        "bytes of bodies leased at once, shared out among the lanes; a larger message is leased alone",
     ),
     limit("lease_for", TIME, "60s", "how long a message stays with a worker before another may have it"),
     limit(

@@ -43,6 +43,8 @@ const WRONG: [(&str, &str); 48] = [
     ("ROLLBOOK_QUEUE_DEPTH_MAX", "1e6"),
     ("ROLLBOOK_LANES", "1000"),
     ("ROLLBOOK_LEASE_BATCH_MAX", "0"),
+    ("ROLLBOOK_LEASE_BYTES_MAX", "lots"),
+    ("ROLLBOOK_ENQUEUE_BYTES_MAX", "lots"),
     ("ROLLBOOK_LEASE_FOR", "1s"),
     ("ROLLBOOK_LEASE_WAIT", "30s"),
     ("ROLLBOOK_LEASE_LINGER", "2s"),

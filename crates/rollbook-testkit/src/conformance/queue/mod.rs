@@ -25,6 +25,8 @@ use crate::queues::{all_of, request};
 #[doc(hidden)]
 pub mod admission;
 #[doc(hidden)]
+pub mod clocks;
+#[doc(hidden)]
 pub mod dead_letters;
 #[doc(hidden)]
 pub mod leases;
@@ -37,6 +39,8 @@ pub mod traces;
 
 /// The limit on waiting messages that the suite asks for.
 pub const DEPTH_MAX: u64 = 100;
+/// How far ahead a due time may lie in an engine under test: further than any lease or backoff in the suite reaches.
+pub const DUE_WITHIN: Duration = Duration::from_secs(600);
 const LEASE_FOR: Duration = Duration::from_secs(60);
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(1);
@@ -59,6 +63,12 @@ pub trait QueueHarness: Send {
     /// Lets time pass for the engine.
     fn advance(&self, span: Duration) {
         self.clock().advance(span);
+    }
+
+    /// Sets the engine's clock back, as when a clock that was ahead is corrected.
+    fn step_back(&self, span: Duration) {
+        let clock = self.clock();
+        clock.set(clock.now().minus(span));
     }
 
     /// Damages the entry of a message that waits so that it can't be read back whole. Its id and body
@@ -260,6 +270,11 @@ macro_rules! queue_conformance {
             messages: what_is_not_there_is_not_removed_and_not_counted
             messages: a_removed_message_leaves_its_neighbours_and_makes_room
             messages: the_oldest_message_is_the_oldest_that_was_not_removed
+            clocks: a_retry_is_due_although_the_clock_was_ahead_when_it_began
+            clocks: a_redriven_message_is_due_although_the_clock_was_ahead
+            clocks: a_lease_ends_in_time_although_the_clock_was_ahead_when_it_began
+            clocks: a_clock_that_is_corrected_by_little_changes_no_due_time
+            clocks: an_audit_of_a_sound_queue_finds_nothing
             traces: a_message_has_the_trace_that_it_came_in_or_none
             traces: a_trace_is_kept_by_every_way_back_to_the_queue
             traces: a_dead_letter_keeps_its_trace_and_a_redriven_one_too

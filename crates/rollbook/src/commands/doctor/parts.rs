@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollbook_core::queue::{QueueAdmin, QueueStats};
+use rollbook_core::queue::{Audit, QueueAdmin, QueueStats};
 use rollbook_core::store::Store;
 use rollbook_core::time::{Clock, Timestamp};
 
@@ -23,10 +23,11 @@ const WAITS_MAX: Duration = Duration::from_secs(300);
 const DURABILITY: &str = "durability";
 const DEPTH: &str = "depth";
 const DEAD_LETTERS: &str = "dead_letters";
+const AUDIT: &str = "audit";
 
 /// The queue, and all that is asked of one that answers.
 pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
-    let unknown = || [DURABILITY, DEPTH, DEAD_LETTERS].map(|check| skipped(check, "no queue to ask"));
+    let unknown = || [DURABILITY, DEPTH, DEAD_LETTERS, AUDIT].map(|check| skipped(check, "no queue to ask"));
     if let Some(finding) = not_there(config, needs, Part::Queue).await {
         return std::iter::once(finding).chain(unknown()).collect();
     }
@@ -71,12 +72,14 @@ async fn contents(config: &Config, admin: &dyn QueueAdmin, now: Timestamp) -> Fi
     }
     match in_time(admin.stats()).await {
         Ok(stats) => {
-            vec![ok("queue", place), depth(config, &stats, now), dead_letters(&stats)]
+            let audit = audit(in_time(admin.audit(false)).await);
+            vec![ok("queue", place), depth(config, &stats, now), dead_letters(&stats), audit]
         }
         Err(why) => vec![
             failed("queue", why, mend(config, Part::Queue)),
             skipped(DEPTH, "the queue does not tell"),
             skipped(DEAD_LETTERS, "the queue does not tell"),
+            skipped(AUDIT, "the queue does not tell"),
         ],
     }
 }
@@ -128,6 +131,25 @@ fn dead_letters(stats: &QueueStats) -> Finding {
             "rollbook dead-letters list says why; then redrive or discard them",
         ),
     }
+}
+
+/// Whether every message can be found. A queue that is too large to be compared in time is left to its workers.
+fn audit(audited: Result<Audit, String>) -> Finding {
+    let audit = match audited {
+        Ok(audit) => audit,
+        Err(why) => return skipped(AUDIT, format!("{why}; every worker does it at its start and each hour")),
+    };
+    let Audit { messages, stranded, dangling, notes } = &audit;
+    if audit.is_clean() {
+        return ok(AUDIT, format!("{} messages, and every one can be found", thousands(*messages)));
+    }
+    let mut wrong = notes.clone();
+    let count = |count: u64, what: &str| (count > 0).then(|| format!("{} {what}", thousands(count)));
+    wrong.extend(count(*stranded, "messages that no index leads to"));
+    wrong.extend(count(*dangling, "index entries that lead to no message"));
+    let mend =
+        "start or restart a worker (rollbook serve or work): it repairs this at its start, and every hour";
+    warning(AUDIT, wrong.join("; "), mend)
 }
 
 /// The store. A receiver needs none.
@@ -203,6 +225,22 @@ mod tests {
         let flags = [(crate::config::find("queue_depth_max").expect("a setting"), "1000".to_owned())];
         let sources = Sources { flags: &flags, environment: Environment::of(&[]), file: FileSource::None };
         Config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    #[test]
+    fn an_audit_says_what_is_damaged_and_who_repairs_it() {
+        let sound = audit(Ok(Audit { messages: 1200, ..Audit::default() }));
+        assert_eq!(
+            (sound.state, sound.found.as_str()),
+            (State::Ok, "1,200 messages, and every one can be found")
+        );
+        let notes = vec!["the counters said 1 messages and there are 2".to_owned()];
+        let damaged = audit(Ok(Audit { messages: 2, stranded: 1, dangling: 3, notes }));
+        assert_eq!(damaged.state, State::Warning);
+        for part in ["the counters said", "1 messages that no index", "3 index entries"] {
+            assert!(damaged.found.contains(part), "{}", damaged.found);
+        }
+        assert_eq!(audit(Err("no answer within 5 s".to_owned())).state, State::Skipped);
     }
 
     #[test]

@@ -67,13 +67,11 @@ async fn once(queue: &dyn QueueAdmin, person: &mut Person) -> Result<Found, Queu
     let mut after = None;
     loop {
         let page = queue.dead_letters(&DeadLetterFilter::default(), after, DEAD_LETTERS_PAGE).await?;
-        let is_last = page.len() < DEAD_LETTERS_PAGE;
-        after = page.last().map(|letter| letter.position);
+        // A page may be short of what was asked for: only an empty one is the end.
+        let Some(last) = page.last() else { return Ok(found) };
+        after = Some(last.position);
         for letter in page {
             found.note(letter.id, Place::Dead, person.bearing(&letter.body));
-        }
-        if is_last {
-            return Ok(found);
         }
     }
 }

@@ -280,3 +280,22 @@ fn only_a_yes_is_a_yes() {
         assert_eq!(agreed(&mut answer.as_bytes()), is_yes, "{answer:?}");
     }
 }
+
+#[tokio::test]
+async fn dead_letters_behind_a_page_that_large_bodies_cut_short_are_found() {
+    let stage = Stage::new();
+    let mut large = of_user();
+    large["data"]["public_metadata"] = json!({ "x": "x".repeat(1 << 20) });
+    let ids: Vec<String> = (0..20).map(|number| format!("msg_{number}")).collect();
+    for id in &ids {
+        stage.queued(id, &large.to_string()).await;
+    }
+    let leases =
+        stage.queue.lease(request(20, Duration::from_secs(60), Duration::ZERO)).await.expect("leases");
+    let failure = Failure { reason: Reason::StoreRefused, detail: String::new(), event_type: None };
+    let dead = |lease| (lease, Settlement::DeadLetter { failure: failure.clone() });
+    let settled = stage.queue.settle_many(&leases.into_iter().map(dead).collect::<Vec<_>>()).await;
+    assert_eq!(all_of(settled).expect("they are settled").len(), 20);
+    stage.erased(&mut ines()).await;
+    assert_eq!(stage.left(), [""; 0]);
+}

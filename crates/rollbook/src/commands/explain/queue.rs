@@ -117,15 +117,13 @@ impl Scan<'_> {
                 return Ok(());
             }
             let page = queue.dead_letters(&DeadLetterFilter::default(), after, room).await?;
-            let is_last = page.len() < room;
-            after = page.last().map(|letter| letter.position);
+            // A page may be short of what was asked for: only an empty one is the end.
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.position);
             for letter in page {
                 if let Some(about) = self.look(&letter.body) {
                     self.seen.dead_letters.push(Parked::new(letter, about.event_type));
                 }
-            }
-            if is_last {
-                return Ok(());
             }
         }
     }

@@ -1,0 +1,153 @@
+//! The audit: bodies against the tables that lead to them, and the counters against both.
+//!
+//! A message whose `seq` is not beyond `leased_to` is found by its row in `leases` alone; a row there without a
+//! message leads nowhere; and the counters decide what is refused and where the next message goes. Each of them
+//! can be lost without the bodies (a restored file, a hand in the database), so the bodies are what is believed.
+//!
+//! The audit reads in steps on the connection that only reads, each in a transaction of its own. What a step finds
+//! is repaired in one short transaction, which looks again: deliveries and workers never wait for more than that.
+
+use rollbook_core::queue::{Audit, QueueError};
+use rollbook_core::time::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::{Counters, SqliteQueue, count};
+use crate::fault::Fault;
+
+/// Rows in one step.
+const STEP: usize = 1_000;
+
+/// Where one table is damaged, and how a row of it is repaired.
+struct Check {
+    /// The next rows behind `?1`, at most `?2`, each with whether it is wrong.
+    look: &'static str,
+    /// Repairs the row `?1`, unless it has come right meanwhile; `?2` is now.
+    repair: &'static str,
+}
+
+/// Messages that nothing leads to: they are due from now on.
+const STRANDED: Check = Check {
+    look: "SELECT seq, NOT EXISTS (SELECT 1 FROM leases WHERE leases.seq = messages.seq)
+             FROM messages WHERE seq > ?1 AND seq <= (SELECT leased_to FROM counters) ORDER BY seq LIMIT ?2",
+    repair: "INSERT INTO leases (seq, due_at, token, attempts, unsettled, received_at)
+             SELECT seq, ?2, NULL, 0, 0, received_at FROM messages
+              WHERE seq = ?1 AND seq <= (SELECT leased_to FROM counters)
+             ON CONFLICT (seq) DO NOTHING",
+};
+
+/// Rows of `leases` that lead to no message.
+const DANGLING: Check = Check {
+    look: "SELECT seq, NOT EXISTS (SELECT 1 FROM messages WHERE messages.seq = leases.seq)
+             FROM leases WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+    repair: "DELETE FROM leases WHERE seq = ?1 AND ?2 IS NOT NULL
+                AND NOT EXISTS (SELECT 1 FROM messages WHERE messages.seq = leases.seq)",
+};
+
+impl SqliteQueue {
+    /// Looks at everything, and repairs what is wrong where `repair` says so.
+    pub(super) async fn audited(&self, repair: bool) -> Result<Audit, QueueError> {
+        let (counted, now) = (self.reads.read(Counted::read).await?, self.clock.now());
+        let mut audit = Audit { messages: counted.depth, notes: counted.notes(), ..Audit::default() };
+        if repair && !audit.notes.is_empty() {
+            self.database.run(move |connection| counted.restore(connection, now)).await?;
+        }
+        audit.stranded = self.check(&STRANDED, repair).await?;
+        audit.dangling = self.check(&DANGLING, repair).await?;
+        if repair && audit.stranded > 0 {
+            self.due.notify_waiters();
+        }
+        Ok(audit)
+    }
+
+    /// Looks at one table from its first row to its last. Returns how many rows are wrong.
+    async fn check(&self, check: &'static Check, repair: bool) -> Result<u64, Fault> {
+        let (mut after, mut wrong) = (i64::MIN, 0);
+        loop {
+            let rows = self.reads.read(move |connection| look(connection, check, after)).await?;
+            let Some((last, _)) = rows.last() else { return Ok(wrong) };
+            after = *last;
+            let damaged: Vec<i64> =
+                rows.iter().filter(|(_, is_wrong)| *is_wrong).map(|(seq, _)| *seq).collect();
+            wrong += count(damaged.len());
+            if repair && !damaged.is_empty() {
+                let now = self.clock.now().as_millis();
+                let work = move |connection: &Connection| {
+                    let mut statement = connection.prepare_cached(check.repair)?;
+                    damaged.iter().try_for_each(|seq| statement.execute((seq, now)).map(drop))
+                };
+                self.database.run(work).await?;
+            }
+        }
+    }
+}
+
+fn look(connection: &Connection, check: &Check, after: i64) -> rusqlite::Result<Vec<(i64, bool)>> {
+    let mut statement = connection.prepare_cached(check.look)?;
+    let rows = statement.query_map((after, STEP), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
+}
+
+/// What the tables say, and what the counters said in the same state of the file.
+struct Counted {
+    /// `None` where their row is gone.
+    counters: Option<Counters>,
+    depth: u64,
+    dead: u64,
+    /// The largest `seq` of a message, or zero.
+    seq: i64,
+    /// The largest token of a lease, or zero.
+    token: i64,
+}
+
+impl Counted {
+    fn read(connection: &Connection) -> rusqlite::Result<Self> {
+        // The indexes by id are counted, which hold no bodies.
+        let one = |sql| connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0));
+        Ok(Self {
+            counters: Counters::read(connection).optional()?,
+            depth: one("SELECT count(*) FROM messages")?.try_into().unwrap_or_default(),
+            dead: one("SELECT count(*) FROM dead_letters")?.try_into().unwrap_or_default(),
+            seq: one("SELECT max(0, coalesce(max(seq), 0)) FROM messages")?,
+            token: one("SELECT coalesce(max(token), 0) FROM leases")?,
+        })
+    }
+
+    /// What is wrong with the counters, in words.
+    fn notes(&self) -> Vec<String> {
+        let Some(counters) = &self.counters else { return vec!["the row of counters was gone".to_owned()] };
+        let mut notes = Vec::new();
+        let mut note = |is_wrong: bool, text: String| notes.extend(is_wrong.then_some(text));
+        let (depth, dead) = (counters.depth, counters.dead);
+        note(depth != self.depth, format!("the counters said {depth} messages and there are {}", self.depth));
+        note(dead != self.dead, format!("the counters said {dead} dead letters and there are {}", self.dead));
+        let text = format!("the last number given was {} and there is a message {}", counters.seq, self.seq);
+        note(counters.seq < self.seq, text);
+        let text = format!("messages up to {} were leased and {} was the last", counters.leased_to, self.seq);
+        note(counters.leased_to > counters.seq.max(self.seq), text);
+        let text = format!("the last token given was {} and there is a lease {}", counters.token, self.token);
+        note(counters.token < self.token, text);
+        notes
+    }
+
+    /// Corrects the counters as they are now, which others may have counted on since.
+    fn restore(&self, connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+        let Some(old) = &self.counters else {
+            // Tokens count leases, of which there was never one a millisecond: this one was never given.
+            let token = self.token.max(now.as_millis());
+            let sql = "INSERT OR IGNORE INTO counters (one, depth, dead, seq, leased_to, token)
+                       VALUES (1, ?1, ?2, ?3, 0, ?4)";
+            connection.execute(sql, (self.depth, self.dead, self.seq, token))?;
+            return Ok(());
+        };
+        let mut counters = Counters::read(connection)?;
+        // By the difference: it was the same before and after whatever was counted meanwhile.
+        counters.depth = counters.depth.saturating_sub(old.depth.saturating_sub(self.depth))
+            + self.depth.saturating_sub(old.depth);
+        counters.dead = counters.dead.saturating_sub(old.dead.saturating_sub(self.dead))
+            + self.dead.saturating_sub(old.dead);
+        counters.seq = counters.seq.max(self.seq);
+        counters.leased_to = counters.leased_to.min(counters.seq);
+        counters.token = counters.token.max(self.token);
+        counters.write(connection)
+    }
+}

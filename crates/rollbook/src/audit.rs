@@ -1,0 +1,146 @@
+//! The audit of the queue: at the start of a worker, and every hour.
+//!
+//! It works in short steps beside deliveries and leases, and repairs what the bodies prove. Several workers may do it
+//! at once: what one has repaired, the next finds sound.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{IntCounterVec, Opts, Registry};
+use rollbook_core::queue::{Audit, QueueAdmin};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// The pause between two audits.
+const INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// The pause after an audit that the queue could not answer.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
+const STRANDED: &str = "stranded";
+const DANGLING: &str = "dangling";
+const COUNTS: &str = "counts";
+
+/// Audits a queue until it is stopped.
+pub(crate) struct QueueAudit {
+    queue: Arc<dyn QueueAdmin>,
+    repaired: IntCounterVec,
+}
+
+impl QueueAudit {
+    /// Registers what it counts, at zero.
+    pub(crate) fn new(queue: Arc<dyn QueueAdmin>, registry: &Registry) -> Result<Self, prometheus::Error> {
+        let help =
+            "What the audit of the queue repaired: stranded messages, dangling index entries, wrong counts.";
+        let repaired = IntCounterVec::new(Opts::new("rollbook_queue_audit_repaired_total", help), &["kind"])?;
+        for kind in [STRANDED, DANGLING, COUNTS] {
+            repaired.with_label_values(&[kind]);
+        }
+        registry.register(Box::new(repaired.clone()))?;
+        Ok(Self { queue, repaired })
+    }
+
+    /// Audits at once, then every hour.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut is_failing = false;
+        loop {
+            let Some(audited) = stop.run_until_cancelled(self.queue.audit(true)).await else { return };
+            let pause = match audited {
+                Ok(audit) => {
+                    is_failing = false;
+                    self.report(&audit);
+                    INTERVAL
+                }
+                Err(error) => {
+                    if !is_failing {
+                        warn!(%error, "the queue could not be audited; nothing waits for it, and it is tried again");
+                    }
+                    is_failing = true;
+                    TRY_AGAIN_AFTER
+                }
+            };
+            // Workers that started together must not all audit together.
+            let pause = pause.mul_f64(1.0 - fastrand::f64() / 4.0);
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn report(&self, audit: &Audit) {
+        let counts = u64::try_from(audit.notes.len()).unwrap_or(u64::MAX);
+        for (kind, count) in [(STRANDED, audit.stranded), (DANGLING, audit.dangling), (COUNTS, counts)] {
+            self.repaired.with_label_values(&[kind]).inc_by(count);
+        }
+        let Audit { messages, stranded, dangling, notes } = audit;
+        if audit.is_clean() {
+            info!(messages, "the queue was audited: every message can be found");
+        } else {
+            warn!(
+                messages,
+                stranded,
+                dangling,
+                counts = notes.join("; "),
+                "the queue was damaged and is repaired: stranded messages are due again, dangling index entries are removed"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use rollbook_core::queue::QueueError;
+    use rollbook_core::time::Timestamp;
+    use rollbook_testkit::clock::ManualClock;
+    use rollbook_testkit::faults::{Fault, FaultyAdmin};
+    use rollbook_testkit::memory::queue::MemoryQueue;
+
+    use super::*;
+
+    /// The audits that were begun within a time.
+    async fn begun_within(time: Duration, fails: usize) -> usize {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(0)));
+        let counted = Arc::clone(&begun);
+        let queue = FaultyAdmin::new(Arc::new(MemoryQueue::new(10, clock)), move |_| {
+            if counted.fetch_add(1, Ordering::Relaxed) < fails {
+                Fault::Fail(QueueError::Unavailable("it restarts".to_owned()))
+            } else {
+                Fault::None
+            }
+        });
+        let stop = CancellationToken::new();
+        let audit = QueueAudit::new(Arc::new(queue), &Registry::new()).expect("free names");
+        let end = async {
+            tokio::time::sleep(time).await;
+            stop.cancel();
+        };
+        tokio::join!(audit.run(stop.clone()), end);
+        begun.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_queue_is_audited_at_the_start_and_every_hour_until_the_stop() {
+        assert_eq!(begun_within(Duration::from_millis(1), 0).await, 1);
+        let in_a_day = begun_within(INTERVAL * 24, 0).await;
+        assert!((24..=33).contains(&in_a_day), "{in_a_day}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_audit_that_could_not_be_done_is_tried_again_soon() {
+        assert!(begun_within(TRY_AGAIN_AFTER * 4, 3).await >= 4);
+    }
+
+    #[test]
+    fn what_was_repaired_is_counted_by_kind() {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(0)));
+        let audit =
+            QueueAudit::new(Arc::new(MemoryQueue::new(10, clock)), &Registry::new()).expect("free names");
+        let notes = vec!["one".to_owned(), "two".to_owned()];
+        audit.report(&Audit { messages: 9, stranded: 4, dangling: 3, notes });
+        let counted =
+            [STRANDED, DANGLING, COUNTS].map(|kind| audit.repaired.with_label_values(&[kind]).get());
+        assert_eq!(counted, [4, 3, 2]);
+    }
+}

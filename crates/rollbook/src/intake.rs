@@ -1,0 +1,205 @@
+//! Whether deliveries can be stored, by the only evidence there is: what became of those that were.
+//!
+//! A queue that answers questions may still refuse every delivery: a full disk lets it read and not write. So the
+//! receiver's calls are watched on their way, and the queue's part in `/readyz` and `rollbook_up` says what they met.
+//! A process that is not ready gets no deliveries that could show it is well again, so the evidence of a failure
+//! ends after [`FAILURE_HOLDS_FOR`]: then it is ready again, and says what it last met until a delivery is stored.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rollbook_core::delivery::Delivery;
+use rollbook_core::queue::{Enqueued, Producer, QueueError};
+use rollbook_ops::{Condition, Probe};
+use tokio::time::Instant;
+
+/// How long a refused batch counts as evidence that the next would be refused too.
+const FAILURE_HOLDS_FOR: Duration = Duration::from_secs(30);
+/// How long a call may take until the queue counts as one that does not answer: deliveries have had their 503 long ago.
+const SILENT_FOR: Duration = Duration::from_secs(10);
+
+/// A producer whose outcomes are remembered.
+pub(crate) struct Intake {
+    inner: Arc<dyn Producer>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Calls under way and when they began.
+    calls: BTreeMap<u64, Instant>,
+    last_call: u64,
+    /// What the last call that returned met, where it was not a success for all of it.
+    failure: Option<Failure>,
+}
+
+struct Failure {
+    at: Instant,
+    error: QueueError,
+    /// Whether some deliveries of the batch were stored.
+    is_partial: bool,
+}
+
+impl Intake {
+    /// Watches this producer.
+    pub(crate) fn new(inner: Arc<dyn Producer>) -> Self {
+        Self { inner, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Producer for Intake {
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
+        let call = self.state().begin();
+        let answers = self.inner.enqueue_many(deliveries).await;
+        self.state().end(call, &answers);
+        answers
+    }
+}
+
+impl State {
+    fn begin(&mut self) -> u64 {
+        self.last_call += 1;
+        self.calls.insert(self.last_call, Instant::now());
+        self.last_call
+    }
+
+    fn end(&mut self, call: u64, answers: &[Result<Enqueued, QueueError>]) {
+        self.calls.remove(&call);
+        if answers.is_empty() {
+            return;
+        }
+        let error = answers.iter().find_map(|answer| answer.as_ref().err().cloned());
+        let is_partial = answers.iter().any(Result::is_ok);
+        self.failure = error.map(|error| Failure { at: Instant::now(), error, is_partial });
+    }
+}
+
+#[async_trait]
+impl Probe for Intake {
+    async fn check(&self) -> Condition {
+        let state = self.state();
+        if let Some(silent) =
+            state.calls.values().map(Instant::elapsed).max().filter(|silent| *silent >= SILENT_FOR)
+        {
+            return Condition::Failing(format!(
+                "deliveries are answered 503: the queue has not answered for {} s",
+                silent.as_secs()
+            ));
+        }
+        let Some(Failure { at, error, is_partial }) = &state.failure else { return Condition::Well };
+        if at.elapsed() >= FAILURE_HOLDS_FOR {
+            let ago = at.elapsed().as_secs();
+            return Condition::Degraded(format!(
+                "the last deliveries, {ago} s ago, were answered 503: {error}"
+            ));
+        }
+        match error {
+            _ if *is_partial => Condition::Degraded(format!("some deliveries are answered 503: {error}")),
+            // The queue does its work; it is the workers that do not keep up.
+            QueueError::Full { .. } => Condition::Degraded(format!("deliveries are answered 503: {error}")),
+            error => Condition::Failing(format!("deliveries are answered 503: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use rollbook_core::delivery::MessageId;
+    use rollbook_core::time::Timestamp;
+
+    use super::*;
+
+    /// Answers with what the test has set for each delivery.
+    #[derive(Default)]
+    struct Answers(Mutex<Vec<Result<Enqueued, QueueError>>>, Option<Duration>);
+
+    #[async_trait]
+    impl Producer for Answers {
+        async fn enqueue_many(&self, _: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
+            if let Some(takes) = self.1 {
+                tokio::time::sleep(takes).await;
+            }
+            self.0.lock().expect("no panic").clone()
+        }
+    }
+
+    fn full_disk() -> QueueError {
+        QueueError::Unavailable("database or disk is full".to_owned())
+    }
+
+    async fn after(answers: &[Result<Enqueued, QueueError>]) -> Intake {
+        let intake = Intake::new(Arc::new(Answers(Mutex::new(answers.to_vec()), None)));
+        intake.enqueue_many(&deliveries()).await;
+        intake
+    }
+
+    fn deliveries() -> Vec<Delivery> {
+        let received_at = Timestamp::from_millis(0);
+        vec![Delivery { id: MessageId::new("a"), received_at, traceparent: None, body: Bytes::new() }]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn before_any_delivery_and_after_a_stored_one_all_is_well() {
+        assert_eq!(Intake::new(Arc::new(Answers::default())).check().await, Condition::Well);
+        assert_eq!(after(&[Ok(Enqueued::Queued)]).await.check().await, Condition::Well);
+        assert_eq!(after(&[Ok(Enqueued::Duplicate)]).await.check().await, Condition::Well);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_batch_fails_with_its_error_until_the_next_is_stored() {
+        let producer = Arc::new(Answers(Mutex::new(vec![Err(full_disk())]), None));
+        let intake = Intake::new(producer.clone());
+        intake.enqueue_many(&deliveries()).await;
+        let Condition::Failing(why) = intake.check().await else { panic!("it fails") };
+        assert!(why.contains("database or disk is full"), "{why}");
+        *producer.0.lock().expect("no panic") = vec![Ok(Enqueued::Queued)];
+        intake.enqueue_many(&deliveries()).await;
+        assert_eq!(intake.check().await, Condition::Well);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_deliveries_the_evidence_ends_and_the_process_is_ready_again() {
+        let intake = after(&[Err(full_disk())]).await;
+        tokio::time::advance(FAILURE_HOLDS_FOR.saturating_sub(Duration::from_millis(1))).await;
+        assert!(!intake.check().await.is_ready());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let Condition::Degraded(why) = intake.check().await else {
+            panic!("it is ready, and says what it met")
+        };
+        assert!(why.contains("30 s ago") && why.contains("disk is full"), "{why}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_of_the_queue_that_refuses_and_a_full_queue_leave_the_process_ready() {
+        for answers in
+            [vec![Ok(Enqueued::Queued), Err(full_disk())], vec![Err(QueueError::Full { depth: 7, limit: 7 })]]
+        {
+            let condition = after(&answers).await.check().await;
+            assert!(matches!(condition, Condition::Degraded(_)), "{answers:?}: {condition:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_does_not_return_fails_while_it_lasts() {
+        let answers = Mutex::new(vec![Ok(Enqueued::Queued)]);
+        let intake = Intake::new(Arc::new(Answers(answers, Some(SILENT_FOR * 2))));
+        let deliveries = deliveries();
+        let look = async {
+            tokio::time::sleep(SILENT_FOR.saturating_sub(Duration::from_millis(1))).await;
+            assert_eq!(intake.check().await, Condition::Well);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let Condition::Failing(why) = intake.check().await else { panic!("it is silent") };
+            assert!(why.contains("has not answered for 10 s"), "{why}");
+        };
+        tokio::join!(intake.enqueue_many(&deliveries), look);
+        assert_eq!(intake.check().await, Condition::Well);
+    }
+}
