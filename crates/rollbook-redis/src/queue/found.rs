@@ -7,7 +7,7 @@ use super::{FORMAT, RedisQueue, Shard};
 use crate::owner::{Claim, Owner};
 use crate::pool::Call;
 
-/// An epoch that was made for data that were there begins so (set_up.lua).
+/// An epoch that was made for data that were there begins so (`set_up.lua`).
 const KEPT: &str = "kept-";
 
 /// What stands in a shard's `meta`.
