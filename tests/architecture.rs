@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Which crates each crate may use. A new arrow is a reviewed change of this table and of crates/README.md.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("rollbook-core", &[]),
+    ("rollbook-http", &[]),
     ("rollbook-simulator", &["rollbook-core"]),
     ("rollbook-sqlite", &["rollbook-core"]),
     ("rollbook-redis", &["rollbook-core"]),
     ("rollbook-postgres", &["rollbook-core"]),
-    ("rollbook-receiver", &["rollbook-core"]),
+    ("rollbook-receiver", &["rollbook-core", "rollbook-http"]),
     ("rollbook-worker", &["rollbook-core"]),
-    ("rollbook-ops", &["rollbook-core"]),
+    ("rollbook-ops", &["rollbook-core", "rollbook-http"]),
     ("rollbook-testkit", &["rollbook-core", "rollbook-simulator"]),
     (
         "rollbook",

@@ -37,12 +37,16 @@ pub(crate) fn waiting(data: &Path) -> u64 {
     count(&queue, "SELECT count(*) FROM messages")
 }
 
-/// Compares the ids that were acknowledged and sent with the ledger, by looking into the files.
-pub(crate) fn audit(data: &Path, acknowledged: &BTreeSet<&str>, sent: &BTreeSet<&str>) -> Audit {
+/// The ids of all deliveries that were applied.
+pub(crate) fn ledger(data: &Path) -> BTreeSet<String> {
     let store = rusqlite::Connection::open(data.join("store.db")).expect("the store's file");
     let mut ledger = store.prepare("SELECT svix_id FROM deliveries").expect("a ledger");
-    let ledger: BTreeSet<String> =
-        ledger.query_map([], |row| row.get(0)).expect("rows").collect::<Result<_, _>>().expect("ids");
+    ledger.query_map([], |row| row.get(0)).expect("rows").collect::<Result<_, _>>().expect("ids")
+}
+
+/// Compares the ids that were acknowledged and sent with the ledger, by looking into the files.
+pub(crate) fn audit(data: &Path, acknowledged: &BTreeSet<&str>, sent: &BTreeSet<&str>) -> Audit {
+    let ledger = ledger(data);
     let queue = rusqlite::Connection::open(data.join("queue.db")).expect("the queue's file");
     Audit {
         lost: acknowledged.iter().filter(|id| !ledger.contains(**id)).count(),

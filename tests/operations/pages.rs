@@ -8,7 +8,7 @@ use super::{assert_readable, listed_series, names_in, ops, read};
 use crate::crashes::BINARY;
 
 /// From the folder `ops`.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "../README.md",
     "../crates/README.md",
     "../migrations/README.md",
@@ -17,6 +17,7 @@ const PAGES: [&str; 9] = [
     "FIRST-HOUR.md",
     "METRICS.md",
     "PRODUCTION.md",
+    "RELIABILITY.md",
     "RUNBOOK.md",
 ];
 

@@ -28,6 +28,12 @@ pub(crate) struct Audit {
     pub(crate) again: usize,
 }
 
+/// The dead letters in Redis.
+pub(crate) fn dead_letters(fleet: &Fleet) -> BTreeSet<String> {
+    let dead = fleet.redis.cli(&["hkeys", "{rollbook:0}:failures"]);
+    dead.lines().filter(|id| !id.is_empty()).map(str::to_owned).collect()
+}
+
 pub(crate) async fn audit(fleet: &Fleet, load: &Load, sent: &Sent<'_>) -> Audit {
     let ledger = fleet.postgres.psql(DATABASE, "SELECT svix_id, attempts FROM clerk.deliveries").await;
     let ledger: Vec<(&str, u32)> = ledger
@@ -36,8 +42,8 @@ pub(crate) async fn audit(fleet: &Fleet, load: &Load, sent: &Sent<'_>) -> Audit 
         .map(|(id, attempts)| (id, attempts.parse().expect("a number")))
         .collect();
     let applied: BTreeSet<&str> = ledger.iter().map(|(id, _)| *id).collect();
-    let dead = fleet.redis.cli(&["hkeys", "{rollbook:0}:failures"]);
-    let dead: BTreeSet<&str> = dead.lines().filter(|id| !id.is_empty()).collect();
+    let dead = dead_letters(fleet);
+    let dead: BTreeSet<&str> = dead.iter().map(String::as_str).collect();
     Audit {
         lost: sent.acknowledged.iter().filter(|id| !applied.contains(*id) && !dead.contains(*id)).count(),
         unexpected: applied.union(&dead).filter(|id| !sent.all.contains(*id)).count(),
@@ -49,6 +55,15 @@ pub(crate) async fn audit(fleet: &Fleet, load: &Load, sent: &Sent<'_>) -> Audit 
         attempts_max: ledger.iter().map(|(_, attempts)| *attempts).max().unwrap_or(0),
         again: ledger.iter().filter(|(_, attempts)| *attempts > 1).count(),
     }
+}
+
+/// What was acknowledged and is neither in the ledger nor among the dead letters, where the ledger holds more
+/// than this load.
+pub(crate) async fn lost(fleet: &Fleet, sent: &Sent<'_>) -> usize {
+    let ledger = fleet.postgres.psql(DATABASE, "SELECT svix_id FROM clerk.deliveries").await;
+    let applied: BTreeSet<&str> = ledger.lines().collect();
+    let dead = dead_letters(fleet);
+    sent.acknowledged.iter().filter(|id| !applied.contains(*id) && !dead.contains(**id)).count()
 }
 
 /// What is left of messages that are done.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::{Instant, sleep};
 
-use crate::fleet::{Fleet, LEASE_SECONDS};
+use crate::fleet::{Fleet, LEASE_SECONDS, Member};
 
 /// How often each thing was done.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,6 +16,7 @@ pub(crate) struct Done {
     pub(crate) workers: u32,
     pub(crate) receivers: u32,
     pub(crate) pauses: u32,
+    pub(crate) everything: u32,
 }
 
 impl fmt::Display for Done {
@@ -26,6 +27,7 @@ impl fmt::Display for Done {
             (self.workers, "workers"),
             (self.receivers, "receivers"),
             (self.pauses, "paused"),
+            (self.everything, "all at once"),
         ];
         let named =
             named.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{what} {count}"));
@@ -99,6 +101,31 @@ pub(crate) async fn everything(fleet: &mut Fleet, until: Instant, random: &mut R
     if let Some((worker, wakes_at)) = paused {
         tokio::time::sleep_until(wakes_at).await;
         fleet.workers[worker].process.signal("CONT");
+    }
+    done
+}
+
+/// Everything dies at once and starts again in any order: servers, receivers and workers.
+pub(crate) async fn all_at_once(fleet: &mut Fleet, until: Instant, random: &mut Rng) -> Done {
+    let mut done = Done::default();
+    while Instant::now() < until {
+        sleep(soon(random, 500..2_000)).await;
+        fleet.redis.kill();
+        fleet.postgres.kill();
+        fleet.receivers.iter_mut().chain(&mut fleet.workers).for_each(Member::kill);
+        let mut order: Vec<usize> = (0..2 + fleet.receivers.len() + fleet.workers.len()).collect();
+        random.shuffle(&mut order);
+        for place in order {
+            match place.checked_sub(2) {
+                None if place == 0 => fleet.redis.restart().await,
+                None => fleet.postgres.restart().await,
+                Some(member) => match member.checked_sub(fleet.receivers.len()) {
+                    None => fleet.receivers[member].start_again("receive"),
+                    Some(worker) => fleet.workers[worker].start_again("work"),
+                },
+            }
+        }
+        done.everything += 1;
     }
     done
 }

@@ -19,6 +19,7 @@ use crate::load::Load;
 pub(crate) enum Kind {
     Outage,
     Everything,
+    AllAtOnce,
     Control,
 }
 
@@ -44,6 +45,7 @@ impl Experiment {
             match self.kind {
                 Kind::Outage => chaos::outages(&mut fleet, until, &mut random).await,
                 Kind::Everything => chaos::everything(&mut fleet, until, &mut random).await,
+                Kind::AllAtOnce => chaos::all_at_once(&mut fleet, until, &mut random).await,
                 Kind::Control => chaos::crashes_of_redis(&mut fleet, until, &mut random).await,
             }
         };
@@ -112,6 +114,7 @@ impl fmt::Display for Outcome {
         let name = match self.kind {
             Kind::Outage => "outage",
             Kind::Everything => "everything",
+            Kind::AllAtOnce => "all at once",
             Kind::Control => "control",
         };
         let rows = if audit.rows_equal { "equal" } else { "differ" };

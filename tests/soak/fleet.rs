@@ -97,9 +97,19 @@ impl Member {
         Self { home, process }
     }
 
+    /// `kill -9`, and nothing in its place.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts another one, which may find nobody there.
+    pub(crate) fn start_again(&mut self, face: &str) {
+        self.process = self.home.start(&[face]);
+    }
+
     /// `kill -9`, and at once another in its place, which may find nobody there.
     pub(crate) fn replace(&mut self, face: &str) {
-        self.process.kill();
-        self.process = self.home.start(&[face]);
+        self.kill();
+        self.start_again(face);
     }
 }

@@ -21,6 +21,7 @@ const DUPLICATES_PER_MILLE: usize = 250;
 const POISON_PER_MILLE: usize = 10;
 
 pub(crate) struct Load {
+    rate: u32,
     /// Whose truth the rows must equal.
     pub(crate) history: History,
     events: Vec<Event>,
@@ -29,7 +30,11 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn new(send_for: Duration, seed: u64) -> Self {
-        let deliveries = usize::try_from(send_for.as_secs()).unwrap_or(usize::MAX) * RATE as usize;
+        Self::at_rate(RATE, POISON_PER_MILLE, send_for, seed)
+    }
+
+    pub(crate) fn at_rate(rate: u32, poison_per_mille: usize, send_for: Duration, seed: u64) -> Self {
+        let deliveries = usize::try_from(send_for.as_secs()).unwrap_or(usize::MAX) * rate as usize;
         let changes = deliveries * 1000 / (1000 + DUPLICATES_PER_MILLE);
         let settings = HistorySettings {
             seed,
@@ -40,10 +45,10 @@ impl Load {
         };
         let mut history = History::generate(&settings);
         let poison =
-            (0..changes * POISON_PER_MILLE / 1000).map(|number| poison(number, history.events[0].at));
+            (0..changes * poison_per_mille / 1000).map(|number| poison(number, history.events[0].at));
         history.events.extend(poison.collect::<Vec<_>>());
         let order = history.schedule(seed, DUPLICATES_PER_MILLE);
-        Self { events: history.events.clone(), history, order }
+        Self { rate, events: history.events.clone(), history, order }
     }
 
     /// Sends every other delivery to the one and the rest to the other, each until it is acknowledged:
@@ -74,7 +79,7 @@ impl Load {
             backoff: Duration::from_millis(50),
             backoff_max: Duration::from_millis(500),
             give_up_after: Duration::from_secs(120),
-            rate_per_second: NonZeroU32::new(RATE / 2),
+            rate_per_second: NonZeroU32::new(self.rate / 2),
             ..DeliverSettings::default()
         };
         deliver(&endpoint, &self.events, order, Arc::new(WallClock), &settings, Arc::new(|_| {})).await

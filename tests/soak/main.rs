@@ -4,16 +4,22 @@
 //! * `outage`: Postgres is killed again and again. No message may pay for it with an attempt.
 //! * `everything`: workers, receivers, Redis and Postgres are killed (`kill -9`), workers are paused for
 //!   longer than a lease and wake up.
+//! * `all at once`: everything is killed in the same moment and started again in a random order.
 //! * `control`: Redis flushes once a second, on a disk whose flushes take seconds, and is killed: it
 //!   loses what it acknowledged. The audit must see that, or its zeros mean nothing.
+//!
+//! With `--endurance` there is one experiment instead, in which nothing dies: see [`endurance`].
 //!
 //! Each ends in Jepsen's figures for queues: lost (acknowledged and nowhere), unexpected (applied and
 //! never sent), stuck (waiting when all is quiet); and in whether the rows equal the truth.
 
 mod audit;
 mod chaos;
+mod endurance;
 mod experiment;
 mod fleet;
+#[path = "../growth.rs"]
+mod growth;
 mod load;
 #[path = "../rows.rs"]
 mod rows;
@@ -32,17 +38,20 @@ const MINUTES: u64 = 3;
 #[tokio::main]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let Some((send_for, seed)) = parse(&arguments) else {
-        eprintln!("usage: ops/soak [--quick | --minutes N] [--seed N]");
+    let Some(Options { send_for, seed, endurance }) = parse(&arguments) else {
+        eprintln!("usage: ops/soak [--endurance] [--quick | --minutes N] [--seed N]");
         std::process::exit(2);
     };
+    if endurance {
+        std::process::exit(i32::from(!endurance::run(send_for, seed).await));
+    }
     println!(
         "seed {seed}; each experiment sends for {} s and then waits until all is quiet\n",
         send_for.as_secs()
     );
     println!("{}", Outcome::HEADER);
     let mut passed = true;
-    for kind in [Kind::Outage, Kind::Everything, Kind::Control] {
+    for kind in [Kind::Outage, Kind::Everything, Kind::AllAtOnce, Kind::Control] {
         let outcome = Experiment { kind, send_for, seed }.run().await;
         println!("{outcome}");
         passed &= outcome.passed();
@@ -51,16 +60,24 @@ async fn main() {
     std::process::exit(i32::from(!passed));
 }
 
-fn parse(arguments: &[String]) -> Option<(Duration, u64)> {
+struct Options {
+    send_for: Duration,
+    seed: u64,
+    endurance: bool,
+}
+
+fn parse(arguments: &[String]) -> Option<Options> {
     let (mut send_for, mut seed) = (Duration::from_secs(60 * MINUTES), 20_261_124);
+    let mut endurance = false;
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--quick" => send_for = QUICK,
             "--minutes" => send_for = Duration::from_secs(60 * arguments.next()?.parse::<u64>().ok()?),
+            "--endurance" => endurance = true,
             "--seed" => seed = arguments.next()?.parse().ok()?,
             _ => return None,
         }
     }
-    Some((send_for, seed))
+    Some(Options { send_for, seed, endurance })
 }

@@ -1,23 +1,30 @@
-//! The accept loop of a private port: few connections, none of them idle for long.
+//! The accept loop of a private port: a few connections, one request on each, and the oldest yields to a new client.
+//!
+//! So nobody who holds connections can silence the port: not by idling, nor by leaving answers unread, nor by asking
+//! what takes long. A scraper that connects anew each time costs nothing that counts.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rollbook_http::{Connections, Limits, Place, Serving};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Connections at the same time: some scrapers, a kubelet, a person. More wait to be accepted.
-const CONNECTIONS_MAX: usize = 64;
-/// How long a connection may take for the head of a request, idle keep-alive included: long enough for
-/// a scrape every 15 s to keep its connection, short enough that idle ones do not use up all places.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+use hyper::service::Service as _;
+
+/// The limits of the private port.
+pub(crate) const LIMITS: Limits = Limits {
+    // Some scrapers, a kubelet, a person.
+    connections_max: 64,
+    header_timeout: Duration::from_secs(10),
+    // No connection is ever idle: each ends with its answer.
+    idle_timeout: Duration::from_secs(10),
+    write_timeout: Duration::from_secs(10),
+    age_max: Duration::ZERO,
+};
 /// How long running answers may take to end once the face is told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait after a failed accept (no file handles left), so that it does not spin.
@@ -25,31 +32,11 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(200);
 
 /// Answers every connection of `listener` by `router` until `stop`.
 pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let port = Port { connections: Connections::new(LIMITS), router, stop };
     let mut connections = JoinSet::new();
-    loop {
-        let accept = async {
-            let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
-            let (stream, _) = listener.accept().await?;
-            Ok::<_, io::Error>((stream, place))
-        };
-        tokio::select! {
-            () = stop.cancelled() => break,
-            Some(_) = connections.join_next() => {}
-            accepted = accept => match accepted {
-                Ok((stream, place)) => {
-                    let (router, stop) = (router.clone(), stop.clone());
-                    connections.spawn(async move {
-                        answer(stream, router, stop).await;
-                        drop(place);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the ops port can't accept a connection");
-                    tokio::time::sleep(ACCEPT_BACKOFF).await;
-                }
-            },
-        }
+    tokio::select! {
+        () = port.accept(&listener, &mut connections) => {}
+        never = port.connections.watch() => match never {},
     }
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
@@ -58,18 +45,47 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
     Ok(())
 }
 
-async fn answer(stream: TcpStream, router: Router, stop: CancellationToken) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut connection = std::pin::pin!(connection);
-    // An error is the client's: it went away or spoke no HTTP. There is nobody to tell.
-    tokio::select! {
-        _ = connection.as_mut() => {}
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+struct Port {
+    connections: Connections,
+    router: Router,
+    stop: CancellationToken,
+}
+
+impl Port {
+    /// Accepts until the stop.
+    async fn accept(&self, listener: &TcpListener, connections: &mut JoinSet<()>) {
+        // Accepted, and without a place so far.
+        let mut newcomer = None;
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                Some(_) = connections.join_next() => {}
+                place = self.connections.place(), if newcomer.is_some() => {
+                    if let Some(stream) = newcomer.take() {
+                        connections.spawn(self.answer(stream, place));
+                    }
+                }
+                accepted = listener.accept(), if newcomer.is_none() => match accepted {
+                    Ok((stream, _)) => newcomer = Some(stream),
+                    Err(error) => {
+                        tracing::warn!(%error, "the ops port can't accept a connection");
+                        tokio::time::sleep(ACCEPT_BACKOFF).await;
+                    }
+                },
+            }
         }
+    }
+
+    fn answer(&self, stream: TcpStream, place: Place) -> impl Future<Output = ()> + Send + use<> {
+        let router = TowerToHyperService::new(self.router.clone());
+        self.connections.serve(
+            Serving { stream, place, stopping: self.stop.clone() },
+            move |request, _| {
+                let answered = router.call(request);
+                async move { answered.await.unwrap_or_else(|never| match never {}) }
+            },
+            // A stranger's noise, on a port that strangers should not reach.
+            |status| tracing::debug!(%status, "the ops port refused what is not HTTP"),
+        )
     }
 }

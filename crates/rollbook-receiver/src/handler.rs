@@ -1,20 +1,21 @@
 //! One request: which route, is it genuine, and what became of it.
 //!
-//! Checks go from cheap to dear, so that what a stranger can make us do is little: the path, the
+//! Checks go from cheap to dear, so that what a stranger can make us do is little: the path, the headers, the
 //! announced length, the body within its time and room, the signature; only then is a place taken
-//! among those that wait for the queue.
+//! among those that wait for the queue. Only the answer to a genuine delivery leaves its connection open.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use hyper::header::HeaderName;
-use hyper::{HeaderMap, Method, Request};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::Enqueued;
-use rollbook_core::signature::{SignedHeaders, SigningSecrets, verify};
+use rollbook_core::signature::{SignedHeaders, SigningSecrets, VerifyError, verify};
 use rollbook_core::time::Clock;
 use rollbook_core::trace::{TraceId, Traceparent};
+use rollbook_http::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,8 @@ use crate::answer::{self, Answer, Refusal};
 use crate::batcher::{Asker, Waiting};
 use crate::body::{self, Held};
 use crate::metrics::Metrics;
-use crate::refusals::Refusals;
+use crate::refusals::{Refusals, Refused};
+use crate::room::Room;
 use crate::settings::Settings;
 
 /// Where Svix posts to.
@@ -48,14 +50,12 @@ pub(crate) struct Handler {
     batcher: mpsc::Sender<Waiting>,
     /// Places for verified deliveries that wait for the queue.
     places: Arc<Semaphore>,
-    /// Room for bodies, in bytes.
-    room: Arc<Semaphore>,
+    room: Room,
+    body: body::Limits,
     leaving: CancellationToken,
     tolerance: Duration,
-    body_timeout: Duration,
     request_timeout: Duration,
     enqueue_timeout: Duration,
-    body_max: usize,
 }
 
 impl Handler {
@@ -75,33 +75,54 @@ impl Handler {
             refusals: Refusals::default(),
             batcher,
             places: Arc::new(Semaphore::new(settings.in_flight_max)),
-            room: Arc::new(Semaphore::new(settings.buffered_max)),
+            room: Room::new(settings.buffered_max, settings.body_max),
+            body: body::Limits {
+                length_max: settings.body_max,
+                timeout: settings.body_timeout.min(settings.request_timeout),
+                window: settings.body_window,
+                rate_min: settings.body_rate_min,
+            },
             leaving,
             tolerance: settings.tolerance,
-            body_timeout: settings.body_timeout.min(settings.request_timeout),
             request_timeout: settings.request_timeout,
             enqueue_timeout: settings.enqueue_timeout,
-            body_max: settings.body_max,
         }
     }
 
     /// Answers a request whose head has just been read. Once the process leaves, each answer ends its
     /// connection, so that the client makes the next one elsewhere.
-    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let answer = self.route(request).await;
+    pub(crate) async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Answer {
+        let answer = self.route(request, connection).await;
         if self.leaving.is_cancelled() { answer::and_close(answer) } else { answer }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Answer {
+    async fn route(&self, request: Request<Incoming>, connection: &Connection) -> Answer {
         let (head, body) = request.into_parts();
-        let answer = match head.uri.path() {
-            DELIVERIES if head.method == Method::POST => return self.deliver(&head.headers, body).await,
-            DELIVERIES => Refusal::Method("POST").answer(),
-            HEALTH if matches!(head.method, Method::GET | Method::HEAD) => self.health(),
-            HEALTH => Refusal::Method("GET, HEAD").answer(),
-            _ => Refusal::NotFound.answer(),
+        let refusal = match head.uri.path() {
+            DELIVERIES if head.method == Method::POST => {
+                return self.deliver(&head.headers, body, connection).await;
+            }
+            DELIVERIES => Refusal::Method("POST"),
+            HEALTH if matches!(head.method, Method::GET | Method::HEAD) => {
+                return answer::and_close(self.health());
+            }
+            HEALTH => Refusal::Method("GET, HEAD"),
+            _ => {
+                if read_headers(&head.headers).is_ok() {
+                    self.refusals.note(Refused::Path, self.clock.now());
+                }
+                Refusal::NotFound
+            }
         };
-        if body.is_end_stream() { answer } else { answer::and_close(answer) }
+        let answer = refusal.answer();
+        self.metrics.refused(answer.status());
+        answer::and_close(answer)
+    }
+
+    /// Notes that hyper has refused by itself what is no request that can be read.
+    pub(crate) fn unreadable(&self, status: StatusCode) {
+        self.metrics.refused(status);
+        self.refusals.note(Refused::Unreadable(status), self.clock.now());
     }
 
     fn health(&self) -> Answer {
@@ -114,15 +135,15 @@ impl Handler {
         }
     }
 
-    async fn deliver(&self, headers: &HeaderMap, body: Incoming) -> Answer {
+    async fn deliver(&self, headers: &HeaderMap, body: Incoming, connection: &Connection) -> Answer {
         let tally = self.metrics.tally();
         let started = Instant::now();
-        let reading = body::read(body, self.body_max, &self.room);
-        let read = timeout_at(started + self.body_timeout, reading).await.unwrap_or(Err(Refusal::TooSlow));
         let mut genuine = None;
-        let (result, whole) = match read {
-            Ok(held) => (self.judge(headers, held, started, &mut genuine).await, true),
-            Err(refusal) => (Err(refusal), false),
+        let result = match self.read(headers, body, started).await {
+            Ok((signed, held)) => {
+                self.judge(signed, headers, held, started, (connection, &mut genuine)).await
+            }
+            Err(refusal) => Err(refusal),
         };
         let (outcome, answer) = match result {
             Ok(enqueued) => (answer::outcome_of(enqueued), answer::durable(enqueued)),
@@ -136,24 +157,43 @@ impl Handler {
             "delivery"
         );
         tally.end(outcome);
-        if whole { answer } else { answer::and_close(answer) }
+        if connection.is_answering() { answer } else { answer::and_close(answer) }
+    }
+
+    /// Reads the headers, and only where they are those of a delivery the body.
+    async fn read<'a>(
+        &self,
+        headers: &'a HeaderMap,
+        body: Incoming,
+        started: Instant,
+    ) -> Result<(SignedHeaders<'a>, Held), Refusal> {
+        let signed = read_headers(headers).map_err(|error| {
+            self.refusals.note(Refused::NotGenuine(error), self.clock.now());
+            Refusal::NotGenuine(error)
+        })?;
+        Ok((signed, body::read(body, self.body, &self.room, started).await?))
     }
 
     /// `genuine` is for the log, and set once it is: what is not verified may say anything.
     async fn judge(
         &self,
+        signed: SignedHeaders<'_>,
         headers: &HeaderMap,
         held: Held,
         started: Instant,
-        genuine: &mut Option<Genuine>,
+        (connection, genuine): (&Connection, &mut Option<Genuine>),
     ) -> Result<Enqueued, Refusal> {
         let now = self.clock.now();
-        let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let signed = SignedHeaders::read(pairs).map_err(Refusal::NotGenuine)?;
         let skew = verify(&self.secrets, &signed, &held.bytes, now, self.tolerance).map_err(|error| {
-            self.refusals.note(error, now);
+            if matches!(error, VerifyError::TooOld | VerifyError::TooNew) {
+                // The signature is right: the sender's clock or ours is not.
+                self.metrics.skewed(signed.sent_at().as_millis().saturating_sub(now.as_millis()));
+            }
+            self.refusals.note(Refused::NotGenuine(error), now);
             Refusal::NotGenuine(error)
         })?;
+        connection.trust();
+        connection.answering();
         self.metrics.verified(now, skew);
         let (id, traceparent) = (signed.message_id(), traceparent(headers));
         if enabled!(Level::DEBUG) {
@@ -184,6 +224,11 @@ impl Handler {
             Ok(Err(_)) | Err(_) => Err(Refusal::QueueUnavailable),
         }
     }
+}
+
+/// The three headers that a delivery has.
+fn read_headers(headers: &HeaderMap) -> Result<SignedHeaders<'_>, VerifyError> {
+    SignedHeaders::read(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
 }
 
 /// The trace that a request says it is part of. Two are none: which of them is meant, nobody can tell.

@@ -1,6 +1,7 @@
 //! What the receiver counts. Every series is there from the start, at zero: an alarm on a series that
 //! appears with the first fault misses that fault.
 
+use hyper::StatusCode;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
 use rollbook_core::signature::VerifyError;
 use rollbook_core::time::Timestamp;
@@ -34,9 +35,18 @@ const SECONDS: [f64; 16] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 8.0, 10.0, 15.0];
 const BATCH_SIZES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
+/// The statuses of requests that are refused before they are taken for deliveries.
+const REFUSED: [StatusCode; 4] = [
+    StatusCode::BAD_REQUEST,
+    StatusCode::NOT_FOUND,
+    StatusCode::METHOD_NOT_ALLOWED,
+    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+];
+
 /// The receiver's instruments.
 pub(crate) struct Metrics {
     deliveries: IntCounterVec,
+    refused: IntCounterVec,
     /// From the end of a request's head to its answer, of verified deliveries.
     pub(crate) ack_seconds: Histogram,
     /// One call to the queue.
@@ -57,9 +67,20 @@ impl Metrics {
         for label in outcome::ALL.into_iter().chain(VerifyError::LABELS) {
             deliveries.with_label_values(&[label]);
         }
+        let refused = IntCounterVec::new(
+            Opts::new(
+                "rollbook_requests_refused_total",
+                "Requests that are no deliveries: not readable (400), of another path (404) or method (405), with a head too long (431).",
+            ),
+            &["status"],
+        )?;
+        for status in REFUSED {
+            refused.with_label_values(&[status.as_str()]);
+        }
         let seconds = |name, help| HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
         let metrics = Self {
             deliveries,
+            refused,
             ack_seconds: Histogram::with_opts(seconds(
                 "rollbook_ack_seconds",
                 "Time from the end of a request's head to its answer, of verified deliveries.",
@@ -83,6 +104,7 @@ impl Metrics {
             )?,
         };
         registry.register(Box::new(metrics.deliveries.clone()))?;
+        registry.register(Box::new(metrics.refused.clone()))?;
         registry.register(Box::new(metrics.ack_seconds.clone()))?;
         registry.register(Box::new(metrics.enqueue_seconds.clone()))?;
         registry.register(Box::new(metrics.batch_size.clone()))?;
@@ -94,7 +116,17 @@ impl Metrics {
     /// Notes a verified delivery: the moment, and how far its sender's clock is ahead in milliseconds.
     pub(crate) fn verified(&self, now: Timestamp, skew_millis: i64) {
         self.last_delivery.set(seconds(now.as_millis()));
+        self.skewed(skew_millis);
+    }
+
+    /// Takes note of how far the sender's clock is from ours, of deliveries that are refused for it too.
+    pub(crate) fn skewed(&self, skew_millis: i64) {
         self.clock_skew.set(seconds(skew_millis));
+    }
+
+    /// Counts a request that was refused before it was taken for a delivery.
+    pub(crate) fn refused(&self, status: StatusCode) {
+        self.refused.with_label_values(&[status.as_str()]).inc();
     }
 
     /// Begins to count one delivery, which is torn unless its [`Tally`] learns better.

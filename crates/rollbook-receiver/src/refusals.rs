@@ -1,9 +1,10 @@
-//! What the log says of deliveries that are refused as not genuine or not fresh: a line when it begins
-//! and one a minute while it lasts, so that a wrong secret is seen and whoever forges fills no disk.
+//! Log lines about requests that are refused: one when a kind of refusal begins and one a minute while it lasts, so
+//! that a wrong secret, a proxy that strips headers or a wrong URL is seen, and whoever forges fills no disk.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use hyper::StatusCode;
 use rollbook_core::signature::VerifyError;
 use rollbook_core::time::Timestamp;
 use tracing::warn;
@@ -11,11 +12,25 @@ use tracing::warn;
 /// Between two lines of one kind.
 const PAUSE: Duration = Duration::from_secs(60);
 
+/// What was refused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Refused {
+    /// A request to the webhook path that is not a genuine, fresh delivery.
+    NotGenuine(VerifyError),
+    /// A request with a delivery's headers, to a path that is not served.
+    Path,
+    /// Bytes that hyper could not read as a request, and the status that it answered.
+    Unreadable(StatusCode),
+}
+
 /// Counts refusals until a line about them is due.
 #[derive(Default)]
 pub(crate) struct Refusals {
     signature: Mutex<Tally>,
     time: Mutex<Tally>,
+    headers: Mutex<Tally>,
+    path: Mutex<Tally>,
+    unreadable: Mutex<Tally>,
 }
 
 #[derive(Default)]
@@ -25,22 +40,47 @@ struct Tally {
 }
 
 impl Refusals {
-    /// Takes note of one, and tells the log where that is due. What lacks the headers of a delivery is a
-    /// stranger's noise, and only counted in the metrics.
-    pub(crate) fn note(&self, error: VerifyError, now: Timestamp) {
-        let (tally, mend) = match error {
-            VerifyError::NoMatch => {
-                (&self.signature, "is the signing secret this endpoint's? rollbook doctor looks at it")
-            }
-            VerifyError::TooOld | VerifyError::TooNew => {
-                (&self.time, "is the clock right? rollbook doctor looks at it")
-            }
-            _ => return,
+    /// Counts one refusal, and logs a line where that is due.
+    pub(crate) fn note(&self, refused: Refused, now: Timestamp) {
+        let tally = match refused {
+            Refused::NotGenuine(VerifyError::NoMatch) => &self.signature,
+            Refused::NotGenuine(VerifyError::TooOld | VerifyError::TooNew) => &self.time,
+            Refused::NotGenuine(_) => &self.headers,
+            Refused::Path => &self.path,
+            Refused::Unreadable(_) => &self.unreadable,
         };
         let due = tally.lock().unwrap_or_else(PoisonError::into_inner).note(now);
-        if let Some(refused) = due {
-            warn!(refused, why = %error, mend, "deliveries are answered 400");
+        if let Some(count) = due {
+            log(refused, count);
         }
+    }
+}
+
+fn log(refused: Refused, count: u64) {
+    match refused {
+        Refused::NotGenuine(why) => {
+            let fix = match why {
+                VerifyError::NoMatch => "is the signing secret this endpoint's? rollbook doctor looks at it",
+                VerifyError::TooOld | VerifyError::TooNew => {
+                    "is the clock right? rollbook doctor looks at it"
+                }
+                _ => {
+                    "if these are Clerk's deliveries, a proxy or gateway strips or changes their svix-* headers"
+                }
+            };
+            warn!(refused = count, %why, mend = fix, "deliveries are answered 400");
+        }
+        Refused::Path => warn!(
+            refused = count,
+            fix = "correct the path in the endpoint's URL in Clerk's dashboard, or in the proxy that rewrites it",
+            "requests with svix-* headers come to a path that is not served and are answered 404"
+        ),
+        Refused::Unreadable(status) => warn!(
+            refused = count,
+            status = status.as_u16(),
+            fix = "a sender must speak HTTP/1.1 without TLS here, with less than 16 KiB and 100 lines of headers",
+            "what comes is not an HTTP/1.1 request that can be read"
+        ),
     }
 }
 

@@ -2,57 +2,42 @@
 //!
 //! Constraints:
 //!
-//! * A connection's place is taken before it is accepted: beyond `connections_max` clients wait in the
-//!   listener's backlog and cost no file descriptor.
-//! * No client can hold a connection for ever: hyper's timer closes those that send no head,
-//!   [`TimedStream`] those that read no answer, the handler answers those that send no body.
+//! * At most `connections_max` connections have a place, and one more may wait for its own: for it the oldest
+//!   connection that carries no genuine delivery yields (`rollbook-http`). Only where all carry one, further
+//!   clients wait in the listener's backlog and cost no file descriptor.
+//! * No client can hold a connection for ever: [`Connections`] closes those that send no head, are idle, or
+//!   read no answer; the handler answers those that send no body.
 //! * A stop goes on for `stop_delay` as before, but that health says 503 and every answer ends its
 //!   connection. Then it takes in who waits at the door, refuses new connections, closes idle ones, lets
 //!   every request under way finish with its answer, and cuts off what is left after `drain_timeout`.
 //!   Cutting off loses nothing: what was not acknowledged is sent again.
 //! * Neither the batcher nor a connection can end by a panic without being noticed.
 
-use std::convert::Infallible;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::Registry;
 use rollbook_core::queue::{Producer, QueueError};
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::time::Clock;
-use tokio::io::AsyncWriteExt as _;
+use rollbook_http::{Connections, Limits, Place, Serving};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::batcher::Batcher;
+use crate::census::Census;
 use crate::handler::Handler;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
-use crate::stream::TimedStream;
 
-/// The longest head of a request, in bytes. Svix's are below one KiB, proxies add theirs. Then 431.
-const HEAD_LENGTH_MAX: usize = 16 * 1024;
-/// The most that hyper reads ahead on one connection, in bytes: a head must fit, and a body is read in
-/// pieces of this size.
-const READ_AHEAD_MAX: usize = 64 * 1024;
 /// The pause after an accept that failed for want of file descriptors or memory.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
-/// How long a connection stays open after our last word. Closing one while bytes of a refused body
-/// are on their way would reset it, and the client might never see its answer.
-const LINGER_FOR: Duration = Duration::from_secs(1);
-/// How long a stop waits for the first request of a connection that has said nothing yet: it may be on its
-/// way, and closing the connection would reset it.
-const FIRST_REQUEST_FOR: Duration = Duration::from_secs(1);
 /// How long the requests under way get when the batcher has failed: the time to send each its 503.
 const FAILED_DRAIN_FOR: Duration = Duration::from_secs(1);
 /// How long a last call to the queue gets after everyone who waited for it has gone.
@@ -65,6 +50,7 @@ pub struct Receiver {
     producer: Arc<dyn Producer>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    connections: Connections,
 }
 
 /// Why the receiver ended though nobody asked it to.
@@ -91,7 +77,16 @@ impl Receiver {
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         let metrics = Arc::new(Metrics::new(registry)?);
-        Ok(Self { settings: settings.bounded(), secrets, producer, clock, metrics })
+        let settings = settings.bounded();
+        let connections = Connections::new(Limits {
+            connections_max: settings.connections_max,
+            header_timeout: settings.header_timeout,
+            idle_timeout: settings.idle_timeout,
+            write_timeout: settings.request_timeout,
+            age_max: settings.connection_age_max,
+        });
+        registry.register(Box::new(Census::new(connections.clone())?))?;
+        Ok(Self { settings, secrets, producer, clock, metrics, connections })
     }
 
     /// Serves until `stop` and for `stop_delay`, then drains for at most `drain_timeout` and a moment. Don't cancel it:
@@ -117,12 +112,10 @@ impl Receiver {
             Handler::new(&self.settings, self.secrets, self.clock, self.metrics, sender, leaving.clone());
         let door = Door {
             handler: Arc::new(handler),
-            http: http(&self.settings),
-            write_timeout: self.settings.request_timeout,
+            connections: self.connections.clone(),
             leaving,
             stop_delay: self.settings.stop_delay,
             stopping: CancellationToken::new(),
-            places: Arc::new(Semaphore::new(self.settings.connections_max)),
         };
         let mut connections = JoinSet::new();
         let failed = door.accept(listener, &mut connections, &mut batcher).await;
@@ -133,7 +126,7 @@ impl Receiver {
             Some(_) => self.settings.drain_timeout.min(FAILED_DRAIN_FOR),
         };
         let deadline = Instant::now() + drain_for;
-        drain(&mut connections, deadline).await;
+        drain(&mut connections, &self.connections, deadline).await;
         // With the last sender gone, the batcher ends once it has answered all that it holds.
         drop(door);
         match failed {
@@ -152,26 +145,15 @@ fn outcome_of(ended: BatcherEnd) -> Result<(), ReceiverError> {
     }
 }
 
-fn http(settings: &Settings) -> http1::Builder {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(settings.header_timeout)
-        .max_header_size(HEAD_LENGTH_MAX)
-        .max_buf_size(READ_AHEAD_MAX);
-    http
-}
-
 /// What every new connection needs.
 struct Door {
     handler: Arc<Handler>,
-    http: http1::Builder,
-    write_timeout: Duration,
+    connections: Connections,
     /// Cancelled when it is told to stop.
     leaving: CancellationToken,
     stop_delay: Duration,
     /// Cancelled when nobody is let in any more.
     stopping: CancellationToken,
-    places: Arc<Semaphore>,
 }
 
 impl Door {
@@ -184,18 +166,28 @@ impl Door {
         batcher: &mut JoinSet<Result<(), QueueError>>,
     ) -> Option<BatcherEnd> {
         let mut closing_time = pin!(self.closing_time());
+        let mut watch = pin!(self.connections.watch());
+        // Accepted, and without a place so far.
+        let mut newcomer = None;
         loop {
             tokio::select! {
                 biased;
                 () = &mut closing_time => break,
                 Some(ended) = batcher.join_next() => return Some(ended),
+                never = &mut watch => match never {},
                 Some(ended) = connections.join_next() => note(ended),
-                (stream, place) = self.next(&listener) => {
-                    connections.spawn(self.serve(stream, place));
+                place = self.connections.place(), if newcomer.is_some() => {
+                    if let Some(stream) = newcomer.take() {
+                        connections.spawn(self.serve(stream, place));
+                    }
                 }
+                stream = next(&listener), if newcomer.is_none() => match self.connections.try_place() {
+                    Some(place) => drop(connections.spawn(self.serve(stream, place))),
+                    None => newcomer = Some(stream),
+                },
             }
         }
-        self.take_in_the_rest(listener, connections);
+        self.take_in_the_rest(newcomer, listener, connections);
         None
     }
 
@@ -208,83 +200,55 @@ impl Door {
     }
 
     /// Takes in who waits in the backlog, as far as there are places: closing the listener resets them.
-    fn take_in_the_rest(&self, listener: TcpListener, connections: &mut JoinSet<()>) {
+    fn take_in_the_rest(
+        &self,
+        mut newcomer: Option<TcpStream>,
+        listener: TcpListener,
+        connections: &mut JoinSet<()>,
+    ) {
         let Ok(listener) = listener.into_std() else { return };
-        while let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            let stream = match listener.accept() {
-                Ok((stream, _)) => stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)),
-                Err(error) if is_of_one_connection(&error) => continue,
-                // Nobody waits, or nobody can be let in.
-                Err(_) => return,
+        while let Some(place) = self.connections.try_place() {
+            let stream = match newcomer.take() {
+                Some(stream) => Ok(stream),
+                None => match listener.accept() {
+                    Ok((stream, _)) => {
+                        stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream))
+                    }
+                    Err(error) if is_of_one_connection(&error) => continue,
+                    // Nobody waits, or nobody can be let in.
+                    Err(_) => return,
+                },
             };
             if let Ok(stream) = stream {
-                connections.spawn(self.serve(stream, Some(place)));
+                connections.spawn(self.serve(stream, place));
             }
         }
     }
 
-    /// The next connection. Safe to cancel.
-    async fn next(&self, listener: &TcpListener) -> (TcpStream, Option<OwnedSemaphorePermit>) {
-        // The semaphore is never closed, so there is always a permit.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => return (stream, place),
-                Err(error) if is_of_one_connection(&error) => debug!(%error, "accept"),
-                Err(error) => {
-                    warn!(%error, "no connection can be accepted; is the limit on open files (ulimit -n) too low?");
-                    sleep(ACCEPT_BACKOFF).await;
-                }
-            }
-        }
+    /// One connection, to its end.
+    fn serve(&self, stream: TcpStream, place: Place) -> impl Future<Output = ()> + Send + use<> {
+        let (handler, unreadable) = (Arc::clone(&self.handler), Arc::clone(&self.handler));
+        self.connections.serve(
+            Serving { stream, place, stopping: self.stopping.clone() },
+            move |request, connection| {
+                let handler = Arc::clone(&handler);
+                async move { handler.answer(request, &connection).await }
+            },
+            move |status| unreadable.unreadable(status),
+        )
     }
+}
 
-    /// One connection, to its end. The place is held until then.
-    fn serve(
-        &self,
-        stream: TcpStream,
-        place: Option<OwnedSemaphorePermit>,
-    ) -> impl Future<Output = ()> + Send + use<> {
-        // Answers are small and whole: waiting to fill a packet only delays them.
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "nodelay");
-        }
-        let handler = Arc::clone(&self.handler);
-        let begun = Arc::new(AtomicBool::new(false));
-        let begins = Arc::clone(&begun);
-        let service = service_fn(move |request| {
-            begins.store(true, Ordering::Relaxed);
-            let handler = Arc::clone(&handler);
-            async move { Ok::<_, Infallible>(handler.answer(request).await) }
-        });
-        let io = TokioIo::new(TimedStream::new(stream, self.write_timeout));
-        let mut connection = self.http.serve_connection(io, service);
-        let stopping = self.stopping.clone();
-        async move {
-            let mut ended = tokio::select! {
-                biased;
-                ended = &mut connection => Some(ended),
-                () = stopping.cancelled() => None,
-            };
-            if ended.is_none() && !begun.load(Ordering::Relaxed) {
-                ended = timeout(FIRST_REQUEST_FOR, &mut connection).await.ok();
+/// The next client. Safe to cancel.
+async fn next(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) if is_of_one_connection(&error) => debug!(%error, "accept"),
+            Err(error) => {
+                warn!(%error, "no connection can be accepted; is the limit on open files (ulimit -n) too low?");
+                sleep(ACCEPT_BACKOFF).await;
             }
-            let served = if let Some(ended) = ended {
-                ended
-            } else {
-                Pin::new(&mut connection).graceful_shutdown();
-                (&mut connection).await
-            };
-            // After a failure that hyper answered by itself, the client has something to read; after any
-            // other there is nobody to wait for.
-            let answered = served.as_ref().err().is_none_or(hyper::Error::is_parse);
-            if let Err(error) = served {
-                debug!(%error, "connection");
-            }
-            if answered {
-                linger(connection.into_parts().io.into_inner().into_inner()).await;
-            }
-            drop(place);
         }
     }
 }
@@ -295,15 +259,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Says that there is no more to come and waits a little for the client to say the same.
-async fn linger(mut stream: TcpStream) {
-    let rest = async {
-        stream.shutdown().await?;
-        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
-    };
-    _ = timeout(LINGER_FOR, rest).await;
-}
-
 /// A connection that panicked takes no other with it, but someone should know.
 fn note(ended: Result<(), JoinError>) {
     if ended.is_err_and(|error| error.is_panic()) {
@@ -311,11 +266,20 @@ fn note(ended: Result<(), JoinError>) {
     }
 }
 
-/// Waits for the connections until `deadline`, and ends those that are left then.
-async fn drain(connections: &mut JoinSet<()>, deadline: Instant) {
-    while let Ok(Some(ended)) = timeout_at(deadline, connections.join_next()).await {
-        note(ended);
-    }
+/// Waits for the connections until `deadline`, and ends those that are left then. Their other limits still hold.
+async fn drain(connections: &mut JoinSet<()>, watched: &Connections, deadline: Instant) {
+    let all_ended = async {
+        while let Some(ended) = connections.join_next().await {
+            note(ended);
+        }
+    };
+    let ended = async {
+        tokio::select! {
+            () = all_ended => {}
+            never = watched.watch() => match never {},
+        }
+    };
+    _ = timeout_at(deadline, ended).await;
     if !connections.is_empty() {
         warn!(left = connections.len(), "connections did not end in time and are cut off");
         connections.shutdown().await;

@@ -8,15 +8,27 @@ use tokio::sync::Semaphore;
 /// must not overflow.
 const SPAN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long a body may stay below its minimum speed, by default: a lost packet is sent again several times in it.
+pub const BODY_WINDOW: Duration = Duration::from_secs(3);
+
 /// The receiver's limits. None of them can be switched off; a count of zero means one, and a span of
 /// more than a day means a day.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How long a client may take to send the head of a request, and how long a connection may idle
-    /// between two. Then it is closed without an answer.
+    /// Time for a request's head, from its first byte; for a connection's first request, from the accept. Then
+    /// the connection is closed without an answer.
     pub header_timeout: Duration,
+    /// Time that a connection may idle between an answer and the next request. Then it is closed. Longer than
+    /// the 60 s for which nginx and AWS's load balancers keep theirs, else their requests meet the close.
+    pub idle_timeout: Duration,
+    /// Age from which on a connection ends with its next answer.
+    pub connection_age_max: Duration,
     /// How long the body may take, counted from the end of the head. Then 408.
     pub body_timeout: Duration,
+    /// Minimum speed of a body, in bytes a second, over each `body_window`. Then 408.
+    pub body_rate_min: usize,
+    /// How long a body may stay below its minimum speed.
+    pub body_window: Duration,
     /// How long a request may take from the end of its head to its answer: less than the 15 s after which
     /// Svix gives up. Then 408 or 503, by what it waits for. Also how long a client may leave an answer
     /// unread before its connection is dropped.
@@ -32,10 +44,11 @@ pub struct Settings {
     pub tolerance: Duration,
     /// The longest body, in bytes. Then 413. At most 4 GiB.
     pub body_max: usize,
-    /// The most bytes of bodies held at one time, over all requests. Then 503. Not less than `body_max`.
+    /// The most bytes of bodies held at one time, over all requests. Then 503. Not less than `body_max`. A
+    /// quarter is reserved for small bodies, and bodies that are still coming yield to newer ones.
     pub buffered_max: usize,
-    /// The most connections at one time. Further ones wait in the listener's backlog. Each may hold up to
-    /// 64 KiB beside its body, while it sends that much and is not read.
+    /// The most connections at one time. Then the oldest that carries no genuine delivery is dropped for a new
+    /// one. Each may hold up to 64 KiB beside its body, while it sends that much and is not read.
     pub connections_max: usize,
     /// The most verified deliveries that wait for the queue at one time. Then 503.
     pub in_flight_max: usize,
@@ -50,6 +63,10 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            connection_age_max: Duration::from_secs(10 * 60),
+            body_rate_min: 1024,
+            body_window: BODY_WINDOW,
             body_timeout: Duration::from_secs(8),
             request_timeout: Duration::from_secs(12),
             enqueue_timeout: Duration::from_secs(8),
@@ -76,6 +93,10 @@ impl Settings {
         let body_max = self.body_max.min(u32::MAX as usize);
         Self {
             header_timeout: span(self.header_timeout),
+            idle_timeout: span(self.idle_timeout),
+            connection_age_max: span(self.connection_age_max),
+            body_rate_min: self.body_rate_min,
+            body_window: span(self.body_window),
             body_timeout: span(self.body_timeout),
             request_timeout: span(self.request_timeout),
             enqueue_timeout: span(self.enqueue_timeout),
@@ -102,6 +123,7 @@ mod tests {
         assert_eq!(settings.clone().bounded(), settings);
         assert!(settings.request_timeout < Duration::from_secs(15));
         assert!(settings.enqueue_timeout < Duration::from_secs(10));
+        assert!(settings.idle_timeout > Duration::from_secs(60), "balancers keep theirs for so long");
         assert!(settings.drain_timeout > settings.request_timeout);
     }
 

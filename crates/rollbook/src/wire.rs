@@ -126,7 +126,7 @@ fn redis(config: &Config, url: &ServerUrl) -> RedisSettings {
         shards: u16::try_from(redis.shards).unwrap_or(u16::MAX),
         strict: redis.strict,
         replicas: u32::try_from(redis.replicas).unwrap_or(u32::MAX),
-        due_within: config.worker.lease_for.max(config.worker.retry.backoff_max),
+        due_within: due_within(config),
         call_timeout: redis.timeout,
     }
 }

@@ -1,5 +1,7 @@
 //! The ops face over real connections, with parts that say what the test wants.
 
+mod attacks;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

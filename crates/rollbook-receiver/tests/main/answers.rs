@@ -94,7 +94,7 @@ async fn any_of_several_secrets_will_do_and_so_will_the_names_of_standard_webhoo
 }
 
 #[tokio::test]
-async fn a_delivery_that_is_not_genuine_is_refused_with_the_reason_and_the_connection_goes_on() {
+async fn a_delivery_that_is_not_genuine_is_refused_with_the_reason_and_ends_the_connection() {
     let server = Server::start(Settings::default()).await;
     let good = || Post::new("msg_1", "{}");
     let at = |at: Timestamp| Post::signed(SECRET, "msg_1", at, "{}");
@@ -116,14 +116,40 @@ async fn a_delivery_that_is_not_genuine_is_refused_with_the_reason_and_the_conne
         (at(NOW.minus(6 * minute)), "timestamp too old", "timestamp_too_old"),
         (at(NOW.plus(6 * minute)), "timestamp too new", "timestamp_too_new"),
     ];
-    let mut client = server.client().await;
     for (post, text, label) in cases {
         let before = server.count(label);
-        client.ask(post.bytes()).await.assert_error(400, text);
+        let mut client = server.client().await;
+        let answer = client.ask(post.bytes()).await;
+        answer.assert_error(400, text);
+        assert!(answer.closes(), "{text}");
+        client.closed().await;
         assert!((server.count(label) - before - 1.0).abs() < 0.5, "{text} counts as {label}");
     }
     assert!(server.queue.batches().is_empty());
-    client.ask(good().bytes()).await.assert_status("queued");
+    let answer = server.post(&good()).await;
+    answer.assert_status("queued");
+    assert!(!answer.closes());
+}
+
+#[tokio::test]
+async fn without_the_headers_of_a_delivery_a_request_is_refused_before_a_byte_of_its_body() {
+    let server = Server::start(Settings::default()).await;
+    let good = Post::new("msg_1", "{}");
+    for (post, text) in [
+        (good.clone().without("svix-signature"), "missing header svix-signature"),
+        (good.clone().changed("svix-id", ""), "malformed message id"),
+        (good.clone().changed("svix-timestamp", "now"), "malformed timestamp"),
+    ] {
+        // Nothing of the body follows, so whoever waits for it gives no answer. A client that asks first is not told
+        // to go on.
+        for framing in ["content-length: 1000", "content-length: 1000\r\nexpect: 100-continue"] {
+            let mut client = server.client().await;
+            let answer = client.ask(post.head(framing)).await;
+            answer.assert_error(400, text);
+            assert!(answer.closes());
+            client.closed().await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -136,23 +162,29 @@ async fn the_tolerance_is_a_setting() {
 }
 
 #[tokio::test]
-async fn an_unknown_path_is_404_and_a_wrong_method_405_with_the_right_ones() {
+async fn an_unknown_path_is_404_and_a_wrong_method_405_with_the_right_ones_and_both_close_and_are_counted() {
     let server = Server::start(Settings::default()).await;
-    let mut client = server.client().await;
     for path in ["/", "/webhooks", "/webhooks/clerk/", "/WEBHOOKS/clerk", "/metrics", "*"] {
+        let mut client = server.client().await;
         let answer = client.ask(format!("GET {path} HTTP/1.1\r\nhost: here\r\n\r\n")).await;
         answer.assert_error(404, "not found");
+        assert!(answer.closes());
+        client.closed().await;
     }
+    assert!((server.metric("rollbook_requests_refused_total{status=\"404\"}") - 6.0).abs() < 0.5);
     for (method, path, allowed) in [
         ("GET", "/webhooks/clerk", "post"),
         ("PUT", "/webhooks/clerk?query=1", "post"),
         ("POST", "/healthz", "get, head"),
     ] {
+        let mut client = server.client().await;
         let answer = client.ask(format!("{method} {path} HTTP/1.1\r\nhost: here\r\n\r\n")).await;
         answer.assert_error(405, "method not allowed");
         assert_eq!(answer.header("allow"), Some(allowed));
-        assert!(!answer.closes());
+        assert!(answer.closes());
+        client.closed().await;
     }
+    assert!((server.metric("rollbook_requests_refused_total{status=\"405\"}") - 3.0).abs() < 0.5);
 }
 
 #[tokio::test]
@@ -170,11 +202,15 @@ async fn a_refusal_does_not_wait_for_a_body_and_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn health_is_ok_while_it_serves_and_head_is_like_get() {
+async fn health_is_ok_while_it_serves_and_head_is_like_get_and_both_close() {
     let server = Server::start(Settings::default()).await;
     let mut client = server.client().await;
-    client.ask("GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n").await.assert_status("ok");
-    client.send("HEAD /healthz HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n").await;
+    let answer = client.ask("GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n").await;
+    answer.assert_status("ok");
+    assert!(answer.closes());
+    client.closed().await;
+    let mut client = server.client().await;
+    client.send("HEAD /healthz HTTP/1.1\r\nhost: here\r\n\r\n").await;
     // The length of a body that does not follow: the connection ends first.
     assert_eq!(client.try_answer().await, None);
 }
@@ -232,6 +268,7 @@ async fn too_many_or_too_long_headers_are_431() {
         assert_eq!(client.ask(head).await.status, 431);
         client.closed().await;
     }
+    assert!((server.metric("rollbook_requests_refused_total{status=\"431\"}") - 3.0).abs() < 0.5);
 }
 
 #[tokio::test]
@@ -249,6 +286,7 @@ async fn what_is_not_http_or_frames_its_body_twice_is_refused() {
         assert_eq!(answer.status, 400, "{}", String::from_utf8_lossy(&bytes));
         client.closed().await;
     }
+    assert!((server.metric("rollbook_requests_refused_total{status=\"400\"}") - 4.0).abs() < 0.5);
     let mut client = server.client().await;
     let answer = client.ask([&post.head("transfer-encoding: chunked")[..], b"zz\r\n"].concat()).await;
     answer.assert_error(400, "body not whole");
@@ -301,9 +339,23 @@ async fn every_series_is_there_from_the_start_at_zero() {
         "rollbook_last_delivery_timestamp_seconds",
         "rollbook_clock_skew_seconds",
     ];
+    let others = [
+        "rollbook_requests_refused_total{status=\"400\"}",
+        "rollbook_requests_refused_total{status=\"431\"}",
+        "rollbook_connections{state=\"new\"}",
+        "rollbook_connections{state=\"reading\"}",
+        "rollbook_connections{state=\"answering\"}",
+        "rollbook_connections{state=\"idle\"}",
+        "rollbook_connections{state=\"closing\"}",
+        "rollbook_connections_closed_total{reason=\"full\"}",
+        "rollbook_connections_closed_total{reason=\"header_timeout\"}",
+        "rollbook_connections_closed_total{reason=\"idle_timeout\"}",
+        "rollbook_connections_closed_total{reason=\"age\"}",
+    ];
     let zero = |value: f64| value.abs() < f64::EPSILON;
     assert!(outcomes.iter().all(|outcome| zero(server.count(outcome))));
-    assert!(series.iter().all(|series| zero(server.metric(series))));
+    assert!(series.iter().chain(&others).all(|series| zero(server.metric(series))));
+    assert!(zero(server.metric("rollbook_connections_limit") - 4096.0));
     assert_eq!(server.metrics().matches("rollbook_deliveries_total{").count(), outcomes.len());
 
     server.deliver("msg_1").await.assert_status("queued");

@@ -1,5 +1,7 @@
 //! How deliveries share their calls to the queue.
 
+use std::time::Duration;
+
 use rollbook_core::queue::QueueError;
 use rollbook_receiver::Settings;
 
@@ -88,20 +90,19 @@ async fn each_delivery_of_a_batch_gets_its_own_answer() {
 }
 
 #[tokio::test]
-async fn a_delivery_whose_client_went_away_before_its_batch_is_left_out() {
-    let server = Server::start_gated(Settings::default()).await;
+async fn a_delivery_that_was_answered_503_before_its_batch_is_left_out() {
+    let settings = Settings { enqueue_timeout: Duration::from_secs(1), ..Settings::default() };
+    let server = Server::start_gated(settings).await;
     let mut first = server.begin("msg_0").await;
     server.queue.called(1).await;
-    let mut clients = begin_in_order(&server, 1, &["msg_1", "msg_2", "msg_3"]).await;
-    drop(clients.remove(1));
-    server.counted("torn", 1.0).await;
+    let mut second = begin_in_order(&server, 1, &["msg_1"]).await;
+    first.answer().await.assert_error(503, "queue unavailable");
+    second[0].answer().await.assert_error(503, "queue unavailable");
+    let mut third = begin_in_order(&server, 2, &["msg_2"]).await;
 
     server.queue.let_through(2);
-    first.answer().await.assert_status("queued");
-    for client in &mut clients {
-        client.answer().await.assert_status("queued");
-    }
-    assert_eq!(server.queue.ids(), ["msg_0", "msg_1", "msg_3"]);
+    third[0].answer().await.assert_status("queued");
+    assert_eq!(server.queue.ids(), ["msg_0", "msg_2"]);
 }
 
 #[tokio::test]
@@ -110,9 +111,38 @@ async fn a_client_that_goes_away_during_its_batch_does_not_cancel_it() {
     let gone = server.begin("msg_0").await;
     server.queue.called(1).await;
     drop(gone);
-    server.counted("torn", 1.0).await;
     server.queue.let_through(2);
+    server.counted("queued", 1.0).await;
     server.deliver("msg_0").await.assert_status("duplicate");
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_side_after_the_request_gets_its_answer() {
+    let server = Server::start_gated(Settings::default()).await;
+    let mut early = server.begin("msg_1").await;
+    early.shutdown().await;
+    server.queue.called(1).await;
+    let mut late = server.begin("msg_2").await;
+    server.read(2).await;
+    late.shutdown().await;
+    // Served after the end of both requests was there to be seen.
+    assert_eq!(server.client().await.ask("GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n").await.status, 200);
+
+    server.queue.let_through(2);
+    for client in [&mut early, &mut late] {
+        client.answer().await.assert_status("queued");
+        client.closed().await;
+    }
+    // Refusals reach them as well: one of the headers, one of a body that breaks off, one of hyper's own.
+    let unsigned = Post::new("msg_3", "{}").without("svix-id");
+    let torn = Post::new("msg_3", "").head("content-length: 9");
+    for (bytes, status) in [(unsigned.bytes(), 400), (torn, 400), (b"GET / FTP/1\r\n\r\n".to_vec(), 400)] {
+        let mut client = server.client().await;
+        client.send(bytes).await;
+        client.shutdown().await;
+        assert_eq!(client.answer().await.status, status);
+        client.closed().await;
+    }
 }
 
 #[tokio::test]

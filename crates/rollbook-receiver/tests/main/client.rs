@@ -72,6 +72,11 @@ impl Client {
         within(self.stream.write_all(bytes.as_ref())).await.unwrap();
     }
 
+    /// Closes the sending side: there is no more to come.
+    pub(crate) async fn shutdown(&mut self) {
+        within(self.stream.shutdown()).await.unwrap();
+    }
+
     /// The next answer; `None` if the connection ends first.
     pub(crate) async fn try_answer(&mut self) -> Option<Answer> {
         loop {

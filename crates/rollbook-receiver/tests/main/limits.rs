@@ -6,9 +6,9 @@ use rollbook_core::queue::QueueError;
 use rollbook_receiver::Settings;
 use tokio::time::Instant;
 
-use crate::client::{Client, Post};
+use crate::client::{Post, within};
 use crate::queue::Mode;
-use crate::server::Server;
+use crate::server::{Server, eventually};
 
 const SHORT: Duration = Duration::from_millis(100);
 
@@ -53,10 +53,69 @@ async fn a_connection_that_sends_no_whole_head_is_closed() {
         client.send(begun).await;
         client.closed().await;
     }
-    // The same between two requests.
+    // The same for a later request, from its first byte on, though the connection may idle for longer.
     let mut client = server.client().await;
     client.ask(Post::new("msg_1", "{}").bytes()).await.assert_status("queued");
+    client.send("POST /webhooks/clerk HTTP/1.1\r\n").await;
     client.closed().await;
+    assert!(
+        (server.metric("rollbook_connections_closed_total{reason=\"header_timeout\"}") - 3.0).abs() < 0.5
+    );
+}
+
+#[tokio::test]
+async fn an_idle_connection_has_a_limit_of_its_own_apart_from_that_of_heads() {
+    // Longer than a head may take: the next request is answered all the same.
+    let header_timeout = Duration::from_millis(100);
+    let server = Server::start(Settings { header_timeout, ..Settings::default() }).await;
+    let mut client = server.client().await;
+    client.ask(Post::new("msg_1", "{}").bytes()).await.assert_status("queued");
+    let mut silent = server.client().await;
+    silent.closed().await;
+    client.ask(Post::new("msg_2", "{}").bytes()).await.assert_status("queued");
+
+    let idle_timeout = Duration::from_millis(100);
+    let server = Server::start(Settings { idle_timeout, ..Settings::default() }).await;
+    let mut client = server.client().await;
+    client.ask(Post::new("msg_1", "{}").bytes()).await.assert_status("queued");
+    let answered = Instant::now();
+    client.closed().await;
+    assert!(answered.elapsed() >= Duration::from_millis(90), "{:?}", answered.elapsed());
+    assert!((server.metric("rollbook_connections_closed_total{reason=\"idle_timeout\"}") - 1.0).abs() < 0.5);
+}
+
+#[tokio::test]
+async fn a_connection_of_age_ends_with_its_next_answer_and_not_before() {
+    let age = Duration::from_millis(300);
+    let server = Server::start(Settings { connection_age_max: age, ..Settings::default() }).await;
+    let started = Instant::now();
+    let mut client = server.client().await;
+    let mut number = 0;
+    let answer = loop {
+        let answer = client.ask(Post::new(&format!("msg_{number}"), "{}").bytes()).await;
+        answer.assert_status("queued");
+        if answer.closes() {
+            break answer;
+        }
+        number += 1;
+    };
+    assert!(answer.closes() && started.elapsed() >= age, "{:?}", started.elapsed());
+    client.closed().await;
+    assert!((server.metric("rollbook_connections_closed_total{reason=\"age\"}") - 1.0).abs() < 0.5);
+}
+
+#[tokio::test]
+async fn a_body_that_goes_on_too_slowly_is_408_long_before_its_time_is_up() {
+    let settings = Settings { body_window: SHORT, body_rate_min: 1_000_000, ..Settings::default() };
+    let server = Server::start(settings).await;
+    let mut client = server.client().await;
+    let started = Instant::now();
+    let begun = [&Post::new("msg_1", "").head("content-length: 200000")[..], &vec![b' '; 99_999]].concat();
+    client.ask(begun).await.assert_error(408, "body too slow");
+    assert!(started.elapsed() < Settings::default().body_timeout, "{:?}", started.elapsed());
+    client.closed().await;
+    // As large a body that comes swiftly is taken.
+    server.post(&Post::new("msg_2", vec![b' '; 200_000])).await.assert_status("queued");
 }
 
 #[tokio::test]
@@ -79,7 +138,7 @@ async fn a_client_that_reads_no_answers_is_dropped() {
             _ => {}
         }
     };
-    crate::client::within(write_until_dropped()).await;
+    within(write_until_dropped()).await;
     // The one place for a connection is free again.
     server.deliver("msg_1").await.assert_status("queued");
 }
@@ -139,7 +198,7 @@ async fn beyond_the_places_in_line_a_genuine_delivery_is_503_at_once_and_a_forge
     server.counted("overloaded", 2.0).await;
 
     server.queue.let_through(9);
-    crate::server::eventually(|| !server.queue.batches().is_empty()).await;
+    eventually(|| !server.queue.batches().is_empty()).await;
     server.deliver("msg_6").await.assert_status("queued");
     let ids = server.queue.ids();
     assert!(ids.len() <= 3 && !ids.contains(&"msg_5".to_owned()), "{ids:?}");
@@ -176,20 +235,72 @@ async fn beyond_the_room_for_bodies_a_delivery_is_503_at_once() {
 }
 
 #[tokio::test]
-async fn idle_connections_delay_the_next_only_until_their_time_is_up() {
-    let settings =
-        Settings { connections_max: 3, header_timeout: Duration::from_millis(300), ..Settings::default() };
+async fn when_all_places_are_taken_the_oldest_connection_without_a_genuine_delivery_yields_at_once() {
+    let server = Server::start_gated(Settings { connections_max: 4, ..Settings::default() }).await;
+    server.queue.let_through(1);
+    // Idle for longest, and it has brought a genuine delivery.
+    let mut known = server.client().await;
+    known.ask(Post::new("msg_1", "{}").bytes()).await.assert_status("queued");
+    let mut busy = server.begin("msg_2").await;
+    server.queue.called(2).await;
+    let mut silent = server.client().await;
+    let mut stalled = server.client().await;
+    stalled.send(head_of_a_stalled_body()).await;
+    eventually(|| (server.metric("rollbook_connections{state=\"reading\"}") - 1.0).abs() < 0.5).await;
+
+    let mut first = server.begin("msg_3").await;
+    silent.closed().await;
+    let mut second = server.begin("msg_4").await;
+    stalled.closed().await;
+    server.read(4).await;
+    // Nobody but `known` could yield to the next one.
+    let mut third = server.begin("msg_5").await;
+    known.closed().await;
+    server.read(5).await;
+    assert!((server.metric("rollbook_connections{state=\"answering\"}") - 4.0).abs() < 0.5);
+    assert!((server.metric("rollbook_connections_closed_total{reason=\"full\"}") - 3.0).abs() < 0.5);
+    // All are being answered now, so a fifth waits until one of them has its answer, which ends it.
+    let mut waits = server.begin("msg_6").await;
+    server.queue.let_through(9);
+    let mut closed = 0;
+    for client in [&mut busy, &mut first, &mut second, &mut third] {
+        let answer = client.answer().await;
+        answer.assert_status("queued");
+        closed += u8::from(answer.closes());
+    }
+    waits.answer().await.assert_status("queued");
+    // Or none, if one was idle again by the time that it was looked for.
+    assert!(closed <= 1, "{closed}");
+    assert!(server.metric("rollbook_connections_closed_total{reason=\"full\"}") >= 4.0);
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_yields_its_room_to_a_newer_one() {
+    let settings = Settings { body_max: 60_000, buffered_max: 80_000, ..Settings::default() };
     let server = Server::start(settings).await;
-    let started = Instant::now();
-    let mut idle: Vec<Client> = Vec::new();
-    for _ in 0..3 {
-        idle.push(server.client().await);
-    }
-    server.deliver("msg_1").await.assert_status("queued");
-    assert!(started.elapsed() >= Duration::from_millis(290), "there was a fourth place");
-    for client in &mut idle {
-        client.closed().await;
-    }
+    let mut stalled = server.client().await;
+    stalled
+        .send([&Post::new("msg_1", "").head("content-length: 50000")[..], &vec![b' '; 49_999]].concat())
+        .await;
+    eventually(|| (server.metric("rollbook_connections{state=\"reading\"}") - 1.0).abs() < 0.5).await;
+    let mut number = 0;
+    // Whether all that was sent has been read is not to be seen from here, and until then there is room.
+    let yielded = async {
+        loop {
+            number += 1;
+            server
+                .post(&Post::new(&format!("msg_new_{number}"), vec![b' '; 60_000]))
+                .await
+                .assert_status("queued");
+            if (server.count("overloaded") - 1.0).abs() < 0.5 {
+                return;
+            }
+        }
+    };
+    within(yielded).await;
+    let answer = stalled.answer().await;
+    answer.assert_error(503, "too many deliveries at once");
+    assert!(answer.closes());
 }
 
 #[tokio::test]

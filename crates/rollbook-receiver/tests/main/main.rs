@@ -1,10 +1,12 @@
 //! The receiver over real sockets, against a queue that does as a test says.
 
 mod answers;
+mod attacks;
 mod batching;
 mod client;
 mod garbage;
 mod limits;
+mod proxy;
 mod queue;
 mod server;
 mod shutdown;

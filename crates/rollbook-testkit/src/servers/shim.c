@@ -1,8 +1,8 @@
 /* A library that is loaded before the C library and makes the disk and the clock misbehave, as a test says.
  *
  * The test writes into a shared page of numbers (see shim.rs, which has the same order); they take effect at
- * once. Only files whose path contains $ROLLBOOK_SHIM_FILES are affected. Every file that was flushed
- * leaves in $ROLLBOOK_SHIM/synced what a power cut would leave of it: its length, or its bytes.
+ * once. Only files whose path contains $SHIM_FILES are affected. Every file that was flushed
+ * leaves in $SHIM_FOLDER/synced what a power cut would leave of it: its length, or its bytes.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -33,13 +33,14 @@ struct controls {
 };
 
 static struct controls *controls;
-static const char *folder, *files;
+/* Copies: Redis overwrites its environment with its title. */
+static char folder[2048], files[256];
 
 __attribute__((constructor)) static void start(void) {
     char path[4096];
-    folder = getenv("ROLLBOOK_SHIM");
-    files = getenv("ROLLBOOK_SHIM_FILES");
-    if (!folder || !files) return;
+    if (!getenv("SHIM_FOLDER") || !getenv("SHIM_FILES")) return;
+    snprintf(folder, sizeof folder, "%s", getenv("SHIM_FOLDER"));
+    snprintf(files, sizeof files, "%s", getenv("SHIM_FILES"));
     snprintf(path, sizeof path, "%s/controls", folder);
     int file = open(path, O_RDWR | O_CLOEXEC);
     if (file < 0) return;

@@ -85,8 +85,8 @@ impl Shim {
     pub fn environment(&self) -> [(&'static str, String); 3] {
         [
             ("LD_PRELOAD", self.folder.path().join("shim.so").display().to_string()),
-            ("ROLLBOOK_SHIM", self.folder.path().display().to_string()),
-            ("ROLLBOOK_SHIM_FILES", self.files.clone()),
+            ("SHIM_FOLDER", self.folder.path().display().to_string()),
+            ("SHIM_FILES", self.files.clone()),
         ]
     }
 

@@ -4,4 +4,5 @@ mod faults;
 mod proxy;
 mod queue;
 mod servers;
+mod shim;
 mod store;

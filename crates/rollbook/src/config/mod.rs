@@ -243,7 +243,11 @@ impl Config {
 fn receiver(read: &mut Reader<'_>, drain_timeout: Duration) -> rollbook_receiver::Settings {
     rollbook_receiver::Settings {
         header_timeout: read.duration("header_timeout"),
+        idle_timeout: read.duration("idle_timeout"),
+        connection_age_max: read.duration("connection_age_max"),
         body_timeout: read.duration("body_timeout"),
+        body_rate_min: read.size("body_rate_min"),
+        body_window: rollbook_receiver::BODY_WINDOW,
         request_timeout: read.duration("request_timeout"),
         enqueue_timeout: read.duration("enqueue_timeout"),
         stop_delay: read.pause("stop_delay"),

@@ -3,7 +3,7 @@
 use crate::rollbook::{Home, SECRET};
 
 /// Every setting with a value that is wrong by itself.
-const WRONG: [(&str, &str); 48] = [
+const WRONG: [(&str, &str); 53] = [
     ("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret"),
     ("ROLLBOOK_DATA_DIR", ""),
     ("ROLLBOOK_LISTEN", "8080"),
@@ -34,6 +34,9 @@ const WRONG: [(&str, &str); 48] = [
     ("ROLLBOOK_BODY_MAX", "1 megabyte"),
     ("ROLLBOOK_BUFFERED_MAX", "0"),
     ("ROLLBOOK_HEADER_TIMEOUT", "-1s"),
+    ("ROLLBOOK_IDLE_TIMEOUT", "75"),
+    ("ROLLBOOK_CONNECTION_AGE_MAX", "2d"),
+    ("ROLLBOOK_BODY_RATE_MIN", "0"),
     ("ROLLBOOK_BODY_TIMEOUT", "0s"),
     ("ROLLBOOK_REQUEST_TIMEOUT", "20s"),
     ("ROLLBOOK_ENQUEUE_TIMEOUT", "11s"),

@@ -1,9 +1,10 @@
-//! A TCP stream on which writing has a time limit: hyper has one for reading heads and none for a client
-//! that sends requests and never reads an answer.
+//! A TCP stream that reports when bytes come, and on which writing has a time limit: hyper has none for a
+//! client that sends requests and never reads an answer.
 
 use std::future::Future as _;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,17 +12,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use crate::connection::Connection;
+
 /// A stream that fails once its peer has taken nothing for `write_timeout` while there was something to take.
-pub(crate) struct TimedStream {
+pub(crate) struct WatchedStream {
     stream: TcpStream,
+    connection: Arc<Connection>,
     write_timeout: Duration,
     /// There while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl TimedStream {
-    pub(crate) fn new(stream: TcpStream, write_timeout: Duration) -> Self {
-        Self { stream, write_timeout, stalled: None }
+impl WatchedStream {
+    pub(crate) fn new(stream: TcpStream, connection: Arc<Connection>, write_timeout: Duration) -> Self {
+        Self { stream, connection, write_timeout, stalled: None }
     }
 
     /// The stream without the limit.
@@ -40,17 +44,22 @@ impl TimedStream {
     }
 }
 
-impl AsyncRead for TimedStream {
+impl AsyncRead for WatchedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.connection.bytes_came();
+        }
+        read
     }
 }
 
-impl AsyncWrite for TimedStream {
+impl AsyncWrite for WatchedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.watch(cx, written)

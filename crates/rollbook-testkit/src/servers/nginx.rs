@@ -1,0 +1,43 @@
+//! A private nginx before a server of the test's.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Guard, free_port, new_folder};
+
+/// An nginx that hands every request on, over connections that it keeps and uses again.
+#[derive(Debug)]
+pub struct Nginx {
+    _guard: Guard,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Nginx {
+    /// Starts one before this server and waits until it answers. It keeps each connection to the server for `kept_for`.
+    pub async fn start(server: SocketAddr, kept_for: Duration) -> Self {
+        let folder = new_folder("rollbook-nginx-");
+        let (port, here) = (free_port(), folder.display());
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        // A POST is not sent a second time, as by default: what meets a close is a 502.
+        let settings = format!(
+            "daemon off;\nmaster_process off;\npid {here}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n\
+             client_body_temp_path {here}/body;\nproxy_temp_path {here}/proxy;\nfastcgi_temp_path {here}/fastcgi;\n\
+             uwsgi_temp_path {here}/uwsgi;\nscgi_temp_path {here}/scgi;\n\
+             upstream rollbook {{ server {server} max_fails=0; keepalive 64; keepalive_timeout {}ms; }}\n\
+             server {{ listen {address}; location / {{\nproxy_pass http://rollbook;\nproxy_http_version 1.1;\n\
+             proxy_set_header Connection \"\";\nproxy_set_header Host $host;\n}} }}\n}}\n",
+            kept_for.as_millis()
+        );
+        let file = folder.join("nginx.conf");
+        std::fs::write(&file, settings).expect("it is written");
+        // Not in everyone's PATH.
+        let debian = "/usr/sbin/nginx";
+        let program = if Path::new(debian).exists() { debian } else { "nginx" };
+        let command = [program, "-e", "stderr", "-c", &file.display().to_string()].map(str::to_owned);
+        let guard = Guard::start(folder, &command);
+        guard.until_it_answers("nginx answers", || TcpStream::connect(address).is_ok()).await;
+        Self { _guard: guard, address }
+    }
+}

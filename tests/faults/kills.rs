@@ -1,0 +1,89 @@
+//! Redis is killed again and again, also on a slow disk, and everything is killed at once.
+
+use std::time::{Duration, Instant};
+
+use rollbook_testkit::process::until;
+use rollbook_testkit::servers::redis::RedisServer;
+use rollbook_testkit::servers::shim::{Record, Shim};
+
+use super::{assert_nothing_lost, home_on, send_at_once, stop, until_taken};
+use crate::crashes::{history, send};
+use crate::raw_http::{exchange, signed, status};
+
+const KILLS: u32 = 50;
+/// What a sender may wait for a refusal while Redis is down, at the median.
+const REFUSED_WITHIN: Duration = Duration::from_secs(1);
+/// Redis's log, as long as it is not rewritten.
+const REDIS_LOG: &str = "appendonly.aof.1.incr.aof";
+const EVENT: &str = r#"{"type":"user.created","timestamp":1785312000032,"data":{"id":"user_1"}}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_kills_of_redis_under_load_lose_nothing_and_are_answered_503_within_a_second() {
+    let mut redis = RedisServer::start().await;
+    let home = home_on(redis.url());
+    home.migrate();
+    let mut rollbook = home.start_ready(&["serve"]).await;
+    let history = history(2_400);
+    let kills = async {
+        let mut waits = Vec::new();
+        for kill in 1..=KILLS {
+            until_taken(&home, 40.0 * f64::from(kill)).await;
+            redis.kill();
+            let started = Instant::now();
+            // It is never acknowledged, so it must never be applied.
+            assert_eq!(status(&exchange(home.listen, &signed("msg_refused", EVENT)).await), 503);
+            waits.push(started.elapsed());
+            redis.restart().await;
+        }
+        waits.sort_unstable();
+        waits
+    };
+    let (report, waits) = tokio::join!(send(home.listen, &history, 10_000), kills);
+    assert!(waits[waits.len() / 2] < REFUSED_WITHIN, "{waits:?}");
+    assert!(report.attempts > report.acknowledged.len() as u64, "no kill was felt by the sender");
+    assert_nothing_lost(&home, &mut rollbook, &redis, &history, &report).await;
+}
+
+/// Kills Redis in the middle of flushes that take so long, and returns the 99th percentile of the
+/// acknowledgements.
+async fn kills_on_a_slow_disk(flush: Duration, changes: usize, kills: u32) -> Duration {
+    let shim = Shim::new(".incr.aof");
+    shim.record(Record::Length);
+    let mut redis = RedisServer::start_on(&shim, &[]).await;
+    let home = home_on(redis.url());
+    home.migrate();
+    let mut receiver = home.start_ready(&["receive"]).await;
+    shim.delay_syncs(flush);
+    let history = history(changes);
+    let log = redis.log_folder().join(REDIS_LOG);
+    let killer = async {
+        for _ in 0..kills {
+            until("a delivery waits for its flush", || {
+                let written = log.metadata().expect("a log").len();
+                std::future::ready(written > shim.flushed_length(REDIS_LOG) + 2_000)
+            })
+            .await;
+            redis.kill();
+            redis.restart().await;
+        }
+    };
+    let (report, ()) = tokio::join!(send_at_once(home.listen, &history), killer);
+    assert!(report.attempts > report.acknowledged.len() as u64, "no kill was felt by the sender");
+    shim.delay_syncs(Duration::ZERO);
+    stop(&home, &mut receiver).await;
+    let mut worker = home.start_ready(&["work"]).await;
+    assert_nothing_lost(&home, &mut worker, &redis, &history, &report).await;
+    report.latencies.at(990)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_of_redis_while_a_flush_takes_50_ms_lose_nothing() {
+    let p99 = kills_on_a_slow_disk(Duration::from_millis(50), 800, 5).await;
+    assert!(p99 < Duration::from_secs(2), "acknowledged within {p99:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_of_redis_while_a_flush_takes_3_s_lose_nothing_and_svix_waits_long_enough() {
+    let p99 = kills_on_a_slow_disk(Duration::from_secs(3), 40, 1).await;
+    assert!(p99 < Duration::from_secs(15), "acknowledged within {p99:?}");
+}

@@ -1,0 +1,135 @@
+//! The experiments of `ops/RELIABILITY.md` that need the real binary: one fault at a time, under load, and then
+//! the same question each time: is anything lost, doubled, stuck or wrong?
+//!
+//! A fault that did not happen shows nothing, so each test also asserts that it happened.
+
+mod backlogs;
+mod clock_gauge;
+mod clock_steps;
+mod clocks;
+mod disks;
+mod growth;
+mod hangs;
+mod kills;
+mod network;
+mod power;
+mod rotation;
+mod table;
+mod versions;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollbook_core::signature::SigningSecrets;
+use rollbook_simulator::history::History;
+use rollbook_simulator::sender::{DeliverSettings, Endpoint, Report, deliver};
+use rollbook_testkit::clock::WallClock;
+use rollbook_testkit::process::{Home, Process, SECRET, until};
+use rollbook_testkit::servers::redis::RedisServer;
+use rollbook_testkit::servers::shim::Shim;
+
+use crate::audit;
+use crate::crashes::{BINARY, acknowledged, sent};
+
+/// A home with its queue there and its rows in a file. Leases are as short as may be: what a process held
+/// that was killed comes back after one.
+fn home_on(queue_url: String) -> Home {
+    Home::new(BINARY)
+        .with("ROLLBOOK_QUEUE_URL", queue_url)
+        .with("ROLLBOOK_DURABILITY", "strict")
+        .with("ROLLBOOK_LEASE_FOR", "5s")
+        .with("ROLLBOOK_LOG", "warn")
+}
+
+/// The same home on the disk and with the clock of this shim.
+fn on_shim(home: Home, shim: &Shim) -> Home {
+    shim.environment().into_iter().fold(home, |home, (name, value)| home.with(name, value))
+}
+
+/// Deliveries that the running receiver has made durable.
+async fn taken(home: &Home) -> f64 {
+    home.metric_with("rollbook_deliveries_total", r#""queued""#).await.unwrap_or(0.0)
+}
+
+/// Waits until the running receiver has made so many deliveries durable.
+async fn until_taken(home: &Home, count: f64) {
+    until("deliveries are taken", || async { taken(home).await >= count }).await;
+}
+
+/// Waits until the running receiver has refused so many deliveries because of its queue.
+async fn until_refused(home: &Home, count: f64) {
+    until("deliveries are answered 503", || async {
+        // queue_full or queue_unavailable
+        let refused = home.metric_with("rollbook_deliveries_total", r#"outcome="queue_"#).await;
+        refused.is_some_and(|refused| refused >= count)
+    })
+    .await;
+}
+
+/// As many senders as Rollbook takes connections from one balancer, and no rate.
+const SENDERS: u32 = 64;
+
+/// Sends a shuffled history in which every fourth delivery comes twice, over many connections, until each
+/// delivery is acknowledged.
+async fn send_at_once(address: SocketAddr, history: &History) -> Report {
+    let endpoint = Endpoint {
+        address,
+        path: "/webhooks/clerk".into(),
+        secret: SigningSecrets::parse(SECRET).expect("a secret").first().clone(),
+    };
+    let settings = DeliverSettings {
+        connections: SENDERS as usize,
+        backoff_max: Duration::from_millis(200),
+        give_up_after: Duration::from_secs(120),
+        ..DeliverSettings::default()
+    };
+    let order = history.schedule(1, 250);
+    deliver(&endpoint, &history.events, &order, Arc::new(WallClock), &settings, Arc::new(|_| {})).await
+}
+
+/// Messages in Redis that are neither done nor dead, and the dead ones.
+fn messages(redis: &RedisServer) -> (u64, u64) {
+    let count = |command: &str, key: &str| redis.cli(&[command, &format!("{{rollbook:0}}:{key}")]).parse();
+    let (all, dead) = (count("hlen", "messages").expect("a count"), count("zcard", "dead").expect("a count"));
+    (all - dead, dead)
+}
+
+/// Ends a process as an orchestrator would.
+async fn stop(home: &Home, process: &mut Process) {
+    process.signal("TERM");
+    assert!(process.exit().await.success(), "{}", home.log());
+}
+
+/// Asserts that every delivery was acknowledged in the end.
+fn assert_all_acknowledged(report: &Report) {
+    assert_eq!(report.unanswered.len() + report.refused.len(), 0, "{:?}", report.last_error);
+}
+
+/// Waits until the queue in Redis is empty, stops the worker (or `serve`) of this home, and asserts that
+/// what was acknowledged is applied, that nothing else is, that nothing is dead, and that the rows are right.
+async fn assert_nothing_lost(
+    home: &Home,
+    worker: &mut Process,
+    redis: &RedisServer,
+    history: &History,
+    report: &Report,
+) {
+    until("the queue is empty", || std::future::ready(messages(redis).0 == 0)).await;
+    assert_eq!(messages(redis).1, 0, "nothing deserves to be a dead letter: {}", home.log());
+    stop(home, worker).await;
+    assert_ledger(home, history, report).await;
+}
+
+/// Asserts that ledger and rows are what this history makes of them.
+async fn assert_ledger(home: &Home, history: &History, report: &Report) {
+    assert_all_acknowledged(report);
+    let ledger = audit::ledger(&home.data());
+    let ledger: BTreeSet<&str> = ledger.iter().map(String::as_str).collect();
+    let lost: Vec<_> = acknowledged(history, report).difference(&ledger).copied().collect();
+    assert_eq!(lost, [""; 0], "acknowledged and not applied");
+    let unexpected: Vec<_> = ledger.difference(&sent(history)).copied().collect();
+    assert_eq!(unexpected, [""; 0], "applied and never sent");
+    assert!(audit::compare(&home.data(), history).await.is_equal(), "the rows differ from the truth");
+}

@@ -1,0 +1,146 @@
+//! The signing secret is rotated under load, as `ops/RUNBOOK.md` says: both, then the new one alone.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use futures_util::future::join_all;
+use rollbook_core::signature::SigningSecrets;
+use rollbook_core::time::Clock as _;
+use rollbook_testkit::clock::WallClock;
+use rollbook_testkit::process::{Home, Process, SECRET, until};
+use rollbook_testkit::servers::redis::RedisServer;
+use tokio::sync::RwLock;
+
+use super::{home_on, messages, stop};
+use crate::raw_http::{exchange, status};
+
+const NEW_SECRET: &str = "whsec_bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3";
+const VARIABLE: &str = "CLERK_WEBHOOK_SIGNING_SECRET";
+const SENDERS: usize = 8;
+/// Deliveries that are answered in each phase.
+const SOME: usize = 100;
+
+/// With which secrets senders sign.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Signing {
+    Old,
+    Both,
+    New,
+}
+
+fn signature(secret: &str, id: &str, body: &str) -> String {
+    let secrets = SigningSecrets::parse(secret).expect("a secret");
+    secrets.first().sign(id, WallClock.now(), body.as_bytes())
+}
+
+/// A delivery whose header has one, two or five signatures, in turn, in any order, with others among them.
+fn delivery(number: usize, signing: Signing) -> (String, String) {
+    let id = format!("msg_{number}");
+    let body =
+        format!(r#"{{"type":"user.created","timestamp":1785312000032,"data":{{"id":"user_{number}"}}}}"#);
+    let (old, new) = (signature(SECRET, &id, &body), signature(NEW_SECRET, &id, &body));
+    let right = match signing {
+        Signing::Old => vec![old],
+        Signing::Both if number.is_multiple_of(2) => vec![old, new],
+        Signing::Both => vec![new, old],
+        Signing::New => vec![new],
+    };
+    let asymmetric = "v1a,c2lnbmVkIHdpdGggYW5vdGhlciBraW5kIG9mIGtleQ==".to_owned();
+    let wrong = signature("whsec_d3Jvbmd3cm9uZ3dyb25nd3Jvbmd3cm9uZ3dy", &id, &body);
+    let mut all = match number % 3 {
+        0 => right,
+        1 => [vec![asymmetric], right].concat(),
+        _ => [vec![wrong.clone(), asymmetric], right, vec![wrong]].concat(),
+    };
+    let turns = number % all.len();
+    all.rotate_left(turns);
+    let head = format!(
+        "POST /webhooks/clerk HTTP/1.1\r\nhost: test\r\nconnection: close\r\nsvix-id: {id}\r\nsvix-timestamp: {}\r\n\
+         svix-signature: {}\r\ncontent-length: {}\r\n\r\n",
+        WallClock.now().as_millis() / 1000,
+        all.join(" "),
+        body.len()
+    );
+    (id, format!("{head}{body}"))
+}
+
+struct Load {
+    receivers: [SocketAddr; 2],
+    /// The receiver that takes deliveries, and how they are signed. A sender holds it until it has its answer.
+    way: RwLock<(usize, Signing)>,
+    next: AtomicUsize,
+    answered: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+impl Load {
+    /// Sends until it is over. Whatever was not answered 200.
+    async fn sender(&self) -> Vec<String> {
+        let mut refused = Vec::new();
+        while !self.is_over.load(Ordering::Relaxed) {
+            let way = self.way.read().await;
+            let (receiver, signing) = *way;
+            let (id, request) = delivery(self.next.fetch_add(1, Ordering::Relaxed), signing);
+            let answer = exchange(self.receivers[receiver], &request).await;
+            if answer.is_empty() || status(&answer) != 200 {
+                refused.push(format!("{id}, signed {signing:?}: {answer:?}"));
+            }
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
+        refused
+    }
+
+    async fn some_more(&self) {
+        let enough = self.answered.load(Ordering::Relaxed) + SOME;
+        until("deliveries are answered", || {
+            std::future::ready(self.answered.load(Ordering::Relaxed) >= enough)
+        })
+        .await;
+    }
+
+    /// Restarts the receivers one after the other with these secrets; senders go to the one that stays.
+    async fn restart(&self, homes: &mut [Option<Home>; 2], processes: &mut [Process; 2], secrets: &str) {
+        for index in 0..2 {
+            self.way.write().await.0 = 1 - index;
+            self.some_more().await;
+            let home = homes[index].take().expect("a home");
+            stop(&home, &mut processes[index]).await;
+            let home = home.with(VARIABLE, secrets);
+            processes[index] = home.start_ready(&["receive"]).await;
+            homes[index] = Some(home);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_is_rotated_under_load_refuses_no_delivery_and_then_the_old_one_is_refused() {
+    let redis = RedisServer::start().await;
+    let homes = [home_on(redis.url()), home_on(redis.url())];
+    homes[0].migrate();
+    let mut processes = [homes[0].start_ready(&["receive"]).await, homes[1].start_ready(&["receive"]).await];
+    let load = Load {
+        receivers: [homes[0].listen, homes[1].listen],
+        way: RwLock::new((0, Signing::Old)),
+        next: AtomicUsize::new(0),
+        answered: AtomicUsize::new(0),
+        is_over: AtomicBool::new(false),
+    };
+    let mut homes = homes.map(Some);
+    let rotation = async {
+        load.some_more().await;
+        load.restart(&mut homes, &mut processes, &format!("{SECRET},{NEW_SECRET}")).await;
+        load.way.write().await.1 = Signing::Both;
+        load.some_more().await;
+        load.way.write().await.1 = Signing::New;
+        load.some_more().await;
+        load.restart(&mut homes, &mut processes, NEW_SECRET).await;
+        load.some_more().await;
+        load.is_over.store(true, Ordering::Relaxed);
+    };
+    let (refused, ()) = tokio::join!(join_all((0..SENDERS).map(|_| load.sender())), rotation);
+    assert_eq!(refused.concat(), [""; 0]);
+    let all = load.next.load(Ordering::Relaxed);
+    assert_eq!(messages(&redis), (all as u64, 0), "each delivery is in the queue once");
+    let (_, old) = delivery(all, Signing::Old);
+    assert_eq!(status(&exchange(load.receivers[0], &old).await), 400, "the old secret is worth nothing now");
+}
