@@ -13,6 +13,9 @@ use crate::raw_http::{exchange, signed, status};
 /// Messages that were acknowledged, before anything is slow.
 const MESSAGES: usize = 300;
 
+/// So often an answer is lost at least once in each lane: a flush takes longer than a lane waits.
+const SLOW_FLUSHES: i64 = 12;
+
 fn home_on(queue_url: String) -> Home {
     Home::new(BINARY)
         .with("ROLLBOOK_QUEUE_URL", queue_url)
@@ -62,18 +65,19 @@ fn assert_innocent(home: &Home, server: &RedisServer, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_disk_that_flushes_slower_than_the_worker_waits_every_message_is_applied_with_its_first_attempt()
-{
+async fn a_disk_that_flushes_slower_than_the_worker_waits_costs_no_message_an_attempt() {
     let shim = Shim::new("appendonly");
     let server = RedisServer::start_on(&shim, &[]).await;
     deliver(&server, MESSAGES, 0).await;
     let home = home_on(server.url());
     home.migrate();
     shim.delay_syncs(Duration::from_millis(1_500));
+    let before = shim.syncs();
     let worker = home.start(&["work"]);
-    until("all is applied while the disk is slow", || std::future::ready(waiting(&server) == "0")).await;
+    until("many flushes were slow", || std::future::ready(shim.syncs() >= before + SLOW_FLUSHES)).await;
     assert!(home.log().contains("asking again until it answers"), "an answer was lost: {}", home.log());
     shim.delay_syncs(Duration::ZERO);
+    until("all is applied", || std::future::ready(waiting(&server) == "0")).await;
     drop(worker);
     assert_innocent(&home, &server, MESSAGES);
 }

@@ -175,3 +175,33 @@ async fn on_a_disk_that_is_slower_than_the_patience_a_batch_comes_through_with_i
     shim.delay_syncs(Duration::ZERO);
     settle_all(&queue, &given, &Settlement::Ack).await;
 }
+
+#[tokio::test]
+async fn a_shard_whose_answer_was_lost_gives_the_same_again_although_the_others_answered() {
+    let server = RedisServer::start().await;
+    let sharded = |url: String| open(RedisSettings { shards: 3, ..settings(url) });
+    enqueue(&sharded(server.url()), &names("msg", 0..30)).await;
+    let proxy = FaultProxy::start(server.port());
+    let cut_off = sharded(proxy.url(&server.url()));
+    assert_eq!(stats(&cut_off).await.depth(), 30, "it knows all shards");
+    let is_of = |chunk: &[u8]| chunk.windows(16).any(|part| part == b"{rollbook:1}:new");
+    proxy.fail(Direction::ToServer, Fault::when(move |chunk| is_of(chunk).then_some(Break::LoseAnswer)));
+    let mut given = cut_off.lease(asked(1, 100)).await.unwrap_or_default();
+    assert!(
+        given.len() < 30 && server.cli(&["zcard", &crate::support::key(1, "leases")]) == "1",
+        "{given:?}"
+    );
+    proxy.heal();
+    proxy.cut();
+    let started = Instant::now();
+    for number in 2.. {
+        given.extend(cut_off.lease(asked(number, 100)).await.unwrap_or_default());
+        if given.len() >= 30 {
+            break;
+        }
+        assert!(started.elapsed() < DEADLINE, "{} of 30", given.len());
+    }
+    assert_eq!(ids(&given), set(&names("msg", 0..30)));
+    assert!(given.iter().all(|lease| (lease.attempt, lease.unsettled) == (1, 0)), "{given:?}");
+    settle_all(&sharded(server.url()), &given, &Settlement::Ack).await;
+}
