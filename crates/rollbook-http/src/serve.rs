@@ -2,8 +2,9 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
@@ -11,9 +12,9 @@ use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -24,6 +25,12 @@ use crate::table::{Closed, Connections, Place};
 /// How long a connection stays open after our last answer. Closing one while bytes of a refused body
 /// are on their way would reset it, and the client might never see its answer.
 const LINGER_FOR: Duration = Duration::from_secs(1);
+/// How many bytes a second are read of bodies that were refused, over all connections.
+const DISCARD_RATE_MAX: u64 = 128 * 1024 * 1024;
+/// How many of them at once on one connection.
+const DISCARD_PIECE: usize = 8 * 1024;
+/// How far ahead of that speed they may be for a moment.
+const DISCARD_SLACK: Duration = Duration::from_millis(10);
 /// How long a stop waits for the first request of a connection that has said nothing yet: it may be on its
 /// way, and closing the connection would reset it.
 const FIRST_REQUEST_FOR: Duration = Duration::from_secs(1);
@@ -69,6 +76,7 @@ impl Connections {
             async move { Ok::<_, Infallible>(port.finish(&known, answer.await)) }
         });
         let watched = WatchedStream::new(stream, Arc::clone(&connection), self.limits.write_timeout);
+        let port = self.clone();
         let mut http = self.http.serve_connection(TokioIo::new(watched), service);
         async move {
             let mut ended = tokio::select! {
@@ -103,7 +111,7 @@ impl Connections {
             if answered {
                 connection.answered(true);
                 tokio::select! {
-                    () = linger(http.into_parts().io.into_inner().into_inner()) => {}
+                    () = linger(http.into_parts().io.into_inner().into_inner(), &port.discards) => {}
                     () = connection.cut.notified() => {}
                 }
             }
@@ -144,10 +152,58 @@ fn status_of(error: &hyper::Error) -> Option<StatusCode> {
 }
 
 /// Says that there is no more to come and waits a little for the client to say the same.
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: TcpStream, discards: &Discards) {
     let rest = async {
         stream.shutdown().await?;
-        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+        let mut buffer = vec![0; DISCARD_PIECE];
+        loop {
+            let count = stream.read(&mut buffer).await?;
+            if count == 0 {
+                return Ok::<_, io::Error>(());
+            }
+            discards.pace(count).await;
+        }
     };
     _ = timeout(LINGER_FOR, rest).await;
+}
+
+/// The speed of all lingering connections together: bytes that nobody wants must not take the processor from those
+/// that somebody waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Discards(Mutex<Option<Instant>>);
+
+impl Discards {
+    async fn pace(&self, bytes: usize) {
+        let now = Instant::now();
+        let turn = self.book(now, bytes);
+        // A sleep takes a millisecond at least, and a piece far less.
+        if turn > now + DISCARD_SLACK {
+            sleep_until(turn).await;
+        }
+    }
+
+    /// When the next bytes may be read, after so many were.
+    fn book(&self, now: Instant, bytes: usize) -> Instant {
+        let mut free_at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let micros = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(1_000_000) / DISCARD_RATE_MAX;
+        let turn = free_at.unwrap_or(now).max(now);
+        *free_at = Some(turn + Duration::from_micros(micros));
+        turn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn discarding_keeps_to_its_speed_however_many_discard() {
+        let discards = Discards::default();
+        let now = Instant::now();
+        let second = usize::try_from(DISCARD_RATE_MAX).expect("a size");
+        assert_eq!(discards.book(now, second), now);
+        assert_eq!(discards.book(now, second), now + Duration::from_secs(1));
+        let later = now + Duration::from_secs(5);
+        assert_eq!(discards.book(later, 1), later, "what was not used is not saved up");
+    }
 }

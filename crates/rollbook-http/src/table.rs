@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::connection::{Connection, Phase, Stamp, State, millis_since};
+use crate::serve::Discards;
 
 /// The longest head of a request, in bytes. Svix's are below one KiB, proxies add theirs. Then 431.
 pub(crate) const HEAD_LENGTH_MAX: usize = 16 * 1024;
@@ -93,6 +94,7 @@ pub struct Connections {
     pub(crate) limits: Limits,
     pub(crate) http: http1::Builder,
     pub(crate) table: Arc<Table>,
+    pub(crate) discards: Arc<Discards>,
     places: Arc<Semaphore>,
 }
 
@@ -115,7 +117,7 @@ impl Connections {
             .max_header_size(HEAD_LENGTH_MAX)
             .max_buf_size(READ_AHEAD_MAX);
         let places = Arc::new(Semaphore::new(limits.connections_max));
-        Self { limits, http, table: Arc::new(Table::new()), places }
+        Self { limits, http, table: Arc::new(Table::new()), discards: Arc::default(), places }
     }
 
     /// A place, where one is free.
