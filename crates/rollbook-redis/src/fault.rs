@@ -127,6 +127,8 @@ fn without_arguments(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, TimedOut, UnexpectedEof};
+
     use super::*;
 
     fn address() -> Address {
@@ -172,7 +174,7 @@ mod tests {
         ] {
             assert!(matches!(answered(line), QueueError::Unavailable(_)), "{line}");
         }
-        let refused = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+        let refused = RedisError::from(std::io::Error::from(ConnectionRefused));
         let told = judge(&refused, &address()).to_string();
         assert!(told.contains("Redis at h:1: connection refused: is it running"), "{told}");
     }
@@ -207,7 +209,6 @@ mod tests {
             let error = error_of(line);
             assert_eq!((ends_connection(&error), is_of_the_connection(&error)), (ends, repeats), "{line}");
         }
-        use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, TimedOut, UnexpectedEof};
         for kind in [BrokenPipe, ConnectionRefused, ConnectionReset, TimedOut, UnexpectedEof] {
             assert!(is_of_the_connection(&RedisError::from(std::io::Error::from(kind))), "{kind}");
         }

@@ -80,12 +80,12 @@ async fn a_message_for_any_of_many_idle_shards_wakes_a_lane_at_once() {
     let mut slowest = Duration::ZERO;
     for id in names("msg", 0..10).chunks(1) {
         let waiting = Arc::clone(&worker);
-        let lane =
-            tokio::spawn(async move { waiting.lease(request(1, LONG, Duration::from_secs(50))).await });
+        let mut lanes = JoinSet::new();
+        lanes.spawn(async move { waiting.lease(request(1, LONG, Duration::from_secs(50))).await });
         until_a_lease_waits(&server).await;
         enqueue(&receiver, id).await;
         let enqueued_at = Instant::now();
-        let leases = lane.await.expect("no panic").expect("the queue gives");
+        let leases = lanes.join_next().await.expect("a lane").expect("no panic").expect("the queue gives");
         slowest = slowest.max(enqueued_at.elapsed());
         assert_eq!(ids(&leases), set(id));
         settle_all(&worker, &leases, &Settlement::Ack).await;

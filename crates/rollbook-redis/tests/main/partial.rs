@@ -11,6 +11,7 @@ use rollbook_testkit::process::until;
 use rollbook_testkit::servers::free_port;
 use rollbook_testkit::servers::proxy::{Break, Direction, Fault, FaultProxy};
 use rollbook_testkit::servers::redis::RedisServer;
+use tokio::task::JoinSet;
 
 use crate::cluster::{ON_ITS_OWN, clustered, start_cluster};
 use crate::support::{
@@ -204,10 +205,10 @@ fn says(server: &RedisServer, section: &[&str], fact: &str) -> bool {
     server.cli(section).contains(fact)
 }
 
-#[tokio::test]
-async fn a_confirmation_of_a_promoted_replica_that_never_had_the_delivery_acknowledges_nothing() {
+/// A cluster of one master with two replicas, which all others find behind a proxy, and its URL.
+async fn start_replicated() -> (RedisServer, FaultProxy, [RedisServer; 2], String) {
     // Its port is known once it runs, and what it announces is set then.
-    let mut master = start_node(None).await;
+    let master = start_node(None).await;
     let proxy = FaultProxy::start(master.port());
     let announced = proxy.port().to_string();
     let bus = master.cli(&["config", "get", "cluster-port"]).lines().last().expect("a port").to_owned();
@@ -243,6 +244,12 @@ async fn a_confirmation_of_a_promoted_replica_that_never_had_the_delivery_acknow
     let hosts =
         [proxy.port(), replicas[0].port(), replicas[1].port()].map(|port| format!("127.0.0.1:{port}"));
     let url = format!("redis+cluster://{}", hosts.join(","));
+    (master, proxy, replicas, url)
+}
+
+#[tokio::test]
+async fn a_confirmation_of_a_promoted_replica_that_never_had_the_delivery_acknowledges_nothing() {
+    let (mut master, proxy, replicas, url) = start_replicated().await;
     let queue = open(RedisSettings { replicas: 1, ..settings(url) });
     until("the replicas keep up", || async { try_enqueue(&queue, &names("well", 0..1)).await.is_ok() }).await;
 
@@ -255,7 +262,8 @@ async fn a_confirmation_of_a_promoted_replica_that_never_had_the_delivery_acknow
     let is_passed_on = proxy.broken();
     proxy.fail(Direction::ToServer, Fault::when(is_wait));
     let asking = Arc::clone(&queue);
-    let call = tokio::spawn(async move { try_enqueue(&asking, &names("msg", 0..1)).await });
+    let mut calls = JoinSet::new();
+    calls.spawn(async move { try_enqueue(&asking, &names("msg", 0..1)).await });
     until("WAIT is on its way", || std::future::ready(proxy.broken() > is_passed_on)).await;
     master.kill();
     for replica in &replicas {
@@ -268,7 +276,7 @@ async fn a_confirmation_of_a_promoted_replica_that_never_had_the_delivery_acknow
     .await;
     proxy.cut();
 
-    let acknowledged = call.await.expect("no panic").is_ok();
+    let acknowledged = calls.join_next().await.expect("a call").expect("no panic").is_ok();
     let is_there = || replicas[0].cli(&["hexists", &key(0, "messages"), "msg_00000"]) == "1";
     assert!(!acknowledged || is_there(), "acknowledged and lost");
     println!("acknowledged: {acknowledged}, there: {}", is_there());

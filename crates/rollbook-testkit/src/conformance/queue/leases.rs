@@ -179,8 +179,9 @@ pub async fn an_attempt_of_a_lost_lease_is_not_counted(queue: Queue<impl QueueHa
 async fn enqueue_sized(queue: &Queue<impl QueueHarness>, sizes: &[(&str, usize)]) {
     for (id, size) in sizes {
         // Bytes that no engine can pack.
-        let body =
-            (0..*size).map(|index| (index.wrapping_mul(2_654_435_761) >> 7) as u8).collect::<Vec<u8>>();
+        let body = (0..*size)
+            .map(|index| (index.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()[0])
+            .collect::<Vec<u8>>();
         let delivery = Delivery { body: Bytes::from(body), ..queue.delivery(id) };
         all_of(queue.harness.producer().enqueue_many(&[delivery]).await).expect("the queue takes it");
         queue.harness.advance(TICK);
