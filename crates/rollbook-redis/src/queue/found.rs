@@ -62,7 +62,12 @@ impl RedisQueue {
     /// Takes note of what a shard is, where we can work with it. Returns its owner where more is known of it now. A
     /// call that only reads (`writes` is false) does not take note while there is something to write about the owner:
     /// the next call that writes then sets the shard up.
-    pub(super) fn meet(&self, shard: &Shard, found: Found, writes: bool) -> Result<Option<Owner>, QueueError> {
+    pub(super) fn meet(
+        &self,
+        shard: &Shard,
+        found: Found,
+        writes: bool,
+    ) -> Result<Option<Owner>, QueueError> {
         let address = self.address();
         let Found { format, shards, epoch, owner } = found;
         if format != FORMAT {
