@@ -12,7 +12,7 @@ pub(super) const HOUR: i64 = 3_600;
 pub(super) const EVENT: &str = r#"{"type":"user.created","timestamp":1785312000032,"data":{"id":"user_1"}}"#;
 
 /// How far the gauge of the clock may be off: the age of the delivery and the rounding of its timestamp.
-pub(super) const SKEW_WITHIN: f64 = 2.0;
+const SKEW_WITHIN: f64 = 2.0;
 
 async fn count(home: &Home, outcome: &str) -> Option<f64> {
     home.metric_with("rollbook_deliveries_total", &format!("\"{outcome}\"")).await

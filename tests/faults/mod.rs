@@ -4,7 +4,6 @@
 //! A fault that did not happen shows nothing, so each test also asserts that it happened.
 
 mod backlogs;
-mod clock_gauge;
 mod clock_steps;
 mod clocks;
 mod disks;

@@ -36,7 +36,7 @@ impl RedisQueue {
         let mut command = redis::cmd("HMGET");
         command.arg(shard.keys.meta()).arg(&Found::FIELDS);
         if let Some(found) = Found::read(self.command_on(shard, &command).await?) {
-            _ = self.meet(shard, found)?;
+            _ = self.meet(shard, found, false)?;
         }
         Ok(())
     }
@@ -51,7 +51,7 @@ impl RedisQueue {
         let found = Found::read(self.read_answer(answer.value)?);
         let unknown =
             || QueueError::Deployment(format!("{}: a shard says nothing of itself", self.address()));
-        if let Some(owner) = self.meet(shard, found.ok_or_else(unknown)?)? {
+        if let Some(owner) = self.meet(shard, found.ok_or_else(unknown)?, true)? {
             let mut command = redis::cmd("HSET");
             command.arg(shard.keys.meta()).arg("owner").arg(owner.to_string());
             let _: u64 = self.command_on(shard, &command).await?;
@@ -59,8 +59,15 @@ impl RedisQueue {
         Ok(())
     }
 
-    /// Takes note of what a shard is, where we can work with it. Returns its owner where more is known of it now.
-    pub(super) fn meet(&self, shard: &Shard, found: Found) -> Result<Option<Owner>, QueueError> {
+    /// Takes note of what a shard is, where we can work with it. Returns its owner where more is known of it now. A
+    /// call that only reads (`writes` is false) does not take note while there is something to write about the owner:
+    /// the next call that writes then sets the shard up.
+    pub(super) fn meet(
+        &self,
+        shard: &Shard,
+        found: Found,
+        writes: bool,
+    ) -> Result<Option<Owner>, QueueError> {
         let address = self.address();
         let Found { format, shards, epoch, owner } = found;
         if format != FORMAT {
@@ -74,13 +81,16 @@ impl RedisQueue {
                 self.settings.shards
             )));
         }
+        let is_unclaimed = owner == Owner::default() && self.settings.owner != Owner::default();
         let add = match self.settings.owner.claim(&owner) {
             Claim::Same => None,
             Claim::Add(owner) => Some(owner),
             Claim::Other => return Err(self.belongs_to_another(shard, &owner)),
         };
         // Data that were kept while meta was lost have another epoch, and are the ones that we knew.
-        *shard.epoch() = Some(epoch);
+        if writes || (add.is_none() && !is_unclaimed) {
+            *shard.epoch() = Some(epoch);
+        }
         Ok(add)
     }
 
