@@ -275,9 +275,7 @@ impl<'a> SignedHeaders<'a> {
             .filter_map(|encoded| STANDARD.decode(encoded).ok()?.try_into().ok())
     }
 
-    /// When the sender signed the delivery, in whole seconds, by its own clock. Genuine only where [`verify`] found
-    /// the signature right, be the time too old or too new.
-    pub fn sent_at(&self) -> Timestamp {
+    fn sent_at(&self) -> Timestamp {
         let seconds = self.timestamp.iter().fold(0_i64, |sum, digit| sum * 10 + i64::from(digit - b'0'));
         Timestamp::from_seconds(seconds)
     }

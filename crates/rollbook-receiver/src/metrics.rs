@@ -116,11 +116,6 @@ impl Metrics {
     /// Notes a verified delivery: the moment, and how far its sender's clock is ahead in milliseconds.
     pub(crate) fn verified(&self, now: Timestamp, skew_millis: i64) {
         self.last_delivery.set(seconds(now.as_millis()));
-        self.skewed(skew_millis);
-    }
-
-    /// Takes note of how far the sender's clock is from ours, of deliveries that are refused for it too.
-    pub(crate) fn skewed(&self, skew_millis: i64) {
         self.clock_skew.set(seconds(skew_millis));
     }
 
