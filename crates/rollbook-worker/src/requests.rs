@@ -97,8 +97,7 @@ mod tests {
     use super::*;
 
     fn requests() -> Requests {
-        let settings =
-            Settings { lanes: 4, batch_max: 100, lease_bytes_max: 1 << 22, ..Settings::default() };
+        let settings = Settings { lanes: 4, batch_max: 100, lease_bytes_max: 1 << 22, ..Settings::default() };
         Requests::new(2, &settings)
     }
 
