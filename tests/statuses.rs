@@ -34,10 +34,10 @@ async fn each_request_gets_the_answer_of_the_contract() {
     let method = ask("GET /webhooks/clerk HTTP/1.1\r\nhost: test\r\n\r\n").await;
     assert_eq!(status(&method), 405);
     assert!(method.contains("allow: POST"), "{method}");
-    let stalled = "POST /webhooks/clerk HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\n\r\n{";
-    assert_eq!(status(&ask(stalled).await), 408);
-    let announced = "POST /webhooks/clerk HTTP/1.1\r\nhost: test\r\ncontent-length: 65537\r\n\r\n";
-    assert_eq!(status(&ask(announced).await), 413);
+    let headers = "POST /webhooks/clerk HTTP/1.1\r\nhost: test\r\nsvix-id: msg_3\r\nsvix-timestamp: 1785312000\r\n\
+                   svix-signature: v1,x\r\n";
+    assert_eq!(status(&ask(&format!("{headers}content-length: 10\r\n\r\n{{")).await), 408);
+    assert_eq!(status(&ask(&format!("{headers}content-length: 65537\r\n\r\n")).await), 413);
     let many = format!("GET /healthz HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(200));
     assert_eq!(status(&ask(&many).await), 431);
 

@@ -218,7 +218,9 @@ async fn play(
 ) -> Played {
     let clock: Arc<dyn Clock> = clock();
     let played = Played {
-        queue: Arc::new(MemoryQueue::new(messages.len() as u64, Arc::clone(&clock))),
+        queue: Arc::new(
+            MemoryQueue::new(messages.len() as u64, Arc::clone(&clock)).with_due_within(retry.backoff_max),
+        ),
         registry: Registry::new(),
     };
     let received_at = clock.now();

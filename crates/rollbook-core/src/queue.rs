@@ -23,6 +23,12 @@ pub trait Producer: Send + Sync {
     /// unreachable or full, the deliveries of the other parts are taken. Sending a refused delivery again is
     /// always right.
     async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>>;
+
+    /// Writes something that means nothing, as durably as a delivery: evidence that deliveries are taken again
+    /// after some were refused. `false` from an engine that has no such write.
+    async fn probe(&self) -> Result<bool, QueueError> {
+        Ok(false)
+    }
 }
 
 /// What became of one delivery at the door. Both mean that it is durable.

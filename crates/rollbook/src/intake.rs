@@ -2,8 +2,10 @@
 //!
 //! A queue that answers questions may still refuse every delivery: a full disk lets it read and not write. So the
 //! receiver's calls are watched on their way, and the queue's part in `/readyz` and `rollbook_up` says what they met.
-//! A process that is not ready gets no deliveries that could show it is well again, so the evidence of a failure
-//! ends after [`FAILURE_HOLDS_FOR`]: then it is ready again, and says what it last met until a delivery is stored.
+//! A process that is not ready gets no deliveries that could show it is well again. So after a failure a check
+//! writes something that means nothing, where the engine has such a write. Where it has none, the evidence of a
+//! failure ends after [`FAILURE_HOLDS_FOR`]: then it is ready again, and says what it last met until a delivery
+//! is stored.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -84,16 +86,37 @@ impl State {
 #[async_trait]
 impl Probe for Intake {
     async fn check(&self) -> Condition {
-        let state = self.state();
+        let condition = self.state().condition();
+        if !matches!(condition, Condition::Failing(_)) {
+            return condition;
+        }
+        match self.inner.probe().await {
+            Ok(false) => condition,
+            Ok(true) => {
+                self.state().failure = None;
+                Condition::Well
+            }
+            Err(error) => {
+                let mut state = self.state();
+                state.failure = Some(Failure { at: Instant::now(), error, is_partial: false });
+                state.condition()
+            }
+        }
+    }
+}
+
+impl State {
+    /// What the calls tell.
+    fn condition(&self) -> Condition {
         if let Some(silent) =
-            state.calls.values().map(Instant::elapsed).max().filter(|silent| *silent >= SILENT_FOR)
+            self.calls.values().map(Instant::elapsed).max().filter(|silent| *silent >= SILENT_FOR)
         {
             return Condition::Failing(format!(
                 "deliveries are answered 503: the queue has not answered for {} s",
                 silent.as_secs()
             ));
         }
-        let Some(Failure { at, error, is_partial }) = &state.failure else { return Condition::Well };
+        let Some(Failure { at, error, is_partial }) = &self.failure else { return Condition::Well };
         if at.elapsed() >= FAILURE_HOLDS_FOR {
             let ago = at.elapsed().as_secs();
             return Condition::Degraded(format!(
@@ -119,15 +142,27 @@ mod tests {
 
     /// Answers with what the test has set for each delivery.
     #[derive(Default)]
-    struct Answers(Mutex<Vec<Result<Enqueued, QueueError>>>, Option<Duration>);
+    struct Answers {
+        enqueue: Mutex<Vec<Result<Enqueued, QueueError>>>,
+        takes: Duration,
+        probe: Mutex<Option<Result<bool, QueueError>>>,
+    }
+
+    impl Answers {
+        fn of(answers: &[Result<Enqueued, QueueError>]) -> Self {
+            Self { enqueue: Mutex::new(answers.to_vec()), ..Self::default() }
+        }
+    }
 
     #[async_trait]
     impl Producer for Answers {
         async fn enqueue_many(&self, _: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
-            if let Some(takes) = self.1 {
-                tokio::time::sleep(takes).await;
-            }
-            self.0.lock().expect("no panic").clone()
+            tokio::time::sleep(self.takes).await;
+            self.enqueue.lock().expect("no panic").clone()
+        }
+
+        async fn probe(&self) -> Result<bool, QueueError> {
+            self.probe.lock().expect("no panic").clone().unwrap_or(Ok(false))
         }
     }
 
@@ -136,7 +171,7 @@ mod tests {
     }
 
     async fn after(answers: &[Result<Enqueued, QueueError>]) -> Intake {
-        let intake = Intake::new(Arc::new(Answers(Mutex::new(answers.to_vec()), None)));
+        let intake = Intake::new(Arc::new(Answers::of(answers)));
         intake.enqueue_many(&deliveries()).await;
         intake
     }
@@ -155,12 +190,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_batch_fails_with_its_error_until_the_next_is_stored() {
-        let producer = Arc::new(Answers(Mutex::new(vec![Err(full_disk())]), None));
+        let producer = Arc::new(Answers::of(&[Err(full_disk())]));
         let intake = Intake::new(producer.clone());
         intake.enqueue_many(&deliveries()).await;
         let Condition::Failing(why) = intake.check().await else { panic!("it fails") };
         assert!(why.contains("database or disk is full"), "{why}");
-        *producer.0.lock().expect("no panic") = vec![Ok(Enqueued::Queued)];
+        *producer.enqueue.lock().expect("no panic") = vec![Ok(Enqueued::Queued)];
         intake.enqueue_many(&deliveries()).await;
         assert_eq!(intake.check().await, Condition::Well);
     }
@@ -178,6 +213,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_engine_with_a_probe_is_well_as_soon_as_it_takes_one_and_failing_as_long_as_it_does_not() {
+        let producer = Arc::new(Answers::of(&[Err(full_disk())]));
+        let intake = Intake::new(producer.clone());
+        intake.enqueue_many(&deliveries()).await;
+        let no_replicas = QueueError::Unavailable("not enough good replicas".to_owned());
+        *producer.probe.lock().expect("no panic") = Some(Err(no_replicas));
+        for _ in 0..4 {
+            let Condition::Failing(why) = intake.check().await else { panic!("it fails") };
+            assert!(why.contains("not enough good replicas"), "{why}");
+            tokio::time::advance(FAILURE_HOLDS_FOR.saturating_sub(Duration::from_millis(1))).await;
+        }
+        *producer.probe.lock().expect("no panic") = Some(Ok(true));
+        assert_eq!(intake.check().await, Condition::Well);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_part_of_the_queue_that_refuses_and_a_full_queue_leave_the_process_ready() {
         for answers in
             [vec![Ok(Enqueued::Queued), Err(full_disk())], vec![Err(QueueError::Full { depth: 7, limit: 7 })]]
@@ -189,8 +240,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_does_not_return_fails_while_it_lasts() {
-        let answers = Mutex::new(vec![Ok(Enqueued::Queued)]);
-        let intake = Intake::new(Arc::new(Answers(answers, Some(SILENT_FOR * 2))));
+        let answers = Answers { takes: SILENT_FOR * 2, ..Answers::of(&[Ok(Enqueued::Queued)]) };
+        let intake = Intake::new(Arc::new(answers));
         let deliveries = deliveries();
         let look = async {
             tokio::time::sleep(SILENT_FOR.saturating_sub(Duration::from_millis(1))).await;

@@ -90,4 +90,23 @@ impl RedisQueue {
     pub(super) fn read_answer<T: FromRedisValue>(&self, value: Value) -> Result<T, QueueError> {
         T::from_redis_value(value).map_err(|error| fault::judge(&error.into(), self.address()))
     }
+
+    /// Writes to the first shard that takes it, confirmed as a delivery is.
+    pub(super) async fn write_probe(&self) -> Result<(), QueueError> {
+        let mut failed = QueueError::Unavailable(format!("{}: no shard was asked", self.address()));
+        for shard in &self.shards {
+            let mut command = redis::cmd("HSET");
+            command.arg(shard.keys.meta()).arg("asked_at").arg(0);
+            let call = Call { command: &command, script: None, confirm: true };
+            let written = match self.ensure_set_up(shard).await {
+                Ok(()) => self.servers.call(shard.index, &call).await.map(drop),
+                Err(error) => Err(error),
+            };
+            match written {
+                Ok(()) => return Ok(()),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
 }

@@ -217,6 +217,10 @@ impl Producer for RedisQueue {
     async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
         self.enqueue(deliveries).await
     }
+
+    async fn probe(&self) -> Result<bool, QueueError> {
+        self.write_probe().await.map(|()| true)
+    }
 }
 
 #[async_trait]

@@ -30,6 +30,8 @@ use crate::conformance::queue::DUE_WITHIN;
 /// becomes due.
 pub struct MemoryQueue {
     depth_max: u64,
+    /// The longest lease or backoff that is believed.
+    due_within: Duration,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     changed: Notify,
@@ -110,7 +112,14 @@ impl Message {
 impl MemoryQueue {
     /// An empty queue that takes `depth_max` messages, dead letters not counted.
     pub fn new(depth_max: u64, clock: Arc<dyn Clock>) -> Self {
-        Self { depth_max, clock, state: Mutex::default(), changed: Notify::new() }
+        let due_within = DUE_WITHIN;
+        Self { depth_max, due_within, clock, state: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// The same queue for leases and backoffs of up to this long.
+    #[must_use]
+    pub fn with_due_within(self, due_within: Duration) -> Self {
+        Self { due_within, ..self }
     }
 
     /// Damages the entry of a message that waits: its next lease says that it can't be read.
@@ -151,7 +160,7 @@ impl MemoryQueue {
         let now = self.clock.now();
         let mut state = self.state();
         let due_at = now.plus(request.lease_for);
-        state.correct(now, due_at);
+        state.correct(now, self.due_within, due_at);
         let leases = match state.repeated(request, now) {
             leases if leases.is_empty() => {
                 let mut ids = state.due(now);
@@ -180,8 +189,8 @@ impl State {
     }
 
     /// Brings back due times that a clock which was ahead has put too far into the future.
-    fn correct(&mut self, now: Timestamp, leased_until: Timestamp) {
-        let furthest = now.plus(DUE_WITHIN).max(leased_until);
+    fn correct(&mut self, now: Timestamp, due_within: Duration, leased_until: Timestamp) {
+        let furthest = now.plus(due_within).max(leased_until);
         for message in self.messages.values_mut().filter(|message| message.due_at > furthest) {
             message.due_at = if message.leased.is_some() { leased_until } else { now };
         }

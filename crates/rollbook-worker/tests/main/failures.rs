@@ -8,6 +8,7 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::retry::{Reason, RetryPolicy};
 use rollbook_core::store::StoreError;
 use rollbook_testkit::faults::{Fault, FaultyStore, StoreCall};
+use rollbook_testkit::memory::queue::MemoryQueue;
 use rollbook_worker::Settings;
 use serde_json::json;
 use tokio::time::Instant;
@@ -40,8 +41,9 @@ fn refusing(bench: &Bench) -> (FaultyStore, Calls) {
 async fn one_refused_change_among_a_hundred_is_found_and_the_others_are_applied_at_once() {
     let mut bench = Bench::new();
     // So long that the refused one does not come again within the test.
-    bench.settings.retry.backoff = Duration::from_secs(1 << 40);
-    bench.settings.retry.backoff_max = Duration::from_secs(1 << 40);
+    let backoff = Duration::from_secs(1 << 40);
+    (bench.settings.retry.backoff, bench.settings.retry.backoff_max) = (backoff, backoff);
+    bench.queue = Arc::new(MemoryQueue::new(1_000, bench.clock.clone()).with_due_within(backoff));
     bench.enqueue_users(0..57).await;
     bench.enqueue("msg_bad", user("user_bad")).await;
     bench.enqueue_users(58..100).await;

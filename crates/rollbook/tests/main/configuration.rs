@@ -3,7 +3,7 @@
 use crate::rollbook::{Home, SECRET};
 
 /// Every setting with a value that is wrong by itself.
-const WRONG: [(&str, &str); 53] = [
+const WRONG: [(&str, &str); 54] = [
     ("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret"),
     ("ROLLBOOK_DATA_DIR", ""),
     ("ROLLBOOK_LISTEN", "8080"),
@@ -16,6 +16,7 @@ const WRONG: [(&str, &str); 53] = [
     ("ROLLBOOK_REDIS_TIMEOUT", "5"),
     ("ROLLBOOK_REDIS_REPLICAS", "-1"),
     ("ROLLBOOK_REDIS_CA_FILE", ""),
+    ("ROLLBOOK_REDIS_KEY_PREFIX", "a{b"),
     ("ROLLBOOK_DATABASE_CONNECTIONS_MAX", "0"),
     ("ROLLBOOK_DATABASE_CONNECT_TIMEOUT", "soon"),
     ("ROLLBOOK_STATEMENT_TIMEOUT", "0s"),

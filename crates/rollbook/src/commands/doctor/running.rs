@@ -23,18 +23,18 @@ const SILENT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Asks the ops face.
 pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -> Findings {
     let address = reachable(config.ops_listen);
-    let Ok(mut connection) = Connection::connect(address, ASK_TIMEOUT).await else {
+    if Connection::connect(address, ASK_TIMEOUT).await.is_err() {
         let why = format!("nobody answers at http://{address} (ops_listen): it is not running, or elsewhere");
         return vec![skipped(PROCESS, why), skipped(DELIVERIES, "no process to ask")];
-    };
-    let mut findings = match ask(&mut connection).await {
+    }
+    let mut findings = match ask(address).await {
         Ok((live, ready)) => health(address, &live, &ready),
         Err(error) => {
             let found = format!("http://{address} (ops_listen) does not answer as it should: {error}");
             vec![failed(PROCESS, found, "does another program listen there? else restart rollbook")]
         }
     };
-    match connection.get("/metrics").await {
+    match get(address, "/metrics").await {
         Ok(metrics) if metrics.is_success() => {
             findings.push(deliveries(needs, &metrics.body, clock.now()));
             findings.extend(senders_clock(&metrics.body, config.receiver.tolerance));
@@ -49,10 +49,7 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
 pub(super) async fn look_again(config: &Config, needs: &Needs, clock: &dyn Clock, findings: &mut Findings) {
     let is_none = |finding: &&mut Finding| finding.check == DELIVERIES && finding.found == NONE_YET;
     let Some(finding) = findings.iter_mut().find(is_none) else { return };
-    let Ok(mut connection) = Connection::connect(reachable(config.ops_listen), ASK_TIMEOUT).await else {
-        return;
-    };
-    if let Ok(metrics) = connection.get("/metrics").await {
+    if let Ok(metrics) = get(reachable(config.ops_listen), "/metrics").await {
         *finding = since_test_event(needs, &metrics.body, clock.now());
     }
 }
@@ -73,8 +70,13 @@ fn since_test_event(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
     )
 }
 
-async fn ask(connection: &mut Connection) -> Result<(Answer, Answer), SendError> {
-    Ok((connection.get("/livez").await?, connection.get("/readyz").await?))
+async fn ask(address: SocketAddr) -> Result<(Answer, Answer), SendError> {
+    Ok((get(address, "/livez").await?, get(address, "/readyz").await?))
+}
+
+/// The ops port answers one request on each connection.
+async fn get(address: SocketAddr, path: &str) -> Result<Answer, SendError> {
+    Connection::connect(address, ASK_TIMEOUT).await?.get(path).await
 }
 
 fn health(address: SocketAddr, live: &Answer, ready: &Answer) -> Findings {

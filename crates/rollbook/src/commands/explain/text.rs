@@ -252,7 +252,7 @@ fn waiting(text: &mut String, message: &Waiting, now: Timestamp) {
             span(until.as_millis().saturating_sub(now.as_millis()))
         ),
         MessageState::Leased { until } => {
-            format!("A worker has it, until {until} at the latest; {tries}, this one included")
+            format!("A worker has it, until {until} at the latest; {tries} before")
         }
     };
     _ = writeln!(text, "\n  {} ({}): not applied yet", type_of(event_type.as_deref()), harmless(id.as_str()));
