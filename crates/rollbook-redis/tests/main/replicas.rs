@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollbook_core::queue::{Enqueued, QueueAdmin as _, QueueError};
+use rollbook_core::queue::{Enqueued, Producer as _, QueueAdmin as _, QueueError};
 use rollbook_redis::{RedisQueue, RedisSettings};
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::redis::RedisServer;
 
 use crate::fake::Fake;
 use crate::removal::remove;
-use crate::support::{drain, enqueue, lease, names, open, set, settings, stats, try_enqueue};
+use crate::support::{
+    drain, enqueue, lease, leftovers, names, open, set, settings, start, stats, try_enqueue,
+};
 
 /// A replica that has what `master` has.
 pub(crate) async fn start_replica(master: &RedisServer) -> RedisServer {
@@ -135,4 +137,16 @@ async fn replicas_disks_are_asked_for_beside_the_masters() {
     assert!(fake.last_two()[1].starts_with("WAITAOF 1 2 "));
     fake.waitaof(1, 2);
     assert!(try_enqueue(&queue, &names("msg", 0..1)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_probe_is_refused_where_a_delivery_is_and_taken_where_one_is_and_leaves_no_message() {
+    let (server, queue) = start().await;
+    assert_eq!(queue.probe().await, Ok(true));
+    server.cli(&["config", "set", "min-replicas-to-write", "1"]);
+    let refused = try_enqueue(&queue, &names("msg", 0..1)).await.expect_err("there is no replica");
+    assert_eq!(queue.probe().await.expect_err("there is no replica"), refused);
+    server.cli(&["config", "set", "min-replicas-to-write", "0"]);
+    assert_eq!(queue.probe().await, Ok(true));
+    assert_eq!(leftovers(&server, 1), [""; 0]);
 }
