@@ -6,10 +6,11 @@ use rollbook_testkit::servers::redis::RedisServer;
 use rollbook_testkit::servers::shim::Shim;
 
 use super::{
-    assert_all_acknowledged, assert_nothing_lost, home_on, on_shim, stop, until_refused, until_taken,
+    assert_all_acknowledged, assert_clean, assert_nothing_lost, home_on, on_shim, stop, until_refused,
+    until_taken,
 };
-use crate::audit::{self, CLEAN};
-use crate::crashes::{BINARY, acknowledged, history, send, sent};
+use crate::audit;
+use crate::crashes::{BINARY, acknowledged, history, send};
 use crate::rows;
 
 const DATABASE: &str = "app";
@@ -79,12 +80,7 @@ async fn an_sqlite_with_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_
     };
     let (report, ()) = tokio::join!(send(home.listen, &history, 10_000), fill);
     assert!(shim.refused_writes() > 0);
-    assert_all_acknowledged(&report);
-    until("the queue is empty", || async { audit::waiting(&home.data()) == 0 }).await;
-    stop(&home, &mut rollbook).await;
-    let found = audit::audit(&home.data(), &acknowledged(&history, &report), &sent(&history));
-    assert_eq!(found, CLEAN);
-    assert!(audit::compare(&home.data(), &history).await.is_equal());
+    assert_clean(&home, &mut rollbook, &history, &report).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,12 +98,7 @@ async fn an_sqlite_whose_flush_fails_ends_the_process_and_the_next_one_has_all_t
     };
     let (report, ()) = tokio::join!(send(home.listen, &history, 10_000), fail);
     assert_eq!(shim.failed_syncs(), 1);
-    assert_all_acknowledged(&report);
-    until("the queue is empty", || async { audit::waiting(&home.data()) == 0 }).await;
-    stop(&home, &mut rollbook).await;
-    let found = audit::audit(&home.data(), &acknowledged(&history, &report), &sent(&history));
-    assert_eq!(found, CLEAN);
-    assert!(audit::compare(&home.data(), &history).await.is_equal());
+    assert_clean(&home, &mut rollbook, &history, &report).await;
 }
 
 /// Sends a history while this happens to Postgres, and asserts that all of it is applied at its first attempt.

@@ -29,7 +29,7 @@ use rollbook_testkit::process::{Home, Process, SECRET, until};
 use rollbook_testkit::servers::redis::RedisServer;
 use rollbook_testkit::servers::shim::Shim;
 
-use crate::audit;
+use crate::audit::{self, CLEAN};
 use crate::crashes::{BINARY, acknowledged, sent};
 
 /// A home with its queue there and its rows in a file. Leases are as short as may be: what a process held
@@ -119,6 +119,16 @@ async fn assert_nothing_lost(
     assert_eq!(messages(redis).1, 0, "nothing deserves to be a dead letter: {}", home.log());
     stop(home, worker).await;
     assert_ledger(home, history, report).await;
+}
+
+/// The same where the queue is in a file.
+async fn assert_clean(home: &Home, process: &mut Process, history: &History, report: &Report) {
+    assert_all_acknowledged(report);
+    until("the queue is empty", || async { audit::waiting(&home.data()) == 0 }).await;
+    stop(home, process).await;
+    let found = audit::audit(&home.data(), &acknowledged(history, report), &sent(history));
+    assert_eq!(found, CLEAN);
+    assert!(audit::compare(&home.data(), history).await.is_equal());
 }
 
 /// Asserts that ledger and rows are what this history makes of them.

@@ -14,11 +14,10 @@ use rollbook_testkit::servers::redis::RedisServer;
 use tokio::task::JoinSet;
 
 use super::{
-    SENDERS, assert_all_acknowledged, assert_nothing_lost, home_on, send_at_once, stop, taken, until_refused,
+    SENDERS, assert_clean, assert_nothing_lost, home_on, send_at_once, stop, taken, until_refused,
     until_taken,
 };
-use crate::audit::{self, CLEAN};
-use crate::crashes::{BINARY, acknowledged, history, send, sent};
+use crate::crashes::{BINARY, history, send};
 
 /// Connections to Redis that break in one run.
 const BREAKS: usize = 40;
@@ -72,12 +71,7 @@ async fn resets_at_any_byte_between_sender_and_receiver_come_to_duplicates_only(
         proxy.heal();
     };
     let (report, ()) = tokio::join!(send(address, &history, 10_000), resets);
-    assert_all_acknowledged(&report);
-    until("the queue is empty", || async { audit::waiting(&home.data()) == 0 }).await;
-    stop(&home, &mut rollbook).await;
-    let found = audit::audit(&home.data(), &acknowledged(&history, &report), &sent(&history));
-    assert_eq!(found, CLEAN);
-    assert!(audit::compare(&home.data(), &history).await.is_equal());
+    assert_clean(&home, &mut rollbook, &history, &report).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

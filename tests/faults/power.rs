@@ -6,8 +6,10 @@ use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::redis::RedisServer;
 use rollbook_testkit::servers::shim::{Record, Shim};
 
-use super::{assert_all_acknowledged, assert_nothing_lost, home_on, messages, on_shim, stop, until_taken};
-use crate::audit::{self, CLEAN};
+use super::{
+    assert_all_acknowledged, assert_clean, assert_nothing_lost, home_on, messages, on_shim, stop, until_taken,
+};
+use crate::audit;
 use crate::crashes::{BINARY, acknowledged, history, send, sent};
 
 /// How often the power goes in one run.
@@ -82,12 +84,7 @@ async fn an_sqlite_that_loses_power_again_and_again_has_what_was_acknowledged() 
     };
     let (report, ()) = tokio::join!(send(home.listen, &history, 10_000), cuts);
     assert!(report.attempts > report.acknowledged.len() as u64, "no cut was felt by the sender");
-    assert_all_acknowledged(&report);
-    until("the queue is empty", || async { audit::waiting(&home.data()) == 0 }).await;
-    stop(&home, &mut rollbook).await;
-    let found = audit::audit(&home.data(), &acknowledged(&history, &report), &sent(&history));
-    assert_eq!(found, CLEAN);
-    assert!(audit::compare(&home.data(), &history).await.is_equal());
+    assert_clean(&home, &mut rollbook, &history, &report).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -144,3 +144,37 @@ async fn a_secret_that_is_rotated_under_load_refuses_no_delivery_and_then_the_ol
     let (_, old) = delivery(all, Signing::Old);
     assert_eq!(status(&exchange(load.receivers[0], &old).await), 400, "the old secret is worth nothing now");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_is_rotated_while_nothing_comes_is_known_to_every_shard() {
+    const SHARDS: usize = 6;
+    let redis = RedisServer::start().await;
+    let owner = |shard: usize| redis.cli(&["hget", &format!("{{rollbook:{shard}}}:meta"), "owner"]);
+    let home = |secrets: &str| {
+        home_on(redis.url()).with("ROLLBOOK_QUEUE_SHARDS", SHARDS.to_string()).with(VARIABLE, secrets)
+    };
+    let both = format!("{SECRET},{NEW_SECRET}");
+    let mut owners = vec![String::new(); SHARDS];
+    for (secrets, signing) in [(SECRET, Some(Signing::Old)), (&both, None), (NEW_SECRET, Some(Signing::New))]
+    {
+        let home = home(secrets);
+        home.migrate();
+        let mut receiver = home.start_ready(&["receive"]).await;
+        if signing.is_none() {
+            // No delivery comes.
+            until("every shard knows the new secret", || {
+                let found: Vec<String> = (0..SHARDS).map(owner).collect();
+                let is_new =
+                    found.iter().zip(&owners).all(|(found, before)| found != before && !found.is_empty());
+                std::future::ready(is_new)
+            })
+            .await;
+        }
+        for number in (0..10 * SHARDS).filter(|_| signing.is_some()) {
+            let (_, request) = delivery(number, signing.unwrap_or(Signing::Both));
+            assert_eq!(status(&exchange(home.listen, &request).await), 200, "{}", home.log());
+        }
+        owners = (0..SHARDS).map(owner).collect();
+        stop(&home, &mut receiver).await;
+    }
+}

@@ -95,7 +95,8 @@ pub(crate) fn read(leases: Vec<Lease>, attempts_max: u32, instance_id: Option<&s
                 if mismatched > 0 {
                     *reading.mismatched.entry(change.resource_name()).or_default() += mismatched;
                 }
-                reading.leases.push(lease);
+                // All that was said of it is in the change: two copies of a batch would be held.
+                reading.leases.push(Lease { body: Bytes::new(), ..lease });
                 reading.changes.push(change);
             }
             Err(failure) => reading.failed.push((lease, failure)),

@@ -30,7 +30,12 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     pub(crate) queue_away: QueueAway,
     pub(crate) isolation: Isolation,
+    /// Held by the lane that reads large bodies.
+    pub(crate) large: tokio::sync::Mutex<()>,
 }
+
+/// A body of more bytes is large.
+const LARGE_BODY: usize = 128 * 1024;
 
 pub(crate) struct Lane {
     shared: Arc<Shared>,
@@ -274,7 +279,11 @@ impl Lane {
     async fn process(&self, leases: Vec<Lease>) -> Result<Decided, WorkerError> {
         let Shared { settings, metrics, gate, .. } = &*self.shared;
         let retry = &settings.retry;
+        // What a large body is read into may be 80 times as large: one lane at a time does that.
+        let is_large = leases.iter().any(|lease| lease.body.len() > LARGE_BODY);
+        let turn = if is_large { Some(self.shared.large.lock().await) } else { None };
         let reading = batch::read(leases, retry.attempts_max, settings.instance_id.as_deref());
+        drop(turn);
         metrics.sanitized.inc_by(reading.sanitized as u64);
         metrics.mismatched(&reading.mismatched);
 

@@ -36,9 +36,10 @@ struct Present {
 
 impl Requests {
     pub(crate) fn new(lane: usize, settings: &Settings) -> Self {
-        // Each lane has its share: all of them together hold no more than the limit.
+        // Each lane has its share, and one is left for what is on its way from the queue in a second copy: all
+        // together hold no more than the limit.
         let (messages_max, bytes_max) =
-            (settings.batch_max.max(1), settings.lease_bytes_max / settings.lanes.max(1));
+            (settings.batch_max.max(1), settings.lease_bytes_max / (settings.lanes.max(1) + 1));
         // Processes count from different numbers: an id of another one repeats none of ours.
         let id = LeaseRequestId { lane: u32::try_from(lane).unwrap_or(u32::MAX), number: fastrand::u64(..) };
         Self {
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     fn requests() -> Requests {
-        let settings = Settings { lanes: 4, batch_max: 100, lease_bytes_max: 1 << 22, ..Settings::default() };
+        let settings = Settings { lanes: 3, batch_max: 100, lease_bytes_max: 1 << 22, ..Settings::default() };
         Requests::new(2, &settings)
     }
 

@@ -76,7 +76,8 @@ impl Worker {
         let gate = Gate::new(settings.clone());
         let isolation = Isolation::new();
         let queue_away = QueueAway::default();
-        let shared = Shared { settings, queue, store, clock, metrics, gate, queue_away, isolation };
+        let large = tokio::sync::Mutex::default();
+        let shared = Shared { settings, queue, store, clock, metrics, gate, queue_away, isolation, large };
         Ok(Self { shared: Arc::new(shared), progress })
     }
 

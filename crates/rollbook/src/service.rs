@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::QueueAudit;
 use crate::config::Config;
 use crate::intake::Intake;
+use crate::startup::prepare_queue;
 use crate::supervisor::Supervisor;
 use crate::systemd::Systemd;
 use crate::wire::Queue;
@@ -77,6 +78,11 @@ impl Service {
         if let Some((secrets, listener)) = secrets.zip(public) {
             let settings = config.receiver.clone();
             let receiver = Receiver::new(settings, secrets, intake.clone(), clock.clone(), &registry)?;
+            let producer = queue.producer.clone();
+            supervisor.start("queue set-up", |stop| async move {
+                prepare_queue(producer, stop).await;
+                Ok(())
+            });
             supervisor.start("receiver", |stop| async move { Ok(receiver.serve(listener, stop).await?) });
         }
         let store_part =

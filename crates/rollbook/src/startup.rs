@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
-use rollbook_core::queue::{Durability, QueueAdmin, QueueError};
+use rollbook_core::queue::{Durability, Producer, QueueAdmin, QueueError};
 use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
 use tokio_util::sync::CancellationToken;
@@ -193,6 +193,19 @@ impl Watch {
             }
         }
     }
+}
+
+/// Sets up all parts of the queue as soon as they answer, then waits for `stop`. That the queue is unreachable is for
+/// those to say who wait for it.
+pub(crate) async fn prepare_queue(producer: Arc<dyn Producer>, stop: CancellationToken) {
+    let mut wait = ASK_AGAIN;
+    while matches!(stop.run_until_cancelled(producer.prepare()).await, Some(Err(_))) {
+        if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            return;
+        }
+        wait = (wait * 2).min(ASK_AGAIN_MAX);
+    }
+    stop.cancelled().await;
 }
 
 /// Applies the store's migrations as soon as its server answers, then waits for `stop`.

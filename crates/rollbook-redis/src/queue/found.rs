@@ -59,6 +59,33 @@ impl RedisQueue {
         Ok(())
     }
 
+    /// Adds what is new about this deployment to the owner of every shard: one that no delivery has met since a secret
+    /// was added would know the old secret only, and refuse the process that has the new one alone. A shard without
+    /// an owner keeps none: the first delivery that is genuine claims it, so that a mistyped secret does not.
+    ///
+    /// # Errors
+    /// That of the first shard that can't be asked, or that belongs to another deployment. The others are done.
+    pub(super) async fn note_owner(&self) -> Result<(), QueueError> {
+        let mut failed = None;
+        for shard in &self.shards {
+            if let Err(error) = self.note_owner_of(shard).await {
+                failed = failed.or(Some(error));
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn note_owner_of(&self, shard: &Shard) -> Result<(), QueueError> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(shard.keys.meta()).arg(&Found::FIELDS);
+        let found = Found::read(self.command_on(shard, &command).await?);
+        let Some(found) = found.filter(|found| found.owner != Owner::default()) else { return Ok(()) };
+        if matches!(self.settings.owner.claim(&found.owner), Claim::Same) {
+            return Ok(());
+        }
+        self.set_up(shard).await
+    }
+
     /// Takes note of what a shard is, where we can work with it. Returns its owner where more is known of it now. A
     /// call that only reads (`writes` is false) does not take note while there is something to write about the owner:
     /// the next call that writes then sets the shard up.
@@ -96,9 +123,9 @@ impl RedisQueue {
 
     pub(super) fn belongs_to_another(&self, shard: &Shard, owner: &Owner) -> QueueError {
         QueueError::Deployment(format!(
-            "{}: the queue under redis_key_prefix {} belongs to another deployment ({owner}; this one is {}). Fix: give this \
-             deployment a redis_key_prefix, a database or a server of its own. If the queue is this deployment's (all signing \
-             secrets were replaced at once, or the Clerk instance): redis-cli HDEL '{}' owner, for each shard",
+            "{}: the queue with the key prefix {} belongs to another deployment (its owner: {owner}; this process: {}). Fix: \
+             set redis_key_prefix to a name of this deployment's own. Only if the queue is this deployment's, and all signing \
+             secrets or the Clerk instance were replaced: redis-cli HDEL '{}' owner, for each shard",
             self.address(),
             self.settings.key_prefix,
             self.settings.owner,

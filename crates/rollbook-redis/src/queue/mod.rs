@@ -218,6 +218,10 @@ impl Producer for RedisQueue {
         self.enqueue(deliveries).await
     }
 
+    async fn prepare(&self) -> Result<(), QueueError> {
+        self.note_owner().await
+    }
+
     async fn probe(&self) -> Result<bool, QueueError> {
         self.write_probe().await.map(|()| true)
     }
