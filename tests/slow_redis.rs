@@ -75,7 +75,7 @@ async fn a_disk_that_flushes_slower_than_the_worker_waits_costs_no_message_an_at
     let before = shim.syncs();
     let worker = home.start(&["work"]);
     until("many flushes were slow", || std::future::ready(shim.syncs() >= before + SLOW_FLUSHES)).await;
-    assert!(home.log().contains("asking again until it answers"), "an answer was lost: {}", home.log());
+    assert!(home.log().contains("retrying until it answers"), "an answer was lost: {}", home.log());
     shim.delay_syncs(Duration::ZERO);
     until("all is applied", || std::future::ready(waiting(&server) == "0")).await;
     drop(worker);
@@ -94,7 +94,7 @@ async fn over_a_link_that_is_too_slow_for_a_batch_everything_is_applied_with_its
     proxy.fail(Direction::ToClient, Fault::Throttle(400 * 1024));
     let worker = home.start(&["work"]);
     until("all is applied over the slow link", || std::future::ready(waiting(&server) == "0")).await;
-    assert!(home.log().contains("asking again until it answers"), "an answer was lost: {}", home.log());
+    assert!(home.log().contains("retrying until it answers"), "an answer was lost: {}", home.log());
     drop(worker);
     assert_innocent(&home, &server, COUNT);
     assert!(DEADLINE > Duration::from_secs(10), "a link that is slow is not one that stands still");

@@ -20,10 +20,10 @@ use rollbook_core::queue::{Enqueued, Producer, QueueError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
-use tracing::{info, warn};
 
 use crate::answer::Refusal;
 use crate::metrics::Metrics;
+use crate::outage::Outage;
 
 /// A verified delivery that waits for the queue.
 pub(crate) struct Waiting {
@@ -66,7 +66,7 @@ impl Batcher {
     pub(crate) async fn run(mut self) -> Result<(), QueueError> {
         let mut arrived = Vec::new();
         let mut calls = JoinSet::new();
-        let (mut last, mut failing, mut open) = (0, false, true);
+        let (mut last, mut outage, mut open) = (0, Outage::default(), true);
         while open || !arrived.is_empty() || !calls.is_empty() {
             let is_worth_a_call = match calls.len() {
                 0 => !arrived.is_empty(),
@@ -80,7 +80,7 @@ impl Batcher {
             let room = self.batch_max - arrived.len();
             tokio::select! {
                 biased;
-                Some(landed) = calls.join_next() => land(landed, &mut failing)?,
+                Some(landed) = calls.join_next() => land(landed, &mut outage)?,
                 count = self.arrivals.recv_many(&mut arrived, room), if open && room > 0 => open = count > 0,
             }
         }
@@ -135,10 +135,10 @@ async fn enqueue(
 }
 
 /// Ends a call.
-fn land(landed: Result<Landed, JoinError>, failing: &mut bool) -> Result<(), QueueError> {
+fn land(landed: Result<Landed, JoinError>, outage: &mut Outage) -> Result<(), QueueError> {
     // Calls are never aborted, so this is a panic, and no acknowledgement can be trusted after one.
     let (askers, answers) = landed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-    report(&answers, failing);
+    outage.note(&answers);
     let broken = answers.iter().find(|answer| matches!(answer, Err(QueueError::Broken(_)))).cloned();
     answer(answers, askers);
     broken.map_or(Ok(()), |answer| answer.map(drop))
@@ -156,21 +156,6 @@ fn answer(answers: Vec<Result<Enqueued, QueueError>>, askers: Vec<Asker>) {
         // Only now: the delivery waits no longer.
         drop((asker.place, asker.room));
     }
-}
-
-/// Says when the queue begins to fail, be it for a part of the deliveries, and when that has ended; not every
-/// time between.
-fn report(answers: &[Result<Enqueued, QueueError>], failing: &mut bool) {
-    let error = answers.iter().find_map(|answer| answer.as_ref().err());
-    match error {
-        None if *failing => info!("the queue takes deliveries again"),
-        Some(error) if !*failing => {
-            let refused = answers.iter().filter(|answer| answer.is_err()).count();
-            warn!(%error, refused, of = answers.len(), "deliveries are answered 503, Svix will send them again");
-        }
-        _ => {}
-    }
-    *failing = error.is_some();
 }
 
 #[cfg(test)]

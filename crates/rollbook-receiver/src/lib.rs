@@ -26,6 +26,7 @@ mod body;
 mod census;
 mod handler;
 mod metrics;
+mod outage;
 mod refusals;
 mod room;
 mod server;

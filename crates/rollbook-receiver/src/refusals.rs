@@ -68,7 +68,7 @@ fn log(refused: Refused, count: u64) {
                     "if these are Clerk's deliveries, a proxy or gateway strips or changes their svix-* headers"
                 }
             };
-            warn!(refused = count, %why, mend = fix, "deliveries are answered 400");
+            warn!(refused = count, %why, fix, "deliveries are answered 400");
         }
         Refused::Path => warn!(
             refused = count,
@@ -79,7 +79,7 @@ fn log(refused: Refused, count: u64) {
             refused = count,
             status = status.as_u16(),
             fix = "a sender must speak HTTP/1.1 without TLS here, with less than 16 KiB and 100 lines of headers",
-            "what comes is not an HTTP/1.1 request that can be read"
+            "received bytes that are not a readable HTTP/1.1 request"
         ),
     }
 }

@@ -77,7 +77,11 @@ fn words(error: &RedisError, code: &str, address: &impl Place) -> String {
         "LOADING" => "it is reading its data after a start: wait",
         "MISCONF" => "it can't write its data to the disk: is the disk full?",
         "READONLY" => "it is a replica now: the next connection asks for the master",
-        "MASTERDOWN" | "CLUSTERDOWN" | "NOREPLICAS" => "part of it is down",
+        "CLUSTERDOWN" => {
+            "a node is down and the cluster refuses all writes: start the node, or set cluster-require-full-coverage no"
+        }
+        "MASTERDOWN" => "it is a replica and its master is down",
+        "NOREPLICAS" => "too few replicas answer it (min-replicas-to-write): start them",
         "BUSY" => "a script of someone else runs for too long",
         "NOAUTH" | "WRONGPASS" => "user or password are wrong, or missing: see the URL",
         "NOPERM" => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rollbook_core::queue::QueueError;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::settings::Settings;
 
@@ -61,7 +61,11 @@ impl<'a> QueueOutage<'a> {
     pub(crate) fn failed(&mut self, lane: usize, error: &QueueError) -> Duration {
         self.failed = true;
         self.away.since().get_or_insert_with(|| {
-            warn!(lane, call = self.call, %error, "the queue is away: asking again until it answers");
+            if matches!(error, QueueError::Deployment(_)) {
+                error!(lane, call = self.call, %error, "the queue needs manual action; retrying");
+            } else {
+                warn!(lane, call = self.call, %error, "queue unreachable; retrying until it answers");
+            }
             Instant::now()
         });
         self.backoff.next()

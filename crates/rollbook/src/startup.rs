@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::service::Faces;
-use crate::wire::{self, Part, Queue};
+use crate::wire::{self, Ownership, Part, Queue};
 
 /// How long the start waits for a server to answer: an orchestrator must not take us for hung.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,6 +28,11 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// The longest wait, and how often the durability is asked for while all is well: settings of a running
 /// server change seldom, and whoever looks at `/readyz` or the metrics asks anew.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(30);
+
+/// What a worker without an instance id says of a queue that has an owner.
+pub(crate) const UNVERIFIED: &str = "this process can't tell whether the queue is its deployment's";
+/// How to fix that.
+pub(crate) const UNVERIFIED_FIX: &str = "set clerk_instance_id on receivers and workers";
 
 /// Queue and store, looked at.
 pub(crate) struct Opened {
@@ -137,7 +142,11 @@ pub(crate) fn refuse_if_strict(config: &Config, durability: &Durability) -> anyh
 /// An error where the queue is another deployment's. A server that does not answer is asked by each call later.
 async fn refuse_foreign(config: &Config) -> anyhow::Result<()> {
     match tokio::time::timeout(ANSWER_TIMEOUT, wire::ownership(config)).await {
-        Ok(Some(Ok(ownership))) => ownership.refusal.map_or(Ok(()), |refusal| Err(anyhow!(refusal))),
+        Ok(Some(Ok(Ownership { refusal: Some(refusal), .. }))) => Err(anyhow!(refusal)),
+        Ok(Some(Ok(Ownership { owner: Some(owner), is_unverified: true, .. }))) => {
+            tracing::warn!(owner, "{UNVERIFIED}: {UNVERIFIED_FIX}");
+            Ok(())
+        }
         _ => Ok(()),
     }
 }

@@ -12,7 +12,8 @@ use rollbook_core::queue::{Consumer, Producer, QueueAdmin, QueueError};
 use rollbook_core::store::{Store, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_postgres::{PostgresSettings, PostgresStore};
-use rollbook_redis::{DueTimes, Owner, Ownership, RedisQueue, RedisSettings};
+pub(crate) use rollbook_redis::Ownership;
+use rollbook_redis::{DueTimes, Owner, RedisQueue, RedisSettings};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore};
 
 use crate::clock::SystemClock;

@@ -75,5 +75,5 @@ async fn with_a_shorter_idle_limit_the_receiver_closes_what_the_proxy_would_use(
     let proxy = Nginx::start(server.address, Duration::from_secs(60)).await;
     // Each may or may not be a request that meets the close; that there are closes is what the others avoid.
     sent_around_the_close(&proxy, 2).await;
-    assert!(closed_as_idle(&server) >= f64::from(SENDERS), "{}", closed_as_idle(&server));
+    assert!(closed_as_idle(&server) >= 1.0, "{}", closed_as_idle(&server));
 }

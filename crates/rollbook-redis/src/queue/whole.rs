@@ -16,6 +16,8 @@ pub struct Ownership {
     pub owner: Option<String>,
     /// Why this deployment must not use it, and how to fix that.
     pub refusal: Option<String>,
+    /// Whether nobody can tell: the queue has an owner, and this process has nothing to compare with it.
+    pub is_unverified: bool,
 }
 
 impl RedisQueue {
@@ -54,10 +56,11 @@ impl RedisQueue {
                 let is_other = self.settings.owner.claim(&Owner::parse(&owner)) == Claim::Other;
                 let refusal =
                     is_other.then(|| self.belongs_to_another(shard, &Owner::parse(&owner)).to_string());
-                return Ok(Ownership { keys, owner: Some(owner), refusal });
+                let is_unverified = self.settings.owner == Owner::default();
+                return Ok(Ownership { keys, owner: Some(owner), refusal, is_unverified });
             }
         }
-        Ok(Ownership { keys, owner: None, refusal: None })
+        Ok(Ownership { keys, owner: None, refusal: None, is_unverified: false })
     }
 
     /// What the server's clock says, which decides what is due. Of a cluster: one server's.

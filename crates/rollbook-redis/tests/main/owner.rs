@@ -33,7 +33,10 @@ async fn a_queue_of_another_deployment_is_refused_in_words_and_nothing_of_it_is_
         ];
         for refusal in refusals {
             let Err(QueueError::Deployment(told)) = refusal else { panic!("{refusal:?}") };
-            assert!(told.contains("belongs to another deployment (its owner: secrets=aaaa; this process:"), "{told}");
+            assert!(
+                told.contains("belongs to another deployment (its owner: secrets=aaaa; this process:"),
+                "{told}"
+            );
             assert!(
                 told.contains("redis_key_prefix") && told.contains("HDEL '{rollbook:0}:meta' owner"),
                 "{told}"

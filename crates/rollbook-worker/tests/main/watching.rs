@@ -297,7 +297,7 @@ async fn an_outage_of_the_queue_is_logged_once_for_all_lanes() {
         if clock.now() < away_until { Fault::Fail(error) } else { Fault::None }
     });
     run_until(bench.worker_with_queue(queue), bench.drained()).await.expect("a clean end");
-    let [outage] = &log.lines_with("the queue is away")[..] else { panic!("one outage") };
+    let [outage] = &log.lines_with("queue unreachable")[..] else { panic!("one outage") };
     assert!(outage.contains("WARN") && outage.contains("refused"), "{outage}");
     assert_eq!(log.lines_with("the queue answers again").len(), 1);
 }

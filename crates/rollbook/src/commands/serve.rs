@@ -19,11 +19,11 @@ use crate::wire::{self, Part};
 pub(super) const FILES_BESIDE: u64 = 256;
 
 /// Serves until a signal.
-pub(crate) fn run(config: Config, faces: Faces, arguments: &Start) -> anyhow::Result<()> {
+pub(crate) fn run(mut config: Config, faces: Faces, arguments: &Start) -> anyhow::Result<()> {
     if faces.receiver {
         config.signing_secrets()?;
     }
-    raise_file_limit(&config);
+    raise_file_limit(&mut config);
     on_all_cores(serve(Arc::new(config), faces, arguments.migrate))
 }
 
@@ -67,17 +67,39 @@ fn tell(config: &Config, faces: Faces, service: &Service) {
     }
 }
 
-/// Every connection is a file. Where the system gives fewer than are configured, it says so: they
-/// would fail only under load.
-fn raise_file_limit(config: &Config) {
+/// Every connection is a file. Where the system gives fewer than are configured, no more connections are let in than
+/// there are files for: beyond that nobody would be accepted, and the oldest connection of a stranger would not
+/// make room for a genuine sender.
+fn raise_file_limit(config: &mut Config) {
     let wanted = config.receiver.connections_max as u64 + FILES_BESIDE;
     match rlimit::increase_nofile_limit(wanted) {
-        Ok(given) if given < wanted => tracing::warn!(
-            given,
-            wanted,
-            "the system gives fewer file handles than connections_max needs: raise ulimit -n, or lower connections_max"
-        ),
+        Ok(given) if given < wanted => {
+            let connections_max = connections_for(given);
+            config.receiver.connections_max = usize::try_from(connections_max).unwrap_or(usize::MAX);
+            tracing::warn!(
+                given,
+                wanted,
+                connections_max,
+                "the system gives fewer file handles than connections_max needs: fewer connections are let in; raise \
+                 ulimit -n, or lower connections_max"
+            );
+        }
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "the limit of file handles can't be raised"),
+    }
+}
+
+/// How many connections there are files for.
+fn connections_for(files: u64) -> u64 {
+    files.saturating_sub(FILES_BESIDE).max(files / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_all_else_and_are_never_none() {
+        assert_eq!([4_352, 1_024, 512, 256, 64].map(connections_for), [4_096, 768, 256, 128, 32]);
     }
 }

@@ -13,6 +13,7 @@ use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::{Needs, in_time};
 use crate::config::{Config, Place};
 use crate::output::thousands;
+use crate::startup::{UNVERIFIED, UNVERIFIED_FIX};
 use crate::wire::{self, Part};
 
 /// From here on the queue fills up faster than anyone looks.
@@ -65,15 +66,22 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
 /// That the queue answers, and what waits in it.
 async fn contents(config: &Config, admin: &dyn QueueAdmin, now: Timestamp) -> Findings {
     let mut place = wire::describe(config, Part::Queue);
+    let mut is_unverified = false;
     let asked = async { Ok::<_, std::convert::Infallible>(wire::ownership(config).await) };
     if let Ok(Some(Ok(ownership))) = in_time(asked).await {
         let owner = ownership.owner.unwrap_or_else(|| "nobody yet".to_owned());
         place = format!("{place}, keys {}, owner {owner}", ownership.keys);
+        is_unverified = ownership.is_unverified;
     }
     match in_time(admin.stats()).await {
         Ok(stats) => {
             let audit = audit(in_time(admin.audit(false)).await);
-            vec![ok("queue", place), depth(config, &stats, now), dead_letters(&stats), audit]
+            let queue = if is_unverified {
+                warning("queue", format!("{place}: {UNVERIFIED}"), UNVERIFIED_FIX)
+            } else {
+                ok("queue", place)
+            };
+            vec![queue, depth(config, &stats, now), dead_letters(&stats), audit]
         }
         Err(why) => vec![
             failed("queue", why, mend(config, Part::Queue)),
