@@ -11,6 +11,7 @@ mod fixtures;
 mod growth;
 mod hostile;
 mod intake;
+mod large_bodies;
 mod logs;
 mod migrations;
 mod moving;
