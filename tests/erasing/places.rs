@@ -77,6 +77,7 @@ impl Places {
             strict: false,
             replicas: 0,
             due_within: Duration::from_secs(600),
+            lease_for: Duration::from_secs(60),
             call_timeout: Duration::from_secs(20),
         };
         Queue::of(RedisQueue::new(settings, DueTimes::Server).expect("a queue"))

@@ -146,6 +146,7 @@ mod tests {
             strict: false,
             replicas: 0,
             due_within: std::time::Duration::from_secs(600),
+            lease_for: std::time::Duration::from_secs(60),
             call_timeout: std::time::Duration::from_secs(1),
         })
         .expect("a URL")

@@ -33,6 +33,8 @@ pub struct RedisSettings {
     /// How far ahead a due time may lie: the longest lease and the longest backoff there are. What lies further was
     /// written by a clock that was ahead, and is pulled in.
     pub due_within: Duration,
+    /// How long a lease lasts. An audit gives out what nobody is known to hold after this time.
+    pub lease_for: Duration,
     /// How long a connection, and any one call, may take.
     pub call_timeout: Duration,
 }
@@ -79,6 +81,7 @@ mod tests {
             strict: false,
             replicas: 0,
             due_within: Duration::from_secs(600),
+            lease_for: Duration::from_secs(60),
             call_timeout: Duration::from_secs(1),
         };
         let shown = format!("{settings:?}");

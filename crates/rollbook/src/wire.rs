@@ -128,6 +128,7 @@ fn redis(config: &Config, url: &ServerUrl) -> RedisSettings {
         strict: redis.strict,
         replicas: u32::try_from(redis.replicas).unwrap_or(u32::MAX),
         due_within: due_within(config),
+        lease_for: config.worker.lease_for,
         call_timeout: redis.timeout,
     }
 }

@@ -49,7 +49,7 @@ impl RedisQueue {
     }
 
     async fn audit_shard(&self, shard: &Shard, repair: bool, audit: &mut Audit) -> Result<(), QueueError> {
-        let span = millis(self.settings.due_within).to_string();
+        let span = millis(self.settings.lease_for).to_string();
         let in_nobodys_hands: u64 = self.audit_step(shard, repair, &["hands", &span]).await?;
         audit.stranded += in_nobodys_hands;
         if in_nobodys_hands > 0 {

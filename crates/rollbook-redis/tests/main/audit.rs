@@ -17,10 +17,12 @@ use crate::support::{
 };
 
 /// So far ahead may something be due here.
-const DUE_WITHIN: Duration = Duration::from_millis(1500);
+const DUE_WITHIN: Duration = Duration::from_secs(600);
+/// So long does a lease last here.
+const LEASE_FOR: Duration = Duration::from_millis(1500);
 
 fn soon(server: &RedisServer) -> Arc<RedisQueue> {
-    open(RedisSettings { due_within: DUE_WITHIN, ..settings(server.url()) })
+    open(RedisSettings { due_within: DUE_WITHIN, lease_for: LEASE_FOR, ..settings(server.url()) })
 }
 
 async fn audit(queue: &RedisQueue, repair: bool) -> Audit {
@@ -43,7 +45,7 @@ async fn scene(queue: &RedisQueue) -> BTreeSet<String> {
 }
 
 async fn hold(queue: &RedisQueue) -> BTreeSet<String> {
-    ids(&queue.lease(request(5, DUE_WITHIN, Duration::ZERO)).await.expect("the queue gives"))
+    ids(&queue.lease(request(5, LEASE_FOR, Duration::ZERO)).await.expect("the queue gives"))
 }
 
 /// All that is given within the time that anything may take, and done.
@@ -105,7 +107,7 @@ async fn what_leads_nowhere_is_removed() {
     let repaired = audit(&queue, true).await;
     assert!(repaired.dangling >= 10 && repaired.stranded == 0, "{repaired:?}");
     until("the streams are empty", async || {
-        queue.lease(request(100, DUE_WITHIN, Duration::ZERO)).await.expect("the queue gives");
+        queue.lease(request(100, LEASE_FOR, Duration::ZERO)).await.expect("the queue gives");
         leftovers(&server, 1).is_empty()
     })
     .await;

@@ -33,6 +33,7 @@ pub(crate) fn settings(url: String) -> RedisSettings {
         strict: true,
         replicas: 0,
         due_within: Duration::from_secs(600),
+        lease_for: Duration::from_secs(60),
         call_timeout: Duration::from_secs(5),
     }
 }

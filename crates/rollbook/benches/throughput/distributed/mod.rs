@@ -74,6 +74,7 @@ fn queue(redis: &RedisServer, strict: bool) -> RedisQueue {
         strict,
         replicas: 0,
         due_within: Duration::from_secs(600),
+        lease_for: Duration::from_secs(60),
         call_timeout: Duration::from_secs(5),
     };
     RedisQueue::new(settings, DueTimes::Server).expect("a queue")
