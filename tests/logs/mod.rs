@@ -164,7 +164,7 @@ async fn a_wrong_secret_is_one_line_of_the_log_however_many_deliveries_it_refuse
     let fields = &line["fields"];
     assert_eq!((&line["level"], &fields["why"]), (&"WARN".into(), &"no signature matches".into()));
     assert_eq!(fields["refused"], 1, "the first is told at once: {line}");
-    assert!(fields["mend"].as_str().is_some_and(|mend| mend.contains("rollbook doctor")), "{line}");
+    assert!(fields["fix"].as_str().is_some_and(|fix| fix.contains("rollbook doctor")), "{line}");
 }
 
 #[tokio::test]
