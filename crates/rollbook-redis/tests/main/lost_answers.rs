@@ -6,7 +6,7 @@ use rollbook_core::queue::{
     Consumer as _, Lease, LeaseRequest, LeaseRequestId, QueueError, Settled, Settlement,
 };
 use rollbook_redis::{RedisQueue, RedisSettings};
-use rollbook_testkit::process::DEADLINE;
+use rollbook_testkit::process::{DEADLINE, until};
 use rollbook_testkit::queues::{all_of, request};
 use rollbook_testkit::servers::proxy::{Break, Direction, Fault, FaultProxy};
 use rollbook_testkit::servers::redis::RedisServer;
@@ -109,7 +109,7 @@ async fn a_lease_that_ran_out_and_that_nobody_took_is_given_again_without_a_trac
     mixed(&queue).await;
     let short = LeaseRequest { lease_for: Duration::from_millis(1), ..asked(1, 20) };
     let first = give(&queue, short.clone()).await;
-    tokio::task::yield_now().await;
+    until("the leases have run out", || async { stats(&queue).await.leased == 0 }).await;
     let mut again = give(&queue, asked(1, 20)).await;
     assert_eq!(tokens(&again), tokens(&first), "no lease without a settlement is counted");
     assert!(lease(&queue, 100).await.is_empty(), "it is leased for as long as the new request says");
