@@ -75,7 +75,7 @@ pub trait QueueAdmin: Send + Sync {
     async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError>;
 
     /// Removes these messages for good, with their bodies, in whatever state they are: waiting, delayed,
-    /// leased or dead. Whoever has one leased learns it when settling: [`Settled::LeaseLost`]. The id may
+    /// leased or dead. Whoever has one leased learns it when settling: [`Settled::LeaseLost`](super::Settled::LeaseLost). The id may
     /// come again, as new. Returns how many were there. After an error some may be gone, and calling again
     /// is right.
     async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError>;
@@ -167,7 +167,7 @@ pub struct QueuedMessage {
     /// The trace that it came in, as in the delivery.
     pub traceparent: Option<Traceparent>,
     /// The attempts counted so far: that of a lease under way is not counted yet, see
-    /// [`Consumer::count_attempt`].
+    /// [`Consumer::count_attempt`](super::Consumer::count_attempt).
     pub attempts: u32,
     /// What it waits for.
     pub state: MessageState,
