@@ -90,7 +90,7 @@ impl SigningSecret {
     }
 
     /// A name for the secret that does not tell it: the first eight bytes of an HMAC-SHA256 under it, in hexadecimal.
-    /// Nothing that is signed looks like what is hashed here, so it is no part of a signature either.
+    /// The input differs from every signed delivery, so the result cannot be used as part of a signature.
     fn fingerprint(&self) -> String {
         let mut mac = self.keyed.clone();
         mac.update(b"rollbook: the owner of a queue");

@@ -46,8 +46,8 @@ pub struct Serving {
 }
 
 impl Connections {
-    /// Serves one client to its end. `answer` is asked for every request; `refused` is told the status where
-    /// hyper refuses by itself what it could not read.
+    /// Serves one connection until it closes. `answer` is called for every request. `refused` is called with the
+    /// status when hyper itself refuses a request that it could not read.
     pub fn serve<F, R, B, U>(
         &self,
         serving: Serving,

@@ -120,8 +120,8 @@ impl Audit {
 /// What a queue's acknowledgement is worth.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durability {
-    /// Every way in which an acknowledged delivery could still be lost, each with its mend in one
-    /// line. Empty where a 200 means "on the disk".
+    /// Every way in which an acknowledged delivery could still be lost, each with its fix, in one line
+    /// each. Empty where a 200 means "on the disk".
     pub weaknesses: Vec<String>,
     /// Parts of the queue that do not answer, each with the reason. What belongs there is refused, what is there
     /// waits, and [`QueueStats`] count neither. All other parts work.

@@ -22,7 +22,7 @@ async fn hold(server: SocketAddr, bytes: &[u8]) -> TcpStream {
     // Small, so that unread answers pile up at the server.
     socket.set_recv_buffer_size(2_304).expect("a size");
     let mut stream = socket.connect(server).await.expect("a connection");
-    // As much as fits: a server that reads no more, or has dropped it, is no failure of the attack.
+    // A server that stops reading, or that has closed the connection, does not make the attack fail.
     _ = tokio::time::timeout(Duration::from_millis(100), stream.write_all(bytes)).await;
     stream
 }

@@ -13,7 +13,7 @@ use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_testkit::process::{DEADLINE, until};
 use rollbook_testkit::servers::proxy::{Break, Direction, Fault, FaultProxy};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::interval;
 
 use crate::world::{World, open, user_change};
 
@@ -91,7 +91,16 @@ async fn idle_connections_that_the_network_forgot_cost_no_call_an_error() {
     let network = Network::start().await;
     let store = open(&network.settings);
     network.world.fill(&store, CONNECTIONS).await;
-    sleep(IDLE).await;
+    // By the server's own clock.
+    let idle = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'idle'
+            AND state_change < clock_timestamp() - interval '{} ms'",
+        IDLE.as_millis()
+    );
+    until("all connections are idle for long enough", || async {
+        network.world.psql(&idle).await.trim().parse::<usize>().is_ok_and(|count| count >= CONNECTIONS)
+    })
+    .await;
     network.proxy.forget();
     let started = Instant::now();
     let results = apply_at_once(&store, "user", CONNECTIONS).await;
@@ -238,14 +247,14 @@ async fn assert_bounded(store: &Arc<PostgresStore>, port: u16) {
             let change = user_change(&format!("outage_{round}_{number}"), 0);
             calls.spawn(async move { store.apply_many(&[change]).await });
         }
-        let mut open_most = 0;
+        let (mut open_most, mut samples) = (0, interval(Duration::from_millis(20)));
         while !calls.is_empty() {
             tokio::select! {
                 Some(result) = calls.join_next() => {
                     let error = result.expect("a call").expect_err("nothing answers");
                     assert!(matches!(error, StoreError::Dependency(_)), "{error}");
                 }
-                () = sleep(Duration::from_millis(20)) => open_most = open_most.max(connections_to(port)),
+                _ = samples.tick() => open_most = open_most.max(connections_to(port)),
             }
         }
         assert!((1..=CONNECTIONS).contains(&open_most), "{open_most} connections at once");

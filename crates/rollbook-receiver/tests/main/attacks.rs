@@ -9,7 +9,7 @@ use rollbook_receiver::Settings;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 use crate::client::{Client, Post};
 use crate::server::{Server, eventually};
@@ -94,10 +94,11 @@ async fn withstands(
         let address = server.address;
         attacking.spawn(async move {
             // Spread, so that they do not all come at the same time.
-            sleep(AGAIN / attackers * number).await;
+            let mut turns = interval_at(Instant::now() + AGAIN / attackers * number, AGAIN);
+            turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
+                turns.tick().await;
                 attack(address).await;
-                sleep(AGAIN).await;
             }
         });
     }
@@ -125,8 +126,9 @@ async fn hold(address: SocketAddr, bytes: Vec<u8>, then: &'static [u8]) {
     }
     let (mut reads, mut writes) = stream.split();
     let trickle = async {
+        let mut pieces = interval(Duration::from_millis(100));
         loop {
-            sleep(Duration::from_millis(100)).await;
+            pieces.tick().await;
             if !then.is_empty() && writes.write_all(then).await.is_err() {
                 return;
             }

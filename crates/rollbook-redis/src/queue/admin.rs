@@ -30,7 +30,7 @@ impl RedisQueue {
                     let oldest = oldest.map(Timestamp::from_millis);
                     stats.oldest_received_at = stats.oldest_received_at.into_iter().chain(oldest).min();
                 }
-                // Only that a part is unreachable is no failure of all.
+                // One unreachable part does not make the whole call fail.
                 Err(error @ QueueError::Unavailable(_)) if self.servers.are_several() => {
                     failure = failure.or(Some(error));
                 }

@@ -57,7 +57,8 @@ impl Idle {
         *self.state() = None;
     }
 
-    /// Whether it is to be looked at now. Who is told so looks: the others are not told for a while.
+    /// Returns whether the caller should poll this shard now. One caller gets `true`; the others get `false` until the
+    /// next poll is due.
     pub(super) fn claim(&self, now: Instant) -> bool {
         match &mut *self.state() {
             None => true,

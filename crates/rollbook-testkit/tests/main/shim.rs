@@ -1,4 +1,4 @@
-//! The faults of the shim happen, are counted, and end when they are told to.
+//! The faults of the shim happen, are counted, and end when a test ends them.
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpStream};

@@ -199,7 +199,8 @@ impl FaultProxy {
         self.shared.orders.send_modify(|orders| orders.cuts += 1);
     }
 
-    /// No connection of now ever passes a byte again, as if a firewall had dropped it: neither end is told.
+    /// Drops all bytes of the connections that are open now, as a firewall does that has forgotten them. Neither end
+    /// gets a reset.
     pub fn forget(&self) {
         self.shared.orders.send_modify(|orders| orders.forgets += 1);
     }
