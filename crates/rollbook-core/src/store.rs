@@ -10,6 +10,7 @@ use crate::catalog::Resource;
 use crate::change::{Applied, Change};
 use crate::delivery::MessageId;
 use crate::merge::DeletedRows;
+use crate::protection::Protection;
 use crate::time::Timestamp;
 
 /// The copy of Clerk. One call is one atomic effect: rows and ledger together, or nothing.
@@ -59,6 +60,11 @@ pub trait Store: Send + Sync {
 
     /// One small step of what time alone brings about. Harmless from many workers at once.
     async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError>;
+
+    /// How the latest connection to the store is protected; `None` before the first. Asks nobody.
+    fn protection(&self) -> Option<Protection> {
+        Some(Protection::Local)
+    }
 
     /// Whether the store answers. Reads only.
     async fn ping(&self) -> Result<(), StoreError>;

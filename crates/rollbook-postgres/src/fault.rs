@@ -17,6 +17,7 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::hosts::NoConnection;
 use crate::place::Place;
+use crate::tls;
 
 /// An error, judged. The text names no values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -146,11 +147,12 @@ pub(crate) fn judge(place: &Place, error: &sqlx::Error) -> Fault {
             Some(error) => judge_state(place, error),
             None => Fault::Unavailable(format!("{place}: an error without a state")),
         },
+        // A certificate that is refused; the text is rustls's.
+        sqlx::Error::Io(error) if error.kind() == ErrorKind::InvalidData => {
+            Fault::Deployment(format!("{place}: {}", tls::failed(error)))
+        }
         sqlx::Error::Io(error) => Fault::Unavailable(format!("{place}: {}", io(error))),
-        // Certificates and modes; the text comes from rustls and knows no secret.
-        sqlx::Error::Tls(error) => Fault::Deployment(format!(
-            "{place}: no TLS: {error}; see sslmode and sslrootcert in the URL, and ssl on the server"
-        )),
+        sqlx::Error::Tls(error) => Fault::Deployment(format!("{place}: {}", tls::failed(&**error))),
         sqlx::Error::Protocol(_) => {
             Fault::Unavailable(format!("{place}: it does not answer as Postgres does: is the port right?"))
         }
@@ -242,7 +244,7 @@ fn deployment(place: &Place, state: &str, words: Option<&str>) -> Option<String>
     let said = |otherwise: &str| words.unwrap_or(otherwise).to_owned();
     Some(match state {
         "28P01" | "28000" => format!(
-            "user {} is refused: check user and password in the URL, and pg_hba.conf on the server",
+            "user {} is refused: check user, password and sslmode in the URL, and pg_hba.conf on the server",
             place.user()
         ),
         "3D000" => format!(

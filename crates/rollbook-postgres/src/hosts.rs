@@ -10,11 +10,12 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sqlx::postgres::{PgConnectOptions, PgSeverity};
-use sqlx::{ConnectOptions as _, PgConnection, Row as _, raw_sql};
+use sqlx::postgres::PgSeverity;
+use sqlx::{PgConnection, Row as _, raw_sql};
 use tokio::time::{Instant, timeout};
 
 use crate::fault::{ReadOnly, database_error};
+use crate::place::Host;
 
 /// What the server is asked for: a probe after 30 s of silence, and an end after four without an answer.
 const KEEPALIVE: &str =
@@ -33,7 +34,7 @@ pub(crate) enum NoConnection {
 
 /// All hosts of one database.
 pub(crate) struct Hosts {
-    all: Vec<PgConnectOptions>,
+    all: Vec<Host>,
     /// Whether a new connection must be one that takes writes.
     writable: bool,
     /// Whether a connection is ours for as long as it is open: a pooler lends it for a transaction only.
@@ -43,7 +44,7 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    pub(crate) const fn new(all: Vec<PgConnectOptions>, writable: bool, own_session: bool) -> Self {
+    pub(crate) const fn new(all: Vec<Host>, writable: bool, own_session: bool) -> Self {
         Self { all, writable, own_session, last: AtomicUsize::new(0) }
     }
 
@@ -71,9 +72,9 @@ impl Hosts {
         Err(failure.unwrap_or(NoConnection::Slow))
     }
 
-    async fn open(&self, host: &PgConnectOptions) -> sqlx::Result<PgConnection> {
+    async fn open(&self, host: &Host) -> sqlx::Result<PgConnection> {
         let mut connection = host.connect().await?;
-        if self.own_session && host.get_socket().is_none() {
+        if self.own_session && !host.is_socket() {
             match raw_sql(KEEPALIVE).execute(&mut connection).await {
                 // What only resembles Postgres may not have them.
                 Err(error) if database_error(&error).is_none_or(|e| e.severity() != PgSeverity::Error) => {

@@ -16,10 +16,13 @@
 mod connections;
 mod fault;
 mod hosts;
+mod link;
 mod migrations;
+mod parameters;
 mod place;
 mod settings;
 mod store;
+mod tls;
 mod transaction;
 mod types;
 

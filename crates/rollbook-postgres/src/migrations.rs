@@ -81,7 +81,7 @@ pub async fn drop_schema(settings: &PostgresSettings) -> Result<(), StoreError> 
 }
 
 fn open(settings: &PostgresSettings) -> Result<(Database, String), Fault> {
-    let (place, _) = Place::parse(&settings.url).map_err(Fault::Deployment)?;
+    let (place, _) = Place::of(settings).map_err(Fault::Deployment)?;
     let schema = schema(&settings.schema)?;
     Ok((Database::new(place, settings), schema))
 }

@@ -1,217 +1,322 @@
 //! Where Postgres is: from a URL to something that can be connected to.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
-use sqlx::ConnectOptions as _;
+use rollbook_core::protection::Protection;
+use rollbook_core::url::{Parts, UrlError, decoded, encoded};
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
 
-/// The parameters of a URL that have a meaning here; `options[…]` beside them.
-const PARAMETERS: [&str; 18] = [
-    "sslmode",
-    "ssl-mode",
-    "sslrootcert",
-    "ssl-root-cert",
-    "ssl-ca",
-    "sslcert",
-    "ssl-cert",
-    "sslkey",
-    "ssl-key",
-    "host",
-    "hostaddr",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "application_name",
-    "options",
-    "target_session_attrs",
-];
-
-const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
-
-/// What `target_session_attrs` may ask for: Rollbook writes.
-const TARGETS: [&str; 3] = ["any", "read-write", "primary"];
+use crate::link::{Ignored, Link};
+use crate::parameters::Parameters;
+use crate::settings::PostgresSettings;
+use crate::tls::{self, Mode};
 
 const FORM: &str = "write postgres://USER:PASSWORD@HOST:PORT/DATABASE";
 const FORM_OF_SEVERAL: &str = "write postgres://USER:PASSWORD@HOST:PORT,HOST:PORT/DATABASE";
+
+/// One host that may serve the database.
+#[derive(Clone)]
+pub(crate) struct Host {
+    options: PgConnectOptions,
+    mode: Mode,
+    link: Arc<Link>,
+}
 
 /// Where Postgres is. Shown without user and password.
 #[derive(Clone)]
 pub(crate) struct Place {
     /// How to connect, to each of its hosts; at least one.
-    pub(crate) hosts: Vec<PgConnectOptions>,
+    pub(crate) hosts: Vec<Host>,
     /// Whether a new connection must be to a host that takes writes: where there are several, and where the
     /// URL says so.
     pub(crate) writable: bool,
+    /// Whether the URL says that a pooler stands before the server.
+    pub(crate) pooled: bool,
+    connections_max: Option<u32>,
+    files: Vec<(&'static str, String)>,
+    link: Arc<Link>,
 }
 
 impl Place {
-    /// Reads a URL. Also returns the names of the parameters that have no meaning here: they belong to
-    /// other libraries that share the URL, and are left out.
+    /// Reads a URL.
     ///
     /// # Errors
     /// In words for a person, without a word of the URL.
-    pub(crate) fn parse(url: &str) -> Result<(Self, Vec<String>), String> {
-        if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+    pub(crate) fn parse(url: &str) -> Result<(Self, Ignored), String> {
+        let parts = Parts::of(url).map_err(|error| refusal(&error))?;
+        if !["postgres", "postgresql"].contains(&parts.scheme) {
             return Err(format!("the URL is not Postgres's: {FORM}"));
         }
-        let (address, query) = url.split_once('?').unwrap_or((url, ""));
-        let (mut kept, mut ignored, mut writable) = (Vec::new(), Vec::new(), false);
-        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            match name {
-                "sslmode" => one_of(name, value, &SSL_MODES)?,
-                "target_session_attrs" => one_of(name, value, &TARGETS)?,
-                _ => {}
-            }
-            if name == "target_session_attrs" {
-                writable |= value != "any";
-            } else if PARAMETERS.contains(&name) || name.starts_with("options[") {
-                kept.push(parameter);
-            } else {
-                ignored.push(name.to_owned());
+        if parts.fragment.is_some() {
+            return Err(format!("the Postgres URL has a # in it: {FORM}, with # as %23"));
+        }
+        let parameters = Parameters::of(&parts)?;
+        let login = Login::of(&parts, &parameters)?;
+        let mode = parameters.tls.resolve()?;
+        let hosts = hosts(&parts, &parameters)?;
+        let link = Arc::default();
+        let host = |host| login.host(host, &parameters, mode, &link);
+        let hosts: Vec<Host> = hosts.iter().map(host).collect::<Result<_, _>>()?;
+        let tls = parameters.tls;
+        let files = [("sslrootcert", tls.root), ("sslcert", tls.certificate), ("sslkey", tls.key)];
+        let place = Self {
+            writable: parameters.writable || hosts.len() > 1,
+            pooled: parameters.pooled,
+            connections_max: parameters.connections_max,
+            files: files.into_iter().filter_map(|(name, path)| Some((name, path?))).collect(),
+            link,
+            hosts,
+        };
+        Ok((place, Ignored { names: parameters.ignored, numbers: parameters.unknown }))
+    }
+
+    /// The same, judged together with the settings and the files that it names.
+    ///
+    /// # Errors
+    /// As with [`Self::parse`].
+    pub(crate) fn of(settings: &PostgresSettings) -> Result<(Self, Ignored), String> {
+        let (place, ignored) = Self::parse(&settings.url)?;
+        let ours = settings.connections_max;
+        if let Some(theirs) = place.connections_max.filter(|theirs| *theirs < ours) {
+            return Err(format!(
+                "connection_limit in the Postgres URL is {theirs}, and database_connections_max is {ours}: lower that \
+                 (and lanes, which must be fewer), or leave connection_limit out"
+            ));
+        }
+        for (name, path) in &place.files {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                format!("the file that {name} in the Postgres URL names can't be read ({})", error.kind())
+            })?;
+            if !text.contains("-----BEGIN ") {
+                return Err(format!(
+                    "the file that {name} in the Postgres URL names holds nothing in PEM form (-----BEGIN …)"
+                ));
             }
         }
-        let query = kept.join("&");
-        let urls = each_host(address)?.into_iter().map(|address| format!("{address}?{query}"));
-        let hosts = urls.map(|url| host(&url)).collect::<Result<Vec<_>, _>>()?;
-        Ok((Self { writable: writable || hosts.len() > 1, hosts }, ignored))
+        Ok((place, ignored))
+    }
+
+    /// How connections to it are protected.
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
     }
 
     /// The database's name.
     pub(crate) fn database(&self) -> &str {
-        self.hosts[0].get_database().unwrap_or(self.user())
+        self.hosts[0].options.get_database().unwrap_or(self.user())
     }
 
     /// Our name there.
     pub(crate) fn user(&self) -> &str {
-        self.hosts[0].get_username()
+        self.hosts[0].options.get_username()
+    }
+}
+
+impl Host {
+    /// Connects in its mode, and takes note of how the connection is protected.
+    pub(crate) async fn connect(&self) -> sqlx::Result<PgConnection> {
+        let (connection, mode) = match self.mode {
+            // In two steps of our own: sqlx does not tell which it was.
+            Mode::Prefer => match self.connect_in(Mode::Require).await {
+                Err(error) if tls::is_without_tls(&error) => {
+                    (self.connect_in(Mode::Disable).await?, Mode::Disable)
+                }
+                connected => (connected?, Mode::Require),
+            },
+            mode => (self.options.connect().await?, mode),
+        };
+        let protection = match mode.protection() {
+            _ if self.is_socket() => Protection::Local,
+            protection => protection.unwrap_or(Protection::Clear),
+        };
+        self.link.connected(protection);
+        Ok(connection)
+    }
+
+    async fn connect_in(&self, mode: Mode) -> sqlx::Result<PgConnection> {
+        self.options.clone().ssl_mode(mode.to_sqlx()).connect().await
+    }
+
+    /// Whether it is reached by a Unix socket.
+    pub(crate) fn is_socket(&self) -> bool {
+        socket(&self.options).is_some()
+    }
+
+    /// The same, with so many statements that stay prepared on a connection.
+    pub(crate) fn statement_cache_capacity(self, capacity: usize) -> Self {
+        Self { options: self.options.statement_cache_capacity(capacity), ..self }
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, host) in self.hosts.iter().enumerate() {
-            let before = if number == 0 { "Postgres" } else { "," };
-            match host.get_socket() {
-                Some(socket) => write!(f, "{before} in {}", socket.display())?,
-                None if number == 0 => write!(f, "{before} at {}:{}", host.get_host(), host.get_port())?,
-                None => write!(f, "{before} {}:{}", host.get_host(), host.get_port())?,
+            match (host.is_socket(), number) {
+                (_, 0) => write!(f, "{host}")?,
+                (true, _) => write!(f, ", in {}", socket(&host.options).unwrap_or_default())?,
+                (false, _) => write!(f, ", {}", Address(&host.options))?,
             }
         }
         Ok(())
     }
 }
 
-fn one_of(name: &str, value: &str, all: &[&str]) -> Result<(), String> {
-    if all.contains(&value) {
-        return Ok(());
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match socket(&self.options) {
+            Some(socket) => write!(f, "Postgres in {socket}"),
+            None => write!(f, "Postgres at {}", Address(&self.options)),
+        }
     }
-    Err(format!("{name} in the Postgres URL must be one of {}", all.join(", ")))
 }
 
-/// The address of each host that an address names: they are parted by commas, between `@` and `/`.
-fn each_host(address: &str) -> Result<Vec<String>, String> {
-    let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
-    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-    let (user, hosts) = authority.rfind('@').map_or(("", authority), |at| authority.split_at(at + 1));
-    let hosts: Vec<&str> = hosts.split(',').collect();
-    if hosts.len() > 1 && hosts.iter().any(|host| host.is_empty() || host.starts_with(':')) {
+/// Host and port.
+struct Address<'a>(&'a PgConnectOptions);
+
+impl fmt::Display for Address<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (host, port) = (self.0.get_host(), self.0.get_port());
+        if host.parse::<Ipv6Addr>().is_ok() {
+            write!(f, "[{host}]:{port}")
+        } else {
+            write!(f, "{host}:{port}")
+        }
+    }
+}
+
+/// The folder of the socket, where it is one.
+fn socket(options: &PgConnectOptions) -> Option<String> {
+    let by_path = options.get_socket().map(|path| path.display().to_string());
+    by_path.or_else(|| options.get_host().starts_with('/').then(|| options.get_host().to_owned()))
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn refusal(error: &UrlError) -> String {
+    let fix =
+        if *error == UrlError::Misplaced { "" } else { ", with %XX for special characters in the password" };
+    format!("the Postgres URL {error}; {FORM}{fix}")
+}
+
+/// Who connects, and to which database.
+struct Login {
+    user: String,
+    password: Option<String>,
+    database: Option<String>,
+}
+
+impl Login {
+    fn of(parts: &Parts<'_>, parameters: &Parameters) -> Result<Self, String> {
+        let text = |text: &str| decoded(text).map_err(|error| refusal(&error));
+        let (user, password) = parts.login.unwrap_or_default();
+        let filled = |text: String| Some(text).filter(|text| !text.is_empty());
+        Ok(Self {
+            user: parameters.user.clone().unwrap_or(text(user)?),
+            password: parameters.password.clone().or(filled(text(password)?)),
+            database: parameters.database.clone().or(filled(text(parts.path)?)),
+        })
+    }
+
+    /// How to connect to one host. sqlx reads the rest from the environment and the password file, and is given a URL
+    /// in which everything is encoded.
+    fn host(
+        &self,
+        (host, port): &(Option<String>, Option<u16>),
+        parameters: &Parameters,
+        mode: Option<Mode>,
+        link: &Arc<Link>,
+    ) -> Result<Host, String> {
+        let mut url = "postgres:///?".to_owned();
+        let port = port.map(|port| port.to_string());
+        let user = Some(&self.user).filter(|user| !user.is_empty());
+        let login = [
+            ("host", host.as_ref()),
+            ("port", port.as_ref()),
+            ("user", user),
+            ("password", self.password.as_ref()),
+            ("dbname", self.database.as_ref()),
+        ];
+        let login = login.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let options = parameters.options.iter().map(|(name, value)| (&**name, value));
+        for (name, value) in login.chain(options) {
+            url = format!("{url}{}={}&", encoded(name), encoded(value));
+        }
+        let unreadable = |_| format!("the Postgres URL can't be read: {FORM}");
+        let mut options: PgConnectOptions = url.parse().map_err(unreadable)?;
+        let is_socket = socket(&options).is_some();
+        let is_here = is_socket || is_loopback(options.get_host());
+        // A socket needs no TLS, whatever is said, as in libpq.
+        let mode = if is_socket {
+            Mode::Disable
+        } else {
+            mode.unwrap_or_else(|| Mode::default_of(options.get_ssl_mode(), is_here))
+        };
+        let tls = &parameters.tls;
+        options = options.ssl_mode(mode.to_sqlx());
+        if let Some(root) = &tls.root {
+            options = options.ssl_root_cert(root);
+        }
+        if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
+            options = options.ssl_client_cert(certificate).ssl_client_key(key);
+        }
+        let ours = options.get_application_name().unwrap_or("rollbook").to_owned();
+        let name = parameters.application_name.as_ref().unwrap_or(&ours);
+        let options = options.application_name(name).extra_float_digits(None).disable_statement_logging();
+        Ok(Host { options, mode, link: Arc::clone(link) })
+    }
+}
+
+/// The hosts with their ports, as far as the URL names any.
+fn hosts(parts: &Parts<'_>, parameters: &Parameters) -> Result<Vec<(Option<String>, Option<u16>)>, String> {
+    let several = || format!("the Postgres URL names several hosts as a parameter: {FORM_OF_SEVERAL}");
+    let named = [&parameters.host, &parameters.address, &parameters.port].into_iter().flatten();
+    if named.into_iter().any(|value| value.contains(',')) {
+        return Err(several());
+    }
+    let all: Vec<&str> = parts.hosts.split(',').collect();
+    if all.len() > 1 && all.iter().any(|host| host.is_empty() || host.starts_with(':')) {
         return Err(format!("the Postgres URL has a comma without a host: {FORM_OF_SEVERAL}"));
     }
-    Ok(hosts.into_iter().map(|host| format!("{scheme}://{user}{host}{path}")).collect())
+    let port = parameters.port.as_deref().map(port).transpose()?;
+    let read = |text: &str| {
+        let (host, own_port) = host_and_port(text)?;
+        let host = parameters.address.clone().or_else(|| parameters.host.clone()).or(host);
+        Ok((host, port.or(own_port)))
+    };
+    all.into_iter().map(read).collect()
 }
 
-fn host(url: &str) -> Result<PgConnectOptions, String> {
-    // The parser's own words may repeat what it could not read.
-    let options: PgConnectOptions = url.parse().map_err(|_| {
-        format!("the Postgres URL can't be read: {FORM}, with %XX for special characters in the password")
-    })?;
-    if options.get_host().contains(',') {
-        return Err(format!("the Postgres URL names several hosts as a parameter: {FORM_OF_SEVERAL}"));
+fn host_and_port(text: &str) -> Result<(Option<String>, Option<u16>), String> {
+    let (host, own_port) = match text.rsplit_once(':') {
+        // The colons of an IPv6 address are inside its brackets.
+        Some((host, own_port)) if !own_port.ends_with(']') => (host, Some(own_port)),
+        _ => (text, None),
+    };
+    let own_port = own_port.filter(|text| !text.is_empty()).map(port).transpose()?;
+    let host = decoded(host).map_err(|error| refusal(&error))?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let is_host = match bare {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => host.starts_with('/') || host.chars().all(plain),
+    };
+    if !is_host {
+        return Err(format!("the Postgres URL has a host that is not a name or an address: {FORM}"));
     }
-    let name = options.get_application_name().unwrap_or("rollbook").to_owned();
-    Ok(options.application_name(&name).extra_float_digits(None).disable_statement_logging())
+    let host = bare.map_or(host.clone(), str::to_owned);
+    Ok((Some(host).filter(|host| !host.is_empty()), own_port))
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    let port = text.parse().ok().filter(|port| *port != 0);
+    port.ok_or_else(|| format!("the Postgres URL has a port that is not a number from 1 to 65535: {FORM}"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal(url: &str) -> String {
-        match Place::parse(url) {
-            Ok((place, _)) => panic!("{url} is taken as {place}"),
-            Err(text) => text,
-        }
-    }
-
-    #[test]
-    fn a_place_shows_host_and_port_and_nothing_of_whom() {
-        let (place, ignored) = Place::parse("postgres://me:s%40cret@db.example:6543/app").expect("a URL");
-        assert_eq!(place.to_string(), "Postgres at db.example:6543");
-        assert_eq!((place.user(), place.database()), ("me", "app"));
-        assert_eq!(ignored, [""; 0]);
-    }
-
-    #[test]
-    fn what_is_no_url_of_postgres_is_refused_without_repeating_it() {
-        for url in [
-            "mysql://me:ImASecret@h/x",
-            "postgres://me:ImASecret@h:none/x",
-            "postgres://me:Im#ASecret@h/x",
-            "postgres://me:ImASecret@a,/x",
-            "postgres://me:ImASecret@a,:1/x",
-            "postgres://me@a,b:none/ImASecret",
-            "postgres://me:ImASecret@a/x?host=a,b",
-            "postgres://me:ImASecret@a/x?host=a%2Cb",
-            "postgres://me:ImASecret@a/x?port=1,2",
-            "postgres://h/x?target_session_attrs=ImASecret",
-            "postgres://h/x?sslmode=ImASecret",
-            "postgres://h/x?port=ImASecret",
-        ] {
-            let text = refusal(url);
-            assert!(!text.contains("ASecret"), "{text}");
-            assert!(!text.contains('\n'), "{text}");
-        }
-    }
-
-    #[test]
-    fn parameters_of_other_libraries_are_left_out_and_named() {
-        let url = "postgres://me@h/x?sslmode=require&channel_binding=require&pgbouncer=true";
-        let (_, ignored) = Place::parse(url).expect("a URL");
-        assert_eq!(ignored, ["channel_binding", "pgbouncer"]);
-    }
-
-    #[test]
-    fn several_hosts_share_the_rest_of_the_url_and_one_that_takes_writes_is_looked_for() {
-        let (place, ignored) =
-            Place::parse("postgres://me:a,b@[::1]:1,db.example,10.0.0.7:3/app?sslmode=disable")
-                .expect("a URL");
-        assert_eq!(place.to_string(), "Postgres at [::1]:1, db.example:5432, 10.0.0.7:3");
-        assert_eq!((place.user(), place.database(), place.writable), ("me", "app", true));
-        assert_eq!(ignored, [""; 0]);
-        for host in &place.hosts {
-            assert_eq!((host.get_username(), host.get_database()), ("me", Some("app")));
-        }
-    }
-
-    #[test]
-    fn one_host_must_take_writes_at_once_if_the_url_says_so() {
-        for (url, writable) in [
-            ("postgres://me@h/x", false),
-            ("postgres://me@h/x?target_session_attrs=any", false),
-            ("postgres://me@h/x?target_session_attrs=read-write", true),
-            ("postgres://me@h/x?target_session_attrs=primary", true),
-        ] {
-            let (place, ignored) = Place::parse(url).expect("a URL");
-            assert_eq!((place.writable, place.hosts.len(), ignored.len()), (writable, 1, 0), "{url}");
-        }
-        assert!(refusal("postgres://me@h/x?target_session_attrs=standby").contains("read-write"));
-    }
-
-    #[test]
-    fn a_socket_is_a_place_too() {
-        let (place, _) = Place::parse("postgres:///app?host=/run/postgresql").expect("a URL");
-        assert_eq!(place.to_string(), "Postgres in /run/postgresql");
-    }
-}
+mod tests;

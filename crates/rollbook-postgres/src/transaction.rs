@@ -80,16 +80,17 @@ impl Database {
              SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off",
             lock = (statement / 2).max(1),
         );
+        let pgbouncer = settings.pgbouncer || place.pooled;
         let mut all = place.hosts.clone();
-        if settings.pgbouncer {
+        if pgbouncer {
             all = all.into_iter().map(|host| host.statement_cache_capacity(0)).collect();
         }
-        let hosts = Hosts::new(all, place.writable, !settings.pgbouncer);
+        let hosts = Hosts::new(all, place.writable, !pgbouncer);
         let (max, timeout) = (settings.connections_max, settings.connect_timeout);
         Self {
             place,
             connections: Connections::new(hosts, max, timeout, begin.into()),
-            persistent: !settings.pgbouncer,
+            persistent: !pgbouncer,
             // For one wait for a connection and one for a statement, both at their limits, and to spare.
             limit: settings.connect_timeout * 2 + settings.statement_timeout,
         }

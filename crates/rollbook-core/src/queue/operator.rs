@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::QueueError;
 use crate::delivery::MessageId;
+use crate::protection::Protection;
 use crate::retry::Failure;
 use crate::time::Timestamp;
 use crate::trace::Traceparent;
@@ -83,6 +84,11 @@ pub trait QueueAdmin: Send + Sync {
     /// Whether what the queue takes in is on stable storage when it says so. Asks anew each time: a
     /// server's settings may change under us. Reads only.
     async fn durability(&self) -> Result<Durability, QueueError>;
+
+    /// How the latest connection to the queue is protected; `None` before the first. Asks nobody.
+    fn protection(&self) -> Option<Protection> {
+        Some(Protection::Local)
+    }
 
     /// Compares the bodies with the indexes that lead to them, and the counts with both. With `repair` the bodies
     /// are believed: what was lost is restored, what leads nowhere is removed. Works in short steps, so that

@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
+use rollbook_core::protection::Protection;
 use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Store, StoreError, Tidied};
 use rollbook_core::time::{Clock, Timestamp};
 
@@ -56,13 +57,8 @@ impl PostgresStore {
     /// # Errors
     /// The URL or the schema's name is wrong.
     pub fn new(settings: PostgresSettings, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let (place, ignored) = Place::parse(&settings.url).map_err(StoreError::Deployment)?;
-        if !ignored.is_empty() {
-            tracing::warn!(
-                parameters = ignored.join(", "),
-                "parameters of the Postgres URL without a meaning here"
-            );
-        }
+        let (place, ignored) = Place::of(&settings).map_err(StoreError::Deployment)?;
+        place.link().log_once(ignored);
         let statements = Statements::new(&migrations::schema(&settings.schema)?);
         let database = Database::new(place, &settings);
         Ok(Self { database, clock, statements, schema: settings.schema, keeping: Keeping::default() })
@@ -152,6 +148,10 @@ impl Store for PostgresStore {
 
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
         Ok(self.database.run(&Delivery { sql: &self.statements.delivery, id }).await?)
+    }
+
+    fn protection(&self) -> Option<Protection> {
+        self.database.place().link().protection()
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

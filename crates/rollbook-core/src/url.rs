@@ -1,0 +1,158 @@
+//! URLs of servers, taken apart without ever repeating them.
+//!
+//! A URL may hold a password, and a password that is not percent-encoded moves the borders between the parts: in
+//! `postgres://me:12?cret@db/app` the host seems to be `me`, and the rest of the password a parameter. So an `@` after
+//! the host refuses the whole URL, and no error quotes any of it.
+
+use std::fmt::Write as _;
+
+/// The parts of a URL, as they are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Parts<'a> {
+    /// What is before `://`.
+    pub scheme: &'a str,
+    /// User and password, still encoded: what is before the last `@`. `None` without an `@`.
+    pub login: Option<(&'a str, &'a str)>,
+    /// The host, or several.
+    pub hosts: &'a str,
+    /// What is between the `/` after the host and a `?`.
+    pub path: &'a str,
+    /// What is after a `?`.
+    pub query: &'a str,
+    /// What is after a `#`, if there is one.
+    pub fragment: Option<&'a str>,
+}
+
+/// Why a text is not a URL. The text itself is never repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// There is no `://`.
+    #[error("has no scheme")]
+    NoScheme,
+    /// There is an `@` after the host, where a raw `/`, `?` or `#` in the password puts it.
+    #[error(
+        "has an @ after its host: percent-encode the special characters of user and password \
+         (/ as %2F, ? as %3F, # as %23, @ as %40, % as %25)"
+    )]
+    Misplaced,
+    /// There is a line break or another control character.
+    #[error("has a control character in it, such as a line break")]
+    Control,
+    /// There is a `%` that encodes nothing.
+    #[error("has a % that is not followed by two hexadecimal digits: write % as %25")]
+    Percent,
+    /// What `%XX` stands for is not UTF-8.
+    #[error("has a part that is not UTF-8 once it is decoded")]
+    NotUtf8,
+}
+
+impl<'a> Parts<'a> {
+    /// Takes a URL apart.
+    ///
+    /// # Errors
+    /// It can be read in more than one way, or in none.
+    pub fn of(url: &'a str) -> Result<Self, UrlError> {
+        if url.contains(char::is_control) {
+            return Err(UrlError::Control);
+        }
+        let (scheme, rest) = url.split_once("://").ok_or(UrlError::NoScheme)?;
+        let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if tail.contains('@') {
+            return Err(UrlError::Misplaced);
+        }
+        let (login, hosts) =
+            authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
+        let (tail, fragment) =
+            tail.split_once('#').map_or((tail, None), |(tail, fragment)| (tail, Some(fragment)));
+        let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
+        let path = path.strip_prefix('/').unwrap_or(path);
+        let login = login.map(|login| login.split_once(':').unwrap_or((login, "")));
+        Ok(Self { scheme, login, hosts, path, query, fragment })
+    }
+
+    /// The names and values of the query, still encoded.
+    pub fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.query
+            .split('&')
+            .filter(|parameter| !parameter.is_empty())
+            .map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")))
+    }
+}
+
+/// Replaces each `%XX` by the byte that it stands for.
+///
+/// # Errors
+/// [`UrlError::Percent`] and [`UrlError::NotUtf8`].
+pub fn decoded(text: &str) -> Result<String, UrlError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+        let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
+            return Err(UrlError::Percent);
+        };
+        bytes.push(u8::try_from(high * 16 + low).map_err(|_| UrlError::Percent)?);
+    }
+    String::from_utf8(bytes).map_err(|_| UrlError::NotUtf8)
+}
+
+/// The opposite of [`decoded`]: whatever the text is, it can stand in any part of a URL.
+pub fn encoded(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut url, byte| {
+        if byte.is_ascii_alphanumeric() {
+            url.push(char::from(byte));
+        } else {
+            // Writing to a String can't fail.
+            let _ = write!(url, "%{byte:02X}");
+        }
+        url
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_comes_apart_into_login_hosts_path_and_parameters() {
+        let parts = Parts::of("postgres://me:a:b@[::1]:1,h/app?x=1&y#z").expect("a URL");
+        assert_eq!((parts.scheme, parts.login), ("postgres", Some(("me", "a:b"))));
+        assert_eq!((parts.hosts, parts.path, parts.fragment), ("[::1]:1,h", "app", Some("z")));
+        assert_eq!(parts.parameters().collect::<Vec<_>>(), [("x", "1"), ("y", "")]);
+        let parts = Parts::of("redis://h").expect("a URL");
+        assert_eq!((parts.login, parts.hosts, parts.path, parts.query), (None, "h", "", ""));
+        let parts = Parts::of("postgres://me:p@ss@h").expect("the last @ is the border");
+        assert_eq!((parts.login, parts.hosts), (Some(("me", "p@ss")), "h"));
+    }
+
+    #[test]
+    fn a_password_that_moves_the_borders_refuses_the_url() {
+        for password in
+            ["12/x", "12?x", "12#x", "/x", "?x", "#x", "x?y=z", "12@x/y", "1?host=x", "1?dbname=x"]
+        {
+            for url in [format!("postgres://me:{password}@h:1/app"), format!("redis://:{password}@h")] {
+                assert_eq!(Parts::of(&url).err(), Some(UrlError::Misplaced), "{url}");
+            }
+        }
+        for error in [UrlError::Misplaced, UrlError::Percent] {
+            assert!(error.to_string().contains("%25"), "{error}");
+        }
+        assert_eq!(Parts::of("postgres://me:a\nb@h").err(), Some(UrlError::Control));
+        assert_eq!(Parts::of("me:pass@h").err(), Some(UrlError::NoScheme));
+    }
+
+    #[test]
+    fn whatever_is_encoded_comes_back_and_stays_in_its_part() {
+        for text in ["", "plain", "a/b?c#d@e:f%g&h=i+j", "ä 漢\u{1f600}", "%41"] {
+            assert_eq!(decoded(&encoded(text)).as_deref(), Ok(text));
+            let url = format!("postgres://me:{}@h/x", encoded(text));
+            assert_eq!(Parts::of(&url).expect("a URL").hosts, "h");
+        }
+        assert_eq!([decoded("%"), decoded("%4"), decoded("%4g")], [const { Err(UrlError::Percent) }; 3]);
+        assert_eq!(decoded("%ff"), Err(UrlError::NotUtf8));
+    }
+}

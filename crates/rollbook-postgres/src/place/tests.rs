@@ -1,0 +1,313 @@
+//! URLs as Prisma, Neon, Supabase, Heroku and libpq write them: each is read as it is meant, or refused by name.
+
+use std::time::Duration;
+
+use super::*;
+
+fn parsed(url: &str) -> Place {
+    match Place::parse(url) {
+        Ok((place, _)) => place,
+        Err(text) => panic!("{url} is refused: {text}"),
+    }
+}
+
+fn ignored(url: &str) -> Ignored {
+    Place::parse(url).unwrap_or_else(|text| panic!("{url} is refused: {text}")).1
+}
+
+fn refusal(url: &str) -> String {
+    match Place::parse(url) {
+        Ok((place, _)) => panic!("{url} is taken as {place}"),
+        Err(text) => text,
+    }
+}
+
+/// The mode of a URL with this query, to a server on another machine.
+fn mode(query: &str) -> Result<Mode, String> {
+    Place::parse(&format!("postgres://me@db.example/app?{query}")).map(|(place, _)| place.hosts[0].mode)
+}
+
+#[test]
+fn a_place_shows_host_and_port_and_nothing_of_whom() {
+    let place = parsed("postgres://me:s%40cret@db.example:6543/app");
+    assert_eq!(place.to_string(), "Postgres at db.example:6543");
+    assert_eq!((place.user(), place.database()), ("me", "app"));
+}
+
+#[test]
+fn what_is_no_url_of_postgres_is_refused_without_repeating_it() {
+    for url in [
+        "mysql://me:ImASecret@h/x",
+        "postgres://me:ImASecret@h:none/x",
+        "postgres://me:ImASecret@h:0/x",
+        "postgres://me:ImASecret@h:65536/x",
+        "postgres://me:Im#ASecret@h/x",
+        "postgres://me:Im?ASecret@h/x",
+        "postgres://me:12?ASecret@h/x",
+        "postgres://me:12/ASecret@h/x",
+        "postgres://me:12/x?ASecret=1@h/x",
+        "postgres://me:12?a&ASecret@h/x",
+        "postgres://me:12?sslrootcert=/ASecret@h/x",
+        "postgres://me:12?host=ASecret@h/x",
+        "postgres://me:12?application_name=ASecret@h/x",
+        "postgres://me:12?dbname=ASecret@h/x",
+        "postgres://me:12?sslmode=ASecret@h/x",
+        "postgres://me:Im%ASecret@h/x",
+        "postgres://me:ImASecret%@h/x",
+        "postgres://me:ImASecret%ff@h/x",
+        "postgres://me:ImASecret@h/x#y",
+        "postgres://me:Im\nASecret@h/x",
+        "postgres://me:ImASecret@h h/x",
+        "postgres://me:ImASecret@[::1/x",
+        "postgres://me:ImASecret@a,/x",
+        "postgres://me:ImASecret@a,:1/x",
+        "postgres://me@a,b:none/ImASecret",
+        "postgres://me:ImASecret@a/x?host=a,b",
+        "postgres://me:ImASecret@a/x?host=a%2Cb",
+        "postgres://me:ImASecret@a/x?port=1,2",
+        "postgres://h/x?target_session_attrs=ImASecret",
+        "postgres://h/x?sslmode=ImASecret",
+        "postgres://h/x?ssl=ImASecret",
+        "postgres://h/x?port=ImASecret",
+        "postgres://h/x?hostaddr=ImASecret",
+        "postgres://h/x?connection_limit=ImASecret",
+        "postgres://h/x?password=a&ImASecret_ssl=1",
+        "postgres://h/x?ImASecret=1&ImASecret=2",
+    ] {
+        let text = refusal(url);
+        assert!(!text.contains("ASecret"), "{text}");
+        assert!(!text.contains('\n'), "{text}");
+    }
+}
+
+#[test]
+fn a_password_with_raw_special_characters_is_read_or_refused_with_the_way_to_write_it() {
+    for raw in ["a#b", "a/b", "12?b", "?b", "x?b", "12?sslmode=b", "7?password=b", "12/x?y=1", "a%b", "a%"] {
+        let text = refusal(&format!("postgres://me:{raw}@h:1/x"));
+        assert!(text.contains("%25") && text.contains("postgres://USER:PASSWORD@HOST"), "{raw}: {text}");
+    }
+    for raw in ["a@b", "a+b", "a&b=1", "a:b", "p w b", "12\\b", "[b", ",b"] {
+        let place = parsed(&format!("postgres://me:{raw}@h:1/x"));
+        assert_eq!((place.user(), place.to_string().as_str()), ("me", "Postgres at h:1"), "{raw}");
+    }
+}
+
+#[test]
+fn parameters_of_other_libraries_are_left_out_and_named_and_unknown_ones_only_numbered() {
+    let url = "postgres://me@h/x?schema=public&pool_timeout=10&supa=base-pooler.x&sslmode=require";
+    assert_eq!(ignored(url), Ignored { names: vec!["schema", "pool_timeout", "supa"], numbers: vec![] });
+    let url = "postgres://me@h/x?sslmode=require&password=a&ImASecret=1";
+    assert_eq!(ignored(url), Ignored { names: vec![], numbers: vec![3] });
+}
+
+#[test]
+fn several_hosts_share_the_rest_of_the_url_and_one_that_takes_writes_is_looked_for() {
+    let place = parsed("postgres://me:a,b@[::1]:1,db.example,10.0.0.7:3/app?sslmode=disable");
+    assert_eq!(place.to_string(), "Postgres at [::1]:1, db.example:5432, 10.0.0.7:3");
+    assert_eq!((place.user(), place.database(), place.writable), ("me", "app", true));
+    for host in &place.hosts {
+        assert_eq!((host.options.get_username(), host.options.get_database()), ("me", Some("app")));
+    }
+}
+
+#[test]
+fn each_of_several_hosts_has_the_default_of_its_own_distance() {
+    let place = parsed("postgres://me@127.0.0.1,db.example,localhost,[::1]/app");
+    let modes: Vec<Mode> = place.hosts.iter().map(|host| host.mode).collect();
+    assert_eq!(modes, [Mode::Prefer, Mode::Require, Mode::Prefer, Mode::Prefer]);
+}
+
+#[test]
+fn one_host_must_take_writes_at_once_if_the_url_says_so() {
+    for (url, writable) in [
+        ("postgres://me@h/x", false),
+        ("postgres://me@h/x?target_session_attrs=any", false),
+        ("postgres://me@h/x?target_session_attrs=read-write", true),
+        ("postgres://me@h/x?target_session_attrs=primary", true),
+    ] {
+        let place = parsed(url);
+        assert_eq!((place.writable, place.hosts.len()), (writable, 1), "{url}");
+    }
+    for target in ["standby", "read-only", "prefer-standby"] {
+        assert!(refusal(&format!("postgres://me@h/x?target_session_attrs={target}")).contains("read-write"));
+    }
+}
+
+#[test]
+fn a_socket_is_a_place_too_and_needs_no_tls() {
+    for url in [
+        "postgres:///app?host=/run/postgresql",
+        "postgres://%2Frun%2Fpostgresql/app",
+        "postgres://me@%2Frun%2Fpostgresql:5433/app?sslmode=require",
+    ] {
+        let place = parsed(url);
+        assert_eq!(place.to_string(), "Postgres in /run/postgresql");
+        assert_eq!((place.hosts[0].mode, place.hosts[0].is_socket()), (Mode::Disable, true), "{url}");
+    }
+}
+
+#[test]
+fn to_another_machine_a_connection_is_encrypted_unless_the_url_says_otherwise() {
+    for (query, expected) in [
+        ("", Mode::Require),
+        // libpq
+        ("sslmode=disable", Mode::Disable),
+        ("sslmode=allow", Mode::Prefer),
+        ("sslmode=prefer", Mode::Prefer),
+        ("sslmode=require", Mode::Require),
+        ("sslmode=verify-ca", Mode::VerifyCa),
+        ("sslmode=verify-full", Mode::VerifyFull),
+        ("sslmode=require&sslrootcert=/ca.pem", Mode::VerifyCa),
+        ("sslrootcert=/ca.pem", Mode::VerifyCa),
+        ("sslrootcert=system", Mode::VerifyFull),
+        ("sslmode=require&sslrootcert=system", Mode::VerifyFull),
+        ("requiressl=1", Mode::Require),
+        // Heroku, JDBC, node-postgres and others
+        ("ssl=true", Mode::Require),
+        ("ssl=1", Mode::Require),
+        ("ssl=require", Mode::Require),
+        ("ssl=no-verify", Mode::Require),
+        ("tls=true", Mode::Require),
+        ("sslrequire=true", Mode::Require),
+        ("ssl=false", Mode::Disable),
+        ("sslmode=no-verify", Mode::Require),
+        ("sslmode=no-verify&sslrootcert=/ca.pem", Mode::Require),
+        ("sslmode=prefer&ssl=true", Mode::Require),
+        ("sslmode=verify-full&ssl=true", Mode::VerifyFull),
+        ("uselibpqcompat=true&sslmode=require", Mode::Require),
+        // Prisma
+        ("sslaccept=strict", Mode::VerifyFull),
+        ("sslmode=require&sslaccept=strict", Mode::VerifyFull),
+        ("sslmode=require&sslaccept=accept_invalid_certs", Mode::Require),
+        // What libpq's other parameters say is what is done anyway.
+        ("sslmode=require&channel_binding=prefer", Mode::Require),
+        ("gssencmode=disable&sslnegotiation=postgres&load_balance_hosts=disable", Mode::Require),
+        ("ssl_min_protocol_version=TLSv1.2&sslcompression=0&sslsni=1", Mode::Require),
+    ] {
+        assert_eq!(mode(query), Ok(expected), "{query}");
+    }
+}
+
+#[test]
+fn what_can_not_be_done_is_refused_by_its_name_with_the_fix() {
+    for (query, name, fix) in [
+        ("sslmode=require&channel_binding=require", "channel_binding", "sslmode=verify-full"),
+        ("sslnegotiation=direct", "sslnegotiation", "leave it out"),
+        ("gssencmode=require", "gssencmode", "sslmode=verify-full"),
+        ("load_balance_hosts=random", "load_balance_hosts", "leave it out"),
+        ("uselibpqcompat=false&sslmode=require", "uselibpqcompat", "sslmode=verify-full"),
+        ("ssl_min_protocol_version=TLSv1.3", "ssl_min_protocol_version", "leave it out"),
+        ("sslcrl=/crl.pem", "sslcrl", "leave it out"),
+        ("sslidentity=/x.p12", "sslidentity", "sslcert and sslkey"),
+        ("sslpassword=x", "sslpassword", "sslkey"),
+        ("sslcert=/c.pem", "sslkey", "both"),
+        ("require_auth=scram-sha-256", "require_auth", "sslmode=verify-full"),
+        ("service=app", "service", "write out"),
+        ("passfile=/x", "passfile", "PGPASSFILE"),
+        ("client_encoding=latin1", "client_encoding", "UTF8"),
+        ("replication=true", "replication", "leave it out"),
+        ("sslmode=disable&ssl=true", "sslmode=disable", "contradict"),
+        ("sslmode=require&ssl=false", "sslmode", "contradict"),
+        ("ssl=true&tls=false", "tls", "contradict"),
+        ("ssl=maybe", "ssl", "sslmode=require"),
+        ("sslmode=on", "sslmode", "verify-full"),
+        // Names that nobody knows, and that may be a wish for TLS.
+        ("secure=true", "parameter 1", "sslmode"),
+        ("x=1&verify_certificate=true", "parameter 2", "sslmode"),
+        ("sslmode=require&sslmode=disable", "parameter 2", "twice"),
+    ] {
+        let text = mode(query).expect_err(query);
+        assert!(text.contains(name) && text.contains(fix), "{query}: {text}");
+    }
+}
+
+#[test]
+fn what_says_that_a_pooler_stands_before_the_server_is_heard() {
+    for (query, pooled) in [
+        ("pgbouncer=true", true),
+        ("pgbouncer=true&connection_limit=100&schema=public", true),
+        ("pgbouncer=false", false),
+        ("prepared_statements=false", true),
+        ("prepareThreshold=0", true),
+        ("statement_cache_size=0", true),
+        ("default_query_exec_mode=simple_protocol", true),
+        ("schema=public", false),
+    ] {
+        assert_eq!(parsed(&format!("postgres://me@h/x?{query}")).pooled, pooled, "{query}");
+    }
+}
+
+fn settings(query: &str) -> PostgresSettings {
+    PostgresSettings {
+        url: format!("postgres://me@h/x?{query}"),
+        schema: "clerk".to_owned(),
+        pgbouncer: false,
+        connections_max: 8,
+        statement_timeout: Duration::from_secs(1),
+        connect_timeout: Duration::from_secs(1),
+    }
+}
+
+#[test]
+fn fewer_connections_than_are_set_are_a_contradiction_and_as_many_are_not() {
+    for query in ["connection_limit=8", "connection_limit=100"] {
+        assert!(Place::of(&settings(query)).is_ok(), "{query}");
+    }
+    let text = Place::of(&settings("connection_limit=7")).err().expect("fewer");
+    for word in ["connection_limit", "database_connections_max", "7", "8"] {
+        assert!(text.contains(word), "{text}");
+    }
+    for limit in ["0", "-1", "x", ""] {
+        assert!(refusal(&format!("postgres://me@h/x?connection_limit={limit}")).contains("connection_limit"));
+    }
+}
+
+#[test]
+fn a_certificate_file_that_is_not_one_is_named_by_its_parameter() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str, content: Option<&str>| {
+        let path = folder.path().join(name);
+        if let Some(content) = content {
+            std::fs::write(&path, content).expect("it can be written");
+        }
+        path.display().to_string()
+    };
+    let missing = path("missing.pem", None);
+    let text = Place::of(&settings(&format!("sslrootcert={missing}"))).err().expect("it is missing");
+    assert!(text.contains("sslrootcert") && text.contains("not found"), "{text}");
+    let other = path("other.pem", Some("no certificate"));
+    let text = Place::of(&settings(&format!("sslrootcert={other}"))).err().expect("it is something else");
+    assert!(text.contains("sslrootcert") && text.contains("PEM"), "{text}");
+    let right = path("right.pem", Some("-----BEGIN CERTIFICATE-----\n"));
+    assert!(Place::of(&settings(&format!("sslrootcert={right}"))).is_ok());
+}
+
+#[test]
+fn user_password_database_and_options_may_be_parameters() {
+    let place = parsed(
+        "postgresql://h:6543?user=me&password=x&dbname=app&application_name=my+app&options=-c%20search_path%3Dpublic",
+    );
+    assert_eq!((place.user(), place.database()), ("me", "app"));
+    let options = &place.hosts[0].options;
+    assert_eq!(options.get_application_name(), Some("my app"));
+    assert_eq!(options.get_options(), Some("-c search_path=public"));
+    for (query, options) in [
+        ("options=endpoint%3Dep-cool-1", "endpoint=ep-cool-1"),
+        ("options=project%3Dep-cool-1", "project=ep-cool-1"),
+        (
+            "options=-csearch_path=public%20-cstatement_timeout=1",
+            "-csearch_path=public -cstatement_timeout=1",
+        ),
+        ("options[search_path]=public&options[geqo]=off", "-c search_path=public -c geqo=off"),
+    ] {
+        let place = parsed(&format!("postgres://me@h/x?{query}"));
+        assert_eq!(place.hosts[0].options.get_options(), Some(options), "{query}");
+    }
+    assert_eq!(parsed("postgres://me@h/x").hosts[0].options.get_application_name(), Some("rollbook"));
+}
+
+#[test]
+fn a_debug_of_the_settings_shows_no_url() {
+    let settings = PostgresSettings { url: "postgres://me:ImASecret@h/x".to_owned(), ..settings("") };
+    assert!(!format!("{settings:?}").contains("ImASecret"));
+}

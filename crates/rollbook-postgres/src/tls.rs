@@ -1,0 +1,220 @@
+//! Whether a connection is encrypted: what the URL says, in the words of libpq or of another library.
+//!
+//! * To a server on another machine the default is `require`: an attacker on the network must not get the password
+//!   by answering that the server has no TLS. On the loopback it is `prefer`; a Unix socket needs no TLS.
+//! * A certificate authority in the URL is used: `require` with `sslrootcert` is `verify-ca`, as in libpq.
+//! * What asks for TLS in any words is never ignored (decision 0180).
+
+use rollbook_core::protection::Protection;
+use sqlx::postgres::PgSslMode;
+
+/// How the connection to one host is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Clear text.
+    Disable,
+    /// TLS if the server has it, else clear text. `allow` is this too: the stronger way is tried first.
+    Prefer,
+    /// TLS without a look at the certificate.
+    Require,
+    /// TLS with a certificate by a trusted authority.
+    VerifyCa,
+    /// TLS with a certificate by a trusted authority, for the host's name.
+    VerifyFull,
+}
+
+impl Mode {
+    /// The values of `sslmode`; `no-verify` is node-postgres's.
+    const NAMES: [(&'static str, Self); 7] = [
+        ("disable", Self::Disable),
+        ("allow", Self::Prefer),
+        ("prefer", Self::Prefer),
+        ("require", Self::Require),
+        ("no-verify", Self::Require),
+        ("verify-ca", Self::VerifyCa),
+        ("verify-full", Self::VerifyFull),
+    ];
+
+    /// What protects a connection that was made in this mode; `None` of the mode that leaves it open.
+    pub(crate) const fn protection(self) -> Option<Protection> {
+        match self {
+            Self::Disable => Some(Protection::Clear),
+            Self::Prefer => None,
+            Self::Require => Some(Protection::Unverified),
+            Self::VerifyCa => Some(Protection::VerifiedIssuer),
+            Self::VerifyFull => Some(Protection::Verified),
+        }
+    }
+
+    pub(crate) const fn to_sqlx(self) -> PgSslMode {
+        match self {
+            Self::Disable => PgSslMode::Disable,
+            Self::Prefer => PgSslMode::Prefer,
+            Self::Require => PgSslMode::Require,
+            Self::VerifyCa => PgSslMode::VerifyCa,
+            Self::VerifyFull => PgSslMode::VerifyFull,
+        }
+    }
+
+    /// The mode where the URL names none: what the environment says (`PGSSLMODE`), else the safe one. The environment's
+    /// `prefer` can't be told from its silence.
+    pub(crate) const fn default_of(environment: PgSslMode, on_this_machine: bool) -> Self {
+        match environment {
+            PgSslMode::Disable => Self::Disable,
+            PgSslMode::Require => Self::Require,
+            PgSslMode::VerifyCa => Self::VerifyCa,
+            PgSslMode::VerifyFull => Self::VerifyFull,
+            PgSslMode::Allow | PgSslMode::Prefer if on_this_machine => Self::Prefer,
+            PgSslMode::Allow | PgSslMode::Prefer => Self::Require,
+        }
+    }
+}
+
+/// What the parameters of a URL say about TLS.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wishes {
+    /// `sslmode`.
+    mode: Option<Mode>,
+    /// Whether no certificate may be looked at, whatever else is said: `sslmode=no-verify`.
+    no_verify: bool,
+    /// The parameter of another library that asks for TLS.
+    wanted_by: Option<&'static str>,
+    /// The one that asks for clear text.
+    refused_by: Option<&'static str>,
+    /// The one that asks for the certificate to be verified, name and all.
+    verified_by: Option<&'static str>,
+    /// Certificates of authorities.
+    pub(crate) root: Option<String>,
+    /// Our own certificate.
+    pub(crate) certificate: Option<String>,
+    /// Its key.
+    pub(crate) key: Option<String>,
+}
+
+impl Wishes {
+    /// Takes `sslmode`.
+    pub(crate) fn mode(&mut self, value: &str) -> Result<(), String> {
+        let Some((_, mode)) = Mode::NAMES.into_iter().find(|(name, _)| *name == value) else {
+            let names = Mode::NAMES.map(|(name, _)| name).join(", ");
+            return Err(format!("sslmode in the Postgres URL must be one of {names}"));
+        };
+        self.no_verify = value == "no-verify";
+        self.mode = Some(mode);
+        Ok(())
+    }
+
+    /// Takes `ssl=true` and its like, of libraries other than libpq.
+    pub(crate) fn switch(&mut self, name: &'static str, value: &str) -> Result<(), String> {
+        match value {
+            "true" | "1" | "yes" | "on" | "require" | "required" => self.wanted_by = Some(name),
+            "false" | "0" | "no" | "off" | "disable" => self.refused_by = Some(name),
+            "verify-full" | "strict" => self.verified_by = Some(name),
+            "no-verify" if name == "ssl" => {
+                self.wanted_by = Some(name);
+                self.no_verify = true;
+            }
+            // What is done with certificates by default, not a wish for TLS.
+            "accept_invalid_certs" if name == "sslaccept" => {}
+            _ => {
+                return Err(format!(
+                    "{name} in the Postgres URL has a value that is not known: write sslmode=require, or \
+                     sslmode=verify-full"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes `sslrootcert`. `system` means the authorities that the system trusts, and then names are checked.
+    pub(crate) fn root(&mut self, value: String) {
+        if value == "system" {
+            self.verified_by = Some("sslrootcert=system");
+        } else {
+            self.root = Some(value);
+        }
+    }
+
+    /// The mode; `None` where nothing says any.
+    ///
+    /// # Errors
+    /// The parameters contradict each other.
+    pub(crate) fn resolve(&self) -> Result<Option<Mode>, String> {
+        if self.certificate.is_some() != self.key.is_some() {
+            return Err("the Postgres URL has one of sslcert and sslkey without the other: name both (a \
+                 certificate authority is sslrootcert)"
+                .to_owned());
+        }
+        let wanted_by = self.verified_by.or(self.wanted_by);
+        let refused_by = match self.mode {
+            Some(Mode::Disable) => Some("sslmode=disable"),
+            _ => self.refused_by,
+        };
+        let is_wanted = wanted_by.or(match self.mode {
+            None | Some(Mode::Disable) => None,
+            Some(_) => Some("sslmode"),
+        });
+        if let (Some(wanted), Some(refused)) = (is_wanted, refused_by) {
+            return Err(format!(
+                "{wanted} and {refused} in the Postgres URL contradict each other: keep one of them"
+            ));
+        }
+        if refused_by.is_some() {
+            return Ok(Some(Mode::Disable));
+        }
+        if self.no_verify {
+            return Ok(Some(Mode::Require));
+        }
+        if self.verified_by.is_some() {
+            return Ok(Some(Mode::VerifyFull));
+        }
+        let mode = match (self.mode, wanted_by) {
+            (None | Some(Mode::Prefer), Some(_)) => Some(Mode::Require),
+            (mode, _) => mode,
+        };
+        // A certificate that is named is there to be used.
+        Ok(match mode {
+            None | Some(Mode::Require) if self.root.is_some() => Some(Mode::VerifyCa),
+            mode => mode,
+        })
+    }
+}
+
+/// What sqlx says of a server that answers that it has no TLS.
+const NO_TLS: &str = "server does not support TLS";
+
+/// Whether the server has said that it has no TLS.
+pub(crate) fn is_without_tls(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Tls(error) if error.to_string() == NO_TLS)
+}
+
+/// Why there is no TLS, and what to do. The text of the error is rustls's and knows no secret.
+pub(crate) fn failed(error: &(dyn std::error::Error + Send + Sync)) -> String {
+    let said = error.to_string();
+    if said == NO_TLS {
+        return "no TLS: the server has none, and without it others on the network could read the password; turn it \
+                on at the server (ssl = on), or write sslmode=disable in the URL where you trust the network (to a \
+                server on another machine the default is sslmode=require)"
+            .to_owned();
+    }
+    format!("no TLS: {said}; see sslmode and sslrootcert in the URL, and ssl on the server")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn off_this_machine_the_default_is_tls_and_the_environment_may_say_otherwise() {
+        for (environment, here, elsewhere) in [
+            (PgSslMode::Prefer, Mode::Prefer, Mode::Require),
+            (PgSslMode::Allow, Mode::Prefer, Mode::Require),
+            (PgSslMode::Disable, Mode::Disable, Mode::Disable),
+            (PgSslMode::Require, Mode::Require, Mode::Require),
+            (PgSslMode::VerifyCa, Mode::VerifyCa, Mode::VerifyCa),
+            (PgSslMode::VerifyFull, Mode::VerifyFull, Mode::VerifyFull),
+        ] {
+            assert_eq!(Mode::default_of(environment, true), here, "{environment:?}");
+            assert_eq!(Mode::default_of(environment, false), elsewhere, "{environment:?}");
+        }
+    }
+}
