@@ -10,7 +10,9 @@ use std::fmt;
 use std::time::Duration;
 
 use redis::{ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, TlsCertificates};
+use rollbook_core::protection::Protection;
 use rollbook_core::queue::QueueError;
+use rollbook_core::url::{Parts, decoded};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -86,22 +88,16 @@ impl Address {
     }
 
     fn parse(url: &str) -> Result<Self, String> {
-        let (scheme, rest) = url.split_once("://").ok_or("has no scheme")?;
-        let (tls, kind) = match scheme.split_once('+').unwrap_or((scheme, "")) {
+        let parts = Parts::of(url).map_err(|error| error.to_string())?;
+        let (tls, kind) = match parts.scheme.split_once('+').unwrap_or((parts.scheme, "")) {
             ("redis", kind) => (false, kind),
             ("rediss", kind) => (true, kind),
             _ => return Err("begins with no known scheme".to_owned()),
         };
-        if rest.contains(['?', '#']) {
-            return Err("has more than host and path; TLS is rediss://".to_owned());
-        }
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (login, hosts) =
-            authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
-        let (user, password) = match login.map(|login| login.split_once(':').unwrap_or((login, ""))) {
-            None => (None, None),
-            Some((user, password)) => (decoded(user)?, decoded(password)?),
-        };
+        parameters(&parts, tls)?;
+        let (user, password) = parts.login.unwrap_or_default();
+        let (user, password) = (filled(user)?, filled(password)?);
+        let path = parts.path;
         let (form, default_port, database) = match kind {
             "" => (Form::Single, PORT, path),
             "sentinel" => {
@@ -115,7 +111,7 @@ impl Address {
             "cluster" => return Err("names a database, and a cluster has only one".to_owned()),
             _ => return Err("begins with no known scheme".to_owned()),
         };
-        let hosts = hosts.split(',').map(|host| host_and_port(host, default_port));
+        let hosts = parts.hosts.split(',').map(|host| host_and_port(host, default_port));
         let hosts = hosts.collect::<Result<Vec<_>, _>>()?;
         if form == Form::Single && hosts.len() > 1 {
             return Err(
@@ -126,6 +122,11 @@ impl Address {
         let database = database.map_err(|_| "names a database that is no number".to_owned())?;
         let key_prefix = crate::KEY_PREFIX.to_owned();
         Ok(Self { form, tls, certificates: None, user, password, hosts, database, key_prefix })
+    }
+
+    /// How every connection to it is protected.
+    pub(crate) const fn protection(&self) -> Protection {
+        if self.tls { Protection::Verified } else { Protection::Clear }
     }
 
     /// The address of one host.
@@ -170,26 +171,61 @@ pub(crate) fn tcp() -> redis::io::tcp::TcpSettings {
         .set_user_timeout(Duration::from_secs(30))
 }
 
-fn decoded(text: &str) -> Result<Option<String>, String> {
-    if text.is_empty() {
-        return Ok(None);
+/// Refuses what follows the path: nothing does but `ssl=true` and its like, where the scheme has said so already.
+fn parameters(parts: &Parts<'_>, tls: bool) -> Result<(), String> {
+    match parts.fragment {
+        Some("insecure") => return Err(format!("ends with #insecure: {VERIFIED}")),
+        Some(_) => return Err("has a # in it; in a password it is %23".to_owned()),
+        None => {}
     }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
+    for (number, (name, value)) in (1..).zip(parts.parameters()) {
+        let (name, value) = (name.to_ascii_lowercase(), value.to_ascii_lowercase());
+        let is_true = matches!(&*value, "true" | "1" | "yes" | "on" | "required" | "cert_required");
+        match &*name {
+            "ssl" | "tls" | "use_tls" | "usetls" | "ssl_cert_reqs" if is_true && tls => {}
+            "ssl" | "tls" | "use_tls" | "usetls" | "ssl_cert_reqs" if is_true => {
+                return Err("asks for TLS by a parameter; write rediss:// instead of redis://".to_owned());
+            }
+            "ssl" | "tls" | "use_tls" | "usetls" if tls => {
+                return Err(
+                    "begins with rediss:// and asks for no TLS by a parameter; write redis://".to_owned()
+                );
+            }
+            "ssl" | "tls" | "use_tls" | "usetls" => {}
+            "ssl_cert_reqs" | "ssl_check_hostname" | "skip_verify" | "insecure" | "tls_insecure" => {
+                return Err(format!("has the parameter {name}: {VERIFIED}"));
+            }
+            "ssl_ca_certs" | "ssl_ca_path" | "ssl_ca_data" | "tls_ca_cert_file" | "cafile" => {
+                return Err(format!("has the parameter {name}; name the file in redis_ca_file instead"));
+            }
+            "ssl_certfile" | "ssl_keyfile" => {
+                return Err(format!("has the parameter {name}; certificates of clients are not supported"));
+            }
+            "db" | "database" => {
+                return Err(format!("has the parameter {name}; write the database behind the host: /3"));
+            }
+            "password" | "username" | "user" => {
+                return Err(format!("has the parameter {name}; write user and password before the host"));
+            }
+            // A name that is not known may be the rest of a password.
+            _ => {
+                return Err(format!(
+                    "has a parameter that is not known (number {number}): nothing follows the path; a ? in a password \
+                     is %3F"
+                ));
+            }
         }
-        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
-        let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
-            return Err(
-                "has a % in user or password that is not followed by two digits; write it as %25".to_owned()
-            );
-        };
-        bytes.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
     }
-    String::from_utf8(bytes).map(Some).map_err(|_| "has a user or password that is no UTF-8".to_owned())
+    Ok(())
+}
+
+/// What is said of every wish not to look at the certificate.
+const VERIFIED: &str = "the certificate is always verified; leave this out, and name a private authority in \
+                        redis_ca_file";
+
+fn filled(text: &str) -> Result<Option<String>, String> {
+    let text = decoded(text).map_err(|error| error.to_string())?;
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 fn host_and_port(text: &str, default_port: u16) -> Result<(String, u16), String> {
@@ -202,7 +238,14 @@ fn host_and_port(text: &str, default_port: u16) -> Result<(String, u16), String>
         _ => (text, default_port),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    if host.is_empty() { Err("has no host".to_owned()) } else { Ok((host.to_owned(), port)) }
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    if host.is_empty() {
+        return Err("has no host".to_owned());
+    }
+    if !host.chars().all(plain) {
+        return Err("has a host that is not a name or an address".to_owned());
+    }
+    Ok((host.to_owned(), port))
 }
 
 #[cfg(test)]
@@ -242,9 +285,60 @@ mod tests {
             "redis+cluster://me:hidden@a/1",
             "redis+sentinel://me:hidden@a",
             "redis://me:hidden@h?tls=yes",
+            "redis://me:12/hidden@h",
+            "redis://me:12?hidden@h",
+            "redis://me:12#hidden@h",
+            "redis://me/hidden@h/0",
+            "redis+sentinel://me/hidden@h/main",
+            "redis+sentinel://me:12?x&hidden@h/main",
+            "redis+cluster://me:12/hidden@h",
+            "redis://me:12?hidden=1@h",
+            "redis://me:x@hid den",
+            "redis://me:hidden@h#x",
+            "redis://me:hidden%ff@h",
+            "redis://h?password=a&hidden=1",
         ] {
             let refusal = Address::parse(url).err().expect(url);
             assert!(!refusal.contains("hid"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_raw_special_character_in_the_password_is_refused_with_the_way_to_write_it() {
+        for raw in ["a/b", "12?b", "?b", "12#b", "7?password=b", "a%b"] {
+            let refusal = Address::parse(&format!("redis://me:{raw}@h:1/0")).err().expect(raw);
+            assert!(refusal.contains("%25"), "{raw}: {refusal}");
+        }
+        for raw in ["a@b", "a+b", "a&b", "a:b", "p w", "[b"] {
+            let address = Address::parse(&format!("redis://me:{raw}@h:1/0")).expect(raw);
+            assert_eq!((address.password.as_deref(), address.hosts[0].0.as_str()), (Some(raw), "h"));
+        }
+    }
+
+    #[test]
+    fn a_wish_about_tls_is_kept_or_refused_by_its_name_with_the_fix() {
+        for url in
+            ["rediss://h?ssl=true", "rediss://h?ssl_cert_reqs=required", "redis://h?ssl=false", "rediss://h"]
+        {
+            let address = Address::parse(url).unwrap_or_else(|refusal| panic!("{url}: {refusal}"));
+            assert_eq!(address.tls, url.starts_with("rediss"), "{url}");
+        }
+        for (url, words) in [
+            ("redis://h?ssl=true", ["asks for TLS", "rediss://"]),
+            ("redis://h?tls=1", ["asks for TLS", "rediss://"]),
+            ("rediss://h?ssl=false", ["rediss://", "write redis://"]),
+            ("rediss://h#insecure", ["#insecure", "redis_ca_file"]),
+            ("rediss://h?ssl_cert_reqs=none", ["ssl_cert_reqs", "redis_ca_file"]),
+            ("rediss://h?ssl_cert_reqs=CERT_NONE", ["ssl_cert_reqs", "redis_ca_file"]),
+            ("redis://h?ssl_cert_reqs=required", ["asks for TLS", "rediss://"]),
+            ("rediss://h?skip_verify=true", ["skip_verify", "redis_ca_file"]),
+            ("rediss://h?ssl_ca_certs=/ca.pem", ["ssl_ca_certs", "redis_ca_file"]),
+            ("rediss://h?ssl_certfile=/c.pem", ["ssl_certfile", "not supported"]),
+            ("redis://h?db=3", ["db", "/3"]),
+            ("redis://h?protocol=3", ["number 1", "not known"]),
+        ] {
+            let refusal = Address::parse(url).err().expect(url);
+            assert!(words.iter().all(|word| refusal.contains(word)), "{url}: {refusal}");
         }
     }
 

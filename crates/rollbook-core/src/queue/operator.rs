@@ -85,7 +85,7 @@ pub trait QueueAdmin: Send + Sync {
     /// server's settings may change under us. Reads only.
     async fn durability(&self) -> Result<Durability, QueueError>;
 
-    /// How the latest connection to the queue is protected; `None` before the first. Asks nobody.
+    /// How connections to the queue are protected; `None` while that is not known. Asks nobody.
     fn protection(&self) -> Option<Protection> {
         Some(Protection::Local)
     }

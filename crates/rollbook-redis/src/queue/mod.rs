@@ -37,6 +37,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use redis::{Cmd, Script};
 use rollbook_core::delivery::{Delivery, MessageId};
+use rollbook_core::protection::Protection;
 use rollbook_core::queue::{
     Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
     LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
@@ -244,6 +245,10 @@ impl Consumer for RedisQueue {
 
 #[async_trait]
 impl QueueAdmin for RedisQueue {
+    fn protection(&self) -> Option<Protection> {
+        Some(self.servers.address().protection())
+    }
+
     async fn stats(&self) -> Result<QueueStats, QueueError> {
         self.read_stats().await
     }
