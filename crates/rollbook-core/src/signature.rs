@@ -33,6 +33,10 @@ pub const CANDIDATES_MAX: usize = 16;
 pub const SIGNATURE_HEADER_LENGTH_MAX: usize = 4096;
 /// How many secrets may be configured. Svix keeps at most ten old ones.
 pub const SECRETS_MAX: usize = 16;
+/// The shortest key of a secret, in bytes: Standard Webhooks.
+pub const SECRET_LENGTH_MIN: usize = 24;
+/// The longest, in bytes: what Svix lets a secret have. Standard Webhooks says 64.
+pub const SECRET_LENGTH_MAX: usize = 75;
 /// How many digits a timestamp may have: twelve reach the year 33658.
 const TIMESTAMP_DIGITS_MAX: usize = 12;
 
@@ -49,16 +53,28 @@ pub enum SecretError {
     /// There is no secret at all.
     #[error("there is no secret in it")]
     Empty,
-    /// It does not begin with `whsec_`.
+    /// It does not begin with `whsec_`, and can't be a secret without it.
     #[error(
         "secret {0} does not begin with whsec_ (copy the Signing Secret of the endpoint in Clerk's dashboard)"
     )]
     Prefix(usize),
-    /// What follows `whsec_` is not base64.
+    /// It begins with `whpk_`: a public key.
+    #[error(
+        "secret {0} is a public key (whpk_…) for asymmetric signatures, which Clerk does not use; copy the endpoint's \
+         Signing Secret (whsec_…)"
+    )]
+    PublicKey(usize),
+    /// It begins with `whsk_`: a private key.
+    #[error(
+        "secret {0} is a private key (whsk_…), which is the sender's alone and can't verify; copy the endpoint's Signing \
+         Secret (whsec_…), and replace the key where it came from"
+    )]
+    PrivateKey(usize),
+    /// What follows `whsec_` is not base64, with its padding.
     #[error("secret {0} is not whole: what follows whsec_ is not base64")]
     Base64(usize),
-    /// Fewer than 24 or more than 64 bytes, which Standard Webhooks rules out.
-    #[error("secret {0} has {1} bytes; 24 to 64 are right")]
+    /// Too short or too long.
+    #[error("secret {0} has {1} bytes; {SECRET_LENGTH_MIN} to {SECRET_LENGTH_MAX} are right")]
     Length(usize, usize),
     /// The same secret twice.
     #[error("secret {0} is there twice")]
@@ -69,10 +85,17 @@ pub enum SecretError {
 }
 
 impl SigningSecret {
-    fn parse(text: &str, position: usize) -> Result<Self, SecretError> {
-        let encoded = text.strip_prefix("whsec_").ok_or(SecretError::Prefix(position))?;
-        let key = STANDARD.decode(encoded).map_err(|_| SecretError::Base64(position))?;
-        if !(24..=64).contains(&key.len()) {
+    /// Svix's libraries take a secret without its prefix too. Here it must be the only one: a secret that was torn in two
+    /// by a line break would pass for two of them.
+    fn parse(text: &str, position: usize, is_only: bool) -> Result<Self, SecretError> {
+        let key = match text.strip_prefix("whsec_") {
+            Some(encoded) => STANDARD.decode(encoded).map_err(|_| SecretError::Base64(position))?,
+            None if text.starts_with("whpk_") => return Err(SecretError::PublicKey(position)),
+            None if text.starts_with("whsk_") => return Err(SecretError::PrivateKey(position)),
+            None if is_only => STANDARD.decode(text).map_err(|_| SecretError::Prefix(position))?,
+            None => return Err(SecretError::Prefix(position)),
+        };
+        if !(SECRET_LENGTH_MIN..=SECRET_LENGTH_MAX).contains(&key.len()) {
             return Err(SecretError::Length(position, key.len()));
         }
         let keyed = HmacSha256::new_from_slice(&key).map_err(|_| SecretError::Length(position, key.len()))?;
@@ -116,9 +139,10 @@ impl SigningSecrets {
     /// [`SecretError`], with the position of the secret that is wrong, counted from one.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         let mut secrets: Vec<SigningSecret> = Vec::new();
-        let parts = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
-        for (index, part) in parts.enumerate() {
-            let secret = SigningSecret::parse(part, index + 1)?;
+        let parts = || text.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
+        let is_only = parts().nth(1).is_none();
+        for (index, part) in parts().enumerate() {
+            let secret = SigningSecret::parse(part, index + 1, is_only)?;
             if secrets.iter().any(|known| known.key == secret.key) {
                 return Err(SecretError::Repeated(index + 1));
             }

@@ -2,6 +2,7 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use rollbook_core::protection::Protection;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
@@ -21,6 +22,11 @@ pub(crate) type Checked = (&'static str, Condition);
 impl Health {
     pub(crate) fn new(parts: Vec<Part>) -> Self {
         Self { parts }
+    }
+
+    /// How the connections to the parts are protected, as far as there are any.
+    pub(crate) fn protections(&self) -> impl Iterator<Item = (&'static str, Protection)> {
+        self.parts.iter().filter_map(|part| Some((part.name, part.probe.protection()?)))
     }
 
     /// Asks every part at the same time. The answers are in the order of the parts.

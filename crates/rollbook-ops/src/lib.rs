@@ -26,6 +26,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::Registry;
+use rollbook_core::protection::Protection;
 use rollbook_core::queue::QueueAdmin;
 use rollbook_core::time::Clock;
 use tokio::net::TcpListener;
@@ -42,6 +43,11 @@ pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 pub trait Probe: Send + Sync {
     /// Returns at once or waits for the part; [`CHECK_TIMEOUT`] is kept by the caller. Must only read.
     async fn check(&self) -> Condition;
+
+    /// How the connection to the part is protected; `None` where there is none, or none yet. Asks nobody.
+    fn protection(&self) -> Option<Protection> {
+        None
+    }
 }
 
 /// How a part is. The texts say what is wrong, in a few words for a person: no secret, no personal data.

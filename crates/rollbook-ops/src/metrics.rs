@@ -25,6 +25,8 @@ pub(crate) struct Metrics {
     ready: Health,
     pub(crate) watched: Health,
     up: IntGaugeVec,
+    /// Not shown before there is a connection: until then nobody knows.
+    clear_text: IntGaugeVec,
     process: Option<Process>,
     clock: Arc<dyn Clock>,
 }
@@ -39,6 +41,10 @@ impl Metrics {
         let help = "Whether a part answered its check at this scrape (1) or not (0).";
         let up = IntGaugeVec::new(Opts::new("rollbook_up", help), &["part"])?;
         registry.register(Box::new(up.clone()))?;
+        let help = "Whether passwords and data go to the part in clear text over a network (1); by TLS, or only within \
+                    this machine (0).";
+        let clear_text = IntGaugeVec::new(Opts::new("rollbook_connection_clear_text", help), &["part"])?;
+        registry.register(Box::new(clear_text.clone()))?;
         let build = IntGaugeVec::new(Opts::new("rollbook_build_info", "Always 1."), &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         registry.register(Box::new(build))?;
@@ -58,6 +64,7 @@ impl Metrics {
             ready,
             watched: Health::new(Vec::new()),
             up,
+            clear_text,
             process,
             clock,
         })
@@ -68,6 +75,12 @@ impl Metrics {
         let (ready, watched) = self.check().await;
         for (part, condition) in ready.iter().chain(&watched) {
             self.up.with_label_values(&[*part]).set(i64::from(condition.is_ready()));
+        }
+        let queue = self.queue.as_ref().and_then(|(queue, _)| Some((QUEUE, queue.admin.protection()?)));
+        for (part, protection) in
+            queue.into_iter().chain(self.ready.protections()).chain(self.watched.protections())
+        {
+            self.clear_text.with_label_values(&[part]).set(i64::from(!protection.is_private()));
         }
         if let Some(process) = &self.process {
             process.update();

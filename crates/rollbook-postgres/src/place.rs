@@ -1,10 +1,10 @@
 //! Where Postgres is: from a URL to something that can be connected to.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use rollbook_core::protection::Protection;
+use rollbook_core::protection::{Protection, is_loopback};
 use rollbook_core::url::{Parts, UrlError, decoded, encoded};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
@@ -130,7 +130,9 @@ impl Host {
         };
         let protection = match mode.protection() {
             _ if self.is_socket() => Protection::Local,
-            protection => protection.unwrap_or(Protection::Clear),
+            Some(protection) if protection.is_private() => protection,
+            _ if is_loopback(self.options.get_host()) => Protection::Loopback,
+            _ => Protection::Clear,
         };
         self.link.connected(protection);
         Ok(connection)
@@ -191,11 +193,6 @@ impl fmt::Display for Address<'_> {
 fn socket(options: &PgConnectOptions) -> Option<String> {
     let by_path = options.get_socket().map(|path| path.display().to_string());
     by_path.or_else(|| options.get_host().starts_with('/').then(|| options.get_host().to_owned()))
-}
-
-fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn refusal(error: &UrlError) -> String {

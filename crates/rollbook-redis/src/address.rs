@@ -10,7 +10,7 @@ use std::fmt;
 use std::time::Duration;
 
 use redis::{ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, TlsCertificates};
-use rollbook_core::protection::Protection;
+use rollbook_core::protection::{Protection, is_loopback};
 use rollbook_core::queue::QueueError;
 use rollbook_core::url::{Parts, decoded};
 use rustls::pki_types::CertificateDer;
@@ -125,8 +125,14 @@ impl Address {
     }
 
     /// How every connection to it is protected.
-    pub(crate) const fn protection(&self) -> Protection {
-        if self.tls { Protection::Verified } else { Protection::Clear }
+    pub(crate) fn protection(&self) -> Protection {
+        // Sentinels and nodes name others, wherever those are.
+        let is_here = self.form == Form::Single && self.hosts.iter().all(|(host, _)| is_loopback(host));
+        match (self.tls, is_here) {
+            (true, _) => Protection::Verified,
+            (false, true) => Protection::Loopback,
+            (false, false) => Protection::Clear,
+        }
     }
 
     /// The address of one host.
@@ -312,6 +318,21 @@ mod tests {
         for raw in ["a@b", "a+b", "a&b", "a:b", "p w", "[b"] {
             let address = Address::parse(&format!("redis://me:{raw}@h:1/0")).expect(raw);
             assert_eq!((address.password.as_deref(), address.hosts[0].0.as_str()), (Some(raw), "h"));
+        }
+    }
+
+    #[test]
+    fn what_protects_a_connection_is_known_by_its_url() {
+        for (url, protection) in [
+            ("redis://127.0.0.1", Protection::Loopback),
+            ("redis://[::1]:1", Protection::Loopback),
+            ("redis://h", Protection::Clear),
+            ("rediss://h", Protection::Verified),
+            ("redis+sentinel://127.0.0.1/main", Protection::Clear),
+            ("redis+cluster://127.0.0.1", Protection::Clear),
+            ("rediss+cluster://127.0.0.1", Protection::Verified),
+        ] {
+            assert_eq!(Address::parse(url).expect(url).protection(), protection, "{url}");
         }
     }
 

@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod flags;
 mod intake;
+mod links;
 mod logging;
 mod nearest;
 mod output;

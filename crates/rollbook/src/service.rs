@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use prometheus::Registry;
+use rollbook_core::protection::Protection;
 use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
 use rollbook_ops::{Condition, Ops, Part, Probe, WatchedQueue};
@@ -167,6 +168,10 @@ struct StoreProbe(Arc<dyn Store>);
 impl Probe for StoreProbe {
     async fn check(&self) -> Condition {
         self.0.ping().await.map_or_else(|error| Condition::Failing(error.to_string()), |()| Condition::Well)
+    }
+
+    fn protection(&self) -> Option<Protection> {
+        self.0.protection()
     }
 }
 

@@ -18,6 +18,7 @@ use rollbook_core::time::Clock;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::links::Links;
 use crate::service::Faces;
 use crate::wire::{self, Ownership, Part, Queue};
 
@@ -74,7 +75,13 @@ pub(crate) async fn open(
         place: wire::describe(config, Part::Queue),
         strict: config.redis.strict,
         known: None,
+        links: Links::of(config, &queue, store.as_ref()),
     };
+    if let Some(store) = store.as_ref().filter(|_| all_answered) {
+        // Whoever needs its answer asks again; here it only opens the first connection, of which the log tells.
+        let _ = tokio::time::timeout(ANSWER_TIMEOUT, store.ping()).await;
+    }
+    watch.links.log_changes();
     match watch.ask().await {
         Ok(durability) => {
             refuse_if_strict(config, &durability)?;
@@ -157,6 +164,7 @@ pub(crate) struct Watch {
     place: String,
     strict: bool,
     known: Option<Durability>,
+    links: Links,
 }
 
 impl Watch {
@@ -193,6 +201,7 @@ impl Watch {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut wait = if self.known.is_some() { ASK_AGAIN_MAX } else { ASK_AGAIN };
         while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+            self.links.log_changes();
             match stop.run_until_cancelled(self.ask()).await {
                 Some(Ok(durability)) => {
                     self.learn(durability);

@@ -150,13 +150,18 @@ fn postgres(config: &Config, url: &ServerUrl) -> PostgresSettings {
 /// # Errors
 /// What is wrong with them.
 pub(crate) fn check_server(config: &Config, part: Part) -> Result<(), Problems> {
-    let key = if part == Part::Queue { config.queue_key() } else { "database_url" };
+    let key = url_key(config, part);
     match wrong_server(config, part) {
         None => Ok(()),
         Some(wrong) => {
             Err(Problems(vec![config.problem(key, wrong, "rollbook config shows what is set, and where")]))
         }
     }
+}
+
+/// The name of the setting that says where a part is.
+pub(crate) fn url_key(config: &Config, part: Part) -> &'static str {
+    if part == Part::Queue { config.queue_key() } else { "database_url" }
 }
 
 fn must_exist(part: &str, path: &Path, setting: &str) -> anyhow::Result<()> {

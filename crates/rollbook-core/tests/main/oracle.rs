@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use rollbook_core::signature::{SignedHeaders, SigningSecrets, verify};
+use rollbook_core::signature::{
+    SECRET_LENGTH_MAX, SECRET_LENGTH_MIN, SecretError, SignedHeaders, SigningSecrets, verify,
+};
 use rollbook_core::time::Timestamp;
 
 const SECRETS: [&str; 2] =
@@ -110,6 +112,71 @@ fn theirs(request: &Request) -> bool {
     }
     let webhook = svix::webhooks::Webhook::new(SECRETS[0]).expect("a secret");
     webhook.verify_ignoring_timestamp(request.body.as_bytes(), &headers).is_ok()
+}
+
+/// A secret with a key of so many bytes.
+fn secret_of(length: usize) -> String {
+    let key: Vec<u8> = (0..length).map(|byte| u8::try_from(byte * 7 % 256).expect("a byte")).collect();
+    format!("whsec_{}", base64::Engine::encode(&base64::engine::general_purpose::STANDARD, key))
+}
+
+/// Whether a delivery that the official crate has signed with this secret is accepted with it here.
+fn agrees_with_the_official_crate(secret: &str) -> bool {
+    let webhook = svix::webhooks::Webhook::new(secret).expect("a secret there");
+    let (id, seconds, body) = ("msg_1", 1_649_367_553, "{}");
+    let signature = webhook.sign(id, seconds, body.as_bytes()).expect("it signs");
+    let seconds_text = seconds.to_string();
+    let pairs = [("svix-id", id), ("svix-timestamp", &*seconds_text), ("svix-signature", &*signature)];
+    let pairs = pairs.map(|(name, value)| (name, value.as_bytes()));
+    let headers = SignedHeaders::read(pairs.into_iter()).expect("whole headers");
+    let now = Timestamp::from_seconds(seconds);
+    SigningSecrets::parse(secret)
+        .is_ok_and(|secrets| verify(&secrets, &headers, body.as_bytes(), now, Duration::ZERO).is_ok())
+}
+
+#[test]
+fn every_length_that_svix_lets_a_secret_have_is_accepted_and_verifies() {
+    for length in SECRET_LENGTH_MIN..=SECRET_LENGTH_MAX {
+        assert!(agrees_with_the_official_crate(&secret_of(length)), "{length} bytes");
+    }
+    for length in [1, SECRET_LENGTH_MIN - 1, SECRET_LENGTH_MAX + 1, 200] {
+        let refused = SigningSecrets::parse(&secret_of(length)).map(drop);
+        assert_eq!(refused, Err(SecretError::Length(1, length)));
+    }
+}
+
+#[test]
+fn a_secret_is_written_as_the_official_crate_takes_it() {
+    // 25 bytes: two characters of padding. The key has both characters that base64url writes otherwise.
+    let key = [0xfb; 25];
+    let standard = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, key);
+    for (secret, is_accepted) in [
+        (format!("whsec_{standard}"), true),
+        (standard.clone(), true),
+        (format!("whsec_{}", standard.trim_end_matches('=')), false),
+        (format!("whsec_{}", standard.replace('+', "-").replace('/', "_")), false),
+        (format!("whsec_{standard}="), false),
+        (format!("WHSEC_{standard}"), false),
+        (format!("whsec_whsec_{standard}"), false),
+        (format!("whsec_\"{standard}\""), false),
+        (format!("whpk_{standard}"), false),
+        (format!("whsk_{standard}"), false),
+        ("whsec_".to_owned(), false),
+    ] {
+        let theirs = svix::webhooks::Webhook::new(&secret).is_ok();
+        assert_eq!((SigningSecrets::parse(&secret).is_ok(), theirs), (is_accepted, is_accepted), "{secret}");
+        assert!(!is_accepted || agrees_with_the_official_crate(&secret), "{secret}");
+    }
+    // White space around it comes with copying, and separates secrets.
+    assert!(SigningSecrets::parse(&format!(" whsec_{standard}\r\n")).is_ok());
+    // A secret that a line break has torn is not two of them.
+    let torn = secret_of(SECRET_LENGTH_MAX);
+    let (one, other) = torn.split_at("whsec_".len() + 40);
+    assert!(SigningSecrets::parse(&format!("{one}\n{other}")).is_err());
+    assert_eq!(
+        SigningSecrets::parse(&format!("whsec_{standard} {standard}")).map(drop),
+        Err(SecretError::Prefix(2))
+    );
 }
 
 proptest! {

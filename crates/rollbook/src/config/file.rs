@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::problem::{Origin, Problem};
 use super::settings::{SETTINGS, Setting};
 use super::source::{Given, Values};
+use super::values::looks_secret;
 use crate::nearest::nearest;
 
 /// Read when `--config` names no other; it need not be there.
@@ -59,7 +60,8 @@ fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Values {
             });
         };
         let Some((setting, is_file)) = known(key.get_ref()) else {
-            refuse(key.get_ref(), "there is no such setting", mend_unknown(key.get_ref()));
+            let name = if looks_secret(key.get_ref()) { "a key" } else { key.get_ref() };
+            refuse(name, "there is no such setting", mend_unknown(key.get_ref()));
             continue;
         };
         let given = match value.get_ref() {

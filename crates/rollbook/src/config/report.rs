@@ -11,13 +11,15 @@ use crate::output::Table;
 
 /// Stands where a setting has no value.
 const NOT_SET: &str = "(not set)";
+/// Stands where a URL can't be used.
+const UNUSABLE: &str = "(not shown: it can't be used; rollbook doctor says why)";
 
 impl Config {
-    /// As a table.
-    pub(crate) fn table(&self) -> String {
+    /// As a table. Nothing is shown of these URLs, which can't be used: what seems a host may be part of a password.
+    pub(crate) fn table(&self, unusable: &[&str]) -> String {
         let mut table = Table::new(&["setting", "value", "from", "meaning"]);
         for setting in SETTINGS {
-            let (value, from) = self.shown(setting);
+            let (value, from) = self.shown(setting, unusable);
             let value = value.unwrap_or_else(|| NOT_SET.to_owned());
             table.row([setting.key.to_owned(), value, from, setting.help.to_owned()]);
         }
@@ -25,9 +27,9 @@ impl Config {
     }
 
     /// As JSON: an object by key.
-    pub(crate) fn json(&self) -> Value {
+    pub(crate) fn json(&self, unusable: &[&str]) -> Value {
         let entry = |setting: &Setting| {
-            let (value, from) = self.shown(setting);
+            let (value, from) = self.shown(setting, unusable);
             let entry = json!({
                 "value": value,
                 "from": from,
@@ -42,7 +44,7 @@ impl Config {
     }
 
     /// The value as it may be shown, and where it came from.
-    fn shown(&self, setting: &Setting) -> (Option<String>, String) {
+    fn shown(&self, setting: &Setting, unusable: &[&str]) -> (Option<String>, String) {
         let Some(given) = self.values.get(setting.key) else {
             return (None, "default".to_owned());
         };
@@ -51,6 +53,7 @@ impl Config {
                 Ok(secrets) if secrets.len() > 1 => format!("set, {} secrets", secrets.len()),
                 _ => "set, 1 secret".to_owned(),
             },
+            Kind::Url if unusable.contains(&setting.key) => UNUSABLE.to_owned(),
             Kind::Url => without_password(&given.text),
             _ => given.text.clone(),
         };

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::problem::{Origin, Problem};
 use super::settings::{Kind, Setting};
+use super::values::looks_secret;
 
 /// The longest value that is read from a file of its own, in bytes. Sixteen secrets take less.
 const CONTENT_MAX: u64 = 64 * 1024;
@@ -86,15 +87,20 @@ impl Values {
 
 /// The content of a file, without white space around it.
 fn content(path: &Path) -> Result<String, String> {
+    let name = path.display().to_string();
+    // Where the value itself is given in place of a path.
+    let name = if looks_secret(&name) {
+        "a file of that name (it looks like a URL or a secret itself)"
+    } else {
+        &name
+    };
     let mut text = String::new();
     File::open(path)
         .and_then(|file| file.take(CONTENT_MAX + 1).read_to_string(&mut text))
-        .map_err(|error| format!("{} can't be read ({error})", path.display()))?;
+        .map_err(|error| format!("{name} can't be read ({error})"))?;
     match text.trim() {
-        "" => Err(format!("{} is empty", path.display())),
-        _ if text.len() as u64 > CONTENT_MAX => {
-            Err(format!("{} is longer than {CONTENT_MAX} bytes", path.display()))
-        }
+        "" => Err(format!("{name} is empty")),
+        _ if text.len() as u64 > CONTENT_MAX => Err(format!("{name} is longer than {CONTENT_MAX} bytes")),
         value => Ok(value.to_owned()),
     }
 }

@@ -100,12 +100,67 @@ fn no_message_and_no_report_holds_a_secret() {
         ("DATABASE_URL", "postgres://me:ImASecret@db/x?password=ImASecret"),
     ];
     let config = load(&[], &environment, None).expect("all is right");
-    let told = format!("{}{}", config.table(), config.json());
+    let told = format!("{}{}", config.table(&[]), config.json(&[]));
     assert!(told.contains("set, 1 secret") && !told.contains("ImASecret"), "{told}");
     assert!(told.contains("redis://…@queue:6379/1") && told.contains("postgres://…@db/x?…"), "{told}");
     let told = format!("{:?}{:?}", config.queue, config.store);
     assert!(told.contains("redis://…@queue:6379/1") && !told.contains("ImASecret"), "{told}");
     assert!(!told.contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "{told}");
+}
+
+#[test]
+fn a_url_that_can_be_read_in_two_ways_is_refused_wherever_it_comes_from_and_never_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("url");
+    let toml = |text: &str| {
+        let path = folder.path().join(format!("{}.toml", text.len()));
+        std::fs::write(&path, text).expect("it can be written");
+        path
+    };
+    let passwords = [
+        "12/ImASecret",
+        "12?ImASecret",
+        "?ImASecret",
+        "12#ImASecret",
+        "12/x?ImASecret=1",
+        "1?host=ImASecret",
+    ];
+    for (name, key, scheme) in
+        [("DATABASE_URL", "database_url", "postgres"), ("ROLLBOOK_QUEUE_URL", "queue_url", "redis")]
+    {
+        for password in passwords {
+            let url = format!("{scheme}://rb:{password}@127.0.0.1:5432/app");
+            std::fs::write(&file, &url).expect("it can be written");
+            let path = file.to_str().expect("a plain path");
+            let in_file = format!("{name}_FILE");
+            for refused in [
+                load(&[], &[(name, &url)], None),
+                load(&[], &[(&in_file, path)], None),
+                load(&[], &[], Some(&toml(&format!("{key} = \"{url}\"\n")))),
+                load(&[], &[], Some(&toml(&format!("{key} = \"{url}\n")))),
+                // The value where its file's name is meant.
+                load(&[], &[(&in_file, &url)], None),
+                // In another setting.
+                load(&[], &[("ROLLBOOK_SCHEMA", &url)], None),
+                load(&[], &[("ROLLBOOK_LOG", &url)], None),
+            ] {
+                let text = refusal(refused);
+                assert!(!text.contains("ImASecret"), "{text}");
+            }
+            let text = refusal(load(&[], &[(name, &url)], None));
+            assert!(text.contains("percent-encode") && text.contains(key), "{text}");
+        }
+    }
+    let text = refusal(load(&[], &[("CLERK_WEBHOOK_SIGNING_SECRET_FILE", "whsec_ImASecret")], None));
+    assert!(text.contains("looks like a URL or a secret") && !text.contains("ImASecret"), "{text}");
+}
+
+#[test]
+fn of_a_url_that_can_not_be_used_the_report_shows_nothing() {
+    let config =
+        load(&[], &[("DATABASE_URL", "postgres://me:x@ImAHost:none/db")], None).expect("its scheme is right");
+    let told = format!("{}{}", config.table(&["database_url"]), config.json(&["database_url"]));
+    assert!(!told.contains("ImAHost") && told.contains("can't be used"), "{told}");
 }
 
 #[test]

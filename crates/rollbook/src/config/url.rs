@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use rollbook_core::url::Parts;
+
 use super::values::{Wrong, wrong};
 
 /// Where a queue or a store is.
@@ -106,6 +108,9 @@ pub(crate) fn place(text: &str, role: Role) -> Result<Place, Wrong> {
         return Err(wrong("is no URL", role.mend()));
     };
     let other = if role == Role::Queue { Role::Store } else { Role::Queue };
+    if let (true, Err(error)) = (scheme != "sqlite", Parts::of(text)) {
+        return Err(wrong(error.to_string(), role.mend()));
+    }
     match scheme {
         "sqlite" if rest.is_empty() => Err(wrong("has no path", role.mend())),
         "sqlite" if rest.contains(['?', '#']) => Err(wrong("has more than a path", role.mend())),
@@ -127,20 +132,23 @@ pub(crate) fn has_password(url: &str) -> bool {
     rest.rsplit_once('@').is_some_and(|(info, _)| info.contains(':')) || parameters.contains("pass")
 }
 
-/// The URL as it may be shown: without what is before the last `@` and behind the `?`. Where the `@`
-/// may be part of a parameter, nothing but the scheme is left.
+/// The URL as it may be shown: without what is before the last `@` and behind the `?`. Of one that can be read in two
+/// ways nothing but the scheme is left.
 pub(crate) fn without_password(url: &str) -> String {
-    let (scheme, rest) =
-        url.split_once("://").map_or((String::new(), url), |(scheme, rest)| (format!("{scheme}://"), rest));
-    let (user, host) = match rest.rsplit_once('@') {
-        Some((info, _)) if info.contains(['?', '#']) => return format!("{scheme}…"),
-        Some((_, host)) => ("…@", host),
-        None => ("", rest),
-    };
-    match host.split_once(['?', '#']) {
-        Some((host, _)) => format!("{scheme}{user}{host}?…"),
-        None => format!("{scheme}{user}{host}"),
+    if let Some(path) = url.strip_prefix("sqlite://") {
+        return format!("sqlite://{path}");
     }
+    let Ok(parts) = Parts::of(url) else {
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        let is_name =
+            !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'+');
+        return if is_name { format!("{scheme}://…") } else { "…".to_owned() };
+    };
+    let Parts { scheme, hosts, path, query, fragment, .. } = parts;
+    let login = if parts.login.is_some() { "…@" } else { "" };
+    let slash = if path.is_empty() { "" } else { "/" };
+    let rest = if query.is_empty() && fragment.is_none() { "" } else { "?…" };
+    format!("{scheme}://{login}{hosts}{slash}{path}{rest}")
 }
 
 #[cfg(test)]
@@ -170,10 +178,27 @@ mod tests {
 
     #[test]
     fn what_is_no_url_of_ours_is_refused_and_never_quoted() {
-        for text in ["secret.db", "sqlite://", "sqlite://secret.db?mode=ro", "mysql://u:secret@h", "redis://"]
-        {
+        for text in [
+            "secret.db",
+            "sqlite://",
+            "sqlite://secret.db?mode=ro",
+            "mysql://u:secret@h",
+            "redis://",
+            "redis://u:12?secret@h",
+            "redis://u:12/secret@h",
+            "redis://u:12#secret@h",
+            "redis://u:sec\nsecret@h",
+        ] {
             let refusal = place(text, Role::Queue).expect_err(text);
             assert!(!format!("{refusal:?}").contains("secret"), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn a_raw_special_character_in_the_password_is_refused_with_the_way_to_write_it() {
+        for (url, role) in [("redis://u:12?x@h", Role::Queue), ("postgres://u:a/b@h/x", Role::Store)] {
+            let refusal = place(url, role).expect_err(url);
+            assert!(refusal.what.contains("percent-encode") && refusal.what.contains("%2F"), "{refusal:?}");
         }
     }
 
@@ -183,8 +208,12 @@ mod tests {
             ("postgres://me:p@ss@db/x?password=y", "postgres://…@db/x?…"),
             ("postgres://db/x?password=s@cret", "postgres://…"),
             ("postgres://me:s?cret@db/x", "postgres://…"),
+            ("postgres://me:12/cret@db/x", "postgres://…"),
+            ("postgres://me:12#cret@db/x", "postgres://…"),
+            ("https://api.example/v1?key=secret#x", "https://api.example/v1?…"),
             ("redis://:secret@h:6379/0", "redis://…@h:6379/0"),
-            ("me:secret@h", "…@h"),
+            ("me:secret@h", "…"),
+            ("SECRET://h\n", "…"),
             ("sqlite://q.db", "sqlite://q.db"),
         ] {
             assert_eq!(without_password(url), shown);

@@ -20,13 +20,30 @@ pub(crate) fn wrong(what: impl Into<String>, mend: impl Into<String>) -> Wrong {
     Wrong { what: what.into(), mend: mend.into() }
 }
 
+/// Parts of the values of settings that hold secrets: who puts one into the wrong setting must not find it in a log.
+const SECRETS: [&str; 7] = ["://", "@", "whsec_", "whsk_", "whpk_", "sk_live_", "sk_test_"];
+
+/// Whether a text looks like a secret, or like a URL, which may hold one.
+pub(crate) fn looks_secret(text: &str) -> bool {
+    SECRETS.iter().any(|part| text.contains(part))
+}
+
+/// A value as an error may quote it.
+fn quoted(text: &str) -> String {
+    if looks_secret(text) {
+        "what is there looks like a URL or a secret, and".to_owned()
+    } else {
+        format!("{text:?}")
+    }
+}
+
 /// A span of time: a whole number and a unit, such as `60s`.
 pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
     const MEND: &str = "write it as 500ms, 60s, 10m, 2h or 7d";
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {
-        return Err(wrong(format!("{text:?} is no span of time"), MEND));
+        return Err(wrong(format!("{} is no span of time", quoted(text)), MEND));
     }
     let millis: u64 = match unit.trim() {
         "ms" => 1,
@@ -34,15 +51,17 @@ pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
         "m" => 60 * 1000,
         "h" => 60 * 60 * 1000,
         "d" => 24 * 60 * 60 * 1000,
-        "" => return Err(wrong(format!("{text:?} has no unit"), MEND)),
-        _ => return Err(wrong(format!("{text:?} has an unknown unit"), MEND)),
+        "" => return Err(wrong(format!("{} has no unit", quoted(text)), MEND)),
+        _ => return Err(wrong(format!("{} has an unknown unit", quoted(text)), MEND)),
     };
     let span =
         number.parse().ok().and_then(|number: u64| number.checked_mul(millis)).map(Duration::from_millis);
     match span {
         Some(Duration::ZERO) => Err(wrong("is zero", "give it some time, at least 1ms")),
         Some(span) if span <= max => Ok(span),
-        _ => Err(wrong(format!("{text:?} is too long"), format!("at most {} h", max.as_secs() / 3600))),
+        _ => {
+            Err(wrong(format!("{} is too long", quoted(text)), format!("at most {} h", max.as_secs() / 3600)))
+        }
     }
 }
 
@@ -61,7 +80,7 @@ pub(crate) fn size(text: &str, max: u64) -> Result<usize, Wrong> {
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
-        _ => return Err(wrong(format!("{text:?} is no size"), MEND)),
+        _ => return Err(wrong(format!("{} is no size", quoted(text)), MEND)),
     };
     let size = number.parse().ok().and_then(|number: u64| number.checked_mul(bytes));
     within(text, size, max, MEND)
@@ -84,10 +103,12 @@ pub(crate) fn count(text: &str, max: u64) -> Result<usize, Wrong> {
 fn within(text: &str, number: Option<u64>, max: u64, mend: &str) -> Result<usize, Wrong> {
     match number {
         Some(0) => Err(wrong("is zero", "at least 1")),
-        Some(number) if number > max => Err(wrong(format!("{text:?} is too much"), format!("at most {max}"))),
+        Some(number) if number > max => {
+            Err(wrong(format!("{} is too much", quoted(text)), format!("at most {max}")))
+        }
         Some(number) => usize::try_from(number)
-            .map_err(|_| wrong(format!("{text:?} is more than this machine can count"), mend)),
-        None => Err(wrong(format!("{text:?} is no whole number"), mend)),
+            .map_err(|_| wrong(format!("{} is more than this machine can count", quoted(text)), mend)),
+        None => Err(wrong(format!("{} is no whole number", quoted(text)), mend)),
     }
 }
 
@@ -97,14 +118,16 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, Wrong> {
     let local = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
     let local = local.map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     local.or_else(|| text.parse().ok()).ok_or_else(|| {
-        wrong(format!("{text:?} is no address"), "write IP:PORT, such as 127.0.0.1:8080 or [::]:8080")
+        wrong(format!("{} is no address", quoted(text)), "write IP:PORT, such as 127.0.0.1:8080 or [::]:8080")
     })
 }
 
 /// One of these words.
 pub(crate) fn choice(text: &str, words: &[&'static str]) -> Result<&'static str, Wrong> {
     let found = words.iter().copied().find(|word| *word == text);
-    found.ok_or_else(|| wrong(format!("{text:?} is not known"), format!("write {}", words.join(" or "))))
+    found.ok_or_else(|| {
+        wrong(format!("{} is not known", quoted(text)), format!("write {}", words.join(" or ")))
+    })
 }
 
 /// What is logged: levels and `target=level`, separated by commas. A bare word must be a level: as
@@ -115,16 +138,17 @@ pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
         if !part.contains(['=', '[']) && !LEVELS.contains(&part.to_ascii_lowercase().as_str()) {
             let meant = nearest(part, LEVELS.map(str::to_owned)).unwrap_or_else(|| "info".to_owned());
             return Err(wrong(
-                format!("{part:?} is no level"),
+                format!("{} is no level", quoted(part)),
                 format!("did you mean {meant}? Levels are {}", LEVELS.join(", ")),
             ));
         }
     }
     match tracing_subscriber::EnvFilter::builder().parse(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(error) => {
-            Err(wrong(format!("{text:?} is no filter ({error})"), "write info, or rollbook=debug,info"))
-        }
+        Err(error) => Err(wrong(
+            format!("{} is no filter ({error})", quoted(text)),
+            "write info, or rollbook=debug,info",
+        )),
     }
 }
 
@@ -134,7 +158,7 @@ pub(crate) fn key_prefix(text: &str) -> Result<String, Wrong> {
     if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
         return Ok(text.to_owned());
     }
-    Err(wrong(format!("{text:?} can't begin a key"), "write at most 64 letters, digits, _, - and ."))
+    Err(wrong(format!("{} can't begin a key", quoted(text)), "write at most 64 letters, digits, _, - and ."))
 }
 
 /// A plain SQL identifier.
@@ -145,11 +169,11 @@ pub(crate) fn identifier(text: &str) -> Result<String, Wrong> {
     let mend = "write at most 63 of a-z, 0-9 and _, no digit first";
     if text.starts_with("pg_") {
         return Err(wrong(
-            format!("{text:?} is a name that Postgres keeps for itself"),
+            format!("{} is a name that Postgres keeps for itself", quoted(text)),
             "begin it otherwise than pg_",
         ));
     }
-    if whole { Ok(text.to_owned()) } else { Err(wrong(format!("{text:?} is no plain name"), mend)) }
+    if whole { Ok(text.to_owned()) } else { Err(wrong(format!("{} is no plain name", quoted(text)), mend)) }
 }
 
 #[cfg(test)]
@@ -201,6 +225,28 @@ mod tests {
         assert_eq!((number("64", 64), count("0", 4), count("4", 4)), (Ok(64), Ok(0), Ok(4)));
         assert!(number("0", 64).is_err() && number("65", 64).is_err());
         assert!(count("5", 4).is_err() && count("-1", 4).is_err() && count("none", 4).is_err());
+    }
+
+    #[test]
+    fn a_secret_in_the_wrong_setting_is_not_quoted() {
+        for text in ["postgres://u:hidden@h", "whsec_hidden", "sk_live_hidden", "u:hidden@h"] {
+            let refusals = [
+                duration(text, MAX).expect_err(text),
+                pause(text, MAX).expect_err(text),
+                size(text, 1).expect_err(text),
+                number(text, 1).expect_err(text),
+                count(text, 1).expect_err(text),
+                address(text).expect_err(text),
+                choice(text, &["yes"]).expect_err(text),
+                log_filter(text).expect_err(text),
+                key_prefix(text).expect_err(text),
+                identifier(text).expect_err(text),
+            ];
+            for refusal in refusals {
+                assert!(!format!("{refusal:?}").contains("hidden"), "{refusal:?}");
+            }
+        }
+        assert!(number("many", 1).expect_err("no number").what.contains("many"));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! * It asks nobody but the configured servers and the process at `ops_listen`.
 
 mod finding;
+mod links;
 mod machine;
 mod parts;
 mod running;
@@ -76,10 +77,11 @@ pub(crate) fn run(settings: &SettingFlags, arguments: &Doctor) -> anyhow::Result
 /// What is found of everything but the configuration.
 async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option<Target>) -> Findings {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (time, queue, store, process) = tokio::join!(
+    let (time, queue, store, encryption, process) = tokio::join!(
         machine::clock(config, needs, &*clock),
         parts::queue(config, needs, &clock),
         parts::store(config, needs, &clock),
+        links::encryption(config, needs, &clock),
         running::process(config, needs, &*clock),
     );
     // The sender of a delivery has a clock too: beside those of the servers, or in their place.
@@ -94,6 +96,7 @@ async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option
     findings.push(machine::open_files(config, needs));
     findings.extend(queue);
     findings.push(store);
+    findings.extend(encryption);
     findings.extend(process);
     if with_send {
         let sent = send::send(config, needs, target, &clock).await;

@@ -1,0 +1,72 @@
+//! Whether the connections to queue and store are encrypted.
+
+use std::sync::Arc;
+
+use rollbook_core::protection::Protection;
+use rollbook_core::time::Clock;
+
+use super::finding::{Finding, Findings, ok, skipped, warning};
+use super::{Needs, in_time};
+use crate::config::Config;
+use crate::links::CLEAR;
+use crate::wire::{self, Part};
+
+const ENCRYPTION: &str = "encryption";
+
+/// One finding for each part on a server. What does not answer is reported by its own check.
+pub(super) async fn encryption(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
+    let mut findings = Vec::new();
+    for part in needs.parts().filter(|part| part.place(config).server().is_some()) {
+        let found = protection(config, part, clock).await;
+        findings.push(judge(part, &wire::describe(config, part), found));
+    }
+    findings
+}
+
+async fn protection(config: &Config, part: Part, clock: &Arc<dyn Clock>) -> Option<Protection> {
+    match part {
+        Part::Queue => wire::open_queue(config, clock.clone()).ok()?.admin.protection(),
+        Part::Store => {
+            let store = wire::open_store(config, clock.clone()).ok()?;
+            // It fails without a table too, once it is connected.
+            let _ = in_time(store.ping()).await;
+            store.protection()
+        }
+    }
+}
+
+fn judge(part: Part, place: &str, found: Option<Protection>) -> Finding {
+    let name = part.name();
+    match found {
+        None => skipped(ENCRYPTION, format!("the {name} does not answer")),
+        Some(Protection::Clear) => {
+            let fix = match part {
+                Part::Queue => "rediss:// in its URL, and TLS on the server",
+                Part::Store => "sslmode=verify-full in its URL, and TLS on the server",
+            };
+            warning(ENCRYPTION, format!("{name} ({place}): {}: {CLEAR}", Protection::Clear), fix)
+        }
+        Some(protection) => ok(ENCRYPTION, format!("{name} ({place}): {protection}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::State;
+    use super::*;
+
+    #[test]
+    fn clear_text_over_a_network_is_a_warning_and_all_else_is_named() {
+        let judged = judge(Part::Store, "Postgres at h:1", Some(Protection::Clear));
+        assert_eq!(judged.state, State::Warning);
+        assert!(judged.found.contains("not encrypted") && judged.found.contains("Postgres at h:1"));
+        for (found, state) in [
+            (Some(Protection::Verified), State::Ok),
+            (Some(Protection::Unverified), State::Ok),
+            (Some(Protection::Loopback), State::Ok),
+            (None, State::Skipped),
+        ] {
+            assert_eq!(judge(Part::Queue, "Redis at h:1", found).state, state, "{found:?}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Whether the connections to queue and store are encrypted: logged once, and again when that changes.
+
+use std::sync::Arc;
+
+use rollbook_core::protection::Protection;
+use rollbook_core::queue::QueueAdmin;
+use rollbook_core::store::Store;
+
+use crate::config::Config;
+use crate::wire::{self, Part, Queue};
+
+/// The connections to the servers of queue and store, and what was logged of each last.
+pub(crate) struct Links(Vec<Link>);
+
+struct Link {
+    part: Part,
+    /// Where the server is, in words.
+    place: String,
+    protection: Box<dyn Fn() -> Option<Protection> + Send + Sync>,
+    logged: Option<Protection>,
+}
+
+impl Links {
+    /// Those of this process. A file has none.
+    pub(crate) fn of(config: &Config, queue: &Queue, store: Option<&Arc<dyn Store>>) -> Self {
+        let admin: Arc<dyn QueueAdmin> = queue.admin.clone();
+        let mut links = vec![Link::new(config, Part::Queue, Box::new(move || admin.protection()))];
+        if let Some(store) = store.cloned() {
+            links.push(Link::new(config, Part::Store, Box::new(move || store.protection())));
+        }
+        links.retain(|link| link.part.place(config).server().is_some());
+        Self(links)
+    }
+
+    /// Logs what has changed since the last time.
+    pub(crate) fn log_changes(&mut self) {
+        for link in &mut self.0 {
+            link.log_change();
+        }
+    }
+}
+
+impl Link {
+    fn new(
+        config: &Config,
+        part: Part,
+        protection: Box<dyn Fn() -> Option<Protection> + Send + Sync>,
+    ) -> Self {
+        Self { part, place: wire::describe(config, part), protection, logged: None }
+    }
+
+    fn log_change(&mut self) {
+        let found = (self.protection)();
+        let Some(protection) = found.filter(|_| found != self.logged) else { return };
+        self.logged = found;
+        let (part, place) = (self.part.name(), &self.place);
+        if protection == Protection::Clear {
+            tracing::warn!("the connection to the {part} ({place}) is {protection}: {CLEAR}");
+        } else {
+            tracing::info!("the connection to the {part} ({place}) is {protection}");
+        }
+    }
+}
+
+/// What clear text means, and the fix.
+pub(crate) const CLEAR: &str = "whoever is on the network between can read passwords and personal data";
