@@ -201,6 +201,12 @@ impl std::fmt::Display for Named<'_> {
 
 fn judge_state(place: &Place, error: &PgDatabaseError) -> Fault {
     let (state, named) = (error.code(), Named(error));
+    // What a session begins with: whatever else is wrong there has states of its own.
+    if error.severity() == PgSeverity::Fatal && matches!(state, "42601" | "42704" | "22023") {
+        return Fault::Deployment(format!(
+            "{place}: the server refuses a setting of the session: see options in the URL ({named})"
+        ));
+    }
     if let Some(what) = data(state) {
         return Fault::Data(format!("{what} ({named})"));
     }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::net::Ipv6Addr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rollbook_core::protection::{Protection, is_loopback};
 use rollbook_core::url::{Parts, UrlError, decoded, encoded};
@@ -17,11 +18,16 @@ use crate::tls::{self, Mode};
 const FORM: &str = "write postgres://USER:PASSWORD@HOST:PORT/DATABASE";
 const FORM_OF_SEVERAL: &str = "write postgres://USER:PASSWORD@HOST:PORT,HOST:PORT/DATABASE";
 
+/// In `prefer`, a server that has said that it has no TLS is asked again after this.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 /// One host that may serve the database.
 #[derive(Clone)]
 pub(crate) struct Host {
     options: PgConnectOptions,
     mode: Mode,
+    /// When the server said last that it has no TLS.
+    without_tls: Arc<Mutex<Option<Instant>>>,
     link: Arc<Link>,
 }
 
@@ -119,9 +125,11 @@ impl Host {
     /// Connects in its mode, and takes note of how the connection is protected.
     pub(crate) async fn connect(&self) -> sqlx::Result<PgConnection> {
         let (connection, mode) = match self.mode {
-            // In two steps of our own: sqlx does not tell which it was.
+            // In steps of our own: sqlx does not tell which it was.
+            Mode::Prefer if self.has_said_no_tls() => (self.connect_in(Mode::Disable).await?, Mode::Disable),
             Mode::Prefer => match self.connect_in(Mode::Require).await {
                 Err(error) if tls::is_without_tls(&error) => {
+                    *self.without_tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
                     (self.connect_in(Mode::Disable).await?, Mode::Disable)
                 }
                 connected => (connected?, Mode::Require),
@@ -136,6 +144,12 @@ impl Host {
         };
         self.link.connected(protection);
         Ok(connection)
+    }
+
+    /// Whether the server has said a short while ago that it has no TLS: then it is not asked for each connection.
+    fn has_said_no_tls(&self) -> bool {
+        let said = *self.without_tls.lock().unwrap_or_else(PoisonError::into_inner);
+        said.is_some_and(|at| at.elapsed() < ASK_AGAIN_AFTER)
     }
 
     async fn connect_in(&self, mode: Mode) -> sqlx::Result<PgConnection> {
@@ -265,7 +279,7 @@ impl Login {
         let ours = options.get_application_name().unwrap_or("rollbook").to_owned();
         let name = parameters.application_name.as_ref().unwrap_or(&ours);
         let options = options.application_name(name).extra_float_digits(None).disable_statement_logging();
-        Ok(Host { options, mode, link: Arc::clone(link) })
+        Ok(Host { options, mode, without_tls: Arc::default(), link: Arc::clone(link) })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The store on Postgres is a store.
+//! The store on Postgres is a store, for a worker that has no more than the documented rights.
 
 use std::sync::Arc;
 
@@ -28,7 +28,8 @@ impl Harness {
 
 async fn open() -> Harness {
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_785_312_000_000)));
-    let mut harness = Harness { store: None, clock, keeping: Keeping::default(), world: World::new().await };
+    let (world, _) = World::with_roles().await;
+    let mut harness = Harness { store: None, clock, keeping: Keeping::default(), world };
     harness.store = Some(harness.open());
     harness
 }

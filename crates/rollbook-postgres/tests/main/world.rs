@@ -1,5 +1,6 @@
 //! What the tests share: a server for each test process, a database for each test, changes to apply.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -26,6 +27,9 @@ pub(crate) async fn server() -> &'static PostgresServer {
     let settings = [("fsync", "off"), ("log_line_prefix", "%d: ")];
     SERVER.get_or_init(|| PostgresServer::start_with(&settings)).await
 }
+
+/// The password of a role that a test makes.
+pub(crate) const ROLE_PASSWORD: &str = "ImAPassword";
 
 /// Counts the sessions of stores in this database.
 pub(crate) const OURS: &str = "SELECT count(*) FROM pg_stat_activity
@@ -76,6 +80,31 @@ impl World {
         world
     }
 
+    /// With the tables, made by an owner who is not a superuser; the settings are those of a worker with the rights that
+    /// are documented.
+    pub(crate) async fn with_roles() -> (Self, PostgresSettings) {
+        let mut world = Self::empty().await;
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../ops/postgres/roles.sh");
+        let (owner, worker) = (format!("owner_{}", world.database), format!("worker_{}", world.database));
+        let mut command = Command::new("sh");
+        command
+            .arg(script)
+            .envs(world.server.environment())
+            .env("POSTGRES_DB", &world.database)
+            .env("ROLLBOOK_SCHEMA", &world.settings.schema)
+            .envs([("ROLLBOOK_OWNER", &owner), ("ROLLBOOK_WORKER", &worker)])
+            .envs([("ROLLBOOK_OWNER_PASSWORD", "It's mine"), ("ROLLBOOK_WORKER_PASSWORD", ROLE_PASSWORD)]);
+        // Twice: it may be run again.
+        for _ in 0..2 {
+            let ran = command.output().expect("a shell");
+            assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        }
+        let owner = world.with_user(&owner, "It%27s%20mine");
+        apply_migrations(&owner).await.expect("the owner may migrate");
+        world.settings = world.with_user(&worker, ROLE_PASSWORD);
+        (world, owner)
+    }
+
     async fn empty_on(server: &'static PostgresServer, database: String) -> Self {
         server.create_database(&database).await;
         let settings = settings(server.url(&database));
@@ -93,6 +122,11 @@ impl World {
     /// A session of somebody else's, which holds what it holds until it is told to let go.
     pub(crate) async fn session(&self) -> Session {
         Session(PgConnection::connect(&self.settings.url).await.expect("a connection"))
+    }
+
+    /// The same, with these settings.
+    pub(crate) async fn session_as(settings: &PostgresSettings) -> Session {
+        Session(PgConnection::connect(&settings.url).await.expect("a connection"))
     }
 
     /// Leaves the store with this many idle connections at least.

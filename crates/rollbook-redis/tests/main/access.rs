@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::delivery::MessageId;
-use rollbook_core::queue::{Consumer as _, DeadLetterFilter, QueueAdmin as _, QueueError, Settlement};
+use rollbook_core::queue::{
+    Consumer as _, DeadLetterFilter, Producer as _, QueueAdmin as _, QueueError, Settlement,
+};
 use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
 use rollbook_testkit::servers::redis::RedisServer;
 
@@ -73,6 +75,21 @@ async fn a_user_with_the_rights_that_we_ask_for_can_do_everything() {
     assert_eq!(drain(&queue).await.len(), 17);
     assert!(queue.lease(request).await.is_ok_and(|leases| leases.is_empty()));
     assert_eq!(stats(&queue).await.depth(), 0);
+
+    // What health, doctor, an operator and the hourly audit ask.
+    assert_eq!(queue.prepare().await, Ok(()));
+    assert_eq!(queue.probe().await, Ok(true), "it may try a write");
+    assert!(queue.exists().await.is_ok_and(|exists| exists));
+    assert!(queue.server_time().await.is_ok());
+    assert!(queue.ownership().await.is_ok());
+    assert!(queue.message(&MessageId::new("msg_00000")).await.is_ok());
+    server.cli(&["del", &key(0, "due")]);
+    for repair in [false, true] {
+        assert!(queue.audit(repair).await.is_ok(), "repair: {repair}");
+    }
+    let refused = server.cli(&["acl", "log"]);
+    assert!(!refused.contains("command") && !refused.contains("key"), "nothing was refused: {refused}");
+    assert_eq!(queue.remove().await, Ok(()), "and remove all that is its own");
 }
 
 #[tokio::test]

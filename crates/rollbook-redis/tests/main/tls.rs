@@ -1,48 +1,16 @@
 //! TLS, with certificates of one's own authority.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::queue::{QueueAdmin as _, QueueError};
 use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
+use rollbook_testkit::servers::certificates::Certificates;
 use rollbook_testkit::servers::free_port;
 use rollbook_testkit::servers::redis::RedisServer;
 
 use crate::support::{drain, enqueue, names, open, settings, try_enqueue};
-
-/// A folder with an authority and a server's certificate by it. The server's user may read all.
-struct Certificates(tempfile::TempDir);
-
-impl Certificates {
-    fn new() -> Self {
-        let folder = tempfile::Builder::new().permissions(permissions(0o755)).tempdir().expect("a folder");
-        let these = Self(folder);
-        let key = "req -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1";
-        these.openssl(&format!(
-            "{key} -keyout ca.key -out ca.crt -subj /CN=ours -addext keyUsage=critical,keyCertSign"
-        ));
-        let by_ca = "-CA ca.crt -CAkey ca.key -addext basicConstraints=critical,CA:FALSE";
-        these.openssl(&format!("{key} {by_ca} -keyout server.key -out server.crt -subj /CN=redis -addext subjectAltName=IP:127.0.0.1"));
-        std::fs::set_permissions(these.path("server.key"), permissions(0o644)).expect("our file");
-        these
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let made = Command::new("openssl").args(arguments.split(' ')).current_dir(self.0.path()).output();
-        let made = made.expect("openssl can be run");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-}
-
-fn permissions(mode: u32) -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(mode)
-}
 
 async fn start_with_tls(certificates: &Certificates) -> (RedisServer, u16) {
     let port = free_port();

@@ -10,6 +10,7 @@
     reason = "for tests: whatever does not go as told fails them by a panic"
 )]
 
+pub mod certificates;
 pub mod nginx;
 pub mod pgbouncer;
 pub mod postgres;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::certificates::Certificates;
 use super::shim::Shim;
 use super::{Guard, as_user, children, free_port, give_to, new_folder, run, signal};
 
@@ -30,19 +31,32 @@ impl PostgresServer {
 
     /// Starts one with these settings, as in `postgresql.conf`.
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
-        Self::start_command(Vec::new(), settings).await
+        Self::start_command(Vec::new(), &[], settings).await
+    }
+
+    /// Starts one with TLS and this certificate. It also answers without: `pg_hba.conf` is as ever.
+    pub async fn start_with_tls(certificates: &Certificates) -> Self {
+        let files = ["server.crt", "server.key"].map(|name| certificates.path(name));
+        Self::start_command(Vec::new(), &files, &[("ssl", "on"), ("fsync", "off")]).await
     }
 
     /// The same on the disk and with the clock of this shim.
     pub async fn start_on(shim: &Shim, settings: &[(&str, &str)]) -> Self {
-        Self::start_command(shim.command(), settings).await
+        Self::start_command(shim.command(), &[], settings).await
     }
 
-    async fn start_command(before: Vec<String>, settings: &[(&str, &str)]) -> Self {
+    /// With these files in its data folder, for its user alone.
+    async fn start_command(before: Vec<String>, files: &[PathBuf], settings: &[(&str, &str)]) -> Self {
         let binaries = binaries();
         let folder = new_folder("rollbook-postgres-");
         let data = folder.join("data");
         copy(&template(&binaries), &data);
+        for file in files {
+            let own = data.join(file.file_name().expect("a file's name"));
+            copy(file, &own);
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            std::fs::set_permissions(own, mode).expect("our file");
+        }
         give_to(SYSTEM_USER, &folder);
         let port = free_port();
         let port_text = port.to_string();
@@ -62,6 +76,16 @@ impl PostgresServer {
     /// The URL of one of its databases, as a superuser, with the password.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The environment with which programs of Postgres reach it as a superuser.
+    pub fn environment(&self) -> [(&'static str, String); 4] {
+        [
+            ("PGHOST", "127.0.0.1".to_owned()),
+            ("PGPORT", self.port.to_string()),
+            ("PGUSER", USER.to_owned()),
+            ("PGPASSWORD", PASSWORD.to_owned()),
+        ]
     }
 
     /// Where it listens.

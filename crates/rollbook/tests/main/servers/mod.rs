@@ -7,6 +7,7 @@ mod doctor;
 mod durability;
 mod health;
 mod migrations;
+mod urls;
 
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;

@@ -1,0 +1,126 @@
+//! URLs of servers: what is shown of them by any command, and whether the connection is encrypted.
+
+use rollbook_testkit::process::{Home, until};
+use rollbook_testkit::servers::certificates::Certificates;
+use rollbook_testkit::servers::postgres::PostgresServer;
+use rollbook_testkit::servers::redis::RedisServer;
+
+use super::{BINARY, nobody, run};
+
+/// To be found in nothing that is printed.
+const TOKEN: &str = "ZQXK";
+
+/// Passwords that are not percent-encoded, and move the borders between the parts of a URL.
+const RAW: [&str; 13] = [
+    "12/ZQXK",
+    "12?ZQXK",
+    "?ZQXK",
+    "/ZQXK",
+    "12#ZQXK",
+    "12?a=ZQXK",
+    "12?a&ZQXK",
+    "12/x?ZQXK=1",
+    "12?sslrootcert=/ZQXK",
+    "12?host=ZQXK",
+    "12?application_name=ZQXK",
+    "12?dbname=ZQXK",
+    "12%ZQXK",
+];
+
+#[test]
+fn no_command_shows_a_part_of_a_password_that_is_not_percent_encoded_and_each_says_how_to_write_it() {
+    let address = nobody();
+    let commands: [&[&str]; 7] = [
+        &["migrate"],
+        &["migrate", "--check"],
+        &["doctor"],
+        &["explain", "user_1"],
+        &["dead-letters", "list"],
+        &["work"],
+        &["serve"],
+    ];
+    for (name, scheme) in [("DATABASE_URL", "postgres"), ("ROLLBOOK_QUEUE_URL", "redis")] {
+        for password in RAW {
+            let url = format!("{scheme}://rb:{password}@{address}/app");
+            let home = Home::new(BINARY).with(name, url);
+            // What is refused with all its settings is refused alike by every command: one of them for most.
+            let some = if password == RAW[1] { &commands[..] } else { &commands[5..6] };
+            for command in some {
+                let ran = run(&home, command).ended(2);
+                let said = format!("{}{}", ran.out, ran.err);
+                assert!(!said.contains(TOKEN), "{password}, {command:?}: {said}");
+                assert!(said.contains("%25") && said.contains(name), "{password}, {command:?}: {said}");
+            }
+            let shown = run(&home, &["config"]);
+            assert!(!format!("{}{}", shown.out, shown.err).contains(TOKEN), "{password}: {}", shown.out);
+        }
+    }
+}
+
+#[test]
+fn of_a_url_that_its_server_s_adapter_refuses_config_shows_nothing() {
+    let home = Home::new(BINARY)
+        .with("DATABASE_URL", "postgres://rb:x@ZQXK:none/app")
+        .with("ROLLBOOK_QUEUE_URL", "redis://rb:x@ZQXK:none/0");
+    for arguments in [&["config"][..], &["config", "--output", "json"]] {
+        let ran = run(&home, arguments).ended(0);
+        assert!(!ran.out.contains(TOKEN) && ran.out.contains("it can't be used"), "{}", ran.out);
+    }
+}
+
+#[tokio::test]
+async fn log_doctor_and_metrics_say_whether_the_connections_are_encrypted() {
+    let certificates = Certificates::new();
+    let postgres = PostgresServer::start_with_tls(&certificates).await;
+    postgres.create_database("app").await;
+    let redis = RedisServer::start().await;
+    let ca = certificates.path("ca.crt").display().to_string();
+    let verified = format!("{}?sslmode=verify-full&sslrootcert={ca}", postgres.url("app"));
+    for (url, words) in [
+        (verified, "encrypted (TLS), certificate verified"),
+        (format!("{}?ssl=true", postgres.url("app")), "encrypted (TLS), certificate not verified"),
+        (format!("{}?sslmode=disable", postgres.url("app")), "not encrypted, and by the loopback only"),
+    ] {
+        let home =
+            Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url()).with("DATABASE_URL", url.as_str());
+        home.migrate();
+        let doctor = run(&home, &["doctor", "--output", "json"]);
+        let report: serde_json::Value = serde_json::from_str(&doctor.out).expect("JSON");
+        let found: Vec<&str> = report["checks"]
+            .as_array()
+            .expect("checks")
+            .iter()
+            .filter(|check| check["check"] == "encryption")
+            .filter_map(|check| check["found"].as_str())
+            .collect();
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found[0].starts_with("queue") && found[0].contains("not encrypted, and by the loopback"),
+            "{found:?}"
+        );
+        assert!(found[1].starts_with("store") && found[1].ends_with(words), "{found:?}");
+
+        let mut rollbook = home.start_ready(&["work"]).await;
+        let line = format!("is {words}");
+        until("the log says so", || async { home.log().contains(&line) }).await;
+        for part in ["queue", "store"] {
+            let name = format!("rollbook_connection_clear_text{{part=\"{part}\"}}");
+            assert_eq!(home.metric(&name).await, Some(0.0), "{part}");
+        }
+        rollbook.signal("TERM");
+        assert!(rollbook.exit().await.success());
+        assert_eq!(home.log().matches(&line).count(), 1, "once: {}", home.log());
+    }
+}
+
+#[tokio::test]
+async fn serve_does_not_connect_in_clear_text_where_the_url_asks_for_tls_in_any_words() {
+    let postgres = PostgresServer::start_with(&[("fsync", "off"), ("log_connections", "on")]).await;
+    postgres.create_database("app").await;
+    for wish in ["ssl=true", "ssl=1", "tls=true", "sslrequire=true", "requiressl=1", "sslmode=require"] {
+        let home = Home::new(BINARY).with("DATABASE_URL", format!("{}?{wish}", postgres.url("app")));
+        let ran = run(&home, &["migrate", "--check"]).ended(1);
+        assert!(ran.err.contains("no TLS") && ran.err.contains("sslmode=disable"), "{wish}: {}", ran.err);
+    }
+    assert!(!postgres.log().contains("application_name=rollbook"), "{}", postgres.log());
+}

@@ -1,0 +1,50 @@
+#!/bin/sh
+# Makes the roles of Rollbook on a Postgres server, none of them a superuser: the owner, as whom `rollbook migrate`
+# runs, and the worker, as whom `rollbook work` runs. As a superuser; again does no harm, and sets the passwords anew.
+#
+#   POSTGRES_DB              the database; made if there is none
+#   ROLLBOOK_OWNER_PASSWORD, ROLLBOOK_WORKER_PASSWORD
+#   ROLLBOOK_OWNER, ROLLBOOK_WORKER, ROLLBOOK_SCHEMA     names; by default rollbook, rollbook_worker, clerk
+#
+# docker-compose.yml runs it on a new volume. On an old one, once:
+#
+#   docker compose exec postgres env PGUSER=rollbook sh /docker-entrypoint-initdb.d/roles.sh
+set -eu
+
+: "${POSTGRES_DB:=rollbook}" "${ROLLBOOK_OWNER:=rollbook}" "${ROLLBOOK_WORKER:=rollbook_worker}"
+: "${ROLLBOOK_SCHEMA:=clerk}" "${PGUSER:=${POSTGRES_USER:-postgres}}"
+: "${ROLLBOOK_OWNER_PASSWORD:?set it}" "${ROLLBOOK_WORKER_PASSWORD:?set it}"
+export PGUSER
+
+sql() { psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 "$@"; }
+
+# The passwords go through the environment: everybody on the machine sees arguments.
+export ROLLBOOK_OWNER_PASSWORD ROLLBOOK_WORKER_PASSWORD
+names="--set=owner=$ROLLBOOK_OWNER --set=worker=$ROLLBOOK_WORKER --set=schema=$ROLLBOOK_SCHEMA --set=database=$POSTGRES_DB"
+
+# shellcheck disable=SC2086 # these are words: names of roles, of a schema, of a database
+sql $names --dbname=postgres <<'SQL'
+SELECT format('CREATE ROLE %I LOGIN', name) FROM unnest(ARRAY[:'owner', :'worker']) name
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
+\set owner_password `printf %s "$ROLLBOOK_OWNER_PASSWORD"`
+\set worker_password `printf %s "$ROLLBOOK_WORKER_PASSWORD"`
+ALTER ROLE :"owner" PASSWORD :'owner_password';
+ALTER ROLE :"worker" PASSWORD :'worker_password';
+SELECT format('CREATE DATABASE %I OWNER %I', :'database', :'owner')
+WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') \gexec
+ALTER DATABASE :"database" OWNER TO :"owner";
+REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
+GRANT CONNECT ON DATABASE :"database" TO :"worker";
+-- A superuser that is neither of them needs no password: it is reached by the socket of the machine.
+SELECT format('ALTER ROLE %I PASSWORD NULL', current_user)
+WHERE current_user = 'postgres' AND current_user NOT IN (:'owner', :'worker') \gexec
+SQL
+
+# shellcheck disable=SC2086
+sql $names --dbname="$POSTGRES_DB" <<'SQL'
+SET client_min_messages = warning;
+CREATE SCHEMA IF NOT EXISTS :"schema" AUTHORIZATION :"owner";
+GRANT USAGE ON SCHEMA :"schema" TO :"worker";
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA :"schema" TO :"worker";
+ALTER DEFAULT PRIVILEGES FOR ROLE :"owner" IN SCHEMA :"schema" GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO :"worker";
+SQL
