@@ -52,7 +52,7 @@ impl Place {
     /// # Errors
     /// In words for a person, without a word of the URL.
     pub(crate) fn parse(url: &str) -> Result<(Self, Ignored), String> {
-        let parts = Parts::of(url).map_err(|error| refusal(&error))?;
+        let parts = Parts::of(url).map_err(refusal)?;
         if !["postgres", "postgresql"].contains(&parts.scheme) {
             return Err(format!("the URL is not Postgres's: {FORM}"));
         }
@@ -209,11 +209,14 @@ fn socket(options: &PgConnectOptions) -> Option<String> {
     by_path.or_else(|| options.get_host().starts_with('/').then(|| options.get_host().to_owned()))
 }
 
-fn refusal(error: &UrlError) -> String {
+fn refusal(error: UrlError) -> String {
     let fix =
-        if *error == UrlError::Misplaced { "" } else { ", with %XX for special characters in the password" };
+        if error == UrlError::Misplaced { "" } else { ", with %XX for special characters in the password" };
     format!("the Postgres URL {error}; {FORM}{fix}")
 }
+
+/// Host and port, as far as the URL names them.
+type Named = (Option<String>, Option<u16>);
 
 /// Who connects, and to which database.
 struct Login {
@@ -224,7 +227,7 @@ struct Login {
 
 impl Login {
     fn of(parts: &Parts<'_>, parameters: &Parameters) -> Result<Self, String> {
-        let text = |text: &str| decoded(text).map_err(|error| refusal(&error));
+        let text = |text: &str| decoded(text).map_err(refusal);
         let (user, password) = parts.login.unwrap_or_default();
         let filled = |text: String| Some(text).filter(|text| !text.is_empty());
         Ok(Self {
@@ -238,7 +241,7 @@ impl Login {
     /// in which everything is encoded.
     fn host(
         &self,
-        (host, port): &(Option<String>, Option<u16>),
+        (host, port): &Named,
         parameters: &Parameters,
         mode: Option<Mode>,
         link: &Arc<Link>,
@@ -284,7 +287,7 @@ impl Login {
 }
 
 /// The hosts with their ports, as far as the URL names any.
-fn hosts(parts: &Parts<'_>, parameters: &Parameters) -> Result<Vec<(Option<String>, Option<u16>)>, String> {
+fn hosts(parts: &Parts<'_>, parameters: &Parameters) -> Result<Vec<Named>, String> {
     let several = || format!("the Postgres URL names several hosts as a parameter: {FORM_OF_SEVERAL}");
     let named = [&parameters.host, &parameters.address, &parameters.port].into_iter().flatten();
     if named.into_iter().any(|value| value.contains(',')) {
@@ -303,14 +306,14 @@ fn hosts(parts: &Parts<'_>, parameters: &Parameters) -> Result<Vec<(Option<Strin
     all.into_iter().map(read).collect()
 }
 
-fn host_and_port(text: &str) -> Result<(Option<String>, Option<u16>), String> {
+fn host_and_port(text: &str) -> Result<Named, String> {
     let (host, own_port) = match text.rsplit_once(':') {
         // The colons of an IPv6 address are inside its brackets.
         Some((host, own_port)) if !own_port.ends_with(']') => (host, Some(own_port)),
         _ => (text, None),
     };
     let own_port = own_port.filter(|text| !text.is_empty()).map(port).transpose()?;
-    let host = decoded(host).map_err(|error| refusal(&error))?;
+    let host = decoded(host).map_err(refusal)?;
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
     let is_host = match bare {

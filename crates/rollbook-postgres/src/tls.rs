@@ -61,11 +61,10 @@ impl Mode {
     pub(crate) const fn default_of(environment: PgSslMode, on_this_machine: bool) -> Self {
         match environment {
             PgSslMode::Disable => Self::Disable,
-            PgSslMode::Require => Self::Require,
+            PgSslMode::Allow | PgSslMode::Prefer if on_this_machine => Self::Prefer,
+            PgSslMode::Allow | PgSslMode::Prefer | PgSslMode::Require => Self::Require,
             PgSslMode::VerifyCa => Self::VerifyCa,
             PgSslMode::VerifyFull => Self::VerifyFull,
-            PgSslMode::Allow | PgSslMode::Prefer if on_this_machine => Self::Prefer,
-            PgSslMode::Allow | PgSslMode::Prefer => Self::Require,
         }
     }
 }
