@@ -4,14 +4,14 @@
 #
 #   POSTGRES_DB              the database; made if there is none
 #   ROLLBOOK_OWNER_PASSWORD, ROLLBOOK_WORKER_PASSWORD
-#   ROLLBOOK_OWNER, ROLLBOOK_WORKER, ROLLBOOK_SCHEMA     names; by default rollbook, rollbook_worker, clerk
+#   ROLLBOOK_OWNER, ROLLBOOK_WORKER, ROLLBOOK_SCHEMA     names; by default rollbook, clerk_worker, clerk
 #
 # docker-compose.yml runs it on a new volume. On an old one, once:
 #
 #   docker compose exec postgres env PGUSER=rollbook sh /docker-entrypoint-initdb.d/roles.sh
 set -eu
 
-: "${POSTGRES_DB:=rollbook}" "${ROLLBOOK_OWNER:=rollbook}" "${ROLLBOOK_WORKER:=rollbook_worker}"
+: "${POSTGRES_DB:=rollbook}" "${ROLLBOOK_OWNER:=rollbook}" "${ROLLBOOK_WORKER:=clerk_worker}"
 : "${ROLLBOOK_SCHEMA:=clerk}" "${PGUSER:=${POSTGRES_USER:-postgres}}"
 : "${ROLLBOOK_OWNER_PASSWORD:?set it}" "${ROLLBOOK_WORKER_PASSWORD:?set it}"
 export PGUSER

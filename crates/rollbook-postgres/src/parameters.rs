@@ -10,8 +10,8 @@ use rollbook_core::url::{Parts, decoded};
 
 use crate::tls::Wishes;
 
-/// What the parameters say.
-#[derive(Clone, Debug, Default)]
+/// What the parameters say. No `Debug`: one may be a password.
+#[derive(Default)]
 pub(crate) struct Parameters {
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,

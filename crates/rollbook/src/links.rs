@@ -7,16 +7,17 @@ use rollbook_core::queue::QueueAdmin;
 use rollbook_core::store::Store;
 
 use crate::config::Config;
-use crate::wire::{self, Part, Queue};
+use crate::wire::{Part, Queue};
 
 /// The connections to the servers of queue and store, and what was logged of each last.
 pub(crate) struct Links(Vec<Link>);
 
+/// Says how a connection is protected; `None` before there is one.
+type Asked = Box<dyn Fn() -> Option<Protection> + Send + Sync>;
+
 struct Link {
     part: Part,
-    /// Where the server is, in words.
-    place: String,
-    protection: Box<dyn Fn() -> Option<Protection> + Send + Sync>,
+    protection: Asked,
     logged: Option<Protection>,
 }
 
@@ -24,9 +25,9 @@ impl Links {
     /// Those of this process. A file has none.
     pub(crate) fn of(config: &Config, queue: &Queue, store: Option<&Arc<dyn Store>>) -> Self {
         let admin: Arc<dyn QueueAdmin> = queue.admin.clone();
-        let mut links = vec![Link::new(config, Part::Queue, Box::new(move || admin.protection()))];
+        let mut links = vec![Link::new(Part::Queue, Box::new(move || admin.protection()))];
         if let Some(store) = store.cloned() {
-            links.push(Link::new(config, Part::Store, Box::new(move || store.protection())));
+            links.push(Link::new(Part::Store, Box::new(move || store.protection())));
         }
         links.retain(|link| link.part.place(config).server().is_some());
         Self(links)
@@ -41,26 +42,22 @@ impl Links {
 }
 
 impl Link {
-    fn new(
-        config: &Config,
-        part: Part,
-        protection: Box<dyn Fn() -> Option<Protection> + Send + Sync>,
-    ) -> Self {
-        Self { part, place: wire::describe(config, part), protection, logged: None }
+    const fn new(part: Part, protection: Asked) -> Self {
+        Self { part, protection, logged: None }
     }
 
     fn log_change(&mut self) {
         let found = (self.protection)();
         let Some(protection) = found.filter(|_| found != self.logged) else { return };
         self.logged = found;
-        let (part, place) = (self.part.name(), &self.place);
+        let part = self.part.name();
         if protection == Protection::Clear {
-            tracing::warn!("the connection to the {part} ({place}) is {protection}: {CLEAR}");
+            tracing::warn!("the connection to the {part} is {protection}: {CLEAR}");
         } else {
-            tracing::info!("the connection to the {part} ({place}) is {protection}");
+            tracing::info!("the connection to the {part} is {protection}");
         }
     }
 }
 
-/// What clear text means, and the fix.
+/// What clear text means.
 pub(crate) const CLEAR: &str = "whoever is on the network between can read passwords and personal data";

@@ -68,7 +68,7 @@ fn the_page_about_the_tables_gives_the_same_rights_as_the_script() {
     for line in granted {
         let named = [
             ("owner", "rollbook"),
-            ("worker", "rollbook_worker"),
+            ("worker", "clerk_worker"),
             ("schema", "clerk"),
             ("database", "rollbook"),
         ]
