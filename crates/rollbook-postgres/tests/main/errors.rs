@@ -63,10 +63,10 @@ async fn constraints_and_triggers_of_the_team_blame_the_values_and_quote_none() 
         store.apply_many(&[named("user_7")]).await,
         "a trigger of the table keeps the row from being written",
     );
-    // A trigger that is itself wrong is somebody's to mend.
-    assert_deployment(
+    // A trigger that is itself wrong fails its row, and no other.
+    assert_blames_values(
         store.apply_many(&[named("user_5")]).await,
-        &["the statement is refused (SQLSTATE 42601)"],
+        "a trigger or function of the table fails for the row (SQLSTATE 42601)",
     );
 
     let fine = user_change("user_6", 0);
