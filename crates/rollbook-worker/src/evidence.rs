@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rollbook_core::change::Change;
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::StoreError;
+use rollbook_core::store::{SlowCause, StoreError};
 use tokio::time::Instant;
 
 /// How many messages are remembered, at most.
@@ -72,7 +72,8 @@ impl Evidence {
     ///
     /// * A time limit: where others of its table passed since. A table may be locked while others are not.
     /// * Any other error: where others passed since.
-    /// * Where nothing passed: if it is the only message that failed lately, unless the error looks like an outage.
+    /// * Where nothing passed: if it is the only message that failed lately, unless the error looks like an outage, or like
+    ///   another session's lock.
     pub(crate) fn is_to_blame(&self, change: &Change, error: &StoreError) -> bool {
         let (all, now) = (self.all(), Instant::now());
         let is_slow = matches!(error, StoreError::Slow { .. });
@@ -83,7 +84,11 @@ impl Evidence {
         }
         let mut others = all.iter().filter(|(other, _)| *other != id);
         let is_alone = !others.any(|(_, failed)| !have_passed(failed) && failed.seen + RECENT > now);
-        is_alone && !matches!(error.unblamed(), StoreError::Dependency(_))
+        let is_its_own = matches!(
+            error.unblamed(),
+            StoreError::Deployment(_) | StoreError::Slow { cause: SlowCause::Statement, .. }
+        );
+        is_alone && is_its_own
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<MessageId, Failed>> {
@@ -94,7 +99,6 @@ impl Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rollbook_core::store::SlowCause;
     use rollbook_testkit::events::{START, change_of, event, organization, user};
 
     fn users(ids: std::ops::Range<usize>) -> Vec<Change> {
@@ -107,6 +111,10 @@ mod tests {
     }
 
     fn slow() -> StoreError {
+        StoreError::Slow { cause: SlowCause::Statement, detail: "longer than statement_timeout".into() }
+    }
+
+    fn locked() -> StoreError {
         StoreError::Slow { cause: SlowCause::Lock, detail: "a lock was not free".into() }
     }
 
@@ -138,17 +146,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_only_message_that_fails_is_to_blame_unless_it_looks_like_an_outage_and_two_are_not() {
+    async fn the_only_message_that_fails_is_to_blame_unless_it_may_be_an_outage_or_a_lock_and_two_are_not() {
         let (evidence, two) = (Evidence::default(), users(0..2));
         let blamed =
             |which: usize| [slow(), policy(), disk()].map(|error| evidence.is_to_blame(&two[which], &error));
         evidence.failed(&two[..1]);
-        assert_eq!(blamed(0), [true, true, false]);
+        assert_eq!(blamed(0), [true, true, false, false]);
         evidence.failed(&two[1..]);
-        assert_eq!((blamed(0), blamed(1)), ([false; 3], [false; 3]));
+        assert_eq!((blamed(0), blamed(1)), ([false; 4], [false; 4]));
         tokio::time::advance(RECENT).await;
         evidence.failed(&two[1..]);
-        assert_eq!(blamed(1), [true, true, false], "the other one failed too long ago");
+        assert_eq!(blamed(1), [true, true, false, false], "the other one failed too long ago");
     }
 
     #[tokio::test(start_paused = true)]

@@ -50,7 +50,9 @@ fn changes() -> Vec<Change> {
 }
 
 fn content(mut rows: Vec<RowView>) -> Vec<RowView> {
-    rows.iter_mut().for_each(|row| row.columns.retain(|name, _| !name.starts_with("synced_")));
+    for row in &mut rows {
+        row.columns.retain(|name, _| !name.starts_with("synced_"));
+    }
     rows
 }
 
@@ -72,17 +74,12 @@ async fn assert_equal_to_the_model(world: &World, what: &str) {
 
 #[tokio::test]
 async fn no_default_of_the_database_changes_what_is_stored() {
-    let mut wrong = Vec::new();
     for default in DEFAULTS {
         let world = World::empty().await;
         world.psql(&format!("ALTER DATABASE {} SET {default}", world.database)).await;
         rollbook_postgres::apply_migrations(&world.settings)
             .await
             .unwrap_or_else(|error| panic!("{default}: {error}"));
-        let checked = tokio::spawn(async move { assert_equal_to_the_model(&world, default).await });
-        if checked.await.is_err() {
-            wrong.push(default);
-        }
+        assert_equal_to_the_model(&world, default).await;
     }
-    assert_eq!(wrong, [""; 0]);
 }
