@@ -148,8 +148,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_only_message_that_fails_is_to_blame_unless_it_may_be_an_outage_or_a_lock_and_two_are_not() {
         let (evidence, two) = (Evidence::default(), users(0..2));
-        let blamed =
-            |which: usize| [slow(), policy(), disk()].map(|error| evidence.is_to_blame(&two[which], &error));
+        let blamed = |which: usize| {
+            [slow(), policy(), disk(), locked()].map(|error| evidence.is_to_blame(&two[which], &error))
+        };
         evidence.failed(&two[..1]);
         assert_eq!(blamed(0), [true, true, false, false]);
         evidence.failed(&two[1..]);

@@ -80,12 +80,7 @@ impl Metrics {
                 HistogramOpts::new("rollbook_apply_seconds", "Time of one call to the store.")
                     .buckets(APPLY_BUCKETS.to_vec()),
             )?,
-            apply_slow: counters(
-                registry,
-                "rollbook_apply_slow_total",
-                "Calls to the store that were cut short by a time limit, by limit.",
-                &["cause"],
-            )?,
+            apply_slow: slow(registry)?,
             batch_limit: BatchLimit::new(registry)?,
             event_lag_seconds: histogram(
                 registry,
@@ -252,6 +247,11 @@ impl BatchLimit {
     pub(crate) fn set(&self, messages: usize) {
         self.0.set(count(messages));
     }
+}
+
+fn slow(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
+    let help = "Calls to the store that were cut short by a time limit, by limit.";
+    counters(registry, "rollbook_apply_slow_total", help, &["cause"])
 }
 
 fn batch_size(registry: &Registry, stage: &str) -> Result<Histogram, prometheus::Error> {
