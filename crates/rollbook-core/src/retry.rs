@@ -18,6 +18,8 @@ pub enum Reason {
     WrongInstance,
     /// The store refused the values.
     StoreRefused,
+    /// The store ran into a time limit at this message alone, while others passed.
+    StoreTimeout,
     /// Leased as often as is allowed without an end: it kills or stalls its worker.
     CrashLoop,
     /// The queue's own entry can't be read back.
@@ -26,13 +28,14 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::InvalidJson,
         Self::TooDeep,
         Self::NotAnEvent,
         Self::MissingId,
         Self::WrongInstance,
         Self::StoreRefused,
+        Self::StoreTimeout,
         Self::CrashLoop,
         Self::CorruptEntry,
     ];
@@ -46,6 +49,7 @@ impl Reason {
             Self::MissingId => "missing_id",
             Self::WrongInstance => "wrong_instance",
             Self::StoreRefused => "store_refused",
+            Self::StoreTimeout => "store_timeout",
             Self::CrashLoop => "crash_loop",
             Self::CorruptEntry => "corrupt_entry",
         }
@@ -58,7 +62,7 @@ impl Reason {
 
     /// Whether trying again can't help, because the answer depends on nothing but the body.
     pub const fn is_permanent(self) -> bool {
-        !matches!(self, Self::StoreRefused)
+        !matches!(self, Self::StoreRefused | Self::StoreTimeout)
     }
 }
 

@@ -159,6 +159,19 @@ pub enum StoreError {
     /// looks for the one. The text never quotes a value.
     #[error("the store refuses the values: {0}")]
     Event(String),
+    /// The call ran into a time limit, and nothing of the batch was written. One row may be to blame (a slow trigger,
+    /// a locked row), or all are slow. The worker tries smaller batches.
+    #[error("the store is too slow for this batch: {detail}")]
+    Slow {
+        /// Which limit it was.
+        cause: SlowCause,
+        /// Where, and what to look at.
+        detail: String,
+    },
+    /// Something failed that one change may cause, or all. Nothing of the batch was written. The worker looks for the
+    /// one. Where every change fails, the error inside is the right one.
+    #[error("{0}")]
+    Ambiguous(Box<Self>),
     /// The store can't answer now: unreachable, busy, out of space. No message is to blame.
     #[error("the store can't answer now: {0}")]
     Dependency(String),
@@ -175,6 +188,61 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may succeed later without anyone doing anything.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Dependency(_))
+        match self {
+            Self::Dependency(_) | Self::Slow { .. } => true,
+            Self::Ambiguous(inner) => inner.is_transient(),
+            Self::Event(_) | Self::Deployment(_) | Self::Broken(_) => false,
+        }
+    }
+
+    /// The error itself, once it is clear that no single change is to blame.
+    #[must_use]
+    pub fn unblamed(&self) -> &Self {
+        if let Self::Ambiguous(inner) = self { inner.unblamed() } else { self }
+    }
+}
+
+/// Which time limit a call to the store ran into: a closed list, so that it can be a metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SlowCause {
+    /// One statement took too long: a slow trigger, a slow disk, or it was cancelled.
+    Statement,
+    /// Another session holds a lock on a row or a table.
+    Lock,
+    /// Other sessions write the same rows in another order, again and again.
+    Conflict,
+    /// The call as a whole took too long.
+    Call,
+}
+
+impl SlowCause {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Statement, Self::Lock, Self::Conflict, Self::Call];
+
+    /// The name used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Statement => "statement_timeout",
+            Self::Lock => "lock_timeout",
+            Self::Conflict => "conflict",
+            Self::Call => "call_timeout",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ambiguous_error_is_as_transient_as_the_error_inside() {
+        for (inner, is_transient) in [
+            (StoreError::Dependency("disk full".into()), true),
+            (StoreError::Deployment("no right".into()), false),
+        ] {
+            let error = StoreError::Ambiguous(Box::new(inner.clone()));
+            assert_eq!((error.is_transient(), error.unblamed()), (is_transient, &inner));
+            assert_eq!(error.to_string(), inner.to_string());
+        }
     }
 }

@@ -4,17 +4,18 @@
 //! so a text here is made of the SQLSTATE, our own words and the names of tables, columns and constraints.
 //! One exception: a wrong name or a missing right in a statement of our own is told in Postgres's words,
 //! which can only quote identifiers then, since all values are bound. In somebody's trigger that does not
-//! hold.
+//! hold. Another one: while a connection is made there are no values yet, so the server's words are repeated.
 //!
-//! A state that is not known here is taken for the server's fault: waiting loses no message, and
-//! the reason is in the log, while blaming the messages would fill the dead letters with good ones.
+//! Whether one row caused an error is decided in [`crate::blame`]. What may be one row's or everyone's is
+//! [`Fault::Ambiguous`]: the worker finds out by leaving rows out.
 
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use rollbook_core::store::StoreError;
+use rollbook_core::store::{SlowCause, StoreError};
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
+use crate::blame::{self, Blame};
 use crate::hosts::NoConnection;
 use crate::place::Place;
 use crate::tls;
@@ -31,14 +32,33 @@ pub(crate) enum Fault {
     /// Rights, login, schema: a person must mend it.
     #[error("{0}")]
     Deployment(String),
+    /// A time limit was reached: with less to do it may go.
+    #[error("{1}")]
+    Slow(SlowCause, String),
+    /// One row may be to blame. If none is, it is this one.
+    #[error("{0}")]
+    Ambiguous(Box<Self>),
 }
 
 impl From<Fault> for StoreError {
+    /// For a call that can't be made smaller: nobody finds out whether one row is to blame.
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Data(text) => Self::Event(text),
-            Fault::Unavailable(text) => Self::Dependency(text),
+            Fault::Unavailable(text) | Fault::Slow(_, text) => Self::Dependency(text),
             Fault::Deployment(text) => Self::Deployment(text),
+            Fault::Ambiguous(inner) => (*inner).into(),
+        }
+    }
+}
+
+impl Fault {
+    /// For a batch, which can be made smaller.
+    pub(crate) fn of_batch(self) -> StoreError {
+        match self {
+            Self::Slow(cause, detail) => StoreError::Slow { cause, detail },
+            Self::Ambiguous(inner) => StoreError::Ambiguous(Box::new((*inner).into())),
+            other => other.into(),
         }
     }
 }
@@ -87,6 +107,9 @@ pub(crate) fn again(error: &sqlx::Error) -> Option<Again> {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => Some(Again::Connection),
         sqlx::Error::Database(_) => {
             let error = database_error(error)?;
+            if blame::is_raised(error) {
+                return matches!(error.code(), "40001" | "40P01").then_some(Again::Conflict);
+            }
             let ends = matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
             if ends { Some(Again::Connection) } else { again_after(error.code()) }
         }
@@ -110,11 +133,11 @@ fn again_after(state: &str) -> Option<Again> {
 /// error that is not known here nothing is believed: a new connection costs little, and a session on the wrong
 /// server would fail all that comes after.
 pub(crate) fn spares_connection(error: &sqlx::Error) -> bool {
-    database_error(error).is_some_and(|error| error.severity() == PgSeverity::Error && spares(error.code()))
-}
-
-fn spares(state: &str) -> bool {
-    data(state).is_some() || matches!(state, "40001" | "40P01" | "55P03" | "57014")
+    database_error(error).is_some_and(|error| {
+        let is_known =
+            data(error.code()).is_some() || matches!(blame::of(error), Blame::Row | Blame::Time(_));
+        error.severity() == PgSeverity::Error && is_known
+    })
 }
 
 /// The server's own error, where it is one.
@@ -131,13 +154,25 @@ pub(crate) fn no_connection(place: &Place, none: &NoConnection) -> Fault {
         NoConnection::Slow => Fault::Unavailable(format!(
             "{place}: no connection within database_connect_timeout: are host and port right, is it reachable?"
         )),
-        NoConnection::Refused(error) => judge(place, error),
+        NoConnection::Refused(error) => {
+            let words = database_error(error).map(blame::words_at_connect).unwrap_or_default();
+            let say = |text: String| {
+                if words.is_empty() { text } else { format!("{text}; the server says: {words}") }
+            };
+            match judge(place, error) {
+                Fault::Deployment(text) => Fault::Deployment(say(text)),
+                Fault::Ambiguous(inner) => Fault::Unavailable(say(inner.to_string())),
+                Fault::Data(text) | Fault::Unavailable(text) | Fault::Slow(_, text) => {
+                    Fault::Unavailable(say(text))
+                }
+            }
+        }
     }
 }
 
 /// What is said of a call that took too long as a whole.
 pub(crate) fn no_answer(place: &Place, limit: Duration) -> Fault {
-    Fault::Unavailable(format!("{place}: no answer within {limit:?}"))
+    Fault::Slow(SlowCause::Call, format!("{place}: no answer within {limit:?}"))
 }
 
 /// Judges an error of a connection or a statement.
@@ -200,20 +235,33 @@ impl std::fmt::Display for Named<'_> {
 }
 
 fn judge_state(place: &Place, error: &PgDatabaseError) -> Fault {
-    let (state, named) = (error.code(), Named(error));
+    let (state, named, blame) = (error.code(), Named(error), blame::of(error));
     // What a session begins with: whatever else is wrong there has states of its own.
     if error.severity() == PgSeverity::Fatal && matches!(state, "42601" | "42704" | "22023") {
         return Fault::Deployment(format!(
             "{place}: the server refuses a setting of the session: see options in the URL ({named})"
         ));
     }
-    if let Some(what) = data(state) {
-        return Fault::Data(format!("{what} ({named})"));
+    let inside = blame::function(error).map_or_else(String::new, |function| format!("; in {function}"));
+    let what = match blame {
+        // A time limit inside a trigger has no meaning of its own.
+        Blame::Time(_) => None,
+        Blame::Row => Some(data(state).unwrap_or("a trigger or function of the table fails for the row")),
+        Blame::RowOrAll | Blame::Nobody => data(state),
+    };
+    if let Some(what) = what {
+        return Fault::Data(format!("{what} ({named}){inside}"));
     }
-    if let Some(what) = deployment(place, state, own_words(error)) {
-        return Fault::Deployment(format!("{place}: {what} ({named})"));
+    if let Blame::Time(cause) = blame {
+        return Fault::Slow(cause, format!("{place}: {} ({named}){inside}", unavailable(state)));
     }
-    Fault::Unavailable(format!("{place}: {} ({named})", unavailable(state)))
+    let policy = (state == "42501" && blame == Blame::RowOrAll)
+        .then(|| "a row-level security policy of the table refuses the row".to_owned());
+    let fault = match policy.or_else(|| deployment(place, state, own_words(error))) {
+        Some(what) => Fault::Deployment(format!("{place}: {what} ({named}){inside}")),
+        None => Fault::Unavailable(format!("{place}: {} ({named}){inside}", unavailable(state))),
+    };
+    if blame == Blame::RowOrAll { Fault::Ambiguous(Box::new(fault)) } else { fault }
 }
 
 /// Postgres's own words, where they are about one of our statements and not about what a trigger does.
@@ -238,7 +286,6 @@ fn data(state: &str) -> Option<&'static str> {
             "21" | "22" => "a value is refused",
             "23" | "27" | "44" => "a constraint is broken",
             "54" => "a value is too large",
-            // Raised by a trigger of the team's own about this row: waiting would stop all the others.
             "P0" => "a trigger refuses the row",
             _ => return None,
         },
@@ -310,19 +357,6 @@ mod tests {
             ["22003", "22P02", "22P05", "22008", "21000", "23505", "23502", "54001", "54000", "P0001"]
         {
             assert!(data(state).is_some(), "{state}");
-        }
-    }
-
-    #[test]
-    fn a_connection_outlives_what_is_the_fault_of_values_or_of_another_session_and_nothing_else() {
-        for state in ["23505", "22P02", "P0001", "40001", "40P01", "55P03", "57014"] {
-            assert!(spares(state), "{state}");
-        }
-        for state in [
-            "25006", "57P01", "57P02", "57P03", "57P05", "08000", "08003", "08006", "08P01", "0A000",
-            "26000", "42P05", "42501", "42P01", "53300", "XX000", "F0000",
-        ] {
-            assert!(!spares(state), "{state}");
         }
     }
 

@@ -13,6 +13,7 @@
 //! * Locks are taken in one order by everyone: tables in the catalog's, rows by the bytes of their ids, the
 //!   ledger last.
 
+mod blame;
 mod connections;
 mod fault;
 mod hosts;

@@ -74,6 +74,7 @@ impl Database {
         let statement = settings.statement_timeout.as_millis().clamp(1, i32::MAX.unsigned_abs().into());
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; \
+             SET LOCAL standard_conforming_strings = on; \
              SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
              SET LOCAL idle_in_transaction_session_timeout = {statement}; \
              SET LOCAL client_min_messages = error; SET LOCAL plan_cache_mode = force_generic_plan; \

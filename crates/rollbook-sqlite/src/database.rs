@@ -138,7 +138,9 @@ impl Owner {
     fn commit(&mut self, mut group: Vec<Box<dyn Job>>) {
         let outcome = self.attempt(&mut group);
         // Only a failure that may be one piece's alone is worth running the pieces one by one.
-        if group.len() > 1 && matches!(outcome, Err(Fault::Data(_) | Fault::Deployment(_))) {
+        if group.len() > 1
+            && matches!(outcome, Err(Fault::Data(_) | Fault::Statement(_) | Fault::Deployment(_)))
+        {
             for job in group {
                 self.commit(vec![job]);
             }

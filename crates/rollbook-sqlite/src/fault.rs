@@ -14,6 +14,10 @@ pub(crate) enum Fault {
     /// Busy, full, out of memory: later it may go.
     #[error("{0}")]
     Unavailable(String),
+    /// A statement fails: the schema is not ours, or a trigger of the team's is broken (it names a table that is not
+    /// there). One table's rows or everyone's.
+    #[error("{0}")]
+    Statement(String),
     /// Rights, a missing table, a file that is no database of ours.
     #[error("{0}")]
     Deployment(String),
@@ -24,6 +28,9 @@ pub(crate) enum Fault {
 
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
+        if matches!(error, rusqlite::Error::StatementChangedRows(0)) {
+            return Self::Data("a trigger of the table keeps the row from being written".to_owned());
+        }
         let rusqlite::Error::SqliteFailure(failure, text) = &error else {
             // Everything else comes from reading a column as what it is not: not our schema.
             return Self::Deployment(error.to_string());
@@ -47,7 +54,28 @@ impl From<rusqlite::Error> for Fault {
             ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
                 Self::Broken(text)
             }
+            ErrorCode::Unknown => Self::Statement(without_values(&text)),
             _ => Self::Deployment(text),
+        }
+    }
+}
+
+/// What a statement's error says, where it can name nothing but identifiers. Functions in a trigger may quote values.
+fn without_values(text: &str) -> String {
+    let names_only = ["no such ", "there is already ", "table ", "near "];
+    if names_only.iter().any(|beginning| text.starts_with(beginning)) {
+        text.to_owned()
+    } else {
+        "a statement fails: is the schema as Rollbook's migrations made it, are the triggers on its tables right?".to_owned()
+    }
+}
+
+impl Fault {
+    /// For a batch, in which changes can be left out.
+    pub(crate) fn of_batch(self) -> StoreError {
+        match self {
+            Self::Statement(text) => StoreError::Ambiguous(Box::new(StoreError::Deployment(text))),
+            other => other.into(),
         }
     }
 }
@@ -56,7 +84,7 @@ impl From<Fault> for QueueError {
     fn from(fault: Fault) -> Self {
         match fault {
             // A queue's statements hold no values that could be refused: its schema is not ours.
-            Fault::Data(text) | Fault::Deployment(text) => Self::Deployment(text),
+            Fault::Data(text) | Fault::Statement(text) | Fault::Deployment(text) => Self::Deployment(text),
             Fault::Unavailable(text) => Self::Unavailable(text),
             Fault::Broken(text) => Self::Broken(text),
         }
@@ -67,7 +95,7 @@ impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Data(text) => Self::Event(text),
-            Fault::Deployment(text) => Self::Deployment(text),
+            Fault::Statement(text) | Fault::Deployment(text) => Self::Deployment(text),
             Fault::Unavailable(text) => Self::Dependency(text),
             Fault::Broken(text) => Self::Broken(text),
         }
@@ -114,8 +142,9 @@ mod tests {
     #[test]
     fn refused_values_are_the_events_fault_and_missing_rights_are_not() {
         assert!(matches!(fault_of(ffi::SQLITE_CONSTRAINT_NOTNULL), Fault::Data(_)));
-        for code in [ffi::SQLITE_READONLY, ffi::SQLITE_PERM, ffi::SQLITE_CANTOPEN, ffi::SQLITE_ERROR] {
+        for code in [ffi::SQLITE_READONLY, ffi::SQLITE_PERM, ffi::SQLITE_CANTOPEN] {
             assert!(matches!(fault_of(code), Fault::Deployment(_)), "{code}");
         }
+        assert!(matches!(fault_of(ffi::SQLITE_ERROR), Fault::Statement(_)));
     }
 }

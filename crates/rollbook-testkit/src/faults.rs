@@ -12,6 +12,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
@@ -39,6 +40,10 @@ pub enum Fault<E> {
     Panic,
     /// It does its work once the gate is open.
     Wait(Gate),
+    /// It does its work after this long.
+    Late(Duration),
+    /// It fails after this long, and has done nothing.
+    FailLate(Duration, E),
 }
 
 impl<E> Fault<E> {
@@ -51,6 +56,14 @@ impl<E> Fault<E> {
             Self::Wait(gate) => {
                 gate.pass().await;
                 call.await
+            }
+            Self::Late(after) => {
+                tokio::time::sleep(after).await;
+                call.await
+            }
+            Self::FailLate(after, error) => {
+                tokio::time::sleep(after).await;
+                Err(error)
             }
         }
     }

@@ -1,19 +1,25 @@
-//! Applying a batch so that one bad change costs the others nothing.
+//! Applying a batch so that one bad or slow change costs the others nothing.
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rollbook_core::change::{Applied, Change};
-use rollbook_core::store::{Store, StoreError};
+use rollbook_core::store::{SlowCause, Store, StoreError};
+use tokio::time::Instant;
+
+use crate::evidence::Evidence;
+use crate::pace::Pace;
 
 /// What became of one change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// It is in the store, durably.
     Applied(Applied),
-    /// The store refuses its values; the text says why.
+    /// The store refuses it; the text says why.
     Refused(String),
-    /// The store failed before its turn: nothing is known against it.
+    /// The store ran into a time limit at this change alone; the text says which.
+    TimedOut(String),
+    /// The store failed before its turn, or the time was over: nothing is known against it.
     Untried,
 }
 
@@ -22,40 +28,182 @@ pub(crate) enum Fate {
 pub(crate) struct Outcome {
     /// One for each change, in their order.
     pub(crate) fates: Vec<Fate>,
-    /// The error for which no change is to blame, where one ended the work early.
+    /// The error for which no change is to blame, where one ended the work early or befell every change.
     pub(crate) failure: Option<StoreError>,
 }
 
-/// Applies `changes`: in one call where all are good. Where the store refuses the values, each half is
-/// applied by itself, and so on until every bad change stands alone: about `2 log2 n` calls for one,
-/// fewer than `2 n` for any number. `called` is told the size and the time of each call.
+impl Outcome {
+    /// Whether the store has applied or judged anything.
+    pub(crate) fn is_proof(&self) -> bool {
+        self.fates.iter().any(|fate| matches!(fate, Fate::Applied(_) | Fate::Refused(_)))
+    }
+}
+
+/// One call to the store, for whoever counts them.
+pub(crate) struct Call {
+    pub(crate) changes: usize,
+    pub(crate) took: Duration,
+    /// The time limit that it ran into.
+    pub(crate) slow: Option<SlowCause>,
+}
+
+/// Applies `changes`: in one call where all are good. Where the store refuses or fails at a part, each half is applied
+/// by itself, and so on until every bad change stands alone: about `2 log2 n` calls for one, fewer than `2 n` for any
+/// number. The `evidence` says whether a change is to blame for an error that may be its own or everyone's.
+///
+/// No call begins that would end after `time` if it took as long as the longest before it. What is left then
+/// is [`Fate::Untried`]. `called` is told of each call.
 pub(crate) async fn apply(
     store: &dyn Store,
     changes: &[Change],
-    mut called: impl FnMut(usize, Duration),
+    pace: &Pace,
+    evidence: &Evidence,
+    time: Duration,
+    called: impl FnMut(Call),
 ) -> Outcome {
-    let mut fates = vec![Fate::Untried; changes.len()];
-    let mut pending: Vec<Range<usize>> = Vec::new();
-    pending.extend((!changes.is_empty()).then_some(0..changes.len()));
-    while let Some(part) = pending.pop() {
-        let began_at = Instant::now();
-        let answer = store.apply_many(&changes[part.clone()]).await;
-        called(part.len(), began_at.elapsed());
+    let work = Work {
+        store,
+        changes,
+        pace,
+        evidence,
+        fates: vec![Fate::Untried; changes.len()],
+        pending: (!changes.is_empty()).then_some(0..changes.len()).into_iter().collect(),
+        failed: Vec::new(),
+        last_slow: None,
+        called,
+    };
+    work.run(time).await
+}
+
+struct Work<'a, F> {
+    store: &'a dyn Store,
+    changes: &'a [Change],
+    pace: &'a Pace,
+    evidence: &'a Evidence,
+    fates: Vec<Fate>,
+    /// The last in is the next out.
+    pending: Vec<Range<usize>>,
+    /// Changes that failed by themselves, with errors that may be everyone's.
+    failed: Vec<(usize, StoreError)>,
+    last_slow: Option<StoreError>,
+    called: F,
+}
+
+impl<F: FnMut(Call)> Work<'_, F> {
+    async fn run(mut self, time: Duration) -> Outcome {
+        let (began_at, mut longest, mut smallest) = (Instant::now(), Duration::ZERO, usize::MAX);
+        while let Some(part) = self.pending.pop() {
+            if smallest < usize::MAX && began_at.elapsed() + longest > time {
+                self.out_of_time(smallest);
+                break;
+            }
+            smallest = smallest.min(part.len());
+            let called_at = Instant::now();
+            let answer = self.store.apply_many(&self.changes[part.clone()]).await;
+            let took = called_at.elapsed();
+            longest = longest.max(took);
+            let slow = if let Err(StoreError::Slow { cause, .. }) = &answer { Some(*cause) } else { None };
+            (self.called)(Call { changes: part.len(), took, slow });
+            if let Err(failure) = self.judge(part, answer, took) {
+                // Whatever failed by itself before: the store may have been failing by then.
+                return Outcome { fates: self.fates, failure: Some(failure) };
+            }
+        }
+        self.conclude()
+    }
+
+    /// Takes note of an answer.
+    ///
+    /// # Errors
+    /// One for which no change is to blame.
+    fn judge(
+        &mut self,
+        part: Range<usize>,
+        answer: Result<Vec<Applied>, StoreError>,
+        took: Duration,
+    ) -> Result<(), StoreError> {
+        let changes = &self.changes[part.clone()];
         match answer {
             Ok(outcomes) => {
-                for (fate, applied) in fates[part].iter_mut().zip(outcomes) {
+                self.pace.passed(changes.len(), took);
+                self.evidence.passed(changes);
+                for (fate, applied) in self.fates[part].iter_mut().zip(outcomes) {
                     *fate = Fate::Applied(applied);
                 }
             }
-            Err(StoreError::Event(detail)) if part.len() == 1 => fates[part.start] = Fate::Refused(detail),
-            Err(StoreError::Event(_)) => {
-                let middle = part.start + part.len() / 2;
-                // The last in is the next out: the earlier half is applied first.
-                pending.push(middle..part.end);
-                pending.push(part.start..middle);
+            Err(StoreError::Event(detail)) if part.len() == 1 => {
+                self.fates[part.start] = Fate::Refused(detail);
             }
-            Err(failure) => return Outcome { fates, failure: Some(failure) },
+            Err(StoreError::Event(_)) => self.split(part.start + part.len() / 2, part),
+            Err(error @ (StoreError::Ambiguous(_) | StoreError::Slow { .. })) => {
+                self.evidence.failed(changes);
+                let mut middle = part.start + part.len() / 2;
+                if let StoreError::Slow { cause, detail } = &error {
+                    self.pace.cut_short(changes.len(), *cause, detail, took);
+                    self.last_slow = Some(error.clone());
+                    middle = between_tables(&part, self.changes);
+                }
+                if part.len() == 1 {
+                    self.failed.push((part.start, error));
+                } else {
+                    self.split(middle, part);
+                }
+            }
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
+    }
+
+    /// The earlier part is applied first.
+    fn split(&mut self, middle: usize, part: Range<usize>) {
+        self.pending.push(middle..part.end);
+        self.pending.push(part.start..middle);
+    }
+
+    fn out_of_time(&self, smallest: usize) {
+        let is_undecided = |fate: &Fate| matches!(fate, Fate::Untried);
+        if self.fates.iter().all(is_undecided) && self.failed.is_empty() {
+            // Or the next batch would do the same.
+            self.pace.out_of_time(smallest);
         }
     }
-    Outcome { fates, failure: None }
+
+    /// Decides on the changes that failed by themselves.
+    fn conclude(mut self) -> Outcome {
+        let has_passed = self.fates.iter().any(|fate| matches!(fate, Fate::Applied(_)));
+        let (mut failure, mut blamed) = (None, false);
+        for (position, error) in self.failed {
+            if !self.evidence.is_to_blame(&self.changes[position], &error) {
+                failure = failure.or(Some(error));
+                continue;
+            }
+            blamed = true;
+            let is_slow = matches!(error, StoreError::Slow { .. });
+            let words = words(error);
+            self.fates[position] = if is_slow { Fate::TimedOut(words) } else { Fate::Refused(words) };
+        }
+        if !has_passed && !blamed {
+            failure = failure.or(self.last_slow);
+        }
+        Outcome { fates: self.fates, failure }
+    }
+}
+
+/// What an error says, without whose fault it would be.
+fn words(error: StoreError) -> String {
+    match error {
+        StoreError::Ambiguous(inner) => words(*inner),
+        StoreError::Dependency(text)
+        | StoreError::Deployment(text)
+        | StoreError::Slow { detail: text, .. } => text,
+        other => other.to_string(),
+    }
+}
+
+/// Where to split a part whose changes are in the order of their tables: at the end of the table that is nearest to the
+/// middle, so that a table that is locked holds up no other. In the middle where all are of one table.
+fn between_tables(part: &Range<usize>, changes: &[Change]) -> usize {
+    let middle = part.start + part.len() / 2;
+    let is_end = |at: &usize| changes[at - 1].resource_name() != changes[*at].resource_name();
+    (part.start + 1..part.end).filter(is_end).min_by_key(|at| at.abs_diff(middle)).unwrap_or(middle)
 }

@@ -34,12 +34,37 @@ impl Backoff {
     }
 }
 
-/// Whether the queue is away, for all lanes of a worker: told once, not once by each.
+/// How often the cause of an outage is logged while it lasts.
+const REPEATED_EVERY: Duration = Duration::from_secs(60);
+
+/// Says when the cause of an outage is due to be logged: at once, and then once in [`REPEATED_EVERY`].
 #[derive(Debug, Default)]
-pub(crate) struct QueueAway(Mutex<Option<Instant>>);
+pub(crate) struct Repeat(Option<Instant>);
+
+impl Repeat {
+    /// Whether to log now.
+    pub(crate) fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = self.0.is_none_or(|last| now.duration_since(last) >= REPEATED_EVERY);
+        if is_due {
+            self.0 = Some(now);
+        }
+        is_due
+    }
+}
+
+/// Whether the queue is unreachable, for all lanes of a worker: logged once for all, not once by each.
+#[derive(Debug, Default)]
+pub(crate) struct QueueAway(Mutex<Option<Absence>>);
+
+#[derive(Debug)]
+struct Absence {
+    since: Instant,
+    repeat: Repeat,
+}
 
 impl QueueAway {
-    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+    fn absence(&self) -> MutexGuard<'_, Option<Absence>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -60,24 +85,27 @@ impl<'a> QueueOutage<'a> {
     /// Takes note of an error and says how long to wait.
     pub(crate) fn failed(&mut self, lane: usize, error: &QueueError) -> Duration {
         self.failed = true;
-        self.away.since().get_or_insert_with(|| {
+        let mut absence = self.away.absence();
+        let absence =
+            absence.get_or_insert_with(|| Absence { since: Instant::now(), repeat: Repeat::default() });
+        if absence.repeat.is_due() {
+            let (call, outage_seconds) = (self.call, absence.since.elapsed().as_secs_f64());
             if matches!(error, QueueError::Deployment(_)) {
-                error!(lane, call = self.call, %error, "the queue needs manual action; retrying");
+                error!(lane, call, %error, outage_seconds, "the queue needs manual action; retrying");
             } else {
-                warn!(lane, call = self.call, %error, "queue unreachable; retrying until it answers");
+                warn!(lane, call, %error, outage_seconds, "queue unreachable; retrying until it answers");
             }
-            Instant::now()
-        });
+        }
         self.backoff.next()
     }
 
     /// Takes note of a success.
     pub(crate) fn over(self, lane: usize) {
         if self.failed
-            && let Some(since) = self.away.since().take()
+            && let Some(absence) = self.away.absence().take()
         {
-            let away_seconds = since.elapsed().as_secs_f64();
-            info!(lane, call = self.call, away_seconds, "the queue answers again");
+            let outage_seconds = absence.since.elapsed().as_secs_f64();
+            info!(lane, call = self.call, outage_seconds, "the queue answers again");
         }
     }
 }
@@ -85,6 +113,19 @@ impl<'a> QueueOutage<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cause_is_logged_at_once_and_then_once_a_minute() {
+        let mut repeat = Repeat::default();
+        let logged = (0..=180).step_by(10).map(|_| repeat.is_due()).collect::<Vec<_>>();
+        assert_eq!(logged.iter().filter(|logged| **logged).count(), 1);
+        let mut logged = 0;
+        for _ in 0..18 {
+            tokio::time::advance(Duration::from_secs(10)).await;
+            logged += usize::from(repeat.is_due());
+        }
+        assert_eq!(logged, 3);
+    }
 
     #[test]
     fn waits_double_to_the_limit_and_are_never_less_than_half_of_it() {

@@ -30,6 +30,17 @@ pub(crate) struct Decided {
     pub(crate) subjects: BTreeMap<MessageId, String>,
 }
 
+impl Reading {
+    /// Brings the messages into the order of their tables. The order of a batch has no meaning to the store.
+    pub(crate) fn sort_by_table(&mut self) {
+        let leases = std::mem::take(&mut self.leases);
+        let mut both: Vec<(Lease, Change)> =
+            leases.into_iter().zip(std::mem::take(&mut self.changes)).collect();
+        both.sort_by_key(|(_, change)| change.resource_name());
+        (self.leases, self.changes) = both.into_iter().unzip();
+    }
+}
+
 impl Decided {
     /// Adds how a lease ends. Its body is not needed for that, and bodies are most of a worker's memory.
     pub(crate) fn push(&mut self, lease: Lease, settlement: Settlement) {
@@ -126,11 +137,13 @@ pub(crate) fn decide(lease: &Lease, change: &Change, fate: Fate, retry: &RetryPo
     match fate {
         Fate::Applied(_) => Settlement::Ack,
         Fate::Untried => Settlement::Release,
-        Fate::Refused(detail) => {
-            let event_type = Some(change.origin.event_type.clone());
-            fail(lease, Failure { reason: Reason::StoreRefused, detail, event_type }, retry)
-        }
+        Fate::Refused(detail) => failed(lease, change, Reason::StoreRefused, detail, retry),
+        Fate::TimedOut(detail) => failed(lease, change, Reason::StoreTimeout, detail, retry),
     }
+}
+
+fn failed(lease: &Lease, change: &Change, reason: Reason, detail: String, retry: &RetryPolicy) -> Settlement {
+    fail(lease, Failure { reason, detail, event_type: Some(change.origin.event_type.clone()) }, retry)
 }
 
 /// How the lease of a failed message ends.

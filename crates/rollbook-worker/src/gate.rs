@@ -1,7 +1,9 @@
-//! The gate before the store: closed while the store is away, so that nothing is leased for nothing.
+//! The gate before the store: closed while the store does not apply, so that nothing is leased for nothing.
 //!
-//! It opens when the store answers a ping. A ping is only a hint, though (a full disk still answers):
-//! the outage is over, and its backoff forgotten, when a batch was applied.
+//! A store that answers a ping may still apply nothing (a full disk, a right that is missing). So the gate opens in
+//! two steps, as a circuit breaker does. When the store answers a ping, one lane goes first with a small batch
+//! ([`Trial`]). When a batch was applied, the gate is open for all lanes, and the outage and its backoff are over. When
+//! the trial fails, the wait before the next one is longer.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,26 +13,40 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Repeat};
 use crate::progress::Pulse;
 use crate::settings::Settings;
 
 /// A ping that takes longer counts as no answer.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How many messages the lane that goes first may lease, at most. Where all of them failed with an error that one
+/// change may cause, the next trial may lease twice as many: what fails for so many is nobody's own failure.
+const TRIAL_MAX: usize = 8;
+
 /// Shared by all lanes of a worker.
 pub(crate) struct Gate {
     settings: Settings,
     open: watch::Sender<bool>,
-    /// Held by the one lane that asks the store.
-    probing: tokio::sync::Mutex<()>,
+    /// Held by the one lane that asks the store, and goes first.
+    first: tokio::sync::Mutex<()>,
     outage: Mutex<Option<Outage>>,
 }
 
 struct Outage {
     backoff: Backoff,
     since: Instant,
+    /// Whether the store has answered a ping since its last error.
+    answered: bool,
+    trial: usize,
+    repeat: Repeat,
     deployment_logged: bool,
+}
+
+/// The right of one lane to go first, with at most so many messages. The others wait until it is dropped.
+pub(crate) struct Trial<'a> {
+    pub(crate) messages_max: usize,
+    _first: tokio::sync::MutexGuard<'a, ()>,
 }
 
 impl Gate {
@@ -38,7 +54,7 @@ impl Gate {
         Self {
             settings,
             open: watch::Sender::new(true),
-            probing: tokio::sync::Mutex::new(()),
+            first: tokio::sync::Mutex::new(()),
             outage: Mutex::new(None),
         }
     }
@@ -47,50 +63,74 @@ impl Gate {
         *self.open.borrow()
     }
 
-    /// The store could not apply, and no message is to blame.
+    /// The store could not apply, and no message is to blame. The error is logged at once, and once a minute while
+    /// the outage lasts.
     pub(crate) fn close(&self, error: &StoreError) {
         let mut outage = self.outage();
         self.open.send_replace(false);
-        let is_new = outage.is_none();
         let outage = outage.get_or_insert_with(|| self.new_outage());
+        outage.answered = false;
+        if matches!(error, StoreError::Ambiguous(_)) {
+            outage.trial = outage.trial.saturating_mul(2).min(self.settings.batch_max.max(1));
+        }
+        let error = error.unblamed();
+        let is_due = outage.repeat.is_due();
+        let outage_seconds = outage.since.elapsed().as_secs_f64();
         if matches!(error, StoreError::Deployment(_)) {
-            if !outage.deployment_logged {
+            if is_due || !outage.deployment_logged {
                 error!(
                     %error,
-                    "the store must be mended by a person: apply pending migrations (rollbook migrate), check \
-                     its schema and rights; until then nothing is leased, no attempt is spent, nothing is lost"
+                    outage_seconds,
+                    "the store needs manual action: apply pending migrations (rollbook migrate), check its schema and \
+                     rights; until then nothing is leased, no attempt is spent, nothing is lost"
                 );
             }
             outage.deployment_logged = true;
-        } else if is_new {
-            warn!(%error, "the store is away: nothing is leased until it answers, no attempt is spent");
+        } else if is_due {
+            let message = if matches!(error, StoreError::Slow { .. }) {
+                "every row that was tried is too slow: nothing is leased until the store applies again, no attempt is \
+                 spent. Look for a session that holds a lock, a slow trigger, a slow disk"
+            } else {
+                "store unreachable or failing: nothing is leased until it applies again, no attempt is spent"
+            };
+            warn!(%error, outage_seconds, "{message}");
         }
     }
 
     /// A batch was applied. Where another lane has closed the gate since, the outage goes on.
     pub(crate) fn applied(&self) {
         let mut outage = self.outage();
-        if self.is_open()
+        if outage.as_ref().is_some_and(|outage| outage.answered)
             && let Some(outage) = outage.take()
         {
-            info!(away_seconds = outage.since.elapsed().as_secs_f64(), "the store applies again");
+            self.open.send_replace(true);
+            info!(outage_seconds = outage.since.elapsed().as_secs_f64(), "the store applies again");
         }
     }
 
-    /// Returns when the gate is open or it is time to stop.
+    /// Returns when the gate is open, or it is time to stop, or, with a [`Trial`], when this lane is to go first.
     ///
     /// # Errors
     /// Only [`StoreError::Broken`].
-    pub(crate) async fn pass(&self, store: &dyn Store, pulse: &Pulse) -> Result<(), StoreError> {
+    pub(crate) async fn pass(
+        &self,
+        store: &dyn Store,
+        pulse: &Pulse,
+    ) -> Result<Option<Trial<'_>>, StoreError> {
         while !self.is_open() && !pulse.stopped() {
-            if let Ok(_turn) = self.probing.try_lock() {
-                pulse.wait_for(self.probe(store)).await.transpose()?;
+            if let Ok(first) = self.first.try_lock() {
+                if !self.is_answered() {
+                    pulse.wait_for(self.probe(store)).await.transpose()?;
+                }
+                if let Some(messages_max) = self.trial() {
+                    return Ok(Some(Trial { messages_max, _first: first }));
+                }
             } else {
                 let mut open = self.open.subscribe();
                 pulse.wait_for_another(open.wait_for(|open| *open)).await;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Asks the store until it answers.
@@ -111,12 +151,29 @@ impl Gate {
                 Err(error) => self.close(&error),
             }
         }
-        self.open.send_replace(true);
+        if let Some(outage) = &mut *self.outage() {
+            outage.answered = true;
+        }
         Ok(())
     }
 
+    fn is_answered(&self) -> bool {
+        self.outage().as_ref().is_some_and(|outage| outage.answered)
+    }
+
+    fn trial(&self) -> Option<usize> {
+        self.outage().as_ref().filter(|outage| outage.answered).map(|outage| outage.trial)
+    }
+
     fn new_outage(&self) -> Outage {
-        Outage { backoff: Backoff::new(&self.settings), since: Instant::now(), deployment_logged: false }
+        Outage {
+            backoff: Backoff::new(&self.settings),
+            since: Instant::now(),
+            answered: false,
+            trial: TRIAL_MAX.min(self.settings.batch_max.max(1)),
+            repeat: Repeat::default(),
+            deployment_logged: false,
+        }
     }
 
     fn outage(&self) -> MutexGuard<'_, Option<Outage>> {

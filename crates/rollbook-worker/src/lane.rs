@@ -12,9 +12,11 @@ use crate::apply::{Fate, apply};
 use crate::backoff::{QueueAway, QueueOutage};
 use crate::batch::{self, Decided, trace_id};
 use crate::deferred::Deferred;
-use crate::gate::Gate;
+use crate::evidence::Evidence;
+use crate::gate::{Gate, Trial};
 use crate::isolation::{Hands, Isolation};
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::progress::Pulse;
 use crate::requests::Requests;
 use crate::settings::Settings;
@@ -28,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Metrics,
     pub(crate) gate: Gate,
+    pub(crate) pace: Pace,
+    pub(crate) evidence: Evidence,
     pub(crate) queue_away: QueueAway,
     pub(crate) isolation: Isolation,
     /// Held by the lane that reads large bodies.
@@ -61,9 +65,9 @@ impl Lane {
         let Shared { gate, store, isolation, .. } = &*self.shared;
         while !self.pulse.stopped() {
             self.pulse.beat();
-            gate.pass(&**store, &self.pulse).await.map_err(|error| self.store_broke(error))?;
+            let trial = gate.pass(&**store, &self.pulse).await.map_err(|error| self.store_broke(error))?;
             if let Some(hands) = self.pulse.wait_for_another(isolation.enter()).await {
-                self.work(hands).await?;
+                self.work(hands, trial).await?;
             }
         }
         Ok(())
@@ -71,12 +75,13 @@ impl Lane {
 
     /// Leases and works until its hands are empty: when the queue is, or when something must be waited
     /// for that may not be waited for with leases in hand.
-    async fn work(&self, hands: Hands<'_>) -> Result<(), WorkerError> {
+    async fn work(&self, hands: Hands<'_>, trial: Option<Trial<'_>>) -> Result<(), WorkerError> {
         let attempts_max = self.shared.settings.retry.attempts_max;
         if !self.deferred.is_empty() {
             self.settle(Decided::default()).await?;
         }
-        let mut leases = self.lease().await?;
+        let mut cap = trial.as_ref().map_or(usize::MAX, |trial| trial.messages_max);
+        let mut leases = self.lease(cap).await?;
         while !leases.is_empty() {
             if self.pulse.stopped() {
                 return self.settle(batch::release(leases)).await;
@@ -84,14 +89,16 @@ impl Lane {
             if let Some(suspect) = batch::take_suspect(&mut leases, attempts_max) {
                 return self.isolate(hands, suspect, leases).await;
             }
-            let is_full = self.requests.is_full(&leases);
+            let is_full = self.requests.is_full(&leases, cap.min(self.shared.pace.size()));
             let decided = self.process(leases).await?;
             if !is_full {
                 self.pulse.wait_for(tokio::time::sleep(self.shared.settings.lease_linger)).await;
             }
             leases = if self.may_lease() {
+                // The gate is open: a trial is over.
+                cap = usize::MAX;
                 // Two writes to one queue: together they share its commit.
-                tokio::try_join!(self.settle(decided), self.lease())?.1
+                tokio::try_join!(self.settle(decided), self.lease(cap))?.1
             } else {
                 self.settle(decided).await?;
                 Vec::new()
@@ -151,13 +158,14 @@ impl Lane {
         Ok(false)
     }
 
-    /// Takes a batch: empty where nothing is due, or where it is time to stop. A request that failed is
+    /// Takes a batch of at most `cap` messages: empty where nothing is due, or where it is time to stop. A request that failed is
     /// repeated by its id: its leases may have been given and its answer lost.
-    async fn lease(&self) -> Result<Vec<Lease>, WorkerError> {
-        let mut outage = QueueOutage::new("lease", &self.shared.queue_away, &self.shared.settings);
+    async fn lease(&self, cap: usize) -> Result<Vec<Lease>, WorkerError> {
+        let Shared { pace, queue_away, settings, .. } = &*self.shared;
+        let mut outage = QueueOutage::new("lease", queue_away, settings);
         while !self.pulse.stopped() {
             self.pulse.beat();
-            match self.shared.queue.lease(self.requests.current()).await {
+            match self.shared.queue.lease(self.requests.current(cap.min(pace.size()))).await {
                 Ok(leases) => {
                     outage.over(self.pulse.lane);
                     self.requests.answered();
@@ -277,21 +285,26 @@ impl Lane {
 
     /// Reads and applies a batch, and decides how each lease ends.
     async fn process(&self, leases: Vec<Lease>) -> Result<Decided, WorkerError> {
-        let Shared { settings, metrics, gate, .. } = &*self.shared;
+        let Shared { settings, metrics, gate, pace, evidence, .. } = &*self.shared;
         let retry = &settings.retry;
         // What a large body is read into may be 80 times as large: one lane at a time does that.
         let is_large = leases.iter().any(|lease| lease.body.len() > LARGE_BODY);
         let turn = if is_large { Some(self.shared.large.lock().await) } else { None };
-        let reading = batch::read(leases, retry.attempts_max, settings.instance_id.as_deref());
+        let mut reading = batch::read(leases, retry.attempts_max, settings.instance_id.as_deref());
         drop(turn);
+        reading.sort_by_table();
         metrics.sanitized.inc_by(reading.sanitized as u64);
         metrics.mismatched(&reading.mismatched);
 
-        let outcome = apply(&*self.shared.store, &reading.changes, |changes, took| {
+        // What would not be settled before the leases run out is released untried.
+        let time = settings.lease_for / 4 * 3;
+        let outcome = apply(&*self.shared.store, &reading.changes, pace, evidence, time, |call| {
             self.pulse.beat();
-            metrics.called(changes, took);
+            metrics.called(&call);
         })
         .await;
+        metrics.batch_limit.set(pace.size());
+        let is_proof = outcome.is_proof();
         let now = self.shared.clock.now();
         let mut decided = Decided::default();
         decided.settlements.reserve(reading.leases.len() + reading.failed.len());
@@ -321,7 +334,8 @@ impl Lane {
             decided.push(lease, settlement);
         }
         match outcome.failure {
-            None if reading.changes.is_empty() => {}
+            // Nothing was tried, or a message ran into a time limit: that says nothing about the store.
+            None if !is_proof => {}
             None => gate.applied(),
             Some(error @ StoreError::Broken(_)) => {
                 // One try: this process must end, whether the queue answers or not.

@@ -1,15 +1,16 @@
 //! What the worker counts.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
 use rollbook_core::catalog::{NEVER_KEPT, RESOURCES, event_types};
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::queue::{Lease, Settlement};
 use rollbook_core::retry::Reason;
-use rollbook_core::store::Tidied;
+use rollbook_core::store::{SlowCause, Tidied};
 use rollbook_core::time::Timestamp;
+
+use crate::apply::Call;
 
 /// Messages.
 const BATCH_BUCKETS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
@@ -54,6 +55,9 @@ pub(crate) struct Metrics {
     leased: Histogram,
     applied_at_once: Histogram,
     apply_seconds: Histogram,
+    apply_slow: IntCounterVec,
+    /// The most messages that the next batch may have.
+    pub(crate) batch_limit: BatchLimit,
     event_lag_seconds: Histogram,
     settlements: IntCounterVec,
     applied: IntCounterVec,
@@ -76,6 +80,8 @@ impl Metrics {
                 HistogramOpts::new("rollbook_apply_seconds", "Time of one call to the store.")
                     .buckets(APPLY_BUCKETS.to_vec()),
             )?,
+            apply_slow: slow(registry)?,
+            batch_limit: BatchLimit::new(registry)?,
             event_lag_seconds: histogram(
                 registry,
                 HistogramOpts::new(
@@ -135,6 +141,9 @@ impl Metrics {
     }
 
     fn start_at_zero(&self) {
+        for cause in SlowCause::ALL {
+            self.apply_slow.with_label_values(&[cause.as_str()]);
+        }
         for settlement in ["ack", "release"] {
             self.settlements.with_label_values(&[settlement, NONE]);
         }
@@ -170,9 +179,12 @@ impl Metrics {
     }
 
     /// The store was called once.
-    pub(crate) fn called(&self, changes: usize, took: Duration) {
-        self.applied_at_once.observe(count(changes));
-        self.apply_seconds.observe(took.as_secs_f64());
+    pub(crate) fn called(&self, call: &Call) {
+        self.applied_at_once.observe(count(call.changes));
+        self.apply_seconds.observe(call.took.as_secs_f64());
+        if let Some(cause) = call.slow {
+            self.apply_slow.with_label_values(&[cause.as_str()]).inc();
+        }
     }
 
     /// A change was applied. The lag is that of rows that advanced: a replay of last month's event says
@@ -219,6 +231,27 @@ impl Metrics {
             self.ended(failure.event_type.as_deref(), DEAD_LETTER);
         }
     }
+}
+
+/// The size of batches that the store is fast enough for.
+pub(crate) struct BatchLimit(Gauge);
+
+impl BatchLimit {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let help = "The most messages in the next batch: below lease_batch_max while the store is too slow for more.";
+        let gauge = Gauge::new("rollbook_apply_batch_limit", help)?;
+        registry.register(Box::new(gauge.clone()))?;
+        Ok(Self(gauge))
+    }
+
+    pub(crate) fn set(&self, messages: usize) {
+        self.0.set(count(messages));
+    }
+}
+
+fn slow(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
+    let help = "Calls to the store that were cut short by a time limit, by limit.";
+    counters(registry, "rollbook_apply_slow_total", help, &["cause"])
 }
 
 fn batch_size(registry: &Registry, stage: &str) -> Result<Histogram, prometheus::Error> {

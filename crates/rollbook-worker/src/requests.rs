@@ -52,12 +52,12 @@ impl Requests {
         }
     }
 
-    /// The request to send now.
-    pub(crate) fn current(&self) -> LeaseRequest {
+    /// The request to send now, for at most `cap` messages.
+    pub(crate) fn current(&self, cap: usize) -> LeaseRequest {
         let present = self.present();
         LeaseRequest {
             id: present.id,
-            max: present.messages,
+            max: present.messages.min(cap.max(1)),
             bytes_max: present.bytes,
             lease_for: self.lease_for,
             wait: self.wait,
@@ -83,10 +83,10 @@ impl Requests {
         }
     }
 
-    /// Whether a batch may have left something behind that is due.
-    pub(crate) fn is_full(&self, leases: &[Lease]) -> bool {
+    /// Whether a batch of at most `cap` messages may have left something behind that is due.
+    pub(crate) fn is_full(&self, leases: &[Lease], cap: usize) -> bool {
         let bytes: usize = leases.iter().map(|lease| lease.body.len()).sum();
-        leases.len() >= self.messages_max || bytes >= self.bytes_max / 2
+        leases.len() >= self.messages_max.min(cap) || bytes >= self.bytes_max / 2
     }
 
     fn present(&self) -> MutexGuard<'_, Present> {
@@ -110,12 +110,12 @@ mod tests {
     #[test]
     fn a_failed_request_is_repeated_as_it_was_and_then_with_half_as_much_each_time() {
         let requests = requests();
-        let first = requests.current();
+        let first = requests.current(usize::MAX);
         assert_eq!(limits(&first), (100, 1 << 20));
         let mut asked = Vec::new();
         for _ in 0..9 {
             requests.failed();
-            let repeated = requests.current();
+            let repeated = requests.current(usize::MAX);
             assert_eq!(repeated.id, first.id);
             asked.push(limits(&repeated));
         }
@@ -126,24 +126,24 @@ mod tests {
     #[test]
     fn an_answer_ends_the_request_and_what_is_asked_for_grows_by_an_eighth_up_to_the_limit() {
         let requests = requests();
-        let first = requests.current();
+        let first = requests.current(usize::MAX);
         for _ in 0..4 {
             requests.failed();
         }
-        assert_eq!(requests.current().max, 12);
+        assert_eq!(requests.current(usize::MAX).max, 12);
         let mut asked = Vec::new();
         for _ in 0..40 {
             requests.answered();
-            asked.push(requests.current().max);
+            asked.push(requests.current(usize::MAX).max);
         }
         assert_eq!((&asked[..3], asked[39]), (&[13, 14, 15][..], 100));
         assert!(asked.is_sorted());
-        assert_ne!(requests.current().id, first.id);
-        assert_eq!(requests.current().bytes_max, 1 << 20);
+        assert_ne!(requests.current(usize::MAX).id, first.id);
+        assert_eq!(requests.current(usize::MAX).bytes_max, 1 << 20);
     }
 
     #[test]
     fn two_workers_do_not_repeat_each_others_requests() {
-        assert_ne!(requests().current().id, requests().current().id);
+        assert_ne!(requests().current(usize::MAX).id, requests().current(usize::MAX).id);
     }
 }

@@ -11,10 +11,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::QueueAway;
+use crate::evidence::Evidence;
 use crate::gate::Gate;
 use crate::isolation::Isolation;
 use crate::lane::{Lane, Shared};
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::progress::{Progress, Pulse};
 use crate::settings::Settings;
 use crate::upkeep;
@@ -74,10 +76,24 @@ impl Worker {
         let metrics = Metrics::new(registry)?;
         let progress = Progress::new(settings.lanes.max(1), Arc::clone(&clock), metrics.progress.clone());
         let gate = Gate::new(settings.clone());
-        let isolation = Isolation::new();
+        let pace = Pace::new(settings.batch_max);
+        metrics.batch_limit.set(pace.size());
+        let (isolation, evidence) = (Isolation::new(), Evidence::default());
         let queue_away = QueueAway::default();
         let large = tokio::sync::Mutex::default();
-        let shared = Shared { settings, queue, store, clock, metrics, gate, queue_away, isolation, large };
+        let shared = Shared {
+            settings,
+            queue,
+            store,
+            clock,
+            metrics,
+            gate,
+            pace,
+            evidence,
+            queue_away,
+            isolation,
+            large,
+        };
         Ok(Self { shared: Arc::new(shared), progress })
     }
 

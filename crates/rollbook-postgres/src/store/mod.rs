@@ -86,7 +86,7 @@ impl Store for PostgresStore {
         }
         let (keeping, now) = (self.keeping, self.clock.now());
         let work = Apply { statements: &self.statements, changes, keeping, now };
-        let Done { outcomes, doubts } = self.database.run(&work).await?;
+        let Done { outcomes, doubts } = self.database.run(&work).await.map_err(Fault::of_batch)?;
         if !doubts.is_empty() {
             let look = Look { statements: &self.statements, doubts: &doubts, now: self.clock.now() };
             self.mend(&self.database.run(&look).await?).await?;

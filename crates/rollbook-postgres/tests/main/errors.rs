@@ -63,10 +63,10 @@ async fn constraints_and_triggers_of_the_team_blame_the_values_and_quote_none() 
         store.apply_many(&[named("user_7")]).await,
         "a trigger of the table keeps the row from being written",
     );
-    // A trigger that is itself wrong is somebody's to mend.
-    assert_deployment(
+    // A trigger that is itself wrong fails its row, and no other.
+    assert_blames_values(
         store.apply_many(&[named("user_5")]).await,
-        &["the statement is refused (SQLSTATE 42601)"],
+        "a trigger or function of the table fails for the row (SQLSTATE 42601)",
     );
 
     let fine = user_change("user_6", 0);
@@ -112,7 +112,11 @@ async fn a_wrong_login_database_or_schema_is_told_with_its_place_and_mend() {
     let world = World::empty().await;
     let place = format!("Postgres at 127.0.0.1:{}", world.server.port());
     let wrong = open(&world.with_user("rollbook", SECRET));
-    assert_deployment(wrong.ping().await, &[&place, "user rollbook is refused", "28P01", "pg_hba.conf"]);
+    let said = "the server says: password authentication failed for user \"rollbook\"";
+    assert_deployment(
+        wrong.ping().await,
+        &[&place, "user rollbook is refused", "28P01", "pg_hba.conf", said],
+    );
     let missing = PostgresSettings { url: world.server.url("nowhere"), ..world.settings.clone() };
     assert_deployment(open(&missing).ping().await, &[&place, "no database nowhere", "createdb"]);
     assert_deployment(pending_migrations(&missing).await, &[&place, "no database nowhere"]);
@@ -166,6 +170,7 @@ async fn a_server_without_free_connections_or_in_recovery_is_waited_for() {
     let busy = open(&PostgresSettings { url, ..crate::world::settings(String::new()) });
     let Err(StoreError::Dependency(text)) = busy.ping().await else { panic!("a connection too many") };
     assert!(text.contains("53300") && text.contains("max_connections"), "{text}");
+    assert!(text.contains("the server says: too many connections for role \"guest\""), "{text}");
     server.psql("postgres", "ALTER SYSTEM SET default_transaction_read_only = on").await;
     server.psql("postgres", "SELECT pg_reload_conf()").await;
     let read_only = crate::world::settings(server.url("postgres"));

@@ -26,6 +26,7 @@ use rusqlite::Connection;
 use self::apply::Tables;
 use crate::connection;
 use crate::database::Database;
+use crate::fault::Fault;
 use crate::migrations::{self, Schema};
 
 /// A store in an SQLite file.
@@ -59,10 +60,10 @@ impl SqliteStore {
         &self,
         now: Timestamp,
         work: impl Fn(&Tables<'_>) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, StoreError> {
+    ) -> Result<T, Fault> {
         let statements = Arc::clone(&self.statements);
         let run = move |connection: &Connection| work(&Tables { connection, statements: &statements, now });
-        Ok(self.database.run(run).await?)
+        self.database.run(run).await
     }
 }
 
@@ -75,7 +76,8 @@ impl Store for SqliteStore {
         // A copy, since the thread may still be at work when the caller has gone.
         let changes = changes.to_vec();
         let keeping = self.keeping;
-        self.change(self.clock.now(), move |tables| apply::apply(tables, &changes, keeping)).await
+        let applied = self.change(self.clock.now(), move |tables| apply::apply(tables, &changes, keeping));
+        applied.await.map_err(Fault::of_batch)
     }
 
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
@@ -120,12 +122,12 @@ impl Store for SqliteStore {
         at: Timestamp,
     ) -> Result<ErasedCounts, StoreError> {
         let subjects = subjects.to_vec();
-        self.change(at, move |tables| upkeep::erase(tables, &subjects)).await
+        Ok(self.change(at, move |tables| upkeep::erase(tables, &subjects)).await?)
     }
 
     async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
         let due = *due;
-        self.change(self.clock.now(), move |tables| upkeep::tidy(tables, &due)).await
+        Ok(self.change(self.clock.now(), move |tables| upkeep::tidy(tables, &due)).await?)
     }
 
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {

@@ -55,7 +55,7 @@ impl<'a> Writer<'a> {
             }
         }
         bind(&mut self.upsert, self.resource, write, inherited, &self.now)?;
-        self.upsert.raw_execute().map(drop)
+        must_write(self.upsert.raw_execute()?)
     }
 
     /// Writes what has changed without new content: the end, and with it perhaps that the content is gone.
@@ -63,11 +63,16 @@ impl<'a> Writer<'a> {
         let Write { id, state, synced_by, .. } = write;
         if write.before.is_some_and(|before| before.content == state.content) {
             let values = (id, time(state.deleted_at), &self.now, synced_by, state.deleted_at, state.floor);
-            return self.end.execute(values).map(drop);
+            return must_write(self.end.execute(values)?);
         }
         bind(&mut self.upsert, self.resource, write, Inherited::default(), &self.now)?;
-        self.upsert.raw_execute().map(drop)
+        must_write(self.upsert.raw_execute()?)
     }
+}
+
+/// A row that is to be written is: nothing but a trigger (`RAISE(IGNORE)`) can keep it from being so.
+fn must_write(rows: usize) -> rusqlite::Result<()> {
+    if rows == 0 { Err(rusqlite::Error::StatementChangedRows(0)) } else { Ok(()) }
 }
 
 fn time(millis: Option<i64>) -> Option<String> {

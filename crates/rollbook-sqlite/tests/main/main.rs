@@ -5,3 +5,4 @@ mod bytes;
 mod disk;
 mod queue;
 mod store;
+mod triggers;

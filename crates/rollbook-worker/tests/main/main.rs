@@ -3,7 +3,9 @@
 mod applying;
 mod crashes;
 mod failures;
+mod half_open;
 mod outages;
+mod slow;
 mod stopping;
 mod support;
 mod upkeep;

@@ -64,7 +64,7 @@ async fn a_worker_whose_store_is_away_is_alive_long_after_one_that_hangs_would_n
     let mut postgres = postgres;
     postgres.kill();
     assert_eq!(super::send(&home), 200);
-    until("the worker has noticed", async || home.log().contains("the store is away")).await;
+    until("the worker has noticed", async || home.log().contains("store unreachable or failing")).await;
     let noticed = std::time::Instant::now();
     until("more than 10 s have passed", async || {
         let live = home.ops_get("/livez").await.expect("an answer");

@@ -1,0 +1,219 @@
+//! Whether an error of the server was caused by one row, by a time limit, or by something that befalls every row.
+//!
+//! A team's triggers, functions and policies run inside our statements and may raise any SQLSTATE. So the state alone does
+//! not say whose fault an error is. What does, whatever language the server speaks:
+//!
+//! * the routine of the server that reported it: `RAISE` and `ASSERT` of PL/pgSQL, the check of policies;
+//! * the context: the server names the function that was running. A setting of the server
+//!   (`log_parameter_max_length_on_error`) puts the parameters of our own statement there too, which means nothing.
+
+use rollbook_core::store::SlowCause;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+/// The longest text of a server that is repeated.
+const WORDS_MAX: usize = 200;
+
+/// Who caused an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// One row: something raised it inside the statement, for this row.
+    Row,
+    /// One row, or all: whoever knows what became of the others can say.
+    RowOrAll,
+    /// A time limit.
+    Time(SlowCause),
+    /// No row: the server, the connection, or the deployment.
+    Nobody,
+}
+
+/// What an error says of its origin.
+#[derive(Clone, Copy, Debug)]
+struct Origin<'a> {
+    state: &'a str,
+    /// Whether the connection outlives it.
+    is_mild: bool,
+    routine: Option<&'a str>,
+    context: Option<&'a str>,
+}
+
+impl<'a> Origin<'a> {
+    fn of(error: &'a PgDatabaseError) -> Self {
+        Self {
+            state: error.code(),
+            is_mild: error.severity() == PgSeverity::Error,
+            routine: error.routine(),
+            context: error.r#where(),
+        }
+    }
+
+    /// Whether somebody's PL/pgSQL raised it on purpose: then its state may be any.
+    fn is_raised(self) -> bool {
+        self.is_mild && matches!(self.routine, Some("exec_stmt_raise" | "exec_stmt_assert"))
+    }
+
+    /// Whether a function was running. The first line of the context is the innermost.
+    fn is_in_function(self) -> bool {
+        let first = self.context.and_then(|context| context.lines().next()).unwrap_or_default();
+        let kind = first.split(['"', '«', '»', '„', '\'', '$', ':']).next().unwrap_or_default();
+        ["PL/", "SQL"].iter().any(|language| kind.contains(language))
+    }
+
+    fn blame(self) -> Blame {
+        if self.is_raised() {
+            return Blame::Row;
+        }
+        match self.state {
+            "57014" => return Blame::Time(SlowCause::Statement),
+            "25P04" => return Blame::Time(SlowCause::Call),
+            "55P03" => return Blame::Time(SlowCause::Lock),
+            "40001" | "40P01" => return Blame::Time(SlowCause::Conflict),
+            _ if !self.is_mild => return Blame::Nobody,
+            "42501" if self.routine == Some("ExecWithCheckOptions") => return Blame::RowOrAll,
+            "53300" => return Blame::Nobody,
+            _ => {}
+        }
+        let class = self.state.get(..2).unwrap_or_default();
+        match class {
+            // Resources, the system, damage, and what is not known here.
+            "53" | "54" | "55" | "58" | "F0" | "XX" => Blame::RowOrAll,
+            "08" | "25" | "26" | "57" if self.is_in_function() => Blame::RowOrAll,
+            "08" | "25" | "26" | "57" => Blame::Nobody,
+            _ if self.is_in_function() => Blame::Row,
+            // Our own statement or login.
+            "0A" | "28" | "3D" | "3F" | "42" => Blame::Nobody,
+            _ => Blame::RowOrAll,
+        }
+    }
+}
+
+/// Who caused an error.
+pub(crate) fn of(error: &PgDatabaseError) -> Blame {
+    Origin::of(error).blame()
+}
+
+/// Whether somebody's function raised the error on purpose: its state says nothing about server and connection.
+pub(crate) fn is_raised(error: &PgDatabaseError) -> bool {
+    Origin::of(error).is_raised()
+}
+
+/// The innermost function that was running, in the server's words: `PL/pgSQL function f() line 3 at RAISE`. Only
+/// identifiers stand there: lines that quote a statement, which may quote values, are passed over.
+pub(crate) fn function(error: &PgDatabaseError) -> Option<String> {
+    function_in(error.r#where()?)
+}
+
+fn function_in(context: &str) -> Option<String> {
+    let quotes = ['"', '«', '»', '„', '\'', '$'];
+    let mut lines = context.lines().filter(|line| line.contains("PL/") && !line.contains(quotes));
+    lines.next().map(short)
+}
+
+/// What the server says of a connection that it refuses: there are no values of events yet, only names.
+pub(crate) fn words_at_connect(error: &PgDatabaseError) -> String {
+    short(error.message())
+}
+
+/// In one line, at most [`WORDS_MAX`] characters.
+fn short(text: &str) -> String {
+    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
+    text.chars().take(WORDS_MAX).map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FUNCTION: &str = "PL/pgSQL function public.t() line 1 at SQL statement";
+
+    fn error(state: &str) -> Origin<'_> {
+        Origin { state, is_mild: true, routine: None, context: None }
+    }
+
+    #[test]
+    fn what_a_function_raises_on_purpose_is_the_rows_whatever_its_state() {
+        for state in [
+            "P0001", "PT402", "42P01", "42501", "0A000", "XX000", "25006", "57014", "40001", "08006",
+            "53100", "57P01", "58000", "26000",
+        ] {
+            for routine in ["exec_stmt_raise", "exec_stmt_assert"] {
+                let raised = Origin { routine: Some(routine), ..error(state) };
+                assert_eq!(raised.blame(), Blame::Row, "{state}");
+                let fatal = Origin { is_mild: false, ..raised };
+                assert_ne!(fatal.blame(), Blame::Row, "{state}: the server ends the session");
+            }
+        }
+    }
+
+    #[test]
+    fn what_goes_wrong_inside_a_function_is_the_rows_unless_it_may_be_the_servers() {
+        for context in [
+            FUNCTION,
+            "SQL statement \"insert into nosuch values(1)\"\nPL/pgSQL function public.t() line 1 at SQL statement",
+            "PL/pgSQL-Funktion public.t() Zeile 1 bei SQL-Anweisung",
+            "fonction PL/pgSQL public.t(), ligne 1, à instruction SQL",
+            "SQL-Anweisung »insert into nosuch values(1)«",
+            "PL/Python function \"t\"",
+            "SQL function \"t\" statement 1",
+        ] {
+            for state in ["42P01", "42883", "42501", "42601", "0A000", "PT402", "38000", "2F005"] {
+                let inside = Origin { context: Some(context), ..error(state) };
+                assert_eq!(inside.blame(), Blame::Row, "{state} in {context}");
+            }
+            for state in ["53100", "58030", "XX000", "25006", "57P05", "08006"] {
+                let inside = Origin { context: Some(context), ..error(state) };
+                assert_eq!(inside.blame(), Blame::RowOrAll, "{state} in {context}");
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_in_the_context_are_no_function() {
+        for context in [
+            "unnamed portal with parameters: $1 = '{SQL}'",
+            "extended query with parameters: $1 = 'PL/pgSQL'",
+            "Portal »c_1« mit Parametern: $1 = 'SQL'",
+            "while inserting index tuple (0,1) in relation \"users\"",
+        ] {
+            let ours = Origin { context: Some(context), ..error("42501") };
+            assert_eq!(ours.blame(), Blame::Nobody, "{context}");
+            assert_eq!(function_in(context), None, "{context}");
+        }
+    }
+
+    #[test]
+    fn a_policy_a_full_disk_and_damage_may_be_one_rows_and_a_missing_right_or_table_is_not() {
+        let policy = Origin { routine: Some("ExecWithCheckOptions"), ..error("42501") };
+        assert_eq!(policy.blame(), Blame::RowOrAll);
+        for state in ["53100", "53200", "54000", "55000", "58030", "XX000", "XX001", "F0000", "99999"] {
+            assert_eq!(error(state).blame(), Blame::RowOrAll, "{state}");
+        }
+        for state in
+            ["42501", "42P01", "42703", "0A000", "28P01", "3D000", "53300", "57P01", "08006", "25006"]
+        {
+            assert_eq!(error(state).blame(), Blame::Nobody, "{state}");
+        }
+    }
+
+    #[test]
+    fn time_limits_are_told_from_each_other() {
+        for (state, cause) in [
+            ("57014", SlowCause::Statement),
+            ("55P03", SlowCause::Lock),
+            ("40001", SlowCause::Conflict),
+            ("40P01", SlowCause::Conflict),
+        ] {
+            let inside = Origin { context: Some(FUNCTION), ..error(state) };
+            assert_eq!((error(state).blame(), inside.blame()), (Blame::Time(cause), Blame::Time(cause)));
+        }
+    }
+
+    #[test]
+    fn the_function_is_named_without_a_statement_or_a_value() {
+        let context = "SQL statement \"select 'ImASecret'\"\nPL/pgSQL function public.t() line 1 at EXECUTE\n\
+                       unnamed portal with parameters: $1 = 'PL/ImASecret'";
+        let named = function_in(context).expect("a function");
+        assert_eq!(named, "PL/pgSQL function public.t() line 1 at EXECUTE");
+        assert_eq!(function_in("SQL statement \"select 'PL/ImASecret'\""), None);
+        assert_eq!(short(&"é\n".repeat(500)), "é ".repeat(100));
+    }
+}
