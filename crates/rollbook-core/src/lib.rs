@@ -22,5 +22,6 @@ pub mod retry;
 pub mod sanitize;
 pub mod signature;
 pub mod store;
+pub mod sweep;
 pub mod time;
 pub mod trace;

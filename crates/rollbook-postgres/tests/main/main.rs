@@ -10,6 +10,7 @@ mod limits;
 mod migrations;
 mod network;
 mod sessions;
+mod steps;
 mod store;
 mod together;
 mod world;
