@@ -4,4 +4,5 @@ mod audit;
 mod bytes;
 mod disk;
 mod queue;
+mod retention;
 mod store;
