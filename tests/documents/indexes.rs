@@ -29,7 +29,10 @@ fn columns(lines: &[String]) -> BTreeMap<String, Vec<(String, String)>> {
 fn length_max(table: &str, column: &str) -> Option<usize> {
     match (table, column) {
         ("deliveries", "svix_id") => return Some(MessageId::LENGTH_MAX),
-        ("rollbook_migrations", "name") | ("deliveries", "subject_id") | (_, "id") => {
+        ("rollbook_migrations", "name")
+        | ("rollbook_cascades", "table_name" | "what")
+        | ("deliveries", "subject_id")
+        | (_, "id") => {
             return Some(NAME_LENGTH_MAX);
         }
         ("deliveries", "applied_at") | (_, "deleted_at") => return Some(FIXED),

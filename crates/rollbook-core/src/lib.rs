@@ -23,6 +23,7 @@ pub mod retry;
 pub mod sanitize;
 pub mod signature;
 pub mod store;
+pub mod sweep;
 pub mod time;
 pub mod trace;
 pub mod url;

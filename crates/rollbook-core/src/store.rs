@@ -3,6 +3,8 @@
 //! What a store must keep is written as a conformance suite in `rollbook-testkit`
 //! (`conformance::store`), which every engine passes.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
@@ -13,7 +15,7 @@ use crate::merge::DeletedRows;
 use crate::protection::Protection;
 use crate::time::Timestamp;
 
-/// The copy of Clerk. One call is one atomic effect: rows and ledger together, or nothing.
+/// The copy of Clerk. Applying is one atomic effect: rows and ledger together, or nothing.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Merges changes (see [`crate::merge`]) and writes the ledger, durably and all at once. One
@@ -51,12 +53,41 @@ pub trait Store: Send + Sync {
     /// Removes what is kept of these subjects, whether there is anything or not: each becomes a tombstone
     /// without content whose floor is `at` or later, so that no delivery brings anything back. What is theirs
     /// by the catalog's links loses its content with them, now and when it comes later. Their lines, and those of
-    /// what is theirs, leave the ledger. All at once or nothing.
+    /// what is theirs, leave the ledger. An engine may work in steps: see [`Store::erase_in_steps`].
     async fn erase(
         &self,
         subjects: &[(&'static Resource, String)],
         at: Timestamp,
     ) -> Result<ErasedCounts, StoreError>;
+
+    /// Likewise, with reports of how far it has come. An engine where much hangs on one subject works in steps and
+    /// commits each: first the tombstones, from which on nothing can come back, then the rows of theirs and the
+    /// ledger's lines. After an error what is done stays, and the same call again goes on from there.
+    async fn erase_in_steps(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+        _progress: &ErasureProgress<'_>,
+    ) -> Result<ErasedCounts, StoreError> {
+        self.erase(subjects, at).await
+    }
+
+    /// Works for a few seconds at most on what is left to do for rows whose parents were deleted or erased, in small
+    /// steps, each committed. Harmless from many workers at once. An engine that never leaves anything does nothing.
+    async fn cascade(&self) -> Result<Cascaded, StoreError> {
+        Ok(Cascaded::default())
+    }
+
+    /// Returns when this process has left something for [`Store::cascade`].
+    async fn cascade_left(&self) {
+        std::future::pending::<()>().await;
+    }
+
+    /// What is left to do for rows whose parents were deleted or erased: of all, or of the parent or row with this
+    /// id. At most `limit` of it is listed, the oldest first.
+    async fn cascades(&self, _about: Option<&str>, _limit: usize) -> Result<Cascades, StoreError> {
+        Ok(Cascades::default())
+    }
 
     /// One small step of what time alone brings about. Harmless from many workers at once.
     async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError>;
@@ -92,6 +123,67 @@ pub struct ErasedCounts {
     pub rows: u64,
     /// Lines of the ledger.
     pub ledger: u64,
+}
+
+/// Is called with what an erasure has removed so far.
+pub type ErasureProgress<'a> = dyn Fn(ErasedCounts) + Send + Sync + 'a;
+
+/// What a call of [`Store::cascade`] has done, and what is left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cascaded {
+    /// Rows that got what they should have from their parents.
+    pub rows: u64,
+    /// Rows that refused their change: each is tried again by itself.
+    pub refused: u64,
+    /// Parents with rows that are not looked at yet.
+    pub parents_left: u64,
+    /// Rows that have refused their change and wait for their next try.
+    pub rows_left: u64,
+    /// How long until something that is left is due; `None` where nothing is left.
+    pub due_in: Option<Duration>,
+}
+
+/// What is left to do for rows whose parents were deleted or erased.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cascades {
+    /// Parents with rows that are not looked at yet.
+    pub parents: u64,
+    /// Rows that have refused their change.
+    pub rows: u64,
+    /// Some of both, the oldest first.
+    pub listed: Vec<PendingCascade>,
+}
+
+/// A parent or a row with something left to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingCascade {
+    /// The table of the parent or the row.
+    pub table: String,
+    /// Its id.
+    pub id: String,
+    /// What is left.
+    pub what: PendingWork,
+    /// The table and id of the parent whose deletion a row does not show yet, where that is known.
+    pub parent: Option<(String, String)>,
+    /// Since when it is left.
+    pub noted_at: Timestamp,
+    /// How often it was refused or timed out.
+    pub attempts: u32,
+    /// When it is tried again.
+    pub next_try_at: Timestamp,
+    /// Why it was refused last. Names no values.
+    pub last_error: Option<String>,
+}
+
+/// What is left to do of a cascade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PendingWork {
+    /// All rows that hang on a parent are to be looked at.
+    Children,
+    /// One row does not show its parents' deletion.
+    Row,
+    /// One row keeps content that it should have lost by now.
+    Content,
 }
 
 /// What time has brought about, for [`Store::tidy`].

@@ -23,7 +23,9 @@ use rollbook_core::queue::{
     LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
     Settled, Settlement,
 };
-use rollbook_core::store::{Due, ErasedCounts, LedgerEntry, RowView, Store, StoreError, Tidied};
+use rollbook_core::store::{
+    Cascaded, Cascades, Due, ErasedCounts, ErasureProgress, LedgerEntry, RowView, Store, StoreError, Tidied,
+};
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
 
@@ -116,6 +118,8 @@ pub enum StoreCall<'a> {
     Read,
     /// `erase`.
     Erase,
+    /// `cascade`.
+    Cascade,
     /// `tidy` of this.
     Tidy(&'a Due),
     /// `ping`.
@@ -199,6 +203,27 @@ impl Store for FaultyStore {
         at: Timestamp,
     ) -> Result<ErasedCounts, StoreError> {
         (self.script)(StoreCall::Erase).strike(self.inner.erase(subjects, at)).await
+    }
+
+    async fn erase_in_steps(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+        progress: &ErasureProgress<'_>,
+    ) -> Result<ErasedCounts, StoreError> {
+        (self.script)(StoreCall::Erase).strike(self.inner.erase_in_steps(subjects, at, progress)).await
+    }
+
+    async fn cascade(&self) -> Result<Cascaded, StoreError> {
+        (self.script)(StoreCall::Cascade).strike(self.inner.cascade()).await
+    }
+
+    async fn cascade_left(&self) {
+        self.inner.cascade_left().await;
+    }
+
+    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<Cascades, StoreError> {
+        (self.script)(StoreCall::Read).strike(self.inner.cascades(about, limit)).await
     }
 
     async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {

@@ -18,6 +18,7 @@
 mod apply;
 mod backoff;
 mod batch;
+mod cascades;
 mod deferred;
 mod evidence;
 mod gate;

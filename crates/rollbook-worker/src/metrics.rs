@@ -11,6 +11,7 @@ use rollbook_core::store::{SlowCause, Tidied};
 use rollbook_core::time::Timestamp;
 
 use crate::apply::Call;
+use crate::cascades::Cascades;
 
 /// Messages.
 const BATCH_BUCKETS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
@@ -66,6 +67,7 @@ pub(crate) struct Metrics {
     pub(crate) sanitized: IntCounter,
     field_mismatches: IntCounterVec,
     tidied: IntCounterVec,
+    pub(crate) cascades: Cascades,
     pub(crate) progress: Gauge,
 }
 
@@ -130,6 +132,7 @@ impl Metrics {
                 "What was kept long enough and is gone: lines of the ledger, and what deleted rows were like.",
                 &["what"],
             )?,
+            cascades: Cascades::new(registry)?,
             progress: Gauge::new(
                 "rollbook_worker_progress_timestamp_seconds",
                 "The last moment at which every lane was seen alive.",

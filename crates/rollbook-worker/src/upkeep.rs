@@ -4,12 +4,16 @@
 //! part of the worker's progress: rows are right without it, so an error is told and the next round tries again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rollbook_core::store::{Due, StoreError, Tidied};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::lane::Shared;
+
+/// Within which time after the start the first round begins.
+const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
 /// Tidies until it is stopped.
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
@@ -18,8 +22,8 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         return;
     }
     let mut failing = false;
-    // Workers that start together must not all look together.
-    let mut wait = settings.interval.mul_f64(fastrand::f64());
+    // Soon: a setting that was changed takes effect with the start. Workers that start together must not all look together.
+    let mut wait = settings.interval.min(FIRST_WITHIN).mul_f64(fastrand::f64());
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
         wait = settings.interval;
         match round(&shared, &stop).await {

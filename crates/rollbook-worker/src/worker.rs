@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::QueueAway;
+use crate::cascades;
 use crate::evidence::Evidence;
 use crate::gate::Gate;
 use crate::isolation::Isolation;
@@ -114,7 +115,9 @@ impl Worker {
             halt.cancel();
             ended
         };
-        let (ended, ()) = tokio::join!(lanes, upkeep::run(Arc::clone(&self.shared), halt.clone()));
+        let upkeep = upkeep::run(Arc::clone(&self.shared), halt.clone());
+        let cascades = cascades::run(Arc::clone(&self.shared), halt.clone());
+        let (ended, (), ()) = tokio::join!(lanes, upkeep, cascades);
         ended
     }
 

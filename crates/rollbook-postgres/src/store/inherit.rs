@@ -1,11 +1,13 @@
-//! What rows have from their parents, made right after the fact.
+//! What rows have from their parents, repaired after the fact.
 //!
-//! A membership is written by a worker that has read its user as alive while another one ends that user; both
+//! A membership is written by a worker that has read its user as alive while another one deletes that user; both
 //! commit, and neither has seen the other. So whoever has written either side looks once more after its commit, before the
 //! delivery is acknowledged: who commits last sees both ([`super::look`]). Who wrote a child looks at the parents alone, and
-//! only where one has changed at the child; who ended a parent looks at its children. A crash in between leaves the delivery in the
-//! queue, and its next worker looks again. What is wrong is locked first and worked out then, in a statement
-//! of its own: of two that mend the same row, the later one has seen all that the earlier one saw.
+//! only where one has changed at the child; who deleted a parent looks at its children. A crash in between leaves the delivery in the
+//! queue, and its next worker looks again. Rows that are wrong are locked first and worked out then, in a statement
+//! of its own: of two that repair the same row, the later one has seen all that the earlier one saw.
+//!
+//! What is too much for once, or is refused, is noted and worked off in steps ([`super::cascade`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,28 +16,27 @@ use rollbook_core::time::Timestamp;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
-use super::sql::{Statements, content, listed};
+use super::sql::{Statements, content, listed, number_of};
+use crate::fault::NotWritten;
 use crate::transaction::{Session, Sql, Work};
 use crate::types::Time;
 
-/// So many rows are mended by one statement.
+/// Maximum rows of each link that are repaired right after the commit of a batch.
 pub(super) const BATCH_MAX: usize = 1000;
-/// So many rows are looked for at once. Each look passes those that are right already, so few large ones are quicker.
-const FOUND_MAX: usize = 50_000;
 
 /// The statements about rows of one table that have parents.
 pub(super) struct Dependents {
-    /// Ids of rows that do not have what they should, with the number of their table; a condition follows.
-    wrong: String,
-    /// Ids of rows; a condition follows.
-    all: String,
+    /// The number of their table and the ids of rows, as `child`, beside their parents; a condition follows.
+    select: String,
+    /// The condition of a `child` that does not have what it should.
+    differs: String,
     /// The number of the table, and its name.
     table: (usize, String),
     pub(super) links: &'static [Link],
-    /// Locks rows by their ids.
-    lock: Sql,
-    /// Gives rows what they should have: (ids, now).
-    mend: Sql,
+    /// Gives rows what they should have: (ids, now). Returns a row for each that changed.
+    repair: Sql,
+    /// Those of rows that still do not have it: (ids).
+    still_wrong: Sql,
 }
 
 impl Dependents {
@@ -58,179 +59,221 @@ impl Dependents {
         let (joins, end, erased) = (joins.join(" "), ends.join(", "), erased.join(" OR "));
         let nothing = content(resource)
             .map(|name| format!("{name} = CASE WHEN found.erased THEN NULL ELSE stored.{name} END"));
-        let differs = |row: &str, end: &str, erased: &str| {
-            format!(
-                "({row}.version_parents_deleted_at IS DISTINCT FROM {end} OR ({erased}) AND {row}.data IS NOT NULL)"
-            )
-        };
-        let mend = format!(
+        let repair = format!(
             r"UPDATE {table} AS stored
                SET version_parents_deleted_at = found.ended_at, synced_at = $2, version_revision = version_revision + 1,
                    deleted_at = CASE WHEN version_deleted_at IS NULL THEN found.ended_at ELSE stored.deleted_at END,
                    {nothing}
                FROM (SELECT child.id, least({end}) AS ended_at, {erased} AS erased
                      FROM {table} AS child {joins} WHERE child.id = ANY ($1::text[])) AS found
-               WHERE stored.id = found.id AND {differs}",
+               WHERE stored.id = found.id AND {differs}
+               RETURNING true",
             nothing = listed(nothing),
             differs = differs("stored", "found.ended_at", "found.erased"),
         );
+        let select = format!("SELECT {number}::int4, child.id FROM {table} AS child {joins}");
+        let differs = differs("child", &format!("least({end})"), &erased);
         (!resource.links.is_empty()).then(|| Self {
-            wrong: format!(
-                "SELECT {number}::int4, child.id FROM {table} AS child {joins} WHERE {}",
-                differs("child", &format!("least({end})"), &erased)
-            ),
-            all: format!("SELECT child.id FROM {table} AS child WHERE true"),
+            still_wrong: format!("{select} WHERE child.id = ANY ($1::text[]) AND {differs} LIMIT 1").into(),
+            select,
+            differs,
             table: (number, table.clone()),
             links: resource.links,
-            lock: format!(
-                r#"SELECT FROM {table} WHERE id = ANY ($1::text[]) ORDER BY id COLLATE "C" FOR UPDATE"#
-            )
-            .into(),
-            mend: mend.into(),
+            repair: repair.into(),
         })
     }
 
-    /// A SELECT of the rows that hang on parents by a link and do not show their ends; `parents` gives (id, end, whether
-    /// the content is erased). The number of the table, id, two nulls, and the number of this part; at most [`BATCH_MAX`].
+    /// A SELECT of the rows that hang on parents by a link and do not show their deletion; `parents` gives (id, when,
+    /// whether the content is erased). The number of the table, id, two nulls, and the number of this part; at most
+    /// [`BATCH_MAX`].
     pub(super) fn suspects(&self, link: &Link, parents: &str, part: usize) -> String {
         let ((number, table), column) = (&self.table, link.column);
+        let differs = differs("child", "parent.ended_at", "parent.erased");
         format!(
             "(SELECT {number}::int4, child.id, NULL::int8, NULL::bool, {part}::int4
               FROM {parents} AS parent (id, ended_at, erased) JOIN {table} AS child ON child.{column} = parent.id
-              WHERE child.version_parents_deleted_at IS DISTINCT FROM parent.ended_at
-                    OR parent.erased AND child.data IS NOT NULL
+              WHERE {differs}
               LIMIT {BATCH_MAX})"
         )
     }
+}
 
-    /// Gives rows what they should have.
-    async fn mend(
-        &self,
-        session: &mut Session<'_>,
-        ids: &BTreeSet<String>,
-        now: Timestamp,
-    ) -> sqlx::Result<()> {
-        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        for ids in ids.chunks(BATCH_MAX) {
-            let mut arguments = PgArguments::default();
-            arguments.add(ids).map_err(sqlx::Error::Encode)?;
-            session.fetch(&self.lock, arguments).await?;
-            let mut arguments = PgArguments::default();
-            arguments.add(ids).map_err(sqlx::Error::Encode)?;
-            arguments.add(Time(now)).map_err(sqlx::Error::Encode)?;
-            session.fetch(&self.mend, arguments).await?;
-        }
-        Ok(())
-    }
+/// The condition of a row that does not have what it should. The parents' deletion is of no interest to a row that was
+/// deleted by itself: it shows its own, for good, and a write for nothing would run a team's triggers.
+fn differs(row: &str, end: &str, erased: &str) -> String {
+    format!(
+        "({row}.version_deleted_at IS NULL AND {row}.version_parents_deleted_at IS DISTINCT FROM {end}
+          OR ({erased}) AND {row}.data IS NOT NULL)"
+    )
 }
 
 /// Ids by the numbers of their tables.
 pub(super) type Ids = BTreeMap<usize, BTreeSet<String>>;
 
-/// Which rows may not have what they should have from their parents.
+/// Parents whose rows may not have what they should, by their tables.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Doubtful {
-    /// Parents whose rows are meant, by their tables.
-    pub(super) parents: BTreeMap<&'static str, BTreeSet<String>>,
+pub(super) struct Parents {
+    pub(super) ids: BTreeMap<&'static str, BTreeSet<String>>,
     /// Whether those rows are meant too that outlive the parents: an operator has had them erased.
     pub(super) with_survivors: bool,
 }
 
-impl Doubtful {
-    pub(super) fn is_empty(&self) -> bool {
-        self.parents.is_empty()
+/// Which rows of parents are looked for.
+#[derive(Clone, Copy)]
+pub(super) enum Rows {
+    /// Those that do not have what they should.
+    Wrong,
+    /// Likewise, and those with lines in the ledger.
+    WrongOrInLedger,
+    /// All of them.
+    All,
+}
+
+impl Parents {
+    /// One SELECT over all tables that are meant; empty where none is. Without the rows that have a line of their own
+    /// about what they have from their parents, if `known` says that there are any.
+    pub(super) fn query(
+        &self,
+        statements: &Statements,
+        which: Rows,
+        known: bool,
+    ) -> sqlx::Result<(String, PgArguments)> {
+        let mut arguments = PgArguments::default();
+        let mut parts = Vec::new();
+        let schema = &statements.schema;
+        for dependents in statements.tables.iter().filter_map(|table| table.dependents.as_ref()) {
+            for link in dependents.links.iter().filter(|link| link.cascades || self.with_survivors) {
+                let Some(ids) = self.ids.get(link.parent.table) else { continue };
+                arguments
+                    .add(ids.iter().map(String::as_str).collect::<Vec<&str>>())
+                    .map_err(sqlx::Error::Encode)?;
+                let wrong = match which {
+                    Rows::Wrong => format!("AND {}", dependents.differs),
+                    Rows::WrongOrInLedger => format!(
+                        r#"AND ({} OR EXISTS (SELECT FROM "{schema}".deliveries WHERE subject_id = child.id))"#,
+                        dependents.differs
+                    ),
+                    Rows::All => String::new(),
+                };
+                let known = if known {
+                    format!(
+                        r#"AND NOT EXISTS (SELECT FROM "{schema}".rollbook_cascades AS line
+                                           WHERE line.table_name = '{}' AND line.id = child.id AND line.what = 'row')"#,
+                        statements.tables[dependents.table.0].name
+                    )
+                } else {
+                    String::new()
+                };
+                parts.push(format!(
+                    "{} WHERE child.{} = ANY (${}::text[]) {wrong} {known}",
+                    dependents.select,
+                    link.column,
+                    arguments.len()
+                ));
+            }
+        }
+        Ok((parts.join(" UNION ALL "), arguments))
     }
 
-    /// The rows that hang on or belong to the parents.
-    pub(super) async fn belonging(
+    /// The rows themselves, at most so many.
+    pub(super) async fn rows(
         &self,
         statements: &Statements,
         session: &mut Session<'_>,
-    ) -> sqlx::Result<BTreeSet<String>> {
-        let (sql, arguments) = self.query(statements, |dependents| &dependents.all);
+        which: Rows,
+        known: bool,
+        limit: usize,
+    ) -> sqlx::Result<Ids> {
+        let (sql, arguments) = self.query(statements, which, known)?;
+        let mut found = Ids::new();
         if sql.is_empty() {
-            return Ok(BTreeSet::new());
+            return Ok(found);
         }
-        let rows = session.fetch(&sql.into(), arguments.map_err(sqlx::Error::Encode)?).await?;
-        rows.iter().map(|row| row.try_get(0)).collect()
-    }
-
-    /// One SELECT over all tables that are meant; empty where none is.
-    fn query<'a>(
-        &self,
-        statements: &'a Statements,
-        beginning: impl Fn(&'a Dependents) -> &'a str,
-    ) -> (String, Result<PgArguments, sqlx::error::BoxDynError>) {
-        let mut arguments = PgArguments::default();
-        let (mut parts, mut added) = (Vec::new(), Ok(()));
-        let mut add = |ids: &BTreeSet<String>| {
-            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-            added = std::mem::replace(&mut added, Ok(())).and_then(|()| arguments.add(ids));
-            arguments.len()
-        };
-        for table in &statements.tables {
-            let Some(dependents) = &table.dependents else { continue };
-            let beginning = beginning(dependents);
-            for link in dependents.links.iter().filter(|link| link.cascades || self.with_survivors) {
-                if let Some(ids) = self.parents.get(link.parent.table) {
-                    parts.push(format!(
-                        "{beginning} AND child.{} = ANY (${}::text[])",
-                        link.column,
-                        add(ids)
-                    ));
-                }
-            }
+        let sql = format!("{sql} LIMIT {limit}");
+        for row in session.fetch(&sql.into(), arguments).await? {
+            found.entry(number(&row)?).or_default().insert(row.try_get(1)?);
         }
-        (parts.join(" UNION ALL "), added.map(|()| arguments))
+        Ok(found)
     }
 }
 
-/// Gives rows of several tables what they should have.
-pub(super) async fn mend_rows(
-    statements: &Statements,
-    session: &mut Session<'_>,
-    rows: &Ids,
-    now: Timestamp,
-) -> sqlx::Result<()> {
-    for (number, ids) in rows {
-        if let Some(dependents) = &statements.tables[*number].dependents {
-            dependents.mend(session, ids, now).await?;
-        }
-    }
-    Ok(())
+/// The number of the table in the first column.
+pub(super) fn number(row: &sqlx::postgres::PgRow) -> sqlx::Result<usize> {
+    usize::try_from(row.try_get::<i32, _>(0)?).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-/// Finds what is wrong, and mends it: at most [`FOUND_MAX`] rows. Says whether there may be more.
-pub(super) struct Mend<'a> {
+/// Finds rows of parents that do not have what they should.
+pub(super) struct FindWrong<'a> {
     pub(super) statements: &'a Statements,
-    pub(super) doubtful: &'a Doubtful,
+    pub(super) parents: &'a Parents,
+    pub(super) limit: usize,
+}
+
+impl Work for FindWrong<'_> {
+    type Output = Ids;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Ids> {
+        self.parents.rows(self.statements, session, Rows::Wrong, false, self.limit).await
+    }
+}
+
+/// Counts subjects, and all rows that hang on or belong to them.
+pub(super) struct Belonging<'a> {
+    pub(super) statements: &'a Statements,
+    pub(super) parents: &'a Parents,
+    pub(super) subjects: &'a [(&'static Resource, String)],
+}
+
+impl Work for Belonging<'_> {
+    type Output = u64;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<u64> {
+        let (sql, mut arguments) = self.parents.query(self.statements, Rows::All, false)?;
+        let tables = self.subjects.iter().map(|(resource, _)| i32::try_from(number_of(resource)));
+        let tables: Vec<i32> = tables.map(Result::unwrap_or_default).collect();
+        arguments.add(tables).map_err(sqlx::Error::Encode)?;
+        let ids: Vec<&str> = self.subjects.iter().map(|(_, id)| id.as_str()).collect();
+        arguments.add(ids).map_err(sqlx::Error::Encode)?;
+        let last = arguments.len();
+        let subjects = format!("SELECT * FROM unnest(${}::int4[], ${last}::text[])", last - 1);
+        let all = if sql.is_empty() { subjects } else { format!("{sql} UNION ALL {subjects}") };
+        let sql = format!("SELECT count(DISTINCT (number, id)) FROM ({all}) AS found (number, id)");
+        let rows = session.fetch(&sql.into(), arguments).await?;
+        let count: i64 = rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
+        Ok(u64::try_from(count).unwrap_or_default())
+    }
+}
+
+/// Gives rows what they should have from their parents, in one transaction. The output is how many have changed.
+pub(super) struct Repair<'a> {
+    pub(super) statements: &'a Statements,
+    pub(super) rows: &'a Ids,
     pub(super) now: Timestamp,
 }
 
-impl Work for Mend<'_> {
-    type Output = bool;
+impl Work for Repair<'_> {
+    type Output = u64;
 
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<bool> {
-        let (wrong, may_be_more) = self.wrong(session).await?;
-        mend_rows(self.statements, session, &wrong, self.now).await?;
-        Ok(may_be_more)
-    }
-}
-
-impl Mend<'_> {
-    /// Ids of rows that are wrong, and whether there may be more of them.
-    async fn wrong(&self, session: &mut Session<'_>) -> sqlx::Result<(Ids, bool)> {
-        let mut wrong = Ids::new();
-        let (sql, arguments) = self.doubtful.query(self.statements, |dependents| &dependents.wrong);
-        if sql.is_empty() {
-            return Ok((wrong, false));
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<u64> {
+        let mut changed = 0;
+        for (number, ids) in self.rows {
+            let table = &self.statements.tables[*number];
+            let Some(dependents) = &table.dependents else { continue };
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            for ids in ids.chunks(BATCH_MAX) {
+                let mut arguments = PgArguments::default();
+                arguments.add(ids).map_err(sqlx::Error::Encode)?;
+                session.fetch(&table.lock, arguments.clone()).await?;
+                let mut values = arguments.clone();
+                values.add(Time(self.now)).map_err(sqlx::Error::Encode)?;
+                let rows = session.fetch(&dependents.repair, values).await?.len();
+                changed += rows as u64;
+                // Some may have been right. But a trigger may also have swallowed the change.
+                if rows < ids.len() && !session.fetch(&dependents.still_wrong, arguments).await?.is_empty() {
+                    return Err(NotWritten.into());
+                }
+            }
         }
-        let sql = format!("{sql} LIMIT {FOUND_MAX}");
-        let rows = session.fetch(&sql.into(), arguments.map_err(sqlx::Error::Encode)?).await?;
-        for row in &rows {
-            let number = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
-            wrong.entry(number).or_default().insert(row.try_get(1)?);
-        }
-        Ok((wrong, rows.len() >= FOUND_MAX))
+        Ok(changed)
     }
 }

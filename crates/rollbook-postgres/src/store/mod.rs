@@ -9,14 +9,19 @@
 //! once more after the commit; see [`inherit`] and [`look`].
 
 mod apply;
+mod attempt;
+mod cascade;
+mod erase;
 mod inherit;
+mod lines;
 mod look;
+mod pace;
 mod read;
 mod sql;
 mod upkeep;
 mod write;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,23 +29,27 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::protection::Protection;
-use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Store, StoreError, Tidied};
+use rollbook_core::store::{
+    Cascaded, Cascades, Due, ErasedCounts, ErasureProgress, Keeping, LedgerEntry, RowView, Store, StoreError,
+    Tidied,
+};
+use rollbook_core::sweep::Sweep;
 use rollbook_core::time::{Clock, Timestamp};
+use tokio::sync::Notify;
 
 use self::apply::{Apply, Done};
-use self::inherit::{Doubtful, Mend};
-use self::look::Look;
+use self::attempt::Steps;
+use self::inherit::{Ids, Repair};
+use self::lines::{List, Note};
+use self::look::{Doubts, Look};
+use self::pace::Pace;
 use self::read::{Deliveries, Delivery, Forbidden, Get, Rows, RowsWhere};
 use self::sql::Statements;
-use self::upkeep::{Erase, Tidy};
 use crate::fault::Fault;
 use crate::migrations;
 use crate::place::Place;
 use crate::settings::PostgresSettings;
 use crate::transaction::Database;
-
-/// How long an operator's erasure may take: as long as all that hangs on an organization needs.
-const ERASE_MAX: Duration = Duration::from_secs(600);
 
 /// A store in a schema of a Postgres database.
 pub struct PostgresStore {
@@ -49,6 +58,14 @@ pub struct PostgresStore {
     statements: Statements,
     schema: String,
     keeping: Keeping,
+    statement_timeout: Duration,
+    /// Of steps that write rows.
+    pace: Pace,
+    /// Of steps that remove lines of the ledger.
+    ledger_pace: Pace,
+    sweep: Mutex<Sweep>,
+    /// Something was left for [`Store::cascade`].
+    left: Notify,
 }
 
 impl PostgresStore {
@@ -61,7 +78,18 @@ impl PostgresStore {
         place.link().log_once(ignored);
         let statements = Statements::new(&migrations::schema(&settings.schema)?);
         let database = Database::new(place, &settings);
-        Ok(Self { database, clock, statements, schema: settings.schema, keeping: Keeping::default() })
+        Ok(Self {
+            database,
+            clock,
+            statements,
+            schema: settings.schema,
+            keeping: Keeping::default(),
+            statement_timeout: settings.statement_timeout,
+            pace: Pace::default(),
+            ledger_pace: Pace::default(),
+            sweep: Mutex::default(),
+            left: Notify::new(),
+        })
     }
 
     /// The same store, keeping what this says.
@@ -70,10 +98,37 @@ impl PostgresStore {
         Self { keeping, ..self }
     }
 
-    /// Makes sure, after a commit, that what hangs on parents has what it should from them.
-    async fn mend(&self, doubtful: &Doubtful) -> Result<(), StoreError> {
-        let mend = Mend { statements: &self.statements, doubtful, now: self.clock.now() };
-        while !doubtful.is_empty() && self.database.run(&mend).await? {}
+    const fn steps(&self) -> Steps<'_> {
+        Steps { database: &self.database, statement_timeout: self.statement_timeout }
+    }
+
+    /// Makes sure, after a commit, that the batch and what hangs on it has what it should from its parents. What is too
+    /// much for once, is refused or times out is noted, durably, before the delivery can be acknowledged.
+    async fn recheck(&self, doubts: &Doubts) -> Result<(), StoreError> {
+        let statements = &self.statements;
+        let found = self.database.run(&Look { statements, doubts }).await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut rows = found.written.clone();
+        for (number, ids) in found.children.iter().filter(|_| !found.has_more) {
+            rows.entry(*number).or_default().extend(ids.iter().cloned());
+        }
+        let repair = Repair { statements, rows: &rows, now: self.clock.now() };
+        let is_repaired = self.steps().attempt(inherit::BATCH_MAX, &repair).await?.is_ok();
+        let none = Ids::new();
+        let lines = match (is_repaired, found.has_more) {
+            (true, false) => return Ok(()),
+            (true, true) => doubts.lines(true, &none),
+            (false, has_more) => doubts.lines(has_more || !found.children.is_empty(), &found.written),
+        };
+        tracing::info!(
+            lines = lines.len(),
+            "rows that hang on deleted parents are many or refuse their change: they are repaired in steps beside the \
+             deliveries"
+        );
+        self.database.run(&Note { statements: &statements.lines, lines: &lines }).await?;
+        self.left.notify_one();
         Ok(())
     }
 }
@@ -88,8 +143,7 @@ impl Store for PostgresStore {
         let work = Apply { statements: &self.statements, changes, keeping, now };
         let Done { outcomes, doubts } = self.database.run(&work).await.map_err(Fault::of_batch)?;
         if !doubts.is_empty() {
-            let look = Look { statements: &self.statements, doubts: &doubts, now: self.clock.now() };
-            self.mend(&self.database.run(&look).await?).await?;
+            self.recheck(&doubts).await?;
         }
         Ok(outcomes)
     }
@@ -129,21 +183,36 @@ impl Store for PostgresStore {
         subjects: &[(&'static Resource, String)],
         at: Timestamp,
     ) -> Result<ErasedCounts, StoreError> {
+        self.erase_in_steps(subjects, at, &|_| ()).await
+    }
+
+    async fn erase_in_steps(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+        progress: &ErasureProgress<'_>,
+    ) -> Result<ErasedCounts, StoreError> {
         let mut subjects = subjects.to_vec();
         subjects.sort_by(|(one, id), (other, other_id)| {
             (sql::number_of(one), id).cmp(&(sql::number_of(other), other_id))
         });
-        let work = Erase { statements: &self.statements, subjects: &subjects, at };
-        let erased = self.database.run_within(ERASE_MAX, &work).await?;
-        self.mend(&work.doubtful()).await?;
-        Ok(erased)
+        self.erase_subjects(&subjects, at, progress).await
+    }
+
+    async fn cascade(&self) -> Result<Cascaded, StoreError> {
+        self.turn().await
+    }
+
+    async fn cascade_left(&self) {
+        self.left.notified().await;
+    }
+
+    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<Cascades, StoreError> {
+        Ok(self.database.run(&List { statements: &self.statements.lines, about, limit }).await?)
     }
 
     async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
-        let now = self.clock.now();
-        let (tidied, doubtful) = self.database.run(&Tidy { statements: &self.statements, due, now }).await?;
-        self.mend(&doubtful).await?;
-        Ok(tidied)
+        self.retain(due).await
     }
 
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {

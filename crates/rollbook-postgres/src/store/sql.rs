@@ -4,6 +4,7 @@
 use rollbook_core::catalog::{Kind, RESOURCES, Resource};
 
 use super::inherit::Dependents;
+use super::lines;
 use crate::transaction::Sql;
 
 /// The columns that hold a row's state, as [`rollbook_core::merge::Stored`] has it, and how often it was written.
@@ -18,6 +19,8 @@ const STATE: [(&str, &str); 6] = [
 
 /// The statements of one table.
 pub(super) struct Table {
+    /// Its name.
+    pub(super) name: &'static str,
     /// The beginning of [`Statements::stored`].
     stored: String,
     /// Writes rows, each where it is as it was read: where it has the revision before the one that is written.
@@ -28,8 +31,14 @@ pub(super) struct Table {
     pub(super) get: Sql,
     /// Rows in the order of their ids, in the order of [`columns`].
     pub(super) rows: Sql,
-    /// Erases the content of some rows that have ended before a moment: (moment, limit). Returns their ids.
-    pub(super) erase_ended: Sql,
+    /// Locks rows by their ids.
+    pub(super) lock: Sql,
+    /// Rows that were deleted by themselves, in the order in which they were: (from, before, id to begin behind, limit).
+    /// Returns id, `deleted_at`, whether the content is erased, and `deleted_at` to the microsecond.
+    pub(super) deleted: Sql,
+    /// Erases the content of rows that were deleted before a moment: (ids, moment). Returns their ids. The moment is
+    /// written so that the planner does not look for it in an index, which would read all that was ever deleted.
+    pub(super) erase_content: Sql,
     /// Which rows have ended: the number of the table, id, when, whether their content is erased, and a null; a
     /// condition follows.
     pub(super) ended: String,
@@ -46,6 +55,10 @@ pub(super) enum Which {
 
 /// All statements.
 pub(super) struct Statements {
+    /// The schema's name, which is plain.
+    pub(super) schema: String,
+    /// Those about what is left of cascades.
+    pub(super) lines: lines::Statements,
     /// In the order of [`RESOURCES`].
     pub(super) tables: Vec<Table>,
     /// Writes lines of the ledger that are not there.
@@ -54,7 +67,7 @@ pub(super) struct Statements {
     pub(super) delivery: Sql,
     /// The latest lines about a subject: (subject, limit).
     pub(super) deliveries: Sql,
-    /// Removes the lines about subjects.
+    /// Removes some lines about subjects: (ids, limit).
     pub(super) forget: Sql,
     /// Removes some lines that are older: (moment, limit).
     pub(super) prune: Sql,
@@ -100,6 +113,8 @@ impl Statements {
                FROM "{schema}".deliveries"#
         );
         Self {
+            schema: schema.to_owned(),
+            lines: lines::Statements::new(schema),
             tables: (0..).zip(RESOURCES).map(|(number, of)| Table::new(schema, number, of)).collect(),
             record: format!(
                 r#"INSERT INTO "{schema}".deliveries
@@ -118,7 +133,10 @@ impl Statements {
             )
             .into(),
             forget: format!(
-                r#"DELETE FROM "{schema}".deliveries WHERE subject_id = ANY ($1::text[]) RETURNING true"#
+                r#"DELETE FROM "{schema}".deliveries WHERE svix_id IN
+                       (SELECT line.svix_id FROM unnest($1::text[]) AS gone (id)
+                        JOIN "{schema}".deliveries AS line ON line.subject_id = gone.id LIMIT $2)
+                   RETURNING true"#
             )
             .into(),
             prune: format!(
@@ -171,10 +189,10 @@ pub(super) fn rows_where(schema: &str, resource: &'static Resource, column: &str
 
 fn forbidden(schema: &str) -> String {
     let rights = |table: &'static str| match table {
-        "deliveries" => "SELECT, INSERT, UPDATE, DELETE",
+        "deliveries" | "rollbook_cascades" => "SELECT, INSERT, UPDATE, DELETE",
         _ => "SELECT, INSERT, UPDATE",
     };
-    let tables = RESOURCES.iter().map(|resource| resource.table).chain(["deliveries"]);
+    let tables = RESOURCES.iter().map(|resource| resource.table).chain(["deliveries", "rollbook_cascades"]);
     let parts = tables.map(|table| {
         let may = rights(table)
             .split(", ")
@@ -211,12 +229,28 @@ impl Table {
             get: format!(r#"SELECT {shown} FROM "{schema}".{table} WHERE id = $1"#).into(),
             rows: format!(r#"SELECT {shown} FROM "{schema}".{table} WHERE id COLLATE "C" > $1 ORDER BY id COLLATE "C" LIMIT $2"#)
                 .into(),
-            erase_ended: format!(
+            name: table,
+            lock: format!(
+                r#"SELECT FROM "{schema}".{table} WHERE id = ANY ($1::text[]) ORDER BY id COLLATE "C" FOR NO KEY UPDATE"#
+            )
+            .into(),
+            deleted: format!(
+                r#"SELECT id, deleted_at, version_hash = '\xff',
+                          to_char(deleted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+                   FROM "{schema}".{table} AS stored
+                   WHERE deleted_at >= $1::text::timestamptz AND deleted_at < $2 AND version_deleted_at IS NOT NULL
+                         AND (deleted_at > $1::text::timestamptz OR id COLLATE "C" > $3)
+                         AND NOT EXISTS (SELECT FROM "{schema}".rollbook_cascades AS line
+                                         WHERE line.table_name = '{table}' AND line.id = stored.id AND line.what = 'content')
+                   ORDER BY deleted_at, id COLLATE "C" LIMIT $4"#
+            )
+            .into(),
+            erase_content: format!(
                 r#"UPDATE "{schema}".{table}
                    SET {nothing}, version_updated_at = {max}, version_event_at = {max}, version_hash = '\xff',
                        version_revision = version_revision + 1
-                   WHERE id IN (SELECT id FROM "{schema}".{table} WHERE deleted_at < $1 AND version_deleted_at IS NOT NULL AND version_hash <> '\xff'
-                                LIMIT $2 FOR UPDATE SKIP LOCKED)
+                   WHERE id = ANY ($1::text[]) AND (deleted_at < $2) IS TRUE AND version_deleted_at IS NOT NULL
+                         AND version_hash <> '\xff'
                    RETURNING id"#,
                 nothing = listed(nothing),
                 max = i64::MAX,

@@ -1,131 +1,288 @@
-//! What an operator or time takes away.
+//! Retention: old lines leave the ledger, and rows that were deleted long ago lose their content.
+//!
+//! Ledger and rows have transactions of their own, and so has each step: slow rows keep no line of the ledger, and a row
+//! that refuses to lose its content is noted, tried again by itself and passed. Parents that lose their content are noted for
+//! their children in the same transaction, so that a crash right after it loses nothing.
 
-use std::collections::BTreeSet;
+use std::sync::PoisonError;
+use std::time::Duration;
 
 use rollbook_core::catalog::{RESOURCES, Resource};
-use rollbook_core::merge::Inherited;
-use rollbook_core::store::{Due, ErasedCounts, Tidied};
+use rollbook_core::store::{Due, PendingWork, StoreError, Tidied};
+use rollbook_core::sweep::Cursor;
 use rollbook_core::time::Timestamp;
-use sqlx::Arguments as _;
-use sqlx::Row as _;
 use sqlx::postgres::PgArguments;
+use sqlx::{Arguments as _, Row as _};
 
-use super::apply::{self, Asked, Seen};
-use super::inherit::{Doubtful, Mend};
+use super::PostgresStore;
+use super::attempt::Failed;
+use super::cascade::{LOOK_MAX, REFUSED_MAX, RETRIED_MAX, Removing, Turn};
+use super::inherit::{BATCH_MAX, FindWrong, Parents, Repair};
+use super::lines::{self, Line, Take};
 use super::sql::{Statements, number_of};
-use super::write::{Write, arguments};
-use crate::fault::NotWritten;
 use crate::transaction::{Session, Work};
 use crate::types::Time;
 
-/// What an erasure is told by, in the place of a `svix-id`.
-const ERASED_BY: &str = "erase";
-/// How often a subject is written that others write meanwhile; see [`apply`].
-const WRITES_MAX: usize = 3;
+/// Maximum rows that are read at once.
+const PAGE_MAX: usize = 1000;
 
-/// Removes what is kept of these subjects and of what is theirs.
-pub(super) struct Erase<'a> {
-    pub(super) statements: &'a Statements,
-    /// In the order in which tables are written.
-    pub(super) subjects: &'a [(&'static Resource, String)],
-    pub(super) at: Timestamp,
+fn limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-impl Work for Erase<'_> {
-    type Output = ErasedCounts;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<ErasedCounts> {
-        for (resource, id) in self.subjects {
-            self.bury(session, resource, id).await?;
-        }
-        let doubtful = self.doubtful();
-        let mut gone: BTreeSet<String> = doubtful.belonging(self.statements, session).await?;
-        mend_all(self.statements, session, &doubtful, self.at).await?;
-        gone.extend(self.subjects.iter().map(|(_, id)| id.clone()));
-        let mut arguments = PgArguments::default();
-        arguments.add(gone.iter().map(String::as_str).collect::<Vec<&str>>()).map_err(sqlx::Error::Encode)?;
-        let ledger = session.fetch(&self.statements.forget, arguments).await?.len();
-        Ok(ErasedCounts { rows: gone.len() as u64, ledger: ledger as u64 })
-    }
+fn fits(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
-impl Erase<'_> {
-    /// What hangs on or belongs to the subjects.
-    pub(super) fn doubtful(&self) -> Doubtful {
-        let mut doubtful = Doubtful { with_survivors: true, ..Doubtful::default() };
-        for (resource, id) in self.subjects {
-            doubtful.parents.entry(resource.table).or_default().insert(id.clone());
-        }
-        doubtful
+impl PostgresStore {
+    /// What is due, at most so many lines and rows. Trouble with the one keeps the other from nothing.
+    pub(super) async fn retain(&self, due: &Due) -> Result<Tidied, StoreError> {
+        let ledger = self.prune(due).await;
+        let rows = self.erase_deleted(due).await;
+        Ok(Tidied { ledger: ledger?, rows: rows? })
     }
 
-    async fn bury(
+    async fn prune(&self, due: &Due) -> Result<u64, StoreError> {
+        let Some(before) = due.ledger_before else { return Ok(0) };
+        let mut gone = 0;
+        loop {
+            let limit = self.ledger_pace.size().min(due.limit - fits(gone));
+            let prune = Prune { statements: &self.statements, before, limit };
+            match self.steps().paced(&self.ledger_pace, limit, &prune).await? {
+                Ok(lines) => {
+                    gone += lines;
+                    if lines < limit as u64 || fits(gone) >= due.limit {
+                        return Ok(gone);
+                    }
+                }
+                Err(Failed::TimedOut(_)) if limit > 1 => {}
+                Err(why) => return Err(why.into()),
+            }
+        }
+    }
+
+    async fn erase_deleted(&self, due: &Due) -> Result<u64, StoreError> {
+        let Some(before) = due.deleted_before else { return Ok(0) };
+        let mut turn = Turn::default();
+        let mut erased = self.erase_again(before, &mut turn).await?;
+        self.sweep().begin(self.clock.now(), before);
+        while fits(erased) < due.limit {
+            let Some((resource, from)) = self.sweep().next() else { break };
+            let limit = PAGE_MAX.min(due.limit - fits(erased));
+            let page = Page { statements: &self.statements, resource, from, before, limit };
+            let rows = self.steps().long(LOOK_MAX, &page).await?;
+            let ids = rows.iter().filter(|row| !row.is_erased).map(|row| row.cursor.id.clone()).collect();
+            erased += self.erase_rows(resource, ids, before, &mut turn).await?;
+            if turn.done.refused >= REFUSED_MAX {
+                // A trigger may refuse all of them: these are noted, the next round goes on behind them.
+                break;
+            }
+            // Only now: what an outage interrupts is read again.
+            self.sweep().read(resource, rows.last().map(|row| &row.cursor), rows.len() >= limit);
+        }
+        Ok(erased)
+    }
+
+    fn sweep(&self) -> std::sync::MutexGuard<'_, rollbook_core::sweep::Sweep> {
+        self.sweep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rows that refused to lose their content, as far as they are due.
+    async fn erase_again(&self, before: Timestamp, turn: &mut Turn<'_>) -> Result<u64, StoreError> {
+        let lines = &self.statements.lines;
+        let take = Take { statements: lines, what: PendingWork::Content, limit: RETRIED_MAX };
+        let mut erased = 0;
+        for line in self.database.run(&take).await? {
+            if turn.is_over() {
+                self.release(&line).await?;
+                continue;
+            }
+            let ids = std::slice::from_ref(&line.id);
+            let erase = EraseContent { statements: &self.statements, resource: line.resource, ids, before };
+            let removing = Removing { statements: &self.statements, line: &line, work: &erase };
+            match self.steps().attempt(1, &removing).await? {
+                Ok(parents) => erased += self.settle(parents).await?,
+                Err(why) => self.refuse(&line, why, turn).await?,
+            }
+        }
+        Ok(erased)
+    }
+
+    /// Erases the content of these rows, in steps. Gives how many there were.
+    async fn erase_rows(
         &self,
-        session: &mut Session<'_>,
         resource: &'static Resource,
-        id: &str,
-    ) -> sqlx::Result<()> {
-        let number = number_of(resource);
-        for _ in 0..WRITES_MAX {
-            let mut asked = Asked::default();
-            asked.subjects[number].insert(id);
-            let known = apply::known(self.statements, session, &asked).await?;
-            let Seen { stored, revision, .. } = known[number].get(id).copied().unwrap_or_default();
-            let (state, inherited) = (stored.forgotten(self.at), Inherited::default());
-            let write =
-                Write { id, row: None, state, revision: revision + 1, inherited, synced_by: ERASED_BY };
-            let arguments = arguments(resource, &[write], self.at).map_err(sqlx::Error::Encode)?;
-            if !session.fetch(&self.statements.of(resource).upsert, arguments).await?.is_empty() {
-                return Ok(());
+        ids: Vec<String>,
+        before: Timestamp,
+        turn: &mut Turn<'_>,
+    ) -> Result<u64, StoreError> {
+        let mut erased = 0;
+        let mut open = vec![ids];
+        while let Some(mut ids) = open.pop() {
+            if turn.done.refused >= REFUSED_MAX {
+                break;
+            }
+            let size = self.pace.size();
+            if ids.len() > size {
+                let rest = ids.split_off(size);
+                open.push(rest);
+            }
+            if ids.is_empty() {
+                continue;
+            }
+            let erase = EraseContent { statements: &self.statements, resource, ids: &ids, before };
+            match self.steps().paced(&self.pace, ids.len(), &erase).await? {
+                Ok(done) => erased += self.settle(done).await?,
+                Err(Failed::TimedOut(_)) if ids.len() > 1 => open.push(ids),
+                Err(Failed::Refused(_)) if ids.len() > 1 => {
+                    let later = ids.split_off(ids.len() / 2);
+                    open.extend([later, ids]);
+                }
+                Err(why) => {
+                    let line = Line::new(resource, ids.swap_remove(0), PendingWork::Content);
+                    self.refuse(&line, why, turn).await?;
+                }
             }
         }
-        Err(NotWritten.into())
+        Ok(erased)
+    }
+
+    /// Empties the children of parents that have just lost their content, where there are few of them; what is more is
+    /// left to [`super::cascade`]. Gives how many rows had lost their content.
+    async fn settle(&self, erased: Erased) -> Result<u64, StoreError> {
+        let Erased { count, parents } = erased;
+        if parents.is_empty() {
+            return Ok(count);
+        }
+        let mut meant = Parents::default();
+        for line in &parents {
+            meant.ids.entry(line.resource.table).or_default().insert(line.id.clone());
+        }
+        let find = FindWrong { statements: &self.statements, parents: &meant, limit: BATCH_MAX };
+        let Ok(rows) = self.steps().attempt(BATCH_MAX, &find).await? else {
+            self.left.notify_one();
+            return Ok(count);
+        };
+        let all = rows.values().map(std::collections::BTreeSet::len).sum::<usize>();
+        let repair = Repair { statements: &self.statements, rows: &rows, now: self.clock.now() };
+        if all < BATCH_MAX && self.steps().attempt(BATCH_MAX, &repair).await?.is_ok() {
+            self.database.run(&Remove { statements: &self.statements, lines: &parents }).await?;
+        } else {
+            self.left.notify_one();
+        }
+        Ok(count)
     }
 }
 
-/// Within one transaction, for what it has done to parents itself.
-async fn mend_all(
-    statements: &Statements,
-    session: &mut Session<'_>,
-    doubtful: &Doubtful,
-    now: Timestamp,
-) -> sqlx::Result<()> {
-    while (Mend { statements, doubtful, now }).run(session).await? {}
-    Ok(())
+/// Removes lines of the ledger that are older.
+struct Prune<'a> {
+    statements: &'a Statements,
+    before: Timestamp,
+    limit: usize,
 }
 
-/// One small step of what time brings about. Gives those parents too whose content is gone now.
-pub(super) struct Tidy<'a> {
-    pub(super) statements: &'a Statements,
-    pub(super) due: &'a Due,
-    pub(super) now: Timestamp,
+impl Work for Prune<'_> {
+    type Output = u64;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<u64> {
+        let mut arguments = PgArguments::default();
+        arguments.add(Time(self.before)).map_err(sqlx::Error::Encode)?;
+        arguments.add(limit(self.limit)).map_err(sqlx::Error::Encode)?;
+        Ok(session.fetch(&self.statements.prune, arguments).await?.len() as u64)
+    }
 }
 
-impl Work for Tidy<'_> {
-    type Output = (Tidied, Doubtful);
+/// A row that was deleted by itself.
+struct Deleted {
+    cursor: Cursor,
+    is_erased: bool,
+}
 
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<(Tidied, Doubtful)> {
-        let (mut tidied, mut doubtful) = (Tidied::default(), Doubtful::default());
-        let limit = |limit| i64::try_from(limit).unwrap_or(i64::MAX);
-        if let Some(before) = self.due.ledger_before {
-            let mut arguments = PgArguments::default();
-            arguments.add(Time(before)).map_err(sqlx::Error::Encode)?;
-            arguments.add(limit(self.due.limit)).map_err(sqlx::Error::Encode)?;
-            tidied.ledger = session.fetch(&self.statements.prune, arguments).await?.len() as u64;
+/// Reads deleted rows in the order in which they were.
+struct Page<'a> {
+    statements: &'a Statements,
+    resource: &'static Resource,
+    from: Cursor,
+    before: Timestamp,
+    limit: usize,
+}
+
+impl Work for Page<'_> {
+    type Output = Vec<Deleted>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Deleted>> {
+        let mut arguments = PgArguments::default();
+        arguments.add(self.from.moment()).map_err(sqlx::Error::Encode)?;
+        arguments.add(Time(self.before)).map_err(sqlx::Error::Encode)?;
+        arguments.add(self.from.id.as_str()).map_err(sqlx::Error::Encode)?;
+        arguments.add(limit(self.limit)).map_err(sqlx::Error::Encode)?;
+        // In the order of the index, a page at a time: sorting would read all that is due for each page.
+        session.script("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off".to_owned()).await?;
+        let rows = session.fetch(&self.statements.of(self.resource).deleted, arguments).await?;
+        let deleted = |row: &sqlx::postgres::PgRow| {
+            let Time(deleted_at) = row.try_get(1)?;
+            let cursor = Cursor { deleted_at, exact: Some(row.try_get(3)?), id: row.try_get(0)? };
+            Ok(Deleted { cursor, is_erased: row.try_get(2)? })
+        };
+        rows.iter().map(deleted).collect()
+    }
+}
+
+/// What a step of erasing has done.
+#[derive(Default)]
+struct Erased {
+    /// Rows that have lost their content.
+    count: u64,
+    /// The parents among them, noted for their children.
+    parents: Vec<Line>,
+}
+
+/// Erases the content of rows that were deleted before a moment.
+struct EraseContent<'a> {
+    statements: &'a Statements,
+    resource: &'static Resource,
+    ids: &'a [String],
+    before: Timestamp,
+}
+
+impl Work for EraseContent<'_> {
+    type Output = Erased;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Erased> {
+        let table = self.statements.of(self.resource);
+        let mut arguments = PgArguments::default();
+        let ids: Vec<&str> = self.ids.iter().map(String::as_str).collect();
+        arguments.add(ids).map_err(sqlx::Error::Encode)?;
+        session.fetch(&table.lock, arguments.clone()).await?;
+        arguments.add(Time(self.before)).map_err(sqlx::Error::Encode)?;
+        let rows = session.fetch(&table.erase_content, arguments).await?;
+        let count = rows.len() as u64;
+        let number = number_of(self.resource);
+        let is_parent = RESOURCES
+            .iter()
+            .any(|child| child.links.iter().any(|link| link.cascades && number_of(link.parent) == number));
+        if !is_parent {
+            return Ok(Erased { count, parents: Vec::new() });
         }
-        let Some(before) = self.due.deleted_before else { return Ok((tidied, doubtful)) };
-        for resource in RESOURCES {
-            let left = self.due.limit.saturating_sub(usize::try_from(tidied.rows).unwrap_or(usize::MAX));
-            let mut arguments = PgArguments::default();
-            arguments.add(Time(before)).map_err(sqlx::Error::Encode)?;
-            arguments.add(limit(left)).map_err(sqlx::Error::Encode)?;
-            let rows = session.fetch(&self.statements.of(resource).erase_ended, arguments).await?;
-            tidied.rows += rows.len() as u64;
-            for row in rows {
-                doubtful.parents.entry(resource.table).or_default().insert(row.try_get(0)?);
-            }
+        let mut noted = Vec::new();
+        for row in rows {
+            noted.push(Line::new(self.resource, row.try_get(0)?, PendingWork::Children));
         }
-        mend_all(self.statements, session, &doubtful, self.now).await?;
-        Ok((tidied, doubtful))
+        let parents = lines::note(&self.statements.lines, session, &noted, Duration::ZERO).await?;
+        Ok(Erased { count, parents })
+    }
+}
+
+/// Removes lines that have not been noted anew.
+struct Remove<'a> {
+    statements: &'a Statements,
+    lines: &'a [Line],
+}
+
+impl Work for Remove<'_> {
+    type Output = ();
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
+        lines::remove(&self.statements.lines, session, self.lines.iter()).await
     }
 }

@@ -21,11 +21,11 @@ async fn everything_works_behind_a_pgbouncer_in_transaction_mode() {
         PostgresSettings { url: bouncer.url(&world.database), pgbouncer: true, ..world.settings.clone() };
     assert_eq!(
         pending_migrations(&settings).await,
-        Ok(vec!["0001_mirror", "0002_whole_of_clerk", "0003_ends", "0004_storage"])
+        Ok(vec!["0001_mirror", "0002_whole_of_clerk", "0003_ends", "0004_storage", "0005_cascades"])
     );
     assert_eq!(
         apply_migrations(&settings).await,
-        Ok(vec!["0001_mirror", "0002_whole_of_clerk", "0003_ends", "0004_storage"])
+        Ok(vec!["0001_mirror", "0002_whole_of_clerk", "0003_ends", "0004_storage", "0005_cascades"])
     );
     let store = open(&settings);
     // More at once than PgBouncer has connections: it hands them round between transactions.

@@ -150,6 +150,8 @@ async fn more_rows_than_one_look_takes_end_with_their_organization() {
     store.apply_many(&people).await.expect("the store applies them");
     let gone = event("organization.deleted", START + 8, &deleted("organization", "org_1"));
     store.apply_many(&[change_of("msg_gone", &gone)]).await.expect("the store applies it");
+    // What is too much for one recheck is left to the workers.
+    while store.cascade().await.expect("it is worked off").due_in.is_some() {}
     let ends = "SELECT count(*), extract(milliseconds FROM deleted_at)::int % 1000 FROM mirror_2.organization_memberships
                 GROUP BY 2 ORDER BY 2";
     assert_eq!(world.psql(ends).await, "1250|20\n1250|23\n");

@@ -146,7 +146,9 @@ async fn a_role_without_rights_is_told_by_ping_which_tables_it_lacks() {
     let reader = open(&world.with_user(&role, "ImAPassword"));
     let lacking = RESOURCES.iter().map(|resource| resource.table).filter(|table| *table != "users");
     let lacking = lacking.map(|table| format!("{table} (SELECT, INSERT, UPDATE)"));
-    let lacking = lacking.chain(["deliveries (SELECT, INSERT, UPDATE, DELETE)".to_owned()]);
+    let ours =
+        ["deliveries", "rollbook_cascades"].map(|table| format!("{table} (SELECT, INSERT, UPDATE, DELETE)"));
+    let lacking = lacking.chain(ours);
     let lacking = lacking.collect::<Vec<_>>().join(", ");
     let missing = format!("lacks rights in schema mirror_2; grant what is missing on {lacking}");
     assert_deployment(reader.ping().await, &[&missing, &role]);
@@ -155,7 +157,7 @@ async fn a_role_without_rights_is_told_by_ping_which_tables_it_lacks() {
     world
         .psql(&format!(
             "GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA mirror_2 TO {role};
-             GRANT DELETE ON mirror_2.deliveries TO {role}"
+             GRANT DELETE ON mirror_2.deliveries, mirror_2.rollbook_cascades TO {role}"
         ))
         .await;
     assert_eq!(reader.ping().await, Ok(()), "as soon as it has them");

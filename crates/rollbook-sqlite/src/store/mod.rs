@@ -8,18 +8,20 @@
 
 mod apply;
 mod read;
+mod retention;
 mod sql;
 mod upkeep;
 mod write;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Store, StoreError, Tidied};
+use rollbook_core::sweep::Sweep;
 use rollbook_core::time::{Clock, Timestamp};
 use rusqlite::Connection;
 
@@ -35,6 +37,7 @@ pub struct SqliteStore {
     clock: Arc<dyn Clock>,
     statements: Arc<sql::Statements>,
     keeping: Keeping,
+    sweep: Mutex<Sweep>,
 }
 
 impl SqliteStore {
@@ -46,7 +49,7 @@ impl SqliteStore {
         let connection = connection::open(path)?;
         migrations::check(&connection, Schema::Store)?;
         let (database, statements) = (Database::new(connection)?, Arc::new(sql::Statements::new()));
-        Ok(Self { database, clock, statements, keeping: Keeping::default() })
+        Ok(Self { database, clock, statements, keeping: Keeping::default(), sweep: Mutex::default() })
     }
 
     /// The same store, keeping what this says.
@@ -126,8 +129,7 @@ impl Store for SqliteStore {
     }
 
     async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
-        let due = *due;
-        Ok(self.change(self.clock.now(), move |tables| upkeep::tidy(tables, &due)).await?)
+        self.retain(due).await
     }
 
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {

@@ -23,8 +23,11 @@ pub(super) struct Table {
     pub(super) get: String,
     /// Rows in the order of their ids, in the order of [`columns`].
     pub(super) rows: String,
-    /// Erases the content of some rows that have ended before a moment: (moment, limit). Gives their ids.
-    pub(super) erase_ended: String,
+    /// Rows that were deleted by themselves, in the order in which they were: (from, before, id to begin behind, limit).
+    /// Gives id, `deleted_at` and whether the content is erased.
+    pub(super) deleted: String,
+    /// Erases the content of a row: (id).
+    pub(super) erase_content: String,
     /// For each link: what is to be done when a parent has ended.
     pub(super) links: Vec<Dependents>,
 }
@@ -92,10 +95,15 @@ impl Table {
             ),
             get: format!("SELECT {listed} FROM {table} WHERE id = ?1"),
             rows: format!("SELECT {listed} FROM {table} WHERE id > ?1 ORDER BY id LIMIT ?2"),
-            erase_ended: format!(
+            deleted: format!(
+                "SELECT id, deleted_at, version_hash = x'ff' FROM {table}
+                 WHERE deleted_at >= ?1 AND deleted_at < ?2 AND version_deleted_at IS NOT NULL
+                       AND (deleted_at > ?1 OR id > ?3)
+                 ORDER BY deleted_at, id LIMIT ?4"
+            ),
+            erase_content: format!(
                 "UPDATE {table} SET {nothing}, version_updated_at = {max}, version_event_at = {max}, version_hash = x'ff'
-                 WHERE id IN (SELECT id FROM {table} WHERE deleted_at < ?1 AND version_deleted_at IS NOT NULL AND version_hash <> x'ff' LIMIT ?2)
-                 RETURNING id",
+                 WHERE id = ?1 AND version_hash <> x'ff'",
                 nothing = nothing.join(", "),
                 max = i64::MAX,
             ),
@@ -180,7 +188,8 @@ impl Dependents {
              FROM (SELECT child.id, {end} AS ended_at, {erased} AS erased
                    FROM {table} AS child {joins} WHERE child.{column} = ?1) AS found
              WHERE {table}.id = found.id
-                   AND ({table}.version_parents_deleted_at IS NOT found.ended_at OR found.erased AND {table}.data IS NOT NULL)",
+                   AND ({table}.version_deleted_at IS NULL AND {table}.version_parents_deleted_at IS NOT found.ended_at
+                        OR found.erased AND {table}.data IS NOT NULL)",
             nothing = nothing.join(", "),
             joins = joins.join(" "),
             end = end.unwrap_or_default(),

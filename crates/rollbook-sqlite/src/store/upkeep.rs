@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 
 use rollbook_core::catalog::{RESOURCES, Resource};
-use rollbook_core::store::{Due, ErasedCounts, Tidied};
+use rollbook_core::store::ErasedCounts;
+use rollbook_core::sweep::Cursor;
+use rollbook_core::time::Timestamp;
+use rusqlite::Connection;
 
 use super::apply::Tables;
+use super::sql::Statements;
 use super::write::{Write, Writer};
 
 /// What an erasure is told by, in the place of a `svix-id`.
@@ -47,31 +51,59 @@ fn dependents(tables: &Tables<'_>, parent: &Resource, id: &str) -> rusqlite::Res
     Ok(ids)
 }
 
-/// One small step of what time brings about.
-pub(super) fn tidy(tables: &Tables<'_>, due: &Due) -> rusqlite::Result<Tidied> {
-    let mut tidied = Tidied::default();
-    if let Some(before) = due.ledger_before {
-        let mut prune = tables.connection.prepare_cached(
-            "DELETE FROM deliveries WHERE svix_id IN
-                 (SELECT svix_id FROM deliveries WHERE applied_at < ?1 ORDER BY applied_at LIMIT ?2)",
-        )?;
-        tidied.ledger = prune.execute((before.to_string(), limit(due.limit)))? as u64;
-    }
-    let Some(before) = due.deleted_before else { return Ok(tidied) };
-    for resource in RESOURCES {
-        let left = due.limit.saturating_sub(usize::try_from(tidied.rows).unwrap_or(usize::MAX));
-        let mut statement = tables.connection.prepare_cached(&tables.statements.of(resource).erase_ended)?;
-        let ended: Vec<String> = statement
-            .query_map((before.to_string(), limit(left)), |row| row.get(0))?
-            .collect::<rusqlite::Result<_>>()?;
-        for id in &ended {
-            tables.pass_on(resource, id, false)?;
-        }
-        tidied.rows += ended.len() as u64;
-    }
-    Ok(tidied)
+/// Removes some lines of the ledger that are older.
+pub(super) fn prune(tables: &Tables<'_>, before: Timestamp, limit: usize) -> rusqlite::Result<u64> {
+    let mut prune = tables.connection.prepare_cached(
+        "DELETE FROM deliveries WHERE svix_id IN
+             (SELECT svix_id FROM deliveries WHERE applied_at < ?1 ORDER BY applied_at LIMIT ?2)",
+    )?;
+    Ok(prune.execute((before.to_string(), as_limit(limit)))? as u64)
 }
 
-fn limit(limit: usize) -> i64 {
+/// A row that was deleted by itself.
+pub(super) struct Deleted {
+    pub(super) cursor: Cursor,
+    pub(super) is_erased: bool,
+}
+
+/// Rows that were deleted before a moment, in the order in which they were, from behind a place.
+pub(super) fn deleted(
+    connection: &Connection,
+    statements: &Statements,
+    resource: &'static Resource,
+    (from, before): (&Cursor, Timestamp),
+    limit: usize,
+) -> rusqlite::Result<Vec<Deleted>> {
+    let mut statement = connection.prepare_cached(&statements.of(resource).deleted)?;
+    let values = (from.moment(), before.to_string(), &from.id, as_limit(limit));
+    let rows = statement.query_map(values, |row| {
+        let exact: String = row.get(1)?;
+        let deleted_at = Timestamp::parse(&exact).unwrap_or(from.deleted_at);
+        Ok(Deleted {
+            cursor: Cursor { deleted_at, exact: Some(exact), id: row.get(0)? },
+            is_erased: row.get(2)?,
+        })
+    })?;
+    rows.collect()
+}
+
+/// Erases the content of rows, and what hangs on them loses it with them. Gives how many had any.
+pub(super) fn erase_content(
+    tables: &Tables<'_>,
+    resource: &'static Resource,
+    ids: &[String],
+) -> rusqlite::Result<u64> {
+    let mut erased = 0;
+    for id in ids {
+        let mut erase = tables.connection.prepare_cached(&tables.statements.of(resource).erase_content)?;
+        if erase.execute((id,))? > 0 {
+            tables.pass_on(resource, id, false)?;
+            erased += 1;
+        }
+    }
+    Ok(erased)
+}
+
+fn as_limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }

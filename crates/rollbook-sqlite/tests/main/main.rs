@@ -4,5 +4,6 @@ mod audit;
 mod bytes;
 mod disk;
 mod queue;
+mod retention;
 mod store;
 mod triggers;

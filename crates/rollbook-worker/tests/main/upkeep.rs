@@ -10,6 +10,7 @@ use rollbook_core::store::{Store as _, StoreError};
 use rollbook_testkit::events::{START, deleted, event, user};
 use rollbook_testkit::faults::{Fault, FaultyStore, StoreCall};
 use rollbook_worker::UpkeepSettings;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::Bench;
@@ -104,6 +105,28 @@ async fn a_store_that_cannot_tidy_goes_on_applying_and_is_asked_again() {
         tokio::time::sleep(2 * HOUR).await;
         assert!(!has_line(&bench).await);
         stop.cancel();
+    };
+    let (ended, ()) = tokio::join!(bench.worker_with_store(store).run(stop.clone()), watching);
+    ended.expect("it stops in order");
+}
+
+/// A setting that was changed takes effect with the start: what was deleted before goes at once.
+#[tokio::test(start_paused = true)]
+async fn the_first_round_begins_within_a_second_of_the_start() {
+    let bench = bench(UpkeepSettings { deleted_kept_for: Some(HOUR), ..UpkeepSettings::default() }).await;
+    let begun = Arc::new(Notify::new());
+    let seen = Arc::clone(&begun);
+    let store = FaultyStore::new(bench.store.clone(), move |call| {
+        if matches!(call, StoreCall::Tidy(_)) {
+            seen.notify_one();
+        }
+        Fault::None
+    });
+    let stop = CancellationToken::new();
+    let watching = async {
+        let within = tokio::time::timeout(Duration::from_millis(1_001), begun.notified()).await;
+        stop.cancel();
+        within.expect("it begins soon");
     };
     let (ended, ()) = tokio::join!(bench.worker_with_store(store).run(stop.clone()), watching);
     ended.expect("it stops in order");

@@ -95,7 +95,7 @@ async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option
     findings.extend(machine::disk(config, needs));
     findings.push(machine::open_files(config, needs));
     findings.extend(queue);
-    findings.push(store);
+    findings.extend(store);
     findings.extend(encryption);
     findings.extend(process);
     if with_send {

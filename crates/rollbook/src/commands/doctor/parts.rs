@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::queue::{Audit, QueueAdmin, QueueStats};
-use rollbook_core::store::Store;
+use rollbook_core::store::{Cascades, Store};
 use rollbook_core::time::{Clock, Timestamp};
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
@@ -25,6 +25,7 @@ const DURABILITY: &str = "durability";
 const DEPTH: &str = "depth";
 const DEAD_LETTERS: &str = "dead_letters";
 const AUDIT: &str = "audit";
+const CASCADES: &str = "cascades";
 
 /// The queue, and all that is asked of one that answers.
 pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
@@ -161,17 +162,23 @@ fn audit(audited: Result<Audit, String>) -> Finding {
 }
 
 /// The store. A receiver needs none.
-pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Finding {
+pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
     if !needs.worker {
-        return skipped("store", "a receiver uses none");
+        return vec![skipped("store", "a receiver uses none")];
     }
     if let Some(finding) = not_there(config, needs, Part::Store).await {
-        return finding;
+        return vec![finding];
     }
-    let asked = match wire::open_store(config, clock.clone()) {
-        Ok(store) => ping(&store).await,
-        Err(error) => Err(format!("{error:#}")),
+    let (asked, left) = match wire::open_store(config, clock.clone()) {
+        Ok(store) => (ping(&store).await, in_time(store.cascades(None, 1)).await.ok()),
+        Err(error) => (Err(format!("{error:#}")), None),
     };
+    let left = left.and_then(|left| cascades(&left, clock.now()));
+    std::iter::once(answered(config, asked)).chain(left).collect()
+}
+
+/// Whether the store answers.
+fn answered(config: &Config, asked: Result<(), String>) -> Finding {
     match asked {
         Ok(()) => ok(
             "store",
@@ -179,6 +186,32 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
         ),
         Err(why) => failed("store", why, mend(config, Part::Store)),
     }
+}
+
+/// What is left to do after deletions; `None` where nothing is.
+fn cascades(left: &Cascades, now: Timestamp) -> Option<Finding> {
+    let Cascades { parents, rows, listed } = left;
+    let first = listed.first().map_or_else(String::new, |line| {
+        let why = line.last_error.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        format!("; the oldest, {}, since {}{why}", line.id, line.noted_at)
+    });
+    let waits = listed.first().map(|line| now.since(line.noted_at)).unwrap_or_default();
+    if *rows > 0 {
+        let found =
+            format!("{} rows refuse what follows from a deletion or from retention{first}", thousands(*rows));
+        let fix = "change the trigger or constraint that refuses them, or end what holds their lock; workers try them \
+                   again by themselves. rollbook explain ID shows those of one parent";
+        return Some(warning(CASCADES, found, fix));
+    }
+    let found =
+        format!("{} deleted parents have rows that are not looked at yet{first}", thousands(*parents));
+    (*parents > 0).then(|| {
+        if waits > WAITS_MAX {
+            warning(CASCADES, found, "is a worker running (rollbook serve or work)?")
+        } else {
+            ok(CASCADES, format!("{found}: workers are at it"))
+        }
+    })
 }
 
 async fn ping(store: &Arc<dyn Store>) -> Result<(), String> {
@@ -225,6 +258,8 @@ fn mend(config: &Config, part: Part) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rollbook_core::store::{PendingCascade, PendingWork};
+
     use super::super::finding::State;
     use super::*;
     use crate::config::{Environment, FileSource, Sources};
@@ -249,6 +284,31 @@ mod tests {
             assert!(damaged.found.contains(part), "{}", damaged.found);
         }
         assert_eq!(audit(Err("no answer within 5 s".to_owned())).state, State::Skipped);
+    }
+
+    #[test]
+    fn rows_that_refuse_a_cascade_are_a_warning_and_one_under_way_is_not_at_first() {
+        let now = Timestamp::from_seconds(1_800_000_000);
+        let line = |age: u64, what, last_error: Option<&str>| PendingCascade {
+            table: "organizations".to_owned(),
+            id: "org_1".to_owned(),
+            what,
+            parent: None,
+            noted_at: now.minus(Duration::from_secs(age)),
+            attempts: 0,
+            next_try_at: now,
+            last_error: last_error.map(str::to_owned),
+        };
+        let parent =
+            |age| Cascades { parents: 1, rows: 0, listed: vec![line(age, PendingWork::Children, None)] };
+        let state = |left: &Cascades| cascades(left, now).map(|finding| finding.state);
+        assert_eq!(state(&Cascades::default()), None);
+        assert_eq!(state(&parent(10)), Some(State::Ok));
+        assert_eq!(state(&parent(301)), Some(State::Warning));
+        let listed = vec![line(10, PendingWork::Row, Some("a trigger refuses the row"))];
+        let refused = cascades(&Cascades { parents: 0, rows: 1, listed }, now).expect("a finding");
+        assert_eq!(refused.state, State::Warning);
+        assert!(refused.found.contains("a trigger refuses the row"), "{}", refused.found);
     }
 
     #[test]

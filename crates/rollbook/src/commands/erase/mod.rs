@@ -4,7 +4,8 @@
 //!
 //! * The store first: from then on nothing that still is in the queue, or comes later, can bring anything back. Then
 //!   the queue, looked through to its end until a look finds nothing but what has just come.
-//! * To run it again is harmless, and right after any failure.
+//! * To run it again is harmless, and right after any failure: what hangs on a large organization goes in steps, and
+//!   a second run goes on where the first one ended.
 //! * What is another's stays, and is told; so is what can't be reached.
 
 mod look;
@@ -14,14 +15,14 @@ mod report;
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, IsTerminal as _};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 use rollbook_core::catalog::{
     ORGANIZATION_DOMAINS, ORGANIZATION_INVITATIONS, ORGANIZATIONS, RESOURCES, Resource, USERS,
 };
 use rollbook_core::queue::QueueAdmin;
-use rollbook_core::store::{RowView, Store, StoreError};
+use rollbook_core::store::{ErasedCounts, ErasureProgress, RowView, Store, StoreError};
 use rollbook_core::time::Clock;
 
 use self::look::Found;
@@ -32,7 +33,9 @@ use crate::cli::{Erase, Output};
 use crate::clock::SystemClock;
 use crate::config::{Config, Place, Problems};
 use crate::output::{harmless, print, print_json, say};
+use crate::progress::ProgressLine;
 use crate::wire::{self, Part};
+use crate::words::many;
 
 /// How often the queue is looked through for what came meanwhile.
 const ROUNDS_MAX: usize = 4;
@@ -162,6 +165,9 @@ impl Parts<'_> {
             }
         }
         self.erase_rows(person, &mut erased, &mut done).await?;
+        if let Some(why) = &done.refused {
+            bail!("{} messages are removed, but not all rows are erased: {why}", done.removed);
+        }
         // What waits or is in hand has come since the rows are erased: a worker keeps nothing of it.
         done.coming = found.waiting + found.leased;
         done.found.mentions = found.mentions;
@@ -176,9 +182,32 @@ impl Parts<'_> {
         if person.subjects.len() == *erased {
             return Ok(());
         }
-        let counts = self.store.erase(&person.erasable(), self.clock.now()).await;
-        let counts = counts.with_context(|| failed_at("the store", person, done))?;
+        let shown = Mutex::new((ProgressLine::new(), ErasedCounts::default()));
+        let progress = |counts: ErasedCounts| {
+            let (line, latest) = &mut *shown.lock().unwrap_or_else(PoisonError::into_inner);
+            *latest = counts;
+            if line.is_due() {
+                line.show(&steps(&counts));
+            }
+        };
+        let counts = self
+            .store
+            .erase_in_steps(&person.erasable(), self.clock.now(), &progress as &ErasureProgress<'_>)
+            .await;
+        let (line, latest) = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
+        line.end();
         *erased = person.subjects.len();
+        let counts = match counts {
+            // Some rows are refused. Nothing brings the others back, and the queue's part does not depend on them.
+            Err(StoreError::Event(why)) => {
+                done.refused = Some(why);
+                latest
+            }
+            counts => counts.with_context(|| match latest {
+                ErasedCounts { rows: 0, .. } => failed_at("the store", person, done),
+                so_far => format!("{}; the rest failed; run it again, it goes on from there", steps(&so_far)),
+            })?,
+        };
         done.rows = done.rows.max(counts.rows);
         done.ledger += counts.ledger;
         Ok(())
@@ -193,6 +222,11 @@ fn failed_at(what: &str, person: &Person, done: &Done) -> String {
         ""
     };
     format!("{}{what} failed; run it again{hint}", so_far(done))
+}
+
+/// How far an erasure has come.
+fn steps(counts: &ErasedCounts) -> String {
+    format!("erased so far: {}, {} of the ledger", many(counts.rows, "row"), many(counts.ledger, "line"))
 }
 
 fn so_far(done: &Done) -> String {

@@ -22,6 +22,8 @@ pub(super) struct Done {
     pub(super) found: Found,
     /// How many of those were still there to be removed.
     pub(super) removed: u64,
+    /// Why some rows keep their content, where some do.
+    pub(super) refused: Option<String>,
     /// How many came last, and are left to the workers.
     pub(super) coming: u64,
 }

@@ -244,6 +244,25 @@ async fn a_store_that_fails_has_erased_nothing_and_says_so() {
     assert_eq!(stage.left(), ["msg_2"]);
 }
 
+/// Some rows are refused by a trigger, for as long as it is there: the queue does not wait for that.
+#[tokio::test]
+async fn rows_that_refuse_keep_nothing_in_the_queue_and_the_command_fails_with_the_reason() {
+    let stage = Stage::new();
+    stage.applied("msg_1", &of_user()).await;
+    let store = FaultyStore::new(stage.store.clone(), |call| match call {
+        StoreCall::Erase => Fault::Fail(StoreError::Event("1 rows of theirs keep their content".into())),
+        _ => Fault::None,
+    });
+    stage.queued("msg_2", &of_user().to_string()).await;
+    let parts = stage.parts(&store, &*stage.queue);
+    let mut person = ines();
+    let found = parts.find(&mut person).await.expect("both answer");
+    let told = format!("{:#}", parts.erase(&mut person, found).await.err().expect("a row refuses"));
+    assert!(told.starts_with("1 messages are removed, but not all rows are erased: "), "{told}");
+    assert!(told.ends_with("1 rows of theirs keep their content"), "{told}");
+    assert_eq!(stage.left(), [""; 0]);
+}
+
 #[tokio::test]
 async fn a_queue_that_fails_after_the_store_says_what_is_done_and_what_the_next_run_needs() {
     let stage = Stage::new();

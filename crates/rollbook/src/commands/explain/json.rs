@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use super::queue::{Parked, Seen, Waiting};
 use super::row::{Membership, Row, State};
 use super::story::{Memberships, Story, Subject};
-use super::text;
 use super::why::{Told, Why};
+use super::{cascades, text};
 
 /// The whole story.
 pub(super) fn tell(story: &Story) -> Value {
@@ -22,6 +22,9 @@ pub(super) fn tell(story: &Story) -> Value {
         "queue": story.queue.as_ref().map_or_else(|why| json!({ "error": why }), queue),
         "notes": text::notes(story),
     });
+    if let cascades @ Some(_) = cascades::json(&story.cascades) {
+        told["left_to_do"] = json!(cascades);
+    }
     if let Some(subject) = &story.subject {
         told["subject"] = self::subject(subject);
     }

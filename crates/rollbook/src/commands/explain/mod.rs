@@ -7,6 +7,7 @@
 //! * No body, no name, no address: ids, types, times, states and roles.
 //! * It only reads, and looks at a bounded part of the queue.
 
+mod cascades;
 mod json;
 mod queue;
 mod reason;

@@ -8,7 +8,7 @@ use rollbook_core::catalog::{
 };
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::QueueAdmin;
-use rollbook_core::store::{LedgerEntry, RowView, Store, StoreError};
+use rollbook_core::store::{Cascades, LedgerEntry, RowView, Store, StoreError};
 use rollbook_core::time::Timestamp;
 
 use super::super::named;
@@ -20,6 +20,8 @@ use super::why::{self, Told};
 const LINES_BESIDE: usize = 500;
 /// The most memberships that are counted. They are read as whole rows.
 const MEMBERSHIPS_MAX: usize = 10_000;
+/// The most rows that refuse their change that are listed.
+const CASCADES_MAX: usize = 20;
 /// What an id of a delivery begins with.
 const DELIVERY: &str = "msg_";
 
@@ -54,6 +56,8 @@ pub(super) struct Story {
     pub(super) ledger: Ledger,
     /// What waits or is parked, or why that is not known.
     pub(super) queue: Result<Seen, String>,
+    /// What is left to do after a deletion, of this subject or what hangs on it.
+    pub(super) cascades: Cascades,
     pub(super) now: Timestamp,
 }
 
@@ -117,7 +121,8 @@ pub(super) async fn gather(
     };
     let subject = Some(Subject { resource, row, memberships });
     let (id, now) = (ask.id.to_owned(), ask.now);
-    Ok(Story { id, subject, deliveries, has_older, ledger: ask.ledger, queue, now })
+    let cascades = store.cascades(Some(ask.id), CASCADES_MAX).await?;
+    Ok(Story { id, subject, deliveries, has_older, ledger: ask.ledger, queue, cascades, now })
 }
 
 impl Story {
@@ -143,7 +148,11 @@ async fn of_delivery(
         Err(why) => Err(why.clone()),
     };
     let (id, now, ledger) = (ask.id.to_owned(), ask.now, ask.ledger);
-    Ok(Story { id, subject: None, deliveries, has_older: false, ledger, queue, now })
+    let cascades = match deliveries.first().and_then(|told| told.line.subject_id.as_deref()) {
+        Some(subject_id) => store.cascades(Some(subject_id), CASCADES_MAX).await?,
+        None => Cascades::default(),
+    };
+    Ok(Story { id, subject: None, deliveries, has_older: false, ledger, queue, cascades, now })
 }
 
 /// A line, judged by the others about the same subject.

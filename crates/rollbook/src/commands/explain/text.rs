@@ -7,6 +7,7 @@ use rollbook_core::time::Timestamp;
 use rollbook_core::trace::Traceparent;
 use serde_json::Value;
 
+use super::cascades;
 use super::queue::{Parked, Seen, Waiting};
 use super::row::{Membership, Row, State};
 use super::story::{Ledger, Memberships, Story, Subject};
@@ -28,6 +29,7 @@ pub(super) fn tell(story: &Story) -> String {
         None => _ = writeln!(text, "{}: a delivery, by its svix-id", harmless(&story.id)),
     }
     deliveries(&mut text, story);
+    text.push_str(&cascades::text(&story.cascades));
     match &story.queue {
         Ok(seen) => queue(&mut text, story, seen),
         Err(why) => _ = writeln!(text, "\nWhat is in the queue is not known: {}", harmless(why)),
@@ -190,6 +192,12 @@ pub(super) fn notes(story: &Story) -> Vec<String> {
     if !is_on {
         notes.push(
             "The ledger is off (ledger = no): what comes leaves no line, so nothing tells what came."
+                .to_owned(),
+        );
+    }
+    if !story.cascades.listed.is_empty() {
+        notes.push(
+            "Not all of what hangs on it shows its deletion yet: see what is left to do after its deletion."
                 .to_owned(),
         );
     }

@@ -1,0 +1,152 @@
+//! How retention walks over deleted rows without reading again, in each of its steps, all that it has erased before.
+//!
+//! Rows are read in the order of their `deleted_at`. A round goes on from where the one before ended, a little earlier,
+//! and now and then from the beginning: a delivery that comes late may delete a row at a time that was passed long ago.
+
+use std::time::Duration;
+
+use crate::catalog::{RESOURCES, Resource};
+use crate::time::Timestamp;
+
+/// How far behind what was passed a round begins.
+const LOOK_BACK: Duration = Duration::from_secs(60 * 60);
+/// How often a round begins at the first deleted row. Svix delivers for a day at most, so little is found by it.
+const FROM_START_EVERY: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// A place among the deleted rows of a table: everything up to it has been read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// `deleted_at` of the last row that was read.
+    pub deleted_at: Timestamp,
+    /// The same as the engine has it, where that is more exact: two rows of one millisecond must not be confused.
+    pub exact: Option<String>,
+    /// Its id.
+    pub id: String,
+}
+
+impl Cursor {
+    const fn start() -> Self {
+        Self::at(Timestamp::from_millis(i64::MIN))
+    }
+
+    /// Before all rows that were deleted at this moment.
+    const fn at(deleted_at: Timestamp) -> Self {
+        Self { deleted_at, exact: None, id: String::new() }
+    }
+
+    /// The moment in ISO 8601, as exactly as it is known.
+    pub fn moment(&self) -> String {
+        self.exact.clone().unwrap_or_else(|| self.deleted_at.to_string())
+    }
+}
+
+/// Where the walk over each table is.
+#[derive(Debug)]
+pub struct Sweep {
+    /// In the order of [`RESOURCES`]: the place, and whether this round is at the end of the table.
+    tables: Vec<(Cursor, bool)>,
+    from_start_at: Option<Timestamp>,
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        Self { tables: vec![(Cursor::start(), true); RESOURCES.len()], from_start_at: None }
+    }
+}
+
+impl Sweep {
+    /// Begins a round over all that was deleted before `before`, unless one is under way.
+    pub fn begin(&mut self, now: Timestamp, before: Timestamp) {
+        if self.tables.iter().any(|(_, done)| !done) {
+            return;
+        }
+        let from_start = self.from_start_at.is_none_or(|at| now.since(at) >= FROM_START_EVERY);
+        let latest = before.minus(LOOK_BACK);
+        for (cursor, done) in &mut self.tables {
+            *done = false;
+            if from_start {
+                *cursor = Cursor::start();
+            } else if cursor.deleted_at >= latest {
+                *cursor = Cursor::at(latest);
+            }
+        }
+        if from_start {
+            self.from_start_at = Some(now);
+        }
+    }
+
+    /// The next table with rows to be read, and behind which place; `None` at the end of the round.
+    pub fn next(&self) -> Option<(&'static Resource, Cursor)> {
+        let mut tables = RESOURCES.into_iter().zip(&self.tables);
+        tables.find(|(_, (_, done))| !done).map(|(resource, (cursor, _))| (resource, cursor.clone()))
+    }
+
+    /// Rows of a table were read: up to `last`, and to the end where the page was not full.
+    pub fn read(&mut self, resource: &Resource, last: Option<&Cursor>, is_full: bool) {
+        let tables = RESOURCES.into_iter().zip(&mut self.tables);
+        for (_, (cursor, done)) in tables.filter(|(known, _)| *known == resource) {
+            *done = !is_full;
+            if let Some(last) = last {
+                cursor.clone_from(last);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::USERS;
+
+    const HOUR: i64 = 60 * 60 * 1000;
+
+    fn at(hours: i64) -> Timestamp {
+        Timestamp::from_millis(hours * HOUR)
+    }
+
+    fn cursor(hours: i64) -> Cursor {
+        Cursor { id: "user_1".to_owned(), ..Cursor::at(at(hours)) }
+    }
+
+    /// Reads every table to its end; gives where the users were read from.
+    fn round(sweep: &mut Sweep, now: i64, last: Option<&Cursor>) -> Cursor {
+        sweep.begin(at(now), at(now - 24));
+        let mut from = None;
+        while let Some((resource, cursor)) = sweep.next() {
+            if *resource == USERS {
+                from = Some(cursor);
+            }
+            sweep.read(resource, last.filter(|_| *resource == USERS), false);
+        }
+        from.expect("the users are among the tables")
+    }
+
+    #[test]
+    fn a_round_goes_on_where_the_last_one_ended_and_looks_back_an_hour() {
+        let mut sweep = Sweep::default();
+        assert_eq!(round(&mut sweep, 100, Some(&cursor(50))), Cursor::start());
+        assert_eq!(round(&mut sweep, 101, Some(&cursor(77))), cursor(50));
+        // Deleted at hour 77 with 78 as the limit: the last hour is read once more.
+        assert_eq!(round(&mut sweep, 102, None), Cursor::at(at(77)));
+    }
+
+    #[test]
+    fn now_and_then_a_round_begins_at_the_first_row() {
+        let mut sweep = Sweep::default();
+        round(&mut sweep, 100, Some(&cursor(50)));
+        assert_eq!(round(&mut sweep, 105, None), cursor(50));
+        assert_eq!(round(&mut sweep, 106, None), Cursor::start());
+    }
+
+    #[test]
+    fn a_round_that_stops_half_way_goes_on_from_there() {
+        let mut sweep = Sweep::default();
+        sweep.begin(at(100), at(76));
+        let (resource, _) = sweep.next().expect("a table");
+        sweep.read(resource, Some(&cursor(3)), true);
+        sweep.begin(at(200), at(176));
+        assert_eq!(sweep.next(), Some((resource, cursor(3))), "no other round begins before its end");
+        sweep.read(resource, None, false);
+        assert_ne!(sweep.next().expect("a table").0, resource);
+    }
+}

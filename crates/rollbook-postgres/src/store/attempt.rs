@@ -1,0 +1,166 @@
+//! One step of growing work: its time-outs and refusals are answers, not outages.
+
+use std::time::{Duration, Instant};
+
+use rollbook_core::store::StoreError;
+
+use super::pace::Pace;
+use crate::fault::{self, Fault};
+use crate::place::Place;
+use crate::transaction::{Database, Session, Work};
+
+/// How long a step of several rows may take: a smaller one may pass, and whoever waits for its locks waits no longer.
+const SEVERAL_MAX: Duration = Duration::from_secs(5);
+/// How long a step of several rows waits for a lock.
+const LOCK_MAX: Duration = Duration::from_secs(1);
+/// The share of the time for a statement for which a single row waits for a lock.
+const LOCK_SHARE: u32 = 2;
+
+/// Why a step was rolled back although the database is well. The texts name no values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// A smaller step may pass.
+    TimedOut(String),
+    /// At least one of the rows is refused.
+    Refused(String),
+}
+
+impl Failed {
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::TimedOut(text) | Self::Refused(text) => text,
+        }
+    }
+}
+
+impl From<Failed> for StoreError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::TimedOut(text) => Self::Dependency(text),
+            Failed::Refused(text) => Self::Event(text),
+        }
+    }
+}
+
+/// Does steps in transactions of their own.
+pub(super) struct Steps<'a> {
+    pub(super) database: &'a Database,
+    /// The limit of a statement, as it is set.
+    pub(super) statement_timeout: Duration,
+}
+
+impl Steps<'_> {
+    /// Does work that is about so many rows.
+    ///
+    /// # Errors
+    /// The database is unreachable, or not set up right.
+    pub(super) async fn attempt<W: Work>(
+        &self,
+        rows: usize,
+        work: &W,
+    ) -> Result<Result<W::Output, Failed>, Fault> {
+        let (statement, lock) = if rows > 1 {
+            (SEVERAL_MAX.min(self.statement_timeout), LOCK_MAX.min(self.statement_timeout / LOCK_SHARE))
+        } else {
+            (self.statement_timeout, self.statement_timeout / LOCK_SHARE)
+        };
+        let place = self.database.place();
+        match self.database.run(&Guarded { place, statement, lock, work }).await {
+            // What is deferred to the commit is refused there.
+            Err(Fault::Data(text)) => Ok(Err(Failed::Refused(text))),
+            other => other,
+        }
+    }
+
+    /// Likewise, and lets the pace know how long it took.
+    pub(super) async fn paced<W: Work>(
+        &self,
+        pace: &Pace,
+        rows: usize,
+        work: &W,
+    ) -> Result<Result<W::Output, Failed>, Fault> {
+        let began_at = Instant::now();
+        let outcome = self.attempt(rows, work).await?;
+        match &outcome {
+            Ok(_) => pace.took(rows, began_at.elapsed()),
+            Err(Failed::TimedOut(_)) => pace.timed_out(rows),
+            Err(Failed::Refused(_)) => {}
+        }
+        Ok(outcome)
+    }
+
+    /// Does work that may take this long, such as passing over all rows of a large parent.
+    pub(super) async fn long<W: Work>(&self, limit: Duration, work: &W) -> Result<W::Output, Fault> {
+        let patient = Patient { limit, work };
+        self.database.run_within(limit + self.statement_timeout, &patient).await
+    }
+}
+
+/// Work within limits of its own.
+struct Patient<'a, W> {
+    limit: Duration,
+    work: &'a W,
+}
+
+impl<W: Work> Work for Patient<'_, W> {
+    type Output = W::Output;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<W::Output> {
+        session.script(format!("SET LOCAL statement_timeout = {}", self.limit.as_millis().max(1))).await?;
+        self.work.run(session).await
+    }
+}
+
+struct Guarded<'a, W> {
+    place: &'a Place,
+    statement: Duration,
+    lock: Duration,
+    work: &'a W,
+}
+
+impl<W: Work> Work for Guarded<'_, W> {
+    type Output = Result<W::Output, Failed>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
+        let (statement, lock) = (self.statement.as_millis().max(1), self.lock.as_millis().max(1));
+        session
+            .script(format!("SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}"))
+            .await?;
+        match self.inner(session).await {
+            Ok(output) => Ok(Ok(output)),
+            Err(error) => {
+                let failed = classify(self.place, &error).ok_or(error)?;
+                abandon(session).await?;
+                Ok(Err(failed))
+            }
+        }
+    }
+}
+
+impl<W: Work> Guarded<'_, W> {
+    /// The work, and what a team's constraint triggers have deferred: at the commit no time limit would hold for that.
+    async fn inner(&self, session: &mut Session<'_>) -> sqlx::Result<W::Output> {
+        let output = self.work.run(session).await?;
+        session.script("SET CONSTRAINTS ALL IMMEDIATE".to_owned()).await?;
+        Ok(output)
+    }
+}
+
+/// Rolls back, so that the transaction's end finds nothing to commit and the connection is as good as before.
+pub(super) async fn abandon(session: &mut Session<'_>) -> sqlx::Result<()> {
+    session.script("ROLLBACK; BEGIN".to_owned()).await
+}
+
+/// What a smaller step may help against; `None` for what is wrong with the database.
+pub(super) fn classify(place: &Place, error: &sqlx::Error) -> Option<Failed> {
+    let fault = fault::judge(place, error);
+    if is_timeout(error) {
+        return Some(Failed::TimedOut(fault.to_string()));
+    }
+    if let Fault::Data(text) = fault { Some(Failed::Refused(text)) } else { None }
+}
+
+/// Whether a statement, or its wait for a lock, took too long.
+pub(super) fn is_timeout(error: &sqlx::Error) -> bool {
+    fault::database_error(error).is_some_and(|error| matches!(error.code(), "57014" | "55P03"))
+}

@@ -1,0 +1,328 @@
+//! Working off what is left of cascades: in small steps, each committed, around rows that refuse their change.
+//!
+//! A line about a parent is taken for a while, and worked off by looking for rows that do not have what they should,
+//! many at once, and repairing them in steps of the size that the database bears. The look that finds none removes the
+//! line, with its lock held: what is noted meanwhile waits for that and is noted anew. Nothing else holds the line's lock, so
+//! that noting does not wait for a repair. A row that is refused gets a line of its own, and is tried again by itself.
+
+use std::time::{Duration, Instant};
+
+use rollbook_core::store::{Cascaded, ErasedCounts, ErasureProgress, PendingWork, StoreError};
+use sqlx::postgres::PgArguments;
+use sqlx::{Arguments as _, Row as _};
+
+use super::PostgresStore;
+use super::attempt::Failed;
+use super::inherit::{Ids, Parents, Repair, Rows};
+use super::lines::{self, Change, Left, Line, TAKEN_FOR, Take, Then};
+use super::sql::{Statements, number_of};
+use crate::transaction::{Session, Work};
+
+/// How long one call works.
+const TURN: Duration = Duration::from_secs(10);
+/// Maximum rows that are looked for at once: each look passes over those that are right already.
+const FOUND_MAX: usize = 50_000;
+/// How long one look may take: it passes over all rows of a parent.
+pub(super) const LOOK_MAX: Duration = Duration::from_secs(600);
+/// Maximum rows with lines of their own that are tried again in one turn.
+pub(super) const RETRIED_MAX: usize = 100;
+/// Maximum rows that one turn finds to be refused. Where a trigger refuses all of them, the rest waits.
+pub(super) const REFUSED_MAX: u64 = 100;
+
+/// What has been done so far, and by when a turn ends.
+pub(super) struct Turn<'a> {
+    pub(super) done: Cascaded,
+    /// Lines of the ledger that were removed.
+    pub(super) ledger: u64,
+    /// Why a row was refused last.
+    pub(super) why: Option<Failed>,
+    deadline: Option<Instant>,
+    held_at: Instant,
+    progress: Option<&'a ErasureProgress<'a>>,
+}
+
+impl Default for Turn<'_> {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self {
+            done: Cascaded::default(),
+            ledger: 0,
+            why: None,
+            deadline: Some(now + TURN),
+            held_at: now,
+            progress: None,
+        }
+    }
+}
+
+impl<'a> Turn<'a> {
+    /// One that goes on to the end and reports how far it has come.
+    pub(super) fn to_the_end(progress: &'a ErasureProgress<'a>) -> Self {
+        Self { deadline: None, progress: Some(progress), ..Self::default() }
+    }
+
+    /// Begins the time anew: what refuses must not use up that of what does not.
+    fn renew(&mut self) {
+        self.deadline = self.deadline.map(|_| Instant::now() + TURN);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    pub(super) fn report(&self) {
+        if let Some(progress) = self.progress {
+            progress(ErasedCounts { rows: self.done.rows, ledger: self.ledger });
+        }
+    }
+}
+
+/// How work on a line has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// Nothing is left, and the line is gone.
+    Done,
+    /// The time is over.
+    Unfinished,
+    /// Too many rows are refused.
+    Refused,
+}
+
+impl PostgresStore {
+    /// One turn: rows that were refused, as far as they are due, and one parent.
+    pub(super) async fn turn(&self) -> Result<Cascaded, StoreError> {
+        let lines = &self.statements.lines;
+        let mut turn = Turn::default();
+        let rows = Take { statements: lines, what: PendingWork::Row, limit: RETRIED_MAX };
+        let rows = self.database.run(&rows).await?;
+        self.retry(&rows, &mut turn).await?;
+        turn.renew();
+        let parent = Take { statements: lines, what: PendingWork::Children, limit: 1 };
+        for line in self.database.run(&parent).await? {
+            self.work_off(&line, &mut turn).await?;
+        }
+        let left = self.database.run(&Left { statements: lines }).await?;
+        Ok(Cascaded { rows: turn.done.rows, refused: turn.done.refused, ..left })
+    }
+
+    /// Tries rows again that were refused: each by itself, since it is known to fail.
+    async fn retry(&self, rows: &[Line], turn: &mut Turn<'_>) -> Result<(), StoreError> {
+        for line in rows {
+            if turn.is_over() {
+                self.release(line).await?;
+                continue;
+            }
+            let number = number_of(line.resource);
+            let ids = Ids::from([(number, std::iter::once(line.id.clone()).collect())]);
+            let (statements, now) = (&self.statements, self.clock.now());
+            let repair = Repair { statements, rows: &ids, now };
+            match self.steps().attempt(1, &Removing { statements, line, work: &repair }).await? {
+                Ok(changed) => turn.done.rows += changed,
+                Err(why) => self.refuse(line, why, turn).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves a line that was taken to whoever comes next.
+    pub(super) async fn release(&self, line: &Line) -> Result<(), StoreError> {
+        let statements = &self.statements.lines;
+        Ok(self.database.run(&Change { statements, line, then: Then::Release }).await?)
+    }
+
+    /// Notes that a row is refused.
+    pub(super) async fn refuse(
+        &self,
+        line: &Line,
+        why: Failed,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), StoreError> {
+        let then = Then::Refuse(why.text());
+        self.database.run(&Change { statements: &self.statements.lines, line, then }).await?;
+        tracing::warn!(
+            table = line.resource.table,
+            id = line.id,
+            error = why.text(),
+            "a row refuses what follows from its parent's deletion or from retention; it is tried again by itself, \
+             all other rows go on. Fix: the trigger or constraint that refuses it, or what holds its lock"
+        );
+        turn.done.refused += 1;
+        turn.why = Some(why);
+        Ok(())
+    }
+
+    /// Works off a parent's line, which is taken.
+    pub(super) async fn work_off(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+        let before = turn.done.refused;
+        turn.held_at = Instant::now();
+        let lines = &self.statements.lines;
+        let then = match self.children(line, before, turn).await? {
+            Ended::Done => return Ok(()),
+            Ended::Unfinished => Then::Release,
+            Ended::Refused => Then::Postpone(turn.why.as_ref().map_or("rows are refused", Failed::text)),
+        };
+        Ok(self.database.run(&Change { statements: lines, line, then }).await?)
+    }
+
+    async fn children(&self, line: &Line, before: u64, turn: &mut Turn<'_>) -> Result<Ended, StoreError> {
+        if line.forget {
+            self.forget(std::slice::from_ref(&line.id), line, turn).await?;
+        }
+        loop {
+            let look = Look { statements: &self.statements, line };
+            let found = self.steps().long(LOOK_MAX, &look).await?;
+            if found.is_empty() {
+                return Ok(Ended::Done);
+            }
+            for (number, ids) in found {
+                let mut open: Vec<Vec<String>> = vec![ids.into_iter().collect()];
+                while let Some(ids) = open.pop() {
+                    if turn.is_over() {
+                        return Ok(Ended::Unfinished);
+                    }
+                    if turn.done.refused - before >= REFUSED_MAX {
+                        return Ok(Ended::Refused);
+                    }
+                    self.hold(line, turn).await?;
+                    self.step(line, number, ids, &mut open, turn).await?;
+                    turn.report();
+                }
+            }
+        }
+    }
+
+    /// One step: as many of these rows as the pace says. The rest, and what is to be tried in smaller steps, is open.
+    async fn step(
+        &self,
+        line: &Line,
+        number: usize,
+        mut ids: Vec<String>,
+        open: &mut Vec<Vec<String>>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), StoreError> {
+        let size = self.pace.size();
+        if ids.len() > size {
+            let rest = ids.split_off(size);
+            open.push(rest);
+        }
+        let rows = Ids::from([(number, ids.iter().cloned().collect())]);
+        let repair = Repair { statements: &self.statements, rows: &rows, now: self.clock.now() };
+        match self.steps().paced(&self.pace, ids.len(), &repair).await? {
+            Ok(changed) => turn.done.rows += changed,
+            Err(Failed::TimedOut(_)) if ids.len() > 1 => {
+                open.push(ids);
+                return Ok(());
+            }
+            Err(Failed::Refused(_)) if ids.len() > 1 => {
+                // Half by half, until what is refused stands alone.
+                let later = ids.split_off(ids.len() / 2);
+                open.extend([later, ids]);
+                return Ok(());
+            }
+            Err(why) => {
+                let resource = rollbook_core::catalog::RESOURCES[number];
+                let parent = Some((line.resource, line.id.clone()));
+                let row = Line { parent, ..Line::new(resource, ids[0].clone(), PendingWork::Row) };
+                self.refuse(&row, why, turn).await?;
+            }
+        }
+        if line.forget {
+            self.forget(&ids, line, turn).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the ledger's lines about these ids, in steps.
+    async fn forget(&self, ids: &[String], line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+        loop {
+            let limit = self.ledger_pace.size();
+            let forget = Forget { statements: &self.statements, ids, limit };
+            match self.steps().paced(&self.ledger_pace, limit, &forget).await? {
+                Ok(gone) => {
+                    turn.ledger += gone;
+                    turn.report();
+                    if gone < limit as u64 {
+                        return Ok(());
+                    }
+                }
+                Err(Failed::TimedOut(_)) if limit > 1 => {}
+                Err(why) => return Err(why.into()),
+            }
+            self.hold(line, turn).await?;
+        }
+    }
+
+    /// Keeps others from a line that is worked off.
+    async fn hold(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+        if turn.held_at.elapsed() >= TAKEN_FOR / 4 {
+            turn.held_at = Instant::now();
+            let statements = &self.statements.lines;
+            self.database.run(&Change { statements, line, then: Then::Hold }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Work that a line stood for: it goes with it.
+pub(super) struct Removing<'a, W> {
+    pub(super) statements: &'a Statements,
+    pub(super) line: &'a Line,
+    pub(super) work: &'a W,
+}
+
+impl<W: Work> Work for Removing<'_, W> {
+    type Output = W::Output;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<W::Output> {
+        let output = self.work.run(session).await?;
+        lines::remove(&self.statements.lines, session, std::iter::once(self.line)).await?;
+        Ok(output)
+    }
+}
+
+/// Looks for rows of a parent that do not have what they should, beside those that are known to be refused. Where there
+/// is none, the line goes.
+struct Look<'a> {
+    statements: &'a Statements,
+    line: &'a Line,
+}
+
+impl Work for Look<'_> {
+    type Output = Ids;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Ids> {
+        let lines = &self.statements.lines;
+        let key = || self.line.key().map_err(sqlx::Error::Encode);
+        let Some(locked) = session.fetch(&lines.lock, key()?).await?.pop() else { return Ok(Ids::new()) };
+        let (with_survivors, forget): (bool, bool) = (locked.try_get(0)?, locked.try_get(1)?);
+        let id = std::iter::once(self.line.id.clone()).collect();
+        let parents =
+            Parents { ids: std::iter::once((self.line.resource.table, id)).collect(), with_survivors };
+        let which = if forget { Rows::WrongOrInLedger } else { Rows::Wrong };
+        let found = parents.rows(self.statements, session, which, true, FOUND_MAX).await?;
+        if found.is_empty() {
+            session.fetch(&lines.done, key()?).await?;
+        }
+        Ok(found)
+    }
+}
+
+/// Removes at most so many of the ledger's lines about these ids.
+struct Forget<'a> {
+    statements: &'a Statements,
+    ids: &'a [String],
+    limit: usize,
+}
+
+impl Work for Forget<'_> {
+    type Output = u64;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<u64> {
+        let mut arguments = PgArguments::default();
+        arguments
+            .add(self.ids.iter().map(String::as_str).collect::<Vec<&str>>())
+            .map_err(sqlx::Error::Encode)?;
+        arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
+        Ok(session.fetch(&self.statements.forget, arguments).await?.len() as u64)
+    }
+}

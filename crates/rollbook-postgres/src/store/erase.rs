@@ -1,0 +1,146 @@
+//! An operator's erasure: first the tombstones, from which on nothing comes back, then what hangs on them, in steps.
+//!
+//! Each subject's tombstone is committed together with a line about what is left to do, so that workers finish what a
+//! command that was killed has begun. The command keeps the lines to itself while it runs.
+
+use std::collections::BTreeSet;
+
+use rollbook_core::catalog::Resource;
+use rollbook_core::merge::Inherited;
+use rollbook_core::store::{ErasedCounts, ErasureProgress, PendingWork, StoreError};
+use rollbook_core::time::Timestamp;
+
+use super::PostgresStore;
+use super::apply::{self, Asked, Seen};
+use super::attempt::Failed;
+use super::cascade::{LOOK_MAX, Turn};
+use super::inherit::{BATCH_MAX, Belonging, FindWrong, Parents};
+use super::lines::{self, Line, TAKEN_FOR};
+use super::sql::{Statements, number_of};
+use super::write::{Write, arguments};
+use crate::fault::NotWritten;
+use crate::transaction::{Session, Work};
+
+/// What an erasure is reported by, in the place of a `svix-id`.
+const ERASED_BY: &str = "erase";
+/// How often a subject is written that others write meanwhile; see [`apply`].
+const WRITES_MAX: usize = 3;
+
+type Subject = (&'static Resource, String);
+
+impl PostgresStore {
+    /// Erases subjects, which are in the order in which tables are written.
+    pub(super) async fn erase_subjects(
+        &self,
+        subjects: &[Subject],
+        at: Timestamp,
+        progress: &ErasureProgress<'_>,
+    ) -> Result<ErasedCounts, StoreError> {
+        let (lines, refused) = self.bury(subjects, at).await?;
+        let mut turn = Turn::to_the_end(progress);
+        turn.done.rows = lines.len() as u64;
+        turn.report();
+        for line in &lines {
+            self.work_off(line, &mut turn).await?;
+        }
+        if let Some(why) = refused {
+            return Err(why.into());
+        }
+        let mut parents = Parents { with_survivors: true, ..Parents::default() };
+        for (resource, id) in subjects {
+            parents.ids.entry(resource.table).or_default().insert(id.clone());
+        }
+        let statements = &self.statements;
+        // Whoever has found it out: a worker may have, before this.
+        let find = FindWrong { statements, parents: &parents, limit: BATCH_MAX };
+        let wrong = self.steps().long(LOOK_MAX, &find).await?;
+        if let Some(id) = wrong.values().flatten().next() {
+            let count: usize = wrong.values().map(BTreeSet::len).sum();
+            let why = turn.why.as_ref().map_or("rollbook doctor shows why", Failed::text);
+            return Err(StoreError::Event(format!(
+                "{count} rows of theirs keep their content, such as {id}; all others are erased, and workers try these \
+                 again by themselves: {why}"
+            )));
+        }
+        let rows =
+            self.steps().long(LOOK_MAX, &Belonging { statements, parents: &parents, subjects }).await?;
+        Ok(ErasedCounts { rows, ledger: turn.ledger })
+    }
+
+    /// Makes tombstones of the subjects, in steps. Gives the lines about what is left to do, and why some subject could
+    /// not be written, where one could not.
+    async fn bury(
+        &self,
+        subjects: &[Subject],
+        at: Timestamp,
+    ) -> Result<(Vec<Line>, Option<Failed>), StoreError> {
+        let (mut lines, mut refused) = (Vec::new(), None);
+        let mut open = vec![subjects];
+        while let Some(some) = open.pop() {
+            let (some, rest) = some.split_at(some.len().min(self.pace.size()));
+            if some.is_empty() {
+                continue;
+            }
+            open.push(rest);
+            let bury = Bury { statements: &self.statements, subjects: some, at };
+            match self.steps().paced(&self.pace, some.len(), &bury).await? {
+                Ok(noted) => lines.extend(noted),
+                Err(_) if some.len() > 1 => {
+                    let (first, later) = some.split_at(some.len() / 2);
+                    open.extend([later, first]);
+                }
+                Err(why) => refused = Some(why),
+            }
+        }
+        Ok((lines, refused))
+    }
+}
+
+/// Makes tombstones of subjects, and notes what is left to do.
+struct Bury<'a> {
+    statements: &'a Statements,
+    subjects: &'a [Subject],
+    at: Timestamp,
+}
+
+impl Work for Bury<'_> {
+    type Output = Vec<Line>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Line>> {
+        for (resource, id) in self.subjects {
+            self.one(session, resource, id).await?;
+        }
+        let line = |(resource, id): &Subject| Line {
+            survivors: true,
+            forget: true,
+            ..Line::new(resource, id.clone(), PendingWork::Children)
+        };
+        let noted: Vec<Line> = self.subjects.iter().map(line).collect();
+        lines::note(&self.statements.lines, session, &noted, TAKEN_FOR).await
+    }
+}
+
+impl Bury<'_> {
+    async fn one(
+        &self,
+        session: &mut Session<'_>,
+        resource: &'static Resource,
+        id: &str,
+    ) -> sqlx::Result<()> {
+        let number = number_of(resource);
+        for _ in 0..WRITES_MAX {
+            let mut asked = Asked::default();
+            asked.subjects[number].insert(id);
+            let known = apply::known(self.statements, session, &asked).await?;
+            let Seen { stored, revision, .. } = known[number].get(id).copied().unwrap_or_default();
+            let (state, inherited) = (stored.forgotten(self.at), Inherited::default());
+            let write =
+                Write { id, row: None, state, revision: revision + 1, inherited, synced_by: ERASED_BY };
+            let arguments = arguments(resource, &[write], self.at).map_err(sqlx::Error::Encode)?;
+            if !session.fetch(&self.statements.of(resource).upsert, arguments).await?.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(NotWritten.into())
+    }
+}

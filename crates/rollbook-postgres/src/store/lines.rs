@@ -1,0 +1,371 @@
+//! What is left of cascades, as lines of `rollbook_cascades`: noting, taking, postponing and removing them.
+//!
+//! A line has a revision, which counts how often it was noted: whoever removes one names the revision it knows, so that
+//! what was noted meanwhile stays.
+
+use std::time::Duration;
+
+use rollbook_core::catalog::{Resource, find_resource};
+use rollbook_core::store::{Cascaded, Cascades, PendingCascade, PendingWork};
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::{Arguments as _, Row as _};
+
+use crate::transaction::{Session, Sql, Work};
+use crate::types::Time;
+
+/// How long a line that was taken is nobody else's, unless it is held on to.
+pub(super) const TAKEN_FOR: Duration = Duration::from_secs(30);
+/// The wait before what was refused is tried again. It doubles.
+const BACKOFF: Duration = Duration::from_secs(5);
+/// The longest such wait.
+const BACKOFF_MAX: Duration = Duration::from_secs(600);
+
+/// The statements about the lines.
+pub(super) struct Statements {
+    pub(super) note: Sql,
+    take: Sql,
+    refuse: Sql,
+    postpone: Sql,
+    hold: Sql,
+    remove: Sql,
+    pub(super) lock: Sql,
+    pub(super) done: Sql,
+    left: Sql,
+    count: Sql,
+    list: Sql,
+}
+
+/// What is left to do, as it is called in the table.
+pub(super) const fn name(what: PendingWork) -> &'static str {
+    match what {
+        PendingWork::Children => "children",
+        PendingWork::Row => "row",
+        PendingWork::Content => "content",
+    }
+}
+
+/// Notes lines.
+fn note_sql(table: &str) -> Sql {
+    format!(
+        r#"INSERT INTO {table} AS line
+               (table_name, id, what, parent_table, parent_id, survivors, forget_ledger, next_try_at)
+           SELECT new.*, clock_timestamp() + $8::int8 * interval '1 millisecond'
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::bool[])
+                AS new (table_name, id, what, parent_table, parent_id, survivors, forget_ledger)
+           ORDER BY new.table_name COLLATE "C", new.id COLLATE "C", new.what COLLATE "C"
+           ON CONFLICT (table_name, id, what) DO UPDATE
+           SET survivors = line.survivors OR excluded.survivors,
+               forget_ledger = line.forget_ledger OR excluded.forget_ledger,
+               revision = line.revision + 1,
+               next_try_at = CASE WHEN line.attempts = 0 THEN line.next_try_at ELSE excluded.next_try_at END
+           RETURNING table_name, id, what, survivors, forget_ledger, revision"#
+    )
+    .into()
+}
+
+impl Statements {
+    pub(super) fn new(schema: &str) -> Self {
+        let table = format!(r#""{schema}".rollbook_cascades"#);
+        let key = "table_name = $1 AND id = $2 AND what = $3";
+        let wait = |attempts: &str| {
+            format!(
+                "clock_timestamp() + least({max}, {first} * power(2, least({attempts}, 20))) * interval '1 second'",
+                max = BACKOFF_MAX.as_secs(),
+                first = BACKOFF.as_secs(),
+            )
+        };
+        let counts = "count(*) FILTER (WHERE what = 'children'), count(*) FILTER (WHERE what <> 'children')";
+        Self {
+            note: note_sql(&table),
+            take: format!(
+                r"UPDATE {table} SET next_try_at = clock_timestamp() + $3::int8 * interval '1 millisecond'
+                  WHERE (table_name, id, what) IN
+                        (SELECT table_name, id, what FROM {table} WHERE what = $1 AND next_try_at <= clock_timestamp()
+                         ORDER BY next_try_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+                  RETURNING table_name, id, what, survivors, forget_ledger, revision"
+            )
+            .into(),
+            refuse: format!(
+                r"INSERT INTO {table} AS line
+                      (table_name, id, what, parent_table, parent_id, last_error, attempts, next_try_at)
+                  VALUES ($1, $2, $3, $4, $5, $6, 1, {first})
+                  ON CONFLICT (table_name, id, what) DO UPDATE
+                  SET attempts = line.attempts + 1, next_try_at = {next}, last_error = excluded.last_error,
+                      revision = line.revision + 1,
+                      parent_table = coalesce(line.parent_table, excluded.parent_table),
+                      parent_id = coalesce(line.parent_id, excluded.parent_id)",
+                first = wait("0"),
+                next = wait("line.attempts"),
+            )
+            .into(),
+            postpone: format!(
+                "UPDATE {table} SET attempts = attempts + 1, last_error = $4, next_try_at = {next} WHERE {key}",
+                next = wait("attempts"),
+            )
+            .into(),
+            hold: format!(
+                "UPDATE {table} SET next_try_at = clock_timestamp() + $4::int8 * interval '1 millisecond' WHERE {key}"
+            )
+            .into(),
+            remove: format!(
+                r"DELETE FROM {table} WHERE (table_name, id, what, revision) IN
+                      (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int8[]))"
+            )
+            .into(),
+            lock: format!("SELECT survivors, forget_ledger FROM {table} WHERE {key} FOR UPDATE").into(),
+            done: format!("DELETE FROM {table} WHERE {key}").into(),
+            left: format!(
+                "SELECT {counts}, (extract(epoch FROM min(next_try_at) - clock_timestamp()) * 1000)::int8 FROM {table}"
+            )
+            .into(),
+            count: format!("SELECT {counts} FROM {table} WHERE $1::text IS NULL OR id = $1 OR parent_id = $1").into(),
+            list: format!(
+                r#"SELECT table_name, id, what, parent_table, parent_id, noted_at, attempts, next_try_at, last_error
+                   FROM {table} WHERE $1::text IS NULL OR id = $1 OR parent_id = $1
+                   ORDER BY noted_at, table_name, id COLLATE "C" LIMIT $2"#
+            )
+            .into(),
+        }
+    }
+}
+
+/// Something that is left to do.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    pub(super) resource: &'static Resource,
+    pub(super) id: String,
+    pub(super) what: PendingWork,
+    /// Of `Children`: whether those are meant too that outlive their parent.
+    pub(super) survivors: bool,
+    /// Of `Children`: whether the ledger's lines about the parent and its children go.
+    pub(super) forget: bool,
+    /// Of a row: the parent whose deletion it does not show.
+    pub(super) parent: Option<(&'static Resource, String)>,
+    /// As it was noted last.
+    pub(super) revision: i64,
+}
+
+impl Line {
+    /// Something about this parent or row.
+    pub(super) const fn new(resource: &'static Resource, id: String, what: PendingWork) -> Self {
+        Self { resource, id, what, survivors: false, forget: false, parent: None, revision: 0 }
+    }
+
+    pub(super) fn key(&self) -> Result<PgArguments, BoxDynError> {
+        let mut arguments = PgArguments::default();
+        arguments.add(self.resource.table)?;
+        arguments.add(self.id.as_str())?;
+        arguments.add(name(self.what))?;
+        Ok(arguments)
+    }
+}
+
+/// A line from its first six columns; `None` for what a newer Rollbook has noted.
+fn line(row: &PgRow) -> sqlx::Result<Option<Line>> {
+    let what = match row.try_get(2)? {
+        "children" => PendingWork::Children,
+        "row" => PendingWork::Row,
+        "content" => PendingWork::Content,
+        _ => return Ok(None),
+    };
+    let Some(resource) = find_resource(row.try_get(0)?) else { return Ok(None) };
+    let (survivors, forget) = (row.try_get(3)?, row.try_get(4)?);
+    let revision = row.try_get(5)?;
+    Ok(Some(Line { resource, id: row.try_get(1)?, what, survivors, forget, parent: None, revision }))
+}
+
+/// Notes lines within a transaction; they are due after this time. Gives them as they are now.
+pub(super) async fn note(
+    statements: &Statements,
+    session: &mut Session<'_>,
+    lines: &[Line],
+    after: Duration,
+) -> sqlx::Result<Vec<Line>> {
+    if lines.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut arguments = PgArguments::default();
+    let mut add = || -> Result<(), BoxDynError> {
+        let parent = |line: &Line| line.parent.clone();
+        arguments.add(lines.iter().map(|line| line.resource.table).collect::<Vec<&str>>())?;
+        arguments.add(lines.iter().map(|line| line.id.as_str()).collect::<Vec<&str>>())?;
+        arguments.add(lines.iter().map(|line| name(line.what)).collect::<Vec<&str>>())?;
+        let tables = lines.iter().map(|line| parent(line).map(|(resource, _)| resource.table));
+        arguments.add(tables.collect::<Vec<Option<&str>>>())?;
+        arguments
+            .add(lines.iter().map(|line| parent(line).map(|(_, id)| id)).collect::<Vec<Option<String>>>())?;
+        arguments.add(lines.iter().map(|line| line.survivors).collect::<Vec<bool>>())?;
+        arguments.add(lines.iter().map(|line| line.forget).collect::<Vec<bool>>())?;
+        arguments.add(millis(after))
+    };
+    add().map_err(sqlx::Error::Encode)?;
+    let rows = session.fetch(&statements.note, arguments).await?;
+    rows.iter().filter_map(|row| line(row).transpose()).collect()
+}
+
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// [`note`] as work of its own. Lines are due at once.
+pub(super) struct Note<'a> {
+    pub(super) statements: &'a Statements,
+    pub(super) lines: &'a [Line],
+}
+
+impl Work for Note<'_> {
+    type Output = ();
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
+        note(self.statements, session, self.lines, Duration::ZERO).await.map(drop)
+    }
+}
+
+/// Takes lines that are due: for [`TAKEN_FOR`] nobody else does.
+pub(super) struct Take<'a> {
+    pub(super) statements: &'a Statements,
+    pub(super) what: PendingWork,
+    pub(super) limit: usize,
+}
+
+impl Work for Take<'_> {
+    type Output = Vec<Line>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Line>> {
+        let mut arguments = PgArguments::default();
+        arguments.add(name(self.what)).map_err(sqlx::Error::Encode)?;
+        arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
+        arguments.add(millis(TAKEN_FOR)).map_err(sqlx::Error::Encode)?;
+        let rows = session.fetch(&self.statements.take, arguments).await?;
+        rows.iter().filter_map(|row| line(row).transpose()).collect()
+    }
+}
+
+/// What becomes of a line.
+pub(super) enum Then<'a> {
+    /// It is another worker's from now on.
+    Release,
+    /// It is ours for [`TAKEN_FOR`] longer.
+    Hold,
+    /// It is tried again after a wait that grows, for this reason.
+    Postpone(&'a str),
+    /// The row is refused for this reason: there is a line about it, which waits.
+    Refuse(&'a str),
+}
+
+/// Changes one line.
+pub(super) struct Change<'a> {
+    pub(super) statements: &'a Statements,
+    pub(super) line: &'a Line,
+    pub(super) then: Then<'a>,
+}
+
+impl Work for Change<'_> {
+    type Output = ();
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
+        let mut arguments = self.line.key().map_err(sqlx::Error::Encode)?;
+        let sql = match self.then {
+            Then::Release | Then::Hold => {
+                let wait = if matches!(self.then, Then::Hold) { TAKEN_FOR } else { Duration::ZERO };
+                arguments.add(millis(wait)).map_err(sqlx::Error::Encode)?;
+                &self.statements.hold
+            }
+            Then::Postpone(why) => {
+                arguments.add(why).map_err(sqlx::Error::Encode)?;
+                &self.statements.postpone
+            }
+            Then::Refuse(why) => {
+                let parent = self.line.parent.as_ref();
+                arguments.add(parent.map(|(resource, _)| resource.table)).map_err(sqlx::Error::Encode)?;
+                arguments.add(parent.map(|(_, id)| id.as_str())).map_err(sqlx::Error::Encode)?;
+                arguments.add(why).map_err(sqlx::Error::Encode)?;
+                &self.statements.refuse
+            }
+        };
+        session.fetch(sql, arguments).await.map(drop)
+    }
+}
+
+/// Removes lines, within a transaction, that have not been noted anew since they were read.
+pub(super) async fn remove<'a>(
+    statements: &Statements,
+    session: &mut Session<'_>,
+    lines: impl Iterator<Item = &'a Line> + Clone,
+) -> sqlx::Result<()> {
+    let mut arguments = PgArguments::default();
+    let mut add = || -> Result<(), BoxDynError> {
+        arguments.add(lines.clone().map(|line| line.resource.table).collect::<Vec<&str>>())?;
+        arguments.add(lines.clone().map(|line| line.id.as_str()).collect::<Vec<&str>>())?;
+        arguments.add(lines.clone().map(|line| name(line.what)).collect::<Vec<&str>>())?;
+        arguments.add(lines.clone().map(|line| line.revision).collect::<Vec<i64>>())
+    };
+    add().map_err(sqlx::Error::Encode)?;
+    session.fetch(&statements.remove, arguments).await.map(drop)
+}
+
+/// Counts what is left.
+pub(super) struct Left<'a> {
+    pub(super) statements: &'a Statements,
+}
+
+impl Work for Left<'_> {
+    type Output = Cascaded;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Cascaded> {
+        let rows = session.fetch(&self.statements.left, PgArguments::default()).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        let due_in: Option<i64> = row.try_get(2)?;
+        Ok(Cascaded {
+            parents_left: count(row, 0)?,
+            rows_left: count(row, 1)?,
+            due_in: due_in.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or_default())),
+            ..Cascaded::default()
+        })
+    }
+}
+
+fn count(row: &PgRow, column: usize) -> sqlx::Result<u64> {
+    Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or_default())
+}
+
+/// Lists what is left, of all or of one id.
+pub(super) struct List<'a> {
+    pub(super) statements: &'a Statements,
+    pub(super) about: Option<&'a str>,
+    pub(super) limit: usize,
+}
+
+impl Work for List<'_> {
+    type Output = Cascades;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Cascades> {
+        let mut arguments = PgArguments::default();
+        arguments.add(self.about).map_err(sqlx::Error::Encode)?;
+        let counted = session.fetch(&self.statements.count, arguments.clone()).await?;
+        let counted = counted.first().ok_or(sqlx::Error::RowNotFound)?;
+        arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
+        let rows = session.fetch(&self.statements.list, arguments).await?;
+        let listed = rows.iter().map(pending).collect::<sqlx::Result<_>>()?;
+        Ok(Cascades { parents: count(counted, 0)?, rows: count(counted, 1)?, listed })
+    }
+}
+
+fn pending(row: &PgRow) -> sqlx::Result<PendingCascade> {
+    let parent: (Option<String>, Option<String>) = (row.try_get(3)?, row.try_get(4)?);
+    Ok(PendingCascade {
+        table: row.try_get(0)?,
+        id: row.try_get(1)?,
+        what: match row.try_get(2)? {
+            "children" => PendingWork::Children,
+            "content" => PendingWork::Content,
+            _ => PendingWork::Row,
+        },
+        parent: parent.0.zip(parent.1),
+        noted_at: row.try_get::<Time, _>(5)?.0,
+        attempts: u32::try_from(row.try_get::<i32, _>(6)?).unwrap_or_default(),
+        next_try_at: row.try_get::<Time, _>(7)?.0,
+        last_error: row.try_get(8)?,
+    })
+}

@@ -1,0 +1,87 @@
+//! Work that grows goes in steps: large cascades and erasures, slow and refusing triggers, retention beside them.
+
+mod cascades;
+mod erasing;
+mod refusals;
+mod retention;
+
+use std::time::Duration;
+
+use rollbook_core::change::Change;
+use rollbook_core::store::{Cascaded, Store as _};
+use rollbook_postgres::{PostgresSettings, PostgresStore};
+use rollbook_testkit::events::{START, change_of, deleted, event, membership};
+
+use crate::world::World;
+
+/// More than one recheck repairs.
+const MEMBERS: u32 = 2_500;
+
+pub(super) fn organization_deleted(id: &str, at: i64) -> Change {
+    let gone = event("organization.deleted", START + at, &deleted("organization", id));
+    change_of(&format!("msg_gone_{id}_{at}"), &gone)
+}
+
+pub(super) fn joined(number: u32, organization: &str) -> Change {
+    let (id, user) = (format!("orgmem_{number}"), format!("user_{number}"));
+    let data = membership(&id, organization, &user, START);
+    change_of(&format!("msg_{id}"), &event("organizationMembership.created", START, &data))
+}
+
+/// Members of an organization, as a store has written them, each with a line in the ledger.
+pub(super) async fn members(world: &World, organization: &str, count: u32) {
+    world
+        .psql(&format!(
+            "INSERT INTO mirror_2.organization_memberships
+                 (id, organization_id, user_id, role, data, synced_at, synced_by, version_updated_at, version_event_at,
+                  version_hash, version_revision)
+             SELECT 'orgmem_{organization}_' || i, '{organization}', 'user_' || i, 'r', '{{\"a\": 1}}', now(), 'm', 1, 1,
+                    decode(md5(i::text), 'hex'), 1 FROM generate_series(1, {count}) AS i;
+             INSERT INTO mirror_2.deliveries
+             SELECT 'msg_{organization}_' || i, 'organizationMembership.created', 'orgmem_{organization}_' || i, 'inserted',
+                    now(), now(), now(), 1 FROM generate_series(1, {count}) AS i"
+        ))
+        .await;
+}
+
+/// What a trigger before updates of a table does.
+pub(super) async fn trigger(world: &World, table: &str, body: &str) {
+    world
+        .psql(&format!(
+            "CREATE OR REPLACE FUNCTION public.of_theirs() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN {body} RETURN NEW; END $$;
+             CREATE OR REPLACE TRIGGER of_theirs BEFORE UPDATE ON mirror_2.{table}
+             FOR EACH ROW EXECUTE FUNCTION public.of_theirs()"
+        ))
+        .await;
+}
+
+pub(super) async fn count(world: &World, condition: &str) -> u64 {
+    let sql = format!("SELECT count(*) FROM mirror_2.organization_memberships WHERE {condition}");
+    world.psql(&sql).await.trim().parse().expect("a number")
+}
+
+pub(super) async fn lines(world: &World) -> String {
+    world.psql("SELECT what, count(*) FROM mirror_2.rollbook_cascades GROUP BY 1 ORDER BY 1").await
+}
+
+/// Makes all that is left due.
+pub(super) async fn make_due(world: &World) {
+    world.psql("UPDATE mirror_2.rollbook_cascades SET next_try_at = now()").await;
+}
+
+/// Works until nothing is due.
+pub(super) async fn work_off(store: &PostgresStore) -> Cascaded {
+    let mut all = Cascaded::default();
+    loop {
+        let turn = store.cascade().await.expect("the store works it off");
+        all = Cascaded { rows: all.rows + turn.rows, refused: all.refused + turn.refused, ..turn };
+        if turn.due_in.is_none_or(|due_in| due_in > Duration::ZERO) {
+            return all;
+        }
+    }
+}
+
+pub(super) fn impatient(world: &World, statement_timeout: Duration) -> PostgresSettings {
+    PostgresSettings { statement_timeout, ..world.settings.clone() }
+}

@@ -1,0 +1,118 @@
+//! Retention: slow rows, rows that refuse, and what was erased before.
+
+use std::time::Duration;
+
+use rollbook_core::catalog::USERS;
+use rollbook_core::merge::DeletedRows;
+use rollbook_core::store::{Due, Keeping, PendingWork, Store as _, Tidied};
+use rollbook_core::time::Timestamp;
+use rollbook_postgres::PostgresStore;
+use rollbook_testkit::events::{START, change_of, deleted, event, user};
+use rollbook_testkit::process::until;
+
+use super::{count, impatient, joined, lines, make_due, trigger};
+use crate::world::{World, clock, open};
+
+fn due(ledger: bool, deleted: bool) -> Due {
+    let now = Timestamp::from_millis(START + 1_000_000);
+    Due { ledger_before: ledger.then_some(now), deleted_before: deleted.then_some(now), limit: 1_000 }
+}
+
+async fn tidied(store: &PostgresStore, due: Due) -> Tidied {
+    let mut all = Tidied::default();
+    loop {
+        let step = store.tidy(&due).await.expect("the store tidies");
+        all = Tidied { ledger: all.ledger + step.ledger, rows: all.rows + step.rows };
+        if step == Tidied::default() {
+            return all;
+        }
+    }
+}
+
+async fn deleted_users(world: &World, count: u32) {
+    world
+        .psql(&format!(
+            "INSERT INTO mirror_2.users (id, first_name, data, deleted_at, synced_at, synced_by, version_updated_at,
+                 version_event_at, version_hash, version_deleted_at, version_revision)
+             SELECT 'user_' || i, 'x', '{{}}', '2020-01-01'::timestamptz + i * interval '1 second', now(), 'm', 1, 1,
+                    decode(md5(i::text), 'hex'), 1, 1 FROM generate_series(1, {count}) AS i"
+        ))
+        .await;
+}
+
+#[tokio::test]
+async fn slow_rows_keep_no_line_in_the_ledger_and_go_in_smaller_steps_themselves() {
+    let world = World::new().await;
+    let store = open(&impatient(&world, Duration::from_secs(1)));
+    deleted_users(&world, 150).await;
+    let old = "INSERT INTO mirror_2.deliveries SELECT 'msg_' || i, 'user.updated', 'user_1', 'updated', now(), now(),
+                      '2020-01-01', 1 FROM generate_series(1, 1500) AS i";
+    world.psql(old).await;
+    trigger(&world, "users", "PERFORM pg_sleep(0.025);").await;
+    assert_eq!(tidied(&store, due(true, true)).await, Tidied { ledger: 1_500, rows: 150 });
+}
+
+#[tokio::test]
+async fn a_row_that_refuses_to_lose_its_content_keeps_retention_from_nobody_else() {
+    let world = World::new().await;
+    let store = world.store();
+    deleted_users(&world, 50).await;
+    trigger(&world, "users", "IF NEW.id = 'user_7' THEN RAISE EXCEPTION 'no'; END IF;").await;
+    assert_eq!(tidied(&store, due(false, true)).await.rows, 49);
+    let left = store.cascades(None, 10).await.expect("a list");
+    assert_eq!(
+        (left.rows, left.listed[0].id.as_str(), left.listed[0].what),
+        (1, "user_7", PendingWork::Content)
+    );
+    trigger(&world, "users", "").await;
+    assert_eq!(tidied(&store, due(false, true)).await.rows, 0, "its next try is not due yet");
+    make_due(&world).await;
+    assert_eq!(tidied(&store, due(false, true)).await.rows, 1);
+    assert_eq!(lines(&world).await, "");
+}
+
+/// More of one instant than one page takes, and to the microsecond, as a statement of the team's may have left them.
+#[tokio::test]
+async fn more_rows_of_one_instant_than_one_page_takes_are_all_erased() {
+    let world = World::new().await;
+    let store = world.store();
+    deleted_users(&world, 1_500).await;
+    world.psql("UPDATE mirror_2.users SET deleted_at = '2020-01-01 00:00:00.123456'").await;
+    assert_eq!(tidied(&store, due(false, true)).await.rows, 1_500);
+}
+
+/// What retention erased before is not read again by each of its steps: 2,000 users are erased in steps of 100.
+#[tokio::test]
+async fn a_step_of_retention_does_not_read_again_what_was_erased_before() {
+    let world = World::new().await;
+    let store = world.store();
+    deleted_users(&world, 2_000).await;
+    world.psql("VACUUM ANALYZE mirror_2.users").await;
+    let read = "SELECT coalesce(idx_tup_read, 0) FROM pg_stat_user_indexes
+                WHERE schemaname = 'mirror_2' AND indexrelname = 'users_deleted'";
+    let due = Due { limit: 100, ..due(false, true) };
+    assert_eq!(tidied(&store, due).await.rows, 2_000);
+    drop(store);
+    // Sessions report what they have read when they end, at the latest.
+    let entries = || async { world.psql(read).await.trim().parse::<u64>().expect("a number") };
+    until("the server has counted the steps", || async { entries().await >= 2_000 }).await;
+    let entries = entries().await;
+    assert!(entries < 8_000, "{entries} entries of the index were read for 2,000 rows");
+}
+
+#[tokio::test]
+async fn content_that_was_kept_before_the_choice_to_erase_goes_with_that_of_its_children() {
+    let world = World::new().await;
+    let store = world.store();
+    let gone = change_of("msg_gone", &event("user.deleted", START + 5, &deleted("user", "user_1")));
+    let lives = change_of("msg_lives", &event("user.created", START, &user("user_1", START)));
+    store.apply_many(&[lives, joined(1, "org_1"), gone]).await.expect("the store applies them");
+    assert_eq!(count(&world, "data IS NOT NULL").await, 1);
+    let keeping = Keeping { deleted_rows: DeletedRows::Erase, ..Keeping::default() };
+    let store =
+        PostgresStore::new(world.settings.clone(), clock()).expect("the settings are right").keeping(keeping);
+    assert_eq!(tidied(&store, due(false, true)).await.rows, 1);
+    assert_eq!(count(&world, "data IS NOT NULL").await, 0);
+    let row = store.get(&USERS, "user_1").await.expect("the store reads").expect("a row");
+    assert!(row.columns["first_name"].is_null());
+}

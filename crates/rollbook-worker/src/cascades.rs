@@ -1,0 +1,113 @@
+//! Large cascades, and rows that refuse their change: worked off beside the lanes.
+//!
+//! When a parent is deleted, the lane that applies this repairs a few rows at once and leaves what is more to this
+//! task, so that no delivery waits for a large organization. Every worker does it, in small steps; what one of them has taken
+//! is nobody else's. An error is logged once, and the next turn tries again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use rollbook_core::store::{Cascaded, StoreError};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::lane::Shared;
+
+/// The pause between two turns while something is due, which leaves the store to applying.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The wait after a turn that failed, or while the store is unreachable.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+
+/// What is counted of it.
+pub(crate) struct Cascades {
+    pending: IntGaugeVec,
+    rows: IntCounterVec,
+}
+
+impl Cascades {
+    /// Registers them, at zero for every value of a label.
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let pending = Opts::new(
+            "rollbook_cascades_pending",
+            "What is left to do after deletions: parents with rows not looked at yet, and rows that refuse their change.",
+        );
+        let rows = Opts::new(
+            "rollbook_cascade_rows_total",
+            "Rows of deleted parents that were worked off beside the deliveries: repaired, or refused.",
+        );
+        let cascades = Self {
+            pending: IntGaugeVec::new(pending, &["what"])?,
+            rows: IntCounterVec::new(rows, &["outcome"])?,
+        };
+        registry.register(Box::new(cascades.pending.clone()))?;
+        registry.register(Box::new(cascades.rows.clone()))?;
+        cascades.count(&Cascaded::default());
+        Ok(cascades)
+    }
+
+    /// A turn has done this, and left that.
+    fn count(&self, done: &Cascaded) {
+        let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        self.pending.with_label_values(&["parents"]).set(gauge(done.parents_left));
+        self.pending.with_label_values(&["rows"]).set(gauge(done.rows_left));
+        self.rows.with_label_values(&["repaired"]).inc_by(done.rows);
+        self.rows.with_label_values(&["refused"]).inc_by(done.refused);
+    }
+}
+
+/// Works until it is stopped.
+pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut wait = PAUSE;
+    let (mut failing, mut before) = (false, Cascaded::default());
+    loop {
+        let due = async {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = shared.store.cascade_left() => {}
+            }
+        };
+        if stop.run_until_cancelled(due).await.is_none() {
+            return;
+        }
+        if !shared.gate.is_open() {
+            wait = AFTER_FAILURE;
+            continue;
+        }
+        // Each step is a transaction: to give up half-way loses nothing, and another worker takes over.
+        let Some(done) = stop.run_until_cancelled(shared.store.cascade()).await else { return };
+        wait = match done {
+            Ok(done) => {
+                failing = false;
+                shared.metrics.cascades.count(&done);
+                tell(&before, &done);
+                before = done;
+                let interval = shared.settings.upkeep.interval;
+                done.due_in.map_or(interval, |due_in| due_in.clamp(PAUSE, interval.max(PAUSE)))
+            }
+            Err(error) => {
+                warn_once(&mut failing, &error);
+                AFTER_FAILURE
+            }
+        };
+    }
+}
+
+fn tell(before: &Cascaded, done: &Cascaded) {
+    let is_news = (before.parents_left, before.rows_left) != (done.parents_left, done.rows_left);
+    if done.rows > 0 || is_news {
+        info!(
+            rows = done.rows,
+            refused = done.refused,
+            parents_left = done.parents_left,
+            rows_left = done.rows_left,
+            "rows that hang on deleted parents were repaired"
+        );
+    }
+}
+
+fn warn_once(failing: &mut bool, error: &StoreError) {
+    if !std::mem::replace(failing, true) {
+        warn!(%error, "rows that hang on deleted parents can't be repaired now: deliveries go on, and it is tried again");
+    }
+}

@@ -1,0 +1,173 @@
+//! What is left of deletions is worked off beside the lanes.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rollbook_core::catalog::Resource;
+use rollbook_core::change::{Applied, Change};
+use rollbook_core::delivery::MessageId;
+use rollbook_core::store::{Cascaded, Due, ErasedCounts, LedgerEntry, RowView, Store, StoreError, Tidied};
+use rollbook_core::time::Timestamp;
+use rollbook_testkit::memory::store::MemoryStore;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::support::{Bench, run_until};
+
+type Turn = Result<Cascaded, StoreError>;
+
+/// A store that answers turns as a test says, and nothing is left when it has no more to say.
+struct Scripted {
+    inner: Arc<MemoryStore>,
+    turns: Mutex<VecDeque<Turn>>,
+    asked: Mutex<Vec<Instant>>,
+    left: Notify,
+    /// How long a turn takes.
+    takes: Duration,
+}
+
+impl Scripted {
+    fn new(bench: &Bench, takes: Duration, turns: impl IntoIterator<Item = Turn>) -> Arc<Self> {
+        let turns = Mutex::new(turns.into_iter().collect());
+        let (asked, left) = (Mutex::default(), Notify::new());
+        Arc::new(Self { inner: bench.store.clone(), turns, asked, left, takes })
+    }
+
+    fn asked(&self) -> Vec<Instant> {
+        self.asked.lock().expect("no panic").clone()
+    }
+}
+
+/// The store behind an `Arc`, as a worker owns it.
+struct Shared(Arc<Scripted>);
+
+#[async_trait]
+impl Store for Shared {
+    async fn apply_many(&self, changes: &[Change]) -> Result<Vec<Applied>, StoreError> {
+        self.0.inner.apply_many(changes).await
+    }
+
+    async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
+        self.0.inner.get(resource, id).await
+    }
+
+    async fn rows(
+        &self,
+        resource: &'static Resource,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError> {
+        self.0.inner.rows(resource, after, limit).await
+    }
+
+    async fn rows_where(
+        &self,
+        resource: &'static Resource,
+        column: &'static str,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError> {
+        self.0.inner.rows_where(resource, column, value, limit).await
+    }
+
+    async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
+        self.0.inner.delivery(id).await
+    }
+
+    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
+        self.0.inner.deliveries(subject_id, limit).await
+    }
+
+    async fn erase(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+    ) -> Result<ErasedCounts, StoreError> {
+        self.0.inner.erase(subjects, at).await
+    }
+
+    async fn cascade(&self) -> Result<Cascaded, StoreError> {
+        self.0.asked.lock().expect("no panic").push(Instant::now());
+        tokio::time::sleep(self.0.takes).await;
+        self.0.turns.lock().expect("no panic").pop_front().unwrap_or(Ok(Cascaded::default()))
+    }
+
+    async fn cascade_left(&self) {
+        self.0.left.notified().await;
+    }
+
+    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
+        self.0.inner.tidy(due).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.0.inner.ping().await
+    }
+}
+
+fn turn(rows: u64, parents_left: u64, rows_left: u64, due_in: Option<u64>) -> Cascaded {
+    let due_in = due_in.map(Duration::from_secs);
+    Cascaded { rows, refused: 0, parents_left, rows_left, due_in }
+}
+
+#[tokio::test(start_paused = true)]
+async fn turns_follow_each_other_while_something_is_due_and_the_metrics_show_it() {
+    let bench = Bench::new();
+    let turns = [turn(1_000, 1, 0, Some(0)), turn(500, 0, 1, Some(7)), turn(1, 0, 0, None)].map(Ok);
+    let store = Scripted::new(&bench, Duration::ZERO, turns);
+    let began_at = Instant::now();
+    let worker = bench.worker_with_store(Shared(Arc::clone(&store)));
+    let drive = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(store.asked().len(), 2, "the rest is not due yet");
+        assert_eq!(bench.metric("rollbook_cascades_pending{what=\"rows\"}").as_deref(), Some("1"));
+        tokio::time::sleep(Duration::from_secs(57)).await;
+        assert_eq!(bench.metric("rollbook_cascades_pending{what=\"rows\"}").as_deref(), Some("0"));
+        assert_eq!(
+            bench.metric("rollbook_cascade_rows_total{outcome=\"repaired\"}").as_deref(),
+            Some("1501")
+        );
+    };
+    run_until(worker, drive).await.expect("a clean end");
+    let asked: Vec<u64> = store.asked().iter().map(|at| at.duration_since(began_at).as_secs()).collect();
+    assert_eq!(asked, [0, 0, 7], "then once a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_lane_leaves_is_taken_up_at_once_and_no_delivery_waits_for_it() {
+    let bench = Bench::new();
+    let store = Scripted::new(&bench, Duration::from_secs(300), [Ok(turn(1, 0, 0, None))]);
+    let worker = bench.worker_with_store(Shared(Arc::clone(&store)));
+    let drive = async {
+        tokio::time::sleep(Duration::from_secs(310)).await;
+        assert_eq!(store.asked().len(), 1);
+        let left_at = Instant::now();
+        store.left.notify_one();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(store.asked()[1], left_at);
+        // It takes five minutes. Deliveries go on.
+        bench.enqueue_users(0..50).await;
+        bench.drained().await;
+        assert!(left_at.elapsed() < Duration::from_secs(60), "{:?}", left_at.elapsed());
+        assert_eq!(bench.user_ids().len(), 50);
+    };
+    run_until(worker, drive).await.expect("a clean end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_fails_is_tried_again_and_stops_nobody() {
+    let bench = Bench::new();
+    let failed = || Err(StoreError::Deployment("no right".into()));
+    let store = Scripted::new(&bench, Duration::ZERO, [failed(), failed(), Ok(turn(3, 0, 0, None))]);
+    let worker = bench.worker_with_store(Shared(Arc::clone(&store)));
+    let drive = async {
+        bench.enqueue_users(0..5).await;
+        bench.drained().await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(store.asked().len(), 3);
+        assert_eq!(bench.metric("rollbook_cascade_rows_total{outcome=\"repaired\"}").as_deref(), Some("3"));
+    };
+    run_until(worker, drive).await.expect("a clean end");
+}
