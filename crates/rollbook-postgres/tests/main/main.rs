@@ -12,4 +12,5 @@ mod network;
 mod sessions;
 mod store;
 mod together;
+mod upgrades;
 mod world;
