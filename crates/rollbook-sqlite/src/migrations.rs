@@ -1,5 +1,7 @@
-//! The two schemas and their steps, each applied once and in order. `PRAGMA user_version` counts the
-//! applied ones. A step that has been released never changes: tests pin their checksums.
+//! The two schemas and their steps, each applied once and in order. `PRAGMA user_version` counts the applied ones, and
+//! from the first step on that was applied by a Rollbook which knows of it, the table `rollbook_migrations` names them
+//! and says whether each `expands`: whether a Rollbook that does not know it works rightly all the same (decision
+//! 0170). A step that has been released never changes: tests pin their checksums.
 
 use std::path::Path;
 
@@ -17,18 +19,25 @@ pub enum Schema {
     Store,
 }
 
-/// A step: its name and its SQL.
-type Step = (&'static str, &'static str);
+/// A step: its name, its SQL, and whether it expands.
+type Step = (&'static str, &'static str, bool);
+
+macro_rules! step {
+    ($folder:literal, $name:literal, expands: $expands:literal) => {
+        ($name, include_str!(concat!("../../../migrations/sqlite/", $folder, "/", $name, ".sql")), $expands)
+    };
+}
 
 const QUEUE: &[Step] = &[
-    ("0001_queue", include_str!("../../../migrations/sqlite/queue/0001_queue.sql")),
-    ("0002_traceparent", include_str!("../../../migrations/sqlite/queue/0002_traceparent.sql")),
-    ("0003_redriven", include_str!("../../../migrations/sqlite/queue/0003_redriven.sql")),
+    step!("queue", "0001_queue", expands: false),
+    step!("queue", "0002_traceparent", expands: true),
+    step!("queue", "0003_redriven", expands: true),
 ];
 const STORE: &[Step] = &[
-    ("0001_mirror", include_str!("../../../migrations/sqlite/store/0001_mirror.sql")),
-    ("0002_whole_of_clerk", include_str!("../../../migrations/sqlite/store/0002_whole_of_clerk.sql")),
-    ("0003_ends", include_str!("../../../migrations/sqlite/store/0003_ends.sql")),
+    step!("store", "0001_mirror", expands: false),
+    step!("store", "0002_whole_of_clerk", expands: false),
+    step!("store", "0003_ends", expands: false),
+    step!("store", "0006_ledger_order", expands: true),
 ];
 
 impl Schema {
@@ -61,7 +70,7 @@ pub fn pending_migrations(path: &Path, schema: Schema) -> Result<Vec<&'static st
     } else {
         0
     };
-    Ok(schema.steps()[applied..].iter().map(|(name, _)| *name).collect())
+    Ok(schema.steps()[applied..].iter().map(|(name, ..)| *name).collect())
 }
 
 /// Applies what is pending, making the file where there is none. Returns the names.
@@ -76,33 +85,87 @@ pub fn apply_migrations(path: &Path, schema: Schema) -> Result<Vec<&'static str>
 fn apply(connection: &mut Connection, schema: Schema) -> Result<Vec<&'static str>, Fault> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let steps = schema.steps();
-    let pending = &steps[applied(&transaction, schema)?..];
-    for (_, sql) in pending {
+    let known = applied(&transaction, schema)?;
+    let pending = &steps[known..];
+    if pending.is_empty() {
+        return Ok(Vec::new());
+    }
+    let table = "CREATE TABLE IF NOT EXISTS rollbook_migrations (
+                     number INTEGER PRIMARY KEY, name TEXT NOT NULL, expands INTEGER NOT NULL) STRICT";
+    transaction.execute_batch(table)?;
+    for (number, (name, sql, expands)) in (known + 1..).zip(pending) {
+        tracing::info!(step = name, "migration is being applied");
         transaction.execute_batch(sql)?;
+        let row = "INSERT INTO rollbook_migrations (number, name, expands) VALUES (?1, ?2, ?3)";
+        transaction.execute(row, (number, name, expands))?;
     }
     transaction.pragma_update(None, "user_version", steps.len())?;
     transaction.commit()?;
-    Ok(pending.iter().map(|(name, _)| *name).collect())
+    Ok(pending.iter().map(|(name, ..)| *name).collect())
 }
 
-/// Refuses a file that lacks steps: to be asked before it is used.
+/// Refuses a file that lacks steps, or has newer ones that change what this Rollbook relies on: to be asked before it is
+/// used.
 pub(crate) fn check(connection: &Connection, schema: Schema) -> Result<(), Fault> {
     match schema.steps().get(applied(connection, schema)?) {
         None => Ok(()),
-        Some((name, _)) => {
+        Some((name, ..)) => {
             Err(Fault::Deployment(format!("migration {name} is pending; run: rollbook migrate")))
         }
     }
 }
 
+/// The check of a file that is in use: another process may migrate it at any time.
+pub(crate) struct Guard {
+    schema: Schema,
+    /// The version that was checked last.
+    checked: Option<i64>,
+}
+
+impl Guard {
+    pub(crate) const fn new(schema: Schema) -> Self {
+        Self { schema, checked: None }
+    }
+
+    /// Refuses what [`check`] refuses. To be asked within each transaction, which keeps all others from migrating.
+    pub(crate) fn check(&mut self, connection: &Connection) -> Result<(), Fault> {
+        let version = version(connection)?;
+        if self.checked != Some(version) {
+            check(connection, self.schema)?;
+            self.checked = Some(version);
+        }
+        Ok(())
+    }
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.prepare_cached("PRAGMA user_version")?.query_row([], |row| row.get(0))
+}
+
+/// How many of the known steps are applied.
 fn applied(connection: &Connection, schema: Schema) -> Result<usize, Fault> {
-    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    usize::try_from(version).ok().filter(|count| *count <= schema.steps().len()).ok_or_else(|| {
-        Fault::Deployment(format!(
-            "the file is at migration {version} and this Rollbook knows {}; use the Rollbook that made it, or a newer one",
-            schema.steps().len()
-        ))
-    })
+    let (version, known) = (version(connection)?, schema.steps().len());
+    match usize::try_from(version) {
+        Ok(count) if count <= known => Ok(count),
+        Ok(count) if all_expand(connection, known, count) => Ok(known),
+        _ => Err(Fault::Deployment(format!(
+            "the file is at migration {version}{} and this Rollbook knows {known}; use the Rollbook that made it, or a newer \
+             one",
+            name_of(connection, version).map(|name| format!(" ({name})")).unwrap_or_default()
+        ))),
+    }
+}
+
+/// Whether each of the steps after `known` up to `last` expands. Files of earlier builds do not say.
+fn all_expand(connection: &Connection, known: usize, last: usize) -> bool {
+    let sql = "SELECT count(*) FROM rollbook_migrations WHERE number > ?1 AND number <= ?2 AND expands";
+    let expanding = connection.query_row(sql, (known, last), |row| row.get::<_, usize>(0));
+    expanding.is_ok_and(|expanding| expanding == last - known)
+}
+
+fn name_of(connection: &Connection, number: i64) -> Option<String> {
+    let sql = "SELECT name FROM rollbook_migrations WHERE number = ?1";
+    connection.query_row(sql, (number,), |row| row.get(0)).ok()
 }
 
 #[cfg(test)]
@@ -117,7 +180,7 @@ mod tests {
     fn migrations_are_pending_until_they_are_applied_and_then_not() {
         let folder = tempfile::tempdir().expect("a folder");
         for schema in [Schema::Queue, Schema::Store] {
-            let all: Vec<&str> = schema.steps().iter().map(|(name, _)| *name).collect();
+            let all: Vec<&str> = schema.steps().iter().map(|(name, ..)| *name).collect();
             let path = folder.path().join(format!("{schema:?}.db"));
             assert_eq!(pending_migrations(&path, schema), Ok(all.clone()));
             assert!(!path.exists(), "asking must not make the file");
@@ -172,7 +235,10 @@ mod tests {
                 (?1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?2, 0, 0, 0, 0, 0, 0, 0, 0, x'00', 0)";
             connection.execute(insert, (format!("user_{number}"), data)).expect("a row");
         }
-        assert_eq!(apply_migrations(&path, Schema::Store), Ok(vec![STORE[1].0, STORE[2].0]));
+        assert_eq!(
+            apply_migrations(&path, Schema::Store),
+            Ok(STORE[1..].iter().map(|step| step.0).collect())
+        );
         let mut users = connection.prepare("SELECT deprovisioned FROM users ORDER BY id").expect("a query");
         let found: Vec<Option<bool>> =
             users.query_map((), |row| row.get(0)).expect("rows").map(|row| row.expect("a value")).collect();
@@ -184,7 +250,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("store.db");
         let connection = connection::open(&path).expect("a file");
-        for (_, step) in &STORE[..2] {
+        for (_, step, _) in &STORE[..2] {
             connection.execute_batch(step).expect("an earlier step");
         }
         connection.pragma_update(None, "user_version", 2).expect("a version");
@@ -201,7 +267,10 @@ mod tests {
                  VALUES ('m_1', 'user_1', 'org_1', {alive}), ('m_2', 'user_2', 'org_1', {alive}), ('m_3', 'user_2', 'org_2', {alive});"
             ))
             .expect("rows");
-        assert_eq!(apply_migrations(&path, Schema::Store), Ok(vec![STORE[2].0]));
+        assert_eq!(
+            apply_migrations(&path, Schema::Store),
+            Ok(STORE[2..].iter().map(|step| step.0).collect())
+        );
         let ends =
             "SELECT group_concat(id || ' ' || coalesce(deleted_at, '-') || ' ' || hex(version_hash), ', ')
                     FROM (SELECT id, deleted_at, version_hash FROM users UNION ALL
@@ -239,7 +308,10 @@ mod tests {
         };
         enqueue("before");
         park("before");
-        assert_eq!(apply_migrations(&path, Schema::Queue), Ok(vec![QUEUE[1].0, QUEUE[2].0]));
+        assert_eq!(
+            apply_migrations(&path, Schema::Queue),
+            Ok(QUEUE[1..].iter().map(|step| step.0).collect())
+        );
         // As a process of an earlier build does that still has the file open.
         enqueue("after");
         park("after");
@@ -260,5 +332,32 @@ mod tests {
         connection::open(&path).expect("a file").pragma_update(None, "user_version", 99).expect("a version");
         let refusal = pending_migrations(&path, Schema::Queue).expect_err("a newer file");
         assert!(refusal.contains("migration 99"), "{refusal}");
+    }
+
+    #[test]
+    fn a_file_of_a_newer_rollbook_is_opened_where_each_of_its_steps_expands() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for schema in [Schema::Queue, Schema::Store] {
+            let path = folder.path().join(format!("{schema:?}.db"));
+            apply_migrations(&path, schema).expect("the migrations apply");
+            let known = schema.steps().len();
+            let newer = connection::open(&path).expect("a file");
+            let add = |number: usize, expands: bool| {
+                let row = "INSERT INTO rollbook_migrations VALUES (?1, ?2, ?3)";
+                newer.execute(row, (number, format!("{number:04}_later"), expands)).expect("a row");
+                newer.pragma_update(None, "user_version", number).expect("a version");
+            };
+            add(known + 1, true);
+            add(known + 2, true);
+            assert_eq!(check(&newer, schema), Ok(()));
+            assert_eq!(pending_migrations(&path, schema), Ok(vec![]));
+            assert_eq!(apply_migrations(&path, schema), Ok(vec![]), "and it stays as it is");
+            assert_eq!(version(&newer), Ok(i64::try_from(known + 2).expect("few steps")));
+            add(known + 3, false);
+            let refusal = check(&newer, schema).expect_err("a newer file").to_string();
+            assert!(refusal.contains("_later") && refusal.contains("newer"), "{refusal}");
+            add(known + 4, true);
+            assert!(check(&newer, schema).is_err(), "one that does not expand is among them");
+        }
     }
 }

@@ -83,6 +83,8 @@ pub(super) fn rows_where(
 }
 
 const LINE: &str = "SELECT svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts FROM deliveries";
+/// Which lines are the latest about a subject: (subject, limit).
+const LATEST: &str = "WHERE subject_id = ?1 ORDER BY applied_at DESC, svix_id DESC LIMIT ?2";
 
 /// The ledger's line of a delivery.
 pub(super) fn delivery(connection: &Connection, id: &MessageId) -> rusqlite::Result<Option<LedgerEntry>> {
@@ -96,8 +98,7 @@ pub(super) fn deliveries(
     subject_id: &str,
     limit: usize,
 ) -> rusqlite::Result<Vec<LedgerEntry>> {
-    let latest = format!("{LINE} WHERE subject_id = ?1 ORDER BY applied_at DESC, svix_id DESC LIMIT ?2");
-    let mut statement = connection.prepare_cached(&latest)?;
+    let mut statement = connection.prepare_cached(&format!("{LINE} {LATEST}"))?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut lines: Vec<LedgerEntry> =
         statement.query_map((subject_id, limit), line)?.collect::<rusqlite::Result<_>>()?;
@@ -122,4 +123,33 @@ fn line(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
         applied_at: time(6)?,
         attempts: row.get(7)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection;
+    use crate::migrations::{Schema, apply_migrations};
+
+    #[test]
+    fn the_lines_of_a_subject_are_found_and_removed_by_their_index() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store.db");
+        apply_migrations(&path, Schema::Store).expect("the migrations apply");
+        let connection = connection::open(&path).expect("a file");
+        let latest = format!("{LINE} {LATEST}");
+        // As an erasure does.
+        let forget = "DELETE FROM deliveries WHERE subject_id IN (SELECT value FROM json_each('[]'))";
+        for sql in [&latest, forget] {
+            let mut explained = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a query");
+            let plan = explained.query_map([], |row| row.get::<_, String>("detail")).expect("a plan");
+            let plan: Vec<String> = plan.map(|line| line.expect("a line")).collect();
+            let searches = plan.iter().any(|line| {
+                line.contains("SEARCH deliveries USING") && line.contains("deliveries_by_subject")
+            });
+            let scans =
+                plan.iter().any(|line| line.contains("SCAN deliveries") || line.contains("TEMP B-TREE"));
+            assert!(searches && !scans, "{sql}: {plan:?}");
+        }
+    }
 }
