@@ -4,8 +4,9 @@
 //! 0170). A step that has been released never changes: tests pin their checksums.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 
 use crate::connection;
 use crate::fault::Fault;
@@ -39,6 +40,11 @@ const STORE: &[Step] = &[
     step!("store", "0003_ends", expands: false),
     step!("store", "0006_ledger_order", expands: true),
 ];
+
+/// After how many of SQLite's instructions a migration looks whether it is to stop: a few milliseconds.
+const STOP_EVERY: i32 = 100_000;
+/// How long another process that writes the file is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(600);
 
 impl Schema {
     const fn steps(self) -> &'static [Step] {
@@ -78,29 +84,74 @@ pub fn pending_migrations(path: &Path, schema: Schema) -> Result<Vec<&'static st
 /// # Errors
 /// In words for a person: the file can't be written, or a newer Rollbook made it.
 pub fn apply_migrations(path: &Path, schema: Schema) -> Result<Vec<&'static str>, String> {
-    let mut connection = connection::make(path, schema.page_bytes()).map_err(|fault| fault.to_string())?;
-    apply(&mut connection, schema).map_err(|fault| format!("{}: {fault}", path.display()))
+    apply_migrations_until(path, schema, || false)
 }
 
-fn apply(connection: &mut Connection, schema: Schema) -> Result<Vec<&'static str>, Fault> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+/// Likewise, until `stopped`: then all is as it was.
+///
+/// # Errors
+/// Likewise, and that it was stopped.
+pub fn apply_migrations_until(
+    path: &Path,
+    schema: Schema,
+    stopped: impl Fn() -> bool + Clone + Send + 'static,
+) -> Result<Vec<&'static str>, String> {
+    let mut connection = connection::make(path, schema.page_bytes()).map_err(|fault| fault.to_string())?;
+    let asked = connection.progress_handler(STOP_EVERY, Some(stopped.clone())).map_err(Fault::from);
+    let applied = asked.and_then(|()| apply(&mut connection, schema, &stopped));
+    applied.map_err(|fault| format!("{}: {fault}", path.display()))
+}
+
+fn apply(
+    connection: &mut Connection,
+    schema: Schema,
+    stopped: &dyn Fn() -> bool,
+) -> Result<Vec<&'static str>, Fault> {
     let steps = schema.steps();
-    let known = applied(&transaction, schema)?;
-    let pending = &steps[known..];
-    if pending.is_empty() {
+    // A file that is busy and lacks nothing is not waited for.
+    if applied(connection, schema)? == steps.len() {
         return Ok(Vec::new());
     }
+    lock(connection, stopped)?;
+    let outcome = apply_locked(connection, schema).and_then(|names| {
+        connection.execute_batch("COMMIT")?;
+        Ok(names)
+    });
+    if outcome.is_err() && !connection.is_autocommit() {
+        connection.execute_batch("ROLLBACK")?;
+    }
+    outcome
+}
+
+/// Begins a transaction that writes. Who has the lock may be another process that migrates the same file.
+fn lock(connection: &Connection, stopped: &dyn Fn() -> bool) -> Result<(), Fault> {
+    let since = Instant::now();
+    loop {
+        match connection.execute_batch("BEGIN IMMEDIATE").map_err(Fault::from) {
+            Err(Fault::Unavailable(_)) if since.elapsed() < LOCK_PATIENCE && !stopped() => {
+                tracing::warn!("a migration waits for another process that writes the file");
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn apply_locked(connection: &Connection, schema: Schema) -> Result<Vec<&'static str>, Fault> {
+    let steps = schema.steps();
+    let known = applied(connection, schema)?;
+    let pending = &steps[known..];
     let table = "CREATE TABLE IF NOT EXISTS rollbook_migrations (
                      number INTEGER PRIMARY KEY, name TEXT NOT NULL, expands INTEGER NOT NULL) STRICT";
-    transaction.execute_batch(table)?;
+    connection.execute_batch(table)?;
     for (number, (name, sql, expands)) in (known + 1..).zip(pending) {
-        tracing::info!(step = name, "migration is being applied");
-        transaction.execute_batch(sql)?;
+        tracing::debug!(step = name, "migration is being applied");
+        connection.execute_batch(sql)?;
         let row = "INSERT INTO rollbook_migrations (number, name, expands) VALUES (?1, ?2, ?3)";
-        transaction.execute(row, (number, name, expands))?;
+        connection.execute(row, (number, name, expands))?;
     }
-    transaction.pragma_update(None, "user_version", steps.len())?;
-    transaction.commit()?;
+    if !pending.is_empty() {
+        connection.pragma_update(None, "user_version", steps.len())?;
+    }
     Ok(pending.iter().map(|(name, ..)| *name).collect())
 }
 

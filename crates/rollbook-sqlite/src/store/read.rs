@@ -137,7 +137,7 @@ mod tests {
         let path = folder.path().join("store.db");
         apply_migrations(&path, Schema::Store).expect("the migrations apply");
         let connection = connection::open(&path).expect("a file");
-        let latest = format!("{LINE} {LATEST}");
+        let latest = format!("{LINE} {LATEST}").replace("?1", "'user_1'").replace("?2", "50");
         // As an erasure does.
         let forget = "DELETE FROM deliveries WHERE subject_id IN (SELECT value FROM json_each('[]'))";
         for sql in [&latest, forget] {
