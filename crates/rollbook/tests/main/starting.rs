@@ -14,7 +14,7 @@ fn held_up() -> (Home, rusqlite::Connection) {
     let version: i64 = store.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
     store
         .execute_batch(&format!(
-            "DROP INDEX deliveries_by_subject;
+            "DROP INDEX deliveries_by_minute;
              DELETE FROM rollbook_migrations WHERE name = '0006_ledger_order';
              PRAGMA user_version = {}; BEGIN IMMEDIATE",
             version - 1
@@ -76,6 +76,6 @@ async fn a_signal_ends_a_start_that_migrates_and_leaves_the_file_as_it_was() {
     rollbook.signal("TERM");
     assert!(rollbook.exit().await.success(), "{}", home.log());
     store.execute_batch("ROLLBACK").expect("the lock is free");
-    let found = "SELECT count(*) FROM sqlite_schema WHERE name = 'deliveries_by_subject'";
+    let found = "SELECT count(*) FROM sqlite_schema WHERE name = 'deliveries_by_minute'";
     assert_eq!(store.query_row(found, [], |row| row.get::<_, i64>(0)), Ok(0));
 }
