@@ -141,12 +141,12 @@ async fn migrate_or_check(
             tracing::info!(part = name, pending, "migrating");
         }
         start.stage.begin(format!("migrating the {name} ({pending})"));
-        asked = match part.place(config).file() {
-            Some(_) => wire::apply_migrations(config, part, start.stop).await,
-            None => {
-                let applying = wire::apply_migrations(config, part, start.stop);
-                start.stop.run_until_cancelled(applying).await.unwrap_or_else(|| Err("stopped".to_owned()))
-            }
+        let applying = wire::apply_migrations(config, part, start.stop);
+        asked = if is_file {
+            // It stops by itself, and undoes what it has done.
+            applying.await
+        } else {
+            start.stop.run_until_cancelled(applying).await.unwrap_or_else(|| Err("stopped".to_owned()))
         };
     }
     match asked {

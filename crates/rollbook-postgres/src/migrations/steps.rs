@@ -165,15 +165,13 @@ mod tests {
     #[test]
     fn every_statement_of_every_step_is_in_one_phase_in_its_order() {
         for step in STEPS {
-            let mut from_phases = String::new();
-            for phase in phases(step.sql) {
-                match phase {
-                    Phase::Brief(sql) | Phase::Long(sql) => from_phases += &sql,
-                    Phase::Convert { rows, columns, .. } => from_phases += &format!("{rows};{columns}"),
-                    Phase::Concurrent(all) => from_phases += &all.join(";"),
-                }
-                from_phases += ";";
-            }
+            let text = |phase: Phase| match phase {
+                Phase::Brief(sql) | Phase::Long(sql) => sql,
+                Phase::Convert { rows, columns, .. } => format!("{rows};{columns}"),
+                Phase::Concurrent(all) => all.join(";"),
+            };
+            let from_phases: Vec<String> = phases(step.sql).into_iter().map(text).collect();
+            let from_phases = from_phases.join(";") + ";";
             let squeezed = |sql: &str| sql.split_whitespace().collect::<String>().replace("$$;", "$$");
             let whole = statements(step.sql).join(";") + ";";
             assert_eq!(squeezed(&from_phases), squeezed(&whole), "{}", step.name);

@@ -7,6 +7,7 @@ use rollbook_core::store::{Store as _, StoreError};
 use rollbook_postgres::{PostgresSettings, apply_migrations, pending_migrations};
 use rollbook_testkit::events::{change_of, deleted, event};
 use rollbook_testkit::process::until;
+use tokio::task::JoinSet;
 
 use crate::migrations::ALL;
 use crate::world::{World, open, settings, user_change};
@@ -17,6 +18,18 @@ fn deployment<T: std::fmt::Debug>(outcome: Result<T, StoreError>) -> String {
         Err(StoreError::Deployment(text)) => text,
         other => panic!("{other:?}"),
     }
+}
+
+/// Starts something that goes on meanwhile.
+fn start<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinSet<T> {
+    let mut started = JoinSet::new();
+    started.spawn(work);
+    started
+}
+
+/// What came of it.
+async fn end<T: 'static>(mut started: JoinSet<T>) -> T {
+    started.join_next().await.expect("it was started").expect("it ends")
 }
 
 /// A database whose schema has the first two steps, with a deleted user, a living one and their sessions.
@@ -86,7 +99,7 @@ async fn a_step_begins_after_the_batches_under_way_and_no_batch_that_waited_for_
     let store = world.store();
     let mut holder = world.session().await;
     holder.run("BEGIN; LOCK TABLE mirror_2.users").await;
-    let under_way = tokio::spawn({
+    let under_way = start({
         let store = world.store();
         async move { store.apply_many(&[user_change("user_1", 0)]).await }
     });
@@ -98,7 +111,7 @@ async fn a_step_begins_after_the_batches_under_way_and_no_batch_that_waited_for_
     };
     waits("mirror_2.users").await;
     let mut newer = world.session().await;
-    let step = tokio::spawn(async move {
+    let step = start(async move {
         newer
             .run(
                 "BEGIN; LOCK TABLE mirror_2.rollbook_migrations IN ACCESS EXCLUSIVE MODE;
@@ -109,12 +122,12 @@ async fn a_step_begins_after_the_batches_under_way_and_no_batch_that_waited_for_
     });
     waits("mirror_2.rollbook_migrations").await;
     holder.run("COMMIT").await;
-    assert_eq!(under_way.await.expect("it ends"), Ok(vec![Applied::Inserted]));
-    let mut newer = step.await.expect("it begins");
-    let late = tokio::spawn(async move { store.apply_many(&[user_change("user_2", 0)]).await });
+    assert_eq!(end(under_way).await, Ok(vec![Applied::Inserted]));
+    let mut newer = end(step).await;
+    let late = start(async move { store.apply_many(&[user_change("user_2", 0)]).await });
     waits("mirror_2.rollbook_migrations").await;
     newer.run("COMMIT").await;
-    let refusal = deployment(late.await.expect("it ends"));
+    let refusal = deployment(end(late).await);
     assert!(refusal.contains("0099_later"), "{refusal}");
     assert_eq!(world.psql("SELECT count(*) FROM mirror_2.users").await, "1\n");
 }
@@ -124,7 +137,7 @@ async fn readers_go_on_while_a_migration_waits_for_one_of_them_and_it_is_applied
     let world = before_ends().await;
     let mut reader = world.session().await;
     reader.run("BEGIN; SELECT count(*) FROM mirror_2.users").await;
-    let migrates = tokio::spawn({
+    let mut migrates = start({
         let settings = world.settings.clone();
         async move { apply_migrations(&settings).await }
     });
@@ -135,9 +148,9 @@ async fn readers_go_on_while_a_migration_waits_for_one_of_them_and_it_is_applied
         let read = "SET statement_timeout = '5s'; SELECT count(*) FROM mirror_2.users";
         assert_eq!(world.psql(read).await, "2\n");
     }
-    assert!(!migrates.is_finished(), "it can't be done while the reader's transaction is open");
+    assert!(migrates.try_join_next().is_none(), "it can't be done while the reader's transaction is open");
     reader.run("COMMIT").await;
-    assert_eq!(migrates.await.expect("it ends"), Ok(ALL[2..].to_vec()));
+    assert_eq!(end(migrates).await, Ok(ALL[2..].to_vec()));
     assert_eq!(world.psql(ENDS).await, ENDED);
     assert_eq!(world.store().ping().await, Ok(()));
 }
@@ -156,7 +169,7 @@ async fn the_ledgers_index_is_built_while_deliveries_are_recorded() {
     let line = "INSERT INTO mirror_2.deliveries VALUES ('msg_1', 'user.updated', 'user_1', 'updated', now(), now(), now(), 1)";
     let mut worker = world.session().await;
     worker.run("BEGIN; INSERT INTO mirror_2.deliveries VALUES ('msg_0', 'user.updated', 'user_1', 'updated', now(), now(), now(), 1)").await;
-    let migrates = tokio::spawn({
+    let migrates = start({
         let settings = world.settings.clone();
         async move { apply_migrations(&settings).await }
     });
@@ -166,7 +179,7 @@ async fn the_ledgers_index_is_built_while_deliveries_are_recorded() {
         .await;
     world.psql(&format!("SET lock_timeout = '10s'; {line}")).await;
     worker.run("COMMIT").await;
-    assert_eq!(migrates.await.expect("it ends"), Ok(vec!["0006_ledger_order"]));
+    assert_eq!(end(migrates).await, Ok(vec!["0006_ledger_order"]));
     let index = "SELECT pg_get_indexdef('mirror_2.deliveries_by_subject'::regclass)";
     let index = world.psql(index).await;
     assert!(index.contains("USING btree (subject_id, applied_at)"), "{index}");
