@@ -36,7 +36,7 @@ const BACKLOG: u32 = 1024;
 const ANSWERS_AFTER: Duration = Duration::from_secs(1);
 /// How often systemd is asked for more time.
 const EXTEND_EVERY: Duration = Duration::from_secs(5);
-/// How much more time it is asked for. A start that makes no progress for so long is ended.
+/// How much more time it is asked for: it ends a process that has stopped asking for so long.
 const EXTEND_FOR: Duration = Duration::from_secs(120);
 /// How often the log says that the start goes on.
 const LOG_EVERY: Duration = Duration::from_secs(10);

@@ -296,7 +296,12 @@ fn is_lock_timeout(error: &sqlx::Error) -> bool {
 /// Begins a transaction that waits so long for a lock, or for ever.
 fn begin(lock_wait: Duration) -> String {
     let settings = SETTINGS.map(|(name, value)| format!("SET LOCAL {name} = {value}"));
-    format!("BEGIN; {}; SET LOCAL lock_timeout = {}", settings.join("; "), lock_wait.as_millis())
+    // A deferred trigger of the team's own would keep the columns from being changed after the rows.
+    let settings = settings.join("; ");
+    format!(
+        "BEGIN; {settings}; SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL lock_timeout = {}",
+        lock_wait.as_millis()
+    )
 }
 
 async fn script(connection: &mut PgConnection, sql: &str) -> sqlx::Result<()> {

@@ -17,6 +17,13 @@ pub(super) fn judge(place: &Place, step: &str, error: &sqlx::Error) -> Fault {
     if let Some(what) = of_others {
         return Fault::Deployment(format!("{place}: migration {step} can't be applied: {what}"));
     }
+    if database_error(error).is_some_and(|error| error.code() == "55P03") {
+        return Fault::Unavailable(format!(
+            "{place}: migration {step} is not applied yet: for too long another session has had an open transaction on a \
+             table that it changes; end that (pg_stat_activity shows it) and run rollbook migrate again, which goes on \
+             where it stopped"
+        ));
+    }
     match fault::judge(place, error) {
         // A step holds no values: a constraint or a trigger of the team's own refuses rows that it rewrites.
         Fault::Data(text) => Fault::Deployment(format!(

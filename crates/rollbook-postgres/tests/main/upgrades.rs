@@ -209,6 +209,23 @@ async fn a_view_of_the_teams_own_is_named_before_anything_is_changed() {
 }
 
 #[tokio::test]
+async fn a_deferred_trigger_of_the_teams_own_keeps_no_step_from_being_applied() {
+    let world = before_ends().await;
+    world
+        .psql(
+            "CREATE TABLE public.seen (id text);
+             CREATE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.seen VALUES (new.id); RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER later AFTER UPDATE ON mirror_2.users DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION public.see()",
+        )
+        .await;
+    assert_eq!(apply_migrations(&world.settings).await, Ok(ALL[2..].to_vec()));
+    assert_eq!(world.psql(ENDS).await, ENDED);
+    assert_eq!(world.psql("SELECT id FROM public.seen").await, "user_1\n");
+}
+
+#[tokio::test]
 async fn what_keeps_rows_from_being_rewritten_is_named_without_a_value() {
     let world = before_ends().await;
     world
