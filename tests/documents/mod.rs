@@ -132,7 +132,7 @@ fn lines(connection: &rusqlite::Connection, sql: &str) -> Vec<String> {
 }
 
 const SQLITE_INDEXES: &str = "SELECT concat_ws('|', tbl_name, name, sql) FROM sqlite_schema
-    WHERE type = 'index' AND sql IS NOT NULL ORDER BY name";
+    WHERE type = 'index' AND sql IS NOT NULL AND name <> 'deliveries_by_minute' ORDER BY name";
 
 #[test]
 fn the_page_tells_the_tables_as_the_catalog_has_them() {
@@ -156,7 +156,7 @@ fn the_page_tells_the_tables_as_the_catalog_has_them() {
 async fn both_engines_have_the_types_and_indexes_that_the_page_tells() {
     let (_folder, connection) = sqlite();
     let mirror = Mirror::start().await;
-    // One index is on Postgres alone: the page says so of the ledger.
+    // The index of one subject's lines differs: the page says so of the ledger.
     let postgres = "SELECT tablename, indexname, indexdef FROM pg_indexes
                     WHERE schemaname = 'clerk' AND indexname !~ '_pkey$' AND indexname <> 'deliveries_by_subject'";
     let ours = lines(&connection, SQLITE_INDEXES);

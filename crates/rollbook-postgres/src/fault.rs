@@ -53,6 +53,11 @@ impl From<Fault> for StoreError {
 }
 
 impl Fault {
+    /// The error itself, for work that is nobody's rows.
+    pub(crate) fn unblamed(self) -> Self {
+        if let Self::Ambiguous(inner) = self { inner.unblamed() } else { self }
+    }
+
     /// For a batch, which can be made smaller.
     pub(crate) fn of_batch(self) -> StoreError {
         match self {

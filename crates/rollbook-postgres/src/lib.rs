@@ -1,4 +1,4 @@
-//! The store on Postgres, from version 13 on.
+//! The store on Postgres, from version 12 on.
 //!
 //! Constraints:
 //!
@@ -27,6 +27,8 @@ mod tls;
 mod transaction;
 mod types;
 
-pub use migrations::{apply_migrations, drop_schema, pending_migrations, schema_exists, server_time};
+pub use migrations::{
+    Examined, apply_migrations, drop_schema, examine, pending_migrations, schema_exists, server_time,
+};
 pub use settings::{PostgresSettings, describe};
 pub use store::PostgresStore;

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use crate::connections::{Connections, Leased};
 use crate::fault::{self, Again, Fault};
 use crate::hosts::{self, Hosts};
+use crate::migrations::{Guard, Refusal};
 use crate::place::Place;
 use crate::settings::PostgresSettings;
 
@@ -26,6 +27,9 @@ pub(crate) trait Work: Sync {
     /// What comes of it.
     type Output: Send;
 
+    /// Whether the schema must be one that this Rollbook may work on.
+    const GUARDED: bool = true;
+
     /// Does it.
     fn run(&self, session: &mut Session<'_>) -> impl Future<Output = sqlx::Result<Self::Output>> + Send;
 }
@@ -36,11 +40,21 @@ pub(crate) struct Session<'a> {
     persistent: bool,
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    /// The transaction that a connection has begun.
+    pub(crate) const fn of(connection: &'a mut PgConnection) -> Self {
+        Self { connection, persistent: false }
+    }
+
     /// Runs a statement and returns its rows.
     pub(crate) async fn fetch(&mut self, sql: &Sql, arguments: PgArguments) -> sqlx::Result<Vec<PgRow>> {
         let query = sqlx::query_with(AssertSqlSafe(Arc::clone(sql)), arguments);
         (&mut *self.connection).fetch_all(query.persistent(self.persistent)).await
+    }
+
+    /// Runs statements without values, parted by semicolons, and returns their rows as texts.
+    pub(crate) async fn ask(&mut self, sql: &str) -> sqlx::Result<Vec<PgRow>> {
+        raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(&mut *self.connection).await
     }
 
     /// Checks that this session takes writes.
@@ -60,6 +74,8 @@ pub(crate) struct Database {
     connections: Connections,
     persistent: bool,
     limit: Duration,
+    begin: Sql,
+    guard: Option<Guard>,
 }
 
 /// Commits. The server's timeout is lifted first: while a synchronous standby is awaited it would not undo
@@ -88,13 +104,26 @@ impl Database {
         }
         let hosts = Hosts::new(all, place.writable, !pgbouncer);
         let (max, timeout) = (settings.connections_max, settings.connect_timeout);
+        let begin: Sql = begin.into();
         Self {
             place,
-            connections: Connections::new(hosts, max, timeout, begin.into()),
+            connections: Connections::new(hosts, max, timeout, Sql::clone(&begin)),
             persistent: !pgbouncer,
             // For one wait for a connection and one for a statement, both at their limits, and to spare.
             limit: settings.connect_timeout * 2 + settings.statement_timeout,
+            begin,
+            guard: None,
         }
+    }
+
+    /// The same, working only on a schema that the guard lets pass. It is asked together with the `BEGIN`.
+    pub(crate) fn guarded(self, guard: Guard) -> Self {
+        Self { guard: Some(guard), ..self }
+    }
+
+    /// A connection for one user, who closes it.
+    pub(crate) async fn connect(&self) -> Result<Leased<'_>, Fault> {
+        self.connections.take(true).await.map_err(|none| fault::no_connection(&self.place, &none))
     }
 
     /// Does the work and commits it.
@@ -128,7 +157,10 @@ impl Database {
                     conflicts += 1;
                 }
                 Some(Again::Connection) if reused && !fresh => fresh = true,
-                _ => return Err(fault::judge(&self.place, &error)),
+                _ => {
+                    let refusal = Refusal::of(&error).map(Fault::from);
+                    return Err(refusal.unwrap_or_else(|| fault::judge(&self.place, &error)));
+                }
             }
         }
     }
@@ -152,8 +184,14 @@ impl Database {
 
     async fn transaction<W: Work>(&self, leased: &mut Leased<'_>, work: &W) -> sqlx::Result<W::Output> {
         let connection = &mut leased.connection;
-        if !leased.begun {
-            self.connections.begin(connection).await?;
+        match &self.guard {
+            Some(guard) if W::GUARDED => {
+                let begin = if leased.begun { String::new() } else { format!("{}; ", self.begin) };
+                let asked = raw_sql(AssertSqlSafe(begin + &guard.sql)).fetch_all(&mut *connection).await?;
+                guard.check(&asked)?;
+            }
+            _ if leased.begun => {}
+            _ => self.connections.begin(connection).await?,
         }
         let session = &mut Session { connection: &mut *connection, persistent: self.persistent };
         let output = work.run(session).await?;

@@ -15,6 +15,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::fault::Fault;
+use crate::migrations::Guard;
 
 /// How many pieces of work one commit may carry. Each is a batch already.
 const GROUP_MAX: usize = 64;
@@ -27,12 +28,12 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Starts a thread that owns the connection to a file.
-    pub(crate) fn new(connection: Connection) -> Result<Self, Fault> {
+    /// Starts a thread that owns the connection to a file, and works on it only while the guard lets it.
+    pub(crate) fn new(connection: Connection, guard: Option<Guard>) -> Result<Self, Fault> {
         let (jobs, waiting) = mpsc::unbounded_channel();
         let thread = thread::Builder::new()
             .name("rollbook-sqlite".into())
-            .spawn(move || Owner { connection: Ok(connection), waiting }.run())
+            .spawn(move || Owner { connection: Ok(connection), guard, waiting }.run())
             .map_err(|error| Fault::Unavailable(format!("no thread to write the file: {error}")))?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
@@ -119,6 +120,7 @@ where
 /// The thread's state: the connection, or why there is none any more.
 struct Owner {
     connection: Result<Connection, Fault>,
+    guard: Option<Guard>,
     waiting: mpsc::UnboundedReceiver<Box<dyn Job>>,
 }
 
@@ -153,7 +155,7 @@ impl Owner {
 
     fn attempt(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), Fault> {
         let connection = self.connection.as_ref().map_err(Clone::clone)?;
-        let outcome = transaction(connection, group);
+        let outcome = transaction(connection, self.guard.as_mut(), group);
         if let Err(fault @ Fault::Broken(_)) = &outcome {
             // After a failed fsync the kernel may report success for data it has dropped. Only opening
             // the file anew, in a new process, reads what is really there.
@@ -163,18 +165,22 @@ impl Owner {
     }
 }
 
-fn transaction(connection: &Connection, group: &mut [Box<dyn Job>]) -> Result<(), Fault> {
+fn transaction(
+    connection: &Connection,
+    guard: Option<&mut Guard>,
+    group: &mut [Box<dyn Job>],
+) -> Result<(), Fault> {
     let only_reads = group.iter().all(|job| job.reads());
     connection.execute_batch(if only_reads { "BEGIN" } else { "BEGIN IMMEDIATE" })?;
-    let outcome = group
-        .iter_mut()
-        .try_for_each(|job| job.run(connection))
-        .and_then(|()| connection.execute_batch("COMMIT"));
+    let outcome = guard.map_or(Ok(()), |guard| guard.check(connection)).and_then(|()| {
+        group.iter_mut().try_for_each(|job| job.run(connection))?;
+        Ok(connection.execute_batch("COMMIT")?)
+    });
     // SQLite rolls back by itself after some errors (a full disk) and not after others.
     if outcome.is_err() && !connection.is_autocommit() {
         connection.execute_batch("ROLLBACK")?;
     }
-    Ok(outcome?)
+    outcome
 }
 
 #[cfg(test)]
@@ -184,7 +190,7 @@ mod tests {
 
     fn open(folder: &tempfile::TempDir) -> Database {
         let connection = crate::connection::open(&folder.path().join("a.db")).expect("a file");
-        Database::new(connection).expect("a thread")
+        Database::new(connection, None).expect("a thread")
     }
 
     async fn numbers(folder: &tempfile::TempDir) -> Database {

@@ -18,7 +18,7 @@ mod queue;
 mod rewrite;
 mod store;
 
-pub use migrations::{Schema, apply_migrations, pending_migrations};
+pub use migrations::{Schema, apply_migrations, apply_migrations_until, pending_migrations};
 pub use queue::{QueueSettings, SqliteQueue};
 pub use rewrite::rewrite;
 pub use store::SqliteStore;

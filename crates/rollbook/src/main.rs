@@ -8,6 +8,7 @@ mod cli;
 mod clock;
 mod commands;
 mod config;
+mod door;
 mod flags;
 mod intake;
 mod links;

@@ -1,11 +1,9 @@
 //! Puts the faces together and starts them: what `serve`, `receive`, `work` and `demo` have in common.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use async_trait::async_trait;
 use prometheus::Registry;
 use rollbook_core::protection::Protection;
@@ -14,11 +12,12 @@ use rollbook_core::time::Clock;
 use rollbook_ops::{Condition, Ops, Part, Probe, WatchedQueue};
 use rollbook_receiver::Receiver;
 use rollbook_worker::{Progress, Worker};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::QueueAudit;
 use crate::config::Config;
+use crate::door::Ports;
 use crate::intake::Intake;
 use crate::startup::prepare_queue;
 use crate::supervisor::Supervisor;
@@ -27,10 +26,6 @@ use crate::wire::Queue;
 
 /// A lane without progress for this many leases hangs: its messages have been given to others since.
 const STALLED_AFTER_LEASES: u32 = 2;
-
-/// How many connections may wait to be accepted, as far as the kernel allows (`net.core.somaxconn`). The
-/// usual 128 overflow when some hundred clients connect at once; who finds no room tries again after 1 s.
-const BACKLOG: u32 = 1024;
 
 /// Which faces run beside ops.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,19 +53,19 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Binds the ports, then starts the faces. A worker needs a store.
+    /// Starts the faces at ports that are bound. A worker needs a store.
     pub(crate) fn start(
         config: &Config,
         faces: Faces,
+        ports: Ports,
         queue: &Queue,
         store: Option<Arc<dyn Store>>,
         clock: Arc<dyn Clock>,
         registry: Registry,
     ) -> anyhow::Result<Self> {
-        // Before anything is bound: a missing secret is a wrong configuration.
         let secrets = if faces.receiver { Some(config.signing_secrets()?) } else { None };
-        let public = if faces.receiver { Some(bind(config.listen, "listen")?) } else { None };
-        let ops_port = bind(config.ops_listen, "ops_listen")?;
+        let public = ports.public.map(TcpListener::from_std).transpose()?;
+        let ops_port = TcpListener::from_std(ports.ops)?;
         let listening = public.as_ref().map(TcpListener::local_addr).transpose()?;
         let ops_listening = ops_port.local_addr()?;
 
@@ -148,20 +143,6 @@ impl Service {
     }
 }
 
-fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
-    listen(address).with_context(|| {
-        format!("can't listen on {address} (setting {setting}); where another process has that port, give this one its own")
-    })
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Connections of the process before us may linger in the kernel; they must not keep the port.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
 struct StoreProbe(Arc<dyn Store>);
 
 #[async_trait]
@@ -189,26 +170,5 @@ impl Probe for WorkerProbe {
             return Condition::Well;
         }
         Condition::Failing(format!("no progress for {} s", stalled.as_secs()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::{Ipv4Addr, TcpStream};
-
-    use super::*;
-
-    /// Each of these fits only where the backlog is larger than the usual.
-    const AT_ONCE: usize = 512;
-
-    #[tokio::test]
-    async fn hundreds_of_connections_wait_at_the_door_while_nobody_accepts_them() {
-        let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), "listen").expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let mut waiting = Vec::new();
-        for number in 0..AT_ONCE {
-            let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5));
-            waiting.push(stream.unwrap_or_else(|error| panic!("connection {number}: {error}")));
-        }
     }
 }

@@ -18,9 +18,10 @@ use rollbook_core::time::Clock;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::door::Stage;
 use crate::links::Links;
 use crate::service::Faces;
-use crate::wire::{self, Ownership, Part, Queue};
+use crate::wire::{self, Migrations, Ownership, Part, Queue};
 
 /// How long the start waits for a server to answer: an orchestrator must not take us for hung.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,6 +51,8 @@ pub(crate) struct Opened {
 /// Opens what these faces need. With `migrate`, what is pending is applied first; in files of a process
 /// that has all faces it always is.
 ///
+/// `None` after a stop.
+///
 /// # Errors
 /// The process must not start; the text says what is to be done.
 pub(crate) async fn open(
@@ -57,18 +60,39 @@ pub(crate) async fn open(
     faces: Faces,
     migrate: bool,
     clock: Arc<dyn Clock>,
+    stage: &Stage,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Opened>> {
+    let opened = open_all(config, faces, migrate, clock, &Start { stage, stop }).await;
+    // What a stop has cut short is no failure.
+    if stop.is_cancelled() { Ok(None) } else { opened.map(Some) }
+}
+
+/// What a start tells, and what cuts it short.
+struct Start<'a> {
+    stage: &'a Stage,
+    stop: &'a CancellationToken,
+}
+
+async fn open_all(
+    config: &Config,
+    faces: Faces,
+    migrate: bool,
+    clock: Arc<dyn Clock>,
+    start: &Start<'_>,
 ) -> anyhow::Result<Opened> {
     let needed = if faces.worker { &Part::ALL[..] } else { &[Part::Queue] };
     let is_file = |part: &&Part| part.place(config).file().is_some();
     for part in needed.iter().filter(is_file) {
-        migrate_or_check(config, faces, migrate, *part).await?;
+        migrate_or_check(config, faces, migrate, *part, start).await?;
     }
+    start.stage.begin("opening queue and store".to_owned());
     // Files are there by now; and a wrong URL is found before anyone is asked at it.
     let queue = wire::open_queue(config, clock.clone())?;
     let store = if faces.worker { Some(wire::open_store(config, clock)?) } else { None };
     let mut all_answered = true;
     for part in needed.iter().filter(|part| !is_file(part)) {
-        all_answered &= migrate_or_check(config, faces, migrate, *part).await?;
+        all_answered &= migrate_or_check(config, faces, migrate, *part, start).await?;
     }
     let mut watch = Watch {
         queue: queue.admin.clone(),
@@ -95,22 +119,47 @@ pub(crate) async fn open(
 }
 
 /// Whether the part answered. A file always does: where it is only to be looked at, opening it does so.
-async fn migrate_or_check(config: &Config, faces: Faces, migrate: bool, part: Part) -> anyhow::Result<bool> {
+async fn migrate_or_check(
+    config: &Config,
+    faces: Faces,
+    migrate: bool,
+    part: Part,
+    start: &Start<'_>,
+) -> anyhow::Result<bool> {
     let is_file = part.place(config).file().is_some();
     let migrate = migrate || (is_file && faces == Faces::ALL);
-    let asked = if migrate {
-        wire::apply_migrations(config, part).await
-    } else if is_file {
+    if is_file && !migrate {
         return Ok(true);
-    } else {
-        let pending = tokio::time::timeout(ANSWER_TIMEOUT, wire::pending_migrations(config, part)).await;
-        pending.unwrap_or_else(|_| Err(no_answer(&wire::describe(config, part))))
-    };
+    }
+    let name = part.name();
+    start.stage.begin(format!("opening the {name}"));
+    let mut asked = start
+        .stop
+        .run_until_cancelled(tokio::time::timeout(ANSWER_TIMEOUT, wire::pending_migrations(config, part)))
+        .await
+        .unwrap_or(Ok(Err("stopped".to_owned())))
+        .unwrap_or_else(|_| Err(no_answer(&wire::describe(config, part))));
+    if let Ok(Migrations { refusal: Some(refusal), .. }) = &asked {
+        bail!(refusal.clone());
+    }
+    if migrate && let Ok(pending) = asked.as_ref().map(|pending| pending.names.join(", ")) {
+        let is_new = part.place(config).file().is_some_and(|path| !path.exists());
+        if !pending.is_empty() && !is_new {
+            tracing::info!(part = name, pending, "migrating");
+        }
+        start.stage.begin(format!("migrating the {name} ({pending})"));
+        let applying = wire::apply_migrations(config, part, start.stop);
+        asked = if is_file {
+            // It stops by itself, and undoes what it has done.
+            applying.await
+        } else {
+            start.stop.run_until_cancelled(applying).await.unwrap_or_else(|| Err("stopped".to_owned()))
+        };
+    }
     match asked {
         Ok(migrations) if migrate => tell_migrated(&migrations),
         Ok(migrations) if !migrations.names.is_empty() => bail!(
-            "the {} ({}) lacks migrations: {}; run: rollbook migrate, or start with --migrate",
-            part.name(),
+            "the {name} ({}) lacks migrations: {}; run: rollbook migrate, or start with --migrate",
             migrations.place,
             migrations.names.join(", ")
         ),
@@ -128,7 +177,7 @@ fn no_answer(place: &str) -> String {
     format!("{place}: no answer within {} s", ANSWER_TIMEOUT.as_secs())
 }
 
-fn tell_migrated(migrations: &wire::Migrations) {
+fn tell_migrated(migrations: &Migrations) {
     if !migrations.names.is_empty() {
         tracing::info!(part = migrations.part.name(), applied = migrations.names.join(", "), "migrated");
     }
@@ -228,14 +277,19 @@ pub(crate) async fn prepare_queue(producer: Arc<dyn Producer>, stop: Cancellatio
 
 /// Applies the store's migrations as soon as its server answers, then waits for `stop`.
 pub(crate) async fn migrate_later(config: Arc<Config>, stop: CancellationToken) {
-    let mut wait = ASK_AGAIN;
+    let (mut wait, mut said) = (ASK_AGAIN, String::new());
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
-        match stop.run_until_cancelled(wire::apply_migrations(&config, Part::Store)).await {
+        match stop.run_until_cancelled(wire::apply_migrations(&config, Part::Store, &stop)).await {
             Some(Ok(migrations)) => {
                 tell_migrated(&migrations);
                 return stop.cancelled().await;
             }
-            _ => wait = (wait * 2).min(ASK_AGAIN_MAX),
+            Some(Err(why)) if why != said => {
+                tracing::warn!("migrations are not applied yet: {why}; trying again");
+                said = why;
+            }
+            _ => {}
         }
+        wait = (wait * 2).min(ASK_AGAIN_MAX);
     }
 }

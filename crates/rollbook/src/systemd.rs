@@ -40,6 +40,11 @@ impl Systemd {
         }
     }
 
+    /// Says what a service that is not ready yet is doing, and asks for more time to do it.
+    pub(crate) fn starting(&self, what: &str, extend_for: Duration) {
+        self.say(&format!("EXTEND_TIMEOUT_USEC={}\nSTATUS={what}", extend_for.as_micros()));
+    }
+
     /// Says that the service is ready, then that it lives as long as every part of `live` does, and once
     /// `stopping` that it stops; goes on until `stop`.
     pub(crate) async fn run(self, live: Vec<Part>, stopping: CancellationToken, stop: CancellationToken) {

@@ -15,6 +15,7 @@ use rollbook_postgres::{PostgresSettings, PostgresStore};
 pub(crate) use rollbook_redis::Ownership;
 use rollbook_redis::{DueTimes, Owner, RedisQueue, RedisSettings};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::SystemClock;
 use crate::config::{Config, Place, Problems, ServerUrl};
@@ -212,6 +213,8 @@ pub(crate) struct Migrations {
     pub(crate) place: String,
     /// The names of the steps. A queue on Redis never lacks any.
     pub(crate) names: Vec<&'static str>,
+    /// Why this Rollbook must not work on a server's database, whatever is applied. Waiting does not help.
+    pub(crate) refusal: Option<String>,
 }
 
 /// What is pending.
@@ -219,26 +222,40 @@ pub(crate) struct Migrations {
 /// # Errors
 /// Why that can't be known, with the place: a server may be away, a file unreadable.
 pub(crate) async fn pending_migrations(config: &Config, part: Part) -> Result<Migrations, String> {
+    let mut refusal = None;
     let names = match (part, part.place(config)) {
         (_, Place::Sqlite(path)) => rollbook_sqlite::pending_migrations(path, schema(part))
             .map_err(|why| in_file(part, path, &why))?,
         (Part::Queue, Place::Server(_)) => Vec::new(),
-        (Part::Store, Place::Server(url)) => rollbook_postgres::pending_migrations(&postgres(config, url))
-            .await
-            .map_err(|error| error.to_string())?,
+        (Part::Store, Place::Server(url)) => {
+            let examined = rollbook_postgres::examine(&postgres(config, url)).await;
+            let examined = examined.map_err(|error| error.to_string())?;
+            refusal = examined.refusal;
+            examined.pending
+        }
     };
-    Ok(migrations(config, part, names))
+    Ok(Migrations { refusal, ..migrations(config, part, names) })
 }
 
 /// Applies what is pending, making folders and files that are not there.
 ///
 /// # Errors
-/// As with what is pending, and where a step fails.
-pub(crate) async fn apply_migrations(config: &Config, part: Part) -> Result<Migrations, String> {
+/// As with what is pending, and where a step fails. After a stop what a file's migration has done is undone.
+pub(crate) async fn apply_migrations(
+    config: &Config,
+    part: Part,
+    stop: &CancellationToken,
+) -> Result<Migrations, String> {
     let names = match (part, part.place(config)) {
         (_, Place::Sqlite(path)) => {
             make_folder_of(path).map_err(|error| format!("{error:#}"))?;
-            rollbook_sqlite::apply_migrations(path, schema(part)).map_err(|why| in_file(part, path, &why))?
+            let (file, stop) = (path.clone(), stop.clone());
+            // It may take minutes, in which signals and clients want to be answered.
+            let applying = tokio::task::spawn_blocking(move || {
+                rollbook_sqlite::apply_migrations_until(&file, schema(part), move || stop.is_cancelled())
+            });
+            let applied = applying.await.map_err(|error| error.to_string())?;
+            applied.map_err(|why| in_file(part, path, &why))?
         }
         (Part::Queue, Place::Server(_)) => Vec::new(),
         (Part::Store, Place::Server(url)) => rollbook_postgres::apply_migrations(&postgres(config, url))
@@ -364,7 +381,7 @@ fn migrations(config: &Config, part: Part, names: Vec<&'static str>) -> Migratio
         Place::Sqlite(path) => path.display().to_string(),
         Place::Server(_) => describe(config, part),
     };
-    Migrations { part, place, names }
+    Migrations { part, place, names, refusal: None }
 }
 
 /// Makes the folder of a file, for its owner alone: what will be in it is personal data.

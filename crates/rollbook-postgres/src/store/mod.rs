@@ -76,8 +76,10 @@ impl PostgresStore {
     pub fn new(settings: PostgresSettings, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let (place, ignored) = Place::of(&settings).map_err(StoreError::Deployment)?;
         place.link().log_once(ignored);
-        let statements = Statements::new(&migrations::schema(&settings.schema)?);
-        let database = Database::new(place, &settings);
+        let schema = migrations::schema(&settings.schema)?;
+        let statements = Statements::new(&schema);
+        let guard = migrations::Guard::new(place.clone(), &schema);
+        let database = Database::new(place, &settings).guarded(guard);
         Ok(Self {
             database,
             clock,
@@ -225,8 +227,8 @@ impl Store for PostgresStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         let (place, schema) = (self.database.place(), &self.schema);
-        let applied = self.database.run(&migrations::Applied { schema }).await?;
-        if let Some((name, _)) = migrations::pending(place, schema, &applied)?.next() {
+        let state = self.database.run(&migrations::Ask { schema }).await?;
+        if let Some(name) = state.pending(place, schema).map_err(Fault::from)?.first() {
             return Err(
                 Fault::Deployment(format!("migration {name} is pending; run: rollbook migrate")).into()
             );

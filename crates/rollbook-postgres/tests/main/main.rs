@@ -18,4 +18,5 @@ mod store;
 mod tls;
 mod together;
 mod triggers;
+mod upgrades;
 mod world;

@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 use crate::world::{World, open, user_change};
 
 /// All steps.
-const ALL: [&str; 5] = ["0001_mirror", "0002_whole_of_clerk", "0003_ends", "0004_storage", "0005_cascades"];
+pub(crate) const ALL: [&str; 6] =
+    ["0001_mirror", "0002_whole_of_clerk", "0003_ends", "0004_storage", "0005_cascades", "0006_ledger_order"];
 
 #[tokio::test]
 async fn migrations_are_pending_until_they_are_applied_and_asking_makes_nothing() {

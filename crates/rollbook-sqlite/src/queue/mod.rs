@@ -38,7 +38,7 @@ use tokio::time::Instant;
 
 use crate::connection;
 use crate::database::Database;
-use crate::migrations::{self, Schema};
+use crate::migrations::{self, Guard, Schema};
 
 /// How often a waiting worker looks for messages that another process enqueued. Those of its own
 /// process wake it at once.
@@ -73,8 +73,9 @@ impl SqliteQueue {
     pub fn open(path: &Path, settings: QueueSettings, clock: Arc<dyn Clock>) -> Result<Self, QueueError> {
         let connection = connection::open(path)?;
         migrations::check(&connection, Schema::Queue)?;
-        let database = Database::new(connection)?;
-        let reads = Database::new(connection::open_reader(path)?)?;
+        let guard = || Some(Guard::new(Schema::Queue));
+        let database = Database::new(connection, guard())?;
+        let reads = Database::new(connection::open_reader(path)?, guard())?;
         Ok(Self { database, reads, clock, settings, due: Notify::new() })
     }
 

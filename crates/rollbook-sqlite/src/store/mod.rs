@@ -29,7 +29,7 @@ use self::apply::Tables;
 use crate::connection;
 use crate::database::Database;
 use crate::fault::Fault;
-use crate::migrations::{self, Schema};
+use crate::migrations::{self, Guard, Schema};
 
 /// A store in an SQLite file.
 pub struct SqliteStore {
@@ -48,7 +48,8 @@ impl SqliteStore {
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let connection = connection::open(path)?;
         migrations::check(&connection, Schema::Store)?;
-        let (database, statements) = (Database::new(connection)?, Arc::new(sql::Statements::new()));
+        let database = Database::new(connection, Some(Guard::new(Schema::Store)))?;
+        let statements = Arc::new(sql::Statements::new());
         Ok(Self { database, clock, statements, keeping: Keeping::default(), sweep: Mutex::default() })
     }
 

@@ -59,6 +59,64 @@ async fn a_file_without_its_migrations_is_refused_with_the_command_that_mends_it
     assert!(text.contains("rollbook migrate"), "{text}");
 }
 
+/// As a newer Rollbook does whose step changes what this one relies on, or only adds.
+fn migrate_as_a_newer_one(path: &Path, expands: bool) {
+    let newer = rusqlite::Connection::open(path).expect("the file opens");
+    newer
+        .execute_batch(&format!(
+            "BEGIN IMMEDIATE;
+             INSERT INTO rollbook_migrations SELECT max(number) + 1, 'later', {expands} FROM rollbook_migrations;
+             COMMIT"
+        ))
+        .expect("the lock");
+    let number: i64 = newer
+        .query_row("SELECT max(number) FROM rollbook_migrations", [], |row| row.get(0))
+        .expect("a number");
+    newer.pragma_update(None, "user_version", number).expect("a version");
+}
+
+#[tokio::test]
+async fn files_that_a_newer_rollbook_changes_while_they_are_in_use_are_worked_on_only_where_it_added() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (queue_path, store_path) = (folder.path().join("queue.db"), folder.path().join("store.db"));
+    let queue = queue(&queue_path);
+    apply_migrations(&store_path, Schema::Store).expect("the migrations apply");
+    let store = SqliteStore::open(&store_path, clock()).expect("the store opens");
+    for path in [&queue_path, &store_path] {
+        migrate_as_a_newer_one(path, true);
+    }
+    all_of(queue.enqueue_many(&deliveries("a", 1, 10)).await).expect("the queue takes deliveries");
+    assert_eq!(store.apply_many(&[user_change("user_1")]).await.map(|outcomes| outcomes.len()), Ok(1));
+    for path in [&queue_path, &store_path] {
+        migrate_as_a_newer_one(path, false);
+    }
+    let of_queue = [
+        all_of(queue.enqueue_many(&deliveries("b", 1, 10)).await).map(drop),
+        queue.lease(at_once(1)).await.map(drop),
+        queue.stats().await.map(drop),
+        SqliteQueue::open(&queue_path, SETTINGS, clock()).map(drop),
+    ];
+    for refused in of_queue {
+        let Err(QueueError::Deployment(text)) = refused else { panic!("{refused:?}") };
+        assert!(text.contains("(later)") && text.contains("newer"), "{text}");
+    }
+    let of_store = [
+        store.apply_many(&[user_change("user_2")]).await.map(drop),
+        store.deliveries("user_1", 10).await.map(drop),
+        store.ping().await,
+        SqliteStore::open(&store_path, clock()).map(drop),
+    ];
+    for refused in of_store {
+        let Err(StoreError::Deployment(text)) = refused else { panic!("{refused:?}") };
+        assert!(text.contains("(later)") && text.contains("newer"), "{text}");
+    }
+}
+
+fn user_change(id: &str) -> rollbook_core::change::Change {
+    use rollbook_testkit::events::{START, change_of, event, user};
+    change_of(&format!("msg_{id}"), &event("user.updated", START, &user(id, START)))
+}
+
 fn at_once(max: usize) -> LeaseRequest {
     request(max, Duration::from_secs(60), Duration::ZERO)
 }

@@ -86,6 +86,11 @@ fn raw_upserts(events: &[Event]) -> f64 {
     let connection = rusqlite::Connection::open(path).expect("a file");
     let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;";
     connection.execute_batch(settings).expect("settings");
+    raw_upserts_into(&connection, events)
+}
+
+/// The same into tables that are there.
+pub(crate) fn raw_upserts_into(connection: &rusqlite::Connection, events: &[Event]) -> f64 {
     let rows: Vec<(usize, Vec<Value>)> = events.iter().filter_map(row).collect();
     let statements = catalog::RESOURCES.map(upsert);
     let mut upserts = statements.each_ref().map(|sql| connection.prepare(sql).expect("a statement"));

@@ -2,6 +2,7 @@
 
 use anyhow::{anyhow, bail};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::on_all_cores;
 use crate::cli::{Migrate, Output};
@@ -34,9 +35,13 @@ async fn each_part(config: &Config, check: bool) -> anyhow::Result<Vec<Migration
         let asked = if check {
             wire::pending_migrations(config, part).await
         } else {
-            wire::apply_migrations(config, part).await
+            wire::apply_migrations(config, part, &CancellationToken::new()).await
         };
-        all.push(asked.map_err(|why| anyhow!(why))?);
+        let asked = asked.map_err(|why| anyhow!(why))?;
+        if let Some(refusal) = asked.refusal {
+            bail!(refusal);
+        }
+        all.push(asked);
     }
     Ok(all)
 }

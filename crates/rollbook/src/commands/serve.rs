@@ -9,6 +9,7 @@ use super::on_all_cores;
 use crate::cli::Start;
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment};
+use crate::door::{Door, Ports, Stage};
 use crate::service::{Faces, Service};
 use crate::signals::Signals;
 use crate::startup;
@@ -32,8 +33,24 @@ async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Resu
     let signals = Signals::listen()?;
     let clock = Arc::new(SystemClock);
     tracing::info!("rollbook {}", env!("CARGO_PKG_VERSION"));
-    let opened = startup::open(&config, faces, migrate, clock.clone()).await?;
-    let mut service = Service::start(&config, faces, &opened.queue, opened.store, clock, Registry::new())?;
+    // Before anything is bound: a missing secret is a wrong configuration.
+    let secrets = if faces.receiver { Some(config.signing_secrets()?) } else { None };
+    let (ports, stage) = (Ports::bind(&config, faces)?, Stage::default());
+    let door = Door::open(&config, secrets, &ports, &stage, clock.clone())?;
+    let stop = CancellationToken::new();
+    let relaying = signals.relay(stop.clone());
+    tokio::pin!(relaying);
+    let opened = tokio::select! {
+        opened = startup::open(&config, faces, migrate, clock.clone(), &stage, &stop) => opened,
+        () = &mut relaying => Ok(None),
+    };
+    door.close().await;
+    let Some(opened) = opened? else {
+        tracing::info!("stopped before it was ready");
+        return Ok(());
+    };
+    let mut service =
+        Service::start(&config, faces, ports, &opened.queue, opened.store, clock, Registry::new())?;
     tell(&config, faces, &service);
     service.beside("durability watch", |stop| opened.watch.run(stop));
     if opened.migrate_later {
@@ -44,10 +61,9 @@ async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Resu
         service.tell(systemd);
     }
 
-    let stop = CancellationToken::new();
     let outcome = tokio::select! {
         outcome = service.run(stop.clone()) => outcome,
-        () = signals.relay(stop) => Ok(()),
+        () = relaying => Ok(()),
     };
     if outcome.is_ok() {
         tracing::info!("stopped");

@@ -16,6 +16,7 @@ use rollbook_testkit::memory::store::MemoryStore;
 
 use super::*;
 use crate::config::{Config, FileSource, Sources, find};
+use crate::door::Ports;
 use crate::service::{Faces, Service};
 use crate::wire::Queue;
 use rollbook_testkit::queues::all_of;
@@ -73,9 +74,11 @@ async fn the_watchdog_is_fed_until_a_lane_of_the_worker_stands_still() {
     }));
     let config = config();
     let faces = Faces { receiver: false, worker: true };
-    let ports = Queue { producer: queue.clone(), consumer: queue.clone(), admin: queue.clone() };
-    let mut service = Service::start(&config, faces, &ports, Some(store), clock.clone(), Registry::new())
-        .expect("free ports");
+    let queues = Queue { producer: queue.clone(), consumer: queue.clone(), admin: queue.clone() };
+    let ports = Ports::bind(&config, faces).expect("free ports");
+    let mut service =
+        Service::start(&config, faces, ports, &queues, Some(store), clock.clone(), Registry::new())
+            .expect("it starts");
     let listener = Listener::start();
     service.tell(listener.systemd());
     let stop = CancellationToken::new();

@@ -6,4 +6,5 @@ mod doctor;
 mod help;
 mod rollbook;
 mod servers;
+mod starting;
 mod systemd;

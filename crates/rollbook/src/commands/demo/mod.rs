@@ -32,6 +32,7 @@ use super::on_all_cores;
 use crate::cli::{Demo, Output};
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment, Problems};
+use crate::door::Ports;
 use crate::flags::SettingFlags;
 use crate::logging;
 use crate::output::{Style, print, print_json};
@@ -133,8 +134,9 @@ impl Show {
         let (queue, durability) = places.make(&self.config, clock.clone()).await?;
         let store = wire::open_store(&self.config, clock.clone())?;
         let registry = Registry::new();
-        let service =
-            Service::start(&self.config, Faces::ALL, &queue, Some(store.clone()), clock, registry.clone())?;
+        let ports = Ports::bind(&self.config, Faces::ALL)?;
+        let (stores, metrics) = (Some(store.clone()), registry.clone());
+        let service = Service::start(&self.config, Faces::ALL, ports, &queue, stores, clock, metrics)?;
         let surroundings = Surroundings {
             seed: self.seed,
             receiver: reachable(service.listening.context("the receiver runs")?),

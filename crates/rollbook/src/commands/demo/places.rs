@@ -11,6 +11,8 @@ use rollbook_core::queue::Durability;
 use rollbook_core::time::Clock;
 use tempfile::TempDir;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::cli::Demo;
 use crate::config::{Config, Place, Problems, Role, environment, has_password, place};
 use crate::output::say;
@@ -84,7 +86,9 @@ impl Places {
             }
             self.made_queue = true;
         }
-        wire::apply_migrations(config, Part::Queue).await.map_err(|why| anyhow!(why))?;
+        wire::apply_migrations(config, Part::Queue, &CancellationToken::new())
+            .await
+            .map_err(|why| anyhow!(why))?;
         let queue = wire::open_queue(config, clock)?;
         let durability = queue.admin.durability().await?;
         refuse_if_strict(config, &durability)?;
@@ -96,7 +100,9 @@ impl Places {
             }
             self.made_schema = true;
         }
-        wire::apply_migrations(config, Part::Store).await.map_err(|why| anyhow!(why))?;
+        wire::apply_migrations(config, Part::Store, &CancellationToken::new())
+            .await
+            .map_err(|why| anyhow!(why))?;
         Ok((queue, durability))
     }
 

@@ -14,7 +14,7 @@ use super::{Needs, in_time};
 use crate::config::{Config, Place};
 use crate::output::thousands;
 use crate::startup::{UNVERIFIED, UNVERIFIED_FIX};
-use crate::wire::{self, Part};
+use crate::wire::{self, Migrations, Part};
 
 /// From here on the queue fills up faster than anyone looks.
 const FULL_PERCENT: u64 = 80;
@@ -231,6 +231,9 @@ async fn not_there(config: &Config, needs: &Needs, part: Part) -> Option<Finding
         });
     }
     let pending = match in_time(wire::pending_migrations(config, part)).await {
+        Ok(Migrations { refusal: Some(refusal), .. }) => {
+            return Some(failed(part.name(), refusal, "do what it says: a worker refuses this database"));
+        }
         Ok(pending) if pending.names.is_empty() => return None,
         Ok(pending) => pending,
         Err(why) => return Some(failed(part.name(), why, mend(config, part))),

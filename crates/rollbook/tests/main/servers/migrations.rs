@@ -67,3 +67,52 @@ async fn a_migration_that_is_found_to_be_pending_late_keeps_the_worker_waiting_u
     until("it is applied", || async { home.metric("rollbook_applied_total").await == Some(1.0) }).await;
     assert_eq!(home.metric("rollbook_dead_letters").await, Some(0.0));
 }
+
+const NEWER: &str = "INSERT INTO clerk.rollbook_migrations (name) VALUES ('0099_later')";
+
+#[tokio::test]
+async fn a_schema_of_a_newer_rollbook_refuses_the_start_and_stops_a_worker_that_runs() {
+    let postgres = server().await;
+    let home = Home::new(BINARY).with("DATABASE_URL", postgres.url("app"));
+    run(&home, &["migrate"]).ended(0);
+    let rollbook = home.start_ready(&["serve"]).await;
+    postgres.psql("app", NEWER).await;
+    assert_eq!(send(&home), 200, "deliveries wait in the queue");
+    until("the store's part names the migration", || async {
+        readiness(&home, "store").await.is_some_and(|(_, why)| why.contains("0099_later"))
+    })
+    .await;
+    until("the log says that the worker stopped", || async {
+        home.log().contains("0099_later, which this Rollbook does not know")
+    })
+    .await;
+    assert_eq!(postgres.psql("app", "SELECT count(*) FROM clerk.users").await.trim(), "0");
+    drop(rollbook);
+    for command in [&["serve"][..], &["work"], &["serve", "--migrate"], &["migrate"], &["migrate", "--check"]]
+    {
+        let ran = run(&home, command).ended(1);
+        assert!(ran.err.contains("0099_later") && ran.err.contains("newer"), "{command:?}: {}", ran.err);
+    }
+    let doctor = run(&home, &["doctor"]);
+    assert!(doctor.out.contains("0099_later"), "{}", doctor.out);
+    postgres
+        .psql("app", "UPDATE clerk.rollbook_migrations SET expands = true WHERE name = '0099_later'")
+        .await;
+    run(&home, &["migrate", "--check"]).ended(0);
+    let _rollbook = home.start_ready(&["serve"]).await;
+    until("it is applied", || async { home.metric("rollbook_applied_total").await == Some(1.0) }).await;
+}
+
+#[tokio::test]
+async fn a_database_of_another_encoding_is_refused_by_migrate_by_the_start_and_by_doctor() {
+    let postgres = server().await;
+    let create = "CREATE DATABASE jp ENCODING 'EUC_JP' TEMPLATE template0 LOCALE 'C' LOCALE_PROVIDER libc";
+    postgres.psql("postgres", create).await;
+    let home = Home::new(BINARY).with("DATABASE_URL", postgres.url("jp"));
+    for command in [&["migrate"][..], &["serve"], &["serve", "--migrate"]] {
+        let ran = run(&home, command).ended(1);
+        assert!(ran.err.contains("EUC_JP") && ran.err.contains("createdb"), "{command:?}: {}", ran.err);
+    }
+    let doctor = run(&home, &["doctor"]);
+    assert!(doctor.out.contains("EUC_JP"), "{}", doctor.out);
+}

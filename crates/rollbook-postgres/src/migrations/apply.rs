@@ -1,0 +1,316 @@
+//! Applying steps.
+//!
+//! Constraints:
+//!
+//! * A schema that has no step yet has no users: all steps are one transaction.
+//! * Else no lock that stops readers is waited for longer than [`LOCK_WAIT`] at a time, since whoever comes later waits
+//!   behind the one who waits; and none is held for longer than a change of the catalog takes.
+//! * How far a step has come is committed with what it has done. Whoever is cut off goes on from there.
+//! * What would refuse a later phase is tried before the first, and rolled back.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, PgConnection, Row as _, raw_sql};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Exists;
+use super::refused;
+use super::state::{Ask, State, UNFINISHED};
+use super::steps::{Phase, STEPS, Step, at_once, drops_of_columns, phases};
+use crate::fault::{self, Fault, database_error};
+use crate::transaction::{Database, Session, Work as _};
+
+/// The key of the lock that is held while steps are applied. Any number does that nobody else uses.
+const LOCK: i64 = i64::from_be_bytes(*b"rollbook");
+/// How long one transaction may take: a phase may have to read and write big tables.
+const PHASE_MAX: Duration = Duration::from_secs(4 * 3600);
+/// How long a lock that stops readers is waited for at a time. For as long readers may have to wait too.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+/// The pause before a lock is asked for again: readers that waited come first.
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
+/// How long a lock is asked for in all before applying gives up: someone forgot to end a transaction.
+const LOCK_PATIENCE: Duration = Duration::from_secs(600);
+/// How long those who work on the old schema may take to end their transactions.
+const WORKERS_WAIT: Duration = Duration::from_secs(60);
+
+/// What a session of ours must have, whatever role and database say.
+const SETTINGS: [(&str, &str); 5] = [
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("client_min_messages", "error"),
+    ("synchronous_commit", "on"),
+    ("standard_conforming_strings", "on"),
+];
+
+/// Applies what is pending. Returns the names. `own_session` says whether connections are ours outside of transactions.
+pub(super) async fn apply(
+    database: &Database,
+    schema: &str,
+    own_session: bool,
+) -> Result<Vec<&'static str>, Fault> {
+    let mut first = database.connect().await?;
+    let first = &mut first.connection;
+    let of_server = |error: sqlx::Error| fault::judge(database.place(), &error);
+    let lock = format!("{}; SELECT pg_advisory_xact_lock({LOCK}); SAVEPOINT asked", begin(Duration::ZERO));
+    let state = within(PHASE_MAX, async {
+        script(first, &lock).await?;
+        let state = Ask { schema }.run(&mut Session::of(first)).await?;
+        // The table that was read must be free for whoever announces a step.
+        script(first, "ROLLBACK TO SAVEPOINT asked").await?;
+        Ok(state)
+    });
+    let state: State = state.await.map_err(of_server)?;
+    let pending = state.pending(database.place(), schema)?;
+    if pending.is_empty() {
+        script(first, "ROLLBACK").await.map_err(of_server)?;
+        return Ok(pending);
+    }
+    if state.rows.is_empty() {
+        make(database, schema, first).await?;
+        return Ok(pending);
+    }
+    // The first one keeps others out. It is idle, so it holds up nobody who waits for old snapshots to end.
+    let mut second = database.connect().await?;
+    let mut run = Run { database, schema, connection: &mut second.connection, own_session };
+    for step in STEPS.iter().filter(|step| pending.contains(&step.name)) {
+        let is_begun = state.rows.iter().any(|row| row.name == format!("{}{UNFINISHED}", step.name));
+        run.step(step, is_begun).await?;
+    }
+    script(first, "COMMIT").await.map_err(of_server)?;
+    Ok(pending)
+}
+
+/// Makes the tables where there are none.
+async fn make(database: &Database, schema: &str, connection: &mut PgConnection) -> Result<(), Fault> {
+    let of_server = |error: sqlx::Error| fault::judge(database.place(), &error);
+    // Asked first: `IF NOT EXISTS` needs the right to make schemas even where there is nothing to make.
+    let exists = Exists { schema }.run(&mut Session::of(connection)).await.map_err(of_server)?;
+    let create = if exists { String::new() } else { format!(r#"CREATE SCHEMA "{schema}";"#) };
+    let table = format!(
+        r#"{create} SET LOCAL search_path TO "{schema}";
+           CREATE TABLE IF NOT EXISTS rollbook_migrations (
+               name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now(),
+               expands boolean NOT NULL DEFAULT false, phase integer
+           )"#
+    );
+    within(PHASE_MAX, script(connection, &table)).await.map_err(of_server)?;
+    for step in STEPS {
+        let sql = format!(
+            "{}; INSERT INTO rollbook_migrations (name, expands) VALUES ('{}', {})",
+            at_once(step.sql).trim_end().trim_end_matches(';'),
+            step.name,
+            step.expands
+        );
+        let made = within(PHASE_MAX, script(connection, &sql)).await;
+        made.map_err(|error| refused::judge(database.place(), step.name, &error))?;
+    }
+    script(connection, "COMMIT").await.map_err(of_server)
+}
+
+/// Applying steps to a schema that is in use.
+struct Run<'a> {
+    database: &'a Database,
+    schema: &'a str,
+    connection: &'a mut PgConnection,
+    own_session: bool,
+}
+
+impl Run<'_> {
+    async fn step(&mut self, step: &Step, is_begun: bool) -> Result<(), Fault> {
+        let since = Instant::now();
+        let outcome = self.phases(step, is_begun).await;
+        outcome.map_err(|error| refused::judge(self.database.place(), step.name, &error))?;
+        let seconds = since.elapsed().as_secs_f64();
+        tracing::info!(step = step.name, seconds, "migration applied");
+        Ok(())
+    }
+
+    async fn phases(&mut self, step: &Step, is_begun: bool) -> sqlx::Result<()> {
+        let rehearsed = if is_begun { Vec::new() } else { drops_of_columns(step.sql) };
+        for statement in rehearsed {
+            self.retried(step, &[&statement], "ROLLBACK").await?;
+        }
+        let mut done = self.begin_step(step).await?;
+        let all = phases(step.sql);
+        for (number, phase) in (1..).zip(&all).skip(usize::try_from(done).unwrap_or_default()) {
+            tracing::info!(step = step.name, phase = number, of = all.len(), "migration is being applied");
+            let progress = format!(
+                "UPDATE rollbook_migrations SET phase = {number} WHERE name = '{}{UNFINISHED}'",
+                step.name
+            );
+            match phase {
+                Phase::Brief(sql) => self.retried(step, &[sql, &progress], "COMMIT").await?,
+                Phase::Long(sql) => self.long(step, [&[][..], &[sql, &progress]]).await?,
+                Phase::Convert { table, rows, columns } => {
+                    let lock = format!("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE");
+                    self.long(step, [&[&lock, rows], &[columns, &progress]]).await?;
+                }
+                Phase::Concurrent(all) if self.own_session => {
+                    self.outside(step, all).await?;
+                    self.long(step, [&[], &[&progress]]).await?;
+                }
+                Phase::Concurrent(all) => {
+                    let all = at_once(&all.join(";"));
+                    self.long(step, [&[&all], &[&progress]]).await?;
+                }
+            }
+            done = number;
+        }
+        let finished = format!(
+            "UPDATE rollbook_migrations SET name = '{}', phase = NULL, applied_at = now() WHERE name = '{0}{UNFINISHED}'",
+            step.name
+        );
+        debug_assert_eq!(usize::try_from(done).ok(), Some(all.len()));
+        self.retried(step, &[&finished], "COMMIT").await
+    }
+
+    /// Announces a step, once all who work on the schema as it was have ended their transactions. Returns how many of its
+    /// phases are done.
+    async fn begin_step(&mut self, step: &Step) -> sqlx::Result<i32> {
+        let (begin, search_path) = (begin(WORKERS_WAIT), self.search_path());
+        let announce = format!(
+            "{begin}; {search_path}; LOCK TABLE rollbook_migrations IN ACCESS EXCLUSIVE MODE;
+             ALTER TABLE rollbook_migrations ADD COLUMN IF NOT EXISTS expands boolean NOT NULL DEFAULT false,
+                                             ADD COLUMN IF NOT EXISTS phase integer;
+             INSERT INTO rollbook_migrations (name, expands, phase) VALUES ('{}{UNFINISHED}', {}, 0) ON CONFLICT DO NOTHING;
+             SELECT phase FROM rollbook_migrations WHERE name = '{0}{UNFINISHED}';
+             COMMIT",
+            step.name, step.expands
+        );
+        let rows = within(PHASE_MAX, raw_sql(AssertSqlSafe(announce)).fetch_all(&mut *self.connection)).await;
+        match rows {
+            Ok(rows) => rows.first().map_or(Ok(0), |row| row.try_get(0)),
+            Err(error) => {
+                script(self.connection, "ROLLBACK").await?;
+                Err(error)
+            }
+        }
+    }
+
+    fn search_path(&self) -> String {
+        format!(r#"SET LOCAL search_path TO "{}""#, self.schema)
+    }
+
+    /// One transaction that is tried until it gets its locks.
+    async fn retried(&mut self, step: &Step, statements: &[&str], end: &str) -> sqlx::Result<()> {
+        let sql = format!("{}; {}; {}; {end}", begin(LOCK_WAIT), self.search_path(), statements.join(";"));
+        let mut patience = Patience::new(step);
+        loop {
+            let Err(error) = within(PHASE_MAX, script(self.connection, &sql)).await else { return Ok(()) };
+            script(self.connection, "ROLLBACK").await?;
+            patience.wait(error).await?;
+        }
+    }
+
+    /// One transaction, of which the last part is tried until it gets its locks, and the first part is done once.
+    async fn long(&mut self, step: &Step, [first, last]: [&[&str]; 2]) -> sqlx::Result<()> {
+        let begin = format!("{}; {}", begin(LOCK_WAIT), self.search_path());
+        let mut patience = Patience::new(step);
+        loop {
+            let outcome = self.attempt(&begin, first, last, &mut patience).await;
+            let Err(error) = outcome else { return Ok(()) };
+            script(self.connection, "ROLLBACK").await?;
+            patience.wait(error).await?;
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        begin: &str,
+        first: &[&str],
+        last: &[&str],
+        patience: &mut Patience,
+    ) -> sqlx::Result<()> {
+        script(self.connection, begin).await?;
+        for statement in first {
+            within(PHASE_MAX, script(self.connection, statement)).await?;
+        }
+        let last = format!("SAVEPOINT locks; {}; COMMIT", last.join(";"));
+        loop {
+            let Err(error) = within(PHASE_MAX, script(self.connection, &last)).await else { return Ok(()) };
+            if first.is_empty() || !is_lock_timeout(&error) {
+                return Err(error);
+            }
+            // What is done stays done. The locks that stop readers are let go.
+            script(self.connection, "ROLLBACK TO SAVEPOINT locks").await?;
+            patience.wait(error).await?;
+        }
+    }
+
+    /// Statements that can't be part of a transaction. They stop nobody and wait for everybody.
+    async fn outside(&mut self, step: &Step, statements: &[String]) -> sqlx::Result<()> {
+        let settings = SETTINGS.map(|(name, value)| format!("SET {name} = {value};")).concat();
+        let settings = format!(r#"{settings} SET lock_timeout = 0; SET search_path TO "{}""#, self.schema);
+        script(self.connection, &settings).await?;
+        let mut patience = Patience::new(step);
+        loop {
+            let Err(error) = self.each(statements).await else { return Ok(()) };
+            patience.wait(error).await?;
+        }
+    }
+
+    async fn each(&mut self, statements: &[String]) -> sqlx::Result<()> {
+        for statement in statements {
+            within(PHASE_MAX, script(self.connection, statement)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// How long a step has been waiting for locks.
+struct Patience {
+    step: &'static str,
+    since: Instant,
+    is_logged: bool,
+}
+
+impl Patience {
+    fn new(step: &Step) -> Self {
+        Self { step: step.name, since: Instant::now(), is_logged: false }
+    }
+
+    /// Pauses after an error that only another session's transaction is to blame for. Any other is given back.
+    async fn wait(&mut self, error: sqlx::Error) -> sqlx::Result<()> {
+        if !is_lock_timeout(&error) || self.since.elapsed() > LOCK_PATIENCE {
+            return Err(error);
+        }
+        if !self.is_logged {
+            let step = self.step;
+            tracing::warn!(
+                step,
+                "a migration waits for a lock: another session has an open transaction on the table; it goes on when that \
+                 ends"
+            );
+            self.is_logged = true;
+        }
+        sleep(LOCK_PAUSE).await;
+        Ok(())
+    }
+}
+
+/// Whether a lock was not free in time, or was refused to break a deadlock.
+fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    database_error(error).is_some_and(|error| matches!(error.code(), "55P03" | "40P01"))
+}
+
+/// Begins a transaction that waits so long for a lock, or for ever.
+fn begin(lock_wait: Duration) -> String {
+    let settings = SETTINGS.map(|(name, value)| format!("SET LOCAL {name} = {value}"));
+    // A deferred trigger of the team's own would keep the columns from being changed after the rows.
+    let settings = settings.join("; ");
+    format!(
+        "BEGIN; {settings}; SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL lock_timeout = {}",
+        lock_wait.as_millis()
+    )
+}
+
+async fn script(connection: &mut PgConnection, sql: &str) -> sqlx::Result<()> {
+    raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.map(drop)
+}
+
+/// Gives up on what takes longer.
+async fn within<T>(limit: Duration, work: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time")))
+    })
+}

@@ -1,0 +1,60 @@
+//! What it means that the server refuses a statement of a step.
+//!
+//! A step's statements hold no values, so Postgres's words about them name objects only: they are shown where the error
+//! does not come from within somebody's trigger or function.
+
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+use crate::fault::{self, Fault, database_error};
+use crate::place::Place;
+
+/// How much is shown of the objects that depend on a table, in characters.
+const DETAIL_MAX: usize = 600;
+
+/// Judges an error of a statement of this step.
+pub(super) fn judge(place: &Place, step: &str, error: &sqlx::Error) -> Fault {
+    let of_others = database_error(error).and_then(of_others);
+    if let Some(what) = of_others {
+        return Fault::Deployment(format!("{place}: migration {step} can't be applied: {what}"));
+    }
+    if database_error(error).is_some_and(|error| error.code() == "55P03") {
+        return Fault::Unavailable(format!(
+            "{place}: migration {step} is not applied yet: for too long another session has had an open transaction on a \
+             table that it changes; end that (pg_stat_activity shows it) and run rollbook migrate again, which goes on \
+             where it stopped"
+        ));
+    }
+    match fault::judge(place, error).unblamed() {
+        // A step holds no values: a constraint or a trigger of the team's own refuses rows that it rewrites.
+        Fault::Data(text) => Fault::Deployment(format!(
+            "{place}: migration {step} can't be applied: {text}; drop the constraint or disable the trigger on the table, \
+             run rollbook migrate again, then restore it"
+        )),
+        Fault::Deployment(text) => Fault::Deployment(format!("migration {step} can't be applied: {text}")),
+        other => Fault::Unavailable(format!("migration {step} is not applied yet: {other}")),
+    }
+}
+
+/// Says which object of somebody else's is in the way, where one is.
+fn of_others(error: &PgDatabaseError) -> Option<String> {
+    let is_of_step = error.r#where().is_none() && error.severity() == PgSeverity::Error;
+    let words = if is_of_step { error.message() } else { "an object depends on a table that it changes" };
+    let mut what = match error.code() {
+        "2BP01" | "2B000" | "42P16" | "0A000" => format!(
+            "objects that are not Rollbook's depend on a table that it changes. Drop them, run rollbook migrate again, then \
+             create them again (in a view name the columns instead of *): {words}"
+        ),
+        "55006" => format!(
+            "a trigger or a query that is not Rollbook's is still at work on a table that it changes. Disable the table's \
+             deferred triggers, run rollbook migrate again, then enable them: {words}"
+        ),
+        _ => return None,
+    };
+    if let Some(detail) = error.detail().filter(|_| is_of_step) {
+        let detail: String = detail.chars().take(DETAIL_MAX).collect();
+        what = format!("{what}: {}", detail.replace('\n', "; "));
+    }
+    // A name may hold anything, a log line may not.
+    let what: String = what.chars().map(|each| if each.is_control() { ' ' } else { each }).collect();
+    Some(format!("{what} (SQLSTATE {})", error.code()))
+}

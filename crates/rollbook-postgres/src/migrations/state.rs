@@ -1,0 +1,258 @@
+//! What a database says of itself, and whether this Rollbook may work on it.
+//!
+//! A schema's steps are rows of `rollbook_migrations`. A row says of its step whether it `expands`: whether a Rollbook
+//! that does not know it works rightly all the same. Every transaction of a store reads these rows first. It holds the
+//! table's weakest lock from then to its end, and whoever begins a step takes the strongest: so no transaction writes
+//! to a schema that is no longer the one it has checked (decision 0170).
+
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
+use super::steps::STEPS;
+use crate::fault::Fault;
+use crate::place::Place;
+use crate::transaction::{Session, Work};
+
+/// The oldest Postgres that Rollbook supports, as `server_version_num` has it.
+const OLDEST_VERSION: i32 = 120_000;
+/// The one encoding that holds every character that Clerk may send.
+const ENCODING: &str = "UTF8";
+/// What follows a step's name in its row while the step is being applied. A Rollbook that knows nothing of phases takes
+/// this for a step that it does not know, and waits.
+pub(super) const UNFINISHED: &str = " (unfinished)";
+
+/// A row of `rollbook_migrations`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(super) name: String,
+    pub(super) expands: bool,
+}
+
+/// The database's own answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    version: i32,
+    encoding: String,
+    pub(super) rows: Vec<Row>,
+}
+
+/// Why this Rollbook does not work on a schema.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refusal(String);
+
+impl From<Refusal> for sqlx::Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::Encode(Box::new(refusal))
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(Refusal(text): Refusal) -> Self {
+        Self::Deployment(text)
+    }
+}
+
+impl Refusal {
+    /// The refusal that an error carries, if it does.
+    pub(crate) fn of(error: &sqlx::Error) -> Option<Self> {
+        match error {
+            sqlx::Error::Encode(error) => error.downcast_ref::<Self>().cloned(),
+            _ => None,
+        }
+    }
+}
+
+const OF_SERVER: &str = "current_setting('server_version_num')::int4, current_setting('server_encoding')";
+
+/// What every transaction of a store asks first. A database of an earlier build has no column `expands`.
+fn guard_sql(schema: &str) -> String {
+    format!(
+        r#"SELECT {OF_SERVER}, step.name, to_jsonb(step) ->> 'expands' FROM "{schema}".rollbook_migrations AS step"#
+    )
+}
+
+/// Refuses a schema that a store must not work on.
+pub(crate) struct Guard {
+    place: Place,
+    schema: String,
+    /// The statement whose rows [`Self::check`] judges.
+    pub(crate) sql: String,
+}
+
+impl Guard {
+    /// For this schema, whose name is plain.
+    pub(crate) fn new(place: Place, schema: &str) -> Self {
+        Self { place, schema: schema.to_owned(), sql: guard_sql(schema) }
+    }
+
+    /// Judges the rows of its statement, asked within the transaction.
+    pub(crate) fn check(&self, rows: &[PgRow]) -> sqlx::Result<()> {
+        // A schema without any row lacks the first step, whatever the server is.
+        let mut state = State { version: OLDEST_VERSION, encoding: ENCODING.to_owned(), rows: Vec::new() };
+        for row in rows {
+            (state.version, state.encoding) = (row.try_get(0)?, row.try_get(1)?);
+            state.rows.push(read(row, 2)?);
+        }
+        match state.pending(&self.place, &self.schema)?.first() {
+            None => Ok(()),
+            Some(name) => Err(Refusal(format!("migration {name} is pending; run: rollbook migrate")).into()),
+        }
+    }
+}
+
+fn read(row: &PgRow, at: usize) -> sqlx::Result<Row> {
+    let expands: Option<String> = row.try_get(at + 1)?;
+    Ok(Row { name: row.try_get(at)?, expands: expands.as_deref() == Some("true") })
+}
+
+/// Asks a database.
+pub(crate) struct Ask<'a> {
+    pub(crate) schema: &'a str,
+}
+
+impl Work for Ask<'_> {
+    type Output = State;
+
+    /// It asks for what the guard judges.
+    const GUARDED: bool = false;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<State> {
+        // The schema's name is plain: it may stand in a text.
+        let schema = self.schema;
+        let server = session
+            .ask(&format!(
+                "SELECT {OF_SERVER}, EXISTS (SELECT FROM pg_catalog.pg_tables
+                     WHERE schemaname = '{schema}' AND tablename = 'rollbook_migrations')::text"
+            ))
+            .await?;
+        let server = server.first().ok_or(sqlx::Error::RowNotFound)?;
+        let (version, encoding) = (server.try_get(0)?, server.try_get(1)?);
+        let exists: String = server.try_get(2)?;
+        let rows = if exists == "true" {
+            let rows = session.ask(&guard_sql(schema)).await?;
+            rows.iter().map(|row| read(row, 2)).collect::<sqlx::Result<_>>()?
+        } else {
+            Vec::new()
+        };
+        Ok(State { version, encoding, rows })
+    }
+}
+
+impl State {
+    /// The names of the steps that the database lacks.
+    ///
+    /// # Errors
+    /// This Rollbook must not work on it, whatever is applied.
+    pub(crate) fn pending(&self, place: &Place, schema: &str) -> Result<Vec<&'static str>, Refusal> {
+        self.check_server(place)?;
+        let knows = |row: &&Row| {
+            let name = row.name.strip_suffix(UNFINISHED).unwrap_or(&row.name);
+            STEPS.iter().any(|step| step.name == name)
+        };
+        if let Some(newer) = self.rows.iter().find(|row| !knows(row) && !row.expands) {
+            return Err(Refusal(format!(
+                "{place}: schema {schema} has migration {}, which this Rollbook does not know and can't work on; \
+                 use the Rollbook that applied it, or a newer one",
+                newer.name
+            )));
+        }
+        let lacks = |name: &str| self.rows.iter().all(|row| row.name != name);
+        Ok(STEPS.iter().map(|step| step.name).filter(|name| lacks(name)).collect())
+    }
+
+    fn check_server(&self, place: &Place) -> Result<(), Refusal> {
+        let (version, encoding) = (self.version, &self.encoding);
+        if version < OLDEST_VERSION {
+            return Err(Refusal(format!(
+                "{place}: it is Postgres {}; the oldest supported version is {}: upgrade the server",
+                named(version),
+                named(OLDEST_VERSION)
+            )));
+        }
+        if encoding != ENCODING {
+            return Err(Refusal(format!(
+                "{place}: database {} has the encoding {encoding}, which can't hold every character that Clerk sends; \
+                 use one that has {ENCODING}: createdb --template=template0 --encoding={ENCODING} NAME",
+                place.database()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// A version as people write it: major and minor since 10, three numbers before.
+fn named(version: i32) -> String {
+    let (major, rest) = (version / 10_000, version % 10_000);
+    match rest {
+        0 if major >= 10 => major.to_string(),
+        rest if major >= 10 => format!("{major}.{rest}"),
+        rest => format!("{major}.{}.{}", rest / 100, rest % 100),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> Place {
+        Place::parse("postgres://me@h/app").expect("a URL").0
+    }
+
+    fn state(rows: &[(&str, bool)]) -> State {
+        let rows = rows.iter().map(|(name, expands)| Row { name: (*name).to_owned(), expands: *expands });
+        State { version: OLDEST_VERSION, encoding: ENCODING.to_owned(), rows: rows.collect() }
+    }
+
+    fn all(more: &[(&str, bool)]) -> State {
+        let known: Vec<(&str, bool)> = STEPS.iter().map(|step| (step.name, step.expands)).collect();
+        state(&[&known[..], more].concat())
+    }
+
+    #[test]
+    fn a_newer_step_is_worked_on_only_if_its_row_says_that_it_expands() {
+        let judged = |state: &State| state.pending(&place(), "clerk");
+        assert_eq!(judged(&all(&[])), Ok(vec![]));
+        assert_eq!(judged(&all(&[("0098_later", true), ("0099_later", true)])), Ok(vec![]));
+        for newer in [
+            &[("0099_later", false)][..],
+            &[("0098_later", true), ("0099_later", false)],
+            // Begun by a newer one, and not yet done.
+            &[("0099_later (unfinished)", false)],
+        ] {
+            let Err(Refusal(text)) = judged(&all(newer)) else { panic!("it is worked on") };
+            assert!(text.contains("0099_later") && text.contains("newer"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_step_that_is_not_finished_is_pending() {
+        let pending = state(&[("0001_mirror", false), ("0002_whole_of_clerk (unfinished)", false)]);
+        let pending = pending.pending(&place(), "clerk").expect("it may go on");
+        assert_eq!(pending[0], "0002_whole_of_clerk");
+    }
+
+    #[test]
+    fn servers_before_the_oldest_supported_version_are_refused_by_their_version() {
+        for (version, name) in [(119_999, "11.9999"), (110_022, "11.22"), (90_603, "9.6.3")] {
+            let old = State { version, ..all(&[]) };
+            let Err(Refusal(text)) = old.pending(&place(), "clerk") else { panic!("{version} is taken") };
+            assert!(text.contains(&format!("Postgres {name};")) && text.contains("version is 12:"), "{text}");
+        }
+        for version in [120_000, 120_022, 150_014, 180_000] {
+            assert_eq!(State { version, ..all(&[]) }.pending(&place(), "clerk"), Ok(vec![]), "{version}");
+        }
+    }
+
+    #[test]
+    fn a_database_of_another_encoding_is_refused_by_its_name_and_encoding() {
+        for encoding in ["SQL_ASCII", "LATIN1", "EUC_JP"] {
+            let other = State { encoding: encoding.to_owned(), ..state(&[]) };
+            let Err(Refusal(text)) = other.pending(&place(), "clerk") else { panic!("{encoding} is taken") };
+            assert!(
+                text.contains(encoding) && text.contains("database app") && text.contains("UTF8"),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The ports of a process that is still starting.
+//!
+//! Applying migrations to a large file, or recovering its log, takes minutes. Meanwhile deliveries are answered 503 with
+//! `Retry-After`, so that Svix sends them again; `/livez` says 200, `/readyz` 503 and what is being done; systemd is
+//! asked for more time, and the log says how far it is. A start that takes less than [`ANSWERS_AFTER`] keeps its clients
+//! waiting that long instead: they are connected already, and are answered by the process when it is ready.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use prometheus::Registry;
+use rollbook_core::delivery::Delivery;
+use rollbook_core::queue::{Enqueued, Producer, QueueError};
+use rollbook_core::signature::SigningSecrets;
+use rollbook_core::time::Clock;
+use rollbook_ops::{Condition, Ops, Part, Probe};
+use rollbook_receiver::Receiver;
+use tokio::net::TcpSocket;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Environment};
+use crate::service::Faces;
+use crate::systemd::Systemd;
+
+/// How many connections may wait to be accepted, as far as the kernel allows (`net.core.somaxconn`). The
+/// usual 128 overflow when some hundred clients connect at once; who finds no room tries again after 1 s.
+const BACKLOG: u32 = 1024;
+/// How long a start may take before its clients are answered that it goes on.
+const ANSWERS_AFTER: Duration = Duration::from_secs(1);
+/// How often systemd is asked for more time.
+const EXTEND_EVERY: Duration = Duration::from_secs(5);
+/// How much more time it is asked for: it ends a process that has stopped asking for so long.
+const EXTEND_FOR: Duration = Duration::from_secs(120);
+/// How often the log says that the start goes on.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+/// How long answers that are under way may take once the process is ready.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// The listeners of a process, bound.
+pub(crate) struct Ports {
+    /// Where deliveries come in, where they do.
+    pub(crate) public: Option<TcpListener>,
+    /// Where health and metrics are.
+    pub(crate) ops: TcpListener,
+}
+
+impl Ports {
+    /// Binds what these faces need.
+    ///
+    /// # Errors
+    /// Another process has a port, or the address is not of this machine.
+    pub(crate) fn bind(config: &Config, faces: Faces) -> anyhow::Result<Self> {
+        let public = if faces.receiver { Some(bind(config.listen, "listen")?) } else { None };
+        Ok(Self { public, ops: bind(config.ops_listen, "ops_listen")? })
+    }
+
+    /// More handles to the same listeners: a connection is accepted by whoever asks first.
+    fn twin(&self) -> io::Result<Self> {
+        let twin = |listener: &TcpListener| listener.as_fd().try_clone_to_owned().map(TcpListener::from);
+        Ok(Self { public: self.public.as_ref().map(twin).transpose()?, ops: twin(&self.ops)? })
+    }
+}
+
+fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    listen(address).with_context(|| {
+        format!("can't listen on {address} (setting {setting}); where another process has that port, give this one its own")
+    })
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Connections of the process before us may linger in the kernel; they must not keep the port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
+}
+
+/// What a start is doing.
+#[derive(Clone, Default)]
+pub(crate) struct Stage(Arc<Mutex<Option<Doing>>>);
+
+struct Doing {
+    what: String,
+    since: Instant,
+}
+
+impl Stage {
+    /// From now on it is doing this.
+    pub(crate) fn begin(&self, what: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Doing { what, since: Instant::now() });
+    }
+
+    /// What it is doing, and for how long.
+    fn text(&self) -> String {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(Doing { what, since }) => format!("{what} for {} s", since.elapsed().as_secs()),
+            None => "starting".to_owned(),
+        }
+    }
+}
+
+#[async_trait]
+impl Probe for Stage {
+    async fn check(&self) -> Condition {
+        Condition::Failing(self.text())
+    }
+}
+
+/// Takes no delivery.
+#[async_trait]
+impl Producer for Stage {
+    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
+        vec![Err(QueueError::Unavailable(format!("the process is {}", self.text()))); deliveries.len()]
+    }
+}
+
+/// Answers while the process starts.
+pub(crate) struct Door {
+    stop: CancellationToken,
+    answering: JoinSet<anyhow::Result<()>>,
+}
+
+impl Door {
+    /// Answers at these ports from [`ANSWERS_AFTER`] on.
+    ///
+    /// # Errors
+    /// The ports can't be shared.
+    pub(crate) fn open(
+        config: &Config,
+        secrets: Option<SigningSecrets>,
+        ports: &Ports,
+        stage: &Stage,
+        clock: Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
+        let registry = Registry::new();
+        let ports = ports.twin()?;
+        let mut settings = config.receiver.clone();
+        settings.stop_delay = Duration::ZERO;
+        settings.drain_timeout = CLOSE_WITHIN;
+        let (stop, mut answering) = (CancellationToken::new(), JoinSet::new());
+        if let Some((secrets, listener)) = secrets.zip(ports.public) {
+            let producer = Arc::new(stage.clone());
+            let receiver = Receiver::new(settings, secrets, producer, clock.clone(), &registry)?;
+            let stop = stop.clone();
+            answering.spawn(async move {
+                if is_slow(&stop).await {
+                    receiver.serve(tokio::net::TcpListener::from_std(listener)?, stop).await?;
+                }
+                Ok(())
+            });
+        }
+        let part = Part { name: "start", probe: Arc::new(stage.clone()) };
+        let ops = Ops::new(registry, None, Vec::new(), vec![part], clock)?;
+        let (ops_stop, reporting) = (stop.clone(), report(stage.clone()));
+        let reports_stop = stop.clone();
+        answering.spawn(async move {
+            if is_slow(&ops_stop).await {
+                ops.serve(tokio::net::TcpListener::from_std(ports.ops)?, ops_stop).await?;
+            }
+            Ok(())
+        });
+        answering.spawn(async move {
+            if is_slow(&reports_stop).await {
+                reports_stop.run_until_cancelled(reporting).await;
+            }
+            Ok(())
+        });
+        Ok(Self { stop, answering })
+    }
+
+    /// Answers what is under way, and accepts no more.
+    pub(crate) async fn close(mut self) {
+        self.stop.cancel();
+        let ended = async { while self.answering.join_next().await.is_some() {} };
+        // Who is not done by then is cut off: nothing was acknowledged to them.
+        drop(timeout(CLOSE_WITHIN, ended).await);
+    }
+}
+
+/// Whether the start takes long.
+async fn is_slow(stop: &CancellationToken) -> bool {
+    stop.run_until_cancelled(sleep(ANSWERS_AFTER)).await.is_some()
+}
+
+/// Tells systemd and the log that the start goes on. Never returns.
+async fn report(stage: Stage) {
+    let systemd = Systemd::of(&Environment::read());
+    let mut logged: Option<Instant> = None;
+    loop {
+        let text = stage.text();
+        if let Some(systemd) = &systemd {
+            systemd.starting(&text, EXTEND_FOR);
+        }
+        if logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
+            tracing::info!("not ready yet: {text}; deliveries are answered 503 meanwhile");
+            logged = Some(Instant::now());
+        }
+        sleep(EXTEND_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpStream};
+
+    use super::*;
+
+    /// Each of these fits only where the backlog is larger than the usual.
+    const AT_ONCE: usize = 512;
+
+    #[tokio::test]
+    async fn hundreds_of_connections_wait_at_the_door_while_nobody_accepts_them() {
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), "listen").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut waiting = Vec::new();
+        for number in 0..AT_ONCE {
+            let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5));
+            waiting.push(stream.unwrap_or_else(|error| panic!("connection {number}: {error}")));
+        }
+    }
+}
