@@ -185,7 +185,7 @@ pub enum QueueError {
         /// The configured limit.
         limit: u64,
     },
-    /// The server that holds the queue has no memory left for it, and took nothing.
+    /// No memory or no disk space is left where the queue is kept, and it took nothing.
     #[error("the queue has no room: {0}")]
     NoRoom(String),
     /// Not now: unreachable, busy, out of space. The effect is unknown; trying again is right.

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use crate::backoff::Backoff;
 use crate::progress::Pulse;
 use crate::settings::Settings;
+use crate::store_health::StoreHealth;
 
 /// A ping that takes longer counts as no answer.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,6 +26,8 @@ pub(crate) struct Gate {
     /// Held by the one lane that asks the store.
     probing: tokio::sync::Mutex<()>,
     outage: Mutex<Option<Outage>>,
+    /// What health checks read.
+    pub(crate) health: StoreHealth,
 }
 
 struct Outage {
@@ -40,6 +43,7 @@ impl Gate {
             open: watch::Sender::new(true),
             probing: tokio::sync::Mutex::new(()),
             outage: Mutex::new(None),
+            health: StoreHealth::default(),
         }
     }
 
@@ -51,6 +55,7 @@ impl Gate {
     pub(crate) fn close(&self, error: &StoreError) {
         let mut outage = self.outage();
         self.open.send_replace(false);
+        self.health.failed(error);
         let is_new = outage.is_none();
         let outage = outage.get_or_insert_with(|| self.new_outage());
         if matches!(error, StoreError::Deployment(_)) {
@@ -73,6 +78,7 @@ impl Gate {
         if self.is_open()
             && let Some(outage) = outage.take()
         {
+            self.health.applied();
             info!(away_seconds = outage.since.elapsed().as_secs_f64(), "the store applies again");
         }
     }

@@ -17,6 +17,7 @@ use crate::lane::{Lane, Shared};
 use crate::metrics::Metrics;
 use crate::progress::{Progress, Pulse};
 use crate::settings::Settings;
+use crate::store_health::StoreHealth;
 use crate::upkeep;
 
 /// Brings messages from a queue into a store.
@@ -84,6 +85,11 @@ impl Worker {
     /// When its lanes were last seen alive.
     pub fn progress(&self) -> Progress {
         self.progress.clone()
+    }
+
+    /// Whether its store applies.
+    pub fn store_health(&self) -> StoreHealth {
+        self.shared.gate.health.clone()
     }
 
     /// Works until `stop`. Then each lane finishes the batch in hand, hands back what it has not begun,

@@ -17,10 +17,12 @@ mod progress;
 mod service;
 mod signals;
 mod startup;
+mod store_check;
 mod supervisor;
 mod systemd;
 mod wire;
 mod words;
+mod worker_calls;
 
 use std::io;
 use std::process::ExitCode;

@@ -20,9 +20,11 @@ use crate::audit::QueueAudit;
 use crate::config::Config;
 use crate::intake::Intake;
 use crate::startup::prepare_queue;
+use crate::store_check::StoreCheck;
 use crate::supervisor::Supervisor;
 use crate::systemd::Systemd;
 use crate::wire::Queue;
+use crate::worker_calls::WorkerCalls;
 
 /// A lane without progress for this many leases hangs: its messages have been given to others since.
 const STALLED_AFTER_LEASES: u32 = 2;
@@ -85,12 +87,12 @@ impl Service {
             });
             supervisor.start("receiver", |stop| async move { Ok(receiver.serve(listener, stop).await?) });
         }
-        let store_part =
-            store.clone().map(|store| Part { name: "store", probe: Arc::new(StoreProbe(store)) });
-        let mut live = Vec::new();
-        if let Some(store) = store.filter(|_| faces.worker) {
+        let calls = Arc::new(WorkerCalls::new(queue.consumer.clone()));
+        let (mut live, mut applying) = (Vec::new(), None);
+        if let Some(store) = store.clone().filter(|_| faces.worker) {
             let settings = config.worker.clone();
-            let worker = Worker::new(settings, queue.consumer.clone(), store, clock.clone(), &registry)?;
+            let worker = Worker::new(settings, calls.clone(), store, clock.clone(), &registry)?;
+            applying = Some(worker.store_health());
             let stalled_after = config.worker.lease_for * STALLED_AFTER_LEASES;
             let probe = WorkerProbe { progress: worker.progress(), stalled_after, clock: clock.clone() };
             live.push(Part { name: "worker", probe: Arc::new(probe) });
@@ -101,6 +103,8 @@ impl Service {
                 Ok(())
             });
         }
+        let check = |store| Part { name: "store", probe: Arc::new(StoreCheck { store, worker: applying }) };
+        let store_part = store.map(check);
         // A receiver goes on accepting while the store is away: there the store is shown, no more.
         let (ready, watched) = match store_part {
             Some(store) if faces.receiver => (Vec::new(), vec![store]),
@@ -110,6 +114,7 @@ impl Service {
         let ops = Ops::new(registry, Some(queue), live.clone(), ready, clock)?
             .watching(watched)
             .judging_queue_by(intake)
+            .judging_queue_by(calls)
             .ready_until(supervisor.stopping());
         supervisor.start("ops face", |stop| async move { Ok(ops.serve(ops_port, stop).await?) });
         let stop_delay = if faces.receiver { config.receiver.stop_delay } else { Duration::ZERO };
@@ -159,15 +164,6 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
-}
-
-struct StoreProbe(Arc<dyn Store>);
-
-#[async_trait]
-impl Probe for StoreProbe {
-    async fn check(&self) -> Condition {
-        self.0.ping().await.map_or_else(|error| Condition::Failing(error.to_string()), |()| Condition::Well)
-    }
 }
 
 struct WorkerProbe {

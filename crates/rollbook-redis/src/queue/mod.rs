@@ -25,6 +25,7 @@ mod idle;
 mod lease;
 mod look;
 mod remove;
+mod room;
 mod settle;
 mod wait;
 mod whole;
@@ -40,7 +41,7 @@ use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
     LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
-    Settled, Settlement,
+    Room, Settled, Settlement,
 };
 use tokio::time::Instant;
 
@@ -306,5 +307,9 @@ impl QueueAdmin for RedisQueue {
 
     async fn durability(&self) -> Result<Durability, QueueError> {
         self.servers.durability().await
+    }
+
+    async fn room(&self) -> Result<Room, QueueError> {
+        self.read_room().await
     }
 }

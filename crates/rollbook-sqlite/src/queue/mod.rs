@@ -18,7 +18,7 @@ mod settle;
 #[cfg(test)]
 mod work_tests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
     LeaseRequest, MessagesCursor, MessagesPage, PAGE_BYTES_MAX, Producer, QueueAdmin, QueueError, QueueStats,
-    QueuedMessage, Settled, Settlement,
+    QueuedMessage, Room, Settled, Settlement,
 };
 use rollbook_core::time::Clock;
 use rollbook_core::trace::Traceparent;
@@ -61,6 +61,8 @@ pub struct SqliteQueue {
     reads: Database,
     clock: Arc<dyn Clock>,
     settings: QueueSettings,
+    /// The folder of the file.
+    folder: PathBuf,
     /// Wakes one lane of this process when something became due; a lane that takes all it may wakes the next.
     due: Notify,
 }
@@ -75,7 +77,9 @@ impl SqliteQueue {
         migrations::check(&connection, Schema::Queue)?;
         let database = Database::new(connection)?;
         let reads = Database::new(connection::open_reader(path)?)?;
-        Ok(Self { database, reads, clock, settings, due: Notify::new() })
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).to_owned();
+        Ok(Self { database, reads, clock, settings, folder, due: Notify::new() })
     }
 
     async fn lease_now(&self, request: &LeaseRequest) -> Result<lease::Taken, QueueError> {
@@ -156,6 +160,12 @@ impl QueueAdmin for SqliteQueue {
     async fn stats(&self) -> Result<QueueStats, QueueError> {
         let now = self.clock.now();
         Ok(self.reads.read(move |connection| admin::stats(connection, now)).await?)
+    }
+
+    async fn room(&self) -> Result<Room, QueueError> {
+        let folder = self.folder.clone();
+        // On the thread of the reading connection: a file system may block.
+        Ok(self.reads.read(move |_| Ok(admin::room(&folder))).await?)
     }
 
     async fn dead_letters(
