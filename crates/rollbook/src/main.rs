@@ -8,6 +8,7 @@ mod cli;
 mod clock;
 mod commands;
 mod config;
+mod file_modes;
 mod flags;
 mod intake;
 mod logging;

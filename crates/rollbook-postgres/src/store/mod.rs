@@ -12,6 +12,7 @@ mod apply;
 mod inherit;
 mod look;
 mod read;
+mod rehearse;
 mod sql;
 mod upkeep;
 mod write;
@@ -30,6 +31,7 @@ use self::apply::{Apply, Done};
 use self::inherit::{Doubtful, Mend};
 use self::look::Look;
 use self::read::{Deliveries, Delivery, Forbidden, Get, Rows, RowsWhere};
+use self::rehearse::Rehearse;
 use self::sql::Statements;
 use self::upkeep::{Erase, Tidy};
 use crate::fault::Fault;
@@ -172,5 +174,11 @@ impl Store for PostgresStore {
             forbidden.join(", ")
         ))
         .into())
+    }
+
+    async fn rehearse(&self) -> Result<bool, StoreError> {
+        let (keeping, now) = (self.keeping, self.clock.now());
+        self.database.run(&Rehearse { statements: &self.statements, keeping, now }).await?;
+        Ok(true)
     }
 }

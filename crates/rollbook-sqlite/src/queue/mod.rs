@@ -23,12 +23,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
     LeaseRequest, MessagesCursor, MessagesPage, PAGE_BYTES_MAX, Producer, QueueAdmin, QueueError, QueueStats,
     QueuedMessage, Room, Settled, Settlement,
 };
+use rollbook_core::rehearsal;
 use rollbook_core::time::Clock;
 use rollbook_core::trace::Traceparent;
 use rusqlite::types::ValueRef;
@@ -39,6 +41,7 @@ use tokio::time::Instant;
 use crate::connection;
 use crate::database::Database;
 use crate::migrations::{self, Schema};
+use crate::rehearse::rolled_back;
 
 /// How often a waiting worker looks for messages that another process enqueued. Those of its own
 /// process wake it at once.
@@ -102,6 +105,21 @@ impl Producer for SqliteQueue {
         let answers = inserted.await.unwrap_or_else(|error| vec![Err(error.into()); count]);
         self.due.notify_waiters();
         answers
+    }
+
+    async fn rehearse(&self) -> Result<bool, QueueError> {
+        let (now, depth_max) = (self.clock.now(), self.settings.depth_max);
+        let id = MessageId::new(format!("{}{}", rehearsal::ID_PREFIX, now.as_millis()));
+        let delivery = Delivery { id, received_at: now, traceparent: None, body: Bytes::from_static(b"{}") };
+        let tried = self.database.run(move |connection| {
+            rolled_back(connection, || {
+                enqueue::insert(connection, std::slice::from_ref(&delivery), now, depth_max)
+            })
+        });
+        for answer in tried.await? {
+            answer?;
+        }
+        Ok(true)
     }
 }
 

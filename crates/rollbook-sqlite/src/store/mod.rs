@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
+use rollbook_core::rehearsal;
 use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Store, StoreError, Tidied};
 use rollbook_core::time::{Clock, Timestamp};
 use rusqlite::Connection;
@@ -27,6 +28,7 @@ use self::apply::Tables;
 use crate::connection;
 use crate::database::Database;
 use crate::migrations::{self, Schema};
+use crate::rehearse::rolled_back;
 
 /// A store in an SQLite file.
 pub struct SqliteStore {
@@ -142,5 +144,20 @@ impl Store for SqliteStore {
                 })
             })
             .await?)
+    }
+
+    async fn rehearse(&self) -> Result<bool, StoreError> {
+        let (now, keeping) = (self.clock.now(), self.keeping);
+        let never = Some(Timestamp::from_millis(0));
+        self.change(now, move |tables| {
+            rolled_back(tables.connection, || {
+                for batch in rehearsal::batches(now) {
+                    apply::apply(tables, &batch, keeping)?;
+                }
+                upkeep::tidy(tables, &Due { ledger_before: never, deleted_before: never, limit: 1 })
+            })
+        })
+        .await?;
+        Ok(true)
     }
 }

@@ -9,6 +9,7 @@ use super::on_all_cores;
 use crate::cli::Start;
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment};
+use crate::file_modes::{self, Weakness};
 use crate::service::{Faces, Service};
 use crate::signals::Signals;
 use crate::startup;
@@ -33,6 +34,10 @@ async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Resu
     let clock = Arc::new(SystemClock);
     tracing::info!("rollbook {}", env!("CARGO_PKG_VERSION"));
     let opened = startup::open(&config, faces, migrate, clock.clone()).await?;
+    let parts = if faces.worker { &Part::ALL[..] } else { &[Part::Queue] };
+    for Weakness { what, fix } in file_modes::weaknesses(&config, parts) {
+        tracing::warn!(fix, "{what}");
+    }
     let mut service = Service::start(&config, faces, &opened.queue, opened.store, clock, Registry::new())?;
     tell(&config, faces, &service);
     service.beside("durability watch", |stop| opened.watch.run(stop));
