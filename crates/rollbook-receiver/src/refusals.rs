@@ -114,8 +114,7 @@ impl Refusals {
     pub(crate) fn note(&self, refused: Refused, now: Timestamp) {
         let reason = Reason::of(refused);
         self.metrics.refusal(reason);
-        let due =
-            self.tallies[reason as usize].lock().unwrap_or_else(PoisonError::into_inner).note(now);
+        let due = self.tallies[reason as usize].lock().unwrap_or_else(PoisonError::into_inner).note(now);
         if let Some(count) = due {
             log(refused, count);
         }

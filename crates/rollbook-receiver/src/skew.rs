@@ -42,20 +42,27 @@ impl Skew {
 
     /// Takes note of a delivery whose time is right.
     pub(crate) fn taken(&self, ahead_seconds: f64) {
-        *self.measured() = Some(Measured { at: Instant::now(), ahead_seconds, was_taken: true });
+        self.note(Measured { at: Instant::now(), ahead_seconds, was_taken: true });
     }
 
     /// Takes note of a delivery that was refused for nothing but its time.
     pub(crate) fn refused(&self, ahead_seconds: f64) {
-        let mut measured = self.measured();
-        if measured.is_some_and(|known| known.was_taken && known.at.elapsed() < TAKEN_OUTRANKS_FOR) {
-            return;
-        }
-        *measured = Some(Measured { at: Instant::now(), ahead_seconds, was_taken: false });
+        self.note(Measured { at: Instant::now(), ahead_seconds, was_taken: false });
     }
 
-    fn shown(&self) -> Option<f64> {
-        self.measured().filter(|measured| measured.at.elapsed() < HOLDS_FOR).map(|known| known.ahead_seconds)
+    fn note(&self, new: Measured) {
+        let mut measured = self.measured();
+        let outranks = |known: Measured| {
+            known.was_taken && new.at.saturating_duration_since(known.at) < TAKEN_OUTRANKS_FOR
+        };
+        if new.was_taken || !measured.is_some_and(outranks) {
+            *measured = Some(new);
+        }
+    }
+
+    fn shown(&self, now: Instant) -> Option<f64> {
+        let measured = (*self.measured())?;
+        (now.saturating_duration_since(measured.at) < HOLDS_FOR).then_some(measured.ahead_seconds)
     }
 
     fn measured(&self) -> MutexGuard<'_, Option<Measured>> {
@@ -69,7 +76,7 @@ impl Collector for Skew {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let Some(ahead) = self.shown() else { return Vec::new() };
+        let Some(ahead) = self.shown(Instant::now()) else { return Vec::new() };
         self.gauge.set(ahead);
         self.gauge.collect()
     }
@@ -79,28 +86,30 @@ impl Collector for Skew {
 mod tests {
     use super::*;
 
-    #[expect(clippy::float_cmp, reason = "what was put in comes out")]
-    #[tokio::test(start_paused = true)]
-    async fn a_measurement_is_shown_for_a_quarter_of_an_hour_and_then_not_at_all() {
-        let skew = Skew::new().expect("a name");
-        assert!(skew.collect().is_empty(), "nothing is known before the first delivery");
-        skew.taken(-90.0);
-        tokio::time::advance(HOLDS_FOR.saturating_sub(Duration::from_millis(1))).await;
-        assert_eq!(skew.shown(), Some(-90.0));
-        tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(skew.collect().is_empty());
+    const TICK: Duration = Duration::from_millis(1);
+
+    fn measured(at: Instant, ahead_seconds: f64, was_taken: bool) -> Measured {
+        Measured { at, ahead_seconds, was_taken }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_refused_delivery_is_believed_unless_one_was_taken_within_a_minute() {
-        let skew = Skew::new().expect("a name");
-        skew.refused(-600.0);
-        assert_eq!(skew.shown(), Some(-600.0), "there is nothing better");
-        skew.taken(1.0);
-        skew.refused(-86_400.0);
-        assert_eq!(skew.shown(), Some(1.0), "a delivery that was captured yesterday");
-        tokio::time::advance(TAKEN_OUTRANKS_FOR).await;
-        skew.refused(-700.0);
-        assert_eq!(skew.shown(), Some(-700.0), "the clock was set wrong since");
+    #[test]
+    fn a_measurement_is_shown_for_a_quarter_of_an_hour_and_then_not_at_all() {
+        let (skew, now) = (Skew::new().expect("a name"), Instant::now());
+        assert!(skew.collect().is_empty(), "nothing is known before the first delivery");
+        skew.note(measured(now, -90.0, true));
+        assert_eq!(skew.shown(now + HOLDS_FOR.saturating_sub(TICK)), Some(-90.0));
+        assert_eq!(skew.shown(now + HOLDS_FOR), None);
+    }
+
+    #[test]
+    fn a_refused_delivery_is_believed_unless_one_was_taken_within_a_minute() {
+        let (skew, now) = (Skew::new().expect("a name"), Instant::now());
+        skew.note(measured(now, -600.0, false));
+        assert_eq!(skew.shown(now), Some(-600.0), "there is nothing better");
+        skew.note(measured(now, 1.0, true));
+        skew.note(measured(now + TAKEN_OUTRANKS_FOR.saturating_sub(TICK), -86_400.0, false));
+        assert_eq!(skew.shown(now), Some(1.0), "a delivery that was captured yesterday");
+        skew.note(measured(now + TAKEN_OUTRANKS_FOR, -700.0, false));
+        assert_eq!(skew.shown(now + TAKEN_OUTRANKS_FOR), Some(-700.0), "the clock was set wrong since");
     }
 }

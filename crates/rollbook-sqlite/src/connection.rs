@@ -61,15 +61,15 @@ fn open_with(
 /// locks of this process's other connections. A symbolic link whose target is missing is followed, as SQLite follows
 /// it: `create_new` calls it a file that is there, and SQLite would make the target readable for others.
 fn make_private(path: &Path) -> Result<(), Fault> {
-    let make = |options: &mut OpenOptions| options.write(true).mode(0o600).open(path);
-    let made = match make(OpenOptions::new().create_new(true)) {
+    let open = |options: &mut OpenOptions| options.write(true).mode(0o600).open(path);
+    let opened = match open(OpenOptions::new().create_new(true)) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.exists() => return Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            make(OpenOptions::new().create(true).truncate(false))
+            open(OpenOptions::new().create(true).truncate(false))
         }
-        made => made,
+        other => other,
     };
-    made.map(drop).map_err(|error| Fault::Deployment(format!("{}: {error}", path.display())))
+    opened.map(drop).map_err(|error| Fault::Deployment(format!("{}: {error}", path.display())))
 }
 
 fn opening(path: &Path, error: rusqlite::Error) -> Fault {

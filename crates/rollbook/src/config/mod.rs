@@ -221,7 +221,7 @@ impl Config {
         for (key, given) in self.values.all() {
             let is_secret = match find(key).map(|setting| setting.kind) {
                 Some(Kind::Secret) => true,
-                Some(Kind::Url) => url::has_password(&given.text),
+                Some(Kind::Url) => has_password(&given.text),
                 _ => false,
             };
             let mut note = |path: &Path, is_secret| *found.entry(path.to_owned()).or_default() |= is_secret;

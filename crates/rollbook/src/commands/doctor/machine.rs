@@ -157,11 +157,8 @@ pub(super) fn open_files(config: &Config, needs: &Needs) -> Finding {
 
 /// The folders of the files that are kept here, each once.
 fn folders(config: &Config, needs: &Needs) -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = needs
-        .parts()
-        .filter_map(|part: Part| part.place(config).file())
-        .map(folder_of)
-        .collect();
+    let mut folders: Vec<PathBuf> =
+        needs.parts().filter_map(|part: Part| part.place(config).file()).map(folder_of).collect();
     folders.dedup();
     folders
 }

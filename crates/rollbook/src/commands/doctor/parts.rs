@@ -80,7 +80,9 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
         Ok(stats) => {
             let audit = audit(in_time(admin.audit(false)).await);
             let queue = match rehearse_delivery(config, &*queue.producer).await {
-                Err(why) => failed("queue", format!("a delivery would be refused: {why}"), mend(config, Part::Queue)),
+                Err(why) => {
+                    failed("queue", format!("a delivery would be refused: {why}"), mend(config, Part::Queue))
+                }
                 Ok(_) if is_unverified => warning("queue", format!("{place}: {UNVERIFIED}"), UNVERIFIED_FIX),
                 Ok(true) => ok("queue", format!("{place}; it takes writes")),
                 Ok(false) => ok("queue", place),
@@ -199,7 +201,8 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
 async fn rehearse_batches(config: &Config, store: &dyn Store) -> Finding {
     let place = wire::describe(config, Part::Store);
     let refused = |why: &str| {
-        let found = format!("a worker's statements are refused (tried and rolled back, nothing was kept): {why}");
+        let found =
+            format!("a worker's statements are refused (tried and rolled back, nothing was kept): {why}");
         failed("store", found, mend(config, Part::Store))
     };
     match tokio::time::timeout(ASK_TIMEOUT, store.rehearse()).await {
@@ -213,7 +216,9 @@ async fn rehearse_batches(config: &Config, store: &dyn Store) -> Finding {
         Ok(Ok(false)) => ok("store", format!("{place}; no migration is pending, no right is missing")),
         Ok(Err(StoreError::Event(why))) => warning(
             "store",
-            format!("{place}: made-up rows are refused (rolled back, nothing was kept), so real ones may be: {why}"),
+            format!(
+                "{place}: made-up rows are refused (rolled back, nothing was kept), so real ones may be: {why}"
+            ),
             "look at the triggers and constraints of this table; rollbook dead-letters list shows what is refused",
         ),
         Ok(Err(error)) => refused(&error.to_string()),
