@@ -6,6 +6,7 @@ mod dashboard;
 mod metrics;
 mod pages;
 mod prometheus;
+mod refusing;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
