@@ -47,7 +47,12 @@ async fn alarms_while_the_store_refuses(refuse: &str, end: &str, reason: &str) {
     until("the alert fires", async || firing(&prometheus).await.contains("RollbookStoreDown")).await;
 
     postgres.psql("app", end).await;
-    until("the message is applied", async || up(&home, "store").await == Some(1.0)).await;
+    until("the message is applied", async || {
+        let applied = postgres.psql("app", "SELECT count(*) FROM clerk.users").await;
+        applied.trim() == "1"
+    })
+    .await;
+    until("the store is up again", async || up(&home, "store").await == Some(1.0)).await;
     assert_eq!(postgres.psql("app", "SELECT id FROM clerk.users").await.trim(), "user_1");
     until("the alert ends", async || !firing(&prometheus).await.contains("RollbookStoreDown")).await;
 }

@@ -74,11 +74,12 @@ impl Gate {
 
     /// A batch was applied. Where another lane has closed the gate since, the outage goes on.
     pub(crate) fn applied(&self) {
+        // Also while the gate is closed: a lane may have leased before. The last evidence counts.
+        self.health.applied();
         let mut outage = self.outage();
         if self.is_open()
             && let Some(outage) = outage.take()
         {
-            self.health.applied();
             info!(away_seconds = outage.since.elapsed().as_secs_f64(), "the store applies again");
         }
     }

@@ -61,6 +61,18 @@ impl StoreHealth {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::Gate;
+    use crate::settings::Settings;
+
+    /// A lane that waits for its lease while the gate closes may apply what no lane has to apply again.
+    #[test]
+    fn a_batch_that_is_applied_while_the_gate_is_closed_ends_the_outage() {
+        let gate = Gate::new(Settings::default());
+        gate.close(&StoreError::Dependency("read-only".to_owned()));
+        assert!(!gate.is_open() && gate.health.outage().is_some());
+        gate.applied();
+        assert!(gate.health.outage().is_none());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_outage_shows_its_last_error_and_begins_with_its_first_and_ends_with_an_applied_batch() {
