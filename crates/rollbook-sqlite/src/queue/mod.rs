@@ -91,6 +91,9 @@ impl SqliteQueue {
     }
 }
 
+/// The disk space that a rehearsal asks for: a body of the longest that are taken by default.
+const REHEARSED_BYTES: u64 = 1 << 20;
+
 #[async_trait]
 impl Producer for SqliteQueue {
     async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
@@ -119,7 +122,12 @@ impl Producer for SqliteQueue {
         for answer in tried.await? {
             answer?;
         }
-        Ok(true)
+        // What is rolled back never reaches the disk.
+        let room = self.room().await?;
+        match room.disk_available.filter(|left| *left < REHEARSED_BYTES) {
+            None => Ok(true),
+            Some(left) => Err(QueueError::NoRoom(format!("{left} bytes are left on its file system"))),
+        }
     }
 }
 
