@@ -55,12 +55,17 @@ async fn metrics(home: &Home) -> String {
     home.ops_get("/metrics").await.expect("an answer").body
 }
 
+/// Shown once a delivery has shown it.
+const CLOCK_SKEW: &str = "rollbook_clock_skew_seconds";
+
 #[tokio::test]
 async fn the_list_of_metrics_is_what_the_binary_renders() {
     let home = Home::new(BINARY);
     let _rollbook = home.start_ready(&["serve"]).await;
     let text = metrics(&home).await;
     let (mut listed, mut rendered) = (listed(&read("METRICS.md")), rendered(&text));
+    // These are missing as long as nobody knows them: `refusing.rs` and the receiver's tests see them.
+    listed.retain(|metric| metric.name != CLOCK_SKEW && !metric.name.starts_with("rollbook_queue_memory_"));
     listed.sort_unstable();
     rendered.sort_unstable();
     assert_eq!(listed, rendered);
@@ -121,7 +126,8 @@ async fn every_series_is_there_at_zero_from_birth_and_no_request_makes_a_new_one
     let ended = async || home.metric("rollbook_events_total").await;
     #[expect(clippy::cast_precision_loss, reason = "nine")]
     until("all came to an end", || async { ended().await == Some(bodies.len() as f64) }).await;
-    let now = series(&metrics(&home).await);
+    let mut now = series(&metrics(&home).await);
+    assert!(now.remove(CLOCK_SKEW).is_some(), "a delivery has shown it");
     assert_eq!(now.keys().collect::<Vec<_>>(), born.keys().collect::<Vec<_>>());
     let count = |name: &str| now[name];
     assert!(count(r#"rollbook_events_total{outcome="applied",type="other"}"#) >= 1.0);

@@ -6,6 +6,7 @@ mod dashboard;
 mod metrics;
 mod pages;
 mod prometheus;
+mod refusing;
 mod supply;
 
 use std::collections::BTreeSet;

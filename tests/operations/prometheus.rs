@@ -11,7 +11,7 @@ use crate::crashes::BINARY;
 use crate::raw_http::{exchange, signed, status};
 
 /// The alerts that fire, by name.
-async fn firing(prometheus: &PrometheusServer) -> BTreeSet<String> {
+pub(super) async fn firing(prometheus: &PrometheusServer) -> BTreeSet<String> {
     let answer = prometheus.api("/alerts").await.unwrap_or_default();
     let alerts = answer["alerts"].as_array().cloned().unwrap_or_default();
     let firing = alerts.iter().filter(|alert| alert["state"] == "firing");

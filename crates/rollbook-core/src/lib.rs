@@ -10,7 +10,8 @@
 //! The way of one delivery, in the order of the modules: [`signature`] decides whether it is genuine,
 //! [`delivery`] is what the [`queue`] keeps of it, [`event`] reads it by the [`catalog`] into a
 //! [`change`], [`merge`] says which change wins, [`store`] makes it rows, and [`retry`] says what
-//! happens when that fails. [`trace`] is what a sender says of the trace that a delivery is part of.
+//! happens when that fails. [`trace`] is what a sender says of the trace that a delivery is part of, and [`rehearsal`] is written and rolled back by
+//! whoever checks a store.
 
 pub mod catalog;
 pub mod change;
@@ -19,6 +20,7 @@ pub mod event;
 pub mod merge;
 pub mod protection;
 pub mod queue;
+pub mod rehearsal;
 pub mod retry;
 pub mod sanitize;
 pub mod signature;

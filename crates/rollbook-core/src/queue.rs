@@ -38,6 +38,12 @@ pub trait Producer: Send + Sync {
     async fn probe(&self) -> Result<bool, QueueError> {
         Ok(false)
     }
+
+    /// Tries whether a delivery would be taken, and keeps none: by the probe, or by a delivery that is rolled back.
+    /// `false` from an engine that can't. Where it succeeds, a full disk may still refuse the next delivery.
+    async fn rehearse(&self) -> Result<bool, QueueError> {
+        self.probe().await
+    }
 }
 
 /// What became of one delivery at the door. Both mean that it is durable.
@@ -185,7 +191,7 @@ pub enum QueueError {
         /// The configured limit.
         limit: u64,
     },
-    /// The server that holds the queue has no memory left for it, and took nothing.
+    /// No memory or no disk space is left where the queue is kept, and it took nothing.
     #[error("the queue has no room: {0}")]
     NoRoom(String),
     /// Not now: unreachable, busy, out of space. The effect is unknown; trying again is right.

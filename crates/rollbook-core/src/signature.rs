@@ -304,6 +304,12 @@ impl<'a> SignedHeaders<'a> {
         Timestamp::from_seconds(seconds)
     }
 
+    /// How far the sender's clock is ahead of ours, in milliseconds. It says nothing before [`verify`] has found the
+    /// signature right: also where it then refuses the time.
+    pub fn ahead_of(&self, now: Timestamp) -> i64 {
+        self.sent_at().as_millis().saturating_sub(now.as_millis())
+    }
+
     /// The `svix-id`.
     pub fn message_id(&self) -> MessageId {
         MessageId::new(self.id)
@@ -341,5 +347,5 @@ pub fn verify(
     if sent_at.as_millis() / 1000 > now.plus(tolerance).as_millis() / 1000 {
         return Err(VerifyError::TooNew);
     }
-    Ok(sent_at.as_millis().saturating_sub(now.as_millis()))
+    Ok(headers.ahead_of(now))
 }

@@ -99,6 +99,15 @@ pub trait Store: Send + Sync {
 
     /// Whether the store answers. Reads only.
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Writes all that a worker writes (see [`crate::rehearsal`]) in one transaction and rolls it back: whatever would
+    /// refuse a worker refuses this. Nothing is kept. `false` from an engine that can't do that.
+    ///
+    /// # Errors
+    /// What refuses it. [`StoreError::Event`] where the made-up values are refused: others may be accepted.
+    async fn rehearse(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
 }
 
 /// What a store keeps beside the living rows.

@@ -71,7 +71,7 @@ pub(crate) fn answer(checked: &[Checked], stopping: bool) -> Response {
 fn text(condition: &Condition) -> String {
     match condition {
         Condition::Well => "ok".to_owned(),
-        Condition::Degraded(why) => format!("degraded: {}", short(why)),
+        Condition::Degraded(why) | Condition::Unproven(why) => format!("degraded: {}", short(why)),
         Condition::Failing(why) => short(why),
     }
 }

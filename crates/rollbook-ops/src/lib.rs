@@ -57,6 +57,9 @@ pub enum Condition {
     Well,
     /// It does its work, and a person should mend something about it.
     Degraded(String),
+    /// It failed when it was last used, and nothing has shown since that it works. It counts as ready, so that work
+    /// comes which can show it, and not as up.
+    Unproven(String),
     /// It does not do its work.
     Failing(String),
 }
@@ -67,11 +70,17 @@ impl Condition {
         !matches!(self, Self::Failing(_))
     }
 
+    /// What `rollbook_up` says.
+    pub const fn is_up(&self) -> bool {
+        matches!(self, Self::Well | Self::Degraded(_))
+    }
+
     /// The worse of two conditions of one part; both texts where both are degraded.
     fn worse(self, other: Self) -> Self {
         match (self, other) {
             (Self::Degraded(one), Self::Degraded(other)) => Self::Degraded(format!("{one}; {other}")),
             (failing @ Self::Failing(_), _) | (_, failing @ Self::Failing(_)) => failing,
+            (unproven @ Self::Unproven(_), _) | (_, unproven @ Self::Unproven(_)) => unproven,
             (Self::Well, condition) | (condition, Self::Well) => condition,
         }
     }
@@ -135,10 +144,10 @@ impl Ops {
         self
     }
 
-    /// Judges the queue by this too: what the process itself met when it used the queue. The worse of the two
+    /// Judges the queue by this too: what the process itself met when it used the queue. The worst of the
     /// conditions is shown.
     pub fn judging_queue_by(mut self, used: Arc<dyn Probe>) -> Self {
-        self.metrics.queue_used = Some(used);
+        self.metrics.queue_used.push(used);
         self
     }
 

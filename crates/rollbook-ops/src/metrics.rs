@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
-use rollbook_core::queue::{Durability, QueueStats};
+use rollbook_core::queue::{Durability, QueueStats, Room};
 use rollbook_core::time::{Clock, Timestamp};
 
 use crate::health::{Checked, Health};
@@ -21,7 +21,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     queue: Option<(WatchedQueue, QueueGauges)>,
     /// What the process met when it used the queue.
-    pub(crate) queue_used: Option<Arc<dyn Probe>>,
+    pub(crate) queue_used: Vec<Arc<dyn Probe>>,
     ready: Health,
     pub(crate) watched: Health,
     up: IntGaugeVec,
@@ -38,7 +38,7 @@ impl Metrics {
         ready: Health,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, prometheus::Error> {
-        let help = "Whether a part answered its check at this scrape (1) or not (0).";
+        let help = "Whether a part answers and does its work (1) or not (0).";
         let up = IntGaugeVec::new(Opts::new("rollbook_up", help), &["part"])?;
         registry.register(Box::new(up.clone()))?;
         let help = "Whether passwords and data go to the part in clear text over a network (1); by TLS, or only within \
@@ -60,7 +60,7 @@ impl Metrics {
         Ok(Self {
             registry,
             queue,
-            queue_used: None,
+            queue_used: Vec::new(),
             ready,
             watched: Health::new(Vec::new()),
             up,
@@ -74,7 +74,7 @@ impl Metrics {
     pub(crate) async fn render(&self) -> Result<String, prometheus::Error> {
         let (ready, watched) = self.check().await;
         for (part, condition) in ready.iter().chain(&watched) {
-            self.up.with_label_values(&[*part]).set(i64::from(condition.is_ready()));
+            self.up.with_label_values(&[*part]).set(i64::from(condition.is_up()));
         }
         let queue = self.queue.as_ref().and_then(|(queue, _)| Some((QUEUE, queue.admin.protection()?)));
         for (part, protection) in
@@ -101,10 +101,12 @@ impl Metrics {
     /// How the queue is, which also brings its gauges up to date; `None` where there is no queue.
     async fn check_queue(&self) -> Option<Condition> {
         let (queue, gauges) = self.queue.as_ref()?;
-        let asked = async { tokio::try_join!(queue.admin.stats(), queue.admin.durability()) };
+        let asked =
+            async { tokio::try_join!(queue.admin.stats(), queue.admin.durability(), queue.admin.room()) };
         let condition = match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
-            Ok(Ok((stats, durability))) => {
+            Ok(Ok((stats, durability, room))) => {
                 gauges.set(&stats, &durability, self.clock.now());
+                gauges.room.set(&room);
                 if durability.is_degraded() || !durability.unreachable.is_empty() {
                     let unreachable =
                         durability.unreachable.iter().map(|part| format!("unreachable: {part}"));
@@ -117,10 +119,11 @@ impl Metrics {
             Ok(Err(error)) => Condition::Failing(error.to_string()),
             Err(_) => Condition::no_answer(),
         };
-        match &self.queue_used {
-            None => Some(condition),
-            Some(used) => Some(condition.worse(used.check().await)),
+        let mut worst = condition;
+        for used in &self.queue_used {
+            worst = worst.worse(used.check().await);
         }
+        Some(worst)
     }
 }
 
@@ -134,6 +137,7 @@ struct QueueGauges {
     parts_unreachable: IntGauge,
     /// Not shown before the queue has been asked: until then nobody knows.
     durability_degraded: IntGaugeVec,
+    room: RoomGauges,
 }
 
 impl QueueGauges {
@@ -158,6 +162,7 @@ impl QueueGauges {
         registry.register(Box::new(durability_degraded.clone()))?;
         Ok(Self {
             durability_degraded,
+            room: RoomGauges::new(registry)?,
             depth: gauge("rollbook_queue_depth", "Messages that are neither done nor dead.")?,
             depth_limit: gauge(
                 "rollbook_queue_depth_limit",
@@ -187,6 +192,57 @@ impl QueueGauges {
         self.oldest_age_seconds
             .set(stats.oldest_received_at.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
         self.durability_degraded.with_label_values(&[QUEUE]).set(i64::from(durability.is_degraded()));
+    }
+}
+
+/// The room of the queue. Each is shown only where it is known: a queue on Redis has no disk of ours, one in a file no
+/// memory of its own.
+struct RoomGauges {
+    memory_used: IntGaugeVec,
+    memory_limit: IntGaugeVec,
+    disk_available: IntGaugeVec,
+    disk_size: IntGaugeVec,
+}
+
+impl RoomGauges {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), &[])?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        Ok(Self {
+            memory_used: gauge(
+                "rollbook_queue_memory_used_bytes",
+                "Memory in use on the queue's Redis server; of several, on the one nearest to its limit.",
+            )?,
+            memory_limit: gauge(
+                "rollbook_queue_memory_limit_bytes",
+                "The maxmemory of that server; not shown where it has none.",
+            )?,
+            disk_available: gauge(
+                "rollbook_queue_disk_available_bytes",
+                "Bytes that may still be written to the file system of the embedded queue.",
+            )?,
+            disk_size: gauge(
+                "rollbook_queue_disk_size_bytes",
+                "The size of the file system of the embedded queue.",
+            )?,
+        })
+    }
+
+    fn set(&self, room: &Room) {
+        for (gauge, value) in [
+            (&self.memory_used, room.memory_used),
+            (&self.memory_limit, room.memory_limit),
+            (&self.disk_available, room.disk_available),
+            (&self.disk_size, room.disk_size),
+        ] {
+            match value {
+                Some(value) => gauge.with_label_values::<&str>(&[]).set(whole(value)),
+                None => gauge.reset(),
+            }
+        }
     }
 }
 

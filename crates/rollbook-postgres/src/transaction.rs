@@ -26,12 +26,23 @@ pub(crate) type Sql = Arc<str>;
 pub(crate) trait Work: Sync {
     /// What comes of it.
     type Output: Send;
+    /// How its transaction ends.
+    const END: End = End::Commit;
 
     /// Whether the schema must be one that this Rollbook may work on.
     const GUARDED: bool = true;
 
     /// Does it.
     fn run(&self, session: &mut Session<'_>) -> impl Future<Output = sqlx::Result<Self::Output>> + Send;
+}
+
+/// How a transaction ends whose work succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// What was done is kept.
+    Commit,
+    /// Nothing is kept.
+    Rollback,
 }
 
 /// A transaction under way.
@@ -195,7 +206,8 @@ impl Database {
         }
         let session = &mut Session { connection: &mut *connection, persistent: self.persistent };
         let output = work.run(session).await?;
-        raw_sql(COMMIT).execute(connection).await?;
+        let end = if W::END == End::Commit { COMMIT } else { "ROLLBACK" };
+        raw_sql(end).execute(connection).await?;
         Ok(output)
     }
 

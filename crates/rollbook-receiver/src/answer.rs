@@ -33,8 +33,10 @@ pub(crate) enum Refusal {
     NotGenuine(VerifyError),
     /// As many deliveries wait for the queue as may.
     TooManyWaiting,
-    /// The queue is full.
+    /// As many messages wait as may.
     QueueFull,
+    /// No memory or no disk space is left where the queue is kept.
+    QueueNoRoom,
     /// The queue failed, or did not answer in time.
     QueueUnavailable,
     /// The process is stopping.
@@ -52,6 +54,7 @@ impl Refusal {
             Self::NoRoom
             | Self::TooManyWaiting
             | Self::QueueFull
+            | Self::QueueNoRoom
             | Self::QueueUnavailable
             | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -67,6 +70,7 @@ impl Refusal {
             Self::NotGenuine(error) => return Bytes::from(format!(r#"{{"error":"{error}"}}"#)),
             Self::NoRoom | Self::TooManyWaiting => "too many deliveries at once",
             Self::QueueFull => "queue full",
+            Self::QueueNoRoom => "queue has no room",
             Self::QueueUnavailable => "queue unavailable",
             Self::Stopping => "stopping",
         };
@@ -83,6 +87,7 @@ impl Refusal {
             Self::NotGenuine(error) => error.label(),
             Self::NoRoom | Self::TooManyWaiting => outcome::OVERLOADED,
             Self::QueueFull => outcome::QUEUE_FULL,
+            Self::QueueNoRoom => outcome::QUEUE_NO_ROOM,
             Self::QueueUnavailable | Self::Stopping => outcome::QUEUE_UNAVAILABLE,
         }
     }
@@ -162,6 +167,7 @@ mod tests {
             Refusal::NoRoom,
             Refusal::TooManyWaiting,
             Refusal::QueueFull,
+            Refusal::QueueNoRoom,
             Refusal::QueueUnavailable,
             Refusal::Stopping,
         ];

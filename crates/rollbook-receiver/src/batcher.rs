@@ -149,7 +149,8 @@ fn land(landed: Result<Landed, JoinError>, outage: &mut Outage) -> Result<(), Qu
 fn answer(answers: Vec<Result<Enqueued, QueueError>>, askers: Vec<Asker>) {
     for (asker, answer) in askers.into_iter().zip(answers) {
         let told = answer.map_err(|error| match error {
-            QueueError::Full { .. } | QueueError::NoRoom(_) => Refusal::QueueFull,
+            QueueError::Full { .. } => Refusal::QueueFull,
+            QueueError::NoRoom(_) => Refusal::QueueNoRoom,
             _ => Refusal::QueueUnavailable,
         });
         _ = asker.answer.send(told);

@@ -31,6 +31,8 @@ use crate::settings::Settings;
 
 /// Where Svix posts to.
 const DELIVERIES: &str = "/webhooks/clerk";
+/// The same, as many a person and a proxy writes it.
+const DELIVERIES_SLASH: &str = "/webhooks/clerk/";
 const HEALTH: &str = "/healthz";
 /// Which trace a request is part of. It is not signed.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -71,8 +73,8 @@ impl Handler {
         Self {
             secrets,
             clock,
+            refusals: Refusals::new(Arc::clone(&metrics)),
             metrics,
-            refusals: Refusals::default(),
             batcher,
             places: Arc::new(Semaphore::new(settings.in_flight_max)),
             room: Room::new(settings.buffered_max, settings.body_max),
@@ -99,10 +101,10 @@ impl Handler {
     async fn route(&self, request: Request<Incoming>, connection: &Connection) -> Answer {
         let (head, body) = request.into_parts();
         let refusal = match head.uri.path() {
-            DELIVERIES if head.method == Method::POST => {
+            DELIVERIES | DELIVERIES_SLASH if head.method == Method::POST => {
                 return self.deliver(&head.headers, body, connection).await;
             }
-            DELIVERIES => Refusal::Method("POST"),
+            DELIVERIES | DELIVERIES_SLASH => Refusal::Method("POST"),
             HEALTH if matches!(head.method, Method::GET | Method::HEAD) => {
                 return answer::and_close(self.health());
             }
@@ -171,7 +173,15 @@ impl Handler {
             self.refusals.note(Refused::NotGenuine(error), self.clock.now());
             Refusal::NotGenuine(error)
         })?;
-        Ok((signed, body::read(body, self.body, &self.room, started).await?))
+        let held = body::read(body, self.body, &self.room, started).await.inspect_err(|refusal| {
+            let refused = match refusal {
+                Refusal::TooLarge => Refused::BodyTooLarge(self.body.length_max),
+                Refusal::TooSlow => Refused::BodyTooSlow,
+                _ => return,
+            };
+            self.refusals.note(refused, self.clock.now());
+        })?;
+        Ok((signed, held))
     }
 
     /// `genuine` is for the log, and set once it is: what is not verified may say anything.
@@ -185,6 +195,9 @@ impl Handler {
     ) -> Result<Enqueued, Refusal> {
         let now = self.clock.now();
         let skew = verify(&self.secrets, &signed, &held.bytes, now, self.tolerance).map_err(|error| {
+            if matches!(error, VerifyError::TooOld | VerifyError::TooNew) {
+                self.metrics.refused_for_its_time(signed.ahead_of(now));
+            }
             self.refusals.note(Refused::NotGenuine(error), now);
             Refusal::NotGenuine(error)
         })?;

@@ -16,7 +16,7 @@
 //!
 //! The way of a request, in the order of the files: `server` accepts the connection, `handler` routes
 //! it and reads its headers, `body` reads it as far as there is `room`, `handler` judges it, `batcher` makes it durable together with its neighbours,
-//! `answer` says what became of it, and `refusals` tells the log of those that are not genuine.
+//! `answer` says what became of it, and `refusals` logs and counts what is not taken.
 //!
 //! [`Producer::enqueue_many`]: rollbook_core::queue::Producer::enqueue_many
 
@@ -31,6 +31,7 @@ mod refusals;
 mod room;
 mod server;
 mod settings;
+mod skew;
 
 pub use server::{Receiver, ReceiverError};
 pub use settings::{BODY_WINDOW, Settings};

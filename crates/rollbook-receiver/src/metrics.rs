@@ -6,6 +6,9 @@ use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, Opts, Registry}
 use rollbook_core::signature::VerifyError;
 use rollbook_core::time::Timestamp;
 
+use crate::refusals::Reason;
+use crate::skew::Skew;
+
 /// The outcomes of a delivery beside the labels of [`VerifyError`].
 pub(crate) mod outcome {
     /// Durable.
@@ -18,16 +21,27 @@ pub(crate) mod outcome {
     pub(crate) const TOO_SLOW: &str = "too_slow";
     /// The client broke the body, or went away before its answer.
     pub(crate) const TORN: &str = "torn";
-    /// The queue is full.
+    /// As many messages wait as may.
     pub(crate) const QUEUE_FULL: &str = "queue_full";
+    /// No memory or no disk space is left where the queue is kept.
+    pub(crate) const QUEUE_NO_ROOM: &str = "queue_no_room";
     /// The queue failed, or did not answer in time.
     pub(crate) const QUEUE_UNAVAILABLE: &str = "queue_unavailable";
     /// There was no room for the body, or no place among those that wait for the queue.
     pub(crate) const OVERLOADED: &str = "overloaded";
 
     /// All of them.
-    pub(crate) const ALL: [&str; 8] =
-        [QUEUED, DUPLICATE, TOO_LARGE, TOO_SLOW, TORN, QUEUE_FULL, QUEUE_UNAVAILABLE, OVERLOADED];
+    pub(crate) const ALL: [&str; 9] = [
+        QUEUED,
+        DUPLICATE,
+        TOO_LARGE,
+        TOO_SLOW,
+        TORN,
+        QUEUE_FULL,
+        QUEUE_NO_ROOM,
+        QUEUE_UNAVAILABLE,
+        OVERLOADED,
+    ];
 }
 
 /// Seconds, up to the 15 s after which Svix gives up.
@@ -54,7 +68,8 @@ pub(crate) struct Metrics {
     /// Deliveries in one call to the queue.
     pub(crate) batch_size: Histogram,
     last_delivery: Gauge,
-    clock_skew: Gauge,
+    refusals: IntCounterVec,
+    skew: Skew,
 }
 
 impl Metrics {
@@ -98,10 +113,8 @@ impl Metrics {
                 "rollbook_last_delivery_timestamp_seconds",
                 "When the last verified delivery came; zero before the first.",
             )?,
-            clock_skew: Gauge::new(
-                "rollbook_clock_skew_seconds",
-                "How far the last verified sender's clock was ahead of ours.",
-            )?,
+            refusals: refusals(registry)?,
+            skew: Skew::new()?,
         };
         registry.register(Box::new(metrics.deliveries.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
@@ -109,14 +122,24 @@ impl Metrics {
         registry.register(Box::new(metrics.enqueue_seconds.clone()))?;
         registry.register(Box::new(metrics.batch_size.clone()))?;
         registry.register(Box::new(metrics.last_delivery.clone()))?;
-        registry.register(Box::new(metrics.clock_skew.clone()))?;
+        registry.register(Box::new(metrics.skew.clone()))?;
         Ok(metrics)
     }
 
     /// Notes a verified delivery: the moment, and how far its sender's clock is ahead in milliseconds.
     pub(crate) fn verified(&self, now: Timestamp, skew_millis: i64) {
         self.last_delivery.set(seconds(now.as_millis()));
-        self.clock_skew.set(seconds(skew_millis));
+        self.skew.taken(seconds(skew_millis));
+    }
+
+    /// Notes a delivery that is refused for its time alone, and how far its sender's clock is ahead in milliseconds.
+    pub(crate) fn refused_for_its_time(&self, skew_millis: i64) {
+        self.skew.refused(seconds(skew_millis));
+    }
+
+    /// Counts a request that is, or may be, a genuine delivery that something on its way spoilt.
+    pub(crate) fn refusal(&self, reason: Reason) {
+        self.refusals.with_label_values(&[reason.label()]).inc();
     }
 
     /// Counts a request that was refused before it was taken for a delivery.
@@ -128,6 +151,16 @@ impl Metrics {
     pub(crate) fn tally(&self) -> Tally<'_> {
         Tally { metrics: self, outcome: outcome::TORN }
     }
+}
+
+fn refusals(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
+    let help = "Requests that are, or may be, deliveries and are refused, by the reason.";
+    let refusals = IntCounterVec::new(Opts::new("rollbook_refusals_total", help), &["reason"])?;
+    for reason in Reason::ALL {
+        refusals.with_label_values(&[reason.label()]);
+    }
+    registry.register(Box::new(refusals.clone()))?;
+    Ok(refusals)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "exact for every date until the year 287396")]

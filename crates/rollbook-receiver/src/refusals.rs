@@ -1,7 +1,10 @@
-//! Log lines about requests that are refused: one when a kind of refusal begins and one a minute while it lasts, so
-//! that a wrong secret, a proxy that strips headers or a wrong URL is seen, and whoever forges fills no disk.
+//! Requests that are, or may be, deliveries and are refused: counted by reason, and logged.
+//!
+//! A wrong secret, a proxy that strips headers, a wrong URL or a body over the limit refuse genuine deliveries for good,
+//! and Svix gives up after 28 hours. So each reason has its own count and its own line: one when it begins and one a
+//! minute while it lasts, so that whoever forges fills no disk.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -9,7 +12,9 @@ use rollbook_core::signature::VerifyError;
 use rollbook_core::time::Timestamp;
 use tracing::warn;
 
-/// Between two lines of one kind.
+use crate::metrics::Metrics;
+
+/// Between two lines of one reason.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// What was refused.
@@ -21,35 +26,95 @@ pub(crate) enum Refused {
     Path,
     /// Bytes that hyper could not read as a request, and the status that it answered.
     Unreadable(StatusCode),
+    /// A body of more bytes than this limit.
+    BodyTooLarge(usize),
+    /// A body that came too slowly.
+    BodyTooSlow,
 }
 
-/// Counts refusals until a line about them is due.
-#[derive(Default)]
+/// Why a request is refused: the label of a metric, from a closed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    Signature,
+    Timestamp,
+    MissingHeaders,
+    MixedHeaders,
+    MalformedHeaders,
+    Path,
+    Unreadable,
+    HeadTooLarge,
+    BodyTooLarge,
+    BodyTooSlow,
+}
+
+impl Reason {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Signature,
+        Self::Timestamp,
+        Self::MissingHeaders,
+        Self::MixedHeaders,
+        Self::MalformedHeaders,
+        Self::Path,
+        Self::Unreadable,
+        Self::HeadTooLarge,
+        Self::BodyTooLarge,
+        Self::BodyTooSlow,
+    ];
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Signature => "signature",
+            Self::Timestamp => "timestamp",
+            Self::MissingHeaders => "missing_headers",
+            Self::MixedHeaders => "mixed_headers",
+            Self::MalformedHeaders => "malformed_headers",
+            Self::Path => "path",
+            Self::Unreadable => "unreadable",
+            Self::HeadTooLarge => "head_too_large",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTooSlow => "body_too_slow",
+        }
+    }
+
+    const fn of(refused: Refused) -> Self {
+        match refused {
+            Refused::NotGenuine(VerifyError::NoMatch) => Self::Signature,
+            Refused::NotGenuine(VerifyError::TooOld | VerifyError::TooNew) => Self::Timestamp,
+            Refused::NotGenuine(VerifyError::MissingHeader(_)) => Self::MissingHeaders,
+            Refused::NotGenuine(VerifyError::MixedHeaders) => Self::MixedHeaders,
+            Refused::NotGenuine(_) => Self::MalformedHeaders,
+            Refused::Path => Self::Path,
+            Refused::Unreadable(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => Self::HeadTooLarge,
+            Refused::Unreadable(_) => Self::Unreadable,
+            Refused::BodyTooLarge(_) => Self::BodyTooLarge,
+            Refused::BodyTooSlow => Self::BodyTooSlow,
+        }
+    }
+}
+
+/// Counts refusals, and logs a line where one is due.
 pub(crate) struct Refusals {
-    signature: Mutex<Tally>,
-    time: Mutex<Tally>,
-    headers: Mutex<Tally>,
-    path: Mutex<Tally>,
-    unreadable: Mutex<Tally>,
+    metrics: Arc<Metrics>,
+    /// One for each of [`Reason::ALL`], in their order.
+    tallies: [Mutex<Tally>; Reason::ALL.len()],
 }
 
 #[derive(Default)]
 struct Tally {
-    told_at: Option<Timestamp>,
-    untold: u64,
+    logged_at: Option<Timestamp>,
+    unlogged: u64,
 }
 
 impl Refusals {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, tallies: Default::default() }
+    }
+
     /// Counts one refusal, and logs a line where that is due.
     pub(crate) fn note(&self, refused: Refused, now: Timestamp) {
-        let tally = match refused {
-            Refused::NotGenuine(VerifyError::NoMatch) => &self.signature,
-            Refused::NotGenuine(VerifyError::TooOld | VerifyError::TooNew) => &self.time,
-            Refused::NotGenuine(_) => &self.headers,
-            Refused::Path => &self.path,
-            Refused::Unreadable(_) => &self.unreadable,
-        };
-        let due = tally.lock().unwrap_or_else(PoisonError::into_inner).note(now);
+        let reason = Reason::of(refused);
+        self.metrics.refusal(reason);
+        let due = self.tallies[reason as usize].lock().unwrap_or_else(PoisonError::into_inner).note(now);
         if let Some(count) = due {
             log(refused, count);
         }
@@ -59,16 +124,7 @@ impl Refusals {
 fn log(refused: Refused, count: u64) {
     match refused {
         Refused::NotGenuine(why) => {
-            let fix = match why {
-                VerifyError::NoMatch => "is the signing secret this endpoint's? rollbook doctor looks at it",
-                VerifyError::TooOld | VerifyError::TooNew => {
-                    "is the clock right? rollbook doctor looks at it"
-                }
-                _ => {
-                    "if these are Clerk's deliveries, a proxy or gateway strips or changes their svix-* headers"
-                }
-            };
-            warn!(refused = count, %why, fix, "deliveries are answered 400");
+            warn!(refused = count, %why, fix = fix(why), "deliveries are answered 400");
         }
         Refused::Path => warn!(
             refused = count,
@@ -81,25 +137,54 @@ fn log(refused: Refused, count: u64) {
             fix = "a sender must speak HTTP/1.1 without TLS here, with less than 16 KiB and 100 lines of headers",
             "received bytes that are not a readable HTTP/1.1 request"
         ),
+        Refused::BodyTooLarge(limit) => warn!(
+            refused = count,
+            limit,
+            fix = "raise body_max (ROLLBOOK_BODY_MAX) if these are Clerk's deliveries",
+            "bodies over the limit are answered 413"
+        ),
+        Refused::BodyTooSlow => warn!(
+            refused = count,
+            fix = "is a proxy or the network slow? See body_timeout and body_rate_min",
+            "bodies that come too slowly are answered 408"
+        ),
+    }
+}
+
+const fn fix(why: VerifyError) -> &'static str {
+    match why {
+        VerifyError::NoMatch => "is the signing secret this endpoint's? rollbook doctor looks at it",
+        VerifyError::TooOld | VerifyError::TooNew => "is the clock right? rollbook doctor looks at it",
+        VerifyError::MixedHeaders => {
+            "a proxy or the endpoint's custom headers add a webhook-* header beside the svix-* ones: remove it"
+        }
+        _ => "if these are Clerk's deliveries, a proxy or gateway strips or changes their svix-* headers",
     }
 }
 
 impl Tally {
-    /// How many a line has to tell of, where one is due. A clock that was set back brings it forward.
+    /// The number of refusals to include in the next log line, where one is due. A clock that was set back brings it forward.
     fn note(&mut self, now: Timestamp) -> Option<u64> {
-        self.untold = self.untold.saturating_add(1);
-        let quiet = self.told_at.is_some_and(|told_at| now >= told_at && now < told_at.plus(PAUSE));
+        self.unlogged = self.unlogged.saturating_add(1);
+        let quiet = self.logged_at.is_some_and(|logged_at| now >= logged_at && now < logged_at.plus(PAUSE));
         if quiet {
             return None;
         }
-        self.told_at = Some(now);
-        Some(std::mem::take(&mut self.untold))
+        self.logged_at = Some(now);
+        Some(std::mem::take(&mut self.unlogged))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_reason_stands_in_the_list_at_its_own_place() {
+        for (place, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place, "{}", reason.label());
+        }
+    }
 
     #[test]
     fn the_first_is_told_at_once_and_the_others_a_minute_later_with_their_number() {

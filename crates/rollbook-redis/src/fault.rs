@@ -38,6 +38,9 @@ pub(crate) fn judge(error: &RedisError, address: &impl Place) -> QueueError {
     match (error.kind(), code) {
         _ if is_distrust(error) => QueueError::Deployment(told),
         (_, "OOM") => QueueError::NoRoom(told),
+        (_, "MISCONF") if error.detail().is_some_and(|detail| detail.contains("No space left")) => {
+            QueueError::NoRoom(told)
+        }
         (
             _,
             "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "READONLY" | "NOREPLICAS"

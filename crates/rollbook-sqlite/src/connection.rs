@@ -57,13 +57,19 @@ fn open_with(
 }
 
 /// A new file is its owner's alone, since it will hold personal data; SQLite gives its log the same
-/// rights. A file that is there keeps the rights that someone gave it.
+/// rights. A file that is there keeps the rights that someone gave it, and is not opened: closing it would drop the
+/// locks of this process's other connections. A symbolic link whose target is missing is followed, as SQLite follows
+/// it: `create_new` calls it a file that is there, and SQLite would make the target readable for others.
 fn make_private(path: &Path) -> Result<(), Fault> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(Fault::Deployment(format!("{}: {error}", path.display()))),
-    }
+    let open = |options: &mut OpenOptions| options.write(true).mode(0o600).open(path);
+    let opened = match open(OpenOptions::new().create_new(true)) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.exists() => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            open(OpenOptions::new().create(true).truncate(false))
+        }
+        other => other,
+    };
+    opened.map(drop).map_err(|error| Fault::Deployment(format!("{}: {error}", path.display())))
 }
 
 fn opening(path: &Path, error: rusqlite::Error) -> Fault {
@@ -73,6 +79,7 @@ fn opening(path: &Path, error: rusqlite::Error) -> Fault {
             Fault::Deployment(place(&text))
         }
         Fault::Unavailable(text) => Fault::Unavailable(place(&text)),
+        Fault::NoRoom(text) => Fault::NoRoom(place(&text)),
         Fault::Broken(text) => Fault::Broken(place(&text)),
     }
 }
@@ -161,6 +168,21 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("other rights");
         drop(open(&path).expect("a file"));
         assert_eq!(rights(), 0o640);
+    }
+
+    #[test]
+    fn a_file_that_a_dangling_link_makes_is_its_owners_alone_and_so_are_its_log_and_index() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        let (link, target) = (folder.path().join("a.db"), folder.path().join("elsewhere.db"));
+        std::os::unix::fs::symlink(&target, &link).expect("a link");
+        let connection = open(&link).expect("a file");
+        connection.execute_batch("CREATE TABLE a (b)").expect("a table");
+        for suffix in ["", "-wal", "-shm"] {
+            let file = folder.path().join(format!("elsewhere.db{suffix}"));
+            let mode = std::fs::metadata(&file).expect("a file").permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}", file.display());
+        }
     }
 
     #[test]

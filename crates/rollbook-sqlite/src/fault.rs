@@ -11,13 +11,16 @@ pub(crate) enum Fault {
     /// The values of a statement are refused.
     #[error("{0}")]
     Data(String),
-    /// Busy, full, out of memory: later it may go.
+    /// Busy, out of memory: later it may go.
     #[error("{0}")]
     Unavailable(String),
     /// A statement fails: the schema is not ours, or a trigger of the team's is broken (it names a table that is not
     /// there). One table's rows or everyone's.
     #[error("{0}")]
     Statement(String),
+    /// The disk is full, and nothing was written.
+    #[error("{0}")]
+    NoRoom(String),
     /// Rights, a missing table, a file that is no database of ours.
     #[error("{0}")]
     Deployment(String),
@@ -44,12 +47,12 @@ impl From<rusqlite::Error> for Fault {
             ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig => Self::Data(text),
             ErrorCode::DatabaseBusy
             | ErrorCode::DatabaseLocked
-            | ErrorCode::DiskFull
             | ErrorCode::OutOfMemory
             | ErrorCode::OperationInterrupted => Self::Unavailable(text),
+            ErrorCode::DiskFull => Self::NoRoom(text),
             // The shared-memory file could not grow: the disk is full, nothing was written.
             ErrorCode::SystemIoFailure if failure.extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
-                Self::Unavailable(text)
+                Self::NoRoom(text)
             }
             ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
                 Self::Broken(text)
@@ -86,6 +89,7 @@ impl From<Fault> for QueueError {
             // A queue's statements hold no values that could be refused: its schema is not ours.
             Fault::Data(text) | Fault::Statement(text) | Fault::Deployment(text) => Self::Deployment(text),
             Fault::Unavailable(text) => Self::Unavailable(text),
+            Fault::NoRoom(text) => Self::NoRoom(text),
             Fault::Broken(text) => Self::Broken(text),
         }
     }
@@ -96,7 +100,7 @@ impl From<Fault> for StoreError {
         match fault {
             Fault::Data(text) => Self::Event(text),
             Fault::Statement(text) | Fault::Deployment(text) => Self::Deployment(text),
-            Fault::Unavailable(text) => Self::Dependency(text),
+            Fault::Unavailable(text) | Fault::NoRoom(text) => Self::Dependency(text),
             Fault::Broken(text) => Self::Broken(text),
         }
     }
@@ -112,9 +116,12 @@ mod tests {
 
     #[test]
     fn a_full_disk_and_a_lock_are_waited_for() {
-        for code in [ffi::SQLITE_FULL, ffi::SQLITE_BUSY, ffi::SQLITE_BUSY_SNAPSHOT, ffi::SQLITE_IOERR_SHMSIZE]
-        {
+        for code in [ffi::SQLITE_BUSY, ffi::SQLITE_BUSY_SNAPSHOT, ffi::SQLITE_NOMEM] {
             assert!(matches!(fault_of(code), Fault::Unavailable(_)), "{code}");
+        }
+        for code in [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_SHMSIZE] {
+            assert!(matches!(QueueError::from(fault_of(code)), QueueError::NoRoom(_)), "{code}");
+            assert!(matches!(StoreError::from(fault_of(code)), StoreError::Dependency(_)), "{code}");
         }
     }
 

@@ -15,6 +15,7 @@ mod database;
 mod fault;
 mod migrations;
 mod queue;
+mod rehearse;
 mod rewrite;
 mod store;
 

@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use crate::backoff::{Backoff, Repeat};
 use crate::progress::Pulse;
 use crate::settings::Settings;
+use crate::store_health::StoreHealth;
 
 /// A ping that takes longer counts as no answer.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,6 +32,8 @@ pub(crate) struct Gate {
     /// Held by the one lane that asks the store, and goes first.
     first: tokio::sync::Mutex<()>,
     outage: Mutex<Option<Outage>>,
+    /// What health checks read.
+    pub(crate) health: StoreHealth,
 }
 
 struct Outage {
@@ -56,6 +59,7 @@ impl Gate {
             open: watch::Sender::new(true),
             first: tokio::sync::Mutex::new(()),
             outage: Mutex::new(None),
+            health: StoreHealth::default(),
         }
     }
 
@@ -68,6 +72,7 @@ impl Gate {
     pub(crate) fn close(&self, error: &StoreError) {
         let mut outage = self.outage();
         self.open.send_replace(false);
+        self.health.failed(error.unblamed());
         let outage = outage.get_or_insert_with(|| self.new_outage());
         outage.answered = false;
         if matches!(error, StoreError::Ambiguous(_)) {
@@ -99,6 +104,8 @@ impl Gate {
 
     /// A batch was applied. Where another lane has closed the gate since, the outage goes on.
     pub(crate) fn applied(&self) {
+        // Also while the gate is closed: a lane may have leased before. The last evidence counts.
+        self.health.applied();
         let mut outage = self.outage();
         if outage.as_ref().is_some_and(|outage| outage.answered)
             && let Some(outage) = outage.take()

@@ -29,9 +29,11 @@ mod pace;
 mod progress;
 mod requests;
 mod settings;
+mod store_health;
 mod upkeep;
 mod worker;
 
 pub use progress::Progress;
 pub use settings::{Settings, UpkeepSettings};
+pub use store_health::{StoreHealth, StoreOutage};
 pub use worker::{Worker, WorkerError};

@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::progress::{Progress, Pulse};
 use crate::settings::Settings;
+use crate::store_health::StoreHealth;
 use crate::upkeep;
 
 /// Brings messages from a queue into a store.
@@ -101,6 +102,11 @@ impl Worker {
     /// When its lanes were last seen alive.
     pub fn progress(&self) -> Progress {
         self.progress.clone()
+    }
+
+    /// Whether its store applies.
+    pub fn store_health(&self) -> StoreHealth {
+        self.shared.gate.health.clone()
     }
 
     /// Works until `stop`. Then each lane finishes the batch in hand, hands back what it has not begun,

@@ -5,7 +5,8 @@
 //! A process that is not ready gets no deliveries that could show it is well again. So after a failure a check
 //! writes something that means nothing, where the engine has such a write. Where it has none, the evidence of a
 //! failure ends after [`FAILURE_HOLDS_FOR`]: then it is ready again, and says what it last met until a delivery
-//! is stored.
+//! is stored. `rollbook_up` steers no traffic and stays 0 for [`UNPROVEN_FOR`]: a queue that refuses the few deliveries
+//! of a quiet instance is an outage too.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,9 @@ use tokio::time::Instant;
 
 /// How long a refused batch counts as evidence that the next would be refused too.
 const FAILURE_HOLDS_FOR: Duration = Duration::from_secs(30);
+/// How long a refused batch keeps `rollbook_up` at 0. Svix sends a refused delivery again after 5 s and then after 5
+/// minutes, give or take a fifth: longer than that, so that a queue which still refuses is down without a gap.
+const UNPROVEN_FOR: Duration = Duration::from_secs(10 * 60);
 /// How long a call may take until the queue counts as one that does not answer: deliveries have had their 503 long ago.
 const SILENT_FOR: Duration = Duration::from_secs(10);
 
@@ -87,7 +91,7 @@ impl State {
 impl Probe for Intake {
     async fn check(&self) -> Condition {
         let condition = self.state().condition();
-        if !matches!(condition, Condition::Failing(_)) {
+        if condition.is_up() {
             return condition;
         }
         match self.inner.probe().await {
@@ -117,17 +121,18 @@ impl State {
             ));
         }
         let Some(Failure { at, error, is_partial }) = &self.failure else { return Condition::Well };
-        if at.elapsed() >= FAILURE_HOLDS_FOR {
-            let ago = at.elapsed().as_secs();
-            return Condition::Degraded(format!(
-                "the last deliveries, {ago} s ago, were answered 503: {error}"
-            ));
+        let (ago, is_full) = (at.elapsed(), matches!(error, QueueError::Full { .. }));
+        let what = if *is_partial { "some deliveries" } else { "deliveries" };
+        if ago < FAILURE_HOLDS_FOR {
+            let why = format!("{what} are answered 503: {error}");
+            // A full queue does its work; it is the workers that do not keep up.
+            return if *is_partial || is_full { Condition::Degraded(why) } else { Condition::Failing(why) };
         }
-        match error {
-            _ if *is_partial => Condition::Degraded(format!("some deliveries are answered 503: {error}")),
-            // The queue does its work; it is the workers that do not keep up.
-            QueueError::Full { .. } => Condition::Degraded(format!("deliveries are answered 503: {error}")),
-            error => Condition::Failing(format!("deliveries are answered 503: {error}")),
+        let why = format!("the last {what}, {} s ago, were answered 503: {error}", ago.as_secs());
+        if *is_partial || is_full || ago >= UNPROVEN_FOR {
+            Condition::Degraded(why)
+        } else {
+            Condition::Unproven(why)
         }
     }
 }
@@ -201,15 +206,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_deliveries_the_evidence_ends_and_the_process_is_ready_again() {
+    async fn without_deliveries_the_process_is_ready_again_and_down_until_svix_has_tried_again() {
         let intake = after(&[Err(full_disk())]).await;
-        tokio::time::advance(FAILURE_HOLDS_FOR.saturating_sub(Duration::from_millis(1))).await;
-        assert!(!intake.check().await.is_ready());
-        tokio::time::advance(Duration::from_millis(1)).await;
-        let Condition::Degraded(why) = intake.check().await else {
-            panic!("it is ready, and says what it met")
-        };
-        assert!(why.contains("30 s ago") && why.contains("disk is full"), "{why}");
+        let (tick, mut conditions) = (Duration::from_millis(1), Vec::new());
+        for until in [FAILURE_HOLDS_FOR, UNPROVEN_FOR.saturating_sub(FAILURE_HOLDS_FOR)] {
+            tokio::time::advance(until.saturating_sub(tick)).await;
+            conditions.push(intake.check().await);
+            tokio::time::advance(tick).await;
+        }
+        conditions.push(intake.check().await);
+        let states: Vec<_> = conditions.iter().map(|one| (one.is_ready(), one.is_up())).collect();
+        assert_eq!(states, [(false, false), (true, false), (true, true)], "{conditions:?}");
+        let Condition::Degraded(why) = &conditions[2] else { panic!("it says what it met: {conditions:?}") };
+        assert!(why.contains("600 s ago") && why.contains("disk is full"), "{why}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_ends_an_outage_that_nobody_asked_about_for_a_while() {
+        let producer = Arc::new(Answers::of(&[Err(full_disk())]));
+        let intake = Intake::new(producer.clone());
+        intake.enqueue_many(&deliveries()).await;
+        *producer.probe.lock().expect("no panic") = Some(Ok(true));
+        tokio::time::advance(FAILURE_HOLDS_FOR).await;
+        assert_eq!(intake.check().await, Condition::Well);
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus::Registry;
-use rollbook_core::protection::Protection;
 use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
 use rollbook_ops::{Condition, Ops, Part, Probe, WatchedQueue};
@@ -20,9 +19,11 @@ use crate::config::Config;
 use crate::door::Ports;
 use crate::intake::Intake;
 use crate::startup::prepare_queue;
+use crate::store_check::StoreCheck;
 use crate::supervisor::Supervisor;
 use crate::systemd::Systemd;
 use crate::wire::Queue;
+use crate::worker_calls::WorkerCalls;
 
 /// A lane without progress for this many leases hangs: its messages have been given to others since.
 const STALLED_AFTER_LEASES: u32 = 2;
@@ -81,12 +82,12 @@ impl Service {
             });
             supervisor.start("receiver", |stop| async move { Ok(receiver.serve(listener, stop).await?) });
         }
-        let store_part =
-            store.clone().map(|store| Part { name: "store", probe: Arc::new(StoreProbe(store)) });
-        let mut live = Vec::new();
-        if let Some(store) = store.filter(|_| faces.worker) {
+        let calls = Arc::new(WorkerCalls::new(queue.consumer.clone()));
+        let (mut live, mut applying) = (Vec::new(), None);
+        if let Some(store) = store.clone().filter(|_| faces.worker) {
             let settings = config.worker.clone();
-            let worker = Worker::new(settings, queue.consumer.clone(), store, clock.clone(), &registry)?;
+            let worker = Worker::new(settings, calls.clone(), store, clock.clone(), &registry)?;
+            applying = Some(worker.store_health());
             let stalled_after = config.worker.lease_for * STALLED_AFTER_LEASES;
             let probe = WorkerProbe { progress: worker.progress(), stalled_after, clock: clock.clone() };
             live.push(Part { name: "worker", probe: Arc::new(probe) });
@@ -97,6 +98,8 @@ impl Service {
                 Ok(())
             });
         }
+        let check = |store| Part { name: "store", probe: Arc::new(StoreCheck { store, worker: applying }) };
+        let store_part = store.map(check);
         // A receiver goes on accepting while the store is away: there the store is shown, no more.
         let (ready, watched) = match store_part {
             Some(store) if faces.receiver => (Vec::new(), vec![store]),
@@ -106,6 +109,7 @@ impl Service {
         let ops = Ops::new(registry, Some(queue), live.clone(), ready, clock)?
             .watching(watched)
             .judging_queue_by(intake)
+            .judging_queue_by(calls)
             .ready_until(supervisor.stopping());
         supervisor.start("ops face", |stop| async move { Ok(ops.serve(ops_port, stop).await?) });
         let stop_delay = if faces.receiver { config.receiver.stop_delay } else { Duration::ZERO };
@@ -140,19 +144,6 @@ impl Service {
     /// A face ended unasked, or did not stop in order.
     pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         self.supervisor.run(stop, self.stop_within).await
-    }
-}
-
-struct StoreProbe(Arc<dyn Store>);
-
-#[async_trait]
-impl Probe for StoreProbe {
-    async fn check(&self) -> Condition {
-        self.0.ping().await.map_or_else(|error| Condition::Failing(error.to_string()), |()| Condition::Well)
-    }
-
-    fn protection(&self) -> Option<Protection> {
-        self.0.protection()
     }
 }
 

@@ -90,6 +90,12 @@ pub trait QueueAdmin: Send + Sync {
         Some(Protection::Local)
     }
 
+    /// How much room is left where the queue is kept, as far as that can be told. Reads only, and cheap enough to be
+    /// asked for at every scrape.
+    async fn room(&self) -> Result<Room, QueueError> {
+        Ok(Room::default())
+    }
+
     /// Compares the bodies with the indexes that lead to them, and the counts with both. With `repair` the bodies
     /// are believed: what was lost is restored, what leads nowhere is removed. Works in short steps, so that
     /// deliveries and workers go on meanwhile; what they change meanwhile is not reported as damage. An engine
@@ -139,6 +145,19 @@ impl Durability {
     pub const fn is_degraded(&self) -> bool {
         !self.weaknesses.is_empty()
     }
+}
+
+/// The room that a queue takes and has left, in bytes. `None` where nobody can tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Memory in use on the server; of several, on the one that is nearest to its limit.
+    pub memory_used: Option<u64>,
+    /// The memory that this server may use. `None` also where it has no limit of its own.
+    pub memory_limit: Option<u64>,
+    /// Bytes that may still be written to the file system of the queue's file.
+    pub disk_available: Option<u64>,
+    /// The size of that file system.
+    pub disk_size: Option<u64>,
 }
 
 /// The queue in numbers. `ready + leased + delayed` is its depth; dead letters are beside it.

@@ -12,7 +12,7 @@ use prometheus::{IntCounter, Registry};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
     BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, MessagesCursor, MessagesPage,
-    QueueAdmin, QueueError, QueueStats, QueuedMessage,
+    QueueAdmin, QueueError, QueueStats, QueuedMessage, Room,
 };
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_ops::{Condition, Ops, Part, Probe, WatchedQueue};
@@ -38,6 +38,7 @@ impl Clock for FixedClock {
 enum Says {
     Well,
     Degraded(&'static str),
+    Unproven(&'static str),
     Failing(&'static str),
     Nothing,
 }
@@ -48,6 +49,7 @@ impl Probe for Says {
         match self {
             Self::Well => Condition::Well,
             Self::Degraded(why) => Condition::Degraded((*why).to_owned()),
+            Self::Unproven(why) => Condition::Unproven((*why).to_owned()),
             Self::Failing(why) => Condition::Failing((*why).to_owned()),
             Self::Nothing => std::future::pending().await,
         }
@@ -127,6 +129,13 @@ impl QueueAdmin for FakeQueue {
 
     async fn remove_many(&self, _: &[MessageId]) -> Result<usize, QueueError> {
         panic!("a probe writes nothing")
+    }
+
+    async fn room(&self) -> Result<Room, QueueError> {
+        // As the number of dead letters is known, so is this.
+        let answer = self.answer.lock().expect("no test panics with it").clone();
+        let used = answer.and_then(Result::ok).map(|stats| stats.dead).filter(|dead| *dead > 0);
+        Ok(Room { memory_used: used, memory_limit: used.map(|used| used * 2), ..Room::default() })
     }
 
     async fn durability(&self) -> Result<Durability, QueueError> {
@@ -278,6 +287,13 @@ async fn a_queue_that_answers_and_refuses_deliveries_is_not_ready_and_says_why()
     assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 1");
     server.stop().await;
 
+    let server = Server::with_used_queue(Says::Unproven("the disk was full a minute ago")).await;
+    let answer = server.get("/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "only a delivery can show that it works: {answer}");
+    assert!(answer.contains("degraded: the disk was full a minute ago"), "{answer}");
+    assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 0");
+    server.stop().await;
+
     let server = Server::with_used_queue(Says::Well).await;
     assert_eq!(body(&server.get("/readyz").await), "{\"parts\":{\"queue\":\"ok\"},\"status\":\"ok\"}\n");
     server.stop().await;
@@ -311,6 +327,8 @@ async fn the_numbers_of_the_queue_are_those_of_the_scrape() {
         "rollbook_queue_delayed 1",
         "rollbook_queue_oldest_age_seconds 1.5",
         "rollbook_dead_letters 4",
+        "rollbook_queue_memory_used_bytes 4",
+        "rollbook_queue_memory_limit_bytes 8",
         "rollbook_durability_degraded{part=\"queue\"} 1",
         "rollbook_up{part=\"queue\"} 1",
     ] {
@@ -318,6 +336,9 @@ async fn the_numbers_of_the_queue_are_those_of_the_scrape() {
     }
     fake.says(Ok(QueueStats::default()));
     let answer = server.get("/metrics").await;
+    for unknown in ["queue_memory", "queue_disk"] {
+        assert!(!answer.contains(unknown), "what is not known is not shown: {answer}");
+    }
     assert_line(&answer, "rollbook_queue_depth 0");
     assert_line(&answer, "rollbook_queue_oldest_age_seconds 0");
     assert_line(&answer, "rollbook_durability_degraded{part=\"queue\"} 0");

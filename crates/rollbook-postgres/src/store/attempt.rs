@@ -67,8 +67,8 @@ impl Steps<'_> {
         let place = self.database.place();
         match self.database.run(&Guarded { place, statement, lock, work }).await {
             // What is deferred to the commit is refused there.
-            Err(Fault::Data(text)) => Ok(Err(Failed::Refused(text))),
-            other => other,
+            Err(fault) => refused(fault).map(Err),
+            done => done,
         }
     }
 
@@ -157,7 +157,21 @@ pub(super) fn classify(place: &Place, error: &sqlx::Error) -> Option<Failed> {
     if is_timeout(error) {
         return Some(Failed::TimedOut(fault.to_string()));
     }
-    if let Fault::Data(text) = fault { Some(Failed::Refused(text)) } else { None }
+    refused(fault).ok()
+}
+
+/// The refusal of a row, also by a policy that may be about that row alone.
+///
+/// # Errors
+/// The fault itself, where it is about the database.
+fn refused(fault: Fault) -> Result<Failed, Fault> {
+    match fault {
+        Fault::Data(text) => Ok(Failed::Refused(text)),
+        Fault::Ambiguous(inner) if matches!(*inner, Fault::Deployment(_)) => {
+            Ok(Failed::Refused(inner.to_string()))
+        }
+        other => Err(other),
+    }
 }
 
 /// Whether a statement, or its wait for a lock, took too long.

@@ -17,6 +17,7 @@ mod lines;
 mod look;
 mod pace;
 mod read;
+mod rehearse;
 mod sql;
 mod upkeep;
 mod write;
@@ -44,6 +45,7 @@ use self::lines::{List, Note};
 use self::look::{Doubts, Look};
 use self::pace::Pace;
 use self::read::{Deliveries, Delivery, Forbidden, Get, Rows, RowsWhere};
+use self::rehearse::Rehearse;
 use self::sql::Statements;
 use crate::fault::Fault;
 use crate::migrations;
@@ -243,5 +245,11 @@ impl Store for PostgresStore {
             forbidden.join(", ")
         ))
         .into())
+    }
+
+    async fn rehearse(&self) -> Result<bool, StoreError> {
+        let (keeping, now) = (self.keeping, self.clock.now());
+        self.database.run(&Rehearse { statements: &self.statements, keeping, now }).await?;
+        Ok(true)
     }
 }

@@ -175,10 +175,10 @@ impl PostgresStore {
 }
 
 /// Removes lines of the ledger that are older.
-struct Prune<'a> {
-    statements: &'a Statements,
-    before: Timestamp,
-    limit: usize,
+pub(super) struct Prune<'a> {
+    pub(super) statements: &'a Statements,
+    pub(super) before: Timestamp,
+    pub(super) limit: usize,
 }
 
 impl Work for Prune<'_> {
@@ -230,7 +230,7 @@ impl Work for Page<'_> {
 
 /// What a step of erasing has done.
 #[derive(Default)]
-struct Erased {
+pub(super) struct Erased {
     /// Rows that have lost their content.
     count: u64,
     /// The parents among them, noted for their children.
@@ -238,11 +238,11 @@ struct Erased {
 }
 
 /// Erases the content of rows that were deleted before a moment.
-struct EraseContent<'a> {
-    statements: &'a Statements,
-    resource: &'static Resource,
-    ids: &'a [String],
-    before: Timestamp,
+pub(super) struct EraseContent<'a> {
+    pub(super) statements: &'a Statements,
+    pub(super) resource: &'static Resource,
+    pub(super) ids: &'a [String],
+    pub(super) before: Timestamp,
 }
 
 impl Work for EraseContent<'_> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::client::{NOW, Post, SECRET};
 use crate::queue::FakeQueue;
+use crate::refusals::REASONS;
 use crate::server::Server;
 
 const OTHER_SECRET: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
@@ -164,7 +165,7 @@ async fn the_tolerance_is_a_setting() {
 #[tokio::test]
 async fn an_unknown_path_is_404_and_a_wrong_method_405_with_the_right_ones_and_both_close_and_are_counted() {
     let server = Server::start(Settings::default()).await;
-    for path in ["/", "/webhooks", "/webhooks/clerk/", "/WEBHOOKS/clerk", "/metrics", "*"] {
+    for path in ["/", "/webhooks", "/webhooks/clerk//", "/WEBHOOKS/clerk", "/metrics", "*"] {
         let mut client = server.client().await;
         let answer = client.ask(format!("GET {path} HTTP/1.1\r\nhost: here\r\n\r\n")).await;
         answer.assert_error(404, "not found");
@@ -322,6 +323,7 @@ async fn every_series_is_there_from_the_start_at_zero() {
         "too_slow",
         "torn",
         "queue_full",
+        "queue_no_room",
         "queue_unavailable",
         "overloaded",
         "bad_headers",
@@ -337,7 +339,6 @@ async fn every_series_is_there_from_the_start_at_zero() {
         "rollbook_enqueue_seconds_count",
         "rollbook_batch_size_count{stage=\"enqueue\"}",
         "rollbook_last_delivery_timestamp_seconds",
-        "rollbook_clock_skew_seconds",
     ];
     let others = [
         "rollbook_requests_refused_total{status=\"400\"}",
@@ -357,6 +358,9 @@ async fn every_series_is_there_from_the_start_at_zero() {
     assert!(series.iter().chain(&others).all(|series| zero(server.metric(series))));
     assert!(zero(server.metric("rollbook_connections_limit") - 4096.0));
     assert_eq!(server.metrics().matches("rollbook_deliveries_total{").count(), outcomes.len());
+    assert!(REASONS.iter().all(|reason| zero(server.refusals(reason))));
+    assert_eq!(server.metrics().matches("rollbook_refusals_total{").count(), REASONS.len());
+    assert!(!server.metrics().contains("rollbook_clock_skew_seconds"), "no delivery has shown it yet");
 
     server.deliver("msg_1").await.assert_status("queued");
     let values = series.map(|series| server.metric(series));

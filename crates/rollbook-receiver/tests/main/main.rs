@@ -8,5 +8,6 @@ mod garbage;
 mod limits;
 mod proxy;
 mod queue;
+mod refusals;
 mod server;
 mod shutdown;

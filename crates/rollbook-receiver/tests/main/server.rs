@@ -112,6 +112,11 @@ impl Server {
         self.metric(&format!("rollbook_deliveries_total{{outcome=\"{outcome}\"}}"))
     }
 
+    /// How many requests were refused for this reason.
+    pub(crate) fn refusals(&self, reason: &str) -> f64 {
+        self.metric(&format!("rollbook_refusals_total{{reason=\"{reason}\"}}"))
+    }
+
     /// Waits until that many deliveries have ended so.
     pub(crate) async fn counted(&self, outcome: &str, times: f64) {
         eventually(|| self.count(outcome) >= times).await;

@@ -25,6 +25,7 @@ mod idle;
 mod lease;
 mod look;
 mod remove;
+mod room;
 mod settle;
 mod wait;
 mod whole;
@@ -41,7 +42,7 @@ use rollbook_core::protection::Protection;
 use rollbook_core::queue::{
     Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
     LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
-    Settled, Settlement,
+    Room, Settled, Settlement,
 };
 use tokio::time::Instant;
 
@@ -311,5 +312,9 @@ impl QueueAdmin for RedisQueue {
 
     async fn durability(&self) -> Result<Durability, QueueError> {
         self.servers.durability().await
+    }
+
+    async fn room(&self) -> Result<Room, QueueError> {
+        self.read_room().await
     }
 }

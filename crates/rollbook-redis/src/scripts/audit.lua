@@ -74,7 +74,7 @@ local function passed(stream, last, pending)
         local fields = entry[2]
         found = found + 1
         if repairs then
-          make_due(fields[2], ((tonumber(fields[4]) or 1) - 1) .. ':' .. (fields[6] or 0))
+          make_due(fields[2], (count_of(fields[4], 1) - 1) .. ':' .. count_of(fields[6], 0))
           redis.call('XDEL', stream, entry[1])
         end
       end

@@ -26,7 +26,7 @@ local function item_of(stream, entry, batch)
   local fields = entry[2]
   return {
     stream = stream, entry = entry[1], batch = batch, id = fields[2], due = entry_time(entry[1]),
-    tries = tonumber(fields[4] or 1), unsettled = tonumber(fields[6] or 0), is_new = stream == NEW
+    tries = count_of(fields[4], 1), unsettled = count_of(fields[6], 0), is_new = stream == NEW
   }
 end
 
@@ -54,7 +54,7 @@ local function find_lost_again()
   for _, entry in ipairs(redis.call('XRANGE', AGAIN, '-', '+')) do
     local fields = entry[2]
     redis.call('ZADD', DUE, now, fields[2])
-    redis.call('HSETNX', TRIES, fields[2], (tonumber(fields[4]) - 1) .. ':' .. fields[6])
+    redis.call('HSETNX', TRIES, fields[2], (count_of(fields[4], 1) - 1) .. ':' .. count_of(fields[6], 0))
     redis.call('XDEL', AGAIN, entry[1])
   end
   for _, id in ipairs(redis.call('ZRANGE', AGES, 0, -1)) do
@@ -242,11 +242,11 @@ local function look_up(item)
     item.id, item.tries, item.unsettled = read.id, read.tries, read.unsettled + 1
     -- Its attempt is not counted, unless the worker has said that it begins (count.lua).
     counted = redis.call('HGET', TRIES, item.id)
-    if counted then item.tries = tonumber(string.match(counted, '^(%d+):')) + 1 end
+    if counted then item.tries = count_of(string.match(counted, '^(%d+):'), 0) + 1 end
   else
     counted = redis.call('HGET', TRIES, item.id) or '0:0'
     local tries, unsettled = string.match(counted, '^(%d+):(%d+)$')
-    item.tries, item.unsettled = (tonumber(tries) or 0) + 1, tonumber(unsettled) or 0
+    item.tries, item.unsettled = count_of(tries, 0) + 1, count_of(unsettled, 0)
   end
   return true
 end

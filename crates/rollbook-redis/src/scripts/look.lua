@@ -57,7 +57,7 @@ if unknown > 0 then
       local fields = entry[2]
       if held[fields[2]] == false then
         -- The attempt of a lease is not counted yet, unless its worker has said that it begins (count.lua).
-        held[fields[2]] = {tonumber(batches[index + 1]), tonumber(fields[4] or 1) - 1}
+        held[fields[2]] = {tonumber(batches[index + 1]), count_of(fields[4], 1) - 1}
         unknown = unknown - 1
       end
     end
@@ -73,7 +73,7 @@ for _, row in ipairs(rows) do
     state, ends = 'delayed', tonumber(dues[id])
   end
   local counted = redis.call('HGET', TRIES, id)
-  if counted then tries = tonumber(string.match(counted, '^%d+')) end
+  if counted then tries = count_of(string.match(counted, '^%d+'), 0) end
   if ends <= now then state = 'waiting' end
   -- Beyond this a number of Lua's is none of Redis's.
   row[3], row[4], row[5] = state, math.min(ends, 2 ^ 53), tries

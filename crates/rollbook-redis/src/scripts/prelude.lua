@@ -36,6 +36,14 @@ local function size_of(value)
   return math.max(#value - head, 0)
 end
 
+-- A count that someone may have damaged, from `least` to what an answer can hold: an answer that cannot be read, or a
+-- script that breaks off, would keep all other messages from their workers.
+local function count_of(text, least)
+  local count = tonumber(text)
+  if not count or not (count >= least) then return least end
+  return math.min(math.floor(count), 4294967294)
+end
+
 -- A batch of leases is named by its stream and its first and last entry: no other batch lies between.
 local function parse_batch(name)
   local letter, first, last = string.match(name, '^(%a)/([^/]+)/([^/]+)$')

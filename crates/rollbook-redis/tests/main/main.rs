@@ -11,6 +11,7 @@ mod healing;
 mod idle;
 mod lanes;
 mod lost_answers;
+mod odd_counts;
 mod odd_ids;
 mod outages;
 mod owner;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer as _, DeadLetterFilter, Enqueued, Producer as _, QueueError, Settlement,
+    Consumer as _, DeadLetterFilter, Enqueued, Producer as _, QueueAdmin as _, QueueError, Settlement,
 };
 use rollbook_core::time::Timestamp;
 use rollbook_redis::RedisQueue;
@@ -31,6 +31,19 @@ fn limit(server: &RedisServer, bytes: u64) {
 fn assert_no_room(refused: &Result<Vec<Enqueued>, QueueError>) {
     let Err(QueueError::NoRoom(told)) = refused else { panic!("no room: {refused:?}") };
     assert!(told.contains("Redis at 127.0.0.1:") && told.contains("maxmemory"), "{told}");
+}
+
+#[tokio::test]
+async fn memory_and_its_limit_are_told_and_no_limit_is_none() {
+    let (server, queue) = start().await;
+    let room = queue.room().await.expect("it may be asked");
+    assert!(room.memory_used.is_some_and(|used| used > 100_000), "{room:?}");
+    assert_eq!((room.memory_limit, room.disk_available), (None, None));
+    limit(&server, 123_456_789);
+    assert_eq!(queue.room().await.map(|room| room.memory_limit), Ok(Some(123_456_789)));
+    // A user that may not ask is no reason to call the queue unwell.
+    server.cli(&["acl", "setuser", "default", "-info"]);
+    assert_eq!(queue.room().await.map(|room| room.memory_used), Ok(None));
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
 //! What an operator sees and does.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use bytes::Bytes;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
-    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueError, QueueStats,
+    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueError, QueueStats, Room,
 };
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
@@ -34,6 +35,16 @@ pub(super) fn stats(connection: &Connection, now: Timestamp) -> rusqlite::Result
         dead: counters.dead,
         oldest_received_at: oldest.map(Timestamp::from_millis),
     })
+}
+
+/// The room on the file system of this folder; nothing is known where it does not answer.
+pub(super) fn room(folder: &Path) -> Room {
+    let Ok(found) = rustix::fs::statvfs(folder) else { return Room::default() };
+    Room {
+        disk_available: Some(found.f_bavail.saturating_mul(found.f_frsize)),
+        disk_size: Some(found.f_blocks.saturating_mul(found.f_frsize)),
+        ..Room::default()
+    }
 }
 
 /// What nobody may lease yet: leased and delayed.

@@ -18,17 +18,19 @@ mod settle;
 #[cfg(test)]
 mod work_tests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
     LeaseRequest, MessagesCursor, MessagesPage, PAGE_BYTES_MAX, Producer, QueueAdmin, QueueError, QueueStats,
-    QueuedMessage, Settled, Settlement,
+    QueuedMessage, Room, Settled, Settlement,
 };
+use rollbook_core::rehearsal;
 use rollbook_core::time::Clock;
 use rollbook_core::trace::Traceparent;
 use rusqlite::types::ValueRef;
@@ -39,6 +41,7 @@ use tokio::time::Instant;
 use crate::connection;
 use crate::database::Database;
 use crate::migrations::{self, Guard, Schema};
+use crate::rehearse::rolled_back;
 
 /// How often a waiting worker looks for messages that another process enqueued. Those of its own
 /// process wake it at once.
@@ -61,6 +64,8 @@ pub struct SqliteQueue {
     reads: Database,
     clock: Arc<dyn Clock>,
     settings: QueueSettings,
+    /// The folder of the file.
+    folder: PathBuf,
     /// Wakes one lane of this process when something became due; a lane that takes all it may wakes the next.
     due: Notify,
 }
@@ -76,7 +81,9 @@ impl SqliteQueue {
         let guard = || Some(Guard::new(Schema::Queue));
         let database = Database::new(connection, guard())?;
         let reads = Database::new(connection::open_reader(path)?, guard())?;
-        Ok(Self { database, reads, clock, settings, due: Notify::new() })
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).to_owned();
+        Ok(Self { database, reads, clock, settings, folder, due: Notify::new() })
     }
 
     async fn lease_now(&self, request: &LeaseRequest) -> Result<lease::Taken, QueueError> {
@@ -84,6 +91,9 @@ impl SqliteQueue {
         Ok(self.database.run(move |connection| lease::take(connection, &request, now, due_within)).await?)
     }
 }
+
+/// The disk space that a rehearsal asks for: a body of the longest that are taken by default.
+const REHEARSED_BYTES: u64 = 1 << 20;
 
 #[async_trait]
 impl Producer for SqliteQueue {
@@ -99,6 +109,26 @@ impl Producer for SqliteQueue {
         let answers = inserted.await.unwrap_or_else(|error| vec![Err(error.into()); count]);
         self.due.notify_waiters();
         answers
+    }
+
+    async fn rehearse(&self) -> Result<bool, QueueError> {
+        let (now, depth_max) = (self.clock.now(), self.settings.depth_max);
+        let id = MessageId::new(format!("{}{}", rehearsal::ID_PREFIX, now.as_millis()));
+        let delivery = Delivery { id, received_at: now, traceparent: None, body: Bytes::from_static(b"{}") };
+        let tried = self.database.run(move |connection| {
+            rolled_back(connection, || {
+                enqueue::insert(connection, std::slice::from_ref(&delivery), now, depth_max)
+            })
+        });
+        for answer in tried.await? {
+            answer?;
+        }
+        // What is rolled back never reaches the disk.
+        let room = self.room().await?;
+        match room.disk_available.filter(|left| *left < REHEARSED_BYTES) {
+            None => Ok(true),
+            Some(left) => Err(QueueError::NoRoom(format!("{left} bytes are left on its file system"))),
+        }
     }
 }
 
@@ -157,6 +187,12 @@ impl QueueAdmin for SqliteQueue {
     async fn stats(&self) -> Result<QueueStats, QueueError> {
         let now = self.clock.now();
         Ok(self.reads.read(move |connection| admin::stats(connection, now)).await?)
+    }
+
+    async fn room(&self) -> Result<Room, QueueError> {
+        let folder = self.folder.clone();
+        // On the thread of the reading connection: a file system may block.
+        Ok(self.reads.read(move |_| Ok(admin::room(&folder))).await?)
     }
 
     async fn dead_letters(

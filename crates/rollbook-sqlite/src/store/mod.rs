@@ -17,9 +17,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use rollbook_core::catalog::Resource;
+use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
+use rollbook_core::rehearsal;
 use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Store, StoreError, Tidied};
 use rollbook_core::sweep::Sweep;
 use rollbook_core::time::{Clock, Timestamp};
@@ -30,6 +31,7 @@ use crate::connection;
 use crate::database::Database;
 use crate::fault::Fault;
 use crate::migrations::{self, Guard, Schema};
+use crate::rehearse::rolled_back;
 
 /// A store in an SQLite file.
 pub struct SqliteStore {
@@ -147,5 +149,23 @@ impl Store for SqliteStore {
                 })
             })
             .await?)
+    }
+
+    async fn rehearse(&self) -> Result<bool, StoreError> {
+        let (now, keeping) = (self.clock.now(), self.keeping);
+        let never = Timestamp::from_millis(0);
+        self.change(now, move |tables| {
+            rolled_back(tables.connection, || {
+                for batch in rehearsal::batches(now) {
+                    apply::apply(tables, &batch, keeping)?;
+                }
+                for resource in RESOURCES {
+                    upkeep::erase_content(tables, resource, &["nobody".to_owned()])?;
+                }
+                upkeep::prune(tables, never, 1)
+            })
+        })
+        .await?;
+        Ok(true)
     }
 }

@@ -85,6 +85,38 @@ async fn a_store_that_answers_pings_and_applies_nothing_is_asked_ever_more_seldo
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_answers_pings_and_applies_nothing_is_unhealthy_until_a_batch_is_applied() {
+    let bench = Bench::new();
+    bench.enqueue("msg_1", user("user_1")).await;
+    let refuses = Arc::new(AtomicBool::new(true));
+    let is_refusing = Arc::clone(&refuses);
+    let read_only = StoreError::Dependency("it is read-only".into());
+    let error = read_only.clone();
+    let store = FaultyStore::new(bench.store.clone(), move |call| match call {
+        StoreCall::Apply(_) if is_refusing.load(Ordering::SeqCst) => Fault::Fail(error.clone()),
+        _ => Fault::None,
+    });
+    let worker = bench.worker_with_store(store);
+    let health = worker.store_health();
+    assert!(health.outage().is_none(), "nothing was tried yet");
+    let drive = async {
+        eventually(|| health.outage().is_some()).await;
+        // Pings succeed all the while.
+        for _ in 0..60 {
+            sleep(Duration::from_secs(10)).await;
+            let outage = health.outage().expect("nothing was applied");
+            assert_eq!(outage.error, read_only);
+            assert!(outage.failed_ago() < Duration::from_secs(60), "it is tried again");
+        }
+        assert!(health.outage().expect("it lasts").lasts_for() >= Duration::from_secs(600));
+        refuses.store(false, Ordering::SeqCst);
+        bench.drained().await;
+        assert!(health.outage().is_none());
+    };
+    run_until(worker, drive).await.expect("a clean end");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_applied_before_the_store_went_away_is_acknowledged_and_the_rest_handed_back() {
     let mut bench = Bench::new();
     bench.settings.retry.attempts_max = 1;

@@ -10,6 +10,7 @@ use crate::cli::Start;
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment};
 use crate::door::{Door, Ports, Stage};
+use crate::file_modes::{self, Weakness};
 use crate::service::{Faces, Service};
 use crate::signals::Signals;
 use crate::startup;
@@ -49,6 +50,10 @@ async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Resu
         tracing::info!("stopped before it was ready");
         return Ok(());
     };
+    let parts = if faces.worker { &Part::ALL[..] } else { &[Part::Queue] };
+    for Weakness { what, fix } in file_modes::weaknesses(&config, parts) {
+        tracing::warn!(fix, "{what}");
+    }
     let mut service =
         Service::start(&config, faces, ports, &opened.queue, opened.store, clock, Registry::new())?;
     tell(&config, faces, &service);

@@ -19,6 +19,7 @@ mod source;
 mod url;
 pub(crate) mod values;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -108,6 +109,14 @@ pub(crate) struct Log {
     pub(crate) filter: String,
     /// `pretty` or `json`; with neither, the one that suits where it goes.
     pub(crate) format: Option<&'static str>,
+}
+
+/// A file that values came from.
+pub(crate) struct FileRead {
+    /// Where it is.
+    pub(crate) path: PathBuf,
+    /// Whether a secret or a URL with a password is in it.
+    pub(crate) is_secret: bool,
 }
 
 /// Where values may come from.
@@ -204,6 +213,30 @@ impl Config {
     /// Whether a setting has a value.
     pub(crate) fn is_set(&self, key: &str) -> bool {
         self.values.get(key).is_some()
+    }
+
+    /// The files that values came from, each once.
+    pub(crate) fn files_read(&self) -> Vec<FileRead> {
+        let mut found: BTreeMap<PathBuf, bool> = BTreeMap::new();
+        for (key, given) in self.values.all() {
+            let is_secret = match find(key).map(|setting| setting.kind) {
+                Some(Kind::Secret) => true,
+                Some(Kind::Url) => has_password(&given.text),
+                _ => false,
+            };
+            let mut note = |path: &Path, is_secret| *found.entry(path.to_owned()).or_default() |= is_secret;
+            match &given.origin {
+                Origin::File { path, .. } => note(path, is_secret),
+                Origin::Content { path, named_by } => {
+                    note(path, is_secret);
+                    if let Origin::File { path, .. } = &**named_by {
+                        note(path, false);
+                    }
+                }
+                _ => {}
+            }
+        }
+        found.into_iter().map(|(path, is_secret)| FileRead { path, is_secret }).collect()
     }
 
     /// The name of the setting that says where the queue is.

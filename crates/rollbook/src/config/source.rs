@@ -31,6 +31,11 @@ impl Values {
         self.0.get(key)
     }
 
+    /// All values, each with the key of its setting.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &Given)> {
+        self.0.iter().map(|(key, given)| (*key, given))
+    }
+
     /// Takes over everything that a stronger source says.
     pub(crate) fn override_by(&mut self, stronger: Self) {
         self.0.extend(stronger.0);

@@ -214,7 +214,7 @@ fn settings_of_a_server_must_fit_the_others_where_there_is_one_and_are_right_at_
     ] {
         let named = wrong[0].0;
         let with = |settings: &[(&'static str, &'static str)]| {
-            let last_wins: std::collections::BTreeMap<_, _> =
+            let last_wins: BTreeMap<_, _> =
                 [REDIS, POSTGRES].into_iter().chain(settings.iter().copied()).collect();
             load(&last_wins.into_iter().collect::<Vec<_>>(), &[], None)
         };

@@ -1,6 +1,5 @@
 //! This machine: its clock, its files, its room, its limits. Looks and writes nothing.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::{ASK_TIMEOUT, Needs};
 use crate::commands::serve::FILES_BESIDE;
 use crate::config::Config;
+use crate::file_modes::{self, folder_of, with_companions};
 use crate::output::thousands;
 use crate::wire::{self, Part};
 
@@ -23,8 +23,6 @@ const SECONDS: Duration = Duration::from_secs(2);
 const ROOM_OK: u64 = 1 << 30;
 /// Less is gone before anyone has read the warning.
 const ROOM_MIN: u64 = 64 << 20;
-/// Everyone else's rights.
-const OTHERS: u32 = 0o077;
 
 /// The check that more than one asks for.
 pub(super) const CLOCK: &str = "clock";
@@ -91,6 +89,9 @@ pub(super) fn files(config: &Config, needs: &Needs) -> Findings {
     for path in &all {
         findings.extend(judge_file(path));
     }
+    let parts: Vec<Part> = needs.parts().collect();
+    let weaknesses = file_modes::weaknesses(config, &parts).into_iter();
+    findings.extend(weaknesses.map(|weakness| warning(FILES, weakness.what, weakness.fix)));
     if !findings.is_empty() {
         return findings;
     }
@@ -106,20 +107,7 @@ fn judge_file(path: &Path) -> Option<Finding> {
         let found = format!("{} can't be read and written by this user", path.display());
         return Some(failed(FILES, found, "run as the user who owns it, or chown it"));
     }
-    let mode = path.metadata().ok()?.mode() & 0o777;
-    (mode & OTHERS != 0).then(|| {
-        let found = format!("{} has mode {mode:04o}: others on this machine may read it", path.display());
-        warning(FILES, found, format!("chmod 600 {}", path.display()))
-    })
-}
-
-/// A file of SQLite, its log and its index of the log.
-fn with_companions(path: &Path) -> [PathBuf; 3] {
-    ["", "-wal", "-shm"].map(|suffix| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    })
+    None
 }
 
 /// The room where files are kept here.
@@ -169,14 +157,8 @@ pub(super) fn open_files(config: &Config, needs: &Needs) -> Finding {
 
 /// The folders of the files that are kept here, each once.
 fn folders(config: &Config, needs: &Needs) -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = needs
-        .parts()
-        .filter_map(|part: Part| part.place(config).file())
-        .map(|file| match file.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-            _ => PathBuf::from("."),
-        })
-        .collect();
+    let mut folders: Vec<PathBuf> =
+        needs.parts().filter_map(|part: Part| part.place(config).file()).map(folder_of).collect();
     folders.dedup();
     folders
 }

@@ -2,7 +2,8 @@
 //!
 //! Constraints:
 //!
-//! * It reads only, but for `--send`. What is not there yet is not made.
+//! * It keeps nothing, but for `--send`: what it writes to find out whether a worker and a receiver could is rolled back.
+//!   What is not there yet is not made.
 //! * Within seconds: whatever asks a part has a time limit, and all are asked at the same time.
 //! * It asks nobody but the configured servers and the process at `ops_listen`.
 
@@ -157,6 +158,10 @@ fn tell(findings: &[Finding], misconfigured: bool, arguments: &Doctor) -> anyhow
 async fn in_time<T, E: Display>(asked: impl Future<Output = Result<T, E>>) -> Result<T, String> {
     match tokio::time::timeout(ASK_TIMEOUT, asked).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", ASK_TIMEOUT.as_secs())),
+        Err(_) => Err(no_answer()),
     }
+}
+
+fn no_answer() -> String {
+    format!("no answer within {} s", ASK_TIMEOUT.as_secs())
 }

@@ -1,20 +1,21 @@
 //! Queue and store: are they there, may we use them, what are they worth, what waits in them.
 //!
-//! Everything that is asked only reads.
+//! What is asked reads, and what is written is rolled back: a worker's statements, and a delivery. Where a queue can't
+//! take a delivery back (Redis), one field that means nothing is written, as a receiver does after a refusal.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollbook_core::queue::{Audit, QueueAdmin, QueueStats};
-use rollbook_core::store::{Cascades, Store};
+use rollbook_core::queue::{Audit, Producer, QueueError, QueueStats};
+use rollbook_core::store::{Cascades, Store, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
-use super::{Needs, in_time};
+use super::{ASK_TIMEOUT, Needs, in_time, no_answer};
 use crate::config::{Config, Place};
 use crate::output::thousands;
 use crate::startup::{UNVERIFIED, UNVERIFIED_FIX};
-use crate::wire::{self, Migrations, Part};
+use crate::wire::{self, Migrations, Part, Queue};
 
 /// From here on the queue fills up faster than anyone looks.
 const FULL_PERCENT: u64 = 80;
@@ -33,13 +34,14 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     if let Some(finding) = not_there(config, needs, Part::Queue).await {
         return std::iter::once(finding).chain(unknown()).collect();
     }
-    let admin = match wire::open_queue(config, clock.clone()) {
-        Ok(queue) => queue.admin,
+    let queue = match wire::open_queue(config, clock.clone()) {
+        Ok(queue) => queue,
         Err(error) => {
             let finding = failed("queue", format!("{error:#}"), mend(config, Part::Queue));
             return std::iter::once(finding).chain(unknown()).collect();
         }
     };
+    let admin = queue.admin.clone();
     let mut durability = match in_time(admin.durability()).await {
         Ok(durability) => {
             let unreachable = durability.unreachable.iter().map(|part| {
@@ -59,13 +61,14 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
             return std::iter::once(finding).chain(unknown()).collect();
         }
     };
-    let mut findings = Box::pin(contents(config, &*admin, clock.now())).await;
+    let mut findings = Box::pin(contents(config, &queue, clock.now())).await;
     findings.splice(1..1, durability.drain(..));
     findings
 }
 
 /// That the queue answers, and what waits in it.
-async fn contents(config: &Config, admin: &dyn QueueAdmin, now: Timestamp) -> Findings {
+async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
+    let admin = &*queue.admin;
     let mut place = wire::describe(config, Part::Queue);
     let mut is_unverified = false;
     let asked = async { Ok::<_, std::convert::Infallible>(wire::ownership(config).await) };
@@ -77,10 +80,13 @@ async fn contents(config: &Config, admin: &dyn QueueAdmin, now: Timestamp) -> Fi
     match in_time(admin.stats()).await {
         Ok(stats) => {
             let audit = audit(in_time(admin.audit(false)).await);
-            let queue = if is_unverified {
-                warning("queue", format!("{place}: {UNVERIFIED}"), UNVERIFIED_FIX)
-            } else {
-                ok("queue", place)
+            let queue = match rehearse_delivery(config, &*queue.producer).await {
+                Err(why) => {
+                    failed("queue", format!("a delivery would be refused: {why}"), mend(config, Part::Queue))
+                }
+                Ok(_) if is_unverified => warning("queue", format!("{place}: {UNVERIFIED}"), UNVERIFIED_FIX),
+                Ok(true) => ok("queue", format!("{place}; it takes writes")),
+                Ok(false) => ok("queue", place),
             };
             vec![queue, depth(config, &stats, now), dead_letters(&stats), audit]
         }
@@ -90,6 +96,19 @@ async fn contents(config: &Config, admin: &dyn QueueAdmin, now: Timestamp) -> Fi
             skipped(DEAD_LETTERS, "the queue does not tell"),
             skipped(AUDIT, "the queue does not tell"),
         ],
+    }
+}
+
+/// Whether a delivery would be taken; `false` where that can't be tried: nothing is there yet, or the engine can't. A
+/// queue that is full has a line of its own.
+async fn rehearse_delivery(config: &Config, producer: &dyn Producer) -> Result<bool, String> {
+    if !in_time(wire::queue_exists(config)).await? {
+        return Ok(false);
+    }
+    match tokio::time::timeout(ASK_TIMEOUT, producer.rehearse()).await {
+        Ok(Err(QueueError::Full { .. })) => Ok(true),
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(no_answer()),
     }
 }
 
@@ -170,20 +189,20 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
         return vec![finding];
     }
     let (asked, left) = match wire::open_store(config, clock.clone()) {
-        Ok(store) => (ping(&store).await, in_time(store.cascades(None, 1)).await.ok()),
+        Ok(store) => {
+            let left = in_time(store.cascades(None, 1)).await.ok();
+            (ping(&store).await.map(|()| store), left)
+        }
         Err(error) => (Err(format!("{error:#}")), None),
     };
     let left = left.and_then(|left| cascades(&left, clock.now()));
-    std::iter::once(answered(config, asked)).chain(left).collect()
+    std::iter::once(answered(config, asked).await).chain(left).collect()
 }
 
-/// Whether the store answers.
-fn answered(config: &Config, asked: Result<(), String>) -> Finding {
+/// Whether the store answers, and takes what a worker writes.
+async fn answered(config: &Config, asked: Result<Arc<dyn Store>, String>) -> Finding {
     match asked {
-        Ok(()) => ok(
-            "store",
-            format!("{}; no migration is pending, no right is missing", wire::describe(config, Part::Store)),
-        ),
+        Ok(store) => rehearse_batches(config, &*store).await,
         Err(why) => failed("store", why, mend(config, Part::Store)),
     }
 }
@@ -212,6 +231,35 @@ fn cascades(left: &Cascades, now: Timestamp) -> Option<Finding> {
             ok(CASCADES, format!("{found}: workers are at it"))
         }
     })
+}
+
+/// Whether the statements of a worker succeed.
+async fn rehearse_batches(config: &Config, store: &dyn Store) -> Finding {
+    let place = wire::describe(config, Part::Store);
+    let refused = |why: &str| {
+        let found =
+            format!("a worker's statements are refused (tried and rolled back, nothing was kept): {why}");
+        failed("store", found, mend(config, Part::Store))
+    };
+    match tokio::time::timeout(ASK_TIMEOUT, store.rehearse()).await {
+        Ok(Ok(true)) => ok(
+            "store",
+            format!(
+                "{place}; no migration is pending, no right is missing; a worker's statements succeed on every table \
+                 (tried and rolled back, nothing was kept)"
+            ),
+        ),
+        Ok(Ok(false)) => ok("store", format!("{place}; no migration is pending, no right is missing")),
+        Ok(Err(StoreError::Event(why))) => warning(
+            "store",
+            format!(
+                "{place}: made-up rows are refused (rolled back, nothing was kept), so real ones may be: {why}"
+            ),
+            "look at the triggers and constraints of this table; rollbook dead-letters list shows what is refused",
+        ),
+        Ok(Err(error)) => refused(&error.to_string()),
+        Err(_) => refused(&no_answer()),
+    }
 }
 
 async fn ping(store: &Arc<dyn Store>) -> Result<(), String> {

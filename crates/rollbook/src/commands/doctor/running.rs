@@ -16,6 +16,23 @@ use crate::config::Config;
 const PROCESS: &str = "process";
 const DELIVERIES: &str = "deliveries";
 const NONE_YET: &str = "none since it started";
+/// What strangers send to every public port.
+const UNREADABLE: &str = "unreadable";
+const HEADERS_FIX: &str =
+    "a proxy or gateway must pass svix-id, svix-timestamp and svix-signature as they come";
+/// The reasons for which requests are refused that may be genuine deliveries, and what to do about each.
+const SPOILT: [(&str, &str); 7] = [
+    ("missing_headers", HEADERS_FIX),
+    ("malformed_headers", HEADERS_FIX),
+    (
+        "mixed_headers",
+        "remove the webhook-* header that a proxy or the endpoint's custom headers add to the svix-* ones",
+    ),
+    ("path", "correct the path in the endpoint's URL in Clerk's dashboard, or in the proxy: /webhooks/clerk"),
+    ("head_too_large", "a proxy adds headers: at most 16 KiB and 100 of them are read"),
+    ("body_too_large", "raise body_max if these are Clerk's deliveries"),
+    ("body_too_slow", "look for a slow proxy or network; see body_timeout and body_rate_min"),
+];
 const LAST_DELIVERY: &str = "rollbook_last_delivery_timestamp_seconds";
 /// A Clerk instance that anyone uses sends something within a day.
 const SILENT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -124,10 +141,15 @@ fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
         sample(metrics, &format!(r#"rollbook_deliveries_total{{outcome="timestamp_too_{way}"}}"#))
     });
     let off: f64 = off.into_iter().flatten().sum();
-    let refused = format!("{forged} refused for their signature, {off} for their time, since it started");
+    let others = other_refusals(metrics);
+    let refused =
+        format!("{forged} refused for their signature, {off} for their time{others}, since it started");
+    let spoilt = SPOILT.iter().find(|(reason, _)| refusals(metrics, reason) > 0.0);
     // Zero before the first.
     if last <= 0.0 {
-        let (found, mend) = if forged > 0.0 {
+        let (found, mend) = if let Some((_, mend)) = spoilt {
+            (refused, *mend)
+        } else if forged > 0.0 {
             (refused, "the signing secret is not this endpoint's: copy it anew from Clerk's dashboard")
         } else if off > 0.0 {
             (refused, "set the clock of this machine (timedatectl set-ntp true)")
@@ -148,7 +170,23 @@ fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
             "Clerk's dashboard, Webhooks: is the endpoint enabled, and its URL right?",
         );
     }
-    ok(DELIVERIES, found)
+    match spoilt {
+        Some((_, mend)) => warning(DELIVERIES, found, *mend),
+        None => ok(DELIVERIES, found),
+    }
+}
+
+/// How many requests were refused for this reason.
+fn refusals(metrics: &str, reason: &str) -> f64 {
+    sample(metrics, &format!(r#"rollbook_refusals_total{{reason="{reason}"}}"#)).unwrap_or_default()
+}
+
+/// The refusals for reasons other than signature and time, in words; empty where there are none.
+fn other_refusals(metrics: &str) -> String {
+    let reasons = SPOILT.iter().map(|(reason, _)| *reason).chain([UNREADABLE]);
+    let counted = reasons.map(|reason| (reason, refusals(metrics, reason))).filter(|(_, count)| *count > 0.0);
+    let named = counted.map(|(reason, count)| format!(", {count} for {}", reason.replace('_', " ")));
+    named.collect::<Vec<_>>().concat()
 }
 
 /// Our clock beside the one of whoever sent the last delivery that was taken.
@@ -197,6 +235,23 @@ mod tests {
         ] {
             let (state, mend) = judged(last, forged, off);
             assert!(state == State::Warning && mend.contains(cause), "{mend}");
+        }
+    }
+
+    #[test]
+    fn each_reason_for_which_deliveries_may_have_been_refused_is_named_with_its_fix() {
+        for (reason, fix) in SPOILT {
+            for last in [0, 1_799_999_000] {
+                let metrics = format!(
+                    "rollbook_refusals_total{{reason=\"{reason}\"}} 30\n\
+                     rollbook_refusals_total{{reason=\"unreadable\"}} 2\n\
+                     rollbook_last_delivery_timestamp_seconds {last}\n"
+                );
+                let finding = deliveries(&NEEDS, &metrics, Timestamp::from_seconds(1_800_000_000));
+                let named = format!("30 for {}, 2 for unreadable", reason.replace('_', " "));
+                assert!(finding.state == State::Warning && finding.found.contains(&named), "{finding:?}");
+                assert_eq!(json(&[finding])["checks"][0]["mend"], *fix);
+            }
         }
     }
 

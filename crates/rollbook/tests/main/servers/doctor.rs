@@ -112,6 +112,89 @@ async fn a_postgres_that_lacks_migrations_or_rights_has_failed_and_one_that_has_
     assert!(found[0].contains("users") && found[0].contains("deliveries"), "{found:?}");
 }
 
+/// A Postgres whose worker has every right that is documented and owns nothing, and a home for it.
+async fn with_worker_role() -> (PostgresServer, Home) {
+    let postgres = PostgresServer::start_with(&[("fsync", "off")]).await;
+    postgres.create_database("app").await;
+    Home::new(BINARY).with("DATABASE_URL", postgres.url("app")).migrate();
+    let role = "CREATE ROLE worker LOGIN PASSWORD 'ImASecret'; GRANT USAGE ON SCHEMA clerk TO worker;
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA clerk TO worker;
+         CREATE TABLE public.seen (id text); GRANT INSERT ON public.seen TO worker;
+         CREATE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS $f$
+         BEGIN INSERT INTO public.seen VALUES (new.id); PERFORM pg_notify('seen', new.id); RETURN new; END $f$;
+         CREATE TRIGGER see AFTER INSERT OR UPDATE ON clerk.users FOR EACH ROW EXECUTE FUNCTION public.see()";
+    postgres.psql("app", role).await;
+    let url = format!("postgres://worker:ImASecret@127.0.0.1:{}/app", postgres.port());
+    (postgres, Home::new(BINARY).with("DATABASE_URL", url))
+}
+
+#[tokio::test]
+async fn the_statements_of_a_worker_are_tried_on_every_table_and_nothing_is_kept_not_even_what_a_trigger_wrote()
+ {
+    let (postgres, home) = with_worker_role().await;
+    let found = lines(&examine(&home, 0), "store");
+    assert!(found[0].starts_with("\"ok\"") && found[0].contains("nothing was kept"), "{found:?}");
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'clerk'";
+    assert_eq!(postgres.psql("app", tables).await.trim(), "14", "twelve, the ledger, the migrations");
+    let counts = "SELECT coalesce(sum(n), 0) FROM (
+            SELECT (xpath('/row/c/text()', query_to_xml('SELECT count(*) AS c FROM clerk.' || tablename, false, true, '')))[1]::text::int AS n
+            FROM pg_tables WHERE schemaname = 'clerk' AND tablename NOT LIKE '%migration%'
+            UNION ALL SELECT count(*)::int FROM public.seen) counts";
+    assert_eq!(postgres.psql("app", counts).await.trim(), "0");
+}
+
+#[tokio::test]
+async fn what_would_refuse_a_worker_and_no_ping_shows_it_before_a_delivery_does() {
+    for (refuse, state, text) in [
+        ("ALTER TABLE clerk.sessions ENABLE ROW LEVEL SECURITY", "failed", "sessions"),
+        ("ALTER ROLE worker SET default_transaction_read_only = on", "failed", "read-only"),
+        ("REVOKE INSERT ON public.seen FROM worker", "failed", ""),
+        ("ALTER TABLE clerk.roles ADD CONSTRAINT short CHECK (length(id) < 10)", "warning", "short"),
+        (
+            "CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS $f$
+             BEGIN RAISE EXCEPTION 'no'; END $f$;
+             CREATE CONSTRAINT TRIGGER no AFTER UPDATE ON clerk.waitlist_entries DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION public.no()",
+            "warning",
+            "a trigger refuses the row",
+        ),
+    ] {
+        let (postgres, home) = with_worker_role().await;
+        postgres.psql("app", refuse).await;
+        let found = lines(&examine(&home, i32::from(state == "failed")), "store");
+        assert!(
+            found[0].starts_with(&format!("\"{state}\"")) && found[0].contains(text),
+            "{refuse}: {found:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_would_refuse_a_delivery_has_failed_before_one_comes() {
+    let redis = RedisServer::start().await;
+    let home = Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url());
+    let found = lines(&examine(&home, 0), "queue");
+    assert_eq!(redis.cli(&["DBSIZE"]).trim(), "0", "no queue is made by looking: {found:?}");
+    let receiver = home.start_ready(&["receive"]).await;
+    assert_eq!(super::send(&home), 200);
+    drop(receiver);
+    assert!(lines(&examine(&home, 0), "queue")[0].contains("it takes writes"));
+    for (refuse, end, text) in [
+        (
+            ["config", "set", "min-replicas-to-write", "1"],
+            ["config", "set", "min-replicas-to-write", "0"],
+            "NOREPLICAS",
+        ),
+        (["config", "set", "maxmemory", "1"], ["config", "set", "maxmemory", "0"], "no room"),
+        (["acl", "setuser", "default", "-@write"], ["acl", "setuser", "default", "+@all"], "NOPERM"),
+    ] {
+        redis.cli(&refuse);
+        let found = lines(&examine(&home, 1), "queue");
+        assert!(found[0].starts_with("\"failed\"") && found[0].contains(text), "{found:?}");
+        redis.cli(&end);
+    }
+}
+
 #[tokio::test]
 async fn a_test_event_is_followed_through_redis_and_postgres_and_leaves_no_row() {
     let postgres = PostgresServer::start_with(&[("fsync", "off")]).await;

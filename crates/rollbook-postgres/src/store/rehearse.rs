@@ -1,0 +1,61 @@
+//! Everything that a worker writes, in one transaction that is rolled back.
+//!
+//! It runs as the worker's role through the worker's own statements, so that what would refuse the worker refuses it:
+//! rights, row-level policies, triggers, checks, an encoding, a read-only server. What a trigger does within the
+//! transaction is undone with it, NOTIFY included; sequences keep what they counted.
+
+use std::time::Duration;
+
+use rollbook_core::catalog::{RESOURCES, USERS};
+use rollbook_core::rehearsal;
+use rollbook_core::store::{Keeping, PendingWork};
+use rollbook_core::time::Timestamp;
+
+use super::apply::{Apply, Done};
+use super::inherit::Repair;
+use super::lines::{self, Line};
+use super::look::Look;
+use super::sql::Statements;
+use super::upkeep::{EraseContent, Prune};
+use crate::transaction::{End, Session, Work};
+
+/// Nobody has this id.
+const NOBODY: &str = "user_rehearsal";
+/// Constraints that wait for the commit are checked here: there is none.
+const CHECK_NOW: &str = "SET CONSTRAINTS ALL IMMEDIATE";
+
+/// Applies the made-up batches, does what follows a commit and one step of retention.
+pub(super) struct Rehearse<'a> {
+    pub(super) statements: &'a Statements,
+    pub(super) keeping: Keeping,
+    pub(super) now: Timestamp,
+}
+
+impl Work for Rehearse<'_> {
+    type Output = ();
+    const END: End = End::Rollback;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
+        let Self { statements, keeping, now } = *self;
+        for changes in &rehearsal::batches(now) {
+            let Done { doubts, .. } = Apply { statements, changes, keeping, now }.run(session).await?;
+            if !doubts.is_empty() {
+                let found = Look { statements, doubts: &doubts }.run(session).await?;
+                for rows in [found.written, found.children] {
+                    Repair { statements, rows: &rows, now }.run(session).await?;
+                }
+            }
+        }
+        let left = [Line::new(&USERS, NOBODY.to_owned(), PendingWork::Children)];
+        let noted = lines::note(&statements.lines, session, &left, Duration::ZERO).await?;
+        lines::remove(&statements.lines, session, noted.iter()).await?;
+        // Nothing is so old.
+        let before = Timestamp::from_millis(0);
+        Prune { statements, before, limit: 1 }.run(session).await?;
+        let ids = &[NOBODY.to_owned()];
+        for resource in RESOURCES {
+            EraseContent { statements, resource, ids, before }.run(session).await?;
+        }
+        session.script(CHECK_NOW.to_owned()).await
+    }
+}

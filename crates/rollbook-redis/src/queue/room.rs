@@ -1,0 +1,74 @@
+//! The memory that the servers of the queue use, and how much of it they may use.
+
+use std::collections::BTreeSet;
+
+use redis::cmd;
+use rollbook_core::queue::{QueueError, Room};
+
+use super::RedisQueue;
+
+impl RedisQueue {
+    /// Of several servers, the one that is nearest to its limit: it refuses deliveries first. A server that may not be
+    /// asked, or does not answer, is left out.
+    pub(super) async fn read_room(&self) -> Result<Room, QueueError> {
+        let (mut asked, mut fullest) = (BTreeSet::new(), Room::default());
+        for shard in &self.shards {
+            let Ok(server) = self.servers.server_of(shard.index).await else { continue };
+            if !asked.insert(server.node().cloned()) {
+                continue;
+            }
+            let mut command = cmd("INFO");
+            command.arg("memory");
+            if let Ok(text) = self.command_on::<String>(shard, &command).await {
+                fullest = fuller(fullest, room_of(&text));
+            }
+        }
+        Ok(fullest)
+    }
+}
+
+/// What a server says in `INFO memory`. It calls the absence of a limit 0.
+fn room_of(info: &str) -> Room {
+    let value = |name: &str| {
+        let line = |line: &str| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok();
+        info.lines().find_map(line)
+    };
+    Room {
+        memory_used: value("used_memory"),
+        memory_limit: value("maxmemory").filter(|limit| *limit > 0),
+        ..Room::default()
+    }
+}
+
+fn fuller(one: Room, other: Room) -> Room {
+    let percent = |room: &Room| Some(room.memory_used?.saturating_mul(100) / room.memory_limit?);
+    // One with a limit before those without: only that one can be full.
+    if (percent(&other), other.memory_used) > (percent(&one), one.memory_used) { other } else { one }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(used: u64, limit: u64) -> Room {
+        room_of(&format!(
+            "# Memory\r\nused_memory:{used}\r\nused_memory_rss:9\r\nmaxmemory:{limit}\r\nmaxmemory_human:1B\r\n"
+        ))
+    }
+
+    #[test]
+    fn memory_and_limit_are_read_and_no_limit_is_none() {
+        let found = server(1_000, 4_000);
+        assert_eq!((found.memory_used, found.memory_limit), (Some(1_000), Some(4_000)));
+        assert_eq!(server(1_000, 0).memory_limit, None);
+        assert_eq!(room_of("-NOPERM"), Room::default());
+    }
+
+    #[test]
+    fn of_several_servers_the_one_nearest_to_its_limit_counts() {
+        let nearest = server(900, 1_000);
+        for other in [server(5_000, 0), server(8_000, 10_000), Room::default()] {
+            assert_eq!((fuller(nearest, other), fuller(other, nearest)), (nearest, nearest));
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What health checks read of a worker's store: the error that closed the gate, until a batch is applied.
+//!
+//! A store that answers a ping may still refuse every write (read-only, no right, a full disk). So the only evidence
+//! is what became of the last batch. The gate writes it here.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rollbook_core::store::StoreError;
+use tokio::time::Instant;
+
+/// The state of a worker's store, shared with whoever checks its health.
+#[derive(Clone, Debug, Default)]
+pub struct StoreHealth(Arc<Mutex<Option<StoreOutage>>>);
+
+/// A store that applies nothing.
+#[derive(Clone, Debug)]
+pub struct StoreOutage {
+    /// The last error of a batch, or of a ping since.
+    pub error: StoreError,
+    began_at: Instant,
+    failed_at: Instant,
+}
+
+impl StoreOutage {
+    /// How long nothing has been applied.
+    pub fn lasts_for(&self) -> Duration {
+        self.began_at.elapsed()
+    }
+
+    /// How long ago the last error was. The worker tries again within seconds as long as a message waits.
+    pub fn failed_ago(&self) -> Duration {
+        self.failed_at.elapsed()
+    }
+}
+
+impl StoreHealth {
+    /// The present outage. `None` where the last batch was applied, and before the first.
+    pub fn outage(&self) -> Option<StoreOutage> {
+        self.state().clone()
+    }
+
+    /// The store refused a batch or did not answer, and no message is to blame.
+    pub(crate) fn failed(&self, error: &StoreError) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let began_at = state.as_ref().map_or(now, |outage| outage.began_at);
+        *state = Some(StoreOutage { error: error.clone(), began_at, failed_at: now });
+    }
+
+    /// A batch was applied.
+    pub(crate) fn applied(&self) {
+        *self.state() = None;
+    }
+
+    fn state(&self) -> MutexGuard<'_, Option<StoreOutage>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::Gate;
+    use crate::settings::Settings;
+
+    /// A lane that waits for its lease while the gate closes may apply what no lane has to apply again.
+    #[test]
+    fn a_batch_that_is_applied_while_the_gate_is_closed_ends_the_outage() {
+        let gate = Gate::new(Settings::default());
+        gate.close(&StoreError::Dependency("read-only".to_owned()));
+        assert!(!gate.is_open() && gate.health.outage().is_some());
+        gate.applied();
+        assert!(gate.health.outage().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_shows_its_last_error_and_begins_with_its_first_and_ends_with_an_applied_batch() {
+        let health = StoreHealth::default();
+        assert!(health.outage().is_none());
+        health.failed(&StoreError::Dependency("read-only".to_owned()));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        health.failed(&StoreError::Deployment("no right".to_owned()));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let outage = health.outage().expect("it lasts");
+        assert_eq!(outage.error, StoreError::Deployment("no right".to_owned()));
+        assert_eq!((outage.lasts_for().as_secs(), outage.failed_ago().as_secs()), (9, 2));
+        health.applied();
+        assert!(health.outage().is_none());
+    }
+}

@@ -1,0 +1,199 @@
+//! Who else on this machine may read or replace our files: warned of at the start, and by `doctor`.
+//!
+//! What Rollbook makes is its owner's alone. What was there before, a configuration or a secret, has the mode that
+//! somebody gave it.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::wire::Part;
+
+const OTHERS_WRITE: u32 = 0o002;
+const OTHERS_READ: u32 = 0o004;
+const GROUP: u32 = 0o070;
+const ALL_BUT_OWNER: u32 = 0o077;
+
+/// Where container engines mount secrets: as they are there, nobody but the container sees them.
+const SECRET_MOUNTS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
+/// Kubernetes mounts a secret as a folder with this link in it.
+const KUBERNETES_LINK: &str = "..data";
+
+/// A file that others may read or write, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Weakness {
+    pub(crate) what: String,
+    pub(crate) fix: String,
+}
+
+/// Of all files that these parts and the configuration have here.
+pub(crate) fn weaknesses(config: &Config, parts: &[Part]) -> Vec<Weakness> {
+    let kept = || parts.iter().filter_map(|part| part.place(config).file());
+    let mut folders: Vec<PathBuf> = kept().map(folder_of).collect();
+    folders.dedup();
+    let mut found: Vec<Weakness> = folders.iter().filter_map(|folder| folder_weakness(folder)).collect();
+    found.extend(kept().flat_map(with_companions).filter_map(|path| data_weakness(&path)));
+    for file in config.files_read() {
+        found.extend(if file.is_secret {
+            secret_weakness(&file.path)
+        } else {
+            settings_weakness(&file.path)
+        });
+    }
+    found
+}
+
+/// The folder of a file.
+pub(crate) fn folder_of(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// A file of SQLite, its log and its index of the log.
+pub(crate) fn with_companions(path: &Path) -> [PathBuf; 3] {
+    ["", "-wal", "-shm"].map(|suffix| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    })
+}
+
+/// The permissions of what is at this path; `None` where nothing is.
+fn mode(path: &Path) -> Option<u32> {
+    path.metadata().ok().map(|found| found.mode() & 0o777)
+}
+
+fn weakness(path: &Path, mode: u32, what: &str, change: &str) -> Weakness {
+    let path = path.display();
+    Weakness { what: format!("{path} has mode {mode:04o}: {what}"), fix: format!("chmod {change} {path}") }
+}
+
+fn folder_weakness(folder: &Path) -> Option<Weakness> {
+    let mode = mode(folder).filter(|mode| mode & OTHERS_WRITE != 0)?;
+    Some(weakness(folder, mode, "others on this machine may put files and links into it", "o-w"))
+}
+
+fn data_weakness(path: &Path) -> Option<Weakness> {
+    let mode = mode(path).filter(|mode| mode & ALL_BUT_OWNER != 0)?;
+    Some(weakness(path, mode, "others on this machine may read it", "600"))
+}
+
+fn settings_weakness(path: &Path) -> Option<Weakness> {
+    let mode = mode(path).filter(|mode| mode & OTHERS_WRITE != 0)?;
+    Some(weakness(path, mode, "others on this machine may change the settings", "o-w"))
+}
+
+/// A group may read a secret that belongs to somebody else: that is how we read it.
+fn secret_weakness(path: &Path) -> Option<Weakness> {
+    let is_mounted = SECRET_MOUNTS.iter().any(|mount| path.starts_with(mount))
+        || folder_of(path).join(KUBERNETES_LINK).exists();
+    let found = path.metadata().ok().filter(|_| !is_mounted)?;
+    let mode = found.mode() & 0o777;
+    // The owner of this is who this process runs as.
+    let is_ours = Path::new("/proc/self").metadata().is_ok_and(|own| own.uid() == found.uid());
+    let unwanted = OTHERS_READ | OTHERS_WRITE | if is_ours { GROUP } else { 0o020 };
+    (mode & unwanted != 0).then(|| {
+        let change = if is_ours { "600" } else { "640" };
+        weakness(path, mode, "others on this machine may read or change a secret in it", change)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::config::{Environment, FileSource, Sources};
+
+    struct Files {
+        folder: tempfile::TempDir,
+    }
+
+    impl Files {
+        fn new() -> Self {
+            let files = Self { folder: tempfile::tempdir().expect("a folder") };
+            files.put("data", 0o700, None);
+            let database = files.path("database_url").display().to_string();
+            files.put("database_url", 0o600, Some("postgres://u:p@127.0.0.1/app"));
+            files.put(
+                "rollbook.toml",
+                0o600,
+                Some(&format!("database_url_file = \"{database}\"\nlanes = 2\n")),
+            );
+            files.put("data/queue.db", 0o600, Some(""));
+            files.put("data/queue.db-wal", 0o600, Some(""));
+            files
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn put(&self, name: &str, mode: u32, content: Option<&str>) {
+            let path = self.path(name);
+            match content {
+                Some(text) => std::fs::write(&path, text).expect("it is written"),
+                None => std::fs::create_dir(&path).expect("it is made"),
+            }
+            self.set(name, mode);
+        }
+
+        fn set(&self, name: &str, mode: u32) {
+            std::fs::set_permissions(self.path(name), Permissions::from_mode(mode)).expect("a mode");
+        }
+
+        fn weaknesses(&self) -> Vec<Weakness> {
+            let data = crate::config::find("data_dir").expect("a setting");
+            let flags = [(data, self.path("data").display().to_string())];
+            let path = self.path("rollbook.toml");
+            let (environment, file) = (Environment::of(&[]), FileSource::Named(&path));
+            let config = Config::load(&Sources { flags: &flags, environment, file });
+            weaknesses(&config.unwrap_or_else(|problems| panic!("{problems}")), &Part::ALL)
+        }
+    }
+
+    #[test]
+    fn files_of_their_owner_alone_are_no_weakness() {
+        assert_eq!(Files::new().weaknesses(), []);
+    }
+
+    #[test]
+    fn each_file_and_folder_that_others_may_change_or_read_is_named_with_its_fix() {
+        for (name, mode, fix) in [
+            ("data", 0o777, "chmod o-w"),
+            ("data", 0o703, "chmod o-w"),
+            ("data/queue.db", 0o640, "chmod 600"),
+            ("data/queue.db-wal", 0o604, "chmod 600"),
+            ("rollbook.toml", 0o602, "chmod o-w"),
+            ("database_url", 0o604, "chmod 600"),
+            ("database_url", 0o640, "chmod 600"),
+        ] {
+            let files = Files::new();
+            files.set(name, mode);
+            let [found] = &files.weaknesses()[..] else { panic!("{name} {mode:o}: one weakness") };
+            let path = files.path(name).display().to_string();
+            assert!(found.what.contains(&path) && found.what.contains(&format!("{mode:04o}")), "{found:?}");
+            assert_eq!(found.fix, format!("{fix} {path}"));
+        }
+    }
+
+    #[test]
+    fn a_configuration_with_a_password_in_it_is_a_secret_and_one_without_may_be_read() {
+        let files = Files::new();
+        files.set("rollbook.toml", 0o644);
+        assert_eq!(files.weaknesses(), [], "it names a file, and no secret");
+        files.put("rollbook.toml", 0o644, Some("database_url = \"postgres://u:p@127.0.0.1/app\"\n"));
+        assert_eq!(files.weaknesses().len(), 1);
+    }
+
+    #[test]
+    fn a_secret_that_kubernetes_has_mounted_has_the_mode_that_it_gives() {
+        let files = Files::new();
+        files.set("database_url", 0o644);
+        files.put(KUBERNETES_LINK, 0o755, None);
+        assert_eq!(files.weaknesses(), []);
+    }
+}

@@ -1,0 +1,48 @@
+//! How the store is: whether it answers, and whether the worker's last batch was applied.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rollbook_core::protection::Protection;
+use rollbook_core::store::Store;
+use rollbook_ops::{Condition, Probe};
+use rollbook_worker::{StoreHealth, StoreOutage};
+
+/// How long an error counts as evidence that the next batch would fail too. As long as a message waits, the worker
+/// tries again within seconds; what it could not apply may meanwhile have been applied by another worker, so that
+/// none waits and nothing can show here that the store works.
+const FAILURE_HOLDS_FOR: Duration = Duration::from_secs(180);
+
+/// Checks the store of a process.
+pub(crate) struct StoreCheck {
+    /// Asked whether it answers.
+    pub(crate) store: Arc<dyn Store>,
+    /// What the worker met; `None` in a process without one.
+    pub(crate) worker: Option<StoreHealth>,
+}
+
+#[async_trait]
+impl Probe for StoreCheck {
+    async fn check(&self) -> Condition {
+        let applying = self.worker.as_ref().and_then(StoreHealth::outage).map_or(Condition::Well, condition);
+        if !applying.is_ready() {
+            return applying;
+        }
+        self.store.ping().await.map_or_else(|error| Condition::Failing(error.to_string()), |()| applying)
+    }
+
+    fn protection(&self) -> Option<Protection> {
+        self.store.protection()
+    }
+}
+
+fn condition(outage: StoreOutage) -> Condition {
+    let (lasts_for, failed_ago) = (outage.lasts_for().as_secs(), outage.failed_ago());
+    let error = outage.error;
+    if failed_ago < FAILURE_HOLDS_FOR {
+        Condition::Failing(format!("nothing has been applied for {lasts_for} s: {error}"))
+    } else {
+        Condition::Degraded(format!("the last batch failed {} s ago: {error}", failed_ago.as_secs()))
+    }
+}
