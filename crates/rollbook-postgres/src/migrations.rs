@@ -21,6 +21,7 @@ const STEPS: &[Step] = &[
     ("0002_whole_of_clerk", include_str!("../../../migrations/postgres/0002_whole_of_clerk.sql")),
     ("0003_ends", include_str!("../../../migrations/postgres/0003_ends.sql")),
     ("0004_storage", include_str!("../../../migrations/postgres/0004_storage.sql")),
+    ("0007_links", include_str!("../../../migrations/postgres/0007_links.sql")),
 ];
 
 /// The key of the lock that is held while steps are applied. Any number does that nobody else uses.

@@ -29,6 +29,7 @@ const STORE: &[Step] = &[
     ("0001_mirror", include_str!("../../../migrations/sqlite/store/0001_mirror.sql")),
     ("0002_whole_of_clerk", include_str!("../../../migrations/sqlite/store/0002_whole_of_clerk.sql")),
     ("0003_ends", include_str!("../../../migrations/sqlite/store/0003_ends.sql")),
+    ("0006_links", include_str!("../../../migrations/sqlite/store/0006_links.sql")),
 ];
 
 impl Schema {

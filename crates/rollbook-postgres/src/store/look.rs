@@ -74,6 +74,10 @@ impl Doubts {
             }
             return;
         }
+        if seen.is_some_and(|seen| seen.stored.links.any_before()) {
+            // Its content does not name all its parents: only the row does.
+            self.suspects.entry(number).or_default().insert(id.clone());
+        }
         let Some(row) = row else { return };
         let stored = |of, id: &str| known[number_of(of)].get(id).map(|seen| seen.stored);
         let should = merge::inherited(resource, row, stored).deleted_at;
@@ -83,7 +87,10 @@ impl Doubts {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.relied.is_empty() && self.ended.is_empty() && self.forgotten.is_empty()
+        self.relied.is_empty()
+            && self.ended.is_empty()
+            && self.suspects.is_empty()
+            && self.forgotten.is_empty()
     }
 
     /// The ended parents as ones whose rows are all to be looked at.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::catalog::{LINKS_MAX, RESOURCES, Resource};
 use rollbook_core::merge::Inherited;
 use rollbook_core::store::{Due, ErasedCounts, Tidied};
 use rollbook_core::time::Timestamp;
@@ -72,8 +72,15 @@ impl Erase<'_> {
             let known = apply::known(self.statements, session, &asked).await?;
             let Seen { stored, revision, .. } = known[number].get(id).copied().unwrap_or_default();
             let (state, inherited) = (stored.forgotten(self.at), Inherited::default());
-            let write =
-                Write { id, row: None, state, revision: revision + 1, inherited, synced_by: ERASED_BY };
+            let write = Write {
+                id,
+                row: None,
+                parents: [None; LINKS_MAX],
+                state,
+                revision: revision + 1,
+                inherited,
+                synced_by: ERASED_BY,
+            };
             let arguments = arguments(resource, &[write], self.at).map_err(sqlx::Error::Encode)?;
             if !session.fetch(&self.statements.of(resource).upsert, arguments).await?.is_empty() {
                 return Ok(());
