@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::catalog::Resource;
+use crate::catalog::{LINKS_MAX, Resource};
 use crate::delivery::MessageId;
 use crate::time::Timestamp;
 
@@ -70,6 +70,22 @@ pub struct Assertion {
     pub row: Option<Row>,
 }
 
+impl Assertion {
+    /// The id of each parent that the content names, in the order of the resource's links.
+    pub fn parents(&self) -> [Option<&str>; LINKS_MAX] {
+        let mut ids = [None; LINKS_MAX];
+        if let Some(row) = &self.row {
+            for (id, link) in ids.iter_mut().zip(self.resource.links) {
+                let columns = self.resource.columns.iter().zip(&row.values);
+                *id = columns
+                    .filter(|(column, _)| column.name == link.column)
+                    .find_map(|(_, value)| value.text());
+            }
+        }
+        ids
+    }
+}
+
 /// The content of a living row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
@@ -98,6 +114,16 @@ pub enum Field {
     Time(Timestamp),
     /// JSON, with sorted keys and no white space.
     Json(String),
+}
+
+impl Field {
+    /// The text, where it is one.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
 }
 
 impl Change {

@@ -9,6 +9,7 @@
 //! * No text of an error repeats a value of the body.
 
 mod columns;
+mod numbers;
 
 use std::collections::BTreeMap;
 
@@ -60,7 +61,7 @@ pub fn parse(message: &Lease, instance_id: Option<&str>) -> Result<Parsed, Failu
 
     let event_at = event
         .get("timestamp")
-        .and_then(Value::as_i64)
+        .and_then(numbers::whole)
         .and_then(Timestamp::from_clerk)
         .ok_or_else(|| fail(Reason::NotAnEvent, "the event has no usable timestamp"))?;
     let mut data = event.remove("data");

@@ -1,7 +1,7 @@
 //! The merge: why the order of deliveries does not matter.
 //!
-//! A subject's state is two registers, each the greatest value seen of it: its content, by [`Version`], and
-//! its end, by the event's time. Taking a maximum is commutative, associative and idempotent, so the rows are
+//! A subject's state is a few registers, each the greatest value seen of it: its content, by [`Version`],
+//! its end, by the event's time, and the ids of its parents, by [`Links`]. Taking a maximum is commutative, associative and idempotent, so the rows are
 //! a function of the *set* of changes, whatever came late, twice, in other batches or through other workers.
 //! Nothing takes an end back. A late change of a deleted subject fills in what it was like and leaves it
 //! deleted, unless its content has been erased: that is the greatest content of all.
@@ -13,9 +13,12 @@
 //! [`fold`] plays a batch of changes of one resource against what is stored: it says what each change
 //! did, and how each subject that advances is afterwards.
 
+mod links;
+
 use std::collections::BTreeMap;
 
-use crate::catalog::{Link, Resource};
+pub use self::links::{Links, Named};
+use crate::catalog::{LINKS_MAX, Link, Resource};
 use crate::change::{Applied, Assertion, Field, Row, Version};
 use crate::time::Timestamp;
 
@@ -78,6 +81,8 @@ pub struct Stored {
     /// Changes whose event is at or before this moment (milliseconds) belong to an earlier life of
     /// the subject and are ignored. Zero until an operator resets the row.
     pub floor: i64,
+    /// Where the ids of its parents are from.
+    pub links: Links,
 }
 
 impl Stored {
@@ -96,17 +101,23 @@ impl Stored {
         };
         let deleted_at = self.deleted_at.map_or(at.as_millis(), |earlier| earlier.max(at.as_millis()));
         let floor = self.floor.max(seen).max(deleted_at).max(1);
-        Self { content: Content::Erased, deleted_at: Some(deleted_at), floor }
+        Self { content: Content::Erased, deleted_at: Some(deleted_at), floor, links: Links::default() }
     }
 
-    /// The state after a change that advances it.
-    fn after(self, change: &Version, deleted_rows: DeletedRows) -> Self {
+    /// The state after a change that advances it, which names these parents.
+    fn after(self, change: &Version, names: [bool; LINKS_MAX], deleted_rows: DeletedRows) -> Self {
         match (change.dead, deleted_rows) {
-            (false, _) => Self { content: Content::At(*change), ..self },
-            (true, DeletedRows::Keep) => Self { deleted_at: Some(change.event_at), ..self },
-            (true, DeletedRows::Erase) => {
-                Self { deleted_at: Some(change.event_at), content: Content::Erased, ..self }
+            (false, _) => {
+                let links = self.links.after_content(self.content, names);
+                Self { content: Content::At(*change), links, ..self }
             }
+            (true, DeletedRows::Keep) => Self { deleted_at: Some(change.event_at), ..self },
+            (true, DeletedRows::Erase) => Self {
+                deleted_at: Some(change.event_at),
+                content: Content::Erased,
+                links: Links::default(),
+                ..self
+            },
         }
     }
 }
@@ -129,8 +140,21 @@ pub struct Winner {
     /// The position of the change whose content is to be written; without one the content stays what
     /// it is, or goes where `state` says that it is erased.
     pub content: Option<usize>,
+    /// For each link the position of the change whose parent's id is to be written; without one it stays.
+    pub parents: [Option<usize>; LINKS_MAX],
     /// How the subject is afterwards.
     pub state: Stored,
+}
+
+impl Winner {
+    /// The ids of parents that are to be written, in the order of the resource's links; `None`: it stays.
+    pub fn parents<'a>(&self, changes: &[&'a Assertion]) -> [Option<&'a str>; LINKS_MAX] {
+        let mut ids = [None; LINKS_MAX];
+        for (number, (id, position)) in ids.iter_mut().zip(self.parents).enumerate() {
+            *id = position.and_then(|position| changes[position].parents()[number]);
+        }
+        ids
+    }
 }
 
 /// Plays `changes`, in their order, against what is `stored` of their subjects, by id. All changes are
@@ -144,19 +168,41 @@ pub fn fold(
     let mut outcomes = Vec::with_capacity(changes.len());
     for (position, change) in changes.iter().enumerate() {
         let id = change.id.as_str();
-        let winner = winners.get(id);
+        let winner = winners.get(id).copied();
         let current = winner.map_or_else(|| stored(id).unwrap_or_default(), |winner| winner.state);
-        let outcome = judge(&change.version, &current, deleted_rows);
+        let names = change.parents().map(|id| id.is_some());
+        let mut outcome = judge(&change.version, &current, deleted_rows);
+        let (mut parents, mut content) =
+            winner.map_or(([None; LINKS_MAX], None), |winner| (winner.parents, winner.content));
         if outcome.advances() {
-            let state = current.after(&change.version, deleted_rows);
-            let content =
-                if change.version.dead { winner.and_then(|winner| winner.content) } else { Some(position) };
-            let content = content.filter(|_| state.content != Content::Erased);
-            winners.insert(id, Winner { last: position, content, state });
+            let state = current.after(&change.version, names, deleted_rows);
+            if !change.version.dead {
+                content = Some(position);
+                parents.iter_mut().zip(names).filter(|(_, names)| *names).for_each(|(of, _)| *of = content);
+            }
+            if state.content == Content::Erased {
+                (content, parents) = (None, [None; LINKS_MAX]);
+            }
+            winners.insert(id, Winner { last: position, content, parents, state });
+        } else if is_older_content(&change.version, &current) {
+            let (links, learned) = current.links.after_stale(&change.version, names);
+            if learned.contains(&true) {
+                outcome = Applied::Updated;
+                let learned = parents.iter_mut().zip(learned).filter(|(_, learned)| *learned);
+                learned.for_each(|(of, _)| *of = Some(position));
+                let state = Stored { links, ..current };
+                winners.insert(id, Winner { last: position, content, parents, state });
+            }
         }
         outcomes.push(outcome);
     }
     Folded { outcomes, winners: winners.into_values().collect() }
+}
+
+/// Whether a change is a content that the one that is known replaces: all that it can add is the id of a parent.
+fn is_older_content(version: &Version, known: &Stored) -> bool {
+    let is_older = matches!(known.content, Content::At(current) if *version < current);
+    is_older && !version.dead && version.event_at > known.floor
 }
 
 /// What a change at `version` does to a subject of which this is `known`.
@@ -243,7 +289,7 @@ mod tests {
     }
 
     fn dead(content: Content, at: i64) -> Stored {
-        Stored { content, deleted_at: Some(at), floor: 0 }
+        Stored { content, deleted_at: Some(at), ..Stored::default() }
     }
 
     #[test]
@@ -263,7 +309,7 @@ mod tests {
         assert_eq!(judge(&deleted, &at(late), KEEP), Applied::Deleted);
         assert_eq!(judge(&late, &known, ERASE), Applied::Stale);
         assert_eq!(judge(&late, &known, KEEP), Applied::Updated, "it tells what it was like");
-        assert_eq!(known.after(&late, KEEP).deleted_at, known.deleted_at, "and it stays deleted");
+        assert_eq!(known.after(&late, [false; 2], KEEP).deleted_at, known.deleted_at, "and it stays deleted");
     }
 
     #[test]
@@ -279,9 +325,12 @@ mod tests {
         for deleted_rows in [KEEP, ERASE] {
             assert_eq!(judge(&live(9, 9, 9), &dead(Content::Erased, 3), deleted_rows), Applied::Stale);
         }
-        let erased = at(live(1, 1, 1)).after(&delete(3), ERASE);
+        let erased = at(live(1, 1, 1)).after(&delete(3), [false; 2], ERASE);
         assert_eq!(erased, dead(Content::Erased, 3));
-        assert_eq!(at(live(1, 1, 1)).after(&delete(3), KEEP), dead(Content::At(live(1, 1, 1)), 3));
+        assert_eq!(
+            at(live(1, 1, 1)).after(&delete(3), [false; 2], KEEP),
+            dead(Content::At(live(1, 1, 1)), 3)
+        );
     }
 
     #[test]

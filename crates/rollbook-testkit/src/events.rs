@@ -25,6 +25,7 @@ pub fn event(event_type: &str, at: i64, data: &Value) -> Value {
 
 /// A user whose primary address is not the first one and who has no phone.
 pub fn user(id: &str, updated_at: i64) -> Value {
+    let verified = json!({ "object": "verification_otp", "status": "verified", "strategy": "email_code" });
     json!({
         "object": "user",
         "id": id,
@@ -35,10 +36,10 @@ pub fn user(id: &str, updated_at: i64) -> Value {
         "primary_email_address_id": "idn_work",
         "primary_phone_number_id": null,
         "email_addresses": [
-            { "id": "idn_home", "object": "email_address", "email_address": "ines@home.example" },
-            { "id": "idn_work", "object": "email_address", "email_address": "ines@work.example" },
+            { "id": "idn_home", "email_address": "ines@home.example", "verification": verified },
+            { "id": "idn_work", "email_address": "ines@work.example", "verification": verified },
         ],
-        "phone_numbers": [{ "id": "idn_phone", "object": "phone_number", "phone_number": "+15550100" }],
+        "phone_numbers": [{ "id": "idn_phone", "phone_number": "+15550100", "verification": verified }],
         "image_url": "https://img.clerk.com/8439c14a",
         "has_image": false,
         "banned": false,

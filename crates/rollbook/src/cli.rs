@@ -186,9 +186,9 @@ pub(crate) struct Explain {
 pub(crate) struct Erase {
     /// Of a user or an organization; or any other id that has a row
     pub(crate) id: String,
-    /// Also what names this e-mail address or phone number; those that the user's row has, and proved, are looked for
-    /// anyway
-    #[arg(long = "address", value_name = "ADDRESS")]
+    /// Also erases what names this e-mail address or phone number, whoever's it is; those that the user has verified are
+    /// looked for anyway
+    #[arg(long = "also", visible_alias = "address", value_name = "ADDRESS")]
     pub(crate) addresses: Vec<String>,
     /// Says what would go, and changes nothing
     #[arg(long)]

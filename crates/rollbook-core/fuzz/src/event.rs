@@ -81,9 +81,28 @@ fn name(value: Option<&Json>) -> Option<&str> {
 /// Milliseconds, or seconds below the limit, from 1970 to 9999.
 fn time(value: Option<&Json>) -> Option<Timestamp> {
     let Json::Number(number) = value? else { return None };
-    let number: i64 = number.parse().ok()?;
+    let number = whole(number)?;
     let millis = if number < SECONDS_BELOW { number.checked_mul(1000)? } else { number };
     MILLIS.contains(&millis).then(|| Timestamp::from_millis(millis))
+}
+
+/// The whole number of 64 bits that a number of JSON is, if it is one: all of it as digits before the point.
+fn whole(number: &str) -> Option<i64> {
+    if let Ok(number) = number.parse() {
+        return Some(number);
+    }
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (before, behind) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if !format!("{before}{behind}").bytes().any(|byte| (b'1'..=b'9').contains(&byte)) {
+        return Some(0);
+    }
+    let point = i128::try_from(before.len()).ok()? + exponent.parse::<i64>().map(i128::from).ok()?;
+    let digits = format!("{before}{behind}");
+    // 400 places take every number of 64 bits, and the fractions that sanitizing leaves.
+    let point = usize::try_from(point).ok().filter(|point| *point <= digits.len() + 400)?;
+    let padded = format!("{digits}{}", "0".repeat(point.saturating_sub(digits.len())));
+    let (whole, fraction) = padded.split_at_checked(point)?;
+    if fraction.bytes().any(|byte| byte != b'0') { None } else { whole.parse().ok() }
 }
 
 /// Why an event that is JSON can't be applied, if so.

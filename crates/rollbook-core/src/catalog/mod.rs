@@ -36,6 +36,9 @@ pub struct Resource {
     pub secrets: &'static [&'static [&'static str]],
 }
 
+/// The most links that a resource has.
+pub const LINKS_MAX: usize = 2;
+
 /// What a row hangs on.
 pub struct Link {
     /// The column with the parent's id.
@@ -225,6 +228,7 @@ mod tests {
             let has = |name: &str, kind| {
                 resource.columns.iter().any(|column| column.name == name && column.kind == kind)
             };
+            assert!(resource.links.len() <= LINKS_MAX, "{resource:?}");
             for link in resource.links {
                 assert!(has(link.column, Kind::Id), "{resource:?} has no {}", link.column);
                 // A batch writes parents first, and looks no further than to them.

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::numbers::whole;
 use super::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX, text_of};
 use crate::catalog::{Kind, Source};
 use crate::change::Field;
@@ -16,8 +17,8 @@ pub(super) fn find(data: &Map<String, Value>, source: Source) -> Result<Option<&
     match source {
         Source::Path(path) => at(data, path),
         Source::Either(first, second) => match at(data, first)? {
-            None | Some(Value::Null) => at(data, second),
-            found => Ok(found),
+            Some(value) if !is_nothing(value) => Ok(Some(value)),
+            _ => at(data, second),
         },
         Source::Chosen { list, id_of, field } => {
             let chosen = match data.get(id_of) {
@@ -32,6 +33,11 @@ pub(super) fn find(data: &Map<String, Value>, source: Source) -> Result<Option<&
             Ok(elements.iter().find(is_chosen).and_then(|element| element.get(field)))
         }
     }
+}
+
+/// Clerk sends null or an empty text where there is no id.
+fn is_nothing(value: &Value) -> bool {
+    value.is_null() || value.as_str().is_some_and(str::is_empty)
 }
 
 fn at<'a>(data: &'a Map<String, Value>, path: &[&str]) -> Result<Option<&'a Value>, Mismatch> {
@@ -56,9 +62,9 @@ pub(super) fn field(value: Option<&Value>, kind: Kind) -> Result<Field, Mismatch
         Kind::Text => value.as_str().map(text),
         Kind::IndexedText => value.as_str().filter(|text| text.len() <= INDEXED_TEXT_LENGTH_MAX).map(text),
         Kind::Id => value.as_str().filter(|id| id.len() <= NAME_LENGTH_MAX).map(id),
-        Kind::Integer => value.as_i64().map(Field::Integer),
+        Kind::Integer => whole(value).map(Field::Integer),
         Kind::Bool => value.as_bool().map(Field::Bool),
-        Kind::Time => value.as_i64().and_then(Timestamp::from_clerk).map(Field::Time),
+        Kind::Time => whole(value).and_then(Timestamp::from_clerk).map(Field::Time),
         Kind::Json => Some(Field::Json(text_of(value))),
     };
     field.ok_or(Mismatch)

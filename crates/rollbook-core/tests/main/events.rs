@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, SUBSCRIPTIONS, USERS};
 use rollbook_core::change::{Assertion, Effect, Field};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::event::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX, Parsed, parse};
+use rollbook_core::event::{NAME_LENGTH_MAX, Parsed, parse};
 use rollbook_core::queue::{Lease, LeaseToken};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
@@ -24,11 +24,11 @@ fn lease(body: impl Into<Bytes>) -> Lease {
     }
 }
 
-fn read(event: &Value) -> Result<Parsed, Failure> {
+pub(super) fn read(event: &Value) -> Result<Parsed, Failure> {
     parse(&lease(event.to_string()), None)
 }
 
-fn merged(event: &Value) -> Assertion {
+pub(super) fn merged(event: &Value) -> Assertion {
     match read(event).expect("a readable event").change.effect {
         Effect::Merge(assertion) => *assertion,
         Effect::Ignore { .. } => panic!("{event} was ignored"),
@@ -39,7 +39,7 @@ fn reason_of(body: impl Into<Bytes>) -> Reason {
     parse(&lease(body), None).expect_err("a refusal").reason
 }
 
-fn user() -> Value {
+pub(super) fn user() -> Value {
     json!({
         "type": "user.updated", "object": "event", "timestamp": 1_785_312_000_032_i64, "instance_id": "ins_1",
         "data": {
@@ -54,7 +54,7 @@ fn user() -> Value {
     })
 }
 
-fn column<'a>(assertion: &'a Assertion, name: &str) -> &'a Field {
+pub(super) fn column<'a>(assertion: &'a Assertion, name: &str) -> &'a Field {
     let position = assertion.resource.columns.iter().position(|column| column.name == name);
     &assertion.row.as_ref().expect("a living row").values[position.expect("a column of that name")]
 }
@@ -112,15 +112,6 @@ fn a_membership_is_deleted_by_its_type_though_it_comes_whole_and_without_a_flag(
 }
 
 #[test]
-fn seconds_are_milliseconds_everywhere() {
-    let mut event = user();
-    event["timestamp"] = json!(1_785_312_000);
-    event["data"]["updated_at"] = json!(1_785_311_999);
-    let version = merged(&event).version;
-    assert_eq!((version.updated_at, version.event_at), (1_785_311_999_000, 1_785_312_000_000));
-}
-
-#[test]
 fn without_a_usable_updated_at_the_events_time_stands_in() {
     for odd in [Value::Null, json!("soon"), json!(-1), json!(1_000_000_000_000_000_000_i64), json!(1.5)] {
         let mut event = user();
@@ -173,28 +164,6 @@ fn an_empty_id_is_none_and_one_that_is_far_too_long_does_not_fit() {
     event["data"]["client_id"] = json!("x".repeat(NAME_LENGTH_MAX + 1));
     assert_eq!(read(&event).expect("a readable event").mismatched, 1);
     assert_eq!(column(&merged(&event), "client_id"), &Field::Null);
-}
-
-#[test]
-fn a_text_that_no_index_can_hold_leaves_null_where_rows_are_looked_up_by_it_and_stays_in_data() {
-    // Bytes count, not characters: Postgres stores them so.
-    let longest = format!("\u{e9}{}", "x".repeat(INDEXED_TEXT_LENGTH_MAX - 2));
-    for (text, mismatched, indexed) in [
-        (longest.clone(), 0, Field::Text(longest.clone())),
-        (format!("{longest}x"), 1, Field::Null),
-        (String::new(), 0, Field::Text(String::new())),
-    ] {
-        let mut event = user();
-        event["data"]["external_id"] = json!(text);
-        event["data"]["last_name"] = json!(text);
-        assert_eq!(read(&event).expect("a readable event").mismatched, mismatched);
-        let assertion = merged(&event);
-        assert_eq!(column(&assertion, "external_id"), &indexed);
-        // No index holds this one.
-        assert_eq!(column(&assertion, "last_name"), &Field::Text(text.clone()));
-        let data: Value = serde_json::from_str(&assertion.row.expect("a living row").data).expect("JSON");
-        assert_eq!(data["external_id"], json!(text));
-    }
 }
 
 #[test]

@@ -3,3 +3,4 @@
 mod events;
 mod oracle;
 mod signatures;
+mod values;

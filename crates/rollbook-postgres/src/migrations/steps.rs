@@ -34,6 +34,7 @@ pub(crate) const STEPS: &[Step] = &[
     step!("0004_storage", expands: true),
     step!("0005_cascades", expands: true),
     step!("0006_ledger_order", expands: true),
+    step!("0007_links", expands: true),
 ];
 
 /// What one transaction of a step does.

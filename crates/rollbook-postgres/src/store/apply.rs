@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::change::{Applied, Assertion, Change, Effect};
-use rollbook_core::merge::{self, Content, Inherited, Stored, Winner};
+use rollbook_core::merge::{self, Content, Inherited, Links, Stored, Winner};
 use rollbook_core::store::Keeping;
 use rollbook_core::time::Timestamp;
 use sqlx::error::BoxDynError;
@@ -194,6 +194,7 @@ impl<'a> Part<'a> {
         Write {
             id: &assertion.id,
             row,
+            parents: winner.parents(&self.assertions),
             state: winner.state,
             revision: known[number].get(&assertion.id).map_or(0, |seen| seen.revision) + 1,
             inherited: row
@@ -239,6 +240,8 @@ fn seen(row: &PgRow) -> sqlx::Result<Seen> {
     let unknown = || sqlx::Error::Decode("version_hash has another length".into());
     let hash: &[u8] = row.try_get(4)?;
     let content = Content::from_columns(row.try_get(2)?, row.try_get(3)?, hash).ok_or_else(unknown)?;
-    let stored = Stored { content, deleted_at: row.try_get(5)?, floor: row.try_get(6)? };
+    let odd = || sqlx::Error::Decode("version_links is not as Rollbook writes it".into());
+    let links = Links::from_column(row.try_get(9)?, [row.try_get(10)?, row.try_get(11)?]).ok_or_else(odd)?;
+    let stored = Stored { content, deleted_at: row.try_get(5)?, floor: row.try_get(6)?, links };
     Ok(Seen { stored, revision: row.try_get(7)?, inherited: row.try_get(8)? })
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use rollbook_core::catalog::Resource;
+use rollbook_core::catalog::{LINKS_MAX, Resource};
 use rollbook_core::merge::Inherited;
 use rollbook_core::store::{ErasedCounts, ErasureProgress, PendingWork, StoreError};
 use rollbook_core::time::Timestamp;
@@ -134,8 +134,15 @@ impl Bury<'_> {
             let known = apply::known(self.statements, session, &asked).await?;
             let Seen { stored, revision, .. } = known[number].get(id).copied().unwrap_or_default();
             let (state, inherited) = (stored.forgotten(self.at), Inherited::default());
-            let write =
-                Write { id, row: None, state, revision: revision + 1, inherited, synced_by: ERASED_BY };
+            let write = Write {
+                id,
+                row: None,
+                parents: [None; LINKS_MAX],
+                state,
+                revision: revision + 1,
+                inherited,
+                synced_by: ERASED_BY,
+            };
             let arguments = arguments(resource, &[write], self.at).map_err(sqlx::Error::Encode)?;
             if !session.fetch(&self.statements.of(resource).upsert, arguments).await?.is_empty() {
                 return Ok(());

@@ -73,6 +73,10 @@ impl Doubts {
             }
             return;
         }
+        if seen.is_some_and(|seen| seen.stored.links.any_before()) {
+            // Its content does not name all its parents: only the row does.
+            self.suspects.entry(number).or_default().insert(id.clone());
+        }
         let Some(row) = row else { return };
         let stored = |of, id: &str| known[number_of(of)].get(id).map(|seen| seen.stored);
         let should = merge::inherited(resource, row, stored);

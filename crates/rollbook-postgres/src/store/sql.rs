@@ -1,7 +1,7 @@
 //! The statements of each table, built once from the catalog and the schema's name. Only identifiers are
 //! written into SQL; values are always bound, as one array for each column of a batch.
 
-use rollbook_core::catalog::{Kind, RESOURCES, Resource};
+use rollbook_core::catalog::{Kind, LINKS_MAX, RESOURCES, Resource};
 
 use super::inherit::Dependents;
 use super::lines;
@@ -151,7 +151,8 @@ impl Statements {
     }
 
     /// What is known of ids in these tables, by their numbers: one array of ids for each. The rows begin with
-    /// the number of the table; then id, state and what it has from its parents. Only what is asked for has a part in it.
+    /// the number of the table; then id, state, what it has from its parents, `version_links` and whether each parent's
+    /// id is there. Only what is asked for has a part in it.
     pub(super) fn stored(&self, parts: &[(usize, Which)]) -> Sql {
         let part = |(place, (number, which)): (usize, &(usize, Which))| {
             let condition = match which {
@@ -213,13 +214,17 @@ impl Table {
         let table = resource.table;
         let shown = listed(columns(resource).map(|(name, _)| name));
         let links = resource.links.iter().map(|link| link.column);
-        let nothing = content(resource).chain(links).map(|name| format!("{name} = NULL"));
+        let nothing = content(resource)
+            .chain(links)
+            .chain(version_links(resource))
+            .map(|name| format!("{name} = NULL"));
         let inherited =
             if resource.links.is_empty() { "NULL::timestamptz" } else { "version_parents_deleted_at" };
         Self {
             stored: format!(
-                r#"SELECT {number}::int4, id, {state}, {inherited} FROM "{schema}".{table}"#,
+                r#"SELECT {number}::int4, id, {state}, {inherited}, {named} FROM "{schema}".{table}"#,
                 state = listed(STATE.map(|(name, _)| name)),
+                named = named(resource),
             ),
             ended: format!(
                 r#"SELECT {number}::int4, id, version_deleted_at, version_hash = '\xff', NULL::int4 FROM "{schema}".{table}
@@ -261,19 +266,46 @@ impl Table {
     }
 }
 
+/// Where rows have parents: the column that says which of them the content does not name.
+fn version_links(resource: &Resource) -> Option<&'static str> {
+    (!resource.links.is_empty()).then_some("version_links")
+}
+
+/// `version_links`, and for each possible link whether its id is there.
+fn named(resource: &Resource) -> String {
+    let is_there = |number: usize| match resource.links.get(number) {
+        Some(link) => format!("{} IS NOT NULL", link.column),
+        None => "false".to_owned(),
+    };
+    let first = version_links(resource).unwrap_or("NULL::text").to_owned();
+    listed([first].into_iter().chain((0..LINKS_MAX).map(is_there)))
+}
+
 /// A change without content leaves the content, which the hash stands for.
 fn upsert(schema: &str, resource: &'static Resource) -> String {
     let inherited = [("version_parents_deleted_at", "timestamptz")];
     let inherited = inherited.into_iter().filter(|_| !resource.links.is_empty());
-    let written: Vec<(&str, &str)> =
-        columns(resource).map(|(name, kind)| (name, type_of(kind))).chain(STATE).chain(inherited).collect();
+    let links = version_links(resource).map(|name| (name, "text"));
+    let written: Vec<(&str, &str)> = columns(resource)
+        .map(|(name, kind)| (name, type_of(kind)))
+        .chain(STATE)
+        .chain(inherited)
+        .chain(links)
+        .collect();
     let names = listed(written.iter().map(|(name, _)| name));
     let arrays = written.iter().enumerate().map(|(index, (_, kind))| format!("${}::{kind}[]", index + 1));
     let same = "excluded.version_hash = stored.version_hash";
     let set = written.iter().skip(1).map(|(name, _)| {
         let stays = match *name {
             "deleted_at" => format!("excluded.version_deleted_at IS NULL AND {same}"),
-            "synced_at" | "synced_by" => return format!("{name} = excluded.{name}"),
+            "synced_at" | "synced_by" | "version_links" => return format!("{name} = excluded.{name}"),
+            // A parent that is known is not unlearned, but where the content is erased.
+            name if resource.is_link(name) => {
+                return format!(
+                    r"{name} = CASE WHEN excluded.version_hash = '\xff' THEN excluded.{name}
+                                    ELSE coalesce(excluded.{name}, stored.{name}) END"
+                );
+            }
             name if STATE.iter().any(|(state, _)| *state == name) => {
                 return format!("{name} = excluded.{name}");
             }

@@ -1,6 +1,6 @@
 //! The values of an upsert: one array for each column.
 
-use rollbook_core::catalog::{Kind, Resource};
+use rollbook_core::catalog::{Kind, LINKS_MAX, Resource};
 use rollbook_core::change::{Field, Row};
 use rollbook_core::merge::{Inherited, Stored};
 use rollbook_core::time::Timestamp;
@@ -15,6 +15,8 @@ pub(super) struct Write<'a> {
     pub(super) id: &'a str,
     /// New content, if there is any.
     pub(super) row: Option<&'a Row>,
+    /// The ids of parents that are to be written, in the order of the resource's links; the others stay.
+    pub(super) parents: [Option<&'a str>; LINKS_MAX],
     pub(super) state: Stored,
     /// How often the row has been written with this.
     pub(super) revision: i64,
@@ -46,9 +48,15 @@ pub(super) fn arguments(
     let mut arguments = PgArguments::default();
     arguments.add(writes.iter().map(|write| write.id).collect::<Vec<&str>>())?;
     for (index, column) in resource.columns.iter().enumerate() {
-        let is_link = resource.is_link(column.name);
-        let rows = writes.iter().zip(&whole).map(|(write, whole)| if is_link { write.row } else { *whole });
-        add_column(&mut arguments, column.kind, rows.map(|row| row.map(|row| &row.values[index])))?;
+        if let Some(number) = resource.links.iter().position(|link| link.column == column.name) {
+            arguments.add(writes.iter().map(|write| write.parents[number]).collect::<Vec<Option<&str>>>())?;
+        } else {
+            add_column(
+                &mut arguments,
+                column.kind,
+                whole.iter().map(|row| row.map(|row| &row.values[index])),
+            )?;
+        }
     }
     arguments
         .add(whole.iter().map(|row| row.map(|row| Json(&row.data))).collect::<Vec<Option<Json<'_>>>>())?;
@@ -67,6 +75,8 @@ pub(super) fn arguments(
     if !resource.links.is_empty() {
         let inherited = writes.iter().map(|write| write.inherited.deleted_at.map(time));
         arguments.add(inherited.collect::<Vec<Option<Time>>>())?;
+        let links = writes.iter().map(|write| write.state.links.to_column());
+        arguments.add(links.collect::<Vec<Option<String>>>())?;
     }
     Ok(arguments)
 }

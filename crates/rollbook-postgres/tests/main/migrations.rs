@@ -14,8 +14,15 @@ use tokio::task::JoinSet;
 use crate::world::{World, open, user_change};
 
 /// All steps.
-pub(crate) const ALL: [&str; 6] =
-    ["0001_mirror", "0002_whole_of_clerk", "0003_ends", "0004_storage", "0005_cascades", "0006_ledger_order"];
+pub(crate) const ALL: [&str; 7] = [
+    "0001_mirror",
+    "0002_whole_of_clerk",
+    "0003_ends",
+    "0004_storage",
+    "0005_cascades",
+    "0006_ledger_order",
+    "0007_links",
+];
 
 #[tokio::test]
 async fn migrations_are_pending_until_they_are_applied_and_asking_makes_nothing() {

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::catalog::{LINKS_MAX, RESOURCES, Resource};
 use rollbook_core::change::{Applied, Assertion, Change, Effect, Row};
-use rollbook_core::merge::{self, Content, Inherited, Stored, Winner};
+use rollbook_core::merge::{self, Content, Inherited, Links, Stored, Winner};
 use rollbook_core::store::Keeping;
 use rollbook_core::time::Timestamp;
 use rusqlite::types::Type;
@@ -70,11 +70,16 @@ impl Tables<'_> {
         let changes: Vec<&Assertion> = assertions.iter().map(|(assertion, _)| *assertion).collect();
         let folded = merge::fold(&changes, keeping.deleted_rows, |id| stored.get(id).copied());
         let mut writer = Writer::new(self, resource)?;
-        for Winner { last, content, state } in folded.winners {
+        for winner in folded.winners {
+            let Winner { last, content, state, .. } = winner;
             let (assertion, synced_by) = assertions[last];
             let row = content.and_then(|position| changes[position].row.as_ref());
             let before = stored.get(assertion.id.as_str()).copied();
-            writer.write(&Write { id: &assertion.id, row, before, state, synced_by })?;
+            let parents = winner.parents(&changes);
+            writer.write(&Write { id: &assertion.id, row, parents, before, state, synced_by })?;
+            if state.links.any_before() {
+                self.pass_on_to(resource, &assertion.id)?;
+            }
             if state.deleted_at != before.unwrap_or_default().deleted_at {
                 self.pass_on(resource, &assertion.id, state.is_forgotten())?;
             }
@@ -98,6 +103,19 @@ impl Tables<'_> {
         Ok(merge::inherited(resource, row, parent))
     }
 
+    /// Gives a row what it has from its parents, also from those that its content does not name.
+    fn pass_on_to(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare_cached(&self.statements.of(resource).parents)?;
+        let read = |row: &rusqlite::Row<'_>| Ok([row.get(0)?, row.get(1)?]);
+        let parents: [Option<String>; LINKS_MAX] = statement.query_row((id,), read)?;
+        for (link, parent) in resource.links.iter().zip(parents) {
+            if let Some(parent) = parent {
+                self.pass_on(link.parent, &parent, true)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives what hangs on a subject what it has from it; with `survivors` what outlives it too.
     pub(super) fn pass_on(
         &self,
@@ -118,7 +136,10 @@ fn read_stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<Stored> {
     let hash = row.get_ref(2)?.as_blob()?;
     let unknown = || rusqlite::Error::InvalidColumnType(2, "version_hash".to_owned(), Type::Blob);
     let content = Content::from_columns(row.get(0)?, row.get(1)?, hash).ok_or_else(unknown)?;
-    Ok(Stored { content, deleted_at: row.get(3)?, floor: row.get(4)? })
+    let links = row.get_ref(5)?.as_str_or_null()?;
+    let odd = || rusqlite::Error::InvalidColumnType(5, "version_links".to_owned(), Type::Text);
+    let links = Links::from_column(links, [row.get(6)?, row.get(7)?]).ok_or_else(odd)?;
+    Ok(Stored { content, deleted_at: row.get(3)?, floor: row.get(4)?, links })
 }
 
 /// The first thing that became of a delivery stays: when it comes again there is nothing new to tell.

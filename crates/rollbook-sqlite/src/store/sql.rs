@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use rollbook_core::catalog::{Kind, Link, RESOURCES, Resource};
+use rollbook_core::catalog::{Kind, LINKS_MAX, Link, RESOURCES, Resource};
 
 /// The columns that hold a row's state, as [`rollbook_core::merge::Stored`] has it.
 const STATE: [&str; 5] =
@@ -11,8 +11,10 @@ const STATE: [&str; 5] =
 
 /// The statements of one table.
 pub(super) struct Table {
-    /// The state of one id.
+    /// The state of one id: [`STATE`], `version_links`, and whether each parent's id is there.
     pub(super) stored: String,
+    /// The ids of one row's parents: (id).
+    pub(super) parents: String,
     /// Writes one row. Parameters: [`columns`], the state, and what it has from its parents where it hangs on any.
     pub(super) upsert: String,
     /// Writes new content over a row that is there, where nothing changes that it is looked up by. Parameters: as above.
@@ -83,10 +85,14 @@ impl Table {
         let table = resource.table;
         let listed = columns(resource).collect::<Vec<_>>().join(", ");
         let links = resource.links.iter().map(|link| link.column);
-        let nothing: Vec<String> =
-            content(resource).chain(links).map(|name| format!("{name} = NULL")).collect();
+        let nothing: Vec<String> = content(resource)
+            .chain(links)
+            .chain(version_links(resource))
+            .map(|name| format!("{name} = NULL"))
+            .collect();
         Self {
-            stored: format!("SELECT {} FROM {table} WHERE id = ?1", STATE.join(", ")),
+            stored: format!("SELECT {}, {} FROM {table} WHERE id = ?1", STATE.join(", "), named(resource)),
+            parents: format!("SELECT {} FROM {table} WHERE id = ?1", parents(resource, "").join(", ")),
             upsert: upsert(resource),
             refresh: refresh(resource),
             end: format!(
@@ -115,7 +121,25 @@ impl Table {
 /// What an upsert writes, in the order of its parameters.
 fn written(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
     let inherited = (!resource.links.is_empty()).then_some("version_parents_deleted_at");
-    columns(resource).chain(STATE).chain(inherited)
+    columns(resource).chain(STATE).chain(inherited).chain(version_links(resource))
+}
+
+/// Where rows have parents: the column that says which of them the content does not name.
+fn version_links(resource: &Resource) -> Option<&'static str> {
+    (!resource.links.is_empty()).then_some("version_links")
+}
+
+/// One term for each possible link: its column and what follows, or NULL.
+fn parents(resource: &Resource, test: &str) -> Vec<String> {
+    let term = |number| match resource.links.get(number) {
+        Some(Link { column, .. }) => format!("{column}{test}"),
+        None => format!("NULL{test}"),
+    };
+    (0..LINKS_MAX).map(term).collect()
+}
+
+fn named(resource: &Resource) -> String {
+    format!("{}, {}", version_links(resource).unwrap_or("NULL"), parents(resource, " IS NOT NULL").join(", "))
 }
 
 /// A change without content leaves the content, which the hash stands for.
@@ -127,7 +151,16 @@ fn upsert(resource: &'static Resource) -> String {
         let stays = match name {
             "deleted_at" => format!("excluded.version_deleted_at IS NULL AND {same}"),
             "synced_at" | "synced_by" => return format!("{name} = excluded.{name}"),
-            name if STATE.contains(&name) => return format!("{name} = excluded.{name}"),
+            name if STATE.contains(&name) || name == "version_links" => {
+                return format!("{name} = excluded.{name}");
+            }
+            // A parent that is known is not unlearned, but where the content is erased.
+            name if resource.is_link(name) => {
+                return format!(
+                    "{name} = CASE WHEN excluded.version_hash = x'ff' THEN excluded.{name} \
+                     ELSE coalesce(excluded.{name}, {table}.{name}) END"
+                );
+            }
             _ => same.clone(),
         };
         format!("{name} = CASE WHEN {stays} THEN {table}.{name} ELSE excluded.{name} END")

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::catalog::{LINKS_MAX, RESOURCES, Resource};
 use rollbook_core::store::ErasedCounts;
 use rollbook_core::sweep::Cursor;
 use rollbook_core::time::Timestamp;
@@ -26,7 +26,7 @@ pub(super) fn erase(
         gone.extend(dependents(tables, resource, id)?);
         let before = tables.stored(resource, id)?;
         let state = before.unwrap_or_default().forgotten(tables.now);
-        let write = Write { id, row: None, before, state, synced_by: ERASED_BY };
+        let write = Write { id, row: None, parents: [None; LINKS_MAX], before, state, synced_by: ERASED_BY };
         Writer::new(tables, resource)?.write(&write)?;
         tables.pass_on(resource, id, true)?;
     }

@@ -1,6 +1,6 @@
 //! Writing rows.
 
-use rollbook_core::catalog::Resource;
+use rollbook_core::catalog::{LINKS_MAX, Resource};
 use rollbook_core::change::{Field, Row};
 use rollbook_core::merge::{Inherited, Stored};
 use rollbook_core::time::Timestamp;
@@ -14,6 +14,8 @@ pub(super) struct Write<'a> {
     pub(super) id: &'a str,
     /// New content, if there is any.
     pub(super) row: Option<&'a Row>,
+    /// The ids of parents that are to be written, in the order of the resource's links; the others stay.
+    pub(super) parents: [Option<&'a str>; LINKS_MAX],
     /// What is in the table.
     pub(super) before: Option<Stored>,
     pub(super) state: Stored,
@@ -58,10 +60,12 @@ impl<'a> Writer<'a> {
         must_write(self.upsert.raw_execute()?)
     }
 
-    /// Writes what has changed without new content: the end, and with it perhaps that the content is gone.
+    /// Writes what has changed without new content: the end, and with it perhaps that the content is gone, or the id
+    /// of a parent.
     fn write_end(&mut self, write: &Write<'_>) -> rusqlite::Result<()> {
         let Write { id, state, synced_by, .. } = write;
-        if write.before.is_some_and(|before| before.content == state.content) {
+        let same_parents = write.parents.iter().all(Option::is_none);
+        if same_parents && write.before.is_some_and(|before| before.content == state.content) {
             let values = (id, time(state.deleted_at), &self.now, synced_by, state.deleted_at, state.floor);
             return must_write(self.end.execute(values)?);
         }
@@ -97,8 +101,11 @@ fn bind(
     };
     bind(id)?;
     for (index, column) in resource.columns.iter().enumerate() {
-        let row = if resource.is_link(column.name) { *row } else { whole };
-        bind(&row.map(|row| Bound(&row.values[index])))?;
+        if let Some(number) = resource.links.iter().position(|link| link.column == column.name) {
+            bind(&write.parents[number])?;
+        } else {
+            bind(&whole.map(|row| Bound(&row.values[index])))?;
+        }
     }
     bind(&whole.map(|row| &row.data))?;
     bind(&whole.and_then(|row| row.created_at).map(|at| at.to_string()))?;
@@ -114,6 +121,7 @@ fn bind(
     bind(&state.floor)?;
     if !resource.links.is_empty() {
         bind(&time(inherited.deleted_at))?;
+        bind(&state.links.to_column())?;
     }
     Ok(())
 }

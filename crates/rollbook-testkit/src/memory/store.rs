@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::catalog::{Link, RESOURCES, Resource};
 use rollbook_core::change::{Applied, Assertion, Change, Effect, Field, Row};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::merge::{Content, DeletedRows, Inherited, Stored, fold, inherited};
+use rollbook_core::merge::{Content, DeletedRows, Inherited, Links, Stored, fold, inherited};
 use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Store, StoreError, Tidied};
 use rollbook_core::time::{Clock, Timestamp};
 use serde_json::{Map, Value};
@@ -102,9 +102,18 @@ impl State {
             let (change, assertion) = changes[winner.last];
             let before = table.get(&assertion.id).and_then(|row| row.content.clone());
             let written = winner.content.and_then(|position| assertions[position].row.clone());
+            let mut content = written.or(before.clone()).filter(|_| winner.state.content != Content::Erased);
+            for (number, link) in assertion.resource.links.iter().enumerate() {
+                let index = column_of(assertion.resource, link);
+                let learned = winner.parents[number].and_then(|position| assertions[position].row.as_ref());
+                let (content, known) = (content.as_mut(), learned.or(before.as_ref()));
+                if let Some((content, known)) = content.zip(known) {
+                    content.values[index].clone_from(&known.values[index]);
+                }
+            }
             let row = StoredRow {
                 state: winner.state,
-                content: written.or(before).filter(|_| winner.state.content != Content::Erased),
+                content,
                 synced_at: now,
                 synced_by: change.origin.message_id.clone(),
             };
@@ -147,6 +156,12 @@ impl State {
         }
         ids
     }
+}
+
+/// The place of a link's column among a resource's.
+fn column_of(resource: &Resource, link: &Link) -> usize {
+    let found = resource.columns.iter().position(|column| column.name == link.column);
+    found.expect("the catalog has a column for each link")
 }
 
 /// The row by the names of the contract.
@@ -316,6 +331,7 @@ impl Store for MemoryStore {
             state.tables.values_mut().flat_map(BTreeMap::values_mut).filter(|row| over(row)).take(due.limit)
         {
             row.state.content = Content::Erased;
+            row.state.links = Links::default();
             row.content = None;
             tidied.rows += 1;
         }

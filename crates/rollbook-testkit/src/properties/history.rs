@@ -160,6 +160,8 @@ impl History {
         let mut now = START;
         let mut instance: BTreeMap<Subject, State> = BTreeMap::new();
         let mut contents: BTreeMap<String, Change> = BTreeMap::new();
+        // The same of those that name a parent, for each link: a parent is not unlearned.
+        let mut named: BTreeMap<(String, usize), Change> = BTreeMap::new();
         let (mut ends, mut changes) = (Vec::new(), Vec::new());
         for (number, step) in self.steps.iter().enumerate() {
             now += step.pause;
@@ -167,19 +169,29 @@ impl History {
             let Some(event) = step.happen(state, now) else { continue };
             let change = change_of(&format!("msg_{number}"), &event);
             let said = assertion(&change);
-            let replaces = contents.get(&said.id).is_none_or(|known| {
-                let (said, known) = (said.version, assertion(known).version);
-                let tie = (known.updated_at, known.event_at) == (said.updated_at, said.event_at);
-                !tie || said.hash > known.hash
-            });
+            let replaces = |known: Option<&Change>| {
+                known.is_none_or(|known| {
+                    let (said, known) = (said.version, assertion(known).version);
+                    let tie = (known.updated_at, known.event_at) == (said.updated_at, said.event_at);
+                    !tie || said.hash > known.hash
+                })
+            };
             if said.version.dead {
                 ends.push(change.clone());
-            } else if replaces {
-                contents.insert(said.id.clone(), change.clone());
+            } else {
+                for (link, _) in said.parents().iter().enumerate().filter(|(_, id)| id.is_some()) {
+                    let key = (said.id.clone(), link);
+                    if replaces(named.get(&key)) {
+                        named.insert(key, change.clone());
+                    }
+                }
+                if replaces(contents.get(&said.id)) {
+                    contents.insert(said.id.clone(), change.clone());
+                }
             }
             changes.push(change);
         }
-        Played { changes, truth: contents.into_values().chain(ends).collect() }
+        Played { changes, truth: named.into_values().chain(contents.into_values()).chain(ends).collect() }
     }
 
     /// The changes as they arrive, in batches, those of a crash once more at the end.
@@ -275,31 +287,44 @@ impl Subject {
         }
     }
 
-    /// The object with one of four contents. Each lacks something that another has.
+    /// The object with one of four contents. Each lacks something that another has; the last names no parents, and
+    /// the third names others.
     fn data(self, generation: u32, updated_at: i64, content: u8) -> Value {
         let id = self.id(generation);
+        let other = |place: u8| if content == 2 { 1 - place } else { place };
         let (mut data, column) = match self {
             Self::User(_) => (user(&id, updated_at), "first_name"),
             Self::Organization(_) => (organization(&id, updated_at), "slug"),
             Self::Membership(user, organization) => {
-                let (user, organization) = (Self::User(user).id(0), Self::Organization(organization).id(0));
+                let user = Self::User(other(user)).id(0);
+                let organization = Self::Organization(other(organization)).id(0);
                 (membership(&id, &organization, &user, updated_at), "role")
             }
             Self::Domain(organization) => {
-                let organization = Self::Organization(organization).id(0);
+                let organization = Self::Organization(other(organization)).id(0);
                 let data = json!({ "id": id, "organization_id": organization, "updated_at": updated_at });
                 (data, "enrollment_mode")
             }
             Self::Session(user) => {
-                let user = Self::User(user).id(0);
+                let user = Self::User(other(user)).id(0);
                 (json!({ "id": id, "user_id": user, "actor": null, "updated_at": updated_at }), "status")
             }
             Self::Item(user) => {
-                let payer = json!({ "user_id": Self::User(user).id(0), "organization_id": "" });
+                let payer = json!({ "user_id": Self::User(other(user)).id(0), "organization_id": "" });
                 (json!({ "id": id, "payer": payer, "updated_at": updated_at }), "status")
             }
         };
         data[column] = if content == 0 { Value::Null } else { json!(format!("content {content}")) };
+        if content == 3 {
+            let parent = match self {
+                Self::User(_) | Self::Organization(_) => return data,
+                Self::Membership(..) => "public_user_data",
+                Self::Domain(_) => "organization_id",
+                Self::Session(_) => "user_id",
+                Self::Item(_) => "payer",
+            };
+            data[parent] = Value::Null;
+        }
         data
     }
 }

@@ -53,6 +53,8 @@ enum Rule {
     Freeze,
     /// What hangs on a subject ends when that one's delete comes, and what comes later does not.
     CascadeOnce,
+    /// A newer content that names no parent takes the known one away.
+    Unlearn,
 }
 
 impl Rule {
@@ -70,7 +72,8 @@ impl Rule {
             | Self::Coalesce
             | Self::TombstonePurge
             | Self::Freeze
-            | Self::CascadeOnce => new > known,
+            | Self::CascadeOnce
+            | Self::Unlearn => new > known,
             Self::NotOlder => live(new.updated_at >= known.updated_at),
             Self::Newer => live(new.updated_at > known.updated_at),
             Self::Arrival => live(true),
@@ -99,6 +102,8 @@ struct State {
     graves: BTreeMap<Key, Known>,
     /// What has ended with a parent, for [`Rule::CascadeOnce`].
     ended: HashSet<Key>,
+    /// The ids of parents, by the subject and the number of the link, and as of which change.
+    named: HashMap<(Key, usize), (Version, Field)>,
     latest_event_at: i64,
 }
 
@@ -112,6 +117,13 @@ impl State {
         let key = (assertion.resource.table, assertion.id.clone());
         let new = assertion.version;
         self.latest_event_at = self.latest_event_at.max(new.event_at);
+        for (number, id) in assertion.parents().into_iter().enumerate() {
+            let Some(id) = id else { continue };
+            let known = self.named.entry((key.clone(), number)).or_insert_with(|| (new, Field::Null));
+            if known.1 == Field::Null || new > known.0 {
+                *known = (new, Field::Text(id.to_owned()));
+            }
+        }
         let known = self.known.get(&key);
         let wins = known.is_none_or(|known| rule.wins(&new, &known.version));
         let mut content = known.and_then(|known| known.content.clone());
@@ -159,17 +171,33 @@ impl State {
         self.ended.extend(children.map(|(key, _)| key.clone()));
     }
 
+    /// Gives a row the ids of parents that its content does not name.
+    fn name_parents(&self, resource: &'static Resource, id: &str, row: &mut Row) {
+        for (number, link) in resource.links.iter().enumerate() {
+            let named = self.named.get(&((resource.table, id.to_owned()), number));
+            let columns = resource.columns.iter().zip(&mut row.values);
+            for (_, value) in columns.filter(|(column, _)| column.name == link.column) {
+                if let (Field::Null, Some((_, parent))) = (&*value, named) {
+                    value.clone_from(parent);
+                }
+            }
+        }
+    }
+
     fn view(&self, rule: Rule, resource: &'static Resource, id: &str, known: &Known) -> RowView {
         let state = |known: &Known| Stored {
             content: known.content.as_ref().map_or(Content::Unknown, |(version, _)| Content::At(*version)),
             deleted_at: known.version.dead.then_some(known.version.event_at),
-            floor: 0,
+            ..Stored::default()
         };
         let parent = |of: &'static Resource, id: &str| {
             let key = (of.table, id.to_owned());
             self.known.get(&key).or_else(|| self.graves.get(&key)).map(state)
         };
-        let content = known.content.as_ref().map(|(_, row)| row.clone());
+        let mut content = known.content.as_ref().map(|(_, row)| row.clone());
+        if let Some(row) = content.as_mut().filter(|_| !matches!(rule, Rule::Unlearn)) {
+            self.name_parents(resource, id, row);
+        }
         let shows_end =
             !matches!(rule, Rule::CascadeOnce) || self.ended.contains(&(resource.table, id.to_owned()));
         let inherited = content.as_ref().filter(|_| shows_end).map(|row| inherited(resource, row, parent));
@@ -309,4 +337,5 @@ mutants_fall! {
     tombstones_must_not_be_purged: TombstonePurge
     a_delete_must_not_freeze_the_content: Freeze
     a_parents_end_must_not_reach_only_those_who_are_there: CascadeOnce
+    a_parent_that_is_known_must_not_be_unlearned: Unlearn
 }

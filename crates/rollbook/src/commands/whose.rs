@@ -1,5 +1,7 @@
 //! Whose a message is: what its body says of that, also where no worker could ever apply it.
 
+use std::iter::successors;
+
 use rollbook_core::catalog::{self, Resource};
 use rollbook_core::change::Field;
 use rollbook_core::event::{self, NAME_LENGTH_MAX};
@@ -75,8 +77,15 @@ fn name(value: Option<&Value>) -> Option<String> {
 }
 
 /// Whether a text holds this id or address as a whole: not `ann@x.example` in `joann@x.example`. Upper and lower
-/// case are the same. The text may be JSON, and torn.
+/// case are the same. The text may be JSON, and torn; escapes of JSON (`\u0040`) and of URLs (`%40`) are undone.
 pub(super) fn holds(text: &[u8], wanted: &str) -> bool {
+    holds_plain(text, wanted)
+        || successors(unescaped(text), |text| unescaped(text.as_slice()))
+            .take(ESCAPES_MAX)
+            .any(|text| holds_plain(&text, wanted))
+}
+
+fn holds_plain(text: &[u8], wanted: &str) -> bool {
     let wanted = wanted.as_bytes();
     if wanted.is_empty() || text.len() < wanted.len() {
         return false;
@@ -101,6 +110,55 @@ pub(super) fn holds(text: &[u8], wanted: &str) -> bool {
         };
         free_before && free_after
     })
+}
+
+/// How many times a text is unescaped: JSON within JSON within a URL is three.
+const ESCAPES_MAX: usize = 4;
+
+/// The text with its escapes of JSON and of URLs undone once; `None` where it has none. What is no escape stays.
+fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut left = text;
+    while let Some((first, rest)) = left.split_first() {
+        let (character, length) = match (first, rest) {
+            (b'\\', [b'u', ..]) => code_point(left),
+            (b'\\', [b'"', ..]) => (Some('"'), 2),
+            (b'\\', [b'\\', ..]) => (Some('\\'), 2),
+            (b'\\', [b'/', ..]) => (Some('/'), 2),
+            (b'\\', [b'b' | b'f' | b'n' | b'r' | b't', ..]) => (Some(' '), 2),
+            (b'%', [high, low, ..]) => {
+                let byte = hex(&[*high, *low]).and_then(|byte| u8::try_from(byte).ok());
+                plain.extend(byte);
+                left = &left[if byte.is_some() { 3 } else { 1 }..];
+                plain.extend(byte.is_none().then_some(*first));
+                continue;
+            }
+            _ => (None, 1),
+        };
+        match character {
+            Some(character) => plain.extend(character.encode_utf8(&mut [0; 4]).bytes()),
+            None => plain.extend(&left[..length]),
+        }
+        left = &left[length..];
+    }
+    (plain != text).then_some(plain)
+}
+
+/// The character of the escape `\uXXXX`, or of two that are a pair, and its length. `None`: it is none.
+fn code_point(text: &[u8]) -> (Option<char>, usize) {
+    let unit = |at: usize| match text.get(at..at + 6) {
+        Some([b'\\', b'u', digits @ ..]) => hex(digits),
+        _ => None,
+    };
+    let Some(first) = unit(0) else { return (None, 1) };
+    if let (0xd800..0xdc00, Some(second @ 0xdc00..0xe000)) = (first, unit(6)) {
+        return (char::from_u32(0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00)), 12);
+    }
+    (Some(char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER)), 6)
+}
+
+fn hex(digits: &[u8]) -> Option<u32> {
+    digits.iter().try_fold(0, |number, digit| Some(number << 4 | char::from(*digit).to_digit(16)?))
 }
 
 #[cfg(test)]
@@ -161,6 +219,19 @@ mod tests {
         {
             assert!(!holds(text.as_bytes(), "ann@x.example"), "{text}");
         }
+        for spelled in [
+            "ann\\u0040x.example",
+            "\\u0061nn@x\\u002Eexample",
+            "ann\\\\u0040x.example",
+            "?a=ann%40x.example",
+        ] {
+            assert!(holds(spelled.as_bytes(), "ann@x.example"), "{spelled}");
+        }
+        // Torn escapes, pairs and halves of them are no reason to stop reading.
+        for torn in ["\\u00", "\\", "%4", "\\ud83d\\ude00 ann@x.example", "\\ud83d ann@x.example\\u12"] {
+            assert_eq!(holds(torn.as_bytes(), "ann@x.example"), torn.contains("ann"), "{torn}");
+        }
+        assert!(holds("\\ud83d\\ude00x".as_bytes(), "😀x"));
         assert!(holds(b"\"user_1\"", "user_1") && !holds(b"user_12", "user_1") && !holds(b"x", ""));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 
+use rollbook_core::catalog::RESOURCES;
 use rollbook_testkit::process::{DEADLINE, Home, until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
@@ -12,10 +13,14 @@ fn held_up() -> (Home, rusqlite::Connection) {
     home.migrate();
     let store = rusqlite::Connection::open(home.data().join("store.db")).expect("the file opens");
     let version: i64 = store.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
+    let with_links = RESOURCES.into_iter().filter(|resource| !resource.links.is_empty());
+    let undone: String = with_links
+        .map(|resource| format!("ALTER TABLE {} DROP COLUMN version_links;", resource.table))
+        .collect();
     store
         .execute_batch(&format!(
-            "DROP INDEX deliveries_by_minute;
-             DELETE FROM rollbook_migrations WHERE name = '0006_ledger_order';
+            "{undone}
+             DELETE FROM rollbook_migrations WHERE name = '0007_links';
              PRAGMA user_version = {}; BEGIN IMMEDIATE",
             version - 1
         ))
@@ -49,7 +54,7 @@ async fn while_a_file_is_migrated_deliveries_get_503_health_says_why_and_systemd
     let _rollbook = home.start(&["serve"]);
     until("readiness says that it migrates", || async {
         let (status, body) = readiness(&home).await;
-        status == 503 && body.contains("migrating the store (0006_ledger_order)")
+        status == 503 && body.contains("migrating the store (0007_links)")
     })
     .await;
     assert_eq!(home.ops_get("/livez").await.map(|answer| answer.status), Some(200));

@@ -4,7 +4,7 @@ use rollbook_core::catalog::{
     ORGANIZATION_DOMAINS, ORGANIZATION_INVITATIONS, ORGANIZATION_MEMBERSHIPS, Resource, SESSIONS,
     SUBSCRIPTIONS,
 };
-use rollbook_core::change::Applied::{Deleted, Inserted, Unchanged, Updated};
+use rollbook_core::change::Applied::{Deleted, Inserted, Stale, Unchanged, Updated};
 use rollbook_core::time::Timestamp;
 use serde_json::{Value, json};
 
@@ -112,6 +112,43 @@ pub async fn a_newer_child_does_not_undo_its_parents_end(mirror: Mirror<impl Sto
     let updated = event("organizationMembership.updated", START + 50, &data);
     assert_eq!(mirror.apply_one("msg_2", updated).await, Updated);
     assert_ended(&mirror, Some(7), None).await;
+}
+
+pub async fn a_newer_child_that_names_no_parents_keeps_those_that_are_known_whichever_comes_first(
+    mirror: Mirror<impl StoreHarness>,
+) {
+    let named = |id: &str| {
+        let data = membership(id, "org_1", "user_1", START);
+        event("organizationMembership.created", START, &data)
+    };
+    let bare = |id: &str| {
+        let mut data = membership(id, "org_1", "user_1", START + 5);
+        (data["public_user_data"], data["role"]) = (Value::Null, json!("org:owner"));
+        event("organizationMembership.updated", START + 5, &data)
+    };
+    let (first, second) = ("orgmem_1", "orgmem_2");
+    assert_eq!(mirror.apply_one("msg_1", named(first)).await, Inserted);
+    assert_eq!(mirror.apply_one("msg_2", bare(first)).await, Updated);
+    assert_eq!(mirror.apply_one("msg_3", bare(second)).await, Inserted);
+    assert_eq!(mirror.apply_one("msg_4", named(second)).await, Updated);
+    assert_eq!(mirror.apply_one("msg_4", named(second)).await, Stale, "there is nothing more to learn");
+    for id in [first, second] {
+        let row = mirror.row(&ORGANIZATION_MEMBERSHIPS, id).await;
+        assert_eq!((&row["user_id"], &row["role"]), (&json!("user_1"), &json!("org:owner")), "{id}");
+    }
+    mirror.apply_one("msg_5", user_deleted(7)).await;
+    for id in [first, second] {
+        assert_eq!(mirror.row(&ORGANIZATION_MEMBERSHIPS, id).await["deleted_at"], moment(7), "{id}");
+    }
+    // A parent that ended before: the row ends as soon as it is learned.
+    assert_eq!(
+        mirror.apply(&[("msg_6", bare("orgmem_3")), ("msg_7", named("orgmem_3"))]).await,
+        [Inserted, Updated]
+    );
+    assert_eq!(mirror.row(&ORGANIZATION_MEMBERSHIPS, "orgmem_3").await["deleted_at"], moment(7));
+    assert_eq!(mirror.apply_one("msg_8", bare("orgmem_4")).await, Inserted);
+    assert_eq!(mirror.apply_one("msg_9", named("orgmem_4")).await, Updated);
+    assert_eq!(mirror.row(&ORGANIZATION_MEMBERSHIPS, "orgmem_4").await["deleted_at"], moment(7));
 }
 
 pub async fn a_childs_own_end_says_when(mirror: Mirror<impl StoreHarness>) {

@@ -133,6 +133,7 @@ macro_rules! store_conformance {
             cascades: what_comes_after_its_parents_end_has_ended_too
             cascades: parents_and_children_may_come_in_one_batch
             cascades: a_newer_child_does_not_undo_its_parents_end
+            cascades: a_newer_child_that_names_no_parents_keeps_those_that_are_known_whichever_comes_first
             cascades: a_childs_own_end_says_when
             cascades: a_redelivered_end_of_a_parent_changes_no_child
             cascades: what_hangs_on_the_erased_keeps_nothing_but_whom_it_hung_on

@@ -6,8 +6,6 @@ use rollbook_core::queue::{DeadLetterFilter, MessageState, QueueAdmin, QueueErro
 use super::super::{DEAD_LETTERS_PAGE, MESSAGES_PAGE};
 use super::person::{Bearing, Person};
 
-/// How often the queue is looked through again because a message told an address that was not known before.
-const LOOKS_MAX: usize = 4;
 /// Messages in one removal, so that none keeps the receiver waiting.
 const STEP: usize = 500;
 
@@ -28,24 +26,14 @@ pub(super) struct Found {
     pub(super) unreadable: u64,
     /// How many are about others and name them. They stay.
     pub(super) mentions: u64,
+    /// How many can't be read as an event and show neither the id nor an address. They stay.
+    pub(super) unrecognized: u64,
     /// How many were looked at.
     pub(super) looked_at: u64,
 }
 
-/// Looks through messages and dead letters.
+/// Looks once through messages and dead letters.
 pub(super) async fn through(queue: &dyn QueueAdmin, person: &mut Person) -> Result<Found, QueueError> {
-    let mut found = Found::default();
-    for _ in 0..LOOKS_MAX {
-        let known = person.addresses.len();
-        found = once(queue, person).await?;
-        if person.addresses.len() == known {
-            break;
-        }
-    }
-    Ok(found)
-}
-
-async fn once(queue: &dyn QueueAdmin, person: &mut Person) -> Result<Found, QueueError> {
     let mut found = Found::default();
     let mut after = None;
     loop {
@@ -94,6 +82,10 @@ impl Found {
                 self.mentions += 1;
                 return;
             }
+            Bearing::Unrecognized => {
+                self.unrecognized += 1;
+                return;
+            }
             Bearing::Theirs => {}
             Bearing::Unreadable => self.unreadable += 1,
         }
@@ -115,6 +107,7 @@ impl Found {
         self.unreadable += other.unreadable;
         // The others look at the same messages again.
         self.mentions = other.mentions;
+        self.unrecognized = other.unrecognized;
     }
 
     /// How many were found, here and by other looks.

@@ -8,6 +8,7 @@
 //!   a second run goes on where the first one ended.
 //! * What is another's stays, and is told; so is what can't be reached.
 
+mod addresses;
 mod look;
 mod person;
 mod remains;
@@ -37,6 +38,8 @@ use crate::progress::ProgressLine;
 use crate::wire::{self, Part};
 use crate::words::many;
 
+/// How often the queue is looked through again because a message taught an address that was not known before.
+const LOOKS_MAX: usize = 4;
 /// How often the queue is looked through for what came meanwhile.
 const ROUNDS_MAX: usize = 4;
 /// The most rows of others that are looked at by one id or address, to be told.
@@ -142,9 +145,16 @@ impl Parts<'_> {
     /// All that is theirs, as far as it is known by now.
     async fn find(&self, person: &mut Person) -> anyhow::Result<Found> {
         person.look_at_rows(self.store).await?;
-        let found = look::through(self.queue, person).await?;
-        // What left the queue before it was looked at is a row by now.
-        person.look_at_rows(self.store).await?;
+        let mut found = Found::default();
+        for _ in 0..LOOKS_MAX {
+            let known = person.addresses.own().clone();
+            found = look::through(self.queue, person).await?;
+            // What left the queue before it was looked at is a row by now.
+            person.look_at_rows(self.store).await?;
+            if *person.addresses.own() == known {
+                break;
+            }
+        }
         Ok(found)
     }
 
@@ -171,6 +181,7 @@ impl Parts<'_> {
         // What waits or is in hand has come since the rows are erased: a worker keeps nothing of it.
         done.coming = found.waiting + found.leased;
         done.found.mentions = found.mentions;
+        done.found.unrecognized = found.unrecognized;
         if found.delayed + found.dead + found.unreadable > 0 {
             bail!("{}messages about them keep coming that can't be applied; run it again", so_far(&done));
         }
@@ -216,8 +227,8 @@ impl Parts<'_> {
 
 /// What is done when something fails, and that running it again is right.
 fn failed_at(what: &str, person: &Person, done: &Done) -> String {
-    let hint = if done.rows > 0 && !person.addresses.is_empty() {
-        ", with --address for each address of theirs, since no row tells them any more"
+    let hint = if done.rows > 0 && !person.addresses.own().is_empty() {
+        ", with --also for each address of theirs, since no row tells them any more"
     } else {
         ""
     };
@@ -252,7 +263,7 @@ async fn mentions(store: &dyn Store, person: &Person) -> Result<Mentions, StoreE
     let made = store.rows_where(&ORGANIZATIONS, "created_by", &person.id, MENTIONS_MAX).await?;
     let made: BTreeSet<String> = ids(&ORGANIZATIONS, made).into_iter().collect();
     mentions.organizations = made.len() as u64;
-    for address in &person.addresses {
+    for address in person.addresses.own() {
         let column = "affiliation_email_address";
         let rows = store.rows_where(&ORGANIZATION_DOMAINS, column, address, MENTIONS_MAX).await?;
         mentions.domains.extend(ids(&ORGANIZATION_DOMAINS, rows));

@@ -7,15 +7,13 @@ use rollbook_core::store::{RowView, Store, StoreError};
 use serde_json::Value;
 
 use super::super::whose::{About, holds};
+use super::addresses::{Addresses, has};
 
 /// The most rows that are looked for by one link or one address. Beyond that, those that are a subject's go all
 /// the same; only a message about one of them that does not name the subject is not known to be theirs.
 const ROWS_MAX: usize = 10_000;
-/// The lists in a user's object with their addresses: Clerk's alone. Metadata may be the user's own words.
-const ADDRESS_LISTS: [&str; 5] =
-    ["email_addresses", "phone_numbers", "external_accounts", "saml_accounts", "enterprise_accounts"];
-/// The keys in such a list under which an address is.
-const ADDRESS_KEYS: [&str; 2] = ["email_address", "phone_number"];
+/// The column of a user's row with their primary e-mail address.
+const PRIMARY: &str = "primary_email_address";
 
 /// A table's name and an id.
 pub(super) type Key = (&'static str, String);
@@ -31,7 +29,9 @@ pub(super) struct Person {
     /// The organizations that their rows name: those that they belong to or belonged to.
     pub(super) organizations: BTreeSet<String>,
     /// Their addresses and phone numbers.
-    pub(super) addresses: BTreeSet<String>,
+    pub(super) addresses: Addresses,
+    /// Rows of others that name an address which is not proven to be theirs.
+    pub(super) doubted_rows: BTreeSet<Key>,
     /// Those of all these that have a row with content.
     pub(super) rows: BTreeSet<Key>,
 }
@@ -43,6 +43,8 @@ pub(super) enum Bearing {
     Theirs,
     /// It can't be read as an event and holds their id or address. No worker will ever apply it.
     Unreadable,
+    /// It can't be read as an event and holds neither, as far as plain text, JSON escapes and percent-encoding show.
+    Unrecognized,
     /// It is about someone or something else and names them.
     Mention,
     /// Nothing.
@@ -58,7 +60,8 @@ impl Person {
             subjects: BTreeSet::from([(resource.table, id.to_owned())]),
             dependents: BTreeSet::new(),
             organizations: BTreeSet::new(),
-            addresses: addresses.iter().map(|address| plain(address)).collect(),
+            addresses: Addresses::given(addresses),
+            doubted_rows: BTreeSet::new(),
             rows: BTreeSet::new(),
         }
     }
@@ -69,6 +72,8 @@ impl Person {
             self.learn(self.resource, &row);
             self.note(self.resource, &row);
         }
+        self.settle_addresses(store).await?;
+        self.doubted_rows.clear();
         let of = self.resource;
         for resource in RESOURCES {
             for link in resource.links.iter().filter(|link| link.parent == of) {
@@ -78,13 +83,35 @@ impl Person {
                     self.dependents.insert((resource.table, row.id));
                 }
             }
-            for (column, address) in self.spellings(resource) {
+            for (column, address) in spellings(resource, self.addresses.own().iter()) {
                 for row in store.rows_where(resource, column, &address, ROWS_MAX).await? {
                     self.note(resource, &row);
                     self.subjects.insert((resource.table, row.id));
                 }
             }
+            for (column, address) in spellings(resource, self.addresses.doubted().keys()) {
+                for row in store.rows_where(resource, column, &address, ROWS_MAX).await? {
+                    if !self.has(resource, &row.id) {
+                        self.doubted_rows.insert((resource.table, row.id));
+                    }
+                }
+            }
         }
+        Ok(())
+    }
+
+    /// Decides which of the verified addresses are theirs by the rows of the other users.
+    async fn settle_addresses(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        let mut of_others = BTreeSet::new();
+        for address in self.addresses.to_settle() {
+            for spelling in spelled(&address) {
+                let rows = store.rows_where(&USERS, PRIMARY, &spelling, ROWS_MAX).await?;
+                if rows.iter().any(|row| !row.is_deleted() && !self.has(&USERS, &row.id)) {
+                    of_others.insert(address.clone());
+                }
+            }
+        }
+        self.addresses.settle(&of_others);
         Ok(())
     }
 
@@ -102,42 +129,14 @@ impl Person {
         }
     }
 
-    /// The addresses as they may stand in columns. Clerk writes small letters; others are taken as they came.
-    fn spellings(&self, resource: &'static Resource) -> Vec<(&'static str, String)> {
-        let mut all = Vec::new();
-        for column in resource.addresses {
-            for address in &self.addresses {
-                all.push((*column, address.clone()));
-                let small = address.to_lowercase();
-                if small != *address {
-                    all.push((*column, small));
-                }
-            }
-        }
-        all
-    }
-
     fn learn(&mut self, resource: &Resource, row: &RowView) {
         if *resource == USERS {
-            row.columns.get("data").into_iter().for_each(|data| self.learn_addresses(data));
+            row.columns.get("data").into_iter().for_each(|data| self.addresses.learn(data));
         }
         for column in resource.addresses {
             if let Some(Value::String(address)) = row.columns.get(*column) {
-                self.addresses.insert(plain(address));
+                self.addresses.take(address);
             }
-        }
-    }
-
-    /// The addresses in a user's object. Not one that they have yet to prove: it may be another's.
-    fn learn_addresses(&mut self, data: &Value) {
-        let lists = ADDRESS_LISTS.iter().filter_map(|list| data.get(list)?.as_array());
-        for element in lists.flatten() {
-            let status = element.get("verification").and_then(|verification| verification.get("status"));
-            if status.and_then(Value::as_str).is_some_and(|status| status != "verified") {
-                continue;
-            }
-            let texts = ADDRESS_KEYS.iter().filter_map(|key| element.get(key)?.as_str());
-            self.addresses.extend(texts.filter(|text| !text.is_empty()).map(plain));
         }
     }
 
@@ -145,7 +144,7 @@ impl Person {
     pub(super) fn bearing(&mut self, body: &[u8]) -> Bearing {
         let about = About::read(body);
         if !about.readable {
-            return if self.is_named_by(body) { Bearing::Unreadable } else { Bearing::None };
+            return if self.is_named_by(body) { Bearing::Unreadable } else { Bearing::Unrecognized };
         }
         let (Some(resource), Some(id)) = (about.resource, about.id.as_deref()) else {
             // No table is for such events: without it nothing is lost.
@@ -156,23 +155,28 @@ impl Person {
             };
         };
         let key = (resource.table, id.to_owned());
-        let by_address = about.addresses.iter().any(|address| self.is_theirs(address));
+        let by_address = about.addresses.iter().any(|address| self.addresses.has(address));
         let is_own = self.subjects.contains(&key);
         let is_dependent = self.dependents.contains(&key) || about.belongs_to(self.resource, &self.id);
         if by_address {
             self.subjects.insert(key);
         }
         if is_own && *resource == USERS {
-            self.learn_addresses(&Value::Object(about.data.clone()));
+            self.addresses.learn(&Value::Object(about.data.clone()));
         }
         if is_own || is_dependent || by_address {
             return Bearing::Theirs;
         }
-        if self.is_named_in(&Value::Object(about.data)) { Bearing::Mention } else { Bearing::None }
+        let is_doubted = about.addresses.iter().any(|address| has(self.addresses.doubted().keys(), address));
+        if is_doubted || self.is_named_in(&Value::Object(about.data)) {
+            Bearing::Mention
+        } else {
+            Bearing::None
+        }
     }
 
     fn is_named_by(&self, text: &[u8]) -> bool {
-        holds(text, &self.id) || self.addresses.iter().any(|address| holds(text, address))
+        holds(text, &self.id) || self.addresses.own().iter().any(|address| holds(text, address))
     }
 
     /// Whether any text in it, however deep, names them by their id or an address.
@@ -186,11 +190,6 @@ impl Person {
         self.subjects.contains(&key) || self.dependents.contains(&key)
     }
 
-    fn is_theirs(&self, address: &str) -> bool {
-        let small = address.trim().to_lowercase();
-        self.addresses.iter().any(|known| known.to_lowercase() == small)
-    }
-
     /// The subjects as the store takes them.
     pub(super) fn erasable(&self) -> Vec<(&'static Resource, String)> {
         let found = |(table, id): &Key| Some((find_resource(table)?, id.clone()));
@@ -198,8 +197,24 @@ impl Person {
     }
 }
 
-fn plain(address: &str) -> String {
-    address.trim().to_owned()
+/// The addresses as they may stand in the columns of a table.
+fn spellings<'a>(
+    resource: &'static Resource,
+    addresses: impl Iterator<Item = &'a String> + Clone,
+) -> Vec<(&'static str, String)> {
+    let of = |column: &&'static str| {
+        let column = *column;
+        addresses.clone().flat_map(spelled).map(move |address| (column, address)).collect::<Vec<_>>()
+    };
+    resource.addresses.iter().flat_map(of).collect()
+}
+
+/// An address as it may stand in a column. Clerk writes small letters; others are taken as they came.
+#[expect(clippy::ptr_arg, reason = "it is given to flat_map over a set of them")]
+fn spelled(address: &String) -> impl Iterator<Item = String> + use<> {
+    let small = address.to_lowercase();
+    let other = (small != *address).then_some(small);
+    std::iter::once(address.clone()).chain(other)
 }
 
 /// Whether any text in it, however deep, names someone.
@@ -231,12 +246,13 @@ mod tests {
     fn ines() -> Person {
         let mut person = Person::new(&USERS, INES, &[]);
         assert_eq!(person.bearing(sample("user.updated")), Bearing::Theirs);
+        person.addresses.settle(&BTreeSet::new());
         person
     }
 
     #[test]
     fn a_users_own_message_tells_their_addresses_and_numbers() {
-        let addresses: Vec<String> = ines().addresses.into_iter().collect();
+        let addresses: Vec<String> = ines().addresses.own().iter().cloned().collect();
         assert_eq!(addresses, ["+447700900113", "ines.okafor@kilnworks.example"]);
     }
 
@@ -252,8 +268,11 @@ mod tests {
         event["data"]["email_addresses"].as_array_mut().expect("a list").push(victim("three@x.example"));
         let mut person = Person::new(&USERS, INES, &[]);
         person.bearing(event.to_string().as_bytes());
-        let known = |address: &str| person.addresses.contains(address);
-        assert_eq!(["one@x.example", "two@x.example", "three@x.example"].map(known), [false, false, true]);
+        person.addresses.settle(&BTreeSet::new());
+        let known = |address: &str| person.addresses.has(address);
+        assert_eq!(["one@x.example", "two@x.example", "three@x.example"].map(known), [false; 3]);
+        let doubted: Vec<&str> = person.addresses.doubted().keys().map(String::as_str).collect();
+        assert_eq!(doubted, ["three@x.example", "two@x.example"]);
     }
 
     #[test]
@@ -305,6 +324,15 @@ mod tests {
         let torn = format!("{{\"type\":\"user.updated\",\"data\":{{\"id\":\"{INES}");
         assert_eq!(ines().bearing(torn.as_bytes()), Bearing::Unreadable);
         assert_eq!(ines().bearing(b"\xff INES.okafor@kilnworks.example"), Bearing::Unreadable);
-        assert_eq!(ines().bearing(b"{\"type\":\"user.upd"), Bearing::None);
+        assert_eq!(ines().bearing(b"{\"type\":\"user.upd"), Bearing::Unrecognized);
+        for spelled in [
+            "ines.okafor\\u0040kilnworks.example",
+            "\\u0069nes.okafor\\u0040kilnworks\\u002Eexample",
+            "ines.okafor\\\\u0040kilnworks.example",
+            "ines.okafor%40kilnworks.example",
+        ] {
+            let torn = format!("{{\"data\":{{\"email_address\":\"{spelled}\",");
+            assert_eq!(ines().bearing(torn.as_bytes()), Bearing::Unreadable, "{spelled}");
+        }
     }
 }

@@ -11,6 +11,9 @@ use super::remains::Remain;
 use crate::output::{Table, harmless};
 use crate::words::{a_kind, many};
 
+/// Rows that are named one by one.
+const LISTED_MAX: usize = 20;
+
 /// What has been done.
 #[derive(Default)]
 pub(super) struct Done {
@@ -56,7 +59,7 @@ pub(super) fn plan(person: &Person, found: &Found, mentions: &Mentions) -> Strin
     let key = (person.resource.table, person.id.clone());
     let row = if person.rows.contains(&key) { "" } else { "; no row tells anything of it, and none will" };
     _ = writeln!(text, "{id}: {}{row}", a_kind(person.resource));
-    let addresses = person.addresses.len() as u64;
+    let addresses = person.addresses.own().len() as u64;
     if addresses > 0 {
         _ = writeln!(
             text,
@@ -71,6 +74,7 @@ pub(super) fn plan(person: &Person, found: &Found, mentions: &Mentions) -> Strin
     queue(&mut table, found);
     _ = write!(text, "\n{table}");
     stays(&mut text, "would stay", found, mentions);
+    not_taken(&mut text, person, found);
     text
 }
 
@@ -114,6 +118,7 @@ pub(super) fn done(person: &Person, done: &Done, mentions: &Mentions, remains: &
         );
     }
     stays(&mut text, "stays", &done.found, mentions);
+    not_taken(&mut text, person, &done.found);
     _ = writeln!(text, "\nnot reached, and how long it lives:");
     let mut place = "";
     for remain in remains {
@@ -165,6 +170,46 @@ fn stays(text: &mut String, word: &str, found: &Found, mentions: &Mentions) {
     }
 }
 
+/// The addresses that are not proven to be theirs, the rows that name those, and the messages that can't be read.
+fn not_taken(text: &mut String, person: &Person, found: &Found) {
+    let doubted = person.addresses.doubted();
+    if !doubted.is_empty() {
+        _ = writeln!(text, "\nnot taken as theirs, so that nothing of another person is erased:");
+        for (address, doubt) in doubted {
+            _ = writeln!(text, "  - {}: {}", harmless(address), doubt.text());
+        }
+        if !person.doubted_rows.is_empty() {
+            let rows: Vec<String> = person
+                .doubted_rows
+                .iter()
+                .take(LISTED_MAX)
+                .map(|(table, id)| format!("{table} {id}"))
+                .collect();
+            let number = many(person.doubted_rows.len() as u64, "row");
+            let more = if rows.len() < person.doubted_rows.len() { ", …" } else { "" };
+            _ = writeln!(
+                text,
+                "    these addresses stand in {number}, which stay: {}{more}",
+                harmless(&rows.join(", "))
+            );
+        }
+        _ = writeln!(
+            text,
+            "    if an address is theirs all the same: rollbook erase {} --also ADDRESS",
+            harmless(&person.id)
+        );
+    }
+    if found.unrecognized > 0 {
+        let number = many(found.unrecognized, "message");
+        _ = writeln!(
+            text,
+            "\nnot judged: {number} in the queue or the dead letters can't be read as an event. The id and the \
+             addresses were looked for in them as text, with JSON and URL escapes undone, and not found; look at \
+             them with rollbook dead-letters show"
+        );
+    }
+}
+
 /// The same for programs.
 pub(super) fn json(
     person: &Person,
@@ -181,7 +226,11 @@ pub(super) fn json(
         "id": person.id,
         "table": person.resource.table,
         "dry_run": done.is_none(),
-        "addresses": person.addresses.len(),
+        "addresses": person.addresses.own().len(),
+        "addresses_not_taken": person.addresses.doubted().iter().map(|(address, doubt)| {
+            json!({ "address": address, "reason": doubt.name() })
+        }).collect::<Vec<_>>(),
+        "rows_by_address_not_taken": subjects(&mut person.doubted_rows.iter()),
         "subjects": subjects(&mut person.subjects.iter()),
         "rows_by_table": by_table(&person.rows),
         "queue": {
@@ -191,6 +240,7 @@ pub(super) fn json(
             "dead_letters": found.dead,
             "unreadable": found.unreadable,
             "mentions": found.mentions,
+            "unrecognized": found.unrecognized,
         },
         "removed": done.map(|done| json!({
             "rows": done.rows,
