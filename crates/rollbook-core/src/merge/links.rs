@@ -74,7 +74,7 @@ impl Links {
     pub fn to_column(&self) -> Option<String> {
         let part = |(number, named): (usize, &Named)| match named {
             Named::Before(Version { updated_at, event_at, hash, .. }) => {
-                let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+                let hash = hash.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
                 Some(format!("{number}:{updated_at}:{event_at}:{hash}"))
             }
             _ => None,

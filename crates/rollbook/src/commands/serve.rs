@@ -50,8 +50,8 @@ async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Resu
         tracing::info!("stopped before it was ready");
         return Ok(());
     };
-    let parts = if faces.worker { &Part::ALL[..] } else { &[Part::Queue] };
-    for Weakness { what, fix } in file_modes::weaknesses(&config, parts) {
+    let used = if faces.worker { &Part::ALL[..] } else { &[Part::Queue] };
+    for Weakness { what, fix } in file_modes::weaknesses(&config, used) {
         tracing::warn!(fix, "{what}");
     }
     let mut service =

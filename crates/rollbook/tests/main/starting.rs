@@ -14,9 +14,9 @@ fn held_up() -> (Home, rusqlite::Connection) {
     let store = rusqlite::Connection::open(home.data().join("store.db")).expect("the file opens");
     let version: i64 = store.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
     let with_links = RESOURCES.into_iter().filter(|resource| !resource.links.is_empty());
-    let undone: String = with_links
-        .map(|resource| format!("ALTER TABLE {} DROP COLUMN version_links;", resource.table))
-        .collect();
+    let undone = with_links.fold(String::new(), |sql, resource| {
+        format!("{sql}ALTER TABLE {} DROP COLUMN version_links;", resource.table)
+    });
     store
         .execute_batch(&format!(
             "{undone}

@@ -144,7 +144,9 @@ mod tests {
 
     fn after(objects: &[Value]) -> Addresses {
         let mut addresses = Addresses::default();
-        objects.iter().for_each(|object| addresses.learn(object));
+        for object in objects {
+            addresses.learn(object);
+        }
         addresses.settle(&BTreeSet::new());
         addresses
     }

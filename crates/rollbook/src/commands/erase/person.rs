@@ -200,21 +200,17 @@ impl Person {
 /// The addresses as they may stand in the columns of a table.
 fn spellings<'a>(
     resource: &'static Resource,
-    addresses: impl Iterator<Item = &'a String> + Clone,
+    addresses: impl Iterator<Item = &'a String>,
 ) -> Vec<(&'static str, String)> {
-    let of = |column: &&'static str| {
-        let column = *column;
-        addresses.clone().flat_map(spelled).map(move |address| (column, address)).collect::<Vec<_>>()
-    };
-    resource.addresses.iter().flat_map(of).collect()
+    let columns = |address: String| resource.addresses.iter().map(move |column| (*column, address.clone()));
+    addresses.flat_map(|address| spelled(address)).flat_map(columns).collect()
 }
 
 /// An address as it may stand in a column. Clerk writes small letters; others are taken as they came.
-#[expect(clippy::ptr_arg, reason = "it is given to flat_map over a set of them")]
-fn spelled(address: &String) -> impl Iterator<Item = String> + use<> {
+fn spelled(address: &str) -> impl Iterator<Item = String> + use<> {
     let small = address.to_lowercase();
-    let other = (small != *address).then_some(small);
-    std::iter::once(address.clone()).chain(other)
+    let other = (small != address).then_some(small);
+    std::iter::once(address.to_owned()).chain(other)
 }
 
 /// Whether any text in it, however deep, names someone.

@@ -1,0 +1,227 @@
+//! A private face with parts, a queue and a clock that say what the test wants.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use prometheus::{IntCounter, Registry};
+use rollbook_core::delivery::MessageId;
+use rollbook_core::queue::{
+    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, MessagesCursor, MessagesPage,
+    QueueAdmin, QueueError, QueueStats, QueuedMessage, Room,
+};
+use rollbook_core::time::{Clock, Timestamp};
+use rollbook_ops::{Condition, Ops, Part, Probe, WatchedQueue};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
+pub(crate) const DEPTH_MAX: u64 = 70;
+/// Nothing here takes this long unless it hangs.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) struct FixedClock;
+
+impl Clock for FixedClock {
+    fn now(&self) -> Timestamp {
+        NOW
+    }
+}
+
+#[derive(Clone)]
+pub(crate) enum Says {
+    Well,
+    Degraded(&'static str),
+    Unproven(&'static str),
+    Failing(&'static str),
+    Nothing,
+}
+
+#[async_trait]
+impl Probe for Says {
+    async fn check(&self) -> Condition {
+        match self {
+            Self::Well => Condition::Well,
+            Self::Degraded(why) => Condition::Degraded((*why).to_owned()),
+            Self::Unproven(why) => Condition::Unproven((*why).to_owned()),
+            Self::Failing(why) => Condition::Failing((*why).to_owned()),
+            Self::Nothing => std::future::pending().await,
+        }
+    }
+}
+
+/// A queue whose numbers are the test's; `None` never answers. Durable as long as nothing is delayed.
+pub(crate) struct FakeQueue {
+    pub(crate) answer: Mutex<Option<Result<QueueStats, QueueError>>>,
+    pub(crate) asked: AtomicUsize,
+}
+
+/// Whether a part of the queue does not answer: the other parts have nothing but dead letters then.
+pub(crate) fn weak_part(answer: &Mutex<Option<Result<QueueStats, QueueError>>>) -> bool {
+    let answer = answer.lock().expect("no test panics with it");
+    matches!(&*answer, Some(Ok(stats)) if *stats == PART_MISSING)
+}
+
+pub(crate) const PART_MISSING: QueueStats =
+    QueueStats { ready: 0, leased: 0, delayed: 0, dead: 99, oldest_received_at: None };
+
+impl FakeQueue {
+    pub(crate) async fn answer(&self) -> Result<QueueStats, QueueError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let answer = self.answer.lock().expect("no test panics with it").clone();
+        match answer {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(crate) fn says(&self, answer: Result<QueueStats, QueueError>) {
+        *self.answer.lock().expect("no test panics with it") = Some(answer);
+    }
+}
+
+#[async_trait]
+impl QueueAdmin for FakeQueue {
+    async fn stats(&self) -> Result<QueueStats, QueueError> {
+        self.answer().await
+    }
+
+    async fn dead_letters(
+        &self,
+        _: &DeadLetterFilter,
+        _: Option<DeadLetterPosition>,
+        _: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        panic!("a probe asks for no dead letters")
+    }
+
+    async fn redrive(
+        &self,
+        _: &DeadLetterFilter,
+        _: Option<DeadLetterPosition>,
+        _: usize,
+    ) -> Result<BulkStep, QueueError> {
+        panic!("a probe writes nothing")
+    }
+
+    async fn discard(
+        &self,
+        _: &DeadLetterFilter,
+        _: Option<DeadLetterPosition>,
+        _: usize,
+    ) -> Result<BulkStep, QueueError> {
+        panic!("a probe writes nothing")
+    }
+
+    async fn messages(&self, _: Option<&MessagesCursor>, _: usize) -> Result<MessagesPage, QueueError> {
+        panic!("a probe asks for no messages")
+    }
+
+    async fn message(&self, _: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
+        panic!("a probe asks for no message")
+    }
+
+    async fn remove_many(&self, _: &[MessageId]) -> Result<usize, QueueError> {
+        panic!("a probe writes nothing")
+    }
+
+    async fn room(&self) -> Result<Room, QueueError> {
+        // As the number of dead letters is known, so is this.
+        let answer = self.answer.lock().expect("no test panics with it").clone();
+        let used = answer.and_then(Result::ok).map(|stats| stats.dead).filter(|dead| *dead > 0);
+        Ok(Room { memory_used: used, memory_limit: used.map(|used| used * 2), ..Room::default() })
+    }
+
+    async fn durability(&self) -> Result<Durability, QueueError> {
+        let weak = self.answer().await?.delayed > 0;
+        Ok(Durability {
+            weaknesses: weak.then(|| "appendonly is no".to_owned()).into_iter().collect(),
+            unreachable: (weak_part(&self.answer).then(|| "shard 3: Redis: connection refused".to_owned()))
+                .into_iter()
+                .collect(),
+        })
+    }
+}
+
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) stop: CancellationToken,
+    pub(crate) serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    pub(crate) async fn start(queue: Option<Arc<FakeQueue>>, live: Vec<Part>, ready: Vec<Part>) -> Self {
+        Self::with_registry(Registry::new(), queue, live, ready).await
+    }
+
+    pub(crate) async fn with_registry(
+        registry: Registry,
+        queue: Option<Arc<FakeQueue>>,
+        live: Vec<Part>,
+        ready: Vec<Part>,
+    ) -> Self {
+        let queue = queue.map(|admin| WatchedQueue { admin, depth_max: DEPTH_MAX });
+        let ops = Ops::new(registry, queue, live, ready, Arc::new(FixedClock)).expect("all names are free");
+        Self::serving(ops).await
+    }
+
+    /// A queue that answers, in a process that met this when it used it.
+    pub(crate) async fn with_used_queue(used: Says) -> Self {
+        let queue = WatchedQueue { admin: queue(Some(Ok(QueueStats::default()))), depth_max: DEPTH_MAX };
+        let (registry, clock) = (Registry::new(), Arc::new(FixedClock));
+        let ops = Ops::new(registry, Some(queue), Vec::new(), Vec::new(), clock).expect("all names are free");
+        Self::serving(ops.judging_queue_by(Arc::new(used))).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "every test awaits the server it starts")]
+    pub(crate) async fn serving(ops: Ops) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(ops.serve(listener, stop.clone()));
+        Self { address, stop, serving }
+    }
+
+    /// The whole answer to a GET, head and body.
+    pub(crate) async fn get(&self, path: &str) -> String {
+        let asked = async {
+            let mut stream = TcpStream::connect(self.address).await?;
+            let request = format!("GET {path} HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        tokio::time::timeout(DEADLINE, asked).await.expect("it answers").expect("it answers whole")
+    }
+
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(DEADLINE, self.serving)
+            .await
+            .expect("it stops")
+            .expect("it does not panic")
+            .expect("it ends well");
+    }
+}
+
+pub(crate) fn part(name: &'static str, says: Says) -> Part {
+    Part { name, probe: Arc::new(says) }
+}
+
+pub(crate) fn queue(answer: Option<Result<QueueStats, QueueError>>) -> Arc<FakeQueue> {
+    Arc::new(FakeQueue { answer: Mutex::new(answer), asked: AtomicUsize::new(0) })
+}
+
+pub(crate) fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").expect("an answer has a head").1
+}
+
+#[track_caller]
+pub(crate) fn assert_line(answer: &str, line: &str) {
+    assert!(answer.lines().any(|found| found == line), "no line {line:?} in\n{answer}");
+}
