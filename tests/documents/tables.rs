@@ -17,7 +17,9 @@ pub(super) fn render(indexes: &Indexes) -> String {
     let never = NEVER_KEPT.map(code).join(" and ");
     _ = writeln!(
         text,
-        "{never} carry one-time passwords: a line in the ledger, without a subject, is all that stays of them."
+        "{never} carry one-time passwords: a line in the ledger, without a subject, is all that the store keeps of \
+         them. Their bytes stay on the\nqueue's disk until that room is used again (see \"What it promises\" in the top README): do \
+         not subscribe to these two event types."
     );
     text
 }

@@ -71,8 +71,9 @@ fn as_ines(event_type: &str) -> Value {
     if event["type"] == "user.updated"
         && let Some(addresses) = event["data"]["email_addresses"].as_array_mut()
     {
+        let verified = json!({ "status": "verified", "strategy": "email_code" });
         addresses
-            .push(json!({ "id": "idn_private", "object": "email_address", "email_address": OTHER_EMAIL }));
+            .push(json!({ "id": "idn_private", "email_address": OTHER_EMAIL, "verification": verified }));
     }
     event
 }

@@ -69,7 +69,8 @@ impl<'a> Origin<'a> {
             "40001" | "40P01" => return Blame::Time(SlowCause::Conflict),
             _ if !self.is_mild => return Blame::Nobody,
             "42501" if self.routine == Some("ExecWithCheckOptions") => return Blame::RowOrAll,
-            "53300" => return Blame::Nobody,
+            // No connection left; a full or failing disk, which refuses now this row and now that one, as pages have room.
+            "53300" | "53100" | "58000" | "58030" => return Blame::Nobody,
             _ => {}
         }
         let class = self.state.get(..2).unwrap_or_default();
@@ -159,9 +160,13 @@ mod tests {
                 let inside = Origin { context: Some(context), ..error(state) };
                 assert_eq!(inside.blame(), Blame::Row, "{state} in {context}");
             }
-            for state in ["53100", "58030", "XX000", "25006", "57P05", "08006"] {
+            for state in ["53200", "XX000", "25006", "57P05", "08006"] {
                 let inside = Origin { context: Some(context), ..error(state) };
                 assert_eq!(inside.blame(), Blame::RowOrAll, "{state} in {context}");
+            }
+            for state in ["53100", "58030"] {
+                let inside = Origin { context: Some(context), ..error(state) };
+                assert_eq!(inside.blame(), Blame::Nobody, "{state} in {context}: the disk");
             }
         }
     }
@@ -181,15 +186,16 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_a_full_disk_and_damage_may_be_one_rows_and_a_missing_right_or_table_is_not() {
+    fn a_policy_and_damage_may_be_one_rows_and_a_full_disk_a_missing_right_or_table_is_not() {
         let policy = Origin { routine: Some("ExecWithCheckOptions"), ..error("42501") };
         assert_eq!(policy.blame(), Blame::RowOrAll);
-        for state in ["53100", "53200", "54000", "55000", "58030", "XX000", "XX001", "F0000", "99999"] {
+        for state in ["53200", "54000", "55000", "XX000", "XX001", "F0000", "99999"] {
             assert_eq!(error(state).blame(), Blame::RowOrAll, "{state}");
         }
-        for state in
-            ["42501", "42P01", "42703", "0A000", "28P01", "3D000", "53300", "57P01", "08006", "25006"]
-        {
+        for state in [
+            "42501", "42P01", "42703", "0A000", "28P01", "3D000", "53100", "53300", "57P01", "58030",
+            "08006", "25006",
+        ] {
             assert_eq!(error(state).blame(), Blame::Nobody, "{state}");
         }
     }

@@ -3,26 +3,18 @@
 mod attacks;
 mod stage;
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use prometheus::{IntCounter, Registry};
-use rollbook_core::delivery::MessageId;
-use rollbook_core::queue::{
-    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, MessagesCursor, MessagesPage,
-    QueueAdmin, QueueError, QueueStats, QueuedMessage, Room,
-};
-use rollbook_core::time::{Clock, Timestamp};
-use rollbook_ops::{Condition, Ops, Part, Probe, WatchedQueue};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rollbook_core::queue::{QueueError, QueueStats};
+use rollbook_ops::Ops;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::stage::{DEADLINE, DEPTH_MAX, FakeQueue, NOW, Says, Server, assert_line, body, part, queue};
+use self::stage::{FixedClock, NOW, PART_MISSING, Says, Server, assert_line, body, part, queue};
 
 #[tokio::test]
 async fn every_part_is_named_and_all_well_is_200() {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use prometheus::{IntCounter, Registry};
+use prometheus::Registry;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
     BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, MessagesCursor, MessagesPage,
