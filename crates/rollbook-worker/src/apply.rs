@@ -37,6 +37,19 @@ impl Outcome {
     pub(crate) fn is_proof(&self) -> bool {
         self.fates.iter().any(|fate| matches!(fate, Fate::Applied(_) | Fate::Refused(_)))
     }
+
+    /// Whether anything was applied; else how many changes the store refused, and the reason for the last.
+    pub(crate) fn refused_alone(&self) -> Result<(), (u64, &str)> {
+        let mut refused = (0, "");
+        for fate in &self.fates {
+            match fate {
+                Fate::Applied(_) => return Ok(()),
+                Fate::Refused(why) | Fate::TimedOut(why) => refused = (refused.0 + 1, why),
+                Fate::Untried => {}
+            }
+        }
+        Err(refused)
+    }
 }
 
 /// One call to the store, for whoever counts them.

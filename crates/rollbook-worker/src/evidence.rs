@@ -72,8 +72,7 @@ impl Evidence {
     ///
     /// * A time limit: where others of its table passed since. A table may be locked while others are not.
     /// * Any other error: where others passed since.
-    /// * Where nothing passed: if it is the only message that failed lately, unless the error looks like an outage, or like
-    ///   another session's lock.
+    /// * Where nothing passed: only for a statement's time limit, if it is the only message that failed lately.
     pub(crate) fn is_to_blame(&self, change: &Change, error: &StoreError) -> bool {
         let (all, now) = (self.all(), Instant::now());
         let is_slow = matches!(error, StoreError::Slow { .. });
@@ -84,11 +83,7 @@ impl Evidence {
         }
         let mut others = all.iter().filter(|(other, _)| *other != id);
         let is_alone = !others.any(|(_, failed)| !have_passed(failed) && failed.seen + RECENT > now);
-        let is_its_own = matches!(
-            error.unblamed(),
-            StoreError::Deployment(_) | StoreError::Slow { cause: SlowCause::Statement, .. }
-        );
-        is_alone && is_its_own
+        is_alone && matches!(error, StoreError::Slow { cause: SlowCause::Statement, .. })
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<MessageId, Failed>> {
@@ -146,18 +141,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_only_message_that_fails_is_to_blame_unless_it_may_be_an_outage_or_a_lock_and_two_are_not() {
+    async fn the_only_message_that_is_too_slow_is_to_blame_and_neither_two_nor_another_error_is() {
         let (evidence, two) = (Evidence::default(), users(0..2));
         let blamed = |which: usize| {
             [slow(), policy(), disk(), locked()].map(|error| evidence.is_to_blame(&two[which], &error))
         };
         evidence.failed(&two[..1]);
-        assert_eq!(blamed(0), [true, true, false, false]);
+        assert_eq!(blamed(0), [true, false, false, false]);
         evidence.failed(&two[1..]);
         assert_eq!((blamed(0), blamed(1)), ([false; 4], [false; 4]));
         tokio::time::advance(RECENT).await;
         evidence.failed(&two[1..]);
-        assert_eq!(blamed(1), [true, true, false, false], "the other one failed too long ago");
+        assert_eq!(blamed(1), [true, false, false, false], "the other one failed too long ago");
     }
 
     #[tokio::test(start_paused = true)]

@@ -105,7 +105,7 @@ impl Gate {
     /// A batch was applied. Where another lane has closed the gate since, the outage goes on.
     pub(crate) fn applied(&self) {
         // Also while the gate is closed: a lane may have leased before. The last evidence counts.
-        self.health.applied();
+        self.health.decided();
         let mut outage = self.outage();
         if outage.as_ref().is_some_and(|outage| outage.answered)
             && let Some(outage) = outage.take()

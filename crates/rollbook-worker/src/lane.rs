@@ -305,6 +305,11 @@ impl Lane {
         .await;
         metrics.batch_limit.set(pace.size());
         let is_proof = outcome.is_proof();
+        match outcome.refused_alone() {
+            Ok(()) => gate.health.applied(),
+            Err((0, _)) => {}
+            Err((count, why)) => gate.health.refused(count, why),
+        }
         let now = self.shared.clock.now();
         let mut decided = Decided::default();
         decided.settlements.reserve(reading.leases.len() + reading.failed.len());

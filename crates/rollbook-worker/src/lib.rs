@@ -35,5 +35,5 @@ mod worker;
 
 pub use progress::Progress;
 pub use settings::{Settings, UpkeepSettings};
-pub use store_health::{StoreHealth, StoreOutage};
+pub use store_health::{StoreHealth, StoreOutage, StoreRefusals};
 pub use worker::{Worker, WorkerError};

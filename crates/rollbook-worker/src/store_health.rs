@@ -1,4 +1,5 @@
-//! What health checks read of a worker's store: the error that closed the gate, until a batch is applied.
+//! What health checks read of a worker's store: the error that closed the gate, until a batch is applied, and the messages
+//! that were refused since one was.
 //!
 //! A store that answers a ping may still refuse every write (read-only, no right, a full disk). So the only evidence
 //! is what became of the last batch. The gate writes it here.
@@ -11,7 +12,30 @@ use tokio::time::Instant;
 
 /// The state of a worker's store, shared with whoever checks its health.
 #[derive(Clone, Debug, Default)]
-pub struct StoreHealth(Arc<Mutex<Option<StoreOutage>>>);
+pub struct StoreHealth(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    outage: Option<StoreOutage>,
+    refusals: Option<StoreRefusals>,
+}
+
+/// Messages that the store refused one by one, while it applied none.
+#[derive(Clone, Debug)]
+pub struct StoreRefusals {
+    /// Refusals since the last message that was applied: a message that is tried again counts again.
+    pub count: u64,
+    /// The last reason. It names no values.
+    pub reason: String,
+    refused_at: Instant,
+}
+
+impl StoreRefusals {
+    /// How long ago the last one was.
+    pub fn refused_ago(&self) -> Duration {
+        self.refused_at.elapsed()
+    }
+}
 
 /// A store that applies nothing.
 #[derive(Clone, Debug)]
@@ -37,23 +61,41 @@ impl StoreOutage {
 impl StoreHealth {
     /// The present outage. `None` where the last batch was applied, and before the first.
     pub fn outage(&self) -> Option<StoreOutage> {
-        self.state().clone()
+        self.state().outage.clone()
+    }
+
+    /// What was refused since a message was applied. `None` where the last one was.
+    pub fn refusals(&self) -> Option<StoreRefusals> {
+        self.state().refusals.clone()
     }
 
     /// The store refused a batch or did not answer, and no message is to blame.
     pub(crate) fn failed(&self, error: &StoreError) {
         let now = Instant::now();
         let mut state = self.state();
-        let began_at = state.as_ref().map_or(now, |outage| outage.began_at);
-        *state = Some(StoreOutage { error: error.clone(), began_at, failed_at: now });
+        let began_at = state.outage.as_ref().map_or(now, |outage| outage.began_at);
+        state.outage = Some(StoreOutage { error: error.clone(), began_at, failed_at: now });
     }
 
-    /// A batch was applied.
+    /// The store has decided on messages: it works.
+    pub(crate) fn decided(&self) {
+        self.state().outage = None;
+    }
+
+    /// Messages were applied.
     pub(crate) fn applied(&self) {
-        *self.state() = None;
+        self.state().refusals = None;
     }
 
-    fn state(&self) -> MutexGuard<'_, Option<StoreOutage>> {
+    /// So many messages were refused, and none was applied.
+    pub(crate) fn refused(&self, count: u64, reason: &str) {
+        let mut state = self.state();
+        let before = state.refusals.as_ref().map_or(0, |refusals| refusals.count);
+        let (count, reason) = (before.saturating_add(count), reason.to_owned());
+        state.refusals = Some(StoreRefusals { count, reason, refused_at: Instant::now() });
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -85,7 +127,19 @@ mod tests {
         let outage = health.outage().expect("it lasts");
         assert_eq!(outage.error, StoreError::Deployment("no right".to_owned()));
         assert_eq!((outage.lasts_for().as_secs(), outage.failed_ago().as_secs()), (9, 2));
-        health.applied();
+        health.decided();
         assert!(health.outage().is_none());
+    }
+
+    #[test]
+    fn refusals_are_counted_until_a_message_is_applied() {
+        let health = StoreHealth::default();
+        health.refused(2, "a trigger");
+        health.decided();
+        health.refused(1, "another trigger");
+        let refusals = health.refusals().expect("nothing was applied");
+        assert_eq!((refusals.count, refusals.reason.as_str()), (3, "another trigger"));
+        health.applied();
+        assert!(health.refusals().is_none());
     }
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use rollbook_core::protection::Protection;
 use rollbook_core::store::Store;
 use rollbook_ops::{Condition, Probe};
-use rollbook_worker::{StoreHealth, StoreOutage};
+use rollbook_worker::{StoreHealth, StoreOutage, StoreRefusals};
 
 /// How long an error counts as evidence that the next batch would fail too. As long as a message waits, the worker
 /// tries again within seconds; what it could not apply may meanwhile have been applied by another worker, so that
@@ -29,7 +29,18 @@ impl Probe for StoreCheck {
         if !applying.is_ready() {
             return applying;
         }
-        self.store.ping().await.map_or_else(|error| Condition::Failing(error.to_string()), |()| applying)
+        if let Err(error) = self.store.ping().await {
+            return Condition::Failing(error.to_string());
+        }
+        let refusals = self.worker.as_ref().and_then(StoreHealth::refusals);
+        match refusals.filter(|refusals| refusals.refused_ago() < FAILURE_HOLDS_FOR) {
+            Some(StoreRefusals { count, reason, .. }) if matches!(applying, Condition::Well) => {
+                Condition::Degraded(format!(
+                    "the store refused the last {count} messages and applied none since: {reason}"
+                ))
+            }
+            _ => applying,
+        }
     }
 
     fn protection(&self) -> Option<Protection> {
