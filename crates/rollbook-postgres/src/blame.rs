@@ -109,8 +109,9 @@ fn function_in(context: &str) -> Option<String> {
     lines.next().map(short)
 }
 
-/// What the server says of a connection that it refuses: there are no values of events yet, only names.
-pub(crate) fn words_at_connect(error: &PgDatabaseError) -> String {
+/// The server's own words. Only for errors that name identifiers and no values: of a connection that is refused, and of
+/// a policy.
+pub(crate) fn words(error: &PgDatabaseError) -> String {
     short(error.message())
 }
 

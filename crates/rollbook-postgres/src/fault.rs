@@ -160,7 +160,7 @@ pub(crate) fn no_connection(place: &Place, none: &NoConnection) -> Fault {
             "{place}: no connection within database_connect_timeout: are host and port right, is it reachable?"
         )),
         NoConnection::Refused(error) => {
-            let words = database_error(error).map(blame::words_at_connect).unwrap_or_default();
+            let words = database_error(error).map(blame::words).unwrap_or_default();
             let say = |text: String| {
                 if words.is_empty() { text } else { format!("{text}; the server says: {words}") }
             };
@@ -261,7 +261,8 @@ fn judge_state(place: &Place, error: &PgDatabaseError) -> Fault {
         return Fault::Slow(cause, format!("{place}: {} ({named}){inside}", unavailable(state)));
     }
     let policy = (state == "42501" && blame == Blame::RowOrAll)
-        .then(|| "a row-level security policy of the table refuses the row".to_owned());
+        // The words name the policy and the table, and no value; the error has no field for the table.
+        .then(|| format!("a row-level security policy refuses the row: {}", blame::words(error)));
     let fault = match policy.or_else(|| deployment(place, state, own_words(error))) {
         Some(what) => Fault::Deployment(format!("{place}: {what} ({named}){inside}")),
         None => Fault::Unavailable(format!("{place}: {} ({named}){inside}", unavailable(state))),

@@ -124,6 +124,9 @@ impl Place {
 impl Host {
     /// Connects in its mode, and takes note of how the connection is protected.
     pub(crate) async fn connect(&self) -> sqlx::Result<PgConnection> {
+        // Where something else in the process brings a second provider, rustls would panic for want of a choice. One that
+        // is there already stays.
+        _ = rustls::crypto::ring::default_provider().install_default();
         let (connection, mode) = match self.mode {
             // In steps of our own: sqlx does not tell which it was.
             Mode::Prefer if self.has_said_no_tls() => (self.connect_in(Mode::Disable).await?, Mode::Disable),
