@@ -152,7 +152,7 @@ async fn what_would_refuse_a_worker_and_no_ping_shows_it_before_a_delivery_does(
     for (refuse, state, text) in [
         ("ALTER TABLE clerk.sessions ENABLE ROW LEVEL SECURITY", "failed", "sessions"),
         ("ALTER ROLE worker SET default_transaction_read_only = on", "failed", "read-only"),
-        ("REVOKE INSERT ON public.seen FROM worker", "warning", "function public.see()"),
+        ("REVOKE INSERT ON public.seen FROM worker", "warning", "function see()"),
         ("ALTER TABLE clerk.roles ADD CONSTRAINT short CHECK (length(id) < 10)", "warning", "short"),
         (
             "CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS $f$
