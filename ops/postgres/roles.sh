@@ -2,9 +2,11 @@
 # Makes the roles of Rollbook on a Postgres server, none of them a superuser: the owner, as whom `rollbook migrate`
 # runs, and the worker, as whom `rollbook work` runs. As a superuser; again does no harm, and sets the passwords anew.
 #
-#   POSTGRES_DB              the database; made if there is none
+#   POSTGRES_DB              the database; made if there is none. One that is there keeps its owner and its rights
 #   ROLLBOOK_OWNER_PASSWORD, ROLLBOOK_WORKER_PASSWORD
 #   ROLLBOOK_OWNER, ROLLBOOK_WORKER, ROLLBOOK_SCHEMA     names; by default rollbook, clerk_worker, clerk
+#   ROLLBOOK_OWN_DATABASE    yes: the database is Rollbook's alone. It gets the owner, nobody else may connect, and the
+#                            superuser postgres loses its password (docker-compose.yml sets this)
 #
 # docker-compose.yml runs it on a new volume. On an old one, once:
 #
@@ -12,7 +14,7 @@
 set -eu
 
 : "${POSTGRES_DB:=rollbook}" "${ROLLBOOK_OWNER:=rollbook}" "${ROLLBOOK_WORKER:=clerk_worker}"
-: "${ROLLBOOK_SCHEMA:=clerk}" "${PGUSER:=${POSTGRES_USER:-postgres}}"
+: "${ROLLBOOK_SCHEMA:=clerk}" "${ROLLBOOK_OWN_DATABASE:=no}" "${PGUSER:=${POSTGRES_USER:-postgres}}"
 : "${ROLLBOOK_OWNER_PASSWORD:?set it}" "${ROLLBOOK_WORKER_PASSWORD:?set it}"
 export PGUSER
 
@@ -20,7 +22,7 @@ sql() { psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 "$@"; }
 
 # The passwords go through the environment: everybody on the machine sees arguments.
 export ROLLBOOK_OWNER_PASSWORD ROLLBOOK_WORKER_PASSWORD
-names="--set=owner=$ROLLBOOK_OWNER --set=worker=$ROLLBOOK_WORKER --set=schema=$ROLLBOOK_SCHEMA --set=database=$POSTGRES_DB"
+names="--set=owner=$ROLLBOOK_OWNER --set=worker=$ROLLBOOK_WORKER --set=schema=$ROLLBOOK_SCHEMA --set=database=$POSTGRES_DB --set=own=$ROLLBOOK_OWN_DATABASE"
 
 # shellcheck disable=SC2086 # these are words: names of roles, of a schema, of a database
 sql $names --dbname=postgres <<'SQL'
@@ -30,14 +32,18 @@ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
 \set worker_password `printf %s "$ROLLBOOK_WORKER_PASSWORD"`
 ALTER ROLE :"owner" PASSWORD :'owner_password';
 ALTER ROLE :"worker" PASSWORD :'worker_password';
+-- A database of the application's own keeps its owner and its rights. Compose's image makes an empty one for Rollbook alone.
+SELECT NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') OR :'own' = 'yes' AS is_own \gset
 SELECT format('CREATE DATABASE %I OWNER %I', :'database', :'owner')
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') \gexec
+\if :is_own
 ALTER DATABASE :"database" OWNER TO :"owner";
 REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
-GRANT CONNECT ON DATABASE :"database" TO :"worker";
--- A superuser that is neither of them needs no password: it is reached by the socket of the machine.
+\endif
+GRANT CONNECT ON DATABASE :"database" TO :"owner", :"worker";
+-- Compose's superuser needs no password: it is reached by the socket of the container.
 SELECT format('ALTER ROLE %I PASSWORD NULL', current_user)
-WHERE current_user = 'postgres' AND current_user NOT IN (:'owner', :'worker') \gexec
+WHERE :'own' = 'yes' AND current_user = 'postgres' AND current_user NOT IN (:'owner', :'worker') \gexec
 SQL
 
 # shellcheck disable=SC2086

@@ -80,8 +80,9 @@ impl<'a> Origin<'a> {
             "08" | "25" | "26" | "57" if self.is_in_function() => Blame::RowOrAll,
             "08" | "25" | "26" | "57" => Blame::Nobody,
             _ if self.is_in_function() => Blame::Row,
-            // Our own statement or login.
-            "0A" | "28" | "3D" | "3F" | "42" => Blame::Nobody,
+            // Our own statement or login: a right, a table or a column is missing, or a prepared statement is stale.
+            "0A" | "28" | "3D" | "3F" => Blame::Nobody,
+            "42" if matches!(self.state, "42501" | "42P01" | "42P05" | "42703") => Blame::Nobody,
             _ => Blame::RowOrAll,
         }
     }
@@ -190,7 +191,9 @@ mod tests {
     fn a_policy_and_damage_may_be_one_rows_and_a_full_disk_a_missing_right_or_table_is_not() {
         let policy = Origin { routine: Some("ExecWithCheckOptions"), ..error("42501") };
         assert_eq!(policy.blame(), Blame::RowOrAll);
-        for state in ["53200", "54000", "55000", "XX000", "XX001", "F0000", "99999"] {
+        for state in
+            ["42704", "42883", "42804", "53200", "54000", "55000", "XX000", "XX001", "F0000", "99999"]
+        {
             assert_eq!(error(state).blame(), Blame::RowOrAll, "{state}");
         }
         for state in [

@@ -311,7 +311,7 @@ fn deployment(place: &Place, state: &str, words: Option<&str>) -> Option<String>
             name = place.database()
         ),
         "42501" => format!(
-            "{}: user {} lacks a right; grant it, or use the user that ran: rollbook migrate",
+            "{}: user {} lacks a right; grant it: the GRANT statements are in migrations/README.md, chapter Roles on Postgres",
             said("permission denied"),
             place.user()
         ),
@@ -339,7 +339,10 @@ fn unavailable(state: &str) -> &'static str {
         }
         "57P01" | "57P02" | "57P03" => "it is starting up or shutting down",
         "40001" | "40P01" => "other sessions write the same rows in another order",
-        "25006" => "it is read-only: a standby, or a server that is full",
+        "25006" => {
+            "the session is read-only: a standby, a full server, or default_transaction_read_only is set for the role, the \
+             database or the server"
+        }
         "25P03" => "the connection was idle in a transaction for longer than statement_timeout",
         "53100" => "its disk is full",
         "53200" => "it is out of memory",

@@ -89,7 +89,7 @@ impl<'a> QueueOutage<'a> {
         let absence =
             absence.get_or_insert_with(|| Absence { since: Instant::now(), repeat: Repeat::default() });
         if absence.repeat.is_due() {
-            let (call, outage_seconds) = (self.call, absence.since.elapsed().as_secs_f64());
+            let (call, outage_seconds) = (self.call, absence.since.elapsed().as_secs());
             if matches!(error, QueueError::Deployment(_)) {
                 error!(lane, call, %error, outage_seconds, "the queue needs manual action; retrying");
             } else {
@@ -104,7 +104,7 @@ impl<'a> QueueOutage<'a> {
         if self.failed
             && let Some(absence) = self.away.absence().take()
         {
-            let outage_seconds = absence.since.elapsed().as_secs_f64();
+            let outage_seconds = absence.since.elapsed().as_secs();
             info!(lane, call = self.call, outage_seconds, "the queue answers again");
         }
     }

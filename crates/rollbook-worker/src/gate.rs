@@ -80,14 +80,14 @@ impl Gate {
         }
         let error = error.unblamed();
         let is_due = outage.repeat.is_due();
-        let outage_seconds = outage.since.elapsed().as_secs_f64();
+        let outage_seconds = outage.since.elapsed().as_secs();
         if matches!(error, StoreError::Deployment(_)) {
             if is_due || !outage.deployment_logged {
                 error!(
                     %error,
                     outage_seconds,
-                    "the store needs manual action: apply pending migrations (rollbook migrate), check its schema and \
-                     rights; until then nothing is leased, no attempt is spent, nothing is lost"
+                    "the store needs manual action, see the error; until then nothing is leased, no attempt is spent, nothing \
+                     is lost"
                 );
             }
             outage.deployment_logged = true;
@@ -111,7 +111,7 @@ impl Gate {
             && let Some(outage) = outage.take()
         {
             self.open.send_replace(true);
-            info!(outage_seconds = outage.since.elapsed().as_secs_f64(), "the store applies again");
+            info!(outage_seconds = outage.since.elapsed().as_secs(), "the store applies again");
         }
     }
 

@@ -168,12 +168,19 @@ impl PostgresStore {
         if line.forget {
             self.forget(std::slice::from_ref(&line.id), line, turn).await?;
         }
+        let mut repaired = Ids::new();
         loop {
             let look = Look { statements: &self.statements, line };
-            let found = self.steps().long(LOOK_MAX, &look).await?;
+            let mut found = self.steps().long(LOOK_MAX, &look).await?;
+            self.refuse_undone(line, &mut found, &repaired, turn).await?;
             if found.is_empty() {
-                return Ok(Ended::Done);
+                return Ok(if turn.done.refused - before >= REFUSED_MAX {
+                    Ended::Refused
+                } else {
+                    Ended::Done
+                });
             }
+            repaired.clone_from(&found);
             for (number, ids) in found {
                 let mut open: Vec<Vec<String>> = vec![ids.into_iter().collect()];
                 while let Some(ids) = open.pop() {
@@ -189,6 +196,31 @@ impl PostgresStore {
                 }
             }
         }
+    }
+
+    /// Notes the rows that were repaired and are found wrong again, and takes them out: a trigger undoes the change, and to
+    /// repair them for ever would end nowhere.
+    async fn refuse_undone(
+        &self,
+        line: &Line,
+        found: &mut Ids,
+        repaired: &Ids,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), StoreError> {
+        for (number, ids) in found.iter_mut() {
+            let Some(before) = repaired.get(number) else { continue };
+            let undone: Vec<String> = ids.intersection(before).cloned().collect();
+            for id in undone {
+                ids.remove(&id);
+                let parent = Some((line.resource, line.id.clone()));
+                let resource = rollbook_core::catalog::RESOURCES[*number];
+                let row = Line { parent, ..Line::new(resource, id, PendingWork::Row) };
+                let why = Failed::Refused("a trigger of the table undoes the change".to_owned());
+                self.refuse(&row, why, turn).await?;
+            }
+        }
+        found.retain(|_, ids| !ids.is_empty());
+        Ok(())
     }
 
     /// One step: as many of these rows as the pace says. The rest, and what is to be tried in smaller steps, is open.

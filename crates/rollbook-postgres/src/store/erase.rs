@@ -116,6 +116,8 @@ impl Work for Bury<'_> {
             ..Line::new(resource, id.clone(), PendingWork::Children)
         };
         let noted: Vec<Line> = self.subjects.iter().map(line).collect();
+        // Whoever runs the command again has fixed what refused them.
+        lines::forget_rows(&self.statements.lines, session, &noted).await?;
         lines::note(&self.statements.lines, session, &noted, TAKEN_FOR).await
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Statements {
     remove: Sql,
     pub(super) lock: Sql,
     pub(super) done: Sql,
+    /// Forgets that rows of these parents were refused: (tables, ids). They are looked for again.
+    forget_rows: Sql,
     left: Sql,
     count: Sql,
     list: Sql,
@@ -106,6 +108,11 @@ impl Statements {
             .into(),
             hold: format!(
                 "UPDATE {table} SET next_try_at = clock_timestamp() + $4::int8 * interval '1 millisecond' WHERE {key}"
+            )
+            .into(),
+            forget_rows: format!(
+                r"DELETE FROM {table} WHERE what = 'row' AND (parent_table, parent_id) IN
+                      (SELECT * FROM unnest($1::text[], $2::text[]))"
             )
             .into(),
             remove: format!(
@@ -206,6 +213,21 @@ pub(super) async fn note(
 
 fn millis(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Forgets that rows of the parents of these lines were refused, so that they are tried again at once.
+pub(super) async fn forget_rows(
+    statements: &Statements,
+    session: &mut Session<'_>,
+    parents: &[Line],
+) -> sqlx::Result<()> {
+    let mut arguments = PgArguments::default();
+    let mut add = || -> Result<(), BoxDynError> {
+        arguments.add(parents.iter().map(|line| line.resource.table).collect::<Vec<&str>>())?;
+        arguments.add(parents.iter().map(|line| line.id.as_str()).collect::<Vec<&str>>())
+    };
+    add().map_err(sqlx::Error::Encode)?;
+    session.fetch(&statements.forget_rows, arguments).await.map(drop)
 }
 
 /// [`note`] as work of its own. Lines are due at once.

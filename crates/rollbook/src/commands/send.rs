@@ -141,7 +141,8 @@ pub(super) struct Target {
 impl Target {
     pub(super) fn parse(url: &str) -> Result<Self, Problems> {
         let refuse = |wrong: &str| {
-            Problems::one(format!("--url {url:?}"), wrong, "write it as http://127.0.0.1:8080/webhooks/clerk")
+            // The URL is not repeated: somebody may have written a password into it.
+            Problems::one("--url", wrong, "write it as http://127.0.0.1:8080/webhooks/clerk")
         };
         let rest = url.strip_prefix("http://").ok_or_else(|| {
             refuse("is not http://; this sends to the receiver itself, not through a proxy")
@@ -181,6 +182,14 @@ mod tests {
         }
         for url in ["https://127.0.0.1", "127.0.0.1:80", "http://", "http://127.0.0.1:port"] {
             assert!(Target::parse(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_url_that_is_refused_is_not_shown_since_it_may_hold_a_password() {
+        for url in ["http://rb:ZQXK@127.0.0.1:1/x", "https://rb:ZQXK@h/", "rb:ZQXK@h"] {
+            let refused = Target::parse(url).err().expect("it is refused").to_string();
+            assert!(!refused.contains("ZQXK") && refused.contains("--url"), "{refused}");
         }
     }
 

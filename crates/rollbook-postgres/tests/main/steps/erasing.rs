@@ -98,8 +98,32 @@ async fn an_erasure_with_a_row_that_refuses_erases_all_others_and_says_so_until_
         assert_eq!(count(&world, "data IS NOT NULL").await, 1);
     }
     trigger(&world, "organization_memberships", "").await;
+    // No worker, and no wait: the command tries the row itself.
+    assert_eq!(erase(&store, "org_1").await.map(|erased| erased.rows), Ok(301));
+    assert_eq!(count(&world, "data IS NOT NULL").await, 0);
     make_due(&world).await;
     work_off(&store).await;
+}
+
+#[tokio::test]
+async fn an_erasure_that_a_trigger_undoes_ends_and_names_the_row() {
+    let world = World::new().await;
+    let store = world.store();
+    members(&world, "org_1", 300).await;
+    trigger(
+        &world,
+        "organization_memberships",
+        "IF NEW.id = 'orgmem_org_1_7' THEN NEW.data = OLD.data; NEW.role = OLD.role; END IF;",
+    )
+    .await;
+    let refused = erase(&store, "org_1").await;
+    let Err(StoreError::Event(text)) = &refused else { panic!("{refused:?}") };
+    assert!(
+        text.contains("orgmem_org_1_7") && text.contains("a trigger of the table undoes the change"),
+        "{text}"
+    );
+    assert_eq!(count(&world, "data IS NOT NULL").await, 1);
+    trigger(&world, "organization_memberships", "").await;
     assert_eq!(erase(&store, "org_1").await.map(|erased| erased.rows), Ok(301));
     assert_eq!(count(&world, "data IS NOT NULL").await, 0);
 }

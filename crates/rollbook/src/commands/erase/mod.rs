@@ -178,6 +178,16 @@ impl Parts<'_> {
         if let Some(why) = &done.refused {
             bail!("{} messages are removed, but not all rows are erased: {why}", done.removed);
         }
+        let left = person.content_left(self.store).await;
+        let left = left.with_context(|| failed_at("the look at what is left", person, &done))?;
+        if let Some((table, id)) = left.first() {
+            bail!(
+                "erasure is not complete: {} still {} content, such as {table} {id}. A trigger of the table keeps it. Fix \
+                 the trigger, then run it again",
+                many(left.len() as u64, "row"),
+                if left.len() == 1 { "has" } else { "have" }
+            );
+        }
         // What waits or is in hand has come since the rows are erased: a worker keeps nothing of it.
         done.coming = found.waiting + found.leased;
         done.found.mentions = found.mentions;

@@ -100,6 +100,27 @@ impl Person {
         Ok(())
     }
 
+    /// The rows that have content although they have been erased.
+    pub(super) async fn content_left(&mut self, store: &dyn Store) -> Result<BTreeSet<Key>, StoreError> {
+        // What comes meanwhile and names an address of theirs has not been erased yet.
+        let erased: BTreeSet<Key> = self.subjects.union(&self.dependents).cloned().collect();
+        let before = std::mem::take(&mut self.rows);
+        let looked = self.look_at_rows(store).await;
+        let mut left = std::mem::replace(&mut self.rows, before);
+        looked?;
+        for (table, id) in &erased {
+            let Some(resource) = find_resource(table) else { continue };
+            if self.subjects.contains(&(resource.table, id.clone()))
+                && let Some(row) = store.get(resource, id).await?
+                && row.columns.get("data").is_some_and(|data| !data.is_null())
+            {
+                left.insert((resource.table, id.clone()));
+            }
+        }
+        left.retain(|key| erased.contains(key));
+        Ok(left)
+    }
+
     /// Decides which of the verified addresses are theirs by the rows of the other users.
     async fn settle_addresses(&mut self, store: &dyn Store) -> Result<(), StoreError> {
         let mut of_others = BTreeSet::new();

@@ -84,7 +84,7 @@ fn postgres(all: &mut Vec<Remain>, place: &str, schema: &str) {
         "the pages of the tables hold the former versions of rows until a vacuum (autovacuum comes sooner or later; only \
          VACUUM FULL, which locks the tables, leaves none of their bytes), and the planner's statistics some values until \
          the next ANALYZE",
-        Some(format!("psql -c 'VACUUM (ANALYZE) {}'", tables.join(", "))),
+        Some(format!("psql -c 'VACUUM (ANALYZE) {}' OWNER_URL", tables.join(", "))),
     ));
     all.push(remain(
         place,
