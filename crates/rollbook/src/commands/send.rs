@@ -188,7 +188,8 @@ mod tests {
     #[test]
     fn a_url_that_is_refused_is_not_shown_since_it_may_hold_a_password() {
         for url in ["http://rb:ZQXK@127.0.0.1:1/x", "https://rb:ZQXK@h/", "rb:ZQXK@h"] {
-            let refused = Target::parse(url).err().expect("it is refused").to_string();
+            let Err(refused) = Target::parse(url) else { panic!("{url} is taken") };
+            let refused = refused.to_string();
             assert!(!refused.contains("ZQXK") && refused.contains("--url"), "{refused}");
         }
     }
