@@ -30,6 +30,7 @@ async fn two_thousand_slow_or_idle_connections_do_not_stop_good_ones() {
         assert_eq!(status(&answer), 200);
         assert!(started.elapsed() < GOOD_WITHIN, "{:?}", started.elapsed());
     }
-    let memory = rollbook.memory_peak() >> 20;
-    assert!(memory < 60, "{memory} MiB with {} connections open", slow.len());
+    // They are all open still. A build without optimization has some 18 MiB of program beside it.
+    let memory = rollbook.memory_asked_for() >> 20;
+    assert!(memory < 44, "{memory} MiB with {} connections open", slow.len());
 }

@@ -172,10 +172,20 @@ impl Process {
 
     /// The most memory it ever had resident, in bytes.
     pub fn memory_peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// The memory that it has asked for and has resident now, in bytes: without the pages of the program itself, of which
+    /// a build without optimization has many.
+    pub fn memory_asked_for(&self) -> u64 {
+        self.memory("RssAnon:")
+    }
+
+    fn memory(&self, field: &str) -> u64 {
         let path = Path::new("/proc").join(self.child.id().to_string()).join("status");
         let status = std::fs::read_to_string(path).expect("a living process on Linux");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+        let value = status.lines().find_map(|line| line.strip_prefix(field)).expect("a field of /proc");
+        value.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 }
 
