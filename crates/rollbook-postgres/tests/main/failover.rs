@@ -95,7 +95,7 @@ async fn a_read_only_server_is_no_working_store_and_no_session_on_it_is_kept() {
     pair.demote().await;
     for result in [store.ping().await, store.apply_many(&[user_change("user_1", 0)]).await.map(drop)] {
         let Err(StoreError::Dependency(text)) = result else { panic!("{result:?}") };
-        assert!(text.contains("it is read-only"), "{text}");
+        assert!(text.contains("the session is read-only"), "{text}");
     }
     until("no session is left", || async { pair.old.psql(OURS).await == "0\n" }).await;
     assert!(store.get(&rollbook_core::catalog::USERS, "fill_0").await.is_ok(), "what only reads goes on");
@@ -119,7 +119,7 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used() {
     assert_eq!(pair.old.psql(OURS).await, "0\n");
 
     let none = open(&pair.hosts([old, old])).ping().await.expect_err("all are read-only");
-    assert!(none.is_transient() && none.to_string().contains("it is read-only"), "{none}");
+    assert!(none.is_transient() && none.to_string().contains("the session is read-only"), "{none}");
 }
 
 #[tokio::test]
