@@ -60,7 +60,7 @@ pub trait Store: Send + Sync {
         at: Timestamp,
     ) -> Result<ErasedCounts, StoreError>;
 
-    /// Likewise, with reports of how far it has come. An engine where much hangs on one subject works in steps and
+    /// Erases as [`Self::erase`] does, and reports progress. An engine that can hold many child rows works in steps and
     /// commits each: first the tombstones, from which on nothing can come back, then the rows of theirs and the
     /// ledger's lines. After an error what is done stays, and the same call again goes on from there.
     async fn erase_in_steps(

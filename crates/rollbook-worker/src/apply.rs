@@ -65,7 +65,7 @@ pub(crate) struct Call {
 /// number. The `evidence` says whether a change is to blame for an error that may be its own or everyone's.
 ///
 /// No call begins that would end after `time` if it took as long as the longest before it. What is left then
-/// is [`Fate::Untried`]. `called` is told of each call.
+/// is [`Fate::Untried`]. `called` runs after each call.
 pub(crate) async fn apply(
     store: &dyn Store,
     changes: &[Change],

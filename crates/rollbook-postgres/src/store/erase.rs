@@ -1,4 +1,4 @@
-//! An operator's erasure: first the tombstones, from which on nothing comes back, then what hangs on them, in steps.
+//! An operator's erasure: the tombstones first, after which nothing comes back, then the child rows, in steps.
 //!
 //! Each subject's tombstone is committed together with a line about what is left to do, so that workers finish what a
 //! command that was killed has begun. The command keeps the lines to itself while it runs.

@@ -106,7 +106,7 @@ impl PostgresStore {
         Steps { database: &self.database, statement_timeout: self.statement_timeout }
     }
 
-    /// Makes sure, after a commit, that the batch and what hangs on it has what it should from its parents. What is too
+    /// Checks after a commit that the rows of the batch and their child rows show what follows from their parents. What is too
     /// much for once, is refused or times out is noted, durably, before the delivery can be acknowledged.
     async fn recheck(&self, doubts: &Doubts) -> Result<(), StoreError> {
         let statements = &self.statements;

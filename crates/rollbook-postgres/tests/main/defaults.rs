@@ -26,7 +26,7 @@ const DEFAULTS: [&str; 14] = [
     "array_nulls = off",
 ];
 
-/// Rows, their ends, what hangs on them, and text that is not ASCII.
+/// Rows, deletions, child rows, and text that is not ASCII.
 fn changes() -> Vec<Change> {
     let named = |id: &str, at: i64| {
         let mut data = user(id, START + at);

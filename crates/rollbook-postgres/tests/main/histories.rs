@@ -111,6 +111,7 @@ async fn compare(store: &PostgresStore, history: &History) -> Comparison {
     history.truth.compare(rows.into_iter())
 }
 
+/// The trigger's `pg_sleep` is the fault that is tested: a slow trigger. Nothing waits by it.
 async fn make_trouble(world: &World, refused: &Refused) {
     world
         .psql(&format!(

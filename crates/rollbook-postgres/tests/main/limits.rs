@@ -31,6 +31,7 @@ async fn assert_cut_short(settings: &PostgresSettings, words: &str) {
 #[tokio::test]
 async fn a_statement_that_takes_too_long_is_cut_short() {
     let world = World::new().await;
+    // The fault that is tested: a trigger slower than the limit.
     let sleep = format!(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
          $$ BEGIN PERFORM pg_sleep({SLEEP}); RETURN NEW; END $$;

@@ -32,7 +32,7 @@ async fn the_worker_may_write_rows_and_nothing_else_and_nobody_is_a_superuser() 
     let store = open(&world.settings);
     assert_eq!(store.ping().await, Ok(()));
     assert!(store.apply_many(&[user_change("user_1", 0)]).await.is_ok());
-    // Nothing is pending, and a worker that is told to migrate finds that out without any more rights.
+    // Nothing is pending, and `migrate` as the worker finds that out without further rights.
     let migrated = apply_migrations(&world.settings).await;
     assert!(
         matches!(&migrated, Ok(names) if names.is_empty())

@@ -87,7 +87,7 @@ pub(super) fn deleted(
     rows.collect()
 }
 
-/// Erases the content of rows, and what hangs on them loses it with them. Gives how many had any.
+/// Erases the content of rows and of their child rows. Returns how many of the rows had any.
 pub(super) fn erase_content(
     tables: &Tables<'_>,
     resource: &'static Resource,

@@ -144,7 +144,8 @@ fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
     (plain != text).then_some(plain)
 }
 
-/// The character of the escape `\uXXXX`, or of two that are a pair, and its length. `None`: it is none.
+/// The character of an escape of four hexadecimal digits, or of two escapes that are a surrogate pair, and the length of
+/// the text. `None` where there is no such escape.
 fn code_point(text: &[u8]) -> (Option<char>, usize) {
     let unit = |at: usize| match text.get(at..at + 6) {
         Some([b'\\', b'u', digits @ ..]) => hex(digits),

@@ -10,7 +10,8 @@ use rollbook_testkit::process::until;
 use tokio::task::JoinSet;
 
 use super::{
-    MEMBERS, count, impatient, joined, lines, make_due, members, organization_deleted, trigger, work_off,
+    MEMBERS, count, impatient, joined, lines, make_due, members, organization_deleted, slow_row, trigger,
+    work_off,
 };
 use crate::world::{World, open, user_change};
 
@@ -36,7 +37,7 @@ async fn a_cascade_that_outlasts_every_time_limit_goes_in_smaller_steps_to_its_e
     let world = World::new().await;
     let store = open(&impatient(&world, Duration::from_secs(1)));
     members(&world, "org_1", 1_200).await;
-    trigger(&world, "organization_memberships", "PERFORM pg_sleep(0.02);").await;
+    trigger(&world, "organization_memberships", &slow_row(0.02)).await;
     store.apply_many(&[organization_deleted("org_1", 5)]).await.expect("the store applies it");
     let mut turns = 0;
     while store.cascade().await.expect("it is worked off").parents_left > 0 {

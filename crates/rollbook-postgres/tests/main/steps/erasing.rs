@@ -9,7 +9,7 @@ use rollbook_postgres::PostgresStore;
 use rollbook_testkit::events::{START, change_of, event, membership};
 use rollbook_testkit::process::until;
 
-use super::{count, impatient, lines, make_due, members, trigger, work_off};
+use super::{count, impatient, lines, make_due, members, slow_row, trigger, work_off};
 use crate::world::{World, open};
 
 async fn erase(store: &PostgresStore, id: &str) -> Result<ErasedCounts, StoreError> {
@@ -22,7 +22,7 @@ async fn a_large_organization_is_erased_in_steps_that_are_reported() {
     let store = open(&impatient(&world, Duration::from_secs(1)));
     members(&world, "org_1", 600).await;
     // 600 rows of 5 ms: three times what one statement may take.
-    trigger(&world, "organization_memberships", "PERFORM pg_sleep(0.005);").await;
+    trigger(&world, "organization_memberships", &slow_row(0.005)).await;
     let reports = std::sync::Mutex::new(Vec::new());
     let progress = |counts: ErasedCounts| reports.lock().expect("no panic").push(counts.rows);
     let subjects = [(&ORGANIZATIONS, "org_1".to_owned())];
@@ -55,7 +55,7 @@ async fn an_erasure_that_was_killed_is_finished_by_workers() {
     let world = World::new().await;
     let store = world.store();
     members(&world, "org_1", 300).await;
-    trigger(&world, "organization_memberships", "PERFORM pg_sleep(0.05);").await;
+    trigger(&world, "organization_memberships", &slow_row(0.05)).await;
     let at = Timestamp::from_millis(START + 100);
     {
         let subjects = [(&ORGANIZATIONS, "org_1".to_owned())];

@@ -44,6 +44,12 @@ pub(super) async fn members(world: &World, organization: &str, count: u32) {
         .await;
 }
 
+/// The body of a trigger that takes this many seconds for each row. The slowness is the fault that is tested: no test
+/// waits by it.
+pub(super) fn slow_row(seconds: f64) -> String {
+    format!("PERFORM pg_sleep({seconds});")
+}
+
 /// What a trigger before updates of a table does.
 pub(super) async fn trigger(world: &World, table: &str, body: &str) {
     world

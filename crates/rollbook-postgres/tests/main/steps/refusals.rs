@@ -21,7 +21,7 @@ async fn one_child_that_refuses_keeps_the_deletion_from_nobody_else_and_is_tried
     assert_eq!((done.rows, done.refused, done.parents_left, done.rows_left), (499, 1, 0, 1));
     assert_eq!(count(&world, "deleted_at IS NULL").await, 1);
 
-    // It is told: of the store, of the parent and of the child.
+    // The store lists it: overall, for the parent and for the child.
     for about in [None, Some("org_1"), Some("orgmem_250")] {
         let left = store.cascades(about, 10).await.expect("the store lists them");
         assert_eq!((left.parents, left.rows, left.listed.len()), (0, 1, 1), "{about:?}");

@@ -10,7 +10,7 @@ use rollbook_postgres::PostgresStore;
 use rollbook_testkit::events::{START, change_of, deleted, event, user};
 use rollbook_testkit::process::until;
 
-use super::{count, impatient, joined, lines, make_due, trigger};
+use super::{count, impatient, joined, lines, make_due, slow_row, trigger};
 use crate::world::{World, clock, open};
 
 fn due(ledger: bool, deleted: bool) -> Due {
@@ -48,7 +48,7 @@ async fn slow_rows_keep_no_line_in_the_ledger_and_go_in_smaller_steps_themselves
     let old = "INSERT INTO mirror_2.deliveries SELECT 'msg_' || i, 'user.updated', 'user_1', 'updated', now(), now(),
                       '2020-01-01', 1 FROM generate_series(1, 1500) AS i";
     world.psql(old).await;
-    trigger(&world, "users", "PERFORM pg_sleep(0.025);").await;
+    trigger(&world, "users", &slow_row(0.025)).await;
     assert_eq!(tidied(&store, due(true, true)).await, Tidied { ledger: 1_500, rows: 150 });
 }
 
