@@ -142,13 +142,18 @@ fn read_stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<Stored> {
     Ok(Stored { content, deleted_at: row.get(3)?, floor: row.get(4)?, links })
 }
 
-/// The first thing that became of a delivery stays: when it comes again there is nothing new to tell.
+/// Maximum lines of a bucket, but for the last batch: enough that a week has few buckets, few enough that the index pages
+/// of one fit into a batch's commit.
+const BUCKET_LINES: i64 = 1000;
+
+/// Writes a line for each change. The first outcome of a delivery stays: a repetition adds nothing.
 fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -> rusqlite::Result<()> {
     let now = tables.now.to_string();
+    let bucket = open_bucket(tables.connection)?;
     let mut statement = tables.connection.prepare_cached(
         "INSERT INTO deliveries
-             (svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (svix_id) DO NOTHING",
+             (svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts, bucket)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (svix_id) DO NOTHING",
     )?;
     for (change, outcome) in changes.iter().zip(outcomes) {
         let origin = &change.origin;
@@ -161,7 +166,18 @@ fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -
             origin.received_at.to_string(),
             &now,
             origin.attempt,
+            bucket,
         ))?;
     }
     Ok(())
+}
+
+/// The bucket of the next lines: the last one, or a new one where that is full.
+fn open_bucket(connection: &Connection) -> rusqlite::Result<i64> {
+    let mut statement = connection.prepare_cached(
+        "SELECT last, (SELECT count(*) FROM deliveries WHERE bucket = last)
+         FROM (SELECT max(1, coalesce(max(bucket), 0)) AS last FROM deliveries)",
+    )?;
+    let (last, lines): (i64, i64) = statement.query_row((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(if lines < BUCKET_LINES { last } else { last + 1 })
 }

@@ -83,18 +83,17 @@ pub(super) fn rows_where(
 }
 
 const LINE: &str = "SELECT svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts FROM deliveries";
-/// The latest lines about a subject: (subject, limit). Each minute of the ledger is asked for them, one step in an index
-/// (`0006_ledger_order.sql`): a minute is found from the one before it, whatever lies between.
+/// The latest lines about a subject: (subject, limit). The query walks from bucket to bucket of the ledger, one step in an
+/// index each (`0008_ledger_buckets.sql`).
 const LATEST: &str = "
-    WITH RECURSIVE minutes (minute) AS (
-        SELECT min(substr(applied_at, 1, 16)) FROM deliveries
+    WITH RECURSIVE buckets (number) AS (
+        SELECT max(bucket) FROM deliveries
         UNION ALL
-        SELECT (SELECT min(substr(applied_at, 1, 16)) FROM deliveries
-                WHERE substr(applied_at, 1, 16) > minutes.minute)
-        FROM minutes WHERE minutes.minute IS NOT NULL
+        SELECT (SELECT max(bucket) FROM deliveries WHERE bucket < buckets.number)
+        FROM buckets WHERE buckets.number IS NOT NULL
     )
     SELECT svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts
-    FROM minutes CROSS JOIN deliveries ON substr(applied_at, 1, 16) = minutes.minute AND subject_id = ?1
+    FROM buckets CROSS JOIN deliveries ON bucket = buckets.number AND subject_id = ?1
     ORDER BY applied_at DESC, svix_id DESC LIMIT ?2";
 
 /// The ledger's line of a delivery.
@@ -152,28 +151,29 @@ mod tests {
         let mut explained = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a query");
         let plan = explained.query_map([], |row| row.get::<_, String>("detail")).expect("a plan");
         let plan: Vec<String> = plan.map(|line| line.expect("a line")).collect();
-        let by = "SEARCH deliveries USING INDEX deliveries_by_minute (<expr>=? AND subject_id=?)";
+        let by = "SEARCH deliveries USING INDEX deliveries_by_bucket (bucket=? AND subject_id=?)";
         assert!(plan.iter().any(|line| line == by), "{plan:?}");
         assert!(!plan.iter().any(|line| line.contains("SCAN deliveries")), "{plan:?}");
     }
 
     #[test]
-    fn lines_of_many_minutes_are_found_in_their_order_and_the_latest_ones_only() {
+    fn lines_of_many_buckets_are_found_in_their_order_and_the_latest_ones_only() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("store.db");
         apply_migrations(&path, Schema::Store).expect("the migrations apply");
         let connection = connection::open(&path).expect("a file");
         assert_eq!(deliveries(&connection, "user_1", 10).map(|lines| lines.len()), Ok(0), "an empty ledger");
-        for (id, subject, at) in [
-            ("msg_d", "user_1", "2026-07-29T08:01:30.000Z"),
-            ("msg_b", "user_1", "2026-07-29T08:01:00.000Z"),
-            ("msg_c", "user_1", "2026-07-29T08:01:00.000Z"),
-            ("msg_x", "user_2", "2026-07-29T08:01:00.000Z"),
-            ("msg_a", "user_1", "2026-07-28T23:59:59.999Z"),
-            ("msg_e", "user_1", "2026-08-03T00:00:00.000Z"),
+        // Bucket 0 is that of an earlier build, which may still write.
+        for (id, subject, at, bucket) in [
+            ("msg_d", "user_1", "2026-07-29T08:01:30.000Z", 2),
+            ("msg_b", "user_1", "2026-07-29T08:01:00.000Z", 1),
+            ("msg_c", "user_1", "2026-07-29T08:01:00.000Z", 2),
+            ("msg_x", "user_2", "2026-07-29T08:01:00.000Z", 2),
+            ("msg_a", "user_1", "2026-07-28T23:59:59.999Z", 0),
+            ("msg_e", "user_1", "2026-08-03T00:00:00.000Z", 7),
         ] {
-            let line = "INSERT INTO deliveries VALUES (?1, 'user.updated', ?2, 'updated', ?3, ?3, ?3, 1)";
-            connection.execute(line, (id, subject, at)).expect("a line");
+            let line = "INSERT INTO deliveries VALUES (?1, 'user.updated', ?2, 'updated', ?3, ?3, ?3, 1, ?4)";
+            connection.execute(line, (id, subject, at, bucket)).expect("a line");
         }
         let found = |limit| {
             let lines = deliveries(&connection, "user_1", limit).expect("lines");

@@ -132,7 +132,7 @@ fn fill(connection: &rusqlite::Connection, size: Size) {
          SELECT printf('msg_%027d', i), 'user.updated', printf('user_%09d', i % {users} + 1), 'updated',
                 strftime('%Y-%m-%dT%H:%M:%fZ', 1784707200 + i % 604800, 'unixepoch'),
                 strftime('%Y-%m-%dT%H:%M:%fZ', 1784707200 + i % 604800, 'unixepoch'),
-                strftime('%Y-%m-%dT%H:%M:%fZ', 1784707200 + i % 604800, 'unixepoch'), 1 FROM n;
+                strftime('%Y-%m-%dT%H:%M:%fZ', 1784707200 + i % 604800, 'unixepoch'), 1, 1 + i / 1000 FROM n;
          COMMIT; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;"
     ));
     filled.expect("the tables are filled");

@@ -2,7 +2,6 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use rollbook_core::catalog::RESOURCES;
 use rollbook_testkit::process::{DEADLINE, Home, until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
@@ -13,14 +12,11 @@ fn held_up() -> (Home, rusqlite::Connection) {
     home.migrate();
     let store = rusqlite::Connection::open(home.data().join("store.db")).expect("the file opens");
     let version: i64 = store.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
-    let with_links = RESOURCES.into_iter().filter(|resource| !resource.links.is_empty());
-    let undone = with_links.fold(String::new(), |sql, resource| {
-        format!("{sql}ALTER TABLE {} DROP COLUMN version_links;", resource.table)
-    });
     store
         .execute_batch(&format!(
-            "{undone}
-             DELETE FROM rollbook_migrations WHERE name = '0007_links';
+            "DROP INDEX deliveries_by_bucket; ALTER TABLE deliveries DROP COLUMN bucket;
+             CREATE INDEX deliveries_by_minute ON deliveries (substr(applied_at, 1, 16), subject_id);
+             DELETE FROM rollbook_migrations WHERE name = '0008_ledger_buckets';
              PRAGMA user_version = {}; BEGIN IMMEDIATE",
             version - 1
         ))
@@ -54,7 +50,7 @@ async fn while_a_file_is_migrated_deliveries_get_503_health_says_why_and_systemd
     let _rollbook = home.start(&["serve"]);
     until("readiness says that it migrates", || async {
         let (status, body) = readiness(&home).await;
-        status == 503 && body.contains("migrating the store (0007_links)")
+        status == 503 && body.contains("migrating the store (0008_ledger_buckets)")
     })
     .await;
     assert_eq!(home.ops_get("/livez").await.map(|answer| answer.status), Some(200));
@@ -81,6 +77,6 @@ async fn a_signal_ends_a_start_that_migrates_and_leaves_the_file_as_it_was() {
     rollbook.signal("TERM");
     assert!(rollbook.exit().await.success(), "{}", home.log());
     store.execute_batch("ROLLBACK").expect("the lock is free");
-    let found = "SELECT count(*) FROM pragma_table_info('sessions') WHERE name = 'version_links'";
+    let found = "SELECT count(*) FROM pragma_table_info('deliveries') WHERE name = 'bucket'";
     assert_eq!(store.query_row(found, [], |row| row.get::<_, i64>(0)), Ok(0));
 }
