@@ -8,17 +8,19 @@ use super::{assert_readable, listed_series, names_in, ops, read};
 use crate::crashes::BINARY;
 
 /// From the folder `ops`.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 12] = [
     "../README.md",
     "../crates/README.md",
     "../migrations/README.md",
     "../migrations/queries.md",
     "CONFIG.md",
+    "FIGURES.md",
     "FIRST-HOUR.md",
     "METRICS.md",
     "PRODUCTION.md",
     "RELIABILITY.md",
     "RUNBOOK.md",
+    "SERVERS.md",
 ];
 
 /// The fenced blocks of a page, each with its language in its first line, and the text between them.
