@@ -131,13 +131,13 @@ fn every_source_begins_by_saying_what_it_is_for() {
 }
 
 #[test]
-fn every_dependency_has_its_line_in_the_architecture_page() {
-    let page = std::fs::read_to_string(root().join("crates/README.md")).expect("the page");
+fn every_dependency_has_its_line_of_reason() {
+    let page = std::fs::read_to_string(root().join("crates/DEPENDENCIES.md")).expect("the page");
     let workspace: toml::Table =
         std::fs::read_to_string(root().join("Cargo.toml")).expect("a manifest").parse().expect("TOML");
     let listed = workspace["workspace"]["dependencies"].as_table().expect("a table");
     for name in listed.keys().filter(|name| !name.starts_with("rollbook")) {
-        assert!(page.contains(&format!("`{name}`")), "crates/README.md has no reason for {name}");
+        assert!(page.contains(&format!("`{name}`")), "crates/DEPENDENCIES.md has no reason for {name}");
     }
 }
 
