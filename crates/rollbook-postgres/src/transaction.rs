@@ -198,8 +198,7 @@ impl Database {
         match &self.guard {
             Some(guard) if W::GUARDED => {
                 let begin = if leased.begun { String::new() } else { format!("{}; ", self.begin) };
-                let asked = raw_sql(AssertSqlSafe(begin + &guard.sql)).fetch_all(&mut *connection).await?;
-                guard.check(&asked)?;
+                guard.begin(connection, &begin).await?;
             }
             _ if leased.begun => {}
             _ => self.connections.begin(connection).await?,

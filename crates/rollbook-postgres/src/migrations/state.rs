@@ -5,8 +5,10 @@
 //! table's weakest lock from then to its end, and whoever begins a step takes the strongest: so no transaction writes
 //! to a schema that is no longer the one it has checked (decision 0170).
 
-use sqlx::Row as _;
-use sqlx::postgres::PgRow;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Row as _, raw_sql};
 
 use super::steps::STEPS;
 use crate::fault::Fault;
@@ -76,18 +78,41 @@ fn guard_sql(schema: &str) -> String {
 pub(crate) struct Guard {
     place: Place,
     schema: String,
-    /// The statement whose rows [`Self::check`] judges.
-    pub(crate) sql: String,
+    /// Number of rows of `rollbook_migrations` at the last check that passed; 0 before the first.
+    passed: AtomicUsize,
 }
 
 impl Guard {
     /// For this schema, whose name is plain.
     pub(crate) fn new(place: Place, schema: &str) -> Self {
-        Self { place, schema: schema.to_owned(), sql: guard_sql(schema) }
+        Self { place, schema: schema.to_owned(), passed: AtomicUsize::new(0) }
     }
 
-    /// Judges the rows of its statement, asked within the transaction.
-    pub(crate) fn check(&self, rows: &[PgRow]) -> sqlx::Result<()> {
+    /// Begins a transaction with `begin` and checks the schema within it. A step that begins adds a row, and no step is
+    /// unfinished where a check passed: as long as the table has as many rows as then, it has the same ones.
+    ///
+    /// # Errors
+    /// The connection failed, or the schema is refused.
+    pub(crate) async fn begin(&self, connection: &mut PgConnection, begin: &str) -> sqlx::Result<()> {
+        let passed = self.passed.load(Ordering::Relaxed);
+        let mut sql = begin.to_owned();
+        if passed > 0 {
+            let schema = &self.schema;
+            let as_many = format!(r#"SELECT FROM "{schema}".rollbook_migrations OFFSET {}"#, passed - 1);
+            let found = raw_sql(AssertSqlSafe(sql + &as_many)).fetch_all(&mut *connection).await?;
+            if found.len() == 1 {
+                return Ok(());
+            }
+            self.passed.store(0, Ordering::Relaxed);
+            sql = String::new();
+        }
+        let rows = raw_sql(AssertSqlSafe(sql + &guard_sql(&self.schema))).fetch_all(connection).await?;
+        self.check(&rows)?;
+        self.passed.store(rows.len(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn check(&self, rows: &[PgRow]) -> sqlx::Result<()> {
         // A schema without any row lacks the first step, whatever the server is.
         let mut state = State { version: OLDEST_VERSION, encoding: ENCODING.to_owned(), rows: Vec::new() };
         for row in rows {
