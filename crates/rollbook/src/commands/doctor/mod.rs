@@ -11,6 +11,7 @@ mod finding;
 mod links;
 mod machine;
 mod parts;
+mod refusals;
 mod running;
 mod send;
 
