@@ -215,6 +215,8 @@ pub(crate) struct Migrations {
     pub(crate) names: Vec<&'static str>,
     /// Why this Rollbook must not work on a server's database, whatever is applied. Waiting does not help.
     pub(crate) refusal: Option<String>,
+    /// The names of steps of a newer Rollbook that this one works with.
+    pub(crate) newer: Vec<String>,
 }
 
 /// What is pending.
@@ -222,19 +224,22 @@ pub(crate) struct Migrations {
 /// # Errors
 /// Why that can't be known, with the place: a server may be away, a file unreadable.
 pub(crate) async fn pending_migrations(config: &Config, part: Part) -> Result<Migrations, String> {
-    let mut refusal = None;
+    let (mut refusal, mut newer) = (None, Vec::new());
     let names = match (part, part.place(config)) {
-        (_, Place::Sqlite(path)) => rollbook_sqlite::pending_migrations(path, schema(part))
-            .map_err(|why| in_file(part, path, &why))?,
+        (_, Place::Sqlite(path)) => {
+            let pending = rollbook_sqlite::pending_migrations(path, schema(part));
+            newer = rollbook_sqlite::newer_migrations(path, schema(part)).unwrap_or_default();
+            pending.map_err(|why| in_file(part, path, &why))?
+        }
         (Part::Queue, Place::Server(_)) => Vec::new(),
         (Part::Store, Place::Server(url)) => {
             let examined = rollbook_postgres::examine(&postgres(config, url)).await;
             let examined = examined.map_err(|error| error.to_string())?;
-            refusal = examined.refusal;
+            (refusal, newer) = (examined.refusal, examined.newer);
             examined.pending
         }
     };
-    Ok(Migrations { refusal, ..migrations(config, part, names) })
+    Ok(Migrations { refusal, newer, ..migrations(config, part, names) })
 }
 
 /// Applies what is pending, making folders and files that are not there.
@@ -381,7 +386,7 @@ fn migrations(config: &Config, part: Part, names: Vec<&'static str>) -> Migratio
         Place::Sqlite(path) => path.display().to_string(),
         Place::Server(_) => describe(config, part),
     };
-    Migrations { part, place, names, refusal: None }
+    Migrations { part, place, names, refusal: None, newer: Vec::new() }
 }
 
 /// Makes the folder of a file, for its owner alone: what will be in it is personal data.

@@ -135,7 +135,8 @@ fn the_secret_of_another_endpoint_is_found_by_send_and_neither_is_printed() {
     assert!(line.contains("→ ") && line.contains("CLERK_WEBHOOK_SIGNING_SECRET"), "{line}");
     // The process has seen nothing else: then its own secret is the likely fault.
     let report = about(&home, &server, &["--output", "json"]).ended(0).json();
-    assert_eq!((states(&report, "deliveries"), states(&report, "refusals")), (vec!["warning"], vec!["warning"]));
+    assert_eq!(states(&report, "deliveries"), ["warning"]);
+    assert_eq!(states(&report, "refusals"), ["warning"]);
     let (found, fix) = told(&report, "refusals");
     assert!(fix.contains("signing secret"), "{report}");
     assert!(found.starts_with("1 for signature since 2"), "{report}");

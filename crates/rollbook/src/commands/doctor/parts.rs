@@ -26,6 +26,7 @@ const DURABILITY: &str = "durability";
 const DEPTH: &str = "depth";
 const DEAD_LETTERS: &str = "dead_letters";
 const AUDIT: &str = "audit";
+const MIGRATIONS: &str = "migrations";
 const CASCADES: &str = "cascades";
 
 /// The queue, and all that is asked of one that answers.
@@ -63,6 +64,7 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     };
     let mut findings = Box::pin(contents(config, &queue, clock.now())).await;
     findings.splice(1..1, durability.drain(..));
+    findings.extend(newer(config, Part::Queue).await);
     findings
 }
 
@@ -196,7 +198,8 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
         Err(error) => (Err(format!("{error:#}")), None),
     };
     let left = left.and_then(|left| cascades(&left, clock.now()));
-    std::iter::once(answered(config, asked).await).chain(left).collect()
+    let newer = newer(config, Part::Store).await;
+    std::iter::once(answered(config, asked).await).chain(newer).chain(left).collect()
 }
 
 /// Whether the store answers, and takes what a worker writes.
@@ -294,16 +297,31 @@ async fn not_there(config: &Config, needs: &Needs, part: Part) -> Option<Finding
     })
 }
 
+/// Steps of a newer Rollbook that this one works with; `None` where there are none.
+async fn newer(config: &Config, part: Part) -> Option<Finding> {
+    let found = in_time(wire::pending_migrations(config, part)).await.ok()?;
+    let newer = found.newer.join(", ");
+    (!newer.is_empty()).then(|| {
+        let what = "a newer Rollbook has applied migrations that only add, and this one works with them";
+        ok(MIGRATIONS, format!("{} ({}): {what}: {newer}", part.name(), found.place))
+    })
+}
+
 /// What to do about a part that does not answer as it should, beside what its error says.
 fn mend(config: &Config, part: Part) -> String {
     match (part.place(config), part) {
         (Place::Sqlite(path), _) => {
-            format!("is {} a whole file of Rollbook's, and its disk well?", path.display())
+            format!(
+                "check that {} is a file of Rollbook's and that its disk has room and no errors",
+                path.display()
+            )
         }
         (Place::Server(_), Part::Queue) => {
-            format!("mend what it says, or point {} elsewhere", config.queue_key())
+            format!("see that the server runs and lets this user in, or correct {}", config.queue_key())
         }
-        (Place::Server(_), Part::Store) => "mend what it says, or point database_url elsewhere".to_owned(),
+        (Place::Server(_), Part::Store) => {
+            "see that the server runs and lets this user in, or correct database_url".to_owned()
+        }
     }
 }
 
