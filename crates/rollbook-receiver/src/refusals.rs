@@ -1,7 +1,7 @@
 //! Requests that are, or may be, deliveries and are refused: counted by reason, and logged.
 //!
 //! A wrong secret, a proxy that strips headers, a wrong URL or a body over the limit refuse genuine deliveries for good,
-//! and Svix gives up after 28 hours. So each reason has its own count and its own line: one when it begins and one a
+//! and Svix gives up after 27 h 35 min. So each reason has its own count and its own line: one when it begins and one a
 //! minute while it lasts, so that whoever forges fills no disk.
 
 use std::sync::{Arc, Mutex, PoisonError};

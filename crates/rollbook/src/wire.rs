@@ -12,13 +12,14 @@ use rollbook_core::queue::{Consumer, Producer, QueueAdmin, QueueError};
 use rollbook_core::store::{Store, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_postgres::{PostgresSettings, PostgresStore};
-pub(crate) use rollbook_redis::Ownership;
 use rollbook_redis::{DueTimes, Owner, RedisQueue, RedisSettings};
+pub(crate) use rollbook_redis::{FullCoverage, Ownership};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SystemClock;
 use crate::config::{Config, Place, Problems, ServerUrl};
+use crate::file_modes;
 
 /// The queue, as its three users see it.
 #[derive(Clone)]
@@ -253,7 +254,7 @@ pub(crate) async fn apply_migrations(
 ) -> Result<Migrations, String> {
     let names = match (part, part.place(config)) {
         (_, Place::Sqlite(path)) => {
-            make_folder_of(path).map_err(|error| format!("{error:#}"))?;
+            file_modes::make_folder_of(path).map_err(|error| format!("{error:#}"))?;
             let (file, stop) = (path.clone(), stop.clone());
             // It may take minutes, in which signals and clients want to be answered.
             let applying = tokio::task::spawn_blocking(move || {
@@ -355,6 +356,12 @@ pub(crate) async fn ownership(config: &Config) -> Option<Result<Ownership, Strin
     Some(ownership.await.map_err(|error| error.to_string()))
 }
 
+/// What the nodes of the queue's cluster do while some slots have no node; `None` where it is not a cluster.
+pub(crate) async fn full_coverage(config: &Config) -> Option<FullCoverage> {
+    let Place::Server(url) = &config.queue else { return None };
+    RedisQueue::new(redis(config, url), DueTimes::Server).ok()?.full_coverage().await
+}
+
 /// Deletes the queue on its server with all that is in it. For what the demo has made.
 ///
 /// # Errors
@@ -387,17 +394,4 @@ fn migrations(config: &Config, part: Part, names: Vec<&'static str>) -> Migratio
         Place::Server(_) => describe(config, part),
     };
     Migrations { part, place, names, refusal: None, newer: Vec::new() }
-}
-
-/// Makes the folder of a file, for its owner alone: what will be in it is personal data.
-fn make_folder_of(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
-        return Ok(());
-    };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .with_context(|| format!("the folder {} can't be made", folder.display()))
 }

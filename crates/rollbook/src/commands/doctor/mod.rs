@@ -10,6 +10,7 @@
 mod finding;
 mod links;
 mod machine;
+mod notices;
 mod parts;
 mod refusals;
 mod running;

@@ -11,7 +11,7 @@ use rollbook_core::store::{Cascades, Store, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
-use super::{ASK_TIMEOUT, Needs, in_time, no_answer};
+use super::{ASK_TIMEOUT, Needs, in_time, no_answer, notices};
 use crate::config::{Config, Place};
 use crate::output::thousands;
 use crate::startup::{UNVERIFIED, UNVERIFIED_FIX};
@@ -26,7 +26,6 @@ const DURABILITY: &str = "durability";
 const DEPTH: &str = "depth";
 const DEAD_LETTERS: &str = "dead_letters";
 const AUDIT: &str = "audit";
-const MIGRATIONS: &str = "migrations";
 const CASCADES: &str = "cascades";
 
 /// The queue, and all that is asked of one that answers.
@@ -64,7 +63,8 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     };
     let mut findings = Box::pin(contents(config, &queue, clock.now())).await;
     findings.splice(1..1, durability.drain(..));
-    findings.extend(newer(config, Part::Queue).await);
+    findings.extend(notices::full_coverage(config).await);
+    findings.extend(notices::newer(config, Part::Queue).await);
     findings
 }
 
@@ -198,7 +198,7 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
         Err(error) => (Err(format!("{error:#}")), None),
     };
     let left = left.and_then(|left| cascades(&left, clock.now()));
-    let newer = newer(config, Part::Store).await;
+    let newer = notices::newer(config, Part::Store).await;
     std::iter::once(answered(config, asked).await).chain(newer).chain(left).collect()
 }
 
@@ -294,16 +294,6 @@ async fn not_there(config: &Config, needs: &Needs, part: Part) -> Option<Finding
         warning(part.name(), found, "rollbook serve applies them when it starts; or now: rollbook migrate")
     } else {
         failed(part.name(), found, "rollbook migrate")
-    })
-}
-
-/// Steps of a newer Rollbook that this one works with; `None` where there are none.
-async fn newer(config: &Config, part: Part) -> Option<Finding> {
-    let found = in_time(wire::pending_migrations(config, part)).await.ok()?;
-    let newer = found.newer.join(", ");
-    (!newer.is_empty()).then(|| {
-        let what = "a newer Rollbook has applied migrations that only add, and this one works with them";
-        ok(MIGRATIONS, format!("{} ({}): {what}: {newer}", part.name(), found.place))
     })
 }
 
