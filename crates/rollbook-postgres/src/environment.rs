@@ -43,6 +43,10 @@ const MODES: [&str; 2] = ["sslmode", "requiressl"];
 pub(crate) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The environment of this process.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "sqlx reads these variables itself: a second way to them would be able to differ from what it does"
+)]
 pub(crate) fn of_process(variable: &str) -> Option<String> {
     std::env::var(variable).ok().filter(|value| !value.is_empty())
 }

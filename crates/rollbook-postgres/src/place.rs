@@ -70,9 +70,9 @@ impl Place {
         }
         let mut parameters = Parameters::of(&parts)?;
         let named = hosts(&parts, &parameters)?;
-        let names =
+        let has =
             (named.iter().all(|(host, _)| host.is_some()), named.iter().all(|(_, port)| port.is_some()));
-        parameters.complete(variables, names)?;
+        parameters.complete(variables, has)?;
         let login = Login::of(&parts, &parameters)?;
         let mode = parameters.tls.resolve()?;
         let link = Arc::default();

@@ -127,16 +127,16 @@ impl Run<'_> {
         let outcome = {
             let mut applying = pin!(self.phases(step, is_begun, &phase));
             loop {
-                match timeout(PROGRESS_EVERY, &mut applying).await {
-                    Ok(outcome) => break outcome,
-                    Err(_) => tracing::info!(
-                        step = step.name,
-                        phase = phase.load(Ordering::Relaxed),
-                        of = phases(step.sql).len(),
-                        seconds = since.elapsed().as_secs(),
-                        "migration is being applied"
-                    ),
+                if let Ok(outcome) = timeout(PROGRESS_EVERY, &mut applying).await {
+                    break outcome;
                 }
+                tracing::info!(
+                    step = step.name,
+                    phase = phase.load(Ordering::Relaxed),
+                    of = phases(step.sql).len(),
+                    seconds = since.elapsed().as_secs(),
+                    "migration is being applied"
+                );
             }
         };
         outcome.map_err(|error| refused::judge(self.database.place(), step.name, &error))?;

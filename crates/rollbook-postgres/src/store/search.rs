@@ -30,10 +30,10 @@ impl PostgresStore {
             let size = pace.size();
             let step = Step { sql: &sql, after: &after, size, patterns: &patterns };
             match self.steps().paced(&pace, size, &step).await? {
-                Ok(page) => {
-                    ids.extend(page.ids);
+                Ok(found) => {
+                    ids.extend(found.ids);
                     ids.truncate(limit);
-                    match page.last {
+                    match found.last {
                         Some(last) if ids.len() < limit => after = last,
                         _ => return Ok(ids),
                     }

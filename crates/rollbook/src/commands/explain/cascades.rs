@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use rollbook_core::catalog::{Resource, find_resource};
-use rollbook_core::store::{Cascades, PendingCascade, PendingWork, Store, StoreError};
+use rollbook_core::store::{Cascades, PendingCascade, PendingWork, RowView, Store, StoreError};
 use serde_json::{Value, json};
 
 use super::row::ERASED_BY;
@@ -79,7 +79,7 @@ async fn parent_of(
 
 /// Whether a row was erased; `None` where it is alive or not there.
 async fn gone(store: &dyn Store, resource: &'static Resource, id: &str) -> Result<Option<bool>, StoreError> {
-    let row = store.get(resource, id).await?.filter(|row| row.is_deleted());
+    let row = store.get(resource, id).await?.filter(RowView::is_deleted);
     Ok(row.map(|row| row.columns.get("synced_by").is_some_and(|by| by == ERASED_BY)))
 }
 
