@@ -119,6 +119,20 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_of_the_receiver_is_known_here() {
+        let page = include_str!("../../../../../ops/METRICS.md");
+        let (_, table) = page.split_once("| reason | answer | means |").expect("the table of reasons");
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let names =
+            rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split('`').skip(1).step_by(2));
+        let mut listed: Vec<&str> = names.collect();
+        let mut known = REASONS.map(|(reason, ..)| reason).to_vec();
+        listed.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(known, listed);
+    }
+
+    #[test]
     fn what_strangers_send_is_counted_and_no_finding() {
         let metrics = metrics(&[("method", 4), ("unreadable", 2), ("signature", 1)], 1_799_999_000);
         assert!(findings(&metrics).is_empty());
