@@ -135,7 +135,12 @@ fn heading(person: &Person, done: &Done) -> String {
 pub(super) fn done(person: &Person, done: &Done, mentions: &Mentions, remains: &[Remain]) -> String {
     let mut text = heading(person, done);
     let mut table = Table::new(&["removed", ""]);
-    table.row(["rows".to_owned(), format!("{} without content now", many(done.rows, "row"))]);
+    let rows = if is_known(person, &done.found) {
+        format!("{} without content now", many(done.rows, "row"))
+    } else {
+        "none; one tombstone was written".to_owned()
+    };
+    table.row(["rows".to_owned(), rows]);
     table.row(["ledger".to_owned(), many(done.ledger, "line")]);
     queue(&mut table, &done.found);
     let all = done.found.all();

@@ -286,6 +286,7 @@ async fn an_id_that_nothing_is_known_of_is_not_called_erased_and_kept_out_all_th
     let report = report::done(&person, &done, &Mentions::default(), &[]);
     assert!(report.starts_with("user_nosuch: nothing is known of this id here"), "{report}");
     assert!(report.contains("A tombstone keeps out every later delivery"), "{report}");
+    assert!(report.contains("none; one tombstone was written"), "{report}");
     assert!(!report.contains("is erased"), "{report}");
     let json = report::json(&person, &Found::default(), Some(&done), &Mentions::default(), &[]);
     assert_eq!((&json["was_known"], &json["complete"]), (&json!(false), &json!(true)));
