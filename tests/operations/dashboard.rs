@@ -79,6 +79,28 @@ fn prometheus_can_read_every_expression_and_every_metric_in_it_exists() {
 }
 
 #[test]
+fn every_metric_is_on_the_dashboard_itself_or_within_a_recorded_series() {
+    /// What only an investigation needs.
+    const ELSEWHERE: [&str; 2] = ["rollbook_connections_closed_total", "rollbook_tidied_total"];
+    let shown = expressions().join("\n");
+    let records = read("prometheus/rules/records.yml");
+    let on = |name: &str| {
+        let parts = ["", "_bucket", "_sum", "_count"].map(|part| format!("{name}{part}"));
+        let is_in =
+            |text: &str| names_in(text).into_iter().any(|found| parts.iter().any(|part| part == found));
+        is_in(&shown) || is_in(&records)
+    };
+    for metric in super::metrics::listed(&read("METRICS.md")) {
+        let is_ours = metric.name.starts_with("rollbook_");
+        assert!(
+            !is_ours || on(&metric.name) != ELSEWHERE.contains(&&*metric.name),
+            "{}: a panel, or a reason to be in ELSEWHERE",
+            metric.name
+        );
+    }
+}
+
+#[test]
 fn grafana_is_provisioned_with_the_dashboard_and_the_source_that_it_asks() {
     let compose = std::fs::read_to_string(super::ops().join("../docker-compose.yml")).expect("the file");
     assert!(compose.contains("- ./ops/grafana/dashboards:/etc/grafana/dashboards:ro"), "{compose}");

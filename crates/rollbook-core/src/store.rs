@@ -15,6 +15,22 @@ use crate::merge::DeletedRows;
 use crate::protection::Protection;
 use crate::time::Timestamp;
 
+/// Rows that [`Store::ids_holding`] reads at once. A row may have a megabyte of content.
+const HOLDING_PAGE: usize = 200;
+
+/// Whether a text in it, however deep, contains one of these, which are in lower case.
+fn holds_any(value: &Value, texts: &[String]) -> bool {
+    match value {
+        Value::String(text) => {
+            let text = text.to_lowercase();
+            texts.iter().any(|wanted| text.contains(wanted.as_str()))
+        }
+        Value::Array(elements) => elements.iter().any(|element| holds_any(element, texts)),
+        Value::Object(object) => object.values().any(|value| holds_any(value, texts)),
+        _ => false,
+    }
+}
+
 /// The copy of Clerk. Applying is one atomic effect: rows and ledger together, or nothing.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -42,6 +58,34 @@ pub trait Store: Send + Sync {
         value: &str,
         limit: usize,
     ) -> Result<Vec<RowView>, StoreError>;
+
+    /// The ids of rows, at most `limit`, whose `data` may hold one of these texts. Upper and lower case are the same. The
+    /// whole table is read, in small steps. A row that holds one is always among them; others may be, so that the caller
+    /// reads each.
+    async fn ids_holding(
+        &self,
+        resource: &'static Resource,
+        texts: &[String],
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        let texts: Vec<String> = texts.iter().map(|text| text.to_lowercase()).collect();
+        let (mut ids, mut after) = (Vec::new(), None);
+        if texts.is_empty() {
+            return Ok(ids);
+        }
+        loop {
+            let page = self.rows(resource, after.as_deref(), HOLDING_PAGE).await?;
+            let Some(last) = page.last() else { return Ok(ids) };
+            after = Some(last.id.clone());
+            let holding =
+                page.iter().filter(|row| row.columns.get("data").is_some_and(|data| holds_any(data, &texts)));
+            ids.extend(holding.map(|row| row.id.clone()));
+            if ids.len() >= limit {
+                ids.truncate(limit);
+                return Ok(ids);
+            }
+        }
+    }
 
     /// What the ledger says became of a delivery.
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError>;

@@ -50,20 +50,24 @@ impl Health {
     }
 }
 
-/// 200 where every part does its work and the process is not stopping, else 503; either way with each
-/// part by name.
-pub(crate) fn answer(checked: &[Checked], stopping: bool) -> Response {
+/// 200 where every part in `ready` does its work and the process is not stopping, else 503; either way with each
+/// part by name. A part in `watched` that fails makes the process impaired, not unready.
+pub(crate) fn answer(ready: &[Checked], watched: &[Checked], stopping: bool) -> Response {
+    let all = || ready.iter().chain(watched);
+    let is_any = |of: fn(&Condition) -> bool| all().any(|(_, condition)| of(condition));
     let (code, status) = if stopping {
         (StatusCode::SERVICE_UNAVAILABLE, "stopping")
-    } else if !checked.iter().all(|(_, condition)| condition.is_ready()) {
+    } else if !ready.iter().all(|(_, condition)| condition.is_ready()) {
         (StatusCode::SERVICE_UNAVAILABLE, "failing")
-    } else if checked.iter().any(|(_, condition)| *condition != Condition::Well) {
+    } else if is_any(|condition| !matches!(condition, Condition::Well | Condition::Degraded(_))) {
+        (StatusCode::OK, "impaired")
+    } else if is_any(|condition| *condition != Condition::Well) {
         (StatusCode::OK, "degraded")
     } else {
         (StatusCode::OK, "ok")
     };
     let parts: Map<String, Value> =
-        checked.iter().map(|(name, condition)| ((*name).to_owned(), text(condition).into())).collect();
+        all().map(|(name, condition)| ((*name).to_owned(), text(condition).into())).collect();
     let body = json!({ "status": status, "parts": parts });
     (code, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }
@@ -71,7 +75,9 @@ pub(crate) fn answer(checked: &[Checked], stopping: bool) -> Response {
 fn text(condition: &Condition) -> String {
     match condition {
         Condition::Well => "ok".to_owned(),
-        Condition::Degraded(why) | Condition::Unproven(why) => format!("degraded: {}", short(why)),
+        Condition::Degraded(why) => format!("degraded: {}", short(why)),
+        Condition::Impaired(why) => format!("impaired: {}", short(why)),
+        Condition::Unproven(why) => format!("unproven: {}", short(why)),
         Condition::Failing(why) => short(why),
     }
 }

@@ -5,7 +5,8 @@
 //! * A probe reads. Nothing here writes to the queue or the store.
 //! * Everything that asks a part has a time limit ([`CHECK_TIMEOUT`]); a part that does not answer
 //!   takes nothing but its own lines away.
-//! * A part that works less well than it should is ready and says so ([`Condition::Degraded`]).
+//! * A part that works less well than it should is ready and says so: [`Condition::Degraded`] where what it
+//!   acknowledges could be lost, [`Condition::Impaired`] where some of its work fails.
 //! * Liveness is progress, not existence, and never depends on a system outside the process: whoever
 //!   wires the parts puts loops into `live` and dependencies into `ready`.
 //! * It listens on an address of its own, never on that of the webhooks: it has no login.
@@ -55,8 +56,10 @@ pub trait Probe: Send + Sync {
 pub enum Condition {
     /// As it should be.
     Well,
-    /// It does its work, and a person should mend something about it.
+    /// It does its work, and what it acknowledges could still be lost: its durability is degraded.
     Degraded(String),
+    /// It does some of its work: some calls fail, or the last ones failed a while ago.
+    Impaired(String),
     /// It failed when it was last used, and nothing has shown since that it works. It counts as ready, so that work
     /// comes which can show it, and not as up.
     Unproven(String),
@@ -72,15 +75,20 @@ impl Condition {
 
     /// What `rollbook_up` says.
     pub const fn is_up(&self) -> bool {
-        matches!(self, Self::Well | Self::Degraded(_))
+        matches!(self, Self::Well | Self::Degraded(_) | Self::Impaired(_))
     }
 
-    /// The worse of two conditions of one part; both texts where both are degraded.
+    /// The worse of two conditions of one part; both texts where both are degraded or impaired.
     fn worse(self, other: Self) -> Self {
         match (self, other) {
             (Self::Degraded(one), Self::Degraded(other)) => Self::Degraded(format!("{one}; {other}")),
             (failing @ Self::Failing(_), _) | (_, failing @ Self::Failing(_)) => failing,
             (unproven @ Self::Unproven(_), _) | (_, unproven @ Self::Unproven(_)) => unproven,
+            (Self::Impaired(one), Self::Impaired(other)) => Self::Impaired(format!("{one}; {other}")),
+            (Self::Impaired(impaired), Self::Degraded(degraded))
+            | (Self::Degraded(degraded), Self::Impaired(impaired)) => {
+                Self::Impaired(format!("{impaired}; degraded: {degraded}"))
+            }
             (Self::Well, condition) | (condition, Self::Well) => condition,
         }
     }
@@ -177,15 +185,10 @@ async fn render_metrics(State(ops): State<Arc<Ops>>) -> Response {
 }
 
 async fn livez(State(ops): State<Arc<Ops>>) -> Response {
-    health::answer(&ops.live.check().await, false)
+    health::answer(&ops.live.check().await, &[], false)
 }
 
 async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
     let (ready, watched) = ops.metrics.check().await;
-    let watched = watched.into_iter().map(|(name, condition)| match condition {
-        Condition::Failing(why) => (name, Condition::Degraded(why)),
-        condition => (name, condition),
-    });
-    let parts: Vec<_> = ready.into_iter().chain(watched).collect();
-    health::answer(&parts, ops.stopping.is_cancelled())
+    health::answer(&ready, &watched, ops.stopping.is_cancelled())
 }

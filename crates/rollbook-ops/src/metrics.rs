@@ -107,14 +107,12 @@ impl Metrics {
             Ok(Ok((stats, durability, room))) => {
                 gauges.set(&stats, &durability, self.clock.now());
                 gauges.room.set(&room);
-                if durability.is_degraded() || !durability.unreachable.is_empty() {
-                    let unreachable =
-                        durability.unreachable.iter().map(|part| format!("unreachable: {part}"));
-                    let told: Vec<String> = unreachable.chain(durability.weaknesses).collect();
-                    Condition::Degraded(told.join("; "))
-                } else {
-                    Condition::Well
-                }
+                let unreachable = durability.unreachable.iter().map(|part| format!("unreachable: {part}"));
+                let unreachable: Vec<String> = unreachable.collect();
+                let degraded = (!durability.weaknesses.is_empty())
+                    .then(|| Condition::Degraded(durability.weaknesses.join("; ")));
+                let impaired = (!unreachable.is_empty()).then(|| Condition::Impaired(unreachable.join("; ")));
+                impaired.unwrap_or(Condition::Well).worse(degraded.unwrap_or(Condition::Well))
             }
             Ok(Err(error)) => Condition::Failing(error.to_string()),
             Err(_) => Condition::no_answer(),

@@ -15,6 +15,7 @@
 
 mod blame;
 mod connections;
+mod environment;
 mod fault;
 mod hosts;
 mod link;

@@ -27,6 +27,8 @@ pub struct Examined {
     /// Why this Rollbook must not work on it, whatever is applied: the server is too old, the database can't hold the
     /// data, or a newer Rollbook changed the schema. Waiting does not help.
     pub refusal: Option<String>,
+    /// The names of steps of a newer Rollbook that this one does not know and works with all the same: they only add.
+    pub newer: Vec<String>,
 }
 
 /// Examines the database. Nothing is made.
@@ -36,9 +38,10 @@ pub struct Examined {
 pub async fn examine(settings: &PostgresSettings) -> Result<Examined, StoreError> {
     let (database, schema) = open(settings)?;
     let state = database.run(&Ask { schema: &schema }).await?;
+    let newer = state.newer();
     Ok(match state.pending(database.place(), &schema) {
-        Ok(pending) => Examined { pending, refusal: None },
-        Err(refusal) => Examined { pending: Vec::new(), refusal: Some(refusal.to_string()) },
+        Ok(pending) => Examined { pending, refusal: None, newer },
+        Err(refusal) => Examined { pending: Vec::new(), refusal: Some(refusal.to_string()), newer },
     })
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct Parameters {
     pub(crate) ignored: Vec<&'static str>,
     /// The numbers, from one, of those that are not known.
     pub(crate) unknown: Vec<usize>,
+    /// The names that the URL has, as it spells them.
+    pub(crate) names: Vec<String>,
 }
 
 /// Left out, since each is about a matter that Rollbook decides by a setting of its own, or does anyway.
@@ -167,10 +169,21 @@ impl Parameters {
             parameters.take(number, &name, value)?;
             seen.push(name);
         }
+        parameters.names = seen;
         Ok(parameters)
     }
 
-    fn take(&mut self, number: usize, name: &str, value: String) -> Result<(), String> {
+    /// Whether the URL says how connections are encrypted.
+    pub(crate) fn names_tls_mode(&self) -> bool {
+        let modes = ["sslmode", "ssl-mode"];
+        self.names.iter().any(|name| {
+            let name = name.to_ascii_lowercase();
+            modes.contains(&&*name) || SWITCHES.contains(&&*name)
+        })
+    }
+
+    /// Takes one; `number` is for the error of one that is not known.
+    pub(crate) fn take(&mut self, number: usize, name: &str, value: String) -> Result<(), String> {
         match name {
             "user" | "username" => self.user = Some(value),
             "password" => self.password = Some(value),

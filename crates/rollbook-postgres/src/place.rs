@@ -10,6 +10,7 @@ use rollbook_core::url::{Parts, UrlError, decoded, encoded};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
 
+use crate::environment::{self, Variables};
 use crate::link::{Ignored, Link};
 use crate::parameters::Parameters;
 use crate::settings::PostgresSettings;
@@ -52,6 +53,14 @@ impl Place {
     /// # Errors
     /// In words for a person, without a word of the URL.
     pub(crate) fn parse(url: &str) -> Result<(Self, Ignored), String> {
+        Self::parse_with(url, &environment::of_process)
+    }
+
+    /// The same with these variables of the environment.
+    ///
+    /// # Errors
+    /// As with [`Self::parse`], and a variable can't be used.
+    pub(crate) fn parse_with(url: &str, variables: Variables<'_>) -> Result<(Self, Ignored), String> {
         let parts = Parts::of(url).map_err(refusal)?;
         if !["postgres", "postgresql"].contains(&parts.scheme) {
             return Err(format!("the URL is not Postgres's: {FORM}"));
@@ -59,13 +68,16 @@ impl Place {
         if parts.fragment.is_some() {
             return Err(format!("the Postgres URL has a # in it: {FORM}, with # as %23"));
         }
-        let parameters = Parameters::of(&parts)?;
+        let mut parameters = Parameters::of(&parts)?;
+        let named = hosts(&parts, &parameters)?;
+        let has =
+            (named.iter().all(|(host, _)| host.is_some()), named.iter().all(|(_, port)| port.is_some()));
+        parameters.complete(variables, has)?;
         let login = Login::of(&parts, &parameters)?;
         let mode = parameters.tls.resolve()?;
-        let hosts = hosts(&parts, &parameters)?;
         let link = Arc::default();
         let host = |host| login.host(host, &parameters, mode, &link);
-        let hosts: Vec<Host> = hosts.iter().map(host).collect::<Result<_, _>>()?;
+        let hosts: Vec<Host> = named.iter().map(host).collect::<Result<_, _>>()?;
         let tls = parameters.tls;
         let files = [("sslrootcert", tls.root), ("sslcert", tls.certificate), ("sslkey", tls.key)];
         let place = Self {
@@ -122,6 +134,12 @@ impl Place {
 }
 
 impl Host {
+    /// How connections to it are encrypted.
+    #[cfg(test)]
+    pub(crate) const fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// Connects in its mode, and takes note of how the connection is protected.
     pub(crate) async fn connect(&self) -> sqlx::Result<PgConnection> {
         // Where something else in the process brings a second provider, rustls would panic for want of a choice. One that
@@ -269,11 +287,7 @@ impl Login {
         let is_socket = socket(&options).is_some();
         let is_here = is_socket || is_loopback(options.get_host());
         // A socket needs no TLS, whatever is said, as in libpq.
-        let mode = if is_socket {
-            Mode::Disable
-        } else {
-            mode.unwrap_or_else(|| Mode::default_of(options.get_ssl_mode(), is_here))
-        };
+        let mode = if is_socket { Mode::Disable } else { mode.unwrap_or_else(|| Mode::default_of(is_here)) };
         let tls = &parameters.tls;
         options = options.ssl_mode(mode.to_sqlx());
         if let Some(root) = &tls.root {

@@ -56,16 +56,9 @@ impl Mode {
         }
     }
 
-    /// The mode where the URL names none: what the environment says (`PGSSLMODE`), else the safe one. The environment's
-    /// `prefer` can't be told from its silence.
-    pub(crate) const fn default_of(environment: PgSslMode, on_this_machine: bool) -> Self {
-        match environment {
-            PgSslMode::Disable => Self::Disable,
-            PgSslMode::Allow | PgSslMode::Prefer if on_this_machine => Self::Prefer,
-            PgSslMode::Allow | PgSslMode::Prefer | PgSslMode::Require => Self::Require,
-            PgSslMode::VerifyCa => Self::VerifyCa,
-            PgSslMode::VerifyFull => Self::VerifyFull,
-        }
+    /// The mode where neither the URL nor the environment names one.
+    pub(crate) const fn default_of(on_this_machine: bool) -> Self {
+        if on_this_machine { Self::Prefer } else { Self::Require }
     }
 }
 
@@ -203,17 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn off_this_machine_the_default_is_tls_and_the_environment_may_say_otherwise() {
-        for (environment, here, elsewhere) in [
-            (PgSslMode::Prefer, Mode::Prefer, Mode::Require),
-            (PgSslMode::Allow, Mode::Prefer, Mode::Require),
-            (PgSslMode::Disable, Mode::Disable, Mode::Disable),
-            (PgSslMode::Require, Mode::Require, Mode::Require),
-            (PgSslMode::VerifyCa, Mode::VerifyCa, Mode::VerifyCa),
-            (PgSslMode::VerifyFull, Mode::VerifyFull, Mode::VerifyFull),
-        ] {
-            assert_eq!(Mode::default_of(environment, true), here, "{environment:?}");
-            assert_eq!(Mode::default_of(environment, false), elsewhere, "{environment:?}");
-        }
+    fn the_default_is_tls_off_this_machine() {
+        assert_eq!((Mode::default_of(true), Mode::default_of(false)), (Mode::Prefer, Mode::Require));
     }
 }

@@ -104,7 +104,10 @@ impl Handler {
             DELIVERIES | DELIVERIES_SLASH if head.method == Method::POST => {
                 return self.deliver(&head.headers, body, connection).await;
             }
-            DELIVERIES | DELIVERIES_SLASH => Refusal::Method("POST"),
+            DELIVERIES | DELIVERIES_SLASH => {
+                self.refusals.note(Refused::Method, self.clock.now());
+                Refusal::Method("POST")
+            }
             HEALTH if matches!(head.method, Method::GET | Method::HEAD) => {
                 return answer::and_close(self.health());
             }
@@ -177,6 +180,7 @@ impl Handler {
             let refused = match refusal {
                 Refusal::TooLarge => Refused::BodyTooLarge(self.body.length_max),
                 Refusal::TooSlow => Refused::BodyTooSlow,
+                Refusal::Torn => Refused::BodyTorn,
                 _ => return,
             };
             self.refusals.note(refused, self.clock.now());

@@ -5,7 +5,7 @@
 //! * A 200 means that [`Producer::enqueue_many`] has returned. Everything else is an error that makes
 //!   Svix try again, or a refusal that trying again would not change.
 //! * It knows no store and reads no event: a signed body is bytes, never parsed and never inflated. An
-//!   event that nobody understands is the worker's trouble; refusing it here would lose it after 27 hours.
+//!   event that nobody understands is the worker's trouble; refusing it here would lose it after 27 h 35 min.
 //! * Everything that a stranger can make it hold has a limit in [`Settings`]: connections, time, bytes.
 //! * Bytes of strangers cannot starve signed ones: a request without a delivery's headers is refused before its
 //!   body, whatever carries no genuine delivery yields its connection and its body's room to newcomers, and

@@ -1,7 +1,7 @@
 //! Requests that are, or may be, deliveries and are refused: counted by reason, and logged.
 //!
 //! A wrong secret, a proxy that strips headers, a wrong URL or a body over the limit refuse genuine deliveries for good,
-//! and Svix gives up after 28 hours. So each reason has its own count and its own line: one when it begins and one a
+//! and Svix gives up after 27 h 35 min. So each reason has its own count and its own line: one when it begins and one a
 //! minute while it lasts, so that whoever forges fills no disk.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +30,10 @@ pub(crate) enum Refused {
     BodyTooLarge(usize),
     /// A body that came too slowly.
     BodyTooSlow,
+    /// A body that broke off, or whose chunks are malformed.
+    BodyTorn,
+    /// A request to the webhook path with another method than POST.
+    Method,
 }
 
 /// Why a request is refused: the label of a metric, from a closed list.
@@ -45,10 +49,12 @@ pub(crate) enum Reason {
     HeadTooLarge,
     BodyTooLarge,
     BodyTooSlow,
+    BodyTorn,
+    Method,
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Signature,
         Self::Timestamp,
         Self::MissingHeaders,
@@ -59,6 +65,8 @@ impl Reason {
         Self::HeadTooLarge,
         Self::BodyTooLarge,
         Self::BodyTooSlow,
+        Self::BodyTorn,
+        Self::Method,
     ];
 
     pub(crate) const fn label(self) -> &'static str {
@@ -73,6 +81,8 @@ impl Reason {
             Self::HeadTooLarge => "head_too_large",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTooSlow => "body_too_slow",
+            Self::BodyTorn => "body_torn",
+            Self::Method => "method",
         }
     }
 
@@ -88,6 +98,8 @@ impl Reason {
             Refused::Unreadable(_) => Self::Unreadable,
             Refused::BodyTooLarge(_) => Self::BodyTooLarge,
             Refused::BodyTooSlow => Self::BodyTooSlow,
+            Refused::BodyTorn => Self::BodyTorn,
+            Refused::Method => Self::Method,
         }
     }
 }
@@ -147,6 +159,16 @@ fn log(refused: Refused, count: u64) {
             refused = count,
             fix = "is a proxy or the network slow? See body_timeout and body_rate_min",
             "bodies that come too slowly are answered 408"
+        ),
+        Refused::BodyTorn => warn!(
+            refused = count,
+            fix = "look for a proxy that cuts or re-chunks bodies, or that has a shorter timeout than body_timeout",
+            "bodies that break off or whose chunks are malformed are answered 400"
+        ),
+        Refused::Method => warn!(
+            refused = count,
+            fix = "if these are deliveries, a redirect turns POST into GET: give Clerk the URL that is redirected to",
+            "requests to the webhook path with another method than POST are answered 405"
         ),
     }
 }

@@ -25,7 +25,7 @@ mod slots;
 mod value;
 
 pub use owner::Owner;
-pub use queue::{Ownership, RedisQueue};
+pub use queue::{FullCoverage, Ownership, RedisQueue};
 pub use settings::{DueTimes, RedisSettings};
 pub use shard::{KEY_PREFIX, KEY_PREFIX_MAX, is_key_prefix};
 

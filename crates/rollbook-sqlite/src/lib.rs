@@ -19,7 +19,9 @@ mod rehearse;
 mod rewrite;
 mod store;
 
-pub use migrations::{Schema, apply_migrations, apply_migrations_until, pending_migrations};
+pub use migrations::{
+    Schema, apply_migrations, apply_migrations_until, newer_migrations, pending_migrations,
+};
 pub use queue::{QueueSettings, SqliteQueue};
 pub use rewrite::rewrite;
 pub use store::SqliteStore;

@@ -4,6 +4,7 @@
 //! 0170). A step that has been released never changes: tests pin their checksums.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -45,6 +46,8 @@ const STORE: &[Step] = &[
 
 /// After how many of SQLite's instructions a migration looks whether it is to stop: a few milliseconds.
 const STOP_EVERY: i32 = 100_000;
+/// A step that takes longer is reported as being under way, and again after each further such time.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// How long another process that writes the file is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -99,8 +102,14 @@ pub fn apply_migrations_until(
     stopped: impl Fn() -> bool + Clone + Send + 'static,
 ) -> Result<Vec<&'static str>, String> {
     let mut connection = connection::make(path, schema.page_bytes()).map_err(|fault| fault.to_string())?;
-    let asked = connection.progress_handler(STOP_EVERY, Some(stopped.clone())).map_err(Fault::from);
-    let applied = asked.and_then(|()| apply(&mut connection, schema, &stopped));
+    let under_way = UnderWay::default();
+    let (asked, reported) = (stopped.clone(), under_way.clone());
+    let handler = move || {
+        reported.report();
+        asked()
+    };
+    let asked = connection.progress_handler(STOP_EVERY, Some(handler)).map_err(Fault::from);
+    let applied = asked.and_then(|()| apply(&mut connection, schema, &stopped, &under_way));
     applied.map_err(|fault| format!("{}: {fault}", path.display()))
 }
 
@@ -108,6 +117,7 @@ fn apply(
     connection: &mut Connection,
     schema: Schema,
     stopped: &dyn Fn() -> bool,
+    under_way: &UnderWay,
 ) -> Result<Vec<&'static str>, Fault> {
     let steps = schema.steps();
     // A file that is busy and lacks nothing is not waited for.
@@ -115,7 +125,7 @@ fn apply(
         return Ok(Vec::new());
     }
     lock(connection, stopped)?;
-    let outcome = apply_locked(connection, schema).and_then(|names| {
+    let outcome = apply_locked(connection, schema, under_way).and_then(|names| {
         connection.execute_batch("COMMIT")?;
         Ok(names)
     });
@@ -138,7 +148,11 @@ fn lock(connection: &Connection, stopped: &dyn Fn() -> bool) -> Result<(), Fault
     }
 }
 
-fn apply_locked(connection: &Connection, schema: Schema) -> Result<Vec<&'static str>, Fault> {
+fn apply_locked(
+    connection: &Connection,
+    schema: Schema,
+    under_way: &UnderWay,
+) -> Result<Vec<&'static str>, Fault> {
     let steps = schema.steps();
     let known = applied(connection, schema)?;
     let pending = &steps[known..];
@@ -146,8 +160,16 @@ fn apply_locked(connection: &Connection, schema: Schema) -> Result<Vec<&'static 
                      number INTEGER PRIMARY KEY, name TEXT NOT NULL, expands INTEGER NOT NULL) STRICT";
     connection.execute_batch(table)?;
     for (number, (name, sql, expands)) in (known + 1..).zip(pending) {
-        tracing::debug!(step = name, "migration is being applied");
+        let since = Instant::now();
+        under_way.begin(name);
         connection.execute_batch(sql)?;
+        let seconds = since.elapsed().as_secs_f64();
+        if known == 0 {
+            // A new file: nobody waits for it.
+            tracing::debug!(step = name, seconds, "migration applied");
+        } else {
+            tracing::info!(step = name, seconds, "migration applied");
+        }
         let row = "INSERT INTO rollbook_migrations (number, name, expands) VALUES (?1, ?2, ?3)";
         connection.execute(row, (number, name, expands))?;
     }
@@ -155,6 +177,51 @@ fn apply_locked(connection: &Connection, schema: Schema) -> Result<Vec<&'static 
         connection.pragma_update(None, "user_version", steps.len())?;
     }
     Ok(pending.iter().map(|(name, ..)| *name).collect())
+}
+
+/// The step that is being applied, for reports while it takes long.
+#[derive(Clone, Default)]
+struct UnderWay(Arc<Mutex<Option<Current>>>);
+
+struct Current {
+    step: &'static str,
+    since: Instant,
+    reported_at: Instant,
+}
+
+impl UnderWay {
+    fn begin(&self, step: &'static str) {
+        let now = Instant::now();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Current { step, since: now, reported_at: now });
+    }
+
+    /// Logs where the last report is long enough ago.
+    fn report(&self) {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Current { step, since, reported_at }) =
+            current.as_mut().filter(|current| current.reported_at.elapsed() >= PROGRESS_EVERY)
+        {
+            *reported_at = Instant::now();
+            tracing::info!(step, seconds = since.elapsed().as_secs(), "migration is being applied");
+        }
+    }
+}
+
+/// The names of the steps of a newer Rollbook in a file that this one does not know and works with all the same. A file
+/// that is not there has none.
+///
+/// # Errors
+/// In words for a person: the file can't be read.
+pub fn newer_migrations(path: &Path, schema: Schema) -> Result<Vec<String>, String> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let connection = connection::open(path).map_err(|fault| fault.to_string())?;
+    let (version, known) = (version(&connection).map_err(|error| error.to_string())?, schema.steps().len());
+    let unknown =
+        (known + 1..).take_while(|number| i64::try_from(*number).is_ok_and(|number| number <= version));
+    Ok(unknown.filter_map(|number| name_of(&connection, i64::try_from(number).ok()?)).collect())
 }
 
 /// Refuses a file that lacks steps, or has newer ones that change what this Rollbook relies on: to be asked before it is

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use rollbook_core::retry::Reason;
 use rollbook_core::time::Timestamp;
 
+use crate::arguments;
 use crate::config::values;
 use crate::flags::SettingFlags;
 
@@ -141,7 +142,7 @@ pub(crate) struct Demo {
 #[derive(clap::Args)]
 pub(crate) struct Send {
     /// A built-in event of this type, such as user.created, as if it had just happened
-    #[arg(value_name = "TYPE", required_unless_present = "file")]
+    #[arg(value_name = "TYPE", required_unless_present = "file", value_parser = arguments::name)]
     pub(crate) event_type: Option<String>,
     /// Sends this file, byte for byte, in place of a built-in event
     #[arg(long, value_name = "PATH", conflicts_with = "event_type")]
@@ -170,6 +171,7 @@ pub(crate) struct Migrate {
 #[derive(clap::Args)]
 pub(crate) struct Explain {
     /// An id of Clerk's (user_…, org_…, orgmem_…, sess_…, …), or the svix-id of a delivery (msg_…)
+    #[arg(value_parser = arguments::name)]
     pub(crate) id: String,
     /// Tells at most so many deliveries and memberships, the latest
     #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -185,10 +187,11 @@ pub(crate) struct Explain {
 #[derive(clap::Args)]
 pub(crate) struct Erase {
     /// Of a user or an organization; or any other id that has a row
+    #[arg(value_parser = arguments::name)]
     pub(crate) id: String,
     /// Also erases what names this e-mail address or phone number, whoever's it is; those that the user has verified are
     /// looked for anyway
-    #[arg(long = "also", visible_alias = "address", value_name = "ADDRESS")]
+    #[arg(long = "also", visible_alias = "address", value_name = "ADDRESS", value_parser = arguments::address)]
     pub(crate) addresses: Vec<String>,
     /// Says what would go, and changes nothing
     #[arg(long)]
@@ -275,6 +278,7 @@ pub(crate) enum DeadLetters {
     #[command(after_help = "Example:\n  rollbook dead-letters show msg_2b6vK1… --body")]
     Show {
         /// The svix-id
+        #[arg(value_parser = arguments::name)]
         id: String,
         /// Also the signed bytes
         #[arg(long)]
@@ -296,13 +300,13 @@ pub(crate) enum DeadLetters {
 #[derive(clap::Args)]
 pub(crate) struct Filter {
     /// The one with this svix-id
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = arguments::name)]
     pub(crate) id: Option<String>,
     /// The same
-    #[arg(long = "id", value_name = "ID", conflicts_with = "id", hide = true)]
+    #[arg(long = "id", value_name = "ID", conflicts_with = "id", hide = true, value_parser = arguments::name)]
     pub(crate) id_flag: Option<String>,
     /// Events of this type
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = arguments::name)]
     pub(crate) event_type: Option<String>,
     /// Parked for this reason
     #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::as_str)))]

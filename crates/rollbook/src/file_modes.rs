@@ -6,6 +6,8 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
+
 use crate::config::Config;
 use crate::wire::Part;
 
@@ -13,6 +15,8 @@ const OTHERS_WRITE: u32 = 0o002;
 const OTHERS_READ: u32 = 0o004;
 const GROUP: u32 = 0o070;
 const ALL_BUT_OWNER: u32 = 0o077;
+/// In a folder with this bit only the owner of a file may replace or remove it, as in /tmp.
+const STICKY: u32 = 0o1000;
 
 /// Where container engines mount secrets: as they are there, nobody but the container sees them.
 const SECRET_MOUNTS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
@@ -32,6 +36,14 @@ pub(crate) fn weaknesses(config: &Config, parts: &[Part]) -> Vec<Weakness> {
     let mut folders: Vec<PathBuf> = kept().map(folder_of).collect();
     folders.dedup();
     let mut found: Vec<Weakness> = folders.iter().filter_map(|folder| folder_weakness(folder)).collect();
+    // Whoever may write to a folder may put another file, or another folder, in the place of ours.
+    let mut holding: Vec<PathBuf> = folders.iter().flat_map(|folder| above(folder)).collect();
+    for file in config.files_read().iter().filter(|file| !is_mounted(&file.path)) {
+        holding.extend(above(&file.path));
+    }
+    holding.sort();
+    holding.dedup();
+    found.extend(holding.iter().filter_map(|folder| replaceable_weakness(folder)));
     found.extend(kept().flat_map(with_companions).filter_map(|path| data_weakness(&path)));
     for file in config.files_read() {
         found.extend(if file.is_secret {
@@ -51,6 +63,19 @@ pub(crate) fn folder_of(file: &Path) -> PathBuf {
     }
 }
 
+/// Makes the folder of a file, for its owner alone: what will be in it is personal data.
+pub(crate) fn make_folder_of(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("the folder {} can't be made", folder.display()))
+}
+
 /// A file of SQLite, its log and its index of the log.
 pub(crate) fn with_companions(path: &Path) -> [PathBuf; 3] {
     ["", "-wal", "-shm"].map(|suffix| {
@@ -60,9 +85,15 @@ pub(crate) fn with_companions(path: &Path) -> [PathBuf; 3] {
     })
 }
 
-/// The permissions of what is at this path; `None` where nothing is.
+/// The folders above a file or folder, up to the root.
+fn above(path: &Path) -> Vec<PathBuf> {
+    let whole = path.canonicalize().or_else(|_| std::path::absolute(path));
+    whole.map(|path| path.ancestors().skip(1).map(Path::to_owned).collect()).unwrap_or_default()
+}
+
+/// The permissions of what is at this path, with the sticky bit; `None` where nothing is.
 fn mode(path: &Path) -> Option<u32> {
-    path.metadata().ok().map(|found| found.mode() & 0o777)
+    path.metadata().ok().map(|found| found.mode() & (0o777 | STICKY))
 }
 
 fn weakness(path: &Path, mode: u32, what: &str, change: &str) -> Weakness {
@@ -75,6 +106,12 @@ fn folder_weakness(folder: &Path) -> Option<Weakness> {
     Some(weakness(folder, mode, "others on this machine may put files and links into it", "o-w"))
 }
 
+/// Of a folder in which a file or folder of ours is.
+fn replaceable_weakness(folder: &Path) -> Option<Weakness> {
+    let mode = mode(folder).filter(|mode| mode & OTHERS_WRITE != 0 && mode & STICKY == 0)?;
+    Some(weakness(folder, mode, "others on this machine may replace what Rollbook has in it", "o-w"))
+}
+
 fn data_weakness(path: &Path) -> Option<Weakness> {
     let mode = mode(path).filter(|mode| mode & ALL_BUT_OWNER != 0)?;
     Some(weakness(path, mode, "others on this machine may read it", "600"))
@@ -85,11 +122,15 @@ fn settings_weakness(path: &Path) -> Option<Weakness> {
     Some(weakness(path, mode, "others on this machine may change the settings", "o-w"))
 }
 
+/// Whether a container engine has mounted this file as a secret.
+fn is_mounted(path: &Path) -> bool {
+    SECRET_MOUNTS.iter().any(|mount| path.starts_with(mount))
+        || folder_of(path).join(KUBERNETES_LINK).exists()
+}
+
 /// A group may read a secret that belongs to somebody else: that is how we read it.
 fn secret_weakness(path: &Path) -> Option<Weakness> {
-    let is_mounted = SECRET_MOUNTS.iter().any(|mount| path.starts_with(mount))
-        || folder_of(path).join(KUBERNETES_LINK).exists();
-    let found = path.metadata().ok().filter(|_| !is_mounted)?;
+    let found = path.metadata().ok().filter(|_| !is_mounted(path))?;
     let mode = found.mode() & 0o777;
     // The owner of this is who this process runs as.
     let is_ours = Path::new("/proc/self").metadata().is_ok_and(|own| own.uid() == found.uid());
@@ -177,6 +218,32 @@ mod tests {
             let path = files.path(name).display().to_string();
             assert!(found.what.contains(&path) && found.what.contains(&format!("{mode:04o}")), "{found:?}");
             assert_eq!(found.fix, format!("{fix} {path}"));
+        }
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_named_where_it_holds_the_configuration_a_secret_or_our_folder() {
+        for (name, mode, is_named) in [
+            ("", 0o777, true),
+            ("", 0o703, true),
+            ("", 0o1777, false),
+            ("", 0o775, false),
+            ("sub", 0o777, true),
+        ] {
+            let files = Files::new();
+            files.put("sub", 0o755, None);
+            files.put("sub/key", 0o600, Some("postgres://u:p@127.0.0.1/app"));
+            let key = files.path("sub/key").display().to_string();
+            files.put("rollbook.toml", 0o600, Some(&format!("database_url_file = \"{key}\"\n")));
+            files.set(name, mode);
+            let found = files.weaknesses();
+            files.set(name, 0o755);
+            assert_eq!(found.len(), usize::from(is_named), "{name} {mode:o}: {found:?}");
+            for weakness in found {
+                let path = files.path(name).canonicalize().expect("a path").display().to_string();
+                assert!(weakness.what.starts_with(&format!("{path} has mode {mode:04o}: ")), "{weakness:?}");
+                assert_eq!(weakness.fix, format!("chmod o-w {path}"));
+            }
         }
     }
 

@@ -126,11 +126,11 @@ impl State {
         if ago < FAILURE_HOLDS_FOR {
             let why = format!("{what} are answered 503: {error}");
             // A full queue does its work; it is the workers that do not keep up.
-            return if *is_partial || is_full { Condition::Degraded(why) } else { Condition::Failing(why) };
+            return if *is_partial || is_full { Condition::Impaired(why) } else { Condition::Failing(why) };
         }
         let why = format!("the last {what}, {} s ago, were answered 503: {error}", ago.as_secs());
         if *is_partial || is_full || ago >= UNPROVEN_FOR {
-            Condition::Degraded(why)
+            Condition::Impaired(why)
         } else {
             Condition::Unproven(why)
         }
@@ -217,7 +217,7 @@ mod tests {
         conditions.push(intake.check().await);
         let states: Vec<_> = conditions.iter().map(|one| (one.is_ready(), one.is_up())).collect();
         assert_eq!(states, [(false, false), (true, false), (true, true)], "{conditions:?}");
-        let Condition::Degraded(why) = &conditions[2] else { panic!("it says what it met: {conditions:?}") };
+        let Condition::Impaired(why) = &conditions[2] else { panic!("it says what it met: {conditions:?}") };
         assert!(why.contains("600 s ago") && why.contains("disk is full"), "{why}");
     }
 
@@ -253,7 +253,7 @@ mod tests {
             [vec![Ok(Enqueued::Queued), Err(full_disk())], vec![Err(QueueError::Full { depth: 7, limit: 7 })]]
         {
             let condition = after(&answers).await.check().await;
-            assert!(matches!(condition, Condition::Degraded(_)), "{answers:?}: {condition:?}");
+            assert!(matches!(condition, Condition::Impaired(_)), "{answers:?}: {condition:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! This is the binary: command line, configuration, wiring, signals. The rules are in `rollbook-core`.
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
+mod arguments;
 mod audit;
 mod cli;
 mod clock;
@@ -40,8 +41,10 @@ const FAILED: u8 = 1;
 const MISUSED: u8 = 2;
 
 fn main() -> ExitCode {
-    // Wrong usage ends here, with exit code 2.
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
     let Err(error) = commands::run(cli) else {
         return ExitCode::SUCCESS;
     };
@@ -56,4 +59,15 @@ fn main() -> ExitCode {
     }
     output::say(&format!("rollbook: {error:#}"));
     ExitCode::from(FAILED)
+}
+
+/// Ends for wrong usage, or after the help that was asked for.
+fn misused(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    let redacted = arguments::redacted(&text, std::env::args_os());
+    if !error.use_stderr() || redacted == text {
+        error.exit();
+    }
+    output::say(redacted.trim_end());
+    ExitCode::from(MISUSED)
 }

@@ -129,6 +129,10 @@ async fn migrate_or_check(
     let is_file = part.place(config).file().is_some();
     let migrate = migrate || (is_file && faces == Faces::ALL);
     if is_file && !migrate {
+        // Opening it refuses what it must; what it accepts is logged here.
+        if let Ok(found) = wire::pending_migrations(config, part).await {
+            log_newer(&found);
+        }
         return Ok(true);
     }
     let name = part.name();
@@ -141,6 +145,9 @@ async fn migrate_or_check(
         .unwrap_or_else(|_| Err(no_answer(&wire::describe(config, part))));
     if let Ok(Migrations { refusal: Some(refusal), .. }) = &asked {
         bail!(refusal.clone());
+    }
+    if let Ok(found) = &asked {
+        log_newer(found);
     }
     if migrate && let Ok(pending) = asked.as_ref().map(|pending| pending.names.join(", ")) {
         let is_new = part.place(config).file().is_some_and(|path| !path.exists());
@@ -175,6 +182,17 @@ async fn migrate_or_check(
 
 fn no_answer(place: &str) -> String {
     format!("{place}: no answer within {} s", ANSWER_TIMEOUT.as_secs())
+}
+
+/// Logs steps of a newer Rollbook that this one works with.
+fn log_newer(migrations: &Migrations) {
+    if !migrations.newer.is_empty() {
+        tracing::warn!(
+            part = migrations.part.name(),
+            newer = migrations.newer.join(", "),
+            "a newer Rollbook has migrated this schema; this one works with it, since these steps only add: update it soon"
+        );
+    }
 }
 
 fn tell_migrated(migrations: &Migrations) {

@@ -35,7 +35,7 @@ impl Probe for StoreCheck {
         let refusals = self.worker.as_ref().and_then(StoreHealth::refusals);
         match refusals.filter(|refusals| refusals.refused_ago() < FAILURE_HOLDS_FOR) {
             Some(StoreRefusals { count, reason, .. }) if matches!(applying, Condition::Well) => {
-                Condition::Degraded(format!(
+                Condition::Impaired(format!(
                     "the store refused the last {count} messages and applied none since: {reason}"
                 ))
             }
@@ -54,6 +54,6 @@ fn condition(outage: StoreOutage) -> Condition {
     if failed_ago < FAILURE_HOLDS_FOR {
         Condition::Failing(format!("nothing has been applied for {lasts_for} s: {error}"))
     } else {
-        Condition::Degraded(format!("the last batch failed {} s ago: {error}", failed_ago.as_secs()))
+        Condition::Impaired(format!("the last batch failed {} s ago: {error}", failed_ago.as_secs()))
     }
 }

@@ -12,13 +12,14 @@ use rollbook_core::queue::{Consumer, Producer, QueueAdmin, QueueError};
 use rollbook_core::store::{Store, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_postgres::{PostgresSettings, PostgresStore};
-pub(crate) use rollbook_redis::Ownership;
 use rollbook_redis::{DueTimes, Owner, RedisQueue, RedisSettings};
+pub(crate) use rollbook_redis::{FullCoverage, Ownership};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SystemClock;
 use crate::config::{Config, Place, Problems, ServerUrl};
+use crate::file_modes;
 
 /// The queue, as its three users see it.
 #[derive(Clone)]
@@ -215,6 +216,8 @@ pub(crate) struct Migrations {
     pub(crate) names: Vec<&'static str>,
     /// Why this Rollbook must not work on a server's database, whatever is applied. Waiting does not help.
     pub(crate) refusal: Option<String>,
+    /// The names of steps of a newer Rollbook that this one works with.
+    pub(crate) newer: Vec<String>,
 }
 
 /// What is pending.
@@ -222,19 +225,22 @@ pub(crate) struct Migrations {
 /// # Errors
 /// Why that can't be known, with the place: a server may be away, a file unreadable.
 pub(crate) async fn pending_migrations(config: &Config, part: Part) -> Result<Migrations, String> {
-    let mut refusal = None;
+    let (mut refusal, mut newer) = (None, Vec::new());
     let names = match (part, part.place(config)) {
-        (_, Place::Sqlite(path)) => rollbook_sqlite::pending_migrations(path, schema(part))
-            .map_err(|why| in_file(part, path, &why))?,
+        (_, Place::Sqlite(path)) => {
+            let pending = rollbook_sqlite::pending_migrations(path, schema(part));
+            newer = rollbook_sqlite::newer_migrations(path, schema(part)).unwrap_or_default();
+            pending.map_err(|why| in_file(part, path, &why))?
+        }
         (Part::Queue, Place::Server(_)) => Vec::new(),
         (Part::Store, Place::Server(url)) => {
             let examined = rollbook_postgres::examine(&postgres(config, url)).await;
             let examined = examined.map_err(|error| error.to_string())?;
-            refusal = examined.refusal;
+            (refusal, newer) = (examined.refusal, examined.newer);
             examined.pending
         }
     };
-    Ok(Migrations { refusal, ..migrations(config, part, names) })
+    Ok(Migrations { refusal, newer, ..migrations(config, part, names) })
 }
 
 /// Applies what is pending, making folders and files that are not there.
@@ -248,7 +254,7 @@ pub(crate) async fn apply_migrations(
 ) -> Result<Migrations, String> {
     let names = match (part, part.place(config)) {
         (_, Place::Sqlite(path)) => {
-            make_folder_of(path).map_err(|error| format!("{error:#}"))?;
+            file_modes::make_folder_of(path).map_err(|error| format!("{error:#}"))?;
             let (file, stop) = (path.clone(), stop.clone());
             // It may take minutes, in which signals and clients want to be answered.
             let applying = tokio::task::spawn_blocking(move || {
@@ -350,6 +356,12 @@ pub(crate) async fn ownership(config: &Config) -> Option<Result<Ownership, Strin
     Some(ownership.await.map_err(|error| error.to_string()))
 }
 
+/// What the nodes of the queue's cluster do while some slots have no node; `None` where it is not a cluster.
+pub(crate) async fn full_coverage(config: &Config) -> Option<FullCoverage> {
+    let Place::Server(url) = &config.queue else { return None };
+    RedisQueue::new(redis(config, url), DueTimes::Server).ok()?.full_coverage().await
+}
+
 /// Deletes the queue on its server with all that is in it. For what the demo has made.
 ///
 /// # Errors
@@ -381,18 +393,5 @@ fn migrations(config: &Config, part: Part, names: Vec<&'static str>) -> Migratio
         Place::Sqlite(path) => path.display().to_string(),
         Place::Server(_) => describe(config, part),
     };
-    Migrations { part, place, names, refusal: None }
-}
-
-/// Makes the folder of a file, for its owner alone: what will be in it is personal data.
-fn make_folder_of(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
-        return Ok(());
-    };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .with_context(|| format!("the folder {} can't be made", folder.display()))
+    Migrations { part, place, names, refusal: None, newer: Vec::new() }
 }

@@ -70,7 +70,7 @@ impl State {
         match (&self.lease, &self.settle) {
             (Some(error), _) => Condition::Failing(format!("workers get no messages: {error}")),
             (None, Some(error)) if self.settled_some => {
-                Condition::Degraded(format!("some messages can't be acknowledged: {error}"))
+                Condition::Impaired(format!("some messages can't be acknowledged: {error}"))
             }
             (None, Some(error)) => Condition::Failing(format!("messages can't be acknowledged: {error}")),
             (None, None) => Condition::Well,

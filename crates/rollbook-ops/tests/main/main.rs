@@ -66,10 +66,11 @@ async fn a_queue_that_answers_and_refuses_deliveries_is_not_ready_and_says_why()
     assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 0");
     server.stop().await;
 
-    let server = Server::with_used_queue(Says::Degraded("one shard refuses")).await;
+    let server = Server::with_used_queue(Says::Impaired("one shard refuses")).await;
     let answer = server.get("/readyz").await;
     assert!(
-        answer.starts_with("HTTP/1.1 200 ") && answer.contains("degraded: one shard refuses"),
+        answer.starts_with("HTTP/1.1 200 ")
+            && answer.contains("impaired: one shard refuses\"},\"status\":\"impaired\""),
         "{answer}"
     );
     assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 1");
@@ -78,7 +79,7 @@ async fn a_queue_that_answers_and_refuses_deliveries_is_not_ready_and_says_why()
     let server = Server::with_used_queue(Says::Unproven("the disk was full a minute ago")).await;
     let answer = server.get("/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "only a delivery can show that it works: {answer}");
-    assert!(answer.contains("degraded: the disk was full a minute ago"), "{answer}");
+    assert!(answer.contains("unproven: the disk was full a minute ago"), "{answer}");
     assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 0");
     server.stop().await;
 
@@ -139,7 +140,7 @@ async fn a_queue_of_which_a_part_does_not_answer_is_ready_and_names_it() {
     let server = Server::start(Some(Arc::clone(&fake)), Vec::new(), Vec::new()).await;
     let answer = server.get("/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    assert!(answer.contains("degraded: unreachable: shard 3: Redis: connection refused"), "{answer}");
+    assert!(answer.contains("impaired: unreachable: shard 3: Redis: connection refused"), "{answer}");
     let answer = server.get("/metrics").await;
     for line in [
         "rollbook_queue_parts_unreachable 1",
@@ -208,10 +209,7 @@ async fn a_part_that_is_only_watched_shows_and_readiness_does_not_depend_on_it()
     assert_line(&answer, "rollbook_up{part=\"store\"} 0");
     let answer = server.get("/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    assert_eq!(
-        body(&answer),
-        "{\"parts\":{\"queue\":\"ok\",\"store\":\"degraded: away\"},\"status\":\"degraded\"}\n"
-    );
+    assert_eq!(body(&answer), "{\"parts\":{\"queue\":\"ok\",\"store\":\"away\"},\"status\":\"impaired\"}\n");
     server.stop().await;
 }
 

@@ -36,6 +36,7 @@ impl Clock for FixedClock {
 pub(crate) enum Says {
     Well,
     Degraded(&'static str),
+    Impaired(&'static str),
     Unproven(&'static str),
     Failing(&'static str),
     Nothing,
@@ -47,6 +48,7 @@ impl Probe for Says {
         match self {
             Self::Well => Condition::Well,
             Self::Degraded(why) => Condition::Degraded((*why).to_owned()),
+            Self::Impaired(why) => Condition::Impaired((*why).to_owned()),
             Self::Unproven(why) => Condition::Unproven((*why).to_owned()),
             Self::Failing(why) => Condition::Failing((*why).to_owned()),
             Self::Nothing => std::future::pending().await,

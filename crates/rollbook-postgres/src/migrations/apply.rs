@@ -8,6 +8,8 @@
 //! * How far a step has come is committed with what it has done. Whoever is cut off goes on from there.
 //! * What would refuse a later phase is tried before the first, and rolled back.
 
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, raw_sql};
@@ -32,6 +34,9 @@ const LOCK_PAUSE: Duration = Duration::from_secs(1);
 const LOCK_PATIENCE: Duration = Duration::from_secs(600);
 /// How long those who work on the old schema may take to end their transactions.
 const WORKERS_WAIT: Duration = Duration::from_secs(60);
+
+/// A step that takes longer is reported as being under way, and again after each further such time.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// What a session of ours must have, whatever role and database say.
 const SETTINGS: [(&str, &str); 5] = [
@@ -118,14 +123,30 @@ struct Run<'a> {
 impl Run<'_> {
     async fn step(&mut self, step: &Step, is_begun: bool) -> Result<(), Fault> {
         let since = Instant::now();
-        let outcome = self.phases(step, is_begun).await;
+        let phase = AtomicUsize::new(0);
+        let outcome = {
+            let mut applying = pin!(self.phases(step, is_begun, &phase));
+            loop {
+                if let Ok(outcome) = timeout(PROGRESS_EVERY, &mut applying).await {
+                    break outcome;
+                }
+                tracing::info!(
+                    step = step.name,
+                    phase = phase.load(Ordering::Relaxed),
+                    of = phases(step.sql).len(),
+                    seconds = since.elapsed().as_secs(),
+                    "migration is being applied"
+                );
+            }
+        };
         outcome.map_err(|error| refused::judge(self.database.place(), step.name, &error))?;
         let seconds = since.elapsed().as_secs_f64();
         tracing::info!(step = step.name, seconds, "migration applied");
         Ok(())
     }
 
-    async fn phases(&mut self, step: &Step, is_begun: bool) -> sqlx::Result<()> {
+    /// All phases of a step. `current` is the number of the one that is under way.
+    async fn phases(&mut self, step: &Step, is_begun: bool, current: &AtomicUsize) -> sqlx::Result<()> {
         let rehearsed = if is_begun { Vec::new() } else { drops_of_columns(step.sql) };
         for statement in rehearsed {
             self.retried(step, &[&statement], "ROLLBACK").await?;
@@ -133,7 +154,8 @@ impl Run<'_> {
         let mut done = self.begin_step(step).await?;
         let all = phases(step.sql);
         for (number, phase) in (1..).zip(&all).skip(usize::try_from(done).unwrap_or_default()) {
-            tracing::info!(step = step.name, phase = number, of = all.len(), "migration is being applied");
+            current.store(usize::try_from(number).unwrap_or_default(), Ordering::Relaxed);
+            tracing::debug!(step = step.name, phase = number, of = all.len(), "migration phase begins");
             let progress = format!(
                 "UPDATE rollbook_migrations SET phase = {number} WHERE name = '{}{UNFINISHED}'",
                 step.name

@@ -171,11 +171,7 @@ impl State {
     /// This Rollbook must not work on it, whatever is applied.
     pub(crate) fn pending(&self, place: &Place, schema: &str) -> Result<Vec<&'static str>, Refusal> {
         self.check_server(place)?;
-        let knows = |row: &&Row| {
-            let name = row.name.strip_suffix(UNFINISHED).unwrap_or(&row.name);
-            STEPS.iter().any(|step| step.name == name)
-        };
-        if let Some(newer) = self.rows.iter().find(|row| !knows(row) && !row.expands) {
+        if let Some(newer) = self.rows.iter().find(|row| !is_known(row) && !row.expands) {
             return Err(Refusal(format!(
                 "{place}: schema {schema} has migration {}, which this Rollbook does not know and can't work on; \
                  use the Rollbook that applied it, or a newer one",
@@ -184,6 +180,14 @@ impl State {
         }
         let lacks = |name: &str| self.rows.iter().all(|row| row.name != name);
         Ok(STEPS.iter().map(|step| step.name).filter(|name| lacks(name)).collect())
+    }
+
+    /// The names of the steps that this Rollbook does not know and that expand.
+    pub(crate) fn newer(&self) -> Vec<String> {
+        let newer = self.rows.iter().filter(|row| row.expands && !is_known(row));
+        let mut names: Vec<String> = newer.map(|row| row.name.clone()).collect();
+        names.sort_unstable();
+        names
     }
 
     fn check_server(&self, place: &Place) -> Result<(), Refusal> {
@@ -204,6 +208,12 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// Whether this Rollbook knows the step, applied or under way.
+fn is_known(row: &Row) -> bool {
+    let name = row.name.strip_suffix(UNFINISHED).unwrap_or(&row.name);
+    STEPS.iter().any(|step| step.name == name)
 }
 
 /// A version as people write it: major and minor since 10, three numbers before.
@@ -238,7 +248,10 @@ mod tests {
     fn a_newer_step_is_worked_on_only_if_its_row_says_that_it_expands() {
         let judged = |state: &State| state.pending(&place(), "clerk");
         assert_eq!(judged(&all(&[])), Ok(vec![]));
-        assert_eq!(judged(&all(&[("0098_later", true), ("0099_later", true)])), Ok(vec![]));
+        let newer = all(&[("0099_later", true), ("0098_later", true)]);
+        assert_eq!(judged(&newer), Ok(vec![]));
+        assert_eq!(newer.newer(), ["0098_later", "0099_later"]);
+        assert_eq!(all(&[]).newer(), [""; 0]);
         for newer in [
             &[("0099_later", false)][..],
             &[("0098_later", true), ("0099_later", false)],

@@ -18,6 +18,7 @@ mod look;
 mod pace;
 mod read;
 mod rehearse;
+mod search;
 mod sql;
 mod upkeep;
 mod write;
@@ -176,6 +177,15 @@ impl Store for PostgresStore {
     ) -> Result<Vec<RowView>, StoreError> {
         let Some(sql) = sql::rows_where(&self.schema, resource, column) else { return Ok(Vec::new()) };
         Ok(self.database.run(&RowsWhere { sql: &sql, resource, value, limit }).await?)
+    }
+
+    async fn ids_holding(
+        &self,
+        resource: &'static Resource,
+        texts: &[String],
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        self.search(resource, texts, limit).await
     }
 
     async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {

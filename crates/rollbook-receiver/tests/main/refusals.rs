@@ -7,7 +7,7 @@ use rollbook_receiver::Settings;
 use crate::client::{NOW, Post, SECRET};
 use crate::server::Server;
 
-pub(crate) const REASONS: [&str; 10] = [
+pub(crate) const REASONS: [&str; 12] = [
     "signature",
     "timestamp",
     "missing_headers",
@@ -18,6 +18,8 @@ pub(crate) const REASONS: [&str; 10] = [
     "head_too_large",
     "body_too_large",
     "body_too_slow",
+    "body_torn",
+    "method",
 ];
 
 /// The reasons that have been counted, each with its number.
@@ -39,7 +41,7 @@ async fn a_path_with_a_slash_at_its_end_is_the_same_path() {
     }
     let answer = server.client().await.ask("GET /webhooks/clerk/ HTTP/1.1\r\nhost: here\r\n\r\n").await;
     answer.assert_error(405, "method not allowed");
-    assert_eq!(counted(&server), []);
+    assert_eq!(counted(&server), [("method", 1.0)]);
 }
 
 #[tokio::test]
@@ -80,9 +82,43 @@ async fn a_body_that_comes_too_slowly_is_counted() {
 }
 
 #[tokio::test]
+async fn a_method_other_than_post_at_the_path_of_deliveries_is_counted() {
+    let server = Server::start(Settings::default()).await;
+    for (number, method) in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "FROBNICATE"].into_iter().enumerate()
+    {
+        let request = format!("{method} /webhooks/clerk HTTP/1.1\r\nhost: here\r\ncontent-length: 0\r\n\r\n");
+        assert_eq!(server.client().await.ask(request).await.status, 405, "{method}");
+        assert!(
+            (server.refusals("method") - f64::from(u8::try_from(number + 1).unwrap())).abs() < 0.1,
+            "{method}"
+        );
+    }
+    assert_eq!(counted(&server), [("method", 6.0)]);
+}
+
+#[tokio::test]
+async fn a_body_whose_framing_is_torn_or_invalid_is_counted() {
+    let chunked = Post::new("msg_1", "").head("transfer-encoding: chunked");
+    for chunks in ["xyz\r\n", "5\r\nabcdeX\r\n", "ffffffffffffffffff\r\n"] {
+        let server = Server::start(Settings::default()).await;
+        let mut bytes = chunked.clone();
+        bytes.extend(chunks.as_bytes());
+        assert_eq!(server.client().await.ask(bytes).await.status, 400, "{chunks:?}");
+        assert_eq!(counted(&server), [("body_torn", 1.0)], "{chunks:?}");
+    }
+    for line in
+        ["content-length: x", "content-length: 5\r\ncontent-length: 6", "transfer-encoding: frobnicate"]
+    {
+        let server = Server::start(Settings::default()).await;
+        assert_eq!(server.client().await.ask(Post::new("msg_1", "").head(line)).await.status, 400, "{line}");
+        assert_eq!(counted(&server), [("unreadable", 1.0)], "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_stranger_who_looks_for_pages_is_no_delivery_that_was_refused() {
     let server = Server::start(Settings::default()).await;
-    for line in ["GET /wp-login.php", "POST /", "GET /webhooks/clerk", "PUT /webhooks/clerk"] {
+    for line in ["GET /wp-login.php", "POST /", "GET /healthz", "PUT /healthz"] {
         server
             .client()
             .await

@@ -30,7 +30,7 @@ mod settle;
 mod wait;
 mod whole;
 
-pub use self::whole::Ownership;
+pub use self::whole::{FullCoverage, Ownership};
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,5 +1,7 @@
 //! The queue as a whole: whether there is one, what its server's clock says, and its end.
 
+use std::collections::HashMap;
+
 use redis::cmd;
 use rollbook_core::queue::QueueError;
 use rollbook_core::time::Timestamp;
@@ -20,7 +22,42 @@ pub struct Ownership {
     pub is_unverified: bool,
 }
 
+/// What the nodes of a cluster do while some slots have no node: `cluster-require-full-coverage`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FullCoverage {
+    /// At least one node that answers refuses all (`yes`).
+    Required,
+    /// Every node that answers goes on with its own slots (`no`).
+    NotRequired,
+    /// This user may not read the setting.
+    Hidden,
+}
+
 impl RedisQueue {
+    /// What the nodes that answer do while some slots have no node; `None` where the server is not a cluster or none
+    /// answers.
+    pub async fn full_coverage(&self) -> Option<FullCoverage> {
+        let mut found = None;
+        for shard in &self.shards {
+            let info = self.command_on::<String>(shard, cmd("INFO").arg("cluster")).await;
+            if !info.is_ok_and(|info| info.lines().any(|line| line.trim() == "cluster_enabled:1")) {
+                continue;
+            }
+            let mut config = cmd("CONFIG");
+            config.arg("GET").arg("cluster-require-full-coverage");
+            let answer = self.command_on::<HashMap<String, String>>(shard, &config).await;
+            let coverage = match answer.as_ref().map(|answer| answer.values().next().map(String::as_str)) {
+                Ok(Some("yes")) => return Some(FullCoverage::Required),
+                Ok(Some(_)) => FullCoverage::NotRequired,
+                // A server that is unreachable by now has a line of its own.
+                Ok(None) | Err(_) => FullCoverage::Hidden,
+            };
+            // What one node hides may be anything.
+            found = found.filter(|_| coverage == FullCoverage::NotRequired).or(Some(coverage));
+        }
+        found
+    }
+
     /// Whether a queue was ever made here, empty as it may be. Makes none.
     ///
     /// # Errors

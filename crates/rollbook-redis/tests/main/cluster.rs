@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rollbook_core::queue::{Consumer as _, DeadLetterFilter, QueueAdmin as _, QueueError, Settlement};
-use rollbook_redis::{RedisQueue, RedisSettings};
+use rollbook_redis::{FullCoverage, RedisQueue, RedisSettings};
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::free_port;
 use rollbook_testkit::servers::redis::RedisServer;
@@ -173,4 +173,15 @@ async fn a_single_address_that_is_a_cluster_is_told_how_to_be_written() {
         }
     }
     assert_eq!(told_how, 1, "the one without the slot");
+}
+
+#[tokio::test]
+async fn a_cluster_says_whether_one_failed_shard_stops_all_and_a_single_server_is_no_cluster() {
+    let nodes = start_cluster().await;
+    let queue = open(clustered(&nodes, 8));
+    assert_eq!(queue.full_coverage().await, Some(FullCoverage::NotRequired));
+    nodes[1].cli(&["config", "set", "cluster-require-full-coverage", "yes"]);
+    assert_eq!(queue.full_coverage().await, Some(FullCoverage::Required), "one node is enough");
+    let single = RedisServer::start().await;
+    assert_eq!(open(settings(single.url())).full_coverage().await, None);
 }

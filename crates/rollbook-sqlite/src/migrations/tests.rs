@@ -171,6 +171,8 @@ fn a_file_of_a_newer_rollbook_is_opened_where_each_of_its_steps_expands() {
         add(known + 2, true);
         assert_eq!(check(&newer, schema), Ok(()));
         assert_eq!(pending_migrations(&path, schema), Ok(vec![]));
+        let names = [known + 1, known + 2].map(|number| format!("{number:04}_later"));
+        assert_eq!(newer_migrations(&path, schema), Ok(names.to_vec()));
         assert_eq!(apply_migrations(&path, schema), Ok(vec![]), "and it stays as it is");
         assert_eq!(version(&newer), Ok(i64::try_from(known + 2).expect("few steps")));
         add(known + 3, false);

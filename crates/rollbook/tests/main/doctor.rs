@@ -136,12 +136,15 @@ fn the_secret_of_another_endpoint_is_found_by_send_and_neither_is_printed() {
     // The process has seen nothing else: then its own secret is the likely fault.
     let report = about(&home, &server, &["--output", "json"]).ended(0).json();
     assert_eq!(states(&report, "deliveries"), ["warning"]);
-    assert!(told(&report, "deliveries").1.contains("signing secret"), "{report}");
+    assert_eq!(states(&report, "refusals"), ["warning"]);
+    let (found, fix) = told(&report, "refusals");
+    assert!(fix.contains("signing secret"), "{report}");
+    assert!(found.starts_with("1 for signature since 2"), "{report}");
     // That it takes ours changes nothing of that.
     let report = about(&home, &server, &["--send", "--url", &server.receiver, "--output", "json"]);
     let report = report.ended(0).json();
     assert_eq!(states(&report, "send"), ["ok"]);
-    assert!(told(&report, "deliveries").1.contains("signing secret"), "{report}");
+    assert!(told(&report, "refusals").1.contains("signing secret"), "{report}");
     for secret in [OTHER, SECRET] {
         let key = secret.trim_start_matches("whsec_");
         assert!(!format!("{}{}{report}", ran.out, ran.err).contains(key), "a secret is printed");

@@ -141,6 +141,7 @@ macro_rules! store_conformance {
             upkeep: the_ledger_tells_all_of_a_line
             upkeep: the_story_of_a_subject_is_told_in_order_and_ends_with_the_latest
             upkeep: rows_are_found_by_what_they_belong_to
+            upkeep: rows_are_found_by_a_text_of_their_content_in_any_case_and_through_many_pages
             upkeep: a_ledger_that_is_switched_off_has_no_lines
             upkeep: old_lines_leave_the_ledger_in_small_steps
             upkeep: the_content_of_the_long_deleted_goes_and_never_comes_back

@@ -84,6 +84,44 @@ pub async fn rows_are_found_by_what_they_belong_to(mirror: Mirror<impl StoreHarn
     assert_eq!(find("user_4", 1).await.len(), 0);
 }
 
+pub async fn rows_are_found_by_a_text_of_their_content_in_any_case_and_through_many_pages(
+    mirror: Mirror<impl StoreHarness>,
+) {
+    let entry = |id: &str, address: &str| {
+        event(
+            "waitlistEntry.created",
+            START,
+            &json!({ "id": id, "email_address": address, "status": "pending" }),
+        )
+    };
+    // More than a page of either engine, and those that are looked for at its ends and its middle.
+    let many: Vec<String> = (0..450).map(|number| format!("wle_m{number:04}")).collect();
+    let mut events: Vec<(&str, Value)> =
+        many.iter().map(|id| (id.as_str(), entry(id, "other@x.example"))).collect();
+    for (id, address) in [
+        ("wle_a", "Ann.O_Neil@X.example"),
+        ("wle_m0200x", "ANN.O_NEIL@X.EXAMPLE"),
+        ("wle_n", "annxo1neil@x.example"),
+        ("wle_u", "ÜNAL@x.example"),
+        ("wle_z", "ann.o_neil@x.example"),
+    ] {
+        events.push((id, entry(id, address)));
+    }
+    mirror.apply(&events).await;
+    let find = async |texts: &[&str], limit| {
+        let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
+        let found = mirror.harness.store().ids_holding(&WAITLIST_ENTRIES, &texts, limit).await;
+        let mut found = found.expect("the store finds rows");
+        found.sort_unstable();
+        found
+    };
+    assert_eq!(find(&["ann.O_neil@x.example"], 10).await, ["wle_a", "wle_m0200x", "wle_z"]);
+    assert_eq!(find(&["ann.o_neil@x.example", "ünal@x.example"], 10).await.len(), 4);
+    assert_eq!(find(&["ann.o_neil@x.example"], 2).await.len(), 2);
+    assert_eq!(find(&["nobody@x.example"], 10).await, [""; 0]);
+    assert_eq!(find(&[], 10).await, [""; 0]);
+}
+
 pub async fn a_ledger_that_is_switched_off_has_no_lines(mut mirror: Mirror<impl StoreHarness>) {
     mirror.harness.keep(Keeping { ledger: false, ..Keeping::default() }).await;
     assert_eq!(mirror.apply_one("msg_1", created("user_1", 0)).await, Inserted);

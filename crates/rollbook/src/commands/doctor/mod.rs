@@ -10,7 +10,9 @@
 mod finding;
 mod links;
 mod machine;
+mod notices;
 mod parts;
+mod refusals;
 mod running;
 mod send;
 

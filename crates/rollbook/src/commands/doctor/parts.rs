@@ -11,7 +11,7 @@ use rollbook_core::store::{Cascades, Store, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
-use super::{ASK_TIMEOUT, Needs, in_time, no_answer};
+use super::{ASK_TIMEOUT, Needs, in_time, no_answer, notices};
 use crate::config::{Config, Place};
 use crate::output::thousands;
 use crate::startup::{UNVERIFIED, UNVERIFIED_FIX};
@@ -63,6 +63,8 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     };
     let mut findings = Box::pin(contents(config, &queue, clock.now())).await;
     findings.splice(1..1, durability.drain(..));
+    findings.extend(notices::full_coverage(config).await);
+    findings.extend(notices::newer(config, Part::Queue).await);
     findings
 }
 
@@ -196,7 +198,8 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
         Err(error) => (Err(format!("{error:#}")), None),
     };
     let left = left.and_then(|left| cascades(&left, clock.now()));
-    std::iter::once(answered(config, asked).await).chain(left).collect()
+    let newer = notices::newer(config, Part::Store).await;
+    std::iter::once(answered(config, asked).await).chain(newer).chain(left).collect()
 }
 
 /// Whether the store answers, and takes what a worker writes.
@@ -298,12 +301,17 @@ async fn not_there(config: &Config, needs: &Needs, part: Part) -> Option<Finding
 fn mend(config: &Config, part: Part) -> String {
     match (part.place(config), part) {
         (Place::Sqlite(path), _) => {
-            format!("is {} a whole file of Rollbook's, and its disk well?", path.display())
+            format!(
+                "check that {} is a file of Rollbook's and that its disk has room and no errors",
+                path.display()
+            )
         }
         (Place::Server(_), Part::Queue) => {
-            format!("mend what it says, or point {} elsewhere", config.queue_key())
+            format!("see that the server runs and lets this user in, or correct {}", config.queue_key())
         }
-        (Place::Server(_), Part::Store) => "mend what it says, or point database_url elsewhere".to_owned(),
+        (Place::Server(_), Part::Store) => {
+            "see that the server runs and lets this user in, or correct database_url".to_owned()
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::machine::judge_skew;
+use super::refusals;
 use super::{ASK_TIMEOUT, Needs};
 use crate::commands::healthcheck::reachable;
 use crate::config::Config;
@@ -16,24 +17,7 @@ use crate::config::Config;
 const PROCESS: &str = "process";
 const DELIVERIES: &str = "deliveries";
 const NONE_YET: &str = "none since it started";
-/// What strangers send to every public port.
-const UNREADABLE: &str = "unreadable";
-const HEADERS_FIX: &str =
-    "a proxy or gateway must pass svix-id, svix-timestamp and svix-signature as they come";
-/// The reasons for which requests are refused that may be genuine deliveries, and what to do about each.
-const SPOILT: [(&str, &str); 7] = [
-    ("missing_headers", HEADERS_FIX),
-    ("malformed_headers", HEADERS_FIX),
-    (
-        "mixed_headers",
-        "remove the webhook-* header that a proxy or the endpoint's custom headers add to the svix-* ones",
-    ),
-    ("path", "correct the path in the endpoint's URL in Clerk's dashboard, or in the proxy: /webhooks/clerk"),
-    ("head_too_large", "a proxy adds headers: at most 16 KiB and 100 of them are read"),
-    ("body_too_large", "raise body_max if these are Clerk's deliveries"),
-    ("body_too_slow", "look for a slow proxy or network; see body_timeout and body_rate_min"),
-];
-const LAST_DELIVERY: &str = "rollbook_last_delivery_timestamp_seconds";
+pub(super) const LAST_DELIVERY: &str = "rollbook_last_delivery_timestamp_seconds";
 /// A Clerk instance that anyone uses sends something within a day.
 const SILENT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -54,6 +38,7 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
     match get(address, "/metrics").await {
         Ok(metrics) if metrics.is_success() => {
             findings.push(deliveries(needs, &metrics.body, clock.now()));
+            findings.extend(refusals::findings(&metrics.body));
             findings.extend(senders_clock(&metrics.body, config.receiver.tolerance));
         }
         _ => findings.push(skipped(DELIVERIES, "its metrics don't tell")),
@@ -109,12 +94,12 @@ fn health(address: SocketAddr, live: &Answer, ready: &Answer) -> Findings {
         findings.push(failed(PROCESS, found, "its log says what it waits for; restart it"));
     }
     for (part, how) in parts.iter().filter(|(_, how)| how != "ok") {
-        let mend = "mend that part; it goes on by itself then";
-        let degraded = how.starts_with("degraded") || ready.is_success();
-        findings.push(if degraded {
-            warning(PROCESS, format!("{part}: {how}"), mend)
+        let fix = fix_of(part, how);
+        let works = ["degraded: ", "impaired: ", "unproven: "].iter().any(|state| how.starts_with(state));
+        findings.push(if works || ready.is_success() {
+            warning(PROCESS, format!("{part}: {how}"), fix)
         } else {
-            failed(PROCESS, format!("{part}: {how}"), mend)
+            failed(PROCESS, format!("{part}: {how}"), fix)
         });
     }
     if findings.is_empty() && ready.is_success() {
@@ -123,6 +108,23 @@ fn health(address: SocketAddr, live: &Answer, ready: &Answer) -> Findings {
         findings.push(warning(PROCESS, "it is stopping", "start it again where it is to go on"));
     }
     findings
+}
+
+/// What to do about a part of the running process that is not well.
+fn fix_of(part: &str, how: &str) -> &'static str {
+    match part {
+        "queue" if how.starts_with("degraded: ") => {
+            "change the setting of the queue's server that it names; the process notices by itself"
+        }
+        "queue" => {
+            "do what the lines about the queue in this report say; the process goes on by itself, without a restart"
+        }
+        "store" => {
+            "do what the lines about the store in this report say; workers go on by themselves, without a restart"
+        }
+        "start" => "wait until it has started; its log shows how far it is",
+        _ => "see its log for the cause; it goes on by itself once that is repaired",
+    }
 }
 
 /// The parts of an answer of ours, by name.
@@ -136,32 +138,19 @@ fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
     let Some(last) = sample(metrics, LAST_DELIVERY) else {
         return skipped(DELIVERIES, "the process that runs here does not receive");
     };
-    let forged = sample(metrics, r#"rollbook_deliveries_total{outcome="bad_signature"}"#).unwrap_or_default();
-    let off = ["old", "new"].map(|way| {
-        sample(metrics, &format!(r#"rollbook_deliveries_total{{outcome="timestamp_too_{way}"}}"#))
-    });
-    let off: f64 = off.into_iter().flatten().sum();
-    let others = other_refusals(metrics);
-    let refused =
-        format!("{forged} refused for their signature, {off} for their time{others}, since it started");
-    let spoilt = SPOILT.iter().find(|(reason, _)| refusals(metrics, reason) > 0.0);
+    let refused = refusals::counts(metrics);
     // Zero before the first.
     if last <= 0.0 {
-        let (found, mend) = if let Some((_, mend)) = spoilt {
-            (refused, *mend)
-        } else if forged > 0.0 {
-            (refused, "the signing secret is not this endpoint's: copy it anew from Clerk's dashboard")
-        } else if off > 0.0 {
-            (refused, "set the clock of this machine (timedatectl set-ntp true)")
+        let fix = if refused.is_some() {
+            "see the lines about refusals; then Clerk's dashboard, Webhooks, shows each attempt"
         } else {
-            (
-                NONE_YET.to_owned(),
-                "try this side: rollbook doctor --send; then Clerk's dashboard, Webhooks, shows each attempt",
-            )
+            "try this side: rollbook doctor --send; then Clerk's dashboard, Webhooks, shows each attempt"
         };
-        return warning(DELIVERIES, found, mend);
+        let refused = refused.map(|refused| format!("; {refused}")).unwrap_or_default();
+        return warning(DELIVERIES, format!("{NONE_YET}{refused}"), fix);
     }
     let ago = now.since(moment(last));
+    let refused = refused.unwrap_or_else(|| format!("none refused {}", refusals::since(metrics)));
     let found = format!("the last one {} s ago; {refused}", ago.as_secs());
     if needs.receiver && ago > SILENT_AFTER {
         return warning(
@@ -170,23 +159,7 @@ fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
             "Clerk's dashboard, Webhooks: is the endpoint enabled, and its URL right?",
         );
     }
-    match spoilt {
-        Some((_, mend)) => warning(DELIVERIES, found, *mend),
-        None => ok(DELIVERIES, found),
-    }
-}
-
-/// How many requests were refused for this reason.
-fn refusals(metrics: &str, reason: &str) -> f64 {
-    sample(metrics, &format!(r#"rollbook_refusals_total{{reason="{reason}"}}"#)).unwrap_or_default()
-}
-
-/// The refusals for reasons other than signature and time, in words; empty where there are none.
-fn other_refusals(metrics: &str) -> String {
-    let reasons = SPOILT.iter().map(|(reason, _)| *reason).chain([UNREADABLE]);
-    let counted = reasons.map(|reason| (reason, refusals(metrics, reason))).filter(|(_, count)| *count > 0.0);
-    let named = counted.map(|(reason, count)| format!(", {count} for {}", reason.replace('_', " ")));
-    named.collect::<Vec<_>>().concat()
+    ok(DELIVERIES, found)
 }
 
 /// Our clock beside the one of whoever sent the last delivery that was taken.
@@ -198,12 +171,12 @@ fn senders_clock(metrics: &str, tolerance: Duration) -> Option<Finding> {
 
 /// From the seconds of a metric.
 #[expect(clippy::cast_possible_truncation, reason = "`as` saturates, and any moment is a valid one")]
-fn moment(seconds: f64) -> Timestamp {
+pub(super) fn moment(seconds: f64) -> Timestamp {
     Timestamp::from_millis((seconds * 1000.0) as i64)
 }
 
 /// The value of one series.
-fn sample(metrics: &str, series: &str) -> Option<f64> {
+pub(super) fn sample(metrics: &str, series: &str) -> Option<f64> {
     metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
 
@@ -214,44 +187,37 @@ mod tests {
 
     const NEEDS: Needs = Needs { receiver: true, worker: true };
 
-    fn judged(last: u32, forged: u32, off: u32) -> (State, String) {
-        let metrics = format!(
-            "rollbook_deliveries_total{{outcome=\"bad_signature\"}} {forged}\n\
-             rollbook_deliveries_total{{outcome=\"timestamp_too_old\"}} {off}\n\
-             rollbook_last_delivery_timestamp_seconds {last}\n"
-        );
-        let finding = deliveries(&NEEDS, &metrics, Timestamp::from_seconds(1_800_000_000));
-        (finding.state, json(&[finding])["checks"][0]["mend"].as_str().unwrap_or_default().to_owned())
-    }
-
     #[test]
     fn silence_is_told_with_its_likely_cause() {
-        assert_eq!(judged(1_799_999_000, 3, 0).0, State::Ok);
-        for (last, forged, off, cause) in [
-            (0, 0, 0, "doctor --send"),
-            (0, 5, 0, "signing secret"),
-            (0, 0, 5, "clock"),
-            (1_799_900_000, 0, 0, "is the endpoint enabled"),
+        let judged = |last: u32, forged: u32| {
+            let metrics = format!(
+                "rollbook_refusals_total{{reason=\"signature\"}} {forged}\n\
+                 rollbook_last_delivery_timestamp_seconds {last}\n"
+            );
+            let finding = deliveries(&NEEDS, &metrics, Timestamp::from_seconds(1_800_000_000));
+            (finding.state, json(&[finding])["checks"][0]["mend"].as_str().unwrap_or_default().to_owned())
+        };
+        assert_eq!(judged(1_799_999_000, 3).0, State::Ok);
+        for (last, forged, cause) in [
+            (0, 0, "doctor --send"),
+            (0, 5, "the lines about refusals"),
+            (1_799_900_000, 0, "is the endpoint enabled"),
         ] {
-            let (state, mend) = judged(last, forged, off);
-            assert!(state == State::Warning && mend.contains(cause), "{mend}");
+            let (state, fix) = judged(last, forged);
+            assert!(state == State::Warning && fix.contains(cause), "{fix}");
         }
     }
 
     #[test]
-    fn each_reason_for_which_deliveries_may_have_been_refused_is_named_with_its_fix() {
-        for (reason, fix) in SPOILT {
-            for last in [0, 1_799_999_000] {
-                let metrics = format!(
-                    "rollbook_refusals_total{{reason=\"{reason}\"}} 30\n\
-                     rollbook_refusals_total{{reason=\"unreadable\"}} 2\n\
-                     rollbook_last_delivery_timestamp_seconds {last}\n"
-                );
-                let finding = deliveries(&NEEDS, &metrics, Timestamp::from_seconds(1_800_000_000));
-                let named = format!("30 for {}, 2 for unreadable", reason.replace('_', " "));
-                assert!(finding.state == State::Warning && finding.found.contains(&named), "{finding:?}");
-                assert_eq!(json(&[finding])["checks"][0]["mend"], *fix);
-            }
+    fn each_part_that_is_not_well_has_a_fix_that_fits_it() {
+        for (part, how, fix) in [
+            ("queue", "degraded: appendfsync is everysec", "change the setting"),
+            ("queue", "impaired: shard 3 is unreachable", "lines about the queue"),
+            ("store", "unreachable", "lines about the store"),
+            ("start", "migrating", "wait until it has started"),
+            ("worker", "no progress", "see its log"),
+        ] {
+            assert!(fix_of(part, how).contains(fix), "{part}: {how}");
         }
     }
 
@@ -278,8 +244,12 @@ mod tests {
         let live = answer(200, r#"{"status":"ok","parts":{"worker":"ok"}}"#);
         for (ready, states) in [
             (answer(200, r#"{"parts":{"queue":"ok","store":"ok"}}"#), vec![State::Ok]),
-            (answer(200, r#"{"parts":{"queue":"degraded: x","store":"away"}}"#), vec![State::Warning; 2]),
+            (
+                answer(200, r#"{"parts":{"queue":"degraded: x","store":"impaired: y"}}"#),
+                vec![State::Warning; 2],
+            ),
             (answer(503, r#"{"parts":{"queue":"ok","store":"away"}}"#), vec![State::Failed]),
+            (answer(200, r#"{"parts":{"queue":"ok","store":"away"}}"#), vec![State::Warning]),
             (answer(503, r#"{"status":"stopping","parts":{"queue":"ok"}}"#), vec![State::Warning]),
             (answer(200, "It works!"), vec![State::Failed]),
         ] {

@@ -2,8 +2,10 @@
 //!
 //! Clerk lets a user list an address before they have proven it, so a listed address may be another person's. Only
 //! `verification.status: "verified"` proves ownership; a missing `verification` proves nothing. An address that
-//! another user has as their primary one is not taken either, even where an older object says that it was verified:
-//! addresses move between users.
+//! another user has by now, as the primary one or as a verified one, is not taken either, even where an object of the
+//! person says that it was verified: addresses move between users, and objects of the person may be old.
+//!
+//! Upper and lower case are the same everywhere: all addresses here are in lower case.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +24,8 @@ pub(super) enum Doubt {
     NotVerified,
     /// Another user has it as the primary address.
     PrimaryOfAnother,
+    /// Another user has it as a verified address.
+    VerifiedByAnother,
 }
 
 impl Doubt {
@@ -30,6 +34,7 @@ impl Doubt {
         match self {
             Self::NotVerified => "not_verified",
             Self::PrimaryOfAnother => "primary_of_another",
+            Self::VerifiedByAnother => "verified_by_another",
         }
     }
 
@@ -38,6 +43,7 @@ impl Doubt {
         match self {
             Self::NotVerified => "listed, but not verified",
             Self::PrimaryOfAnother => "the primary address of another user",
+            Self::VerifiedByAnother => "a verified address of another user",
         }
     }
 }
@@ -72,9 +78,14 @@ impl Addresses {
         &self.doubted
     }
 
-    /// Whether an address is theirs. Upper and lower case are the same.
+    /// Whether an address is theirs.
     pub(super) fn has(&self, address: &str) -> bool {
-        has(self.own.iter(), address)
+        self.own.contains(&plain(address))
+    }
+
+    /// Whether an address is one that is not taken.
+    pub(super) fn doubts(&self, address: &str) -> bool {
+        self.doubted.contains_key(&plain(address))
     }
 
     /// Takes the address that a row of their own has in a column.
@@ -85,19 +96,19 @@ impl Addresses {
 
     /// Learns from a user's object.
     pub(super) fn learn(&mut self, user: &Value) {
-        for element in LISTS.iter().filter_map(|list| user.get(list)?.as_array()).flatten() {
-            let status = element.get("verification").and_then(|verification| verification.get("status"));
-            let is_verified = status.and_then(Value::as_str) == Some("verified");
-            let texts = KEYS.iter().filter_map(|key| element.get(key)?.as_str()).map(plain);
-            for address in texts.filter(|text| !text.is_empty()) {
-                if self.own.contains(&address) || self.doubted.get(&address) == Some(&Doubt::PrimaryOfAnother)
-                {
-                } else if is_verified {
-                    self.doubted.remove(&address);
-                    self.candidates.insert(address);
-                } else if !self.candidates.contains(&address) {
-                    self.doubted.insert(address, Doubt::NotVerified);
-                }
+        for (address, is_verified) in listed(user) {
+            let of_another = matches!(
+                self.doubted.get(&address),
+                Some(Doubt::PrimaryOfAnother | Doubt::VerifiedByAnother)
+            );
+            if self.own.contains(&address) || of_another {
+                continue;
+            }
+            if is_verified {
+                self.doubted.remove(&address);
+                self.candidates.insert(address);
+            } else if !self.candidates.contains(&address) {
+                self.doubted.insert(address, Doubt::NotVerified);
             }
         }
     }
@@ -107,25 +118,42 @@ impl Addresses {
         self.own.difference(&self.given).chain(&self.candidates).cloned().collect()
     }
 
-    /// Takes the candidates, all but those that others have as their primary address.
-    pub(super) fn settle(&mut self, primary_of_others: &BTreeSet<String>) {
+    /// Takes the candidates, all but those that others have.
+    pub(super) fn settle(&mut self, of_others: &BTreeMap<String, Doubt>) {
         self.own.append(&mut self.candidates);
-        for address in primary_of_others.difference(&self.given) {
+        for (address, doubt) in of_others.iter().filter(|(address, _)| !self.given.contains(*address)) {
             if self.own.remove(address) {
-                self.doubted.insert(address.clone(), Doubt::PrimaryOfAnother);
+                self.doubted.insert(address.clone(), *doubt);
             }
         }
     }
 }
 
-/// Whether an address is one of these. Upper and lower case are the same.
-pub(super) fn has<'a>(mut known: impl Iterator<Item = &'a String>, address: &str) -> bool {
-    let small = address.trim().to_lowercase();
-    known.any(|known| known.to_lowercase() == small)
+/// Which of these addresses the row of another user has, and how.
+pub(super) fn of_other(user: &Value, primary: Option<&str>, asked: &[String]) -> Vec<(String, Doubt)> {
+    let mut found: Vec<(String, Doubt)> = listed(user)
+        .filter(|(_, is_verified)| *is_verified)
+        .map(|(address, _)| (address, Doubt::VerifiedByAnother))
+        .chain(primary.map(|address| (plain(address), Doubt::PrimaryOfAnother)))
+        .collect();
+    found.retain(|(address, _)| asked.contains(address));
+    found
 }
 
-fn plain(address: &str) -> String {
-    address.trim().to_owned()
+/// The addresses in a user's object, and whether each is verified.
+fn listed(user: &Value) -> impl Iterator<Item = (String, bool)> + '_ {
+    let elements = LISTS.iter().filter_map(|list| user.get(list)?.as_array()).flatten();
+    elements.flat_map(|element| {
+        let status = element.get("verification").and_then(|verification| verification.get("status"));
+        let is_verified = status.and_then(Value::as_str) == Some("verified");
+        let texts = KEYS.iter().filter_map(|key| element.get(key)?.as_str()).map(plain);
+        texts.filter(|text| !text.is_empty()).map(move |address| (address, is_verified))
+    })
+}
+
+/// An address in lower case, without spaces around it.
+pub(super) fn plain(address: &str) -> String {
+    address.trim().to_lowercase()
 }
 
 #[cfg(test)]
@@ -134,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    fn listed(status: Option<&str>, address: &str) -> Value {
+    fn with_address(status: Option<&str>, address: &str) -> Value {
         let mut element = json!({ "email_address": address });
         if let Some(status) = status {
             element["verification"] = json!({ "status": status });
@@ -147,15 +175,15 @@ mod tests {
         for object in objects {
             addresses.learn(object);
         }
-        addresses.settle(&BTreeSet::new());
+        addresses.settle(&BTreeMap::new());
         addresses
     }
 
     #[test]
     fn only_a_verified_address_is_theirs() {
-        assert!(after(&[listed(Some("verified"), "a@x.example")]).has("A@x.example"));
+        assert!(after(&[with_address(Some("verified"), "a@x.example")]).has("A@x.example"));
         for status in [None, Some("unverified"), Some("expired"), Some("failed"), Some("")] {
-            let addresses = after(&[listed(status, "a@x.example")]);
+            let addresses = after(&[with_address(status, "a@x.example")]);
             assert!(!addresses.has("a@x.example"), "{status:?}");
             assert_eq!(addresses.doubted()["a@x.example"], Doubt::NotVerified, "{status:?}");
         }
@@ -165,8 +193,9 @@ mod tests {
 
     #[test]
     fn one_object_that_proves_an_address_outweighs_those_that_do_not_in_either_order() {
-        let (proven, listed) = (listed(Some("verified"), "a@x.example"), listed(None, "a@x.example"));
-        for objects in [[proven.clone(), listed.clone()], [listed, proven]] {
+        let (proven, unproven) =
+            (with_address(Some("verified"), "a@x.example"), with_address(None, "a@x.example"));
+        for objects in [[proven.clone(), unproven.clone()], [unproven, proven]] {
             let addresses = after(&objects);
             assert!(addresses.has("a@x.example") && addresses.doubted().is_empty());
         }
@@ -174,17 +203,28 @@ mod tests {
 
     #[test]
     fn an_address_that_another_has_as_the_primary_one_is_not_theirs_unless_the_operator_insists() {
-        let others = BTreeSet::from(["a@x.example".to_owned()]);
+        let others = BTreeMap::from([("a@x.example".to_owned(), Doubt::PrimaryOfAnother)]);
         let mut addresses = Addresses::default();
-        addresses.learn(&listed(Some("verified"), "a@x.example"));
+        addresses.learn(&with_address(Some("verified"), "a@x.example"));
         addresses.settle(&others);
-        addresses.learn(&listed(Some("verified"), "a@x.example"));
+        addresses.learn(&with_address(Some("verified"), "A@x.example"));
         addresses.settle(&others);
         assert!(!addresses.has("a@x.example"));
         assert_eq!(addresses.doubted()["a@x.example"], Doubt::PrimaryOfAnother);
         let mut insisted = Addresses::given(&[" a@x.example ".to_owned()]);
-        insisted.learn(&listed(None, "a@x.example"));
+        insisted.learn(&with_address(None, "a@x.example"));
         insisted.settle(&others);
         assert!(insisted.has("a@x.example") && insisted.doubted().is_empty());
+    }
+
+    #[test]
+    fn another_user_has_an_address_that_is_their_primary_one_or_a_verified_one_in_any_case() {
+        let asked = ["a@x.example".to_owned(), "b@x.example".to_owned()];
+        let other = with_address(Some("verified"), "A@X.example");
+        assert_eq!(of_other(&other, None, &asked), [("a@x.example".to_owned(), Doubt::VerifiedByAnother)]);
+        let only_listed = with_address(Some("unverified"), "a@x.example");
+        assert_eq!(of_other(&only_listed, None, &asked), []);
+        let primary = of_other(&only_listed, Some("B@x.example"), &asked);
+        assert_eq!(primary, [("b@x.example".to_owned(), Doubt::PrimaryOfAnother)]);
     }
 }

@@ -13,6 +13,7 @@ mod look;
 mod person;
 mod remains;
 mod report;
+mod search;
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, IsTerminal as _};
@@ -27,7 +28,7 @@ use rollbook_core::store::{ErasedCounts, ErasureProgress, RowView, Store, StoreE
 use rollbook_core::time::Clock;
 
 use self::look::Found;
-use self::person::Person;
+use self::person::{Key, Person};
 use self::report::{Done, Mentions};
 use super::{named, on_all_cores};
 use crate::cli::{Erase, Output};
@@ -50,7 +51,7 @@ const ORGANIZATIONS_MAX: usize = 1_000;
 /// Erases.
 ///
 /// # Errors
-/// A part failed, or nobody said yes. The text says what is done already.
+/// A part failed, some rows refuse, or nobody said yes. The text says what is done already.
 pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
     check(config, arguments)?;
     on_all_cores(async {
@@ -85,7 +86,10 @@ pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
                 print_json(&report::json(&person, &Found::default(), Some(&done), &mentions, &remains))?;
             }
         }
-        Ok(())
+        if done.left.is_empty() {
+            return Ok(());
+        }
+        bail!("the erasure is not complete: {}", harmless(&done.left.join("; ")))
     })
 }
 
@@ -144,6 +148,7 @@ struct Parts<'a> {
 impl Parts<'_> {
     /// All that is theirs, as far as it is known by now.
     async fn find(&self, person: &mut Person) -> anyhow::Result<Found> {
+        person.search_again();
         person.look_at_rows(self.store).await?;
         let mut found = Found::default();
         for _ in 0..LOOKS_MAX {
@@ -176,24 +181,18 @@ impl Parts<'_> {
         }
         self.erase_rows(person, &mut erased, &mut done).await?;
         if let Some(why) = &done.refused {
-            bail!("{} messages are removed, but not all rows are erased: {why}", done.removed);
-        }
-        let left = person.content_left(self.store).await;
-        let left = left.with_context(|| failed_at("the look at what is left", person, &done))?;
-        if let Some((table, id)) = left.first() {
-            bail!(
-                "erasure is not complete: {} still {} content, such as {table} {id}. A trigger of the table keeps it. Fix \
-                 the trigger, then run it again",
-                many(left.len() as u64, "row"),
-                if left.len() == 1 { "has" } else { "have" }
-            );
+            done.left.push(format!("not all rows are erased: {why}"));
+        } else {
+            let left = person.content_left(self.store).await;
+            let left = left.with_context(|| failed_at("the look at what is left", person, &done))?;
+            done.left.extend(keeping(&left));
         }
         // What waits or is in hand has come since the rows are erased: a worker keeps nothing of it.
         done.coming = found.waiting + found.leased;
         done.found.mentions = found.mentions;
         done.found.unrecognized = found.unrecognized;
         if found.delayed + found.dead + found.unreadable > 0 {
-            bail!("{}messages about them keep coming that can't be applied; run it again", so_far(&done));
+            done.left.push("messages about them keep coming that can't be applied; run it again".to_owned());
         }
         Ok(done)
     }
@@ -235,6 +234,16 @@ impl Parts<'_> {
     }
 }
 
+/// That some rows have content although they were erased; nothing where none has.
+fn keeping(left: &BTreeSet<Key>) -> Option<String> {
+    let (table, id) = left.first()?;
+    let has = if left.len() == 1 { "has" } else { "have" };
+    Some(format!(
+        "{} still {has} content, such as {table} {id}. A trigger of the table keeps it. Fix the trigger, then run it again",
+        many(left.len() as u64, "row")
+    ))
+}
+
 /// What is done when something fails, and that running it again is right.
 fn failed_at(what: &str, person: &Person, done: &Done) -> String {
     let hint = if done.rows > 0 && !person.addresses.own().is_empty() {
@@ -273,11 +282,10 @@ async fn mentions(store: &dyn Store, person: &Person) -> Result<Mentions, StoreE
     let made = store.rows_where(&ORGANIZATIONS, "created_by", &person.id, MENTIONS_MAX).await?;
     let made: BTreeSet<String> = ids(&ORGANIZATIONS, made).into_iter().collect();
     mentions.organizations = made.len() as u64;
-    for address in person.addresses.own() {
-        let column = "affiliation_email_address";
-        let rows = store.rows_where(&ORGANIZATION_DOMAINS, column, address, MENTIONS_MAX).await?;
-        mentions.domains.extend(ids(&ORGANIZATION_DOMAINS, rows));
-    }
+    let addresses: Vec<String> = person.addresses.own().iter().cloned().collect();
+    let columns = ["affiliation_email_address"];
+    let rows = search::rows_naming(store, &ORGANIZATION_DOMAINS, &columns, &addresses).await?;
+    mentions.domains.extend(ids(&ORGANIZATION_DOMAINS, rows));
     // What outlives its organization is billing: it tells who paid for it.
     let links = RESOURCES.into_iter().flat_map(|of| of.links.iter().map(move |link| (of, link)));
     let billing: Vec<_> = links.filter(|(_, link)| *link.parent == ORGANIZATIONS && !link.cascades).collect();

@@ -7,13 +7,12 @@ use rollbook_core::store::{RowView, Store, StoreError};
 use serde_json::Value;
 
 use super::super::whose::{About, holds};
-use super::addresses::{Addresses, has};
+use super::addresses::Addresses;
+use super::search::Search;
 
 /// The most rows that are looked for by one link or one address. Beyond that, those that are a subject's go all
 /// the same; only a message about one of them that does not name the subject is not known to be theirs.
-const ROWS_MAX: usize = 10_000;
-/// The column of a user's row with their primary e-mail address.
-const PRIMARY: &str = "primary_email_address";
+pub(super) const ROWS_MAX: usize = 10_000;
 
 /// A table's name and an id.
 pub(super) type Key = (&'static str, String);
@@ -32,8 +31,12 @@ pub(super) struct Person {
     pub(super) addresses: Addresses,
     /// Rows of others that name an address which is not proven to be theirs.
     pub(super) doubted_rows: BTreeSet<Key>,
+    /// Whether there was a row of the id, a line of the ledger about it or a row that hangs on it when it was first looked
+    /// for.
+    pub(super) was_known: Option<bool>,
     /// Those of all these that have a row with content.
     pub(super) rows: BTreeSet<Key>,
+    search: Search,
 }
 
 /// What a message is to them.
@@ -62,18 +65,33 @@ impl Person {
             organizations: BTreeSet::new(),
             addresses: Addresses::given(addresses),
             doubted_rows: BTreeSet::new(),
+            was_known: None,
             rows: BTreeSet::new(),
+            search: Search::default(),
         }
+    }
+
+    /// Forgets what was found by reading whole tables, so that it is looked for again.
+    pub(super) fn search_again(&mut self) {
+        self.search = Search::default();
     }
 
     /// Learns from the rows.
     pub(super) async fn look_at_rows(&mut self, store: &dyn Store) -> Result<(), StoreError> {
-        if let Some(row) = store.get(self.resource, &self.id).await? {
+        let row = store.get(self.resource, &self.id).await?;
+        let has_row = row.is_some();
+        if let Some(row) = row {
             self.learn(self.resource, &row);
             self.note(self.resource, &row);
         }
-        self.settle_addresses(store).await?;
-        self.doubted_rows.clear();
+        let asked = self.addresses.to_settle();
+        let (subjects, dependents) = (&self.subjects, &self.dependents);
+        let is_theirs = |id: &str| {
+            let key = (USERS.table, id.to_owned());
+            subjects.contains(&key) || dependents.contains(&key)
+        };
+        let of_others = self.search.users(store, &asked, is_theirs).await?;
+        self.addresses.settle(&of_others);
         let of = self.resource;
         for resource in RESOURCES {
             for link in resource.links.iter().filter(|link| link.parent == of) {
@@ -83,20 +101,23 @@ impl Person {
                     self.dependents.insert((resource.table, row.id));
                 }
             }
-            for (column, address) in spellings(resource, self.addresses.own().iter()) {
-                for row in store.rows_where(resource, column, &address, ROWS_MAX).await? {
-                    self.note(resource, &row);
-                    self.subjects.insert((resource.table, row.id));
-                }
-            }
-            for (column, address) in spellings(resource, self.addresses.doubted().keys()) {
-                for row in store.rows_where(resource, column, &address, ROWS_MAX).await? {
-                    if !self.has(resource, &row.id) {
-                        self.doubted_rows.insert((resource.table, row.id));
-                    }
-                }
-            }
         }
+        let (own, doubted) = (self.addresses.own(), self.addresses.doubted());
+        if self.was_known.is_none() {
+            let in_ledger = !store.deliveries(&self.id, 1).await?.is_empty();
+            self.was_known = Some(has_row || in_ledger || !self.dependents.is_empty());
+        }
+        self.search.rows(store, own.iter().chain(doubted.keys())).await?;
+        let (own, doubted) = (self.search.naming(own.iter()), self.search.naming(doubted.keys()));
+        for (table, id) in own {
+            let Some(resource) = find_resource(table) else { continue };
+            if let Some(row) = store.get(resource, &id).await? {
+                self.note(resource, &row);
+            }
+            self.subjects.insert((table, id));
+        }
+        let theirs = |key: &Key| self.subjects.contains(key) || self.dependents.contains(key);
+        self.doubted_rows = doubted.into_iter().filter(|key| !theirs(key)).collect();
         Ok(())
     }
 
@@ -119,21 +140,6 @@ impl Person {
         }
         left.retain(|key| erased.contains(key));
         Ok(left)
-    }
-
-    /// Decides which of the verified addresses are theirs by the rows of the other users.
-    async fn settle_addresses(&mut self, store: &dyn Store) -> Result<(), StoreError> {
-        let mut of_others = BTreeSet::new();
-        for address in self.addresses.to_settle() {
-            for spelling in spelled(&address) {
-                let rows = store.rows_where(&USERS, PRIMARY, &spelling, ROWS_MAX).await?;
-                if rows.iter().any(|row| !row.is_deleted() && !self.has(&USERS, &row.id)) {
-                    of_others.insert(address.clone());
-                }
-            }
-        }
-        self.addresses.settle(&of_others);
-        Ok(())
     }
 
     fn note(&mut self, resource: &'static Resource, row: &RowView) {
@@ -188,7 +194,7 @@ impl Person {
         if is_own || is_dependent || by_address {
             return Bearing::Theirs;
         }
-        let is_doubted = about.addresses.iter().any(|address| has(self.addresses.doubted().keys(), address));
+        let is_doubted = about.addresses.iter().any(|address| self.addresses.doubts(address));
         if is_doubted || self.is_named_in(&Value::Object(about.data)) {
             Bearing::Mention
         } else {
@@ -218,22 +224,6 @@ impl Person {
     }
 }
 
-/// The addresses as they may stand in the columns of a table.
-fn spellings<'a>(
-    resource: &'static Resource,
-    addresses: impl Iterator<Item = &'a String>,
-) -> Vec<(&'static str, String)> {
-    let columns = |address: String| resource.addresses.iter().map(move |column| (*column, address.clone()));
-    addresses.flat_map(|address| spelled(address)).flat_map(columns).collect()
-}
-
-/// An address as it may stand in a column. Clerk writes small letters; others are taken as they came.
-fn spelled(address: &str) -> impl Iterator<Item = String> + use<> {
-    let small = address.to_lowercase();
-    let other = (small != address).then_some(small);
-    std::iter::once(address.to_owned()).chain(other)
-}
-
 /// Whether any text in it, however deep, names someone.
 fn names_in(value: &Value, names: &impl Fn(&[u8]) -> bool) -> bool {
     match value {
@@ -248,6 +238,8 @@ fn names_in(value: &Value, names: &impl Fn(&[u8]) -> bool) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use rollbook_core::catalog::ORGANIZATIONS;
     use rollbook_simulator::samples;
 
@@ -263,7 +255,7 @@ mod tests {
     fn ines() -> Person {
         let mut person = Person::new(&USERS, INES, &[]);
         assert_eq!(person.bearing(sample("user.updated")), Bearing::Theirs);
-        person.addresses.settle(&BTreeSet::new());
+        person.addresses.settle(&BTreeMap::new());
         person
     }
 
@@ -285,7 +277,7 @@ mod tests {
         event["data"]["email_addresses"].as_array_mut().expect("a list").push(victim("three@x.example"));
         let mut person = Person::new(&USERS, INES, &[]);
         person.bearing(event.to_string().as_bytes());
-        person.addresses.settle(&BTreeSet::new());
+        person.addresses.settle(&BTreeMap::new());
         let known = |address: &str| person.addresses.has(address);
         assert_eq!(["one@x.example", "two@x.example", "three@x.example"].map(known), [false; 3]);
         let doubted: Vec<&str> = person.addresses.doubted().keys().map(String::as_str).collect();

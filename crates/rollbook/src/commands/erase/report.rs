@@ -11,6 +11,9 @@ use super::remains::Remain;
 use crate::output::{Table, harmless};
 use crate::words::{a_kind, many};
 
+/// Said of an id that is unknown here.
+const UNKNOWN: &str = ": nothing is known of this id here: no row, no line of the ledger, no message. Check that it is \
+                       written correctly";
 /// Rows that are named one by one.
 const LISTED_MAX: usize = 20;
 
@@ -27,6 +30,8 @@ pub(super) struct Done {
     pub(super) removed: u64,
     /// Why some rows keep their content, where some do.
     pub(super) refused: Option<String>,
+    /// What is not done, in sentences; empty where the erasure is complete.
+    pub(super) left: Vec<String>,
     /// How many came last, and are left to the workers.
     pub(super) coming: u64,
 }
@@ -57,7 +62,13 @@ pub(super) fn plan(person: &Person, found: &Found, mentions: &Mentions) -> Strin
     let mut text = String::new();
     let id = harmless(&person.id);
     let key = (person.resource.table, person.id.clone());
-    let row = if person.rows.contains(&key) { "" } else { "; no row tells anything of it, and none will" };
+    let row = if !is_known(person, found) {
+        UNKNOWN
+    } else if person.rows.contains(&key) {
+        ""
+    } else {
+        "; no row tells anything of it, and none will"
+    };
     _ = writeln!(text, "{id}: {}{row}", a_kind(person.resource));
     let addresses = person.addresses.own().len() as u64;
     if addresses > 0 {
@@ -97,11 +108,39 @@ fn queue(table: &mut Table, found: &Found) {
     }
 }
 
+/// Whether anything of the id was here: a row, a line of the ledger, a message, or a row that names it or an address.
+fn is_known(person: &Person, found: &Found) -> bool {
+    let known = person.was_known.unwrap_or_default();
+    known || found.all() + found.mentions > 0 || !person.rows.is_empty()
+}
+
+/// Whether the erasure is complete, and whether there was anything to erase.
+fn heading(person: &Person, done: &Done) -> String {
+    let id = harmless(&person.id);
+    if !done.left.is_empty() {
+        let mut text = format!("{id} is not erased completely. Left to do:\n");
+        for left in &done.left {
+            _ = writeln!(text, "  - {}", harmless(left));
+        }
+        text.push_str("Done so far, which no delivery brings back:\n\n");
+        return text;
+    }
+    if is_known(person, &done.found) {
+        return format!("{id} is erased. No delivery brings anything back.\n\n");
+    }
+    format!("{id}{UNKNOWN}. A tombstone keeps out every later delivery about this id.\n\n")
+}
+
 /// What has been done, and what was not reached.
 pub(super) fn done(person: &Person, done: &Done, mentions: &Mentions, remains: &[Remain]) -> String {
-    let mut text = format!("{} is erased. No delivery brings anything back.\n\n", harmless(&person.id));
+    let mut text = heading(person, done);
     let mut table = Table::new(&["removed", ""]);
-    table.row(["rows".to_owned(), format!("{} without content now", many(done.rows, "row"))]);
+    let rows = if is_known(person, &done.found) {
+        format!("{} without content now", many(done.rows, "row"))
+    } else {
+        "none; one tombstone was written".to_owned()
+    };
+    table.row(["rows".to_owned(), rows]);
     table.row(["ledger".to_owned(), many(done.ledger, "line")]);
     queue(&mut table, &done.found);
     let all = done.found.all();
@@ -226,6 +265,9 @@ pub(super) fn json(
         "id": person.id,
         "table": person.resource.table,
         "dry_run": done.is_none(),
+        "was_known": is_known(person, found),
+        "complete": done.map(|done| done.left.is_empty()),
+        "left": done.map(|done| &done.left),
         "addresses": person.addresses.own().len(),
         "addresses_not_taken": person.addresses.doubted().iter().map(|(address, doubt)| {
             json!({ "address": address, "reason": doubt.name() })

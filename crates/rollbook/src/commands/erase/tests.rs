@@ -11,7 +11,7 @@ use rollbook_core::queue::{Consumer as _, Producer as _, QueueError, Settled, Se
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::clock::ManualClock;
-use rollbook_testkit::events::{START, change_of, event, membership, user};
+use rollbook_testkit::events::{START, change_of, deleted, event, membership, user};
 use rollbook_testkit::faults::{Fault, FaultyAdmin, FaultyStore, StoreCall};
 use rollbook_testkit::memory::queue::MemoryQueue;
 use rollbook_testkit::memory::store::MemoryStore;
@@ -257,10 +257,56 @@ async fn rows_that_refuse_keep_nothing_in_the_queue_and_the_command_fails_with_t
     let parts = stage.parts(&store, &*stage.queue);
     let mut person = ines();
     let found = parts.find(&mut person).await.expect("both answer");
-    let told = format!("{:#}", parts.erase(&mut person, found).await.err().expect("a row refuses"));
-    assert!(told.starts_with("1 messages are removed, but not all rows are erased: "), "{told}");
-    assert!(told.ends_with("1 rows of theirs keep their content"), "{told}");
+    let done = parts.erase(&mut person, found).await.expect("the rest is done");
+    assert_eq!((done.removed, done.left.len()), (1, 1));
+    assert!(done.left[0].ends_with("1 rows of theirs keep their content"), "{:?}", done.left);
     assert_eq!(stage.left(), [""; 0]);
+    let report = report::done(&person, &done, &Mentions::default(), &[]);
+    for told in [
+        "user_1 is not erased completely. Left to do:\n  - not all rows are erased: ",
+        "1 rows of theirs keep their content",
+        "Done so far",
+        "1 message\n",
+    ] {
+        assert!(report.contains(told), "{told}\n{report}");
+    }
+    let json = report::json(&person, &Found::default(), Some(&done), &Mentions::default(), &[]);
+    assert_eq!((&json["complete"], &json["removed"]["messages"]), (&json!(false), &json!(1)));
+}
+
+#[tokio::test]
+async fn an_id_that_nothing_is_known_of_is_not_called_erased_and_kept_out_all_the_same() {
+    let stage = Stage::new();
+    let mut person = Person::new(&USERS, "user_nosuch", &[]);
+    let parts = stage.parts(&*stage.store, &*stage.queue);
+    let found = parts.find(&mut person).await.expect("both answer");
+    let plan = report::plan(&person, &found, &Mentions::default());
+    assert!(plan.contains("nothing is known of this id here"), "{plan}");
+    let done = parts.erase(&mut person, found).await.expect("both do it");
+    let report = report::done(&person, &done, &Mentions::default(), &[]);
+    assert!(report.starts_with("user_nosuch: nothing is known of this id here"), "{report}");
+    assert!(report.contains("A tombstone keeps out every later delivery"), "{report}");
+    assert!(report.contains("none; one tombstone was written"), "{report}");
+    assert!(!report.contains("is erased"), "{report}");
+    let json = report::json(&person, &Found::default(), Some(&done), &Mentions::default(), &[]);
+    assert_eq!((&json["was_known"], &json["complete"]), (&json!(false), &json!(true)));
+    stage.applied("msg_1", &event("user.created", START, &user("user_nosuch", START))).await;
+    assert!(stage.store.rows_of(&USERS)[0].columns["data"].is_null());
+}
+
+#[tokio::test]
+async fn whoever_has_a_row_or_a_line_or_a_message_is_known() {
+    for case in ["row", "message"] {
+        let stage = Stage::new();
+        match case {
+            "row" => stage.applied("msg_1", &of_user()).await,
+            _ => stage.queued("msg_1", &of_user().to_string()).await,
+        }
+        let mut person = ines();
+        let done = stage.erased(&mut person).await;
+        let report = report::done(&person, &done, &Mentions::default(), &[]);
+        assert!(report.starts_with("user_1 is erased."), "{case}: {report}");
+    }
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ const TEXTS: [&str; 11] = [
     "failed_code",
 ];
 /// What an erasure is told by, in the place of a `svix-id`.
-const ERASED_BY: &str = "erase";
+pub(super) const ERASED_BY: &str = "erase";
 
 /// How a row is.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -8,10 +8,11 @@ use rollbook_core::catalog::{
 };
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::QueueAdmin;
-use rollbook_core::store::{Cascades, LedgerEntry, RowView, Store, StoreError};
+use rollbook_core::store::{LedgerEntry, RowView, Store, StoreError};
 use rollbook_core::time::Timestamp;
 
 use super::super::named;
+use super::cascades::{self, Left};
 use super::queue::{self, Seen};
 use super::row::{Membership, Row, State};
 use super::why::{self, Told};
@@ -57,7 +58,7 @@ pub(super) struct Story {
     /// What waits or is parked, or why that is not known.
     pub(super) queue: Result<Seen, String>,
     /// What is left to do after a deletion, of this subject or what hangs on it.
-    pub(super) cascades: Cascades,
+    pub(super) cascades: Left,
     pub(super) now: Timestamp,
 }
 
@@ -121,11 +122,17 @@ pub(super) async fn gather(
     };
     let subject = Some(Subject { resource, row, memberships });
     let (id, now) = (ask.id.to_owned(), ask.now);
-    let cascades = store.cascades(Some(ask.id), CASCADES_MAX).await?;
+    let cascades = cascades::read(store, ask.id, CASCADES_MAX).await?;
     Ok(Story { id, subject, deliveries, has_older, ledger: ask.ledger, queue, cascades, now })
 }
 
 impl Story {
+    /// The id of the subject: what was asked for, or whom the delivery that was asked for is about.
+    pub(super) fn subject_id(&self) -> &str {
+        let of_delivery = self.deliveries.first().and_then(|told| told.line.subject_id.as_deref());
+        of_delivery.filter(|_| self.subject.is_none()).unwrap_or(&self.id)
+    }
+
     /// Whether anyone has heard of it.
     pub(super) fn knows_something(&self) -> bool {
         let has_row = self.subject.as_ref().is_some_and(|subject| subject.row.is_some());
@@ -149,8 +156,8 @@ async fn of_delivery(
     };
     let (id, now, ledger) = (ask.id.to_owned(), ask.now, ask.ledger);
     let cascades = match deliveries.first().and_then(|told| told.line.subject_id.as_deref()) {
-        Some(subject_id) => store.cascades(Some(subject_id), CASCADES_MAX).await?,
-        None => Cascades::default(),
+        Some(subject_id) => cascades::read(store, subject_id, CASCADES_MAX).await?,
+        None => Left::default(),
     };
     Ok(Story { id, subject: None, deliveries, has_older: false, ledger, queue, cascades, now })
 }

@@ -29,7 +29,7 @@ pub(super) fn tell(story: &Story) -> String {
         None => _ = writeln!(text, "{}: a delivery, by its svix-id", harmless(&story.id)),
     }
     deliveries(&mut text, story);
-    text.push_str(&cascades::text(&story.cascades));
+    text.push_str(&cascades::text(&story.cascades, story.subject_id()));
     match &story.queue {
         Ok(seen) => queue(&mut text, story, seen),
         Err(why) => _ = writeln!(text, "\nWhat is in the queue is not known: {}", harmless(why)),
@@ -195,11 +195,8 @@ pub(super) fn notes(story: &Story) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if !story.cascades.listed.is_empty() {
-        notes.push(
-            "Not all of what hangs on it shows its deletion yet: see what is left to do after its deletion."
-                .to_owned(),
-        );
+    if !story.cascades.is_empty() {
+        notes.push(story.cascades.note(story.subject_id()));
     }
     if story.subject.is_none() {
         return notes;
@@ -256,7 +253,8 @@ fn waiting(text: &mut String, message: &Waiting, now: Timestamp) {
         MessageState::Waiting => format!("It waits for a worker; {tries} so far"),
         MessageState::Delayed { until } if *attempts == 0 => format!("It is not due before {until}"),
         MessageState::Delayed { until } => format!(
-            "It failed, and waits for its next try until {until}, in {}; {tries} so far",
+            "It failed, and waits for its next try until {until}, in {}; {tries} so far. The queue does not keep the \
+             reason: the worker's log has it, with this svix-id",
             span(until.as_millis().saturating_sub(now.as_millis()))
         ),
         MessageState::Leased { until } => {

@@ -33,6 +33,41 @@ async fn a_pending_migration_refuses_the_start_until_migrate_has_run() {
 }
 
 #[tokio::test]
+async fn a_step_of_a_newer_rollbook_that_only_adds_is_named_by_doctor_and_once_by_each_start() {
+    let postgres = server().await;
+    let home = Home::new(BINARY).with("DATABASE_URL", postgres.url("app"));
+    run(&home, &["migrate"]).ended(0);
+    let ran = run(&home, &["doctor"]).ended(0);
+    assert!(!ran.out.contains("newer Rollbook"), "{}", ran.out);
+    let newer = "INSERT INTO clerk.rollbook_migrations (name, expands) VALUES ('0099_later', true)";
+    postgres.psql("app", newer).await;
+    let ran = run(&home, &["doctor"]).ended(0);
+    let line = ran.out.lines().find(|line| line.starts_with("migrations ")).expect("a line about it");
+    assert!(line.contains("ok") && line.contains("0099_later") && line.contains("works with them"), "{line}");
+    let _rollbook = home.start_ready(&["serve"]).await;
+    let log = home.log();
+    assert_eq!(log.matches("a newer Rollbook has migrated this schema").count(), 1, "{log}");
+    assert!(log.contains("0099_later"), "{log}");
+}
+
+#[tokio::test]
+async fn migrate_logs_one_line_for_each_migration_with_its_duration() {
+    let postgres = server().await;
+    let home = Home::new(BINARY).with("DATABASE_URL", postgres.url("app"));
+    let first = include_str!("../../../../../migrations/postgres/0001_mirror.sql");
+    let table = "CREATE TABLE rollbook_migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())";
+    let row = "INSERT INTO rollbook_migrations (name) VALUES ('0001_mirror')";
+    let old = format!("CREATE SCHEMA clerk; SET search_path TO clerk; {table}; {first}; {row}");
+    postgres.psql("app", &old).await;
+    let ran = run(&home, &["migrate"]).ended(0);
+    let lines: Vec<&str> = ran.err.lines().filter(|line| line.contains('0')).collect();
+    let applied = lines.iter().filter(|line| line.contains("migration applied")).count();
+    assert_eq!(applied, 6, "one for each of 0002 to 0007\n{}", ran.err);
+    assert_eq!(lines.len(), applied, "{}", ran.err);
+    assert!(lines.iter().all(|line| line.contains("seconds")), "{}", ran.err);
+}
+
+#[tokio::test]
 async fn a_receiver_opens_no_store_and_a_worker_with_migrate_applies_what_is_pending() {
     let postgres = server().await;
     let home = Home::new(BINARY);

@@ -5,6 +5,7 @@ mod away;
 mod demo;
 mod doctor;
 mod durability;
+mod explain;
 mod health;
 mod migrations;
 mod urls;

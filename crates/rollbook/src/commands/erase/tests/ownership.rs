@@ -69,7 +69,54 @@ async fn an_address_that_moved_to_another_user_is_theirs_now_whatever_an_old_mes
     let done = stage.erased(&mut person).await;
     assert!(!stage.store.rows_of(&WAITLIST_ENTRIES)[0].columns["data"].is_null());
     let report = report::done(&person, &done, &Mentions::default(), &[]);
-    assert!(report.contains("Moved@x.example: the primary address of another user"), "{report}");
+    assert!(report.contains("moved@x.example: the primary address of another user"), "{report}");
+}
+
+#[tokio::test]
+async fn an_address_that_another_user_has_verified_by_now_stays_with_them_unless_the_operator_insists() {
+    let stage = Stage::new();
+    let verified = json!({ "status": "verified" });
+    let other = user_who_lists("user_2", "Moved@x.example", &verified);
+    let other = other.to_string().replace("ines@", "other@").replace("5550100", "5550101");
+    stage.applied("msg_1", &serde_json::from_str(&other).expect("JSON")).await;
+    stage.applied("msg_2", &entry("wle_1", "moved@x.example")).await;
+    stage.applied("msg_3", &user_who_lists("user_1", "moved@x.example", &verified)).await;
+    let mut person = ines();
+    let done = stage.erased(&mut person).await;
+    assert!(!stage.store.rows_of(&WAITLIST_ENTRIES)[0].columns["data"].is_null());
+    let report = report::done(&person, &done, &Mentions::default(), &[]);
+    assert!(report.contains("moved@x.example: a verified address of another user"), "{report}");
+    assert!(report.contains("1 row, which stay: waitlist_entries wle_1"), "{report}");
+    stage.erased(&mut Person::new(&USERS, "user_1", &["moved@x.example".to_owned()])).await;
+    assert!(stage.store.rows_of(&WAITLIST_ENTRIES)[0].columns["data"].is_null());
+}
+
+#[tokio::test]
+async fn an_address_that_a_deleted_user_had_is_theirs() {
+    let stage = Stage::new();
+    let verified = json!({ "status": "verified" });
+    stage.applied("msg_1", &user_who_lists("user_2", "moved@x.example", &verified)).await;
+    stage.applied("msg_2", &event("user.deleted", START + 9, &deleted("user", "user_2"))).await;
+    stage.applied("msg_3", &entry("wle_1", "moved@x.example")).await;
+    stage.applied("msg_4", &user_who_lists("user_1", "moved@x.example", &verified)).await;
+    stage.erased(&mut ines()).await;
+    assert!(stage.store.rows_of(&WAITLIST_ENTRIES)[0].columns["data"].is_null());
+}
+
+#[tokio::test]
+async fn rows_and_messages_that_hold_an_address_of_theirs_in_another_case_go() {
+    let stage = Stage::new();
+    stage.applied("msg_1", &of_user()).await;
+    stage.applied("msg_2", &entry("wle_1", "Ines@Work.Example")).await;
+    stage.applied("msg_3", &invitation("orginv_1", "INES@home.example")).await;
+    stage.applied("msg_4", &entry("wle_other", "Jines@Work.Example")).await;
+    stage.queued("msg_5", &entry("wle_2", "inES@work.example").to_string()).await;
+    stage.erased(&mut ines()).await;
+    assert_eq!(stage.left(), [""; 0]);
+    assert!(stage.store.rows_of(&ORGANIZATION_INVITATIONS)[0].columns["data"].is_null());
+    for row in stage.store.rows_of(&WAITLIST_ENTRIES) {
+        assert_eq!(row.columns["data"].is_null(), row.id != "wle_other", "{}", row.id);
+    }
 }
 
 #[tokio::test]

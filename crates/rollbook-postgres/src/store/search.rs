@@ -1,0 +1,111 @@
+//! The search through the content of a table for texts. No index serves it, so it reads the table in steps by id, whose
+//! size follows the time that they take: a large table never meets a time limit as a whole.
+
+use rollbook_core::catalog::Resource;
+use rollbook_core::store::StoreError;
+use sqlx::postgres::PgArguments;
+use sqlx::{Arguments as _, Row as _};
+
+use super::PostgresStore;
+use super::attempt::Failed;
+use super::pace::Pace;
+use crate::transaction::{Session, Sql, Work};
+
+impl PostgresStore {
+    /// The ids of rows, at most `limit`, whose content may hold one of these texts.
+    pub(super) async fn search(
+        &self,
+        resource: &'static Resource,
+        texts: &[String],
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = statement(&self.schema, resource.table);
+        let patterns: Vec<String> = texts.iter().map(|text| pattern(text)).collect();
+        let pace = Pace::default();
+        let (mut ids, mut after) = (Vec::new(), String::new());
+        loop {
+            let size = pace.size();
+            let step = Step { sql: &sql, after: &after, size, patterns: &patterns };
+            match self.steps().paced(&pace, size, &step).await? {
+                Ok(found) => {
+                    ids.extend(found.ids);
+                    ids.truncate(limit);
+                    match found.last {
+                        Some(last) if ids.len() < limit => after = last,
+                        _ => return Ok(ids),
+                    }
+                }
+                Err(Failed::TimedOut(_)) if size > 1 => {}
+                Err(failed) => return Err(failed.into()),
+            }
+        }
+    }
+}
+
+/// The next rows by id: (after, number of rows, patterns). Gives the last id, and the ids of those that match.
+fn statement(schema: &str, table: &str) -> Sql {
+    // In the order "C" only ASCII changes its case, as the patterns expect, whatever the database's own order is.
+    let sql = format!(
+        r#"SELECT max(id), coalesce(array_agg(id) FILTER (WHERE lower(data::text COLLATE "C") LIKE ANY ($3)), '{{}}')
+           FROM (SELECT id, data FROM "{schema}".{table} WHERE id > $1 ORDER BY id LIMIT $2) AS page"#
+    );
+    sql.into()
+}
+
+/// What LIKE finds a text by within JSON in lower case. A character beyond ASCII stands for any text, because its upper
+/// and lower case may differ in length.
+fn pattern(text: &str) -> String {
+    let json = serde_json::Value::from(text.to_lowercase()).to_string();
+    let mut pattern = String::from("%");
+    for character in json[1..json.len() - 1].chars() {
+        match character {
+            '%' | '_' | '\\' => pattern.extend(['\\', character]),
+            other if other.is_ascii() => pattern.push(other),
+            _ => pattern.push('%'),
+        }
+    }
+    pattern.push('%');
+    pattern
+}
+
+struct Step<'a> {
+    sql: &'a Sql,
+    after: &'a str,
+    size: usize,
+    patterns: &'a [String],
+}
+
+struct Page {
+    /// The last id; `None` at the end of the table.
+    last: Option<String>,
+    ids: Vec<String>,
+}
+
+impl Work for Step<'_> {
+    type Output = Page;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Page> {
+        let mut arguments = PgArguments::default();
+        arguments.add(self.after).map_err(sqlx::Error::Encode)?;
+        arguments.add(i64::try_from(self.size).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
+        arguments.add(self.patterns).map_err(sqlx::Error::Encode)?;
+        let rows = session.fetch(self.sql, arguments).await?;
+        let Some(row) = rows.first() else { return Ok(Page { last: None, ids: Vec::new() }) };
+        Ok(Page { last: row.try_get(0)?, ids: row.try_get(1)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_takes_wildcards_and_quotes_as_they_are_and_any_case_of_other_letters() {
+        assert_eq!(pattern("A_b%c@X.example"), "%a\\_b\\%c@x.example%");
+        assert_eq!(pattern("\"a\\b\"@x"), "%\\\\\"a\\\\\\\\b\\\\\"@x%");
+        assert_eq!(pattern("ÜNAL@x"), "%%nal@x%");
+    }
+}

@@ -1,0 +1,143 @@
+//! What the running receiver has refused since its process started: each reason with its own fix.
+
+use super::finding::{Findings, warning};
+use super::running::{LAST_DELIVERY, moment, sample};
+
+const REFUSALS: &str = "refusals";
+const HEADERS_FIX: &str =
+    "a proxy or gateway must pass svix-id, svix-timestamp and svix-signature as they come";
+
+/// When refusals for a reason are a finding.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Means {
+    /// They may be genuine deliveries that something spoilt on their way.
+    Spoilt,
+    /// Strangers cause them too: a finding only where no delivery has been taken.
+    OrForged,
+    /// Strangers send such requests to every public port: counted only.
+    Stranger,
+}
+
+/// The reasons for which requests are refused, and what to do about each.
+const REASONS: [(&str, Means, &str); 12] = [
+    (
+        "signature",
+        Means::OrForged,
+        "the signing secret is not this endpoint's: copy it again from Clerk's dashboard",
+    ),
+    ("timestamp", Means::OrForged, "set the clock of this machine (timedatectl set-ntp true)"),
+    ("missing_headers", Means::Spoilt, HEADERS_FIX),
+    ("malformed_headers", Means::Spoilt, HEADERS_FIX),
+    (
+        "mixed_headers",
+        Means::Spoilt,
+        "remove the webhook-* header that a proxy or the endpoint's custom headers add to the svix-* ones",
+    ),
+    (
+        "path",
+        Means::Spoilt,
+        "correct the path in the endpoint's URL in Clerk's dashboard, or in the proxy: /webhooks/clerk",
+    ),
+    ("head_too_large", Means::Spoilt, "a proxy adds headers: at most 16 KiB and 100 of them are read"),
+    ("body_too_large", Means::Spoilt, "raise body_max if these are Clerk's deliveries"),
+    ("body_too_slow", Means::Spoilt, "look for a slow proxy or network; see body_timeout and body_rate_min"),
+    (
+        "body_torn",
+        Means::Spoilt,
+        "look for a proxy that cuts or re-chunks bodies, or gives up earlier than body_timeout",
+    ),
+    ("method", Means::Stranger, ""),
+    ("unreadable", Means::Stranger, ""),
+];
+
+/// One finding for each reason that may concern genuine deliveries.
+pub(super) fn findings(metrics: &str) -> Findings {
+    let none_taken = sample(metrics, LAST_DELIVERY).is_some_and(|last| last <= 0.0);
+    let concerns = |means| means == Means::Spoilt || (means == Means::OrForged && none_taken);
+    let since = since(metrics);
+    REASONS
+        .iter()
+        .filter(|(_, means, _)| concerns(*means))
+        .filter_map(|(reason, _, fix)| Some((reason, counted(metrics, reason)?, fix)))
+        .map(|(reason, count, fix)| {
+            warning(REFUSALS, format!("{count} for {} {since}", reason.replace('_', " ")), *fix)
+        })
+        .collect()
+}
+
+/// How many were refused for each reason, in words; `None` where none was.
+pub(super) fn counts(metrics: &str) -> Option<String> {
+    let counted = REASONS.iter().filter_map(|(reason, ..)| Some((reason, counted(metrics, reason)?)));
+    let named: Vec<String> =
+        counted.map(|(reason, count)| format!("{count} for {}", reason.replace('_', " "))).collect();
+    (!named.is_empty()).then(|| format!("refused {}: {}", since(metrics), named.join(", ")))
+}
+
+/// From when on refusals are counted.
+pub(super) fn since(metrics: &str) -> String {
+    match sample(metrics, "process_start_time_seconds") {
+        Some(at) => format!("since {}, when the process started", moment(at)),
+        None => "since the process started".to_owned(),
+    }
+}
+
+fn counted(metrics: &str, reason: &str) -> Option<f64> {
+    let count = sample(metrics, &format!(r#"rollbook_refusals_total{{reason="{reason}"}}"#));
+    count.filter(|count| *count > 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::{State, json};
+    use super::*;
+
+    fn metrics(reasons: &[(&str, u32)], last: u32) -> String {
+        let lines = reasons
+            .iter()
+            .map(|(reason, count)| format!("rollbook_refusals_total{{reason=\"{reason}\"}} {count}\n"));
+        let lines: String = lines.collect();
+        format!("{lines}process_start_time_seconds 1799990000.25\n{LAST_DELIVERY} {last}\n")
+    }
+
+    #[test]
+    fn every_reason_is_named_with_its_own_fix_and_since_when() {
+        let all: Vec<(&str, u32)> = REASONS.iter().map(|(reason, ..)| (*reason, 30)).collect();
+        for last in [0, 1_799_999_000] {
+            let found = findings(&metrics(&all, last));
+            let expected: Vec<_> = REASONS
+                .iter()
+                .filter(|(_, means, _)| *means == Means::Spoilt || (*means == Means::OrForged && last == 0))
+                .collect();
+            assert_eq!(found.len(), expected.len());
+            for (finding, (reason, _, fix)) in found.into_iter().zip(expected) {
+                let named =
+                    format!("30 for {} since 2027-01-15T05:13:20.250Z, when the", reason.replace('_', " "));
+                assert!(finding.state == State::Warning && finding.found.starts_with(&named), "{finding:?}");
+                assert_eq!(json(&[finding])["checks"][0]["mend"], *fix);
+            }
+        }
+    }
+
+    #[test]
+    fn every_reason_of_the_receiver_is_known_here() {
+        let page = include_str!("../../../../../ops/METRICS.md");
+        let (_, table) = page.split_once("| reason | answer | means |").expect("the table of reasons");
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let names =
+            rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split('`').skip(1).step_by(2));
+        let mut listed: Vec<&str> = names.collect();
+        let mut known = REASONS.map(|(reason, ..)| reason).to_vec();
+        listed.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(known, listed);
+    }
+
+    #[test]
+    fn what_strangers_send_is_counted_and_no_finding() {
+        let metrics = metrics(&[("method", 4), ("unreadable", 2), ("signature", 1)], 1_799_999_000);
+        assert!(findings(&metrics).is_empty());
+        let counts = counts(&metrics).expect("some were refused");
+        assert!(counts.ends_with("1 for signature, 4 for method, 2 for unreadable"), "{counts}");
+        assert_eq!(super::counts(""), None);
+    }
+}
