@@ -106,7 +106,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::config::{Environment, FileSource, Sources};
+    use crate::config::{Environment, FileSource, Settings, Sources};
 
     struct Files {
         folder: tempfile::TempDir,
@@ -146,8 +146,7 @@ mod tests {
         }
 
         fn weaknesses(&self) -> Vec<Weakness> {
-            let data = crate::config::find("data_dir").expect("a setting");
-            let flags = [(data, self.path("data").display().to_string())];
+            let flags = [(&Settings::data_dir().about, self.path("data").display().to_string())];
             let path = self.path("rollbook.toml");
             let (environment, file) = (Environment::of(&[]), FileSource::Named(&path));
             let config = Config::load(&Sources { flags: &flags, environment, file });

@@ -97,7 +97,7 @@ async fn open_all(
     let mut watch = Watch {
         queue: queue.admin.clone(),
         place: wire::describe(config, Part::Queue),
-        strict: config.redis.strict,
+        strict: config.is_strict(),
         known: None,
         links: Links::of(config, &queue, store.as_ref()),
     };
@@ -185,7 +185,7 @@ fn tell_migrated(migrations: &Migrations) {
 
 /// An error where the queue could lose what it acknowledges and that is not allowed.
 pub(crate) fn refuse_if_strict(config: &Config, durability: &Durability) -> anyhow::Result<()> {
-    if !config.redis.strict || !durability.is_degraded() {
+    if !config.is_strict() || !durability.is_degraded() {
         return Ok(());
     }
     let weaknesses = durability.weaknesses.join("\n  ");

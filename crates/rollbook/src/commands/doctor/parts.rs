@@ -102,7 +102,7 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
 /// Whether a delivery would be taken; `false` where that can't be tried: nothing is there yet, or the engine can't. A
 /// queue that is full has a line of its own.
 async fn rehearse_delivery(config: &Config, producer: &dyn Producer) -> Result<bool, String> {
-    if !in_time(wire::queue_exists(config)).await? {
+    if !in_time(wire::backend(config, Part::Queue).exists()).await? {
         return Ok(false);
     }
     match tokio::time::timeout(ASK_TIMEOUT, producer.rehearse()).await {
@@ -119,7 +119,7 @@ fn weaknesses(config: &Config, weaknesses: &[String]) -> Findings {
     let told = |weakness: &String| {
         // Each ends with its mend.
         let (what, mend) = weakness.rsplit_once("; ").unwrap_or((weakness, "see what its server's log says"));
-        if config.redis.strict {
+        if config.is_strict() {
             failed(DURABILITY, format!("{what} (strict: nothing starts on it)"), mend)
         } else {
             warning(DURABILITY, what, mend)
@@ -129,7 +129,7 @@ fn weaknesses(config: &Config, weaknesses: &[String]) -> Findings {
 }
 
 fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Finding {
-    let (depth, limit) = (stats.depth(), config.queue_depth_max);
+    let (depth, limit) = (stats.depth(), config.settings.queue_depth_max);
     let waits = stats.oldest_received_at.map(|at| now.since(at)).unwrap_or_default();
     let told = format!("{} of at most {} messages wait", thousands(depth), thousands(limit));
     let mend =
@@ -301,7 +301,7 @@ fn mend(config: &Config, part: Part) -> String {
             format!("is {} a whole file of Rollbook's, and its disk well?", path.display())
         }
         (Place::Server(_), Part::Queue) => {
-            format!("mend what it says, or point {} elsewhere", config.queue_key())
+            format!("mend what it says, or point {} elsewhere", config.queue_setting().key)
         }
         (Place::Server(_), Part::Store) => "mend what it says, or point database_url elsewhere".to_owned(),
     }
@@ -313,10 +313,10 @@ mod tests {
 
     use super::super::finding::State;
     use super::*;
-    use crate::config::{Environment, FileSource, Sources};
+    use crate::config::{Environment, FileSource, Settings, Sources};
 
     fn config() -> Config {
-        let flags = [(crate::config::find("queue_depth_max").expect("a setting"), "1000".to_owned())];
+        let flags = [(&Settings::queue_depth_max().about, "1000".to_owned())];
         let sources = Sources { flags: &flags, environment: Environment::of(&[]), file: FileSource::None };
         Config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"))
     }
