@@ -68,8 +68,8 @@ impl Part {
     /// Where it is.
     pub(crate) const fn place(self, config: &Config) -> &Place {
         match self {
-            Self::Queue => &config.queue,
-            Self::Store => &config.store,
+            Self::Queue => &config.places.queue,
+            Self::Store => &config.places.store,
         }
     }
 }
@@ -79,7 +79,7 @@ impl Part {
 /// # Errors
 /// There is no such file, or it lacks a migration; the URL of a server is none.
 pub(crate) fn open_queue(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Queue> {
-    match &config.queue {
+    match &config.places.queue {
         Place::Sqlite(path) => {
             must_exist(Part::Queue, path, &Settings::queue_url().about)?;
             let depth_max = config.settings.queue_depth_max;
@@ -105,7 +105,7 @@ fn due_within(config: &Config) -> Duration {
 /// # Errors
 /// As with the queue.
 pub(crate) fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Store>> {
-    match &config.store {
+    match &config.places.store {
         Place::Sqlite(path) => {
             must_exist(Part::Store, path, &Settings::database_url().about)?;
             let store =
@@ -299,7 +299,7 @@ pub(crate) async fn apply_migrations(
 /// # Errors
 /// The server can't be asked.
 pub(crate) async fn ownership(config: &Config) -> Option<Result<Ownership, String>> {
-    let url = config.queue.server()?;
+    let url = config.places.queue.server()?;
     let queue = RedisQueue::new(redis(config, url), DueTimes::Server);
     let ownership = async { queue?.ownership().await };
     Some(ownership.await.map_err(|error| error.to_string()))

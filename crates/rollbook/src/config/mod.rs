@@ -27,8 +27,10 @@ use rollbook_core::signature::SigningSecrets;
 
 pub(crate) use self::environment::Environment;
 pub(crate) use self::problem::{Origin, Problem, Problems};
+use self::reader::Declared as _;
+use self::relations::Places;
 pub(crate) use self::setting::{About, Kind};
-pub(crate) use self::settings::{SETTINGS, Settings};
+pub(crate) use self::settings::{DurabilityMode, LogFormat, SETTINGS, Settings};
 pub(crate) use self::source::{Given, Values};
 pub(crate) use self::url::{Place, Role, ServerUrl, has_password, place};
 use self::values::wrong;
@@ -37,29 +39,9 @@ use self::values::wrong;
 pub(crate) struct Config {
     /// The values of all settings.
     pub(crate) settings: Settings,
-    /// Place of the queue.
-    pub(crate) queue: Place,
-    /// Place of the store.
-    pub(crate) store: Place,
+    /// The places of queue and store.
+    pub(crate) places: Places,
     values: Values,
-}
-
-/// Behaviour while the queue could lose what it acknowledged.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DurabilityMode {
-    /// All work is refused.
-    Strict,
-    /// Work goes on, and the weakness is reported.
-    Degraded,
-}
-
-/// Form of the log.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LogFormat {
-    /// Text for people.
-    Pretty,
-    /// One JSON object per line.
-    Json,
 }
 
 /// A file that values came from.
@@ -94,18 +76,11 @@ impl Config {
     /// Reads every source and judges the whole.
     pub(crate) fn load(sources: &Sources<'_>) -> Result<Self, Problems> {
         let mut problems = Vec::new();
-        let mut values = Values::default();
-        for setting in SETTINGS.iter() {
-            if let Some(text) = setting.default {
-                let given = Given { setting, text: text.to_owned(), origin: Origin::Default };
-                values.give(setting.key, false, given, &mut problems);
-            }
-        }
-        values.override_by(match sources.file {
+        let mut values = match sources.file {
             FileSource::Named(path) => file::values(Some(path), &mut problems),
             FileSource::Default => file::values(None, &mut problems),
             FileSource::None => Values::default(),
-        });
+        };
         values.override_by(sources.environment.values(&mut problems));
         let mut flags = Values::default();
         for (setting, text) in sources.flags {
@@ -113,9 +88,7 @@ impl Config {
             flags.give(setting.key, false, given, &mut problems);
         }
         values.override_by(flags);
-        let config = Self::read(values, problems)?;
-        relations::check(&config).check()?;
-        Ok(config)
+        Self::read(values, problems)?.checked()
     }
 
     fn read(values: Values, mut problems: Vec<Problem>) -> Result<Self, Problems> {
@@ -130,12 +103,11 @@ impl Config {
         };
         let embedded = |file: &str| Place::Sqlite(settings.data_dir.join(file));
         let queue = settings.queue_url.as_ref().or(settings.redis_url.as_ref());
-        Ok(Self {
+        let places = Places {
             queue: queue.cloned().unwrap_or_else(|| embedded("queue.db")),
             store: settings.database_url.clone().unwrap_or_else(|| embedded("store.db")),
-            settings,
-            values,
-        })
+        };
+        Ok(Self { settings, places, values })
     }
 
     /// The signing secrets.
@@ -201,9 +173,15 @@ impl Config {
         secrets: SigningSecrets,
     ) -> Result<Self, Problems> {
         let settings = Settings { schema, clerk_webhook_signing_secret: Some(secrets), ..self.settings };
-        let config = Self { settings, queue, store, ..self };
-        relations::check(&config).check()?;
-        Ok(config)
+        Self { settings, places: Places { queue, store }, ..self }.checked()
+    }
+
+    /// The same, where its settings fit together.
+    fn checked(self) -> Result<Self, Problems> {
+        let relations = Settings::relations();
+        let broken = relations.iter().filter(|one| !one.holds(&self.settings, &self.places));
+        Problems(broken.map(|one| self.problem(one.setting, one.wrong, one.fix)).collect()).check()?;
+        Ok(self)
     }
 
     /// A problem with a setting of which the value reads well and still can't be used.
@@ -213,8 +191,8 @@ impl Config {
         what: impl Into<String>,
         fix: impl Into<String>,
     ) -> Problem {
-        let origin = self.values.get(setting.key).map(|given| &given.origin);
-        Problem::of(setting.key, origin, wrong(what, fix))
+        let origin = self.values.get(setting.key).map_or(&Origin::Default, |given| &given.origin);
+        Problem::of(setting.key, Some(origin), wrong(what, fix))
     }
 }
 

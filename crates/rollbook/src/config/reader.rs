@@ -2,10 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use super::Problem;
-use super::setting::{Declared, Setting};
+use super::problem::Problem;
+use super::relations::Relation;
+use super::setting::{About, Setting};
 use super::source::Values;
 use super::values::wrong;
+
+/// A set of settings that are declared together.
+pub(crate) trait Declared: Sized {
+    /// What is declared, in this order.
+    fn declarations() -> Vec<&'static About>;
+
+    /// The conditions between them.
+    fn relations() -> Vec<Relation<Self>>;
+
+    /// Reads every value. `None` where one can't be read: the reader then holds why.
+    fn read(reader: &mut Reader<'_>) -> Option<Self>;
+}
 
 /// Reads settings and collects what is wrong.
 pub(crate) struct Reader<'a> {

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::reader::Declared as _;
 use super::relations::Scope;
-use super::{About, Kind, SETTINGS};
+use super::setting::{About, Kind};
+use super::settings::{SETTINGS, Settings};
 
 const HEAD: &str = "\
 # Settings
@@ -47,7 +49,7 @@ fn facts(setting: &About) -> String {
     let default = setting.default.map_or_else(|| "not set".to_owned(), |default| format!("`{default}`"));
     let mut facts =
         format!("- default: {default}\n- value: {}\n- {}\n", form(&setting.kind), names.join(", "));
-    for relation in &setting.relations {
+    for relation in Settings::relations().iter().filter(|relation| relation.setting.key == setting.key) {
         let scope = match relation.scope {
             Scope::Any => "",
             Scope::Redis => "with Redis, ",

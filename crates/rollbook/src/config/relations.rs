@@ -1,14 +1,27 @@
 //! Conditions between settings, each of which reads well by itself.
 
-use super::{Config, Problems, SETTINGS, Settings};
+use super::setting::About;
+use super::url::Place;
 
-/// A condition of a setting that involves other settings.
-pub(crate) struct Relation {
+/// The places of queue and store.
+pub(crate) struct Places {
+    /// Place of the queue.
+    pub(crate) queue: Place,
+    /// Place of the store.
+    pub(crate) store: Place,
+}
+
+/// A condition that a setting of `S` must meet, and that involves other settings.
+pub(crate) struct Relation<S> {
+    /// The setting to change where the condition is not met.
+    pub(crate) setting: &'static About,
     /// Deployments that the condition applies to.
     pub(crate) scope: Scope,
     /// What the setting must be.
     pub(crate) fix: &'static str,
-    pub(super) holds: fn(&Settings, &Config) -> bool,
+    /// The condition.
+    pub(super) condition: fn(&S, &Places) -> bool,
+    /// What is wrong where it is not met.
     pub(super) wrong: &'static str,
 }
 
@@ -23,21 +36,14 @@ pub(crate) enum Scope {
     Postgres,
 }
 
-impl Scope {
-    fn covers(self, config: &Config) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Redis => config.queue.server().is_some(),
-            Self::Postgres => config.store.server().is_some(),
-        }
+impl<S> Relation<S> {
+    /// Whether the condition is met, or does not apply.
+    pub(super) fn holds(&self, settings: &S, places: &Places) -> bool {
+        let applies = match self.scope {
+            Scope::Any => true,
+            Scope::Redis => places.queue.server().is_some(),
+            Scope::Postgres => places.store.server().is_some(),
+        };
+        !applies || (self.condition)(settings, places)
     }
-}
-
-/// Finds the settings that do not fit together.
-pub(crate) fn check(config: &Config) -> Problems {
-    let broken = SETTINGS.iter().flat_map(|setting| {
-        let broken = |one: &&Relation| one.scope.covers(config) && !(one.holds)(&config.settings, config);
-        setting.relations.iter().filter(broken).map(|one| config.problem(setting, one.wrong, one.fix))
-    });
-    Problems(broken.collect())
 }

@@ -5,8 +5,11 @@ use std::fmt::Write as _;
 use rollbook_core::signature::SigningSecrets;
 use serde_json::{Value, json};
 
+use super::Config;
+use super::setting::{About, Kind};
+use super::settings::SETTINGS;
+use super::source::Given;
 use super::url::without_password;
-use super::{About, Config, Given, Kind, SETTINGS};
 use crate::output::Table;
 
 /// Stands where a setting has no value.
@@ -52,7 +55,7 @@ impl Config {
     /// The value as it may be shown, and where it came from.
     fn shown(&self, key: &str, setting: &About, unusable: &[&str]) -> (Option<String>, String) {
         let Some(given) = self.values.get(key) else {
-            return (None, "default".to_owned());
+            return (setting.default.map(str::to_owned), "default".to_owned());
         };
         let shown = match setting.kind {
             Kind::Secret => match SigningSecrets::parse(&given.text) {

@@ -8,11 +8,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::reader::Reader;
-use super::relations::{Relation, Scope};
 use super::url::{self, Place, Role};
 use super::values::{self, Wrong};
-use super::{Config, Settings};
 use crate::nearest::nearest;
 
 /// One setting, of which the value is a `T`.
@@ -44,8 +41,6 @@ pub(crate) struct About {
     pub(crate) help: &'static str,
     /// Whether the help of every command shows the flag. All are flags, and `rollbook config` lists all.
     pub(crate) everyday: bool,
-    /// Conditions that involve other settings too.
-    pub(crate) relations: Vec<Relation>,
     /// Whether Clerk's or other programs use the name too, which then has no prefix in the environment.
     is_shared: bool,
 }
@@ -128,19 +123,14 @@ pub(super) fn find(
     })
 }
 
-/// A set of settings that are declared together.
-pub(crate) trait Declared: Sized {
-    /// What is declared, in this order.
-    fn declarations() -> Vec<&'static About>;
-
-    /// Reads every value. `None` where one can't be read: the reader then holds why.
-    fn read(reader: &mut Reader<'_>) -> Option<Self>;
-}
-
-/// Declares settings, by sections of the reference: `name: type = form, "meaning";`.
+/// Declares settings, by sections of the reference: `name: type = form, "meaning";`, with as many
+/// `must(scope, "what it must be", condition, "what is wrong")` behind the meaning as there are relations to others.
 macro_rules! settings {
     ($(#[$attribute:meta])* $name:ident {
-        $($section:expr => { $($key:ident: $type:ty = $setting:expr, $help:expr;)* })*
+        $($section:expr => { $(
+            $key:ident: $type:ty = $setting:expr, $help:expr
+            $(, must($scope:expr, $fix:expr, $condition:expr, $wrong:expr))*;
+        )* })*
     }) => {
         $(#[$attribute])*
         pub(crate) struct $name { $($(pub(crate) $key: $type,)*)* }
@@ -156,6 +146,16 @@ macro_rules! settings {
         impl Declared for $name {
             fn declarations() -> Vec<&'static About> {
                 vec![$($(&Self::$key().about,)*)*]
+            }
+
+            fn relations() -> Vec<Relation<Self>> {
+                vec![$($($(Relation {
+                    setting: &Self::$key().about,
+                    scope: $scope,
+                    fix: $fix,
+                    condition: $condition,
+                    wrong: $wrong,
+                },)*)*)*]
             }
 
             fn read(reader: &mut Reader<'_>) -> Option<Self> {
@@ -177,7 +177,6 @@ impl<T: 'static> Setting<T> {
             example: "",
             help: "",
             everyday: false,
-            relations: Vec::new(),
             is_shared: false,
         };
         Self { about, parse: Box::new(parse), unset: None }
@@ -209,18 +208,6 @@ impl<T: 'static> Setting<T> {
     /// The same without our prefix in the environment.
     pub(super) fn shared(mut self) -> Self {
         self.about.is_shared = true;
-        self
-    }
-
-    /// The same with a condition that involves other settings.
-    pub(super) fn must(
-        mut self,
-        scope: Scope,
-        fix: &'static str,
-        holds: fn(&Settings, &Config) -> bool,
-        wrong: &'static str,
-    ) -> Self {
-        self.about.relations.push(Relation { scope, fix, holds, wrong });
         self
     }
 

@@ -11,15 +11,15 @@ use std::time::Duration;
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::signature::SigningSecrets;
 
-use super::reader::Reader;
+use super::reader::{Declared, Reader};
+use super::relations::Relation;
 use super::relations::Scope::{Any, Postgres, Redis};
 use super::setting::{
-    About, Declared, Setting, address, age, choice, count, duration, number, path, pause, plain, secret,
-    settings, size, text, url, yes_or_no,
+    About, Setting, address, age, choice, count, duration, number, path, pause, plain, secret, settings,
+    size, text, url, yes_or_no,
 };
 use super::url::{Place, Role, ServerUrl};
 use super::values::{identifier, key_prefix, log_filter, signing_secrets};
-use super::{DurabilityMode, LogFormat};
 
 /// Every setting, in the order of the report.
 pub(crate) static SETTINGS: LazyLock<Vec<&'static About>> = LazyLock::new(Settings::declarations);
@@ -53,6 +53,24 @@ const BATCH: u64 = 10_000;
 /// More than any Postgres allows by default, and far more than one process has a use for.
 const CONNECTIONS: u64 = 1_000;
 
+/// Behaviour while the queue could lose what it acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DurabilityMode {
+    /// All work is refused.
+    Strict,
+    /// Work goes on, and the weakness is reported.
+    Degraded,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// Text for people.
+    Pretty,
+    /// One JSON object per line.
+    Json,
+}
+
 settings! {
     /// The values of all settings.
     Settings {
@@ -63,16 +81,16 @@ settings! {
             data_dir: PathBuf = path().or("./rollbook-data").everyday(),
                 "where the embedded default keeps queue.db and store.db";
             listen: SocketAddr = address().or("127.0.0.1:8080").everyday(), "where deliveries come in";
-            ops_listen: SocketAddr = address().or("127.0.0.1:9464").everyday()
-                .must(Any, "another port than that of listen",
+            ops_listen: SocketAddr = address().or("127.0.0.1:9464").everyday(),
+                "where health and metrics are",
+                must(Any, "another port than that of listen",
                     |s, _| s.listen != s.ops_listen || s.listen.port() == 0,
-                    "is the same address as listen; health and metrics must not be where the internet comes in"),
-                "where health and metrics are";
-            queue_url: Option<Place> = url(Role::Queue).optional("rediss://redis.internal:6379").everyday()
-                .must(Any, "another file than that of database_url",
-                    |_, c| c.queue.file().is_none() || c.queue != c.store,
-                    "is the same file as database_url"),
-                "the queue: redis://…, rediss://… or sqlite://PATH; else redis_url, else embedded";
+                    "is the same address as listen; health and metrics must not be where the internet comes in");
+            queue_url: Option<Place> = url(Role::Queue).optional("rediss://redis.internal:6379").everyday(),
+                "the queue: redis://…, rediss://… or sqlite://PATH; else redis_url, else embedded",
+                must(Any, "another file than that of database_url",
+                    |_, p| p.queue.file().is_none() || p.queue != p.store,
+                    "is the same file as database_url");
             redis_url: Option<Place> = url(Role::Queue).optional("redis://127.0.0.1:6379").shared(),
                 "the queue, where queue_url is not set";
             database_url: Option<Place> =
@@ -107,10 +125,10 @@ settings! {
         ("Receiver", "The limits of what a stranger, or Svix, can make it do.") => {
             tolerance: Duration = duration(DAY).or("300s"),
                 "how far a delivery's timestamp may be from our clock, either way";
-            body_max: usize = size(GIB).or("1MiB")
-                .must(Any, "at most buffered_max", |s, _| s.body_max <= s.buffered_max,
-                    "is more than buffered_max, so that a body of this size would never be taken"),
-                "the largest body of a delivery";
+            body_max: usize = size(GIB).or("1MiB"),
+                "the largest body of a delivery",
+                must(Any, "at most buffered_max", |s, _| s.body_max <= s.buffered_max,
+                    "is more than buffered_max, so that a body of this size would never be taken");
             buffered_max: usize = size(GIB).or("64MiB"),
                 "bodies in memory at once, over all connections; a quarter is for bodies up to 32 KiB alone";
             header_timeout: Duration = duration(DAY).or("10s"),
@@ -119,22 +137,22 @@ settings! {
                 "between an answer and the next request; longer than the keep-alive of the proxy in front (often 60s)";
             connection_age_max: Duration = duration(DAY).or("10m"),
                 "maximum age of a connection; its next answer after that closes it";
-            body_timeout: Duration = duration(DAY).or("8s")
-                .must(Any, "at most request_timeout", |s, _| s.body_timeout <= s.request_timeout,
-                    "is longer than request_timeout, which would end it"),
-                "for a request's body";
+            body_timeout: Duration = duration(DAY).or("8s"),
+                "for a request's body",
+                must(Any, "at most request_timeout", |s, _| s.body_timeout <= s.request_timeout,
+                    "is longer than request_timeout, which would end it");
             body_rate_min: usize = size(GIB).or("1KiB"),
                 "minimum rate of a request's body, per second, measured every 3s; a slower one is answered 408";
-            request_timeout: Duration = duration(DAY).or("12s")
-                .must(Any, "less than 15s", |s, _| s.request_timeout < SVIX_TIMEOUT,
-                    "Svix gives up after 15s"),
-                "for the whole request; Svix gives up after 15s";
-            enqueue_timeout: Duration = duration(DAY).or("8s")
-                .must(Any, "at most 10s", |s, _| s.enqueue_timeout <= ENQUEUE_TIMEOUT_MAX,
-                    "the contract promises an answer within 10s")
-                .must(Any, "at most request_timeout", |s, _| s.enqueue_timeout <= s.request_timeout,
-                    "is longer than request_timeout, which would end it"),
-                "for the queue to take a delivery; then 503";
+            request_timeout: Duration = duration(DAY).or("12s"),
+                "for the whole request; Svix gives up after 15s",
+                must(Any, "less than 15s", |s, _| s.request_timeout < SVIX_TIMEOUT,
+                    "Svix gives up after 15s");
+            enqueue_timeout: Duration = duration(DAY).or("8s"),
+                "for the queue to take a delivery; then 503",
+                must(Any, "at most 10s", |s, _| s.enqueue_timeout <= ENQUEUE_TIMEOUT_MAX,
+                    "the contract promises an answer within 10s"),
+                must(Any, "at most request_timeout", |s, _| s.enqueue_timeout <= s.request_timeout,
+                    "is longer than request_timeout, which would end it");
             connections_max: usize = number(MANY).or("4096"),
                 "open connections; when full, the oldest without a genuine delivery is closed for a new client";
             in_flight_max: usize = number(MANY).or("1024"),
@@ -152,18 +170,18 @@ settings! {
             redis_key_prefix: String = text(key_prefix).or("rollbook"),
                 "prefix of all keys in Redis, {PREFIX:SHARD}:…: 1 to 64 letters, digits, _, - and .; deployments that \
                  share a server need one each";
-            redis_timeout: Duration = duration(DAY).or("5s")
-                .must(Redis, "less than enqueue_timeout", |s, _| s.redis_timeout < s.enqueue_timeout,
+            redis_timeout: Duration = duration(DAY).or("5s"),
+                "for one answer of Redis",
+                must(Redis, "less than enqueue_timeout", |s, _| s.redis_timeout < s.enqueue_timeout,
                     "is no shorter than enqueue_timeout, so that a call to a Redis that hangs would outlast \
-                     the 503 and keep the next delivery waiting"),
-                "for one answer of Redis";
+                     the 503 and keep the next delivery waiting");
             redis_replicas: u32 = count(16).or("0"),
                 "replicas of Redis that must have a delivery before its 200";
-            redis_ca_file: Option<PathBuf> = path().optional("/etc/ssl/private-ca.pem")
-                .must(Redis, "left out, or queue_url a rediss://",
-                    |s, c| s.redis_ca_file.is_none() || c.queue.server().is_some_and(ServerUrl::is_redis_tls),
-                    "is set, and the way to Redis is not encrypted"),
-                "the certificate of a private CA for rediss://, as PEM";
+            redis_ca_file: Option<PathBuf> = path().optional("/etc/ssl/private-ca.pem"),
+                "the certificate of a private CA for rediss://, as PEM",
+                must(Redis, "left out, or queue_url a rediss://",
+                    |s, p| s.redis_ca_file.is_none() || p.queue.server().is_some_and(ServerUrl::is_redis_tls),
+                    "is set, and the way to Redis is not encrypted");
         }
         ("Worker", "How messages are taken and applied.") => {
             lanes: usize = number(256).or("3"),
@@ -172,51 +190,51 @@ settings! {
                 "messages in one lease and one transaction of the store";
             lease_bytes_max: usize = size(GIB).or("16MiB"),
                 "bytes of bodies that a worker has leased, divided among its lanes; a larger message is leased alone";
-            lease_for: Duration = duration(DAY).or("60s")
-                .must(Any, "at least 5s", |s, _| s.lease_for >= LEASE_FOR_MIN,
-                    "is so short that a slow batch would be worked on twice"),
-                "how long a message stays with a worker before another may have it";
-            lease_linger: Duration = duration(DAY).or("8ms")
-                .must(Any, "at most 1s", |s, _| s.lease_linger <= LEASE_LINGER_MAX,
-                    "would make every row late"),
-                "how long a worker lets messages collect after a batch that was not full";
-            lease_wait: Duration = duration(DAY).or("1s")
-                .must(Any, "less than drain_timeout", |s, _| s.lease_wait < s.drain_timeout,
-                    "is no shorter than drain_timeout, so that an idle worker could not stop in time"),
-                "how long an idle worker waits at the queue before it asks again";
+            lease_for: Duration = duration(DAY).or("60s"),
+                "how long a message stays with a worker before another may have it",
+                must(Any, "at least 5s", |s, _| s.lease_for >= LEASE_FOR_MIN,
+                    "is so short that a slow batch would be worked on twice");
+            lease_linger: Duration = duration(DAY).or("8ms"),
+                "how long a worker lets messages collect after a batch that was not full",
+                must(Any, "at most 1s", |s, _| s.lease_linger <= LEASE_LINGER_MAX,
+                    "would make every row late");
+            lease_wait: Duration = duration(DAY).or("1s"),
+                "how long an idle worker waits at the queue before it asks again",
+                must(Any, "less than drain_timeout", |s, _| s.lease_wait < s.drain_timeout,
+                    "is no shorter than drain_timeout, so that an idle worker could not stop in time");
         }
         ("Postgres", "They mean nothing where the store is a file.") => {
-            database_connections_max: u32 = number(CONNECTIONS).or("8")
-                .must(Postgres, "at least lanes + 1", |s, _| s.lanes < s.database_connections_max as usize,
-                    "is not more than lanes: each lane holds a connection, and the health check needs one"),
-                "connections to Postgres; one more than lanes, or more";
-            database_connect_timeout: Duration = duration(DAY).or("5s")
-                .must(Postgres, "less than what statement_timeout leaves of lease_for",
+            database_connections_max: u32 = number(CONNECTIONS).or("8"),
+                "connections to Postgres; one more than lanes, or more",
+                must(Postgres, "at least lanes + 1", |s, _| s.lanes < s.database_connections_max as usize,
+                    "is not more than lanes: each lane holds a connection, and the health check needs one");
+            database_connect_timeout: Duration = duration(DAY).or("5s"),
+                "for a connection to Postgres",
+                must(Postgres, "less than what statement_timeout leaves of lease_for",
                     |s, _| s.database_connect_timeout + s.statement_timeout < s.lease_for,
                     "and statement_timeout together are no shorter than lease_for, which a batch may need \
-                     both of"),
-                "for a connection to Postgres";
-            statement_timeout: Duration = duration(DAY).or("20s")
-                .must(Postgres, "at most half of lease_for", |s, _| s.statement_timeout <= s.lease_for / 2,
+                     both of");
+            statement_timeout: Duration = duration(DAY).or("20s"),
+                "for one statement of Postgres",
+                must(Postgres, "at most half of lease_for", |s, _| s.statement_timeout <= s.lease_for / 2,
                     "is more than half of lease_for: a statement that hangs would use up the lease, and \
-                     another worker would send the same to a database in trouble"),
-                "for one statement of Postgres";
+                     another worker would send the same to a database in trouble");
             pgbouncer: bool = yes_or_no().or("no"),
                 "whether a PgBouncer in transaction mode stands before Postgres";
         }
         ("Failures", "The wait before an attempt is a random time up to the one given.") => {
             attempts_max: u32 = number(1_000).or("12"),
                 "attempts before a message becomes a dead letter; one that kills its workers can kill 2 more";
-            backoff: Duration = duration(DAY).or("2s")
-                .must(Any, "at most backoff_max", |s, _| s.backoff <= s.backoff_max,
-                    "is longer than backoff_max"),
-                "the longest wait after a first failed attempt; it doubles";
+            backoff: Duration = duration(DAY).or("2s"),
+                "the longest wait after a first failed attempt; it doubles",
+                must(Any, "at most backoff_max", |s, _| s.backoff <= s.backoff_max,
+                    "is longer than backoff_max");
             backoff_max: Duration = duration(DAY).or("10m"),
                 "the longest wait between two attempts";
-            gate_backoff: Duration = duration(DAY).or("200ms")
-                .must(Any, "at most gate_backoff_max", |s, _| s.gate_backoff <= s.gate_backoff_max,
-                    "is longer than gate_backoff_max"),
-                "the first wait of a worker while the store is away; it doubles";
+            gate_backoff: Duration = duration(DAY).or("200ms"),
+                "the first wait of a worker while the store is away; it doubles",
+                must(Any, "at most gate_backoff_max", |s, _| s.gate_backoff <= s.gate_backoff_max,
+                    "is longer than gate_backoff_max");
             gate_backoff_max: Duration = duration(DAY).or("10s"),
                 "the longest wait of a worker while the store is away";
         }

@@ -3,8 +3,9 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::reader::Reader;
-use super::setting::{Declared, Setting, count, plain, secret, settings, url};
+use super::reader::{Declared, Reader};
+use super::relations::Relation;
+use super::setting::{Setting, count, plain, secret, settings, url};
 use super::settings::Groups;
 use super::*;
 
@@ -37,8 +38,8 @@ fn refusal(result: Result<Config, Problems>) -> String {
 #[test]
 fn with_nothing_set_every_default_holds() {
     let config = load(&[], &[], None).expect("the defaults are right");
-    assert_eq!(config.queue, Place::Sqlite("./rollbook-data/queue.db".into()));
-    assert_eq!(config.store, Place::Sqlite("./rollbook-data/store.db".into()));
+    assert_eq!(config.places.queue, Place::Sqlite("./rollbook-data/queue.db".into()));
+    assert_eq!(config.places.store, Place::Sqlite("./rollbook-data/store.db".into()));
     assert_eq!(config.settings.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.settings.ops_listen.to_string(), "127.0.0.1:9464");
     assert_eq!(config.settings.queue_depth_max, 1_000_000);
@@ -101,7 +102,7 @@ fn no_message_and_no_report_holds_a_secret() {
     let told = format!("{}{}", config.table(&[]), config.json(&[]));
     assert!(told.contains("set, 1 secret") && !told.contains("ImASecret"), "{told}");
     assert!(told.contains("redis://…@queue:6379/1") && told.contains("postgres://…@db/x?…"), "{told}");
-    let told = format!("{:?}{:?}", config.queue, config.store);
+    let told = format!("{:?}{:?}", config.places.queue, config.places.store);
     assert!(told.contains("redis://…@queue:6379/1") && !told.contains("ImASecret"), "{told}");
     assert!(!told.contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "{told}");
 }
@@ -235,8 +236,8 @@ fn the_servers_are_named_by_their_urls_and_their_settings_are_read() {
         ("pgbouncer", "yes"),
     ];
     let config = load(&settings, &[], None).expect("all is right");
-    assert_eq!(config.queue.server().map(ServerUrl::as_str), Some(REDIS.1));
-    assert_eq!(config.store.server().map(ServerUrl::as_str), Some(POSTGRES.1));
+    assert_eq!(config.places.queue.server().map(ServerUrl::as_str), Some(REDIS.1));
+    assert_eq!(config.places.store.server().map(ServerUrl::as_str), Some(POSTGRES.1));
     assert_eq!(
         (config.settings.queue_shards, config.is_strict(), config.settings.redis_replicas),
         (3, true, 2)
@@ -263,9 +264,9 @@ fn a_server_in_the_other_ones_place_is_refused_with_the_place_where_it_belongs()
 fn redis_url_is_the_queue_only_where_queue_url_is_not_set() {
     let redis = ("REDIS_URL", "redis://127.0.0.1");
     let config = load(&[], &[redis], None).expect("all is right");
-    assert_eq!(config.queue.server().map(ServerUrl::as_str), Some("redis://127.0.0.1"));
+    assert_eq!(config.places.queue.server().map(ServerUrl::as_str), Some("redis://127.0.0.1"));
     let config = load(&[], &[redis, ("ROLLBOOK_QUEUE_URL", "sqlite://q.db")], None).expect("all is right");
-    assert_eq!(config.queue, Place::Sqlite("q.db".into()));
+    assert_eq!(config.places.queue, Place::Sqlite("q.db".into()));
 }
 
 #[test]
