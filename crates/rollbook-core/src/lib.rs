@@ -30,3 +30,4 @@ pub mod sweep;
 pub mod time;
 pub mod trace;
 pub mod url;
+pub mod weakness;

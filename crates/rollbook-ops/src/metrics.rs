@@ -110,7 +110,8 @@ impl Metrics {
                 if durability.is_degraded() || !durability.unreachable.is_empty() {
                     let unreachable =
                         durability.unreachable.iter().map(|part| format!("unreachable: {part}"));
-                    let told: Vec<String> = unreachable.chain(durability.weaknesses).collect();
+                    let weak = durability.weaknesses.iter().map(ToString::to_string);
+                    let told: Vec<String> = unreachable.chain(weak).collect();
                     Condition::Degraded(told.join("; "))
                 } else {
                     Condition::Well

@@ -6,6 +6,8 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rollbook_core::weakness::Weakness;
+
 use crate::config::Config;
 use crate::wire::Part;
 
@@ -18,13 +20,6 @@ const ALL_BUT_OWNER: u32 = 0o077;
 const SECRET_MOUNTS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
 /// Kubernetes mounts a secret as a folder with this link in it.
 const KUBERNETES_LINK: &str = "..data";
-
-/// A file that others may read or write, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Weakness {
-    pub(crate) what: String,
-    pub(crate) fix: String,
-}
 
 /// Of all files that these parts and the configuration have here.
 pub(crate) fn weaknesses(config: &Config, parts: &[Part]) -> Vec<Weakness> {
@@ -67,7 +62,7 @@ fn mode(path: &Path) -> Option<u32> {
 
 fn weakness(path: &Path, mode: u32, what: &str, change: &str) -> Weakness {
     let path = path.display();
-    Weakness { what: format!("{path} has mode {mode:04o}: {what}"), fix: format!("chmod {change} {path}") }
+    Weakness::new(format!("{path} has mode {mode:04o}: {what}"), format!("chmod {change} {path}"))
 }
 
 fn folder_weakness(folder: &Path) -> Option<Weakness> {

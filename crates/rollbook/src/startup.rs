@@ -15,6 +15,7 @@ use anyhow::{anyhow, bail};
 use rollbook_core::queue::{Durability, Producer, QueueAdmin, QueueError};
 use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
+use rollbook_core::weakness::joined;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -188,7 +189,7 @@ pub(crate) fn refuse_if_strict(config: &Config, durability: &Durability) -> anyh
     if !config.is_strict() || !durability.is_degraded() {
         return Ok(());
     }
-    let weaknesses = durability.weaknesses.join("\n  ");
+    let weaknesses = joined(&durability.weaknesses, "\n  ");
     Err(anyhow!(
         "durability is strict, and the queue ({}) could lose what it acknowledges:\n  {weaknesses}",
         wire::describe(config, Part::Queue)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use prometheus::Registry;
+use rollbook_core::weakness::Weakness;
 use tokio_util::sync::CancellationToken;
 
 use super::on_all_cores;
@@ -10,7 +11,7 @@ use crate::cli::Start;
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment};
 use crate::door::{Door, Ports, Stage};
-use crate::file_modes::{self, Weakness};
+use crate::file_modes;
 use crate::service::{Faces, Service};
 use crate::signals::Signals;
 use crate::startup;

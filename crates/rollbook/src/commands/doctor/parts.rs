@@ -9,6 +9,7 @@ use std::time::Duration;
 use rollbook_core::queue::{Audit, Producer, QueueError, QueueStats};
 use rollbook_core::store::{Cascades, Store, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
+use rollbook_core::weakness::Weakness;
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::{ASK_TIMEOUT, Needs, in_time, no_answer};
@@ -112,17 +113,15 @@ async fn rehearse_delivery(config: &Config, producer: &dyn Producer) -> Result<b
     }
 }
 
-fn weaknesses(config: &Config, weaknesses: &[String]) -> Findings {
+fn weaknesses(config: &Config, weaknesses: &[Weakness]) -> Findings {
     if weaknesses.is_empty() {
         return vec![ok(DURABILITY, "a 200 means: on the disk (fsynced)")];
     }
-    let told = |weakness: &String| {
-        // Each ends with its mend.
-        let (what, mend) = weakness.rsplit_once("; ").unwrap_or((weakness, "see what its server's log says"));
+    let told = |Weakness { what, fix }: &Weakness| {
         if config.is_strict() {
-            failed(DURABILITY, format!("{what} (strict: nothing starts on it)"), mend)
+            failed(DURABILITY, format!("{what} (strict: nothing starts on it)"), &**fix)
         } else {
-            warning(DURABILITY, what, mend)
+            warning(DURABILITY, what, &**fix)
         }
     };
     weaknesses.iter().map(told).collect()
