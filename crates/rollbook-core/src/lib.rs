@@ -4,7 +4,7 @@
 //!
 //! * no I/O, no clock, no randomness: what a rule needs of the world is a parameter;
 //! * a rule is a function ([`signature::verify`], [`event::parse`], [`merge::fold`],
-//!   [`retry::RetryPolicy::decide`]), a system is a trait ([`queue`], [`store`], [`time::Clock`]);
+//!   [`retry::RetryPolicy::decide`]), a system is a trait ([`queue`], [`store`], [`backend`], [`time::Clock`]);
 //! * nothing here names a database, a queue or a web server.
 //!
 //! The way of one delivery, in the order of the modules: [`signature`] decides whether it is genuine,
@@ -13,6 +13,7 @@
 //! happens when that fails. [`trace`] is what a sender says of the trace that a delivery is part of, and [`rehearsal`] is written and rolled back by
 //! whoever checks a store.
 
+pub mod backend;
 pub mod catalog;
 pub mod change;
 pub mod delivery;
@@ -29,3 +30,4 @@ pub mod sweep;
 pub mod time;
 pub mod trace;
 pub mod url;
+pub mod weakness;

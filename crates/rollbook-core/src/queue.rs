@@ -13,6 +13,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use self::operator::*;
+
+/// Bounds of the buckets of `rollbook_batch_size`, which receiver and worker report, in messages.
+pub const BATCH_SIZE_BUCKETS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 use crate::delivery::{Delivery, MessageId};
 use crate::retry::Failure;
 use crate::time::Timestamp;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use rollbook_core::queue::{Durability, QueueStats, Room};
 use rollbook_core::time::{Clock, Timestamp};
+use rollbook_core::weakness;
 
 use crate::health::{Checked, Health};
 use crate::process::Process;
@@ -107,10 +108,10 @@ impl Metrics {
             Ok(Ok((stats, durability, room))) => {
                 gauges.set(&stats, &durability, self.clock.now());
                 gauges.room.set(&room);
-                let unreachable = durability.unreachable.iter().map(|part| format!("unreachable: {part}"));
-                let unreachable: Vec<String> = unreachable.collect();
+                let unreachable: Vec<String> =
+                    durability.unreachable.iter().map(|part| format!("unreachable: {part}")).collect();
                 let degraded = (!durability.weaknesses.is_empty())
-                    .then(|| Condition::Degraded(durability.weaknesses.join("; ")));
+                    .then(|| Condition::Degraded(weakness::joined(&durability.weaknesses, "; ")));
                 let impaired = (!unreachable.is_empty()).then(|| Condition::Impaired(unreachable.join("; ")));
                 impaired.unwrap_or(Condition::Well).worse(degraded.unwrap_or(Condition::Well))
             }

@@ -13,6 +13,7 @@
 //! * Locks are taken in one order by everyone: tables in the catalog's, rows by the bytes of their ids, the
 //!   ledger last.
 
+mod backend;
 mod blame;
 mod connections;
 mod environment;
@@ -28,8 +29,6 @@ mod tls;
 mod transaction;
 mod types;
 
-pub use migrations::{
-    Examined, apply_migrations, drop_schema, examine, pending_migrations, schema_exists, server_time,
-};
-pub use settings::{PostgresSettings, describe};
+pub use migrations::{apply_migrations, pending_migrations};
+pub use settings::PostgresSettings;
 pub use store::PostgresStore;

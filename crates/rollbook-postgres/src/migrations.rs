@@ -5,6 +5,7 @@ mod refused;
 mod state;
 mod steps;
 
+use rollbook_core::backend::Pending;
 use rollbook_core::store::StoreError;
 use rollbook_core::time::Timestamp;
 use sqlx::postgres::PgArguments;
@@ -19,29 +20,15 @@ use crate::transaction::{Database, Session, Work};
 /// The longest name that Postgres keeps whole.
 const SCHEMA_LENGTH_MAX: usize = 63;
 
-/// What a database lacks, and whether this Rollbook may work on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Examined {
-    /// The names of the steps that it lacks; none where it is refused.
-    pub pending: Vec<&'static str>,
-    /// Why this Rollbook must not work on it, whatever is applied: the server is too old, the database can't hold the
-    /// data, or a newer Rollbook changed the schema. Waiting does not help.
-    pub refusal: Option<String>,
-    /// The names of steps of a newer Rollbook that this one does not know and works with all the same: they only add.
-    pub newer: Vec<String>,
-}
-
-/// Examines the database. Nothing is made.
-///
-/// # Errors
-/// The database can't be asked.
-pub async fn examine(settings: &PostgresSettings) -> Result<Examined, StoreError> {
+/// Examines the database. Nothing is made. It is refused where the server is too old, the database can't hold the data,
+/// or a newer Rollbook changed the schema.
+pub(crate) async fn examine(settings: &PostgresSettings) -> Result<Pending, StoreError> {
     let (database, schema) = open(settings)?;
     let state = database.run(&Ask { schema: &schema }).await?;
     let newer = state.newer();
     Ok(match state.pending(database.place(), &schema) {
-        Ok(pending) => Examined { pending, refusal: None, newer },
-        Err(refusal) => Examined { pending: Vec::new(), refusal: Some(refusal.to_string()), newer },
+        Ok(names) => Pending { names, refusal: None, newer },
+        Err(refusal) => Pending { names: Vec::new(), refusal: Some(refusal.to_string()), newer },
     })
 }
 
@@ -51,8 +38,8 @@ pub async fn examine(settings: &PostgresSettings) -> Result<Examined, StoreError
 /// The database can't be asked, or is refused.
 pub async fn pending_migrations(settings: &PostgresSettings) -> Result<Vec<&'static str>, StoreError> {
     match examine(settings).await? {
-        Examined { refusal: Some(refusal), .. } => Err(StoreError::Deployment(refusal)),
-        Examined { pending, .. } => Ok(pending),
+        Pending { refusal: Some(refusal), .. } => Err(StoreError::Deployment(refusal)),
+        Pending { names, .. } => Ok(names),
     }
 }
 
@@ -69,28 +56,19 @@ pub async fn apply_migrations(settings: &PostgresSettings) -> Result<Vec<&'stati
 }
 
 /// Whether the database has the schema, whatever is in it.
-///
-/// # Errors
-/// The database can't be asked.
-pub async fn schema_exists(settings: &PostgresSettings) -> Result<bool, StoreError> {
+pub(crate) async fn schema_exists(settings: &PostgresSettings) -> Result<bool, StoreError> {
     let (database, schema) = open(settings)?;
     Ok(database.run(&Exists { schema: &schema }).await?)
 }
 
-/// What the server's clock says.
-///
-/// # Errors
-/// The database can't be asked.
-pub async fn server_time(settings: &PostgresSettings) -> Result<Timestamp, StoreError> {
+/// Time of the server's clock.
+pub(crate) async fn server_time(settings: &PostgresSettings) -> Result<Timestamp, StoreError> {
     let (database, _) = open(settings)?;
     Ok(Timestamp::from_millis(database.run(&Now).await?))
 }
 
 /// Drops the schema with all that is in it, whoever made it.
-///
-/// # Errors
-/// It could not be dropped.
-pub async fn drop_schema(settings: &PostgresSettings) -> Result<(), StoreError> {
+pub(crate) async fn drop_schema(settings: &PostgresSettings) -> Result<(), StoreError> {
     let (database, schema) = open(settings)?;
     Ok(database.run(&Drop { schema: &schema }).await?)
 }

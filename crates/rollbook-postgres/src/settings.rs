@@ -3,8 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::place::Place;
-
 /// What a user may set.
 #[derive(Clone)]
 pub struct PostgresSettings {
@@ -28,13 +26,5 @@ impl fmt::Debug for PostgresSettings {
     /// Without the URL, which may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresSettings").field("schema", &self.schema).finish_non_exhaustive()
-    }
-}
-
-/// A store in words, for people: where it is, without user and password.
-pub fn describe(url: &str, schema: &str) -> String {
-    match Place::parse(url) {
-        Ok((place, _)) => format!("{place}, database {}, schema {schema}", place.database()),
-        Err(_) => format!("Postgres, schema {schema}"),
     }
 }

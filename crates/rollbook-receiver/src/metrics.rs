@@ -3,6 +3,7 @@
 
 use hyper::StatusCode;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
+use rollbook_core::queue::BATCH_SIZE_BUCKETS;
 use rollbook_core::signature::VerifyError;
 use rollbook_core::time::Timestamp;
 
@@ -47,7 +48,6 @@ pub(crate) mod outcome {
 /// Seconds, up to the 15 s after which Svix gives up.
 const SECONDS: [f64; 16] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 8.0, 10.0, 15.0];
-const BATCH_SIZES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
 /// The statuses of requests that are refused before they are taken for deliveries.
 const REFUSED: [StatusCode; 4] = [
@@ -107,7 +107,7 @@ impl Metrics {
             batch_size: Histogram::with_opts(
                 HistogramOpts::new("rollbook_batch_size", "Messages handled in one batch.")
                     .const_label("stage", "enqueue")
-                    .buckets(BATCH_SIZES.to_vec()),
+                    .buckets(BATCH_SIZE_BUCKETS.to_vec()),
             )?,
             last_delivery: Gauge::new(
                 "rollbook_last_delivery_timestamp_seconds",

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue as _, RedisResult, ServerErrorKind, Value, cmd};
+use rollbook_core::weakness::Weakness;
 
 /// The oldest version that has what the scripts use.
 const VERSION_MIN: (u32, u32) = (7, 0);
@@ -108,7 +109,7 @@ impl Facts {
 
     /// What is weak, and what must be asked after each write. An error where nothing can be done with
     /// this server.
-    pub(crate) fn judge(&self, replicas: u32) -> Result<(Vec<String>, Confirm), String> {
+    pub(crate) fn judge(&self, replicas: u32) -> Result<(Vec<Weakness>, Confirm), String> {
         let version = self.version();
         if version < VERSION_MIN {
             return Err(format!(
@@ -129,35 +130,49 @@ impl Facts {
         // the flush (redis PR 13793). Versions are not to be trusted, and a probe is right only until the next server.
         let flushed = fsync == "always";
         let eviction = self.get("maxmemory_policy");
-        let weaknesses = [
-            (self.get("role") != "master").then(|| {
-                format!("role is {}: writes go elsewhere; point the URL at the master", self.get("role"))
-            }),
-            (!appends).then(|| {
-                "appendonly is no: a restart loses what was acknowledged; CONFIG SET appendonly yes".to_owned()
-            }),
-            (appends && fsync.is_empty()).then(|| {
-                "appendfsync can't be seen, since CONFIG GET is forbidden; allow the user +config|get".to_owned()
-            }),
-            (appends && !fsync.is_empty() && !flushed).then(|| {
-                let waitaof = if fsync == "everysec" && has_waitaof {
-                    ", and not every server's WAITAOF waits for the disk"
-                } else {
-                    ""
-                };
-                format!("appendfsync is {fsync}: a crash loses what was acknowledged last{waitaof}; CONFIG SET appendfsync always")
-            }),
-            (self.get("no-appendfsync-on-rewrite") == "yes").then(|| {
-                "no-appendfsync-on-rewrite is yes: during a rewrite nothing is flushed; CONFIG SET no-appendfsync-on-rewrite no".to_owned()
-            }),
-            (eviction != "noeviction").then(|| {
-                format!("maxmemory-policy is {eviction}: Redis may delete messages; CONFIG SET maxmemory-policy noeviction")
-            }),
-            (appends && !matches!(self.get("aof_last_write_status"), "ok" | "")).then(|| {
-                "the last write of the log failed: is the disk full?".to_owned()
-            }),
+        let is_confirmed = fsync == "everysec" && has_waitaof;
+        let waitaof = if is_confirmed { ", and not every server's WAITAOF waits for the disk" } else { "" };
+        let role = self.get("role");
+        let writes = self.get("aof_last_write_status");
+        let weak = |is: bool, what: &str, fix: &str| is.then(|| Weakness::new(what, fix));
+        let found = [
+            weak(
+                role != "master",
+                &format!("role is {role}: writes go elsewhere"),
+                "point the URL at the master",
+            ),
+            weak(
+                !appends,
+                "appendonly is no: a restart loses what was acknowledged",
+                "CONFIG SET appendonly yes",
+            ),
+            weak(
+                appends && fsync.is_empty(),
+                "appendfsync can't be seen, since CONFIG GET is forbidden",
+                "allow the user +config|get",
+            ),
+            weak(
+                appends && !fsync.is_empty() && !flushed,
+                &format!("appendfsync is {fsync}: a crash loses what was acknowledged last{waitaof}"),
+                "CONFIG SET appendfsync always",
+            ),
+            weak(
+                self.get("no-appendfsync-on-rewrite") == "yes",
+                "no-appendfsync-on-rewrite is yes: during a rewrite nothing is flushed",
+                "CONFIG SET no-appendfsync-on-rewrite no",
+            ),
+            weak(
+                eviction != "noeviction",
+                &format!("maxmemory-policy is {eviction}: Redis may delete messages"),
+                "CONFIG SET maxmemory-policy noeviction",
+            ),
+            weak(
+                appends && !matches!(writes, "ok" | ""),
+                "the last write of the log failed",
+                "is the disk full? The server's own log says why",
+            ),
         ];
-        Ok((weaknesses.into_iter().flatten().collect(), confirm))
+        Ok((found.into_iter().flatten().collect(), confirm))
     }
 }
 
@@ -198,7 +213,7 @@ mod tests {
         ] {
             let (weaknesses, _) = facts(&[(name, value)]).judge(0).expect("a server to work with");
             assert_eq!(weaknesses.len(), 1, "{weaknesses:?}");
-            assert!(weaknesses[0].starts_with(told), "{weaknesses:?}");
+            assert!(weaknesses[0].what.starts_with(told), "{weaknesses:?}");
         }
     }
 
@@ -210,8 +225,11 @@ mod tests {
                 let (weaknesses, confirm) = facts(&everysec).judge(replicas).expect("a server to work with");
                 assert_eq!(confirm, Confirm::WaitAof { replicas });
                 let [weakness] = &weaknesses[..] else { panic!("{weaknesses:?}") };
-                assert!(weakness.contains("not every server's WAITAOF waits for the disk"), "{weakness}");
-                assert!(weakness.ends_with("; CONFIG SET appendfsync always"), "{weakness}");
+                assert!(
+                    weakness.what.contains("not every server's WAITAOF waits for the disk"),
+                    "{weakness}"
+                );
+                assert_eq!(weakness.fix, "CONFIG SET appendfsync always");
             }
         }
         assert_eq!(facts(&[]).judge(2), Ok((vec![], Confirm::Wait { replicas: 2 })));

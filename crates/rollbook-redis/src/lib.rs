@@ -10,6 +10,7 @@
 //! * Every error is of one of three kinds: it passes, there is no room, or a person must mend something.
 
 mod address;
+mod backend;
 mod connection;
 mod durability;
 mod fault;
@@ -28,8 +29,3 @@ pub use owner::Owner;
 pub use queue::{FullCoverage, Ownership, RedisQueue};
 pub use settings::{DueTimes, RedisSettings};
 pub use shard::{KEY_PREFIX, KEY_PREFIX_MAX, is_key_prefix};
-
-/// The place in words, without user and password.
-pub fn describe(url: &str) -> String {
-    address::Address::describe(url)
-}

@@ -24,6 +24,7 @@ use deadpool::managed::{
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisResult, Script, ServerErrorKind, Value};
 use rollbook_core::queue::{Durability, QueueError};
+use rollbook_core::weakness::joined;
 use tokio::time::{Instant, timeout};
 
 use crate::address::Address;
@@ -378,7 +379,7 @@ impl managed::Manager for Maker {
         if self.options.strict && found.durability.is_degraded() {
             return Err(QueueError::Deployment(format!(
                 "{self}: an acknowledgement would not mean \"on the disk\", and durability is strict: {}",
-                found.durability.weaknesses.join("; ")
+                joined(&found.durability.weaknesses, "; ")
             )));
         }
         Ok(Pooled { connection, found, generation, in_use: false, used_at: None })

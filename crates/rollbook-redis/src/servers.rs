@@ -162,9 +162,9 @@ impl Servers {
                 Ok(found) => {
                     have_answered = true;
                     let known = &mut durability.weaknesses;
-                    known.extend(
-                        found.weaknesses.into_iter().filter(|new| !known.contains(new)).collect::<Vec<_>>(),
-                    );
+                    let mut new = found.weaknesses;
+                    new.retain(|weakness| !known.contains(weakness));
+                    known.append(&mut new);
                 }
                 Err(error) => {
                     if self.are_several() && matches!(error, QueueError::Unavailable(_)) {

@@ -10,6 +10,7 @@
 //!   error), the file is closed and the process has to start again, since what the kernel still holds of
 //!   it can't be known.
 
+mod backend;
 mod connection;
 mod database;
 mod fault;
@@ -19,9 +20,7 @@ mod rehearse;
 mod rewrite;
 mod store;
 
-pub use migrations::{
-    Schema, apply_migrations, apply_migrations_until, newer_migrations, pending_migrations,
-};
+pub use backend::SqliteFile;
+pub use migrations::{Schema, apply_migrations, apply_migrations_until, pending_migrations};
 pub use queue::{QueueSettings, SqliteQueue};
-pub use rewrite::rewrite;
 pub use store::SqliteStore;

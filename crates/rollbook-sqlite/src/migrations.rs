@@ -213,7 +213,7 @@ impl UnderWay {
 ///
 /// # Errors
 /// In words for a person: the file can't be read.
-pub fn newer_migrations(path: &Path, schema: Schema) -> Result<Vec<String>, String> {
+pub(crate) fn newer_migrations(path: &Path, schema: Schema) -> Result<Vec<String>, String> {
     if !path.exists() {
         return Ok(Vec::new());
     }

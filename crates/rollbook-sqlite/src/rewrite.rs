@@ -16,7 +16,7 @@ use crate::fault::Fault;
 ///
 /// # Errors
 /// Why it could not be, for a person. What was removed may then still be in the file or its log.
-pub fn rewrite(path: &Path) -> Result<(), String> {
+pub(crate) fn rewrite(path: &Path) -> Result<(), String> {
     let connection = connection::open(path).map_err(|fault| fault.to_string())?;
     vacuum(&connection).map_err(|fault| fault.to_string())
 }

@@ -5,16 +5,13 @@ use std::collections::BTreeMap;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
 use rollbook_core::catalog::{NEVER_KEPT, RESOURCES, event_types};
 use rollbook_core::change::{Applied, Change};
-use rollbook_core::queue::{Lease, Settlement};
+use rollbook_core::queue::{BATCH_SIZE_BUCKETS, Lease, Settlement};
 use rollbook_core::retry::Reason;
 use rollbook_core::store::{SlowCause, Tidied};
 use rollbook_core::time::Timestamp;
 
 use crate::apply::Call;
 use crate::cascades::Cascades;
-
-/// Messages.
-const BATCH_BUCKETS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
 
 /// Seconds: from one commit on a fast disk to a store that hardly answers.
 const APPLY_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -258,8 +255,9 @@ fn slow(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
 }
 
 fn batch_size(registry: &Registry, stage: &str) -> Result<Histogram, prometheus::Error> {
-    let options = HistogramOpts::new("rollbook_batch_size", "Messages handled in one batch.");
-    histogram(registry, options.buckets(BATCH_BUCKETS.to_vec()).const_label("stage", stage))
+    let options = HistogramOpts::new("rollbook_batch_size", "Messages handled in one batch.")
+        .buckets(BATCH_SIZE_BUCKETS.to_vec());
+    histogram(registry, options.const_label("stage", stage))
 }
 
 fn histogram(registry: &Registry, options: HistogramOpts) -> Result<Histogram, prometheus::Error> {

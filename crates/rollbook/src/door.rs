@@ -25,9 +25,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Environment};
+use crate::config::{About, Config, Environment, Settings};
 use crate::service::Faces;
 use crate::systemd::Systemd;
+use crate::wire::receiver_settings;
 
 /// How many connections may wait to be accepted, as far as the kernel allows (`net.core.somaxconn`). The
 /// usual 128 overflow when some hundred clients connect at once; who finds no room tries again after 1 s.
@@ -57,8 +58,12 @@ impl Ports {
     /// # Errors
     /// Another process has a port, or the address is not of this machine.
     pub(crate) fn bind(config: &Config, faces: Faces) -> anyhow::Result<Self> {
-        let public = if faces.receiver { Some(bind(config.listen, "listen")?) } else { None };
-        Ok(Self { public, ops: bind(config.ops_listen, "ops_listen")? })
+        let public = if faces.receiver {
+            Some(bind(config.settings.listen, &Settings::listen().about)?)
+        } else {
+            None
+        };
+        Ok(Self { public, ops: bind(config.settings.ops_listen, &Settings::ops_listen().about)? })
     }
 
     /// More handles to the same listeners: a connection is accepted by whoever asks first.
@@ -68,9 +73,9 @@ impl Ports {
     }
 }
 
-fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+fn bind(address: SocketAddr, setting: &About) -> anyhow::Result<TcpListener> {
     listen(address).with_context(|| {
-        format!("can't listen on {address} (setting {setting}); where another process has that port, give this one its own")
+        format!("can't listen on {address} (setting {}); where another process has that port, give this one its own", setting.key)
     })
 }
 
@@ -141,7 +146,7 @@ impl Door {
     ) -> anyhow::Result<Self> {
         let registry = Registry::new();
         let ports = ports.twin()?;
-        let mut settings = config.receiver.clone();
+        let mut settings = receiver_settings(config);
         settings.stop_delay = Duration::ZERO;
         settings.drain_timeout = CLOSE_WITHIN;
         let (stop, mut answering) = (CancellationToken::new(), JoinSet::new());
@@ -217,7 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn hundreds_of_connections_wait_at_the_door_while_nobody_accepts_them() {
-        let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), "listen").expect("a port");
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), &Settings::listen().about).expect("a port");
         let address = listener.local_addr().expect("an address");
         let mut waiting = Vec::new();
         for number in 0..AT_ONCE {

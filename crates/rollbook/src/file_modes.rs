@@ -6,7 +6,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use rollbook_core::weakness::Weakness;
 
 use crate::config::Config;
 use crate::wire::Part;
@@ -22,13 +22,6 @@ const STICKY: u32 = 0o1000;
 const SECRET_MOUNTS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
 /// Kubernetes mounts a secret as a folder with this link in it.
 const KUBERNETES_LINK: &str = "..data";
-
-/// A file that others may read or write, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Weakness {
-    pub(crate) what: String,
-    pub(crate) fix: String,
-}
 
 /// Of all files that these parts and the configuration have here.
 pub(crate) fn weaknesses(config: &Config, parts: &[Part]) -> Vec<Weakness> {
@@ -63,19 +56,6 @@ pub(crate) fn folder_of(file: &Path) -> PathBuf {
     }
 }
 
-/// Makes the folder of a file, for its owner alone: what will be in it is personal data.
-pub(crate) fn make_folder_of(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
-        return Ok(());
-    };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .with_context(|| format!("the folder {} can't be made", folder.display()))
-}
-
 /// A file of SQLite, its log and its index of the log.
 pub(crate) fn with_companions(path: &Path) -> [PathBuf; 3] {
     ["", "-wal", "-shm"].map(|suffix| {
@@ -98,7 +78,7 @@ fn mode(path: &Path) -> Option<u32> {
 
 fn weakness(path: &Path, mode: u32, what: &str, change: &str) -> Weakness {
     let path = path.display();
-    Weakness { what: format!("{path} has mode {mode:04o}: {what}"), fix: format!("chmod {change} {path}") }
+    Weakness::new(format!("{path} has mode {mode:04o}: {what}"), format!("chmod {change} {path}"))
 }
 
 fn folder_weakness(folder: &Path) -> Option<Weakness> {
@@ -147,7 +127,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::config::{Environment, FileSource, Sources};
+    use crate::config::{Environment, FileSource, Settings, Sources};
 
     struct Files {
         folder: tempfile::TempDir,
@@ -187,8 +167,7 @@ mod tests {
         }
 
         fn weaknesses(&self) -> Vec<Weakness> {
-            let data = crate::config::find("data_dir").expect("a setting");
-            let flags = [(data, self.path("data").display().to_string())];
+            let flags = [(&Settings::data_dir().about, self.path("data").display().to_string())];
             let path = self.path("rollbook.toml");
             let (environment, file) = (Environment::of(&[]), FileSource::Named(&path));
             let config = Config::load(&Sources { flags: &flags, environment, file });

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::config::{Environment, FileSource, Kind, SETTINGS, Setting, Sources};
+use crate::config::{About, Environment, FileSource, Kind, SETTINGS, Settings, Sources};
 
 const HEADING: &str = "Settings (all of them, also as environment and file: rollbook config)";
 
-/// What the command line says of the settings.
+/// Settings on the command line.
 pub(crate) struct SettingFlags {
     file: Option<PathBuf>,
-    values: Vec<(&'static Setting, String)>,
+    values: Vec<(&'static About, String)>,
 }
 
 impl SettingFlags {
@@ -24,23 +24,22 @@ impl SettingFlags {
     /// Flags, and of the environment only what is logged and how. For what must not touch the data
     /// that the environment may point to.
     pub(crate) fn own_sources(&self) -> Sources<'_> {
-        let environment = Environment::read().only(&["ROLLBOOK_LOG", "ROLLBOOK_LOG_FORMAT"]);
+        let log = [&Settings::log().about, &Settings::log_format().about];
+        let environment = Environment::read().only(&log.map(About::environment));
         let file = self.file.as_deref().map_or(FileSource::None, FileSource::Named);
         Sources { flags: &self.values, environment, file }
     }
 
     /// Sets what no flag has set.
-    pub(crate) fn set_default(&mut self, key: &str, value: &str) {
-        if let Some(setting) = crate::config::find(key)
-            && !self.is_set(key)
-        {
+    pub(crate) fn set_default(&mut self, setting: &'static About, value: &str) {
+        if !self.is_set(setting) {
             self.values.push((setting, value.to_owned()));
         }
     }
 
     /// Whether a flag sets this.
-    pub(crate) fn is_set(&self, key: &str) -> bool {
-        self.values.iter().any(|(known, _)| known.key == key)
+    pub(crate) fn is_set(&self, setting: &About) -> bool {
+        self.values.iter().any(|(known, _)| known.key == setting.key)
     }
 }
 
@@ -56,9 +55,9 @@ impl Args for SettingFlags {
         let flags = SETTINGS.iter().filter_map(|setting| {
             let default = setting.default.map_or(String::new(), |default| format!(" [default: {default}]"));
             let flag = Arg::new(setting.key)
-                .long(setting.flag()?)
-                .value_name(form(setting.kind))
-                .help(format!("{}{default}", capitalized(setting.help)))
+                .long(setting.flag()?.trim_start_matches('-').to_owned())
+                .value_name(form(&setting.kind))
+                .help(format!("{}{default}", setting.sentence()))
                 .action(ArgAction::Set)
                 .hide(!setting.everyday)
                 .global(true)
@@ -75,9 +74,9 @@ impl Args for SettingFlags {
 
 impl FromArgMatches for SettingFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let value = |setting: &'static Setting| {
+        let value = |setting: &&'static About| {
             setting.flag()?;
-            Some((setting, matches.get_one::<String>(setting.key)?.clone()))
+            Some((*setting, matches.get_one::<String>(setting.key)?.clone()))
         };
         Ok(Self {
             file: matches.get_one::<PathBuf>("config").cloned(),
@@ -91,7 +90,7 @@ impl FromArgMatches for SettingFlags {
     }
 }
 
-fn form(kind: Kind) -> &'static str {
+fn form(kind: &Kind) -> &'static str {
     match kind {
         Kind::Text => "TEXT",
         Kind::Secret => "SECRET",
@@ -103,9 +102,4 @@ fn form(kind: Kind) -> &'static str {
         Kind::Size(_) => "SIZE",
         Kind::Number(_) | Kind::Count(_) => "NUMBER",
     }
-}
-
-fn capitalized(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }

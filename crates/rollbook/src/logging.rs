@@ -10,19 +10,19 @@ use std::io::{self, IsTerminal as _, Write};
 use anyhow::{Context as _, anyhow};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Environment, Log};
+use crate::config::{Environment, LogFormat, Settings};
 use crate::output::turns;
 
 /// Logs from here on. The filter has been checked with the configuration.
-pub(crate) fn start(log: &Log, environment: &Environment) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder().parse(&log.filter).context("the filter of the log")?;
+pub(crate) fn start(settings: &Settings, environment: &Environment) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder().parse(&settings.log).context("the filter of the log")?;
     let on_terminal = io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| Harmless(io::stderr()))
         .with_ansi(on_terminal && !environment.no_color());
-    let started = match log.format {
-        Some("json") => builder.json().try_init(),
+    let started = match settings.log_format {
+        Some(LogFormat::Json) => builder.json().try_init(),
         None if !on_terminal => builder.json().try_init(),
         _ => builder.compact().try_init(),
     };

@@ -22,7 +22,7 @@ use crate::startup::prepare_queue;
 use crate::store_check::StoreCheck;
 use crate::supervisor::Supervisor;
 use crate::systemd::Systemd;
-use crate::wire::Queue;
+use crate::wire::{Queue, receiver_settings, worker_settings};
 use crate::worker_calls::WorkerCalls;
 
 /// A lane without progress for this many leases hangs: its messages have been given to others since.
@@ -73,7 +73,7 @@ impl Service {
         let mut supervisor = Supervisor::default();
         let intake = Arc::new(Intake::new(queue.producer.clone()));
         if let Some((secrets, listener)) = secrets.zip(public) {
-            let settings = config.receiver.clone();
+            let settings = receiver_settings(config);
             let receiver = Receiver::new(settings, secrets, intake.clone(), clock.clone(), &registry)?;
             let producer = queue.producer.clone();
             supervisor.start("queue set-up", |stop| async move {
@@ -85,10 +85,10 @@ impl Service {
         let calls = Arc::new(WorkerCalls::new(queue.consumer.clone()));
         let (mut live, mut applying) = (Vec::new(), None);
         if let Some(store) = store.clone().filter(|_| faces.worker) {
-            let settings = config.worker.clone();
+            let settings = worker_settings(config);
             let worker = Worker::new(settings, calls.clone(), store, clock.clone(), &registry)?;
             applying = Some(worker.store_health());
-            let stalled_after = config.worker.lease_for * STALLED_AFTER_LEASES;
+            let stalled_after = config.settings.lease_for * STALLED_AFTER_LEASES;
             let probe = WorkerProbe { progress: worker.progress(), stalled_after, clock: clock.clone() };
             live.push(Part { name: "worker", probe: Arc::new(probe) });
             supervisor.start("worker", |stop| async move { Ok(worker.run(stop).await?) });
@@ -105,15 +105,15 @@ impl Service {
             Some(store) if faces.receiver => (Vec::new(), vec![store]),
             store => (store.into_iter().collect(), Vec::new()),
         };
-        let queue = WatchedQueue { admin: queue.admin.clone(), depth_max: config.queue_depth_max };
+        let queue = WatchedQueue { admin: queue.admin.clone(), depth_max: config.settings.queue_depth_max };
         let ops = Ops::new(registry, Some(queue), live.clone(), ready, clock)?
             .watching(watched)
             .judging_queue_by(intake)
             .judging_queue_by(calls)
             .ready_until(supervisor.stopping());
         supervisor.start("ops face", |stop| async move { Ok(ops.serve(ops_port, stop).await?) });
-        let stop_delay = if faces.receiver { config.receiver.stop_delay } else { Duration::ZERO };
-        let stop_within = stop_delay + config.drain_timeout;
+        let stop_delay = if faces.receiver { config.settings.stop_delay } else { Duration::ZERO };
+        let stop_within = stop_delay + config.settings.drain_timeout;
         Ok(Self { listening, ops_listening, live, supervisor, stop_within })
     }
 

@@ -15,6 +15,7 @@ use anyhow::{anyhow, bail};
 use rollbook_core::queue::{Durability, Producer, QueueAdmin, QueueError};
 use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
+use rollbook_core::weakness::joined;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -97,7 +98,7 @@ async fn open_all(
     let mut watch = Watch {
         queue: queue.admin.clone(),
         place: wire::describe(config, Part::Queue),
-        strict: config.redis.strict,
+        strict: config.is_strict(),
         known: None,
         links: Links::of(config, &queue, store.as_ref()),
     };
@@ -203,10 +204,10 @@ fn tell_migrated(migrations: &Migrations) {
 
 /// An error where the queue could lose what it acknowledges and that is not allowed.
 pub(crate) fn refuse_if_strict(config: &Config, durability: &Durability) -> anyhow::Result<()> {
-    if !config.redis.strict || !durability.is_degraded() {
+    if !config.is_strict() || !durability.is_degraded() {
         return Ok(());
     }
-    let weaknesses = durability.weaknesses.join("\n  ");
+    let weaknesses = joined(&durability.weaknesses, "\n  ");
     Err(anyhow!(
         "durability is strict, and the queue ({}) could lose what it acknowledges:\n  {weaknesses}",
         wire::describe(config, Part::Queue)

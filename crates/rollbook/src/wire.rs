@@ -1,25 +1,30 @@
-//! From the configured places to ports. The only file that names a backend.
+//! Ports and settings of the faces, made from the configuration. The only file that names a backend.
 //!
-//! A server is opened without a word to it: it may be away, and whoever uses it asks again. A file must
-//! be there.
+//! A server is opened without a connection: it may be unreachable, and its users try again. A file must exist.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rollbook_core::queue::{Consumer, Producer, QueueAdmin, QueueError};
-use rollbook_core::store::{Store, StoreError};
-use rollbook_core::time::{Clock, Timestamp};
+use rollbook_core::backend::{Backend, Pending};
+use rollbook_core::merge::DeletedRows;
+use rollbook_core::queue::{Consumer, Producer, QueueAdmin};
+use rollbook_core::retry::RetryPolicy;
+use rollbook_core::signature::SigningSecrets;
+use rollbook_core::store::{Keeping, Store};
+use rollbook_core::time::Clock;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_redis::{DueTimes, Owner, RedisQueue, RedisSettings};
 pub(crate) use rollbook_redis::{FullCoverage, Ownership};
-use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore};
+use rollbook_sqlite::{QueueSettings, Schema, SqliteFile, SqliteQueue, SqliteStore};
+use rollbook_worker::UpkeepSettings;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::SystemClock;
-use crate::config::{Config, Place, Problems, ServerUrl};
-use crate::file_modes;
+use crate::config::{About, Config, Place, Problems, ServerUrl, Settings};
+
+/// Share of the drain timeout that the receiver has; the rest is for the worker to release its leases.
+const RECEIVER_DRAIN_PERCENT: u32 = 80;
 
 /// The queue, as its three users see it.
 #[derive(Clone)]
@@ -63,8 +68,8 @@ impl Part {
     /// Where it is.
     pub(crate) const fn place(self, config: &Config) -> &Place {
         match self {
-            Self::Queue => &config.queue,
-            Self::Store => &config.store,
+            Self::Queue => &config.places.queue,
+            Self::Store => &config.places.store,
         }
     }
 }
@@ -74,11 +79,11 @@ impl Part {
 /// # Errors
 /// There is no such file, or it lacks a migration; the URL of a server is none.
 pub(crate) fn open_queue(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Queue> {
-    match &config.queue {
+    match &config.places.queue {
         Place::Sqlite(path) => {
-            must_exist("queue", path, "queue_url")?;
-            let settings =
-                QueueSettings { depth_max: config.queue_depth_max, due_within: due_within(config) };
+            must_exist(Part::Queue, path, &Settings::queue_url().about)?;
+            let depth_max = config.settings.queue_depth_max;
+            let settings = QueueSettings { depth_max, due_within: due_within(config) };
             let queue = SqliteQueue::open(path, settings, clock)
                 .with_context(|| format!("the queue in {}", path.display()))?;
             Ok(Queue::of(queue))
@@ -92,7 +97,7 @@ pub(crate) fn open_queue(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Resu
 
 /// How far ahead of now a due time may lie in the queue: no lease and no backoff reaches further.
 fn due_within(config: &Config) -> Duration {
-    config.worker.lease_for.max(config.worker.retry.backoff_max)
+    config.settings.lease_for.max(config.settings.backoff_max)
 }
 
 /// Opens the store.
@@ -100,51 +105,129 @@ fn due_within(config: &Config) -> Duration {
 /// # Errors
 /// As with the queue.
 pub(crate) fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Store>> {
-    match &config.store {
+    match &config.places.store {
         Place::Sqlite(path) => {
-            must_exist("store", path, "database_url")?;
+            must_exist(Part::Store, path, &Settings::database_url().about)?;
             let store =
                 SqliteStore::open(path, clock).with_context(|| format!("the store in {}", path.display()))?;
-            Ok(Arc::new(store.keeping(config.keeping)))
+            Ok(Arc::new(store.keeping(keeping(config))))
         }
         Place::Server(url) => {
             check_server(config, Part::Store)?;
-            Ok(Arc::new(PostgresStore::new(postgres(config, url), clock)?.keeping(config.keeping)))
+            Ok(Arc::new(PostgresStore::new(postgres(config, url), clock)?.keeping(keeping(config))))
         }
     }
 }
 
 fn redis(config: &Config, url: &ServerUrl) -> RedisSettings {
-    let redis = &config.redis;
+    let settings = &config.settings;
+    let secrets = settings.clerk_webhook_signing_secret.as_ref();
     RedisSettings {
         url: url.as_str().to_owned(),
-        ca_file: redis.ca_file.clone(),
-        key_prefix: redis.key_prefix.clone(),
+        ca_file: settings.redis_ca_file.clone(),
+        key_prefix: settings.redis_key_prefix.clone(),
         owner: Owner {
-            instance_id: config.worker.instance_id.clone(),
-            fingerprints: config.secret_fingerprints(),
+            instance_id: settings.clerk_instance_id.clone(),
+            fingerprints: secrets.map_or_else(Vec::new, SigningSecrets::fingerprints),
         },
-        depth_max: config.queue_depth_max,
-        // Both were read as far smaller numbers.
-        shards: u16::try_from(redis.shards).unwrap_or(u16::MAX),
-        strict: redis.strict,
-        replicas: u32::try_from(redis.replicas).unwrap_or(u32::MAX),
+        depth_max: settings.queue_depth_max,
+        shards: settings.queue_shards,
+        strict: config.is_strict(),
+        replicas: settings.redis_replicas,
         due_within: due_within(config),
-        lease_for: config.worker.lease_for,
-        call_timeout: redis.timeout,
+        lease_for: settings.lease_for,
+        call_timeout: settings.redis_timeout,
     }
 }
 
 fn postgres(config: &Config, url: &ServerUrl) -> PostgresSettings {
-    let postgres = &config.postgres;
+    let settings = &config.settings;
     PostgresSettings {
         url: url.as_str().to_owned(),
-        schema: postgres.schema.clone(),
-        pgbouncer: postgres.pgbouncer,
-        connections_max: u32::try_from(postgres.connections_max).unwrap_or(u32::MAX),
-        statement_timeout: postgres.statement_timeout,
-        connect_timeout: postgres.connect_timeout,
+        schema: settings.schema.clone(),
+        pgbouncer: settings.pgbouncer,
+        connections_max: settings.database_connections_max,
+        statement_timeout: settings.statement_timeout,
+        connect_timeout: settings.database_connect_timeout,
     }
+}
+
+fn file(path: &Path, part: Part) -> SqliteFile {
+    let schema = match part {
+        Part::Queue => Schema::Queue,
+        Part::Store => Schema::Store,
+    };
+    SqliteFile { path: path.to_owned(), schema }
+}
+
+/// The limits of the receiver.
+pub(crate) fn receiver_settings(config: &Config) -> rollbook_receiver::Settings {
+    let settings = &config.settings;
+    rollbook_receiver::Settings {
+        header_timeout: settings.header_timeout,
+        idle_timeout: settings.idle_timeout,
+        connection_age_max: settings.connection_age_max,
+        body_timeout: settings.body_timeout,
+        body_rate_min: settings.body_rate_min,
+        body_window: rollbook_receiver::BODY_WINDOW,
+        request_timeout: settings.request_timeout,
+        enqueue_timeout: settings.enqueue_timeout,
+        stop_delay: settings.stop_delay,
+        drain_timeout: settings.drain_timeout * RECEIVER_DRAIN_PERCENT / 100,
+        tolerance: settings.tolerance,
+        body_max: settings.body_max,
+        buffered_max: settings.buffered_max,
+        connections_max: settings.connections_max,
+        in_flight_max: settings.in_flight_max,
+        batch_max: settings.enqueue_batch_max,
+        batch_bytes_max: settings.enqueue_bytes_max,
+    }
+}
+
+/// The limits of the worker.
+pub(crate) fn worker_settings(config: &Config) -> rollbook_worker::Settings {
+    let settings = &config.settings;
+    // With `erase`, content that was kept before this choice was made is erased too.
+    let erases = settings.deleted_rows == DeletedRows::Erase;
+    rollbook_worker::Settings {
+        lanes: settings.lanes,
+        batch_max: settings.lease_batch_max,
+        lease_bytes_max: settings.lease_bytes_max,
+        lease_for: settings.lease_for,
+        lease_wait: settings.lease_wait,
+        lease_linger: settings.lease_linger,
+        retry: RetryPolicy {
+            backoff: settings.backoff,
+            backoff_max: settings.backoff_max,
+            attempts_max: settings.attempts_max,
+        },
+        instance_id: settings.clerk_instance_id.clone(),
+        gate_backoff: settings.gate_backoff,
+        gate_backoff_max: settings.gate_backoff_max,
+        upkeep: UpkeepSettings {
+            ledger_kept_for: settings.ledger_kept_for,
+            deleted_kept_for: if erases { Some(Duration::ZERO) } else { settings.deleted_rows_kept_for },
+            ..UpkeepSettings::default()
+        },
+    }
+}
+
+fn keeping(config: &Config) -> Keeping {
+    Keeping { deleted_rows: config.settings.deleted_rows, ledger: config.settings.ledger }
+}
+
+/// The queue or the store as a place that can be set up. Nothing is opened.
+pub(crate) fn backend(config: &Config, part: Part) -> Box<dyn Backend> {
+    match (part, part.place(config)) {
+        (_, Place::Sqlite(path)) => Box::new(file(path, part)),
+        (Part::Queue, Place::Server(url)) => Box::new(redis(config, url)),
+        (Part::Store, Place::Server(url)) => Box::new(postgres(config, url)),
+    }
+}
+
+/// Place and kind of a part, without user and password.
+pub(crate) fn describe(config: &Config, part: Part) -> String {
+    backend(config, part).describe()
 }
 
 /// Refuses settings of a part's server that can't be used, by the name of its URL.
@@ -152,65 +235,36 @@ fn postgres(config: &Config, url: &ServerUrl) -> PostgresSettings {
 /// # Errors
 /// What is wrong with them.
 pub(crate) fn check_server(config: &Config, part: Part) -> Result<(), Problems> {
-    let key = url_key(config, part);
-    match wrong_server(config, part) {
-        None => Ok(()),
-        Some(wrong) => {
-            Err(Problems(vec![config.problem(key, wrong, "rollbook config shows what is set, and where")]))
-        }
+    let fix = "rollbook config shows what is set, and where";
+    let refused = |wrong| Problems(vec![config.problem(url_setting(config, part), wrong, fix)]);
+    backend(config, part).check().map_err(refused)
+}
+
+/// The setting that says where a part is.
+pub(crate) fn url_setting(config: &Config, part: Part) -> &'static About {
+    match part {
+        Part::Queue => config.queue_setting(),
+        Part::Store => &Settings::database_url().about,
     }
 }
 
-/// The name of the setting that says where a part is.
-pub(crate) fn url_key(config: &Config, part: Part) -> &'static str {
-    if part == Part::Queue { config.queue_key() } else { "database_url" }
-}
-
-fn must_exist(part: &str, path: &Path, setting: &str) -> anyhow::Result<()> {
+fn must_exist(part: Part, path: &Path, setting: &About) -> anyhow::Result<()> {
     if path.exists() {
         return Ok(());
     }
     bail!(
-        "there is no {part} in {}: name the right one by data_dir or {setting}, or make it: rollbook migrate",
-        path.display()
+        "there is no {} in {}: name the right one by data_dir or {}, or make it: rollbook migrate",
+        part.name(),
+        path.display(),
+        setting.key
     )
-}
-
-/// What is wrong with the settings of a part's server, found without asking anyone at it.
-pub(crate) fn wrong_server(config: &Config, part: Part) -> Option<String> {
-    match (part, part.place(config)) {
-        (_, Place::Sqlite(_)) => None,
-        (Part::Queue, Place::Server(url)) => {
-            RedisQueue::new(redis(config, url), DueTimes::Server).err().map(|error| match error {
-                QueueError::Deployment(wrong) => wrong,
-                error => error.to_string(),
-            })
-        }
-        (Part::Store, Place::Server(url)) => {
-            PostgresStore::new(postgres(config, url), Arc::new(SystemClock)).err().map(|error| match error {
-                StoreError::Deployment(wrong) => wrong,
-                error => error.to_string(),
-            })
-        }
-    }
-}
-
-/// Where a part is, in words; never with a password.
-pub(crate) fn describe(config: &Config, part: Part) -> String {
-    match (part, part.place(config)) {
-        (_, Place::Sqlite(path)) => format!("SQLite {}, WAL, synchronous=FULL", path.display()),
-        (Part::Queue, Place::Server(url)) => rollbook_redis::describe(url.as_str()),
-        (Part::Store, Place::Server(url)) => {
-            rollbook_postgres::describe(url.as_str(), &config.postgres.schema)
-        }
-    }
 }
 
 /// The steps that a part lacked, or lacks.
 pub(crate) struct Migrations {
     /// The part.
     pub(crate) part: Part,
-    /// Where it is, in words.
+    /// Path of the file, or a description of the server.
     pub(crate) place: String,
     /// The names of the steps. A queue on Redis never lacks any.
     pub(crate) names: Vec<&'static str>,
@@ -220,137 +274,34 @@ pub(crate) struct Migrations {
     pub(crate) newer: Vec<String>,
 }
 
-/// What is pending.
+/// The steps that are pending.
 ///
 /// # Errors
-/// Why that can't be known, with the place: a server may be away, a file unreadable.
+/// Why that can't be known, with the place: a server may be unreachable, a file unreadable.
 pub(crate) async fn pending_migrations(config: &Config, part: Part) -> Result<Migrations, String> {
-    let (mut refusal, mut newer) = (None, Vec::new());
-    let names = match (part, part.place(config)) {
-        (_, Place::Sqlite(path)) => {
-            let pending = rollbook_sqlite::pending_migrations(path, schema(part));
-            newer = rollbook_sqlite::newer_migrations(path, schema(part)).unwrap_or_default();
-            pending.map_err(|why| in_file(part, path, &why))?
-        }
-        (Part::Queue, Place::Server(_)) => Vec::new(),
-        (Part::Store, Place::Server(url)) => {
-            let examined = rollbook_postgres::examine(&postgres(config, url)).await;
-            let examined = examined.map_err(|error| error.to_string())?;
-            (refusal, newer) = (examined.refusal, examined.newer);
-            examined.pending
-        }
-    };
-    Ok(Migrations { refusal, newer, ..migrations(config, part, names) })
+    Ok(migrations(config, part, backend(config, part).pending().await?))
 }
 
 /// Applies what is pending, making folders and files that are not there.
 ///
 /// # Errors
-/// As with what is pending, and where a step fails. After a stop what a file's migration has done is undone.
+/// As with what is pending, and where a step fails. A stop undoes what a file's migration has done.
 pub(crate) async fn apply_migrations(
     config: &Config,
     part: Part,
     stop: &CancellationToken,
 ) -> Result<Migrations, String> {
-    let names = match (part, part.place(config)) {
-        (_, Place::Sqlite(path)) => {
-            file_modes::make_folder_of(path).map_err(|error| format!("{error:#}"))?;
-            let (file, stop) = (path.clone(), stop.clone());
-            // It may take minutes, in which signals and clients want to be answered.
-            let applying = tokio::task::spawn_blocking(move || {
-                rollbook_sqlite::apply_migrations_until(&file, schema(part), move || stop.is_cancelled())
-            });
-            let applied = applying.await.map_err(|error| error.to_string())?;
-            applied.map_err(|why| in_file(part, path, &why))?
-        }
-        (Part::Queue, Place::Server(_)) => Vec::new(),
-        (Part::Store, Place::Server(url)) => rollbook_postgres::apply_migrations(&postgres(config, url))
-            .await
-            .map_err(|error| error.to_string())?,
-    };
-    Ok(migrations(config, part, names))
+    let stop = stop.clone();
+    let names = backend(config, part).migrate(Arc::new(move || stop.is_cancelled())).await?;
+    Ok(migrations(config, part, Pending { names, ..Pending::default() }))
 }
 
-/// Writes a part's file anew, so that it and its log hold nothing but what is there. Says whether it is a file.
+/// Owner of the queue on a server; `None` of a queue in a file.
 ///
 /// # Errors
-/// It holds what it held, or its log does; and why.
-pub(crate) fn rewrite_file(config: &Config, part: Part) -> Result<bool, String> {
-    match part.place(config) {
-        Place::Sqlite(path) => {
-            rollbook_sqlite::rewrite(path).map_err(|why| in_file(part, path, &why))?;
-            Ok(true)
-        }
-        Place::Server(_) => Ok(false),
-    }
-}
-
-/// Whether there is a schema of the configured name on the store's server.
-///
-/// # Errors
-/// Why that can't be known.
-pub(crate) async fn store_exists(config: &Config) -> Result<bool, String> {
-    match &config.store {
-        Place::Sqlite(path) => Ok(path.exists()),
-        Place::Server(url) => {
-            rollbook_postgres::schema_exists(&postgres(config, url)).await.map_err(|error| error.to_string())
-        }
-    }
-}
-
-/// Drops the schema on the store's server with all that is in it. For what the demo has made.
-///
-/// # Errors
-/// It is still there, and why.
-pub(crate) async fn remove_store(config: &Config) -> Result<(), String> {
-    match &config.store {
-        Place::Sqlite(_) => Ok(()),
-        Place::Server(url) => {
-            rollbook_postgres::drop_schema(&postgres(config, url)).await.map_err(|error| error.to_string())
-        }
-    }
-}
-
-/// Whether there is a queue already, empty as it may be.
-///
-/// # Errors
-/// Why nobody can tell.
-pub(crate) async fn queue_exists(config: &Config) -> Result<bool, String> {
-    match &config.queue {
-        Place::Sqlite(path) => Ok(path.exists()),
-        Place::Server(url) => {
-            let queue = RedisQueue::new(redis(config, url), DueTimes::Server);
-            let exists = async { queue?.exists().await };
-            exists.await.map_err(|error| error.to_string())
-        }
-    }
-}
-
-/// What the clock of a part's server says; `None` where the part is a file.
-///
-/// # Errors
-/// Why nobody can tell.
-pub(crate) async fn server_time(config: &Config, part: Part) -> Option<Result<Timestamp, String>> {
-    match (part, part.place(config)) {
-        (_, Place::Sqlite(_)) => None,
-        (Part::Queue, Place::Server(url)) => {
-            let queue = RedisQueue::new(redis(config, url), DueTimes::Server);
-            let time = async { queue?.server_time().await };
-            Some(time.await.map_err(|error| error.to_string()))
-        }
-        (Part::Store, Place::Server(url)) => {
-            let time = rollbook_postgres::server_time(&postgres(config, url)).await;
-            Some(time.map_err(|error| error.to_string()))
-        }
-    }
-}
-
-/// Who the queue on a server belongs to; `None` of one in a file.
-///
-/// # Errors
-/// Why nobody can tell.
+/// The server can't be asked.
 pub(crate) async fn ownership(config: &Config) -> Option<Result<Ownership, String>> {
-    let Place::Server(url) = &config.queue else { return None };
+    let url = config.places.queue.server()?;
     let queue = RedisQueue::new(redis(config, url), DueTimes::Server);
     let ownership = async { queue?.ownership().await };
     Some(ownership.await.map_err(|error| error.to_string()))
@@ -358,40 +309,34 @@ pub(crate) async fn ownership(config: &Config) -> Option<Result<Ownership, Strin
 
 /// What the nodes of the queue's cluster do while some slots have no node; `None` where it is not a cluster.
 pub(crate) async fn full_coverage(config: &Config) -> Option<FullCoverage> {
-    let Place::Server(url) = &config.queue else { return None };
+    let Place::Server(url) = &config.places.queue else { return None };
     RedisQueue::new(redis(config, url), DueTimes::Server).ok()?.full_coverage().await
 }
 
-/// Deletes the queue on its server with all that is in it. For what the demo has made.
-///
-/// # Errors
-/// It is still there, and why.
-pub(crate) async fn remove_queue(config: &Config) -> Result<(), String> {
-    match &config.queue {
-        Place::Sqlite(_) => Ok(()),
-        Place::Server(url) => {
-            let queue = RedisQueue::new(redis(config, url), DueTimes::Server);
-            let removed = async { queue?.remove().await };
-            removed.await.map_err(|error| error.to_string())
-        }
-    }
-}
-
-const fn schema(part: Part) -> Schema {
-    match part {
-        Part::Queue => Schema::Queue,
-        Part::Store => Schema::Store,
-    }
-}
-
-fn in_file(part: Part, path: &Path, why: &str) -> String {
-    format!("the {} in {}: {why}", part.name(), path.display())
-}
-
-fn migrations(config: &Config, part: Part, names: Vec<&'static str>) -> Migrations {
+fn migrations(config: &Config, part: Part, pending: Pending) -> Migrations {
     let place = match part.place(config) {
         Place::Sqlite(path) => path.display().to_string(),
         Place::Server(_) => describe(config, part),
     };
-    Migrations { part, place, names, refusal: None, newer: Vec::new() }
+    let Pending { names, refusal, newer } = pending;
+    Migrations { part, place, names, refusal, newer }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, FileSource, Sources};
+
+    #[test]
+    fn the_default_settings_of_the_faces_are_the_defaults_of_the_configuration() {
+        let sources = Sources { flags: &[], environment: Environment::of(&[]), file: FileSource::None };
+        let config = Config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
+        let receiver = rollbook_receiver::Settings::default();
+        assert_eq!(config.settings.drain_timeout, receiver.drain_timeout);
+        let drain_timeout = receiver_settings(&config).drain_timeout;
+        assert_eq!(drain_timeout, Duration::from_secs(20));
+        assert_eq!(receiver_settings(&config), rollbook_receiver::Settings { drain_timeout, ..receiver });
+        assert_eq!(worker_settings(&config), rollbook_worker::Settings::default());
+        assert_eq!(keeping(&config), Keeping::default());
+    }
 }

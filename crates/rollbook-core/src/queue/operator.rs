@@ -11,6 +11,7 @@ use crate::protection::Protection;
 use crate::retry::Failure;
 use crate::time::Timestamp;
 use crate::trace::Traceparent;
+use crate::weakness::Weakness;
 
 /// What an operator needs.
 #[async_trait]
@@ -132,9 +133,8 @@ impl Audit {
 /// What a queue's acknowledgement is worth.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durability {
-    /// Every way in which an acknowledged delivery could still be lost, each with its fix, in one line
-    /// each. Empty where a 200 means "on the disk".
-    pub weaknesses: Vec<String>,
+    /// Every way in which an acknowledged delivery could still be lost. Empty where a 200 means "on the disk".
+    pub weaknesses: Vec<Weakness>,
     /// Parts of the queue that do not answer, each with the reason. What belongs there is refused, what is there
     /// waits, and [`QueueStats`] count neither. All other parts work.
     pub unreachable: Vec<String>,

@@ -13,6 +13,7 @@ use rollbook_core::queue::{
     QueueAdmin, QueueError, QueueStats, QueuedMessage, Room,
 };
 use rollbook_core::time::{Clock, Timestamp};
+use rollbook_core::weakness::Weakness;
 use rollbook_ops::{Condition, Ops, Part, Probe, WatchedQueue};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -141,7 +142,10 @@ impl QueueAdmin for FakeQueue {
     async fn durability(&self) -> Result<Durability, QueueError> {
         let weak = self.answer().await?.delayed > 0;
         Ok(Durability {
-            weaknesses: weak.then(|| "appendonly is no".to_owned()).into_iter().collect(),
+            weaknesses: weak
+                .then(|| Weakness::new("appendonly is no", "CONFIG SET appendonly yes"))
+                .into_iter()
+                .collect(),
             unreachable: (weak_part(&self.answer).then(|| "shard 3: Redis: connection refused".to_owned()))
                 .into_iter()
                 .collect(),

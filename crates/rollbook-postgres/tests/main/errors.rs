@@ -1,9 +1,10 @@
 //! What an error says: whose fault it is, where and what to do, and never a value.
 
+use rollbook_core::backend::Backend as _;
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::change::{Change, Effect, Field};
 use rollbook_core::store::{Store as _, StoreError};
-use rollbook_postgres::{PostgresSettings, describe, pending_migrations};
+use rollbook_postgres::{PostgresSettings, pending_migrations};
 use rollbook_testkit::servers::postgres::PostgresServer;
 use serde_json::json;
 
@@ -128,7 +129,7 @@ async fn a_wrong_login_database_or_schema_is_told_with_its_place_and_mend() {
     let tls =
         PostgresSettings { url: format!("{}?sslmode=require", world.settings.url), ..world.settings.clone() };
     assert_deployment(open(&tls).ping().await, &[&place, "no TLS", "sslmode"]);
-    let told = describe(&world.settings.url, "mirror_2");
+    let told = world.settings.describe();
     assert_eq!(told, format!("{place}, database {}, schema mirror_2", world.database));
 }
 

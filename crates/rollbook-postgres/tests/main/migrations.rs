@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rollbook_core::backend::Backend as _;
 use rollbook_core::catalog::{COMMON_COLUMNS, Kind, RESOURCES};
 use rollbook_core::change::Applied;
 use rollbook_core::store::{Store as _, StoreError};
-use rollbook_postgres::{PostgresSettings, apply_migrations, drop_schema, pending_migrations, schema_exists};
+use rollbook_postgres::{PostgresSettings, apply_migrations, pending_migrations};
 use rollbook_testkit::events::{change_of, deleted, event};
 use rollbook_testkit::process::until;
 use tokio::task::JoinSet;
@@ -30,12 +31,12 @@ async fn migrations_are_pending_until_they_are_applied_and_asking_makes_nothing(
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname !~ '^(pg_|information)'";
     let before = world.psql(schemas).await;
     assert_eq!(pending_migrations(&world.settings).await, Ok(ALL.to_vec()));
-    assert_eq!(schema_exists(&world.settings).await, Ok(false));
+    assert_eq!(world.settings.exists().await, Ok(false));
     assert_eq!(world.psql(schemas).await, before);
     assert_eq!(apply_migrations(&world.settings).await, Ok(ALL.to_vec()));
     assert_eq!(apply_migrations(&world.settings).await, Ok(vec![]));
     assert_eq!(pending_migrations(&world.settings).await, Ok(vec![]));
-    assert_eq!(schema_exists(&world.settings).await, Ok(true));
+    assert_eq!(world.settings.exists().await, Ok(true));
     let tables =
         "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'mirror_2'";
     assert_eq!(
@@ -172,8 +173,8 @@ async fn two_schemas_in_one_database_are_two_mirrors() {
     let counted = "SELECT (SELECT count(*) FROM clerk.users), (SELECT count(*) FROM clerk.deliveries),
                           (SELECT count(*) FROM mirror_2.users), (SELECT count(*) FROM mirror_2.deliveries)";
     assert_eq!(world.psql(counted).await, "1|1|0|0\n");
-    assert_eq!(drop_schema(&other).await, Ok(()));
-    assert_eq!(schema_exists(&other).await, Ok(false));
+    assert_eq!(other.remove().await, Ok(()));
+    assert_eq!(other.exists().await, Ok(false));
     assert_eq!(world.store().ping().await, Ok(()), "the other one stays");
 }
 

@@ -64,7 +64,7 @@ async fn a_cluster_carries_one_shard_and_several() {
     for shards in [1, 4] {
         let nodes = start_cluster().await;
         let queue = open(clustered(&nodes, shards));
-        assert_eq!(queue.durability().await.expect("the nodes answer").weaknesses, [""; 0]);
+        assert_eq!(queue.durability().await.expect("the nodes answer").weaknesses, []);
         let all = names("msg", 0..100);
         enqueue(&queue, &all).await;
         assert_eq!(
@@ -116,7 +116,7 @@ async fn a_weak_node_is_a_weakness_of_the_cluster() {
     let [weakness] = &queue.durability().await.expect("the nodes answer").weaknesses[..] else {
         panic!("one")
     };
-    assert!(weakness.starts_with("appendfsync is everysec"), "{weakness}");
+    assert!(weakness.what.starts_with("appendfsync is everysec"), "{weakness}");
     // What would lie on the weak node is refused. It has the first shard, which says how many there are.
     assert!(matches!(try_enqueue(&queue, &names("msg", 0..20)).await, Err(QueueError::Deployment(_))));
 }

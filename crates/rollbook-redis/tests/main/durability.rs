@@ -20,7 +20,8 @@ const WEAK: [(&[(&str, &str)], &str); 5] = [
 ];
 
 async fn weaknesses(queue: &RedisQueue) -> Vec<String> {
-    queue.durability().await.expect("the server answers").weaknesses
+    let found = queue.durability().await.expect("the server answers").weaknesses;
+    found.iter().map(ToString::to_string).collect()
 }
 
 /// That nothing at all is done, and why.

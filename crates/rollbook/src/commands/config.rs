@@ -15,9 +15,8 @@ pub(crate) fn run(settings: &SettingFlags, arguments: &ConfigCommand) -> anyhow:
         return Ok(print(&reference::page())?);
     }
     let config = Config::load(&settings.sources())?;
-    let wrong = |part: &Part| wire::wrong_server(&config, *part).is_some();
-    let unusable: Vec<&str> =
-        Part::ALL.iter().filter(|part| wrong(part)).map(|part| wire::url_key(&config, *part)).collect();
+    let wrong = Part::ALL.into_iter().filter(|part| wire::backend(&config, *part).check().is_err());
+    let unusable: Vec<&str> = wrong.map(|part| wire::url_setting(&config, part).key).collect();
     match arguments.output {
         Output::Text => print(&config.table(&unusable))?,
         Output::Json => print_json(&config.json(&unusable))?,

@@ -25,7 +25,7 @@ pub(crate) fn run(config: &Config, arguments: &Healthcheck) -> anyhow::Result<()
         ProbeName::Livez => "/livez",
         ProbeName::Readyz => "/readyz",
     };
-    let address = reachable(config.ops_listen);
+    let address = reachable(config.settings.ops_listen);
     let answer = get(address, path).with_context(|| format!("nobody answers at http://{address}{path}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.lines().next().unwrap_or_default();

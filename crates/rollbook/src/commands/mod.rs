@@ -58,7 +58,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
 /// The configuration, with which the log starts.
 fn load(settings: &SettingFlags) -> anyhow::Result<Config> {
     let config = Config::load(&settings.sources())?;
-    logging::start(&config.log, &Environment::read())?;
+    logging::start(&config.settings, &Environment::read())?;
     Ok(config)
 }
 

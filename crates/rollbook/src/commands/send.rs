@@ -34,7 +34,7 @@ pub(crate) fn run(config: &Config, arguments: &Send) -> anyhow::Result<()> {
     let body = Body::of(arguments)?;
     let target = match &arguments.url {
         Some(url) => Target::parse(url)?,
-        None => Target { address: reachable(config.listen), path: PATH.to_owned() },
+        None => Target { address: reachable(config.settings.listen), path: PATH.to_owned() },
     };
     on_all_cores(send(secrets.first(), &body, &target, arguments))
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use prometheus::Registry;
+use rollbook_core::weakness::Weakness;
 use tokio_util::sync::CancellationToken;
 
 use super::on_all_cores;
@@ -10,7 +11,7 @@ use crate::cli::Start;
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment};
 use crate::door::{Door, Ports, Stage};
-use crate::file_modes::{self, Weakness};
+use crate::file_modes;
 use crate::service::{Faces, Service};
 use crate::signals::Signals;
 use crate::startup;
@@ -82,7 +83,7 @@ fn tell(config: &Config, faces: Faces, service: &Service) {
     }
     tracing::info!("health and metrics: http://{}/metrics", service.ops_listening);
     let queue = wire::describe(config, Part::Queue);
-    tracing::info!("queue: {queue}, at most {} waiting", config.queue_depth_max);
+    tracing::info!("queue: {queue}, at most {} waiting", config.settings.queue_depth_max);
     if faces.worker {
         tracing::info!("store: {}", wire::describe(config, Part::Store));
     }
@@ -92,11 +93,11 @@ fn tell(config: &Config, faces: Faces, service: &Service) {
 /// there are files for: beyond that nobody would be accepted, and the oldest connection of a stranger would not
 /// make room for a genuine sender.
 fn raise_file_limit(config: &mut Config) {
-    let wanted = config.receiver.connections_max as u64 + FILES_BESIDE;
+    let wanted = config.settings.connections_max as u64 + FILES_BESIDE;
     match rlimit::increase_nofile_limit(wanted) {
         Ok(given) if given < wanted => {
             let connections_max = connections_for(given);
-            config.receiver.connections_max = usize::try_from(connections_max).unwrap_or(usize::MAX);
+            config.settings.connections_max = usize::try_from(connections_max).unwrap_or(usize::MAX);
             tracing::warn!(
                 given,
                 wanted,

@@ -4,9 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use super::problem::{Origin, Problem};
+use super::setting::{About, find};
 use super::settings::SETTINGS;
 use super::source::{Given, Values};
-use crate::nearest::nearest;
+use super::values::wrong;
 
 /// The variables of the process, read once at the start.
 pub(crate) struct Environment(Vec<(String, OsString)>);
@@ -25,8 +26,8 @@ impl Environment {
     }
 
     /// The same with only these variables in it.
-    pub(crate) fn only(self, names: &[&str]) -> Self {
-        Self(self.0.into_iter().filter(|(name, _)| names.contains(&name.as_str())).collect())
+    pub(crate) fn only(self, names: &[String]) -> Self {
+        Self(self.0.into_iter().filter(|(name, _)| names.contains(name)).collect())
     }
 
     /// Whether the user wants no colours (<https://no-color.org>).
@@ -45,55 +46,27 @@ impl Environment {
         self.get(variable).is_some()
     }
 
-    /// What it says of the settings. Every `ROLLBOOK_…` must be one of them.
+    /// The values of settings. Every `ROLLBOOK_…` must be one of them.
     pub(crate) fn values(&self, problems: &mut Vec<Problem>) -> Values {
         let mut values = Values::default();
         for (name, value) in &self.0 {
             let origin = Origin::Environment(name.clone());
-            let Some((setting, is_file)) = known(name) else {
-                if name.starts_with("ROLLBOOK_") && !is_service_link(name) {
-                    problems.push(unknown(name, origin));
+            match (find(&SETTINGS, name, "_FILE", About::environment, "unset it"), value.to_str()) {
+                (Ok((setting, is_file)), Some(text)) => {
+                    let given = Given { setting, text: text.to_owned(), origin };
+                    values.give(setting.key, is_file, given, problems);
                 }
-                continue;
-            };
-            match value.to_str() {
-                Some(text) => {
-                    values.give(setting, is_file, Given { text: text.to_owned(), origin }, problems);
+                (Ok((setting, _)), None) => {
+                    let wrong = wrong("is no UTF-8 text", "write it in UTF-8");
+                    problems.push(Problem::of(setting.key, Some(&origin), wrong));
                 }
-                None => problems.push(Problem {
-                    name: setting.key.to_owned(),
-                    origin: Some(origin),
-                    wrong: "is no UTF-8 text".to_owned(),
-                    mend: "write it in UTF-8".to_owned(),
-                }),
+                (Err(fix), _) if name.starts_with("ROLLBOOK_") && !is_service_link(name) => {
+                    problems.push(Problem::of(name, Some(&origin), wrong("there is no such setting", fix)));
+                }
+                (Err(_), _) => {}
             }
         }
         values
-    }
-}
-
-/// The setting of this name, and whether the name is that of a file which holds the value.
-fn known(name: &str) -> Option<(&'static super::Setting, bool)> {
-    SETTINGS.iter().find_map(|setting| {
-        let own = setting.environment();
-        if name == own {
-            return Some((setting, false));
-        }
-        (setting.may_be_in_file() && name.strip_suffix("_FILE") == Some(own.as_str()))
-            .then_some((setting, true))
-    })
-}
-
-fn unknown(name: &str, origin: Origin) -> Problem {
-    let mend = match nearest(name, SETTINGS.iter().map(super::Setting::environment)) {
-        Some(meant) => format!("did you mean {meant}? (rollbook config lists every setting)"),
-        None => "unset it (rollbook config lists every setting)".to_owned(),
-    };
-    Problem {
-        name: name.to_owned(),
-        origin: Some(origin),
-        wrong: "there is no such setting".to_owned(),
-        mend,
     }
 }
 

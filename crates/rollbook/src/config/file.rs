@@ -1,103 +1,123 @@
-//! The configuration file: TOML, one plain key per setting.
+//! The configuration file: TOML, one plain key per setting, and `[GROUP.NAME]` for settings that may occur several times.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::problem::{Origin, Problem};
-use super::settings::{SETTINGS, Setting};
+use super::setting::{About, find};
+use super::settings::{GROUPS, Groups, SETTINGS};
 use super::source::{Given, Values};
-use super::values::looks_secret;
-use crate::nearest::nearest;
+use super::values::{looks_secret, wrong};
 
 /// Read when `--config` names no other; it need not be there.
 pub(crate) const DEFAULT_PATH: &str = "rollbook.toml";
 
-/// What the file says. With no `path`, the default file, which may be missing.
+/// The values of the file. With no `path`, those of the default file, which may be missing.
 pub(crate) fn values(path: Option<&Path>, problems: &mut Vec<Problem>) -> Values {
     let asked_for = path.is_some();
     let path = path.unwrap_or(Path::new(DEFAULT_PATH));
     match std::fs::read_to_string(path) {
-        Ok(text) => parse(path, &text, problems),
+        Ok(text) => parse(path, &text, GROUPS, problems),
         Err(error) if error.kind() == ErrorKind::NotFound && !asked_for => Values::default(),
         Err(error) => {
-            problems.push(Problem {
-                name: "--config".to_owned(),
-                origin: None,
-                wrong: format!("{} can't be read ({error})", path.display()),
-                mend: "name a readable file".to_owned(),
-            });
+            let what = format!("{} can't be read ({error})", path.display());
+            problems.push(Problem::of("--config", None, wrong(what, "name a readable file")));
             Values::default()
         }
     }
 }
 
-fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Values {
+/// The values in a text. Each `[GROUP.NAME]` is a set of settings of its own.
+pub(super) fn parse(path: &Path, text: &str, groups: &Groups, problems: &mut Vec<Problem>) -> Values {
     let origin = |at: usize| Origin::File { path: PathBuf::from(path), line: line(text, at) };
     let table = match DeTable::parse(text) {
         Ok(table) => table,
         Err(error) => {
             // Only the message: the whole error quotes the line, and the line may hold a secret.
-            problems.push(Problem {
-                name: path.display().to_string(),
-                origin: error.span().map(|span| origin(span.start)),
-                wrong: format!("is no TOML: {}", error.message().trim_end()),
-                mend: "see ops/rollbook.toml for a sample".to_owned(),
-            });
+            let what = format!("is no TOML: {}", error.message().trim_end());
+            let wrong = wrong(what, "see ops/rollbook.toml for a sample");
+            let origin = error.span().map(|span| origin(span.start));
+            problems.push(Problem::of(path.display().to_string(), origin.as_ref(), wrong));
             return Values::default();
         }
     };
-    let mut values = Values::default();
+    let mut found = Found { origin: &origin, values: Values::default(), problems };
     for (key, value) in table.get_ref() {
-        let origin = origin(key.span().start);
-        let mut refuse = |name: &str, wrong: &str, mend: String| {
-            problems.push(Problem {
-                name: name.to_owned(),
-                origin: Some(origin.clone()),
-                wrong: wrong.to_owned(),
-                mend,
-            });
-        };
-        let Some((setting, is_file)) = known(key.get_ref()) else {
-            let name = if looks_secret(key.get_ref()) { "a key" } else { key.get_ref() };
-            refuse(name, "there is no such setting", mend_unknown(key.get_ref()));
-            continue;
-        };
-        let given = match value.get_ref() {
+        let group = groups.iter().find(|(name, _)| key.get_ref() == name);
+        match (group, value.get_ref()) {
+            (Some((group, settings)), DeValue::Table(members)) => found.group(group, &settings(), members),
+            _ => found.value("", &SETTINGS, key, value),
+        }
+    }
+    found.values
+}
+
+/// What is found while a file is read.
+struct Found<'a> {
+    origin: &'a dyn Fn(usize) -> Origin,
+    values: Values,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Found<'_> {
+    /// Takes the value of one key.
+    fn value(
+        &mut self,
+        prefix: &str,
+        settings: &[&'static About],
+        key: &Spanned<DeString<'_>>,
+        value: &Spanned<DeValue<'_>>,
+    ) {
+        let (name, origin) = (key.get_ref(), (self.origin)(key.span().start));
+        let (setting, is_file) =
+            match find(settings, name, "_file", |setting| setting.key.to_owned(), "remove it") {
+                Ok(found) => found,
+                Err(fix) => return self.refuse(prefix, key, "there is no such setting", &fix),
+            };
+        let name = format!("{prefix}{}", setting.key);
+        let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
             DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
             _ => {
-                refuse(setting.key, "is neither a text nor a number", "write it in quotes".to_owned());
-                continue;
+                let wrong = wrong("is neither a text nor a number", "write it in quotes");
+                return self.problems.push(Problem::of(name, Some(&origin), wrong));
             }
         };
-        values.give(setting, is_file, Given { text: given, origin }, problems);
+        self.values.give(&name, is_file, Given { setting, text, origin }, self.problems);
     }
-    values
+
+    /// Takes the values of every member of a group.
+    fn group(&mut self, group: &str, settings: &[&'static About], members: &DeTable<'_>) {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        for (name, member) in members {
+            match member.get_ref() {
+                DeValue::Table(table) if name.get_ref().bytes().all(plain) => {
+                    self.values.add_member(group, name.get_ref());
+                    let prefix = format!("{group}.{}.", name.get_ref());
+                    table.iter().for_each(|(key, value)| self.value(&prefix, settings, key, value));
+                }
+                _ => {
+                    let fix = format!("write [{group}.NAME], with a NAME of letters, digits, _ and -");
+                    self.refuse(&format!("{group}."), name, "is not a set of settings", &fix);
+                }
+            }
+        }
+    }
+
+    /// Refuses a key, which is shown unless it looks like a secret.
+    fn refuse(&mut self, prefix: &str, key: &Spanned<DeString<'_>>, what: &str, fix: &str) {
+        let shown = if looks_secret(key.get_ref()) { "a key" } else { key.get_ref() };
+        let origin = (self.origin)(key.span().start);
+        self.problems.push(Problem::of(format!("{prefix}{shown}"), Some(&origin), wrong(what, fix)));
+    }
 }
 
 /// The line that this byte of the text is on, from one.
 fn line(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
-}
-
-/// The setting of this key, and whether the key is that of a file which holds the value.
-fn known(key: &str) -> Option<(&'static Setting, bool)> {
-    SETTINGS.iter().find_map(|setting| {
-        if key == setting.key {
-            return Some((setting, false));
-        }
-        (setting.may_be_in_file() && key.strip_suffix("_file") == Some(setting.key))
-            .then_some((setting, true))
-    })
-}
-
-fn mend_unknown(key: &str) -> String {
-    match nearest(key, SETTINGS.iter().map(|setting| setting.key.to_owned())) {
-        Some(meant) => format!("did you mean {meant}? (rollbook config lists every setting)"),
-        None => "remove it (rollbook config lists every setting)".to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -106,7 +126,7 @@ mod tests {
 
     fn read(text: &str) -> (Values, Vec<String>) {
         let mut problems = Vec::new();
-        let values = parse(Path::new("test.toml"), text, &mut problems);
+        let values = parse(Path::new("test.toml"), text, GROUPS, &mut problems);
         (values, problems.iter().map(ToString::to_string).collect())
     }
 

@@ -1,7 +1,9 @@
-//! What is wrong with a configuration, said so that it can be mended without looking anything up.
+//! Problems of a configuration, worded so that each can be fixed without looking anything up.
 
 use std::fmt;
 use std::path::PathBuf;
+
+use super::values::{Wrong, wrong};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +52,14 @@ pub(crate) struct Problem {
     /// What is wrong.
     pub(crate) wrong: String,
     /// What to do.
-    pub(crate) mend: String,
+    pub(crate) fix: String,
+}
+
+impl Problem {
+    /// A problem of this name and, where a source gave the value, of this origin.
+    pub(crate) fn of(name: impl Into<String>, origin: Option<&Origin>, wrong: Wrong) -> Self {
+        Self { name: name.into(), origin: origin.cloned(), wrong: wrong.what, fix: wrong.fix }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -59,19 +68,18 @@ impl fmt::Display for Problem {
         if let Some(origin) = &self.origin {
             write!(f, " ({origin})")?;
         }
-        write!(f, ": {}; {}", self.wrong, self.mend)
+        write!(f, ": {}; {}", self.wrong, self.fix)
     }
 }
 
-/// Everything that is wrong, told at once.
+/// Everything that is wrong, reported at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Problems(pub(crate) Vec<Problem>);
 
 impl Problems {
     /// One problem.
-    pub(crate) fn one(name: impl Into<String>, wrong: impl Into<String>, mend: impl Into<String>) -> Self {
-        let problem = Problem { name: name.into(), origin: None, wrong: wrong.into(), mend: mend.into() };
-        Self(vec![problem])
+    pub(crate) fn one(name: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self(vec![Problem::of(name, None, wrong(what, fix))])
     }
 
     /// An error where there is at least one.

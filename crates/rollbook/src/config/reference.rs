@@ -2,20 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::relations::{RELATIONS, Scope};
-use super::{Kind, SETTINGS, Setting};
-
-/// The page's sections: each begins at a setting and goes on to where the next begins.
-const SECTIONS: [(&str, &str, &str); 8] = [
-    ("clerk_webhook_signing_secret", "What and where", "What a deployment decides."),
-    ("log", "Log", "One line for each fact, to standard error."),
-    ("tolerance", "Receiver", "The limits of what a stranger, or Svix, can make it do."),
-    ("queue_depth_max", "Queue", "The last five mean something on Redis only."),
-    ("lanes", "Worker", "How messages are taken and applied."),
-    ("database_connections_max", "Postgres", "They mean nothing where the store is a file."),
-    ("attempts_max", "Failures", "The wait before an attempt is a random time up to the one given."),
-    ("stop_delay", "Stopping", "After SIGTERM or SIGINT. A second signal ends the process at once."),
-];
+use super::reader::Declared as _;
+use super::relations::Scope;
+use super::setting::{About, Kind};
+use super::settings::{SETTINGS, Settings};
 
 const HEAD: &str = "\
 # Settings
@@ -37,39 +27,40 @@ against it (`UPDATE=1 cargo test -p rollbook reference` writes it anew).
 
 /// The page.
 pub(crate) fn page() -> String {
-    let mut page = HEAD.to_owned();
-    for setting in SETTINGS {
-        if let Some((_, title, about)) = SECTIONS.iter().find(|(first, ..)| *first == setting.key) {
+    let (mut page, mut section) = (HEAD.to_owned(), "");
+    for setting in SETTINGS.iter() {
+        let (title, about) = setting.section;
+        if std::mem::replace(&mut section, title) != title {
             // Writing to a String can't fail.
             let _ = write!(page, "\n## {title}\n\n{about}\n");
         }
-        let _ = write!(page, "\n### `{}`\n\n{}.\n\n{}", setting.key, sentence(setting.help), facts(setting));
+        let _ = write!(page, "\n### `{}`\n\n{}.\n\n{}", setting.key, setting.sentence(), facts(setting));
     }
     page
 }
 
-fn facts(setting: &Setting) -> String {
+fn facts(setting: &About) -> String {
     let environment = setting.environment();
     let mut names = vec![format!("environment `{environment}`")];
     if setting.may_be_in_file() {
         names.push(format!("or a file: `{environment}_FILE`"));
     }
-    names.push(setting.flag().map_or_else(|| "no flag".to_owned(), |flag| format!("flag `--{flag}`")));
+    names.push(setting.flag().map_or_else(|| "no flag".to_owned(), |flag| format!("flag `{flag}`")));
     let default = setting.default.map_or_else(|| "not set".to_owned(), |default| format!("`{default}`"));
     let mut facts =
-        format!("- default: {default}\n- value: {}\n- {}\n", form(setting.kind), names.join(", "));
-    for relation in RELATIONS.iter().filter(|relation| relation.key == setting.key) {
+        format!("- default: {default}\n- value: {}\n- {}\n", form(&setting.kind), names.join(", "));
+    for relation in Settings::relations().iter().filter(|relation| relation.setting.key == setting.key) {
         let scope = match relation.scope {
             Scope::Any => "",
             Scope::Redis => "with Redis, ",
             Scope::Postgres => "with Postgres, ",
         };
-        let _ = writeln!(facts, "- must be: {scope}{}", relation.mend);
+        let _ = writeln!(facts, "- must be: {scope}{}", relation.fix);
     }
     facts
 }
 
-fn form(kind: Kind) -> String {
+fn form(kind: &Kind) -> String {
     match kind {
         Kind::Text => "text".to_owned(),
         Kind::Secret => "text, never shown".to_owned(),
@@ -85,18 +76,12 @@ fn form(kind: Kind) -> String {
     }
 }
 
-fn sentence(text: &str) -> String {
-    let mut chars = text.chars();
-    let first = chars.next().map(char::to_uppercase);
-    first.into_iter().flatten().chain(chars).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::{Environment, find};
+    use crate::config::Environment;
 
     #[test]
     fn the_reference_of_the_repository_is_current() {
@@ -110,16 +95,9 @@ mod tests {
     }
 
     #[test]
-    fn every_section_begins_at_a_setting_and_the_first_at_the_first() {
-        assert_eq!(SECTIONS[0].0, SETTINGS[0].key);
-        let places = SECTIONS.map(|(first, ..)| SETTINGS.iter().position(|setting| setting.key == first));
-        assert!(places.is_sorted() && places.iter().all(Option::is_some), "{places:?}");
-    }
-
-    #[test]
     fn the_page_tells_every_name_the_default_the_range_and_what_else_must_hold() {
         let page = page();
-        for setting in SETTINGS {
+        for setting in SETTINGS.iter() {
             assert!(page.contains(&format!("\n### `{}`\n", setting.key)), "{}", setting.key);
             assert!(page.contains(&format!("environment `{}`", setting.environment())), "{}", setting.key);
         }
@@ -135,6 +113,5 @@ mod tests {
         {
             assert!(timeout.contains(part), "{part} in {timeout}");
         }
-        assert!(RELATIONS.iter().all(|relation| find(relation.key).is_some()));
     }
 }

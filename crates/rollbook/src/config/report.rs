@@ -1,12 +1,15 @@
-//! The configuration, told: every setting with its value, where it came from and what it means.
+//! Reports of the configuration: every setting with its value, where the value came from and what it means.
 
 use std::fmt::Write as _;
 
 use rollbook_core::signature::SigningSecrets;
 use serde_json::{Value, json};
 
+use super::Config;
+use super::setting::{About, Kind};
+use super::settings::SETTINGS;
+use super::source::Given;
 use super::url::without_password;
-use super::{Config, Kind, SETTINGS, Setting};
 use crate::output::Table;
 
 /// Stands where a setting has no value.
@@ -18,35 +21,41 @@ impl Config {
     /// As a table. Nothing is shown of these URLs, which can't be used: what seems a host may be part of a password.
     pub(crate) fn table(&self, unusable: &[&str]) -> String {
         let mut table = Table::new(&["setting", "value", "from", "meaning"]);
-        for setting in SETTINGS {
-            let (value, from) = self.shown(setting, unusable);
+        for (key, setting) in self.entries() {
+            let (value, from) = self.shown(key, setting, unusable);
             let value = value.unwrap_or_else(|| NOT_SET.to_owned());
-            table.row([setting.key.to_owned(), value, from, setting.help.to_owned()]);
+            table.row([key.to_owned(), value, from, setting.help.to_owned()]);
         }
         table.to_string()
     }
 
     /// As JSON: an object by key.
     pub(crate) fn json(&self, unusable: &[&str]) -> Value {
-        let entry = |setting: &Setting| {
-            let (value, from) = self.shown(setting, unusable);
+        let entry = |(key, setting): (&str, &About)| {
+            let (value, from) = self.shown(key, setting, unusable);
             let entry = json!({
                 "value": value,
                 "from": from,
                 "environment": setting.environment(),
-                "flag": setting.flag().map(|flag| format!("--{flag}")),
+                "flag": setting.flag(),
                 "default": setting.default,
                 "meaning": setting.help,
             });
-            (setting.key.to_owned(), entry)
+            (key.to_owned(), entry)
         };
-        Value::Object(SETTINGS.iter().map(entry).collect())
+        Value::Object(self.entries().map(entry).collect())
+    }
+
+    /// Every setting by its key; those of groups by `GROUP.NAME.KEY`, where a source gives them.
+    fn entries(&self) -> impl Iterator<Item = (&str, &'static About)> {
+        let in_group = |(key, given): (_, &Given)| (given.setting.key != key).then_some((key, given.setting));
+        SETTINGS.iter().map(|setting| (setting.key, *setting)).chain(self.values.all().filter_map(in_group))
     }
 
     /// The value as it may be shown, and where it came from.
-    fn shown(&self, setting: &Setting, unusable: &[&str]) -> (Option<String>, String) {
-        let Some(given) = self.values.get(setting.key) else {
-            return (None, "default".to_owned());
+    fn shown(&self, key: &str, setting: &About, unusable: &[&str]) -> (Option<String>, String) {
+        let Some(given) = self.values.get(key) else {
+            return (setting.default.map(str::to_owned), "default".to_owned());
         };
         let shown = match setting.kind {
             Kind::Secret => match SigningSecrets::parse(&given.text) {
@@ -71,11 +80,11 @@ pub(crate) fn sample() -> String {
          #\n\
          # Made by: rollbook config --sample\n",
     );
-    for setting in SETTINGS {
-        let value = match (setting.default, setting.kind) {
+    for setting in SETTINGS.iter() {
+        let value = match (setting.default, &setting.kind) {
             (Some(default), Kind::Number(_) | Kind::Count(_)) => default.to_owned(),
             (Some(default), _) => format!("\"{default}\""),
-            (None, _) => format!("\"{}\"", example(setting)),
+            (None, _) => format!("\"{}\"", setting.example),
         };
         let key = if setting.kind == Kind::Secret {
             format!("{}_file", setting.key)
@@ -93,20 +102,7 @@ pub(crate) fn sample() -> String {
     text
 }
 
-fn names(setting: &Setting) -> String {
+fn names(setting: &About) -> String {
     let name = setting.environment();
     if setting.may_be_in_file() { format!("{name}, or {name}_FILE with a path") } else { name }
-}
-
-/// What a setting without a default may look like.
-fn example(setting: &Setting) -> &'static str {
-    match setting.key {
-        "queue_url" => "rediss://redis.internal:6379",
-        "redis_url" => "redis://127.0.0.1:6379",
-        "database_url" => "postgres://rollbook@127.0.0.1:5432/rollbook",
-        "redis_ca_file" => "/etc/ssl/private-ca.pem",
-        "clerk_instance_id" => "ins_…",
-        "log_format" => "json",
-        _ => "/run/secrets/…",
-    }
 }

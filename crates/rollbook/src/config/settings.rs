@@ -1,312 +1,251 @@
-//! Every setting, declared once: its name, its form, its default, what it means.
+//! Every setting, declared once: name, type, form, default, meaning and what must hold.
 //!
-//! The flags, the names in the environment, the keys of the file, the report, the sample and the
-//! checks all come from this table. A new setting is one entry here and one line where
-//! [`Config`](super::Config) reads it.
+//! The flags, the names in the environment, the keys of the file, the report, the sample and the checks all follow from
+//! these declarations. A new setting is one declaration here and its use: `config.settings.NAME`.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-/// One setting.
-pub(crate) struct Setting {
-    /// Its key in the file, from which the other names are made.
-    pub(crate) key: &'static str,
-    /// What it looks like.
-    pub(crate) kind: Kind,
-    /// What it is when nobody says. `None`: not set.
-    pub(crate) default: Option<&'static str>,
-    /// What it means, in one line.
-    pub(crate) help: &'static str,
-    /// Whether the help of every command shows its flag. All are flags, and `rollbook config` lists all.
-    pub(crate) everyday: bool,
-}
+use rollbook_core::merge::DeletedRows;
+use rollbook_core::signature::SigningSecrets;
 
-/// What the value of a setting looks like.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Kind {
-    /// Any text.
-    Text,
-    /// Never shown, never a flag; may be read from a file.
-    Secret,
-    /// Where a system is. May hold a password: shown without it, may be read from a file.
-    Url,
-    /// A path.
-    Path,
-    /// `HOST:PORT`.
-    Address,
-    /// One of these words.
-    Choice(&'static [&'static str]),
-    /// A span of time, at most this long.
-    Duration(Duration),
-    /// A span of time, at most this long, or none at all.
-    Pause(Duration),
-    /// A number of bytes, at most this many.
-    Size(u64),
-    /// A whole number from one, at most this.
-    Number(u64),
-    /// A whole number from zero, at most this.
-    Count(u64),
-}
-
-/// Names that Clerk's and others' programs use too: they keep them, without our prefix.
-const UNPREFIXED: [&str; 6] = [
-    "clerk_webhook_signing_secret",
-    "clerk_instance_id",
-    "clerk_secret_key",
-    "clerk_api_url",
-    "database_url",
-    "redis_url",
-];
-
-impl Setting {
-    /// Its name in the environment.
-    pub(crate) fn environment(&self) -> String {
-        let name = self.key.to_ascii_uppercase();
-        if UNPREFIXED.contains(&self.key) { name } else { format!("ROLLBOOK_{name}") }
-    }
-
-    /// Its flag, without the dashes. A secret has none: every user of a machine reads the process list.
-    pub(crate) fn flag(&self) -> Option<String> {
-        (self.kind != Kind::Secret).then(|| self.key.replace('_', "-"))
-    }
-
-    /// Whether its value may be the content of a file (`X_FILE`).
-    pub(crate) fn may_be_in_file(&self) -> bool {
-        matches!(self.kind, Kind::Secret | Kind::Url)
-    }
-}
-
-/// The setting with this key.
-pub(crate) fn find(key: &str) -> Option<&'static Setting> {
-    SETTINGS.iter().find(|setting| setting.key == key)
-}
-
-const KIB: u64 = 1024;
-const GIB: u64 = KIB * KIB * KIB;
-
-/// No wait of ours has a use for more than a day.
-const TIME: Kind = Kind::Duration(Duration::from_secs(24 * 60 * 60));
-/// SQLite takes no larger value than 1 GB, and memory is finite.
-const BYTES: Kind = Kind::Size(GIB);
-/// Far more than one process can hold open, and still a number that a semaphore takes.
-const MANY: Kind = Kind::Number(1_000_000);
-/// A batch is one statement and one transaction, held in memory.
-const BATCH: Kind = Kind::Number(10_000);
-/// More than any Postgres allows by default, and far more than one process has a use for.
-const CONNECTIONS: Kind = Kind::Number(1_000);
-/// Nobody has a use for more than a century.
-const AGE: Kind = Kind::Pause(Duration::from_secs(100 * 365 * 24 * 60 * 60));
-const YES_OR_NO: Kind = Kind::Choice(&["yes", "no"]);
-
-const fn everyday(
-    key: &'static str,
-    kind: Kind,
-    default: Option<&'static str>,
-    help: &'static str,
-) -> Setting {
-    Setting { key, kind, default, help, everyday: true }
-}
-
-const fn limit(key: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Setting {
-    Setting { key, kind, default: Some(default), help, everyday: false }
-}
-
-const fn other(key: &'static str, kind: Kind, default: Option<&'static str>, help: &'static str) -> Setting {
-    Setting { key, kind, default, help, everyday: false }
-}
+use super::reader::{Declared, Reader};
+use super::relations::Relation;
+use super::relations::Scope::{Any, Postgres, Redis};
+use super::setting::{
+    About, Setting, address, age, choice, count, duration, number, path, pause, plain, secret, settings,
+    size, text, url, yes_or_no,
+};
+use super::url::{Place, Role, ServerUrl};
+use super::values::{identifier, key_prefix, log_filter, signing_secrets};
 
 /// Every setting, in the order of the report.
-pub(crate) static SETTINGS: &[Setting] = &[
-    everyday(
-        "clerk_webhook_signing_secret",
-        Kind::Secret,
-        None,
-        "one or more whsec_…, separated by commas or spaces; all are tried, so that a secret can be rotated",
-    ),
-    everyday(
-        "data_dir",
-        Kind::Path,
-        Some("./rollbook-data"),
-        "where the embedded default keeps queue.db and store.db",
-    ),
-    everyday("listen", Kind::Address, Some("127.0.0.1:8080"), "where deliveries come in"),
-    everyday("ops_listen", Kind::Address, Some("127.0.0.1:9464"), "where health and metrics are"),
-    everyday(
-        "queue_url",
-        Kind::Url,
-        None,
-        "the queue: redis://…, rediss://… or sqlite://PATH; else redis_url, else embedded",
-    ),
-    other("redis_url", Kind::Url, None, "the queue, where queue_url is not set"),
-    everyday("database_url", Kind::Url, None, "the store: postgres://… or sqlite://PATH; else embedded"),
-    everyday(
-        "durability",
-        Kind::Choice(&["strict", "degraded"]),
-        Some("degraded"),
-        "while the queue could lose what it acknowledged: strict refuses all work, degraded says so",
-    ),
-    other("schema", Kind::Text, Some("clerk"), "the Postgres schema of the mirror"),
-    everyday(
-        "deleted_rows",
-        Kind::Choice(&["keep", "erase"]),
-        Some("keep"),
-        "what a deleted row was like: keep it beside deleted_at, or erase it at once and for good",
-    ),
-    limit(
-        "deleted_rows_kept_for",
-        AGE,
-        "0s",
-        "how long a deleted row is kept before it is erased; 0s for good",
-    ),
-    other(
-        "ledger",
-        YES_OR_NO,
-        Some("yes"),
-        "whether the table deliveries tells what became of each delivery",
-    ),
-    limit("ledger_kept_for", AGE, "7d", "how long the ledger keeps a line; 0s for good"),
-    other(
-        "clerk_instance_id",
-        Kind::Text,
-        None,
-        "ID of the Clerk instance (ins_…): events of another become dead letters, and on Redis it identifies the owner of the queue; set it on receivers and workers",
-    ),
-    other("clerk_secret_key", Kind::Secret, None, "Clerk's Backend API, for reconcile and resync"),
-    other("clerk_api_url", Kind::Url, Some("https://api.clerk.com/v1"), "where Clerk's Backend API is"),
-    everyday(
-        "log",
-        Kind::Text,
-        Some("info"),
-        "what is logged: a level, or target=level, separated by commas",
-    ),
-    everyday(
-        "log_format",
-        Kind::Choice(&["pretty", "json"]),
-        None,
-        "how: pretty or json; pretty on a terminal, else json",
-    ),
-    limit("tolerance", TIME, "300s", "how far a delivery's timestamp may be from our clock, either way"),
-    limit("body_max", BYTES, "1MiB", "the largest body of a delivery"),
-    limit(
-        "buffered_max",
-        BYTES,
-        "64MiB",
-        "bodies in memory at once, over all connections; a quarter is for bodies up to 32 KiB alone",
-    ),
-    limit(
-        "header_timeout",
-        TIME,
-        "10s",
-        "for a request's head, from its first byte; for the first request, from the connection's start",
-    ),
-    limit(
-        "idle_timeout",
-        TIME,
-        "75s",
-        "between an answer and the next request; longer than the keep-alive of the proxy in front (often 60s)",
-    ),
-    limit(
-        "connection_age_max",
-        TIME,
-        "10m",
-        "maximum age of a connection; its next answer after that closes it",
-    ),
-    limit("body_timeout", TIME, "8s", "for a request's body"),
-    limit(
-        "body_rate_min",
-        BYTES,
-        "1KiB",
-        "minimum rate of a request's body, per second, measured every 3s; a slower one is answered 408",
-    ),
-    limit("request_timeout", TIME, "12s", "for the whole request; Svix gives up after 15s"),
-    limit("enqueue_timeout", TIME, "8s", "for the queue to take a delivery; then 503"),
-    limit(
-        "connections_max",
-        MANY,
-        "4096",
-        "open connections; when full, the oldest without a genuine delivery is closed for a new client",
-    ),
-    limit("in_flight_max", MANY, "1024", "deliveries that wait for the queue at once; more are answered 503"),
-    limit("enqueue_batch_max", BATCH, "256", "deliveries in one commit of the queue"),
-    limit(
-        "enqueue_bytes_max",
-        BYTES,
-        "4MiB",
-        "bytes of bodies in one commit of the queue; a larger body goes alone",
-    ),
-    limit(
-        "queue_depth_max",
-        Kind::Number(1_000_000_000),
-        "1000000",
-        "messages that may wait; more are answered 503",
-    ),
-    limit(
-        "queue_shards",
-        Kind::Number(64),
-        "1",
-        "streams of the queue on Redis; more only for a Redis Cluster",
-    ),
-    other(
-        "redis_key_prefix",
-        Kind::Text,
-        Some("rollbook"),
-        "prefix of all keys in Redis, {PREFIX:SHARD}:…: 1 to 64 letters, digits, _, - and .; deployments that share a server need one each",
-    ),
-    limit("redis_timeout", TIME, "5s", "for one answer of Redis"),
-    limit(
-        "redis_replicas",
-        Kind::Count(16),
-        "0",
-        "replicas of Redis that must have a delivery before its 200",
-    ),
-    other("redis_ca_file", Kind::Path, None, "the certificate of a private CA for rediss://, as PEM"),
-    limit("lanes", Kind::Number(256), "3", "batches that a worker has in hand at once"),
-    limit("lease_batch_max", BATCH, "100", "messages in one lease and one transaction of the store"),
-    limit(
-        "lease_bytes_max",
-        BYTES,
-        "16MiB",
-        "bytes of bodies that a worker has leased, divided among its lanes; a larger message is leased alone",
-    ),
-    limit("lease_for", TIME, "60s", "how long a message stays with a worker before another may have it"),
-    limit(
-        "lease_linger",
-        TIME,
-        "8ms",
-        "how long a worker lets messages collect after a batch that was not full",
-    ),
-    limit("lease_wait", TIME, "1s", "how long an idle worker waits at the queue before it asks again"),
-    limit(
-        "database_connections_max",
-        CONNECTIONS,
-        "8",
-        "connections to Postgres; one more than lanes, or more",
-    ),
-    limit("database_connect_timeout", TIME, "5s", "for a connection to Postgres"),
-    limit("statement_timeout", TIME, "20s", "for one statement of Postgres"),
-    limit("pgbouncer", YES_OR_NO, "no", "whether a PgBouncer in transaction mode stands before Postgres"),
-    limit(
-        "attempts_max",
-        Kind::Number(1_000),
-        "12",
-        "attempts before a message becomes a dead letter; one that kills its workers can kill 2 more",
-    ),
-    limit("backoff", TIME, "2s", "the longest wait after a first failed attempt; it doubles"),
-    limit("backoff_max", TIME, "10m", "the longest wait between two attempts"),
-    limit("gate_backoff", TIME, "200ms", "the first wait of a worker while the store is away; it doubles"),
-    limit("gate_backoff_max", TIME, "10s", "the longest wait of a worker while the store is away"),
-    limit(
-        "stop_delay",
-        Kind::Pause(Duration::from_secs(60 * 60)),
-        "0s",
-        "how long deliveries are still taken once the process is told to stop, while /readyz says 503",
-    ),
-    limit(
-        "drain_timeout",
-        TIME,
-        "25s",
-        "for everything in hand to end once the process is told to stop, and stop_delay is over",
-    ),
-];
+pub(crate) static SETTINGS: LazyLock<Vec<&'static About>> = LazyLock::new(Settings::declarations);
+
+/// The groups of settings that the file may hold several times, each under a name of its own: `[GROUP.NAME]`.
+pub(crate) static GROUPS: &Groups = &[];
+
+/// Groups by name, each with its settings.
+pub(crate) type Groups = [(&'static str, fn() -> Vec<&'static About>)];
+
+/// Svix gives up on an answer after this long: what we answer later is lost on it.
+const SVIX_TIMEOUT: Duration = Duration::from_secs(15);
+/// The contract: 503 where the queue has not answered within this.
+const ENQUEUE_TIMEOUT_MAX: Duration = Duration::from_secs(10);
+/// A second of lag is the most that saving commits can be worth.
+const LEASE_LINGER_MAX: Duration = Duration::from_secs(1);
+/// A batch must have ended well before another worker may take it.
+const LEASE_FOR_MIN: Duration = Duration::from_secs(5);
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+/// No wait of ours has a use for more than a day.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Nobody has a use for more than a century.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// SQLite takes no larger value than 1 GB, and memory is finite.
+const GIB: u64 = 1 << 30;
+/// Far more than one process can hold open, and still a number that a semaphore takes.
+const MANY: u64 = 1_000_000;
+/// A batch is one statement and one transaction, held in memory.
+const BATCH: u64 = 10_000;
+/// More than any Postgres allows by default, and far more than one process has a use for.
+const CONNECTIONS: u64 = 1_000;
+
+/// Behaviour while the queue could lose what it acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DurabilityMode {
+    /// All work is refused.
+    Strict,
+    /// Work goes on, and the weakness is reported.
+    Degraded,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// Text for people.
+    Pretty,
+    /// One JSON object per line.
+    Json,
+}
+
+settings! {
+    /// The values of all settings.
+    Settings {
+        ("What and where", "What a deployment decides.") => {
+            clerk_webhook_signing_secret: Option<SigningSecrets> =
+                secret(signing_secrets).optional("/run/secrets/…").everyday().shared(),
+                "one or more whsec_…, separated by commas or spaces; all are tried, so that a secret can be rotated";
+            data_dir: PathBuf = path().or("./rollbook-data").everyday(),
+                "where the embedded default keeps queue.db and store.db";
+            listen: SocketAddr = address().or("127.0.0.1:8080").everyday(), "where deliveries come in";
+            ops_listen: SocketAddr = address().or("127.0.0.1:9464").everyday(),
+                "where health and metrics are",
+                must(Any, "another port than that of listen",
+                    |s, _| s.listen != s.ops_listen || s.listen.port() == 0,
+                    "is the same address as listen; health and metrics must not be where the internet comes in");
+            queue_url: Option<Place> = url(Role::Queue).optional("rediss://redis.internal:6379").everyday(),
+                "the queue: redis://…, rediss://… or sqlite://PATH; else redis_url, else embedded",
+                must(Any, "another file than that of database_url",
+                    |_, p| p.queue.file().is_none() || p.queue != p.store,
+                    "is the same file as database_url");
+            redis_url: Option<Place> = url(Role::Queue).optional("redis://127.0.0.1:6379").shared(),
+                "the queue, where queue_url is not set";
+            database_url: Option<Place> =
+                url(Role::Store).optional("postgres://rollbook@127.0.0.1:5432/rollbook").everyday().shared(),
+                "the store: postgres://… or sqlite://PATH; else embedded";
+            durability: DurabilityMode =
+                choice(&[("strict", DurabilityMode::Strict), ("degraded", DurabilityMode::Degraded)])
+                    .or("degraded").everyday(),
+                "while the queue could lose what it acknowledged: strict refuses all work, degraded says so";
+            schema: String = text(identifier).or("clerk"),
+                "the Postgres schema of the mirror";
+            deleted_rows: DeletedRows =
+                choice(&[("keep", DeletedRows::Keep), ("erase", DeletedRows::Erase)]).or("keep").everyday(),
+                "what a deleted row was like: keep it beside deleted_at, or erase it at once and for good";
+            deleted_rows_kept_for: Option<Duration> = age(CENTURY).or("0s"),
+                "how long a deleted row is kept before it is erased; 0s for good";
+            ledger: bool = yes_or_no().or("yes"),
+                "whether the table deliveries tells what became of each delivery";
+            ledger_kept_for: Option<Duration> = age(CENTURY).or("7d"),
+                "how long the ledger keeps a line; 0s for good";
+            clerk_instance_id: Option<String> = plain().optional("ins_…").shared(),
+                "ID of the Clerk instance (ins_…): events of another become dead letters, and on Redis it identifies \
+                 the owner of the queue; set it on receivers and workers";
+        }
+        ("Log", "One line for each fact, to standard error.") => {
+            log: String = text(log_filter).or("info").everyday(),
+                "what is logged: a level, or target=level, separated by commas";
+            log_format: Option<LogFormat> =
+                choice(&[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]).optional("json").everyday(),
+                "how: pretty or json; pretty on a terminal, else json";
+        }
+        ("Receiver", "The limits of what a stranger, or Svix, can make it do.") => {
+            tolerance: Duration = duration(DAY).or("300s"),
+                "how far a delivery's timestamp may be from our clock, either way";
+            body_max: usize = size(GIB).or("1MiB"),
+                "the largest body of a delivery",
+                must(Any, "at most buffered_max", |s, _| s.body_max <= s.buffered_max,
+                    "is more than buffered_max, so that a body of this size would never be taken");
+            buffered_max: usize = size(GIB).or("64MiB"),
+                "bodies in memory at once, over all connections; a quarter is for bodies up to 32 KiB alone";
+            header_timeout: Duration = duration(DAY).or("10s"),
+                "for a request's head, from its first byte; for the first request, from the connection's start";
+            idle_timeout: Duration = duration(DAY).or("75s"),
+                "between an answer and the next request; longer than the keep-alive of the proxy in front (often 60s)";
+            connection_age_max: Duration = duration(DAY).or("10m"),
+                "maximum age of a connection; its next answer after that closes it";
+            body_timeout: Duration = duration(DAY).or("8s"),
+                "for a request's body",
+                must(Any, "at most request_timeout", |s, _| s.body_timeout <= s.request_timeout,
+                    "is longer than request_timeout, which would end it");
+            body_rate_min: usize = size(GIB).or("1KiB"),
+                "minimum rate of a request's body, per second, measured every 3s; a slower one is answered 408";
+            request_timeout: Duration = duration(DAY).or("12s"),
+                "for the whole request; Svix gives up after 15s",
+                must(Any, "less than 15s", |s, _| s.request_timeout < SVIX_TIMEOUT,
+                    "Svix gives up after 15s");
+            enqueue_timeout: Duration = duration(DAY).or("8s"),
+                "for the queue to take a delivery; then 503",
+                must(Any, "at most 10s", |s, _| s.enqueue_timeout <= ENQUEUE_TIMEOUT_MAX,
+                    "the contract promises an answer within 10s"),
+                must(Any, "at most request_timeout", |s, _| s.enqueue_timeout <= s.request_timeout,
+                    "is longer than request_timeout, which would end it");
+            connections_max: usize = number(MANY).or("4096"),
+                "open connections; when full, the oldest without a genuine delivery is closed for a new client";
+            in_flight_max: usize = number(MANY).or("1024"),
+                "deliveries that wait for the queue at once; more are answered 503";
+            enqueue_batch_max: usize = number(BATCH).or("256"),
+                "deliveries in one commit of the queue";
+            enqueue_bytes_max: usize = size(GIB).or("4MiB"),
+                "bytes of bodies in one commit of the queue; a larger body goes alone";
+        }
+        ("Queue", "The last five mean something on Redis only.") => {
+            queue_depth_max: u64 = number(1_000_000_000).or("1000000"),
+                "messages that may wait; more are answered 503";
+            queue_shards: u16 = number(64).or("1"),
+                "streams of the queue on Redis; more only for a Redis Cluster";
+            redis_key_prefix: String = text(key_prefix).or("rollbook"),
+                "prefix of all keys in Redis, {PREFIX:SHARD}:…: 1 to 64 letters, digits, _, - and .; deployments that \
+                 share a server need one each";
+            redis_timeout: Duration = duration(DAY).or("5s"),
+                "for one answer of Redis",
+                must(Redis, "less than enqueue_timeout", |s, _| s.redis_timeout < s.enqueue_timeout,
+                    "is no shorter than enqueue_timeout, so that a call to a Redis that hangs would outlast \
+                     the 503 and keep the next delivery waiting");
+            redis_replicas: u32 = count(16).or("0"),
+                "replicas of Redis that must have a delivery before its 200";
+            redis_ca_file: Option<PathBuf> = path().optional("/etc/ssl/private-ca.pem"),
+                "the certificate of a private CA for rediss://, as PEM",
+                must(Redis, "left out, or queue_url a rediss://",
+                    |s, p| s.redis_ca_file.is_none() || p.queue.server().is_some_and(ServerUrl::is_redis_tls),
+                    "is set, and the way to Redis is not encrypted");
+        }
+        ("Worker", "How messages are taken and applied.") => {
+            lanes: usize = number(256).or("3"),
+                "batches that a worker has in hand at once";
+            lease_batch_max: usize = number(BATCH).or("100"),
+                "messages in one lease and one transaction of the store";
+            lease_bytes_max: usize = size(GIB).or("16MiB"),
+                "bytes of bodies that a worker has leased, divided among its lanes; a larger message is leased alone";
+            lease_for: Duration = duration(DAY).or("60s"),
+                "how long a message stays with a worker before another may have it",
+                must(Any, "at least 5s", |s, _| s.lease_for >= LEASE_FOR_MIN,
+                    "is so short that a slow batch would be worked on twice");
+            lease_linger: Duration = duration(DAY).or("8ms"),
+                "how long a worker lets messages collect after a batch that was not full",
+                must(Any, "at most 1s", |s, _| s.lease_linger <= LEASE_LINGER_MAX,
+                    "would make every row late");
+            lease_wait: Duration = duration(DAY).or("1s"),
+                "how long an idle worker waits at the queue before it asks again",
+                must(Any, "less than drain_timeout", |s, _| s.lease_wait < s.drain_timeout,
+                    "is no shorter than drain_timeout, so that an idle worker could not stop in time");
+        }
+        ("Postgres", "They mean nothing where the store is a file.") => {
+            database_connections_max: u32 = number(CONNECTIONS).or("8"),
+                "connections to Postgres; one more than lanes, or more",
+                must(Postgres, "at least lanes + 1", |s, _| s.lanes < s.database_connections_max as usize,
+                    "is not more than lanes: each lane holds a connection, and the health check needs one");
+            database_connect_timeout: Duration = duration(DAY).or("5s"),
+                "for a connection to Postgres",
+                must(Postgres, "less than what statement_timeout leaves of lease_for",
+                    |s, _| s.database_connect_timeout + s.statement_timeout < s.lease_for,
+                    "and statement_timeout together are no shorter than lease_for, which a batch may need \
+                     both of");
+            statement_timeout: Duration = duration(DAY).or("20s"),
+                "for one statement of Postgres",
+                must(Postgres, "at most half of lease_for", |s, _| s.statement_timeout <= s.lease_for / 2,
+                    "is more than half of lease_for: a statement that hangs would use up the lease, and \
+                     another worker would send the same to a database in trouble");
+            pgbouncer: bool = yes_or_no().or("no"),
+                "whether a PgBouncer in transaction mode stands before Postgres";
+        }
+        ("Failures", "The wait before an attempt is a random time up to the one given.") => {
+            attempts_max: u32 = number(1_000).or("12"),
+                "attempts before a message becomes a dead letter; one that kills its workers can kill 2 more";
+            backoff: Duration = duration(DAY).or("2s"),
+                "the longest wait after a first failed attempt; it doubles",
+                must(Any, "at most backoff_max", |s, _| s.backoff <= s.backoff_max,
+                    "is longer than backoff_max");
+            backoff_max: Duration = duration(DAY).or("10m"),
+                "the longest wait between two attempts";
+            gate_backoff: Duration = duration(DAY).or("200ms"),
+                "the first wait of a worker while the store is away; it doubles",
+                must(Any, "at most gate_backoff_max", |s, _| s.gate_backoff <= s.gate_backoff_max,
+                    "is longer than gate_backoff_max");
+            gate_backoff_max: Duration = duration(DAY).or("10s"),
+                "the longest wait of a worker while the store is away";
+        }
+        ("Stopping", "After SIGTERM or SIGINT. A second signal ends the process at once.") => {
+            stop_delay: Duration = pause(HOUR).or("0s"),
+                "how long deliveries are still taken once the process is told to stop, while /readyz says 503";
+            drain_timeout: Duration = duration(DAY).or("25s"),
+                "for everything in hand to end once the process is told to stop, and stop_delay is over";
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -314,23 +253,26 @@ mod tests {
 
     #[test]
     fn the_names_are_those_of_the_contract() {
-        let names = |key| {
-            let setting = find(key).expect("a setting");
-            (setting.environment(), setting.flag())
-        };
-        assert_eq!(names("listen"), ("ROLLBOOK_LISTEN".into(), Some("listen".into())));
-        assert_eq!(names("ops_listen"), ("ROLLBOOK_OPS_LISTEN".into(), Some("ops-listen".into())));
-        assert_eq!(names("database_url"), ("DATABASE_URL".into(), Some("database-url".into())));
-        assert_eq!(names("clerk_webhook_signing_secret"), ("CLERK_WEBHOOK_SIGNING_SECRET".into(), None));
+        let names = |about: &About| (about.environment(), about.flag());
+        let listen = names(&Settings::listen().about);
+        assert_eq!(listen, ("ROLLBOOK_LISTEN".into(), Some("--listen".into())));
+        let ops_listen = names(&Settings::ops_listen().about);
+        assert_eq!(ops_listen, ("ROLLBOOK_OPS_LISTEN".into(), Some("--ops-listen".into())));
+        let database_url = names(&Settings::database_url().about);
+        assert_eq!(database_url, ("DATABASE_URL".into(), Some("--database-url".into())));
+        let secret = names(&Settings::clerk_webhook_signing_secret().about);
+        assert_eq!(secret, ("CLERK_WEBHOOK_SIGNING_SECRET".into(), None));
     }
 
     #[test]
-    fn no_key_is_there_twice_and_none_is_the_name_of_a_file_with_another_ones_value() {
-        let mut keys: Vec<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
-        let holds_another = |key: &&str| key.strip_suffix("_file").is_some_and(|other| find(other).is_some());
+    fn no_key_is_the_name_of_a_file_with_another_ones_value() {
+        let keys: Vec<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
+        let holds_another = |key: &&str| key.strip_suffix("_file").is_some_and(|other| keys.contains(&other));
         assert!(!keys.iter().any(holds_another));
-        keys.sort_unstable();
-        keys.dedup();
-        assert_eq!(keys.len(), SETTINGS.len());
+    }
+
+    #[test]
+    fn every_setting_has_a_default_or_is_optional_with_an_example() {
+        assert!(SETTINGS.iter().all(|setting| setting.default.is_some() == setting.example.is_empty()));
     }
 }

@@ -1,13 +1,13 @@
-//! Values as the sources give them, before anyone has read what they say.
+//! Values as the sources give them, before they are parsed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::problem::{Origin, Problem};
-use super::settings::{Kind, Setting};
-use super::values::looks_secret;
+use super::setting::{About, Kind};
+use super::values::{looks_secret, wrong};
 
 /// The longest value that is read from a file of its own, in bytes. Sixteen secrets take less.
 const CONTENT_MAX: u64 = 64 * 1024;
@@ -15,61 +15,70 @@ const CONTENT_MAX: u64 = 64 * 1024;
 /// A value and where it came from. No `Debug`: it may be a secret.
 #[derive(Clone)]
 pub(crate) struct Given {
+    /// The setting.
+    pub(crate) setting: &'static About,
     /// The text.
     pub(crate) text: String,
     /// Where it came from.
     pub(crate) origin: Origin,
 }
 
-/// Values by the key of their setting.
+/// Values by the key of their setting; in a group by `GROUP.NAME.KEY`.
 #[derive(Clone, Default)]
-pub(crate) struct Values(BTreeMap<&'static str, Given>);
+pub(crate) struct Values {
+    given: BTreeMap<String, Given>,
+    /// Group and name of each `[GROUP.NAME]`.
+    members: BTreeSet<(String, String)>,
+}
 
 impl Values {
     /// The value of a setting, if there is one.
     pub(crate) fn get(&self, key: &str) -> Option<&Given> {
-        self.0.get(key)
+        self.given.get(key)
     }
 
-    /// All values, each with the key of its setting.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &Given)> {
-        self.0.iter().map(|(key, given)| (*key, given))
+    /// All values, each with its key.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, &Given)> {
+        self.given.iter().map(|(key, given)| (key.as_str(), given))
     }
 
     /// Takes over everything that a stronger source says.
     pub(crate) fn override_by(&mut self, stronger: Self) {
-        self.0.extend(stronger.0);
+        self.given.extend(stronger.given);
+        self.members.extend(stronger.members);
+    }
+
+    /// Notes that there is a `[GROUP.NAME]`, which may be empty.
+    pub(super) fn add_member(&mut self, group: &str, name: &str) {
+        self.members.insert((group.to_owned(), name.to_owned()));
+    }
+
+    /// The names in a group.
+    pub(super) fn names(&self, group: &str) -> impl Iterator<Item = &str> {
+        let names = self.members.iter().filter(move |(known, _)| known == group);
+        names.map(|(_, name)| name.as_str())
+    }
+
+    /// Forgets the value of a setting.
+    pub(crate) fn remove(&mut self, key: &str) {
+        self.given.remove(key);
     }
 
     /// Takes a value, or the name of the file that holds it. One source must not give both.
-    pub(crate) fn give(
-        &mut self,
-        setting: &'static Setting,
-        is_file: bool,
-        given: Given,
-        problems: &mut Vec<Problem>,
-    ) {
-        let origin = given.origin.clone();
-        let mut refuse = |wrong: &str, mend: &str| {
-            problems.push(Problem {
-                name: setting.key.to_owned(),
-                origin: Some(origin.clone()),
-                wrong: wrong.to_owned(),
-                mend: mend.to_owned(),
-            });
-        };
+    pub(crate) fn give(&mut self, key: &str, is_file: bool, given: Given, problems: &mut Vec<Problem>) {
+        let (origin, setting) = (given.origin.clone(), given.setting);
+        let mut refuse =
+            |what: &str, fix: &str| problems.push(Problem::of(key, Some(&origin), wrong(what, fix)));
         if given.text.trim().is_empty() {
             return refuse("is empty", "give it a value, or leave it out");
         }
         let given = if is_file {
             match content(Path::new(&given.text)) {
-                Ok(text) => Given {
-                    text,
-                    origin: Origin::Content {
-                        path: PathBuf::from(given.text),
-                        named_by: Box::new(given.origin),
-                    },
-                },
+                Ok(text) => {
+                    let path = PathBuf::from(given.text);
+                    let origin = Origin::Content { path, named_by: Box::new(given.origin) };
+                    Given { setting, text, origin }
+                }
                 Err(why) => {
                     return refuse(&why, "name a readable file that holds the value and nothing else");
                 }
@@ -84,7 +93,7 @@ impl Values {
                 &format!("set {} or {0}_FILE instead", setting.environment()),
             );
         }
-        if self.0.insert(setting.key, given).is_some() {
+        if self.given.insert(key.to_owned(), given).is_some() {
             refuse("is set directly and by a file", "keep one of the two");
         }
     }

@@ -1,7 +1,13 @@
 //! Sources, precedence and relations.
 
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use super::reader::{Declared, Reader};
+use super::relations::Relation;
+use super::setting::{Setting, count, plain, secret, settings, url};
+use super::settings::Groups;
 use super::*;
-use crate::config::settings::find;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -10,8 +16,8 @@ fn load(
     environment: &[(&str, &str)],
     file: Option<&Path>,
 ) -> Result<Config, Problems> {
-    let flags: Vec<_> =
-        flags.iter().map(|(key, text)| (find(key).expect("a setting"), (*text).to_owned())).collect();
+    let setting = |key: &str| *SETTINGS.iter().find(|setting| setting.key == key).expect("a setting");
+    let flags: Vec<_> = flags.iter().map(|(key, text)| (setting(key), (*text).to_owned())).collect();
     Config::load(&Sources {
         flags: &flags,
         environment: Environment::of(environment),
@@ -30,19 +36,13 @@ fn refusal(result: Result<Config, Problems>) -> String {
 }
 
 #[test]
-fn with_nothing_set_every_default_holds_and_is_that_of_the_faces() {
+fn with_nothing_set_every_default_holds() {
     let config = load(&[], &[], None).expect("the defaults are right");
-    let receiver = rollbook_receiver::Settings::default();
-    assert_eq!(config.drain_timeout, receiver.drain_timeout);
-    let drain_timeout = config.receiver.drain_timeout;
-    assert_eq!(drain_timeout, Duration::from_secs(20));
-    assert_eq!(config.receiver, rollbook_receiver::Settings { drain_timeout, ..receiver });
-    assert_eq!(config.worker, rollbook_worker::Settings::default());
-    assert_eq!(config.queue, Place::Sqlite("./rollbook-data/queue.db".into()));
-    assert_eq!(config.store, Place::Sqlite("./rollbook-data/store.db".into()));
-    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
-    assert_eq!(config.ops_listen.to_string(), "127.0.0.1:9464");
-    assert_eq!(config.queue_depth_max, 1_000_000);
+    assert_eq!(config.places.queue, Place::Sqlite("./rollbook-data/queue.db".into()));
+    assert_eq!(config.places.store, Place::Sqlite("./rollbook-data/store.db".into()));
+    assert_eq!(config.settings.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.settings.ops_listen.to_string(), "127.0.0.1:9464");
+    assert_eq!(config.settings.queue_depth_max, 1_000_000);
 }
 
 #[test]
@@ -50,10 +50,10 @@ fn flags_come_before_the_environment_before_the_file_before_the_default() {
     let file = file("lanes = 2\nlease_for = \"20s\"\nbackoff = \"3s\"\n");
     let environment = [("ROLLBOOK_LANES", "3"), ("ROLLBOOK_LEASE_FOR", "30s")];
     let config = load(&[("lanes", "4")], &environment, Some(file.path())).expect("all is right");
-    assert_eq!(config.worker.lanes, 4);
-    assert_eq!(config.worker.lease_for, Duration::from_secs(30));
-    assert_eq!(config.worker.retry.backoff, Duration::from_secs(3));
-    assert_eq!(config.worker.retry.attempts_max, 12);
+    assert_eq!(config.settings.lanes, 4);
+    assert_eq!(config.settings.lease_for, Duration::from_secs(30));
+    assert_eq!(config.settings.backoff, Duration::from_secs(3));
+    assert_eq!(config.settings.attempts_max, 12);
 }
 
 #[test]
@@ -95,7 +95,6 @@ fn no_message_and_no_report_holds_a_secret() {
     assert!(text.contains("it belongs in queue_url") && !text.contains("ImASecret"), "{text}");
     let environment = [
         ("CLERK_WEBHOOK_SIGNING_SECRET", SECRET),
-        ("CLERK_SECRET_KEY", "sk_live_ImASecret"),
         ("ROLLBOOK_QUEUE_URL", "redis://:ImASecret@queue:6379/1"),
         ("DATABASE_URL", "postgres://me:ImASecret@db/x?password=ImASecret"),
     ];
@@ -103,7 +102,7 @@ fn no_message_and_no_report_holds_a_secret() {
     let told = format!("{}{}", config.table(&[]), config.json(&[]));
     assert!(told.contains("set, 1 secret") && !told.contains("ImASecret"), "{told}");
     assert!(told.contains("redis://…@queue:6379/1") && told.contains("postgres://…@db/x?…"), "{told}");
-    let told = format!("{:?}{:?}", config.queue, config.store);
+    let told = format!("{:?}{:?}", config.places.queue, config.places.store);
     assert!(told.contains("redis://…@queue:6379/1") && !told.contains("ImASecret"), "{told}");
     assert!(!told.contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "{told}");
 }
@@ -237,15 +236,21 @@ fn the_servers_are_named_by_their_urls_and_their_settings_are_read() {
         ("pgbouncer", "yes"),
     ];
     let config = load(&settings, &[], None).expect("all is right");
-    assert_eq!(config.queue.server().map(ServerUrl::as_str), Some(REDIS.1));
-    assert_eq!(config.store.server().map(ServerUrl::as_str), Some(POSTGRES.1));
-    assert_eq!((config.redis.shards, config.redis.strict, config.redis.replicas), (3, true, 2));
-    assert_eq!((config.postgres.schema.as_str(), config.postgres.pgbouncer), ("mirror", true));
+    assert_eq!(config.places.queue.server().map(ServerUrl::as_str), Some(REDIS.1));
+    assert_eq!(config.places.store.server().map(ServerUrl::as_str), Some(POSTGRES.1));
+    assert_eq!(
+        (config.settings.queue_shards, config.is_strict(), config.settings.redis_replicas),
+        (3, true, 2)
+    );
+    assert_eq!((config.settings.schema.as_str(), config.settings.pgbouncer), ("mirror", true));
     let config = load(&[], &[], None).expect("all is right");
-    assert_eq!((config.redis.shards, config.redis.strict, config.redis.replicas), (1, false, 0));
-    assert_eq!((config.postgres.schema.as_str(), config.postgres.pgbouncer), ("clerk", false));
-    assert_eq!(config.redis.timeout, Duration::from_secs(5));
-    assert_eq!(config.postgres.connections_max, 8);
+    assert_eq!(
+        (config.settings.queue_shards, config.is_strict(), config.settings.redis_replicas),
+        (1, false, 0)
+    );
+    assert_eq!((config.settings.schema.as_str(), config.settings.pgbouncer), ("clerk", false));
+    assert_eq!(config.settings.redis_timeout, Duration::from_secs(5));
+    assert_eq!(config.settings.database_connections_max, 8);
 }
 
 #[test]
@@ -259,9 +264,9 @@ fn a_server_in_the_other_ones_place_is_refused_with_the_place_where_it_belongs()
 fn redis_url_is_the_queue_only_where_queue_url_is_not_set() {
     let redis = ("REDIS_URL", "redis://127.0.0.1");
     let config = load(&[], &[redis], None).expect("all is right");
-    assert_eq!(config.queue.server().map(ServerUrl::as_str), Some("redis://127.0.0.1"));
+    assert_eq!(config.places.queue.server().map(ServerUrl::as_str), Some("redis://127.0.0.1"));
     let config = load(&[], &[redis, ("ROLLBOOK_QUEUE_URL", "sqlite://q.db")], None).expect("all is right");
-    assert_eq!(config.queue, Place::Sqlite("q.db".into()));
+    assert_eq!(config.places.queue, Place::Sqlite("q.db".into()));
 }
 
 #[test]
@@ -281,5 +286,82 @@ fn the_sample_is_current_and_parses_as_it_is_and_with_every_setting_on() {
         .fold(String::new(), |text, line| text + line + "\n");
     let on = file(&on);
     let config = load(&[], &[], Some(on.path())).expect("every example is right");
-    assert_eq!(config.worker.instance_id.as_deref(), Some("ins_…"));
+    assert_eq!(config.settings.clerk_instance_id.as_deref(), Some("ins_…"));
+}
+
+settings! {
+    /// A group of settings as a capability may declare it.
+    Target {
+        ("Targets", "Declared by this test alone.") => {
+            url: Place = url(Role::Queue), "where to";
+            secret: Option<String> = secret(|text| Ok(text.to_owned())).optional("/run/secrets/…"), "signs";
+            note: Option<String> = plain().optional("…"), "a remark";
+            tries: u8 = count(300).or("3"), "how often";
+        }
+    }
+}
+
+const TARGETS: &Groups = &[("target", Target::declarations)];
+
+/// Reads the targets of a file.
+fn targets(text: &str) -> (Values, BTreeMap<String, Target>, String) {
+    let mut problems = Vec::new();
+    let values = file::parse(Path::new("t.toml"), text, TARGETS, &mut problems);
+    let targets = reader::read_group(&values, "target", &mut problems);
+    (values, targets, Problems(problems).to_string())
+}
+
+#[test]
+fn a_group_of_settings_is_read_by_name_with_its_types_its_files_and_its_defaults() {
+    let secret = file("hidden\n");
+    let path = secret.path().display();
+    let text = format!(
+        "lanes = 2\n[target.one]\nurl = \"redis://h\"\nsecret_file = \"{path}\"\n\
+         [target.two]\nurl = \"sqlite://q.db\"\ntries = 0\nnote = \"x\"\n"
+    );
+    let (values, targets, problems) = targets(&text);
+    assert_eq!(problems, "");
+    let one = &targets["one"];
+    assert_eq!(one.url.server().map(ServerUrl::as_str), Some("redis://h"));
+    assert_eq!((one.secret.as_deref(), one.note.as_deref(), one.tries), (Some("hidden"), None, 3));
+    let two = &targets["two"];
+    assert_eq!((two.url.file(), two.note.as_deref(), two.tries), (Some(Path::new("q.db")), Some("x"), 0));
+    assert_eq!(targets.len(), 2);
+
+    let mut config = load(&[], &[], None).expect("the defaults are right");
+    config.values.override_by(values);
+    let shown = format!("{}{}", config.table(&[]), config.json(&[]));
+    assert!(shown.contains("target.one.secret") && shown.contains("t.toml:4"), "{shown}");
+    assert!(!shown.contains("hidden"), "{shown}");
+    let files = config.files_read();
+    assert!(files.iter().any(|file| file.path == secret.path() && file.is_secret));
+}
+
+#[test]
+fn everything_that_is_wrong_in_a_group_is_reported_with_its_name_and_line() {
+    let (_, targets, problems) = targets(
+        "[target.one]\nurl = \"redis://h\"\ntries = 301\n[target.two]\nulr = \"redis://h\"\n\
+         [target.three]\nurl = \"redis://h\"\ntries = 256\n[target.\"a.b\"]\nurl = \"redis://h\"\n[other.one]\nurl = 1\n[target.four]\n",
+    );
+    assert!(targets.is_empty());
+    let first = problems.lines().next().expect("a problem");
+    assert!(first.starts_with("other (t.toml:11): there is no such setting"), "{problems}");
+    for line in [
+        "target.one.tries (t.toml:3): \"301\" is too much; at most 300",
+        "target.two.ulr (t.toml:5): there is no such setting; did you mean url? (rollbook config lists every setting)",
+        "target.two.url: is not set; give it a value",
+        "target.four.url: is not set; give it a value",
+        "target.three.tries (t.toml:8): \"256\" is more than this machine can count; write a whole number from 0 to 300",
+        "target.a.b (t.toml:9): is not a set of settings; write [target.NAME], with a NAME of letters, digits, _ and -",
+    ] {
+        assert!(problems.lines().any(|found| found == line), "{line}\nin\n{problems}");
+    }
+}
+
+#[test]
+fn redis_url_is_not_read_where_queue_url_is_set() {
+    let environment =
+        [("REDIS_URL", "unix:///another/programs.sock"), ("ROLLBOOK_QUEUE_URL", "sqlite://q.db")];
+    assert!(load(&[], &environment, None).is_ok());
+    assert!(refusal(load(&[], &environment[..1], None)).starts_with("redis_url ("));
 }

@@ -1,4 +1,4 @@
-//! Where queue and store are: URLs, of which no text of ours may show the password.
+//! URLs of queue and store, of which no text of ours may show the password.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -72,7 +72,7 @@ const REDIS: [&str; 6] =
 const POSTGRES: [&str; 2] = ["postgres", "postgresql"];
 
 impl Role {
-    const fn mend(self) -> &'static str {
+    const fn fix(self) -> &'static str {
         match self {
             Self::Queue => "write redis://HOST:PORT, rediss://HOST:PORT or sqlite://PATH",
             Self::Store => "write postgres://USER@HOST/DATABASE or sqlite://PATH",
@@ -105,23 +105,23 @@ impl Role {
 /// Where a queue or a store is. Its errors never quote the URL.
 pub(crate) fn place(text: &str, role: Role) -> Result<Place, Wrong> {
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(wrong("is no URL", role.mend()));
+        return Err(wrong("is no URL", role.fix()));
     };
     let other = if role == Role::Queue { Role::Store } else { Role::Queue };
     if let (true, Err(error)) = (scheme != "sqlite", Parts::of(text)) {
-        return Err(wrong(error.to_string(), role.mend()));
+        return Err(wrong(error.to_string(), role.fix()));
     }
     match scheme {
-        "sqlite" if rest.is_empty() => Err(wrong("has no path", role.mend())),
-        "sqlite" if rest.contains(['?', '#']) => Err(wrong("has more than a path", role.mend())),
+        "sqlite" if rest.is_empty() => Err(wrong("has no path", role.fix())),
+        "sqlite" if rest.contains(['?', '#']) => Err(wrong("has more than a path", role.fix())),
         "sqlite" => Ok(Place::Sqlite(PathBuf::from(rest))),
-        _ if role.serves(scheme) && rest.is_empty() => Err(wrong("names no host", role.mend())),
+        _ if role.serves(scheme) && rest.is_empty() => Err(wrong("names no host", role.fix())),
         _ if role.serves(scheme) => Ok(Place::Server(ServerUrl(text.to_owned()))),
         _ if other.serves(scheme) => {
-            let (what, mend) = role.refusal();
-            Err(wrong(what, mend))
+            let (what, fix) = role.refusal();
+            Err(wrong(what, fix))
         }
-        _ => Err(wrong("begins with no known scheme", role.mend())),
+        _ => Err(wrong("begins with no known scheme", role.fix())),
     }
 }
 
@@ -171,9 +171,9 @@ mod tests {
     #[test]
     fn a_server_in_the_other_ones_place_is_told_where_it_belongs() {
         let refusal = place("redis://u:secret@h:1", Role::Store).expect_err("no store");
-        assert!(refusal.what.contains("Redis") && refusal.mend.contains("queue_url"), "{refusal:?}");
+        assert!(refusal.what.contains("Redis") && refusal.fix.contains("queue_url"), "{refusal:?}");
         let refusal = place("postgres://u:secret@h:1", Role::Queue).expect_err("no queue");
-        assert!(refusal.what.contains("Postgres") && refusal.mend.contains("database_url"), "{refusal:?}");
+        assert!(refusal.what.contains("Postgres") && refusal.fix.contains("database_url"), "{refusal:?}");
     }
 
     #[test]

@@ -1,23 +1,26 @@
-//! Reading values: from text to what the code works with, or what is wrong and how to mend it.
+//! Reading values: from text to what the code works with, or what is wrong and how to fix it.
 //!
 //! The texts of errors never hold the value of a secret or of a URL, whose caller knows which it is.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use rollbook_core::signature::SigningSecrets;
+
 use crate::nearest::nearest;
 
-/// What is wrong with a value, and the mend.
+/// A fault of a value, and its fix.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Wrong {
     /// What is wrong.
     pub(crate) what: String,
     /// What to write instead.
-    pub(crate) mend: String,
+    pub(crate) fix: String,
 }
 
-pub(crate) fn wrong(what: impl Into<String>, mend: impl Into<String>) -> Wrong {
-    Wrong { what: what.into(), mend: mend.into() }
+/// A fault and its fix.
+pub(crate) fn wrong(what: impl Into<String>, fix: impl Into<String>) -> Wrong {
+    Wrong { what: what.into(), fix: fix.into() }
 }
 
 /// Parts of the values of settings that hold secrets: who puts one into the wrong setting must not find it in a log.
@@ -39,11 +42,11 @@ fn quoted(text: &str) -> String {
 
 /// A span of time: a whole number and a unit, such as `60s`.
 pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
-    const MEND: &str = "write it as 500ms, 60s, 10m, 2h or 7d";
+    const FIX: &str = "write it as 500ms, 60s, 10m, 2h or 7d";
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {
-        return Err(wrong(format!("{} is no span of time", quoted(text)), MEND));
+        return Err(wrong(format!("{} is no span of time", quoted(text)), FIX));
     }
     let millis: u64 = match unit.trim() {
         "ms" => 1,
@@ -51,8 +54,8 @@ pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
         "m" => 60 * 1000,
         "h" => 60 * 60 * 1000,
         "d" => 24 * 60 * 60 * 1000,
-        "" => return Err(wrong(format!("{} has no unit", quoted(text)), MEND)),
-        _ => return Err(wrong(format!("{} has an unknown unit", quoted(text)), MEND)),
+        "" => return Err(wrong(format!("{} has no unit", quoted(text)), FIX)),
+        _ => return Err(wrong(format!("{} has an unknown unit", quoted(text)), FIX)),
     };
     let span =
         number.parse().ok().and_then(|number: u64| number.checked_mul(millis)).map(Duration::from_millis);
@@ -71,8 +74,8 @@ pub(crate) fn pause(text: &str, max: Duration) -> Result<Duration, Wrong> {
 }
 
 /// A number of bytes, such as `1MiB`, `64KiB` or `4096`.
-pub(crate) fn size(text: &str, max: u64) -> Result<usize, Wrong> {
-    const MEND: &str = "write it in bytes, or as 64KiB, 1MiB or 1GiB";
+pub(crate) fn size<N: TryFrom<u64>>(text: &str, max: u64) -> Result<N, Wrong> {
+    const FIX: &str = "write it in bytes, or as 64KiB, 1MiB or 1GiB";
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let bytes: u64 = match unit.trim() {
@@ -80,36 +83,37 @@ pub(crate) fn size(text: &str, max: u64) -> Result<usize, Wrong> {
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
-        _ => return Err(wrong(format!("{} is no size", quoted(text)), MEND)),
+        _ => return Err(wrong(format!("{} is no size", quoted(text)), FIX)),
     };
     let size = number.parse().ok().and_then(|number: u64| number.checked_mul(bytes));
-    within(text, size, max, MEND)
+    within(text, size, max, FIX)
 }
 
 /// A whole number, at least one.
-pub(crate) fn number(text: &str, max: u64) -> Result<usize, Wrong> {
+pub(crate) fn number<N: TryFrom<u64>>(text: &str, max: u64) -> Result<N, Wrong> {
     within(text, text.parse().ok(), max, &format!("write a whole number from 1 to {max}"))
 }
 
 /// A whole number, which may be zero.
-pub(crate) fn count(text: &str, max: u64) -> Result<usize, Wrong> {
-    if text == "0" {
-        Ok(0)
-    } else {
-        within(text, text.parse().ok(), max, &format!("write a whole number from 0 to {max}"))
-    }
+pub(crate) fn count<N: TryFrom<u64>>(text: &str, max: u64) -> Result<N, Wrong> {
+    let fix = format!("write a whole number from 0 to {max}");
+    if text == "0" { fitting(text, 0, &fix) } else { within(text, text.parse().ok(), max, &fix) }
 }
 
-fn within(text: &str, number: Option<u64>, max: u64, mend: &str) -> Result<usize, Wrong> {
+fn within<N: TryFrom<u64>>(text: &str, number: Option<u64>, max: u64, fix: &str) -> Result<N, Wrong> {
     match number {
         Some(0) => Err(wrong("is zero", "at least 1")),
         Some(number) if number > max => {
             Err(wrong(format!("{} is too much", quoted(text)), format!("at most {max}")))
         }
-        Some(number) => usize::try_from(number)
-            .map_err(|_| wrong(format!("{} is more than this machine can count", quoted(text)), mend)),
-        None => Err(wrong(format!("{} is no whole number", quoted(text)), mend)),
+        Some(number) => fitting(text, number, fix),
+        None => Err(wrong(format!("{} is no whole number", quoted(text)), fix)),
     }
+}
+
+fn fitting<N: TryFrom<u64>>(text: &str, number: u64, fix: &str) -> Result<N, Wrong> {
+    N::try_from(number)
+        .map_err(|_| wrong(format!("{} is more than this machine can count", quoted(text)), fix))
 }
 
 /// `HOST:PORT`, where the host is an IP address or `localhost`. No name is looked up: what a name
@@ -122,11 +126,19 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, Wrong> {
     })
 }
 
-/// One of these words.
-pub(crate) fn choice(text: &str, words: &[&'static str]) -> Result<&'static str, Wrong> {
-    let found = words.iter().copied().find(|word| *word == text);
-    found.ok_or_else(|| {
+/// One of these words, each with its value.
+pub(crate) fn choice<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, Wrong> {
+    let found = words.iter().find(|(word, _)| *word == text);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         wrong(format!("{} is not known", quoted(text)), format!("write {}", words.join(" or ")))
+    })
+}
+
+/// One signing secret or more.
+pub(crate) fn signing_secrets(text: &str) -> Result<SigningSecrets, Wrong> {
+    SigningSecrets::parse(text).map_err(|error| {
+        wrong(error.to_string(), "write whsec_…, and more of them separated by commas or spaces")
     })
 }
 
@@ -166,14 +178,14 @@ pub(crate) fn identifier(text: &str) -> Result<String, Wrong> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let whole =
         (1..=63).contains(&text.len()) && text.bytes().all(plain) && !text.as_bytes()[0].is_ascii_digit();
-    let mend = "write at most 63 of a-z, 0-9 and _, no digit first";
+    let fix = "write at most 63 of a-z, 0-9 and _, no digit first";
     if text.starts_with("pg_") {
         return Err(wrong(
             format!("{} is a name that Postgres keeps for itself", quoted(text)),
             "begin it otherwise than pg_",
         ));
     }
-    if whole { Ok(text.to_owned()) } else { Err(wrong(format!("{} is no plain name", quoted(text)), mend)) }
+    if whole { Ok(text.to_owned()) } else { Err(wrong(format!("{} is no plain name", quoted(text)), fix)) }
 }
 
 #[cfg(test)]
@@ -216,15 +228,19 @@ mod tests {
             assert_eq!(size(text, 1 << 30), Ok(bytes), "{text}");
         }
         for text in ["", "0", "1MB", "2GiB", "MiB", "-1", "99999999999999GiB"] {
-            assert!(size(text, 1 << 30).is_err(), "{text}");
+            assert!(size::<u64>(text, 1 << 30).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_number_is_at_least_one_and_a_count_may_be_zero() {
-        assert_eq!((number("64", 64), count("0", 4), count("4", 4)), (Ok(64), Ok(0), Ok(4)));
-        assert!(number("0", 64).is_err() && number("65", 64).is_err());
-        assert!(count("5", 4).is_err() && count("-1", 4).is_err() && count("none", 4).is_err());
+        assert_eq!((number("64", 64), count("0", 4), count("4", 4)), (Ok(64_u8), Ok(0_u8), Ok(4_u8)));
+        assert!(
+            number::<u8>("0", 64).is_err()
+                && number::<u8>("65", 64).is_err()
+                && number::<u8>("300", 999).is_err()
+        );
+        assert!(["5", "-1", "none"].iter().all(|text| count::<u8>(text, 4).is_err()));
     }
 
     #[test]
@@ -233,11 +249,11 @@ mod tests {
             let refusals = [
                 duration(text, MAX).err(),
                 pause(text, MAX).err(),
-                size(text, 1).err(),
-                number(text, 1).err(),
-                count(text, 1).err(),
+                size::<u64>(text, 1).err(),
+                number::<u64>(text, 1).err(),
+                count::<u64>(text, 1).err(),
                 address(text).err(),
-                choice(text, &["yes"]).err(),
+                choice(text, &[("yes", true)]).err(),
                 log_filter(text).err(),
                 key_prefix(text).err(),
                 identifier(text).err(),
@@ -247,7 +263,7 @@ mod tests {
                 assert!(!format!("{refusal:?}").contains("hidden"), "{refusal:?}");
             }
         }
-        assert!(number("many", 1).expect_err("no number").what.contains("many"));
+        assert!(number::<u64>("many", 1).expect_err("no number").what.contains("many"));
     }
 
     #[test]
@@ -265,7 +281,7 @@ mod tests {
         for text in ["info", "WARN", "info,rollbook_worker=debug", "off"] {
             assert!(log_filter(text).is_ok(), "{text}");
         }
-        assert!(log_filter("debgu").expect_err("no level").mend.contains("did you mean debug?"));
+        assert!(log_filter("debgu").expect_err("no level").fix.contains("did you mean debug?"));
         assert!(log_filter("info,rollbook=loud").is_err());
     }
 }

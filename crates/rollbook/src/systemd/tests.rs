@@ -15,7 +15,7 @@ use rollbook_testkit::memory::queue::MemoryQueue;
 use rollbook_testkit::memory::store::MemoryStore;
 
 use super::*;
-use crate::config::{Config, FileSource, Sources, find};
+use crate::config::{Config, FileSource, Settings, Sources};
 use crate::door::Ports;
 use crate::service::{Faces, Service};
 use crate::wire::Queue;
@@ -55,7 +55,8 @@ impl Listener {
 }
 
 fn config() -> Config {
-    let flags = ["listen", "ops_listen"].map(|key| (find(key).expect("a setting"), "127.0.0.1:0".to_owned()));
+    let flags =
+        [Settings::listen(), Settings::ops_listen()].map(|one| (&one.about, "127.0.0.1:0".to_owned()));
     let environment = Environment::of(&[]);
     let sources = Sources { flags: &flags, environment, file: FileSource::None };
     Config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"))
@@ -94,7 +95,7 @@ async fn the_watchdog_is_fed_until_a_lane_of_the_worker_stands_still() {
         assert_eq!(listener.heard().await.as_deref(), Some("WATCHDOG=1"), "a batch may take a while");
 
         // The other lanes go on; this one has been in the same call for longer than two leases.
-        clock.advance(config.worker.lease_for * 2);
+        clock.advance(config.settings.lease_for * 2);
         let mut after = 0;
         while listener.heard().await.is_some() {
             after += 1;

@@ -31,7 +31,7 @@ use super::healthcheck::reachable;
 use super::on_all_cores;
 use crate::cli::{Demo, Output};
 use crate::clock::SystemClock;
-use crate::config::{Config, Environment, Problems};
+use crate::config::{Config, Environment, Problems, Settings};
 use crate::door::Ports;
 use crate::flags::SettingFlags;
 use crate::logging;
@@ -53,22 +53,22 @@ const STUCK_AFTER: Duration = Duration::from_secs(30);
 /// The rows do not equal the truth, or something broke on the way to them.
 pub(crate) fn run(mut settings: SettingFlags, arguments: &Demo) -> anyhow::Result<()> {
     let began_at = Instant::now();
-    if let Some(url) = ["queue_url", "redis_url", "database_url"].into_iter().find(|key| settings.is_set(key))
-    {
-        let flag = format!("--{}", url.replace('_', "-"));
+    let urls = [Settings::queue_url(), Settings::redis_url(), Settings::database_url()];
+    if let Some(url) = urls.iter().find(|url| settings.is_set(&url.about)) {
+        let flag = url.about.dashed();
         let mend = "leave it out, or name servers for the demo by --queue and --store";
         return Err(Problems::one(flag, "the demo brings its own queue and store", mend).into());
     }
     let environment = Environment::read();
-    settings.set_default("listen", "127.0.0.1:0");
-    settings.set_default("ops_listen", "127.0.0.1:0");
-    if !environment.is_set("ROLLBOOK_LOG") {
-        settings.set_default("log", "warn");
+    settings.set_default(&Settings::listen().about, "127.0.0.1:0");
+    settings.set_default(&Settings::ops_listen().about, "127.0.0.1:0");
+    if !environment.is_set(&Settings::log().about.environment()) {
+        settings.set_default(&Settings::log().about, "warn");
     }
     let config = Config::load(&settings.own_sources())?;
-    logging::start(&config.log, &environment)?;
+    logging::start(&config.settings, &environment)?;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let folder = settings.is_set("data_dir").then_some(config.data_dir.as_path());
+    let folder = settings.is_set(&Settings::data_dir().about).then_some(config.settings.data_dir.as_path());
     let places = Places::new(arguments, folder, seed)?;
     let secret = made_for_this_run();
     let secrets = SigningSecrets::parse(&secret)?;

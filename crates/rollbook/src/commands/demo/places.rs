@@ -73,13 +73,13 @@ impl Places {
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<(Queue, Durability)> {
         for (flag, part) in [("--queue", Part::Queue), ("--store", Part::Store)] {
-            if let Some(wrong) = wire::wrong_server(config, part) {
+            if let Err(wrong) = wire::backend(config, part).check() {
                 return Err(Problems::one(flag, wrong, "mend it, or leave it out").into());
             }
         }
         if self.queue.is_some() {
             // Somebody's worker may wait at an empty one, and would take what is the demo's.
-            if wire::queue_exists(config).await.map_err(|why| anyhow!(why))? {
+            if wire::backend(config, Part::Queue).exists().await.map_err(|why| anyhow!(why))? {
                 let wrong = format!("{} holds a queue already", wire::describe(config, Part::Queue));
                 let mend = "name an empty database of it, such as redis://HOST:6379/9";
                 return Err(Problems::one("--queue", wrong, mend).into());
@@ -93,7 +93,7 @@ impl Places {
         let durability = queue.admin.durability().await?;
         refuse_if_strict(config, &durability)?;
         if self.store.is_some() {
-            if wire::store_exists(config).await.map_err(|why| anyhow!(why))? {
+            if wire::backend(config, Part::Store).exists().await.map_err(|why| anyhow!(why))? {
                 let wrong = format!("{} is there already", wire::describe(config, Part::Store));
                 let mend = format!("give another --seed, or drop it: DROP SCHEMA {} CASCADE", self.schema);
                 return Err(Problems::one("--store", wrong, mend).into());
@@ -112,8 +112,14 @@ impl Places {
             return self.home.keep();
         }
         let removed = [
-            (Part::Queue, if self.made_queue { wire::remove_queue(config).await } else { Ok(()) }),
-            (Part::Store, if self.made_schema { wire::remove_store(config).await } else { Ok(()) }),
+            (
+                Part::Queue,
+                if self.made_queue { wire::backend(config, Part::Queue).remove().await } else { Ok(()) },
+            ),
+            (
+                Part::Store,
+                if self.made_schema { wire::backend(config, Part::Store).remove().await } else { Ok(()) },
+            ),
         ];
         for (part, removed) in removed {
             if let Err(why) = removed {
@@ -140,7 +146,7 @@ fn server(flag: &str, url: Option<&str>, role: Role) -> Result<Option<Place>, Pr
         Ok(Place::Sqlite(_)) => {
             Err(Problems::one(flag, "names a file", "leave it out: files are made by the demo itself"))
         }
-        Err(wrong) => Err(Problems::one(flag, wrong.what, wrong.mend)),
+        Err(wrong) => Err(Problems::one(flag, wrong.what, wrong.fix)),
     }
 }
 

@@ -235,7 +235,7 @@ pub(crate) fn json(findings: &Findings, surroundings: &Surroundings) -> Value {
         "metrics": format!("http://{}/metrics", surroundings.ops),
         "queue": surroundings.queue,
         "store": surroundings.store,
-        "weaknesses": surroundings.durability.weaknesses,
+        "weaknesses": surroundings.durability.weaknesses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "databases": surroundings.kept.as_ref().map(|folder| folder.display().to_string()),
     })
 }
@@ -263,6 +263,8 @@ fn rate(per_second: f64) -> String {
 mod tests {
     use rollbook_simulator::sender::Report;
     use rollbook_simulator::truth::Comparison;
+
+    use rollbook_core::weakness::Weakness;
 
     use super::*;
 
@@ -317,13 +319,13 @@ mod tests {
         assert!(said.contains("Redis at h:1") && said.contains("SQLite /x"), "{said}");
         assert!(said.contains("each durable before its 200") && !said.contains("degraded"), "{said}");
         let mut weak = surroundings(false);
-        weak.durability.weaknesses = vec!["appendfsync is everysec".to_owned()];
+        weak.durability.weaknesses = vec![Weakness::new("appendfsync is everysec", "CONFIG SET it")];
         let said = text(&findings(), &weak, Style::PLAIN);
         assert!(
             !said.contains("each durable") && said.contains("degraded: appendfsync is everysec"),
             "{said}"
         );
-        assert_eq!(json(&findings(), &weak)["weaknesses"][0], "appendfsync is everysec");
+        assert_eq!(json(&findings(), &weak)["weaknesses"][0], "appendfsync is everysec; CONFIG SET it");
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub(super) async fn clock(config: &Config, needs: &Needs, clock: &dyn Clock) -> 
     let mut findings = Vec::new();
     for part in needs.parts() {
         let asked_at = clock.now();
-        let Ok(Some(answer)) = tokio::time::timeout(ASK_TIMEOUT, wire::server_time(config, part)).await
+        let Ok(Some(answer)) =
+            tokio::time::timeout(ASK_TIMEOUT, wire::backend(config, part).server_time()).await
         else {
             continue;
         };
@@ -44,7 +45,7 @@ pub(super) async fn clock(config: &Config, needs: &Needs, clock: &dyn Clock) -> 
         let answered_at = clock.now();
         let whose = format!("the {}'s server", part.name());
         let middle = asked_at.plus(answered_at.since(asked_at) / 2);
-        findings.push(judge_skew(middle, theirs, &whose, config.receiver.tolerance));
+        findings.push(judge_skew(middle, theirs, &whose, config.settings.tolerance));
     }
     findings
 }
@@ -141,7 +142,7 @@ pub(super) fn open_files(config: &Config, needs: &Needs) -> Finding {
     if !needs.receiver {
         return skipped(OPEN_FILES, "a worker has few");
     }
-    let wanted = config.receiver.connections_max as u64 + FILES_BESIDE;
+    let wanted = config.settings.connections_max as u64 + FILES_BESIDE;
     match Resource::NOFILE.get() {
         Ok((_, hard)) if hard < wanted => warning(
             OPEN_FILES,

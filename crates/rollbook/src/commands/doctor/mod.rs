@@ -124,20 +124,17 @@ fn configuration(config: &Config, needs: &Needs) -> (Findings, bool) {
         Ok(secrets) => ok("signing_secret", format!("{} are set, well-formed; all are tried", secrets.len())),
         Err(problems) => {
             let first = problems.0.first();
-            let mend = first.map_or_else(String::new, |problem| problem.mend.clone());
+            let mend = first.map_or_else(String::new, |problem| problem.fix.clone());
             failed("signing_secret", "CLERK_WEBHOOK_SIGNING_SECRET is not set", mend)
         }
     });
     let misconfigured = findings.iter().any(|finding| finding.state == State::Failed);
-    let is_set = if config.is_set("clerk_secret_key") { "set" } else { "not set" };
-    let key = format!("{is_set}, and nothing uses it yet: the sweep against Clerk's API is not built");
-    findings.push(skipped("clerk_key", key));
     (findings, misconfigured)
 }
 
 fn problem(problem: &Problem) -> Finding {
     let origin = problem.origin.as_ref().map_or(String::new(), |origin| format!(" ({origin})"));
-    failed(CONFIGURATION, format!("{}{origin}: {}", problem.name, problem.wrong), &*problem.mend)
+    failed(CONFIGURATION, format!("{}{origin}: {}", problem.name, problem.wrong), &*problem.fix)
 }
 
 fn tell(findings: &[Finding], misconfigured: bool, arguments: &Doctor) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rollbook_core::queue::{Audit, Producer, QueueError, QueueStats};
 use rollbook_core::store::{Cascades, Store, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
+use rollbook_core::weakness::Weakness;
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::{ASK_TIMEOUT, Needs, in_time, no_answer, notices};
@@ -104,7 +105,7 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
 /// Whether a delivery would be taken; `false` where that can't be tried: nothing is there yet, or the engine can't. A
 /// queue that is full has a line of its own.
 async fn rehearse_delivery(config: &Config, producer: &dyn Producer) -> Result<bool, String> {
-    if !in_time(wire::queue_exists(config)).await? {
+    if !in_time(wire::backend(config, Part::Queue).exists()).await? {
         return Ok(false);
     }
     match tokio::time::timeout(ASK_TIMEOUT, producer.rehearse()).await {
@@ -114,24 +115,22 @@ async fn rehearse_delivery(config: &Config, producer: &dyn Producer) -> Result<b
     }
 }
 
-fn weaknesses(config: &Config, weaknesses: &[String]) -> Findings {
+fn weaknesses(config: &Config, weaknesses: &[Weakness]) -> Findings {
     if weaknesses.is_empty() {
         return vec![ok(DURABILITY, "a 200 means: on the disk (fsynced)")];
     }
-    let told = |weakness: &String| {
-        // Each ends with its mend.
-        let (what, mend) = weakness.rsplit_once("; ").unwrap_or((weakness, "see what its server's log says"));
-        if config.redis.strict {
-            failed(DURABILITY, format!("{what} (strict: nothing starts on it)"), mend)
+    let told = |Weakness { what, fix }: &Weakness| {
+        if config.is_strict() {
+            failed(DURABILITY, format!("{what} (strict: nothing starts on it)"), &**fix)
         } else {
-            warning(DURABILITY, what, mend)
+            warning(DURABILITY, what, &**fix)
         }
     };
     weaknesses.iter().map(told).collect()
 }
 
 fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Finding {
-    let (depth, limit) = (stats.depth(), config.queue_depth_max);
+    let (depth, limit) = (stats.depth(), config.settings.queue_depth_max);
     let waits = stats.oldest_received_at.map(|at| now.since(at)).unwrap_or_default();
     let told = format!("{} of at most {} messages wait", thousands(depth), thousands(limit));
     let mend =
@@ -307,7 +306,7 @@ fn mend(config: &Config, part: Part) -> String {
             )
         }
         (Place::Server(_), Part::Queue) => {
-            format!("see that the server runs and lets this user in, or correct {}", config.queue_key())
+            format!("see that the server runs and lets this user in, or correct {}", config.queue_setting().key)
         }
         (Place::Server(_), Part::Store) => {
             "see that the server runs and lets this user in, or correct database_url".to_owned()
@@ -321,10 +320,10 @@ mod tests {
 
     use super::super::finding::State;
     use super::*;
-    use crate::config::{Environment, FileSource, Sources};
+    use crate::config::{Environment, FileSource, Settings, Sources};
 
     fn config() -> Config {
-        let flags = [(crate::config::find("queue_depth_max").expect("a setting"), "1000".to_owned())];
+        let flags = [(&Settings::queue_depth_max().about, "1000".to_owned())];
         let sources = Sources { flags: &flags, environment: Environment::of(&[]), file: FileSource::None };
         Config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"))
     }

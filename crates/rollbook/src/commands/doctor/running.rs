@@ -23,7 +23,7 @@ const SILENT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Asks the ops face.
 pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -> Findings {
-    let address = reachable(config.ops_listen);
+    let address = reachable(config.settings.ops_listen);
     if Connection::connect(address, ASK_TIMEOUT).await.is_err() {
         let why = format!("nobody answers at http://{address} (ops_listen): it is not running, or elsewhere");
         return vec![skipped(PROCESS, why), skipped(DELIVERIES, "no process to ask")];
@@ -39,7 +39,7 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
         Ok(metrics) if metrics.is_success() => {
             findings.push(deliveries(needs, &metrics.body, clock.now()));
             findings.extend(refusals::findings(&metrics.body));
-            findings.extend(senders_clock(&metrics.body, config.receiver.tolerance));
+            findings.extend(senders_clock(&metrics.body, config.settings.tolerance));
         }
         _ => findings.push(skipped(DELIVERIES, "its metrics don't tell")),
     }
@@ -51,7 +51,7 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
 pub(super) async fn look_again(config: &Config, needs: &Needs, clock: &dyn Clock, findings: &mut Findings) {
     let is_none = |finding: &&mut Finding| finding.check == DELIVERIES && finding.found == NONE_YET;
     let Some(finding) = findings.iter_mut().find(is_none) else { return };
-    if let Ok(metrics) = get(reachable(config.ops_listen), "/metrics").await {
+    if let Ok(metrics) = get(reachable(config.settings.ops_listen), "/metrics").await {
         *finding = since_test_event(needs, &metrics.body, clock.now());
     }
 }

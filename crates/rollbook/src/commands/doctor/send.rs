@@ -61,8 +61,8 @@ pub(super) async fn send(
     let Ok(secrets) = config.signing_secrets() else {
         return failed(SEND, "there is no secret to sign with", "set CLERK_WEBHOOK_SIGNING_SECRET");
     };
-    let target =
-        target.unwrap_or_else(|| Target { address: reachable(config.listen), path: PATH.to_owned() });
+    let target = target
+        .unwrap_or_else(|| Target { address: reachable(config.settings.listen), path: PATH.to_owned() });
     let now = clock.now();
     let body = json!({ "type": EVENT_TYPE, "object": "event", "timestamp": now.as_millis(), "data": {} });
     let event = Event {
@@ -112,7 +112,7 @@ fn refusal(status: u16) -> &'static str {
 fn places(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Result<Places, String> {
     let told = |error: anyhow::Error| format!("{error:#}");
     let queue = wire::open_queue(config, clock.clone()).map_err(told)?.admin;
-    let has_ledger = needs.worker && config.keeping.ledger;
+    let has_ledger = needs.worker && config.settings.ledger;
     let ledger = if has_ledger { Some(wire::open_store(config, clock.clone()).map_err(told)?) } else { None };
     Ok(Places { queue, ledger })
 }

@@ -304,7 +304,7 @@ async fn mentions(store: &dyn Store, person: &Person) -> Result<Mentions, StoreE
 fn vacuum(config: &Config) -> anyhow::Result<Vec<Part>> {
     let mut rewritten = Vec::new();
     for part in Part::ALL {
-        let written = wire::rewrite_file(config, part);
+        let written = wire::backend(config, part).rewrite();
         if written.map_err(|why| anyhow::anyhow!("all is erased; but {why}; run it again"))? {
             rewritten.push(part);
         }

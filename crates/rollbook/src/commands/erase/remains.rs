@@ -40,7 +40,7 @@ pub(super) fn all(config: &Config, id: &str, rewritten: &[Part]) -> Vec<Remain> 
                 Some(format!("rollbook erase {id} --vacuum")),
             )),
             (Part::Queue, Place::Server(_)) => redis(&mut all, &place),
-            (Part::Store, Place::Server(_)) => postgres(&mut all, &place, &config.postgres.schema),
+            (Part::Store, Place::Server(_)) => postgres(&mut all, &place, &config.settings.schema),
         }
         all.push(remain(
             &place,

@@ -38,7 +38,7 @@ pub(crate) fn run(config: &Config, arguments: &Explain) -> anyhow::Result<()> {
     on_all_cores(async {
         let store = wire::open_store(config, clock.clone())?;
         let queue = wire::open_queue(config, clock.clone()).map(|queue| queue.admin);
-        let ledger = Ledger { is_on: config.keeping.ledger, kept_for: config.worker.upkeep.ledger_kept_for };
+        let ledger = Ledger { is_on: config.settings.ledger, kept_for: config.settings.ledger_kept_for };
         let ask = Ask {
             id: &arguments.id,
             limit: arguments.limit as usize,

@@ -1,0 +1,82 @@
+//! The port for setting up a queue or a store: what is there, what it lacks, and making or removing it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::time::Timestamp;
+
+/// Says whether work that takes long is to stop.
+pub type Stopped = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// Steps of the schema that a backend lacks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// The names of the steps, in their order; none where there is a refusal.
+    pub names: Vec<&'static str>,
+    /// Why this Rollbook must not use the backend, whatever is applied. Waiting does not help.
+    pub refusal: Option<String>,
+    /// The names of steps of a newer Rollbook that this one does not know and works with all the same: they only add.
+    pub newer: Vec<String>,
+}
+
+/// A queue or a store as a place that can be set up. It need not exist.
+///
+/// Errors are for an operator: they name the place, and hold no password.
+#[async_trait]
+pub trait Backend: Send + Sync {
+    /// Place and kind of the backend, without user and password.
+    fn describe(&self) -> String;
+
+    /// Checks the settings without a connection.
+    ///
+    /// # Errors
+    /// What is wrong with the settings.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// The steps that are pending. Makes nothing. A backend without a schema lacks none.
+    ///
+    /// # Errors
+    /// The backend can't be asked.
+    async fn pending(&self) -> Result<Pending, String> {
+        Ok(Pending::default())
+    }
+
+    /// Applies what is pending, makes what does not exist, and returns the names of the steps. A stop may be ignored;
+    /// where it is not, nothing is changed.
+    ///
+    /// # Errors
+    /// The backend can't be asked, or refuses a step.
+    async fn migrate(&self, _stopped: Stopped) -> Result<Vec<&'static str>, String> {
+        Ok(Vec::new())
+    }
+
+    /// Whether it exists, even if empty. Makes nothing.
+    ///
+    /// # Errors
+    /// The backend can't be asked.
+    async fn exists(&self) -> Result<bool, String>;
+
+    /// Time of the server's clock; `None` where there is no server.
+    async fn server_time(&self) -> Option<Result<Timestamp, String>> {
+        None
+    }
+
+    /// Rewrites the file, so that the file and its log hold nothing that was removed. `false` where there is no file.
+    ///
+    /// # Errors
+    /// What was removed may still be in the file or its log.
+    fn rewrite(&self) -> Result<bool, String> {
+        Ok(false)
+    }
+
+    /// Removes it from its server, with all its content. A file stays.
+    ///
+    /// # Errors
+    /// Part of it may still be there.
+    async fn remove(&self) -> Result<(), String> {
+        Ok(())
+    }
+}

@@ -1,0 +1,49 @@
+//! Setting up a store on Postgres.
+
+use async_trait::async_trait;
+use rollbook_core::backend::{Backend, Pending, Stopped};
+use rollbook_core::store::StoreError;
+use rollbook_core::time::Timestamp;
+
+use crate::migrations::{apply_migrations, drop_schema, examine, schema, schema_exists, server_time};
+use crate::place::Place;
+use crate::settings::PostgresSettings;
+
+#[async_trait]
+impl Backend for PostgresSettings {
+    fn describe(&self) -> String {
+        let schema = &self.schema;
+        match Place::parse(&self.url) {
+            Ok((place, _)) => format!("{place}, database {}, schema {schema}", place.database()),
+            Err(_) => format!("Postgres, schema {schema}"),
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        Place::of(self)?;
+        schema(&self.schema).map(drop).map_err(|fault| match fault.into() {
+            StoreError::Deployment(wrong) => wrong,
+            error => error.to_string(),
+        })
+    }
+
+    async fn pending(&self) -> Result<Pending, String> {
+        examine(self).await.map_err(|error| error.to_string())
+    }
+
+    async fn migrate(&self, _stopped: Stopped) -> Result<Vec<&'static str>, String> {
+        apply_migrations(self).await.map_err(|error| error.to_string())
+    }
+
+    async fn exists(&self) -> Result<bool, String> {
+        schema_exists(self).await.map_err(|error| error.to_string())
+    }
+
+    async fn server_time(&self) -> Option<Result<Timestamp, String>> {
+        Some(server_time(self).await.map_err(|error| error.to_string()))
+    }
+
+    async fn remove(&self) -> Result<(), String> {
+        drop_schema(self).await.map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,70 @@
+//! Setting up the file of a queue or a store.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use rollbook_core::backend::{Backend, Pending, Stopped};
+
+use crate::migrations::{Schema, apply_migrations_until, newer_migrations, pending_migrations};
+use crate::rewrite::rewrite;
+
+/// The file of a queue or a store.
+#[derive(Clone, Debug)]
+pub struct SqliteFile {
+    /// Path of the file.
+    pub path: PathBuf,
+    /// Schema of the file.
+    pub schema: Schema,
+}
+
+impl SqliteFile {
+    fn error(&self, why: &str) -> String {
+        let part = match self.schema {
+            Schema::Queue => "queue",
+            Schema::Store => "store",
+        };
+        format!("the {part} in {}: {why}", self.path.display())
+    }
+}
+
+#[async_trait]
+impl Backend for SqliteFile {
+    fn describe(&self) -> String {
+        format!("SQLite {}, WAL, synchronous=FULL", self.path.display())
+    }
+
+    async fn pending(&self) -> Result<Pending, String> {
+        let names = pending_migrations(&self.path, self.schema).map_err(|why| self.error(&why))?;
+        let newer = newer_migrations(&self.path, self.schema).map_err(|why| self.error(&why))?;
+        Ok(Pending { names, refusal: None, newer })
+    }
+
+    async fn migrate(&self, stopped: Stopped) -> Result<Vec<&'static str>, String> {
+        make_folder_of(&self.path)?;
+        let Self { path, schema } = self.clone();
+        // It may take minutes, in which signals and clients want to be answered.
+        let applying =
+            tokio::task::spawn_blocking(move || apply_migrations_until(&path, schema, move || stopped()));
+        let applied = applying.await.map_err(|error| error.to_string())?;
+        applied.map_err(|why| self.error(&why))
+    }
+
+    async fn exists(&self) -> Result<bool, String> {
+        Ok(self.path.exists())
+    }
+
+    fn rewrite(&self) -> Result<bool, String> {
+        rewrite(&self.path).map(|()| true).map_err(|why| self.error(&why))
+    }
+}
+
+/// Makes the folder of a file, for its owner alone: the file will hold personal data.
+fn make_folder_of(path: &Path) -> Result<(), String> {
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| format!("the folder {} can't be made: {error}", folder.display()))
+}

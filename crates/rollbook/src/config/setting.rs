@@ -1,0 +1,296 @@
+//! A typed setting, and the macro that declares settings.
+//!
+//! [`settings!`] makes a struct with one typed field per setting, and the declaration under the same name:
+//! `settings.lanes` is the value, `Settings::lanes()` the declaration. The compiler reports a field that nothing reads:
+//! a setting without a use does not build.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::url::{self, Place, Role};
+use super::values::{self, Wrong};
+use crate::nearest::nearest;
+
+/// One setting, of which the value is a `T`.
+pub(crate) struct Setting<T> {
+    /// Name, form, default and meaning.
+    pub(crate) about: About,
+    /// Reads the text of a value.
+    pub(super) parse: Parse<T>,
+    /// The value where no source gives one; `None` where a source must give one.
+    pub(super) unset: Option<fn() -> T>,
+}
+
+/// Reads the text of a value.
+pub(super) type Parse<T> = Box<dyn Fn(&str) -> Result<T, Wrong> + Send + Sync>;
+
+/// Name, form, default and meaning of a setting, whatever its type.
+pub(crate) struct About {
+    /// The key in the file, from which the other names are made.
+    pub(crate) key: &'static str,
+    /// Title and introduction of the section of the reference that lists the setting.
+    pub(crate) section: (&'static str, &'static str),
+    /// The form of its text.
+    pub(crate) kind: Kind,
+    /// The text where no source gives one. `None`: not set.
+    pub(crate) default: Option<&'static str>,
+    /// A sample text for a setting without a default.
+    pub(crate) example: &'static str,
+    /// The meaning, in one line.
+    pub(crate) help: &'static str,
+    /// Whether the help of every command shows the flag. All are flags, and `rollbook config` lists all.
+    pub(crate) everyday: bool,
+    /// Whether Clerk's or other programs use the name too, which then has no prefix in the environment.
+    is_shared: bool,
+}
+
+/// The form of a setting's text.
+#[derive(Clone, PartialEq)]
+pub(crate) enum Kind {
+    /// Any text.
+    Text,
+    /// Never shown, never a flag; may be read from a file.
+    Secret,
+    /// URL of a system. May hold a password: shown without it, may be read from a file.
+    Url,
+    /// A path.
+    Path,
+    /// `HOST:PORT`.
+    Address,
+    /// One of these words.
+    Choice(Vec<&'static str>),
+    /// A span of time, at most this long.
+    Duration(Duration),
+    /// A span of time, at most this long, or zero.
+    Pause(Duration),
+    /// A number of bytes, at most this many.
+    Size(u64),
+    /// A whole number from one, at most this.
+    Number(u64),
+    /// A whole number from zero, at most this.
+    Count(u64),
+}
+
+impl About {
+    /// The name in the environment.
+    pub(crate) fn environment(&self) -> String {
+        let name = self.key.to_ascii_uppercase();
+        if self.is_shared { name } else { format!("ROLLBOOK_{name}") }
+    }
+
+    /// The flag. A secret has none: every user of a machine reads the process list.
+    pub(crate) fn flag(&self) -> Option<String> {
+        (self.kind != Kind::Secret).then(|| self.dashed())
+    }
+
+    /// The key as the name of a flag, with its dashes.
+    pub(crate) fn dashed(&self) -> String {
+        format!("--{}", self.key.replace('_', "-"))
+    }
+
+    /// The meaning with a capital at its start.
+    pub(crate) fn sentence(&self) -> String {
+        let mut chars = self.help.chars();
+        let first = chars.next().map(char::to_uppercase);
+        first.into_iter().flatten().chain(chars).collect()
+    }
+
+    /// Whether the value may be the content of a file (`X_FILE`).
+    pub(crate) fn may_be_in_file(&self) -> bool {
+        matches!(self.kind, Kind::Secret | Kind::Url)
+    }
+}
+
+/// Finds the setting of this name, and whether the name is that of a file which holds the value.
+///
+/// # Errors
+/// No setting has this name; the text says what to do.
+pub(super) fn find(
+    settings: &[&'static About],
+    name: &str,
+    file_suffix: &str,
+    name_of: impl Fn(&About) -> String,
+    otherwise: &str,
+) -> Result<(&'static About, bool), String> {
+    let named = |wanted: &str| settings.iter().copied().find(|setting| name_of(setting) == wanted);
+    let of_file = || named(name.strip_suffix(file_suffix)?).filter(|setting| setting.may_be_in_file());
+    let found = named(name).map(|setting| (setting, false)).or_else(|| Some((of_file()?, true)));
+    found.ok_or_else(|| {
+        let meant = nearest(name, settings.iter().map(|setting| name_of(setting)));
+        let fix = meant.map_or_else(|| otherwise.to_owned(), |meant| format!("did you mean {meant}?"));
+        format!("{fix} (rollbook config lists every setting)")
+    })
+}
+
+/// Declares settings, by sections of the reference: `name: type = form, "meaning";`, with as many
+/// `must(scope, "what it must be", condition, "what is wrong")` behind the meaning as there are relations to others.
+macro_rules! settings {
+    ($(#[$attribute:meta])* $name:ident {
+        $($section:expr => { $(
+            $key:ident: $type:ty = $setting:expr, $help:expr
+            $(, must($scope:expr, $fix:expr, $condition:expr, $wrong:expr))*;
+        )* })*
+    }) => {
+        $(#[$attribute])*
+        pub(crate) struct $name { $($(pub(crate) $key: $type,)*)* }
+
+        impl $name {
+            $($(pub(crate) fn $key() -> &'static Setting<$type> {
+                static SETTING: LazyLock<Setting<$type>> =
+                    LazyLock::new(|| $setting.declared(stringify!($key), $section, $help));
+                &SETTING
+            })*)*
+        }
+
+        impl Declared for $name {
+            fn declarations() -> Vec<&'static About> {
+                vec![$($(&Self::$key().about,)*)*]
+            }
+
+            fn relations() -> Vec<Relation<Self>> {
+                vec![$($($(Relation {
+                    setting: &Self::$key().about,
+                    scope: $scope,
+                    fix: $fix,
+                    condition: $condition,
+                    wrong: $wrong,
+                },)*)*)*]
+            }
+
+            fn read(reader: &mut Reader<'_>) -> Option<Self> {
+                $($(let $key = reader.read(Self::$key());)*)*
+                Some(Self { $($($key: $key?,)*)* })
+            }
+        }
+    };
+}
+pub(super) use settings;
+
+impl<T: 'static> Setting<T> {
+    fn new(kind: Kind, parse: impl Fn(&str) -> Result<T, Wrong> + Send + Sync + 'static) -> Self {
+        let about = About {
+            key: "",
+            section: ("", ""),
+            kind,
+            default: None,
+            example: "",
+            help: "",
+            everyday: false,
+            is_shared: false,
+        };
+        Self { about, parse: Box::new(parse), unset: None }
+    }
+
+    /// The same with this default.
+    pub(super) fn or(mut self, default: &'static str) -> Self {
+        self.about.default = Some(default);
+        self
+    }
+
+    /// The same, not set by default. The example stands in the sample file.
+    pub(super) fn optional(mut self, example: &'static str) -> Setting<Option<T>> {
+        self.about.example = example;
+        let parse = self.parse;
+        Setting {
+            about: self.about,
+            parse: Box::new(move |text| parse(text).map(Some)),
+            unset: Some(|| None),
+        }
+    }
+
+    /// The same with its flag in the help of every command.
+    pub(super) fn everyday(mut self) -> Self {
+        self.about.everyday = true;
+        self
+    }
+
+    /// The same without our prefix in the environment.
+    pub(super) fn shared(mut self) -> Self {
+        self.about.is_shared = true;
+        self
+    }
+
+    /// The same with its name, its section and its meaning.
+    pub(super) fn declared(
+        mut self,
+        key: &'static str,
+        section: (&'static str, &'static str),
+        help: &'static str,
+    ) -> Self {
+        self.about = About { key, section, help, ..self.about };
+        self
+    }
+}
+
+/// A text that `parse` reads.
+pub(super) fn text<T: 'static>(parse: fn(&str) -> Result<T, Wrong>) -> Setting<T> {
+    Setting::new(Kind::Text, parse)
+}
+
+/// Any text.
+pub(super) fn plain() -> Setting<String> {
+    Setting::new(Kind::Text, |text| Ok(text.to_owned()))
+}
+
+/// A secret that `parse` reads.
+pub(super) fn secret<T: 'static>(parse: fn(&str) -> Result<T, Wrong>) -> Setting<T> {
+    Setting::new(Kind::Secret, parse)
+}
+
+/// URL of the queue or the store.
+pub(super) fn url(role: Role) -> Setting<Place> {
+    Setting::new(Kind::Url, move |text| url::place(text, role))
+}
+
+/// A path.
+pub(super) fn path() -> Setting<PathBuf> {
+    Setting::new(Kind::Path, |text| Ok(PathBuf::from(text)))
+}
+
+/// An IP address and a port.
+pub(super) fn address() -> Setting<SocketAddr> {
+    Setting::new(Kind::Address, values::address)
+}
+
+/// One of these words, each with its value.
+pub(super) fn choice<T: Copy + Sync + 'static>(words: &'static [(&'static str, T)]) -> Setting<T> {
+    let kind = Kind::Choice(words.iter().map(|(word, _)| *word).collect());
+    Setting::new(kind, move |text| values::choice(text, words))
+}
+
+/// `yes` or `no`.
+pub(super) fn yes_or_no() -> Setting<bool> {
+    choice(&[("yes", true), ("no", false)])
+}
+
+/// A span of time, at most this long.
+pub(super) fn duration(max: Duration) -> Setting<Duration> {
+    Setting::new(Kind::Duration(max), move |text| values::duration(text, max))
+}
+
+/// A span of time, at most this long, or zero.
+pub(super) fn pause(max: Duration) -> Setting<Duration> {
+    Setting::new(Kind::Pause(max), move |text| values::pause(text, max))
+}
+
+/// An age at which something is removed, at most this; zero, which is `None`, keeps it for good.
+pub(super) fn age(max: Duration) -> Setting<Option<Duration>> {
+    let parse = move |text: &str| Ok(Some(values::pause(text, max)?).filter(|age| !age.is_zero()));
+    Setting::new(Kind::Pause(max), parse)
+}
+
+/// A number of bytes, at most this many.
+pub(super) fn size(max: u64) -> Setting<usize> {
+    Setting::new(Kind::Size(max), move |text| values::size(text, max))
+}
+
+/// A whole number from one, at most this.
+pub(super) fn number<N: TryFrom<u64> + 'static>(max: u64) -> Setting<N> {
+    Setting::new(Kind::Number(max), move |text| values::number(text, max))
+}
+
+/// A whole number from zero, at most this.
+pub(super) fn count<N: TryFrom<u64> + 'static>(max: u64) -> Setting<N> {
+    Setting::new(Kind::Count(max), move |text| values::count(text, max))
+}
