@@ -18,7 +18,7 @@ use crate::fault::{ReadOnly, database_error};
 use crate::place::Host;
 
 /// What the server is asked for: a probe after 30 s of silence, and an end after four without an answer.
-const KEEPALIVE: &str =
+pub(crate) const KEEPALIVE: &str =
     "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 4";
 
 /// Why there is no connection.
