@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::connections::{Connections, Leased};
 use crate::fault::{self, Again, Fault};
-use crate::hosts::{self, Hosts, KEEPALIVE};
+use crate::hosts::{self, Hosts};
 use crate::migrations::{Guard, Refusal};
 use crate::place::Place;
 use crate::settings::PostgresSettings;
@@ -111,10 +111,9 @@ impl Database {
     pub(crate) fn new(place: Place, settings: &PostgresSettings) -> Self {
         let statement = settings.statement_timeout.as_millis().clamp(1, i32::MAX.unsigned_abs().into());
         let pgbouncer = settings.pgbouncer || place.pooled;
-        let settings_of_session =
-            if pgbouncer { "RESET search_path".to_owned() } else { format!("RESET ALL; {KEEPALIVE}") };
+        let reset = if pgbouncer { "RESET search_path" } else { "RESET ALL" };
         let begin = format!(
-            "{RESET_ROLE}; {settings_of_session}; \
+            "{RESET_ROLE}; {reset}; \
              BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; \
              SET LOCAL standard_conforming_strings = on; \
              SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \

@@ -216,7 +216,8 @@ impl Evidence {
         let since = failed.since;
         let proofs = if failed.standing == Standing::Blamed { 1 } else { PROOFS };
         let is_blamed = if kind == Kind::Table { since.table_passed } else { since.between_passes >= proofs };
-        if !is_blamed && !since.others_passed && failed.standing < Standing::Known {
+        let is_blocked = kind == Kind::Table && state.blocked.contains_key(failed.table);
+        if !is_blamed && !since.others_passed && failed.standing < Standing::Known && !is_blocked {
             return Verdict::Nobody;
         }
         let Some(failed) = state.failed.get_mut(id) else { return Verdict::Nobody };
@@ -282,7 +283,10 @@ impl Evidence {
 
     /// The tables of which every row is refused, and why.
     pub(crate) fn blocked(&self) -> Vec<(&'static str, String)> {
-        self.state().blocked.iter().map(|(table, blocked)| (*table, blocked.reason.clone())).collect()
+        let (mut state, now) = (self.state(), Instant::now());
+        // Where none was due to be tried for so long, no message of the table waits any more.
+        state.blocked.retain(|_, blocked| blocked.probe_at + RECENT > now);
+        state.blocked.iter().map(|(table, blocked)| (*table, blocked.reason.clone())).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -12,7 +12,7 @@ use rollbook_testkit::servers::pgbouncer::PgBouncer;
 use tokio::task::JoinSet;
 
 use crate::migrations::ALL;
-use crate::world::{END_OURS, World, open, user_change};
+use crate::world::{END_OURS, World, open, settings, user_change};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_works_behind_a_pgbouncer_in_transaction_mode() {
@@ -41,6 +41,17 @@ async fn everything_works_behind_a_pgbouncer_in_transaction_mode() {
         });
     }
     workers.join_all().await;
+}
+
+#[tokio::test]
+async fn a_pooler_that_refuses_settings_of_a_session_gets_sessions_without_them() {
+    let world = World::new().await;
+    let bouncer = PgBouncer::start(world.server).await;
+    // As for a pooler that lends whole sessions: nobody says that there is one.
+    let settings = settings(bouncer.url(&world.database));
+    assert!(!settings.pgbouncer);
+    let examined = rollbook_postgres::examine(&settings).await;
+    assert_eq!(examined.map(|examined| examined.pending), Ok(Vec::new()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

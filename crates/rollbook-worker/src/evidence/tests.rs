@@ -119,10 +119,27 @@ async fn a_table_that_refuses_every_row_is_tried_by_one_message_now_and_then_unt
     let plan = evidence.plan(&batch);
     assert_eq!((plan.suspects, plan.postponed.len()), (vec![2], 2), "one that was not judged before");
     assert_eq!(evidence.plan(&batch).suspects.len(), 0, "one for all lanes");
+    evidence.failed(&all[2..3], &error);
+    assert!(is_postponed(evidence.judge(&all[2], &error)), "though nobody passed since");
     evidence.written(&all[2..3]);
     assert!(evidence.blocked().is_empty());
     let plan = evidence.plan(&batch);
     assert_eq!((plan.suspects, plan.postponed.len()), (vec![0, 1], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_of_which_no_message_waits_any_more_is_not_shown_as_refusing() {
+    let (evidence, two, error) = (Evidence::default(), users(0..2), policy());
+    evidence.failed(&two, &error);
+    evidence.written(&[an_organization()]);
+    for user in &two {
+        evidence.failed(std::slice::from_ref(user), &error);
+        evidence.judge(user, &error);
+    }
+    tokio::time::advance(RECENT).await;
+    assert_eq!(evidence.blocked().len(), 1);
+    tokio::time::advance(POSTPONE).await;
+    assert!(evidence.blocked().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
