@@ -159,6 +159,11 @@ pub enum Settlement {
     },
     /// Handed back untried: due at once, and the attempt is not counted.
     Release,
+    /// Handed back for no fault of its own: again after this long, and the attempt is not counted.
+    Postpone {
+        /// How long the message stays invisible.
+        after: Duration,
+    },
 }
 
 impl Settlement {
@@ -169,6 +174,7 @@ impl Settlement {
             Self::Retry { .. } => "retry",
             Self::DeadLetter { .. } => "dead_letter",
             Self::Release => "release",
+            Self::Postpone { .. } => "postpone",
         }
     }
 }

@@ -58,6 +58,17 @@ impl<'a> Origin<'a> {
         ["PL/", "SQL"].iter().any(|language| kind.contains(language))
     }
 
+    /// Whether a trigger may have caused it though it is no error of a row: it may end the session, or change the role, the
+    /// limits or the transaction for the statements that follow.
+    fn may_be_of_a_row(self) -> bool {
+        match self.state.get(..2).unwrap_or_default() {
+            // What a connection is refused with; a full or failing disk.
+            "28" | "3D" | "53" | "58" => false,
+            "08" | "25" | "57" => true,
+            _ => !self.is_mild || self.state == "42501",
+        }
+    }
+
     fn blame(self) -> Blame {
         if self.is_raised() {
             return Blame::Row;
@@ -91,6 +102,11 @@ impl<'a> Origin<'a> {
 /// Who caused an error.
 pub(crate) fn of(error: &PgDatabaseError) -> Blame {
     Origin::of(error).blame()
+}
+
+/// Whether a trigger may have caused an error that is no row's by itself, by what it did to the session.
+pub(crate) fn may_be_of_a_row(error: &PgDatabaseError) -> bool {
+    Origin::of(error).may_be_of_a_row()
 }
 
 /// Whether somebody's function raised the error on purpose: its state says nothing about server and connection.
@@ -201,6 +217,22 @@ mod tests {
             "08006", "25006",
         ] {
             assert_eq!(error(state).blame(), Blame::Nobody, "{state}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_session_and_a_changed_role_may_be_a_triggers_and_a_full_disk_or_a_refused_login_is_not()
+    {
+        let fatal = |state| Origin { is_mild: false, ..error(state) };
+        for state in ["57P01", "08006", "25006", "42501"] {
+            assert!(error(state).may_be_of_a_row(), "{state}");
+        }
+        assert!(fatal("57P01").may_be_of_a_row() && fatal("XX000").may_be_of_a_row());
+        for state in ["53100", "53300", "58030", "28P01", "3D000"] {
+            assert!(!error(state).may_be_of_a_row() && !fatal(state).may_be_of_a_row(), "{state}");
+        }
+        for state in ["42P01", "42703", "26000", "42P05", "0A000"] {
+            assert!(!error(state).may_be_of_a_row(), "{state}: a migration or a pooler");
         }
     }
 

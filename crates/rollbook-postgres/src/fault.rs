@@ -9,12 +9,15 @@
 //! Whether one row caused an error is decided in [`crate::blame`]. What may be one row's or everyone's is
 //! [`Fault::Ambiguous`]: the worker finds out by leaving rows out.
 
+mod own;
+
 use std::io::ErrorKind;
 use std::time::Duration;
 
 use rollbook_core::store::{SlowCause, StoreError};
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
+pub(crate) use self::own::{NotWritten, ReadOnly, Undone};
 use crate::blame::{self, Blame};
 use crate::hosts::NoConnection;
 use crate::place::Place;
@@ -65,35 +68,6 @@ impl Fault {
             Self::Ambiguous(inner) => StoreError::Ambiguous(Box::new((*inner).into())),
             other => other.into(),
         }
-    }
-}
-
-/// Why a row that is locked is not written: nothing but a trigger can keep it from being so.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a trigger of the table keeps the row from being written")]
-pub(crate) struct NotWritten;
-
-impl From<NotWritten> for sqlx::Error {
-    fn from(error: NotWritten) -> Self {
-        Self::Encode(Box::new(error))
-    }
-}
-
-/// The session takes no writes.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the session is read-only")]
-pub(crate) struct ReadOnly;
-
-impl ReadOnly {
-    /// Whether the error is this one.
-    pub(crate) fn is(error: &sqlx::Error) -> bool {
-        matches!(error, sqlx::Error::Encode(error) if error.is::<Self>())
-    }
-}
-
-impl From<ReadOnly> for sqlx::Error {
-    fn from(error: ReadOnly) -> Self {
-        Self::Encode(Box::new(error))
     }
 }
 
@@ -197,9 +171,10 @@ pub(crate) fn judge(place: &Place, error: &sqlx::Error) -> Fault {
             Fault::Unavailable(format!("{place}: it does not answer as Postgres does: is the port right?"))
         }
         _ if ReadOnly::is(error) => Fault::Unavailable(format!("{place}: {}", unavailable("25006"))),
-        sqlx::Error::Encode(error) => Fault::Data(match error.downcast_ref::<NotWritten>() {
-            Some(error) => error.to_string(),
-            None => "a value is too large for one statement".to_owned(),
+        sqlx::Error::Encode(error) => Fault::Data(if error.is::<NotWritten>() || error.is::<Undone>() {
+            error.to_string()
+        } else {
+            "a value is too large for one statement".to_owned()
         }),
         sqlx::Error::ColumnDecode { index, .. } => Fault::Deployment(format!(
             "{place}: a column (the one at {index}) is not as Rollbook's migrations made it"
@@ -208,6 +183,23 @@ pub(crate) fn judge(place: &Place, error: &sqlx::Error) -> Fault {
             Fault::Deployment(format!("{place}: the parameters of the URL can't be used"))
         }
         _ => Fault::Deployment(format!("{place}: the schema is not as Rollbook's migrations made it")),
+    }
+}
+
+/// Judges an error of work on rows, in which a team's triggers run. What one of them may have done to the session for one
+/// row, an outage may have done too: [`Fault::Ambiguous`].
+pub(crate) fn judge_rows(place: &Place, error: &sqlx::Error) -> Fault {
+    let may_be_of_a_row = match error {
+        sqlx::Error::Database(_) => database_error(error).is_some_and(blame::may_be_of_a_row),
+        sqlx::Error::Io(error) => error.kind() != ErrorKind::InvalidData,
+        sqlx::Error::Protocol(_) => true,
+        _ => ReadOnly::is(error),
+    };
+    match judge(place, error) {
+        fault @ (Fault::Unavailable(_) | Fault::Deployment(_)) if may_be_of_a_row => {
+            Fault::Ambiguous(Box::new(fault))
+        }
+        other => other,
     }
 }
 

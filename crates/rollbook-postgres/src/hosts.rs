@@ -8,18 +8,18 @@
 //! a firewall's memory of the connection alive just as well, and the server learns of a client that is gone
 //! (decision 0113).
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use sqlx::postgres::PgSeverity;
 use sqlx::{PgConnection, Row as _, raw_sql};
 use tokio::time::{Instant, timeout};
 
 use crate::fault::{ReadOnly, database_error};
 use crate::place::Host;
 
-/// What the server is asked for: a probe after 30 s of silence, and an end after four without an answer.
-const KEEPALIVE: &str =
-    "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 4";
+/// What the server is asked for: a probe after 30 s of silence, and an end after four without an answer. The session
+/// begins with it, so that a `RESET ALL` leaves it.
+const KEEPALIVE: [(&str, u32); 3] =
+    [("tcp_keepalives_idle", 30), ("tcp_keepalives_interval", 10), ("tcp_keepalives_count", 4)];
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -41,11 +41,19 @@ pub(crate) struct Hosts {
     own_session: bool,
     /// The one that served last.
     last: AtomicUsize,
+    /// Whether sessions that begin with settings of ours are refused.
+    refuses_settings: AtomicBool,
 }
 
 impl Hosts {
     pub(crate) const fn new(all: Vec<Host>, writable: bool, own_session: bool) -> Self {
-        Self { all, writable, own_session, last: AtomicUsize::new(0) }
+        Self {
+            all,
+            writable,
+            own_session,
+            last: AtomicUsize::new(0),
+            refuses_settings: AtomicBool::new(false),
+        }
     }
 
     /// A new connection to the first host that can be used.
@@ -73,21 +81,33 @@ impl Hosts {
     }
 
     async fn open(&self, host: &Host) -> sqlx::Result<PgConnection> {
-        let mut connection = host.connect().await?;
-        if self.own_session && !host.is_socket() {
-            match raw_sql(KEEPALIVE).execute(&mut connection).await {
-                // What only resembles Postgres may not have them.
-                Err(error) if database_error(&error).is_none_or(|e| e.severity() != PgSeverity::Error) => {
-                    return Err(error);
-                }
-                _ => {}
-            }
-        }
+        let mut connection = self.begin_session(host).await?;
         if self.writable {
             must_be_writable(&mut connection).await?;
         }
         Ok(connection)
     }
+
+    async fn begin_session(&self, host: &Host) -> sqlx::Result<PgConnection> {
+        if !self.own_session || host.is_socket() || self.refuses_settings.load(Ordering::Relaxed) {
+            return host.connect().await;
+        }
+        match host.with_settings(KEEPALIVE).connect().await {
+            // Some poolers take no settings, and what only resembles Postgres may not have these.
+            Err(error) if may_refuse_settings(&error) => {
+                let connection = host.connect().await?;
+                self.refuses_settings.store(true, Ordering::Relaxed);
+                Ok(connection)
+            }
+            connected => connected,
+        }
+    }
+}
+
+/// Whether a session may have been refused for its settings.
+fn may_refuse_settings(error: &sqlx::Error) -> bool {
+    database_error(error)
+        .is_some_and(|error| matches!(error.code(), "08P01" | "0A000" | "22023" | "42601" | "42704"))
 }
 
 /// Checks that the session takes writes.

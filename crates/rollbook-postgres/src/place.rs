@@ -177,6 +177,11 @@ impl Host {
         self.options.clone().ssl_mode(mode.to_sqlx()).connect().await
     }
 
+    /// The same, with these settings of the session.
+    pub(crate) fn with_settings(&self, settings: [(&str, u32); 3]) -> Self {
+        Self { options: self.options.clone().options(settings), ..self.clone() }
+    }
+
     /// Whether it is reached by a Unix socket.
     pub(crate) fn is_socket(&self) -> bool {
         socket(&self.options).is_some()

@@ -32,6 +32,11 @@ pub(crate) trait Work: Sync {
     /// Whether the schema must be one that this Rollbook may work on.
     const GUARDED: bool = true;
 
+    /// Judges the error that ended its transaction.
+    fn judge(&self, place: &Place, error: &sqlx::Error) -> Fault {
+        fault::judge(place, error)
+    }
+
     /// Does it.
     fn run(&self, session: &mut Session<'_>) -> impl Future<Output = sqlx::Result<Self::Output>> + Send;
 }
@@ -89,9 +94,15 @@ pub(crate) struct Database {
     guard: Option<Guard>,
 }
 
+/// Undoes what a trigger may have set for the whole session before (`SET`, not `SET LOCAL`), which would hold for all rows
+/// after its own. A pooler's session is also that of others: there only what our statements rely on is reset.
+const RESET_ROLE: &str = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE";
+
 /// Commits. The server's timeout is lifted first: while a synchronous standby is awaited it would not undo
 /// the commit but report it as done.
 const COMMIT: &str = "SET LOCAL statement_timeout = 0; COMMIT";
+/// After the end of a transaction, where the session is ours: gives up what a trigger has locked for the whole session.
+const UNLOCK: &str = "; SELECT pg_catalog.pg_advisory_unlock_all()";
 
 impl Database {
     /// Connects at the first use. Each transaction begins by saying all that it relies on. A plan is made
@@ -99,8 +110,11 @@ impl Database {
     /// which a planner without statistics does not know, and a plan that was made while a table was small must do when it has grown.
     pub(crate) fn new(place: Place, settings: &PostgresSettings) -> Self {
         let statement = settings.statement_timeout.as_millis().clamp(1, i32::MAX.unsigned_abs().into());
+        let pgbouncer = settings.pgbouncer || place.pooled;
+        let reset = if pgbouncer { "RESET search_path" } else { "RESET ALL" };
         let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; \
+            "{RESET_ROLE}; {reset}; \
+             BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; \
              SET LOCAL standard_conforming_strings = on; \
              SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
              SET LOCAL idle_in_transaction_session_timeout = {statement}; \
@@ -108,7 +122,6 @@ impl Database {
              SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off",
             lock = (statement / 2).max(1),
         );
-        let pgbouncer = settings.pgbouncer || place.pooled;
         let mut all = place.hosts.clone();
         if pgbouncer {
             all = all.into_iter().map(|host| host.statement_cache_capacity(0)).collect();
@@ -170,7 +183,7 @@ impl Database {
                 Some(Again::Connection) if reused && !fresh => fresh = true,
                 _ => {
                     let refusal = Refusal::of(&error).map(Fault::from);
-                    return Err(refusal.unwrap_or_else(|| fault::judge(&self.place, &error)));
+                    return Err(refusal.unwrap_or_else(|| work.judge(&self.place, &error)));
                 }
             }
         }
@@ -184,7 +197,8 @@ impl Database {
                 self.connections.close_like(&leased);
             }
             Err(error) if fault::spares_connection(error) => {
-                if raw_sql("ROLLBACK").execute(&mut leased.connection).await.is_ok() {
+                // After an error of the COMMIT itself the transaction is over.
+                if !leased.begun || self.roll_back(&mut leased).await.is_ok() {
                     self.connections.give_back(leased);
                 }
             }
@@ -203,11 +217,22 @@ impl Database {
             _ if leased.begun => {}
             _ => self.connections.begin(connection).await?,
         }
+        leased.begun = true;
         let session = &mut Session { connection: &mut *connection, persistent: self.persistent };
         let output = work.run(session).await?;
-        let end = if W::END == End::Commit { COMMIT } else { "ROLLBACK" };
-        raw_sql(end).execute(connection).await?;
+        leased.begun = false;
+        raw_sql(AssertSqlSafe(self.end(W::END))).execute(connection).await?;
         Ok(output)
+    }
+
+    /// The statements that end a transaction.
+    fn end(&self, end: End) -> String {
+        let end = if end == End::Commit { COMMIT } else { "ROLLBACK" };
+        format!("{end}{}", if self.persistent { UNLOCK } else { "" })
+    }
+
+    async fn roll_back(&self, leased: &mut Leased<'_>) -> sqlx::Result<()> {
+        raw_sql(AssertSqlSafe(self.end(End::Rollback))).execute(&mut leased.connection).await.map(drop)
     }
 
     /// Where it is.

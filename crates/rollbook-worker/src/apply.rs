@@ -7,7 +7,7 @@ use rollbook_core::change::{Applied, Change};
 use rollbook_core::store::{SlowCause, Store, StoreError};
 use tokio::time::Instant;
 
-use crate::evidence::Evidence;
+use crate::evidence::{AFTER_OTHERS, Evidence, POSTPONE, Plan, Verdict, jittered};
 use crate::pace::Pace;
 
 /// What became of one change.
@@ -19,6 +19,8 @@ pub(crate) enum Fate {
     Refused(String),
     /// The store ran into a time limit at this change alone; the text says which.
     TimedOut(String),
+    /// It fails by itself, and may not be to blame for that: again after this long. The text says why.
+    Postponed(Duration, String),
     /// The store failed before its turn, or the time was over: nothing is known against it.
     Untried,
 }
@@ -44,7 +46,9 @@ impl Outcome {
         for fate in &self.fates {
             match fate {
                 Fate::Applied(_) => return Ok(()),
-                Fate::Refused(why) | Fate::TimedOut(why) => refused = (refused.0 + 1, why),
+                Fate::Refused(why) | Fate::TimedOut(why) | Fate::Postponed(_, why) => {
+                    refused = (refused.0 + 1, why);
+                }
                 Fate::Untried => {}
             }
         }
@@ -74,13 +78,20 @@ pub(crate) async fn apply(
     time: Duration,
     called: impl FnMut(Call),
 ) -> Outcome {
+    let (mut fates, plan) = (vec![Fate::Untried; changes.len()], evidence.plan(changes));
+    let mut pending = parts(changes.len(), &plan);
+    pending.reverse();
+    for (position, after, why) in plan.postponed {
+        fates[position] = Fate::Postponed(after, why);
+    }
     let work = Work {
         store,
         changes,
         pace,
         evidence,
-        fates: vec![Fate::Untried; changes.len()],
-        pending: (!changes.is_empty()).then_some(0..changes.len()).into_iter().collect(),
+        fates,
+        suspects: plan.suspects,
+        pending,
         failed: Vec::new(),
         last_slow: None,
         called,
@@ -94,6 +105,8 @@ struct Work<'a, F> {
     pace: &'a Pace,
     evidence: &'a Evidence,
     fates: Vec<Fate>,
+    /// Those that are tried by themselves.
+    suspects: Vec<usize>,
     /// The last in is the next out.
     pending: Vec<Range<usize>>,
     /// Changes that failed by themselves, with errors that may be everyone's.
@@ -139,7 +152,7 @@ impl<F: FnMut(Call)> Work<'_, F> {
         match answer {
             Ok(outcomes) => {
                 self.pace.passed(changes.len(), took);
-                self.evidence.passed(changes);
+                self.evidence.passed(changes, &outcomes);
                 for (fate, applied) in self.fates[part].iter_mut().zip(outcomes) {
                     *fate = Fate::Applied(applied);
                 }
@@ -149,7 +162,7 @@ impl<F: FnMut(Call)> Work<'_, F> {
             }
             Err(StoreError::Event(_)) => self.split(part.start + part.len() / 2, part),
             Err(error @ (StoreError::Ambiguous(_) | StoreError::Slow { .. })) => {
-                self.evidence.failed(changes);
+                self.evidence.failed(changes, &error);
                 let mut middle = part.start + part.len() / 2;
                 if let StoreError::Slow { cause, detail } = &error {
                     self.pace.cut_short(changes.len(), *cause, detail, took);
@@ -158,6 +171,7 @@ impl<F: FnMut(Call)> Work<'_, F> {
                 }
                 if part.len() == 1 {
                     self.failed.push((part.start, error));
+                    self.postpone_suspects();
                 } else {
                     self.split(middle, part);
                 }
@@ -165,6 +179,15 @@ impl<F: FnMut(Call)> Work<'_, F> {
             Err(failure) => return Err(failure),
         }
         Ok(())
+    }
+
+    /// After one that failed by itself no suspect is tried before others have passed: two failures in a row would say
+    /// nothing about either.
+    fn postpone_suspects(&mut self) {
+        while let Some(next) = self.pending.last().filter(|next| self.suspects.contains(&next.start)) {
+            self.fates[next.start] = Fate::Postponed(jittered(POSTPONE), AFTER_OTHERS.to_owned());
+            self.pending.pop();
+        }
     }
 
     /// The earlier part is applied first.
@@ -186,11 +209,17 @@ impl<F: FnMut(Call)> Work<'_, F> {
         let has_passed = self.fates.iter().any(|fate| matches!(fate, Fate::Applied(_)));
         let (mut failure, mut blamed) = (None, false);
         for (position, error) in self.failed {
-            if !self.evidence.is_to_blame(&self.changes[position], &error) {
-                failure = failure.or(Some(error));
-                continue;
+            match self.evidence.judge(&self.changes[position], &error) {
+                Verdict::Blamed => blamed = true,
+                Verdict::Postponed(after) => {
+                    self.fates[position] = Fate::Postponed(after, words(error));
+                    continue;
+                }
+                Verdict::Nobody => {
+                    failure = failure.or(Some(error));
+                    continue;
+                }
             }
-            blamed = true;
             let is_slow = matches!(error, StoreError::Slow { .. });
             let words = words(error);
             self.fates[position] = if is_slow { Fate::TimedOut(words) } else { Fate::Refused(words) };
@@ -200,6 +229,35 @@ impl<F: FnMut(Call)> Work<'_, F> {
         }
         Outcome { fates: self.fates, failure }
     }
+}
+
+/// The parts of a batch in the order in which they are tried: each suspect by itself, after others and before others as
+/// far as there are any.
+fn parts(count: usize, plan: &Plan) -> Vec<Range<usize>> {
+    let taken = |position: &usize| {
+        plan.suspects.contains(position) || plan.postponed.iter().any(|(postponed, ..)| postponed == position)
+    };
+    let mut others: Vec<Range<usize>> = Vec::new();
+    for position in (0..count).filter(|position| !taken(position)) {
+        match others.last_mut() {
+            Some(last) if last.end == position => last.end += 1,
+            _ => others.push(position..position + 1),
+        }
+    }
+    while others.len() <= plan.suspects.len() {
+        let Some(large) = others.iter().position(|part| part.len() > 1) else { break };
+        let part = others[large].clone();
+        let middle = part.start + part.len() / 2;
+        others.splice(large..=large, [part.start..middle, middle..part.end]);
+    }
+    let mut suspects = plan.suspects.iter().map(|position| *position..position + 1);
+    let mut parts = Vec::new();
+    for part in others {
+        parts.push(part);
+        parts.extend(suspects.next());
+    }
+    parts.extend(suspects);
+    parts
 }
 
 /// What an error says, without whose fault it would be.
@@ -219,4 +277,25 @@ fn between_tables(part: &Range<usize>, changes: &[Change]) -> usize {
     let middle = part.start + part.len() / 2;
     let is_end = |at: &usize| changes[at - 1].resource_name() != changes[*at].resource_name();
     (part.start + 1..part.end).filter(is_end).min_by_key(|at| at.abs_diff(middle)).unwrap_or(middle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(count: usize, suspects: &[usize], postponed: &[usize]) -> Vec<Range<usize>> {
+        let postponed = postponed.iter().map(|position| (*position, POSTPONE, String::new()));
+        parts(count, &Plan { suspects: suspects.to_vec(), postponed: postponed.collect() })
+    }
+
+    #[test]
+    fn suspects_are_tried_by_themselves_between_others() {
+        assert_eq!(planned(5, &[], &[]).as_slice(), std::slice::from_ref(&(0..5)));
+        assert_eq!(planned(0, &[], &[]), []);
+        assert_eq!(planned(6, &[0, 5], &[]), [1..2, 0..1, 2..3, 5..6, 3..5]);
+        assert_eq!(planned(4, &[1], &[2]), [0..1, 1..2, 3..4]);
+        assert_eq!(planned(3, &[0, 1], &[]), [2..3, 0..1, 1..2], "as far as there are others");
+        assert_eq!(planned(2, &[0, 1], &[]), [0..1, 1..2]);
+        assert_eq!(planned(2, &[], &[0, 1]), []);
+    }
 }

@@ -137,6 +137,7 @@ pub(crate) fn decide(lease: &Lease, change: &Change, fate: Fate, retry: &RetryPo
     match fate {
         Fate::Applied(_) => Settlement::Ack,
         Fate::Untried => Settlement::Release,
+        Fate::Postponed(after, _) => Settlement::Postpone { after },
         Fate::Refused(detail) => failed(lease, change, Reason::StoreRefused, detail, retry),
         Fate::TimedOut(detail) => failed(lease, change, Reason::StoreTimeout, detail, retry),
     }

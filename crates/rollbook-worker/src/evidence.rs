@@ -1,17 +1,20 @@
 //! Which messages failed lately, and whether others passed since: what tells one message's failure from everyone's.
 //!
-//! Some errors may be caused by one row or by everything: a time limit, a policy that refuses a row, a disk that fails.
-//! A message is remembered when a batch with it failed in such a way. It is to blame when it fails by itself and others
-//! passed since. Where others fail too and none passes, the store or the deployment is to blame, and no message.
+//! Some errors may be caused by one row or by everything: a time limit, a policy that refuses a row, a connection that
+//! breaks. A message is remembered when a batch with it failed in such a way. It is to blame when it fails by itself and
+//! others passed since; the kind of the error says which others ([`Kind`]). A message that may be to blame while others pass
+//! is postponed: no attempt is counted, and the others go on. Where others fail too and none passes, the store or the
+//! deployment is to blame, and no message.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rollbook_core::change::Change;
+use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::store::{SlowCause, StoreError};
 use tokio::time::Instant;
+use tracing::{error, info, warn};
 
 /// How many messages are remembered, at most.
 const FAILED_MAX: usize = 1000;
@@ -19,149 +22,318 @@ const FAILED_MAX: usize = 1000;
 const REMEMBERED_FOR: Duration = Duration::from_secs(3600);
 /// A failure that is older says nothing about the store of now.
 const RECENT: Duration = Duration::from_secs(600);
+/// The wait of a message, or of a table, that is postponed for the first time. It doubles.
+pub(crate) const POSTPONE: Duration = Duration::from_secs(2);
+/// The longest such wait.
+const POSTPONE_MAX: Duration = Duration::from_secs(60);
+/// How often a message must fail between two calls that write others before an error of the session is its own. Sessions
+/// that are ended again and again hit some message twice. Once it was to blame, each further time counts.
+const PROOFS: u32 = 3;
+/// How many known messages are tried by themselves in one batch, at most. The others are postponed.
+const SUSPECTS_MAX: usize = 8;
+/// Why a message is postponed without being tried.
+pub(crate) const AFTER_OTHERS: &str = "others that failed go first";
+
+/// What an error that may be one row's or everyone's is about: which passes are evidence against the row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A time limit: others of its table passed. A table may be locked while others are not.
+    Slow,
+    /// Rights, policies, the schema: others of its table were written since the row was blamed last.
+    Table,
+    /// The connection, the session, resources: an outage may cause this for anyone at any moment. The row must have
+    /// failed between two calls that wrote others, [`PROOFS`] times, and fail again.
+    Session,
+}
+
+impl Kind {
+    fn of(error: &StoreError) -> Self {
+        match error {
+            StoreError::Slow { .. } => Self::Slow,
+            other if matches!(other.unblamed(), StoreError::Deployment(_)) => Self::Table,
+            _ => Self::Session,
+        }
+    }
+}
+
+/// What becomes of a message that failed by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The failure is its own.
+    Blamed,
+    /// Others pass, and it is not known yet whether the failure is its own: it is tried again after this long.
+    Postponed(Duration),
+    /// No message is to blame.
+    Nobody,
+}
+
+/// How the changes of a batch are to be tried.
+#[derive(Default)]
+pub(crate) struct Plan {
+    /// Messages to try by themselves, each after others.
+    pub(crate) suspects: Vec<usize>,
+    /// Messages not to try now.
+    pub(crate) postponed: Vec<(usize, Duration, String)>,
+}
 
 /// Shared by all lanes of a worker.
 #[derive(Default)]
-pub(crate) struct Evidence(Mutex<BTreeMap<MessageId, Failed>>);
+pub(crate) struct Evidence(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    failed: BTreeMap<MessageId, Failed>,
+    blocked: BTreeMap<&'static str, Blocked>,
+    /// Whether the last call of all lanes wrote rows.
+    last_passed: bool,
+}
 
 /// A message whose last batch failed.
+#[derive(Clone, Copy)]
 struct Failed {
     table: &'static str,
     seen: Instant,
-    /// Whether another message passed since.
+    standing: Standing,
+    /// Whether the call before its own last failure wrote others, and none failed since.
+    after_pass: bool,
+    since: Since,
+    /// How often it was postponed.
+    postponed: u32,
+}
+
+/// What is known of a message that failed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// A batch with it failed.
+    Suspected,
+    /// It failed by itself.
+    Alone,
+    /// It failed by itself while others passed: it is tried by itself.
+    Known,
+    /// It was to blame.
+    Blamed,
+}
+
+/// What happened since a message failed first, or was blamed last.
+#[derive(Clone, Copy, Default)]
+struct Since {
+    /// Another message passed.
     others_passed: bool,
-    /// Whether another message of the same table passed since.
+    /// Another message of the same table was written.
     table_passed: bool,
+    /// How often it failed between two calls that wrote others.
+    between_passes: u32,
+}
+
+/// A table of which every row that was tried is refused, while others are written.
+struct Blocked {
+    reason: String,
+    /// When the next row is tried.
+    probe_at: Instant,
+    wait: Duration,
 }
 
 impl Evidence {
     /// A batch of these failed with an error that may be one row's or everyone's.
-    pub(crate) fn failed(&self, changes: &[Change]) {
-        let (mut failed, now) = (self.all(), Instant::now());
+    pub(crate) fn failed(&self, changes: &[Change], error: &StoreError) {
+        let (mut state, now) = (self.state(), Instant::now());
+        let State { failed, last_passed, .. } = &mut *state;
         if failed.len() + changes.len() > FAILED_MAX {
             failed.retain(|_, failed| failed.seen + RECENT > now);
         }
         if failed.len() + changes.len() > FAILED_MAX {
             failed.clear();
         }
+        let is_alone = changes.len() == 1 && Kind::of(error) != Kind::Slow;
+        let after_pass = *last_passed;
+        let was_blamed = |change: &Change| {
+            failed.get(&change.origin.message_id).is_some_and(|one| one.standing == Standing::Blamed)
+        };
+        // One that was to blame before is no evidence of an outage.
+        if !is_alone || !changes.iter().any(was_blamed) {
+            *last_passed = false;
+            for failed in failed.values_mut() {
+                failed.after_pass = false;
+            }
+        }
         for change in changes {
             let (id, table) = (change.origin.message_id.clone(), change.resource_name());
-            let new = Failed { table, seen: now, others_passed: false, table_passed: false };
-            failed.entry(id).or_insert(new).seen = now;
+            let failed = failed.entry(id).or_insert_with(|| Failed::new(table, now));
+            failed.seen = now;
+            if is_alone {
+                failed.standing = failed.standing.max(Standing::Alone);
+            }
+            failed.after_pass = is_alone && after_pass;
         }
     }
 
     /// These were applied.
-    pub(crate) fn passed(&self, changes: &[Change]) {
-        let mut all = self.all();
-        if all.is_empty() {
+    pub(crate) fn passed(&self, changes: &[Change], outcomes: &[Applied]) {
+        let mut state = self.state();
+        let State { failed, blocked, last_passed } = &mut *state;
+        // What changed nothing has met no trigger and no policy.
+        let written = || changes.iter().zip(outcomes).filter(|(_, outcome)| outcome.advances());
+        let has_written = written().next().is_some();
+        *last_passed |= has_written;
+        if failed.is_empty() && blocked.is_empty() {
             return;
         }
         for change in changes {
-            all.remove(&change.origin.message_id);
+            failed.remove(&change.origin.message_id);
         }
         let now = Instant::now();
-        all.retain(|_, failed| failed.seen + REMEMBERED_FOR > now);
-        for failed in all.values_mut() {
-            failed.others_passed = true;
-            failed.table_passed |= changes.iter().any(|change| change.resource_name() == failed.table);
+        failed.retain(|_, failed| failed.seen + REMEMBERED_FOR > now);
+        let is_written = |table| written().any(|(change, _)| change.resource_name() == table);
+        for failed in failed.values_mut() {
+            failed.since.others_passed = true;
+            failed.since.table_passed |= is_written(failed.table);
+            failed.since.between_passes += u32::from(failed.after_pass && has_written);
+            failed.after_pass &= !has_written;
         }
+        blocked.retain(|table, _| {
+            let is_open = is_written(table);
+            if is_open {
+                info!(table, "a table that refused every row takes rows again");
+            }
+            !is_open
+        });
     }
 
-    /// Whether a message that failed by itself with this error is to blame for it.
-    ///
-    /// * A time limit: where others of its table passed since. A table may be locked while others are not.
-    /// * Any other error: where others passed since.
-    /// * Where nothing passed: only for a statement's time limit, if it is the only message that failed lately.
-    pub(crate) fn is_to_blame(&self, change: &Change, error: &StoreError) -> bool {
-        let (all, now) = (self.all(), Instant::now());
-        let is_slow = matches!(error, StoreError::Slow { .. });
-        let have_passed = |failed: &Failed| if is_slow { failed.table_passed } else { failed.others_passed };
-        let id = &change.origin.message_id;
-        if all.get(id).is_some_and(have_passed) {
-            return true;
+    /// Whether a message that failed by itself with this error is to blame for it. Where nothing passed, it is only for a
+    /// statement's time limit, if it is the only message that failed lately.
+    pub(crate) fn judge(&self, change: &Change, error: &StoreError) -> Verdict {
+        let (mut state, now) = (self.state(), Instant::now());
+        let (id, kind) = (&change.origin.message_id, Kind::of(error));
+        let Some(failed) = state.failed.get(id).copied() else { return Verdict::Nobody };
+        if kind == Kind::Slow {
+            let mut others = state.failed.iter().filter(|(other, _)| *other != id);
+            let is_alone =
+                !others.any(|(_, failed)| !failed.since.table_passed && failed.seen + RECENT > now);
+            let is_statement = matches!(error, StoreError::Slow { cause: SlowCause::Statement, .. });
+            let is_blamed = failed.since.table_passed || is_alone && is_statement;
+            return if is_blamed { Verdict::Blamed } else { Verdict::Nobody };
         }
-        let mut others = all.iter().filter(|(other, _)| *other != id);
-        let is_alone = !others.any(|(_, failed)| !have_passed(failed) && failed.seen + RECENT > now);
-        is_alone && matches!(error, StoreError::Slow { cause: SlowCause::Statement, .. })
+        let since = failed.since;
+        let proofs = if failed.standing == Standing::Blamed { 1 } else { PROOFS };
+        let is_blamed = if kind == Kind::Table { since.table_passed } else { since.between_passes >= proofs };
+        let is_blocked = kind == Kind::Table && state.blocked.contains_key(failed.table);
+        if !is_blamed && !since.others_passed && failed.standing < Standing::Known && !is_blocked {
+            return Verdict::Nobody;
+        }
+        let Some(failed) = state.failed.get_mut(id) else { return Verdict::Nobody };
+        if is_blamed {
+            failed.standing = Standing::Blamed;
+            failed.since = Since::default();
+            return Verdict::Blamed;
+        }
+        failed.standing = failed.standing.max(Standing::Known);
+        failed.postponed = failed.postponed.saturating_add(1);
+        let (postponed, table) = (failed.postponed, failed.table);
+        if postponed == 1 {
+            warn!(
+                svix_id = %id, table, error = %error,
+                "a message fails by itself while others pass: it is postponed without counting an attempt until it is \
+                 clear whether it is to blame. Look for what a trigger or a policy does to its row"
+            );
+        }
+        if kind == Kind::Table {
+            state.block(table, error, now);
+        }
+        Verdict::Postponed(jittered(wait(postponed)))
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<MessageId, Failed>> {
+    /// How to try a batch: messages that are known to fail by themselves, and of a table that refuses every row one message
+    /// now and then.
+    pub(crate) fn plan(&self, changes: &[Change]) -> Plan {
+        let (mut state, now, mut plan) = (self.state(), Instant::now(), Plan::default());
+        let State { failed, blocked, .. } = &mut *state;
+        if failed.is_empty() && blocked.is_empty() {
+            return plan;
+        }
+        let is_known = |change: &Change| {
+            failed.get(&change.origin.message_id).is_some_and(|one| one.standing >= Standing::Known)
+        };
+        for (table, blocked) in blocked.iter_mut() {
+            let of_table = changes.iter().enumerate().filter(|(_, change)| change.resource_name() == *table);
+            // One that was not refused before, if there is any: another one may be refused for a reason of its own.
+            let probe = of_table.clone().min_by_key(|(_, change)| is_known(change)).map(|(number, _)| number);
+            let probe = probe.filter(|_| blocked.probe_at <= now);
+            if let Some(number) = probe {
+                plan.suspects.push(number);
+                blocked.wait = (blocked.wait * 2).min(POSTPONE_MAX);
+                blocked.probe_at = now + blocked.wait;
+            }
+            let after = blocked.probe_at - now;
+            for (number, _) in of_table.filter(|(number, _)| Some(*number) != probe) {
+                plan.postponed.push((number, after + jittered(POSTPONE), blocked.reason.clone()));
+            }
+        }
+        for (number, change) in changes.iter().enumerate() {
+            if !is_known(change) || blocked.contains_key(change.resource_name()) {
+                continue;
+            }
+            if plan.suspects.len() < SUSPECTS_MAX {
+                plan.suspects.push(number);
+            } else {
+                plan.postponed.push((number, jittered(POSTPONE), AFTER_OTHERS.to_owned()));
+            }
+        }
+        plan
+    }
+
+    /// The tables of which every row is refused, and why.
+    pub(crate) fn blocked(&self) -> Vec<(&'static str, String)> {
+        let (mut state, now) = (self.state(), Instant::now());
+        // Where none was due to be tried for so long, no message of the table waits any more.
+        state.blocked.retain(|_, blocked| blocked.probe_at + RECENT > now);
+        state.blocked.iter().map(|(table, blocked)| (*table, blocked.reason.clone())).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rollbook_testkit::events::{START, change_of, event, organization, user};
-
-    fn users(ids: std::ops::Range<usize>) -> Vec<Change> {
-        let of = |id| event("user.updated", START, &user(&format!("user_{id}"), START));
-        ids.map(|id| change_of(&format!("msg_{id}"), &of(id))).collect()
-    }
-
-    fn an_organization() -> Change {
-        change_of("msg_org", &event("organization.updated", START, &organization("org_1", START)))
-    }
-
-    fn slow() -> StoreError {
-        StoreError::Slow { cause: SlowCause::Statement, detail: "longer than statement_timeout".into() }
-    }
-
-    fn locked() -> StoreError {
-        StoreError::Slow { cause: SlowCause::Lock, detail: "a lock was not free".into() }
-    }
-
-    fn policy() -> StoreError {
-        StoreError::Ambiguous(Box::new(StoreError::Deployment("a policy".into())))
-    }
-
-    fn disk() -> StoreError {
-        StoreError::Ambiguous(Box::new(StoreError::Dependency("disk full".into())))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_message_is_to_blame_where_others_passed_since_and_for_a_time_limit_others_of_its_table() {
-        let (evidence, all) = (Evidence::default(), users(0..10));
-        evidence.failed(&all);
-        let blamed = || [slow(), policy(), disk()].map(|error| evidence.is_to_blame(&all[3], &error));
-        assert_eq!(blamed(), [false; 3], "nobody passed");
-        evidence.passed(&[an_organization()]);
-        assert_eq!(blamed(), [false, true, true], "the table may be locked");
-        evidence.passed(&all[5..6]);
-        assert_eq!(blamed(), [true; 3]);
-        // It comes again, alone, and nobody else does.
-        evidence.failed(&all[3..4]);
-        assert_eq!(blamed(), [true; 3]);
-        evidence.passed(&all[3..4]);
-        evidence.failed(&users(20..30));
-        evidence.failed(&all[3..4]);
-        assert_eq!(blamed(), [false; 3], "it was applied since: that was another time");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_only_message_that_is_too_slow_is_to_blame_and_neither_two_nor_another_error_is() {
-        let (evidence, two) = (Evidence::default(), users(0..2));
-        let blamed = |which: usize| {
-            [slow(), policy(), disk(), locked()].map(|error| evidence.is_to_blame(&two[which], &error))
-        };
-        evidence.failed(&two[..1]);
-        assert_eq!(blamed(0), [true, false, false, false]);
-        evidence.failed(&two[1..]);
-        assert_eq!((blamed(0), blamed(1)), ([false; 4], [false; 4]));
-        tokio::time::advance(RECENT).await;
-        evidence.failed(&two[1..]);
-        assert_eq!(blamed(1), [true, false, false, false], "the other one failed too long ago");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_more_messages_are_remembered_than_the_limit_says() {
-        let evidence = Evidence::default();
-        for first in (0..3 * FAILED_MAX).step_by(100) {
-            evidence.failed(&users(first..first + 100));
+impl State {
+    /// Takes note that a table refuses every row, if it does: at least two were refused that were never to blame, and
+    /// none was written since.
+    fn block(&mut self, table: &'static str, error: &StoreError, now: Instant) {
+        let is_open = |failed: &Failed| matches!(failed.standing, Standing::Alone | Standing::Known);
+        let of_table = self.failed.values().filter(|failed| failed.table == table && is_open(failed));
+        let refused = of_table.clone().count();
+        if refused < 2
+            || of_table.clone().any(|failed| failed.since.table_passed)
+            || self.blocked.contains_key(table)
+        {
+            return;
         }
-        assert!(evidence.all().len() <= FAILED_MAX);
-        assert!(!evidence.is_to_blame(&users(0..1)[0], &slow()));
+        let reason = error.unblamed().to_string();
+        error!(
+            table,
+            error = reason,
+            "every row of this table is refused while others are written: its messages are postponed, no attempt is spent, \
+             nothing is lost. Fix: the policy, right or trigger that the error names"
+        );
+        self.blocked.insert(table, Blocked { reason, probe_at: now + POSTPONE, wait: POSTPONE });
     }
 }
+
+impl Failed {
+    fn new(table: &'static str, seen: Instant) -> Self {
+        let (standing, since) = (Standing::Suspected, Since::default());
+        Self { table, seen, standing, after_pass: false, since, postponed: 0 }
+    }
+}
+
+/// Between half and the whole: messages that were postponed together do not come back together.
+pub(crate) fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(f64::midpoint(1.0, fastrand::f64()))
+}
+
+fn wait(times: u32) -> Duration {
+    let doubled = 2_u32.checked_pow(times.saturating_sub(1)).and_then(|times| POSTPONE.checked_mul(times));
+    doubled.map_or(POSTPONE_MAX, |wait| wait.min(POSTPONE_MAX))
+}
+
+#[cfg(test)]
+mod tests;

@@ -269,7 +269,7 @@ impl Lane {
         let lane = self.pulse.lane;
         self.shared.metrics.settled(settlement);
         match settlement {
-            Settlement::Ack | Settlement::Release => {}
+            Settlement::Ack | Settlement::Release | Settlement::Postpone { .. } => {}
             Settlement::Retry { after, failure } => info!(
                 lane, svix_id = %lease.id, event_type = failure.event_type, subject, attempt = lease.attempt,
                 trace_id = trace_id(lease), reason = %failure.reason, detail = failure.detail, after_seconds = after.as_secs_f64(),
@@ -305,6 +305,7 @@ impl Lane {
         .await;
         metrics.batch_limit.set(pace.size());
         let is_proof = outcome.is_proof();
+        gate.health.set_blocked(evidence.blocked());
         match outcome.refused_alone() {
             Ok(()) => gate.health.applied(),
             Err((0, _)) => {}
@@ -322,7 +323,7 @@ impl Lane {
                     self.tell_applied(&lease, change, applied);
                 }
                 None if settlement == Settlement::Ack => metrics.dropped(Some(&change.origin.event_type)),
-                None if settlement != Settlement::Release => {
+                None if !matches!(settlement, Settlement::Release | Settlement::Postpone { .. }) => {
                     let subject = change.subject_id().map(str::to_owned);
                     decided.subjects.extend(subject.map(|subject| (lease.id.clone(), subject)));
                 }

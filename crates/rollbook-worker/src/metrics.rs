@@ -144,7 +144,7 @@ impl Metrics {
         for cause in SlowCause::ALL {
             self.apply_slow.with_label_values(&[cause.as_str()]);
         }
-        for settlement in ["ack", "release"] {
+        for settlement in ["ack", "release", "postpone"] {
             self.settlements.with_label_values(&[settlement, NONE]);
         }
         for reason in Reason::ALL {
@@ -223,7 +223,7 @@ impl Metrics {
     /// A lease ended.
     pub(crate) fn settled(&self, settlement: &Settlement) {
         let reason = match settlement {
-            Settlement::Ack | Settlement::Release => NONE,
+            Settlement::Ack | Settlement::Release | Settlement::Postpone { .. } => NONE,
             Settlement::Retry { failure, .. } | Settlement::DeadLetter { failure } => failure.reason.as_str(),
         };
         self.settlements.with_label_values(&[settlement.label(), reason]).inc();

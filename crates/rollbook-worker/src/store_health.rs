@@ -18,6 +18,7 @@ pub struct StoreHealth(Arc<Mutex<State>>);
 struct State {
     outage: Option<StoreOutage>,
     refusals: Option<StoreRefusals>,
+    blocked: Vec<(&'static str, String)>,
 }
 
 /// Messages that the store refused one by one, while it applied none.
@@ -67,6 +68,16 @@ impl StoreHealth {
     /// What was refused since a message was applied. `None` where the last one was.
     pub fn refusals(&self) -> Option<StoreRefusals> {
         self.state().refusals.clone()
+    }
+
+    /// The tables of which every row is refused while others are written, and why.
+    pub fn blocked(&self) -> Vec<(&'static str, String)> {
+        self.state().blocked.clone()
+    }
+
+    /// These tables refuse every row.
+    pub(crate) fn set_blocked(&self, blocked: Vec<(&'static str, String)>) {
+        self.state().blocked = blocked;
     }
 
     /// The store refused a batch or did not answer, and no message is to blame.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use rollbook_core::queue::{Durability, Producer, QueueAdmin, QueueError};
-use rollbook_core::store::Store;
+use rollbook_core::store::{Store, StoreError};
 use rollbook_core::time::Clock;
 use rollbook_core::weakness::joined;
 use tokio_util::sync::CancellationToken;
@@ -103,8 +103,12 @@ async fn open_all(
         links: Links::of(config, &queue, store.as_ref()),
     };
     if let Some(store) = store.as_ref().filter(|_| all_answered) {
-        // Whoever needs its answer asks again; here it only opens the first connection, of which the log tells.
-        let _ = tokio::time::timeout(ANSWER_TIMEOUT, store.ping()).await;
+        // Whoever needs its answer asks again. Here it opens the first connection, of which the log tells, and finds out
+        // before the first delivery what needs manual action.
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, store.ping()).await;
+        if let Ok(Err(error @ StoreError::Deployment(_))) = answer {
+            tracing::error!("the store needs manual action, deliveries wait until then: {error}");
+        }
     }
     watch.links.log_changes();
     match watch.ask().await {

@@ -32,6 +32,12 @@ impl Probe for StoreCheck {
         if let Err(error) = self.store.ping().await {
             return Condition::Failing(error.to_string());
         }
+        let blocked = self.worker.as_ref().map(StoreHealth::blocked).unwrap_or_default();
+        if let (Some((table, reason)), Condition::Well) = (blocked.first(), &applying) {
+            return Condition::Degraded(format!(
+                "table {table} refuses every row while others are written; its messages wait, no attempt is spent: {reason}"
+            ));
+        }
         let refusals = self.worker.as_ref().and_then(StoreHealth::refusals);
         match refusals.filter(|refusals| refusals.refused_ago() < FAILURE_HOLDS_FOR) {
             Some(StoreRefusals { count, reason, .. }) if matches!(applying, Condition::Well) => {

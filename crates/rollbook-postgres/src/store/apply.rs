@@ -14,7 +14,8 @@ use sqlx::{Arguments as _, Row as _};
 use super::look::Doubts;
 use super::sql::{Statements, Which, number_of};
 use super::write::{Write, arguments};
-use crate::fault::NotWritten;
+use crate::fault::{self, Fault, NotWritten, Undone};
+use crate::place::Place;
 use crate::transaction::{Session, Work};
 use crate::types::Time;
 
@@ -68,6 +69,10 @@ pub(super) struct Done {
 
 impl Work for Apply<'_> {
     type Output = Done;
+
+    fn judge(&self, place: &Place, error: &sqlx::Error) -> Fault {
+        fault::judge_rows(place, error)
+    }
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Done> {
         let mut doubts = Doubts::default();
@@ -130,6 +135,9 @@ impl<'a> Apply<'a> {
             if !writes.is_empty() {
                 let arguments = arguments(part.resource, &writes, self.now).map_err(sqlx::Error::Encode)?;
                 for row in session.fetch(&self.statements.tables[number].upsert, arguments).await? {
+                    if row.try_get(1)? {
+                        return Err(Undone.into());
+                    }
                     written.insert(row.try_get(0)?);
                 }
             }

@@ -7,7 +7,7 @@ use rollbook_core::store::StoreError;
 use super::pace::Pace;
 use crate::fault::{self, Fault};
 use crate::place::Place;
-use crate::transaction::{Database, Session, Work};
+use crate::transaction::{Database, End, Session, Work};
 
 /// How long a step of several rows may take: a smaller one may pass, and whoever waits for its locks waits no longer.
 const SEVERAL_MAX: Duration = Duration::from_secs(5);
@@ -66,6 +66,11 @@ impl Steps<'_> {
         };
         let place = self.database.place();
         match self.database.run(&Guarded { place, statement, lock, work }).await {
+            Err(Fault::Ambiguous(inner)) => {
+                // A trigger may have ended or changed the session; in an outage nothing else works either.
+                self.database.run(&Writable).await?;
+                Ok(Err(Failed::Refused(inner.to_string())))
+            }
             // What is deferred to the commit is refused there.
             Err(fault) => refused(fault).map(Err),
             done => done,
@@ -111,6 +116,18 @@ impl<W: Work> Work for Patient<'_, W> {
     }
 }
 
+/// Whether the database answers and takes writes.
+struct Writable;
+
+impl Work for Writable {
+    type Output = ();
+    const END: End = End::Rollback;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
+        session.must_be_writable().await
+    }
+}
+
 struct Guarded<'a, W> {
     place: &'a Place,
     statement: Duration,
@@ -120,6 +137,10 @@ struct Guarded<'a, W> {
 
 impl<W: Work> Work for Guarded<'_, W> {
     type Output = Result<W::Output, Failed>;
+
+    fn judge(&self, place: &Place, error: &sqlx::Error) -> Fault {
+        fault::judge_rows(place, error)
+    }
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
         let (statement, lock) = (self.statement.as_millis().max(1), self.lock.as_millis().max(1));

@@ -9,6 +9,7 @@ use rollbook_core::catalog::{LINKS_MAX, Resource};
 use rollbook_core::merge::Inherited;
 use rollbook_core::store::{ErasedCounts, ErasureProgress, PendingWork, StoreError};
 use rollbook_core::time::Timestamp;
+use sqlx::Row as _;
 
 use super::PostgresStore;
 use super::apply::{self, Asked, Seen};
@@ -18,7 +19,7 @@ use super::inherit::{BATCH_MAX, Belonging, FindWrong, Parents};
 use super::lines::{self, Line, TAKEN_FOR};
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
-use crate::fault::NotWritten;
+use crate::fault::{NotWritten, Undone};
 use crate::transaction::{Session, Work};
 
 /// What an erasure is reported by, in the place of a `svix-id`.
@@ -146,8 +147,8 @@ impl Bury<'_> {
                 synced_by: ERASED_BY,
             };
             let arguments = arguments(resource, &[write], self.at).map_err(sqlx::Error::Encode)?;
-            if !session.fetch(&self.statements.of(resource).upsert, arguments).await?.is_empty() {
-                return Ok(());
+            if let Some(row) = session.fetch(&self.statements.of(resource).upsert, arguments).await?.first() {
+                return if row.try_get(1)? { Err(Undone.into()) } else { Ok(()) };
             }
         }
         Err(NotWritten.into())

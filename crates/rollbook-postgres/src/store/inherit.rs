@@ -17,7 +17,7 @@ use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
 use super::sql::{Statements, content, listed, number_of};
-use crate::fault::NotWritten;
+use crate::fault::{NotWritten, Undone};
 use crate::transaction::{Session, Sql, Work};
 use crate::types::Time;
 
@@ -102,7 +102,8 @@ impl Dependents {
 /// deleted by itself: it shows its own, for good, and a write for nothing would run a team's triggers.
 fn differs(row: &str, end: &str, erased: &str) -> String {
     format!(
-        "({row}.version_deleted_at IS NULL AND {row}.version_parents_deleted_at IS DISTINCT FROM {end}
+        "({row}.version_deleted_at IS NULL
+          AND ({row}.version_parents_deleted_at IS DISTINCT FROM {end} OR {row}.deleted_at IS NULL AND {end} IS NOT NULL)
           OR ({erased}) AND {row}.data IS NOT NULL)"
     )
 }
@@ -268,9 +269,9 @@ impl Work for Repair<'_> {
                 values.add(Time(self.now)).map_err(sqlx::Error::Encode)?;
                 let rows = session.fetch(&dependents.repair, values).await?.len();
                 changed += rows as u64;
-                // Some may have been right. But a trigger may also have swallowed the change.
-                if rows < ids.len() && !session.fetch(&dependents.still_wrong, arguments).await?.is_empty() {
-                    return Err(NotWritten.into());
+                // A trigger may have swallowed the change, or undone it.
+                if !session.fetch(&dependents.still_wrong, arguments).await?.is_empty() {
+                    return Err(if rows < ids.len() { NotWritten.into() } else { Undone.into() });
                 }
             }
         }

@@ -107,6 +107,15 @@ impl PostgresStore {
         Steps { database: &self.database, statement_timeout: self.statement_timeout }
     }
 
+    /// The error of a batch. Where one row may be to blame for it, the store must answer now and lack no right: else that
+    /// is the error.
+    async fn checked(&self, fault: Fault) -> StoreError {
+        if let (Fault::Ambiguous(_), Err(error)) = (&fault, self.ping().await) {
+            return error;
+        }
+        fault.of_batch()
+    }
+
     /// Checks after a commit that the rows of the batch and their child rows show what follows from their parents. What is too
     /// much for once, is refused or times out is noted, durably, before the delivery can be acknowledged.
     async fn recheck(&self, doubts: &Doubts) -> Result<(), StoreError> {
@@ -146,7 +155,10 @@ impl Store for PostgresStore {
         }
         let (keeping, now) = (self.keeping, self.clock.now());
         let work = Apply { statements: &self.statements, changes, keeping, now };
-        let Done { outcomes, doubts } = self.database.run(&work).await.map_err(Fault::of_batch)?;
+        let Done { outcomes, doubts } = match self.database.run(&work).await {
+            Ok(done) => done,
+            Err(fault) => return Err(self.checked(fault).await),
+        };
         if !doubts.is_empty() {
             self.recheck(&doubts).await?;
         }
@@ -250,7 +262,8 @@ impl Store for PostgresStore {
             return Ok(());
         }
         Err(Fault::Deployment(format!(
-            "{place}: user {} lacks rights in schema {schema}; grant what is missing on {}",
+            "{place}: user {} lacks rights in schema {schema}; grant what is missing on {} (ops/postgres/roles.sh does; \
+             it may be run again)",
             place.user(),
             forbidden.join(", ")
         ))

@@ -25,7 +25,7 @@ pub(super) struct Table {
     stored: String,
     /// Writes rows, each where it is as it was read: where it has the revision before the one that is written.
     /// Parameters: [`columns`], the state, and what it has from its parents where it hangs on any; all as arrays.
-    /// Returns the ids of those that were written.
+    /// Returns the ids of those that were written, and whether they do not show what was: a trigger may undo it.
     pub(super) upsert: Sql,
     /// One row, in the order of [`columns`].
     pub(super) get: Sql,
@@ -36,7 +36,8 @@ pub(super) struct Table {
     /// Rows that were deleted by themselves, in the order in which they were: (from, before, id to begin behind, limit).
     /// Returns id, `deleted_at`, whether the content is erased, and `deleted_at` to the microsecond.
     pub(super) deleted: Sql,
-    /// Erases the content of rows that were deleted before a moment: (ids, moment). Returns their ids. The moment is
+    /// Erases the content of rows that were deleted before a moment: (ids, moment). Returns their ids, and whether they
+    /// have content all the same: a trigger may put it back. The moment is
     /// written so that the planner does not look for it in an index, which would read all that was ever deleted.
     pub(super) erase_content: Sql,
     /// Which rows have ended: the number of the table, id, when, whether their content is erased, and a null; a
@@ -74,6 +75,9 @@ pub(super) struct Statements {
     /// The tables that lack a right that is needed, of all that are ours, with the rights.
     pub(super) forbidden: Sql,
 }
+
+/// The condition of a row that was emptied and is not.
+const KEEPS_CONTENT: &str = r"stored.version_hash = '\xff' AND stored.data IS NOT NULL";
 
 /// A table's columns as an application sees them, in the order of statements and listings.
 pub(super) fn columns(resource: &'static Resource) -> impl Iterator<Item = (&'static str, Kind)> {
@@ -251,12 +255,12 @@ impl Table {
             )
             .into(),
             erase_content: format!(
-                r#"UPDATE "{schema}".{table}
+                r#"UPDATE "{schema}".{table} AS stored
                    SET {nothing}, version_updated_at = {max}, version_event_at = {max}, version_hash = '\xff',
                        version_revision = version_revision + 1
                    WHERE id = ANY ($1::text[]) AND (deleted_at < $2) IS TRUE AND version_deleted_at IS NOT NULL
                          AND version_hash <> '\xff'
-                   RETURNING id"#,
+                   RETURNING id, {KEEPS_CONTENT}"#,
                 nothing = listed(nothing),
                 max = i64::MAX,
             )
@@ -318,7 +322,13 @@ fn upsert(schema: &str, resource: &'static Resource) -> String {
            SELECT * FROM unnest({arrays}) AS new ({names}) ORDER BY new.id COLLATE "C"
            ON CONFLICT (id) DO UPDATE SET {set}
            WHERE stored.version_revision = excluded.version_revision - 1
-           RETURNING stored.id"#,
+           RETURNING stored.id, stored.deleted_at IS NULL AND {is_deleted} OR {keeps_content}"#,
+        is_deleted = if resource.links.is_empty() {
+            "stored.version_deleted_at IS NOT NULL"
+        } else {
+            "(stored.version_deleted_at IS NOT NULL OR stored.version_parents_deleted_at IS NOT NULL)"
+        },
+        keeps_content = KEEPS_CONTENT,
         table = resource.table,
         arrays = listed(arrays),
         set = listed(set),

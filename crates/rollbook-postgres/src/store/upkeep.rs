@@ -20,6 +20,7 @@ use super::cascade::{LOOK_MAX, REFUSED_MAX, RETRIED_MAX, Removing, Turn};
 use super::inherit::{BATCH_MAX, FindWrong, Parents, Repair};
 use super::lines::{self, Line, Take};
 use super::sql::{Statements, number_of};
+use crate::fault::Undone;
 use crate::transaction::{Session, Work};
 use crate::types::Time;
 
@@ -256,6 +257,11 @@ impl Work for EraseContent<'_> {
         session.fetch(&table.lock, arguments.clone()).await?;
         arguments.add(Time(self.before)).map_err(sqlx::Error::Encode)?;
         let rows = session.fetch(&table.erase_content, arguments).await?;
+        for row in &rows {
+            if row.try_get(1)? {
+                return Err(Undone.into());
+            }
+        }
         let count = rows.len() as u64;
         let number = number_of(self.resource);
         let is_parent = RESOURCES

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rollbook_core::backend::Backend as _;
 use rollbook_core::catalog::USERS;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::store::{Store as _, StoreError};
@@ -12,7 +13,7 @@ use rollbook_testkit::servers::pgbouncer::PgBouncer;
 use tokio::task::JoinSet;
 
 use crate::migrations::ALL;
-use crate::world::{END_OURS, World, open, user_change};
+use crate::world::{END_OURS, World, open, settings, user_change};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_works_behind_a_pgbouncer_in_transaction_mode() {
@@ -41,6 +42,17 @@ async fn everything_works_behind_a_pgbouncer_in_transaction_mode() {
         });
     }
     workers.join_all().await;
+}
+
+#[tokio::test]
+async fn a_pooler_that_refuses_settings_of_a_session_gets_sessions_without_them() {
+    let world = World::new().await;
+    let bouncer = PgBouncer::start(world.server).await;
+    // As for a pooler that lends whole sessions: nobody says that there is one.
+    let settings = settings(bouncer.url(&world.database));
+    assert!(!settings.pgbouncer);
+    let examined = settings.pending().await;
+    assert_eq!(examined.map(|examined| examined.names), Ok(Vec::new()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

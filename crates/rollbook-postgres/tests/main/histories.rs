@@ -179,6 +179,12 @@ async fn two_workers_in_trouble_end_in_what_the_simulated_clerk_says() {
         workers[killed] = worker(&queue, way);
     }
     until("everything is applied or a dead letter", || std::future::ready(waiting() == 0)).await;
+    let store = world.store();
+    until("what is left of cascades is worked off", || async {
+        let left = store.cascades(None, 0).await.expect("the store answers");
+        (left.parents, left.rows) == (0, 0)
+    })
+    .await;
     drop(workers);
     assert!(proxy.broken() >= 3, "seed {seed}: answers of commits were lost: {}", proxy.broken());
     assert!(wrong_by_arrival(&history, &order) >= 20, "seed {seed}: the order of arrival matters");

@@ -13,6 +13,7 @@ mod migrations;
 mod network;
 mod roles;
 mod sessions;
+mod spoilt_sessions;
 mod steps;
 mod store;
 mod tls;

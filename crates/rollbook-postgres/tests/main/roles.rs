@@ -58,6 +58,18 @@ async fn what_a_later_migration_of_the_owner_makes_is_the_workers_too() {
     assert_eq!(may, "t\n");
 }
 
+#[tokio::test]
+async fn a_right_that_is_missing_on_the_notes_of_cascades_is_named_before_it_is_needed() {
+    let (world, _) = World::with_roles().await;
+    let (database, schema) = (&world.database, &world.settings.schema);
+    world.psql(&format!("REVOKE DELETE ON {schema}.rollbook_cascades FROM worker_{database}")).await;
+    let refused = open(&world.settings).ping().await;
+    let Err(StoreError::Deployment(text)) = refused else { panic!("{refused:?}") };
+    for word in ["rollbook_cascades (SELECT, INSERT, UPDATE, DELETE)", "ops/postgres/roles.sh", schema] {
+        assert!(text.contains(word), "{text}");
+    }
+}
+
 #[test]
 fn the_page_about_the_tables_gives_the_same_rights_as_the_script() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");

@@ -141,6 +141,7 @@ fn end_otherwise(command: &mut Cmd, token: &Token<'_>, (lease, settlement): &(Le
         Settlement::Ack => ("ack", 0, String::new()),
         Settlement::Retry { after, .. } => ("retry", after.as_millis(), String::new()),
         Settlement::Release => ("release", 0, String::new()),
+        Settlement::Postpone { after } => ("release", after.as_millis(), String::new()),
         Settlement::DeadLetter { failure } => {
             let failure = json!({
                 "reason": failure.reason.as_str(),

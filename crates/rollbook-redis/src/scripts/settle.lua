@@ -64,7 +64,7 @@ local function end_otherwise()
   if how == 'retry' then
     wait_until(now + tonumber(after), id, tries, 0, received)
   elseif how == 'release' then
-    wait_until(now, id, tries - 1, unsettled, received)
+    wait_until(now + tonumber(after), id, tries - 1, unsettled, received)
   elseif how == 'dead' then
     redis.call('ZADD', DEAD, next_dead_position(), id)
     redis.call('HSET', FAILURES, id, string.format('%.0f', now) .. ' ' .. failure)

@@ -1,5 +1,7 @@
 //! Ending leases.
 
+use std::time::Duration;
+
 use rollbook_core::queue::{Lease, Settled, Settlement};
 use rollbook_core::time::Timestamp;
 use rusqlite::Connection;
@@ -62,11 +64,12 @@ fn end(
             )?;
             Ok(statement.execute((seq, token, now.plus(*after).as_millis(), attempt))? == 1)
         }
-        Settlement::Release => {
+        Settlement::Release | Settlement::Postpone { .. } => {
+            let after = if let Settlement::Postpone { after } = settlement { *after } else { Duration::ZERO };
             let mut statement = connection.prepare_cached(
                 "UPDATE leases SET token = NULL, due_at = ?3, attempts = ?4 WHERE seq = ?1 AND token = ?2",
             )?;
-            Ok(statement.execute((seq, token, now.as_millis(), attempt.saturating_sub(1)))? == 1)
+            Ok(statement.execute((seq, token, now.plus(after).as_millis(), attempt.saturating_sub(1)))? == 1)
         }
         Settlement::DeadLetter { failure } => {
             let why = (failure.reason.as_str(), failure.detail.as_str(), failure.event_type.as_deref());

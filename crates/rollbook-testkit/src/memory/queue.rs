@@ -281,6 +281,10 @@ impl State {
                 message.due_at = now;
                 message.attempts -= 1;
             }
+            Settlement::Postpone { after } => {
+                message.due_at = now.plus(after);
+                message.attempts -= 1;
+            }
         }
         Settled::Done
     }

@@ -98,8 +98,20 @@ async fn an_error_that_may_be_everyones_is_that_of_the_rows_without_which_the_ot
         }
         _ => Fault::None,
     });
-    run_until(bench.worker_with_store(store), bench.drained()).await.expect("a clean end");
-    assert_eq!(bench.user_ids().len(), 56);
+    let drive = async {
+        // Each attempt is counted by what others of the table do.
+        for number in 100.. {
+            bench.enqueue_users(number..number + 1).await;
+            sleep(Duration::from_secs(5)).await;
+            if bench.queue.dead().len() == 4 {
+                break;
+            }
+        }
+        bench.drained().await;
+    };
+    run_until(bench.worker_with_store(store), drive).await.expect("a clean end");
+    assert!(bench.attempts().iter().all(|attempts| *attempts == 1));
+    assert!(bench.user_ids().len() > 56);
     let mut dead = bench.queue.dead();
     dead.sort_by(|one, other| one.id.cmp(&other.id));
     let ids: Vec<&str> = dead.iter().map(|letter| letter.id.as_str()).collect();
@@ -137,34 +149,136 @@ async fn an_error_of_every_row_is_the_deployments_and_spends_no_attempt() {
     assert!(calls.load(Ordering::SeqCst) < 23 * 200, "{calls:?}");
 }
 
+/// What a database says where a session ends within a statement: somebody's trigger, or an outage.
+fn broken() -> StoreError {
+    StoreError::Ambiguous(Box::new(StoreError::Dependency("the connection broke".into())))
+}
+
+async fn enqueue_organization(bench: &Bench, number: usize) {
+    let data = serde_json::json!({"id": format!("org_{number}")});
+    bench.enqueue(&format!("msg_org_{number}"), event("organization.updated", &data)).await;
+}
+
+/// As [`Bench::drained`], for tests of hours.
+async fn drained(bench: &Bench) {
+    while !bench.queue.message_ids().is_empty() {
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_message_that_fails_while_it_is_alone_holds_up_none_that_comes_later() {
+async fn a_table_that_refuses_every_row_keeps_its_messages_and_holds_up_no_other_table() {
     let mut bench = Bench::new();
+    bench.settings.lanes = 2;
     bench.settings.retry.attempts_max = 2;
-    bench.enqueue_users(0..20).await;
-    // As many as a trial takes at first, and more: they are of one table, which refuses all.
+    // More than a batch, before the others.
+    bench.enqueue_users(0..250).await;
+    let (refuses, calls) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+    let (is_refused, counted) = (Arc::clone(&refuses), Arc::clone(&calls));
     let store = FaultyStore::new(bench.store.clone(), move |call| match call {
         StoreCall::Apply(changes) if changes.iter().any(|change| change.resource_name() == "users") => {
-            Fault::Fail(ambiguous())
+            counted.fetch_add(1, Ordering::SeqCst);
+            if is_refused.load(Ordering::SeqCst) { Fault::Fail(ambiguous()) } else { Fault::None }
         }
         _ => Fault::None,
     });
     let worker = bench.worker_with_store(store);
+    let health = worker.store_health();
     let drive = async {
         sleep(Duration::from_secs(300)).await;
-        assert_eq!(bench.stats().await.ready, 20, "nothing passes, so it is the deployment's fault");
-        for number in 0..5 {
-            let data = serde_json::json!({"id": format!("org_{number}")});
-            bench.enqueue(&format!("msg_org_{number}"), event("organization.updated", &data)).await;
+        assert_eq!(bench.queue.message_ids().len(), 250, "nothing passes, so it is the deployment's fault");
+        assert!(health.outage().is_some());
+        for number in 0..50 {
+            enqueue_organization(&bench, number).await;
             sleep(Duration::from_secs(30)).await;
+            if number > 10 {
+                let organizations = bench.store.rows_of(&rollbook_core::catalog::ORGANIZATIONS);
+                assert_eq!(organizations.len(), number + 1, "they are applied within half a minute");
+            }
         }
-        eventually(|| bench.queue.message_ids().is_empty()).await;
+        assert_eq!(
+            health.blocked(),
+            [("users", "the store is not set up right: a policy refuses the row".to_owned())]
+        );
+        assert!(health.outage().is_none());
+        let before = calls.swap(0, Ordering::SeqCst);
+        sleep(Duration::from_secs(600)).await;
+        assert!(calls.load(Ordering::SeqCst) <= 40, "it is probed by few: {before} before, {calls:?}");
+        refuses.store(false, Ordering::SeqCst);
+        drained(&bench).await;
     };
     run_until(worker, drive).await.expect("a clean end");
-    let organizations = bench.store.rows_of(&rollbook_core::catalog::ORGANIZATIONS);
-    assert_eq!(organizations.len(), 5);
-    assert!(bench.user_ids().is_empty());
-    assert!(bench.queue.dead().iter().all(|letter| letter.failure.reason == Reason::StoreRefused));
+    assert!(bench.queue.dead().is_empty());
+    assert!(health.blocked().is_empty());
+    assert_eq!(bench.attempts(), [1; 300], "no attempt is spent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_ends_the_session_becomes_a_dead_letter_and_no_other_spends_an_attempt() {
+    for (lanes, attempts_max) in [(1, 12), (3, 3)] {
+        let mut bench = Bench::new();
+        bench.settings.lanes = lanes;
+        bench.settings.retry.attempts_max = attempts_max;
+        bench.settings.retry.backoff_max = Duration::from_secs(10);
+        bench.enqueue_users(0..150).await;
+        let bad = ["user_0", "user_31"];
+        let store = FaultyStore::new(bench.store.clone(), move |call| match call {
+            StoreCall::Apply(changes) if bad.iter().any(|id| has_subject(changes, id)) => {
+                Fault::Fail(broken())
+            }
+            _ => Fault::None,
+        });
+        let drive = async {
+            for number in 0.. {
+                if bench.queue.message_ids().is_empty() {
+                    break;
+                }
+                enqueue_organization(&bench, number).await;
+                sleep(Duration::from_secs(20)).await;
+            }
+        };
+        run_until(bench.worker_with_store(store), drive).await.expect("a clean end");
+        let mut dead: Vec<_> =
+            bench.queue.dead().into_iter().map(|one| (one.id.to_string(), one.attempts)).collect();
+        dead.sort();
+        assert_eq!(dead, [("msg_0".to_owned(), attempts_max), ("msg_31".to_owned(), attempts_max)]);
+        assert!(bench.attempts().iter().all(|attempts| *attempts == 1));
+        assert_eq!(bench.user_ids().len(), 148);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_fail_at_random_for_hours_make_no_dead_letter() {
+    for failing_percent in [20, 50, 80, 95] {
+        let mut bench = Bench::new();
+        bench.settings.lanes = 3;
+        bench.settings.retry.attempts_max = 4;
+        bench.settings.retry.backoff_max = Duration::from_secs(10);
+        bench.enqueue_users(0..300).await;
+        let over = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&over);
+        let store = FaultyStore::new(bench.store.clone(), move |call| match call {
+            StoreCall::Apply(_)
+                if !is_over.load(Ordering::SeqCst) && fastrand::u8(..100) < failing_percent =>
+            {
+                // Before the commit, or after it.
+                if fastrand::bool() { Fault::Fail(broken()) } else { Fault::FailAfter(broken()) }
+            }
+            _ => Fault::None,
+        });
+        let drive = async {
+            for number in 0..300 {
+                enqueue_organization(&bench, number).await;
+                sleep(Duration::from_secs(6)).await;
+            }
+            over.store(true, Ordering::SeqCst);
+            drained(&bench).await;
+        };
+        run_until(bench.worker_with_store(store), drive).await.expect("a clean end");
+        assert!(bench.queue.dead().is_empty(), "{failing_percent} %: {}", bench.queue.dead().len());
+        let spent = bench.attempts().into_iter().filter(|attempts| *attempts > 1).count();
+        println!("{failing_percent} % of calls fail: {spent} of 600 messages spent an attempt");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,7 +29,7 @@ async fn every_counter_is_there_at_zero_before_anything_happens() {
             zero(&format!(r#"rollbook_applied_total{{outcome="{outcome}",resource="{resource}"}}"#));
         }
     }
-    for settlement in ["ack", "release"] {
+    for settlement in ["ack", "release", "postpone"] {
         zero(&format!(r#"rollbook_settlements_total{{reason="none",settlement="{settlement}"}}"#));
     }
     for reason in Reason::ALL {

@@ -68,7 +68,7 @@ pub async fn a_lease_that_ran_out_may_be_settled_while_nobody_took_it(queue: Que
         queue.harness.advance(LEASE_FOR * 2);
         assert_eq!(queue.settle(&lease, settlement.clone()).await, Settled::Done, "{id}");
         queue.harness.advance(RETRY_AFTER);
-        if matches!(settlement, Settlement::Retry { .. } | Settlement::Release) {
+        if !matches!(settlement, Settlement::Ack | Settlement::DeadLetter { .. }) {
             let lease = queue.lease_one().await;
             queue.settle(&lease, Settlement::Ack).await;
         }
@@ -233,6 +233,19 @@ pub async fn release_does_not_count(queue: Queue<impl QueueHarness>) {
         assert_eq!(lease.attempt, 1);
         assert_eq!(queue.settle(&lease, Settlement::Release).await, Settled::Done);
     }
+}
+
+pub async fn what_is_postponed_is_invisible_until_due_and_does_not_count(queue: Queue<impl QueueHarness>) {
+    queue.enqueue(&["a"]).await;
+    for _ in 0..3 {
+        let lease = queue.lease_one().await;
+        assert_eq!(lease.attempt, 1);
+        let postpone = Settlement::Postpone { after: RETRY_AFTER };
+        assert_eq!(queue.settle(&lease, postpone).await, Settled::Done);
+        queue.assert_nothing_is_due().await;
+        queue.harness.advance(RETRY_AFTER);
+    }
+    assert_eq!(queue.lease_one().await.attempt, 1);
 }
 
 pub async fn retry_is_invisible_until_due(queue: Queue<impl QueueHarness>) {

@@ -198,8 +198,9 @@ fn dead_letter() -> Settlement {
 }
 
 /// Every way to end a lease.
-fn settlements() -> [Settlement; 4] {
-    [Settlement::Ack, retry(), dead_letter(), Settlement::Release]
+fn settlements() -> [Settlement; 5] {
+    let postpone = Settlement::Postpone { after: RETRY_AFTER };
+    [Settlement::Ack, retry(), dead_letter(), Settlement::Release, postpone]
 }
 
 /// Makes one test for each property of a queue. Takes a function of a depth limit whose future is a
@@ -234,6 +235,7 @@ macro_rules! queue_conformance {
             leases: a_message_larger_than_the_limit_in_bytes_is_leased_alone
             leases: attempts_and_leases_survive_a_reopen
             leases: release_does_not_count
+            leases: what_is_postponed_is_invisible_until_due_and_does_not_count
             leases: retry_is_invisible_until_due
             leases: the_unsettled_count_grows_by_expiry_is_kept_by_release_and_reset_by_retry
             leases: two_workers_never_hold_one_message
