@@ -137,7 +137,7 @@ impl Instance {
                 self.note_deletion(table, id, at);
                 self.deleted_with_parents.insert(key);
             }
-            // Of two deleted parents, the earlier one gives the time. The child's own delete event overrides
+            // The earlier of two deleted parents gives the time. The child's own delete event overrides
             // both.
             Some(Expected::Deleted { at: earlier, .. })
                 if self.deleted_with_parents.contains(&key) && at < *earlier =>

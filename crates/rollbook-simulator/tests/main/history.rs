@@ -56,7 +56,7 @@ fn value(field: &Field) -> Value {
     }
 }
 
-/// What the events say about a subject: the change with the greatest version, and the time of its deletion.
+/// State of a subject according to its events: the change with the greatest version, and the time of its deletion.
 #[derive(Default)]
 struct SubjectState {
     content: Option<Assertion>,
