@@ -1,4 +1,4 @@
-//! A change: what one delivery says about one subject, at one version.
+//! A change: the content of one delivery about one subject, at one version.
 
 use std::fmt;
 
@@ -6,72 +6,72 @@ use crate::catalog::{LINKS_MAX, Resource};
 use crate::delivery::MessageId;
 use crate::time::Timestamp;
 
-/// The total order of the changes of one subject, compared from left to right. It is a pure function
-/// of the signed body: no clock of ours and no time of delivery has a part in it.
+/// Total order of the changes of one subject, compared field by field. It is a pure function of the signed
+/// body: neither Rollbook's clock nor the time of delivery has an influence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
-    /// Whether the subject is deleted. First, so that it absorbs: Clerk never reuses an id, and no
-    /// late update brings a deleted user back, whatever its times say.
+    /// Whether the subject is deleted. First in the order, so that a deletion wins over every update: Clerk
+    /// never reuses an id, and no late update restores a deleted user, whatever its timestamps say.
     pub dead: bool,
-    /// `data.updated_at`, or the event's time without it; zero for a delete. Milliseconds.
+    /// `data.updated_at`, or the event time if it is missing; zero for a delete. Milliseconds.
     pub updated_at: i64,
-    /// The event's own time (`timestamp` of the envelope). Milliseconds.
+    /// Event time: `timestamp` of the envelope. Milliseconds.
     pub event_at: i64,
-    /// 128 bits over the stored content; zero for a delete. Equal versions mean equal content.
+    /// Hash of the stored content, 128 bits; zero for a delete. Equal versions mean equal content.
     pub hash: [u8; 16],
 }
 
-/// What one delivery means for the tables.
+/// Effect of one delivery on the tables.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    /// Where it comes from.
+    /// Delivery that the change comes from.
     pub origin: Origin,
-    /// What it does.
+    /// Effect of the change.
     pub effect: Effect,
 }
 
-/// Where a change comes from: what the ledger keeps of a delivery.
+/// Source of a change: the part of a delivery that the ledger stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// The `svix-id`.
+    /// Message id (`svix-id`).
     pub message_id: MessageId,
-    /// The event's type.
+    /// Event type.
     pub event_type: String,
-    /// The event's own time.
+    /// Event time.
     pub event_at: Timestamp,
-    /// When the receiver had read the delivery.
+    /// Time at which the receiver had read the delivery.
     pub received_at: Timestamp,
-    /// How often the message has been leased.
+    /// Number of times the message has been leased.
     pub attempt: u32,
 }
 
-/// What a change does.
+/// Effect of a change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Nothing but a line in the ledger: the type is not in the catalog, or its content is never kept.
+    /// No effect except a ledger entry: the type is not in the catalog, or its content is never stored.
     Ignore {
-        /// Whose event it is, where that is known and may be kept.
+        /// Id of the event's subject, if it is known and may be stored.
         subject_id: Option<String>,
     },
-    /// The subject looks like this, or is gone.
+    /// The subject is created, updated or deleted.
     Merge(Box<Assertion>),
 }
 
-/// What a change asserts about its subject.
+/// New state of a subject, according to one change.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assertion {
-    /// The kind of subject: its table.
+    /// Resource of the subject, and so its table.
     pub resource: &'static Resource,
     /// Clerk's id.
     pub id: String,
-    /// The place among the subject's changes.
+    /// Position in the order of the subject's changes.
     pub version: Version,
-    /// The content; `None` where the subject is deleted.
+    /// Content; `None` if the subject is deleted.
     pub row: Option<Row>,
 }
 
 impl Assertion {
-    /// The id of each parent that the content names, in the order of the resource's links.
+    /// Returns the id of each parent that the content names, in the order of the resource's links.
     pub fn parents(&self) -> [Option<&str>; LINKS_MAX] {
         let mut ids = [None; LINKS_MAX];
         if let Some(row) = &self.row {
@@ -86,38 +86,38 @@ impl Assertion {
     }
 }
 
-/// The content of a living row.
+/// Content of a row that is not deleted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// One value for each of the resource's columns, in their order.
+    /// Values of the resource's columns, in the same order.
     pub values: Vec<Field>,
     /// `data.created_at`.
     pub created_at: Option<Timestamp>,
     /// `data.updated_at`.
     pub updated_at: Option<Timestamp>,
-    /// The whole object as JSON, with sorted keys and no white space.
+    /// The object as JSON, with sorted keys and without white space.
     pub data: String,
 }
 
-/// A value of a typed column.
+/// Value of a typed column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// Nothing there, or nothing that fits the column.
+    /// No value, or no value that fits the column.
     Null,
     /// Text without NUL.
     Text(String),
-    /// A whole number.
+    /// Integer.
     Integer(i64),
-    /// Yes or no.
+    /// Boolean.
     Bool(bool),
-    /// A moment.
+    /// Timestamp.
     Time(Timestamp),
-    /// JSON, with sorted keys and no white space.
+    /// JSON, with sorted keys and without white space.
     Json(String),
 }
 
 impl Field {
-    /// The text, where it is one.
+    /// Returns the text if the value is a text.
     pub fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -127,7 +127,7 @@ impl Field {
 }
 
 impl Change {
-    /// Whose row the change is about, where that is known.
+    /// Returns the id of the change's subject, if known.
     pub fn subject_id(&self) -> Option<&str> {
         match &self.effect {
             Effect::Ignore { subject_id } => subject_id.as_deref(),
@@ -135,7 +135,7 @@ impl Change {
         }
     }
 
-    /// The name of the table, for metrics; `none` where there is none.
+    /// Returns the name of the table for metrics, or `none`.
     pub fn resource_name(&self) -> &'static str {
         match &self.effect {
             Effect::Ignore { .. } => "none",
@@ -144,34 +144,34 @@ impl Change {
     }
 }
 
-/// What a change did.
+/// Outcome of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Applied {
-    /// The first that is known of its subject.
+    /// The first change of its subject.
     Inserted,
-    /// Newer than what was known.
+    /// Newer than the stored state.
     Updated,
-    /// The subject is deleted now.
+    /// The subject is now deleted.
     Deleted,
-    /// Older than what is known: nothing changed.
+    /// Older than the stored state: nothing changed.
     Stale,
-    /// Exactly what is known already: nothing changed.
+    /// Equal to the stored state: nothing changed.
     Unchanged,
-    /// Of no table, or of an earlier life of the subject: nothing changed.
+    /// No table for the type, or at or below the erasure floor: nothing changed.
     Ignored,
 }
 
 impl Applied {
-    /// All of them.
+    /// All outcomes.
     pub const ALL: [Self; 6] =
         [Self::Inserted, Self::Updated, Self::Deleted, Self::Stale, Self::Unchanged, Self::Ignored];
 
-    /// Whether anything is written.
+    /// Whether the change writes anything.
     pub const fn advances(self) -> bool {
         matches!(self, Self::Inserted | Self::Updated | Self::Deleted)
     }
 
-    /// The name used in the ledger and in metrics.
+    /// Returns the name used in the ledger and in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Inserted => "inserted",
@@ -183,7 +183,7 @@ impl Applied {
         }
     }
 
-    /// The outcome with this name.
+    /// Returns the outcome with this name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|applied| applied.as_str() == name)
     }

@@ -1,4 +1,4 @@
-//! A delivery: one verified request, before anyone has read what it says.
+//! A delivery: one verified request with an unparsed body.
 
 use std::fmt;
 
@@ -7,21 +7,21 @@ use bytes::Bytes;
 use crate::time::Timestamp;
 use crate::trace::Traceparent;
 
-/// The `svix-id` of a delivery: its name for life, through retries, dead letter, redrive and ledger.
-/// Svix sends the same id for every attempt, resend and replay of a message.
+/// Message id (`svix-id`). It stays the same through retries, dead letter, redrive and ledger. Svix sends the
+/// same id for every attempt, resend and replay of a message.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(String);
 
 impl MessageId {
-    /// The longest id that is taken. Svix's own are 31 characters.
+    /// Maximum length of an id, in characters. Svix's own have 31.
     pub const LENGTH_MAX: usize = 128;
 
-    /// An id that has been checked already (by [`crate::signature`]) or comes from a queue.
+    /// Creates an id from a text that [`crate::signature`] has checked already or that comes from a queue.
     pub fn new(id: impl Into<String>) -> Self {
         Self(id.into())
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -33,21 +33,21 @@ impl fmt::Display for MessageId {
     }
 }
 
-/// One verified request. The body is kept byte for byte: nothing has parsed it yet.
+/// One verified request. The body is kept byte for byte and has not been parsed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// The `svix-id`.
+    /// Message id (`svix-id`).
     pub id: MessageId,
-    /// When the receiver had read it whole.
+    /// Time at which the receiver had read the complete request.
     pub received_at: Timestamp,
-    /// The trace that it came in, where its sender says so. Not signed.
+    /// Trace context, if the sender gives one. Not signed.
     pub traceparent: Option<Traceparent>,
-    /// The signed bytes.
+    /// Signed bytes.
     pub body: Bytes,
 }
 
 impl fmt::Debug for Delivery {
-    /// Never the body: it holds personal data.
+    /// Omits the body: it holds personal data.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Delivery({}, {} bytes)", self.id, self.body.len())
     }

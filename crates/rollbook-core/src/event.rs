@@ -1,12 +1,12 @@
-//! Reading an event: from signed bytes to a [`Change`], leniently.
+//! Parsing an event: from signed bytes to a [`Change`], leniently.
 //!
 //! Constraints:
 //!
-//! * A pure function of the body: the same bytes always give the same change at the same version.
-//! * Only type, time and id must be there. Unknown fields and values are kept in `data`; a field of an
-//!   unexpected type, or a text too long for its column's index, leaves its column null and is counted. Clerk's
-//!   API description and its wire disagree in a dozen places.
-//! * No text of an error repeats a value of the body.
+//! * Parsing is a pure function of the body: the same bytes always give the same change at the same version.
+//! * Only type, timestamp and id are required. Unknown fields and values are kept in `data`. A field of an
+//!   unexpected type, or a text too long for its column's index, leaves its column null and is counted. The
+//!   reason: Clerk's API description and the actual payloads disagree in a dozen places.
+//! * Error texts never repeat a value of the body.
 
 mod columns;
 mod numbers;
@@ -25,34 +25,34 @@ use crate::retry::{Failure, Reason};
 use crate::sanitize::{sanitize, sanitize_numbers};
 use crate::time::Timestamp;
 
-/// The longest event type and the longest id of a subject, in bytes. Clerk's own are a tenth of it.
+/// Maximum length of an event type and of a subject's id, in bytes. Clerk's own have a tenth of it.
 pub const NAME_LENGTH_MAX: usize = 255;
 
-/// The longest text in a column that rows are looked up by, in bytes. With an id beside it, it fits an index of
-/// Postgres, which refuses a row whose entry is longer than 2,704 bytes.
+/// Maximum length of a text in an indexed column, in bytes. Together with an id it fits an index of Postgres,
+/// which refuses entries longer than 2,704 bytes.
 pub const INDEXED_TEXT_LENGTH_MAX: usize = 2000;
 
-/// A change, and what reading it had to mend.
+/// A change, and what was replaced or dropped while parsing it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parsed {
-    /// The change.
+    /// Parsed change.
     pub change: Change,
-    /// Characters, keys and numbers replaced because not every engine can hold them.
+    /// Number of characters, keys and numbers that were replaced because not every engine can store them.
     pub sanitized: usize,
-    /// Fields whose value did not fit their column.
+    /// Number of fields with a value that did not fit their column.
     pub mismatched: usize,
 }
 
-/// Reads the event in a message. With an `instance_id`, an event that names another is refused; one
-/// that names none is taken (Clerk's dashboard sends its examples without).
+/// Parses the event of a message. With an `instance_id`, an event of another instance is refused; an event
+/// without one is accepted (Clerk's dashboard sends its examples without).
 ///
 /// # Errors
-/// A [`Failure`] that no further attempt can mend.
+/// A [`Failure`] that retrying cannot fix.
 pub fn parse(message: &Lease, instance_id: Option<&str>) -> Result<Parsed, Failure> {
     let (text, sanitized) = sanitize(&message.body);
     let body: Value = serde_json::from_slice(&text).map_err(|error| not_json(&error, type_of(&text)))?;
     let Value::Object(mut event) = body else {
-        return Err(failure(Reason::NotAnEvent, "the body is no JSON object", None));
+        return Err(failure(Reason::NotAnEvent, "the body is not a JSON object", None));
     };
     let event_type = name(event.get("type"))
         .ok_or_else(|| failure(Reason::NotAnEvent, "the event has no type", None))?
@@ -87,7 +87,7 @@ pub fn parse(message: &Lease, instance_id: Option<&str>) -> Result<Parsed, Failu
                 .ok_or_else(|| fail(Reason::MissingId, "data has no usable id"))?;
             (Effect::Merge(Box::new(assertion)), mismatched)
         }
-        (Some(_), _) => return Err(fail(Reason::NotAnEvent, "data is no JSON object")),
+        (Some(_), _) => return Err(fail(Reason::NotAnEvent, "data is not a JSON object")),
     };
     let origin = Origin {
         message_id: message.id.clone(),
@@ -99,12 +99,13 @@ pub fn parse(message: &Lease, instance_id: Option<&str>) -> Result<Parsed, Failu
     Ok(Parsed { change: Change { origin, effect }, sanitized, mismatched })
 }
 
-/// The type of an event that can't be read as a whole, such as one that is nested too deeply: all but the
-/// outermost object is skipped, in a plain loop. `None` where the body is no JSON object or has no usable type.
+/// Returns the type of an event that cannot be parsed as a whole, such as one that is nested too deeply.
+/// Everything except the outermost object is skipped, without recursion. `None` if the body is not a JSON
+/// object or has no usable type.
 pub fn type_of(body: &[u8]) -> Option<String> {
     let (text, _) = sanitize(body);
-    // What is no text, and control characters, may stand in a message, a mark before the object and more behind
-    // it: the type is still one.
+    // The message may contain invalid UTF-8 and control characters, a byte order mark before the object and
+    // more text after it. The type is readable all the same.
     let text = String::from_utf8_lossy(&text).replace(|c: char| c < ' ', " ");
     let objects = serde_json::Deserializer::from_str(text.trim_start_matches('\u{feff}'));
     let event: BTreeMap<String, &RawValue> = objects.into_iter().next()?.ok()?;
@@ -112,7 +113,8 @@ pub fn type_of(body: &[u8]) -> Option<String> {
     name(Some(&event_type)).map(str::to_owned)
 }
 
-/// The value of a column in an object, also in one whose event ends it. What does not fit the column is nothing.
+/// Returns the value of a column in an object, including the object of a delete event. A value that does not
+/// fit the column is null.
 pub fn value_of(data: &Map<String, Value>, column: &Column) -> Field {
     find(data, column.source).and_then(|value| field(value, column.kind)).unwrap_or(Field::Null)
 }
@@ -121,16 +123,19 @@ fn failure(reason: Reason, detail: &str, event_type: Option<String>) -> Failure 
     Failure { reason, detail: detail.to_owned(), event_type }
 }
 
-/// `serde_json` says only what it expected and where: it quotes no values of untyped JSON.
+/// The error message of `serde_json` says what was expected and where. It quotes no values of untyped JSON.
 fn not_json(error: &serde_json::Error, event_type: Option<String>) -> Failure {
-    // The depth limit has no kind of its own.
+    // The recursion limit has no error category of its own.
     let too_deep = error.to_string().starts_with("recursion limit");
-    let (reason, what) =
-        if too_deep { (Reason::TooDeep, "nested too deeply") } else { (Reason::InvalidJson, "no JSON") };
+    let (reason, what) = if too_deep {
+        (Reason::TooDeep, "nested too deeply")
+    } else {
+        (Reason::InvalidJson, "not valid JSON")
+    };
     failure(reason, &format!("{what}, at line {} column {}", error.line(), error.column()), event_type)
 }
 
-/// A short text: an event type or an id.
+/// Returns the value if it is a short text, such as an event type or an id.
 fn name(value: Option<&Value>) -> Option<&str> {
     value?.as_str().filter(|text| (1..=NAME_LENGTH_MAX).contains(&text.len()))
 }
@@ -173,13 +178,13 @@ fn assertion(
     Some((Assertion { resource, id, version, row: Some(row) }, mismatched))
 }
 
-/// The JSON text of a value. Its `Display` is the same text, twice as slow.
+/// Returns the JSON text of a value. Its `Display` gives the same text, but is twice as slow.
 fn text_of(value: &Value) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| value.to_string())
 }
 
-/// 128 bits over the content. The typed columns are functions of `data`, so it stands for all; they
-/// must not be read from its secrets.
+/// Returns 128 bits of a hash over the content. The typed columns are functions of `data`, so `data`
+/// represents all of them; they must not be read from its secrets.
 fn hash(data: &str) -> [u8; 16] {
     let digest = Sha256::digest(data.as_bytes());
     std::array::from_fn(|index| digest[index])

@@ -1,17 +1,18 @@
-//! The rules and the ports of Rollbook.
+//! Rules and ports of Rollbook.
 //!
-//! Constraints, each held by a test or a lint:
+//! Constraints, each enforced by a test or a lint:
 //!
-//! * no I/O, no clock, no randomness: what a rule needs of the world is a parameter;
-//! * a rule is a function ([`signature::verify`], [`event::parse`], [`merge::fold`],
-//!   [`retry::RetryPolicy::decide`]), a system is a trait ([`queue`], [`store`], [`backend`], [`time::Clock`]);
-//! * nothing here names a database, a queue or a web server.
+//! * No I/O, no clock, no randomness: a rule gets everything it needs as a parameter.
+//! * A rule is a function ([`signature::verify`], [`event::parse`], [`merge::fold`],
+//!   [`retry::RetryPolicy::decide`]); an external system is a trait ([`queue`], [`store`], [`backend`], [`time::Clock`]).
+//! * Nothing here names a database, a queue or a web server.
 //!
-//! The way of one delivery, in the order of the modules: [`signature`] decides whether it is genuine,
-//! [`delivery`] is what the [`queue`] keeps of it, [`event`] reads it by the [`catalog`] into a
-//! [`change`], [`merge`] says which change wins, [`store`] makes it rows, and [`retry`] says what
-//! happens when that fails. [`trace`] is what a sender says of the trace that a delivery is part of, and [`rehearsal`] is written and rolled back by
-//! whoever checks a store.
+//! Path of one delivery through the modules: [`signature`] decides whether it is genuine. [`delivery`] is the
+//! part of it that the [`queue`] stores. [`event`] parses it by the [`catalog`] into a [`change`]. [`merge`]
+//! decides which change wins. [`store`] writes rows. [`retry`] decides what happens after a failure.
+//!
+//! [`trace`] is the trace context that the sender gives with a delivery. [`rehearsal`] has changes that a
+//! check of a store writes and rolls back.
 
 pub mod backend;
 pub mod catalog;

@@ -1,17 +1,18 @@
 //! The merge: why the order of deliveries does not matter.
 //!
-//! A subject's state is a few registers, each the greatest value seen of it: its content, by [`Version`],
-//! its end, by the event's time, and the ids of its parents, by [`Links`]. Taking a maximum is commutative, associative and idempotent, so the rows are
-//! a function of the *set* of changes, whatever came late, twice, in other batches or through other workers.
-//! Nothing takes an end back. A late change of a deleted subject fills in what it was like and leaves it
-//! deleted, unless its content has been erased: that is the greatest content of all.
+//! The state of a subject is a few registers, each the maximum of the values seen: the content, by
+//! [`Version`]; the deletion, by the event time; and the ids of the parents, by [`Links`]. A maximum is
+//! commutative, associative and idempotent. The rows are therefore a function of the *set* of changes:
+//! delays, duplicates, batches and the number of workers make no difference. A deletion is never undone. A
+//! late change of a deleted subject supplies its content and leaves it deleted, unless the content has been
+//! erased: erased content is the maximum of all.
 //!
-//! What a row shows depends on its parents too (see [`Inherited`]): a membership ends with its user and its
-//! organization. That is a function of the states, worked out anew whenever one of them changes, and never
-//! a state of its own.
+//! A row also depends on its parents (see [`Inherited`]): a membership is deleted with its user or its
+//! organization. This is computed from the states of the parents whenever one of them changes. It is not a
+//! register of its own.
 //!
-//! [`fold`] plays a batch of changes of one resource against what is stored: it says what each change
-//! did, and how each subject that advances is afterwards.
+//! [`fold`] applies a batch of changes of one resource to the stored states. It returns the outcome of each
+//! change and the new state of each subject that advances.
 
 mod links;
 
@@ -22,34 +23,34 @@ use crate::catalog::{LINKS_MAX, Link, Resource};
 use crate::change::{Applied, Assertion, Field, Row, Version};
 use crate::time::Timestamp;
 
-/// What becomes of the content of deleted subjects.
+/// Treatment of the content of deleted subjects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeletedRows {
-    /// It stays, beside `deleted_at`.
+    /// The content stays; only `deleted_at` is set.
     #[default]
     Keep,
-    /// It goes at once, for good.
+    /// The content is erased at once, permanently.
     Erase,
 }
 
-/// The `version_hash` of content that was erased; SQL knows it as `ff`.
+/// `version_hash` of erased content; `ff` in SQL.
 const ERASED_HASH: &[u8] = &[0xff];
 
-/// What is known of a subject's content. Ordered: a maximum over these is the register.
+/// Content register of a subject. The order defines the register: it holds the maximum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Content {
-    /// Nothing: only its end has come, or someone has made a place for it.
+    /// No content: only a delete event has arrived, or the row is a placeholder.
     #[default]
     Unknown,
-    /// It looks as at this version.
+    /// Content at this version.
     At(Version),
-    /// It was removed for good. Nothing brings it back.
+    /// Erased permanently. No change restores it.
     Erased,
 }
 
 impl Content {
-    /// As every table has it: `version_updated_at`, `version_event_at` and `version_hash`. Two contents with the
-    /// same hash are the same.
+    /// Returns the columns `version_updated_at`, `version_event_at` and `version_hash` that every table has.
+    /// Contents with equal hashes are equal.
     pub fn to_columns(&self) -> (i64, i64, &[u8]) {
         match self {
             Self::Unknown => (i64::MIN, i64::MIN, &[]),
@@ -58,7 +59,7 @@ impl Content {
         }
     }
 
-    /// The content that a table has so. `None` where no store has written this.
+    /// Returns the content that these columns stand for, or `None` if no store writes such values.
     pub fn from_columns(updated_at: i64, event_at: i64, hash: &[u8]) -> Option<Self> {
         match hash {
             [] => Some(Self::Unknown),
@@ -71,28 +72,29 @@ impl Content {
     }
 }
 
-/// What a store knows of a subject. The default is what it knows of one that it has never heard of.
+/// Stored state of a subject. The default is the state of an unknown subject.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// The content.
+    /// Content register.
     pub content: Content,
-    /// The time of the latest event that says it is gone (milliseconds).
+    /// Time of the latest delete event, in milliseconds.
     pub deleted_at: Option<i64>,
-    /// Changes whose event is at or before this moment (milliseconds) belong to an earlier life of
-    /// the subject and are ignored. Zero until an operator resets the row.
+    /// Erasure floor, in milliseconds: changes with an event time at or below it are ignored. Zero until an
+    /// operator resets or erases the subject.
     pub floor: i64,
-    /// Where the ids of its parents are from.
+    /// Source of the ids of its parents.
     pub links: Links,
 }
 
 impl Stored {
-    /// Whether an operator has had this subject erased, and so everything that is of it, whatever comes.
+    /// Whether an operator has erased this subject. Its child rows then lose their content too, whenever they
+    /// arrive.
     pub fn is_forgotten(&self) -> bool {
         self.content == Content::Erased && self.floor > 0
     }
 
-    /// The state after an operator has had the subject erased at `at`: deleted then, above a floor, so that
-    /// what lies at or below it belongs to an earlier life, and what lies above finds it gone.
+    /// Returns the state after an operator has erased the subject at `at`: deleted at that time, with an
+    /// erasure floor. Changes at or below the floor are ignored; changes above it find the subject erased.
     #[must_use]
     pub fn forgotten(self, at: Timestamp) -> Self {
         let seen = match self.content {
@@ -104,7 +106,7 @@ impl Stored {
         Self { content: Content::Erased, deleted_at: Some(deleted_at), floor, links: Links::default() }
     }
 
-    /// The state after a change that advances it, which names these parents.
+    /// Returns the state after a change that advances it and names these parents.
     fn after(self, change: &Version, names: [bool; LINKS_MAX], deleted_rows: DeletedRows) -> Self {
         match (change.dead, deleted_rows) {
             (false, _) => {
@@ -122,32 +124,32 @@ impl Stored {
     }
 }
 
-/// The result of [`fold`].
+/// Result of [`fold`].
 #[derive(Clone, Debug)]
 pub struct Folded {
-    /// What each change did, in their order.
+    /// Outcome of each change, in the same order.
     pub outcomes: Vec<Applied>,
-    /// Those subjects that advance, in the order of their ids: a fixed order of locks, without which two
-    /// batches deadlock.
+    /// Subjects that advance, in the order of their ids. The fixed order of locks prevents deadlocks between
+    /// batches.
     pub winners: Vec<Winner>,
 }
 
-/// What is to be written of one subject.
+/// New values of one subject to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Winner {
-    /// The position of the last change that did something.
+    /// Position of the last change that had an effect.
     pub last: usize,
-    /// The position of the change whose content is to be written; without one the content stays what
-    /// it is, or goes where `state` says that it is erased.
+    /// Position of the change that gives the content. `None`: the content stays, or is erased if `state`
+    /// says so.
     pub content: Option<usize>,
-    /// For each link the position of the change whose parent's id is to be written; without one it stays.
+    /// Position of the change that gives the parent's id, for each link. `None`: the id stays.
     pub parents: [Option<usize>; LINKS_MAX],
-    /// How the subject is afterwards.
+    /// State of the subject after the batch.
     pub state: Stored,
 }
 
 impl Winner {
-    /// The ids of parents that are to be written, in the order of the resource's links; `None`: it stays.
+    /// Returns the parent ids to write, in the order of the resource's links. `None`: the id stays.
     pub fn parents<'a>(&self, changes: &[&'a Assertion]) -> [Option<&'a str>; LINKS_MAX] {
         let mut ids = [None; LINKS_MAX];
         for (number, (id, position)) in ids.iter_mut().zip(self.parents).enumerate() {
@@ -157,8 +159,8 @@ impl Winner {
     }
 }
 
-/// Plays `changes`, in their order, against what is `stored` of their subjects, by id. All changes are
-/// of one resource.
+/// Applies `changes` in their order to the `stored` state of their subjects, by id. All changes must be of
+/// one resource.
 pub fn fold(
     changes: &[&Assertion],
     deleted_rows: DeletedRows,
@@ -199,13 +201,14 @@ pub fn fold(
     Folded { outcomes, winners: winners.into_values().collect() }
 }
 
-/// Whether a change is a content that the one that is known replaces: all that it can add is the id of a parent.
+/// Whether the content of a change is older than the known content. Such a change can only add the id of a
+/// parent.
 fn is_older_content(version: &Version, known: &Stored) -> bool {
     let is_older = matches!(known.content, Content::At(current) if *version < current);
     is_older && !version.dead && version.event_at > known.floor
 }
 
-/// What a change at `version` does to a subject of which this is `known`.
+/// Returns the outcome of a change at `version` for a subject in the state `known`.
 pub fn judge(version: &Version, known: &Stored, deleted_rows: DeletedRows) -> Applied {
     if version.event_at <= known.floor {
         return Applied::Ignored;
@@ -227,17 +230,19 @@ pub fn judge(version: &Version, known: &Stored, deleted_rows: DeletedRows) -> Ap
     }
 }
 
-/// What a row has from its parents: a membership ends with its user and its organization, whichever came first.
+/// State that a row takes from its parents: a membership is deleted with its user or its organization,
+/// whichever is deleted first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Inherited {
-    /// The earliest end of a parent (milliseconds). The row shows it where it has no end of its own.
+    /// Earliest deletion of a parent, in milliseconds. The row shows it if it has no deletion of its own.
     pub deleted_at: Option<i64>,
-    /// Whether the content of a parent has been erased: then the row shows none either, but for the ids of
-    /// its parents.
+    /// Whether the content of a parent has been erased. The row then shows no content either, except the ids
+    /// of its parents.
     pub erased: bool,
 }
 
-/// What a row of `resource` has from its parents. `known` tells the state of the one with this table and id.
+/// Returns the state that a row of `resource` takes from its parents. `known` returns the state of a parent
+/// by resource and id.
 pub fn inherited(
     resource: &'static Resource,
     row: &Row,
@@ -254,7 +259,7 @@ pub fn inherited(
     inherited
 }
 
-/// The parents that a row names: each link with the id that is there.
+/// Returns the parents that a row names: each link with its id.
 pub fn parents<'a>(
     resource: &'static Resource,
     row: &'a Row,
@@ -293,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_known_is_inserted_and_a_newer_one_updates() {
+    fn the_first_content_is_inserted_and_a_newer_one_updates() {
         let (old, new) = (live(1, 1, 1), live(2, 2, 2));
         assert_eq!(judge(&old, &Stored::default(), KEEP), Applied::Inserted);
         assert_eq!(judge(&new, &at(old), KEEP), Applied::Updated);
@@ -302,18 +307,22 @@ mod tests {
     }
 
     #[test]
-    fn nothing_revives_a_deleted_subject_whatever_its_times_say() {
-        // The delete's time in seconds where every other is in milliseconds: it is still absorbing.
+    fn no_change_restores_a_deleted_subject_whatever_its_timestamps() {
+        // The delete has its time in seconds, all others in milliseconds. It still wins.
         let (deleted, late) = (delete(1_716_883_200), live(1_716_883_199_000, 1_716_883_199_000, 7));
         let known = dead(Content::Unknown, deleted.event_at);
         assert_eq!(judge(&deleted, &at(late), KEEP), Applied::Deleted);
         assert_eq!(judge(&late, &known, ERASE), Applied::Stale);
-        assert_eq!(judge(&late, &known, KEEP), Applied::Updated, "it tells what it was like");
-        assert_eq!(known.after(&late, [false; 2], KEEP).deleted_at, known.deleted_at, "and it stays deleted");
+        assert_eq!(judge(&late, &known, KEEP), Applied::Updated, "a late change supplies the content");
+        assert_eq!(
+            known.after(&late, [false; 2], KEEP).deleted_at,
+            known.deleted_at,
+            "the subject stays deleted"
+        );
     }
 
     #[test]
-    fn the_content_of_a_deleted_subject_is_the_latest_whatever_comes_first() {
+    fn a_deleted_subject_has_its_latest_content_in_any_order_of_arrival() {
         let (old, new) = (live(1, 1, 1), live(2, 2, 2));
         assert_eq!(judge(&old, &dead(Content::At(new), 3), KEEP), Applied::Stale);
         assert_eq!(judge(&new, &dead(Content::At(new), 3), KEEP), Applied::Unchanged);
@@ -321,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn an_erased_content_never_comes_back() {
+    fn erased_content_is_never_restored() {
         for deleted_rows in [KEEP, ERASE] {
             assert_eq!(judge(&live(9, 9, 9), &dead(Content::Erased, 3), deleted_rows), Applied::Stale);
         }
@@ -334,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_is_read_as_it_was_written() {
+    fn content_round_trips_through_its_columns() {
         for content in [Content::Unknown, Content::At(live(5, 6, 7)), Content::Erased] {
             let (updated_at, event_at, hash) = content.to_columns();
             assert_eq!(Content::from_columns(updated_at, event_at, hash), Some(content));
@@ -343,14 +352,14 @@ mod tests {
     }
 
     #[test]
-    fn the_later_of_two_deletes_says_when() {
+    fn the_later_of_two_deletes_gives_the_time() {
         assert_eq!(judge(&delete(5), &dead(Content::Unknown, 4), KEEP), Applied::Deleted);
         assert_eq!(judge(&delete(4), &dead(Content::Unknown, 4), KEEP), Applied::Unchanged);
         assert_eq!(judge(&delete(3), &dead(Content::Unknown, 4), KEEP), Applied::Stale);
     }
 
     #[test]
-    fn an_equal_updated_at_is_decided_by_the_event_and_then_by_the_content() {
+    fn equal_updated_at_is_decided_by_the_event_time_and_then_by_the_hash() {
         let (first, later) = (live(5, 6, 9), live(5, 7, 1));
         assert_eq!(judge(&later, &at(first), KEEP), Applied::Updated);
         assert_eq!(judge(&first, &at(later), KEEP), Applied::Stale);
@@ -358,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_at_the_floor_belongs_to_an_earlier_life_and_one_above_it_does_not() {
+    fn an_event_at_the_erasure_floor_is_ignored_and_one_above_it_is_not() {
         let reset = Stored { floor: 10, ..Stored::default() };
         assert_eq!(judge(&delete(10), &reset, KEEP), Applied::Ignored);
         assert_eq!(judge(&live(3, 11, 0), &reset, KEEP), Applied::Inserted);

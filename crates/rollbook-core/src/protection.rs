@@ -1,27 +1,28 @@
-//! How the bytes between this process and a backend are protected on their way.
+//! Protection of the bytes between this process and a backend.
 
 use std::fmt;
 use std::net::IpAddr;
 
-/// How the bytes between this process and a backend are protected on their way.
+/// Protection of the bytes between this process and a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
-    /// They do not leave this machine: a file, or a Unix socket.
+    /// The bytes do not leave this machine: a file or a Unix socket.
     Local,
-    /// Clear text by the loopback: it does not leave this machine either.
+    /// Clear text over the loopback interface: the bytes do not leave this machine.
     Loopback,
-    /// TLS; the certificate is by a trusted authority and for the server's name.
+    /// TLS: the certificate is issued by a trusted authority for the server's name.
     Verified,
-    /// TLS; the certificate is by a trusted authority, its name is not checked.
+    /// TLS: the certificate is issued by a trusted authority; its name is not checked.
     VerifiedIssuer,
-    /// TLS; no certificate is checked, so an attacker on the network can stand in for the server.
+    /// TLS: the certificate is not checked, so an attacker on the network can impersonate the server.
     Unverified,
-    /// Clear text over a network: everyone on the network path can read and change everything, passwords included.
+    /// Clear text over a network: everyone on the network path can read and change everything, including
+    /// passwords.
     Clear,
 }
 
 impl Protection {
-    /// Whether nobody learns anything by listening on a network.
+    /// Whether the bytes are hidden from listeners on the network.
     pub const fn is_private(self) -> bool {
         !matches!(self, Self::Clear)
     }
@@ -31,16 +32,16 @@ impl fmt::Display for Protection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Local => "on this machine only",
-            Self::Loopback => "not encrypted, and by the loopback only",
+            Self::Loopback => "not encrypted, loopback only",
             Self::Verified => "encrypted (TLS), certificate verified",
-            Self::VerifiedIssuer => "encrypted (TLS), issuer of the certificate verified, its name not",
+            Self::VerifiedIssuer => "encrypted (TLS), certificate issuer verified, name not verified",
             Self::Unverified => "encrypted (TLS), certificate not verified",
             Self::Clear => "not encrypted",
         })
     }
 }
 
-/// Whether a host is this machine by its name or address: `localhost`, `127.0.0.0/8`, `::1`.
+/// Whether a host is this machine, by its name or address: `localhost`, `127.0.0.0/8`, `::1`.
 pub fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_clear_text_over_a_network_is_not_private_and_says_so() {
+    fn only_clear_text_over_a_network_is_not_private() {
         use Protection::{Local, Loopback, Unverified, Verified, VerifiedIssuer};
         for protection in [Local, Loopback, Verified, VerifiedIssuer, Unverified] {
             assert!(protection.is_private(), "{protection}");
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loopback_is_known_by_name_and_address_and_nothing_else_is() {
+    fn only_loopback_names_and_addresses_are_loopback() {
         for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "::1"] {
             assert!(is_loopback(host), "{host}");
         }

@@ -1,8 +1,8 @@
-//! The queue, as its three users see it: receiver, worker, operator.
+//! The queue as its three users see it: receiver, worker and operator.
 //!
-//! Every method takes and gives batches, so that a delivery costs a share of one commit and never a
-//! whole one. What each must keep is written as a conformance suite in `rollbook-testkit`
-//! (`conformance::queue`), which every engine passes.
+//! Every method takes and returns batches, so that one delivery costs a fraction of a commit. The conformance
+//! suite in `rollbook-testkit` (`conformance::queue`) specifies the behaviour of a queue. Every engine passes
+//! it.
 
 mod operator;
 
@@ -21,143 +21,146 @@ use crate::retry::Failure;
 use crate::time::Timestamp;
 use crate::trace::Traceparent;
 
-/// What the receiver needs.
+/// Port of the receiver.
 #[async_trait]
 pub trait Producer: Send + Sync {
-    /// Makes deliveries durable. One answer per delivery, in their order: `Ok` means that it survives a
-    /// `kill -9` and a power cut. An error says nothing about its neighbours: where part of the queue is
-    /// unreachable or full, the deliveries of the other parts are taken. Sending a refused delivery again is
-    /// always right.
+    /// Stores deliveries durably. Returns one result per delivery, in the same order. `Ok` means that the
+    /// delivery survives `kill -9` and a power failure. An error says nothing about the other deliveries: if
+    /// a part of the queue is unreachable or full, the other parts still accept theirs. Sending a refused
+    /// delivery again is always safe.
     async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>>;
 
-    /// Brings what all parts of the queue know of this deployment up to date, before a delivery needs one of them.
-    /// To be repeated until it succeeds, and harmless afterwards.
+    /// Brings the state that all parts of the queue hold about this deployment up to date, before a delivery
+    /// needs it. The caller repeats it until it succeeds. Further calls are harmless.
     async fn prepare(&self) -> Result<(), QueueError> {
         Ok(())
     }
 
-    /// Writes something that means nothing, as durably as a delivery: evidence that deliveries are taken again
-    /// after some were refused. `false` from an engine that has no such write.
+    /// Writes a meaningless record as durably as a delivery. Success shows that the queue accepts deliveries
+    /// again after a refusal. Returns `false` if the engine has no such write.
     async fn probe(&self) -> Result<bool, QueueError> {
         Ok(false)
     }
 
-    /// Tries whether a delivery would be taken, and keeps none: by the probe, or by a delivery that is rolled back.
-    /// `false` from an engine that can't. Where it succeeds, a full disk may still refuse the next delivery.
+    /// Checks whether the queue would accept a delivery, without keeping one: by the probe, or by a delivery
+    /// that is rolled back. Returns `false` if the engine does not support it. After a success a full disk
+    /// may still refuse the next delivery.
     async fn rehearse(&self) -> Result<bool, QueueError> {
         self.probe().await
     }
 }
 
-/// What became of one delivery at the door. Both mean that it is durable.
+/// Result of enqueueing one delivery. Both values mean that it is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enqueued {
-    /// It waits. A dead letter of the same id has left the dead letters and runs again.
+    /// The message is queued. A dead letter with the same id has left the dead letters and is processed
+    /// again.
     Queued,
-    /// A message of this id waits already.
+    /// A message with this id is already queued.
     Duplicate,
 }
 
-/// What a worker needs.
+/// Port of the worker.
 #[async_trait]
 pub trait Consumer: Send + Sync {
-    /// Takes due messages for this worker alone, oldest due first, waiting up to `wait` for the first. Each
-    /// is invisible to others until `lease_for` has passed. No attempt is counted by this call: the answer
-    /// may never reach the worker.
+    /// Leases due messages exclusively to this worker, oldest due first, and waits up to `wait` for the
+    /// first. Each is invisible to other workers for `lease_for`. This call counts no attempt, because its
+    /// answer may not reach the worker.
     ///
-    /// The answer of a call that failed may have been lost on its way, and its leases with it. So ask again
-    /// with the same [`LeaseRequest::id`]: what the failed call took is given out again, within the limits of
-    /// the new request, and what does not fit into them is released.
+    /// If a call fails, its answer, and the leases in it, may have been lost. Repeat it with the same
+    /// [`LeaseRequest::id`]: the messages that the failed call leased are returned again, within the limits
+    /// of the new request, and the rest is released.
     ///
-    /// Never cancel this call: what it took would stay invisible for the whole lease.
+    /// Never cancel this call: the messages that it leased would stay invisible for the whole lease.
     async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError>;
 
-    /// Counts the attempt of a lease before its message is processed, so that a message that kills its
-    /// worker is counted too. Without this call an attempt is counted when the lease is settled (unless
-    /// released). [`Settled::LeaseLost`] where another worker has the message.
+    /// Counts the attempt of a lease before its message is processed, so that a message that crashes its
+    /// worker is counted too. Without this call the attempt is counted when the lease is settled, unless it
+    /// is released. Returns [`Settled::LeaseLost`] if another worker has the message.
     async fn count_attempt(&self, lease: &Lease) -> Result<Settled, QueueError>;
 
-    /// Ends leases. One answer per lease, in their order; a lease that ran out and was taken by
-    /// another worker is [`Settled::LeaseLost`] and changes nothing. An error says nothing about its
-    /// neighbours, as in [`Producer::enqueue_many`], and its effect is unknown.
+    /// Settles leases. Returns one result per lease, in the same order. [`Settled::LeaseLost`] means that the
+    /// lease expired and another worker has taken the message; nothing changes. An error says nothing about
+    /// the other leases, as in [`Producer::enqueue_many`], and its effect is unknown.
     async fn settle_many(&self, settlements: &[(Lease, Settlement)]) -> Vec<Result<Settled, QueueError>>;
 }
 
-/// What a worker asks for.
+/// Request for leases.
 #[derive(Clone, Debug)]
 pub struct LeaseRequest {
-    /// Names the request, so that it can be repeated where its answer was lost.
+    /// Id of the request, used to repeat it if its answer was lost.
     pub id: LeaseRequestId,
-    /// The most messages to give. At least one.
+    /// Maximum number of messages. At least one.
     pub max: usize,
-    /// The most bytes of bodies to give, as received. The first message is given whatever its size.
+    /// Maximum total size of the bodies as received, in bytes. The first message is returned whatever its
+    /// size.
     pub bytes_max: usize,
-    /// How long the messages stay invisible to others.
+    /// Time for which the messages stay invisible to other workers.
     pub lease_for: Duration,
-    /// How long to wait for a first message. Zero asks once.
+    /// Maximum time to wait for the first message. Zero means no waiting.
     pub wait: Duration,
 }
 
-/// Names a request for leases within one process.
+/// Id of a lease request, unique within one process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeaseRequestId {
-    /// Who asks. A lane has one request under way at a time.
+    /// Lane that makes the request. A lane has one request in flight at a time.
     pub lane: u32,
-    /// Counts the lane's requests. The same number as in the lane's last request repeats that request.
+    /// Sequence number within the lane. Repeating the number of the lane's last request repeats that request.
     pub number: u64,
 }
 
-/// Names one lease to the queue that gave it. Opaque to everyone else.
+/// Token of one lease. Opaque to everyone but the queue that issued it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseToken(pub String);
 
-/// A message, for a time, in the hands of one worker.
+/// A message leased to one worker for a limited time.
 #[derive(Clone)]
 pub struct Lease {
     /// Proof of the lease.
     pub token: LeaseToken,
-    /// The message's name.
+    /// Message id.
     pub id: MessageId,
-    /// The number of this attempt, from one: the attempts counted so far and this one.
+    /// Number of this attempt, from one: the attempts counted so far, plus this one.
     pub attempt: u32,
-    /// How many leases before this one, in a row, ended without a settlement: their workers died or stalled,
-    /// or never had the answer.
+    /// Number of consecutive leases before this one that ended without a settlement: their workers crashed or
+    /// stalled, or never received the answer.
     pub unsettled: u32,
-    /// When the receiver had read it.
+    /// Time at which the receiver had read the delivery.
     pub received_at: Timestamp,
-    /// The trace that it came in, as in the delivery.
+    /// Trace context of the delivery.
     pub traceparent: Option<Traceparent>,
-    /// The signed bytes; of an unreadable entry what there is of them.
+    /// Signed bytes; of an unreadable entry, the bytes that are left.
     pub body: Bytes,
-    /// Why the queue's entry can't be read, where it can't: it belongs into the dead letters.
+    /// Reason why the queue's entry cannot be read, if it cannot. The message must become a dead letter.
     pub unreadable: Option<String>,
 }
 
 impl fmt::Debug for Lease {
-    /// Never the body: it holds personal data.
+    /// Omits the body: it holds personal data.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Lease({}, attempt {}, {} bytes)", self.id, self.attempt, self.body.len())
     }
 }
 
-/// How a lease ends.
+/// Settlement of a lease: the ways in which it can end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
-    /// Done: the message is gone. Its id may come again.
+    /// Success: the message is removed. A delivery with the same id is then a new message.
     Ack,
-    /// Failed: again after this long. The attempt stays counted.
+    /// Failure: the message is due again after a delay. The attempt stays counted.
     Retry {
-        /// How long the message stays invisible.
+        /// Time for which the message stays invisible.
         after: Duration,
-        /// Why.
+        /// Reason of the failure.
         failure: Failure,
     },
-    /// Parked, with its body, until someone redrives or discards it.
+    /// The message is parked with its body, until an operator redrives or discards it.
     DeadLetter {
-        /// Why.
+        /// Reason of the failure.
         failure: Failure,
     },
-    /// Handed back untried: due at once, and the attempt is not counted.
+    /// The message is due at once, without counting an attempt.
     Release,
     /// Handed back for no fault of its own: again after this long, and the attempt is not counted.
     Postpone {
@@ -167,7 +170,7 @@ pub enum Settlement {
 }
 
 impl Settlement {
-    /// A short name for metrics.
+    /// Returns the name used in metrics.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Ack => "ack",
@@ -179,44 +182,43 @@ impl Settlement {
     }
 }
 
-/// What a settlement did.
+/// Result of a settlement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// What it says.
+    /// The settlement took effect.
     Done,
-    /// Nothing: another worker has the message, or has ended it.
+    /// The settlement had no effect: another worker has the message, or has settled it.
     LeaseLost,
 }
 
-/// Why a queue could not do what was asked.
+/// Reason why a queue call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueueError {
-    /// The limit on waiting messages is reached. Where the queue has parts (shards), the numbers are the full
-    /// part's.
+    /// The limit of queued messages is reached. If the queue has parts (shards), the numbers are those of the
+    /// full part.
     #[error("the queue is full: {depth} messages wait and the limit is {limit}")]
     Full {
-        /// Messages that wait.
+        /// Number of queued messages.
         depth: u64,
-        /// The configured limit.
+        /// Configured limit.
         limit: u64,
     },
-    /// No memory or no disk space is left where the queue is kept, and it took nothing.
+    /// The queue's server has no memory, or its disk no space, left. Nothing was stored.
     #[error("the queue has no room: {0}")]
     NoRoom(String),
-    /// Not now: unreachable, busy, out of space. The effect is unknown; trying again is right.
+    /// The queue cannot answer now: unreachable, busy, out of space. The effect is unknown; retrying is safe.
     #[error("the queue can't answer now: {0}")]
     Unavailable(String),
-    /// The deployment is wrong (rights, schema, version, settings): a person must mend it.
+    /// The deployment is wrong (rights, schema, version, settings): manual action is needed.
     #[error("the queue is not set up right: {0}")]
     Deployment(String),
-    /// The storage failed under us and what it holds is unknown until it is opened anew: this
-    /// process must end.
+    /// The storage failed, and its content is unknown until it is opened again. The process must exit.
     #[error("the queue's storage failed, the process must restart: {0}")]
     Broken(String),
 }
 
 impl QueueError {
-    /// Whether the same call may succeed later without anyone doing anything.
+    /// Whether the same call can succeed later without manual action.
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Full { .. } | Self::NoRoom(_) | Self::Unavailable(_))
     }

@@ -1,22 +1,22 @@
-//! Made-up changes that touch everything a worker writes: for a transaction that is rolled back.
+//! Made-up changes that touch everything a worker writes, for a transaction that is rolled back.
 //!
-//! A store that answers reads may refuse every write: it is read-only, a right or a policy is missing, a trigger
-//! refuses rows, an encoding holds no emoji. Whoever wants to know before a delivery does writes these and keeps
-//! nothing.
+//! A store that answers reads may still refuse every write: it is read-only, a right or a policy is missing,
+//! a trigger refuses rows, or the encoding cannot store emoji. Writing these changes and rolling them back
+//! shows this before a delivery does.
 
 use crate::catalog::{Column, Kind, RESOURCES, Resource};
 use crate::change::{Assertion, Change, Effect, Field, Origin, Row, Version};
 use crate::delivery::MessageId;
 use crate::time::Timestamp;
 
-/// What every made-up id begins with. No id of Clerk's does.
+/// Prefix of every made-up id. No id of Clerk has it.
 pub const ID_PREFIX: &str = "rollbook_rehearsal_";
 
-/// Beyond the plane of characters that old encodings hold.
+/// Has a character outside the range that old encodings can store.
 const TEXT: &str = "rehearsal\u{1F9FE}@rollbook.invalid";
 
-/// Batches to apply in this order: each of them makes, changes or deletes a row in every table. The rows refer to each
-/// other, so that the deletions reach the tables that depend on them too. Nobody else has these ids.
+/// Returns batches to apply in this order: they create, change and delete a row in every table. The rows
+/// refer to each other, so that the deletions also reach the child tables. No real row has these ids.
 pub fn batches(now: Timestamp) -> [Vec<Change>; 3] {
     ["created", "updated", "deleted"].map(|step| {
         RESOURCES.into_iter().map(|resource| change(resource, step, now)).collect::<Vec<Change>>()
@@ -80,13 +80,13 @@ mod tests {
     use crate::merge::{DeletedRows, fold};
 
     #[test]
-    fn every_table_is_written_by_every_batch_and_each_step_advances() {
+    fn every_batch_writes_every_table_and_every_change_advances() {
         let now = Timestamp::from_seconds(1_800_000_000);
         let mut known = std::collections::BTreeMap::new();
         for batch in batches(now) {
             assert_eq!(batch.len(), RESOURCES.len());
             for change in &batch {
-                let Effect::Merge(assertion) = &change.effect else { panic!("it is about a row") };
+                let Effect::Merge(assertion) = &change.effect else { panic!("a change of a row") };
                 let folded = fold(&[&**assertion], DeletedRows::Keep, |id| known.get(id).copied());
                 assert!(folded.outcomes[0].advances(), "{}", change.origin.message_id);
                 known.insert(assertion.id.clone(), folded.winners[0].state);

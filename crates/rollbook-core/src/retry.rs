@@ -1,33 +1,34 @@
-//! What happens to a message that could not be applied: again later, or parked.
+//! Retry policy: whether a message that could not be applied is retried later or parked.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Why a message failed: a closed list, so that it can be a metric's label and a filter's value.
+/// Reason why a message failed. The list is closed, so that it can be a metric's label and a filter's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// The body is not JSON.
+    /// The body is not valid JSON.
     InvalidJson,
-    /// The body is nested deeper than can be read safely.
+    /// The body is nested too deeply to be parsed safely.
     TooDeep,
-    /// JSON, but not an event: no type, no time, or no object in `data`.
+    /// The body is JSON, but not an event: no type, no timestamp, or no object in `data`.
     NotAnEvent,
-    /// An event whose `data` has no id.
+    /// The event's `data` has no id.
     MissingId,
-    /// An event of another Clerk instance than the configured one.
+    /// The event is of another Clerk instance than the configured one.
     WrongInstance,
     /// The store refused the values.
     StoreRefused,
-    /// The store ran into a time limit at this message alone, while others passed.
+    /// The store hit a time limit with this message alone, while others succeeded.
     StoreTimeout,
-    /// Leased as often as is allowed without an end: it kills or stalls its worker.
+    /// The message was leased the maximum number of times without a settlement: it crashes or stalls its
+    /// worker.
     CrashLoop,
-    /// The queue's own entry can't be read back.
+    /// The queue's own entry cannot be read back.
     CorruptEntry,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 9] = [
         Self::InvalidJson,
         Self::TooDeep,
@@ -40,7 +41,7 @@ impl Reason {
         Self::CorruptEntry,
     ];
 
-    /// The name used in metrics, in listings and in filters.
+    /// Returns the name used in metrics, listings and filters.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::InvalidJson => "invalid_json",
@@ -55,12 +56,12 @@ impl Reason {
         }
     }
 
-    /// The reason with this name.
+    /// Returns the reason with this name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 
-    /// Whether trying again can't help, because the answer depends on nothing but the body.
+    /// Whether retrying cannot help, because the result depends on the body alone.
     pub const fn is_permanent(self) -> bool {
         !matches!(self, Self::StoreRefused | Self::StoreTimeout)
     }
@@ -75,38 +76,38 @@ impl fmt::Display for Reason {
 /// One failure of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The kind.
+    /// Reason of the failure.
     pub reason: Reason,
-    /// For a person: what was wrong and where. Never a value out of the body.
+    /// Description for a person: what was wrong and where. Contains no value of the body.
     pub detail: String,
-    /// The event's type, where the body could be read that far.
+    /// Event type, if the body could be read that far.
     pub event_type: Option<String>,
 }
 
-/// When to try again, and when to stop trying.
+/// Policy of retries and parking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// The longest wait after the first failed attempt; it doubles with each further one.
+    /// Maximum delay after the first failed attempt. It doubles with each further one.
     pub backoff: Duration,
-    /// The longest wait of all.
+    /// Upper bound of all delays.
     pub backoff_max: Duration,
-    /// How often a message may be leased before it is parked. At least one.
+    /// Maximum number of leases of a message before it is parked. At least one.
     pub attempts_max: u32,
 }
 
-/// What [`RetryPolicy::decide`] decides.
+/// Decision of [`RetryPolicy::decide`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Try again this much later.
+    /// Retry after this delay.
     Retry(Duration),
-    /// Park it as a dead letter.
+    /// Park the message as a dead letter.
     DeadLetter,
 }
 
 impl RetryPolicy {
-    /// Decides after attempt number `attempt` (from one) failed with `reason`. The wait is anywhere
-    /// between zero and the exponential limit ("full jitter"), so that messages which failed together
-    /// do not come back together; `jitter` in `0.0..1.0` says where.
+    /// Decides after attempt number `attempt` (from one) failed with `reason`. The delay is between zero and
+    /// the exponential limit ("full jitter"), so that messages which failed together are not retried
+    /// together. `jitter` in `0.0..1.0` selects the delay in that range.
     pub fn decide(&self, attempt: u32, reason: Reason, jitter: f64) -> Decision {
         if reason.is_permanent() || attempt >= self.attempts_max {
             return Decision::DeadLetter;
@@ -114,7 +115,7 @@ impl RetryPolicy {
         Decision::Retry(self.backoff_limit(attempt).mul_f64(jitter.clamp(0.0, 1.0)))
     }
 
-    /// The longest wait after attempt number `attempt`.
+    /// Returns the maximum delay after attempt number `attempt`.
     pub fn backoff_limit(&self, attempt: u32) -> Duration {
         let doubled =
             2_u32.checked_pow(attempt.saturating_sub(1)).and_then(|times| self.backoff.checked_mul(times));
@@ -146,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_the_body_alone_decides_is_parked_at_once() {
+    fn a_permanent_failure_is_parked_at_the_first_attempt() {
         for reason in Reason::ALL.into_iter().filter(|reason| reason.is_permanent()) {
             assert_eq!(POLICY.decide(1, reason, 0.5), Decision::DeadLetter);
         }
     }
 
     #[test]
-    fn every_reason_is_found_by_its_name() {
+    fn every_reason_round_trips_through_its_name() {
         for reason in Reason::ALL {
             assert_eq!(Reason::parse(reason.as_str()), Some(reason));
         }
@@ -161,7 +162,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_wait_is_never_longer_than_the_limit(attempt in 1_u32.., jitter in 0.0..1.0_f64, seconds in 0_u64..1 << 40) {
+        fn a_delay_never_exceeds_the_limit(attempt in 1_u32.., jitter in 0.0..1.0_f64, seconds in 0_u64..1 << 40) {
             let policy = RetryPolicy { backoff: Duration::from_secs(seconds), attempts_max: u32::MAX, ..POLICY };
             match policy.decide(attempt, Reason::StoreRefused, jitter) {
                 Decision::Retry(wait) => prop_assert!(wait <= policy.backoff_max),

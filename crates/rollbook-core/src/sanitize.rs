@@ -1,14 +1,16 @@
-//! JSON text that not every engine can hold, made into JSON text that all can.
+//! Replaces the parts of a JSON text that not every engine can store.
 //!
-//! JSON allows `\u0000` and halves of surrogate pairs in strings; Postgres refuses both, and a Rust
-//! string can't hold the halves. Each is replaced by U+FFFD, in place: the escape has the same length.
+//! JSON allows `\u0000` and lone surrogates in strings. Postgres refuses both, and a Rust string cannot hold
+//! lone surrogates. Each is replaced by U+FFFD, in place: the escape has the same length.
 //!
-//! `serde_json` tells its own numbers and texts from objects by a key. An object from outside that has such a key
-//! would be read as whatever its value spells: a NUL in a string in a string, a depth that is counted anew, or a
-//! number. So that anyone's metadata can say nothing but what it says, the `$` of such a key becomes `_`.
+//! `serde_json` marks its own numbers and raw values by objects with private keys. An object from outside
+//! with such a key would be read as whatever its value spells: a NUL in a string within a string, nesting
+//! that is counted anew, or a number. The `$` of such a key is therefore replaced by `_`, so that metadata
+//! cannot be misread.
 //!
-//! JSON's numbers have no end. Postgres's have, and it writes every digit of `1e9999` out for whoever reads the row. A
-//! number that is longer, written out, than anyone means becomes a text of itself.
+//! Numbers in JSON have no limit. Numbers in Postgres have one, and Postgres writes out every digit of
+//! `1e9999` whenever the row is read. A number with more than [`NUMBER_DIGITS_MAX`] digits, written out,
+//! becomes a text.
 
 use std::borrow::Cow;
 
@@ -19,16 +21,17 @@ const REPLACEMENT: &[u8; 6] = b"\\ufffd";
 const ESCAPE_LENGTH: usize = REPLACEMENT.len();
 const DOLLAR: u16 = b'$' as u16;
 
-/// The most digits that a number may have, written out. A machine's longest, `5e-324`, has 324; Postgres takes 131,072
-/// before the point and 16,383 behind it, but a body full of those is gigabytes when it is read.
+/// Maximum number of digits of a number, written out. The longest number of a 64-bit float, `5e-324`, has
+/// 324. Postgres accepts 131,072 before the point and 16,383 after it, but a body full of those takes
+/// gigabytes when it is read.
 pub const NUMBER_DIGITS_MAX: usize = 1000;
 
-/// The keys that mean something to `serde_json`, with the features that this or another crate asks for.
+/// Private keys of `serde_json`, with the features that this or another crate enables.
 const PRIVATE_KEYS: [&[u8]; 2] = [b"$serde_json::private::Number", b"$serde_json::private::RawValue"];
 
 /// Replaces every escaped NUL, every lone surrogate and every private key of `serde_json` in a JSON text.
-/// Returns the text, borrowed where nothing had to go, and how many were replaced. Any bytes are taken; what is
-/// no JSON stays so.
+/// Returns the text, borrowed if nothing was replaced, and the number of replacements. Accepts any bytes;
+/// text that is not valid JSON stays invalid.
 pub fn sanitize(text: &[u8]) -> (Cow<'_, [u8]>, usize) {
     let mut clean = Cow::Borrowed(text);
     let mut replaced = 0;
@@ -36,7 +39,8 @@ pub fn sanitize(text: &[u8]) -> (Cow<'_, [u8]>, usize) {
     while let Some(offset) = memchr(b'\\', &text[at..]) {
         at += offset;
         let Some(unit) = escaped_unit(text, at) else {
-            // A plain escape such as `\n` or `\\`: its second byte must not be taken for a new one.
+            // A plain escape such as `\n` or `\\`: its second byte must not be read as the start of another
+            // one.
             at = (at + 2).min(text.len());
             continue;
         };
@@ -57,7 +61,7 @@ pub fn sanitize(text: &[u8]) -> (Cow<'_, [u8]>, usize) {
         }
         at += ESCAPE_LENGTH;
     }
-    // Of those that are spelled plainly. Few bodies have any.
+    // Private keys without an escaped `$`. Few bodies have any.
     for at in memchr_iter(b'$', text).filter(|at| is_private_key(text, *at)) {
         clean.to_mut()[at] = b'_';
         replaced += 1;
@@ -65,8 +69,8 @@ pub fn sanitize(text: &[u8]) -> (Cow<'_, [u8]>, usize) {
     (clean, replaced)
 }
 
-/// Turns every number in `value` that has more than [`NUMBER_DIGITS_MAX`] digits, written out, into a text of
-/// itself. Returns how many there were.
+/// Replaces every number in `value` that has more than [`NUMBER_DIGITS_MAX`] digits, written out, by its
+/// text. Returns the number of replacements.
 pub fn sanitize_numbers(value: &mut Value) -> usize {
     match value {
         Value::Number(number) if is_too_long(number) => {
@@ -79,7 +83,7 @@ pub fn sanitize_numbers(value: &mut Value) -> usize {
     }
 }
 
-/// Whether the number is too long, zeros that its exponent stands for included.
+/// Whether the number is too long, including the zeros that its exponent stands for.
 fn is_too_long(number: &Number) -> bool {
     let number = number.as_str();
     let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
@@ -87,18 +91,18 @@ fn is_too_long(number: &Number) -> bool {
     zeros.saturating_add(digits.len() as u64) > NUMBER_DIGITS_MAX as u64
 }
 
-/// Whether a key begins at this place, behind its quotation mark, that is private to `serde_json`.
+/// Whether a private key of `serde_json` begins at `at`, after its quotation mark.
 fn is_private_key(text: &[u8], at: usize) -> bool {
     let is_begin = text[..at].ends_with(b"\"") && !text[..at].ends_with(b"\\\"");
     let is_key = |key: &&[u8]| {
-        let rest = behind(text, at, key).and_then(|rest| rest.strip_prefix(b"\""));
+        let rest = strip_characters(text, at, key).and_then(|rest| rest.strip_prefix(b"\""));
         rest.is_some_and(|rest| rest.trim_ascii_start().starts_with(b":"))
     };
     is_begin && PRIVATE_KEYS.iter().any(is_key)
 }
 
-/// What follows on these characters, where they stand at this place, each of them plain or escaped.
-fn behind<'a>(text: &'a [u8], mut at: usize, characters: &[u8]) -> Option<&'a [u8]> {
+/// Returns the text after `characters` if they are at `at`, each plain or escaped.
+fn strip_characters<'a>(text: &'a [u8], mut at: usize, characters: &[u8]) -> Option<&'a [u8]> {
     for character in characters {
         at += match text.get(at)? {
             byte if byte == character => 1,
@@ -109,7 +113,7 @@ fn behind<'a>(text: &'a [u8], mut at: usize, characters: &[u8]) -> Option<&'a [u
     text.get(at..)
 }
 
-/// The UTF-16 unit that a `\u` escape at this place stands for.
+/// Returns the UTF-16 unit of a `\u` escape at `at`.
 fn escaped_unit(text: &[u8], at: usize) -> Option<u16> {
     let digits = text.get(at..at + ESCAPE_LENGTH)?.strip_prefix(b"\\u")?;
     if !digits.iter().all(u8::is_ascii_hexdigit) {
@@ -137,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nul_and_each_lone_half_is_replaced() {
+    fn a_nul_and_each_lone_surrogate_is_replaced() {
         assert_eq!(clean(r#""a\u0000b""#), (r#""a\ufffdb""#.into(), 1));
         assert_eq!(clean(r#""\ud800""#), (r#""\ufffd""#.into(), 1));
         assert_eq!(clean(r#""\udc00x""#), (r#""\ufffdx""#.into(), 1));
@@ -152,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_serde_json_takes_for_its_own_is_an_ordinary_key() {
+    fn a_private_key_of_serde_json_becomes_an_ordinary_key() {
         let read =
             |text: &str| -> Value { serde_json::from_slice(&sanitize(text.as_bytes()).0).expect("JSON") };
         for name in ["Number", "RawValue"] {
@@ -166,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_too_long_written_out_becomes_a_text() {
+    fn a_number_with_too_many_digits_becomes_a_text() {
         let text = |number: &str| {
             let mut value = serde_json::from_str(&format!(r#"{{"a":[{number}]}}"#)).expect("JSON");
             let replaced = sanitize_numbers(&mut value);
@@ -183,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_such_a_key_stays() {
+    fn a_text_that_only_resembles_a_private_key_stays() {
         for text in [
             r#"{"a":"$serde_json::private::Number"}"#,
             r#"{"$serde_json::private::Numbers":1,"$serde_json::private::":2,"$":3,"\u0024":4}"#,
@@ -198,12 +202,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_taken_and_keep_their_length(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_accepted_and_keep_their_length(text in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert_eq!(sanitize(&text).0.len(), text.len());
         }
 
         #[test]
-        fn what_comes_out_is_json_wherever_its_strings_were(units in proptest::collection::vec(any::<u16>(), 0..50)) {
+        fn the_result_for_any_escaped_units_is_valid_json(units in proptest::collection::vec(any::<u16>(), 0..50)) {
             let text = units.iter().fold(String::from("\""), |text, unit| format!("{text}\\u{unit:04x}")) + "\"";
             let value: Value = serde_json::from_slice(&sanitize(text.as_bytes()).0)?;
             prop_assert!(!value.as_str().is_some_and(|text| text.contains('\0')));

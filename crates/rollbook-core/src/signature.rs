@@ -1,17 +1,17 @@
-//! Svix's signature: is this delivery genuine, and is it fresh?
+//! Verification of Svix's signature: is a delivery genuine, and is it fresh?
 //!
-//! The scheme is Standard Webhooks (<https://www.standardwebhooks.com>), as Svix sends it for Clerk:
+//! The scheme is Standard Webhooks (<https://www.standardwebhooks.com>), as Svix uses it for Clerk:
 //! `HMAC-SHA256(key, id "." timestamp "." body)` over the raw bytes of the request.
 //!
 //! Constraints:
 //!
-//! * The bytes that are signed are the bytes that were sent: no re-formatting of the timestamp, no
-//!   text decoding of the body.
-//! * Each of the three headers exactly once and all of one family, else what a proxy checked and what
-//!   we checked may differ.
-//! * Every candidate is compared in constant time over the whole 32 bytes with every secret. An empty
-//!   candidate is no candidate (CVE-2024-21491: `v1,` verified everything).
-//! * The signature is judged before the time, so that "wrong secret" and "wrong clock" are told apart.
+//! * The signed bytes are the bytes that were sent: the timestamp is not reformatted, the body is not
+//!   decoded.
+//! * Each of the three headers must occur exactly once, and all must be of one family. Otherwise a proxy and
+//!   this check could read different values.
+//! * Every candidate is compared in constant time over all 32 bytes with every secret. An empty candidate is
+//!   not a candidate (CVE-2024-21491: `v1,` verified everything).
+//! * The signature is checked before the time, so that "wrong secret" and "wrong clock" are distinguishable.
 
 use std::fmt;
 use std::time::Duration;
@@ -27,66 +27,66 @@ use crate::time::Timestamp;
 
 type HmacSha256 = Hmac<Sha256>;
 
-/// How many `version,signature` entries one header may carry. Svix sends one for each live secret.
+/// Maximum number of `version,signature` entries in one header. Svix sends one for each active secret.
 pub const CANDIDATES_MAX: usize = 16;
-/// The longest signature header that is looked at, in bytes.
+/// Maximum length of a signature header, in bytes.
 pub const SIGNATURE_HEADER_LENGTH_MAX: usize = 4096;
-/// How many secrets may be configured. Svix keeps at most ten old ones.
+/// Maximum number of configured secrets. Svix keeps at most ten old ones.
 pub const SECRETS_MAX: usize = 16;
-/// The shortest key of a secret, in bytes: Standard Webhooks.
+/// Minimum length of a secret's key, in bytes, according to Standard Webhooks.
 pub const SECRET_LENGTH_MIN: usize = 24;
-/// The longest, in bytes: what Svix lets a secret have. Standard Webhooks says 64.
+/// Maximum length of a secret's key, in bytes, according to Svix. Standard Webhooks says 64.
 pub const SECRET_LENGTH_MAX: usize = 75;
-/// How many digits a timestamp may have: twelve reach the year 33658.
+/// Maximum number of digits of a timestamp: twelve reach the year 33658.
 const TIMESTAMP_DIGITS_MAX: usize = 12;
 
-/// One signing secret, ready to sign with. Never printed.
+/// One signing secret with its prepared HMAC. Never printed.
 #[derive(Clone)]
 pub struct SigningSecret {
     keyed: HmacSha256,
     key: Vec<u8>,
 }
 
-/// Why a text is no signing secret. The text itself is never repeated.
+/// Reason why a text is not a valid signing secret. The text itself is never repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// There is no secret at all.
-    #[error("there is no secret in it")]
+    /// The text contains no secret.
+    #[error("contains no secret")]
     Empty,
-    /// It does not begin with `whsec_`, and can't be a secret without it.
+    /// The secret does not begin with `whsec_`, and is not valid without it.
     #[error(
         "secret {0} does not begin with whsec_ (copy the Signing Secret of the endpoint in Clerk's dashboard)"
     )]
     Prefix(usize),
-    /// It begins with `whpk_`: a public key.
+    /// The secret begins with `whpk_`: a public key.
     #[error(
         "secret {0} is a public key (whpk_…) for asymmetric signatures, which Clerk does not use; copy the endpoint's \
          Signing Secret (whsec_…)"
     )]
     PublicKey(usize),
-    /// It begins with `whsk_`: a private key.
+    /// The secret begins with `whsk_`: a private key.
     #[error(
         "secret {0} is a private key (whsk_…), which is the sender's alone and can't verify; copy the endpoint's Signing \
          Secret (whsec_…), and replace the key where it came from"
     )]
     PrivateKey(usize),
-    /// What follows `whsec_` is not base64, with its padding.
-    #[error("secret {0} is not whole: what follows whsec_ is not base64")]
+    /// The text after `whsec_` is not base64 with padding.
+    #[error("secret {0} is damaged or incomplete: the text after whsec_ is not valid base64")]
     Base64(usize),
-    /// Too short or too long.
-    #[error("secret {0} has {1} bytes; {SECRET_LENGTH_MIN} to {SECRET_LENGTH_MAX} are right")]
+    /// The key is too short or too long.
+    #[error("secret {0} has {1} bytes; it must have {SECRET_LENGTH_MIN} to {SECRET_LENGTH_MAX}")]
     Length(usize, usize),
-    /// The same secret twice.
-    #[error("secret {0} is there twice")]
+    /// One secret occurs twice.
+    #[error("secret {0} is repeated")]
     Repeated(usize),
-    /// More than [`SECRETS_MAX`].
+    /// There are more than [`SECRETS_MAX`] secrets.
     #[error("there are more than {SECRETS_MAX} secrets")]
     TooMany,
 }
 
 impl SigningSecret {
-    /// Svix's libraries take a secret without its prefix too. Here it must be the only one: a secret that was torn in two
-    /// by a line break would pass for two of them.
+    /// Svix's libraries also accept a secret without its prefix. Here this is allowed only for a single
+    /// secret: a secret that a line break has split would otherwise pass for two.
     fn parse(text: &str, position: usize, is_only: bool) -> Result<Self, SecretError> {
         let key = match text.strip_prefix("whsec_") {
             Some(encoded) => STANDARD.decode(encoded).map_err(|_| SecretError::Base64(position))?,
@@ -112,8 +112,9 @@ impl SigningSecret {
         mac.finalize().into_bytes().into()
     }
 
-    /// A name for the secret that does not tell it: the first eight bytes of an HMAC-SHA256 under it, in hexadecimal.
-    /// The input differs from every signed delivery, so the result cannot be used as part of a signature.
+    /// Returns an identifier that does not reveal the secret: the first eight bytes of an HMAC-SHA256 under
+    /// it, in hexadecimal. The input differs from every signed delivery, so the result cannot be used as part
+    /// of a signature.
     fn fingerprint(&self) -> String {
         let mut mac = self.keyed.clone();
         mac.update(b"rollbook: the owner of a queue");
@@ -121,22 +122,22 @@ impl SigningSecret {
         digest[..8].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
     }
 
-    /// The value of a `svix-signature` header for a delivery, as Svix would send it.
+    /// Returns the value of the `svix-signature` header for a delivery, as Svix would send it.
     pub fn sign(&self, id: &str, timestamp: Timestamp, body: &[u8]) -> String {
         let seconds = (timestamp.as_millis() / 1000).to_string();
         format!("v1,{}", STANDARD.encode(self.mac(id.as_bytes(), seconds.as_bytes(), body)))
     }
 }
 
-/// The secrets of an endpoint. More than one while a secret is being rotated: all are tried.
+/// Secrets of an endpoint. During a rotation there are several; all are tried.
 #[derive(Clone)]
 pub struct SigningSecrets(Vec<SigningSecret>);
 
 impl SigningSecrets {
-    /// Reads one or more `whsec_…`, separated by commas or white space.
+    /// Parses one or more `whsec_…`, separated by commas or white space.
     ///
     /// # Errors
-    /// [`SecretError`], with the position of the secret that is wrong, counted from one.
+    /// [`SecretError`] with the position of the invalid secret, counted from one.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         let mut secrets: Vec<SigningSecret> = Vec::new();
         let parts = || text.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
@@ -154,17 +155,17 @@ impl SigningSecrets {
         if secrets.is_empty() { Err(SecretError::Empty) } else { Ok(Self(secrets)) }
     }
 
-    /// The first secret: the one to sign with.
+    /// Returns the first secret, which is the one to sign with.
     pub fn first(&self) -> &SigningSecret {
         &self.0[0]
     }
 
-    /// Names for the secrets that do not tell them, in their order.
+    /// Returns identifiers of the secrets that do not reveal them, in the same order.
     pub fn fingerprints(&self) -> Vec<String> {
         self.0.iter().map(SigningSecret::fingerprint).collect()
     }
 
-    /// How many there are; at least one.
+    /// Returns the number of secrets; at least one.
     #[expect(clippy::len_without_is_empty, reason = "there is always one")]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -183,16 +184,16 @@ impl fmt::Debug for SigningSecrets {
     }
 }
 
-/// Why a delivery is refused. The text is the answer's and says no more than which rule failed.
+/// Reason why a delivery is refused. The text is sent as the answer and says only which rule failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
     /// One of the three headers is missing.
     #[error("missing header {0}")]
     MissingHeader(&'static str),
-    /// One of the three headers is there more than once.
+    /// One of the three headers occurs more than once.
     #[error("repeated header {0}")]
     RepeatedHeader(&'static str),
-    /// Headers of both families that do not say the same.
+    /// The headers of the two families have different values.
     #[error("svix-* and webhook-* headers do not agree")]
     MixedHeaders,
     /// The id is empty, too long, or has a character outside `A-Z a-z 0-9 _ -`.
@@ -204,10 +205,10 @@ pub enum VerifyError {
     /// The signature header is too long or has too many entries.
     #[error("malformed signature")]
     MalformedSignature,
-    /// The signature is right, the attempt too long ago: a replay, or a slow clock at the sender.
+    /// The signature is valid, but the attempt is too old: a replay, or a slow clock at the sender.
     #[error("timestamp too old")]
     TooOld,
-    /// The signature is right, the attempt in the future: our clock is behind.
+    /// The signature is valid, but the attempt is in the future: our clock is behind.
     #[error("timestamp too new")]
     TooNew,
     /// No candidate matches any secret.
@@ -216,7 +217,7 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
-    /// A short name for metrics: one of a closed list.
+    /// Returns a short name for metrics, from a closed list.
     pub const fn label(self) -> &'static str {
         match self {
             Self::MissingHeader(_) | Self::RepeatedHeader(_) | Self::MixedHeaders => "bad_headers",
@@ -228,12 +229,12 @@ impl VerifyError {
         }
     }
 
-    /// Every label, so that counters can start at zero.
+    /// All labels, so that counters can start at zero.
     pub const LABELS: [&'static str; 6] =
         ["bad_headers", "bad_id", "bad_timestamp", "bad_signature", "timestamp_too_old", "timestamp_too_new"];
 }
 
-/// The three headers of one family, as bytes, each there exactly once.
+/// The three headers of one family, as bytes, each present exactly once.
 #[derive(Clone, Copy, Debug)]
 pub struct SignedHeaders<'a> {
     id: &'a str,
@@ -245,10 +246,10 @@ const SVIX: [&str; 3] = ["svix-id", "svix-timestamp", "svix-signature"];
 const STANDARD_WEBHOOKS: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-signature"];
 
 impl<'a> SignedHeaders<'a> {
-    /// Finds the three headers among all of a request's, whose names are in lower case.
+    /// Finds the three headers among the headers of a request. Names must be in lower case.
     ///
     /// # Errors
-    /// A header is missing, repeated, malformed, or the two families do not agree.
+    /// A header is missing, repeated or malformed, or the two families have different values.
     pub fn read(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Self, VerifyError> {
         let mut svix = [None; 3];
         let mut standard = [None; 3];
@@ -292,7 +293,8 @@ impl<'a> SignedHeaders<'a> {
         self.signature.split(|byte| *byte == b' ')
     }
 
-    /// The `v1` candidates that decode to 32 bytes. Other versions (`v1a`) and torn ones are passed over.
+    /// Returns the `v1` candidates that decode to 32 bytes. Other versions (`v1a`) and damaged ones are
+    /// skipped.
     fn candidates(&self) -> impl Iterator<Item = [u8; 32]> {
         self.entries()
             .filter_map(|entry| entry.strip_prefix(b"v1,"))
@@ -304,23 +306,23 @@ impl<'a> SignedHeaders<'a> {
         Timestamp::from_seconds(seconds)
     }
 
-    /// How far the sender's clock is ahead of ours, in milliseconds. It says nothing before [`verify`] has found the
-    /// signature right: also where it then refuses the time.
+    /// Returns how far the sender's clock is ahead of ours, in milliseconds. The value is meaningful only
+    /// after [`verify`] has found a valid signature, even if it then refuses the time.
     pub fn ahead_of(&self, now: Timestamp) -> i64 {
         self.sent_at().as_millis().saturating_sub(now.as_millis())
     }
 
-    /// The `svix-id`.
+    /// Returns the message id (`svix-id`).
     pub fn message_id(&self) -> MessageId {
         MessageId::new(self.id)
     }
 }
 
-/// Judges a delivery: signed with one of the `secrets`, and sent within `tolerance` of `now`.
+/// Verifies that a delivery is signed with one of the `secrets` and was sent within `tolerance` of `now`.
 /// Returns how far the sender's clock is ahead of ours, in milliseconds.
 ///
 /// # Errors
-/// [`VerifyError`]: which rule failed, and nothing about the secrets.
+/// [`VerifyError`]: the rule that failed, and nothing about the secrets.
 pub fn verify(
     secrets: &SigningSecrets,
     headers: &SignedHeaders<'_>,
@@ -340,7 +342,7 @@ pub fn verify(
         return Err(VerifyError::NoMatch);
     }
     let sent_at = headers.sent_at();
-    // Svix sends whole seconds: 300 s is the last second that is let in, on either side.
+    // Svix sends whole seconds: 300 s is the last second that is accepted, on either side.
     if sent_at.plus(tolerance).as_millis() / 1000 < now.as_millis() / 1000 {
         return Err(VerifyError::TooOld);
     }

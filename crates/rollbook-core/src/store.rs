@@ -1,7 +1,7 @@
-//! The store: the team's own tables, the copy of Clerk.
+//! The store: the team's own tables, which are a copy of Clerk's data.
 //!
-//! What a store must keep is written as a conformance suite in `rollbook-testkit`
-//! (`conformance::store`), which every engine passes.
+//! The conformance suite in `rollbook-testkit` (`conformance::store`) specifies the behaviour of a store.
+//! Every engine passes it.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::merge::DeletedRows;
 use crate::protection::Protection;
 use crate::time::Timestamp;
 
-/// Rows that [`Store::ids_holding`] reads at once. A row may have a megabyte of content.
+/// Maximum rows that [`Store::ids_holding`] reads at once. A row may have a megabyte of content.
 const HOLDING_PAGE: usize = 200;
 
-/// Whether a text in it, however deep, contains one of these, which are in lower case.
+/// Whether any text in a JSON value, at any depth, contains one of these lower-case texts.
 fn holds_any(value: &Value, texts: &[String]) -> bool {
     match value {
         Value::String(text) => {
@@ -31,18 +31,18 @@ fn holds_any(value: &Value, texts: &[String]) -> bool {
     }
 }
 
-/// The copy of Clerk. Applying is one atomic effect: rows and ledger together, or nothing.
+/// The copy of Clerk's data. Applying a batch is atomic: rows and ledger are written together, or nothing is.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Merges changes (see [`crate::merge`]) and writes the ledger, durably and all at once. One
-    /// answer per change, in their order. The same changes again, in any order, in any batches, from
-    /// any number of workers, end in the same rows.
+    /// Merges changes (see [`crate::merge`]) and writes the ledger, atomically and durably. Returns one
+    /// outcome per change, in the same order. Applying the same changes again, in any order, in any batches
+    /// and from any number of workers, gives the same rows.
     async fn apply_many(&self, changes: &[Change]) -> Result<Vec<Applied>, StoreError>;
 
-    /// One row, whether it lives or is deleted.
+    /// Returns one row, deleted or not.
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError>;
 
-    /// Rows in the order of their ids, at most `limit`, from behind `after`.
+    /// Returns at most `limit` rows in the order of their ids, starting after `after`.
     async fn rows(
         &self,
         resource: &'static Resource,
@@ -50,7 +50,7 @@ pub trait Store: Send + Sync {
         limit: usize,
     ) -> Result<Vec<RowView>, StoreError>;
 
-    /// Rows, at most `limit`, whose typed column of this name, an id or a text, is `value`.
+    /// Returns at most `limit` rows in which the typed column `column` (an id or a text) equals `value`.
     async fn rows_where(
         &self,
         resource: &'static Resource,
@@ -59,9 +59,8 @@ pub trait Store: Send + Sync {
         limit: usize,
     ) -> Result<Vec<RowView>, StoreError>;
 
-    /// The ids of rows, at most `limit`, whose `data` may hold one of these texts. Upper and lower case are the same. The
-    /// whole table is read, in small steps. A row that holds one is always among them; others may be, so that the caller
-    /// reads each.
+    /// Returns the ids of at most `limit` rows whose `data` may contain one of these texts, in upper or lower case. Reads the
+    /// whole table, in small steps. The result contains every such row; it may contain others, so the caller checks each.
     async fn ids_holding(
         &self,
         resource: &'static Resource,
@@ -87,26 +86,27 @@ pub trait Store: Send + Sync {
         }
     }
 
-    /// What the ledger says became of a delivery.
+    /// Returns the ledger entry of a delivery.
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError>;
 
-    /// What the ledger says of the deliveries about a subject: the `limit` that were applied last, in the order
-    /// in which they were.
+    /// Returns the ledger entries of the `limit` deliveries about a subject that were applied last, in the
+    /// order of application.
     async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError>;
 
-    /// Removes what is kept of these subjects, whether there is anything or not: each becomes a tombstone
-    /// without content whose floor is `at` or later, so that no delivery brings anything back. What is theirs
-    /// by the catalog's links loses its content with them, now and when it comes later. Their lines, and those of
-    /// what is theirs, leave the ledger. An engine may work in steps: see [`Store::erase_in_steps`].
+    /// Erases these subjects, whether anything is stored or not. Each becomes a tombstone: a row without
+    /// content, with an erasure floor of `at` or later, so that no later delivery restores content. Child rows
+    /// (by the catalog's links) lose their content too, now or when they arrive later. Ledger entries of the
+    /// subjects and of their child rows are removed. An engine may work in steps: see
+    /// [`Store::erase_in_steps`].
     async fn erase(
         &self,
         subjects: &[(&'static Resource, String)],
         at: Timestamp,
     ) -> Result<ErasedCounts, StoreError>;
 
-    /// Erases as [`Self::erase`] does, and reports progress. An engine that can hold many child rows works in steps and
-    /// commits each: first the tombstones, from which on nothing can come back, then the rows of theirs and the
-    /// ledger's lines. After an error what is done stays, and the same call again goes on from there.
+    /// Erases as [`Self::erase`] does, and reports progress. An engine that can hold many child rows works in
+    /// steps and commits each: first the tombstones, which prevent any restoration, then the child rows and
+    /// the ledger entries. After an error the completed steps stay; the same call again continues.
     async fn erase_in_steps(
         &self,
         subjects: &[(&'static Resource, String)],
@@ -116,50 +116,54 @@ pub trait Store: Send + Sync {
         self.erase(subjects, at).await
     }
 
-    /// Works for a few seconds at most on what is left to do for rows whose parents were deleted or erased, in small
-    /// steps, each committed. Harmless from many workers at once. An engine that never leaves anything does nothing.
+    /// Continues pending cascades: child rows of deleted or erased parents. Works in small steps, each
+    /// committed, for a few seconds at most. Safe to call from many workers at once. An engine without
+    /// pending cascades does nothing.
     async fn cascade(&self) -> Result<Cascaded, StoreError> {
         Ok(Cascaded::default())
     }
 
-    /// Returns when this process has left something for [`Store::cascade`].
+    /// Returns when this process has left work for [`Store::cascade`].
     async fn cascade_left(&self) {
         std::future::pending::<()>().await;
     }
 
-    /// What is left to do for rows whose parents were deleted or erased: of all, or of the parent or row with this
-    /// id. At most `limit` of it is listed, the oldest first.
+    /// Returns the pending cascades: all, or those of the parent or row with the id `about`. At most `limit`
+    /// are listed, oldest first.
     async fn cascades(&self, _about: Option<&str>, _limit: usize) -> Result<Cascades, StoreError> {
         Ok(Cascades::default())
     }
 
-    /// One small step of what time alone brings about. Harmless from many workers at once.
+    /// Performs one small step of retention. Safe to call from many workers at once.
     async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError>;
 
-    /// How the latest connection to the store is protected; `None` before the first. Asks nobody.
+    /// Returns the protection of the latest connection to the store, or `None` before the first. Makes no
+    /// request.
     fn protection(&self) -> Option<Protection> {
         Some(Protection::Local)
     }
 
-    /// Whether the store answers. Reads only.
+    /// Checks that the store answers. Reads only.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// Writes all that a worker writes (see [`crate::rehearsal`]) in one transaction and rolls it back: whatever would
-    /// refuse a worker refuses this. Nothing is kept. `false` from an engine that can't do that.
+    /// Writes everything that a worker writes (see [`crate::rehearsal`]) in one transaction, and rolls it
+    /// back. A store that would refuse a worker refuses this too. Nothing is kept. Returns `false` if the
+    /// engine does not support it.
     ///
     /// # Errors
-    /// What refuses it. [`StoreError::Event`] where the made-up values are refused: others may be accepted.
+    /// The refusal of the store. [`StoreError::Event`] if it refuses the made-up values: it may accept
+    /// others.
     async fn rehearse(&self) -> Result<bool, StoreError> {
         Ok(false)
     }
 }
 
-/// What a store keeps beside the living rows.
+/// Retention choices: data that a store keeps in addition to live rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keeping {
-    /// What becomes of the content of deleted rows.
+    /// Treatment of the content of deleted rows.
     pub deleted_rows: DeletedRows,
-    /// Whether there is a ledger.
+    /// Whether the store has a ledger.
     pub ledger: bool,
 }
 
@@ -169,169 +173,168 @@ impl Default for Keeping {
     }
 }
 
-/// What an erasure has removed.
+/// Counts of what an erasure removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ErasedCounts {
-    /// Rows that have lost their content.
+    /// Rows that lost their content.
     pub rows: u64,
-    /// Lines of the ledger.
+    /// Ledger entries removed.
     pub ledger: u64,
 }
 
-/// Is called with what an erasure has removed so far.
+/// Callback with the counts of an erasure so far.
 pub type ErasureProgress<'a> = dyn Fn(ErasedCounts) + Send + Sync + 'a;
 
-/// What a call of [`Store::cascade`] has done, and what is left.
+/// Result of one call of [`Store::cascade`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cascaded {
-    /// Rows that got what they should have from their parents.
+    /// Rows repaired: they now show the state of their parents.
     pub rows: u64,
-    /// Rows that refused their change: each is tried again by itself.
+    /// Rows that refused their change. Each is retried by itself.
     pub refused: u64,
-    /// Parents with rows that are not looked at yet.
+    /// Parents with child rows not yet examined.
     pub parents_left: u64,
-    /// Rows that have refused their change and wait for their next try.
+    /// Rows that refused their change and wait for their next attempt.
     pub rows_left: u64,
-    /// How long until something that is left is due; `None` where nothing is left.
+    /// Time until the next pending work is due; `None` if nothing is pending.
     pub due_in: Option<Duration>,
 }
 
-/// What is left to do for rows whose parents were deleted or erased.
+/// Pending work on child rows of deleted or erased parents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cascades {
-    /// Parents with rows that are not looked at yet.
+    /// Parents with child rows not yet examined.
     pub parents: u64,
-    /// Rows that have refused their change.
+    /// Rows that refused their change.
     pub rows: u64,
-    /// Some of both, the oldest first.
+    /// Some of both, oldest first.
     pub listed: Vec<PendingCascade>,
 }
 
-/// A parent or a row with something left to do.
+/// A parent or a row with pending work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingCascade {
-    /// The table of the parent or the row.
+    /// Table of the parent or the row.
     pub table: String,
-    /// Its id.
+    /// Id of the parent or the row.
     pub id: String,
-    /// What is left.
+    /// Kind of pending work.
     pub what: PendingWork,
-    /// The table and id of the parent whose deletion a row does not show yet, where that is known.
+    /// Table and id of the deleted parent that the row does not reflect yet, if known.
     pub parent: Option<(String, String)>,
-    /// Since when it is left.
+    /// Time at which the work was recorded.
     pub noted_at: Timestamp,
-    /// How often it was refused or timed out.
+    /// Number of attempts that were refused or timed out.
     pub attempts: u32,
-    /// When it is tried again.
+    /// Time of the next attempt.
     pub next_try_at: Timestamp,
-    /// Why it was refused last. Names no values.
+    /// Reason of the last refusal. Contains no values.
     pub last_error: Option<String>,
 }
 
-/// What is left to do of a cascade.
+/// Kind of pending work of a cascade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PendingWork {
-    /// All rows that hang on a parent are to be looked at.
+    /// All child rows of a parent must be examined.
     Children,
     /// One row does not show its parents' deletion.
     Row,
-    /// One row keeps content that it should have lost by now.
+    /// One row still has content that must be erased.
     Content,
 }
 
-/// What time has brought about, for [`Store::tidy`].
+/// Limits of one retention step, for [`Store::tidy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Due {
-    /// Lines of the ledger go that were written before this.
+    /// Ledger entries written before this time are removed.
     pub ledger_before: Option<Timestamp>,
-    /// The content of rows goes whose `deleted_at` is before this.
+    /// Rows with `deleted_at` before this time lose their content.
     pub deleted_before: Option<Timestamp>,
-    /// At most so many lines and so many rows at once.
+    /// Maximum number of ledger entries, and of rows, per step.
     pub limit: usize,
 }
 
-/// What one step of tidying has done. Where a number has reached the limit, there may be more to do.
+/// Result of one retention step. If a number equals the limit, there may be more to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tidied {
-    /// Lines of the ledger that are gone.
+    /// Ledger entries removed.
     pub ledger: u64,
-    /// Rows that have lost their content.
+    /// Rows that lost their content.
     pub rows: u64,
 }
 
-/// A row as an application sees it: the columns of the contract by name. JSON columns are JSON,
-/// times are ISO 8601 text, a missing value is null.
+/// A row as an application sees it: the columns of the contract by name. JSON columns are JSON, times are ISO
+/// 8601 text, a missing value is null.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowView {
     /// Clerk's id.
     pub id: String,
-    /// All columns, `id` included.
+    /// All columns, including `id`.
     pub columns: Map<String, Value>,
 }
 
 impl RowView {
-    /// Whether the row shows as deleted.
+    /// Whether the row is marked as deleted.
     pub fn is_deleted(&self) -> bool {
         self.columns.get("deleted_at").is_some_and(|at| !at.is_null())
     }
 }
 
-/// One line of the ledger.
+/// One ledger entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerEntry {
-    /// The `svix-id`.
+    /// Message id (`svix-id`).
     pub message_id: MessageId,
-    /// The event's type.
+    /// Event type.
     pub event_type: String,
-    /// Whose row it was about, where that is known.
+    /// Id of the subject, if known.
     pub subject_id: Option<String>,
-    /// What it did.
+    /// Outcome of the change.
     pub outcome: Applied,
-    /// When it happened at Clerk's.
+    /// Time of the event at Clerk.
     pub event_at: Timestamp,
-    /// When the receiver had read it.
+    /// Time at which the receiver had read the delivery.
     pub received_at: Timestamp,
-    /// When it was applied.
+    /// Time at which the change was applied.
     pub applied_at: Timestamp,
-    /// How often the message had been leased when it was applied.
+    /// Number of times the message had been leased when it was applied.
     pub attempts: u32,
 }
 
-/// Why a store could not do what was asked.
+/// Reason why a store call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The values of at least one change are refused. Nothing of the batch was written; the worker
-    /// looks for the one. The text never quotes a value.
+    /// The store refuses the values of at least one change. Nothing of the batch was written. The worker
+    /// searches for that change. The text never quotes a value.
     #[error("the store refuses the values: {0}")]
     Event(String),
-    /// The call ran into a time limit, and nothing of the batch was written. One row may be to blame (a slow trigger,
+    /// The call hit a time limit. Nothing of the batch was written. One row may be the cause (a slow trigger,
     /// a locked row), or all are slow. The worker tries smaller batches.
     #[error("the store is too slow for this batch: {detail}")]
     Slow {
-        /// Which limit it was.
+        /// Time limit that was hit.
         cause: SlowCause,
-        /// Where, and what to look at.
+        /// Backend, and what to check.
         detail: String,
     },
-    /// Something failed that one change may cause, or all. Nothing of the batch was written. The worker looks for the
-    /// one. Where every change fails, the error inside is the right one.
+    /// The cause may be one change or all of them. Nothing of the batch was written. The worker searches for
+    /// the change. If every change fails, the inner error is the right one.
     #[error("{0}")]
     Ambiguous(Box<Self>),
-    /// The store can't answer now: unreachable, busy, out of space. No message is to blame.
+    /// The store cannot answer now: unreachable, busy, out of space. No message is the cause.
     #[error("the store can't answer now: {0}")]
     Dependency(String),
-    /// The deployment is wrong (rights, schema, a missing migration): a person must mend it. No
-    /// message is to blame.
+    /// The deployment is wrong (rights, schema, a missing migration): manual action is needed. No message is
+    /// the cause.
     #[error("the store is not set up right: {0}")]
     Deployment(String),
-    /// The storage failed under us and what it holds is unknown until it is opened anew: this
-    /// process must end.
+    /// The storage failed, and its content is unknown until it is opened again. The process must exit.
     #[error("the store's storage failed, the process must restart: {0}")]
     Broken(String),
 }
 
 impl StoreError {
-    /// Whether the same call may succeed later without anyone doing anything.
+    /// Whether the same call can succeed later without manual action.
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Dependency(_) | Self::Slow { .. } => true,
@@ -340,31 +343,31 @@ impl StoreError {
         }
     }
 
-    /// The error itself, once it is clear that no single change is to blame.
+    /// Returns the inner error, once it is clear that no single change is the cause.
     #[must_use]
     pub fn unblamed(&self) -> &Self {
         if let Self::Ambiguous(inner) = self { inner.unblamed() } else { self }
     }
 }
 
-/// Which time limit a call to the store ran into: a closed list, so that it can be a metric's label.
+/// Time limit that a call to the store hit. The list is closed, so that it can be a metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SlowCause {
     /// One statement took too long: a slow trigger, a slow disk, or it was cancelled.
     Statement,
     /// Another session holds a lock on a row or a table.
     Lock,
-    /// Other sessions write the same rows in another order, again and again.
+    /// Other sessions repeatedly write the same rows in another order.
     Conflict,
     /// The call as a whole took too long.
     Call,
 }
 
 impl SlowCause {
-    /// All of them.
+    /// All causes.
     pub const ALL: [Self; 4] = [Self::Statement, Self::Lock, Self::Conflict, Self::Call];
 
-    /// The name used in logs and metrics.
+    /// Returns the name used in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Statement => "statement_timeout",

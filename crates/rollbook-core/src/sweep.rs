@@ -1,26 +1,29 @@
-//! How retention walks over deleted rows without reading again, in each of its steps, all that it has erased before.
+//! Order in which retention reads deleted rows, without reading rows again that it has erased already.
 //!
-//! Rows are read in the order of their `deleted_at`. A round goes on from where the one before ended, a little earlier,
-//! and now and then from the beginning: a delivery that comes late may delete a row at a time that was passed long ago.
+//! Rows are read in the order of their `deleted_at`. A round continues where the last one ended, minus a
+//! margin. Every few hours a round starts from the beginning: a late delivery may delete a row at a time that
+//! was passed long ago.
 
 use std::time::Duration;
 
 use crate::catalog::{RESOURCES, Resource};
 use crate::time::Timestamp;
 
-/// How far behind what was passed a round begins.
+/// Margin: how far before the last position a round starts.
 const LOOK_BACK: Duration = Duration::from_secs(60 * 60);
-/// How often a round begins at the first deleted row. Svix delivers for a day at most, so little is found by it.
+/// Interval between rounds that start at the first deleted row. Svix delivers for a day at most, so they find
+/// little.
 const FROM_START_EVERY: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// A place among the deleted rows of a table: everything up to it has been read.
+/// Position among the deleted rows of a table: everything up to it has been read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// `deleted_at` of the last row that was read.
     pub deleted_at: Timestamp,
-    /// The same as the engine has it, where that is more exact: two rows of one millisecond must not be confused.
+    /// `deleted_at` in the engine's own precision, if that is finer: two rows of one millisecond must not be
+    /// confused.
     pub exact: Option<String>,
-    /// Its id.
+    /// Id of the last row that was read.
     pub id: String,
 }
 
@@ -29,21 +32,21 @@ impl Cursor {
         Self::at(Timestamp::from_millis(i64::MIN))
     }
 
-    /// Before all rows that were deleted at this moment.
+    /// Position before all rows that were deleted at this time.
     const fn at(deleted_at: Timestamp) -> Self {
         Self { deleted_at, exact: None, id: String::new() }
     }
 
-    /// The moment in ISO 8601, as exactly as it is known.
+    /// Returns the timestamp in ISO 8601, as precisely as it is known.
     pub fn moment(&self) -> String {
         self.exact.clone().unwrap_or_else(|| self.deleted_at.to_string())
     }
 }
 
-/// Where the walk over each table is.
+/// Position in each table.
 #[derive(Debug)]
 pub struct Sweep {
-    /// In the order of [`RESOURCES`]: the place, and whether this round is at the end of the table.
+    /// Position and whether this round has reached the end, for each table in the order of [`RESOURCES`].
     tables: Vec<(Cursor, bool)>,
     from_start_at: Option<Timestamp>,
 }
@@ -55,7 +58,7 @@ impl Default for Sweep {
 }
 
 impl Sweep {
-    /// Begins a round over all that was deleted before `before`, unless one is under way.
+    /// Starts a round over all rows deleted before `before`, unless one is in progress.
     pub fn begin(&mut self, now: Timestamp, before: Timestamp) {
         if self.tables.iter().any(|(_, done)| !done) {
             return;
@@ -75,13 +78,13 @@ impl Sweep {
         }
     }
 
-    /// The next table with rows to be read, and behind which place; `None` at the end of the round.
+    /// Returns the next table to read and the position to start after; `None` at the end of the round.
     pub fn next(&self) -> Option<(&'static Resource, Cursor)> {
         let mut tables = RESOURCES.into_iter().zip(&self.tables);
         tables.find(|(_, (_, done))| !done).map(|(resource, (cursor, _))| (resource, cursor.clone()))
     }
 
-    /// Rows of a table were read: up to `last`, and to the end where the page was not full.
+    /// Records that rows of a table were read up to `last`, and to the end if the page was not full.
     pub fn read(&mut self, resource: &Resource, last: Option<&Cursor>, is_full: bool) {
         let tables = RESOURCES.into_iter().zip(&mut self.tables);
         for (_, (cursor, done)) in tables.filter(|(known, _)| *known == resource) {
@@ -108,7 +111,7 @@ mod tests {
         Cursor { id: "user_1".to_owned(), ..Cursor::at(at(hours)) }
     }
 
-    /// Reads every table to its end; gives where the users were read from.
+    /// Reads every table to its end. Returns the start position in the users.
     fn round(sweep: &mut Sweep, now: i64, last: Option<&Cursor>) -> Cursor {
         sweep.begin(at(now), at(now - 24));
         let mut from = None;
@@ -122,16 +125,16 @@ mod tests {
     }
 
     #[test]
-    fn a_round_goes_on_where_the_last_one_ended_and_looks_back_an_hour() {
+    fn a_round_continues_where_the_last_one_ended_minus_an_hour() {
         let mut sweep = Sweep::default();
         assert_eq!(round(&mut sweep, 100, Some(&cursor(50))), Cursor::start());
         assert_eq!(round(&mut sweep, 101, Some(&cursor(77))), cursor(50));
-        // Deleted at hour 77 with 78 as the limit: the last hour is read once more.
+        // Deleted at hour 77 with 78 as the limit: the last hour is read again.
         assert_eq!(round(&mut sweep, 102, None), Cursor::at(at(77)));
     }
 
     #[test]
-    fn now_and_then_a_round_begins_at_the_first_row() {
+    fn every_six_hours_a_round_begins_at_the_first_row() {
         let mut sweep = Sweep::default();
         round(&mut sweep, 100, Some(&cursor(50)));
         assert_eq!(round(&mut sweep, 105, None), cursor(50));
@@ -139,13 +142,13 @@ mod tests {
     }
 
     #[test]
-    fn a_round_that_stops_half_way_goes_on_from_there() {
+    fn a_round_that_stops_half_way_continues_from_there() {
         let mut sweep = Sweep::default();
         sweep.begin(at(100), at(76));
         let (resource, _) = sweep.next().expect("a table");
         sweep.read(resource, Some(&cursor(3)), true);
         sweep.begin(at(200), at(176));
-        assert_eq!(sweep.next(), Some((resource, cursor(3))), "no other round begins before its end");
+        assert_eq!(sweep.next(), Some((resource, cursor(3))), "no other round begins before this one ends");
         sweep.read(resource, None, false);
         assert_ne!(sweep.next().expect("a table").0, resource);
     }

@@ -1,66 +1,66 @@
-//! Moments in time, and where they come from.
+//! Timestamps and clocks.
 
 use std::fmt;
 use std::time::Duration;
 
-/// A moment, in milliseconds since 1970-01-01T00:00:00Z. Any `i64` is a valid moment.
+/// Timestamp, in milliseconds since 1970-01-01T00:00:00Z. Any `i64` is valid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
-/// Clerk's numbers below this are seconds, not milliseconds: its API description shows seconds
-/// where the wire has milliseconds. In milliseconds it is a day in March 1973.
+/// Limit below which a number of Clerk is in seconds, not milliseconds: Clerk's API description shows seconds
+/// where the payloads have milliseconds. In milliseconds the limit is a day in March 1973.
 const SECONDS_BELOW: i64 = 100_000_000_000;
 
-/// The last moment that can be printed, a day before the year 10000.
+/// Latest timestamp that can be printed, a day before the year 10000.
 const LAST_MILLIS: i64 = 253_402_207_200_000;
 
 impl Timestamp {
-    /// The moment `millis` milliseconds after the epoch.
+    /// Creates the timestamp `millis` milliseconds after the epoch.
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
 
-    /// The moment `seconds` seconds after the epoch, at the end of time where that overflows.
+    /// Creates the timestamp `seconds` seconds after the epoch; saturates on overflow.
     pub const fn from_seconds(seconds: i64) -> Self {
         Self(seconds.saturating_mul(1000))
     }
 
-    /// A number that Clerk sent as a time, in milliseconds or (below 10^11) in seconds. `None` where
-    /// it lies before 1970 or after the year 9999: no such time is meant.
+    /// Converts a number that Clerk sent as a time, in milliseconds or (below 10^11) in seconds. `None` if it
+    /// is before 1970 or after the year 9999, which Clerk never means.
     pub const fn from_clerk(number: i64) -> Option<Self> {
         let millis = if number < SECONDS_BELOW { number.saturating_mul(1000) } else { number };
         if number < 0 || millis > LAST_MILLIS { None } else { Some(Self(millis)) }
     }
 
-    /// Milliseconds since the epoch.
+    /// Returns the milliseconds since the epoch.
     pub const fn as_millis(self) -> i64 {
         self.0
     }
 
-    /// This moment moved later by `span`, at the end of time where that overflows.
+    /// Returns the timestamp later by `span`; saturates on overflow.
     pub fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// This moment moved earlier by `span`, at the beginning of time where that overflows.
+    /// Returns the timestamp earlier by `span`; saturates on overflow.
     pub fn minus(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// How long after `earlier` this moment lies; zero where it lies before.
+    /// Returns the duration since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// Reads an RFC 3339 time such as `2026-07-29T08:00:00.015Z`. `None` where it is not one.
+    /// Parses an RFC 3339 timestamp such as `2026-07-29T08:00:00.015Z`. `None` if the text is not one.
     pub fn parse(text: &str) -> Option<Self> {
         text.parse::<jiff::Timestamp>().ok().map(|moment| Self(moment.as_millisecond()))
     }
 }
 
 impl fmt::Display for Timestamp {
-    /// ISO 8601 in UTC with milliseconds, as in the rows: `2026-07-29T08:00:00.015Z`. A moment
-    /// outside the years that can be printed shows as the nearest that can.
+    /// Prints ISO 8601 in UTC with milliseconds, as in the rows: `2026-07-29T08:00:00.015Z`. A timestamp
+    /// outside the printable years is printed as the nearest that is printable.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.clamp(-62_135_596_800_000, LAST_MILLIS);
         let moment = jiff::Timestamp::from_millisecond(millis).map_err(|_| fmt::Error)?;
@@ -68,9 +68,9 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Where moments come from. The one real clock is in the binary; tests bring their own.
+/// Source of the current time. The only real clock is in the binary; tests bring their own.
 pub trait Clock: Send + Sync {
-    /// This moment.
+    /// Returns the current time.
     fn now(&self) -> Timestamp;
 }
 
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_prints_as_iso_8601_in_utc_with_milliseconds_and_reads_back() {
+    fn a_timestamp_prints_as_iso_8601_in_utc_with_milliseconds_and_parses_back() {
         let moment = Timestamp::from_millis(1_785_312_000_015);
         assert_eq!(moment.to_string(), "2026-07-29T08:00:00.015Z");
         assert_eq!(Timestamp::parse("2026-07-29T08:00:00.015Z"), Some(moment));
@@ -87,14 +87,14 @@ mod tests {
     }
 
     #[test]
-    fn any_number_prints() {
+    fn any_timestamp_prints() {
         for millis in [i64::MIN, -1, 0, i64::MAX] {
             assert!(!Timestamp::from_millis(millis).to_string().is_empty());
         }
     }
 
     #[test]
-    fn seconds_are_told_from_milliseconds_and_nonsense_is_no_time() {
+    fn seconds_are_distinguished_from_milliseconds_and_out_of_range_numbers_are_refused() {
         assert_eq!(Timestamp::from_clerk(1_716_883_200), Some(Timestamp(1_716_883_200_000)));
         assert_eq!(Timestamp::from_clerk(1_716_883_200_000), Some(Timestamp(1_716_883_200_000)));
         assert_eq!(Timestamp::from_clerk(-1), None);

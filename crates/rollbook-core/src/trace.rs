@@ -1,20 +1,21 @@
-//! The trace that a delivery is part of: W3C Trace Context, level 1 (<https://www.w3.org/TR/trace-context-1/>).
+//! Trace context of a delivery: W3C Trace Context, level 1 (<https://www.w3.org/TR/trace-context-1/>).
 //!
 //! Constraints:
 //!
-//! * The header is not signed. Whoever can reach the receiver may write anything there, so it steers nothing: it is
-//!   kept with the message and shown in logs.
-//! * What is not as the standard says is as if it were not there. A delivery never fails by it.
-//! * No text of the header is kept, only what was read: what is shown is hexadecimal, whatever came.
+//! * The header is not signed. Anyone who can reach the receiver can set it, so it controls nothing: it is
+//!   stored with the message and shown in logs.
+//! * A header that violates the standard is ignored. It never makes a delivery fail.
+//! * Only the parsed values are stored, not the text of the header, so logs show nothing but hexadecimal
+//!   digits.
 
 use std::fmt;
 
-/// The length of the header in version 00, and of the part of a later version that may be read.
+/// Length of the header in version 00, and of the readable part of a later version.
 const LENGTH: usize = 55;
-/// The one flag that a later version still has: whoever sent this records its trace.
+/// The only flag that is defined for later versions too: the sender records the trace.
 const SAMPLED: u8 = 1;
 
-/// A `traceparent`: which trace, which step of it made the request, and its flags.
+/// `traceparent` header: trace id, parent id and flags.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Traceparent {
     trace_id: [u8; 16],
@@ -22,15 +23,16 @@ pub struct Traceparent {
     flags: u8,
 }
 
-/// The name of a trace. Never zero.
+/// Trace id. Never zero.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TraceId([u8; 16]);
 
 impl Traceparent {
-    /// How many bytes [`Self::to_bytes`] gives.
+    /// Number of bytes that [`Self::to_bytes`] returns.
     pub const BYTES: usize = 25;
 
-    /// Reads the value of a `traceparent` header. Of a later version what version 00 knows.
+    /// Parses the value of a `traceparent` header. Of a later version only the parts defined in version 00
+    /// are read.
     pub fn parse(value: &[u8]) -> Option<Self> {
         let (known, beyond) = value.split_first_chunk::<LENGTH>()?;
         if [2, 35, 52].iter().any(|dash| known[*dash] != b'-') {
@@ -46,7 +48,7 @@ impl Traceparent {
         Self { trace_id: hex(&known[3..35])?, parent_id: hex(&known[36..52])?, flags }.checked()
     }
 
-    /// What a queue keeps of it.
+    /// Returns the bytes that a queue stores.
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [self.flags; Self::BYTES];
         bytes[..16].copy_from_slice(&self.trace_id);
@@ -54,7 +56,7 @@ impl Traceparent {
         bytes
     }
 
-    /// Reads back what [`Self::to_bytes`] gave; `None` where that can't be what it gave.
+    /// Parses the bytes of [`Self::to_bytes`]; `None` if they are not valid.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (trace_id, rest) = bytes.split_first_chunk()?;
         let (parent_id, rest) = rest.split_first_chunk()?;
@@ -62,18 +64,18 @@ impl Traceparent {
         Self { trace_id: *trace_id, parent_id: *parent_id, flags }.checked()
     }
 
-    /// Zero means "none" for either id.
+    /// Returns `None` if one of the ids is zero: the standard defines zero as invalid.
     fn checked(self) -> Option<Self> {
         (self.trace_id != [0; 16] && self.parent_id != [0; 8]).then_some(self)
     }
 
-    /// The name of the trace.
+    /// Returns the trace id.
     pub const fn trace_id(self) -> TraceId {
         TraceId(self.trace_id)
     }
 }
 
-/// Hexadecimal digits in lower case, as the standard wants them.
+/// Parses hexadecimal digits in lower case, as the standard requires.
 fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
@@ -91,7 +93,7 @@ const fn digit(character: u8) -> Option<u8> {
 }
 
 impl fmt::Display for Traceparent {
-    /// As a header of version 00.
+    /// Prints a header of version 00.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "00-{}-{:016x}-{:02x}", self.trace_id(), u64::from_be_bytes(self.parent_id), self.flags)
     }
@@ -104,7 +106,7 @@ impl fmt::Debug for Traceparent {
 }
 
 impl fmt::Display for TraceId {
-    /// 32 hexadecimal digits.
+    /// Prints 32 hexadecimal digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", u128::from_be_bytes(self.0))
     }
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_of_this_version_is_shown_as_it_came() {
+    fn a_header_of_version_00_prints_as_it_was_sent() {
         for flags in ["00", "01", "02", "ff"] {
             let value = format!("00-{TRACE}-{PARENT}-{flags}");
             assert_eq!(read(&value).as_ref(), Some(&value));
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_later_version_only_what_this_one_knows_is_read() {
+    fn of_a_later_version_only_the_parts_of_version_00_are_read() {
         let known = Some(format!("00-{TRACE}-{PARENT}-01"));
         for (version, flags, beyond) in [
             ("01", "01", ""),
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_standard_rules_out_is_as_if_it_were_not_there() {
+    fn an_invalid_header_is_ignored() {
         let whole = format!("00-{TRACE}-{PARENT}-01");
         for end in 0..whole.len() {
             assert_eq!(read(&whole[..end]), None, "{end}");
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_traceparent_are_none() {
+    fn invalid_bytes_are_not_a_traceparent() {
         let mut bytes = [1; Traceparent::BYTES];
         assert!(Traceparent::from_bytes(&bytes).is_some());
         assert_eq!(Traceparent::from_bytes(&bytes[1..]), None);
@@ -200,7 +202,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_kept_is_read_back_and_shown_as_a_header_that_reads_the_same(
+        fn stored_bytes_round_trip_and_print_as_a_header_that_parses_to_the_same(
             bytes in any::<[u8; Traceparent::BYTES]>(),
         ) {
             let kept = Traceparent::from_bytes(&bytes);
@@ -210,7 +212,7 @@ mod tests {
         }
 
         #[test]
-        fn no_value_can_do_harm(value in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn any_value_is_parsed_without_a_panic(value in proptest::collection::vec(any::<u8>(), 0..80)) {
             if let Some(shown) = read(&value) {
                 prop_assert_eq!(shown.len(), LENGTH);
             }

@@ -1,56 +1,56 @@
-//! URLs of servers, taken apart without ever repeating them.
+//! Parsing URLs of servers without ever repeating them.
 //!
-//! A URL may hold a password, and a password that is not percent-encoded moves the borders between the parts: in
-//! `postgres://me:12?cret@db/app` the host seems to be `me`, and the rest of the password a parameter. So an `@` after
-//! the host refuses the whole URL, and no error quotes any of it.
+//! A URL may hold a password. A password that is not percent-encoded shifts the boundaries between the parts:
+//! in `postgres://me:12?cret@db/app` the host seems to be `me`, and the rest of the password a parameter. An
+//! `@` after the host therefore makes the whole URL invalid. No error quotes any part of it.
 
 use std::fmt::Write as _;
 
-/// The parts of a URL, as they are written.
+/// Parts of a URL, as written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Parts<'a> {
-    /// What is before `://`.
+    /// Text before `://`.
     pub scheme: &'a str,
-    /// User and password, still encoded: what is before the last `@`. `None` without an `@`.
+    /// User and password, still encoded: the text before the last `@`. `None` without an `@`.
     pub login: Option<(&'a str, &'a str)>,
-    /// The host, or several.
+    /// Host, or several hosts.
     pub hosts: &'a str,
-    /// What is between the `/` after the host and a `?`.
+    /// Text between the `/` after the host and a `?`.
     pub path: &'a str,
-    /// What is after a `?`.
+    /// Text after a `?`.
     pub query: &'a str,
-    /// What is after a `#`, if there is one.
+    /// Text after a `#`, if there is one.
     pub fragment: Option<&'a str>,
 }
 
-/// Why a text is not a URL. The text itself is never repeated.
+/// Reason why a text is not a valid URL. The text itself is never repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    /// There is no `://`.
+    /// The text has no `://`.
     #[error("has no scheme")]
     NoScheme,
-    /// There is an `@` after the host, where a raw `/`, `?` or `#` in the password puts it.
+    /// The text has an `@` after the host, as with an unencoded `/`, `?` or `#` in the password.
     #[error(
         "has an @ after its host: percent-encode the special characters of user and password \
          (/ as %2F, ? as %3F, # as %23, @ as %40, % as %25)"
     )]
     Misplaced,
-    /// There is a line break or another control character.
-    #[error("has a control character in it, such as a line break")]
+    /// The text has a line break or another control character.
+    #[error("contains a control character, such as a line break")]
     Control,
-    /// There is a `%` that encodes nothing.
+    /// The text has a `%` without two hexadecimal digits.
     #[error("has a % that is not followed by two hexadecimal digits: write % as %25")]
     Percent,
-    /// What `%XX` stands for is not UTF-8.
-    #[error("has a part that is not UTF-8 once it is decoded")]
+    /// The bytes that `%XX` stand for are not valid UTF-8.
+    #[error("has a part that is not valid UTF-8 after percent-decoding")]
     NotUtf8,
 }
 
 impl<'a> Parts<'a> {
-    /// Takes a URL apart.
+    /// Splits a URL into its parts.
     ///
     /// # Errors
-    /// It can be read in more than one way, or in none.
+    /// The URL is invalid or ambiguous.
     pub fn of(url: &'a str) -> Result<Self, UrlError> {
         if url.contains(char::is_control) {
             return Err(UrlError::Control);
@@ -70,7 +70,7 @@ impl<'a> Parts<'a> {
         Ok(Self { scheme, login, hosts, path, query, fragment })
     }
 
-    /// The names and values of the query, still encoded.
+    /// Returns the names and values of the query, still encoded.
     pub fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.query
             .split('&')
@@ -100,13 +100,13 @@ pub fn decoded(text: &str) -> Result<String, UrlError> {
     String::from_utf8(bytes).map_err(|_| UrlError::NotUtf8)
 }
 
-/// The opposite of [`decoded`]: whatever the text is, it can stand in any part of a URL.
+/// Percent-encodes a text so that it can be used in any part of a URL. The inverse of [`decoded`].
 pub fn encoded(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut url, byte| {
         if byte.is_ascii_alphanumeric() {
             url.push(char::from(byte));
         } else {
-            // Writing to a String can't fail.
+            // Writing to a String cannot fail.
             let _ = write!(url, "%{byte:02X}");
         }
         url
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_comes_apart_into_login_hosts_path_and_parameters() {
+    fn a_url_is_split_into_login_hosts_path_and_parameters() {
         let parts = Parts::of("postgres://me:a:b@[::1]:1,h/app?x=1&y#z").expect("a URL");
         assert_eq!((parts.scheme, parts.login), ("postgres", Some(("me", "a:b"))));
         assert_eq!((parts.hosts, parts.path, parts.fragment), ("[::1]:1,h", "app", Some("z")));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_that_moves_the_borders_refuses_the_url() {
+    fn a_url_with_an_unencoded_password_is_refused() {
         for password in
             ["12/x", "12?x", "12#x", "/x", "?x", "#x", "x?y=z", "12@x/y", "1?host=x", "1?dbname=x"]
         {
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_encoded_comes_back_and_stays_in_its_part() {
+    fn an_encoded_text_decodes_to_itself_and_stays_in_its_part() {
         for text in ["", "plain", "a/b?c#d@e:f%g&h=i+j", "ä 漢\u{1f600}", "%41"] {
             assert_eq!(decoded(&encoded(text)).as_deref(), Ok(text));
             let url = format!("postgres://me:{}@h/x", encoded(text));

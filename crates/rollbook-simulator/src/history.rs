@@ -1,4 +1,4 @@
-//! A history: what a Clerk instance said in its life, and the rows that must come of it.
+//! A history: all events of a simulated Clerk instance, and the rows that must result from them.
 
 use std::fmt;
 
@@ -11,52 +11,53 @@ use crate::ids;
 use crate::instance::Instance;
 use crate::truth::Truth;
 
-/// The instance that every event of a history, and every built-in sample, names.
+/// Instance id in every event of a history and in every built-in sample.
 pub const INSTANCE_ID: &str = "ins_2oWzDXRWo6YxXgJNj6bdIs0eFeG";
 
-/// One event, as Svix has it to deliver.
+/// One event as Svix delivers it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Event {
-    /// The `svix-id`.
+    /// Message id, sent as `svix-id`.
     pub id: MessageId,
-    /// The event's type.
+    /// Event type, such as `user.created`.
     pub event_type: String,
-    /// The event's own time: `timestamp` of the envelope.
+    /// Event timestamp: `timestamp` of the envelope.
     pub at: Timestamp,
-    /// The bytes to sign and send.
+    /// Request body: the bytes to sign and send.
     pub body: Bytes,
 }
 
 impl Event {
-    /// An event with a fresh id.
+    /// Creates an event with a fresh message id.
     pub fn new(event_type: &str, at: Timestamp, body: Bytes, rng: &mut Rng) -> Self {
         Self { id: MessageId::new(ids::id("msg_", rng, at)), event_type: event_type.to_owned(), at, body }
     }
 }
 
 impl fmt::Debug for Event {
-    /// Never the body.
+    /// Prints the length of the body, never the body.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Event({}, {}, {} bytes)", self.id, self.event_type, self.body.len())
     }
 }
 
-/// How big a history is. Equal settings give equal histories, byte for byte.
+/// Size and seed of a history. Equal settings give equal histories, byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistorySettings {
-    /// What chance begins with.
+    /// Seed of the random number generator.
     pub seed: u64,
-    /// How many users sign up, all within the first half if the history is long enough. At least one.
+    /// Number of users who sign up. All sign up within the first half if the history is long enough. At least
+    /// one.
     pub users: usize,
-    /// How many organizations are founded, likewise.
+    /// Number of organizations created. All are created within the first half if the history is long enough.
     pub organizations: usize,
-    /// How many events there are at least; a handful more where the last thing that happens has several.
+    /// Minimum number of events. The result has a few more where the last action emits several events.
     pub changes: usize,
-    /// When it begins.
+    /// Timestamp of the first event.
     pub start: Timestamp,
-    /// Whether all of Clerk lives, with every event type: invitations, domains, sessions, roles, permissions, the
-    /// waiting list, billing, and messages with one-time passwords, which must leave no row. Otherwise users,
-    /// organizations and memberships alone.
+    /// Whether the history has every event type: also invitations, domains, sessions, roles, permissions, the
+    /// waitlist, billing, and messages with one-time passwords, which must leave no row. Otherwise it has
+    /// users, organizations and memberships only.
     pub every_event_type: bool,
 }
 
@@ -73,25 +74,26 @@ impl Default for HistorySettings {
     }
 }
 
-/// The events of a Clerk instance in the order in which they happened, and the truth they tell.
+/// Events of a Clerk instance in the order in which they happened, and the truth.
 #[derive(Clone, Debug, PartialEq)]
 pub struct History {
-    /// What there is to deliver.
+    /// Events to deliver.
     pub events: Vec<Event>,
-    /// The rows that must be there once all of it has arrived.
+    /// Rows that must exist once every event has arrived.
     pub truth: Truth,
 }
 
 impl History {
-    /// Lets an instance live.
+    /// Generates the events of a simulated instance.
     pub fn generate(settings: &HistorySettings) -> Self {
         let mut instance = Instance::new(settings.seed, settings.start);
         let (mut users, mut organizations) = (0, 0);
-        // What share of `total` is due when everything is to be there at half time.
+        // Number of objects out of `total` that must exist after `events` events, so that all exist at half
+        // time.
         let due = |events: usize, total: usize| total.min(1 + 2 * total * events / settings.changes.max(1));
 
         if settings.every_event_type {
-            instance.live_a_whole_life();
+            instance.emit_every_event_type();
         }
         while instance.events.len() < settings.changes || users == 0 {
             let events = instance.events.len();
@@ -102,16 +104,16 @@ impl History {
                 instance.create_organization();
                 organizations += 1;
             } else if settings.every_event_type {
-                instance.live_wholly();
+                instance.act_on_any();
             } else {
-                instance.live();
+                instance.act();
             }
         }
         Self { events: instance.events, truth: instance.truth }
     }
 
-    /// An order of delivery: every event at least once, shuffled over the whole history, and
-    /// `duplicates_per_mille` more deliveries for every thousand events. The numbers are places in
+    /// Returns an order of delivery: every event at least once, shuffled over the whole history, with
+    /// `duplicates_per_mille` additional deliveries per thousand events. Each number is an index into
     /// [`Self::events`].
     pub fn schedule(&self, seed: u64, duplicates_per_mille: usize) -> Vec<usize> {
         let mut rng = Rng::with_seed(seed);

@@ -1,18 +1,18 @@
-//! Ids as Clerk and Svix make them: a prefix and a KSUID, whose text sorts by the second it was made in.
+//! Ids as Clerk and Svix make them: a prefix and a KSUID. KSUIDs sort by the second of their creation.
 
 use fastrand::Rng;
 use rollbook_core::time::Timestamp;
 
-/// KSUIDs count their seconds from 2014-05-13T16:53:20Z.
+/// Epoch of KSUIDs, in Unix seconds: 2014-05-13T16:53:20Z.
 const EPOCH_SECONDS: i64 = 1_400_000_000;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const LENGTH: usize = 27;
 
-/// `prefix` and 27 characters: 32 bits of seconds and 128 random bits in base 62.
+/// Returns `prefix` and 27 characters: 32 bits of seconds and 128 random bits in base 62.
 pub(crate) fn id(prefix: &str, rng: &mut Rng, at: Timestamp) -> String {
     let seconds = u32::try_from(at.as_millis() / 1000 - EPOCH_SECONDS).unwrap_or_default();
     let random = rng.u128(..);
-    // The 160 bits in two halves of 80.
+    // The 160 bits are held in two halves of 80.
     let (mut high, mut low) = (u128::from(seconds) << 48 | random >> 80, random & ((1 << 80) - 1));
     let mut digits = [b'0'; LENGTH];
     for digit in digits.iter_mut().rev() {
@@ -38,7 +38,7 @@ mod tests {
         let earlier = id("user_", &mut rng, at(1_785_312_000));
         let later = id("user_", &mut rng, at(1_785_312_001));
         assert!(earlier < later, "{earlier} {later}");
-        // The fixture of that second: the first characters are the time.
+        // The fixture has the same second, so the first characters are equal.
         assert_eq!(earlier[..9], "user_3HAXlsF2HZt1LTFMSTEzouK5iZ8"[..9]);
         assert_eq!(earlier.len(), "user_".len() + LENGTH);
     }

@@ -1,13 +1,13 @@
-//! A Clerk instance that lives: people sign up, found organizations, join, change, leave and go.
+//! A simulated Clerk instance: users sign up, create organizations, join, change, leave and are deleted.
 //!
-//! Every step says what Clerk would say and notes what the rows must be from then on. Of one subject,
-//! `updated_at` never goes back and the event's time always goes forward, so the last word about it
-//! is also its greatest version.
+//! Every step emits the events that Clerk would emit, and records what the rows must be from then on. For one
+//! subject `updated_at` never decreases and the event time strictly increases, so the last event about it is
+//! also its greatest version.
 
 mod access;
 mod announce;
-mod beside;
 mod billing;
+mod others;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use fastrand::Rng;
 use rollbook_core::time::Timestamp;
 use serde_json::json;
 
-use self::beside::Beside;
+use self::others::OtherObjects;
 use crate::history::Event;
 use crate::ids::id;
 use crate::model::{Identification, Membership, Organization, Templates, Times, User};
@@ -24,10 +24,10 @@ use crate::names;
 use crate::truth::Truth;
 
 const DAY_MILLIS: i64 = 86_400_000;
-/// Nobody has more addresses: bodies keep the size they have in real life.
+/// Maximum number of email addresses per user, so that bodies keep a realistic size.
 const EMAILS_MAX: usize = 4;
 
-/// The instance: its objects, and what it has said so far. Objects are named by their places.
+/// Objects of the instance and the events so far. Functions refer to objects by index.
 pub(crate) struct Instance {
     rng: Rng,
     now: Timestamp,
@@ -35,18 +35,18 @@ pub(crate) struct Instance {
     users: Vec<User>,
     organizations: Vec<Organization>,
     memberships: Vec<Membership>,
-    beside: Beside,
-    /// Organization and user of those who left.
+    others: OtherObjects,
+    /// Organization id and user id of former members.
     former_members: Vec<(String, String)>,
-    /// Addresses of the deleted: they may sign up again, as someone else.
+    /// Addresses of deleted users. They can sign up again as other users.
     free_addresses: Vec<String>,
     addresses: usize,
     pub(crate) events: Vec<Event>,
     pub(crate) truth: Truth,
-    /// The rows that hang on a user or an organization, by its id.
-    dependents: BTreeMap<String, Vec<(&'static str, String)>>,
-    /// The rows that have ended with a parent and not by themselves.
-    ended_with_parents: BTreeSet<(&'static str, String)>,
+    /// Child rows of a user or an organization, by its id.
+    children: BTreeMap<String, Vec<(&'static str, String)>>,
+    /// Rows that were deleted with a parent and have no delete event of their own.
+    deleted_with_parents: BTreeSet<(&'static str, String)>,
 }
 
 impl Instance {
@@ -58,53 +58,54 @@ impl Instance {
             users: Vec::new(),
             organizations: Vec::new(),
             memberships: Vec::new(),
-            beside: Beside::default(),
+            others: OtherObjects::default(),
             former_members: Vec::new(),
             free_addresses: Vec::new(),
             addresses: 0,
             events: Vec::new(),
             truth: Truth::default(),
-            dependents: BTreeMap::new(),
-            ended_with_parents: BTreeSet::new(),
+            children: BTreeMap::new(),
+            deleted_with_parents: BTreeSet::new(),
         }
     }
 
-    /// One thing that happens, with one event or more, to a user, an organization or a membership. There
-    /// must be a user.
-    pub(crate) fn live(&mut self) {
+    /// Performs one random action on a user, an organization or a membership. It emits at least one event.
+    /// There must be a user.
+    pub(crate) fn act(&mut self) {
         self.pass_time();
         let before = self.events.len();
         match self.rng.u32(..100) {
-            45..60 => self.maybe(|it| &it.organizations, Self::change_organization),
-            60..72 => self.maybe(|it| &it.organizations, Self::join_someone),
-            72..82 => self.maybe(|it| &it.memberships, Self::change_membership),
-            82..90 => self.maybe(|it| &it.memberships, Self::leave),
+            45..60 => self.with_random(|it| &it.organizations, Self::change_organization),
+            60..72 => self.with_random(|it| &it.organizations, Self::join_someone),
+            72..82 => self.with_random(|it| &it.memberships, Self::change_membership),
+            82..90 => self.with_random(|it| &it.memberships, Self::leave),
             90..94 => self.rejoin(),
-            94..98 if self.users.len() > 2 => self.maybe(|it| &it.users, Self::delete_user),
+            94..98 if self.users.len() > 2 => self.with_random(|it| &it.users, Self::delete_user),
             98 if self.organizations.len() > 1 => {
-                self.maybe(|it| &it.organizations, Self::delete_organization);
+                self.with_random(|it| &it.organizations, Self::delete_organization);
             }
             _ => {}
         }
         if self.events.len() == before {
-            self.maybe(|it| &it.users, Self::change_user_in_a_burst);
+            self.with_random(|it| &it.users, Self::change_user_in_a_burst);
         }
     }
 
-    /// Likewise, with anything: a third of it happens to what hangs on those.
-    pub(crate) fn live_wholly(&mut self) {
+    /// Performs one random action on any kind of object; one in three is on another kind than [`Self::act`]
+    /// covers.
+    pub(crate) fn act_on_any(&mut self) {
         if self.rng.u32(..3) > 0 {
-            return self.live();
+            return self.act();
         }
         self.pass_time();
         let before = self.events.len();
         while self.events.len() == before {
-            self.live_beside();
+            self.act_on_others();
         }
     }
 
-    /// Does something with a random one of `list`, if there is one.
-    fn maybe<T>(&mut self, list: impl Fn(&Self) -> &Vec<T>, act: impl Fn(&mut Self, usize)) {
+    /// Calls `act` with the index of a random element of `list`, if there is one.
+    fn with_random<T>(&mut self, list: impl Fn(&Self) -> &Vec<T>, act: impl Fn(&mut Self, usize)) {
         let length = list(self).len();
         if length > 0 {
             let at = self.rng.usize(..length);
@@ -112,12 +113,12 @@ impl Instance {
         }
     }
 
-    /// A whole life of one user and one organization: every event about them, whatever chance says.
-    pub(crate) fn live_a_whole_life(&mut self) {
+    /// Emits every event type for one user and one organization, independent of the random numbers.
+    pub(crate) fn emit_every_event_type(&mut self) {
         self.create_user();
         self.create_user();
         let (founder, user) = (self.users.len() - 2, self.users.len() - 1);
-        self.found_organization(founder);
+        self.create_organization_of(founder);
         let organization = self.organizations.len() - 1;
         self.join(organization, user);
         let membership = self.memberships.len() - 1;
@@ -127,13 +128,13 @@ impl Instance {
             self.change_organization(organization);
             self.change_membership(membership);
         }
-        self.live_a_whole_life_beside(user, organization);
+        self.emit_every_other_event_type(user, organization);
         self.leave(membership);
         self.delete_organization(organization);
         self.delete_user(user);
     }
 
-    /// A fifth of what happens happens in the same millisecond as the thing before.
+    /// Advances the time. One action in five happens in the same millisecond as the one before.
     fn pass_time(&mut self) {
         let millis = match self.rng.u32(..10) {
             0 | 1 => 0,
@@ -148,7 +149,7 @@ impl Instance {
         let (rng, now) = (&mut self.rng, self.now);
         let mut user = User {
             id: id("user_", rng, now),
-            times: Times::born(now),
+            times: Times::created(now),
             external_id: rng.bool().then(|| format!("crm-{}", self.addresses)),
             username: rng.bool().then(|| format!("name_{}", self.addresses)),
             first_name: names::first(rng),
@@ -168,7 +169,7 @@ impl Instance {
             private_metadata: json!({}),
             unsafe_metadata: names::metadata(rng),
         };
-        // One in sixteen signs up by telephone and has no address at all.
+        // One user in sixteen signs up by phone and has no email address.
         if rng.u8(..) < 16 {
             user.add_phone(rng, now);
         } else {
@@ -188,31 +189,31 @@ impl Instance {
         names::address(&mut self.rng, self.addresses)
     }
 
-    /// Founds an organization with a random user as its first member. There must be a user.
+    /// Creates an organization with a random user as its first member. There must be a user.
     pub(crate) fn create_organization(&mut self) {
         self.pass_time();
-        self.maybe(|it| &it.users, Self::found_organization);
+        self.with_random(|it| &it.users, Self::create_organization_of);
     }
 
-    fn found_organization(&mut self, founder: usize) {
+    fn create_organization_of(&mut self, founder: usize) {
         let (rng, now) = (&mut self.rng, self.now);
         let name = names::organization(rng);
         self.organizations.push(Organization {
             id: id("org_", rng, now),
-            times: Times::born(now),
+            times: Times::created(now),
             slug: slug(&name, rng),
             name,
             image_url: image_url(rng),
             created_by: self.users[founder].id.clone(),
             members: 0,
-            says_members: false,
+            has_member_count: false,
             max_allowed_memberships: 25,
             public_metadata: json!({}),
             private_metadata: json!({}),
         });
         let at = self.organizations.len() - 1;
         self.announce_organization("organization.created", at);
-        self.organizations[at].says_members = true;
+        self.organizations[at].has_member_count = true;
         self.join(at, founder);
     }
 
@@ -233,7 +234,7 @@ impl Instance {
         organization.members += 1;
         self.memberships.push(Membership {
             id: id("orgmem_", rng, now),
-            times: Times::born(now),
+            times: Times::created(now),
             is_admin: organization.members == 1,
             organization_id: organization.id.clone(),
             user_id: self.users[user].id.clone(),
@@ -243,7 +244,7 @@ impl Instance {
         self.announce_membership("organizationMembership.created", self.memberships.len() - 1);
     }
 
-    /// Someone who left comes back, as a new membership.
+    /// Lets a former member join again, with a new membership.
     fn rejoin(&mut self) {
         let Some((organization_id, user_id)) = self.former_members.pop() else { return };
         let organization = self.organizations.iter().position(|one| one.id == organization_id);
@@ -255,7 +256,7 @@ impl Instance {
         }
     }
 
-    /// Up to three changes within one millisecond.
+    /// Makes up to three changes within one millisecond.
     fn change_user_in_a_burst(&mut self, at: usize) {
         for _ in 0..=self.rng.usize(..8).saturating_sub(5) {
             self.change_user(at);
@@ -289,7 +290,7 @@ impl Instance {
         self.announce_user("user.updated", at);
     }
 
-    /// A directory takes a user away, or gives one back.
+    /// Toggles `deprovisioned`, as a directory (SCIM) does.
     fn deprovision(&mut self, at: usize) {
         let user = &mut self.users[at];
         user.deprovisioned = !user.deprovisioned;
@@ -324,11 +325,11 @@ impl Instance {
 
     fn leave(&mut self, at: usize) {
         self.announce_membership("organizationMembership.deleted", at);
-        self.end_membership(at);
+        self.remove_membership(at);
     }
 
-    /// Without a word.
-    fn end_membership(&mut self, at: usize) {
+    /// Removes a membership without an event.
+    fn remove_membership(&mut self, at: usize) {
         let gone = self.memberships.swap_remove(at);
         if let Some(organization) = self.organizations.iter_mut().find(|one| one.id == gone.organization_id) {
             organization.members = organization.members.saturating_sub(1);
@@ -336,22 +337,22 @@ impl Instance {
         self.former_members.push((gone.organization_id, gone.user_id));
     }
 
-    /// Ends the memberships that match. Clerk's documents leave open whether it says so: sometimes it
-    /// does, and sometimes their rows end with their parents alone.
-    fn end_memberships(&mut self, of: impl Fn(&Membership) -> bool) {
-        let says_so = self.rng.bool();
+    /// Removes the memberships that match. Clerk's documents do not say whether it emits delete events for
+    /// them: at random all have one, or none has and the rows are deleted with their parent only.
+    fn remove_memberships(&mut self, of: impl Fn(&Membership) -> bool) {
+        let with_events = self.rng.bool();
         while let Some(at) = self.memberships.iter().position(&of) {
-            if says_so {
+            if with_events {
                 self.leave(at);
             } else {
-                self.end_membership(at);
+                self.remove_membership(at);
             }
         }
     }
 
     fn delete_user(&mut self, at: usize) {
         let id = self.users[at].id.clone();
-        self.end_memberships(|membership| membership.user_id == id);
+        self.remove_memberships(|membership| membership.user_id == id);
         let user = self.users.swap_remove(at);
         self.forget_user(&id);
         self.announce_deleted_user(&user);
@@ -360,7 +361,7 @@ impl Instance {
 
     fn delete_organization(&mut self, at: usize) {
         let id = self.organizations[at].id.clone();
-        self.end_memberships(|membership| membership.organization_id == id);
+        self.remove_memberships(|membership| membership.organization_id == id);
         let organization = self.organizations.swap_remove(at);
         self.forget_organization(&id);
         self.announce_deleted_organization(&organization);
@@ -368,7 +369,7 @@ impl Instance {
 }
 
 impl User {
-    /// The newest address stands behind the others and mostly, but not always, becomes the primary one.
+    /// Adds an email address at the end of the list. It often, but not always, becomes the primary one.
     fn add_email(&mut self, value: String, rng: &mut Rng, now: Timestamp) {
         let id = id("idn_", rng, now);
         if self.primary_email_id.is_none() || rng.u32(..4) > 0 {
@@ -384,7 +385,7 @@ impl User {
     }
 }
 
-/// Clerk gives the day on which someone was last active, not the moment.
+/// Returns the start of the day: Clerk gives the day of the last activity, not the time.
 fn day_of(at: Timestamp) -> Timestamp {
     Timestamp::from_millis(at.as_millis() - at.as_millis().rem_euclid(DAY_MILLIS))
 }

@@ -1,8 +1,8 @@
-//! The objects of the simulated instance: how each looks in an event's `data`, and in its row.
+//! Objects of the simulated instance, with their payload (an event's `data`) and their row.
 //!
-//! Both are written down by hand, each from the object itself, because the rows are what the real
-//! reading and merging is measured against. The payloads start from the built-in samples, so that
-//! their shape and size are real.
+//! Payload and row are both written by hand, each from the object itself, because the rows are the
+//! expectation for the real parser and merge. Payloads start from the built-in samples, so their shape and
+//! size are realistic.
 
 pub(crate) mod access;
 pub(crate) mod billing;
@@ -12,41 +12,41 @@ use serde_json::{Map, Value, json};
 
 use crate::samples;
 
-/// An object of JSON.
+/// A JSON object.
 pub(crate) type Object = Map<String, Value>;
 
 pub(crate) const USERS: &str = "users";
 pub(crate) const ORGANIZATIONS: &str = "organizations";
 pub(crate) const MEMBERSHIPS: &str = "organization_memberships";
 
-/// The times of one object.
+/// Timestamps of one object.
 #[derive(Clone, Copy)]
-#[expect(clippy::struct_field_names, reason = "moments end in _at")]
+#[expect(clippy::struct_field_names, reason = "timestamps end in _at")]
 pub(crate) struct Times {
     pub(crate) created_at: Timestamp,
     pub(crate) updated_at: Timestamp,
-    /// The envelope's `timestamp` of its last event. Strictly later with every event.
+    /// Envelope `timestamp` of the object's last event. It increases strictly with every event.
     pub(crate) event_at: Timestamp,
 }
 
-/// An object that is told of in one way: by its data, and by the row that must come of it.
-pub(crate) trait Told {
-    /// Its table.
+/// An object with one kind of payload and one table.
+pub(crate) trait Entity {
+    /// Name of the object's table.
     const TABLE: &'static str;
 
     fn id(&self) -> &str;
 
     fn times(&mut self) -> &mut Times;
 
-    /// As it is in an event.
+    /// Payload of an event about the object.
     fn data(&self, templates: &Templates) -> Object;
 
-    /// Its row, which keeps `data` as far as it may be kept.
+    /// Row of the object. Its `data` column is `data` without what must not be stored.
     fn columns(&self, data: Object) -> Object;
 }
 
 impl Times {
-    pub(crate) fn born(at: Timestamp) -> Self {
+    pub(crate) fn created(at: Timestamp) -> Self {
         Self { created_at: at, updated_at: at, event_at: at }
     }
 }
@@ -62,12 +62,12 @@ pub(crate) struct User {
     pub(crate) primary_email_id: Option<String>,
     pub(crate) phones: Vec<Identification>,
     pub(crate) primary_phone_id: Option<String>,
-    /// Accounts elsewhere and passkeys: content that has no column.
+    /// Ids of external accounts and passkeys. They are content without a column.
     pub(crate) account_ids: Vec<String>,
     pub(crate) image_url: String,
     pub(crate) banned: bool,
     pub(crate) locked: bool,
-    /// Taken away by a directory, which does not delete.
+    /// Deprovisioned by a directory (SCIM), which does not delete the user.
     pub(crate) deprovisioned: bool,
     pub(crate) last_sign_in_at: Option<Timestamp>,
     pub(crate) last_active_at: Option<Timestamp>,
@@ -76,7 +76,7 @@ pub(crate) struct User {
     pub(crate) unsafe_metadata: Value,
 }
 
-/// An e-mail address or a phone number.
+/// Email address or phone number.
 pub(crate) struct Identification {
     pub(crate) id: String,
     pub(crate) value: String,
@@ -87,13 +87,13 @@ pub(crate) struct Organization {
     pub(crate) id: String,
     pub(crate) times: Times,
     pub(crate) name: String,
-    /// Clerk's newer applications have no slugs.
+    /// Slug; `None` as in Clerk's newer applications, which have no slugs.
     pub(crate) slug: Option<String>,
     pub(crate) image_url: String,
     pub(crate) created_by: String,
     pub(crate) members: u32,
-    /// `organization.created` does not say how many members there are.
-    pub(crate) says_members: bool,
+    /// Whether payload and row have the member count. `organization.created` does not contain it.
+    pub(crate) has_member_count: bool,
     pub(crate) max_allowed_memberships: u32,
     pub(crate) public_metadata: Value,
     pub(crate) private_metadata: Value,
@@ -106,11 +106,11 @@ pub(crate) struct Membership {
     pub(crate) user_id: String,
     pub(crate) is_admin: bool,
     pub(crate) public_metadata: Value,
-    /// Not on every wire: `None` leaves the key out.
+    /// Private metadata; `None` leaves the key out, because not every payload has it.
     pub(crate) private_metadata: Option<Value>,
 }
 
-/// The `data` of the samples that payloads start from.
+/// `data` of the samples that payloads start from.
 pub(crate) struct Templates {
     user: Object,
     email: Object,
@@ -158,7 +158,7 @@ fn object(value: &Value) -> Object {
     value.as_object().cloned().unwrap_or_default()
 }
 
-/// `template` with the keys of `changes` in place of its own.
+/// Returns `template` with the keys of `changes` replaced.
 fn with(template: &Object, changes: Value) -> Object {
     extended(template.clone(), changes)
 }
@@ -174,7 +174,7 @@ fn iso(at: Timestamp) -> String {
     at.to_string()
 }
 
-/// The columns that every row of a living subject has, beside the table's own.
+/// Returns the common columns of a row that is not deleted, followed by the table's `own` columns.
 fn row(id: &str, times: Times, data: &Object, own: Value) -> Object {
     let common = json!({
         "id": id,
@@ -248,7 +248,7 @@ impl User {
         primary(&self.emails, self.primary_email_id.as_ref())
     }
 
-    /// The copy inside a membership.
+    /// Copy of the user inside a membership.
     fn as_member(&self, templates: &Templates) -> Object {
         let changes = json!({
             "user_id": self.id,
@@ -297,7 +297,7 @@ impl Organization {
             "updated_at": self.times.updated_at.as_millis(),
         });
         let mut data = with(&templates.organization, changes);
-        if !self.says_members {
+        if !self.has_member_count {
             data.remove("members_count");
         }
         data
@@ -309,7 +309,7 @@ impl Organization {
             "slug": self.slug,
             "image_url": self.image_url,
             "created_by": self.created_by,
-            "members_count": self.says_members.then_some(self.members),
+            "members_count": self.has_member_count.then_some(self.members),
             "max_allowed_memberships": self.max_allowed_memberships,
             "public_metadata": self.public_metadata,
             "private_metadata": self.private_metadata,
@@ -317,7 +317,7 @@ impl Organization {
         row(&self.id, self.times, data, own)
     }
 
-    /// The copy inside a membership: it lacks fields that the object has.
+    /// Copy of the organization inside a membership. It lacks some of the fields that the organization has.
     fn as_nested(&self, templates: &Templates) -> Object {
         let mut data = self.data(templates);
         data.insert("members_count".into(), self.members.into());

@@ -1,4 +1,4 @@
-//! Names and metadata for invented people: plain ones, and the kinds that break naive code.
+//! Names and metadata of invented people: plain ones, and the kinds that break naive code.
 
 use fastrand::Rng;
 use serde_json::{Value, json};
@@ -74,32 +74,33 @@ fn choose(rng: &mut Rng, from: &'static [&'static str]) -> &'static str {
     from[rng.usize(..from.len())]
 }
 
-/// A first name; now and then none.
+/// Returns a first name, or occasionally `None`.
 pub(crate) fn first(rng: &mut Rng) -> Option<String> {
     (rng.u8(..) > 12).then(|| choose(rng, FIRST).into())
 }
 
-/// A last name; now and then none.
+/// Returns a last name, or occasionally `None`.
 pub(crate) fn last(rng: &mut Rng) -> Option<String> {
     (rng.u8(..) > 12).then(|| choose(rng, LAST).into())
 }
 
-/// A name for an organization.
+/// Returns a name for an organization.
 pub(crate) fn organization(rng: &mut Rng) -> String {
     format!("{} {}", choose(rng, ORGANIZATIONS), rng.u32(1..10_000))
 }
 
-/// An e-mail address that no other call returns for another `number`.
+/// Returns an email address that is unique per `number`.
 pub(crate) fn address(rng: &mut Rng, number: usize) -> String {
     format!("person-{number}@{}", choose(rng, DOMAINS))
 }
 
-/// A number of the block that is set aside for fiction.
+/// Returns a phone number from the range reserved for fiction.
 pub(crate) fn phone(rng: &mut Rng) -> String {
     format!("+447700900{:03}", rng.u32(..1000))
 }
 
-/// Metadata as applications keep it. Null too: Clerk allows to replace metadata by it.
+/// Returns metadata as applications store it. Null occurs too, because Clerk allows metadata to be replaced
+/// by null.
 pub(crate) fn metadata(rng: &mut Rng) -> Value {
     match rng.u32(..8) {
         0 => json!({}),

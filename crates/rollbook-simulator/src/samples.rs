@@ -1,21 +1,21 @@
-//! Payloads in Clerk's shapes, built in: one of every event type, hard cases, and names that are
-//! unconfirmed. All of it is invented data.
+//! Built-in payloads in Clerk's shapes: one of every event type, edge cases, and unconfirmed event types. All
+//! data is invented.
 //!
-//! The 45 types are those of Clerk's published webhook description; a type that is missing there but
-//! was seen elsewhere is among [`unconfirmed`].
+//! The 45 types are those of Clerk's published webhook description. A type that is missing there but was seen
+//! elsewhere is among [`unconfirmed`].
 
 use bytes::Bytes;
 use rollbook_core::time::Timestamp;
 use serde_json::Value;
 
-/// File names without their extension, and the files as they lie in `samples/`.
+/// Expands to pairs of a file name without its extension and the content of the file in `samples/`.
 macro_rules! embedded {
     ($folder:literal: $($name:literal),+ $(,)?) => {
         &[$(($name, include_str!(concat!("../samples/", $folder, $name, ".json")))),+]
     };
 }
 
-/// By event type, sorted.
+/// Samples, sorted by event type.
 static SAMPLES: &[(&str, &str)] = embedded! {
     "":
     "email.created",
@@ -109,13 +109,13 @@ pub fn event_types() -> impl Iterator<Item = &'static str> {
     SAMPLES.iter().map(|(event_type, _)| *event_type)
 }
 
-/// A whole event of this type as JSON; `None` where Clerk has no such type.
+/// Returns a complete event of this type as JSON, or `None` if Clerk has no such type.
 pub fn sample(event_type: &str) -> Option<&'static str> {
     let at = SAMPLES.binary_search_by_key(&event_type, |(name, _)| name).ok()?;
     Some(SAMPLES[at].1)
 }
 
-/// Hard cases: name and JSON. A name begins with the event's type, or with `envelope` or `unknown`.
+/// Edge cases: name and JSON. A name begins with the event's type, or with `envelope` or `unknown`.
 pub fn variants() -> &'static [(&'static str, &'static str)] {
     VARIANTS
 }
@@ -125,29 +125,29 @@ pub fn unconfirmed() -> &'static [(&'static str, &'static str)] {
     UNCONFIRMED
 }
 
-/// Why a text can't be sent as a new event. The text itself is never repeated.
+/// Reason why a text cannot be sent as a new event. The text itself is never repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestampError {
-    /// It is not JSON.
-    #[error("this is no JSON: it breaks at line {line}, column {column}")]
+    /// The text is not valid JSON.
+    #[error("not valid JSON: syntax error at line {line}, column {column}")]
     NotJson {
-        /// Where, counted from one.
+        /// Line of the error, counted from one.
         line: usize,
-        /// Where in the line, counted from one.
+        /// Column of the error, counted from one.
         column: usize,
     },
-    /// It is JSON, but no object.
-    #[error("an event is a JSON object; this is another kind of JSON")]
+    /// The text is valid JSON, but not an object.
+    #[error("not an event: an event must be a JSON object")]
     NotAnObject,
 }
 
-/// The event as if it had happened `now`: a fresh envelope `timestamp`, and a fresh `data.updated_at`
-/// unless it is a delete, so that sending a sample twice is two events. Everything else keeps its
-/// value; keys are sorted and white space goes, as on the wire. Two calls with the same `now` give
-/// the same event.
+/// Returns the event as if it had happened at `now`, so that sending a sample twice gives two events. The
+/// envelope `timestamp` becomes `now`, and so does `data.updated_at` unless the event is a delete. All other
+/// values stay. Keys are sorted and white space is removed, as on the wire. Two calls with the same `now`
+/// give the same event.
 ///
 /// # Errors
-/// `json` is no JSON object.
+/// `json` is not a JSON object.
 pub fn restamp(json: &str, now: Timestamp) -> Result<Bytes, RestampError> {
     let parsed = serde_json::from_str(json)
         .map_err(|error| RestampError::NotJson { line: error.line(), column: error.column() })?;
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restamped_sample_changes_its_times_and_nothing_else() {
+    fn restamping_changes_only_the_timestamps() {
         let json = sample("user.updated").expect("there is one");
         let fresh = read(&restamp(json, Timestamp::from_millis(1_790_000_000_123)).expect("an event"));
         let mut expected = read(json.as_bytes());
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restamped_delete_keeps_the_time_of_its_last_update_and_gains_none() {
+    fn restamping_a_delete_keeps_updated_at_and_does_not_add_one() {
         let now = Timestamp::from_millis(1_790_000_000_123);
         for (event_type, updated_at) in
             [("user.deleted", Value::Null), ("organizationMembership.deleted", 1_785_337_205_005_i64.into())]
@@ -194,10 +194,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_is_refused_with_its_place_and_without_its_text() {
+    fn an_invalid_event_is_refused_with_its_position_and_without_its_text() {
         let now = Timestamp::from_millis(0);
         assert_eq!(restamp("[]", now), Err(RestampError::NotAnObject));
-        let error = restamp("{\n  secret", now).expect_err("no JSON");
-        assert_eq!(error.to_string(), "this is no JSON: it breaks at line 2, column 3");
+        let error = restamp("{\n  secret", now).expect_err("not JSON");
+        assert_eq!(error.to_string(), "not valid JSON: syntax error at line 2, column 3");
     }
 }

@@ -1,15 +1,15 @@
-//! Deliveries over real HTTP, as Svix makes them: signed anew for each attempt, and tried again until
-//! the receiver has answered 2xx.
+//! Deliveries over real HTTP, as Svix makes them: signed anew for each attempt, and retried until the
+//! receiver answers 2xx.
 //!
 //! Constraints:
 //!
-//! * Any 2xx within the timeout is success, everything else a failure; redirects are not followed.
-//! * An attempt whose answer was lost may have been taken. It is sent again all the same, with the
+//! * Any 2xx within the timeout is success, everything else a failure. Redirects are not followed.
+//! * If an answer is lost, the receiver may have accepted the attempt. It is retried all the same, with the
 //!   same id, as Svix does.
-//! * Svix waits seconds, then hours, and heeds `Retry-After`; this one waits milliseconds, at most
-//!   [`DeliverSettings::backoff_max`], so that a history is through in seconds.
+//! * Svix waits seconds, then hours, and respects `Retry-After`. This sender waits milliseconds, at most
+//!   [`DeliverSettings::backoff_max`], so that a history is delivered in seconds.
 //!
-//! It is also the load generator of the benches: connections are kept, and a request costs one
+//! The benches use the sender as load generator: connections are kept alive, and a request costs one
 //! signature and a few small headers.
 
 mod connection;
@@ -31,34 +31,34 @@ pub use self::report::{Latencies, Report};
 use self::report::{Outcome, Tally};
 use crate::history::Event;
 
-/// How long Svix waits for an answer.
+/// Timeout of Svix for one attempt.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A webhook endpoint, as Svix knows it.
+/// Webhook endpoint.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Where it listens.
+    /// Address of the receiver.
     pub address: SocketAddr,
-    /// The path to post to, such as `/webhooks/clerk`.
+    /// Request path, such as `/webhooks/clerk`.
     pub path: String,
-    /// What to sign with.
+    /// Secret that signs the deliveries.
     pub secret: SigningSecret,
 }
 
-/// How a history is delivered.
+/// Settings of one delivery run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliverSettings {
-    /// How many connections are open at once; each carries one request at a time. At least one.
+    /// Number of open connections; each carries one request at a time. At least one.
     pub connections: usize,
-    /// How long one attempt may take.
+    /// Timeout of one attempt.
     pub request_timeout: Duration,
-    /// The wait after the first failure of a delivery; it doubles with each further one.
+    /// Delay after the first failure of a delivery. It doubles with each further failure.
     pub backoff: Duration,
-    /// The longest wait between two attempts.
+    /// Maximum delay between two attempts.
     pub backoff_max: Duration,
-    /// How long after its first attempt a delivery is not tried again.
+    /// Time after the first attempt at which a delivery is given up.
     pub give_up_after: Duration,
-    /// At most this many deliveries begin in a second, evenly spaced; `None` for as fast as it goes.
+    /// Maximum number of deliveries started per second, evenly spaced. `None` means no limit.
     pub rate_per_second: Option<NonZeroU32>,
 }
 
@@ -75,15 +75,15 @@ impl Default for DeliverSettings {
     }
 }
 
-/// Told how many deliveries have been acknowledged so far, after each one, from any of the connections.
+/// Callback with the number of acknowledged deliveries so far. Any connection calls it, after each
+/// acknowledgement.
 pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
 
 /// Delivers `events` in the order of `order` (see [`crate::history::History::schedule`]) over several
-/// connections, and returns when each delivery is acknowledged or given up. Cancelling it closes the
-/// connections.
+/// connections. Returns when each delivery is acknowledged or given up. Cancelling it closes the connections.
 ///
 /// # Panics
-/// `order` names a place that `events` does not have.
+/// Panics if `order` has an index that is not in `events`.
 pub async fn deliver(
     endpoint: &Endpoint,
     events: &[Event],
@@ -92,8 +92,11 @@ pub async fn deliver(
     settings: &DeliverSettings,
     progress: Progress,
 ) -> Report {
-    assert!(order.iter().all(|event| *event < events.len()), "the order names an event that is not there");
-    let work = Arc::new(Work {
+    assert!(
+        order.iter().all(|event| *event < events.len()),
+        "the order has an index that is not in `events`"
+    );
+    let shared = Arc::new(Shared {
         endpoint: endpoint.clone(),
         events: events.to_vec(),
         order: order.to_vec(),
@@ -104,38 +107,38 @@ pub async fn deliver(
         acknowledged: AtomicU64::new(0),
         started: Instant::now(),
     });
-    let mut lines = JoinSet::new();
+    let mut tasks = JoinSet::new();
     for _ in 0..settings.connections.clamp(1, order.len().max(1)) {
-        lines.spawn(Line { work: work.clone(), connection: None, tally: Tally::default() }.run());
+        tasks.spawn(DeliveryTask { shared: shared.clone(), connection: None, tally: Tally::default() }.run());
     }
     let mut total = Tally::default();
-    while let Some(line) = lines.join_next().await {
-        match line {
+    while let Some(task) = tasks.join_next().await {
+        match task {
             Ok(tally) => total.add(tally),
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // Nobody aborts a line while we wait for it.
+            // Tasks are not aborted while `deliver` waits for them.
             Err(_) => {}
         }
     }
-    total.into_report(order, work.started.elapsed())
+    total.into_report(order, shared.started.elapsed())
 }
 
-/// What all lines share.
-struct Work {
+/// State that all delivery tasks share.
+struct Shared {
     endpoint: Endpoint,
     events: Vec<Event>,
     order: Vec<usize>,
     clock: Arc<dyn Clock>,
     settings: DeliverSettings,
     progress: Progress,
-    /// The next place in `order` that no line has taken.
+    /// Next index into `order` that no task has taken.
     next: AtomicUsize,
     acknowledged: AtomicU64,
     started: Instant,
 }
 
-impl Work {
-    /// When the delivery at this place may begin.
+impl Shared {
+    /// Earliest start of the delivery at index `place`.
     fn due(&self, place: usize) -> Option<Instant> {
         let rate = u64::from(self.settings.rate_per_second?.get());
         let place = u64::try_from(place).unwrap_or(u64::MAX);
@@ -143,33 +146,33 @@ impl Work {
     }
 }
 
-/// One connection, made again whenever it breaks, and the deliveries that went over it.
-struct Line {
-    work: Arc<Work>,
+/// One connection, reopened whenever it breaks, and the results of its deliveries.
+struct DeliveryTask {
+    shared: Arc<Shared>,
     connection: Option<Connection>,
     tally: Tally,
 }
 
-impl Line {
+impl DeliveryTask {
     async fn run(mut self) -> Tally {
-        let work = self.work.clone();
+        let shared = self.shared.clone();
         loop {
-            let place = work.next.fetch_add(1, Ordering::Relaxed);
-            let Some(event) = work.order.get(place) else { return self.tally };
-            if let Some(due) = work.due(place) {
+            let place = shared.next.fetch_add(1, Ordering::Relaxed);
+            let Some(event) = shared.order.get(place) else { return self.tally };
+            if let Some(due) = shared.due(place) {
                 tokio::time::sleep_until(due).await;
             }
-            let outcome = self.deliver(&work.events[*event]).await;
+            let outcome = self.deliver(&shared.events[*event]).await;
             if outcome.is_acknowledged() {
-                (work.progress)(work.acknowledged.fetch_add(1, Ordering::Relaxed) + 1);
+                (shared.progress)(shared.acknowledged.fetch_add(1, Ordering::Relaxed) + 1);
             }
             self.tally.outcomes.push((place, outcome));
         }
     }
 
-    /// Tries until the delivery is acknowledged or its time is up.
+    /// Retries until the delivery is acknowledged or given up.
     async fn deliver(&mut self, event: &Event) -> Outcome {
-        let settings = self.work.settings.clone();
+        let settings = self.shared.settings.clone();
         let started = Instant::now();
         let mut backoff = settings.backoff;
         loop {
@@ -200,12 +203,12 @@ impl Line {
     }
 
     async fn exchange(&mut self, event: &Event) -> Result<Answer, SendError> {
-        let endpoint = &self.work.endpoint;
+        let endpoint = &self.shared.endpoint;
         let connection = match self.connection.take().filter(Connection::is_open) {
             Some(open) => open,
-            None => Connection::connect(endpoint.address, self.work.settings.request_timeout).await?,
+            None => Connection::connect(endpoint.address, self.shared.settings.request_timeout).await?,
         };
         let connection = self.connection.insert(connection);
-        connection.post(&endpoint.path, event, &endpoint.secret, self.work.clock.now()).await
+        connection.post(&endpoint.path, event, &endpoint.secret, self.shared.clock.now()).await
     }
 }

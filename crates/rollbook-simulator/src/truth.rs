@@ -1,4 +1,4 @@
-//! The rows that must be there when every event has arrived, whatever the order.
+//! The truth: the rows that must exist once every event has arrived, in any order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,61 +7,61 @@ use rollbook_core::store::RowView;
 use rollbook_core::time::Timestamp;
 use serde_json::{Map, Value};
 
-/// What must be in the row of one subject.
+/// Expected row of one subject.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expected {
-    /// These columns with these values: all that the contract names for the table, but `synced_at`
+    /// The subject exists. The map has every column that the contract names for the table, except `synced_at`
     /// and `synced_by`, which depend on the delivery that won.
     Live(Map<String, Value>),
-    /// It is gone, by itself or with what it hung on.
+    /// The subject is deleted, by its own event or with its parent.
     Deleted {
-        /// The time of the event that says so.
+        /// Timestamp of the event that deleted it.
         at: Timestamp,
-        /// What it was like: as above, but for `deleted_at`.
+        /// Last content: the columns of `Live`. `deleted_at` is compared with `at` instead.
         columns: Map<String, Value>,
     },
 }
 
-/// The expected row of every subject, by table and id.
+/// Expected row of every subject, by table and id.
 #[derive(Clone, Default, PartialEq)]
 pub struct Truth {
-    /// The rows.
+    /// Expected rows by table and id.
     pub rows: BTreeMap<(&'static str, String), Expected>,
 }
 
-/// How rows differ from the truth. It names tables, ids and columns, never a value.
+/// Differences between rows and the truth. It names tables, ids and columns, never a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// Rows that are as they must be.
+    /// Number of rows that are as expected.
     pub equal: usize,
     /// Subjects without a row: table and id.
     pub missing: Vec<(&'static str, String)>,
-    /// Rows of unknown subjects, and rows that came twice: table and id.
+    /// Rows of unknown subjects, and rows that occurred twice: table and id.
     pub unexpected: Vec<(&'static str, String)>,
-    /// Values that are not as they must be: table, id and column.
+    /// Values that differ from the expected ones: table, id and column.
     pub different: Vec<(&'static str, String, String)>,
 }
 
 impl Comparison {
-    /// Whether every row is there, none is too many, and each is right.
+    /// Whether every expected row exists, no other row exists, and every value is as expected.
     pub fn is_equal(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.different.is_empty()
     }
 }
 
 impl Truth {
-    /// How many of the subjects live.
+    /// Number of subjects that are not deleted.
     pub fn live(&self) -> usize {
         self.rows.values().filter(|expected| matches!(expected, Expected::Live(_))).count()
     }
 
-    /// How many of the subjects are deleted.
+    /// Number of subjects that are deleted.
     pub fn deleted(&self) -> usize {
         self.rows.len() - self.live()
     }
 
-    /// Holds rows, each with the name of its table, against the truth. `synced_at`, `synced_by` and
-    /// columns that the truth does not know are not looked at; JSON is compared by value.
+    /// Compares rows, each with the name of its table, with the truth. `synced_at`, `synced_by` and columns
+    /// that the truth does not have are ignored. JSON is compared by value.
     pub fn compare(&self, rows: impl Iterator<Item = (&'static str, RowView)>) -> Comparison {
         let mut comparison = Comparison::default();
         let mut open: BTreeSet<&(&'static str, String)> = self.rows.keys().collect();
@@ -82,21 +82,21 @@ impl Truth {
 }
 
 impl Expected {
-    /// What the subject is or was like.
+    /// Columns of the subject; the last content if it is deleted.
     pub fn columns(&self) -> &Map<String, Value> {
         match self {
             Self::Live(columns) | Self::Deleted { columns, .. } => columns,
         }
     }
 
-    /// The columns in which `row` is wrong.
+    /// Columns in which `row` differs.
     fn differences(&self, row: &RowView) -> Vec<String> {
-        let end = match self {
+        let deleted_at = match self {
             Self::Live(_) => None,
             Self::Deleted { at, .. } => Some(Value::from(at.to_string())),
         };
-        let expected = |name: &str, value: &Value| match &end {
-            Some(end) if name == "deleted_at" => end.clone(),
+        let expected = |name: &str, value: &Value| match &deleted_at {
+            Some(deleted_at) if name == "deleted_at" => deleted_at.clone(),
             _ => value.clone(),
         };
         let is_wrong =
@@ -106,7 +106,7 @@ impl Expected {
 }
 
 impl fmt::Debug for Truth {
-    /// Counts only.
+    /// Prints counts only.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Truth({} live, {} deleted)", self.live(), self.deleted())
     }
@@ -135,14 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn right_rows_are_equal_whoever_wrote_them() {
+    fn expected_rows_are_equal_whatever_synced_them() {
         let comparison = truth().compare(right_rows().into_iter());
         assert!(comparison.is_equal(), "{comparison:?}");
         assert_eq!(comparison.equal, 2);
     }
 
     #[test]
-    fn a_missing_row_one_too_many_and_one_of_another_table_are_named() {
+    fn a_missing_row_a_repeated_row_and_a_row_of_the_wrong_table_are_reported() {
         let [first, _] = right_rows();
         let stray = ("organizations", row("b", &json!({})));
         let comparison = truth().compare([first.clone(), first, stray].into_iter());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_a_missing_column_and_a_wrong_time_of_death_are_named_by_column() {
+    fn a_wrong_value_a_missing_column_and_a_wrong_deletion_time_are_reported_by_column() {
         let [(_, mut living), (_, mut dead)] = right_rows();
         living.columns.insert("name".into(), json!("B"));
         living.columns.remove("deleted_at");

@@ -1,28 +1,28 @@
-//! A clock that moves when it is told to, and one that shows the time.
+//! A clock that a test controls, and the wall clock.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rollbook_core::time::{Clock, Timestamp};
 
-/// Stands still until a test moves it. Share it in an [`std::sync::Arc`].
+/// A clock that stands still until a test moves it. Share it in an [`std::sync::Arc`].
 #[derive(Debug)]
 pub struct ManualClock {
     now: Mutex<Timestamp>,
 }
 
 impl ManualClock {
-    /// A clock that shows `now`.
+    /// Creates a clock that shows `now`.
     pub fn new(now: Timestamp) -> Self {
         Self { now: Mutex::new(now) }
     }
 
-    /// Moves it on by `span`.
+    /// Advances the clock by `span`.
     pub fn advance(&self, span: Duration) {
         self.change(|now| now.plus(span));
     }
 
-    /// Moves it to `now`, also backwards: real clocks do that.
+    /// Sets the clock to `now`, possibly backwards, as real clocks do.
     pub fn set(&self, now: Timestamp) {
         self.change(|_| now);
     }
@@ -39,7 +39,7 @@ impl Clock for ManualClock {
     }
 }
 
-/// The real time: for deliveries to a real process, which are signed with the moment of their sending.
+/// The wall clock, for deliveries to a real process: signatures contain the current time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WallClock;
 

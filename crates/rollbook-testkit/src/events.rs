@@ -1,4 +1,4 @@
-//! Events as Clerk sends them, for tests that need to say what is in one.
+//! Events as Clerk sends them, for tests that depend on their content.
 
 use bytes::Bytes;
 use rollbook_core::change::Change;
@@ -8,10 +8,10 @@ use rollbook_core::queue::{Lease, LeaseToken};
 use rollbook_core::time::Timestamp;
 use serde_json::{Value, json};
 
-/// A moment in the summer of 2026, in milliseconds: where the tests' histories begin.
+/// Start of the tests' histories: a time in the summer of 2026, in milliseconds.
 pub const START: i64 = 1_785_312_000_015;
 
-/// An event of this type, sent at `at` (as Clerk writes it: milliseconds), about `data`.
+/// Returns an event of this type with the payload `data`, sent at `at` (milliseconds, as Clerk writes it).
 pub fn event(event_type: &str, at: i64, data: &Value) -> Value {
     json!({
         "object": "event",
@@ -23,7 +23,7 @@ pub fn event(event_type: &str, at: i64, data: &Value) -> Value {
     })
 }
 
-/// A user whose primary address is not the first one and who has no phone.
+/// Returns a user without a phone, and with a primary address that is not the first one.
 pub fn user(id: &str, updated_at: i64) -> Value {
     let verified = json!({ "object": "verification_otp", "status": "verified", "strategy": "email_code" });
     json!({
@@ -55,7 +55,7 @@ pub fn user(id: &str, updated_at: i64) -> Value {
     })
 }
 
-/// An organization with no limit on its members.
+/// Returns an organization without a limit on its members.
 pub fn organization(id: &str, updated_at: i64) -> Value {
     json!({
         "object": "organization",
@@ -73,7 +73,7 @@ pub fn organization(id: &str, updated_at: i64) -> Value {
     })
 }
 
-/// A membership, with the copies of its organization and user that Clerk puts in.
+/// Returns a membership with the nested copies of its organization and user that Clerk includes.
 pub fn membership(id: &str, organization_id: &str, user_id: &str, updated_at: i64) -> Value {
     let mut nested = organization(organization_id, updated_at);
     if let Some(nested) = nested.as_object_mut() {
@@ -93,12 +93,12 @@ pub fn membership(id: &str, organization_id: &str, user_id: &str, updated_at: i6
     })
 }
 
-/// What is left of a deleted user or organization in its event.
+/// Returns the payload of a delete event of a user or an organization.
 pub fn deleted(object: &str, id: &str) -> Value {
     json!({ "object": object, "id": id, "deleted": true })
 }
 
-/// A message with this event, as a worker has it in hand for the first time.
+/// Returns a lease of a message with this event, at its first attempt.
 pub fn delivery_of(id: &str, event: &Value) -> Lease {
     Lease {
         token: LeaseToken(format!("lease of {id}")),
@@ -112,10 +112,10 @@ pub fn delivery_of(id: &str, event: &Value) -> Lease {
     }
 }
 
-/// The change that this event means when it comes under this `svix-id`.
+/// Returns the change that this event makes if it is delivered with this `svix-id`.
 ///
 /// # Panics
-/// If the core refuses the event.
+/// Panics if the core refuses the event.
 pub fn change_of(id: &str, event: &Value) -> Change {
     parse(&delivery_of(id, event), None).expect("the event can be read").change
 }

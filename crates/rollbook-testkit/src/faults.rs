@@ -1,4 +1,4 @@
-//! Ports that fail as a test says: each wrapper asks a closure before every call what is to go wrong.
+//! Ports that fail as a test says: each wrapper calls a closure before every call, which chooses the fault.
 //!
 //! ```
 //! # use std::sync::Arc;
@@ -6,7 +6,7 @@
 //! # use rollbook_testkit::{clock::ManualClock, faults::{Fault, FaultyStore, StoreCall}, memory::store::MemoryStore};
 //! # let clock = Arc::new(ManualClock::new(Timestamp::from_millis(0)));
 //! let store = FaultyStore::new(Arc::new(MemoryStore::new(clock)), |call| match call {
-//!     StoreCall::Ping => Fault::Fail(StoreError::Dependency("away".into())),
+//!     StoreCall::Ping => Fault::Fail(StoreError::Dependency("unreachable".into())),
 //!     _ => Fault::None,
 //! });
 //! ```
@@ -29,22 +29,22 @@ use rollbook_core::store::{
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
 
-/// What goes wrong with one call.
+/// Fault of one call.
 #[derive(Clone, Debug)]
 pub enum Fault<E> {
-    /// Nothing.
+    /// No fault.
     None,
-    /// It fails and has done nothing.
+    /// The call fails without an effect.
     Fail(E),
-    /// It does its work and fails then: the answer was lost.
+    /// The call takes effect and then fails: the answer was lost.
     FailAfter(E),
-    /// It panics and has done nothing.
+    /// The call panics without an effect.
     Panic,
-    /// It does its work once the gate is open.
+    /// The call takes effect once the gate is open.
     Wait(Gate),
-    /// It does its work after this long.
+    /// The call takes effect after this delay.
     Late(Duration),
-    /// It fails after this long, and has done nothing.
+    /// The call fails after this delay, without an effect.
     FailLate(Duration, E),
 }
 
@@ -71,8 +71,7 @@ impl<E> Fault<E> {
     }
 }
 
-/// Holds calls back until the test opens it, and tells the test how many have come. Clones are the
-/// same gate.
+/// Blocks calls until the test opens it, and lets the test wait for their arrival. Clones are the same gate.
 #[derive(Clone, Debug)]
 pub struct Gate {
     open: Arc<watch::Sender<bool>>,
@@ -80,23 +79,23 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A closed gate.
+    /// Creates a closed gate.
     pub fn new() -> Self {
         Self { open: Arc::new(watch::Sender::new(false)), arrived: Arc::new(watch::Sender::new(0)) }
     }
 
-    /// Lets everyone pass, from now on.
+    /// Opens the gate permanently.
     pub fn open(&self) {
         self.open.send_replace(true);
     }
 
-    /// Waits until `count` calls in all have come to the gate.
+    /// Waits until `count` calls in total have arrived at the gate.
     pub async fn arrived(&self, count: usize) {
-        // Neither end can be dropped while `self` is there.
+        // Neither end can be dropped while `self` exists.
         _ = self.arrived.subscribe().wait_for(|arrived| *arrived >= count).await;
     }
 
-    /// Comes to the gate and waits until it is open.
+    /// Arrives at the gate and waits until it is open.
     pub async fn pass(&self) {
         self.arrived.send_modify(|arrived| *arrived += 1);
         _ = self.open.subscribe().wait_for(|open| *open).await;
@@ -112,15 +111,15 @@ impl Default for Gate {
 /// A call to a store.
 #[derive(Clone, Copy, Debug)]
 pub enum StoreCall<'a> {
-    /// `apply_many` of these.
+    /// `apply_many` with these changes.
     Apply(&'a [Change]),
-    /// A call that reads.
+    /// A read.
     Read,
     /// `erase`.
     Erase,
     /// `cascade`.
     Cascade,
-    /// `tidy` of this.
+    /// `tidy` with these limits.
     Tidy(&'a Due),
     /// `ping`.
     Ping,
@@ -129,15 +128,15 @@ pub enum StoreCall<'a> {
 /// A call to a queue.
 #[derive(Clone, Copy, Debug)]
 pub enum QueueCall<'a> {
-    /// `enqueue_many` of these.
+    /// `enqueue_many` with these deliveries.
     Enqueue(&'a [Delivery]),
-    /// `lease` by this request.
+    /// `lease` with this request.
     Lease(&'a LeaseRequest),
-    /// `count_attempt` of this.
+    /// `count_attempt` with this lease.
     Count(&'a Lease),
-    /// `settle_many` of these.
+    /// `settle_many` with these settlements.
     Settle(&'a [(Lease, Settlement)]),
-    /// Any of an operator's.
+    /// Any call of the operator's port.
     Admin,
 }
 
@@ -151,7 +150,7 @@ pub struct FaultyStore {
 }
 
 impl FaultyStore {
-    /// Wraps a store; the script is asked once before each call.
+    /// Wraps a store. The script is called once before each call.
     pub fn new(
         inner: Arc<dyn Store>,
         script: impl Fn(StoreCall<'_>) -> Fault<StoreError> + Send + Sync + 'static,
@@ -244,7 +243,7 @@ macro_rules! faulty_queue_port {
         }
 
         impl $name {
-            /// Wraps a queue; the script is asked once before each call.
+            /// Wraps a queue. The script is called once before each call.
             pub fn new(
                 inner: Arc<dyn $port>,
                 script: impl Fn(QueueCall<'_>) -> Fault<QueueError> + Send + Sync + 'static,

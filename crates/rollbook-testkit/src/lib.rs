@@ -1,13 +1,12 @@
-//! For tests only: what every engine must keep, written as tests, and what tests run on.
+//! Test support: the specifications of the ports as tests, and everything that tests run on. Never shipped.
 //!
-//! * [`clock`]: a clock that moves when it is told to.
-//! * [`memory`]: a queue and a store in memory. They are the executable specification: obvious, and
-//!   never clever.
-//! * [`conformance`]: what a port promises, one named test for each property, for every engine.
-//! * [`properties`]: what holds for any history, and the wrong merge rules that it finds out.
+//! * [`clock`]: a clock that a test controls.
+//! * [`memory`]: a queue and a store in memory. They are the executable specification: simple and obvious.
+//! * [`conformance`]: the promises of each port, one named test per property, for every engine.
+//! * [`properties`]: properties that hold for any history, and the wrong merge rules that they detect.
 //! * [`events`]: events as Clerk sends them.
 //! * [`faults`]: wrappers around a port that fail, panic or block as a test says.
-//! * [`process`]: the real binary as a process of its own.
+//! * [`process`]: the real binary as a separate process.
 //! * [`servers`]: real servers, private to a test.
 
 pub mod clock;

@@ -1,9 +1,6 @@
-//! The real binary as a process of its own: started, watched, killed, started again.
+//! The real binary as a separate process: started, watched, killed and restarted.
 
-#![expect(
-    clippy::missing_panics_doc,
-    reason = "for tests: whatever does not go as told fails them by a panic"
-)]
+#![expect(clippy::missing_panics_doc, reason = "for tests: any failure is a panic")]
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt as _;
@@ -13,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use rollbook_simulator::sender::{Answer, Connection};
 
-/// The signing secret that tests use.
+/// Signing secret that tests use.
 pub const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
-/// How long anything that must happen may take on a busy machine.
+/// Maximum time for anything that must happen, on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Waits until `condition` holds: at most [`DEADLINE`], then it panics and says what did not happen.
+/// Waits until `condition` holds, at most [`DEADLINE`]. Then it panics and says what did not happen.
 pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     let started = Instant::now();
     while !condition().await {
@@ -28,23 +25,23 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnM
     }
 }
 
-/// Where a process lives, from one start to the next.
+/// Folder, ports and settings of a process, kept from one start to the next.
 #[derive(Debug)]
 pub struct Home {
     binary: PathBuf,
     folder: tempfile::TempDir,
     settings: Vec<(String, String)>,
-    /// The public address.
+    /// Public address.
     pub listen: SocketAddr,
-    /// The private address.
+    /// Private (ops) address.
     pub ops: SocketAddr,
 }
 
 impl Home {
-    /// A fresh folder and two free ports for this binary.
+    /// Creates a home for this binary with a new folder and two free ports.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        // Held until both are known, so that they differ.
+        // Both ports are held until both are known, so that they differ.
         let ports: Vec<TcpListener> =
             (0..2).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port")).collect();
         let address = |port: &TcpListener| port.local_addr().expect("an address");
@@ -52,24 +49,24 @@ impl Home {
         Self { binary: binary.into(), folder, settings: Vec::new(), listen, ops }
     }
 
-    /// Also sets this environment variable at every start.
+    /// Sets this environment variable at every start.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.settings.push((name.to_owned(), value.into()));
         self
     }
 
-    /// The data folder.
+    /// Returns the data folder.
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    /// Everything that the processes have logged.
+    /// Returns everything that the processes have logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// The command with the home's settings, nothing inherited but the path.
+    /// Returns a command with the home's settings. It inherits nothing from the environment except `PATH`.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command
@@ -86,7 +83,7 @@ impl Home {
         command
     }
 
-    /// Starts a process that goes on, such as `serve`. Its output goes to the log.
+    /// Starts a long-running process, such as `serve`. Its output goes to the log.
     pub fn start(&self, arguments: &[&str]) -> Process {
         let open = || {
             let path = self.folder.path().join("log");
@@ -96,36 +93,36 @@ impl Home {
         Process { child }
     }
 
-    /// Makes the files that `receive` and `work` expect to be there.
+    /// Creates the files that `receive` and `work` require.
     pub fn migrate(&self) {
         let done = self.command(&["migrate"]).output().expect("the binary starts");
         assert!(done.status.success(), "{done:?}");
     }
 
-    /// Starts a process and waits until it says that it is ready.
+    /// Starts a process and waits until it is ready.
     pub async fn start_ready(&self, arguments: &[&str]) -> Process {
         let mut process = self.start(arguments);
         until("the process is ready", || {
             let exit = process.child.try_wait().expect("a process of ours");
-            assert!(exit.is_none(), "it ended before it was ready ({exit:?}):\n{}", self.log());
+            assert!(exit.is_none(), "the process ended before it was ready ({exit:?}):\n{}", self.log());
             async { self.ops_get("/readyz").await.is_some_and(|answer| answer.status == 200) }
         })
         .await;
         process
     }
 
-    /// What the private port answers, where it does.
+    /// Returns the answer of the ops port, or `None` if there is no answer.
     pub async fn ops_get(&self, path: &str) -> Option<Answer> {
         let mut connection = Connection::connect(self.ops, Duration::from_secs(5)).await.ok()?;
         connection.get(path).await.ok()
     }
 
-    /// The sum of a metric over all its labels; `None` where nobody answers or knows it.
+    /// Returns the sum of a metric over all its labels, or `None` if there is no answer or no such metric.
     pub async fn metric(&self, name: &str) -> Option<f64> {
         self.metric_with(name, "").await
     }
 
-    /// The sum of a metric over the samples whose labels contain this text.
+    /// Returns the sum of a metric over the samples with labels that contain `labels`.
     pub async fn metric_with(&self, name: &str, labels: &str) -> Option<f64> {
         let text = self.ops_get("/metrics").await?.body;
         let samples = text.lines().filter_map(|line| {
@@ -145,11 +142,11 @@ pub struct Process {
 }
 
 impl Process {
-    /// `kill -9`, and waits until it is gone.
+    /// Kills the process with `kill -9` and waits for its end.
     pub fn kill(&mut self) {
         self.child.kill().expect("a process of ours");
         let status = self.child.wait().expect("a process of ours");
-        assert_eq!(status.signal(), Some(9), "it had ended before it was killed: {status}");
+        assert_eq!(status.signal(), Some(9), "the process had ended before the kill: {status}");
     }
 
     /// Sends a signal by name, such as `TERM`.
@@ -159,7 +156,7 @@ impl Process {
         assert!(sent.success(), "no signal {name} for {id}");
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the process exits by itself.
     pub async fn exit(&mut self) -> ExitStatus {
         let mut status = None;
         until("the process ends", || {
@@ -167,16 +164,16 @@ impl Process {
             std::future::ready(status.is_some())
         })
         .await;
-        status.expect("it has ended")
+        status.expect("an exit status")
     }
 
-    /// The most memory it ever had resident, in bytes.
+    /// Returns the peak of resident memory, in bytes.
     pub fn memory_peak(&self) -> u64 {
         self.memory("VmHWM:")
     }
 
-    /// The memory that it has asked for and has resident now, in bytes: without the pages of the program itself, of which
-    /// a build without optimization has many.
+    /// Returns the anonymous resident memory, in bytes. It excludes the pages of the program itself, of which
+    /// an unoptimized build has many.
     pub fn memory_asked_for(&self) -> u64 {
         self.memory("RssAnon:")
     }
@@ -191,7 +188,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already; either way it is gone afterwards.
+        // The process may have exited already; both errors are ignored.
         drop(self.child.kill());
         drop(self.child.wait());
     }

@@ -1,4 +1,4 @@
-//! Bodies of events. What is held of them: `src/event.rs`.
+//! Fuzzes event bodies. `src/event.rs` has the checks.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|body: &[u8]| rollbook_core_fuzz::event::check(body));

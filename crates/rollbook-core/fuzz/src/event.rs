@@ -1,4 +1,4 @@
-//! The reader of events against a second one: no panic, nothing lost, nothing let in.
+//! The event parser against a second implementation: no panic, nothing lost, nothing wrongly accepted.
 
 use std::ops::RangeInclusive;
 
@@ -14,13 +14,13 @@ use rollbook_core::time::Timestamp;
 
 use crate::json::{self, Json};
 
-/// What is nested deeper is not read.
+/// Maximum nesting depth that the parser accepts.
 const DEPTH_MAX: usize = 127;
-/// The instance that is asked for, where one is.
+/// Instance id that is required, if one is.
 const INSTANCE: &str = "ins_1";
-/// Below this a time is taken for seconds, and what is kept of it is milliseconds.
+/// Limit below which a timestamp is in seconds. The stored value is in milliseconds.
 const SECONDS_BELOW: i64 = 100_000_000_000;
-/// From 1970 to the last day but one of 9999: what any engine holds and prints.
+/// Accepted timestamps, from 1970 to the last day but one of 9999: every engine stores and prints them.
 const MILLIS: RangeInclusive<i64> = 0..=253_402_207_200_000;
 
 fn read(body: &[u8], instance_id: Option<&str>) -> Result<Parsed, Failure> {
@@ -37,19 +37,19 @@ fn read(body: &[u8], instance_id: Option<&str>) -> Result<Parsed, Failure> {
     parse(&lease, instance_id)
 }
 
-/// All that is held of a body, whatever it is.
+/// Checks all properties of parsing a body.
 ///
 /// # Panics
-/// Where it does not hold.
+/// Panics if one does not hold.
 pub fn check(body: &[u8]) {
     crate::sanitize::check(body);
     let result = read(body, None);
-    assert_eq!(read(body, None), result, "the same bytes are the same change");
-    let told = match &result {
+    assert_eq!(read(body, None), result, "the same bytes give the same change");
+    let event_type = match &result {
         Ok(parsed) => Some(&parsed.change.origin.event_type),
         Err(failure) => failure.event_type.as_ref(),
     };
-    assert_eq!(told, type_of(body).as_ref(), "both readers of types agree");
+    assert_eq!(event_type, type_of(body).as_ref(), "both parsers agree about the event type");
     match (json::read(&sanitize(body).0), &result) {
         (Ok((event, depth)), Ok(parsed)) => {
             assert!(depth <= DEPTH_MAX);
@@ -64,7 +64,7 @@ pub fn check(body: &[u8]) {
         (Err(_), Err(failure)) => {
             assert!(matches!(failure.reason, Reason::InvalidJson | Reason::TooDeep), "{failure:?}");
         }
-        (Err(unreadable), Ok(_)) => panic!("it was read, and is {unreadable:?}"),
+        (Err(unreadable), Ok(_)) => panic!("parsed, although it is {unreadable:?}"),
     }
     if let Err(failure) = result {
         assert!(failure.reason.is_permanent() && failure.detail.len() < 100, "{failure:?}");
@@ -86,7 +86,8 @@ fn time(value: Option<&Json>) -> Option<Timestamp> {
     MILLIS.contains(&millis).then(|| Timestamp::from_millis(millis))
 }
 
-/// The whole number of 64 bits that a number of JSON is, if it is one: all of it as digits before the point.
+/// Returns the 64-bit integer that a JSON number stands for, if it is one: all digits written before the
+/// point.
 fn whole(number: &str) -> Option<i64> {
     if let Ok(number) = number.parse() {
         return Some(number);
@@ -98,14 +99,14 @@ fn whole(number: &str) -> Option<i64> {
     }
     let point = i128::try_from(before.len()).ok()? + exponent.parse::<i64>().map(i128::from).ok()?;
     let digits = format!("{before}{behind}");
-    // 400 places take every number of 64 bits, and the fractions that sanitizing leaves.
+    // 400 places hold every number of 64 bits, and the fractions that sanitizing leaves.
     let point = usize::try_from(point).ok().filter(|point| *point <= digits.len() + 400)?;
     let padded = format!("{digits}{}", "0".repeat(point.saturating_sub(digits.len())));
     let (whole, fraction) = padded.split_at_checked(point)?;
     if fraction.bytes().any(|byte| byte != b'0') { None } else { whole.parse().ok() }
 }
 
-/// Why an event that is JSON can't be applied, if so.
+/// Returns the reason why a valid JSON event cannot be applied, if there is one.
 fn expected_failure(event: &Json) -> Option<Reason> {
     let event_type = name(event.get("type"));
     let known = event_type.and_then(catalog::find_event);
@@ -139,13 +140,13 @@ fn check_change(event: &Json, parsed: &Parsed) {
             check_row(event, assertion);
             check_again(parsed, assertion);
         }
-        _ => panic!("not what the catalog says of {}", origin.event_type),
+        _ => panic!("not what the catalog says about {}", origin.event_type),
     }
 }
 
 fn check_row(event: &Json, assertion: &Assertion) {
     let Some(row) = &assertion.row else { return };
-    let mut sent = event.get("data").expect("it was read").clone();
+    let mut sent = event.get("data").expect("the parser read it").clone();
     assert_eq!(
         (row.created_at, row.updated_at),
         (time(sent.get("created_at")), time(sent.get("updated_at")))
@@ -153,7 +154,7 @@ fn check_row(event: &Json, assertion: &Assertion) {
     for path in assertion.resource.secrets {
         sent.remove(path);
     }
-    assert!(sent.is(&canonical(&row.data)), "data is what was sent");
+    assert!(sent.is(&canonical(&row.data)), "data equals the sent object");
     assert_eq!(row.values.len(), assertion.resource.columns.len());
     for (column, value) in assertion.resource.columns.iter().zip(&row.values) {
         let fits = match (column.kind, value) {
@@ -171,7 +172,8 @@ fn check_row(event: &Json, assertion: &Assertion) {
     }
 }
 
-/// JSON as rows hold it: it reads back, it is spelled in the one way, and any engine can hold it.
+/// Checks that JSON text is as rows store it: it parses, has the canonical form, and every engine can store
+/// it.
 fn canonical(text: &str) -> serde_json::Value {
     let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
     assert_eq!(value.to_string(), text, "sorted and without white space");
@@ -179,7 +181,7 @@ fn canonical(text: &str) -> serde_json::Value {
     value
 }
 
-/// What is kept of an object says the same as the object did.
+/// Checks that the stored content of an event gives the same change when it is parsed again.
 fn check_again(parsed: &Parsed, assertion: &Assertion) {
     let (origin, Some(row)) = (&parsed.change.origin, &assertion.row) else { return };
     if origin.event_at.as_millis() < SECONDS_BELOW {
@@ -187,11 +189,12 @@ fn check_again(parsed: &Parsed, assertion: &Assertion) {
     }
     let (event_type, at) = (&origin.event_type, origin.event_at.as_millis());
     let again = format!(r#"{{"type":"{event_type}","timestamp":{at},"data":{}}}"#, row.data);
-    let again = read(again.as_bytes(), None).expect("what is kept is an event again");
+    let again = read(again.as_bytes(), None).expect("the stored content is a valid event");
     assert_eq!(again, Parsed { sanitized: 0, ..parsed.clone() });
 }
 
-/// An event of another instance is refused where one is asked for, unless it is never kept; all else is the same.
+/// Checks that an event of another instance is refused if an instance is required, unless its type is never
+/// stored; everything else is unchanged.
 fn check_instance(body: &[u8], event: &Json, result: &Result<Parsed, Failure>) {
     let asked = read(body, Some(INSTANCE));
     let is_other = matches!(event.get("instance_id"), Some(Json::String(id)) if id != INSTANCE);

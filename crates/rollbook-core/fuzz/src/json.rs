@@ -1,13 +1,13 @@
-//! A second reader of JSON, as RFC 8259 has it: slow, strict, and without a thought for memory.
+//! A second JSON parser, according to RFC 8259: slow, strict and without regard to memory use.
 
 use std::collections::BTreeMap;
 
 use rollbook_core::sanitize::NUMBER_DIGITS_MAX;
 
-/// Beyond this it is not read: the reader calls itself.
+/// Maximum nesting depth: the parser is recursive.
 const DEPTH_MAX: usize = 500;
 
-/// A value. Numbers stay the text that they are.
+/// A JSON value. Numbers stay text.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the six kinds of JSON")]
 pub enum Json {
@@ -19,16 +19,17 @@ pub enum Json {
     Object(BTreeMap<String, Json>),
 }
 
-/// Why there is no value.
+/// Reason why there is no value.
 #[derive(Debug, PartialEq)]
 pub enum Unreadable {
-    /// It is not JSON.
+    /// The text is not valid JSON.
     Wrong,
-    /// It may be or not.
+    /// The nesting is too deep to decide.
     TooDeep,
 }
 
-/// Reads a whole text: the value, and how deeply it is nested. Of keys that are there twice the last counts.
+/// Parses a complete text. Returns the value and its nesting depth. If a key occurs twice, the last value
+/// counts.
 ///
 /// # Errors
 /// [`Unreadable`].
@@ -41,7 +42,7 @@ pub fn read(text: &[u8]) -> Result<(Json, usize), Unreadable> {
 }
 
 impl Json {
-    /// What is at this key, where this is an object that has it.
+    /// Returns the value of this key, if this is an object that has it.
     pub fn get(&self, key: &str) -> Option<&Self> {
         match self {
             Self::Object(members) => members.get(key),
@@ -49,7 +50,7 @@ impl Json {
         }
     }
 
-    /// Removes what is at a path of keys, where there is anything.
+    /// Removes the value at a path of keys, if there is one.
     pub fn remove(&mut self, path: &[&str]) {
         let Self::Object(members) = self else { return };
         match path {
@@ -63,7 +64,7 @@ impl Json {
         }
     }
 
-    /// Whether `serde_json` has the same value, or of a number that is too long the text.
+    /// Whether `serde_json` has the same value. A number that is too long must be its text there.
     pub fn is(&self, value: &serde_json::Value) -> bool {
         use serde_json::Value;
         match (self, value) {
@@ -88,12 +89,12 @@ impl Json {
     }
 }
 
-/// An exponent may be written as `e5`, `E5`, `e+5` or `E+5`.
+/// Normalises the exponent, which may be written as `e5`, `E5`, `e+5` or `E+5`.
 fn spelled(number: &str) -> String {
     number.replace('E', "e").replace('+', "")
 }
 
-/// How many digits there are where the exponent is written out too, the sign and the point counted.
+/// Returns the number of characters when the exponent is written out too, including the sign and the point.
 fn written_out(number: &str) -> usize {
     let number = spelled(number);
     let (digits, exponent) = number.split_once('e').unwrap_or((&number, "0"));
@@ -114,7 +115,7 @@ impl Reader<'_> {
         self.rest = self.rest.trim_start_matches([' ', '\t', '\n', '\r']);
     }
 
-    /// Whether this came next; then it is behind us.
+    /// Consumes `text` if it comes next. Returns whether it did.
     fn took(&mut self, text: &str) -> bool {
         let rest = self.rest.strip_prefix(text);
         self.rest = rest.unwrap_or(self.rest);

@@ -1,8 +1,9 @@
-//! What must hold of whatever comes from outside. Each `check` panics where it does not.
+//! Properties that must hold for any input from outside. Each `check` panics if one does not.
 //!
-//! * The second opinions here (a verifier, a JSON reader, a finder of escapes) are written from the scheme and
-//!   the standard, and share no code with what they judge: not the HMAC, not base64, not `serde_json`.
-//! * Anything may come: a check must not be slow, deep or wrong on bytes that mean nothing.
+//! * The second implementations here (a verifier, a JSON parser, a finder of escapes) are written from the
+//!   scheme and the standard. They share no code with the code under test: not the HMAC, not base64, not
+//!   `serde_json`.
+//! * The input can be any bytes: a check must not be slow, deeply recursive or wrong on meaningless bytes.
 
 pub mod event;
 pub mod json;

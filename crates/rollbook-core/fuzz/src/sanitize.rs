@@ -1,17 +1,17 @@
-//! The replacer of what not every engine can hold, against a second finder of escapes.
+//! `sanitize` against a second implementation that finds the escapes.
 
 use std::borrow::Cow;
 
 use rollbook_core::sanitize::sanitize;
 
-/// The keys that `serde_json` has for itself.
+/// Private keys of `serde_json`.
 const PRIVATE: [&str; 2] = ["$serde_json::private::Number", "$serde_json::private::RawValue"];
 
-/// The text may differ from what it was in the escapes of NULs and half characters and in the first character of
-/// private keys, and in nothing else.
+/// Checks that the text changes only in the escapes of NULs and lone surrogates and in the first character of
+/// private keys.
 ///
 /// # Panics
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn check(text: &[u8]) {
     let (clean, replaced) = sanitize(text);
     assert_eq!(clean.len(), text.len());
@@ -34,15 +34,15 @@ pub fn check(text: &[u8]) {
             count += 1;
         }
     }
-    let told = String::from_utf8_lossy;
-    assert!(*clean == expected, "{} became {}, not {}", told(text), told(&clean), told(&expected));
-    assert_eq!(replaced, count, "{}", told(text));
-    assert_eq!(matches!(clean, Cow::Borrowed(_)), count == 0, "a copy is made only where it must be");
+    let text_of = String::from_utf8_lossy;
+    assert!(*clean == expected, "{} became {}, not {}", text_of(text), text_of(&clean), text_of(&expected));
+    assert_eq!(replaced, count, "{}", text_of(text));
+    assert_eq!(matches!(clean, Cow::Borrowed(_)), count == 0, "a copy is made only if something is replaced");
     let again = sanitize(&clean);
-    assert_eq!((&*again.0, again.1), (&*expected, 0), "once is enough");
+    assert_eq!((&*again.0, again.1), (&*expected, 0), "sanitizing is idempotent");
 }
 
-/// Whether a private key begins at this place: what is between two quotation marks, decoded, and a colon behind.
+/// Whether a private key begins at `at`: the decoded text between two quotation marks, followed by a colon.
 fn is_private(text: &[u8], at: usize) -> bool {
     let Some(before) = text[..at].strip_suffix(b"\"").filter(|before| !before.ends_with(b"\\")) else {
         return false;
@@ -64,7 +64,8 @@ fn is_private(text: &[u8], at: usize) -> bool {
     PRIVATE.contains(&&*name)
 }
 
-/// The unit that is escaped at this place: a backslash starts an escape where those before it pair up.
+/// Returns the UTF-16 unit escaped at `at`. A backslash starts an escape if the backslashes before it pair
+/// up.
 fn unit(text: &[u8], at: usize) -> Option<u32> {
     let escape = text.get(at..at + 6)?.strip_prefix(b"\\u")?;
     let before = text[..at].iter().rev().take_while(|byte| **byte == b'\\').count();

@@ -1,4 +1,4 @@
-//! The verifier against a second one, on requests that are spelled so that a fuzzer gets past the MAC.
+//! The verifier against a second implementation. Requests are written so that a fuzzer gets past the MAC.
 //!
 //! ```text
 //! 1649367553000 300
@@ -9,8 +9,8 @@
 //! the body
 //! ```
 //!
-//! The first line says what time it is, in milliseconds, and the tolerance in seconds. In the values some
-//! bytes stand for a signature of the whole:
+//! The first line has the current time in milliseconds and the tolerance in seconds. Some bytes in the values
+//! stand for a signature of the request:
 //!
 //! | byte | stands for |
 //! | --- | --- |
@@ -28,7 +28,7 @@ use rollbook_core::signature::{
 use rollbook_core::time::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-/// The shortest and the longest key that there may be, and one that is not configured.
+/// Key of minimum length, key of exactly one block of the hash, and a key that is not configured.
 const KEYS: [&[u8]; 3] = [
     b"twenty-four bytes: a key",
     b"sixty-four bytes, which is exactly one block of the hash: a key.",
@@ -41,29 +41,29 @@ static SECRETS: LazyLock<SigningSecrets> = LazyLock::new(|| {
     SigningSecrets::parse(&texts.join(" ")).expect("two secrets")
 });
 
-/// What a verifier may say.
+/// Result of a verifier.
 #[derive(Debug, PartialEq)]
 enum Verdict {
-    /// Genuine; how far the sender's clock is ahead, in milliseconds.
+    /// Genuine. The value is how far the sender's clock is ahead, in milliseconds.
     Genuine(i64),
     TooOld,
     TooNew,
     NoMatch,
-    /// One of the headers is missing, repeated, or not as it must be.
+    /// One of the headers is missing, repeated or malformed.
     Malformed,
 }
 
-/// Both verifiers must say the same.
+/// Checks that both verifiers give the same result.
 ///
 /// # Panics
-/// Where they do not.
-pub fn check(spelled: &[u8]) {
-    let Some(request) = Request::read(spelled) else { return };
+/// Panics if they do not.
+pub fn check(input: &[u8]) {
+    let Some(request) = Request::read(input) else { return };
     let Request { now, tolerance, headers, body } = &request;
-    let told = |(name, value): &(String, Vec<u8>)| format!("\n{name}: {}", value.escape_ascii());
-    let headers: String = headers.iter().map(told).collect();
-    let told = format_args!("at {now}, tolerance {tolerance}{headers}\n\n{}", body.escape_ascii());
-    assert_eq!(ours(&request), theirs(&request), "{told}");
+    let print = |(name, value): &(String, Vec<u8>)| format!("\n{name}: {}", value.escape_ascii());
+    let headers: String = headers.iter().map(print).collect();
+    let request_text = format_args!("at {now}, tolerance {tolerance}{headers}\n\n{}", body.escape_ascii());
+    assert_eq!(ours(&request), theirs(&request), "{request_text}");
 }
 
 struct Request {
@@ -77,7 +77,7 @@ impl Request {
     fn read(spelled: &[u8]) -> Option<Self> {
         let mut lines = spelled.split(|byte| *byte == b'\n');
         let (now, tolerance) = std::str::from_utf8(lines.next()?).ok()?.split_once(' ')?;
-        // Up to the year 36812: beyond what twelve digits can say.
+        // Limit in the year 36812: beyond the range of twelve digits.
         let now = now.parse::<u64>().ok()? % 1_100_000_000_000_000;
         let mut headers: Vec<(String, &[u8])> = Vec::new();
         for line in lines.by_ref().take_while(|line| !line.is_empty()) {
@@ -120,7 +120,7 @@ fn expand(value: &[u8], signatures: &[String; 3]) -> Vec<u8> {
 
 fn ours(request: &Request) -> Verdict {
     let pairs = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-    let now = Timestamp::from_millis(i64::try_from(request.now).expect("it is below 2^63"));
+    let now = Timestamp::from_millis(i64::try_from(request.now).expect("a number below 2^63"));
     let tolerance = Duration::from_secs(request.tolerance.into());
     let judged = SignedHeaders::read(pairs)
         .and_then(|headers| verify(&SECRETS, &headers, &request.body, now, tolerance));
@@ -133,7 +133,7 @@ fn ours(request: &Request) -> Verdict {
     }
 }
 
-/// The second opinion: the rules of the scheme, each in a line.
+/// The second implementation: each rule of the scheme in one line.
 fn theirs(request: &Request) -> Verdict {
     let of = |family: &str| {
         ["id", "timestamp", "signature"].map(|part| {
@@ -163,7 +163,7 @@ fn theirs(request: &Request) -> Verdict {
     {
         return Verdict::Malformed;
     }
-    // Base64 has one spelling only, so that texts may be compared instead of bytes.
+    // Base64 has only one valid form, so that texts can be compared instead of bytes.
     let genuine = KEYS[..CONFIGURED].iter().any(|key| {
         let expected = format!("v1,{}", base64(&mac(key, id, timestamp, &request.body)));
         entries.contains(&expected.as_bytes())
@@ -178,7 +178,7 @@ fn theirs(request: &Request) -> Verdict {
     }
 }
 
-/// HMAC-SHA256 as RFC 2104 has it, for keys of at most one block.
+/// HMAC-SHA256 according to RFC 2104, for keys of at most one block.
 fn mac(key: &[u8], id: &[u8], timestamp: &[u8], body: &[u8]) -> [u8; 32] {
     let padded =
         |pad: u8| -> Vec<u8> { (0..64).map(|at| key.get(at).copied().unwrap_or_default() ^ pad).collect() };
@@ -187,7 +187,7 @@ fn mac(key: &[u8], id: &[u8], timestamp: &[u8], body: &[u8]) -> [u8; 32] {
     Sha256::digest([&padded(0x5c)[..], &inner].concat()).into()
 }
 
-/// Base64 as RFC 4648 has it, padded.
+/// Base64 according to RFC 4648, with padding.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();

@@ -1,12 +1,13 @@
-//! Billing. A payer is a user or an organization; what it is not comes as an empty id. Amounts are in the
-//! currency's smallest unit. Nothing here is ever deleted: what ends keeps its row and says so by its status.
+//! Billing. A payer is a user or an organization; the id that does not apply is an empty string. Amounts are
+//! in the smallest unit of the currency. Billing rows are never deleted: an ended object keeps its row and
+//! shows its end in its status.
 
 use super::{Kind, Link, ORGANIZATIONS, Resource, USERS, belongs_to, column, upsert};
 
-/// What was paid stays, whoever goes.
+/// Payments outlive their payers.
 const PAYERS: &[Link] = &[belongs_to(&ORGANIZATIONS, "organization_id"), belongs_to(&USERS, "user_id")];
 
-/// Subscriptions of payers. Their items come nested, without what they belong to: copies of
+/// Subscriptions of payers. Their nested items do not name the subscription: they are copies of
 /// [`SUBSCRIPTION_ITEMS`], which have events of their own.
 pub static SUBSCRIPTIONS: Resource = Resource {
     table: "subscriptions",
@@ -33,7 +34,8 @@ pub static SUBSCRIPTIONS: Resource = Resource {
     secrets: &[],
 };
 
-/// What is subscribed to: one plan for one period. The item of a free plan keeps its id when it comes back.
+/// Items of subscriptions: one plan for one period. The item of a free plan keeps its id when the payer
+/// returns to it.
 pub static SUBSCRIPTION_ITEMS: Resource = Resource {
     table: "subscription_items",
     events: &[
@@ -68,7 +70,7 @@ pub static SUBSCRIPTION_ITEMS: Resource = Resource {
     secrets: &[],
 };
 
-/// Attempts to be paid.
+/// Payment attempts.
 pub static PAYMENT_ATTEMPTS: Resource = Resource {
     table: "payment_attempts",
     events: &[upsert("paymentAttempt.created"), upsert("paymentAttempt.updated")],

@@ -1,13 +1,13 @@
-//! Clerk's world, declared once: for every resource its events, its table, its columns and where
-//! each column is read from. The SQL engines build their statements from it, [`crate::event`] reads
-//! events by it. A new resource is one entry here and one migration.
+//! Catalog of Clerk's resources: for each resource its events, its table, its columns and the source of each
+//! column. The SQL engines build their statements from it, and [`crate::event`] parses events by it. A new
+//! resource is one entry here and one migration.
 //!
-//! * An event's type decides what it does, by this list and by nothing else. A type that is not here is
-//!   ignored, also one of a known resource: whether an unknown verb means a whole object, a part of
-//!   one or its end is Clerk's secret, and a row made of a guess could not be told from the truth.
-//! * What is nested in an object is a copy and makes no row: a membership's organization and user, a session's
-//!   user, a subscription's items. Copies lack fields, and some come with a state of their own.
-//! * Statuses are values of Clerk's that grow without notice: text, never a reason to refuse.
+//! * The event type alone decides the effect of an event. A type that is not listed here is ignored, even if
+//!   its resource is known: Clerk does not say whether an unknown verb carries a full object, a part of one,
+//!   or a deletion, and a row written from a guess could not be distinguished from a correct one.
+//! * Nested objects are copies and make no rows: a membership's organization and user, a session's user, a
+//!   subscription's items. Copies lack fields, and some have a state of their own.
+//! * Statuses are values of Clerk that grow without notice. They are stored as text and never refused.
 
 mod billing;
 mod people;
@@ -20,112 +20,112 @@ pub use people::{
     ROLES, SESSIONS, USERS, WAITLIST_ENTRIES,
 };
 
-/// A kind of subject: one table.
+/// A kind of subject with one table.
 pub struct Resource {
-    /// The table's name, also the resource's name in metrics.
+    /// Name of the table. Also the name of the resource in metrics.
     pub table: &'static str,
-    /// The event types about it.
+    /// Event types of the resource.
     pub events: &'static [Event],
-    /// The typed columns beside those that every table has (see [`COMMON_COLUMNS`]).
+    /// Typed columns, without those that every table has (see [`COMMON_COLUMNS`]).
     pub columns: &'static [Column],
-    /// What its rows hang on.
+    /// Parents of its rows.
     pub links: &'static [Link],
-    /// The columns that hold the address of a person who need not be a user.
+    /// Columns that hold the address of a person who may not be a user.
     pub addresses: &'static [&'static str],
-    /// Paths in `data` whose values are never kept: they let their reader in.
+    /// Paths in `data` of values that are never stored, because they grant access.
     pub secrets: &'static [&'static [&'static str]],
 }
 
-/// The most links that a resource has.
+/// Maximum number of links of a resource.
 pub const LINKS_MAX: usize = 2;
 
-/// What a row hangs on.
+/// Link from a row to its parent.
 pub struct Link {
-    /// The column with the parent's id.
+    /// Column with the parent's id.
     pub column: &'static str,
-    /// The parent's resource. Parents have no parents.
+    /// Resource of the parent. Parents have no parents.
     pub parent: &'static Resource,
-    /// Whether the row ends with its parent. Where it does not, as with a payment, it is still the parent's: it
-    /// goes when an operator has its parent erased.
+    /// Whether the row is deleted with its parent. A row that is not, such as a payment, still belongs to the
+    /// parent: it is erased when an operator erases the parent.
     pub cascades: bool,
 }
 
 /// An event type of a resource.
 pub struct Event {
-    /// Its name, such as `user.created`.
+    /// Name of the event type, such as `user.created`.
     pub name: &'static str,
-    /// What it does. The type decides, not a flag in the body: `organizationMembership.deleted`
-    /// carries a whole membership and no flag.
+    /// Effect of the event. The type decides, not a flag in the body: `organizationMembership.deleted`
+    /// carries a complete membership and no flag.
     pub verb: Verb,
 }
 
-/// What an event does to its subject.
+/// Effect of an event on its subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// The subject now looks like `data`.
+    /// The subject is created or updated with `data`.
     Upsert,
-    /// The subject is gone.
+    /// The subject is deleted.
     Delete,
 }
 
 /// A typed column.
 pub struct Column {
-    /// Its name in the table.
+    /// Name of the column.
     pub name: &'static str,
-    /// Its type.
+    /// Type of the column.
     pub kind: Kind,
-    /// Where its value is in `data`.
+    /// Source of the value in `data`.
     pub source: Source,
 }
 
-/// The type of a column.
+/// Type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Text.
     Text,
-    /// Text that rows are looked up by: an index holds it, and no index holds a text of any length.
+    /// Text of a column with an index. Its length is limited, because an index cannot hold longer entries.
     IndexedText,
-    /// The id of something: a short text. Where there is none, Clerk sends null or an empty text.
+    /// Id: a short text. Clerk sends null or an empty string for a missing id.
     Id,
-    /// A whole number.
+    /// Integer.
     Integer,
-    /// Yes or no.
+    /// Boolean.
     Bool,
-    /// A moment; Clerk sends milliseconds.
+    /// Timestamp; Clerk sends milliseconds.
     Time,
-    /// Any JSON but null.
+    /// Any JSON value except null.
     Json,
 }
 
-/// Where a column's value is in an event's `data`.
+/// Source of a column's value in an event's `data`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// At this path of keys.
+    /// The value at this path of keys.
     Path(&'static [&'static str]),
-    /// At the first of these paths where there is anything.
+    /// The value at the first of these paths that has one.
     Either(&'static [&'static str], &'static [&'static str]),
-    /// In the element of `list` whose `id` is the one that `data[id_of]` names: `field` of it. Clerk
-    /// names the primary address by its id; it is not simply the first.
+    /// `field` of the element in `list` that has the id `data[id_of]`. Clerk refers to the primary address by
+    /// its id; it is not necessarily the first in the list.
     Chosen {
-        /// The key of the list.
+        /// Key of the list.
         list: &'static str,
-        /// The key of the chosen id.
+        /// Key of the chosen id.
         id_of: &'static str,
-        /// The key in the chosen element.
+        /// Key in the chosen element.
         field: &'static str,
     },
 }
 
-/// The columns that every table has, around the typed ones: in this order in every listing.
+/// Columns that every table has. The typed columns are between them; listings show them in this order.
 pub const COMMON_COLUMNS: [&str; 7] =
     ["id", "data", "created_at", "updated_at", "deleted_at", "synced_at", "synced_by"];
 
-/// Ends with its parent.
-const fn ends_with(parent: &'static Resource, column: &'static str) -> Link {
+/// Link to a parent that the row is deleted with.
+const fn deleted_with(parent: &'static Resource, column: &'static str) -> Link {
     Link { column, parent, cascades: true }
 }
 
-/// Outlives its parent.
+/// Link to a parent that the row outlives.
 const fn belongs_to(parent: &'static Resource, column: &'static str) -> Link {
     Link { column, parent, cascades: false }
 }
@@ -142,8 +142,8 @@ const fn column(name: &'static str, kind: Kind, path: &'static [&'static str]) -
     Column { name, kind, source: Source::Path(path) }
 }
 
-/// Every resource that has a table, in the order in which a batch writes them, parents first: one fixed
-/// order of locks for all workers.
+/// Every resource that has a table, in the order in which a batch writes them, parents first. The fixed order
+/// of locks is the same for all workers.
 pub static RESOURCES: [&Resource; 12] = [
     &ORGANIZATIONS,
     &USERS,
@@ -159,16 +159,16 @@ pub static RESOURCES: [&Resource; 12] = [
     &PAYMENT_ATTEMPTS,
 ];
 
-/// Events that carry one-time passwords: acknowledged, counted, never kept.
+/// Event types that carry one-time passwords: they are acknowledged and counted, but never stored.
 pub const NEVER_KEPT: [&str; 2] = ["email.created", "sms.created"];
 
-/// Every event type that Clerk documents.
+/// Returns every event type that Clerk documents.
 pub fn event_types() -> impl Iterator<Item = &'static str> {
     let of_resources = RESOURCES.into_iter().flat_map(|resource| resource.events).map(|event| event.name);
     of_resources.chain(NEVER_KEPT)
 }
 
-/// The resource and verb of an event type, where the catalog has it.
+/// Returns the resource and verb of an event type, if the catalog has it.
 pub fn find_event(event_type: &str) -> Option<(&'static Resource, Verb)> {
     RESOURCES.into_iter().find_map(|resource| {
         let event = resource.events.iter().find(|event| event.name == event_type)?;
@@ -176,7 +176,7 @@ pub fn find_event(event_type: &str) -> Option<(&'static Resource, Verb)> {
     })
 }
 
-/// The resource with this table.
+/// Returns the resource with this table.
 pub fn find_resource(table: &str) -> Option<&'static Resource> {
     RESOURCES.into_iter().find(|resource| resource.table == table)
 }
@@ -187,14 +187,14 @@ impl Resource {
         self.link(column).is_some()
     }
 
-    /// The link whose parent's id is in this column.
+    /// Returns the link of this column.
     pub fn link(&self, column: &str) -> Option<&'static Link> {
         self.links.iter().find(|link| link.column == column)
     }
 }
 
 impl PartialEq for Resource {
-    /// There is one static for each resource, so its table's name is its identity.
+    /// The name of the table is the identity, because there is one static per resource.
     fn eq(&self, other: &Self) -> bool {
         self.table == other.table
     }
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_is_there_twice_and_each_is_a_plain_identifier() {
+    fn names_are_unique_and_plain_identifiers() {
         let plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
         let mut events = Vec::new();
         for resource in RESOURCES {
@@ -231,7 +231,7 @@ mod tests {
             assert!(resource.links.len() <= LINKS_MAX, "{resource:?}");
             for link in resource.links {
                 assert!(has(link.column, Kind::Id), "{resource:?} has no {}", link.column);
-                // A batch writes parents first, and looks no further than to them.
+                // A batch writes parents first, and examines only direct parents.
                 assert!(link.parent.links.is_empty() && link.parent != resource, "{resource:?}");
                 let place = |of| RESOURCES.iter().position(|known| *known == of);
                 assert!(place(link.parent) < place(resource), "{resource:?}");

@@ -1,9 +1,9 @@
-//! People, their organizations, and what says who may do what.
+//! Users, organizations, sessions, roles and permissions.
 
-use super::{Column, Kind, Resource, Source, belongs_to, column, delete, ends_with, upsert};
+use super::{Column, Kind, Resource, Source, belongs_to, column, delete, deleted_with, upsert};
 
-/// Users. A directory that takes a person away, or is itself deleted, does not delete the user: it
-/// sends `user.updated` with `deprovisioned`.
+/// Users. A directory (SCIM) that removes a person, or is itself deleted, does not delete the user: it sends
+/// `user.updated` with `deprovisioned`.
 pub static USERS: Resource = Resource {
     table: "users",
     events: &[upsert("user.created"), upsert("user.updated"), delete("user.deleted")],
@@ -64,7 +64,7 @@ pub static ORGANIZATIONS: Resource = Resource {
     secrets: &[],
 };
 
-/// Memberships of users in organizations. Whoever leaves and comes back gets a new id.
+/// Memberships of users in organizations. A user who rejoins gets a membership with a new id.
 pub static ORGANIZATION_MEMBERSHIPS: Resource = Resource {
     table: "organization_memberships",
     events: &[
@@ -80,12 +80,13 @@ pub static ORGANIZATION_MEMBERSHIPS: Resource = Resource {
         column("public_metadata", Kind::Json, &["public_metadata"]),
         column("private_metadata", Kind::Json, &["private_metadata"]),
     ],
-    links: &[ends_with(&ORGANIZATIONS, "organization_id"), ends_with(&USERS, "user_id")],
+    links: &[deleted_with(&ORGANIZATIONS, "organization_id"), deleted_with(&USERS, "user_id")],
     addresses: &[],
     secrets: &[],
 };
 
-/// Invitations to organizations. One that is accepted, revoked or expired stays, with its status.
+/// Invitations to organizations. An accepted, revoked or expired invitation keeps its row and has a new
+/// status.
 pub static ORGANIZATION_INVITATIONS: Resource = Resource {
     table: "organization_invitations",
     events: &[
@@ -108,7 +109,7 @@ pub static ORGANIZATION_INVITATIONS: Resource = Resource {
         column("public_metadata", Kind::Json, &["public_metadata"]),
         column("private_metadata", Kind::Json, &["private_metadata"]),
     ],
-    links: &[ends_with(&ORGANIZATIONS, "organization_id"), belongs_to(&USERS, "user_id")],
+    links: &[deleted_with(&ORGANIZATIONS, "organization_id"), belongs_to(&USERS, "user_id")],
     addresses: &["email_address"],
     secrets: &[&["url"]],
 };
@@ -130,12 +131,12 @@ pub static ORGANIZATION_DOMAINS: Resource = Resource {
         column("total_pending_invitations", Kind::Integer, &["total_pending_invitations"]),
         column("total_pending_suggestions", Kind::Integer, &["total_pending_suggestions"]),
     ],
-    links: &[ends_with(&ORGANIZATIONS, "organization_id")],
+    links: &[deleted_with(&ORGANIZATIONS, "organization_id")],
     addresses: &[],
     secrets: &[],
 };
 
-/// Roles, by the `key` that memberships name.
+/// Roles. Memberships refer to them by `key`.
 pub static ROLES: Resource = Resource {
     table: "roles",
     events: &[upsert("role.created"), upsert("role.updated"), delete("role.deleted")],
@@ -151,7 +152,7 @@ pub static ROLES: Resource = Resource {
     secrets: &[],
 };
 
-/// Permissions, by the `key` that memberships name.
+/// Permissions. Memberships refer to them by `key`.
 pub static PERMISSIONS: Resource = Resource {
     table: "permissions",
     events: &[upsert("permission.created"), upsert("permission.updated"), delete("permission.deleted")],
@@ -166,7 +167,7 @@ pub static PERMISSIONS: Resource = Resource {
     secrets: &[],
 };
 
-/// Sessions. None is ever deleted: how one ended is its status. `actor` says who is behind an
+/// Sessions. Sessions are never deleted: the status shows how one ended. `actor` is the person behind an
 /// impersonation.
 pub static SESSIONS: Resource = Resource {
     table: "sessions",
@@ -187,12 +188,12 @@ pub static SESSIONS: Resource = Resource {
         column("expire_at", Kind::Time, &["expire_at"]),
         column("abandon_at", Kind::Time, &["abandon_at"]),
     ],
-    links: &[ends_with(&USERS, "user_id")],
+    links: &[deleted_with(&USERS, "user_id")],
     addresses: &[],
     secrets: &[],
 };
 
-/// Entries of the waiting list. Whoever is let in gets an invitation, which comes nested, with its ticket.
+/// Waitlist entries. An entry that is let in has a nested invitation with a ticket.
 pub static WAITLIST_ENTRIES: Resource = Resource {
     table: "waitlist_entries",
     events: &[upsert("waitlistEntry.created"), upsert("waitlistEntry.updated")],

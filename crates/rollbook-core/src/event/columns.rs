@@ -8,16 +8,16 @@ use crate::catalog::{Kind, Source};
 use crate::change::Field;
 use crate::time::Timestamp;
 
-/// A value that is of another type than the catalog expects, at the place or on the way to it.
+/// A value of another type than the catalog expects, at the path or on the way to it.
 #[derive(Debug)]
 pub(super) struct Mismatch;
 
-/// What is there; nothing where it or anything on the way to it is missing or null.
+/// Returns the value at a source, or `None` if the value or anything on the way to it is missing or null.
 pub(super) fn find(data: &Map<String, Value>, source: Source) -> Result<Option<&Value>, Mismatch> {
     match source {
         Source::Path(path) => at(data, path),
         Source::Either(first, second) => match at(data, first)? {
-            Some(value) if !is_nothing(value) => Ok(Some(value)),
+            Some(value) if !is_empty_id(value) => Ok(Some(value)),
             _ => at(data, second),
         },
         Source::Chosen { list, id_of, field } => {
@@ -35,8 +35,8 @@ pub(super) fn find(data: &Map<String, Value>, source: Source) -> Result<Option<&
     }
 }
 
-/// Clerk sends null or an empty text where there is no id.
-fn is_nothing(value: &Value) -> bool {
+/// Whether the id is missing: Clerk then sends null or an empty string.
+fn is_empty_id(value: &Value) -> bool {
     value.is_null() || value.as_str().is_some_and(str::is_empty)
 }
 
@@ -53,7 +53,7 @@ fn at<'a>(data: &'a Map<String, Value>, path: &[&str]) -> Result<Option<&'a Valu
     Ok(found)
 }
 
-/// The value as a column of this kind holds it. Nothing and null fit anywhere.
+/// Converts the value to a column of this kind. A missing value and null fit every kind.
 pub(super) fn field(value: Option<&Value>, kind: Kind) -> Result<Field, Mismatch> {
     let Some(value) = value.filter(|value| !value.is_null()) else {
         return Ok(Field::Null);
@@ -78,7 +78,7 @@ fn id(text: &str) -> Field {
     if text.is_empty() { Field::Null } else { Field::Text(text.to_owned()) }
 }
 
-/// Removes what is at a path of keys, where there is anything.
+/// Removes the value at a path of keys, if there is one.
 pub(super) fn remove(data: &mut Map<String, Value>, path: &[&str]) {
     match path {
         [] => {}

@@ -1,20 +1,21 @@
-//! Whole numbers, however JSON spells them.
+//! Integers in any JSON notation.
 //!
-//! JSON has one kind of number: `1785312000000.0` and `1.785312e12` are the whole number 1785312000000, and senders
-//! whose language knows only floating point spell it so (RFC 8259, section 6; I-JSON, RFC 7493, section 2.2).
+//! JSON has one kind of number: `1785312000000.0` and `1.785312e12` are the integer 1785312000000. Senders
+//! written in languages with floating-point numbers only use such notations (RFC 8259, section 6; I-JSON, RFC
+//! 7493, section 2.2).
 
 use serde_json::{Number, Value};
 
-/// The most digits of an `i64`.
+/// Maximum number of digits of an `i64`.
 const DIGITS_MAX: usize = 19;
 
-/// The value where it is a whole number of 64 bits. The text decides, digit by digit: nothing is rounded.
+/// Returns the value if it is an integer of 64 bits. The text decides, digit by digit: nothing is rounded.
 pub(super) fn whole(value: &Value) -> Option<i64> {
     let Value::Number(number) = value else { return None };
-    number.as_i64().or_else(|| spelled_otherwise(number))
+    number.as_i64().or_else(|| parse_notation(number))
 }
 
-fn spelled_otherwise(number: &Number) -> Option<i64> {
+fn parse_notation(number: &Number) -> Option<i64> {
     let text = number.to_string();
     let (sign, text) = text.strip_prefix('-').map_or(("", text.as_str()), |text| ("-", text));
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
@@ -24,7 +25,7 @@ fn spelled_otherwise(number: &Number) -> Option<i64> {
     if significant.is_empty() {
         return Some(0);
     }
-    // An exponent that does not fit is that of a number far too large or far too small.
+    // An exponent that does not fit belongs to a number that is far too large or far too small.
     let exponent: i64 = exponent.parse().ok()?;
     let zeros = i64::try_from(digits.len() - significant.len()).ok()?;
     let zeros = exponent.checked_add(zeros)?.checked_sub(i64::try_from(behind.len()).ok()?)?;
@@ -45,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_number_is_one_however_it_is_spelled() {
+    fn an_integer_is_recognised_in_every_notation() {
         for (text, number) in [
             ("1785312000000", 1_785_312_000_000),
             ("1785312000000.0", 1_785_312_000_000),
@@ -68,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fraction_and_a_number_of_more_than_64_bits_are_none() {
+    fn a_fraction_and_an_integer_of_more_than_64_bits_are_not_integers() {
         for text in [
             "1.5",
             "1785312000000.5",

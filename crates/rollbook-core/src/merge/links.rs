@@ -1,40 +1,40 @@
-//! The ids of a row's parents: registers of their own, which nothing unlearns.
+//! Ids of a row's parents: registers that are never cleared, except when the content is erased.
 //!
-//! A newer object may lack what names a parent, such as a membership without `public_user_data`. Its content wins, but
-//! the parent stays known: without it the parent's deletion would not reach the row. So the id of each parent is that
-//! of the newest content that names one. Like the other registers this is a maximum, and no order of arrival matters.
-//! It goes where the content is erased.
+//! A newer object may lack the id of a parent, such as a membership without `public_user_data`. The newer
+//! content wins, but the parent must stay known: otherwise the parent's deletion would not reach the row. The
+//! id of each parent is therefore that of the newest content that names one. Like the other registers this is
+//! a maximum, so the order of arrival does not matter.
 
 use super::Content;
 use crate::catalog::LINKS_MAX;
 use crate::change::Version;
 
-/// Where the id of one parent is from.
+/// Source of the id of one parent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Named {
-    /// No content has named one.
+    /// No content has named the parent.
     #[default]
     Nowhere,
-    /// The content that the row shows names it.
+    /// The current content of the row names the parent.
     InContent,
-    /// The content that the row shows names none: an older one did, at this version.
+    /// The current content of the row does not name the parent. An older content did, at this version.
     Before(Version),
 }
 
-/// Where the ids of a row's parents are from, in the order of the resource's links.
+/// Sources of the ids of a row's parents, in the order of the resource's links.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Links(pub [Named; LINKS_MAX]);
 
-/// A hash as text: 16 bytes.
+/// Length of a hash as hexadecimal text: 16 bytes.
 const HASH_DIGITS: usize = 32;
 
 impl Links {
-    /// Whether a parent is known by an older content than the row shows.
+    /// Whether a parent is known only from an older content than the current one.
     pub fn any_before(&self) -> bool {
         self.0.iter().any(|named| matches!(named, Named::Before(_)))
     }
 
-    /// After a content that advances the row, and what it replaces.
+    /// Returns the links after a content that replaces the content `before`.
     pub(super) fn after_content(self, before: Content, names: [bool; LINKS_MAX]) -> Self {
         let mut links = self;
         for (named, in_content) in links.0.iter_mut().zip(names) {
@@ -47,7 +47,8 @@ impl Links {
         links
     }
 
-    /// After a content that is older than the one that the row shows: which parents are learned from it.
+    /// Returns the links after a content that is older than the current one, and which parents were learned
+    /// from it.
     pub(super) fn after_stale(
         self,
         version: &Version,
@@ -68,9 +69,9 @@ impl Links {
         (links, learned)
     }
 
-    /// As every table with links has it, in `version_links`: nothing in the usual case, in which the content names every
-    /// parent that is known. Else one part for each other parent, `NUMBER:UPDATED_AT:EVENT_AT:HASH`, with spaces
-    /// between.
+    /// Returns the value of the column `version_links`, which every table with links has. `None` in the usual
+    /// case, in which the content names every known parent. Otherwise one part
+    /// `NUMBER:UPDATED_AT:EVENT_AT:HASH` for each other parent, separated by spaces.
     pub fn to_column(&self) -> Option<String> {
         let part = |(number, named): (usize, &Named)| match named {
             Named::Before(Version { updated_at, event_at, hash, .. }) => {
@@ -83,8 +84,8 @@ impl Links {
         if parts.is_empty() { None } else { Some(parts.join(" ")) }
     }
 
-    /// The links of a row that has this in `version_links`; `present` says which ids it has. `None` where no store
-    /// has written this.
+    /// Parses the column `version_links`; `present` says which ids the row has. `None` if no store writes
+    /// such a text.
     pub fn from_column(text: Option<&str>, present: [bool; LINKS_MAX]) -> Option<Self> {
         let mut links = Self(present.map(|is| if is { Named::InContent } else { Named::Nowhere }));
         for part in text.into_iter().flat_map(str::split_ascii_whitespace) {
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_read_as_they_were_written() {
+    fn links_round_trip_through_their_column() {
         for (links, present) in [
             (Links([Named::Nowhere, Named::Nowhere]), [false, false]),
             (Links([Named::InContent, Named::Nowhere]), [true, false]),
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_that_names_no_parent_leaves_the_known_one_and_a_stale_one_is_learned_by_version() {
+    fn content_without_a_parent_keeps_the_known_parent_and_stale_content_adds_parents_by_version() {
         let named = Links([Named::InContent, Named::InContent]);
         let after = named.after_content(Content::At(at(1)), [true, false]);
         assert_eq!(after, Links([Named::InContent, Named::Before(at(1))]));

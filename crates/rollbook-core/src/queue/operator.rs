@@ -1,4 +1,4 @@
-//! The queue as an operator sees it: counts, messages, dead letters, what can be repaired.
+//! The queue as an operator sees it: counts, messages, dead letters and repairs.
 
 use std::fmt;
 
@@ -13,15 +13,15 @@ use crate::time::Timestamp;
 use crate::trace::Traceparent;
 use crate::weakness::Weakness;
 
-/// What an operator needs.
+/// Port of the operator.
 #[async_trait]
 pub trait QueueAdmin: Send + Sync {
-    /// Counts, cheap enough to be asked for at every scrape. Reads only. Where parts of the queue do not answer,
-    /// the counts of the others: [`Durability::unreachable`] names them.
+    /// Returns counts, cheaply enough for every scrape. Reads only. If parts of the queue are unreachable,
+    /// returns the counts of the others: [`Durability::unreachable`] lists the unreachable parts.
     async fn stats(&self) -> Result<QueueStats, QueueError>;
 
-    /// Dead letters that match, oldest first, from behind the position `after`: at most `limit`, and fewer where
-    /// their bodies would exceed [`PAGE_BYTES_MAX`]. Only an empty page is the end.
+    /// Returns matching dead letters, oldest first, starting after the position `after`: at most `limit`, and
+    /// fewer if their bodies would exceed [`PAGE_BYTES_MAX`]. Only an empty page marks the end.
     async fn dead_letters(
         &self,
         filter: &DeadLetterFilter,
@@ -29,12 +29,12 @@ pub trait QueueAdmin: Send + Sync {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, QueueError>;
 
-    /// One step of sending dead letters that match, oldest first, back to the queue: same id, same body,
-    /// attempts from zero. A step looks at no more than `limit` dead letters from behind `after`, whether they
-    /// match or not, so that deliveries and workers wait for it no longer than for a batch.
+    /// Redrives matching dead letters, oldest first, in one step: same id, same body, attempts from zero. A
+    /// step examines at most `limit` dead letters after `after`, matching or not, so that it blocks
+    /// deliveries and workers no longer than a batch does.
     ///
     /// # Errors
-    /// [`QueueError::Full`] where there is no room for even the first that matches.
+    /// [`QueueError::Full`] if there is no room for even the first match.
     async fn redrive(
         &self,
         filter: &DeadLetterFilter,
@@ -42,8 +42,8 @@ pub trait QueueAdmin: Send + Sync {
         limit: usize,
     ) -> Result<BulkStep, QueueError>;
 
-    /// One step of counting dead letters that match: [`BulkStep::changed`] says how many of them a redrive would
-    /// change. Bounded as [`redrive`](Self::redrive). Reads only, and an engine that can reads no bodies.
+    /// Counts matching dead letters in one step: [`BulkStep::changed`] is the number that a redrive would
+    /// change. Bounded like [`redrive`](Self::redrive). Reads only; an engine that can avoids reading bodies.
     async fn count_dead_letters(
         &self,
         filter: &DeadLetterFilter,
@@ -54,7 +54,7 @@ pub trait QueueAdmin: Send + Sync {
         Ok(BulkStep { changed: page.len(), next: page.last().map(|letter| letter.position) })
     }
 
-    /// One step of deleting dead letters that match, oldest first, for good. Bounded as
+    /// Deletes matching dead letters permanently, oldest first, in one step. Bounded like
     /// [`redrive`](Self::redrive).
     async fn discard(
         &self,
@@ -63,43 +63,45 @@ pub trait QueueAdmin: Send + Sync {
         limit: usize,
     ) -> Result<BulkStep, QueueError>;
 
-    /// Messages that are neither done nor dead, in no order, page by page: at most `limit` (at least one)
-    /// from behind `after`, and fewer where their bodies would exceed [`PAGE_BYTES_MAX`]. Reads only. What is
-    /// there from the first page to the last is on one of them, whatever state it passes through; what comes or
-    /// ends meanwhile may be missing, or be there twice.
+    /// Returns one page of the messages that are neither done nor dead, in no particular order: at most
+    /// `limit` (at least one) starting after `after`, and fewer if their bodies would exceed
+    /// [`PAGE_BYTES_MAX`]. Reads only. A message that exists from the first page to the last is on one of
+    /// them, whatever states it passes through. A message that arrives or is settled meanwhile may be missing
+    /// or occur twice.
     async fn messages(
         &self,
         after: Option<&MessagesCursor>,
         limit: usize,
     ) -> Result<MessagesPage, QueueError>;
 
-    /// The message of this id, unless it is done or dead. Cheap, however many wait. Reads only.
+    /// Returns the message with this id, unless it is done or dead. Cheap however many messages are queued.
+    /// Reads only.
     async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError>;
 
-    /// Removes these messages for good, with their bodies, in whatever state they are: waiting, delayed,
-    /// leased or dead. Whoever has one leased learns it when settling: [`Settled::LeaseLost`](super::Settled::LeaseLost). The id may
-    /// come again, as new. Returns how many were there. After an error some may be gone, and calling again
-    /// is right.
+    /// Removes these messages permanently, with their bodies, in any state: waiting, delayed, leased or dead.
+    /// A worker with a lease on one gets [`Settled::LeaseLost`](super::Settled::LeaseLost) when it settles. A
+    /// later delivery with the same id is a new message. Returns the number of messages removed. After an
+    /// error some may be removed already; calling again is safe.
     async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError>;
 
-    /// Whether what the queue takes in is on stable storage when it says so. Asks anew each time: a
-    /// server's settings may change under us. Reads only.
+    /// Checks whether the queue has a delivery on stable storage when it acknowledges it. Checks anew with
+    /// each call, because a server's settings may change at any time. Reads only.
     async fn durability(&self) -> Result<Durability, QueueError>;
 
-    /// How connections to the queue are protected; `None` while that is not known. Asks nobody.
+    /// Returns the protection of connections to the queue, or `None` while it is unknown. Makes no request.
     fn protection(&self) -> Option<Protection> {
         Some(Protection::Local)
     }
 
-    /// How much room is left where the queue is kept, as far as that can be told. Reads only, and cheap enough to be
-    /// asked for at every scrape.
+    /// Returns the room left on the queue's server or disk, as far as it is known. Reads only, cheaply enough
+    /// for every scrape.
     async fn room(&self) -> Result<Room, QueueError> {
         Ok(Room::default())
     }
 
-    /// Compares the bodies with the indexes that lead to them, and the counts with both. With `repair` the bodies
-    /// are believed: what was lost is restored, what leads nowhere is removed. Works in short steps, so that
-    /// deliveries and workers go on meanwhile; what they change meanwhile is not reported as damage. An engine
+    /// Compares the bodies with the indexes that refer to them, and the counts with both. With `repair` the
+    /// bodies are trusted: missing index entries are restored, dangling ones removed. Works in short steps,
+    /// so that deliveries and workers continue; their changes meanwhile are not reported as damage. An engine
     /// that finds its messages without an index has nothing to compare.
     async fn audit(&self, repair: bool) -> Result<Audit, QueueError> {
         _ = repair;
@@ -107,71 +109,72 @@ pub trait QueueAdmin: Send + Sync {
     }
 }
 
-/// The most bytes of bodies on one page of messages or dead letters. The first body is on it whatever its size.
+/// Maximum total size of the bodies on one page of messages or dead letters, in bytes. The first body is
+/// included whatever its size.
 pub const PAGE_BYTES_MAX: usize = 8 << 20;
 
-/// What an audit found.
+/// Result of an audit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
     /// Messages compared.
     pub messages: u64,
-    /// Messages that no index led to: they would have waited for ever. A repair makes them due.
+    /// Messages without an index entry: they would never become due. A repair makes them due.
     pub stranded: u64,
-    /// Index entries that led to no message. A repair removes them.
+    /// Index entries without a message. A repair removes them.
     pub dangling: u64,
-    /// Counts that were wrong, in words; no ids, no bodies. A repair corrects them.
+    /// Descriptions of wrong counts, without ids or bodies. A repair corrects the counts.
     pub notes: Vec<String>,
 }
 
 impl Audit {
-    /// Whether everything was as it should be.
+    /// Whether the audit found no damage.
     pub const fn is_clean(&self) -> bool {
         self.stranded == 0 && self.dangling == 0 && self.notes.is_empty()
     }
 }
 
-/// What a queue's acknowledgement is worth.
+/// Durability of the queue's acknowledgements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durability {
-    /// Every way in which an acknowledged delivery could still be lost. Empty where a 200 means "on the disk".
+    /// Every way in which an acknowledged delivery could still be lost, with its fix. Empty if a 200 means "on the disk".
     pub weaknesses: Vec<Weakness>,
-    /// Parts of the queue that do not answer, each with the reason. What belongs there is refused, what is there
-    /// waits, and [`QueueStats`] count neither. All other parts work.
+    /// Unreachable parts of the queue, each with the reason. Their deliveries are refused, their messages
+    /// wait, and [`QueueStats`] does not count them. All other parts work.
     pub unreachable: Vec<String>,
 }
 
 impl Durability {
-    /// Whether an acknowledgement means less than "on the disk".
+    /// Whether an acknowledgement guarantees less than "on the disk".
     pub const fn is_degraded(&self) -> bool {
         !self.weaknesses.is_empty()
     }
 }
 
-/// The room that a queue takes and has left, in bytes. `None` where nobody can tell.
+/// Room used and left, in bytes. `None` if unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
-    /// Memory in use on the server; of several, on the one that is nearest to its limit.
+    /// Memory in use on the server; with several servers, on the one nearest to its limit.
     pub memory_used: Option<u64>,
-    /// The memory that this server may use. `None` also where it has no limit of its own.
+    /// Memory limit of that server. `None` also if the server has no limit of its own.
     pub memory_limit: Option<u64>,
-    /// Bytes that may still be written to the file system of the queue's file.
+    /// Bytes available on the file system of the queue's file.
     pub disk_available: Option<u64>,
-    /// The size of that file system.
+    /// Size of that file system.
     pub disk_size: Option<u64>,
 }
 
-/// The queue in numbers. `ready + leased + delayed` is its depth; dead letters are beside it.
+/// Counts of the queue. `ready + leased + delayed` is the depth; dead letters are counted separately.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueStats {
-    /// Messages that are due and that nobody has.
+    /// Messages that are due and not leased.
     pub ready: u64,
-    /// Messages in the hands of a worker.
+    /// Messages leased to a worker.
     pub leased: u64,
     /// Messages that wait for their backoff to pass.
     pub delayed: u64,
     /// Dead letters.
     pub dead: u64,
-    /// When the oldest message that is neither done nor dead was received.
+    /// Time at which the oldest message that is neither done nor dead was received.
     pub oldest_received_at: Option<Timestamp>,
 }
 
@@ -185,109 +188,109 @@ impl QueueStats {
 /// A message that is neither done nor dead, as an operator sees it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct QueuedMessage {
-    /// The message's name.
+    /// Message id.
     pub id: MessageId,
-    /// When the receiver had read it.
+    /// Time at which the receiver had read the delivery.
     pub received_at: Timestamp,
-    /// The trace that it came in, as in the delivery.
+    /// Trace context of the delivery.
     pub traceparent: Option<Traceparent>,
-    /// The attempts counted so far: that of a lease under way is not counted yet, see
+    /// Number of attempts counted so far. The attempt of a current lease is not included, see
     /// [`Consumer::count_attempt`](super::Consumer::count_attempt).
     pub attempts: u32,
-    /// What it waits for.
+    /// State of the message.
     pub state: MessageState,
-    /// The signed bytes; of an entry that can't be read what there is of them, as in a dead letter.
+    /// Signed bytes; of an unreadable entry, the bytes that are left, as in a dead letter.
     pub body: Bytes,
 }
 
 impl fmt::Debug for QueuedMessage {
-    /// Never the body: it holds personal data.
+    /// Omits the body: it holds personal data.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, state, attempts, body, .. } = self;
         write!(f, "QueuedMessage({id}, {state:?}, {attempts} attempts, {} bytes)", body.len())
     }
 }
 
-/// What a message waits for.
+/// State of a message that is neither done nor dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageState {
-    /// For a worker: it is due and nobody has it, or whoever had it let the lease run out.
+    /// Waits for a worker: it is due and not leased, or its lease has expired.
     Waiting,
-    /// For its backoff to pass.
+    /// Waits for its backoff to pass.
     Delayed {
-        /// When it will be due.
+        /// Time at which it becomes due.
         until: Timestamp,
     },
-    /// For the worker that has it.
+    /// Leased to a worker.
     Leased {
-        /// When the lease runs out.
+        /// Time at which the lease expires.
         until: Timestamp,
     },
 }
 
-/// A part of a listing of messages.
+/// One page of a listing of messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessagesPage {
-    /// As many as were asked for, or fewer: even none is not yet the end.
+    /// At most as many messages as requested. An empty page is not necessarily the end.
     pub messages: Vec<QueuedMessage>,
-    /// Where the next page begins. `None` at the end.
+    /// Cursor of the next page; `None` at the end.
     pub next: Option<MessagesCursor>,
 }
 
-/// A place in a listing of messages, for the queue that gave it. Opaque to everyone else.
+/// Position in a listing of messages. Opaque to everyone but the queue that issued it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessagesCursor(pub String);
 
-/// A message that was parked.
+/// A dead letter: a message that was parked.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Where it stands in the listing.
+    /// Position in the listing.
     pub position: DeadLetterPosition,
-    /// The message's name.
+    /// Message id.
     pub id: MessageId,
-    /// When the receiver had read it.
+    /// Time at which the receiver had read the delivery.
     pub received_at: Timestamp,
-    /// The trace that it came in, as in the delivery.
+    /// Trace context of the delivery.
     pub traceparent: Option<Traceparent>,
-    /// When it was parked.
+    /// Time at which the message was parked.
     pub died_at: Timestamp,
-    /// The number of the attempt that failed last.
+    /// Number of the last attempt.
     pub attempts: u32,
-    /// Why it was parked.
+    /// Reason of the last failure.
     pub failure: Failure,
-    /// The signed bytes.
+    /// Signed bytes.
     pub body: Bytes,
 }
 
 impl fmt::Debug for DeadLetter {
-    /// Never the body: it holds personal data.
+    /// Omits the body: it holds personal data.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DeadLetter({}, {}, {} bytes)", self.id, self.failure.reason, self.body.len())
     }
 }
 
-/// What one step of a bulk operation on dead letters did.
+/// Result of one step of a bulk operation on dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BulkStep {
-    /// How many dead letters were changed, or counted.
+    /// Number of dead letters changed or counted.
     pub changed: usize,
-    /// Where the next step begins. `None` at the end of the dead letters.
+    /// Position after which the next step continues; `None` at the end of the dead letters.
     pub next: Option<DeadLetterPosition>,
 }
 
-/// A place in the listing of dead letters. Opaque, but ordered.
+/// Position in the listing of dead letters. Opaque, but ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeadLetterPosition(pub i64);
 
-/// Which dead letters are meant. Everything that is set must hold; nothing set means all.
+/// Filter for dead letters. All criteria that are set must match; a filter without criteria matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetterFilter {
-    /// This one.
+    /// Message id.
     pub id: Option<MessageId>,
-    /// Events of this type.
+    /// Event type.
     pub event_type: Option<String>,
-    /// Parked for this reason (see [`crate::retry::Reason`]).
+    /// Reason of parking (see [`crate::retry::Reason`]).
     pub reason: Option<String>,
-    /// Parked at this moment or later.
+    /// Earliest time of parking, inclusive.
     pub since: Option<Timestamp>,
 }

@@ -1,4 +1,4 @@
-//! Reading events: what becomes of the right ones, and of the odd ones.
+//! Parsing events: valid ones and malformed ones.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -56,11 +56,11 @@ pub(super) fn user() -> Value {
 
 pub(super) fn column<'a>(assertion: &'a Assertion, name: &str) -> &'a Field {
     let position = assertion.resource.columns.iter().position(|column| column.name == name);
-    &assertion.row.as_ref().expect("a living row").values[position.expect("a column of that name")]
+    &assertion.row.as_ref().expect("a row with content").values[position.expect("a column of that name")]
 }
 
 #[test]
-fn a_user_is_read_by_the_catalog() {
+fn a_user_is_parsed_by_the_catalog() {
     let assertion = merged(&user());
     assert_eq!(assertion.resource, &USERS);
     assert_eq!(assertion.id, "user_1");
@@ -72,13 +72,13 @@ fn a_user_is_read_by_the_catalog() {
     assert_eq!(assertion.version.updated_at, 1_785_312_000_015);
     assert_eq!(assertion.version.event_at, 1_785_312_000_032);
     assert!(!assertion.version.dead);
-    let row = assertion.row.expect("a living row");
+    let row = assertion.row.expect("a row with content");
     assert_eq!(row.updated_at, Some(Timestamp::from_millis(1_785_312_000_015)));
     assert_eq!(serde_json::from_str::<Value>(&row.data).expect("JSON"), user()["data"]);
 }
 
 #[test]
-fn the_primary_address_is_the_one_that_is_named_and_never_simply_the_first() {
+fn the_primary_address_is_the_one_with_the_primary_id_and_not_the_first() {
     let email = |event: &Value| column(&merged(event), "primary_email_address").clone();
     assert_eq!(email(&user()), Field::Text("second@kilnworks.example".into()));
     for none in [Value::Null, json!("idn_9"), json!(7)] {
@@ -89,7 +89,7 @@ fn the_primary_address_is_the_one_that_is_named_and_never_simply_the_first() {
 }
 
 #[test]
-fn the_delivery_is_remembered() {
+fn the_change_has_the_origin_of_its_delivery() {
     let origin = read(&user()).expect("a readable event").change.origin;
     assert_eq!(origin.message_id.as_str(), "msg_1");
     assert_eq!(origin.event_type, "user.updated");
@@ -99,7 +99,7 @@ fn the_delivery_is_remembered() {
 }
 
 #[test]
-fn a_membership_is_deleted_by_its_type_though_it_comes_whole_and_without_a_flag() {
+fn a_membership_delete_is_recognised_by_its_type_although_it_has_content_and_no_flag() {
     let event = json!({
         "type": "organizationMembership.deleted", "timestamp": 1_786_100_405_021_i64,
         "data": {"id": "orgmem_1", "updated_at": 1_785_337_205_005_i64, "organization": {"id": "org_1"}},
@@ -112,7 +112,7 @@ fn a_membership_is_deleted_by_its_type_though_it_comes_whole_and_without_a_flag(
 }
 
 #[test]
-fn without_a_usable_updated_at_the_events_time_stands_in() {
+fn without_a_usable_updated_at_the_event_time_is_used() {
     for odd in [Value::Null, json!("soon"), json!(-1), json!(1_000_000_000_000_000_000_i64), json!(1.5)] {
         let mut event = user();
         event["data"]["updated_at"] = odd.clone();
@@ -136,7 +136,7 @@ fn a_field_of_an_unexpected_type_leaves_its_column_null_and_is_counted() {
 }
 
 #[test]
-fn what_stands_in_the_way_to_a_field_is_counted_and_what_is_missing_there_is_not() {
+fn a_value_of_the_wrong_type_on_the_path_to_a_field_is_counted_and_a_missing_one_is_not() {
     let payment = |payer: Value, totals: Value| {
         json!({"type": "paymentAttempt.created", "timestamp": 1_785_312_000_032_i64,
                "data": {"id": "cpa_1", "payer": payer, "totals": totals}})
@@ -155,7 +155,7 @@ fn what_stands_in_the_way_to_a_field_is_counted_and_what_is_missing_there_is_not
 }
 
 #[test]
-fn an_empty_id_is_none_and_one_that_is_far_too_long_does_not_fit() {
+fn an_empty_id_is_null_and_one_that_is_too_long_does_not_fit() {
     let mut event = json!({"type": "session.created", "timestamp": 1_785_312_000_032_i64,
                            "data": {"id": "sess_1", "user_id": "", "client_id": "x".repeat(NAME_LENGTH_MAX)}});
     let assertion = merged(&event);
@@ -167,7 +167,7 @@ fn an_empty_id_is_none_and_one_that_is_far_too_long_does_not_fit() {
 }
 
 #[test]
-fn an_invitations_organization_is_the_one_it_names_or_the_one_that_comes_with_it() {
+fn the_organization_of_an_invitation_is_its_own_id_or_the_nested_one() {
     let of = |organization_id: Value| {
         let nested = json!({"public_organization_data": {"id": "org_nested"}});
         let data = json!({"id": "orginv_1", "organization_id": organization_id, "data": nested});
@@ -179,7 +179,7 @@ fn an_invitations_organization_is_the_one_it_names_or_the_one_that_comes_with_it
 }
 
 #[test]
-fn a_ticket_is_removed_from_what_is_kept_and_nothing_else_is() {
+fn a_ticket_is_removed_from_the_stored_content_and_nothing_else_is() {
     let ticket = "https://accounts.example/sign-up?__clerk_ticket=geheim";
     for (event_type, mut data) in [
         ("organizationInvitation.created", json!({"id": "orginv_1", "url": ticket, "urls": 1})),
@@ -198,7 +198,7 @@ fn a_ticket_is_removed_from_what_is_kept_and_nothing_else_is() {
 }
 
 #[test]
-fn what_comes_nested_makes_no_change_of_its_own_and_its_odd_state_none_either() {
+fn a_nested_object_makes_no_change_of_its_own() {
     let item = json!({"id": "csub_item_1", "status": "active", "updated_at": 1_785_312_000_000_i64});
     let event = json!({"type": "subscription.active", "timestamp": 1_785_312_000_032_i64,
                        "data": {"id": "csub_1", "status": "active", "items": [item]}});
@@ -208,7 +208,7 @@ fn what_comes_nested_makes_no_change_of_its_own_and_its_odd_state_none_either() 
 }
 
 #[test]
-fn the_version_is_a_function_of_the_content_and_not_of_its_spelling() {
+fn the_version_depends_on_the_content_and_not_on_its_formatting() {
     let spelled = r#"{"data":{"updated_at":1785312000015,"id":"user_1"},"timestamp":1785312000032,"type":"user.created"}"#;
     let other = r#" { "type": "user.created", "timestamp": 1785312000032, "data": { "id": "user_1", "updated_at": 1785312000015 } }"#;
     let version = |body: &'static str| match parse(&lease(body), None).expect("an event").change.effect {
@@ -228,12 +228,12 @@ fn keys_are_sorted_and_numbers_keep_every_digit() {
     let Effect::Merge(assertion) = parse(&lease(body), None).expect("an event").change.effect else {
         panic!("ignored")
     };
-    let data = assertion.row.expect("a living row").data;
+    let data = assertion.row.expect("a row with content").data;
     assert_eq!(data, r#"{"a":{"b":1.10,"x":1e+400,"y":123456789012345678901234567890},"id":"user_1","z":1}"#);
 }
 
 #[test]
-fn what_is_in_no_table_is_ignored_with_its_subject() {
+fn an_event_without_a_table_is_ignored_with_its_subject_id() {
     let event = json!({"type": "user.frobnicated", "timestamp": 1, "data": {"id": "user_9"}});
     assert_eq!(
         read(&event).expect("a readable event").change.effect,
@@ -249,7 +249,7 @@ fn what_is_in_no_table_is_ignored_with_its_subject() {
 }
 
 #[test]
-fn one_time_passwords_leave_no_trace_and_are_never_parked_for_their_instance() {
+fn one_time_passwords_leave_no_trace_and_are_never_parked_because_of_their_instance() {
     for event_type in ["email.created", "sms.created"] {
         let event = json!({
             "type": event_type, "timestamp": 1, "instance_id": "ins_2", "data": {"id": "ema_1", "body": "123456"},
@@ -260,7 +260,7 @@ fn one_time_passwords_leave_no_trace_and_are_never_parked_for_their_instance() {
 }
 
 #[test]
-fn another_instance_is_refused_and_none_is_taken() {
+fn an_event_of_another_instance_is_refused_and_one_without_an_instance_is_accepted() {
     let body = user().to_string();
     assert!(parse(&lease(body.clone()), Some("ins_1")).is_ok());
     assert_eq!(parse(&lease(body), Some("ins_2")).expect_err("a refusal").reason, Reason::WrongInstance);
@@ -270,7 +270,7 @@ fn another_instance_is_refused_and_none_is_taken() {
 }
 
 #[test]
-fn each_unreadable_body_has_its_reason() {
+fn each_kind_of_unreadable_body_has_its_reason() {
     for body in ["", "{", "nonsense", "{\"a\":1}x", "\u{feff}{}"] {
         assert_eq!(reason_of(body), Reason::InvalidJson, "{body:?}");
     }
@@ -296,7 +296,7 @@ fn each_unreadable_body_has_its_reason() {
 }
 
 #[test]
-fn a_failure_says_where_and_never_what() {
+fn a_failure_has_the_position_and_never_a_value() {
     let failure = parse(&lease(r#"{"type":"user.created","first_name":"Ines" "geheim"}"#), None)
         .expect_err("a refusal");
     assert!(failure.detail.contains("line 1"), "{}", failure.detail);
@@ -308,7 +308,7 @@ fn a_failure_says_where_and_never_what() {
 }
 
 #[test]
-fn a_body_that_can_not_be_read_still_tells_its_type_where_it_is_an_object() {
+fn the_type_of_an_unreadable_body_is_known_if_it_is_an_object() {
     let deep = |event_type: &str, depth: usize| {
         let (open, close) = ("[".repeat(depth), "]".repeat(depth));
         format!(
@@ -340,7 +340,7 @@ fn a_body_that_can_not_be_read_still_tells_its_type_where_it_is_an_object() {
 }
 
 #[test]
-fn metadata_can_not_pass_for_what_they_are_not() {
+fn metadata_with_private_keys_of_serde_json_is_not_misread() {
     let body = r#"{"type":"user.updated","timestamp":1785312000032,"data":{"id":"user_1",
         "public_metadata":{"$serde_json::private::Number":"1"},"private_metadata":{"a":1e131072},
         "unsafe_metadata":{"\u0024serde_json::private::RawValue":"\"\\u0000\""}}}"#;
@@ -354,7 +354,7 @@ fn metadata_can_not_pass_for_what_they_are_not() {
 }
 
 #[test]
-fn nul_and_half_characters_are_replaced_and_counted() {
+fn nul_and_lone_surrogates_are_replaced_and_counted() {
     let body = r#"{"type":"user.updated","timestamp":1785312000032,"data":{"id":"user_1","first_name":"a\u0000\ud800b"}}"#;
     let parsed = parse(&lease(body), None).expect("a readable event");
     assert_eq!(parsed.sanitized, 2);
@@ -364,7 +364,7 @@ fn nul_and_half_characters_are_replaced_and_counted() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_read_or_refused_without_a_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn any_bytes_are_parsed_or_refused_without_a_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
         let _verdict = parse(&lease(body), Some("ins_1"));
     }
 

@@ -1,4 +1,4 @@
-//! What the core promises, checked from outside: the verifier against its oracle, and reading events.
+//! Tests of the core's public interface: the verifier against its oracle, and parsing events.
 
 mod events;
 mod oracle;

@@ -1,4 +1,4 @@
-//! The verifier against the official `svix` crate, on deliveries that are right, and wrong in one way.
+//! The verifier against the official `svix` crate, on valid deliveries and on deliveries with one defect.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ struct Request {
     seconds: i64,
 }
 
-/// What may happen to a delivery on its way. Both sides must judge each alike.
+/// A defect of a delivery. Both verifiers must give the same result for each.
 #[derive(Clone, Debug)]
 enum Mutation {
     None,
@@ -114,17 +114,17 @@ fn theirs(request: &Request) -> bool {
     webhook.verify_ignoring_timestamp(request.body.as_bytes(), &headers).is_ok()
 }
 
-/// A secret with a key of so many bytes.
+/// Returns a secret with a key of `length` bytes.
 fn secret_of(length: usize) -> String {
     let key: Vec<u8> = (0..length).map(|byte| u8::try_from(byte * 7 % 256).expect("a byte")).collect();
     format!("whsec_{}", base64::Engine::encode(&base64::engine::general_purpose::STANDARD, key))
 }
 
-/// Whether a delivery that the official crate has signed with this secret is accepted with it here.
+/// Whether a delivery that the official crate signed with this secret is accepted here.
 fn agrees_with_the_official_crate(secret: &str) -> bool {
     let webhook = svix::webhooks::Webhook::new(secret).expect("a secret there");
     let (id, seconds, body) = ("msg_1", 1_649_367_553, "{}");
-    let signature = webhook.sign(id, seconds, body.as_bytes()).expect("it signs");
+    let signature = webhook.sign(id, seconds, body.as_bytes()).expect("a signature");
     let seconds_text = seconds.to_string();
     let pairs = [("svix-id", id), ("svix-timestamp", &*seconds_text), ("svix-signature", &*signature)];
     let pairs = pairs.map(|(name, value)| (name, value.as_bytes()));
@@ -135,7 +135,7 @@ fn agrees_with_the_official_crate(secret: &str) -> bool {
 }
 
 #[test]
-fn every_length_that_svix_lets_a_secret_have_is_accepted_and_verifies() {
+fn every_length_of_secret_that_svix_allows_is_accepted_and_verifies() {
     for length in SECRET_LENGTH_MIN..=SECRET_LENGTH_MAX {
         assert!(agrees_with_the_official_crate(&secret_of(length)), "{length} bytes");
     }
@@ -146,8 +146,8 @@ fn every_length_that_svix_lets_a_secret_have_is_accepted_and_verifies() {
 }
 
 #[test]
-fn a_secret_is_written_as_the_official_crate_takes_it() {
-    // 25 bytes: two characters of padding. The key has both characters that base64url writes otherwise.
+fn the_syntax_of_a_secret_is_that_of_the_official_crate() {
+    // 25 bytes: two characters of padding. The encoded key has both characters that base64url replaces.
     let key = [0xfb; 25];
     let standard = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, key);
     for (secret, is_accepted) in [
@@ -167,9 +167,9 @@ fn a_secret_is_written_as_the_official_crate_takes_it() {
         assert_eq!((SigningSecrets::parse(&secret).is_ok(), theirs), (is_accepted, is_accepted), "{secret}");
         assert!(!is_accepted || agrees_with_the_official_crate(&secret), "{secret}");
     }
-    // White space around it comes with copying, and separates secrets.
+    // White space around a secret comes with copying, and separates secrets.
     assert!(SigningSecrets::parse(&format!(" whsec_{standard}\r\n")).is_ok());
-    // A secret that a line break has torn is not two of them.
+    // A secret that a line break has split is not two secrets.
     let torn = secret_of(SECRET_LENGTH_MAX);
     let (one, other) = torn.split_at("whsec_".len() + 40);
     assert!(SigningSecrets::parse(&format!("{one}\n{other}")).is_err());
@@ -188,7 +188,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_signed_here_is_accepted_there(id in "[A-Za-z0-9_-]{1,128}", body in any::<String>(), seconds in 0..10_000_000_000_i64) {
+    fn a_signature_made_here_is_accepted_by_the_official_crate(id in "[A-Za-z0-9_-]{1,128}", body in any::<String>(), seconds in 0..10_000_000_000_i64) {
         let signer = SigningSecrets::parse(SECRETS[0]).expect("a secret");
         let signature = signer.first().sign(&id, Timestamp::from_seconds(seconds), body.as_bytes());
         let values = [("svix-id", id), ("svix-timestamp", seconds.to_string()), ("svix-signature", signature)];
@@ -198,7 +198,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_in_any_header_are_judged_without_a_panic(
+    fn any_bytes_in_any_header_are_verified_without_a_panic(
         values in prop::collection::vec((0..6_usize, prop::collection::vec(any::<u8>(), 0..80)), 0..8),
         body in prop::collection::vec(any::<u8>(), 0..200),
         now in any::<i64>(),
@@ -209,7 +209,7 @@ proptest! {
         let secrets = SigningSecrets::parse(SECRETS[0]).expect("a secret");
         if let Ok(headers) = SignedHeaders::read(pairs) {
             let verdict = verify(&secrets, &headers, &body, Timestamp::from_millis(now), Duration::MAX);
-            prop_assert!(verdict.is_err(), "nobody signed this");
+            prop_assert!(verdict.is_err(), "the request is not signed");
         }
     }
 }

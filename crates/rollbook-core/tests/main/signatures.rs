@@ -1,4 +1,4 @@
-//! The verifier's rules, one by one, each at its edge.
+//! Rules of the verifier, one by one, each at its limit.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ fn an_empty_signature_verifies_nothing() {
 }
 
 #[test]
-fn a_signature_that_is_shorter_longer_or_not_strict_base64_is_passed_over() {
+fn a_signature_that_is_shorter_longer_or_not_strict_base64_is_skipped() {
     let cut = &SIGNATURE[..SIGNATURE.len() - 4];
     let unpadded = SIGNATURE.trim_end_matches('=');
     // The last character carries two bits that must be zero.
@@ -61,7 +61,7 @@ fn a_signature_that_is_shorter_longer_or_not_strict_base64_is_passed_over() {
 }
 
 #[test]
-fn any_of_several_candidates_is_enough_and_other_versions_are_passed_over() {
+fn any_of_several_candidates_is_enough_and_other_versions_are_skipped() {
     let other = "v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let asymmetric = SIGNATURE.replace("v1,", "v1a,");
     for all in [
@@ -75,7 +75,7 @@ fn any_of_several_candidates_is_enough_and_other_versions_are_passed_over() {
 }
 
 #[test]
-fn sixteen_candidates_are_looked_at_and_one_more_is_refused() {
+fn sixteen_candidates_are_accepted_and_one_more_is_refused() {
     let with = |count: usize| format!("{}{SIGNATURE}", "v1,x ".repeat(count - 1));
     assert_eq!(check_signature(&with(CANDIDATES_MAX)), Ok(()));
     assert_eq!(check_signature(&with(CANDIDATES_MAX + 1)), Err(VerifyError::MalformedSignature));
@@ -127,12 +127,12 @@ fn a_timestamp_is_one_to_twelve_digits_and_nothing_else() {
     {
         assert_eq!(check(ID, wrong, SIGNATURE), Err(VerifyError::MalformedTimestamp), "{wrong:?}");
     }
-    // Not normalised: other bytes than those that were signed.
+    // The timestamp is not normalised: these are other bytes than the signed ones.
     assert_eq!(check(ID, "01649367553", SIGNATURE), Err(VerifyError::NoMatch));
 }
 
 #[test]
-fn an_id_is_plain_and_has_no_dot_that_could_move_the_boundary() {
+fn an_id_has_no_dot_that_could_shift_the_boundary_of_the_signed_text() {
     let longest = "m".repeat(128);
     assert_eq!(check(&longest, &SECONDS.to_string(), SIGNATURE), Err(VerifyError::NoMatch));
     for wrong in ["", "msg.1", "msg 1", "msg_é", "a\u{0}b", &"m".repeat(129)] {
@@ -156,14 +156,14 @@ fn each_header_must_be_there_exactly_once() {
 }
 
 #[test]
-fn either_family_is_taken_and_a_mixture_is_not() {
+fn either_family_of_headers_is_accepted_and_a_mixture_is_not() {
     let timestamp = SECONDS.to_string();
     let svix = [("svix-id", ID), ("svix-timestamp", timestamp.as_str()), ("svix-signature", SIGNATURE)];
     let standard =
         [("webhook-id", ID), ("webhook-timestamp", timestamp.as_str()), ("webhook-signature", SIGNATURE)];
     assert_eq!(verify_at(&standard, BODY, SECONDS), Ok(()));
     let both: Vec<_> = svix.into_iter().chain(standard).collect();
-    assert_eq!(verify_at(&both, BODY, SECONDS), Ok(()), "both families, saying the same");
+    assert_eq!(verify_at(&both, BODY, SECONDS), Ok(()), "both families with equal values");
     let across = [svix[0], svix[1], standard[2]];
     assert_eq!(verify_at(&across, BODY, SECONDS), Err(VerifyError::MixedHeaders));
     let mut disagreeing = both;

@@ -1,4 +1,4 @@
-//! The values of columns: times, whole numbers, ids and texts, however a sender spells them.
+//! Values of columns: timestamps, integers, ids and texts in every notation that a sender may use.
 
 use rollbook_core::change::Field;
 use rollbook_core::event::INDEXED_TEXT_LENGTH_MAX;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::events::{column, merged, read, user};
 
 #[test]
-fn a_whole_number_is_a_time_however_json_spells_it() {
+fn an_integer_timestamp_is_read_in_every_json_notation() {
     for spelled in ["1785312000000", "1785312000000.0", "1.785312e12", "1785312000.0"] {
         let mut event = user();
         event["timestamp"] = serde_json::from_str(spelled).expect("a number");
@@ -24,7 +24,7 @@ fn a_whole_number_is_a_time_however_json_spells_it() {
 }
 
 #[test]
-fn an_invitation_whose_organization_is_an_empty_text_has_the_one_that_is_nested() {
+fn an_invitation_with_an_empty_organization_id_gets_the_nested_one() {
     for nothing in [json!(""), Value::Null] {
         let invitation = json!({
             "type": "organizationInvitation.accepted",
@@ -39,8 +39,8 @@ fn an_invitation_whose_organization_is_an_empty_text_has_the_one_that_is_nested(
 }
 
 #[test]
-fn a_text_that_no_index_can_hold_leaves_null_where_rows_are_looked_up_by_it_and_stays_in_data() {
-    // Bytes count, not characters: Postgres stores them so.
+fn a_text_too_long_for_an_index_is_null_in_an_indexed_column_and_stays_in_data() {
+    // The limit is in bytes, not characters, as in Postgres.
     let longest = format!("\u{e9}{}", "x".repeat(INDEXED_TEXT_LENGTH_MAX - 2));
     for (text, mismatched, indexed) in [
         (longest.clone(), 0, Field::Text(longest.clone())),
@@ -53,15 +53,16 @@ fn a_text_that_no_index_can_hold_leaves_null_where_rows_are_looked_up_by_it_and_
         assert_eq!(read(&event).expect("a readable event").mismatched, mismatched);
         let assertion = merged(&event);
         assert_eq!(column(&assertion, "external_id"), &indexed);
-        // No index holds this one.
+        // The column `last_name` has no index.
         assert_eq!(column(&assertion, "last_name"), &Field::Text(text.clone()));
-        let data: Value = serde_json::from_str(&assertion.row.expect("a living row").data).expect("JSON");
+        let data: Value =
+            serde_json::from_str(&assertion.row.expect("a row with content").data).expect("JSON");
         assert_eq!(data["external_id"], json!(text));
     }
 }
 
 #[test]
-fn seconds_are_milliseconds_everywhere() {
+fn timestamps_in_seconds_are_converted_to_milliseconds() {
     let mut event = user();
     event["timestamp"] = json!(1_785_312_000);
     event["data"]["updated_at"] = json!(1_785_311_999);

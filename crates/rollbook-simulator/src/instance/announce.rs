@@ -1,4 +1,4 @@
-//! What the instance says: events, and with each the row that must come of it.
+//! Emits events and records the expected row of each.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use super::Instance;
 use crate::history::{Event, INSTANCE_ID};
 use crate::ids::id;
 use crate::model::access::{Domain, Invitation, Session};
-use crate::model::{MEMBERSHIPS, ORGANIZATIONS, Object, Organization, Times, Told as _, USERS, User};
+use crate::model::{Entity as _, MEMBERSHIPS, ORGANIZATIONS, Object, Organization, Times, USERS, User};
 use crate::samples;
 use crate::truth::Expected;
 
-/// Who caused an event: a browser, a backend, and Clerk itself, which says nothing.
+/// Client IP and user agent of an event's cause: a browser, a backend, and Clerk itself (both empty).
 const CAUSES: [(&str, &str); 3] = [
     (
         "203.0.113.24",
@@ -24,8 +24,8 @@ const CAUSES: [(&str, &str); 3] = [
     ("", ""),
 ];
 
-/// What ends with what it hangs on: tables, with the column of the parent's id.
-const HANGS_ON: [(&str, &str); 5] = [
+/// Child tables of the cascade, with the column of the parent's id.
+const CHILD_TABLES: [(&str, &str); 5] = [
     (MEMBERSHIPS, "organization_id"),
     (MEMBERSHIPS, "user_id"),
     (Invitation::TABLE, "organization_id"),
@@ -52,7 +52,7 @@ impl Instance {
         self.emit(event_type, event_at, data);
     }
 
-    /// `organizationMembership.deleted` carries the whole membership too.
+    /// `organizationMembership.deleted` carries the complete membership too.
     pub(super) fn announce_membership(&mut self, event_type: &str, at: usize) {
         let membership = &mut self.memberships[at];
         let organization = self.organizations.iter().find(|one| one.id == membership.organization_id);
@@ -62,7 +62,7 @@ impl Instance {
         let data = membership.data(organization, user, &self.templates);
         let (id, columns) = (membership.id.clone(), membership.columns(&data, &self.templates));
         if event_type.ends_with(".deleted") {
-            self.note_end(MEMBERSHIPS, &id, event_at);
+            self.note_deletion(MEMBERSHIPS, &id, event_at);
         } else {
             self.note(MEMBERSHIPS, &id, columns);
         }
@@ -100,53 +100,55 @@ impl Instance {
         data: Object,
     ) {
         let event_at = times.next_event(self.now, &mut self.rng);
-        self.note_end(table, id, event_at);
-        for (table, id) in self.dependents.remove(id).unwrap_or_default() {
-            self.note_end_with_parent(table, &id, event_at);
+        self.note_deletion(table, id, event_at);
+        for (table, id) in self.children.remove(id).unwrap_or_default() {
+            self.note_deletion_with_parent(table, &id, event_at);
         }
         self.emit(event_type, event_at, data);
     }
 
-    /// The row of a subject is like this from now on.
+    /// Records the row of a subject that is not deleted.
     pub(super) fn note(&mut self, table: &'static str, id: &str, columns: Object) {
         let key = (table, id.to_owned());
         if !self.truth.rows.contains_key(&key) {
-            for parent in HANGS_ON.iter().filter(|(of, _)| *of == table).map(|(_, column)| &columns[*column])
+            for parent in
+                CHILD_TABLES.iter().filter(|(of, _)| *of == table).map(|(_, column)| &columns[*column])
             {
                 if let Some(parent) = parent.as_str() {
-                    self.dependents.entry(parent.to_owned()).or_default().push(key.clone());
+                    self.children.entry(parent.to_owned()).or_default().push(key.clone());
                 }
             }
         }
         self.truth.rows.insert(key, Expected::Live(columns));
     }
 
-    /// A subject has ended. Its row keeps what it was like.
-    fn note_end(&mut self, table: &'static str, id: &str, at: Timestamp) {
+    /// Records the deletion of a subject. The row keeps its content.
+    fn note_deletion(&mut self, table: &'static str, id: &str, at: Timestamp) {
         let known = self.truth.rows.get_mut(&(table, id.to_owned()));
         let Some(known) = known else { return };
         *known = Expected::Deleted { at, columns: known.columns().clone() };
     }
 
-    /// Likewise, with a parent: what has ended before has ended when it did.
-    fn note_end_with_parent(&mut self, table: &'static str, id: &str, at: Timestamp) {
+    /// Records a deletion with a parent. A child with a delete event of its own keeps the time of that event.
+    fn note_deletion_with_parent(&mut self, table: &'static str, id: &str, at: Timestamp) {
         let key = (table, id.to_owned());
         match self.truth.rows.get(&key) {
             Some(Expected::Live(_)) => {
-                self.note_end(table, id, at);
-                self.ended_with_parents.insert(key);
+                self.note_deletion(table, id, at);
+                self.deleted_with_parents.insert(key);
             }
-            // Of two parents, the one that went first says when; an end of its own says more than either.
+            // The earlier of two deleted parents gives the time. The child's own delete event overrides
+            // both.
             Some(Expected::Deleted { at: earlier, .. })
-                if self.ended_with_parents.contains(&key) && at < *earlier =>
+                if self.deleted_with_parents.contains(&key) && at < *earlier =>
             {
-                self.note_end(table, id, at);
+                self.note_deletion(table, id, at);
             }
             _ => {}
         }
     }
 
-    /// The built-in sample of a type, as of now and about a subject of its own. It must leave no row.
+    /// Emits the built-in sample of a type at the current time, about a new subject. It must leave no row.
     pub(crate) fn emit_sample(&mut self, event_type: &str) {
         let sample = samples::sample(event_type).and_then(|json| serde_json::from_str::<Value>(json).ok());
         let Some(Value::Object(mut data)) = sample.map(|mut event| event["data"].take()) else { return };
@@ -175,17 +177,17 @@ impl Instance {
 }
 
 impl Times {
-    /// A change: one in eight leaves `updated_at` as it was, which Clerk does not rule out.
+    /// Records a change. One in eight leaves `updated_at` as it was, which Clerk does not rule out.
     pub(super) fn touch(&mut self, now: Timestamp, rng: &mut Rng) {
         if rng.u32(..8) > 0 {
             self.updated_at = self.updated_at.max(now);
         }
     }
 
-    /// The time of the next event: a few milliseconds after what it tells of, later than the last.
+    /// Returns the timestamp of the next event: 1 to 18 ms after the action, and later than the last event.
     pub(super) fn next_event(&mut self, now: Timestamp, rng: &mut Rng) -> Timestamp {
-        let said = now.plus(Duration::from_millis(rng.u64(1..=18)));
-        self.event_at = said.max(self.event_at.plus(Duration::from_millis(1)));
+        let at = now.plus(Duration::from_millis(rng.u64(1..=18)));
+        self.event_at = at.max(self.event_at.plus(Duration::from_millis(1)));
         self.event_at
     }
 }

@@ -1,4 +1,4 @@
-//! Payers subscribe, change plans, pay, and sometimes do not.
+//! Actions on subscriptions, subscription items and payment attempts.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::model::billing::{Attempt, Item, PLANS, Payer, Subscription};
 
 const MONTH: Duration = Duration::from_secs(31 * 86_400);
 
-/// What may happen to an item: the event's type, and the status from then on.
-const TURNS: [(&str, &str); 9] = [
+/// Changes of an item: the event type, and the status from then on.
+const ITEM_CHANGES: [(&str, &str); 9] = [
     ("subscriptionItem.upcoming", "upcoming"),
     ("subscriptionItem.incomplete", "incomplete"),
     ("subscriptionItem.active", "active"),
@@ -23,7 +23,7 @@ const TURNS: [(&str, &str); 9] = [
 ];
 
 impl Instance {
-    /// A user or an organization subscribes to the free plan. There must be a user.
+    /// Subscribes a random user or organization to the free plan. There must be a user.
     pub(super) fn subscribe(&mut self) {
         let (rng, now) = (&mut self.rng, self.now);
         let by_organization = rng.bool() && !self.organizations.is_empty();
@@ -35,7 +35,7 @@ impl Instance {
         };
         let subscription = Subscription {
             id: id("csub_", rng, now),
-            times: Times::born(now),
+            times: Times::created(now),
             payer: payer.clone(),
             status: "active",
             latest_payment_id: None,
@@ -48,7 +48,7 @@ impl Instance {
         };
         let item = Item {
             id: id("csub_item_", rng, now),
-            times: Times::born(now),
+            times: Times::created(now),
             subscription_id: subscription.id.clone(),
             payer,
             plan: &PLANS[0],
@@ -58,31 +58,32 @@ impl Instance {
             period_end: None,
             seats: rng.bool().then_some(12),
         };
-        self.beside.subscriptions.push(subscription);
-        self.beside.items.push(item);
-        self.tell(|beside| &mut beside.items, TURNS[0].0, None);
-        let at = self.beside.subscriptions.len() - 1;
-        self.say_subscription("subscription.created", at);
+        self.others.subscriptions.push(subscription);
+        self.others.items.push(item);
+        self.announce(|others| &mut others.items, ITEM_CHANGES[0].0, None);
+        let at = self.others.subscriptions.len() - 1;
+        self.announce_subscription("subscription.created", at);
     }
 
-    /// With the item as it is now, which may be newer than what its own last event said.
-    fn say_subscription(&mut self, event_type: &str, at: usize) {
-        let subscription = &mut self.beside.subscriptions[at];
-        let own = self.beside.items.iter().filter(|item| item.subscription_id == subscription.id);
+    /// Emits an event with the items as they are now, which may be newer than the items' own last events.
+    fn announce_subscription(&mut self, event_type: &str, at: usize) {
+        let subscription = &mut self.others.subscriptions[at];
+        let own = self.others.items.iter().filter(|item| item.subscription_id == subscription.id);
         subscription.items = own.map(|item| item.as_nested(&self.templates)).collect();
-        self.tell(|beside| &mut beside.subscriptions, event_type, Some(at));
+        self.announce(|others| &mut others.subscriptions, event_type, Some(at));
     }
 
     pub(super) fn change_subscription(&mut self, at: usize) {
-        let turn = self.rng.usize(..3);
-        self.turn_subscription(at, turn);
+        let change = self.rng.usize(..3);
+        self.apply_subscription_change(at, change);
     }
 
-    /// Becomes active, falls behind, or changes something else; that alone is `subscription.updated`.
-    pub(super) fn turn_subscription(&mut self, at: usize, turn: usize) {
+    /// Changes a subscription: 0 makes it active, 1 past due, and 2 changes other fields
+    /// (`subscription.updated`).
+    pub(super) fn apply_subscription_change(&mut self, at: usize, change: usize) {
         let (rng, now) = (&mut self.rng, self.now);
-        let subscription = &mut self.beside.subscriptions[at];
-        let event_type = match turn {
+        let subscription = &mut self.others.subscriptions[at];
+        let event_type = match change {
             0 => {
                 subscription.status = "active";
                 subscription.active_at = Some(now);
@@ -101,24 +102,24 @@ impl Instance {
             }
         };
         subscription.times.touch(now, rng);
-        self.say_subscription(event_type, at);
+        self.announce_subscription(event_type, at);
     }
 
     pub(super) fn change_item(&mut self, at: usize) {
-        let turn = self.rng.usize(..TURNS.len());
-        self.turn_item(at, turn);
+        let change = self.rng.usize(..ITEM_CHANGES.len());
+        self.apply_item_change(at, change);
     }
 
-    pub(super) fn take_every_turn(&mut self, at: usize) {
-        for turn in 0..TURNS.len() {
-            self.turn_item(at, turn);
+    pub(super) fn apply_every_item_change(&mut self, at: usize) {
+        for change in 0..ITEM_CHANGES.len() {
+            self.apply_item_change(at, change);
         }
     }
 
-    fn turn_item(&mut self, at: usize, turn: usize) {
-        let (event_type, status) = TURNS[turn];
+    fn apply_item_change(&mut self, at: usize, change: usize) {
+        let (event_type, status) = ITEM_CHANGES[change];
         let (rng, now) = (&mut self.rng, self.now);
-        let item = &mut self.beside.items[at];
+        let item = &mut self.others.items[at];
         item.status = status;
         item.is_free_trial = event_type.ends_with("TrialEnding");
         if event_type.ends_with("updated") {
@@ -128,18 +129,18 @@ impl Instance {
             item.seats = rng.bool().then(|| rng.u32(1..50));
         }
         item.times.touch(now, rng);
-        self.tell(|beside| &mut beside.items, event_type, Some(at));
+        self.announce(|others| &mut others.items, event_type, Some(at));
     }
 
-    /// An attempt to be paid for a random subscription's next month.
+    /// Creates a payment attempt for the next month of a subscription.
     pub(super) fn charge(&mut self, subscription: usize) {
         let (rng, now) = (&mut self.rng, self.now);
-        let of = &mut self.beside.subscriptions[subscription];
+        let of = &mut self.others.subscriptions[subscription];
         let payment_id = id("cpay_", rng, now);
         of.latest_payment_id = Some(payment_id.clone());
         let attempt = Attempt {
             id: id("cpa_", rng, now),
-            times: Times::born(now),
+            times: Times::created(now),
             payer: of.payer.clone(),
             payment_id,
             invoice_id: rng.bool().then(|| id("cinv_", rng, now)),
@@ -153,14 +154,14 @@ impl Instance {
             paid_at: None,
             failed_at: None,
         };
-        self.beside.attempts.push(attempt);
-        self.tell(|beside| &mut beside.attempts, "paymentAttempt.created", None);
+        self.others.attempts.push(attempt);
+        self.announce(|others| &mut others.attempts, "paymentAttempt.created", None);
     }
 
-    /// It is paid, or it fails.
+    /// Completes a payment attempt at random: paid or failed.
     pub(super) fn settle_attempt(&mut self, at: usize) {
         let (rng, now) = (&mut self.rng, self.now);
-        let attempt = &mut self.beside.attempts[at];
+        let attempt = &mut self.others.attempts[at];
         if rng.bool() {
             attempt.status = "paid";
             attempt.paid_at = Some(now);
@@ -170,7 +171,7 @@ impl Instance {
             attempt.failed_code = Some("card_declined");
         }
         attempt.times.touch(now, rng);
-        self.tell(|beside| &mut beside.attempts, "paymentAttempt.updated", Some(at));
-        self.beside.attempts.swap_remove(at);
+        self.announce(|others| &mut others.attempts, "paymentAttempt.updated", Some(at));
+        self.others.attempts.swap_remove(at);
     }
 }

@@ -1,12 +1,11 @@
-//! What hangs on people and organizations: invitations, domains, sessions, roles, permissions, and the
-//! waiting list.
+//! Invitations, domains, sessions, roles, permissions and waitlist entries.
 
 use rollbook_core::time::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Object, Times, Told, data_of, iso, object, row, with};
+use super::{Entity, Object, Times, data_of, iso, object, row, with};
 
-/// Whoever has it gets in. It must be in no row.
+/// Invitation URL with a sign-in ticket. The ticket grants access, so it must not be in any row.
 const TICKET: &str =
     "https://accounts.kilnworks.example/sign-up?__clerk_ticket=eyJhbGciOiJub25lIn0.INVENTED.sig";
 
@@ -14,10 +13,10 @@ pub(crate) struct Invitation {
     pub(crate) id: String,
     pub(crate) times: Times,
     pub(crate) organization_id: String,
-    /// Otherwise only the copy of the organization that comes with it does.
-    pub(crate) says_organization: bool,
+    /// Whether the payload has `organization_id`. Otherwise only the nested copy of the organization has it.
+    pub(crate) has_organization_id: bool,
     pub(crate) inviter_id: Option<String>,
-    /// Who has accepted it.
+    /// User who accepted the invitation.
     pub(crate) user_id: Option<String>,
     pub(crate) email_address: String,
     pub(crate) role: &'static str,
@@ -32,7 +31,7 @@ pub(crate) struct Domain {
     pub(crate) organization_id: String,
     pub(crate) name: String,
     pub(crate) enrollment_mode: &'static str,
-    /// `None`: no verification has begun.
+    /// Verification status; `None` if no verification has begun.
     pub(crate) verification_status: Option<&'static str>,
     pub(crate) affiliation_email_address: Option<String>,
     pub(crate) pending: u32,
@@ -42,12 +41,12 @@ pub(crate) struct Session {
     pub(crate) id: String,
     pub(crate) times: Times,
     pub(crate) user_id: String,
-    /// The copy of the user that comes with it.
+    /// Nested copy of the user.
     pub(crate) user: Object,
     pub(crate) client_id: String,
     pub(crate) status: &'static str,
     pub(crate) organization_id: Option<String>,
-    /// Who is behind an impersonation.
+    /// Actor of an impersonated session.
     pub(crate) actor: Option<Value>,
     pub(crate) last_active_at: Timestamp,
     pub(crate) expire_at: Timestamp,
@@ -61,7 +60,7 @@ pub(crate) struct Role {
     pub(crate) key: String,
     pub(crate) description: Option<String>,
     pub(crate) is_creator_eligible: bool,
-    /// Copies.
+    /// Nested copies of the permissions.
     pub(crate) permissions: Vec<Object>,
 }
 
@@ -73,7 +72,7 @@ pub(crate) struct Permission {
     pub(crate) description: String,
 }
 
-/// An entry of the waiting list.
+/// Waitlist entry.
 pub(crate) struct Entry {
     pub(crate) id: String,
     pub(crate) times: Times,
@@ -83,7 +82,7 @@ pub(crate) struct Entry {
     pub(crate) invitation_id: Option<String>,
 }
 
-/// The `data` of the samples that payloads start from.
+/// `data` of the samples that payloads start from.
 pub(super) struct Templates {
     invitation: Object,
     domain: Object,
@@ -110,7 +109,7 @@ impl Templates {
     }
 }
 
-impl Told for Invitation {
+impl Entity for Invitation {
     const TABLE: &'static str = "organization_invitations";
 
     fn id(&self) -> &str {
@@ -138,7 +137,7 @@ impl Told for Invitation {
             "data": { "public_organization_data": { "id": self.organization_id, "name": "A copy" } },
         });
         let mut data = with(&templates.access.invitation, changes);
-        if !self.says_organization {
+        if !self.has_organization_id {
             data.remove("organization_id");
         }
         if let Some(user_id) = &self.user_id {
@@ -164,7 +163,7 @@ impl Told for Invitation {
     }
 }
 
-impl Told for Domain {
+impl Entity for Domain {
     const TABLE: &'static str = "organization_domains";
 
     fn id(&self) -> &str {
@@ -210,7 +209,7 @@ impl Told for Domain {
     }
 }
 
-impl Told for Session {
+impl Entity for Session {
     const TABLE: &'static str = "sessions";
 
     fn id(&self) -> &str {
@@ -254,7 +253,7 @@ impl Told for Session {
     }
 }
 
-impl Told for Role {
+impl Entity for Role {
     const TABLE: &'static str = "roles";
 
     fn id(&self) -> &str {
@@ -291,7 +290,7 @@ impl Told for Role {
     }
 }
 
-impl Told for Permission {
+impl Entity for Permission {
     const TABLE: &'static str = "permissions";
 
     fn id(&self) -> &str {
@@ -326,7 +325,7 @@ impl Told for Permission {
     }
 }
 
-impl Told for Entry {
+impl Entity for Entry {
     const TABLE: &'static str = "waitlist_entries";
 
     fn id(&self) -> &str {

@@ -1,11 +1,11 @@
-//! Billing: subscriptions, their items, and attempts to be paid.
+//! Billing: subscriptions, subscription items and payment attempts.
 
 use rollbook_core::time::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Object, Times, Told, data_of, iso, object, row, with};
+use super::{Entity, Object, Times, data_of, iso, object, row, with};
 
-/// A user or an organization that pays.
+/// Paying user or organization.
 #[derive(Clone)]
 pub(crate) struct Payer {
     pub(crate) id: String,
@@ -19,7 +19,7 @@ pub(crate) struct Plan {
     pub(crate) amount: u32,
 }
 
-/// The plans of the instance.
+/// Plans of the instance.
 pub(crate) static PLANS: [Plan; 3] = [
     Plan { id: "cplan_3ER4MZE7Pb0ZfmQTHqE4EIWbmes", slug: "free_org", amount: 0 },
     Plan { id: "cplan_3ER4Mb5tcOQm7y8NdA5xFjCnn1U", slug: "team", amount: 4900 },
@@ -37,7 +37,7 @@ pub(crate) struct Subscription {
     pub(crate) past_due_at: Option<Timestamp>,
     pub(crate) canceled_at: Option<Timestamp>,
     pub(crate) ended_at: Option<Timestamp>,
-    /// Copies, as they were when they were last looked at.
+    /// Nested copies of the items, as of the subscription's last event.
     pub(crate) items: Vec<Object>,
 }
 
@@ -54,13 +54,13 @@ pub(crate) struct Item {
     pub(crate) seats: Option<u32>,
 }
 
-/// An attempt to be paid.
+/// Payment attempt.
 pub(crate) struct Attempt {
     pub(crate) id: String,
     pub(crate) times: Times,
     pub(crate) payer: Payer,
     pub(crate) payment_id: String,
-    /// Clerk's own examples come without.
+    /// Invoice id; `None` as in Clerk's own examples.
     pub(crate) invoice_id: Option<String>,
     pub(crate) statement_id: String,
     pub(crate) payment_source_id: String,
@@ -73,7 +73,7 @@ pub(crate) struct Attempt {
     pub(crate) failed_at: Option<Timestamp>,
 }
 
-/// The `data` of the samples that payloads start from.
+/// `data` of the samples that payloads start from.
 pub(super) struct Templates {
     payer: Object,
     subscription: Object,
@@ -94,7 +94,7 @@ impl Templates {
 }
 
 impl Payer {
-    /// What the payer is not comes as an empty text.
+    /// Payload of the payer. The id that does not apply is an empty string.
     fn data(&self, templates: &Templates) -> Object {
         let or_empty = |id: &Option<String>| id.clone().unwrap_or_default();
         let changes = json!({
@@ -107,7 +107,7 @@ impl Payer {
 }
 
 impl Item {
-    /// The copy inside a subscription: it does not say what it belongs to.
+    /// Copy of the item inside a subscription. It has no subscription id and no payer.
     pub(crate) fn as_nested(&self, templates: &super::Templates) -> Object {
         let mut data = self.data(templates);
         data.insert("subscription_id".into(), Value::Null);
@@ -116,7 +116,7 @@ impl Item {
     }
 }
 
-impl Told for Subscription {
+impl Entity for Subscription {
     const TABLE: &'static str = "subscriptions";
 
     fn id(&self) -> &str {
@@ -164,7 +164,7 @@ impl Told for Subscription {
     }
 }
 
-impl Told for Item {
+impl Entity for Item {
     const TABLE: &'static str = "subscription_items";
 
     fn id(&self) -> &str {
@@ -223,7 +223,7 @@ impl Told for Item {
     }
 }
 
-impl Told for Attempt {
+impl Entity for Attempt {
     const TABLE: &'static str = "payment_attempts";
 
     fn id(&self) -> &str {

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection that is kept open between requests.
+//! One HTTP/1.1 connection with keep-alive.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::history::Event;
 
-/// The largest answer that is read, in bytes. The receiver's own are a line, its metrics some pages.
+/// Maximum size of an answer, in bytes. The receiver's own answers are one line; its metrics are some pages.
 pub const ANSWER_MAX: usize = 4 << 20;
 
 const SVIX_ID: HeaderName = HeaderName::from_static("svix-id");
@@ -25,12 +25,12 @@ const SVIX_SIGNATURE: HeaderName = HeaderName::from_static("svix-signature");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const AGENT: HeaderValue = HeaderValue::from_static("Svix-Webhooks/1.0 (rollbook simulator)");
 
-/// An answer, read whole.
+/// Complete HTTP answer.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The status code.
+    /// Status code.
     pub status: u16,
-    /// The body; what is no UTF-8 is replaced by U+FFFD.
+    /// Body. Invalid UTF-8 is replaced by U+FFFD.
     pub body: String,
 }
 
@@ -42,29 +42,29 @@ impl Answer {
 }
 
 impl std::fmt::Debug for Answer {
-    /// Never the body.
+    /// Prints the length of the body, never the body.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Answer({}, {} bytes)", self.status, self.body.len())
     }
 }
 
-/// Why there is no answer. But for [`Self::Request`] and [`Self::Connect`] the other side may have
-/// read the request all the same, and the connection is of no further use.
+/// Reason why there is no answer. After any error except [`Self::Request`] and [`Self::Connect`], the server
+/// may have received the request, and the connection cannot be used again.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// Nobody listens there, or nobody can be reached.
+    /// The connection was refused, or the host is unreachable.
     #[error("can't connect to {0}: {1}")]
     Connect(SocketAddr, std::io::Error),
-    /// No connection within the timeout.
+    /// The connection was not established within the timeout.
     #[error("no connection to {0} within {1:?}")]
     ConnectTimeout(SocketAddr, Duration),
-    /// The path or a header can't be sent.
-    #[error("this is no request that can be sent: {0}")]
+    /// The path or a header is not valid in a request.
+    #[error("not a valid HTTP request: {0}")]
     Request(#[from] hyper::http::Error),
-    /// The connection broke, or what came is not HTTP.
+    /// The connection broke, or the answer is not valid HTTP.
     #[error("the connection broke: {0}")]
     Broken(#[from] hyper::Error),
-    /// No whole answer within the timeout.
+    /// The answer was not complete within the timeout.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     /// The answer is larger than [`ANSWER_MAX`].
@@ -75,7 +75,8 @@ pub enum SendError {
 /// One connection. Dropping it closes it.
 pub struct Connection {
     requests: SendRequest<Full<Bytes>>,
-    /// Reads and writes for `requests`. Aborted when it is dropped, so it ends with the connection.
+    /// Task that reads and writes for `requests`. Dropping it aborts the task, so it ends with the
+    /// connection.
     _driver: JoinSet<()>,
     host: HeaderValue,
     timeout: Duration,
@@ -83,37 +84,36 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Opens a connection. `timeout` is for that, and then for each request: until its answer is
-    /// read whole.
+    /// Opens a connection. `timeout` limits this, and then each request until its answer is complete.
     ///
     /// # Errors
-    /// Nobody answers there, or not in time.
+    /// The server is unreachable or does not answer in time.
     pub async fn connect(address: SocketAddr, timeout: Duration) -> Result<Self, SendError> {
         let stream = tokio::time::timeout(timeout, TcpStream::connect(address))
             .await
             .map_err(|_| SendError::ConnectTimeout(address, timeout))?
             .map_err(|error| SendError::Connect(address, error))?;
-        // Requests are written whole; waiting for more to send would only delay them.
+        // Requests are written in one piece; Nagle's algorithm would only delay them.
         stream.set_nodelay(true).map_err(|error| SendError::Connect(address, error))?;
         let (requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let mut driver = JoinSet::new();
         driver.spawn(async move {
-            // Its error reaches whoever waits for an answer.
+            // The error also reaches the caller who waits for the answer.
             drop(connection.await);
         });
         let host = HeaderValue::from_str(&address.to_string()).map_err(hyper::http::Error::from)?;
         Ok(Self { requests, _driver: driver, host, timeout, broken: false })
     }
 
-    /// Whether another request can be sent, as far as is known here: the other side may be closing.
+    /// Whether another request can be sent, as far as this side knows: the server may be closing.
     pub fn is_open(&self) -> bool {
         !self.broken && !self.requests.is_closed()
     }
 
-    /// Sends one request, with a `Host` header beside `headers`, and reads its answer.
+    /// Sends one request with `headers` and a `Host` header, and reads its answer.
     ///
     /// # Errors
-    /// There is no whole answer within the timeout.
+    /// The answer is not complete within the timeout.
     pub async fn request(
         &mut self,
         method: Method,
@@ -124,7 +124,8 @@ impl Connection {
         let mut request = Request::builder().method(method).uri(path).body(Full::new(body))?;
         *request.headers_mut() = headers;
         request.headers_mut().insert(HOST, self.host.clone());
-        // Also while this future is dropped half way: the answer to come is not the next request's.
+        // Set before the exchange: if this future is dropped half way, the pending answer must not be read as
+        // the answer to the next request.
         self.broken = true;
         let (answer, closes) =
             tokio::time::timeout(self.timeout, Self::exchange(&mut self.requests, request))
@@ -134,7 +135,7 @@ impl Connection {
         Ok(answer)
     }
 
-    /// The answer, and whether it was the connection's last.
+    /// Returns the answer, and whether the server closes the connection after it.
     async fn exchange(
         requests: &mut SendRequest<Full<Bytes>>,
         request: Request<Full<Bytes>>,
@@ -161,15 +162,15 @@ impl Connection {
     /// Sends a `GET`.
     ///
     /// # Errors
-    /// There is no whole answer within the timeout.
+    /// The answer is not complete within the timeout.
     pub async fn get(&mut self, path: &str) -> Result<Answer, SendError> {
         self.request(Method::GET, path, HeaderMap::new(), Bytes::new()).await
     }
 
-    /// Makes one attempt to deliver an event, signed as of `now`. Any answer is an `Ok`.
+    /// Makes one attempt to deliver an event, signed at `now`. An answer with any status is `Ok`.
     ///
     /// # Errors
-    /// There is no whole answer within the timeout.
+    /// The answer is not complete within the timeout.
     pub async fn post(
         &mut self,
         path: &str,

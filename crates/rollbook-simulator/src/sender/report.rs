@@ -1,4 +1,4 @@
-//! What became of the deliveries.
+//! Results of the deliveries.
 
 use std::time::Duration;
 
@@ -6,61 +6,61 @@ use serde_json::Value;
 
 use super::Answer;
 
-/// What became of all deliveries of one run. Events are named by their place among the events.
+/// Results of all deliveries of one run. Events are given by their index in `events`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// How many requests were made.
+    /// Number of requests.
     pub attempts: u64,
-    /// The event of each delivery that was answered 2xx, in the order of the schedule: an event that
-    /// was delivered twice is there twice.
+    /// Event of each delivery that was answered 2xx, in the order of the schedule. An event that was
+    /// delivered twice occurs twice.
     pub acknowledged: Vec<usize>,
-    /// How many of the acknowledged were answered with `queued`.
+    /// Number of acknowledged deliveries that were answered with `queued`.
     pub queued: u64,
-    /// How many of the acknowledged were answered with `duplicate`.
+    /// Number of acknowledged deliveries that were answered with `duplicate`.
     pub duplicates: u64,
-    /// The event of each delivery that was given up after an answer, with that last answer's status.
+    /// Event of each delivery that was given up after an answer, with the status of the last answer.
     pub refused: Vec<(usize, u16)>,
-    /// The event of each delivery that was given up and had no answer to its last attempt.
+    /// Event of each delivery that was given up without an answer to its last attempt.
     pub unanswered: Vec<usize>,
-    /// Why there was no answer, the last time that there was none, given up or not.
+    /// Error of the last attempt without an answer, whether its delivery was given up or not.
     pub last_error: Option<String>,
-    /// How long it all took.
+    /// Duration of the run.
     pub elapsed: Duration,
-    /// How long the attempts took that were acknowledged, from the request (and the connection, where
-    /// a new one was needed) to the answer.
+    /// Durations of the acknowledged attempts, from the request (or from connecting, where a new connection
+    /// was needed) to the answer.
     pub latencies: Latencies,
 }
 
-/// Durations, sorted.
+/// Sorted durations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Latencies(Vec<Duration>);
 
 impl Latencies {
-    /// Takes durations in any order.
+    /// Creates latencies from durations in any order.
     pub fn new(mut durations: Vec<Duration>) -> Self {
         durations.sort_unstable();
         Self(durations)
     }
 
-    /// The shortest duration that `per_mille` thousandths of all do not exceed: 500 is the median, 990
-    /// the 99th percentile, 1000 the longest. Zero where there is none.
+    /// Returns the shortest duration that `per_mille` thousandths of all do not exceed: 500 is the median,
+    /// 990 the 99th percentile, 1000 the maximum. Zero if there are no durations.
     pub fn at(&self, per_mille: usize) -> Duration {
         let rank = (self.0.len() * per_mille.min(1000)).div_ceil(1000).max(1);
         self.0.get(rank - 1).copied().unwrap_or_default()
     }
 
-    /// All of them, shortest first.
+    /// All durations, shortest first.
     pub fn as_slice(&self) -> &[Duration] {
         &self.0
     }
 }
 
-/// How one delivery ended, or one attempt.
+/// Result of one delivery or of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Queued,
     Duplicate,
-    /// 2xx, and neither of the two.
+    /// A 2xx with neither of the two statuses.
     Accepted,
     Refused(u16),
     Unanswered,
@@ -84,11 +84,11 @@ impl Outcome {
     }
 }
 
-/// What one connection did.
+/// Results of one connection.
 #[derive(Default)]
 pub(super) struct Tally {
     pub(super) attempts: u64,
-    /// By place in the schedule.
+    /// Outcomes by index in the schedule.
     pub(super) outcomes: Vec<(usize, Outcome)>,
     pub(super) latencies: Vec<Duration>,
     pub(super) last_error: Option<String>,
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_judged_by_its_status_and_told_apart_by_its_text() {
+    fn the_status_code_decides_the_outcome_and_the_body_distinguishes_success() {
         let of = |status, body: &str| Outcome::of(&Answer { status, body: body.into() });
         assert_eq!(of(200, r#"{"status":"queued"}"#), Outcome::Queued);
         assert_eq!(of(200, r#"{"status":"duplicate"}"#), Outcome::Duplicate);

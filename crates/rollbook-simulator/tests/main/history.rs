@@ -1,4 +1,4 @@
-//! Histories are reproducible, and their truth is what the merge comes to.
+//! Histories are reproducible, and their truth equals the result of the merge.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -35,7 +35,7 @@ fn read(event: &Event) -> Value {
     serde_json::from_slice(&event.body).expect("a body is JSON")
 }
 
-/// The change that the event makes, as the real reader sees it.
+/// The change that the event makes, according to the real parser.
 fn assertion(event: &Event) -> Option<Assertion> {
     let parsed = parse(&message(event), Some(INSTANCE_ID)).expect("an event of the history can be read");
     assert_eq!((parsed.sanitized, parsed.mismatched), (0, 0), "{event:?}");
@@ -56,14 +56,14 @@ fn value(field: &Field) -> Value {
     }
 }
 
-/// What the events say of a subject: the change that says what it is or was like, and when it ended.
+/// State of a subject according to its events: the change with the greatest version, and the time of its deletion.
 #[derive(Default)]
-struct Said {
+struct SubjectState {
     content: Option<Assertion>,
-    ended_at: Option<i64>,
+    deleted_at: Option<i64>,
 }
 
-fn view(content: &Assertion, ended_at: Option<i64>) -> RowView {
+fn view(content: &Assertion, deleted_at: Option<i64>) -> RowView {
     let time = |at: Option<Timestamp>| at.map_or(Value::Null, |at| at.to_string().into());
     let mut columns = Map::from_iter([("id".to_owned(), Value::from(content.id.as_str()))]);
     if let Some(row) = &content.row {
@@ -71,32 +71,32 @@ fn view(content: &Assertion, ended_at: Option<i64>) -> RowView {
         columns.extend(names.zip(row.values.iter().map(value)));
         columns.insert("created_at".into(), time(row.created_at));
         columns.insert("updated_at".into(), time(row.updated_at));
-        columns.insert("deleted_at".into(), time(ended_at.map(Timestamp::from_millis)));
+        columns.insert("deleted_at".into(), time(deleted_at.map(Timestamp::from_millis)));
         columns.insert("data".into(), serde_json::from_str(&row.data).expect("JSON"));
     }
     RowView { id: content.id.clone(), columns }
 }
 
-/// The rows that the greatest version of each subject leaves, read by the real reader.
+/// The rows that the greatest version of each subject leaves, read by the real parser.
 fn replay(history: &History) -> Vec<(&'static str, RowView)> {
-    let mut all: BTreeMap<(&str, String), Said> = BTreeMap::new();
+    let mut all: BTreeMap<(&str, String), SubjectState> = BTreeMap::new();
     for change in history.events.iter().filter_map(assertion) {
-        let said = all.entry((change.resource.table, change.id.clone())).or_default();
+        let state = all.entry((change.resource.table, change.id.clone())).or_default();
         if change.version.dead {
-            said.ended_at = said.ended_at.max(Some(change.version.event_at));
-        } else if said.content.as_ref().is_none_or(|known| known.version < change.version) {
-            said.content = Some(change);
+            state.deleted_at = state.deleted_at.max(Some(change.version.event_at));
+        } else if state.content.as_ref().is_none_or(|known| known.version < change.version) {
+            state.content = Some(change);
         }
     }
     let known = |resource: &'static Resource, id: &str| {
-        let said = all.get(&(resource.table, id.to_owned()))?;
-        Some(Stored { deleted_at: said.ended_at, ..Stored::default() })
+        let state = all.get(&(resource.table, id.to_owned()))?;
+        Some(Stored { deleted_at: state.deleted_at, ..Stored::default() })
     };
-    let row = |said: &Said| {
-        let content = said.content.as_ref().expect("every subject of a history is told of");
-        let row = content.row.as_ref().expect("what lives has content");
-        let ended_at = said.ended_at.or(inherited(content.resource, row, known).deleted_at);
-        (content.resource.table, view(content, ended_at))
+    let row = |state: &SubjectState| {
+        let content = state.content.as_ref().expect("every subject of a history has an event with content");
+        let row = content.row.as_ref().expect("a change that is not a delete has content");
+        let deleted_at = state.deleted_at.or(inherited(content.resource, row, known).deleted_at);
+        (content.resource.table, view(content, deleted_at))
     };
     all.values().map(row).collect()
 }
@@ -133,7 +133,7 @@ fn a_row_names_every_column_of_its_table() {
 }
 
 #[test]
-fn of_one_subject_the_events_time_goes_forward_and_updated_at_never_back() {
+fn for_one_subject_the_event_time_increases_and_updated_at_never_decreases() {
     let history = History::generate(&small(3));
     let mut last: HashMap<(&str, String), (i64, i64)> = HashMap::new();
     let (mut ties, mut same_moment) = (0, 0);
@@ -155,7 +155,7 @@ fn of_one_subject_the_events_time_goes_forward_and_updated_at_never_back() {
 }
 
 #[test]
-fn a_history_has_every_event_type_when_asked_and_else_those_of_people_and_organizations() {
+fn a_history_has_every_event_type_if_asked_and_otherwise_those_of_users_organizations_and_memberships() {
     let types = |settings: &HistorySettings| -> BTreeSet<String> {
         History::generate(settings).events.into_iter().map(|event| event.event_type).collect()
     };
@@ -165,12 +165,12 @@ fn a_history_has_every_event_type_when_asked_and_else_those_of_people_and_organi
 
     let some = types(&HistorySettings { every_event_type: false, ..small(1) });
     assert_eq!(some.len(), 9);
-    let told = ["user.", "organization.", "organizationMembership."];
-    assert!(some.iter().all(|event_type| told.iter().any(|of| event_type.starts_with(of))), "{some:?}");
+    let prefixes = ["user.", "organization.", "organizationMembership."];
+    assert!(some.iter().all(|event_type| prefixes.iter().any(|of| event_type.starts_with(of))), "{some:?}");
 }
 
 #[test]
-fn people_leave_and_come_back_as_another_membership_and_some_end_with_their_parents_alone() {
+fn users_rejoin_with_a_new_membership_and_some_memberships_are_deleted_with_a_parent_only() {
     let history = History::generate(&HistorySettings { changes: 3000, ..small(5) });
     let dead = |table: &'static str, id: &Value| {
         let key = (table, id.as_str().unwrap_or_default().to_owned());
@@ -183,25 +183,25 @@ fn people_leave_and_come_back_as_another_membership_and_some_end_with_their_pare
         *lives.entry(key).or_default() += 1;
     }
     assert!(lives.values().any(|lives| *lives > 1));
-    let told: BTreeSet<String> = history
+    let with_own_event: BTreeSet<String> = history
         .events
         .iter()
         .filter(|event| event.event_type == "organizationMembership.deleted")
         .map(|event| read(event)["data"]["id"].as_str().unwrap_or_default().to_owned())
         .collect();
-    let silent = history.truth.rows.iter().filter(|((table, id), expected)| {
-        let is_over = matches!(expected, Expected::Deleted { .. }) && !told.contains(id);
+    let without_own_event = history.truth.rows.iter().filter(|((table, id), expected)| {
+        let is_over = matches!(expected, Expected::Deleted { .. }) && !with_own_event.contains(id);
         let parents = expected.columns();
         let with_parent =
             || dead("users", &parents["user_id"]) || dead("organizations", &parents["organization_id"]);
         *table == "organization_memberships" && is_over && with_parent()
     });
-    assert!(silent.count() > 0);
+    assert!(without_own_event.count() > 0);
     assert!(history.truth.deleted() > 20);
 }
 
 #[test]
-fn the_default_history_is_as_large_as_it_says_and_its_bodies_are_like_real_ones() {
+fn the_default_history_has_the_configured_size_and_bodies_of_realistic_size() {
     let history = History::generate(&HistorySettings::default());
     assert!((9000..9100).contains(&history.events.len()), "{}", history.events.len());
     let sizes = |prefix: &str| -> usize {
@@ -224,7 +224,7 @@ fn the_default_history_is_as_large_as_it_says_and_its_bodies_are_like_real_ones(
 }
 
 #[test]
-fn a_tiny_history_ends_too() {
+fn a_tiny_history_is_generated_and_its_truth_is_right() {
     for (users, organizations, changes) in [(0, 0, 0), (1, 0, 50), (1, 1, 50), (2, 3, 200), (500, 0, 10)] {
         for every_event_type in [false, true] {
             let settings = HistorySettings {
@@ -242,7 +242,7 @@ fn a_tiny_history_ends_too() {
 }
 
 #[test]
-fn a_schedule_has_every_event_shuffled_and_as_many_duplicates_as_asked() {
+fn a_schedule_has_every_event_in_shuffled_order_and_the_requested_duplicates() {
     let history = History::generate(&small(1));
     let events = history.events.len();
     for (per_mille, least, most) in
@@ -253,8 +253,8 @@ fn a_schedule_has_every_event_shuffled_and_as_many_duplicates_as_asked() {
         assert_eq!(order.iter().copied().collect::<BTreeSet<_>>(), (0..events).collect());
         assert_eq!(order, history.schedule(9, per_mille));
         assert_ne!(order, history.schedule(10, per_mille));
-        // Over the whole history: the average delivery is a third of it away from its place.
-        let away: usize = order.iter().enumerate().map(|(place, event)| place.abs_diff(*event)).sum();
-        assert!(away / order.len() > events / 5, "{per_mille}");
+        // The average distance of a delivery from its place is a third of the length of the history.
+        let distance: usize = order.iter().enumerate().map(|(place, event)| place.abs_diff(*event)).sum();
+        assert!(distance / order.len() > events / 5, "{per_mille}");
     }
 }

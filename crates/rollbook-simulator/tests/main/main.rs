@@ -1,4 +1,4 @@
-//! The simulator from outside: its samples, its histories and its sender.
+//! Tests of the simulator's public interface: samples, histories and sender.
 
 mod history;
 mod samples;

@@ -1,4 +1,4 @@
-//! The samples are what their names say.
+//! Samples match their file names.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -27,7 +27,7 @@ fn every_file_is_built_in_under_its_name() {
 }
 
 #[test]
-fn there_is_a_sample_of_each_of_the_45_types_and_it_is_of_that_type() {
+fn each_of_the_45_types_has_a_sample_of_that_type() {
     let types: Vec<&str> = samples::event_types().collect();
     assert_eq!(types.len(), 45);
     assert!(types.is_sorted());
@@ -42,7 +42,7 @@ fn there_is_a_sample_of_each_of_the_45_types_and_it_is_of_that_type() {
 }
 
 #[test]
-fn a_variant_is_an_event_of_the_type_that_its_name_begins_with() {
+fn the_name_of_a_variant_begins_with_its_event_type() {
     for (name, json) in samples::variants().iter().chain(samples::unconfirmed()) {
         let event: Value = match serde_json::from_str(json) {
             Ok(event) => event,

@@ -1,4 +1,4 @@
-//! The sender against servers that answer, refuse, hang up and say nothing.
+//! The sender against servers that answer, refuse, close the connection or never answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -34,7 +34,7 @@ fn events(number: usize) -> Vec<Event> {
     (0..number).map(event).collect()
 }
 
-/// A clock on which a minute passes with every look.
+/// A clock that advances by one minute with every reading.
 struct Minutes(AtomicI64);
 
 impl Clock for Minutes {
@@ -87,7 +87,7 @@ async fn a_delivery_has_the_headers_of_svix_and_a_signature_that_verifies() {
 }
 
 #[tokio::test]
-async fn every_delivery_of_the_order_is_made_once_where_all_goes_well() {
+async fn without_failures_every_delivery_of_the_order_is_made_once() {
     let answer_by_id = Mutex::new(BTreeSet::new());
     let mut server = Server::start(move |_, seen| {
         let fresh = answer_by_id.lock().expect("no panic").insert(header(seen, "svix-id").to_owned());
@@ -116,7 +116,7 @@ async fn every_delivery_of_the_order_is_made_once_where_all_goes_well() {
 }
 
 #[tokio::test]
-async fn a_refused_delivery_is_sent_again_with_its_id_and_a_new_signature() {
+async fn a_refused_delivery_is_retried_with_its_id_and_a_new_signature() {
     let mut server =
         Server::start(|request, _| if request < 2 { Reaction::Answer(503, "full".into()) } else { queued() })
             .await;
@@ -132,7 +132,7 @@ async fn a_refused_delivery_is_sent_again_with_its_id_and_a_new_signature() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_or_is_closed_is_made_again() {
+async fn a_connection_that_breaks_or_is_closed_is_reopened() {
     let mut server = Server::start(|request, _| match request {
         1 => Reaction::Hangup,
         3 => Reaction::AnswerAndClose(200, r#"{"status":"queued"}"#.into()),
@@ -151,7 +151,7 @@ async fn a_connection_that_breaks_or_is_closed_is_made_again() {
 }
 
 #[tokio::test]
-async fn an_attempt_without_an_answer_in_time_is_made_again_on_another_connection() {
+async fn an_attempt_that_times_out_is_retried_on_another_connection() {
     let mut server =
         Server::start(|request, _| if request == 0 { Reaction::Silence } else { queued() }).await;
     let settings = DeliverSettings { request_timeout: Duration::from_millis(200), ..settings(1) };
@@ -162,7 +162,7 @@ async fn an_attempt_without_an_answer_in_time_is_made_again_on_another_connectio
 }
 
 #[tokio::test]
-async fn a_delivery_is_given_up_in_the_end_and_the_others_go_on() {
+async fn a_delivery_is_given_up_after_its_time_and_the_others_continue() {
     let server = Server::start(|_, seen| match header(seen, "svix-id") {
         "msg_0" => Reaction::Answer(400, r#"{"error":"no signature matches"}"#.into()),
         "msg_1" => Reaction::Hangup,
@@ -187,11 +187,11 @@ async fn a_rate_spaces_the_deliveries_out() {
 }
 
 #[tokio::test]
-async fn a_get_reads_its_answer_and_nobody_there_is_an_error() {
-    let mut server = Server::start(|_, _| Reaction::Answer(503, "queue: away".into())).await;
+async fn a_get_reads_its_answer_and_a_closed_port_is_an_error() {
+    let mut server = Server::start(|_, _| Reaction::Answer(503, "queue: unreachable".into())).await;
     let mut connection = Connection::connect(server.address, LONG).await.expect("a connection");
     let answer = connection.get("/readyz").await.expect("an answer");
-    assert_eq!((answer.status, answer.body.as_str()), (503, "queue: away"));
+    assert_eq!((answer.status, answer.body.as_str()), (503, "queue: unreachable"));
     assert!(!answer.is_success() && connection.is_open());
     assert_eq!(server.seen()[0].path, "/readyz");
 
@@ -202,7 +202,7 @@ async fn a_get_reads_its_answer_and_nobody_there_is_an_error() {
 }
 
 #[tokio::test]
-async fn after_a_failure_a_connection_is_not_open() {
+async fn a_connection_is_not_open_after_a_failure() {
     let server = Server::start(|_, seen| match seen.path.as_str() {
         "/silence" => Reaction::Silence,
         "/hangup" => Reaction::Hangup,

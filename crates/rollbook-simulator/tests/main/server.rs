@@ -1,4 +1,4 @@
-//! A receiver for tests: it answers each request as a script says.
+//! A receiver for tests: a script decides the answer to each request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,25 +16,25 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// What was asked of the server.
+/// One request that the server received.
 pub(crate) struct Seen {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// The number of the connection, from zero.
+    /// Number of the connection, from zero.
     pub(crate) connection: usize,
 }
 
-/// How the server reacts to one request.
+/// Reaction of the server to one request.
 #[derive(Clone)]
 pub(crate) enum Reaction {
     Answer(u16, String),
-    /// Answers, and closes after it.
+    /// Answers, and then closes the connection.
     AnswerAndClose(u16, String),
-    /// Closes the connection without a word.
+    /// Closes the connection without an answer.
     Hangup,
-    /// Says nothing for ever.
+    /// Never answers.
     Silence,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// `script` is asked with the number of the request, from zero.
+    /// Starts a server. `script` receives the number of the request, from zero.
     pub(crate) async fn start(script: impl Fn(usize, &Seen) -> Reaction + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
@@ -61,7 +61,7 @@ impl Server {
         Self { address, seen, _tasks: tasks }
     }
 
-    /// Every request so far.
+    /// Requests received since the last call.
     pub(crate) fn seen(&mut self) -> Vec<Seen> {
         std::iter::from_fn(|| self.seen.try_recv().ok()).collect()
     }

@@ -1,5 +1,5 @@
-//! What each port promises, as one named test per property. An engine's own tests run a whole suite
-//! with one macro; two engines that pass it differ only where the port leaves the choice.
+//! Promises of each port, as one named test per property. The tests of an engine run a whole suite with one
+//! macro. Two engines that pass it differ only where the port leaves a choice.
 //!
 //! * Queues: [`queue_conformance!`](crate::queue_conformance) and, against the model in memory,
 //!   [`queue_agrees_with_model!`](crate::queue_agrees_with_model).

@@ -1,7 +1,7 @@
-//! The ports in memory: what each must do, in the plainest code that does it.
+//! The ports in memory: the specification of each, in the simplest code.
 //!
-//! Nothing here survives the process. Everything else that the ports promise holds, and the
-//! conformance suites run on these models as on any engine.
+//! Data does not survive the process. Everything else that the ports promise holds, and the conformance
+//! suites run on these models as on any engine.
 
 pub mod queue;
 pub mod store;

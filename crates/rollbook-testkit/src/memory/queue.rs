@@ -1,7 +1,7 @@
 //! The queue in memory.
 //!
-//! One due time for each message answers every question of "when": a message is ready once it is due,
-//! a lease moves its due time to the lease's end, a retry to the backoff's. A message that is due and
+//! One due time per message answers every question about time: a message is ready once it is due. A lease
+//! moves the due time to the end of the lease, a retry to the end of the backoff. A message that is due and
 //! still marked as leased has lost its worker.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,11 +26,11 @@ use tokio::time::Instant;
 
 use crate::conformance::queue::DUE_WITHIN;
 
-/// A queue in memory. Share it in an [`Arc`]; waiting leases wake when a message comes, goes or
+/// A queue in memory. Share it in an [`Arc`]. Waiting lease calls wake when a message arrives, is settled or
 /// becomes due.
 pub struct MemoryQueue {
     depth_max: u64,
-    /// The longest lease or backoff that is believed.
+    /// Maximum time until a due time. A due time further ahead comes from a clock that was wrong.
     due_within: Duration,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
@@ -41,9 +41,9 @@ pub struct MemoryQueue {
 struct State {
     messages: BTreeMap<MessageId, Message>,
     dead: BTreeMap<DeadLetterPosition, DeadLetter>,
-    /// What the last request of each lane was given.
+    /// Messages and tokens of the last answer to each lane.
     requests: BTreeMap<u32, (u64, Vec<(MessageId, LeaseToken)>)>,
-    /// Counts everything that must never be the same twice: arrivals, tokens, positions.
+    /// Counter for everything that must be unique: arrivals, tokens, positions.
     last_number: i64,
 }
 
@@ -52,7 +52,7 @@ struct Message {
     traceparent: Option<Traceparent>,
     body: Bytes,
     due_at: Timestamp,
-    /// Decides between messages that are due at the same moment: first come, first served.
+    /// Order of arrival. It decides between messages with the same due time: first in, first out.
     arrival: i64,
     attempts: u32,
     unsettled: u32,
@@ -110,37 +110,37 @@ impl Message {
 }
 
 impl MemoryQueue {
-    /// An empty queue that takes `depth_max` messages, dead letters not counted.
+    /// Creates an empty queue with room for `depth_max` messages, dead letters not counted.
     pub fn new(depth_max: u64, clock: Arc<dyn Clock>) -> Self {
         let due_within = DUE_WITHIN;
         Self { depth_max, due_within, clock, state: Mutex::default(), changed: Notify::new() }
     }
 
-    /// The same queue for leases and backoffs of up to this long.
+    /// Sets the maximum length of leases and backoffs.
     #[must_use]
     pub fn with_due_within(self, due_within: Duration) -> Self {
         Self { due_within, ..self }
     }
 
-    /// Damages the entry of a message that waits: its next lease says that it can't be read.
-    /// Whether there is such a message.
+    /// Damages the entry of a queued message: its next lease reports that it cannot be read. Returns whether
+    /// there is such a message.
     pub fn corrupt(&self, id: &MessageId) -> bool {
         self.state().messages.get_mut(id).map(|message| message.corrupt = true).is_some()
     }
 
-    /// The ids of all messages that are neither done nor dead, in their order.
+    /// Returns the ids of all messages that are neither done nor dead, sorted.
     pub fn message_ids(&self) -> Vec<MessageId> {
         self.state().messages.keys().cloned().collect()
     }
 
-    /// All dead letters, oldest first.
+    /// Returns all dead letters, oldest first.
     pub fn dead(&self) -> Vec<DeadLetter> {
         self.state().dead.values().cloned().collect()
     }
 
-    /// Leases exactly `ids`, if that is a right answer to a lease of at most `max`: as many as there
-    /// are to give, none of them due later than one that is left, the earliest first. For comparing an
-    /// engine with this model where the port leaves the choice between equal due times open.
+    /// Leases exactly `ids` if that is a correct answer to a lease of at most `max`: as many as possible,
+    /// none due later than one that remains, earliest first. Used to compare an engine with this model where
+    /// the port leaves the order of equal due times open.
     pub fn lease_these(&self, ids: &[MessageId], max: usize, lease_for: Duration) -> Option<Vec<Lease>> {
         let now = self.clock.now();
         let mut state = self.state();
@@ -175,7 +175,7 @@ impl MemoryQueue {
         leases
     }
 
-    /// How long until the next message is due, where one waits.
+    /// Returns the time until the next message is due, if there is one.
     fn next_due_after(&self) -> Option<Duration> {
         let now = self.clock.now();
         self.state().messages.values().map(|message| message.due_at.since(now)).min()
@@ -188,7 +188,7 @@ impl State {
         self.last_number
     }
 
-    /// Brings back due times that a clock which was ahead has put too far into the future.
+    /// Corrects due times that are too far in the future because the clock was ahead.
     fn correct(&mut self, now: Timestamp, due_within: Duration, leased_until: Timestamp) {
         let furthest = now.plus(due_within).max(leased_until);
         for message in self.messages.values_mut().filter(|message| message.due_at > furthest) {
@@ -196,7 +196,7 @@ impl State {
         }
     }
 
-    /// The ids of the messages that are due, oldest due first.
+    /// Returns the ids of the messages that are due, oldest due first.
     fn due(&self, now: Timestamp) -> Vec<MessageId> {
         let mut due: Vec<_> = self.messages.iter().filter(|(_, message)| message.due_at <= now).collect();
         due.sort_by_key(|(_, message)| (message.due_at, message.arrival));
@@ -214,7 +214,7 @@ impl State {
         leases
     }
 
-    /// How many of these, in their order, the request has room for.
+    /// Returns how many of `ids`, in this order, fit into the request.
     fn fitting(&self, ids: &[MessageId], request: &LeaseRequest) -> usize {
         let mut bytes = 0;
         let fits = |id: &&MessageId| {
@@ -225,7 +225,8 @@ impl State {
         ids.iter().take(request.max).take_while(fits).count()
     }
 
-    /// What this very request took before and still holds. What no longer fits into it is released.
+    /// Returns the leases that this same request got before and still holds. Those that no longer fit are
+    /// released.
     fn repeated(&mut self, request: &LeaseRequest, now: Timestamp) -> Vec<Lease> {
         let Some((number, given)) = self.requests.get(&request.id.lane) else { return Vec::new() };
         if *number != request.id.number {
@@ -245,7 +246,8 @@ impl State {
         held.into_iter().map(|(id, token)| self.messages[&id].show_lease(&id, token)).collect()
     }
 
-    /// The message of a lease that stands. A lease that ran out but that nobody took still stands.
+    /// Returns the message of a valid lease. A lease that expired stays valid until another worker takes the
+    /// message.
     fn held(&mut self, lease: &Lease) -> Option<&mut Message> {
         self.messages.get_mut(&lease.id).filter(|held| held.leased.as_ref() == Some(&lease.token))
     }
@@ -303,7 +305,7 @@ impl State {
         stats
     }
 
-    /// The dead letters that match among the next `limit`, and where the next step begins.
+    /// Returns the matching dead letters among the next `limit`, and the position of the next step.
     fn step(
         &self,
         filter: &DeadLetterFilter,
@@ -312,7 +314,7 @@ impl State {
     ) -> (Vec<DeadLetterPosition>, Option<DeadLetterPosition>) {
         let behind = self.dead.values().filter(|letter| after.is_none_or(|after| letter.position > after));
         if filter.id.is_some() {
-            // One at most, found by its id.
+            // At most one match, found by its id.
             let found = behind.filter(|letter| matches(filter, letter)).take(limit);
             return (found.map(|letter| letter.position).collect(), None);
         }
@@ -362,7 +364,7 @@ impl Consumer for MemoryQueue {
     async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError> {
         let give_up_at = Instant::now() + request.wait;
         loop {
-            // Listening begins before looking: a message that comes in between is not missed.
+            // Listening begins before the check: a message that arrives in between is not missed.
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
             let leases = self.lease_now(&request);
@@ -371,7 +373,7 @@ impl Consumer for MemoryQueue {
                 return Ok(leases);
             }
             let due_after = self.next_due_after().unwrap_or(request.wait).max(Duration::from_millis(1));
-            // Whether woken or not, the next round looks again.
+            // The next iteration checks again, whether woken or timed out.
             _ = tokio::time::timeout_at(give_up_at.min(now + due_after), changed).await;
         }
     }

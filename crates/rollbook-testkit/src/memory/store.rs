@@ -1,5 +1,5 @@
-//! The store in memory. What rows have from their parents is worked out when they are read, so that it
-//! can't be wrong: the other engines are held against this one.
+//! The store in memory. The state that rows take from their parents is computed when they are read, so it
+//! cannot be outdated: the other engines are compared with this one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,42 +22,42 @@ pub struct MemoryStore {
 #[derive(Default)]
 struct State {
     keeping: Keeping,
-    /// By the name of the table.
+    /// Tables by name.
     tables: BTreeMap<&'static str, Table>,
     ledger: BTreeMap<MessageId, LedgerEntry>,
 }
 
-/// By id.
+/// Rows by id.
 type Table = BTreeMap<String, StoredRow>;
 
-/// What is kept of a subject.
+/// Stored data of a subject.
 #[derive(Clone)]
 pub(crate) struct StoredRow {
     pub(crate) state: Stored,
-    /// What it looks or looked like, where that is known and not erased.
+    /// Content, if it is known and not erased.
     pub(crate) content: Option<Row>,
     pub(crate) synced_at: Timestamp,
     pub(crate) synced_by: MessageId,
 }
 
 impl MemoryStore {
-    /// An empty store; the clock says when a row was `synced_at`.
+    /// Creates an empty store. The clock gives the value of `synced_at`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock, state: Mutex::default() }
     }
 
-    /// Keeps from now on what this says.
+    /// Sets what the store keeps from now on.
     pub fn keep(&self, keeping: Keeping) {
         self.state().keeping = keeping;
     }
 
-    /// All rows of a resource, in the order of their ids.
+    /// Returns all rows of a resource, in the order of their ids.
     pub fn rows_of(&self, resource: &'static Resource) -> Vec<RowView> {
         let state = self.state();
         state.views(resource).collect()
     }
 
-    /// The whole ledger.
+    /// Returns the complete ledger.
     pub fn ledger(&self) -> BTreeMap<MessageId, LedgerEntry> {
         self.state().ledger.clone()
     }
@@ -86,7 +86,7 @@ impl State {
         rows.map(move |(id, row)| self.view(resource, id, row))
     }
 
-    /// Merges the changes of one resource. Returns what each did.
+    /// Merges the changes of one resource. Returns the outcome of each.
     fn merge(
         &mut self,
         table: &'static str,
@@ -122,7 +122,7 @@ impl State {
         folded.outcomes
     }
 
-    /// The first line of a delivery stays: a redelivery has nothing to add.
+    /// Writes a ledger entry, unless the delivery has one: a redelivery adds nothing.
     fn note(&mut self, change: &Change, outcome: Applied, applied_at: Timestamp) {
         let origin = &change.origin;
         self.ledger.entry(origin.message_id.clone()).or_insert_with(|| LedgerEntry {
@@ -137,7 +137,7 @@ impl State {
         });
     }
 
-    /// The ids of all rows that hang on or belong to one of these.
+    /// Returns the ids of all child rows of these parents, whether they are deleted with them or not.
     fn belonging(&self, parents: &[(&'static Resource, String)]) -> BTreeSet<String> {
         let mut ids = BTreeSet::new();
         for resource in RESOURCES {
@@ -158,13 +158,13 @@ impl State {
     }
 }
 
-/// The place of a link's column among a resource's.
+/// Returns the index of a link's column among the columns of a resource.
 fn column_of(resource: &Resource, link: &Link) -> usize {
     let found = resource.columns.iter().position(|column| column.name == link.column);
     found.expect("the catalog has a column for each link")
 }
 
-/// The row by the names of the contract.
+/// Returns the row with the column names of the contract.
 pub(crate) fn view(
     resource: &'static Resource,
     id: &str,
@@ -208,7 +208,7 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text).expect("a change holds well-formed JSON")
 }
 
-/// What an erasure is told by, in the place of a `svix-id`.
+/// Value of `synced_by` after an erasure, instead of a `svix-id`.
 const ERASED_BY: &str = "erase";
 
 #[async_trait]

@@ -1,5 +1,5 @@
-//! Whatever comes late, twice, in other batches, through several workers or after a crash: the rows
-//! end as Clerk's own state.
+//! Convergence: delays, duplicates, other batches, several workers and crashes lead to the same rows as
+//! Clerk's own state.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ use crate::events::START;
 use crate::memory::store::MemoryStore;
 
 const CASES: u32 = 64;
-/// More than a history has subjects.
+/// More than the number of subjects in a history.
 const ROWS_MAX: usize = 1000;
-/// Longer than any history, in milliseconds.
+/// Time of an erasure after the start, in milliseconds: longer than any history.
 const ERASED_AFTER: i64 = 100_000_000;
 
-/// Makes tests that a store ends in the right rows whatever the order of arrival. Takes what
-/// [`store_conformance!`](crate::store_conformance) takes.
+/// Generates tests that a store ends with the right rows in any order of arrival. Takes the same function as
+/// [`store_conformance!`](crate::store_conformance).
 #[macro_export]
 macro_rules! store_converges {
     ($open:expr) => {
@@ -43,14 +43,14 @@ macro_rules! store_converges {
 /// Checks that a store converges.
 ///
 /// # Panics
-/// If it does not, with the smallest history found that shows it.
+/// Panics if it does not, with the smallest history found that shows it.
 pub fn check<H: StoreHarness, F: Future<Output = H>>(open: impl Fn() -> F) {
     let runtime = runtime();
     super::check(CASES, &histories(), |history| {
         runtime.block_on(async {
             let mut harness = open().await;
             converges(&mut harness, &history).await?;
-            // Nothing is forgotten on the way either, where nobody has asked for that.
+            // Without an erasure, no delivery may be missing in the ledger.
             let kept = history.play().changes.into_iter().filter(|_| history.erasures.is_empty());
             for change in kept {
                 let line = harness.store().delivery(&change.origin.message_id).await;
@@ -70,7 +70,7 @@ pub(crate) fn runtime() -> Runtime {
     runtime.expect("a runtime can be built")
 }
 
-/// The property itself: applied as it arrives, a history ends in the rows of its truth.
+/// Applies a history in its order of arrival and compares the rows with its truth.
 pub(crate) async fn converges(
     harness: &mut impl StoreHarness,
     history: &History,
@@ -98,7 +98,7 @@ pub(crate) async fn converges(
     Ok(())
 }
 
-/// Does what an operator has asked for. It is later than all that has happened.
+/// Performs the operator's erasures. Their time is later than all events.
 async fn erase(store: &dyn Store, history: &History) {
     if !history.erasures.is_empty() {
         let at = Timestamp::from_millis(START + ERASED_AFTER);
@@ -106,7 +106,7 @@ async fn erase(store: &dyn Store, history: &History) {
     }
 }
 
-/// Applies batches, dealt out to so many workers at once.
+/// Applies batches, distributed over `lanes` concurrent workers.
 async fn apply(store: Arc<dyn Store>, batches: &[Vec<Change>], lanes: usize) {
     let mut workers = JoinSet::new();
     for lane in 0..lanes {
@@ -121,7 +121,7 @@ async fn apply(store: Arc<dyn Store>, batches: &[Vec<Change>], lanes: usize) {
     workers.join_all().await;
 }
 
-/// All columns but those that say when and through what a row came.
+/// Removes the columns `synced_at` and `synced_by`, which depend on the time and the delivery.
 pub(crate) fn without_sync(mut rows: Vec<RowView>) -> Vec<RowView> {
     for row in &mut rows {
         row.columns.retain(|name, _| name != "synced_at" && name != "synced_by");

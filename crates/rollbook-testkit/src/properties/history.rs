@@ -1,8 +1,8 @@
 //! Histories of a small Clerk instance, in any order of arrival.
 //!
-//! A history is told as steps, so that proptest can shrink it; playing the steps gives the changes in
-//! the order in which they happened, and what is true at the end. That truth is the instance's own:
-//! the merge has no part in it, but for the one thing that Clerk leaves open (see [`History::play`]).
+//! A history is a list of steps, so that proptest can shrink it. Playing the steps gives the changes in the
+//! order in which they happened, and the truth at the end. The truth comes from the instance; the merge is
+//! not involved, except in the one case that Clerk leaves open (see [`History::play`]).
 
 use std::collections::BTreeMap;
 
@@ -21,10 +21,10 @@ const STEPS_MAX: usize = 24;
 const ARRIVALS_MAX: usize = 3;
 const BATCH_MAX: usize = 6;
 const LANES_MAX: usize = 3;
-/// Pauses between two things that happen, in milliseconds: none at all is the interesting one.
+/// Pauses between two actions, in milliseconds. Zero is the interesting one.
 const PAUSES: [i64; 6] = [0, 0, 1, 400, 1000, 90_000];
 
-/// One thing that happens in the instance.
+/// One action in the instance.
 #[derive(Clone, Debug)]
 struct Step {
     subject: Subject,
@@ -32,35 +32,35 @@ struct Step {
     what: What,
 }
 
-/// A place for a subject. Whoever is deleted and comes back gets a new id.
+/// Slot of a subject. After a deletion the next subject in the slot gets a new id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
     User(u8),
     Organization(u8),
-    /// Of the user in the organization.
+    /// Membership of the user in the organization.
     Membership(u8, u8),
-    /// Of the organization.
+    /// Domain of the organization.
     Domain(u8),
-    /// Of the user. It ends and is never deleted.
+    /// Session of the user. It ends, but is never deleted.
     Session(u8),
-    /// Of the user's subscription, likewise. It outlives its payer.
+    /// Subscription item of the user. It ends, is never deleted, and outlives its payer.
     Item(u8),
 }
 
 #[derive(Clone, Copy, Debug)]
 enum What {
-    /// It is created, or changed where it is there: to this content.
+    /// Creates the subject, or updates it if it exists, with this content.
     Save(UpdatedAt, u8),
-    /// It is deleted. With `in_seconds`, the event's time is cut to seconds and so lies too early.
+    /// Deletes the subject. With `in_seconds`, the event time is cut to seconds and is therefore too early.
     Delete { in_seconds: bool },
 }
 
-/// What a change does to `updated_at`: Clerk does not say that every change moves it.
+/// Effect of a change on `updated_at`. Clerk does not guarantee that every change increases it.
 #[derive(Clone, Copy, Debug)]
 enum UpdatedAt {
     Moves,
     Stays,
-    /// The object comes without one.
+    /// The object has no `updated_at`.
     Missing,
 }
 
@@ -68,26 +68,25 @@ enum UpdatedAt {
 #[derive(Clone, Debug)]
 pub(crate) struct History {
     steps: Vec<Step>,
-    /// For each step, the ranks of its arrivals: at least one.
+    /// Ranks of the arrivals of each step, at least one per step.
     arrivals: Vec<Vec<u8>>,
-    /// The sizes of the batches, in turn.
+    /// Sizes of the batches, used in turn.
     batch_sizes: Vec<usize>,
-    /// Which batches, in turn, are applied once more at the end: their worker crashed before it could
-    /// settle them.
+    /// Whether a batch is applied again at the end, used in turn: its worker crashed before the settlement.
     crashes: Vec<bool>,
-    /// How many workers apply at once.
+    /// Number of concurrent workers.
     pub(crate) lanes: usize,
-    /// What is kept of the deleted.
+    /// Retention choices of the store.
     pub(crate) keeping: Keeping,
-    /// Whom an operator has erased, half-way through what arrives: users and organizations.
+    /// Users and organizations that an operator erases after half of the batches.
     pub(crate) erasures: Vec<(&'static Resource, String)>,
 }
 
-/// What a history comes to.
+/// Result of playing a history.
 pub(crate) struct Played {
-    /// The changes in the order in which they happened.
+    /// Changes in the order in which they happened.
     pub(crate) changes: Vec<Change>,
-    /// For each subject the change that says how it is or was, and the one that says that it is gone.
+    /// For each subject the change with its final content, and the one that deleted it.
     pub(crate) truth: Vec<Change>,
 }
 
@@ -110,7 +109,7 @@ fn what() -> impl Strategy<Value = What> {
     ]
 }
 
-/// Any history in any order of arrival. Shrinks to few steps, each arriving once and in order.
+/// Generates histories in any order of arrival. They shrink to few steps, each arriving once and in order.
 pub(crate) fn histories() -> impl Strategy<Value = History> {
     let step = (subject(), select(PAUSES.to_vec()), what());
     let step = step.prop_map(|(subject, pause, what)| Step { subject, pause, what });
@@ -134,7 +133,7 @@ fn keeping() -> impl Strategy<Value = Keeping> {
     select(choices).prop_map(|deleted_rows| Keeping { deleted_rows, ..Keeping::default() })
 }
 
-/// Mostly nobody.
+/// Generates erasures; most histories have none.
 fn erasures() -> impl Strategy<Value = Vec<(&'static Resource, String)>> {
     let whom = prop_oneof![
         2 => (0_u8..2).prop_map(|place| (&USERS, Subject::User(place).id(0))),
@@ -143,24 +142,24 @@ fn erasures() -> impl Strategy<Value = Vec<(&'static Resource, String)>> {
     prop_oneof![2 => Just(Vec::new()), 1 => vec(whom, 1..=2)]
 }
 
-/// What the instance knows of a subject.
+/// State of a slot in the instance.
 #[derive(Default)]
 struct State {
-    /// How many have been deleted in this place.
+    /// Number of subjects deleted in this slot.
     generation: u32,
-    /// Since when the present one is as it is.
+    /// `updated_at` of the current subject.
     updated_at: Option<i64>,
 }
 
 impl History {
-    /// Plays the steps. The later change is true, but where two changes of one subject have the same
-    /// `updated_at` and the same event time: Clerk's events leave the order of those open, so there the
-    /// one with the greater hash is.
+    /// Plays the steps. The later change is true. If two changes of one subject have the same `updated_at`
+    /// and the same event time, Clerk's events leave their order open, and the one with the greater hash is
+    /// true.
     pub(crate) fn play(&self) -> Played {
         let mut now = START;
         let mut instance: BTreeMap<Subject, State> = BTreeMap::new();
         let mut contents: BTreeMap<String, Change> = BTreeMap::new();
-        // The same of those that name a parent, for each link: a parent is not unlearned.
+        // Changes that name a parent, for each link: a known parent is never forgotten.
         let mut named: BTreeMap<(String, usize), Change> = BTreeMap::new();
         let (mut ends, mut changes) = (Vec::new(), Vec::new());
         for (number, step) in self.steps.iter().enumerate() {
@@ -194,7 +193,8 @@ impl History {
         Played { changes, truth: named.into_values().chain(contents.into_values()).chain(ends).collect() }
     }
 
-    /// The changes as they arrive, in batches, those of a crash once more at the end.
+    /// Returns the changes in batches, in the order of arrival, followed by the batches that are applied
+    /// again after a crash.
     pub(crate) fn arrive(&self, changes: &[Change]) -> Vec<Vec<Change>> {
         let ranked =
             |(change, ranks): (usize, &Vec<u8>)| ranks.iter().map(move |rank| (*rank, change)).collect();
@@ -227,7 +227,7 @@ fn assertion(change: &Change) -> &Assertion {
 }
 
 impl Step {
-    /// The event that Clerk sends, where anything happens.
+    /// Returns the event that Clerk sends, or `None` if the step has no effect.
     fn happen(&self, state: &mut State, now: i64) -> Option<Value> {
         match self.what {
             What::Save(updated_at, content) => {
@@ -287,8 +287,8 @@ impl Subject {
         }
     }
 
-    /// The object with one of four contents. Each lacks something that another has; the last names no parents, and
-    /// the third names others.
+    /// Returns the object with one of four contents. Each lacks something that another has. The last names no
+    /// parents, and the third names other ones.
     fn data(self, generation: u32, updated_at: i64, content: u8) -> Value {
         let id = self.id(generation);
         let other = |place: u8| if content == 2 { 1 - place } else { place };

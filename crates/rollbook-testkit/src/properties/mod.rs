@@ -1,6 +1,6 @@
-//! What must hold for anything at all, checked on generated input.
+//! Properties that hold for any input, checked on generated input.
 //!
-//! `PROPTEST_CASES` says how many inputs each property sees and `PROPTEST_RNG_SEED` which; a failure
+//! `PROPTEST_CASES` sets the number of inputs per property, and `PROPTEST_RNG_SEED` selects them. A failure
 //! prints its seed and the smallest input that shows it.
 
 use proptest::strategy::Strategy;
@@ -12,12 +12,12 @@ pub(crate) mod history;
 mod mutants;
 pub mod permutations;
 
-/// What proptest takes where `PROPTEST_CASES` is not set.
+/// Number of cases that proptest uses if `PROPTEST_CASES` is not set.
 const PROPTEST_CASES_DEFAULT: u32 = 256;
-/// Enough to make an input of fifty actions small; each trial runs a whole engine.
+/// Enough to shrink an input of fifty actions; each trial runs a whole engine.
 const SHRINK_ITERS_MAX: u32 = 500;
 
-/// Checks a property on `cases` inputs, or as many as `PROPTEST_CASES` says.
+/// Checks a property on `cases` inputs, or on as many as `PROPTEST_CASES` says.
 pub(crate) fn check<S: Strategy>(
     cases: u32,
     inputs: &S,

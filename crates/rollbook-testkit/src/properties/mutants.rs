@@ -1,7 +1,7 @@
-//! The merge rules that were refuted, each killed by the property that the right one keeps.
+//! Refuted merge rules. The property that the right rule satisfies must fail for each of them.
 //!
-//! Every mutant is a store like any other. Those that lose their tombstones still list them: they must
-//! fall by what they do to the living, not by a missing line.
+//! Every mutant is a store like any other. Mutants that lose their tombstones still list them: they must fail
+//! because of wrong live rows, not because of missing rows.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -23,10 +23,10 @@ use crate::conformance::store::StoreHarness;
 use crate::events::START;
 use crate::memory::store::{StoredRow, view};
 
-/// So many histories are tried before a mutant counts as alive. The hardest to find falls within ten.
+/// Number of histories that are tried on a mutant. The one that is hardest to detect fails within ten.
 const HISTORIES: usize = 200;
 const SEED: u64 = 2026;
-/// How long the purging mutant keeps its tombstones, in milliseconds of Clerk's time.
+/// Time for which the purging mutant keeps tombstones, in milliseconds of event time.
 const TOMBSTONES_KEPT_FOR: i64 = 60_000;
 
 #[derive(Clone, Copy, Debug)]
@@ -37,23 +37,23 @@ enum Rule {
     NotOlder,
     /// The later `updated_at` wins.
     Newer,
-    /// A delete removes the row and what was known of it.
+    /// A delete removes the row and its state.
     PhysicalDelete,
-    /// What arrives last wins over what is alive.
+    /// The last change to arrive wins over a live row.
     Arrival,
-    /// A null keeps what was there.
+    /// A null keeps the old value.
     Coalesce,
-    /// A delete has its place in time like any other change.
+    /// A delete is ordered by time like any other change.
     TombstoneByTime,
-    /// The content decides before the event's time does.
+    /// The hash decides before the event time.
     HashFirst,
-    /// Tombstones are forgotten after a while.
+    /// Tombstones are purged after a while.
     TombstonePurge,
-    /// A delete freezes the content: what was it like is what was known then.
+    /// A delete freezes the content known at that time.
     Freeze,
-    /// What hangs on a subject ends when that one's delete comes, and what comes later does not.
+    /// A delete cascades only to the child rows that exist when it arrives.
     CascadeOnce,
-    /// A newer content that names no parent takes the known one away.
+    /// A newer content without a parent clears the known parent.
     Unlearn,
 }
 
@@ -85,12 +85,12 @@ impl Rule {
 
 type Key = (&'static str, String);
 
-/// What a mutant knows of a subject.
+/// State of a subject in a mutant.
 #[derive(Clone)]
 struct Known {
-    /// The change that has won.
+    /// Version of the change that won.
     version: Version,
-    /// What it looks or looked like, and as of which change.
+    /// Content, and the version that it comes from.
     content: Option<(Version, Row)>,
     by: MessageId,
 }
@@ -98,11 +98,11 @@ struct Known {
 #[derive(Default)]
 struct State {
     known: HashMap<Key, Known>,
-    /// Every tombstone there ever was, for the listing alone.
+    /// All tombstones ever written, only for the listing.
     graves: BTreeMap<Key, Known>,
-    /// What has ended with a parent, for [`Rule::CascadeOnce`].
+    /// Rows deleted with a parent, for [`Rule::CascadeOnce`].
     ended: HashSet<Key>,
-    /// The ids of parents, by the subject and the number of the link, and as of which change.
+    /// Ids of parents by subject and number of the link, and the version that each comes from.
     named: HashMap<(Key, usize), (Version, Field)>,
     latest_event_at: i64,
 }
@@ -171,7 +171,7 @@ impl State {
         self.ended.extend(children.map(|(key, _)| key.clone()));
     }
 
-    /// Gives a row the ids of parents that its content does not name.
+    /// Sets the ids of parents that the row's content does not name.
     fn name_parents(&self, resource: &'static Resource, id: &str, row: &mut Row) {
         for (number, link) in resource.links.iter().enumerate() {
             let named = self.named.get(&((resource.table, id.to_owned()), number));
@@ -288,18 +288,18 @@ impl StoreHarness for Harness {
 
     async fn reopen(&mut self) {}
 
-    /// Mutants keep the content of the deleted, as the default says.
+    /// Mutants keep the content of deleted rows, as by default.
     async fn keep(&mut self, _: Keeping) {}
 }
 
-/// The number of the first history under which the rows do not end as the truth.
+/// Returns the number of the first history after which the rows differ from the truth.
 fn first_counterexample(rule: Rule) -> Option<usize> {
     let config = Config { rng_seed: RngSeed::Fixed(SEED), failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new(config);
     let runtime = runtime();
     (0..HISTORIES).find(|_| {
         let mut history = histories().new_tree(&mut runner).expect("a history").current();
-        // One worker, so that the same histories kill the same mutants in every run.
+        // One worker, so that the same histories detect the same mutants in every run.
         history.lanes = 1;
         history.keeping = Keeping::default();
         history.erasures.clear();

@@ -1,7 +1,7 @@
-//! Every order of every history of five events about one user, not a sample of them.
+//! Every order of every history of five events about one user, instead of a sample.
 //!
-//! Each order is played on a user of its own. Half of the orders arrive one event at a time, each in another
-//! batch than the one before; in the other half all five are in one batch.
+//! Each order is played on a user of its own. In half of the orders the events arrive one at a time, each in
+//! another batch; in the other half all five are in one batch.
 
 use std::sync::Arc;
 
@@ -17,29 +17,29 @@ use crate::events::{START, change_of, deleted, event, user};
 use crate::memory::store::MemoryStore;
 
 const EVENTS: usize = 5;
-/// Changes in one call.
+/// Changes per call.
 const BATCH: usize = 500;
-/// More than there are users.
+/// More than the number of users.
 const ROWS_MAX: usize = 100_000;
 
-/// What may happen to someone who has signed up.
+/// Event after a sign-up.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum What {
-    /// A change that moves `updated_at`.
+    /// An update that increases `updated_at`.
     Moves,
-    /// One that does not.
+    /// An update with the same `updated_at`.
     Stays,
-    /// One that does not, in the same millisecond as what happened before it.
+    /// An update with the same `updated_at`, in the same millisecond as the event before.
     Ties,
-    /// The end.
+    /// A delete.
     Ends,
-    /// The end, its time cut to seconds, so that it lies too early.
+    /// A delete with its time cut to seconds, so that it is too early.
     EndsInSeconds,
 }
 
 const CHANGES: [What; 3] = [What::Moves, What::Stays, What::Ties];
 
-/// Everything that can follow a sign-up in four more events: changes, the last of them perhaps the end.
+/// Returns all sequences of four events after a sign-up: updates, and possibly a delete as the last.
 fn histories() -> Vec<[What; EVENTS - 1]> {
     let mut all = Vec::new();
     for first in CHANGES {
@@ -54,7 +54,7 @@ fn histories() -> Vec<[What; EVENTS - 1]> {
     all
 }
 
-/// The events of a history in the order in which they happened.
+/// Returns the events of a history in the order in which they happened.
 fn play(id: &str, history: [What; EVENTS - 1]) -> Vec<Change> {
     let (mut now, mut updated_at) = (START, START);
     let mut happen = |number: usize, what: Option<What>| {
@@ -78,7 +78,7 @@ fn play(id: &str, history: [What; EVENTS - 1]) -> Vec<Change> {
     changes
 }
 
-/// All orders of so many things.
+/// Returns all permutations of `count` indexes.
 fn orders(count: usize) -> Vec<Vec<usize>> {
     let Some(last) = count.checked_sub(1) else { return vec![Vec::new()] };
     let insert = |order: Vec<usize>| {
@@ -91,10 +91,10 @@ fn orders(count: usize) -> Vec<Vec<usize>> {
     orders(last).into_iter().flat_map(insert).collect()
 }
 
-/// Checks that a store ends in the right row of each.
+/// Checks that a store ends with the right row for each order.
 ///
 /// # Panics
-/// If it does not.
+/// Panics if it does not.
 pub fn check<H: StoreHarness, F: Future<Output = H>>(open: impl Fn() -> F) {
     runtime().block_on(async {
         for deleted_rows in [DeletedRows::Keep, DeletedRows::Erase] {
@@ -112,7 +112,7 @@ async fn converges(harness: &mut impl StoreHarness, keeping: Keeping) {
         |history: &[What; EVENTS - 1]| matches!(history.last(), Some(What::Ends | What::EndsInSeconds));
     let mut one_by_one: [Vec<Change>; EVENTS] = Default::default();
     let mut at_once = Vec::new();
-    // What is erased matters to those who end.
+    // Erasing deleted content makes a difference only for histories with a delete.
     let histories = histories().into_iter().filter(|history| keeping == Keeping::default() || ends(history));
     for (number, history) in histories.enumerate() {
         for (place, order) in orders(EVENTS).into_iter().enumerate() {

@@ -1,21 +1,22 @@
-//! Certificates by an authority of one's own, for servers with TLS.
+//! Certificates of a private authority, for servers with TLS.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use super::run;
 
-/// A folder with an authority (`ca.crt`) and a server's certificate by it (`server.crt`, `server.key`), for 127.0.0.1.
+/// A folder with an authority (`ca.crt`) and a server certificate that it issued (`server.crt`,
+/// `server.key`), for 127.0.0.1.
 #[derive(Debug)]
 pub struct Certificates(tempfile::TempDir);
 
 impl Certificates {
-    /// Makes both with the `openssl` command. The server's user may read all.
+    /// Creates both with the `openssl` command. The server's user can read all files.
     pub fn new() -> Self {
         Self::named("IP:127.0.0.1")
     }
 
-    /// The same, for another name or address, such as `DNS:db.example`.
+    /// Creates both for another name or address, such as `DNS:db.example`.
     pub fn named(name: &str) -> Self {
         let folder = tempfile::Builder::new().permissions(permissions(0o755)).tempdir().expect("a folder");
         let these = Self(folder);
@@ -31,7 +32,7 @@ impl Certificates {
         these
     }
 
-    /// Where one of the files is.
+    /// Returns the path of one of the files.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }

@@ -1,14 +1,11 @@
-//! Real servers for tests: each on a port and in a folder of its own, gone with the test.
+//! Real servers for tests, each on its own port and in its own folder. They end with the test.
 //!
-//! A server is the child of a small shell that waits for the end of its standard input. That comes when
-//! the server's value is dropped, and when the test process ends, however it ends: the shell then kills
-//! the server and its processes with `kill -9` and removes the folder. So nothing survives a test that is
-//! killed, and a server may live in a static.
+//! A server is the child of a small shell that waits for the end of its standard input. That end comes when
+//! the server's value is dropped, and when the test process ends for any reason. The shell then kills the
+//! server and its processes with `kill -9` and removes the folder. So nothing survives a killed test, and a
+//! server may be stored in a static.
 
-#![expect(
-    clippy::missing_panics_doc,
-    reason = "for tests: whatever does not go as told fails them by a panic"
-)]
+#![expect(clippy::missing_panics_doc, reason = "for tests: any failure is a panic")]
 
 pub mod certificates;
 pub mod nginx;
@@ -31,11 +28,11 @@ use std::time::{Duration, Instant};
 
 use crate::process::{DEADLINE, until};
 
-/// Below the ports that the kernel gives to clients (on Linux from 32768 on): while a killed server is
-/// away, none of its own clients can be given its port.
+/// Range below the ephemeral ports of the kernel (from 32768 on Linux): while a killed server is down, none
+/// of its own clients can get its port.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// A port on which nobody listens, and which this process has not been given before.
+/// Returns a free port that this process has not returned before.
 pub fn free_port() -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
@@ -47,12 +44,12 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// A new folder. Whoever makes it hands it to a [`Guard`], which removes it.
+/// Creates a folder. The caller passes it to a [`Guard`], which removes it.
 pub(crate) fn new_folder(prefix: &str) -> PathBuf {
     tempfile::Builder::new().prefix(prefix).tempdir().expect("a folder").keep()
 }
 
-/// Runs a program to its end and returns what it printed. Panics with its own words if it fails.
+/// Runs a program to its end and returns its output. Panics with its error output if it fails.
 pub(crate) fn run(command: &mut Command) -> String {
     let program = command.get_program().display().to_string();
     let Output { status, stdout, stderr } = command
@@ -63,7 +60,7 @@ pub(crate) fn run(command: &mut Command) -> String {
     out
 }
 
-/// What to put before a program so that it runs as this user: servers refuse to run as root.
+/// Returns the words before a command that run it as this user, because servers refuse to run as root.
 pub(crate) fn as_user(user: &str) -> Vec<String> {
     if !is_root() {
         return Vec::new();
@@ -76,7 +73,7 @@ pub(crate) fn as_user(user: &str) -> Vec<String> {
         .collect()
 }
 
-/// Gives a folder and all in it to this user, where we may: to the one of [`as_user`].
+/// Gives a folder and its content to the user of [`as_user`], if the tests run as root.
 pub(crate) fn give_to(user: &str, folder: &Path) {
     if is_root() {
         run(Command::new("chown").arg("-R").arg(format!("{user}:{user}")).arg(folder));
@@ -87,7 +84,7 @@ fn is_root() -> bool {
     std::fs::metadata("/proc/self").expect("Linux").uid() == 0
 }
 
-/// What the shell does. Its arguments are the folder and the server's command line.
+/// Script of the shell. Its arguments are the folder and the server's command line.
 const SHELL: &str = r#"
 folder=$1; shift; server=
 children() {
@@ -117,7 +114,8 @@ tries=0
 until rm -rf "$folder" || [ "$tries" = 100 ]; do tries=$((tries + 1)); sleep 0.05; done
 "#;
 
-/// A server process, started and killed at will in one folder. Dropping it ends both.
+/// A server process that can be started and killed repeatedly in one folder. Dropping it ends the process and
+/// removes the folder.
 #[derive(Debug)]
 pub(crate) struct Guard {
     shell: Child,
@@ -128,7 +126,7 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Starts the command. What it prints goes to the file `log` in the folder.
+    /// Starts the command. Its output goes to the file `log` in the folder.
     pub(crate) fn start(folder: PathBuf, command: &[String]) -> Self {
         let mut shell = Command::new("sh")
             .args(["-c", SHELL, "server"])
@@ -141,7 +139,7 @@ impl Guard {
             .spawn()
             .expect("a shell");
         let to_shell = shell.stdin.take();
-        let from_shell = BufReader::new(shell.stdout.take().expect("it is piped"));
+        let from_shell = BufReader::new(shell.stdout.take().expect("a piped output"));
         let mut guard = Self { shell, to_shell, from_shell, server: None, folder };
         guard.restart();
         guard
@@ -149,13 +147,13 @@ impl Guard {
 
     /// Starts the same command again.
     pub(crate) fn restart(&mut self) {
-        assert_eq!(self.server, None, "it runs already");
+        assert_eq!(self.server, None, "the server is already running");
         self.server = Some(self.ask("start").parse().expect("a process id"));
     }
 
-    /// `kill -9` of it and of its processes, and waits until all are gone.
+    /// Kills the server and its processes with `kill -9` and waits until all have ended.
     pub(crate) fn kill(&mut self) {
-        assert!(self.is_running(), "it ended before it was killed:\n{}", self.log());
+        assert!(self.is_running(), "the server ended before the kill:\n{}", self.log());
         let left = children(self.id());
         assert_eq!(self.ask("kill"), "gone");
         self.server = None;
@@ -166,50 +164,50 @@ impl Guard {
         }
     }
 
-    /// Waits until the process has ended by itself.
+    /// Waits until the process has exited by itself.
     pub(crate) async fn ended(&mut self) {
         until("the server ends by itself", || std::future::ready(!self.is_running())).await;
         assert_eq!(self.ask("kill"), "gone");
         self.server = None;
     }
 
-    /// The server's process id, while it has one.
+    /// Returns the server's process id. Panics if it was killed.
     pub(crate) fn id(&self) -> u32 {
-        self.server.expect("it was killed")
+        self.server.expect("a running server")
     }
 
-    /// Whether the process lives.
+    /// Whether the process is running.
     pub(crate) fn is_running(&self) -> bool {
         self.server.is_some_and(|id| parent(id).is_some())
     }
 
-    /// Waits until `answers`, and fails with the log if the process ends before.
+    /// Waits until `answers` returns true. Panics with the log if the process ends before.
     pub(crate) async fn until_it_answers(&self, what: &str, answers: impl Fn() -> bool) {
         until(what, || {
-            assert!(self.is_running(), "{what}: it ended at once:\n{}", self.log());
+            assert!(self.is_running(), "{what}: the server ended:\n{}", self.log());
             std::future::ready(answers())
         })
         .await;
     }
 
-    /// Everything that the server has printed.
+    /// Returns everything that the server has printed.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    /// The folder with all that is the server's.
+    /// Returns the folder of the server.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Removes a file or folder of the server's, which must not run.
+    /// Removes a file or folder of the server, which must not be running.
     pub(crate) fn remove(&self, name: &str) {
-        assert_eq!(self.server, None, "it runs");
+        assert_eq!(self.server, None, "the server is running");
         run(Command::new("rm").arg("-r").arg(self.folder.join(name)));
     }
 
     fn ask(&mut self, word: &str) -> String {
-        writeln!(self.to_shell.as_ref().expect("it is kept until the end"), "{word}")
+        writeln!(self.to_shell.as_ref().expect("an input that is open until the drop"), "{word}")
             .expect("the shell listens");
         let mut line = String::new();
         self.from_shell.read_line(&mut line).expect("the shell answers");
@@ -224,7 +222,7 @@ impl Drop for Guard {
     }
 }
 
-/// Sends a signal by name, such as `TERM`. Returns whether the process was there.
+/// Sends a signal by name, such as `TERM`. Returns whether the process existed.
 pub(crate) fn signal(id: u32, name: &str) -> bool {
     let mut kill = Command::new("kill");
     kill.args(["-s", name, &id.to_string()])
@@ -234,16 +232,16 @@ pub(crate) fn signal(id: u32, name: &str) -> bool {
         .success()
 }
 
-/// The parent of a process that lives.
+/// Returns the parent of a running process.
 fn parent(id: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The name in parentheses may hold anything; state and parent come after the last one.
+    // The name in parentheses may contain anything; state and parent come after the last parenthesis.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     if state == "Z" || state == "X" { None } else { fields.next()?.parse().ok() }
 }
 
-/// The living children of a process.
+/// Returns the running children of a process.
 pub(crate) fn children(id: u32) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
     let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());

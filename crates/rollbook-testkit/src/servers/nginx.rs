@@ -1,4 +1,4 @@
-//! A private nginx before a server of the test's.
+//! A private nginx in front of a test's server.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -6,21 +6,22 @@ use std::time::Duration;
 
 use super::{Guard, free_port, new_folder};
 
-/// An nginx that hands every request on, over connections that it keeps and uses again.
+/// An nginx that forwards every request over reused keep-alive connections.
 #[derive(Debug)]
 pub struct Nginx {
     _guard: Guard,
-    /// Where it listens.
+    /// Address on which nginx listens.
     pub address: SocketAddr,
 }
 
 impl Nginx {
-    /// Starts one before this server and waits until it answers. It keeps each connection to the server for `kept_for`.
+    /// Starts nginx in front of `server` and waits until it answers. It keeps each connection to the server
+    /// for `kept_for`.
     pub async fn start(server: SocketAddr, kept_for: Duration) -> Self {
         let folder = new_folder("rollbook-nginx-");
         let (port, here) = (free_port(), folder.display());
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        // A POST is not sent a second time, as by default: what meets a close is a 502.
+        // By default nginx does not resend a POST: if the server closes the connection, the answer is 502.
         let settings = format!(
             "daemon off;\nmaster_process off;\npid {here}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n\
              client_body_temp_path {here}/body;\nproxy_temp_path {here}/proxy;\nfastcgi_temp_path {here}/fastcgi;\n\
@@ -31,8 +32,8 @@ impl Nginx {
             kept_for.as_millis()
         );
         let file = folder.join("nginx.conf");
-        std::fs::write(&file, settings).expect("it is written");
-        // Not in everyone's PATH.
+        std::fs::write(&file, settings).expect("a written file");
+        // The folder of the program may not be in PATH.
         let debian = "/usr/sbin/nginx";
         let program = if Path::new(debian).exists() { debian } else { "nginx" };
         let command = [program, "-e", "stderr", "-c", &file.display().to_string()].map(str::to_owned);

@@ -1,4 +1,4 @@
-//! A private `PgBouncer` before a private PostgreSQL.
+//! A private `PgBouncer` in front of a private PostgreSQL.
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use super::postgres::{PASSWORD, PostgresServer, SYSTEM_USER, USER};
 use super::{Guard, as_user, free_port, give_to, new_folder};
 
-/// A `PgBouncer` in transaction mode, with fewer connections to the server than its clients have to it.
+/// A `PgBouncer` in transaction mode, with fewer connections to the server than it has clients.
 #[derive(Debug)]
 pub struct PgBouncer {
     guard: Guard,
@@ -14,11 +14,11 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts one before this server and waits until it answers.
+    /// Starts `PgBouncer` in front of `server` and waits until it answers.
     pub async fn start(server: &PostgresServer) -> Self {
         let folder = new_folder("rollbook-pgbouncer-");
         let (port, users) = (free_port(), folder.join("users"));
-        std::fs::write(&users, format!("\"{USER}\" \"{PASSWORD}\"\n")).expect("it is written");
+        std::fs::write(&users, format!("\"{USER}\" \"{PASSWORD}\"\n")).expect("a written file");
         let settings = format!(
             "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
              unix_socket_dir =\npool_mode = transaction\ndefault_pool_size = 2\nauth_type = scram-sha-256\n\
@@ -27,10 +27,10 @@ impl PgBouncer {
             users.display()
         );
         let file = folder.join("pgbouncer.ini");
-        std::fs::write(&file, settings).expect("it is written");
+        std::fs::write(&file, settings).expect("a written file");
         give_to(SYSTEM_USER, &folder);
         let mut command = as_user(SYSTEM_USER);
-        // Not in everyone's PATH.
+        // The folder of the program may not be in PATH.
         let debian = "/usr/sbin/pgbouncer";
         let program = if Path::new(debian).exists() { debian } else { "pgbouncer" };
         command.extend([program.to_owned(), file.display().to_string()]);
@@ -39,12 +39,12 @@ impl PgBouncer {
         bouncer
     }
 
-    /// `kill -9`, and waits until it is gone.
+    /// Kills it with `kill -9` and waits for its end.
     pub fn kill(&mut self) {
         self.guard.kill();
     }
 
-    /// Starts it again after [`Self::kill`], at the same port, and waits until it answers.
+    /// Starts it again after [`Self::kill`], on the same port, and waits until it answers.
     pub async fn restart(&mut self) {
         self.guard.restart();
         self.until_it_answers().await;
@@ -55,7 +55,7 @@ impl PgBouncer {
         self.guard.until_it_answers("PgBouncer answers", answers).await;
     }
 
-    /// The URL of one of the server's databases, through it.
+    /// Returns the URL of one of the server's databases, through `PgBouncer`.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
     }

@@ -7,15 +7,15 @@ use super::certificates::Certificates;
 use super::shim::Shim;
 use super::{Guard, as_user, children, free_port, give_to, new_folder, run, signal};
 
-/// The user of the system as which it runs where the tests are root's.
+/// System user of the server, if the tests run as root.
 pub(super) const SYSTEM_USER: &str = "postgres";
-/// Its superuser, of its own users.
+/// Superuser of the databases.
 pub(super) const USER: &str = "rollbook";
-/// That user's password: to be found nowhere else.
+/// Password of the superuser. The text occurs nowhere else.
 pub(super) const PASSWORD: &str = "ImTheTestPassword";
 
-/// A PostgreSQL server on a free port of 127.0.0.1, with passwords, and with ICU's order of text as its
-/// default, which differs from the order of bytes.
+/// A PostgreSQL server on a free port of 127.0.0.1, with password authentication. Its default collation is
+/// ICU's, which sorts differently from bytes.
 #[derive(Debug)]
 pub struct PostgresServer {
     guard: Guard,
@@ -24,28 +24,28 @@ pub struct PostgresServer {
 }
 
 impl PostgresServer {
-    /// Starts one and waits until it answers.
+    /// Starts a server and waits until it answers.
     pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    /// Starts one with these settings, as in `postgresql.conf`.
+    /// Starts a server with these settings, as in `postgresql.conf`.
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
         Self::start_command(Vec::new(), &[], settings).await
     }
 
-    /// Starts one with TLS and this certificate. It also answers without: `pg_hba.conf` is as ever.
+    /// Starts a server with TLS and this certificate. It also accepts clear text: `pg_hba.conf` is unchanged.
     pub async fn start_with_tls(certificates: &Certificates) -> Self {
         let files = ["server.crt", "server.key"].map(|name| certificates.path(name));
         Self::start_command(Vec::new(), &files, &[("ssl", "on"), ("fsync", "off")]).await
     }
 
-    /// The same on the disk and with the clock of this shim.
+    /// Starts a server on the disk and with the clock of this shim.
     pub async fn start_on(shim: &Shim, settings: &[(&str, &str)]) -> Self {
         Self::start_command(shim.command(), &[], settings).await
     }
 
-    /// With these files in its data folder, for its user alone.
+    /// Starts a server with these files in its data folder, readable only by its user.
     async fn start_command(before: Vec<String>, files: &[PathBuf], settings: &[(&str, &str)]) -> Self {
         let binaries = binaries();
         let folder = new_folder("rollbook-postgres-");
@@ -73,12 +73,12 @@ impl PostgresServer {
         server
     }
 
-    /// The URL of one of its databases, as a superuser, with the password.
+    /// Returns the URL of one of its databases, as superuser, with the password.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// The environment with which programs of Postgres reach it as a superuser.
+    /// Returns the environment with which PostgreSQL's programs connect as superuser.
     pub fn environment(&self) -> [(&'static str, String); 4] {
         [
             ("PGHOST", "127.0.0.1".to_owned()),
@@ -88,22 +88,22 @@ impl PostgresServer {
         ]
     }
 
-    /// Where it listens.
+    /// Returns the port on which the server listens.
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// Everything that it has logged.
+    /// Returns everything that the server has logged.
     pub fn log(&self) -> String {
         self.guard.log()
     }
 
-    /// Makes a database.
+    /// Creates a database.
     pub async fn create_database(&self, name: &str) {
         self.psql("postgres", &format!("CREATE DATABASE \"{name}\"")).await;
     }
 
-    /// Runs SQL as a superuser and returns what it gives: lines of values parted by `|`.
+    /// Runs SQL as superuser and returns its output: one line per row, values separated by `|`.
     pub async fn psql(&self, database: &str, sql: &str) -> String {
         let mut command = Command::new(self.binaries.join("psql"));
         command
@@ -114,12 +114,12 @@ impl PostgresServer {
         tokio::task::spawn_blocking(move || run(&mut command)).await.expect("psql runs")
     }
 
-    /// A crash: `kill -9` of the server and of all its processes.
+    /// Crashes the server: `kill -9` of it and of all its processes.
     pub fn kill(&mut self) {
         self.guard.kill();
     }
 
-    /// Starts it again after [`Self::kill`], at the same port, and waits until it answers.
+    /// Starts it again after [`Self::kill`], on the same port, and waits until it answers.
     pub async fn restart(&mut self) {
         self.guard.restart();
         self.until_it_answers().await;
@@ -127,9 +127,9 @@ impl PostgresServer {
 
     /// Sends a signal by name. `STOP` and `CONT` go to all its processes.
     pub fn signal(&self, name: &str) {
-        assert!(signal(self.guard.id(), name), "it had ended:\n{}", self.log());
+        assert!(signal(self.guard.id(), name), "the server had ended:\n{}", self.log());
         if matches!(name, "STOP" | "CONT") {
-            // One of them may just have ended by itself.
+            // A process may have ended in the meantime.
             for id in children(self.guard.id()) {
                 signal(id, name);
             }
@@ -149,7 +149,7 @@ fn path(path: &Path) -> String {
     path.to_str().expect("a path in UTF-8").to_owned()
 }
 
-/// Where PostgreSQL's programs are: not all of them are in `PATH`.
+/// Returns the folder of PostgreSQL's programs: not all of them are in `PATH`.
 fn binaries() -> PathBuf {
     let said = Command::new("pg_config").arg("--bindir").output().ok();
     let said = said.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
@@ -159,21 +159,22 @@ fn binaries() -> PathBuf {
     said.into_iter()
         .chain(versions.into_iter().rev())
         .find(|folder| ["initdb", "postgres", "psql"].iter().all(|name| folder.join(name).exists()))
-        .expect("there is no PostgreSQL server here: ops/test installs it (on Debian: apt-get install postgresql)")
+        .expect("no PostgreSQL server found: ops/test installs one (on Debian: apt-get install postgresql)")
 }
 
-/// A fresh cluster to copy, made once for each version and build: `initdb` takes seconds.
+/// Returns a fresh cluster to copy, made once per version and build, because `initdb` takes seconds.
 fn template(binaries: &Path) -> PathBuf {
-    let told = run(Command::new(binaries.join("postgres")).arg("--version"));
-    let version = told.split_whitespace().nth(2).expect("postgres (PostgreSQL) VERSION");
+    let output = run(Command::new(binaries.join("postgres")).arg("--version"));
+    let version = output.split_whitespace().nth(2).expect("postgres (PostgreSQL) VERSION");
     let folder = std::env::current_exe().expect("a path").parent().expect("a folder").to_owned();
     let template = folder.join(format!("postgres-template-{version}"));
     if !template.exists() {
         let new = make_template(binaries, version);
-        // Beside its place first, so that it appears there as a whole. Whoever was quicker has made the same.
-        let beside = tempfile::Builder::new().prefix(".postgres-").tempdir_in(&folder).expect("a folder");
-        copy(&new.path().join("data"), &beside.path().join("data"));
-        let placed = std::fs::rename(beside.path().join("data"), &template);
+        // The copy is made next to its final place and renamed, so that it appears complete. Another process
+        // that was faster has made the same.
+        let staging = tempfile::Builder::new().prefix(".postgres-").tempdir_in(&folder).expect("a folder");
+        copy(&new.path().join("data"), &staging.path().join("data"));
+        let placed = std::fs::rename(staging.path().join("data"), &template);
         assert!(placed.is_ok() || template.exists(), "{}: {placed:?}", template.display());
     }
     template
@@ -182,7 +183,7 @@ fn template(binaries: &Path) -> PathBuf {
 fn make_template(binaries: &Path, version: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let password = folder.path().join("password");
-    std::fs::write(&password, PASSWORD).expect("it is written");
+    std::fs::write(&password, PASSWORD).expect("a written file");
     give_to(SYSTEM_USER, folder.path());
     let mut arguments = as_user(SYSTEM_USER);
     arguments.extend([path(&binaries.join("initdb")), path(&folder.path().join("data"))]);
@@ -197,7 +198,7 @@ fn make_template(binaries: &Path, version: &str) -> tempfile::TempDir {
     folder
 }
 
-/// Copies a folder and all in it.
+/// Copies a folder and its content.
 fn copy(from: &Path, to: &Path) {
     run(Command::new("cp").arg("-R").arg(from).arg(to));
 }

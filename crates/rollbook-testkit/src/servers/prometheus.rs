@@ -1,4 +1,4 @@
-//! A private Prometheus, which scrapes what a test starts and judges it by the rules of `ops/prometheus`.
+//! A private Prometheus that scrapes a test's process and evaluates the rules of `ops/prometheus`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use super::{Guard, as_user, free_port, give_to, new_folder};
 
-/// As which it runs where the tests are root's: its user comes with its package.
+/// System user of the server, if the tests run as root. The package creates it.
 const USER: &str = "prometheus";
-/// How long one answer of it may take.
+/// Timeout of one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A Prometheus on a free port of 127.0.0.1 that scrapes and judges each second.
+/// A Prometheus on a free port of 127.0.0.1 that scrapes and evaluates every second.
 #[derive(Debug)]
 pub struct PrometheusServer {
     guard: Guard,
@@ -22,13 +22,13 @@ pub struct PrometheusServer {
 }
 
 impl PrometheusServer {
-    /// Starts one that scrapes `target` as the job `rollbook`, with these files of rules, and waits until
-    /// it answers. What the rules wait for (`for:`) is cut to nothing: the rest of each is as it stands.
+    /// Starts a Prometheus that scrapes `target` as the job `rollbook`, with these rule files, and waits
+    /// until it answers. The waiting time of the rules (`for:`) is set to zero; the rest is unchanged.
     pub async fn start(target: SocketAddr, rules: &[PathBuf]) -> Self {
         let folder = new_folder("rollbook-prometheus-");
         for file in rules {
             let text = std::fs::read_to_string(file).expect("a file of rules");
-            let place = folder.join("rules").join(file.file_name().expect("it has a name"));
+            let place = folder.join("rules").join(file.file_name().expect("a file name"));
             write(&place, &without_waiting(&text));
         }
         let config = format!(
@@ -50,7 +50,7 @@ impl PrometheusServer {
         Self { guard, address }
     }
 
-    /// What its API answers under `/api/v1`: the `data` of it. `None` where it is not ready yet.
+    /// Returns the `data` of an answer of the API under `/api/v1`, or `None` if it is not ready yet.
     pub async fn api(&self, path: &str) -> Option<Value> {
         let mut connection = Connection::connect(self.address, ANSWER_TIMEOUT).await.ok()?;
         let answer = connection.get(&format!("/api/v1{path}")).await.ok()?;
@@ -58,7 +58,7 @@ impl PrometheusServer {
         (answer["status"] == "success").then(|| answer["data"].take())
     }
 
-    /// Everything that it has printed.
+    /// Returns everything that the server has printed.
     pub fn log(&self) -> String {
         self.guard.log()
     }
@@ -66,10 +66,10 @@ impl PrometheusServer {
 
 fn write(place: &Path, text: &str) {
     std::fs::create_dir_all(place.parent().expect("a folder")).expect("a folder");
-    std::fs::write(place, text).expect("it is written");
+    std::fs::write(place, text).expect("a written file");
 }
 
-/// The rules with every `for: 5m` and the like turned to `for: 0s`.
+/// Replaces every `for: 5m` and the like in the rules by `for: 0s`.
 fn without_waiting(rules: &str) -> String {
     let cut = |line: &str| match line.split_once("for: ") {
         Some((indent, _)) if indent.trim().is_empty() => format!("{indent}for: 0s\n"),

@@ -7,10 +7,10 @@ use std::process::Command;
 use super::shim::Shim;
 use super::{Guard, as_user, free_port, give_to, new_folder, run, signal};
 
-/// Redis may run as root, and does not in a test: its user comes with its package.
+/// System user of the server, if the tests run as root. The package creates it.
 const USER: &str = "redis";
 
-/// A Redis that acknowledges what is on the disk, with no data to begin with. Dropping it ends it.
+/// A Redis that acknowledges writes once they are on disk. It starts empty. Dropping it ends it.
 #[derive(Debug)]
 pub struct RedisServer {
     guard: Guard,
@@ -18,23 +18,25 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// As Rollbook wants it: `appendonly yes`, `appendfsync always`, `noeviction`.
+    /// Starts a server with the settings that Rollbook requires: `appendonly yes`, `appendfsync always`,
+    /// `noeviction`.
     pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    /// The same with these settings besides, or instead. Each word of a value is an argument of its own.
+    /// Starts a server with these settings, in addition to or instead of the default ones. Each word of a
+    /// value is an argument of its own.
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
         Self::start_command(&["redis-server"], settings).await
     }
 
-    /// The same with a library of one's own before those of the system.
+    /// Starts a server with a library that is loaded before those of the system.
     pub async fn start_preloading(library: &Path, settings: &[(&str, &str)]) -> Self {
         let library = format!("LD_PRELOAD={}", library.display());
         Self::start_command(&["env", &library, "redis-server"], settings).await
     }
 
-    /// The same on the disk and with the clock of this shim.
+    /// Starts a server on the disk and with the clock of this shim.
     pub async fn start_on(shim: &Shim, settings: &[(&str, &str)]) -> Self {
         let mut program = shim.command();
         program.push("redis-server".to_owned());
@@ -67,60 +69,60 @@ impl RedisServer {
         server
     }
 
-    /// `redis://127.0.0.1:PORT/0`.
+    /// Returns `redis://127.0.0.1:PORT/0`.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
-    /// Where it listens.
+    /// Returns the port on which the server listens.
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// The folder of its log.
+    /// Returns the folder of its append-only log.
     pub fn log_folder(&self) -> PathBuf {
         self.guard.folder().join("appendonlydir")
     }
 
-    /// Waits until it has ended by itself; [`Self::restart`] starts it again.
+    /// Waits until it has exited by itself; [`Self::restart`] starts it again.
     pub async fn ended(&mut self) {
         self.guard.ended().await;
     }
 
-    /// Everything that it has printed.
+    /// Returns everything that the server has printed.
     pub fn log(&self) -> String {
         self.guard.log()
     }
 
-    /// What `redis-cli` prints for this command.
+    /// Returns the output of `redis-cli` for this command.
     pub fn cli(&self, arguments: &[&str]) -> String {
         let port = self.port.to_string();
         run(Command::new("redis-cli").args(["-p", &port]).args(arguments)).trim_end().to_owned()
     }
 
-    /// `kill -9`, and waits until it is gone.
+    /// Kills it with `kill -9` and waits for its end.
     pub fn kill(&mut self) {
         self.guard.kill();
     }
 
-    /// Starts it again on the same port, with what its log holds.
+    /// Starts it again on the same port, with the data of its append-only log.
     pub async fn restart(&mut self) {
         self.guard.restart();
         self.until_it_answers().await;
     }
 
-    /// Starts it again on the same port, with nothing.
+    /// Starts it again on the same port, without data.
     pub async fn restart_empty(&mut self) {
         self.guard.remove("appendonlydir");
         self.restart().await;
     }
 
-    /// Sends it a signal by name, such as `STOP`.
+    /// Sends a signal by name, such as `STOP`.
     pub fn signal(&self, name: &str) {
         signal(self.guard.id(), name);
     }
 
-    /// Until it has read its data: before that it answers `LOADING`.
+    /// Waits until it has read its data: before that it answers `LOADING`.
     async fn until_it_answers(&self) {
         let port = self.port;
         self.guard

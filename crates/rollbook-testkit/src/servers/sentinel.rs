@@ -1,4 +1,4 @@
-//! A private sentinel, which knows where the master of a pair of private Redis servers is.
+//! A private sentinel, which knows the master of a pair of private Redis servers.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -8,7 +8,7 @@ use super::{Guard, as_user, free_port, give_to, new_folder, run};
 
 const USER: &str = "redis";
 
-/// The only sentinel of one service, so its word is enough. Dropping it ends it.
+/// The only sentinel of one service, so its vote alone decides. Dropping it ends it.
 #[derive(Debug)]
 pub struct RedisSentinel {
     _guard: Guard,
@@ -17,7 +17,7 @@ pub struct RedisSentinel {
 }
 
 impl RedisSentinel {
-    /// Watches `master` and its replicas.
+    /// Starts a sentinel that watches `master` and its replicas.
     pub async fn start(service: &str, master: &RedisServer) -> Self {
         let port = free_port();
         let folder = new_folder("rollbook-sentinel-");
@@ -28,7 +28,7 @@ impl RedisSentinel {
             folder.display(),
             master.port()
         );
-        // It writes to this file what it has found out.
+        // The sentinel writes its state to this file.
         let file = folder.join("sentinel.conf");
         std::fs::write(&file, settings).expect("a file of settings");
         give_to(USER, &folder);
@@ -43,18 +43,18 @@ impl RedisSentinel {
         Self { _guard: guard, port, service: service.to_owned() }
     }
 
-    /// `redis+sentinel://127.0.0.1:PORT/SERVICE`.
+    /// Returns `redis+sentinel://127.0.0.1:PORT/SERVICE`.
     pub fn url(&self) -> String {
         format!("redis+sentinel://127.0.0.1:{}/{}", self.port, self.service)
     }
 
-    /// The port of the master, as it knows it.
+    /// Returns the port of the master, according to the sentinel.
     pub fn master(&self) -> u16 {
         let address = self.cli(&["sentinel", "get-master-addr-by-name", &self.service]);
         address.lines().last().and_then(|port| port.parse().ok()).expect("a port")
     }
 
-    /// What `redis-cli` prints for this command.
+    /// Returns the output of `redis-cli` for this command.
     pub fn cli(&self, arguments: &[&str]) -> String {
         let port = self.port.to_string();
         run(Command::new("redis-cli").args(["-p", &port]).args(arguments)).trim_end().to_owned()

@@ -1,8 +1,8 @@
-/* A library that is loaded before the C library and makes the disk and the clock misbehave, as a test says.
+/* A library that is loaded before the C library and injects faults of disk and clock, as a test says.
  *
- * The test writes into a shared page of numbers (see shim.rs, which has the same order); they take effect at
- * once. Only files whose path contains $SHIM_FILES are affected. Every file that was flushed
- * leaves in $SHIM_FOLDER/synced what a power cut would leave of it: its length, or its bytes.
+ * The test writes numbers into a shared page (see shim.rs, which has the same order). They take effect at once.
+ * Only files with a path that contains $SHIM_FILES are affected. For every flushed file, $SHIM_FOLDER/synced
+ * has what a power failure would leave of it: its length, or its bytes.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -21,15 +21,15 @@
 #include <unistd.h>
 
 struct controls {
-    int64_t sync_delay_ms; /* every flush takes so much longer */
-    int64_t sync_failures; /* so many flushes still fail with EIO */
-    int64_t room;          /* bytes that files may still grow; negative: no limit */
-    int64_t clock_ms;      /* how far the wall clock is ahead */
+    int64_t sync_delay_ms; /* delay of every flush, in milliseconds */
+    int64_t sync_failures; /* number of flushes that still fail with EIO */
+    int64_t room;          /* bytes by which files may still grow; negative: no limit */
+    int64_t clock_ms;      /* how far the wall clock is ahead, in milliseconds */
     int64_t lies;          /* 1: flushes report success and do nothing */
-    int64_t record;        /* 1: lengths, 2: bytes, of what was flushed */
-    int64_t syncs;         /* flushes that were done */
-    int64_t failed_syncs;  /* flushes that failed on purpose */
-    int64_t refused;       /* writes that found no room */
+    int64_t record;        /* record of flushed files: 1 lengths, 2 bytes */
+    int64_t syncs;         /* successful flushes */
+    int64_t failed_syncs;  /* flushes that the shim made fail */
+    int64_t refused;       /* writes refused for lack of room */
 };
 
 static struct controls *controls;
@@ -51,7 +51,7 @@ __attribute__((constructor)) static void start(void) {
 
 #define REAL(name) ((__typeof__(&name)) dlsym(RTLD_NEXT, #name))
 
-/* The path of a file that is affected; 0 for all others. */
+/* Gets the path of an affected file; returns 0 for all others. */
 static int path_of(int file, char *path, size_t size) {
     char link[64];
     struct stat status;
@@ -65,8 +65,8 @@ static int path_of(int file, char *path, size_t size) {
 
 /* -- flushing -- */
 
-/* Writes what is there now beside its place. No second descriptor of the file is opened: closing one would
- * drop the locks that SQLite holds on it. */
+/* Writes the current content or length to a temporary file. No second descriptor of the file is opened: closing
+ * one would drop the locks that SQLite holds on it. */
 static int write_record(int file, const char *temporary) {
     int out = open(temporary, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0666);
     if (out < 0) return -1;
@@ -79,7 +79,7 @@ static int write_record(int file, const char *temporary) {
         off_t at = 0;
         ssize_t count;
         while (!failed && (count = pread(file, buffer, sizeof buffer, at)) > 0) {
-            /* The system call itself: our own write may find no room. */
+            /* Uses the system call itself: the write of this library could be refused for lack of room. */
             failed = syscall(SYS_write, out, buffer, (size_t) count) != count;
             at += count;
         }
@@ -117,7 +117,7 @@ static int flush(int file, int (*real)(int)) {
 int fdatasync(int file) { return flush(file, REAL(fdatasync)); }
 int fsync(int file) { return flush(file, REAL(fsync)); }
 
-/* -- a full disk: a file may not grow further than there is room -- */
+/* -- a full disk: files may not grow beyond the room -- */
 
 static off_t position(int file) {
     struct stat status;
@@ -125,7 +125,7 @@ static off_t position(int file) {
     return lseek(file, 0, SEEK_CUR);
 }
 
-/* How many of these bytes may be written; -1 for none. */
+/* Returns how many of these bytes may be written, or -1 for none. */
 static ssize_t allow(int file, off_t at, size_t count) {
     char path[4096];
     struct stat status;
@@ -155,7 +155,7 @@ ssize_t pwrite(int file, const void *bytes, size_t count, off_t at) {
 
 ssize_t pwrite64(int file, const void *bytes, size_t count, off64_t at) { return pwrite(file, bytes, count, at); }
 
-/* Several pieces are written as a whole or not at all. */
+/* Several pieces are written completely or not at all. */
 static ssize_t total(const struct iovec *pieces, int count) {
     ssize_t sum = 0;
     for (int piece = 0; piece < count; piece++) sum += (ssize_t) pieces[piece].iov_len;

@@ -1,10 +1,11 @@
-//! A disk and a clock that misbehave: a library (`shim.c`) that the dynamic linker loads before the C library, in
-//! a private server or in Rollbook itself, and that a test steers while it runs.
+//! Faults of disk and clock: a library (`shim.c`) that the dynamic linker loads before the C library, in a
+//! private server or in Rollbook itself. A test controls it while it runs.
 //!
 //! * [`Shim::delay_syncs`], [`Shim::fail_syncs`], [`Shim::lie`]: flushes that are slow, fail, or do nothing.
-//! * [`Shim::leave_room`]: a full disk. Overwriting goes on, growing does not.
-//! * [`Shim::shift_clock`]: the wall clock steps. The monotonic clock does not.
-//! * [`Shim::cut_power`]: what a power cut leaves of a folder: what its last successful flushes contained.
+//! * [`Shim::leave_room`]: a full disk. Overwriting still works, growing does not.
+//! * [`Shim::shift_clock`]: the wall clock jumps. The monotonic clock does not.
+//! * [`Shim::cut_power`]: leaves in a folder what a power failure would leave: the content of the last
+//!   successful flushes.
 //!
 //! Each fault is counted, so that a test can show that it happened.
 
@@ -18,7 +19,7 @@ use super::run;
 
 const SOURCE: &str = include_str!("shim.c");
 
-/// The numbers that the library shares with the test, in the order of `struct controls`.
+/// Numbers that the library shares with the test, in the order of `struct controls`.
 #[derive(Clone, Copy, Debug)]
 enum Control {
     SyncDelayMs,
@@ -34,12 +35,12 @@ enum Control {
 
 const CONTROLS: u64 = 9;
 
-/// What is recorded of each file when it is flushed.
+/// Data recorded of each file when it is flushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// The length: enough for a file that is only appended to, such as Redis's log.
+    /// Length: enough for a file that is only appended to, such as Redis's log.
     Length,
-    /// All bytes: for files that are written in the middle, such as those of SQLite.
+    /// All bytes: for files that are overwritten, such as those of SQLite.
     Bytes,
 }
 
@@ -52,7 +53,7 @@ pub struct Shim {
 }
 
 impl Shim {
-    /// Builds the library. It affects the files whose path contains this text.
+    /// Builds the library. It affects the files with a path that contains `files`.
     pub fn new(files: &str) -> Self {
         let anyone = Permissions::from_mode(0o755);
         let folder = tempfile::Builder::new().prefix("rollbook-shim-").permissions(anyone).tempdir();
@@ -71,7 +72,7 @@ impl Shim {
         let controls = controls.expect("a file");
         controls.set_len(CONTROLS * 8).expect("zeros");
         std::fs::create_dir(folder.path().join("synced")).expect("a folder");
-        // Servers run as users of their own, and write here.
+        // Servers run as users of their own and write here.
         for (name, mode) in [("", 0o777), ("controls", 0o666), ("synced", 0o777)] {
             let path = folder.path().join(name);
             std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("rights");
@@ -81,7 +82,7 @@ impl Shim {
         shim
     }
 
-    /// The environment of a process that is to load it.
+    /// Returns the environment of a process that must load the library.
     pub fn environment(&self) -> [(&'static str, String); 3] {
         [
             ("LD_PRELOAD", self.folder.path().join("shim.so").display().to_string()),
@@ -90,65 +91,66 @@ impl Shim {
         ]
     }
 
-    /// The same as words before a command line.
+    /// Returns the environment as words before a command line.
     pub(super) fn command(&self) -> Vec<String> {
         let variables = self.environment().map(|(name, value)| format!("{name}={value}"));
         ["env".to_owned()].into_iter().chain(variables).collect()
     }
 
-    /// Each flush takes this much longer.
+    /// Delays each flush by this time.
     pub fn delay_syncs(&self, delay: Duration) {
         self.set(Control::SyncDelayMs, i64::try_from(delay.as_millis()).expect("short"));
     }
 
-    /// The next flushes, so many, fail with `EIO`.
+    /// Lets the next `count` flushes fail with `EIO`.
     pub fn fail_syncs(&self, count: i64) {
         self.set(Control::SyncFailures, count);
     }
 
-    /// Files may grow by so many bytes in all; `None` for as many as they like.
+    /// Limits the total growth of files, in bytes; `None` removes the limit.
     pub fn leave_room(&self, bytes: Option<u32>) {
         self.set(Control::Room, bytes.map_or(-1, i64::from));
     }
 
-    /// The wall clock is ahead by so many seconds.
+    /// Sets how far the wall clock is ahead, in seconds.
     pub fn shift_clock(&self, seconds: i64) {
         self.set(Control::ClockMs, seconds * 1000);
     }
 
-    /// Flushes report success and do nothing from now on.
+    /// From now on flushes report success and do nothing.
     pub fn lie(&self) {
         self.set(Control::Lies, 1);
     }
 
-    /// From now on each flush leaves what a power cut would leave.
+    /// From now on each flush records what a power failure would leave.
     pub fn record(&self, what: Record) {
         self.set(Control::Record, if what == Record::Length { 1 } else { 2 });
     }
 
-    /// Flushes that were done.
+    /// Returns the number of successful flushes.
     pub fn syncs(&self) -> i64 {
         self.get(Control::Syncs)
     }
 
-    /// Flushes that failed on purpose.
+    /// Returns the number of flushes that the shim made fail.
     pub fn failed_syncs(&self) -> i64 {
         self.get(Control::FailedSyncs)
     }
 
-    /// Writes that found no room.
+    /// Returns the number of writes refused for lack of room.
     pub fn refused_writes(&self) -> i64 {
         self.get(Control::Refused)
     }
 
-    /// How much of a file was flushed, where lengths are recorded.
+    /// Returns the flushed length of a file, if lengths are recorded.
     pub fn flushed_length(&self, name: &str) -> u64 {
         let length = std::fs::read_to_string(self.synced(name));
         length.ok().and_then(|length| length.parse().ok()).unwrap_or(0)
     }
 
-    /// Leaves in a folder what a power cut would: of each file that this affects what was flushed of it. The
-    /// processes that wrote there must have been killed. Returns how many bytes are gone from the ends.
+    /// Leaves in a folder what a power failure would leave: the flushed part of each affected file. The
+    /// processes that wrote there must have been killed. Returns the number of bytes lost at the ends of the
+    /// files.
     pub fn cut_power(&self, folder: &Path, what: Record) -> u64 {
         let mut gone = 0;
         for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
@@ -164,7 +166,7 @@ impl Shim {
                     file.set_len(before.min(self.flushed_length(&name))).expect("a shorter file");
                 }
                 Record::Bytes if self.synced(&name).exists() => {
-                    _ = std::fs::copy(self.synced(&name), &path).expect("what was flushed");
+                    _ = std::fs::copy(self.synced(&name), &path).expect("the flushed bytes");
                 }
                 Record::Bytes => std::fs::remove_file(&path).expect("a file that was never flushed"),
             }
@@ -179,12 +181,12 @@ impl Shim {
     }
 
     fn set(&self, control: Control, value: i64) {
-        self.controls.write_all_at(&value.to_ne_bytes(), control as u64 * 8).expect("it is written");
+        self.controls.write_all_at(&value.to_ne_bytes(), control as u64 * 8).expect("a written control");
     }
 
     fn get(&self, control: Control) -> i64 {
         let mut bytes = [0; 8];
-        self.controls.read_exact_at(&mut bytes, control as u64 * 8).expect("it is read");
+        self.controls.read_exact_at(&mut bytes, control as u64 * 8).expect("a readable control");
         i64::from_ne_bytes(bytes)
     }
 }

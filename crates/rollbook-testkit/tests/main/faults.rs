@@ -1,4 +1,4 @@
-//! The fault wrappers do what they are told.
+//! The fault wrappers behave as configured.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ fn delivery() -> Delivery {
     }
 }
 
-/// A queue, and its producer's side that always fails in this way.
+/// Returns a queue, and a producer for it that always has this fault.
 fn faulty(fault: Fault<QueueError>) -> (Arc<MemoryQueue>, FaultyProducer) {
     let queue = Arc::new(MemoryQueue::new(10, clock()));
     let producer = FaultyProducer::new(queue.clone(), move |call| {
@@ -39,7 +39,7 @@ fn faulty(fault: Fault<QueueError>) -> (Arc<MemoryQueue>, FaultyProducer) {
 }
 
 #[test]
-fn a_manual_clock_moves_only_when_told() {
+fn a_manual_clock_moves_only_when_a_test_moves_it() {
     let clock = clock();
     clock.advance(Duration::from_millis(5));
     assert_eq!(clock.now(), Timestamp::from_millis(1005));
@@ -48,17 +48,18 @@ fn a_manual_clock_moves_only_when_told() {
 }
 
 #[tokio::test]
-async fn a_failed_call_has_done_nothing_and_a_lost_answer_hides_what_was_done() {
-    let away = QueueError::Unavailable("away".into());
-    for (fault, waits) in [(Fault::Fail(away.clone()), 0), (Fault::FailAfter(away.clone()), 1)] {
+async fn a_failed_call_has_no_effect_and_a_lost_answer_hides_an_effect() {
+    let unreachable = QueueError::Unavailable("unreachable".into());
+    for (fault, waits) in [(Fault::Fail(unreachable.clone()), 0), (Fault::FailAfter(unreachable.clone()), 1)]
+    {
         let (queue, producer) = faulty(fault);
-        assert_eq!(producer.enqueue_many(&[delivery()]).await, [Err(away.clone())]);
+        assert_eq!(producer.enqueue_many(&[delivery()]).await, [Err(unreachable.clone())]);
         assert_eq!(queue.message_ids().len(), waits);
     }
 }
 
 #[tokio::test]
-async fn a_call_waits_at_its_gate_until_that_is_opened() {
+async fn a_call_waits_at_its_gate_until_the_gate_opens() {
     let gate = Gate::new();
     let (queue, producer) = faulty(Fault::Wait(gate.clone()));
     let open = async {
@@ -73,15 +74,15 @@ async fn a_call_waits_at_its_gate_until_that_is_opened() {
 
 #[tokio::test]
 #[should_panic(expected = "a fault that the test asked for")]
-async fn a_call_panics_when_told() {
+async fn a_call_panics_if_the_script_says_so() {
     let (_, producer) = faulty(Fault::Panic);
     _ = producer.enqueue_many(&[delivery()]).await;
 }
 
 #[tokio::test]
-async fn a_fault_strikes_only_the_call_that_it_is_for() {
+async fn a_fault_affects_only_the_call_that_it_is_for() {
     let store = FaultyStore::new(Arc::new(MemoryStore::new(clock())), |call| match call {
-        StoreCall::Ping => Fault::Fail(StoreError::Dependency("away".into())),
+        StoreCall::Ping => Fault::Fail(StoreError::Dependency("unreachable".into())),
         _ => Fault::None,
     });
     assert!(store.ping().await.is_err());
@@ -90,7 +91,7 @@ async fn a_fault_strikes_only_the_call_that_it_is_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiting_lease_of_the_model_takes_what_becomes_due_meanwhile() {
+async fn a_waiting_lease_call_of_the_model_returns_a_message_that_becomes_due() {
     let clock = clock();
     let queue = MemoryQueue::new(10, clock.clone());
     all_of(queue.enqueue_many(&[delivery()]).await).expect("there is room");
@@ -102,14 +103,14 @@ async fn a_waiting_lease_of_the_model_takes_what_becomes_due_meanwhile() {
         tokio::time::sleep(lease_for / 2).await;
         clock.advance(lease_for);
     };
-    // The same request would be given what it has; another one is given what becomes due.
+    // A repeated request would get its own leases again; a new request gets the messages that become due.
     let other = LeaseRequest { id: LeaseRequestId { lane: 1, number: 0 }, ..request };
     let (leases, ()) = tokio::join!(queue.lease(other), pass);
     assert_eq!(leases.expect("the lease has run out")[0].unsettled, 1);
 }
 
 #[tokio::test]
-async fn a_repeated_request_is_given_what_it_took_and_releases_what_no_longer_fits() {
+async fn a_repeated_request_gets_its_leases_again_and_releases_those_that_no_longer_fit() {
     let queue = MemoryQueue::new(10, clock());
     let deliveries = ["a", "b", "c", "d"].map(|id| Delivery { id: MessageId::new(id), ..delivery() });
     all_of(queue.enqueue_many(&deliveries).await).expect("there is room");

@@ -1,4 +1,4 @@
-//! The suites on the models in memory, and the models and wrappers themselves.
+//! Conformance suites on the in-memory models, and tests of the models and wrappers.
 
 mod faults;
 mod proxy;

@@ -1,4 +1,4 @@
-//! The fault proxy: each fault damages what it says and nothing else.
+//! The fault proxy: each fault has its effect and no other.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use rollbook_testkit::servers::proxy::{Break, Direction, Fault, FaultProxy};
 
-/// How long a test waits before it says that nothing comes.
+/// Time without bytes after which a connection counts as silent.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// A proxy in front of a server that sends back whatever comes, and ends when its client does.
+/// Returns a proxy in front of an echo server, which ends a connection when its client does.
 fn before_an_echo() -> FaultProxy {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let port = listener.local_addr().expect("an address").port();
@@ -22,12 +22,12 @@ fn before_an_echo() -> FaultProxy {
 }
 
 fn client(proxy: &FaultProxy) -> TcpStream {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).expect("it listens");
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
     stream
 }
 
-/// What comes back of these bytes until the end, and how that end looks.
+/// Sends these bytes. Returns the number of bytes echoed, and the error at the end.
 fn echoed(mut stream: &TcpStream, bytes: &[u8]) -> (usize, Option<ErrorKind>) {
     drop(stream.write_all(bytes));
     let mut all = Vec::new();
@@ -35,13 +35,13 @@ fn echoed(mut stream: &TcpStream, bytes: &[u8]) -> (usize, Option<ErrorKind>) {
     (all.len(), end)
 }
 
-/// Sends and receives once.
+/// Whether a byte is sent and received.
 fn passes(mut stream: &TcpStream) -> bool {
     let mut buffer = [0; 4];
     stream.write_all(b"ping").is_ok() && stream.read_exact(&mut buffer).is_ok() && &buffer == b"ping"
 }
 
-/// Whether nothing comes, neither bytes nor an end.
+/// Whether nothing arrives, neither bytes nor an end.
 fn is_silent(mut stream: &TcpStream) -> bool {
     stream.set_read_timeout(Some(SILENCE)).expect("a timeout");
     let read = stream.read(&mut [0; 4]);
@@ -50,17 +50,17 @@ fn is_silent(mut stream: &TcpStream) -> bool {
 }
 
 #[test]
-fn without_a_fault_all_passes_and_an_end_is_passed_on() {
+fn without_a_fault_all_bytes_and_the_end_are_forwarded() {
     let proxy = before_an_echo();
     let stream = client(&proxy);
     assert!(passes(&stream));
-    stream.shutdown(std::net::Shutdown::Write).expect("it is open");
+    stream.shutdown(std::net::Shutdown::Write).expect("an open connection");
     assert_eq!(echoed(&stream, b""), (0, None));
     assert_eq!((proxy.accepted(), proxy.broken()), (1, 0));
 }
 
 #[test]
-fn a_connection_is_reset_at_the_byte_in_either_direction() {
+fn a_connection_breaks_at_the_given_byte_in_either_direction() {
     for (direction, then, end) in [
         (Direction::ToClient, Break::Reset, Some(ErrorKind::ConnectionReset)),
         (Direction::ToServer, Break::Reset, Some(ErrorKind::ConnectionReset)),
@@ -69,14 +69,14 @@ fn a_connection_is_reset_at_the_byte_in_either_direction() {
         let proxy = before_an_echo();
         proxy.fail(direction, Fault::after(7, then));
         let (length, ended) = echoed(&client(&proxy), b"0123456789");
-        // What arrived may be on its way back when the reset comes.
+        // The echo of bytes that arrived may still be in transit when the reset comes.
         assert!(if direction == Direction::ToClient { length == 7 } else { length <= 7 }, "{length}");
         assert_eq!((ended, proxy.broken()), (end, 1), "{direction:?} {then:?}");
     }
 }
 
 #[test]
-fn a_random_byte_is_at_most_the_limit() {
+fn a_random_number_of_bytes_is_at_most_the_limit() {
     let proxy = before_an_echo();
     proxy.fail(Direction::ToClient, Fault::within(3, Break::Reset));
     let lengths: Vec<usize> = (0..60).map(|_| echoed(&client(&proxy), b"0123456789").0).collect();
@@ -86,17 +86,17 @@ fn a_random_byte_is_at_most_the_limit() {
 }
 
 #[test]
-fn a_half_closed_direction_has_ended_and_the_other_goes_on() {
+fn a_half_closed_direction_has_ended_and_the_other_continues() {
     let proxy = before_an_echo();
     let stream = client(&proxy);
     assert!(passes(&stream));
     proxy.fail(Direction::ToServer, Fault::after(5, Break::HalfClose));
-    // The server sees the end after five bytes, and answers them.
+    // The server sees the end after five bytes, and echoes them.
     assert_eq!(echoed(&stream, b"0123456789").0, 5);
 }
 
 #[test]
-fn a_black_hole_holds_everything_back_until_it_is_healed() {
+fn a_black_hole_blocks_all_bytes_until_it_is_healed() {
     let proxy = before_an_echo();
     let stream = client(&proxy);
     assert!(passes(&stream));
@@ -104,7 +104,7 @@ fn a_black_hole_holds_everything_back_until_it_is_healed() {
     (&stream).write_all(b"ping").expect("the proxy's side is open");
     assert!(is_silent(&stream));
     proxy.heal();
-    (&stream).read_exact(&mut [0; 4]).expect("what was held back");
+    (&stream).read_exact(&mut [0; 4]).expect("the blocked bytes");
     assert!(passes(&stream));
 }
 
@@ -124,7 +124,7 @@ fn a_forgotten_connection_is_silent_for_ever_and_a_new_one_works() {
 }
 
 #[test]
-fn a_lost_answer_is_reset_instead_of_passed_on() {
+fn a_lost_answer_is_a_reset_instead_of_bytes() {
     let proxy = before_an_echo();
     proxy.fail(Direction::ToServer, Fault::when(|chunk| (chunk == b"commit").then_some(Break::LoseAnswer)));
     let stream = client(&proxy);
@@ -134,7 +134,7 @@ fn a_lost_answer_is_reset_instead_of_passed_on() {
 }
 
 #[test]
-fn slow_directions_are_as_slow_as_said() {
+fn slow_directions_have_the_configured_speed() {
     for fault in [Fault::Delay(Duration::from_millis(200)), Fault::Throttle(20)] {
         let proxy = before_an_echo();
         proxy.fail(Direction::ToClient, fault);
@@ -145,7 +145,7 @@ fn slow_directions_are_as_slow_as_said() {
 }
 
 #[test]
-fn new_connections_go_where_the_proxy_points_and_old_ones_stay() {
+fn a_new_target_applies_to_new_connections_only() {
     let (proxy, other) = (before_an_echo(), before_an_echo());
     let old = client(&proxy);
     assert!(passes(&old));
@@ -156,5 +156,5 @@ fn new_connections_go_where_the_proxy_points_and_old_ones_stay() {
     assert!(passes(&client(&proxy)) && passes(&old));
     assert_eq!(other.accepted(), 1);
     proxy.set_target(1);
-    assert_eq!(echoed(&client(&proxy), b"").0, 0, "nobody listens there");
+    assert_eq!(echoed(&client(&proxy), b"").0, 0, "no server listens on that port");
 }

@@ -1,4 +1,4 @@
-//! The queue suite on the model, and queues that it must refuse.
+//! The queue suite on the model, and defective queues that it must detect.
 
 use std::future::{Ready, ready};
 use std::sync::Arc;
@@ -51,14 +51,14 @@ impl QueueHarness for Memory {
         assert!(self.queue.corrupt(id));
     }
 
-    /// The model is its own disk.
+    /// The model keeps its state: memory is its disk.
     async fn reopen(&mut self) {}
 }
 
 rollbook_testkit::queue_conformance!(open);
 rollbook_testkit::queue_agrees_with_model!(open);
 
-/// A queue that is wrong in one way: the model must find it out.
+/// A queue with one defect, which the comparison with the model must detect.
 struct Wrong {
     right: Memory,
     forgets: bool,
@@ -105,7 +105,7 @@ impl QueueHarness for Wrong {
     }
 }
 
-/// Hands messages back as if they had failed.
+/// Releases messages as if they had failed.
 struct ReleasesCount(Arc<MemoryQueue>);
 
 #[async_trait]
@@ -132,18 +132,18 @@ impl Consumer for ReleasesCount {
 
 #[test]
 #[should_panic(expected = "PROPTEST_RNG_SEED")]
-fn the_model_finds_out_a_queue_that_takes_one_too_many() {
+fn the_model_detects_a_queue_that_accepts_one_too_many() {
     model::check(|depth_max| ready(Wrong::new(depth_max + 1)));
 }
 
 #[test]
 #[should_panic(expected = "PROPTEST_RNG_SEED")]
-fn the_model_finds_out_a_queue_that_forgets_at_a_crash() {
+fn the_model_detects_a_queue_that_loses_messages_in_a_crash() {
     model::check(|depth_max| ready(Wrong { forgets: true, ..Wrong::new(depth_max) }));
 }
 
 #[test]
 #[should_panic(expected = "PROPTEST_RNG_SEED")]
-fn the_model_finds_out_a_queue_that_counts_what_was_handed_back() {
+fn the_model_detects_a_queue_that_counts_released_attempts() {
     model::check(|depth_max| ready(Wrong { releases_count: true, ..Wrong::new(depth_max) }));
 }

@@ -1,4 +1,4 @@
-//! The faults of the shim happen, are counted, and end when a test ends them.
+//! The faults of the shim happen, are counted, and end when a test removes them.
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpStream};
@@ -17,7 +17,7 @@ async fn start() -> (Shim, RedisServer) {
 }
 
 #[tokio::test]
-async fn a_flush_takes_as_long_as_it_is_told() {
+async fn a_flush_takes_the_configured_time() {
     let (shim, redis) = start().await;
     let before = shim.syncs();
     shim.delay_syncs(Duration::from_millis(300));
@@ -32,7 +32,7 @@ async fn a_flush_that_fails_is_counted_and_ends_redis() {
     let (shim, mut redis) = start().await;
     redis.cli(&["set", "before", "value"]);
     shim.fail_syncs(1);
-    // It ends without an answer.
+    // Redis exits without an answer.
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, redis.port())).expect("a connection");
     connection.write_all(b"SET key value\r\n").expect("bytes on their way");
     redis.ended().await;
@@ -42,7 +42,7 @@ async fn a_flush_that_fails_is_counted_and_ends_redis() {
 }
 
 #[tokio::test]
-async fn a_disk_is_full_until_there_is_room() {
+async fn a_full_disk_refuses_writes_until_there_is_room() {
     let (shim, redis) = start().await;
     redis.cli(&["config", "set", "appendfsync", "everysec"]);
     shim.leave_room(Some(10));
@@ -55,7 +55,7 @@ async fn a_disk_is_full_until_there_is_room() {
 }
 
 #[tokio::test]
-async fn the_wall_clock_is_as_far_ahead_as_it_is_told() {
+async fn the_wall_clock_is_ahead_by_the_configured_time() {
     let (shim, redis) = start().await;
     let seconds =
         || -> i64 { redis.cli(&["time"]).lines().next().expect("a line").parse().expect("seconds") };

@@ -1,4 +1,4 @@
-//! The store suite on the model, and merges that it must refuse.
+//! The store suite on the model, and defective merges that it must detect.
 
 use std::future::{Ready, ready};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl StoreHarness for Memory {
         self.clock.clone()
     }
 
-    /// The model is its own disk.
+    /// The model keeps its state: memory is its disk.
     async fn reopen(&mut self) {}
 
     async fn keep(&mut self, keeping: Keeping) {

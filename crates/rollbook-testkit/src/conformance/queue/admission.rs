@@ -1,4 +1,4 @@
-//! What gets in, and that it stays in.
+//! Enqueueing: admission, duplicates, limits and durability.
 
 use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
@@ -14,12 +14,12 @@ pub async fn enqueue_is_idempotent_while_a_message_lives(queue: Queue<impl Queue
     assert_eq!(queue.enqueue(&["a"]).await, [Queued]);
     let received_at = queue.now();
     queue.harness.advance(LEASE_FOR);
-    assert_eq!(queue.enqueue(&["a"]).await, [Duplicate], "while it waits");
+    assert_eq!(queue.enqueue(&["a"]).await, [Duplicate], "while the message waits");
     let lease = queue.lease_one().await;
     assert_eq!(lease.received_at, received_at, "the first arrival counts");
-    assert_eq!(queue.enqueue(&["a"]).await, [Duplicate], "while it is leased");
+    assert_eq!(queue.enqueue(&["a"]).await, [Duplicate], "while the message is leased");
     assert_eq!(queue.settle(&lease, retry()).await, Settled::Done);
-    assert_eq!(queue.enqueue(&["a"]).await, [Duplicate], "while it waits for its backoff");
+    assert_eq!(queue.enqueue(&["a"]).await, [Duplicate], "during the backoff");
     queue.assert_nothing_is_due().await;
     assert_eq!(queue.stats().await.depth(), 1);
 }
@@ -52,7 +52,7 @@ pub async fn a_full_queue_takes_what_fits_and_refuses_the_rest(queue: Queue<impl
     assert_eq!(queue.stats().await.depth(), DEPTH_MAX);
     assert_eq!(queue.answers(&["b"]).await, [full()]);
     let found = queue.harness.admin().message(&MessageId::new("b")).await;
-    assert_eq!(found, Ok(None), "what was refused is not there");
+    assert_eq!(found, Ok(None), "a refused delivery is not stored");
 }
 
 pub async fn exactly_as_many_as_the_limit_fit(queue: Queue<impl QueueHarness>) {
@@ -69,7 +69,7 @@ pub async fn a_full_queue_still_answers_duplicates(queue: Queue<impl QueueHarnes
     assert_eq!(queue.enqueue(&["a", "msg_0002"]).await, [Duplicate, Duplicate]);
     let answers = queue.answers(&["new", "a", "new", "msg_0003"]).await;
     assert!(answers[0].is_err() && answers[2].is_err(), "{answers:?}");
-    assert_eq!((&answers[1], &answers[3]), (&Ok(Duplicate), &Ok(Duplicate)), "beside a refused one");
+    assert_eq!((&answers[1], &answers[3]), (&Ok(Duplicate), &Ok(Duplicate)), "next to a refused one");
 }
 
 pub async fn dead_and_finished_messages_leave_room(queue: Queue<impl QueueHarness>) {
@@ -80,8 +80,12 @@ pub async fn dead_and_finished_messages_leave_room(queue: Queue<impl QueueHarnes
     queue.settle(&leases[1], dead_letter()).await;
     assert_eq!(queue.enqueue(&["a", "b"]).await, [Queued, Queued]);
     let again = leases[1].id.as_str();
-    assert!(queue.try_enqueue(&[again]).await.is_err(), "a dead letter that comes again needs room");
-    assert_eq!(queue.dead_ids(&DeadLetterFilter::default()).await, [again], "and stays where there is none");
+    assert!(queue.try_enqueue(&[again]).await.is_err(), "a redelivered dead letter needs room");
+    assert_eq!(
+        queue.dead_ids(&DeadLetterFilter::default()).await,
+        [again],
+        "the dead letter stays if there is no room"
+    );
 }
 
 pub async fn empty_batches_are_fine(queue: Queue<impl QueueHarness>) {
@@ -113,7 +117,7 @@ pub async fn bodies_are_kept_byte_for_byte(mut queue: Queue<impl QueueHarness>) 
     let mebibyte: Vec<u8> = every_byte.iter().copied().cycle().take(1 << 20).collect();
     let bodies = [Vec::new(), every_byte, mebibyte, b"\0".to_vec(), "\u{feff}{\"é\": 1}\r\n".into()];
     let delivery = |(index, body): (usize, Vec<u8>)| Delivery {
-        // The longest id, in all the characters that one may have.
+        // The longest id, with all characters that an id may have.
         id: MessageId::new(format!("msg_-AZaz09{index:0>width$}", width = MessageId::LENGTH_MAX - 11)),
         received_at: Timestamp::from_millis(1_785_312_000_015),
         traceparent: None,
@@ -145,7 +149,7 @@ pub async fn one_id_from_many_at_once_waits_once(queue: Queue<impl QueueHarness>
     for _ in 0..8 {
         let (producer, delivery) = (queue.harness.producer(), queue.delivery("a"));
         tasks.spawn(async move {
-            all_of(producer.enqueue_many(&[delivery]).await).expect("the queue takes it")[0]
+            all_of(producer.enqueue_many(&[delivery]).await).expect("the queue accepts the delivery")[0]
         });
     }
     let answers = tasks.join_all().await;

@@ -1,4 +1,4 @@
-//! A clock that was ahead, and a queue that was not damaged.
+//! A clock that was ahead and is corrected, and an audit of an undamaged queue.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use rollbook_core::queue::{Audit, DeadLetterFilter, Settled, Settlement};
 
 use super::{DUE_WITHIN, LEASE_FOR, Queue, QueueHarness, RETRY_AFTER, TICK, almost, failure, ids, retry};
 
-/// Much further back than any lease or backoff reaches.
+/// Step that is much longer than any lease or backoff.
 const STEP: Duration = Duration::from_secs(2 * 60 * 60);
 
 pub async fn a_retry_is_due_although_the_clock_was_ahead_when_it_began(queue: Queue<impl QueueHarness>) {
@@ -39,10 +39,11 @@ pub async fn a_lease_ends_in_time_although_the_clock_was_ahead_when_it_began(
     let leases = queue.lease(2).await;
     queue.harness.step_back(STEP);
     queue.assert_nothing_is_due().await;
-    let slow = leases.iter().find(|lease| lease.id.as_str() == "slow worker").expect("its lease");
+    let slow =
+        leases.iter().find(|lease| lease.id.as_str() == "slow worker").expect("a lease of the slow worker");
     queue.harness.advance(almost(LEASE_FOR));
     queue.assert_nothing_is_due().await;
-    assert_eq!(queue.settle(slow, Settlement::Ack).await, Settled::Done, "the lease stands");
+    assert_eq!(queue.settle(slow, Settlement::Ack).await, Settled::Done, "the lease is still valid");
     queue.harness.advance(TICK);
     let again = queue.lease_one().await;
     assert_eq!((again.id.as_str(), again.unsettled), ("dead worker", 1));
@@ -82,6 +83,6 @@ pub async fn an_audit_of_a_sound_queue_finds_nothing(queue: Queue<impl QueueHarn
         assert_eq!(audit, Audit { messages: stats.depth(), ..Audit::default() }, "repair: {repair}");
         assert!(audit.is_clean());
     }
-    assert_eq!(queue.stats().await, stats, "it changes nothing");
+    assert_eq!(queue.stats().await, stats, "an audit changes nothing");
     assert_eq!(queue.dead_ids(&DeadLetterFilter::default()).await, dead);
 }

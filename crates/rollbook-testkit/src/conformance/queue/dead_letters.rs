@@ -1,4 +1,4 @@
-//! What was parked, and what an operator sees and does.
+//! Dead letters, and the operator's view and actions.
 
 use std::time::Duration;
 
@@ -30,7 +30,11 @@ pub async fn a_dead_letter_keeps_id_body_and_failure(queue: Queue<impl QueueHarn
     let letters = queue.dead_letters(&all()).await;
     let [letter] = letters.as_slice() else { panic!("there is one dead letter: {letters:?}") };
     assert_eq!((&letter.id, &letter.body, letter.received_at), (&sent.id, &sent.body, sent.received_at));
-    assert_eq!((letter.attempts, &letter.failure), (1, &failure()), "the lease that ran out was no attempt");
+    assert_eq!(
+        (letter.attempts, &letter.failure),
+        (1, &failure()),
+        "the expired lease does not count as an attempt"
+    );
     assert_eq!(letter.died_at, sent.received_at.plus(LEASE_FOR + TICK));
 }
 
@@ -115,9 +119,9 @@ pub async fn redrive_and_discard_go_on_behind_a_step(queue: Queue<impl QueueHarn
                 break;
             }
         }
-        assert_eq!((steps, changed), (3, 0), "a step looks at no more than its limit");
+        assert_eq!((steps, changed), (3, 0), "a step examines at most its limit");
     }
-    assert_eq!(queue.redrive(&meant, 1).await, 1, "one id is found wherever it stands");
+    assert_eq!(queue.redrive(&meant, 1).await, 1, "an id is found at any position");
     assert_eq!(queue.dead_ids(&all()).await, ["a", "b", "c", "e"]);
     let first = queue.harness.admin().discard(&all(), None, 3).await.expect("a step");
     assert_eq!(first.changed, 3);
@@ -162,7 +166,7 @@ pub async fn a_redelivered_dead_letter_runs_again(queue: Queue<impl QueueHarness
     queue.harness.advance(TICK);
     let sent = queue.delivery("a");
     assert_eq!(queue.enqueue(&["a"]).await, [Queued]);
-    assert_eq!(queue.dead_ids(&all()).await, ["b"], "it is not in two places");
+    assert_eq!(queue.dead_ids(&all()).await, ["b"], "the message has left the dead letters");
     let lease = queue.lease_one().await;
     assert_eq!((&lease.id, &lease.body, lease.received_at), (&sent.id, &sent.body, sent.received_at));
     assert_eq!((lease.attempt, lease.unsettled), (1, 0));
@@ -200,7 +204,7 @@ pub async fn dead_letters_are_found_by_id_type_reason_and_time(queue: Queue<impl
     ] {
         assert_eq!(queue.dead_ids(&filter).await, found, "{filter:?}");
     }
-    assert_eq!(queue.redrive(&created, 1).await, 1, "redrive and discard go by the same filter");
+    assert_eq!(queue.redrive(&created, 1).await, 1, "redrive and discard use the same filter");
     assert_eq!(queue.discard(&created, 10).await, 1);
     assert_eq!(queue.dead_ids(&all()).await, ["b", "c"]);
 }
@@ -209,7 +213,7 @@ pub async fn dead_letters_are_listed_page_by_page_oldest_first(queue: Queue<impl
     queue.park(&["e", "a", "d", "b", "c"]).await;
     let mut pages = Vec::new();
     let mut after = None;
-    // More pages than there are letters, so that a listing which never moves on ends too.
+    // More pages than dead letters, so that a listing which never advances ends too.
     for _ in 0..6 {
         let page = queue.harness.admin().dead_letters(&all(), after, 2).await.expect("the queue lists");
         let Some(last) = page.last() else { break };
@@ -240,12 +244,16 @@ pub async fn statistics_add_up(queue: Queue<impl QueueHarness>) {
     assert_eq!(expected.depth(), 3);
 
     queue.harness.advance(RETRY_AFTER);
-    assert_eq!(queue.stats().await, QueueStats { ready: 2, delayed: 0, ..expected }, "the backoff is over");
+    assert_eq!(
+        queue.stats().await,
+        QueueStats { ready: 2, delayed: 0, ..expected },
+        "the backoff has passed"
+    );
     queue.harness.advance(LEASE_FOR);
     let expected = QueueStats { ready: 3, leased: 0, delayed: 0, ..expected };
-    assert_eq!(queue.stats().await, expected, "the lease has run out");
+    assert_eq!(queue.stats().await, expected, "the lease has expired");
 
     queue.settle(&leases[0], Settlement::Ack).await;
     let expected = QueueStats { ready: 2, oldest_received_at: Some(later), ..expected };
-    assert_eq!(queue.stats().await, expected, "the oldest is the oldest that is left");
+    assert_eq!(queue.stats().await, expected, "the oldest remaining message counts");
 }

@@ -1,4 +1,4 @@
-//! Who has a message, for how long, and how that ends.
+//! Leases: exclusivity, expiry and settlement.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::queues::{all_of, request};
 
-/// Long enough for any engine to wake up in, and far shorter than [`LONG_WAIT`].
+/// Long enough for any engine to wake up, and far shorter than [`LONG_WAIT`].
 const WAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const LONG_WAIT: Duration = Duration::from_secs(60);
 const SHORT_WAIT: Duration = Duration::from_millis(50);
@@ -57,7 +57,7 @@ pub async fn an_expired_lease_is_offered_again(queue: Queue<impl QueueHarness>) 
     let second = queue.lease_one().await;
     assert_eq!((&second.id, &second.body), (&first.id, &first.body));
     assert_ne!(second.token, first.token);
-    assert_eq!((first.attempt, second.attempt), (1, 1), "no worker said that it began");
+    assert_eq!((first.attempt, second.attempt), (1, 1), "no worker counted the attempt");
 }
 
 pub async fn a_lease_that_ran_out_may_be_settled_while_nobody_took_it(queue: Queue<impl QueueHarness>) {
@@ -119,12 +119,12 @@ pub async fn an_attempt_is_counted_by_a_settlement_or_when_its_worker_says_so(
 ) {
     queue.enqueue(&["a"]).await;
     for _ in 0..3 {
-        assert_eq!(queue.lease_one().await.attempt, 1, "an answer that reached nobody spends no attempt");
+        assert_eq!(queue.lease_one().await.attempt, 1, "a lost answer does not count as an attempt");
         queue.harness.advance(LEASE_FOR);
     }
     for attempt in 1..=3 {
         let lease = queue.lease_one().await;
-        assert_eq!(lease.attempt, attempt, "although no attempt ever ended");
+        assert_eq!(lease.attempt, attempt, "although no attempt was settled");
         assert_eq!(count_attempt(&queue, &lease).await, Settled::Done);
         queue.harness.advance(LEASE_FOR);
     }
@@ -136,7 +136,7 @@ pub async fn an_attempt_is_counted_by_a_settlement_or_when_its_worker_says_so(
     assert_eq!(lease.attempt, 5);
     count_attempt(&queue, &lease).await;
     queue.settle(&lease, Settlement::Release).await;
-    assert_eq!(queue.lease_one().await.attempt, 5, "a release takes back what was counted");
+    assert_eq!(queue.lease_one().await.attempt, 5, "a release undoes the count");
 }
 
 pub async fn counting_an_attempt_twice_counts_it_once(queue: Queue<impl QueueHarness>) {
@@ -170,21 +170,22 @@ pub async fn an_attempt_of_a_lost_lease_is_not_counted(queue: Queue<impl QueueHa
     let held = queue.lease_one().await;
     assert_eq!(count_attempt(&queue, &lost).await, Settled::LeaseLost);
     queue.settle(&held, retry()).await;
-    assert_eq!(count_attempt(&queue, &held).await, Settled::LeaseLost, "it ended");
+    assert_eq!(count_attempt(&queue, &held).await, Settled::LeaseLost, "the lease is settled");
     queue.harness.advance(RETRY_AFTER);
     assert_eq!(queue.lease_one().await.attempt, 2);
 }
 
-/// Enqueues messages with bodies of so many bytes, each later than the one before.
+/// Enqueues messages with bodies of these sizes in bytes, each later than the one before.
 async fn enqueue_sized(queue: &Queue<impl QueueHarness>, sizes: &[(&str, usize)]) {
     for (id, size) in sizes {
-        // Bytes that no engine can pack.
+        // Incompressible bytes.
         let body: Vec<u8> = (0..*size)
             .flat_map(|index| index.wrapping_mul(2_654_435_761).to_be_bytes())
             .take(*size)
             .collect();
         let delivery = Delivery { body: Bytes::from(body), ..queue.delivery(id) };
-        all_of(queue.harness.producer().enqueue_many(&[delivery]).await).expect("the queue takes it");
+        all_of(queue.harness.producer().enqueue_many(&[delivery]).await)
+            .expect("the queue accepts the delivery");
         queue.harness.advance(TICK);
     }
 }
@@ -200,7 +201,7 @@ pub async fn a_lease_holds_no_more_bytes_than_asked_for(queue: Queue<impl QueueH
     assert_eq!(lease_bytes(&queue, 1009).await, ["c"], "one byte is short for the last");
     assert_eq!(lease_bytes(&queue, 10).await, ["d"]);
     queue.harness.advance(LEASE_FOR);
-    assert_eq!(lease_bytes(&queue, 2999).await, ["a", "b"], "what comes again is limited too");
+    assert_eq!(lease_bytes(&queue, 2999).await, ["a", "b"], "redelivered messages are limited too");
     assert_eq!(lease_bytes(&queue, 1010).await, ["c", "d"]);
 }
 
@@ -223,7 +224,11 @@ pub async fn attempts_and_leases_survive_a_reopen(mut queue: Queue<impl QueueHar
     assert_eq!((again.attempt, again.unsettled), (1, 1));
     assert_eq!(queue.settle(&lease, Settlement::Ack).await, Settled::LeaseLost);
     queue.harness.reopen().await;
-    assert_eq!(queue.settle(&again, Settlement::Ack).await, Settled::Done, "by its token alone");
+    assert_eq!(
+        queue.settle(&again, Settlement::Ack).await,
+        Settled::Done,
+        "the token alone identifies the lease"
+    );
 }
 
 pub async fn release_does_not_count(queue: Queue<impl QueueHarness>) {
@@ -314,7 +319,7 @@ pub async fn lease_waits_for_a_message_and_wakes_when_one_comes(queue: Queue<imp
     let request = request(10, LEASE_FOR, LONG_WAIT);
     let consumer = queue.harness.consumer();
     let enqueue = async {
-        // The lease is asked for first and finds nothing.
+        // The lease call starts first and finds nothing.
         tokio::task::yield_now().await;
         queue.enqueue(&["a"]).await
     };
@@ -334,7 +339,7 @@ pub async fn lease_wakes_when_a_message_is_released(queue: Queue<impl QueueHarne
     };
     let both = async { tokio::join!(consumer.lease(request), release) };
     let (leases, settled) =
-        timeout(WAKE_TIMEOUT, both).await.expect("the lease wakes when one is handed back");
+        timeout(WAKE_TIMEOUT, both).await.expect("the lease wakes when a message is released");
     assert_eq!(settled, Settled::Done);
     assert_eq!(ids(&leases.expect("the queue gives leases")), ["a"]);
 }
@@ -348,5 +353,5 @@ pub async fn lease_on_an_empty_queue_ends_after_the_wait(queue: Queue<impl Queue
     let leases = timeout(WAKE_TIMEOUT, queue.harness.consumer().lease(request)).await;
     let leases = leases.expect("the lease ends after its wait").expect("the queue gives leases");
     assert_eq!(ids(&leases), Vec::<String>::new());
-    assert!(asked_at.elapsed() >= SHORT_WAIT, "it waited {:?}", asked_at.elapsed());
+    assert!(asked_at.elapsed() >= SHORT_WAIT, "the call waited {:?}", asked_at.elapsed());
 }

@@ -1,4 +1,4 @@
-//! What an operator sees of the messages that wait, and how one is removed for good.
+//! Operator's view of queued messages, and permanent removal.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use super::{
     DEPTH_MAX, LEASE_FOR, Queue, QueueHarness, RETRY_AFTER, TICK, ids, numbered, retry, settlements,
 };
 
-/// More pages than there are messages in any test here: a listing that never moves on ends too.
+/// More pages than there are messages in any test here, so that a listing which never advances ends too.
 const PAGES_MAX: usize = 1_000;
 
 impl<H: QueueHarness> Queue<H> {
-    /// The pages of a listing from the first to the last.
+    /// Returns all pages of a listing, from first to last.
     async fn pages(&self, limit: usize) -> Vec<Vec<QueuedMessage>> {
         let (mut pages, mut after) = (Vec::new(), None);
         for _ in 0..PAGES_MAX {
@@ -30,7 +30,7 @@ impl<H: QueueHarness> Queue<H> {
         panic!("no end after {PAGES_MAX} pages");
     }
 
-    /// All messages, each of which must come once.
+    /// Returns all messages. Asserts that none occurs twice.
     async fn listed(&self, limit: usize) -> BTreeMap<String, QueuedMessage> {
         let all: Vec<QueuedMessage> = self.pages(limit).await.into_iter().flatten().collect();
         let count = all.len();
@@ -40,7 +40,7 @@ impl<H: QueueHarness> Queue<H> {
         by_id
     }
 
-    /// The one that is found by its id, which a listing must show alike.
+    /// Returns the message found by its id. Asserts that the listing shows the same.
     async fn find(&self, id: &str) -> Option<QueuedMessage> {
         let found = self.harness.admin().message(&MessageId::new(id)).await;
         let found = found.expect("the queue finds messages");
@@ -58,7 +58,7 @@ impl<H: QueueHarness> Queue<H> {
         self.harness.admin().remove_many(&ids).await.expect("the queue removes messages")
     }
 
-    /// Removed for good: nowhere to be seen, never leased, not counted, also after a crash.
+    /// Asserts that a removed message is not listed, never leased and not counted, also after a crash.
     async fn assert_gone(&mut self, id: &str) {
         for _ in 0..2 {
             assert_eq!(self.find(id).await, None, "{id}");
@@ -99,14 +99,14 @@ pub async fn a_message_is_listed_with_its_body_in_every_state(queue: Queue<impl 
 
     queue.harness.advance(RETRY_AFTER);
     let due = QueuedMessage { attempts: 1, ..expected.clone() };
-    assert_eq!(queue.find("a").await, Some(due), "its backoff is over");
+    assert_eq!(queue.find("a").await, Some(due), "the backoff has passed");
 
     queue.lease_one().await;
     let leased = MessageState::Leased { until: queue.now().plus(LEASE_FOR) };
     assert_eq!(queue.state_of("a").await, (leased, 1), "the attempt under way is not counted yet");
     queue.harness.advance(LEASE_FOR);
     let left = QueuedMessage { attempts: 1, ..expected };
-    assert_eq!(queue.find("a").await, Some(left), "its lease has run out");
+    assert_eq!(queue.find("a").await, Some(left), "the lease has expired");
 }
 
 pub async fn a_message_that_was_handed_back_waits_untried(queue: Queue<impl QueueHarness>) {
@@ -164,7 +164,7 @@ pub async fn what_stays_is_listed_although_others_come_and_go(queue: Queue<impl 
         let page = queue.harness.admin().messages(after.as_ref(), 4).await.expect("the queue lists messages");
         seen.extend(page.messages.into_iter().map(|message| (message.id.to_string(), message)));
         after = page.next;
-        // One goes for good, one comes again, and all that are leased change their state.
+        // One message is removed, one is removed and enqueued again, and all leased ones change their state.
         assert_eq!(queue.remove(&[&pair[0], &pair[1]]).await, 2);
         queue.enqueue(&[&pair[1]]).await;
         for lease in queue.lease(5).await {
@@ -200,8 +200,8 @@ pub async fn no_debug_of_a_message_shows_its_body(queue: Queue<impl QueueHarness
     queue.enqueue(&["a"]).await;
     let page = queue.harness.admin().messages(None, 10).await.expect("the queue lists messages");
     assert_eq!(page.messages[0].body, "the body of a");
-    let told = format!("{page:?} {:?}", queue.find("a").await);
-    assert!(told.contains("Waiting") && !told.contains("the body"), "{told}");
+    let text = format!("{page:?} {:?}", queue.find("a").await);
+    assert!(text.contains("Waiting") && !text.contains("the body"), "{text}");
 }
 
 pub async fn removing_a_waiting_message_is_final(mut queue: Queue<impl QueueHarness>) {
@@ -271,7 +271,11 @@ pub async fn a_removed_id_may_come_again_as_new(queue: Queue<impl QueueHarness>)
     assert_eq!(queue.enqueue(&["a", "a"]).await, [Queued, Duplicate]);
     assert_eq!(queue.state_of("a").await, (MessageState::Waiting, 0));
     let lost = vec![Ok(Settled::LeaseLost); old.len()];
-    assert_eq!(queue.harness.consumer().settle_many(&old).await, lost, "old leases don't touch it");
+    assert_eq!(
+        queue.harness.consumer().settle_many(&old).await,
+        lost,
+        "old leases have no effect on the new message"
+    );
     let lease = queue.lease_one().await;
     assert_eq!(queue.settle(&lease, Settlement::Ack).await, Settled::Done);
     queue.assert_nothing_is_due().await;

@@ -1,4 +1,4 @@
-//! What a queue must keep.
+//! Conformance suite of a queue.
 //!
 //! ```text
 //! async fn open(depth_max: u64) -> MyHarness { … }
@@ -37,9 +37,9 @@ pub mod model;
 #[doc(hidden)]
 pub mod traces;
 
-/// The limit on waiting messages that the suite asks for.
+/// Limit of queued messages that the suite uses.
 pub const DEPTH_MAX: u64 = 100;
-/// How far ahead a due time may lie in an engine under test: further than any lease or backoff in the suite reaches.
+/// Maximum distance of a due time in an engine under test: further than any lease or backoff in the suite.
 pub const DUE_WITHIN: Duration = Duration::from_secs(600);
 const LEASE_FOR: Duration = Duration::from_secs(60);
 const RETRY_AFTER: Duration = Duration::from_secs(30);
@@ -48,19 +48,19 @@ const TICK: Duration = Duration::from_millis(1);
 /// An engine under test.
 #[async_trait]
 pub trait QueueHarness: Send {
-    /// The receiver's side.
+    /// Returns the receiver's port.
     fn producer(&self) -> Arc<dyn Producer>;
 
-    /// The worker's side.
+    /// Returns the worker's port.
     fn consumer(&self) -> Arc<dyn Consumer>;
 
-    /// The operator's side.
+    /// Returns the operator's port.
     fn admin(&self) -> Arc<dyn QueueAdmin>;
 
-    /// The clock that the engine reads.
+    /// Returns the clock that the engine reads.
     fn clock(&self) -> Arc<ManualClock>;
 
-    /// Lets time pass for the engine.
+    /// Advances the engine's clock.
     fn advance(&self, span: Duration) {
         self.clock().advance(span);
     }
@@ -71,15 +71,15 @@ pub trait QueueHarness: Send {
         clock.set(clock.now().minus(span));
     }
 
-    /// Damages the entry of a message that waits so that it can't be read back whole. Its id and body
-    /// can still be found.
+    /// Damages the entry of a queued message so that it cannot be read completely. Its id and body are still
+    /// readable.
     async fn corrupt(&mut self, id: &MessageId);
 
-    /// Crashes and starts again: what was not flushed is gone, and the three sides are new.
+    /// Crashes and restarts the engine: data that was not flushed is lost, and the three ports are new.
     async fn reopen(&mut self);
 }
 
-/// The steps in which the properties are told.
+/// Queue under test, with the steps that the properties use.
 #[doc(hidden)]
 pub struct Queue<H> {
     harness: H,
@@ -117,7 +117,7 @@ impl<H: QueueHarness> Queue<H> {
         self.harness.consumer().lease(request).await.expect("the queue gives leases")
     }
 
-    /// Leases the one message that is due.
+    /// Leases the only message that is due.
     async fn lease_one(&self) -> Lease {
         let mut leases = self.lease(10).await;
         assert_eq!(leases.len(), 1, "one message is due: {leases:?}");
@@ -135,7 +135,7 @@ impl<H: QueueHarness> Queue<H> {
         settled[0]
     }
 
-    /// Enqueues, leases and parks these, one after the other.
+    /// Enqueues, leases and parks these messages, one after the other.
     async fn park(&self, ids: &[&str]) {
         for id in ids {
             self.enqueue(&[id]).await;
@@ -153,12 +153,12 @@ impl<H: QueueHarness> Queue<H> {
         self.dead_letters(filter).await.iter().map(|letter| letter.id.to_string()).collect()
     }
 
-    /// One step from the beginning.
+    /// Redrives in one step from the beginning.
     async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> usize {
         self.harness.admin().redrive(filter, None, limit).await.expect("the queue redrives").changed
     }
 
-    /// One step from the beginning.
+    /// Discards in one step from the beginning.
     async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> usize {
         self.harness.admin().discard(filter, None, limit).await.expect("the queue discards").changed
     }
@@ -168,7 +168,7 @@ impl<H: QueueHarness> Queue<H> {
     }
 }
 
-/// As long as can be without reaching `span`.
+/// Returns the longest duration below `span`.
 fn almost(span: Duration) -> Duration {
     span.saturating_sub(TICK)
 }
@@ -197,14 +197,14 @@ fn dead_letter() -> Settlement {
     Settlement::DeadLetter { failure: failure() }
 }
 
-/// Every way to end a lease.
+/// Every way to settle a lease.
 fn settlements() -> [Settlement; 5] {
     let postpone = Settlement::Postpone { after: RETRY_AFTER };
     [Settlement::Ack, retry(), dead_letter(), Settlement::Release, postpone]
 }
 
-/// Makes one test for each property of a queue. Takes a function of a depth limit whose future is a
-/// [`QueueHarness`] over an empty queue. The crate that uses it needs tokio.
+/// Generates one test for each property of a queue. Takes a function of a depth limit that returns a future
+/// of a [`QueueHarness`] over an empty queue. The crate that uses it needs tokio.
 #[macro_export]
 macro_rules! queue_conformance {
     ($open:expr) => {
@@ -295,8 +295,8 @@ macro_rules! queue_conformance {
     };
 }
 
-/// Makes a test that drives a queue and the model in memory by the same random actions and compares
-/// every answer. Takes what [`queue_conformance!`](crate::queue_conformance) takes.
+/// Generates a test that performs the same random actions on a queue and on the model in memory, and compares
+/// every answer. Takes the same function as [`queue_conformance!`](crate::queue_conformance).
 #[macro_export]
 macro_rules! queue_agrees_with_model {
     ($open:expr) => {

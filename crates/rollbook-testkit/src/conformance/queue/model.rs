@@ -1,7 +1,7 @@
 //! A queue and the model in memory, driven by the same actions.
 //!
-//! Nothing is left out because it "can't happen": leases lost long ago are settled, messages come again
-//! in any state, the queue is full, crashes fall anywhere.
+//! Unlikely actions are included: leases lost long ago are settled, messages are delivered again in any
+//! state, the queue is full, crashes happen at any time.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -26,20 +26,20 @@ use crate::queues::request;
 
 const CASES: u32 = 64;
 const ACTIONS_MAX: usize = 60;
-/// So few that most actions meet a message in some state.
+/// Number of ids, small enough that most actions meet an existing message.
 const IDS: u8 = 8;
-/// Below [`IDS`], so that the queue is often full.
+/// Depth limit, below [`IDS`] so that the queue is often full.
 const MODEL_DEPTH_MAX: u64 = 5;
-/// The size of a page of messages.
+/// Messages per page.
 const PAGE: usize = 2;
 
 #[derive(Clone, Debug)]
 enum Action {
     Enqueue(Vec<u8>),
     Lease(usize),
-    /// Some of all leases ever given.
+    /// Settles some of all leases ever issued.
     Settle(Vec<(Index, Settlement)>),
-    /// The attempt of one of all leases ever given.
+    /// Counts the attempt of one of all leases ever issued.
     Count(Index),
     Advance(Duration),
     Reopen,
@@ -75,14 +75,14 @@ fn message_id(number: u8) -> MessageId {
     MessageId::new(format!("msg_{number}"))
 }
 
-/// A queue beside the model, and every lease that both have given.
+/// The engine and the model, and all leases that both have issued.
 struct Pair<H> {
     engine: H,
     model: MemoryQueue,
     leases: Vec<(Lease, Lease)>,
 }
 
-/// What must be equal of two dead letters: all but their positions.
+/// Fields of a dead letter that must be equal: all except the position.
 type Letter = (MessageId, i64, i64, u32, Failure, Option<Traceparent>, Bytes);
 
 fn letters(letters: Vec<DeadLetter>) -> Vec<Letter> {
@@ -93,7 +93,7 @@ fn letters(letters: Vec<DeadLetter>) -> Vec<Letter> {
     letters.into_iter().map(letter).collect()
 }
 
-/// All messages in the order of their ids, by pages so small that there are several.
+/// Returns all messages in the order of their ids. The pages are so small that there are several.
 async fn messages(admin: &dyn QueueAdmin) -> Result<Vec<QueuedMessage>, TestCaseError> {
     let (mut all, mut after) = (Vec::new(), None);
     for _ in 0..=10 * IDS {
@@ -147,7 +147,7 @@ impl<H: QueueHarness> Pair<H> {
         let delivery = |number: &u8| Delivery {
             id: message_id(*number),
             received_at,
-            // Some have none.
+            // Some deliveries have no trace context.
             traceparent: Traceparent::from_bytes(&[number % 3; Traceparent::BYTES]),
             body: Bytes::from(vec![*number; usize::from(*number)]),
         };
@@ -156,20 +156,20 @@ impl<H: QueueHarness> Pair<H> {
         same(self.engine.producer().enqueue_many(&deliveries).await, &model, "enqueue_many").map(drop)
     }
 
-    /// Between messages that are due at the same moment the engine chooses, and the model follows.
+    /// Between messages with the same due time the engine chooses, and the model follows.
     async fn lease(&mut self, max: usize) -> Result<(), TestCaseError> {
         let request = request(max, LEASE_FOR, Duration::ZERO);
         let given = self.engine.consumer().lease(request).await.expect("the queue gives leases");
         let ids: Vec<MessageId> = given.iter().map(|lease| lease.id.clone()).collect();
         let Some(expected) = self.model.lease_these(&ids, max, LEASE_FOR) else {
-            return Err(TestCaseError::fail(format!("{ids:?} is no right answer to a lease of {max}")));
+            return Err(TestCaseError::fail(format!("{ids:?} is not a correct answer to a lease of {max}")));
         };
         for (given, expected) in given.into_iter().zip(expected) {
-            let told = |lease: &Lease| {
+            let fields = |lease: &Lease| {
                 let Lease { attempt, unsettled, received_at, traceparent, .. } = *lease;
                 (attempt, unsettled, received_at, traceparent, lease.body.clone())
             };
-            _ = same(told(&given), &told(&expected), "lease")?;
+            _ = same(fields(&given), &fields(&expected), "lease")?;
             self.leases.push((given, expected));
         }
         Ok(())
@@ -211,7 +211,7 @@ impl<H: QueueHarness> Pair<H> {
     }
 }
 
-/// Checks that a queue answers as the model does, whatever is done.
+/// Checks that a queue gives the same answers as the model for any actions.
 pub fn check<H: QueueHarness, F: Future<Output = H>>(open: impl Fn(u64) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime can be built");
@@ -221,8 +221,8 @@ pub fn check<H: QueueHarness, F: Future<Output = H>>(open: impl Fn(u64) -> F) {
             let model = MemoryQueue::new(MODEL_DEPTH_MAX, engine.clock());
             let mut pair = Pair { engine, model, leases: Vec::new() };
             for (step, action) in actions.into_iter().enumerate() {
-                let told = format!("step {step}, {action:?}");
-                pair.act(action).await.map_err(|error| TestCaseError::fail(format!("{told}: {error}")))?;
+                let context = format!("step {step}, {action:?}");
+                pair.act(action).await.map_err(|error| TestCaseError::fail(format!("{context}: {error}")))?;
             }
             Ok(())
         })

@@ -1,4 +1,4 @@
-//! The trace that a delivery came in stays with its message.
+//! The trace context of a delivery stays with its message.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use rollbook_core::trace::Traceparent;
 use super::{LEASE_FOR, Queue, QueueHarness, RETRY_AFTER, dead_letter, numbered, retry};
 use crate::queues::all_of;
 
-/// A trace of its own for each number but zero.
+/// Returns a trace context that is unique per number, or `None` for zero.
 fn trace(number: u8) -> Option<Traceparent> {
     let mut bytes = *b"every byte is another: 1,";
     bytes[0] = number;
@@ -27,28 +27,33 @@ impl<H: QueueHarness> Queue<H> {
         all_of(answers).expect("the queue takes deliveries")[0]
     }
 
-    /// The trace of a message that waits, and that of the lease which it is then given out by.
+    /// Returns the lease of a queued message and its trace context, which must be the same in the operator's
+    /// view and in the lease.
     async fn lease_with_trace(&self, id: &str) -> (Lease, Option<Traceparent>) {
         let found =
             self.harness.admin().message(&MessageId::new(id)).await.expect("the queue finds messages");
-        let found = found.expect("it waits").traceparent;
+        let found = found.expect("a queued message").traceparent;
         let lease = self.lease_one().await;
-        assert_eq!(lease.traceparent, found, "as it was found (right)");
-        assert_eq!(lease.body, self.delivery(id).body, "the body is the body alone");
+        assert_eq!(lease.traceparent, found, "lease (left) and operator's view (right)");
+        assert_eq!(lease.body, self.delivery(id).body, "the body does not contain the trace");
         (lease, found)
     }
 
     async fn dead_trace(&self) -> Option<Traceparent> {
         let letters = self.dead_letters(&DeadLetterFilter::default()).await;
         let [letter] = letters.as_slice() else { panic!("there is one dead letter: {letters:?}") };
-        assert_eq!(letter.body, self.delivery(letter.id.as_str()).body, "the body is the body alone");
+        assert_eq!(
+            letter.body,
+            self.delivery(letter.id.as_str()).body,
+            "the body does not contain the trace"
+        );
         letter.traceparent
     }
 }
 
 pub async fn a_message_has_the_trace_that_it_came_in_or_none(mut queue: Queue<impl QueueHarness>) {
     let ids = numbered(9);
-    // Neighbours with and without; of some the body can be packed, of others it can't.
+    // Messages with and without a trace context alternate. Some bodies are compressible, others are not.
     let traces = [trace(1), None, trace(2), trace(1), None, None, trace(255), None, trace(3)];
     let deliveries = ids.iter().zip(traces).enumerate().map(|(number, (id, traceparent))| Delivery {
         body: "the body ".repeat(number * number).into(),
@@ -74,7 +79,7 @@ pub async fn a_message_has_the_trace_that_it_came_in_or_none(mut queue: Queue<im
 pub async fn a_trace_is_kept_by_every_way_back_to_the_queue(mut queue: Queue<impl QueueHarness>) {
     for (id, sent) in [("traced", trace(1)), ("untraced", None)] {
         queue.enqueue_traced(id, sent).await;
-        // From the first arrival, and then once more: an engine may treat what comes again otherwise.
+        // The second round covers messages that are queued again: an engine may treat them differently.
         for _ in 0..2 {
             for settlement in [retry(), Settlement::Release] {
                 let (lease, found) = queue.lease_with_trace(id).await;
@@ -87,7 +92,7 @@ pub async fn a_trace_is_kept_by_every_way_back_to_the_queue(mut queue: Queue<imp
         }
         queue.harness.reopen().await;
         let (lease, found) = queue.lease_with_trace(id).await;
-        assert_eq!(found, sent, "{id} after leases that ran out");
+        assert_eq!(found, sent, "{id} after expired leases");
         assert_eq!(queue.settle(&lease, Settlement::Ack).await, Settled::Done);
     }
 }
@@ -120,7 +125,7 @@ pub async fn a_duplicate_brings_no_trace_and_a_redelivered_dead_letter_its_own(
         assert_eq!(queue.dead_trace().await, first);
         assert_eq!(queue.enqueue_traced("a", second).await, Queued);
         let (lease, found) = queue.lease_with_trace("a").await;
-        assert_eq!(found, second, "it is a new message");
+        assert_eq!(found, second, "the redelivery is a new message");
         queue.settle(&lease, Settlement::Ack).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What hangs on the deleted.
+//! Cascades to child rows of deleted parents.
 
 use rollbook_core::catalog::{
     ORGANIZATION_DOMAINS, ORGANIZATION_INVITATIONS, ORGANIZATION_MEMBERSHIPS, Resource, SESSIONS,
@@ -12,8 +12,8 @@ use super::deleting::{assert_bare, erase_the_deleted};
 use super::{Mirror, StoreHarness};
 use crate::events::{START, deleted, event, membership};
 
-/// One row of each kind that hangs on `user_1` or `org_1`: its table, its id, its event and whether its user's
-/// and its organization's end are its own.
+/// Returns one child row of each kind for `user_1` or `org_1`: its table, its id, its event, and whether it
+/// is deleted with its user and with its organization.
 fn children() -> Vec<(&'static Resource, &'static str, Value, [bool; 2])> {
     let child = |resource, id, event_type: &str, data: Value, ends| {
         let mut data = data;
@@ -62,7 +62,7 @@ fn moment(at: i64) -> Value {
     json!(Timestamp::from_millis(START + at).to_string())
 }
 
-/// Asserts when each child shows that it ended.
+/// Asserts the `deleted_at` of each child.
 async fn assert_ended<H: StoreHarness>(mirror: &Mirror<H>, user: Option<i64>, organization: Option<i64>) {
     for (resource, id, _, [with_user, with_organization]) in children() {
         let ends = [user.filter(|_| with_user), organization.filter(|_| with_organization)];
@@ -131,7 +131,7 @@ pub async fn a_newer_child_that_names_no_parents_keeps_those_that_are_known_whic
     assert_eq!(mirror.apply_one("msg_2", bare(first)).await, Updated);
     assert_eq!(mirror.apply_one("msg_3", bare(second)).await, Inserted);
     assert_eq!(mirror.apply_one("msg_4", named(second)).await, Updated);
-    assert_eq!(mirror.apply_one("msg_4", named(second)).await, Stale, "there is nothing more to learn");
+    assert_eq!(mirror.apply_one("msg_4", named(second)).await, Stale, "no parent is left to learn");
     for id in [first, second] {
         let row = mirror.row(&ORGANIZATION_MEMBERSHIPS, id).await;
         assert_eq!((&row["user_id"], &row["role"]), (&json!("user_1"), &json!("org:owner")), "{id}");
@@ -140,7 +140,7 @@ pub async fn a_newer_child_that_names_no_parents_keeps_those_that_are_known_whic
     for id in [first, second] {
         assert_eq!(mirror.row(&ORGANIZATION_MEMBERSHIPS, id).await["deleted_at"], moment(7), "{id}");
     }
-    // A parent that ended before: the row ends as soon as it is learned.
+    // If the parent was deleted before, the row is deleted as soon as the parent becomes known.
     assert_eq!(
         mirror.apply(&[("msg_6", bare("orgmem_3")), ("msg_7", named("orgmem_3"))]).await,
         [Inserted, Updated]
@@ -180,8 +180,8 @@ pub async fn what_hangs_on_the_erased_keeps_nothing_but_whom_it_hung_on(
     assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, "orgmem_1", START + 7, &links).await;
     assert_bare(&mirror, &SESSIONS, "sess_1", START + 7, &["user_id"]).await;
     let paid = mirror.row(&SUBSCRIPTIONS, "csub_1").await;
-    assert!(!paid["data"].is_null() && paid["deleted_at"].is_null(), "what was paid stays");
-    // A late one, and a newer one: neither brings anything back.
+    assert!(!paid["data"].is_null() && paid["deleted_at"].is_null(), "billing rows stay");
+    // Neither a late child nor a newer version restores content.
     let late = membership("orgmem_2", "org_1", "user_1", START);
     mirror.apply_one("msg_2", event("organizationMembership.created", START, &late)).await;
     let newer = membership("orgmem_1", "org_1", "user_1", START + 50);

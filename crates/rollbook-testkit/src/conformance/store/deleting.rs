@@ -1,4 +1,4 @@
-//! What is left of the deleted.
+//! Content of deleted rows.
 
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, RESOURCES, Resource, USERS, Verb};
 use rollbook_core::change::Applied::{Deleted, Inserted, Stale, Unchanged, Updated};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Mirror, StoreHarness};
 use crate::events::{START, deleted, event, membership, user};
 
-/// `user_1` under this name, updated and sent at this moment after the start.
+/// Returns an event of `user_1` with this first name, updated and sent at this offset from the start.
 fn named(name: &str, at: i64) -> Value {
     let mut data = user("user_1", START + at);
     data["first_name"] = json!(name);
@@ -25,8 +25,8 @@ pub(super) async fn erase_the_deleted<H: StoreHarness>(mirror: &mut Mirror<H>) {
     mirror.harness.keep(Keeping { deleted_rows: DeletedRows::Erase, ..Keeping::default() }).await;
 }
 
-/// Asserts that a row has its id, when it went and what said so, the ids of its parents where it hangs on any
-/// that are erased, and not a value more.
+/// Asserts that a row has only its id, `deleted_at`, `synced_at` and `synced_by`, and these links to erased
+/// parents.
 pub(super) async fn assert_bare<H: StoreHarness>(
     mirror: &Mirror<H>,
     resource: &'static Resource,
@@ -68,7 +68,7 @@ pub async fn a_row_of_every_resource_can_end_beside_a_member_who_joins(mirror: M
 
 pub async fn nothing_revives_a_deleted_row(mirror: Mirror<impl StoreHarness>) {
     mirror.apply_one("msg_1", named("Ines", 5)).await;
-    // A delete whose time was cut to seconds lies before the last update.
+    // A delete with its time cut to seconds is before the last update.
     let cut = event("user.deleted", START / 1000, &deleted("user", "user_1"));
     assert_eq!(mirror.apply_one("msg_2", cut).await, Deleted);
     let late = [("msg_3", 4, Stale), ("msg_4", 5, Unchanged), ("msg_5", 99_999, Updated)];
@@ -78,7 +78,7 @@ pub async fn nothing_revives_a_deleted_row(mirror: Mirror<impl StoreHarness>) {
         let row = mirror.row(&USERS, "user_1").await;
         assert_eq!(row["deleted_at"], json!(Timestamp::from_millis(START / 1000 * 1000).to_string()));
     }
-    assert_eq!(mirror.row(&USERS, "user_1").await["first_name"], "late", "it says what it was like last");
+    assert_eq!(mirror.row(&USERS, "user_1").await["first_name"], "late", "the row has the latest content");
 }
 
 pub async fn a_delete_that_comes_first_is_filled_in_by_what_comes_late(mirror: Mirror<impl StoreHarness>) {
@@ -109,7 +109,7 @@ pub async fn an_erased_row_keeps_its_id_and_when_and_nothing_else(mut mirror: Mi
     let data = membership("orgmem_1", "org_1", "user_2", START);
     mirror.apply_one("msg_3", event("organizationMembership.created", START, &data)).await;
     let whole = event("organizationMembership.deleted", START + 8, &data);
-    assert_eq!(mirror.apply_one("msg_4", whole).await, Deleted, "although its event carries everything");
+    assert_eq!(mirror.apply_one("msg_4", whole).await, Deleted, "although the event has the content");
     assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, "orgmem_1", START + 8, &[]).await;
 }
 
@@ -120,6 +120,10 @@ pub async fn nothing_brings_an_erased_content_back(mut mirror: Mirror<impl Store
     let batch = [("msg_3", named("late", 10)), ("msg_4", user_deleted(11)), ("msg_5", named("late", 12))];
     assert_eq!(mirror.apply(&batch).await, [Stale, Deleted, Stale]);
     mirror.harness.keep(Keeping::default()).await;
-    assert_eq!(mirror.apply_one("msg_6", named("late", 13)).await, Stale, "whatever is kept from now on");
+    assert_eq!(
+        mirror.apply_one("msg_6", named("late", 13)).await,
+        Stale,
+        "also after the retention choice changes"
+    );
     assert_bare(&mirror, &USERS, "user_1", START + 11, &[]).await;
 }

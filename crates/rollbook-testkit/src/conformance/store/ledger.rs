@@ -1,4 +1,4 @@
-//! What became of each delivery.
+//! Ledger entries of deliveries.
 
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::change::Applied::{self, Deleted, Ignored, Inserted, Stale, Unchanged, Updated};
@@ -12,7 +12,7 @@ fn user_event(event_type: &str, at: i64) -> Value {
     event(event_type, START + at, &user("user_1", START + at))
 }
 
-/// What a line says: type, subject, outcome and attempts.
+/// Fields of a ledger entry: type, subject, outcome and attempts.
 type Line = (String, Option<String>, Applied, u32);
 
 fn line(event_type: &str, subject_id: Option<&str>, outcome: Applied) -> Line {

@@ -1,4 +1,4 @@
-//! Which change wins.
+//! Merging: which change wins.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::{Mirror, StoreHarness};
 use crate::events::{START, change_of, deleted, event, membership, organization, user};
 
-/// `user_1` under this name, updated and sent at these moments after the start.
+/// Returns an event of `user_1` with this first name, updated and sent at these offsets from the start.
 fn named(name: &str, updated_at: i64, event_at: i64) -> Value {
     let mut data = user("user_1", START + updated_at);
     data["first_name"] = json!(name);
@@ -41,7 +41,11 @@ pub async fn an_older_one_is_stale_and_changes_nothing(mirror: Mirror<impl Store
     mirror.apply_one("msg_1", named("new", 5, 5)).await;
     let before = mirror.row(&USERS, "user_1").await;
     mirror.harness.clock().advance(Duration::from_secs(1));
-    assert_eq!(mirror.apply_one("msg_2", named("old", 4, 9)).await, Stale, "whenever it was sent");
+    assert_eq!(
+        mirror.apply_one("msg_2", named("old", 4, 9)).await,
+        Stale,
+        "a late event time makes no difference"
+    );
     assert_eq!(mirror.row(&USERS, "user_1").await, before);
 }
 
@@ -65,7 +69,7 @@ pub async fn an_equal_updated_at_is_decided_by_the_event_and_then_by_the_content
     assert_eq!(mirror.apply_one("msg_2", named("later", 5, 7)).await, Updated);
     assert_eq!(mirror.apply_one("msg_1", named("first", 5, 6)).await, Stale);
     assert_eq!(name_of(&mirror).await, "later");
-    // Nothing but the content tells these two apart; the same one wins whichever comes last.
+    // Only the content distinguishes these two; the same one wins in either order.
     let [one, other] = ["one", "other"].map(|name| named(name, 5, 8));
     mirror.apply_one("msg_3", one.clone()).await;
     mirror.apply_one("msg_4", other.clone()).await;
@@ -73,7 +77,7 @@ pub async fn an_equal_updated_at_is_decided_by_the_event_and_then_by_the_content
     let again = mirror.apply(&[("msg_3", one), ("msg_4", other.clone()), ("msg_5", other)]).await;
     assert!(again.iter().all(|outcome| matches!(outcome, Stale | Unchanged)), "{again:?}");
     assert_eq!(name_of(&mirror).await, winner);
-    assert_eq!(again.contains(&Unchanged), again.contains(&Stale), "one of them is what is stored");
+    assert_eq!(again.contains(&Unchanged), again.contains(&Stale), "one of them equals the stored row");
 }
 
 pub async fn a_value_that_is_gone_becomes_null(mirror: Mirror<impl StoreHarness>) {
@@ -99,7 +103,11 @@ pub async fn a_membership_may_come_before_its_user_and_organization(mirror: Mirr
     mirror.apply_one("msg_4", user_deleted(1)).await;
     let row = mirror.row(&ORGANIZATION_MEMBERSHIPS, "orgmem_1").await;
     assert_eq!((&row["user_id"], &row["organization_id"]), (&json!("user_1"), &json!("org_1")));
-    assert_eq!(row["deleted_at"], json!(Timestamp::from_millis(START + 1).to_string()), "with its user");
+    assert_eq!(
+        row["deleted_at"],
+        json!(Timestamp::from_millis(START + 1).to_string()),
+        "deleted with its user"
+    );
 }
 
 pub async fn whoever_comes_back_has_a_new_membership(mirror: Mirror<impl StoreHarness>) {
@@ -128,7 +136,7 @@ pub async fn an_address_may_move_between_users_in_any_order(mirror: Mirror<impl 
     mirror
         .apply(&[("msg_1", with("user_1", "a@x.example", 0)), ("msg_2", with("user_2", "b@x.example", 0))])
         .await;
-    // The taker's event comes before the giver's.
+    // The event of the user who takes the address arrives before that of the user who gives it up.
     assert_eq!(mirror.apply_one("msg_4", with("user_2", "a@x.example", 2)).await, Updated);
     assert_eq!(mirror.apply_one("msg_3", with("user_1", "b@x.example", 1)).await, Updated);
     for (id, address) in [("user_1", "b@x.example"), ("user_2", "a@x.example")] {
@@ -152,14 +160,14 @@ pub async fn one_subject_many_times_in_one_batch_is_one_row(mirror: Mirror<impl 
     assert_eq!(row["deleted_at"], json!(Timestamp::from_millis(START + 5).to_string()));
     assert_eq!((&row["first_name"], &row["synced_by"]), (&json!("fourth"), &json!("msg_4")));
     assert_eq!(mirror.rows(&USERS, None, 10).await.len(), 1);
-    assert!(!mirror.find(&ORGANIZATIONS, "org_1").await.expect("it is there").is_deleted());
+    assert!(!mirror.find(&ORGANIZATIONS, "org_1").await.expect("a row").is_deleted());
 }
 
 pub async fn one_change_from_many_at_once_is_inserted_once(mirror: Mirror<impl StoreHarness>) {
     let mut tasks = JoinSet::new();
     for _ in 0..8 {
         let (store, change) = (mirror.harness.store(), change_of("msg_1", &named("Ines", 0, 0)));
-        tasks.spawn(async move { store.apply_many(&[change]).await.expect("the store applies it")[0] });
+        tasks.spawn(async move { store.apply_many(&[change]).await.expect("the store applies changes")[0] });
     }
     let mut outcomes = tasks.join_all().await;
     outcomes.sort_by_key(|outcome| *outcome != Inserted);

@@ -1,4 +1,4 @@
-//! What a store must keep.
+//! Conformance suite of a store.
 //!
 //! ```text
 //! async fn open() -> MyHarness { … }
@@ -34,20 +34,20 @@ pub mod upkeep;
 /// An engine under test.
 #[async_trait]
 pub trait StoreHarness: Send {
-    /// The store.
+    /// Returns the store.
     fn store(&self) -> Arc<dyn Store>;
 
-    /// The clock that the store reads.
+    /// Returns the clock that the store reads.
     fn clock(&self) -> Arc<ManualClock>;
 
-    /// Crashes and starts again: what was not flushed is gone, and the store is new.
+    /// Crashes and restarts the engine: data that was not flushed is lost, and the store is new.
     async fn reopen(&mut self);
 
-    /// Starts again with this choice of what is kept. An engine begins with the default.
+    /// Restarts the engine with these retention choices. An engine starts with the default.
     async fn keep(&mut self, keeping: Keeping);
 }
 
-/// The steps in which the properties are told.
+/// Store under test, with the steps that the properties use.
 #[doc(hidden)]
 pub struct Mirror<H> {
     harness: H,
@@ -64,7 +64,7 @@ impl<H: StoreHarness> Mirror<H> {
         outcomes
     }
 
-    /// Applies events, each under its `svix-id`, as one batch.
+    /// Applies events, each with its `svix-id`, as one batch.
     async fn apply(&self, events: &[(&str, Value)]) -> Vec<Applied> {
         let changes: Vec<Change> = events.iter().map(|(id, event)| change_of(id, event)).collect();
         self.apply_changes(&changes).await
@@ -78,7 +78,7 @@ impl<H: StoreHarness> Mirror<H> {
         self.harness.store().get(resource, id).await.expect("the store reads a row")
     }
 
-    /// The columns of a row that must be there.
+    /// Returns the columns of a row that must exist.
     async fn row(&self, resource: &'static Resource, id: &str) -> Map<String, Value> {
         let row = self.find(resource, id).await.expect("there is a row");
         assert_eq!(row.id, id);
@@ -94,8 +94,8 @@ impl<H: StoreHarness> Mirror<H> {
     }
 }
 
-/// Makes one test for each property of a store. Takes a function whose future is a [`StoreHarness`]
-/// over an empty store. The crate that uses it needs tokio.
+/// Generates one test for each property of a store. Takes a function that returns a future of a
+/// [`StoreHarness`] over an empty store. The crate that uses it needs tokio.
 #[macro_export]
 macro_rules! store_conformance {
     ($open:expr) => {

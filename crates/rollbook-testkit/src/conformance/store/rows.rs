@@ -1,4 +1,4 @@
-//! How an object becomes a row.
+//! Rows of objects: columns, types and listings.
 
 use rollbook_core::catalog::{COMMON_COLUMNS, ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, Resource, USERS};
 use rollbook_core::change::Applied;
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{Mirror, StoreHarness};
 use crate::events::{START, deleted, event, membership, organization, user};
 
-/// What every living row has, beside its typed columns.
+/// Adds the columns that every row has to the `typed` columns.
 fn with_common(mut typed: Value, data: &Value, synced_at: Timestamp) -> Map<String, Value> {
     let time = |key: &str| data[key].as_i64().map(|at| Timestamp::from_millis(at).to_string());
     let row = typed.as_object_mut().expect("typed columns are an object");
@@ -89,7 +89,7 @@ pub async fn a_membership_becomes_a_row_with_the_columns_of_the_contract(mirror:
     });
     let data = membership("orgmem_1", "org_1", "user_1", START);
     becomes(&mirror, &ORGANIZATION_MEMBERSHIPS, "organizationMembership.created", data, typed).await;
-    assert_eq!(mirror.find(&ORGANIZATIONS, "org_1").await, None, "a nested copy is no row");
+    assert_eq!(mirror.find(&ORGANIZATIONS, "org_1").await, None, "a nested copy makes no row");
 }
 
 pub async fn what_is_missing_or_does_not_fit_is_null(mirror: Mirror<impl StoreHarness>) {
@@ -104,7 +104,7 @@ pub async fn what_is_missing_or_does_not_fit_is_null(mirror: Mirror<impl StoreHa
     });
     mirror.apply_one("msg_1", event("user.created", START, &sparse)).await;
     let mut row = mirror.row(&USERS, "user_1").await;
-    assert_eq!(row.remove("data"), Some(sparse), "nothing of it is lost");
+    assert_eq!(row.remove("data"), Some(sparse), "the complete object is kept");
     row.retain(|_, value| !value.is_null());
     let left: Vec<&str> = row.keys().map(String::as_str).collect();
     assert_eq!(left, ["id", "synced_at", "synced_by"]);
@@ -168,7 +168,7 @@ pub async fn extreme_times_and_integers_are_kept(mirror: Mirror<impl StoreHarnes
         data["members_count"] = json!(number);
         data["public_metadata"] = serde_json::from_str(r#"{"precise": 12345678901234567890.123456789}"#)
             .expect("a number of any precision is JSON");
-        // An event at the epoch itself would lie at the floor of a row without one.
+        // An event at the epoch would be at the default erasure floor of zero.
         let event_at = at.max(1);
         mirror.apply_one(&format!("msg_{step}"), event("organization.created", event_at, &data)).await;
         let row = mirror.row(&ORGANIZATIONS, &id).await;
@@ -191,7 +191,7 @@ pub async fn rows_are_paged_by_id_in_the_order_of_bytes(mirror: Mirror<impl Stor
     let mut expected = ids;
     expected.sort_unstable();
     let mut listed: Vec<String> = Vec::new();
-    // More pages than there are rows, so that a listing which never moves on ends too.
+    // More pages than rows, so that a listing which never advances ends too.
     for _ in 0..=ids.len() {
         let page = mirror.rows(&USERS, listed.last().map(String::as_str), 3).await;
         assert!(page.len() <= 3);
@@ -202,8 +202,8 @@ pub async fn rows_are_paged_by_id_in_the_order_of_bytes(mirror: Mirror<impl Stor
     }
     assert_eq!(listed, expected, "deleted rows are listed, other tables are not");
     let after = mirror.rows(&USERS, Some("user_A"), 1).await;
-    assert_eq!(after[0].id, "user_B", "from behind an id that is not there");
-    assert_eq!(after, [mirror.find(&USERS, "user_B").await.expect("it is there")]);
+    assert_eq!(after[0].id, "user_B", "starting after an id that does not exist");
+    assert_eq!(after, [mirror.find(&USERS, "user_B").await.expect("a row")]);
     assert_eq!(mirror.rows(&USERS, None, 0).await, []);
 }
 

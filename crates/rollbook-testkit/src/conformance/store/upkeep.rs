@@ -1,4 +1,4 @@
-//! What an operator or time takes away, and finding what there is of someone.
+//! Retention, erasure by an operator, and finding the rows of a person.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ async fn tidy<H: StoreHarness>(mirror: &Mirror<H>, due: Due) -> Tidied {
     mirror.harness.store().tidy(&due).await.expect("the store tidies")
 }
 
-/// Nothing is due.
+/// Limits with which retention removes nothing.
 const NOTHING: Due = Due { ledger_before: None, deleted_before: None, limit: 100 };
 
 pub async fn the_ledger_tells_all_of_a_line(mirror: Mirror<impl StoreHarness>) {
@@ -140,9 +140,9 @@ pub async fn old_lines_leave_the_ledger_in_small_steps(mirror: Mirror<impl Store
     let due = Due { ledger_before: Some(now), limit: 2, ..NOTHING };
     assert_eq!(tidy(&mirror, due).await, Tidied { ledger: 2, rows: 0 });
     assert_eq!(tidy(&mirror, due).await, Tidied { ledger: 1, rows: 0 });
-    assert_eq!(tidy(&mirror, due).await, Tidied::default(), "a line of that very moment stays");
+    assert_eq!(tidy(&mirror, due).await, Tidied::default(), "an entry at exactly that time stays");
     assert!(mirror.ledger("msg_4").await.is_some());
-    assert!(mirror.find(&USERS, "user_1").await.is_some(), "rows do not go with their lines");
+    assert!(mirror.find(&USERS, "user_1").await.is_some(), "rows stay when their ledger entries are removed");
 }
 
 pub async fn the_content_of_the_long_deleted_goes_and_never_comes_back(mirror: Mirror<impl StoreHarness>) {
@@ -160,7 +160,7 @@ pub async fn the_content_of_the_long_deleted_goes_and_never_comes_back(mirror: M
     assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, "orgmem_1", START + 7, &links).await;
     assert_eq!(mirror.apply_one("msg_5", created("user_1", 99)).await, Stale);
     assert_bare(&mirror, &USERS, "user_1", START + 7, &[]).await;
-    assert_eq!(mirror.row(&USERS, "user_2").await["first_name"], "Ines", "the living stay");
+    assert_eq!(mirror.row(&USERS, "user_2").await["first_name"], "Ines", "rows that are not deleted stay");
 }
 
 pub async fn whom_an_operator_erases_does_not_come_back(mirror: Mirror<impl StoreHarness>) {
@@ -180,7 +180,8 @@ pub async fn whom_an_operator_erases_does_not_come_back(mirror: Mirror<impl Stor
     assert_eq!(erase(at).await, ErasedCounts { rows: 3, ledger: 3 });
     assert_bare(&mirror, &USERS, "user_1", START + 100, &[]).await;
 
-    // What is older belongs to an earlier life; what is newer finds it gone. What is theirs comes bare.
+    // Changes at or below the erasure floor are ignored. Newer ones find the subject erased. Child rows
+    // arrive without content.
     let late = [
         ("msg_5", created("user_1", 100)),
         ("msg_6", created("user_1", 101)),
@@ -197,7 +198,7 @@ pub async fn whom_an_operator_erases_does_not_come_back(mirror: Mirror<impl Stor
         assert_bare(&mirror, &SUBSCRIPTIONS, id, START + 100, &["user_id"]).await;
     }
     assert!(mirror.ledger("msg_4").await.is_some() && mirror.ledger("msg_2").await.is_none());
-    assert_eq!(mirror.row(&USERS, "user_2").await["first_name"], "Ines", "nobody else goes");
+    assert_eq!(mirror.row(&USERS, "user_2").await["first_name"], "Ines", "no other subject is erased");
 }
 
 pub async fn someone_unknown_can_be_erased_before_anything_comes(mirror: Mirror<impl StoreHarness>) {

@@ -1,7 +1,7 @@
-//! A TCP proxy in front of a server, which damages what passes through it as a test says.
+//! A TCP proxy in front of a server that injects faults as a test says.
 //!
-//! A fault belongs to a direction and applies to open connections and to new ones, each on its own. It stays
-//! until another one is set. The proxy runs on a thread of its own, so a test may block.
+//! A fault belongs to one direction. It applies to open and new connections, each separately, and stays until
+//! another one is set. The proxy runs on its own thread, so a test may block.
 //!
 //! ```no_run
 //! # async fn example(server: rollbook_testkit::servers::postgres::PostgresServer) {
@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 
 use self::pump::connection;
 
-/// Which way bytes go.
+/// Direction of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to the server.
@@ -40,60 +40,60 @@ pub enum Direction {
     ToClient,
 }
 
-/// How a connection ends.
+/// Kind of break of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Break {
     /// Both ends get a reset (RST).
     Reset,
-    /// Both ends see the other one close (FIN).
+    /// Both ends see a close (FIN).
     Close,
-    /// The receiving end sees the other one close; the other direction goes on.
+    /// The receiving end sees a close; the other direction continues.
     HalfClose,
-    /// Nothing more passes in this direction, and nothing is closed.
+    /// No more bytes pass in this direction, and nothing is closed.
     BlackHole,
-    /// What passed in this direction arrives, and its answer is lost: the next byte of the other direction
-    /// resets both ends instead of being passed on.
+    /// The bytes of this direction arrive, but the answer is lost: the next byte of the other direction
+    /// resets both ends instead of being forwarded.
     LoseAnswer,
 }
 
 /// Decides from a chunk of bytes, as it was read, whether the connection breaks after them.
 type Judge = Arc<dyn Fn(&[u8]) -> Option<Break> + Send + Sync>;
 
-/// What happens to the bytes of one direction.
+/// Fault of one direction.
 #[derive(Clone)]
 pub enum Fault {
-    /// They pass.
+    /// Bytes pass.
     None,
-    /// They pass this much later. What comes in the meantime passes together.
+    /// Bytes pass after this delay. Bytes that arrive in the meantime pass together.
     Delay(Duration),
-    /// At most so many bytes a second pass, at least 1.
+    /// Maximum number of bytes per second, at least 1.
     Throttle(u64),
-    /// So many bytes of each connection pass, then it breaks. With `random`, any number up to that one.
+    /// The connection breaks after this number of bytes, or with `random` after any number up to it.
     After {
-        /// The number of bytes, counted from the time of the fault.
+        /// Number of bytes, counted from the time of the fault.
         bytes: u64,
         /// Whether the number is an upper limit, drawn for each connection.
         random: bool,
-        /// What happens then.
+        /// Kind of break.
         then: Break,
     },
-    /// They pass until the closure says otherwise.
+    /// Bytes pass until the closure returns a break.
     When(Judge),
 }
 
 impl Fault {
-    /// Breaks each connection after so many bytes more.
+    /// Breaks each connection after this number of further bytes.
     pub const fn after(bytes: u64, then: Break) -> Self {
         Self::After { bytes, random: false, then }
     }
 
-    /// Breaks each connection after a random number of bytes more, at most this one.
+    /// Breaks each connection after a random number of further bytes, at most this one.
     pub const fn within(bytes: u64, then: Break) -> Self {
         Self::After { bytes, random: true, then }
     }
 
-    /// Breaks a connection after the chunk for which the closure returns how. A small request is one chunk
-    /// if its sender waits for the answer.
+    /// Breaks a connection after the chunk for which the closure returns a break. A small request is one
+    /// chunk if its sender waits for the answer.
     pub fn when(judge: impl Fn(&[u8]) -> Option<Break> + Send + Sync + 'static) -> Self {
         Self::When(Arc::new(judge))
     }
@@ -132,7 +132,7 @@ struct Shared {
     broken: AtomicUsize,
 }
 
-/// What was ordered so far for the connections of a time.
+/// Orders for the connections that are open, counted since the start.
 #[derive(Clone, Copy, Debug, Default)]
 struct Orders {
     cuts: usize,
@@ -141,7 +141,7 @@ struct Orders {
 }
 
 impl FaultProxy {
-    /// Starts one in front of the server on this port of 127.0.0.1.
+    /// Starts a proxy in front of the server on this port of 127.0.0.1.
     pub fn start(target: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         listener.set_nonblocking(true).expect("a socket that does not block");
@@ -161,19 +161,19 @@ impl FaultProxy {
         Self { port, shared, thread: Some(thread) }
     }
 
-    /// Where it listens.
+    /// Returns the port on which the proxy listens.
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// The URL of the server, with the proxy's port instead of the server's.
+    /// Returns the URL of the server, with the proxy's port instead of the server's.
     pub fn url(&self, url: &str) -> String {
         let target = format!(":{}", self.shared.target.load(Ordering::Relaxed));
         assert!(url.contains(&target), "the URL does not lead to the server of this proxy");
         url.replacen(&target, &format!(":{}", self.port), 1)
     }
 
-    /// New connections go to this port; those of now stay where they are.
+    /// Sends new connections to this port; open ones stay with their server.
     pub fn set_target(&self, port: u16) {
         self.shared.target.store(port, Ordering::Relaxed);
     }
@@ -189,33 +189,33 @@ impl FaultProxy {
         self.fail(Direction::ToClient, fault);
     }
 
-    /// Ends the faults of both directions.
+    /// Removes the faults of both directions.
     pub fn heal(&self) {
         self.fail_both(Fault::None);
     }
 
-    /// Resets all connections of now.
+    /// Resets all open connections.
     pub fn cut(&self) {
         self.shared.orders.send_modify(|orders| orders.cuts += 1);
     }
 
-    /// Drops all bytes of the connections that are open now, as a firewall does that has forgotten them. Neither end
+    /// Drops all bytes of the open connections, as a firewall does that has lost their state. Neither end
     /// gets a reset.
     pub fn forget(&self) {
         self.shared.orders.send_modify(|orders| orders.forgets += 1);
     }
 
-    /// Number of connections that it has accepted.
+    /// Returns the number of connections accepted.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// Number of connections that it holds.
+    /// Returns the number of open connections.
     pub fn open(&self) -> usize {
         self.shared.open.load(Ordering::Relaxed)
     }
 
-    /// Number of times that a fault has broken a connection.
+    /// Returns the number of connections that a fault has broken.
     pub fn broken(&self) -> usize {
         self.shared.broken.load(Ordering::Relaxed)
     }
@@ -250,7 +250,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                 shared.accepted.fetch_add(1, Ordering::Relaxed);
                 shared.open.fetch_add(1, Ordering::Relaxed);
                 let shared = Arc::clone(&shared);
-                // From here on, not from when its task runs.
+                // Orders count from the accept, not from the start of the task.
                 let orders = shared.orders.subscribe();
                 connections.spawn(async move {
                     connection(client, &shared, orders).await;

@@ -1,4 +1,4 @@
-//! One connection of the proxy: its two directions, and what damages them.
+//! One connection of the proxy: its two directions and their faults.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -13,12 +13,13 @@ use tokio::time::sleep;
 
 use super::{Break, Direction, Fault, Orders, Shared};
 
-/// Maximum bytes that are read at once.
+/// Maximum number of bytes per read.
 const CHUNK: usize = 16 * 1024;
-/// How often a second a throttled direction passes bytes.
+/// Number of times per second that a throttled direction forwards bytes.
 const TICKS: u64 = 20;
 
-/// Passes bytes between a client and the server until both ends have closed, or a fault or an order ends it.
+/// Forwards bytes between a client and the server until both ends have closed, or a fault or an order ends
+/// it.
 pub(super) async fn connection(mut client: TcpStream, shared: &Shared, mut orders: watch::Receiver<Orders>) {
     let first = *orders.borrow();
     let port = shared.target.load(Ordering::Relaxed);
@@ -39,7 +40,7 @@ pub(super) async fn connection(mut client: TcpStream, shared: &Shared, mut order
         };
         tokio::select! {
             biased;
-            // If it is cut as well, it does not stay so for long.
+            // A cut is handled below, right after this.
             _ = orders.wait_for(|orders| orders.cuts > first.cuts || orders.forgets > first.forgets) => {
                 Err(Ended::Ordered)
             }
@@ -47,7 +48,7 @@ pub(super) async fn connection(mut client: TcpStream, shared: &Shared, mut order
         }
     };
     if matches!(ended, Err(Ended::Ordered)) {
-        // A forgotten one is held open and never read again.
+        // A forgotten connection is held open and never read again.
         _ = orders.wait_for(|orders| orders.cuts > first.cuts).await;
     }
     if !matches!(ended, Ok(()) | Err(Ended::Broken(Break::Close))) {
@@ -55,14 +56,14 @@ pub(super) async fn connection(mut client: TcpStream, shared: &Shared, mut order
     }
 }
 
-/// How a connection ended, if not by both its ends.
+/// Reason of the end of a connection, other than both ends closing.
 enum Ended {
     Broken(Break),
     Ordered,
 }
 
 impl From<io::Error> for Ended {
-    /// One end was reset: so is the other.
+    /// One end was reset, so the other is reset too.
     fn from(_: io::Error) -> Self {
         Self::Broken(Break::Reset)
     }
@@ -89,7 +90,7 @@ impl Pump<'_> {
                 let room = rule.room();
                 let read = tokio::select! {
                     biased;
-                    // The sender lives as long as the connection.
+                    // The sender of the channel outlives the connection.
                     _ = faults.changed() => break,
                     read = from.read(&mut buffer[..room]), if room > 0 => read?,
                 };
@@ -108,7 +109,7 @@ impl Pump<'_> {
         }
     }
 
-    /// Breaks the connection if it is time to. Returns whether this direction alone has ended.
+    /// Breaks the connection if it is due. Returns whether only this direction has ended.
     async fn breaks(&self, rule: &mut Rule, to: &mut WriteHalf<'_>) -> Result<bool, Ended> {
         let Some(then) = rule.then.take() else { return Ok(false) };
         if then == Break::LoseAnswer {
@@ -126,12 +127,12 @@ impl Pump<'_> {
     }
 }
 
-/// A fault as it applies to one direction of one connection.
+/// A fault as applied to one direction of one connection.
 struct Rule {
     fault: Fault,
-    /// Number of bytes that still pass.
+    /// Number of bytes that may still pass.
     left: u64,
-    /// How the connection breaks now.
+    /// Break that is due now.
     then: Option<Break>,
 }
 
@@ -147,7 +148,7 @@ impl Rule {
         rule
     }
 
-    /// Notes that these bytes have passed.
+    /// Records that these bytes have passed.
     fn passed(&mut self, chunk: &[u8]) {
         self.left = self.left.saturating_sub(count(chunk.len()));
         self.then = match &self.fault {
@@ -157,7 +158,7 @@ impl Rule {
         };
     }
 
-    /// Maximum number of bytes of the next chunk.
+    /// Returns the maximum length of the next chunk, in bytes.
     fn room(&self) -> usize {
         let room = match self.fault {
             Fault::Throttle(rate) => rate.max(1).div_ceil(TICKS),
@@ -166,7 +167,7 @@ impl Rule {
         usize::try_from(room).unwrap_or(CHUNK).min(CHUNK)
     }
 
-    /// How long a chunk of this length waits before it passes.
+    /// Returns the delay of a chunk of this length.
     fn pause(&self, length: usize) -> Duration {
         match self.fault {
             Fault::Delay(delay) => delay,

@@ -178,7 +178,7 @@ async fn a_parked_delivery_and_one_that_waits_for_its_retry() {
         .await;
     let torn = Failure {
         reason: Reason::InvalidJson,
-        detail: "no JSON, at line 1 column 63".to_owned(),
+        detail: "not valid JSON, at line 1 column 63".to_owned(),
         event_type: None,
     };
     stage.settled(Some(Settlement::DeadLetter { failure: torn })).await;

@@ -79,7 +79,7 @@ async fn log_doctor_and_metrics_say_whether_the_connections_are_encrypted() {
     for (url, words) in [
         (verified, "encrypted (TLS), certificate verified"),
         (format!("{}?ssl=true", postgres.url("app")), "encrypted (TLS), certificate not verified"),
-        (format!("{}?sslmode=disable", postgres.url("app")), "not encrypted, and by the loopback only"),
+        (format!("{}?sslmode=disable", postgres.url("app")), "not encrypted, loopback only"),
     ] {
         let home =
             Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url()).with("DATABASE_URL", url.as_str());
@@ -95,7 +95,7 @@ async fn log_doctor_and_metrics_say_whether_the_connections_are_encrypted() {
             .collect();
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(
-            found[0].starts_with("queue") && found[0].contains("not encrypted, and by the loopback"),
+            found[0].starts_with("queue") && found[0].contains("not encrypted, loopback only"),
             "{found:?}"
         );
         assert!(found[1].starts_with("store") && found[1].ends_with(words), "{found:?}");
