@@ -11,13 +11,14 @@
 //! [`delivery`] is what the [`queue`] keeps of it, [`event`] reads it by the [`catalog`] into a
 //! [`change`], [`merge`] says which change wins, [`store`] makes it rows, and [`retry`] says what
 //! happens when that fails. [`trace`] is what a sender says of the trace that a delivery is part of, and [`rehearsal`] is written and rolled back by
-//! whoever checks a store.
+//! whoever checks a store. [`pace`] says how many rows go into one step of work that grows.
 
 pub mod catalog;
 pub mod change;
 pub mod delivery;
 pub mod event;
 pub mod merge;
+pub mod pace;
 pub mod protection;
 pub mod queue;
 pub mod rehearsal;
