@@ -97,16 +97,20 @@ impl Tables<'_> {
         if !resource.links.is_empty() {
             // What was written with its whole content was written with what it has from its parents.
             let is_right = |id: &str| {
-                winners.get(id).is_some_and(|winner| winner.content.is_some() && !winner.state.links.any_before())
+                winners
+                    .get(id)
+                    .is_some_and(|winner| winner.content.is_some() && !winner.state.links.any_before())
             };
             let ids = changes.iter().map(|change| change.id.as_str()).filter(|id| !is_right(id));
             return ids.collect::<BTreeSet<_>>().into_iter().try_for_each(|id| self.settle(resource, id));
         }
         let dead = changes.iter().filter(|change| change.version.dead).map(|change| change.id.as_str());
         for id in dead.collect::<BTreeSet<_>>() {
-            let state = winners.get(id).map(|winner| winner.state).or_else(|| stored.get(id).copied());
-            if let Some(state) = state.filter(|state| state.deleted_at.is_some()) {
-                self.pass_on(resource, id, state.is_forgotten())?;
+            let is_deleted = |state: &Stored| state.deleted_at.is_some();
+            if let Some(winner) = winners.get(id) {
+                self.pass_on(resource, id, winner.state.is_forgotten())?;
+            } else if let Some(state) = stored.get(id).filter(|state| is_deleted(state)) {
+                self.pass_on_again(resource, id, state.is_forgotten())?;
             }
         }
         Ok(())

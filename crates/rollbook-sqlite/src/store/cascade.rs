@@ -21,6 +21,8 @@ use super::lines::{self, Line};
 
 /// Maximum rows that one transaction repairs beside what it is about.
 pub(super) const BATCH_MAX: usize = 1000;
+/// Maximum rows of a link that a transaction passes over in search of one that is wrong, where there should be none.
+const SCANNED_MAX: usize = 10_000;
 
 /// What a transaction has come to, for whoever waits for it.
 #[derive(Debug, Default)]
@@ -78,15 +80,12 @@ impl Tables<'_> {
         survivors: bool,
     ) -> rusqlite::Result<()> {
         let room = self.cascading.room.get();
-        let found = self.wrong(parent, id, survivors, room + 1)?;
+        let found = self.wrong(parent, id, survivors, room)?;
         if found.is_empty() {
             return Ok(());
         }
         if found.len() > room {
-            return self.note(&Line {
-                survivors,
-                ..Line::new(parent, id.to_owned(), PendingWork::Children)
-            });
+            return self.note(&Line { survivors, ..Line::new(parent, id.to_owned(), PendingWork::Children) });
         }
         self.cascading.take(found.len());
         self.cascading.in_child(|| {
@@ -94,17 +93,39 @@ impl Tables<'_> {
                 self.repair(resource, child)?;
             }
             // A trigger may undo in one row what it sees of another.
-            if self.wrong(parent, id, survivors, 1)?.is_empty() { Ok(()) } else { Err(StatementChangedRows(0)) }
+            if self.wrong(parent, id, survivors, room)?.is_empty() {
+                Ok(())
+            } else {
+                Err(StatementChangedRows(0))
+            }
         })
+    }
+
+    /// Likewise for a parent that was deleted before, whose rows should show it. Those of a large one are looked at later.
+    pub(super) fn pass_on_again(
+        &self,
+        parent: &'static Resource,
+        id: &str,
+        survivors: bool,
+    ) -> rusqlite::Result<()> {
+        for (_, dependents) in self.statements.dependents(parent, survivors) {
+            let mut more = self.connection.prepare_cached(&dependents.more)?;
+            if more.exists((id, lines::as_limit(SCANNED_MAX)))? {
+                let line = Line::new(parent, id.to_owned(), PendingWork::Children);
+                return self.note(&Line { survivors, ..line });
+            }
+        }
+        self.pass_on(parent, id, survivors)
     }
 
     /// Gives a row what it has from its parents, also from those that its content does not name, or notes it.
     pub(super) fn settle(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<()> {
         let Some(own) = &self.statements.of(resource).own else { return Ok(()) };
-        if !self.exists(&own.is_wrong, id)? {
+        let room = self.cascading.room.get();
+        if !self.exists(if room > 0 { &own.is_still_wrong } else { &own.is_wrong }, id)? {
             return Ok(());
         }
-        if self.cascading.room.get() == 0 {
+        if room == 0 {
             let parent = self.deleted_parent(resource, id)?;
             return self.note(&Line { parent, ..Line::new(resource, id.to_owned(), PendingWork::Row) });
         }
@@ -132,21 +153,24 @@ impl Tables<'_> {
         if self.exists(&own.is_still_wrong, id)? { Err(StatementChangedRows(0)) } else { Ok(false) }
     }
 
-    /// The rows of a parent that do not show what follows from it and are not known to refuse it, at most so many.
+    /// The rows of a parent that do not show what follows from it: as many as there is room for and one more. Without room
+    /// those are left out that are known to refuse it: nothing new is to be noted about them.
     fn wrong(
         &self,
         parent: &'static Resource,
         id: &str,
         survivors: bool,
-        limit: usize,
+        room: usize,
     ) -> rusqlite::Result<Vec<(&'static Resource, String)>> {
         let mut found = Vec::new();
         for (resource, dependents) in self.statements.dependents(parent, survivors) {
-            let mut statement = self.connection.prepare_cached(&dependents.wrong)?;
-            for child in statement.query_map((id, lines::as_limit(limit - found.len())), |row| row.get(0))? {
+            let sql = if room > 0 { &dependents.still_wrong } else { &dependents.wrong };
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let limit = lines::as_limit(room + 1 - found.len());
+            for child in statement.query_map((id, limit), |row| row.get(0))? {
                 found.push((resource, child?));
             }
-            if found.len() >= limit {
+            if found.len() > room {
                 break;
             }
         }
@@ -165,9 +189,9 @@ impl Tables<'_> {
         for (link, parent) in resource.links.iter().zip(parents) {
             let Some(parent) = parent else { continue };
             let known = self.stored(link.parent, &parent)?;
-            if known.is_some_and(|known| {
-                known.deleted_at.is_some() && (link.cascades || known.is_forgotten())
-            }) {
+            if known
+                .is_some_and(|known| known.deleted_at.is_some() && (link.cascades || known.is_forgotten()))
+            {
                 return Ok(Some((link.parent, parent)));
             }
         }

@@ -94,7 +94,10 @@ impl SqliteStore {
             open.push(rest);
             let (these, now) = (some.to_vec(), self.clock.now());
             let work = move |tables: &Tables<'_>| {
-                these.iter().map(|(resource, id)| bury(tables, resource, id, at, now)).collect::<Result<Vec<_>, _>>()
+                these
+                    .iter()
+                    .map(|(resource, id)| bury(tables, resource, id, at, now))
+                    .collect::<Result<Vec<_>, _>>()
             };
             match self.paced(&self.pace, some.len(), work).await? {
                 Ok(noted) => lines.extend(noted),

@@ -90,7 +90,8 @@ impl SqliteStore {
         let mut after = String::new();
         loop {
             let (subjects, from) = (Arc::clone(&ids), after.clone());
-            let found = self.looks().await?.read(move |connection| about(connection, &subjects, &from)).await?;
+            let found =
+                self.looks().await?.read(move |connection| about(connection, &subjects, &from)).await?;
             let Some(last) = found.last() else { return Ok(()) };
             after.clone_from(last);
             let mut open = vec![found];

@@ -14,6 +14,8 @@ pub(super) struct Dependents {
     pub(super) still_wrong: String,
     /// The ids of those of a parent behind an id, in order: (parent, id, limit).
     pub(super) ids: String,
+    /// Whether a parent has more of them than so many: (parent, how many).
+    pub(super) more: String,
 }
 
 /// The statements about single rows of a table whose rows have parents.
@@ -84,11 +86,13 @@ impl Dependents {
         let Parts { joins, differs, is_unknown, .. } = Parts::new(resource);
         let table = resource.table;
         let one = |link: &'static Link| {
-            let of = format!("SELECT child.id FROM {table} AS child {joins} WHERE child.{} = ?1", link.column);
+            let of =
+                format!("SELECT child.id FROM {table} AS child {joins} WHERE child.{} = ?1", link.column);
             Self {
                 link,
                 wrong: format!("{of} AND {differs} AND {is_unknown} LIMIT ?2"),
                 still_wrong: format!("{of} AND {differs} LIMIT ?2"),
+                more: format!("SELECT 1 FROM {table} WHERE {} = ?1 LIMIT 1 OFFSET ?2", link.column),
                 ids: format!(
                     "SELECT id FROM {table} WHERE {} = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
                     link.column
@@ -110,7 +114,8 @@ impl Own {
         let nothing = content(resource)
             .map(|name| format!("{name} = CASE WHEN found.erased THEN NULL ELSE {table}.{name} END"))
             .collect::<Vec<_>>();
-        let select = format!("SELECT 1 FROM {table} AS child {joins} WHERE child.id = ?1 AND {child_differs}");
+        let select =
+            format!("SELECT 1 FROM {table} AS child {joins} WHERE child.id = ?1 AND {child_differs}");
         Some(Self {
             is_wrong: format!("{select} AND {is_unknown}"),
             is_still_wrong: select,

@@ -31,7 +31,9 @@ const fn name(what: PendingWork) -> &'static str {
 }
 
 fn named(what: &str) -> Option<PendingWork> {
-    [PendingWork::Children, PendingWork::Row, PendingWork::Content].into_iter().find(|known| name(*known) == what)
+    [PendingWork::Children, PendingWork::Row, PendingWork::Content]
+        .into_iter()
+        .find(|known| name(*known) == what)
 }
 
 /// Something that is left to do.
@@ -129,9 +131,8 @@ pub(super) fn take(
 
 /// A line as it is now, if it is there.
 pub(super) fn find(connection: &Connection, of: &Line) -> rusqlite::Result<Option<Line>> {
-    let sql = format!(
-        "SELECT {COLUMNS} FROM rollbook_cascades WHERE table_name = ?1 AND id = ?2 AND what = ?3"
-    );
+    let sql =
+        format!("SELECT {COLUMNS} FROM rollbook_cascades WHERE table_name = ?1 AND id = ?2 AND what = ?3");
     Ok(connection.prepare_cached(&sql)?.query_row(of.key(), line).optional()?.flatten())
 }
 
@@ -146,11 +147,19 @@ pub(super) fn hold(connection: &Connection, line: &Line, until: Timestamp) -> ru
 
 /// Notes that a row is refused for this reason, or that the rest of a parent's rows waits. It is tried again after a wait
 /// that grows.
-pub(super) fn refuse(connection: &Connection, line: &Line, why: &str, now: Timestamp) -> rusqlite::Result<()> {
+pub(super) fn refuse(
+    connection: &Connection,
+    line: &Line,
+    why: &str,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
     let (table, id, what) = line.key();
     let known = "SELECT attempts FROM rollbook_cascades WHERE table_name = ?1 AND id = ?2 AND what = ?3";
-    let attempts: u32 =
-        connection.prepare_cached(known)?.query_row((table, id, what), |row| row.get(0)).optional()?.unwrap_or(0);
+    let attempts: u32 = connection
+        .prepare_cached(known)?
+        .query_row((table, id, what), |row| row.get(0))
+        .optional()?
+        .unwrap_or(0);
     let wait = BACKOFF.saturating_mul(1 << attempts.min(DOUBLINGS_MAX)).min(BACKOFF_MAX);
     let mut statement = connection.prepare_cached(
         "INSERT INTO rollbook_cascades
@@ -205,11 +214,7 @@ pub(super) fn left(connection: &Connection, now: Timestamp) -> rusqlite::Result<
 }
 
 /// Lists what is left, of all or of one id.
-pub(super) fn list(
-    connection: &Connection,
-    about: Option<&str>,
-    limit: usize,
-) -> rusqlite::Result<Cascades> {
+pub(super) fn list(connection: &Connection, about: Option<&str>, limit: usize) -> rusqlite::Result<Cascades> {
     let of = "FROM rollbook_cascades WHERE ?1 IS NULL OR id = ?1 OR parent_id = ?1";
     let counts = format!(
         "SELECT count(*) FILTER (WHERE what = 'children'), count(*) FILTER (WHERE what <> 'children') {of}"

@@ -30,8 +30,8 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::pace::Pace;
 use rollbook_core::rehearsal;
 use rollbook_core::store::{
-    Cascaded, Cascades, Due, ErasedCounts, ErasureProgress, Keeping, LedgerEntry, PendingWork, RowView, Store,
-    StoreError, Tidied,
+    Cascaded, Cascades, Due, ErasedCounts, ErasureProgress, Keeping, LedgerEntry, PendingWork, RowView,
+    Store, StoreError, Tidied,
 };
 use rollbook_core::sweep::Sweep;
 use rollbook_core::time::{Clock, Timestamp};

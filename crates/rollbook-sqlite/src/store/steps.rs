@@ -23,6 +23,9 @@ use crate::fault::Fault;
 const TURN: Duration = Duration::from_secs(10);
 /// How long a step should take at most: deliveries wait for it.
 pub(super) const STEP_TIME: Duration = Duration::from_millis(200);
+/// The pause after a step, in which another process finds the file's lock free: it asks every 2 ms, and would wait for
+/// seconds if steps followed each other at once.
+const BREATH: Duration = Duration::from_millis(5);
 /// Maximum rows that are looked for at once: each look passes over those that are right already.
 pub(super) const FOUND_MAX: usize = 50_000;
 /// Maximum rows with lines of their own that are tried again in one turn.
@@ -154,7 +157,7 @@ impl SqliteStore {
         }
     }
 
-    /// Likewise, and lets the pace know how long it took.
+    /// Likewise, lets the pace know how long it took, and leaves the file to others for a moment.
     pub(super) async fn paced<T: Send + 'static>(
         &self,
         pace: &Pace,
@@ -166,6 +169,7 @@ impl SqliteStore {
         if outcome.is_ok() {
             pace.took(rows, began_at.elapsed());
         }
+        tokio::time::sleep(BREATH).await;
         Ok(outcome)
     }
 
@@ -248,7 +252,8 @@ impl SqliteStore {
         loop {
             let statements = std::sync::Arc::clone(&self.statements);
             let of = line.clone();
-            let looked = self.looks().await?.read(move |connection| look(connection, &statements, &of)).await?;
+            let looked =
+                self.looks().await?.read(move |connection| look(connection, &statements, &of)).await?;
             let Some((now, found)) = looked else { return Ok(Ended::Gone) };
             if found.is_empty() {
                 return Ok(Ended::Done(now));

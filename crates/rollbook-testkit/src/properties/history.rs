@@ -15,6 +15,7 @@ use rollbook_core::merge::DeletedRows;
 use rollbook_core::store::Keeping;
 use serde_json::{Value, json};
 
+use crate::conformance::store::Refusal;
 use crate::events::{START, change_of, deleted, event, membership, organization, user};
 
 const STEPS_MAX: usize = 24;
@@ -81,6 +82,8 @@ pub(crate) struct History {
     pub(crate) keeping: Keeping,
     /// Whom an operator has erased, half-way through what arrives: users and organizations.
     pub(crate) erasures: Vec<(&'static Resource, String)>,
+    /// How rows refuse, up to then, what follows from their parents.
+    pub(crate) refusal: Option<Refusal>,
 }
 
 /// What a history comes to.
@@ -116,8 +119,8 @@ pub(crate) fn histories() -> impl Strategy<Value = History> {
     let step = step.prop_map(|(subject, pause, what)| Step { subject, pause, what });
     let arrivals = vec(vec(any::<u8>(), 1..=ARRIVALS_MAX), STEPS_MAX);
     let work = (vec(1..=BATCH_MAX, 8), vec(any::<bool>(), 8), 1..=LANES_MAX);
-    (vec(step, 1..=STEPS_MAX), arrivals, work, keeping(), erasures()).prop_map(
-        |(steps, arrivals, (batch_sizes, crashes, lanes), keeping, erasures)| History {
+    (vec(step, 1..=STEPS_MAX), arrivals, work, keeping(), (erasures(), refusals())).prop_map(
+        |(steps, arrivals, (batch_sizes, crashes, lanes), keeping, (erasures, refusal))| History {
             steps,
             arrivals,
             batch_sizes,
@@ -125,6 +128,7 @@ pub(crate) fn histories() -> impl Strategy<Value = History> {
             lanes,
             keeping,
             erasures,
+            refusal,
         },
     )
 }
@@ -132,6 +136,11 @@ pub(crate) fn histories() -> impl Strategy<Value = History> {
 fn keeping() -> impl Strategy<Value = Keeping> {
     let choices = vec![DeletedRows::Keep, DeletedRows::Keep, DeletedRows::Erase];
     select(choices).prop_map(|deleted_rows| Keeping { deleted_rows, ..Keeping::default() })
+}
+
+/// Mostly none.
+fn refusals() -> impl Strategy<Value = Option<Refusal>> {
+    select(vec![None, None, None, Some(Refusal::Raise), Some(Refusal::Swallow)])
 }
 
 /// Mostly nobody.
