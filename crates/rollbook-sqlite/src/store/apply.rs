@@ -1,6 +1,6 @@
 //! Applying a batch.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::change::{Applied, Assertion, Change, Effect, Row};
@@ -80,8 +80,7 @@ impl Tables<'_> {
             let parents = winner.parents(&changes);
             writer.write(&Write { id: &assertion.id, row, parents, before, state, synced_by })?;
         }
-        let winners = folded.winners.iter().map(|winner| (changes[winner.last].id.as_str(), winner));
-        self.relate(resource, &changes, &stored, &winners.collect())?;
+        self.relate(resource, &changes, &stored, &folded.winners)?;
         Ok(folded.outcomes)
     }
 
@@ -92,24 +91,27 @@ impl Tables<'_> {
         resource: &'static Resource,
         changes: &[&Assertion],
         stored: &HashMap<&str, Stored>,
-        winners: &BTreeMap<&str, &Winner>,
+        winners: &[Winner],
     ) -> rusqlite::Result<()> {
+        // They are in the order of their ids.
+        let written = |id: &str| {
+            let found = winners.binary_search_by(|winner| changes[winner.last].id.as_str().cmp(id));
+            found.ok().map(|place| &winners[place])
+        };
         if !resource.links.is_empty() {
             // What was written with its whole content was written with what it has from its parents.
             let is_right = |id: &str| {
-                winners
-                    .get(id)
-                    .is_some_and(|winner| winner.content.is_some() && !winner.state.links.any_before())
+                written(id).is_some_and(|winner| winner.content.is_some() && !winner.state.links.any_before())
             };
             let ids = changes.iter().map(|change| change.id.as_str()).filter(|id| !is_right(id));
             return ids.collect::<BTreeSet<_>>().into_iter().try_for_each(|id| self.settle(resource, id));
         }
         let dead = changes.iter().filter(|change| change.version.dead).map(|change| change.id.as_str());
         for id in dead.collect::<BTreeSet<_>>() {
-            let is_deleted = |state: &Stored| state.deleted_at.is_some();
-            if let Some(winner) = winners.get(id) {
+            let is_deleted = |state: &&Stored| state.deleted_at.is_some();
+            if let Some(winner) = written(id) {
                 self.pass_on(resource, id, winner.state.is_forgotten())?;
-            } else if let Some(state) = stored.get(id).filter(|state| is_deleted(state)) {
+            } else if let Some(state) = stored.get(id).filter(is_deleted) {
                 self.pass_on_again(resource, id, state.is_forgotten())?;
             }
         }

@@ -203,7 +203,8 @@ pub(super) fn left(connection: &Connection, now: Timestamp) -> rusqlite::Result<
     statement.query_row((), |row| {
         let (first, last): (Option<String>, Option<String>) = (row.get(2)?, row.get(3)?);
         let is_ahead = last.is_some_and(|last| last > now.plus(BACKOFF_MAX).to_string());
-        let first = if is_ahead { Some(now) } else { first.map(|first| time(&first, 2)).transpose()? };
+        // What is no time was written by hand: it is due.
+        let first = first.map(|first| Timestamp::parse(&first).filter(|_| !is_ahead).unwrap_or(now));
         Ok(Cascaded {
             parents_left: row.get(0)?,
             rows_left: row.get(1)?,

@@ -2,7 +2,6 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use rollbook_core::catalog::RESOURCES;
 use rollbook_testkit::process::{DEADLINE, Home, until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
@@ -13,14 +12,10 @@ fn held_up() -> (Home, rusqlite::Connection) {
     home.migrate();
     let store = rusqlite::Connection::open(home.data().join("store.db")).expect("the file opens");
     let version: i64 = store.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
-    let with_links = RESOURCES.into_iter().filter(|resource| !resource.links.is_empty());
-    let undone = with_links.fold(String::new(), |sql, resource| {
-        format!("{sql}ALTER TABLE {} DROP COLUMN version_links;", resource.table)
-    });
     store
         .execute_batch(&format!(
-            "{undone}
-             DELETE FROM rollbook_migrations WHERE name = '0007_links';
+            "DROP TABLE rollbook_cascades;
+             DELETE FROM rollbook_migrations WHERE name = '0009_cascades';
              PRAGMA user_version = {}; BEGIN IMMEDIATE",
             version - 1
         ))
@@ -54,7 +49,7 @@ async fn while_a_file_is_migrated_deliveries_get_503_health_says_why_and_systemd
     let _rollbook = home.start(&["serve"]);
     until("readiness says that it migrates", || async {
         let (status, body) = readiness(&home).await;
-        status == 503 && body.contains("migrating the store (0007_links)")
+        status == 503 && body.contains("migrating the store (0009_cascades)")
     })
     .await;
     assert_eq!(home.ops_get("/livez").await.map(|answer| answer.status), Some(200));
