@@ -45,10 +45,11 @@ async fn an_erasure_from_files_that_a_trigger_refuses_fails_and_names_what_is_le
         team.execute_batch("DROP TRIGGER keeps").expect("it goes");
         let told = run(&places.home, &["erase", ID, "--yes"], 0).await;
         assert!(told.contains("is erased"), "{told}");
+        // Lines about addresses of theirs, which no row has any more in the second run, are finished by workers.
         let left =
             "SELECT (SELECT count(*) FROM organization_memberships WHERE data IS NOT NULL AND user_id = ?1)
                          + (SELECT count(*) FROM deliveries WHERE subject_id IN (?1, ?2))
-                         + (SELECT count(*) FROM rollbook_cascades)";
+                         + (SELECT count(*) FROM rollbook_cascades WHERE id IN (?1, ?2) OR parent_id = ?1)";
         assert_eq!(team.query_row(left, [ID, &member], |row| row.get(0)), Ok(0));
     }
 }

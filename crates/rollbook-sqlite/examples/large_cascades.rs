@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 const DEFAULT_MEMBERS: u32 = 300_000;
 /// Counts the rows of a table, which takes about a millisecond.
 const TRIGGER: &str = "CREATE TABLE work (n INTEGER PRIMARY KEY);
-    WITH RECURSIVE numbers (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < 60000)
+    WITH RECURSIVE numbers (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < 20000)
     INSERT INTO work SELECT i FROM numbers;
     CREATE TRIGGER slow BEFORE UPDATE ON organization_memberships
     BEGIN SELECT count(*) FROM work WHERE n % 2 = length(NEW.id) % 2; END";
