@@ -108,6 +108,12 @@ async fn a_name_that_would_end_the_data_and_begin_a_command_arrives_as_it_is() {
     serving.signal("TERM");
     assert!(serving.exit().await.success());
 
+    // What is left to do after a deletion goes along.
+    let left = "INSERT INTO rollbook_cascades (table_name, id, what, survivors, noted_at, next_try_at)
+                VALUES ('users', 'user_2', 'children', 1, '2026-07-29T08:00:00.000Z', '2026-07-29T08:00:00.000Z')";
+    let store = rusqlite::Connection::open(old.data().join("store.db")).expect("the file opens");
+    store.execute_batch(left).expect("a line");
+
     let (redis, postgres) = (RedisServer::start().await, PostgresServer::start().await);
     postgres.create_database(DATABASE).await;
     home(&redis, &postgres).migrate();
@@ -118,4 +124,6 @@ async fn a_name_that_would_end_the_data_and_begin_a_command_arrives_as_it_is() {
     assert_eq!(postgres.psql(DATABASE, moved).await.trim(), format!("{hex}||t|t|16"));
     let again = postgres.psql(DATABASE, "SELECT count(*) FROM clerk.users").await;
     assert_eq!(again.trim(), "1");
+    let left = "SELECT id, survivors, forget_ledger FROM clerk.rollbook_cascades";
+    assert_eq!(postgres.psql(DATABASE, left).await.trim(), "user_2|t|f");
 }

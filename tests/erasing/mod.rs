@@ -2,6 +2,7 @@
 
 mod person;
 mod places;
+mod refused;
 mod running;
 
 use std::time::Duration;

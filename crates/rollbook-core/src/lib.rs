@@ -12,7 +12,7 @@
 //! decides which change wins. [`store`] writes rows. [`retry`] decides what happens after a failure.
 //!
 //! [`trace`] is the trace context that the sender gives with a delivery. [`rehearsal`] has changes that a
-//! check of a store writes and rolls back.
+//! check of a store writes and rolls back. [`pace`] decides how many rows go into one step of work that grows.
 
 pub mod backend;
 pub mod catalog;
@@ -20,6 +20,7 @@ pub mod change;
 pub mod delivery;
 pub mod event;
 pub mod merge;
+pub mod pace;
 pub mod protection;
 pub mod queue;
 pub mod rehearsal;

@@ -23,7 +23,7 @@ const CHECKPOINT_BYTES: u32 = 16_384_000;
 /// The log file is cut to this after a copy, in bytes.
 const LOG_BYTES_MAX: u32 = 64 << 20;
 /// Prepared statements kept: more than there are.
-const STATEMENTS_MAX: usize = 128;
+const STATEMENTS_MAX: usize = 192;
 /// `PRAGMA synchronous` when a commit waits for the disk.
 const FULL: i64 = 2;
 

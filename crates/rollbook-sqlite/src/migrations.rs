@@ -42,6 +42,7 @@ const STORE: &[Step] = &[
     step!("store", "0006_ledger_order", expands: true),
     step!("store", "0007_links", expands: true),
     step!("store", "0008_ledger_buckets", expands: true),
+    step!("store", "0009_cascades", expands: true),
 ];
 
 /// After how many of SQLite's instructions a migration looks whether it is to stop: a few milliseconds.

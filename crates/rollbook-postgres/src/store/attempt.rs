@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use rollbook_core::pace::Pace;
 use rollbook_core::store::StoreError;
 
-use super::pace::Pace;
 use crate::fault::{self, Fault};
 use crate::place::Place;
 use crate::transaction::{Database, End, Session, Work};

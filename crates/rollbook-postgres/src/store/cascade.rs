@@ -36,6 +36,8 @@ pub(super) struct Turn<'a> {
     pub(super) ledger: u64,
     /// Why a row was refused last.
     pub(super) why: Option<Failed>,
+    /// The `svix-id` of a line of the ledger that a trigger keeps.
+    pub(super) kept: Option<String>,
     deadline: Option<Instant>,
     held_at: Instant,
     progress: Option<&'a ErasureProgress<'a>>,
@@ -48,6 +50,7 @@ impl Default for Turn<'_> {
             done: Cascaded::default(),
             ledger: 0,
             why: None,
+            kept: None,
             deadline: Some(now + TURN),
             held_at: now,
             progress: None,
@@ -266,16 +269,23 @@ impl PostgresStore {
 
     /// Removes the ledger's lines about these ids, in steps.
     async fn forget(&self, ids: &[String], line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+        let mut was_kept = false;
         loop {
             let limit = self.ledger_pace.size();
             let forget = Forget { statements: &self.statements, ids, limit };
             match self.steps().paced(&self.ledger_pace, limit, &forget).await? {
-                Ok(gone) => {
+                Ok((gone, left)) => {
                     turn.ledger += gone;
                     turn.report();
-                    if gone < limit as u64 {
+                    if left.is_none() {
                         return Ok(());
                     }
+                    // A line may have come between the two statements of the step: a second step removes that.
+                    if gone == 0 && was_kept {
+                        turn.kept = left;
+                        return Ok(());
+                    }
+                    was_kept = gone == 0;
                 }
                 Err(Failed::TimedOut(_)) if limit > 1 => {}
                 Err(why) => return Err(why.into()),
@@ -339,7 +349,7 @@ impl Work for Look<'_> {
     }
 }
 
-/// Removes at most so many of the ledger's lines about these ids.
+/// Removes at most so many of the ledger's lines about these ids. The output is how many have gone, and one that is left.
 struct Forget<'a> {
     statements: &'a Statements,
     ids: &'a [String],
@@ -347,14 +357,18 @@ struct Forget<'a> {
 }
 
 impl Work for Forget<'_> {
-    type Output = u64;
+    type Output = (u64, Option<String>);
 
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<u64> {
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
         let mut arguments = PgArguments::default();
+        let mut about = PgArguments::default();
+        about.add(self.ids.iter().map(String::as_str).collect::<Vec<&str>>()).map_err(sqlx::Error::Encode)?;
         arguments
             .add(self.ids.iter().map(String::as_str).collect::<Vec<&str>>())
             .map_err(sqlx::Error::Encode)?;
         arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
-        Ok(session.fetch(&self.statements.forget, arguments).await?.len() as u64)
+        let gone = session.fetch(&self.statements.forget, arguments).await?.len() as u64;
+        let left = session.fetch(&self.statements.about, about).await?;
+        Ok((gone, left.first().map(|row| row.try_get(0)).transpose()?))
     }
 }

@@ -63,6 +63,11 @@ impl PostgresStore {
                  again by themselves: {why}"
             )));
         }
+        if let Some(line) = &turn.kept {
+            return Err(StoreError::Event(format!(
+                "lines of the ledger (deliveries) about them stay, such as {line}: a trigger of the table keeps them"
+            )));
+        }
         let rows =
             self.steps().long(LOOK_MAX, &Belonging { statements, parents: &parents, subjects }).await?;
         Ok(ErasedCounts { rows, ledger: turn.ledger })

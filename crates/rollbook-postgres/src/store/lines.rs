@@ -123,7 +123,9 @@ impl Statements {
             lock: format!("SELECT survivors, forget_ledger FROM {table} WHERE {key} FOR UPDATE").into(),
             done: format!("DELETE FROM {table} WHERE {key}").into(),
             left: format!(
-                "SELECT {counts}, (extract(epoch FROM min(next_try_at) - clock_timestamp()) * 1000)::int8 FROM {table}"
+                // Content is retention's: a cascade that waited for it would find nothing to do again and again.
+                "SELECT {counts}, (extract(epoch FROM min(next_try_at) FILTER (WHERE what <> 'content') - clock_timestamp())
+                                   * 1000)::int8 FROM {table}"
             )
             .into(),
             count: format!("SELECT {counts} FROM {table} WHERE $1::text IS NULL OR id = $1 OR parent_id = $1").into(),

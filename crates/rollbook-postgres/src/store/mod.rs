@@ -15,7 +15,6 @@ mod erase;
 mod inherit;
 mod lines;
 mod look;
-mod pace;
 mod read;
 mod rehearse;
 mod search;
@@ -30,6 +29,7 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
+use rollbook_core::pace::Pace;
 use rollbook_core::protection::Protection;
 use rollbook_core::store::{
     Cascaded, Cascades, Due, ErasedCounts, ErasureProgress, Keeping, LedgerEntry, RowView, Store, StoreError,
@@ -44,7 +44,6 @@ use self::attempt::Steps;
 use self::inherit::{Ids, Repair};
 use self::lines::{List, Note};
 use self::look::{Doubts, Look};
-use self::pace::Pace;
 use self::read::{Deliveries, Delivery, Forbidden, Get, Rows, RowsWhere};
 use self::rehearse::Rehearse;
 use self::sql::Statements;

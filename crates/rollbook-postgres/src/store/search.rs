@@ -2,13 +2,13 @@
 //! size follows the time that they take: a large table never meets a time limit as a whole.
 
 use rollbook_core::catalog::Resource;
+use rollbook_core::pace::Pace;
 use rollbook_core::store::StoreError;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
 use super::PostgresStore;
 use super::attempt::Failed;
-use super::pace::Pace;
 use crate::transaction::{Session, Sql, Work};
 
 impl PostgresStore {

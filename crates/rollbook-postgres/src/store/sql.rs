@@ -70,6 +70,8 @@ pub(super) struct Statements {
     pub(super) deliveries: Sql,
     /// Removes some lines about subjects: (ids, limit).
     pub(super) forget: Sql,
+    /// One of the lines about these subjects: (ids).
+    pub(super) about: Sql,
     /// Removes some lines that are older: (moment, limit).
     pub(super) prune: Sql,
     /// The tables that lack a right that is needed, of all that are ours, with the rights.
@@ -141,6 +143,10 @@ impl Statements {
                        (SELECT line.svix_id FROM unnest($1::text[]) AS gone (id)
                         JOIN "{schema}".deliveries AS line ON line.subject_id = gone.id LIMIT $2)
                    RETURNING true"#
+            )
+            .into(),
+            about: format!(
+                r#"SELECT svix_id FROM "{schema}".deliveries WHERE subject_id = ANY ($1::text[]) LIMIT 1"#
             )
             .into(),
             prune: format!(

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use rollbook_core::catalog::RESOURCES;
 use rollbook_core::store::{Keeping, Store};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_postgres::PostgresStore;
 use rollbook_testkit::clock::ManualClock;
-use rollbook_testkit::conformance::store::StoreHarness;
+use rollbook_testkit::conformance::store::{Refusal, StoreHarness};
 
 use crate::world::World;
 
@@ -52,6 +53,35 @@ impl StoreHarness for Harness {
     async fn keep(&mut self, keeping: Keeping) {
         self.keeping = keeping;
         self.reopen().await;
+    }
+
+    async fn refuse_cascades(&mut self, refusal: Option<(Refusal, &str)>) {
+        let mut sql = String::new();
+        if let Some((refusal, ids)) = refusal {
+            let action = match refusal {
+                Refusal::Raise => "RAISE EXCEPTION 'no';",
+                Refusal::Swallow => "RETURN NULL;",
+            };
+            sql = format!(
+                "CREATE OR REPLACE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                     IF NEW.synced_by = OLD.synced_by AND starts_with(NEW.id, '{ids}') THEN {action} END IF;
+                     RETURN NEW; END $$;"
+            );
+        }
+        for resource in RESOURCES.into_iter().filter(|resource| !resource.links.is_empty()) {
+            let table = format!("mirror_2.{}", resource.table);
+            let trigger = match refusal {
+                Some(_) => "CREATE OR REPLACE TRIGGER refuse BEFORE UPDATE ON",
+                None => "DROP TRIGGER IF EXISTS refuse ON",
+            };
+            let action = refusal.map_or("", |_| "FOR EACH ROW EXECUTE FUNCTION public.refuse()");
+            sql.extend([trigger, " ", &table, " ", action, ";"]);
+        }
+        self.world.psql(&sql).await;
+    }
+
+    async fn make_due(&mut self) {
+        self.world.psql("UPDATE mirror_2.rollbook_cascades SET next_try_at = now()").await;
     }
 }
 

@@ -1,8 +1,8 @@
 //! Applying a batch.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use rollbook_core::catalog::{LINKS_MAX, RESOURCES, Resource};
+use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::change::{Applied, Assertion, Change, Effect, Row};
 use rollbook_core::merge::{self, Content, Inherited, Links, Stored, Winner};
 use rollbook_core::store::Keeping;
@@ -10,7 +10,8 @@ use rollbook_core::time::Timestamp;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::sql::{Dependents, Statements};
+use super::cascade::Cascading;
+use super::sql::Statements;
 use super::write::{Write, Writer};
 
 /// One transaction's work on the tables.
@@ -18,6 +19,7 @@ pub(super) struct Tables<'a> {
     pub(super) connection: &'a Connection,
     pub(super) statements: &'a Statements,
     pub(super) now: Timestamp,
+    pub(super) cascading: Cascading,
 }
 
 /// Merges the changes into their tables and writes the ledger.
@@ -70,21 +72,50 @@ impl Tables<'_> {
         let changes: Vec<&Assertion> = assertions.iter().map(|(assertion, _)| *assertion).collect();
         let folded = merge::fold(&changes, keeping.deleted_rows, |id| stored.get(id).copied());
         let mut writer = Writer::new(self, resource)?;
-        for winner in folded.winners {
-            let Winner { last, content, state, .. } = winner;
+        for winner in &folded.winners {
+            let Winner { last, content, state, .. } = *winner;
             let (assertion, synced_by) = assertions[last];
             let row = content.and_then(|position| changes[position].row.as_ref());
             let before = stored.get(assertion.id.as_str()).copied();
             let parents = winner.parents(&changes);
             writer.write(&Write { id: &assertion.id, row, parents, before, state, synced_by })?;
-            if state.links.any_before() {
-                self.pass_on_to(resource, &assertion.id)?;
-            }
-            if state.deleted_at != before.unwrap_or_default().deleted_at {
-                self.pass_on(resource, &assertion.id, state.is_forgotten())?;
+        }
+        self.relate(resource, &changes, &stored, &folded.winners)?;
+        Ok(folded.outcomes)
+    }
+
+    /// Makes sure that rows show what follows from their parents: those that are children, and those that hang on deleted
+    /// parents. Whatever became of a change: a row may have been left wrong before.
+    fn relate(
+        &self,
+        resource: &'static Resource,
+        changes: &[&Assertion],
+        stored: &HashMap<&str, Stored>,
+        winners: &[Winner],
+    ) -> rusqlite::Result<()> {
+        // They are in the order of their ids.
+        let written = |id: &str| {
+            let found = winners.binary_search_by(|winner| changes[winner.last].id.as_str().cmp(id));
+            found.ok().map(|place| &winners[place])
+        };
+        if !resource.links.is_empty() {
+            // What was written with its whole content was written with what it has from its parents.
+            let is_right = |id: &str| {
+                written(id).is_some_and(|winner| winner.content.is_some() && !winner.state.links.any_before())
+            };
+            let ids = changes.iter().map(|change| change.id.as_str()).filter(|id| !is_right(id));
+            return ids.collect::<BTreeSet<_>>().into_iter().try_for_each(|id| self.settle(resource, id));
+        }
+        let dead = changes.iter().filter(|change| change.version.dead).map(|change| change.id.as_str());
+        for id in dead.collect::<BTreeSet<_>>() {
+            let is_deleted = |state: &&Stored| state.deleted_at.is_some();
+            if let Some(winner) = written(id) {
+                self.pass_on(resource, id, winner.state.is_forgotten())?;
+            } else if let Some(state) = stored.get(id).filter(is_deleted) {
+                self.pass_on_again(resource, id, state.is_forgotten())?;
             }
         }
-        Ok(folded.outcomes)
+        Ok(())
     }
 
     /// What is known of a subject.
@@ -101,34 +132,6 @@ impl Tables<'_> {
         }
         let parent = |of: &'static Resource, id: &str| known.get(&(of.table, id)).copied().flatten();
         Ok(merge::inherited(resource, row, parent))
-    }
-
-    /// Gives a row what it has from its parents, also from those that its content does not name.
-    fn pass_on_to(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<()> {
-        let mut statement = self.connection.prepare_cached(&self.statements.of(resource).parents)?;
-        let read = |row: &rusqlite::Row<'_>| Ok([row.get(0)?, row.get(1)?]);
-        let parents: [Option<String>; LINKS_MAX] = statement.query_row((id,), read)?;
-        for (link, parent) in resource.links.iter().zip(parents) {
-            if let Some(parent) = parent {
-                self.pass_on(link.parent, &parent, true)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives what hangs on a subject what it has from it; with `survivors` what outlives it too.
-    pub(super) fn pass_on(
-        &self,
-        parent: &'static Resource,
-        id: &str,
-        survivors: bool,
-    ) -> rusqlite::Result<()> {
-        let tables = RESOURCES.into_iter().map(|resource| self.statements.of(resource));
-        let is_meant = |one: &&Dependents| one.link.parent == parent && (one.link.cascades || survivors);
-        for dependents in tables.flat_map(|table| &table.links).filter(is_meant) {
-            self.connection.prepare_cached(&dependents.inherit)?.execute((id, self.now.to_string()))?;
-        }
-        Ok(())
     }
 }
 

@@ -4,29 +4,43 @@
 //! [`rollbook_core::merge::fold`] says what each change does and which one of each subject is left to
 //! write, the winners go through prepared statements in the order of their ids, and every delivery gets
 //! its line in the ledger. The transaction holds the file's only write lock from its first statement,
-//! so what it read stays true until it commits.
+//! so what it read stays true until it commits. What rows have from their parents is kept right in the same transaction
+//! as far as they are few ([`cascade`]), and in steps where they are many or refuse their change ([`steps`]).
 
 mod apply;
+mod cascade;
+mod erase;
+mod forget;
+mod inherit;
+mod lines;
 mod read;
 mod retention;
 mod sql;
+mod steps;
 mod upkeep;
 mod write;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::catalog::{RESOURCES, Resource, USERS};
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
+use rollbook_core::pace::Pace;
 use rollbook_core::rehearsal;
-use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Store, StoreError, Tidied};
+use rollbook_core::store::{
+    Cascaded, Cascades, Due, ErasedCounts, ErasureProgress, Keeping, LedgerEntry, PendingWork, RowView,
+    Store, StoreError, Tidied,
+};
 use rollbook_core::sweep::Sweep;
 use rollbook_core::time::{Clock, Timestamp};
 use rusqlite::Connection;
+use tokio::sync::{Notify, OnceCell};
 
 use self::apply::Tables;
+use self::cascade::{BATCH_MAX, Cascading, Trail};
+use self::lines::Line;
 use crate::connection;
 use crate::database::Database;
 use crate::fault::Fault;
@@ -35,11 +49,20 @@ use crate::rehearse::rolled_back;
 
 /// A store in an SQLite file.
 pub struct SqliteStore {
+    path: PathBuf,
     database: Database,
+    /// A connection that only reads, for looks that pass over many rows.
+    looks: OnceCell<Database>,
     clock: Arc<dyn Clock>,
     statements: Arc<sql::Statements>,
     keeping: Keeping,
     sweep: Mutex<Sweep>,
+    /// Of steps that write rows.
+    pace: Pace,
+    /// Of steps that remove lines of the ledger.
+    ledger_pace: Pace,
+    /// Something was left for [`Store::cascade`].
+    left: Notify,
 }
 
 impl SqliteStore {
@@ -52,7 +75,18 @@ impl SqliteStore {
         migrations::check(&connection, Schema::Store)?;
         let database = Database::new(connection, Some(Guard::new(Schema::Store)))?;
         let statements = Arc::new(sql::Statements::new());
-        Ok(Self { database, clock, statements, keeping: Keeping::default(), sweep: Mutex::default() })
+        Ok(Self {
+            path: path.to_owned(),
+            database,
+            looks: OnceCell::new(),
+            clock,
+            statements,
+            keeping: Keeping::default(),
+            sweep: Mutex::default(),
+            pace: Pace::new(steps::STEP_TIME),
+            ledger_pace: Pace::new(steps::STEP_TIME),
+            left: Notify::new(),
+        })
     }
 
     /// The same store, keeping what this says.
@@ -67,9 +101,53 @@ impl SqliteStore {
         now: Timestamp,
         work: impl Fn(&Tables<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Fault> {
+        self.change_with(now, BATCH_MAX, Arc::default(), work).await
+    }
+
+    /// Likewise. Work that fails since a child refuses its change is done again, and what it leaves is noted.
+    async fn change_around_children<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Tables<'_>) -> rusqlite::Result<T> + Clone + Send + 'static,
+    ) -> Result<T, Fault> {
+        let (now, trail) = (self.clock.now(), Arc::new(Trail::default()));
+        let mut done = self.change_with(now, BATCH_MAX, Arc::clone(&trail), work.clone()).await;
+        if matches!(done, Err(Fault::Data(_) | Fault::Statement(_))) && trail.failed_in_child() {
+            done = self.change_with(now, 0, Arc::clone(&trail), work).await;
+        }
+        if done.is_ok() && trail.has_noted() {
+            tracing::info!(
+                "rows that hang on deleted parents are many or refuse their change: they are repaired in steps beside the \
+                 deliveries"
+            );
+            self.left.notify_one();
+        }
+        done
+    }
+
+    /// Likewise, with room to repair this many rows of deleted parents. The trail says what it has come to.
+    async fn change_with<T: Send + 'static>(
+        &self,
+        now: Timestamp,
+        room: usize,
+        trail: Arc<Trail>,
+        work: impl Fn(&Tables<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Fault> {
         let statements = Arc::clone(&self.statements);
-        let run = move |connection: &Connection| work(&Tables { connection, statements: &statements, now });
+        let run = move |connection: &Connection| {
+            // Work that met other work which failed is done again.
+            let cascading = Cascading::new(room, &trail);
+            work(&Tables { connection, statements: &statements, now, cascading })
+        };
         self.database.run(run).await
+    }
+
+    /// The connection for looks, opened when it is first needed.
+    async fn looks(&self) -> Result<&Database, Fault> {
+        let open = async || {
+            let connection = connection::open_reader(&self.path)?;
+            Database::new(connection, Some(Guard::new(Schema::Store)))
+        };
+        self.looks.get_or_try_init(open).await
     }
 }
 
@@ -80,9 +158,9 @@ impl Store for SqliteStore {
             return Ok(Vec::new());
         }
         // A copy, since the thread may still be at work when the caller has gone.
-        let changes = changes.to_vec();
+        let changes: Arc<[Change]> = changes.into();
         let keeping = self.keeping;
-        let applied = self.change(self.clock.now(), move |tables| apply::apply(tables, &changes, keeping));
+        let applied = self.change_around_children(move |tables| apply::apply(tables, &changes, keeping));
         applied.await.map_err(Fault::of_batch)
     }
 
@@ -127,8 +205,29 @@ impl Store for SqliteStore {
         subjects: &[(&'static Resource, String)],
         at: Timestamp,
     ) -> Result<ErasedCounts, StoreError> {
-        let subjects = subjects.to_vec();
-        Ok(self.change(at, move |tables| upkeep::erase(tables, &subjects)).await?)
+        self.erase_in_steps(subjects, at, &|_| ()).await
+    }
+
+    async fn erase_in_steps(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+        progress: &ErasureProgress<'_>,
+    ) -> Result<ErasedCounts, StoreError> {
+        self.erase_subjects(subjects, at, progress).await
+    }
+
+    async fn cascade(&self) -> Result<Cascaded, StoreError> {
+        self.turn().await
+    }
+
+    async fn cascade_left(&self) {
+        self.left.notified().await;
+    }
+
+    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<Cascades, StoreError> {
+        let about = about.map(str::to_owned);
+        Ok(self.database.read(move |connection| lines::list(connection, about.as_deref(), limit)).await?)
     }
 
     async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
@@ -159,6 +258,9 @@ impl Store for SqliteStore {
                 for batch in rehearsal::batches(now) {
                     apply::apply(tables, &batch, keeping)?;
                 }
+                let left = Line::new(&USERS, "nobody".to_owned(), PendingWork::Children);
+                let noted = lines::note(tables.connection, &left, now, now)?;
+                lines::remove(tables.connection, &noted)?;
                 for resource in RESOURCES {
                     upkeep::erase_content(tables, resource, &["nobody".to_owned()])?;
                 }

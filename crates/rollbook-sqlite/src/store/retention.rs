@@ -1,13 +1,17 @@
 //! Retention, in small steps: ledger and rows have transactions of their own, and a row that refuses to lose its content
-//! keeps that from nobody else. It is tried again with the next walk from the beginning.
+//! keeps that from nobody else. It is noted, and tried again by itself. Rows of parents that lose their content lose theirs in the
+//! same transaction where they are few; the others are noted and left to [`super::steps`].
 
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rollbook_core::catalog::Resource;
-use rollbook_core::store::{Due, StoreError, Tidied};
+use rollbook_core::store::{Due, PendingWork, StoreError, Tidied};
 use rollbook_core::sweep::Sweep;
-use rollbook_core::time::Timestamp;
 
+use super::apply::Tables;
+use super::lines::{self, Line};
+use super::steps::{REFUSED_MAX, RETRIED_MAX, Turn};
 use super::{SqliteStore, upkeep};
 use crate::fault::Fault;
 
@@ -30,8 +34,9 @@ impl SqliteStore {
 
     async fn erase_deleted(&self, due: &Due) -> Result<u64, StoreError> {
         let Some(before) = due.deleted_before else { return Ok(0) };
+        let mut turn = Turn::default();
+        let mut erased = self.erase_again(&mut turn).await?;
         self.sweep().begin(self.clock.now(), before);
-        let mut erased = 0;
         loop {
             let left = due.limit.saturating_sub(usize::try_from(erased).unwrap_or(usize::MAX));
             let next = self.sweep().next();
@@ -42,7 +47,11 @@ impl SqliteStore {
             });
             let page = page.await?;
             let ids = page.iter().filter(|row| !row.is_erased).map(|row| row.cursor.id.clone()).collect();
-            erased += self.erase_rows(resource, ids).await?;
+            erased += self.erase_rows(resource, ids, &mut turn).await?;
+            if turn.done.refused >= REFUSED_MAX {
+                // A trigger may refuse all of them: these are noted, and the next call goes on behind them.
+                return Ok(erased);
+            }
             // Only now: what fails is read again.
             self.sweep().read(resource, page.last().map(|row| &row.cursor), page.len() >= limit);
         }
@@ -52,30 +61,66 @@ impl SqliteStore {
         self.sweep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn erase_rows(&self, resource: &'static Resource, ids: Vec<String>) -> Result<u64, StoreError> {
+    /// Rows that refused to lose their content, as far as they are due.
+    async fn erase_again(&self, turn: &mut Turn<'_>) -> Result<u64, StoreError> {
+        let mut erased = 0;
+        for line in self.take(PendingWork::Content, RETRIED_MAX).await? {
+            if turn.is_over() {
+                self.release(&line).await?;
+                continue;
+            }
+            let again = line.clone();
+            let work = move |tables: &Tables<'_>| {
+                let erased = upkeep::erase_content(tables, again.resource, std::slice::from_ref(&again.id))?;
+                lines::remove(tables.connection, &again)?;
+                Ok(erased)
+            };
+            match self.change_around_children(work).await {
+                Ok(count) => erased += count,
+                Err(Fault::Data(why) | Fault::Statement(why)) => self.refuse(&line, why, turn).await?,
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        Ok(erased)
+    }
+
+    /// Erases the content of these rows, in steps. Returns how many there were.
+    async fn erase_rows(
+        &self,
+        resource: &'static Resource,
+        ids: Vec<String>,
+        turn: &mut Turn<'_>,
+    ) -> Result<u64, StoreError> {
         let mut erased = 0;
         let mut open = vec![ids];
         while let Some(mut ids) = open.pop() {
+            if turn.done.refused >= REFUSED_MAX {
+                break;
+            }
+            let size = self.pace.size();
+            if ids.len() > size {
+                open.push(ids.split_off(size));
+            }
             if ids.is_empty() {
                 continue;
             }
-            let some = ids.clone();
-            let now: Timestamp = self.clock.now();
-            match self.change(now, move |tables| upkeep::erase_content(tables, resource, &some)).await {
-                Ok(count) => erased += count,
-                Err(Fault::Data(_)) if ids.len() > 1 => {
+            let (some, began_at) = (ids.clone(), Instant::now());
+            let work = move |tables: &Tables<'_>| upkeep::erase_content(tables, resource, &some);
+            match self.change_around_children(work).await {
+                Ok(count) => {
+                    self.pace.took(ids.len(), began_at.elapsed());
+                    erased += count;
+                }
+                Err(Fault::Data(_) | Fault::Statement(_)) if ids.len() > 1 => {
                     // Half by half, until what is refused stands alone.
                     let later = ids.split_off(ids.len() / 2);
                     open.extend([later, ids]);
                 }
-                Err(Fault::Data(why)) => tracing::warn!(
-                    table = resource.table,
-                    id = ids[0],
-                    error = why,
-                    "a deleted row refuses to lose its content; it is tried again within hours, all others go on. Fix: \
-                     the trigger that refuses it"
-                ),
-                Err(error) => return Err(error.into()),
+                Err(Fault::Data(why) | Fault::Statement(why)) => {
+                    let line = Line::new(resource, ids.swap_remove(0), PendingWork::Content);
+                    self.refuse(&line, why, turn).await?;
+                }
+                Err(fault) => return Err(fault.into()),
             }
         }
         Ok(erased)

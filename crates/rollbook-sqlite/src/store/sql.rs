@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use rollbook_core::catalog::{Kind, LINKS_MAX, Link, RESOURCES, Resource};
 
+use super::inherit::{Dependents, Own};
+
 /// The columns that hold a row's state, as [`rollbook_core::merge::Stored`] has it.
 const STATE: [&str; 5] =
     ["version_updated_at", "version_event_at", "version_hash", "version_deleted_at", "version_floor"];
@@ -26,21 +28,16 @@ pub(super) struct Table {
     /// Rows in the order of their ids, in the order of [`columns`].
     pub(super) rows: String,
     /// Rows that were deleted by themselves, in the order in which they were: (from, before, id to begin behind, limit).
-    /// Gives id, `deleted_at` and whether the content is erased.
+    /// Gives id, `deleted_at` and whether the content is erased. Without those that are known to refuse to lose it.
     pub(super) deleted: String,
     /// Erases the content of a row: (id).
     pub(super) erase_content: String,
-    /// For each link: what is to be done when a parent has ended.
+    /// Whether there is content: (id).
+    pub(super) has_content: String,
+    /// About single rows, where rows have parents.
+    pub(super) own: Option<Own>,
+    /// For each link: about the rows that name a parent by it.
     pub(super) links: Vec<Dependents>,
-}
-
-/// The rows of one table that name a parent in one column.
-pub(super) struct Dependents {
-    pub(super) link: &'static Link,
-    /// The ids of those of a parent.
-    pub(super) ids: String,
-    /// Gives those of a parent what they have from all their parents: (parent, now).
-    pub(super) inherit: String,
 }
 
 /// All statements.
@@ -55,7 +52,7 @@ pub(super) fn columns(resource: &'static Resource) -> impl Iterator<Item = &'sta
 }
 
 /// The columns that hold a row's content, all but the ids of its parents.
-fn content(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
+pub(super) fn content(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
     let typed = resource.columns.iter().map(|column| column.name);
     typed.filter(|name| !resource.is_link(name)).chain(["data", "created_at", "updated_at"])
 }
@@ -72,6 +69,19 @@ pub(super) fn rows_where(resource: &'static Resource, column: &str) -> Option<St
 impl Statements {
     pub(super) fn new() -> Self {
         Self(RESOURCES.into_iter().map(|resource| (resource.table, Table::new(resource))).collect())
+    }
+
+    /// About the rows that have something from a deleted parent of this resource; with `survivors` also about those that
+    /// outlive it.
+    pub(super) fn dependents(
+        &self,
+        parent: &'static Resource,
+        survivors: bool,
+    ) -> impl Iterator<Item = (&'static Resource, &Dependents)> {
+        let all = RESOURCES.into_iter().flat_map(|resource| {
+            self.of(resource).links.iter().map(move |dependents| (resource, dependents))
+        });
+        all.filter(move |(_, one)| one.link.parent == parent && (one.link.cascades || survivors))
     }
 
     /// The statements of a resource of the catalog.
@@ -105,6 +115,8 @@ impl Table {
                 "SELECT id, deleted_at, version_hash = x'ff' FROM {table}
                  WHERE deleted_at >= ?1 AND deleted_at < ?2 AND version_deleted_at IS NOT NULL
                        AND (deleted_at > ?1 OR id > ?3)
+                       AND NOT EXISTS (SELECT 1 FROM rollbook_cascades AS line
+                                       WHERE line.table_name = '{table}' AND line.id = {table}.id AND line.what = 'content')
                  ORDER BY deleted_at, id LIMIT ?4"
             ),
             erase_content: format!(
@@ -113,7 +125,9 @@ impl Table {
                 nothing = nothing.join(", "),
                 max = i64::MAX,
             ),
-            links: resource.links.iter().map(|link| Dependents::new(resource, link)).collect(),
+            has_content: format!("SELECT 1 FROM {table} WHERE id = ?1 AND version_hash <> x'ff'"),
+            own: Own::new(resource),
+            links: Dependents::all(resource),
         }
     }
 }
@@ -190,48 +204,6 @@ fn refresh(resource: &'static Resource) -> String {
         }
     }
     format!("UPDATE {} SET {} WHERE {}", resource.table, set.join(", "), same.join(" AND "))
-}
-
-impl Dependents {
-    fn new(resource: &'static Resource, link: &'static Link) -> Self {
-        let table = resource.table;
-        let (mut joins, mut ends, mut erased) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, link) in resource.links.iter().enumerate() {
-            let parent = format!("parent_{number}");
-            let counts = if link.cascades {
-                "1".to_owned()
-            } else {
-                format!("{parent}.version_hash = x'ff' AND {parent}.version_floor > 0")
-            };
-            let (of, column) = (link.parent.table, link.column);
-            joins.push(format!("LEFT JOIN {of} AS {parent} ON {parent}.id = child.{column}"));
-            ends.push(format!("CASE WHEN {counts} THEN {parent}.deleted_at END"));
-            erased.push(format!("coalesce({counts} AND {parent}.version_hash = x'ff', 0)"));
-        }
-        let end = ends
-            .into_iter()
-            .reduce(|one, other| format!("min(coalesce({one}, {other}), coalesce({other}, {one}))"));
-        let nothing = content(resource)
-            .map(|name| format!("{name} = CASE WHEN found.erased THEN NULL ELSE {table}.{name} END"))
-            .collect::<Vec<_>>();
-        let inherit = format!(
-            "UPDATE {table} SET version_parents_deleted_at = found.ended_at, synced_at = ?2,
-                 deleted_at = CASE WHEN {table}.version_deleted_at IS NULL THEN found.ended_at ELSE {table}.deleted_at END,
-                 {nothing}
-             FROM (SELECT child.id, {end} AS ended_at, {erased} AS erased
-                   FROM {table} AS child {joins} WHERE child.{column} = ?1) AS found
-             WHERE {table}.id = found.id
-                   AND ({table}.version_deleted_at IS NULL AND {table}.version_parents_deleted_at IS NOT found.ended_at
-                        OR found.erased AND {table}.data IS NOT NULL)",
-            nothing = nothing.join(", "),
-            joins = joins.join(" "),
-            end = end.unwrap_or_default(),
-            erased = erased.join(" OR "),
-            column = link.column,
-        );
-        let ids = format!("SELECT id FROM {table} WHERE {} = ?1", link.column);
-        Self { link, ids, inherit }
-    }
 }
 
 #[cfg(test)]

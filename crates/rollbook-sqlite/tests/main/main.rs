@@ -5,5 +5,6 @@ mod bytes;
 mod disk;
 mod queue;
 mod retention;
+mod steps;
 mod store;
 mod triggers;

@@ -1,11 +1,12 @@
-//! Retention on a file: what was erased before, and a row that refuses.
+//! Retention on a file: what was erased before, rows that refuse, and parents with many rows.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rollbook_core::catalog::USERS;
-use rollbook_core::store::{Due, Store as _, Tidied};
-use rollbook_core::time::{Clock, Timestamp};
+use rollbook_core::store::{Cascades, Due, PendingWork, Store as _, Tidied};
+use rollbook_core::time::Timestamp;
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{START, change_of, deleted, event, user};
@@ -15,17 +16,21 @@ use tempfile::TempDir;
 const DUE: Due =
     Due { ledger_before: None, deleted_before: Some(Timestamp::from_millis(START + 1_000)), limit: 1_000 };
 
-fn open(path: &Path) -> SqliteStore {
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp::from_millis(START + 10_000)));
-    SqliteStore::open(path, clock).expect("the store opens")
+/// Longer than any wait of what is refused.
+const LONGER_THAN_A_WAIT: Duration = Duration::from_secs(3_600);
+
+fn open(path: &Path) -> (SqliteStore, Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(START + 10_000)));
+    let store = SqliteStore::open(path, Arc::<ManualClock>::clone(&clock)).expect("the store opens");
+    (store, clock)
 }
 
 /// A store with this many users who were created and deleted.
-async fn deleted_users(count: i64) -> (TempDir, SqliteStore) {
+async fn deleted_users(count: i64) -> (TempDir, SqliteStore, Arc<ManualClock>) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.db");
     apply_migrations(&path, Schema::Store).expect("the migrations apply");
-    let store = open(&path);
+    let (store, clock) = open(&path);
     for number in 0..count {
         let id = format!("user_{number}");
         let lives = event("user.created", START, &user(&id, START));
@@ -34,7 +39,7 @@ async fn deleted_users(count: i64) -> (TempDir, SqliteStore) {
             [change_of(&format!("msg_{number}"), &lives), change_of(&format!("msg_gone_{number}"), &gone)];
         store.apply_many(&changes).await.expect("the store applies them");
     }
-    (folder, store)
+    (folder, store, clock)
 }
 
 async fn with_content(store: &SqliteStore) -> Vec<String> {
@@ -43,24 +48,57 @@ async fn with_content(store: &SqliteStore) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_row_that_refuses_to_lose_its_content_keeps_retention_from_nobody_else() {
-    let (folder, store) = deleted_users(20).await;
+async fn a_row_that_refuses_to_lose_its_content_keeps_retention_from_nobody_else_and_is_tried_again() {
+    for action in ["ABORT, 'no'", "IGNORE"] {
+        let (folder, store, clock) = deleted_users(20).await;
+        let team = Connection::open(folder.path().join("store.db")).expect("the file opens");
+        let trigger = format!(
+            "CREATE TRIGGER keeps BEFORE UPDATE ON users WHEN NEW.id = 'user_7' BEGIN SELECT RAISE({action}); END"
+        );
+        team.execute_batch(&trigger).expect("a trigger");
+        assert_eq!(store.tidy(&DUE).await, Ok(Tidied { ledger: 0, rows: 19 }), "{action}");
+        assert_eq!(with_content(&store).await, ["user_7"]);
+        assert_eq!(store.tidy(&DUE).await, Ok(Tidied::default()), "it is not tried again in a loop");
+        let left = store.cascades(None, 10).await.expect("a list");
+        let line = &left.listed[0];
+        assert_eq!((left.rows, line.id.as_str(), line.what), (1, "user_7", PendingWork::Content));
+        assert!(line.last_error.as_deref().is_some_and(|why| why.contains("trigger")), "{line:?}");
+        assert_eq!(store.cascade().await.expect("a turn").due_in, None, "it is retention's");
+
+        clock.advance(LONGER_THAN_A_WAIT);
+        assert_eq!(store.tidy(&DUE).await, Ok(Tidied::default()), "it is still refused");
+        assert_eq!(store.cascades(None, 1).await.expect("a list").listed[0].attempts, 2);
+        team.execute_batch("DROP TRIGGER keeps").expect("it goes");
+        clock.advance(LONGER_THAN_A_WAIT);
+        assert_eq!(store.tidy(&DUE).await, Ok(Tidied { ledger: 0, rows: 1 }));
+        assert_eq!(with_content(&store).await, [""; 0]);
+        assert_eq!(store.cascades(None, 1).await, Ok(Cascades::default()));
+    }
+}
+
+#[tokio::test]
+async fn where_a_trigger_refuses_all_rows_a_hundred_are_named_in_a_call_and_the_next_one_goes_on_behind_them()
+{
+    let (folder, store, clock) = deleted_users(150).await;
     let team = Connection::open(folder.path().join("store.db")).expect("the file opens");
-    team.execute_batch(
-        "CREATE TRIGGER keeps BEFORE UPDATE ON users WHEN NEW.id = 'user_7' BEGIN SELECT RAISE(ABORT, 'no'); END",
-    )
-    .expect("a trigger");
-    assert_eq!(store.tidy(&DUE).await, Ok(Tidied { ledger: 0, rows: 19 }));
-    assert_eq!(with_content(&store).await, ["user_7"]);
-    assert_eq!(store.tidy(&DUE).await, Ok(Tidied::default()), "it is not tried again in a loop");
+    let trigger = "CREATE TRIGGER keeps BEFORE UPDATE ON users BEGIN SELECT RAISE(ABORT, 'no'); END";
+    team.execute_batch(trigger).expect("a trigger");
+    for named in [100, 150, 150] {
+        assert_eq!(store.tidy(&DUE).await, Ok(Tidied::default()));
+        assert_eq!(store.cascades(None, 1).await.expect("a list").rows, named);
+    }
     team.execute_batch("DROP TRIGGER keeps").expect("it goes");
-    assert_eq!(open(&folder.path().join("store.db")).tidy(&DUE).await, Ok(Tidied { ledger: 0, rows: 1 }));
-    assert_eq!(with_content(&store).await, [""; 0]);
+    clock.advance(LONGER_THAN_A_WAIT);
+    let mut erased = 0;
+    for _ in 0..2 {
+        erased += store.tidy(&DUE).await.expect("the store tidies").rows;
+    }
+    assert_eq!((erased, with_content(&store).await.len()), (150, 0));
 }
 
 #[tokio::test]
 async fn steps_of_any_size_erase_all_that_is_due_once() {
-    let (_folder, store) = deleted_users(25).await;
+    let (_folder, store, _) = deleted_users(25).await;
     let mut steps = Vec::new();
     loop {
         let step = store.tidy(&Due { limit: 10, ..DUE }).await.expect("the store tidies");

@@ -1,13 +1,16 @@
 //! The store on SQLite is a store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use rollbook_core::catalog::RESOURCES;
 use rollbook_core::store::{Keeping, Store};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
-use rollbook_testkit::conformance::store::StoreHarness;
+use rollbook_testkit::conformance::store::{Refusal, StoreHarness};
+use rusqlite::Connection;
 use tempfile::TempDir;
 
 struct Harness {
@@ -52,6 +55,29 @@ impl StoreHarness for Harness {
     async fn keep(&mut self, keeping: Keeping) {
         self.keeping = keeping;
         self.reopen().await;
+    }
+
+    async fn refuse_cascades(&mut self, refusal: Option<(Refusal, &str)>) {
+        let team = Connection::open(self.folder.path().join("store.db")).expect("the file opens");
+        for resource in RESOURCES.into_iter().filter(|resource| !resource.links.is_empty()) {
+            let table = resource.table;
+            team.execute_batch(&format!("DROP TRIGGER IF EXISTS {table}_refuse")).expect("it goes");
+            let Some((refusal, ids)) = refusal else { continue };
+            let action = match refusal {
+                Refusal::Raise => "ABORT, 'no'",
+                Refusal::Swallow => "IGNORE",
+            };
+            let trigger = format!(
+                "CREATE TRIGGER {table}_refuse BEFORE UPDATE ON {table}
+                 WHEN NEW.synced_by = OLD.synced_by AND NEW.id GLOB '{ids}*' BEGIN SELECT RAISE({action}); END"
+            );
+            team.execute_batch(&trigger).expect("a trigger");
+        }
+    }
+
+    /// Longer than any wait.
+    async fn make_due(&mut self) {
+        self.clock.advance(Duration::from_secs(3_600));
     }
 }
 

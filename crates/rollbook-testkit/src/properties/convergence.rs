@@ -7,13 +7,13 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::change::Change;
-use rollbook_core::store::{RowView, Store};
+use rollbook_core::store::{RowView, Store, StoreError};
 use rollbook_core::time::Timestamp;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use super::history::{History, histories};
-use crate::conformance::store::StoreHarness;
+use crate::conformance::store::{StoreHarness, work_off};
 use crate::events::START;
 use crate::memory::store::MemoryStore;
 
@@ -79,15 +79,30 @@ pub(crate) async fn converges(
     let truth = MemoryStore::new(harness.clock());
     truth.keep(history.keeping);
     truth.apply_many(&played.truth).await.expect("the model applies changes");
-    erase(&truth, history).await;
+    erase(&truth, history).await.expect("nothing refuses the model");
     harness.keep(history.keeping).await;
 
     let batches = history.arrive(&played.changes);
     let (before, after) = batches.split_at(batches.len() / 2);
+    if let Some(refusal) = history.refusal {
+        harness.refuse_cascades(Some((refusal, ""))).await;
+    }
     apply(harness.store(), before, history.lanes).await;
-    erase(&*harness.store(), history).await;
+    match erase(&*harness.store(), history).await {
+        // Workers finish it when nothing refuses it any more.
+        Err(StoreError::Event(_)) if history.refusal.is_some() => {}
+        erased => erased.expect("the store erases"),
+    }
+    if history.refusal.is_some() {
+        harness.refuse_cascades(None).await;
+    }
     harness.reopen().await;
     apply(harness.store(), after, history.lanes).await;
+    if history.refusal.is_some() {
+        harness.make_due().await;
+    }
+    let left = work_off(&*harness.store()).await;
+    prop_assert_eq!((left.parents_left, left.rows_left), (0, 0), "what is left to do");
     harness.reopen().await;
     let store = harness.store();
     for resource in RESOURCES {
@@ -99,11 +114,12 @@ pub(crate) async fn converges(
 }
 
 /// Performs the operator's erasures. Their time is later than all events.
-async fn erase(store: &dyn Store, history: &History) {
-    if !history.erasures.is_empty() {
-        let at = Timestamp::from_millis(START + ERASED_AFTER);
-        store.erase(&history.erasures, at).await.expect("the store erases");
+async fn erase(store: &dyn Store, history: &History) -> Result<(), StoreError> {
+    if history.erasures.is_empty() {
+        return Ok(());
     }
+    let at = Timestamp::from_millis(START + ERASED_AFTER);
+    store.erase(&history.erasures, at).await.map(drop)
 }
 
 /// Applies batches, distributed over `lanes` concurrent workers.

@@ -15,6 +15,7 @@ use rollbook_core::merge::DeletedRows;
 use rollbook_core::store::Keeping;
 use serde_json::{Value, json};
 
+use crate::conformance::store::Refusal;
 use crate::events::{START, change_of, deleted, event, membership, organization, user};
 
 const STEPS_MAX: usize = 24;
@@ -80,6 +81,8 @@ pub(crate) struct History {
     pub(crate) keeping: Keeping,
     /// Users and organizations that an operator erases after half of the batches.
     pub(crate) erasures: Vec<(&'static Resource, String)>,
+    /// How rows refuse, up to then, what follows from their parents.
+    pub(crate) refusal: Option<Refusal>,
 }
 
 /// Result of playing a history.
@@ -115,8 +118,8 @@ pub(crate) fn histories() -> impl Strategy<Value = History> {
     let step = step.prop_map(|(subject, pause, what)| Step { subject, pause, what });
     let arrivals = vec(vec(any::<u8>(), 1..=ARRIVALS_MAX), STEPS_MAX);
     let work = (vec(1..=BATCH_MAX, 8), vec(any::<bool>(), 8), 1..=LANES_MAX);
-    (vec(step, 1..=STEPS_MAX), arrivals, work, keeping(), erasures()).prop_map(
-        |(steps, arrivals, (batch_sizes, crashes, lanes), keeping, erasures)| History {
+    (vec(step, 1..=STEPS_MAX), arrivals, work, keeping(), (erasures(), refusals())).prop_map(
+        |(steps, arrivals, (batch_sizes, crashes, lanes), keeping, (erasures, refusal))| History {
             steps,
             arrivals,
             batch_sizes,
@@ -124,6 +127,7 @@ pub(crate) fn histories() -> impl Strategy<Value = History> {
             lanes,
             keeping,
             erasures,
+            refusal,
         },
     )
 }
@@ -131,6 +135,11 @@ pub(crate) fn histories() -> impl Strategy<Value = History> {
 fn keeping() -> impl Strategy<Value = Keeping> {
     let choices = vec![DeletedRows::Keep, DeletedRows::Keep, DeletedRows::Erase];
     select(choices).prop_map(|deleted_rows| Keeping { deleted_rows, ..Keeping::default() })
+}
+
+/// Generates a refusal; most histories have none.
+fn refusals() -> impl Strategy<Value = Option<Refusal>> {
+    select(vec![None, None, None, Some(Refusal::Raise), Some(Refusal::Swallow)])
 }
 
 /// Generates erasures; most histories have none.

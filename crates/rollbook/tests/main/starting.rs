@@ -14,9 +14,8 @@ fn held_up() -> (Home, rusqlite::Connection) {
     let version: i64 = store.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
     store
         .execute_batch(&format!(
-            "DROP INDEX deliveries_by_bucket; ALTER TABLE deliveries DROP COLUMN bucket;
-             CREATE INDEX deliveries_by_minute ON deliveries (substr(applied_at, 1, 16), subject_id);
-             DELETE FROM rollbook_migrations WHERE name = '0008_ledger_buckets';
+            "DROP TABLE rollbook_cascades;
+             DELETE FROM rollbook_migrations WHERE name = '0009_cascades';
              PRAGMA user_version = {}; BEGIN IMMEDIATE",
             version - 1
         ))
@@ -50,7 +49,7 @@ async fn while_a_file_is_migrated_deliveries_get_503_health_says_why_and_systemd
     let _rollbook = home.start(&["serve"]);
     until("readiness says that it migrates", || async {
         let (status, body) = readiness(&home).await;
-        status == 503 && body.contains("migrating the store (0008_ledger_buckets)")
+        status == 503 && body.contains("migrating the store (0009_cascades)")
     })
     .await;
     assert_eq!(home.ops_get("/livez").await.map(|answer| answer.status), Some(200));
@@ -77,6 +76,6 @@ async fn a_signal_ends_a_start_that_migrates_and_leaves_the_file_as_it_was() {
     rollbook.signal("TERM");
     assert!(rollbook.exit().await.success(), "{}", home.log());
     store.execute_batch("ROLLBACK").expect("the lock is free");
-    let found = "SELECT count(*) FROM pragma_table_info('deliveries') WHERE name = 'bucket'";
+    let found = "SELECT count(*) FROM sqlite_schema WHERE name = 'rollbook_cascades'";
     assert_eq!(store.query_row(found, [], |row| row.get::<_, i64>(0)), Ok(0));
 }

@@ -127,3 +127,29 @@ async fn an_erasure_that_a_trigger_undoes_ends_and_names_the_row() {
     assert_eq!(erase(&store, "org_1").await.map(|erased| erased.rows), Ok(301));
     assert_eq!(count(&world, "data IS NOT NULL").await, 0);
 }
+
+/// A trigger on the ledger swallows the removal: of the organization's own line, and of a member's.
+#[tokio::test]
+async fn only_without_any_line_in_the_ledger_an_erasure_is_a_success() {
+    for kept in ["msg_own", "msg_org_1_7"] {
+        let world = World::new().await;
+        let store = world.store();
+        members(&world, "org_1", 30).await;
+        world
+            .psql(&format!(
+                "INSERT INTO mirror_2.deliveries VALUES ('msg_own', 'organization.created', 'org_1', 'inserted', now(),
+                        now(), now(), 1);
+                 CREATE OR REPLACE FUNCTION public.keep() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN IF OLD.svix_id = '{kept}' THEN RETURN NULL; END IF; RETURN OLD; END $$;
+                 CREATE TRIGGER keep BEFORE DELETE ON mirror_2.deliveries FOR EACH ROW EXECUTE FUNCTION public.keep()"
+            ))
+            .await;
+        let refused = erase(&store, "org_1").await;
+        let Err(StoreError::Event(text)) = &refused else { panic!("{refused:?}") };
+        assert!(text.contains("lines of the ledger") && text.contains(kept), "{text}");
+        assert_eq!(world.psql("SELECT svix_id FROM mirror_2.deliveries").await, format!("{kept}\n"));
+        assert_eq!(count(&world, "data IS NOT NULL").await, 0);
+        world.psql("DROP TRIGGER keep ON mirror_2.deliveries").await;
+        assert_eq!(erase(&store, "org_1").await, Ok(ErasedCounts { rows: 31, ledger: 1 }));
+    }
+}

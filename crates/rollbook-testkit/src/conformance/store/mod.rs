@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{Keeping, LedgerEntry, RowView, Store};
+use rollbook_core::store::{Cascaded, Keeping, LedgerEntry, RowView, Store};
 use serde_json::{Map, Value};
 
 use crate::clock::ManualClock;
@@ -27,9 +27,21 @@ pub mod ledger;
 #[doc(hidden)]
 pub mod merging;
 #[doc(hidden)]
+pub mod refusals;
+#[doc(hidden)]
 pub mod rows;
 #[doc(hidden)]
 pub mod upkeep;
+
+/// How a team's trigger refuses what follows from a parent's deletion: every change of a row that no delivery of its own
+/// makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It raises an error.
+    Raise,
+    /// It swallows the change and says nothing.
+    Swallow,
+}
 
 /// An engine under test.
 #[async_trait]
@@ -45,6 +57,13 @@ pub trait StoreHarness: Send {
 
     /// Restarts the engine with these retention choices. An engine starts with the default.
     async fn keep(&mut self, keeping: Keeping);
+
+    /// Has triggers refuse, from now on, what follows from the deletion of parents: of the rows whose ids begin like this.
+    /// `None`: they refuse nothing. An engine that works it out when rows are read has nothing that could be refused.
+    async fn refuse_cascades(&mut self, _refusal: Option<(Refusal, &str)>) {}
+
+    /// Makes due all that waits for its next try.
+    async fn make_due(&mut self) {}
 }
 
 /// Store under test, with the steps that the properties use.
@@ -89,8 +108,23 @@ impl<H: StoreHarness> Mirror<H> {
         self.harness.store().rows(resource, after, limit).await.expect("the store lists rows")
     }
 
+    /// Works on what is left of cascades until nothing of it is due.
+    async fn work_off(&self) -> Cascaded {
+        work_off(&*self.harness.store()).await
+    }
+
     async fn ledger(&self, id: &str) -> Option<LedgerEntry> {
         self.harness.store().delivery(&MessageId::new(id)).await.expect("the store reads its ledger")
+    }
+}
+
+/// Works on pending cascades until none is due.
+pub(crate) async fn work_off(store: &dyn Store) -> Cascaded {
+    loop {
+        let left = store.cascade().await.expect("the store works on pending cascades");
+        if left.due_in.is_none_or(|due_in| !due_in.is_zero()) {
+            return left;
+        }
     }
 }
 
@@ -138,6 +172,10 @@ macro_rules! store_conformance {
             cascades: a_redelivered_end_of_a_parent_changes_no_child
             cascades: what_hangs_on_the_erased_keeps_nothing_but_whom_it_hung_on
             cascades: an_earlier_end_that_comes_late_shows_beside_a_redelivered_later_one
+            refusals: a_child_that_refuses_keeps_the_deletion_from_nobody_else_and_is_tried_again
+            refusals: a_child_that_comes_again_under_an_erased_parent_loses_what_it_kept
+            refusals: a_deletion_that_comes_again_reaches_the_children_that_it_has_missed
+            refusals: an_erasure_that_a_child_refuses_fails_with_its_id_and_is_finished_later
             upkeep: the_ledger_tells_all_of_a_line
             upkeep: the_story_of_a_subject_is_told_in_order_and_ends_with_the_latest
             upkeep: rows_are_found_by_what_they_belong_to

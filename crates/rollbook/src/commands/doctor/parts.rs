@@ -306,7 +306,10 @@ fn mend(config: &Config, part: Part) -> String {
             )
         }
         (Place::Server(_), Part::Queue) => {
-            format!("see that the server runs and lets this user in, or correct {}", config.queue_setting().key)
+            format!(
+                "see that the server runs and lets this user in, or correct {}",
+                config.queue_setting().key
+            )
         }
         (Place::Server(_), Part::Store) => {
             "see that the server runs and lets this user in, or correct database_url".to_owned()

@@ -3,48 +3,56 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// The first step, before anything is known of the database and its triggers.
+/// The size of the first step, before anything is known of the database and its triggers.
 const FIRST: usize = 100;
 /// Maximum size of a step.
-pub(super) const STEP_MAX: usize = 1000;
-/// A step of several rows that takes longer makes the next ones smaller.
+pub const STEP_MAX: usize = 1000;
+/// A step of several rows that takes longer than this makes the next ones smaller, unless an engine says otherwise.
 const SLOW: Duration = Duration::from_secs(1);
-/// A step that takes less makes the next one larger.
-const QUICK: Duration = Duration::from_millis(250);
+/// The share of that time below which a step makes the next one larger.
+const QUICK_SHARE: u32 = 4;
 
 /// The size of the next step: it halves when a step times out, shrinks when one is slow, and grows while steps are quick.
 #[derive(Debug)]
-pub(super) struct Pace(AtomicUsize);
+pub struct Pace {
+    size: AtomicUsize,
+    slow: Duration,
+}
 
 impl Default for Pace {
     fn default() -> Self {
-        Self(AtomicUsize::new(FIRST))
+        Self::new(SLOW)
     }
 }
 
 impl Pace {
+    /// The pace of steps that should take no longer than `slow`.
+    pub const fn new(slow: Duration) -> Self {
+        Self { size: AtomicUsize::new(FIRST), slow }
+    }
+
     /// At least one, at most [`STEP_MAX`].
-    pub(super) fn size(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+    pub fn size(&self) -> usize {
+        self.size.load(Ordering::Relaxed)
     }
 
     /// A step of this size was committed after this time.
-    pub(super) fn took(&self, size: usize, time: Duration) {
-        let next = if time > SLOW {
-            // As many as would have taken a second.
-            let share = SLOW.as_secs_f64() / time.as_secs_f64();
+    pub fn took(&self, size: usize, time: Duration) {
+        let next = if time > self.slow {
+            // As many as would have taken the time that a step may take.
+            let share = self.slow.as_secs_f64() / time.as_secs_f64();
             (0..size).rev().find(|fewer| as_f64(*fewer) <= as_f64(size) * share).unwrap_or_default()
-        } else if time < QUICK {
+        } else if time < self.slow / QUICK_SHARE {
             self.size().max(size.saturating_mul(2))
         } else {
             return;
         };
-        self.0.store(next.clamp(1, STEP_MAX), Ordering::Relaxed);
+        self.size.store(next.clamp(1, STEP_MAX), Ordering::Relaxed);
     }
 
     /// A step of this size timed out.
-    pub(super) fn timed_out(&self, size: usize) {
-        self.0.store((size / 2).clamp(1, STEP_MAX), Ordering::Relaxed);
+    pub fn timed_out(&self, size: usize) {
+        self.size.store((size / 2).clamp(1, STEP_MAX), Ordering::Relaxed);
     }
 }
 
@@ -82,6 +90,15 @@ mod tests {
         assert_eq!(pace.size(), 1, "one row is the smallest step");
         pace.took(1, Duration::from_millis(1));
         assert_eq!(pace.size(), 2);
+    }
+
+    #[test]
+    fn an_engine_may_ask_for_shorter_steps() {
+        let pace = Pace::new(Duration::from_millis(200));
+        pace.took(FIRST, Duration::from_millis(400));
+        assert_eq!(pace.size(), 50);
+        pace.took(50, Duration::from_millis(49));
+        assert_eq!(pace.size(), 100);
     }
 
     #[test]

@@ -1,0 +1,210 @@
+//! What rows have from their parents, kept right in the transaction that changes either side.
+//!
+//! One writer at a time: whoever writes a child sees its parents as they are, and whoever deletes a parent sees its children.
+//! So a transaction leaves no row wrong that it does not note. It repairs at most [`BATCH_MAX`] rows. Parents with more are noted
+//! in `rollbook_cascades` and worked off in steps ([`super::steps`]). If a child refuses its change, the transaction is
+//! rolled back and done again with no room for repairs: then all of them are noted, and the parent's delivery is applied.
+//!
+//! Whatever became of a delivery, the rows that it is about are looked at: a row may be wrong since an earlier build or
+//! a trigger left it so.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rollbook_core::catalog::{LINKS_MAX, Resource};
+use rollbook_core::store::PendingWork;
+use rusqlite::Error::StatementChangedRows;
+
+use super::apply::Tables;
+use super::lines::{self, Line};
+
+/// Maximum rows that one transaction repairs beside what it is about.
+pub(super) const BATCH_MAX: usize = 1000;
+/// Maximum rows of a link that a transaction passes over in search of one that is wrong, where there should be none.
+const SCANNED_MAX: usize = 10_000;
+
+/// What a transaction has come to, for whoever waits for it.
+#[derive(Debug, Default)]
+pub(super) struct Trail {
+    in_child: AtomicBool,
+    has_noted: AtomicBool,
+}
+
+impl Trail {
+    /// Whether it failed while a child was repaired.
+    pub(super) fn failed_in_child(&self) -> bool {
+        self.in_child.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has noted something that is left to do.
+    pub(super) fn has_noted(&self) -> bool {
+        self.has_noted.load(Ordering::Relaxed)
+    }
+}
+
+/// How many rows a transaction still repairs.
+pub(super) struct Cascading {
+    room: Cell<usize>,
+    trail: Arc<Trail>,
+}
+
+impl Cascading {
+    /// Of a transaction that begins. Without room all that is wrong is noted.
+    pub(super) fn new(room: usize, trail: &Arc<Trail>) -> Self {
+        trail.in_child.store(false, Ordering::Relaxed);
+        trail.has_noted.store(false, Ordering::Relaxed);
+        Self { room: Cell::new(room), trail: Arc::clone(trail) }
+    }
+
+    fn take(&self, rows: usize) {
+        self.room.set(self.room.get().saturating_sub(rows));
+    }
+
+    /// Does work whose failure is a child's.
+    fn in_child<T>(&self, work: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        self.trail.in_child.store(true, Ordering::Relaxed);
+        let done = work()?;
+        self.trail.in_child.store(false, Ordering::Relaxed);
+        Ok(done)
+    }
+}
+
+impl Tables<'_> {
+    /// Gives the rows of a parent what they have from it, or notes that it is left to do; with `survivors` also those that
+    /// outlive it.
+    pub(super) fn pass_on(
+        &self,
+        parent: &'static Resource,
+        id: &str,
+        survivors: bool,
+    ) -> rusqlite::Result<()> {
+        let room = self.cascading.room.get();
+        let found = self.wrong(parent, id, survivors, room)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        if found.len() > room {
+            return self.note(&Line { survivors, ..Line::new(parent, id.to_owned(), PendingWork::Children) });
+        }
+        self.cascading.take(found.len());
+        self.cascading.in_child(|| {
+            for (resource, child) in &found {
+                self.repair(resource, child)?;
+            }
+            // A trigger may undo in one row what it sees of another.
+            if self.wrong(parent, id, survivors, room)?.is_empty() {
+                Ok(())
+            } else {
+                Err(StatementChangedRows(0))
+            }
+        })
+    }
+
+    /// Likewise for a parent that was deleted before, whose rows should show it. Those of a large one are looked at later.
+    pub(super) fn pass_on_again(
+        &self,
+        parent: &'static Resource,
+        id: &str,
+        survivors: bool,
+    ) -> rusqlite::Result<()> {
+        for (_, dependents) in self.statements.dependents(parent, survivors) {
+            let mut more = self.connection.prepare_cached(&dependents.more)?;
+            if more.exists((id, lines::as_limit(SCANNED_MAX)))? {
+                let line = Line::new(parent, id.to_owned(), PendingWork::Children);
+                return self.note(&Line { survivors, ..line });
+            }
+        }
+        self.pass_on(parent, id, survivors)
+    }
+
+    /// Gives a row what it has from its parents, also from those that its content does not name, or notes it.
+    pub(super) fn settle(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<()> {
+        let Some(own) = &self.statements.of(resource).own else { return Ok(()) };
+        let room = self.cascading.room.get();
+        if !self.exists(if room > 0 { &own.is_still_wrong } else { &own.is_wrong }, id)? {
+            return Ok(());
+        }
+        if room == 0 {
+            let parent = self.deleted_parent(resource, id)?;
+            return self.note(&Line { parent, ..Line::new(resource, id.to_owned(), PendingWork::Row) });
+        }
+        self.cascading.take(1);
+        self.cascading.in_child(|| self.repair_alone(resource, id)).map(drop)
+    }
+
+    /// Gives one row what it has from its parents, and makes sure of it. Returns whether it has changed.
+    pub(super) fn repair_alone(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<bool> {
+        let changed = self.repair(resource, id)?;
+        match &self.statements.of(resource).own {
+            Some(own) if changed && self.exists(&own.is_still_wrong, id)? => Err(StatementChangedRows(0)),
+            _ => Ok(changed),
+        }
+    }
+
+    /// Gives one row what it has from its parents. Returns whether it has changed; an error where a trigger swallows the
+    /// change.
+    pub(super) fn repair(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<bool> {
+        let Some(own) = &self.statements.of(resource).own else { return Ok(false) };
+        let mut repair = self.connection.prepare_cached(&own.repair)?;
+        if repair.execute((id, self.now.to_string()))? > 0 {
+            return Ok(true);
+        }
+        if self.exists(&own.is_still_wrong, id)? { Err(StatementChangedRows(0)) } else { Ok(false) }
+    }
+
+    /// The rows of a parent that do not show what follows from it: as many as there is room for and one more. Without room
+    /// those are left out that are known to refuse it: nothing new is to be noted about them.
+    fn wrong(
+        &self,
+        parent: &'static Resource,
+        id: &str,
+        survivors: bool,
+        room: usize,
+    ) -> rusqlite::Result<Vec<(&'static Resource, String)>> {
+        let mut found = Vec::new();
+        for (resource, dependents) in self.statements.dependents(parent, survivors) {
+            let sql = if room > 0 { &dependents.still_wrong } else { &dependents.wrong };
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let limit = lines::as_limit(room + 1 - found.len());
+            for child in statement.query_map((id, limit), |row| row.get(0))? {
+                found.push((resource, child?));
+            }
+            if found.len() > room {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// A parent from which a row has its deletion.
+    fn deleted_parent(
+        &self,
+        resource: &'static Resource,
+        id: &str,
+    ) -> rusqlite::Result<Option<(&'static Resource, String)>> {
+        let mut statement = self.connection.prepare_cached(&self.statements.of(resource).parents)?;
+        let read = |row: &rusqlite::Row<'_>| Ok([row.get(0)?, row.get(1)?]);
+        let parents: [Option<String>; LINKS_MAX] = statement.query_row((id,), read)?;
+        for (link, parent) in resource.links.iter().zip(parents) {
+            let Some(parent) = parent else { continue };
+            let known = self.stored(link.parent, &parent)?;
+            if known
+                .is_some_and(|known| known.deleted_at.is_some() && (link.cascades || known.is_forgotten()))
+            {
+                return Ok(Some((link.parent, parent)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Notes something that is left to do, due at once.
+    pub(super) fn note(&self, line: &Line) -> rusqlite::Result<()> {
+        self.cascading.trail.has_noted.store(true, Ordering::Relaxed);
+        lines::note(self.connection, line, self.now, self.now).map(drop)
+    }
+
+    fn exists(&self, sql: &str, id: &str) -> rusqlite::Result<bool> {
+        self.connection.prepare_cached(sql)?.exists((id,))
+    }
+}

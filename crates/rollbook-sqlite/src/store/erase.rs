@@ -1,0 +1,196 @@
+//! An operator's erasure: the tombstones first, after which nothing comes back, then the child rows and the ledger, in
+//! steps.
+//!
+//! Each subject's tombstone is committed together with a line about what is left to do, so that workers finish what a
+//! command that was killed has begun. The command keeps the lines to itself while it runs. Only if no content and
+//! no line of the ledger is left, it is a success.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rollbook_core::catalog::{LINKS_MAX, RESOURCES, Resource};
+use rollbook_core::store::{ErasedCounts, ErasureProgress, PendingWork, StoreError};
+use rollbook_core::time::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _};
+use serde_json::json;
+
+use super::SqliteStore;
+use super::apply::Tables;
+use super::lines::{self, Line, TAKEN_FOR};
+use super::sql::Statements;
+use super::steps::{Ended, Turn};
+use super::write::{Write, Writer};
+
+/// What an erasure is reported by, in the place of a `svix-id`.
+const ERASED_BY: &str = "erase";
+/// Maximum rows that are named where an erasure is not complete.
+const NAMED_MAX: usize = 5;
+
+type Subject = (&'static Resource, String);
+
+impl SqliteStore {
+    /// Erases subjects.
+    pub(super) async fn erase_subjects(
+        &self,
+        subjects: &[Subject],
+        at: Timestamp,
+        progress: &ErasureProgress<'_>,
+    ) -> Result<ErasedCounts, StoreError> {
+        let (lines, refused) = self.bury(subjects, at).await?;
+        let mut turn = Turn::to_the_end(progress);
+        turn.done.rows = lines.len() as u64;
+        turn.report();
+        let mut done = Vec::new();
+        for line in &lines {
+            match self.children(line, &mut turn).await? {
+                Ended::Done(line) => done.push(line),
+                Ended::Gone => {}
+                Ended::Refused | Ended::Unfinished => {
+                    self.postpone(line, turn.why.as_deref().unwrap_or_default()).await?;
+                }
+            }
+        }
+        // One walk over the ledger for all of them, also for those whose rows are refused: their lines have no reason to stay.
+        let kept = self.forget(&lines, &mut turn).await?;
+        for line in &done {
+            match &kept {
+                None => self.finish(line).await?,
+                Some(kept) => self.postpone(line, &kept.to_string()).await?,
+            }
+        }
+        let left = self.with_content(subjects).await?;
+        let mut faults: Vec<String> = refused.into_iter().collect();
+        if !left.is_empty() {
+            let named: Vec<&str> = left.iter().map(|(_, id)| id.as_str()).take(NAMED_MAX).collect();
+            let why = turn.why.as_deref().unwrap_or("a trigger of the table keeps it");
+            faults.push(format!(
+                "{} rows of theirs keep their content ({}); all others are erased, and workers try these again by \
+                 themselves: {why}",
+                left.len(),
+                named.join(", ")
+            ));
+        }
+        faults.extend(kept.map(|kept| kept.to_string()));
+        if !faults.is_empty() {
+            return Err(StoreError::Event(faults.join("; ")));
+        }
+        Ok(ErasedCounts { rows: self.belonging(subjects).await?, ledger: turn.ledger })
+    }
+
+    /// Makes tombstones of the subjects, in steps. Returns the lines about what is left to do, and why some subject could
+    /// not be written, where one could not.
+    async fn bury(
+        &self,
+        subjects: &[Subject],
+        at: Timestamp,
+    ) -> Result<(Vec<Line>, Option<String>), StoreError> {
+        let (mut lines, mut refused) = (Vec::new(), None);
+        let mut open = vec![subjects];
+        while let Some(some) = open.pop() {
+            let (some, rest) = some.split_at(some.len().min(self.pace.size()));
+            if some.is_empty() {
+                continue;
+            }
+            open.push(rest);
+            let (these, now) = (some.to_vec(), self.clock.now());
+            let work = move |tables: &Tables<'_>| {
+                these
+                    .iter()
+                    .map(|(resource, id)| bury(tables, resource, id, at, now))
+                    .collect::<Result<Vec<_>, _>>()
+            };
+            match self.paced(&self.pace, some.len(), work).await? {
+                Ok(noted) => lines.extend(noted),
+                Err(_) if some.len() > 1 => {
+                    let (first, later) = some.split_at(some.len() / 2);
+                    open.extend([later, first]);
+                }
+                Err(why) => refused = Some(format!("{} is not erased: {why}", some[0].1)),
+            }
+        }
+        Ok((lines, refused))
+    }
+
+    /// Those of the subjects and of the rows of theirs that still have content, with their tables.
+    async fn with_content(
+        &self,
+        subjects: &[Subject],
+    ) -> Result<BTreeSet<(&'static str, String)>, StoreError> {
+        let (statements, subjects) = (Arc::clone(&self.statements), subjects.to_vec());
+        let read = move |connection: &Connection| {
+            let mut left = BTreeSet::new();
+            for (resource, id) in &subjects {
+                let sql = format!("SELECT 1 FROM {} WHERE id = ?1 AND data IS NOT NULL", resource.table);
+                if connection.prepare_cached(&sql)?.exists((id,))? {
+                    left.insert((resource.table, id.clone()));
+                }
+                for (child, dependents) in statements.dependents(resource, true) {
+                    let mut wrong = connection.prepare_cached(&dependents.still_wrong)?;
+                    for id in wrong.query_map((id, i64::MAX), |row| row.get(0))? {
+                        left.insert((child.table, id?));
+                    }
+                }
+            }
+            Ok(left)
+        };
+        Ok(self.looks().await?.read(read).await?)
+    }
+
+    /// How many rows the subjects and the rows of theirs are.
+    async fn belonging(&self, subjects: &[Subject]) -> Result<u64, StoreError> {
+        let (statements, subjects) = (Arc::clone(&self.statements), subjects.to_vec());
+        let read = move |connection: &Connection| belonging(connection, &statements, &subjects);
+        Ok(self.looks().await?.read(read).await?)
+    }
+}
+
+/// Makes a tombstone of a subject, and notes what is left to do.
+fn bury(
+    tables: &Tables<'_>,
+    resource: &'static Resource,
+    id: &str,
+    at: Timestamp,
+    now: Timestamp,
+) -> rusqlite::Result<Line> {
+    let before = tables.stored(resource, id)?;
+    let state = before.unwrap_or_default().forgotten(at);
+    let write = Write { id, row: None, parents: [None; LINKS_MAX], before, state, synced_by: ERASED_BY };
+    Writer::new(tables, resource)?.write(&write)?;
+    for (child, dependents) in tables.statements.dependents(resource, true) {
+        // Whoever runs the command again has fixed what refused them.
+        let sql = format!(
+            "DELETE FROM rollbook_cascades WHERE what = 'row' AND table_name = ?1
+             AND EXISTS (SELECT 1 FROM {} AS child WHERE child.id = rollbook_cascades.id AND child.{} = ?2)",
+            child.table, dependents.link.column
+        );
+        tables.connection.prepare_cached(&sql)?.execute((child.table, id))?;
+    }
+    let line =
+        Line { survivors: true, forget: true, ..Line::new(resource, id.to_owned(), PendingWork::Children) };
+    lines::note(tables.connection, &line, now, now.plus(TAKEN_FOR))
+}
+
+fn belonging(
+    connection: &Connection,
+    statements: &Statements,
+    subjects: &[Subject],
+) -> rusqlite::Result<u64> {
+    let all: Vec<_> = subjects.iter().map(|(resource, id)| json!([resource.table, id])).collect();
+    let mut parts =
+        vec!["SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?1)".to_owned()];
+    for parent in RESOURCES {
+        for (resource, dependents) in statements.dependents(parent, true) {
+            parts.push(format!(
+                "SELECT '{table}', id FROM {table} WHERE {column} IN
+                     (SELECT json_extract(value, '$[1]') FROM json_each(?1)
+                      WHERE json_extract(value, '$[0]') = '{of}')",
+                table = resource.table,
+                column = dependents.link.column,
+                of = parent.table,
+            ));
+        }
+    }
+    let sql = format!("SELECT count(*) FROM ({})", parts.join(" UNION "));
+    let all = serde_json::Value::from(all).to_string();
+    Ok(connection.prepare(&sql)?.query_row((all,), |row| row.get(0)).optional()?.unwrap_or_default())
+}

@@ -1,0 +1,168 @@
+//! What an erasure removes from the ledger: the lines about subjects and all rows of theirs, in steps.
+//!
+//! The ledger is walked on the connection for looks, once for each [`FOUND_MAX`] subjects, so that no delivery waits for
+//! that. What is found is removed in steps.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rollbook_core::store::StoreError;
+use rusqlite::Connection;
+
+use super::SqliteStore;
+use super::apply::Tables;
+use super::lines::{Line, as_limit};
+use super::steps::{FOUND_MAX, REFUSED_MAX, Turn};
+
+/// Maximum lines that are found at once.
+const LINES_MAX: usize = 10_000;
+
+/// Lines of the ledger that something keeps.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    count: u64,
+    example: String,
+    why: String,
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, example, why } = self;
+        write!(f, "{count} lines of the ledger (deliveries) about them stay, such as {example}: {why}")
+    }
+}
+
+impl SqliteStore {
+    /// Removes the ledger's lines about the parents of these lines and all rows of theirs. Returns what could not be
+    /// removed.
+    pub(super) async fn forget(
+        &self,
+        lines: &[Line],
+        turn: &mut Turn<'_>,
+    ) -> Result<Option<Kept>, StoreError> {
+        let mut kept = Kept::default();
+        let mut ids: Vec<String> = lines.iter().map(|line| line.id.clone()).collect();
+        for line in lines {
+            for number in 0..self.statements.dependents(line.resource, true).count() {
+                let mut after = Some(String::new());
+                while let Some(from) = after.take() {
+                    let page = self.page(line, number, from).await?;
+                    if page.len() >= FOUND_MAX {
+                        after = page.last().cloned();
+                    }
+                    ids.extend(page);
+                    if ids.len() >= FOUND_MAX {
+                        self.forget_ids(&std::mem::take(&mut ids), lines, &mut kept, turn).await?;
+                    }
+                }
+            }
+        }
+        self.forget_ids(&ids, lines, &mut kept, turn).await?;
+        Ok((kept.count > 0).then_some(kept))
+    }
+
+    /// The ids of rows of a parent by one of the links to it, from behind an id.
+    async fn page(&self, line: &Line, number: usize, from: String) -> Result<Vec<String>, StoreError> {
+        let (statements, line) = (Arc::clone(&self.statements), line.clone());
+        let read = move |connection: &Connection| {
+            let Some((_, dependents)) = statements.dependents(line.resource, true).nth(number) else {
+                return Ok(Vec::new());
+            };
+            let mut statement = connection.prepare_cached(&dependents.ids)?;
+            let found = statement.query_map((&line.id, &from, as_limit(FOUND_MAX)), |row| row.get(0))?;
+            found.collect()
+        };
+        Ok(self.looks().await?.read(read).await?)
+    }
+
+    async fn forget_ids(
+        &self,
+        ids: &[String],
+        lines: &[Line],
+        kept: &mut Kept,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let ids: serde_json::Value = ids.iter().map(String::as_str).collect();
+        let ids: Arc<str> = ids.to_string().into();
+        let mut after = String::new();
+        loop {
+            let (subjects, from) = (Arc::clone(&ids), after.clone());
+            let found =
+                self.looks().await?.read(move |connection| about(connection, &subjects, &from)).await?;
+            let Some(last) = found.last() else { return Ok(()) };
+            after.clone_from(last);
+            let mut open = vec![found];
+            while let Some(some) = open.pop() {
+                if kept.count >= REFUSED_MAX {
+                    return Ok(());
+                }
+                for line in lines {
+                    self.hold(line, turn).await?;
+                }
+                self.remove_lines(some, &mut open, kept, turn).await?;
+                turn.report();
+            }
+        }
+    }
+
+    /// One step: as many of these lines as the pace says. The rest, and what is to be tried in smaller steps, is open.
+    async fn remove_lines(
+        &self,
+        mut some: Vec<String>,
+        open: &mut Vec<Vec<String>>,
+        kept: &mut Kept,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), StoreError> {
+        let size = self.ledger_pace.size();
+        if some.len() > size {
+            open.push(some.split_off(size));
+        }
+        let ids: serde_json::Value = some.iter().map(String::as_str).collect();
+        let ids = ids.to_string();
+        match self.paced(&self.ledger_pace, some.len(), move |tables| remove(tables, &ids)).await? {
+            Ok((gone, None)) => turn.ledger += gone,
+            Ok((gone, Some((count, example)))) => {
+                turn.ledger += gone;
+                kept.add(count, example, "a trigger of the table keeps the line".to_owned());
+            }
+            Err(_) if some.len() > 1 => {
+                let later = some.split_off(some.len() / 2);
+                open.extend([later, some]);
+            }
+            Err(why) => kept.add(1, some.swap_remove(0), why),
+        }
+        Ok(())
+    }
+}
+
+impl Kept {
+    fn add(&mut self, count: u64, example: String, why: String) {
+        if self.count == 0 {
+            (self.example, self.why) = (example, why);
+        }
+        self.count += count;
+    }
+}
+
+/// Lines about these subjects (a JSON array) from behind a `svix-id`, in the order of the table.
+fn about(connection: &Connection, subjects: &str, from: &str) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT svix_id FROM deliveries
+         WHERE svix_id > ?2 AND +subject_id IN (SELECT value FROM json_each(?1)) ORDER BY svix_id LIMIT ?3",
+    )?;
+    let found = statement.query_map((subjects, from, as_limit(LINES_MAX)), |row| row.get(0))?;
+    found.collect()
+}
+
+/// Removes these lines (a JSON array). Returns how many have gone, and how many are still there with one of them.
+fn remove(tables: &Tables<'_>, ids: &str) -> rusqlite::Result<(u64, Option<(u64, String)>)> {
+    let these = "FROM deliveries WHERE svix_id IN (SELECT value FROM json_each(?1))";
+    let gone = tables.connection.prepare_cached(&format!("DELETE {these}"))?.execute((ids,))? as u64;
+    let mut left = tables.connection.prepare_cached(&format!("SELECT count(*), min(svix_id) {these}"))?;
+    let (count, example): (u64, Option<String>) =
+        left.query_row((ids,), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok((gone, example.map(|example| (count, example))))
+}

@@ -1,0 +1,135 @@
+//! The statements about what rows have from their parents: which rows do not show it, and the repair of one.
+
+use rollbook_core::catalog::{Link, Resource};
+
+use super::sql::content;
+
+/// The rows of one table that name a parent in one column.
+pub(super) struct Dependents {
+    pub(super) link: &'static Link,
+    /// Those of a parent that do not show what follows from their parents, beside those that are known to refuse it:
+    /// (parent, limit).
+    pub(super) wrong: String,
+    /// Those of a parent that do not show it, known or not: (parent, limit).
+    pub(super) still_wrong: String,
+    /// The ids of those of a parent behind an id, in order: (parent, id, limit).
+    pub(super) ids: String,
+    /// Whether a parent has more of them than so many: (parent, how many).
+    pub(super) more: String,
+}
+
+/// The statements about single rows of a table whose rows have parents.
+pub(super) struct Own {
+    /// Whether a row does not show what follows from its parents, and is not known to refuse it: (id).
+    pub(super) is_wrong: String,
+    /// Whether a row does not show it, known or not: (id).
+    pub(super) is_still_wrong: String,
+    /// Gives a row what it should have from all its parents: (id, now).
+    pub(super) repair: String,
+}
+
+/// What the statements of a table have in common.
+struct Parts {
+    joins: String,
+    end: String,
+    erased: String,
+    /// The condition of a `child` that does not show what follows from its parents.
+    differs: String,
+    /// The condition of a `child` that has no line of its own about that.
+    is_unknown: String,
+}
+
+impl Parts {
+    fn new(resource: &'static Resource) -> Self {
+        let (mut joins, mut ends, mut erased) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, link) in resource.links.iter().enumerate() {
+            let parent = format!("parent_{number}");
+            let counts = if link.cascades {
+                "1".to_owned()
+            } else {
+                format!("{parent}.version_hash = x'ff' AND {parent}.version_floor > 0")
+            };
+            let (of, column) = (link.parent.table, link.column);
+            joins.push(format!("LEFT JOIN {of} AS {parent} ON {parent}.id = child.{column}"));
+            ends.push(format!("CASE WHEN {counts} THEN {parent}.deleted_at END"));
+            erased.push(format!("coalesce({counts} AND {parent}.version_hash = x'ff', 0)"));
+        }
+        let earliest = |one, other| format!("min(coalesce({one}, {other}), coalesce({other}, {one}))");
+        let end = ends.into_iter().reduce(earliest).unwrap_or_default();
+        let erased = erased.join(" OR ");
+        Self {
+            joins: joins.join(" "),
+            differs: differs("child", &end, &erased),
+            end,
+            erased,
+            is_unknown: format!(
+                "NOT EXISTS (SELECT 1 FROM rollbook_cascades AS line
+                             WHERE line.table_name = '{}' AND line.id = child.id AND line.what = 'row')",
+                resource.table
+            ),
+        }
+    }
+}
+
+/// The condition of a row that does not have what it should. The parents' deletion is of no interest to a row that was
+/// deleted by itself: it shows its own.
+fn differs(row: &str, end: &str, erased: &str) -> String {
+    format!(
+        "({row}.version_deleted_at IS NULL AND {row}.version_parents_deleted_at IS NOT {end}
+          OR ({erased}) AND {row}.data IS NOT NULL)"
+    )
+}
+
+impl Dependents {
+    /// Those of each link of a resource.
+    pub(super) fn all(resource: &'static Resource) -> Vec<Self> {
+        let Parts { joins, differs, is_unknown, .. } = Parts::new(resource);
+        let table = resource.table;
+        let one = |link: &'static Link| {
+            let of =
+                format!("SELECT child.id FROM {table} AS child {joins} WHERE child.{} = ?1", link.column);
+            Self {
+                link,
+                wrong: format!("{of} AND {differs} AND {is_unknown} LIMIT ?2"),
+                still_wrong: format!("{of} AND {differs} LIMIT ?2"),
+                more: format!("SELECT 1 FROM {table} WHERE {} = ?1 LIMIT 1 OFFSET ?2", link.column),
+                ids: format!(
+                    "SELECT id FROM {table} WHERE {} = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
+                    link.column
+                ),
+            }
+        };
+        resource.links.iter().map(one).collect()
+    }
+}
+
+impl Own {
+    /// `None` where rows have no parents.
+    pub(super) fn new(resource: &'static Resource) -> Option<Self> {
+        if resource.links.is_empty() {
+            return None;
+        }
+        let Parts { joins, end, erased, differs: child_differs, is_unknown } = Parts::new(resource);
+        let table = resource.table;
+        let nothing = content(resource)
+            .map(|name| format!("{name} = CASE WHEN found.erased THEN NULL ELSE {table}.{name} END"))
+            .collect::<Vec<_>>();
+        let select =
+            format!("SELECT 1 FROM {table} AS child {joins} WHERE child.id = ?1 AND {child_differs}");
+        Some(Self {
+            is_wrong: format!("{select} AND {is_unknown}"),
+            is_still_wrong: select,
+            repair: format!(
+                "UPDATE {table} SET version_parents_deleted_at = found.ended_at, synced_at = ?2,
+                     deleted_at = CASE WHEN {table}.version_deleted_at IS NULL THEN found.ended_at
+                                       ELSE {table}.deleted_at END,
+                     {nothing}
+                 FROM (SELECT child.id, {end} AS ended_at, {erased} AS erased
+                       FROM {table} AS child {joins} WHERE child.id = ?1) AS found
+                 WHERE {table}.id = found.id AND {differs}",
+                nothing = nothing.join(", "),
+                differs = differs(table, "found.ended_at", "found.erased"),
+            ),
+        })
+    }
+}

@@ -1,0 +1,254 @@
+//! What is left of cascades, as lines of `rollbook_cascades`: noting, taking, postponing and removing them.
+//!
+//! A line has a revision, which counts how often it was noted: whoever removes one names the revision it knows, so that what
+//! was noted meanwhile stays. Lines that were taken are another worker's only after a while: several processes may
+//! share the file.
+
+use std::time::Duration;
+
+use rollbook_core::catalog::{Resource, find_resource};
+use rollbook_core::store::{Cascaded, Cascades, PendingCascade, PendingWork};
+use rollbook_core::time::Timestamp;
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension as _, Row};
+
+/// How long a line that was taken is nobody else's, unless it is held on to.
+pub(super) const TAKEN_FOR: Duration = Duration::from_secs(30);
+/// The wait before what was refused is tried again. It doubles.
+const BACKOFF: Duration = Duration::from_secs(5);
+/// The longest such wait. A line that seems to wait longer was written while the clock was ahead: it is due.
+const BACKOFF_MAX: Duration = Duration::from_secs(600);
+/// How often a wait doubles at most: more than leads to the longest one.
+const DOUBLINGS_MAX: u32 = 20;
+
+/// What is left to do, as it is called in the table.
+const fn name(what: PendingWork) -> &'static str {
+    match what {
+        PendingWork::Children => "children",
+        PendingWork::Row => "row",
+        PendingWork::Content => "content",
+    }
+}
+
+fn named(what: &str) -> Option<PendingWork> {
+    [PendingWork::Children, PendingWork::Row, PendingWork::Content]
+        .into_iter()
+        .find(|known| name(*known) == what)
+}
+
+/// Something that is left to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) resource: &'static Resource,
+    pub(super) id: String,
+    pub(super) what: PendingWork,
+    /// Of `Children`: whether those are meant too that outlive their parent.
+    pub(super) survivors: bool,
+    /// Of `Children`: whether the ledger's lines about the parent and its children go.
+    pub(super) forget: bool,
+    /// Of a row: the parent whose deletion it does not show.
+    pub(super) parent: Option<(&'static Resource, String)>,
+    /// As it was noted last.
+    pub(super) revision: i64,
+}
+
+impl Line {
+    /// Something about this parent or row.
+    pub(super) const fn new(resource: &'static Resource, id: String, what: PendingWork) -> Self {
+        Self { resource, id, what, survivors: false, forget: false, parent: None, revision: 0 }
+    }
+
+    fn key(&self) -> (&str, &str, &'static str) {
+        (self.resource.table, &self.id, name(self.what))
+    }
+}
+
+/// A line from its first eight columns; `None` for what a newer Rollbook has noted.
+fn line(row: &Row<'_>) -> rusqlite::Result<Option<Line>> {
+    let (table, what): (String, String) = (row.get(0)?, row.get(2)?);
+    let (Some(resource), Some(what)) = (find_resource(&table), named(&what)) else { return Ok(None) };
+    let parent: (Option<String>, Option<String>) = (row.get(6)?, row.get(7)?);
+    let parent = parent.0.as_deref().and_then(find_resource).zip(parent.1);
+    let (survivors, forget) = (row.get(3)?, row.get(4)?);
+    Ok(Some(Line { resource, id: row.get(1)?, what, survivors, forget, parent, revision: row.get(5)? }))
+}
+
+const COLUMNS: &str = "table_name, id, what, survivors, forget_ledger, revision, parent_table, parent_id";
+
+/// Notes a line, due at this time. Returns it as it is now.
+pub(super) fn note(
+    connection: &Connection,
+    line: &Line,
+    now: Timestamp,
+    due_at: Timestamp,
+) -> rusqlite::Result<Line> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO rollbook_cascades
+             (table_name, id, what, parent_table, parent_id, survivors, forget_ledger, noted_at, next_try_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT DO UPDATE
+         SET survivors = max(survivors, excluded.survivors), forget_ledger = max(forget_ledger, excluded.forget_ledger),
+             revision = revision + 1,
+             next_try_at = CASE WHEN attempts = 0 THEN next_try_at ELSE excluded.next_try_at END
+         RETURNING survivors, forget_ledger, revision",
+    )?;
+    let (table, id, what) = line.key();
+    let parent = line.parent.as_ref();
+    let values = (
+        table,
+        id,
+        what,
+        parent.map(|(resource, _)| resource.table),
+        parent.map(|(_, id)| id),
+        line.survivors,
+        line.forget,
+        now.to_string(),
+        due_at.to_string(),
+    );
+    let (survivors, forget, revision) =
+        statement.query_row(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    Ok(Line { survivors, forget, revision, ..line.clone() })
+}
+
+/// Takes lines that are due: for [`TAKEN_FOR`] nobody else does.
+pub(super) fn take(
+    connection: &Connection,
+    what: PendingWork,
+    limit: usize,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Line>> {
+    let mut statement = connection.prepare_cached(&format!(
+        "UPDATE rollbook_cascades SET next_try_at = ?4
+         WHERE (table_name, id, what) IN
+               (SELECT table_name, id, what FROM rollbook_cascades
+                WHERE what = ?1 AND (next_try_at <= ?2 OR next_try_at > ?3) ORDER BY next_try_at, id LIMIT ?5)
+         RETURNING {COLUMNS}"
+    ))?;
+    let [present, latest, until] = [now, now.plus(BACKOFF_MAX), now.plus(TAKEN_FOR)].map(|at| at.to_string());
+    let rows = statement.query_map((name(what), present, latest, until, as_limit(limit)), line)?;
+    rows.filter_map(Result::transpose).collect()
+}
+
+/// A line as it is now, if it is there.
+pub(super) fn find(connection: &Connection, of: &Line) -> rusqlite::Result<Option<Line>> {
+    let sql =
+        format!("SELECT {COLUMNS} FROM rollbook_cascades WHERE table_name = ?1 AND id = ?2 AND what = ?3");
+    Ok(connection.prepare_cached(&sql)?.query_row(of.key(), line).optional()?.flatten())
+}
+
+/// Makes a line another worker's from this time on.
+pub(super) fn hold(connection: &Connection, line: &Line, until: Timestamp) -> rusqlite::Result<()> {
+    let (table, id, what) = line.key();
+    let mut statement = connection.prepare_cached(
+        "UPDATE rollbook_cascades SET next_try_at = ?4 WHERE table_name = ?1 AND id = ?2 AND what = ?3",
+    )?;
+    statement.execute((table, id, what, until.to_string())).map(drop)
+}
+
+/// Notes that a row is refused for this reason, or that the rest of a parent's rows waits. It is tried again after a wait
+/// that grows.
+pub(super) fn refuse(
+    connection: &Connection,
+    line: &Line,
+    why: &str,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let (table, id, what) = line.key();
+    let known = "SELECT attempts FROM rollbook_cascades WHERE table_name = ?1 AND id = ?2 AND what = ?3";
+    let attempts: u32 = connection
+        .prepare_cached(known)?
+        .query_row((table, id, what), |row| row.get(0))
+        .optional()?
+        .unwrap_or(0);
+    let wait = BACKOFF.saturating_mul(1 << attempts.min(DOUBLINGS_MAX)).min(BACKOFF_MAX);
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO rollbook_cascades
+             (table_name, id, what, parent_table, parent_id, last_error, attempts, noted_at, next_try_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8)
+         ON CONFLICT DO UPDATE
+         SET attempts = attempts + 1, next_try_at = excluded.next_try_at, last_error = excluded.last_error,
+             revision = revision + 1, parent_table = coalesce(parent_table, excluded.parent_table),
+             parent_id = coalesce(parent_id, excluded.parent_id)",
+    )?;
+    let parent = line.parent.as_ref();
+    statement.execute((
+        table,
+        id,
+        what,
+        parent.map(|(resource, _)| resource.table),
+        parent.map(|(_, id)| id),
+        why,
+        now.to_string(),
+        now.plus(wait).to_string(),
+    ))?;
+    Ok(())
+}
+
+/// Removes a line that has not been noted anew since it was read. Returns whether it is gone.
+pub(super) fn remove(connection: &Connection, line: &Line) -> rusqlite::Result<bool> {
+    let (table, id, what) = line.key();
+    let mut statement = connection.prepare_cached(
+        "DELETE FROM rollbook_cascades WHERE table_name = ?1 AND id = ?2 AND what = ?3 AND revision = ?4",
+    )?;
+    Ok(statement.execute((table, id, what, line.revision))? > 0)
+}
+
+/// Counts what is left, and says when a cascade is due. Content is retention's, which comes by itself.
+pub(super) fn left(connection: &Connection, now: Timestamp) -> rusqlite::Result<Cascaded> {
+    let mut statement = connection.prepare_cached(
+        "SELECT count(*) FILTER (WHERE what = 'children'), count(*) FILTER (WHERE what <> 'children'),
+                min(next_try_at) FILTER (WHERE what <> 'content'), max(next_try_at) FILTER (WHERE what <> 'content')
+         FROM rollbook_cascades",
+    )?;
+    statement.query_row((), |row| {
+        let (first, last): (Option<String>, Option<String>) = (row.get(2)?, row.get(3)?);
+        let is_ahead = last.is_some_and(|last| last > now.plus(BACKOFF_MAX).to_string());
+        // What is no time was written by hand: it is due.
+        let first = first.map(|first| Timestamp::parse(&first).filter(|_| !is_ahead).unwrap_or(now));
+        Ok(Cascaded {
+            parents_left: row.get(0)?,
+            rows_left: row.get(1)?,
+            due_in: first.map(|first| first.since(now)),
+            ..Cascaded::default()
+        })
+    })
+}
+
+/// Lists what is left, of all or of one id.
+pub(super) fn list(connection: &Connection, about: Option<&str>, limit: usize) -> rusqlite::Result<Cascades> {
+    let of = "FROM rollbook_cascades WHERE ?1 IS NULL OR id = ?1 OR parent_id = ?1";
+    let counts = format!(
+        "SELECT count(*) FILTER (WHERE what = 'children'), count(*) FILTER (WHERE what <> 'children') {of}"
+    );
+    let (parents, rows) =
+        connection.prepare_cached(&counts)?.query_row((about,), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT table_name, id, what, parent_table, parent_id, noted_at, attempts, next_try_at, last_error {of}
+         ORDER BY noted_at, table_name, id LIMIT ?2"
+    ))?;
+    let listed = statement.query_map((about, as_limit(limit)), pending)?.collect::<rusqlite::Result<_>>()?;
+    Ok(Cascades { parents, rows, listed })
+}
+
+fn pending(row: &Row<'_>) -> rusqlite::Result<PendingCascade> {
+    let parent: (Option<String>, Option<String>) = (row.get(3)?, row.get(4)?);
+    Ok(PendingCascade {
+        table: row.get(0)?,
+        id: row.get(1)?,
+        what: named(&row.get::<_, String>(2)?).unwrap_or(PendingWork::Row),
+        parent: parent.0.zip(parent.1),
+        noted_at: time(&row.get::<_, String>(5)?, 5)?,
+        attempts: row.get(6)?,
+        next_try_at: time(&row.get::<_, String>(7)?, 7)?,
+        last_error: row.get(8)?,
+    })
+}
+
+fn time(text: &str, column: usize) -> rusqlite::Result<Timestamp> {
+    let unknown = || rusqlite::Error::InvalidColumnType(column, "a time".to_owned(), Type::Text);
+    Timestamp::parse(text).ok_or_else(unknown)
+}
+
+pub(super) fn as_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

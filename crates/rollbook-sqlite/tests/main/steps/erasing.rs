@@ -1,0 +1,141 @@
+//! Erasures: of what is large, killed half-way, and with rows or lines that something keeps.
+
+use std::sync::Mutex;
+
+use rollbook_core::catalog::{ORGANIZATIONS, USERS};
+use rollbook_core::store::{ErasedCounts, Store as _, StoreError};
+use rollbook_core::time::Timestamp;
+use rollbook_sqlite::SqliteStore;
+use rollbook_testkit::events::START;
+
+use super::{MEMBERS, World, joined, work_off};
+
+const AT: Timestamp = Timestamp::from_millis(START + 100);
+
+async fn erase(store: &SqliteStore, id: &str) -> Result<ErasedCounts, StoreError> {
+    store.erase(&[(&ORGANIZATIONS, id.to_owned())], AT).await
+}
+
+/// Members with content.
+fn with_content(world: &World) -> u64 {
+    world.members_where("data IS NOT NULL OR role IS NOT NULL")
+}
+
+#[tokio::test]
+async fn a_large_organization_is_erased_in_steps_that_are_reported() {
+    let world = World::new();
+    world.members("org_1", MEMBERS);
+    world.members("org_2", 3);
+    let reports = Mutex::new(Vec::new());
+    let progress = |counts: ErasedCounts| reports.lock().expect("no panic").push(counts);
+    let subjects = [(&ORGANIZATIONS, "org_1".to_owned()), (&USERS, "user_7".to_owned())];
+    let erased = world.store.erase_in_steps(&subjects, AT, &progress).await.expect("it is erased");
+    // The members, the organization, the user, and the user's other membership.
+    assert_eq!(erased, ErasedCounts { rows: u64::from(MEMBERS) + 2, ledger: u64::from(MEMBERS) });
+    let reports = reports.into_inner().expect("no panic");
+    assert!(reports.len() > 5, "{reports:?}");
+    assert!(
+        reports.is_sorted_by_key(|counts| counts.rows) && reports.is_sorted_by_key(|counts| counts.ledger)
+    );
+    assert_eq!(reports.last().map(|counts| counts.ledger), Some(u64::from(MEMBERS)));
+    assert_eq!((with_content(&world), world.count("deliveries"), world.lines()), (3, 3, 0));
+    // Again: there is nothing more.
+    assert_eq!(
+        erase(&world.store, "org_1").await,
+        Ok(ErasedCounts { rows: u64::from(MEMBERS) + 1, ledger: 0 })
+    );
+}
+
+/// The command was killed right after its tombstone: nothing comes back, and a worker finishes it when its hold ends.
+#[tokio::test]
+async fn an_erasure_that_was_killed_is_finished_by_workers() {
+    let world = World::new();
+    world.members("org_1", MEMBERS);
+    // The trigger plays the kill: all but the tombstones is refused.
+    world.trigger("1", "RAISE(ABORT, 'killed')");
+    assert!(erase(&world.other(), "org_1").await.is_err());
+    world.no_trigger();
+    assert_eq!(with_content(&world), u64::from(MEMBERS));
+    world.apply(&[joined(1, "org_1")]).await;
+    assert_eq!(with_content(&world), u64::from(MEMBERS), "a late one comes bare");
+    world.make_due();
+    work_off(&world.store).await;
+    assert_eq!((with_content(&world), world.lines()), (0, 0));
+    let about = world.count("deliveries WHERE subject_id GLOB 'orgmem_org_1_*'");
+    assert_eq!(about, 0, "the ledger too");
+}
+
+/// A child that keeps its content: all others are erased, it is named, and the second run says when it is gone.
+#[tokio::test]
+async fn only_without_any_content_an_erasure_is_a_success() {
+    for action in ["ABORT, 'no'", "IGNORE", "ROLLBACK, 'no'"] {
+        let world = World::new();
+        world.members("org_1", 300);
+        world.trigger("NEW.id = 'orgmem_org_1_7'", &format!("RAISE({action})"));
+        for run in 0..2 {
+            let erased = erase(&world.store, "org_1").await;
+            let Err(StoreError::Event(why)) = erased else { panic!("{action} {run}: {erased:?}") };
+            assert!(why.contains("orgmem_org_1_7") && why.contains("trigger"), "{why}");
+            assert_eq!((with_content(&world), world.count("deliveries")), (1, 0), "{action}");
+        }
+        world.no_trigger();
+        assert_eq!(erase(&world.store, "org_1").await, Ok(ErasedCounts { rows: 301, ledger: 0 }));
+        assert_eq!((with_content(&world), world.lines()), (0, 0));
+    }
+}
+
+/// A trigger on the ledger keeps a line: silently, or by an error.
+#[tokio::test]
+async fn only_without_any_line_in_the_ledger_an_erasure_is_a_success() {
+    for action in ["ABORT, 'no'", "IGNORE", "ROLLBACK, 'no'"] {
+        let world = World::new();
+        world.members("org_1", 300);
+        world.sql(&format!(
+            "CREATE TRIGGER keeps BEFORE DELETE ON deliveries WHEN OLD.svix_id = 'msg_org_1_7'
+             BEGIN SELECT RAISE({action}); END"
+        ));
+        let erased = erase(&world.store, "org_1").await;
+        let Err(StoreError::Event(why)) = erased else { panic!("{action}: {erased:?}") };
+        assert!(why.contains("1 lines of the ledger") && why.contains("msg_org_1_7"), "{why}");
+        assert_eq!(
+            (with_content(&world), world.count("deliveries")),
+            (0, 1),
+            "{action}: all others are gone"
+        );
+        // It is known, and workers go on trying.
+        let left = world.store.cascades(Some("org_1"), 1).await.expect("a list");
+        assert!(left.listed[0].last_error.as_deref().is_some_and(|why| why.contains("msg_org_1_7")));
+        world.make_due();
+        let left = work_off(&world.store).await;
+        assert_eq!((left.parents_left, world.count("deliveries")), (1, 1));
+        world.sql("DROP TRIGGER keeps");
+        world.make_due();
+        work_off(&world.store).await;
+        assert_eq!((world.lines(), world.count("deliveries")), (0, 0), "{action}");
+    }
+}
+
+#[tokio::test]
+async fn a_subject_that_a_trigger_keeps_is_named_and_the_others_are_erased() {
+    let world = World::new();
+    world.members("org_1", 5);
+    world.sql(
+        "CREATE TRIGGER keeps BEFORE INSERT ON organizations WHEN NEW.id = 'org_2' BEGIN SELECT RAISE(IGNORE); END",
+    );
+    let subjects = [(&ORGANIZATIONS, "org_1".to_owned()), (&ORGANIZATIONS, "org_2".to_owned())];
+    let erased = world.store.erase(&subjects, AT).await;
+    let Err(StoreError::Event(why)) = erased else { panic!("{erased:?}") };
+    assert!(why.contains("org_2 is not erased"), "{why}");
+    assert_eq!((with_content(&world), world.count("organizations"), world.lines()), (0, 1, 0));
+}
+
+#[tokio::test]
+async fn a_subject_with_more_ledger_lines_than_one_step_takes_is_forgotten() {
+    let world = World::new();
+    world.sql(
+        "WITH RECURSIVE numbers (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < 12000)
+         INSERT INTO deliveries (svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts)
+         SELECT 'msg_' || i, 'organization.updated', 'org_1', 'updated', 't', 't', 't', 1 FROM numbers",
+    );
+    assert_eq!(erase(&world.store, "org_1").await, Ok(ErasedCounts { rows: 1, ledger: 12_000 }));
+}

@@ -1,0 +1,142 @@
+//! Rows that refuse what follows from their parent's deletion; see also the conformance suite.
+
+use rollbook_core::change::{Applied, Change};
+use rollbook_core::store::{PendingWork, Store as _};
+
+use super::{World, joined, organization_deleted, work_off};
+
+#[tokio::test]
+async fn one_child_that_refuses_in_any_way_keeps_the_deletion_from_nobody_else_and_is_tried_again() {
+    for action in ["ABORT, 'ImASecret'", "FAIL, 'ImASecret'", "ROLLBACK, 'ImASecret'", "IGNORE"] {
+        let world = World::new();
+        let all: Vec<Change> = (0..500).map(|number| joined(number, "org_1")).collect();
+        world.apply(&all).await;
+        world.trigger("NEW.id = 'orgmem_250'", &format!("RAISE({action})"));
+        let applied = world.store.apply_many(&[organization_deleted("org_1", 5)]).await;
+        assert_eq!(applied, Ok(vec![Applied::Deleted]), "{action}: the parent is not to blame");
+        assert_eq!(world.lines(), 1);
+        let done = work_off(&world.store).await;
+        assert_eq!((done.rows, done.refused, done.parents_left, done.rows_left), (499, 1, 0, 1), "{action}");
+        assert_eq!(world.members_where("deleted_at IS NULL"), 1);
+
+        // The store lists it: overall, for the parent and for the child.
+        for about in [None, Some("org_1"), Some("orgmem_250")] {
+            let left = world.store.cascades(about, 10).await.expect("the store lists them");
+            assert_eq!((left.parents, left.rows, left.listed.len()), (0, 1, 1), "{about:?}");
+            let line = &left.listed[0];
+            assert_eq!((line.id.as_str(), line.what, line.attempts), ("orgmem_250", PendingWork::Row, 1));
+            assert_eq!(line.parent, Some(("organizations".to_owned(), "org_1".to_owned())));
+            let why = line.last_error.as_deref().expect("a reason");
+            assert!(why.contains("trigger") && !why.contains("ImASecret"), "{why}");
+            assert!(line.next_try_at > line.noted_at);
+        }
+        assert_eq!(world.store.cascades(Some("org_2"), 10).await.expect("the store lists them").rows, 0);
+
+        // Its next try comes by itself; as long as it is refused, it stays.
+        assert_eq!(world.store.cascade().await.expect("a turn").refused, 0, "it is not due yet");
+        world.make_due();
+        assert_eq!(work_off(&world.store).await.rows_left, 1);
+        assert_eq!(world.store.cascades(None, 1).await.expect("a list").listed[0].attempts, 2);
+        world.no_trigger();
+        world.make_due();
+        let done = work_off(&world.store).await;
+        assert_eq!((done.rows, done.rows_left, world.lines()), (1, 0, 0));
+        assert_eq!(world.members_where("deleted_at IS NULL"), 0);
+    }
+}
+
+#[tokio::test]
+async fn the_waits_of_a_row_that_is_refused_double_from_five_seconds_to_ten_minutes() {
+    let world = World::new();
+    world.apply(&[joined(1, "org_1")]).await;
+    world.trigger("1", "RAISE(ABORT, 'no')");
+    world.apply(&[organization_deleted("org_1", 5)]).await;
+    let mut waits = Vec::new();
+    for _ in 0..9 {
+        let left = work_off(&world.store).await;
+        let wait = left.due_in.expect("a next try");
+        waits.push(wait.as_secs());
+        world.clock.advance(wait);
+    }
+    assert_eq!(waits, [5, 10, 20, 40, 80, 160, 320, 600, 600]);
+}
+
+/// A trigger that refuses all rows: the first hundred are named, and the rest waits for the next try.
+#[tokio::test]
+async fn where_all_children_refuse_a_hundred_are_named_and_the_rest_waits() {
+    let world = World::new();
+    world.members("org_1", 150);
+    world.trigger("1", "RAISE(ABORT, 'no')");
+    world.apply(&[organization_deleted("org_1", 5)]).await;
+    let done = work_off(&world.store).await;
+    assert_eq!((done.refused, done.parents_left, done.rows_left), (100, 1, 100));
+    assert!(done.due_in.is_some_and(|due_in| !due_in.is_zero()), "nothing is tried in a loop");
+    world.no_trigger();
+    world.make_due();
+    let done = work_off(&world.store).await;
+    assert_eq!((done.rows, done.parents_left, done.rows_left), (150, 0, 0));
+    assert_eq!(world.members_where("deleted_at IS NULL"), 0);
+}
+
+#[tokio::test]
+async fn a_trigger_that_names_a_missing_table_refuses_the_children_and_not_their_parent() {
+    let world = World::new();
+    world.members("org_1", 3);
+    world.sql(
+        "CREATE TRIGGER theirs AFTER UPDATE ON organization_memberships
+         BEGIN INSERT INTO nosuch VALUES (NEW.id); END",
+    );
+    world.apply(&[organization_deleted("org_1", 5)]).await;
+    let done = work_off(&world.store).await;
+    assert_eq!((done.refused, done.rows_left), (3, 3));
+    let left = world.store.cascades(None, 1).await.expect("a list");
+    assert_eq!(left.listed[0].last_error.as_deref(), Some("no such table: main.nosuch"));
+    world.no_trigger();
+    world.make_due();
+    assert_eq!(work_off(&world.store).await.rows, 3);
+}
+
+/// It undoes the change after it: only a second look finds that out.
+#[tokio::test]
+async fn a_trigger_that_undoes_the_change_of_a_child_is_found_out() {
+    let world = World::new();
+    world.members("org_1", 30);
+    world.sql(
+        "CREATE TRIGGER theirs AFTER UPDATE OF deleted_at ON organization_memberships
+         WHEN NEW.id = 'orgmem_org_1_7' AND NEW.deleted_at IS NOT NULL
+         BEGIN UPDATE organization_memberships SET deleted_at = NULL, version_parents_deleted_at = NULL
+               WHERE id = NEW.id; END",
+    );
+    world.apply(&[organization_deleted("org_1", 5)]).await;
+    let done = work_off(&world.store).await;
+    assert_eq!((done.parents_left, done.rows_left, world.members_where("deleted_at IS NULL")), (0, 1, 1));
+    let left = world.store.cascades(None, 1).await.expect("a list");
+    assert_eq!(left.listed[0].last_error.as_deref(), Some("a trigger of the table undoes the change"));
+    world.make_due();
+    assert_eq!(work_off(&world.store).await.rows_left, 1, "its next try is found out too");
+    world.no_trigger();
+    world.make_due();
+    assert_eq!((work_off(&world.store).await.rows_left, world.lines()), (0, 0));
+}
+
+/// A child that has not got its deletion yet has deliveries of its own.
+#[tokio::test]
+async fn deliveries_of_a_child_that_refuses_its_parents_deletion_are_applied() {
+    let world = World::new();
+    world.apply(&[joined(1, "org_1")]).await;
+    world.trigger("NEW.synced_by = OLD.synced_by", "RAISE(ABORT, 'no')");
+    world.apply(&[organization_deleted("org_1", 5)]).await;
+    work_off(&world.store).await;
+    let again = world.store.apply_many(&[joined(1, "org_1")]).await;
+    assert_eq!(again, Ok(vec![Applied::Unchanged]));
+    let left = world.store.cascades(None, 10).await.expect("a list");
+    assert_eq!((left.rows, left.parents), (1, 0), "it is known already");
+    // A delivery of its own brings what the trigger refuses otherwise.
+    let mut data = rollbook_testkit::events::membership("orgmem_1", "org_1", "user_1", super::START + 9);
+    data["role"] = "org:owner".into();
+    let updated = rollbook_testkit::events::event("organizationMembership.updated", super::START + 9, &data);
+    world.apply(&[rollbook_testkit::events::change_of("msg_updated", &updated)]).await;
+    assert_eq!(world.members_where("deleted_at IS NULL"), 0);
+    world.make_due();
+    assert_eq!((work_off(&world.store).await.rows_left, world.lines()), (0, 0));
+}

@@ -1,0 +1,168 @@
+//! Rows that refuse what follows from their parent's deletion. The model works that out when rows are read, so that
+//! nothing can refuse it: there the same must hold at once.
+
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS};
+use rollbook_core::change::Applied::{Deleted, Stale, Unchanged};
+use rollbook_core::store::StoreError;
+use rollbook_core::time::Timestamp;
+use serde_json::Value;
+
+use super::deleting::{assert_bare, erase_the_deleted};
+use super::{Mirror, Refusal, StoreHarness};
+use crate::events::{START, deleted, event, membership};
+
+const BOTH: [Refusal; 2] = [Refusal::Raise, Refusal::Swallow];
+const MEMBERS: [&str; 3] = ["orgmem_1", "orgmem_2", "orgmem_3"];
+
+/// The ids of an organization, one for each refusal, and of its member.
+fn ids(number: usize) -> (String, [String; 3]) {
+    (format!("org_{number}"), MEMBERS.map(|id| format!("{id}_{number}")))
+}
+
+fn joined(id: &str, organization: &str) -> Value {
+    event("organizationMembership.created", START, &membership(id, organization, "user_1", START))
+}
+
+fn gone(organization: &str, at: i64) -> Value {
+    event("organization.deleted", START + at, &deleted("organization", organization))
+}
+
+/// An organization with members, whose second one refuses what follows from its parents.
+async fn refused<H: StoreHarness>(
+    mirror: &mut Mirror<H>,
+    number: usize,
+    refusal: Refusal,
+) -> (String, [String; 3]) {
+    let (organization, members) = ids(number);
+    let joins: Vec<(&str, Value)> =
+        members.iter().map(|id| (id.as_str(), joined(id, &organization))).collect();
+    mirror.apply(&joins).await;
+    mirror.harness.refuse_cascades(Some((refusal, "orgmem_2"))).await;
+    (organization, members)
+}
+
+async fn allow<H: StoreHarness>(mirror: &mut Mirror<H>) {
+    mirror.harness.refuse_cascades(None).await;
+}
+
+async fn deleted_at<H: StoreHarness>(mirror: &Mirror<H>, id: &str) -> Value {
+    mirror.row(&ORGANIZATION_MEMBERSHIPS, id).await["deleted_at"].clone()
+}
+
+fn moment(at: i64) -> Value {
+    Timestamp::from_millis(START + at).to_string().into()
+}
+
+pub async fn a_child_that_refuses_keeps_the_deletion_from_nobody_else_and_is_tried_again(
+    mut mirror: Mirror<impl StoreHarness>,
+) {
+    for (number, refusal) in BOTH.into_iter().enumerate() {
+        let (organization, members) = refused(&mut mirror, number, refusal).await;
+        let message = format!("msg_gone_{number}");
+        assert_eq!(
+            mirror.apply_one(&message, gone(&organization, 7)).await,
+            Deleted,
+            "the parent's is applied"
+        );
+        assert!(mirror.ledger(&message).await.is_some());
+        let left = mirror.work_off().await;
+        assert_eq!(left.parents_left, 0, "only the row itself is left: {left:?}");
+        for id in [&members[0], &members[2]] {
+            assert_eq!(deleted_at(&mirror, id).await, moment(7), "{refusal:?} {id}");
+        }
+        // Whatever is not done is known, and so are the row, its parent and the reason.
+        let store = mirror.harness.store();
+        let known = store.cascades(None, 10).await.expect("the store lists what is left");
+        let is_done = deleted_at(&mirror, &members[1]).await == moment(7);
+        assert_eq!(known.rows, u64::from(!is_done), "{refusal:?}");
+        for line in &known.listed {
+            assert_eq!((line.id.as_str(), line.attempts), (members[1].as_str(), 1), "{refusal:?}");
+            assert_eq!(line.parent, Some(("organizations".to_owned(), organization.clone())));
+            assert!(
+                line.last_error
+                    .as_deref()
+                    .is_some_and(|why| why.contains("trigger") || why.contains("P0001"))
+            );
+            assert!(line.next_try_at > line.noted_at);
+        }
+        for about in [organization.as_str(), members[1].as_str()] {
+            let about = store.cascades(Some(about), 10).await.expect("the store lists what is left");
+            assert_eq!(about.listed, known.listed);
+        }
+
+        // It stays while it is refused, and goes by itself when it is not.
+        mirror.harness.make_due().await;
+        assert_eq!(mirror.work_off().await.rows_left, known.rows);
+        allow(&mut mirror).await;
+        mirror.harness.make_due().await;
+        let left = mirror.work_off().await;
+        assert_eq!((left.parents_left, left.rows_left, left.due_in), (0, 0, None), "{refusal:?}");
+        assert_eq!(deleted_at(&mirror, &members[1]).await, moment(7), "{refusal:?}");
+    }
+}
+
+pub async fn a_child_that_comes_again_under_an_erased_parent_loses_what_it_kept(
+    mut mirror: Mirror<impl StoreHarness>,
+) {
+    erase_the_deleted(&mut mirror).await;
+    for (number, refusal) in BOTH.into_iter().enumerate() {
+        let (organization, members) = refused(&mut mirror, number, refusal).await;
+        mirror.apply_one(&format!("msg_gone_{number}"), gone(&organization, 7)).await;
+        mirror.work_off().await;
+        allow(&mut mirror).await;
+        // Whatever its delivery is worth: the same again, and an older one.
+        let again = mirror.apply_one(&members[1], joined(&members[1], &organization)).await;
+        assert_eq!(again, Unchanged, "{refusal:?}");
+        let links = ["organization_id", "user_id"];
+        assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, &members[1], START + 7, &links).await;
+        let mut older = membership(&members[1], &organization, "user_1", START - 1);
+        older["role"] = "older".into();
+        let older = event("organizationMembership.updated", START - 1, &older);
+        assert_eq!(mirror.apply_one(&format!("msg_older_{number}"), older).await, Stale);
+        assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, &members[1], START + 7, &links).await;
+    }
+}
+
+pub async fn a_deletion_that_comes_again_reaches_the_children_that_it_has_missed(
+    mut mirror: Mirror<impl StoreHarness>,
+) {
+    for (number, refusal) in BOTH.into_iter().enumerate() {
+        let (organization, members) = refused(&mut mirror, number, refusal).await;
+        let message = format!("msg_gone_{number}");
+        mirror.apply_one(&message, gone(&organization, 7)).await;
+        mirror.work_off().await;
+        allow(&mut mirror).await;
+        assert_eq!(mirror.apply_one(&message, gone(&organization, 7)).await, Unchanged);
+        assert_eq!(deleted_at(&mirror, &members[1]).await, moment(7), "{refusal:?}");
+        mirror.harness.make_due().await;
+        assert_eq!(mirror.work_off().await.rows_left, 0);
+    }
+}
+
+pub async fn an_erasure_that_a_child_refuses_fails_with_its_id_and_is_finished_later(
+    mut mirror: Mirror<impl StoreHarness>,
+) {
+    for (number, refusal) in BOTH.into_iter().enumerate() {
+        let (organization, members) = refused(&mut mirror, number, refusal).await;
+        let at = Timestamp::from_millis(START + 100);
+        let erased = mirror.harness.store().erase(&[(&ORGANIZATIONS, organization.clone())], at).await;
+        let keeps = !mirror.row(&ORGANIZATION_MEMBERSHIPS, &members[1]).await["data"].is_null();
+        match erased {
+            Ok(counts) => assert_eq!((keeps, counts.rows, counts.ledger), (false, 4, 3)),
+            Err(StoreError::Event(why)) => assert!(keeps && why.contains(&members[1]), "{why}"),
+            Err(error) => panic!("{error}"),
+        }
+        let links = ["organization_id", "user_id"];
+        for id in [&members[0], &members[2]] {
+            assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, id, START + 100, &links).await;
+        }
+        for id in &members {
+            assert_eq!(mirror.ledger(id).await, None, "{refusal:?}: no line is left");
+        }
+        allow(&mut mirror).await;
+        mirror.harness.make_due().await;
+        let left = mirror.work_off().await;
+        assert_eq!((left.parents_left, left.rows_left), (0, 0), "{refusal:?}");
+        assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, &members[1], START + 100, &links).await;
+    }
+}

@@ -1,0 +1,55 @@
+//! A trigger of the team's keeps something of who is erased: the command fails and says what, and is right when it is run
+//! again.
+
+use rusqlite::Connection;
+
+use super::person::{self, ID};
+use super::places::Places;
+use super::{delivered, run};
+
+/// A row of a child, silently and by an error, and a line of the ledger.
+const TRIGGERS: [(&str, &str); 3] = [
+    ("BEFORE UPDATE ON organization_memberships WHEN NEW.synced_by = OLD.synced_by", "RAISE(IGNORE)"),
+    ("BEFORE UPDATE ON organization_memberships WHEN NEW.synced_by = OLD.synced_by", "RAISE(ABORT, 'no')"),
+    ("BEFORE DELETE ON deliveries WHEN OLD.svix_id = 'msg_0'", "RAISE(IGNORE)"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_from_files_that_a_trigger_refuses_fails_and_names_what_is_left() {
+    for (when, action) in TRIGGERS {
+        let places = Places::files();
+        let events = person::events().into_iter().enumerate();
+        delivered(
+            &places,
+            &events.map(|(number, event)| (format!("msg_{number}"), event)).collect::<Vec<_>>(),
+        )
+        .await;
+        let team = Connection::open(places.home.data().join("store.db")).expect("the file opens");
+        team.execute_batch(&format!("CREATE TRIGGER keeps {when} BEGIN SELECT {action}; END"))
+            .expect("a trigger");
+        let of_theirs = "SELECT id FROM organization_memberships WHERE user_id = ?1";
+        let member: String = team.query_row(of_theirs, [ID], |row| row.get(0)).expect("a membership");
+
+        let told = run(&places.home, &["erase", ID, "--yes"], 1).await;
+        let is_child = when.contains("memberships");
+        assert!(told.contains(if is_child { member.as_str() } else { "msg_0" }), "{told}");
+        assert!(told.contains("trigger") && !told.contains("is erased"), "{told}");
+        let story = run(&places.home, &["explain", ID], 0).await;
+        assert!(story.contains("What is left to do after its deletion"), "{story}");
+        if is_child {
+            let doctor = run(&places.home, &["doctor"], 0).await;
+            assert!(doctor.contains("1 rows refuse what follows from a deletion"), "{doctor}");
+            assert!(story.contains(&member), "{story}");
+        }
+
+        team.execute_batch("DROP TRIGGER keeps").expect("it goes");
+        let told = run(&places.home, &["erase", ID, "--yes"], 0).await;
+        assert!(told.contains("is erased"), "{told}");
+        // Lines about addresses of theirs, which no row has any more in the second run, are finished by workers.
+        let left =
+            "SELECT (SELECT count(*) FROM organization_memberships WHERE data IS NOT NULL AND user_id = ?1)
+                         + (SELECT count(*) FROM deliveries WHERE subject_id IN (?1, ?2))
+                         + (SELECT count(*) FROM rollbook_cascades WHERE id IN (?1, ?2) OR parent_id = ?1)";
+        assert_eq!(team.query_row(left, [ID, &member], |row| row.get(0)), Ok(0));
+    }
+}
