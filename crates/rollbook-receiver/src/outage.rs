@@ -33,7 +33,7 @@ struct Ongoing {
     causes: BTreeSet<String>,
 }
 
-/// LogLine to log.
+/// Content of a log line.
 #[derive(Debug, PartialEq, Eq)]
 enum LogLine {
     /// Number of refused deliveries.
