@@ -105,7 +105,7 @@ pub struct Connection {
     opened: u64,
     stamp: AtomicU64,
     trusted: AtomicBool,
-    asked: AtomicBool,
+    sent_request: AtomicBool,
     /// Wakes the serving task after the table has dropped the connection.
     pub(crate) dropped: Notify,
 }
@@ -114,8 +114,8 @@ impl Connection {
     pub(crate) fn new(origin: Instant) -> Self {
         let opened = millis_since(origin);
         let stamp = AtomicU64::new(Stamp { phase: Phase::New, since: opened }.pack());
-        let (trusted, asked) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { origin, opened, stamp, trusted, asked, dropped: Notify::new() }
+        let (trusted, sent_request) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { origin, opened, stamp, trusted, sent_request, dropped: Notify::new() }
     }
 
     /// Marks the current request as accepted: the connection is not dropped until the request is answered.
@@ -139,7 +139,7 @@ impl Connection {
 
     /// Whether a complete request head was ever read.
     pub(crate) fn has_sent_request(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+        self.sent_request.load(Ordering::Relaxed)
     }
 
     pub(crate) fn age(&self) -> Duration {
@@ -162,7 +162,7 @@ impl Connection {
 
     /// Records that a complete head was read. The client's time still counts from the first byte of the head.
     pub(crate) fn head_read(&self) {
-        self.asked.store(true, Ordering::Relaxed);
+        self.sent_request.store(true, Ordering::Relaxed);
         // Pipelined: these bytes were read together with the request before.
         let pipelined = self.stamp().phase == Phase::Idle;
         self.change(|_| Some(Phase::Body), pipelined);

@@ -56,18 +56,18 @@ impl Port {
     /// Accepts connections until the stop.
     async fn accept(&self, listener: &TcpListener, connections: &mut JoinSet<()>) {
         // Accepted client that has no slot yet.
-        let mut newcomer = None;
+        let mut waiting_client = None;
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 Some(_) = connections.join_next() => {}
-                slot = self.connections.slot(), if newcomer.is_some() => {
-                    if let Some(stream) = newcomer.take() {
+                slot = self.connections.slot(), if waiting_client.is_some() => {
+                    if let Some(stream) = waiting_client.take() {
                         connections.spawn(self.answer(stream, slot));
                     }
                 }
-                accepted = listener.accept(), if newcomer.is_none() => match accepted {
-                    Ok((stream, _)) => newcomer = Some(stream),
+                accepted = listener.accept(), if waiting_client.is_none() => match accepted {
+                    Ok((stream, _)) => waiting_client = Some(stream),
                     Err(error) => {
                         tracing::warn!(%error, "ops port can't accept a connection");
                         tokio::time::sleep(ACCEPT_BACKOFF).await;

@@ -48,7 +48,6 @@ const IDLE_TRUSTED: Duration = Duration::from_millis(100);
 /// time limit.
 const LATE_AFTER_SHARE: u32 = 4;
 
-/// Options of the pool.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     /// Refuse to work if acknowledged data may not be on the disk.
@@ -69,14 +68,12 @@ pub(crate) struct Call<'a> {
     pub(crate) confirm: bool,
 }
 
-/// Answer to a call.
 pub(crate) struct Answer {
     pub(crate) value: Value,
     /// Whether the call was sent twice: the first one may have been executed too.
     pub(crate) repeated: bool,
 }
 
-/// Failure of a call.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) error: QueueError,
@@ -92,7 +89,6 @@ pub(crate) enum FailureKind {
     Connection,
     /// Another node of the cluster owns the keys.
     Moved,
-    /// The server refused the call.
     Refused,
 }
 
@@ -123,7 +119,6 @@ pub(crate) struct Connector {
     generation: AtomicU64,
 }
 
-/// State of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ServerState {
     durability: Durability,
@@ -170,7 +165,6 @@ impl Server {
         self.pool.manager()
     }
 
-    /// Node of a cluster; `None` for a single server.
     pub(crate) fn node(&self) -> Option<&Node> {
         self.connector().node.as_ref()
     }
@@ -185,7 +179,7 @@ impl Server {
         let connector = self.connector();
         timeout(connector.options.call_timeout, connector.connect(block + connector.options.call_timeout))
             .await
-            .map_err(|_| connector.connect_timeout_error())?
+            .map_err(|_| connector.connect_timed_out())?
     }
 
     /// Classifies an error of one of its connections.
@@ -199,7 +193,7 @@ impl Server {
         let asked =
             async { connector.inspect(&mut connector.connect(connector.options.call_timeout).await?).await };
         let state =
-            timeout(connector.options.call_timeout, asked).await.map_err(|_| connector.timeout_error())??;
+            timeout(connector.options.call_timeout, asked).await.map_err(|_| connector.timed_out())??;
         Ok(state.durability)
     }
 
@@ -207,10 +201,9 @@ impl Server {
     pub(crate) async fn probe(&self) -> Result<(), QueueError> {
         let connector = self.connector();
         let made = timeout(connector.options.call_timeout, managed::Manager::create(connector)).await;
-        made.map_err(|_| connector.connect_timeout_error())?.map(drop)
+        made.map_err(|_| connector.connect_timed_out())?.map(drop)
     }
 
-    /// Executes a call.
     pub(crate) async fn call(&self, call: &Call<'_>) -> Result<Answer, Failure> {
         let mut pooled = self.checkout().await?;
         let was_used_at = pooled.used_at;
@@ -247,18 +240,15 @@ impl Server {
         self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error @ QueueError::Unavailable(_)) => Failure::unreachable(error),
             PoolError::Backend(error) => Failure::refused(error),
-            PoolError::Timeout(TimeoutType::Create) => {
-                Failure::unreachable(connector.connect_timeout_error())
-            }
-            PoolError::Timeout(_) => Failure::unreachable(connector.timeout_error()),
+            PoolError::Timeout(TimeoutType::Create) => Failure::unreachable(connector.connect_timed_out()),
+            PoolError::Timeout(_) => Failure::unreachable(connector.timed_out()),
             error => Failure::refused(QueueError::Deployment(error.to_string())),
         })
     }
 }
 
 impl Failure {
-    /// Final form of a failure after which nothing is retried: a broken connection means that the server is
-    /// unreachable.
+    /// Without a retry, a broken connection means that the server is unreachable.
     fn without_retry(self) -> Self {
         let kind = if self.kind == FailureKind::Connection { FailureKind::Unreachable } else { self.kind };
         Self { kind, ..self }
@@ -271,11 +261,10 @@ impl Connector {
         let connected =
             connection::connect(&self.address, node, self.options.call_timeout, answer_timeout).await;
         connected.map_err(|error| {
-            if error.is_timeout() { self.connect_timeout_error() } else { fault::classify(&error, self) }
+            if error.is_timeout() { self.connect_timed_out() } else { fault::classify(&error, self) }
         })
     }
 
-    /// Reads the state of the server.
     async fn inspect(&self, connection: &mut MultiplexedConnection) -> Result<ServerState, QueueError> {
         let facts = durability::facts(connection).await.map_err(|error| fault::classify(&error, self))?;
         let assessed = facts.assess(self.options.replicas);
@@ -349,7 +338,7 @@ impl Connector {
         pooled.in_use = true;
         let answer = timeout(self.options.call_timeout, call(&mut pooled.connection))
             .await
-            .map_err(|_| Failure::unreachable(self.timeout_error()))?;
+            .map_err(|_| Failure::unreachable(self.timed_out()))?;
         pooled.in_use = answer.as_ref().is_err_and(fault::ends_connection);
         pooled.used_at = Some(Instant::now());
         answer.map_err(|error| {
@@ -366,12 +355,12 @@ impl Connector {
         })
     }
 
-    fn timeout_error(&self) -> QueueError {
+    fn timed_out(&self) -> QueueError {
         QueueError::Unavailable(format!("{self}: no answer in time"))
     }
 
     /// A server without TLS reads the TLS handshake as the start of a long line and waits for more.
-    fn connect_timeout_error(&self) -> QueueError {
+    fn connect_timed_out(&self) -> QueueError {
         let hint = if self.address.tls { "; does this port speak TLS?" } else { "" };
         QueueError::Unavailable(format!("{self}: no answer in time{hint}"))
     }

@@ -155,7 +155,7 @@ async fn a_failed_batch_fails_for_all_its_deliveries_and_for_no_others() {
     first.answer().await.assert_status("queued");
 
     server.queue.called(2).await;
-    server.queue.set(Mode::Fail(QueueError::Unavailable("away".into())));
+    server.queue.set(Mode::Fail(QueueError::Unavailable("connection refused".into())));
     server.queue.let_through(1);
     for client in &mut clients {
         client.answer().await.assert_error(503, "queue unavailable");

@@ -20,12 +20,12 @@ impl RedisQueue {
         shard: &Shard,
         arguments: impl FnOnce(&mut Cmd),
     ) -> Result<T, QueueError> {
-        self.call_twice(script, shard, arguments).await.map(|(answer, _)| answer)
+        self.call_reporting_repeat(script, shard, arguments).await.map(|(answer, _)| answer)
     }
 
     /// Like [`call`](Self::call); also returns whether the call was sent twice: the first one may have been
     /// executed too.
-    pub(super) async fn call_twice<T: FromRedisValue>(
+    pub(super) async fn call_reporting_repeat<T: FromRedisValue>(
         &self,
         script: &Script,
         shard: &Shard,

@@ -75,7 +75,7 @@ impl RedisQueue {
         let started = Instant::now();
         let (mut leases, mut bytes, mut failure) = (Vec::new(), 0, None);
         // Each call starts at another shard, so that no shard is always served first.
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let first = self.next_start.fetch_add(1, Ordering::Relaxed);
         for index in 0..self.shards.len() {
             let shard = &self.shards[(first + index) % self.shards.len()];
             let max = request.max.min(BATCH_MAX).saturating_sub(leases.len());

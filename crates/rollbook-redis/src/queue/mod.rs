@@ -70,7 +70,7 @@ pub struct RedisQueue {
     /// Consumer name of this process in the groups.
     consumer: String,
     /// Shard at which the next lease starts.
-    turn: AtomicUsize,
+    next_start: AtomicUsize,
     reaped_at: Mutex<Option<Instant>>,
     blocking_read: wait::BlockingRead,
     unanswered: lease::Unanswered,
@@ -135,7 +135,7 @@ impl RedisQueue {
             servers,
             shards: keys.into_iter().enumerate().map(shard).collect(),
             consumer: consumer_name(),
-            turn: AtomicUsize::new(0),
+            next_start: AtomicUsize::new(0),
             reaped_at: Mutex::new(None),
             blocking_read: wait::BlockingRead::default(),
             unanswered: lease::Unanswered::default(),

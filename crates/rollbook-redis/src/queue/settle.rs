@@ -112,7 +112,7 @@ impl RedisQueue {
         let (done, others): (Vec<_>, Vec<_>) = piece.iter().partition(is_done);
         let (new, again): (Vec<_>, Vec<_>) = done.into_iter().partition(|(_, token)| token.is_new);
         let (answers, repeated): (Vec<u8>, bool) = self
-            .call_twice(&self.scripts.settle, shard, |command| {
+            .call_reporting_repeat(&self.scripts.settle, shard, |command| {
                 for done in [&new, &again] {
                     command.arg(done.len());
                     for (position, token) in done {

@@ -138,7 +138,7 @@ local function drop_without_body(item)
 end
 
 -- Messages already leased to this request: its answer may have been lost. Nothing is written while the leases
--- are valid, so that the answer waits for no disk. An expired lease that nobody took over starts again.
+-- are valid, so that the answer waits for no disk. An expired lease that was not taken over starts again.
 local function held_by_request()
   local items, recorded = {}, redis.call('HGET', REQUESTS, request)
   local recorded_number, names = string.match(recorded or '', '^(%d+) (.*)$')

@@ -44,7 +44,7 @@ local function count_of(text, least)
   return math.min(math.floor(count), 4294967294)
 end
 
--- A batch of leases is named by its stream and its first and last entry: no other batch lies between them.
+-- A batch of leases is named by its stream and its first and last entry: no other batch has entries between them.
 local function parse_batch(name)
   local letter, first, last = string.match(name, '^(%a)/([^/]+)/([^/]+)$')
   return letter == 'n' and NEW or AGAIN, first, last

@@ -4,7 +4,7 @@ local found = redis.call('HMGET', META, 'format', 'shards', 'epoch', 'owner')
 if not found[1] then
   local is_new = true
   for _, stream in ipairs({NEW, AGAIN}) do
-    -- The group may exist: messages added after somebody emptied the database need it as it is.
+    -- The group may exist: messages added after the database was emptied need it as it is.
     local made = redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
     if made.err then is_new = false end
   end

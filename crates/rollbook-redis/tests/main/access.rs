@@ -181,20 +181,20 @@ async fn a_read_only_process_creates_nothing_and_sees_data_that_others_create_la
     let server = RedisServer::start().await;
     let looking = open(settings(server.url()));
     let filter = DeadLetterFilter::default();
-    let look = async || {
+    let read_all = async || {
         let dead = looking.dead_letters(&filter, None, 10).await.expect("a listing").len();
         let waiting = looking.messages(None, 10).await.expect("a listing").messages.len();
         let found = looking.message(&MessageId::new("msg_00000")).await.expect("an answer").is_some();
         (stats(&looking).await.depth(), dead, waiting, found)
     };
-    assert_eq!(look().await, (0, 0, 0, false));
+    assert_eq!(read_all().await, (0, 0, 0, false));
     assert_eq!(server.cli(&["DBSIZE"]).trim(), "0");
     let working = open(settings(server.url()));
     enqueue(&working, &names("msg", 0..2)).await;
-    assert_eq!(look().await, (2, 0, 2, true));
+    assert_eq!(read_all().await, (2, 0, 2, true));
     let leases = lease(&working, 1).await;
     settle_all(&working, &leases, &dead_letter()).await;
-    let (depth, dead, ..) = look().await;
+    let (depth, dead, ..) = read_all().await;
     assert_eq!((depth, dead), (1, 1));
     enqueue(&looking, &names("more", 0..1)).await;
     assert_eq!(drain(&working).await.len(), 2, "it may also write");

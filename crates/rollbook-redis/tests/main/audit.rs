@@ -73,7 +73,7 @@ async fn after_any_key_disappears_every_message_with_a_body_is_delivered_again_o
         assert_eq!(server.cli(&["del", &key(0, vanished)]), "1", "{vanished}");
         let seen = audit(&queue, false).await;
         let repaired = audit(&queue, true).await;
-        assert_eq!(seen, repaired, "{vanished}: a look sees what a repair finds, and changes nothing");
+        assert_eq!(seen, repaired, "{vanished}: an audit without repair finds the same and changes nothing");
         let lost = match vanished {
             "due" | "dead" => (5, false),
             "leases" => (10, false),

@@ -49,7 +49,7 @@ async fn a_message_with_a_binary_id_is_leased_settled_listed_and_found_like_any_
         assert_eq!((leases.len(), leases[0].id.as_str(), &leases[0].body[..]), (1, NAME, &b"a body"[..]));
         assert!(leases[0].unreadable.is_some());
         let found =
-            queue.message(&MessageId::new(NAME)).await.expect("the queue looks").expect("it is there");
+            queue.message(&MessageId::new(NAME)).await.expect("the queue answers").expect("it is there");
         assert!(matches!(found.state, MessageState::Leased { .. }), "{found:?}");
         settle_all(&queue, &leases, &settlement).await;
     }

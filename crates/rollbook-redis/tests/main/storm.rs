@@ -62,7 +62,7 @@ impl Storm {
         while let Some(ended) = self.producers.join_next().await {
             ended.expect("no panic");
         }
-        until("nothing waits or is in anyone's hands", || async {
+        until("nothing waits and nothing is leased", || async {
             queue.stats().await.is_ok_and(|stats| stats.depth() == 0)
         })
         .await;

@@ -76,7 +76,7 @@ async fn a_file_without_certificates_is_reported_by_name() {
     for (name, content) in [("missing", None), ("empty", Some("")), ("garbage", Some("no certificate"))] {
         let path = certificates.path(name);
         if let Some(content) = content {
-            std::fs::write(&path, content).expect("our folder");
+            std::fs::write(&path, content).expect("a writable folder");
         }
         let refused = RedisQueue::new(trusting(Some(&path), 6379), DueTimes::Server).map(drop);
         let Err(QueueError::Deployment(text)) = refused else { panic!("{name}: {refused:?}") };
