@@ -57,7 +57,7 @@ struct SlotsQuery {
 
 #[derive(Default)]
 struct Topology {
-    /// Topology server of each shard. Empty before the first query.
+    /// Known server of each shard. Empty before the first query.
     owners: Vec<Option<Arc<Server>>>,
     /// Servers by node.
     nodes: BTreeMap<Node, Arc<Server>>,
