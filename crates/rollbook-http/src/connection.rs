@@ -1,33 +1,33 @@
-//! State of one connection: written by the task that serves it, read by the table that judges it.
+//! State of one connection: written by the task that serves it, read by the connection table.
 //!
-//! Phase and time are one atomic word, so that "idle since then" can be turned into "cut" only while it still
-//! holds: a request whose first bytes were read is never dropped as idle.
+//! Phase and timestamp share one atomic word, so the table drops an idle connection only if it is still idle:
+//! a request that has sent its first bytes is never dropped as idle.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-/// What a connection is doing, as metrics show it.
+/// Activity of a connection, as the metrics show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Accepted, and not a byte came yet.
+    /// Accepted; no byte received yet.
     New,
-    /// A request is being read: its head or its body.
+    /// The head or the body of a request is being read.
     Reading,
-    /// A request was accepted as worth an answer, which is being prepared.
+    /// The handler accepted the request and prepares the response.
     Answering,
-    /// The last request was answered; the client may send the next.
+    /// The last request was answered; the client may send the next one.
     Idle,
-    /// The last answer is on its way, and the connection ends after it.
+    /// The last response is being sent; the connection closes after it.
     Closing,
 }
 
 impl State {
-    /// Every state, in the order of a connection's life.
+    /// All states, in the order of a connection's life.
     pub const ALL: [Self; 5] = [Self::New, Self::Reading, Self::Answering, Self::Idle, Self::Closing];
 
-    /// A short name for metrics.
+    /// Label value for metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Self::New => "new",
@@ -39,7 +39,7 @@ impl State {
     }
 }
 
-/// A [`State`] in finer steps.
+/// Finer-grained [`State`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     New,
@@ -48,17 +48,17 @@ pub(crate) enum Phase {
     Answering,
     Idle,
     Closing,
-    /// The table has decided to drop it, or it has ended.
-    Cut,
+    /// The table has dropped the connection, or the connection has closed.
+    Dropped,
 }
 
 const PHASE_BITS: u32 = 3;
 
 impl Phase {
     const ALL: [Self; 7] =
-        [Self::New, Self::Head, Self::Body, Self::Answering, Self::Idle, Self::Closing, Self::Cut];
+        [Self::New, Self::Head, Self::Body, Self::Answering, Self::Idle, Self::Closing, Self::Dropped];
 
-    /// The state that metrics show; `None` for one that is as good as gone.
+    /// State shown in the metrics; `None` for a dropped or closed connection.
     pub(crate) const fn state(self) -> Option<State> {
         match self {
             Self::New => Some(State::New),
@@ -66,21 +66,21 @@ impl Phase {
             Self::Answering => Some(State::Answering),
             Self::Idle => Some(State::Idle),
             Self::Closing => Some(State::Closing),
-            Self::Cut => None,
+            Self::Dropped => None,
         }
     }
 
-    pub(crate) const fn may_yield(self) -> bool {
-        !matches!(self, Self::Answering | Self::Cut)
+    pub(crate) const fn is_droppable(self) -> bool {
+        !matches!(self, Self::Answering | Self::Dropped)
     }
 
-    /// Whether a first request may be on its way or is being read.
-    pub(crate) const fn is_at_its_beginning(self) -> bool {
+    /// Whether the first request may still be in transit or is being read.
+    pub(crate) const fn is_before_answer(self) -> bool {
         matches!(self, Self::New | Self::Head | Self::Body)
     }
 }
 
-/// A phase and when it began, in milliseconds since the table was made.
+/// A phase and its start, in milliseconds since the table was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) phase: Phase,
@@ -94,41 +94,41 @@ impl Stamp {
 
     fn unpack(word: u64) -> Self {
         let index = (word & ((1 << PHASE_BITS) - 1)) as usize;
-        Self { phase: Phase::ALL.get(index).copied().unwrap_or(Phase::Cut), since: word >> PHASE_BITS }
+        Self { phase: Phase::ALL.get(index).copied().unwrap_or(Phase::Dropped), since: word >> PHASE_BITS }
     }
 }
 
-/// One connection, as its request handler and the table know it.
+/// One connection, shared by the request handler and the connection table.
 #[derive(Debug)]
 pub struct Connection {
     origin: Instant,
     opened: u64,
     stamp: AtomicU64,
     trusted: AtomicBool,
-    asked: AtomicBool,
-    /// Wakes the task that serves it once it is cut.
-    pub(crate) cut: Notify,
+    sent_request: AtomicBool,
+    /// Wakes the serving task after the table has dropped the connection.
+    pub(crate) dropped: Notify,
 }
 
 impl Connection {
     pub(crate) fn new(origin: Instant) -> Self {
         let opened = millis_since(origin);
         let stamp = AtomicU64::new(Stamp { phase: Phase::New, since: opened }.pack());
-        let (trusted, asked) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { origin, opened, stamp, trusted, asked, cut: Notify::new() }
+        let (trusted, sent_request) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { origin, opened, stamp, trusted, sent_request, dropped: Notify::new() }
     }
 
-    /// The current request is worth an answer: until that is given, the connection does not yield.
+    /// Marks the current request as accepted: the connection is not dropped until the request is answered.
     pub fn answering(&self) {
         self.change(|_| Some(Phase::Answering), true);
     }
 
-    /// The client has proven who it is: from now on the connection yields only after those whose has not.
+    /// Marks the client as authenticated: the connection is dropped only after all unauthenticated ones.
     pub fn trust(&self) {
         self.trusted.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the current request was found worth an answer.
+    /// Whether the handler has accepted the current request.
     pub fn is_answering(&self) -> bool {
         self.stamp().phase == Phase::Answering
     }
@@ -137,9 +137,9 @@ impl Connection {
         self.trusted.load(Ordering::Relaxed)
     }
 
-    /// Whether a request's head has ever been read whole.
-    pub(crate) fn has_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+    /// Whether a complete request head was ever read.
+    pub(crate) fn has_sent_request(&self) -> bool {
+        self.sent_request.load(Ordering::Relaxed)
     }
 
     pub(crate) fn age(&self) -> Duration {
@@ -150,8 +150,9 @@ impl Connection {
         Stamp::unpack(self.stamp.load(Ordering::Relaxed))
     }
 
-    /// Bytes came. The first of a request begin its head; a first request's head began with the connection.
-    pub(crate) fn bytes_came(&self) {
+    /// Records that bytes arrived. The first bytes of a request start its head; the head of the first request
+    /// starts with the connection.
+    pub(crate) fn bytes_received(&self) {
         match self.stamp().phase {
             Phase::New => self.change(|phase| (phase == Phase::New).then_some(Phase::Head), false),
             Phase::Idle => self.change(|phase| (phase == Phase::Idle).then_some(Phase::Head), true),
@@ -159,50 +160,52 @@ impl Connection {
         }
     }
 
-    /// A head was read whole. How long the client has had counts on from the head's first byte.
-    pub(crate) fn request_began(&self) {
-        self.asked.store(true, Ordering::Relaxed);
-        // Pipelined: the bytes were read with those of the request before.
+    /// Records that a complete head was read. The client's time still counts from the first byte of the head.
+    pub(crate) fn head_read(&self) {
+        self.sent_request.store(true, Ordering::Relaxed);
+        // Pipelined: these bytes were read together with the request before.
         let pipelined = self.stamp().phase == Phase::Idle;
         self.change(|_| Some(Phase::Body), pipelined);
     }
 
-    /// The answer is there and goes out.
+    /// Records that the response is ready and is being sent.
     pub(crate) fn answered(&self, closes: bool) {
         self.change(|_| Some(if closes { Phase::Closing } else { Phase::Idle }), true);
     }
 
-    /// It has ended by itself.
+    /// Records that the connection closed by itself.
     pub(crate) fn ended(&self) {
-        self.change(|_| Some(Phase::Cut), false);
+        self.change(|_| Some(Phase::Dropped), false);
     }
 
-    /// Cuts the connection if it may still yield and `since` is still its time. Returns whether it did.
-    pub(crate) fn cut_if(&self, since: u64, is_due: impl Fn(Phase) -> bool) -> bool {
-        let cut = self.stamp.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+    /// Drops the connection if its phase allows that and still began at `since`. Returns whether it was
+    /// dropped.
+    pub(crate) fn drop_if(&self, since: u64, is_due: impl Fn(Phase) -> bool) -> bool {
+        let dropped = self.stamp.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
             let stamp = Stamp::unpack(word);
-            let due = stamp.since == since && stamp.phase.may_yield() && is_due(stamp.phase);
-            due.then_some(Stamp { phase: Phase::Cut, ..stamp }.pack())
+            let due = stamp.since == since && stamp.phase.is_droppable() && is_due(stamp.phase);
+            due.then_some(Stamp { phase: Phase::Dropped, ..stamp }.pack())
         });
-        if cut.is_ok() {
-            self.cut.notify_one();
+        if dropped.is_ok() {
+            self.dropped.notify_one();
         }
-        cut.is_ok()
+        dropped.is_ok()
     }
 
-    /// For tests of time, which then need not pass.
+    /// Sets the phase and its start, so that tests of time limits need not wait.
     #[cfg(test)]
     pub(crate) fn put(&self, phase: Phase, since: u64) {
         self.stamp.store(Stamp { phase, since }.pack(), Ordering::Relaxed);
     }
 
-    /// Goes to the phase that `next` names, unless it is cut. With `anew`, its time begins now.
-    fn change(&self, next: impl Fn(Phase) -> Option<Phase>, anew: bool) {
-        let now = if anew { Some(millis_since(self.origin)) } else { None };
-        // An error means that there was nothing to change.
+    /// Changes to the phase that `next` returns, unless the connection is dropped. With `restart`, the phase
+    /// starts now.
+    fn change(&self, next: impl Fn(Phase) -> Option<Phase>, restart: bool) {
+        let now = if restart { Some(millis_since(self.origin)) } else { None };
+        // An error means that nothing had to change.
         _ = self.stamp.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
             let stamp = Stamp::unpack(word);
-            let phase = if stamp.phase == Phase::Cut { None } else { next(stamp.phase) }?;
+            let phase = if stamp.phase == Phase::Dropped { None } else { next(stamp.phase) }?;
             Some(Stamp { phase, since: now.unwrap_or(stamp.since) }.pack())
         });
     }
@@ -217,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_is_what_was_packed() {
+    fn unpacking_a_packed_stamp_returns_the_same_stamp() {
         for phase in Phase::ALL {
             let stamp = Stamp { phase, since: 86_400_000 };
             assert_eq!(Stamp::unpack(stamp.pack()), stamp);
@@ -225,27 +228,27 @@ mod tests {
     }
 
     #[test]
-    fn a_request_whose_first_byte_came_is_not_cut_as_idle() {
+    fn a_connection_that_received_the_first_byte_of_a_request_is_not_dropped_as_idle() {
         let connection = Connection::new(Instant::now());
-        connection.request_began();
+        connection.head_read();
         connection.answered(false);
         let idle = connection.stamp();
         assert_eq!(idle.phase, Phase::Idle);
-        connection.bytes_came();
-        assert!(!connection.cut_if(idle.since, |phase| phase == Phase::Idle));
+        connection.bytes_received();
+        assert!(!connection.drop_if(idle.since, |phase| phase == Phase::Idle));
         assert_eq!(connection.stamp().phase, Phase::Head);
     }
 
     #[test]
-    fn a_request_that_is_being_answered_never_yields_and_a_cut_one_stays_cut() {
+    fn an_answering_connection_is_never_dropped_and_a_dropped_one_stays_dropped() {
         let connection = Connection::new(Instant::now());
         connection.answering();
-        assert!(!connection.cut_if(connection.stamp().since, |_| true));
+        assert!(!connection.drop_if(connection.stamp().since, |_| true));
         connection.answered(true);
-        assert!(connection.cut_if(connection.stamp().since, |_| true));
-        for change in [Connection::bytes_came, Connection::request_began, Connection::answering] {
+        assert!(connection.drop_if(connection.stamp().since, |_| true));
+        for change in [Connection::bytes_received, Connection::head_read, Connection::answering] {
             change(&connection);
-            assert_eq!(connection.stamp().phase, Phase::Cut);
+            assert_eq!(connection.stamp().phase, Phase::Dropped);
         }
     }
 }

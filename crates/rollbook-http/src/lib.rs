@@ -1,18 +1,21 @@
-//! Connections of an HTTP/1 port: how many, how long each may do nothing, and which one yields when the port is full.
+//! Connections of an HTTP/1 port: maximum number, time limits, and which connection is dropped when the port
+//! is full.
 //!
 //! Constraints:
 //!
 //! * A port holds at most `connections_max` connections. When it is full, a new client does not wait: the
-//!   oldest connection that has nothing of value under way is dropped for it.
-//! * A connection that has proven itself ([`Connection::trust`]) yields only after all those that have not.
-//!   A request that its handler found worth an answer ([`Connection::answering`]) never yields.
-//! * Nobody holds a connection for ever: a head, an idle connection and an unread answer have a time limit each.
-//! * A connection that has reached its maximum age ends with its next answer, never between two requests: the
-//!   client learns of it by `connection: close` and cannot lose a request.
-//! * A client may close its sending side after its request (`shutdown(SHUT_WR)`) and still gets its answer.
+//!   port drops the oldest connection that has no accepted request in progress.
+//! * An authenticated connection ([`Connection::trust`]) is dropped only after all unauthenticated ones. A
+//!   connection with a request that the handler accepted ([`Connection::answering`]) is never dropped.
+//! * A connection can't be held open forever: a head, an idle connection and an unread response each have a
+//!   time limit.
+//! * A connection that has reached its maximum age closes with its next response, never between two requests:
+//!   the client sees `connection: close` and can't lose a request.
+//! * A client that closes its sending side after its request (`shutdown(SHUT_WR)`) still gets its response.
 //!
-//! `serve` runs one connection to its end, `stream` watches its bytes, `connection` is its state, and `table`
-//! knows them all: it decides who yields and who is overdue. The accept loop belongs to the port.
+//! `serve` runs one connection until it closes, `stream` watches its bytes, `connection` is its state, and
+//! `table` holds all connections: it decides which one to drop and which ones are overdue. The accept loop is
+//! in the crate that owns the port.
 
 mod connection;
 mod serve;
@@ -21,4 +24,4 @@ mod table;
 
 pub use connection::{Connection, State};
 pub use serve::Serving;
-pub use table::{Closed, Connections, Counts, Limits, Place};
+pub use table::{Closed, Connections, Counts, Limits, Slot};

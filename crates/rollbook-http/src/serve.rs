@@ -1,4 +1,4 @@
-//! One connection, from its accept to its end.
+//! Serving of one connection, from accept to close.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -20,34 +20,34 @@ use tracing::debug;
 
 use crate::connection::Connection;
 use crate::stream::WatchedStream;
-use crate::table::{Closed, Connections, Place};
+use crate::table::{Closed, Connections, Slot};
 
-/// How long a connection stays open after our last answer. Closing one while bytes of a refused body
-/// are on their way would reset it, and the client might never see its answer.
+/// Time that a connection stays open after the last response. Closing it while bytes of a refused body are in
+/// transit would reset it, and the client might never see the response.
 const LINGER_FOR: Duration = Duration::from_secs(1);
-/// How many bytes a second are read of bodies that were refused, over all connections.
+/// Maximum bytes per second read of refused bodies, over all connections.
 const DISCARD_RATE_MAX: u64 = 128 * 1024 * 1024;
-/// How many of them at once on one connection.
+/// Maximum bytes of a refused body read at once on one connection.
 const DISCARD_PIECE: usize = 8 * 1024;
-/// How far ahead of that speed they may be for a moment.
+/// Time by which discarding may run ahead of its rate.
 const DISCARD_SLACK: Duration = Duration::from_millis(10);
-/// How long a stop waits for the first request of a connection that has said nothing yet: it may be on its
-/// way, and closing the connection would reset it.
+/// Time that a stop waits for the first request of a silent connection: the request may be in transit, and
+/// closing the connection would reset it.
 const FIRST_REQUEST_FOR: Duration = Duration::from_secs(1);
 
-/// A client that was accepted and has its place.
+/// An accepted client and its slot.
 pub struct Serving {
-    /// The client.
+    /// TCP stream of the client.
     pub stream: TcpStream,
-    /// Its place, held to the end.
-    pub place: Place,
-    /// Cancelled when the port stops: then the connection ends as soon as nothing is under way on it.
+    /// Slot of the connection, held until it closes.
+    pub slot: Slot,
+    /// Cancelled when the port stops: the connection then closes as soon as no request is in progress.
     pub stopping: CancellationToken,
 }
 
 impl Connections {
-    /// Serves one connection until it closes. `answer` is called for every request. `refused` is called with the
-    /// status when hyper itself refuses a request that it could not read.
+    /// Serves one connection until it closes. `answer` is called for each request. `refused` is called with
+    /// the status when hyper itself rejects an unreadable request.
     pub fn serve<F, R, B, U>(
         &self,
         serving: Serving,
@@ -62,15 +62,15 @@ impl Connections {
         B::Data: Send,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let Serving { stream, place, stopping } = serving;
-        // Answers are small and whole: waiting to fill a packet only delays them.
+        let Serving { stream, slot, stopping } = serving;
+        // Responses are small and sent in one write: waiting to fill a packet only delays them.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "nodelay");
         }
-        let connection = Arc::clone(&place.connection);
+        let connection = Arc::clone(&slot.connection);
         let (known, port) = (Arc::clone(&connection), self.clone());
         let service = service_fn(move |request| {
-            known.request_began();
+            known.head_read();
             let (known, port) = (Arc::clone(&known), port.clone());
             let answer = answer(request, Arc::clone(&known));
             async move { Ok::<_, Infallible>(port.finish(&known, answer.await)) }
@@ -82,11 +82,11 @@ impl Connections {
             let mut ended = tokio::select! {
                 biased;
                 ended = &mut http => Some(ended),
-                // Dropped as it is: it holds nothing that anyone waits for.
-                () = connection.cut.notified() => return,
+                // No shutdown: the table drops only connections without an accepted request.
+                () = connection.dropped.notified() => return,
                 () = stopping.cancelled() => None,
             };
-            if ended.is_none() && !connection.has_asked() {
+            if ended.is_none() && !connection.has_sent_request() {
                 ended = timeout(FIRST_REQUEST_FOR, &mut http).await.ok();
             }
             let served = if let Some(ended) = ended {
@@ -96,11 +96,11 @@ impl Connections {
                 tokio::select! {
                     biased;
                     ended = &mut http => ended,
-                    () = connection.cut.notified() => return,
+                    () = connection.dropped.notified() => return,
                 }
             };
-            // After a failure that hyper answered by itself, the client has something to read; after any
-            // other there is nobody to wait for.
+            // After a parse error that hyper answered itself, the client has a response to read. After any
+            // other error no client is waiting.
             let answered = served.as_ref().err().is_none_or(hyper::Error::is_parse);
             if let Err(error) = served {
                 debug!(%error, "connection");
@@ -112,10 +112,10 @@ impl Connections {
                 connection.answered(true);
                 tokio::select! {
                     () = linger(http.into_parts().io.into_inner().into_inner(), &port.discards) => {}
-                    () = connection.cut.notified() => {}
+                    () = connection.dropped.notified() => {}
                 }
             }
-            drop(place);
+            drop(slot);
         }
     }
 
@@ -127,7 +127,7 @@ impl Connections {
         }
     }
 
-    /// Ends the connection with this answer where it should, and notes what becomes of it.
+    /// Adds `connection: close` where the connection should close, and records the new phase.
     fn finish<B>(&self, connection: &Connection, mut answer: Response<B>) -> Response<B> {
         let mut closes = answer.headers().get(CONNECTION).is_some_and(|value| value == "close");
         if !closes && let Some(reason) = self.reason_to_close(connection) {
@@ -140,7 +140,7 @@ impl Connections {
     }
 }
 
-/// What hyper answers by itself where it can't read a head.
+/// Status of the response that hyper sends by itself for an unreadable head.
 fn status_of(error: &hyper::Error) -> Option<StatusCode> {
     if !error.is_parse() {
         None
@@ -151,7 +151,7 @@ fn status_of(error: &hyper::Error) -> Option<StatusCode> {
     }
 }
 
-/// Says that there is no more to come and waits a little for the client to say the same.
+/// Closes the sending side, then waits up to [`LINGER_FOR`] for the client to close its side.
 async fn linger(mut stream: TcpStream, discards: &Discards) {
     let rest = async {
         stream.shutdown().await?;
@@ -167,8 +167,8 @@ async fn linger(mut stream: TcpStream, discards: &Discards) {
     _ = timeout(LINGER_FOR, rest).await;
 }
 
-/// The speed of all lingering connections together: bytes that nobody wants must not take the processor from those
-/// that somebody waits for.
+/// Shared rate limit of all lingering connections: discarding refused bytes must not take processor time from
+/// requests that are wanted.
 #[derive(Debug, Default)]
 pub(crate) struct Discards(Mutex<Option<Instant>>);
 
@@ -176,13 +176,13 @@ impl Discards {
     async fn pace(&self, bytes: usize) {
         let now = Instant::now();
         let turn = self.book(now, bytes);
-        // A sleep takes a millisecond at least, and a piece far less.
+        // A sleep takes at least a millisecond, one piece far less.
         if turn > now + DISCARD_SLACK {
             sleep_until(turn).await;
         }
     }
 
-    /// When the next bytes may be read, after so many were.
+    /// Time from which the next bytes may be read, after `bytes` were read now.
     fn book(&self, now: Instant, bytes: usize) -> Instant {
         let mut free_at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let micros = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(1_000_000) / DISCARD_RATE_MAX;
@@ -197,13 +197,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn discarding_keeps_to_its_speed_however_many_discard() {
+    fn discarding_keeps_its_rate_with_any_number_of_connections() {
         let discards = Discards::default();
         let now = Instant::now();
         let second = usize::try_from(DISCARD_RATE_MAX).expect("a size");
         assert_eq!(discards.book(now, second), now);
         assert_eq!(discards.book(now, second), now + Duration::from_secs(1));
         let later = now + Duration::from_secs(5);
-        assert_eq!(discards.book(later, 1), later, "what was not used is not saved up");
+        assert_eq!(discards.book(later, 1), later, "unused rate is not saved up");
     }
 }

@@ -1,5 +1,5 @@
-//! A TCP stream that reports when bytes come, and on which writing has a time limit: hyper has none for a
-//! client that sends requests and never reads an answer.
+//! A TCP stream that reports received bytes and limits the time of a write: hyper has no limit for a client
+//! that sends requests and never reads a response.
 
 use std::future::Future as _;
 use std::io::{self, IoSlice};
@@ -14,12 +14,12 @@ use tokio::time::{Sleep, sleep};
 
 use crate::connection::Connection;
 
-/// A stream that fails once its peer has taken nothing for `write_timeout` while there was something to take.
+/// A stream that fails when the peer accepts no byte for `write_timeout` while bytes are waiting to be sent.
 pub(crate) struct WatchedStream {
     stream: TcpStream,
     connection: Arc<Connection>,
     write_timeout: Duration,
-    /// There while a write waits.
+    /// Timer of a waiting write; `None` while no write waits.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -28,7 +28,7 @@ impl WatchedStream {
         Self { stream, connection, write_timeout, stalled: None }
     }
 
-    /// The stream without the limit.
+    /// Returns the stream without the time limit.
     pub(crate) fn into_inner(self) -> TcpStream {
         self.stream
     }
@@ -53,7 +53,7 @@ impl AsyncRead for WatchedStream {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.connection.bytes_came();
+            self.connection.bytes_received();
         }
         read
     }

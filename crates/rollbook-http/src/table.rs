@@ -1,10 +1,11 @@
-//! All connections of a port: who has a place, who yields for a newcomer, who is overdue.
+//! Table of all connections of a port: which ones have a slot, which one is dropped for a new client, which
+//! ones are overdue.
 //!
-//! Who yields, in this order: the oldest connection that never proved itself (it is silent, sends slowly, or does
-//! not go though its last answer closed it), then, where all have, the one that has been idle longest. A new one
-//! does not yield in its first [`SPARED_FOR`]: however many come at once, each gets the time to send its
-//! request. The order is kept in a list that is made anew only when it is used up, so that a crowd of
-//! newcomers costs one sort for each thousand of them, and a request costs nothing here.
+//! The order of dropping: first the oldest unauthenticated connection (silent, slow, or still open after a
+//! closing response), then, where all are authenticated, the one idle for the longest time. A connection is
+//! protected for its first [`PROTECTED_FOR`], so that in a burst of clients each has the time to send its
+//! request. The order is kept in a list that is rebuilt only when it is used up: a burst costs one sort per
+//! thousand new clients, and a request costs nothing here.
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -20,55 +21,57 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use crate::connection::{Connection, Phase, Stamp, State, millis_since};
 use crate::serve::Discards;
 
-/// The longest head of a request, in bytes. Svix's are below one KiB, proxies add theirs. Then 431.
+/// Maximum length of a request head, in bytes; a longer one is answered 431. Svix sends less than one KiB,
+/// proxies add more headers.
 pub(crate) const HEAD_LENGTH_MAX: usize = 16 * 1024;
-/// The most that hyper reads ahead on one connection, in bytes: a head must fit, and a body is read in
-/// pieces of this size.
+/// Maximum bytes that hyper reads ahead on one connection: a head must fit, and a body is read in pieces of
+/// this size.
 const READ_AHEAD_MAX: usize = 64 * 1024;
-/// How long a new connection is spared, in milliseconds.
-const SPARED_FOR: u64 = 250;
-/// How often a newcomer looks again for a connection that may yield, while all are being answered.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// How often overdue connections are looked for: a share of the shortest limit, between these two.
-const LOOKS_PER_LIMIT: u32 = 10;
-const LOOK_MIN: Duration = Duration::from_millis(10);
-const LOOK_MAX: Duration = Duration::from_secs(1);
-/// No limit in time is longer: it means "for ever" then, and adding one must not overflow.
-const SPAN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Time for which a new connection is not dropped, in milliseconds.
+const PROTECTED_FOR: u64 = 250;
+/// Interval of a new client's retries to find a connection to drop, while all are being answered.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// Checks for overdue connections per shortest time limit; the interval lies between the two limits below.
+const CHECKS_PER_LIMIT: u32 = 10;
+const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(10);
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// Maximum of every time limit; larger values mean "unlimited". Adding a limit to a timestamp must not
+/// overflow.
+const TIME_LIMIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The limits of a port.
+/// Limits of a port.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Maximum connections at one time.
+    /// Maximum number of open connections.
     pub connections_max: usize,
-    /// Time for a request's head, from its first byte; for a connection's first request, from the accept.
+    /// Maximum time for a request head, from its first byte; for the first request, from the accept.
     pub header_timeout: Duration,
-    /// Time between an answer and the first byte of the next request.
+    /// Maximum time between a response and the first byte of the next request.
     pub idle_timeout: Duration,
-    /// Time that a client may leave an answer unread.
+    /// Maximum time that a client may leave a response unread.
     pub write_timeout: Duration,
-    /// Age from which on a connection ends with its next answer.
+    /// Age after which a connection closes with its next response.
     pub age_max: Duration,
 }
 
-/// Why the port ended a connection though its client might have gone on.
+/// Reason for which the port closed a connection that the client could still have used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// The port was full, and a new client took its place.
+    /// The port was full, and a new client took the slot.
     Full,
-    /// No whole head came in time.
+    /// No complete head arrived in time.
     HeaderTimeout,
-    /// No next request came in time.
+    /// No next request arrived in time.
     IdleTimeout,
-    /// It was old, and ended with an answer.
+    /// The connection reached its maximum age and closed with a response.
     Age,
 }
 
 impl Closed {
-    /// Every reason.
+    /// All reasons.
     pub const ALL: [Self; 4] = [Self::Full, Self::HeaderTimeout, Self::IdleTimeout, Self::Age];
 
-    /// A short name for metrics.
+    /// Label value for metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -79,110 +82,111 @@ impl Closed {
     }
 }
 
-/// How many connections there are and were.
+/// Numbers of open and closed connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Connections in each state, in the order of [`State::ALL`].
+    /// Open connections by state, in the order of [`State::ALL`].
     pub open: [u64; State::ALL.len()],
-    /// Connections that the port has ended, in the order of [`Closed::ALL`].
+    /// Connections closed by the port by reason, in the order of [`Closed::ALL`].
     pub closed: [u64; Closed::ALL.len()],
 }
 
-/// The connections of one port.
+/// All connections of one port.
 #[derive(Clone)]
 pub struct Connections {
     pub(crate) limits: Limits,
     pub(crate) http: http1::Builder,
     pub(crate) table: Arc<Table>,
     pub(crate) discards: Arc<Discards>,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
 }
 
 impl Connections {
-    /// None yet.
+    /// Creates an empty table; limits out of range are clamped.
     pub fn new(limits: Limits) -> Self {
-        let span = |span: Duration| span.min(SPAN_MAX);
+        let clamp = |limit: Duration| limit.min(TIME_LIMIT_MAX);
         let limits = Limits {
             connections_max: limits.connections_max.clamp(1, Semaphore::MAX_PERMITS),
-            header_timeout: span(limits.header_timeout),
-            idle_timeout: span(limits.idle_timeout),
-            write_timeout: span(limits.write_timeout),
-            age_max: span(limits.age_max),
+            header_timeout: clamp(limits.header_timeout),
+            idle_timeout: clamp(limits.idle_timeout),
+            write_timeout: clamp(limits.write_timeout),
+            age_max: clamp(limits.age_max),
         };
         let mut http = http1::Builder::new();
-        // Times are judged by the table: hyper's own limit counts idle time as part of the next head.
+        // The table enforces the time limits: hyper's own limit counts idle time as part of the next head.
         http.timer(TokioTimer::new())
             .header_read_timeout(None)
             .half_close(true)
             .max_header_size(HEAD_LENGTH_MAX)
             .max_buf_size(READ_AHEAD_MAX);
-        let places = Arc::new(Semaphore::new(limits.connections_max));
-        Self { limits, http, table: Arc::new(Table::new()), discards: Arc::default(), places }
+        let slots = Arc::new(Semaphore::new(limits.connections_max));
+        Self { limits, http, table: Arc::new(Table::new()), discards: Arc::default(), slots }
     }
 
-    /// A place, where one is free.
-    pub fn try_place(&self) -> Option<Place> {
-        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        Some(Place::take(&self.table, permit))
+    /// Returns a slot if one is free.
+    pub fn try_slot(&self) -> Option<Slot> {
+        let permit = Arc::clone(&self.slots).try_acquire_owned().ok()?;
+        Some(Slot::take(&self.table, permit))
     }
 
-    /// A place for a client that is there already. If none is free, one connection yields; if all are being
-    /// answered, the first one ends with its answer. Safe to cancel.
-    pub async fn place(&self) -> Place {
+    /// Waits for a slot for an accepted client. If none is free, one connection is dropped; if all are being
+    /// answered, the first one to answer closes. Cancel-safe.
+    pub async fn slot(&self) -> Slot {
         loop {
-            if let Some(place) = self.try_place() {
-                return place;
+            if let Some(slot) = self.try_slot() {
+                return slot;
             }
             if self.table.drop_oldest(millis_since(self.table.origin)) == Dropped::AllBusy {
                 self.table.is_wanted.store(true, Ordering::Relaxed);
             }
-            let free = Arc::clone(&self.places).acquire_owned();
+            let free = Arc::clone(&self.slots).acquire_owned();
             // The semaphore is never closed.
-            if let Ok(Ok(permit)) = timeout(LOOK_AGAIN, free).await {
-                return Place::take(&self.table, permit);
+            if let Ok(Ok(permit)) = timeout(RETRY_INTERVAL, free).await {
+                return Slot::take(&self.table, permit);
             }
         }
     }
 
-    /// Ends connections that are overdue, for as long as it is polled.
+    /// Closes overdue connections for as long as the future is polled.
     pub async fn watch(&self) -> Infallible {
         let shortest = self.limits.header_timeout.min(self.limits.idle_timeout);
-        let mut looks = interval((shortest / LOOKS_PER_LIMIT).clamp(LOOK_MIN, LOOK_MAX));
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut checks =
+            interval((shortest / CHECKS_PER_LIMIT).clamp(CHECK_INTERVAL_MIN, CHECK_INTERVAL_MAX));
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            looks.tick().await;
+            checks.tick().await;
             self.table.end_overdue(&self.limits, millis_since(self.table.origin));
         }
     }
 
-    /// How many there are and were.
+    /// Numbers of open and closed connections.
     pub fn counts(&self) -> Counts {
         self.table.counts()
     }
 
-    /// The limits, where they make sense the ones that were asked for.
+    /// Effective limits: the requested ones, clamped to their ranges.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 }
 
-/// A place among the connections, kept until it is dropped.
-pub struct Place {
+/// A slot in the table of connections; released on drop.
+pub struct Slot {
     pub(crate) connection: Arc<Connection>,
     id: u64,
     table: Arc<Table>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Place {
+impl Slot {
     fn take(table: &Arc<Table>, permit: OwnedSemaphorePermit) -> Self {
         let connection = Arc::new(Connection::new(table.origin));
-        let id = table.lock().enter(Arc::clone(&connection));
+        let id = table.lock().insert(Arc::clone(&connection));
         Self { connection, id, table: Arc::clone(table), _permit: permit }
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.connection.ended();
         self.table.lock().open.remove(&self.id);
@@ -193,7 +197,7 @@ pub(crate) struct Table {
     origin: Instant,
     rows: Mutex<Rows>,
     closed: [AtomicU64; Closed::ALL.len()],
-    /// Whether a client waits for a place and none could yield at once.
+    /// Whether a client waits for a slot and no connection could be dropped at once.
     is_wanted: AtomicBool,
 }
 
@@ -201,69 +205,70 @@ pub(crate) struct Table {
 struct Rows {
     open: HashMap<u64, Arc<Connection>>,
     next: u64,
-    /// Unproven connections that may yield, oldest first, each with the time it was listed by.
-    yielding: VecDeque<(u64, Arc<Connection>)>,
+    /// Unauthenticated connections that may be dropped, oldest first, each with its timestamp when listed.
+    drop_order: VecDeque<(u64, Arc<Connection>)>,
 }
 
 impl Rows {
-    fn enter(&mut self, connection: Arc<Connection>) -> u64 {
+    fn insert(&mut self, connection: Arc<Connection>) -> u64 {
         self.next += 1;
         self.open.insert(self.next, connection);
         self.next
     }
 
     fn drop_oldest(&mut self, now: u64) -> Dropped {
-        // Those that are left of the last list are older than all that came since; then comes a new list.
-        if self.cut_next_listed() {
+        // Connections left in the last list are older than all later ones, so a new list is built only after
+        // them.
+        if self.drop_next_listed() {
             return Dropped::One;
         }
-        let (unproven, soon) = self.may_yield(false, now);
-        self.yielding = unproven.into();
-        if self.cut_next_listed() {
+        let (unauthenticated, soon) = self.droppable(false, now);
+        self.drop_order = unauthenticated.into();
+        if self.drop_next_listed() {
             Dropped::One
         } else if soon {
             Dropped::TooNew
-        } else if self.may_yield(true, now).0.into_iter().any(|(since, one)| one.cut_if(since, |_| true)) {
+        } else if self.droppable(true, now).0.into_iter().any(|(since, one)| one.drop_if(since, |_| true)) {
             Dropped::One
         } else {
             Dropped::AllBusy
         }
     }
 
-    /// Cuts the oldest of the list that is still as it was when it was listed.
-    fn cut_next_listed(&mut self) -> bool {
-        while let Some((since, connection)) = self.yielding.pop_front() {
-            if !connection.is_trusted() && connection.cut_if(since, |_| true) {
+    /// Drops the oldest connection of the list that has not changed since it was listed.
+    fn drop_next_listed(&mut self) -> bool {
+        while let Some((since, connection)) = self.drop_order.pop_front() {
+            if !connection.is_trusted() && connection.drop_if(since, |_| true) {
                 return true;
             }
         }
         false
     }
 
-    /// Connections that may yield, oldest first, and whether there are others that will soon.
-    fn may_yield(&self, trusted: bool, now: u64) -> (Vec<(u64, Arc<Connection>)>, bool) {
+    /// Connections that may be dropped, oldest first, and whether others are still too new.
+    fn droppable(&self, trusted: bool, now: u64) -> (Vec<(u64, Arc<Connection>)>, bool) {
         let (mut found, mut soon) = (Vec::new(), false);
         for (id, connection) in self.open.iter().filter(|(_, one)| one.is_trusted() == trusted) {
             let Stamp { phase, since } = connection.stamp();
-            if !trusted && phase.is_at_its_beginning() && now.saturating_sub(since) < SPARED_FOR {
+            if !trusted && phase.is_before_answer() && now.saturating_sub(since) < PROTECTED_FOR {
                 soon = true;
-            } else if phase.may_yield() {
+            } else if phase.is_droppable() {
                 found.push((since, *id, Arc::clone(connection)));
             }
         }
-        // Of those that began in the same millisecond, the first accepted is the oldest.
+        // Within one millisecond, the first accepted connection is the oldest.
         found.sort_unstable_by_key(|(since, id, _)| (*since, *id));
         (found.into_iter().map(|(since, _, connection)| (since, connection)).collect(), soon)
     }
 }
 
-/// What came of looking for a connection that yields.
+/// Result of looking for a connection to drop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dropped {
     One,
-    /// None, since those that would yield next are too new.
+    /// No connection dropped: the next candidates are too new.
     TooNew,
-    /// None, since all are being answered.
+    /// No connection dropped: all are being answered.
     AllBusy,
 }
 
@@ -285,7 +290,8 @@ impl Table {
         self.closed[closed as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether a connection should end with its answer because somebody waits for its place.
+    /// Whether a connection should close with its response because a client waits for its slot. Resets the
+    /// flag.
     pub(crate) fn is_wanted(&self) -> bool {
         self.is_wanted.load(Ordering::Relaxed) && self.is_wanted.swap(false, Ordering::Relaxed)
     }
@@ -308,7 +314,7 @@ impl Table {
                 _ => continue,
             };
             let overdue = u128::from(now.saturating_sub(stamp.since)) >= limit.as_millis();
-            if overdue && connection.cut_if(stamp.since, |phase| phase == stamp.phase) {
+            if overdue && connection.drop_if(stamp.since, |phase| phase == stamp.phase) {
                 self.count(reason);
             }
         }

@@ -1,4 +1,4 @@
-//! How the parts are, asked all at once, each within its time limit.
+//! Health checks of all components, run concurrently, each with a time limit.
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -8,15 +8,16 @@ use tokio::task::JoinSet;
 
 use crate::{CHECK_TIMEOUT, Condition, Part};
 
-/// The longest text of a part in an answer, in characters: room for a few weaknesses with their mends.
+/// Maximum length of a component's text in a response, in characters: room for a few weaknesses with their
+/// fixes.
 const WHY_LENGTH_MAX: usize = 1000;
 
-/// Parts that are asked together.
+/// Components that are checked together.
 pub(crate) struct Health {
     parts: Vec<Part>,
 }
 
-/// What a part said.
+/// Name and condition of a checked component.
 pub(crate) type Checked = (&'static str, Condition);
 
 impl Health {
@@ -24,12 +25,12 @@ impl Health {
         Self { parts }
     }
 
-    /// How the connections to the parts are protected, as far as there are any.
+    /// Protection of the connections to the components that have one.
     pub(crate) fn protections(&self) -> impl Iterator<Item = (&'static str, Protection)> {
         self.parts.iter().filter_map(|part| Some((part.name, part.probe.protection()?)))
     }
 
-    /// Asks every part at the same time. The answers are in the order of the parts.
+    /// Checks all components concurrently. The results are in the order of the components.
     pub(crate) async fn check(&self) -> Vec<Checked> {
         let mut asked = JoinSet::new();
         for (index, part) in self.parts.iter().cloned().enumerate() {
@@ -38,8 +39,8 @@ impl Health {
                 (index, answer.unwrap_or_else(|_| Condition::no_answer()))
             });
         }
-        // A probe that panics never answers, and stays at this.
-        let failed = || Condition::Failing("the check itself failed".to_owned());
+        // A probe that panics returns no result and keeps this one.
+        let failed = || Condition::Failing("the health check itself failed".to_owned());
         let mut checked: Vec<Checked> = self.parts.iter().map(|part| (part.name, failed())).collect();
         while let Some(ended) = asked.join_next().await {
             if let Ok((index, answer)) = ended {
@@ -50,8 +51,8 @@ impl Health {
     }
 }
 
-/// 200 where every part in `ready` does its work and the process is not stopping, else 503; either way with each
-/// part by name. A part in `watched` that fails makes the process impaired, not unready.
+/// Responds 200 if every component in `ready` works and the process is not stopping, otherwise 503. The body lists each
+/// component by name. A failing component in `watched` makes the process impaired, not unready.
 pub(crate) fn answer(ready: &[Checked], watched: &[Checked], stopping: bool) -> Response {
     let all = || ready.iter().chain(watched);
     let is_any = |of: fn(&Condition) -> bool| all().any(|(_, condition)| of(condition));

@@ -1,15 +1,15 @@
-//! The private HTTP face: `/metrics`, `/livez`, `/readyz`, `/healthz`.
+//! Ops port: the private HTTP server for `/metrics`, `/livez`, `/readyz` and `/healthz`.
 //!
 //! Constraints:
 //!
-//! * A probe reads. Nothing here writes to the queue or the store.
-//! * Everything that asks a part has a time limit ([`CHECK_TIMEOUT`]); a part that does not answer
-//!   takes nothing but its own lines away.
-//! * A part that works less well than it should is ready and says so: [`Condition::Degraded`] where what it
-//!   acknowledges could be lost, [`Condition::Impaired`] where some of its work fails.
-//! * Liveness is progress, not existence, and never depends on a system outside the process: whoever
-//!   wires the parts puts loops into `live` and dependencies into `ready`.
-//! * It listens on an address of its own, never on that of the webhooks: it has no login.
+//! * A probe only reads. Nothing here writes to the queue or the store.
+//! * Every check has a time limit ([`CHECK_TIMEOUT`]); a component that does not answer affects only its own
+//!   lines.
+//! * A component that works with a weakness is ready and reports the weakness: [`Condition::Degraded`] if acknowledged
+//!   data could be lost, [`Condition::Impaired`] if some of its work fails.
+//! * Liveness means progress and never depends on a system outside the process: the caller puts loops into
+//!   `live` and dependencies into `ready`.
+//! * The ops port has its own listen address, never that of the webhooks: it has no authentication.
 
 mod connections;
 mod health;
@@ -36,49 +36,50 @@ use tokio_util::sync::CancellationToken;
 use crate::health::Health;
 use crate::metrics::Metrics;
 
-/// How long one part may take to say how it is. Prometheus gives a scrape 10 s by default.
+/// Maximum time of one component's check. Prometheus allows 10 s per scrape by default.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Says how one part is.
+/// Reports the condition of one component.
 #[async_trait]
 pub trait Probe: Send + Sync {
-    /// Returns at once or waits for the part; [`CHECK_TIMEOUT`] is kept by the caller. Must only read.
+    /// Checks the component; may wait for it. The caller enforces [`CHECK_TIMEOUT`]. Must only read.
     async fn check(&self) -> Condition;
 
-    /// How the connection to the part is protected; `None` where there is none, or none yet. Asks nobody.
+    /// Protection of the connection to the component; `None` without a connection. Must not ask the
+    /// component.
     fn protection(&self) -> Option<Protection> {
         None
     }
 }
 
-/// How a part is. The texts say what is wrong, in a few words for a person: no secret, no personal data.
+/// Condition of a component. Each text says in a few words what is wrong: no secrets, no personal data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// As it should be.
+    /// The component works.
     Well,
-    /// It does its work, and what it acknowledges could still be lost: its durability is degraded.
+    /// The component works, but acknowledged data could be lost: its durability is degraded.
     Degraded(String),
-    /// It does some of its work: some calls fail, or the last ones failed a while ago.
+    /// The component does part of its work: some calls fail, or the last calls failed a while ago.
     Impaired(String),
-    /// It failed when it was last used, and nothing has shown since that it works. It counts as ready, so that work
-    /// comes which can show it, and not as up.
+    /// The component failed when it was last used and has not been used successfully since. It counts as
+    /// ready, so that it gets work that can prove it, and as down in `rollbook_up`.
     Unproven(String),
-    /// It does not do its work.
+    /// The component does not work.
     Failing(String),
 }
 
 impl Condition {
-    /// Whether it does its work.
+    /// Whether the component counts as ready.
     pub const fn is_ready(&self) -> bool {
         !matches!(self, Self::Failing(_))
     }
 
-    /// What `rollbook_up` says.
+    /// Whether `rollbook_up` is 1.
     pub const fn is_up(&self) -> bool {
         matches!(self, Self::Well | Self::Degraded(_) | Self::Impaired(_))
     }
 
-    /// The worse of two conditions of one part; both texts where both are degraded or impaired.
+    /// Returns the worse of two conditions of one component; joins the texts if both are degraded or impaired.
     fn worse(self, other: Self) -> Self {
         match (self, other) {
             (Self::Degraded(one), Self::Degraded(other)) => Self::Degraded(format!("{one}; {other}")),
@@ -98,24 +99,24 @@ impl Condition {
     }
 }
 
-/// A part of the process that has a state of its own.
+/// A component of the process that reports its own condition.
 #[derive(Clone)]
 pub struct Part {
-    /// Its name in the answers and in `rollbook_up{part}`.
+    /// Name in the responses and in `rollbook_up{part}`.
     pub name: &'static str,
-    /// Says how it is.
+    /// Check of the component.
     pub probe: Arc<dyn Probe>,
 }
 
-/// The queue, which this face asks itself: one answer serves its gauges and its health.
+/// The queue, checked by the ops port itself: one query serves both its gauges and its health.
 pub struct WatchedQueue {
-    /// Where to ask.
+    /// Port for queue queries.
     pub admin: Arc<dyn QueueAdmin>,
-    /// How many messages may wait in it.
+    /// Maximum number of messages that may wait in the queue.
     pub depth_max: u64,
 }
 
-/// The ops face, ready to serve.
+/// The ops port, ready to serve.
 pub struct Ops {
     live: Health,
     metrics: Metrics,
@@ -123,11 +124,11 @@ pub struct Ops {
 }
 
 impl Ops {
-    /// Puts the face together. `registry` holds the metrics of the other faces; those of this one are
-    /// added to it. A `queue` is a part on which readiness depends; without it there are no gauges of it.
+    /// Creates the ops port. `registry` holds the metrics of the other crates; the metrics of this port are
+    /// added to it. Readiness depends on `queue`; without it there are no queue gauges.
     ///
     /// # Errors
-    /// A metric of this face is registered already.
+    /// Fails if a metric of this port is already registered.
     pub fn new(
         registry: Registry,
         queue: Option<WatchedQueue>,
@@ -139,30 +140,30 @@ impl Ops {
         Ok(Self { live: Health::new(live), metrics, stopping: CancellationToken::new() })
     }
 
-    /// Answers 503 to the question of readiness from the moment that this is cancelled: the process has
-    /// been told to stop, and what is sent to it should go elsewhere.
+    /// Reports not ready (503) once `stopping` is cancelled: the process is shutting down, and new requests
+    /// should go to another instance.
     pub fn ready_until(mut self, stopping: CancellationToken) -> Self {
         self.stopping = stopping;
         self
     }
 
-    /// Shows these parts too, in `rollbook_up{part}` and by name, though readiness does not depend on them.
+    /// Shows these components in `rollbook_up{part}` and in the responses; readiness does not depend on them.
     pub fn watching(mut self, parts: Vec<Part>) -> Self {
         self.metrics.watched = Health::new(parts);
         self
     }
 
-    /// Judges the queue by this too: what the process itself met when it used the queue. The worst of the
-    /// conditions is shown.
+    /// Adds a probe of the queue: results that the process saw when it used the queue. The worst condition is
+    /// shown.
     pub fn judging_queue_by(mut self, used: Arc<dyn Probe>) -> Self {
         self.metrics.queue_used.push(used);
         self
     }
 
-    /// Answers until `stop`, then lets running answers end, but not for long.
+    /// Serves until `stop`, then gives running responses a short time to finish.
     ///
     /// # Errors
-    /// The listener failed for good.
+    /// Fails if the listener fails permanently.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
         let router = Router::new()
             .route("/metrics", get(render_metrics))
@@ -178,8 +179,8 @@ async fn render_metrics(State(ops): State<Arc<Ops>>) -> Response {
     match ops.metrics.render().await {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
-            tracing::error!(%error, "the metrics can't be rendered");
-            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be rendered\n").into_response()
+            tracing::error!(%error, "metrics can't be rendered");
+            (StatusCode::INTERNAL_SERVER_ERROR, "metrics can't be rendered\n").into_response()
         }
     }
 }

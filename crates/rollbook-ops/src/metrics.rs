@@ -1,8 +1,8 @@
-//! What Prometheus reads: what the faces counted, and what is computed at the scrape.
+//! Metrics for Prometheus: those that other crates count, and those computed at the scrape.
 //!
-//! The numbers of the queue belong to the service, not to this process, so they are asked for when
-//! someone looks. Where the queue does not answer in time its gauges keep their last value, which
-//! would lie, were `rollbook_up{part="queue"}` not 0 in the same scrape.
+//! The queue's figures belong to the service, not to this process, so they are queried at each scrape. If the
+//! queue does not answer in time, its gauges keep their last value; `rollbook_up{part="queue"}` is 0 in the
+//! same scrape and marks them as outdated.
 
 use std::sync::Arc;
 
@@ -15,18 +15,18 @@ use crate::health::{Checked, Health};
 use crate::process::Process;
 use crate::{CHECK_TIMEOUT, Condition, Probe, WatchedQueue};
 
-/// The part that the gauges of the queue speak for.
+/// Component that the queue gauges describe.
 const QUEUE: &str = "queue";
 
 pub(crate) struct Metrics {
     registry: Registry,
     queue: Option<(WatchedQueue, QueueGauges)>,
-    /// What the process met when it used the queue.
+    /// Probes of the queue by its use in this process.
     pub(crate) queue_used: Vec<Arc<dyn Probe>>,
     ready: Health,
     pub(crate) watched: Health,
     up: IntGaugeVec,
-    /// Not shown before there is a connection: until then nobody knows.
+    /// No series before the first connection: the value is unknown until then.
     clear_text: IntGaugeVec,
     process: Option<Process>,
     clock: Arc<dyn Clock>,
@@ -39,11 +39,11 @@ impl Metrics {
         ready: Health,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, prometheus::Error> {
-        let help = "Whether a part answers and does its work (1) or not (0).";
+        let help = "1 if the component answers and works, otherwise 0.";
         let up = IntGaugeVec::new(Opts::new("rollbook_up", help), &["part"])?;
         registry.register(Box::new(up.clone()))?;
-        let help = "Whether passwords and data go to the part in clear text over a network (1); by TLS, or only within \
-                    this machine (0).";
+        let help = "1 if passwords and data go to the component in clear text over a network; 0 with TLS, or within this \
+                    machine.";
         let clear_text = IntGaugeVec::new(Opts::new("rollbook_connection_clear_text", help), &["part"])?;
         registry.register(Box::new(clear_text.clone()))?;
         let build = IntGaugeVec::new(Opts::new("rollbook_build_info", "Always 1."), &["version"])?;
@@ -71,7 +71,7 @@ impl Metrics {
         })
     }
 
-    /// Asks every part, then renders all metrics as Prometheus text.
+    /// Checks every component, then renders all metrics as Prometheus text.
     pub(crate) async fn render(&self) -> Result<String, prometheus::Error> {
         let (ready, watched) = self.check().await;
         for (part, condition) in ready.iter().chain(&watched) {
@@ -89,7 +89,7 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// Asks every part, each once: those on which readiness depends, and those that are only watched.
+    /// Checks every component once: first those on which readiness depends, then those that are only watched.
     pub(crate) async fn check(&self) -> (Vec<Checked>, Vec<Checked>) {
         let (queue, mut ready, watched) =
             tokio::join!(self.check_queue(), self.ready.check(), self.watched.check());
@@ -99,7 +99,7 @@ impl Metrics {
         (ready, watched)
     }
 
-    /// How the queue is, which also brings its gauges up to date; `None` where there is no queue.
+    /// Checks the queue and updates its gauges; `None` without a queue.
     async fn check_queue(&self) -> Option<Condition> {
         let (queue, gauges) = self.queue.as_ref()?;
         let asked =
@@ -134,7 +134,7 @@ struct QueueGauges {
     oldest_age_seconds: Gauge,
     dead_letters: IntGauge,
     parts_unreachable: IntGauge,
-    /// Not shown before the queue has been asked: until then nobody knows.
+    /// No series before the first check of the queue: the value is unknown until then.
     durability_degraded: IntGaugeVec,
     room: RoomGauges,
 }
@@ -148,13 +148,13 @@ impl QueueGauges {
         };
         let oldest_age_seconds = Gauge::new(
             "rollbook_queue_oldest_age_seconds",
-            "How long ago the oldest message that is neither done nor dead was received; 0 when there is none.",
+            "Age of the oldest message that is neither done nor a dead letter; 0 if there is none.",
         )?;
         registry.register(Box::new(oldest_age_seconds.clone()))?;
         let durability_degraded = IntGaugeVec::new(
             Opts::new(
                 "rollbook_durability_degraded",
-                "Whether what the part acknowledges could still be lost (1) or is on stable storage (0).",
+                "1 if acknowledged data could still be lost, 0 if it is on stable storage.",
             ),
             &["part"],
         )?;
@@ -162,22 +162,22 @@ impl QueueGauges {
         Ok(Self {
             durability_degraded,
             room: RoomGauges::new(registry)?,
-            depth: gauge("rollbook_queue_depth", "Messages that are neither done nor dead.")?,
+            depth: gauge("rollbook_queue_depth", "Messages that are neither done nor dead letters.")?,
             depth_limit: gauge(
                 "rollbook_queue_depth_limit",
-                "How many messages may wait; more are answered 503.",
+                "Maximum number of waiting messages; further deliveries are answered 503.",
             )?,
-            leased: gauge("rollbook_queue_leased", "Messages in the hands of a worker.")?,
-            delayed: gauge("rollbook_queue_delayed", "Messages that wait for their backoff to pass.")?,
+            leased: gauge("rollbook_queue_leased", "Messages that a worker has leased.")?,
+            delayed: gauge("rollbook_queue_delayed", "Messages that wait for their backoff to end.")?,
             oldest_age_seconds,
             parts_unreachable: gauge(
                 "rollbook_queue_parts_unreachable",
-                "Parts of the queue (nodes of a Redis cluster) that do not answer: their deliveries are answered 503, and \
-                 no other figure of the queue counts what they have.",
+                "Nodes of the queue's Redis cluster that do not answer: their deliveries are answered 503, and no other \
+                 figure of the queue includes their messages.",
             )?,
             dead_letters: gauge(
                 "rollbook_dead_letters",
-                "Messages that were parked and wait for a person to redrive or discard them.",
+                "Dead letters: messages that wait for an operator to redrive or discard them.",
             )?,
         })
     }
@@ -194,8 +194,8 @@ impl QueueGauges {
     }
 }
 
-/// The room of the queue. Each is shown only where it is known: a queue on Redis has no disk of ours, one in a file no
-/// memory of its own.
+/// Memory and disk space of the queue. A gauge is shown only if its value is known: a queue on Redis has no
+/// local disk, a queue in a file has no memory limit.
 struct RoomGauges {
     memory_used: IntGaugeVec,
     memory_limit: IntGaugeVec,
@@ -213,19 +213,19 @@ impl RoomGauges {
         Ok(Self {
             memory_used: gauge(
                 "rollbook_queue_memory_used_bytes",
-                "Memory in use on the queue's Redis server; of several, on the one nearest to its limit.",
+                "Memory in use on the queue's Redis server; with several servers, on the one nearest to its limit.",
             )?,
             memory_limit: gauge(
                 "rollbook_queue_memory_limit_bytes",
-                "The maxmemory of that server; not shown where it has none.",
+                "The maxmemory of that server; absent if it has none.",
             )?,
             disk_available: gauge(
                 "rollbook_queue_disk_available_bytes",
-                "Bytes that may still be written to the file system of the embedded queue.",
+                "Bytes available on the file system of the embedded queue.",
             )?,
             disk_size: gauge(
                 "rollbook_queue_disk_size_bytes",
-                "The size of the file system of the embedded queue.",
+                "Size of the file system of the embedded queue.",
             )?,
         })
     }

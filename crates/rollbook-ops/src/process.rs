@@ -1,11 +1,10 @@
-//! What the system says about this process: the `process_*` metrics that Prometheus' own clients have, read
-//! from `/proc/self` at the scrape.
+//! The `process_*` metrics of Prometheus' standard clients, read from `/proc/self` at each scrape.
 //!
 //! Constraints:
 //!
-//! * Nothing is guessed: the units of the kernel's figures come from the kernel too (`auxv`). Where they
-//!   can't be read (no Linux, no `/proc`) there are no such metrics.
-//! * A file that can't be read later leaves its gauges as they were.
+//! * The units of the kernel's figures are read from the kernel too (`auxv`), never guessed. Where they can't
+//!   be read (not Linux, no `/proc`), these metrics are absent.
+//! * If a file can't be read later, its gauges keep their values.
 
 use std::fs;
 use std::io;
@@ -13,15 +12,15 @@ use std::sync::{Mutex, PoisonError};
 
 use prometheus::{Counter, Gauge, Registry};
 
-/// `AT_CLKTCK` of the auxiliary vector: how many ticks the kernel counts in a second.
+/// `AT_CLKTCK` of the auxiliary vector: kernel ticks per second.
 const TICKS_PER_SECOND: usize = 17;
-/// `AT_PAGESZ` of the auxiliary vector: how many bytes a page of memory has.
+/// `AT_PAGESZ` of the auxiliary vector: bytes per memory page.
 const PAGE_SIZE: usize = 6;
 
-/// The instruments.
+/// Metrics of the process.
 pub(crate) struct Process {
     units: Units,
-    /// Held while it is brought up to date: two scrapes at once would add the same time twice.
+    /// Locked during an update: two concurrent scrapes would add the same time twice.
     cpu_seconds: Mutex<Counter>,
     open_fds: Gauge,
     max_fds: Gauge,
@@ -31,7 +30,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Registers them, where the system says what they need.
+    /// Registers the metrics; `None` where the system does not report the units.
     pub(crate) fn new(registry: &Registry) -> Result<Option<Self>, prometheus::Error> {
         let (Ok(units), Ok(stat)) = (Units::read(), Stat::read()) else { return Ok(None) };
         let gauge = |name: &str, help: &str| {
@@ -41,12 +40,12 @@ impl Process {
         };
         let cpu_seconds = Counter::new("process_cpu_seconds_total", "Processor time of the process.")?;
         registry.register(Box::new(cpu_seconds.clone()))?;
-        gauge("process_start_time_seconds", "When the process started.")?.set(units.started_at(&stat));
+        gauge("process_start_time_seconds", "Start time of the process.")?.set(units.started_at(&stat));
         let process = Self {
             units,
             cpu_seconds: Mutex::new(cpu_seconds),
             open_fds: gauge("process_open_fds", "Open file descriptors.")?,
-            max_fds: gauge("process_max_fds", "How many file descriptors may be open.")?,
+            max_fds: gauge("process_max_fds", "Maximum number of open file descriptors.")?,
             virtual_memory_bytes: gauge("process_virtual_memory_bytes", "Address space in use.")?,
             resident_memory_bytes: gauge("process_resident_memory_bytes", "Memory in use.")?,
             threads: gauge("process_threads", "Threads of the process.")?,
@@ -54,7 +53,7 @@ impl Process {
         Ok(Some(process))
     }
 
-    /// Brings them up to date.
+    /// Updates the metrics.
     pub(crate) fn update(&self) {
         if let Ok(stat) = Stat::read() {
             let cpu = self.cpu_seconds.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,7 +63,7 @@ impl Process {
             self.threads.set(float(stat.threads));
         }
         if let Ok(folder) = fs::read_dir("/proc/self/fd") {
-            // The folder itself is open while it is read.
+            // Reading the folder opens one more descriptor.
             self.open_fds.set(float(folder.count() as u64).max(1.0) - 1.0);
         }
         if let Some(max) = fs::read_to_string("/proc/self/limits").ok().as_deref().and_then(max_fds) {
@@ -73,11 +72,11 @@ impl Process {
     }
 }
 
-/// In what the kernel counts.
+/// Units of the kernel's figures.
 struct Units {
     ticks_per_second: u64,
     page_bytes: u64,
-    /// Seconds since 1970.
+    /// Boot time in seconds since 1970.
     booted_at: u64,
 }
 
@@ -103,7 +102,7 @@ impl Units {
     }
 }
 
-/// The value of a key in the auxiliary vector: pairs of machine words.
+/// Value of a key in the auxiliary vector, a list of pairs of machine words.
 fn auxiliary(vector: &[u8], key: usize) -> Option<u64> {
     let (words, _) = vector.as_chunks::<{ size_of::<usize>() }>();
     let (pairs, _) = words.as_chunks::<2>();
@@ -111,12 +110,12 @@ fn auxiliary(vector: &[u8], key: usize) -> Option<u64> {
     u64::try_from(usize::from_ne_bytes(*value)).ok()
 }
 
-/// What `/proc/self/stat` says.
+/// Fields of `/proc/self/stat`.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     cpu_ticks: u64,
     threads: u64,
-    /// After the boot.
+    /// Start of the process in ticks after boot.
     started_ticks: u64,
     virtual_bytes: u64,
     resident_pages: u64,
@@ -128,8 +127,8 @@ impl Stat {
         Self::parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Fields are counted from one in proc(5). The second is the name in parentheses, which may hold
-    /// anything: the third comes after the last of them.
+    /// Parses the fields, numbered from one as in proc(5). The second field is the name in parentheses and
+    /// may contain any character: the third field follows the last closing parenthesis.
     fn parse(text: &str) -> Option<Self> {
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();

@@ -1,7 +1,7 @@
-//! What the receiver says: every answer of the contract, in one place.
+//! All HTTP responses of the receiver's contract.
 //!
-//! A refusal tells its client which rule failed, in a fixed text, and nothing of the queue, the
-//! secrets or the body.
+//! A refusal names the rule that failed in a fixed text, and reveals nothing about the queue, the secrets or
+//! the body.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -14,30 +14,30 @@ use crate::metrics::outcome;
 
 pub(crate) type Answer = Response<Full<Bytes>>;
 
-/// Why a request gets no 200.
+/// Reason for which a request is not answered 200.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// No such path.
+    /// Unknown path.
     NotFound,
-    /// The path has no such method; these it has.
+    /// Method not allowed on this path; the value lists the allowed ones.
     Method(&'static str),
-    /// The body is too long.
+    /// The body exceeds the length limit.
     TooLarge,
-    /// The body took too long.
+    /// The body arrived too slowly.
     TooSlow,
-    /// The body broke off, or its chunks are malformed.
-    Torn,
-    /// The bodies that are held leave no room for this one.
-    NoRoom,
-    /// The delivery is not genuine, or not fresh.
-    NotGenuine(VerifyError),
-    /// As many deliveries wait for the queue as may.
+    /// The body ended early, or its chunks are malformed.
+    Incomplete,
+    /// The memory budget for bodies is used up.
+    NoBodyBudget,
+    /// The delivery failed verification.
+    Unverified(VerifyError),
+    /// The maximum number of deliveries already wait for the queue.
     TooManyWaiting,
-    /// As many messages wait as may.
+    /// The queue holds the maximum number of messages.
     QueueFull,
-    /// No memory or no disk space is left where the queue is kept.
+    /// The queue's memory or disk is full.
     QueueNoRoom,
-    /// The queue failed, or did not answer in time.
+    /// The queue failed or did not answer in time.
     QueueUnavailable,
     /// The process is stopping.
     Stopping,
@@ -50,8 +50,8 @@ impl Refusal {
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Torn | Self::NotGenuine(_) => StatusCode::BAD_REQUEST,
-            Self::NoRoom
+            Self::Incomplete | Self::Unverified(_) => StatusCode::BAD_REQUEST,
+            Self::NoBodyBudget
             | Self::TooManyWaiting
             | Self::QueueFull
             | Self::QueueNoRoom
@@ -66,9 +66,9 @@ impl Refusal {
             Self::Method(_) => "method not allowed",
             Self::TooLarge => "body too large",
             Self::TooSlow => "body too slow",
-            Self::Torn => "body not whole",
-            Self::NotGenuine(error) => return Bytes::from(format!(r#"{{"error":"{error}"}}"#)),
-            Self::NoRoom | Self::TooManyWaiting => "too many deliveries at once",
+            Self::Incomplete => "body not whole",
+            Self::Unverified(error) => return Bytes::from(format!(r#"{{"error":"{error}"}}"#)),
+            Self::NoBodyBudget | Self::TooManyWaiting => "too many deliveries at once",
             Self::QueueFull => "queue full",
             Self::QueueNoRoom => "queue has no room",
             Self::QueueUnavailable => "queue unavailable",
@@ -77,22 +77,23 @@ impl Refusal {
         Bytes::from(format!(r#"{{"error":"{text}"}}"#))
     }
 
-    /// How a delivery that is refused so is counted.
+    /// Outcome label under which the refused delivery is counted.
     pub(crate) const fn outcome(self) -> &'static str {
         match self {
-            // Not deliveries, and never counted as one; the match must be total.
-            Self::NotFound | Self::Method(_) | Self::Torn => outcome::TORN,
+            // The first two are never counted as deliveries; the match must be total.
+            Self::NotFound | Self::Method(_) | Self::Incomplete => outcome::TORN,
             Self::TooLarge => outcome::TOO_LARGE,
             Self::TooSlow => outcome::TOO_SLOW,
-            Self::NotGenuine(error) => error.label(),
-            Self::NoRoom | Self::TooManyWaiting => outcome::OVERLOADED,
+            Self::Unverified(error) => error.label(),
+            Self::NoBodyBudget | Self::TooManyWaiting => outcome::OVERLOADED,
             Self::QueueFull => outcome::QUEUE_FULL,
             Self::QueueNoRoom => outcome::QUEUE_NO_ROOM,
             Self::QueueUnavailable | Self::Stopping => outcome::QUEUE_UNAVAILABLE,
         }
     }
 
-    /// The answer. Every 503 asks for a pause of Svix's own first step: a longer one it would ignore.
+    /// Builds the response. Every 503 asks for the pause of Svix's own first retry: Svix ignores a longer
+    /// one.
     pub(crate) fn answer(self) -> Answer {
         let mut answer = json(self.status(), self.body());
         if let Self::Method(allowed) = self {
@@ -105,7 +106,7 @@ impl Refusal {
     }
 }
 
-/// How a delivery that is durable is counted.
+/// Outcome label under which a durable delivery is counted.
 pub(crate) const fn outcome_of(enqueued: Enqueued) -> &'static str {
     match enqueued {
         Enqueued::Queued => outcome::QUEUED,
@@ -113,7 +114,7 @@ pub(crate) const fn outcome_of(enqueued: Enqueued) -> &'static str {
     }
 }
 
-/// The answer to a delivery that is durable.
+/// Response to a durable delivery.
 pub(crate) fn durable(enqueued: Enqueued) -> Answer {
     json(
         StatusCode::OK,
@@ -124,12 +125,12 @@ pub(crate) fn durable(enqueued: Enqueued) -> Answer {
     )
 }
 
-/// The answer to a health check that passes.
+/// Response to a successful health check.
 pub(crate) fn healthy() -> Answer {
     json(StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#))
 }
 
-/// Ends the connection after this answer: what is left of the request is not worth reading.
+/// Closes the connection after this response: the rest of the request is not worth reading.
 pub(crate) fn and_close(mut answer: Answer) -> Answer {
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer
@@ -163,15 +164,15 @@ mod tests {
             Refusal::Method("POST"),
             Refusal::TooLarge,
             Refusal::TooSlow,
-            Refusal::Torn,
-            Refusal::NoRoom,
+            Refusal::Incomplete,
+            Refusal::NoBodyBudget,
             Refusal::TooManyWaiting,
             Refusal::QueueFull,
             Refusal::QueueNoRoom,
             Refusal::QueueUnavailable,
             Refusal::Stopping,
         ];
-        all.extend(verify_errors.map(Refusal::NotGenuine));
+        all.extend(verify_errors.map(Refusal::Unverified));
         all
     }
 

@@ -1,17 +1,17 @@
-//! Group commit without a timer: while one batch is on its way to the queue, arrivals collect; when it
-//! returns, they go as the next. Under load the next stands ready at the queue's door before the first
-//! returns, so that the disk never waits for us.
+//! Group commit without a timer: while one batch is being written to the queue, new deliveries collect; when
+//! the call returns, they form the next batch. Under load the next call is already waiting at the queue
+//! before the first one returns, so that the disk is never idle.
 //!
 //! Constraints:
 //!
-//! * At most [`IN_FLIGHT_MAX`] calls at once, and a second one only when it is worth its commit: a quiet
-//!   system has one, and two small commits are never made of what could be one.
-//! * A call to the queue is never cancelled. The requests that wait for it may be, at any moment.
-//! * A delivery whose request is gone by the time a batch is made is left out of it: it was never
+//! * At most [`IN_FLIGHT_MAX`] calls run at once, and a second one only if it is large enough to be worth its
+//!   commit: a quiet system has one call, and one possible commit is never split into two small ones.
+//! * A call to the queue is never cancelled. The requests that wait for it may be cancelled at any time.
+//! * A delivery whose request was cancelled before its batch is formed is left out: it was never
 //!   acknowledged, and Svix sends it again.
-//! * What a waiting delivery holds (its place, its room) it holds until the queue has answered or it
-//!   was left out, however long ago its request gave up. So the limits bound the batcher too.
-//! * A storage that broke ends the loop: nothing may be acknowledged by it any more.
+//! * A waiting delivery keeps its permits (slot and body memory) until the queue has answered or it was left
+//!   out, even if its request gave up earlier. The limits therefore also bound the batcher.
+//! * Broken storage ends the loop: it must not acknowledge anything any more.
 
 use std::sync::Arc;
 
@@ -26,43 +26,43 @@ use crate::metrics::Metrics;
 use crate::outage::Outage;
 
 /// A verified delivery that waits for the queue.
-pub(crate) struct Waiting {
+pub(crate) struct WaitingDelivery {
     pub(crate) delivery: Delivery,
-    pub(crate) asker: Asker,
+    pub(crate) request: PendingRequest,
 }
 
-/// Who waits, and what is held for them meanwhile.
-pub(crate) struct Asker {
-    /// Gets the queue's answer.
+/// A request that waits for its response, and its permits.
+pub(crate) struct PendingRequest {
+    /// Channel for the queue's answer.
     pub(crate) answer: oneshot::Sender<Result<Enqueued, Refusal>>,
-    /// The place among those that wait.
-    pub(crate) place: OwnedSemaphorePermit,
-    /// The room that the body takes.
-    pub(crate) room: OwnedSemaphorePermit,
+    /// Permit among the deliveries that wait for the queue.
+    pub(crate) permit: OwnedSemaphorePermit,
+    /// Permit for the memory of the body.
+    pub(crate) body_permit: OwnedSemaphorePermit,
 }
 
-/// The loop between the requests and the queue.
+/// Loop between the requests and the queue.
 pub(crate) struct Batcher {
-    pub(crate) arrivals: mpsc::Receiver<Waiting>,
+    pub(crate) arrivals: mpsc::Receiver<WaitingDelivery>,
     pub(crate) producer: Arc<dyn Producer>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) batch_max: usize,
     pub(crate) batch_bytes_max: usize,
 }
 
-/// Calls to the queue at once: one at the disk, one at its door. A third would only split the second.
+/// Maximum concurrent calls to the queue: one at the disk, one waiting. A third would only split the second.
 const IN_FLIGHT_MAX: usize = 2;
-/// The least that a second call must carry. Below it, waiting for the first costs less than a commit.
-const SECOND_MIN: usize = 8;
+/// Minimum deliveries of a second call. Below it, waiting for the first call costs less than a commit.
+const SECOND_CALL_MIN: usize = 8;
 
-/// A call that has returned: its askers and the answer to each.
-type Landed = (Vec<Asker>, Vec<Result<Enqueued, QueueError>>);
+/// A finished call: the requests and the result for each.
+type FinishedCall = (Vec<PendingRequest>, Vec<Result<Enqueued, QueueError>>);
 
 impl Batcher {
-    /// Runs until nobody can send any more and all that was sent is answered.
+    /// Runs until all senders are dropped and everything received is answered.
     ///
     /// # Errors
-    /// [`QueueError::Broken`]. Who still waits learns it from the end of their channel.
+    /// [`QueueError::Broken`]. Requests that still wait see their channel closed.
     pub(crate) async fn run(mut self) -> Result<(), QueueError> {
         let mut arrived = Vec::new();
         let mut calls = JoinSet::new();
@@ -71,41 +71,43 @@ impl Batcher {
             let is_worth_a_call = match calls.len() {
                 0 => !arrived.is_empty(),
                 IN_FLIGHT_MAX.. => false,
-                _ => arrived.len() >= SECOND_MIN.max(last / 2).min(self.batch_max),
+                _ => arrived.len() >= SECOND_CALL_MIN.max(last / 2).min(self.batch_max),
             };
             if is_worth_a_call {
                 last = self.call(&mut arrived, &mut calls);
                 continue;
             }
-            let room = self.batch_max - arrived.len();
+            let free = self.batch_max - arrived.len();
             tokio::select! {
                 biased;
-                Some(landed) = calls.join_next() => land(landed, &mut outage)?,
-                count = self.arrivals.recv_many(&mut arrived, room), if open && room > 0 => open = count > 0,
+                Some(finished) = calls.join_next() => finish_call(finished, &mut outage)?,
+                count = self.arrivals.recv_many(&mut arrived, free), if open && free > 0 => open = count > 0,
             }
         }
         Ok(())
     }
 
-    /// Begins a call with what has arrived and is still waited for, as far as it fits. Returns how much that is.
-    fn call(&self, arrived: &mut Vec<Waiting>, calls: &mut JoinSet<Landed>) -> usize {
-        let fits = fitting(arrived.iter().map(|waiting| waiting.delivery.body.len()), self.batch_bytes_max);
-        let (deliveries, askers): (Vec<_>, Vec<_>) = arrived
+    /// Starts a call with the deliveries that fit and are still wanted. Returns their number.
+    fn call(&self, arrived: &mut Vec<WaitingDelivery>, calls: &mut JoinSet<FinishedCall>) -> usize {
+        let fits =
+            count_fitting(arrived.iter().map(|waiting| waiting.delivery.body.len()), self.batch_bytes_max);
+        let (deliveries, requests): (Vec<_>, Vec<_>) = arrived
             .drain(..fits)
-            .filter(|waiting| !waiting.asker.answer.is_closed())
-            .map(|waiting| (waiting.delivery, waiting.asker))
+            .filter(|waiting| !waiting.request.answer.is_closed())
+            .map(|waiting| (waiting.delivery, waiting.request))
             .unzip();
         let size = deliveries.len();
         if size > 0 {
             let (producer, metrics) = (Arc::clone(&self.producer), Arc::clone(&self.metrics));
-            calls.spawn(async move { (askers, enqueue(&*producer, &metrics, &deliveries).await) });
+            calls.spawn(async move { (requests, enqueue(&*producer, &metrics, &deliveries).await) });
         }
         size
     }
 }
 
-/// How many of these go together in one call: the first, and as many more as have room in `bytes_max`.
-fn fitting(sizes: impl Iterator<Item = usize>, bytes_max: usize) -> usize {
+/// Number of deliveries in one call: the first one, and further ones as long as the sum is within
+/// `bytes_max`.
+fn count_fitting(sizes: impl Iterator<Item = usize>, bytes_max: usize) -> usize {
     let mut bytes = 0_usize;
     sizes
         .take_while(|size| {
@@ -129,33 +131,33 @@ async fn enqueue(
     if answers.len() == deliveries.len() {
         return answers;
     }
-    // Nobody can know which delivery has no answer, so none is acknowledged.
-    let what = format!("it gave {} answers for {} deliveries", answers.len(), deliveries.len());
+    // The missing answers can't be assigned, so no delivery is acknowledged.
+    let what = format!("the queue returned {} answers for {} deliveries", answers.len(), deliveries.len());
     vec![Err(QueueError::Unavailable(what)); deliveries.len()]
 }
 
-/// Ends a call.
-fn land(landed: Result<Landed, JoinError>, outage: &mut Outage) -> Result<(), QueueError> {
-    // Calls are never aborted, so this is a panic, and no acknowledgement can be trusted after one.
-    let (askers, answers) = landed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+/// Handles a finished call.
+fn finish_call(finished: Result<FinishedCall, JoinError>, outage: &mut Outage) -> Result<(), QueueError> {
+    // Calls are never aborted, so an error is a panic; after a panic no acknowledgement can be trusted.
+    let (requests, answers) = finished.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     outage.note(&answers);
     let broken = answers.iter().find(|answer| matches!(answer, Err(QueueError::Broken(_)))).cloned();
-    answer(answers, askers);
+    answer(answers, requests);
     broken.map_or(Ok(()), |answer| answer.map(drop))
 }
 
-/// Hands out a batch's answers. An asker that has gone meanwhile misses nothing: what is durable is
-/// found as a duplicate when Svix sends it again.
-fn answer(answers: Vec<Result<Enqueued, QueueError>>, askers: Vec<Asker>) {
-    for (asker, answer) in askers.into_iter().zip(answers) {
-        let told = answer.map_err(|error| match error {
+/// Sends each request its result. A request that was cancelled loses nothing: when Svix sends a durable
+/// delivery again, it is found as a duplicate.
+fn answer(answers: Vec<Result<Enqueued, QueueError>>, requests: Vec<PendingRequest>) {
+    for (request, answer) in requests.into_iter().zip(answers) {
+        let result = answer.map_err(|error| match error {
             QueueError::Full { .. } => Refusal::QueueFull,
             QueueError::NoRoom(_) => Refusal::QueueNoRoom,
             _ => Refusal::QueueUnavailable,
         });
-        _ = asker.answer.send(told);
-        // Only now: the delivery waits no longer.
-        drop((asker.place, asker.room));
+        _ = request.answer.send(result);
+        // Released only now: the delivery no longer waits.
+        drop((request.permit, request.body_permit));
     }
 }
 
@@ -165,11 +167,11 @@ mod tests {
 
     #[test]
     fn a_call_carries_no_more_bytes_than_its_limit_but_always_one_delivery() {
-        let of = |sizes: &[usize]| fitting(sizes.iter().copied(), 100);
+        let of = |sizes: &[usize]| count_fitting(sizes.iter().copied(), 100);
         assert_eq!(of(&[]), 0);
-        assert_eq!(of(&[50, 50, 1]), 2, "exactly as many as fit");
+        assert_eq!(of(&[50, 50, 1]), 2, "exactly at the limit");
         assert_eq!(of(&[50, 51]), 1);
-        assert_eq!(of(&[101, 1]), 1, "one that is larger than the limit goes alone");
+        assert_eq!(of(&[101, 1]), 1, "a delivery larger than the limit goes alone");
         assert_eq!(of(&[0; 101]), 100, "an empty body counts as a byte");
     }
 }

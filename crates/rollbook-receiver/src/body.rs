@@ -1,4 +1,4 @@
-//! Reads a body: the raw bytes, within the limits on one body, on all of them together, and on time.
+//! Reading of a request body: raw bytes, within the limits on size, rate, time and total memory.
 
 use std::time::Duration;
 
@@ -9,68 +9,68 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer::Refusal;
-use crate::room::{Room, Share};
+use crate::body_budget::{BodyBudget, Share};
 
-/// A body, with its share of the room that all bodies have together.
-pub(crate) struct Held {
-    /// The bytes as they were sent.
+/// A complete body and its share of the memory budget.
+pub(crate) struct BufferedBody {
+    /// Bytes exactly as sent.
     pub(crate) bytes: Bytes,
-    /// One permit for each of them. Keep it as long as the bytes.
-    pub(crate) room: OwnedSemaphorePermit,
+    /// Budget permits, one per byte. Must be kept as long as the bytes.
+    pub(crate) permit: OwnedSemaphorePermit,
 }
 
-/// The limits on one body.
+/// Limits of one body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Maximum length, in bytes.
+    /// Maximum length in bytes.
     pub(crate) length_max: usize,
-    /// Maximum time for all of it.
+    /// Maximum time for the complete body.
     pub(crate) timeout: Duration,
-    /// Each window must bring as many bytes as `rate_min` asks of it, or the end.
+    /// Interval in which the minimum rate is checked.
     pub(crate) window: Duration,
-    /// Bytes a second.
+    /// Minimum rate in bytes per second.
     pub(crate) rate_min: usize,
 }
 
-/// Reads a body to its end, whose head came at `started`. Room is taken for what has come, not for what was
-/// announced: an announcement costs a client nothing.
+/// Reads a complete body; `started` is the time of its head. The budget is charged for received bytes, not
+/// for the announced length: announcing costs a client nothing.
 ///
 /// # Errors
-/// [`Refusal::TooLarge`], before any byte is read where the length was announced; [`Refusal::TooSlow`];
-/// [`Refusal::NoRoom`], also where this body had to yield its room; [`Refusal::Torn`].
+/// [`Refusal::TooLarge`], before any byte is read if the length was announced; [`Refusal::TooSlow`];
+/// [`Refusal::NoBodyBudget`], also if this body was evicted; [`Refusal::Incomplete`].
 pub(crate) async fn read(
     mut body: Incoming,
     limits: Limits,
-    room: &Room,
+    budget: &BodyBudget,
     started: Instant,
-) -> Result<Held, Refusal> {
+) -> Result<BufferedBody, Refusal> {
     if body.size_hint().lower() > limits.length_max as u64 {
         return Err(Refusal::TooLarge);
     }
-    // Copied, though one frame often has it all: the frame is a window on hyper's read buffer and
+    // Copied, though one frame often holds the complete body: the frame points into hyper's read buffer and
     // would keep up to 64 KiB of it alive while the delivery waits.
     let mut bytes = Vec::new();
-    let mut share = room.share();
+    let mut share = budget.share();
     let mut pace = Pace::new(limits, started);
     while let Some(frame) = next(&mut body, &share, &mut pace).await? {
-        // Trailers are not signed and mean nothing.
+        // Trailers are not signed and are ignored.
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > limits.length_max - bytes.len() {
             return Err(Refusal::TooLarge);
         }
-        timeout_at(pace.deadline, share.grow(data.len())).await.unwrap_or(Err(Refusal::NoRoom))?;
-        pace.came(data.len());
+        timeout_at(pace.deadline, share.grow(data.len())).await.unwrap_or(Err(Refusal::NoBodyBudget))?;
+        pace.received(data.len());
         bytes.extend_from_slice(&data);
         if body.is_end_stream() {
             break;
         }
         share.list();
     }
-    // Boxed, so that no spare capacity is held that `room` does not count.
-    Ok(Held { bytes: Bytes::from(bytes.into_boxed_slice()), room: share.finish()? })
+    // Boxed, so that no spare capacity is held that the budget does not count.
+    Ok(BufferedBody { bytes: Bytes::from(bytes.into_boxed_slice()), permit: share.finish()? })
 }
 
-/// The next piece, within its time and as long as this body need not yield.
+/// Reads the next frame, within its time limit and unless this body is evicted.
 async fn next(
     body: &mut Incoming,
     share: &Share<'_>,
@@ -80,8 +80,8 @@ async fn next(
         let frame = async {
             tokio::select! {
                 biased;
-                frame = body.frame() => frame.transpose().map_err(|_| Refusal::Torn),
-                () = share.must_yield() => Err(Refusal::NoRoom),
+                frame = body.frame() => frame.transpose().map_err(|_| Refusal::Incomplete),
+                () = share.evicted() => Err(Refusal::NoBodyBudget),
             }
         };
         match timeout_at(pace.next_check(), frame).await {
@@ -91,25 +91,25 @@ async fn next(
     }
 }
 
-/// Judges how fast a body comes.
+/// Checks the rate at which a body arrives.
 struct Pace {
     deadline: Instant,
     window: Duration,
-    /// Bytes that a window must bring.
-    wanted: usize,
+    /// Minimum bytes per window.
+    window_bytes_min: usize,
     window_ends: Instant,
-    came: usize,
+    received: usize,
 }
 
 impl Pace {
     fn new(limits: Limits, started: Instant) -> Self {
-        let wanted = limits.window.as_millis().saturating_mul(limits.rate_min as u128) / 1000;
+        let window_bytes_min = limits.window.as_millis().saturating_mul(limits.rate_min as u128) / 1000;
         Self {
             deadline: started + limits.timeout,
             window: limits.window,
-            wanted: usize::try_from(wanted).unwrap_or(usize::MAX),
+            window_bytes_min: usize::try_from(window_bytes_min).unwrap_or(usize::MAX),
             window_ends: started + limits.window,
-            came: 0,
+            received: 0,
         }
     }
 
@@ -117,17 +117,17 @@ impl Pace {
         self.deadline.min(self.window_ends)
     }
 
-    const fn came(&mut self, bytes: usize) {
-        self.came = self.came.saturating_add(bytes);
+    const fn received(&mut self, bytes: usize) {
+        self.received = self.received.saturating_add(bytes);
     }
 
-    /// Ends a window, and begins the next where this one brought enough.
+    /// Ends a window, and starts the next one if enough bytes arrived.
     fn check(&mut self) -> Result<(), Refusal> {
         let now = Instant::now();
-        if now >= self.deadline || self.came < self.wanted {
+        if now >= self.deadline || self.received < self.window_bytes_min {
             return Err(Refusal::TooSlow);
         }
-        self.came = 0;
+        self.received = 0;
         self.window_ends = now + self.window;
         Ok(())
     }
@@ -142,19 +142,19 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_brings_just_enough_begins_the_next_and_one_byte_less_is_too_slow() {
+    fn a_window_with_exactly_the_minimum_passes_and_one_byte_less_is_too_slow() {
         let (window, long) = (Duration::from_millis(50), Duration::from_secs(60));
         let mut pace = pace(window, long);
-        pace.came(50);
+        pace.received(50);
         assert_eq!(pace.check(), Ok(()));
-        pace.came(49);
+        pace.received(49);
         assert_eq!(pace.check(), Err(Refusal::TooSlow));
     }
 
     #[test]
-    fn the_time_for_the_whole_body_is_not_prolonged_by_its_pace() {
+    fn a_high_rate_does_not_extend_the_time_limit_of_the_body() {
         let mut pace = pace(Duration::ZERO, Duration::ZERO);
-        pace.came(1_000_000);
+        pace.received(1_000_000);
         assert_eq!(pace.check(), Err(Refusal::TooSlow));
     }
 }

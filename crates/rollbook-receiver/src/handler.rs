@@ -1,8 +1,8 @@
-//! One request: which route, is it genuine, and what became of it.
+//! Handling of one request: routing, verification, enqueueing, response.
 //!
-//! Checks go from cheap to dear, so that what a stranger can make us do is little: the path, the headers, the
-//! announced length, the body within its time and room, the signature; only then is a place taken
-//! among those that wait for the queue. Only the answer to a genuine delivery leaves its connection open.
+//! Checks run from cheap to expensive, so that unauthenticated clients cause little work: path, headers,
+//! announced length, body within its time and memory, signature. Only then is a permit taken among the
+//! deliveries that wait for the queue. Only the answer to a verified delivery leaves its connection open.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,53 +22,53 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Level, debug, enabled};
 
 use crate::answer::{self, Answer, Refusal};
-use crate::batcher::{Asker, Waiting};
-use crate::body::{self, Held};
+use crate::batcher::{PendingRequest, WaitingDelivery};
+use crate::body::{self, BufferedBody};
+use crate::body_budget::BodyBudget;
 use crate::metrics::Metrics;
 use crate::refusals::{Refusals, Refused};
-use crate::room::Room;
 use crate::settings::Settings;
 
-/// Where Svix posts to.
+/// Path of Svix's POST requests.
 const DELIVERIES: &str = "/webhooks/clerk";
-/// The same, as many a person and a proxy writes it.
-const DELIVERIES_SLASH: &str = "/webhooks/clerk/";
+/// Same path with a trailing slash, as some operators and proxies write it.
+const DELIVERIES_WITH_SLASH: &str = "/webhooks/clerk/";
 const HEALTH: &str = "/healthz";
-/// Which trace a request is part of. It is not signed.
+/// Header with the trace of a request. Not signed.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// What the log tells of a delivery that is genuine.
-struct Genuine {
+/// Fields of a verified delivery for the log.
+struct Verified {
     id: MessageId,
     trace_id: Option<TraceId>,
 }
 
-/// What all requests share.
+/// State shared by all requests.
 pub(crate) struct Handler {
     secrets: SigningSecrets,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     refusals: Refusals,
-    batcher: mpsc::Sender<Waiting>,
-    /// Places for verified deliveries that wait for the queue.
-    places: Arc<Semaphore>,
-    room: Room,
+    batcher: mpsc::Sender<WaitingDelivery>,
+    /// Permits for verified deliveries that wait for the queue.
+    permits: Arc<Semaphore>,
+    body_budget: BodyBudget,
     body: body::Limits,
-    leaving: CancellationToken,
+    shutting_down: CancellationToken,
     tolerance: Duration,
     request_timeout: Duration,
     enqueue_timeout: Duration,
 }
 
 impl Handler {
-    /// A handler that sends to `batcher`, whose channel must hold `settings.in_flight_max` deliveries.
+    /// Creates a handler that sends to `batcher`; the channel must hold `settings.in_flight_max` deliveries.
     pub(crate) fn new(
         settings: &Settings,
         secrets: SigningSecrets,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
-        batcher: mpsc::Sender<Waiting>,
-        leaving: CancellationToken,
+        batcher: mpsc::Sender<WaitingDelivery>,
+        shutting_down: CancellationToken,
     ) -> Self {
         Self {
             secrets,
@@ -76,35 +76,35 @@ impl Handler {
             refusals: Refusals::new(Arc::clone(&metrics)),
             metrics,
             batcher,
-            places: Arc::new(Semaphore::new(settings.in_flight_max)),
-            room: Room::new(settings.buffered_max, settings.body_max),
+            permits: Arc::new(Semaphore::new(settings.in_flight_max)),
+            body_budget: BodyBudget::new(settings.buffered_max, settings.body_max),
             body: body::Limits {
                 length_max: settings.body_max,
                 timeout: settings.body_timeout.min(settings.request_timeout),
                 window: settings.body_window,
                 rate_min: settings.body_rate_min,
             },
-            leaving,
+            shutting_down,
             tolerance: settings.tolerance,
             request_timeout: settings.request_timeout,
             enqueue_timeout: settings.enqueue_timeout,
         }
     }
 
-    /// Answers a request whose head has just been read. Once the process leaves, each answer ends its
-    /// connection, so that the client makes the next one elsewhere.
+    /// Answers a request after its head was read. During a shutdown each answer closes its connection, so
+    /// that the client reconnects to another instance.
     pub(crate) async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Answer {
         let answer = self.route(request, connection).await;
-        if self.leaving.is_cancelled() { answer::and_close(answer) } else { answer }
+        if self.shutting_down.is_cancelled() { answer::and_close(answer) } else { answer }
     }
 
     async fn route(&self, request: Request<Incoming>, connection: &Connection) -> Answer {
         let (head, body) = request.into_parts();
         let refusal = match head.uri.path() {
-            DELIVERIES | DELIVERIES_SLASH if head.method == Method::POST => {
+            DELIVERIES | DELIVERIES_WITH_SLASH if head.method == Method::POST => {
                 return self.deliver(&head.headers, body, connection).await;
             }
-            DELIVERIES | DELIVERIES_SLASH => {
+            DELIVERIES | DELIVERIES_WITH_SLASH => {
                 self.refusals.note(Refused::Method, self.clock.now());
                 Refusal::Method("POST")
             }
@@ -124,14 +124,14 @@ impl Handler {
         answer::and_close(answer)
     }
 
-    /// Notes that hyper has refused by itself what is no request that can be read.
+    /// Counts a request that hyper could not parse and has answered by itself.
     pub(crate) fn unreadable(&self, status: StatusCode) {
         self.metrics.refused(status);
         self.refusals.note(Refused::Unreadable(status), self.clock.now());
     }
 
     fn health(&self) -> Answer {
-        if self.leaving.is_cancelled() {
+        if self.shutting_down.is_cancelled() {
             Refusal::Stopping.answer()
         } else if self.batcher.is_closed() {
             Refusal::QueueUnavailable.answer()
@@ -143,10 +143,10 @@ impl Handler {
     async fn deliver(&self, headers: &HeaderMap, body: Incoming, connection: &Connection) -> Answer {
         let tally = self.metrics.tally();
         let started = Instant::now();
-        let mut genuine = None;
+        let mut verified = None;
         let result = match self.read(headers, body, started).await {
-            Ok((signed, held)) => {
-                self.judge(signed, headers, held, started, (connection, &mut genuine)).await
+            Ok((signed, body)) => {
+                self.verify_and_enqueue(signed, headers, body, started, (connection, &mut verified)).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -154,10 +154,10 @@ impl Handler {
             Ok(enqueued) => (answer::outcome_of(enqueued), answer::durable(enqueued)),
             Err(refusal) => (refusal.outcome(), refusal.answer()),
         };
-        let told = genuine.as_ref();
+        let logged = verified.as_ref();
         debug!(
-            svix_id = told.map(|told| told.id.as_str()),
-            trace_id = told.and_then(|told| told.trace_id).map(tracing::field::display),
+            svix_id = logged.map(|logged| logged.id.as_str()),
+            trace_id = logged.and_then(|logged| logged.trace_id).map(tracing::field::display),
             outcome,
             "delivery"
         );
@@ -165,55 +165,56 @@ impl Handler {
         if connection.is_answering() { answer } else { answer::and_close(answer) }
     }
 
-    /// Reads the headers, and only where they are those of a delivery the body.
+    /// Reads the headers; reads the body only if they are those of a delivery.
     async fn read<'a>(
         &self,
         headers: &'a HeaderMap,
         body: Incoming,
         started: Instant,
-    ) -> Result<(SignedHeaders<'a>, Held), Refusal> {
+    ) -> Result<(SignedHeaders<'a>, BufferedBody), Refusal> {
         let signed = read_headers(headers).map_err(|error| {
-            self.refusals.note(Refused::NotGenuine(error), self.clock.now());
-            Refusal::NotGenuine(error)
+            self.refusals.note(Refused::Unverified(error), self.clock.now());
+            Refusal::Unverified(error)
         })?;
-        let held = body::read(body, self.body, &self.room, started).await.inspect_err(|refusal| {
+        let body = body::read(body, self.body, &self.body_budget, started).await.inspect_err(|refusal| {
             let refused = match refusal {
                 Refusal::TooLarge => Refused::BodyTooLarge(self.body.length_max),
                 Refusal::TooSlow => Refused::BodyTooSlow,
-                Refusal::Torn => Refused::BodyTorn,
+                Refusal::Incomplete => Refused::BodyTorn,
                 _ => return,
             };
             self.refusals.note(refused, self.clock.now());
         })?;
-        Ok((signed, held))
+        Ok((signed, body))
     }
 
-    /// `genuine` is for the log, and set once it is: what is not verified may say anything.
-    async fn judge(
+    /// Verifies and enqueues a delivery. `verified` is for the log and set only after verification: unverified
+    /// fields may contain anything.
+    async fn verify_and_enqueue(
         &self,
         signed: SignedHeaders<'_>,
         headers: &HeaderMap,
-        held: Held,
+        body: BufferedBody,
         started: Instant,
-        (connection, genuine): (&Connection, &mut Option<Genuine>),
+        (connection, verified): (&Connection, &mut Option<Verified>),
     ) -> Result<Enqueued, Refusal> {
         let now = self.clock.now();
-        let skew = verify(&self.secrets, &signed, &held.bytes, now, self.tolerance).map_err(|error| {
+        let skew = verify(&self.secrets, &signed, &body.bytes, now, self.tolerance).map_err(|error| {
             if matches!(error, VerifyError::TooOld | VerifyError::TooNew) {
-                self.metrics.refused_for_its_time(signed.ahead_of(now));
+                self.metrics.refused_for_timestamp(signed.ahead_of(now));
             }
-            self.refusals.note(Refused::NotGenuine(error), now);
-            Refusal::NotGenuine(error)
+            self.refusals.note(Refused::Unverified(error), now);
+            Refusal::Unverified(error)
         })?;
         connection.trust();
         connection.answering();
         self.metrics.verified(now, skew);
         let (id, traceparent) = (signed.message_id(), traceparent(headers));
         if enabled!(Level::DEBUG) {
-            *genuine = Some(Genuine { id: id.clone(), trace_id: traceparent.map(Traceparent::trace_id) });
+            *verified = Some(Verified { id: id.clone(), trace_id: traceparent.map(Traceparent::trace_id) });
         }
-        let delivery = Delivery { id, received_at: now, traceparent, body: held.bytes };
-        let result = self.enqueue(delivery, held.room, started).await;
+        let delivery = Delivery { id, received_at: now, traceparent, body: body.bytes };
+        let result = self.enqueue(delivery, body.permit, started).await;
         self.metrics.ack_seconds.observe(started.elapsed().as_secs_f64());
         result
     }
@@ -221,30 +222,30 @@ impl Handler {
     async fn enqueue(
         &self,
         delivery: Delivery,
-        room: OwnedSemaphorePermit,
+        body_permit: OwnedSemaphorePermit,
         started: Instant,
     ) -> Result<Enqueued, Refusal> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refusal::TooManyWaiting)?;
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Refusal::TooManyWaiting)?;
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { delivery, asker: Asker { answer, place, room } };
-        // The channel has as many slots as there are places, so it is never full: this fails only
-        // once the batcher has ended.
+        let waiting = WaitingDelivery { delivery, request: PendingRequest { answer, permit, body_permit } };
+        // The channel has as many slots as there are permits, so it is never full: sending fails only after
+        // the batcher has ended.
         self.batcher.try_send(waiting).map_err(|_| Refusal::QueueUnavailable)?;
         let deadline = (started + self.request_timeout).min(Instant::now() + self.enqueue_timeout);
         match timeout_at(deadline, answered).await {
             Ok(Ok(result)) => result,
-            // No answer in time, or a batcher that ended before it could give one.
+            // No answer in time, or the batcher ended before answering.
             Ok(Err(_)) | Err(_) => Err(Refusal::QueueUnavailable),
         }
     }
 }
 
-/// The three headers that a delivery has.
+/// Reads the three headers of a delivery.
 fn read_headers(headers: &HeaderMap) -> Result<SignedHeaders<'_>, VerifyError> {
     SignedHeaders::read(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
 }
 
-/// The trace that a request says it is part of. Two are none: which of them is meant, nobody can tell.
+/// Trace of a request, from its `traceparent` header; `None` for two headers, which are ambiguous.
 fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
     let mut values = headers.get_all(TRACEPARENT).iter();
     let value = values.next()?;

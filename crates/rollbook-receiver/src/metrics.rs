@@ -1,5 +1,5 @@
-//! What the receiver counts. Every series is there from the start, at zero: an alarm on a series that
-//! appears with the first fault misses that fault.
+//! Metrics of the receiver. Every series exists from the start, at zero: an alert on a series that appears
+//! with the first fault would miss that fault.
 
 use hyper::StatusCode;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
@@ -10,28 +10,28 @@ use rollbook_core::time::Timestamp;
 use crate::refusals::Reason;
 use crate::skew::Skew;
 
-/// The outcomes of a delivery beside the labels of [`VerifyError`].
+/// Outcomes of a delivery, in addition to the labels of [`VerifyError`].
 pub(crate) mod outcome {
-    /// Durable.
+    /// Now durable.
     pub(crate) const QUEUED: &str = "queued";
-    /// Durable before.
+    /// Already durable.
     pub(crate) const DUPLICATE: &str = "duplicate";
-    /// The body is too long.
+    /// The body exceeds the length limit.
     pub(crate) const TOO_LARGE: &str = "too_large";
-    /// The body took too long.
+    /// The body arrived too slowly.
     pub(crate) const TOO_SLOW: &str = "too_slow";
-    /// The client broke the body, or went away before its answer.
+    /// The body was incomplete, or the client disconnected before its answer.
     pub(crate) const TORN: &str = "torn";
-    /// As many messages wait as may.
+    /// The queue holds the maximum number of messages.
     pub(crate) const QUEUE_FULL: &str = "queue_full";
-    /// No memory or no disk space is left where the queue is kept.
+    /// The queue's memory or disk is full.
     pub(crate) const QUEUE_NO_ROOM: &str = "queue_no_room";
-    /// The queue failed, or did not answer in time.
+    /// The queue failed or did not answer in time.
     pub(crate) const QUEUE_UNAVAILABLE: &str = "queue_unavailable";
-    /// There was no room for the body, or no place among those that wait for the queue.
+    /// The memory budget for bodies or the permits for waiting deliveries were used up.
     pub(crate) const OVERLOADED: &str = "overloaded";
 
-    /// All of them.
+    /// All outcomes above.
     pub(crate) const ALL: [&str; 9] = [
         QUEUED,
         DUPLICATE,
@@ -45,11 +45,11 @@ pub(crate) mod outcome {
     ];
 }
 
-/// Seconds, up to the 15 s after which Svix gives up.
+/// Histogram buckets in seconds, up to the 15 s after which Svix gives up.
 const SECONDS: [f64; 16] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 8.0, 10.0, 15.0];
 
-/// The statuses of requests that are refused before they are taken for deliveries.
+/// Statuses of requests that are refused before they count as deliveries.
 const REFUSED: [StatusCode; 4] = [
     StatusCode::BAD_REQUEST,
     StatusCode::NOT_FOUND,
@@ -57,13 +57,13 @@ const REFUSED: [StatusCode; 4] = [
     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
 ];
 
-/// The receiver's instruments.
+/// All metrics of the receiver.
 pub(crate) struct Metrics {
     deliveries: IntCounterVec,
     refused: IntCounterVec,
-    /// From the end of a request's head to its answer, of verified deliveries.
+    /// Time from the end of a request's head to its answer, of verified deliveries.
     pub(crate) ack_seconds: Histogram,
-    /// One call to the queue.
+    /// Duration of one call to the queue.
     pub(crate) enqueue_seconds: Histogram,
     /// Deliveries in one call to the queue.
     pub(crate) batch_size: Histogram,
@@ -73,10 +73,10 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Registers them all.
+    /// Registers all metrics.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let deliveries = IntCounterVec::new(
-            Opts::new("rollbook_deliveries_total", "Requests to the webhook path, by what became of them."),
+            Opts::new("rollbook_deliveries_total", "Requests to the webhook path, by outcome."),
             &["outcome"],
         )?;
         for label in outcome::ALL.into_iter().chain(VerifyError::LABELS) {
@@ -85,7 +85,7 @@ impl Metrics {
         let refused = IntCounterVec::new(
             Opts::new(
                 "rollbook_requests_refused_total",
-                "Requests that are no deliveries: not readable (400), of another path (404) or method (405), with a head too long (431).",
+                "Requests that are not deliveries: unreadable (400), unknown path (404) or method (405), head too long (431).",
             ),
             &["status"],
         )?;
@@ -102,7 +102,7 @@ impl Metrics {
             ))?,
             enqueue_seconds: Histogram::with_opts(seconds(
                 "rollbook_enqueue_seconds",
-                "Time that one call to the queue took.",
+                "Duration of one call to the queue.",
             ))?,
             batch_size: Histogram::with_opts(
                 HistogramOpts::new("rollbook_batch_size", "Messages handled in one batch.")
@@ -111,7 +111,7 @@ impl Metrics {
             )?,
             last_delivery: Gauge::new(
                 "rollbook_last_delivery_timestamp_seconds",
-                "When the last verified delivery came; zero before the first.",
+                "Time of the last verified delivery; zero before the first.",
             )?,
             refusals: refusals(registry)?,
             skew: Skew::new()?,
@@ -126,35 +126,36 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Notes a verified delivery: the moment, and how far its sender's clock is ahead in milliseconds.
+    /// Records a verified delivery: its time, and how far the sender's clock is ahead, in milliseconds.
     pub(crate) fn verified(&self, now: Timestamp, skew_millis: i64) {
         self.last_delivery.set(seconds(now.as_millis()));
-        self.skew.taken(seconds(skew_millis));
+        self.skew.accepted(seconds(skew_millis));
     }
 
-    /// Notes a delivery that is refused for its time alone, and how far its sender's clock is ahead in milliseconds.
-    pub(crate) fn refused_for_its_time(&self, skew_millis: i64) {
+    /// Records a delivery refused only for its timestamp: how far the sender's clock is ahead, in
+    /// milliseconds.
+    pub(crate) fn refused_for_timestamp(&self, skew_millis: i64) {
         self.skew.refused(seconds(skew_millis));
     }
 
-    /// Counts a request that is, or may be, a genuine delivery that something on its way spoilt.
+    /// Counts a refused request that is, or may be, a delivery damaged in transit.
     pub(crate) fn refusal(&self, reason: Reason) {
         self.refusals.with_label_values(&[reason.label()]).inc();
     }
 
-    /// Counts a request that was refused before it was taken for a delivery.
+    /// Counts a request refused before it counts as a delivery.
     pub(crate) fn refused(&self, status: StatusCode) {
         self.refused.with_label_values(&[status.as_str()]).inc();
     }
 
-    /// Begins to count one delivery, which is torn unless its [`Tally`] learns better.
+    /// Starts to count one delivery; its outcome is `torn` unless [`Tally::end`] is called.
     pub(crate) fn tally(&self) -> Tally<'_> {
         Tally { metrics: self, outcome: outcome::TORN }
     }
 }
 
 fn refusals(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
-    let help = "Requests that are, or may be, deliveries and are refused, by the reason.";
+    let help = "Refused requests that are, or may be, deliveries, by reason.";
     let refusals = IntCounterVec::new(Opts::new("rollbook_refusals_total", help), &["reason"])?;
     for reason in Reason::ALL {
         refusals.with_label_values(&[reason.label()]);
@@ -168,15 +169,15 @@ fn seconds(millis: i64) -> f64 {
     millis as f64 / 1000.0
 }
 
-/// Counts one delivery when it is dropped, and so also when its client goes away: hyper then drops
-/// the request's future wherever it stands.
+/// Counts one delivery on drop, and therefore also after a disconnect: hyper then drops the request's future
+/// at any point.
 pub(crate) struct Tally<'a> {
     metrics: &'a Metrics,
     outcome: &'static str,
 }
 
 impl Tally<'_> {
-    /// Ends the count with this outcome.
+    /// Sets the outcome and counts the delivery.
     pub(crate) fn end(mut self, outcome: &'static str) {
         self.outcome = outcome;
     }

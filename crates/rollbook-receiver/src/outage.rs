@@ -1,8 +1,8 @@
-//! What the log says while the queue refuses deliveries: a line when it begins, one a minute while it lasts, and
-//! one when it is over.
+//! Log lines about a queue that refuses deliveries: one line when the outage starts, one per minute while it
+//! lasts, and one when it ends.
 //!
-//! A part of the queue may refuse while the others take, batch by batch. So an outage is over only when no delivery
-//! was refused for [`QUIET`].
+//! One node of the queue may refuse while the others accept, batch by batch. An outage therefore ends only
+//! when no delivery was refused for [`END_AFTER`].
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,77 +11,77 @@ use rollbook_core::queue::{Enqueued, QueueError};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-/// Between two lines while it lasts.
-const PAUSE: Duration = Duration::from_secs(60);
-/// How long no delivery must have been refused until the outage is over.
-const QUIET: Duration = Duration::from_secs(5);
+/// Minimum interval between two lines of one outage.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Time without refused deliveries after which the outage has ended.
+const END_AFTER: Duration = Duration::from_secs(5);
 
-/// How many causes of one outage are logged as soon as they show.
+/// Maximum number of causes of one outage that are logged immediately.
 const CAUSES_MAX: usize = 8;
 
-/// Whether the queue refuses deliveries.
+/// State of an outage of the queue; empty while the queue accepts deliveries.
 #[derive(Debug, Default)]
-pub(crate) struct Outage(Option<Refusing>);
+pub(crate) struct Outage(Option<Ongoing>);
 
 #[derive(Debug)]
-struct Refusing {
+struct Ongoing {
     last_at: Instant,
     logged_at: Instant,
-    /// Deliveries that were refused and that no line has counted.
+    /// Refused deliveries that no log line has included yet.
     unlogged: usize,
-    /// The causes that were logged, at most [`CAUSES_MAX`].
+    /// Causes already logged, at most [`CAUSES_MAX`].
     causes: BTreeSet<String>,
 }
 
-/// What is to be logged.
+/// Content of a log line.
 #[derive(Debug, PartialEq, Eq)]
-enum Line {
-    /// So many were refused.
+enum LogLine {
+    /// Number of refused deliveries.
     Refused(usize),
     Over,
 }
 
 impl Outage {
-    /// Takes note of the answers to one call.
+    /// Records the results of one call.
     pub(crate) fn note(&mut self, answers: &[Result<Enqueued, QueueError>]) {
         let error = answers.iter().find_map(|answer| answer.as_ref().err());
         let refused = answers.iter().filter(|answer| answer.is_err()).count();
         let cause = error.map(ToString::to_string);
         match (self.line(refused, cause.as_deref(), Instant::now()), error) {
-            (Some(Line::Refused(refused)), Some(error)) => {
+            (Some(LogLine::Refused(refused)), Some(error)) => {
                 warn!(%error, refused, "deliveries are answered 503; Svix sends them again");
             }
-            (Some(Line::Over), _) => info!("the queue takes deliveries again"),
+            (Some(LogLine::Over), _) => info!("the queue accepts deliveries again"),
             _ => {}
         }
     }
 
-    fn line(&mut self, refused: usize, cause: Option<&str>, now: Instant) -> Option<Line> {
-        let Some(refusing) = &mut self.0 else {
+    fn line(&mut self, refused: usize, cause: Option<&str>, now: Instant) -> Option<LogLine> {
+        let Some(ongoing) = &mut self.0 else {
             if refused > 0 {
                 let causes = cause.map(str::to_owned).into_iter().collect();
-                self.0 = Some(Refusing { last_at: now, logged_at: now, unlogged: 0, causes });
-                return Some(Line::Refused(refused));
+                self.0 = Some(Ongoing { last_at: now, logged_at: now, unlogged: 0, causes });
+                return Some(LogLine::Refused(refused));
             }
             return None;
         };
         if refused == 0 {
-            let is_over = now.duration_since(refusing.last_at) >= QUIET;
+            let is_over = now.duration_since(ongoing.last_at) >= END_AFTER;
             return is_over.then(|| {
                 self.0 = None;
-                Line::Over
+                LogLine::Over
             });
         }
-        refusing.last_at = now;
-        refusing.unlogged = refusing.unlogged.saturating_add(refused);
-        // Another cause than those before is not left to the next minute.
-        let is_new = refusing.causes.len() < CAUSES_MAX
-            && cause.is_some_and(|cause| refusing.causes.insert(cause.to_owned()));
-        if !is_new && now.duration_since(refusing.logged_at) < PAUSE {
+        ongoing.last_at = now;
+        ongoing.unlogged = ongoing.unlogged.saturating_add(refused);
+        // A new cause is logged immediately, not with the next interval.
+        let is_new = ongoing.causes.len() < CAUSES_MAX
+            && cause.is_some_and(|cause| ongoing.causes.insert(cause.to_owned()));
+        if !is_new && now.duration_since(ongoing.logged_at) < LOG_INTERVAL {
             return None;
         }
-        refusing.logged_at = now;
-        Some(Line::Refused(std::mem::take(&mut refusing.unlogged)))
+        ongoing.logged_at = now;
+        Some(LogLine::Refused(std::mem::take(&mut ongoing.unlogged)))
     }
 }
 
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_that_refuses_in_every_other_batch_is_logged_once_a_minute_with_its_number() {
+    fn a_node_that_refuses_every_second_batch_is_logged_once_a_minute_with_the_count() {
         let (began, mut outage) = (Instant::now(), Outage::default());
         let mut lines = Vec::new();
         for second in 0..130 {
@@ -98,28 +98,28 @@ mod tests {
             lines.extend(outage.line(2, None, at(0)));
             lines.extend(outage.line(0, None, at(500)));
         }
-        assert_eq!(lines, [Line::Refused(2), Line::Refused(120), Line::Refused(120)]);
+        assert_eq!(lines, [LogLine::Refused(2), LogLine::Refused(120), LogLine::Refused(120)]);
     }
 
     #[test]
-    fn an_outage_is_over_with_the_first_call_after_a_while_without_refusals() {
+    fn an_outage_ends_with_the_first_successful_call_after_the_quiet_time() {
         let (began, mut outage) = (Instant::now(), Outage::default());
-        assert_eq!(outage.line(0, None, began), None, "nothing has begun");
-        assert_eq!(outage.line(1, None, began), Some(Line::Refused(1)));
-        assert_eq!(outage.line(0, None, began + QUIET.saturating_sub(Duration::from_millis(1))), None);
-        assert_eq!(outage.line(0, None, began + QUIET), Some(Line::Over));
-        assert_eq!(outage.line(0, None, began + QUIET), None, "said once");
-        assert_eq!(outage.line(3, None, began + QUIET), Some(Line::Refused(3)), "the next begins anew");
+        assert_eq!(outage.line(0, None, began), None, "no outage yet");
+        assert_eq!(outage.line(1, None, began), Some(LogLine::Refused(1)));
+        assert_eq!(outage.line(0, None, began + END_AFTER.saturating_sub(Duration::from_millis(1))), None);
+        assert_eq!(outage.line(0, None, began + END_AFTER), Some(LogLine::Over));
+        assert_eq!(outage.line(0, None, began + END_AFTER), None, "logged once");
+        assert_eq!(outage.line(3, None, began + END_AFTER), Some(LogLine::Refused(3)), "a new outage");
     }
 
     #[test]
-    fn another_cause_is_logged_at_once_and_each_of_them_once_a_minute() {
+    fn a_new_cause_is_logged_immediately_and_a_known_one_once_a_minute() {
         let (began, mut outage) = (Instant::now(), Outage::default());
         let at = |seconds| began + Duration::from_secs(seconds);
-        assert_eq!(outage.line(1, Some("NOPERM"), at(0)), Some(Line::Refused(1)));
-        assert_eq!(outage.line(2, Some("OOM"), at(1)), Some(Line::Refused(2)));
+        assert_eq!(outage.line(1, Some("NOPERM"), at(0)), Some(LogLine::Refused(1)));
+        assert_eq!(outage.line(2, Some("OOM"), at(1)), Some(LogLine::Refused(2)));
         assert_eq!(outage.line(3, Some("OOM"), at(2)), None);
         assert_eq!(outage.line(1, Some("NOPERM"), at(3)), None);
-        assert_eq!(outage.line(1, Some("OOM"), at(61)), Some(Line::Refused(5)));
+        assert_eq!(outage.line(1, Some("OOM"), at(61)), Some(LogLine::Refused(5)));
     }
 }

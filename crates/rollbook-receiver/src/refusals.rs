@@ -1,8 +1,9 @@
-//! Requests that are, or may be, deliveries and are refused: counted by reason, and logged.
+//! Refused requests that are, or may be, deliveries: counted by reason, and logged.
 //!
-//! A wrong secret, a proxy that strips headers, a wrong URL or a body over the limit refuse genuine deliveries for good,
-//! and Svix gives up after 27 h 35 min. So each reason has its own count and its own line: one when it begins and one a
-//! minute while it lasts, so that whoever forges fills no disk.
+//! A wrong secret, a proxy that strips headers, a wrong URL or a body over the limit refuse genuine
+//! deliveries permanently, and Svix gives up after 27 h 35 min. Each reason therefore has its own count and log
+//! line: one when it starts and one per minute while it lasts, so that an attacker can't fill the disk with
+//! log lines.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,21 +15,21 @@ use tracing::warn;
 
 use crate::metrics::Metrics;
 
-/// Between two lines of one reason.
-const PAUSE: Duration = Duration::from_secs(60);
+/// Minimum interval between two log lines of one reason.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What was refused.
+/// Refused request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Refused {
-    /// A request to the webhook path that is not a genuine, fresh delivery.
-    NotGenuine(VerifyError),
-    /// A request with a delivery's headers, to a path that is not served.
+    /// A request to the webhook path that failed verification.
+    Unverified(VerifyError),
+    /// A request with a delivery's headers to an unknown path.
     Path,
-    /// Bytes that hyper could not read as a request, and the status that it answered.
+    /// Bytes that hyper could not parse as a request, and the status of its response.
     Unreadable(StatusCode),
-    /// A body of more bytes than this limit.
+    /// A body longer than this limit, in bytes.
     BodyTooLarge(usize),
-    /// A body that came too slowly.
+    /// A body that arrived too slowly.
     BodyTooSlow,
     /// A body that broke off, or whose chunks are malformed.
     BodyTorn,
@@ -36,7 +37,7 @@ pub(crate) enum Refused {
     Method,
 }
 
-/// Why a request is refused: the label of a metric, from a closed list.
+/// Refusal reason; the label of a metric, from a closed list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     Signature,
@@ -88,11 +89,11 @@ impl Reason {
 
     const fn of(refused: Refused) -> Self {
         match refused {
-            Refused::NotGenuine(VerifyError::NoMatch) => Self::Signature,
-            Refused::NotGenuine(VerifyError::TooOld | VerifyError::TooNew) => Self::Timestamp,
-            Refused::NotGenuine(VerifyError::MissingHeader(_)) => Self::MissingHeaders,
-            Refused::NotGenuine(VerifyError::MixedHeaders) => Self::MixedHeaders,
-            Refused::NotGenuine(_) => Self::MalformedHeaders,
+            Refused::Unverified(VerifyError::NoMatch) => Self::Signature,
+            Refused::Unverified(VerifyError::TooOld | VerifyError::TooNew) => Self::Timestamp,
+            Refused::Unverified(VerifyError::MissingHeader(_)) => Self::MissingHeaders,
+            Refused::Unverified(VerifyError::MixedHeaders) => Self::MixedHeaders,
+            Refused::Unverified(_) => Self::MalformedHeaders,
             Refused::Path => Self::Path,
             Refused::Unreadable(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => Self::HeadTooLarge,
             Refused::Unreadable(_) => Self::Unreadable,
@@ -104,10 +105,10 @@ impl Reason {
     }
 }
 
-/// Counts refusals, and logs a line where one is due.
+/// Counts refusals and logs them at a limited rate.
 pub(crate) struct Refusals {
     metrics: Arc<Metrics>,
-    /// One for each of [`Reason::ALL`], in their order.
+    /// One tally per reason, in the order of [`Reason::ALL`].
     tallies: [Mutex<Tally>; Reason::ALL.len()],
 }
 
@@ -122,7 +123,7 @@ impl Refusals {
         Self { metrics, tallies: Default::default() }
     }
 
-    /// Counts one refusal, and logs a line where that is due.
+    /// Counts one refusal, and logs a line if one is due.
     pub(crate) fn note(&self, refused: Refused, now: Timestamp) {
         let reason = Reason::of(refused);
         self.metrics.refusal(reason);
@@ -135,19 +136,19 @@ impl Refusals {
 
 fn log(refused: Refused, count: u64) {
     match refused {
-        Refused::NotGenuine(why) => {
+        Refused::Unverified(why) => {
             warn!(refused = count, %why, fix = fix(why), "deliveries are answered 400");
         }
         Refused::Path => warn!(
             refused = count,
             fix = "correct the path in the endpoint's URL in Clerk's dashboard, or in the proxy that rewrites it",
-            "requests with svix-* headers come to a path that is not served and are answered 404"
+            "requests with svix-* headers to an unknown path are answered 404"
         ),
         Refused::Unreadable(status) => warn!(
             refused = count,
             status = status.as_u16(),
             fix = "a sender must speak HTTP/1.1 without TLS here, with less than 16 KiB and 100 lines of headers",
-            "received bytes that are not a readable HTTP/1.1 request"
+            "received bytes that are not a valid HTTP/1.1 request"
         ),
         Refused::BodyTooLarge(limit) => warn!(
             refused = count,
@@ -157,8 +158,8 @@ fn log(refused: Refused, count: u64) {
         ),
         Refused::BodyTooSlow => warn!(
             refused = count,
-            fix = "is a proxy or the network slow? See body_timeout and body_rate_min",
-            "bodies that come too slowly are answered 408"
+            fix = "check the proxy and the network for delays; see body_timeout and body_rate_min",
+            "bodies that arrive too slowly are answered 408"
         ),
         Refused::BodyTorn => warn!(
             refused = count,
@@ -175,20 +176,24 @@ fn log(refused: Refused, count: u64) {
 
 const fn fix(why: VerifyError) -> &'static str {
     match why {
-        VerifyError::NoMatch => "is the signing secret this endpoint's? rollbook doctor looks at it",
-        VerifyError::TooOld | VerifyError::TooNew => "is the clock right? rollbook doctor looks at it",
+        VerifyError::NoMatch => "check that the signing secret is this endpoint's; rollbook doctor checks it",
+        VerifyError::TooOld | VerifyError::TooNew => {
+            "check the clock of this machine; rollbook doctor checks it"
+        }
         VerifyError::MixedHeaders => {
-            "a proxy or the endpoint's custom headers add a webhook-* header beside the svix-* ones: remove it"
+            "a proxy or the endpoint's custom headers add a webhook-* header to the svix-* ones: remove it"
         }
         _ => "if these are Clerk's deliveries, a proxy or gateway strips or changes their svix-* headers",
     }
 }
 
 impl Tally {
-    /// The number of refusals to include in the next log line, where one is due. A clock that was set back brings it forward.
+    /// Returns the number of refusals to include in the next log line, if one is due. A line is also due
+    /// after the clock was set back.
     fn note(&mut self, now: Timestamp) -> Option<u64> {
         self.unlogged = self.unlogged.saturating_add(1);
-        let quiet = self.logged_at.is_some_and(|logged_at| now >= logged_at && now < logged_at.plus(PAUSE));
+        let quiet =
+            self.logged_at.is_some_and(|logged_at| now >= logged_at && now < logged_at.plus(LOG_INTERVAL));
         if quiet {
             return None;
         }
@@ -202,18 +207,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_stands_in_the_list_at_its_own_place() {
-        for (place, reason) in Reason::ALL.into_iter().enumerate() {
-            assert_eq!(reason as usize, place, "{}", reason.label());
+    fn every_reason_has_its_own_index_in_the_list() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{}", reason.label());
         }
     }
 
     #[test]
-    fn the_first_is_told_at_once_and_the_others_a_minute_later_with_their_number() {
+    fn the_first_refusal_is_logged_at_once_and_the_others_a_minute_later_with_their_number() {
         let mut tally = Tally::default();
         let at = |seconds: i64| Timestamp::from_millis(1_785_312_000_000 + seconds * 1000);
-        let told: Vec<_> = [0, 1, 59, 60, 61, 120].into_iter().map(|second| tally.note(at(second))).collect();
-        assert_eq!(told, [Some(1), None, None, Some(3), None, Some(2)]);
-        assert_eq!(tally.note(at(-3600)), Some(1), "a clock that was set back silences nothing");
+        let logged: Vec<_> =
+            [0, 1, 59, 60, 61, 120].into_iter().map(|second| tally.note(at(second))).collect();
+        assert_eq!(logged, [Some(1), None, None, Some(3), None, Some(2)]);
+        assert_eq!(tally.note(at(-3600)), Some(1), "a clock that was set back does not stop the log");
     }
 }

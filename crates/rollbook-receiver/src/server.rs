@@ -1,17 +1,17 @@
-//! The accept loop, and how it ends.
+//! Accept loop and shutdown of the receiver.
 //!
 //! Constraints:
 //!
-//! * At most `connections_max` connections have a place, and one more may wait for its own: for it the oldest
-//!   connection that carries no genuine delivery yields (`rollbook-http`). Only where all carry one, further
-//!   clients wait in the listener's backlog and cost no file descriptor.
-//! * No client can hold a connection for ever: [`Connections`] closes those that send no head, are idle, or
-//!   read no answer; the handler answers those that send no body.
-//! * A stop goes on for `stop_delay` as before, but that health says 503 and every answer ends its
-//!   connection. Then it takes in who waits at the door, refuses new connections, closes idle ones, lets
-//!   every request under way finish with its answer, and cuts off what is left after `drain_timeout`.
-//!   Cutting off loses nothing: what was not acknowledged is sent again.
-//! * Neither the batcher nor a connection can end by a panic without being noticed.
+//! * At most `connections_max` connections have a slot, and one more client may wait for one: the oldest
+//!   connection without a verified delivery is dropped for it (`rollbook-http`). If all connections carry
+//!   one, further clients wait in the listener's backlog and cost no file descriptor.
+//! * No client can hold a connection forever: [`Connections`] closes connections that send no head, are idle,
+//!   or read no response; the handler answers those that send no body.
+//! * A stop continues to serve for `stop_delay`, but health checks get 503 and each response closes its
+//!   connection. Then the server accepts the clients in the backlog, refuses new connections, closes idle
+//!   ones, lets each request in progress finish, and closes what is left after `drain_timeout`. Closing loses
+//!   nothing: unacknowledged deliveries are sent again.
+//! * A panic of the batcher or of a connection is always detected and logged.
 
 use std::io;
 use std::pin::pin;
@@ -22,7 +22,7 @@ use prometheus::Registry;
 use rollbook_core::queue::{Producer, QueueError};
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::time::Clock;
-use rollbook_http::{Connections, Limits, Place, Serving};
+use rollbook_http::{Connections, Limits, Serving, Slot};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
@@ -31,16 +31,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::batcher::Batcher;
-use crate::census::Census;
+use crate::connection_metrics::ConnectionMetrics;
 use crate::handler::Handler;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
-/// The pause after an accept that failed for want of file descriptors or memory.
+/// Pause after an accept that failed because file descriptors or memory ran out.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
-/// How long the requests under way get when the batcher has failed: the time to send each its 503.
+/// Time for requests in progress after the batcher has failed: enough to send each a 503.
 const FAILED_DRAIN_FOR: Duration = Duration::from_secs(1);
-/// How long a last call to the queue gets after everyone who waited for it has gone.
+/// Time for a last call to the queue that no request waits for any more.
 const LAST_BATCH_FOR: Duration = Duration::from_secs(1);
 
 /// The public HTTP server.
@@ -53,22 +53,22 @@ pub struct Receiver {
     connections: Connections,
 }
 
-/// Why the receiver ended though nobody asked it to.
+/// Reason for which the receiver ended without a stop.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiverError {
-    /// The queue's storage failed. Restart the process; Svix sends what was not acknowledged again.
+    /// The queue's storage failed. Fix: restart the process; Svix sends unacknowledged deliveries again.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// A bug: the task that writes to the queue panicked.
-    #[error("the receiver's batcher panicked, the process must restart; please report it")]
+    /// The task that writes to the queue panicked (a bug).
+    #[error("the receiver's batcher panicked; restart the process and report the bug")]
     Panicked,
 }
 
 impl Receiver {
-    /// A receiver that serves nobody yet. Its metrics are registered, at zero.
+    /// Creates a receiver and registers its metrics at zero.
     ///
     /// # Errors
-    /// Where `registry` has metrics of these names already.
+    /// Fails if `registry` already has metrics of these names.
     pub fn new(
         settings: Settings,
         secrets: SigningSecrets,
@@ -85,17 +85,17 @@ impl Receiver {
             write_timeout: settings.request_timeout,
             age_max: settings.connection_age_max,
         });
-        registry.register(Box::new(Census::new(connections.clone())?))?;
+        registry.register(Box::new(ConnectionMetrics::new(connections.clone())?))?;
         Ok(Self { settings, secrets, producer, clock, metrics, connections })
     }
 
-    /// Serves until `stop` and for `stop_delay`, then drains for at most `drain_timeout` and a moment. Don't cancel it:
-    /// that would cut off every request under way.
+    /// Serves until `stop` and `stop_delay`, then drains for at most `drain_timeout` and a short final wait.
+    /// Don't cancel the future: that would close every connection with a request in progress.
     ///
     /// # Errors
-    /// [`ReceiverError`]: it can't acknowledge anything any more and the process should end.
+    /// [`ReceiverError`]: nothing can be acknowledged any more, and the process should end.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> Result<(), ReceiverError> {
-        let leaving = stop.child_token();
+        let shutting_down = stop.child_token();
         let (sender, arrivals) = mpsc::channel(self.settings.in_flight_max);
         let mut batcher = JoinSet::new();
         batcher.spawn(
@@ -108,27 +108,33 @@ impl Receiver {
             }
             .run(),
         );
-        let handler =
-            Handler::new(&self.settings, self.secrets, self.clock, self.metrics, sender, leaving.clone());
-        let door = Door {
+        let handler = Handler::new(
+            &self.settings,
+            self.secrets,
+            self.clock,
+            self.metrics,
+            sender,
+            shutting_down.clone(),
+        );
+        let acceptor = Acceptor {
             handler: Arc::new(handler),
             connections: self.connections.clone(),
-            leaving,
+            shutting_down,
             stop_delay: self.settings.stop_delay,
             stopping: CancellationToken::new(),
         };
         let mut connections = JoinSet::new();
-        let failed = door.accept(listener, &mut connections, &mut batcher).await;
-        door.leaving.cancel();
-        door.stopping.cancel();
+        let failed = acceptor.accept(listener, &mut connections, &mut batcher).await;
+        acceptor.shutting_down.cancel();
+        acceptor.stopping.cancel();
         let drain_for = match failed {
             None => self.settings.drain_timeout,
             Some(_) => self.settings.drain_timeout.min(FAILED_DRAIN_FOR),
         };
         let deadline = Instant::now() + drain_for;
         drain(&mut connections, &self.connections, deadline).await;
-        // With the last sender gone, the batcher ends once it has answered all that it holds.
-        drop(door);
+        // When the last sender is dropped, the batcher ends after answering everything it holds.
+        drop(acceptor);
         match failed {
             Some(ended) => outcome_of(ended),
             None => finish(&mut batcher, deadline).await,
@@ -145,91 +151,91 @@ fn outcome_of(ended: BatcherEnd) -> Result<(), ReceiverError> {
     }
 }
 
-/// What every new connection needs.
-struct Door {
+/// Accept loop and the shared state of all connections.
+struct Acceptor {
     handler: Arc<Handler>,
     connections: Connections,
-    /// Cancelled when it is told to stop.
-    leaving: CancellationToken,
+    /// Cancelled when the stop is requested.
+    shutting_down: CancellationToken,
     stop_delay: Duration,
-    /// Cancelled when nobody is let in any more.
+    /// Cancelled when no further connections are accepted.
     stopping: CancellationToken,
 }
 
-impl Door {
-    /// Accepts until `stop_delay` after it is told to stop, or until the batcher ends: then that end is
-    /// returned. Either way the listener is closed.
+impl Acceptor {
+    /// Accepts connections until `stop_delay` after the stop, or until the batcher ends: then its result is
+    /// returned. In both cases the listener is closed.
     async fn accept(
         &self,
         listener: TcpListener,
         connections: &mut JoinSet<()>,
         batcher: &mut JoinSet<Result<(), QueueError>>,
     ) -> Option<BatcherEnd> {
-        let mut closing_time = pin!(self.closing_time());
+        let mut stop_delay_passed = pin!(self.stop_delay_passed());
         let mut watch = pin!(self.connections.watch());
-        // Accepted, and without a place so far.
-        let mut newcomer = None;
+        // Accepted client that has no slot yet.
+        let mut waiting_client = None;
         loop {
             tokio::select! {
                 biased;
-                () = &mut closing_time => break,
+                () = &mut stop_delay_passed => break,
                 Some(ended) = batcher.join_next() => return Some(ended),
                 never = &mut watch => match never {},
-                Some(ended) = connections.join_next() => note(ended),
-                place = self.connections.place(), if newcomer.is_some() => {
-                    if let Some(stream) = newcomer.take() {
-                        connections.spawn(self.serve(stream, place));
+                Some(ended) = connections.join_next() => log_panic(ended),
+                slot = self.connections.slot(), if waiting_client.is_some() => {
+                    if let Some(stream) = waiting_client.take() {
+                        connections.spawn(self.serve(stream, slot));
                     }
                 }
-                stream = next(&listener), if newcomer.is_none() => match self.connections.try_place() {
-                    Some(place) => drop(connections.spawn(self.serve(stream, place))),
-                    None => newcomer = Some(stream),
+                stream = next(&listener), if waiting_client.is_none() => match self.connections.try_slot() {
+                    Some(slot) => drop(connections.spawn(self.serve(stream, slot))),
+                    None => waiting_client = Some(stream),
                 },
             }
         }
-        self.take_in_the_rest(newcomer, listener, connections);
+        self.accept_backlog(waiting_client, listener, connections);
         None
     }
 
-    async fn closing_time(&self) {
-        self.leaving.cancelled().await;
-        // Even a sleep of no time takes one.
+    async fn stop_delay_passed(&self) {
+        self.shutting_down.cancelled().await;
+        // Even a sleep of zero takes about a millisecond.
         if !self.stop_delay.is_zero() {
             sleep(self.stop_delay).await;
         }
     }
 
-    /// Takes in who waits in the backlog, as far as there are places: closing the listener resets them.
-    fn take_in_the_rest(
+    /// Accepts the clients in the backlog as far as slots are free: closing the listener resets the others.
+    fn accept_backlog(
         &self,
-        mut newcomer: Option<TcpStream>,
+        mut waiting_client: Option<TcpStream>,
         listener: TcpListener,
         connections: &mut JoinSet<()>,
     ) {
         let Ok(listener) = listener.into_std() else { return };
-        while let Some(place) = self.connections.try_place() {
-            let stream = match newcomer.take() {
+        while let Some(slot) = self.connections.try_slot() {
+            let stream = match waiting_client.take() {
                 Some(stream) => Ok(stream),
                 None => match listener.accept() {
                     Ok((stream, _)) => {
                         stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream))
                     }
-                    Err(error) if is_of_one_connection(&error) => continue,
-                    // Nobody waits, or nobody can be let in.
+                    Err(error) if affects_one_client(&error) => continue,
+                    // The backlog is empty, or no connection can be accepted.
                     Err(_) => return,
                 },
             };
             if let Ok(stream) = stream {
-                connections.spawn(self.serve(stream, place));
+                connections.spawn(self.serve(stream, slot));
             }
         }
     }
 
-    /// One connection, to its end.
-    fn serve(&self, stream: TcpStream, place: Place) -> impl Future<Output = ()> + Send + use<> {
+    /// Serves one connection until it closes.
+    fn serve(&self, stream: TcpStream, slot: Slot) -> impl Future<Output = ()> + Send + use<> {
         let (handler, unreadable) = (Arc::clone(&self.handler), Arc::clone(&self.handler));
         self.connections.serve(
-            Serving { stream, place, stopping: self.stopping.clone() },
+            Serving { stream, slot, stopping: self.stopping.clone() },
             move |request, connection| {
                 let handler = Arc::clone(&handler);
                 async move { handler.answer(request, &connection).await }
@@ -239,38 +245,39 @@ impl Door {
     }
 }
 
-/// The next client. Safe to cancel.
+/// Accepts the next client. Cancel-safe.
 async fn next(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
-            Err(error) if is_of_one_connection(&error) => debug!(%error, "accept"),
+            Err(error) if affects_one_client(&error) => debug!(%error, "accept"),
             Err(error) => {
-                warn!(%error, "no connection can be accepted; is the limit on open files (ulimit -n) too low?");
+                warn!(%error, "can't accept connections; check the limit on open files (ulimit -n)");
                 sleep(ACCEPT_BACKOFF).await;
             }
         }
     }
 }
 
-/// Whether an accept failed for reasons of that one client, so that the next may do better at once.
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Whether an accept failed for one client only, so that the next accept may succeed at once.
+fn affects_one_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// A connection that panicked takes no other with it, but someone should know.
-fn note(ended: Result<(), JoinError>) {
+/// Logs the panic of a connection's task; other connections are not affected.
+fn log_panic(ended: Result<(), JoinError>) {
     if ended.is_err_and(|error| error.is_panic()) {
-        error!("a connection's task panicked; its client was not answered; please report it");
+        error!("a connection's task panicked and its client got no answer; please report the bug");
     }
 }
 
-/// Waits for the connections until `deadline`, and ends those that are left then. Their other limits still hold.
+/// Waits for the connections until `deadline`, then closes those that are left. Their other limits still
+/// apply.
 async fn drain(connections: &mut JoinSet<()>, watched: &Connections, deadline: Instant) {
     let all_ended = async {
         while let Some(ended) = connections.join_next().await {
-            note(ended);
+            log_panic(ended);
         }
     };
     let ended = async {
@@ -281,12 +288,12 @@ async fn drain(connections: &mut JoinSet<()>, watched: &Connections, deadline: I
     };
     _ = timeout_at(deadline, ended).await;
     if !connections.is_empty() {
-        warn!(left = connections.len(), "connections did not end in time and are cut off");
+        warn!(left = connections.len(), "connections did not finish in time and are closed");
         connections.shutdown().await;
     }
 }
 
-/// Waits for the batcher, which has nothing to do but a last call that nobody waits for any more.
+/// Waits for the batcher to finish its last call, which no request waits for any more.
 async fn finish(
     batcher: &mut JoinSet<Result<(), QueueError>>,
     deadline: Instant,
@@ -296,7 +303,7 @@ async fn finish(
         Ok(Some(ended)) => outcome_of(ended),
         Ok(None) => Ok(()),
         Err(_) => {
-            warn!("the queue did not answer before the end; nothing that was acknowledged is lost");
+            warn!("the queue did not answer before the shutdown ended; no acknowledged delivery is lost");
             Ok(())
         }
     }

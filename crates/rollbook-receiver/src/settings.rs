@@ -1,61 +1,63 @@
-//! The receiver's limits.
+//! Limits of the receiver.
 
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-/// No limit in time is longer than this: a larger setting means "for ever", and adding one to a moment
-/// must not overflow.
+/// Maximum of every time limit; larger settings mean "unlimited". Adding a limit to a timestamp must not
+/// overflow.
 const SPAN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long a body may stay below its minimum speed, by default: a lost packet is sent again several times in it.
+/// Default of `body_window`: long enough to retransmit a lost packet several times.
 pub const BODY_WINDOW: Duration = Duration::from_secs(3);
 
-/// The receiver's limits. None of them can be switched off; a count of zero means one, and a span of
-/// more than a day means a day.
+/// Limits of the receiver. No limit can be switched off: a count of zero means one, and a duration of more
+/// than a day means a day.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Time for a request's head, from its first byte; for a connection's first request, from the accept. Then
+    /// Maximum time for a request head, from its first byte; for the first request, from the accept. After it
     /// the connection is closed without an answer.
     pub header_timeout: Duration,
-    /// Time that a connection may idle between an answer and the next request. Then it is closed. Longer than
-    /// the 60 s for which nginx and AWS's load balancers keep theirs, else their requests meet the close.
+    /// Maximum idle time between an answer and the next request; then the connection is closed. Must be
+    /// longer than the 60 s for which nginx and AWS's load balancers keep idle connections, otherwise their
+    /// requests meet the close.
     pub idle_timeout: Duration,
-    /// Age from which on a connection ends with its next answer.
+    /// Age after which a connection closes with its next answer.
     pub connection_age_max: Duration,
-    /// How long the body may take, counted from the end of the head. Then 408.
+    /// Maximum time for the body, from the end of the head; then 408.
     pub body_timeout: Duration,
-    /// Minimum speed of a body, in bytes a second, over each `body_window`. Then 408.
+    /// Minimum rate of a body in bytes per second, over each `body_window`; below it 408.
     pub body_rate_min: usize,
-    /// How long a body may stay below its minimum speed.
+    /// Interval over which `body_rate_min` is measured.
     pub body_window: Duration,
-    /// How long a request may take from the end of its head to its answer: less than the 15 s after which
-    /// Svix gives up. Then 408 or 503, by what it waits for. Also how long a client may leave an answer
-    /// unread before its connection is dropped.
+    /// Maximum time from the end of a request's head to its answer; then 408 or 503, depending on the stage.
+    /// Must be less than the 15 s after which Svix gives up. Also the maximum time that a client may leave an
+    /// answer unread.
     pub request_timeout: Duration,
-    /// How long a verified delivery waits for the queue. Then 503.
+    /// Maximum time that a verified delivery waits for the queue; then 503.
     pub enqueue_timeout: Duration,
-    /// How long a stop goes on taking deliveries, so that whoever sends them here learns of it and goes
-    /// elsewhere before anyone is refused. Zero: not at all.
+    /// Time for which a stop continues to accept deliveries, so that load balancers notice it before requests
+    /// are refused. Zero: no delay.
     pub stop_delay: Duration,
-    /// How long a stop waits for the requests that are under way. Then they are cut off.
+    /// Maximum time that a stop waits for requests in progress; then their connections are closed.
     pub drain_timeout: Duration,
-    /// How far the sender's clock may be from ours, either way.
+    /// Maximum difference between the sender's clock and the local clock, in both directions.
     pub tolerance: Duration,
-    /// The longest body, in bytes. Then 413. At most 4 GiB.
+    /// Maximum length of a body, in bytes; above it 413. At most 4 GiB.
     pub body_max: usize,
-    /// The most bytes of bodies held at one time, over all requests. Then 503. Not less than `body_max`. A
-    /// quarter is reserved for small bodies, and bodies that are still coming yield to newer ones.
+    /// Maximum bytes of all bodies held at one time; above it 503. At least `body_max`. A quarter is reserved
+    /// for small bodies, and unfinished bodies are evicted for newer ones.
     pub buffered_max: usize,
-    /// The most connections at one time. Then the oldest that carries no genuine delivery is dropped for a new
-    /// one. Each may hold up to 64 KiB beside its body, while it sends that much and is not read.
+    /// Maximum number of open connections. Above it, the oldest one without a verified delivery is dropped
+    /// for a new client. A connection may hold up to 64 KiB in addition to its body, while it sends that much
+    /// and is not read.
     pub connections_max: usize,
-    /// The most verified deliveries that wait for the queue at one time. Then 503.
+    /// Maximum number of verified deliveries that wait for the queue; above it 503.
     pub in_flight_max: usize,
-    /// The most deliveries in one call to the queue.
+    /// Maximum deliveries in one call to the queue.
     pub batch_max: usize,
-    /// The most bytes of bodies in one call to the queue; a larger body goes alone. A call must pass the link to
-    /// the queue within its time limit.
+    /// Maximum bytes of bodies in one call to the queue; a larger body goes alone. A call must pass the
+    /// network link to the queue within its time limit.
     pub batch_bytes_max: usize,
 }
 
@@ -84,12 +86,12 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The same limits where they make sense, the nearest that do where not: whatever a configuration
-    /// holds, the timers and semaphores behind these numbers can't panic.
+    /// Clamps every limit to its range, so that no configuration can make the timers and semaphores behind
+    /// the numbers panic.
     pub(crate) fn bounded(self) -> Self {
         let span = |span: Duration| span.min(SPAN_MAX);
         let count = |count: usize| count.clamp(1, Semaphore::MAX_PERMITS);
-        // A semaphore hands out at most this many permits, here bytes, at once.
+        // A semaphore grants at most this many permits (bytes) at once.
         let body_max = self.body_max.min(u32::MAX as usize);
         Self {
             header_timeout: span(self.header_timeout),
@@ -123,12 +125,15 @@ mod tests {
         assert_eq!(settings.clone().bounded(), settings);
         assert!(settings.request_timeout < Duration::from_secs(15));
         assert!(settings.enqueue_timeout < Duration::from_secs(10));
-        assert!(settings.idle_timeout > Duration::from_secs(60), "balancers keep theirs for so long");
+        assert!(
+            settings.idle_timeout > Duration::from_secs(60),
+            "load balancers keep idle connections for 60 s"
+        );
         assert!(settings.drain_timeout > settings.request_timeout);
     }
 
     #[test]
-    fn absurd_limits_become_the_nearest_possible_ones() {
+    fn limits_out_of_range_are_clamped_to_the_nearest_valid_values() {
         let least = Settings {
             body_max: 0,
             buffered_max: 0,

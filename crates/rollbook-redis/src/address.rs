@@ -1,10 +1,10 @@
-//! Where Redis is: from a URL to something that can be connected to.
+//! Address of a Redis server: parses a URL into connection parameters.
 //!
 //! * `redis://[USER[:PASSWORD]@]HOST[:PORT][/DB]`, `rediss://…` with TLS
 //! * `redis+sentinel://[USER[:PASSWORD]@]HOST:PORT[,HOST:PORT…]/SERVICE[/DB]`, `rediss+sentinel://…`
 //! * `redis+cluster://[USER[:PASSWORD]@]HOST:PORT[,HOST:PORT…]`, `rediss+cluster://…`
 //!
-//! User and password are percent-encoded. A sentinel is asked without them: they are Redis's own.
+//! User and password are percent-encoded. They are for Redis itself; sentinels are asked without them.
 
 use std::fmt;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::settings::RedisSettings;
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26_379;
 
-/// Where Redis is. Shown without user and password.
+/// Address of a server. Displayed without user and password.
 #[derive(Clone)]
 pub(crate) struct Address {
     pub(crate) form: Form,
@@ -31,18 +31,18 @@ pub(crate) struct Address {
     pub(crate) password: Option<String>,
     pub(crate) hosts: Vec<(String, u16)>,
     pub(crate) database: i64,
-    /// What the names of our keys begin with there.
+    /// Prefix of the queue's keys.
     pub(crate) key_prefix: String,
 }
 
-/// How it is to be found.
+/// Form of the deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// At its address.
+    /// A single server at its address.
     Single,
-    /// Sentinels know where the master of this service is.
+    /// Sentinels that know the master of this service.
     Sentinel(String),
-    /// Some nodes of the cluster are given; they know the others.
+    /// A cluster; the given nodes know the others.
     Cluster,
 }
 
@@ -59,20 +59,20 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// Reads the URL and the certificates' file.
+    /// Parses the URL and reads the file of certificates.
     pub(crate) fn of(settings: &RedisSettings) -> Result<Self, QueueError> {
         let mut address = Self::parse(&settings.url).map_err(|wrong| {
             QueueError::Deployment(format!("the Redis URL {wrong}; write redis://USER:PASSWORD@HOST:PORT/DB"))
         })?;
         if let Some(path) = &settings.ca_file {
-            let unusable = |why: &str| {
+            let invalid_file = |why: &str| {
                 QueueError::Deployment(format!("the certificates in {} can't be used: {why}", path.display()))
             };
-            let root_cert = std::fs::read(path).map_err(|error| unusable(&error.to_string()))?;
-            // The crate would take a file without any, and then trust nobody.
+            let root_cert = std::fs::read(path).map_err(|error| invalid_file(&error.to_string()))?;
+            // The library accepts a file without certificates, and would then trust no server.
             let certificates = CertificateDer::pem_slice_iter(&root_cert).collect::<Result<Vec<_>, _>>();
-            if certificates.map_err(|error| unusable(&error.to_string()))?.is_empty() {
-                return Err(unusable("there is none in it, as PEM"));
+            if certificates.map_err(|error| invalid_file(&error.to_string()))?.is_empty() {
+                return Err(invalid_file("the file contains no PEM certificate"));
             }
             let client_tls: Option<ClientTlsConfig> = None;
             address.certificates = Some(TlsCertificates { client_tls, root_cert: Some(root_cert) });
@@ -81,10 +81,10 @@ impl Address {
         Ok(address)
     }
 
-    /// In words, also where it can't be used.
+    /// Describes the address in words, also if the URL is not valid.
     pub(crate) fn describe(url: &str) -> String {
         Self::parse(url)
-            .map_or_else(|wrong| format!("Redis, whose URL {wrong}"), |address| address.to_string())
+            .map_or_else(|wrong| format!("Redis (the URL {wrong})"), |address| address.to_string())
     }
 
     fn parse(url: &str) -> Result<Self, String> {
@@ -92,41 +92,39 @@ impl Address {
         let (tls, kind) = match parts.scheme.split_once('+').unwrap_or((parts.scheme, "")) {
             ("redis", kind) => (false, kind),
             ("rediss", kind) => (true, kind),
-            _ => return Err("begins with no known scheme".to_owned()),
+            _ => return Err("has an unknown scheme".to_owned()),
         };
         parameters(&parts, tls)?;
         let (user, password) = parts.login.unwrap_or_default();
-        let (user, password) = (filled(user)?, filled(password)?);
+        let (user, password) = (decoded_nonempty(user)?, decoded_nonempty(password)?);
         let path = parts.path;
         let (form, default_port, database) = match kind {
             "" => (Form::Single, PORT, path),
             "sentinel" => {
                 let (service, database) = path.split_once('/').unwrap_or((path, ""));
                 if service.is_empty() {
-                    return Err("names no service behind the sentinels' addresses".to_owned());
+                    return Err("has no service name after the sentinels' addresses".to_owned());
                 }
                 (Form::Sentinel(service.to_owned()), SENTINEL_PORT, database)
             }
             "cluster" if path.is_empty() => (Form::Cluster, PORT, ""),
-            "cluster" => return Err("names a database, and a cluster has only one".to_owned()),
-            _ => return Err("begins with no known scheme".to_owned()),
+            "cluster" => return Err("has a database, and a cluster supports only one".to_owned()),
+            _ => return Err("has an unknown scheme".to_owned()),
         };
         let hosts = parts.hosts.split(',').map(|host| host_and_port(host, default_port));
         let hosts = hosts.collect::<Result<Vec<_>, _>>()?;
         if form == Form::Single && hosts.len() > 1 {
-            return Err(
-                "names several hosts; for those write redis+cluster:// or redis+sentinel://".to_owned()
-            );
+            return Err("has several hosts; for those write redis+cluster:// or redis+sentinel://".to_owned());
         }
         let database = if database.is_empty() { Ok(0) } else { database.parse() };
-        let database = database.map_err(|_| "names a database that is no number".to_owned())?;
+        let database = database.map_err(|_| "has a database that is not a number".to_owned())?;
         let key_prefix = crate::KEY_PREFIX.to_owned();
         Ok(Self { form, tls, certificates: None, user, password, hosts, database, key_prefix })
     }
 
-    /// How every connection to it is protected.
+    /// Protection of every connection to this address.
     pub(crate) fn protection(&self) -> Protection {
-        // Sentinels and nodes name others, wherever those are.
+        // Sentinels and cluster nodes name further hosts, which may be remote.
         let is_here = self.form == Form::Single && self.hosts.iter().all(|(host, _)| is_loopback(host));
         match (self.tls, is_here) {
             (true, _) => Protection::Verified,
@@ -135,7 +133,7 @@ impl Address {
         }
     }
 
-    /// The address of one host.
+    /// Returns the address of one host.
     pub(crate) fn host(&self, host: &str, port: u16) -> ConnectionAddr {
         if self.tls {
             ConnectionAddr::TcpTls { host: host.to_owned(), port, insecure: false, tls_params: None }
@@ -144,7 +142,7 @@ impl Address {
         }
     }
 
-    /// How Redis itself is logged in to, at this address.
+    /// Adds the login of Redis to a host's address.
     pub(crate) fn login(&self, address: ConnectionAddr) -> redis::RedisResult<redis::ConnectionInfo> {
         let info = address.into_connection_info()?.set_tcp_settings(tcp());
         let mut redis = info.redis_settings().clone().set_db(self.database);
@@ -158,14 +156,14 @@ impl Address {
     }
 }
 
-/// Nothing is said for this long before the kernel asks whether the other side is still there.
+/// Idle time after which the kernel sends keepalive probes.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
-/// How often it asks, and how often without an answer before the connection is given up.
+/// Interval of the probes, and the number of unanswered probes after which the connection is closed.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVE_TRIES: u32 = 3;
 
-/// Without Nagle's delay. Dead peers are noticed, also while nothing is sent, and a balancer or firewall on the way
-/// does not take a quiet connection for a dead one.
+/// TCP settings: no Nagle delay, and keepalive probes. Dead peers are detected even while nothing is sent,
+/// and load balancers and firewalls do not drop idle connections.
 pub(crate) fn tcp() -> redis::io::tcp::TcpSettings {
     let keepalive = redis::io::tcp::socket2::TcpKeepalive::new()
         .with_time(KEEPALIVE_AFTER)
@@ -177,11 +175,11 @@ pub(crate) fn tcp() -> redis::io::tcp::TcpSettings {
         .set_user_timeout(Duration::from_secs(30))
 }
 
-/// Refuses what follows the path: nothing does but `ssl=true` and its like, where the scheme has said so already.
+/// Rejects URL parameters and fragments, except TLS parameters that agree with the scheme.
 fn parameters(parts: &Parts<'_>, tls: bool) -> Result<(), String> {
     match parts.fragment {
         Some("insecure") => return Err(format!("ends with #insecure: {VERIFIED}")),
-        Some(_) => return Err("has a # in it; in a password it is %23".to_owned()),
+        Some(_) => return Err("contains a #; in a password write %23".to_owned()),
         None => {}
     }
     for (number, (name, value)) in (1..).zip(parts.parameters()) {
@@ -208,16 +206,16 @@ fn parameters(parts: &Parts<'_>, tls: bool) -> Result<(), String> {
                 return Err(format!("has the parameter {name}; certificates of clients are not supported"));
             }
             "db" | "database" => {
-                return Err(format!("has the parameter {name}; write the database behind the host: /3"));
+                return Err(format!("has the parameter {name}; write the database after the host: /3"));
             }
             "password" | "username" | "user" => {
                 return Err(format!("has the parameter {name}; write user and password before the host"));
             }
-            // A name that is not known may be the rest of a password.
+            // An unknown name may be the rest of a password, so it is not shown.
             _ => {
                 return Err(format!(
-                    "has a parameter that is not known (number {number}): nothing follows the path; a ? in a password \
-                     is %3F"
+                    "has an unknown parameter (number {number}): write nothing after the path; \
+                     in a password write %3F for ?"
                 ));
             }
         }
@@ -225,21 +223,21 @@ fn parameters(parts: &Parts<'_>, tls: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// What is said of every wish not to look at the certificate.
-const VERIFIED: &str = "the certificate is always verified; leave this out, and name a private authority in \
+/// Text for every parameter that would disable the verification of certificates.
+const VERIFIED: &str = "certificates are always verified; remove it, and for a private authority set \
                         redis_ca_file";
 
-fn filled(text: &str) -> Result<Option<String>, String> {
+fn decoded_nonempty(text: &str) -> Result<Option<String>, String> {
     let text = decoded(text).map_err(|error| error.to_string())?;
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 fn host_and_port(text: &str, default_port: u16) -> Result<(String, u16), String> {
     let (host, port) = match text.rsplit_once(':') {
-        // The colons of an IPv6 address without a port are inside its brackets.
+        // The colons of an IPv6 address without a port are inside brackets.
         Some((host, port)) if !port.ends_with(']') => {
             let port = port.parse().ok().filter(|port| *port != 0);
-            (host, port.ok_or("has a port that is none")?)
+            (host, port.ok_or("has an invalid port")?)
         }
         _ => (text, default_port),
     };
@@ -279,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_is_refused_and_never_shown() {
+    fn an_invalid_url_is_refused_and_never_shown() {
         for url in [
             "localhost:6379",
             "http://me:hidden@h",
@@ -310,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raw_special_character_in_the_password_is_refused_with_the_way_to_write_it() {
+    fn a_raw_special_character_in_the_password_is_refused_with_its_encoding() {
         for raw in ["a/b", "12?b", "?b", "12#b", "7?password=b", "a%b"] {
             let refusal = Address::parse(&format!("redis://me:{raw}@h:1/0")).err().expect(raw);
             assert!(refusal.contains("%25"), "{raw}: {refusal}");
@@ -322,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_protects_a_connection_is_known_by_its_url() {
+    fn the_url_determines_the_protection_of_a_connection() {
         for (url, protection) in [
             ("redis://127.0.0.1", Protection::Loopback),
             ("redis://[::1]:1", Protection::Loopback),
@@ -337,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_about_tls_is_kept_or_refused_by_its_name_with_the_fix() {
+    fn a_tls_parameter_is_accepted_or_refused_by_its_name_with_the_fix() {
         for url in
             ["rediss://h?ssl=true", "rediss://h?ssl_cert_reqs=required", "redis://h?ssl=false", "rediss://h"]
         {
@@ -356,7 +354,7 @@ mod tests {
             ("rediss://h?ssl_ca_certs=/ca.pem", ["ssl_ca_certs", "redis_ca_file"]),
             ("rediss://h?ssl_certfile=/c.pem", ["ssl_certfile", "not supported"]),
             ("redis://h?db=3", ["db", "/3"]),
-            ("redis://h?protocol=3", ["number 1", "not known"]),
+            ("redis://h?protocol=3", ["number 1", "unknown parameter"]),
         ] {
             let refusal = Address::parse(url).err().expect(url);
             assert!(words.iter().all(|word| refusal.contains(word)), "{url}: {refusal}");

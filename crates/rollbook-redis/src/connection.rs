@@ -1,4 +1,4 @@
-//! Makes connections, each to one server.
+//! Creation of connections, each to one server.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use redis::{AsyncConnectionConfig, RedisResult, TlsMode};
 use crate::address::{Address, Form, tcp};
 use crate::slots::Node;
 
-/// Connects: to this node of a cluster, to the master that the sentinels name, or to the only server there is. Every
-/// answer must come within `answer_timeout`: without it the crate's default of 500 ms would cut off what the
-/// server has done all the same. The connection never connects again by itself: what it answers comes from the server
-/// that carried the write.
+/// Connects to this node of a cluster, to the master that the sentinels name, or to the only server. Each
+/// answer must arrive within `answer_timeout`: the library's default of 500 ms would give up on calls that
+/// the server has carried out. The connection never reconnects by itself, so its answers always come from the
+/// server that executed the write.
 ///
-/// Boxed: the compiler gives up on a future that holds so many others.
+/// Boxed, because the compiler can't handle a future that contains so many others.
 pub(crate) fn connect<'a>(
     address: &'a Address,
     node: Option<&'a Node>,

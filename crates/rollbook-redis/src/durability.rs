@@ -1,9 +1,9 @@
-//! What a server's settings make of an acknowledgement.
+//! Durability of acknowledged data under the server's settings.
 //!
-//! `appendfsync always` flushes the log before the replies of the same turn of the event loop leave. All
-//! less than that is weaker than "on the disk", and so are settings that take it back now and then:
-//! `no-appendfsync-on-rewrite yes` stops the flushes during every rewrite, `maxmemory-policy` other than
-//! `noeviction` deletes messages. Sources: redis.io, Persistence and WAITAOF; aof.c.
+//! `appendfsync always` flushes the log before the replies of the same event-loop iteration are sent. All
+//! other values are weaker than "on the disk". Some other settings also weaken it: `no-appendfsync-on-rewrite
+//! yes` stops flushing during each rewrite, and a `maxmemory-policy` other than `noeviction` deletes
+//! messages. Sources: redis.io, Persistence and WAITAOF; aof.c.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,34 +12,34 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue as _, RedisResult, ServerErrorKind, Value, cmd};
 use rollbook_core::weakness::Weakness;
 
-/// The oldest version that has what the scripts use.
+/// Oldest version with all features that the scripts use.
 const VERSION_MIN: (u32, u32) = (7, 0);
-/// The first with WAITAOF.
+/// First version with WAITAOF.
 const VERSION_WAITAOF: (u32, u32) = (7, 2);
 
-/// What must be asked after a write before it may be acknowledged.
+/// Confirmation required after a write before it may be acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Confirm {
-    /// Nothing: the reply itself says it.
+    /// No confirmation: the reply itself is sufficient.
     None,
-    /// Whether so many replicas have it.
+    /// WAIT: the number of replicas that must have the write.
     Wait { replicas: u32 },
-    /// Whether it is on the disk here, and on the disk of so many replicas.
+    /// WAITAOF: the write must be on the local disk and on the disks of this number of replicas.
     WaitAof { replicas: u32 },
 }
 
-type Enough = Box<dyn Fn(&Value) -> Result<(), String> + Send>;
+type AnswerCheck = Box<dyn Fn(&Value) -> Result<(), String> + Send>;
 
 impl Confirm {
-    /// The command, and what its answer must be.
-    pub(crate) fn command(self, timeout: Duration) -> Option<(Cmd, Enough)> {
-        // Less than the connection's own limit, so that the answer tells how far it came.
+    /// Returns the command and the check of its answer.
+    pub(crate) fn command(self, timeout: Duration) -> Option<(Cmd, AnswerCheck)> {
+        // Shorter than the connection's own limit, so that the answer contains the counts reached.
         let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX) / 4 * 3;
         let short = move |kind: &str, found: i64, wanted: u32| {
             if found >= i64::from(wanted) {
                 Ok(())
             } else {
-                Err(format!("{found} of {wanted} {kind} have what was written after {millis} ms"))
+                Err(format!("{found} of {wanted} {kind} have the write after {millis} ms"))
             }
         };
         match self {
@@ -47,18 +47,20 @@ impl Confirm {
             Self::Wait { replicas } => {
                 let mut command = cmd("WAIT");
                 command.arg(replicas).arg(millis);
-                let enough = move |answer: &Value| short("replicas", number(answer), replicas);
-                Some((command, Box::new(enough)))
+                let check = move |answer: &Value| short("replicas", number(answer), replicas);
+                Some((command, Box::new(check)))
             }
             Self::WaitAof { replicas } => {
                 let mut command = cmd("WAITAOF");
                 command.arg(1).arg(replicas).arg(millis);
-                let enough = move |answer: &Value| {
-                    let Value::Array(counts) = answer else { return Err("WAITAOF has no answer".to_owned()) };
+                let check = move |answer: &Value| {
+                    let Value::Array(counts) = answer else {
+                        return Err("WAITAOF returned no counts".to_owned());
+                    };
                     short("local disks", counts.first().map_or(0, number), 1)?;
                     short("replicas' disks", counts.get(1).map_or(0, number), replicas)
                 };
-                Some((command, Box::new(enough)))
+                Some((command, Box::new(check)))
             }
         }
     }
@@ -68,25 +70,25 @@ fn number(value: &Value) -> i64 {
     i64::from_redis_value_ref(value).unwrap_or_default()
 }
 
-/// What a server says of itself.
+/// Settings and state reported by a server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts(HashMap<String, String>);
 
-/// Asks the server at the end of this connection.
+/// Reads the facts from the server of this connection.
 pub(crate) async fn facts(connection: &mut MultiplexedConnection) -> RedisResult<Facts> {
     let mut facts = HashMap::new();
     let text: String = cmd("INFO").query_async(connection).await?;
     let lines = text.lines().filter_map(|line| line.split_once(':'));
     facts.extend(lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
-    // Until the log is read INFO says that there is none, which would be a lie about the settings.
+    // While loading, INFO reports that there is no log, which would be wrong about the settings.
     if facts.get("loading").is_some_and(|loading| loading == "1") {
-        return Err((ErrorKind::Server(ServerErrorKind::BusyLoading), "it is loading").into());
+        return Err((ErrorKind::Server(ServerErrorKind::BusyLoading), "the server is loading").into());
     }
     let mut command = cmd("CONFIG");
     command.arg("GET").arg(&["appendfsync", "no-appendfsync-on-rewrite"]);
     match command.query_async::<HashMap<String, String>>(connection).await {
         Ok(answer) => facts.extend(answer),
-        // Some hosters forbid it: then it is told as a weakness, since nobody can see.
+        // Some providers forbid CONFIG GET: the missing value is reported as a weakness.
         Err(error)
             if matches!(
                 error.kind(),
@@ -107,13 +109,13 @@ impl Facts {
         (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
     }
 
-    /// What is weak, and what must be asked after each write. An error where nothing can be done with
-    /// this server.
-    pub(crate) fn judge(&self, replicas: u32) -> Result<(Vec<Weakness>, Confirm), String> {
+    /// Returns the weaknesses and the confirmation required after each write. Fails if the server can't be
+    /// used at all.
+    pub(crate) fn assess(&self, replicas: u32) -> Result<(Vec<Weakness>, Confirm), String> {
         let version = self.version();
         if version < VERSION_MIN {
             return Err(format!(
-                "it is version {} and Rollbook needs 7.0 or newer",
+                "the server has version {} and Rollbook needs 7.0 or newer",
                 self.get("redis_version")
             ));
         }
@@ -126,8 +128,9 @@ impl Facts {
             _ if replicas > 0 => Confirm::Wait { replicas },
             _ => Confirm::None,
         };
-        // WAITAOF is asked under everysec, but it proves nothing: Valkey 8 and 9 and Redis 7.4.0 and 7.4.1 answer before
-        // the flush (redis PR 13793). Versions are not to be trusted, and a probe is right only until the next server.
+        // WAITAOF is called under everysec, but it proves nothing: Valkey 8 and 9 and Redis 7.4.0 and 7.4.1
+        // answer before the flush (redis PR 13793). Version numbers are not reliable, and a probe is valid
+        // only for one server.
         let flushed = fsync == "always";
         let eviction = self.get("maxmemory_policy");
         let is_confirmed = fsync == "everysec" && has_waitaof;
@@ -138,22 +141,22 @@ impl Facts {
         let found = [
             weak(
                 role != "master",
-                &format!("role is {role}: writes go elsewhere"),
+                &format!("role is {role}: this server accepts no writes"),
                 "point the URL at the master",
             ),
             weak(
                 !appends,
-                "appendonly is no: a restart loses what was acknowledged",
+                "appendonly is no: a restart loses acknowledged messages",
                 "CONFIG SET appendonly yes",
             ),
             weak(
                 appends && fsync.is_empty(),
-                "appendfsync can't be seen, since CONFIG GET is forbidden",
-                "allow the user +config|get",
+                "appendfsync can't be read because CONFIG GET is forbidden",
+                "grant the user +config|get",
             ),
             weak(
                 appends && !fsync.is_empty() && !flushed,
-                &format!("appendfsync is {fsync}: a crash loses what was acknowledged last{waitaof}"),
+                &format!("appendfsync is {fsync}: a crash loses the last acknowledged messages{waitaof}"),
                 "CONFIG SET appendfsync always",
             ),
             weak(
@@ -169,7 +172,7 @@ impl Facts {
             weak(
                 appends && !matches!(writes, "ok" | ""),
                 "the last write of the log failed",
-                "is the disk full? The server's own log says why",
+                "check whether the disk is full; the server's own log has the reason",
             ),
         ];
         Ok((found.into_iter().flatten().collect(), confirm))
@@ -195,34 +198,34 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_flushes_before_it_answers_is_not_degraded() {
-        assert_eq!(facts(&[]).judge(0), Ok((vec![], Confirm::None)));
+    fn a_server_that_flushes_before_answering_is_not_degraded() {
+        assert_eq!(facts(&[]).assess(0), Ok((vec![], Confirm::None)));
     }
 
     #[test]
-    fn each_weakness_is_named_with_its_mend() {
-        for (name, value, told) in [
+    fn each_weakness_is_named_with_its_fix() {
+        for (name, value, text) in [
             ("role", "slave", "role is slave"),
             ("aof_enabled", "0", "appendonly is no"),
             ("appendfsync", "everysec", "appendfsync is everysec"),
             ("appendfsync", "no", "appendfsync is no"),
-            ("appendfsync", "", "appendfsync can't be seen"),
+            ("appendfsync", "", "appendfsync can't be read"),
             ("no-appendfsync-on-rewrite", "yes", "no-appendfsync-on-rewrite is yes"),
             ("maxmemory_policy", "volatile-lru", "maxmemory-policy is volatile-lru"),
             ("aof_last_write_status", "err", "the last write of the log failed"),
         ] {
-            let (weaknesses, _) = facts(&[(name, value)]).judge(0).expect("a server to work with");
+            let (weaknesses, _) = facts(&[(name, value)]).assess(0).expect("a usable server");
             assert_eq!(weaknesses.len(), 1, "{weaknesses:?}");
-            assert!(weaknesses[0].what.starts_with(told), "{weaknesses:?}");
+            assert!(weaknesses[0].what.starts_with(text), "{weaknesses:?}");
         }
     }
 
     #[test]
-    fn everysec_is_weak_on_every_server_and_waitaof_is_asked_all_the_same() {
+    fn everysec_is_weak_on_every_server_although_waitaof_is_called() {
         for version in ["7.2.0", "7.4.1", "8.0.1", "9.0.0"] {
             let everysec = [("redis_version", version), ("appendfsync", "everysec")];
             for replicas in [0, 1] {
-                let (weaknesses, confirm) = facts(&everysec).judge(replicas).expect("a server to work with");
+                let (weaknesses, confirm) = facts(&everysec).assess(replicas).expect("a usable server");
                 assert_eq!(confirm, Confirm::WaitAof { replicas });
                 let [weakness] = &weaknesses[..] else { panic!("{weaknesses:?}") };
                 assert!(
@@ -232,31 +235,31 @@ mod tests {
                 assert_eq!(weakness.fix, "CONFIG SET appendfsync always");
             }
         }
-        assert_eq!(facts(&[]).judge(2), Ok((vec![], Confirm::Wait { replicas: 2 })));
+        assert_eq!(facts(&[]).assess(2), Ok((vec![], Confirm::Wait { replicas: 2 })));
         assert_eq!(
-            facts(&[("redis_version", "8.0.1")]).judge(1),
+            facts(&[("redis_version", "8.0.1")]).assess(1),
             Ok((vec![], Confirm::WaitAof { replicas: 1 }))
         );
     }
 
     #[test]
-    fn too_old_a_server_can_not_be_worked_with() {
-        let refusal = facts(&[("redis_version", "6.2.14")]).judge(0).expect_err("too old");
+    fn a_server_older_than_7_0_is_refused() {
+        let refusal = facts(&[("redis_version", "6.2.14")]).assess(0).expect_err("too old");
         assert!(refusal.contains("6.2.14"), "{refusal}");
     }
 
     #[test]
-    fn an_answer_that_falls_short_confirms_nothing() {
+    fn an_answer_below_the_required_counts_confirms_nothing() {
         let timeout = Duration::from_secs(4);
-        let (_, enough) = Confirm::WaitAof { replicas: 1 }.command(timeout).expect("a command");
+        let (_, check) = Confirm::WaitAof { replicas: 1 }.command(timeout).expect("a command");
         let counts = |local, remote| Value::Array(vec![Value::Int(local), Value::Int(remote)]);
-        assert_eq!(enough(&counts(1, 1)), Ok(()));
+        assert_eq!(check(&counts(1, 1)), Ok(()));
         assert!(
-            enough(&counts(0, 1)).is_err() && enough(&counts(1, 0)).is_err() && enough(&Value::Nil).is_err()
+            check(&counts(0, 1)).is_err() && check(&counts(1, 0)).is_err() && check(&Value::Nil).is_err()
         );
-        let (command, enough) = Confirm::Wait { replicas: 2 }.command(timeout).expect("a command");
+        let (command, check) = Confirm::Wait { replicas: 2 }.command(timeout).expect("a command");
         assert!(String::from_utf8_lossy(&command.get_packed_command()).contains("3000"));
-        assert!(enough(&Value::Int(2)).is_ok() && enough(&Value::Int(1)).is_err());
+        assert!(check(&Value::Int(2)).is_ok() && check(&Value::Int(1)).is_err());
         assert!(Confirm::None.command(timeout).is_none());
     }
 }

@@ -1,6 +1,6 @@
-//! What an error of Redis means: whose fault it is, and whether waiting helps.
+//! Classification of Redis errors: the cause, and whether waiting helps.
 //!
-//! The texts hold the place, the error's code and its mend, never an argument of a command.
+//! Error texts contain the server, the error code and its fix, never an argument of a command.
 
 use std::fmt::Display;
 
@@ -8,38 +8,38 @@ use redis::{ErrorKind, RedisError};
 use rollbook_core::queue::QueueError;
 
 use crate::address::Address;
-use crate::pool::Maker;
+use crate::pool::Connector;
 
-/// Where an error comes from, in words, and what our keys begin with there.
-pub(crate) trait Place: Display {
+/// Source of an error: its description, and the prefix of the queue's keys there.
+pub(crate) trait Location: Display {
     fn key_prefix(&self) -> &str;
 }
 
-impl Place for Address {
+impl Location for Address {
     fn key_prefix(&self) -> &str {
         &self.key_prefix
     }
 }
 
-impl Place for Maker {
+impl Location for Connector {
     fn key_prefix(&self) -> &str {
         &self.address.key_prefix
     }
 }
 
-/// Judges an error that `address` answered, or that came up on the way there.
-pub(crate) fn judge(error: &RedisError, address: &impl Place) -> QueueError {
+/// Classifies an error that the server returned or that the connection to it caused.
+pub(crate) fn classify(error: &RedisError, address: &impl Location) -> QueueError {
     let code = match error.detail() {
-        // What a script may not do, 7.0 tells in words alone.
+        // Redis 7.0 reports a missing permission inside a script only in words.
         Some(detail) if detail.contains("user executing the script") => "NOPERM",
         _ => error.code().unwrap_or_default(),
     };
-    let told = format!("{address}: {}", words(error, code, address));
+    let text = format!("{address}: {}", message(error, code, address));
     match (error.kind(), code) {
-        _ if is_distrust(error) => QueueError::Deployment(told),
-        (_, "OOM") => QueueError::NoRoom(told),
+        _ if is_untrusted_certificate(error) => QueueError::Deployment(text),
+        (_, "OOM") => QueueError::NoRoom(text),
         (_, "MISCONF") if error.detail().is_some_and(|detail| detail.contains("No space left")) => {
-            QueueError::NoRoom(told)
+            QueueError::NoRoom(text)
         }
         (
             _,
@@ -52,81 +52,85 @@ pub(crate) fn judge(error: &RedisError, address: &impl Place) -> QueueError {
             | ErrorKind::MasterNameNotFoundBySentinel
             | ErrorKind::Client,
             _,
-        ) => QueueError::Unavailable(told),
-        // Redis says this, and closes, when it has no handle left for us.
-        _ if told.contains("max number of clients") => QueueError::Unavailable(told),
-        _ => QueueError::Deployment(told),
+        ) => QueueError::Unavailable(text),
+        // Redis sends this text and closes the connection when it has no client slot left.
+        _ if text.contains("max number of clients") => QueueError::Unavailable(text),
+        _ => QueueError::Deployment(text),
     }
 }
 
-/// Whether the connection that brought this error is of no more use: it is broken, or it leads to the wrong server or
-/// session. A demoted master, for example, answers everything but writes, for ever.
+/// Whether the connection of this error must not be used again: it is broken, or leads to the wrong server or
+/// session. A demoted master, for example, answers everything except writes, permanently.
 pub(crate) fn ends_connection(error: &RedisError) -> bool {
-    // A master that has lost its replicas may be the old one, on the wrong side of a failover.
-    is_of_the_connection(error) || matches!(error.code(), Some("NOREPLICAS"))
+    // A master without replicas may be the old one, isolated by a failover.
+    is_connection_error(error) || matches!(error.code(), Some("NOREPLICAS"))
 }
 
-/// Whether a new connection may not bring this error again: then the call is repeated on one.
-pub(crate) fn is_of_the_connection(error: &RedisError) -> bool {
+/// Whether a new connection may avoid this error; then the call is repeated on one.
+pub(crate) fn is_connection_error(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || error.kind() == ErrorKind::Io
-        // A replica now, or a server that was restarted as one; a session that lost its login.
+        // A replica now, or a server restarted as one; a session that lost its login.
         || matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "LOADING" | "UNBLOCKED" | "NOAUTH"))
 }
 
-fn words(error: &RedisError, code: &str, address: &impl Place) -> String {
-    let mend = match code {
-        "OOM" => "it has reached maxmemory: raise it, or let the workers drain the queue",
-        "LOADING" => "it is reading its data after a start: wait",
-        "MISCONF" => "it can't write its data to the disk: is the disk full?",
-        "READONLY" => "it is a replica now: the next connection asks for the master",
+fn message(error: &RedisError, code: &str, address: &impl Location) -> String {
+    let fix = match code {
+        "OOM" => "the server has reached maxmemory: raise it, or let the workers drain the queue",
+        "LOADING" => "the server is loading its data after a start: wait",
+        "MISCONF" => "the server can't write its data to the disk: check whether the disk is full",
+        "READONLY" => "the server is a replica now: the next connection asks for the master",
         "CLUSTERDOWN" => {
             "a node is down and the cluster refuses all writes: start the node, or set cluster-require-full-coverage no"
         }
-        "MASTERDOWN" => "it is a replica and its master is down",
-        "NOREPLICAS" => "too few replicas answer it (min-replicas-to-write): start them",
-        "BUSY" => "a script of someone else runs for too long",
+        "MASTERDOWN" => "the server is a replica and its master is down",
+        "NOREPLICAS" => "too few replicas answer the master (min-replicas-to-write): start them",
+        "BUSY" => "a script of another program runs for too long",
         "NOAUTH" | "WRONGPASS" => "user or password are wrong, or missing: see the URL",
         "NOPERM" => {
             return format!(
-                "{code}: the user may not do this: it needs ~{{{}:* +@read +@write +@scripting +@connection +info +time \
+                "{code}: the user lacks a permission: it needs ~{{{}:* +@read +@write +@scripting +@connection +info +time \
                  +config|get, and +role behind sentinels, +cluster in a cluster",
                 address.key_prefix()
             );
         }
         "WRONGTYPE" => {
-            "another program uses our keys: give Rollbook a redis_key_prefix of its own, or a database (…/DB in the URL)"
+            "another program uses the queue's keys: set a separate redis_key_prefix for Rollbook, or a database (…/DB in the URL)"
         }
         "MOVED" | "CROSSSLOT" => "this is a cluster: write redis+cluster:// in the URL",
-        "" if is_distrust(error) => {
-            return format!("{error}: is it our server? Name its authority's certificates in redis_ca_file");
+        "" if is_untrusted_certificate(error) => {
+            return format!(
+                "{error}: for a private certificate authority, set redis_ca_file to its certificates"
+            );
         }
         "" if error.is_timeout() => return "no answer in time".to_owned(),
         "" if error.is_connection_refusal() => {
-            return "connection refused: is it running, is the port right?".to_owned();
+            return "connection refused: check that the server is running and that the port is right"
+                .to_owned();
         }
         "" if error.kind() == ErrorKind::AuthenticationFailed => {
             return "user or password are wrong: see the URL".to_owned();
         }
         "" if error.kind() == ErrorKind::Io => {
-            return format!("{error}: is it running, is the address right?");
+            return format!("{error}: check that the server is running and that the address is right");
         }
-        // The crate's text would quote the answer, and answers hold bodies.
+        // The library's text would quote the answer, and answers contain bodies.
         "" if matches!(error.kind(), ErrorKind::Parse | ErrorKind::UnexpectedReturnType) => {
-            return "an answer that Rollbook's scripts never give: is it Redis, 7.0 or newer?".to_owned();
+            return "unexpected answer to a script: check that the server is Redis 7.0 or newer".to_owned();
         }
         "" => return without_arguments(&error.to_string()),
         _ => return without_arguments(&format!("{code} {}", error.detail().unwrap_or_default())),
     };
-    format!("{code}: {mend}")
+    format!("{code}: {fix}")
 }
 
-/// Whether TLS ended it because of the server's certificate: in rustls's words, which the crate passes on.
-fn is_distrust(error: &RedisError) -> bool {
+/// Whether TLS failed because of the server's certificate. Matches rustls's text, which the library passes
+/// on.
+fn is_untrusted_certificate(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Io && error.to_string().contains("invalid peer certificate")
 }
 
-/// Redis quotes the arguments of a command that it does not know.
+/// Removes arguments: Redis quotes the arguments of an unknown command.
 fn without_arguments(text: &str) -> String {
     let text = text.split(", with args").next().unwrap_or_default();
     text.chars().filter(|c| !c.is_control()).take(200).collect()
@@ -161,11 +165,11 @@ mod tests {
     }
 
     fn answered(line: &str) -> QueueError {
-        judge(&error_of(line), &address())
+        classify(&error_of(line), &address())
     }
 
     #[test]
-    fn full_memory_is_no_room_and_what_passes_is_waited_for() {
+    fn full_memory_is_no_room_and_temporary_errors_are_unavailable() {
         assert!(matches!(
             answered("OOM command not allowed when used memory > 'maxmemory'."),
             QueueError::NoRoom(_)
@@ -183,14 +187,17 @@ mod tests {
             assert!(matches!(answered(line), QueueError::Unavailable(_)), "{line}");
         }
         let refused = RedisError::from(std::io::Error::from(ConnectionRefused));
-        let told = judge(&refused, &address()).to_string();
-        assert!(told.contains("Redis at h:1: connection refused: is it running"), "{told}");
+        let text = classify(&refused, &address()).to_string();
+        assert!(
+            text.contains("Redis at h:1: connection refused: check that the server is running"),
+            "{text}"
+        );
     }
 
     #[test]
     fn errors_of_the_wrong_server_or_session_end_the_connection_and_others_do_not() {
         let table = [
-            // Error, whether it ends the connection, whether the call is repeated on a new one.
+            // Error, whether the connection must not be reused, whether the call is repeated on a new one.
             ("READONLY You can't write against a read only replica.", true, true),
             ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", true, true),
             ("LOADING Redis is loading the dataset in memory", true, true),
@@ -215,15 +222,15 @@ mod tests {
         ];
         for (line, ends, repeats) in table {
             let error = error_of(line);
-            assert_eq!((ends_connection(&error), is_of_the_connection(&error)), (ends, repeats), "{line}");
+            assert_eq!((ends_connection(&error), is_connection_error(&error)), (ends, repeats), "{line}");
         }
         for kind in [BrokenPipe, ConnectionRefused, ConnectionReset, TimedOut, UnexpectedEof] {
-            assert!(is_of_the_connection(&RedisError::from(std::io::Error::from(kind))), "{kind}");
+            assert!(is_connection_error(&RedisError::from(std::io::Error::from(kind))), "{kind}");
         }
     }
 
     #[test]
-    fn what_a_person_must_mend_says_how_and_shows_no_argument_and_no_password() {
+    fn errors_that_need_manual_action_name_the_fix_and_no_argument_and_no_password() {
         for line in [
             "NOAUTH Authentication required.",
             "WRONGPASS invalid username-password pair or user is disabled.",
@@ -231,8 +238,8 @@ mod tests {
             "WRONGTYPE Operation against a key holding the wrong kind of value",
             "ERR unknown command 'EVALSHA', with args beginning with: 'somebody@example.com'",
         ] {
-            let QueueError::Deployment(told) = answered(line) else { panic!("{line}") };
-            assert!(!told.contains("example.com") && !told.contains("hidden"), "{told}");
+            let QueueError::Deployment(text) = answered(line) else { panic!("{line}") };
+            assert!(!text.contains("example.com") && !text.contains("hidden"), "{text}");
         }
     }
 }

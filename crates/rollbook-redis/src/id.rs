@@ -1,47 +1,47 @@
-//! Message ids as they lie in Redis: any bytes, where another program or damage put them there.
+//! Message ids as stored in Redis: any bytes, since another program or damage may have written them.
 //!
-//! The port's ids are text. Bytes that are not UTF-8 are shown as `bytes:` and their hexadecimal digits, and read
-//! back from there, so that such a message can be settled, removed and found like any other.
+//! Ids in the queue port are text. Bytes that are not UTF-8 are shown as `bytes:` and their hexadecimal
+//! digits, and converted back, so that such a message can be settled, removed and found like any other.
 
 use std::borrow::Cow;
 
 use rollbook_core::delivery::MessageId;
 
-const MARK: &str = "bytes:";
+const BINARY_PREFIX: &str = "bytes:";
 
-/// The name of a message for everyone else.
-pub(crate) fn shown(stored: &[u8]) -> MessageId {
+/// Converts a stored id to a message id.
+pub(crate) fn to_message_id(stored: &[u8]) -> MessageId {
     MessageId::new(text(stored))
 }
 
-/// The same as text.
+/// Converts a stored id to text.
 pub(crate) fn text(stored: &[u8]) -> String {
     match std::str::from_utf8(stored) {
         Ok(text) => text.to_owned(),
-        Err(_) => format!("{MARK}{}", hex(stored)),
+        Err(_) => format!("{BINARY_PREFIX}{}", hex(stored)),
     }
 }
 
-/// The bytes behind a name.
+/// Converts the text of an id back to the stored bytes.
 pub(crate) fn stored(id: &str) -> Cow<'_, [u8]> {
-    let bytes = id.strip_prefix(MARK).and_then(from_hex);
+    let bytes = id.strip_prefix(BINARY_PREFIX).and_then(from_hex);
     match bytes.filter(|bytes| std::str::from_utf8(bytes).is_err()) {
         Some(bytes) => Cow::Owned(bytes),
         None => Cow::Borrowed(id.as_bytes()),
     }
 }
 
-/// Whether this names bytes that are not text. Such a message may lie in any shard.
-pub(crate) fn is_odd(id: &str) -> bool {
+/// Whether the id stands for bytes that are not UTF-8. Such a message may be in any shard.
+pub(crate) fn is_binary(id: &str) -> bool {
     matches!(stored(id), Cow::Owned(_))
 }
 
-/// The hexadecimal digits of bytes.
+/// Encodes bytes as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
-/// The bytes of hexadecimal digits.
+/// Decodes hexadecimal digits.
 pub(crate) fn from_hex(digits: &str) -> Option<Vec<u8>> {
     let pairs = digits.as_bytes().chunks(2);
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
@@ -53,11 +53,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_that_are_no_text_are_found_again_by_the_name_that_they_are_shown_by() {
+    fn ids_that_are_not_utf8_are_found_again_by_their_shown_text() {
         for id in [&b"msg_1"[..], b"", b"\xff", b"msg_\xc3\x28/x", "bytes:f\u{fc}".as_bytes(), b"bytes:61"] {
             let text = text(id);
             assert_eq!(&*stored(&text), id, "{text}");
-            assert_eq!(is_odd(&text), std::str::from_utf8(id).is_err());
+            assert_eq!(is_binary(&text), std::str::from_utf8(id).is_err());
         }
         assert_eq!(text(b"m\xff"), "bytes:6dff");
         for no_bytes in ["bytes:f", "bytes:zz", "bytes:+f", "bytes:"] {

@@ -1,13 +1,15 @@
-//! The queue on Redis: 7.0 or newer, alone, behind sentinels, or a cluster.
+//! Queue on Redis 7.0 or newer: a single server, a master behind sentinels, or a cluster.
 //!
 //! Constraints:
 //!
-//! * What is acknowledged is on the server's disk, or it is said that it is not (`durability.rs`).
-//! * A batch is one call of one script, whatever its size: Redis flushes once for each turn of its loop.
-//! * A step never acknowledges before it has written: whatever breaks off, a message is twice there
-//!   rather than not at all.
-//! * The server's clock decides what is due: processes on several machines share no other.
-//! * Every error is of one of three kinds: it passes, there is no room, or a person must mend something.
+//! * Acknowledged data is on the server's disk, or the queue reports itself as degraded (`durability.rs`).
+//! * A batch is one call of one script, whatever its size: Redis flushes its log once per event-loop
+//!   iteration.
+//! * No step acknowledges before it has written: after an interruption a message may exist twice, but is
+//!   never missing.
+//! * The server's clock decides when a message is due: it is the only clock that processes on several
+//!   machines share.
+//! * Every error has one of three kinds: temporary, no room, or manual action needed.
 
 mod address;
 mod backend;

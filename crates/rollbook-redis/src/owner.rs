@@ -1,41 +1,42 @@
-//! Who a queue belongs to. Two deployments that share one by mistake would take each other's deliveries.
+//! Owner of a queue. Two deployments that share a queue by mistake would take each other's deliveries.
 //!
-//! The owner is written into every shard's `meta` when the queue is first used: the Clerk instance's id where
-//! `clerk_instance_id` is set, and fingerprints of the signing secrets. A fingerprint is a truncated HMAC-SHA256 under
-//! the secret (`SigningSecrets::fingerprints`): the secret can't be derived from it.
+//! The owner is stored in every shard's `meta` when the queue is first used: the id of the Clerk instance if
+//! `clerk_instance_id` is set, and fingerprints of the signing secrets. A fingerprint is a truncated
+//! HMAC-SHA256 under the secret (`SigningSecrets::fingerprints`): the secret can't be derived from it.
 //!
-//! * Two instance ids decide: the same one is the same owner, another one is another.
-//! * Otherwise one fingerprint in common is the same owner. New fingerprints are added, so that a rotated secret is
-//!   known before the old one goes.
-//! * Who has nothing to compare (a worker without either) is believed, and writes nothing.
+//! * If both sides have an instance id, it decides: equal ids are the same owner, different ids are different
+//!   owners.
+//! * Otherwise one common fingerprint makes the same owner. New fingerprints are added, so that a rotated
+//!   secret is known before the old one is removed.
+//! * A process with nothing to compare (a worker without either) is accepted, and writes nothing.
 
 use std::fmt;
 
-/// The most fingerprints that are kept: as many as there may be secrets.
+/// Maximum number of stored fingerprints, equal to the maximum number of secrets.
 const FINGERPRINTS_MAX: usize = 16;
 
-/// What a deployment is known by.
+/// Identity of a deployment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
-    /// The id of the Clerk instance.
+    /// Id of the Clerk instance.
     pub instance_id: Option<String>,
     /// Fingerprints of the signing secrets.
     pub fingerprints: Vec<String>,
 }
 
-/// How an owner compares to the one that is written down.
+/// Result of comparing this deployment with the stored owner.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// It is the same, or nothing says otherwise.
+    /// The same owner, or nothing contradicts it.
     Same,
-    /// It is the same, and this is known of it besides.
+    /// The same owner, with additional data to store.
     Add(Owner),
-    /// It is another one.
+    /// A different owner.
     Other,
 }
 
 impl Owner {
-    /// What [`Display`](fmt::Display) wrote. Parts that this version does not know are left out.
+    /// Parses the output of [`Display`](fmt::Display). Unknown parts are ignored.
     pub(crate) fn parse(written: &str) -> Self {
         let mut owner = Self::default();
         for part in written.split(' ') {
@@ -48,7 +49,7 @@ impl Owner {
         owner
     }
 
-    /// Compares this deployment with the owner that is written down.
+    /// Compares this deployment with the stored owner.
     pub(crate) fn claim(&self, written: &Self) -> Claim {
         let shares_secret = self.fingerprints.iter().any(|ours| written.fingerprints.contains(ours));
         let is_same = match (&self.instance_id, &written.instance_id) {
@@ -69,7 +70,7 @@ impl Owner {
 }
 
 impl fmt::Display for Owner {
-    /// `instance=ins_… secrets=…,…`, without what is not known.
+    /// Writes `instance=ins_… secrets=…,…`, without unknown parts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let instance = self.instance_id.iter().map(|id| format!("instance={id}"));
         let secrets = Some(&self.fingerprints).filter(|fingerprints| !fingerprints.is_empty());
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_is_read_as_it_was_written() {
+    fn a_written_owner_is_parsed_back() {
         for owner in [owner("ins_1", &["a1", "b2"]), owner("", &["a1"]), owner("ins_1", &[]), owner("", &[])]
         {
             assert_eq!(Owner::parse(&owner.to_string()), owner);
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn another_instance_or_no_secret_in_common_is_another_owner() {
+    fn another_instance_or_no_common_secret_is_another_owner() {
         for (ours, written) in [
             (owner("ins_2", &[]), owner("ins_1", &[])),
             (owner("ins_2", &["a"]), owner("ins_1", &["a"])),
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_nothing_to_compare_is_believed_and_adds_nothing() {
+    fn a_process_with_nothing_to_compare_is_accepted_and_adds_nothing() {
         for (ours, written) in [
             (owner("", &[]), owner("ins_1", &["a"])),
             (owner("ins_1", &[]), owner("", &["a"])),
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotated_secret_is_added_before_the_old_one_goes() {
+    fn a_rotated_secret_is_added_before_the_old_one_is_removed() {
         let rotating = owner("", &["new", "old"]);
         let Claim::Add(written) = rotating.claim(&owner("", &["old"])) else { panic!("the same owner") };
         assert_eq!(written, owner("", &["new", "old"]));

@@ -1,16 +1,17 @@
-//! One server and the connections to it, made when they are needed and used by one call at a time.
+//! Connection pool of one server: connections are created on demand and used by one call at a time.
 //!
-//! * A call has a connection to itself: a batch of a mebibyte delays no settlement behind it, and WAIT and
-//!   WAITAOF ask about the writes of their own connection only.
-//! * A connection never reconnects by itself. So a confirmation comes from the server that carried the write: where the
-//!   connection breaks in between, the write is sent again, on a new connection, and confirmed there.
-//! * A connection that failed, or whose call was given up, is not used again: what it would answer next
-//!   belongs to someone else. Nor is one that was idle for long, that is older than a failure which concerned all of
-//!   them, or that knows its server otherwise than it was found since.
-//! * A call that fails because its connection was closed while idle is repeated once, on a new connection. All calls may
-//!   be repeated: see the scripts.
-//! * Nothing is asked before a call: the ready-made pools ping first, which costs a flush of Redis's log.
-//! * Every call ends in time.
+//! * A call has a connection to itself: a batch of one MiB does not delay a settlement, and WAIT and WAITAOF
+//!   concern only the writes of their own connection.
+//! * A connection never reconnects by itself. A confirmation therefore comes from the server that executed
+//!   the write: if the connection breaks in between, the write is sent again on a new connection and
+//!   confirmed there.
+//! * A connection is not reused after a failure or an abandoned call: its next answer would belong to another
+//!   call. It is also not reused after a long idle time, if it is older than a failure that concerned all
+//!   connections, or if the server's state has changed since.
+//! * A call that fails because its connection was closed while idle is repeated once, on a new connection.
+//!   All calls may be repeated: see the scripts.
+//! * No ping before a call, as existing pools send it: a ping costs a flush of Redis's log.
+//! * Every call has a time limit.
 
 use std::fmt;
 use std::pin::pin;
@@ -33,65 +34,62 @@ use crate::durability::{self, Confirm};
 use crate::fault;
 use crate::slots::Node;
 
-/// Two batches of the receiver, a lease and a settlement for each of some lanes, and an operator.
+/// Maximum connections: two batches of the receiver, a lease and a settlement for each lane, and an operator.
 const CONNECTIONS_MAX: usize = 32;
 
-/// A connection that was idle for longer is replaced: balancers and firewalls forget connections after some minutes,
-/// and servers close them (`timeout`).
+/// Idle time after which a connection is replaced: load balancers and firewalls drop connections after some
+/// minutes, and servers close them (`timeout`).
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// After this much idle time a connection may have been forgotten on the way. Its first call is then checked on another
-/// connection where the answer is late.
+/// Idle time after which the network may have dropped a connection. If the answer to its next call is late,
+/// the server is checked on another connection.
 const IDLE_TRUSTED: Duration = Duration::from_millis(100);
 
-/// The share of the time of a call after which its answer is late. Check and repetition must fit into a request's time.
+/// Divisor of the call's time limit after which an answer is late. Check and retry must fit into a request's
+/// time limit.
 const LATE_AFTER_SHARE: u32 = 4;
 
-/// What a user has set.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// Refuse to work while an acknowledgement means less than "on the disk".
+    /// Refuse to work if acknowledged data may not be on the disk.
     pub(crate) strict: bool,
-    /// How many replicas must have a delivery before it is acknowledged.
+    /// Number of replicas that must have a delivery before it is acknowledged.
     pub(crate) replicas: u32,
-    /// How long a connection, and any one call, may take.
+    /// Maximum time of a connection attempt and of each call.
     pub(crate) call_timeout: Duration,
 }
 
-/// What to do on a server, in one round trip (and one more to confirm it). It may happen twice.
+/// One round trip to a server, plus one to confirm it. A call may be executed twice.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
     pub(crate) command: &'a Cmd,
-    /// The script that the command runs. It is loaded where the server does not know it.
+    /// Script of the command; loaded if the server does not know it.
     pub(crate) script: Option<&'a Script>,
-    /// Whether the answer counts only when what was written is as safe as is asked for.
+    /// Whether the write must be confirmed as configured before the answer counts.
     pub(crate) confirm: bool,
 }
 
-/// The answer to a call.
 pub(crate) struct Answer {
     pub(crate) value: Value,
-    /// Whether the call was sent twice: the first may have been carried out too.
+    /// Whether the call was sent twice: the first one may have been executed too.
     pub(crate) repeated: bool,
 }
 
-/// Why a call failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) error: QueueError,
     pub(crate) kind: FailureKind,
 }
 
-/// What follows from a failure.
+/// Kind of a failure, which decides the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureKind {
-    /// The server cannot be reached, or does not answer.
+    /// The server is unreachable or does not answer.
     Unreachable,
-    /// The connection is of no more use: it broke, or leads to the wrong server.
+    /// The connection must not be reused: it broke, or leads to the wrong server.
     Connection,
-    /// Another node of the cluster has the keys.
+    /// Another node of the cluster owns the keys.
     Moved,
-    /// The server refuses.
     Refused,
 }
 
@@ -105,42 +103,41 @@ impl Failure {
     }
 }
 
-/// A server: the only one, the master that the sentinels name, or a node of a cluster.
+/// One server: the only one, the master that the sentinels name, or a node of a cluster.
 pub(crate) struct Server {
-    pool: managed::Pool<Maker>,
+    pool: managed::Pool<Connector>,
 }
 
-/// Makes connections to a server.
-pub(crate) struct Maker {
+/// Creates the connections to a server.
+pub(crate) struct Connector {
     pub(crate) address: Address,
-    /// Which node it is of a cluster.
+    /// Node of a cluster; `None` for a single server.
     node: Option<Node>,
     options: Options,
-    /// What was found last.
-    found: Mutex<Option<Found>>,
-    /// Connections that were made before this number went up are not used any more.
+    /// State of the server at the last inspection.
+    state: Mutex<Option<ServerState>>,
+    /// Connections of an earlier generation are not reused.
     generation: AtomicU64,
 }
 
-/// What was found out about the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Found {
+struct ServerState {
     durability: Durability,
-    /// What must be asked after a write before it may be acknowledged.
+    /// Confirmation required after a write before it may be acknowledged.
     confirm: Confirm,
 }
 
-/// A connection with what is known of its server.
+/// A connection with the state of its server.
 pub(crate) struct Pooled {
     connection: MultiplexedConnection,
-    found: Found,
+    state: ServerState,
     generation: u64,
     in_use: bool,
-    /// When its last call was answered. `None` before the first.
+    /// Time of the last answer; `None` before the first call.
     used_at: Option<Instant>,
 }
 
-impl fmt::Display for Maker {
+impl fmt::Display for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.node {
             Some((host, port)) => write!(f, "{}: node {host}:{port}", self.address),
@@ -152,10 +149,11 @@ impl fmt::Display for Maker {
 impl Server {
     pub(crate) fn new(address: Address, node: Option<Node>, options: Options) -> Result<Self, QueueError> {
         let timeout = Some(options.call_timeout);
-        let maker = Maker { address, node, options, found: Mutex::new(None), generation: AtomicU64::new(0) };
-        let pool = managed::Pool::builder(maker)
+        let connector =
+            Connector { address, node, options, state: Mutex::new(None), generation: AtomicU64::new(0) };
+        let pool = managed::Pool::builder(connector)
             .max_size(CONNECTIONS_MAX)
-            // Those that are used stay in use, and those that are too many become old.
+            // Last in, first out: connections in use stay fresh, surplus ones age and are replaced.
             .queue_mode(QueueMode::Lifo)
             .timeouts(Timeouts { wait: timeout, create: timeout, recycle: timeout })
             .runtime(deadpool::Runtime::Tokio1)
@@ -164,127 +162,127 @@ impl Server {
         Ok(Self { pool })
     }
 
-    fn maker(&self) -> &Maker {
+    fn connector(&self) -> &Connector {
         self.pool.manager()
     }
 
-    /// Which node it is of a cluster.
     pub(crate) fn node(&self) -> Option<&Node> {
-        self.maker().node.as_ref()
+        self.connector().node.as_ref()
     }
 
-    /// The server in words, without user and password.
+    /// Describes the server in words, without user and password.
     pub(crate) fn name(&self) -> String {
-        self.maker().to_string()
+        self.connector().to_string()
     }
 
-    /// A connection for reads that block for up to `block`.
+    /// Opens a connection for reads that block for up to `block`.
     pub(crate) async fn connect_to_wait(&self, block: Duration) -> Result<MultiplexedConnection, QueueError> {
-        let maker = self.maker();
-        timeout(maker.options.call_timeout, maker.connect(block + maker.options.call_timeout))
+        let connector = self.connector();
+        timeout(connector.options.call_timeout, connector.connect(block + connector.options.call_timeout))
             .await
-            .map_err(|_| maker.too_late_to_connect())?
+            .map_err(|_| connector.connect_timed_out())?
     }
 
-    /// Judges an error that one of its connections brought.
-    pub(crate) fn judge(&self, error: &redis::RedisError) -> QueueError {
-        fault::judge(error, self.maker())
+    /// Classifies an error of one of its connections.
+    pub(crate) fn classify(&self, error: &redis::RedisError) -> QueueError {
+        fault::classify(error, self.connector())
     }
 
-    /// What is weak about the server, asked on a connection of its own: strict or not, this is answered.
+    /// Reads the server's weaknesses on a new connection, even if `strict` refuses to work with the server.
     pub(crate) async fn ask_durability(&self) -> Result<Durability, QueueError> {
-        let maker = self.maker();
-        let asked = async { maker.find_out(&mut maker.connect(maker.options.call_timeout).await?).await };
-        let found = timeout(maker.options.call_timeout, asked).await.map_err(|_| maker.too_late())??;
-        Ok(found.durability)
+        let connector = self.connector();
+        let asked =
+            async { connector.inspect(&mut connector.connect(connector.options.call_timeout).await?).await };
+        let state =
+            timeout(connector.options.call_timeout, asked).await.map_err(|_| connector.timed_out())??;
+        Ok(state.durability)
     }
 
-    /// Whether the server can be reached and worked with.
+    /// Checks whether the server is reachable and usable.
     pub(crate) async fn probe(&self) -> Result<(), QueueError> {
-        let maker = self.maker();
-        let made = timeout(maker.options.call_timeout, managed::Manager::create(maker)).await;
-        made.map_err(|_| maker.too_late_to_connect())?.map(drop)
+        let connector = self.connector();
+        let made = timeout(connector.options.call_timeout, managed::Manager::create(connector)).await;
+        made.map_err(|_| connector.connect_timed_out())?.map(drop)
     }
 
-    /// Carries out a call.
     pub(crate) async fn call(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        let mut pooled = self.take().await?;
+        let mut pooled = self.checkout().await?;
         let was_used_at = pooled.used_at;
-        let answered = self.carry_out(&mut pooled, call).await;
-        match answered {
-            // A new connection has nothing to be blamed for.
+        let result = self.execute(&mut pooled, call).await;
+        match result {
+            // The failure of a new connection is not repeated.
             Err(Failure { kind: FailureKind::Connection, .. }) if was_used_at.is_some() => {
-                // What ended this one, a restart or a failover, has ended the others.
-                self.maker().generation.fetch_add(1, Ordering::Relaxed);
+                // A restart or failover that closed this connection has closed the others too.
+                self.connector().generation.fetch_add(1, Ordering::Relaxed);
                 drop(pooled);
-                let mut pooled = self.take().await?;
-                let answered = self.carry_out(&mut pooled, call).await;
-                answered.map(|value| Answer { value, repeated: true }).map_err(Failure::for_good)
+                let mut pooled = self.checkout().await?;
+                let result = self.execute(&mut pooled, call).await;
+                result.map(|value| Answer { value, repeated: true }).map_err(Failure::without_retry)
             }
-            answered => answered.map(|value| Answer { value, repeated: false }).map_err(Failure::for_good),
+            result => result.map(|value| Answer { value, repeated: false }).map_err(Failure::without_retry),
         }
     }
 
-    async fn carry_out(&self, pooled: &mut Pooled, call: &Call<'_>) -> Result<Value, Failure> {
-        let maker = self.maker();
+    async fn execute(&self, pooled: &mut Pooled, call: &Call<'_>) -> Result<Value, Failure> {
+        let connector = self.connector();
         let value = if pooled.used_at.is_some_and(|at| at.elapsed() >= IDLE_TRUSTED) {
-            maker.run_on_idle(pooled, call).await?
+            connector.run_on_idle(pooled, call).await?
         } else {
-            maker.run(pooled, call).await?
+            connector.run(pooled, call).await?
         };
         if call.confirm {
-            maker.confirm(pooled).await?;
+            connector.confirm(pooled).await?;
         }
         Ok(value)
     }
 
-    async fn take(&self) -> Result<managed::Object<Maker>, Failure> {
-        let maker = self.maker();
+    async fn checkout(&self) -> Result<managed::Object<Connector>, Failure> {
+        let connector = self.connector();
         self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error @ QueueError::Unavailable(_)) => Failure::unreachable(error),
             PoolError::Backend(error) => Failure::refused(error),
-            PoolError::Timeout(TimeoutType::Create) => Failure::unreachable(maker.too_late_to_connect()),
-            PoolError::Timeout(_) => Failure::unreachable(maker.too_late()),
+            PoolError::Timeout(TimeoutType::Create) => Failure::unreachable(connector.connect_timed_out()),
+            PoolError::Timeout(_) => Failure::unreachable(connector.timed_out()),
             error => Failure::refused(QueueError::Deployment(error.to_string())),
         })
     }
 }
 
 impl Failure {
-    /// The same, where nothing else is tried: a connection that broke leads nowhere.
-    fn for_good(self) -> Self {
+    /// Without a retry, a broken connection means that the server is unreachable.
+    fn without_retry(self) -> Self {
         let kind = if self.kind == FailureKind::Connection { FailureKind::Unreachable } else { self.kind };
         Self { kind, ..self }
     }
 }
 
-impl Maker {
+impl Connector {
     async fn connect(&self, answer_timeout: Duration) -> Result<MultiplexedConnection, QueueError> {
         let node = self.node.as_ref();
         let connected =
             connection::connect(&self.address, node, self.options.call_timeout, answer_timeout).await;
         connected.map_err(|error| {
-            if error.is_timeout() { self.too_late_to_connect() } else { fault::judge(&error, self) }
+            if error.is_timeout() { self.connect_timed_out() } else { fault::classify(&error, self) }
         })
     }
 
-    /// Looks at the server.
-    async fn find_out(&self, connection: &mut MultiplexedConnection) -> Result<Found, QueueError> {
-        let facts = durability::facts(connection).await.map_err(|error| fault::judge(&error, self))?;
-        let judged = facts.judge(self.options.replicas);
-        let (weaknesses, confirm) = judged.map_err(|why| QueueError::Deployment(format!("{self}: {why}")))?;
-        let found = Found { durability: Durability { weaknesses, ..Durability::default() }, confirm };
-        *self.last_found() = Some(found.clone());
-        Ok(found)
+    async fn inspect(&self, connection: &mut MultiplexedConnection) -> Result<ServerState, QueueError> {
+        let facts = durability::facts(connection).await.map_err(|error| fault::classify(&error, self))?;
+        let assessed = facts.assess(self.options.replicas);
+        let (weaknesses, confirm) =
+            assessed.map_err(|why| QueueError::Deployment(format!("{self}: {why}")))?;
+        let state = ServerState { durability: Durability { weaknesses, ..Durability::default() }, confirm };
+        *self.last_state() = Some(state.clone());
+        Ok(state)
     }
 
-    fn last_found(&self) -> MutexGuard<'_, Option<Found>> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_state(&self) -> MutexGuard<'_, Option<ServerState>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs a call on a connection that was idle. Where the answer is late, it is found out on another connection whether
-    /// it is the server that is slow: then there is nothing to do but wait. If it answers there, the network has
-    /// forgotten the connection.
+    /// Runs a call on a connection that was idle. If the answer is late, another connection checks whether
+    /// the server is slow. If the server answers there, the network has dropped the idle connection;
+    /// otherwise the call keeps waiting.
     async fn run_on_idle(&self, pooled: &mut Pooled, call: &Call<'_>) -> Result<Value, Failure> {
         let mut answer = pin!(self.run(pooled, call));
         if let Ok(answer) = timeout(self.options.call_timeout / LATE_AFTER_SHARE, &mut answer).await {
@@ -292,12 +290,12 @@ impl Maker {
         }
         let check = pin!(async {
             let mut connection = self.connect(self.options.call_timeout).await?;
-            self.find_out(&mut connection).await
+            self.inspect(&mut connection).await
         });
         tokio::select! {
             biased;
             answer = &mut answer => return answer,
-            found = check => if found.is_ok() {
+            state = check => if state.is_ok() {
                 let error = QueueError::Unavailable(format!("{self}: an idle connection no longer answers"));
                 return Err(Failure { error, kind: FailureKind::Connection });
             },
@@ -306,7 +304,7 @@ impl Maker {
     }
 
     async fn run(&self, pooled: &mut Pooled, call: &Call<'_>) -> Result<Value, Failure> {
-        self.used(pooled, async |connection| {
+        self.run_timed(pooled, async |connection| {
             let answer = call.command.query_async(connection).await;
             match (answer, call.script) {
                 (Err(error), Some(script))
@@ -321,26 +319,27 @@ impl Maker {
         .await
     }
 
-    /// Returns when what this connection has written is as safe as is asked for.
+    /// Returns when the writes of this connection are confirmed as configured.
     async fn confirm(&self, pooled: &mut Pooled) -> Result<(), Failure> {
-        let Some((command, enough)) = pooled.found.confirm.command(self.options.call_timeout) else {
+        let Some((command, check_answer)) = pooled.state.confirm.command(self.options.call_timeout) else {
             return Ok(());
         };
         let answer: Value =
-            self.used(pooled, async |connection| command.query_async(connection).await).await?;
-        enough(&answer).map_err(|why| Failure::refused(QueueError::Unavailable(format!("{self}: {why}"))))
+            self.run_timed(pooled, async |connection| command.query_async(connection).await).await?;
+        check_answer(&answer)
+            .map_err(|why| Failure::refused(QueueError::Unavailable(format!("{self}: {why}"))))
     }
 
-    async fn used<T>(
+    async fn run_timed<T>(
         &self,
         pooled: &mut Pooled,
         call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Result<T, Failure> {
-        // Dropped in the middle, it stays in use and is thrown away.
+        // If the future is dropped here, the connection stays marked as in use and is discarded.
         pooled.in_use = true;
         let answer = timeout(self.options.call_timeout, call(&mut pooled.connection))
             .await
-            .map_err(|_| Failure::unreachable(self.too_late()))?;
+            .map_err(|_| Failure::unreachable(self.timed_out()))?;
         pooled.in_use = answer.as_ref().is_err_and(fault::ends_connection);
         pooled.used_at = Some(Instant::now());
         answer.map_err(|error| {
@@ -348,52 +347,52 @@ impl Maker {
                 FailureKind::Unreachable
             } else if matches!(error.kind(), ErrorKind::Server(ServerErrorKind::Moved)) {
                 FailureKind::Moved
-            } else if fault::is_of_the_connection(&error) {
+            } else if fault::is_connection_error(&error) {
                 FailureKind::Connection
             } else {
                 FailureKind::Refused
             };
-            Failure { error: fault::judge(&error, self), kind }
+            Failure { error: fault::classify(&error, self), kind }
         })
     }
 
-    fn too_late(&self) -> QueueError {
+    fn timed_out(&self) -> QueueError {
         QueueError::Unavailable(format!("{self}: no answer in time"))
     }
 
-    /// A server that knows no TLS waits for more of what it takes for a long line.
-    fn too_late_to_connect(&self) -> QueueError {
+    /// A server without TLS reads the TLS handshake as the start of a long line and waits for more.
+    fn connect_timed_out(&self) -> QueueError {
         let hint = if self.address.tls { "; does this port speak TLS?" } else { "" };
         QueueError::Unavailable(format!("{self}: no answer in time{hint}"))
     }
 }
 
-impl managed::Manager for Maker {
+impl managed::Manager for Connector {
     type Type = Pooled;
     type Error = QueueError;
 
     async fn create(&self) -> Result<Pooled, QueueError> {
         let generation = self.generation.load(Ordering::Relaxed);
         let mut connection = self.connect(self.options.call_timeout).await?;
-        let found = self.find_out(&mut connection).await?;
-        if self.options.strict && found.durability.is_degraded() {
+        let state = self.inspect(&mut connection).await?;
+        if self.options.strict && state.durability.is_degraded() {
             return Err(QueueError::Deployment(format!(
-                "{self}: an acknowledgement would not mean \"on the disk\", and durability is strict: {}",
-                joined(&found.durability.weaknesses, "; ")
+                "{self}: acknowledged data may not be on the disk, and durability is strict: {}",
+                joined(&state.durability.weaknesses, "; ")
             )));
         }
-        Ok(Pooled { connection, found, generation, in_use: false, used_at: None })
+        Ok(Pooled { connection, state, generation, in_use: false, used_at: None })
     }
 
     async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<QueueError> {
         if pooled.in_use {
-            Err(RecycleError::message("its last call was given up"))
+            Err(RecycleError::message("last call was abandoned"))
         } else if pooled.generation != self.generation.load(Ordering::Relaxed) {
-            Err(RecycleError::message("connections of its age have failed"))
+            Err(RecycleError::message("connections of this generation have failed"))
         } else if pooled.used_at.is_some_and(|at| at.elapsed() >= IDLE_MAX) {
-            Err(RecycleError::message("it was idle for too long"))
-        } else if self.last_found().as_ref() != Some(&pooled.found) {
-            Err(RecycleError::message("the server's settings have changed"))
+            Err(RecycleError::message("idle for too long"))
+        } else if self.last_state().as_ref() != Some(&pooled.state) {
+            Err(RecycleError::message("server settings have changed"))
         } else {
             Ok(())
         }

@@ -1,12 +1,13 @@
-//! The scripts. Each is one atomic step on one shard, and one call for a whole batch: Redis flushes its
-//! log once for each turn of its event loop, so a pipeline of small commands costs several flushes
-//! where one big command costs one.
+//! Lua scripts. Each is one atomic step on one shard, and one call for a complete batch: Redis flushes its
+//! log once per event-loop iteration, so a pipeline of small commands costs several flushes and one large
+//! command costs one.
 //!
-//! What may free memory, or is needed to, runs when memory is exhausted too (`allow-oom`); taking in does not.
+//! Scripts that free memory or are needed for that may also run when memory is exhausted (`allow-oom`);
+//! enqueue may not.
 
 use redis::Script;
 
-/// All scripts, with their checksums.
+/// All scripts with their checksums.
 pub(crate) struct Scripts {
     pub(crate) set_up: Script,
     pub(crate) enqueue: Script,
@@ -16,7 +17,7 @@ pub(crate) struct Scripts {
     pub(crate) stats: Script,
     pub(crate) redrive: Script,
     pub(crate) discard: Script,
-    pub(crate) look: Script,
+    pub(crate) list: Script,
     pub(crate) bodies: Script,
     pub(crate) audit: Script,
     pub(crate) remove: Script,
@@ -46,7 +47,7 @@ impl Scripts {
             stats: script!("flags=no-writes", "stats"),
             redrive: script!("flags=allow-oom", "redrive"),
             discard: script!("flags=allow-oom", "discard"),
-            look: script!("flags=no-writes", "look"),
+            list: script!("flags=no-writes", "list"),
             bodies: script!("flags=no-writes", "bodies"),
             audit: script!("flags=allow-oom", "audit"),
             remove: script!("flags=allow-oom", "remove"),
@@ -69,24 +70,24 @@ mod tests {
             stats,
             redrive,
             discard,
-            look,
+            list,
             bodies,
             audit,
             remove,
             reap,
         } = scripts;
-        [set_up, enqueue, lease, count, settle, stats, redrive, discard, look, bodies, audit, remove, reap]
+        [set_up, enqueue, lease, count, settle, stats, redrive, discard, list, bodies, audit, remove, reap]
     }
 
     #[test]
-    fn no_two_scripts_are_the_same() {
+    fn all_scripts_differ() {
         let scripts = Scripts::new();
         let hashes = all(&scripts).map(Script::get_hash);
         assert_eq!(std::collections::BTreeSet::from(hashes).len(), 13);
     }
 
     #[test]
-    fn no_script_names_a_key_by_itself() {
+    fn no_script_contains_a_key_name() {
         let sources = [
             include_str!("scripts/prelude.lua"),
             include_str!("scripts/set_up.lua"),
@@ -97,7 +98,7 @@ mod tests {
             include_str!("scripts/stats.lua"),
             include_str!("scripts/redrive.lua"),
             include_str!("scripts/discard.lua"),
-            include_str!("scripts/look.lua"),
+            include_str!("scripts/list.lua"),
             include_str!("scripts/bodies.lua"),
             include_str!("scripts/audit.lua"),
             include_str!("scripts/remove.lua"),
@@ -105,7 +106,10 @@ mod tests {
         ];
         for source in sources {
             let code = source.lines().filter(|line| !line.trim_start().starts_with("--"));
-            assert!(code.clone().all(|line| !line.contains("rollbook")), "keys come as KEYS, of one shard");
+            assert!(
+                code.clone().all(|line| !line.contains("rollbook")),
+                "keys are passed as KEYS of one shard"
+            );
         }
     }
 }

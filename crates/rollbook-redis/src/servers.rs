@@ -1,9 +1,10 @@
-//! The servers of a queue: one, or in a cluster the nodes that have its shards.
+//! Servers of a queue: a single server, or the nodes of a cluster that hold its shards.
 //!
-//! * A shard is on the node that has its slot. Which one that is is learnt from the nodes, and learnt again when one says
-//!   that it has moved, or cannot be reached.
-//! * A node of a cluster that cannot be reached fails at once from then on, so that it holds up nobody who works with the
-//!   others. One task asks it, and the others where its slots are, until it answers or has none.
+//! * A shard is on the node that owns its slot. The mapping is read from the nodes, and read again when a
+//!   node reports that a slot has moved, or is unreachable.
+//! * A call to an unreachable node of a cluster fails at once, so that it does not delay work on the other
+//!   nodes. One background task probes the node, and asks the others for its slots, until the node answers or
+//!   owns none.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,79 +23,79 @@ use crate::fault;
 use crate::pool::{Answer, Call, FailureKind, Options, Server};
 use crate::slots::{self, Node};
 
-/// The first pause before a node is asked again whether it can be reached. It doubles.
+/// First pause before an unreachable node is probed again; doubles up to the maximum.
 const PROBE_AFTER: Duration = Duration::from_millis(50);
 const PROBE_AFTER_MAX: Duration = Duration::from_secs(1);
 
-/// So many nodes at most are asked at once where the slots are.
-const ASKED_MAX: usize = 8;
+/// Maximum number of nodes asked concurrently for the slots.
+const SLOTS_QUERIES_MAX: usize = 8;
 
-/// How often at most the nodes are asked for a slot that none had.
-const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// Minimum interval between two queries for a slot that no node owned.
+const SLOTS_QUERY_INTERVAL_MIN: Duration = Duration::from_millis(250);
 
-/// The servers of a queue. Clones are the same.
+/// Servers of a queue. Clones share their state.
 #[derive(Clone)]
 pub(crate) struct Servers(Arc<Inner>);
 
 struct Inner {
     address: Address,
     options: Options,
-    /// The slot of each shard.
+    /// Slot of each shard.
     slots: Vec<u16>,
-    known: Mutex<Known>,
-    /// Held by the one who asks where the slots are.
-    asking: tokio::sync::Mutex<Option<Asked>>,
-    /// What runs beside the calls: one task for each node that cannot be reached, and now and then another.
+    topology: Mutex<Topology>,
+    /// Locked while the slots are being queried.
+    slots_query: tokio::sync::Mutex<Option<SlotsQuery>>,
+    /// Background tasks: one per unreachable node, and others.
     tasks: Mutex<JoinSet<()>>,
 }
 
-/// What came of asking where the slots are.
-struct Asked {
+/// Result of a query for the slots.
+struct SlotsQuery {
     at: Instant,
     error: Option<QueueError>,
 }
 
 #[derive(Default)]
-struct Known {
-    /// The server of each shard, where it is known. Empty before the nodes were asked.
+struct Topology {
+    /// Known server of each shard. Empty before the first query.
     owners: Vec<Option<Arc<Server>>>,
-    /// By node.
+    /// Servers by node.
     nodes: BTreeMap<Node, Arc<Server>>,
-    /// Nodes that cannot be reached, and why not.
+    /// Unreachable nodes with the error.
     outages: BTreeMap<Node, QueueError>,
 }
 
 impl Servers {
-    /// The servers at an address, for shards whose keys are like these.
+    /// Creates the servers at an address, for the shards of these keys.
     pub(crate) fn new(address: Address, options: Options, keys: &[&str]) -> Result<Self, QueueError> {
         let slots: Vec<u16> = keys.iter().map(|key| slots::slot_of(key)).collect();
-        let mut known = Known::default();
+        let mut topology = Topology::default();
         if address.form != Form::Cluster {
             let server = Arc::new(Server::new(address.clone(), None, options.clone())?);
-            known.owners = vec![Some(server); slots.len()];
+            topology.owners = vec![Some(server); slots.len()];
         }
-        let asking = tokio::sync::Mutex::new(None);
-        let (known, tasks) = (Mutex::new(known), Mutex::new(JoinSet::new()));
-        Ok(Self(Arc::new(Inner { address, options, slots, known, asking, tasks })))
+        let slots_query = tokio::sync::Mutex::new(None);
+        let (topology, tasks) = (Mutex::new(topology), Mutex::new(JoinSet::new()));
+        Ok(Self(Arc::new(Inner { address, options, slots, topology, slots_query, tasks })))
     }
 
     pub(crate) fn address(&self) -> &Address {
         &self.0.address
     }
 
-    /// How long any one call may take.
+    /// Maximum time of one call.
     pub(crate) fn call_timeout(&self) -> Duration {
         self.0.options.call_timeout
     }
 
-    /// Whether shards may be on servers of their own.
-    pub(crate) fn are_several(&self) -> bool {
+    /// Whether the shards may be on several servers.
+    pub(crate) fn is_cluster(&self) -> bool {
         self.0.address.form == Form::Cluster
     }
 
-    /// Carries out a call on the server that has this shard.
+    /// Executes a call on the server of this shard.
     pub(crate) async fn call(&self, shard: usize, call: &Call<'_>) -> Result<Answer, QueueError> {
-        let mut has_moved = false;
+        let mut is_retry = false;
         loop {
             let server = self.server_of(shard).await?;
             self.0.check(&server)?;
@@ -104,12 +105,12 @@ impl Servers {
                 Err(failure) => failure,
             };
             match failure.kind {
-                FailureKind::Moved if self.are_several() && !has_moved => {
-                    has_moved = true;
-                    self.0.learn_slots(asked_at, None).await?;
+                FailureKind::Moved if self.is_cluster() && !is_retry => {
+                    is_retry = true;
+                    self.0.refresh_slots(asked_at, None).await?;
                 }
-                FailureKind::Unreachable if self.are_several() => {
-                    self.begin_outage(&server, &failure.error);
+                FailureKind::Unreachable if self.is_cluster() => {
+                    self.mark_unreachable(&server, &failure.error);
                     return Err(failure.error);
                 }
                 _ => return Err(failure.error),
@@ -117,22 +118,22 @@ impl Servers {
         }
     }
 
-    /// The server that has this shard.
+    /// Returns the server of this shard.
     pub(crate) async fn server_of(&self, shard: usize) -> Result<Arc<Server>, QueueError> {
         if let Some(owner) = self.0.owner_of(shard) {
             return Ok(owner);
         }
-        let since = Instant::now().checked_sub(ASK_AGAIN_AFTER).unwrap_or_else(Instant::now);
-        self.0.learn_slots(since, None).await?;
+        let since = Instant::now().checked_sub(SLOTS_QUERY_INTERVAL_MIN).unwrap_or_else(Instant::now);
+        self.0.refresh_slots(since, None).await?;
         self.0.owner_of(shard).ok_or_else(|| {
             let (address, slot) = (&self.0.address, self.0.slots[shard]);
             QueueError::Unavailable(format!(
-                "{address}: no node has slot {slot}, which shard {shard} needs: part of the cluster is down"
+                "{address}: no node has slot {slot} of shard {shard}: part of the cluster is down"
             ))
         })
     }
 
-    /// What the acknowledgements of the servers that answer are worth, and which do not answer.
+    /// Returns the weaknesses of the servers that answer, and the servers that do not.
     pub(crate) async fn durability(&self) -> Result<Durability, QueueError> {
         let mut shards: BTreeMap<Option<Node>, (Arc<Server>, Vec<usize>)> = BTreeMap::new();
         let mut durability = Durability::default();
@@ -167,10 +168,10 @@ impl Servers {
                     known.append(&mut new);
                 }
                 Err(error) => {
-                    if self.are_several() && matches!(error, QueueError::Unavailable(_)) {
-                        self.begin_outage(&server, &error);
+                    if self.is_cluster() && matches!(error, QueueError::Unavailable(_)) {
+                        self.mark_unreachable(&server, &error);
                     }
-                    durability.unreachable.push(format!("{}: {error}", shards_named(&shards)));
+                    durability.unreachable.push(format!("{}: {error}", shard_list(&shards)));
                     first_error = first_error.or(Some(error));
                 }
             }
@@ -181,36 +182,36 @@ impl Servers {
         }
     }
 
-    /// Runs a task beside all calls, to its end or to that of the last of these servers' users.
-    pub(crate) fn run_beside(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a background task until it ends or the last user of these servers is dropped.
+    pub(crate) fn spawn_background(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(ended) = tasks.try_join_next() {
             if let Err(panicked) = ended {
-                error!("{}: a task beside the calls has failed: {panicked}", self.0.address);
+                error!("{}: a background task failed: {panicked}", self.0.address);
             }
         }
         tasks.spawn(task);
     }
 
-    /// Takes note that a node cannot be reached, and goes on asking it beside all calls.
-    fn begin_outage(&self, server: &Arc<Server>, error: &QueueError) {
+    /// Marks a node as unreachable and starts to probe it in the background.
+    fn mark_unreachable(&self, server: &Arc<Server>, error: &QueueError) {
         let Some(node) = server.node() else { return };
         let shards = self.0.shards_of(node);
         {
-            let mut known = self.0.known();
-            if known.outages.insert(node.clone(), error.clone()).is_some() {
+            let mut topology = self.0.topology();
+            if topology.outages.insert(node.clone(), error.clone()).is_some() {
                 return;
             }
         }
         warn!(
-            "{error}: {} can neither take deliveries nor give any until it answers; all others go on",
-            shards_named(&shards)
+            "{error}: {} can neither accept nor lease messages until it answers; all others continue",
+            shard_list(&shards)
         );
-        self.run_beside(watch_outage(Arc::downgrade(&self.0), server.clone(), node.clone()));
+        self.spawn_background(watch_outage(Arc::downgrade(&self.0), server.clone(), node.clone()));
     }
 }
 
-/// Asks an unreachable node, and the others whether they have its slots, until one of both is so.
+/// Probes an unreachable node until it answers, or until other nodes own its slots.
 async fn watch_outage(servers: Weak<Inner>, server: Arc<Server>, node: Node) {
     let since = Instant::now();
     let mut pause = PROBE_AFTER;
@@ -218,73 +219,74 @@ async fn watch_outage(servers: Weak<Inner>, server: Arc<Server>, node: Node) {
         sleep(pause).await;
         pause = (pause * 2).min(PROBE_AFTER_MAX);
         let Some(servers) = servers.upgrade() else { return };
-        // Another node may have taken over.
-        _ = servers.learn_slots(Instant::now(), Some(&node)).await;
+        // A failover may have moved the slots to another node.
+        _ = servers.refresh_slots(Instant::now(), Some(&node)).await;
         let has_slots = !servers.shards_of(&node).is_empty();
         let answered = if has_slots { server.probe().await } else { Ok(()) };
         match answered {
-            // What only a person can fix is said at every call.
+            // An error that needs manual action is returned by each call.
             Ok(()) | Err(QueueError::Deployment(_)) => {
-                let mut known = servers.known();
-                known.outages.remove(&node);
+                let mut topology = servers.topology();
+                topology.outages.remove(&node);
                 if !has_slots {
-                    known.nodes.remove(&node);
+                    topology.nodes.remove(&node);
                 }
-                drop(known);
+                drop(topology);
                 let seconds = since.elapsed().as_secs_f64();
                 let what =
-                    if has_slots { "it can be reached again" } else { "other nodes have its slots now" };
+                    if has_slots { "the node is reachable again" } else { "other nodes own its slots now" };
                 info!(seconds, "{}: {what}", server.name());
                 return;
             }
-            Err(error) => _ = servers.known().outages.insert(node.clone(), error),
+            Err(error) => _ = servers.topology().outages.insert(node.clone(), error),
         }
     }
 }
 
 impl Inner {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn topology(&self) -> MutexGuard<'_, Topology> {
+        self.topology.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn owner_of(&self, shard: usize) -> Option<Arc<Server>> {
-        self.known().owners.get(shard).cloned().flatten()
+        self.topology().owners.get(shard).cloned().flatten()
     }
 
     fn shards_of(&self, node: &Node) -> Vec<usize> {
-        let known = self.known();
-        let owners = known.owners.iter().enumerate();
+        let topology = self.topology();
+        let owners = topology.owners.iter().enumerate();
         let theirs =
             owners.filter(|(_, owner)| owner.as_ref().is_some_and(|owner| owner.node() == Some(node)));
         theirs.map(|(shard, _)| shard).collect()
     }
 
-    /// An error at once where the server is known to be unreachable.
+    /// Returns the error at once if the server is known to be unreachable.
     fn check(&self, server: &Server) -> Result<(), QueueError> {
         let Some(node) = server.node() else { return Ok(()) };
-        self.known().outages.get(node).map_or(Ok(()), |error| Err(error.clone()))
+        self.topology().outages.get(node).map_or(Ok(()), |error| Err(error.clone()))
     }
 
-    /// Asks the nodes where the slots are, unless somebody has since this moment. `without` is not asked, unless it is
-    /// the only one.
-    async fn learn_slots(&self, since: Instant, without: Option<&Node>) -> Result<(), QueueError> {
-        let too_late = || QueueError::Unavailable(format!("{}: no answer in time", self.address));
+    /// Reads the slots from the nodes, unless that was done after `since`. The node `without` is not asked,
+    /// unless it is the only one.
+    async fn refresh_slots(&self, since: Instant, without: Option<&Node>) -> Result<(), QueueError> {
+        let timeout_error = || QueueError::Unavailable(format!("{}: no answer in time", self.address));
         let mut last =
-            timeout(self.options.call_timeout, self.asking.lock()).await.map_err(|_| too_late())?;
+            timeout(self.options.call_timeout, self.slots_query.lock()).await.map_err(|_| timeout_error())?;
         if let Some(asked) = last.as_ref().filter(|asked| asked.at >= since) {
             return asked.error.clone().map_or(Ok(()), Err);
         }
         let asked = timeout(self.options.call_timeout, self.ask_for_slots(without)).await;
-        let asked = asked.unwrap_or_else(|_| Err(too_late())).and_then(|ranges| self.adopt(&ranges));
-        *last = Some(Asked { at: Instant::now(), error: asked.as_ref().err().cloned() });
+        let asked =
+            asked.unwrap_or_else(|_| Err(timeout_error())).and_then(|ranges| self.store_slots(&ranges));
+        *last = Some(SlotsQuery { at: Instant::now(), error: asked.as_ref().err().cloned() });
         asked
     }
 
-    /// The answer of the node that is the first to give one.
+    /// Returns the first answer of the asked nodes.
     async fn ask_for_slots(&self, without: Option<&Node>) -> Result<Vec<slots::Range>, QueueError> {
         let mut nodes: Vec<Node> = {
-            let known = self.known();
-            known.nodes.keys().filter(|node| !known.outages.contains_key(*node)).cloned().collect()
+            let topology = self.topology();
+            topology.nodes.keys().filter(|node| !topology.outages.contains_key(*node)).cloned().collect()
         };
         nodes.extend(self.address.hosts.iter().cloned());
         nodes.sort();
@@ -293,7 +295,7 @@ impl Inner {
             nodes.retain(|node| Some(node) != without);
         }
         fastrand::shuffle(&mut nodes);
-        nodes.truncate(ASKED_MAX);
+        nodes.truncate(SLOTS_QUERIES_MAX);
         let asked = nodes.into_iter().map(|node| -> BoxFuture<'_, _> { Box::pin(self.ask_node(node)) });
         Ok(select_ok(asked).await?.0)
     }
@@ -305,34 +307,34 @@ impl Inner {
             let answer: Value = cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
             slots::parse(&answer, &node)
         };
-        asked.await.map_err(|error| fault::judge(&error, &self.address))
+        asked.await.map_err(|error| fault::classify(&error, &self.address))
     }
 
-    /// Takes note of where the shards are.
-    fn adopt(&self, ranges: &[slots::Range]) -> Result<(), QueueError> {
-        let mut known = self.known();
+    /// Stores the servers of all shards.
+    fn store_slots(&self, ranges: &[slots::Range]) -> Result<(), QueueError> {
+        let mut topology = self.topology();
         let mut owners = Vec::with_capacity(self.slots.len());
         for slot in &self.slots {
             let Some(node) = slots::owner_of(*slot, ranges) else {
                 owners.push(None);
                 continue;
             };
-            let server = if let Some(server) = known.nodes.get(node) {
+            let server = if let Some(server) = topology.nodes.get(node) {
                 server.clone()
             } else {
                 let server = Server::new(self.address.clone(), Some(node.clone()), self.options.clone())?;
                 let server = Arc::new(server);
-                known.nodes.insert(node.clone(), server.clone());
+                topology.nodes.insert(node.clone(), server.clone());
                 server
             };
             owners.push(Some(server));
         }
-        known.owners = owners;
+        topology.owners = owners;
         Ok(())
     }
 }
 
-fn shards_named(shards: &[usize]) -> String {
+fn shard_list(shards: &[usize]) -> String {
     let numbers: Vec<String> = shards.iter().map(usize::to_string).collect();
     let noun = if shards.len() == 1 { "shard" } else { "shards" };
     format!("{noun} {}", numbers.join(", "))

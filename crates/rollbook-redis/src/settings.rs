@@ -1,4 +1,4 @@
-//! What a user may set, and whose clock rules.
+//! Settings of the queue, and the clock that decides due times.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,54 +9,52 @@ use rollbook_core::time::Clock;
 
 use crate::owner::Owner;
 
-/// What a user may set.
+/// Settings of the queue.
 #[derive(Clone)]
 pub struct RedisSettings {
-    /// Where Redis is: see [`crate::RedisQueue::new`] for the forms. May hold a password.
+    /// URL of the server; see [`crate::RedisQueue::new`] for the forms. May contain a password.
     pub url: String,
-    /// A file of certificates (PEM) to trust instead of the system's.
+    /// File with certificates (PEM) to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// What the names of all keys begin with, so that several deployments can share a server.
-    /// See [`crate::is_key_prefix`].
+    /// Prefix of all keys, so that several deployments can share a server. See [`crate::is_key_prefix`].
     pub key_prefix: String,
-    /// What this deployment is known by. A queue that belongs to another one is refused.
+    /// Identity of this deployment. A queue of another deployment is refused.
     pub owner: Owner,
-    /// How many messages may wait, over all shards, before deliveries are refused with 503.
+    /// Maximum number of waiting messages over all shards; above it deliveries are refused with 503.
     pub depth_max: u64,
-    /// Over how many sets of keys messages are spread: at least 1, at most 64. May only change while
-    /// the queue is empty.
+    /// Number of shards (sets of keys), 1 to 64. May only change while the queue is empty.
     pub shards: u16,
-    /// Refuse to work while an acknowledgement means less than "on the disk".
+    /// Refuse to work if acknowledged data may not be on the disk.
     pub strict: bool,
-    /// How many replicas must have a delivery too before it is acknowledged.
+    /// Number of replicas that must also have a delivery before it is acknowledged.
     pub replicas: u32,
-    /// How far ahead a due time may lie: the longest lease and the longest backoff there are. What lies further was
-    /// written by a clock that was ahead, and is pulled in.
+    /// Maximum time between now and a due time: the longest lease or backoff. A later due time was written by
+    /// a clock that was ahead, and is corrected.
     pub due_within: Duration,
-    /// How long a lease lasts. An audit gives out what nobody is known to hold after this time.
+    /// Duration of a lease. An audit releases entries without a holder after this time.
     pub lease_for: Duration,
-    /// How long a connection, and any one call, may take.
+    /// Maximum time of a connection attempt and of each call.
     pub call_timeout: Duration,
 }
 
 impl fmt::Debug for RedisSettings {
-    /// Never the URL: it may hold a password.
+    /// Omits the URL, which may contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisSettings").field("shards", &self.shards).finish_non_exhaustive()
     }
 }
 
-/// Whose clock says when something is due.
+/// Clock that decides due times.
 #[derive(Clone)]
 pub enum DueTimes {
-    /// The server's: the one clock that all processes share.
+    /// The server's clock, the only one that all processes share.
     Server,
-    /// This one. For tests, whose clock stands still until it is told to move.
+    /// A fixed clock that tests move.
     Clock(Arc<dyn Clock>),
 }
 
 impl DueTimes {
-    /// The first argument of every script.
+    /// First argument of every script: the time in milliseconds, or empty for the server's clock.
     pub(crate) fn argument(&self) -> String {
         match self {
             Self::Server => String::new(),

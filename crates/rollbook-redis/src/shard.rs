@@ -1,35 +1,35 @@
-//! Shards: which messages share a set of keys.
+//! Shards: sets of keys over which the messages are distributed.
 //!
-//! All keys of a shard carry one hash tag, so that in a cluster they are on one node and a script may
-//! touch them all. A message's shard follows from its id alone, so the same id always meets itself.
+//! All keys of a shard have the same hash tag, so that in a cluster they are on one node and a script may
+//! access them all. A message's shard depends only on its id, so that duplicates are always found.
 
 use sha2::{Digest as _, Sha256};
 
-/// The most shards there may be.
+/// Maximum number of shards.
 pub(crate) const SHARDS_MAX: u16 = 64;
 
-/// What the names of all keys begin with where nobody says otherwise.
+/// Default prefix of all keys.
 pub const KEY_PREFIX: &str = "rollbook";
 
-/// The longest such prefix, in bytes.
+/// Maximum length of a key prefix, in bytes.
 pub const KEY_PREFIX_MAX: usize = 64;
 
-/// Whether keys may begin with this: letters, digits, `_`, `-` and `.`, which mean nothing in a hash tag, in a
-/// pattern of an ACL, or in a shell.
+/// Whether `text` is a valid key prefix: letters, digits, `_`, `-` and `.`, which have no special meaning in
+/// a hash tag, an ACL pattern or a shell.
 pub fn is_key_prefix(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     (1..=KEY_PREFIX_MAX).contains(&text.len()) && text.bytes().all(is_plain)
 }
 
-/// The keys of a shard, in the order in which every script takes them.
+/// Keys of a shard, in the order in which every script expects them.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys([String; 11]);
 
 impl Keys {
     pub(crate) fn of(prefix: &str, shard: u16) -> Self {
-        // New messages, those that come again, bodies, when what waits is due, how often it was tried,
-        // batches of leases, ages, dead letters, why they died, facts about the shard itself, what the last
-        // request of each lane was given.
+        // New messages, messages that were delivered before, bodies, due times, attempt counts, batches of
+        // leases, times of receipt, dead letters, reasons of dead letters, data about the shard, last leases
+        // of each lane.
         let names = [
             "new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures", "meta",
             "requests",
@@ -41,12 +41,12 @@ impl Keys {
         &self.0
     }
 
-    /// The stream of what is new.
+    /// Stream of new messages.
     pub(crate) fn new_messages(&self) -> &str {
         &self.0[0]
     }
 
-    /// The bodies, by which the shard is found in a cluster.
+    /// Hash of the bodies; also identifies the shard's slot in a cluster.
     pub(crate) fn messages(&self) -> &str {
         &self.0[2]
     }
@@ -59,13 +59,13 @@ impl Keys {
         &self.0[8]
     }
 
-    /// What the shard is.
+    /// Hash with data about the shard.
     pub(crate) fn meta(&self) -> &str {
         &self.0[9]
     }
 }
 
-/// The shard of a message.
+/// Returns the shard of a message.
 pub(crate) fn shard_of(id: &str, shards: u16) -> u16 {
     if shards <= 1 {
         return 0;
@@ -96,8 +96,8 @@ mod tests {
     }
 
     #[test]
-    fn an_id_has_one_shard_for_good_and_ids_spread_over_all() {
-        // Pinned: a message must be found again by every later version.
+    fn an_id_always_has_the_same_shard_and_ids_spread_over_all() {
+        // Pinned: every later version must find the message again.
         let shards = ["msg_a", "msg_b", "msg_c", "msg_d"].map(|id| shard_of(id, 8));
         assert_eq!(shards, [7, 6, 6, 0]);
         let mut counts = [0; 8];

@@ -1,14 +1,14 @@
-//! Which node of a cluster holds which keys.
+//! Slots of a Redis cluster: which node holds which keys.
 
 use redis::{RedisError, RedisResult, Value};
 
-/// Slots of a cluster.
+/// Number of slots in a cluster.
 const SLOTS: u16 = 16_384;
 
 /// Host and port of a node.
 pub(crate) type Node = (String, u16);
 
-/// Slots of one master, both ends included.
+/// Slots of one master, inclusive.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Range {
     first: u16,
@@ -16,7 +16,7 @@ pub(crate) struct Range {
     node: Node,
 }
 
-/// The slot of a key: CRC16 (XMODEM) of its hash tag, or of the whole key where it has none.
+/// Returns the slot of a key: CRC16 (XMODEM) of its hash tag, or of the complete key without one.
 pub(crate) fn slot_of(key: &str) -> u16 {
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
     let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(key);
@@ -28,19 +28,19 @@ pub(crate) fn slot_of(key: &str) -> u16 {
     crc % SLOTS
 }
 
-/// The master of a slot.
+/// Returns the master of a slot.
 pub(crate) fn owner_of(slot: u16, ranges: &[Range]) -> Option<&Node> {
     ranges.iter().find(|range| (range.first..=range.last).contains(&slot)).map(|range| &range.node)
 }
 
-/// Reads the answer to CLUSTER SLOTS, which `asked` gave.
+/// Parses the answer to CLUSTER SLOTS from the node `asked`.
 pub(crate) fn parse(answer: &Value, asked: &Node) -> RedisResult<Vec<Range>> {
     let Value::Array(ranges) = answer else { return Err(unreadable()) };
     ranges.iter().map(|range| parse_range(range, asked).ok_or_else(unreadable)).collect()
 }
 
 fn parse_range(range: &Value, asked: &Node) -> Option<Range> {
-    // First slot, last slot, master, replicas. A node is its host, its port, and more.
+    // First slot, last slot, master, replicas. A node is a host, a port, and more fields.
     let Value::Array(parts) = range else { return None };
     let [first, last, Value::Array(master), ..] = &parts[..] else { return None };
     let [host, port, ..] = &master[..] else { return None };
@@ -52,7 +52,7 @@ fn parse_range(range: &Value, asked: &Node) -> Option<Range> {
         Value::Nil => String::new(),
         _ => return None,
     };
-    // A node that does not know its own address leaves it out: it is where it was asked.
+    // A node that does not know its own address omits it: use the address at which it was asked.
     let host = if host.is_empty() || host == "?" { asked.0.clone() } else { host };
     Some(Range { first: number(first)?, last: number(last)?, node: (host, number(port)?) })
 }
@@ -70,13 +70,13 @@ mod tests {
         // From the specification of Redis Cluster and from a server's CLUSTER KEYSLOT.
         assert_eq!(slot_of("123456789"), 0x31C3);
         assert_eq!(slot_of("{user1000}.following"), slot_of("{user1000}.followers"));
-        assert_eq!(slot_of("foo{}{bar}"), 8363, "an empty tag is none");
+        assert_eq!(slot_of("foo{}{bar}"), 8363, "an empty tag does not count");
         assert_eq!(slot_of("foo"), 12_182);
         assert_eq!(slot_of("{foo}:messages"), 12_182);
     }
 
     #[test]
-    fn the_owner_of_every_slot_is_read_and_a_node_without_an_address_is_where_it_was_asked() {
+    fn the_owner_of_every_slot_is_read_and_a_missing_address_is_that_of_the_asked_node() {
         let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let node =
             |host: Value, port| Value::Array(vec![host, Value::Int(port), text("id"), Value::Array(vec![])]);

@@ -1,15 +1,16 @@
-//! A message as it lies in Redis: one byte that says how, eight of time, then the body. Where the delivery came in
-//! a trace, that lies before the body.
+//! Encoding of a stored message: one byte of format, eight bytes of receipt time, 25 bytes of trace if the
+//! delivery has one, then the body.
 //!
-//! Redis's memory and the disk behind its log are what a user pays for: packed, a message takes 2.6
-//! times less of both, at no more CPU in all (figures in crates/README.md).
+//! Redis's memory and the disk of its log are the main cost for users: a compressed message takes 2.6 times
+//! less of both, with no more CPU in total (figures in crates/README.md).
 //!
-//! * Format 0: the body as it came. Format 1: its length in four bytes, then one LZ4 block against
-//!   [`DICTIONARY`]. Whichever is shorter is written; every version reads both.
-//! * Formats 2 and 3: as 0 and 1, with 25 bytes of trace before them. Formats of their own, so that a message without a
-//!   trace is what it always was, in length too, and a worker that knows only 0 and 1 still reads it.
-//! * LZ4 has no checksum: another dictionary gives other bytes and no error. So the dictionary never
-//!   changes; a better one is a new file and a new format, and the old one stays to read what waits.
+//! * Format 0: the body as received. Format 1: its length in four bytes, then one LZ4 block with
+//!   [`DICTIONARY`]. The shorter one is written; every version reads both.
+//! * Formats 2 and 3: like 0 and 1, with 25 bytes of trace before the body. Separate formats keep a message
+//!   without a trace unchanged, so that a worker that knows only 0 and 1 still reads it.
+//! * LZ4 has no checksum: a different dictionary yields wrong bytes and no error. The dictionary therefore
+//!   never changes. A better one is a new file and a new format, and the old one stays to read waiting
+//!   messages.
 
 use bytes::Bytes;
 use lz4_flex::block::{compress_into_with_dict, decompress_into_with_dict, get_maximum_output_size};
@@ -19,30 +20,30 @@ use rollbook_core::trace::Traceparent;
 
 const PLAIN: u8 = 0;
 const LZ4: u8 = 1;
-/// Added to either where there is a trace.
+/// Added to either format if there is a trace.
 const TRACED: u8 = 2;
 const PLAIN_TRACED: u8 = PLAIN | TRACED;
 const LZ4_TRACED: u8 = LZ4 | TRACED;
 const HEAD: usize = 1 + 8;
 const LENGTH: usize = 4;
-/// No LZ4 block grows more than this: a length beyond is no length, and nothing is reserved for it.
+/// Maximum expansion factor of an LZ4 block: a greater length is damage, and no memory is reserved for it.
 const GROWTH_MAX: usize = 255;
 
-/// Clerk's keys and fixed values. No data of anybody.
+/// Clerk's keys and fixed values. Contains no personal data.
 static DICTIONARY: &[u8] = include_bytes!("dictionary.lz4.1");
 
-/// Why stored bytes are no message. The bytes themselves are never repeated.
+/// Reason for which stored bytes can't be decoded. Never contains the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DecodeError {
-    #[error("a stored message breaks off")]
+    #[error("the stored message is truncated")]
     Short,
-    #[error("a stored message has format {0}, which a newer version may know")]
+    #[error("the stored message has the unknown format {0}; a newer version may read it")]
     UnknownFormat(u8),
-    #[error("a stored message is damaged")]
+    #[error("the stored message is damaged")]
     Damaged,
 }
 
-/// What was stored of a delivery, but for its id.
+/// Stored parts of a delivery, without its id.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Stored {
     pub(crate) received_at: Timestamp,
@@ -50,7 +51,7 @@ pub(crate) struct Stored {
     pub(crate) body: Bytes,
 }
 
-/// A value's parts, with the body still packed.
+/// Parts of a value, with the body still compressed.
 struct Parts<'a> {
     format: u8,
     received_at: Timestamp,
@@ -58,7 +59,7 @@ struct Parts<'a> {
     packed: &'a [u8],
 }
 
-/// What is written for a message.
+/// Encodes a message.
 pub(crate) fn encode(delivery: &Delivery) -> Vec<u8> {
     let Delivery { id: _, received_at, traceparent, body } = delivery;
     let (head, traced) = if traceparent.is_some() { (HEAD + Traceparent::BYTES, TRACED) } else { (HEAD, 0) };
@@ -83,7 +84,7 @@ pub(crate) fn encode(delivery: &Delivery) -> Vec<u8> {
     value
 }
 
-/// Gives back what was encoded, without the id.
+/// Decodes a message, without its id.
 pub(crate) fn decode(value: &[u8]) -> Result<Stored, DecodeError> {
     let Parts { format, received_at, traceparent, packed } = split(value)?;
     let body = match format {
@@ -120,7 +121,7 @@ fn unpack(packed: &[u8]) -> Result<Bytes, DecodeError> {
     }
 }
 
-/// What a person may look at: all of it, or as much as can be told of a value that can't be read.
+/// Decodes a message for display: all of it, or the readable parts of a damaged value.
 pub(crate) fn show(value: &[u8]) -> Stored {
     decode(value).unwrap_or_else(|_| {
         let parts = split(value).ok();
@@ -134,7 +135,7 @@ pub(crate) fn show(value: &[u8]) -> Stored {
     })
 }
 
-/// The moment of receipt in the head of a value, whatever its format.
+/// Reads the receipt time from the head of a value of any format.
 pub(crate) fn received_at(value: &[u8]) -> Option<Timestamp> {
     value.get(1..HEAD)?.try_into().ok().map(i64::from_be_bytes).map(Timestamp::from_millis)
 }
@@ -147,7 +148,7 @@ mod tests {
     use sha2::{Digest as _, Sha256};
 
     #[test]
-    fn the_dictionary_never_changes_or_what_waits_would_be_read_wrong() {
+    fn the_dictionary_never_changes_since_waiting_messages_need_it() {
         let digest = Sha256::digest(DICTIONARY);
         assert_eq!(digest[..4], [0x34, 0x4c, 0xf5, 0x33]);
     }
@@ -177,7 +178,7 @@ mod tests {
     const CLERKS: &[u8] = br#"{"data":{"id":"user_3","object":"user","email_addresses":[],"first_name":"","last_name":null},"type":"user.updated"}"#;
 
     #[test]
-    fn a_body_in_clerks_shape_shrinks_and_one_that_would_grow_is_kept_as_it_came() {
+    fn a_typical_body_shrinks_and_one_that_would_grow_is_stored_as_received() {
         assert!(untraced(1, CLERKS).len() < CLERKS.len());
         let noise: Vec<u8> =
             (0..200_u64).map(|number| (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
@@ -185,9 +186,10 @@ mod tests {
         assert_eq!((value[0], value.len()), (PLAIN, HEAD + noise.len()));
     }
 
-    /// Written by Rollbook before there were traces. An earlier worker reads exactly these, so they never change.
+    /// Values written by Rollbook before traces existed. Earlier workers read exactly these, so they never
+    /// change.
     #[test]
-    fn without_a_trace_a_message_is_what_it_was_before_there_were_traces() {
+    fn a_message_without_a_trace_is_encoded_as_before_traces_existed() {
         let plain = "000000000000000001".to_owned() + &hex(b"a body");
         let packed = "01000000000000000100000074067306001e0201d902012204054c0000e2001f22c505011e5d770401db03068b011a7d74009075706461746564227d";
         for (body, expected) in [(&b"a body"[..], plain.as_str()), (CLERKS, packed)] {
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_costs_its_25_bytes_and_a_format_that_an_earlier_worker_refuses_instead_of_misreading_it() {
+    fn a_trace_costs_25_bytes_and_uses_a_format_that_an_earlier_worker_refuses_instead_of_misreading() {
         for (body, format) in [(&b"a body"[..], PLAIN_TRACED), (CLERKS, LZ4_TRACED)] {
             let value = encode(&delivery(1, trace(), body));
             assert_eq!((value[0], value.len()), (format, untraced(1, body).len() + Traceparent::BYTES));
@@ -206,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_version_wrote_is_told_from_what_is_damaged() {
+    fn an_unknown_format_is_distinguished_from_damage() {
         let mut value = untraced(7, b"a body");
         value[0] = 99;
         assert_eq!(decode(&value).err(), Some(DecodeError::UnknownFormat(99)));
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_damaged_message_the_trace_is_shown_and_is_no_part_of_the_body() {
+    fn a_damaged_message_is_shown_with_its_trace_and_the_trace_is_not_part_of_the_body() {
         let mut value = encode(&delivery(7, trace(), CLERKS));
         value[HEAD + Traceparent::BYTES] = 255;
         assert_eq!(decode(&value).err(), Some(DecodeError::Damaged));
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_that_can_not_be_is_none_and_the_message_is_read() {
+    fn an_invalid_trace_is_dropped_and_the_message_is_decoded() {
         let mut value = encode(&delivery(7, trace(), CLERKS));
         value[HEAD..HEAD + 16].fill(0);
         let read = decode(&value).expect("it is read");
@@ -245,7 +247,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_written_is_read_back(
+        fn every_encoded_message_decodes_to_itself(
             at in any::<i64>(),
             trace in any::<[u8; Traceparent::BYTES]>(),
             is_traced in any::<bool>(),
@@ -257,7 +259,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_can_do_harm(value in proptest::collection::vec(any::<u8>(), 0..4000), format in 0_u8..5) {
+        fn arbitrary_bytes_never_panic(value in proptest::collection::vec(any::<u8>(), 0..4000), format in 0_u8..5) {
             let mut value = value;
             if let Some(first) = value.first_mut() { *first = format; }
             let _ = decode(&value);

@@ -1,5 +1,5 @@
-//! Whoever holds connections of the private port does not silence it: there are more of them than places, and still each
-//! question of a probe or a scraper is answered.
+//! Clients that hold connections of the ops port can't block it: with more attackers than slots, every
+//! request of a probe or a scraper is still answered.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,32 +8,33 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
-use crate::{Says, Server, part};
+use crate::{FakeProbe, Server, part};
 
-/// More than twice the port's places.
+/// More than twice the number of the port's slots.
 const ATTACKERS: usize = 150;
-const QUESTIONS: usize = 20;
-/// A kubelet waits one second by default, and these machines are busy. Without a place, a question waits far longer.
+const REQUESTS: usize = 20;
+/// Maximum time for an answer. A kubelet waits one second by default, but test machines are busy; without a
+/// slot, a request waits far longer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
-/// A connection on which these bytes were sent and nothing is ever read.
+/// Opens a connection, sends `bytes` and never reads.
 async fn hold(server: SocketAddr, bytes: &[u8]) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
-    // Small, so that unread answers pile up at the server.
+    // Small buffer, so that unread responses accumulate at the server.
     socket.set_recv_buffer_size(2_304).expect("a size");
     let mut stream = socket.connect(server).await.expect("a connection");
-    // A server that stops reading, or that has closed the connection, does not make the attack fail.
+    // A server that stops reading or closes the connection does not fail the attack.
     _ = tokio::time::timeout(Duration::from_millis(100), stream.write_all(bytes)).await;
     stream
 }
 
-async fn withstands(server: Server, bytes: &[u8], questions: &[&str]) {
+async fn assert_port_answers(server: Server, bytes: &[u8], requests: &[&str]) {
     let mut held = Vec::new();
     for _ in 0..ATTACKERS {
         held.push(hold(server.address, bytes).await);
     }
-    for number in 0..QUESTIONS {
-        let path = questions[number % questions.len()];
+    for number in 0..REQUESTS {
+        let path = requests[number % requests.len()];
         let asked = Instant::now();
         let answer = server.get(path).await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
@@ -44,30 +45,30 @@ async fn withstands(server: Server, bytes: &[u8], questions: &[&str]) {
 }
 
 #[tokio::test]
-async fn idle_connections_do_not_silence_the_port() {
-    let server = Server::start(None, Vec::new(), vec![part("queue", Says::Well)]).await;
-    withstands(server, b"", &["/livez", "/metrics", "/readyz"]).await;
+async fn idle_connections_do_not_block_the_port() {
+    let server = Server::start(None, Vec::new(), vec![part("queue", FakeProbe::Well)]).await;
+    assert_port_answers(server, b"", &["/livez", "/metrics", "/readyz"]).await;
 }
 
 #[tokio::test]
-async fn heads_that_never_end_do_not_silence_the_port() {
-    let server = Server::start(None, Vec::new(), vec![part("queue", Says::Well)]).await;
-    withstands(server, b"GET /livez HTTP/1.1\r\nhost:", &["/livez", "/metrics", "/readyz"]).await;
+async fn incomplete_heads_do_not_block_the_port() {
+    let server = Server::start(None, Vec::new(), vec![part("queue", FakeProbe::Well)]).await;
+    assert_port_answers(server, b"GET /livez HTTP/1.1\r\nhost:", &["/livez", "/metrics", "/readyz"]).await;
 }
 
 #[tokio::test]
-async fn answers_that_nobody_reads_do_not_silence_the_port() {
-    let server = Server::start(None, Vec::new(), vec![part("queue", Says::Well)]).await;
-    let questions = "GET /metrics HTTP/1.1\r\nhost: ops\r\n\r\n".repeat(400);
-    withstands(server, questions.as_bytes(), &["/livez", "/metrics", "/readyz"]).await;
+async fn unread_answers_do_not_block_the_port() {
+    let server = Server::start(None, Vec::new(), vec![part("queue", FakeProbe::Well)]).await;
+    let requests = "GET /metrics HTTP/1.1\r\nhost: ops\r\n\r\n".repeat(400);
+    assert_port_answers(server, requests.as_bytes(), &["/livez", "/metrics", "/readyz"]).await;
 }
 
 #[tokio::test]
-async fn one_request_is_answered_on_each_connection() {
+async fn each_connection_serves_one_request() {
     let server = Server::start(None, Vec::new(), Vec::new()).await;
     let mut stream = TcpStream::connect(server.address).await.expect("a connection");
-    let questions = "GET /livez HTTP/1.1\r\nhost: ops\r\n\r\n".repeat(2);
-    stream.write_all(questions.as_bytes()).await.expect("a request");
+    let requests = "GET /livez HTTP/1.1\r\nhost: ops\r\n\r\n".repeat(2);
+    stream.write_all(requests.as_bytes()).await.expect("a request");
     let mut answers = String::new();
     stream.read_to_string(&mut answers).await.expect("the end");
     assert_eq!(answers.matches("HTTP/1.1 200").count(), 1, "{answers}");
@@ -76,9 +77,9 @@ async fn one_request_is_answered_on_each_connection() {
 }
 
 #[tokio::test]
-async fn questions_that_each_take_the_longest_time_do_not_silence_the_port() {
-    // Each takes all the time that a part has for its answer.
-    let server = Server::start(None, Vec::new(), vec![part("store", Says::Nothing)]).await;
-    let questions = "GET /readyz HTTP/1.1\r\nhost: ops\r\n\r\n".repeat(400);
-    withstands(server, questions.as_bytes(), &["/livez"]).await;
+async fn slow_requests_do_not_block_the_port() {
+    // Each request takes the maximum time of a check.
+    let server = Server::start(None, Vec::new(), vec![part("store", FakeProbe::NoAnswer)]).await;
+    let requests = "GET /readyz HTTP/1.1\r\nhost: ops\r\n\r\n".repeat(400);
+    assert_port_answers(server, requests.as_bytes(), &["/livez"]).await;
 }

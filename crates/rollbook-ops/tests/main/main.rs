@@ -1,4 +1,4 @@
-//! The ops face over real connections, with parts that say what the test wants.
+//! The ops port over real connections, with components that report conditions set by the test.
 
 mod attacks;
 mod stage;
@@ -14,12 +14,12 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use self::stage::{FixedClock, NOW, PART_MISSING, Says, Server, assert_line, body, part, queue};
+use self::stage::{FakeProbe, FixedClock, NOW, PART_MISSING, Server, assert_line, body, part, queue};
 
 #[tokio::test]
-async fn every_part_is_named_and_all_well_is_200() {
-    let ready = vec![part("queue", Says::Well), part("store", Says::Well)];
-    let server = Server::start(None, vec![part("worker", Says::Well)], ready).await;
+async fn all_parts_ok_gives_200_with_every_part_named() {
+    let ready = vec![part("queue", FakeProbe::Well), part("store", FakeProbe::Well)];
+    let server = Server::start(None, vec![part("worker", FakeProbe::Well)], ready).await;
     let answer = server.get("/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert_eq!(body(&answer), "{\"parts\":{\"queue\":\"ok\",\"store\":\"ok\"},\"status\":\"ok\"}\n");
@@ -30,8 +30,8 @@ async fn every_part_is_named_and_all_well_is_200() {
 }
 
 #[tokio::test]
-async fn one_failing_part_is_503_and_its_neighbours_still_say_ok() {
-    let ready = vec![part("queue", Says::Failing("the disk is full")), part("store", Says::Well)];
+async fn one_failing_part_gives_503_and_the_other_parts_stay_ok() {
+    let ready = vec![part("queue", FakeProbe::Failing("the disk is full")), part("store", FakeProbe::Well)];
     let server = Server::start(None, Vec::new(), ready).await;
     let answer = server.get("/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
@@ -39,13 +39,14 @@ async fn one_failing_part_is_503_and_its_neighbours_still_say_ok() {
         body(&answer),
         "{\"parts\":{\"queue\":\"the disk is full\",\"store\":\"ok\"},\"status\":\"failing\"}\n"
     );
-    assert!(server.get("/livez").await.starts_with("HTTP/1.1 200 "), "a dependency never fails liveness");
+    assert!(server.get("/livez").await.starts_with("HTTP/1.1 200 "), "liveness does not depend on the queue");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_degraded_part_is_ready_and_says_what_is_to_be_mended() {
-    let ready = vec![part("queue", Says::Degraded("appendfsync is everysec")), part("store", Says::Well)];
+async fn a_degraded_part_is_ready_and_reports_its_weakness() {
+    let ready =
+        vec![part("queue", FakeProbe::Degraded("appendfsync is everysec")), part("store", FakeProbe::Well)];
     let server = Server::start(None, Vec::new(), ready).await;
     let answer = server.get("/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
@@ -58,15 +59,15 @@ async fn a_degraded_part_is_ready_and_says_what_is_to_be_mended() {
 }
 
 #[tokio::test]
-async fn a_queue_that_answers_and_refuses_deliveries_is_not_ready_and_says_why() {
-    let server = Server::with_used_queue(Says::Failing("the disk is full")).await;
+async fn a_queue_that_answers_but_refuses_deliveries_is_not_ready_and_reports_why() {
+    let server = Server::with_used_queue(FakeProbe::Failing("the disk is full")).await;
     let answer = server.get("/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert_eq!(body(&answer), "{\"parts\":{\"queue\":\"the disk is full\"},\"status\":\"failing\"}\n");
     assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 0");
     server.stop().await;
 
-    let server = Server::with_used_queue(Says::Impaired("one shard refuses")).await;
+    let server = Server::with_used_queue(FakeProbe::Impaired("one shard refuses")).await;
     let answer = server.get("/readyz").await;
     assert!(
         answer.starts_with("HTTP/1.1 200 ")
@@ -76,21 +77,21 @@ async fn a_queue_that_answers_and_refuses_deliveries_is_not_ready_and_says_why()
     assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 1");
     server.stop().await;
 
-    let server = Server::with_used_queue(Says::Unproven("the disk was full a minute ago")).await;
+    let server = Server::with_used_queue(FakeProbe::Unproven("the disk was full a minute ago")).await;
     let answer = server.get("/readyz").await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "only a delivery can show that it works: {answer}");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "only a delivery can prove that the queue works: {answer}");
     assert!(answer.contains("unproven: the disk was full a minute ago"), "{answer}");
     assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 0");
     server.stop().await;
 
-    let server = Server::with_used_queue(Says::Well).await;
+    let server = Server::with_used_queue(FakeProbe::Well).await;
     assert_eq!(body(&server.get("/readyz").await), "{\"parts\":{\"queue\":\"ok\"},\"status\":\"ok\"}\n");
     server.stop().await;
 }
 
 #[tokio::test]
 async fn a_part_that_does_not_answer_fails_within_the_limit() {
-    let ready = vec![part("queue", Says::Nothing), part("store", Says::Well)];
+    let ready = vec![part("queue", FakeProbe::NoAnswer), part("store", FakeProbe::Well)];
     let server = Server::start(None, Vec::new(), ready).await;
     let answer = server.get("/readyz").await;
     assert!(answer.contains("\"queue\":\"no answer within 2s\",\"store\":\"ok\""), "{answer}");
@@ -98,7 +99,7 @@ async fn a_part_that_does_not_answer_fails_within_the_limit() {
 }
 
 #[tokio::test]
-async fn the_numbers_of_the_queue_are_those_of_the_scrape() {
+async fn queue_gauges_are_updated_at_each_scrape() {
     let stats = QueueStats {
         ready: 5,
         leased: 2,
@@ -123,10 +124,10 @@ async fn the_numbers_of_the_queue_are_those_of_the_scrape() {
     ] {
         assert_line(&answer, line);
     }
-    fake.says(Ok(QueueStats::default()));
+    fake.set_answer(Ok(QueueStats::default()));
     let answer = server.get("/metrics").await;
     for unknown in ["queue_memory", "queue_disk"] {
-        assert!(!answer.contains(unknown), "what is not known is not shown: {answer}");
+        assert!(!answer.contains(unknown), "unknown values are not shown: {answer}");
     }
     assert_line(&answer, "rollbook_queue_depth 0");
     assert_line(&answer, "rollbook_queue_oldest_age_seconds 0");
@@ -135,7 +136,7 @@ async fn the_numbers_of_the_queue_are_those_of_the_scrape() {
 }
 
 #[tokio::test]
-async fn a_queue_of_which_a_part_does_not_answer_is_ready_and_names_it() {
+async fn a_queue_with_an_unreachable_part_is_ready_and_names_the_part() {
     let fake = queue(Some(Ok(PART_MISSING)));
     let server = Server::start(Some(Arc::clone(&fake)), Vec::new(), Vec::new()).await;
     let answer = server.get("/readyz").await;
@@ -150,56 +151,65 @@ async fn a_queue_of_which_a_part_does_not_answer_is_ready_and_names_it() {
     ] {
         assert_line(&answer, line);
     }
-    fake.says(Ok(QueueStats::default()));
+    fake.set_answer(Ok(QueueStats::default()));
     assert_line(&server.get("/metrics").await, "rollbook_queue_parts_unreachable 0");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn the_queue_is_asked_once_for_each_of_its_answers_whoever_looks() {
+async fn each_request_queries_the_queue_only_once() {
     let fake = queue(Some(Ok(QueueStats { delayed: 1, ..QueueStats::default() })));
-    let server = Server::start(Some(Arc::clone(&fake)), Vec::new(), vec![part("store", Says::Well)]).await;
+    let server =
+        Server::start(Some(Arc::clone(&fake)), Vec::new(), vec![part("store", FakeProbe::Well)]).await;
     server.get("/metrics").await;
-    assert_eq!(fake.asked.load(Ordering::Relaxed), 2, "its numbers, and what it is worth");
+    assert_eq!(fake.asked.load(Ordering::Relaxed), 2, "one query for stats, one for durability");
     let answer = server.get("/readyz").await;
     assert_eq!(fake.asked.load(Ordering::Relaxed), 4);
     assert!(answer.contains("\"queue\":\"degraded: appendonly is no\",\"store\":\"ok\""), "{answer}");
-    fake.says(Err(QueueError::Unavailable("busy".into())));
+    fake.set_answer(Err(QueueError::Unavailable("busy".into())));
     let answer = server.get("/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.contains("\"queue\":\"the queue can't answer now: busy\""), "{answer}");
     let asked = fake.asked.load(Ordering::Relaxed);
     server.get("/livez").await;
-    assert_eq!(fake.asked.load(Ordering::Relaxed), asked, "liveness depends on nothing outside");
+    assert_eq!(fake.asked.load(Ordering::Relaxed), asked, "liveness never queries the queue");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_queue_that_fails_or_hangs_takes_only_its_own_numbers_away() {
+async fn a_queue_that_fails_or_hangs_affects_only_its_own_metrics() {
     for broken in [queue(Some(Err(QueueError::Unavailable("busy".into())))), queue(None)] {
         let registry = Registry::new();
         let other = IntCounter::new("rollbook_other_total", "Something else.").expect("a valid name");
         registry.register(Box::new(other.clone())).expect("a free name");
         other.inc();
-        let ready = vec![part("store", Says::Failing("away"))];
+        let ready = vec![part("store", FakeProbe::Failing("connection refused"))];
         let server = Server::with_registry(registry, Some(broken), Vec::new(), ready).await;
         let answer = server.get("/metrics").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         assert_line(&answer, "rollbook_other_total 1");
         assert_line(&answer, "rollbook_up{part=\"queue\"} 0");
         assert_line(&answer, "rollbook_up{part=\"store\"} 0");
-        assert!(!answer.contains("rollbook_durability_degraded{"), "nobody knows it yet: {answer}");
+        assert!(
+            !answer.contains("rollbook_durability_degraded{"),
+            "unknown until the queue answers: {answer}"
+        );
         server.stop().await;
     }
 }
 
 #[tokio::test]
-#[expect(clippy::disallowed_methods, reason = "it awaits the server it starts")]
-async fn a_part_that_is_only_watched_shows_and_readiness_does_not_depend_on_it() {
-    let ops =
-        Ops::new(Registry::new(), None, Vec::new(), vec![part("queue", Says::Well)], Arc::new(FixedClock))
-            .expect("all names are free")
-            .watching(vec![part("store", Says::Failing("away"))]);
+#[expect(clippy::disallowed_methods, reason = "the test awaits its server")]
+async fn a_watched_part_is_shown_and_does_not_affect_readiness() {
+    let ops = Ops::new(
+        Registry::new(),
+        None,
+        Vec::new(),
+        vec![part("queue", FakeProbe::Well)],
+        Arc::new(FixedClock),
+    )
+    .expect("all names are free")
+    .watching(vec![part("store", FakeProbe::Failing("connection refused"))]);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
     let stop = CancellationToken::new();
@@ -214,14 +224,14 @@ async fn a_part_that_is_only_watched_shows_and_readiness_does_not_depend_on_it()
 }
 
 #[tokio::test]
-#[expect(clippy::disallowed_methods, reason = "it awaits the server it starts")]
-async fn a_process_that_was_told_to_stop_is_not_ready_and_lives() {
+#[expect(clippy::disallowed_methods, reason = "the test awaits its server")]
+async fn a_stopping_process_is_live_but_not_ready() {
     let stopping = CancellationToken::new();
     let ops = Ops::new(
         Registry::new(),
         None,
-        vec![part("worker", Says::Well)],
-        vec![part("queue", Says::Well)],
+        vec![part("worker", FakeProbe::Well)],
+        vec![part("queue", FakeProbe::Well)],
         Arc::new(FixedClock),
     )
     .expect("all names are free")
@@ -255,7 +265,7 @@ async fn the_build_and_the_process_are_described() {
 }
 
 #[tokio::test]
-async fn a_half_sent_request_does_not_hold_up_the_stop() {
+async fn an_incomplete_request_does_not_delay_the_stop() {
     let server = Server::start(None, Vec::new(), Vec::new()).await;
     let mut half = TcpStream::connect(server.address).await.expect("it accepts");
     half.write_all(b"GET /met").await.expect("it reads");

@@ -1,4 +1,4 @@
-//! A private face with parts, a queue and a clock that say what the test wants.
+//! Test server: an ops port with fake components, a fake queue and a fixed clock.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
 pub(crate) const DEPTH_MAX: u64 = 70;
-/// Nothing here takes this long unless it hangs.
+/// Deadline for everything that a test waits for; only a hang takes this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) struct FixedClock;
@@ -34,17 +34,17 @@ impl Clock for FixedClock {
 }
 
 #[derive(Clone)]
-pub(crate) enum Says {
+pub(crate) enum FakeProbe {
     Well,
     Degraded(&'static str),
     Impaired(&'static str),
     Unproven(&'static str),
     Failing(&'static str),
-    Nothing,
+    NoAnswer,
 }
 
 #[async_trait]
-impl Probe for Says {
+impl Probe for FakeProbe {
     async fn check(&self) -> Condition {
         match self {
             Self::Well => Condition::Well,
@@ -52,18 +52,19 @@ impl Probe for Says {
             Self::Impaired(why) => Condition::Impaired((*why).to_owned()),
             Self::Unproven(why) => Condition::Unproven((*why).to_owned()),
             Self::Failing(why) => Condition::Failing((*why).to_owned()),
-            Self::Nothing => std::future::pending().await,
+            Self::NoAnswer => std::future::pending().await,
         }
     }
 }
 
-/// A queue whose numbers are the test's; `None` never answers. Durable as long as nothing is delayed.
+/// Fake queue with figures set by the test; with `None` it never answers. It is durable while nothing is
+/// delayed.
 pub(crate) struct FakeQueue {
     pub(crate) answer: Mutex<Option<Result<QueueStats, QueueError>>>,
     pub(crate) asked: AtomicUsize,
 }
 
-/// Whether a part of the queue does not answer: the other parts have nothing but dead letters then.
+/// Whether the queue reports an unreachable node, which the test marks by [`PART_MISSING`].
 pub(crate) fn weak_part(answer: &Mutex<Option<Result<QueueStats, QueueError>>>) -> bool {
     let answer = answer.lock().expect("no test panics with it");
     matches!(&*answer, Some(Ok(stats)) if *stats == PART_MISSING)
@@ -82,7 +83,7 @@ impl FakeQueue {
         }
     }
 
-    pub(crate) fn says(&self, answer: Result<QueueStats, QueueError>) {
+    pub(crate) fn set_answer(&self, answer: Result<QueueStats, QueueError>) {
         *self.answer.lock().expect("no test panics with it") = Some(answer);
     }
 }
@@ -133,7 +134,7 @@ impl QueueAdmin for FakeQueue {
     }
 
     async fn room(&self) -> Result<Room, QueueError> {
-        // As the number of dead letters is known, so is this.
+        // The room is known whenever there are dead letters.
         let answer = self.answer.lock().expect("no test panics with it").clone();
         let used = answer.and_then(Result::ok).map(|stats| stats.dead).filter(|dead| *dead > 0);
         Ok(Room { memory_used: used, memory_limit: used.map(|used| used * 2), ..Room::default() })
@@ -175,8 +176,8 @@ impl Server {
         Self::serving(ops).await
     }
 
-    /// A queue that answers, in a process that met this when it used it.
-    pub(crate) async fn with_used_queue(used: Says) -> Self {
+    /// Starts a server with a queue that answers, in a process that saw `used` when it used the queue.
+    pub(crate) async fn with_used_queue(used: FakeProbe) -> Self {
         let queue = WatchedQueue { admin: queue(Some(Ok(QueueStats::default()))), depth_max: DEPTH_MAX };
         let (registry, clock) = (Registry::new(), Arc::new(FixedClock));
         let ops = Ops::new(registry, Some(queue), Vec::new(), Vec::new(), clock).expect("all names are free");
@@ -192,7 +193,7 @@ impl Server {
         Self { address, stop, serving }
     }
 
-    /// The whole answer to a GET, head and body.
+    /// Sends a GET request and returns the complete response, head and body.
     pub(crate) async fn get(&self, path: &str) -> String {
         let asked = async {
             let mut stream = TcpStream::connect(self.address).await?;
@@ -215,8 +216,8 @@ impl Server {
     }
 }
 
-pub(crate) fn part(name: &'static str, says: Says) -> Part {
-    Part { name, probe: Arc::new(says) }
+pub(crate) fn part(name: &'static str, probe: FakeProbe) -> Part {
+    Part { name, probe: Arc::new(probe) }
 }
 
 pub(crate) fn queue(answer: Option<Result<QueueStats, QueueError>>) -> Arc<FakeQueue> {

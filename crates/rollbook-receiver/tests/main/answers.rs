@@ -1,4 +1,4 @@
-//! Every answer of the contract.
+//! All HTTP responses of the contract.
 
 use rollbook_core::time::Timestamp;
 use rollbook_receiver::Settings;
@@ -14,7 +14,7 @@ const OTHER_SECRET: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 #[tokio::test]
 async fn a_delivery_is_queued_with_its_id_its_raw_bytes_and_the_time_it_was_read() {
     let server = Server::start(Settings::default()).await;
-    // Neither JSON nor text, and said to be gzip: nobody looks.
+    // Neither JSON nor text, and labelled as gzip: the receiver does not inspect the body.
     let body = [&b"\x1f\x8b {\"type\": \xff\x00"[..], b"\r\n0\r\n\r\n"].concat();
     let post = Post::new("msg_1", body.clone()).with("content-encoding", "gzip");
 
@@ -26,11 +26,11 @@ async fn a_delivery_is_queued_with_its_id_its_raw_bytes_and_the_time_it_was_read
     assert_eq!(delivery.body, body);
 }
 
-/// Headers, and the trace that is kept of them.
+/// Request headers, and the trace that the queued delivery should have.
 type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
 
 #[tokio::test]
-async fn the_trace_of_a_request_is_kept_and_one_that_is_none_refuses_nothing() {
+async fn a_valid_trace_is_kept_and_an_invalid_one_does_not_refuse_the_delivery() {
     const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let server = Server::start(Settings::default()).await;
     let long = format!("01-{}", "4".repeat(8_000));
@@ -70,7 +70,7 @@ async fn a_body_may_be_empty_or_come_in_chunks_with_trailers() {
     let server = Server::start(Settings::default()).await;
     let mut client = server.client().await;
     client.ask(Post::new("msg_1", "").bytes()).await.assert_status("queued");
-    // No framing at all means no body.
+    // No framing at all means an empty body.
     client.ask(Post::new("msg_2", "").head("x-none: 1")).await.assert_status("queued");
 
     let mut chunked = Post::new("msg_3", "abcdefgh").chunked(3);
@@ -82,7 +82,7 @@ async fn a_body_may_be_empty_or_come_in_chunks_with_trailers() {
 }
 
 #[tokio::test]
-async fn any_of_several_secrets_will_do_and_so_will_the_names_of_standard_webhooks() {
+async fn any_configured_secret_and_the_standard_webhooks_header_names_are_accepted() {
     let secrets = format!("{SECRET} {OTHER_SECRET}");
     let server = Server::start_with(Settings::default(), FakeQueue::open(), &secrets).await;
     server.post(&Post::signed(OTHER_SECRET, "msg_1", NOW, "{}")).await.assert_status("queued");
@@ -95,7 +95,7 @@ async fn any_of_several_secrets_will_do_and_so_will_the_names_of_standard_webhoo
 }
 
 #[tokio::test]
-async fn a_delivery_that_is_not_genuine_is_refused_with_the_reason_and_ends_the_connection() {
+async fn an_unverified_delivery_is_refused_with_the_reason_and_closes_the_connection() {
     let server = Server::start(Settings::default()).await;
     let good = || Post::new("msg_1", "{}");
     let at = |at: Timestamp| Post::signed(SECRET, "msg_1", at, "{}");
@@ -133,7 +133,7 @@ async fn a_delivery_that_is_not_genuine_is_refused_with_the_reason_and_ends_the_
 }
 
 #[tokio::test]
-async fn without_the_headers_of_a_delivery_a_request_is_refused_before_a_byte_of_its_body() {
+async fn a_request_without_delivery_headers_is_refused_before_its_body_is_read() {
     let server = Server::start(Settings::default()).await;
     let good = Post::new("msg_1", "{}");
     for (post, text) in [
@@ -141,8 +141,8 @@ async fn without_the_headers_of_a_delivery_a_request_is_refused_before_a_byte_of
         (good.clone().changed("svix-id", ""), "malformed message id"),
         (good.clone().changed("svix-timestamp", "now"), "malformed timestamp"),
     ] {
-        // Nothing of the body follows, so whoever waits for it gives no answer. A client that asks first is not told
-        // to go on.
+        // No byte of the body follows, so a server that waited for it would never answer. A client that sends
+        // `expect: 100-continue` gets no 100.
         for framing in ["content-length: 1000", "content-length: 1000\r\nexpect: 100-continue"] {
             let mut client = server.client().await;
             let answer = client.ask(post.head(framing)).await;
@@ -154,7 +154,7 @@ async fn without_the_headers_of_a_delivery_a_request_is_refused_before_a_byte_of
 }
 
 #[tokio::test]
-async fn the_tolerance_is_a_setting() {
+async fn the_timestamp_tolerance_is_configurable() {
     let settings = Settings { tolerance: Duration::from_secs(600), ..Settings::default() };
     let server = Server::start(settings).await;
     let old = NOW.minus(Duration::from_secs(599));
@@ -163,7 +163,7 @@ async fn the_tolerance_is_a_setting() {
 }
 
 #[tokio::test]
-async fn an_unknown_path_is_404_and_a_wrong_method_405_with_the_right_ones_and_both_close_and_are_counted() {
+async fn an_unknown_path_is_404_and_a_wrong_method_405_and_both_close_and_are_counted() {
     let server = Server::start(Settings::default()).await;
     for path in ["/", "/webhooks", "/webhooks/clerk//", "/WEBHOOKS/clerk", "/metrics", "*"] {
         let mut client = server.client().await;
@@ -189,7 +189,7 @@ async fn an_unknown_path_is_404_and_a_wrong_method_405_with_the_right_ones_and_b
 }
 
 #[tokio::test]
-async fn a_refusal_does_not_wait_for_a_body_and_ends_the_connection() {
+async fn a_refusal_does_not_wait_for_the_body_and_closes_the_connection() {
     let server = Server::start(Settings::default()).await;
     for (line, status) in
         [("POST / HTTP/1.1", 404), ("PUT /webhooks/clerk HTTP/1.1", 405), ("GET /healthz HTTP/1.1", 200)]
@@ -203,7 +203,7 @@ async fn a_refusal_does_not_wait_for_a_body_and_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn health_is_ok_while_it_serves_and_head_is_like_get_and_both_close() {
+async fn health_is_ok_while_serving_for_get_and_head_and_closes_the_connection() {
     let server = Server::start(Settings::default()).await;
     let mut client = server.client().await;
     let answer = client.ask("GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n").await;
@@ -212,27 +212,27 @@ async fn health_is_ok_while_it_serves_and_head_is_like_get_and_both_close() {
     client.closed().await;
     let mut client = server.client().await;
     client.send("HEAD /healthz HTTP/1.1\r\nhost: here\r\n\r\n").await;
-    // The length of a body that does not follow: the connection ends first.
+    // The announced length belongs to a body that does not follow: the connection closes first.
     assert_eq!(client.try_answer().await, None);
 }
 
 #[tokio::test]
-async fn a_body_of_just_the_limit_passes_and_one_byte_more_is_413() {
+async fn a_body_at_the_limit_passes_and_one_byte_more_is_413() {
     let server = Server::start(Settings { body_max: 100_000, ..Settings::default() }).await;
     let (fits, too_long) = (vec![b' '; 100_000], vec![b' '; 100_001]);
     server.post(&Post::new("msg_1", fits.clone())).await.assert_status("queued");
     let mut client = server.client().await;
     client.ask(Post::new("msg_2", fits).chunked(7000)).await.assert_status("queued");
 
-    // Announced: refused before a byte of it is sent.
+    // Announced length: refused before any byte of it is sent.
     let mut client = server.client().await;
     let answer = client.ask(Post::new("msg_3", "").head("content-length: 100001")).await;
     answer.assert_error(413, "body too large");
     assert!(answer.closes());
     client.closed().await;
 
-    // Sent whole all the same, and more than fits on the way: that is not cut off by a reset, which
-    // would cost many clients the answer.
+    // The client sends it anyway, and more than fits into the buffers: the connection must not be reset,
+    // which would cost many clients the response.
     let mut flood = Post::new("msg_3", "");
     flood.body = vec![b' '; 30_000_000];
     server.post(&flood).await.assert_error(413, "body too large");
@@ -245,7 +245,7 @@ async fn a_body_of_just_the_limit_passes_and_one_byte_more_is_413() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_first_is_told_to_go_on_unless_its_body_is_too_large() {
+async fn expect_100_continue_is_answered_100_unless_the_body_is_too_large() {
     let server = Server::start(Settings::default()).await;
     let post = Post::new("msg_1", "{}");
     let mut client = server.client().await;
@@ -273,7 +273,7 @@ async fn too_many_or_too_long_headers_are_431() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_or_frames_its_body_twice_is_refused() {
+async fn invalid_http_and_conflicting_body_framing_are_refused() {
     let server = Server::start(Settings::default()).await;
     let post = Post::new("msg_1", "{}");
     for bytes in [
@@ -295,9 +295,9 @@ async fn what_is_not_http_or_frames_its_body_twice_is_refused() {
 }
 
 #[tokio::test]
-async fn two_framings_at_once_can_smuggle_no_second_request() {
+async fn conflicting_framing_can_not_smuggle_a_second_request() {
     let server = Server::start(Settings::default()).await;
-    // By its length the body goes on to the end; by its chunks a second request follows.
+    // By `content-length` the body extends to the end; by its chunks a second request follows.
     let post = Post::new("msg_1", "{}");
     let smuggled = Post::new("msg_2", "{}").bytes();
     for order in [
@@ -314,7 +314,7 @@ async fn two_framings_at_once_can_smuggle_no_second_request() {
 }
 
 #[tokio::test]
-async fn every_series_is_there_from_the_start_at_zero() {
+async fn every_series_exists_at_zero_from_the_start() {
     let server = Server::start(Settings::default()).await;
     let outcomes = [
         "queued",
@@ -360,7 +360,7 @@ async fn every_series_is_there_from_the_start_at_zero() {
     assert_eq!(server.metrics().matches("rollbook_deliveries_total{").count(), outcomes.len());
     assert!(REASONS.iter().all(|reason| zero(server.refusals(reason))));
     assert_eq!(server.metrics().matches("rollbook_refusals_total{").count(), REASONS.len());
-    assert!(!server.metrics().contains("rollbook_clock_skew_seconds"), "no delivery has shown it yet");
+    assert!(!server.metrics().contains("rollbook_clock_skew_seconds"), "not measured before a delivery");
 
     server.deliver("msg_1").await.assert_status("queued");
     let values = series.map(|series| server.metric(series));

@@ -1,6 +1,6 @@
-//! Strangers who hold connections, bytes and places, while genuine deliveries come: all of those are answered 200,
-//! and about as fast as without the strangers. Every test waits until its attack is under way, and shows by a count that the
-//! receiver had to defend itself.
+//! Unauthenticated clients that hold connections, bytes and slots while genuine deliveries arrive: all
+//! genuine ones are answered 200, about as fast as without the attack. Each test waits until its attack is in
+//! effect, and proves by a counter that the receiver had to defend itself.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,30 +14,30 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use crate::client::{Client, Post};
 use crate::server::{Server, eventually};
 
-/// Genuine deliveries: one each 5 ms, for a second, in several rounds.
-const EACH: Duration = Duration::from_millis(5);
+/// Interval of genuine deliveries: one each 5 ms, for a second, in several rounds.
+const INTERVAL: Duration = Duration::from_millis(5);
 const DELIVERIES: usize = 200;
 const ROUNDS: usize = 3;
-/// Genuine deliveries that come on connections which are kept open; as many come on new ones.
-const KEPT: usize = 4;
-const SLOWER_AT_MOST: u32 = 5;
-/// Below this, a figure says more about a busy machine's scheduler than about the receiver.
+/// Number of connections kept open for genuine deliveries; as many deliveries use new connections.
+const KEPT_CONNECTIONS: usize = 4;
+const SLOWDOWN_MAX: u32 = 5;
+/// Times below this show the scheduling of a busy machine rather than the receiver.
 const NOISE: Duration = Duration::from_millis(20);
-/// Between two tries of one attacker: what it loses costs it nothing else.
-const AGAIN: Duration = Duration::from_millis(500);
-/// Attackers who hold connections, and those who hold bytes.
-const MANY: u32 = 200;
-const SOME: u32 = 64;
+/// Pause between two attempts of one attacker; a dropped connection costs the attacker nothing else.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Number of attackers that hold connections, then of those that hold bytes.
+const CONNECTION_ATTACKERS: u32 = 200;
+const BYTE_ATTACKERS: u32 = 64;
 
 type Attack = fn(SocketAddr) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Sends genuine deliveries, asserts that each is answered 200, and returns the 99th percentile of the times.
 async fn p99_of_genuine(server: &Server, round: &str) -> Duration {
-    let mut clock = interval(EACH);
+    let mut clock = interval(INTERVAL);
     let mut sending = JoinSet::new();
     let mut kept: Vec<Client> = Vec::new();
-    for number in 0..KEPT {
-        // One that says nothing would be taken for an attacker's.
+    for number in 0..KEPT_CONNECTIONS {
+        // A silent connection would count as one of the attacker's.
         kept.extend(deliver(server.address, format!("msg_{round}_kept_{number}"), None).await.1);
     }
     let mut took = Vec::new();
@@ -59,12 +59,12 @@ async fn p99_of_genuine(server: &Server, round: &str) -> Duration {
 
 fn finish((time, client): (Duration, Option<Client>), took: &mut Vec<Duration>, kept: &mut Vec<Client>) {
     took.push(time);
-    if kept.len() < KEPT {
+    if kept.len() < KEPT_CONNECTIONS {
         kept.extend(client);
     }
 }
 
-/// One delivery of usual size. Returns the time that it took, and its client unless the connection ends.
+/// Sends one delivery of usual size. Returns its time, and its client unless the connection closes.
 async fn deliver(address: SocketAddr, id: String, known: Option<Client>) -> (Duration, Option<Client>) {
     let post = Post::new(&id, vec![b' '; 2_500]).bytes();
     let is_known = known.is_some();
@@ -81,8 +81,8 @@ async fn deliver(address: SocketAddr, id: String, known: Option<Client>) -> (Dur
     (time, (!answer.closes()).then_some(client))
 }
 
-/// Runs an attack while genuine deliveries come, after some without it.
-async fn withstands(
+/// Sends genuine deliveries first without and then during an attack, and compares the times.
+async fn assert_withstood(
     settings: Settings,
     (attackers, attack): (u32, Attack),
     is_under_way: impl Fn(&Server) -> bool,
@@ -93,8 +93,8 @@ async fn withstands(
     for number in 0..attackers {
         let address = server.address;
         attacking.spawn(async move {
-            // Spread, so that they do not all come at the same time.
-            let mut turns = interval_at(Instant::now() + AGAIN / attackers * number, AGAIN);
+            // Spread over time, so that the attackers do not start together.
+            let mut turns = interval_at(Instant::now() + RETRY_PAUSE / attackers * number, RETRY_PAUSE);
             turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 turns.tick().await;
@@ -103,13 +103,14 @@ async fn withstands(
         });
     }
     eventually(|| is_under_way(&server)).await;
-    // What others do on this machine makes some rounds slow; a receiver that fails is slow in each.
+    // Other processes of this machine make some rounds slow; a receiver with the fault is slow in every
+    // round.
     let mut attacked = Duration::MAX;
     for round in 0..ROUNDS {
         attacked = attacked.min(p99_of_genuine(&server, &format!("attacked_{round}")).await);
     }
     println!("p99: {quiet:?} quiet, {attacked:?} attacked");
-    assert!(attacked < SLOWER_AT_MOST * quiet.max(NOISE), "{quiet:?} quiet, {attacked:?} attacked");
+    assert!(attacked < SLOWDOWN_MAX * quiet.max(NOISE), "{quiet:?} quiet, {attacked:?} attacked");
     attacking.shutdown().await;
     server
 }
@@ -118,7 +119,7 @@ fn dropped(server: &Server) -> f64 {
     server.metric("rollbook_connections_closed_total{reason=\"full\"}")
 }
 
-/// Sends these bytes, and then a piece now and then, until the server ends it.
+/// Sends `bytes`, then one piece at intervals, until the server closes the connection.
 async fn hold(address: SocketAddr, bytes: Vec<u8>, then: &'static [u8]) {
     let Ok(mut stream) = TcpStream::connect(address).await else { return };
     if stream.write_all(&bytes).await.is_err() {
@@ -135,7 +136,7 @@ async fn hold(address: SocketAddr, bytes: Vec<u8>, then: &'static [u8]) {
         }
     };
     let answered = async {
-        // To the end of the connection, not only to that of the answer.
+        // Reads to the end of the connection, not only of the response.
         let mut answer = tokio::io::sink();
         _ = tokio::io::copy(&mut reads, &mut answer).await;
     };
@@ -150,68 +151,84 @@ fn forged(length: usize, sent: usize) -> Vec<u8> {
     [head, vec![b' '; sent]].concat()
 }
 
-/// Far less room than the attackers want.
-fn narrow() -> Settings {
+/// Settings with much less body memory than the attackers ask for.
+fn little_body_memory() -> Settings {
     Settings { body_max: 128 * 1024, buffered_max: 2 * 1024 * 1024, ..Settings::default() }
 }
 
-/// Far fewer places than there are attackers.
-fn few() -> Settings {
+/// Settings with far fewer connections than there are attackers.
+fn few_connections() -> Settings {
     Settings { connections_max: 128, ..Settings::default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_without_the_headers_of_a_delivery_take_no_room_from_genuine_ones() {
+async fn bodies_without_delivery_headers_take_no_memory_from_genuine_ones() {
     let attack: Attack = |address| {
         let head = "POST /webhooks/clerk HTTP/1.1\r\nhost: here\r\ncontent-length: 100000\r\n\r\n";
         let bytes = [head.as_bytes(), &vec![b' '; 90_000]].concat();
         Box::pin(hold(address, bytes, b"    "))
     };
-    let server = withstands(narrow(), (SOME, attack), |server| server.count("bad_headers") >= 100.0).await;
+    let server = assert_withstood(little_body_memory(), (BYTE_ATTACKERS, attack), |server| {
+        server.count("bad_headers") >= 100.0
+    })
+    .await;
     assert!(server.count("overloaded").abs() < 0.5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_bodies_that_stall_with_forged_headers_take_no_room_from_genuine_ones() {
+async fn stalled_large_bodies_with_forged_headers_take_no_memory_from_genuine_ones() {
     let attack: Attack = |address| Box::pin(hold(address, forged(100_000, 90_000), b" "));
-    withstands(narrow(), (SOME, attack), |server| server.count("overloaded") >= 100.0).await;
+    assert_withstood(little_body_memory(), (BYTE_ATTACKERS, attack), |server| {
+        server.count("overloaded") >= 100.0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn small_bodies_that_stall_with_forged_headers_take_no_room_from_genuine_ones() {
+async fn stalled_small_bodies_with_forged_headers_take_no_memory_from_genuine_ones() {
     let attack: Attack = |address| Box::pin(hold(address, forged(32_000, 31_000), b" "));
-    withstands(narrow(), (MANY, attack), |server| server.count("overloaded") >= 20.0).await;
+    assert_withstood(little_body_memory(), (CONNECTION_ATTACKERS, attack), |server| {
+        server.count("overloaded") >= 20.0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_say_nothing_keep_no_genuine_sender_out() {
+async fn silent_connections_do_not_block_genuine_senders() {
     let attack: Attack = |address| Box::pin(hold(address, Vec::new(), b""));
-    withstands(few(), (MANY, attack), |server| dropped(server) >= 50.0).await;
+    assert_withstood(few_connections(), (CONNECTION_ATTACKERS, attack), |server| dropped(server) >= 50.0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn heads_that_never_end_keep_no_genuine_sender_out() {
+async fn incomplete_heads_do_not_block_genuine_senders() {
     let attack: Attack =
         |address| Box::pin(hold(address, b"POST /webhooks/clerk HTTP/1.1\r\na:".to_vec(), b"b"));
-    withstands(few(), (MANY, attack), |server| dropped(server) >= 50.0).await;
+    assert_withstood(few_connections(), (CONNECTION_ATTACKERS, attack), |server| dropped(server) >= 50.0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_ask_for_other_paths_and_stay_keep_no_genuine_sender_out() {
+async fn persistent_connections_with_requests_to_other_paths_do_not_block_genuine_senders() {
     let attack: Attack =
         |address| Box::pin(hold(address, b"GET / HTTP/1.1\r\nhost: here\r\n\r\n".to_vec(), b""));
     let not_found = |server: &Server| server.metric("rollbook_requests_refused_total{status=\"404\"}");
-    withstands(few(), (MANY, attack), |server| not_found(server) >= 200.0).await;
+    assert_withstood(few_connections(), (CONNECTION_ATTACKERS, attack), |server| not_found(server) >= 200.0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_that_trickle_keep_no_genuine_sender_out() {
+async fn slow_bodies_do_not_block_genuine_senders() {
     let attack: Attack = |address| Box::pin(hold(address, forged(32_000, 1), b" "));
-    withstands(few(), (MANY, attack), |server| dropped(server) >= 50.0).await;
+    assert_withstood(few_connections(), (CONNECTION_ATTACKERS, attack), |server| dropped(server) >= 50.0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forged_deliveries_without_end_keep_no_genuine_sender_out() {
+async fn a_flood_of_forged_deliveries_does_not_block_genuine_senders() {
     let attack: Attack = |address| Box::pin(hold(address, forged(2_500, 2_500), b""));
-    withstands(few(), (MANY, attack), |server| server.count("bad_signature") >= 200.0).await;
+    assert_withstood(few_connections(), (CONNECTION_ATTACKERS, attack), |server| {
+        server.count("bad_signature") >= 200.0
+    })
+    .await;
 }

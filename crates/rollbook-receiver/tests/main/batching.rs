@@ -1,4 +1,4 @@
-//! How deliveries share their calls to the queue.
+//! Grouping of deliveries into calls to the queue.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::client::{Client, Post};
 use crate::queue::Mode;
 use crate::server::Server;
 
-/// Begins one delivery after the other, each once the one before it stands in line.
+/// Starts deliveries one after the other, each after the previous one waits for the queue.
 async fn begin_in_order(server: &Server, already: usize, ids: &[&str]) -> Vec<Client> {
     let mut clients = Vec::new();
     for (index, id) in ids.iter().enumerate() {
@@ -20,7 +20,7 @@ async fn begin_in_order(server: &Server, already: usize, ids: &[&str]) -> Vec<Cl
 }
 
 #[tokio::test]
-async fn a_delivery_alone_goes_at_once_and_what_arrives_meanwhile_goes_together_as_the_next() {
+async fn a_single_delivery_is_sent_at_once_and_later_arrivals_form_the_next_batch() {
     let server = Server::start_gated(Settings::default()).await;
     let mut first = server.begin("msg_0").await;
     server.queue.called(1).await;
@@ -39,14 +39,14 @@ async fn a_delivery_alone_goes_at_once_and_what_arrives_meanwhile_goes_together_
 }
 
 #[tokio::test]
-async fn a_second_batch_that_is_worth_its_commit_stands_at_the_door_and_a_third_does_not() {
+async fn a_second_batch_worth_its_commit_waits_at_the_queue_and_a_third_is_not_started() {
     let server = Server::start_gated(Settings::default()).await;
     let mut clients = begin_in_order(&server, 0, &["msg_0"]).await;
     server.queue.called(1).await;
     let seven = ["msg_1", "msg_2", "msg_3", "msg_4", "msg_5", "msg_6", "msg_7"];
     clients.extend(begin_in_order(&server, 1, &seven).await);
     clients.extend(begin_in_order(&server, 8, &["msg_8"]).await);
-    // The first has not returned.
+    // The first call has not returned yet.
     server.queue.called(2).await;
     let nine = ["msg_11", "msg_12", "msg_13", "msg_14", "msg_15", "msg_16", "msg_17", "msg_18", "msg_19"];
     clients.extend(begin_in_order(&server, 9, &nine).await);
@@ -55,12 +55,12 @@ async fn a_second_batch_that_is_worth_its_commit_stands_at_the_door_and_a_third_
     for client in &mut clients {
         client.answer().await.assert_status("queued");
     }
-    // Seven were not enough for a second, and no number is enough for a third.
+    // Seven deliveries were not enough for a second call, and no number is enough for a third.
     assert_eq!(server.queue.batch_sizes(), [1, 8, 9]);
 }
 
 #[tokio::test]
-async fn no_batch_is_larger_than_the_limit() {
+async fn no_batch_exceeds_the_limit() {
     let server = Server::start_gated(Settings { batch_max: 3, ..Settings::default() }).await;
     let mut clients = begin_in_order(&server, 0, &["msg_0"]).await;
     server.queue.called(1).await;
@@ -73,7 +73,7 @@ async fn no_batch_is_larger_than_the_limit() {
 }
 
 #[tokio::test]
-async fn each_delivery_of_a_batch_gets_its_own_answer() {
+async fn each_delivery_of_a_batch_gets_its_own_result() {
     let server = Server::start_gated(Settings::default()).await;
     server.queue.let_through(1);
     server.deliver("msg_b").await.assert_status("queued");
@@ -106,7 +106,7 @@ async fn a_delivery_that_was_answered_503_before_its_batch_is_left_out() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_during_its_batch_does_not_cancel_it() {
+async fn a_client_that_disconnects_does_not_cancel_its_batch() {
     let server = Server::start_gated(Settings::default()).await;
     let gone = server.begin("msg_0").await;
     server.queue.called(1).await;
@@ -117,7 +117,7 @@ async fn a_client_that_goes_away_during_its_batch_does_not_cancel_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_side_after_the_request_gets_its_answer() {
+async fn a_client_that_closes_its_sending_side_gets_its_response() {
     let server = Server::start_gated(Settings::default()).await;
     let mut early = server.begin("msg_1").await;
     early.shutdown().await;
@@ -125,7 +125,7 @@ async fn a_client_that_closes_its_side_after_the_request_gets_its_answer() {
     let mut late = server.begin("msg_2").await;
     server.read(2).await;
     late.shutdown().await;
-    // Served after the end of both requests was there to be seen.
+    // Both requests are served after their end of stream was visible.
     assert_eq!(server.client().await.ask("GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n").await.status, 200);
 
     server.queue.let_through(2);
@@ -133,7 +133,7 @@ async fn a_client_that_closes_its_side_after_the_request_gets_its_answer() {
         client.answer().await.assert_status("queued");
         client.closed().await;
     }
-    // Refusals reach them as well: one of the headers, one of a body that breaks off, one of hyper's own.
+    // Refusals reach such clients too: for a header, for an incomplete body, and one of hyper itself.
     let unsigned = Post::new("msg_3", "{}").without("svix-id");
     let torn = Post::new("msg_3", "").head("content-length: 9");
     for (bytes, status) in [(unsigned.bytes(), 400), (torn, 400), (b"GET / FTP/1\r\n\r\n".to_vec(), 400)] {
@@ -146,7 +146,7 @@ async fn a_client_that_closes_its_side_after_the_request_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn a_failed_batch_fails_for_all_of_it_and_for_nobody_else() {
+async fn a_failed_batch_fails_for_all_its_deliveries_and_for_no_others() {
     let server = Server::start_gated(Settings::default()).await;
     let mut first = server.begin("msg_0").await;
     server.queue.called(1).await;
@@ -155,13 +155,13 @@ async fn a_failed_batch_fails_for_all_of_it_and_for_nobody_else() {
     first.answer().await.assert_status("queued");
 
     server.queue.called(2).await;
-    server.queue.set(Mode::Fail(QueueError::Unavailable("away".into())));
+    server.queue.set(Mode::Fail(QueueError::Unavailable("connection refused".into())));
     server.queue.let_through(1);
     for client in &mut clients {
         client.answer().await.assert_error(503, "queue unavailable");
     }
     server.queue.set(Mode::Take);
     server.queue.let_through(1);
-    // A 503 leaves the connection as it was.
+    // A 503 keeps the connection open.
     clients[0].ask(Post::new("msg_1", "body of msg_1").bytes()).await.assert_status("queued");
 }

@@ -1,4 +1,4 @@
-//! A client that writes exactly the bytes it is given.
+//! A client that writes exact bytes.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -13,24 +13,24 @@ use tokio::time::timeout;
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_785_312_000_250);
 
-/// How long anything may take before a test gives up on it.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Deadline for every step of a test.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.expect("it takes too long")
+    timeout(DEADLINE, future).await.expect("it takes too long")
 }
 
-/// One connection.
+/// One client connection.
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
     unread: Vec<u8>,
 }
 
-/// What came back.
+/// Response received by the client.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// In lower case.
+    /// Head of the response in lower case.
     pub(crate) head: String,
     pub(crate) body: String,
 }
@@ -41,7 +41,7 @@ impl Answer {
         self.head.lines().find_map(|line| line.strip_prefix(&prefix))
     }
 
-    /// Asserts that it is an error of this status with this text, as JSON.
+    /// Asserts an error response with this status and this text, as JSON.
     pub(crate) fn assert_error(&self, status: u16, text: &str) {
         assert_eq!((self.status, self.body.as_str()), (status, format!(r#"{{"error":"{text}"}}"#).as_str()));
         assert_eq!(self.header("content-type"), Some("application/json"));
@@ -72,12 +72,12 @@ impl Client {
         within(self.stream.write_all(bytes.as_ref())).await.unwrap();
     }
 
-    /// Closes the sending side: there is no more to come.
+    /// Closes the sending side.
     pub(crate) async fn shutdown(&mut self) {
         within(self.stream.shutdown()).await.unwrap();
     }
 
-    /// The next answer; `None` if the connection ends first.
+    /// Reads the next response; `None` if the connection closes first.
     pub(crate) async fn try_answer(&mut self) -> Option<Answer> {
         loop {
             if let Some((answer, length)) = parse(&self.unread) {
@@ -100,7 +100,7 @@ impl Client {
         self.answer().await
     }
 
-    /// Waits for the server to close, and asserts that it says nothing before.
+    /// Waits for the server to close the connection, and asserts that it sends nothing before.
     pub(crate) async fn closed(&mut self) {
         assert_eq!(self.try_answer().await, None);
         assert_eq!(String::from_utf8_lossy(&self.unread), "");
@@ -118,7 +118,7 @@ fn parse(bytes: &[u8]) -> Option<(Answer, usize)> {
     Some((answer, head_length + body_length))
 }
 
-/// A request in the making: signed and right, until a test bends it.
+/// Request builder: signed and valid, until a test changes it.
 #[derive(Clone)]
 pub(crate) struct Post {
     pub(crate) headers: Vec<(String, String)>,
@@ -152,7 +152,7 @@ impl Post {
         self.without(name).with(name, value)
     }
 
-    /// The head, the last empty line included.
+    /// Returns the head with its final empty line.
     pub(crate) fn head(&self, framing: &str) -> Vec<u8> {
         let mut head = format!("POST /webhooks/clerk HTTP/1.1\r\nhost: here\r\n{framing}\r\n");
         for (name, value) in &self.headers {
@@ -162,14 +162,14 @@ impl Post {
         head.into_bytes()
     }
 
-    /// All of it, with its length announced.
+    /// Returns the complete request with `content-length`.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.head(&format!("content-length: {}", self.body.len()));
         bytes.extend(&self.body);
         bytes
     }
 
-    /// All of it, in chunks of `size`.
+    /// Returns the complete request in chunks of `size` bytes.
     pub(crate) fn chunked(&self, size: usize) -> Vec<u8> {
         let mut bytes = self.head("transfer-encoding: chunked");
         for chunk in self.body.chunks(size) {

@@ -1,4 +1,4 @@
-//! Any bytes: an error or a closed connection, never a panic, never harm to the next.
+//! Arbitrary bytes cause an error or a closed connection, never a panic, and never affect the next request.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -10,7 +10,7 @@ use tokio::runtime::Builder;
 use crate::client::Post;
 use crate::server::Server;
 
-/// Bytes from nowhere, and right requests with a piece of them overwritten, cut out or doubled.
+/// Arbitrary bytes, and valid requests with one piece overwritten, removed or duplicated.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let bent = (any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 0..40), 0..3_u8);
     prop_oneof![
@@ -32,7 +32,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn no_bytes_do_harm_to_the_server_or_to_the_next_delivery() {
+fn arbitrary_bytes_affect_neither_the_server_nor_the_next_delivery() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let server = runtime.block_on(Server::start(Settings::default()));
     let mut runner = TestRunner::new(Config { cases: 200, failure_persistence: None, ..Config::default() });
@@ -40,7 +40,7 @@ fn no_bytes_do_harm_to_the_server_or_to_the_next_delivery() {
     let tried = runner.run(&bytes(), |bytes| {
         runtime.block_on(async {
             let mut client = server.client().await;
-            // The server may have closed already.
+            // The server may have closed the connection already.
             _ = client.stream.write_all(&bytes).await;
             _ = client.stream.shutdown().await;
             while let Some(answer) = client.try_answer().await {
@@ -55,5 +55,5 @@ fn no_bytes_do_harm_to_the_server_or_to_the_next_delivery() {
         })
     });
     tried.unwrap();
-    assert!(VerifyError::LABELS.iter().any(|label| server.count(label) > 0.0), "some got as far as that");
+    assert!(VerifyError::LABELS.iter().any(|label| server.count(label) > 0.0), "some reached verification");
 }

@@ -1,4 +1,4 @@
-//! What a client can make the receiver hold, and what it does when the queue fails.
+//! Limits on what a client can make the receiver hold, and responses when the queue fails.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn head_of_a_stalled_body() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_stalled_body_is_408_and_the_end_of_its_connection() {
+async fn a_stalled_body_is_408_and_closes_its_connection() {
     for settings in [
         Settings { body_timeout: SHORT, ..Settings::default() },
         Settings { request_timeout: SHORT, ..Settings::default() },
@@ -35,7 +35,7 @@ async fn a_stalled_body_is_408_and_the_end_of_its_connection() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_counted_as_torn_and_enqueues_nothing() {
+async fn an_incomplete_body_is_counted_as_torn_and_enqueues_nothing() {
     let server = Server::start(Settings::default()).await;
     let mut client = server.client().await;
     client.send(head_of_a_stalled_body()).await;
@@ -45,7 +45,7 @@ async fn a_body_that_breaks_off_is_counted_as_torn_and_enqueues_nothing() {
 }
 
 #[tokio::test]
-async fn a_connection_that_sends_no_whole_head_is_closed() {
+async fn a_connection_that_sends_no_complete_head_is_closed() {
     let header_timeout = Duration::from_millis(300);
     let server = Server::start(Settings { header_timeout, ..Settings::default() }).await;
     for begun in ["", "POST /webhooks/clerk HTTP/1.1\r\nhost:"] {
@@ -53,7 +53,7 @@ async fn a_connection_that_sends_no_whole_head_is_closed() {
         client.send(begun).await;
         client.closed().await;
     }
-    // The same for a later request, from its first byte on, though the connection may idle for longer.
+    // A later request has the same limit from its first byte on, though the connection may idle for longer.
     let mut client = server.client().await;
     client.ask(Post::new("msg_1", "{}").bytes()).await.assert_status("queued");
     client.send("POST /webhooks/clerk HTTP/1.1\r\n").await;
@@ -64,8 +64,8 @@ async fn a_connection_that_sends_no_whole_head_is_closed() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_has_a_limit_of_its_own_apart_from_that_of_heads() {
-    // Longer than a head may take: the next request is answered all the same.
+async fn an_idle_connection_has_its_own_limit_apart_from_that_of_heads() {
+    // Idle for longer than the limit of a head: the next request is still answered.
     let header_timeout = Duration::from_millis(100);
     let server = Server::start(Settings { header_timeout, ..Settings::default() }).await;
     let mut client = server.client().await;
@@ -85,7 +85,7 @@ async fn an_idle_connection_has_a_limit_of_its_own_apart_from_that_of_heads() {
 }
 
 #[tokio::test]
-async fn a_connection_of_age_ends_with_its_next_answer_and_not_before() {
+async fn a_connection_past_its_maximum_age_closes_with_its_next_response_and_not_before() {
     let age = Duration::from_millis(300);
     let server = Server::start(Settings { connection_age_max: age, ..Settings::default() }).await;
     let started = Instant::now();
@@ -105,7 +105,7 @@ async fn a_connection_of_age_ends_with_its_next_answer_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_body_that_goes_on_too_slowly_is_408_long_before_its_time_is_up() {
+async fn a_body_below_the_minimum_rate_is_408_long_before_the_body_timeout() {
     let settings = Settings { body_window: SHORT, body_rate_min: 1_000_000, ..Settings::default() };
     let server = Server::start(settings).await;
     let mut client = server.client().await;
@@ -114,22 +114,22 @@ async fn a_body_that_goes_on_too_slowly_is_408_long_before_its_time_is_up() {
     client.ask(begun).await.assert_error(408, "body too slow");
     assert!(started.elapsed() < Settings::default().body_timeout, "{:?}", started.elapsed());
     client.closed().await;
-    // As large a body that comes swiftly is taken.
+    // A body of the same size that arrives fast is accepted.
     server.post(&Post::new("msg_2", vec![b' '; 200_000])).await.assert_status("queued");
 }
 
 #[tokio::test]
-async fn a_client_that_reads_no_answers_is_dropped() {
+async fn a_client_that_reads_no_responses_is_dropped() {
     let server = Server::start(Settings {
         request_timeout: Duration::from_millis(500),
         connections_max: 1,
-        // Long, so that it is not this that ends the connection.
+        // Long, so that this limit does not close the connection.
         header_timeout: Duration::from_secs(60),
         ..Settings::default()
     })
     .await;
     let client = server.client().await;
-    // Until no more fits anywhere: its answers lie unread, and the server reads no further question.
+    // Sends until all buffers are full: responses stay unread, and the server reads no further request.
     let questions = "GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n".repeat(1000);
     let write_until_dropped = async || loop {
         client.stream.writable().await.unwrap();
@@ -139,7 +139,7 @@ async fn a_client_that_reads_no_answers_is_dropped() {
         }
     };
     within(write_until_dropped()).await;
-    // The one place for a connection is free again.
+    // The only connection slot is free again.
     server.deliver("msg_1").await.assert_status("queued");
 }
 
@@ -150,7 +150,11 @@ async fn a_queue_that_is_full_or_fails_is_503_and_recovers() {
     let cases = [
         (Mode::Fail(QueueError::Full { depth: 10, limit: 10 }), "queue full", "queue_full"),
         (Mode::Fail(QueueError::NoRoom("OOM".into())), "queue has no room", "queue_no_room"),
-        (Mode::Fail(QueueError::Unavailable("away".into())), "queue unavailable", "queue_unavailable"),
+        (
+            Mode::Fail(QueueError::Unavailable("connection refused".into())),
+            "queue unavailable",
+            "queue_unavailable",
+        ),
         (Mode::Fail(QueueError::Deployment("rights".into())), "queue unavailable", "queue_unavailable"),
         (Mode::Miscount, "queue unavailable", "queue_unavailable"),
     ];
@@ -163,11 +167,11 @@ async fn a_queue_that_is_full_or_fails_is_503_and_recovers() {
     }
     server.queue.set(Mode::Take);
     client.ask(Post::new("msg_9", "{}").bytes()).await.assert_status("queued");
-    assert!((server.metric("rollbook_ack_seconds_count") - 6.0).abs() < 0.5, "all were genuine");
+    assert!((server.metric("rollbook_ack_seconds_count") - 6.0).abs() < 0.5, "all were verified");
 }
 
 #[tokio::test]
-async fn a_silent_queue_is_503_within_the_time_that_svix_has() {
+async fn a_silent_queue_is_503_within_svixs_timeout() {
     for settings in [
         Settings { enqueue_timeout: SHORT, ..Settings::default() },
         Settings { request_timeout: SHORT, ..Settings::default() },
@@ -181,7 +185,8 @@ async fn a_silent_queue_is_503_within_the_time_that_svix_has() {
 }
 
 #[tokio::test]
-async fn beyond_the_places_in_line_a_genuine_delivery_is_503_at_once_and_a_forged_one_takes_none() {
+async fn above_the_limit_of_waiting_deliveries_a_genuine_one_is_503_at_once_and_a_forged_one_takes_no_permit()
+{
     let enqueue_timeout = Duration::from_millis(500);
     let settings = Settings { in_flight_max: 2, enqueue_timeout, ..Settings::default() };
     let server = Server::start_gated(settings).await;
@@ -191,8 +196,8 @@ async fn beyond_the_places_in_line_a_genuine_delivery_is_503_at_once_and_a_forge
     let forged = Post::new("msg_4", "{}").changed("svix-signature", "v1,AAAA");
     server.post(&forged).await.assert_error(400, "no signature matches");
 
-    // Both give up, but until the queue has answered their places stay taken: it is silent, and more
-    // in line would only be more to hold.
+    // Both requests give up, but their permits stay taken until the queue has answered: it is silent, and
+    // further waiting deliveries would only use more memory.
     first.answer().await.assert_error(503, "queue unavailable");
     second.answer().await.assert_error(503, "queue unavailable");
     server.deliver("msg_5").await.assert_error(503, "too many deliveries at once");
@@ -206,7 +211,7 @@ async fn beyond_the_places_in_line_a_genuine_delivery_is_503_at_once_and_a_forge
 }
 
 #[tokio::test]
-async fn beyond_the_room_for_bodies_a_delivery_is_503_at_once() {
+async fn above_the_body_memory_a_delivery_is_503_at_once() {
     let settings = Settings { body_max: 60_000, buffered_max: 100_000, ..Settings::default() };
     let server = Server::start_gated(settings).await;
     let large = |id: &str| Post::new(id, vec![b' '; 60_000]);
@@ -219,7 +224,7 @@ async fn beyond_the_room_for_bodies_a_delivery_is_503_at_once() {
     answer.assert_error(503, "too many deliveries at once");
     second.closed().await;
     server.counted("overloaded", 1.0).await;
-    // An announcement takes no room: a small body still fits beside ten that are only promised.
+    // An announced length takes no memory: a small body still fits while ten others are only announced.
     let mut promised = Vec::new();
     for _ in 0..10 {
         let mut client = server.client().await;
@@ -236,10 +241,10 @@ async fn beyond_the_room_for_bodies_a_delivery_is_503_at_once() {
 }
 
 #[tokio::test]
-async fn when_all_places_are_taken_the_oldest_connection_without_a_genuine_delivery_yields_at_once() {
+async fn at_the_connection_limit_the_oldest_connection_without_a_genuine_delivery_is_dropped_at_once() {
     let server = Server::start_gated(Settings { connections_max: 4, ..Settings::default() }).await;
     server.queue.let_through(1);
-    // Idle for longest, and it has brought a genuine delivery.
+    // Idle for the longest time, but authenticated by a genuine delivery.
     let mut known = server.client().await;
     known.ask(Post::new("msg_1", "{}").bytes()).await.assert_status("queued");
     let mut busy = server.begin("msg_2").await;
@@ -254,13 +259,13 @@ async fn when_all_places_are_taken_the_oldest_connection_without_a_genuine_deliv
     let mut second = server.begin("msg_4").await;
     stalled.closed().await;
     server.read(4).await;
-    // Nobody but `known` could yield to the next one.
+    // Only `known` could be dropped for the next one.
     let mut third = server.begin("msg_5").await;
     known.closed().await;
     server.read(5).await;
     assert!((server.metric("rollbook_connections{state=\"answering\"}") - 4.0).abs() < 0.5);
     assert!((server.metric("rollbook_connections_closed_total{reason=\"full\"}") - 3.0).abs() < 0.5);
-    // All are being answered now, so a fifth waits until one of them has its answer, which ends it.
+    // All are being answered now, so a fifth client waits until one of them has its response and closes.
     let mut waits = server.begin("msg_6").await;
     server.queue.let_through(9);
     let mut closed = 0;
@@ -270,13 +275,13 @@ async fn when_all_places_are_taken_the_oldest_connection_without_a_genuine_deliv
         closed += u8::from(answer.closes());
     }
     waits.answer().await.assert_status("queued");
-    // Or none, if one was idle again by the time that it was looked for.
+    // Or none, if a connection was idle again by the time of the check.
     assert!(closed <= 1, "{closed}");
     assert!(server.metric("rollbook_connections_closed_total{reason=\"full\"}") >= 4.0);
 }
 
 #[tokio::test]
-async fn a_body_that_stalls_yields_its_room_to_a_newer_one() {
+async fn a_stalled_body_is_evicted_for_a_newer_one() {
     let settings = Settings { body_max: 60_000, buffered_max: 80_000, ..Settings::default() };
     let server = Server::start(settings).await;
     let mut stalled = server.client().await;
@@ -285,7 +290,7 @@ async fn a_body_that_stalls_yields_its_room_to_a_newer_one() {
         .await;
     eventually(|| (server.metric("rollbook_connections{state=\"reading\"}") - 1.0).abs() < 0.5).await;
     let mut number = 0;
-    // Whether all that was sent has been read is not to be seen from here, and until then there is room.
+    // The test can't see whether everything sent has been read; until then there is memory left.
     let yielded = async {
         loop {
             number += 1;
@@ -305,7 +310,7 @@ async fn a_body_that_stalls_yields_its_room_to_a_newer_one() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_stalled_clients_does_not_stop_good_ones() {
+async fn a_crowd_of_stalled_clients_does_not_block_good_ones() {
     rlimit::increase_nofile_limit(4096).unwrap();
     let server = Server::start(Settings::default()).await;
     let mut crowd = Vec::new();

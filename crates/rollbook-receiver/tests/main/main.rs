@@ -1,4 +1,4 @@
-//! The receiver over real sockets, against a queue that does as a test says.
+//! The receiver over real sockets, with a fake queue that each test controls.
 
 mod answers;
 mod attacks;

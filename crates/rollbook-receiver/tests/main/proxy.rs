@@ -1,4 +1,4 @@
-//! Behind a proxy that keeps its connections and uses them again.
+//! The receiver behind a proxy that keeps and reuses its connections.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use tokio::time::sleep;
 use crate::client::{Client, Post};
 use crate::server::Server;
 
-/// Stands for the minute for which nginx and AWS's balancers keep an idle connection.
+/// Stands for the minute for which nginx and AWS's load balancers keep an idle connection.
 const KEPT_FOR: Duration = Duration::from_millis(400);
 const ROUNDS: u32 = 8;
 const SENDERS: u32 = 20;
 
-/// Sends through the proxy, again and again just when it is about to close what it keeps. Returns how many answers were none
-/// of ours.
+/// Sends through the proxy repeatedly, just when it is about to close its idle connections. Returns the
+/// number of responses that were not the receiver's.
 async fn sent_around_the_close(proxy: &Nginx, rounds: u32) -> usize {
     let mut senders = JoinSet::new();
     for sender in 0..SENDERS {
@@ -32,7 +32,7 @@ async fn sent_around_the_close(proxy: &Nginx, rounds: u32) -> usize {
                 } else {
                     answer.assert_status("queued");
                 }
-                // From a little before to a little after.
+                // From a little before the close to a little after it.
                 sleep(KEPT_FOR * (90 + sender) / 100).await;
             }
             lost
@@ -46,8 +46,8 @@ fn closed_as_idle(server: &Server) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_a_longer_idle_limit_than_the_proxys_no_request_meets_the_close_of_a_connection() {
-    // A head may take less time than the proxy keeps a connection: that is another limit.
+async fn with_an_idle_limit_above_the_proxys_no_request_meets_a_closing_connection() {
+    // The limit of a head may be shorter than the proxy's idle time: it is a separate limit.
     let settings = Settings { header_timeout: KEPT_FOR / 2, ..Settings::default() };
     let server = Server::start(settings).await;
     let proxy = Nginx::start(server.address, KEPT_FOR).await;
@@ -56,13 +56,13 @@ async fn with_a_longer_idle_limit_than_the_proxys_no_request_meets_the_close_of_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_proxy_uses_a_connection_again_that_was_idle_for_longer_than_a_head_may_take() {
+async fn a_proxy_reuses_a_connection_that_was_idle_for_longer_than_the_limit_of_a_head() {
     let header_timeout = Duration::from_millis(200);
     let server = Server::start(Settings { header_timeout, ..Settings::default() }).await;
     let proxy = Nginx::start(server.address, Duration::from_secs(60)).await;
     let mut client = Client::connect(proxy.address).await;
     client.ask(Post::new("msg_1", "{}").bytes()).await.assert_status("queued");
-    // Its end shows that as much time has passed.
+    // Its close shows that this much time has passed.
     server.client().await.closed().await;
     client.ask(Post::new("msg_2", "{}").bytes()).await.assert_status("queued");
     assert!((server.metric("rollbook_connections{state=\"idle\"}") - 1.0).abs() < 0.5, "the same connection");
@@ -70,10 +70,10 @@ async fn a_proxy_uses_a_connection_again_that_was_idle_for_longer_than_a_head_ma
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_a_shorter_idle_limit_the_receiver_closes_what_the_proxy_would_use() {
+async fn with_an_idle_limit_below_the_proxys_the_receiver_closes_connections_that_the_proxy_would_reuse() {
     let server = Server::start(Settings { idle_timeout: KEPT_FOR / 4, ..Settings::default() }).await;
     let proxy = Nginx::start(server.address, Duration::from_secs(60)).await;
-    // Each may or may not be a request that meets the close; that there are closes is what the others avoid.
+    // A request may or may not meet a close; the longer limit avoids that there are closes at all.
     sent_around_the_close(&proxy, 2).await;
     assert!(closed_as_idle(&server) >= 1.0, "{}", closed_as_idle(&server));
 }

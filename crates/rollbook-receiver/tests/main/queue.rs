@@ -1,4 +1,4 @@
-//! A queue that remembers every batch, and answers as a test says.
+//! Fake queue that records every batch and answers as the test sets it.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -8,12 +8,12 @@ use rollbook_core::delivery::Delivery;
 use rollbook_core::queue::{Enqueued, Producer, QueueError};
 use tokio::sync::{Semaphore, watch};
 
-/// What the queue does with the calls that come.
+/// Behaviour of the queue for calls.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Mode {
     Take,
     Fail(QueueError),
-    /// Takes them, and answers one too few.
+    /// Accepts the deliveries, and returns one answer too few.
     Miscount,
     Panic,
 }
@@ -22,17 +22,17 @@ pub(crate) struct FakeQueue {
     mode: Mutex<Mode>,
     batches: Mutex<Vec<Vec<Delivery>>>,
     calls: watch::Sender<usize>,
-    /// One permit for each call that may go on.
+    /// One permit per call that may proceed.
     gate: Semaphore,
 }
 
 impl FakeQueue {
-    /// A queue that takes everything at once.
+    /// Creates a queue that accepts everything at once.
     pub(crate) fn open() -> Self {
         Self::with_gate(Semaphore::MAX_PERMITS)
     }
 
-    /// A queue whose calls wait for [`FakeQueue::let_through`].
+    /// Creates a queue in which each call waits for [`FakeQueue::let_through`].
     pub(crate) fn gated() -> Self {
         Self::with_gate(0)
     }
@@ -50,17 +50,17 @@ impl FakeQueue {
         *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
     }
 
-    /// Lets that many calls go on, now or when they come.
+    /// Lets `calls` calls proceed, now or when they arrive.
     pub(crate) fn let_through(&self, calls: usize) {
         self.gate.add_permits(calls);
     }
 
-    /// Waits until that many calls have come in all, whether they may go on or not.
+    /// Waits until `times` calls have arrived in total, proceeding or not.
     pub(crate) async fn called(&self, times: usize) {
         self.calls.subscribe().wait_for(|calls| *calls >= times).await.unwrap();
     }
 
-    /// What was taken, batch by batch.
+    /// Accepted deliveries, by batch.
     pub(crate) fn batches(&self) -> Vec<Vec<Delivery>> {
         self.batches.lock().unwrap().clone()
     }
@@ -69,7 +69,7 @@ impl FakeQueue {
         self.batches().iter().map(Vec::len).collect()
     }
 
-    /// The ids of all that was taken, in order.
+    /// Ids of all accepted deliveries, in order.
     pub(crate) fn ids(&self) -> Vec<String> {
         self.batches().iter().flatten().map(|delivery| delivery.id.to_string()).collect()
     }

@@ -1,4 +1,4 @@
-//! Genuine deliveries that something on their way spoilt: each refusal is counted by its reason.
+//! Genuine deliveries damaged in transit: each refusal is counted by its reason.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(crate) const REASONS: [&str; 12] = [
     "method",
 ];
 
-/// The reasons that have been counted, each with its number.
+/// Counted reasons with their numbers.
 fn counted(server: &Server) -> Vec<(&'static str, f64)> {
     let all = REASONS.into_iter().map(|reason| (reason, server.refusals(reason)));
     all.filter(|(_, count)| *count > 0.5).collect()
@@ -33,7 +33,7 @@ fn to(path: &str, post: &Post) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_path_with_a_slash_at_its_end_is_the_same_path() {
+async fn a_path_with_a_trailing_slash_is_the_same_path() {
     let server = Server::start(Settings::default()).await;
     for (number, path) in ["/webhooks/clerk/", "/webhooks/clerk/?x=1"].into_iter().enumerate() {
         let bytes = to(path, &Post::new(&format!("msg_{number}"), "{}"));
@@ -45,7 +45,7 @@ async fn a_path_with_a_slash_at_its_end_is_the_same_path() {
 }
 
 #[tokio::test]
-async fn every_way_in_which_a_proxy_spoils_a_delivery_is_counted_by_its_reason() {
+async fn every_way_in_which_a_proxy_damages_a_delivery_is_counted_by_its_reason() {
     let post = Post::new("msg_1", "{}");
     let with = |name: &str, value: &str| post.clone().with(name, value).bytes();
     let crowded = (0..101).fold(post.clone(), |post, number| post.with(&format!("x-{number}"), "y"));
@@ -73,7 +73,7 @@ async fn every_way_in_which_a_proxy_spoils_a_delivery_is_counted_by_its_reason()
 }
 
 #[tokio::test]
-async fn a_body_that_comes_too_slowly_is_counted() {
+async fn a_body_that_arrives_too_slowly_is_counted() {
     let settings = Settings { body_timeout: Duration::from_millis(50), ..Settings::default() };
     let server = Server::start(settings).await;
     let head = Post::new("msg_1", "").head("content-length: 10");
@@ -116,7 +116,7 @@ async fn a_body_whose_framing_is_torn_or_invalid_is_counted() {
 }
 
 #[tokio::test]
-async fn a_stranger_who_looks_for_pages_is_no_delivery_that_was_refused() {
+async fn a_scanner_that_looks_for_pages_does_not_count_as_a_refused_delivery() {
     let server = Server::start(Settings::default()).await;
     for line in ["GET /wp-login.php", "POST /", "GET /healthz", "PUT /healthz"] {
         server
@@ -129,7 +129,7 @@ async fn a_stranger_who_looks_for_pages_is_no_delivery_that_was_refused() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_is_refused_for_its_time_shows_the_clock_and_a_forgery_does_not() {
+async fn a_delivery_refused_for_its_timestamp_sets_the_clock_skew_and_a_forgery_does_not() {
     let server = Server::start(Settings::default()).await;
     let old = NOW.minus(Duration::from_secs(3600));
     let forged = Post::signed("whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "msg_1", old, "{}");

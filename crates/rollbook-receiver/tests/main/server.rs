@@ -1,4 +1,4 @@
-//! A receiver that serves on this machine for the length of a test.
+//! Test server: a receiver on this machine for the duration of a test.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::client::{Answer, Client, NOW, Post, SECRET, within};
 use crate::queue::FakeQueue;
 
-/// Stands still, and counts how often it is asked: once for each body that was read. From there to its
-/// place in line a delivery goes without a pause, so on one thread this counts who stands there.
+/// Fixed clock that counts its calls: one for each body that was read. After that call a delivery proceeds to
+/// its queue permit without a pause, so on one thread this counts the deliveries that have one.
 #[derive(Default)]
 struct CountingClock(AtomicUsize);
 
@@ -65,29 +65,29 @@ impl Server {
         Client::connect(self.address).await
     }
 
-    /// Posts on a connection of its own.
+    /// Posts on a new connection.
     pub(crate) async fn post(&self, post: &Post) -> Answer {
         self.client().await.ask(post.bytes()).await
     }
 
-    /// Posts a right delivery on a connection of its own.
+    /// Posts a valid delivery on a new connection.
     pub(crate) async fn deliver(&self, id: &str) -> Answer {
         self.post(&Post::new(id, format!("body of {id}"))).await
     }
 
-    /// Posts a right delivery on a connection of its own, and leaves the answer for later.
+    /// Posts a valid delivery on a new connection without waiting for the response.
     pub(crate) async fn begin(&self, id: &str) -> Client {
         let mut client = self.client().await;
         client.send(Post::new(id, format!("body of {id}")).bytes()).await;
         client
     }
 
-    /// Waits until that many bodies have been read in all.
+    /// Waits until `bodies` bodies have been read in total.
     pub(crate) async fn read(&self, bodies: usize) {
         eventually(|| self.clock.0.load(Ordering::SeqCst) >= bodies).await;
     }
 
-    /// What `serve` returns, whenever it does.
+    /// Waits for the result of `serve`.
     pub(crate) async fn ended(&mut self) -> Result<(), ReceiverError> {
         within(self.served.join_next()).await.unwrap().unwrap()
     }
@@ -101,7 +101,7 @@ impl Server {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap()
     }
 
-    /// The value of one series, named as in the text format.
+    /// Value of one series, named as in the text format.
     pub(crate) fn metric(&self, series: &str) -> f64 {
         let text = self.metrics();
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
@@ -112,23 +112,23 @@ impl Server {
         self.metric(&format!("rollbook_deliveries_total{{outcome=\"{outcome}\"}}"))
     }
 
-    /// How many requests were refused for this reason.
+    /// Number of requests refused for this reason.
     pub(crate) fn refusals(&self, reason: &str) -> f64 {
         self.metric(&format!("rollbook_refusals_total{{reason=\"{reason}\"}}"))
     }
 
-    /// Waits until that many deliveries have ended so.
+    /// Waits until `times` deliveries have this outcome.
     pub(crate) async fn counted(&self, outcome: &str, times: f64) {
         eventually(|| self.count(outcome) >= times).await;
         assert!((self.count(outcome) - times).abs() < 0.5, "{outcome}: {}", self.count(outcome));
     }
 }
 
-/// Waits for something that only time can show.
+/// Polls a condition until it holds, up to the deadline.
 pub(crate) async fn eventually(condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
-        assert!(Instant::now() < deadline, "it never came");
+        assert!(Instant::now() < deadline, "the condition never held");
         sleep(Duration::from_millis(2)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! How the receiver ends: asked, or because it can acknowledge nothing any more.
+//! Shutdown of the receiver: on request, or because it can't acknowledge anything any more.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::queue::Mode;
 use crate::server::{Server, eventually};
 
 #[tokio::test]
-async fn a_stop_lets_the_requests_under_way_finish_and_takes_no_more() {
+async fn a_stop_lets_requests_in_progress_finish_and_accepts_no_more() {
     let mut server = Server::start_gated(Settings::default()).await;
     let mut idle = server.client().await;
     server.queue.let_through(1);
@@ -44,11 +44,11 @@ async fn a_stop_lets_the_requests_under_way_finish_and_takes_no_more() {
 }
 
 #[tokio::test]
-async fn health_says_503_while_it_stops() {
+async fn health_is_503_while_stopping() {
     let mut server = Server::start_gated(Settings::default()).await;
     let mut probe = server.client().await;
     probe.send("GET /healthz HTTP/1.1\r\n").await;
-    // Served, so also accepted: connections are accepted in their order.
+    // Served, and therefore also accepted: connections are accepted in order.
     let mut in_flight = server.begin("msg_1").await;
     server.queue.called(1).await;
 
@@ -62,7 +62,7 @@ async fn health_says_503_while_it_stops() {
 }
 
 #[tokio::test]
-async fn until_its_delay_is_over_a_stop_takes_deliveries_and_sends_their_clients_elsewhere() {
+async fn during_its_delay_a_stop_accepts_deliveries_and_closes_each_connection_after_the_response() {
     let stop_delay = Duration::from_secs(3_600);
     let server = Server::start(Settings { stop_delay, ..Settings::default() }).await;
     let mut known = server.client().await;
@@ -84,7 +84,7 @@ async fn until_its_delay_is_over_a_stop_takes_deliveries_and_sends_their_clients
 }
 
 #[tokio::test]
-async fn a_stop_closes_when_its_delay_is_over() {
+async fn a_stop_closes_the_listener_when_its_delay_ends() {
     let stop_delay = Duration::from_millis(100);
     let mut server = Server::start(Settings { stop_delay, ..Settings::default() }).await;
     let mut idle = server.client().await;
@@ -99,10 +99,10 @@ async fn a_stop_closes_when_its_delay_is_over() {
 }
 
 #[tokio::test]
-async fn who_waits_at_the_door_when_it_closes_is_let_in_and_answered() {
+async fn clients_in_the_backlog_at_the_stop_are_accepted_and_answered() {
     let mut server = Server::start(Settings::default()).await;
     server.deliver("msg_1").await.assert_status("queued");
-    // Nothing of the server runs until the next await: both are in the backlog when it sees the stop.
+    // The server does not run until the next await: both clients are in the backlog when it sees the stop.
     let waiting: Vec<_> =
         (2..=3).map(|_| std::net::TcpStream::connect(server.address).expect("a connection")).collect();
     server.stop.cancel();
@@ -115,7 +115,7 @@ async fn who_waits_at_the_door_when_it_closes_is_let_in_and_answered() {
     server.ended().await.unwrap();
 }
 
-/// Waits until the stop has been seen.
+/// Waits until the server has seen the stop.
 async fn listener_closed(server: &Server) {
     let address = server.address;
     eventually(|| std::net::TcpStream::connect(address).is_err()).await;
@@ -131,7 +131,7 @@ async fn a_stop_without_connections_is_immediate() {
 }
 
 #[tokio::test]
-async fn what_does_not_end_in_time_is_cut_off_unacknowledged() {
+async fn requests_that_do_not_finish_in_time_are_closed_unacknowledged() {
     let drain_timeout = Duration::from_millis(200);
     let mut server = Server::start_gated(Settings { drain_timeout, ..Settings::default() }).await;
     let mut stalled = server.client().await;
@@ -148,7 +148,7 @@ async fn what_does_not_end_in_time_is_cut_off_unacknowledged() {
 }
 
 #[tokio::test]
-async fn the_last_call_to_the_queue_is_not_cancelled_though_its_client_was_cut_off() {
+async fn the_last_call_to_the_queue_is_not_cancelled_when_its_client_is_closed() {
     let drain_timeout = Duration::from_millis(50);
     let mut server = Server::start_gated(Settings { drain_timeout, ..Settings::default() }).await;
     let mut client = server.begin("msg_1").await;
@@ -173,7 +173,7 @@ async fn a_broken_queue_ends_the_server_after_its_503() {
 }
 
 #[tokio::test]
-async fn a_queue_that_panics_ends_the_server_after_a_503_for_all_who_waited() {
+async fn a_queue_that_panics_ends_the_server_after_a_503_for_all_waiting_requests() {
     let mut server = Server::start_gated(Settings::default()).await;
     server.queue.set(Mode::Panic);
     let mut first = server.begin("msg_1").await;

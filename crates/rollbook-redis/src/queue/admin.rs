@@ -1,4 +1,4 @@
-//! Counts.
+//! Statistics of the queue.
 
 use futures_util::stream::{self, StreamExt as _};
 use rollbook_core::queue::{QueueError, QueueStats};
@@ -6,18 +6,18 @@ use rollbook_core::time::Timestamp;
 
 use super::{RedisQueue, Shard};
 
-/// How many shards are asked at once.
+/// Maximum shards asked concurrently.
 const ASKED_AT_ONCE: usize = 4;
 
-/// The script's answer: depth, leased, delayed, dead, when the oldest was received.
+/// Answer of the script: depth, leased, delayed, dead, receipt time of the oldest message.
 type Counts = (u64, u64, u64, u64, Option<i64>);
 
 impl RedisQueue {
-    /// Counts what is in the shards that answer.
+    /// Adds up the counts of all shards that answer.
     pub(super) async fn read_stats(&self) -> Result<QueueStats, QueueError> {
         let mut stats = QueueStats::default();
         let (mut have_answered, mut failure) = (false, None);
-        let asked: Vec<_> = self.shards.iter().map(|shard| self.count_in(shard)).collect();
+        let asked: Vec<_> = self.shards.iter().map(|shard| self.count_shard(shard)).collect();
         let mut counted = stream::iter(asked).buffer_unordered(ASKED_AT_ONCE);
         while let Some(counts) = counted.next().await {
             match counts {
@@ -30,8 +30,8 @@ impl RedisQueue {
                     let oldest = oldest.map(Timestamp::from_millis);
                     stats.oldest_received_at = stats.oldest_received_at.into_iter().chain(oldest).min();
                 }
-                // One unreachable part does not make the whole call fail.
-                Err(error @ QueueError::Unavailable(_)) if self.servers.are_several() => {
+                // One unreachable shard does not fail the call.
+                Err(error @ QueueError::Unavailable(_)) if self.servers.is_cluster() => {
                     failure = failure.or(Some(error));
                 }
                 Err(error) => return Err(error),
@@ -43,7 +43,7 @@ impl RedisQueue {
         }
     }
 
-    async fn count_in(&self, shard: &Shard) -> Result<Counts, QueueError> {
+    async fn count_shard(&self, shard: &Shard) -> Result<Counts, QueueError> {
         self.ask(&self.scripts.stats, shard, |_| {}).await
     }
 }

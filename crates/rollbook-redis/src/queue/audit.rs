@@ -1,10 +1,10 @@
-//! Compares the bodies with the indexes that lead to them, and restores what the bodies prove.
+//! Audit: compares the bodies with the indexes, and restores what the bodies prove.
 //!
-//! * Sizes are compared first, in one step: where they add up, no message is looked at. Only what is in hand is
-//!   looked through in any case, which is little.
-//! * Where they do not, one pass reads the stream of the new and walks over the bodies. A body that no index leads to
-//!   is a candidate: it may just have moved. Who is a candidate in a second pass too is stranded, and the script that
-//!   restores it looks once more.
+//! * The sizes are compared first, in one step: if they add up, no message is read. Only the leased entries,
+//!   which are few, are always checked.
+//! * Otherwise one pass reads the stream of new messages and scans the bodies. A body without an index entry
+//!   is a candidate: it may just have moved. A candidate of two passes is stranded, and the script that
+//!   restores it checks once more.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -15,10 +15,10 @@ use rollbook_core::queue::{Audit, QueueError};
 use super::lease::millis;
 use super::{RedisQueue, Shard};
 
-/// How many entries of the stream of the new are read, and ids restored, in one call.
+/// Maximum entries of the stream of new messages read, and ids restored, in one call.
 const PAGE: usize = 1_000;
 
-/// The sizes of a shard's keys.
+/// Sizes of a shard's keys.
 #[derive(Clone, Copy)]
 struct Sizes {
     messages: u64,
@@ -31,7 +31,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Whether every message can be in exactly one place.
+    /// Whether the sizes are consistent with each message being in exactly one place.
     const fn add_up(self) -> bool {
         self.messages == self.new + self.again + self.due + self.dead
             && self.ages == self.again + self.due
@@ -49,11 +49,11 @@ impl RedisQueue {
     }
 
     async fn audit_shard(&self, shard: &Shard, repair: bool, audit: &mut Audit) -> Result<(), QueueError> {
-        let span = millis(self.settings.lease_for).to_string();
-        let in_nobodys_hands: u64 = self.audit_step(shard, repair, &["hands", &span]).await?;
-        audit.stranded += in_nobodys_hands;
-        if in_nobodys_hands > 0 {
-            shard.stir();
+        let lease_for = millis(self.settings.lease_for).to_string();
+        let without_holder: u64 = self.audit_step(shard, repair, &["leases", &lease_for]).await?;
+        audit.stranded += without_holder;
+        if without_holder > 0 {
+            shard.wake();
         }
         let sizes = self.sizes(shard).await?;
         audit.messages += sizes.messages.saturating_sub(sizes.dead);
@@ -66,10 +66,10 @@ impl RedisQueue {
             for part in stranded.chunks(PAGE) {
                 audit.stranded += self.restore(shard, repair, part).await?;
             }
-            shard.stir();
+            shard.wake();
         }
         for (index, lack) in [
-            ("due", "messages without the time of their receipt in ages"),
+            ("due", "messages without a time of receipt in ages"),
             ("dead", "dead letters without a reason in failures"),
             ("ages", ""),
             ("failures", ""),
@@ -84,7 +84,7 @@ impl RedisQueue {
         Ok(())
     }
 
-    /// Runs a step of the script. Without a repair it writes nothing.
+    /// Runs a step of the script. Writes nothing unless `repair` is set.
     async fn audit_step<T: redis::FromRedisValue>(
         &self,
         shard: &Shard,
@@ -107,25 +107,25 @@ impl RedisQueue {
         Ok(Sizes { messages, new, again, due, dead, ages, failures })
     }
 
-    /// The messages that no index leads to: of all, or of these.
+    /// Returns the messages without an index entry: of all messages, or of the ids in `among`.
     async fn candidates(
         &self,
         shard: &Shard,
         among: Option<Vec<Vec<u8>>>,
     ) -> Result<Vec<Vec<u8>>, QueueError> {
-        // Hashes of the ids: a million takes some 20 MB. Two that are equal hide a message until the next audit.
+        // Hashes of the ids: a million need about 20 MB. A collision hides a message until the next audit.
         let hasher = RandomState::new();
         let new = self.ids_of_new(shard, &hasher).await?;
-        let is_alone = |id: &Vec<u8>| !new.contains(&hasher.hash_one(id));
+        let is_unindexed = |id: &Vec<u8>| !new.contains(&hasher.hash_one(id));
         if let Some(among) = among {
-            return Ok(among.into_iter().filter(is_alone).collect());
+            return Ok(among.into_iter().filter(is_unindexed).collect());
         }
         let mut candidates = Vec::new();
         let mut cursor = "0".to_owned();
         loop {
-            let (next, alone): (String, Vec<Vec<u8>>) =
+            let (next, unindexed): (String, Vec<Vec<u8>>) =
                 self.audit_step(shard, false, &["bodies", &cursor]).await?;
-            candidates.extend(alone.into_iter().filter(is_alone));
+            candidates.extend(unindexed.into_iter().filter(is_unindexed));
             cursor = next;
             if cursor == "0" {
                 candidates.sort();
@@ -166,7 +166,7 @@ impl RedisQueue {
         }
     }
 
-    /// How many members of an index have no message, and how many lack what belongs to them.
+    /// Returns the number of index members without a message, and of those that lack related data.
     async fn audit_index(&self, shard: &Shard, repair: bool, index: &str) -> Result<(u64, u64), QueueError> {
         let (mut dangling, mut lacking, mut cursor) = (0, 0, "0".to_owned());
         loop {

@@ -1,4 +1,4 @@
-//! Calls on the server of a shard.
+//! Calls to the server of a shard.
 
 use redis::{Cmd, FromRedisValue, Script, Value};
 use rollbook_core::queue::QueueError;
@@ -9,7 +9,7 @@ use crate::fault;
 use crate::pool::{Answer, Call};
 
 impl RedisQueue {
-    /// Where Redis is, for texts.
+    /// Address of the queue, for error texts.
     pub(super) fn address(&self) -> &Address {
         self.servers.address()
     }
@@ -20,11 +20,12 @@ impl RedisQueue {
         shard: &Shard,
         arguments: impl FnOnce(&mut Cmd),
     ) -> Result<T, QueueError> {
-        self.call_twice(script, shard, arguments).await.map(|(answer, _)| answer)
+        self.call_reporting_repeat(script, shard, arguments).await.map(|(answer, _)| answer)
     }
 
-    /// As [`call`](Self::call), with whether the call was sent twice: the first may have been carried out too.
-    pub(super) async fn call_twice<T: FromRedisValue>(
+    /// Like [`call`](Self::call); also returns whether the call was sent twice: the first one may have been
+    /// executed too.
+    pub(super) async fn call_reporting_repeat<T: FromRedisValue>(
         &self,
         script: &Script,
         shard: &Shard,
@@ -38,7 +39,7 @@ impl RedisQueue {
         Ok((self.read_answer(value)?, repeated))
     }
 
-    /// As [`call`](Self::call), and returns when what was written is as safe as is asked for.
+    /// Like [`call`](Self::call); returns when the write is confirmed as configured.
     pub(super) async fn call_confirmed<T: FromRedisValue>(
         &self,
         script: &Script,
@@ -52,32 +53,32 @@ impl RedisQueue {
         self.read_answer(self.servers.call(shard.index, &call).await?.value)
     }
 
-    /// Runs a script that only reads. A shard that was never set up is not set up here, and is empty: who looks, at a
-    /// health check or by hand, changes nothing.
+    /// Runs a read-only script. A shard that was never set up counts as empty and is not set up: health
+    /// checks and operator commands must not write.
     pub(super) async fn ask<T: FromRedisValue>(
         &self,
         script: &Script,
         shard: &Shard,
         arguments: impl FnOnce(&mut Cmd),
     ) -> Result<T, QueueError> {
-        self.ensure_met(shard).await?;
+        self.ensure_compatible(shard).await?;
         let mut command = self.command(script, &shard.keys);
         arguments(&mut command);
         let call = Call { command: &command, script: Some(script), confirm: false };
         self.read_answer(self.servers.call(shard.index, &call).await?.value)
     }
 
-    /// Runs a command that only reads.
+    /// Runs a read-only command.
     pub(super) async fn read<T: FromRedisValue>(
         &self,
         shard: &Shard,
         command: &Cmd,
     ) -> Result<T, QueueError> {
-        self.ensure_met(shard).await?;
+        self.ensure_compatible(shard).await?;
         self.command_on(shard, command).await
     }
 
-    /// Runs a command on the server of a shard, whatever that shard is.
+    /// Runs a command on the server of a shard, without checking the shard.
     pub(super) async fn command_on<T: FromRedisValue>(
         &self,
         shard: &Shard,
@@ -88,10 +89,10 @@ impl RedisQueue {
     }
 
     pub(super) fn read_answer<T: FromRedisValue>(&self, value: Value) -> Result<T, QueueError> {
-        T::from_redis_value(value).map_err(|error| fault::judge(&error.into(), self.address()))
+        T::from_redis_value(value).map_err(|error| fault::classify(&error.into(), self.address()))
     }
 
-    /// Writes to the first shard that takes it, confirmed as a delivery is.
+    /// Writes to the first shard that accepts it, confirmed like a delivery.
     pub(super) async fn write_probe(&self) -> Result<(), QueueError> {
         let mut failed = QueueError::Unavailable(format!("{}: no shard was asked", self.address()));
         for shard in &self.shards {

@@ -1,4 +1,4 @@
-//! Dead letters: listed in pages, sent back, forgotten.
+//! Dead letters: list, redrive, discard.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,16 +16,16 @@ use crate::id;
 use crate::shard::SHARDS_MAX;
 use crate::value::{self, Stored};
 
-/// How many are looked at in one call.
+/// Maximum dead letters read in one call.
 const PAGE: usize = 500;
 
-/// Positions of dead letters within a millisecond (settle.lua).
+/// Positions of dead letters per millisecond (settle.lua).
 const POSITIONS_A_MILLISECOND: i64 = 1024;
 
-/// What is said where an index does not say why.
-const UNKNOWN: &str = "why it was parked is not known: its entry in failures is gone, or can't be read";
+/// Detail of a dead letter without a readable reason.
+const UNKNOWN: &str = "reason unknown: its entry in failures is missing or unreadable";
 
-/// A dead letter without its body.
+/// Dead letter without its body.
 struct Found {
     position: DeadLetterPosition,
     shard: usize,
@@ -52,7 +52,7 @@ impl RedisQueue {
                 }
                 self.read_bodies(&found, index, &mut stored).await?;
             }
-            // One that has no body any more was sent back or forgotten meanwhile.
+            // No body: redriven or discarded meanwhile.
             let Some(letter) = stored.remove(&index).flatten().map(|value| letter.letter(&value)) else {
                 continue;
             };
@@ -65,7 +65,8 @@ impl RedisQueue {
         Ok(letters)
     }
 
-    /// Reads the body of this letter, with those of the next ones in its shard as far as an answer has room for them.
+    /// Reads the body of this letter, and of the following ones in its shard up to the size limit of an
+    /// answer.
     async fn read_bodies(
         &self,
         found: &[Found],
@@ -85,12 +86,12 @@ impl RedisQueue {
             })
             .await?;
         stored.extend(wanted.into_iter().zip(values));
-        // An answer without a value for the first would be asked for again without an end.
+        // Without this entry, an empty answer would be requested again endlessly.
         stored.entry(from).or_insert(None);
         Ok(())
     }
 
-    /// One step of counting: none of the bodies is read.
+    /// Counts one page; reads no bodies.
     pub(super) async fn count_dead(
         &self,
         filter: &DeadLetterFilter,
@@ -119,7 +120,8 @@ impl RedisQueue {
         self.step(&self.scripts.discard, filter, after, limit).await
     }
 
-    /// One step of a bulk operation, by a script for each shard: of the next `limit` dead letters those that match.
+    /// Runs one step of a bulk operation, by a script per shard: of the next `limit` dead letters those that
+    /// match.
     async fn step(
         &self,
         script: &Script,
@@ -137,7 +139,7 @@ impl RedisQueue {
                     })
                     .await?;
                 changed += count;
-                self.shards[shard].stir();
+                self.shards[shard].wake();
                 full |= is_full == 1;
             }
         }
@@ -148,13 +150,13 @@ impl RedisQueue {
             });
         }
         if full {
-            // Those that went are no longer there: the next step finds the others.
+            // Processed letters are gone: the next step starts before the first one and finds the others.
             next = found.first().map(|first| DeadLetterPosition(first.position.0 - 1));
         }
         Ok(BulkStep { changed, next })
     }
 
-    /// The dead letters that match among the next `limit`, and where the next step begins.
+    /// Returns the matching dead letters among the next `limit`, and the start of the next step.
     async fn next_dead(
         &self,
         filter: &DeadLetterFilter,
@@ -169,7 +171,7 @@ impl RedisQueue {
         Ok((found, next))
     }
 
-    /// Those that match, over all shards, oldest first.
+    /// Returns matching dead letters of all shards, oldest first.
     async fn find_dead(
         &self,
         filter: &DeadLetterFilter,
@@ -190,7 +192,7 @@ impl RedisQueue {
         Ok(all)
     }
 
-    /// The one of this id, by its indexes.
+    /// Returns the dead letter with this id, by its indexes.
     async fn find_dead_one(
         &self,
         id: &MessageId,
@@ -222,7 +224,7 @@ impl RedisQueue {
         limit: usize,
     ) -> Result<Vec<Found>, QueueError> {
         let mut found = Vec::new();
-        // Those of this shard whose place in the whole listing is behind `after`.
+        // First local position that follows `after` in the listing of all shards.
         let mut from = after.map_or(0, |after| local_position(after, index) + 1);
         while found.len() < limit {
             let mut command = cmd("ZRANGEBYSCORE");
@@ -262,18 +264,19 @@ fn by_shard(found: &[Found]) -> BTreeMap<usize, Vec<&[u8]>> {
     ids
 }
 
-/// A shard's own position, made unique over all shards.
+/// Converts a shard's local position to one that is unique over all shards.
 fn listing_position(local: i64, shard: usize) -> DeadLetterPosition {
     DeadLetterPosition(local * i64::from(SHARDS_MAX) + i64::try_from(shard).unwrap_or_default())
 }
 
-/// The last of a shard's own positions that is not behind this place.
+/// Returns the last local position of a shard that does not follow `position`.
 fn local_position(position: DeadLetterPosition, shard: usize) -> i64 {
     (position.0 - i64::try_from(shard).unwrap_or_default()).div_euclid(i64::from(SHARDS_MAX))
 }
 
 impl Found {
-    /// A dead letter from its indexes. What they do not say is said to be unknown: it is listed all the same.
+    /// Builds a dead letter from its indexes. Missing values are reported as unknown: it is listed in any
+    /// case.
     fn read(id: Vec<u8>, local: i64, shard: usize, failure: Option<&str>) -> Self {
         let parts = failure.and_then(|failure| failure.split_once(' '));
         let failure: Option<Value> = parts.and_then(|(_, failure)| serde_json::from_str(failure).ok());
@@ -285,11 +288,11 @@ impl Found {
             position: listing_position(local, shard),
             shard,
             id,
-            // Positions begin with the time (settle.lua).
+            // The position starts with the time (settle.lua).
             died_at: Timestamp::from_millis(died_at.unwrap_or(local / POSITIONS_A_MILLISECOND)),
             attempts: failure["attempts"].as_u64().and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
             failure: Failure {
-                // A reason that this build does not know was written by a newer one.
+                // An unknown reason was written by a newer build.
                 reason: text("reason").and_then(Reason::parse).unwrap_or(Reason::CorruptEntry),
                 detail: if is_known { text("detail").unwrap_or_default() } else { UNKNOWN }.to_owned(),
                 event_type: text("event_type").map(str::to_owned),
@@ -309,7 +312,7 @@ impl Found {
         let Stored { received_at, traceparent, body } = value::show(stored);
         DeadLetter {
             position: self.position,
-            id: id::shown(&self.id),
+            id: id::to_message_id(&self.id),
             received_at,
             traceparent,
             died_at: self.died_at,
@@ -325,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_begins_behind_the_last_letter_of_the_page_before_in_every_shard() {
+    fn in_every_shard_a_page_starts_after_the_last_letter_of_the_previous_page() {
         for (shard, local) in [(0, 5), (3, 5), (63, 7)] {
             let last = listing_position(local, shard);
             for other in 0..64 {

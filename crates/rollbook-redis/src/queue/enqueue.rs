@@ -1,4 +1,4 @@
-//! Taking deliveries in.
+//! Enqueueing of deliveries.
 
 use std::collections::HashMap;
 
@@ -8,12 +8,12 @@ use rollbook_core::queue::{Enqueued, QueueError};
 use super::{BATCH_MAX, RedisQueue};
 use crate::value;
 
-/// The most bytes of bodies in one call, unless a single one is larger.
+/// Maximum bytes of bodies in one call, unless a single body is larger.
 const CALL_BYTES_MAX: usize = 8 << 20;
 
 impl RedisQueue {
     pub(super) async fn enqueue(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
-        // The first of an id is the one that is sent; the others are its duplicates.
+        // The first delivery of an id is sent; the others are duplicates.
         let mut positions: Vec<Vec<usize>> = vec![Vec::new(); self.shards.len()];
         let mut first = HashMap::with_capacity(deliveries.len());
         for (position, delivery) in deliveries.iter().enumerate() {
@@ -27,14 +27,14 @@ impl RedisQueue {
             parts_of(deliveries, positions).into_iter().map(move |part| (shard, part))
         });
         let calls = parts.map(async |(shard, part)| (part, self.enqueue_part(shard, deliveries, part).await));
-        // To the end, all of them: a call that is given up costs its connection.
+        // All calls run to completion: an abandoned call costs its connection.
         for (part, answered) in futures_util::future::join_all(calls).await {
             let answered = answered.unwrap_or_else(|error| vec![Err(error); part.len()]);
             for (position, answer) in part.iter().zip(answered) {
                 answers[*position] = answer;
             }
         }
-        // A duplicate within the batch is as durable as the first of its id.
+        // A duplicate within the batch has the same result as the first of its id.
         for (position, delivery) in deliveries.iter().enumerate() {
             let first = first[delivery.id.as_str()];
             if first != position
@@ -46,7 +46,7 @@ impl RedisQueue {
         answers
     }
 
-    /// Takes these in. One answer for each position, in their order.
+    /// Enqueues one part. Returns one answer per position, in order.
     async fn enqueue_part(
         &self,
         index: usize,
@@ -66,11 +66,11 @@ impl RedisQueue {
                 }
             })
             .await?;
-        shard.stir();
+        shard.wake();
         if taken.len() != positions.len() {
             let address = self.address();
             return Err(QueueError::Deployment(format!(
-                "{address}: enqueue has no answer for each delivery"
+                "{address}: the enqueue script did not return one answer per delivery"
             )));
         }
         let depth = depth + taken.iter().map(|taken| u64::from(*taken == 1)).sum::<u64>();
@@ -83,7 +83,7 @@ impl RedisQueue {
     }
 }
 
-/// What is sent in one call each: a bounded number of messages, and of bytes where one message is not more already.
+/// Splits positions into calls, each with a bounded number of messages and bytes and at least one message.
 fn parts_of<'a>(deliveries: &[Delivery], mut positions: &'a [usize]) -> Vec<&'a [usize]> {
     let mut parts = Vec::new();
     while !positions.is_empty() {
@@ -107,7 +107,7 @@ mod tests {
     use rollbook_core::time::Timestamp;
 
     #[test]
-    fn a_call_has_no_more_messages_and_bytes_than_the_limits_and_at_least_one_message() {
+    fn a_call_stays_within_the_limits_and_has_at_least_one_message() {
         let delivery = |bytes| Delivery {
             id: MessageId::new("msg"),
             received_at: Timestamp::from_millis(1),

@@ -1,4 +1,4 @@
-//! Giving messages out.
+//! Leasing of messages.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -17,15 +17,16 @@ use crate::id;
 use crate::pool::Call;
 use crate::value::{self, Stored};
 
-/// How often consumers of processes that are gone are looked for, and for how long one must have been silent.
+/// Interval between deletions of idle consumers, and the idle time after which a consumer is deleted.
 const REAP_EVERY: Duration = Duration::from_secs(600);
 const REAP_AFTER: Duration = Duration::from_secs(3_600);
 
-/// How many shards are asked at once for consumers that are gone.
+/// Maximum shards that are asked concurrently to delete idle consumers.
 const REAPED_AT_ONCE: usize = 4;
 
-/// The requests that a shard has not answered, by lane and shard: it is asked again with the number that it knows, since
-/// it may have given leases to it. The other shards have answered meanwhile, and the lane has gone on.
+/// Requests that a shard has not answered, by lane and shard. The shard may have leased messages to such a
+/// request, so it is asked again with the same number. The other shards have answered meanwhile, and the lane
+/// has continued.
 #[derive(Default)]
 pub(super) struct Unanswered(Mutex<HashMap<(u32, usize), u64>>);
 
@@ -34,7 +35,7 @@ impl Unanswered {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The number to ask with, where a request was not answered. Who takes it asks.
+    /// Removes and returns the number of an unanswered request; the caller repeats it.
     fn take(&self, lane: u32, shard: usize) -> Option<u64> {
         self.numbers().remove(&(lane, shard))
     }
@@ -44,20 +45,21 @@ impl Unanswered {
     }
 }
 
-/// The script's answer: epoch, groups made again, entries without a message, cursor, milliseconds
-/// until something is due, leases.
+/// Answer of the script: epoch, recreated groups, entries without a message, cursor, milliseconds until
+/// something is due, leases.
 type Answer = (Option<String>, Vec<String>, u64, String, i64, Vec<Row>);
 
-/// A lease: token, due, attempt, unsettled, id, value.
+/// Lease: token, due time, attempt, unsettled, id, value.
 type Row = (String, i64, u32, u32, Vec<u8>, Vec<u8>);
 
 impl RedisQueue {
-    pub(super) async fn take_or_wait(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError> {
+    pub(super) async fn lease_or_wait(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError> {
         let started = Instant::now();
-        // Who does not wait looks everywhere; who waits, where something may be due.
-        let everywhere = request.wait.is_zero();
+        // A request that does not wait polls every shard; one that waits, only shards where messages may be
+        // due.
+        let all_shards = request.wait.is_zero();
         loop {
-            let leases = self.take(&request, everywhere).await?;
+            let leases = self.lease_due(&request, all_shards).await?;
             let left = request.wait.saturating_sub(started.elapsed());
             if !leases.is_empty() || left.is_zero() {
                 return Ok(leases);
@@ -66,14 +68,14 @@ impl RedisQueue {
         }
     }
 
-    /// Leases what is due, without waiting. A shard that can't be asked holds up nobody else's messages: it is an error
-    /// only where that is so of all.
-    async fn take(&self, request: &LeaseRequest, everywhere: bool) -> Result<Vec<Lease>, QueueError> {
-        self.reap_now_and_then();
+    /// Leases due messages without waiting. A shard that fails does not block the messages of the others: it
+    /// is an error only if all fail.
+    async fn lease_due(&self, request: &LeaseRequest, all_shards: bool) -> Result<Vec<Lease>, QueueError> {
+        self.reap_if_due();
         let started = Instant::now();
         let (mut leases, mut bytes, mut failure) = (Vec::new(), 0, None);
-        // Each call begins at another shard, so that none is served before the others.
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        // Each call starts at another shard, so that no shard is always served first.
+        let first = self.next_start.fetch_add(1, Ordering::Relaxed);
         for index in 0..self.shards.len() {
             let shard = &self.shards[(first + index) % self.shards.len()];
             let max = request.max.min(BATCH_MAX).saturating_sub(leases.len());
@@ -85,18 +87,18 @@ impl RedisQueue {
                 break;
             }
             let repeated = self.unanswered.take(request.id.lane, shard.index);
-            if !(shard.idle.claim(started) || everywhere || repeated.is_some()) {
+            if !(shard.idle.claim(started) || all_shards || repeated.is_some()) {
                 continue;
             }
             let id = LeaseRequestId { number: repeated.unwrap_or(request.id.number), ..request.id };
             let left = LeaseRequest { id, max, bytes_max, ..request.clone() };
-            match self.look_into(shard, &left, leases.is_empty()).await {
+            match self.lease_from(shard, &left, leases.is_empty()).await {
                 Ok(found) => {
                     bytes += found.iter().map(|(_, lease)| lease.body.len()).sum::<usize>();
                     leases.extend(found);
                 }
-                // All the others are on the same server.
-                Err(error) if !self.servers.are_several() => {
+                // All other shards are on the same server.
+                Err(error) if !self.servers.is_cluster() => {
                     failure = Some(error);
                     break;
                 }
@@ -106,7 +108,7 @@ impl RedisQueue {
         let all_fail = || self.shards.iter().all(|shard| shard.idle.failure().is_some());
         if let Some(error) = failure
             && leases.is_empty()
-            && (!self.servers.are_several() || all_fail())
+            && (!self.servers.is_cluster() || all_fail())
         {
             return Err(error);
         }
@@ -114,30 +116,30 @@ impl RedisQueue {
         Ok(leases.into_iter().map(|(_, lease)| lease).collect())
     }
 
-    /// Leases what is due in a shard, each with its due time.
-    async fn look_into(
+    /// Leases due messages of one shard, each with its due time.
+    async fn lease_from(
         &self,
         shard: &Shard,
         request: &LeaseRequest,
         is_first: bool,
     ) -> Result<Vec<(i64, Lease)>, QueueError> {
-        let pauses = Pauses::of(self.shards.len(), self.has_bell());
-        let looked = self.take_from(shard, request, is_first).await;
-        let (epoch, healed, vanished, cursor, wait, found) = match looked {
-            Ok(looked) => looked,
+        let pauses = Pauses::of(self.shards.len(), self.has_blocking_read());
+        let answer = self.call_lease(shard, request, is_first).await;
+        let (epoch, recreated, without_message, cursor, wait, found) = match answer {
+            Ok(answer) => answer,
             Err(error) => {
                 self.unanswered.put(request.id, shard.index);
-                // That servers are unreachable is said where they are asked.
+                // Unreachable servers are logged where they are detected.
                 let is_new = shard.idle.fail(Instant::now(), error.clone(), pauses);
-                if is_new && self.servers.are_several() && !matches!(error, QueueError::Unavailable(_)) {
-                    error!("shard {} gives no messages, and the others do: {error}", shard.index);
+                if is_new && self.servers.is_cluster() && !matches!(error, QueueError::Unavailable(_)) {
+                    error!("shard {} leases no messages, while other shards do: {error}", shard.index);
                 }
                 return Err(error);
             }
         };
-        // Data that are new have new groups: that is no news then.
-        if self.is_known(shard, epoch.as_deref()) {
-            self.tell(&healed, vanished);
+        // New data has new groups: recreated groups are then expected.
+        if self.check_epoch(shard, epoch.as_deref()) {
+            self.log_anomalies(&recreated, without_message);
         }
         if found.is_empty() {
             shard.idle.begin(
@@ -152,8 +154,9 @@ impl RedisQueue {
         Ok(found.into_iter().map(|row| (row.1, lease_of(shard.index, row))).collect())
     }
 
-    /// Asks one shard. Where nothing is given yet by others, its first message is given whatever its size.
-    async fn take_from(
+    /// Asks one shard. If no other shard has leased anything yet, the first message is leased whatever its
+    /// size.
+    async fn call_lease(
         &self,
         shard: &Shard,
         request: &LeaseRequest,
@@ -168,26 +171,26 @@ impl RedisQueue {
         .await
     }
 
-    fn tell(&self, healed: &[String], vanished: u64) {
+    fn log_anomalies(&self, recreated: &[String], without_message: u64) {
         let address = self.address();
-        if !healed.is_empty() {
+        if !recreated.is_empty() {
             warn!(
-                "{address}: the group of {} was gone and is there again, from the first entry on: what was in hand is \
-                 given out once more, and nothing is lost",
-                healed.join(" and ")
+                "{address}: the group of {} was missing and is recreated from the first entry on: leased messages are \
+                 delivered once more, and no message is lost",
+                recreated.join(" and ")
             );
         }
-        if vanished > 0 {
+        if without_message > 0 {
             error!(
-                vanished,
-                "{address}: entries without a message: someone else writes to our keys, or part of the data is gone"
+                without_message,
+                "{address}: stream entries without a message: another program writes to the queue's keys, or data is lost"
             );
         }
     }
 
-    /// Looks for consumers that are gone, beside all lanes: a server that hangs holds up none. What can't be reaped now is
-    /// reaped another time.
-    fn reap_now_and_then(&self) {
+    /// Deletes idle consumers in the background, so that a server that hangs does not block a lane. Failures
+    /// are retried in the next interval.
+    fn reap_if_due(&self) {
         let known: Vec<&Shard> = self.shards.iter().filter(|shard| shard.is_known()).collect();
         {
             let mut reaped_at = self.reaped_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -205,11 +208,11 @@ impl RedisQueue {
             })
             .collect();
         let (servers, scripts) = (self.servers.clone(), Arc::clone(&self.scripts));
-        self.servers.run_beside(async move {
+        self.servers.spawn_background(async move {
             let reap = async |(shard, command): (usize, Cmd)| {
                 let call = Call { command: &command, script: Some(&scripts.reap), confirm: false };
                 if let Err(error) = servers.call(shard, &call).await {
-                    debug!("consumers that are gone are looked for another time: {error}");
+                    debug!("idle consumers could not be deleted, retrying later: {error}");
                 }
             };
             stream::iter(calls).for_each_concurrent(REAPED_AT_ONCE, reap).await;
@@ -217,20 +220,20 @@ impl RedisQueue {
     }
 }
 
-/// A span for a script.
+/// Converts a duration to milliseconds for a script.
 pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Two shards may give their entries the same names, so the shard is part of the token.
+/// Builds a lease. The token contains the shard, because entries of two shards may have the same id.
 fn lease_of(shard: usize, (token, _, attempt, unsettled, id, stored): Row) -> Lease {
     let (Stored { received_at, traceparent, body }, unreadable) = match value::decode(&stored) {
         Ok(stored) => (stored, None),
-        Err(why) => (value::show(&stored), Some(format!("the queue's entry can't be read: {why}"))),
+        Err(why) => (value::show(&stored), Some(format!("the stored message can't be decoded: {why}"))),
     };
     Lease {
         token: LeaseToken(format!("{shard}/{token}")),
-        id: id::shown(&id),
+        id: id::to_message_id(&id),
         attempt,
         unsettled,
         received_at,

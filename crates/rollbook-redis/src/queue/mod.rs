@@ -1,36 +1,36 @@
-//! The queue on Redis.
+//! Queue on Redis.
 //!
-//! A message's body lies in one hash from its arrival to its end, packed (`value.rs`), and is never moved.
-//! What moves is its id: through a stream when it is new, into a sorted set while it waits for its
-//! backoff, through a second stream when it comes again, into another sorted set when it is dead. Each
-//! step is one script (`scripts/`), atomic and for a whole batch.
+//! A message's body stays in one hash from receipt to deletion, compressed (`value.rs`), and is never moved.
+//! Only the id moves: through a stream while the message is new, into a sorted set while it waits for its
+//! backoff, through a second stream when it is delivered again, into another sorted set when it is a dead
+//! letter. Each step is one script (`scripts/`), atomic and for a complete batch.
 //!
 //! Constraints:
 //!
-//! * An entry of a stream is leased once. Who takes over a lease that ran out makes a new entry, so an
-//!   entry's id is the proof of its lease, and whoever lost it finds the entry gone. Only a group that had to
-//!   be made anew gives its entries out once more, counted from the start: who held one may still settle it.
-//! * The stream's group tells what is in whose hands; a sorted set tells until when, one member for each
-//!   batch of leases.
-//! * Reads that block run on a connection of their own and take nothing: what they find is leased by a
-//!   script afterwards. Giving one up loses nothing.
+//! * A stream entry is leased once. Taking over an expired lease creates a new entry, so an entry's id proves
+//!   its lease, and the former holder finds the entry gone. Only a recreated group delivers its entries once
+//!   more, counted from the start: the former holder may still settle them.
+//! * The stream's group records which consumer holds an entry; a sorted set records until when, with one
+//!   member per batch of leases.
+//! * Blocking reads run on a separate connection and take nothing: a script leases the messages afterwards.
+//!   Cancelling a blocking read loses nothing.
 
 mod admin;
 mod audit;
 mod calls;
 mod dead_letters;
 mod enqueue;
-mod found;
 mod idle;
 mod lease;
-mod look;
+mod list;
+mod ownership;
 mod remove;
 mod room;
 mod settle;
+mod shard_meta;
 mod wait;
-mod whole;
 
-pub use self::whole::{FullCoverage, Ownership};
+pub use self::ownership::{FullCoverage, Ownership};
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,32 +54,32 @@ use crate::servers::Servers;
 use crate::settings::{DueTimes, RedisSettings};
 use crate::shard::{KEY_PREFIX_MAX, Keys, SHARDS_MAX, is_key_prefix, shard_of};
 
-/// How what is stored is arranged. A newer arrangement is refused, since this code would misread it.
+/// Version of the storage layout. A newer one is refused, because this code would misread it.
 const FORMAT: u32 = 1;
 
-/// The most messages in one call of a script: Lua's stack holds some 8,000 values.
+/// Maximum messages in one script call: Lua's stack holds about 8,000 values.
 const BATCH_MAX: usize = 1_000;
 
-/// A queue in Redis.
+/// Queue in Redis.
 pub struct RedisQueue {
     settings: RedisSettings,
     due_times: DueTimes,
     scripts: Arc<Scripts>,
     servers: Servers,
     shards: Vec<Shard>,
-    /// This process's name in the groups.
+    /// Consumer name of this process in the groups.
     consumer: String,
-    /// The shard at which the next lease begins to look.
-    turn: AtomicUsize,
+    /// Shard at which the next lease starts.
+    next_start: AtomicUsize,
     reaped_at: Mutex<Option<Instant>>,
-    doorbell: wait::Doorbell,
+    blocking_read: wait::BlockingRead,
     unanswered: lease::Unanswered,
 }
 
 struct Shard {
     index: usize,
     keys: Keys,
-    /// Which life of the shard we know; `None` until it is set up. It changes when the data are lost.
+    /// Known epoch of the shard's data; `None` until set up. It changes when the data is lost.
     epoch: Mutex<Option<String>>,
     idle: idle::Idle,
 }
@@ -93,27 +93,28 @@ impl Shard {
         self.epoch().is_some()
     }
 
-    /// Something may be due here: it is looked at when a lane asks next.
-    fn stir(&self) {
+    /// Marks the shard as possibly having due messages: the next lane to ask polls it.
+    fn wake(&self) {
         self.idle.end();
     }
 }
 
 impl RedisQueue {
-    /// A queue at `redis://[USER[:PASSWORD]@]HOST[:PORT][/DB]`, `rediss://…` with TLS,
-    /// `redis+sentinel://…@HOST:PORT,HOST:PORT/SERVICE[/DB]` or `redis+cluster://…@HOST:PORT,HOST:PORT`.
-    /// Nothing is connected to yet: every call connects where it must.
+    /// Creates a queue at `redis://[USER[:PASSWORD]@]HOST[:PORT][/DB]`, `rediss://…` with TLS,
+    /// `redis+sentinel://…@HOST:PORT,HOST:PORT/SERVICE[/DB]` or `redis+cluster://…@HOST:PORT,HOST:PORT`. Does
+    /// not connect yet: each call connects as needed.
     ///
     /// # Errors
-    /// The settings can't be used.
+    /// Fails if the settings can't be used.
     pub fn new(settings: RedisSettings, due_times: DueTimes) -> Result<Self, QueueError> {
-        // Two may be linked in; without a choice the first TLS connection would panic. Chosen already is fine.
+        // Two TLS providers may be linked in; without a choice the first TLS connection would panic. An error
+        // means that one was chosen already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let address = Address::of(&settings)?;
         let shards = settings.shards.clamp(1, SHARDS_MAX);
         if !is_key_prefix(&settings.key_prefix) {
             return Err(QueueError::Deployment(format!(
-                "redis_key_prefix is {:?}; write at most {KEY_PREFIX_MAX} letters, digits, _, - and .",
+                "redis_key_prefix is {:?}; write 1 to {KEY_PREFIX_MAX} letters, digits, _, - and .",
                 settings.key_prefix
             )));
         }
@@ -134,9 +135,9 @@ impl RedisQueue {
             servers,
             shards: keys.into_iter().enumerate().map(shard).collect(),
             consumer: consumer_name(),
-            turn: AtomicUsize::new(0),
+            next_start: AtomicUsize::new(0),
             reaped_at: Mutex::new(None),
-            doorbell: wait::Doorbell::default(),
+            blocking_read: wait::BlockingRead::default(),
             unanswered: lease::Unanswered::default(),
         })
     }
@@ -145,33 +146,34 @@ impl RedisQueue {
         usize::from(shard_of(id, self.settings.shards))
     }
 
-    /// The shards in which a message may lie: one, unless something else than Rollbook put it there.
+    /// Shards in which a message may be: one, unless another program than Rollbook stored it.
     fn shards_of(&self, id: &MessageId) -> std::ops::Range<usize> {
-        if id::is_odd(id.as_str()) {
+        if id::is_binary(id.as_str()) {
             return 0..self.shards.len();
         }
         let shard = self.shard_of(id.as_str());
         shard..shard + 1
     }
 
-    /// How many messages may wait in each shard.
+    /// Maximum number of waiting messages per shard.
     fn depth_max(&self) -> u64 {
         self.settings.depth_max.div_ceil(u64::from(self.settings.shards))
     }
 
-    /// The call of a script on a shard, to which its arguments are added.
+    /// Starts the command that calls a script on a shard; the caller adds the script's arguments.
     fn command(&self, script: &Script, keys: &Keys) -> Cmd {
         let mut command = redis::cmd("EVALSHA");
         command.arg(script.get_hash()).arg(keys.all().len()).arg(keys.all()).arg(self.due_times.argument());
         command
     }
 
-    /// Makes sure that the shard is set up.
+    /// Sets the shard up unless that is known to be done.
     async fn ensure_set_up(&self, shard: &Shard) -> Result<(), QueueError> {
         if shard.is_known() {
             return Ok(());
         }
-        // The first before all others: of data with another number of shards it may be the only one there is.
+        // The first shard before all others: if the data has another number of shards, only the first surely
+        // exists.
         let first = &self.shards[0];
         if !first.is_known()
             && let Err(error) = self.set_up(first).await
@@ -180,8 +182,9 @@ impl RedisQueue {
             if !is_elsewhere {
                 return Err(error);
             }
-            // The first is unreachable, and so are those who have it only: what another shard says is as good.
-            self.meet_if_there(shard).await?;
+            // The first shard is unreachable for every process that needs it: the data of another shard
+            // decides.
+            self.load_meta(shard).await?;
             if shard.is_known() {
                 return Ok(());
             }
@@ -192,23 +195,23 @@ impl RedisQueue {
         if shard.is_known() { Ok(()) } else { self.set_up(shard).await }
     }
 
-    /// Refuses a shard that this process can't work with, and sets none up.
-    async fn ensure_met(&self, shard: &Shard) -> Result<(), QueueError> {
+    /// Refuses a shard that this process can't use; never sets one up.
+    async fn ensure_compatible(&self, shard: &Shard) -> Result<(), QueueError> {
         if shard.is_known() {
             return Ok(());
         }
         let first = &self.shards[0];
         if !first.is_known() && shard.index != first.index {
-            match self.meet_if_there(first).await {
+            match self.load_meta(first).await {
                 Ok(()) | Err(QueueError::Unavailable(_)) => {}
                 Err(error) => return Err(error),
             }
         }
-        self.meet_if_there(shard).await
+        self.load_meta(shard).await
     }
 }
 
-/// Unique for each process, and telling for whoever looks into the group.
+/// Returns a consumer name that is unique for each process and shows host and process id to operators.
 fn consumer_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}-{}-{:08x}", host.trim(), std::process::id(), fastrand::u32(..))
@@ -221,7 +224,7 @@ impl Producer for RedisQueue {
     }
 
     async fn prepare(&self) -> Result<(), QueueError> {
-        self.note_owner().await
+        self.store_owner().await
     }
 
     async fn probe(&self) -> Result<bool, QueueError> {
@@ -232,7 +235,7 @@ impl Producer for RedisQueue {
 #[async_trait]
 impl Consumer for RedisQueue {
     async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError> {
-        self.take_or_wait(request).await
+        self.lease_or_wait(request).await
     }
 
     async fn count_attempt(&self, lease: &Lease) -> Result<Settled, QueueError> {

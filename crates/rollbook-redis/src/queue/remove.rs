@@ -1,8 +1,8 @@
-//! Removing messages for good.
+//! Permanent removal of messages.
 //!
-//! A message that is delayed, leased again or dead is found by its id. One that is new is an entry in a stream
-//! which may hold a million, and which knows no ids: it is searched here, page by page, so that no script holds up the
-//! others, and the script then judges what was found.
+//! A delayed, leased or dead message is found by its id. A new message is an entry of a stream that may hold
+//! a million entries and has no index by id: it is searched here page by page, so that no script blocks the
+//! server for long, and the script then decides about the entries found.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -15,29 +15,29 @@ use rollbook_core::time::Timestamp;
 use super::{BATCH_MAX, RedisQueue, Shard};
 use crate::id;
 
-/// Where every stream begins.
+/// Start of every stream.
 const BEGINNING: &str = "-";
 
-/// How many entries are looked at in one call.
+/// Maximum entries read in one call.
 const PAGE: usize = 1_000;
 
-/// A message's entry is made soon after the message was received. Both clocks are read: so far may they differ, or
-/// the search takes longer.
-const CLOCKS_DIFFER_BY: Duration = Duration::from_secs(2);
+/// Assumed maximum difference between the receiver's clock and the server's: an entry is created soon after
+/// its message is received. A larger difference only makes the search slower.
+const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(2);
 
-/// How often a stream is searched for messages that were not there the last time: they must have come meanwhile, by
-/// thousands.
+/// Maximum searches of a stream for messages that the search before did not contain: thousands of messages
+/// must have arrived in between.
 const SEARCHES_MAX: usize = 100;
 
-/// What a search of the stream of the new has brought.
+/// Result of a search in the stream of new messages.
 struct Search {
-    /// Entries, by the messages' ids.
+    /// Entries by message id.
     entries: HashMap<Vec<u8>, String>,
-    /// From where on the stream has not been searched.
+    /// Start of the part that was not searched.
     from: String,
 }
 
-/// An entry of a stream: its id, and the fields' names and values.
+/// Stream entry: its id, and the names and values of its fields.
 type Entry = (String, Vec<Vec<u8>>);
 
 impl RedisQueue {
@@ -63,7 +63,7 @@ impl RedisQueue {
         let (mut left, mut removed) = (ids.to_vec(), 0);
         let mut search = Search { entries: HashMap::new(), from: BEGINNING.to_owned() };
         for _ in 0..=SEARCHES_MAX {
-            // As safe as what is taken in: what is erased must not be there again after a power cut.
+            // Confirmed like a delivery: an erased message must not reappear after a power failure.
             let (count, unfound, since): (usize, Vec<Vec<u8>>, i64) = self
                 .call_confirmed(&self.scripts.remove, shard, |command| {
                     command.arg(&search.from).arg(left.len());
@@ -83,15 +83,15 @@ impl RedisQueue {
             search = Search::run(self, shard, &left, since).await?;
         }
         let address = self.address();
-        Err(QueueError::Unavailable(format!("{address}: messages come faster than they can be searched")))
+        Err(QueueError::Unavailable(format!("{address}: messages arrive faster than they can be searched")))
     }
 }
 
 impl Search {
-    /// Looks for these ids in the stream: first where their messages ought to be, by the time of their receipt.
+    /// Searches the stream for these ids: first where they should be by their time of receipt.
     async fn run(queue: &RedisQueue, shard: &Shard, ids: &[Vec<u8>], since: i64) -> Result<Self, QueueError> {
         let wanted: HashSet<&[u8]> = ids.iter().map(Vec::as_slice).collect();
-        let since = Timestamp::from_millis(since).minus(CLOCKS_DIFFER_BY).as_millis().max(0);
+        let since = Timestamp::from_millis(since).minus(CLOCK_DIFFERENCE_MAX).as_millis().max(0);
         let start = format!("{since}-0");
         let (mut entries, mut end) = (HashMap::with_capacity(ids.len()), None);
         for (first, last) in [(start.as_str(), "+"), (BEGINNING, start.as_str())] {
@@ -119,8 +119,8 @@ impl Search {
                     break;
                 }
             }
-            // What comes while this goes on has its entry behind the last of all, which the first part has seen
-            // unless it is empty.
+            // Entries added during the search follow the last entry, which the first part has seen unless it
+            // is empty.
             end = end.or(behind);
         }
         Ok(Self { entries, from: end.unwrap_or_else(|| BEGINNING.to_owned()) })

@@ -1,4 +1,4 @@
-//! The memory that the servers of the queue use, and how much of it they may use.
+//! Memory use of the queue's servers, and their limit.
 
 use std::collections::BTreeSet;
 
@@ -8,8 +8,8 @@ use rollbook_core::queue::{QueueError, Room};
 use super::RedisQueue;
 
 impl RedisQueue {
-    /// Of several servers, the one that is nearest to its limit: it refuses deliveries first. A server that may not be
-    /// asked, or does not answer, is left out.
+    /// Returns the memory of the server that is nearest to its limit, because it refuses deliveries first.
+    /// Servers that do not answer or forbid the command are skipped.
     pub(super) async fn read_room(&self) -> Result<Room, QueueError> {
         let (mut asked, mut fullest) = (BTreeSet::new(), Room::default());
         for shard in &self.shards {
@@ -20,14 +20,14 @@ impl RedisQueue {
             let mut command = cmd("INFO");
             command.arg("memory");
             if let Ok(text) = self.command_on::<String>(shard, &command).await {
-                fullest = fuller(fullest, room_of(&text));
+                fullest = fuller_of(fullest, room_of(&text));
             }
         }
         Ok(fullest)
     }
 }
 
-/// What a server says in `INFO memory`. It calls the absence of a limit 0.
+/// Parses `INFO memory`, in which 0 means no limit.
 fn room_of(info: &str) -> Room {
     let value = |name: &str| {
         let line = |line: &str| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok();
@@ -40,9 +40,9 @@ fn room_of(info: &str) -> Room {
     }
 }
 
-fn fuller(one: Room, other: Room) -> Room {
+fn fuller_of(one: Room, other: Room) -> Room {
     let percent = |room: &Room| Some(room.memory_used?.saturating_mul(100) / room.memory_limit?);
-    // One with a limit before those without: only that one can be full.
+    // A server with a limit comes before those without: only it can be full.
     if (percent(&other), other.memory_used) > (percent(&one), one.memory_used) { other } else { one }
 }
 
@@ -68,7 +68,7 @@ mod tests {
     fn of_several_servers_the_one_nearest_to_its_limit_counts() {
         let nearest = server(900, 1_000);
         for other in [server(5_000, 0), server(8_000, 10_000), Room::default()] {
-            assert_eq!((fuller(nearest, other), fuller(other, nearest)), (nearest, nearest));
+            assert_eq!((fuller_of(nearest, other), fuller_of(other, nearest)), (nearest, nearest));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Ending leases.
+//! Settling of leases.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -9,11 +9,11 @@ use serde_json::json;
 use super::{BATCH_MAX, RedisQueue, Shard};
 use crate::id;
 
-/// A lease's token: its shard, then as the script wrote it the letter of its stream, the first and the last
-/// entry of its batch, its own entry.
+/// Token of a lease: its shard; then, as written by the script, the letter of its stream, the first and last
+/// entry of its batch, and its own entry.
 struct Token<'a> {
     shard: usize,
-    /// The letter and the two entries: the batch's name.
+    /// Name of the batch: the letter and the two entries.
     batch: &'a str,
     is_new: bool,
     entry: &'a str,
@@ -33,18 +33,18 @@ impl<'a> Token<'a> {
     }
 }
 
-/// A settlement's position in the batch, and the lease that it ends.
-type Ending<'a> = (usize, Token<'a>);
+/// Position of a settlement in the batch, and its lease.
+type PendingSettlement<'a> = (usize, Token<'a>);
 
 impl RedisQueue {
     pub(super) async fn settle(
         &self,
         settlements: &[(Lease, Settlement)],
     ) -> Vec<Result<Settled, QueueError>> {
-        let mut parts: Vec<Vec<Ending<'_>>> = self.shards.iter().map(|_| Vec::new()).collect();
+        let mut parts: Vec<Vec<PendingSettlement<'_>>> = self.shards.iter().map(|_| Vec::new()).collect();
         let mut seen = HashSet::with_capacity(settlements.len());
         for (position, (lease, _)) in settlements.iter().enumerate() {
-            // A lease ends once: the second time in a batch is as lost as any later one.
+            // A lease is settled once: the second settlement in a batch counts as lost, like any later one.
             if !seen.insert(&lease.token) {
                 continue;
             }
@@ -61,7 +61,8 @@ impl RedisQueue {
             match ended {
                 Ok((positions, repeated)) => {
                     if repeated {
-                        // The first time may have ended them: whether they were lost, only who asks again can say.
+                        // The first call may have settled them: whether a lease was lost is unknown until the
+                        // caller repeats.
                         for (position, _) in piece {
                             settled[*position] = Err(self.answer_lost());
                         }
@@ -80,7 +81,7 @@ impl RedisQueue {
         settled
     }
 
-    /// Counts the attempt of a lease that stands.
+    /// Counts the attempt of a valid lease.
     pub(super) async fn count(&self, lease: &Lease) -> Result<Settled, QueueError> {
         let Some(token) = Token::parse(&lease.token.0) else { return Ok(Settled::LeaseLost) };
         let Some(shard) = self.shards.get(token.shard) else { return Ok(Settled::LeaseLost) };
@@ -100,18 +101,18 @@ impl RedisQueue {
         QueueError::Unavailable(format!("{}: the connection broke before the answer", self.address()))
     }
 
-    /// Settles these and returns the positions of those whose lease stood, and whether it was sent twice.
+    /// Settles one piece. Returns the positions with a valid lease, and whether the call was sent twice.
     async fn settle_piece(
         &self,
         shard: &Shard,
-        piece: &[Ending<'_>],
+        piece: &[PendingSettlement<'_>],
         settlements: &[(Lease, Settlement)],
     ) -> Result<(Vec<usize>, bool), QueueError> {
-        let is_done = |(position, _): &&Ending<'_>| settlements[*position].1 == Settlement::Ack;
+        let is_done = |(position, _): &&PendingSettlement<'_>| settlements[*position].1 == Settlement::Ack;
         let (done, others): (Vec<_>, Vec<_>) = piece.iter().partition(is_done);
         let (new, again): (Vec<_>, Vec<_>) = done.into_iter().partition(|(_, token)| token.is_new);
         let (answers, repeated): (Vec<u8>, bool) = self
-            .call_twice(&self.scripts.settle, shard, |command| {
+            .call_reporting_repeat(&self.scripts.settle, shard, |command| {
                 for done in [&new, &again] {
                     command.arg(done.len());
                     for (position, token) in done {
@@ -120,14 +121,14 @@ impl RedisQueue {
                 }
                 command.arg(others.len());
                 for (position, token) in &others {
-                    end_otherwise(command, token, &settlements[*position]);
+                    push_other_settlement(command, token, &settlements[*position]);
                 }
                 let batches: BTreeSet<&str> = piece.iter().map(|(_, token)| token.batch).collect();
                 command.arg(batches);
             })
             .await?;
         if !others.is_empty() {
-            shard.stir();
+            shard.wake();
         }
         let ended = new.iter().chain(&again).chain(&others);
         let stood = ended.zip(answers).filter(|(_, answer)| *answer == 1);
@@ -135,8 +136,8 @@ impl RedisQueue {
     }
 }
 
-/// The arguments of a lease that does not end with its message.
-fn end_otherwise(command: &mut Cmd, token: &Token<'_>, (lease, settlement): &(Lease, Settlement)) {
+/// Adds the arguments of a settlement that may keep the message.
+fn push_other_settlement(command: &mut Cmd, token: &Token<'_>, (lease, settlement): &(Lease, Settlement)) {
     let (how, after, failure) = match settlement {
         Settlement::Ack => ("ack", 0, String::new()),
         Settlement::Retry { after, .. } => ("retry", after.as_millis(), String::new()),

@@ -1,8 +1,8 @@
-//! Waiting for new messages without taking any.
+//! Waiting for new messages without leasing them.
 //!
-//! One lane listens for all: a read that blocks on the streams of all shards at once, on a connection of its own. The
-//! other lanes wait for their turn, or for a shard's next look. A cluster has no read that blocks on several shards: there
-//! the shards are looked at in turn (`idle.rs`).
+//! One lane listens for all: a blocking read on the streams of all shards, on a separate connection. The
+//! other lanes wait for their turn, or for the next poll of a shard. A cluster has no blocking read on
+//! several shards: there the shards are polled in turn (`idle.rs`).
 
 use std::time::Duration;
 
@@ -15,45 +15,45 @@ use tracing::debug;
 
 use super::RedisQueue;
 
-/// How long one read blocks at most.
+/// Maximum time of one blocking read.
 const BLOCK_MAX: Duration = Duration::from_millis(250);
-/// The shortest wait.
+/// Minimum wait.
 const WAIT_MIN: Duration = Duration::from_millis(1);
-/// The share of the time of a call after which the answer of a read that no longer blocks is late.
+/// Divisor of the call's time limit after which the answer of a finished blocking read is late.
 const LATE_AFTER_SHARE: u32 = 4;
 
-/// The connection on which this process waits, one lane at a time: the others wait for their turn, so
-/// that a single message does not wake them all.
+/// Connection of the blocking read, used by one lane at a time: the others wait for their turn, so that a
+/// single message does not wake all lanes.
 #[derive(Default)]
-pub(super) struct Doorbell(Mutex<Option<MultiplexedConnection>>);
+pub(super) struct BlockingRead(Mutex<Option<MultiplexedConnection>>);
 
-/// Streams with new entries: name, entries as id and fields.
-type Rung = Option<Vec<(String, Vec<(String, Vec<Vec<u8>>)>)>>;
+/// Streams with new entries: name, then entries as id and fields.
+type NewEntries = Option<Vec<(String, Vec<(String, Vec<Vec<u8>>)>)>>;
 
 impl RedisQueue {
-    /// Whether a read that blocks tells of new messages.
-    pub(super) fn has_bell(&self) -> bool {
-        !self.servers.are_several() || self.shards.len() == 1
+    /// Whether a blocking read reports new messages.
+    pub(super) fn has_blocking_read(&self) -> bool {
+        !self.servers.is_cluster() || self.shards.len() == 1
     }
 
-    /// Returns when something may be due, or after `at_most`.
+    /// Returns when messages may be due, or after `at_most`.
     pub(super) async fn wait(&self, at_most: Duration) -> Result<(), QueueError> {
         let until =
-            self.next_look().min(Instant::now() + at_most.min(BLOCK_MAX)).max(Instant::now() + WAIT_MIN);
-        let Ok(mut listening) = timeout_at(until, self.doorbell.0.lock()).await else { return Ok(()) };
-        // The lane before may have found that something is due.
-        if self.next_look() <= Instant::now() {
+            self.next_poll().min(Instant::now() + at_most.min(BLOCK_MAX)).max(Instant::now() + WAIT_MIN);
+        let Ok(mut listening) = timeout_at(until, self.blocking_read.0.lock()).await else { return Ok(()) };
+        // The previous lane may have found that messages are due.
+        if self.next_poll() <= Instant::now() {
             return Ok(());
         }
-        let command = if self.has_bell() { self.listen_until(until) } else { None };
+        let command = if self.has_blocking_read() { self.listen_until(until) } else { None };
         let Some(command) = command else {
             sleep_until(until).await;
             return Ok(());
         };
         match self.listen(&mut listening, &command).await {
-            // Whether the server can be asked is for the scripts to say. Listening only saves time.
+            // The scripts report whether the server is reachable. The blocking read only saves time.
             Err(error @ QueueError::Unavailable(_)) => {
-                debug!("new messages are not listened for: {error}");
+                debug!("blocking read for new messages failed: {error}");
                 sleep_until(until).await;
                 Ok(())
             }
@@ -61,13 +61,13 @@ impl RedisQueue {
         }
     }
 
-    /// When the first of the shards is looked at.
-    fn next_look(&self) -> Instant {
+    /// Time of the next poll of any shard.
+    fn next_poll(&self) -> Instant {
         let now = Instant::now();
-        self.shards.iter().map(|shard| shard.idle.look_at().unwrap_or(now)).min().unwrap_or(now)
+        self.shards.iter().map(|shard| shard.idle.poll_at().unwrap_or(now)).min().unwrap_or(now)
     }
 
-    /// The read that blocks on all shards.
+    /// Builds the blocking read on all shards.
     fn listen_until(&self, until: Instant) -> Option<Cmd> {
         let cursors =
             self.shards.iter().filter_map(|shard| Some((shard.keys.new_messages(), shard.idle.cursor()?)));
@@ -89,19 +89,20 @@ impl RedisQueue {
             Some(connection) => connection,
             None => server.connect_to_wait(BLOCK_MAX).await?,
         };
-        // A connection that was forgotten on the way answers nothing: it holds up one lane for this long, once.
+        // A connection dropped by the network does not answer: it delays one lane by this time, once.
         let limit = BLOCK_MAX + self.servers.call_timeout() / LATE_AFTER_SHARE;
-        let answer: RedisResult<Rung> = match timeout(limit, command.query_async(&mut connection)).await {
+        let answer: RedisResult<NewEntries> = match timeout(limit, command.query_async(&mut connection)).await
+        {
             Ok(answer) => answer,
             Err(_) => return Err(QueueError::Unavailable(format!("{}: no answer in time", server.name()))),
         };
-        let rung = answer.map_err(|error| server.judge(&error))?;
-        // Kept only when it has answered: a connection that still waits would hold up the next.
+        let new_entries = answer.map_err(|error| server.classify(&error))?;
+        // Kept only after an answer: a connection that is still blocked would delay the next lane.
         *listening = Some(connection);
-        for (stream, entries) in rung.into_iter().flatten() {
+        for (stream, entries) in new_entries.into_iter().flatten() {
             let shard = self.shards.iter().find(|shard| shard.keys.new_messages() == stream);
             if let (Some(shard), Some((entry, _))) = (shard, entries.into_iter().next()) {
-                shard.idle.rang(Instant::now(), entry);
+                shard.idle.record_new_entry(Instant::now(), entry);
             }
         }
         Ok(())

@@ -1,21 +1,25 @@
--- Compares bodies with the indexes that lead to them, in steps. ARGV: clock, 1 to repair, what to do, its arguments.
--- Who repairs looks again within the same step, so that nothing that moved meanwhile is touched.
+-- Compares the bodies with the indexes, in steps. ARGV: clock, 1 to repair, step, arguments of the step. A
+-- repair checks again within the same step, so that messages moved meanwhile are not changed.
 --
 -- counts: returns the sizes of messages, new, again, due, dead, ages, failures.
--- hands, span: entries that are in nobody's hands for good: read by the group, but in no batch of leases, or neither
---   ahead of the group nor pending. Their messages are leased for at most as long as the span since they were given.
---   Returns how many.
--- bodies, cursor: a step over the bodies. Returns the next cursor and the ids that neither due, dead nor again have.
--- restore, ids: of these the ones that still have a body and nothing else, and makes them due, or dead where it is
---   known why. Returns how many.
--- index, which, cursor: a step over one index. Returns the next cursor, the members without a message, and those that
---   lacked what belongs to them.
+--
+-- leases, duration: finds entries without a holder: read by the group but in no batch of leases, or neither
+-- after the group's position nor pending. Leases their messages for at most the duration since their delivery.
+-- Returns their number.
+--
+-- bodies, cursor: scans bodies. Returns the next cursor and the ids that are in none of due, dead and again.
+--
+-- restore, ids: makes those that still have a body and no index entry due, or dead if their reason is known.
+-- Returns their number.
+--
+-- index, which, cursor: scans one index. Returns the next cursor, the number of members without a message, and
+-- of members that lacked related data.
 local repairs, what = ARGV[2] == '1', ARGV[3]
 local STEP = 256
--- As settle writes it (dead_letters.rs).
-local UNKNOWN_FAILURE = '{"reason":"corrupt_entry","detail":"why it was parked is not known: its entry in failures was gone"}'
+-- Format as in settle.lua (dead_letters.rs).
+local UNKNOWN_FAILURE = '{"reason":"corrupt_entry","detail":"reason unknown: its entry in failures was missing"}'
 
-local function is_in_hand()
+local function leased_ids()
   local ids, from = {}, '-'
   repeat
     local page = redis.call('XRANGE', AGAIN, from, '+', 'COUNT', 1000)
@@ -24,8 +28,8 @@ local function is_in_hand()
   return ids
 end
 
-local function waits(id, in_hand)
-  return in_hand[id] or redis.call('ZSCORE', DUE, id) or redis.call('ZSCORE', DEAD, id)
+local function waits(id, leased)
+  return leased[id] or redis.call('ZSCORE', DUE, id) or redis.call('ZSCORE', DEAD, id)
 end
 
 local function make_due(id, counted)
@@ -43,7 +47,7 @@ local function counts()
   }
 end
 
--- All entries of the group's that are pending, oldest first.
+-- All pending entries of the group, oldest first.
 local function pending_of(stream)
   local all, from = {}, '-'
   repeat
@@ -54,7 +58,7 @@ local function pending_of(stream)
   return all
 end
 
-local function last_given(stream)
+local function last_delivered(stream)
   for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local facts = {}
     for index = 1, #group, 2 do facts[group[index]] = group[index + 1] end
@@ -62,8 +66,8 @@ local function last_given(stream)
   end
 end
 
--- Entries that the group has passed, or will never come to, and that nobody holds.
-local function passed(stream, last, pending)
+-- Entries that the group has passed or will never read, and that no consumer holds.
+local function unheld_entries(stream, last, pending)
   local held, found, from = {}, 0, '-'
   for _, entry in ipairs(pending) do held[entry[1]] = true end
   repeat
@@ -83,7 +87,7 @@ local function passed(stream, last, pending)
   return found
 end
 
-local function hands(span)
+local function check_leases(span)
   local covered, found = {[NEW] = {}, [AGAIN] = {}}, 0
   for _, name in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
     local stream = parse_batch(name)
@@ -105,7 +109,7 @@ local function hands(span)
         if not covered[stream][entry[1]] then run[#run + 1], found = entry, found + 1 end
       end
       lease_run()
-      found = found + passed(stream, stream == AGAIN and '+' or last_given(stream), pending)
+      found = found + unheld_entries(stream, stream == AGAIN and '+' or last_delivered(stream), pending)
     end
   end
   return found
@@ -113,21 +117,21 @@ end
 
 local function bodies(cursor)
   local page = redis.call('HSCAN', MESSAGES, cursor, 'COUNT', 32)
-  local in_hand, alone = is_in_hand(), {}
+  local leased, unindexed = leased_ids(), {}
   for index = 1, #page[2], 2 do
-    if not waits(page[2][index], in_hand) then alone[#alone + 1] = page[2][index] end
+    if not waits(page[2][index], leased) then unindexed[#unindexed + 1] = page[2][index] end
   end
-  return {page[1], alone}
+  return {page[1], unindexed}
 end
 
 local function restore()
-  local in_hand, found = is_in_hand(), 0
+  local leased, found = leased_ids(), 0
   for index = 4, #ARGV do
     local id = ARGV[index]
-    if redis.call('HEXISTS', MESSAGES, id) == 1 and not waits(id, in_hand) then
+    if redis.call('HEXISTS', MESSAGES, id) == 1 and not waits(id, leased) then
       found = found + 1
       if not repairs then
-        -- It is counted alone.
+        -- Only counted.
       elseif redis.call('HEXISTS', FAILURES, id) == 1 then
         redis.call('ZADD', DEAD, next_dead_position(), id)
       else
@@ -138,7 +142,7 @@ local function restore()
   return found
 end
 
--- What each index lacks: the age of what comes again, the reason of what is dead; and what is none of its members.
+-- Missing data of index members: the receipt time of messages delivered again, the reason of dead letters.
 local lacks = {
   due = function(id) return not redis.call('ZSCORE', AGES, id), function()
     redis.call('ZADD', AGES, received_at(redis.call('HGET', MESSAGES, id)), id)
@@ -147,20 +151,20 @@ local lacks = {
     redis.call('HSET', FAILURES, id, string.format('%.0f', now) .. ' ' .. UNKNOWN_FAILURE)
   end end,
 }
--- A member may have a message that is somewhere else. One that is nowhere is stranded, and needs its member.
+-- Members of messages that are in another index. A message in no index is stranded, and keeps its member.
 local strays = {
   ages = function(id) return redis.call('ZSCORE', DEAD, id) end,
-  failures = function(id, in_hand) return in_hand[id] or redis.call('ZSCORE', DUE, id) end,
+  failures = function(id, leased) return leased[id] or redis.call('ZSCORE', DUE, id) end,
 }
 
 local function index(which, cursor)
   local key = ({due = DUE, dead = DEAD, ages = AGES, failures = FAILURES, tries = TRIES})[which]
   local is_hash = which == 'failures' or which == 'tries'
   local page = redis.call(is_hash and 'HSCAN' or 'ZSCAN', key, cursor, 'COUNT', STEP)
-  local in_hand, dangling, lacking = is_in_hand(), 0, 0
+  local leased, dangling, lacking = leased_ids(), 0, 0
   for position = 1, #page[2], 2 do
     local id = page[2][position]
-    local is_stray = strays[which] and strays[which](id, in_hand)
+    local is_stray = strays[which] and strays[which](id, leased)
     if redis.call('HEXISTS', MESSAGES, id) == 0 or is_stray then
       dangling = dangling + 1
       if repairs then redis.call(is_hash and 'HDEL' or 'ZREM', key, id) end
@@ -176,7 +180,7 @@ local function index(which, cursor)
 end
 
 if what == 'counts' then return counts() end
-if what == 'hands' then return hands(tonumber(ARGV[4])) end
+if what == 'leases' then return check_leases(tonumber(ARGV[4])) end
 if what == 'bodies' then return bodies(ARGV[4]) end
 if what == 'restore' then return restore() end
 return index(ARGV[4], ARGV[5])

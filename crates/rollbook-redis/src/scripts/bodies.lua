@@ -1,5 +1,5 @@
--- Reads bodies, and changes nothing. ARGV: clock, the most bytes as received, ids. Returns the values of the first of
--- these ids, as many as there is room for and at least one: false where there is none.
+-- Reads bodies; read-only. ARGV: clock, maximum bytes as received, ids. Returns the values of the first ids,
+-- as many as fit and at least one; false for a missing one.
 local room, values = tonumber(ARGV[2]), {}
 for index = 3, #ARGV do
   local value = redis.call('HGET', MESSAGES, ARGV[index])

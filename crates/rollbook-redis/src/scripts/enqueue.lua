@@ -1,6 +1,6 @@
--- Takes messages in: their bodies into MESSAGES, their ids into the stream of what is new.
--- ARGV: clock, the most that may wait, count, ids, values. No id is there twice.
--- Returns the depth before, and for each 1, 0 or 2: taken, there already, or refused since the limit is reached.
+-- Enqueues messages: bodies into MESSAGES, ids into the stream of new messages. ARGV: clock, maximum waiting
+-- messages, count, ids, values. The ids are distinct. Returns the depth before, and for each message 1
+-- (queued), 0 (duplicate) or 2 (refused at the limit).
 local count = tonumber(ARGV[3])
 local known = redis.call('HMGET', MESSAGES, unpack(ARGV, 4, 3 + count))
 local depth = redis.call('HLEN', MESSAGES) - redis.call('ZCARD', DEAD)
@@ -20,15 +20,15 @@ for index = 1, count do
   end
 end
 if #taken == 0 then
-  -- A write all the same: WAIT and WAITAOF ask about the writes of their own connection only, and
-  -- "duplicate" promises the first copy's durability.
+  -- Write in any case: WAIT and WAITAOF concern only the writes of their own connection, and
+  -- "duplicate" promises that the first copy is durable.
   redis.call('HSET', META, 'asked_at', now)
   return {depth, answers}
 end
 
--- The entries before the bodies: a script that fails is not rolled back. An entry without a body is
--- skipped later, and nobody was told that it is there; a body without an entry would be a duplicate
--- of a message that never comes.
+-- Entries before bodies, because a failing script is not rolled back. An entry without a body is skipped
+-- later and was never acknowledged; a body without an entry would make the retry a duplicate of a message
+-- that is never delivered.
 local bodies = {}
 for position, index in ipairs(taken) do
   local id = ARGV[3 + index]

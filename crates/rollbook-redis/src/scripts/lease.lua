@@ -1,27 +1,26 @@
--- Leases the messages that are due, oldest due first. ARGV: clock, consumer, lane and number of the request, the
--- most messages, the most bytes of bodies as received, 1 where the first is given whatever its size, length of
--- the lease, the furthest ahead that anything can be due.
--- Returns: the epoch or nothing; the groups that had to be made again; entries without a message; the
--- last entry given out; milliseconds until something is due, -1 for never; the leases, each as token,
--- due, attempt, unsettled, id, value.
+-- Leases due messages, oldest due time first. ARGV: clock, consumer, lane and number of the request, maximum
+-- messages, maximum bytes of bodies as received, 1 if the first message is leased whatever its size, duration
+-- of the lease, maximum time until anything can be due. Returns: epoch or nothing; recreated groups; number
+-- of entries without a message; last delivered entry; milliseconds until something is due, or -1; leases,
+-- each as token, due, attempt, unsettled, id, value.
 --
--- New messages wait in one stream and are read through its group. What comes again (after a backoff, a
--- release, a redrive, or a lease that ran out) gets a new entry in the other stream, which is read in the
--- same breath: an entry is leased once, so its id is the proof of the lease.
+-- New messages wait in one stream and are read through its group. A message that is delivered again (after a
+-- backoff, a release, a redrive, or an expired lease) gets a new entry in the other stream, which is read in
+-- the same call: an entry is leased once, so its id proves the lease.
 local consumer, request, number = ARGV[2], ARGV[2] .. '/' .. ARGV[3], ARGV[4]
-local max, room, is_first = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
+local max, bytes_left, is_first = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local lease_for, ahead_max = tonumber(ARGV[8]), tonumber(ARGV[9])
-local healed = {}
+local recreated = {}
 
--- How many bodies are read at first. The next steps double.
+-- Number of bodies read in the first step; it doubles.
 local STEP = 8
 
--- When an entry was made, in milliseconds.
+-- Creation time of an entry, in milliseconds.
 local function entry_time(entry)
   return tonumber(string.match(entry, '^%d+'))
 end
 
--- What an entry of a stream says of its message. All fields at once: a table that grows costs several.
+-- Fields of a stream entry. All fields at once, because a growing table costs several allocations.
 local function item_of(stream, entry, batch)
   local fields = entry[2]
   return {
@@ -30,9 +29,9 @@ local function item_of(stream, entry, batch)
   }
 end
 
--- Who has a body and waits nowhere was in a stream that is gone altogether, and waits again. Looking at
--- every message takes seconds for a million, so they are counted first.
-local function find_lost()
+-- Messages with a body but without any index entry were in a lost stream, and are queued again. Scanning a
+-- million messages takes seconds, so the sizes are compared first.
+local function requeue_lost_new()
   local found = redis.call('XLEN', NEW) + redis.call('ZCARD', AGES) + redis.call('ZCARD', DEAD)
   if redis.call('HLEN', MESSAGES) <= found then return end
   local waiting, from = {}, '-'
@@ -49,8 +48,8 @@ local function find_lost()
   end
 end
 
--- What came again and is in somebody's hands is due: with its count where its entry still tells it.
-local function find_lost_again()
+-- Leased messages of the lost group of AGAIN become due, with their counts if their entries still exist.
+local function requeue_lost_again()
   for _, entry in ipairs(redis.call('XRANGE', AGAIN, '-', '+')) do
     local fields = entry[2]
     redis.call('ZADD', DUE, now, fields[2])
@@ -62,14 +61,14 @@ local function find_lost_again()
   end
 end
 
--- A group that is gone begins again at 0: from '$' it would skip what came meanwhile.
-local function heal(stream)
+-- Recreates a group at 0: '$' would skip entries added meanwhile.
+local function recreate_group(stream)
   redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
-  healed[#healed + 1] = stream
+  recreated[#recreated + 1] = stream
   for _, name in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
     if parse_batch(name) == stream then redis.call('ZREM', LEASES, name) end
   end
-  if stream == NEW then find_lost() else find_lost_again() end
+  if stream == NEW then requeue_lost_new() else requeue_lost_again() end
 end
 
 local function read(stream, count)
@@ -77,7 +76,7 @@ local function read(stream, count)
   local reply = redis.pcall(unpack(command))
   if reply and reply.err then
     if not string.find(reply.err, 'NOGROUP', 1, true) then return reply end
-    heal(stream)
+    recreate_group(stream)
     reply = redis.call(unpack(command))
   end
   return reply and reply[1] and reply[1][2] or {}
@@ -92,14 +91,14 @@ local function group_of_new()
   return {}
 end
 
-local function last_given()
+local function last_delivered()
   return group_of_new()['last-delivered-id'] or '0-0'
 end
 
-local leases, vanished = {}, 0
+local leases, without_message = {}, 0
 
--- The bodies of these items, up to the first that there is no room for, and how many items that are. False where
--- there is none. They are read step by step, so that no more is read in vain than was read to some use.
+-- Reads the bodies of these items up to the first one that does not fit, and returns them with the number of
+-- items; false for a missing body. Reads in steps, so that at most as much is read in vain as is used.
 local function read_values(items)
   local values, count, step, largest = {}, 0, STEP, 1
   while count < math.min(#items, max) do
@@ -109,19 +108,19 @@ local function read_values(items)
       if value then
         local size = size_of(value)
         if size < 1 then size = 1 end
-        if size > room and not is_first then return values, count end
-        room, is_first = room - size, false
+        if size > bytes_left and not is_first then return values, count end
+        bytes_left, is_first = bytes_left - size, false
         if size > largest then largest = size end
       end
       count = count + 1
       values[count] = value
     end
-    step = math.max(math.min(2 * step, math.floor(room / largest)), 1)
+    step = math.max(math.min(2 * step, math.floor(bytes_left / largest)), 1)
   end
   return values, count
 end
 
-local function hand(batch, entry, item, value)
+local function add_lease(batch, entry, item, value)
   leases[#leases + 1] = {batch .. '/' .. entry, item.due, item.tries, item.unsettled, item.id, value}
 end
 
@@ -130,17 +129,16 @@ local function end_entry(stream, entry)
   redis.call('XDEL', stream, entry)
 end
 
--- What has no body any more ends where it stands.
-local function forget(item)
+-- Removes an entry without a body.
+local function drop_without_body(item)
   if item.entry then end_entry(item.stream, item.entry) else redis.call('ZREM', DUE, item.id) end
   redis.call('ZREM', AGES, item.id)
   redis.call('HDEL', TRIES, item.id)
-  vanished = vanished + 1
+  without_message = without_message + 1
 end
 
--- What this very request was given before and still holds: its answer may have been lost on the way. Where the
--- leases stand nothing is written, so that the answer waits for no disk. One that ran out and that nobody took
--- begins anew.
+-- Messages already leased to this request: its answer may have been lost. Nothing is written while the leases
+-- are valid, so that the answer waits for no disk. An expired lease that was not taken over starts again.
 local function held_by_request()
   local items, recorded = {}, redis.call('HGET', REQUESTS, request)
   local recorded_number, names = string.match(recorded or '', '^(%d+) (.*)$')
@@ -159,14 +157,14 @@ local function held_by_request()
   return items
 end
 
--- Gives the same leases again. What there is no room for now is released.
-local function give_again(items)
+-- Returns the same leases again. Those that do not fit any more are released.
+local function lease_again(items)
   local values, count = read_values(items)
   for index, item in ipairs(items) do
     if index <= count and values[index] then
-      hand(item.batch, item.entry, item, values[index])
+      add_lease(item.batch, item.entry, item, values[index])
     elseif index <= count then
-      forget(item)
+      drop_without_body(item)
     else
       local value = redis.call('HGET', MESSAGES, item.id)
       redis.call('ZADD', DUE, now, item.id)
@@ -177,23 +175,23 @@ local function give_again(items)
   end
 end
 
--- A due time further ahead than any can be was written by a clock that was ahead. Who waits for it is due now; who
--- has it leased may be at work, and keeps it for as long as a lease takes.
-local function pull_in()
+-- Corrects due times that are later than possible, written by a clock that was ahead. A waiting message is
+-- due now; a leased one may be in work and keeps its lease for one full duration.
+local function correct_due_times()
   for key, due in pairs({[DUE] = now, [LEASES] = now + lease_for}) do
     local far = redis.call('ZRANGEBYSCORE', key, '(' .. string.format('%.0f', now + ahead_max), '+inf', 'LIMIT', 0, BATCH_MAX)
     for _, member in ipairs(far) do redis.call('ZADD', key, due, member) end
   end
 end
 
--- What is due again: past its backoff, or past a lease that nobody settled.
+-- Messages that are due again: their backoff has ended, or their lease has expired.
 local function due_again()
   local found = {}
   local delayed = redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'WITHSCORES', 'LIMIT', 0, max)
   for index = 1, #delayed, 2 do
     found[#found + 1] = {due = tonumber(delayed[index + 1]), id = delayed[index]}
   end
-  -- Batches come oldest first; one that has nobody's messages any more hides none behind it.
+  -- Batches come oldest first; an empty one must not hide the ones after it.
   local expired, skipped = #found, 0
   while #found - expired < max do
     local batch = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'WITHSCORES', 'LIMIT', skipped, 1)
@@ -204,17 +202,17 @@ local function due_again()
       found[#found + 1] = {due = tonumber(batch[2]), stream = stream, entry = entry[1]}
     end
   end
-  for index, item in ipairs(found) do item.place = index end
+  for index, item in ipairs(found) do item.rank = index end
   table.sort(found, function(one, other)
-    return one.due < other.due or (one.due == other.due and one.place < other.place)
+    return one.due < other.due or (one.due == other.due and one.rank < other.rank)
   end)
   return found
 end
 
--- How many of the new and of those due again are the oldest due.
-local function share(again)
+-- Numbers of new and again due messages among the oldest due ones.
+local function split_by_due(again)
   if #again == 0 then return max, 0 end
-  local new = redis.call('XRANGE', NEW, '(' .. last_given(), '+', 'COUNT', max)
+  local new = redis.call('XRANGE', NEW, '(' .. last_delivered(), '+', 'COUNT', max)
   local from_new, from_again = 0, 0
   while from_new + from_again < max do
     local next_again, next_new = again[from_again + 1], new[from_new + 1]
@@ -229,8 +227,8 @@ local function share(again)
   return from_new, from_again
 end
 
--- Fills in what an item that is due again is: its message and what is counted of it. False where it is gone.
-local function look_up(item)
+-- Completes an item that is due again with its message and counts. False if it is gone.
+local function load_item(item)
   local counted
   if item.entry then
     local found = redis.call('XRANGE', item.stream, item.entry, item.entry)[1]
@@ -240,7 +238,7 @@ local function look_up(item)
     end
     local read = item_of(item.stream, found)
     item.id, item.tries, item.unsettled = read.id, read.tries, read.unsettled + 1
-    -- Its attempt is not counted, unless the worker has said that it begins (count.lua).
+    -- The attempt is not counted, unless the worker has reported its start (count.lua).
     counted = redis.call('HGET', TRIES, item.id)
     if counted then item.tries = count_of(string.match(counted, '^(%d+):'), 0) + 1 end
   else
@@ -251,20 +249,20 @@ local function look_up(item)
   return true
 end
 
--- Takes a message from where it waits to be due again, into a new entry.
-local function put_back(item)
+-- Moves a message that is due again into a new entry.
+local function move_to_again(item)
   local entry = redis.call('XADD', AGAIN, '*', 'i', item.id, 'a', item.tries, 'u', item.unsettled)
   if item.entry then end_entry(item.stream, item.entry) else redis.call('ZREM', DUE, item.id) end
   redis.call('HDEL', TRIES, item.id)
   item.stream, item.entry = AGAIN, entry
 end
 
--- Both in one list, the oldest due first.
+-- Merges both into one list, oldest due time first.
 local function merge(entries, again)
   local items, from_again = {}, 1
   local function take_again(until_due)
     while again[from_again] and again[from_again].due <= until_due do
-      if look_up(again[from_again]) then items[#items + 1] = again[from_again] end
+      if load_item(again[from_again]) then items[#items + 1] = again[from_again] end
       from_again = from_again + 1
     end
   end
@@ -277,8 +275,8 @@ local function merge(entries, again)
   return items
 end
 
--- Puts the new that there was no room for back before the group, which reads them again.
-local function unread(items, count)
+-- Moves the group back before the new entries that did not fit, so that it reads them again.
+local function return_to_group(items, count)
   local entries = {}
   for index = count + 1, #items do
     if items[index].is_new then entries[#entries + 1] = items[index].entry end
@@ -288,27 +286,28 @@ local function unread(items, count)
   local before = string.format('%.0f-', time - 1) .. '18446744073709551615'
   if sequence ~= '0' then before = time .. string.format('-%.0f', sequence - 1) end
   local command = {'XGROUP', 'SETID', NEW, GROUP, before}
-  -- The group's lag, which autoscalers read, is counted from this.
+  -- Autoscalers read the group's lag, which is computed from this.
   local read_so_far = group_of_new()['entries-read']
   if read_so_far then command[6], command[7] = 'ENTRIESREAD', math.max(read_so_far - #entries, 0) end
   redis.call(unpack(command))
   redis.call('XACK', NEW, GROUP, unpack(entries))
 end
 
--- Gives what was just read from one stream out, as one batch, and returns its name.
-local function give(letter, items, values)
+-- Leases the entries just read from one stream as one batch, and returns its name.
+local function lease_batch(letter, items, values)
   if #items == 0 then return end
   local batch = letter .. '/' .. items[1].entry .. '/' .. items[#items].entry
   redis.call('ZADD', LEASES, now + lease_for, batch)
   for index, item in ipairs(items) do
     if letter == 'a' then redis.call('ZADD', AGES, received_at(values[index]), item.id) end
-    hand(batch, item.entry, item, values[index])
+    add_lease(batch, item.entry, item, values[index])
   end
   return batch
 end
 
--- Reads what was put back just now. What else there is (a script broke off before it had read its own) comes along.
-local function give_back(items, values)
+-- Reads the entries just added. Others found there (left by a script that failed before reading them) are
+-- leased too.
+local function lease_moved(items, values)
   local known, all, all_values = {}, {}, {}
   for index, item in ipairs(items) do known[item.entry] = index end
   local entries = read(AGAIN, #items + STEP)
@@ -317,54 +316,54 @@ local function give_back(items, values)
     local index = known[entry[1]]
     local item = index and items[index] or item_of(AGAIN, entry)
     local value = index and values[index] or redis.call('HGET', MESSAGES, item.id)
-    if value then all[#all + 1], all_values[#all + 1] = item, value else forget(item) end
+    if value then all[#all + 1], all_values[#all + 1] = item, value else drop_without_body(item) end
   end
-  return give('a', all, all_values)
+  return lease_batch('a', all, all_values)
 end
 
-local function give_due()
-  pull_in()
+local function lease_due()
+  correct_due_times()
   local again = due_again()
-  local from_new, from_again = share(again)
+  local from_new, from_again = split_by_due(again)
   local entries = from_new > 0 and read(NEW, from_new) or {}
   if entries.err then return entries end
   for index = #again, from_again + 1, -1 do again[index] = nil end
   local items = merge(entries, again)
   local values, count = read_values(items)
-  unread(items, count)
+  return_to_group(items, count)
   local new, new_values, back, back_values = {}, {}, {}, {}
   for index = 1, count do
     local item, value = items[index], values[index]
     if not value then
-      forget(item)
+      drop_without_body(item)
     elseif item.is_new then
       new[#new + 1], new_values[#new + 1] = item, value
     else
-      put_back(item)
+      move_to_again(item)
       back[#back + 1], back_values[#back + 1] = item, value
     end
   end
-  local names = {give('n', new, new_values)}
+  local names = {lease_batch('n', new, new_values)}
   if #back > 0 then
-    local name, failed = give_back(back, back_values)
+    local name, failed = lease_moved(back, back_values)
     if failed then return failed end
     names[#names + 1] = name
   end
   if #names > 0 then redis.call('HSET', REQUESTS, request, number .. ' ' .. table.concat(names, ' ')) end
 end
 
--- Nobody would ever look for what was in a group or a stream that is gone.
-if redis.pcall('XPENDING', AGAIN, GROUP).err then heal(AGAIN) end
+-- Otherwise entries of a missing group or stream would never be found.
+if redis.pcall('XPENDING', AGAIN, GROUP).err then recreate_group(AGAIN) end
 local held = held_by_request()
-if #held > 0 then give_again(held) end
+if #held > 0 then lease_again(held) end
 if #leases == 0 then
-  local failed = give_due()
+  local failed = lease_due()
   if failed then return failed end
 end
 
 local cursor, wait = '', -1
 if #leases == 0 then
-  cursor = last_given()
+  cursor = last_delivered()
   for _, waiting in ipairs({DUE, LEASES}) do
     local first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
     if first[2] then
@@ -374,5 +373,5 @@ if #leases == 0 then
   end
 end
 local epoch = redis.call('HGET', META, 'epoch')
-if not epoch and #healed == 0 and redis.call('HLEN', MESSAGES) > 0 then epoch = '' end
-return {epoch, healed, vanished, cursor, wait, leases}
+if not epoch and #recreated == 0 and redis.call('HLEN', MESSAGES) > 0 then epoch = '' end
+return {epoch, recreated, without_message, cursor, wait, leases}

@@ -1,9 +1,9 @@
--- What all scripts share. KEYS are the keys of one shard, always all and in this order; ARGV[1] is the
--- present moment in milliseconds, or empty for the server's own clock.
+-- Shared by all scripts. KEYS are all keys of one shard, always in this order; ARGV[1] is the current time in
+-- milliseconds, or empty for the server's clock.
 local NEW, AGAIN, MESSAGES, DUE, TRIES, LEASES, AGES, DEAD, FAILURES, META, REQUESTS = unpack(KEYS)
 local GROUP = 'workers'
 
--- The most entries of a batch: no more are given in one call.
+-- Maximum entries per batch, and per call.
 local BATCH_MAX = 1000
 
 local now
@@ -14,17 +14,17 @@ else
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- The id of the next entry of a stream.
+-- Id for the next entry of a stream.
 local next_entry = ARGV[1] == '' and '*' or ARGV[1] .. '-*'
 
--- A message's value begins with one byte of format and eight of the moment of its receipt.
--- One that is cut short tells none, and must not keep the others of its batch from their workers.
+-- A message's value starts with one byte of format and eight bytes of receipt time. A truncated value counts
+-- as 0 and must not block the other messages of its batch.
 local function received_at(value)
   return #value >= 9 and struct.unpack('>i8', string.sub(value, 2, 9)) or 0
 end
 
--- The length of a message's body as it was received: a packed one begins with it. A length that no packing reaches
--- is damage (value.rs).
+-- Length of a message's body as received: a compressed body starts with it. A length above the maximum
+-- expansion is damage (value.rs).
 local function size_of(value)
   local format = string.byte(value, 1)
   local head = (format == 2 or format == 3) and 34 or 9
@@ -36,28 +36,28 @@ local function size_of(value)
   return math.max(#value - head, 0)
 end
 
--- A count that someone may have damaged, from `least` to what an answer can hold: an answer that cannot be read, or a
--- script that breaks off, would keep all other messages from their workers.
+-- A count that may be damaged, clamped to `least` and the maximum of an answer: an answer that can't be
+-- parsed, or a script that fails, would block all other messages.
 local function count_of(text, least)
   local count = tonumber(text)
   if not count or not (count >= least) then return least end
   return math.min(math.floor(count), 4294967294)
 end
 
--- A batch of leases is named by its stream and its first and last entry: no other batch lies between.
+-- A batch of leases is named by its stream and its first and last entry: no other batch has entries between them.
 local function parse_batch(name)
   local letter, first, last = string.match(name, '^(%a)/([^/]+)/([^/]+)$')
   return letter == 'n' and NEW or AGAIN, first, last
 end
 
--- The entries of a batch that nobody has settled, at most this many; none where the group is gone.
+-- Unsettled entries of a batch, at most `max`; none if the group is missing.
 local function unsettled_of(name, max)
   local stream, first, last = parse_batch(name)
   local held = redis.pcall('XPENDING', stream, GROUP, first, last, max)
   return held.err and {} or held, stream
 end
 
--- Dead letters are listed in the order of these numbers: by time, and one by one within a millisecond.
+-- Dead letters are listed in the order of these positions: by time, then one by one within a millisecond.
 local function next_dead_position()
   local last = tonumber(redis.call('HGET', META, 'dead_position') or 0)
   local position = string.format('%.0f', math.max(last + 1, now * 1024))

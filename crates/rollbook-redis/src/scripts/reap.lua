@@ -1,5 +1,6 @@
--- Deletes consumers that have been silent for so long and own nothing: deleting one that owns a message
--- would lose its lease. What their last requests were given goes with them. ARGV: clock, milliseconds. Returns how many.
+-- Deletes consumers that were idle for this time and hold no message: deleting a consumer that holds one
+-- would lose its lease. Deletes the records of their last requests too. ARGV: clock, milliseconds. Returns
+-- the number deleted.
 local deleted, alive = 0, {}
 for _, stream in ipairs({NEW, AGAIN}) do
   local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)

@@ -1,5 +1,5 @@
--- Sends dead letters back. ARGV: clock, the most that may wait, ids. Returns how many went, and 1 where there was
--- no room for the others.
+-- Redrives dead letters. ARGV: clock, maximum waiting messages, ids. Returns the number redriven, and 1 if
+-- the limit stopped the others.
 local room = tonumber(ARGV[2]) - redis.call('HLEN', MESSAGES) + redis.call('ZCARD', DEAD)
 local moved = 0
 for index = 3, #ARGV do

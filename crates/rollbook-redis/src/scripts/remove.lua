@@ -1,13 +1,13 @@
--- Removes messages for good, whatever their state. ARGV: clock, where the stream of the new has not been searched
--- yet, count, ids, entries: of each that was found in that stream its entry there, of the others ''. No id is there twice.
--- Returns how many were there, and of those that are new and whose entry is not known the ids, and when the first of
--- them was received: the caller searches and asks again.
+-- Removes messages permanently, whatever their state. ARGV: clock, start of the part of the stream of new
+-- messages that was not searched, count, ids, entries: the entry in that stream if found there, otherwise ''.
+-- The ids are distinct. Returns the number of removed messages, the ids of new messages whose entry is
+-- unknown, and the earliest receipt time of those: the caller searches and calls again.
 local SEARCH_MAX = 1000
 local from, count = ARGV[2], tonumber(ARGV[3])
 local ids = {unpack(ARGV, 4, 3 + count)}
 
--- All is looked at before anything is written: a script that fails is not rolled back, and what would make
--- it fail (a key that someone else has overwritten) does so here, where nothing is half removed.
+-- All keys are read before anything is written: a failing script is not rolled back, and an error (a key
+-- overwritten by another program) then occurs here, before anything is removed.
 local values = redis.call('HMGET', MESSAGES, unpack(ids))
 local dead, due = redis.call('ZMSCORE', DEAD, unpack(ids)), redis.call('ZMSCORE', DUE, unpack(ids))
 redis.call('ZMSCORE', AGES, unpack(ids))
@@ -26,7 +26,7 @@ local function note(stream, entries)
   return entries
 end
 
--- All that has come again and has an entry is in somebody's hands, which is little.
+-- All entries of AGAIN are leased, which are few.
 local again = '-'
 repeat
   local page = note(AGAIN, redis.call('XRANGE', AGAIN, again, '+', 'COUNT', SEARCH_MAX))
@@ -36,7 +36,8 @@ for index = 1, count do
   local entry = ARGV[3 + count + index]
   if entry ~= '' then note(NEW, redis.call('XRANGE', NEW, entry, entry)) end
 end
--- The new may be a million: here the beginning, or what came after the caller had searched.
+-- The stream of new messages may hold a million: here its start, or the entries added after the caller's
+-- search.
 local is_searched = #note(NEW, redis.call('XRANGE', NEW, from, '+', 'COUNT', SEARCH_MAX)) < SEARCH_MAX
 
 local removed, gone, unfound, earliest = 0, {}, {}, 2 ^ 53
@@ -45,7 +46,7 @@ for index, id in ipairs(ids) do
   if value and not (dead[index] or due[index] or places[id][1] or is_searched) then
     unfound[#unfound + 1], earliest = id, math.min(earliest, received_at(value))
   else
-    -- One that is nowhere (its stream was deleted) has a body alone.
+    -- A message without an index entry (its stream was deleted) has only a body.
     gone[#gone + 1], removed = id, removed + (value and 1 or 0)
   end
 end
@@ -65,6 +66,6 @@ if #gone > 0 then
     if #unsettled_of(name, 1) == 0 then redis.call('ZREM', LEASES, name) end
   end
 end
--- A write in any case: see enqueue. "Not there" promises that an earlier removal is durable.
+-- Write in any case, see enqueue.lua. "Not found" promises that an earlier removal is durable.
 redis.call('HSET', META, 'asked_at', now)
 return {removed, unfound, math.max(earliest, 0)}

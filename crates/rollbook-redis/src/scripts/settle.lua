@@ -1,7 +1,7 @@
--- Ends leases. ARGV: clock; then for the stream of the new and for the other: how many are done, and of
--- each its entry and id; then how many end otherwise, and of each nine values; then the batches' names.
--- Returns for each, in that order, 1, or 0 where the lease was lost. Whoever took a message over gave it
--- another entry, so a lease stands as long as its entry is there.
+-- Settles leases. ARGV: clock; for the stream of new messages and for the other stream: number of
+-- acknowledged leases, and the entry and id of each; then the number of other settlements, and nine values of
+-- each; then names of batches. Returns for each, in that order, 1, or 0 if the lease was lost. Taking over a
+-- message creates another entry, so a lease is valid as long as its entry exists.
 local answers = {}
 local position = 2
 
@@ -10,14 +10,14 @@ local function next_argument()
   return ARGV[position - 1]
 end
 
-local function forget(stream, ids)
+local function delete_messages(stream, ids)
   redis.call('HDEL', MESSAGES, unpack(ids))
   if stream == AGAIN then redis.call('ZREM', AGES, unpack(ids)) end
-  -- Where the attempt was counted beforehand, which is rare.
+  -- Present only if the attempt was counted before processing, which is rare.
   redis.call('HDEL', TRIES, unpack(ids))
 end
 
-local function stands(stream, entry)
+local function is_valid(stream, entry)
   return #redis.call('XRANGE', stream, entry, entry) == 1
 end
 
@@ -26,22 +26,22 @@ local function end_lease(stream, entry)
   redis.call('XDEL', stream, entry)
 end
 
--- All at once where all stand, as is usual.
-local function done(stream)
+-- All in one step if all leases are valid, which is the usual case.
+local function acknowledge(stream)
   local count = tonumber(next_argument())
   if count == 0 then return end
   local entries, ids = {}, {}
   for index = 1, count do entries[index], ids[index] = next_argument(), next_argument() end
   if redis.call('XACK', stream, GROUP, unpack(entries)) == count then
     redis.call('XDEL', stream, unpack(entries))
-    forget(stream, ids)
+    delete_messages(stream, ids)
     for _ = 1, count do answers[#answers + 1] = 1 end
     return
   end
   for index = 1, count do
-    local held = stands(stream, entries[index])
+    local held = is_valid(stream, entries[index])
     end_lease(stream, entries[index])
-    if held then forget(stream, {ids[index]}) end
+    if held then delete_messages(stream, {ids[index]}) end
     answers[#answers + 1] = held and 1 or 0
   end
 end
@@ -52,15 +52,15 @@ local function wait_until(due, id, tries, unsettled, received)
   redis.call('ZADD', AGES, received, id)
 end
 
-local function end_otherwise()
+local function settle_other()
   local how, letter, entry, id = next_argument(), next_argument(), next_argument(), next_argument()
   local tries, unsettled, received = next_argument(), next_argument(), next_argument()
   local after, failure = next_argument(), next_argument()
   local stream = letter == 'n' and NEW or AGAIN
-  local held = stands(stream, entry)
+  local held = is_valid(stream, entry)
   answers[#answers + 1] = held and 1 or 0
   if not held then return end
-  -- The message is where it goes before it is gone from where it was.
+  -- Writes the new location of the message before deleting the old one.
   if how == 'retry' then
     wait_until(now + tonumber(after), id, tries, 0, received)
   elseif how == 'release' then
@@ -74,9 +74,9 @@ local function end_otherwise()
   end_lease(stream, entry)
 end
 
-done(NEW)
-done(AGAIN)
-for _ = 1, tonumber(next_argument()) do end_otherwise() end
+acknowledge(NEW)
+acknowledge(AGAIN)
+for _ = 1, tonumber(next_argument()) do settle_other() end
 while position <= #ARGV do
   local name = next_argument()
   if #unsettled_of(name, 1) == 0 then redis.call('ZREM', LEASES, name) end

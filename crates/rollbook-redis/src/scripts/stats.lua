@@ -1,5 +1,5 @@
--- Counts. ARGV: clock. Returns the depth, leased, delayed, dead, and when the oldest message was
--- received, or nothing.
+-- Counts messages. ARGV: clock. Returns depth, leased, delayed, dead, and the receipt time of the oldest
+-- message or nothing.
 local function pending(stream)
   local summary = redis.pcall('XPENDING', stream, GROUP)
   return summary.err and 0 or summary[1]

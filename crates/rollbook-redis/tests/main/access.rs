@@ -1,4 +1,4 @@
-//! Who may do what: logins, rights, and keys that are someone else's.
+//! Logins, permissions, and keys of other programs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,22 +23,22 @@ fn with_login(server: &RedisServer, login: &str) -> Arc<RedisQueue> {
 
 async fn refusal(queue: &RedisQueue) -> String {
     let refused = try_enqueue(queue, &names("msg", 0..1)).await;
-    let Err(QueueError::Deployment(told)) = refused else { panic!("a person must mend it: {refused:?}") };
-    assert!(told.contains("Redis at 127.0.0.1:") && !told.contains("ImASecret"), "{told}");
-    told
+    let Err(QueueError::Deployment(text)) = refused else { panic!("manual action needed: {refused:?}") };
+    assert!(text.contains("Redis at 127.0.0.1:") && !text.contains("ImASecret"), "{text}");
+    text
 }
 
 #[tokio::test]
-async fn a_wrong_or_missing_login_is_refused_in_words_without_the_password() {
+async fn a_wrong_or_missing_login_is_refused_with_a_text_without_the_password() {
     let server = RedisServer::start_with(&[("requirepass", "right")]).await;
     for login in [":ImASecret", "nobody:ImASecret", "default:ImASecret"] {
         let queue = with_login(&server, login);
-        let told = refusal(&queue).await;
-        assert!(told.contains("user or password are wrong"), "{told}");
+        let text = refusal(&queue).await;
+        assert!(text.contains("user or password are wrong"), "{text}");
         assert!(matches!(queue.durability().await, Err(QueueError::Deployment(_))));
     }
-    let told = refusal(&open(settings(server.url()))).await;
-    assert!(told.contains("NOAUTH: user or password are wrong, or missing"), "{told}");
+    let text = refusal(&open(settings(server.url()))).await;
+    assert!(text.contains("NOAUTH: user or password are wrong, or missing"), "{text}");
     enqueue(&with_login(&server, ":right"), &names("msg", 0..1)).await;
     enqueue(&with_login(&server, "default:right"), &names("msg", 1..2)).await;
 }
@@ -50,16 +50,16 @@ async fn user_and_password_of_any_characters_are_percent_encoded() {
     enqueue(&with_login(&server, "u%40x%3Ay:p%2Fw%3F%23%25%C3%A9%40%3A"), &names("msg", 0..1)).await;
 }
 
-/// The rights that are told to whoever has too few.
+/// Permissions named in the error text.
 const RIGHTS: [&str; 8] =
     ["~{rollbook:*", "+@read", "+@write", "+@scripting", "+@connection", "+info", "+time", "+config|get"];
 
 #[tokio::test]
-async fn a_user_with_the_rights_that_we_ask_for_can_do_everything() {
+async fn a_user_with_the_documented_permissions_can_do_everything() {
     let server = RedisServer::start().await;
     server.cli(&[&["acl", "setuser", "limited", "on", ">right"], &RIGHTS[..]].concat());
     let queue = with_login(&server, "limited:right");
-    assert_eq!(queue.durability().await.expect("it may look").weaknesses, []);
+    assert_eq!(queue.durability().await.expect("permission to read settings").weaknesses, []);
     enqueue(&queue, &names("msg", 0..20)).await;
     let leases = lease(&queue, 10).await;
     settle_all(&queue, &leases[..5], &Settlement::Release).await;
@@ -76,9 +76,9 @@ async fn a_user_with_the_rights_that_we_ask_for_can_do_everything() {
     assert!(queue.lease(request).await.is_ok_and(|leases| leases.is_empty()));
     assert_eq!(stats(&queue).await.depth(), 0);
 
-    // What health, doctor, an operator and the hourly audit ask.
+    // Calls of health checks, doctor, operator commands and the hourly audit.
     assert_eq!(queue.prepare().await, Ok(()));
-    assert_eq!(queue.probe().await, Ok(true), "it may try a write");
+    assert_eq!(queue.probe().await, Ok(true), "permission for a test write");
     assert!(queue.exists().await.is_ok_and(|exists| exists));
     assert!(queue.server_time().await.is_ok());
     assert!(queue.ownership().await.is_ok());
@@ -89,11 +89,11 @@ async fn a_user_with_the_rights_that_we_ask_for_can_do_everything() {
     }
     let refused = server.cli(&["acl", "log"]);
     assert!(!refused.contains("command") && !refused.contains("key"), "nothing was refused: {refused}");
-    assert_eq!(queue.remove().await, Ok(()), "and remove all that is its own");
+    assert_eq!(queue.remove().await, Ok(()), "permission to remove its own keys");
 }
 
 #[tokio::test]
-async fn a_user_with_too_few_rights_is_told_which_it_needs() {
+async fn a_user_with_missing_permissions_gets_the_list_of_required_ones() {
     let server = RedisServer::start().await;
     for (user, missing) in [
         ("no-scripts", &["~*", "+@all", "-@scripting"][..]),
@@ -103,15 +103,15 @@ async fn a_user_with_too_few_rights_is_told_which_it_needs() {
         ("no-info", &["~*", "+@all", "-info"]),
     ] {
         server.cli(&[&["acl", "setuser", user, "on", ">ImASecret"], missing].concat());
-        let told = refusal(&with_login(&server, &format!("{user}:ImASecret"))).await;
+        let text = refusal(&with_login(&server, &format!("{user}:ImASecret"))).await;
         for right in RIGHTS {
-            assert!(told.contains(right), "{user}, {right}: {told}");
+            assert!(text.contains(right), "{user}, {right}: {text}");
         }
     }
 }
 
 #[tokio::test]
-async fn the_rights_are_told_for_the_prefix_that_is_set_and_they_suffice() {
+async fn the_listed_permissions_are_for_the_configured_prefix_and_sufficient() {
     let server = RedisServer::start().await;
     let rights = RIGHTS.map(|right| right.replace("rollbook", "staging-2"));
     let staging = |user: &str| {
@@ -119,15 +119,15 @@ async fn the_rights_are_told_for_the_prefix_that_is_set_and_they_suffice() {
         open(RedisSettings { key_prefix: "staging-2".to_owned(), ..settings(url) })
     };
     server.cli(&["acl", "setuser", "none", "on", ">right"]);
-    let told = refusal(&staging("none")).await;
-    assert!(rights.iter().all(|right| told.contains(right.as_str())), "{told}");
+    let text = refusal(&staging("none")).await;
+    assert!(rights.iter().all(|right| text.contains(right.as_str())), "{text}");
     let granted = rights.iter().map(String::as_str);
     server.cli(&["acl", "setuser", "limited", "on", ">right"].into_iter().chain(granted).collect::<Vec<_>>());
     enqueue(&staging("limited"), &names("msg", 0..1)).await;
 }
 
 #[tokio::test]
-async fn keys_of_another_program_are_left_as_they_are_and_told() {
+async fn keys_of_another_program_are_not_changed_and_are_reported() {
     for name in ["new", "again", "messages", "due", "leases", "dead", "meta"] {
         let server = RedisServer::start().await;
         server.cli(&["set", &key(0, name), "someone else's"]);
@@ -140,15 +140,15 @@ async fn keys_of_another_program_are_left_as_they_are_and_told() {
             [taken, leased, counted].into_iter().filter_map(Result::err).collect();
         assert!(!refusals.is_empty(), "{name}");
         for refusal in refusals {
-            let QueueError::Deployment(told) = &refusal else { panic!("{name}: {refusal:?}") };
-            assert!(told.contains("another program uses our keys"), "{name}: {told}");
+            let QueueError::Deployment(text) = &refusal else { panic!("{name}: {refusal:?}") };
+            assert!(text.contains("another program uses the queue's keys"), "{name}: {text}");
         }
         assert_eq!(server.cli(&["get", &key(0, name)]), "someone else's");
     }
 }
 
 #[tokio::test]
-async fn several_databases_of_a_server_are_several_queues() {
+async fn databases_of_one_server_are_separate_queues() {
     let server = RedisServer::start().await;
     let other = open(settings(server.url().replace("/0", "/5")));
     enqueue(&open(settings(server.url())), &names("msg", 0..1)).await;
@@ -158,11 +158,12 @@ async fn several_databases_of_a_server_are_several_queues() {
 }
 
 #[tokio::test]
-async fn nobody_at_the_address_is_said_in_one_line_with_host_port_and_mend() {
+async fn an_unreachable_server_is_reported_in_one_line_with_host_port_and_fix() {
     let port = rollbook_testkit::servers::free_port();
-    for (host, told) in
-        [("127.0.0.1", "connection refused: is it running"), ("nowhere.invalid", "is the address right")]
-    {
+    for (host, text) in [
+        ("127.0.0.1", "connection refused: check that the server is running"),
+        ("nowhere.invalid", "that the address is right"),
+    ] {
         let settings = RedisSettings {
             call_timeout: Duration::from_secs(5),
             ..settings(format!("redis://me:ImASecret@{host}:{port}/0"))
@@ -170,31 +171,31 @@ async fn nobody_at_the_address_is_said_in_one_line_with_host_port_and_mend() {
         let queue = RedisQueue::new(settings, DueTimes::Server).expect("nothing is connected to yet");
         let refused = try_enqueue(&queue, &names("msg", 0..1)).await;
         let Err(QueueError::Unavailable(line)) = refused else { panic!("{refused:?}") };
-        assert!(line.contains(&format!("Redis at {host}:{port}")) && line.contains(told), "{line}");
+        assert!(line.contains(&format!("Redis at {host}:{port}")) && line.contains(text), "{line}");
         assert!(!line.contains("ImASecret") && !line.contains('\n'), "{line}");
     }
 }
 
 #[tokio::test]
-async fn whoever_only_looks_makes_nothing_and_sees_what_others_make_afterwards() {
+async fn a_read_only_process_creates_nothing_and_sees_data_that_others_create_later() {
     let server = RedisServer::start().await;
     let looking = open(settings(server.url()));
     let filter = DeadLetterFilter::default();
-    let look = async || {
+    let read_all = async || {
         let dead = looking.dead_letters(&filter, None, 10).await.expect("a listing").len();
         let waiting = looking.messages(None, 10).await.expect("a listing").messages.len();
         let found = looking.message(&MessageId::new("msg_00000")).await.expect("an answer").is_some();
         (stats(&looking).await.depth(), dead, waiting, found)
     };
-    assert_eq!(look().await, (0, 0, 0, false));
+    assert_eq!(read_all().await, (0, 0, 0, false));
     assert_eq!(server.cli(&["DBSIZE"]).trim(), "0");
     let working = open(settings(server.url()));
     enqueue(&working, &names("msg", 0..2)).await;
-    assert_eq!(look().await, (2, 0, 2, true));
+    assert_eq!(read_all().await, (2, 0, 2, true));
     let leases = lease(&working, 1).await;
     settle_all(&working, &leases, &dead_letter()).await;
-    let (depth, dead, ..) = look().await;
+    let (depth, dead, ..) = read_all().await;
     assert_eq!((depth, dead), (1, 1));
     enqueue(&looking, &names("more", 0..1)).await;
-    assert_eq!(drain(&working).await.len(), 2, "and may write as any other");
+    assert_eq!(drain(&working).await.len(), 2, "it may also write");
 }

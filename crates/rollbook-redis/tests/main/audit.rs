@@ -1,4 +1,5 @@
-//! Single keys that vanish: what the bodies prove is restored, and nothing is said to be lost that is not.
+//! Single keys that disappear: the audit restores what the bodies prove, and reports no loss that did not
+//! occur.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use crate::support::{
     stats,
 };
 
-/// So far ahead may something be due here.
+/// Maximum time until a message can be due in these tests.
 const DUE_WITHIN: Duration = Duration::from_secs(600);
-/// So long does a lease last here.
+/// Duration of a lease in these tests.
 const LEASE_FOR: Duration = Duration::from_millis(1500);
 
 fn soon(server: &RedisServer) -> Arc<RedisQueue> {
@@ -29,7 +30,7 @@ async fn audit(queue: &RedisQueue, repair: bool) -> Audit {
     queue.audit(repair).await.expect("the queue is audited")
 }
 
-/// Five messages in each state: dead, delayed, leased again, leased, new. The leases last.
+/// Adds five messages in each state: dead, delayed, leased again, leased, new. The leases do not expire.
 async fn scene(queue: &RedisQueue) -> BTreeSet<String> {
     enqueue(queue, &names("dead", 0..5)).await;
     settle_all(queue, &lease(queue, 5).await, &dead_letter()).await;
@@ -48,7 +49,7 @@ async fn hold(queue: &RedisQueue) -> BTreeSet<String> {
     ids(&queue.lease(request(5, LEASE_FOR, Duration::ZERO)).await.expect("the queue gives"))
 }
 
-/// All that is given within the time that anything may take, and done.
+/// Leases and acknowledges until `count` messages are done or the deadline passes.
 async fn drain_in_time(queue: &RedisQueue, count: usize) -> BTreeSet<String> {
     let (mut drained, started) = (BTreeSet::new(), Instant::now());
     while drained.len() < count {
@@ -62,7 +63,7 @@ async fn drain_in_time(queue: &RedisQueue, count: usize) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn whichever_key_vanishes_every_message_whose_body_is_there_comes_again_or_is_listed() {
+async fn after_any_key_disappears_every_message_with_a_body_is_delivered_again_or_listed() {
     for vanished in ["new", "again", "due", "tries", "leases", "ages", "dead", "failures", "meta", "requests"]
     {
         let server = RedisServer::start().await;
@@ -72,7 +73,7 @@ async fn whichever_key_vanishes_every_message_whose_body_is_there_comes_again_or
         assert_eq!(server.cli(&["del", &key(0, vanished)]), "1", "{vanished}");
         let seen = audit(&queue, false).await;
         let repaired = audit(&queue, true).await;
-        assert_eq!(seen, repaired, "{vanished}: a look sees what a repair finds, and changes nothing");
+        assert_eq!(seen, repaired, "{vanished}: an audit without repair finds the same and changes nothing");
         let lost = match vanished {
             "due" | "dead" => (5, false),
             "leases" => (10, false),
@@ -89,7 +90,7 @@ async fn whichever_key_vanishes_every_message_whose_body_is_there_comes_again_or
         assert_eq!(letters.len(), 5, "{vanished}");
         if vanished == "failures" {
             assert!(
-                letters.iter().all(|letter| letter.failure.detail.contains("is not known")),
+                letters.iter().all(|letter| letter.failure.detail.contains("reason unknown")),
                 "{letters:?}"
             );
         }
@@ -99,7 +100,7 @@ async fn whichever_key_vanishes_every_message_whose_body_is_there_comes_again_or
 }
 
 #[tokio::test]
-async fn what_leads_nowhere_is_removed() {
+async fn index_entries_without_a_message_are_removed() {
     let server = RedisServer::start().await;
     let queue = soon(&server);
     scene(&queue).await;
@@ -114,7 +115,7 @@ async fn what_leads_nowhere_is_removed() {
 }
 
 #[tokio::test]
-async fn meta_alone_that_is_gone_is_not_told_as_a_loss() {
+async fn missing_meta_alone_is_not_logged_as_a_loss() {
     let (log, _logging) = Log::capture();
     let server = RedisServer::start().await;
     let (worker, other) = (soon(&server), soon(&server));
@@ -122,22 +123,22 @@ async fn meta_alone_that_is_gone_is_not_told_as_a_loss() {
     settle_all(&other, &lease(&other, 1).await, &Settlement::Ack).await;
     server.cli(&["del", &key(0, "meta")]);
     assert_eq!(lease(&worker, 1).await.len(), 1);
-    assert_eq!(lease(&worker, 1).await.len(), 1, "it is written anew");
-    assert_eq!(lease(&other, 1).await.len(), 0, "to whom it is another one");
+    assert_eq!(lease(&worker, 1).await.len(), 1, "meta is recreated");
+    assert_eq!(lease(&other, 1).await.len(), 0, "the other process sees the new epoch");
     assert_eq!(log.lines_with("was emptied or replaced"), [""; 0]);
-    assert!(!log.lines_with("was gone and is written anew; the messages are there").is_empty());
+    assert!(!log.lines_with("was missing and is recreated; no message is lost").is_empty());
     server.cli(&["flushall"]);
     enqueue(&worker, &names("later", 0..1)).await;
     lease(&worker, 1).await;
-    assert_eq!(log.lines_with("was emptied or replaced").len(), 1, "what is lost is still told");
+    assert_eq!(log.lines_with("was emptied or replaced").len(), 1, "a real loss is still logged");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_audit_amid_traffic_finds_nothing_and_gives_nothing_out_twice() {
+async fn an_audit_during_traffic_finds_nothing_and_delivers_nothing_twice() {
     let server = RedisServer::start().await;
     let queues = [open(settings(server.url())), open(settings(server.url()))];
     let storm = Storm::begin(&queues, 2_000, 7);
-    // A body without an index, so that every audit goes all the way.
+    // A body without an index entry, so that every audit runs all steps.
     let alone = "return redis.call('HSET', KEYS[1], 'alone', string.rep('\\0', 9) .. 'the body of alone')";
     server.cli(&["eval", alone, "1", &key(0, "messages")]);
     for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! A server whose clock steps.
+//! Steps of the server's clock.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::{
 const TWO_HOURS: i64 = 7_200;
 
 #[tokio::test]
-async fn a_clock_that_steps_back_hides_neither_leases_nor_retries() {
+async fn a_clock_that_steps_back_delays_neither_leases_nor_retries() {
     let shim = Shim::new("appendonly");
     shim.shift_clock(TWO_HOURS);
     let server = RedisServer::start_on(&shim, &[]).await;
@@ -30,19 +30,19 @@ async fn a_clock_that_steps_back_hides_neither_leases_nor_retries() {
     shim.shift_clock(0);
     let soon =
         queue.lease(request(10, Duration::from_secs(2), Duration::ZERO)).await.expect("the queue gives");
-    assert_eq!(ids(&soon), set(&later), "nobody knows how long a retry had to wait: it is due");
+    assert_eq!(ids(&soon), set(&later), "the delay of a retry is unknown: it is due");
     settle_all(&queue, &held[..2], &Settlement::Ack).await;
     settle_all(&queue, &soon, &Settlement::Ack).await;
     let again = lease_in_time(&queue, 3).await;
-    assert_eq!(ids(&again), ids(&held[2..]), "a lease ends as soon as a new one would");
+    assert_eq!(ids(&again), ids(&held[2..]), "a lease expires when a new one would");
 }
 
 #[tokio::test]
-async fn what_is_due_as_late_as_can_be_stays() {
+async fn the_latest_possible_due_time_is_not_corrected() {
     let server = RedisServer::start().await;
     let queue = open(RedisSettings { due_within: Duration::from_secs(20), ..settings(server.url()) });
     enqueue(&queue, &names("msg", 0..2)).await;
     settle_all(&queue, &lease(&queue, 1).await, &retry(Duration::from_secs(20))).await;
-    assert_eq!(lease(&queue, 2).await.len(), 1, "the other one");
-    assert_eq!(lease(&queue, 2).await.len(), 0, "a lease may be longer than that: {LONG:?}");
+    assert_eq!(lease(&queue, 2).await.len(), 1, "the other message");
+    assert_eq!(lease(&queue, 2).await.len(), 0, "a lease may last longer than that: {LONG:?}");
 }

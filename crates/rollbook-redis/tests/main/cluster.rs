@@ -1,4 +1,4 @@
-//! A cluster: shards on several servers, which move and go away.
+//! A cluster: shards on several servers, which move or become unreachable.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,19 +12,19 @@ use rollbook_testkit::servers::redis::RedisServer;
 use crate::removal::{listed, remove};
 use crate::storm::Storm;
 use crate::support::{
-    LONG, dead_letter, discarded, drain, enqueue, ids, is_whole, lease_in_time, names, open, redriven, retry,
-    set, settings, settle_all, stats, try_enqueue,
+    LONG, dead_letter, discarded, drain, enqueue, has_own_body, ids, lease_in_time, names, open, redriven,
+    retry, set, settings, settle_all, stats, try_enqueue,
 };
 use rollbook_testkit::queues::request;
 
-/// Where a node without the other still answers for what it has itself.
-pub(crate) const ON_ITS_OWN: (&str, &str) = ("cluster-require-full-coverage", "no");
+/// Setting with which a node serves its own slots while another node is down.
+pub(crate) const SERVE_OWN_SLOTS: (&str, &str) = ("cluster-require-full-coverage", "no");
 
-/// Two nodes with half of the slots each. The first has the first shard.
+/// Two nodes with half of the slots each. The first one has shard 0.
 pub(crate) async fn start_cluster() -> [RedisServer; 2] {
     let node = || async {
         let bus = free_port().to_string();
-        RedisServer::start_with(&[("cluster-enabled", "yes"), ("cluster-port", &bus), ON_ITS_OWN]).await
+        RedisServer::start_with(&[("cluster-enabled", "yes"), ("cluster-port", &bus), SERVE_OWN_SLOTS]).await
     };
     let (first, second) = tokio::join!(node(), node());
     first.cli(&["cluster", "addslotsrange", "0", "8191"]);
@@ -50,7 +50,7 @@ pub(crate) fn clustered(nodes: &[RedisServer], shards: u16) -> RedisSettings {
     RedisSettings { shards, ..settings(format!("redis+cluster://{}", hosts.join(","))) }
 }
 
-/// How many messages lie on this node.
+/// Number of messages on this node.
 fn waiting(node: &RedisServer) -> usize {
     let keys = node.cli(&["keys", "*:messages"]);
     keys.lines()
@@ -60,7 +60,7 @@ fn waiting(node: &RedisServer) -> usize {
 }
 
 #[tokio::test]
-async fn a_cluster_carries_one_shard_and_several() {
+async fn a_cluster_serves_one_shard_and_several() {
     for shards in [1, 4] {
         let nodes = start_cluster().await;
         let queue = open(clustered(&nodes, shards));
@@ -94,7 +94,7 @@ async fn a_cluster_carries_one_shard_and_several() {
         let wait = Duration::from_secs(1);
         let request = request(100, LONG, wait);
         let leases = queue.lease(request).await.expect("the queue gives");
-        assert_eq!((leases.len(), leases.iter().all(is_whole)), (40, true));
+        assert_eq!((leases.len(), leases.iter().all(has_own_body)), (40, true));
         settle_all(&queue, &leases, &Settlement::Ack).await;
         assert_eq!(stats(&queue).await.depth(), 0);
     }
@@ -109,7 +109,7 @@ async fn lanes_over_a_cluster_lose_nothing() {
 }
 
 #[tokio::test]
-async fn a_weak_node_is_a_weakness_of_the_cluster() {
+async fn the_weakness_of_a_node_is_a_weakness_of_the_cluster() {
     let nodes = start_cluster().await;
     nodes[0].cli(&["config", "set", "appendfsync", "everysec"]);
     let queue = open(clustered(&nodes, 4));
@@ -117,12 +117,12 @@ async fn a_weak_node_is_a_weakness_of_the_cluster() {
         panic!("one")
     };
     assert!(weakness.what.starts_with("appendfsync is everysec"), "{weakness}");
-    // What would lie on the weak node is refused. It has the first shard, which says how many there are.
+    // Deliveries for the weak node are refused. It has shard 0, which contains the number of shards.
     assert!(matches!(try_enqueue(&queue, &names("msg", 0..20)).await, Err(QueueError::Deployment(_))));
 }
 
 #[tokio::test]
-async fn while_a_node_is_away_what_the_other_has_is_given_out_and_no_attempt_is_lost() {
+async fn while_a_node_is_down_messages_of_the_other_are_leased_and_no_attempt_is_lost() {
     let mut nodes = start_cluster().await;
     let call_timeout = Duration::from_secs(1);
     let queue = open(RedisSettings { call_timeout, ..clustered(&nodes, 4) });
@@ -138,8 +138,8 @@ async fn while_a_node_is_away_what_the_other_has_is_given_out_and_no_attempt_is_
         let request = request(100, LONG, Duration::ZERO);
         match queue.lease(request).await {
             Ok(leases) => given.extend(leases),
-            Err(QueueError::Unavailable(told)) => {
-                assert!(told.contains("the Redis cluster at 127.0.0.1:"), "{told}");
+            Err(QueueError::Unavailable(text)) => {
+                assert!(text.contains("the Redis cluster at 127.0.0.1:"), "{text}");
                 refusals += 1;
             }
             Err(error) => panic!("{error:?}"),
@@ -159,20 +159,20 @@ async fn while_a_node_is_away_what_the_other_has_is_given_out_and_no_attempt_is_
 }
 
 #[tokio::test]
-async fn a_single_address_that_is_a_cluster_is_told_how_to_be_written() {
+async fn a_single_address_of_a_cluster_is_refused_with_the_right_url_form() {
     let nodes = start_cluster().await;
-    let mut told_how = 0;
+    let mut refused_as_cluster = 0;
     for node in &nodes {
         let queue: Arc<RedisQueue> = open(settings(node.url()));
         match try_enqueue(&queue, &names("msg", 0..1)).await {
             Ok(_) => assert_eq!(drain(&queue).await.len(), 1),
             Err(error) => {
                 assert!(error.to_string().contains("write redis+cluster:// in the URL"), "{error}");
-                told_how += 1;
+                refused_as_cluster += 1;
             }
         }
     }
-    assert_eq!(told_how, 1, "the one without the slot");
+    assert_eq!(refused_as_cluster, 1, "the node without the slot");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Connections that were closed, or forgotten on the way, while nobody used them: no call fails for it.
+//! Connections that the server closed or the network dropped while idle: no call fails because of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::removal::remove;
 use crate::support::{LONG, enqueue, ids, lease, names, open, set, settings, settle_all, start, try_enqueue};
 
-/// Uses several connections at once, so that they are idle afterwards, and leaves nothing in the queue.
+/// Uses several connections concurrently, so that they are idle afterwards, and leaves the queue empty.
 async fn use_connections(queue: &Arc<RedisQueue>) {
     let mut calls = JoinSet::new();
     for number in 0..8 {
@@ -34,7 +34,7 @@ fn acknowledged(leases: &[Lease]) -> Vec<(Lease, Settlement)> {
     leases.iter().map(|lease| (lease.clone(), Settlement::Ack)).collect()
 }
 
-/// Closes the connections that are idle, in the way of this number, and returns when they are.
+/// Closes the idle connections by method number `way`, and returns when they are closed.
 async fn close_idle(server: &mut RedisServer, way: usize) {
     match way {
         0 => drop(server.cli(&["client", "kill", "type", "normal"])),
@@ -66,7 +66,7 @@ async fn no_call_fails_because_the_server_closed_idle_connections() {
     }
 }
 
-/// The calls of workers and operators, each as the first after connections were closed.
+/// Calls of workers and operators, each as the first one after connections were closed.
 async fn use_connections_of_leases(server: &mut RedisServer, queue: &Arc<RedisQueue>, way: usize) {
     close_idle(server, way).await;
     let leases = lease(queue, 10).await;
@@ -83,7 +83,7 @@ async fn use_connections_of_leases(server: &mut RedisServer, queue: &Arc<RedisQu
     assert_eq!(remove(queue, &names("msg", 0..1)).await, Ok(0), "{way}");
 }
 
-/// Returns when the connections used last have been idle for so long that they are not taken for granted.
+/// Waits until the connections used last have been idle long enough to be checked.
 async fn until_idle() {
     let used_at = Instant::now();
     until("connections are idle", || std::future::ready(used_at.elapsed() >= Duration::from_millis(150)))
@@ -91,7 +91,7 @@ async fn until_idle() {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_network_forgot_is_replaced_within_the_time_of_one_call() {
+async fn a_connection_dropped_by_the_network_is_replaced_within_the_time_of_one_call() {
     let server = RedisServer::start().await;
     let proxy = FaultProxy::start(server.port());
     let call_timeout = Duration::from_secs(4);
@@ -105,7 +105,7 @@ async fn a_connection_that_the_network_forgot_is_replaced_within_the_time_of_one
     }
     let leases = lease(&queue, 10).await;
     assert_eq!(leases.len(), 6);
-    assert!(started.elapsed() < call_timeout, "once for all of them: {:?}", started.elapsed());
+    assert!(started.elapsed() < call_timeout, "one delay for all of them: {:?}", started.elapsed());
     until_idle().await;
     proxy.forget();
     let started = Instant::now();
@@ -114,13 +114,13 @@ async fn a_connection_that_the_network_forgot_is_replaced_within_the_time_of_one
 }
 
 #[tokio::test]
-async fn a_lane_that_waits_on_a_forgotten_connection_gets_the_next_message_all_the_same() {
+async fn a_lane_that_waits_on_a_dropped_connection_still_gets_the_next_message() {
     let server = RedisServer::start().await;
     let proxy = FaultProxy::start(server.port());
     let queue =
         open(RedisSettings { call_timeout: Duration::from_secs(2), ..settings(proxy.url(&server.url())) });
     let other = open(settings(server.url()));
-    // So that it has a connection on which it waits.
+    // Opens the connection of its blocking read.
     let waited = queue.lease(request(1, LONG, Duration::from_millis(300))).await;
     assert!(waited.is_ok_and(|leases| leases.is_empty()));
     proxy.forget();
@@ -130,7 +130,7 @@ async fn a_lane_that_waits_on_a_forgotten_connection_gets_the_next_message_all_t
 }
 
 #[tokio::test]
-async fn a_server_that_is_slow_is_waited_for_and_not_sent_the_same_again() {
+async fn a_slow_server_is_waited_for_and_gets_no_call_twice() {
     let (server, queue) = start().await;
     use_connections(&queue).await;
     until_idle().await;
@@ -138,14 +138,14 @@ async fn a_server_that_is_slow_is_waited_for_and_not_sent_the_same_again() {
     let slow = Arc::clone(&queue);
     let mut calls = JoinSet::new();
     calls.spawn(async move { try_enqueue(&slow, &names("msg", 0..1)).await });
-    // Longer than a quarter of the call's time, after which another connection is tried.
+    // Longer than a quarter of the call's time limit, after which another connection is tried.
     tokio::time::sleep(Duration::from_secs(2)).await;
     server.signal("CONT");
     let answer = calls.join_next().await.expect("a call").expect("no panic");
-    assert_eq!(answer, Ok(vec![Enqueued::Queued]), "the first one's answer");
+    assert_eq!(answer, Ok(vec![Enqueued::Queued]), "the answer of the first call");
 }
 
-/// Loses the answer of the first script that runs after this, and resets its connection.
+/// Drops the answer of the next script and resets its connection.
 fn lose_an_answer(proxy: &FaultProxy) {
     let is_done = AtomicBool::new(false);
     proxy.fail(
@@ -158,14 +158,14 @@ fn lose_an_answer(proxy: &FaultProxy) {
 }
 
 #[tokio::test]
-async fn a_settlement_whose_answer_was_lost_is_not_called_a_lost_lease() {
+async fn a_settlement_with_a_lost_answer_is_not_reported_as_a_lost_lease() {
     let server = RedisServer::start().await;
     let proxy = FaultProxy::start(server.port());
     let queue = open(settings(proxy.url(&server.url())));
     use_connections(&queue).await;
     lose_an_answer(&proxy);
     let answers = try_enqueue(&queue, &names("msg", 0..2)).await;
-    assert_eq!(answers, Ok(vec![Enqueued::Duplicate; 2]), "the first time has taken them in");
+    assert_eq!(answers, Ok(vec![Enqueued::Duplicate; 2]), "the first call has enqueued them");
     let leases = lease(&queue, 2).await;
     lose_an_answer(&proxy);
     for answer in queue.settle_many(&acknowledged(&leases)).await {

@@ -1,4 +1,4 @@
-//! What an acknowledgement is worth on servers of all kinds.
+//! Durability of acknowledged data on servers with different settings.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::fake::{Fake, HANGS_UP};
 use crate::support::{LONG, discarded, enqueue, names, open, redriven, settings, try_enqueue};
 use rollbook_testkit::queues::request;
 
-/// Settings of a server, and the beginning of what is told about them.
+/// Settings of a server, and the start of the weakness text.
 const WEAK: [(&[(&str, &str)], &str); 5] = [
     (&[("appendfsync", "everysec")], "appendfsync is everysec"),
     (&[("appendfsync", "no")], "appendfsync is no"),
@@ -24,7 +24,7 @@ async fn weaknesses(queue: &RedisQueue) -> Vec<String> {
     found.iter().map(ToString::to_string).collect()
 }
 
-/// That nothing at all is done, and why.
+/// Asserts that every call is refused with this reason.
 async fn assert_refused(queue: &RedisQueue, why: &str) {
     let any = DeadLetterFilter::default();
     let request = request(1, LONG, Duration::ZERO);
@@ -37,43 +37,43 @@ async fn assert_refused(queue: &RedisQueue, why: &str) {
         discarded(queue, &any, 1).await.map(drop),
     ];
     for refusal in refusals {
-        let Err(QueueError::Deployment(told)) = refusal else { panic!("{refusal:?}") };
-        assert!(told.contains(why) && told.contains("Redis at 127.0.0.1:"), "{told}");
+        let Err(QueueError::Deployment(text)) = refusal else { panic!("{refusal:?}") };
+        assert!(text.contains(why) && text.contains("Redis at 127.0.0.1:"), "{text}");
     }
 }
 
 #[tokio::test]
-async fn a_server_that_flushes_before_it_answers_has_no_weakness() {
+async fn a_server_that_flushes_before_answering_has_no_weakness() {
     let server = RedisServer::start().await;
     assert_eq!(weaknesses(&open(settings(server.url()))).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn each_weakness_is_named_with_its_mend_allowed_when_degraded_and_refused_when_strict() {
-    for (weak, told) in WEAK {
+async fn each_weakness_is_named_with_its_fix_allowed_when_degraded_and_refused_when_strict() {
+    for (weak, text) in WEAK {
         let server = RedisServer::start_with(weak).await;
         let strict = open(settings(server.url()));
         let degraded = open(RedisSettings { strict: false, ..settings(server.url()) });
         for queue in [&strict, &degraded] {
-            let [weakness] = &weaknesses(queue).await[..] else { panic!("one: {told}") };
-            assert!(weakness.starts_with(told) && weakness.contains("CONFIG SET"), "{weakness}");
+            let [weakness] = &weaknesses(queue).await[..] else { panic!("one: {text}") };
+            assert!(weakness.starts_with(text) && weakness.contains("CONFIG SET"), "{weakness}");
         }
-        assert_refused(&strict, told).await;
+        assert_refused(&strict, text).await;
         enqueue(&degraded, &names("msg", 0..1)).await;
     }
 }
 
 #[tokio::test]
-async fn settings_that_change_while_we_work_are_noticed_and_refused_until_they_are_mended() {
+async fn settings_that_change_at_runtime_are_detected_and_refused_until_fixed() {
     let server = RedisServer::start().await;
     let queue = open(settings(server.url()));
     enqueue(&queue, &names("first", 0..1)).await;
-    for (weak, told) in WEAK {
+    for (weak, text) in WEAK {
         for (name, value) in weak {
             server.cli(&["config", "set", name, value]);
         }
         assert_eq!(weaknesses(&queue).await.len(), 1);
-        assert_refused(&queue, told).await;
+        assert_refused(&queue, text).await;
         for (name, _) in weak {
             let good = match *name {
                 "appendfsync" => "always",
@@ -83,27 +83,27 @@ async fn settings_that_change_while_we_work_are_noticed_and_refused_until_they_a
             };
             server.cli(&["config", "set", name, good]);
         }
-        enqueue(&queue, &names(told, 0..1)).await;
+        enqueue(&queue, &names(text, 0..1)).await;
     }
     assert_eq!(weaknesses(&queue).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn a_replica_is_told_from_a_master_and_gets_no_work() {
+async fn a_demoted_master_is_detected_and_gets_no_work() {
     let (master, replica) = (RedisServer::start().await, RedisServer::start().await);
     let strict = open(settings(replica.url()));
     let degraded = open(RedisSettings { strict: false, ..settings(replica.url()) });
-    // Both have connections from before.
+    // Both processes have existing connections.
     enqueue(&strict, &names("strict", 0..1)).await;
     enqueue(&degraded, &names("degraded", 0..1)).await;
     replica.cli(&["replicaof", "127.0.0.1", &master.port().to_string()]);
-    // Each tries again on a new connection, and finds the same server there.
+    // Each call is retried on a new connection, which leads to the same server.
     let refused = try_enqueue(&degraded, &names("msg", 0..1)).await;
-    let Err(QueueError::Unavailable(told)) = refused else { panic!("{refused:?}") };
-    assert!(told.contains("READONLY: it is a replica now"), "{told}");
+    let Err(QueueError::Unavailable(text)) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("READONLY: the server is a replica now"), "{text}");
     let refused = try_enqueue(&strict, &names("msg", 0..1)).await;
-    let Err(QueueError::Deployment(told)) = refused else { panic!("{refused:?}") };
-    assert!(told.contains("role is slave"), "{told}");
+    let Err(QueueError::Deployment(text)) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("role is slave"), "{text}");
     let [weakness] = &weaknesses(&degraded).await[..] else { panic!("one") };
     assert!(weakness.starts_with("role is slave"), "{weakness}");
     assert!(matches!(try_enqueue(&strict, &names("msg", 0..1)).await, Err(QueueError::Deployment(_))));
@@ -113,41 +113,43 @@ async fn a_replica_is_told_from_a_master_and_gets_no_work() {
 }
 
 #[tokio::test]
-async fn settings_that_nobody_may_see_are_a_weakness_of_their_own() {
+async fn unreadable_settings_are_a_weakness() {
     let server = RedisServer::start_with(&[("rename-command", "CONFIG hidden")]).await;
     let queue = open(RedisSettings { strict: false, ..settings(server.url()) });
     let [weakness] = &weaknesses(&queue).await[..] else { panic!("one") };
-    assert!(weakness.starts_with("appendfsync can't be seen"), "{weakness}");
+    assert!(weakness.starts_with("appendfsync can't be read"), "{weakness}");
     enqueue(&queue, &names("msg", 0..1)).await;
-    assert_refused(&open(settings(server.url())), "appendfsync can't be seen").await;
+    assert_refused(&open(settings(server.url())), "appendfsync can't be read").await;
 
     let server = RedisServer::start().await;
     server.cli(&["acl", "setuser", "limited", "on", ">pw", "~*", "+@all", "-config"]);
     let url = server.url().replace("redis://", "redis://limited:pw@");
     let [weakness] = &weaknesses(&open(settings(url))).await[..] else { panic!("one") };
-    assert!(weakness.contains("allow the user +config|get"), "{weakness}");
+    assert!(weakness.contains("grant the user +config|get"), "{weakness}");
 }
 
 #[tokio::test]
-async fn a_server_that_still_reads_its_log_or_goes_away_is_waited_for_and_not_called_misconfigured() {
-    // While it reads, it says aof_enabled:0.
-    for (odd, why) in [(("loading", "1"), "LOADING"), (("CONFIG", HANGS_UP), "is it running")] {
+async fn a_loading_or_stopped_server_is_a_temporary_error_and_not_a_wrong_configuration() {
+    // While loading, the server reports aof_enabled:0.
+    for (odd, why) in
+        [(("loading", "1"), "LOADING"), (("CONFIG", HANGS_UP), "check that the server is running")]
+    {
         let fake = Fake::start(odd.0, odd.1).await;
         let queue = open(settings(fake.url()));
         let refusals =
             [try_enqueue(&queue, &names("msg", 0..1)).await.map(drop), queue.durability().await.map(drop)];
         for refusal in refusals {
-            let Err(QueueError::Unavailable(told)) = refusal else { panic!("{refusal:?}") };
-            assert!(told.contains(why), "{told}");
+            let Err(QueueError::Unavailable(text)) = refusal else { panic!("{refusal:?}") };
+            assert!(text.contains(why), "{text}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_server_that_is_too_old_is_refused_by_its_version() {
+async fn a_server_that_is_too_old_is_refused_with_its_version() {
     let fake = Fake::start("redis_version", "6.2.14").await;
     let queue = open(RedisSettings { strict: false, ..settings(fake.url()) });
     let refused = try_enqueue(&queue, &names("msg", 0..1)).await;
-    let Err(QueueError::Deployment(told)) = refused else { panic!("{refused:?}") };
-    assert!(told.contains("it is version 6.2.14 and Rollbook needs 7.0"), "{told}");
+    let Err(QueueError::Deployment(text)) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("the server has version 6.2.14 and Rollbook needs 7.0"), "{text}");
 }

@@ -1,5 +1,5 @@
-//! A server that says of itself what it is told to, where no real one of that kind is at hand: for
-//! connections of one enqueue each.
+//! Fake server with settings chosen by the test, for kinds of servers that are not available here. Supports
+//! connections with one enqueue each.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// An answer that is none.
+/// Marks a closed connection instead of an answer.
 pub(crate) const HANGS_UP: &str = "";
 
-/// A Redis 7.2 without the data.
+/// A Redis 7.2 without data.
 pub(crate) struct Fake {
     port: u16,
     state: Arc<Mutex<State>>,
@@ -19,10 +19,10 @@ pub(crate) struct Fake {
 }
 
 struct State {
-    /// A fact of INFO or CONFIG GET that is otherwise than it should be.
+    /// One value of INFO or CONFIG GET that differs from the good one.
     odd: (&'static str, &'static str),
     waitaof: (u32, u32),
-    /// How long WAITAOF takes.
+    /// Duration of WAITAOF.
     tick: Duration,
     asked: Vec<String>,
 }
@@ -52,17 +52,17 @@ impl Fake {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// What WAITAOF answers: local disks and replicas' disks.
+    /// Sets the answer of WAITAOF: local disks and replicas' disks.
     pub(crate) fn waitaof(&self, local: u32, replicas: u32) {
         self.state.lock().expect("no panic").waitaof = (local, replicas);
     }
 
-    /// How long WAITAOF takes.
+    /// Sets the duration of WAITAOF.
     pub(crate) fn tick(&self, tick: Duration) {
         self.state.lock().expect("no panic").tick = tick;
     }
 
-    /// The last two commands.
+    /// Returns the last two commands.
     pub(crate) fn last_two(&self) -> Vec<String> {
         let asked = &self.state.lock().expect("no panic").asked;
         asked[asked.len() - 2..].to_vec()
@@ -116,7 +116,7 @@ impl State {
                 let names = ["appendfsync", "no-appendfsync-on-rewrite"];
                 format!("*4\r\n{}", names.map(|name| bulk(name) + &bulk(self.fact(name))).concat())
             }
-            // After the eleven keys and the clock a shard's preparation has the format, and enqueue the limit.
+            // After the eleven keys and the clock, set_up has the format and enqueue the limit.
             ["EVALSHA", _, _, arguments @ ..] if arguments.get(11 + 1) == Some(&"1") => {
                 format!("*4\r\n{}{}{}{}", bulk("1"), bulk("1"), bulk("an epoch"), bulk(""))
             }

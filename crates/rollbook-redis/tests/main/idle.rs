@@ -1,4 +1,4 @@
-//! A process with nothing to do asks little, whatever the number of its lanes and shards, and hangs in nothing.
+//! An idle process sends few commands for any number of lanes and shards, and blocks on no server.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use rollbook_testkit::servers::redis::RedisServer;
 use tokio::task::JoinSet;
 
 use crate::cluster::{clustered, start_cluster};
-use crate::healing::until_a_lease_waits;
+use crate::recovery::until_a_lease_waits;
 use crate::support::{LONG, enqueue, ids, lease, names, open, set, settings, settle_all, stats};
 
-/// Lanes that ask again and again, as a worker's do.
+/// Lanes that ask repeatedly, like those of a worker.
 fn lanes(queue: &Arc<RedisQueue>) -> JoinSet<()> {
     let mut lanes = JoinSet::new();
     for _ in 0..3 {
@@ -29,7 +29,7 @@ fn lanes(queue: &Arc<RedisQueue>) -> JoinSet<()> {
     lanes
 }
 
-/// How many commands a server has run, with those inside of scripts.
+/// Number of commands that a server has executed, including those in scripts.
 fn commands(server: &RedisServer) -> u64 {
     let stats = server.cli(&["info", "commandstats"]);
     let calls =
@@ -46,7 +46,7 @@ async fn commands_a_second(servers: &[RedisServer]) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_lanes_ask_a_bounded_number_of_commands_whatever_the_number_of_shards() {
+async fn idle_lanes_send_a_bounded_number_of_commands_for_any_number_of_shards() {
     for (shards, limit) in [(1, 100), (64, 1_500)] {
         let server = RedisServer::start().await;
         let queue = open(RedisSettings { shards, ..settings(server.url()) });
@@ -60,7 +60,7 @@ async fn idle_lanes_ask_a_bounded_number_of_commands_whatever_the_number_of_shar
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_lanes_over_a_cluster_ask_a_bounded_number_of_commands_too() {
+async fn idle_lanes_over_a_cluster_send_a_bounded_number_of_commands_too() {
     let nodes = start_cluster().await;
     let queue = open(clustered(&nodes, 64));
     enqueue(&queue, &names("msg", 0..200)).await;
@@ -94,11 +94,11 @@ async fn a_message_for_any_of_many_idle_shards_wakes_a_lane_at_once() {
 }
 
 #[tokio::test]
-async fn a_lane_over_many_shards_waits_for_a_server_that_hangs_no_longer_than_over_one() {
+async fn a_lane_over_many_shards_waits_for_a_hanging_server_no_longer_than_over_one_shard() {
     let server = RedisServer::start().await;
     let call_timeout = Duration::from_millis(200);
     let queue = open(RedisSettings { shards: 64, call_timeout, ..settings(server.url()) });
-    // The second process knows its shards, and has not looked for consumers that are gone yet.
+    // The second process knows its shards, and has not deleted idle consumers yet.
     let taker = open(RedisSettings { shards: 64, ..settings(server.url()) });
     enqueue(&taker, &names("msg", 0..200)).await;
     enqueue(&queue, &names("more", 0..200)).await;

@@ -1,4 +1,4 @@
-//! Several processes at once.
+//! Several processes at the same time.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::{
 use rollbook_testkit::queues::{all_of, request};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_lanes_do_at_once_nothing_is_lost_and_nothing_stuck() {
+async fn concurrent_lanes_lose_no_message_and_leave_none_stuck() {
     let seed = fastrand::u64(..1_000_000);
     println!("seed {seed}");
     let server = RedisServer::start().await;
@@ -25,7 +25,7 @@ async fn whatever_lanes_do_at_once_nothing_is_lost_and_nothing_stuck() {
 }
 
 #[tokio::test]
-async fn who_wakes_up_after_another_process_took_over_can_settle_nothing() {
+async fn a_paused_process_can_settle_nothing_after_another_one_took_over() {
     let (server, paused) = start().await;
     let other = open(settings(server.url()));
     for settlement in [Settlement::Ack, retry(Duration::ZERO), dead_letter(), Settlement::Release] {
@@ -37,18 +37,22 @@ async fn who_wakes_up_after_another_process_took_over_can_settle_nothing() {
         assert_eq!(settle(&paused, &lost, &settlement).await, [Settled::LeaseLost; 3], "{settlement:?}");
         assert_eq!((stats(&other).await.leased, stats(&other).await.depth()), (3, 3), "{settlement:?}");
         settle_all(&other, &taken, &Settlement::Ack).await;
-        assert_eq!(settle(&paused, &lost, &settlement).await, [Settled::LeaseLost; 3], "nor after its end");
+        assert_eq!(
+            settle(&paused, &lost, &settlement).await,
+            [Settled::LeaseLost; 3],
+            "nor after it is settled"
+        );
         assert_eq!(leftovers(&server, 1), [""; 0], "{settlement:?}");
     }
 }
 
 #[tokio::test]
-async fn a_lease_goes_on_when_its_process_does_and_its_connections_do_not() {
+async fn a_lease_survives_the_loss_of_all_connections_of_its_process() {
     let (server, queue) = start().await;
     enqueue(&queue, &names("msg", 0..3)).await;
     let leases = lease(&queue, 10).await;
     server.cli(&["client", "kill", "type", "normal"]);
-    // The first call may find a broken connection, and the next a new one.
+    // The first call may find a broken connection; the next one opens a new one.
     until("the queue settles", || async {
         let acks: Vec<_> = leases.iter().map(|lease| (lease.clone(), Settlement::Ack)).collect();
         all_of(queue.settle_many(&acks).await).is_ok_and(|settled| settled == [Settled::Done; 3])
@@ -58,7 +62,7 @@ async fn a_lease_goes_on_when_its_process_does_and_its_connections_do_not() {
 }
 
 #[tokio::test]
-async fn consumers_of_processes_that_are_gone_are_deleted_once_they_hold_nothing() {
+async fn consumers_of_ended_processes_are_deleted_once_they_hold_nothing() {
     let (server, idle) = start().await;
     let holder = open(settings(server.url()));
     enqueue(&idle, &names("done", 0..1)).await;
@@ -68,9 +72,9 @@ async fn consumers_of_processes_that_are_gone_are_deleted_once_they_hold_nothing
     let consumers = || server.cli(&["xinfo", "consumers", &key(0, "new"), "workers"]).matches("name").count();
     assert_eq!(consumers(), 2);
     let requests = || server.cli(&["hlen", &key(0, "requests")]);
-    assert_eq!(requests(), "2", "each may still ask for the same again");
+    assert_eq!(requests(), "2", "each may still repeat its request");
 
-    // What every queue does now and then, with less patience.
+    // The periodic cleanup of every queue, with a shorter limit.
     let script = concat!(
         "#!lua flags=allow-oom\n",
         include_str!("../../src/scripts/prelude.lua"),
@@ -85,22 +89,22 @@ async fn consumers_of_processes_that_are_gone_are_deleted_once_they_hold_nothing
         command.extend(keys.iter().map(String::as_str).chain(["", silent_for]));
         server.cli(&command)
     };
-    assert_eq!(reap("60000"), "0", "nobody has been silent for so long");
+    assert_eq!(reap("60000"), "0", "no consumer has been idle for so long");
     until("the silent one is deleted", || std::future::ready(reap("0") == "1")).await;
-    assert_eq!((consumers(), reap("-1").as_str()), (1, "0"), "who holds something stays");
+    assert_eq!((consumers(), reap("-1").as_str()), (1, "0"), "a consumer that holds a message stays");
     assert_eq!(requests(), "1");
     settle_all(&holder, &held, &Settlement::Ack).await;
     assert_eq!(reap("-1"), "1");
     assert_eq!(requests(), "0");
 
-    // Who was deleted and lives is there again with its next lease.
+    // A deleted consumer of a living process exists again after its next lease.
     enqueue(&idle, &names("later", 0..2)).await;
     assert_eq!(ids(&lease(&idle, 2).await), set(&names("later", 0..2)));
     assert_eq!(consumers(), 1);
 }
 
 #[tokio::test]
-async fn a_lease_of_the_longest_span_there_is_is_one() {
+async fn a_lease_of_the_maximum_duration_works() {
     let (_server, queue) = start().await;
     enqueue(&queue, &names("msg", 0..1)).await;
     let request = request(1, Duration::MAX, Duration::ZERO);

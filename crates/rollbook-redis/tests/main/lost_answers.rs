@@ -1,4 +1,4 @@
-//! Answers of the queue that reach nobody: whoever asks again is given the same, and no attempt is spent.
+//! Lost answers of the queue: a repeated request gets the same leases, and no attempt is used.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ async fn give(queue: &RedisQueue, request: LeaseRequest) -> Vec<Lease> {
     queue.lease(request).await.expect("the queue gives")
 }
 
-/// Asks the same until it is answered.
+/// Repeats the request until it is answered.
 async fn give_in_time(queue: &RedisQueue, request: LeaseRequest) -> Vec<Lease> {
     let started = Instant::now();
     loop {
@@ -43,13 +43,13 @@ fn tokens(leases: &[Lease]) -> Vec<(String, u32, u32)> {
     tokens
 }
 
-/// How long the server's log is: nothing that only reads makes it longer.
+/// Size of the server's log, which read-only calls do not change.
 fn log_size(server: &RedisServer) -> String {
     let info = server.cli(&["info", "persistence"]);
     info.lines().find(|line| line.starts_with("aof_current_size")).expect("it has a log").to_owned()
 }
 
-/// Ten that are new and ten that come again.
+/// Adds ten new messages and ten that are delivered again.
 async fn mixed(queue: &RedisQueue) {
     enqueue(queue, &names("again", 0..10)).await;
     settle_all(queue, &lease(queue, 10).await, &retry(Duration::ZERO)).await;
@@ -57,7 +57,7 @@ async fn mixed(queue: &RedisQueue) {
 }
 
 #[tokio::test]
-async fn a_request_that_is_repeated_is_given_the_same_leases_and_writes_nothing() {
+async fn a_repeated_request_gets_the_same_leases_and_writes_nothing() {
     let (server, queue) = start().await;
     mixed(&queue).await;
     enqueue(&queue, &names("other", 0..10)).await;
@@ -67,17 +67,17 @@ async fn a_request_that_is_repeated_is_given_the_same_leases_and_writes_nothing(
     for _ in 0..3 {
         let again = give(&queue, asked(1, 20)).await;
         assert_eq!(tokens(&again), tokens(&first));
-        assert!(again.iter().all(crate::support::is_whole));
+        assert!(again.iter().all(crate::support::has_own_body));
     }
-    assert_eq!(log_size(&server), size, "a write would wait for the disk that was too slow before");
+    assert_eq!(log_size(&server), size, "a write would wait for the slow disk");
     let next = give(&queue, asked(2, 20)).await;
-    assert_eq!(ids(&next), set(&names("other", 0..10)), "another number is another request");
+    assert_eq!(ids(&next), set(&names("other", 0..10)), "a new number is a new request");
     settle_all(&queue, &[first, next].concat(), &Settlement::Ack).await;
     assert_eq!(leftovers(&server, 1), [""; 0]);
 }
 
 #[tokio::test]
-async fn what_does_not_fit_into_a_repeated_request_is_released_and_uncounted() {
+async fn leases_that_do_not_fit_into_a_repeated_request_are_released_without_counting() {
     let (_server, queue) = start().await;
     mixed(&queue).await;
     let first = give(&queue, asked(1, 20)).await;
@@ -85,14 +85,14 @@ async fn what_does_not_fit_into_a_repeated_request_is_released_and_uncounted() {
     assert_eq!(smaller.len(), 5);
     assert!(smaller.iter().all(|lease| first.iter().any(|before| before.token == lease.token)));
     let rest = lease(&queue, 100).await;
-    assert_eq!(rest.len(), 15, "others may have the rest at once");
+    assert_eq!(rest.len(), 15, "others can lease the rest at once");
     for lease in &rest {
         let before = first.iter().find(|before| before.id == lease.id).expect("it was given before");
         assert_eq!((lease.attempt, lease.unsettled), (before.attempt, 0));
     }
     let bytes_max = smaller[0].body.len();
     let smallest = give(&queue, LeaseRequest { bytes_max, ..asked(1, 5) }).await;
-    assert_eq!(smallest.len(), 1, "a limit in bytes is kept too");
+    assert_eq!(smallest.len(), 1, "the byte limit applies too");
     assert_eq!(
         give(&queue, LeaseRequest { bytes_max: 0, ..asked(1, 5) }).await.len(),
         1,
@@ -104,21 +104,21 @@ async fn what_does_not_fit_into_a_repeated_request_is_released_and_uncounted() {
 }
 
 #[tokio::test]
-async fn a_lease_that_ran_out_and_that_nobody_took_is_given_again_without_a_trace() {
+async fn an_expired_lease_that_nobody_took_over_is_given_again_without_counting() {
     let (_server, queue) = start().await;
     mixed(&queue).await;
     let short = LeaseRequest { lease_for: Duration::from_millis(1), ..asked(1, 20) };
     let first = give(&queue, short.clone()).await;
     until("the leases have run out", || async { stats(&queue).await.leased == 0 }).await;
     let mut again = give(&queue, asked(1, 20)).await;
-    assert_eq!(tokens(&again), tokens(&first), "no lease without a settlement is counted");
-    assert!(lease(&queue, 100).await.is_empty(), "it is leased for as long as the new request says");
+    assert_eq!(tokens(&again), tokens(&first), "no unsettled lease is counted");
+    assert!(lease(&queue, 100).await.is_empty(), "the lease lasts as long as the new request says");
     settle_all(&queue, &again.split_off(1), &Settlement::Ack).await;
-    assert_eq!(give(&queue, asked(1, 20)).await.len(), 1, "what was settled is not given again");
+    assert_eq!(give(&queue, asked(1, 20)).await.len(), 1, "settled messages are not given again");
 }
 
 #[tokio::test]
-async fn what_another_process_has_taken_over_is_not_given_again() {
+async fn messages_taken_over_by_another_process_are_not_given_again() {
     let (server, queue) = start().await;
     let other = open(settings(server.url()));
     mixed(&queue).await;
@@ -135,13 +135,13 @@ async fn what_another_process_has_taken_over_is_not_given_again() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_lost_on_its_way_spends_no_attempt_and_no_lease() {
+async fn a_lost_answer_uses_no_attempt_and_no_lease() {
     let (server, queue) = start().await;
     let proxy = FaultProxy::start(server.port());
     let call_timeout = Duration::from_secs(5);
     let cut_off = open(RedisSettings { call_timeout, ..settings(proxy.url(&server.url())) });
     mixed(&queue).await;
-    // So that its connection is there already.
+    // Opens its connection beforehand.
     assert_eq!(give(&cut_off, asked(1, 1)).await.len(), 1);
     proxy.fail(Direction::ToServer, Fault::after(0, Break::LoseAnswer));
     let lost = cut_off.lease(asked(2, 10)).await;
@@ -158,14 +158,14 @@ async fn an_answer_that_is_lost_on_its_way_spends_no_attempt_and_no_lease() {
 }
 
 #[tokio::test]
-async fn on_a_disk_that_is_slower_than_the_patience_a_batch_comes_through_with_its_first_attempt() {
+async fn on_a_disk_slower_than_the_time_limit_a_batch_succeeds_with_its_first_attempt() {
     let shim = Shim::new("appendonly");
     let server = RedisServer::start_on(&shim, &[]).await;
     let queue = open(settings(server.url()));
     enqueue(&queue, &names("msg", 0..50)).await;
     let impatient =
         open(RedisSettings { call_timeout: Duration::from_millis(700), ..settings(server.url()) });
-    assert!(lease(&impatient, 0).await.is_empty(), "its connection is there");
+    assert!(lease(&impatient, 0).await.is_empty(), "opens its connection");
     shim.delay_syncs(Duration::from_secs(1));
     let lost = impatient.lease(asked(1, 50)).await;
     assert!(matches!(lost, Err(QueueError::Unavailable(_))), "{lost:?}");
@@ -177,13 +177,13 @@ async fn on_a_disk_that_is_slower_than_the_patience_a_batch_comes_through_with_i
 }
 
 #[tokio::test]
-async fn a_shard_whose_answer_was_lost_gives_the_same_again_although_the_others_answered() {
+async fn a_shard_with_a_lost_answer_gives_the_same_leases_again_although_the_others_answered() {
     let server = RedisServer::start().await;
     let sharded = |url: String| open(RedisSettings { shards: 3, ..settings(url) });
     enqueue(&sharded(server.url()), &names("msg", 0..30)).await;
     let proxy = FaultProxy::start(server.port());
     let cut_off = sharded(proxy.url(&server.url()));
-    assert_eq!(stats(&cut_off).await.depth(), 30, "it knows all shards");
+    assert_eq!(stats(&cut_off).await.depth(), 30, "connects to all shards");
     let is_of = |chunk: &[u8]| chunk.windows(16).any(|part| part == b"{rollbook:1}:new");
     proxy.fail(Direction::ToServer, Fault::when(move |chunk| is_of(chunk).then_some(Break::LoseAnswer)));
     let mut given = cut_off.lease(asked(1, 100)).await.unwrap_or_default();

@@ -1,25 +1,25 @@
-//! The queue on real Redis servers.
+//! Tests of the queue on real Redis servers.
 
 mod access;
 mod audit;
+mod binary_ids;
 mod clocks;
 mod cluster;
 mod connections;
+mod damaged_counts;
 mod durability;
 mod fake;
-mod healing;
 mod idle;
 mod lanes;
 mod lost_answers;
-mod odd_counts;
-mod odd_ids;
+mod memory;
 mod outages;
 mod owner;
 mod partial;
 mod queue;
+mod recovery;
 mod removal;
 mod replicas;
-mod room;
 mod sentinel;
 mod shards;
 mod sizes;

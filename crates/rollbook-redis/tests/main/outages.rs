@@ -1,4 +1,4 @@
-//! Redis dies, hangs, and comes back: nothing is lost, nothing is stuck, and every call ends in time.
+//! Redis crashes, hangs and restarts: no message is lost or stuck, and every call ends in time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,21 +9,21 @@ use rollbook_testkit::servers::redis::RedisServer;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::healing::until_a_lease_waits;
+use crate::recovery::until_a_lease_waits;
 use crate::storm::Storm;
 use crate::support::{
-    LONG, drain, enqueue, ids, is_whole, lease, lease_in_time, leftovers, names, open, set, settings,
+    LONG, drain, enqueue, has_own_body, ids, lease, lease_in_time, leftovers, names, open, set, settings,
     settle_all, start, try_enqueue,
 };
 use rollbook_testkit::queues::{all_of, request};
 
 fn assert_unavailable(error: &QueueError, server: &RedisServer) {
-    let QueueError::Unavailable(told) = error else { panic!("it passes by itself: {error:?}") };
-    assert!(told.contains(&format!("127.0.0.1:{}", server.port())), "{told}");
+    let QueueError::Unavailable(text) = error else { panic!("it passes by itself: {error:?}") };
+    assert!(text.contains(&format!("127.0.0.1:{}", server.port())), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_killed_again_and_again_loses_nothing_and_leaves_nothing_stuck() {
+async fn repeated_crashes_of_redis_lose_no_message_and_leave_none_stuck() {
     let mut server = RedisServer::start().await;
     let queues = [open(settings(server.url())), open(settings(server.url()))];
     let storm = Storm::begin(&queues, 2_000, 1);
@@ -33,14 +33,14 @@ async fn redis_killed_again_and_again_loses_nothing_and_leaves_nothing_stuck() {
         server.restart().await;
     }
     let errors = storm.end(&queues[0]).await;
-    assert!(!errors.is_empty(), "the kills were noticed");
+    assert!(!errors.is_empty(), "the crashes caused errors");
     for error in &errors {
         assert_unavailable(error, &server);
     }
     assert_eq!(leftovers(&server, 1), [""; 0]);
 }
 
-/// A limit on calls that a hanging server passes soon.
+/// Starts a queue with a short time limit for calls, which a hanging server soon exceeds.
 async fn start_impatient(call_timeout: Duration) -> (RedisServer, Arc<RedisQueue>) {
     let server = RedisServer::start().await;
     let queue = open(RedisSettings { call_timeout, ..settings(server.url()) });
@@ -48,12 +48,12 @@ async fn start_impatient(call_timeout: Duration) -> (RedisServer, Arc<RedisQueue
 }
 
 #[tokio::test]
-async fn while_redis_hangs_every_call_ends_in_time_and_afterwards_every_answer_is_its_own() {
+async fn while_redis_hangs_every_call_ends_in_time_and_later_answers_belong_to_their_calls() {
     let call_timeout = Duration::from_millis(300);
     let (server, queue) = start_impatient(call_timeout).await;
     enqueue(&queue, &names("held", 0..5)).await;
     let held = lease(&queue, 5).await;
-    // So that there are connections which hang in the middle of a call, beside new ones.
+    // Creates connections that hang in the middle of a call, in addition to new ones.
     let (first, second) = (names("first", 0..5), names("second", 0..5));
     tokio::join!(enqueue(&queue, &first), enqueue(&queue, &second));
 
@@ -81,20 +81,20 @@ async fn while_redis_hangs_every_call_ends_in_time_and_afterwards_every_answer_i
         assert_eq!(queue.stats().await.expect("the queue counts").dead, 0);
     }
     let answers = try_enqueue(&queue, &in_doubt).await.expect("the queue takes it");
-    assert_eq!(answers.len(), 5, "queued or there already, as what was in doubt has it");
-    // The acknowledgements in doubt are done, or can still be.
+    assert_eq!(answers.len(), 5, "queued or duplicate, depending on the unanswered calls");
+    // The unanswered acknowledgements were executed, or still can be.
     let acks: Vec<_> = held.into_iter().map(|lease| (lease, Settlement::Ack)).collect();
     assert_eq!(all_of(queue.settle_many(&acks).await).expect("the queue settles").len(), 5);
     let expected = [names("after", 0..100), first, second, in_doubt].concat();
     let leases = lease_in_time(&queue, expected.len()).await;
-    assert_eq!(ids(&leases), set(&expected), "also what the lost answer held");
+    assert_eq!(ids(&leases), set(&expected), "including the messages of the lost answer");
     settle_all(&queue, &leases, &Settlement::Ack).await;
     assert!(drain(&queue).await.is_empty());
     assert_eq!(leftovers(&server, 1), [""; 0]);
 }
 
 #[tokio::test]
-async fn a_lease_that_is_given_up_while_it_waits_takes_nothing() {
+async fn a_cancelled_waiting_lease_takes_no_message() {
     let (server, queue) = start().await;
     for number in 0..5 {
         let waiting = Arc::clone(&queue);
@@ -113,12 +113,12 @@ async fn a_lease_that_is_given_up_while_it_waits_takes_nothing() {
 }
 
 #[tokio::test]
-async fn calls_that_are_given_up_midway_spoil_no_later_one() {
+async fn calls_cancelled_midway_do_not_affect_later_calls() {
     let (server, queue) = start().await;
     let all = names("msg", 0..300);
     for (number, id) in all.chunks(1).enumerate() {
         let patience = Duration::from_micros(u64::try_from(number).expect("small") * 3);
-        // What became of it, nobody knows.
+        // The result is unknown.
         drop(timeout(patience, try_enqueue(&queue, id)).await);
     }
     let answers = try_enqueue(&queue, &all).await.expect("the queue takes it");
@@ -133,7 +133,7 @@ async fn calls_that_are_given_up_midway_spoil_no_later_one() {
     assert_eq!(all_of(queue.settle_many(&again).await).expect("the queue settles").len(), all.len());
     enqueue(&queue, &names("last", 0..3)).await;
     let leases = lease(&queue, 10).await;
-    assert!(leases.iter().all(is_whole));
+    assert!(leases.iter().all(has_own_body));
     settle_all(&queue, &leases, &Settlement::Ack).await;
     assert_eq!(ids(&leases), set(&names("last", 0..3)));
     assert_eq!(leftovers(&server, 1), [""; 0]);

@@ -19,7 +19,7 @@ fn owned(server: &RedisServer, owner: Owner) -> RedisSettings {
 }
 
 #[tokio::test]
-async fn a_queue_of_another_deployment_is_refused_in_words_and_nothing_of_it_is_taken() {
+async fn a_queue_of_another_deployment_is_refused_with_a_clear_text_and_nothing_is_taken_from_it() {
     let server = RedisServer::start().await;
     let production = open(owned(&server, owner(None, &["aaaa"])));
     enqueue(&production, &names("msg", 0..3)).await;
@@ -32,14 +32,14 @@ async fn a_queue_of_another_deployment_is_refused_in_words_and_nothing_of_it_is_
             staging.audit(true).await.map(drop),
         ];
         for refusal in refusals {
-            let Err(QueueError::Deployment(told)) = refusal else { panic!("{refusal:?}") };
+            let Err(QueueError::Deployment(text)) = refusal else { panic!("{refusal:?}") };
             assert!(
-                told.contains("belongs to another deployment (its owner: secrets=aaaa; this process:"),
-                "{told}"
+                text.contains("belongs to another deployment (its owner: secrets=aaaa; this process:"),
+                "{text}"
             );
             assert!(
-                told.contains("redis_key_prefix") && told.contains("HDEL '{rollbook:0}:meta' owner"),
-                "{told}"
+                text.contains("redis_key_prefix") && text.contains("HDEL '{rollbook:0}:meta' owner"),
+                "{text}"
             );
         }
     }
@@ -47,7 +47,7 @@ async fn a_queue_of_another_deployment_is_refused_in_words_and_nothing_of_it_is_
 }
 
 #[tokio::test]
-async fn instances_decide_where_both_are_known() {
+async fn instance_ids_decide_if_both_are_known() {
     let server = RedisServer::start().await;
     enqueue(&open(owned(&server, owner(Some("ins_1"), &["aaaa"]))), &names("msg", 0..1)).await;
     let other =
@@ -58,7 +58,7 @@ async fn instances_decide_where_both_are_known() {
 }
 
 #[tokio::test]
-async fn a_secret_that_is_rotated_keeps_the_owner_and_a_worker_without_one_works() {
+async fn a_rotated_secret_keeps_the_owner_and_a_worker_without_secrets_works() {
     let server = RedisServer::start().await;
     for (number, secrets) in
         [&["old"][..], &["new", "old"], &["new"], &["newer", "new"], &["newer"]].into_iter().enumerate()
@@ -71,7 +71,7 @@ async fn a_secret_that_is_rotated_keeps_the_owner_and_a_worker_without_one_works
 }
 
 #[tokio::test]
-async fn who_comes_first_without_a_name_leaves_the_queue_to_whoever_has_one() {
+async fn a_queue_created_without_an_owner_is_claimed_by_the_first_deployment_that_has_one() {
     let server = RedisServer::start().await;
     enqueue(&open(owned(&server, Owner::default())), &names("msg", 0..1)).await;
     assert_eq!(server.cli(&["hexists", "{rollbook:0}:meta", "owner"]), "0");
@@ -81,7 +81,7 @@ async fn who_comes_first_without_a_name_leaves_the_queue_to_whoever_has_one() {
 }
 
 #[tokio::test]
-async fn deployments_with_prefixes_of_their_own_share_a_server_and_nothing_else() {
+async fn deployments_with_their_own_prefixes_share_only_the_server() {
     let server = RedisServer::start().await;
     let prefixed = |prefix: &str, secret: &str| {
         let key_prefix = prefix.to_owned();
@@ -102,12 +102,12 @@ async fn deployments_with_prefixes_of_their_own_share_a_server_and_nothing_else(
 }
 
 #[test]
-fn a_prefix_that_could_mean_something_else_is_refused() {
+fn a_prefix_with_special_characters_is_refused() {
     for prefix in ["", "a:b", "a}", "a b"] {
         let settings = RedisSettings { key_prefix: prefix.to_owned(), ..settings("redis://h".to_owned()) };
         let refused = RedisQueue::new(settings, DueTimes::Server).err();
         assert!(
-            matches!(refused, Some(QueueError::Deployment(told)) if told.contains("redis_key_prefix")),
+            matches!(refused, Some(QueueError::Deployment(text)) if text.contains("redis_key_prefix")),
             "{prefix}"
         );
     }

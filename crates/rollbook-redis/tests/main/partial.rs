@@ -1,5 +1,5 @@
-//! A part of a cluster fails: the others take, give, settle and count as before, and nothing is acknowledged that only
-//! a server has had which is gone.
+//! Failure of one node of a cluster: the others enqueue, lease, settle and count as before, and nothing is
+//! acknowledged that only a lost server had.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use rollbook_testkit::servers::proxy::{Break, Direction, Fault, FaultProxy};
 use rollbook_testkit::servers::redis::RedisServer;
 use tokio::task::JoinSet;
 
-use crate::cluster::{ON_ITS_OWN, clustered, start_cluster};
+use crate::cluster::{SERVE_OWN_SLOTS, clustered, start_cluster};
 use crate::support::{
     Log, delivery, drain, enqueue, ids, key, lease_in_time, names, open, set, settings, settle_all, stats,
     try_enqueue,
@@ -26,14 +26,14 @@ fn impatient(nodes: &[RedisServer]) -> Arc<RedisQueue> {
     open(RedisSettings { call_timeout: CALL_TIMEOUT, ..clustered(nodes, SHARDS) })
 }
 
-/// The ids of messages whose bodies are on this node.
+/// Ids of the messages with bodies on this node.
 fn ids_on(node: &RedisServer) -> BTreeSet<String> {
     let keys = node.cli(&["keys", "*:messages"]);
     let ids = keys.lines().filter(|key| !key.is_empty()).map(|key| node.cli(&["hkeys", key]));
     ids.flat_map(|ids| ids.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
-/// Which of these belong on the first node and which on the second. Leaves nothing in the queue.
+/// Splits ids by node. Leaves the queue empty.
 async fn split(queue: &RedisQueue, nodes: &[RedisServer; 2], all: &[String]) -> [Vec<String>; 2] {
     enqueue(queue, all).await;
     let split = [&nodes[0], &nodes[1]].map(|node| ids_on(node).into_iter().collect());
@@ -47,7 +47,7 @@ async fn answers(queue: &RedisQueue, ids: &[String]) -> Vec<Result<Enqueued, Que
 }
 
 #[tokio::test]
-async fn while_a_master_is_down_the_shards_of_the_others_work_at_full_speed() {
+async fn while_a_master_is_down_the_shards_of_the_other_nodes_work_at_full_speed() {
     for how in ["KILL", "STOP"] {
         let mut nodes = start_cluster().await;
         let queue = impatient(&nodes);
@@ -58,12 +58,12 @@ async fn while_a_master_is_down_the_shards_of_the_others_work_at_full_speed() {
         } else {
             nodes[0].signal(how);
         }
-        // The first to notice waits for as long as a call may take.
+        // The first call to detect it waits for the full time limit.
         let first = answers(&queue, &all[..20]).await;
         for (id, answer) in all[..20].iter().zip(&first) {
             assert_eq!(answer.is_ok(), healthy.contains(id), "{how}: {id}: {answer:?}");
         }
-        // Nobody does from then on, though each batch has deliveries for both.
+        // Later calls do not wait, although each batch has deliveries for both nodes.
         let started = Instant::now();
         for batch in all[20..].chunks(9) {
             for (id, answer) in batch.iter().zip(answers(&queue, batch).await) {
@@ -103,7 +103,7 @@ async fn while_a_master_is_down_the_shards_of_the_others_work_at_full_speed() {
 }
 
 #[tokio::test]
-async fn a_node_that_cannot_be_reached_is_logged_once_when_it_begins_and_once_when_it_ends() {
+async fn an_unreachable_node_is_logged_once_at_the_start_and_once_at_the_end() {
     let (log, _guard) = Log::capture();
     let mut nodes = start_cluster().await;
     let queue = impatient(&nodes);
@@ -114,21 +114,21 @@ async fn a_node_that_cannot_be_reached_is_logged_once_when_it_begins_and_once_wh
         answers(&queue, batch).await;
     }
     let place = format!("node 127.0.0.1:{}", nodes[0].port());
-    let begun = log.lines_with("can neither take deliveries nor give any until it answers");
+    let begun = log.lines_with("can neither accept nor lease messages until it answers");
     assert!(begun.len() == 1 && begun[0].contains(&place) && begun[0].contains("shard"), "{begun:?}");
     nodes[0].restart().await;
     until("the node takes again", || async { try_enqueue(&queue, &all).await.is_ok() }).await;
-    let ended = log.lines_with("it can be reached again");
+    let ended = log.lines_with("the node is reachable again");
     assert!(ended.len() == 1 && ended[0].contains(&place), "{ended:?}");
 }
 
 #[tokio::test]
-async fn a_process_starts_and_works_while_the_node_of_the_first_shard_is_down() {
+async fn a_process_starts_and_works_while_the_node_of_shard_0_is_down() {
     let mut nodes = start_cluster().await;
     let all = names("msg", 0..80);
     let [_, healthy] = split(&impatient(&nodes), &nodes, &all).await;
     nodes[0].kill();
-    // Which has lost its scripts too.
+    // The node has lost its scripts too.
     nodes[1].cli(&["script", "flush"]);
     let queue = impatient(&nodes);
     let durability = queue.durability().await.expect("a node answers");
@@ -138,7 +138,7 @@ async fn a_process_starts_and_works_while_the_node_of_the_first_shard_is_down() 
     enqueue(&queue, &healthy).await;
     assert_eq!(ids(&lease_in_time(&queue, healthy.len()).await), set(&healthy));
 
-    // Another number of shards is found out all the same.
+    // A different number of shards is still detected.
     let others = open(RedisSettings { call_timeout: CALL_TIMEOUT, ..clustered(&nodes, 2) });
     for answer in answers(&others, &all).await {
         assert!(answer.is_err(), "{answer:?}");
@@ -148,7 +148,7 @@ async fn a_process_starts_and_works_while_the_node_of_the_first_shard_is_down() 
 }
 
 #[tokio::test]
-async fn a_queue_that_nobody_has_made_is_not_begun_without_its_first_shard() {
+async fn a_queue_that_does_not_exist_is_not_created_without_its_first_shard() {
     let mut nodes = start_cluster().await;
     nodes[0].kill();
     let queue = impatient(&nodes);
@@ -159,7 +159,7 @@ async fn a_queue_that_nobody_has_made_is_not_begun_without_its_first_shard() {
 }
 
 #[tokio::test]
-async fn a_shard_that_moves_to_another_node_is_found_there() {
+async fn a_shard_that_moves_to_another_node_is_found() {
     let nodes = start_cluster().await;
     let queue = open(clustered(&nodes, SHARDS));
     let all = names("msg", 0..40);
@@ -181,7 +181,7 @@ async fn a_shard_that_moves_to_another_node_is_found_there() {
     assert_eq!(stats(&queue).await.depth(), 0);
 }
 
-/// A node of a cluster of one master, which the others and the clients find at `port`.
+/// Starts a node of a cluster with one master; other nodes and clients find it at `port`.
 async fn start_node(port: Option<u16>) -> RedisServer {
     let (bus, announced) = (free_port().to_string(), port.map(|port| port.to_string()));
     let mut settings = vec![
@@ -189,7 +189,7 @@ async fn start_node(port: Option<u16>) -> RedisServer {
         ("cluster-port", &bus),
         ("cluster-node-timeout", "60000"),
         ("repl-diskless-sync-delay", "0"),
-        ON_ITS_OWN,
+        SERVE_OWN_SLOTS,
     ];
     if let Some(port) = &announced {
         settings.extend([
@@ -205,9 +205,9 @@ fn says(server: &RedisServer, section: &[&str], fact: &str) -> bool {
     server.cli(section).contains(fact)
 }
 
-/// A cluster of one master with two replicas, which all others find behind a proxy, and its URL.
+/// Starts a cluster of one master behind a proxy and two replicas, and returns its URL.
 async fn start_replicated() -> (RedisServer, FaultProxy, [RedisServer; 2], String) {
-    // Its port is known once it runs, and what it announces is set then.
+    // The proxy's port is known only once it runs; the announced port is set then.
     let master = start_node(None).await;
     let proxy = FaultProxy::start(master.port());
     let announced = proxy.port().to_string();
@@ -248,12 +248,12 @@ async fn start_replicated() -> (RedisServer, FaultProxy, [RedisServer; 2], Strin
 }
 
 #[tokio::test]
-async fn a_confirmation_of_a_promoted_replica_that_never_had_the_delivery_acknowledges_nothing() {
+async fn a_confirmation_from_a_promoted_replica_without_the_delivery_acknowledges_nothing() {
     let (mut master, proxy, replicas, url) = start_replicated().await;
     let queue = open(RedisSettings { replicas: 1, ..settings(url) });
     until("the replicas keep up", || async { try_enqueue(&queue, &names("well", 0..1)).await.is_ok() }).await;
 
-    // The write arrives, and its WAIT does not. The replicas get nothing more of this master.
+    // The write arrives, and its WAIT does not. The replicas get no further data from this master.
     for replica in &replicas {
         replica.signal("STOP");
     }

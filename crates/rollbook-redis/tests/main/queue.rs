@@ -1,4 +1,4 @@
-//! The queue on Redis is a queue.
+//! Conformance tests of the queue port on Redis.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use crate::support::settings;
 
-/// One server for the whole process; each harness empties it first and holds it as long as it lives.
+/// One server for the whole process; each harness first empties it and holds it for its lifetime.
 static SERVER: Mutex<Option<RedisServer>> = Mutex::const_new(None);
 
 struct Harness {
@@ -61,7 +61,7 @@ impl QueueHarness for Harness {
         Arc::clone(&self.clock)
     }
 
-    /// The first byte of a value is its format: an unknown one, and the body as it came.
+    /// Changes the format, the first byte of the value, to an unknown one; the body stays as received.
     async fn corrupt(&mut self, id: &MessageId) {
         let server = self.server.as_ref().expect("it runs");
         let script = "local value = redis.call('HGET', KEYS[1], ARGV[1]) \
@@ -70,7 +70,7 @@ impl QueueHarness for Harness {
         assert_eq!(changed, "0", "the field is there");
     }
 
-    /// Redis crashes and reads its log again; our side is new.
+    /// Redis crashes and reloads its log; the client is recreated.
     async fn reopen(&mut self) {
         let server = self.server.as_mut().expect("it runs");
         server.kill();

@@ -1,4 +1,4 @@
-//! Messages looked at and removed where much waits, servers change and steps break off.
+//! Listing and removal of messages in long queues, across server changes and interrupted steps.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::support::{
     settings, settle, settle_all, start, stats,
 };
 
-/// Some pages of a listing: from a place on, until there have been so many or the end.
+/// Reads pages of a listing from a cursor, up to a number of pages or to the end.
 async fn pages(
     queue: &RedisQueue,
     from: Option<MessagesCursor>,
@@ -38,7 +38,7 @@ async fn pages(
     (all, after)
 }
 
-/// The ids of a whole listing.
+/// Ids of a complete listing.
 pub(crate) async fn listed(queue: &RedisQueue, limit: usize) -> Vec<String> {
     let (all, end) = pages(queue, None, limit, 10_000).await;
     assert_eq!(end, None);
@@ -54,7 +54,7 @@ pub(crate) async fn remove(queue: &RedisQueue, ids: &[String]) -> Result<usize, 
     queue.remove_many(&ids).await
 }
 
-/// More than one script takes goes by several calls at once.
+/// Enqueues in several calls, because one script call takes fewer messages.
 async fn enqueue_in_order(queue: &RedisQueue, ids: &[String]) {
     for part in ids.chunks(1_000) {
         enqueue(queue, part).await;
@@ -62,7 +62,7 @@ async fn enqueue_in_order(queue: &RedisQueue, ids: &[String]) {
 }
 
 #[tokio::test]
-async fn many_messages_are_listed_once_each_in_pages_of_any_size() {
+async fn every_message_is_listed_once_for_any_page_size() {
     for shards in [1, 4] {
         let server = RedisServer::start().await;
         let queue = open(RedisSettings { shards, ..settings(server.url()) });
@@ -78,7 +78,7 @@ async fn many_messages_are_listed_once_each_in_pages_of_any_size() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_passed_over_page_by_page() {
+async fn dead_letters_are_skipped_page_by_page() {
     let (_server, queue) = start().await;
     let dead = names("dead", 0..1_000);
     enqueue(&queue, &dead).await;
@@ -89,8 +89,8 @@ async fn dead_letters_are_passed_over_page_by_page() {
     assert_eq!((stats(&queue).await.depth(), stats(&queue).await.dead), (3, 0));
 }
 
-/// A listing that is under way while its server becomes another: no message may be passed over.
-async fn is_whole_although(change: impl AsyncFnOnce(&mut RedisServer) -> Option<RedisServer>) {
+/// Changes the server during a listing, and asserts that no message is skipped.
+async fn assert_listing_complete_after(change: impl AsyncFnOnce(&mut RedisServer) -> Option<RedisServer>) {
     let (mut server, queue) = start().await;
     let all = names("msg", 0..2_000);
     enqueue(&queue, &all).await;
@@ -105,8 +105,8 @@ async fn is_whole_although(change: impl AsyncFnOnce(&mut RedisServer) -> Option<
 }
 
 #[tokio::test]
-async fn a_listing_passes_over_nothing_although_the_server_is_started_again() {
-    is_whole_although(async |server| {
+async fn a_listing_skips_no_message_when_the_server_restarts() {
+    assert_listing_complete_after(async |server| {
         server.kill();
         server.restart().await;
         None
@@ -115,8 +115,8 @@ async fn a_listing_passes_over_nothing_although_the_server_is_started_again() {
 }
 
 #[tokio::test]
-async fn a_listing_passes_over_nothing_although_a_replica_takes_over() {
-    is_whole_although(async |server| {
+async fn a_listing_skips_no_message_when_a_replica_takes_over() {
+    assert_listing_complete_after(async |server| {
         let replica = start_replica(server).await;
         until("the replica has it all", || {
             std::future::ready(replica.cli(&["hlen", &key(0, "messages")]) == "2000")
@@ -129,7 +129,7 @@ async fn a_listing_passes_over_nothing_although_a_replica_takes_over() {
 }
 
 #[tokio::test]
-async fn removing_messages_in_every_state_leaves_nothing_of_them_and_all_of_the_others() {
+async fn removing_messages_in_every_state_deletes_all_of_their_data_and_no_other_message() {
     let (server, queue) = start().await;
     let all = names("msg", 0..60);
     enqueue(&queue, &all).await;
@@ -148,13 +148,13 @@ async fn removing_messages_in_every_state_leaves_nothing_of_them_and_all_of_the_
     let lost = settled.iter().filter(|settled| **settled == Settled::LeaseLost).count();
     assert_eq!(lost, 10);
     assert_eq!(drain(&queue).await.len(), 10);
-    assert_eq!(remove(&queue, &all).await, Ok(10), "the delayed and the dead that are left");
+    assert_eq!(remove(&queue, &all).await, Ok(10), "the remaining delayed and dead ones");
     assert_eq!(leftovers(&server, 1), [""; 0]);
     assert_eq!(stats(&queue).await, QueueStats::default());
 }
 
 #[tokio::test]
-async fn a_message_is_found_and_removed_wherever_it_stands_in_a_long_stream() {
+async fn a_message_is_found_and_removed_anywhere_in_a_long_stream() {
     let (server, queue) = start().await;
     let all = names("msg", 0..5_500);
     enqueue_in_order(&queue, &all).await;
@@ -177,10 +177,10 @@ async fn a_message_is_found_and_removed_wherever_it_stands_in_a_long_stream() {
 }
 
 #[tokio::test]
-async fn a_message_is_found_although_its_receivers_clock_is_far_ahead() {
+async fn a_message_is_found_although_its_receivers_clock_was_far_ahead() {
     let (server, queue) = start().await;
     enqueue_in_order(&queue, &names("msg", 0..3_000)).await;
-    // The moment of receipt in the head of a value: in the year 2096.
+    // Receipt time in the head of the value: the year 2096.
     let script = "local value = redis.call('HGET', KEYS[1], ARGV[1]) \
          return redis.call('HSET', KEYS[1], ARGV[1], string.sub(value, 1, 1) .. struct.pack('>i8', 4e12) .. string.sub(value, 10))";
     let id = &names("msg", 2_500..2_501)[0];
@@ -190,7 +190,7 @@ async fn a_message_is_found_although_its_receivers_clock_is_far_ahead() {
 }
 
 #[tokio::test]
-async fn a_removal_that_breaks_off_has_removed_nothing_and_succeeds_when_repeated() {
+async fn an_interrupted_removal_removes_nothing_and_succeeds_when_repeated() {
     let broken = ["messages", "dead", "due", "ages", "tries", "failures", "leases", "again", "new"];
     for broken in broken {
         let (server, queue) = start().await;
@@ -200,7 +200,7 @@ async fn a_removal_that_breaks_off_has_removed_nothing_and_succeeds_when_repeate
         settle_all(&queue, &lease(&queue, 1).await, &retry(LONG)).await;
         let held = lease(&queue, 1).await;
         let before = stats(&queue).await;
-        // What another program would do to our keys.
+        // Another program overwrites one of the queue's keys.
         server.cli(&["rename", &key(0, broken), &key(0, "saved")]);
         server.cli(&["set", &key(0, broken), "x"]);
         let failed = remove(&queue, &all[..3]).await;
@@ -215,7 +215,7 @@ async fn a_removal_that_breaks_off_has_removed_nothing_and_succeeds_when_repeate
 }
 
 #[tokio::test]
-async fn a_batch_of_leases_is_gone_with_its_last_message() {
+async fn a_batch_of_leases_is_deleted_with_its_last_message() {
     let (server, queue) = start().await;
     let all = names("msg", 0..10);
     enqueue(&queue, &all).await;
@@ -228,7 +228,7 @@ async fn a_batch_of_leases_is_gone_with_its_last_message() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_in_no_stream_is_removed_after_the_whole_stream_was_searched() {
+async fn a_message_in_no_stream_is_removed_after_the_complete_stream_was_searched() {
     let (server, queue) = start().await;
     let all = names("msg", 0..3_000);
     enqueue_in_order(&queue, &all).await;
@@ -242,7 +242,7 @@ async fn a_message_that_is_in_no_stream_is_removed_after_the_whole_stream_was_se
 }
 
 #[tokio::test]
-async fn a_message_whose_stream_was_deleted_is_listed_and_removed_all_the_same() {
+async fn a_message_of_a_deleted_stream_is_still_listed_and_removed() {
     let (server, queue) = start().await;
     enqueue(&queue, &names("new", 0..4)).await;
     enqueue(&queue, &names("again", 0..4)).await;
@@ -254,12 +254,12 @@ async fn a_message_whose_stream_was_deleted_is_listed_and_removed_all_the_same()
     let gone = [names("new", 0..2), names("again", 0..2)].concat();
     assert_eq!(remove(&queue, &gone).await, Ok(4));
     let left = [names("new", 2..4), names("again", 2..4)].concat();
-    assert_eq!(drain(&queue).await, set(&left), "the others come back");
+    assert_eq!(drain(&queue).await, set(&left), "the others are delivered again");
     assert_eq!(leftovers(&server, 1), [""; 0]);
 }
 
 #[tokio::test]
-async fn what_is_removed_is_as_durable_as_what_is_taken_in() {
+async fn a_removal_is_as_durable_as_a_delivery() {
     let (mut server, queue) = start().await;
     enqueue(&queue, &names("msg", 0..20)).await;
     lease(&queue, 10).await;
@@ -273,14 +273,14 @@ async fn what_is_removed_is_as_durable_as_what_is_taken_in() {
 }
 
 #[tokio::test]
-async fn removals_in_a_storm_lose_nobody_elses_message_and_leave_nothing_behind() {
+async fn removals_during_a_storm_lose_no_other_message_and_leave_no_data_behind() {
     let (log, _logging) = Log::capture();
     let (server, queue) = start().await;
     let queues = [Arc::clone(&queue), open(settings(server.url()))];
     let storm = Storm::begin(&queues, 2_000, 9);
     for part in names("gone", 0..300).chunks(10) {
         enqueue(&queue, part).await;
-        // By now each waits, is in someone's hands, delayed, parked or done.
+        // Each is now waiting, leased, delayed, a dead letter or done.
         storm.until_more_have_ended(5).await;
         remove(&queue, part).await.expect("the queue removes");
         let left = listed(&queue, 500).await;

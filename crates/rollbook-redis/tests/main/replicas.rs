@@ -1,4 +1,4 @@
-//! Deliveries that replicas must have too, or whose flush must be asked for.
+//! Deliveries that replicas must confirm, or that need a confirmed flush.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::{
     drain, enqueue, lease, leftovers, names, open, set, settings, start, stats, try_enqueue,
 };
 
-/// A replica that has what `master` has.
+/// Starts a replica with the data of `master`.
 pub(crate) async fn start_replica(master: &RedisServer) -> RedisServer {
     master.cli(&["config", "set", "repl-diskless-sync-delay", "0"]);
     let replica = RedisServer::start_with(&[("replicaof", &format!("127.0.0.1 {}", master.port()))]).await;
@@ -30,13 +30,13 @@ fn with_replicas(url: String, replicas: u32) -> Arc<RedisQueue> {
     open(RedisSettings { replicas, ..settings(url) })
 }
 
-fn assert_too_few(answer: &Result<Vec<Enqueued>, QueueError>, told: &str) {
+fn assert_too_few(answer: &Result<Vec<Enqueued>, QueueError>, text: &str) {
     let Err(QueueError::Unavailable(why)) = answer else { panic!("not durable enough: {answer:?}") };
-    assert!(why.contains(told) && why.contains("at 127.0.0.1:"), "{why}");
+    assert!(why.contains(text) && why.contains("at 127.0.0.1:"), "{why}");
 }
 
 #[tokio::test]
-async fn a_delivery_is_acknowledged_only_when_the_replica_has_it_also_as_a_duplicate() {
+async fn a_delivery_or_duplicate_is_acknowledged_only_after_the_replica_has_it() {
     let master = RedisServer::start().await;
     let replica = start_replica(&master).await;
     let patience = Duration::from_secs(2);
@@ -49,24 +49,24 @@ async fn a_delivery_is_acknowledged_only_when_the_replica_has_it_also_as_a_dupli
     };
     until_taken(&before).await;
     replica.signal("STOP");
-    let told = "0 of 1 replicas have what was written";
-    assert_too_few(&try_enqueue(&queue, &doubt).await, told);
-    // Who says "duplicate" promises the same, also on a connection that has written nothing yet.
+    let text = "0 of 1 replicas have the write";
+    assert_too_few(&try_enqueue(&queue, &doubt).await, text);
+    // "duplicate" makes the same promise, also on a connection that has not written yet.
     let other = open(1);
     let (again, elsewhere) = tokio::join!(try_enqueue(&queue, &doubt), try_enqueue(&other, &doubt));
-    assert_too_few(&again, told);
-    assert_too_few(&elsewhere, told);
-    // Working needs no replica.
+    assert_too_few(&again, text);
+    assert_too_few(&elsewhere, text);
+    // Leasing and settling need no replica.
     assert_eq!(lease(&queue, 1).await.len(), 1);
     replica.signal("CONT");
     until_taken(&doubt).await;
     assert_eq!(try_enqueue(&queue, &doubt).await, Ok(vec![Enqueued::Duplicate; 5]));
-    assert_eq!(stats(&queue).await.depth(), 10, "once each");
+    assert_eq!(stats(&queue).await.depth(), 10, "each message once");
     assert_too_few(&try_enqueue(&open(2), &names("more", 0..1)).await, "1 of 2 replicas");
 }
 
 #[tokio::test]
-async fn a_removal_is_told_only_when_the_replica_has_it_also_when_it_is_repeated() {
+async fn a_removal_or_its_repetition_succeeds_only_after_the_replica_has_it() {
     let master = RedisServer::start().await;
     let replica = start_replica(&master).await;
     let call_timeout = Duration::from_secs(2);
@@ -76,10 +76,10 @@ async fn a_removal_is_told_only_when_the_replica_has_it_also_when_it_is_repeated
     until("the replica keeps up", || async { try_enqueue(&queue, &all).await.is_ok() }).await;
     replica.signal("STOP");
     for queue in [&queue, &open()] {
-        let told = remove(queue, &all).await;
+        let text = remove(queue, &all).await;
         assert!(
-            matches!(&told, Err(QueueError::Unavailable(why)) if why.contains("0 of 1 replicas")),
-            "{told:?}"
+            matches!(&text, Err(QueueError::Unavailable(why)) if why.contains("0 of 1 replicas")),
+            "{text:?}"
         );
     }
     replica.signal("CONT");
@@ -88,7 +88,7 @@ async fn a_removal_is_told_only_when_the_replica_has_it_also_when_it_is_repeated
 }
 
 #[tokio::test]
-async fn what_a_replica_has_is_there_when_it_becomes_the_master() {
+async fn acknowledged_messages_exist_after_the_replica_becomes_the_master() {
     let mut master = RedisServer::start().await;
     let replica = start_replica(&master).await;
     let queue = with_replicas(master.url(), 1);
@@ -101,17 +101,17 @@ async fn what_a_replica_has_is_there_when_it_becomes_the_master() {
 }
 
 #[tokio::test]
-async fn everysec_is_refused_when_strict_and_asked_for_its_flush_when_degraded_whatever_waitaof_answers() {
-    // A server that answers WAITAOF at once, before the flush, and one that answers at its next tick.
+async fn everysec_is_refused_when_strict_and_confirmed_by_waitaof_when_degraded() {
+    // One server answers WAITAOF at once, before the flush; the other one answers at its next tick.
     for (local, tick) in [(1, Duration::ZERO), (1, Duration::from_millis(300)), (0, Duration::ZERO)] {
         let fake = Fake::start("appendfsync", "everysec").await;
         fake.waitaof(local, 0);
         fake.tick(tick);
         let strict = open(settings(fake.url()));
-        let Err(QueueError::Deployment(told)) = try_enqueue(&strict, &names("msg", 0..1)).await else {
+        let Err(QueueError::Deployment(text)) = try_enqueue(&strict, &names("msg", 0..1)).await else {
             panic!("strict refuses")
         };
-        assert!(told.contains("appendfsync is everysec") && told.contains("appendfsync always"), "{told}");
+        assert!(text.contains("appendfsync is everysec") && text.contains("appendfsync always"), "{text}");
         let degraded = open(RedisSettings { strict: false, ..settings(fake.url()) });
         assert_eq!(degraded.durability().await.expect("the server answers").weaknesses.len(), 1);
         let answer = try_enqueue(&degraded, &names("msg", 0..1)).await;
@@ -120,27 +120,24 @@ async fn everysec_is_refused_when_strict_and_asked_for_its_flush_when_degraded_w
         if local == 1 {
             assert_eq!(answer, Ok(vec![Enqueued::Queued]));
         } else {
-            assert_too_few(&answer, "0 of 1 local disks have what was written");
+            assert_too_few(&answer, "0 of 1 local disks have the write");
         }
     }
 }
 
 #[tokio::test]
-async fn replicas_disks_are_asked_for_beside_the_masters() {
+async fn the_disks_of_replicas_are_confirmed_in_addition_to_the_masters() {
     let fake = Fake::start("redis_version", "7.2.4").await;
     let queue = with_replicas(fake.url(), 2);
     fake.waitaof(1, 1);
-    assert_too_few(
-        &try_enqueue(&queue, &names("msg", 0..1)).await,
-        "1 of 2 replicas' disks have what was written",
-    );
+    assert_too_few(&try_enqueue(&queue, &names("msg", 0..1)).await, "1 of 2 replicas' disks have the write");
     assert!(fake.last_two()[1].starts_with("WAITAOF 1 2 "));
     fake.waitaof(1, 2);
     assert!(try_enqueue(&queue, &names("msg", 0..1)).await.is_ok());
 }
 
 #[tokio::test]
-async fn a_probe_is_refused_where_a_delivery_is_and_taken_where_one_is_and_leaves_no_message() {
+async fn a_probe_has_the_result_of_a_delivery_and_leaves_no_message() {
     let (server, queue) = start().await;
     assert_eq!(queue.probe().await, Ok(true));
     server.cli(&["config", "set", "min-replicas-to-write", "1"]);

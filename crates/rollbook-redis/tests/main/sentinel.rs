@@ -1,4 +1,4 @@
-//! A master that changes, and sentinels that know which it is.
+//! Failover of a master that sentinels monitor.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use rollbook_testkit::queues::request;
 const SERVICE: &str = "rollbook";
 
 #[tokio::test]
-async fn after_a_failover_the_queue_goes_on_on_the_new_master_without_a_restart() {
+async fn after_a_failover_the_queue_continues_on_the_new_master_without_a_restart() {
     let master = RedisServer::start().await;
     let replica = start_replica(&master).await;
     let sentinel = RedisSentinel::start(SERVICE, &master).await;
@@ -27,7 +27,7 @@ async fn after_a_failover_the_queue_goes_on_on_the_new_master_without_a_restart(
     let held = lease(&queue, 5).await;
     assert_eq!(queue.durability().await.expect("the master answers").weaknesses, []);
 
-    // A failover waits for nothing: what the replica has not got by then is lost with the master.
+    // A failover does not wait: data that the replica has not received yet is lost with the master.
     until("the replica has it all", || {
         let pending = replica.cli(&["xpending", &key(0, "new"), "workers"]);
         std::future::ready(pending.lines().next() == Some("5"))
@@ -38,8 +38,8 @@ async fn after_a_failover_the_queue_goes_on_on_the_new_master_without_a_restart(
     })
     .await;
     until("there is another master", || std::future::ready(sentinel.master() == replica.port())).await;
-    // What the sentinel does too, ten seconds later. Our connections lead to a replica now, which says so, and new ones
-    // to the new master: nobody is refused.
+    // The sentinel does the same ten seconds later. Existing connections now lead to a replica, which reports
+    // that, and new ones to the new master: no call is refused.
     master.cli(&["replicaof", "127.0.0.1", &replica.port().to_string()]);
     until("the sentinel names the new master", || async {
         open(settings(sentinel.url())).stats().await.is_ok()
@@ -57,21 +57,21 @@ async fn after_a_failover_the_queue_goes_on_on_the_new_master_without_a_restart(
 }
 
 #[tokio::test]
-async fn sentinels_that_are_away_or_know_no_such_service_are_waited_for_in_words() {
+async fn unreachable_sentinels_and_unknown_services_are_temporary_errors_with_a_clear_text() {
     let master = RedisServer::start().await;
     let sentinel = RedisSentinel::start(SERVICE, &master).await;
     let port = free_port();
-    for (url, told) in [
+    for (url, text) in [
         (format!("redis+sentinel://me:ImASecret@127.0.0.1:{port}/rollbook"), format!("127.0.0.1:{port}")),
         (sentinel.url().replace("/rollbook", "/other"), "Redis other by the sentinels".to_owned()),
     ] {
         let queue = open(RedisSettings { call_timeout: Duration::from_secs(2), ..settings(url) });
         let refused = try_enqueue(&queue, &names("msg", 0..1)).await;
         let Err(QueueError::Unavailable(line)) = refused else { panic!("{refused:?}") };
-        assert!(line.contains(&told) && !line.contains("ImASecret"), "{line}");
+        assert!(line.contains(&text) && !line.contains("ImASecret"), "{line}");
         println!("{line}");
     }
-    // One sentinel that answers is enough.
+    // One reachable sentinel is enough.
     let both = sentinel.url().replace("://", &format!("://127.0.0.1:{port},"));
     enqueue(&open(settings(both)), &names("msg", 0..1)).await;
 }

@@ -1,4 +1,4 @@
-//! Several sets of keys, as a cluster needs them.
+//! Several shards, as in a cluster.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ async fn start_sharded() -> (RedisServer, Arc<RedisQueue>) {
 }
 
 #[tokio::test]
-async fn messages_spread_over_all_shards_and_come_back_from_all_of_them() {
+async fn messages_spread_over_all_shards_and_are_delivered_from_all_of_them() {
     let (server, queue) = start_sharded().await;
     let all = names("msg", 0..200);
     enqueue(&queue, &all).await;
@@ -52,19 +52,19 @@ async fn messages_spread_over_all_shards_and_come_back_from_all_of_them() {
     assert_eq!((counted.ready, counted.leased, counted.delayed, counted.dead), (30, 60, 40, 20));
     assert_eq!(counted.oldest_received_at, Some(delivery("any").received_at));
 
-    // Answers come in the order of the question, whatever shard each is of.
+    // Answers are in the order of the request, for any shard.
     let twice: Vec<_> = leases[130..150].iter().map(|lease| (lease.clone(), Settlement::Ack)).collect();
     let settled = all_of(queue.settle_many(&twice).await).expect("the queue settles");
     assert_eq!(settled, [[Settled::LeaseLost; 10], [Settled::Done; 10]].concat());
 }
 
 #[tokio::test]
-async fn leases_of_different_shards_are_told_apart_also_where_their_entries_have_the_same_names() {
+async fn leases_of_different_shards_are_distinguished_although_their_entries_have_equal_ids() {
     let server = RedisServer::start().await;
     let clock = Arc::new(ManualClock::new(delivery("any").received_at));
     let settings = RedisSettings { shards: SHARDS, ..settings(server.url()) };
     let queue = RedisQueue::new(settings, DueTimes::Clock(clock)).expect("the settings can be used");
-    // Its clock stands still, so the first entry of each shard has the same name.
+    // The clock is fixed, so the first entry of each shard has the same id.
     enqueue(&queue, &names("msg", 0..40)).await;
     let mut firsts = Vec::new();
     for _ in 0..SHARDS {
@@ -80,7 +80,7 @@ async fn leases_of_different_shards_are_told_apart_also_where_their_entries_have
 }
 
 #[tokio::test]
-async fn no_shard_is_served_before_the_others() {
+async fn no_shard_is_always_served_first() {
     let (_server, queue) = start_sharded().await;
     enqueue(&queue, &names("msg", 0..200)).await;
     let mut firsts = BTreeSet::new();
@@ -88,14 +88,14 @@ async fn no_shard_is_served_before_the_others() {
         let leases = lease(&queue, 1).await;
         firsts.insert(leases[0].id.to_string());
         let fuller = lease(&queue, 60).await;
-        assert_eq!(fuller.len(), 60, "one shard alone has not so many");
+        assert_eq!(fuller.len(), 60, "one shard alone has fewer");
         settle_all(&queue, &[leases, fuller].concat(), &Settlement::Release).await;
     }
     assert!(firsts.len() > 1, "{firsts:?}");
 }
 
 #[tokio::test]
-async fn dead_letters_of_all_shards_are_one_listing_in_order_with_limits_over_all() {
+async fn dead_letters_of_all_shards_are_listed_in_one_order_with_common_limits() {
     let (_server, queue) = start_sharded().await;
     let all = names("msg", 0..60);
     for id in all.chunks(1) {
@@ -116,7 +116,7 @@ async fn dead_letters_of_all_shards_are_one_listing_in_order_with_limits_over_al
     assert!(listed.is_sorted_by(|one, next| one.position < next.position && one.died_at <= next.died_at));
 
     assert_eq!(redriven(&queue, &any, 20).await, Ok(20));
-    assert_eq!(drain(&queue).await, set(&listed_ids[..20]), "the oldest");
+    assert_eq!(drain(&queue).await, set(&listed_ids[..20]), "the oldest ones");
     assert_eq!(discarded(&queue, &any, 30).await, Ok(30));
     let left = queue.dead_letters(&any, None, 100).await.expect("a page");
     let left: Vec<String> = left.into_iter().map(|letter| letter.id.to_string()).collect();
@@ -124,7 +124,7 @@ async fn dead_letters_of_all_shards_are_one_listing_in_order_with_limits_over_al
 }
 
 #[tokio::test]
-async fn a_shard_that_is_full_says_so_and_draining_it_makes_room() {
+async fn a_full_shard_refuses_deliveries_until_it_is_drained() {
     let server = RedisServer::start().await;
     let queue = open(RedisSettings { shards: SHARDS, depth_max: 40, ..settings(server.url()) });
     let all = names("msg", 0..200);
@@ -133,7 +133,7 @@ async fn a_shard_that_is_full_says_so_and_draining_it_makes_room() {
         match try_enqueue(&queue, id).await {
             Ok(answers) => taken += answers.len(),
             Err(full) => {
-                assert_eq!(full, QueueError::Full { depth: 10, limit: 10 }, "each shard has its share");
+                assert_eq!(full, QueueError::Full { depth: 10, limit: 10 }, "each shard has its own limit");
             }
         }
     }
@@ -143,19 +143,19 @@ async fn a_shard_that_is_full_says_so_and_draining_it_makes_room() {
 }
 
 #[tokio::test]
-async fn another_number_of_shards_is_refused_and_takes_nothing_in_beside_the_old_ones() {
+async fn a_different_number_of_shards_is_refused_and_enqueues_nothing() {
     for (there, ours) in [(1, 4), (4, 1), (4, 8), (8, 4)] {
         let server = RedisServer::start().await;
         enqueue(&sharded(&server, there), &names("msg", 0..1)).await;
         let queue = sharded(&server, ours);
         for id in names("other", 0..32).chunks(1) {
-            let Err(QueueError::Deployment(told)) = try_enqueue(&queue, id).await else {
+            let Err(QueueError::Deployment(text)) = try_enqueue(&queue, id).await else {
                 panic!("{there} {ours}")
             };
             for part in
                 ["Redis at 127.0.0.1:", &format!("has {there} shards"), &format!("queue_shards is {ours}")]
             {
-                assert!(told.contains(part), "{part}: {told}");
+                assert!(text.contains(part), "{part}: {text}");
             }
         }
         let request = request(1, LONG, Duration::ZERO);
@@ -167,23 +167,23 @@ async fn another_number_of_shards_is_refused_and_takes_nothing_in_beside_the_old
 }
 
 #[tokio::test]
-async fn data_of_a_newer_format_are_refused_and_left_as_they_are() {
+async fn data_of_a_newer_format_is_refused_and_not_changed() {
     let (server, old) = start_sharded().await;
     enqueue(&old, &names("msg", 0..20)).await;
     for shard in 0..SHARDS {
         server.cli(&["hset", &key(shard, "meta"), "format", "2"]);
     }
     let queue = sharded(&server, SHARDS);
-    let Err(QueueError::Deployment(told)) = try_enqueue(&queue, &names("msg", 20..21)).await else {
+    let Err(QueueError::Deployment(text)) = try_enqueue(&queue, &names("msg", 20..21)).await else {
         panic!()
     };
-    assert!(told.contains("format 2") && told.contains("Redis at 127.0.0.1:"), "{told}");
+    assert!(text.contains("format 2") && text.contains("Redis at 127.0.0.1:"), "{text}");
     assert!(matches!(queue.stats().await, Err(QueueError::Deployment(_))));
     assert_eq!(stats(&old).await.depth(), 20);
 }
 
 #[tokio::test]
-async fn several_shards_are_waited_on_at_once() {
+async fn a_waiting_lane_listens_to_all_shards() {
     let (_server, queue) = start_sharded().await;
     for id in names("msg", 0..8).chunks(1) {
         let waiting = Arc::clone(&queue);
@@ -200,7 +200,7 @@ async fn several_shards_are_waited_on_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lanes_over_several_shards_lose_nothing_either() {
+async fn lanes_over_several_shards_lose_no_message() {
     let server = RedisServer::start().await;
     let queues = [sharded(&server, SHARDS), sharded(&server, SHARDS)];
     let errors = Storm::begin(&queues, 1_000, 3).end(&queues[0]).await;

@@ -1,4 +1,4 @@
-//! Large messages: no answer holds more bytes than its limit, but for one message.
+//! Large messages: no answer exceeds its byte limit, except for a single message.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::support::{LONG, dead_letter, delivery, names, open, settings, settle_
 const MIB: usize = 1 << 20;
 const COUNT: usize = 24;
 
-/// Messages of a mebibyte: half of them can't be packed, half shrink to nothing.
+/// Starts a queue with messages of one MiB: half of them are incompressible, half compress to almost nothing.
 async fn start(shards: u16) -> (RedisServer, Arc<RedisQueue>) {
     let server = RedisServer::start().await;
     let queue = open(RedisSettings { shards, ..settings(server.url()) });
@@ -34,7 +34,7 @@ async fn start(shards: u16) -> (RedisServer, Arc<RedisQueue>) {
 }
 
 #[tokio::test]
-async fn leases_of_all_shards_together_hold_no_more_bytes_than_asked_for() {
+async fn leases_of_all_shards_together_stay_within_the_requested_bytes() {
     for shards in [1, 3] {
         let (server, queue) = start(shards).await;
         let mut given = 0;
@@ -43,7 +43,7 @@ async fn leases_of_all_shards_together_hold_no_more_bytes_than_asked_for() {
             let leases = queue.lease(limited).await.expect("the queue gives");
             assert!((1..=5).contains(&leases.len()), "{}", leases.len());
             given += leases.len();
-            assert_eq!(lag(&server, shards), COUNT - given, "what waits is still seen by autoscalers");
+            assert_eq!(lag(&server, shards), COUNT - given, "autoscalers still see the waiting messages");
             settle_all(&queue, &leases, &dead_letter()).await;
         }
         let (mut after, mut pages) = (None, Vec::new());
@@ -61,18 +61,18 @@ async fn leases_of_all_shards_together_hold_no_more_bytes_than_asked_for() {
     }
 }
 
-/// What the groups of the new have not been given, by Redis's own count.
+/// Number of entries that the groups have not delivered yet, by Redis's own count.
 fn lag(server: &RedisServer, shards: u16) -> usize {
     let lag = |shard| {
-        let told = server.cli(&["xinfo", "groups", &crate::support::key(shard, "new")]);
-        let mut lines = told.lines().skip_while(|line| *line != "lag");
+        let text = server.cli(&["xinfo", "groups", &crate::support::key(shard, "new")]);
+        let mut lines = text.lines().skip_while(|line| *line != "lag");
         lines.nth(1).and_then(|lag| lag.parse::<usize>().ok()).unwrap_or(usize::MAX)
     };
     (0..shards).map(lag).sum()
 }
 
 #[tokio::test]
-async fn a_page_of_messages_is_limited_in_bytes_and_all_are_on_one() {
+async fn a_page_of_messages_is_limited_in_bytes_and_the_pages_contain_all() {
     let (_server, queue) = start(2).await;
     let (mut after, mut seen) = (None, Vec::<MessageId>::new());
     loop {

@@ -1,4 +1,5 @@
-//! Lanes of several processes at once, which do by chance all that lanes may do, and what is left in the end.
+//! Random load: lanes of several processes do at random everything that lanes may do, then the result is
+//! checked.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -12,20 +13,20 @@ use rollbook_testkit::process::until;
 use rollbook_testkit::queues::request;
 use tokio::task::JoinSet;
 
-use crate::support::{dead_letter, drain, is_whole, names, redriven, retry, stats, try_enqueue};
+use crate::support::{dead_letter, drain, has_own_body, names, redriven, retry, stats, try_enqueue};
 
-/// What has happened so far.
+/// Events so far.
 #[derive(Default)]
 struct Seen {
-    /// Told to be durable.
+    /// Acknowledged as durable.
     accepted: BTreeSet<String>,
-    /// Acknowledged or parked by who held the lease, or perhaps: an error leaves it open.
+    /// Settled by the holder of the lease, or possibly settled: an error leaves it open.
     ended: BTreeSet<String>,
     errors: Vec<QueueError>,
     is_over: bool,
 }
 
-/// A storm under way.
+/// A running storm.
 pub(crate) struct Storm {
     seen: Arc<Mutex<Seen>>,
     producers: JoinSet<()>,
@@ -34,7 +35,7 @@ pub(crate) struct Storm {
 }
 
 impl Storm {
-    /// Two producers and two workers on each queue.
+    /// Starts two producers and two workers on each queue.
     pub(crate) fn begin(queues: &[Arc<RedisQueue>], total: usize, chance: u64) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (mut producers, mut workers) = (JoinSet::new(), JoinSet::new());
@@ -49,23 +50,23 @@ impl Storm {
         Self { seen, producers, workers, total }
     }
 
-    /// Waits until so many more messages have ended, or all.
+    /// Waits until `count` further messages have been settled, or all.
     pub(crate) async fn until_more_have_ended(&self, count: usize) {
         let ended = || self.seen.lock().expect("no panic").ended.len();
         let enough = (ended() + count).min(self.total);
         until("messages end", || std::future::ready(ended() >= enough)).await;
     }
 
-    /// Waits for the end, and fails if anything was lost or is stuck. Returns the errors that there were.
+    /// Waits for the end, and fails if a message is lost or stuck. Returns the errors that occurred.
     pub(crate) async fn end(mut self, queue: &RedisQueue) -> Vec<QueueError> {
         while let Some(ended) = self.producers.join_next().await {
             ended.expect("no panic");
         }
-        until("nothing waits or is in anyone's hands", || async {
+        until("nothing waits and nothing is leased", || async {
             queue.stats().await.is_ok_and(|stats| stats.depth() == 0)
         })
         .await;
-        // Not aborted: what a worker has settled it must also be able to say.
+        // Not aborted: a worker must record everything that it has settled.
         self.seen.lock().expect("no panic").is_over = true;
         while let Some(ended) = self.workers.join_next().await {
             ended.expect("no panic");
@@ -75,14 +76,14 @@ impl Storm {
         let lost: Vec<_> = seen.accepted.difference(&seen.ended).collect();
         assert!(lost.is_empty(), "lost: {lost:?}");
         let dead = stats(queue).await.dead;
-        assert!(dead > 0, "chance has parked none");
+        assert!(dead > 0, "no message became a dead letter");
         let redriven = redriven(queue, &DeadLetterFilter::default(), 100_000).await.expect("a step");
         assert_eq!((redriven as u64, drain(queue).await.len() as u64), (dead, dead));
         seen.errors
     }
 }
 
-/// Sends its share in batches of any size, each again until it was told that it is durable.
+/// Sends its share in batches of random size, each repeatedly until it is acknowledged.
 async fn produce(queue: Arc<RedisQueue>, share: Vec<String>, seen: Arc<Mutex<Seen>>, mut rng: fastrand::Rng) {
     let mut rest = &share[..];
     while !rest.is_empty() {
@@ -92,7 +93,7 @@ async fn produce(queue: Arc<RedisQueue>, share: Vec<String>, seen: Arc<Mutex<See
                 assert!(answers.len() == batch.len());
                 seen.lock().expect("no panic").accepted.extend(batch.iter().cloned());
                 rest = after;
-                // Svix sends some twice. Those that are done meanwhile run again.
+                // Svix sends some deliveries twice. Those already done are processed again.
                 if rng.u8(..10) == 0 {
                     let again = try_enqueue(&queue, batch).await;
                     assert!(again.is_err() || again.is_ok_and(|answers| answers.len() == batch.len()));
@@ -106,7 +107,7 @@ async fn produce(queue: Arc<RedisQueue>, share: Vec<String>, seen: Arc<Mutex<See
     }
 }
 
-/// Leases by chance, settles by chance, and now and then lets a lease run out.
+/// Leases and settles at random, and sometimes lets a lease expire.
 async fn work(queue: Arc<RedisQueue>, seen: Arc<Mutex<Seen>>, mut rng: fastrand::Rng) {
     while !seen.lock().expect("no panic").is_over {
         let (lease_for, wait) = (rng.u64(30..300), rng.u64(0..50));
@@ -120,20 +121,20 @@ async fn work(queue: Arc<RedisQueue>, seen: Arc<Mutex<Seen>>, mut rng: fastrand:
                 continue;
             }
         };
-        assert!(leases.iter().all(is_whole), "each message has its own body");
+        assert!(leases.iter().all(has_own_body), "each message has its own body");
         let settlements = leases.into_iter().filter_map(|lease| {
             let settlement = match rng.u8(..100) {
                 0..72 => Settlement::Ack,
                 72..75 => dead_letter(),
                 75..88 => retry(Duration::from_millis(rng.u64(0..30))),
                 88..95 => Settlement::Release,
-                // A worker that dies.
+                // A worker that crashes.
                 _ => return None,
             };
             Some((lease, settlement))
         });
         let settlements: Vec<_> = settlements.collect();
-        // A worker that stalls: half of its leases run out meanwhile.
+        // A worker that stalls: half of its leases expire meanwhile.
         if rng.u8(..20) == 0 {
             tokio::time::sleep(Duration::from_millis(150)).await;
         }

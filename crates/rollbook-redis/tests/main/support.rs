@@ -1,4 +1,4 @@
-//! What these tests share.
+//! Shared helpers of these tests.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -19,7 +19,7 @@ use rollbook_testkit::servers::redis::RedisServer;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Longer than any test.
+/// Duration longer than any test.
 pub(crate) const LONG: Duration = Duration::from_secs(300);
 
 pub(crate) fn settings(url: String) -> RedisSettings {
@@ -38,12 +38,12 @@ pub(crate) fn settings(url: String) -> RedisSettings {
     }
 }
 
-/// A queue on the server's own clock, as it is outside of tests.
+/// Opens a queue on the server's own clock, as in production.
 pub(crate) fn open(settings: RedisSettings) -> Arc<RedisQueue> {
     Arc::new(RedisQueue::new(settings, DueTimes::Server).expect("the settings can be used"))
 }
 
-/// A server, and one process's queue on it.
+/// Starts a server and opens a queue on it.
 pub(crate) async fn start() -> (RedisServer, Arc<RedisQueue>) {
     let server = RedisServer::start().await;
     let queue = open(settings(server.url()));
@@ -69,21 +69,21 @@ pub(crate) async fn try_enqueue(queue: &RedisQueue, ids: &[String]) -> Result<Ve
     all_of(queue.enqueue_many(&deliveries).await)
 }
 
-/// Takes in what must all be new.
+/// Enqueues messages, all of which must be new.
 pub(crate) async fn enqueue(queue: &RedisQueue, ids: &[String]) {
     let answers = try_enqueue(queue, ids).await.expect("the queue takes it");
     assert_eq!(answers, vec![Enqueued::Queued; ids.len()]);
 }
 
-/// Leases what is due now, for long.
+/// Leases due messages for [`LONG`].
 pub(crate) async fn lease(queue: &RedisQueue, max: usize) -> Vec<Lease> {
     let request = request(max, LONG, Duration::ZERO);
     let leases = queue.lease(request).await.expect("the queue gives");
-    assert!(leases.iter().all(is_whole), "each message has its own body");
+    assert!(leases.iter().all(has_own_body), "each message has its own body");
     leases
 }
 
-/// Leases for long until there are so many: some may still be in other hands.
+/// Leases for [`LONG`] until `count` messages are held: some may still be leased by others.
 pub(crate) async fn lease_in_time(queue: &RedisQueue, count: usize) -> Vec<Lease> {
     let started = Instant::now();
     let mut leases = Vec::new();
@@ -95,7 +95,7 @@ pub(crate) async fn lease_in_time(queue: &RedisQueue, count: usize) -> Vec<Lease
     leases
 }
 
-/// One step of a redrive: how many went.
+/// One step of a redrive; returns the number of redriven messages.
 pub(crate) async fn redriven(
     queue: &RedisQueue,
     filter: &DeadLetterFilter,
@@ -104,7 +104,7 @@ pub(crate) async fn redriven(
     Ok(queue.redrive(filter, None, limit).await?.changed)
 }
 
-/// One step of discarding: how many are gone.
+/// One step of discarding; returns the number of discarded messages.
 pub(crate) async fn discarded(
     queue: &RedisQueue,
     filter: &DeadLetterFilter,
@@ -113,8 +113,8 @@ pub(crate) async fn discarded(
     Ok(queue.discard(filter, None, limit).await?.changed)
 }
 
-/// Whether this is the body that [`delivery`] makes.
-pub(crate) fn is_whole(lease: &Lease) -> bool {
+/// Whether the lease has the body that [`delivery`] creates.
+pub(crate) fn has_own_body(lease: &Lease) -> bool {
     lease.body == format!("the body of {}", lease.id)
 }
 
@@ -123,12 +123,12 @@ pub(crate) async fn settle(queue: &RedisQueue, leases: &[Lease], settlement: &Se
     all_of(queue.settle_many(&settlements).await).expect("the queue settles")
 }
 
-/// Settles what must all stand.
+/// Settles leases, all of which must be valid.
 pub(crate) async fn settle_all(queue: &RedisQueue, leases: &[Lease], settlement: &Settlement) {
     assert_eq!(settle(queue, leases, settlement).await, vec![Settled::Done; leases.len()]);
 }
 
-/// Leases and acknowledges until nothing is due. Returns the names.
+/// Leases and acknowledges until nothing is due. Returns the ids.
 pub(crate) async fn drain(queue: &RedisQueue) -> BTreeSet<String> {
     let mut drained = BTreeSet::new();
     loop {
@@ -165,27 +165,27 @@ fn failure() -> Failure {
     Failure { reason: Reason::StoreRefused, detail: "a test".to_owned(), event_type: None }
 }
 
-/// One of a shard's keys.
+/// Name of a shard's key.
 pub(crate) fn key(shard: u16, name: &str) -> String {
     format!("{{rollbook:{shard}}}:{name}")
 }
 
-/// What still lies in the shards, by key. Nothing may once all messages are done.
+/// Remaining data in the shards, by key. Must be empty after all messages are done.
 pub(crate) fn leftovers(server: &RedisServer, shards: u16) -> Vec<String> {
     let count = "local kind = redis.call('TYPE', KEYS[1]).ok \
          return redis.call(({stream = 'XLEN', zset = 'ZCARD', hash = 'HLEN'})[kind] or 'EXISTS', KEYS[1])";
     let names = ["new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures"];
     let keys = (0..shards).flat_map(|shard| names.map(|name| key(shard, name)));
     let counted = keys.map(|key| format!("{key}: {}", server.cli(&["eval", count, "1", &key])));
-    counted.filter(|told| !told.ends_with(": 0")).collect()
+    counted.filter(|text| !text.ends_with(": 0")).collect()
 }
 
-/// What this thread logs.
+/// Log lines of this thread.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    /// Until the guard is dropped.
+    /// Captures until the guard is dropped.
     pub(crate) fn capture() -> (Self, DefaultGuard) {
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).finish();

@@ -1,4 +1,4 @@
-//! TLS, with certificates of one's own authority.
+//! TLS with certificates of a private authority.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -32,13 +32,13 @@ fn trusting(ca_file: Option<&Path>, port: u16) -> RedisSettings {
 
 async fn refusal(queue: &Arc<RedisQueue>) -> String {
     let refused = try_enqueue(queue, &names("msg", 0..1)).await;
-    let Err(QueueError::Deployment(told)) = refused else { panic!("a person must mend it: {refused:?}") };
-    assert!(told.contains("Redis at 127.0.0.1:"), "{told}");
-    told
+    let Err(QueueError::Deployment(text)) = refused else { panic!("manual action needed: {refused:?}") };
+    assert!(text.contains("Redis at 127.0.0.1:"), "{text}");
+    text
 }
 
 #[tokio::test]
-async fn a_server_with_a_certificate_of_our_own_authority_is_trusted_with_it_and_refused_without() {
+async fn a_server_with_a_private_certificate_is_trusted_with_its_authority_and_refused_without() {
     let certificates = Certificates::new();
     let (server, port) = start_with_tls(&certificates).await;
     let queue = open(trusting(Some(&certificates.path("ca.crt")), port));
@@ -46,40 +46,40 @@ async fn a_server_with_a_certificate_of_our_own_authority_is_trusted_with_it_and
     assert_eq!(drain(&queue).await.len(), 5);
     assert_eq!(queue.durability().await.expect("the server answers").weaknesses, []);
 
-    let told = refusal(&open(trusting(None, port))).await;
-    assert!(told.contains("certificate") && told.contains("redis_ca_file"), "{told}");
+    let text = refusal(&open(trusting(None, port))).await;
+    assert!(text.contains("certificate") && text.contains("redis_ca_file"), "{text}");
     let other = Certificates::new();
-    let told = refusal(&open(trusting(Some(&other.path("ca.crt")), port))).await;
-    assert!(told.contains("certificate") && told.contains("redis_ca_file"), "{told}");
+    let text = refusal(&open(trusting(Some(&other.path("ca.crt")), port))).await;
+    assert!(text.contains("certificate") && text.contains("redis_ca_file"), "{text}");
     drop(server);
 }
 
 #[tokio::test]
-async fn tls_on_one_side_only_is_told() {
+async fn tls_on_one_side_only_is_reported() {
     let certificates = Certificates::new();
     let (server, port) = start_with_tls(&certificates).await;
     let soon = Duration::from_secs(1);
     let plain =
         RedisSettings { call_timeout: soon, ..trusting(Some(&certificates.path("ca.crt")), server.port()) };
     let refused = try_enqueue(&open(plain), &names("msg", 0..1)).await;
-    let Err(QueueError::Unavailable(told)) = refused else { panic!("{refused:?}") };
-    assert!(told.contains("no answer in time; does this port speak TLS?"), "{told}");
+    let Err(QueueError::Unavailable(text)) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("no answer in time; does this port speak TLS?"), "{text}");
     let refused =
         try_enqueue(&open(settings(format!("redis://127.0.0.1:{port}/0"))), &names("msg", 0..1)).await;
-    let Err(QueueError::Unavailable(told)) = refused else { panic!("{refused:?}") };
-    assert!(told.contains("is the address right"), "{told}");
+    let Err(QueueError::Unavailable(text)) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("that the address is right"), "{text}");
 }
 
 #[tokio::test]
-async fn a_file_that_holds_no_certificates_is_told_by_its_name() {
+async fn a_file_without_certificates_is_reported_by_name() {
     let certificates = Certificates::new();
     for (name, content) in [("missing", None), ("empty", Some("")), ("garbage", Some("no certificate"))] {
         let path = certificates.path(name);
         if let Some(content) = content {
-            std::fs::write(&path, content).expect("our folder");
+            std::fs::write(&path, content).expect("a writable folder");
         }
         let refused = RedisQueue::new(trusting(Some(&path), 6379), DueTimes::Server).map(drop);
-        let Err(QueueError::Deployment(told)) = refused else { panic!("{name}: {refused:?}") };
-        assert!(told.contains(&path.display().to_string()), "{told}");
+        let Err(QueueError::Deployment(text)) = refused else { panic!("{name}: {refused:?}") };
+        assert!(text.contains(&path.display().to_string()), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! What a lease costs the server does not depend on how much waits, in whatever state.
+//! The cost of a lease does not depend on the number of waiting messages in any state.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ enum State {
     Expired,
 }
 
-/// So many messages in this state.
+/// Adds `count` messages in this state.
 async fn fill(queue: &RedisQueue, state: State, count: usize) {
     for part in names("msg", 0..count).chunks(500) {
         enqueue(queue, part).await;
@@ -35,7 +35,7 @@ async fn fill(queue: &RedisQueue, state: State, count: usize) {
         State::Redriven => dead_letter(),
         State::Expired => {
             let short = |max| request(max, Duration::from_millis(1), Duration::ZERO);
-            // Other lanes are given other messages only as long as no lease has run out.
+            // Other lanes get other messages only while no lease has expired.
             let mut left = count;
             while left > 0 {
                 left -= queue.lease(short(left.min(500))).await.expect("the queue gives").len();
@@ -53,7 +53,7 @@ async fn fill(queue: &RedisQueue, state: State, count: usize) {
     }
 }
 
-/// The commands that the server has carried out so far, by its own count.
+/// Number of commands that the server has executed, by its own count.
 fn commands(server: &RedisServer) -> u64 {
     let stats = server.cli(&["info", "commandstats"]);
     let calls = |line: &str| line.split_once("calls=")?.1.split(',').next()?.parse::<u64>().ok();
@@ -61,12 +61,12 @@ fn commands(server: &RedisServer) -> u64 {
     stats.lines().filter(is_ours).filter_map(calls).sum()
 }
 
-/// Commands for some leases and counts while so many wait in this state.
+/// Number of commands for some leases and counts while `count` messages wait in this state.
 async fn cost(state: State, count: usize) -> u64 {
     let (server, queue) = start().await;
     fill(&queue, state, count).await;
     assert_eq!(stats(&queue).await.depth(), count as u64);
-    // Something new beside it, which has to be compared with what comes again.
+    // One new message, which must be compared with those delivered again.
     enqueue(&queue, &names("new", 0..FEW)).await;
     let before = commands(&server);
     for _ in 0..LEASES {
@@ -79,7 +79,7 @@ async fn cost(state: State, count: usize) -> u64 {
 }
 
 #[tokio::test]
-async fn a_lease_costs_as_much_whether_few_or_many_wait_in_any_state() {
+async fn a_lease_costs_the_same_for_few_and_many_waiting_messages_in_any_state() {
     for state in [State::New, State::Delayed, State::Released, State::Redriven, State::Expired] {
         let (few, many) = (cost(state, FEW).await, cost(state, MANY).await);
         assert!(many <= few + few / 10, "{state:?}: {few} commands with {FEW}, {many} with {MANY}");

@@ -1,5 +1,5 @@
-//! Counts that another program or damage put into our keys. One such message is its own failure: its neighbours are
-//! leased, settled and listed as ever.
+//! Counts in the queue's keys that another program or damage has changed. Such a message affects only itself:
+//! other messages are leased, settled and listed as usual.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use rollbook_testkit::servers::redis::RedisServer;
 
 use crate::support::{LONG, enqueue, ids, key, names, open, retry, set, settings, settle_all, stats};
 
-/// A body that can be read: format 0, the time of receipt, the body.
+/// Stores a valid body: format 0, time of receipt, body.
 const PUT: &str = "redis.call('HSET', KEYS[2], 'odd', string.char(0) .. string.rep('\\0', 8) .. '{}') ";
 
-/// What is no count, what is below any, and what no answer can hold.
+/// Values that are not numbers, below the minimum, or above the maximum of an answer.
 const COUNTS: [&str; 6] = ["x", "", "-5", "1e99", "nan", "99999999999"];
 
 async fn take(queue: &RedisQueue, count: &str) -> Vec<Lease> {
@@ -21,8 +21,8 @@ async fn take(queue: &RedisQueue, count: &str) -> Vec<Lease> {
     given.unwrap_or_else(|error| panic!("{count:?}: {error}"))
 }
 
-/// A message with damaged counts, put there by this script; then one as usual.
-async fn is_given_with_its_neighbour(script: &str) {
+/// Stores a message with damaged counts by this script, then a normal one, and asserts that both are leased.
+async fn assert_leased_with_a_normal_message(script: &str) {
     for count in COUNTS {
         let server = RedisServer::start().await;
         let queue = open(settings(server.url()));
@@ -37,7 +37,7 @@ async fn is_given_with_its_neighbour(script: &str) {
         let given = take(&queue, count).await;
         assert_eq!(ids(&given), set(&["msg_00000".to_owned(), "odd".to_owned()]), "{count:?}");
         assert_eq!(queue.messages(None, 10).await.map(|page| page.messages.len()), Ok(2), "{count:?}");
-        // What is given again is no worse.
+        // A second delivery works too.
         settle_all(&queue, &given, &retry(Duration::ZERO)).await;
         let given = take(&queue, count).await;
         settle_all(&queue, &given, &Settlement::Ack).await;
@@ -46,14 +46,19 @@ async fn is_given_with_its_neighbour(script: &str) {
 }
 
 #[tokio::test]
-async fn a_damaged_count_of_a_new_entry_keeps_no_neighbour_from_its_worker() {
-    is_given_with_its_neighbour("redis.call('XADD', KEYS[1], '*', 'i', 'odd', 'a', ARGV[1], 'u', ARGV[1])")
-        .await;
+async fn a_damaged_count_of_a_new_entry_does_not_block_other_messages() {
+    assert_leased_with_a_normal_message(
+        "redis.call('XADD', KEYS[1], '*', 'i', 'odd', 'a', ARGV[1], 'u', ARGV[1])",
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn a_damaged_count_of_a_message_that_is_due_again_keeps_no_neighbour_from_its_worker() {
+async fn a_damaged_count_of_a_message_that_is_due_again_does_not_block_other_messages() {
     let due = "redis.call('ZADD', KEYS[4], 1, 'odd') ";
-    is_given_with_its_neighbour(&format!("{due} redis.call('HSET', KEYS[5], 'odd', ARGV[1])")).await;
-    is_given_with_its_neighbour(&format!("{due} redis.call('HSET', KEYS[5], 'odd', '7:' .. ARGV[1])")).await;
+    assert_leased_with_a_normal_message(&format!("{due} redis.call('HSET', KEYS[5], 'odd', ARGV[1])")).await;
+    assert_leased_with_a_normal_message(&format!(
+        "{due} redis.call('HSET', KEYS[5], 'odd', '7:' .. ARGV[1])"
+    ))
+    .await;
 }

@@ -1,4 +1,4 @@
-//! Redis's memory: how much a message takes, and what happens where there is none left.
+//! Redis's memory: size of a message, and behaviour when the memory is full.
 
 use std::time::Duration;
 
@@ -29,31 +29,31 @@ fn limit(server: &RedisServer, bytes: u64) {
 }
 
 fn assert_no_room(refused: &Result<Vec<Enqueued>, QueueError>) {
-    let Err(QueueError::NoRoom(told)) = refused else { panic!("no room: {refused:?}") };
-    assert!(told.contains("Redis at 127.0.0.1:") && told.contains("maxmemory"), "{told}");
+    let Err(QueueError::NoRoom(text)) = refused else { panic!("no room: {refused:?}") };
+    assert!(text.contains("Redis at 127.0.0.1:") && text.contains("maxmemory"), "{text}");
 }
 
 #[tokio::test]
-async fn memory_and_its_limit_are_told_and_no_limit_is_none() {
+async fn memory_and_its_limit_are_reported_and_zero_means_no_limit() {
     let (server, queue) = start().await;
     let room = queue.room().await.expect("it may be asked");
     assert!(room.memory_used.is_some_and(|used| used > 100_000), "{room:?}");
     assert_eq!((room.memory_limit, room.disk_available), (None, None));
     limit(&server, 123_456_789);
     assert_eq!(queue.room().await.map(|room| room.memory_limit), Ok(Some(123_456_789)));
-    // A user that may not ask is no reason to call the queue unwell.
+    // A user without this permission does not make the queue unhealthy.
     server.cli(&["acl", "setuser", "default", "-info"]);
     assert_eq!(queue.room().await.map(|room| room.memory_used), Ok(None));
 }
 
 #[tokio::test]
-async fn without_memory_nothing_is_taken_in_and_everything_else_goes_on() {
+async fn without_free_memory_deliveries_are_refused_and_everything_else_works() {
     let (server, queue) = start().await;
     enqueue(&queue, &names("msg", 0..50)).await;
     limit(&server, 1);
     let refuse = async |queue: &RedisQueue| {
         assert_no_room(&try_enqueue(queue, &names("more", 0..5)).await);
-        // Whether they are there already is not looked at either.
+        // Duplicates are not detected then either.
         assert_no_room(&try_enqueue(queue, &names("msg", 0..5)).await);
     };
     refuse(&queue).await;
@@ -70,7 +70,7 @@ async fn without_memory_nothing_is_taken_in_and_everything_else_goes_on() {
     assert_eq!(discarded(&queue, &DeadLetterFilter::default(), 5).await, Ok(5));
     refuse(&queue).await;
 
-    // Also for a process that starts now, on a server that has lost scripts and group.
+    // Also for a process that starts now, on a server without scripts and group.
     server.cli(&["script", "flush"]);
     server.cli(&["xgroup", "destroy", "{rollbook:0}:new", "workers"]);
     server.cli(&["xgroup", "destroy", "{rollbook:0}:again", "workers"]);
@@ -83,7 +83,7 @@ async fn without_memory_nothing_is_taken_in_and_everything_else_goes_on() {
 }
 
 #[tokio::test]
-async fn draining_makes_room_again() {
+async fn draining_frees_memory_for_deliveries() {
     let (server, queue) = start().await;
     enqueue(&queue, &names("first", 0..1)).await;
     limit(&server, memory(&server) + 2 * 1024 * 1024);
@@ -110,7 +110,7 @@ async fn draining_makes_room_again() {
     assert_no_room(&refused);
     assert!(taken > 50, "{taken}");
     let depth = u64::try_from(taken).expect("few") + 1;
-    assert_eq!(stats(&queue).await.depth(), depth, "of what was refused nothing was taken");
+    assert_eq!(stats(&queue).await.depth(), depth, "refused deliveries enqueued nothing");
     let request = request(1_000, LONG, Duration::ZERO);
     let leases = queue.lease(request).await.expect("the queue gives");
     settle_all(&queue, &leases, &Settlement::Ack).await;
@@ -119,12 +119,12 @@ async fn draining_makes_room_again() {
 }
 
 #[tokio::test]
-async fn a_waiting_message_takes_less_memory_than_its_body_has_bytes() {
+async fn a_waiting_message_needs_less_memory_than_the_bytes_of_its_body() {
     const COUNT: usize = 50_000;
     let (server, queue) = start().await;
     let history = History::generate(&HistorySettings::default());
     let event = |number: usize| &history.events[number % history.events.len()];
-    // Of Svix's length.
+    // Ids of Svix's length.
     let id = |number: usize| MessageId::new(format!("msg_{number:027}"));
     let deliver = |number| Delivery {
         id: id(number),
@@ -133,7 +133,7 @@ async fn a_waiting_message_takes_less_memory_than_its_body_has_bytes() {
         body: event(number).body.clone(),
     };
     let deliveries: Vec<Delivery> = (0..COUNT).map(deliver).collect();
-    // What a server and a queue need once is no message's.
+    // The fixed costs of a server and a queue do not count.
     enqueue(&queue, &names("first", 0..1)).await;
     drain(&queue).await;
     let before = memory(&server);

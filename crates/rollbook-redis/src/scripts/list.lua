@@ -1,13 +1,13 @@
--- Looks at messages that are neither done nor dead, and changes nothing. ARGV: clock, max, the most bytes of bodies
--- as received, run, cursor, ids: at these ids, or where there are none at those behind this cursor of HSCAN.
--- Returns: run, the cursor behind them, the ids that there is no room for, and the others, each as id, value,
--- state, until when, attempts.
+-- Lists messages that are neither done nor dead; read-only. ARGV: clock, max, maximum bytes of bodies as
+-- received, run, cursor, ids: reads these ids, or without ids the messages after this HSCAN cursor. Returns:
+-- run, next cursor, ids that did not fit, and the messages, each as id, value, state, end of the state,
+-- attempts.
 --
--- A cursor is a place in the memory of one server: another one (a restart, a failover) hashes otherwise and would
--- skip messages, so there it begins again. A run of a server has an id.
+-- A cursor is valid for the memory of one server run: another server (restart, failover) hashes differently
+-- and would skip messages, so the scan starts again there. The run id identifies the run.
 local max, room, run, cursor = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
 
--- How many are read in one step: what there is no room for is read in vain.
+-- Maximum read in one step: messages that do not fit are read in vain.
 local STEP = 32
 
 local rows, rest, held, unknown = {}, {}, {}, 0
@@ -33,7 +33,8 @@ if #ARGV > 5 then
 else
   local present = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
   if present ~= run then run, cursor = present, '0' end
-  -- No more steps than one of all would be: among many dead letters few are found, and nobody is held up for long.
+  -- At most as many steps as a page without dead letters needs: among many dead letters few messages are
+  -- found, and the server must not be blocked for long.
   local steps = math.ceil(max / STEP)
   repeat
     local page = redis.call('HSCAN', MESSAGES, cursor, 'COUNT', math.min(max, STEP))
@@ -42,8 +43,8 @@ else
   until cursor == '0' or steps <= 0 or is_full()
 end
 
--- Who has which message is not known by id. What is in hand is looked through once for the whole page: lanes times
--- their batches, at about a microsecond each.
+-- Holders are not indexed by id. The leased entries are scanned once for the complete page: lanes times batch
+-- size, about a microsecond each.
 local dues = {}
 for _, row in ipairs(rows) do
   dues[row[1]] = redis.call('ZSCORE', DUE, row[1])
@@ -56,7 +57,7 @@ if unknown > 0 then
     for _, entry in ipairs(redis.call('XRANGE', stream, first, last)) do
       local fields = entry[2]
       if held[fields[2]] == false then
-        -- The attempt of a lease is not counted yet, unless its worker has said that it begins (count.lua).
+        -- The attempt of a lease is not counted yet, unless its worker has reported the start (count.lua).
         held[fields[2]] = {tonumber(batches[index + 1]), count_of(fields[4], 1) - 1}
         unknown = unknown - 1
       end
@@ -75,7 +76,7 @@ for _, row in ipairs(rows) do
   local counted = redis.call('HGET', TRIES, id)
   if counted then tries = count_of(string.match(counted, '^%d+'), 0) end
   if ends <= now then state = 'waiting' end
-  -- Beyond this a number of Lua's is none of Redis's.
+  -- Lua numbers above this can't be returned as Redis integers.
   row[3], row[4], row[5] = state, math.min(ends, 2 ^ 53), tries
 end
 return {run, cursor, rest, rows}

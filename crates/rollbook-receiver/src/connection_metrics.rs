@@ -1,4 +1,4 @@
-//! Counts connections for Prometheus when it asks, instead of with each change: a request pays nothing for it.
+//! Connection metrics, computed at each scrape instead of at each change, so that requests do no extra work.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,39 +7,39 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
 use rollbook_http::{Closed, Connections, State};
 
-/// The connections of the public port, as metrics.
-pub(crate) struct Census {
+/// Collector of the public port's connection metrics.
+pub(crate) struct ConnectionMetrics {
     connections: Connections,
     open: IntGaugeVec,
     limit: IntGauge,
     closed: IntCounterVec,
-    /// Held by one scrape at a time, so that no two add the same difference.
-    taking: Mutex<()>,
+    /// Locked during a scrape, so that two scrapes do not add the same difference.
+    updating: Mutex<()>,
 }
 
-impl Census {
-    /// Every series is there from the start.
+impl ConnectionMetrics {
+    /// Creates the collector; every series exists from the start.
     pub(crate) fn new(connections: Connections) -> Result<Self, prometheus::Error> {
         let open = Opts::new("rollbook_connections", "Open connections of the public port.");
         let limit = Opts::new("rollbook_connections_limit", "Maximum connections of the public port.");
         let closed = Opts::new(
             "rollbook_connections_closed_total",
-            "Connections that the public port ended: full (dropped for a new client), by a time limit, or by age.",
+            "Connections that the public port closed: full (dropped for a new client), by a time limit, or by age.",
         );
-        let census = Self {
+        let metrics = Self {
             open: IntGaugeVec::new(open, &["state"])?,
             limit: IntGauge::with_opts(limit)?,
             closed: IntCounterVec::new(closed, &["reason"])?,
             connections,
-            taking: Mutex::default(),
+            updating: Mutex::default(),
         };
-        census.limit.set(i64::try_from(census.connections.limits().connections_max).unwrap_or(i64::MAX));
-        census.take();
-        Ok(census)
+        metrics.limit.set(i64::try_from(metrics.connections.limits().connections_max).unwrap_or(i64::MAX));
+        metrics.update();
+        Ok(metrics)
     }
 
-    fn take(&self) {
-        let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+    fn update(&self) {
+        let _updating = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = self.connections.counts();
         for (state, count) in State::ALL.into_iter().zip(counts.open) {
             self.open.with_label_values(&[state.label()]).set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -51,13 +51,13 @@ impl Census {
     }
 }
 
-impl Collector for Census {
+impl Collector for ConnectionMetrics {
     fn desc(&self) -> Vec<&Desc> {
         [self.open.desc(), self.limit.desc(), self.closed.desc()].concat()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        self.take();
+        self.update();
         [self.open.collect(), self.limit.collect(), self.closed.collect()].concat()
     }
 }

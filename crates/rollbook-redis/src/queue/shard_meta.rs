@@ -1,4 +1,4 @@
-//! What a shard says of itself (`meta`), and whether we may work with it.
+//! Data of a shard about itself (`meta`), and the check whether this process may use it.
 
 use rollbook_core::queue::QueueError;
 use tracing::{error, warn};
@@ -7,24 +7,24 @@ use super::{FORMAT, RedisQueue, Shard};
 use crate::owner::{Claim, Owner};
 use crate::pool::Call;
 
-/// An epoch that was made for data that were there begins so (`set_up.lua`).
-const KEPT: &str = "kept-";
+/// Prefix of an epoch that was created for existing data (`set_up.lua`).
+const KEPT_PREFIX: &str = "kept-";
 
-/// What stands in a shard's `meta`.
-pub(super) struct Found {
+/// Content of a shard's `meta`.
+pub(super) struct ShardMeta {
     format: u32,
     shards: u16,
     epoch: String,
     owner: Owner,
 }
 
-/// The values of [`Found::FIELDS`], each where it is there.
+/// Values of [`ShardMeta::FIELDS`], as far as present.
 type Fields = (Option<u32>, Option<u16>, Option<String>, Option<String>);
 
-impl Found {
+impl ShardMeta {
     pub(super) const FIELDS: [&str; 4] = ["format", "shards", "epoch", "owner"];
 
-    /// `None` where the shard was never set up.
+    /// Returns `None` if the shard was never set up.
     pub(super) fn read((format, shards, epoch, owner): Fields) -> Option<Self> {
         let owner = Owner::parse(&owner.unwrap_or_default());
         Some(Self { format: format?, shards: shards?, epoch: epoch?, owner })
@@ -32,11 +32,11 @@ impl Found {
 }
 
 impl RedisQueue {
-    pub(super) async fn meet_if_there(&self, shard: &Shard) -> Result<(), QueueError> {
+    pub(super) async fn load_meta(&self, shard: &Shard) -> Result<(), QueueError> {
         let mut command = redis::cmd("HMGET");
-        command.arg(shard.keys.meta()).arg(&Found::FIELDS);
-        if let Some(found) = Found::read(self.command_on(shard, &command).await?) {
-            _ = self.meet(shard, found, false)?;
+        command.arg(shard.keys.meta()).arg(&ShardMeta::FIELDS);
+        if let Some(found) = ShardMeta::read(self.command_on(shard, &command).await?) {
+            _ = self.accept(shard, found, false)?;
         }
         Ok(())
     }
@@ -48,10 +48,10 @@ impl RedisQueue {
         command.arg(FORMAT).arg(self.settings.shards).arg(ours).arg(self.settings.owner.to_string());
         let call = Call { command: &command, script: Some(script), confirm: false };
         let answer = self.servers.call(shard.index, &call).await?;
-        let found = Found::read(self.read_answer(answer.value)?);
+        let found = ShardMeta::read(self.read_answer(answer.value)?);
         let unknown =
-            || QueueError::Deployment(format!("{}: a shard says nothing of itself", self.address()));
-        if let Some(owner) = self.meet(shard, found.ok_or_else(unknown)?, true)? {
+            || QueueError::Deployment(format!("{}: a shard has no metadata after its setup", self.address()));
+        if let Some(owner) = self.accept(shard, found.ok_or_else(unknown)?, true)? {
             let mut command = redis::cmd("HSET");
             command.arg(shard.keys.meta()).arg("owner").arg(owner.to_string());
             let _: u64 = self.command_on(shard, &command).await?;
@@ -59,26 +59,28 @@ impl RedisQueue {
         Ok(())
     }
 
-    /// Adds what is new about this deployment to the owner of every shard: one that no delivery has met since a secret
-    /// was added would know the old secret only, and refuse the process that has the new one alone. A shard without
-    /// an owner keeps none: the first delivery that is genuine claims it, so that a mistyped secret does not.
+    /// Adds new data about this deployment to the owner of every shard: a shard that received no delivery
+    /// since a secret was added would know only the old secret, and refuse a process that has only the new
+    /// one. A shard without an owner stays without one: the first verified delivery claims it, so that a
+    /// mistyped secret can't.
     ///
     /// # Errors
-    /// That of the first shard that can't be asked, or that belongs to another deployment. The others are done.
-    pub(super) async fn note_owner(&self) -> Result<(), QueueError> {
+    /// Returns the error of the first shard that can't be reached or belongs to another deployment. The other
+    /// shards are updated.
+    pub(super) async fn store_owner(&self) -> Result<(), QueueError> {
         let mut failed = None;
         for shard in &self.shards {
-            if let Err(error) = self.note_owner_of(shard).await {
+            if let Err(error) = self.store_owner_in(shard).await {
                 failed = failed.or(Some(error));
             }
         }
         failed.map_or(Ok(()), Err)
     }
 
-    async fn note_owner_of(&self, shard: &Shard) -> Result<(), QueueError> {
+    async fn store_owner_in(&self, shard: &Shard) -> Result<(), QueueError> {
         let mut command = redis::cmd("HMGET");
-        command.arg(shard.keys.meta()).arg(&Found::FIELDS);
-        let found = Found::read(self.command_on(shard, &command).await?);
+        command.arg(shard.keys.meta()).arg(&ShardMeta::FIELDS);
+        let found = ShardMeta::read(self.command_on(shard, &command).await?);
         let Some(found) = found.filter(|found| found.owner != Owner::default()) else { return Ok(()) };
         if matches!(self.settings.owner.claim(&found.owner), Claim::Same) {
             return Ok(());
@@ -86,25 +88,25 @@ impl RedisQueue {
         self.set_up(shard).await
     }
 
-    /// Takes note of what a shard is, where we can work with it. Returns its owner where more is known of it now. A
-    /// call that only reads (`writes` is false) does not take note while there is something to write about the owner:
-    /// the next call that writes then sets the shard up.
-    pub(super) fn meet(
+    /// Accepts a shard if this process can use it. Returns the owner to store if there is new data about it.
+    /// A read-only call (`writes` is false) does not accept a shard while there is data to store about the
+    /// owner: the next call that writes then sets the shard up.
+    pub(super) fn accept(
         &self,
         shard: &Shard,
-        found: Found,
+        found: ShardMeta,
         writes: bool,
     ) -> Result<Option<Owner>, QueueError> {
         let address = self.address();
-        let Found { format, shards, epoch, owner } = found;
+        let ShardMeta { format, shards, epoch, owner } = found;
         if format != FORMAT {
             return Err(QueueError::Deployment(format!(
-                "{address}: its data are in format {format} and this Rollbook knows {FORMAT}; use the Rollbook that made them, or a newer one"
+                "{address}: the queue's data has format {format} and this Rollbook supports {FORMAT}; use the Rollbook that created it, or a newer one"
             )));
         }
         if shards != self.settings.shards {
             return Err(QueueError::Deployment(format!(
-                "{address}: its queue has {shards} shards and queue_shards is {}; set it to {shards}, or drain the queue and delete its keys first",
+                "{address}: the queue has {shards} shards and queue_shards is {}; set it to {shards}, or drain the queue and delete its keys first",
                 self.settings.shards
             )));
         }
@@ -114,7 +116,7 @@ impl RedisQueue {
             Claim::Add(owner) => Some(owner),
             Claim::Other => return Err(self.belongs_to_another(shard, &owner)),
         };
-        // Data that were kept while meta was lost have another epoch, and are the ones that we knew.
+        // If meta was lost and the data kept, the epoch is new and the data is what this process knew.
         if writes || (add.is_none() && !is_unclaimed) {
             *shard.epoch() = Some(epoch);
         }
@@ -133,22 +135,22 @@ impl RedisQueue {
         ))
     }
 
-    /// Whether the shard's data are the ones we knew. Says so where they are not. An empty epoch: `meta` is gone and the data
-    /// are there.
-    pub(super) fn is_known(&self, shard: &Shard, found: Option<&str>) -> bool {
+    /// Whether the shard's data is the data that this process knows; logs if not. An empty epoch means that
+    /// `meta` is gone and the data exists.
+    pub(super) fn check_epoch(&self, shard: &Shard, found: Option<&str>) -> bool {
         let mut known = shard.epoch();
         let Some(epoch) = known.as_deref().filter(|known| found != Some(*known)) else { return true };
         let address = self.address();
-        if found
-            .is_some_and(|found| found.is_empty() || (found.starts_with(KEPT) && !epoch.starts_with(KEPT)))
-        {
-            warn!("{address}: {} was gone and is written anew; the messages are there", shard.keys.meta());
+        if found.is_some_and(|found| {
+            found.is_empty() || (found.starts_with(KEPT_PREFIX) && !epoch.starts_with(KEPT_PREFIX))
+        }) {
+            warn!("{address}: {} was missing and is recreated; no message is lost", shard.keys.meta());
             *known = None;
             return true;
         }
         error!(
-            "{address}: the queue was emptied or replaced (FLUSHALL, a restart without its data, another server); what \
-             waited there is gone and the work goes on. Replay the time since from Clerk's dashboard",
+            "{address}: the queue was emptied or replaced (FLUSHALL, a restart without its data, another server); waiting \
+             messages are lost and work continues. Fix: replay the time since then from Clerk's dashboard",
         );
         *known = None;
         false

@@ -1,4 +1,4 @@
-//! The queue as a whole: whether there is one, what its server's clock says, and its end.
+//! Operations on the complete queue: existence, owner, server clock, deletion.
 
 use std::collections::HashMap;
 
@@ -9,16 +9,17 @@ use rollbook_core::time::Timestamp;
 use super::RedisQueue;
 use crate::owner::{Claim, Owner};
 
-/// Who a queue belongs to.
+/// Owner of a queue, and whether this deployment may use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ownership {
-    /// The pattern of its keys.
+    /// Pattern of the queue's keys.
     pub keys: String,
-    /// What its owner is known by, where anybody has said so.
+    /// Stored owner, if any.
     pub owner: Option<String>,
-    /// Why this deployment must not use it, and how to fix that.
+    /// Reason for which this deployment must not use the queue, with the fix.
     pub refusal: Option<String>,
-    /// Whether nobody can tell: the queue has an owner, and this process has nothing to compare with it.
+    /// Whether the owner can't be checked: the queue has an owner, and this process has nothing to compare
+    /// with it.
     pub is_unverified: bool,
 }
 
@@ -34,7 +35,7 @@ pub enum FullCoverage {
 }
 
 impl RedisQueue {
-    /// What the nodes that answer do while some slots have no node; `None` where the server is not a cluster or none
+    /// Returns what the reachable nodes do while some slots have no node; `None` if the server is not a cluster or no node
     /// answers.
     pub async fn full_coverage(&self) -> Option<FullCoverage> {
         let mut found = None;
@@ -49,44 +50,44 @@ impl RedisQueue {
             let coverage = match answer.as_ref().map(|answer| answer.values().next().map(String::as_str)) {
                 Ok(Some("yes")) => return Some(FullCoverage::Required),
                 Ok(Some(_)) => FullCoverage::NotRequired,
-                // A server that is unreachable by now has a line of its own.
+                // A server that became unreachable is reported elsewhere.
                 Ok(None) | Err(_) => FullCoverage::Hidden,
             };
-            // What one node hides may be anything.
+            // A hidden value may be either.
             found = found.filter(|_| coverage == FullCoverage::NotRequired).or(Some(coverage));
         }
         found
     }
 
-    /// Whether a queue was ever made here, empty as it may be. Makes none.
+    /// Whether a queue was ever created here, even if it is empty. Does not create one.
     ///
     /// # Errors
-    /// The server can't be asked.
+    /// Fails if the server can't be asked.
     pub async fn exists(&self) -> Result<bool, QueueError> {
         let mut failed = None;
         for shard in &self.shards {
             match self.command_on::<u64>(shard, cmd("EXISTS").arg(shard.keys.all())).await {
                 Ok(0) => {}
                 Ok(_) => return Ok(true),
-                Err(error) if self.servers.are_several() => failed = failed.or(Some(error)),
+                Err(error) if self.servers.is_cluster() => failed = failed.or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
         failed.map_or(Ok(false), Err)
     }
 
-    /// Who the queue under our keys belongs to. Makes none.
+    /// Returns the owner of the queue with this key prefix. Does not create a queue.
     ///
     /// # Errors
-    /// The server can't be asked.
+    /// Fails if the server can't be asked.
     pub async fn ownership(&self) -> Result<Ownership, QueueError> {
         let keys = format!("{{{}:*", self.settings.key_prefix);
         for shard in &self.shards {
             let owner: Result<Option<String>, _> =
                 self.command_on(shard, cmd("HGET").arg(shard.keys.meta()).arg("owner")).await;
             let owner = match owner {
-                // Of a cluster another node may tell.
-                Err(_) if self.servers.are_several() => continue,
+                // In a cluster another node may answer.
+                Err(_) if self.servers.is_cluster() => continue,
                 owner => owner?,
             };
             if let Some(owner) = owner {
@@ -100,10 +101,11 @@ impl RedisQueue {
         Ok(Ownership { keys, owner: None, refusal: None, is_unverified: false })
     }
 
-    /// What the server's clock says, which decides what is due. Of a cluster: one server's.
+    /// Returns the time of the server's clock, which decides when messages are due. In a cluster: of one
+    /// server.
     ///
     /// # Errors
-    /// The server can't be asked.
+    /// Fails if the server can't be asked.
     pub async fn server_time(&self) -> Result<Timestamp, QueueError> {
         let mut failed = None;
         for shard in &self.shards {
@@ -113,17 +115,17 @@ impl RedisQueue {
                         seconds.saturating_mul(1000).saturating_add(micros / 1000),
                     ));
                 }
-                Err(error) if self.servers.are_several() => failed = failed.or(Some(error)),
+                Err(error) if self.servers.is_cluster() => failed = failed.or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
         Err(failed.unwrap_or_else(|| QueueError::Deployment("the queue has no shards".to_owned())))
     }
 
-    /// Deletes the queue with all that waits in it. Nobody may be using it.
+    /// Deletes the queue with all waiting messages. No process may be using it.
     ///
     /// # Errors
-    /// The server can't be asked: part of it may still be there.
+    /// Fails if a server can't be asked; part of the queue may remain.
     pub async fn remove(&self) -> Result<(), QueueError> {
         for shard in &self.shards {
             let _: u64 = self.command_on(shard, cmd("UNLINK").arg(shard.keys.all())).await?;

@@ -1,4 +1,4 @@
-//! Ids that another program or damage put into our keys: not even text.
+//! Ids that another program or damage has stored and that are not UTF-8.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::{
 const SHARDS: u16 = 3;
 const NAME: &str = "bytes:6f6464ff2f";
 
-/// A message under bytes that are no text, in a shard where they would never be looked for.
+/// Stores a message with an id that is not UTF-8, in a shard other than that of the id.
 fn put(server: &RedisServer) {
     let script = "redis.call('XADD', KEYS[1], '*', 'i', 'odd\\255/') \
          return redis.call('HSET', KEYS[2], 'odd\\255/', '\\9' .. string.rep('\\0', 8) .. 'a body')";
@@ -26,7 +26,7 @@ fn put(server: &RedisServer) {
 async fn start() -> (RedisServer, std::sync::Arc<RedisQueue>) {
     let server = RedisServer::start().await;
     let queue = open(RedisSettings { shards: SHARDS, ..settings(server.url()) });
-    // So that all shards are set up.
+    // Sets all shards up.
     enqueue(&queue, &names("msg", 0..30)).await;
     settle_all(&queue, &give(&queue, 30).await, &Settlement::Ack).await;
     put(&server);
@@ -42,14 +42,14 @@ async fn give(queue: &RedisQueue, max: usize) -> Vec<rollbook_core::queue::Lease
 }
 
 #[tokio::test]
-async fn a_message_whose_id_is_no_text_is_leased_settled_listed_and_found_like_any_other() {
+async fn a_message_with_a_binary_id_is_leased_settled_listed_and_found_like_any_other() {
     let (server, queue) = start().await;
     for settlement in [Settlement::Release, retry(Duration::ZERO), dead_letter()] {
         let leases = give(&queue, 10).await;
         assert_eq!((leases.len(), leases[0].id.as_str(), &leases[0].body[..]), (1, NAME, &b"a body"[..]));
         assert!(leases[0].unreadable.is_some());
         let found =
-            queue.message(&MessageId::new(NAME)).await.expect("the queue looks").expect("it is there");
+            queue.message(&MessageId::new(NAME)).await.expect("the queue answers").expect("it is there");
         assert!(matches!(found.state, MessageState::Leased { .. }), "{found:?}");
         settle_all(&queue, &leases, &settlement).await;
     }
@@ -76,7 +76,7 @@ async fn rest(queue: &RedisQueue, mut next: Option<rollbook_core::queue::Message
 }
 
 #[tokio::test]
-async fn a_message_whose_id_is_no_text_is_removed_in_whatever_shard_it_lies() {
+async fn a_message_with_a_binary_id_is_removed_from_any_shard() {
     let (server, queue) = start().await;
     assert_eq!(queue.remove_many(&[MessageId::new(NAME)]).await, Ok(1));
     assert_eq!((stats(&queue).await.depth(), leftovers(&server, SHARDS)), (0, Vec::new()));

@@ -1,7 +1,7 @@
-//! Messages that wait, looked at without taking them.
+//! Read-only listing of waiting messages.
 //!
-//! A listing walks over the bodies of one shard after the other (HSCAN), which neither a retry nor a lease moves.
-//! A step of that walk may bring more than a page holds: the ids that are left over go into the cursor, and come
+//! A listing scans the bodies of one shard after the other (HSCAN); neither a retry nor a lease moves them. A
+//! step of the scan may return more than a page holds: the remaining ids are stored in the cursor, and come
 //! first on the next page.
 
 use redis::FromRedisValue;
@@ -15,35 +15,35 @@ use super::RedisQueue;
 use crate::id;
 use crate::value::{self, Stored};
 
-/// The most messages on a page, with their bodies.
+/// Maximum messages on a page, with their bodies.
 const PAGE_MAX: usize = 500;
 
-/// Where HSCAN begins, and what it says when it has come round.
-const ROUND: &str = "0";
+/// Cursor with which HSCAN starts and which it returns at the end.
+const SCAN_START: &str = "0";
 
-/// A place in a listing: `shard/run/cursor`, then `/` and the hexadecimal digits of the id for each that was left over.
-struct Place {
+/// Position in a listing: `shard/run/cursor`, then `/` and the hexadecimal digits for each remaining id.
+struct Position {
     shard: usize,
-    /// The run of the server that gave the cursor.
+    /// Run id of the server that returned the cursor.
     run: String,
     cursor: String,
-    /// These come first.
+    /// Remaining ids of the page before; they come first.
     rest: Vec<Vec<u8>>,
 }
 
-/// The script's answer: run, cursor, ids left over, messages.
+/// Answer of the script: run, cursor, remaining ids, messages.
 type Answer = (String, String, Vec<Vec<u8>>, Vec<Row>);
 
-/// A message: id, value, state, until when, attempts.
+/// Message: id, value, state, end of the state, attempts.
 type Row = (Vec<u8>, Vec<u8>, String, i64, u32);
 
-impl Place {
-    /// Where a shard begins.
+impl Position {
+    /// Start of a shard.
     fn of_shard(shard: usize) -> Self {
-        Self { shard, run: String::new(), cursor: ROUND.to_owned(), rest: Vec::new() }
+        Self { shard, run: String::new(), cursor: SCAN_START.to_owned(), rest: Vec::new() }
     }
 
-    /// None that we wrote begins anew.
+    /// Parses a cursor; starts from the beginning if the cursor is not valid.
     fn parse(cursor: &MessagesCursor) -> Self {
         let mut parts = cursor.0.split('/').map(str::to_owned);
         let mut next = || parts.next();
@@ -71,17 +71,17 @@ impl RedisQueue {
         limit: usize,
     ) -> Result<MessagesPage, QueueError> {
         let limit = limit.clamp(1, PAGE_MAX);
-        let place = after.map_or_else(|| Place::of_shard(0), Place::parse);
-        if place.shard >= self.shards.len() {
+        let position = after.map_or_else(|| Position::of_shard(0), Position::parse);
+        if position.shard >= self.shards.len() {
             return Ok(MessagesPage { messages: Vec::new(), next: None });
         }
-        let (first, later) = place.rest.split_at(limit.min(place.rest.len()));
-        let (run, cursor, mut rest, rows): Answer = self.look(&place, limit, first).await?;
+        let (first, later) = position.rest.split_at(limit.min(position.rest.len()));
+        let (run, cursor, mut rest, rows): Answer = self.read_page(&position, limit, first).await?;
         rest.extend_from_slice(later);
-        let next = if cursor != ROUND || !rest.is_empty() {
-            Some(Place { shard: place.shard, run, cursor, rest })
+        let next = if cursor != SCAN_START || !rest.is_empty() {
+            Some(Position { shard: position.shard, run, cursor, rest })
         } else {
-            Some(place.shard + 1).filter(|shard| *shard < self.shards.len()).map(Place::of_shard)
+            Some(position.shard + 1).filter(|shard| *shard < self.shards.len()).map(Position::of_shard)
         };
         let messages = rows.into_iter().map(message).collect();
         Ok(MessagesPage { messages, next: next.map(|next| next.cursor()) })
@@ -90,7 +90,7 @@ impl RedisQueue {
     pub(super) async fn find(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
         for shard in self.shards_of(id) {
             let ids = [id::stored(id.as_str()).into_owned()];
-            let (_, _, _, rows): Answer = self.look(&Place::of_shard(shard), 1, &ids).await?;
+            let (_, _, _, rows): Answer = self.read_page(&Position::of_shard(shard), 1, &ids).await?;
             if let Some(row) = rows.into_iter().next() {
                 return Ok(Some(message(row)));
             }
@@ -98,15 +98,15 @@ impl RedisQueue {
         Ok(None)
     }
 
-    /// Looks at these, or where there are none at the next in the walk.
-    async fn look<T: FromRedisValue>(
+    /// Reads these ids, or if there are none the next messages of the scan.
+    async fn read_page<T: FromRedisValue>(
         &self,
-        place: &Place,
+        position: &Position,
         max: usize,
         ids: &[Vec<u8>],
     ) -> Result<T, QueueError> {
-        self.ask(&self.scripts.look, &self.shards[place.shard], |command| {
-            command.arg(max).arg(PAGE_BYTES_MAX).arg(&place.run).arg(&place.cursor);
+        self.ask(&self.scripts.list, &self.shards[position.shard], |command| {
+            command.arg(max).arg(PAGE_BYTES_MAX).arg(&position.run).arg(&position.cursor);
             for id in ids {
                 command.arg(id);
             }
@@ -123,7 +123,7 @@ fn message((id, stored, state, until, attempts): Row) -> QueuedMessage {
         _ => MessageState::Waiting,
     };
     let Stored { received_at, traceparent, body } = value::show(&stored);
-    QueuedMessage { id: id::shown(&id), received_at, traceparent, attempts, state, body }
+    QueuedMessage { id: id::to_message_id(&id), received_at, traceparent, attempts, state, body }
 }
 
 #[cfg(test)]
@@ -131,15 +131,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_read_as_it_was_written() {
+    fn a_written_position_is_parsed_back() {
         for rest in [&[][..], &[&b"msg_a"[..]], &[b"msg_-Z", b"a/b\xff"]] {
             let rest = rest.iter().map(|id| id.to_vec()).collect();
-            let place =
-                Place { shard: 63, run: "4f".to_owned(), cursor: "18446744073709551615".to_owned(), rest };
-            let read = Place::parse(&place.cursor());
+            let position =
+                Position { shard: 63, run: "4f".to_owned(), cursor: "18446744073709551615".to_owned(), rest };
+            let read = Position::parse(&position.cursor());
             assert_eq!(
                 (read.shard, read.run, read.cursor, read.rest),
-                (place.shard, place.run, place.cursor, place.rest)
+                (position.shard, position.run, position.cursor, position.rest)
             );
         }
     }

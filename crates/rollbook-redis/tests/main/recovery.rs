@@ -1,4 +1,4 @@
-//! Data that someone destroyed under us: the work goes on by itself, and a person is told.
+//! Data destroyed from outside: work continues automatically, and the log reports it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,11 +19,11 @@ use crate::support::{
 };
 use rollbook_testkit::queues::{all_of, request};
 
-/// How soon a worker must have healed what it found.
-const SOON: Duration = Duration::from_secs(1);
+/// Maximum time until a worker must have recovered.
+const RECOVERY_MAX: Duration = Duration::from_secs(1);
 
-/// Messages in every state: ten new ones leased, ten leased for the second time, ten released, ten
-/// untouched, one dead.
+/// Messages in every state: ten new ones leased, ten leased for the second time, ten released, ten never
+/// leased, one dead letter.
 struct Scene {
     held_new: Vec<Lease>,
     held_again: Vec<Lease>,
@@ -44,8 +44,8 @@ async fn scene(queue: &RedisQueue) -> Scene {
     Scene { held_new, held_again }
 }
 
-/// Everything that another process is given within a second.
-async fn given(server: &RedisServer) -> (Arc<RedisQueue>, Vec<Lease>) {
+/// Everything that another process can lease within a second.
+async fn lease_as_other_process(server: &RedisServer) -> (Arc<RedisQueue>, Vec<Lease>) {
     let other = open(settings(server.url()));
     let started = Instant::now();
     let mut given = Vec::new();
@@ -56,12 +56,12 @@ async fn given(server: &RedisServer) -> (Arc<RedisQueue>, Vec<Lease>) {
         }
         given.extend(leases);
     }
-    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    assert!(started.elapsed() < RECOVERY_MAX, "{:?}", started.elapsed());
     (other, given)
 }
 
 #[tokio::test]
-async fn a_group_that_was_destroyed_is_made_again_and_nothing_is_lost_or_stuck() {
+async fn a_destroyed_group_is_recreated_and_no_message_is_lost_or_stuck() {
     let (log, _logging) = Log::capture();
     let server = RedisServer::start().await;
     for destroyed in [&["new"][..], &["again"], &["new", "again"]] {
@@ -78,13 +78,13 @@ async fn a_group_that_was_destroyed_is_made_again_and_nothing_is_lost_or_stuck()
         if destroyed.contains(&"again") {
             expected.extend(ids(&held_again));
         }
-        let (other, given) = given(&server).await;
+        let (other, given) = lease_as_other_process(&server).await;
         assert_eq!((ids(&given), given.len()), (expected.clone(), expected.len()));
         for (lease, before) in given
             .iter()
             .filter_map(|lease| Some((lease, held_again.iter().find(|held| held.id == lease.id)?)))
         {
-            assert_eq!(lease.attempt, before.attempt, "its attempts are still counted");
+            assert_eq!(lease.attempt, before.attempt, "attempts are still counted");
         }
         settle_all(&other, &given, &Settlement::Ack).await;
         for held in held_new.iter().chain(&held_again) {
@@ -103,22 +103,22 @@ async fn a_group_that_was_destroyed_is_made_again_and_nothing_is_lost_or_stuck()
             ["{rollbook:0}:messages: 1", "{rollbook:0}:dead: 1", "{rollbook:0}:failures: 1"]
         );
     }
-    let told = log.lines_with("was gone");
-    assert_eq!(told.len(), 3, "one each time: {told:?}");
+    let text = log.lines_with("was missing and is recreated");
+    assert_eq!(text.len(), 3, "one line each time: {text:?}");
     assert!(
-        told.iter().all(|line| line.contains("WARN") && line.contains("Redis at 127.0.0.1:")),
-        "{told:?}"
+        text.iter().all(|line| line.contains("WARN") && line.contains("Redis at 127.0.0.1:")),
+        "{text:?}"
     );
 }
 
 #[tokio::test]
-async fn what_is_settled_while_the_group_is_gone_is_settled() {
+async fn settlements_while_the_group_is_missing_succeed() {
     let (server, queue) = start().await;
     let Scene { held_new, held_again } = scene(&queue).await;
     for stream in ["new", "again"] {
         server.cli(&["xgroup", "destroy", &key(0, stream), "workers"]);
     }
-    assert_eq!(stats(&queue).await.depth(), 40, "counting does without the groups");
+    assert_eq!(stats(&queue).await.depth(), 40, "counting needs no groups");
     settle_all(&queue, &held_new[..5], &Settlement::Ack).await;
     settle_all(&queue, &held_new[5..], &retry(Duration::ZERO)).await;
     settle_all(&queue, &held_again[..5], &Settlement::Ack).await;
@@ -130,7 +130,7 @@ async fn what_is_settled_while_the_group_is_gone_is_settled() {
 }
 
 #[tokio::test]
-async fn streams_that_were_deleted_give_back_every_message_whose_body_is_there() {
+async fn after_streams_are_deleted_every_message_with_a_body_is_delivered() {
     let (log, _logging) = Log::capture();
     for deleted in [&["new"][..], &["again"], &["new", "again"]] {
         let (server, queue) = start().await;
@@ -138,7 +138,7 @@ async fn streams_that_were_deleted_give_back_every_message_whose_body_is_there()
         for stream in deleted {
             server.cli(&["del", &key(0, stream)]);
         }
-        // It makes the stream again, without a group.
+        // Creates the stream again, without a group.
         enqueue(&queue, &names("later", 0..1)).await;
         let mut expected =
             set(&[names("released", 0..10), names("waiting", 0..10), names("later", 0..1)].concat());
@@ -148,7 +148,7 @@ async fn streams_that_were_deleted_give_back_every_message_whose_body_is_there()
         if deleted.contains(&"again") {
             expected.extend(ids(&held_again));
         }
-        let (other, given) = given(&server).await;
+        let (other, given) = lease_as_other_process(&server).await;
         assert_eq!((ids(&given), given.len()), (expected.clone(), expected.len()), "{deleted:?}");
         settle_all(&other, &given, &Settlement::Ack).await;
         let left =
@@ -156,29 +156,29 @@ async fn streams_that_were_deleted_give_back_every_message_whose_body_is_there()
         settle_all(&queue, &left.collect::<Vec<_>>(), &Settlement::Ack).await;
         assert_eq!((stats(&queue).await.depth(), stats(&queue).await.dead), (0, 1), "{deleted:?}");
     }
-    assert_eq!(log.lines_with("was gone").len(), 3);
+    assert_eq!(log.lines_with("was missing and is recreated").len(), 3);
 }
 
 #[tokio::test]
-async fn a_deleted_stream_gives_back_what_came_again_also_when_nothing_else_waits() {
+async fn after_a_stream_is_deleted_messages_delivered_before_are_delivered_again() {
     let (server, queue) = start().await;
     enqueue(&queue, &names("again", 0..5)).await;
     settle_all(&queue, &lease(&queue, 5).await, &retry(Duration::ZERO)).await;
     let held = lease(&queue, 5).await;
     server.cli(&["del", &key(0, "again")]);
-    let (other, given) = given(&server).await;
+    let (other, given) = lease_as_other_process(&server).await;
     assert_eq!((ids(&given), given.len()), (ids(&held), 5));
     settle_all(&other, &given, &Settlement::Ack).await;
     assert_eq!(stats(&queue).await.depth(), 0);
 }
 
 #[tokio::test]
-async fn a_step_that_breaks_off_leaves_the_lease_where_it_was() {
+async fn an_interrupted_step_does_not_change_the_lease() {
     for (broken, how) in [("dead", dead_letter()), ("failures", dead_letter()), ("tries", retry(LONG))] {
         let (server, queue) = start().await;
         enqueue(&queue, &names("msg", 0..1)).await;
         let held = lease(&queue, 1).await;
-        // What another program would do to our keys.
+        // Another program overwrites one of the queue's keys.
         server.cli(&["set", &key(0, broken), "x"]);
         let failed = queue.settle_many(&[(held[0].clone(), how.clone())]).await;
         assert!(matches!(failed[..], [Err(QueueError::Deployment(_))]), "{broken}: {failed:?}");
@@ -190,7 +190,7 @@ async fn a_step_that_breaks_off_leaves_the_lease_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_value_that_is_cut_short_keeps_no_neighbour_from_its_worker() {
+async fn a_truncated_value_does_not_block_other_messages() {
     let (server, queue) = start().await;
     let all = names("msg", 0..3);
     enqueue(&queue, &all).await;
@@ -201,11 +201,11 @@ async fn a_value_that_is_cut_short_keeps_no_neighbour_from_its_worker() {
     assert_eq!(ids(&read), set(&[all[0].clone(), all[2].clone()]));
     assert_eq!(settle(&queue, &unread, &dead_letter()).await, [Settled::Done]);
     let now = stats(&queue).await;
-    assert_eq!((now.leased, now.dead), (2, 1), "the one that can't be read is parked");
+    assert_eq!((now.leased, now.dead), (2, 1), "the unreadable message is a dead letter");
 }
 
 #[tokio::test]
-async fn what_an_earlier_worker_could_not_read_is_whole_for_a_later_one() {
+async fn a_message_that_an_earlier_worker_could_not_read_is_complete_for_a_later_one() {
     let (server, queue) = start().await;
     let traceparent = Traceparent::parse(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
     let sent = Delivery { traceparent, ..delivery("msg_1") };
@@ -216,7 +216,7 @@ async fn what_an_earlier_worker_could_not_read_is_whole_for_a_later_one() {
              return string.byte(value)";
         server.cli(&["eval", script, "1", &key(0, "messages"), format])
     };
-    // To an earlier worker this format is as unknown as that one is to us.
+    // An earlier worker does not know this format, just as this one does not know format 99.
     let format = set_format("99");
     assert_eq!(format, "2");
     let unread = queue.lease(request(10, LONG, Duration::ZERO)).await.expect("the queue gives");
@@ -228,8 +228,9 @@ async fn what_an_earlier_worker_could_not_read_is_whole_for_a_later_one() {
     assert_eq!((given.traceparent, &given.body), (sent.traceparent, &sent.body));
 }
 
-/// A worker and a receiver in two processes, neither of which is started again.
-async fn goes_on_after(empty: impl AsyncFnOnce(&mut RedisServer)) {
+/// Empties the queue under a worker and a receiver in two processes, neither of which restarts, and asserts
+/// that both continue.
+async fn assert_work_continues_after(empty: impl AsyncFnOnce(&mut RedisServer)) {
     let (log, logging) = Log::capture();
     let (mut server, worker) = start().await;
     let receiver = open(settings(server.url()));
@@ -237,21 +238,21 @@ async fn goes_on_after(empty: impl AsyncFnOnce(&mut RedisServer)) {
     enqueue(&receiver, &names("before", 0..3)).await;
     empty(&mut server).await;
 
-    // Connections may have broken: as often as there are some, and never for long.
+    // Connections may have broken: one error per connection, and only for a short time.
     let started = Instant::now();
     while !matches!(
         try_enqueue(&receiver, &names("after", 0..3)).await,
         Ok(_) | Err(QueueError::Deployment(_))
     ) {
-        assert!(started.elapsed() < SOON, "the receiver goes on");
+        assert!(started.elapsed() < RECOVERY_MAX, "the receiver continues");
     }
     enqueue(&receiver, &names("new", 0..3)).await;
     let request = request(1, Duration::from_secs(60), Duration::ZERO);
     while let Err(error) = worker.lease(request.clone()).await {
-        assert!(matches!(error, QueueError::Unavailable(_)) && started.elapsed() < SOON, "{error}");
+        assert!(matches!(error, QueueError::Unavailable(_)) && started.elapsed() < RECOVERY_MAX, "{error}");
     }
     assert_eq!(lease(&worker, 100).await.len(), 5);
-    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    assert!(started.elapsed() < RECOVERY_MAX, "{:?}", started.elapsed());
     for held in [&held_new, &held_again] {
         assert!(
             settle(&worker, held, &Settlement::Ack)
@@ -261,21 +262,21 @@ async fn goes_on_after(empty: impl AsyncFnOnce(&mut RedisServer)) {
         );
     }
     assert_eq!((stats(&worker).await.leased, stats(&worker).await.depth()), (6, 6));
-    let told = log.lines_with("emptied or replaced");
-    assert_eq!(told.len(), 1, "once: {told:?}");
-    assert!(told[0].contains("ERROR") && told[0].contains("Redis at 127.0.0.1:"), "{told:?}");
-    assert!(log.lines_with("nothing is lost").is_empty(), "for it is");
+    let text = log.lines_with("emptied or replaced");
+    assert_eq!(text.len(), 1, "once: {text:?}");
+    assert!(text[0].contains("ERROR") && text[0].contains("Redis at 127.0.0.1:"), "{text:?}");
+    assert!(log.lines_with("no message is lost").is_empty(), "messages are lost");
     drop(logging);
 }
 
 #[tokio::test]
-async fn after_flushall_receivers_and_workers_go_on_and_say_that_the_queue_was_emptied() {
-    goes_on_after(async |server| drop(server.cli(&["flushall"]))).await;
+async fn after_flushall_receivers_and_workers_continue_and_log_that_the_queue_was_emptied() {
+    assert_work_continues_after(async |server| drop(server.cli(&["flushall"]))).await;
 }
 
 #[tokio::test]
-async fn after_a_restart_without_its_data_receivers_and_workers_go_on_and_say_so() {
-    goes_on_after(async |server| {
+async fn after_a_restart_without_data_receivers_and_workers_continue_and_log_it() {
+    assert_work_continues_after(async |server| {
         server.kill();
         server.restart_empty().await;
     })
@@ -283,7 +284,7 @@ async fn after_a_restart_without_its_data_receivers_and_workers_go_on_and_say_so
 }
 
 #[tokio::test]
-async fn a_worker_that_starts_after_flushall_gets_what_a_receiver_took_in_meanwhile() {
+async fn a_worker_that_starts_after_flushall_gets_messages_enqueued_meanwhile() {
     let (server, receiver) = start().await;
     enqueue(&receiver, &names("before", 0..3)).await;
     server.cli(&["flushall"]);
@@ -294,7 +295,7 @@ async fn a_worker_that_starts_after_flushall_gets_what_a_receiver_took_in_meanwh
 }
 
 #[tokio::test]
-async fn scripts_that_the_server_forgot_are_sent_again() {
+async fn scripts_missing_on_the_server_are_loaded_again() {
     let (server, queue) = start().await;
     let forget = || assert_eq!(server.cli(&["script", "flush"]), "OK");
     enqueue(&queue, &names("msg", 0..5)).await;
@@ -309,7 +310,7 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
     assert_eq!(leases.len(), 10);
 }
 
-/// Waits until someone's read blocks.
+/// Waits until a client is in a blocking read.
 pub(crate) async fn until_a_lease_waits(server: &RedisServer) {
     let is_blocked = |line: &str| line.contains("cmd=xread") && line.contains("flags=b");
     until("a lease waits", || std::future::ready(server.cli(&["client", "list"]).lines().any(is_blocked)))
@@ -317,12 +318,12 @@ pub(crate) async fn until_a_lease_waits(server: &RedisServer) {
 }
 
 #[tokio::test]
-async fn a_lease_that_waits_while_the_data_are_destroyed_goes_on_waiting() {
+async fn a_waiting_lease_continues_to_wait_while_the_data_is_destroyed() {
     let destructions: [&[&str]; 3] =
         [&["flushall"], &["del", "{rollbook:0}:new"], &["xgroup", "destroy", "{rollbook:0}:new", "workers"]];
     for (number, destruction) in destructions.into_iter().enumerate() {
         let (server, queue) = start().await;
-        // So that there is something to destroy.
+        // Adds data to destroy.
         enqueue(&queue, &names("first", 0..1)).await;
         drain(&queue).await;
         let waiting = Arc::clone(&queue);
@@ -337,6 +338,6 @@ async fn a_lease_that_waits_while_the_data_are_destroyed_goes_on_waiting() {
         let enqueued_at = Instant::now();
         let leases = lanes.join_next().await.expect("a lane").expect("no panic").expect("the queue gives");
         assert_eq!(ids(&leases), set(&names("msg", number..number + 1)));
-        assert!(enqueued_at.elapsed() < SOON, "{destruction:?}: {:?}", enqueued_at.elapsed());
+        assert!(enqueued_at.elapsed() < RECOVERY_MAX, "{destruction:?}: {:?}", enqueued_at.elapsed());
     }
 }
