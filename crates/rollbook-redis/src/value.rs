@@ -2,7 +2,7 @@
 //! delivery has one, then the body.
 //!
 //! Redis's memory and the disk of its log are the main cost for users: a compressed message takes 2.6 times
-//! less of both, with no more CPU in total (figures in crates/README.md).
+//! less of both, with no more CPU in total (figures in crates/decisions/TUNINGS.md).
 //!
 //! * Format 0: the body as received. Format 1: its length in four bytes, then one LZ4 block with
 //!   [`DICTIONARY`]. The shorter one is written; every version reads both.

@@ -1,9 +1,11 @@
 //! Arguments of the command line: what the values of ids and addresses must look like, and errors without secrets.
 //!
 //! clap repeats an argument in its error. An argument in the wrong place may be a URL with a password or a key, so every
-//! error of the command line passes through [`redacted`].
+//! error of the command line passes through [`without_secrets`].
 
 use std::ffi::OsString;
+
+use clap::error::ErrorKind;
 
 /// What keys of Clerk and Svix begin with.
 const KEYS: [&str; 4] = ["whsec_", "whpk_", "sk_live_", "sk_test_"];
@@ -21,8 +23,20 @@ fn looks_secret(text: &str) -> bool {
     text.contains(URL) || KEYS.iter().any(|key| text.contains(key))
 }
 
+/// The text of an error of the command line, if it must be shown without a URL or key that the user gave. `None` if the
+/// error repeats none; help texts have URLs of their own, and are shown as they are.
+pub(crate) fn without_secrets(
+    error: &clap::Error,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Option<String> {
+    let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand || !error.use_stderr();
+    let text = error.render().to_string();
+    let hidden = redacted(&text, arguments);
+    (!is_help && hidden != text).then_some(hidden)
+}
+
 /// An error of the command line, without any argument that may be a secret.
-pub(crate) fn redacted(error: &str, arguments: impl IntoIterator<Item = OsString>) -> String {
+fn redacted(error: &str, arguments: impl IntoIterator<Item = OsString>) -> String {
     let mut values: Vec<String> = Vec::new();
     for argument in arguments {
         let argument = argument.to_string_lossy().into_owned();
@@ -111,7 +125,17 @@ mod tests {
 
     fn told(arguments: &[String]) -> Option<String> {
         let error = Cli::command().try_get_matches_from(arguments).err()?;
-        Some(redacted(&error.render().to_string(), arguments.iter().map(OsString::from)))
+        let hidden = without_secrets(&error, arguments.iter().map(OsString::from));
+        Some(hidden.unwrap_or_else(|| error.render().to_string()))
+    }
+
+    #[test]
+    fn the_help_for_a_missing_subcommand_is_shown_as_it_is() {
+        for arguments in [&["rollbook"][..], &["rollbook", "dead-letters"]] {
+            let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+            let text = told(&arguments).expect("a subcommand is missing");
+            assert!(text.contains("Usage:") && !text.contains(REDACTED), "{text}");
+        }
     }
 
     #[test]

@@ -63,11 +63,9 @@ fn main() -> ExitCode {
 
 /// Ends for wrong usage, or after the help that was asked for.
 fn misused(error: &clap::Error) -> ExitCode {
-    let text = error.render().to_string();
-    let redacted = arguments::redacted(&text, std::env::args_os());
-    if !error.use_stderr() || redacted == text {
-        error.exit();
+    match arguments::without_secrets(error, std::env::args_os()) {
+        Some(text) => output::say(text.trim_end()),
+        None => error.exit(),
     }
-    output::say(redacted.trim_end());
     ExitCode::from(MISUSED)
 }

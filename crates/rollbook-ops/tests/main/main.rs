@@ -219,7 +219,10 @@ async fn a_watched_part_is_shown_and_does_not_affect_readiness() {
     assert_line(&answer, "rollbook_up{part=\"store\"} 0");
     let answer = server.get("/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    assert_eq!(body(&answer), "{\"parts\":{\"queue\":\"ok\",\"store\":\"away\"},\"status\":\"impaired\"}\n");
+    assert_eq!(
+        body(&answer),
+        "{\"parts\":{\"queue\":\"ok\",\"store\":\"connection refused\"},\"status\":\"impaired\"}\n"
+    );
     server.stop().await;
 }
 

@@ -24,7 +24,7 @@ async fn a_receiver_whose_redis_is_away_starts_says_so_once_and_answers_503() {
     let log = home.log();
     let at_start = log.lines().take_while(|line| !line.contains("deliveries: http"));
     assert_eq!(at_start.filter(|line| line.contains(&redis)).count(), 1, "one line: {log}");
-    assert!(log.contains("is it running") && !log.contains("ImASecret"), "{log}");
+    assert!(log.contains("check that the server is running") && !log.contains("ImASecret"), "{log}");
 }
 
 #[tokio::test]
