@@ -74,6 +74,11 @@ pub(crate) fn address(text: &str) -> Result<String, String> {
     if looks_secret(address) {
         return Err("it looks like a URL, a key or a password, not like an address".to_owned());
     }
+    if address.contains(|c: char| matches!(c, ',' | ';') || c.is_whitespace()) {
+        return Err(
+            "it has a comma, a semicolon or white space in it: write one --also for each address".to_owned()
+        );
+    }
     if is_email(address) || is_phone_number(address) {
         return Ok(address.to_owned());
     }
@@ -200,6 +205,15 @@ mod tests {
             ["", " ", "ann", "@x.example", "ann@", "a nn@x.example", "447700900113", "+44", "+44x7700900113"]
         {
             assert!(address(wrong).is_err(), "{wrong:?}");
+        }
+        for several in [
+            "a@b.example,c@d.example",
+            "a@b.example; c@d.example",
+            "a@b.example c@d.example",
+            "+447700900113,+447700900114",
+        ] {
+            let refusal = address(several).expect_err("they are two");
+            assert!(refusal.contains("one --also for each address"), "{refusal}");
         }
         assert!(address("u:hunter2@h").is_err());
         assert!(address(&format!("{}@x.example", "a".repeat(ADDRESS_LENGTH_MAX - 9))).is_err());
