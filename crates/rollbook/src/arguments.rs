@@ -7,21 +7,14 @@ use std::ffi::OsString;
 
 use clap::error::ErrorKind;
 
-/// What keys of Clerk and Svix begin with.
-const KEYS: [&str; 4] = ["whsec_", "whpk_", "sk_live_", "sk_test_"];
-/// What a URL has behind its scheme.
-const URL: &str = "://";
+use crate::secrets::{self, looks_secret};
+
 /// Stands for what is not printed.
 const REDACTED: &str = "[redacted]";
 /// Maximum length of an address or phone number, in bytes: RFC 5321 allows an address 254.
 const ADDRESS_LENGTH_MAX: usize = 320;
 /// Digits of a phone number: E.164 allows 15 at most, and the shortest ones in use have 7.
 const DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
-
-/// Whether a text has a URL or a key in it.
-fn looks_secret(text: &str) -> bool {
-    text.contains(URL) || KEYS.iter().any(|key| text.contains(key))
-}
 
 /// The text of an error of the command line, if it must be shown without a URL or key that the user gave. `None` if the
 /// error repeats none; help texts have URLs of their own, and are shown as they are.
@@ -58,12 +51,7 @@ fn redacted(error: &str, arguments: impl IntoIterator<Item = OsString>) -> Strin
 
 /// A word of an error without the URL or key in it, for one that stands otherwise than in its argument.
 fn word(word: &str) -> String {
-    let from_url = word.find(URL).map(|at| {
-        let scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
-        word[..at].rfind(|c| !scheme(c)).map_or(0, |before| before + 1)
-    });
-    let from_key = KEYS.iter().filter_map(|key| word.find(key)).min();
-    let Some(from) = from_url.into_iter().chain(from_key).min() else { return word.to_owned() };
+    let Some(from) = secrets::start(word) else { return word.to_owned() };
     let end = word.trim_end().len();
     let quote = if word[..end].ends_with('\'') { "'" } else { "" };
     format!("{}{REDACTED}{quote}{}", &word[..from], &word[end..])
@@ -75,7 +63,7 @@ pub(crate) fn name(text: &str) -> Result<String, String> {
         return Err("it is empty".to_owned());
     }
     if looks_secret(text) {
-        return Err("it looks like a URL or a key, not like an id or a name".to_owned());
+        return Err("it looks like a URL, a key or a password, not like an id or a name".to_owned());
     }
     Ok(text.to_owned())
 }
@@ -83,6 +71,14 @@ pub(crate) fn name(text: &str) -> Result<String, String> {
 /// An e-mail address or a phone number, without spaces around it.
 pub(crate) fn address(text: &str) -> Result<String, String> {
     let address = text.trim();
+    if looks_secret(address) {
+        return Err("it looks like a URL, a key or a password, not like an address".to_owned());
+    }
+    if address.contains(|c: char| matches!(c, ',' | ';') || c.is_whitespace()) {
+        return Err(
+            "it has a comma, a semicolon or white space in it: write one --also for each address".to_owned()
+        );
+    }
     if is_email(address) || is_phone_number(address) {
         return Ok(address.to_owned());
     }
@@ -108,8 +104,17 @@ mod tests {
     use super::*;
     use crate::cli::Cli;
 
-    const SECRETS: [&str; 4] =
-        ["postgres://u:hunter2@h/db", "whsec_hunter2", "sk_live_hunter2", "rediss://:hunter 2@h"];
+    const SECRETS: [&str; 9] = [
+        "postgres://u:hunter2@h/db",
+        "whsec_hunter2",
+        "sk_live_hunter2",
+        "rediss://:hunter 2@h",
+        "u:hunter2@h/db",
+        "host=h password=hunter2",
+        "password=hunter2",
+        "PGPASSWORD=hunter2",
+        "postgres:/u:hunter2@h/db",
+    ];
 
     /// The words that lead to each command, the program's own included.
     fn commands(command: &Command, path: &[String], found: &mut Vec<Vec<String>>) {
@@ -124,7 +129,11 @@ mod tests {
     }
 
     fn told(arguments: &[String]) -> Option<String> {
-        let error = Cli::command().try_get_matches_from(arguments).err()?;
+        told_by(Cli::command(), arguments)
+    }
+
+    fn told_by(cli: Command, arguments: &[String]) -> Option<String> {
+        let error = cli.try_get_matches_from(arguments).err()?;
         let hidden = without_secrets(&error, arguments.iter().map(OsString::from));
         Some(hidden.unwrap_or_else(|| error.render().to_string()))
     }
@@ -163,7 +172,7 @@ mod tests {
             }
             for arguments in tries {
                 let all = [path.clone(), arguments].concat();
-                if let Some(text) = told(&all) {
+                if let Some(text) = told_by(cli.clone(), &all) {
                     seen += 1;
                     assert!(!text.contains("hunter"), "{all:?}\n{text}");
                 }
@@ -201,6 +210,16 @@ mod tests {
         {
             assert!(address(wrong).is_err(), "{wrong:?}");
         }
+        for several in [
+            "a@b.example,c@d.example",
+            "a@b.example; c@d.example",
+            "a@b.example c@d.example",
+            "+447700900113,+447700900114",
+        ] {
+            let refusal = address(several).expect_err("they are two");
+            assert!(refusal.contains("one --also for each address"), "{refusal}");
+        }
+        assert!(address("u:hunter2@h").is_err());
         assert!(address(&format!("{}@x.example", "a".repeat(ADDRESS_LENGTH_MAX - 9))).is_err());
         assert!(address(&format!("{}@x.example", "a".repeat(ADDRESS_LENGTH_MAX - 10))).is_ok());
     }

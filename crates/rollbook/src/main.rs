@@ -18,6 +18,7 @@ mod logging;
 mod nearest;
 mod output;
 mod progress;
+mod secrets;
 mod service;
 mod signals;
 mod startup;

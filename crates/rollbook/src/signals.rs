@@ -24,7 +24,7 @@ impl Signals {
     /// raced with the work.
     pub(crate) async fn relay(mut self, stop: CancellationToken) {
         let name = self.next().await;
-        tracing::info!("{name}: stopping; once more ends at once");
+        tracing::info!("{name}: stopping; a second signal ends the process at once");
         stop.cancel();
         let name = self.next().await;
         tracing::warn!("{name} again: ending at once");

@@ -199,6 +199,17 @@ impl Change {
         }
     }
 
+    /// What was done, for people. Whether a redriven message is then applied is known later.
+    fn report(self, done: usize) -> String {
+        match self {
+            Self::Redrive if done > 0 => {
+                format!("{done} sent back to the queue; rollbook explain ID shows its outcome")
+            }
+            Self::Redrive => format!("{done} sent back to the queue"),
+            Self::Discard => format!("{done} discarded"),
+        }
+    }
+
     async fn step(
         self,
         queue: &dyn QueueAdmin,
@@ -228,7 +239,7 @@ async fn change(queue: &dyn QueueAdmin, bulk: Bulk, change: Change, clock: &dyn 
         Output::Json => print_json(&steps.json(bulk.dry_run, outcome.as_ref().err()))?,
         Output::Text if outcome.is_err() => {}
         Output::Text if bulk.dry_run => print(&format!("{matching} would be {}", change.done()))?,
-        Output::Text => print(&format!("{done} {}", change.done()))?,
+        Output::Text => print(&change.report(done))?,
     }
     outcome.map_err(|error| steps.stopped(&error))
 }

@@ -17,7 +17,7 @@ use super::healthcheck::reachable;
 use super::on_all_cores;
 use crate::cli::{Output, Send};
 use crate::clock::SystemClock;
-use crate::config::{Config, Problems};
+use crate::config::{Config, Problems, values};
 use crate::nearest::nearest;
 use crate::output::{harmless, print, print_json};
 
@@ -98,6 +98,9 @@ enum Body {
 impl Body {
     fn of(arguments: &Send) -> anyhow::Result<Self> {
         if let Some(path) = &arguments.file {
+            if let Err(wrong) = values::path(&path.to_string_lossy(), "file") {
+                return Err(Problems::one("--file", wrong.what, wrong.fix).into());
+            }
             let bytes = std::fs::read(path).with_context(|| format!("{} can't be read", path.display()))?;
             return Ok(Self::File(bytes.into()));
         }

@@ -10,7 +10,8 @@ use super::problem::{Origin, Problem};
 use super::setting::{About, find};
 use super::settings::{GROUPS, Groups, SETTINGS};
 use super::source::{Given, Values};
-use super::values::{looks_secret, wrong};
+use super::values::{self, wrong};
+use crate::secrets::looks_secret;
 
 /// Read when `--config` names no other; it need not be there.
 pub(crate) const DEFAULT_PATH: &str = "rollbook.toml";
@@ -19,6 +20,10 @@ pub(crate) const DEFAULT_PATH: &str = "rollbook.toml";
 pub(crate) fn values(path: Option<&Path>, problems: &mut Vec<Problem>) -> Values {
     let asked_for = path.is_some();
     let path = path.unwrap_or(Path::new(DEFAULT_PATH));
+    if let Err(wrong) = values::path(&path.to_string_lossy(), "file") {
+        problems.push(Problem::of("--config", None, wrong));
+        return Values::default();
+    }
     match std::fs::read_to_string(path) {
         Ok(text) => parse(path, &text, GROUPS, problems),
         Err(error) if error.kind() == ErrorKind::NotFound && !asked_for => Values::default(),

@@ -228,9 +228,9 @@ pub(super) fn text<T: 'static>(parse: fn(&str) -> Result<T, Wrong>) -> Setting<T
     Setting::new(Kind::Text, parse)
 }
 
-/// Any text.
+/// Any text but a URL or a secret.
 pub(super) fn plain() -> Setting<String> {
-    Setting::new(Kind::Text, |text| Ok(text.to_owned()))
+    Setting::new(Kind::Text, values::plain)
 }
 
 /// A secret that `parse` reads.
@@ -243,9 +243,14 @@ pub(super) fn url(role: Role) -> Setting<Place> {
     Setting::new(Kind::Url, move |text| url::place(text, role))
 }
 
-/// A path.
-pub(super) fn path() -> Setting<PathBuf> {
-    Setting::new(Kind::Path, |text| Ok(PathBuf::from(text)))
+/// The path of a folder.
+pub(super) fn folder() -> Setting<PathBuf> {
+    Setting::new(Kind::Path, |text| values::path(text, "folder"))
+}
+
+/// The path of a file.
+pub(super) fn file() -> Setting<PathBuf> {
+    Setting::new(Kind::Path, |text| values::path(text, "file"))
 }
 
 /// An IP address and a port.

@@ -15,8 +15,8 @@ use super::reader::{Declared, Reader};
 use super::relations::Relation;
 use super::relations::Scope::{Any, Postgres, Redis};
 use super::setting::{
-    About, Setting, address, age, choice, count, duration, number, path, pause, plain, secret, settings,
-    size, text, url, yes_or_no,
+    About, Setting, address, age, choice, count, duration, file, folder, number, pause, plain, secret,
+    settings, size, text, url, yes_or_no,
 };
 use super::url::{Place, Role, ServerUrl};
 use super::values::{identifier, key_prefix, log_filter, signing_secrets};
@@ -78,7 +78,7 @@ settings! {
             clerk_webhook_signing_secret: Option<SigningSecrets> =
                 secret(signing_secrets).optional("/run/secrets/…").everyday().shared(),
                 "one or more whsec_…, separated by commas or spaces; all are tried, so that a secret can be rotated";
-            data_dir: PathBuf = path().or("./rollbook-data").everyday(),
+            data_dir: PathBuf = folder().or("./rollbook-data").everyday(),
                 "where the embedded default keeps queue.db and store.db";
             listen: SocketAddr = address().or("127.0.0.1:8080").everyday(), "where deliveries come in";
             ops_listen: SocketAddr = address().or("127.0.0.1:9464").everyday(),
@@ -177,7 +177,7 @@ settings! {
                      the 503 and keep the next delivery waiting");
             redis_replicas: u32 = count(16).or("0"),
                 "replicas of Redis that must have a delivery before its 200";
-            redis_ca_file: Option<PathBuf> = path().optional("/etc/ssl/private-ca.pem"),
+            redis_ca_file: Option<PathBuf> = file().optional("/etc/ssl/private-ca.pem"),
                 "the certificate of a private CA for rediss://, as PEM",
                 must(Redis, "left out, or queue_url a rediss://",
                     |s, p| s.redis_ca_file.is_none() || p.queue.server().is_some_and(ServerUrl::is_redis_tls),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::problem::{Origin, Problem};
 use super::setting::{About, Kind};
-use super::values::{looks_secret, wrong};
+use super::values::{self, wrong};
 
 /// The longest value that is read from a file of its own, in bytes. Sixteen secrets take less.
 const CONTENT_MAX: u64 = 64 * 1024;
@@ -73,6 +73,13 @@ impl Values {
             return refuse("is empty", "give it a value, or leave it out");
         }
         let given = if is_file {
+            if let Err(wrong) = values::path(&given.text, "file") {
+                // The value itself in place of its file's name.
+                return refuse(
+                    &wrong.what,
+                    &format!("{}, which holds the value and nothing else", wrong.fix),
+                );
+            }
             match content(Path::new(&given.text)) {
                 Ok(text) => {
                     let path = PathBuf::from(given.text);
@@ -102,12 +109,6 @@ impl Values {
 /// The content of a file, without white space around it.
 fn content(path: &Path) -> Result<String, String> {
     let name = path.display().to_string();
-    // Where the value itself is given in place of a path.
-    let name = if looks_secret(&name) {
-        "a file of that name (it looks like a URL or a secret itself)"
-    } else {
-        &name
-    };
     let mut text = String::new();
     File::open(path)
         .and_then(|file| file.take(CONTENT_MAX + 1).read_to_string(&mut text))

@@ -1,5 +1,7 @@
 //! Sources, precedence and relations.
 
+mod paths;
+
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -151,7 +153,7 @@ fn a_url_that_can_be_read_in_two_ways_is_refused_wherever_it_comes_from_and_neve
         }
     }
     let text = refusal(load(&[], &[("CLERK_WEBHOOK_SIGNING_SECRET_FILE", "whsec_ImASecret")], None));
-    assert!(text.contains("looks like a URL or a secret") && !text.contains("ImASecret"), "{text}");
+    assert!(text.contains("looks like a key or a password") && !text.contains("ImASecret"), "{text}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rollbook_core::url::Parts;
 
-use super::values::{Wrong, wrong};
+use super::values::{self, Wrong, wrong};
 
 /// Where a queue or a store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +114,9 @@ pub(crate) fn place(text: &str, role: Role) -> Result<Place, Wrong> {
     match scheme {
         "sqlite" if rest.is_empty() => Err(wrong("has no path", role.fix())),
         "sqlite" if rest.contains(['?', '#']) => Err(wrong("has more than a path", role.fix())),
-        "sqlite" => Ok(Place::Sqlite(PathBuf::from(rest))),
+        "sqlite" => values::path(rest, "file")
+            .map(Place::Sqlite)
+            .map_err(|_| wrong("has a URL, a key or a password in place of the path of a file", role.fix())),
         _ if role.serves(scheme) && rest.is_empty() => Err(wrong("names no host", role.fix())),
         _ if role.serves(scheme) => Ok(Place::Server(ServerUrl(text.to_owned()))),
         _ if other.serves(scheme) => {
@@ -136,7 +138,8 @@ pub(crate) fn has_password(url: &str) -> bool {
 /// ways nothing but the scheme is left.
 pub(crate) fn without_password(url: &str) -> String {
     if let Some(path) = url.strip_prefix("sqlite://") {
-        return format!("sqlite://{path}");
+        let is_path = values::path(path, "file").is_ok();
+        return format!("sqlite://{}", if is_path { path } else { "…" });
     }
     let Ok(parts) = Parts::of(url) else {
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
@@ -182,6 +185,11 @@ mod tests {
             "secret.db",
             "sqlite://",
             "sqlite://secret.db?mode=ro",
+            "sqlite://u:secret@h/db",
+            "sqlite://postgres://u:secret@h/db",
+            "sqlite:///postgres://u:secret@h/db",
+            "sqlite:postgres://u:secret@h/db",
+            "sqlite://whsec_secret",
             "mysql://u:secret@h",
             "redis://",
             "redis://u:12?secret@h",
@@ -215,6 +223,8 @@ mod tests {
             ("me:secret@h", "…"),
             ("SECRET://h\n", "…"),
             ("sqlite://q.db", "sqlite://q.db"),
+            ("sqlite://u:secret@h/db", "sqlite://…"),
+            ("sqlite:///postgres://u:secret@h", "sqlite://…"),
         ] {
             assert_eq!(without_password(url), shown);
         }

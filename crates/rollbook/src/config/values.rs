@@ -3,11 +3,13 @@
 //! The texts of errors never hold the value of a secret or of a URL, whose caller knows which it is.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rollbook_core::signature::SigningSecrets;
 
 use crate::nearest::nearest;
+use crate::secrets::{self, looks_secret};
 
 /// A fault of a value, and its fix.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,15 +25,7 @@ pub(crate) fn wrong(what: impl Into<String>, fix: impl Into<String>) -> Wrong {
     Wrong { what: what.into(), fix: fix.into() }
 }
 
-/// Parts of the values of settings that hold secrets: who puts one into the wrong setting must not find it in a log.
-const SECRETS: [&str; 7] = ["://", "@", "whsec_", "whsk_", "whpk_", "sk_live_", "sk_test_"];
-
-/// Whether a text looks like a secret, or like a URL, which may hold one.
-pub(crate) fn looks_secret(text: &str) -> bool {
-    SECRETS.iter().any(|part| text.contains(part))
-}
-
-/// A value as an error may quote it.
+/// A value as an error may quote it: who puts a secret into the wrong setting must not find it in a log.
 fn quoted(text: &str) -> String {
     if looks_secret(text) {
         "what is there looks like a URL or a secret, and".to_owned()
@@ -116,6 +110,28 @@ fn fitting<N: TryFrom<u64>>(text: &str, number: u64, fix: &str) -> Result<N, Wro
         .map_err(|_| wrong(format!("{} is more than this machine can count", quoted(text)), fix))
 }
 
+/// A path of a `folder` or `file`. A URL or a key in its place would be printed, and folders would be named after it.
+pub(crate) fn path(text: &str, what: &str) -> Result<PathBuf, Wrong> {
+    if text.contains(secrets::URL) {
+        return Err(wrong(format!("is a URL, not a {what}"), format!("write the path of a {what}")));
+    }
+    if secrets::stands_for_a_path(text) {
+        return Err(wrong(
+            format!("looks like a key or a password, not like a {what}"),
+            format!("write the path of a {what}; ./NAME if its name does look so"),
+        ));
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// Any text but a URL or a secret.
+pub(crate) fn plain(text: &str) -> Result<String, Wrong> {
+    if looks_secret(text) {
+        return Err(wrong("looks like a URL or a secret", "write it into the setting that it is meant for"));
+    }
+    Ok(text.to_owned())
+}
+
 /// `HOST:PORT`, where the host is an IP address or `localhost`. No name is looked up: what a name
 /// means may change between two starts.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, Wrong> {
@@ -146,28 +162,30 @@ pub(crate) fn signing_secrets(text: &str) -> Result<SigningSecrets, Wrong> {
 /// the name of a target it would turn everything else off, which nobody means by `debgu`.
 pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    // A part of a secret may look like none.
+    let shown = |part: &str| if looks_secret(text) { quoted(text) } else { quoted(part) };
     for part in text.split(',').map(str::trim) {
         if !part.contains(['=', '[']) && !LEVELS.contains(&part.to_ascii_lowercase().as_str()) {
             let meant = nearest(part, LEVELS.map(str::to_owned)).unwrap_or_else(|| "info".to_owned());
             return Err(wrong(
-                format!("{} is no level", quoted(part)),
+                format!("{} is no level", shown(part)),
                 format!("did you mean {meant}? Levels are {}", LEVELS.join(", ")),
             ));
         }
     }
     match tracing_subscriber::EnvFilter::builder().parse(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(wrong(
-            format!("{} is no filter ({error})", quoted(text)),
-            "write info, or rollbook=debug,info",
-        )),
+        Err(error) => {
+            let why = if looks_secret(text) { String::new() } else { format!(" ({error})") };
+            Err(wrong(format!("{} is no filter{why}", quoted(text)), "write info, or rollbook=debug,info"))
+        }
     }
 }
 
 /// What the names of keys begin with.
 pub(crate) fn key_prefix(text: &str) -> Result<String, Wrong> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+    if (1..=64).contains(&text.len()) && text.bytes().all(plain) && !secrets::begins_with_key(text) {
         return Ok(text.to_owned());
     }
     Err(wrong(format!("{} can't begin a key", quoted(text)), "write at most 64 letters, digits, _, - and ."))
@@ -185,6 +203,7 @@ pub(crate) fn identifier(text: &str) -> Result<String, Wrong> {
             "begin it otherwise than pg_",
         ));
     }
+    let whole = whole && !secrets::begins_with_key(text);
     if whole { Ok(text.to_owned()) } else { Err(wrong(format!("{} is no plain name", quoted(text)), fix)) }
 }
 
@@ -245,7 +264,16 @@ mod tests {
 
     #[test]
     fn a_secret_in_the_wrong_setting_is_not_quoted() {
-        for text in ["postgres://u:hidden@h", "whsec_hidden", "sk_live_hidden", "u:hidden@h"] {
+        for text in [
+            "postgres://u:hidden@h",
+            "whsec_hidden",
+            "sk_live_hidden",
+            "u:hidden@h",
+            "u:hid,den:hidden@h",
+            "host=h password=hidden",
+            "PGPASSWORD=hidden",
+            "postgres:/u:hidden@h/db",
+        ] {
             let refusals = [
                 duration(text, MAX).err(),
                 pause(text, MAX).err(),
@@ -257,6 +285,8 @@ mod tests {
                 log_filter(text).err(),
                 key_prefix(text).err(),
                 identifier(text).err(),
+                plain(text).err(),
+                path(text, "file").err(),
             ];
             assert!(refusals.iter().flatten().count() >= 8, "{text}");
             for refusal in refusals.into_iter().flatten() {

@@ -180,3 +180,55 @@ fn wrong_usage_ends_with_2() {
         Home::new().run(arguments, &[]).ended(2);
     }
 }
+
+/// Every command that reads the settings; the demo reads only flags.
+const COMMANDS: [&[&str]; 16] = [
+    &["demo"],
+    &["serve"],
+    &["receive"],
+    &["work"],
+    &["send", "user.created"],
+    &["migrate"],
+    &["migrate", "--check"],
+    &["dead-letters", "list"],
+    &["dead-letters", "show", "msg_1"],
+    &["dead-letters", "redrive", "--all"],
+    &["dead-letters", "discard", "--all"],
+    &["explain", "user_1"],
+    &["erase", "user_1", "--yes"],
+    &["doctor"],
+    &["config"],
+    &["healthcheck"],
+];
+
+#[test]
+fn a_url_in_place_of_a_path_ends_every_command_with_2_before_anything_is_created_and_is_not_quoted() {
+    const URL: &str = "postgres://u:ImASecret@h/db";
+    const OF_SQLITE: &str = "sqlite://u:ImASecret@h/db";
+    for command in COMMANDS {
+        for (name, value) in [
+            ("--config", URL),
+            ("--data-dir", URL),
+            ("--redis-ca-file", URL),
+            ("ROLLBOOK_DATA_DIR", URL),
+            ("ROLLBOOK_REDIS_CA_FILE", "redis://:ImASecret@h"),
+            ("DATABASE_URL", OF_SQLITE),
+            ("ROLLBOOK_QUEUE_URL", OF_SQLITE),
+        ] {
+            let is_flag = name.starts_with("--");
+            if command == ["demo"] && !is_flag {
+                continue;
+            }
+            let home = Home::new();
+            let flag: &[&str] = if is_flag { &[name, value] } else { &[] };
+            let variable: &[(&str, &str)] = if is_flag { &[] } else { &[(name, value)] };
+            let ran = home.run(&[command, flag].concat(), &environment(variable)).ended(2);
+            let told = format!("{}{}", ran.out, ran.err);
+            let key = name.trim_start_matches("ROLLBOOK_").trim_start_matches("--").replace('-', "_");
+            assert!(told.contains(&key.to_lowercase()), "{command:?} {name}: {told}");
+            assert!(!told.contains("ImASecret"), "{command:?} {name}: {told}");
+            let made: Vec<_> = std::fs::read_dir(home.path()).expect("a folder").collect();
+            assert!(made.is_empty(), "{command:?} {name}: {made:?}");
+        }
+    }
+}

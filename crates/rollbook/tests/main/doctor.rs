@@ -88,6 +88,12 @@ fn before_the_first_start_nothing_has_failed_and_nothing_is_made() {
     for check in ["queue", "store", "process", "clock"] {
         assert_eq!(states(&report, check), ["skipped"], "{report}");
     }
+    let clock = told(&report, "clock").0;
+    assert!(
+        clock
+            .ends_with("nothing to compare it with; timedatectl must say \"System clock synchronized: yes\""),
+        "{report}"
+    );
     assert_eq!(std::fs::read_dir(home.path()).expect("a folder").count(), 0, "it reads only");
     let report = home.run(&["doctor", "--face", "work", "--output", "json"], &[]).ended(1).json();
     assert_eq!(

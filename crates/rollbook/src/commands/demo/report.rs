@@ -93,7 +93,7 @@ fn summary(findings: &Findings, surroundings: &Surroundings) -> Vec<(&'static st
         (
             "",
             format!(
-                "{} queued, {} known already at the door",
+                "{} queued, {} were still in the queue and counted as duplicates",
                 thousands(sent.queued),
                 thousands(sent.duplicates)
             ),
@@ -308,6 +308,7 @@ mod tests {
     fn right_rows_pass_and_the_secret_is_told_only_while_it_serves_for_something() {
         let text = text(&findings(), &surroundings(false), Style::PLAIN);
         assert!(text.contains("rows equal the truth: 900 of 900 (890 living, 10 deleted)"), "{text}");
+        assert!(text.contains("0 queued, 0 were still in the queue and counted as duplicates"), "{text}");
         assert!(text.contains("✓") && !text.contains("whsec_") && !text.contains('\u{1b}'), "{text}");
         assert!(super::text(&findings(), &surroundings(true), Style::PLAIN).contains("whsec_x"));
         assert_eq!(json(&findings(), &surroundings(false))["passed"], true);

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::file_modes::{self, folder_of, with_companions};
 use crate::output::thousands;
 use crate::wire::{self, Part};
+use crate::words::many;
 
 /// Clocks that are kept by NTP differ by less; a tenth of what Svix allows is left for asking.
 const SKEW_OK: Duration = Duration::from_secs(5);
@@ -53,7 +54,10 @@ pub(super) async fn clock(config: &Config, needs: &Needs, clock: &dyn Clock) -> 
 /// What is said where there is nobody to compare our clock with.
 pub(super) fn lonely_clock(clock: &dyn Clock) -> Finding {
     let now = clock.now();
-    skipped(CLOCK, format!("{now}; no server to compare it with: does timedatectl call it synchronized?"))
+    skipped(
+        CLOCK,
+        format!("{now}; nothing to compare it with; timedatectl must say \"System clock synchronized: yes\""),
+    )
 }
 
 /// Judges our clock by somebody else's.
@@ -99,7 +103,7 @@ pub(super) fn files(config: &Config, needs: &Needs) -> Findings {
     vec![match (folders(config, needs).is_empty(), all.len()) {
         (true, _) => skipped(FILES, "nothing is kept on this machine"),
         (false, 0) => ok(FILES, "none yet; their folder can be written to"),
-        (false, count) => ok(FILES, format!("{count}, of which nobody else can read any")),
+        (false, count) => ok(FILES, format!("{}; only this user can read them", many(count as u64, "file"))),
     }]
 }
 

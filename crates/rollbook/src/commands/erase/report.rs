@@ -74,7 +74,7 @@ pub(super) fn plan(person: &Person, found: &Found, mentions: &Mentions) -> Strin
     if addresses > 0 {
         _ = writeln!(
             text,
-            "with it goes what names one of their addresses and phone numbers: {addresses} are known"
+            "also removed: whatever names their verified addresses or phone numbers ({addresses} known)"
         );
     }
     let mut table = Table::new(&["would go", ""]);

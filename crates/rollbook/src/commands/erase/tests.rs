@@ -158,6 +158,8 @@ async fn billing_of_their_organizations_that_holds_an_address_of_theirs_is_told_
     let before = mentions(&*stage.store, &person).await.expect("the store answers");
     assert_eq!(before.billing, named);
     let plan = report::plan(&person, &found, &before);
+    let told = "also removed: whatever names their verified addresses or phone numbers (3 known)\n";
+    assert!(plan.contains(told), "{plan}");
     let told = "would stay, since it is another's:\n  - 2 billing rows of organizations in which";
     assert!(plan.contains(told) && plan.contains("csub_joined; each goes by rollbook erase"), "{plan}");
     let json = report::json(&person, &found, None, &before, &[]);

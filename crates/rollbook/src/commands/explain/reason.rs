@@ -5,6 +5,9 @@ use rollbook_core::catalog::{RESOURCES, find_event};
 use super::why::{Told, Why};
 use crate::words::{kind, span};
 
+/// Tables in which an application may make a row before its first delivery (`ensure_user`, `ensure_organization`).
+const PLACEHOLDERS: [&str; 2] = ["users", "organizations"];
+
 impl Why {
     /// A short name, for programs.
     pub(super) const fn code(&self) -> &'static str {
@@ -39,9 +42,14 @@ impl Told {
     }
 
     fn reason(&self) -> String {
-        let what = find_event(&self.line.event_type).map_or("row".to_owned(), |(resource, _)| kind(resource));
+        let resource = find_event(&self.line.event_type).map(|(resource, _)| resource);
+        let what = resource.map_or("row".to_owned(), kind);
         match &self.why {
-            Why::First => format!("It was the first to tell what the {what} is like."),
+            // The ledger does not say which: ensure_user and ensure_organization write no line of it.
+            Why::First if resource.is_some_and(|one| PLACEHOLDERS.contains(&one.table)) => {
+                format!("It brought the first content of the {what}: it made the row, or filled its placeholder.")
+            }
+            Why::First => "It made the row.".to_owned(),
             Why::Newer => "It is newer than what the row had, and changed it.".to_owned(),
             Why::FillsIn => format!(
                 "The {what} was deleted already. This tells, newer than anything before, what it was like; it stays \

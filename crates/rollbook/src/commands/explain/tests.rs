@@ -168,6 +168,15 @@ async fn a_deleted_user_whose_old_update_came_after() {
 }
 
 #[tokio::test]
+async fn a_deletion_without_content_says_that_none_is_stored() {
+    let stage = Stage::new();
+    let gone = event("user.deleted", START + DAY, &deleted("user", "user_1"));
+    stage.applied("msg_gone", &gone, 350, 1).await;
+    let told = text::tell(&stage.story("user_1").await);
+    assert!(told.contains(". No content is stored: it never arrived, or it was erased.\n"), "{told}");
+}
+
+#[tokio::test]
 async fn a_parked_delivery_and_one_that_waits_for_its_retry() {
     let stage = Stage::new();
     signed_up(&stage).await;

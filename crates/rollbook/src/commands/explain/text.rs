@@ -90,7 +90,7 @@ pub(super) fn state(row: &Row) -> String {
             format!("deleted at {at}{with}. What it was like is kept.")
         }
         State::Deleted => {
-            format!("deleted at {at}{with}. Nothing tells what it was like: that never came, or was removed.")
+            format!("deleted at {at}{with}. No content is stored: it never arrived, or it was erased.")
         }
     }
 }
