@@ -79,7 +79,7 @@ fn differs(resource: &'static Resource, row: &str, end: &str, erased: &str) -> S
     let any = has_content(resource, row);
     format!(
         "({row}.version_deleted_at IS NULL
-              AND {row}.version_parents_deleted_at IS NOT {end}
+              AND ({row}.version_parents_deleted_at IS NOT {end} OR {row}.deleted_at IS NOT {end})
           OR ({erased}) AND {any})"
     )
 }

@@ -162,3 +162,20 @@ async fn a_deletion_that_a_trigger_undoes_is_refused_and_goes_once_the_trigger_i
     assert_eq!(applied, Ok(vec![Applied::Deleted]));
     assert_eq!(world.count("organizations WHERE deleted_at IS NULL"), 0);
 }
+
+/// It puts back only what readers look at.
+#[tokio::test]
+async fn a_trigger_that_puts_back_nothing_but_deleted_at_of_a_child_is_found_out() {
+    let world = World::new();
+    world.members("org_1", 30);
+    world.sql(
+        "CREATE TRIGGER theirs AFTER UPDATE OF deleted_at ON organization_memberships
+         WHEN NEW.id = 'orgmem_org_1_7' AND NEW.deleted_at IS NOT NULL
+         BEGIN UPDATE organization_memberships SET deleted_at = NULL WHERE id = NEW.id; END",
+    );
+    world.apply(&[organization_deleted("org_1", 5)]).await;
+    assert_eq!(work_off(&world.store).await.rows_left, 1);
+    world.no_trigger();
+    world.apply(&[organization_deleted("org_1", 5)]).await;
+    assert_eq!(world.members_where("deleted_at IS NULL"), 0, "the deletion that comes again repairs it");
+}
