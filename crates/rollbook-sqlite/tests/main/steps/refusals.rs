@@ -179,3 +179,23 @@ async fn a_trigger_that_puts_back_nothing_but_deleted_at_of_a_child_is_found_out
     world.apply(&[organization_deleted("org_1", 5)]).await;
     assert_eq!(world.members_where("deleted_at IS NULL"), 0, "the deletion that comes again repairs it");
 }
+
+/// It undoes all changes after them: the first hundred are named, and the rest waits for the next try.
+#[tokio::test]
+async fn where_the_changes_of_all_children_are_undone_a_hundred_are_named_and_the_rest_waits() {
+    let world = World::new();
+    world.members("org_1", 150);
+    world.sql(
+        "CREATE TRIGGER theirs AFTER UPDATE ON organization_memberships WHEN NEW.deleted_at IS NOT NULL
+         BEGIN UPDATE organization_memberships SET deleted_at = NULL, version_parents_deleted_at = NULL
+               WHERE id = NEW.id; END",
+    );
+    world.apply(&[organization_deleted("org_1", 5)]).await;
+    let done = work_off(&world.store).await;
+    assert_eq!((done.refused, done.parents_left, done.rows_left), (100, 1, 100));
+    assert!(done.due_in.is_some_and(|due_in| !due_in.is_zero()), "nothing is tried in a loop");
+    world.no_trigger();
+    world.make_due();
+    work_off(&world.store).await;
+    assert_eq!((world.members_where("deleted_at IS NULL"), world.lines()), (0, 0));
+}
