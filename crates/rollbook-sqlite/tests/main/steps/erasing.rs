@@ -129,6 +129,27 @@ async fn a_subject_that_a_trigger_keeps_is_named_and_the_others_are_erased() {
     assert_eq!((with_content(&world), world.count("organizations"), world.lines()), (0, 1, 0));
 }
 
+/// It has no tombstone: workers have nothing to go on with, and nobody says that they would.
+#[tokio::test]
+async fn where_the_subject_itself_refuses_the_command_says_that_nothing_goes_on_by_itself() {
+    for action in ["ABORT, 'no'", "IGNORE", "ROLLBACK, 'no'"] {
+        let world = World::new();
+        lives(&world, "org_1").await;
+        world.members("org_1", 3);
+        world.sql(&format!(
+            "CREATE TRIGGER keeps BEFORE UPDATE ON organizations BEGIN SELECT RAISE({action}); END"
+        ));
+        let erased = erase(&world.store, "org_1").await;
+        let Err(StoreError::Event(why)) = erased else { panic!("{action}: {erased:?}") };
+        assert!(why.contains("org_1 is not erased") && why.contains("workers do not try"), "{why}");
+        assert!(!why.contains("try these again"), "{why}");
+        assert_eq!((with_content(&world), world.lines()), (3, 0), "{action}");
+        world.sql("DROP TRIGGER keeps");
+        assert!(erase(&world.store, "org_1").await.is_ok(), "{action}");
+        assert_eq!((with_content(&world), world.lines()), (0, 0), "{action}");
+    }
+}
+
 #[tokio::test]
 async fn a_subject_with_more_ledger_lines_than_one_step_takes_is_forgotten() {
     let world = World::new();
