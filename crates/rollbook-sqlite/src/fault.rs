@@ -29,8 +29,24 @@ pub(crate) enum Fault {
     Broken(String),
 }
 
+/// A row was written, and does not show what was written.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a trigger of the table undoes the change")]
+pub(crate) struct Undone;
+
+impl From<Undone> for rusqlite::Error {
+    fn from(error: Undone) -> Self {
+        Self::ToSqlConversionFailure(Box::new(error))
+    }
+}
+
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
+        if let rusqlite::Error::ToSqlConversionFailure(own) = &error
+            && own.is::<Undone>()
+        {
+            return Self::Data(own.to_string());
+        }
         if matches!(error, rusqlite::Error::StatementChangedRows(0)) {
             return Self::Data("a trigger of the table keeps the row from being written".to_owned());
         }

@@ -18,6 +18,7 @@ use rusqlite::Error::StatementChangedRows;
 
 use super::apply::Tables;
 use super::lines::{self, Line};
+use crate::fault::Undone;
 
 /// Maximum rows that one transaction repairs beside what it is about.
 pub(super) const BATCH_MAX: usize = 1000;
@@ -93,11 +94,7 @@ impl Tables<'_> {
                 self.repair(resource, child)?;
             }
             // A trigger may undo in one row what it sees of another.
-            if self.wrong(parent, id, survivors, room)?.is_empty() {
-                Ok(())
-            } else {
-                Err(StatementChangedRows(0))
-            }
+            if self.wrong(parent, id, survivors, room)?.is_empty() { Ok(()) } else { Err(Undone.into()) }
         })
     }
 
@@ -137,7 +134,7 @@ impl Tables<'_> {
     pub(super) fn repair_alone(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<bool> {
         let changed = self.repair(resource, id)?;
         match &self.statements.of(resource).own {
-            Some(own) if changed && self.exists(&own.is_still_wrong, id)? => Err(StatementChangedRows(0)),
+            Some(own) if changed && self.exists(&own.is_still_wrong, id)? => Err(Undone.into()),
             _ => Ok(changed),
         }
     }

@@ -20,6 +20,7 @@ use super::lines::{self, Line, TAKEN_FOR};
 use super::sql::Statements;
 use super::steps::{Ended, Turn};
 use super::write::{Write, Writer};
+use crate::fault::Undone;
 
 /// What an erasure is reported by, in the place of a `svix-id`.
 const ERASED_BY: &str = "erase";
@@ -27,6 +28,8 @@ const ERASED_BY: &str = "erase";
 const NAMED_MAX: usize = 5;
 
 type Subject = (&'static Resource, String);
+/// The id of a subject that is not erased, and why.
+type Refused = (String, String);
 
 impl SqliteStore {
     /// Erases subjects.
@@ -36,7 +39,7 @@ impl SqliteStore {
         at: Timestamp,
         progress: &ErasureProgress<'_>,
     ) -> Result<ErasedCounts, StoreError> {
-        let (lines, refused) = self.bury(subjects, at).await?;
+        let (lines, mut refused) = self.bury(subjects, at).await?;
         let mut turn = Turn::to_the_end(progress);
         turn.done.rows = lines.len() as u64;
         turn.report();
@@ -58,8 +61,13 @@ impl SqliteStore {
                 Some(kept) => self.postpone(line, &kept.to_string()).await?,
             }
         }
-        let left = self.with_content(subjects).await?;
-        let mut faults: Vec<String> = refused.into_iter().collect();
+        let known: BTreeSet<&str> = refused.iter().map(|(id, _)| id.as_str()).collect();
+        let buried: Vec<Subject> =
+            subjects.iter().filter(|(_, id)| !known.contains(id.as_str())).cloned().collect();
+        let (own, left) = self.with_content(&buried).await?;
+        // What another table's trigger has put back since.
+        refused.extend(own.into_iter().map(|id| (id, Undone.to_string())));
+        let mut faults: Vec<String> = not_erased(&refused).into_iter().collect();
         if !left.is_empty() {
             let named: Vec<&str> = left.iter().map(|(_, id)| id.as_str()).take(NAMED_MAX).collect();
             let why = turn.why.as_deref().unwrap_or("a trigger of the table keeps it");
@@ -77,14 +85,14 @@ impl SqliteStore {
         Ok(ErasedCounts { rows: self.belonging(subjects).await?, ledger: turn.ledger })
     }
 
-    /// Makes tombstones of the subjects, in steps. Returns the lines about what is left to do, and why some subject could
-    /// not be written, where one could not.
+    /// Makes tombstones of the subjects, in steps. Returns the lines about what is left to do, and the ids of subjects that
+    /// could not be written, with the reasons.
     async fn bury(
         &self,
         subjects: &[Subject],
         at: Timestamp,
-    ) -> Result<(Vec<Line>, Option<String>), StoreError> {
-        let (mut lines, mut refused) = (Vec::new(), None);
+    ) -> Result<(Vec<Line>, Vec<Refused>), StoreError> {
+        let (mut lines, mut refused) = (Vec::new(), Vec::new());
         let mut open = vec![subjects];
         while let Some(some) = open.pop() {
             let (some, rest) = some.split_at(some.len().min(self.pace.size()));
@@ -105,24 +113,23 @@ impl SqliteStore {
                     let (first, later) = some.split_at(some.len() / 2);
                     open.extend([later, first]);
                 }
-                Err(why) => refused = Some(format!("{} is not erased: {why}", some[0].1)),
+                Err(why) => refused.push((some[0].1.clone(), why)),
             }
         }
         Ok((lines, refused))
     }
 
-    /// Those of the subjects and of the rows of theirs that still have content, with their tables.
+    /// The ids of those of the subjects that still have content, and the rows of theirs that have, with their tables.
     async fn with_content(
         &self,
         subjects: &[Subject],
-    ) -> Result<BTreeSet<(&'static str, String)>, StoreError> {
+    ) -> Result<(BTreeSet<String>, BTreeSet<(&'static str, String)>), StoreError> {
         let (statements, subjects) = (Arc::clone(&self.statements), subjects.to_vec());
         let read = move |connection: &Connection| {
-            let mut left = BTreeSet::new();
+            let (mut own, mut left) = (BTreeSet::new(), BTreeSet::new());
             for (resource, id) in &subjects {
-                let sql = format!("SELECT 1 FROM {} WHERE id = ?1 AND data IS NOT NULL", resource.table);
-                if connection.prepare_cached(&sql)?.exists((id,))? {
-                    left.insert((resource.table, id.clone()));
+                if connection.prepare_cached(&statements.of(resource).has_content)?.exists((id,))? {
+                    own.insert(id.clone());
                 }
                 for (child, dependents) in statements.dependents(resource, true) {
                     let mut wrong = connection.prepare_cached(&dependents.still_wrong)?;
@@ -131,7 +138,7 @@ impl SqliteStore {
                     }
                 }
             }
-            Ok(left)
+            Ok((own, left))
         };
         Ok(self.looks().await?.read(read).await?)
     }
@@ -142,6 +149,20 @@ impl SqliteStore {
         let read = move |connection: &Connection| belonging(connection, &statements, &subjects);
         Ok(self.looks().await?.read(read).await?)
     }
+}
+
+/// Says that subjects are not erased. Without a tombstone there is nothing that workers could go on with.
+fn not_erased(refused: &[Refused]) -> Option<String> {
+    let (_, why) = refused.last()?;
+    let named: Vec<&str> = refused.iter().map(|(id, _)| id.as_str()).take(NAMED_MAX).collect();
+    let more = refused.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let is = if refused.len() == 1 { "is" } else { "are" };
+    Some(format!(
+        "{}{more} {is} not erased: {why}; rows of theirs may keep their content, and workers do not try this again by \
+         themselves. Fix: the trigger or constraint, then the same command again",
+        named.join(", ")
+    ))
 }
 
 /// Makes a tombstone of a subject, and notes what is left to do.

@@ -2,7 +2,7 @@
 
 use rollbook_core::catalog::{Link, Resource};
 
-use super::sql::content;
+use super::sql::{content, has_content};
 
 /// The rows of one table that name a parent in one column.
 pub(super) struct Dependents {
@@ -55,11 +55,13 @@ impl Parts {
             erased.push(format!("coalesce({counts} AND {parent}.version_hash = x'ff', 0)"));
         }
         let earliest = |one, other| format!("min(coalesce({one}, {other}), coalesce({other}, {one}))");
+        // Also by its own state: a trigger may have put content back.
+        erased.push("child.version_hash = x'ff'".to_owned());
         let end = ends.into_iter().reduce(earliest).unwrap_or_default();
         let erased = erased.join(" OR ");
         Self {
             joins: joins.join(" "),
-            differs: differs("child", &end, &erased),
+            differs: differs(resource, "child", &end, &erased),
             end,
             erased,
             is_unknown: format!(
@@ -73,10 +75,12 @@ impl Parts {
 
 /// The condition of a row that does not have what it should. The parents' deletion is of no interest to a row that was
 /// deleted by itself: it shows its own.
-fn differs(row: &str, end: &str, erased: &str) -> String {
+fn differs(resource: &'static Resource, row: &str, end: &str, erased: &str) -> String {
+    let any = has_content(resource, row);
     format!(
-        "({row}.version_deleted_at IS NULL AND {row}.version_parents_deleted_at IS NOT {end}
-          OR ({erased}) AND {row}.data IS NOT NULL)"
+        "({row}.version_deleted_at IS NULL
+              AND ({row}.version_parents_deleted_at IS NOT {end} OR {row}.deleted_at IS NOT {end})
+          OR ({erased}) AND {any})"
     )
 }
 
@@ -128,7 +132,7 @@ impl Own {
                        FROM {table} AS child {joins} WHERE child.id = ?1) AS found
                  WHERE {table}.id = found.id AND {differs}",
                 nothing = nothing.join(", "),
-                differs = differs(table, "found.ended_at", "found.erased"),
+                differs = differs(resource, table, "found.ended_at", "found.erased"),
             ),
         })
     }

@@ -32,8 +32,10 @@ pub(super) struct Table {
     pub(super) deleted: String,
     /// Erases the content of a row: (id).
     pub(super) erase_content: String,
-    /// Whether there is content: (id).
+    /// Whether a row is not erased, or has content all the same: (id).
     pub(super) has_content: String,
+    /// Whether a row does not show its deletion, or has content although it is erased: (id, `deleted_at`).
+    pub(super) is_undone: String,
     /// About single rows, where rows have parents.
     pub(super) own: Option<Own>,
     /// For each link: about the rows that name a parent by it.
@@ -55,6 +57,12 @@ pub(super) fn columns(resource: &'static Resource) -> impl Iterator<Item = &'sta
 pub(super) fn content(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
     let typed = resource.columns.iter().map(|column| column.name);
     typed.filter(|name| !resource.is_link(name)).chain(["data", "created_at", "updated_at"])
+}
+
+/// The condition of a row that has any content.
+pub(super) fn has_content(resource: &'static Resource, row: &str) -> String {
+    let columns: Vec<String> = content(resource).map(|name| format!("{row}.{name}")).collect();
+    format!("coalesce({}) IS NOT NULL", columns.join(", "))
 }
 
 /// The rows of a resource where a column of ids or texts has a value: (value, limit).
@@ -95,6 +103,7 @@ impl Table {
         let table = resource.table;
         let listed = columns(resource).collect::<Vec<_>>().join(", ");
         let links = resource.links.iter().map(|link| link.column);
+        let any = has_content(resource, table);
         let nothing: Vec<String> = content(resource)
             .chain(links)
             .chain(version_links(resource))
@@ -112,7 +121,7 @@ impl Table {
             get: format!("SELECT {listed} FROM {table} WHERE id = ?1"),
             rows: format!("SELECT {listed} FROM {table} WHERE id > ?1 ORDER BY id LIMIT ?2"),
             deleted: format!(
-                "SELECT id, deleted_at, version_hash = x'ff' FROM {table}
+                "SELECT id, deleted_at, version_hash = x'ff' AND NOT ({any}) FROM {table}
                  WHERE deleted_at >= ?1 AND deleted_at < ?2 AND version_deleted_at IS NOT NULL
                        AND (deleted_at > ?1 OR id > ?3)
                        AND NOT EXISTS (SELECT 1 FROM rollbook_cascades AS line
@@ -121,11 +130,14 @@ impl Table {
             ),
             erase_content: format!(
                 "UPDATE {table} SET {nothing}, version_updated_at = {max}, version_event_at = {max}, version_hash = x'ff'
-                 WHERE id = ?1 AND version_hash <> x'ff'",
+                 WHERE id = ?1 AND (version_hash <> x'ff' OR {any})",
                 nothing = nothing.join(", "),
                 max = i64::MAX,
             ),
-            has_content: format!("SELECT 1 FROM {table} WHERE id = ?1 AND version_hash <> x'ff'"),
+            has_content: format!("SELECT 1 FROM {table} WHERE id = ?1 AND (version_hash <> x'ff' OR {any})"),
+            is_undone: format!(
+                "SELECT 1 FROM {table} WHERE id = ?1 AND (deleted_at IS NOT ?2 OR version_hash = x'ff' AND {any})"
+            ),
             own: Own::new(resource),
             links: Dependents::all(resource),
         }
@@ -156,7 +168,8 @@ fn named(resource: &Resource) -> String {
     format!("{}, {}", version_links(resource).unwrap_or("NULL"), parents(resource, " IS NOT NULL").join(", "))
 }
 
-/// A change without content leaves the content, which the hash stands for.
+/// A change without content leaves the content, which the hash stands for. Erased content is written anew each time: a trigger
+/// may have put some back.
 fn upsert(resource: &'static Resource) -> String {
     let table = resource.table;
     let values: Vec<String> = (1..=written(resource).count()).map(|index| format!("?{index}")).collect();
@@ -175,7 +188,7 @@ fn upsert(resource: &'static Resource) -> String {
                      ELSE coalesce(excluded.{name}, {table}.{name}) END"
                 );
             }
-            _ => same.clone(),
+            _ => format!("{same} AND excluded.version_hash <> x'ff'"),
         };
         format!("{name} = CASE WHEN {stays} THEN {table}.{name} ELSE excluded.{name} END")
     });

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use super::apply::Tables;
 use super::lines::as_limit;
 use super::sql::Statements;
+use crate::fault::Undone;
 
 /// Removes some lines of the ledger that are older.
 pub(super) fn prune(tables: &Tables<'_>, before: Timestamp, limit: usize) -> rusqlite::Result<u64> {
@@ -55,12 +56,14 @@ pub(super) fn erase_content(
     let mut erased = 0;
     for id in ids {
         let mut erase = tables.connection.prepare_cached(&statements.erase_content)?;
-        if erase.execute((id,))? > 0 {
+        let is_written = erase.execute((id,))? > 0;
+        if tables.connection.prepare_cached(&statements.has_content)?.exists((id,))? {
+            // Nothing but a trigger can keep it (`RAISE(IGNORE)`) or put it back.
+            return Err(if is_written { Undone.into() } else { rusqlite::Error::StatementChangedRows(0) });
+        }
+        if is_written {
             tables.pass_on(resource, id, false)?;
             erased += 1;
-        } else if tables.connection.prepare_cached(&statements.has_content)?.exists((id,))? {
-            // Nothing but a trigger (`RAISE(IGNORE)`) can keep it.
-            return Err(rusqlite::Error::StatementChangedRows(0));
         }
     }
     Ok(erased)

@@ -2,12 +2,13 @@
 
 use rollbook_core::catalog::{LINKS_MAX, Resource};
 use rollbook_core::change::{Field, Row};
-use rollbook_core::merge::{Inherited, Stored};
+use rollbook_core::merge::{Content, Inherited, Stored};
 use rollbook_core::time::Timestamp;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{CachedStatement, ToSql};
 
 use super::apply::Tables;
+use crate::fault::Undone;
 
 /// What is to be written of one subject.
 pub(super) struct Write<'a> {
@@ -45,8 +46,16 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Writes a row, with what it has from its parents.
+    /// Writes a row, with what it has from its parents, and makes sure of a deletion.
     pub(super) fn write(&mut self, write: &Write<'_>) -> rusqlite::Result<()> {
+        self.write_row(write)?;
+        let Some(deleted_at) = time(write.state.deleted_at) else { return Ok(()) };
+        let is_undone = &self.tables.statements.of(self.resource).is_undone;
+        let mut is_undone = self.tables.connection.prepare_cached(is_undone)?;
+        if is_undone.exists((write.id, deleted_at))? { Err(Undone.into()) } else { Ok(()) }
+    }
+
+    fn write_row(&mut self, write: &Write<'_>) -> rusqlite::Result<()> {
         let Some(row) = write.row else { return self.write_end(write) };
         let inherited = self.tables.inherited(self.resource, row)?;
         // Most changes touch nothing that rows are looked up by.
@@ -65,7 +74,8 @@ impl<'a> Writer<'a> {
     fn write_end(&mut self, write: &Write<'_>) -> rusqlite::Result<()> {
         let Write { id, state, synced_by, .. } = write;
         let same_parents = write.parents.iter().all(Option::is_none);
-        if same_parents && write.before.is_some_and(|before| before.content == state.content) {
+        let is_erased = state.content == Content::Erased;
+        if same_parents && !is_erased && write.before.is_some_and(|before| before.content == state.content) {
             let values = (id, time(state.deleted_at), &self.now, synced_by, state.deleted_at, state.floor);
             return must_write(self.end.execute(values)?);
         }

@@ -76,6 +76,35 @@ async fn a_row_that_refuses_to_lose_its_content_keeps_retention_from_nobody_else
     }
 }
 
+/// Whichever columns it puts back: the row is noted, and erased once the trigger is gone.
+#[tokio::test]
+async fn a_row_whose_content_a_trigger_puts_back_is_noted_and_tried_again() {
+    for column in ["data", "first_name"] {
+        let (folder, store, clock) = deleted_users(3).await;
+        let team = Connection::open(folder.path().join("store.db")).expect("the file opens");
+        let trigger = format!(
+            "UPDATE users SET first_name = 'Ines';
+             CREATE TRIGGER keeps AFTER UPDATE ON users
+             WHEN NEW.id = 'user_1' AND NEW.{column} IS NULL AND OLD.{column} IS NOT NULL
+             BEGIN UPDATE users SET {column} = OLD.{column} WHERE id = NEW.id; END"
+        );
+        team.execute_batch(&trigger).expect("a trigger");
+        assert_eq!(store.tidy(&DUE).await, Ok(Tidied { ledger: 0, rows: 2 }), "{column}");
+        let left = store.cascades(None, 10).await.expect("a list");
+        let line = &left.listed[0];
+        assert_eq!((left.rows, line.id.as_str(), line.what), (1, "user_1", PendingWork::Content));
+        assert_eq!(line.last_error.as_deref(), Some("a trigger of the table undoes the change"));
+        team.execute_batch("DROP TRIGGER keeps").expect("it goes");
+        clock.advance(LONGER_THAN_A_WAIT);
+        assert_eq!(store.tidy(&DUE).await, Ok(Tidied { ledger: 0, rows: 1 }));
+        assert_eq!(store.cascades(None, 1).await, Ok(Cascades::default()));
+        // What an earlier build has left in a row that it took for erased goes too.
+        team.execute_batch(&format!("UPDATE users SET {column} = 'x' WHERE id = 'user_2'")).expect("content");
+        clock.advance(Duration::from_secs(7 * 86_400));
+        assert_eq!(store.tidy(&DUE).await, Ok(Tidied { ledger: 0, rows: 1 }), "{column}");
+    }
+}
+
 #[tokio::test]
 async fn where_a_trigger_refuses_all_rows_a_hundred_are_named_in_a_call_and_the_next_one_goes_on_behind_them()
 {

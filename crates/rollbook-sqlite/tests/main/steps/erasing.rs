@@ -6,7 +6,7 @@ use rollbook_core::catalog::{ORGANIZATIONS, USERS};
 use rollbook_core::store::{ErasedCounts, Store as _, StoreError};
 use rollbook_core::time::Timestamp;
 use rollbook_sqlite::SqliteStore;
-use rollbook_testkit::events::START;
+use rollbook_testkit::events::{START, change_of, event, organization};
 
 use super::{MEMBERS, World, joined, work_off};
 
@@ -129,6 +129,27 @@ async fn a_subject_that_a_trigger_keeps_is_named_and_the_others_are_erased() {
     assert_eq!((with_content(&world), world.count("organizations"), world.lines()), (0, 1, 0));
 }
 
+/// It has no tombstone: workers have nothing to go on with, and nobody says that they would.
+#[tokio::test]
+async fn where_the_subject_itself_refuses_the_command_says_that_nothing_goes_on_by_itself() {
+    for action in ["ABORT, 'no'", "IGNORE", "ROLLBACK, 'no'"] {
+        let world = World::new();
+        lives(&world, "org_1").await;
+        world.members("org_1", 3);
+        world.sql(&format!(
+            "CREATE TRIGGER keeps BEFORE UPDATE ON organizations BEGIN SELECT RAISE({action}); END"
+        ));
+        let erased = erase(&world.store, "org_1").await;
+        let Err(StoreError::Event(why)) = erased else { panic!("{action}: {erased:?}") };
+        assert!(why.contains("org_1 is not erased") && why.contains("workers do not try"), "{why}");
+        assert!(!why.contains("try these again"), "{why}");
+        assert_eq!((with_content(&world), world.lines()), (3, 0), "{action}");
+        world.sql("DROP TRIGGER keeps");
+        assert!(erase(&world.store, "org_1").await.is_ok(), "{action}");
+        assert_eq!((with_content(&world), world.lines()), (0, 0), "{action}");
+    }
+}
+
 #[tokio::test]
 async fn a_subject_with_more_ledger_lines_than_one_step_takes_is_forgotten() {
     let world = World::new();
@@ -138,4 +159,66 @@ async fn a_subject_with_more_ledger_lines_than_one_step_takes_is_forgotten() {
          SELECT 'msg_' || i, 'organization.updated', 'org_1', 'updated', 't', 't', 't', 1 FROM numbers",
     );
     assert_eq!(erase(&world.store, "org_1").await, Ok(ErasedCounts { rows: 1, ledger: 12_000 }));
+}
+
+/// A trigger after updates of a table that puts these columns back where they are emptied.
+fn puts_back(world: &World, name: &str, table: &str, columns: &[&str]) {
+    let emptied: Vec<String> =
+        columns.iter().map(|name| format!("NEW.{name} IS NULL AND OLD.{name} IS NOT NULL")).collect();
+    let back: Vec<String> = columns.iter().map(|name| format!("{name} = OLD.{name}")).collect();
+    world.sql(&format!(
+        "CREATE TRIGGER {name} AFTER UPDATE ON {table} WHEN {} BEGIN UPDATE {table} SET {} WHERE id = NEW.id; END",
+        emptied.join(" OR "),
+        back.join(", ")
+    ));
+}
+
+async fn lives(world: &World, id: &str) {
+    let data = organization(id, START);
+    world.apply(&[change_of(&format!("msg_{id}"), &event("organization.created", START, &data))]).await;
+}
+
+/// Whichever columns it puts back: the subject is named, and the command that follows the fix erases it.
+#[tokio::test]
+async fn a_subject_whose_content_a_trigger_puts_back_is_named_and_erased_once_the_trigger_is_gone() {
+    for columns in [&["data", "name"][..], &["name"], &["created_at"]] {
+        let world = World::new();
+        lives(&world, "org_1").await;
+        world.sql("UPDATE organizations SET created_at = 't'");
+        puts_back(&world, "keeps", "organizations", columns);
+        for _ in 0..2 {
+            let erased = erase(&world.store, "org_1").await;
+            let Err(StoreError::Event(why)) = erased else { panic!("{columns:?}: {erased:?}") };
+            assert!(why.contains("org_1") && why.contains("undoes the change"), "{why}");
+        }
+        world.sql("DROP TRIGGER keeps");
+        assert!(erase(&world.store, "org_1").await.is_ok(), "{columns:?}");
+        let content = "organizations WHERE coalesce(data, name, created_at, updated_at) IS NOT NULL";
+        assert_eq!((world.count(content), world.lines()), (0, 0), "{columns:?}");
+    }
+}
+
+/// An earlier build has taken a row for erased that kept some content.
+#[tokio::test]
+async fn content_of_a_row_that_is_erased_already_goes_with_the_next_erasure() {
+    let world = World::new();
+    world.apply(&[joined(1, "org_1")]).await;
+    erase(&world.store, "org_1").await.expect("it is erased");
+    world.sql("UPDATE organizations SET name = 'N'; UPDATE organization_memberships SET role = 'r'");
+    erase(&world.store, "org_1").await.expect("it is erased again");
+    assert_eq!((world.count("organizations WHERE name IS NOT NULL"), with_content(&world)), (0, 0));
+}
+
+#[tokio::test]
+async fn a_child_of_which_a_trigger_puts_back_single_columns_is_named() {
+    let world = World::new();
+    world.members("org_1", 3);
+    puts_back(&world, "keeps", "organization_memberships", &["role"]);
+    let erased = erase(&world.store, "org_1").await;
+    let Err(StoreError::Event(why)) = erased else { panic!("{erased:?}") };
+    assert!(why.contains("3 rows of theirs keep their content"), "{why}");
+    world.sql("DROP TRIGGER keeps");
+    world.make_due();
+    work_off(&world.store).await;
+    assert_eq!((with_content(&world), world.lines()), (0, 0));
 }

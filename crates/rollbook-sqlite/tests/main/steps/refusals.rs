@@ -1,7 +1,8 @@
 //! Rows that refuse what follows from their parent's deletion; see also the conformance suite.
 
 use rollbook_core::change::{Applied, Change};
-use rollbook_core::store::{PendingWork, Store as _};
+use rollbook_core::store::{PendingWork, Store as _, StoreError};
+use rollbook_testkit::events::{START, change_of, event, membership, organization};
 
 use super::{World, joined, organization_deleted, work_off};
 
@@ -132,11 +133,69 @@ async fn deliveries_of_a_child_that_refuses_its_parents_deletion_are_applied() {
     let left = world.store.cascades(None, 10).await.expect("a list");
     assert_eq!((left.rows, left.parents), (1, 0), "it is known already");
     // A delivery of its own brings what the trigger refuses otherwise.
-    let mut data = rollbook_testkit::events::membership("orgmem_1", "org_1", "user_1", super::START + 9);
+    let mut data = membership("orgmem_1", "org_1", "user_1", START + 9);
     data["role"] = "org:owner".into();
-    let updated = rollbook_testkit::events::event("organizationMembership.updated", super::START + 9, &data);
-    world.apply(&[rollbook_testkit::events::change_of("msg_updated", &updated)]).await;
+    let updated = event("organizationMembership.updated", START + 9, &data);
+    world.apply(&[change_of("msg_updated", &updated)]).await;
     assert_eq!(world.members_where("deleted_at IS NULL"), 0);
     world.make_due();
     assert_eq!((work_off(&world.store).await.rows_left, world.lines()), (0, 0));
+}
+
+/// The row of the delivery itself: it is that message's refusal, and its redelivery deletes the row.
+#[tokio::test]
+async fn a_deletion_that_a_trigger_undoes_is_refused_and_goes_once_the_trigger_is_gone() {
+    let world = World::new();
+    let lives = organization("org_1", START);
+    world.apply(&[change_of("msg_1", &event("organization.created", START, &lives))]).await;
+    world.sql(
+        "CREATE TRIGGER theirs AFTER UPDATE ON organizations WHEN NEW.deleted_at IS NOT NULL
+         BEGIN UPDATE organizations SET deleted_at = NULL WHERE id = NEW.id; END",
+    );
+    for _ in 0..2 {
+        let refused = world.store.apply_many(&[organization_deleted("org_1", 5)]).await;
+        let why = StoreError::Event("a trigger of the table undoes the change".to_owned());
+        assert_eq!((refused, world.count("deliveries")), (Err(why), 1));
+    }
+    world.no_trigger();
+    let applied = world.store.apply_many(&[organization_deleted("org_1", 5)]).await;
+    assert_eq!(applied, Ok(vec![Applied::Deleted]));
+    assert_eq!(world.count("organizations WHERE deleted_at IS NULL"), 0);
+}
+
+/// It puts back only what readers look at.
+#[tokio::test]
+async fn a_trigger_that_puts_back_nothing_but_deleted_at_of_a_child_is_found_out() {
+    let world = World::new();
+    world.members("org_1", 30);
+    world.sql(
+        "CREATE TRIGGER theirs AFTER UPDATE OF deleted_at ON organization_memberships
+         WHEN NEW.id = 'orgmem_org_1_7' AND NEW.deleted_at IS NOT NULL
+         BEGIN UPDATE organization_memberships SET deleted_at = NULL WHERE id = NEW.id; END",
+    );
+    world.apply(&[organization_deleted("org_1", 5)]).await;
+    assert_eq!(work_off(&world.store).await.rows_left, 1);
+    world.no_trigger();
+    world.apply(&[organization_deleted("org_1", 5)]).await;
+    assert_eq!(world.members_where("deleted_at IS NULL"), 0, "the deletion that comes again repairs it");
+}
+
+/// It undoes all changes after them: the first hundred are named, and the rest waits for the next try.
+#[tokio::test]
+async fn where_the_changes_of_all_children_are_undone_a_hundred_are_named_and_the_rest_waits() {
+    let world = World::new();
+    world.members("org_1", 150);
+    world.sql(
+        "CREATE TRIGGER theirs AFTER UPDATE ON organization_memberships WHEN NEW.deleted_at IS NOT NULL
+         BEGIN UPDATE organization_memberships SET deleted_at = NULL, version_parents_deleted_at = NULL
+               WHERE id = NEW.id; END",
+    );
+    world.apply(&[organization_deleted("org_1", 5)]).await;
+    let done = work_off(&world.store).await;
+    assert_eq!((done.refused, done.parents_left, done.rows_left), (100, 1, 100));
+    assert!(done.due_in.is_some_and(|due_in| !due_in.is_zero()), "nothing is tried in a loop");
+    world.no_trigger();
+    world.make_due();
+    work_off(&world.store).await;
+    assert_eq!((world.members_where("deleted_at IS NULL"), world.lines()), (0, 0));
 }
