@@ -13,6 +13,7 @@ mod attempt;
 mod cascade;
 mod erase;
 mod inherit;
+mod ledger;
 mod lines;
 mod look;
 mod read;
