@@ -5,6 +5,7 @@ use rollbook_core::catalog::{Kind, LINKS_MAX, RESOURCES, Resource};
 
 use super::inherit::Dependents;
 use super::lines;
+use super::read;
 use crate::transaction::Sql;
 
 /// The columns that hold a row's state, as [`rollbook_core::merge::Stored`] has it, and how often it was written.
@@ -80,6 +81,8 @@ pub(super) struct Statements {
     pub(super) prune: Sql,
     /// The tables that lack a right that is needed, of all that are ours, with the rights.
     pub(super) forbidden: Sql,
+    /// The tables with row-level policies for this role that may hide rows.
+    pub(super) hidden: Sql,
 }
 
 /// The condition of a row that has content: the typed columns that name no parent, and `data`. `created_at` and `updated_at`
@@ -180,6 +183,7 @@ impl Statements {
             )
             .into(),
             forbidden: forbidden(schema).into(),
+            hidden: read::hidden(schema).into(),
         }
     }
 
