@@ -146,6 +146,12 @@ pub trait Store: Send + Sync {
     /// Checks that the store answers. Reads only.
     async fn ping(&self) -> Result<(), StoreError>;
 
+    /// Returns the tables of which policies of the database may hide rows from this store: rows that it can neither
+    /// erase nor check.
+    async fn hidden_tables(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
     /// Writes everything that a worker writes (see [`crate::rehearsal`]) in one transaction, and rolls it
     /// back. A store that would refuse a worker refuses this too. Nothing is kept. Returns `false` if the
     /// engine does not support it.

@@ -11,6 +11,7 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, Row as _};
 
+use super::inherit::Ids;
 use super::look::Doubts;
 use super::sql::{Statements, Which, number_of};
 use super::write::{Write, arguments};
@@ -84,13 +85,15 @@ impl Work for Apply<'_> {
                 ask(&mut asked, assertion);
             }
             let mut known = known(self.statements, session, &asked).await?;
+            let mut ended = Ids::new();
             for (number, part) in parts.iter().enumerate() {
                 part.assertions.iter().for_each(|assertion| doubts.rely(assertion, &known));
-                let applied = self.merge(session, number, part, &mut known).await?;
+                let applied = self.merge(session, number, part, &mut known, &mut ended).await?;
                 for (position, outcome) in part.positions.iter().zip(applied) {
                     outcomes[*position] = outcome;
                 }
             }
+            must_show(self.statements, session, &ended).await?;
             for assertion in parts.iter().flat_map(|part| &part.assertions) {
                 doubts.add(assertion, &known);
             }
@@ -117,13 +120,15 @@ impl<'a> Apply<'a> {
         part
     }
 
-    /// Merges the changes of one table. What the other tables are known to hold is true: parents come first.
+    /// Merges the changes of one table, and adds the rows that were written as deleted or erased. What the other tables are
+    /// known to hold is true: parents come first.
     async fn merge(
         &self,
         session: &mut Session<'_>,
         number: usize,
         part: &Part<'_>,
         known: &mut Known,
+        ended: &mut Ids,
     ) -> sqlx::Result<Vec<Applied>> {
         let mut written: HashSet<String> = HashSet::new();
         for _ in 0..WRITES_MAX {
@@ -151,6 +156,9 @@ impl<'a> Apply<'a> {
             if asked.subjects.iter().all(BTreeSet::is_empty) {
                 for winner in &folded.winners {
                     let write = part.write(winner, number, known);
+                    if write.is_deleted() {
+                        ended.entry(number).or_default().insert(write.id.to_owned());
+                    }
                     let seen = known[number].entry(id_of(winner).to_owned()).or_default();
                     seen.stored = winner.state;
                     seen.revision += 1;
@@ -210,6 +218,29 @@ impl<'a> Part<'a> {
             synced_by: self.origins[winner.last],
         }
     }
+}
+
+/// Refuses rows that were written as deleted or erased and do not show it: a trigger that runs after the write may undo it,
+/// which the write itself does not see. One SELECT for all tables, and none where no row was.
+async fn must_show(statements: &Statements, session: &mut Session<'_>, ended: &Ids) -> sqlx::Result<()> {
+    if undone(statements, session, ended).await?.is_empty() { Ok(()) } else { Err(Undone.into()) }
+}
+
+/// Those of these rows that were written as deleted or erased and do not show it.
+pub(super) async fn undone(
+    statements: &Statements,
+    session: &mut Session<'_>,
+    rows: &Ids,
+) -> sqlx::Result<Vec<String>> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut arguments = PgArguments::default();
+    for ids in rows.values() {
+        arguments.add(ids.iter().map(String::as_str).collect::<Vec<&str>>()).map_err(sqlx::Error::Encode)?;
+    }
+    let undone = session.fetch(&statements.undone(rows.keys().copied()), arguments).await?;
+    undone.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// Asks for a change's subject, and for its parents.

@@ -8,12 +8,12 @@
 use std::time::{Duration, Instant};
 
 use rollbook_core::store::{Cascaded, ErasedCounts, ErasureProgress, PendingWork, StoreError};
-use sqlx::postgres::PgArguments;
-use sqlx::{Arguments as _, Row as _};
+use sqlx::Row as _;
 
 use super::PostgresStore;
 use super::attempt::Failed;
 use super::inherit::{Ids, Parents, Repair, Rows};
+use super::ledger::{self, Kept};
 use super::lines::{self, Change, Left, Line, TAKEN_FOR, Take, Then};
 use super::sql::{Statements, number_of};
 use crate::transaction::{Session, Work};
@@ -36,8 +36,8 @@ pub(super) struct Turn<'a> {
     pub(super) ledger: u64,
     /// Why a row was refused last.
     pub(super) why: Option<Failed>,
-    /// The `svix-id` of a line of the ledger that a trigger keeps.
-    pub(super) kept: Option<String>,
+    /// Lines of the ledger that something keeps.
+    pub(super) kept: Kept,
     deadline: Option<Instant>,
     held_at: Instant,
     progress: Option<&'a ErasureProgress<'a>>,
@@ -50,7 +50,7 @@ impl Default for Turn<'_> {
             done: Cascaded::default(),
             ledger: 0,
             why: None,
-            kept: None,
+            kept: Kept::default(),
             deadline: Some(now + TURN),
             held_at: now,
             progress: None,
@@ -82,13 +82,15 @@ impl<'a> Turn<'a> {
 
 /// How work on a line has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Ended {
+pub(super) enum Ended {
     /// Nothing is left, and the line is gone.
     Done,
     /// The time is over.
     Unfinished,
     /// Too many rows are refused.
     Refused,
+    /// The rows are as they should be, but something keeps lines of the ledger.
+    Kept,
 }
 
 impl PostgresStore {
@@ -159,8 +161,20 @@ impl PostgresStore {
         let before = turn.done.refused;
         turn.held_at = Instant::now();
         let lines = &self.statements.lines;
+        let kept;
         let then = match self.children(line, before, turn).await? {
             Ended::Done => return Ok(()),
+            Ended::Kept => {
+                kept = turn.kept.to_string();
+                tracing::warn!(
+                    table = line.resource.table,
+                    id = line.id,
+                    error = kept,
+                    "lines about what was erased stay in the ledger; their removal is tried again by itself. Fix: the \
+                     trigger or policy of the table deliveries that keeps them"
+                );
+                Then::Postpone(&kept)
+            }
             Ended::Unfinished => Then::Release,
             Ended::Refused => Then::Postpone(turn.why.as_ref().map_or("rows are refused", Failed::text)),
         };
@@ -168,23 +182,27 @@ impl PostgresStore {
     }
 
     async fn children(&self, line: &Line, before: u64, turn: &mut Turn<'_>) -> Result<Ended, StoreError> {
-        if line.forget {
-            self.forget(std::slice::from_ref(&line.id), line, turn).await?;
-        }
         let mut repaired = Ids::new();
         loop {
             let look = Look { statements: &self.statements, line };
-            let mut found = self.steps().long(LOOK_MAX, &look).await?;
-            self.refuse_undone(line, &mut found, &repaired, turn).await?;
-            if found.is_empty() {
+            let Found { mut wrong, in_ledger } = self.steps().long(LOOK_MAX, &look).await?;
+            self.refuse_undone(line, &mut wrong, &repaired, turn).await?;
+            if !in_ledger.is_empty() {
+                let ended = self.forget(&in_ledger, line, turn).await?;
+                if ended != Ended::Done {
+                    return Ok(ended);
+                }
+                continue;
+            }
+            if wrong.is_empty() {
                 return Ok(if turn.done.refused - before >= REFUSED_MAX {
                     Ended::Refused
                 } else {
                     Ended::Done
                 });
             }
-            repaired.clone_from(&found);
-            for (number, ids) in found {
+            repaired.clone_from(&wrong);
+            for (number, ids) in wrong {
                 let mut open: Vec<Vec<String>> = vec![ids.into_iter().collect()];
                 while let Some(ids) = open.pop() {
                     if turn.is_over() {
@@ -261,41 +279,11 @@ impl PostgresStore {
                 self.refuse(&row, why, turn).await?;
             }
         }
-        if line.forget {
-            self.forget(&ids, line, turn).await?;
-        }
         Ok(())
     }
 
-    /// Removes the ledger's lines about these ids, in steps.
-    async fn forget(&self, ids: &[String], line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        let mut was_kept = false;
-        loop {
-            let limit = self.ledger_pace.size();
-            let forget = Forget { statements: &self.statements, ids, limit };
-            match self.steps().paced(&self.ledger_pace, limit, &forget).await? {
-                Ok((gone, left)) => {
-                    turn.ledger += gone;
-                    turn.report();
-                    if left.is_none() {
-                        return Ok(());
-                    }
-                    // A line may have come between the two statements of the step: a second step removes that.
-                    if gone == 0 && was_kept {
-                        turn.kept = left;
-                        return Ok(());
-                    }
-                    was_kept = gone == 0;
-                }
-                Err(Failed::TimedOut(_)) if limit > 1 => {}
-                Err(why) => return Err(why.into()),
-            }
-            self.hold(line, turn).await?;
-        }
-    }
-
     /// Keeps others from a line that is worked off.
-    async fn hold(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+    pub(super) async fn hold(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
         if turn.held_at.elapsed() >= TAKEN_FOR / 4 {
             turn.held_at = Instant::now();
             let statements = &self.statements.lines;
@@ -322,53 +310,53 @@ impl<W: Work> Work for Removing<'_, W> {
     }
 }
 
-/// Looks for rows of a parent that do not have what they should, beside those that are known to be refused. Where there
-/// is none, the line goes.
+/// What is left of a parent's line.
+#[derive(Default)]
+struct Found {
+    /// Rows that do not have what they should.
+    wrong: Ids,
+    /// Where there is none: the ids that lines of the ledger are about.
+    in_ledger: Vec<String>,
+}
+
+/// Looks for rows of a parent that do not have what they should, beside those that are known to be refused, and then for
+/// lines of the ledger: content goes first, so that a ledger that refuses keeps none. Where there is neither, the line goes.
 struct Look<'a> {
     statements: &'a Statements,
     line: &'a Line,
 }
 
 impl Work for Look<'_> {
-    type Output = Ids;
+    type Output = Found;
 
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Ids> {
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Found> {
         let lines = &self.statements.lines;
         let key = || self.line.key().map_err(sqlx::Error::Encode);
-        let Some(locked) = session.fetch(&lines.lock, key()?).await?.pop() else { return Ok(Ids::new()) };
+        let Some(locked) = session.fetch(&lines.lock, key()?).await?.pop() else {
+            return Ok(Found::default());
+        };
         let (with_survivors, forget): (bool, bool) = (locked.try_get(0)?, locked.try_get(1)?);
         let id = std::iter::once(self.line.id.clone()).collect();
         let parents =
             Parents { ids: std::iter::once((self.line.resource.table, id)).collect(), with_survivors };
-        let which = if forget { Rows::WrongOrInLedger } else { Rows::Wrong };
-        let found = parents.rows(self.statements, session, which, true, FOUND_MAX).await?;
-        if found.is_empty() {
+        let wrong = parents.rows(self.statements, session, Rows::Wrong, true, FOUND_MAX).await?;
+        let mut found = Found { wrong, ..Found::default() };
+        if forget && found.wrong.is_empty() {
+            // Also those of rows that are refused: they have no reason to stay.
+            let rows = parents.rows(self.statements, session, Rows::InLedger, false, FOUND_MAX).await?;
+            found.in_ledger = rows.into_values().flatten().collect();
+            let own = ledger::About {
+                statements: self.statements,
+                ids: std::slice::from_ref(&self.line.id),
+                after: "",
+            };
+            if !own.run(session).await?.is_empty() {
+                found.in_ledger.push(self.line.id.clone());
+            }
+        }
+        if found.wrong.is_empty() && found.in_ledger.is_empty() {
             session.fetch(&lines.done, key()?).await?;
         }
         Ok(found)
-    }
-}
-
-/// Removes at most so many of the ledger's lines about these ids. The output is how many have gone, and one that is left.
-struct Forget<'a> {
-    statements: &'a Statements,
-    ids: &'a [String],
-    limit: usize,
-}
-
-impl Work for Forget<'_> {
-    type Output = (u64, Option<String>);
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
-        let mut arguments = PgArguments::default();
-        let mut about = PgArguments::default();
-        about.add(self.ids.iter().map(String::as_str).collect::<Vec<&str>>()).map_err(sqlx::Error::Encode)?;
-        arguments
-            .add(self.ids.iter().map(String::as_str).collect::<Vec<&str>>())
-            .map_err(sqlx::Error::Encode)?;
-        arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
-        let gone = session.fetch(&self.statements.forget, arguments).await?.len() as u64;
-        let left = session.fetch(&self.statements.about, about).await?;
-        Ok((gone, left.first().map(|row| row.try_get(0)).transpose()?))
     }
 }

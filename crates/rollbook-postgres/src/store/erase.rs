@@ -15,7 +15,7 @@ use super::PostgresStore;
 use super::apply::{self, Asked, Seen};
 use super::attempt::Failed;
 use super::cascade::{LOOK_MAX, Turn};
-use super::inherit::{BATCH_MAX, Belonging, FindWrong, Parents};
+use super::inherit::{BATCH_MAX, Belonging, FindWrong, Ids, Parents};
 use super::lines::{self, Line, TAKEN_FOR};
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
@@ -44,29 +44,41 @@ impl PostgresStore {
         for line in &lines {
             self.work_off(line, &mut turn).await?;
         }
-        if let Some(why) = refused {
-            return Err(why.into());
+        let mut faults = Vec::new();
+        match refused {
+            Some(why @ Failed::TimedOut(_)) => return Err(why.into()),
+            Some(Failed::Refused(why)) => faults.push(why),
+            None => {}
         }
         let mut parents = Parents { with_survivors: true, ..Parents::default() };
         for (resource, id) in subjects {
             parents.ids.entry(resource.table).or_default().insert(id.clone());
         }
         let statements = &self.statements;
+        let undone = self.steps().long(LOOK_MAX, &FindUndone { statements, subjects }).await?;
+        if let Some(id) = undone.first() {
+            faults.push(format!(
+                "{} of them still have content or count as alive, such as {id}: a trigger of the table undoes the change; fix \
+                 the trigger, then run it again",
+                undone.len()
+            ));
+        }
         // Whoever has found it out: a worker may have, before this.
         let find = FindWrong { statements, parents: &parents, limit: BATCH_MAX };
         let wrong = self.steps().long(LOOK_MAX, &find).await?;
         if let Some(id) = wrong.values().flatten().next() {
             let count: usize = wrong.values().map(BTreeSet::len).sum();
             let why = turn.why.as_ref().map_or("rollbook doctor shows why", Failed::text);
-            return Err(StoreError::Event(format!(
+            faults.push(format!(
                 "{count} rows of theirs keep their content, such as {id}; all others are erased, and workers try these \
                  again by themselves: {why}"
-            )));
+            ));
         }
-        if let Some(line) = &turn.kept {
-            return Err(StoreError::Event(format!(
-                "lines of the ledger (deliveries) about them stay, such as {line}: a trigger of the table keeps them"
-            )));
+        if turn.kept.count > 0 {
+            faults.push(turn.kept.to_string());
+        }
+        if !faults.is_empty() {
+            return Err(StoreError::Event(faults.join("; ")));
         }
         let rows =
             self.steps().long(LOOK_MAX, &Belonging { statements, parents: &parents, subjects }).await?;
@@ -99,6 +111,24 @@ impl PostgresStore {
             }
         }
         Ok((lines, refused))
+    }
+}
+
+/// Finds subjects that were erased and do not show it: a trigger may put back what was written.
+struct FindUndone<'a> {
+    statements: &'a Statements,
+    subjects: &'a [Subject],
+}
+
+impl Work for FindUndone<'_> {
+    type Output = Vec<String>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<String>> {
+        let mut rows = Ids::new();
+        for (resource, id) in self.subjects {
+            rows.entry(number_of(resource)).or_default().insert(id.clone());
+        }
+        apply::undone(self.statements, session, &rows).await
     }
 }
 

@@ -16,7 +16,7 @@ use rollbook_core::time::Timestamp;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
-use super::sql::{Statements, content, listed, number_of};
+use super::sql::{Statements, content, has_content, listed, number_of};
 use crate::fault::{NotWritten, Undone};
 use crate::transaction::{Session, Sql, Work};
 use crate::types::Time;
@@ -32,6 +32,7 @@ pub(super) struct Dependents {
     differs: String,
     /// The number of the table, and its name.
     table: (usize, String),
+    resource: &'static Resource,
     pub(super) links: &'static [Link],
     /// Gives rows what they should have: (ids, now). Returns a row for each that changed.
     repair: Sql,
@@ -69,15 +70,16 @@ impl Dependents {
                WHERE stored.id = found.id AND {differs}
                RETURNING true",
             nothing = listed(nothing),
-            differs = differs("stored", "found.ended_at", "found.erased"),
+            differs = differs(resource, "stored", "found.ended_at", "found.erased"),
         );
         let select = format!("SELECT {number}::int4, child.id FROM {table} AS child {joins}");
-        let differs = differs("child", &format!("least({end})"), &erased);
+        let differs = differs(resource, "child", &format!("least({end})"), &erased);
         (!resource.links.is_empty()).then(|| Self {
             still_wrong: format!("{select} WHERE child.id = ANY ($1::text[]) AND {differs} LIMIT 1").into(),
             select,
             differs,
             table: (number, table.clone()),
+            resource,
             links: resource.links,
             repair: repair.into(),
         })
@@ -88,7 +90,7 @@ impl Dependents {
     /// [`BATCH_MAX`].
     pub(super) fn suspects(&self, link: &Link, parents: &str, part: usize) -> String {
         let ((number, table), column) = (&self.table, link.column);
-        let differs = differs("child", "parent.ended_at", "parent.erased");
+        let differs = differs(self.resource, "child", "parent.ended_at", "parent.erased");
         format!(
             "(SELECT {number}::int4, child.id, NULL::int8, NULL::bool, {part}::int4
               FROM {parents} AS parent (id, ended_at, erased) JOIN {table} AS child ON child.{column} = parent.id
@@ -100,11 +102,12 @@ impl Dependents {
 
 /// The condition of a row that does not have what it should. The parents' deletion is of no interest to a row that was
 /// deleted by itself: it shows its own, for good, and a write for nothing would run a team's triggers.
-fn differs(row: &str, end: &str, erased: &str) -> String {
+fn differs(resource: &'static Resource, row: &str, end: &str, erased: &str) -> String {
     format!(
         "({row}.version_deleted_at IS NULL
           AND ({row}.version_parents_deleted_at IS DISTINCT FROM {end} OR {row}.deleted_at IS NULL AND {end} IS NOT NULL)
-          OR ({erased}) AND {row}.data IS NOT NULL)"
+          OR ({erased}) AND {})",
+        has_content(row, resource)
     )
 }
 
@@ -124,8 +127,8 @@ pub(super) struct Parents {
 pub(super) enum Rows {
     /// Those that do not have what they should.
     Wrong,
-    /// Likewise, and those with lines in the ledger.
-    WrongOrInLedger,
+    /// Those with lines in the ledger.
+    InLedger,
     /// All of them.
     All,
 }
@@ -150,10 +153,11 @@ impl Parents {
                     .map_err(sqlx::Error::Encode)?;
                 let wrong = match which {
                     Rows::Wrong => format!("AND {}", dependents.differs),
-                    Rows::WrongOrInLedger => format!(
-                        r#"AND ({} OR EXISTS (SELECT FROM "{schema}".deliveries WHERE subject_id = child.id))"#,
-                        dependents.differs
-                    ),
+                    Rows::InLedger => {
+                        format!(
+                            r#"AND EXISTS (SELECT FROM "{schema}".deliveries WHERE subject_id = child.id)"#
+                        )
+                    }
                     Rows::All => String::new(),
                 };
                 let known = if known {

@@ -13,6 +13,7 @@ mod attempt;
 mod cascade;
 mod erase;
 mod inherit;
+mod ledger;
 mod lines;
 mod look;
 mod read;
@@ -44,7 +45,7 @@ use self::attempt::Steps;
 use self::inherit::{Ids, Repair};
 use self::lines::{List, Note};
 use self::look::{Doubts, Look};
-use self::read::{Deliveries, Delivery, Forbidden, Get, Rows, RowsWhere};
+use self::read::{Deliveries, Delivery, Forbidden, Get, Hidden, Rows, RowsWhere};
 use self::rehearse::Rehearse;
 use self::sql::Statements;
 use crate::fault::Fault;
@@ -267,6 +268,10 @@ impl Store for PostgresStore {
             forbidden.join(", ")
         ))
         .into())
+    }
+
+    async fn hidden_tables(&self) -> Result<Vec<String>, StoreError> {
+        Ok(self.database.run(&Hidden { sql: &self.statements.hidden }).await?)
     }
 
     async fn rehearse(&self) -> Result<bool, StoreError> {

@@ -1,6 +1,6 @@
 //! Reading rows and the ledger.
 
-use rollbook_core::catalog::{Kind, Resource};
+use rollbook_core::catalog::{Kind, RESOURCES, Resource};
 use rollbook_core::change::Applied;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::store::{LedgerEntry, RowView};
@@ -152,4 +152,41 @@ impl Work for Forbidden<'_> {
         let rows = session.fetch(self.sql, PgArguments::default()).await?;
         rows.iter().map(|row| row.try_get(0)).collect()
     }
+}
+
+/// The tables of which row-level policies may hide rows.
+pub(super) struct Hidden<'a> {
+    pub(super) sql: &'a Sql,
+}
+
+impl Work for Hidden<'_> {
+    type Output = Vec<String>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<String>> {
+        let rows = session.fetch(self.sql, PgArguments::default()).await?;
+        rows.iter().map(|row| row.try_get(0)).collect()
+    }
+}
+
+/// The tables with row-level policies for this role that may hide rows. A policy hides nothing where it
+/// lets through all rows (`USING (true)`) for every command that is needed, and no
+/// restrictive one applies.
+pub(super) fn hidden(schema: &str) -> String {
+    let applies = "EXISTS (SELECT FROM unnest(policy.polroles) AS role (id)
+                           WHERE CASE WHEN role.id = 0 THEN true ELSE pg_has_role(current_user, role.id, 'USAGE') END)";
+    let part = |table: &str, commands: &str| {
+        format!(
+            r#"SELECT '{table}' FROM to_regclass('"{schema}".{table}') AS one (id)
+               WHERE row_security_active(one.id)
+                     AND (EXISTS (SELECT FROM pg_policy AS policy
+                                  WHERE policy.polrelid = one.id AND NOT policy.polpermissive AND {applies})
+                          OR EXISTS (SELECT FROM unnest(ARRAY[{commands}]) AS needed (command)
+                                     WHERE NOT EXISTS (SELECT FROM pg_policy AS policy
+                                                       WHERE policy.polrelid = one.id AND policy.polpermissive AND {applies}
+                                                             AND policy.polcmd::text IN ('*', needed.command)
+                                                             AND pg_get_expr(policy.polqual, one.id) = 'true')))"#
+        )
+    };
+    let tables = RESOURCES.iter().map(|resource| part(resource.table, "'r', 'w'"));
+    tables.chain([part("deliveries", "'r', 'd'")]).collect::<Vec<_>>().join(" UNION ALL ")
 }

@@ -5,6 +5,7 @@ use rollbook_core::catalog::{Kind, LINKS_MAX, RESOURCES, Resource};
 
 use super::inherit::Dependents;
 use super::lines;
+use super::read;
 use crate::transaction::Sql;
 
 /// The columns that hold a row's state, as [`rollbook_core::merge::Stored`] has it, and how often it was written.
@@ -33,11 +34,13 @@ pub(super) struct Table {
     pub(super) rows: Sql,
     /// Locks rows by their ids.
     pub(super) lock: Sql,
+    /// The beginning of [`Statements::undone`].
+    undone: String,
     /// Rows that were deleted by themselves, in the order in which they were: (from, before, id to begin behind, limit).
     /// Returns id, `deleted_at`, whether the content is erased, and `deleted_at` to the microsecond.
     pub(super) deleted: Sql,
-    /// Erases the content of rows that were deleted before a moment: (ids, moment). Returns their ids, and whether they
-    /// have content all the same: a trigger may put it back. The moment is
+    /// Erases the content of rows that were deleted before a moment: (ids, moment). Returns their ids.
+    /// The moment is
     /// written so that the planner does not look for it in an index, which would read all that was ever deleted.
     pub(super) erase_content: Sql,
     /// Which rows have ended: the number of the table, id, when, whether their content is erased, and a null; a
@@ -68,18 +71,41 @@ pub(super) struct Statements {
     pub(super) delivery: Sql,
     /// The latest lines about a subject: (subject, limit).
     pub(super) deliveries: Sql,
-    /// Removes some lines about subjects: (ids, limit).
+    /// Removes lines: (svix-ids).
     pub(super) forget: Sql,
-    /// One of the lines about these subjects: (ids).
+    /// How many of these lines are there, and one of them: (svix-ids).
+    pub(super) kept: Sql,
+    /// The lines about these subjects, from behind a `svix-id`: (ids, svix-id, limit).
     pub(super) about: Sql,
     /// Removes some lines that are older: (moment, limit).
     pub(super) prune: Sql,
     /// The tables that lack a right that is needed, of all that are ours, with the rights.
     pub(super) forbidden: Sql,
+    /// The tables with row-level policies for this role that may hide rows.
+    pub(super) hidden: Sql,
 }
 
-/// The condition of a row that was emptied and is not.
-const KEEPS_CONTENT: &str = r"stored.version_hash = '\xff' AND stored.data IS NOT NULL";
+/// The condition of a row that has content: the typed columns that name no parent, and `data`. `created_at` and `updated_at`
+/// are erased with it, but a team's trigger may set them anew at each write, so they say nothing.
+pub(super) fn has_content(row: &str, resource: &'static Resource) -> String {
+    let names = content(resource).filter(|name| !matches!(*name, "created_at" | "updated_at"));
+    format!("num_nonnulls({}) > 0", listed(names.map(|name| format!("{row}.{name}"))))
+}
+
+/// The condition of a row, `stored`, that was emptied and is not. Of all other rows only the hash is looked at.
+fn keeps_content(resource: &'static Resource) -> String {
+    format!(r"stored.version_hash = '\xff' AND {}", has_content("stored", resource))
+}
+
+/// The condition of a row, `stored`, that was deleted or emptied and does not show it.
+fn is_undone(resource: &'static Resource) -> String {
+    let is_deleted = if resource.links.is_empty() {
+        "stored.version_deleted_at IS NOT NULL"
+    } else {
+        "(stored.version_deleted_at IS NOT NULL OR stored.version_parents_deleted_at IS NOT NULL)"
+    };
+    format!("stored.deleted_at IS NULL AND {is_deleted} OR {}", keeps_content(resource))
+}
 
 /// A table's columns as an application sees them, in the order of statements and listings.
 pub(super) fn columns(resource: &'static Resource) -> impl Iterator<Item = (&'static str, Kind)> {
@@ -138,15 +164,15 @@ impl Statements {
                 r#"{line} WHERE subject_id = $1 ORDER BY applied_at DESC, svix_id COLLATE "C" DESC LIMIT $2"#
             )
             .into(),
-            forget: format!(
-                r#"DELETE FROM "{schema}".deliveries WHERE svix_id IN
-                       (SELECT line.svix_id FROM unnest($1::text[]) AS gone (id)
-                        JOIN "{schema}".deliveries AS line ON line.subject_id = gone.id LIMIT $2)
-                   RETURNING true"#
+            forget: format!(r#"DELETE FROM "{schema}".deliveries WHERE svix_id = ANY ($1::text[])"#).into(),
+            kept: format!(
+                r#"SELECT count(*), min(svix_id) FROM "{schema}".deliveries WHERE svix_id = ANY ($1::text[])"#
             )
             .into(),
             about: format!(
-                r#"SELECT svix_id FROM "{schema}".deliveries WHERE subject_id = ANY ($1::text[]) LIMIT 1"#
+                r#"SELECT svix_id FROM "{schema}".deliveries
+                   WHERE subject_id = ANY ($1::text[]) AND svix_id COLLATE "C" > $2
+                   ORDER BY svix_id COLLATE "C" LIMIT $3"#
             )
             .into(),
             prune: format!(
@@ -157,6 +183,7 @@ impl Statements {
             )
             .into(),
             forbidden: forbidden(schema).into(),
+            hidden: read::hidden(schema).into(),
         }
     }
 
@@ -172,6 +199,15 @@ impl Statements {
             format!("{} WHERE id = ANY (${}::text[]){condition}", self.tables[*number].stored, place + 1)
         };
         parts.iter().enumerate().map(part).collect::<Vec<_>>().join(" UNION ALL ").into()
+    }
+
+    /// Those of the rows of these tables, by their numbers, that were deleted or emptied and do not show it, once all
+    /// triggers have run: one array of ids for each.
+    pub(super) fn undone(&self, numbers: impl IntoIterator<Item = usize>) -> Sql {
+        let part = |(place, number): (usize, usize)| {
+            format!("{} AND id = ANY (${}::text[])", self.tables[number].undone, place + 1)
+        };
+        numbers.into_iter().enumerate().map(part).collect::<Vec<_>>().join(" UNION ALL ").into()
     }
 
     /// The statements of a resource of the catalog.
@@ -250,14 +286,15 @@ impl Table {
             )
             .into(),
             deleted: format!(
-                r#"SELECT id, deleted_at, version_hash = '\xff',
+                r#"SELECT id, deleted_at, version_hash = '\xff' AND NOT {has_content},
                           to_char(deleted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
                    FROM "{schema}".{table} AS stored
                    WHERE deleted_at >= $1::text::timestamptz AND deleted_at < $2 AND version_deleted_at IS NOT NULL
                          AND (deleted_at > $1::text::timestamptz OR id COLLATE "C" > $3)
                          AND NOT EXISTS (SELECT FROM "{schema}".rollbook_cascades AS line
                                          WHERE line.table_name = '{table}' AND line.id = stored.id AND line.what = 'content')
-                   ORDER BY deleted_at, id COLLATE "C" LIMIT $4"#
+                   ORDER BY deleted_at, id COLLATE "C" LIMIT $4"#,
+                has_content = has_content("stored", resource),
             )
             .into(),
             erase_content: format!(
@@ -265,12 +302,17 @@ impl Table {
                    SET {nothing}, version_updated_at = {max}, version_event_at = {max}, version_hash = '\xff',
                        version_revision = version_revision + 1
                    WHERE id = ANY ($1::text[]) AND (deleted_at < $2) IS TRUE AND version_deleted_at IS NOT NULL
-                         AND version_hash <> '\xff'
-                   RETURNING id, {KEEPS_CONTENT}"#,
+                         AND (version_hash <> '\xff' OR {has_content})
+                   RETURNING id"#,
+                has_content = has_content("stored", resource),
                 nothing = listed(nothing),
                 max = i64::MAX,
             )
             .into(),
+            undone: format!(
+                r#"SELECT id FROM "{schema}".{table} AS stored WHERE ({undone})"#,
+                undone = is_undone(resource),
+            ),
             dependents: Dependents::new(schema, number, resource),
         }
     }
@@ -304,7 +346,8 @@ fn upsert(schema: &str, resource: &'static Resource) -> String {
         .collect();
     let names = listed(written.iter().map(|(name, _)| name));
     let arrays = written.iter().enumerate().map(|(index, (_, kind))| format!("${}::{kind}[]", index + 1));
-    let same = "excluded.version_hash = stored.version_hash";
+    // Where the content is erased, it is so anew: a trigger may have put it back.
+    let same = r"excluded.version_hash = stored.version_hash AND excluded.version_hash <> '\xff'";
     let set = written.iter().skip(1).map(|(name, _)| {
         let stays = match *name {
             "deleted_at" => format!("excluded.version_deleted_at IS NULL AND {same}"),
@@ -328,13 +371,8 @@ fn upsert(schema: &str, resource: &'static Resource) -> String {
            SELECT * FROM unnest({arrays}) AS new ({names}) ORDER BY new.id COLLATE "C"
            ON CONFLICT (id) DO UPDATE SET {set}
            WHERE stored.version_revision = excluded.version_revision - 1
-           RETURNING stored.id, stored.deleted_at IS NULL AND {is_deleted} OR {keeps_content}"#,
-        is_deleted = if resource.links.is_empty() {
-            "stored.version_deleted_at IS NOT NULL"
-        } else {
-            "(stored.version_deleted_at IS NOT NULL OR stored.version_parents_deleted_at IS NOT NULL)"
-        },
-        keeps_content = KEEPS_CONTENT,
+           RETURNING stored.id, {undone}"#,
+        undone = is_undone(resource),
         table = resource.table,
         arrays = listed(arrays),
         set = listed(set),

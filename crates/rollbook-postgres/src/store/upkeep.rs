@@ -250,20 +250,19 @@ impl Work for EraseContent<'_> {
     type Output = Erased;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Erased> {
+        let number = number_of(self.resource);
         let table = self.statements.of(self.resource);
         let mut arguments = PgArguments::default();
         let ids: Vec<&str> = self.ids.iter().map(String::as_str).collect();
         arguments.add(ids).map_err(sqlx::Error::Encode)?;
-        session.fetch(&table.lock, arguments.clone()).await?;
+        let ids = arguments.clone();
+        session.fetch(&table.lock, ids.clone()).await?;
         arguments.add(Time(self.before)).map_err(sqlx::Error::Encode)?;
         let rows = session.fetch(&table.erase_content, arguments).await?;
-        for row in &rows {
-            if row.try_get(1)? {
-                return Err(Undone.into());
-            }
+        if !session.fetch(&self.statements.undone([number]), ids).await?.is_empty() {
+            return Err(Undone.into());
         }
         let count = rows.len() as u64;
-        let number = number_of(self.resource);
         let is_parent = RESOURCES
             .iter()
             .any(|child| child.links.iter().any(|link| link.cascades && number_of(link.parent) == number));

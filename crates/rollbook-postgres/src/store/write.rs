@@ -30,6 +30,11 @@ impl<'a> Write<'a> {
         self.row.filter(|_| !self.inherited.erased)
     }
 
+    /// Whether the row is deleted with this, by itself or by its parents.
+    pub(super) fn is_deleted(&self) -> bool {
+        self.deleted_at().is_some()
+    }
+
     fn deleted_at(&self) -> Option<Time> {
         self.state.deleted_at.or(self.inherited.deleted_at).map(time)
     }

@@ -70,6 +70,30 @@ async fn a_right_that_is_missing_on_the_notes_of_cascades_is_named_before_it_is_
     }
 }
 
+/// What they hide, an erasure can neither erase nor check.
+#[tokio::test]
+async fn tables_whose_policies_may_hide_rows_are_named() {
+    let (world, _) = World::with_roles().await;
+    let (database, schema) = (&world.database, &world.settings.schema);
+    let store = open(&world.settings);
+    assert_eq!(store.hidden_tables().await, Ok(Vec::new()));
+    let hidden = Ok(vec!["organization_memberships".to_owned()]);
+    let none = Ok(Vec::new());
+    let table = format!("{schema}.organization_memberships");
+    for (change, expected) in [
+        (format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"), &hidden),
+        (format!("CREATE POLICY one ON {table} FOR SELECT TO worker_{database} USING (true)"), &hidden),
+        (format!("CREATE POLICY two ON {table} FOR UPDATE USING (id <> 'orgmem_1')"), &hidden),
+        (format!("CREATE POLICY three ON {table} FOR UPDATE USING (true)"), &none),
+        (format!("CREATE POLICY four ON {table} AS RESTRICTIVE TO owner_{database} USING (false)"), &none),
+        (format!("CREATE POLICY five ON {table} AS RESTRICTIVE USING (id <> 'orgmem_1')"), &hidden),
+        (format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"), &none),
+    ] {
+        world.psql(&change).await;
+        assert_eq!(&store.hidden_tables().await, expected, "{change}");
+    }
+}
+
 #[test]
 fn the_page_about_the_tables_gives_the_same_rights_as_the_script() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");

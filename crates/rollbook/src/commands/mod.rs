@@ -27,6 +27,9 @@ const DEAD_LETTERS_PAGE: usize = 64;
 /// Messages in one answer of the queue: most are of two or three kilobytes.
 const MESSAGES_PAGE: usize = 200;
 
+/// What helps where row-level policies may hide rows.
+const HIDES_FIX: &str = "let this role read and write all rows: ALTER ROLE … BYPASSRLS, or CREATE POLICY … TO this role USING (true)";
+
 /// Runs the command.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { settings, command } = cli;

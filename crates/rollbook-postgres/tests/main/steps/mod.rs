@@ -62,6 +62,18 @@ pub(super) async fn trigger(world: &World, table: &str, body: &str) {
         .await;
 }
 
+/// What a trigger after updates of a table does: by statements of its own, each of which runs it again.
+pub(super) async fn trigger_after(world: &World, table: &str, body: &str) {
+    world
+        .psql(&format!(
+            "CREATE OR REPLACE FUNCTION public.later() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN IF pg_trigger_depth() = 1 THEN {body} END IF; RETURN NULL; END $$;
+             CREATE OR REPLACE TRIGGER later AFTER UPDATE ON mirror_2.{table}
+             FOR EACH ROW EXECUTE FUNCTION public.later()"
+        ))
+        .await;
+}
+
 pub(super) async fn count(world: &World, condition: &str) -> u64 {
     let sql = format!("SELECT count(*) FROM mirror_2.organization_memberships WHERE {condition}");
     world.psql(&sql).await.trim().parse().expect("a number")

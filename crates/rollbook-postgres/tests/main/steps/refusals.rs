@@ -5,7 +5,9 @@ use std::time::Duration;
 use rollbook_core::change::Change;
 use rollbook_core::store::{PendingWork, Store as _, StoreError};
 
-use super::{count, impatient, joined, make_due, members, organization_deleted, trigger, work_off};
+use super::{
+    count, impatient, joined, make_due, members, organization_deleted, trigger, trigger_after, work_off,
+};
 use crate::spoilt_sessions::make_role;
 use crate::world::{World, open};
 
@@ -229,6 +231,20 @@ async fn a_trigger_that_puts_back_the_deletion_of_its_own_row_refuses_the_delive
     let line = store.delivery(&rollbook_core::delivery::MessageId::new("msg_gone_org_1_5")).await;
     assert_eq!(line, Ok(None), "the ledger says nothing that is not so");
     assert_eq!(count(&world, "deleted_at IS NULL").await, 1);
+
+    // After the row was written, by a statement of its own.
+    trigger(&world, "organizations", "").await;
+    trigger_after(
+        &world,
+        "organizations",
+        "UPDATE mirror_2.organizations SET deleted_at = NULL WHERE id = NEW.id;",
+    )
+    .await;
+    let refused = store.apply_many(&[organization_deleted("org_1", 5)]).await;
+    assert_eq!(refused, Err(StoreError::Event("a trigger of the table undoes the change".to_owned())));
+    world.psql("DROP TRIGGER later ON mirror_2.organizations").await;
+    store.apply_many(&[organization_deleted("org_1", 5)]).await.expect("it is applied");
+    assert_eq!(count(&world, "deleted_at IS NULL").await, 0);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use rollbook_postgres::PostgresStore;
 use rollbook_testkit::events::{START, change_of, deleted, event, user};
 use rollbook_testkit::process::until;
 
-use super::{count, impatient, joined, lines, make_due, slow_row, trigger};
+use super::{count, impatient, joined, lines, make_due, slow_row, trigger, trigger_after};
 use crate::world::{World, clock, open};
 
 fn due(ledger: bool, deleted: bool) -> Due {
@@ -50,6 +50,26 @@ async fn slow_rows_keep_no_line_in_the_ledger_and_go_in_smaller_steps_themselves
     world.psql(old).await;
     trigger(&world, "users", &slow_row(0.025)).await;
     assert_eq!(tidied(&store, due(true, true)).await, Tidied { ledger: 1_500, rows: 150 });
+}
+
+#[tokio::test]
+async fn content_that_a_trigger_puts_back_after_retention_is_noted_and_goes_once_the_trigger_is_gone() {
+    let world = World::new().await;
+    let store = world.store();
+    deleted_users(&world, 50).await;
+    // Erased before by retention, and put back: content of which nothing was noted.
+    world.psql(r"UPDATE mirror_2.users SET version_hash = '\xff' WHERE id = 'user_9'").await;
+    let put_back = "IF NEW.id = 'user_7' THEN UPDATE mirror_2.users SET first_name = OLD.first_name WHERE id = NEW.id; END IF;";
+    trigger_after(&world, "users", put_back).await;
+    assert_eq!(tidied(&store, due(false, true)).await.rows, 49);
+    let listed = store.cascades(None, 10).await.expect("a list").listed;
+    assert_eq!((listed.len(), listed[0].id.as_str(), listed[0].what), (1, "user_7", PendingWork::Content));
+    assert_eq!(listed[0].last_error.as_deref(), Some("a trigger of the table undoes the change"));
+    world.psql("DROP TRIGGER later ON mirror_2.users").await;
+    make_due(&world).await;
+    assert_eq!(tidied(&store, due(false, true)).await.rows, 1);
+    let left = "SELECT count(*) FROM mirror_2.users WHERE num_nonnulls(first_name, data) > 0";
+    assert_eq!(world.psql(left).await, "0\n");
 }
 
 #[tokio::test]

@@ -1,13 +1,15 @@
-//! What is neither broken nor weak and still matters: steps of a newer Rollbook, and what a cluster does about a failed
-//! shard.
+//! What is neither broken nor weak and still matters: steps of a newer Rollbook, row-level policies, and what a cluster does about a
+//! failed shard.
 
 use super::finding::{Finding, ok, skipped, warning};
 use super::{ASK_TIMEOUT, in_time};
+use crate::commands::HIDES_FIX;
 use crate::config::Config;
 use crate::wire::{self, FullCoverage, Part};
 
 const MIGRATIONS: &str = "migrations";
 const FULL_COVERAGE: &str = "full_coverage";
+const POLICIES: &str = "policies";
 
 /// Steps of a newer Rollbook that this one works with; `None` where there are none.
 pub(super) async fn newer(config: &Config, part: Part) -> Option<Finding> {
@@ -17,6 +19,15 @@ pub(super) async fn newer(config: &Config, part: Part) -> Option<Finding> {
         let what = "a newer Rollbook has applied migrations that only add, and this one works with them";
         ok(MIGRATIONS, format!("{} ({}): {what}: {newer}", part.name(), found.place))
     })
+}
+
+/// That policies of the database may hide rows; `None` where none does.
+pub(super) fn policies(tables: &[String]) -> Option<Finding> {
+    let tables = (!tables.is_empty()).then(|| tables.join(", "))?;
+    let found = format!(
+        "row-level security policies on {tables} apply to this role: rows that they hide can't be erased, deleted or checked"
+    );
+    Some(warning(POLICIES, found, HIDES_FIX))
 }
 
 /// What a Redis cluster does while one of its shards has failed; `None` where the queue is not on a cluster.
@@ -47,6 +58,16 @@ fn judge(found: FullCoverage) -> Finding {
 mod tests {
     use super::super::finding::State;
     use super::*;
+
+    #[test]
+    fn policies_that_may_hide_rows_are_a_warning_with_the_tables() {
+        assert!(policies(&[]).is_none());
+        let finding = policies(&["users".to_owned(), "deliveries".to_owned()]).expect("a finding");
+        assert!(
+            finding.state == State::Warning && finding.found.contains("users, deliveries"),
+            "{finding:?}"
+        );
+    }
 
     #[test]
     fn a_cluster_that_one_failed_shard_stops_is_a_warning() {

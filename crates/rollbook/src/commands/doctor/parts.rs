@@ -189,16 +189,21 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     if let Some(finding) = not_there(config, needs, Part::Store).await {
         return vec![finding];
     }
-    let (asked, left) = match wire::open_store(config, clock.clone()) {
+    let (asked, left, hidden) = match wire::open_store(config, clock.clone()) {
         Ok(store) => {
             let left = in_time(store.cascades(None, 1)).await.ok();
-            (ping(&store).await.map(|()| store), left)
+            let hidden = in_time(store.hidden_tables()).await.unwrap_or_default();
+            (ping(&store).await.map(|()| store), left, hidden)
         }
-        Err(error) => (Err(format!("{error:#}")), None),
+        Err(error) => (Err(format!("{error:#}")), None, Vec::new()),
     };
     let left = left.and_then(|left| cascades(&left, clock.now()));
     let newer = notices::newer(config, Part::Store).await;
-    std::iter::once(answered(config, asked).await).chain(newer).chain(left).collect()
+    std::iter::once(answered(config, asked).await)
+        .chain(newer)
+        .chain(left)
+        .chain(notices::policies(&hidden))
+        .collect()
 }
 
 /// Whether the store answers, and takes what a worker writes.

@@ -30,7 +30,7 @@ use rollbook_core::time::Clock;
 use self::look::Found;
 use self::person::{Key, Person};
 use self::report::{Done, Mentions};
-use super::{named, on_all_cores};
+use super::{HIDES_FIX, named, on_all_cores};
 use crate::cli::{Erase, Output};
 use crate::clock::SystemClock;
 use crate::config::{Config, Place, Problems};
@@ -187,6 +187,9 @@ impl Parts<'_> {
             let left = left.with_context(|| failed_at("the look at what is left", person, &done))?;
             done.left.extend(keeping(&left));
         }
+        let hidden = self.store.hidden_tables().await;
+        let hidden = hidden.with_context(|| failed_at("the look at what policies hide", person, &done))?;
+        done.left.extend(hiding(&hidden));
         // What waits or is in hand has come since the rows are erased: a worker keeps nothing of it.
         done.coming = found.waiting + found.leased;
         done.found.mentions = found.mentions;
@@ -241,6 +244,15 @@ fn keeping(left: &BTreeSet<Key>) -> Option<String> {
     Some(format!(
         "{} still {has} content, such as {table} {id}. A trigger of the table keeps it. Fix the trigger, then run it again",
         many(left.len() as u64, "row")
+    ))
+}
+
+/// That policies may hide rows; nothing where none does.
+fn hiding(tables: &[String]) -> Option<String> {
+    let tables = (!tables.is_empty()).then(|| tables.join(", "))?;
+    Some(format!(
+        "row-level security policies on {tables} apply to this role: rows that they hide can't be erased or checked. {HIDES_FIX}; \
+         then run it again"
     ))
 }
 

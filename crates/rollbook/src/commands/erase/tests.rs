@@ -276,6 +276,13 @@ async fn rows_that_refuse_keep_nothing_in_the_queue_and_the_command_fails_with_t
     assert_eq!((&json["complete"], &json["removed"]["messages"]), (&json!(false), &json!(1)));
 }
 
+#[test]
+fn tables_whose_policies_may_hide_rows_are_left_to_do() {
+    assert_eq!(hiding(&[]), None);
+    let left = hiding(&["users".to_owned()]).expect("something is left");
+    assert!(left.contains("policies on users apply") && left.contains("run it again"), "{left}");
+}
+
 #[tokio::test]
 async fn an_id_that_nothing_is_known_of_is_not_called_erased_and_kept_out_all_the_same() {
     let stage = Stage::new();
