@@ -130,6 +130,21 @@ fn every_source_begins_by_saying_what_it_is_for() {
     }
 }
 
+/// Maximum lines of a file of what ships. Clippy holds the length of functions (`clippy.toml`).
+const LINES_MAX: usize = 400;
+
+#[test]
+fn no_file_of_what_ships_is_longer_than_one_reads_at_once() {
+    let shipped = sources(&root().join("crates")).into_iter().filter(|path| {
+        let path = path.display().to_string();
+        path.contains("/src/") && !path.contains("rollbook-testkit")
+    });
+    for path in shipped {
+        let lines = std::fs::read_to_string(&path).expect("a source").lines().count();
+        assert!(lines <= LINES_MAX, "{} has {lines} lines", path.display());
+    }
+}
+
 #[test]
 fn every_dependency_has_its_line_of_reason() {
     let page = std::fs::read_to_string(root().join("crates/DEPENDENCIES.md")).expect("the page");

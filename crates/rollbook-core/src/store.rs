@@ -3,33 +3,20 @@
 //! The conformance suite in `rollbook-testkit` (`conformance::store`) specifies the behaviour of a store.
 //! Every engine passes it.
 
+mod search;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
+use self::search::{HOLDING_PAGE, holds_any};
 use crate::catalog::Resource;
 use crate::change::{Applied, Change};
 use crate::delivery::MessageId;
 use crate::merge::DeletedRows;
 use crate::protection::Protection;
 use crate::time::Timestamp;
-
-/// Maximum rows that [`Store::ids_holding`] reads at once. A row may have a megabyte of content.
-const HOLDING_PAGE: usize = 200;
-
-/// Whether any text in a JSON value, at any depth, contains one of these lower-case texts.
-fn holds_any(value: &Value, texts: &[String]) -> bool {
-    match value {
-        Value::String(text) => {
-            let text = text.to_lowercase();
-            texts.iter().any(|wanted| text.contains(wanted.as_str()))
-        }
-        Value::Array(elements) => elements.iter().any(|element| holds_any(element, texts)),
-        Value::Object(object) => object.values().any(|value| holds_any(value, texts)),
-        _ => false,
-    }
-}
 
 /// The copy of Clerk's data. Applying a batch is atomic: rows and ledger are written together, or nothing is.
 #[async_trait]
