@@ -59,9 +59,11 @@ pub(super) fn content(resource: &'static Resource) -> impl Iterator<Item = &'sta
     typed.filter(|name| !resource.is_link(name)).chain(["data", "created_at", "updated_at"])
 }
 
-/// The condition of a row that has any content.
+/// The condition of a row that has content: the typed columns that name no parent, and `data`. `created_at` and `updated_at`
+/// are erased with it, but a team's trigger may set them anew at each write, so they are not judged.
 pub(super) fn has_content(resource: &'static Resource, row: &str) -> String {
-    let columns: Vec<String> = content(resource).map(|name| format!("{row}.{name}")).collect();
+    let judged = content(resource).filter(|name| !matches!(*name, "created_at" | "updated_at"));
+    let columns: Vec<String> = judged.map(|name| format!("{row}.{name}")).collect();
     format!("coalesce({}) IS NOT NULL", columns.join(", "))
 }
 
