@@ -58,7 +58,7 @@ impl<'a> Origin<'a> {
         ["PL/", "SQL"].iter().any(|language| kind.contains(language))
     }
 
-    /// Whether a trigger may have caused it though it is no error of a row: it may end the session, or change the role, the
+    /// Whether a trigger may have caused an error that is not about a row: a trigger may end the session, or change the role, the
     /// limits or the transaction for the statements that follow.
     fn may_be_of_a_row(self) -> bool {
         match self.state.get(..2).unwrap_or_default() {

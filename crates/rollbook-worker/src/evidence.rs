@@ -149,7 +149,7 @@ impl Evidence {
         let was_blamed = |change: &Change| {
             failed.get(&change.origin.message_id).is_some_and(|one| one.standing == Standing::Blamed)
         };
-        // One that was to blame before is no evidence of an outage.
+        // A message that was to blame before does not show an outage.
         if !is_alone || !changes.iter().any(was_blamed) {
             *last_passed = false;
             for failed in failed.values_mut() {

@@ -4,8 +4,9 @@
 //! moves the due time to the end of the lease, a retry to the end of the backoff. A message that is due and
 //! still marked as leased has lost its worker.
 
+mod admin;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,9 +15,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
-    LeaseRequest, LeaseToken, MessageState, MessagesCursor, MessagesPage, PAGE_BYTES_MAX, Producer,
-    QueueAdmin, QueueError, QueueStats, QueuedMessage, Settled, Settlement,
+    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Enqueued, Lease, LeaseRequest, LeaseToken,
+    MessageState, Producer, QueueError, QueueStats, QueuedMessage, Settled, Settlement,
 };
 use rollbook_core::retry::Failure;
 use rollbook_core::time::{Clock, Timestamp};
@@ -393,113 +393,5 @@ impl Consumer for MemoryQueue {
         let answers = settlements.iter().map(settle).collect();
         self.changed.notify_waiters();
         answers
-    }
-}
-
-#[async_trait]
-impl QueueAdmin for MemoryQueue {
-    async fn stats(&self) -> Result<QueueStats, QueueError> {
-        Ok(self.state().stats(self.clock.now()))
-    }
-
-    async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
-        let state = self.state();
-        let behind = state.dead.values().filter(|letter| after.is_none_or(|after| letter.position > after));
-        let mut page = 0;
-        let matching = behind.filter(|letter| matches(filter, letter)).take(limit);
-        let fits = |letter: &&DeadLetter| {
-            let is_first = page == 0;
-            page += letter.body.len().max(1);
-            is_first || page <= PAGE_BYTES_MAX
-        };
-        Ok(matching.take_while(fits).cloned().collect())
-    }
-
-    async fn redrive(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        let now = self.clock.now();
-        let mut state = self.state();
-        let depth = state.messages.len() as u64;
-        let room = usize::try_from(self.depth_max.saturating_sub(depth)).unwrap_or(usize::MAX);
-        let (mut positions, mut next) = state.step(filter, after, limit);
-        if positions.len() > room {
-            positions.truncate(room);
-            next = positions.last().copied();
-            if next.is_none() {
-                return Err(QueueError::Full { depth, limit: self.depth_max });
-            }
-        }
-        for letter in positions.iter().filter_map(|position| state.dead.remove(position)).collect::<Vec<_>>()
-        {
-            let DeadLetter { id, received_at, traceparent, body, .. } = letter;
-            let again = Delivery { id: id.clone(), received_at, traceparent, body };
-            let message = Message::new(again, now, state.next_number());
-            state.messages.insert(id, message);
-        }
-        self.changed.notify_waiters();
-        Ok(BulkStep { changed: positions.len(), next })
-    }
-
-    async fn discard(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        let mut state = self.state();
-        let (positions, next) = state.step(filter, after, limit);
-        state.dead.retain(|position, _| !positions.contains(position));
-        Ok(BulkStep { changed: positions.len(), next })
-    }
-
-    async fn count_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        let (positions, next) = self.state().step(filter, after, limit);
-        Ok(BulkStep { changed: positions.len(), next })
-    }
-
-    async fn messages(
-        &self,
-        after: Option<&MessagesCursor>,
-        limit: usize,
-    ) -> Result<MessagesPage, QueueError> {
-        let now = self.clock.now();
-        let after = after.map(|cursor| MessageId::new(&cursor.0));
-        let behind = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let state = self.state();
-        let rest = state.messages.range::<MessageId, _>((behind, Bound::Unbounded));
-        let messages: Vec<_> = rest.take(limit.max(1)).map(|(id, message)| message.show(id, now)).collect();
-        let next = messages.last().map(|last| MessagesCursor(last.id.to_string()));
-        Ok(MessagesPage { messages, next })
-    }
-
-    async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
-        let now = self.clock.now();
-        Ok(self.state().messages.get(id).map(|message| message.show(id, now)))
-    }
-
-    async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError> {
-        let mut state = self.state();
-        let before = state.messages.len() + state.dead.len();
-        state.messages.retain(|id, _| !ids.contains(id));
-        state.dead.retain(|_, letter| !ids.contains(&letter.id));
-        Ok(before - state.messages.len() - state.dead.len())
-    }
-
-    async fn durability(&self) -> Result<Durability, QueueError> {
-        Ok(Durability::default())
     }
 }

@@ -31,8 +31,7 @@ pub(super) struct Person {
     pub(super) addresses: Addresses,
     /// Rows of others that name an address which is not proven to be theirs.
     pub(super) doubted_rows: BTreeSet<Key>,
-    /// Whether there was a row of the id, a line of the ledger about it or a row that hangs on it when it was first looked
-    /// for.
+    /// Whether anything was stored about the id before the erasure: its row, a ledger line, or a child row.
     pub(super) was_known: Option<bool>,
     /// Those of all these that have a row with content.
     pub(super) rows: BTreeSet<Key>,
