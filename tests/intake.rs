@@ -21,7 +21,7 @@ async fn readiness_follows_deliveries(home: &Home, refuse: impl Fn(), end: impl 
     assert_eq!(home.metric_with("rollbook_up", "part=\"queue\"").await, Some(0.0));
     assert_eq!(home.metric("rollbook_queue_depth").await, Some(1.0), "the queue answers questions");
     let live = home.ops_get("/livez").await.expect("an answer");
-    assert_eq!(live.status, 200, "a restart would mend nothing: {}", live.body);
+    assert_eq!(live.status, 200, "a restart would fix nothing: {}", live.body);
     end();
     assert_eq!(status(&exchange(home.listen, &signed("msg_2", EVENT)).await), 200);
     until("it is ready again", || async {

@@ -32,7 +32,7 @@ pub(crate) enum Fault {
     /// Away, busy, full: later it may go.
     #[error("{0}")]
     Unavailable(String),
-    /// Rights, login, schema: a person must mend it.
+    /// Rights, login, schema: a person must fix it.
     #[error("{0}")]
     Deployment(String),
     /// A time limit was reached: with less to do it may go.
@@ -290,7 +290,7 @@ fn data(state: &str) -> Option<&'static str> {
     })
 }
 
-/// What is wrong with the deployment, if it is to blame, and the mend.
+/// What is wrong with the deployment, if it is to blame, and the fix.
 fn deployment(place: &Place, state: &str, words: Option<&str>) -> Option<String> {
     let said = |otherwise: &str| words.unwrap_or(otherwise).to_owned();
     Some(match state {

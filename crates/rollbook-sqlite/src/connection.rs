@@ -120,12 +120,12 @@ fn check(connection: &Connection) -> Result<(), Fault> {
 }
 
 /// Every SQLite up to 3.51.2 can corrupt or lose commits when two connections write and checkpoint at
-/// the same moment; mended in 3.51.3 and, for older lines, in 3.44.6 and 3.50.7.
+/// the same moment; fixed in 3.51.3 and, for older lines, in 3.44.6 and 3.50.7.
 fn check_version(number: i32) -> Result<(), Fault> {
-    let mended = number >= 3_051_003
+    let fixed = number >= 3_051_003
         || (3_050_007..3_051_000).contains(&number)
         || (3_044_006..3_045_000).contains(&number);
-    if mended {
+    if fixed {
         return Ok(());
     }
     Err(Fault::Deployment(format!(
@@ -145,8 +145,8 @@ mod tests {
         for faulty in [3_007_000, 3_040_001, 3_044_005, 3_045_000, 3_050_006, 3_051_000, 3_051_002] {
             assert!(matches!(check_version(faulty), Err(Fault::Deployment(_))), "{faulty}");
         }
-        for mended in [3_044_006, 3_050_007, 3_051_003, 3_053_000, rusqlite::version_number()] {
-            assert_eq!(check_version(mended), Ok(()), "{mended}");
+        for fixed in [3_044_006, 3_050_007, 3_051_003, 3_053_000, rusqlite::version_number()] {
+            assert_eq!(check_version(fixed), Ok(()), "{fixed}");
         }
     }
 

@@ -4,7 +4,7 @@
 //!
 //! * A lane that hangs in a call stops it all: its messages are held up.
 //! * An outage does not: whoever waits for the store or the queue to come back asks again and again, and a
-//!   restart would mend nothing.
+//!   restart would fix nothing.
 //! * A lane that waits for another lane makes no progress by itself. If all wait for each other, nothing is
 //!   taken though messages are due, and only a restart helps.
 

@@ -82,7 +82,7 @@ pub(crate) enum Command {
                             Workers may go on meanwhile. No later delivery brings back what is erased. Says at the end\n\
                             what it could not reach, and how long that lives. To run it again is harmless.")]
     Erase(Erase),
-    /// Checks configuration, clock, files, queue and store, and says how to mend what is wrong
+    /// Checks configuration, clock, files, queue and store, and says how to fix what is wrong
     #[command(after_help = "Examples:\n  rollbook doctor\n  rollbook doctor --face work --output json\n  \
                             rollbook doctor --send\n\n\
                             Give it the settings of the process it is about. It reads only, but for --send. Exit code\n\

@@ -6,7 +6,7 @@
 //!   faces start, and everything goes on once it answers.
 //! * What a person must decide does end it: a pending migration on a server, and under
 //!   `durability = strict` every weakness of the queue, and a queue that belongs to another deployment. Found out later, the adapters keep the work back
-//!   until it is mended.
+//!   until it is fixed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -260,7 +260,7 @@ impl Watch {
         for weakness in &durability.weaknesses {
             if self.strict {
                 tracing::error!(
-                    "durability is strict, and nothing is taken or applied until this is mended: {weakness}"
+                    "durability is strict, and nothing is taken or applied until this is fixed: {weakness}"
                 );
             } else {
                 tracing::warn!("degraded: {weakness}");

@@ -76,8 +76,8 @@ fn check(bulk: &Bulk) -> Result<(), Problems> {
         || filter.since.is_some();
     match (filtered, bulk.all) {
         (false, false) => {
-            let mend = "give an ID, --type, --reason or --since; or --all if you mean every one";
-            Err(Problems::one("dead-letters", "no filter says which", mend))
+            let fix = "give an ID, --type, --reason or --since; or --all if you mean every one";
+            Err(Problems::one("dead-letters", "no filter says which", fix))
         }
         (true, true) => Err(Problems::one("--all", "is given together with a filter", "keep one of the two")),
         _ => Ok(()),

@@ -71,12 +71,12 @@ async fn send(secret: &SigningSecret, body: &Body, target: &Target, arguments: &
         print_json(&Value::Array(answers))?;
     }
     if refused > 0 {
-        let mend = if unsigned {
+        let fix = if unsigned {
             "; the receiver has another signing secret than this command: give both the same, or see which is Clerk's"
         } else {
             ""
         };
-        bail!("{refused} of {} deliveries were refused{mend}", arguments.count);
+        bail!("{refused} of {} deliveries were refused{fix}", arguments.count);
     }
     Ok(())
 }
@@ -122,11 +122,11 @@ impl Body {
 }
 
 fn unknown(event_type: &str) -> Problems {
-    let mend = match nearest(event_type, samples::event_types().map(str::to_owned)) {
+    let fix = match nearest(event_type, samples::event_types().map(str::to_owned)) {
         Some(meant) => format!("did you mean {meant}?"),
         None => format!("Clerk's are {}", samples::event_types().collect::<Vec<_>>().join(", ")),
     };
-    Problems::one(format!("TYPE {event_type:?}"), "there is no such event type", mend)
+    Problems::one(format!("TYPE {event_type:?}"), "there is no such event type", fix)
 }
 
 pub(super) fn new_id() -> MessageId {

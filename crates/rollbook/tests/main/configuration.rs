@@ -1,4 +1,4 @@
-//! Wrong settings end with exit code 2, the setting's name and the mend; secrets are never told.
+//! Wrong settings end with exit code 2, the setting's name and the fix; secrets are never told.
 
 use crate::rollbook::{Home, SECRET};
 

@@ -23,13 +23,13 @@ fn states(report: &Value, check: &str) -> Vec<String> {
     ours.map(|one| one["state"].as_str().expect("a text").to_owned()).collect()
 }
 
-/// What is said of a check, and its mend.
+/// What is said of a check, and its fix.
 fn told(report: &Value, check: &str) -> (String, String) {
     let checks = report["checks"].as_array().expect("a list");
     let one =
         checks.iter().find(|one| one["check"] == check).unwrap_or_else(|| panic!("no {check}: {report}"));
     let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
-    (text("found"), text("mend"))
+    (text("found"), text("fix"))
 }
 
 /// The text with a `#` for each number and for the id of the message, which differ from run to run.
@@ -164,9 +164,9 @@ fn a_process_with_other_files_than_ours_is_found_out() {
     home.run(&["migrate"], &[]).ended(0);
     let report =
         about(&home, &server, &["--send", "--url", &server.receiver, "--output", "json"]).ended(1).json();
-    let (found, mend) = told(&report, "send");
+    let (found, fix) = told(&report, "send");
     assert!(found.contains("neither the queue nor the ledger"), "{found}");
-    assert!(mend.contains("settings of the running process"), "{mend}");
+    assert!(fix.contains("settings of the running process"), "{fix}");
 }
 
 #[test]
@@ -184,8 +184,8 @@ fn files_that_others_may_read_and_dead_letters_are_warned_of_and_fail_nothing() 
     // What SQLite makes beside it gets the same mode.
     let files = states(&report, "files");
     assert!(!files.is_empty() && files.iter().all(|state| state == "warning"), "{report}");
-    let (found, mend) = told(&report, "files");
-    assert!(found.contains("mode 0644") && mend == "chmod 600 ./rollbook-data/store.db", "{found} {mend}");
+    let (found, fix) = told(&report, "files");
+    assert!(found.contains("mode 0644") && fix == "chmod 600 ./rollbook-data/store.db", "{found} {fix}");
 }
 
 #[test]

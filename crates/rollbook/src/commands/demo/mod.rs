@@ -56,8 +56,8 @@ pub(crate) fn run(mut settings: SettingFlags, arguments: &Demo) -> anyhow::Resul
     let urls = [Settings::queue_url(), Settings::redis_url(), Settings::database_url()];
     if let Some(url) = urls.iter().find(|url| settings.is_set(&url.about)) {
         let flag = url.about.dashed();
-        let mend = "leave it out, or name servers for the demo by --queue and --store";
-        return Err(Problems::one(flag, "the demo brings its own queue and store", mend).into());
+        let fix = "leave it out, or name servers for the demo by --queue and --store";
+        return Err(Problems::one(flag, "the demo brings its own queue and store", fix).into());
     }
     let environment = Environment::read();
     settings.set_default(&Settings::listen().about, "127.0.0.1:0");

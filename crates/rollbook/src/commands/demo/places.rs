@@ -74,15 +74,15 @@ impl Places {
     ) -> anyhow::Result<(Queue, Durability)> {
         for (flag, part) in [("--queue", Part::Queue), ("--store", Part::Store)] {
             if let Err(wrong) = wire::backend(config, part).check() {
-                return Err(Problems::one(flag, wrong, "mend it, or leave it out").into());
+                return Err(Problems::one(flag, wrong, "fix it, or leave it out").into());
             }
         }
         if self.queue.is_some() {
             // Somebody's worker may wait at an empty one, and would take what is the demo's.
             if wire::backend(config, Part::Queue).exists().await.map_err(|why| anyhow!(why))? {
                 let wrong = format!("{} holds a queue already", wire::describe(config, Part::Queue));
-                let mend = "name an empty database of it, such as redis://HOST:6379/9";
-                return Err(Problems::one("--queue", wrong, mend).into());
+                let fix = "name an empty database of it, such as redis://HOST:6379/9";
+                return Err(Problems::one("--queue", wrong, fix).into());
             }
             self.made_queue = true;
         }
@@ -95,8 +95,8 @@ impl Places {
         if self.store.is_some() {
             if wire::backend(config, Part::Store).exists().await.map_err(|why| anyhow!(why))? {
                 let wrong = format!("{} is there already", wire::describe(config, Part::Store));
-                let mend = format!("give another --seed, or drop it: DROP SCHEMA {} CASCADE", self.schema);
-                return Err(Problems::one("--store", wrong, mend).into());
+                let fix = format!("give another --seed, or drop it: DROP SCHEMA {} CASCADE", self.schema);
+                return Err(Problems::one("--store", wrong, fix).into());
             }
             self.made_schema = true;
         }

@@ -47,7 +47,7 @@ pub(super) struct Finding {
     pub(super) check: &'static str,
     pub(super) state: State,
     pub(super) found: String,
-    mend: Option<String>,
+    fix: Option<String>,
 }
 
 /// All that was found, in order.
@@ -55,30 +55,30 @@ pub(super) type Findings = Vec<Finding>;
 
 /// Something is as it should be.
 pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Finding {
-    Finding { check, state: State::Ok, found: found.into(), mend: None }
+    Finding { check, state: State::Ok, found: found.into(), fix: None }
 }
 
 /// Nothing was looked at.
 pub(super) fn skipped(check: &'static str, why: impl Into<String>) -> Finding {
-    Finding { check, state: State::Skipped, found: why.into(), mend: None }
+    Finding { check, state: State::Skipped, found: why.into(), fix: None }
 }
 
 /// It works, and should be looked at.
-pub(super) fn warning(check: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Finding {
-    Finding { check, state: State::Warning, found: found.into(), mend: Some(mend.into()) }
+pub(super) fn warning(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Finding {
+    Finding { check, state: State::Warning, found: found.into(), fix: Some(fix.into()) }
 }
 
 /// It does not work.
-pub(super) fn failed(check: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Finding {
-    Finding { check, state: State::Failed, found: found.into(), mend: Some(mend.into()) }
+pub(super) fn failed(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Finding {
+    Finding { check, state: State::Failed, found: found.into(), fix: Some(fix.into()) }
 }
 
 /// As a table, and how many of each state there are.
 pub(super) fn text(findings: &[Finding], style: Style) -> String {
     let mut table = Table::new(&["check", "state", "found"]);
-    for Finding { check, state, found, mend } in findings {
-        let mend = mend.as_ref().map_or(String::new(), |mend| format!(" → {mend}"));
-        table.row([(*check).to_owned(), state.name().to_owned(), format!("{found}{mend}")]);
+    for Finding { check, state, found, fix } in findings {
+        let fix = fix.as_ref().map_or(String::new(), |fix| format!(" → {fix}"));
+        table.row([(*check).to_owned(), state.name().to_owned(), format!("{found}{fix}")]);
     }
     let table = table.to_string();
     let mut lines = table.lines();
@@ -101,12 +101,12 @@ fn counts(findings: &[Finding]) -> String {
 
 /// As JSON.
 pub(super) fn json(findings: &[Finding]) -> Value {
-    let entry = |Finding { check, state, found, mend }: &Finding| {
+    let entry = |Finding { check, state, found, fix }: &Finding| {
         json!({
             "check": check,
             "state": state.name(),
             "found": harmless(found),
-            "mend": mend.as_deref().map(harmless),
+            "fix": fix.as_deref().map(harmless),
         })
     };
     json!({

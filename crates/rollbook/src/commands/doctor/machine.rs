@@ -68,12 +68,12 @@ pub(super) fn judge_skew(ours: Timestamp, theirs: Timestamp, whose: &str, tolera
         return ok(CLOCK, format!("within {} s of the clock of {whose}", SECONDS.as_secs()));
     }
     let told = format!("{:.1} s {way} the clock of {whose}", skew.as_secs_f64());
-    let mend = "have both set by NTP (timedatectl set-ntp true); the wrong one may be either";
+    let fix = "have both set by NTP (timedatectl set-ntp true); the wrong one may be either";
     if skew > tolerance {
         let more = format!("{told}; a delivery may be {} s off, then it is refused", tolerance.as_secs());
-        failed(CLOCK, more, mend)
+        failed(CLOCK, more, fix)
     } else if skew > SKEW_OK {
-        warning(CLOCK, told, mend)
+        warning(CLOCK, told, fix)
     } else {
         ok(CLOCK, told)
     }
@@ -133,10 +133,10 @@ fn judge_room(folder: &Path) -> Finding {
         }
     };
     let told = format!("{} MiB free for {}", thousands(room >> 20), folder.display());
-    let mend = "make room, or name a larger disk by data_dir";
+    let fix = "make room, or name a larger disk by data_dir";
     match room {
-        0..ROOM_MIN => failed(DISK, told, mend),
-        ROOM_MIN..ROOM_OK => warning(DISK, told, mend),
+        0..ROOM_MIN => failed(DISK, told, fix),
+        ROOM_MIN..ROOM_OK => warning(DISK, told, fix),
         _ => ok(DISK, told),
     }
 }

@@ -1,4 +1,4 @@
-//! `doctor`: is everything as it should be, and how is it mended where it is not.
+//! `doctor`: is everything as it should be, and how is it fixed where it is not.
 //!
 //! Constraints:
 //!
@@ -124,8 +124,8 @@ fn configuration(config: &Config, needs: &Needs) -> (Findings, bool) {
         Ok(secrets) => ok("signing_secret", format!("{} are set, well-formed; all are tried", secrets.len())),
         Err(problems) => {
             let first = problems.0.first();
-            let mend = first.map_or_else(String::new, |problem| problem.fix.clone());
-            failed("signing_secret", "CLERK_WEBHOOK_SIGNING_SECRET is not set", mend)
+            let fix = first.map_or_else(String::new, |problem| problem.fix.clone());
+            failed("signing_secret", "CLERK_WEBHOOK_SIGNING_SECRET is not set", fix)
         }
     });
     let misconfigured = findings.iter().any(|finding| finding.state == State::Failed);

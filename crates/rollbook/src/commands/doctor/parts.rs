@@ -38,7 +38,7 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     let queue = match wire::open_queue(config, clock.clone()) {
         Ok(queue) => queue,
         Err(error) => {
-            let finding = failed("queue", format!("{error:#}"), mend(config, Part::Queue));
+            let finding = failed("queue", format!("{error:#}"), fix(config, Part::Queue));
             return std::iter::once(finding).chain(unknown()).collect();
         }
     };
@@ -58,7 +58,7 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
             findings
         }
         Err(why) => {
-            let finding = failed("queue", why, mend(config, Part::Queue));
+            let finding = failed("queue", why, fix(config, Part::Queue));
             return std::iter::once(finding).chain(unknown()).collect();
         }
     };
@@ -85,7 +85,7 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
             let audit = audit(in_time(admin.audit(false)).await);
             let queue = match rehearse_delivery(config, &*queue.producer).await {
                 Err(why) => {
-                    failed("queue", format!("a delivery would be refused: {why}"), mend(config, Part::Queue))
+                    failed("queue", format!("a delivery would be refused: {why}"), fix(config, Part::Queue))
                 }
                 Ok(_) if is_unverified => warning("queue", format!("{place}: {UNVERIFIED}"), UNVERIFIED_FIX),
                 Ok(true) => ok("queue", format!("{place}; it takes writes")),
@@ -94,7 +94,7 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
             vec![queue, depth(config, &stats, now), dead_letters(&stats), audit]
         }
         Err(why) => vec![
-            failed("queue", why, mend(config, Part::Queue)),
+            failed("queue", why, fix(config, Part::Queue)),
             skipped(DEPTH, "the queue does not tell"),
             skipped(DEAD_LETTERS, "the queue does not tell"),
             skipped(AUDIT, "the queue does not tell"),
@@ -133,12 +133,12 @@ fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Finding {
     let (depth, limit) = (stats.depth(), config.settings.queue_depth_max);
     let waits = stats.oldest_received_at.map(|at| now.since(at)).unwrap_or_default();
     let told = format!("{} of at most {} messages wait", thousands(depth), thousands(limit));
-    let mend =
+    let fix =
         "more workers (rollbook work), or queue_depth_max; rollbook_apply_seconds says how fast the store is";
     if depth >= limit {
-        failed(DEPTH, format!("{told}: deliveries are answered 503"), mend)
+        failed(DEPTH, format!("{told}: deliveries are answered 503"), fix)
     } else if depth.saturating_mul(100) >= limit.saturating_mul(FULL_PERCENT) {
-        warning(DEPTH, told, mend)
+        warning(DEPTH, told, fix)
     } else if stats.ready > 0 && waits > WAITS_MAX {
         let told = format!("{told}, the oldest for {} s", thousands(waits.as_secs()));
         warning(
@@ -176,9 +176,9 @@ fn audit(audited: Result<Audit, String>) -> Finding {
     let count = |count: u64, what: &str| (count > 0).then(|| format!("{} {what}", thousands(count)));
     wrong.extend(count(*stranded, "messages that no index leads to"));
     wrong.extend(count(*dangling, "index entries that lead to no message"));
-    let mend =
+    let fix =
         "start or restart a worker (rollbook serve or work): it repairs this at its start, and every hour";
-    warning(AUDIT, wrong.join("; "), mend)
+    warning(AUDIT, wrong.join("; "), fix)
 }
 
 /// The store. A receiver needs none.
@@ -210,7 +210,7 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
 async fn answered(config: &Config, asked: Result<Arc<dyn Store>, String>) -> Finding {
     match asked {
         Ok(store) => rehearse_batches(config, &*store).await,
-        Err(why) => failed("store", why, mend(config, Part::Store)),
+        Err(why) => failed("store", why, fix(config, Part::Store)),
     }
 }
 
@@ -246,7 +246,7 @@ async fn rehearse_batches(config: &Config, store: &dyn Store) -> Finding {
     let refused = |why: &str| {
         let found =
             format!("a worker's statements are refused (tried and rolled back, nothing was kept): {why}");
-        failed("store", found, mend(config, Part::Store))
+        failed("store", found, fix(config, Part::Store))
     };
     match tokio::time::timeout(ASK_TIMEOUT, store.rehearse()).await {
         Ok(Ok(true)) => ok(
@@ -291,7 +291,7 @@ async fn not_there(config: &Config, needs: &Needs, part: Part) -> Option<Finding
         }
         Ok(pending) if pending.names.is_empty() => return None,
         Ok(pending) => pending,
-        Err(why) => return Some(failed(part.name(), why, mend(config, part))),
+        Err(why) => return Some(failed(part.name(), why, fix(config, part))),
     };
     let found = format!("{} lacks migrations: {}", pending.place, pending.names.join(", "));
     Some(if by_itself {
@@ -302,7 +302,7 @@ async fn not_there(config: &Config, needs: &Needs, part: Part) -> Option<Finding
 }
 
 /// What to do about a part that does not answer as it should, beside what its error says.
-fn mend(config: &Config, part: Part) -> String {
+fn fix(config: &Config, part: Part) -> String {
     match (part.place(config), part) {
         (Place::Sqlite(path), _) => {
             format!(

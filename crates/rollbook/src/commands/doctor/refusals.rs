@@ -113,7 +113,7 @@ mod tests {
                 let named =
                     format!("30 for {} since 2027-01-15T05:13:20.250Z, when the", reason.replace('_', " "));
                 assert!(finding.state == State::Warning && finding.found.starts_with(&named), "{finding:?}");
-                assert_eq!(json(&[finding])["checks"][0]["mend"], *fix);
+                assert_eq!(json(&[finding])["checks"][0]["fix"], *fix);
             }
         }
     }

@@ -60,8 +60,8 @@ fn since_test_event(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
     let is_none = sample(metrics, LAST_DELIVERY).is_none_or(|last| last <= 0.0);
     let taken = sample(metrics, r#"rollbook_deliveries_total{outcome="queued"}"#).unwrap_or_default();
     if is_none {
-        let mend = "the test event did not come to this process either: see the line about send";
-        return warning(DELIVERIES, NONE_YET, mend);
+        let fix = "the test event did not come to this process either: see the line about send";
+        return warning(DELIVERIES, NONE_YET, fix);
     }
     if taken > 1.0 {
         return deliveries(needs, metrics, now);
@@ -195,7 +195,7 @@ mod tests {
                  rollbook_last_delivery_timestamp_seconds {last}\n"
             );
             let finding = deliveries(&NEEDS, &metrics, Timestamp::from_seconds(1_800_000_000));
-            (finding.state, json(&[finding])["checks"][0]["mend"].as_str().unwrap_or_default().to_owned())
+            (finding.state, json(&[finding])["checks"][0]["fix"].as_str().unwrap_or_default().to_owned())
         };
         assert_eq!(judged(1_799_999_000, 3).0, State::Ok);
         for (last, forged, cause) in [

@@ -132,13 +132,12 @@ async fn follow(places: &Places, id: &MessageId, acknowledged: &str, started: In
                 );
             }
             Ok(Seen::Gone) => {
-                let mend =
-                    "give doctor the settings of the running process: the same folder, URLs and ledger";
-                return failed(SEND, told("but neither the queue nor the ledger here knows it"), mend);
+                let fix = "give doctor the settings of the running process: the same folder, URLs and ledger";
+                return failed(SEND, told("but neither the queue nor the ledger here knows it"), fix);
             }
             Ok(Seen::Dead(reason)) => {
-                let mend = format!("rollbook dead-letters show {id}, then discard it");
-                return failed(SEND, told(&format!("parked as a dead letter: {reason}")), mend);
+                let fix = format!("rollbook dead-letters show {id}, then discard it");
+                return failed(SEND, told(&format!("parked as a dead letter: {reason}")), fix);
             }
             Ok(Seen::Waiting) if started.elapsed() < APPLIED_WITHIN => tokio::time::sleep(ASK_EVERY).await,
             Ok(Seen::Waiting) => {

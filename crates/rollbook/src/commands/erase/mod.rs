@@ -96,8 +96,8 @@ pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
 /// Refuses what can't be meant, before anything is opened.
 fn check(config: &Config, arguments: &Erase) -> Result<(), Problems> {
     if arguments.id.starts_with("msg_") {
-        let mend = "a delivery has nobody's data but in the queue: rollbook dead-letters discard removes a dead letter";
-        return Err(Problems::one(format!("ID {:?}", arguments.id), "is a delivery's", mend));
+        let fix = "a delivery has nobody's data but in the queue: rollbook dead-letters discard removes a dead letter";
+        return Err(Problems::one(format!("ID {:?}", arguments.id), "is a delivery's", fix));
     }
     let is_file = |part: &Part| matches!(part.place(config), Place::Sqlite(_));
     if arguments.vacuum && !Part::ALL.iter().any(is_file) {
@@ -133,8 +133,8 @@ async fn kind(store: &dyn Store, id: &str) -> anyhow::Result<&'static Resource> 
             return Ok(resource);
         }
     }
-    let mend = "write the id of a user (user_…) or an organization (org_…), or one that has a row";
-    Err(Problems::one(format!("ID {id:?}"), "is no user's and no organization's, and no row has it", mend)
+    let fix = "write the id of a user (user_…) or an organization (org_…), or one that has a row";
+    Err(Problems::one(format!("ID {id:?}"), "is no user's and no organization's, and no row has it", fix)
         .into())
 }
 

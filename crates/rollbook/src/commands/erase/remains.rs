@@ -13,17 +13,17 @@ pub(super) struct Remain {
     /// What it is, and how long it lives.
     pub(super) what: String,
     /// What ends it sooner, where anything does.
-    pub(super) mend: Option<String>,
+    pub(super) fix: Option<String>,
 }
 
 impl Remain {
     pub(super) fn json(&self) -> Value {
-        json!({ "place": self.place, "what": self.what, "mend": self.mend })
+        json!({ "place": self.place, "what": self.what, "fix": self.fix })
     }
 }
 
-fn remain(place: &str, what: &str, mend: Option<String>) -> Remain {
-    Remain { place: place.to_owned(), what: what.to_owned(), mend }
+fn remain(place: &str, what: &str, fix: Option<String>) -> Remain {
+    Remain { place: place.to_owned(), what: what.to_owned(), fix }
 }
 
 /// All of it. `rewritten` are the parts whose files hold no remains any more.

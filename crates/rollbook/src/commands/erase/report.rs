@@ -166,8 +166,8 @@ pub(super) fn done(person: &Person, done: &Done, mentions: &Mentions, remains: &
             _ = writeln!(text, "  {}", harmless(place));
         }
         _ = writeln!(text, "  - {}", remain.what);
-        if let Some(mend) = &remain.mend {
-            _ = writeln!(text, "      sooner: {}", harmless(mend));
+        if let Some(fix) = &remain.fix {
+            _ = writeln!(text, "      sooner: {}", harmless(fix));
         }
     }
     text

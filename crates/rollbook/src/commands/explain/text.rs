@@ -281,7 +281,7 @@ fn parked(text: &mut String, letter: &Parked) {
     came(text, *received_at, *traceparent);
     _ = writeln!(text, "    it was parked   {died_at}, after {tries}");
     _ = writeln!(text, "    Why: {reason}: {}", harmless(detail));
-    _ = writeln!(text, "    Once that is mended: rollbook dead-letters redrive {id}");
+    _ = writeln!(text, "    Once that is fixed: rollbook dead-letters redrive {id}");
 }
 
 fn type_of(event_type: Option<&str>) -> String {

@@ -24,10 +24,10 @@ fn examine(home: &Home, code: i32) -> Value {
     serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error} in {}", ran.out))
 }
 
-/// The lines of a check: state, what was found, mend.
+/// The lines of a check: state, what was found, fix.
 fn lines(report: &Value, check: &str) -> Vec<String> {
     let ours = report["checks"].as_array().expect("a list").iter().filter(|one| one["check"] == check);
-    ours.map(|one| format!("{} {} → {}", one["state"], one["found"], one["mend"])).collect()
+    ours.map(|one| format!("{} {} → {}", one["state"], one["found"], one["fix"])).collect()
 }
 
 #[tokio::test]
@@ -37,8 +37,8 @@ async fn each_weakness_of_a_redis_is_a_line_with_its_mend_and_strict_makes_it_a_
     let home = Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url());
     let found = lines(&examine(&home, 0), "durability");
     assert!(found.iter().all(|line| line.starts_with("\"warning\"")), "{found:?}");
-    for mend in ["→ \"CONFIG SET appendfsync always\"", "→ \"CONFIG SET maxmemory-policy noeviction\""] {
-        assert!(found.iter().any(|line| line.ends_with(mend)), "{found:?}");
+    for fix in ["→ \"CONFIG SET appendfsync always\"", "→ \"CONFIG SET maxmemory-policy noeviction\""] {
+        assert!(found.iter().any(|line| line.ends_with(fix)), "{found:?}");
     }
     assert_eq!(redis.cli(&["DBSIZE"]).trim(), "0", "no queue is made by looking");
     let home = home.with("ROLLBOOK_DURABILITY", "strict");
