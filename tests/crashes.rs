@@ -135,7 +135,7 @@ async fn the_audit_sees_every_delivery_that_is_acknowledged_and_forgotten() {
     apply_migrations(&store_path, Schema::Store).expect("a store");
     let queue = SqliteQueue::open(
         &queue_path,
-        QueueSettings { depth_max: 1_000_000, due_within: Duration::from_secs(600) },
+        QueueSettings { depth_max: 1_000_000, due_ahead_max: Duration::from_secs(600) },
         Arc::clone(&clock),
     );
     let queue = Arc::new(queue.expect("a queue"));

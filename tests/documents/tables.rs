@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use rollbook_core::catalog::{Column, Kind, Link, NEVER_KEPT, RESOURCES, Resource, Source, Verb};
+use rollbook_core::catalog::{Column, Kind, Link, NEVER_STORED, RESOURCES, Resource, Source, Verb};
 
 /// The columns of each index that serves applications, by table.
 pub(super) type Indexes = BTreeMap<String, Vec<String>>;
@@ -14,7 +14,7 @@ pub(super) fn render(indexes: &Indexes) -> String {
     for resource in RESOURCES {
         render_table(&mut text, resource, indexes.get(resource.table).map_or(&[], Vec::as_slice));
     }
-    let never = NEVER_KEPT.map(code).join(" and ");
+    let never = NEVER_STORED.map(code).join(" and ");
     _ = writeln!(
         text,
         "{never} carry one-time passwords: a line in the ledger, without a subject, is all that the store keeps of \

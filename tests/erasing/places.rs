@@ -9,7 +9,7 @@ use rollbook_core::queue::{Consumer, DeadLetterFilter, Producer, QueueAdmin};
 use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
-use rollbook_redis::{DueTimes, KEY_PREFIX, Owner, RedisQueue, RedisSettings};
+use rollbook_redis::{ClockSource, KEY_PREFIX, Owner, RedisQueue, RedisSettings};
 use rollbook_sqlite::{QueueSettings, SqliteQueue, SqliteStore};
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::Home;
@@ -63,7 +63,7 @@ impl Places {
 
     pub(super) fn queue(&self) -> Queue {
         let Some((redis, _)) = &self.servers else {
-            let settings = QueueSettings { depth_max: DEPTH_MAX, due_within: Duration::from_secs(600) };
+            let settings = QueueSettings { depth_max: DEPTH_MAX, due_ahead_max: Duration::from_secs(600) };
             let path = self.home.data().join("queue.db");
             return Queue::of(SqliteQueue::open(&path, settings, Arc::new(WallClock)).expect("a queue"));
         };
@@ -76,11 +76,11 @@ impl Places {
             shards: 1,
             strict: false,
             replicas: 0,
-            due_within: Duration::from_secs(600),
+            due_ahead_max: Duration::from_secs(600),
             lease_for: Duration::from_secs(60),
             call_timeout: Duration::from_secs(20),
         };
-        Queue::of(RedisQueue::new(settings, DueTimes::Server).expect("a queue"))
+        Queue::of(RedisQueue::new(settings, ClockSource::Server).expect("a queue"))
     }
 
     pub(super) fn store(&self) -> Arc<dyn Store> {

@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 pub struct Version {
     /// Whether the subject is deleted. First in the order, so that a deletion wins over every update: Clerk
     /// never reuses an id, and no late update restores a deleted user, whatever its timestamps say.
-    pub dead: bool,
+    pub is_deleted: bool,
     /// `data.updated_at`, or the event time if it is missing; zero for a delete. Milliseconds.
     pub updated_at: i64,
     /// Event time: `timestamp` of the envelope. Milliseconds.
@@ -54,12 +54,12 @@ pub enum Effect {
         subject_id: Option<String>,
     },
     /// The subject is created, updated or deleted.
-    Merge(Box<Assertion>),
+    Merge(Box<SubjectChange>),
 }
 
 /// New state of a subject, according to one change.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Assertion {
+pub struct SubjectChange {
     /// Resource of the subject, and so its table.
     pub resource: &'static Resource,
     /// Clerk's id.
@@ -70,7 +70,7 @@ pub struct Assertion {
     pub row: Option<Row>,
 }
 
-impl Assertion {
+impl SubjectChange {
     /// Returns the id of each parent that the content names, in the order of the resource's links.
     pub fn parents(&self) -> [Option<&str>; LINKS_MAX] {
         let mut ids = [None; LINKS_MAX];
@@ -131,7 +131,7 @@ impl Change {
     pub fn subject_id(&self) -> Option<&str> {
         match &self.effect {
             Effect::Ignore { subject_id } => subject_id.as_deref(),
-            Effect::Merge(assertion) => Some(&assertion.id),
+            Effect::Merge(subject_change) => Some(&subject_change.id),
         }
     }
 
@@ -139,7 +139,7 @@ impl Change {
     pub fn resource_name(&self) -> &'static str {
         match &self.effect {
             Effect::Ignore { .. } => "none",
-            Effect::Merge(assertion) => assertion.resource.table,
+            Effect::Merge(subject_change) => subject_change.resource.table,
         }
     }
 }

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::columns::{Mismatch, field, find, remove};
 use crate::catalog::{self, Column, Kind, Resource, Verb};
-use crate::change::{Assertion, Change, Effect, Field, Origin, Row, Version};
+use crate::change::{Change, Effect, Field, Origin, Row, SubjectChange, Version};
 use crate::queue::Lease;
 use crate::retry::{Failure, Reason};
 use crate::sanitize::{sanitize, sanitize_numbers};
@@ -66,10 +66,10 @@ pub fn parse(message: &Lease, instance_id: Option<&str>) -> Result<Parsed, Failu
         .ok_or_else(|| fail(Reason::NotAnEvent, "the event has no usable timestamp"))?;
     let mut data = event.remove("data");
     let sanitized = sanitized + data.as_mut().map_or(0, sanitize_numbers);
-    let never_kept = catalog::NEVER_KEPT.contains(&event_type.as_str());
+    let never_stored = catalog::NEVER_STORED.contains(&event_type.as_str());
     if let (Some(expected), Some(Value::String(sent))) = (instance_id, event.get("instance_id"))
         && sent != expected
-        && !never_kept
+        && !never_stored
     {
         return Err(fail(
             Reason::WrongInstance,
@@ -79,13 +79,13 @@ pub fn parse(message: &Lease, instance_id: Option<&str>) -> Result<Parsed, Failu
 
     let (effect, mismatched) = match (catalog::find_event(&event_type), data) {
         (None, data) => {
-            let id = data.as_ref().and_then(|data| name(data.get("id"))).filter(|_| !never_kept);
+            let id = data.as_ref().and_then(|data| name(data.get("id"))).filter(|_| !never_stored);
             (Effect::Ignore { subject_id: id.map(str::to_owned) }, 0)
         }
         (Some((resource, verb)), Some(Value::Object(data))) => {
-            let (assertion, mismatched) = assertion(resource, verb, data, event_at)
+            let (subject_change, mismatched) = subject_change(resource, verb, data, event_at)
                 .ok_or_else(|| fail(Reason::MissingId, "data has no usable id"))?;
-            (Effect::Merge(Box::new(assertion)), mismatched)
+            (Effect::Merge(Box::new(subject_change)), mismatched)
         }
         (Some(_), _) => return Err(fail(Reason::NotAnEvent, "data is not a JSON object")),
     };
@@ -140,16 +140,17 @@ fn name(value: Option<&Value>) -> Option<&str> {
     value?.as_str().filter(|text| (1..=NAME_LENGTH_MAX).contains(&text.len()))
 }
 
-fn assertion(
+fn subject_change(
     resource: &'static Resource,
     verb: Verb,
     mut data: Map<String, Value>,
     event_at: Timestamp,
-) -> Option<(Assertion, usize)> {
+) -> Option<(SubjectChange, usize)> {
     let id = name(data.get("id"))?.to_owned();
     if verb == Verb::Delete {
-        let version = Version { dead: true, updated_at: 0, event_at: event_at.as_millis(), hash: [0; 16] };
-        return Some((Assertion { resource, id, version, row: None }, 0));
+        let version =
+            Version { is_deleted: true, updated_at: 0, event_at: event_at.as_millis(), hash: [0; 16] };
+        return Some((SubjectChange { resource, id, version, row: None }, 0));
     }
     let mut mismatched = 0;
     let mut read = |found: Result<Option<&Value>, Mismatch>, kind| {
@@ -169,13 +170,13 @@ fn assertion(
     }
     let data = text_of(&Value::Object(data));
     let version = Version {
-        dead: false,
+        is_deleted: false,
         updated_at: updated_at.unwrap_or(event_at).as_millis(),
         event_at: event_at.as_millis(),
         hash: hash(&data),
     };
     let row = Row { values, created_at, updated_at, data };
-    Some((Assertion { resource, id, version, row: Some(row) }, mismatched))
+    Some((SubjectChange { resource, id, version, row: Some(row) }, mismatched))
 }
 
 /// Returns the JSON text of a value. Its `Display` gives the same text, but is twice as slow.

@@ -7,7 +7,7 @@
 //! late change of a deleted subject supplies its content and leaves it deleted, unless the content has been
 //! erased: erased content is the maximum of all.
 //!
-//! A row also depends on its parents (see [`Inherited`]): a membership is deleted with its user or its
+//! A row also depends on its parents (see [`FromParents`]): a membership is deleted with its user or its
 //! organization. This is computed from the states of the parents whenever one of them changes. It is not a
 //! register of its own.
 //!
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 
 pub use self::links::{Links, Named};
 use crate::catalog::{LINKS_MAX, Link, Resource};
-use crate::change::{Applied, Assertion, Field, Row, Version};
+use crate::change::{Applied, Field, Row, SubjectChange, Version};
 use crate::time::Timestamp;
 
 /// Treatment of the content of deleted subjects.
@@ -66,7 +66,7 @@ impl Content {
             ERASED_HASH => Some(Self::Erased),
             _ => {
                 let hash = hash.try_into().ok()?;
-                Some(Self::At(Version { dead: false, updated_at, event_at, hash }))
+                Some(Self::At(Version { is_deleted: false, updated_at, event_at, hash }))
             }
         }
     }
@@ -74,7 +74,7 @@ impl Content {
 
 /// Stored state of a subject. The default is the state of an unknown subject.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
+pub struct SubjectState {
     /// Content register.
     pub content: Content,
     /// Time of the latest delete event, in milliseconds.
@@ -86,17 +86,17 @@ pub struct Stored {
     pub links: Links,
 }
 
-impl Stored {
+impl SubjectState {
     /// Whether an operator has erased this subject. Its child rows then lose their content too, whenever they
     /// arrive.
-    pub fn is_forgotten(&self) -> bool {
+    pub fn is_erased_by_operator(&self) -> bool {
         self.content == Content::Erased && self.floor > 0
     }
 
     /// Returns the state after an operator has erased the subject at `at`: deleted at that time, with an
     /// erasure floor. Changes at or below the floor are ignored; changes above it find the subject erased.
     #[must_use]
-    pub fn forgotten(self, at: Timestamp) -> Self {
+    pub fn erased_by_operator(self, at: Timestamp) -> Self {
         let seen = match self.content {
             Content::At(version) => version.event_at,
             Content::Unknown | Content::Erased => 0,
@@ -108,7 +108,7 @@ impl Stored {
 
     /// Returns the state after a change that advances it and names these parents.
     fn after(self, change: &Version, names: [bool; LINKS_MAX], deleted_rows: DeletedRows) -> Self {
-        match (change.dead, deleted_rows) {
+        match (change.is_deleted, deleted_rows) {
             (false, _) => {
                 let links = self.links.after_content(self.content, names);
                 Self { content: Content::At(*change), links, ..self }
@@ -126,17 +126,17 @@ impl Stored {
 
 /// Result of [`fold`].
 #[derive(Clone, Debug)]
-pub struct Folded {
+pub struct MergeResult {
     /// Outcome of each change, in the same order.
     pub outcomes: Vec<Applied>,
     /// Subjects that advance, in the order of their ids. The fixed order of locks prevents deadlocks between
     /// batches.
-    pub winners: Vec<Winner>,
+    pub winners: Vec<SubjectUpdate>,
 }
 
 /// New values of one subject to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Winner {
+pub struct SubjectUpdate {
     /// Position of the last change that had an effect.
     pub last: usize,
     /// Position of the change that gives the content. `None`: the content stays, or is erased if `state`
@@ -145,12 +145,12 @@ pub struct Winner {
     /// Position of the change that gives the parent's id, for each link. `None`: the id stays.
     pub parents: [Option<usize>; LINKS_MAX],
     /// State of the subject after the batch.
-    pub state: Stored,
+    pub state: SubjectState,
 }
 
-impl Winner {
+impl SubjectUpdate {
     /// Returns the parent ids to write, in the order of the resource's links. `None`: the id stays.
-    pub fn parents<'a>(&self, changes: &[&'a Assertion]) -> [Option<&'a str>; LINKS_MAX] {
+    pub fn parents<'a>(&self, changes: &[&'a SubjectChange]) -> [Option<&'a str>; LINKS_MAX] {
         let mut ids = [None; LINKS_MAX];
         for (number, (id, position)) in ids.iter_mut().zip(self.parents).enumerate() {
             *id = position.and_then(|position| changes[position].parents()[number]);
@@ -162,58 +162,58 @@ impl Winner {
 /// Applies `changes` in their order to the `stored` state of their subjects, by id. All changes must be of
 /// one resource.
 pub fn fold(
-    changes: &[&Assertion],
+    changes: &[&SubjectChange],
     deleted_rows: DeletedRows,
-    stored: impl Fn(&str) -> Option<Stored>,
-) -> Folded {
-    let mut winners: BTreeMap<&str, Winner> = BTreeMap::new();
+    stored: impl Fn(&str) -> Option<SubjectState>,
+) -> MergeResult {
+    let mut winners: BTreeMap<&str, SubjectUpdate> = BTreeMap::new();
     let mut outcomes = Vec::with_capacity(changes.len());
     for (position, change) in changes.iter().enumerate() {
         let id = change.id.as_str();
         let winner = winners.get(id).copied();
         let current = winner.map_or_else(|| stored(id).unwrap_or_default(), |winner| winner.state);
         let names = change.parents().map(|id| id.is_some());
-        let mut outcome = judge(&change.version, &current, deleted_rows);
+        let mut outcome = outcome_of(&change.version, &current, deleted_rows);
         let (mut parents, mut content) =
             winner.map_or(([None; LINKS_MAX], None), |winner| (winner.parents, winner.content));
         if outcome.advances() {
             let state = current.after(&change.version, names, deleted_rows);
-            if !change.version.dead {
+            if !change.version.is_deleted {
                 content = Some(position);
                 parents.iter_mut().zip(names).filter(|(_, names)| *names).for_each(|(of, _)| *of = content);
             }
             if state.content == Content::Erased {
                 (content, parents) = (None, [None; LINKS_MAX]);
             }
-            winners.insert(id, Winner { last: position, content, parents, state });
+            winners.insert(id, SubjectUpdate { last: position, content, parents, state });
         } else if is_older_content(&change.version, &current) {
             let (links, learned) = current.links.after_stale(&change.version, names);
             if learned.contains(&true) {
                 outcome = Applied::Updated;
                 let learned = parents.iter_mut().zip(learned).filter(|(_, learned)| *learned);
                 learned.for_each(|(of, _)| *of = Some(position));
-                let state = Stored { links, ..current };
-                winners.insert(id, Winner { last: position, content, parents, state });
+                let state = SubjectState { links, ..current };
+                winners.insert(id, SubjectUpdate { last: position, content, parents, state });
             }
         }
         outcomes.push(outcome);
     }
-    Folded { outcomes, winners: winners.into_values().collect() }
+    MergeResult { outcomes, winners: winners.into_values().collect() }
 }
 
 /// Whether the content of a change is older than the known content. Such a change can only add the id of a
 /// parent.
-fn is_older_content(version: &Version, known: &Stored) -> bool {
+fn is_older_content(version: &Version, known: &SubjectState) -> bool {
     let is_older = matches!(known.content, Content::At(current) if *version < current);
-    is_older && !version.dead && version.event_at > known.floor
+    is_older && !version.is_deleted && version.event_at > known.floor
 }
 
 /// Returns the outcome of a change at `version` for a subject in the state `known`.
-pub fn judge(version: &Version, known: &Stored, deleted_rows: DeletedRows) -> Applied {
+pub fn outcome_of(version: &Version, known: &SubjectState, deleted_rows: DeletedRows) -> Applied {
     if version.event_at <= known.floor {
         return Applied::Ignored;
     }
-    if version.dead {
+    if version.is_deleted {
         return match known.deleted_at {
             Some(at) if version.event_at < at => Applied::Stale,
             Some(at) if version.event_at == at => Applied::Unchanged,
@@ -233,7 +233,7 @@ pub fn judge(version: &Version, known: &Stored, deleted_rows: DeletedRows) -> Ap
 /// State that a row takes from its parents: a membership is deleted with its user or its organization,
 /// whichever is deleted first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Inherited {
+pub struct FromParents {
     /// Earliest deletion of a parent, in milliseconds. The row shows it if it has no deletion of its own.
     pub deleted_at: Option<i64>,
     /// Whether the content of a parent has been erased. The row then shows no content either, except the ids
@@ -243,20 +243,20 @@ pub struct Inherited {
 
 /// Returns the state that a row of `resource` takes from its parents. `known` returns the state of a parent
 /// by resource and id.
-pub fn inherited(
+pub fn from_parents(
     resource: &'static Resource,
     row: &Row,
-    known: impl Fn(&'static Resource, &str) -> Option<Stored>,
-) -> Inherited {
-    let mut inherited = Inherited::default();
+    known: impl Fn(&'static Resource, &str) -> Option<SubjectState>,
+) -> FromParents {
+    let mut from_parents = FromParents::default();
     for (link, id) in parents(resource, row) {
-        let parent = known(link.parent, id).filter(|parent| link.cascades || parent.is_forgotten());
-        if let Some(Stored { content, deleted_at: Some(at), .. }) = parent {
-            inherited.deleted_at = Some(inherited.deleted_at.map_or(at, |earliest| earliest.min(at)));
-            inherited.erased |= content == Content::Erased;
+        let parent = known(link.parent, id).filter(|parent| link.cascades || parent.is_erased_by_operator());
+        if let Some(SubjectState { content, deleted_at: Some(at), .. }) = parent {
+            from_parents.deleted_at = Some(from_parents.deleted_at.map_or(at, |earliest| earliest.min(at)));
+            from_parents.erased |= content == Content::Erased;
         }
     }
-    inherited
+    from_parents
 }
 
 /// Returns the parents that a row names: each link with its id.
@@ -282,28 +282,28 @@ mod tests {
     const ERASE: DeletedRows = DeletedRows::Erase;
 
     fn live(updated_at: i64, event_at: i64, hash: u8) -> Version {
-        Version { dead: false, updated_at, event_at, hash: [hash; 16] }
+        Version { is_deleted: false, updated_at, event_at, hash: [hash; 16] }
     }
 
     fn delete(event_at: i64) -> Version {
-        Version { dead: true, updated_at: 0, event_at, hash: [0; 16] }
+        Version { is_deleted: true, updated_at: 0, event_at, hash: [0; 16] }
     }
 
-    fn at(version: Version) -> Stored {
-        Stored { content: Content::At(version), ..Stored::default() }
+    fn at(version: Version) -> SubjectState {
+        SubjectState { content: Content::At(version), ..SubjectState::default() }
     }
 
-    fn dead(content: Content, at: i64) -> Stored {
-        Stored { content, deleted_at: Some(at), ..Stored::default() }
+    fn dead(content: Content, at: i64) -> SubjectState {
+        SubjectState { content, deleted_at: Some(at), ..SubjectState::default() }
     }
 
     #[test]
     fn the_first_content_is_inserted_and_a_newer_one_updates() {
         let (old, new) = (live(1, 1, 1), live(2, 2, 2));
-        assert_eq!(judge(&old, &Stored::default(), KEEP), Applied::Inserted);
-        assert_eq!(judge(&new, &at(old), KEEP), Applied::Updated);
-        assert_eq!(judge(&old, &at(new), KEEP), Applied::Stale);
-        assert_eq!(judge(&new, &at(new), KEEP), Applied::Unchanged);
+        assert_eq!(outcome_of(&old, &SubjectState::default(), KEEP), Applied::Inserted);
+        assert_eq!(outcome_of(&new, &at(old), KEEP), Applied::Updated);
+        assert_eq!(outcome_of(&old, &at(new), KEEP), Applied::Stale);
+        assert_eq!(outcome_of(&new, &at(new), KEEP), Applied::Unchanged);
     }
 
     #[test]
@@ -311,9 +311,9 @@ mod tests {
         // The delete has its time in seconds, all others in milliseconds. It still wins.
         let (deleted, late) = (delete(1_716_883_200), live(1_716_883_199_000, 1_716_883_199_000, 7));
         let known = dead(Content::Unknown, deleted.event_at);
-        assert_eq!(judge(&deleted, &at(late), KEEP), Applied::Deleted);
-        assert_eq!(judge(&late, &known, ERASE), Applied::Stale);
-        assert_eq!(judge(&late, &known, KEEP), Applied::Updated, "a late change supplies the content");
+        assert_eq!(outcome_of(&deleted, &at(late), KEEP), Applied::Deleted);
+        assert_eq!(outcome_of(&late, &known, ERASE), Applied::Stale);
+        assert_eq!(outcome_of(&late, &known, KEEP), Applied::Updated, "a late change supplies the content");
         assert_eq!(
             known.after(&late, [false; 2], KEEP).deleted_at,
             known.deleted_at,
@@ -324,15 +324,15 @@ mod tests {
     #[test]
     fn a_deleted_subject_has_its_latest_content_in_any_order_of_arrival() {
         let (old, new) = (live(1, 1, 1), live(2, 2, 2));
-        assert_eq!(judge(&old, &dead(Content::At(new), 3), KEEP), Applied::Stale);
-        assert_eq!(judge(&new, &dead(Content::At(new), 3), KEEP), Applied::Unchanged);
-        assert_eq!(judge(&new, &dead(Content::At(old), 3), KEEP), Applied::Updated);
+        assert_eq!(outcome_of(&old, &dead(Content::At(new), 3), KEEP), Applied::Stale);
+        assert_eq!(outcome_of(&new, &dead(Content::At(new), 3), KEEP), Applied::Unchanged);
+        assert_eq!(outcome_of(&new, &dead(Content::At(old), 3), KEEP), Applied::Updated);
     }
 
     #[test]
     fn erased_content_is_never_restored() {
         for deleted_rows in [KEEP, ERASE] {
-            assert_eq!(judge(&live(9, 9, 9), &dead(Content::Erased, 3), deleted_rows), Applied::Stale);
+            assert_eq!(outcome_of(&live(9, 9, 9), &dead(Content::Erased, 3), deleted_rows), Applied::Stale);
         }
         let erased = at(live(1, 1, 1)).after(&delete(3), [false; 2], ERASE);
         assert_eq!(erased, dead(Content::Erased, 3));
@@ -353,23 +353,23 @@ mod tests {
 
     #[test]
     fn the_later_of_two_deletes_gives_the_time() {
-        assert_eq!(judge(&delete(5), &dead(Content::Unknown, 4), KEEP), Applied::Deleted);
-        assert_eq!(judge(&delete(4), &dead(Content::Unknown, 4), KEEP), Applied::Unchanged);
-        assert_eq!(judge(&delete(3), &dead(Content::Unknown, 4), KEEP), Applied::Stale);
+        assert_eq!(outcome_of(&delete(5), &dead(Content::Unknown, 4), KEEP), Applied::Deleted);
+        assert_eq!(outcome_of(&delete(4), &dead(Content::Unknown, 4), KEEP), Applied::Unchanged);
+        assert_eq!(outcome_of(&delete(3), &dead(Content::Unknown, 4), KEEP), Applied::Stale);
     }
 
     #[test]
     fn equal_updated_at_is_decided_by_the_event_time_and_then_by_the_hash() {
         let (first, later) = (live(5, 6, 9), live(5, 7, 1));
-        assert_eq!(judge(&later, &at(first), KEEP), Applied::Updated);
-        assert_eq!(judge(&first, &at(later), KEEP), Applied::Stale);
-        assert_eq!(judge(&live(5, 6, 10), &at(first), KEEP), Applied::Updated);
+        assert_eq!(outcome_of(&later, &at(first), KEEP), Applied::Updated);
+        assert_eq!(outcome_of(&first, &at(later), KEEP), Applied::Stale);
+        assert_eq!(outcome_of(&live(5, 6, 10), &at(first), KEEP), Applied::Updated);
     }
 
     #[test]
     fn an_event_at_the_erasure_floor_is_ignored_and_one_above_it_is_not() {
-        let reset = Stored { floor: 10, ..Stored::default() };
-        assert_eq!(judge(&delete(10), &reset, KEEP), Applied::Ignored);
-        assert_eq!(judge(&live(3, 11, 0), &reset, KEEP), Applied::Inserted);
+        let reset = SubjectState { floor: 10, ..SubjectState::default() };
+        assert_eq!(outcome_of(&delete(10), &reset, KEEP), Applied::Ignored);
+        assert_eq!(outcome_of(&live(3, 11, 0), &reset, KEEP), Applied::Inserted);
     }
 }

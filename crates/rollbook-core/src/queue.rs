@@ -205,7 +205,7 @@ pub enum QueueError {
     },
     /// The queue's server has no memory, or its disk no space, left. Nothing was stored.
     #[error("the queue has no room: {0}")]
-    NoRoom(String),
+    OutOfSpace(String),
     /// The queue cannot answer now: unreachable, busy, out of space. The effect is unknown; retrying is safe.
     #[error("the queue can't answer now: {0}")]
     Unavailable(String),
@@ -220,6 +220,6 @@ pub enum QueueError {
 impl QueueError {
     /// Whether the same call can succeed later without manual action.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::NoRoom(_) | Self::Unavailable(_))
+        matches!(self, Self::Full { .. } | Self::OutOfSpace(_) | Self::Unavailable(_))
     }
 }

@@ -5,7 +5,7 @@
 //! shows this before a delivery does.
 
 use crate::catalog::{Column, Kind, RESOURCES, Resource};
-use crate::change::{Assertion, Change, Effect, Field, Origin, Row, Version};
+use crate::change::{Change, Effect, Field, Origin, Row, SubjectChange, Version};
 use crate::delivery::MessageId;
 use crate::time::Timestamp;
 
@@ -30,7 +30,7 @@ fn id_of(resource: &Resource, now: Timestamp) -> String {
 fn change(resource: &'static Resource, step: &'static str, now: Timestamp) -> Change {
     let is_deleted = step == "deleted";
     let version = Version {
-        dead: is_deleted,
+        is_deleted: is_deleted,
         updated_at: if is_deleted { 0 } else { now.as_millis() },
         event_at: now.as_millis(),
         hash: if is_deleted { [0; 16] } else { [if step == "updated" { 2 } else { 1 }; 16] },
@@ -44,7 +44,7 @@ fn change(resource: &'static Resource, step: &'static str, now: Timestamp) -> Ch
             received_at: now,
             attempt: 1,
         },
-        effect: Effect::Merge(Box::new(Assertion {
+        effect: Effect::Merge(Box::new(SubjectChange {
             resource,
             id,
             version,
@@ -86,11 +86,11 @@ mod tests {
         for batch in batches(now) {
             assert_eq!(batch.len(), RESOURCES.len());
             for change in &batch {
-                let Effect::Merge(assertion) = &change.effect else { panic!("a change of a row") };
-                let folded = fold(&[&**assertion], DeletedRows::Keep, |id| known.get(id).copied());
+                let Effect::Merge(subject_change) = &change.effect else { panic!("a change of a row") };
+                let folded = fold(&[&**subject_change], DeletedRows::Keep, |id| known.get(id).copied());
                 assert!(folded.outcomes[0].advances(), "{}", change.origin.message_id);
-                known.insert(assertion.id.clone(), folded.winners[0].state);
-                assert!(assertion.id.len() <= 255 && assertion.id.starts_with(ID_PREFIX));
+                known.insert(subject_change.id.clone(), folded.winners[0].state);
+                assert!(subject_change.id.len() <= 255 && subject_change.id.starts_with(ID_PREFIX));
             }
         }
     }

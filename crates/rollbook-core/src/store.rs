@@ -106,23 +106,23 @@ pub trait Store: Send + Sync {
     /// Continues pending cascades: child rows of deleted or erased parents. Works in small steps, each
     /// committed, for a few seconds at most. Safe to call from many workers at once. An engine without
     /// pending cascades does nothing.
-    async fn cascade(&self) -> Result<Cascaded, StoreError> {
-        Ok(Cascaded::default())
+    async fn cascade(&self) -> Result<CascadeStep, StoreError> {
+        Ok(CascadeStep::default())
     }
 
     /// Returns when this process has left work for [`Store::cascade`].
-    async fn cascade_left(&self) {
+    async fn cascade_pending(&self) {
         std::future::pending::<()>().await;
     }
 
     /// Returns the pending cascades: all, or those of the parent or row with the id `about`. At most `limit`
     /// are listed, oldest first.
-    async fn cascades(&self, _about: Option<&str>, _limit: usize) -> Result<Cascades, StoreError> {
-        Ok(Cascades::default())
+    async fn cascades(&self, _about: Option<&str>, _limit: usize) -> Result<PendingCascades, StoreError> {
+        Ok(PendingCascades::default())
     }
 
     /// Performs one small step of retention. Safe to call from many workers at once.
-    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError>;
+    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError>;
 
     /// Returns the protection of the latest connection to the store, or `None` before the first. Makes no
     /// request.
@@ -153,14 +153,14 @@ pub trait Store: Send + Sync {
 
 /// Retention choices: data that a store keeps in addition to live rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keeping {
+pub struct RetentionChoices {
     /// Treatment of the content of deleted rows.
     pub deleted_rows: DeletedRows,
     /// Whether the store has a ledger.
     pub ledger: bool,
 }
 
-impl Default for Keeping {
+impl Default for RetentionChoices {
     fn default() -> Self {
         Self { deleted_rows: DeletedRows::Keep, ledger: true }
     }
@@ -180,7 +180,7 @@ pub type ErasureProgress<'a> = dyn Fn(ErasedCounts) + Send + Sync + 'a;
 
 /// Result of one call of [`Store::cascade`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cascaded {
+pub struct CascadeStep {
     /// Rows repaired: they now show the state of their parents.
     pub rows: u64,
     /// Rows that refused their change. Each is retried by itself.
@@ -195,7 +195,7 @@ pub struct Cascaded {
 
 /// Pending work on child rows of deleted or erased parents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cascades {
+pub struct PendingCascades {
     /// Parents with child rows not yet examined.
     pub parents: u64,
     /// Rows that refused their change.
@@ -236,9 +236,9 @@ pub enum PendingWork {
     Content,
 }
 
-/// Limits of one retention step, for [`Store::tidy`].
+/// Limits of one retention step, for [`Store::retain`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Due {
+pub struct RetentionLimits {
     /// Ledger entries written before this time are removed.
     pub ledger_before: Option<Timestamp>,
     /// Rows with `deleted_at` before this time lose their content.
@@ -249,7 +249,7 @@ pub struct Due {
 
 /// Result of one retention step. If a number equals the limit, there may be more to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tidied {
+pub struct RetentionStep {
     /// Ledger entries removed.
     pub ledger: u64,
     /// Rows that lost their content.
@@ -338,8 +338,8 @@ impl StoreError {
 
     /// Returns the inner error, once it is clear that no single change is the cause.
     #[must_use]
-    pub fn unblamed(&self) -> &Self {
-        if let Self::Ambiguous(inner) = self { inner.unblamed() } else { self }
+    pub fn innermost(&self) -> &Self {
+        if let Self::Ambiguous(inner) = self { inner.innermost() } else { self }
     }
 }
 
@@ -382,7 +382,7 @@ mod tests {
             (StoreError::Deployment("no right".into()), false),
         ] {
             let error = StoreError::Ambiguous(Box::new(inner.clone()));
-            assert_eq!((error.is_transient(), error.unblamed()), (is_transient, &inner));
+            assert_eq!((error.is_transient(), error.innermost()), (is_transient, &inner));
             assert_eq!(error.to_string(), inner.to_string());
         }
     }

@@ -119,12 +119,12 @@ impl Connection {
     }
 
     /// Marks the current request as accepted: the connection is not dropped until the request is answered.
-    pub fn answering(&self) {
+    pub fn answer_begins(&self) {
         self.change(|_| Some(Phase::Answering), true);
     }
 
     /// Marks the client as authenticated: the connection is dropped only after all unauthenticated ones.
-    pub fn trust(&self) {
+    pub fn authenticated(&self) {
         self.trusted.store(true, Ordering::Relaxed);
     }
 
@@ -242,11 +242,11 @@ mod tests {
     #[test]
     fn an_answering_connection_is_never_dropped_and_a_dropped_one_stays_dropped() {
         let connection = Connection::new(Instant::now());
-        connection.answering();
+        connection.answer_begins();
         assert!(!connection.drop_if(connection.stamp().since, |_| true));
         connection.answered(true);
         assert!(connection.drop_if(connection.stamp().since, |_| true));
-        for change in [Connection::bytes_received, Connection::head_read, Connection::answering] {
+        for change in [Connection::bytes_received, Connection::head_read, Connection::answer_begins] {
             change(&connection);
             assert_eq!(connection.stamp().phase, Phase::Dropped);
         }

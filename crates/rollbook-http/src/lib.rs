@@ -5,8 +5,8 @@
 //!
 //! * A port holds at most `connections_max` connections. When it is full, a new client does not wait: the
 //!   port drops the oldest connection that has no accepted request in progress.
-//! * An authenticated connection ([`Connection::trust`]) is dropped only after all unauthenticated ones. A
-//!   connection with a request that the handler accepted ([`Connection::answering`]) is never dropped.
+//! * An authenticated connection ([`Connection::authenticated`]) is dropped only after all unauthenticated ones. A
+//!   connection with a request that the handler accepted ([`Connection::answer_begins`]) is never dropped.
 //! * A connection can't be held open forever: a head, an idle connection and an unread response each have a
 //!   time limit.
 //! * A connection that has reached its maximum age closes with its next response, never between two requests:
@@ -24,4 +24,4 @@ mod table;
 
 pub use connection::{Connection, State};
 pub use serve::Serving;
-pub use table::{Closed, Connections, Counts, Limits, Slot};
+pub use table::{CloseReason, Connections, Counts, Limits, Slot};

@@ -20,7 +20,7 @@ use tracing::debug;
 
 use crate::connection::Connection;
 use crate::stream::WatchedStream;
-use crate::table::{Closed, Connections, Slot};
+use crate::table::{CloseReason, Connections, Slot};
 
 /// Time that a connection stays open after the last response. Closing it while bytes of a refused body are in
 /// transit would reset it, and the client might never see the response.
@@ -119,11 +119,11 @@ impl Connections {
         }
     }
 
-    fn reason_to_close(&self, connection: &Connection) -> Option<Closed> {
+    fn reason_to_close(&self, connection: &Connection) -> Option<CloseReason> {
         if connection.age() >= self.limits.age_max {
-            Some(Closed::Age)
+            Some(CloseReason::Age)
         } else {
-            self.table.is_wanted().then_some(Closed::Full)
+            self.table.is_wanted().then_some(CloseReason::Full)
         }
     }
 

@@ -56,7 +56,7 @@ pub struct Limits {
 
 /// Reason for which the port closed a connection that the client could still have used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closed {
+pub enum CloseReason {
     /// The port was full, and a new client took the slot.
     Full,
     /// No complete head arrived in time.
@@ -67,7 +67,7 @@ pub enum Closed {
     Age,
 }
 
-impl Closed {
+impl CloseReason {
     /// All reasons.
     pub const ALL: [Self; 4] = [Self::Full, Self::HeaderTimeout, Self::IdleTimeout, Self::Age];
 
@@ -87,8 +87,8 @@ impl Closed {
 pub struct Counts {
     /// Open connections by state, in the order of [`State::ALL`].
     pub open: [u64; State::ALL.len()],
-    /// Connections closed by the port by reason, in the order of [`Closed::ALL`].
-    pub closed: [u64; Closed::ALL.len()],
+    /// Connections closed by the port by reason, in the order of [`CloseReason::ALL`].
+    pub closed: [u64; CloseReason::ALL.len()],
 }
 
 /// All connections of one port.
@@ -196,7 +196,7 @@ impl Drop for Slot {
 pub(crate) struct Table {
     origin: Instant,
     rows: Mutex<Rows>,
-    closed: [AtomicU64; Closed::ALL.len()],
+    closed: [AtomicU64; CloseReason::ALL.len()],
     /// Whether a client waits for a slot and no connection could be dropped at once.
     is_wanted: AtomicBool,
 }
@@ -286,7 +286,7 @@ impl Table {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn count(&self, closed: Closed) {
+    pub(crate) fn count(&self, closed: CloseReason) {
         self.closed[closed as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -299,7 +299,7 @@ impl Table {
     fn drop_oldest(&self, now: u64) -> Dropped {
         let dropped = self.lock().drop_oldest(now);
         if dropped == Dropped::One {
-            self.count(Closed::Full);
+            self.count(CloseReason::Full);
         }
         dropped
     }
@@ -309,8 +309,8 @@ impl Table {
         for connection in rows.open.values() {
             let stamp = connection.stamp();
             let (limit, reason) = match stamp.phase {
-                Phase::New | Phase::Head => (limits.header_timeout, Closed::HeaderTimeout),
-                Phase::Idle => (limits.idle_timeout, Closed::IdleTimeout),
+                Phase::New | Phase::Head => (limits.header_timeout, CloseReason::HeaderTimeout),
+                Phase::Idle => (limits.idle_timeout, CloseReason::IdleTimeout),
                 _ => continue,
             };
             let overdue = u128::from(now.saturating_sub(stamp.since)) >= limit.as_millis();

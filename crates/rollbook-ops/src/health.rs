@@ -6,7 +6,7 @@ use rollbook_core::protection::Protection;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
-use crate::{CHECK_TIMEOUT, Condition, Part};
+use crate::{CHECK_TIMEOUT, Component, Condition};
 
 /// Maximum length of a component's text in a response, in characters: room for a few weaknesses with their
 /// fixes.
@@ -14,14 +14,14 @@ const WHY_LENGTH_MAX: usize = 1000;
 
 /// Components that are checked together.
 pub(crate) struct Health {
-    parts: Vec<Part>,
+    parts: Vec<Component>,
 }
 
 /// Name and condition of a checked component.
 pub(crate) type Checked = (&'static str, Condition);
 
 impl Health {
-    pub(crate) fn new(parts: Vec<Part>) -> Self {
+    pub(crate) fn new(parts: Vec<Component>) -> Self {
         Self { parts }
     }
 
@@ -60,9 +60,9 @@ pub(crate) fn answer(ready: &[Checked], watched: &[Checked], stopping: bool) -> 
         (StatusCode::SERVICE_UNAVAILABLE, "stopping")
     } else if !ready.iter().all(|(_, condition)| condition.is_ready()) {
         (StatusCode::SERVICE_UNAVAILABLE, "failing")
-    } else if is_any(|condition| !matches!(condition, Condition::Well | Condition::Degraded(_))) {
+    } else if is_any(|condition| !matches!(condition, Condition::Healthy | Condition::Degraded(_))) {
         (StatusCode::OK, "impaired")
-    } else if is_any(|condition| *condition != Condition::Well) {
+    } else if is_any(|condition| *condition != Condition::Healthy) {
         (StatusCode::OK, "degraded")
     } else {
         (StatusCode::OK, "ok")
@@ -75,7 +75,7 @@ pub(crate) fn answer(ready: &[Checked], watched: &[Checked], stopping: bool) -> 
 
 fn text(condition: &Condition) -> String {
     match condition {
-        Condition::Well => "ok".to_owned(),
+        Condition::Healthy => "ok".to_owned(),
         Condition::Degraded(why) => format!("degraded: {}", short(why)),
         Condition::Impaired(why) => format!("impaired: {}", short(why)),
         Condition::Unproven(why) => format!("unproven: {}", short(why)),

@@ -56,7 +56,7 @@ pub trait Probe: Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// The component works.
-    Well,
+    Healthy,
     /// The component works, but acknowledged data could be lost: its durability is degraded.
     Degraded(String),
     /// The component does part of its work: some calls fail, or the last calls failed a while ago.
@@ -76,7 +76,7 @@ impl Condition {
 
     /// Whether `rollbook_up` is 1.
     pub const fn is_up(&self) -> bool {
-        matches!(self, Self::Well | Self::Degraded(_) | Self::Impaired(_))
+        matches!(self, Self::Healthy | Self::Degraded(_) | Self::Impaired(_))
     }
 
     /// Returns the worse of two conditions of one component; joins the texts if both are degraded or impaired.
@@ -90,7 +90,7 @@ impl Condition {
             | (Self::Degraded(degraded), Self::Impaired(impaired)) => {
                 Self::Impaired(format!("{impaired}; degraded: {degraded}"))
             }
-            (Self::Well, condition) | (condition, Self::Well) => condition,
+            (Self::Healthy, condition) | (condition, Self::Healthy) => condition,
         }
     }
 
@@ -101,7 +101,7 @@ impl Condition {
 
 /// A component of the process that reports its own condition.
 #[derive(Clone)]
-pub struct Part {
+pub struct Component {
     /// Name in the responses and in `rollbook_up{part}`.
     pub name: &'static str,
     /// Check of the component.
@@ -132,8 +132,8 @@ impl Ops {
     pub fn new(
         registry: Registry,
         queue: Option<WatchedQueue>,
-        live: Vec<Part>,
-        ready: Vec<Part>,
+        live: Vec<Component>,
+        ready: Vec<Component>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::new(registry, queue, Health::new(ready), clock)?;
@@ -148,14 +148,14 @@ impl Ops {
     }
 
     /// Shows these components in `rollbook_up{part}` and in the responses; readiness does not depend on them.
-    pub fn watching(mut self, parts: Vec<Part>) -> Self {
+    pub fn watching(mut self, parts: Vec<Component>) -> Self {
         self.metrics.watched = Health::new(parts);
         self
     }
 
     /// Adds a probe of the queue: results that the process saw when it used the queue. The worst condition is
     /// shown.
-    pub fn judging_queue_by(mut self, used: Arc<dyn Probe>) -> Self {
+    pub fn with_queue_probe(mut self, used: Arc<dyn Probe>) -> Self {
         self.metrics.queue_used.push(used);
         self
     }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
-use rollbook_core::queue::{Durability, QueueStats, Room};
+use rollbook_core::queue::{Durability, QueueStats, StorageSpace};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::weakness;
 
@@ -103,7 +103,7 @@ impl Metrics {
     async fn check_queue(&self) -> Option<Condition> {
         let (queue, gauges) = self.queue.as_ref()?;
         let asked =
-            async { tokio::try_join!(queue.admin.stats(), queue.admin.durability(), queue.admin.room()) };
+            async { tokio::try_join!(queue.admin.stats(), queue.admin.durability(), queue.admin.space()) };
         let condition = match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
             Ok(Ok((stats, durability, room))) => {
                 gauges.set(&stats, &durability, self.clock.now());
@@ -113,7 +113,7 @@ impl Metrics {
                 let degraded = (!durability.weaknesses.is_empty())
                     .then(|| Condition::Degraded(weakness::joined(&durability.weaknesses, "; ")));
                 let impaired = (!unreachable.is_empty()).then(|| Condition::Impaired(unreachable.join("; ")));
-                impaired.unwrap_or(Condition::Well).worse(degraded.unwrap_or(Condition::Well))
+                impaired.unwrap_or(Condition::Healthy).worse(degraded.unwrap_or(Condition::Healthy))
             }
             Ok(Err(error)) => Condition::Failing(error.to_string()),
             Err(_) => Condition::no_answer(),
@@ -230,7 +230,7 @@ impl RoomGauges {
         })
     }
 
-    fn set(&self, room: &Room) {
+    fn set(&self, room: &StorageSpace) {
         for (gauge, value) in [
             (&self.memory_used, room.memory_used),
             (&self.memory_limit, room.memory_limit),

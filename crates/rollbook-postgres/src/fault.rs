@@ -57,8 +57,8 @@ impl From<Fault> for StoreError {
 
 impl Fault {
     /// The error itself, for work that is nobody's rows.
-    pub(crate) fn unblamed(self) -> Self {
-        if let Self::Ambiguous(inner) = self { inner.unblamed() } else { self }
+    pub(crate) fn innermost(self) -> Self {
+        if let Self::Ambiguous(inner) = self { inner.innermost() } else { self }
     }
 
     /// For a batch, which can be made smaller.

@@ -152,7 +152,7 @@ fn answer(answers: Vec<Result<Enqueued, QueueError>>, requests: Vec<PendingReque
     for (request, answer) in requests.into_iter().zip(answers) {
         let result = answer.map_err(|error| match error {
             QueueError::Full { .. } => Refusal::QueueFull,
-            QueueError::NoRoom(_) => Refusal::QueueNoRoom,
+            QueueError::OutOfSpace(_) => Refusal::QueueNoRoom,
             _ => Refusal::QueueUnavailable,
         });
         _ = request.answer.send(result);

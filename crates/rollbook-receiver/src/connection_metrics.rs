@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
-use rollbook_http::{Closed, Connections, State};
+use rollbook_http::{CloseReason, Connections, State};
 
 /// Collector of the public port's connection metrics.
 pub(crate) struct ConnectionMetrics {
@@ -44,7 +44,7 @@ impl ConnectionMetrics {
         for (state, count) in State::ALL.into_iter().zip(counts.open) {
             self.open.with_label_values(&[state.label()]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        for (closed, count) in Closed::ALL.into_iter().zip(counts.closed) {
+        for (closed, count) in CloseReason::ALL.into_iter().zip(counts.closed) {
             let counter = self.closed.with_label_values(&[closed.label()]);
             counter.inc_by(count.saturating_sub(counter.get()));
         }

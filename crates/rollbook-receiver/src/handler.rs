@@ -206,8 +206,8 @@ impl Handler {
             self.refusals.note(Refused::Unverified(error), now);
             Refusal::Unverified(error)
         })?;
-        connection.trust();
-        connection.answering();
+        connection.authenticated();
+        connection.answer_begins();
         self.metrics.verified(now, skew);
         let (id, traceparent) = (signed.message_id(), traceparent(headers));
         if enabled!(Level::DEBUG) {

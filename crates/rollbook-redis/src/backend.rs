@@ -7,11 +7,11 @@ use rollbook_core::time::Timestamp;
 
 use crate::address::Address;
 use crate::queue::RedisQueue;
-use crate::settings::{DueTimes, RedisSettings};
+use crate::settings::{ClockSource, RedisSettings};
 
 impl RedisSettings {
     fn queue(&self) -> Result<RedisQueue, QueueError> {
-        RedisQueue::new(self.clone(), DueTimes::Server)
+        RedisQueue::new(self.clone(), ClockSource::Server)
     }
 }
 

@@ -37,9 +37,9 @@ pub(crate) fn classify(error: &RedisError, address: &impl Location) -> QueueErro
     let text = format!("{address}: {}", message(error, code, address));
     match (error.kind(), code) {
         _ if is_untrusted_certificate(error) => QueueError::Deployment(text),
-        (_, "OOM") => QueueError::NoRoom(text),
+        (_, "OOM") => QueueError::OutOfSpace(text),
         (_, "MISCONF") if error.detail().is_some_and(|detail| detail.contains("No space left")) => {
-            QueueError::NoRoom(text)
+            QueueError::OutOfSpace(text)
         }
         (
             _,
@@ -152,7 +152,7 @@ mod tests {
             shards: 1,
             strict: false,
             replicas: 0,
-            due_within: std::time::Duration::from_secs(600),
+            due_ahead_max: std::time::Duration::from_secs(600),
             lease_for: std::time::Duration::from_secs(60),
             call_timeout: std::time::Duration::from_secs(1),
         })
@@ -172,7 +172,7 @@ mod tests {
     fn full_memory_is_no_room_and_temporary_errors_are_unavailable() {
         assert!(matches!(
             answered("OOM command not allowed when used memory > 'maxmemory'."),
-            QueueError::NoRoom(_)
+            QueueError::OutOfSpace(_)
         ));
         for line in [
             "LOADING Redis is loading the dataset in memory",

@@ -29,5 +29,5 @@ mod value;
 
 pub use owner::Owner;
 pub use queue::{FullCoverage, Ownership, RedisQueue};
-pub use settings::{DueTimes, RedisSettings};
+pub use settings::{ClockSource, RedisSettings};
 pub use shard::{KEY_PREFIX, KEY_PREFIX_MAX, is_key_prefix};

@@ -30,7 +30,7 @@ pub struct RedisSettings {
     pub replicas: u32,
     /// Maximum time between now and a due time: the longest lease or backoff. A later due time was written by
     /// a clock that was ahead, and is corrected.
-    pub due_within: Duration,
+    pub due_ahead_max: Duration,
     /// Duration of a lease. An audit releases entries without a holder after this time.
     pub lease_for: Duration,
     /// Maximum time of a connection attempt and of each call.
@@ -46,14 +46,14 @@ impl fmt::Debug for RedisSettings {
 
 /// Clock that decides due times.
 #[derive(Clone)]
-pub enum DueTimes {
+pub enum ClockSource {
     /// The server's clock, the only one that all processes share.
     Server,
     /// A fixed clock that tests move.
     Clock(Arc<dyn Clock>),
 }
 
-impl DueTimes {
+impl ClockSource {
     /// First argument of every script: the time in milliseconds, or empty for the server's clock.
     pub(crate) fn argument(&self) -> String {
         match self {
@@ -78,7 +78,7 @@ mod tests {
             shards: 2,
             strict: false,
             replicas: 0,
-            due_within: Duration::from_secs(600),
+            due_ahead_max: Duration::from_secs(600),
             lease_for: Duration::from_secs(60),
             call_timeout: Duration::from_secs(1),
         };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rollbook_core::catalog::ORGANIZATIONS;
-use rollbook_core::store::{Due, Store as _};
+use rollbook_core::store::{RetentionLimits, Store as _};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::WallClock;
@@ -123,13 +123,13 @@ async fn erases(path: &Path, team: &Connection, organization: &str) {
 
 async fn retains(path: &Path, team: &Connection, id: &str) {
     let store = open(path);
-    let due = Due {
+    let due = RetentionLimits {
         ledger_before: None,
         deleted_before: Some(Timestamp::from_millis(START + 1_000)),
         limit: 1_000,
     };
     beside(path, &format!("{id}_again"), async {
-        store.tidy(&due).await.expect("it tidies");
+        store.retain(&due).await.expect("it tidies");
         while store.cascade().await.expect("it is worked off").due_in.is_some() {}
         let left = count(team, &format!("organization_id = '{id}' AND data IS NOT NULL"));
         format!("content erased by retention, {left} with content left,")

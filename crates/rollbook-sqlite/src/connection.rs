@@ -79,7 +79,7 @@ fn opening(path: &Path, error: rusqlite::Error) -> Fault {
             Fault::Deployment(place(&text))
         }
         Fault::Unavailable(text) => Fault::Unavailable(place(&text)),
-        Fault::NoRoom(text) => Fault::NoRoom(place(&text)),
+        Fault::OutOfSpace(text) => Fault::OutOfSpace(place(&text)),
         Fault::Broken(text) => Fault::Broken(place(&text)),
     }
 }

@@ -310,7 +310,7 @@ mod tests {
         limit(1).await.expect("the file as it is");
         let filler = "INSERT INTO numbers (filler) VALUES (zeroblob(100000))";
         let refused = database.run(move |connection| connection.execute(filler, [])).await;
-        assert!(matches!(refused, Err(Fault::NoRoom(_))), "{refused:?}");
+        assert!(matches!(refused, Err(Fault::OutOfSpace(_))), "{refused:?}");
         assert_eq!(count(&database).await, Ok(1));
         limit(u32::MAX - 1).await.expect("no limit");
         assert_eq!(database.run(move |connection| connection.execute(filler, [])).await, Ok(1));

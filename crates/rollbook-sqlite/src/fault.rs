@@ -20,7 +20,7 @@ pub(crate) enum Fault {
     Statement(String),
     /// The disk is full, and nothing was written.
     #[error("{0}")]
-    NoRoom(String),
+    OutOfSpace(String),
     /// Rights, a missing table, a file that is no database of ours.
     #[error("{0}")]
     Deployment(String),
@@ -65,10 +65,10 @@ impl From<rusqlite::Error> for Fault {
             | ErrorCode::DatabaseLocked
             | ErrorCode::OutOfMemory
             | ErrorCode::OperationInterrupted => Self::Unavailable(text),
-            ErrorCode::DiskFull => Self::NoRoom(text),
+            ErrorCode::DiskFull => Self::OutOfSpace(text),
             // The shared-memory file could not grow: the disk is full, nothing was written.
             ErrorCode::SystemIoFailure if failure.extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
-                Self::NoRoom(text)
+                Self::OutOfSpace(text)
             }
             ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
                 Self::Broken(text)
@@ -105,7 +105,7 @@ impl From<Fault> for QueueError {
             // A queue's statements hold no values that could be refused: its schema is not ours.
             Fault::Data(text) | Fault::Statement(text) | Fault::Deployment(text) => Self::Deployment(text),
             Fault::Unavailable(text) => Self::Unavailable(text),
-            Fault::NoRoom(text) => Self::NoRoom(text),
+            Fault::OutOfSpace(text) => Self::OutOfSpace(text),
             Fault::Broken(text) => Self::Broken(text),
         }
     }
@@ -116,7 +116,7 @@ impl From<Fault> for StoreError {
         match fault {
             Fault::Data(text) => Self::Event(text),
             Fault::Statement(text) | Fault::Deployment(text) => Self::Deployment(text),
-            Fault::Unavailable(text) | Fault::NoRoom(text) => Self::Dependency(text),
+            Fault::Unavailable(text) | Fault::OutOfSpace(text) => Self::Dependency(text),
             Fault::Broken(text) => Self::Broken(text),
         }
     }
@@ -136,7 +136,7 @@ mod tests {
             assert!(matches!(fault_of(code), Fault::Unavailable(_)), "{code}");
         }
         for code in [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_SHMSIZE] {
-            assert!(matches!(QueueError::from(fault_of(code)), QueueError::NoRoom(_)), "{code}");
+            assert!(matches!(QueueError::from(fault_of(code)), QueueError::OutOfSpace(_)), "{code}");
             assert!(matches!(StoreError::from(fault_of(code)), StoreError::Dependency(_)), "{code}");
         }
     }

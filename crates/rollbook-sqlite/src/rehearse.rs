@@ -62,13 +62,13 @@ mod tests {
     async fn a_queue_keeps_nothing_of_a_rehearsal_and_says_what_would_refuse_a_delivery() {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, clock) = file(&folder, Schema::Queue);
-        let settings = QueueSettings { depth_max: 1, due_within: Duration::from_secs(60) };
+        let settings = QueueSettings { depth_max: 1, due_ahead_max: Duration::from_secs(60) };
         let queue = SqliteQueue::open(&path, settings, clock).expect("a queue");
         for _ in 0..3 {
             assert_eq!(queue.rehearse().await, Ok(true), "there is room for one, and it is kept free");
         }
         assert_eq!(queue.stats().await.map(|stats| stats.depth()), Ok(0));
-        assert!(queue.room().await.is_ok_and(|room| room.disk_available > Some(0)
+        assert!(queue.space().await.is_ok_and(|room| room.disk_available > Some(0)
             && room.disk_size >= room.disk_available
             && room.memory_used.is_none()));
         let other = Connection::open(&path).expect("a second connection");

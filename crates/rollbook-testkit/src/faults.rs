@@ -24,7 +24,8 @@ use rollbook_core::queue::{
     Settled, Settlement,
 };
 use rollbook_core::store::{
-    Cascaded, Cascades, Due, ErasedCounts, ErasureProgress, LedgerEntry, RowView, Store, StoreError, Tidied,
+    CascadeStep, ErasedCounts, ErasureProgress, LedgerEntry, PendingCascades, RetentionLimits, RetentionStep,
+    RowView, Store, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
@@ -120,7 +121,7 @@ pub enum StoreCall<'a> {
     /// `cascade`.
     Cascade,
     /// `tidy` with these limits.
-    Tidy(&'a Due),
+    Tidy(&'a RetentionLimits),
     /// `ping`.
     Ping,
 }
@@ -213,20 +214,20 @@ impl Store for FaultyStore {
         (self.script)(StoreCall::Erase).strike(self.inner.erase_in_steps(subjects, at, progress)).await
     }
 
-    async fn cascade(&self) -> Result<Cascaded, StoreError> {
+    async fn cascade(&self) -> Result<CascadeStep, StoreError> {
         (self.script)(StoreCall::Cascade).strike(self.inner.cascade()).await
     }
 
-    async fn cascade_left(&self) {
-        self.inner.cascade_left().await;
+    async fn cascade_pending(&self) {
+        self.inner.cascade_pending().await;
     }
 
-    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<Cascades, StoreError> {
+    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {
         (self.script)(StoreCall::Read).strike(self.inner.cascades(about, limit)).await
     }
 
-    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
-        (self.script)(StoreCall::Tidy(due)).strike(self.inner.tidy(due)).await
+    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
+        (self.script)(StoreCall::Tidy(due)).strike(self.inner.retain(due)).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use rollbook_core::catalog::NEVER_KEPT;
+use rollbook_core::catalog::NEVER_STORED;
 use rollbook_core::change::Change;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::event::{self, Parsed};
@@ -149,7 +149,7 @@ fn failed(lease: &Lease, change: &Change, reason: Reason, detail: String, retry:
 
 /// How the lease of a failed message ends.
 pub(crate) fn fail(lease: &Lease, failure: Failure, retry: &RetryPolicy) -> Settlement {
-    if failure.event_type.as_deref().is_some_and(|event_type| NEVER_KEPT.contains(&event_type)) {
+    if failure.event_type.as_deref().is_some_and(|event_type| NEVER_STORED.contains(&event_type)) {
         // A dead letter would keep the one-time password in its body.
         warn!(
             svix_id = %lease.id, event_type = failure.event_type, attempt = lease.attempt, trace_id = trace_id(lease),

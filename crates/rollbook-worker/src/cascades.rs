@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
-use rollbook_core::store::{Cascaded, StoreError};
+use rollbook_core::store::{CascadeStep, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -20,12 +20,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// What is counted of it.
-pub(crate) struct Cascades {
+pub(crate) struct PendingCascades {
     pending: IntGaugeVec,
     rows: IntCounterVec,
 }
 
-impl Cascades {
+impl PendingCascades {
     /// Registers them, at zero for every value of a label.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let pending = Opts::new(
@@ -42,12 +42,12 @@ impl Cascades {
         };
         registry.register(Box::new(cascades.pending.clone()))?;
         registry.register(Box::new(cascades.rows.clone()))?;
-        cascades.count(&Cascaded::default());
+        cascades.count(&CascadeStep::default());
         Ok(cascades)
     }
 
     /// A turn has done this, and left that.
-    fn count(&self, done: &Cascaded) {
+    fn count(&self, done: &CascadeStep) {
         let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.pending.with_label_values(&["parents"]).set(gauge(done.parents_left));
         self.pending.with_label_values(&["rows"]).set(gauge(done.rows_left));
@@ -59,12 +59,12 @@ impl Cascades {
 /// Works until it is stopped.
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut wait = PAUSE;
-    let (mut failing, mut before) = (false, Cascaded::default());
+    let (mut failing, mut before) = (false, CascadeStep::default());
     loop {
         let due = async {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = shared.store.cascade_left() => {}
+                () = shared.store.cascade_pending() => {}
             }
         };
         if stop.run_until_cancelled(due).await.is_none() {
@@ -93,7 +93,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-fn tell(before: &Cascaded, done: &Cascaded) {
+fn tell(before: &CascadeStep, done: &CascadeStep) {
     let is_news = (before.parents_left, before.rows_left) != (done.parents_left, done.rows_left);
     if done.rows > 0 || is_news {
         info!(

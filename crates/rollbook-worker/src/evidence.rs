@@ -50,7 +50,7 @@ impl Kind {
     fn of(error: &StoreError) -> Self {
         match error {
             StoreError::Slow { .. } => Self::Slow,
-            other if matches!(other.unblamed(), StoreError::Deployment(_)) => Self::Table,
+            other if matches!(other.innermost(), StoreError::Deployment(_)) => Self::Table,
             _ => Self::Session,
         }
     }
@@ -307,7 +307,7 @@ impl State {
         {
             return;
         }
-        let reason = error.unblamed().to_string();
+        let reason = error.innermost().to_string();
         error!(
             table,
             error = reason,

@@ -72,13 +72,13 @@ impl Gate {
     pub(crate) fn close(&self, error: &StoreError) {
         let mut outage = self.outage();
         self.open.send_replace(false);
-        self.health.failed(error.unblamed());
+        self.health.failed(error.innermost());
         let outage = outage.get_or_insert_with(|| self.new_outage());
         outage.answered = false;
         if matches!(error, StoreError::Ambiguous(_)) {
             outage.trial = outage.trial.saturating_mul(2).min(self.settings.batch_max.max(1));
         }
-        let error = error.unblamed();
+        let error = error.innermost();
         let is_due = outage.repeat.is_due();
         let outage_seconds = outage.since.elapsed().as_secs();
         if matches!(error, StoreError::Deployment(_)) {

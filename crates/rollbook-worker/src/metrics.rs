@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
-use rollbook_core::catalog::{NEVER_KEPT, RESOURCES, event_types};
+use rollbook_core::catalog::{NEVER_STORED, RESOURCES, event_types};
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::queue::{BATCH_SIZE_BUCKETS, Lease, Settlement};
 use rollbook_core::retry::Reason;
-use rollbook_core::store::{SlowCause, Tidied};
+use rollbook_core::store::{RetentionStep, SlowCause};
 use rollbook_core::time::Timestamp;
 
 use crate::apply::Call;
-use crate::cascades::Cascades;
+use crate::cascades::PendingCascades;
 
 /// Seconds: from one commit on a fast disk to a store that hardly answers.
 const APPLY_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -64,7 +64,7 @@ pub(crate) struct Metrics {
     pub(crate) sanitized: IntCounter,
     field_mismatches: IntCounterVec,
     tidied: IntCounterVec,
-    pub(crate) cascades: Cascades,
+    pub(crate) cascades: PendingCascades,
     pub(crate) progress: Gauge,
 }
 
@@ -129,7 +129,7 @@ impl Metrics {
                 "What was kept long enough and is gone: lines of the ledger, and what deleted rows were like.",
                 &["what"],
             )?,
-            cascades: Cascades::new(registry)?,
+            cascades: PendingCascades::new(registry)?,
             progress: Gauge::new(
                 "rollbook_worker_progress_timestamp_seconds",
                 "The last moment at which every lane was seen alive.",
@@ -156,11 +156,11 @@ impl Metrics {
         for event_type in event_types().chain([OTHER]) {
             self.events.with_label_values(&[event_type, APPLIED]);
             // One of them is never parked: its body carries a one-time password.
-            let failed = if NEVER_KEPT.contains(&event_type) { DROPPED } else { DEAD_LETTER };
+            let failed = if NEVER_STORED.contains(&event_type) { DROPPED } else { DEAD_LETTER };
             self.events.with_label_values(&[event_type, failed]);
         }
         self.events.with_label_values(&[NONE, DEAD_LETTER]);
-        self.tidied(&Tidied::default());
+        self.tidied(&RetentionStep::default());
         for resource in RESOURCES {
             self.field_mismatches.with_label_values(&[resource.table]);
         }
@@ -215,7 +215,7 @@ impl Metrics {
     }
 
     /// Time has taken something away.
-    pub(crate) fn tidied(&self, tidied: &Tidied) {
+    pub(crate) fn tidied(&self, tidied: &RetentionStep) {
         self.tidied.with_label_values(&["ledger_lines"]).inc_by(tidied.ledger);
         self.tidied.with_label_values(&["deleted_rows"]).inc_by(tidied.rows);
     }

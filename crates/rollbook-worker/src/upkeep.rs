@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollbook_core::store::{Due, StoreError, Tidied};
+use rollbook_core::store::{RetentionLimits, RetentionStep, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -29,7 +29,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         match round(&shared, &stop).await {
             Ok(done) => {
                 failing = false;
-                if done != Tidied::default() {
+                if done != RetentionStep::default() {
                     info!(
                         ledger_lines = done.ledger,
                         deleted_rows = done.rows,
@@ -47,19 +47,19 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 /// Does all that is due.
-async fn round(shared: &Shared, stop: &CancellationToken) -> Result<Tidied, StoreError> {
+async fn round(shared: &Shared, stop: &CancellationToken) -> Result<RetentionStep, StoreError> {
     let settings = shared.settings.upkeep;
     let now = shared.clock.now();
-    let due = Due {
+    let due = RetentionLimits {
         ledger_before: settings.ledger_kept_for.map(|kept_for| now.minus(kept_for)),
         deleted_before: settings.deleted_kept_for.map(|kept_for| now.minus(kept_for)),
         limit: settings.step_max.max(1),
     };
-    let mut done = Tidied::default();
+    let mut done = RetentionStep::default();
     loop {
-        let gone = shared.store.tidy(&due).await?;
+        let gone = shared.store.retain(&due).await?;
         shared.metrics.tidied(&gone);
-        done = Tidied { ledger: done.ledger + gone.ledger, rows: done.rows + gone.rows };
+        done = RetentionStep { ledger: done.ledger + gone.ledger, rows: done.rows + gone.rows };
         let is_full = |count: u64| usize::try_from(count).is_ok_and(|count| count >= due.limit);
         if !is_full(gone.ledger) && !is_full(gone.rows) {
             return Ok(done);

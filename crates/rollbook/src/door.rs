@@ -18,7 +18,7 @@ use rollbook_core::delivery::Delivery;
 use rollbook_core::queue::{Enqueued, Producer, QueueError};
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::time::Clock;
-use rollbook_ops::{Condition, Ops, Part, Probe};
+use rollbook_ops::{Component, Condition, Ops, Probe};
 use rollbook_receiver::Receiver;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
@@ -161,7 +161,7 @@ impl Door {
                 Ok(())
             });
         }
-        let part = Part { name: "start", probe: Arc::new(stage.clone()) };
+        let part = Component { name: "start", probe: Arc::new(stage.clone()) };
         let ops = Ops::new(registry, None, Vec::new(), vec![part], clock)?;
         let (ops_stop, reporting) = (stop.clone(), report(stage.clone()));
         let reports_stop = stop.clone();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rollbook_core::weakness::Weakness;
 
 use crate::config::Config;
-use crate::wire::Part;
+use crate::wire::Component;
 
 const OTHERS_WRITE: u32 = 0o002;
 const OTHERS_READ: u32 = 0o004;
@@ -24,7 +24,7 @@ const SECRET_MOUNTS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
 const KUBERNETES_LINK: &str = "..data";
 
 /// Of all files that these parts and the configuration have here.
-pub(crate) fn weaknesses(config: &Config, parts: &[Part]) -> Vec<Weakness> {
+pub(crate) fn weaknesses(config: &Config, parts: &[Component]) -> Vec<Weakness> {
     let kept = || parts.iter().filter_map(|part| part.place(config).file());
     let mut folders: Vec<PathBuf> = kept().map(folder_of).collect();
     folders.dedup();
@@ -171,7 +171,7 @@ mod tests {
             let path = self.path("rollbook.toml");
             let (environment, file) = (Environment::of(&[]), FileSource::Named(&path));
             let config = Config::load(&Sources { flags: &flags, environment, file });
-            weaknesses(&config.unwrap_or_else(|problems| panic!("{problems}")), &Part::ALL)
+            weaknesses(&config.unwrap_or_else(|problems| panic!("{problems}")), &Component::ALL)
         }
     }
 

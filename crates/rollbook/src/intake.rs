@@ -98,7 +98,7 @@ impl Probe for Intake {
             Ok(false) => condition,
             Ok(true) => {
                 self.state().failure = None;
-                Condition::Well
+                Condition::Healthy
             }
             Err(error) => {
                 let mut state = self.state();
@@ -120,7 +120,7 @@ impl State {
                 silent.as_secs()
             ));
         }
-        let Some(Failure { at, error, is_partial }) = &self.failure else { return Condition::Well };
+        let Some(Failure { at, error, is_partial }) = &self.failure else { return Condition::Healthy };
         let (ago, is_full) = (at.elapsed(), matches!(error, QueueError::Full { .. }));
         let what = if *is_partial { "some deliveries" } else { "deliveries" };
         if ago < FAILURE_HOLDS_FOR {
@@ -188,9 +188,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn before_any_delivery_and_after_a_stored_one_all_is_well() {
-        assert_eq!(Intake::new(Arc::new(Answers::default())).check().await, Condition::Well);
-        assert_eq!(after(&[Ok(Enqueued::Queued)]).await.check().await, Condition::Well);
-        assert_eq!(after(&[Ok(Enqueued::Duplicate)]).await.check().await, Condition::Well);
+        assert_eq!(Intake::new(Arc::new(Answers::default())).check().await, Condition::Healthy);
+        assert_eq!(after(&[Ok(Enqueued::Queued)]).await.check().await, Condition::Healthy);
+        assert_eq!(after(&[Ok(Enqueued::Duplicate)]).await.check().await, Condition::Healthy);
     }
 
     #[tokio::test(start_paused = true)]
@@ -202,7 +202,7 @@ mod tests {
         assert!(why.contains("database or disk is full"), "{why}");
         *producer.enqueue.lock().expect("no panic") = vec![Ok(Enqueued::Queued)];
         intake.enqueue_many(&deliveries()).await;
-        assert_eq!(intake.check().await, Condition::Well);
+        assert_eq!(intake.check().await, Condition::Healthy);
     }
 
     #[tokio::test(start_paused = true)]
@@ -228,7 +228,7 @@ mod tests {
         intake.enqueue_many(&deliveries()).await;
         *producer.probe.lock().expect("no panic") = Some(Ok(true));
         tokio::time::advance(FAILURE_HOLDS_FOR).await;
-        assert_eq!(intake.check().await, Condition::Well);
+        assert_eq!(intake.check().await, Condition::Healthy);
     }
 
     #[tokio::test(start_paused = true)]
@@ -244,7 +244,7 @@ mod tests {
             tokio::time::advance(FAILURE_HOLDS_FOR.saturating_sub(Duration::from_millis(1))).await;
         }
         *producer.probe.lock().expect("no panic") = Some(Ok(true));
-        assert_eq!(intake.check().await, Condition::Well);
+        assert_eq!(intake.check().await, Condition::Healthy);
     }
 
     #[tokio::test(start_paused = true)]
@@ -264,12 +264,12 @@ mod tests {
         let deliveries = deliveries();
         let look = async {
             tokio::time::sleep(SILENT_FOR.saturating_sub(Duration::from_millis(1))).await;
-            assert_eq!(intake.check().await, Condition::Well);
+            assert_eq!(intake.check().await, Condition::Healthy);
             tokio::time::sleep(Duration::from_millis(1)).await;
             let Condition::Failing(why) = intake.check().await else { panic!("it is silent") };
             assert!(why.contains("has not answered for 10 s"), "{why}");
         };
         tokio::join!(intake.enqueue_many(&deliveries), look);
-        assert_eq!(intake.check().await, Condition::Well);
+        assert_eq!(intake.check().await, Condition::Healthy);
     }
 }

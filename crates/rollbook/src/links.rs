@@ -7,7 +7,7 @@ use rollbook_core::queue::QueueAdmin;
 use rollbook_core::store::Store;
 
 use crate::config::Config;
-use crate::wire::{Part, Queue};
+use crate::wire::{Component, Queue};
 
 /// The connections to the servers of queue and store, and what was logged of each last.
 pub(crate) struct Links(Vec<Link>);
@@ -16,7 +16,7 @@ pub(crate) struct Links(Vec<Link>);
 type Asked = Box<dyn Fn() -> Option<Protection> + Send + Sync>;
 
 struct Link {
-    part: Part,
+    part: Component,
     protection: Asked,
     logged: Option<Protection>,
 }
@@ -25,9 +25,9 @@ impl Links {
     /// Those of this process. A file has none.
     pub(crate) fn of(config: &Config, queue: &Queue, store: Option<&Arc<dyn Store>>) -> Self {
         let admin: Arc<dyn QueueAdmin> = queue.admin.clone();
-        let mut links = vec![Link::new(Part::Queue, Box::new(move || admin.protection()))];
+        let mut links = vec![Link::new(Component::Queue, Box::new(move || admin.protection()))];
         if let Some(store) = store.cloned() {
-            links.push(Link::new(Part::Store, Box::new(move || store.protection())));
+            links.push(Link::new(Component::Store, Box::new(move || store.protection())));
         }
         links.retain(|link| link.part.place(config).server().is_some());
         Self(links)
@@ -42,7 +42,7 @@ impl Links {
 }
 
 impl Link {
-    const fn new(part: Part, protection: Asked) -> Self {
+    const fn new(part: Component, protection: Asked) -> Self {
         Self { part, protection, logged: None }
     }
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use prometheus::Registry;
 use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
-use rollbook_ops::{Condition, Ops, Part, Probe, WatchedQueue};
+use rollbook_ops::{Component, Condition, Ops, Probe, WatchedQueue};
 use rollbook_receiver::Receiver;
 use rollbook_worker::{Progress, Worker};
 use tokio::net::TcpListener;
@@ -48,7 +48,7 @@ pub(crate) struct Service {
     pub(crate) listening: Option<SocketAddr>,
     /// Where health and metrics are.
     pub(crate) ops_listening: SocketAddr,
-    live: Vec<Part>,
+    live: Vec<Component>,
     supervisor: Supervisor,
     stop_within: Duration,
 }
@@ -90,7 +90,7 @@ impl Service {
             applying = Some(worker.store_health());
             let stalled_after = config.settings.lease_for * STALLED_AFTER_LEASES;
             let probe = WorkerProbe { progress: worker.progress(), stalled_after, clock: clock.clone() };
-            live.push(Part { name: "worker", probe: Arc::new(probe) });
+            live.push(Component { name: "worker", probe: Arc::new(probe) });
             supervisor.start("worker", |stop| async move { Ok(worker.run(stop).await?) });
             let audit = QueueAudit::new(queue.admin.clone(), &registry)?;
             supervisor.start("queue audit", |stop| async move {
@@ -98,7 +98,8 @@ impl Service {
                 Ok(())
             });
         }
-        let check = |store| Part { name: "store", probe: Arc::new(StoreCheck { store, worker: applying }) };
+        let check =
+            |store| Component { name: "store", probe: Arc::new(StoreCheck { store, worker: applying }) };
         let store_part = store.map(check);
         // A receiver goes on accepting while the store is away: there the store is shown, no more.
         let (ready, watched) = match store_part {
@@ -108,8 +109,8 @@ impl Service {
         let queue = WatchedQueue { admin: queue.admin.clone(), depth_max: config.settings.queue_depth_max };
         let ops = Ops::new(registry, Some(queue), live.clone(), ready, clock)?
             .watching(watched)
-            .judging_queue_by(intake)
-            .judging_queue_by(calls)
+            .with_queue_probe(intake)
+            .with_queue_probe(calls)
             .ready_until(supervisor.stopping());
         supervisor.start("ops face", |stop| async move { Ok(ops.serve(ops_port, stop).await?) });
         let stop_delay = if faces.receiver { config.settings.stop_delay } else { Duration::ZERO };
@@ -158,7 +159,7 @@ impl Probe for WorkerProbe {
     async fn check(&self) -> Condition {
         let stalled = self.clock.now().since(self.progress.last());
         if stalled < self.stalled_after {
-            return Condition::Well;
+            return Condition::Healthy;
         }
         Condition::Failing(format!("no progress for {} s", stalled.as_secs()))
     }

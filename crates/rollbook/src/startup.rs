@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::door::Stage;
 use crate::links::Links;
 use crate::service::Faces;
-use crate::wire::{self, Migrations, Ownership, Part, Queue};
+use crate::wire::{self, Component, Migrations, Ownership, Queue};
 
 /// How long the start waits for a server to answer: an orchestrator must not take us for hung.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,8 +82,8 @@ async fn open_all(
     clock: Arc<dyn Clock>,
     start: &Start<'_>,
 ) -> anyhow::Result<Opened> {
-    let needed = if faces.worker { &Part::ALL[..] } else { &[Part::Queue] };
-    let is_file = |part: &&Part| part.place(config).file().is_some();
+    let needed = if faces.worker { &Component::ALL[..] } else { &[Component::Queue] };
+    let is_file = |part: &&Component| part.place(config).file().is_some();
     for part in needed.iter().filter(is_file) {
         migrate_or_check(config, faces, migrate, *part, start).await?;
     }
@@ -97,7 +97,7 @@ async fn open_all(
     }
     let mut watch = Watch {
         queue: queue.admin.clone(),
-        place: wire::describe(config, Part::Queue),
+        place: wire::describe(config, Component::Queue),
         strict: config.is_strict(),
         known: None,
         links: Links::of(config, &queue, store.as_ref()),
@@ -128,7 +128,7 @@ async fn migrate_or_check(
     config: &Config,
     faces: Faces,
     migrate: bool,
-    part: Part,
+    part: Component,
     start: &Start<'_>,
 ) -> anyhow::Result<bool> {
     let is_file = part.place(config).file().is_some();
@@ -214,7 +214,7 @@ pub(crate) fn refuse_if_strict(config: &Config, durability: &Durability) -> anyh
     let weaknesses = joined(&durability.weaknesses, "\n  ");
     Err(anyhow!(
         "durability is strict, and the queue ({}) could lose what it acknowledges:\n  {weaknesses}",
-        wire::describe(config, Part::Queue)
+        wire::describe(config, Component::Queue)
     ))
 }
 
@@ -302,7 +302,7 @@ pub(crate) async fn prepare_queue(producer: Arc<dyn Producer>, stop: Cancellatio
 pub(crate) async fn migrate_later(config: Arc<Config>, stop: CancellationToken) {
     let (mut wait, mut said) = (ASK_AGAIN, String::new());
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
-        match stop.run_until_cancelled(wire::apply_migrations(&config, Part::Store, &stop)).await {
+        match stop.run_until_cancelled(wire::apply_migrations(&config, Component::Store, &stop)).await {
             Some(Ok(migrations)) => {
                 tell_migrated(&migrations);
                 return stop.cancelled().await;

@@ -25,7 +25,8 @@ pub(crate) struct StoreCheck {
 #[async_trait]
 impl Probe for StoreCheck {
     async fn check(&self) -> Condition {
-        let applying = self.worker.as_ref().and_then(StoreHealth::outage).map_or(Condition::Well, condition);
+        let applying =
+            self.worker.as_ref().and_then(StoreHealth::outage).map_or(Condition::Healthy, condition);
         if !applying.is_ready() {
             return applying;
         }
@@ -33,14 +34,14 @@ impl Probe for StoreCheck {
             return Condition::Failing(error.to_string());
         }
         let blocked = self.worker.as_ref().map(StoreHealth::blocked).unwrap_or_default();
-        if let (Some((table, reason)), Condition::Well) = (blocked.first(), &applying) {
+        if let (Some((table, reason)), Condition::Healthy) = (blocked.first(), &applying) {
             return Condition::Degraded(format!(
                 "table {table} refuses every row while others are written; its messages wait, no attempt is spent: {reason}"
             ));
         }
         let refusals = self.worker.as_ref().and_then(StoreHealth::refusals);
         match refusals.filter(|refusals| refusals.refused_ago() < FAILURE_HOLDS_FOR) {
-            Some(StoreRefusals { count, reason, .. }) if matches!(applying, Condition::Well) => {
+            Some(StoreRefusals { count, reason, .. }) if matches!(applying, Condition::Healthy) => {
                 Condition::Impaired(format!(
                     "the store refused the last {count} messages and applied none since: {reason}"
                 ))

@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use rollbook_ops::{CHECK_TIMEOUT, Part};
+use rollbook_ops::{CHECK_TIMEOUT, Component};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +47,12 @@ impl Systemd {
 
     /// Says that the service is ready, then that it lives as long as every part of `live` does, and once
     /// `stopping` that it stops; goes on until `stop`.
-    pub(crate) async fn run(self, live: Vec<Part>, stopping: CancellationToken, stop: CancellationToken) {
+    pub(crate) async fn run(
+        self,
+        live: Vec<Component>,
+        stopping: CancellationToken,
+        stop: CancellationToken,
+    ) {
         self.say("READY=1");
         tokio::join!(
             async {
@@ -60,7 +65,7 @@ impl Systemd {
     }
 
     /// Twice in each period, as systemd asks for.
-    async fn feed(&self, live: &[Part]) {
+    async fn feed(&self, live: &[Component]) {
         let Some(period) = self.watchdog else { return };
         let mut ticks = interval(period / 2);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -80,7 +85,7 @@ impl Systemd {
     }
 }
 
-async fn is_well(live: &[Part]) -> bool {
+async fn is_well(live: &[Component]) -> bool {
     for part in live {
         let condition = timeout(CHECK_TIMEOUT, part.probe.check()).await;
         if !condition.is_ok_and(|condition| condition.is_ready()) {

@@ -12,10 +12,10 @@ use rollbook_core::merge::DeletedRows;
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin};
 use rollbook_core::retry::RetryPolicy;
 use rollbook_core::signature::SigningSecrets;
-use rollbook_core::store::{Keeping, Store};
+use rollbook_core::store::{RetentionChoices, Store};
 use rollbook_core::time::Clock;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
-use rollbook_redis::{DueTimes, Owner, RedisQueue, RedisSettings};
+use rollbook_redis::{ClockSource, Owner, RedisQueue, RedisSettings};
 pub(crate) use rollbook_redis::{FullCoverage, Ownership};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteFile, SqliteQueue, SqliteStore};
 use rollbook_worker::UpkeepSettings;
@@ -46,14 +46,14 @@ impl Queue {
 
 /// What is kept somewhere.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum Component {
     /// The queue.
     Queue,
     /// The store.
     Store,
 }
 
-impl Part {
+impl Component {
     /// Both.
     pub(crate) const ALL: [Self; 2] = [Self::Queue, Self::Store];
 
@@ -81,22 +81,22 @@ impl Part {
 pub(crate) fn open_queue(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Queue> {
     match &config.places.queue {
         Place::Sqlite(path) => {
-            must_exist(Part::Queue, path, &Settings::queue_url().about)?;
+            must_exist(Component::Queue, path, &Settings::queue_url().about)?;
             let depth_max = config.settings.queue_depth_max;
-            let settings = QueueSettings { depth_max, due_within: due_within(config) };
+            let settings = QueueSettings { depth_max, due_ahead_max: due_ahead_max(config) };
             let queue = SqliteQueue::open(path, settings, clock)
                 .with_context(|| format!("the queue in {}", path.display()))?;
             Ok(Queue::of(queue))
         }
         Place::Server(url) => {
-            check_server(config, Part::Queue)?;
-            Ok(Queue::of(RedisQueue::new(redis(config, url), DueTimes::Server)?))
+            check_server(config, Component::Queue)?;
+            Ok(Queue::of(RedisQueue::new(redis(config, url), ClockSource::Server)?))
         }
     }
 }
 
 /// How far ahead of now a due time may lie in the queue: no lease and no backoff reaches further.
-fn due_within(config: &Config) -> Duration {
+fn due_ahead_max(config: &Config) -> Duration {
     config.settings.lease_for.max(config.settings.backoff_max)
 }
 
@@ -107,13 +107,13 @@ fn due_within(config: &Config) -> Duration {
 pub(crate) fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Store>> {
     match &config.places.store {
         Place::Sqlite(path) => {
-            must_exist(Part::Store, path, &Settings::database_url().about)?;
+            must_exist(Component::Store, path, &Settings::database_url().about)?;
             let store =
                 SqliteStore::open(path, clock).with_context(|| format!("the store in {}", path.display()))?;
             Ok(Arc::new(store.keeping(keeping(config))))
         }
         Place::Server(url) => {
-            check_server(config, Part::Store)?;
+            check_server(config, Component::Store)?;
             Ok(Arc::new(PostgresStore::new(postgres(config, url), clock)?.keeping(keeping(config))))
         }
     }
@@ -134,7 +134,7 @@ fn redis(config: &Config, url: &ServerUrl) -> RedisSettings {
         shards: settings.queue_shards,
         strict: config.is_strict(),
         replicas: settings.redis_replicas,
-        due_within: due_within(config),
+        due_ahead_max: due_ahead_max(config),
         lease_for: settings.lease_for,
         call_timeout: settings.redis_timeout,
     }
@@ -152,10 +152,10 @@ fn postgres(config: &Config, url: &ServerUrl) -> PostgresSettings {
     }
 }
 
-fn file(path: &Path, part: Part) -> SqliteFile {
+fn file(path: &Path, part: Component) -> SqliteFile {
     let schema = match part {
-        Part::Queue => Schema::Queue,
-        Part::Store => Schema::Store,
+        Component::Queue => Schema::Queue,
+        Component::Store => Schema::Store,
     };
     SqliteFile { path: path.to_owned(), schema }
 }
@@ -212,21 +212,21 @@ pub(crate) fn worker_settings(config: &Config) -> rollbook_worker::Settings {
     }
 }
 
-fn keeping(config: &Config) -> Keeping {
-    Keeping { deleted_rows: config.settings.deleted_rows, ledger: config.settings.ledger }
+fn keeping(config: &Config) -> RetentionChoices {
+    RetentionChoices { deleted_rows: config.settings.deleted_rows, ledger: config.settings.ledger }
 }
 
 /// The queue or the store as a place that can be set up. Nothing is opened.
-pub(crate) fn backend(config: &Config, part: Part) -> Box<dyn Backend> {
+pub(crate) fn backend(config: &Config, part: Component) -> Box<dyn Backend> {
     match (part, part.place(config)) {
         (_, Place::Sqlite(path)) => Box::new(file(path, part)),
-        (Part::Queue, Place::Server(url)) => Box::new(redis(config, url)),
-        (Part::Store, Place::Server(url)) => Box::new(postgres(config, url)),
+        (Component::Queue, Place::Server(url)) => Box::new(redis(config, url)),
+        (Component::Store, Place::Server(url)) => Box::new(postgres(config, url)),
     }
 }
 
 /// Place and kind of a part, without user and password.
-pub(crate) fn describe(config: &Config, part: Part) -> String {
+pub(crate) fn describe(config: &Config, part: Component) -> String {
     backend(config, part).describe()
 }
 
@@ -234,21 +234,21 @@ pub(crate) fn describe(config: &Config, part: Part) -> String {
 ///
 /// # Errors
 /// What is wrong with them.
-pub(crate) fn check_server(config: &Config, part: Part) -> Result<(), Problems> {
+pub(crate) fn check_server(config: &Config, part: Component) -> Result<(), Problems> {
     let fix = "rollbook config shows what is set, and where";
     let refused = |wrong| Problems(vec![config.problem(url_setting(config, part), wrong, fix)]);
     backend(config, part).check().map_err(refused)
 }
 
 /// The setting that says where a part is.
-pub(crate) fn url_setting(config: &Config, part: Part) -> &'static About {
+pub(crate) fn url_setting(config: &Config, part: Component) -> &'static About {
     match part {
-        Part::Queue => config.queue_setting(),
-        Part::Store => &Settings::database_url().about,
+        Component::Queue => config.queue_setting(),
+        Component::Store => &Settings::database_url().about,
     }
 }
 
-fn must_exist(part: Part, path: &Path, setting: &About) -> anyhow::Result<()> {
+fn must_exist(part: Component, path: &Path, setting: &About) -> anyhow::Result<()> {
     if path.exists() {
         return Ok(());
     }
@@ -263,7 +263,7 @@ fn must_exist(part: Part, path: &Path, setting: &About) -> anyhow::Result<()> {
 /// The steps that a part lacked, or lacks.
 pub(crate) struct Migrations {
     /// The part.
-    pub(crate) part: Part,
+    pub(crate) part: Component,
     /// Path of the file, or a description of the server.
     pub(crate) place: String,
     /// The names of the steps. A queue on Redis never lacks any.
@@ -278,7 +278,7 @@ pub(crate) struct Migrations {
 ///
 /// # Errors
 /// Why that can't be known, with the place: a server may be unreachable, a file unreadable.
-pub(crate) async fn pending_migrations(config: &Config, part: Part) -> Result<Migrations, String> {
+pub(crate) async fn pending_migrations(config: &Config, part: Component) -> Result<Migrations, String> {
     Ok(migrations(config, part, backend(config, part).pending().await?))
 }
 
@@ -288,7 +288,7 @@ pub(crate) async fn pending_migrations(config: &Config, part: Part) -> Result<Mi
 /// As with what is pending, and where a step fails. A stop undoes what a file's migration has done.
 pub(crate) async fn apply_migrations(
     config: &Config,
-    part: Part,
+    part: Component,
     stop: &CancellationToken,
 ) -> Result<Migrations, String> {
     let stop = stop.clone();
@@ -302,7 +302,7 @@ pub(crate) async fn apply_migrations(
 /// The server can't be asked.
 pub(crate) async fn ownership(config: &Config) -> Option<Result<Ownership, String>> {
     let url = config.places.queue.server()?;
-    let queue = RedisQueue::new(redis(config, url), DueTimes::Server);
+    let queue = RedisQueue::new(redis(config, url), ClockSource::Server);
     let ownership = async { queue?.ownership().await };
     Some(ownership.await.map_err(|error| error.to_string()))
 }
@@ -310,10 +310,10 @@ pub(crate) async fn ownership(config: &Config) -> Option<Result<Ownership, Strin
 /// What the nodes of the queue's cluster do while some slots have no node; `None` where it is not a cluster.
 pub(crate) async fn full_coverage(config: &Config) -> Option<FullCoverage> {
     let Place::Server(url) = &config.places.queue else { return None };
-    RedisQueue::new(redis(config, url), DueTimes::Server).ok()?.full_coverage().await
+    RedisQueue::new(redis(config, url), ClockSource::Server).ok()?.full_coverage().await
 }
 
-fn migrations(config: &Config, part: Part, pending: Pending) -> Migrations {
+fn migrations(config: &Config, part: Component, pending: Pending) -> Migrations {
     let place = match part.place(config) {
         Place::Sqlite(path) => path.display().to_string(),
         Place::Server(_) => describe(config, part),
@@ -337,6 +337,6 @@ mod tests {
         assert_eq!(drain_timeout, Duration::from_secs(20));
         assert_eq!(receiver_settings(&config), rollbook_receiver::Settings { drain_timeout, ..receiver });
         assert_eq!(worker_settings(&config), rollbook_worker::Settings::default());
-        assert_eq!(keeping(&config), Keeping::default());
+        assert_eq!(keeping(&config), RetentionChoices::default());
     }
 }

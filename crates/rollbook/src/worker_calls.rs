@@ -73,7 +73,7 @@ impl State {
                 Condition::Impaired(format!("some messages can't be acknowledged: {error}"))
             }
             (None, Some(error)) => Condition::Failing(format!("messages can't be acknowledged: {error}")),
-            (None, None) => Condition::Well,
+            (None, None) => Condition::Healthy,
         }
     }
 }
@@ -128,14 +128,14 @@ mod tests {
     async fn a_worker_that_gets_no_messages_names_the_error_until_it_gets_an_answer() {
         let answers = Arc::new(Answers::default());
         let calls = WorkerCalls::new(answers.clone());
-        assert_eq!(calls.check().await, Condition::Well, "nothing was asked yet");
+        assert_eq!(calls.check().await, Condition::Healthy, "nothing was asked yet");
         *answers.lease.lock().expect("no panic") = Some(no_right());
         calls.lease(request()).await.expect_err("it is refused");
         let Condition::Failing(why) = calls.check().await else { panic!("it fails") };
         assert!(why.contains("NOPERM"), "{why}");
         *answers.lease.lock().expect("no panic") = None;
         calls.lease(request()).await.expect("it is answered");
-        assert_eq!(calls.check().await, Condition::Well);
+        assert_eq!(calls.check().await, Condition::Healthy);
     }
 
     #[tokio::test]
@@ -149,10 +149,10 @@ mod tests {
             *answers.settle.lock().expect("no panic") = settled;
             calls.settle_many(&[]).await;
             let condition = calls.check().await;
-            assert!(condition != Condition::Well && condition.is_ready() == is_ready, "{condition:?}");
+            assert!(condition != Condition::Healthy && condition.is_ready() == is_ready, "{condition:?}");
         }
         *answers.settle.lock().expect("no panic") = vec![Ok(Settled::LeaseLost)];
         calls.settle_many(&[]).await;
-        assert_eq!(calls.check().await, Condition::Well, "a lost lease is an answer");
+        assert_eq!(calls.check().await, Condition::Healthy, "a lost lease is an answer");
     }
 }

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use rollbook_core::catalog::{self, Kind, Verb};
-use rollbook_core::change::{Assertion, Effect, Field};
+use rollbook_core::change::{SubjectChange, Effect, Field};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::event::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX, Parsed, parse, type_of};
 use rollbook_core::queue::{Lease, LeaseToken};
@@ -129,34 +129,34 @@ fn check_change(event: &Json, parsed: &Parsed) {
     let known = catalog::find_event(&origin.event_type);
     match (known, &parsed.change.effect) {
         (None, Effect::Ignore { subject_id }) => {
-            let never_kept = catalog::NEVER_KEPT.contains(&&*origin.event_type);
-            assert_eq!(subject_id.as_deref(), id.filter(|_| !never_kept));
+            let never_stored = catalog::NEVER_STORED.contains(&&*origin.event_type);
+            assert_eq!(subject_id.as_deref(), id.filter(|_| !never_stored));
         }
-        (Some((resource, verb)), Effect::Merge(assertion)) => {
-            assert_eq!((assertion.resource, Some(&*assertion.id)), (resource, id));
-            assert_eq!(assertion.version.event_at, origin.event_at.as_millis());
-            assert_eq!(assertion.version.dead, verb == Verb::Delete);
-            assert_eq!(assertion.row.is_none(), verb == Verb::Delete);
-            check_row(event, assertion);
-            check_again(parsed, assertion);
+        (Some((resource, verb)), Effect::Merge(subject_change)) => {
+            assert_eq!((subject_change.resource, Some(&*subject_change.id)), (resource, id));
+            assert_eq!(subject_change.version.event_at, origin.event_at.as_millis());
+            assert_eq!(subject_change.version.is_deleted, verb == Verb::Delete);
+            assert_eq!(subject_change.row.is_none(), verb == Verb::Delete);
+            check_row(event, subject_change);
+            check_again(parsed, subject_change);
         }
         _ => panic!("not what the catalog says about {}", origin.event_type),
     }
 }
 
-fn check_row(event: &Json, assertion: &Assertion) {
-    let Some(row) = &assertion.row else { return };
+fn check_row(event: &Json, subject_change: &SubjectChange) {
+    let Some(row) = &subject_change.row else { return };
     let mut sent = event.get("data").expect("the parser read it").clone();
     assert_eq!(
         (row.created_at, row.updated_at),
         (time(sent.get("created_at")), time(sent.get("updated_at")))
     );
-    for path in assertion.resource.secrets {
+    for path in subject_change.resource.secrets {
         sent.remove(path);
     }
     assert!(sent.is(&canonical(&row.data)), "data equals the sent object");
-    assert_eq!(row.values.len(), assertion.resource.columns.len());
-    for (column, value) in assertion.resource.columns.iter().zip(&row.values) {
+    assert_eq!(row.values.len(), subject_change.resource.columns.len());
+    for (column, value) in subject_change.resource.columns.iter().zip(&row.values) {
         let fits = match (column.kind, value) {
             (_, Field::Null) | (Kind::Integer, Field::Integer(_)) | (Kind::Bool, Field::Bool(_)) => true,
             (Kind::Text, Field::Text(text)) => !text.contains('\0'),
@@ -182,8 +182,8 @@ fn canonical(text: &str) -> serde_json::Value {
 }
 
 /// Checks that the stored content of an event gives the same change when it is parsed again.
-fn check_again(parsed: &Parsed, assertion: &Assertion) {
-    let (origin, Some(row)) = (&parsed.change.origin, &assertion.row) else { return };
+fn check_again(parsed: &Parsed, subject_change: &SubjectChange) {
+    let (origin, Some(row)) = (&parsed.change.origin, &subject_change.row) else { return };
     if origin.event_at.as_millis() < SECONDS_BELOW {
         return;
     }
@@ -198,7 +198,7 @@ fn check_again(parsed: &Parsed, assertion: &Assertion) {
 fn check_instance(body: &[u8], event: &Json, result: &Result<Parsed, Failure>) {
     let asked = read(body, Some(INSTANCE));
     let is_other = matches!(event.get("instance_id"), Some(Json::String(id)) if id != INSTANCE);
-    let is_kept = name(event.get("type")).is_none_or(|name| !catalog::NEVER_KEPT.contains(&name));
+    let is_kept = name(event.get("type")).is_none_or(|name| !catalog::NEVER_STORED.contains(&name));
     if is_other && is_kept {
         assert_eq!(asked.map_err(|failure| failure.reason), Err(Reason::WrongInstance));
     } else {

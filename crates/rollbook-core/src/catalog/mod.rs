@@ -160,12 +160,12 @@ pub static RESOURCES: [&Resource; 12] = [
 ];
 
 /// Event types that carry one-time passwords: they are acknowledged and counted, but never stored.
-pub const NEVER_KEPT: [&str; 2] = ["email.created", "sms.created"];
+pub const NEVER_STORED: [&str; 2] = ["email.created", "sms.created"];
 
 /// Returns every event type that Clerk documents.
 pub fn event_types() -> impl Iterator<Item = &'static str> {
     let of_resources = RESOURCES.into_iter().flat_map(|resource| resource.events).map(|event| event.name);
-    of_resources.chain(NEVER_KEPT)
+    of_resources.chain(NEVER_STORED)
 }
 
 /// Returns the resource and verb of an event type, if the catalog has it.

@@ -93,7 +93,7 @@ impl Links {
             let mut next = || fields.next();
             let (number, updated_at, event_at, hash) = (next()?, next()?, next()?, next()?);
             let mut version = Version {
-                dead: false,
+                is_deleted: false,
                 updated_at: updated_at.parse().ok()?,
                 event_at: event_at.parse().ok()?,
                 hash: [0; 16],
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     fn at(updated_at: i64) -> Version {
-        Version { dead: false, updated_at, event_at: updated_at, hash: [0xa7; 16] }
+        Version { is_deleted: false, updated_at, event_at: updated_at, hash: [0xa7; 16] }
     }
 
     #[test]

@@ -95,8 +95,8 @@ pub trait QueueAdmin: Send + Sync {
 
     /// Returns the room left on the queue's server or disk, as far as it is known. Reads only, cheaply enough
     /// for every scrape.
-    async fn room(&self) -> Result<Room, QueueError> {
-        Ok(Room::default())
+    async fn space(&self) -> Result<StorageSpace, QueueError> {
+        Ok(StorageSpace::default())
     }
 
     /// Compares the bodies with the indexes that refer to them, and the counts with both. With `repair` the
@@ -150,9 +150,9 @@ impl Durability {
     }
 }
 
-/// Room used and left, in bytes. `None` if unknown.
+/// Storage space used and left, in bytes. `None` if unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Room {
+pub struct StorageSpace {
     /// Memory in use on the server; with several servers, on the one nearest to its limit.
     pub memory_used: Option<u64>,
     /// Memory limit of that server. `None` also if the server has no limit of its own.
@@ -253,7 +253,7 @@ pub struct DeadLetter {
     /// Trace context of the delivery.
     pub traceparent: Option<Traceparent>,
     /// Time at which the message was parked.
-    pub died_at: Timestamp,
+    pub parked_at: Timestamp,
     /// Number of the last attempt.
     pub attempts: u32,
     /// Reason of the last failure.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, SUBSCRIPTIONS, USERS};
-use rollbook_core::change::{Assertion, Effect, Field};
+use rollbook_core::change::{Effect, Field, SubjectChange};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::event::{NAME_LENGTH_MAX, Parsed, parse};
 use rollbook_core::queue::{Lease, LeaseToken};
@@ -28,7 +28,7 @@ pub(super) fn read(event: &Value) -> Result<Parsed, Failure> {
     parse(&lease(event.to_string()), None)
 }
 
-pub(super) fn merged(event: &Value) -> Assertion {
+pub(super) fn merged(event: &Value) -> SubjectChange {
     match read(event).expect("a readable event").change.effect {
         Effect::Merge(assertion) => *assertion,
         Effect::Ignore { .. } => panic!("{event} was ignored"),
@@ -54,7 +54,7 @@ pub(super) fn user() -> Value {
     })
 }
 
-pub(super) fn column<'a>(assertion: &'a Assertion, name: &str) -> &'a Field {
+pub(super) fn column<'a>(assertion: &'a SubjectChange, name: &str) -> &'a Field {
     let position = assertion.resource.columns.iter().position(|column| column.name == name);
     &assertion.row.as_ref().expect("a row with content").values[position.expect("a column of that name")]
 }
@@ -71,7 +71,7 @@ fn a_user_is_parsed_by_the_catalog() {
     assert_eq!(column(&assertion, "public_metadata"), &Field::Json(r#"{"a":1,"plan":"pro"}"#.into()));
     assert_eq!(assertion.version.updated_at, 1_785_312_000_015);
     assert_eq!(assertion.version.event_at, 1_785_312_000_032);
-    assert!(!assertion.version.dead);
+    assert!(!assertion.version.is_deleted);
     let row = assertion.row.expect("a row with content");
     assert_eq!(row.updated_at, Some(Timestamp::from_millis(1_785_312_000_015)));
     assert_eq!(serde_json::from_str::<Value>(&row.data).expect("JSON"), user()["data"]);
@@ -107,7 +107,7 @@ fn a_membership_delete_is_recognised_by_its_type_although_it_has_content_and_no_
     let assertion = merged(&event);
     assert_eq!(assertion.resource, &ORGANIZATION_MEMBERSHIPS);
     assert_eq!(assertion.row, None);
-    assert!(assertion.version.dead);
+    assert!(assertion.version.is_deleted);
     assert_eq!((assertion.version.updated_at, assertion.version.event_at), (0, 1_786_100_405_021));
 }
 

@@ -15,7 +15,7 @@ fn phase(slot: &Slot) -> Phase {
     slot.connection.stamp().phase
 }
 
-fn closed(connections: &Connections, closed: Closed) -> u64 {
+fn closed(connections: &Connections, closed: CloseReason) -> u64 {
     connections.counts().closed[closed as usize]
 }
 
@@ -23,7 +23,7 @@ fn slot(connections: &Connections, phase: Phase, since: u64, trusted: bool) -> S
     let slot = connections.try_slot().expect("a free slot");
     slot.connection.put(phase, since);
     if trusted {
-        slot.connection.trust();
+        slot.connection.authenticated();
     }
     slot
 }
@@ -40,7 +40,7 @@ fn a_full_port_drops_the_oldest_unauthenticated_connection_and_then_the_longest_
     for (turn, dropped) in [silent, stalled, refused, idle_longest, idle].into_iter().enumerate() {
         assert_eq!(connections.table.drop_oldest(LATER), Dropped::One);
         assert_eq!(phase(&dropped), Phase::Dropped, "{turn}");
-        assert_eq!(closed(&connections, Closed::Full), turn as u64 + 1);
+        assert_eq!(closed(&connections, CloseReason::Full), turn as u64 + 1);
     }
     assert_eq!(connections.table.drop_oldest(LATER), Dropped::AllBusy);
 }
@@ -50,8 +50,8 @@ fn a_listed_connection_that_became_busy_or_authenticated_is_skipped() {
     let connections = connections(4);
     let slots: Vec<Slot> = (0..4).map(|since| slot(&connections, Phase::New, since, false)).collect();
     connections.table.drop_oldest(LATER);
-    slots[1].connection.answering();
-    slots[2].connection.trust();
+    slots[1].connection.answer_begins();
+    slots[2].connection.authenticated();
     connections.table.drop_oldest(LATER);
     let phases: Vec<Phase> = slots.iter().map(phase).collect();
     assert_eq!(phases, [Phase::Dropped, Phase::Answering, Phase::New, Phase::Dropped]);
@@ -85,7 +85,7 @@ async fn answering_connections_keep_their_slots_until_they_answer_and_a_new_clie
     let connections = connections(1);
     let busy = slot(&connections, Phase::Answering, 0, false);
     assert!(timeout(3 * RETRY_INTERVAL, connections.slot()).await.is_err());
-    assert_eq!((phase(&busy), closed(&connections, Closed::Full)), (Phase::Answering, 0));
+    assert_eq!((phase(&busy), closed(&connections, CloseReason::Full)), (Phase::Answering, 0));
     assert!(connections.table.is_wanted(), "the next response closes its connection");
     assert!(!connections.table.is_wanted(), "only one response closes its connection");
     drop(busy);
@@ -97,9 +97,9 @@ fn each_time_limit_closes_the_connection_at_its_edge_and_not_before() {
     let connections = connections(4);
     let (header, idle) = (10_000, 20_000);
     for (phase, limit, reason) in [
-        (Phase::New, header, Closed::HeaderTimeout),
-        (Phase::Head, header, Closed::HeaderTimeout),
-        (Phase::Idle, idle, Closed::IdleTimeout),
+        (Phase::New, header, CloseReason::HeaderTimeout),
+        (Phase::Head, header, CloseReason::HeaderTimeout),
+        (Phase::Idle, idle, CloseReason::IdleTimeout),
     ] {
         let slot = slot(&connections, phase, 7, true);
         let before = closed(&connections, reason);

@@ -46,19 +46,19 @@ async fn assert_port_answers(server: Server, bytes: &[u8], requests: &[&str]) {
 
 #[tokio::test]
 async fn idle_connections_do_not_block_the_port() {
-    let server = Server::start(None, Vec::new(), vec![part("queue", FakeProbe::Well)]).await;
+    let server = Server::start(None, Vec::new(), vec![part("queue", FakeProbe::Healthy)]).await;
     assert_port_answers(server, b"", &["/livez", "/metrics", "/readyz"]).await;
 }
 
 #[tokio::test]
 async fn incomplete_heads_do_not_block_the_port() {
-    let server = Server::start(None, Vec::new(), vec![part("queue", FakeProbe::Well)]).await;
+    let server = Server::start(None, Vec::new(), vec![part("queue", FakeProbe::Healthy)]).await;
     assert_port_answers(server, b"GET /livez HTTP/1.1\r\nhost:", &["/livez", "/metrics", "/readyz"]).await;
 }
 
 #[tokio::test]
 async fn unread_answers_do_not_block_the_port() {
-    let server = Server::start(None, Vec::new(), vec![part("queue", FakeProbe::Well)]).await;
+    let server = Server::start(None, Vec::new(), vec![part("queue", FakeProbe::Healthy)]).await;
     let requests = "GET /metrics HTTP/1.1\r\nhost: ops\r\n\r\n".repeat(400);
     assert_port_answers(server, requests.as_bytes(), &["/livez", "/metrics", "/readyz"]).await;
 }

@@ -18,8 +18,8 @@ use self::stage::{FakeProbe, FixedClock, NOW, PART_MISSING, Server, assert_line,
 
 #[tokio::test]
 async fn all_parts_ok_gives_200_with_every_part_named() {
-    let ready = vec![part("queue", FakeProbe::Well), part("store", FakeProbe::Well)];
-    let server = Server::start(None, vec![part("worker", FakeProbe::Well)], ready).await;
+    let ready = vec![part("queue", FakeProbe::Healthy), part("store", FakeProbe::Healthy)];
+    let server = Server::start(None, vec![part("worker", FakeProbe::Healthy)], ready).await;
     let answer = server.get("/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert_eq!(body(&answer), "{\"parts\":{\"queue\":\"ok\",\"store\":\"ok\"},\"status\":\"ok\"}\n");
@@ -31,7 +31,8 @@ async fn all_parts_ok_gives_200_with_every_part_named() {
 
 #[tokio::test]
 async fn one_failing_part_gives_503_and_the_other_parts_stay_ok() {
-    let ready = vec![part("queue", FakeProbe::Failing("the disk is full")), part("store", FakeProbe::Well)];
+    let ready =
+        vec![part("queue", FakeProbe::Failing("the disk is full")), part("store", FakeProbe::Healthy)];
     let server = Server::start(None, Vec::new(), ready).await;
     let answer = server.get("/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
@@ -45,8 +46,10 @@ async fn one_failing_part_gives_503_and_the_other_parts_stay_ok() {
 
 #[tokio::test]
 async fn a_degraded_part_is_ready_and_reports_its_weakness() {
-    let ready =
-        vec![part("queue", FakeProbe::Degraded("appendfsync is everysec")), part("store", FakeProbe::Well)];
+    let ready = vec![
+        part("queue", FakeProbe::Degraded("appendfsync is everysec")),
+        part("store", FakeProbe::Healthy),
+    ];
     let server = Server::start(None, Vec::new(), ready).await;
     let answer = server.get("/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
@@ -84,14 +87,14 @@ async fn a_queue_that_answers_but_refuses_deliveries_is_not_ready_and_reports_wh
     assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 0");
     server.stop().await;
 
-    let server = Server::with_used_queue(FakeProbe::Well).await;
+    let server = Server::with_used_queue(FakeProbe::Healthy).await;
     assert_eq!(body(&server.get("/readyz").await), "{\"parts\":{\"queue\":\"ok\"},\"status\":\"ok\"}\n");
     server.stop().await;
 }
 
 #[tokio::test]
 async fn a_part_that_does_not_answer_fails_within_the_limit() {
-    let ready = vec![part("queue", FakeProbe::NoAnswer), part("store", FakeProbe::Well)];
+    let ready = vec![part("queue", FakeProbe::NoAnswer), part("store", FakeProbe::Healthy)];
     let server = Server::start(None, Vec::new(), ready).await;
     let answer = server.get("/readyz").await;
     assert!(answer.contains("\"queue\":\"no answer within 2s\",\"store\":\"ok\""), "{answer}");
@@ -160,7 +163,7 @@ async fn a_queue_with_an_unreachable_part_is_ready_and_names_the_part() {
 async fn each_request_queries_the_queue_only_once() {
     let fake = queue(Some(Ok(QueueStats { delayed: 1, ..QueueStats::default() })));
     let server =
-        Server::start(Some(Arc::clone(&fake)), Vec::new(), vec![part("store", FakeProbe::Well)]).await;
+        Server::start(Some(Arc::clone(&fake)), Vec::new(), vec![part("store", FakeProbe::Healthy)]).await;
     server.get("/metrics").await;
     assert_eq!(fake.asked.load(Ordering::Relaxed), 2, "one query for stats, one for durability");
     let answer = server.get("/readyz").await;
@@ -206,7 +209,7 @@ async fn a_watched_part_is_shown_and_does_not_affect_readiness() {
         Registry::new(),
         None,
         Vec::new(),
-        vec![part("queue", FakeProbe::Well)],
+        vec![part("queue", FakeProbe::Healthy)],
         Arc::new(FixedClock),
     )
     .expect("all names are free")
@@ -234,8 +237,8 @@ async fn a_stopping_process_is_live_but_not_ready() {
     let ops = Ops::new(
         Registry::new(),
         None,
-        vec![part("worker", FakeProbe::Well)],
-        vec![part("queue", FakeProbe::Well)],
+        vec![part("worker", FakeProbe::Healthy)],
+        vec![part("queue", FakeProbe::Healthy)],
         Arc::new(FixedClock),
     )
     .expect("all names are free")

@@ -10,11 +10,11 @@ use prometheus::Registry;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
     BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, MessagesCursor, MessagesPage,
-    QueueAdmin, QueueError, QueueStats, QueuedMessage, Room,
+    QueueAdmin, QueueError, QueueStats, QueuedMessage, StorageSpace,
 };
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::weakness::Weakness;
-use rollbook_ops::{Condition, Ops, Part, Probe, WatchedQueue};
+use rollbook_ops::{Component, Condition, Ops, Probe, WatchedQueue};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -35,7 +35,7 @@ impl Clock for FixedClock {
 
 #[derive(Clone)]
 pub(crate) enum FakeProbe {
-    Well,
+    Healthy,
     Degraded(&'static str),
     Impaired(&'static str),
     Unproven(&'static str),
@@ -47,7 +47,7 @@ pub(crate) enum FakeProbe {
 impl Probe for FakeProbe {
     async fn check(&self) -> Condition {
         match self {
-            Self::Well => Condition::Well,
+            Self::Healthy => Condition::Healthy,
             Self::Degraded(why) => Condition::Degraded((*why).to_owned()),
             Self::Impaired(why) => Condition::Impaired((*why).to_owned()),
             Self::Unproven(why) => Condition::Unproven((*why).to_owned()),
@@ -133,11 +133,15 @@ impl QueueAdmin for FakeQueue {
         panic!("a probe writes nothing")
     }
 
-    async fn room(&self) -> Result<Room, QueueError> {
+    async fn space(&self) -> Result<StorageSpace, QueueError> {
         // The room is known whenever there are dead letters.
         let answer = self.answer.lock().expect("no test panics with it").clone();
         let used = answer.and_then(Result::ok).map(|stats| stats.dead).filter(|dead| *dead > 0);
-        Ok(Room { memory_used: used, memory_limit: used.map(|used| used * 2), ..Room::default() })
+        Ok(StorageSpace {
+            memory_used: used,
+            memory_limit: used.map(|used| used * 2),
+            ..StorageSpace::default()
+        })
     }
 
     async fn durability(&self) -> Result<Durability, QueueError> {
@@ -161,15 +165,19 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) async fn start(queue: Option<Arc<FakeQueue>>, live: Vec<Part>, ready: Vec<Part>) -> Self {
+    pub(crate) async fn start(
+        queue: Option<Arc<FakeQueue>>,
+        live: Vec<Component>,
+        ready: Vec<Component>,
+    ) -> Self {
         Self::with_registry(Registry::new(), queue, live, ready).await
     }
 
     pub(crate) async fn with_registry(
         registry: Registry,
         queue: Option<Arc<FakeQueue>>,
-        live: Vec<Part>,
-        ready: Vec<Part>,
+        live: Vec<Component>,
+        ready: Vec<Component>,
     ) -> Self {
         let queue = queue.map(|admin| WatchedQueue { admin, depth_max: DEPTH_MAX });
         let ops = Ops::new(registry, queue, live, ready, Arc::new(FixedClock)).expect("all names are free");
@@ -181,7 +189,7 @@ impl Server {
         let queue = WatchedQueue { admin: queue(Some(Ok(QueueStats::default()))), depth_max: DEPTH_MAX };
         let (registry, clock) = (Registry::new(), Arc::new(FixedClock));
         let ops = Ops::new(registry, Some(queue), Vec::new(), Vec::new(), clock).expect("all names are free");
-        Self::serving(ops.judging_queue_by(Arc::new(used))).await
+        Self::serving(ops.with_queue_probe(Arc::new(used))).await
     }
 
     #[expect(clippy::disallowed_methods, reason = "every test awaits the server it starts")]
@@ -216,8 +224,8 @@ impl Server {
     }
 }
 
-pub(crate) fn part(name: &'static str, probe: FakeProbe) -> Part {
-    Part { name, probe: Arc::new(probe) }
+pub(crate) fn part(name: &'static str, probe: FakeProbe) -> Component {
+    Component { name, probe: Arc::new(probe) }
 }
 
 pub(crate) fn queue(answer: Option<Result<QueueStats, QueueError>>) -> Arc<FakeQueue> {

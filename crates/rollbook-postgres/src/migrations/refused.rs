@@ -24,7 +24,7 @@ pub(super) fn judge(place: &Place, step: &str, error: &sqlx::Error) -> Fault {
              where it stopped"
         ));
     }
-    match fault::judge(place, error).unblamed() {
+    match fault::judge(place, error).innermost() {
         // A step holds no values: a constraint or a trigger of the team's own refuses rows that it rewrites.
         Fault::Data(text) => Fault::Deployment(format!(
             "{place}: migration {step} can't be applied: {text}; drop the constraint or disable the trigger on the table, \

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use rollbook_core::catalog::{RESOURCES, Resource};
-use rollbook_core::change::{Applied, Assertion, Change, Effect};
-use rollbook_core::merge::{self, Content, Inherited, Links, Stored, Winner};
-use rollbook_core::store::Keeping;
+use rollbook_core::change::{Applied, Change, Effect, SubjectChange};
+use rollbook_core::merge::{self, Content, FromParents, Links, SubjectState, SubjectUpdate};
+use rollbook_core::store::RetentionChoices;
 use rollbook_core::time::Timestamp;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgRow};
@@ -27,10 +27,10 @@ const WRITES_MAX: usize = 3;
 /// What is known of a row: its state, and how often it has been written.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Seen {
-    pub(super) stored: Stored,
+    pub(super) stored: SubjectState,
     pub(super) revision: i64,
     /// The end that it shows from its parents.
-    pub(super) inherited: Option<Time>,
+    pub(super) from_parents: Option<Time>,
 }
 
 /// What is known of the subjects of each of [`RESOURCES`], by id.
@@ -48,7 +48,7 @@ pub(super) struct Asked<'a> {
 pub(super) struct Apply<'a> {
     pub(super) statements: &'a Statements,
     pub(super) changes: &'a [Change],
-    pub(super) keeping: Keeping,
+    pub(super) keeping: RetentionChoices,
     pub(super) now: Timestamp,
 }
 
@@ -57,7 +57,7 @@ struct Part<'a> {
     resource: &'static Resource,
     /// Their places in the batch.
     positions: Vec<usize>,
-    assertions: Vec<&'a Assertion>,
+    assertions: Vec<&'a SubjectChange>,
     /// The `svix-id` of each.
     origins: Vec<&'a str>,
 }
@@ -81,21 +81,21 @@ impl Work for Apply<'_> {
         let mut outcomes = vec![Applied::Ignored; self.changes.len()];
         if parts.iter().any(|part| !part.assertions.is_empty()) {
             let mut asked = Asked::default();
-            for assertion in parts.iter().flat_map(|part| &part.assertions) {
-                ask(&mut asked, assertion);
+            for subject_change in parts.iter().flat_map(|part| &part.assertions) {
+                ask(&mut asked, subject_change);
             }
             let mut known = known(self.statements, session, &asked).await?;
             let mut ended = Ids::new();
             for (number, part) in parts.iter().enumerate() {
-                part.assertions.iter().for_each(|assertion| doubts.rely(assertion, &known));
+                part.assertions.iter().for_each(|subject_change| doubts.rely(subject_change, &known));
                 let applied = self.merge(session, number, part, &mut known, &mut ended).await?;
                 for (position, outcome) in part.positions.iter().zip(applied) {
                     outcomes[*position] = outcome;
                 }
             }
             must_show(self.statements, session, &ended).await?;
-            for assertion in parts.iter().flat_map(|part| &part.assertions) {
-                doubts.add(assertion, &known);
+            for subject_change in parts.iter().flat_map(|part| &part.assertions) {
+                doubts.add(subject_change, &known);
             }
         }
         if self.keeping.ledger {
@@ -109,11 +109,11 @@ impl<'a> Apply<'a> {
     fn part(&self, resource: &'static Resource) -> Part<'a> {
         let mut part = Part { resource, positions: Vec::new(), assertions: Vec::new(), origins: Vec::new() };
         for (position, change) in self.changes.iter().enumerate() {
-            if let Effect::Merge(assertion) = &change.effect
-                && assertion.resource == resource
+            if let Effect::Merge(subject_change) = &change.effect
+                && subject_change.resource == resource
             {
                 part.positions.push(position);
-                part.assertions.push(assertion);
+                part.assertions.push(subject_change);
                 part.origins.push(change.origin.message_id.as_str());
             }
         }
@@ -134,7 +134,7 @@ impl<'a> Apply<'a> {
         for _ in 0..WRITES_MAX {
             let stored = |id: &str| known[number].get(id).map(|seen| seen.stored);
             let folded = merge::fold(&part.assertions, self.keeping.deleted_rows, stored);
-            let id_of = |winner: &Winner| part.assertions[winner.last].id.as_str();
+            let id_of = |winner: &SubjectUpdate| part.assertions[winner.last].id.as_str();
             let open = folded.winners.iter().filter(|winner| !written.contains(id_of(winner)));
             let writes: Vec<Write<'_>> = open.map(|winner| part.write(winner, number, known)).collect();
             if !writes.is_empty() {
@@ -147,9 +147,9 @@ impl<'a> Apply<'a> {
                 }
             }
             let mut asked = Asked::default();
-            for assertion in folded.winners.iter().map(|winner| part.assertions[winner.last]) {
-                if !written.contains(&assertion.id) {
-                    let all = part.assertions.iter().filter(|other| other.id == assertion.id);
+            for subject_change in folded.winners.iter().map(|winner| part.assertions[winner.last]) {
+                if !written.contains(&subject_change.id) {
+                    let all = part.assertions.iter().filter(|other| other.id == subject_change.id);
                     all.for_each(|other| ask(&mut asked, other));
                 }
             }
@@ -164,8 +164,8 @@ impl<'a> Apply<'a> {
                     seen.revision += 1;
                     // A write without content leaves what is there.
                     if write.row.is_some() || winner.state.content == Content::Erased {
-                        seen.inherited =
-                            write.inherited.deleted_at.map(|at| Time(Timestamp::from_millis(at)));
+                        seen.from_parents =
+                            write.from_parents.deleted_at.map(|at| Time(Timestamp::from_millis(at)));
                     }
                 }
                 return Ok(folded.outcomes);
@@ -203,18 +203,18 @@ impl<'a> Apply<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn write(&self, winner: &Winner, number: usize, known: &Known) -> Write<'a> {
-        let assertion: &'a Assertion = self.assertions[winner.last];
+    fn write(&self, winner: &SubjectUpdate, number: usize, known: &Known) -> Write<'a> {
+        let subject_change: &'a SubjectChange = self.assertions[winner.last];
         let row = winner.content.and_then(|position| self.assertions[position].row.as_ref());
         let parent = |of, id: &str| known[number_of(of)].get(id).map(|seen| seen.stored);
         Write {
-            id: &assertion.id,
+            id: &subject_change.id,
             row,
             parents: winner.parents(&self.assertions),
             state: winner.state,
-            revision: known[number].get(&assertion.id).map_or(0, |seen| seen.revision) + 1,
-            inherited: row
-                .map_or_else(Inherited::default, |row| merge::inherited(self.resource, row, parent)),
+            revision: known[number].get(&subject_change.id).map_or(0, |seen| seen.revision) + 1,
+            from_parents: row
+                .map_or_else(FromParents::default, |row| merge::from_parents(self.resource, row, parent)),
             synced_by: self.origins[winner.last],
         }
     }
@@ -244,9 +244,9 @@ pub(super) async fn undone(
 }
 
 /// Asks for a change's subject, and for its parents.
-fn ask<'a>(asked: &mut Asked<'a>, assertion: &'a Assertion) {
-    asked.subjects[number_of(assertion.resource)].insert(&assertion.id);
-    for (link, id) in assertion.row.iter().flat_map(|row| merge::parents(assertion.resource, row)) {
+fn ask<'a>(asked: &mut Asked<'a>, subject_change: &'a SubjectChange) {
+    asked.subjects[number_of(subject_change.resource)].insert(&subject_change.id);
+    for (link, id) in subject_change.row.iter().flat_map(|row| merge::parents(subject_change.resource, row)) {
         asked.parents[number_of(link.parent)].insert(id);
     }
 }
@@ -281,6 +281,6 @@ fn seen(row: &PgRow) -> sqlx::Result<Seen> {
     let content = Content::from_columns(row.try_get(2)?, row.try_get(3)?, hash).ok_or_else(unknown)?;
     let odd = || sqlx::Error::Decode("version_links is not as Rollbook writes it".into());
     let links = Links::from_column(row.try_get(9)?, [row.try_get(10)?, row.try_get(11)?]).ok_or_else(odd)?;
-    let stored = Stored { content, deleted_at: row.try_get(5)?, floor: row.try_get(6)?, links };
-    Ok(Seen { stored, revision: row.try_get(7)?, inherited: row.try_get(8)? })
+    let stored = SubjectState { content, deleted_at: row.try_get(5)?, floor: row.try_get(6)?, links };
+    Ok(Seen { stored, revision: row.try_get(7)?, from_parents: row.try_get(8)? })
 }

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use rollbook_core::store::{Cascaded, ErasedCounts, ErasureProgress, PendingWork, StoreError};
+use rollbook_core::store::{CascadeStep, ErasedCounts, ErasureProgress, PendingWork, StoreError};
 use sqlx::Row as _;
 
 use super::PostgresStore;
@@ -31,7 +31,7 @@ pub(super) const REFUSED_MAX: u64 = 100;
 
 /// What has been done so far, and by when a turn ends.
 pub(super) struct Turn<'a> {
-    pub(super) done: Cascaded,
+    pub(super) done: CascadeStep,
     /// Lines of the ledger that were removed.
     pub(super) ledger: u64,
     /// Why a row was refused last.
@@ -47,7 +47,7 @@ impl Default for Turn<'_> {
     fn default() -> Self {
         let now = Instant::now();
         Self {
-            done: Cascaded::default(),
+            done: CascadeStep::default(),
             ledger: 0,
             why: None,
             kept: Kept::default(),
@@ -95,7 +95,7 @@ pub(super) enum Ended {
 
 impl PostgresStore {
     /// One turn: rows that were refused, as far as they are due, and one parent.
-    pub(super) async fn turn(&self) -> Result<Cascaded, StoreError> {
+    pub(super) async fn turn(&self) -> Result<CascadeStep, StoreError> {
         let lines = &self.statements.lines;
         let mut turn = Turn::default();
         let rows = Take { statements: lines, what: PendingWork::Row, limit: RETRIED_MAX };
@@ -107,7 +107,7 @@ impl PostgresStore {
             self.work_off(&line, &mut turn).await?;
         }
         let left = self.database.run(&Left { statements: lines }).await?;
-        Ok(Cascaded { rows: turn.done.rows, refused: turn.done.refused, ..left })
+        Ok(CascadeStep { rows: turn.done.rows, refused: turn.done.refused, ..left })
     }
 
     /// Tries rows again that were refused: each by itself, since it is known to fail.

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use rollbook_core::catalog::{LINKS_MAX, Resource};
-use rollbook_core::merge::Inherited;
+use rollbook_core::merge::FromParents;
 use rollbook_core::store::{ErasedCounts, ErasureProgress, PendingWork, StoreError};
 use rollbook_core::time::Timestamp;
 use sqlx::Row as _;
@@ -171,14 +171,14 @@ impl Bury<'_> {
             asked.subjects[number].insert(id);
             let known = apply::known(self.statements, session, &asked).await?;
             let Seen { stored, revision, .. } = known[number].get(id).copied().unwrap_or_default();
-            let (state, inherited) = (stored.forgotten(self.at), Inherited::default());
+            let (state, from_parents) = (stored.erased_by_operator(self.at), FromParents::default());
             let write = Write {
                 id,
                 row: None,
                 parents: [None; LINKS_MAX],
                 state,
                 revision: revision + 1,
-                inherited,
+                from_parents,
                 synced_by: ERASED_BY,
             };
             let arguments = arguments(resource, &[write], self.at).map_err(sqlx::Error::Encode)?;

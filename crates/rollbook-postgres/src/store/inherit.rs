@@ -52,9 +52,9 @@ impl Dependents {
                 ends.push(format!("{parent}.deleted_at"));
                 erased.push(format!("coalesce({is_erased}, false)"));
             } else {
-                let is_forgotten = format!("{is_erased} AND {parent}.version_floor > 0");
-                ends.push(format!("CASE WHEN {is_forgotten} THEN {parent}.deleted_at END"));
-                erased.push(format!("coalesce({is_forgotten}, false)"));
+                let is_erased_by_operator = format!("{is_erased} AND {parent}.version_floor > 0");
+                ends.push(format!("CASE WHEN {is_erased_by_operator} THEN {parent}.deleted_at END"));
+                erased.push(format!("coalesce({is_erased_by_operator}, false)"));
             }
         }
         let (joins, end, erased) = (joins.join(" "), ends.join(", "), erased.join(" OR "));

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use rollbook_core::catalog::{Resource, find_resource};
-use rollbook_core::store::{Cascaded, Cascades, PendingCascade, PendingWork};
+use rollbook_core::store::{CascadeStep, PendingCascade, PendingCascades, PendingWork};
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, Row as _};
@@ -335,17 +335,17 @@ pub(super) struct Left<'a> {
 }
 
 impl Work for Left<'_> {
-    type Output = Cascaded;
+    type Output = CascadeStep;
 
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Cascaded> {
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<CascadeStep> {
         let rows = session.fetch(&self.statements.left, PgArguments::default()).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         let due_in: Option<i64> = row.try_get(2)?;
-        Ok(Cascaded {
+        Ok(CascadeStep {
             parents_left: count(row, 0)?,
             rows_left: count(row, 1)?,
             due_in: due_in.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or_default())),
-            ..Cascaded::default()
+            ..CascadeStep::default()
         })
     }
 }
@@ -362,9 +362,9 @@ pub(super) struct List<'a> {
 }
 
 impl Work for List<'_> {
-    type Output = Cascades;
+    type Output = PendingCascades;
 
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Cascades> {
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<PendingCascades> {
         let mut arguments = PgArguments::default();
         arguments.add(self.about).map_err(sqlx::Error::Encode)?;
         let counted = session.fetch(&self.statements.count, arguments.clone()).await?;
@@ -372,7 +372,7 @@ impl Work for List<'_> {
         arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
         let rows = session.fetch(&self.statements.list, arguments).await?;
         let listed = rows.iter().map(pending).collect::<sqlx::Result<_>>()?;
-        Ok(Cascades { parents: count(counted, 0)?, rows: count(counted, 1)?, listed })
+        Ok(PendingCascades { parents: count(counted, 0)?, rows: count(counted, 1)?, listed })
     }
 }
 

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use rollbook_core::catalog::{Link, RESOURCES, Resource};
-use rollbook_core::change::Assertion;
-use rollbook_core::merge::{self, Content, Stored};
+use rollbook_core::change::SubjectChange;
+use rollbook_core::merge::{self, Content, SubjectState};
 use rollbook_core::store::PendingWork;
 use rollbook_core::time::Timestamp;
 use sqlx::error::BoxDynError;
@@ -29,7 +29,7 @@ pub(super) struct Doubts {
     /// The parents by which rows were written.
     relied: BTreeMap<usize, BTreeMap<String, Relied>>,
     /// Parents that have ended, and how.
-    ended: BTreeMap<usize, BTreeMap<String, Stored>>,
+    ended: BTreeMap<usize, BTreeMap<String, SubjectState>>,
     /// Rows that may not show what they should by what is known already.
     suspects: Ids,
 }
@@ -37,15 +37,15 @@ pub(super) struct Doubts {
 /// What was known of a parent when rows were written by it.
 #[derive(Default)]
 struct Relied {
-    known: Stored,
+    known: SubjectState,
     children: Ids,
 }
 
 impl Doubts {
     /// Adds the parents by which a row is going to be written, as they are known now. What is read of them later, since
     /// others wrote the row meanwhile, does not count: rows may have been written by this.
-    pub(super) fn rely(&mut self, assertion: &Assertion, known: &Known) {
-        let Assertion { resource, id, row, .. } = assertion;
+    pub(super) fn rely(&mut self, subject_change: &SubjectChange, known: &Known) {
+        let SubjectChange { resource, id, row, .. } = subject_change;
         for (link, parent) in row.iter().flat_map(|row| merge::parents(resource, row)) {
             let number = number_of(link.parent);
             let parents = self.relied.entry(number).or_default();
@@ -59,12 +59,12 @@ impl Doubts {
 
     /// Adds what may be wrong about a change's subject or its children, whatever became of the change: one
     /// that changed nothing may be the second try of one whose worker died before it looked.
-    pub(super) fn add(&mut self, assertion: &Assertion, known: &Known) {
-        let Assertion { resource, id, version, row } = assertion;
+    pub(super) fn add(&mut self, subject_change: &SubjectChange, known: &Known) {
+        let SubjectChange { resource, id, version, row } = subject_change;
         let number = number_of(resource);
         let seen = known[number].get(id);
         if resource.links.is_empty() {
-            if let Some(stored) = seen.map(|seen| seen.stored).filter(|_| version.dead)
+            if let Some(stored) = seen.map(|seen| seen.stored).filter(|_| version.is_deleted)
                 && RESOURCES
                     .iter()
                     .any(|child| child.links.iter().any(|link| is_meant(link, number, &stored)))
@@ -79,8 +79,8 @@ impl Doubts {
         }
         let Some(row) = row else { return };
         let stored = |of, id: &str| known[number_of(of)].get(id).map(|seen| seen.stored);
-        let should = merge::inherited(resource, row, stored);
-        let shows = seen.and_then(|seen| seen.inherited);
+        let should = merge::from_parents(resource, row, stored);
+        let shows = seen.and_then(|seen| seen.from_parents);
         let is_deleted = seen.is_some_and(|seen| seen.stored.deleted_at.is_some());
         let differs = shows != should.deleted_at.map(|at| Time(Timestamp::from_millis(at))) && !is_deleted;
         // Whether there is content is not known here: who emptied the parent may have died before its children.
@@ -98,7 +98,7 @@ impl Doubts {
     pub(super) fn lines(&self, parents: bool, rows: &Ids) -> Vec<Line> {
         let ended = self.ended.iter().filter(|_| parents).flat_map(|(number, ended)| {
             ended.iter().map(|(id, stored)| Line {
-                survivors: stored.is_forgotten(),
+                survivors: stored.is_erased_by_operator(),
                 ..Line::new(RESOURCES[*number], id.clone(), PendingWork::Children)
             })
         });
@@ -132,8 +132,8 @@ impl Doubts {
 }
 
 /// Whether rows have something from a deleted parent of the table with this number by a link.
-fn is_meant(link: &Link, number: usize, parent: &Stored) -> bool {
-    number_of(link.parent) == number && (link.cascades || parent.is_forgotten())
+fn is_meant(link: &Link, number: usize, parent: &SubjectState) -> bool {
+    number_of(link.parent) == number && (link.cascades || parent.is_erased_by_operator())
 }
 
 /// What a recheck has found.
@@ -214,9 +214,9 @@ impl Look<'_> {
             parts.push(format!("{ended} AND id = ANY (${}::text[])", arguments.len()));
         }
         for (number, parents) in &self.doubts.ended {
-            let all: Vec<(&String, &Stored)> = parents.iter().collect();
-            let forgotten: Vec<(&String, &Stored)> =
-                parents.iter().filter(|(_, stored)| stored.is_forgotten()).collect();
+            let all: Vec<(&String, &SubjectState)> = parents.iter().collect();
+            let forgotten: Vec<(&String, &SubjectState)> =
+                parents.iter().filter(|(_, stored)| stored.is_erased_by_operator()).collect();
             for (parents, cascades) in [(all, true), (forgotten, false)] {
                 if parents.is_empty() {
                     continue;
@@ -236,7 +236,7 @@ impl Look<'_> {
 }
 
 /// Parents with when they were deleted and whether their content is erased, as arguments.
-fn given(arguments: &mut PgArguments, parents: &[(&String, &Stored)]) -> Result<String, BoxDynError> {
+fn given(arguments: &mut PgArguments, parents: &[(&String, &SubjectState)]) -> Result<String, BoxDynError> {
     arguments.add(parents.iter().map(|(id, _)| id.as_str()).collect::<Vec<&str>>())?;
     let ends = parents.iter().map(|(_, stored)| stored.deleted_at);
     arguments

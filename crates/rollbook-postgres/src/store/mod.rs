@@ -33,8 +33,8 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::pace::Pace;
 use rollbook_core::protection::Protection;
 use rollbook_core::store::{
-    Cascaded, Cascades, Due, ErasedCounts, ErasureProgress, Keeping, LedgerEntry, RowView, Store, StoreError,
-    Tidied,
+    CascadeStep, ErasedCounts, ErasureProgress, LedgerEntry, PendingCascades, RetentionChoices,
+    RetentionLimits, RetentionStep, RowView, Store, StoreError,
 };
 use rollbook_core::sweep::Sweep;
 use rollbook_core::time::{Clock, Timestamp};
@@ -60,7 +60,7 @@ pub struct PostgresStore {
     clock: Arc<dyn Clock>,
     statements: Statements,
     schema: String,
-    keeping: Keeping,
+    keeping: RetentionChoices,
     statement_timeout: Duration,
     /// Of steps that write rows.
     pace: Pace,
@@ -88,7 +88,7 @@ impl PostgresStore {
             clock,
             statements,
             schema: settings.schema,
-            keeping: Keeping::default(),
+            keeping: RetentionChoices::default(),
             statement_timeout: settings.statement_timeout,
             pace: Pace::default(),
             ledger_pace: Pace::default(),
@@ -99,7 +99,7 @@ impl PostgresStore {
 
     /// The same store, keeping what this says.
     #[must_use]
-    pub fn keeping(self, keeping: Keeping) -> Self {
+    pub fn keeping(self, keeping: RetentionChoices) -> Self {
         Self { keeping, ..self }
     }
 
@@ -225,19 +225,19 @@ impl Store for PostgresStore {
         self.erase_subjects(&subjects, at, progress).await
     }
 
-    async fn cascade(&self) -> Result<Cascaded, StoreError> {
+    async fn cascade(&self) -> Result<CascadeStep, StoreError> {
         self.turn().await
     }
 
-    async fn cascade_left(&self) {
+    async fn cascade_pending(&self) {
         self.left.notified().await;
     }
 
-    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<Cascades, StoreError> {
+    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {
         Ok(self.database.run(&List { statements: &self.statements.lines, about, limit }).await?)
     }
 
-    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
+    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
         self.retain(due).await
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rollbook_core::catalog::{RESOURCES, USERS};
 use rollbook_core::rehearsal;
-use rollbook_core::store::{Keeping, PendingWork};
+use rollbook_core::store::{PendingWork, RetentionChoices};
 use rollbook_core::time::Timestamp;
 
 use super::apply::{Apply, Done};
@@ -27,7 +27,7 @@ const CHECK_NOW: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 /// Applies the made-up batches, does what follows a commit and one step of retention.
 pub(super) struct Rehearse<'a> {
     pub(super) statements: &'a Statements,
-    pub(super) keeping: Keeping,
+    pub(super) keeping: RetentionChoices,
     pub(super) now: Timestamp,
 }
 

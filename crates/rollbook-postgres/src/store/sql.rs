@@ -264,11 +264,11 @@ impl Table {
             .chain(links)
             .chain(version_links(resource))
             .map(|name| format!("{name} = NULL"));
-        let inherited =
+        let from_parents =
             if resource.links.is_empty() { "NULL::timestamptz" } else { "version_parents_deleted_at" };
         Self {
             stored: format!(
-                r#"SELECT {number}::int4, id, {state}, {inherited}, {named} FROM "{schema}".{table}"#,
+                r#"SELECT {number}::int4, id, {state}, {from_parents}, {named} FROM "{schema}".{table}"#,
                 state = listed(STATE.map(|(name, _)| name)),
                 named = named(resource),
             ),
@@ -335,13 +335,13 @@ fn named(resource: &Resource) -> String {
 
 /// A change without content leaves the content, which the hash stands for.
 fn upsert(schema: &str, resource: &'static Resource) -> String {
-    let inherited = [("version_parents_deleted_at", "timestamptz")];
-    let inherited = inherited.into_iter().filter(|_| !resource.links.is_empty());
+    let from_parents = [("version_parents_deleted_at", "timestamptz")];
+    let from_parents = from_parents.into_iter().filter(|_| !resource.links.is_empty());
     let links = version_links(resource).map(|name| (name, "text"));
     let written: Vec<(&str, &str)> = columns(resource)
         .map(|(name, kind)| (name, type_of(kind)))
         .chain(STATE)
-        .chain(inherited)
+        .chain(from_parents)
         .chain(links)
         .collect();
     let names = listed(written.iter().map(|(name, _)| name));

@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use rollbook_core::catalog::{RESOURCES, Resource};
-use rollbook_core::store::{Due, PendingWork, StoreError, Tidied};
+use rollbook_core::store::{PendingWork, RetentionLimits, RetentionStep, StoreError};
 use rollbook_core::sweep::Cursor;
 use rollbook_core::time::Timestamp;
 use sqlx::postgres::PgArguments;
@@ -37,13 +37,13 @@ fn fits(count: u64) -> usize {
 
 impl PostgresStore {
     /// What is due, at most so many lines and rows. Trouble with the one keeps the other from nothing.
-    pub(super) async fn retain(&self, due: &Due) -> Result<Tidied, StoreError> {
+    pub(super) async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
         let ledger = self.prune(due).await;
         let rows = self.erase_deleted(due).await;
-        Ok(Tidied { ledger: ledger?, rows: rows? })
+        Ok(RetentionStep { ledger: ledger?, rows: rows? })
     }
 
-    async fn prune(&self, due: &Due) -> Result<u64, StoreError> {
+    async fn prune(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
         let Some(before) = due.ledger_before else { return Ok(0) };
         let mut gone = 0;
         loop {
@@ -62,7 +62,7 @@ impl PostgresStore {
         }
     }
 
-    async fn erase_deleted(&self, due: &Due) -> Result<u64, StoreError> {
+    async fn erase_deleted(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
         let Some(before) = due.deleted_before else { return Ok(0) };
         let mut turn = Turn::default();
         let mut erased = self.erase_again(before, &mut turn).await?;

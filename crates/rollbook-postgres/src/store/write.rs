@@ -2,7 +2,7 @@
 
 use rollbook_core::catalog::{Kind, LINKS_MAX, Resource};
 use rollbook_core::change::{Field, Row};
-use rollbook_core::merge::{Inherited, Stored};
+use rollbook_core::merge::{FromParents, SubjectState};
 use rollbook_core::time::Timestamp;
 use sqlx::Arguments as _;
 use sqlx::error::BoxDynError;
@@ -17,17 +17,17 @@ pub(super) struct Write<'a> {
     pub(super) row: Option<&'a Row>,
     /// The ids of parents that are to be written, in the order of the resource's links; the others stay.
     pub(super) parents: [Option<&'a str>; LINKS_MAX],
-    pub(super) state: Stored,
+    pub(super) state: SubjectState,
     /// How often the row has been written with this.
     pub(super) revision: i64,
-    pub(super) inherited: Inherited,
+    pub(super) from_parents: FromParents,
     pub(super) synced_by: &'a str,
 }
 
 impl<'a> Write<'a> {
     /// The content, where the parents leave any.
     fn whole(&self) -> Option<&'a Row> {
-        self.row.filter(|_| !self.inherited.erased)
+        self.row.filter(|_| !self.from_parents.erased)
     }
 
     /// Whether the row is deleted with this, by itself or by its parents.
@@ -36,7 +36,7 @@ impl<'a> Write<'a> {
     }
 
     fn deleted_at(&self) -> Option<Time> {
-        self.state.deleted_at.or(self.inherited.deleted_at).map(time)
+        self.state.deleted_at.or(self.from_parents.deleted_at).map(time)
     }
 }
 
@@ -78,8 +78,8 @@ pub(super) fn arguments(
     arguments.add(writes.iter().map(|write| write.state.floor).collect::<Vec<i64>>())?;
     arguments.add(writes.iter().map(|write| write.revision).collect::<Vec<i64>>())?;
     if !resource.links.is_empty() {
-        let inherited = writes.iter().map(|write| write.inherited.deleted_at.map(time));
-        arguments.add(inherited.collect::<Vec<Option<Time>>>())?;
+        let from_parents = writes.iter().map(|write| write.from_parents.deleted_at.map(time));
+        arguments.add(from_parents.collect::<Vec<Option<Time>>>())?;
         let links = writes.iter().map(|write| write.state.links.to_column());
         arguments.add(links.collect::<Vec<Option<String>>>())?;
     }

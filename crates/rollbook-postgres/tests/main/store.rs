@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rollbook_core::catalog::RESOURCES;
-use rollbook_core::store::{Keeping, Store};
+use rollbook_core::store::{RetentionChoices, Store};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_postgres::PostgresStore;
 use rollbook_testkit::clock::ManualClock;
@@ -15,7 +15,7 @@ use crate::world::World;
 struct Harness {
     store: Option<Arc<PostgresStore>>,
     clock: Arc<ManualClock>,
-    keeping: Keeping,
+    keeping: RetentionChoices,
     world: World,
 }
 
@@ -30,7 +30,7 @@ impl Harness {
 async fn open() -> Harness {
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_785_312_000_000)));
     let (world, _) = World::with_roles().await;
-    let mut harness = Harness { store: None, clock, keeping: Keeping::default(), world };
+    let mut harness = Harness { store: None, clock, keeping: RetentionChoices::default(), world };
     harness.store = Some(harness.open());
     harness
 }
@@ -50,7 +50,7 @@ impl StoreHarness for Harness {
         self.store = Some(self.open());
     }
 
-    async fn keep(&mut self, keeping: Keeping) {
+    async fn keep(&mut self, keeping: RetentionChoices) {
         self.keeping = keeping;
         self.reopen().await;
     }

@@ -149,7 +149,7 @@ async fn a_queue_that_is_full_or_fails_is_503_and_recovers() {
     let mut client = server.client().await;
     let cases = [
         (Mode::Fail(QueueError::Full { depth: 10, limit: 10 }), "queue full", "queue_full"),
-        (Mode::Fail(QueueError::NoRoom("OOM".into())), "queue has no room", "queue_no_room"),
+        (Mode::Fail(QueueError::OutOfSpace("OOM".into())), "queue has no room", "queue_no_room"),
         (
             Mode::Fail(QueueError::Unavailable("connection refused".into())),
             "queue unavailable",

@@ -30,7 +30,7 @@ struct Found {
     position: DeadLetterPosition,
     shard: usize,
     id: Vec<u8>,
-    died_at: Timestamp,
+    parked_at: Timestamp,
     attempts: u32,
     failure: Failure,
 }
@@ -283,13 +283,13 @@ impl Found {
         let is_known = failure.is_some();
         let failure = failure.unwrap_or_default();
         let text = |key: &str| failure[key].as_str();
-        let died_at = parts.and_then(|(died_at, _)| died_at.parse().ok());
+        let parked_at = parts.and_then(|(parked_at, _)| parked_at.parse().ok());
         Self {
             position: listing_position(local, shard),
             shard,
             id,
             // The position starts with the time (settle.lua).
-            died_at: Timestamp::from_millis(died_at.unwrap_or(local / POSITIONS_A_MILLISECOND)),
+            parked_at: Timestamp::from_millis(parked_at.unwrap_or(local / POSITIONS_A_MILLISECOND)),
             attempts: failure["attempts"].as_u64().and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
             failure: Failure {
                 // An unknown reason was written by a newer build.
@@ -305,7 +305,7 @@ impl Found {
         id.as_ref().is_none_or(|id| *id::stored(id.as_str()) == self.id[..])
             && event_type.as_ref().is_none_or(|wanted| self.failure.event_type.as_ref() == Some(wanted))
             && reason.as_ref().is_none_or(|reason| self.failure.reason.as_str() == reason)
-            && since.is_none_or(|since| self.died_at >= since)
+            && since.is_none_or(|since| self.parked_at >= since)
     }
 
     fn letter(&self, stored: &[u8]) -> DeadLetter {
@@ -315,7 +315,7 @@ impl Found {
             id: id::to_message_id(&self.id),
             received_at,
             traceparent,
-            died_at: self.died_at,
+            parked_at: self.parked_at,
             attempts: self.attempts,
             failure: self.failure.clone(),
             body,

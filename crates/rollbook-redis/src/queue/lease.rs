@@ -166,7 +166,7 @@ impl RedisQueue {
             command.arg(&self.consumer).arg(request.id.lane).arg(request.id.number);
             command.arg(request.max).arg(request.bytes_max).arg(u8::from(is_first));
             command.arg(millis(request.lease_for));
-            command.arg(millis(self.settings.due_within.max(request.lease_for)));
+            command.arg(millis(self.settings.due_ahead_max.max(request.lease_for)));
         })
         .await
     }

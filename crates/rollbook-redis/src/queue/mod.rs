@@ -42,7 +42,7 @@ use rollbook_core::protection::Protection;
 use rollbook_core::queue::{
     Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
     LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
-    Room, Settled, Settlement,
+    Settled, Settlement, StorageSpace,
 };
 use tokio::time::Instant;
 
@@ -51,7 +51,7 @@ use crate::id;
 use crate::pool::Options;
 use crate::scripts::Scripts;
 use crate::servers::Servers;
-use crate::settings::{DueTimes, RedisSettings};
+use crate::settings::{ClockSource, RedisSettings};
 use crate::shard::{KEY_PREFIX_MAX, Keys, SHARDS_MAX, is_key_prefix, shard_of};
 
 /// Version of the storage layout. A newer one is refused, because this code would misread it.
@@ -63,7 +63,7 @@ const BATCH_MAX: usize = 1_000;
 /// Queue in Redis.
 pub struct RedisQueue {
     settings: RedisSettings,
-    due_times: DueTimes,
+    due_times: ClockSource,
     scripts: Arc<Scripts>,
     servers: Servers,
     shards: Vec<Shard>,
@@ -106,7 +106,7 @@ impl RedisQueue {
     ///
     /// # Errors
     /// Fails if the settings can't be used.
-    pub fn new(settings: RedisSettings, due_times: DueTimes) -> Result<Self, QueueError> {
+    pub fn new(settings: RedisSettings, due_times: ClockSource) -> Result<Self, QueueError> {
         // Two TLS providers may be linked in; without a choice the first TLS connection would panic. An error
         // means that one was chosen already.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -317,7 +317,7 @@ impl QueueAdmin for RedisQueue {
         self.servers.durability().await
     }
 
-    async fn room(&self) -> Result<Room, QueueError> {
-        self.read_room().await
+    async fn space(&self) -> Result<StorageSpace, QueueError> {
+        self.read_space().await
     }
 }

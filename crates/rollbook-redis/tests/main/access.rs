@@ -7,7 +7,7 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
     Consumer as _, DeadLetterFilter, Producer as _, QueueAdmin as _, QueueError, Settlement,
 };
-use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
+use rollbook_redis::{ClockSource, RedisQueue, RedisSettings};
 use rollbook_testkit::servers::redis::RedisServer;
 
 use crate::removal::{listed, remove};
@@ -168,7 +168,7 @@ async fn an_unreachable_server_is_reported_in_one_line_with_host_port_and_fix() 
             call_timeout: Duration::from_secs(5),
             ..settings(format!("redis://me:ImASecret@{host}:{port}/0"))
         };
-        let queue = RedisQueue::new(settings, DueTimes::Server).expect("nothing is connected to yet");
+        let queue = RedisQueue::new(settings, ClockSource::Server).expect("nothing is connected to yet");
         let refused = try_enqueue(&queue, &names("msg", 0..1)).await;
         let Err(QueueError::Unavailable(line)) = refused else { panic!("{refused:?}") };
         assert!(line.contains(&format!("Redis at {host}:{port}")) && line.contains(text), "{line}");

@@ -23,7 +23,7 @@ const DUE_WITHIN: Duration = Duration::from_secs(600);
 const LEASE_FOR: Duration = Duration::from_millis(1500);
 
 fn soon(server: &RedisServer) -> Arc<RedisQueue> {
-    open(RedisSettings { due_within: DUE_WITHIN, lease_for: LEASE_FOR, ..settings(server.url()) })
+    open(RedisSettings { due_ahead_max: DUE_WITHIN, lease_for: LEASE_FOR, ..settings(server.url()) })
 }
 
 async fn audit(queue: &RedisQueue, repair: bool) -> Audit {

@@ -19,7 +19,7 @@ async fn a_clock_that_steps_back_delays_neither_leases_nor_retries() {
     let shim = Shim::new("appendonly");
     shim.shift_clock(TWO_HOURS);
     let server = RedisServer::start_on(&shim, &[]).await;
-    let queue = open(RedisSettings { due_within: Duration::from_secs(20), ..settings(server.url()) });
+    let queue = open(RedisSettings { due_ahead_max: Duration::from_secs(20), ..settings(server.url()) });
     let later = names("later", 0..5);
     enqueue(&queue, &later).await;
     settle_all(&queue, &lease(&queue, 5).await, &retry(Duration::from_secs(10))).await;
@@ -40,7 +40,7 @@ async fn a_clock_that_steps_back_delays_neither_leases_nor_retries() {
 #[tokio::test]
 async fn the_latest_possible_due_time_is_not_corrected() {
     let server = RedisServer::start().await;
-    let queue = open(RedisSettings { due_within: Duration::from_secs(20), ..settings(server.url()) });
+    let queue = open(RedisSettings { due_ahead_max: Duration::from_secs(20), ..settings(server.url()) });
     enqueue(&queue, &names("msg", 0..2)).await;
     settle_all(&queue, &lease(&queue, 1).await, &retry(Duration::from_secs(20))).await;
     assert_eq!(lease(&queue, 2).await.len(), 1, "the other message");

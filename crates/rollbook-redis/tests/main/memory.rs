@@ -29,21 +29,21 @@ fn limit(server: &RedisServer, bytes: u64) {
 }
 
 fn assert_no_room(refused: &Result<Vec<Enqueued>, QueueError>) {
-    let Err(QueueError::NoRoom(text)) = refused else { panic!("no room: {refused:?}") };
+    let Err(QueueError::OutOfSpace(text)) = refused else { panic!("no room: {refused:?}") };
     assert!(text.contains("Redis at 127.0.0.1:") && text.contains("maxmemory"), "{text}");
 }
 
 #[tokio::test]
 async fn memory_and_its_limit_are_reported_and_zero_means_no_limit() {
     let (server, queue) = start().await;
-    let room = queue.room().await.expect("it may be asked");
+    let room = queue.space().await.expect("it may be asked");
     assert!(room.memory_used.is_some_and(|used| used > 100_000), "{room:?}");
     assert_eq!((room.memory_limit, room.disk_available), (None, None));
     limit(&server, 123_456_789);
-    assert_eq!(queue.room().await.map(|room| room.memory_limit), Ok(Some(123_456_789)));
+    assert_eq!(queue.space().await.map(|room| room.memory_limit), Ok(Some(123_456_789)));
     // A user without this permission does not make the queue unhealthy.
     server.cli(&["acl", "setuser", "default", "-info"]);
-    assert_eq!(queue.room().await.map(|room| room.memory_used), Ok(None));
+    assert_eq!(queue.space().await.map(|room| room.memory_used), Ok(None));
 }
 
 #[tokio::test]

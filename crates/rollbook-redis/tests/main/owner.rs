@@ -1,7 +1,7 @@
 //! Several deployments on one server.
 
 use rollbook_core::queue::{Consumer as _, QueueAdmin as _, QueueError};
-use rollbook_redis::{DueTimes, Owner, RedisQueue, RedisSettings};
+use rollbook_redis::{ClockSource, Owner, RedisQueue, RedisSettings};
 use rollbook_testkit::queues::request;
 use rollbook_testkit::servers::redis::RedisServer;
 
@@ -105,7 +105,7 @@ async fn deployments_with_their_own_prefixes_share_only_the_server() {
 fn a_prefix_with_special_characters_is_refused() {
     for prefix in ["", "a:b", "a}", "a b"] {
         let settings = RedisSettings { key_prefix: prefix.to_owned(), ..settings("redis://h".to_owned()) };
-        let refused = RedisQueue::new(settings, DueTimes::Server).err();
+        let refused = RedisQueue::new(settings, ClockSource::Server).err();
         assert!(
             matches!(refused, Some(QueueError::Deployment(text)) if text.contains("redis_key_prefix")),
             "{prefix}"

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin};
 use rollbook_core::time::Timestamp;
-use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
+use rollbook_redis::{ClockSource, RedisQueue, RedisSettings};
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::conformance::queue::QueueHarness;
 use rollbook_testkit::servers::redis::RedisServer;
@@ -26,7 +26,7 @@ struct Harness {
 
 impl Harness {
     fn open(settings: &RedisSettings, clock: &Arc<ManualClock>) -> Arc<RedisQueue> {
-        let queue = RedisQueue::new(settings.clone(), DueTimes::Clock(clock.clone()));
+        let queue = RedisQueue::new(settings.clone(), ClockSource::Clock(clock.clone()));
         Arc::new(queue.expect("the settings can be used"))
     }
 }

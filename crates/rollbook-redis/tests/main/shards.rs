@@ -8,7 +8,7 @@ use rollbook_core::queue::{
     Consumer as _, DeadLetterFilter, Enqueued, Producer as _, QueueAdmin as _, QueueError, Settled,
     Settlement,
 };
-use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
+use rollbook_redis::{ClockSource, RedisQueue, RedisSettings};
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::servers::redis::RedisServer;
 use tokio::task::JoinSet;
@@ -63,7 +63,7 @@ async fn leases_of_different_shards_are_distinguished_although_their_entries_hav
     let server = RedisServer::start().await;
     let clock = Arc::new(ManualClock::new(delivery("any").received_at));
     let settings = RedisSettings { shards: SHARDS, ..settings(server.url()) };
-    let queue = RedisQueue::new(settings, DueTimes::Clock(clock)).expect("the settings can be used");
+    let queue = RedisQueue::new(settings, ClockSource::Clock(clock)).expect("the settings can be used");
     // The clock is fixed, so the first entry of each shard has the same id.
     enqueue(&queue, &names("msg", 0..40)).await;
     let mut firsts = Vec::new();
@@ -113,7 +113,7 @@ async fn dead_letters_of_all_shards_are_listed_in_one_order_with_common_limits()
     let listed_ids: Vec<String> = listed.iter().map(|letter| letter.id.to_string()).collect();
     assert_eq!(set(&listed_ids), set(&all));
     assert_eq!(listed.len(), 60);
-    assert!(listed.is_sorted_by(|one, next| one.position < next.position && one.died_at <= next.died_at));
+    assert!(listed.is_sorted_by(|one, next| one.position < next.position && one.parked_at <= next.parked_at));
 
     assert_eq!(redriven(&queue, &any, 20).await, Ok(20));
     assert_eq!(drain(&queue).await, set(&listed_ids[..20]), "the oldest ones");

@@ -12,7 +12,7 @@ use rollbook_core::queue::{
 };
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
-use rollbook_redis::{DueTimes, KEY_PREFIX, Owner, RedisQueue, RedisSettings};
+use rollbook_redis::{ClockSource, KEY_PREFIX, Owner, RedisQueue, RedisSettings};
 use rollbook_testkit::process::DEADLINE;
 use rollbook_testkit::queues::{all_of, request};
 use rollbook_testkit::servers::redis::RedisServer;
@@ -32,7 +32,7 @@ pub(crate) fn settings(url: String) -> RedisSettings {
         shards: 1,
         strict: true,
         replicas: 0,
-        due_within: Duration::from_secs(600),
+        due_ahead_max: Duration::from_secs(600),
         lease_for: Duration::from_secs(60),
         call_timeout: Duration::from_secs(5),
     }
@@ -40,7 +40,7 @@ pub(crate) fn settings(url: String) -> RedisSettings {
 
 /// Opens a queue on the server's own clock, as in production.
 pub(crate) fn open(settings: RedisSettings) -> Arc<RedisQueue> {
-    Arc::new(RedisQueue::new(settings, DueTimes::Server).expect("the settings can be used"))
+    Arc::new(RedisQueue::new(settings, ClockSource::Server).expect("the settings can be used"))
 }
 
 /// Starts a server and opens a queue on it.

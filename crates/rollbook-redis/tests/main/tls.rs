@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::queue::{QueueAdmin as _, QueueError};
-use rollbook_redis::{DueTimes, RedisQueue, RedisSettings};
+use rollbook_redis::{ClockSource, RedisQueue, RedisSettings};
 use rollbook_testkit::servers::certificates::Certificates;
 use rollbook_testkit::servers::free_port;
 use rollbook_testkit::servers::redis::RedisServer;
@@ -78,7 +78,7 @@ async fn a_file_without_certificates_is_reported_by_name() {
         if let Some(content) = content {
             std::fs::write(&path, content).expect("a writable folder");
         }
-        let refused = RedisQueue::new(trusting(Some(&path), 6379), DueTimes::Server).map(drop);
+        let refused = RedisQueue::new(trusting(Some(&path), 6379), ClockSource::Server).map(drop);
         let Err(QueueError::Deployment(text)) = refused else { panic!("{name}: {refused:?}") };
         assert!(text.contains(&path.display().to_string()), "{text}");
     }

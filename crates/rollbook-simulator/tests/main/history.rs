@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rollbook_core::catalog::{self, Resource};
-use rollbook_core::change::{Assertion, Effect, Field};
+use rollbook_core::change::{Effect, Field, SubjectChange};
 use rollbook_core::event::parse;
-use rollbook_core::merge::{Stored, inherited};
+use rollbook_core::merge::{SubjectState, from_parents};
 use rollbook_core::queue::{Lease, LeaseToken};
 use rollbook_core::store::RowView;
 use rollbook_core::time::Timestamp;
@@ -36,7 +36,7 @@ fn read(event: &Event) -> Value {
 }
 
 /// The change that the event makes, according to the real parser.
-fn assertion(event: &Event) -> Option<Assertion> {
+fn assertion(event: &Event) -> Option<SubjectChange> {
     let parsed = parse(&message(event), Some(INSTANCE_ID)).expect("an event of the history can be read");
     assert_eq!((parsed.sanitized, parsed.mismatched), (0, 0), "{event:?}");
     match parsed.change.effect {
@@ -58,12 +58,12 @@ fn value(field: &Field) -> Value {
 
 /// State of a subject according to its events: the change with the greatest version, and the time of its deletion.
 #[derive(Default)]
-struct SubjectState {
-    content: Option<Assertion>,
+struct Known {
+    content: Option<SubjectChange>,
     deleted_at: Option<i64>,
 }
 
-fn view(content: &Assertion, deleted_at: Option<i64>) -> RowView {
+fn view(content: &SubjectChange, deleted_at: Option<i64>) -> RowView {
     let time = |at: Option<Timestamp>| at.map_or(Value::Null, |at| at.to_string().into());
     let mut columns = Map::from_iter([("id".to_owned(), Value::from(content.id.as_str()))]);
     if let Some(row) = &content.row {
@@ -79,10 +79,10 @@ fn view(content: &Assertion, deleted_at: Option<i64>) -> RowView {
 
 /// The rows that the greatest version of each subject leaves, read by the real parser.
 fn replay(history: &History) -> Vec<(&'static str, RowView)> {
-    let mut all: BTreeMap<(&str, String), SubjectState> = BTreeMap::new();
+    let mut all: BTreeMap<(&str, String), Known> = BTreeMap::new();
     for change in history.events.iter().filter_map(assertion) {
         let state = all.entry((change.resource.table, change.id.clone())).or_default();
-        if change.version.dead {
+        if change.version.is_deleted {
             state.deleted_at = state.deleted_at.max(Some(change.version.event_at));
         } else if state.content.as_ref().is_none_or(|known| known.version < change.version) {
             state.content = Some(change);
@@ -90,12 +90,12 @@ fn replay(history: &History) -> Vec<(&'static str, RowView)> {
     }
     let known = |resource: &'static Resource, id: &str| {
         let state = all.get(&(resource.table, id.to_owned()))?;
-        Some(Stored { deleted_at: state.deleted_at, ..Stored::default() })
+        Some(SubjectState { deleted_at: state.deleted_at, ..SubjectState::default() })
     };
-    let row = |state: &SubjectState| {
+    let row = |state: &Known| {
         let content = state.content.as_ref().expect("every subject of a history has an event with content");
         let row = content.row.as_ref().expect("a change that is not a delete has content");
-        let deleted_at = state.deleted_at.or(inherited(content.resource, row, known).deleted_at);
+        let deleted_at = state.deleted_at.or(from_parents(content.resource, row, known).deleted_at);
         (content.resource.table, view(content, deleted_at))
     };
     all.values().map(row).collect()
@@ -143,7 +143,7 @@ fn for_one_subject_the_event_time_increases_and_updated_at_never_decreases() {
         let known = last.get(&key).copied();
         if let Some((updated_at, event_at)) = known {
             assert!(version.event_at > event_at, "{key:?}");
-            assert!(version.dead || version.updated_at >= updated_at, "{key:?}");
+            assert!(version.is_deleted || version.updated_at >= updated_at, "{key:?}");
             ties += usize::from(version.updated_at == updated_at);
         }
         same_moment += usize::from(

@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
-    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueError, QueueStats, Room,
+    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueError, QueueStats, StorageSpace,
 };
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
@@ -38,12 +38,12 @@ pub(super) fn stats(connection: &Connection, now: Timestamp) -> rusqlite::Result
 }
 
 /// The room on the file system of this folder; nothing is known where it does not answer.
-pub(super) fn room(folder: &Path) -> Room {
-    let Ok(found) = rustix::fs::statvfs(folder) else { return Room::default() };
-    Room {
+pub(super) fn space(folder: &Path) -> StorageSpace {
+    let Ok(found) = rustix::fs::statvfs(folder) else { return StorageSpace::default() };
+    StorageSpace {
         disk_available: Some(found.f_bavail.saturating_mul(found.f_frsize)),
         disk_size: Some(found.f_blocks.saturating_mul(found.f_frsize)),
-        ..Room::default()
+        ..StorageSpace::default()
     }
 }
 
@@ -118,7 +118,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
         id: MessageId::new(String::from_utf8_lossy(&id)),
         received_at: Timestamp::from_millis(row.get(2)?),
         traceparent: traceparent(row, 9)?,
-        died_at: Timestamp::from_millis(row.get(3)?),
+        parked_at: Timestamp::from_millis(row.get(3)?),
         attempts: row.get(4)?,
         failure: Failure {
             // A reason that this build does not know was written by a newer one.

@@ -35,11 +35,11 @@ pub(super) fn take(
     connection: &Connection,
     request: &LeaseRequest,
     now: Timestamp,
-    due_within: Duration,
+    due_ahead_max: Duration,
 ) -> rusqlite::Result<Taken> {
     let before = Counters::read(connection)?;
     let mut counters = before.clone();
-    correct(connection, request, now, due_within)?;
+    correct(connection, request, now, due_ahead_max)?;
     let found = due(connection, request, now, &mut counters)?;
     if found.chosen.is_empty() {
         if counters != before {
@@ -82,9 +82,9 @@ fn correct(
     connection: &Connection,
     request: &LeaseRequest,
     now: Timestamp,
-    due_within: Duration,
+    due_ahead_max: Duration,
 ) -> rusqlite::Result<()> {
-    let furthest = now.plus(due_within.max(request.lease_for)).as_millis();
+    let furthest = now.plus(due_ahead_max.max(request.lease_for)).as_millis();
     let mut statement = connection.prepare_cached(
         "UPDATE leases SET due_at = CASE WHEN token IS NULL THEN ?2 ELSE ?3 END
           WHERE seq IN (SELECT seq FROM leases WHERE due_at > ?1 ORDER BY due_at DESC LIMIT ?4)",
@@ -120,7 +120,7 @@ fn due(
     let mut candidates = again(connection, request, now)?;
     let is_cut_short = new(connection, request, counters, &mut candidates)?;
     candidates.sort_by_key(|candidate| (candidate.due_at, candidate.seq));
-    let mut room = Room::of(request);
+    let mut room = StorageSpace::of(request);
     let fitting = candidates.iter().take_while(|candidate| room.has_for(candidate)).count();
     candidates.truncate(fitting);
     Ok(Found { chosen: candidates, is_cut_short })
@@ -139,7 +139,7 @@ fn again(
           WHERE due_at <= ?1 ORDER BY due_at, seq",
     )?;
     let mut rows = statement.query((now.as_millis(),))?;
-    let (mut candidates, mut room) = (Vec::new(), Room::of(request));
+    let (mut candidates, mut room) = (Vec::new(), StorageSpace::of(request));
     while room.messages > 0
         && let Some(row) = rows.next()?
     {
@@ -166,7 +166,7 @@ fn new(
            FROM messages WHERE seq > ?1 ORDER BY seq",
     )?;
     let mut rows = statement.query((counters.leased_to,))?;
-    let (mut room, mut passed, mut latest) = (Room::of(request), 0, i64::MIN);
+    let (mut room, mut passed, mut latest) = (StorageSpace::of(request), 0, i64::MIN);
     while room.messages > 0
         && let Some(row) = rows.next()?
     {
@@ -193,13 +193,13 @@ fn new(
 }
 
 /// What still fits into an answer.
-struct Room {
+struct StorageSpace {
     messages: usize,
     bytes: usize,
     is_empty: bool,
 }
 
-impl Room {
+impl StorageSpace {
     fn of(request: &LeaseRequest) -> Self {
         Self { messages: request.max, bytes: request.bytes_max, is_empty: true }
     }

@@ -28,7 +28,7 @@ use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
     LeaseRequest, MessagesCursor, MessagesPage, PAGE_BYTES_MAX, Producer, QueueAdmin, QueueError, QueueStats,
-    QueuedMessage, Room, Settled, Settlement,
+    QueuedMessage, Settled, Settlement, StorageSpace,
 };
 use rollbook_core::rehearsal;
 use rollbook_core::time::Clock;
@@ -54,7 +54,7 @@ pub struct QueueSettings {
     pub depth_max: u64,
     /// How far ahead of now a due time may lie: the longest lease and the longest backoff of any worker. What lies
     /// further ahead was written by a clock that was wrong, and is brought back.
-    pub due_within: Duration,
+    pub due_ahead_max: Duration,
 }
 
 /// A queue in an SQLite file.
@@ -87,8 +87,8 @@ impl SqliteQueue {
     }
 
     async fn lease_now(&self, request: &LeaseRequest) -> Result<lease::Taken, QueueError> {
-        let (request, now, due_within) = (request.clone(), self.clock.now(), self.settings.due_within);
-        Ok(self.database.run(move |connection| lease::take(connection, &request, now, due_within)).await?)
+        let (request, now, due_ahead_max) = (request.clone(), self.clock.now(), self.settings.due_ahead_max);
+        Ok(self.database.run(move |connection| lease::take(connection, &request, now, due_ahead_max)).await?)
     }
 }
 
@@ -124,10 +124,10 @@ impl Producer for SqliteQueue {
             answer?;
         }
         // What is rolled back never reaches the disk.
-        let room = self.room().await?;
+        let room = self.space().await?;
         match room.disk_available.filter(|left| *left < REHEARSED_BYTES) {
             None => Ok(true),
-            Some(left) => Err(QueueError::NoRoom(format!("{left} bytes are left on its file system"))),
+            Some(left) => Err(QueueError::OutOfSpace(format!("{left} bytes are left on its file system"))),
         }
     }
 }
@@ -189,10 +189,10 @@ impl QueueAdmin for SqliteQueue {
         Ok(self.reads.read(move |connection| admin::stats(connection, now)).await?)
     }
 
-    async fn room(&self) -> Result<Room, QueueError> {
+    async fn space(&self) -> Result<StorageSpace, QueueError> {
         let folder = self.folder.clone();
         // On the thread of the reading connection: a file system may block.
-        Ok(self.reads.read(move |_| Ok(admin::room(&folder))).await?)
+        Ok(self.reads.read(move |_| Ok(admin::space(&folder))).await?)
     }
 
     async fn dead_letters(

@@ -3,9 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 
 use rollbook_core::catalog::{RESOURCES, Resource};
-use rollbook_core::change::{Applied, Assertion, Change, Effect, Row};
-use rollbook_core::merge::{self, Content, Inherited, Links, Stored, Winner};
-use rollbook_core::store::Keeping;
+use rollbook_core::change::{Applied, Change, Effect, Row, SubjectChange};
+use rollbook_core::merge::{self, Content, FromParents, Links, SubjectState, SubjectUpdate};
+use rollbook_core::store::RetentionChoices;
 use rollbook_core::time::Timestamp;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _};
@@ -26,16 +26,16 @@ pub(super) struct Tables<'a> {
 pub(super) fn apply(
     tables: &Tables<'_>,
     changes: &[Change],
-    keeping: Keeping,
+    keeping: RetentionChoices,
 ) -> rusqlite::Result<Vec<Applied>> {
     let mut outcomes = vec![Applied::Ignored; changes.len()];
     for resource in RESOURCES {
-        let (positions, assertions): (Vec<usize>, Vec<(&Assertion, &str)>) = changes
+        let (positions, assertions): (Vec<usize>, Vec<(&SubjectChange, &str)>) = changes
             .iter()
             .enumerate()
             .filter_map(|(position, change)| match &change.effect {
-                Effect::Merge(assertion) if assertion.resource == resource => {
-                    Some((position, (&**assertion, change.origin.message_id.as_str())))
+                Effect::Merge(subject_change) if subject_change.resource == resource => {
+                    Some((position, (&**subject_change, change.origin.message_id.as_str())))
                 }
                 _ => None,
             })
@@ -57,28 +57,29 @@ impl Tables<'_> {
     fn merge(
         &self,
         resource: &'static Resource,
-        assertions: &[(&Assertion, &str)],
-        keeping: Keeping,
+        assertions: &[(&SubjectChange, &str)],
+        keeping: RetentionChoices,
     ) -> rusqlite::Result<Vec<Applied>> {
         let mut stored = HashMap::with_capacity(assertions.len());
         let mut known = self.connection.prepare_cached(&self.statements.of(resource).stored)?;
-        for (assertion, _) in assertions {
-            if !stored.contains_key(assertion.id.as_str())
-                && let Some(found) = known.query_row((&assertion.id,), read_stored).optional()?
+        for (subject_change, _) in assertions {
+            if !stored.contains_key(subject_change.id.as_str())
+                && let Some(found) = known.query_row((&subject_change.id,), read_stored).optional()?
             {
-                stored.insert(assertion.id.as_str(), found);
+                stored.insert(subject_change.id.as_str(), found);
             }
         }
-        let changes: Vec<&Assertion> = assertions.iter().map(|(assertion, _)| *assertion).collect();
+        let changes: Vec<&SubjectChange> =
+            assertions.iter().map(|(subject_change, _)| *subject_change).collect();
         let folded = merge::fold(&changes, keeping.deleted_rows, |id| stored.get(id).copied());
         let mut writer = Writer::new(self, resource)?;
         for winner in &folded.winners {
-            let Winner { last, content, state, .. } = *winner;
-            let (assertion, synced_by) = assertions[last];
+            let SubjectUpdate { last, content, state, .. } = *winner;
+            let (subject_change, synced_by) = assertions[last];
             let row = content.and_then(|position| changes[position].row.as_ref());
-            let before = stored.get(assertion.id.as_str()).copied();
+            let before = stored.get(subject_change.id.as_str()).copied();
             let parents = winner.parents(&changes);
-            writer.write(&Write { id: &assertion.id, row, parents, before, state, synced_by })?;
+            writer.write(&Write { id: &subject_change.id, row, parents, before, state, synced_by })?;
         }
         self.relate(resource, &changes, &stored, &folded.winners)?;
         Ok(folded.outcomes)
@@ -89,9 +90,9 @@ impl Tables<'_> {
     fn relate(
         &self,
         resource: &'static Resource,
-        changes: &[&Assertion],
-        stored: &HashMap<&str, Stored>,
-        winners: &[Winner],
+        changes: &[&SubjectChange],
+        stored: &HashMap<&str, SubjectState>,
+        winners: &[SubjectUpdate],
     ) -> rusqlite::Result<()> {
         // They are in the order of their ids.
         let written = |id: &str| {
@@ -106,43 +107,51 @@ impl Tables<'_> {
             let ids = changes.iter().map(|change| change.id.as_str()).filter(|id| !is_right(id));
             return ids.collect::<BTreeSet<_>>().into_iter().try_for_each(|id| self.settle(resource, id));
         }
-        let dead = changes.iter().filter(|change| change.version.dead).map(|change| change.id.as_str());
+        let dead = changes.iter().filter(|change| change.version.is_deleted).map(|change| change.id.as_str());
         for id in dead.collect::<BTreeSet<_>>() {
-            let is_deleted = |state: &&Stored| state.deleted_at.is_some();
+            let is_deleted = |state: &&SubjectState| state.deleted_at.is_some();
             if let Some(winner) = written(id) {
-                self.pass_on(resource, id, winner.state.is_forgotten())?;
+                self.pass_on(resource, id, winner.state.is_erased_by_operator())?;
             } else if let Some(state) = stored.get(id).filter(is_deleted) {
-                self.pass_on_again(resource, id, state.is_forgotten())?;
+                self.pass_on_again(resource, id, state.is_erased_by_operator())?;
             }
         }
         Ok(())
     }
 
     /// What is known of a subject.
-    pub(super) fn stored(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<Option<Stored>> {
+    pub(super) fn stored(
+        &self,
+        resource: &'static Resource,
+        id: &str,
+    ) -> rusqlite::Result<Option<SubjectState>> {
         let mut known = self.connection.prepare_cached(&self.statements.of(resource).stored)?;
         known.query_row((id,), read_stored).optional()
     }
 
     /// What a row has from its parents: those of the same batch are written already.
-    pub(super) fn inherited(&self, resource: &'static Resource, row: &Row) -> rusqlite::Result<Inherited> {
+    pub(super) fn from_parents(
+        &self,
+        resource: &'static Resource,
+        row: &Row,
+    ) -> rusqlite::Result<FromParents> {
         let mut known = HashMap::new();
         for (link, id) in merge::parents(resource, row) {
             known.insert((link.parent.table, id), self.stored(link.parent, id)?);
         }
         let parent = |of: &'static Resource, id: &str| known.get(&(of.table, id)).copied().flatten();
-        Ok(merge::inherited(resource, row, parent))
+        Ok(merge::from_parents(resource, row, parent))
     }
 }
 
-fn read_stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<Stored> {
+fn read_stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<SubjectState> {
     let hash = row.get_ref(2)?.as_blob()?;
     let unknown = || rusqlite::Error::InvalidColumnType(2, "version_hash".to_owned(), Type::Blob);
     let content = Content::from_columns(row.get(0)?, row.get(1)?, hash).ok_or_else(unknown)?;
     let links = row.get_ref(5)?.as_str_or_null()?;
     let odd = || rusqlite::Error::InvalidColumnType(5, "version_links".to_owned(), Type::Text);
     let links = Links::from_column(links, [row.get(6)?, row.get(7)?]).ok_or_else(odd)?;
-    Ok(Stored { content, deleted_at: row.get(3)?, floor: row.get(4)?, links })
+    Ok(SubjectState { content, deleted_at: row.get(3)?, floor: row.get(4)?, links })
 }
 
 /// Maximum lines of a bucket, but for the last batch: enough that a week has few buckets, few enough that the index pages

@@ -186,9 +186,9 @@ impl Tables<'_> {
         for (link, parent) in resource.links.iter().zip(parents) {
             let Some(parent) = parent else { continue };
             let known = self.stored(link.parent, &parent)?;
-            if known
-                .is_some_and(|known| known.deleted_at.is_some() && (link.cascades || known.is_forgotten()))
-            {
+            if known.is_some_and(|known| {
+                known.deleted_at.is_some() && (link.cascades || known.is_erased_by_operator())
+            }) {
                 return Ok(Some((link.parent, parent)));
             }
         }

@@ -174,7 +174,7 @@ fn bury(
     now: Timestamp,
 ) -> rusqlite::Result<Line> {
     let before = tables.stored(resource, id)?;
-    let state = before.unwrap_or_default().forgotten(at);
+    let state = before.unwrap_or_default().erased_by_operator(at);
     let write = Write { id, row: None, parents: [None; LINKS_MAX], before, state, synced_by: ERASED_BY };
     Writer::new(tables, resource)?.write(&write)?;
     for (child, dependents) in tables.statements.dependents(resource, true) {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use rollbook_core::catalog::{Resource, find_resource};
-use rollbook_core::store::{Cascaded, Cascades, PendingCascade, PendingWork};
+use rollbook_core::store::{CascadeStep, PendingCascade, PendingCascades, PendingWork};
 use rollbook_core::time::Timestamp;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row};
@@ -194,7 +194,7 @@ pub(super) fn remove(connection: &Connection, line: &Line) -> rusqlite::Result<b
 }
 
 /// Counts what is left, and says when a cascade is due. Content is retention's, which comes by itself.
-pub(super) fn left(connection: &Connection, now: Timestamp) -> rusqlite::Result<Cascaded> {
+pub(super) fn left(connection: &Connection, now: Timestamp) -> rusqlite::Result<CascadeStep> {
     let mut statement = connection.prepare_cached(
         "SELECT count(*) FILTER (WHERE what = 'children'), count(*) FILTER (WHERE what <> 'children'),
                 min(next_try_at) FILTER (WHERE what <> 'content'), max(next_try_at) FILTER (WHERE what <> 'content')
@@ -205,17 +205,21 @@ pub(super) fn left(connection: &Connection, now: Timestamp) -> rusqlite::Result<
         let is_ahead = last.is_some_and(|last| last > now.plus(BACKOFF_MAX).to_string());
         // What is no time was written by hand: it is due.
         let first = first.map(|first| Timestamp::parse(&first).filter(|_| !is_ahead).unwrap_or(now));
-        Ok(Cascaded {
+        Ok(CascadeStep {
             parents_left: row.get(0)?,
             rows_left: row.get(1)?,
             due_in: first.map(|first| first.since(now)),
-            ..Cascaded::default()
+            ..CascadeStep::default()
         })
     })
 }
 
 /// Lists what is left, of all or of one id.
-pub(super) fn list(connection: &Connection, about: Option<&str>, limit: usize) -> rusqlite::Result<Cascades> {
+pub(super) fn list(
+    connection: &Connection,
+    about: Option<&str>,
+    limit: usize,
+) -> rusqlite::Result<PendingCascades> {
     let of = "FROM rollbook_cascades WHERE ?1 IS NULL OR id = ?1 OR parent_id = ?1";
     let counts = format!(
         "SELECT count(*) FILTER (WHERE what = 'children'), count(*) FILTER (WHERE what <> 'children') {of}"
@@ -227,7 +231,7 @@ pub(super) fn list(connection: &Connection, about: Option<&str>, limit: usize) -
          ORDER BY noted_at, table_name, id LIMIT ?2"
     ))?;
     let listed = statement.query_map((about, as_limit(limit)), pending)?.collect::<rusqlite::Result<_>>()?;
-    Ok(Cascades { parents, rows, listed })
+    Ok(PendingCascades { parents, rows, listed })
 }
 
 fn pending(row: &Row<'_>) -> rusqlite::Result<PendingCascade> {

@@ -30,8 +30,8 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::pace::Pace;
 use rollbook_core::rehearsal;
 use rollbook_core::store::{
-    Cascaded, Cascades, Due, ErasedCounts, ErasureProgress, Keeping, LedgerEntry, PendingWork, RowView,
-    Store, StoreError, Tidied,
+    CascadeStep, ErasedCounts, ErasureProgress, LedgerEntry, PendingCascades, PendingWork, RetentionChoices,
+    RetentionLimits, RetentionStep, RowView, Store, StoreError,
 };
 use rollbook_core::sweep::Sweep;
 use rollbook_core::time::{Clock, Timestamp};
@@ -55,7 +55,7 @@ pub struct SqliteStore {
     looks: OnceCell<Database>,
     clock: Arc<dyn Clock>,
     statements: Arc<sql::Statements>,
-    keeping: Keeping,
+    keeping: RetentionChoices,
     sweep: Mutex<Sweep>,
     /// Of steps that write rows.
     pace: Pace,
@@ -81,7 +81,7 @@ impl SqliteStore {
             looks: OnceCell::new(),
             clock,
             statements,
-            keeping: Keeping::default(),
+            keeping: RetentionChoices::default(),
             sweep: Mutex::default(),
             pace: Pace::new(steps::STEP_TIME),
             ledger_pace: Pace::new(steps::STEP_TIME),
@@ -91,7 +91,7 @@ impl SqliteStore {
 
     /// The same store, keeping what this says.
     #[must_use]
-    pub fn keeping(self, keeping: Keeping) -> Self {
+    pub fn keeping(self, keeping: RetentionChoices) -> Self {
         Self { keeping, ..self }
     }
 
@@ -217,20 +217,20 @@ impl Store for SqliteStore {
         self.erase_subjects(subjects, at, progress).await
     }
 
-    async fn cascade(&self) -> Result<Cascaded, StoreError> {
+    async fn cascade(&self) -> Result<CascadeStep, StoreError> {
         self.turn().await
     }
 
-    async fn cascade_left(&self) {
+    async fn cascade_pending(&self) {
         self.left.notified().await;
     }
 
-    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<Cascades, StoreError> {
+    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {
         let about = about.map(str::to_owned);
         Ok(self.database.read(move |connection| lines::list(connection, about.as_deref(), limit)).await?)
     }
 
-    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
+    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
         self.retain(due).await
     }
 

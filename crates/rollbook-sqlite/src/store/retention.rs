@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rollbook_core::catalog::Resource;
-use rollbook_core::store::{Due, PendingWork, StoreError, Tidied};
+use rollbook_core::store::{PendingWork, RetentionLimits, RetentionStep, StoreError};
 use rollbook_core::sweep::Sweep;
 
 use super::apply::Tables;
@@ -20,19 +20,19 @@ const PAGE_MAX: usize = 1000;
 
 impl SqliteStore {
     /// What is due, at most so many lines and rows.
-    pub(super) async fn retain(&self, due: &Due) -> Result<Tidied, StoreError> {
+    pub(super) async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
         let ledger = self.prune(due).await;
         let rows = self.erase_deleted(due).await;
-        Ok(Tidied { ledger: ledger?, rows: rows? })
+        Ok(RetentionStep { ledger: ledger?, rows: rows? })
     }
 
-    async fn prune(&self, due: &Due) -> Result<u64, StoreError> {
+    async fn prune(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
         let Some(before) = due.ledger_before else { return Ok(0) };
         let limit = due.limit;
         Ok(self.change(self.clock.now(), move |tables| upkeep::prune(tables, before, limit)).await?)
     }
 
-    async fn erase_deleted(&self, due: &Due) -> Result<u64, StoreError> {
+    async fn erase_deleted(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
         let Some(before) = due.deleted_before else { return Ok(0) };
         let mut turn = Turn::default();
         let mut erased = self.erase_again(&mut turn).await?;

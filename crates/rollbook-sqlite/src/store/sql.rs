@@ -148,8 +148,8 @@ impl Table {
 
 /// What an upsert writes, in the order of its parameters.
 fn written(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
-    let inherited = (!resource.links.is_empty()).then_some("version_parents_deleted_at");
-    columns(resource).chain(STATE).chain(inherited).chain(version_links(resource))
+    let from_parents = (!resource.links.is_empty()).then_some("version_parents_deleted_at");
+    columns(resource).chain(STATE).chain(from_parents).chain(version_links(resource))
 }
 
 /// Where rows have parents: the column that says which of them the content does not name.

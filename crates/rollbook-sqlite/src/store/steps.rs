@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::pace::Pace;
-use rollbook_core::store::{Cascaded, ErasedCounts, ErasureProgress, PendingWork, StoreError};
+use rollbook_core::store::{CascadeStep, ErasedCounts, ErasureProgress, PendingWork, StoreError};
 use rusqlite::Connection;
 
 use super::SqliteStore;
@@ -38,7 +38,7 @@ type Found = Vec<(&'static Resource, Vec<String>)>;
 
 /// What has been done so far, and by when a turn ends.
 pub(super) struct Turn<'a> {
-    pub(super) done: Cascaded,
+    pub(super) done: CascadeStep,
     /// Lines of the ledger that were removed.
     pub(super) ledger: u64,
     /// Why a row was refused last.
@@ -52,7 +52,7 @@ impl Default for Turn<'_> {
     fn default() -> Self {
         let now = Instant::now();
         Self {
-            done: Cascaded::default(),
+            done: CascadeStep::default(),
             ledger: 0,
             why: None,
             deadline: Some(now + TURN),
@@ -98,7 +98,7 @@ pub(super) enum Ended {
 
 impl SqliteStore {
     /// One turn: rows that were refused, as far as they are due, and one parent.
-    pub(super) async fn turn(&self) -> Result<Cascaded, StoreError> {
+    pub(super) async fn turn(&self) -> Result<CascadeStep, StoreError> {
         let left = self.left().await?;
         if left.due_in != Some(Duration::ZERO) {
             return Ok(left);
@@ -111,10 +111,10 @@ impl SqliteStore {
         for line in self.take(PendingWork::Children, 1).await? {
             self.work_off(&line, &mut turn).await?;
         }
-        Ok(Cascaded { rows: turn.done.rows, refused: turn.done.refused, ..self.left().await? })
+        Ok(CascadeStep { rows: turn.done.rows, refused: turn.done.refused, ..self.left().await? })
     }
 
-    async fn left(&self) -> Result<Cascaded, StoreError> {
+    async fn left(&self) -> Result<CascadeStep, StoreError> {
         let now = self.clock.now();
         Ok(self.database.read(move |connection| lines::left(connection, now)).await?)
     }

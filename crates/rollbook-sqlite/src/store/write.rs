@@ -2,7 +2,7 @@
 
 use rollbook_core::catalog::{LINKS_MAX, Resource};
 use rollbook_core::change::{Field, Row};
-use rollbook_core::merge::{Content, Inherited, Stored};
+use rollbook_core::merge::{Content, FromParents, SubjectState};
 use rollbook_core::time::Timestamp;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{CachedStatement, ToSql};
@@ -18,8 +18,8 @@ pub(super) struct Write<'a> {
     /// The ids of parents that are to be written, in the order of the resource's links; the others stay.
     pub(super) parents: [Option<&'a str>; LINKS_MAX],
     /// What is in the table.
-    pub(super) before: Option<Stored>,
-    pub(super) state: Stored,
+    pub(super) before: Option<SubjectState>,
+    pub(super) state: SubjectState,
     pub(super) synced_by: &'a str,
 }
 
@@ -57,15 +57,15 @@ impl<'a> Writer<'a> {
 
     fn write_row(&mut self, write: &Write<'_>) -> rusqlite::Result<()> {
         let Some(row) = write.row else { return self.write_end(write) };
-        let inherited = self.tables.inherited(self.resource, row)?;
+        let from_parents = self.tables.from_parents(self.resource, row)?;
         // Most changes touch nothing that rows are looked up by.
         if write.before.is_some() {
-            bind(&mut self.refresh, self.resource, write, inherited, &self.now)?;
+            bind(&mut self.refresh, self.resource, write, from_parents, &self.now)?;
             if self.refresh.raw_execute()? == 1 {
                 return Ok(());
             }
         }
-        bind(&mut self.upsert, self.resource, write, inherited, &self.now)?;
+        bind(&mut self.upsert, self.resource, write, from_parents, &self.now)?;
         must_write(self.upsert.raw_execute()?)
     }
 
@@ -79,7 +79,7 @@ impl<'a> Writer<'a> {
             let values = (id, time(state.deleted_at), &self.now, synced_by, state.deleted_at, state.floor);
             return must_write(self.end.execute(values)?);
         }
-        bind(&mut self.upsert, self.resource, write, Inherited::default(), &self.now)?;
+        bind(&mut self.upsert, self.resource, write, FromParents::default(), &self.now)?;
         must_write(self.upsert.raw_execute()?)
     }
 }
@@ -98,11 +98,11 @@ fn bind(
     statement: &mut CachedStatement<'_>,
     resource: &'static Resource,
     write: &Write<'_>,
-    inherited: Inherited,
+    from_parents: FromParents,
     now: &str,
 ) -> rusqlite::Result<()> {
     let Write { id, row, state, synced_by, .. } = write;
-    let whole = row.filter(|_| !inherited.erased);
+    let whole = row.filter(|_| !from_parents.erased);
     let mut position = 1;
     let mut bind = |value: &dyn ToSql| {
         let bound = statement.raw_bind_parameter(position, value);
@@ -120,7 +120,7 @@ fn bind(
     bind(&whole.map(|row| &row.data))?;
     bind(&whole.and_then(|row| row.created_at).map(|at| at.to_string()))?;
     bind(&whole.and_then(|row| row.updated_at).map(|at| at.to_string()))?;
-    bind(&time(state.deleted_at.or(inherited.deleted_at)))?;
+    bind(&time(state.deleted_at.or(from_parents.deleted_at)))?;
     bind(&now)?;
     bind(synced_by)?;
     let (updated_at, event_at, hash) = state.content.to_columns();
@@ -130,7 +130,7 @@ fn bind(
     bind(&state.deleted_at)?;
     bind(&state.floor)?;
     if !resource.links.is_empty() {
-        bind(&time(inherited.deleted_at))?;
+        bind(&time(from_parents.deleted_at))?;
         bind(&state.links.to_column())?;
     }
     Ok(())

@@ -33,7 +33,7 @@ impl Damaged {
         let path = folder.path().join("queue.db");
         apply_migrations(&path, Schema::Queue).expect("the migrations apply");
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_785_312_000_000)));
-        let settings = QueueSettings { depth_max: 1_000_000, due_within: Duration::from_secs(600) };
+        let settings = QueueSettings { depth_max: 1_000_000, due_ahead_max: Duration::from_secs(600) };
         let queue = SqliteQueue::open(&path, settings, clock.clone()).expect("the queue opens");
         let damaged = Self { queue, clock, path, _folder: folder };
         damaged.enqueue("dead", 2).await;

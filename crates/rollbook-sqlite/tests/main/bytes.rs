@@ -18,7 +18,7 @@ const NOW: i64 = 1_785_312_000_000;
 
 fn queue(path: &Path) -> SqliteQueue {
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(NOW)));
-    let settings = QueueSettings { depth_max: 1_000_000, due_within: Duration::from_secs(600) };
+    let settings = QueueSettings { depth_max: 1_000_000, due_ahead_max: Duration::from_secs(600) };
     SqliteQueue::open(path, settings, clock).expect("the queue opens")
 }
 

@@ -16,7 +16,8 @@ use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::queues::{all_of, request};
 
 const NOW: i64 = 1_785_312_000_000;
-const SETTINGS: QueueSettings = QueueSettings { depth_max: 1_000_000, due_within: Duration::from_secs(600) };
+const SETTINGS: QueueSettings =
+    QueueSettings { depth_max: 1_000_000, due_ahead_max: Duration::from_secs(600) };
 
 fn clock() -> Arc<dyn Clock> {
     clock_at(NOW)

@@ -26,7 +26,7 @@ impl Harness {
 
     fn open(&self) -> Arc<SqliteQueue> {
         let clock: Arc<dyn Clock> = self.clock.clone();
-        let settings = QueueSettings { depth_max: self.depth_max, due_within: DUE_WITHIN };
+        let settings = QueueSettings { depth_max: self.depth_max, due_ahead_max: DUE_WITHIN };
         Arc::new(SqliteQueue::open(&self.path(), settings, clock).expect("the queue opens"))
     }
 

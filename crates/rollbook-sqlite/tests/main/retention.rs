@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::catalog::USERS;
-use rollbook_core::store::{Cascades, Due, PendingWork, Store as _, Tidied};
+use rollbook_core::store::{PendingCascades, PendingWork, RetentionLimits, RetentionStep, Store as _};
 use rollbook_core::time::Timestamp;
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
@@ -13,8 +13,11 @@ use rollbook_testkit::events::{START, change_of, deleted, event, user};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-const DUE: Due =
-    Due { ledger_before: None, deleted_before: Some(Timestamp::from_millis(START + 1_000)), limit: 1_000 };
+const DUE: RetentionLimits = RetentionLimits {
+    ledger_before: None,
+    deleted_before: Some(Timestamp::from_millis(START + 1_000)),
+    limit: 1_000,
+};
 
 /// Longer than any wait of what is refused.
 const LONGER_THAN_A_WAIT: Duration = Duration::from_secs(3_600);
@@ -56,9 +59,9 @@ async fn a_row_that_refuses_to_lose_its_content_keeps_retention_from_nobody_else
             "CREATE TRIGGER keeps BEFORE UPDATE ON users WHEN NEW.id = 'user_7' BEGIN SELECT RAISE({action}); END"
         );
         team.execute_batch(&trigger).expect("a trigger");
-        assert_eq!(store.tidy(&DUE).await, Ok(Tidied { ledger: 0, rows: 19 }), "{action}");
+        assert_eq!(store.retain(&DUE).await, Ok(RetentionStep { ledger: 0, rows: 19 }), "{action}");
         assert_eq!(with_content(&store).await, ["user_7"]);
-        assert_eq!(store.tidy(&DUE).await, Ok(Tidied::default()), "it is not tried again in a loop");
+        assert_eq!(store.retain(&DUE).await, Ok(RetentionStep::default()), "it is not tried again in a loop");
         let left = store.cascades(None, 10).await.expect("a list");
         let line = &left.listed[0];
         assert_eq!((left.rows, line.id.as_str(), line.what), (1, "user_7", PendingWork::Content));
@@ -66,13 +69,13 @@ async fn a_row_that_refuses_to_lose_its_content_keeps_retention_from_nobody_else
         assert_eq!(store.cascade().await.expect("a turn").due_in, None, "it is retention's");
 
         clock.advance(LONGER_THAN_A_WAIT);
-        assert_eq!(store.tidy(&DUE).await, Ok(Tidied::default()), "it is still refused");
+        assert_eq!(store.retain(&DUE).await, Ok(RetentionStep::default()), "it is still refused");
         assert_eq!(store.cascades(None, 1).await.expect("a list").listed[0].attempts, 2);
         team.execute_batch("DROP TRIGGER keeps").expect("it goes");
         clock.advance(LONGER_THAN_A_WAIT);
-        assert_eq!(store.tidy(&DUE).await, Ok(Tidied { ledger: 0, rows: 1 }));
+        assert_eq!(store.retain(&DUE).await, Ok(RetentionStep { ledger: 0, rows: 1 }));
         assert_eq!(with_content(&store).await, [""; 0]);
-        assert_eq!(store.cascades(None, 1).await, Ok(Cascades::default()));
+        assert_eq!(store.cascades(None, 1).await, Ok(PendingCascades::default()));
     }
 }
 
@@ -89,19 +92,19 @@ async fn a_row_whose_content_a_trigger_puts_back_is_noted_and_tried_again() {
              BEGIN UPDATE users SET {column} = OLD.{column} WHERE id = NEW.id; END"
         );
         team.execute_batch(&trigger).expect("a trigger");
-        assert_eq!(store.tidy(&DUE).await, Ok(Tidied { ledger: 0, rows: 2 }), "{column}");
+        assert_eq!(store.retain(&DUE).await, Ok(RetentionStep { ledger: 0, rows: 2 }), "{column}");
         let left = store.cascades(None, 10).await.expect("a list");
         let line = &left.listed[0];
         assert_eq!((left.rows, line.id.as_str(), line.what), (1, "user_1", PendingWork::Content));
         assert_eq!(line.last_error.as_deref(), Some("a trigger of the table undoes the change"));
         team.execute_batch("DROP TRIGGER keeps").expect("it goes");
         clock.advance(LONGER_THAN_A_WAIT);
-        assert_eq!(store.tidy(&DUE).await, Ok(Tidied { ledger: 0, rows: 1 }));
-        assert_eq!(store.cascades(None, 1).await, Ok(Cascades::default()));
+        assert_eq!(store.retain(&DUE).await, Ok(RetentionStep { ledger: 0, rows: 1 }));
+        assert_eq!(store.cascades(None, 1).await, Ok(PendingCascades::default()));
         // What an earlier build has left in a row that it took for erased goes too.
         team.execute_batch(&format!("UPDATE users SET {column} = 'x' WHERE id = 'user_2'")).expect("content");
         clock.advance(Duration::from_secs(7 * 86_400));
-        assert_eq!(store.tidy(&DUE).await, Ok(Tidied { ledger: 0, rows: 1 }), "{column}");
+        assert_eq!(store.retain(&DUE).await, Ok(RetentionStep { ledger: 0, rows: 1 }), "{column}");
     }
 }
 
@@ -113,14 +116,14 @@ async fn where_a_trigger_refuses_all_rows_a_hundred_are_named_in_a_call_and_the_
     let trigger = "CREATE TRIGGER keeps BEFORE UPDATE ON users BEGIN SELECT RAISE(ABORT, 'no'); END";
     team.execute_batch(trigger).expect("a trigger");
     for named in [100, 150, 150] {
-        assert_eq!(store.tidy(&DUE).await, Ok(Tidied::default()));
+        assert_eq!(store.retain(&DUE).await, Ok(RetentionStep::default()));
         assert_eq!(store.cascades(None, 1).await.expect("a list").rows, named);
     }
     team.execute_batch("DROP TRIGGER keeps").expect("it goes");
     clock.advance(LONGER_THAN_A_WAIT);
     let mut erased = 0;
     for _ in 0..2 {
-        erased += store.tidy(&DUE).await.expect("the store tidies").rows;
+        erased += store.retain(&DUE).await.expect("the store tidies").rows;
     }
     assert_eq!((erased, with_content(&store).await.len()), (150, 0));
 }
@@ -130,8 +133,8 @@ async fn steps_of_any_size_erase_all_that_is_due_once() {
     let (_folder, store, _) = deleted_users(25).await;
     let mut steps = Vec::new();
     loop {
-        let step = store.tidy(&Due { limit: 10, ..DUE }).await.expect("the store tidies");
-        if step == Tidied::default() {
+        let step = store.retain(&RetentionLimits { limit: 10, ..DUE }).await.expect("the store tidies");
+        if step == RetentionStep::default() {
             break;
         }
         steps.push(step.rows);

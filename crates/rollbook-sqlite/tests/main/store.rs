@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rollbook_core::catalog::RESOURCES;
-use rollbook_core::store::{Keeping, Store};
+use rollbook_core::store::{RetentionChoices, Store};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 struct Harness {
     store: Option<Arc<SqliteStore>>,
     clock: Arc<ManualClock>,
-    keeping: Keeping,
+    keeping: RetentionChoices,
     folder: TempDir,
 }
 
@@ -32,7 +32,7 @@ async fn open() -> Harness {
     let folder = tempfile::tempdir().expect("a folder");
     apply_migrations(&folder.path().join("store.db"), Schema::Store).expect("the migrations apply");
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_785_312_000_000)));
-    let mut harness = Harness { store: None, clock, keeping: Keeping::default(), folder };
+    let mut harness = Harness { store: None, clock, keeping: RetentionChoices::default(), folder };
     harness.store = Some(harness.open());
     harness
 }
@@ -52,7 +52,7 @@ impl StoreHarness for Harness {
         self.store = Some(self.open());
     }
 
-    async fn keep(&mut self, keeping: Keeping) {
+    async fn keep(&mut self, keeping: RetentionChoices) {
         self.keeping = keeping;
         self.reopen().await;
     }

@@ -31,7 +31,7 @@ use crate::conformance::queue::DUE_WITHIN;
 pub struct MemoryQueue {
     depth_max: u64,
     /// Maximum time until a due time. A due time further ahead comes from a clock that was wrong.
-    due_within: Duration,
+    due_ahead_max: Duration,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     changed: Notify,
@@ -112,14 +112,14 @@ impl Message {
 impl MemoryQueue {
     /// Creates an empty queue with room for `depth_max` messages, dead letters not counted.
     pub fn new(depth_max: u64, clock: Arc<dyn Clock>) -> Self {
-        let due_within = DUE_WITHIN;
-        Self { depth_max, due_within, clock, state: Mutex::default(), changed: Notify::new() }
+        let due_ahead_max = DUE_WITHIN;
+        Self { depth_max, due_ahead_max, clock, state: Mutex::default(), changed: Notify::new() }
     }
 
     /// Sets the maximum length of leases and backoffs.
     #[must_use]
-    pub fn with_due_within(self, due_within: Duration) -> Self {
-        Self { due_within, ..self }
+    pub fn with_due_within(self, due_ahead_max: Duration) -> Self {
+        Self { due_ahead_max, ..self }
     }
 
     /// Damages the entry of a queued message: its next lease reports that it cannot be read. Returns whether
@@ -160,7 +160,7 @@ impl MemoryQueue {
         let now = self.clock.now();
         let mut state = self.state();
         let due_at = now.plus(request.lease_for);
-        state.correct(now, self.due_within, due_at);
+        state.correct(now, self.due_ahead_max, due_at);
         let leases = match state.repeated(request, now) {
             leases if leases.is_empty() => {
                 let mut ids = state.due(now);
@@ -189,8 +189,8 @@ impl State {
     }
 
     /// Corrects due times that are too far in the future because the clock was ahead.
-    fn correct(&mut self, now: Timestamp, due_within: Duration, leased_until: Timestamp) {
-        let furthest = now.plus(due_within).max(leased_until);
+    fn correct(&mut self, now: Timestamp, due_ahead_max: Duration, leased_until: Timestamp) {
+        let furthest = now.plus(due_ahead_max).max(leased_until);
         for message in self.messages.values_mut().filter(|message| message.due_at > furthest) {
             message.due_at = if message.leased.is_some() { leased_until } else { now };
         }
@@ -260,7 +260,7 @@ impl State {
             id: id.clone(),
             received_at: message.received_at,
             traceparent: message.traceparent,
-            died_at: now,
+            parked_at: now,
             attempts: message.attempts,
             failure,
             body: message.body,
@@ -330,7 +330,7 @@ fn matches(filter: &DeadLetterFilter, letter: &DeadLetter) -> bool {
     id.as_ref().is_none_or(|id| *id == letter.id)
         && event_type.as_ref().is_none_or(|event_type| letter.failure.event_type.as_ref() == Some(event_type))
         && reason.as_ref().is_none_or(|reason| letter.failure.reason.as_str() == reason)
-        && since.is_none_or(|since| letter.died_at >= since)
+        && since.is_none_or(|since| letter.parked_at >= since)
 }
 
 #[async_trait]

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use rollbook_core::catalog::{Link, RESOURCES, Resource};
-use rollbook_core::change::{Applied, Assertion, Change, Effect, Field, Row};
+use rollbook_core::change::{Applied, Change, Effect, Field, Row, SubjectChange};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::merge::{Content, DeletedRows, Inherited, Links, Stored, fold, inherited};
-use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Store, StoreError, Tidied};
+use rollbook_core::merge::{Content, DeletedRows, FromParents, Links, SubjectState, fold, from_parents};
+use rollbook_core::store::{
+    ErasedCounts, LedgerEntry, RetentionChoices, RetentionLimits, RetentionStep, RowView, Store, StoreError,
+};
 use rollbook_core::time::{Clock, Timestamp};
 use serde_json::{Map, Value};
 
@@ -21,7 +23,7 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct State {
-    keeping: Keeping,
+    keeping: RetentionChoices,
     /// Tables by name.
     tables: BTreeMap<&'static str, Table>,
     ledger: BTreeMap<MessageId, LedgerEntry>,
@@ -33,7 +35,7 @@ type Table = BTreeMap<String, StoredRow>;
 /// Stored data of a subject.
 #[derive(Clone)]
 pub(crate) struct StoredRow {
-    pub(crate) state: Stored,
+    pub(crate) state: SubjectState,
     /// Content, if it is known and not erased.
     pub(crate) content: Option<Row>,
     pub(crate) synced_at: Timestamp,
@@ -47,7 +49,7 @@ impl MemoryStore {
     }
 
     /// Sets what the store keeps from now on.
-    pub fn keep(&self, keeping: Keeping) {
+    pub fn keep(&self, keeping: RetentionChoices) {
         self.state().keeping = keeping;
     }
 
@@ -72,13 +74,13 @@ impl State {
         self.tables.get(resource.table)?.get(id)
     }
 
-    fn inherited(&self, resource: &'static Resource, row: &StoredRow) -> Inherited {
+    fn from_parents(&self, resource: &'static Resource, row: &StoredRow) -> FromParents {
         let known = |parent, id: &str| self.find(parent, id).map(|row| row.state);
-        row.content.as_ref().map(|content| inherited(resource, content, known)).unwrap_or_default()
+        row.content.as_ref().map(|content| from_parents(resource, content, known)).unwrap_or_default()
     }
 
     fn view(&self, resource: &'static Resource, id: &str, row: &StoredRow) -> RowView {
-        view(resource, id, row, self.inherited(resource, row))
+        view(resource, id, row, self.from_parents(resource, row))
     }
 
     fn views(&self, resource: &'static Resource) -> impl Iterator<Item = RowView> {
@@ -90,21 +92,22 @@ impl State {
     fn merge(
         &mut self,
         table: &'static str,
-        changes: &[(&Change, &Assertion)],
+        changes: &[(&Change, &SubjectChange)],
         deleted_rows: DeletedRows,
         now: Timestamp,
     ) -> Vec<Applied> {
         let table = self.tables.entry(table).or_default();
         let known = |id: &str| table.get(id).map(|row| row.state);
-        let assertions: Vec<&Assertion> = changes.iter().map(|(_, assertion)| *assertion).collect();
+        let assertions: Vec<&SubjectChange> =
+            changes.iter().map(|(_, subject_change)| *subject_change).collect();
         let folded = fold(&assertions, deleted_rows, known);
         for winner in folded.winners {
-            let (change, assertion) = changes[winner.last];
-            let before = table.get(&assertion.id).and_then(|row| row.content.clone());
+            let (change, subject_change) = changes[winner.last];
+            let before = table.get(&subject_change.id).and_then(|row| row.content.clone());
             let written = winner.content.and_then(|position| assertions[position].row.clone());
             let mut content = written.or(before.clone()).filter(|_| winner.state.content != Content::Erased);
-            for (number, link) in assertion.resource.links.iter().enumerate() {
-                let index = column_of(assertion.resource, link);
+            for (number, link) in subject_change.resource.links.iter().enumerate() {
+                let index = column_of(subject_change.resource, link);
                 let learned = winner.parents[number].and_then(|position| assertions[position].row.as_ref());
                 let (content, known) = (content.as_mut(), learned.or(before.as_ref()));
                 if let Some((content, known)) = content.zip(known) {
@@ -117,7 +120,7 @@ impl State {
                 synced_at: now,
                 synced_by: change.origin.message_id.clone(),
             };
-            table.insert(assertion.id.clone(), row);
+            table.insert(subject_change.id.clone(), row);
         }
         folded.outcomes
     }
@@ -169,11 +172,11 @@ pub(crate) fn view(
     resource: &'static Resource,
     id: &str,
     stored: &StoredRow,
-    inherited: Inherited,
+    from_parents: FromParents,
 ) -> RowView {
     let time = |at: Option<Timestamp>| at.map_or(Value::Null, |at| at.to_string().into());
-    let whole = stored.content.as_ref().filter(|_| !inherited.erased);
-    let deleted_at = stored.state.deleted_at.or(inherited.deleted_at).map(Timestamp::from_millis);
+    let whole = stored.content.as_ref().filter(|_| !from_parents.erased);
+    let deleted_at = stored.state.deleted_at.or(from_parents.deleted_at).map(Timestamp::from_millis);
     let mut columns = Map::new();
     for (index, column) in resource.columns.iter().enumerate() {
         let content = if resource.is_link(column.name) { stored.content.as_ref() } else { whole };
@@ -222,11 +225,11 @@ impl Store for MemoryStore {
             let mut places = Vec::new();
             let mut about = Vec::new();
             for (place, change) in changes.iter().enumerate() {
-                if let Effect::Merge(assertion) = &change.effect
-                    && assertion.resource == resource
+                if let Effect::Merge(subject_change) = &change.effect
+                    && subject_change.resource == resource
                 {
                     places.push(place);
-                    about.push((change, &**assertion));
+                    about.push((change, &**subject_change));
                 }
             }
             let applied = state.merge(resource.table, &about, keeping.deleted_rows, now);
@@ -294,7 +297,7 @@ impl Store for MemoryStore {
             gone.insert(id.clone());
             let known = state.find(resource, id).map(|row| row.state).unwrap_or_default();
             let row = StoredRow {
-                state: known.forgotten(at),
+                state: known.erased_by_operator(at),
                 content: None,
                 synced_at: at,
                 synced_by: MessageId::new(ERASED_BY),
@@ -307,9 +310,9 @@ impl Store for MemoryStore {
         Ok(ErasedCounts { rows: gone.len() as u64, ledger: ledger as u64 })
     }
 
-    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
+    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
         let mut state = self.state();
-        let mut tidied = Tidied::default();
+        let mut tidied = RetentionStep::default();
         let old = |line: &LedgerEntry| due.ledger_before.is_some_and(|before| line.applied_at < before);
         let lines: Vec<MessageId> = state
             .ledger

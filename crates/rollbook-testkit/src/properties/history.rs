@@ -10,9 +10,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use rollbook_core::catalog::{ORGANIZATIONS, Resource, USERS};
-use rollbook_core::change::{Assertion, Change, Effect};
+use rollbook_core::change::{Change, Effect, SubjectChange};
 use rollbook_core::merge::DeletedRows;
-use rollbook_core::store::Keeping;
+use rollbook_core::store::RetentionChoices;
 use serde_json::{Value, json};
 
 use crate::conformance::store::Refusal;
@@ -78,7 +78,7 @@ pub(crate) struct History {
     /// Number of concurrent workers.
     pub(crate) lanes: usize,
     /// Retention choices of the store.
-    pub(crate) keeping: Keeping,
+    pub(crate) keeping: RetentionChoices,
     /// Users and organizations that an operator erases after half of the batches.
     pub(crate) erasures: Vec<(&'static Resource, String)>,
     /// How rows refuse, up to then, what follows from their parents.
@@ -132,9 +132,9 @@ pub(crate) fn histories() -> impl Strategy<Value = History> {
     )
 }
 
-fn keeping() -> impl Strategy<Value = Keeping> {
+fn keeping() -> impl Strategy<Value = RetentionChoices> {
     let choices = vec![DeletedRows::Keep, DeletedRows::Keep, DeletedRows::Erase];
-    select(choices).prop_map(|deleted_rows| Keeping { deleted_rows, ..Keeping::default() })
+    select(choices).prop_map(|deleted_rows| RetentionChoices { deleted_rows, ..RetentionChoices::default() })
 }
 
 /// Generates a refusal; most histories have none.
@@ -176,15 +176,15 @@ impl History {
             let state = instance.entry(step.subject).or_default();
             let Some(event) = step.happen(state, now) else { continue };
             let change = change_of(&format!("msg_{number}"), &event);
-            let said = assertion(&change);
+            let said = subject_change(&change);
             let replaces = |known: Option<&Change>| {
                 known.is_none_or(|known| {
-                    let (said, known) = (said.version, assertion(known).version);
+                    let (said, known) = (said.version, subject_change(known).version);
                     let tie = (known.updated_at, known.event_at) == (said.updated_at, said.event_at);
                     !tie || said.hash > known.hash
                 })
             };
-            if said.version.dead {
+            if said.version.is_deleted {
                 ends.push(change.clone());
             } else {
                 for (link, _) in said.parents().iter().enumerate().filter(|(_, id)| id.is_some()) {
@@ -228,9 +228,9 @@ impl History {
     }
 }
 
-fn assertion(change: &Change) -> &Assertion {
+fn subject_change(change: &Change) -> &SubjectChange {
     match &change.effect {
-        Effect::Merge(assertion) => assertion,
+        Effect::Merge(subject_change) => subject_change,
         Effect::Ignore { .. } => panic!("every event of a history is in the catalog"),
     }
 }

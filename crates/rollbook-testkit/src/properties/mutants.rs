@@ -10,10 +10,12 @@ use async_trait::async_trait;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use rollbook_core::catalog::{Resource, find_resource};
-use rollbook_core::change::{Applied, Assertion, Change, Effect, Field, Row, Version};
+use rollbook_core::change::{Applied, Change, Effect, Field, Row, SubjectChange, Version};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::merge::{Content, Stored, inherited, parents};
-use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, RowView, Store, StoreError, Tidied};
+use rollbook_core::merge::{Content, SubjectState, from_parents, parents};
+use rollbook_core::store::{
+    ErasedCounts, LedgerEntry, RetentionChoices, RetentionLimits, RetentionStep, RowView, Store, StoreError,
+};
 use rollbook_core::time::Timestamp;
 
 use super::convergence::{converges, runtime};
@@ -59,13 +61,13 @@ enum Rule {
 
 impl Rule {
     fn wins(self, new: &Version, known: &Version) -> bool {
-        let live = |wins: bool| !known.dead && (new.dead || wins);
+        let live = |wins: bool| !known.is_deleted && (new.is_deleted || wins);
         let in_time = |version: &Version| {
-            let time = if version.dead { version.event_at } else { version.updated_at };
-            (time, version.event_at, version.dead, version.hash)
+            let time = if version.is_deleted { version.event_at } else { version.updated_at };
+            (time, version.event_at, version.is_deleted, version.hash)
         };
         let hash_first =
-            |version: &Version| (version.dead, version.updated_at, version.hash, version.event_at);
+            |version: &Version| (version.is_deleted, version.updated_at, version.hash, version.event_at);
         match self {
             Self::Right
             | Self::PhysicalDelete
@@ -113,11 +115,11 @@ struct Mutant {
 }
 
 impl State {
-    fn apply(&mut self, rule: Rule, assertion: &Assertion, by: &MessageId) {
-        let key = (assertion.resource.table, assertion.id.clone());
-        let new = assertion.version;
+    fn apply(&mut self, rule: Rule, subject_change: &SubjectChange, by: &MessageId) {
+        let key = (subject_change.resource.table, subject_change.id.clone());
+        let new = subject_change.version;
         self.latest_event_at = self.latest_event_at.max(new.event_at);
-        for (number, id) in assertion.parents().into_iter().enumerate() {
+        for (number, id) in subject_change.parents().into_iter().enumerate() {
             let Some(id) = id else { continue };
             let known = self.named.entry((key.clone(), number)).or_insert_with(|| (new, Field::Null));
             if known.1 == Field::Null || new > known.0 {
@@ -127,8 +129,9 @@ impl State {
         let known = self.known.get(&key);
         let wins = known.is_none_or(|known| rule.wins(&new, &known.version));
         let mut content = known.and_then(|known| known.content.clone());
-        if let Some(row) = &assertion.row {
-            let is_late = known.is_some_and(|known| known.version.dead) && !matches!(rule, Rule::Freeze);
+        if let Some(row) = &subject_change.row {
+            let is_late =
+                known.is_some_and(|known| known.version.is_deleted) && !matches!(rule, Rule::Freeze);
             let fills = is_late && content.as_ref().is_none_or(|(old, _)| rule.wins(&new, old));
             if !wins && !fills {
                 return;
@@ -142,25 +145,25 @@ impl State {
         } else if !wins {
             return;
         } else if matches!(rule, Rule::CascadeOnce) {
-            self.end_children(assertion);
+            self.end_children(subject_change);
         }
         let version = if wins { new } else { self.known[&key].version };
         let known = Known { version, content, by: by.clone() };
-        if version.dead {
+        if version.is_deleted {
             self.graves.insert(key.clone(), known.clone());
         }
         self.known.insert(key, known);
         let kept_from = self.latest_event_at - TOMBSTONES_KEPT_FOR;
         match rule {
-            Rule::PhysicalDelete => self.known.retain(|_, row| !row.version.dead),
+            Rule::PhysicalDelete => self.known.retain(|_, row| !row.version.is_deleted),
             Rule::TombstonePurge => {
-                self.known.retain(|_, row| !row.version.dead || row.version.event_at >= kept_from);
+                self.known.retain(|_, row| !row.version.is_deleted || row.version.event_at >= kept_from);
             }
             _ => {}
         }
     }
 
-    fn end_children(&mut self, parent: &Assertion) {
+    fn end_children(&mut self, parent: &SubjectChange) {
         let is_child = |(table, _): &Key, known: &Known| {
             let Some((resource, (_, row))) = find_resource(table).zip(known.content.as_ref()) else {
                 return false;
@@ -185,10 +188,10 @@ impl State {
     }
 
     fn view(&self, rule: Rule, resource: &'static Resource, id: &str, known: &Known) -> RowView {
-        let state = |known: &Known| Stored {
+        let state = |known: &Known| SubjectState {
             content: known.content.as_ref().map_or(Content::Unknown, |(version, _)| Content::At(*version)),
-            deleted_at: known.version.dead.then_some(known.version.event_at),
-            ..Stored::default()
+            deleted_at: known.version.is_deleted.then_some(known.version.event_at),
+            ..SubjectState::default()
         };
         let parent = |of: &'static Resource, id: &str| {
             let key = (of.table, id.to_owned());
@@ -200,10 +203,11 @@ impl State {
         }
         let shows_end =
             !matches!(rule, Rule::CascadeOnce) || self.ended.contains(&(resource.table, id.to_owned()));
-        let inherited = content.as_ref().filter(|_| shows_end).map(|row| inherited(resource, row, parent));
+        let from_parents =
+            content.as_ref().filter(|_| shows_end).map(|row| from_parents(resource, row, parent));
         let (synced_at, synced_by) = (Timestamp::from_millis(START), known.by.clone());
         let row = StoredRow { state: state(known), content, synced_at, synced_by };
-        view(resource, id, &row, inherited.unwrap_or_default())
+        view(resource, id, &row, from_parents.unwrap_or_default())
     }
 }
 
@@ -212,8 +216,8 @@ impl Store for Mutant {
     async fn apply_many(&self, changes: &[Change]) -> Result<Vec<Applied>, StoreError> {
         let mut state = self.state.lock().expect("no test panics in here");
         for change in changes {
-            if let Effect::Merge(assertion) = &change.effect {
-                state.apply(self.rule, assertion, &change.origin.message_id);
+            if let Effect::Merge(subject_change) = &change.effect {
+                state.apply(self.rule, subject_change, &change.origin.message_id);
             }
         }
         Ok(vec![Applied::Ignored; changes.len()])
@@ -262,7 +266,7 @@ impl Store for Mutant {
         unreachable!("mutants are not asked to erase")
     }
 
-    async fn tidy(&self, _: &Due) -> Result<Tidied, StoreError> {
+    async fn retain(&self, _: &RetentionLimits) -> Result<RetentionStep, StoreError> {
         unreachable!("mutants are not asked to tidy")
     }
 
@@ -289,7 +293,7 @@ impl StoreHarness for Harness {
     async fn reopen(&mut self) {}
 
     /// Mutants keep the content of deleted rows, as by default.
-    async fn keep(&mut self, _: Keeping) {}
+    async fn keep(&mut self, _: RetentionChoices) {}
 }
 
 /// Returns the number of the first history after which the rows differ from the truth.
@@ -301,7 +305,7 @@ fn first_counterexample(rule: Rule) -> Option<usize> {
         let mut history = histories().new_tree(&mut runner).expect("a history").current();
         // One worker, so that the same histories detect the same mutants in every run.
         history.lanes = 1;
-        history.keeping = Keeping::default();
+        history.keeping = RetentionChoices::default();
         history.erasures.clear();
         let mutant = Arc::new(Mutant { rule, state: Mutex::default() });
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(START)));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rollbook_core::catalog::USERS;
 use rollbook_core::change::Change;
 use rollbook_core::merge::DeletedRows;
-use rollbook_core::store::{Keeping, RowView, Store};
+use rollbook_core::store::{RetentionChoices, RowView, Store};
 use serde_json::{Value, json};
 
 use super::convergence::{runtime, without_sync};
@@ -99,12 +99,12 @@ pub fn check<H: StoreHarness, F: Future<Output = H>>(open: impl Fn() -> F) {
     runtime().block_on(async {
         for deleted_rows in [DeletedRows::Keep, DeletedRows::Erase] {
             let mut harness = open().await;
-            converges(&mut harness, Keeping { deleted_rows, ..Keeping::default() }).await;
+            converges(&mut harness, RetentionChoices { deleted_rows, ..RetentionChoices::default() }).await;
         }
     });
 }
 
-async fn converges(harness: &mut impl StoreHarness, keeping: Keeping) {
+async fn converges(harness: &mut impl StoreHarness, keeping: RetentionChoices) {
     harness.keep(keeping).await;
     let truth = MemoryStore::new(harness.clock());
     truth.keep(keeping);
@@ -113,7 +113,8 @@ async fn converges(harness: &mut impl StoreHarness, keeping: Keeping) {
     let mut one_by_one: [Vec<Change>; EVENTS] = Default::default();
     let mut at_once = Vec::new();
     // Erasing deleted content makes a difference only for histories with a delete.
-    let histories = histories().into_iter().filter(|history| keeping == Keeping::default() || ends(history));
+    let histories =
+        histories().into_iter().filter(|history| keeping == RetentionChoices::default() || ends(history));
     for (number, history) in histories.enumerate() {
         for (place, order) in orders(EVENTS).into_iter().enumerate() {
             let changes = play(&format!("user_{number}_{place}"), history);

@@ -4,7 +4,7 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rollbook_core::store::{Keeping, Store};
+use rollbook_core::store::{RetentionChoices, Store};
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::conformance::store::StoreHarness;
@@ -34,7 +34,7 @@ impl StoreHarness for Memory {
     /// The model keeps its state: memory is its disk.
     async fn reopen(&mut self) {}
 
-    async fn keep(&mut self, keeping: Keeping) {
+    async fn keep(&mut self, keeping: RetentionChoices) {
         self.store.keep(keeping);
     }
 }

@@ -111,7 +111,7 @@ async fn a_table_that_refuses_every_row_is_tried_by_one_message_now_and_then_unt
         evidence.failed(std::slice::from_ref(user), &error);
         assert!(is_postponed(evidence.judge(user, &error)));
     }
-    assert_eq!(evidence.blocked(), [("users", error.unblamed().to_string())]);
+    assert_eq!(evidence.blocked(), [("users", error.innermost().to_string())]);
     let batch = [users(0..3), vec![an_organization()]].concat();
     let plan = evidence.plan(&batch);
     assert_eq!((plan.suspects.len(), plan.postponed.len()), (0, 3), "not yet");

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{Cascaded, Due, ErasedCounts, LedgerEntry, RowView, Store, StoreError, Tidied};
+use rollbook_core::store::{
+    CascadeStep, ErasedCounts, LedgerEntry, RetentionLimits, RetentionStep, RowView, Store, StoreError,
+};
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::memory::store::MemoryStore;
 use tokio::sync::Notify;
@@ -16,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::support::{Bench, run_until};
 
-type Turn = Result<Cascaded, StoreError>;
+type Turn = Result<CascadeStep, StoreError>;
 
 /// A store that answers turns as a test says, and nothing is left when it has no more to say.
 struct Scripted {
@@ -88,18 +90,18 @@ impl Store for Shared {
         self.0.inner.erase(subjects, at).await
     }
 
-    async fn cascade(&self) -> Result<Cascaded, StoreError> {
+    async fn cascade(&self) -> Result<CascadeStep, StoreError> {
         self.0.asked.lock().expect("no panic").push(Instant::now());
         tokio::time::sleep(self.0.takes).await;
-        self.0.turns.lock().expect("no panic").pop_front().unwrap_or(Ok(Cascaded::default()))
+        self.0.turns.lock().expect("no panic").pop_front().unwrap_or(Ok(CascadeStep::default()))
     }
 
-    async fn cascade_left(&self) {
+    async fn cascade_pending(&self) {
         self.0.left.notified().await;
     }
 
-    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
-        self.0.inner.tidy(due).await
+    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
+        self.0.inner.retain(due).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -107,9 +109,9 @@ impl Store for Shared {
     }
 }
 
-fn turn(rows: u64, parents_left: u64, rows_left: u64, due_in: Option<u64>) -> Cascaded {
+fn turn(rows: u64, parents_left: u64, rows_left: u64, due_in: Option<u64>) -> CascadeStep {
     let due_in = due_in.map(Duration::from_secs);
-    Cascaded { rows, refused: 0, parents_left, rows_left, due_in }
+    CascadeStep { rows, refused: 0, parents_left, rows_left, due_in }
 }
 
 #[tokio::test(start_paused = true)]

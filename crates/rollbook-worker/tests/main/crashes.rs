@@ -11,7 +11,9 @@ use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::Consumer as _;
 use rollbook_core::retry::Reason;
-use rollbook_core::store::{Due, ErasedCounts, LedgerEntry, RowView, Store, StoreError, Tidied};
+use rollbook_core::store::{
+    ErasedCounts, LedgerEntry, RetentionLimits, RetentionStep, RowView, Store, StoreError,
+};
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::faults::{Fault, FaultyStore, StoreCall};
 use rollbook_testkit::memory::store::MemoryStore;
@@ -138,8 +140,8 @@ impl Store for Lethal {
         self.inner.erase(subjects, at).await
     }
 
-    async fn tidy(&self, due: &Due) -> Result<Tidied, StoreError> {
-        self.inner.tidy(due).await
+    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
+        self.inner.retain(due).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

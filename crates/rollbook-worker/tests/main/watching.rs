@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus::TextEncoder;
-use rollbook_core::catalog::{NEVER_KEPT, RESOURCES, event_types};
+use rollbook_core::catalog::{NEVER_STORED, RESOURCES, event_types};
 use rollbook_core::change::Applied;
 use rollbook_core::queue::QueueError;
 use rollbook_core::retry::Reason;
@@ -38,7 +38,7 @@ async fn every_counter_is_there_at_zero_before_anything_happens() {
     zero(r#"rollbook_settlements_total{reason="store_refused",settlement="retry"}"#);
     for event_type in event_types().chain(["other"]) {
         zero(&format!(r#"rollbook_events_total{{outcome="applied",type="{event_type}"}}"#));
-        let failed = if NEVER_KEPT.contains(&event_type) { "dropped" } else { "dead_letter" };
+        let failed = if NEVER_STORED.contains(&event_type) { "dropped" } else { "dead_letter" };
         zero(&format!(r#"rollbook_events_total{{outcome="{failed}",type="{event_type}"}}"#));
     }
     zero(r#"rollbook_events_total{outcome="dead_letter",type="none"}"#);

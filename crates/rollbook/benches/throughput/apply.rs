@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rollbook_core::change::{Assertion, Effect, Field};
+use rollbook_core::change::{Effect, Field, SubjectChange};
 use rollbook_core::queue::Producer as _;
 use rollbook_core::{catalog, event};
 use rollbook_simulator::history::Event;
@@ -47,7 +47,7 @@ async fn drain(events: &[Event]) -> (f64, u64) {
     apply_migrations(&home.data().join("store.db"), Schema::Store).expect("a store");
     let queue = SqliteQueue::open(
         &path,
-        QueueSettings { depth_max: u64::MAX, due_within: Duration::from_secs(600) },
+        QueueSettings { depth_max: u64::MAX, due_ahead_max: Duration::from_secs(600) },
         std::sync::Arc::new(WallClock),
     );
     let queue = queue.expect("a queue");
@@ -134,10 +134,10 @@ fn upsert(resource: &'static catalog::Resource) -> String {
 
 /// An event as the values of its row, made beforehand: the raw client has nothing to read.
 fn row(event: &Event) -> Option<(usize, Vec<Value>)> {
-    let Effect::Merge(assertion) = event::parse(&load::lease(event), None).ok()?.change.effect else {
+    let Effect::Merge(subject_change) = event::parse(&load::lease(event), None).ok()?.change.effect else {
         return None;
     };
-    let Assertion { resource, id, version, row } = *assertion;
+    let SubjectChange { resource, id, version, row } = *subject_change;
     let table = catalog::RESOURCES.iter().position(|known| *known == resource)?;
     let time =
         |at: Option<rollbook_core::time::Timestamp>| at.map_or(Value::Null, |at| Value::Text(at.to_string()));
@@ -159,6 +159,6 @@ fn row(event: &Event) -> Option<(usize, Vec<Value>)> {
     values.extend([time(Some(event.at)), text(event.id.as_str())]);
     values.extend([version.updated_at, version.event_at].map(Value::Integer));
     values.push(Value::Blob(version.hash.to_vec()));
-    values.push(if version.dead { Value::Integer(version.event_at) } else { Value::Null });
+    values.push(if version.is_deleted { Value::Integer(version.event_at) } else { Value::Null });
     Some((table, values))
 }

@@ -32,7 +32,7 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     let history = load::history(2_000);
     let home = Home::new(BINARY).with("ROLLBOOK_LOG", "warn");
     home.migrate();
-    let settings = QueueSettings { depth_max: u64::MAX, due_within: Duration::from_secs(600) };
+    let settings = QueueSettings { depth_max: u64::MAX, due_ahead_max: Duration::from_secs(600) };
     let queue = SqliteQueue::open(&home.data().join("queue.db"), settings, Arc::new(WallClock));
     let queue = queue.expect("a queue");
     let waiting = WAITING / scale.divisor;

@@ -141,7 +141,7 @@ fn cells(letter: &DeadLetter) -> [String; 5] {
         letter.failure.event_type.clone().unwrap_or_else(|| "(unknown)".to_owned()),
         letter.failure.reason.to_string(),
         letter.attempts.to_string(),
-        letter.died_at.to_string(),
+        letter.parked_at.to_string(),
     ]
 }
 
@@ -153,7 +153,7 @@ fn metadata(letter: &DeadLetter) -> Value {
         "detail": letter.failure.detail,
         "attempts": letter.attempts,
         "received_at": letter.received_at.to_string(),
-        "parked_at": letter.died_at.to_string(),
+        "parked_at": letter.parked_at.to_string(),
         "body_bytes": letter.body.len(),
     });
     if let Some(traceparent) = letter.traceparent {

@@ -8,7 +8,7 @@ use super::on_all_cores;
 use crate::cli::{Migrate, Output};
 use crate::config::Config;
 use crate::output::{Table, print, print_json};
-use crate::wire::{self, Migrations, Part};
+use crate::wire::{self, Component, Migrations};
 
 /// Migrates, or looks.
 ///
@@ -30,7 +30,7 @@ pub(crate) fn run(config: &Config, arguments: &Migrate) -> anyhow::Result<()> {
 
 async fn each_part(config: &Config, check: bool) -> anyhow::Result<Vec<Migrations>> {
     let mut all = Vec::new();
-    for part in Part::ALL {
+    for part in Component::ALL {
         wire::check_server(config, part)?;
         let asked = if check {
             wire::pending_migrations(config, part).await

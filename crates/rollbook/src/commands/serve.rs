@@ -16,7 +16,7 @@ use crate::service::{Faces, Service};
 use crate::signals::Signals;
 use crate::startup;
 use crate::systemd::Systemd;
-use crate::wire::{self, Part};
+use crate::wire::{self, Component};
 
 /// File handles beside those of connections: databases, log, epoll, the ops face.
 pub(super) const FILES_BESIDE: u64 = 256;
@@ -51,7 +51,7 @@ async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Resu
         tracing::info!("stopped before it was ready");
         return Ok(());
     };
-    let used = if faces.worker { &Part::ALL[..] } else { &[Part::Queue] };
+    let used = if faces.worker { &Component::ALL[..] } else { &[Component::Queue] };
     for Weakness { what, fix } in file_modes::weaknesses(&config, used) {
         tracing::warn!(fix, "{what}");
     }
@@ -82,10 +82,10 @@ fn tell(config: &Config, faces: Faces, service: &Service) {
         tracing::info!("deliveries: http://{address}/webhooks/clerk");
     }
     tracing::info!("health and metrics: http://{}/metrics", service.ops_listening);
-    let queue = wire::describe(config, Part::Queue);
+    let queue = wire::describe(config, Component::Queue);
     tracing::info!("queue: {queue}, at most {} waiting", config.settings.queue_depth_max);
     if faces.worker {
-        tracing::info!("store: {}", wire::describe(config, Part::Store));
+        tracing::info!("store: {}", wire::describe(config, Component::Store));
     }
 }
 

@@ -22,7 +22,9 @@ async fn a_large_cascade_is_noted_durably_and_worked_off_in_steps_beside_the_del
     members(&world, "org_1", MEMBERS).await;
     store.apply_many(&[organization_deleted("org_1", 5)]).await.expect("the store applies it");
     assert_eq!(lines(&world).await, "children|1\n");
-    tokio::time::timeout(Duration::from_secs(60), store.cascade_left()).await.expect("the worker is woken");
+    tokio::time::timeout(Duration::from_secs(60), store.cascade_pending())
+        .await
+        .expect("the worker is woken");
     // A worker that has died since: another one takes it over.
     let other = world.store();
     let done = work_off(&other).await;

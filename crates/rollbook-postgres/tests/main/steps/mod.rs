@@ -8,7 +8,7 @@ mod retention;
 use std::time::Duration;
 
 use rollbook_core::change::Change;
-use rollbook_core::store::{Cascaded, Store as _};
+use rollbook_core::store::{CascadeStep, Store as _};
 use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_testkit::events::{START, change_of, deleted, event, membership};
 
@@ -89,11 +89,11 @@ pub(super) async fn make_due(world: &World) {
 }
 
 /// Works until nothing is due.
-pub(super) async fn work_off(store: &PostgresStore) -> Cascaded {
-    let mut all = Cascaded::default();
+pub(super) async fn work_off(store: &PostgresStore) -> CascadeStep {
+    let mut all = CascadeStep::default();
     loop {
         let turn = store.cascade().await.expect("the store works it off");
-        all = Cascaded { rows: all.rows + turn.rows, refused: all.refused + turn.refused, ..turn };
+        all = CascadeStep { rows: all.rows + turn.rows, refused: all.refused + turn.refused, ..turn };
         if turn.due_in.is_none_or(|due_in| due_in > Duration::ZERO) {
             return all;
         }

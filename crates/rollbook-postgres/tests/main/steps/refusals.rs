@@ -202,8 +202,12 @@ async fn a_trigger_that_keeps_content_from_retention_is_found_out() {
     trigger(&world, "organization_memberships", "IF NEW.id = 'orgmem_1' THEN NEW.data := OLD.data; END IF;")
         .await;
     let before = rollbook_core::time::Timestamp::from_millis(rollbook_testkit::events::START + 900_000);
-    let due = rollbook_core::store::Due { ledger_before: None, deleted_before: Some(before), limit: 100 };
-    assert_eq!(store.tidy(&due).await.map(|tidied| tidied.rows), Ok(1));
+    let due = rollbook_core::store::RetentionLimits {
+        ledger_before: None,
+        deleted_before: Some(before),
+        limit: 100,
+    };
+    assert_eq!(store.retain(&due).await.map(|tidied| tidied.rows), Ok(1));
     assert_eq!(count(&world, "data IS NOT NULL").await, 1);
     let listed = store.cascades(None, 1).await.expect("a list").listed;
     assert_eq!((listed[0].id.as_str(), listed[0].what), ("orgmem_1", PendingWork::Content));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rollbook_core::catalog::USERS;
 use rollbook_core::merge::DeletedRows;
-use rollbook_core::store::{Due, Keeping, PendingWork, Store as _, Tidied};
+use rollbook_core::store::{PendingWork, RetentionChoices, RetentionLimits, RetentionStep, Store as _};
 use rollbook_core::time::Timestamp;
 use rollbook_postgres::PostgresStore;
 use rollbook_testkit::events::{START, change_of, deleted, event, user};
@@ -13,17 +13,21 @@ use rollbook_testkit::process::until;
 use super::{count, impatient, joined, lines, make_due, slow_row, trigger, trigger_after};
 use crate::world::{World, clock, open};
 
-fn due(ledger: bool, deleted: bool) -> Due {
+fn due(ledger: bool, deleted: bool) -> RetentionLimits {
     let now = Timestamp::from_millis(START + 1_000_000);
-    Due { ledger_before: ledger.then_some(now), deleted_before: deleted.then_some(now), limit: 1_000 }
+    RetentionLimits {
+        ledger_before: ledger.then_some(now),
+        deleted_before: deleted.then_some(now),
+        limit: 1_000,
+    }
 }
 
-async fn tidied(store: &PostgresStore, due: Due) -> Tidied {
-    let mut all = Tidied::default();
+async fn tidied(store: &PostgresStore, due: RetentionLimits) -> RetentionStep {
+    let mut all = RetentionStep::default();
     loop {
-        let step = store.tidy(&due).await.expect("the store tidies");
-        all = Tidied { ledger: all.ledger + step.ledger, rows: all.rows + step.rows };
-        if step == Tidied::default() {
+        let step = store.retain(&due).await.expect("the store tidies");
+        all = RetentionStep { ledger: all.ledger + step.ledger, rows: all.rows + step.rows };
+        if step == RetentionStep::default() {
             return all;
         }
     }
@@ -49,7 +53,7 @@ async fn slow_rows_keep_no_line_in_the_ledger_and_go_in_smaller_steps_themselves
                       '2020-01-01', 1 FROM generate_series(1, 1500) AS i";
     world.psql(old).await;
     trigger(&world, "users", &slow_row(0.025)).await;
-    assert_eq!(tidied(&store, due(true, true)).await, Tidied { ledger: 1_500, rows: 150 });
+    assert_eq!(tidied(&store, due(true, true)).await, RetentionStep { ledger: 1_500, rows: 150 });
 }
 
 #[tokio::test]
@@ -110,7 +114,7 @@ async fn a_step_of_retention_does_not_read_again_what_was_erased_before() {
     world.psql("VACUUM ANALYZE mirror_2.users").await;
     let read = "SELECT coalesce(idx_tup_read, 0) FROM pg_stat_user_indexes
                 WHERE schemaname = 'mirror_2' AND indexrelname = 'users_deleted'";
-    let due = Due { limit: 100, ..due(false, true) };
+    let due = RetentionLimits { limit: 100, ..due(false, true) };
     assert_eq!(tidied(&store, due).await.rows, 2_000);
     drop(store);
     // Sessions report what they have read when they end, at the latest.
@@ -128,7 +132,7 @@ async fn content_that_was_kept_before_the_choice_to_erase_goes_with_that_of_its_
     let lives = change_of("msg_lives", &event("user.created", START, &user("user_1", START)));
     store.apply_many(&[lives, joined(1, "org_1"), gone]).await.expect("the store applies them");
     assert_eq!(count(&world, "data IS NOT NULL").await, 1);
-    let keeping = Keeping { deleted_rows: DeletedRows::Erase, ..Keeping::default() };
+    let keeping = RetentionChoices { deleted_rows: DeletedRows::Erase, ..RetentionChoices::default() };
     let store =
         PostgresStore::new(world.settings.clone(), clock()).expect("the settings are right").keeping(keeping);
     assert_eq!(tidied(&store, due(false, true)).await.rows, 1);

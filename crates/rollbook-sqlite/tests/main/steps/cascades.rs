@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, USERS};
-use rollbook_core::store::{Due, Store as _};
+use rollbook_core::store::{RetentionLimits, Store as _};
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::events::{START, change_of, deleted, event, membership};
 use rollbook_testkit::process::until;
@@ -17,7 +17,7 @@ async fn a_large_cascade_is_noted_with_the_delivery_and_worked_off_in_steps_by_w
     world.members("org_1", MEMBERS);
     world.apply(&[organization_deleted("org_1", 5)]).await;
     assert_eq!((world.lines(), world.members_where("deleted_at IS NOT NULL")), (1, 0));
-    tokio::time::timeout(Duration::from_secs(60), world.store.cascade_left())
+    tokio::time::timeout(Duration::from_secs(60), world.store.cascade_pending())
         .await
         .expect("the worker is woken");
     // A worker that has died since: another one takes it over.
@@ -118,12 +118,12 @@ async fn retention_of_a_parent_with_many_rows_leaves_them_to_the_steps() {
     world.members("org_1", MEMBERS);
     world.apply(&[organization_deleted("org_1", 5)]).await;
     work_off(&world.store).await;
-    let due = Due {
+    let due = RetentionLimits {
         ledger_before: None,
         deleted_before: Some(Timestamp::from_millis(START + 1_000)),
         limit: 1_000,
     };
-    assert_eq!(world.store.tidy(&due).await.expect("the store tidies").rows, 1);
+    assert_eq!(world.store.retain(&due).await.expect("the store tidies").rows, 1);
     assert_eq!((world.lines(), world.members_where("data IS NOT NULL")), (1, u64::from(MEMBERS)));
     assert_eq!(work_off(&world.store).await.rows, u64::from(MEMBERS));
     assert_eq!((world.lines(), world.members_where("data IS NOT NULL OR role IS NOT NULL")), (0, 0));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::change::Change;
-use rollbook_core::store::{Cascaded, Store as _};
+use rollbook_core::store::{CascadeStep, Store as _};
 use rollbook_core::time::Timestamp;
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
@@ -121,11 +121,11 @@ pub(super) fn joined(number: u32, organization: &str) -> Change {
 }
 
 /// Works until nothing is due.
-pub(super) async fn work_off(store: &SqliteStore) -> Cascaded {
-    let mut all = Cascaded::default();
+pub(super) async fn work_off(store: &SqliteStore) -> CascadeStep {
+    let mut all = CascadeStep::default();
     loop {
         let turn = store.cascade().await.expect("the store works it off");
-        all = Cascaded { rows: all.rows + turn.rows, refused: all.refused + turn.refused, ..turn };
+        all = CascadeStep { rows: all.rows + turn.rows, refused: all.refused + turn.refused, ..turn };
         if turn.due_in.is_none_or(|due_in| due_in > Duration::ZERO) {
             return all;
         }

@@ -35,7 +35,7 @@ pub async fn a_dead_letter_keeps_id_body_and_failure(queue: Queue<impl QueueHarn
         (1, &failure()),
         "the expired lease does not count as an attempt"
     );
-    assert_eq!(letter.died_at, sent.received_at.plus(LEASE_FOR + TICK));
+    assert_eq!(letter.parked_at, sent.received_at.plus(LEASE_FOR + TICK));
 }
 
 pub async fn a_dead_letter_is_not_leased(queue: Queue<impl QueueHarness>) {

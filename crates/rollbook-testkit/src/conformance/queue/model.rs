@@ -87,8 +87,8 @@ type Letter = (MessageId, i64, i64, u32, Failure, Option<Traceparent>, Bytes);
 
 fn letters(letters: Vec<DeadLetter>) -> Vec<Letter> {
     let letter = |letter: DeadLetter| {
-        let (received_at, died_at) = (letter.received_at.as_millis(), letter.died_at.as_millis());
-        (letter.id, received_at, died_at, letter.attempts, letter.failure, letter.traceparent, letter.body)
+        let (received_at, parked_at) = (letter.received_at.as_millis(), letter.parked_at.as_millis());
+        (letter.id, received_at, parked_at, letter.attempts, letter.failure, letter.traceparent, letter.body)
     };
     letters.into_iter().map(letter).collect()
 }

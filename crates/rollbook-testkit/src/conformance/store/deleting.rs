@@ -3,7 +3,7 @@
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, RESOURCES, Resource, USERS, Verb};
 use rollbook_core::change::Applied::{Deleted, Inserted, Stale, Unchanged, Updated};
 use rollbook_core::merge::DeletedRows;
-use rollbook_core::store::Keeping;
+use rollbook_core::store::RetentionChoices;
 use rollbook_core::time::Timestamp;
 use serde_json::{Value, json};
 
@@ -22,7 +22,10 @@ fn user_deleted(at: i64) -> Value {
 }
 
 pub(super) async fn erase_the_deleted<H: StoreHarness>(mirror: &mut Mirror<H>) {
-    mirror.harness.keep(Keeping { deleted_rows: DeletedRows::Erase, ..Keeping::default() }).await;
+    mirror
+        .harness
+        .keep(RetentionChoices { deleted_rows: DeletedRows::Erase, ..RetentionChoices::default() })
+        .await;
 }
 
 /// Asserts that a row has only its id, `deleted_at`, `synced_at` and `synced_by`, and these links to erased
@@ -119,7 +122,7 @@ pub async fn nothing_brings_an_erased_content_back(mut mirror: Mirror<impl Store
     assert_eq!(mirror.apply_one("msg_2", named("late", 9)).await, Stale);
     let batch = [("msg_3", named("late", 10)), ("msg_4", user_deleted(11)), ("msg_5", named("late", 12))];
     assert_eq!(mirror.apply(&batch).await, [Stale, Deleted, Stale]);
-    mirror.harness.keep(Keeping::default()).await;
+    mirror.harness.keep(RetentionChoices::default()).await;
     assert_eq!(
         mirror.apply_one("msg_6", named("late", 13)).await,
         Stale,

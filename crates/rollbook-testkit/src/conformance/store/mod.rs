@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{Cascaded, Keeping, LedgerEntry, RowView, Store};
+use rollbook_core::store::{CascadeStep, LedgerEntry, RetentionChoices, RowView, Store};
 use serde_json::{Map, Value};
 
 use crate::clock::ManualClock;
@@ -56,7 +56,7 @@ pub trait StoreHarness: Send {
     async fn reopen(&mut self);
 
     /// Restarts the engine with these retention choices. An engine starts with the default.
-    async fn keep(&mut self, keeping: Keeping);
+    async fn keep(&mut self, keeping: RetentionChoices);
 
     /// Has triggers refuse, from now on, what follows from the deletion of parents: of the rows whose ids begin like this.
     /// `None`: they refuse nothing. An engine that works it out when rows are read has nothing that could be refused.
@@ -109,7 +109,7 @@ impl<H: StoreHarness> Mirror<H> {
     }
 
     /// Works on what is left of cascades until nothing of it is due.
-    async fn work_off(&self) -> Cascaded {
+    async fn work_off(&self) -> CascadeStep {
         work_off(&*self.harness.store()).await
     }
 
@@ -119,7 +119,7 @@ impl<H: StoreHarness> Mirror<H> {
 }
 
 /// Works on pending cascades until none is due.
-pub(crate) async fn work_off(store: &dyn Store) -> Cascaded {
+pub(crate) async fn work_off(store: &dyn Store) -> CascadeStep {
     loop {
         let left = store.cascade().await.expect("the store works on pending cascades");
         if left.due_in.is_none_or(|due_in| !due_in.is_zero()) {

@@ -6,7 +6,7 @@ use rollbook_core::catalog::{
     ORGANIZATION_INVITATIONS, ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, SUBSCRIPTIONS, USERS, WAITLIST_ENTRIES,
 };
 use rollbook_core::change::Applied::{Deleted, Ignored, Inserted, Stale};
-use rollbook_core::store::{Due, ErasedCounts, Keeping, LedgerEntry, Tidied};
+use rollbook_core::store::{ErasedCounts, LedgerEntry, RetentionChoices, RetentionLimits, RetentionStep};
 use rollbook_core::time::{Clock as _, Timestamp};
 use serde_json::{Value, json};
 
@@ -37,12 +37,12 @@ async fn story<H: StoreHarness>(mirror: &Mirror<H>, id: &str, limit: usize) -> V
     lines.into_iter().map(|line| line.message_id.as_str().to_owned()).collect()
 }
 
-async fn tidy<H: StoreHarness>(mirror: &Mirror<H>, due: Due) -> Tidied {
-    mirror.harness.store().tidy(&due).await.expect("the store tidies")
+async fn retain<H: StoreHarness>(mirror: &Mirror<H>, due: RetentionLimits) -> RetentionStep {
+    mirror.harness.store().retain(&due).await.expect("the store tidies")
 }
 
 /// Limits with which retention removes nothing.
-const NOTHING: Due = Due { ledger_before: None, deleted_before: None, limit: 100 };
+const NOTHING: RetentionLimits = RetentionLimits { ledger_before: None, deleted_before: None, limit: 100 };
 
 pub async fn the_ledger_tells_all_of_a_line(mirror: Mirror<impl StoreHarness>) {
     mirror.apply_one("msg_1", created("user_1", 5)).await;
@@ -123,7 +123,7 @@ pub async fn rows_are_found_by_a_text_of_their_content_in_any_case_and_through_m
 }
 
 pub async fn a_ledger_that_is_switched_off_has_no_lines(mut mirror: Mirror<impl StoreHarness>) {
-    mirror.harness.keep(Keeping { ledger: false, ..Keeping::default() }).await;
+    mirror.harness.keep(RetentionChoices { ledger: false, ..RetentionChoices::default() }).await;
     assert_eq!(mirror.apply_one("msg_1", created("user_1", 0)).await, Inserted);
     assert_eq!(mirror.ledger("msg_1").await, None);
     assert!(mirror.find(&USERS, "user_1").await.is_some());
@@ -136,11 +136,11 @@ pub async fn old_lines_leave_the_ledger_in_small_steps(mirror: Mirror<impl Store
     mirror.harness.clock().advance(Duration::from_secs(60));
     mirror.apply_one("msg_4", created("user_1", 0)).await;
     let now = mirror.harness.clock().now();
-    assert_eq!(tidy(&mirror, NOTHING).await, Tidied::default());
-    let due = Due { ledger_before: Some(now), limit: 2, ..NOTHING };
-    assert_eq!(tidy(&mirror, due).await, Tidied { ledger: 2, rows: 0 });
-    assert_eq!(tidy(&mirror, due).await, Tidied { ledger: 1, rows: 0 });
-    assert_eq!(tidy(&mirror, due).await, Tidied::default(), "an entry at exactly that time stays");
+    assert_eq!(retain(&mirror, NOTHING).await, RetentionStep::default());
+    let due = RetentionLimits { ledger_before: Some(now), limit: 2, ..NOTHING };
+    assert_eq!(retain(&mirror, due).await, RetentionStep { ledger: 2, rows: 0 });
+    assert_eq!(retain(&mirror, due).await, RetentionStep { ledger: 1, rows: 0 });
+    assert_eq!(retain(&mirror, due).await, RetentionStep::default(), "an entry at exactly that time stays");
     assert!(mirror.ledger("msg_4").await.is_some());
     assert!(mirror.find(&USERS, "user_1").await.is_some(), "rows stay when their ledger entries are removed");
 }
@@ -150,11 +150,11 @@ pub async fn the_content_of_the_long_deleted_goes_and_never_comes_back(mirror: M
         .apply(&[("msg_1", created("user_1", 0)), ("msg_2", joined("orgmem_1")), ("msg_3", user_deleted(7))])
         .await;
     mirror.apply_one("msg_4", created("user_2", 0)).await;
-    let due = |at| Due { deleted_before: Some(Timestamp::from_millis(START + at)), ..NOTHING };
-    assert_eq!(tidy(&mirror, due(7)).await, Tidied::default());
+    let due = |at| RetentionLimits { deleted_before: Some(Timestamp::from_millis(START + at)), ..NOTHING };
+    assert_eq!(retain(&mirror, due(7)).await, RetentionStep::default());
     assert_eq!(mirror.row(&USERS, "user_1").await["first_name"], "Ines");
-    assert_eq!(tidy(&mirror, due(8)).await, Tidied { ledger: 0, rows: 1 });
-    assert_eq!(tidy(&mirror, due(8)).await, Tidied::default());
+    assert_eq!(retain(&mirror, due(8)).await, RetentionStep { ledger: 0, rows: 1 });
+    assert_eq!(retain(&mirror, due(8)).await, RetentionStep::default());
     assert_bare(&mirror, &USERS, "user_1", START + 7, &[]).await;
     let links = ["organization_id", "user_id"];
     assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, "orgmem_1", START + 7, &links).await;

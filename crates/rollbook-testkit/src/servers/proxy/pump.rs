@@ -87,7 +87,7 @@ impl Pump<'_> {
                 if self.breaks(&mut rule, &mut to).await? {
                     return Ok(());
                 }
-                let room = rule.room();
+                let room = rule.space();
                 let read = tokio::select! {
                     biased;
                     // The sender of the channel outlives the connection.
@@ -159,7 +159,7 @@ impl Rule {
     }
 
     /// Returns the maximum length of the next chunk, in bytes.
-    fn room(&self) -> usize {
+    fn space(&self) -> usize {
         let room = match self.fault {
             Fault::Throttle(rate) => rate.max(1).div_ceil(TICKS),
             _ => self.left,

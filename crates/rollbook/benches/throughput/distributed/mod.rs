@@ -15,7 +15,7 @@ mod raw_postgres;
 use std::time::Duration;
 
 use rollbook_postgres::PostgresSettings;
-use rollbook_redis::{DueTimes, KEY_PREFIX, Owner, RedisQueue, RedisSettings};
+use rollbook_redis::{ClockSource, KEY_PREFIX, Owner, RedisQueue, RedisSettings};
 use rollbook_testkit::process::Home;
 use rollbook_testkit::servers::postgres::PostgresServer;
 use rollbook_testkit::servers::redis::RedisServer;
@@ -74,11 +74,11 @@ fn queue(redis: &RedisServer, strict: bool) -> RedisQueue {
         shards: 1,
         strict,
         replicas: 0,
-        due_within: Duration::from_secs(600),
+        due_ahead_max: Duration::from_secs(600),
         lease_for: Duration::from_secs(60),
         call_timeout: Duration::from_secs(5),
     };
-    RedisQueue::new(settings, DueTimes::Server).expect("a queue")
+    RedisQueue::new(settings, ClockSource::Server).expect("a queue")
 }
 
 /// A server as one of those who share the cores.

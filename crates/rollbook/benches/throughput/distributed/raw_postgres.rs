@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use rollbook_core::catalog::{Kind, RESOURCES, Resource};
-use rollbook_core::change::{Assertion, Effect, Field, Row, Version};
+use rollbook_core::change::{Effect, Field, Row, SubjectChange, Version};
 use rollbook_core::event;
 use rollbook_core::time::Timestamp;
 use rollbook_postgres::PostgresSettings;
@@ -35,7 +35,7 @@ const LAST: [(&str, &str); 10] = [
 
 /// What an event writes.
 struct Write {
-    assertion: Assertion,
+    subject_change: SubjectChange,
     at: Timestamp,
     by: String,
 }
@@ -60,10 +60,10 @@ pub(super) async fn upserts(events: &[Event], settings: &PostgresSettings) -> f6
 }
 
 fn write(event: &Event) -> Option<Write> {
-    let Effect::Merge(assertion) = event::parse(&load::lease(event), None).ok()?.change.effect else {
+    let Effect::Merge(subject_change) = event::parse(&load::lease(event), None).ok()?.change.effect else {
         return None;
     };
-    Some(Write { assertion: *assertion, at: event.at, by: event.id.as_str().to_owned() })
+    Some(Write { subject_change: *subject_change, at: event.at, by: event.id.as_str().to_owned() })
 }
 
 fn upsert(schema: &str, resource: &'static Resource) -> String {
@@ -97,8 +97,8 @@ fn arguments(batch: &[Option<Write>]) -> Vec<(usize, PgArguments)> {
         let last: BTreeMap<&str, &Write> = batch
             .iter()
             .flatten()
-            .filter(|write| write.assertion.resource == RESOURCES[table])
-            .map(|write| (&*write.assertion.id, write))
+            .filter(|write| write.subject_change.resource == RESOURCES[table])
+            .map(|write| (&*write.subject_change.id, write))
             .collect();
         let writes: Vec<&Write> = last.into_values().collect();
         (!writes.is_empty())
@@ -109,8 +109,8 @@ fn arguments(batch: &[Option<Write>]) -> Vec<(usize, PgArguments)> {
 
 fn encode(resource: &'static Resource, writes: &[&Write]) -> Result<PgArguments, BoxDynError> {
     let mut arguments = PgArguments::default();
-    arguments.add(writes.iter().map(|write| &*write.assertion.id).collect::<Vec<&str>>())?;
-    let row = |write: &&Write| write.assertion.row.clone();
+    arguments.add(writes.iter().map(|write| &*write.subject_change.id).collect::<Vec<&str>>())?;
+    let row = |write: &&Write| write.subject_change.row.clone();
     for (index, column) in resource.columns.iter().enumerate() {
         let fields: Vec<Field> = writes
             .iter()
@@ -121,9 +121,9 @@ fn encode(resource: &'static Resource, writes: &[&Write]) -> Result<PgArguments,
     let times = |of: fn(&Row) -> Option<Timestamp>| -> Vec<Option<Time>> {
         writes.iter().map(|write| row(write).as_ref().and_then(of).map(Time)).collect()
     };
-    let version = |write: &&Write| -> Version { write.assertion.version };
+    let version = |write: &&Write| -> Version { write.subject_change.version };
     let data = |write: &&Write| row(write).map(|row| Json(row.data));
-    let deleted_at = |write: &&Write| version(write).dead.then_some(Time(write.at));
+    let deleted_at = |write: &&Write| version(write).is_deleted.then_some(Time(write.at));
     arguments.add(writes.iter().map(data).collect::<Vec<Option<Json>>>())?;
     arguments.add(times(|row| row.created_at))?;
     arguments.add(times(|row| row.updated_at))?;
@@ -133,7 +133,7 @@ fn encode(resource: &'static Resource, writes: &[&Write]) -> Result<PgArguments,
     arguments.add(writes.iter().map(|write| version(write).updated_at).collect::<Vec<i64>>())?;
     arguments.add(writes.iter().map(|write| version(write).event_at).collect::<Vec<i64>>())?;
     arguments.add(writes.iter().map(|write| version(write).hash.to_vec()).collect::<Vec<Vec<u8>>>())?;
-    let ended_at = |write: &&Write| version(write).dead.then_some(version(write).event_at);
+    let ended_at = |write: &&Write| version(write).is_deleted.then_some(version(write).event_at);
     arguments.add(writes.iter().map(ended_at).collect::<Vec<Option<i64>>>())?;
     Ok(arguments)
 }

@@ -38,7 +38,7 @@ use crate::logging;
 use crate::output::{Style, print, print_json};
 use crate::service::{Faces, Service};
 use crate::signals::Signals;
-use crate::wire::{self, Part, Queue};
+use crate::wire::{self, Component, Queue};
 
 /// Connections that send at once, about as many as Svix opens to one endpoint in a burst.
 const CONNECTIONS: usize = 32;
@@ -144,8 +144,8 @@ impl Show {
             secret: self.secret.clone(),
             keep: arguments.keep,
             kept: places.kept_folder(arguments.keep),
-            queue: wire::describe(&self.config, Part::Queue),
-            store: wire::describe(&self.config, Part::Store),
+            queue: wire::describe(&self.config, Component::Queue),
+            store: wire::describe(&self.config, Component::Store),
             durability,
         };
         let endpoint = Endpoint {

@@ -17,7 +17,7 @@ use crate::cli::Demo;
 use crate::config::{Config, Place, Problems, Role, environment, has_password, place};
 use crate::output::say;
 use crate::startup::refuse_if_strict;
-use crate::wire::{self, Part, Queue};
+use crate::wire::{self, Component, Queue};
 
 /// Where queue and store are.
 pub(crate) struct Places {
@@ -72,35 +72,35 @@ impl Places {
         config: &Config,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<(Queue, Durability)> {
-        for (flag, part) in [("--queue", Part::Queue), ("--store", Part::Store)] {
+        for (flag, part) in [("--queue", Component::Queue), ("--store", Component::Store)] {
             if let Err(wrong) = wire::backend(config, part).check() {
                 return Err(Problems::one(flag, wrong, "fix it, or leave it out").into());
             }
         }
         if self.queue.is_some() {
             // Somebody's worker may wait at an empty one, and would take what is the demo's.
-            if wire::backend(config, Part::Queue).exists().await.map_err(|why| anyhow!(why))? {
-                let wrong = format!("{} holds a queue already", wire::describe(config, Part::Queue));
+            if wire::backend(config, Component::Queue).exists().await.map_err(|why| anyhow!(why))? {
+                let wrong = format!("{} holds a queue already", wire::describe(config, Component::Queue));
                 let fix = "name an empty database of it, such as redis://HOST:6379/9";
                 return Err(Problems::one("--queue", wrong, fix).into());
             }
             self.made_queue = true;
         }
-        wire::apply_migrations(config, Part::Queue, &CancellationToken::new())
+        wire::apply_migrations(config, Component::Queue, &CancellationToken::new())
             .await
             .map_err(|why| anyhow!(why))?;
         let queue = wire::open_queue(config, clock)?;
         let durability = queue.admin.durability().await?;
         refuse_if_strict(config, &durability)?;
         if self.store.is_some() {
-            if wire::backend(config, Part::Store).exists().await.map_err(|why| anyhow!(why))? {
-                let wrong = format!("{} is there already", wire::describe(config, Part::Store));
+            if wire::backend(config, Component::Store).exists().await.map_err(|why| anyhow!(why))? {
+                let wrong = format!("{} is there already", wire::describe(config, Component::Store));
                 let fix = format!("give another --seed, or drop it: DROP SCHEMA {} CASCADE", self.schema);
                 return Err(Problems::one("--store", wrong, fix).into());
             }
             self.made_schema = true;
         }
-        wire::apply_migrations(config, Part::Store, &CancellationToken::new())
+        wire::apply_migrations(config, Component::Store, &CancellationToken::new())
             .await
             .map_err(|why| anyhow!(why))?;
         Ok((queue, durability))
@@ -113,12 +113,16 @@ impl Places {
         }
         let removed = [
             (
-                Part::Queue,
-                if self.made_queue { wire::backend(config, Part::Queue).remove().await } else { Ok(()) },
+                Component::Queue,
+                if self.made_queue { wire::backend(config, Component::Queue).remove().await } else { Ok(()) },
             ),
             (
-                Part::Store,
-                if self.made_schema { wire::backend(config, Part::Store).remove().await } else { Ok(()) },
+                Component::Store,
+                if self.made_schema {
+                    wire::backend(config, Component::Store).remove().await
+                } else {
+                    Ok(())
+                },
             ),
         ];
         for (part, removed) in removed {

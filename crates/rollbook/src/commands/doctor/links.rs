@@ -9,7 +9,7 @@ use super::finding::{Finding, Findings, ok, skipped, warning};
 use super::{Needs, in_time};
 use crate::config::Config;
 use crate::links::CLEAR;
-use crate::wire::{self, Part};
+use crate::wire::{self, Component};
 
 const ENCRYPTION: &str = "encryption";
 
@@ -23,10 +23,10 @@ pub(super) async fn encryption(config: &Config, needs: &Needs, clock: &Arc<dyn C
     findings
 }
 
-async fn protection(config: &Config, part: Part, clock: &Arc<dyn Clock>) -> Option<Protection> {
+async fn protection(config: &Config, part: Component, clock: &Arc<dyn Clock>) -> Option<Protection> {
     match part {
-        Part::Queue => wire::open_queue(config, clock.clone()).ok()?.admin.protection(),
-        Part::Store => {
+        Component::Queue => wire::open_queue(config, clock.clone()).ok()?.admin.protection(),
+        Component::Store => {
             let store = wire::open_store(config, clock.clone()).ok()?;
             // It fails without a table too, once it is connected.
             let _ = in_time(store.ping()).await;
@@ -35,14 +35,14 @@ async fn protection(config: &Config, part: Part, clock: &Arc<dyn Clock>) -> Opti
     }
 }
 
-fn judge(part: Part, place: &str, found: Option<Protection>) -> Finding {
+fn judge(part: Component, place: &str, found: Option<Protection>) -> Finding {
     let name = part.name();
     match found {
         None => skipped(ENCRYPTION, format!("the {name} does not answer")),
         Some(Protection::Clear) => {
             let fix = match part {
-                Part::Queue => "rediss:// in its URL, and TLS on the server",
-                Part::Store => "sslmode=verify-full in its URL, and TLS on the server",
+                Component::Queue => "rediss:// in its URL, and TLS on the server",
+                Component::Store => "sslmode=verify-full in its URL, and TLS on the server",
             };
             warning(ENCRYPTION, format!("{name} ({place}): {}: {CLEAR}", Protection::Clear), fix)
         }
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn clear_text_over_a_network_is_a_warning_and_all_else_is_named() {
-        let judged = judge(Part::Store, "Postgres at h:1", Some(Protection::Clear));
+        let judged = judge(Component::Store, "Postgres at h:1", Some(Protection::Clear));
         assert_eq!(judged.state, State::Warning);
         assert!(judged.found.contains("not encrypted") && judged.found.contains("Postgres at h:1"));
         for (found, state) in [
@@ -66,7 +66,7 @@ mod tests {
             (Some(Protection::Loopback), State::Ok),
             (None, State::Skipped),
         ] {
-            assert_eq!(judge(Part::Queue, "Redis at h:1", found).state, state, "{found:?}");
+            assert_eq!(judge(Component::Queue, "Redis at h:1", found).state, state, "{found:?}");
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::commands::serve::FILES_BESIDE;
 use crate::config::Config;
 use crate::file_modes::{self, folder_of, with_companions};
 use crate::output::thousands;
-use crate::wire::{self, Part};
+use crate::wire::{self, Component};
 use crate::words::many;
 
 /// Clocks that are kept by NTP differ by less; a tenth of what Svix allows is left for asking.
@@ -94,7 +94,7 @@ pub(super) fn files(config: &Config, needs: &Needs) -> Findings {
     for path in &all {
         findings.extend(judge_file(path));
     }
-    let parts: Vec<Part> = needs.parts().collect();
+    let parts: Vec<Component> = needs.parts().collect();
     let weaknesses = file_modes::weaknesses(config, &parts).into_iter();
     findings.extend(weaknesses.map(|weakness| warning(FILES, weakness.what, weakness.fix)));
     if !findings.is_empty() {
@@ -163,7 +163,7 @@ pub(super) fn open_files(config: &Config, needs: &Needs) -> Finding {
 /// The folders of the files that are kept here, each once.
 fn folders(config: &Config, needs: &Needs) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
-        needs.parts().filter_map(|part: Part| part.place(config).file()).map(folder_of).collect();
+        needs.parts().filter_map(|part: Component| part.place(config).file()).map(folder_of).collect();
     folders.dedup();
     folders
 }

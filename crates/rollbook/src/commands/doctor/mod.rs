@@ -31,7 +31,7 @@ use crate::clock::SystemClock;
 use crate::config::{Config, Environment, Problem, Problems};
 use crate::flags::SettingFlags;
 use crate::output::{Style, print, print_json};
-use crate::wire::{self, Part};
+use crate::wire::{self, Component};
 
 /// How long one answer may take. Nobody waits longer at a terminal, and what is well answers in less.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,8 +51,8 @@ impl Needs {
     }
 
     /// The parts that they use.
-    fn parts(&self) -> impl Iterator<Item = Part> {
-        let parts: &[Part] = if self.worker { &Part::ALL } else { &[Part::Queue] };
+    fn parts(&self) -> impl Iterator<Item = Component> {
+        let parts: &[Component] = if self.worker { &Component::ALL } else { &[Component::Queue] };
         parts.iter().copied()
     }
 }

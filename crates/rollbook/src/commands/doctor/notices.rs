@@ -5,14 +5,14 @@ use super::finding::{Finding, ok, skipped, warning};
 use super::{ASK_TIMEOUT, in_time};
 use crate::commands::HIDES_FIX;
 use crate::config::Config;
-use crate::wire::{self, FullCoverage, Part};
+use crate::wire::{self, Component, FullCoverage};
 
 const MIGRATIONS: &str = "migrations";
 const FULL_COVERAGE: &str = "full_coverage";
 const POLICIES: &str = "policies";
 
 /// Steps of a newer Rollbook that this one works with; `None` where there are none.
-pub(super) async fn newer(config: &Config, part: Part) -> Option<Finding> {
+pub(super) async fn newer(config: &Config, part: Component) -> Option<Finding> {
     let found = in_time(wire::pending_migrations(config, part)).await.ok()?;
     let newer = found.newer.join(", ");
     (!newer.is_empty()).then(|| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::queue::{Audit, Producer, QueueError, QueueStats};
-use rollbook_core::store::{Cascades, Store, StoreError};
+use rollbook_core::store::{PendingCascades, Store, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::weakness::Weakness;
 
@@ -16,7 +16,7 @@ use super::{ASK_TIMEOUT, Needs, in_time, no_answer, notices};
 use crate::config::{Config, Place};
 use crate::output::thousands;
 use crate::startup::{UNVERIFIED, UNVERIFIED_FIX};
-use crate::wire::{self, Migrations, Part, Queue};
+use crate::wire::{self, Component, Migrations, Queue};
 
 /// From here on the queue fills up faster than anyone looks.
 const FULL_PERCENT: u64 = 80;
@@ -32,13 +32,13 @@ const CASCADES: &str = "cascades";
 /// The queue, and all that is asked of one that answers.
 pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
     let unknown = || [DURABILITY, DEPTH, DEAD_LETTERS, AUDIT].map(|check| skipped(check, "no queue to ask"));
-    if let Some(finding) = not_there(config, needs, Part::Queue).await {
+    if let Some(finding) = not_there(config, needs, Component::Queue).await {
         return std::iter::once(finding).chain(unknown()).collect();
     }
     let queue = match wire::open_queue(config, clock.clone()) {
         Ok(queue) => queue,
         Err(error) => {
-            let finding = failed("queue", format!("{error:#}"), fix(config, Part::Queue));
+            let finding = failed("queue", format!("{error:#}"), fix(config, Component::Queue));
             return std::iter::once(finding).chain(unknown()).collect();
         }
     };
@@ -58,21 +58,21 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
             findings
         }
         Err(why) => {
-            let finding = failed("queue", why, fix(config, Part::Queue));
+            let finding = failed("queue", why, fix(config, Component::Queue));
             return std::iter::once(finding).chain(unknown()).collect();
         }
     };
     let mut findings = Box::pin(contents(config, &queue, clock.now())).await;
     findings.splice(1..1, durability.drain(..));
     findings.extend(notices::full_coverage(config).await);
-    findings.extend(notices::newer(config, Part::Queue).await);
+    findings.extend(notices::newer(config, Component::Queue).await);
     findings
 }
 
 /// That the queue answers, and what waits in it.
 async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
     let admin = &*queue.admin;
-    let mut place = wire::describe(config, Part::Queue);
+    let mut place = wire::describe(config, Component::Queue);
     let mut is_unverified = false;
     let asked = async { Ok::<_, std::convert::Infallible>(wire::ownership(config).await) };
     if let Ok(Some(Ok(ownership))) = in_time(asked).await {
@@ -84,9 +84,11 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
         Ok(stats) => {
             let audit = audit(in_time(admin.audit(false)).await);
             let queue = match rehearse_delivery(config, &*queue.producer).await {
-                Err(why) => {
-                    failed("queue", format!("a delivery would be refused: {why}"), fix(config, Part::Queue))
-                }
+                Err(why) => failed(
+                    "queue",
+                    format!("a delivery would be refused: {why}"),
+                    fix(config, Component::Queue),
+                ),
                 Ok(_) if is_unverified => warning("queue", format!("{place}: {UNVERIFIED}"), UNVERIFIED_FIX),
                 Ok(true) => ok("queue", format!("{place}; it takes writes")),
                 Ok(false) => ok("queue", place),
@@ -94,7 +96,7 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
             vec![queue, depth(config, &stats, now), dead_letters(&stats), audit]
         }
         Err(why) => vec![
-            failed("queue", why, fix(config, Part::Queue)),
+            failed("queue", why, fix(config, Component::Queue)),
             skipped(DEPTH, "the queue does not tell"),
             skipped(DEAD_LETTERS, "the queue does not tell"),
             skipped(AUDIT, "the queue does not tell"),
@@ -105,7 +107,7 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
 /// Whether a delivery would be taken; `false` where that can't be tried: nothing is there yet, or the engine can't. A
 /// queue that is full has a line of its own.
 async fn rehearse_delivery(config: &Config, producer: &dyn Producer) -> Result<bool, String> {
-    if !in_time(wire::backend(config, Part::Queue).exists()).await? {
+    if !in_time(wire::backend(config, Component::Queue).exists()).await? {
         return Ok(false);
     }
     match tokio::time::timeout(ASK_TIMEOUT, producer.rehearse()).await {
@@ -186,7 +188,7 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     if !needs.worker {
         return vec![skipped("store", "a receiver uses none")];
     }
-    if let Some(finding) = not_there(config, needs, Part::Store).await {
+    if let Some(finding) = not_there(config, needs, Component::Store).await {
         return vec![finding];
     }
     let (asked, left, hidden) = match wire::open_store(config, clock.clone()) {
@@ -198,7 +200,7 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
         Err(error) => (Err(format!("{error:#}")), None, Vec::new()),
     };
     let left = left.and_then(|left| cascades(&left, clock.now()));
-    let newer = notices::newer(config, Part::Store).await;
+    let newer = notices::newer(config, Component::Store).await;
     std::iter::once(answered(config, asked).await)
         .chain(newer)
         .chain(left)
@@ -210,13 +212,13 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
 async fn answered(config: &Config, asked: Result<Arc<dyn Store>, String>) -> Finding {
     match asked {
         Ok(store) => rehearse_batches(config, &*store).await,
-        Err(why) => failed("store", why, fix(config, Part::Store)),
+        Err(why) => failed("store", why, fix(config, Component::Store)),
     }
 }
 
 /// What is left to do after deletions; `None` where nothing is.
-fn cascades(left: &Cascades, now: Timestamp) -> Option<Finding> {
-    let Cascades { parents, rows, listed } = left;
+fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding> {
+    let PendingCascades { parents, rows, listed } = left;
     let first = listed.first().map_or_else(String::new, |line| {
         let why = line.last_error.as_ref().map_or_else(String::new, |why| format!(": {why}"));
         format!("; the oldest, {}, since {}{why}", line.id, line.noted_at)
@@ -242,11 +244,11 @@ fn cascades(left: &Cascades, now: Timestamp) -> Option<Finding> {
 
 /// Whether the statements of a worker succeed.
 async fn rehearse_batches(config: &Config, store: &dyn Store) -> Finding {
-    let place = wire::describe(config, Part::Store);
+    let place = wire::describe(config, Component::Store);
     let refused = |why: &str| {
         let found =
             format!("a worker's statements are refused (tried and rolled back, nothing was kept): {why}");
-        failed("store", found, fix(config, Part::Store))
+        failed("store", found, fix(config, Component::Store))
     };
     match tokio::time::timeout(ASK_TIMEOUT, store.rehearse()).await {
         Ok(Ok(true)) => ok(
@@ -274,7 +276,7 @@ async fn ping(store: &Arc<dyn Store>) -> Result<(), String> {
 }
 
 /// What is to be told of a part before it can be opened: no file yet, or migrations that are pending.
-async fn not_there(config: &Config, needs: &Needs, part: Part) -> Option<Finding> {
+async fn not_there(config: &Config, needs: &Needs, part: Component) -> Option<Finding> {
     // A process with all faces makes and migrates files itself.
     let by_itself = needs.receiver && needs.worker && part.place(config).file().is_some();
     if let Some(path) = part.place(config).file().filter(|path| !path.exists()) {
@@ -302,7 +304,7 @@ async fn not_there(config: &Config, needs: &Needs, part: Part) -> Option<Finding
 }
 
 /// What to do about a part that does not answer as it should, beside what its error says.
-fn fix(config: &Config, part: Part) -> String {
+fn fix(config: &Config, part: Component) -> String {
     match (part.place(config), part) {
         (Place::Sqlite(path), _) => {
             format!(
@@ -310,13 +312,13 @@ fn fix(config: &Config, part: Part) -> String {
                 path.display()
             )
         }
-        (Place::Server(_), Part::Queue) => {
+        (Place::Server(_), Component::Queue) => {
             format!(
                 "see that the server runs and lets this user in, or correct {}",
                 config.queue_setting().key
             )
         }
-        (Place::Server(_), Part::Store) => {
+        (Place::Server(_), Component::Store) => {
             "see that the server runs and lets this user in, or correct database_url".to_owned()
         }
     }
@@ -365,14 +367,17 @@ mod tests {
             next_try_at: now,
             last_error: last_error.map(str::to_owned),
         };
-        let parent =
-            |age| Cascades { parents: 1, rows: 0, listed: vec![line(age, PendingWork::Children, None)] };
-        let state = |left: &Cascades| cascades(left, now).map(|finding| finding.state);
-        assert_eq!(state(&Cascades::default()), None);
+        let parent = |age| PendingCascades {
+            parents: 1,
+            rows: 0,
+            listed: vec![line(age, PendingWork::Children, None)],
+        };
+        let state = |left: &PendingCascades| cascades(left, now).map(|finding| finding.state);
+        assert_eq!(state(&PendingCascades::default()), None);
         assert_eq!(state(&parent(10)), Some(State::Ok));
         assert_eq!(state(&parent(301)), Some(State::Warning));
         let listed = vec![line(10, PendingWork::Row, Some("a trigger refuses the row"))];
-        let refused = cascades(&Cascades { parents: 0, rows: 1, listed }, now).expect("a finding");
+        let refused = cascades(&PendingCascades { parents: 0, rows: 1, listed }, now).expect("a finding");
         assert_eq!(refused.state, State::Warning);
         assert!(refused.found.contains("a trigger refuses the row"), "{}", refused.found);
     }

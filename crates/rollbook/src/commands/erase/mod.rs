@@ -36,7 +36,7 @@ use crate::clock::SystemClock;
 use crate::config::{Config, Place, Problems};
 use crate::output::{harmless, print, print_json, say};
 use crate::progress::ProgressLine;
-use crate::wire::{self, Part};
+use crate::wire::{self, Component};
 use crate::words::many;
 
 /// How often the queue is looked through again because a message taught an address that was not known before.
@@ -99,8 +99,8 @@ fn check(config: &Config, arguments: &Erase) -> Result<(), Problems> {
         let fix = "a delivery has nobody's data but in the queue: rollbook dead-letters discard removes a dead letter";
         return Err(Problems::one(format!("ID {:?}", arguments.id), "is a delivery's", fix));
     }
-    let is_file = |part: &Part| matches!(part.place(config), Place::Sqlite(_));
-    if arguments.vacuum && !Part::ALL.iter().any(is_file) {
+    let is_file = |part: &Component| matches!(part.place(config), Place::Sqlite(_));
+    if arguments.vacuum && !Component::ALL.iter().any(is_file) {
         return Err(Problems::one(
             "--vacuum",
             "is for files of SQLite, and there are none here",
@@ -313,9 +313,9 @@ async fn mentions(store: &dyn Store, person: &Person) -> Result<Mentions, StoreE
 }
 
 /// Rewrites the files of SQLite. Returns the parts that are such.
-fn vacuum(config: &Config) -> anyhow::Result<Vec<Part>> {
+fn vacuum(config: &Config) -> anyhow::Result<Vec<Component>> {
     let mut rewritten = Vec::new();
-    for part in Part::ALL {
+    for part in Component::ALL {
         let written = wire::backend(config, part).rewrite();
         if written.map_err(|why| anyhow::anyhow!("all is erased; but {why}; run it again"))? {
             rewritten.push(part);

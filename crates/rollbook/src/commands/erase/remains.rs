@@ -4,7 +4,7 @@ use rollbook_core::catalog::RESOURCES;
 use serde_json::{Value, json};
 
 use crate::config::{Config, Place};
-use crate::wire::{self, Part};
+use crate::wire::{self, Component};
 
 /// Something that was not reached.
 pub(super) struct Remain {
@@ -27,9 +27,9 @@ fn remain(place: &str, what: &str, fix: Option<String>) -> Remain {
 }
 
 /// All of it. `rewritten` are the parts whose files hold no remains any more.
-pub(super) fn all(config: &Config, id: &str, rewritten: &[Part]) -> Vec<Remain> {
+pub(super) fn all(config: &Config, id: &str, rewritten: &[Component]) -> Vec<Remain> {
     let mut all = Vec::new();
-    for part in Part::ALL {
+    for part in Component::ALL {
         let place = wire::describe(config, part);
         match (part, part.place(config)) {
             (_, Place::Sqlite(_)) if rewritten.contains(&part) => {}
@@ -39,8 +39,8 @@ pub(super) fn all(config: &Config, id: &str, rewritten: &[Part]) -> Vec<Remain> 
                  used again; nothing says when",
                 Some(format!("rollbook erase {id} --vacuum")),
             )),
-            (Part::Queue, Place::Server(_)) => redis(&mut all, &place),
-            (Part::Store, Place::Server(_)) => postgres(&mut all, &place, &config.settings.schema),
+            (Component::Queue, Place::Server(_)) => redis(&mut all, &place),
+            (Component::Store, Place::Server(_)) => postgres(&mut all, &place, &config.settings.schema),
         }
         all.push(remain(
             &place,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use rollbook_core::catalog::{Resource, find_resource};
-use rollbook_core::store::{Cascades, PendingCascade, PendingWork, RowView, Store, StoreError};
+use rollbook_core::store::{PendingCascade, PendingCascades, PendingWork, RowView, Store, StoreError};
 use serde_json::{Value, json};
 
 use super::row::ERASED_BY;
@@ -37,7 +37,7 @@ struct Parent {
 
 /// Reads what is left to do about a parent or a row.
 pub(super) async fn read(store: &dyn Store, id: &str, limit: usize) -> Result<Left, StoreError> {
-    let Cascades { parents, rows, listed } = store.cascades(Some(id), limit).await?;
+    let PendingCascades { parents, rows, listed } = store.cascades(Some(id), limit).await?;
     let mut lines = Vec::new();
     for pending in listed {
         let resource = find_resource(&pending.table);

@@ -54,7 +54,7 @@ pub(super) struct Parked {
     pub(super) received_at: Timestamp,
     pub(super) traceparent: Option<Traceparent>,
     /// When it was parked.
-    pub(super) died_at: Timestamp,
+    pub(super) parked_at: Timestamp,
     pub(super) attempts: u32,
 }
 
@@ -102,7 +102,7 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     /// How many may still be looked at, at most a page.
-    fn room(&mut self, page: usize) -> usize {
+    fn space(&mut self, page: usize) -> usize {
         let left = self.ask.scan.saturating_sub(self.seen.looked_at);
         let left = if Instant::now() < self.until { left } else { 0 };
         self.seen.is_cut_short |= left == 0;
@@ -112,7 +112,7 @@ impl Scan<'_> {
     async fn dead_letters(&mut self, queue: &dyn QueueAdmin) -> Result<(), QueueError> {
         let mut after = None;
         loop {
-            let room = self.room(DEAD_LETTERS_PAGE);
+            let room = self.space(DEAD_LETTERS_PAGE);
             if room == 0 {
                 return Ok(());
             }
@@ -131,7 +131,7 @@ impl Scan<'_> {
     async fn messages(&mut self, queue: &dyn QueueAdmin) -> Result<(), QueueError> {
         let mut after = None;
         loop {
-            let room = self.room(MESSAGES_PAGE);
+            let room = self.space(MESSAGES_PAGE);
             if room == 0 {
                 return Ok(());
             }
@@ -183,7 +183,7 @@ impl Parked {
             detail: letter.failure.detail,
             received_at: letter.received_at,
             traceparent: letter.traceparent,
-            died_at: letter.died_at,
+            parked_at: letter.parked_at,
             attempts: letter.attempts,
         }
     }

@@ -21,7 +21,7 @@ impl Why {
             Self::Removed { .. } => "removed",
             Self::Same { .. } => "same",
             Self::NoTable => "no_table",
-            Self::NeverKept => "never_kept",
+            Self::NeverKept => "never_stored",
             Self::EarlierLife => "earlier_life",
             Self::NoTime => "no_time",
         }

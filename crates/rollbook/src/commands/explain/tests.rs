@@ -13,7 +13,7 @@ use rollbook_core::event::parse;
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::queue::{Consumer as _, Producer as _, QueueAdmin, Settlement};
 use rollbook_core::retry::{Failure, Reason};
-use rollbook_core::store::{Keeping, Store as _};
+use rollbook_core::store::{RetentionChoices, Store as _};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::trace::Traceparent;
 use rollbook_testkit::clock::ManualClock;
@@ -261,7 +261,7 @@ async fn deliveries_by_their_ids() {
 #[tokio::test]
 async fn without_a_ledger_nothing_is_called_missing() {
     let stage = Stage::new();
-    stage.store.keep(Keeping { ledger: false, deleted_rows: DeletedRows::Keep });
+    stage.store.keep(RetentionChoices { ledger: false, deleted_rows: DeletedRows::Keep });
     signed_up(&stage).await;
     let ledger = Ledger { is_on: false, kept_for: None };
     for (id, name) in [("user_1", "a_user_without_a_ledger"), ("msg_1", "a_delivery_without_a_ledger")] {

@@ -3,7 +3,7 @@
 //! The ledger says what a delivery did, and when; not against what it lost. That is found among the lines that
 //! were applied no later. Where nothing there explains it, nothing is claimed.
 
-use rollbook_core::catalog::{NEVER_KEPT, Verb, find_event};
+use rollbook_core::catalog::{NEVER_STORED, Verb, find_event};
 use rollbook_core::change::Applied;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::store::LedgerEntry;
@@ -104,7 +104,7 @@ pub(super) fn had_earlier_life(lines: &[LedgerEntry]) -> bool {
 fn ignored(line: &LedgerEntry) -> Option<Why> {
     let why = match find_event(&line.event_type) {
         _ if line.outcome != Applied::Ignored => return None,
-        None if NEVER_KEPT.contains(&line.event_type.as_str()) => Why::NeverKept,
+        None if NEVER_STORED.contains(&line.event_type.as_str()) => Why::NeverKept,
         None => Why::NoTable,
         Some(_) if line.event_at.as_millis() <= 0 => Why::NoTime,
         Some(_) => Why::EarlierLife,
