@@ -30,7 +30,7 @@ fn id_of(resource: &Resource, now: Timestamp) -> String {
 fn change(resource: &'static Resource, step: &'static str, now: Timestamp) -> Change {
     let is_deleted = step == "deleted";
     let version = Version {
-        is_deleted: is_deleted,
+        is_deleted,
         updated_at: if is_deleted { 0 } else { now.as_millis() },
         event_at: now.as_millis(),
         hash: if is_deleted { [0; 16] } else { [if step == "updated" { 2 } else { 1 }; 16] },

@@ -18,6 +18,7 @@
 //! in the crate that owns the port.
 
 mod connection;
+mod discards;
 mod serve;
 mod stream;
 mod table;

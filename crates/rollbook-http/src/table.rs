@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::connection::{Connection, Phase, Stamp, State, millis_since};
-use crate::serve::Discards;
+use crate::discards::Discards;
 
 /// Maximum length of a request head, in bytes; a longer one is answered 431. Svix sends less than one KiB,
 /// proxies add more headers.

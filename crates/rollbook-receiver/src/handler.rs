@@ -26,7 +26,8 @@ use crate::batcher::{PendingRequest, WaitingDelivery};
 use crate::body::{self, BufferedBody};
 use crate::body_budget::BodyBudget;
 use crate::metrics::Metrics;
-use crate::refusals::{Refusals, Refused};
+use crate::reason::Refused;
+use crate::refusals::Refusals;
 use crate::settings::Settings;
 
 /// Path of Svix's POST requests.

@@ -31,6 +31,7 @@ mod connection_metrics;
 mod handler;
 mod metrics;
 mod outage;
+mod reason;
 mod refusals;
 
 mod server;

@@ -7,7 +7,7 @@ use rollbook_core::queue::BATCH_SIZE_BUCKETS;
 use rollbook_core::signature::VerifyError;
 use rollbook_core::time::Timestamp;
 
-use crate::refusals::Reason;
+use crate::reason::Reason;
 use crate::skew::Skew;
 
 /// Outcomes of a delivery, in addition to the labels of [`VerifyError`].

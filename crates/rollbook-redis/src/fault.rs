@@ -8,7 +8,6 @@ use redis::{ErrorKind, RedisError};
 use rollbook_core::queue::QueueError;
 
 use crate::address::Address;
-use crate::pool::Connector;
 
 /// Source of an error: its description, and the prefix of the queue's keys there.
 pub(crate) trait Location: Display {
@@ -18,12 +17,6 @@ pub(crate) trait Location: Display {
 impl Location for Address {
     fn key_prefix(&self) -> &str {
         &self.key_prefix
-    }
-}
-
-impl Location for Connector {
-    fn key_prefix(&self) -> &str {
-        &self.address.key_prefix
     }
 }
 

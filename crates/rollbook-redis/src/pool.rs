@@ -31,7 +31,7 @@ use tokio::time::{Instant, timeout};
 use crate::address::Address;
 use crate::connection;
 use crate::durability::{self, Confirm};
-use crate::fault;
+use crate::fault::{self, Location};
 use crate::slots::Node;
 
 /// Maximum connections: two batches of the receiver, a lease and a settlement for each lane, and an operator.
@@ -143,6 +143,12 @@ impl fmt::Display for Connector {
             Some((host, port)) => write!(f, "{}: node {host}:{port}", self.address),
             None => self.address.fmt(f),
         }
+    }
+}
+
+impl Location for Connector {
+    fn key_prefix(&self) -> &str {
+        &self.address.key_prefix
     }
 }
 

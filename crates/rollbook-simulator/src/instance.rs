@@ -17,7 +17,7 @@ use rollbook_core::time::Timestamp;
 use serde_json::json;
 
 use self::others::OtherObjects;
-use crate::history::Event;
+use crate::event::Event;
 use crate::ids::id;
 use crate::model::{Identification, Membership, Organization, Templates, Times, User};
 use crate::names;

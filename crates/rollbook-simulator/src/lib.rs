@@ -11,6 +11,7 @@
 //!   simulated instance's own objects, never by parsing the events.
 //! * All data is invented: names and addresses belong to nobody, domains end in `.example`.
 
+mod event;
 pub mod history;
 mod ids;
 mod instance;

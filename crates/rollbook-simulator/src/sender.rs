@@ -29,7 +29,7 @@ use tokio::time::Instant;
 pub use self::connection::{ANSWER_MAX, Answer, Connection, SendError};
 pub use self::report::{Latencies, Report};
 use self::report::{Outcome, Tally};
-use crate::history::Event;
+use crate::event::Event;
 
 /// Timeout of Svix for one attempt.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);

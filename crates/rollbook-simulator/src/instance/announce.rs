@@ -7,7 +7,7 @@ use rollbook_core::time::Timestamp;
 use serde_json::{Value, json};
 
 use super::Instance;
-use crate::history::{Event, INSTANCE_ID};
+use crate::event::{Event, INSTANCE_ID};
 use crate::ids::id;
 use crate::model::access::{Domain, Invitation, Session};
 use crate::model::{Entity as _, MEMBERSHIPS, ORGANIZATIONS, Object, Organization, Times, USERS, User};

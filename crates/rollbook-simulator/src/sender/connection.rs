@@ -14,7 +14,7 @@ use rollbook_core::time::Timestamp;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::history::Event;
+use crate::event::Event;
 
 /// Maximum size of an answer, in bytes. The receiver's own answers are one line; its metrics are some pages.
 pub const ANSWER_MAX: usize = 4 << 20;

@@ -130,7 +130,7 @@ impl Tables<'_> {
     }
 
     /// What a row has from its parents: those of the same batch are written already.
-    pub(super) fn from_parents(
+    pub(super) fn state_from_parents(
         &self,
         resource: &'static Resource,
         row: &Row,

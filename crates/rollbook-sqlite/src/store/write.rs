@@ -57,7 +57,7 @@ impl<'a> Writer<'a> {
 
     fn write_row(&mut self, write: &Write<'_>) -> rusqlite::Result<()> {
         let Some(row) = write.row else { return self.write_end(write) };
-        let from_parents = self.tables.from_parents(self.resource, row)?;
+        let from_parents = self.tables.state_from_parents(self.resource, row)?;
         // Most changes touch nothing that rows are looked up by.
         if write.before.is_some() {
             bind(&mut self.refresh, self.resource, write, from_parents, &self.now)?;

@@ -74,13 +74,13 @@ impl State {
         self.tables.get(resource.table)?.get(id)
     }
 
-    fn from_parents(&self, resource: &'static Resource, row: &StoredRow) -> FromParents {
+    fn state_from_parents(&self, resource: &'static Resource, row: &StoredRow) -> FromParents {
         let known = |parent, id: &str| self.find(parent, id).map(|row| row.state);
         row.content.as_ref().map(|content| from_parents(resource, content, known)).unwrap_or_default()
     }
 
     fn view(&self, resource: &'static Resource, id: &str, row: &StoredRow) -> RowView {
-        view(resource, id, row, self.from_parents(resource, row))
+        view(resource, id, row, self.state_from_parents(resource, row))
     }
 
     fn views(&self, resource: &'static Resource) -> impl Iterator<Item = RowView> {

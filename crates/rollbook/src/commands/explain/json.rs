@@ -145,7 +145,7 @@ fn parked(letter: &Parked) -> Value {
         "detail": letter.detail,
         "received_at": letter.received_at.to_string(),
         "traceparent": letter.traceparent.map(|traceparent| traceparent.to_string()),
-        "parked_at": letter.parked_at.to_string(),
+        "parked_at": letter.at.to_string(),
         "attempts": letter.attempts,
     })
 }

@@ -54,7 +54,7 @@ pub(super) struct Parked {
     pub(super) received_at: Timestamp,
     pub(super) traceparent: Option<Traceparent>,
     /// When it was parked.
-    pub(super) parked_at: Timestamp,
+    pub(super) at: Timestamp,
     pub(super) attempts: u32,
 }
 
@@ -183,7 +183,7 @@ impl Parked {
             detail: letter.failure.detail,
             received_at: letter.received_at,
             traceparent: letter.traceparent,
-            parked_at: letter.parked_at,
+            at: letter.parked_at,
             attempts: letter.attempts,
         }
     }

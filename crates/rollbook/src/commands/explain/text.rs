@@ -274,12 +274,12 @@ fn came(text: &mut String, at: Timestamp, traceparent: Option<Traceparent>) {
 }
 
 fn parked(text: &mut String, letter: &Parked) {
-    let Parked { id, event_type, reason, detail, received_at, traceparent, parked_at, attempts } = letter;
+    let Parked { id, event_type, reason, detail, received_at, traceparent, at, attempts } = letter;
     let id = harmless(id.as_str());
     let tries = many(u64::from(*attempts), "try");
     _ = writeln!(text, "\n  {} ({id}): parked as a dead letter", type_of(event_type.as_deref()));
     came(text, *received_at, *traceparent);
-    _ = writeln!(text, "    it was parked   {parked_at}, after {tries}");
+    _ = writeln!(text, "    it was parked   {at}, after {tries}");
     _ = writeln!(text, "    Why: {reason}: {}", harmless(detail));
     _ = writeln!(text, "    Once that is fixed: rollbook dead-letters redrive {id}");
 }
