@@ -16,6 +16,7 @@ mod logs;
 mod migrations;
 mod moving;
 mod operations;
+mod previous_release;
 mod raw_http;
 mod rolling;
 mod rows;

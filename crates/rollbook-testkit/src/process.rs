@@ -68,7 +68,11 @@ impl Home {
 
     /// Returns a command with the home's settings. It inherits nothing from the environment except `PATH`.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
+        self.command_of(&self.binary, arguments)
+    }
+
+    fn command_of(&self, binary: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary);
         command
             .args(arguments)
             .current_dir(self.folder.path())
@@ -85,11 +89,20 @@ impl Home {
 
     /// Starts a long-running process, such as `serve`. Its output goes to the log.
     pub fn start(&self, arguments: &[&str]) -> Process {
+        self.start_as(&self.binary, arguments)
+    }
+
+    fn start_as(&self, binary: &Path, arguments: &[&str]) -> Process {
         let open = || {
             let path = self.folder.path().join("log");
             std::fs::OpenOptions::new().create(true).append(true).open(path).expect("a log")
         };
-        let child = self.command(arguments).stdout(open()).stderr(open()).spawn().expect("the binary starts");
+        let child = self
+            .command_of(binary, arguments)
+            .stdout(open())
+            .stderr(open())
+            .spawn()
+            .expect("the binary starts");
         Process { child }
     }
 
@@ -101,7 +114,12 @@ impl Home {
 
     /// Starts a process and waits until it is ready.
     pub async fn start_ready(&self, arguments: &[&str]) -> Process {
-        let mut process = self.start(arguments);
+        self.start_ready_as(&self.binary, arguments).await
+    }
+
+    /// Starts a process of another binary with this home's settings, and waits until it is ready.
+    pub async fn start_ready_as(&self, binary: &Path, arguments: &[&str]) -> Process {
+        let mut process = self.start_as(binary, arguments);
         until("the process is ready", || {
             let exit = process.child.try_wait().expect("a process of ours");
             assert!(exit.is_none(), "the process ended before it was ready ({exit:?}):\n{}", self.log());
