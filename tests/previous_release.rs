@@ -47,9 +47,9 @@ fn build_previous(folder: &Path) -> PathBuf {
         let name = name.to_string_lossy();
         ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "NEXTEST"].iter().any(|start| name.starts_with(start))
     });
-    let mut build = Command::new(env!("CARGO"));
-    of_this_test.for_each(|name| _ = build.env_remove(name));
-    let built = build
+    let mut cargo = Command::new(env!("CARGO"));
+    of_this_test.for_each(|name| _ = cargo.env_remove(name));
+    let built = cargo
         .args(["build", "--package", "rollbook"])
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", folder.join("target"))
