@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Which crates each crate may use. A new arrow is a reviewed change of this table and of crates/README.md.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("rollbook-core", &[]),
     ("rollbook-http", &[]),
     ("rollbook-simulator", &["rollbook-core"]),
@@ -13,12 +13,14 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("rollbook-postgres", &["rollbook-core"]),
     ("rollbook-receiver", &["rollbook-core", "rollbook-http"]),
     ("rollbook-worker", &["rollbook-core"]),
+    ("rollbook-operator", &["rollbook-core"]),
     ("rollbook-ops", &["rollbook-core", "rollbook-http"]),
     ("rollbook-testkit", &["rollbook-core", "rollbook-simulator"]),
     (
         "rollbook",
         &[
             "rollbook-core",
+            "rollbook-operator",
             "rollbook-ops",
             "rollbook-postgres",
             "rollbook-receiver",

@@ -129,14 +129,14 @@ async fn explained(home: &Home) {
     for told in [
         &format!("{ID}: a user (table users)"),
         "The row: alive.",
-        "Memberships: 1 now, 1 ever",
+        "Memberships: 1 now, 1 in all",
         "user.updated (msg_1): updated",
-        "It is newer than what the row had, and changed it.",
-        "A worker has it, until",
-        "It failed, and waits for its next try until",
-        "Why: store_refused: as the test says",
+        "It is newer than the content of the row and replaced it.",
+        "Leased by a worker until",
+        "It failed; the next attempt is at",
+        "Reason: store_refused: as the test says",
         "rollbook dead-letters redrive msg_dead",
-        "Beside that, about what belongs to it: 1 organizationMembership.deleted",
+        "Also about objects that belong to it: 1 organizationMembership.deleted",
     ] {
         assert!(story.contains(told), "{told} is not in\n{story}");
     }
@@ -183,9 +183,9 @@ async fn is_erased_for_good(places: &Places) {
     delivered(places, &again).await;
     assert_eq!(found_in(places.dump().await.as_bytes()), [""; 0]);
     let story = run(home, &["explain", ID], 0).await;
-    assert!(story.contains("The row: erased. An operator had its content removed for good"), "{story}");
-    assert!(story.contains("Clerk made it before the user was erased here"), "{story}");
-    assert!(story.contains("what it was like has been removed for good"), "{story}");
+    assert!(story.contains("The row: erased. An operator removed its content for good"), "{story}");
+    assert!(story.contains("The event is from before the user was erased here"), "{story}");
+    assert!(story.contains("its content was erased; no delivery restores it"), "{story}");
     let row =
         places.store().get(&rollbook_core::catalog::USERS, ID).await.expect("rows").expect("a tombstone");
     assert!(row.columns["deleted_at"].as_str().and_then(Timestamp::parse).is_some(), "{row:?}");

@@ -26,7 +26,6 @@ mod store_check;
 mod supervisor;
 mod systemd;
 mod wire;
-mod words;
 mod worker_calls;
 
 use std::io;

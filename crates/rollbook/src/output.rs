@@ -9,7 +9,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
 
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::config::Environment;
 
@@ -23,9 +23,12 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Prints JSON, readably.
-pub(crate) fn print_json(value: &Value) -> io::Result<()> {
-    print(&format!("{value:#}"))
+/// Prints a result as indented JSON.
+///
+/// # Errors
+/// The result has no JSON form, or the output failed.
+pub(crate) fn print_json(result: &impl Serialize) -> io::Result<()> {
+    print(&format!("{:#}", serde_json::to_value(result)?))
 }
 
 /// Says something to the person beside the data. Where nobody can hear it, it is lost.
@@ -160,19 +163,6 @@ fn columns_of(cell: &str) -> usize {
     cell.chars().map(columns).sum()
 }
 
-/// A whole number with its thousands apart: `12,480`.
-pub(crate) fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,11 +181,5 @@ mod tests {
         table.row(["é".to_owned(), "a\nb".to_owned()]);
         table.row(["美咲".to_owned(), "x".to_owned()]);
         assert_eq!(table.to_string(), "id     reason\nmsg_1  too_deep\né      a\\nb\n美咲   x\n");
-    }
-
-    #[test]
-    fn thousands_are_set_apart() {
-        let texts = [0, 999, 1000, 12_480, 1_234_567].map(thousands);
-        assert_eq!(texts, ["0", "999", "1,000", "12,480", "1,234,567"]);
     }
 }

@@ -18,7 +18,7 @@ pub(crate) fn run(config: &Config, arguments: &Migrate) -> anyhow::Result<()> {
     let verb = if arguments.check { "pending" } else { "applied" };
     let all = on_all_cores(each_part(config, arguments.check))?;
     match arguments.output {
-        Output::Json => print_json(&all.iter().map(|one| as_json(one, verb)).collect())?,
+        Output::Json => print_json(&all.iter().map(|one| as_json(one, verb)).collect::<Vec<_>>())?,
         Output::Text => print(&table(&all, verb))?,
     }
     let count: usize = all.iter().map(|one| one.names.len()).sum();

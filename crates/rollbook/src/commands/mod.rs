@@ -10,25 +10,15 @@ mod healthcheck;
 mod migrate;
 mod send;
 mod serve;
-mod whose;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
-use rollbook_core::catalog::{ORGANIZATIONS, Resource, USERS};
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Environment};
 use crate::flags::SettingFlags;
 use crate::service::Faces;
 use crate::{logging, output};
-
-/// Dead letters in one answer of the queue: they come with their bodies, of up to 1 MiB each.
-const DEAD_LETTERS_PAGE: usize = 64;
-/// Messages in one answer of the queue: most are of two or three kilobytes.
-const MESSAGES_PAGE: usize = 200;
-
-/// What helps where row-level policies may hide rows.
-const HIDES_FIX: &str = "let this role read and write all rows: ALTER ROLE … BYPASSRLS, or CREATE POLICY … TO this role USING (true)";
 
 /// Runs the command.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
@@ -63,15 +53,6 @@ fn load(settings: &SettingFlags) -> anyhow::Result<Config> {
     let config = Config::load(&settings.sources())?;
     logging::start(&config.settings, &Environment::read())?;
     Ok(config)
-}
-
-/// The kind of thing that an id names by how it begins.
-fn named(id: &str) -> Option<&'static Resource> {
-    match id.split_once('_') {
-        Some(("user", _)) => Some(&USERS),
-        Some(("org", _)) => Some(&ORGANIZATIONS),
-        _ => None,
-    }
 }
 
 /// Runs a future on all cores.

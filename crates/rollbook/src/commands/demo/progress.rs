@@ -8,8 +8,8 @@ use rollbook_core::queue::QueueAdmin;
 
 use super::Running;
 use super::counts;
-use crate::output::thousands;
 use crate::progress::ProgressLine;
+use rollbook_operator::words::thousands;
 
 /// Tells how far it is, on standard error.
 pub(crate) struct Progress {

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::findings::Findings;
 use super::{CONNECTIONS, counts::Counts};
-use crate::output::{Style, Table, harmless, thousands};
+use crate::output::{Style, Table, harmless};
+use rollbook_operator::words::thousands;
 
 /// Differences that are named; the rest is counted.
 const NAMED_MAX: usize = 5;

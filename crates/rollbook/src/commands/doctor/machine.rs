@@ -12,9 +12,9 @@ use super::{ASK_TIMEOUT, Needs};
 use crate::commands::serve::FILES_BESIDE;
 use crate::config::Config;
 use crate::file_modes::{self, folder_of, with_companions};
-use crate::output::thousands;
 use crate::wire::{self, Component};
-use crate::words::many;
+use rollbook_operator::words::many;
+use rollbook_operator::words::thousands;
 
 /// Clocks that are kept by NTP differ by less; a tenth of what Svix allows is left for asking.
 const SKEW_OK: Duration = Duration::from_secs(5);

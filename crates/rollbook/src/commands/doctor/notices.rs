@@ -3,9 +3,9 @@
 
 use super::finding::{Finding, ok, skipped, warning};
 use super::{ASK_TIMEOUT, in_time};
-use crate::commands::HIDES_FIX;
 use crate::config::Config;
 use crate::wire::{self, Component, FullCoverage};
+use rollbook_operator::erase::HIDDEN_ROWS_FIX;
 
 const MIGRATIONS: &str = "migrations";
 const FULL_COVERAGE: &str = "full_coverage";
@@ -27,7 +27,7 @@ pub(super) fn policies(tables: &[String]) -> Option<Finding> {
     let found = format!(
         "row-level security policies on {tables} apply to this role: rows that they hide can't be erased, deleted or checked"
     );
-    Some(warning(POLICIES, found, HIDES_FIX))
+    Some(warning(POLICIES, found, HIDDEN_ROWS_FIX))
 }
 
 /// What a Redis cluster does while one of its shards has failed; `None` where the queue is not on a cluster.

@@ -14,9 +14,9 @@ use rollbook_core::weakness::Weakness;
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::{ASK_TIMEOUT, Needs, in_time, no_answer, notices};
 use crate::config::{Config, Place};
-use crate::output::thousands;
 use crate::startup::{UNVERIFIED, UNVERIFIED_FIX};
 use crate::wire::{self, Component, Migrations, Queue};
+use rollbook_operator::words::thousands;
 
 /// From here on the queue fills up faster than anyone looks.
 const FULL_PERCENT: u64 = 80;

@@ -1,39 +1,39 @@
-//! Stories, each held against a text in `tests/stories`, read and found true line by line: run with UPDATE=1 to
-//! write them anew.
+//! Histories, each compared with a text in `tests/stories`. Run with UPDATE=1 to write the texts again, and read them.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use bytes::Bytes;
 use rollbook_core::catalog::USERS;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::event::parse;
 use rollbook_core::merge::DeletedRows;
-use rollbook_core::queue::{Consumer as _, Producer as _, QueueAdmin, Settlement};
+use rollbook_core::queue::{Consumer as _, Producer as _, Settlement};
 use rollbook_core::retry::{Failure, Reason};
-use rollbook_core::store::{RetentionChoices, Store as _};
+use rollbook_core::store::{RetentionChoices, Store as _, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::trace::Traceparent;
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{START, deleted, delivery_of, event, membership, organization, user};
+use rollbook_testkit::faults::{Fault, FaultyStore};
 use rollbook_testkit::memory::queue::MemoryQueue;
 use rollbook_testkit::memory::store::MemoryStore;
 use serde_json::{Value, json};
 
-use super::story::{Ask, Ledger, Story, gather};
-use super::{json, text};
+use rollbook_operator::explain::{History, Ledger, Question, explain};
+
+use super::{check, text};
 use rollbook_testkit::queues::{all_of, request};
 
 const SECOND: i64 = 1_000;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
-/// The deliveries that came in a trace, and which it is.
+/// Deliveries with a trace context, and that context.
 const TRACED: [&str; 2] = ["msg_parked", "msg_retry"];
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-/// What the events hold and no story may.
+/// Personal data of the events, which no history may contain.
 const PERSONAL: [&str; 6] = ["Ines", "ines@", "Okafor", "example", "Kilnworks", "5550100"];
 
 struct Stage {
@@ -50,7 +50,7 @@ impl Stage {
         Self { clock, store, queue }
     }
 
-    /// A delivery that came so much later than Clerk made it, and was applied 12 ms after that.
+    /// Applies a delivery that was received `came_after` milliseconds after its event, 12 ms after its receipt.
     async fn applied(&self, id: &str, event: &Value, came_after: i64, attempt: u32) {
         let made_at = event["timestamp"].as_i64().expect("a time");
         let received_at = Timestamp::from_millis(made_at + came_after);
@@ -61,7 +61,7 @@ impl Stage {
         self.store.apply_many(&[change]).await.expect("it is applied");
     }
 
-    /// A delivery that lies in the queue.
+    /// Puts a delivery into the queue.
     async fn queued(&self, id: &str, body: &str) {
         let body = Bytes::copy_from_slice(body.as_bytes());
         let traceparent =
@@ -70,7 +70,7 @@ impl Stage {
         all_of(self.queue.enqueue_many(&[delivery]).await).expect("it is taken");
     }
 
-    /// A worker takes the oldest message, and ends so with it.
+    /// Leases the oldest message and settles it.
     async fn settled(&self, settlement: Option<Settlement>) {
         let lease_for = Duration::from_secs(60);
         let request = request(1, lease_for, Duration::ZERO);
@@ -80,24 +80,30 @@ impl Stage {
         }
     }
 
-    async fn story(&self, id: &str) -> Story {
+    async fn history(&self, id: &str) -> History {
         let ledger = Ledger { is_on: true, kept_for: Some(Duration::from_secs(7 * 86_400)) };
-        let ask = Ask { id, limit: 50, scan: 1_000, ledger, now: self.clock.now() };
-        self.told(&ask).await
+        self.answer(&Question { id, limit: 50, scan: 1_000, ledger }).await
     }
 
-    async fn told(&self, ask: &Ask<'_>) -> Story {
-        let queue: Arc<dyn QueueAdmin> = self.queue.clone();
-        gather(&self.store, Ok(queue), ask).await.expect("the store answers")
+    async fn answer(&self, question: &Question<'_>) -> History {
+        explain(&self.store, Ok(&*self.queue), &*self.clock, question).await
+    }
+
+    fn text(&self, history: &History) -> String {
+        text::history(history, self.clock.now())
     }
 }
 
-/// Holds a story against its file.
+fn json_of(history: &History) -> Value {
+    serde_json::to_value(history).expect("it has a JSON form")
+}
+
+/// Compares a history with its file.
 #[track_caller]
-fn reads(name: &str, story: &Story) {
-    let told = text::tell(story);
+fn reads(stage: &Stage, name: &str, history: &History) {
+    let told = stage.text(history);
     for personal in PERSONAL {
-        assert!(!told.contains(personal) && !json::tell(story).to_string().contains(personal), "{personal}");
+        assert!(!told.contains(personal) && !json_of(history).to_string().contains(personal), "{personal}");
     }
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories").join(format!("{name}.txt"));
     if std::env::var_os("UPDATE").is_some() {
@@ -124,7 +130,7 @@ async fn signed_up(stage: &Stage) {
 }
 
 #[tokio::test]
-async fn a_sign_up_that_went_well_and_was_changed() {
+async fn a_sign_up_that_was_changed() {
     let stage = Stage::new();
     signed_up(&stage).await;
     let made = event("organization.created", START + MINUTE, &organization("org_1", START + MINUTE));
@@ -132,9 +138,9 @@ async fn a_sign_up_that_went_well_and_was_changed() {
     let joined = membership("orgmem_1", "org_1", "user_1", START + MINUTE);
     stage.applied("msg_3", &event("organizationMembership.created", START + MINUTE, &joined), 420, 1).await;
     stage.applied("msg_4", &updated(START + 41 * MINUTE), 31 * SECOND, 3).await;
-    reads("a_sign_up_that_was_changed", &stage.story("user_1").await);
-    reads("an_organization_with_a_member", &stage.story("org_1").await);
-    reads("a_membership", &stage.story("orgmem_1").await);
+    reads(&stage, "a_sign_up_that_was_changed", &stage.history("user_1").await);
+    reads(&stage, "an_organization_with_a_member", &stage.history("org_1").await);
+    reads(&stage, "a_membership", &stage.history("orgmem_1").await);
 }
 
 #[tokio::test]
@@ -144,7 +150,7 @@ async fn an_update_that_came_late_and_a_duplicate() {
     stage.applied("msg_3", &updated(START + 5 * MINUTE), 390, 1).await;
     stage.applied("msg_4", &updated(START + 5 * MINUTE), 2 * MINUTE, 1).await;
     stage.applied("msg_2", &updated(START + MINUTE), 27 * HOUR + 35 * MINUTE, 1).await;
-    reads("a_late_update_and_a_duplicate", &stage.story("user_1").await);
+    reads(&stage, "a_late_update_and_a_duplicate", &stage.history("user_1").await);
 }
 
 #[tokio::test]
@@ -164,7 +170,7 @@ async fn a_deleted_user_whose_old_update_came_after() {
     stage.applied("msg_gone", &gone, 350, 1).await;
     stage.applied("msg_late", &updated(START + 20 * HOUR), 5 * HOUR, 1).await;
     stage.applied("msg_later", &updated(START + 10 * HOUR), 16 * HOUR, 1).await;
-    reads("a_deleted_user_whose_old_updates_came_after", &stage.story("user_1").await);
+    reads(&stage, "a_deleted_user_whose_old_updates_came_after", &stage.history("user_1").await);
 }
 
 #[tokio::test]
@@ -172,7 +178,7 @@ async fn a_deletion_without_content_says_that_none_is_stored() {
     let stage = Stage::new();
     let gone = event("user.deleted", START + DAY, &deleted("user", "user_1"));
     stage.applied("msg_gone", &gone, 350, 1).await;
-    let told = text::tell(&stage.story("user_1").await);
+    let told = stage.text(&stage.history("user_1").await);
     assert!(told.contains(". No content is stored: it never arrived, or it was erased.\n"), "{told}");
 }
 
@@ -202,15 +208,15 @@ async fn a_parked_delivery_and_one_that_waits_for_its_retry() {
     let joined = membership("orgmem_1", "org_1", "user_1", START + MINUTE);
     stage.queued("msg_joined", &event("organizationMembership.created", START, &joined).to_string()).await;
     stage.queued("msg_other", &event("user.created", START, &user("user_2", START)).to_string()).await;
-    reads("a_parked_delivery_and_one_that_waits", &stage.story("user_1").await);
-    reads("a_delivery_that_is_parked", &stage.story("msg_parked").await);
-    reads("a_delivery_that_waits", &stage.story("msg_retry").await);
+    reads(&stage, "a_parked_delivery_and_one_that_waits", &stage.history("user_1").await);
+    reads(&stage, "a_delivery_that_is_parked", &stage.history("msg_parked").await);
+    reads(&stage, "a_delivery_that_waits", &stage.history("msg_retry").await);
     for (id, place, traceparent) in [
         ("msg_parked", "dead_letters", json!(TRACE)),
         ("msg_retry", "messages", json!(TRACE)),
         ("msg_new", "messages", Value::Null),
     ] {
-        let told = json::tell(&stage.story(id).await);
+        let told = json_of(&stage.history(id).await);
         assert_eq!(told["queue"][place][0]["svix_id"], id);
         assert_eq!(told["queue"][place][0]["traceparent"], traceparent, "{id}");
     }
@@ -226,22 +232,22 @@ async fn an_erased_user_with_later_replays() {
     stage.clock.set(Timestamp::from_millis(START + 2 * DAY));
     let subjects = [(&USERS, "user_1".to_owned())];
     stage.store.erase(&subjects, stage.clock.now()).await.expect("it is erased");
-    reads("an_erased_user", &stage.story("user_1").await);
+    reads(&stage, "an_erased_user", &stage.history("user_1").await);
     let replay = 3 * DAY;
     stage.applied("msg_1", &event("user.created", START, &user("user_1", START)), replay, 1).await;
     stage.applied("msg_2", &joined, replay, 1).await;
     stage.applied("msg_5", &updated(START + 4 * DAY), 500, 1).await;
-    reads("an_erased_user_with_later_replays", &stage.story("user_1").await);
-    reads("a_membership_of_an_erased_user", &stage.story("orgmem_1").await);
+    reads(&stage, "an_erased_user_with_later_replays", &stage.history("user_1").await);
+    reads(&stage, "a_membership_of_an_erased_user", &stage.history("orgmem_1").await);
 }
 
 #[tokio::test]
-async fn what_nobody_has_heard_of() {
+async fn unknown_ids() {
     let stage = Stage::new();
-    reads("an_unknown_user", &stage.story("user_unknown").await);
-    reads("an_unknown_id", &stage.story("unknown").await);
-    reads("an_unknown_delivery", &stage.story("msg_unknown").await);
-    assert_eq!(json::tell(&stage.story("msg_unknown").await)["is_known"], false);
+    reads(&stage, "an_unknown_user", &stage.history("user_unknown").await);
+    reads(&stage, "an_unknown_id", &stage.history("unknown").await);
+    reads(&stage, "an_unknown_delivery", &stage.history("msg_unknown").await);
+    assert_eq!(json_of(&stage.history("msg_unknown").await)["is_known"], false);
 }
 
 #[tokio::test]
@@ -250,12 +256,12 @@ async fn deliveries_by_their_ids() {
     signed_up(&stage).await;
     stage.applied("msg_2", &updated(START + 5 * MINUTE), 390, 1).await;
     stage.applied("msg_3", &updated(START + MINUTE), 10 * MINUTE, 1).await;
-    reads("a_delivery_that_came_too_late", &stage.story("msg_3").await);
+    reads(&stage, "a_delivery_that_came_too_late", &stage.history("msg_3").await);
     let code = json!({ "id": "ema_1", "to_email_address": "ines@work.example", "body": "123456" });
     stage.applied("msg_4", &event("email.created", START, &code), 300, 1).await;
-    reads("a_delivery_that_is_never_kept", &stage.story("msg_4").await);
+    reads(&stage, "a_delivery_that_is_never_kept", &stage.history("msg_4").await);
     stage.applied("evt-5", &event("user.frobnicated", START, &json!({ "id": "user_1" })), 300, 1).await;
-    reads("a_delivery_of_an_unknown_type", &stage.story("evt-5").await);
+    reads(&stage, "a_delivery_of_an_unknown_type", &stage.history("evt-5").await);
 }
 
 #[tokio::test]
@@ -265,13 +271,13 @@ async fn without_a_ledger_nothing_is_called_missing() {
     signed_up(&stage).await;
     let ledger = Ledger { is_on: false, kept_for: None };
     for (id, name) in [("user_1", "a_user_without_a_ledger"), ("msg_1", "a_delivery_without_a_ledger")] {
-        let ask = Ask { id, limit: 50, scan: 1_000, ledger, now: stage.clock.now() };
-        reads(name, &stage.told(&ask).await);
+        let question = Question { id, limit: 50, scan: 1_000, ledger };
+        reads(&stage, name, &stage.answer(&question).await);
     }
 }
 
 #[tokio::test]
-async fn limits_are_told() {
+async fn limits_are_shown() {
     let stage = Stage::new();
     signed_up(&stage).await;
     for number in 2..6 {
@@ -282,29 +288,70 @@ async fn limits_are_told() {
         stage.queued(&format!("msg_q{number}"), &updated(START + number * HOUR).to_string()).await;
     }
     let ledger = Ledger { is_on: true, kept_for: None };
-    let ask = Ask { id: "user_1", limit: 2, scan: 3, ledger, now: stage.clock.now() };
-    reads("a_story_that_is_cut_short", &stage.told(&ask).await);
+    let question = Question { id: "user_1", limit: 2, scan: 3, ledger };
+    reads(&stage, "a_story_that_is_cut_short", &stage.answer(&question).await);
 }
 
 #[tokio::test]
-async fn a_queue_that_does_not_answer_leaves_the_rest_of_the_story() {
+async fn an_unreachable_queue_leaves_the_rest_of_the_history() {
     let stage = Stage::new();
     signed_up(&stage).await;
     let ledger = Ledger { is_on: true, kept_for: None };
-    let ask = Ask { id: "user_1", limit: 2, scan: 3, ledger, now: stage.clock.now() };
-    let story = gather(&stage.store, Err(anyhow!("127.0.0.1:1 refuses the connection")), &ask).await;
-    let story = story.expect("the store answers");
-    reads("a_story_without_its_queue", &story);
-    assert_eq!(json::tell(&story)["queue"]["error"], "127.0.0.1:1 refuses the connection");
+    let question = Question { id: "user_1", limit: 2, scan: 3, ledger };
+    let error = "127.0.0.1:1 refuses the connection".to_owned();
+    let history = explain(&stage.store, Err(error.clone()), &*stage.clock, &question).await;
+    reads(&stage, "a_story_without_its_queue", &history);
+    assert_eq!(json_of(&history)["queue"]["error"], error);
+    assert!(check(&history).expect_err("a part is missing").to_string().contains("only the store is shown"));
+}
+
+/// Explains with a store that is unreachable.
+async fn without_store(stage: &Stage, id: &str) -> History {
+    let store = FaultyStore::new(Arc::new(MemoryStore::new(stage.clock.clone())), |_| {
+        Fault::Fail(StoreError::Dependency("127.0.0.1:2 refuses the connection".to_owned()))
+    });
+    let ledger = Ledger { is_on: true, kept_for: Some(Duration::from_secs(86_400)) };
+    let question = Question { id, limit: 50, scan: 1_000, ledger };
+    explain(&store, Ok(&*stage.queue), &*stage.clock, &question).await
 }
 
 #[tokio::test]
-async fn programs_get_the_same_facts() {
+async fn an_unreachable_store_leaves_what_the_queue_knows_and_the_command_fails() {
+    let stage = Stage::new();
+    stage.queued("msg_new", &updated(START + MINUTE).to_string()).await;
+    let history = without_store(&stage, "user_1").await;
+    reads(&stage, "a_story_without_its_store", &history);
+    let json = json_of(&history);
+    assert_eq!(json["queue"]["messages"][0]["svix_id"], "msg_new");
+    assert!(json["store"]["error"].as_str().is_some_and(|why| why.contains("127.0.0.1:2")), "{json}");
+    let why = check(&history).expect_err("a part is missing").to_string();
+    assert!(why.starts_with("the store could not be read, only the queue is shown: "), "{why}");
+    reads(&stage, "a_delivery_without_its_store", &without_store(&stage, "msg_new").await);
+    // Without the store nothing is known to be unknown.
+    let unknown = json_of(&without_store(&stage, "user_unknown").await);
+    assert_eq!((&unknown["is_known"], &unknown["can_mean"]), (&json!(false), &Value::Null));
+}
+
+#[tokio::test]
+async fn an_unknown_id_fails_the_command_and_a_known_one_does_not() {
+    let stage = Stage::new();
+    signed_up(&stage).await;
+    check(&stage.history("user_1").await).expect("it is known");
+    let why = check(&stage.history("user_unknown").await).expect_err("it is unknown").to_string();
+    assert!(why.starts_with("user_unknown is not known here: no row"), "{why}");
+    let mut history = stage.history("user_unknown").await;
+    history.queue.as_mut().expect("it was read").is_cut_short = true;
+    let why = check(&history).expect_err("it is unknown").to_string();
+    assert!(why.contains("as far as the queue was read"), "{why}");
+}
+
+#[tokio::test]
+async fn the_json_has_the_same_facts() {
     let stage = Stage::new();
     signed_up(&stage).await;
     stage.applied("msg_2", &updated(START + 5 * MINUTE), 390, 1).await;
     stage.applied("msg_3", &updated(START + MINUTE), 10 * MINUTE, 2).await;
-    let told = json::tell(&stage.story("user_1").await);
+    let told = json_of(&stage.history("user_1").await);
     assert_eq!(told["subject"]["table"], "users");
     assert_eq!(told["subject"]["row"]["state"], "alive");
     assert_eq!(told["subject"]["row"]["columns"]["synced_by"], "msg_2");

@@ -1,5 +1,6 @@
-//! Bulk operations on a queue that fails on the way.
+//! Bulk operations on a queue that fails in between.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
@@ -11,10 +12,11 @@ use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::faults::{Fault, FaultyAdmin};
 use rollbook_testkit::memory::queue::MemoryQueue;
 use rollbook_testkit::queues::{all_of, request};
+use serde_json::json;
 
 use super::*;
 
-/// Two steps and a part of a third.
+/// Dead letters of two steps and a part of a third.
 const DEAD: usize = 2 * STEP + 200;
 
 async fn dead(count: usize, size: usize) -> Arc<MemoryQueue> {
@@ -36,7 +38,7 @@ async fn dead(count: usize, size: usize) -> Arc<MemoryQueue> {
     queue
 }
 
-/// The queue, of which each of these calls fails; calls are counted from zero.
+/// A queue in which these calls fail. Calls are counted from zero.
 fn failing(
     queue: &Arc<MemoryQueue>,
     error: QueueError,
@@ -48,72 +50,81 @@ fn failing(
     })
 }
 
-async fn operate(queue: &dyn QueueAdmin, change: Change) -> (Result<(), String>, Value) {
-    let filter = DeadLetterFilter::default();
-    let mut steps = InSteps::new(queue, &filter, change);
-    let mut outcome = steps.count(usize::MAX).await;
-    if outcome.is_ok() {
-        outcome = steps.run(None).await;
-    }
-    let json = steps.json(false, outcome.as_ref().err());
-    (outcome.map_err(|error| steps.stopped(&error).to_string()), json)
+async fn operate(queue: &dyn QueueAdmin, change: Change) -> BulkResult {
+    let limits = BulkLimits { total: usize::MAX, per_second: None, dry_run: false };
+    super::change(queue, &DeadLetterFilter::default(), change, limits, &|_| ()).await
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_fails_on_the_way_says_how_far_it_came_and_goes_on_when_run_again() {
+async fn an_operation_that_fails_reports_its_progress_and_continues_when_run_again() {
     for change in [Change::Redrive, Change::Discard] {
         let queue = dead(DEAD, 1).await;
         let broken = QueueError::Deployment("no rights".to_owned());
-        // The count, one step, and then it fails.
-        let (outcome, json) = operate(&failing(&queue, broken, |call| call == 2), change).await;
-        let why = outcome.expect_err("it fails");
-        assert!(why.starts_with(&format!("{STEP} of {DEAD} dead letters are {}", change.done())), "{why}");
-        assert!(why.contains("no rights") && why.contains("run the same command again"), "{why}");
+        // The count, one step, and then the failure.
+        let result = operate(&failing(&queue, broken, |call| call == 2), change).await;
+        assert_eq!((result.matching, result.done()), (DEAD, STEP));
+        let json = serde_json::to_value(&result).expect("JSON");
         assert_eq!((&json["matching"], &json[change.done()]), (&json!(DEAD), &json!(STEP)));
         assert!(json["error"].as_str().is_some_and(|error| error.contains("no rights")), "{json}");
         assert_eq!(queue.dead().len(), DEAD - STEP);
 
-        let (outcome, json) = operate(&*queue, change).await;
-        assert_eq!(outcome, Ok(()));
+        let json = serde_json::to_value(operate(&*queue, change).await).expect("JSON");
         assert_eq!(json, json!({ "matching": DEAD - STEP, change.done(): DEAD - STEP, "dry_run": false }));
         assert_eq!(queue.dead().len(), 0);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_is_busy_for_a_while_is_asked_again_and_one_that_stays_so_is_not_for_ever() {
+async fn a_busy_queue_is_asked_again_for_a_limited_number_of_times() {
     let queue = dead(DEAD, 1).await;
     let busy = QueueError::Unavailable("database is locked".to_owned());
     // Every other call.
-    let (outcome, json) =
-        operate(&failing(&queue, busy.clone(), |call| call % 2 == 0), Change::Redrive).await;
-    assert_eq!((outcome, &json["redriven"]), (Ok(()), &json!(DEAD)));
+    let result = operate(&failing(&queue, busy.clone(), |call| call % 2 == 0), Change::Redrive).await;
+    assert_eq!((result.error, result.redriven), (None, Some(DEAD)));
 
     let queue = dead(DEAD, 1).await;
-    let (outcome, json) = operate(&failing(&queue, busy, |call| call > 1), Change::Redrive).await;
-    let why = outcome.expect_err("it stays busy");
+    let result = operate(&failing(&queue, busy, |call| call > 1), Change::Redrive).await;
+    let why = result.error.expect("it stays busy");
     assert!(why.contains("database is locked"), "{why}");
-    assert_eq!(json["redriven"], json!(STEP));
+    assert_eq!(result.redriven, Some(STEP));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_fills_up_on_the_way_says_how_far_it_came() {
+async fn a_queue_that_fills_up_ends_the_operation_with_its_progress() {
     let queue = dead(DEAD, 1).await;
     let full = QueueError::Full { depth: 7, limit: 7 };
-    let (outcome, json) = operate(&failing(&queue, full, |call| call == 3), Change::Redrive).await;
-    assert!(outcome.expect_err("it is full").starts_with(&format!("{} of {DEAD}", 2 * STEP)));
-    assert_eq!(json["redriven"], json!(2 * STEP));
+    let result = operate(&failing(&queue, full, |call| call == 3), Change::Redrive).await;
+    assert!(result.error.is_some(), "it is full");
+    assert_eq!(result.redriven, Some(2 * STEP));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listing_goes_on_behind_a_page_that_large_bodies_cut_short() {
+async fn a_dry_run_counts_and_changes_nothing() {
+    let queue = dead(3, 1).await;
+    let limits = BulkLimits { total: 2, per_second: None, dry_run: true };
+    let result = change(&*queue, &DeadLetterFilter::default(), Change::Discard, limits, &|_| ()).await;
+    let json = serde_json::to_value(&result).expect("JSON");
+    assert_eq!(json, json!({ "matching": 2, "discarded": 0, "dry_run": true }));
+    assert_eq!(queue.dead().len(), 3);
+}
+
+#[tokio::test]
+async fn a_listing_continues_after_a_page_that_large_bodies_shortened() {
     let queue = dead(20, 1 << 20).await;
-    let mut seen = 0;
-    each_page(&*queue, &DeadLetterFilter::default(), 15, |page| seen += page.len()).await.expect("a listing");
-    assert_eq!(seen, 15, "at most as many as asked for");
-    seen = 0;
-    each_page(&*queue, &DeadLetterFilter::default(), 100, |page| seen += page.len())
-        .await
-        .expect("a listing");
-    assert_eq!(seen, 20, "and all of them");
+    let filter = DeadLetterFilter::default();
+    let listed = async |limit| list(&*queue, &filter, limit).await.expect("a listing").len();
+    assert_eq!(listed(15).await, 15, "at most as many as requested");
+    assert_eq!(listed(100).await, 20, "and all of them");
+}
+
+#[tokio::test]
+async fn the_body_is_shown_only_on_request() {
+    let queue = dead(1, 3).await;
+    let json = async |with_body| {
+        let letter = show(&*queue, "msg_0", with_body).await.expect("a queue").expect("a dead letter");
+        serde_json::to_value(letter).expect("JSON")
+    };
+    assert_eq!(json(true).await["body"], "xxx");
+    assert_eq!(json(false).await.get("body"), None);
+    assert!(show(&*queue, "msg_other", false).await.expect("a queue").is_none());
 }

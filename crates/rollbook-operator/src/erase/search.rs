@@ -1,8 +1,7 @@
-//! The search for the rows that name an address, and for the other users who have it.
+//! Search for rows that contain an address, and for other users who have it.
 //!
-//! People type addresses in other upper and lower case than Clerk writes them, and no index holds a user's secondary
-//! addresses. So each address is looked for once by reading whole tables, in steps; the index of a column finds what
-//! came since then.
+//! People type addresses in another case than Clerk writes them, and no index contains a user's secondary addresses. So
+//! whole tables are read once per address, in steps. The index of a column finds rows that arrived since then.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,36 +9,36 @@ use rollbook_core::catalog::{RESOURCES, Resource, USERS};
 use rollbook_core::store::{RowView, Store, StoreError};
 use serde_json::Value;
 
-use super::addresses::{Doubt, of_other, plain};
+use super::addresses::{Rejection, of_other, plain};
 use super::person::{Key, ROWS_MAX};
 
-/// The column of a user's row with their primary e-mail address.
+/// Column of a user's row with the primary e-mail address.
 const PRIMARY: &str = "primary_email_address";
 
-/// What was found so far. All addresses are in lower case.
+/// Results so far. All addresses are in lower case.
 #[derive(Default)]
 pub(super) struct Search {
-    /// The addresses that other users have.
-    of_others: BTreeMap<String, Doubt>,
-    /// The addresses that the other users' rows were read for.
-    asked_of_users: BTreeSet<String>,
-    /// The rows that name an address, by address.
-    naming: BTreeMap<String, BTreeSet<Key>>,
-    /// The addresses that these tables were read for.
-    asked_of_rows: BTreeSet<String>,
+    /// Addresses that other users have.
+    of_others: BTreeMap<String, Rejection>,
+    /// Addresses that were searched in the rows of users.
+    searched_users: BTreeSet<String>,
+    /// Rows that contain an address, by address.
+    containing: BTreeMap<String, BTreeSet<Key>>,
+    /// Addresses that were searched in the other tables.
+    searched_rows: BTreeSet<String>,
 }
 
 impl Search {
-    /// Which of these addresses other users have, and how. Deleted users have none.
+    /// Returns which of these addresses other users have, and how. Deleted users have none.
     pub(super) async fn users(
         &mut self,
         store: &dyn Store,
         addresses: &BTreeSet<String>,
-        is_theirs: impl Fn(&str) -> bool,
-    ) -> Result<BTreeMap<String, Doubt>, StoreError> {
-        let new: Vec<String> = addresses.difference(&self.asked_of_users).cloned().collect();
+        is_own: impl Fn(&str) -> bool,
+    ) -> Result<BTreeMap<String, Rejection>, StoreError> {
+        let new: Vec<String> = addresses.difference(&self.searched_users).cloned().collect();
         for id in store.ids_holding(&USERS, &new, ROWS_MAX).await? {
-            if is_theirs(&id) {
+            if is_own(&id) {
                 continue;
             }
             let Some(row) = store.get(&USERS, &id).await?.filter(|row| !row.is_deleted()) else { continue };
@@ -47,20 +46,20 @@ impl Search {
             let data = row.columns.get("data").unwrap_or(&Value::Null);
             self.of_others.extend(of_other(data, primary, &new));
         }
-        self.asked_of_users.extend(new);
+        self.searched_users.extend(new);
         Ok(self.of_others.clone())
     }
 
-    /// Finds the rows that name one of these addresses.
+    /// Searches rows that contain one of these addresses.
     pub(super) async fn rows<'a>(
         &mut self,
         store: &dyn Store,
         addresses: impl Iterator<Item = &'a String>,
     ) -> Result<(), StoreError> {
         let known: BTreeSet<String> = addresses.cloned().collect();
-        let new: Vec<String> = known.difference(&self.asked_of_rows).cloned().collect();
+        let new: Vec<String> = known.difference(&self.searched_rows).cloned().collect();
         for resource in RESOURCES.into_iter().filter(|resource| !resource.addresses.is_empty()) {
-            for row in rows_naming(store, resource, resource.addresses, &new).await? {
+            for row in rows_containing(store, resource, resource.addresses, &new).await? {
                 self.note(resource, &row);
             }
             for column in resource.addresses {
@@ -71,25 +70,25 @@ impl Search {
                 }
             }
         }
-        self.asked_of_rows.extend(new);
+        self.searched_rows.extend(new);
         Ok(())
     }
 
-    /// The rows that name one of these addresses, as far as they were found.
-    pub(super) fn naming<'a>(&self, addresses: impl Iterator<Item = &'a String>) -> BTreeSet<Key> {
-        addresses.filter_map(|address| self.naming.get(address)).flatten().cloned().collect()
+    /// Returns the rows found so far that contain one of these addresses.
+    pub(super) fn containing<'a>(&self, addresses: impl Iterator<Item = &'a String>) -> BTreeSet<Key> {
+        addresses.filter_map(|address| self.containing.get(address)).flatten().cloned().collect()
     }
 
     fn note(&mut self, resource: &'static Resource, row: &RowView) {
         for address in addresses_in(row, resource.addresses) {
-            self.naming.entry(address).or_default().insert((resource.table, row.id.clone()));
+            self.containing.entry(address).or_default().insert((resource.table, row.id.clone()));
         }
     }
 }
 
-/// The rows of a table that have one of these addresses in one of these columns, in any upper and lower case. Reads the
-/// whole table.
-pub(super) async fn rows_naming(
+/// Returns the rows of a table that have one of these addresses in one of these columns, in any case. Reads the whole
+/// table.
+pub(super) async fn rows_containing(
     store: &dyn Store,
     resource: &'static Resource,
     columns: &[&'static str],
@@ -103,7 +102,7 @@ pub(super) async fn rows_naming(
     Ok(rows)
 }
 
-/// The addresses in these columns of a row, in lower case.
+/// Returns the addresses in these columns of a row, in lower case.
 fn addresses_in(row: &RowView, columns: &[&'static str]) -> impl Iterator<Item = String> {
     columns.iter().filter_map(|column| row.columns.get(*column)?.as_str()).map(plain)
 }

@@ -1,10 +1,14 @@
-//! A row, as an operator needs to see it.
+//! A row, without the personal data in it.
 
 use rollbook_core::catalog::{Column, Kind, Resource};
 use rollbook_core::store::{RowView, Store, StoreError};
+use serde::Serialize;
 use serde_json::Value;
 
-/// Texts that are no names and no addresses.
+use crate::ERASED_BY;
+use crate::serialize::{RowRef, object};
+
+/// Text columns that contain no names and no addresses.
 const TEXTS: [&str; 11] = [
     "status",
     "role",
@@ -18,38 +22,44 @@ const TEXTS: [&str; 11] = [
     "charge_type",
     "failed_code",
 ];
-/// What an erasure is told by, in the place of a `svix-id`.
-pub(super) const ERASED_BY: &str = "erase";
 
-/// How a row is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    /// An application has made a place for it: `ensure_user`, `ensure_organization`.
-    Place,
-    /// It lives.
+/// State of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Placeholder row, made by `ensure_user` or `ensure_organization`.
+    #[serde(rename = "place")]
+    Placeholder,
+    /// Not deleted.
     Alive,
-    /// It has ended.
+    /// Deleted.
     Deleted,
-    /// An operator has had it erased.
+    /// Erased by an operator.
     Erased,
 }
 
-/// What is told of a row.
-pub(super) struct Row {
-    pub(super) state: State,
-    pub(super) deleted_at: Option<String>,
-    /// With whom it ended, where it did not do so by itself.
-    pub(super) ended_with: Option<(&'static Resource, String)>,
-    /// Whether what it is or was like is there.
-    pub(super) has_content: bool,
-    /// The delivery that made it what it is, or who else did.
-    pub(super) synced_by: String,
-    /// Columns with their values, without those that are empty.
-    pub(super) columns: Vec<(&'static str, Value)>,
+/// A row.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    /// State of the row.
+    pub state: State,
+    /// Time of the deletion. The JSON has it among the columns.
+    #[serde(skip)]
+    pub deleted_at: Option<String>,
+    /// Parent with which the row was deleted, if the row was not deleted by itself.
+    pub ended_with: Option<RowRef>,
+    /// Whether content is stored.
+    pub has_content: bool,
+    /// Delivery or command that wrote the state. The JSON has it among the columns.
+    #[serde(skip)]
+    pub synced_by: String,
+    /// Columns with their values, without empty ones and without personal data.
+    #[serde(serialize_with = "object")]
+    pub columns: Vec<(&'static str, Value)>,
 }
 
 impl Row {
-    /// Looks at a row, and at what it hangs on.
+    /// Reads a row's state, and the parents that the state depends on.
     pub(super) async fn read(
         store: &dyn Store,
         resource: &'static Resource,
@@ -67,7 +77,7 @@ impl Row {
             let parent_erased = parent.columns["synced_by"] == ERASED_BY;
             if parent.columns["deleted_at"] == ended_at.as_str() && (link.cascades || parent_erased) {
                 is_erased |= parent_erased && !has_content;
-                ended_with = Some((link.parent, id));
+                ended_with = Some(RowRef { resource: link.parent, id });
                 break;
             }
         }
@@ -75,28 +85,28 @@ impl Row {
             Some(_) if is_erased => State::Erased,
             Some(_) => State::Deleted,
             None if has_content => State::Alive,
-            None => State::Place,
+            None => State::Placeholder,
         };
         let columns = columns(resource, view);
         Ok(Self { state, deleted_at, ended_with, has_content, synced_by, columns })
     }
 
-    /// Whether it has ended and nothing tells what it was like.
-    pub(super) fn is_gone(&self) -> bool {
+    /// Whether the row is deleted and no content is stored.
+    pub(super) fn is_empty_tombstone(&self) -> bool {
         self.deleted_at.is_some() && !self.has_content
     }
 }
 
-/// Ids, states and times, in the order of the table.
+/// Returns ids, states and times, in the order of the table.
 fn columns(resource: &'static Resource, view: &RowView) -> Vec<(&'static str, Value)> {
-    let typed = resource.columns.iter().filter(|column| is_told(column)).map(|column| column.name);
+    let typed = resource.columns.iter().filter(|column| is_shown(column)).map(|column| column.name);
     let names = ["created_at", "updated_at"].into_iter().chain(typed);
     let names = names.chain(["deleted_at", "synced_at", "synced_by"]);
     let value = |name| view.columns.get(name).cloned().unwrap_or_default();
     names.map(|name| (name, value(name))).filter(|(_, value)| !value.is_null()).collect()
 }
 
-fn is_told(column: &Column) -> bool {
+fn is_shown(column: &Column) -> bool {
     match column.kind {
         Kind::Id | Kind::Bool | Kind::Time => true,
         Kind::Integer => column.name != "amount",
@@ -105,14 +115,23 @@ fn is_told(column: &Column) -> bool {
     }
 }
 
-/// A membership in a list.
-pub(super) struct Membership {
-    pub(super) id: String,
-    pub(super) organization_id: Option<String>,
-    pub(super) user_id: Option<String>,
-    pub(super) role: Option<String>,
-    pub(super) since: Option<String>,
-    pub(super) row: Row,
+/// A membership of a user in an organization.
+#[derive(Debug, Serialize)]
+pub struct Membership {
+    /// Id of the membership.
+    pub id: String,
+    /// Id of the organization.
+    pub organization_id: Option<String>,
+    /// Id of the user.
+    pub user_id: Option<String>,
+    /// Role of the user.
+    pub role: Option<String>,
+    /// Time at which the membership was created at Clerk.
+    pub since: Option<String>,
+    /// Time of the deletion.
+    pub ended_at: Option<String>,
+    /// Parent with which the membership was deleted, if it was not deleted by itself.
+    pub ended_with: Option<RowRef>,
 }
 
 impl Membership {
@@ -124,7 +143,8 @@ impl Membership {
             user_id: text("user_id"),
             role: text("role"),
             since: text("created_at"),
-            row,
+            ended_at: row.deleted_at,
+            ended_with: row.ended_with,
         }
     }
 }

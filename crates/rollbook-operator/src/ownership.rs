@@ -1,4 +1,5 @@
-//! Whose a message is: what its body says of that, also where no worker could ever apply it.
+//! Ownership of a message: the object its body is about and the objects that this belongs to. Works on bodies that no
+//! worker could apply, too.
 
 use std::iter::successors;
 
@@ -8,29 +9,29 @@ use rollbook_core::event::{self, NAME_LENGTH_MAX};
 use rollbook_core::sanitize::sanitize;
 use serde_json::{Map, Value};
 
-/// What a body says of whose it is.
+/// Object of an event, and what it belongs to.
 #[derive(Default)]
-pub(super) struct About {
-    /// The event's type.
-    pub(super) event_type: Option<String>,
-    /// Whether it is an event with an object in `data`, and that has an id where the type has a table. What is
-    /// not will never be applied.
-    pub(super) readable: bool,
-    /// Where the type has a table: which.
-    pub(super) resource: Option<&'static Resource>,
-    /// The object's id.
-    pub(super) id: Option<String>,
-    /// What the object hangs on or belongs to.
-    pub(super) parents: Vec<(&'static Resource, String)>,
-    /// The addresses of persons who need not be users.
-    pub(super) addresses: Vec<String>,
-    /// The object.
-    pub(super) data: Map<String, Value>,
+pub(crate) struct Ownership {
+    /// Event type.
+    pub(crate) event_type: Option<String>,
+    /// Whether the body is an event with an object in `data`, which has an id if the type has a table. Other bodies
+    /// are never applied.
+    pub(crate) readable: bool,
+    /// Resource of the event type, if the type has a table.
+    pub(crate) resource: Option<&'static Resource>,
+    /// Id of the object.
+    pub(crate) id: Option<String>,
+    /// Parents of the object, by the catalog's links.
+    pub(crate) parents: Vec<(&'static Resource, String)>,
+    /// Addresses in the object of persons who need not be users.
+    pub(crate) addresses: Vec<String>,
+    /// Content of the object.
+    pub(crate) data: Map<String, Value>,
 }
 
-impl About {
-    /// Reads a body. Nothing is refused.
-    pub(super) fn read(body: &[u8]) -> Self {
+impl Ownership {
+    /// Reads a body. Accepts every body.
+    pub(crate) fn read(body: &[u8]) -> Self {
         let (text, _) = sanitize(body);
         let Ok(Value::Object(mut event)) = serde_json::from_slice(&text) else {
             return Self { event_type: event::type_of(body), ..Self::default() };
@@ -41,7 +42,7 @@ impl About {
         };
         let resource = event_type.as_deref().and_then(catalog::find_event).map(|(resource, _)| resource);
         let id = name(data.get("id"));
-        let mut about = Self {
+        let mut ownership = Self {
             readable: event_type.is_some() && (resource.is_none() || id.is_some()),
             event_type,
             resource,
@@ -52,21 +53,21 @@ impl About {
             let Field::Text(value) = event::value_of(&data, column) else { continue };
             let of = |resource: &Resource| resource.addresses.contains(&column.name);
             if resource.is_some_and(of) {
-                about.addresses.push(value);
+                ownership.addresses.push(value);
             } else if let Some(link) = resource.and_then(|resource| resource.link(column.name)) {
-                about.parents.push((link.parent, value));
+                ownership.parents.push((link.parent, value));
             }
         }
-        Self { data, ..about }
+        Self { data, ..ownership }
     }
 
-    /// Whether its object is the one with this id.
-    pub(super) fn is_of(&self, id: &str) -> bool {
+    /// Whether the object has this id.
+    pub(crate) fn is_of(&self, id: &str) -> bool {
         self.readable && self.id.as_deref() == Some(id)
     }
 
-    /// Whether its object hangs on or belongs to this one.
-    pub(super) fn belongs_to(&self, resource: &Resource, id: &str) -> bool {
+    /// Whether the object belongs to this parent.
+    pub(crate) fn belongs_to(&self, resource: &Resource, id: &str) -> bool {
         self.readable && self.parents.iter().any(|(parent, of)| *parent == resource && of == id)
     }
 }
@@ -76,16 +77,16 @@ fn name(value: Option<&Value>) -> Option<String> {
     name.map(str::to_owned)
 }
 
-/// Whether a text holds this id or address as a whole: not `ann@x.example` in `joann@x.example`. Upper and lower
-/// case are the same. The text may be JSON, and torn; escapes of JSON (`\u0040`) and of URLs (`%40`) are undone.
-pub(super) fn holds(text: &[u8], wanted: &str) -> bool {
-    holds_plain(text, wanted)
+/// Whether a text contains this id or address as a whole word: `joann@x.example` does not contain `ann@x.example`.
+/// Ignores case. The text may be incomplete JSON. Escapes of JSON (`\u0040`) and of URLs (`%40`) are decoded.
+pub(crate) fn contains_word(text: &[u8], wanted: &str) -> bool {
+    contains_word_plain(text, wanted)
         || successors(unescaped(text), |text| unescaped(text.as_slice()))
             .take(ESCAPES_MAX)
-            .any(|text| holds_plain(&text, wanted))
+            .any(|text| contains_word_plain(&text, wanted))
 }
 
-fn holds_plain(text: &[u8], wanted: &str) -> bool {
+fn contains_word_plain(text: &[u8], wanted: &str) -> bool {
     let wanted = wanted.as_bytes();
     if wanted.is_empty() || text.len() < wanted.len() {
         return false;
@@ -98,12 +99,12 @@ fn holds_plain(text: &[u8], wanted: &str) -> bool {
         }
         let (before, after) = (&text[..start], &text[end..]);
         let free_before = match before {
-            // At the beginning, or behind an escape of JSON, such as a line break.
+            // The beginning of the text, or an escape of JSON such as a line break.
             [] | [.., b'\\', b'n' | b'r' | b't' | b'b' | b'f'] => true,
             [.., last] => !is_part(*last) && !matches!(last, b'.' | b'+' | b'%'),
         };
         let free_after = match after {
-            // At the end of a sentence it is still itself.
+            // A full stop at the end of a sentence ends the word.
             [b'.', next, ..] => !is_part(*next),
             [first, ..] => !is_part(*first),
             [] => true,
@@ -112,10 +113,10 @@ fn holds_plain(text: &[u8], wanted: &str) -> bool {
     })
 }
 
-/// How many times a text is unescaped: JSON within JSON within a URL is three.
+/// Maximum number of times a text is decoded. JSON within JSON within a URL needs three.
 const ESCAPES_MAX: usize = 4;
 
-/// The text with its escapes of JSON and of URLs undone once; `None` where it has none. What is no escape stays.
+/// Decodes the escapes of JSON and of URLs once. Returns `None` if the text has none. Invalid escapes stay.
 fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
     let mut plain = Vec::with_capacity(text.len());
     let mut left = text;
@@ -144,8 +145,8 @@ fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
     (plain != text).then_some(plain)
 }
 
-/// The character of an escape of four hexadecimal digits, or of two escapes that are a surrogate pair, and the length of
-/// the text. `None` where there is no such escape.
+/// Decodes an escape of four hexadecimal digits, or a surrogate pair of two such escapes. Returns the character and the
+/// length of the escape; `None` and 1 if there is no such escape.
 fn code_point(text: &[u8]) -> (Option<char>, usize) {
     let unit = |at: usize| match text.get(at..at + 6) {
         Some([b'\\', b'u', digits @ ..]) => hex(digits),
@@ -169,43 +170,45 @@ mod tests {
 
     use super::*;
 
-    fn about(event_type: &str) -> About {
-        About::read(samples::sample(event_type).expect("a sample").as_bytes())
+    fn ownership(event_type: &str) -> Ownership {
+        Ownership::read(samples::sample(event_type).expect("a sample").as_bytes())
     }
 
     #[test]
-    fn an_event_says_what_it_is_about_and_what_that_belongs_to_also_when_it_ends() {
-        let membership = about("organizationMembership.deleted");
+    fn an_event_and_a_deletion_name_their_object_and_its_parents() {
+        let membership = ownership("organizationMembership.deleted");
         assert_eq!(membership.resource, Some(&ORGANIZATION_MEMBERSHIPS));
         assert!(membership.is_of("orgmem_3HAtfdaKL2lBUoxIsG8l4YKd2H2"));
         assert!(membership.belongs_to(&USERS, "user_3HAtf2fCAI6vwgS7ZUNF2TbP8mA"));
         assert!(membership.belongs_to(&ORGANIZATIONS, "org_3HAY0sZgBMdgmTEOYeWxvwASv2f"));
         assert!(!membership.belongs_to(&USERS, "org_3HAY0sZgBMdgmTEOYeWxvwASv2f"));
-        let invitation = about("organizationInvitation.created");
+        let invitation = ownership("organizationInvitation.created");
         assert_eq!(invitation.resource, Some(&ORGANIZATION_INVITATIONS));
         assert_eq!(invitation.addresses, ["rafael.dimitrov@kilnworks.example"]);
     }
 
     #[test]
-    fn what_can_not_be_applied_still_tells_its_type_where_it_has_one() {
+    fn a_body_that_cannot_be_applied_still_shows_its_type() {
         let deep = format!("{{\"type\":\"user.updated\",\"data\":{}1{}}}", "[".repeat(500), "]".repeat(500));
         let no_id = "{\"type\":\"user.updated\",\"data\":{}}";
         for body in [deep.as_str(), no_id, "{\"type\":\"user.updated\"}"] {
-            let about = About::read(body.as_bytes());
+            let ownership = Ownership::read(body.as_bytes());
             assert_eq!(
-                (about.event_type.as_deref(), about.readable),
+                (ownership.event_type.as_deref(), ownership.readable),
                 (Some("user.updated"), false),
                 "{body}"
             );
         }
         for body in ["", "null", "{\"type\": \"user.upd", "{}"] {
-            assert!(!About::read(body.as_bytes()).readable, "{body}");
+            assert!(!Ownership::read(body.as_bytes()).readable, "{body}");
         }
-        assert!(About::read(b"{\"type\":\"user.frobnicated\",\"data\":{\"id\":\"user_1\"}}").is_of("user_1"));
+        assert!(
+            Ownership::read(b"{\"type\":\"user.frobnicated\",\"data\":{\"id\":\"user_1\"}}").is_of("user_1")
+        );
     }
 
     #[test]
-    fn an_address_is_found_as_a_whole_wherever_it_stands() {
+    fn an_address_is_found_only_as_a_whole_word() {
         for text in [
             "ann@x.example",
             "{\"a\":\"ANN@x.example\"}",
@@ -213,12 +216,12 @@ mod tests {
             "a line\\nann@x.example\\n",
             "<ann@x.example>,",
         ] {
-            assert!(holds(text.as_bytes(), "Ann@x.example"), "{text}");
+            assert!(contains_word(text.as_bytes(), "Ann@x.example"), "{text}");
         }
         for text in
             ["joann@x.example", "ann@x.example.org", "jo.ann@x.example", "ann@x.examples", "ann@x", ""]
         {
-            assert!(!holds(text.as_bytes(), "ann@x.example"), "{text}");
+            assert!(!contains_word(text.as_bytes(), "ann@x.example"), "{text}");
         }
         for spelled in [
             "ann\\u0040x.example",
@@ -226,13 +229,17 @@ mod tests {
             "ann\\\\u0040x.example",
             "?a=ann%40x.example",
         ] {
-            assert!(holds(spelled.as_bytes(), "ann@x.example"), "{spelled}");
+            assert!(contains_word(spelled.as_bytes(), "ann@x.example"), "{spelled}");
         }
-        // Torn escapes, pairs and halves of them are no reason to stop reading.
+        // Incomplete escapes and unpaired surrogates do not end the search.
         for torn in ["\\u00", "\\", "%4", "\\ud83d\\ude00 ann@x.example", "\\ud83d ann@x.example\\u12"] {
-            assert_eq!(holds(torn.as_bytes(), "ann@x.example"), torn.contains("ann"), "{torn}");
+            assert_eq!(contains_word(torn.as_bytes(), "ann@x.example"), torn.contains("ann"), "{torn}");
         }
-        assert!(holds("\\ud83d\\ude00x".as_bytes(), "😀x"));
-        assert!(holds(b"\"user_1\"", "user_1") && !holds(b"user_12", "user_1") && !holds(b"x", ""));
+        assert!(contains_word("\\ud83d\\ude00x".as_bytes(), "😀x"));
+        assert!(
+            contains_word(b"\"user_1\"", "user_1")
+                && !contains_word(b"user_12", "user_1")
+                && !contains_word(b"x", "")
+        );
     }
 }
