@@ -1,36 +1,36 @@
-//! Whether an error of the server was caused by one row, by a time limit, or by something that befalls every row.
+//! Cause of an error of the server: one row, a time limit, or something that affects every row.
 //!
-//! A team's triggers, functions and policies run inside our statements and may raise any SQLSTATE. So the state alone does
-//! not say whose fault an error is. What does, whatever language the server speaks:
+//! A team's triggers, functions and policies run inside our statements and may raise any SQLSTATE, so the state alone does
+//! not show the cause. Two fields do, in every language of the server:
 //!
-//! * the routine of the server that reported it: `RAISE` and `ASSERT` of PL/pgSQL, the check of policies;
-//! * the context: the server names the function that was running. A setting of the server
-//!   (`log_parameter_max_length_on_error`) puts the parameters of our own statement there too, which means nothing.
+//! * the routine of the server that reported the error: `RAISE` and `ASSERT` of PL/pgSQL, the check of policies;
+//! * the context, in which the server names the function that was running. A setting of the server
+//!   (`log_parameter_max_length_on_error`) puts the parameters of our own statement there too; these are ignored.
 
 use rollbook_core::store::SlowCause;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-/// The longest text of a server that is repeated.
+/// Maximum length of a repeated text of the server, in characters.
 const WORDS_MAX: usize = 200;
 
-/// Who caused an error.
+/// Cause of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blame {
-    /// One row: something raised it inside the statement, for this row.
+    /// One row: a trigger or function raised the error for this row.
     Row,
-    /// One row, or all: whoever knows what became of the others can say.
+    /// One row or all rows: the outcome of the others decides.
     RowOrAll,
     /// A time limit.
     Time(SlowCause),
-    /// No row: the server, the connection, or the deployment.
+    /// No row: the server, the connection or the deployment.
     Nobody,
 }
 
-/// What an error says of its origin.
+/// Fields of an error that show its origin.
 #[derive(Clone, Copy, Debug)]
 struct Origin<'a> {
     state: &'a str,
-    /// Whether the connection outlives it.
+    /// Whether the connection survives the error.
     is_mild: bool,
     routine: Option<&'a str>,
     context: Option<&'a str>,
@@ -46,7 +46,7 @@ impl<'a> Origin<'a> {
         }
     }
 
-    /// Whether somebody's PL/pgSQL raised it on purpose: then its state may be any.
+    /// Whether PL/pgSQL code raised the error on purpose: its state may be any.
     fn is_raised(self) -> bool {
         self.is_mild && matches!(self.routine, Some("exec_stmt_raise" | "exec_stmt_assert"))
     }
@@ -58,8 +58,8 @@ impl<'a> Origin<'a> {
         ["PL/", "SQL"].iter().any(|language| kind.contains(language))
     }
 
-    /// Whether a trigger may have caused an error that is not about a row: a trigger may end the session, or change the role, the
-    /// limits or the transaction for the statements that follow.
+    /// Whether a trigger may have caused an error that is not about a row: a trigger may end the session, or change the
+    /// role, the limits or the transaction of the statements that follow.
     fn may_be_of_a_row(self) -> bool {
         match self.state.get(..2).unwrap_or_default() {
             // What a connection is refused with; a full or failing disk.
@@ -99,23 +99,36 @@ impl<'a> Origin<'a> {
     }
 }
 
-/// Who caused an error.
+/// Returns the cause of an error.
 pub(crate) fn of(error: &PgDatabaseError) -> Blame {
     Origin::of(error).blame()
 }
 
-/// Whether a trigger may have caused an error that is no row's by itself, by what it did to the session.
+/// Whether a trigger may have caused an error that is not about a row, by a change of the session.
 pub(crate) fn may_be_of_a_row(error: &PgDatabaseError) -> bool {
     Origin::of(error).may_be_of_a_row()
 }
 
-/// Whether somebody's function raised the error on purpose: its state says nothing about server and connection.
+/// Whether a statement of our own lacks a right. The check of a policy has the same state.
+pub(crate) fn is_missing_right(error: &PgDatabaseError) -> bool {
+    let origin = Origin::of(error);
+    origin.state == "42501" && origin.is_mild && origin.blame() == Blame::Nobody
+}
+
+/// Whether a function raised a state that the server would use about itself or the connection: the server ends the session
+/// with its own.
+pub(crate) fn is_state_of_a_function(error: &PgDatabaseError) -> bool {
+    let origin = Origin::of(error);
+    origin.is_mild && origin.is_in_function() && matches!(origin.state.get(..2), Some("08" | "57"))
+}
+
+/// Whether a function raised the error on purpose: its state shows nothing about server and connection.
 pub(crate) fn is_raised(error: &PgDatabaseError) -> bool {
     Origin::of(error).is_raised()
 }
 
-/// The innermost function that was running, in the server's words: `PL/pgSQL function f() line 3 at RAISE`. Only
-/// identifiers stand there: lines that quote a statement, which may quote values, are passed over.
+/// Returns the innermost function that was running, in the server's words: `PL/pgSQL function f() line 3 at RAISE`. The
+/// text contains identifiers only: lines that quote a statement, which may quote values, are left out.
 pub(crate) fn function(error: &PgDatabaseError) -> Option<String> {
     function_in(error.r#where()?)
 }
@@ -126,13 +139,13 @@ fn function_in(context: &str) -> Option<String> {
     lines.next().map(short)
 }
 
-/// The server's own words. Only for errors that name identifiers and no values: of a connection that is refused, and of
-/// a policy.
+/// Returns the server's own words. Only for errors that name identifiers and no values: of a refused connection and of a
+/// policy.
 pub(crate) fn words(error: &PgDatabaseError) -> String {
     short(error.message())
 }
 
-/// In one line, at most [`WORDS_MAX`] characters.
+/// Returns the text in one line, at most [`WORDS_MAX`] characters.
 fn short(text: &str) -> String {
     let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
     text.chars().take(WORDS_MAX).map(plain).collect()

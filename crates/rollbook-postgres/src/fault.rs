@@ -1,15 +1,16 @@
-//! What a Postgres error means: whose fault it is, and whether waiting helps.
+//! Meaning of a Postgres error: its cause, and whether waiting helps.
 //!
 //! Postgres's messages and details quote values (`invalid input syntax for type json`, `Key (email)=(…)`),
 //! so a text here is made of the SQLSTATE, our own words and the names of tables, columns and constraints.
-//! One exception: a wrong name or a missing right in a statement of our own is told in Postgres's words,
-//! which can only quote identifiers then, since all values are bound. In somebody's trigger that does not
+//! One exception: a wrong name or a missing right in a statement of our own is reported in Postgres's words,
+//! which can only quote identifiers then, since all values are bound. In a trigger that does not
 //! hold. Another one: while a connection is made there are no values yet, so the server's words are repeated.
 //!
 //! Whether one row caused an error is decided in [`crate::blame`]. What may be one row's or everyone's is
 //! [`Fault::Ambiguous`]: the worker finds out by leaving rows out.
 
 mod own;
+mod states;
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use std::time::Duration;
 use rollbook_core::store::{SlowCause, StoreError};
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-pub(crate) use self::own::{NotWritten, ReadOnly, Undone};
+pub(crate) use self::own::{NotKept, ReadOnly};
+use self::states::{RAISED, data, deployment, unavailable};
 use crate::blame::{self, Blame};
 use crate::hosts::NoConnection;
 use crate::place::Place;
@@ -149,7 +151,7 @@ pub(crate) fn no_connection(place: &Place, none: &NoConnection) -> Fault {
     }
 }
 
-/// What is said of a call that took too long as a whole.
+/// The fault of a call that took too long as a whole.
 pub(crate) fn no_answer(place: &Place, limit: Duration) -> Fault {
     Fault::Slow(SlowCause::Call, format!("{place}: no answer within {limit:?}"))
 }
@@ -171,7 +173,7 @@ pub(crate) fn judge(place: &Place, error: &sqlx::Error) -> Fault {
             Fault::Unavailable(format!("{place}: it does not answer as Postgres does: is the port right?"))
         }
         _ if ReadOnly::is(error) => Fault::Unavailable(format!("{place}: {}", unavailable("25006"))),
-        sqlx::Error::Encode(error) => Fault::Data(if error.is::<NotWritten>() || error.is::<Undone>() {
+        sqlx::Error::Encode(error) => Fault::Data(if error.is::<NotKept>() {
             error.to_string()
         } else {
             "a value is too large for one statement".to_owned()
@@ -186,9 +188,19 @@ pub(crate) fn judge(place: &Place, error: &sqlx::Error) -> Fault {
     }
 }
 
-/// Judges an error of work on rows, in which a team's triggers run. What one of them may have done to the session for one
-/// row, an outage may have done too: [`Fault::Ambiguous`].
+/// Judges an error of work on rows, in which a team's triggers run. What a trigger may have done to the session for one
+/// row, an outage may have done too: [`Fault::Ambiguous`]. Whoever gets that checks the rights and the server first, so the
+/// text is about the trigger.
 pub(crate) fn judge_rows(place: &Place, error: &sqlx::Error) -> Fault {
+    if let Some(error) = database_error(error).filter(|error| blame::is_missing_right(error)) {
+        return Fault::Ambiguous(Box::new(Fault::Deployment(format!(
+            "{place}: {} ({}), although user {} has the rights that Rollbook needs: a trigger of the table changes the \
+             role (SET ROLE), or a default or an index of the table needs a right of its own",
+            own_words(error).unwrap_or("permission denied"),
+            Named(error),
+            place.user(),
+        ))));
+    }
     let may_be_of_a_row = match error {
         sqlx::Error::Database(_) => database_error(error).is_some_and(blame::may_be_of_a_row),
         sqlx::Error::Io(error) => error.kind() != ErrorKind::InvalidData,
@@ -257,7 +269,10 @@ fn judge_state(place: &Place, error: &PgDatabaseError) -> Fault {
         .then(|| format!("a row-level security policy refuses the row: {}", blame::words(error)));
     let fault = match policy.or_else(|| deployment(place, state, own_words(error))) {
         Some(what) => Fault::Deployment(format!("{place}: {what} ({named}){inside}")),
-        None => Fault::Unavailable(format!("{place}: {} ({named}){inside}", unavailable(state))),
+        None => {
+            let what = if blame::is_state_of_a_function(error) { RAISED } else { unavailable(state) };
+            Fault::Unavailable(format!("{place}: {what} ({named}){inside}"))
+        }
     };
     if blame == Blame::RowOrAll { Fault::Ambiguous(Box::new(fault)) } else { fault }
 }
@@ -266,86 +281,6 @@ fn judge_state(place: &Place, error: &PgDatabaseError) -> Fault {
 fn own_words(error: &PgDatabaseError) -> Option<&str> {
     let is_ours = error.r#where().is_none() && error.severity() == PgSeverity::Error;
     is_ours.then(|| error.message())
-}
-
-/// What is wrong with the values, if they are to blame.
-fn data(state: &str) -> Option<&'static str> {
-    Some(match state {
-        "22003" => "a number is out of range",
-        "22008" => "a time is out of range",
-        "22P02" | "22P05" | "22021" | "22030" | "22032" => "text or JSON that Postgres can't hold",
-        "23502" => "a value is missing",
-        "23503" => "a foreign key's row is missing; a mirror must have no foreign keys",
-        "23505" => "a value is there already that is declared unique; in a mirror only ids are",
-        "23514" => "a check fails",
-        "54001" => "nested too deeply",
-        "54000" => "a value is too large for an index",
-        _ => match state.get(..2)? {
-            "21" | "22" => "a value is refused",
-            "23" | "27" | "44" => "a constraint is broken",
-            "54" => "a value is too large",
-            "P0" => "a trigger refuses the row",
-            _ => return None,
-        },
-    })
-}
-
-/// What is wrong with the deployment, if it is to blame, and the fix.
-fn deployment(place: &Place, state: &str, words: Option<&str>) -> Option<String> {
-    let said = |otherwise: &str| words.unwrap_or(otherwise).to_owned();
-    Some(match state {
-        "28P01" | "28000" => format!(
-            "user {} is refused: check user, password and sslmode in the URL, and pg_hba.conf on the server",
-            place.user()
-        ),
-        "3D000" => format!(
-            "there is no database {name}: make it (createdb {name}) or name another in the URL",
-            name = place.database()
-        ),
-        "42501" => format!(
-            "{}: user {} lacks a right; grant it: the GRANT statements are in migrations/README.md, chapter Roles on Postgres",
-            said("permission denied"),
-            place.user()
-        ),
-        "42P01" | "42703" | "3F000" => format!("{}; run: rollbook migrate", said("a table is missing")),
-        "42P07" | "42723" => format!(
-            "{}: the schema holds tables of somebody else; choose another (schema)",
-            said("a table is there already")
-        ),
-        "26000" | "42P05" => "a prepared statement is lost: behind a PgBouncer in transaction mode, set \
-                              pgbouncer = yes"
-            .to_owned(),
-        "XX001" | "XX002" => "its data is corrupted: see the server's log".to_owned(),
-        _ => match state.get(..2)? {
-            "28" | "3D" | "3F" | "42" | "0A" => said("the statement is refused"),
-            _ => return None,
-        },
-    })
-}
-
-fn unavailable(state: &str) -> &'static str {
-    match state {
-        "57014" => "a statement took longer than statement_timeout, or was cancelled",
-        "55P03" => {
-            "a lock was not free within half of statement_timeout: another session holds the rows or the table"
-        }
-        "57P01" | "57P02" | "57P03" => "it is starting up or shutting down",
-        "40001" | "40P01" => "other sessions write the same rows in another order",
-        "25006" => {
-            "the session is read-only: a standby, a full server, or default_transaction_read_only is set for the role, the \
-             database or the server"
-        }
-        "25P03" => "the connection was idle in a transaction for longer than statement_timeout",
-        "53100" => "its disk is full",
-        "53200" => "it is out of memory",
-        "53300" => "it has no connection left (max_connections)",
-        "08P01" => "the connection is refused: by a pooler before it, if there is one",
-        _ if state.starts_with("53") => "it lacks resources",
-        _ if state.starts_with("08") => "the connection broke",
-        _ if state.starts_with("57") => "it was told to stop this",
-        _ if state.starts_with("58") => "its disk or its system fails: see the server's log",
-        _ => "it fails: see the server's log",
-    }
 }
 
 #[cfg(test)]
@@ -374,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_must_mend_is_told_from_what_passes() {
+    fn faults_of_the_deployment_are_distinguished_from_temporary_ones() {
         let (place, _) = Place::parse("postgres://me@h/app").expect("a URL");
         for state in ["28P01", "3D000", "3F000", "42P01", "42501", "42703", "0A000", "26000", "XX001"] {
             assert!(data(state).is_none() && deployment(&place, state, None).is_some(), "{state}");

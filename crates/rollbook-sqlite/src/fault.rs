@@ -40,10 +40,21 @@ impl From<Undone> for rusqlite::Error {
     }
 }
 
+/// The ledger entry of a delivery was not written: a trigger left it out (`RAISE(IGNORE)`).
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a trigger of the table deliveries keeps the ledger entry from being written")]
+pub(crate) struct LedgerSkipped;
+
+impl From<LedgerSkipped> for rusqlite::Error {
+    fn from(error: LedgerSkipped) -> Self {
+        Self::ToSqlConversionFailure(Box::new(error))
+    }
+}
+
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
         if let rusqlite::Error::ToSqlConversionFailure(own) = &error
-            && own.is::<Undone>()
+            && (own.is::<Undone>() || own.is::<LedgerSkipped>())
         {
             return Self::Data(own.to_string());
         }

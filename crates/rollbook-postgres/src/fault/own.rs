@@ -1,28 +1,53 @@
-//! Errors of our own that end a transaction as one of the server's does.
+//! Errors of our own that end a transaction, like an error of the server.
 
-/// Why a row that is locked is not written: nothing but a trigger can keep it from being so.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a trigger of the table keeps the row from being written")]
-pub(crate) struct NotWritten;
+use std::fmt;
 
-impl From<NotWritten> for sqlx::Error {
-    fn from(error: NotWritten) -> Self {
+/// A row does not hold what a statement should have written, although the statement reported no error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotKept {
+    /// The statement left out the row: a trigger returned null.
+    Skipped,
+    /// The statement could not lock the row: a row-level security policy hides it from changes.
+    Hidden,
+    /// The row was written, and a trigger changed it afterwards.
+    Undone,
+    /// The ledger entry of a delivery was left out: a trigger returned null.
+    LedgerSkipped,
+}
+
+impl NotKept {
+    /// The reason, from how many of the rows could be locked and how many were written.
+    pub(crate) fn of(rows: usize, locked: usize, written: usize) -> Self {
+        match (locked < rows, written < rows) {
+            (true, _) => Self::Hidden,
+            (false, true) => Self::Skipped,
+            (false, false) => Self::Undone,
+        }
+    }
+}
+
+impl fmt::Display for NotKept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Skipped => "a trigger of the table keeps the row from being written",
+            Self::Hidden => "a row-level security policy of the table keeps the row from being changed",
+            Self::Undone => "a trigger of the table undoes the change",
+            Self::LedgerSkipped => {
+                "a trigger of the table deliveries keeps the ledger entry from being written"
+            }
+        })
+    }
+}
+
+impl std::error::Error for NotKept {}
+
+impl From<NotKept> for sqlx::Error {
+    fn from(error: NotKept) -> Self {
         Self::Encode(Box::new(error))
     }
 }
 
-/// A row was written, and does not show what was written.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a trigger of the table undoes the change")]
-pub(crate) struct Undone;
-
-impl From<Undone> for sqlx::Error {
-    fn from(error: Undone) -> Self {
-        Self::Encode(Box::new(error))
-    }
-}
-
-/// The session takes no writes.
+/// The session is read-only.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the session is read-only")]
 pub(crate) struct ReadOnly;

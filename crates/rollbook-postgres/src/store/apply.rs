@@ -11,11 +11,12 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, Row as _};
 
+use super::attempt::run_deferred;
 use super::inherit::Ids;
 use super::look::Doubts;
 use super::sql::{Statements, Which, number_of};
 use super::write::{Write, arguments};
-use crate::fault::{self, Fault, NotWritten, Undone};
+use crate::fault::{self, Fault, NotKept};
 use crate::place::Place;
 use crate::transaction::{Session, Work};
 use crate::types::Time;
@@ -141,7 +142,7 @@ impl<'a> Apply<'a> {
                 let arguments = arguments(part.resource, &writes, self.now).map_err(sqlx::Error::Encode)?;
                 for row in session.fetch(&self.statements.tables[number].upsert, arguments).await? {
                     if row.try_get(1)? {
-                        return Err(Undone.into());
+                        return Err(NotKept::Undone.into());
                     }
                     written.insert(row.try_get(0)?);
                 }
@@ -175,7 +176,7 @@ impl<'a> Apply<'a> {
                 known.extend(again);
             }
         }
-        Err(NotWritten.into())
+        Err(NotKept::Skipped.into())
     }
 
     /// The first thing that became of a delivery stays: when it comes again there is nothing new to tell.
@@ -198,7 +199,17 @@ impl<'a> Apply<'a> {
             arguments.add(Time(self.now))
         };
         add().map_err(sqlx::Error::Encode)?;
-        session.fetch(&self.statements.record, arguments).await.map(drop)
+        let written = session.fetch(&self.statements.record, arguments).await?.len();
+        if written == lines.len() {
+            return Ok(());
+        }
+        // Entries of deliveries that were applied before are there already. A trigger may have skipped the others.
+        let mut ids = PgArguments::default();
+        ids.add(lines.keys().copied().collect::<Vec<&str>>()).map_err(sqlx::Error::Encode)?;
+        let there = session.fetch(&self.statements.kept, ids).await?;
+        let there: i64 = there.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
+        let is_complete = usize::try_from(there).is_ok_and(|there| there >= lines.len());
+        if is_complete { Ok(()) } else { Err(NotKept::LedgerSkipped.into()) }
     }
 }
 
@@ -223,7 +234,7 @@ impl<'a> Part<'a> {
 /// Refuses rows that were written as deleted or erased and do not show it: a trigger that runs after the write may undo it,
 /// which the write itself does not see. One SELECT for all tables, and none where no row was.
 async fn must_show(statements: &Statements, session: &mut Session<'_>, ended: &Ids) -> sqlx::Result<()> {
-    if undone(statements, session, ended).await?.is_empty() { Ok(()) } else { Err(Undone.into()) }
+    if undone(statements, session, ended).await?.is_empty() { Ok(()) } else { Err(NotKept::Undone.into()) }
 }
 
 /// Those of these rows that were written as deleted or erased and do not show it.
@@ -235,6 +246,8 @@ pub(super) async fn undone(
     if rows.is_empty() {
         return Ok(Vec::new());
     }
+    // A constraint trigger that is deferred to the commit may undo it, too.
+    run_deferred(session).await?;
     let mut arguments = PgArguments::default();
     for ids in rows.values() {
         arguments.add(ids.iter().map(String::as_str).collect::<Vec<&str>>()).map_err(sqlx::Error::Encode)?;

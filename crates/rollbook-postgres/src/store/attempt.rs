@@ -162,9 +162,14 @@ impl<W: Work> Guarded<'_, W> {
     /// The work, and what a team's constraint triggers have deferred: at the commit no time limit would hold for that.
     async fn inner(&self, session: &mut Session<'_>) -> sqlx::Result<W::Output> {
         let output = self.work.run(session).await?;
-        session.script("SET CONSTRAINTS ALL IMMEDIATE".to_owned()).await?;
+        run_deferred(session).await?;
         Ok(output)
     }
+}
+
+/// Runs the triggers and constraints that a team has deferred to the commit: what is read next shows what they did.
+pub(super) async fn run_deferred(session: &mut Session<'_>) -> sqlx::Result<()> {
+    session.script("SET CONSTRAINTS ALL IMMEDIATE".to_owned()).await
 }
 
 /// Rolls back, so that the transaction's end finds nothing to commit and the connection is as good as before.

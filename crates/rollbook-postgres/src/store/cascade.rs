@@ -1,12 +1,16 @@
-//! Working off what is left of cascades: in small steps, each committed, around rows that refuse their change.
+//! Pending cascades, worked off in small steps, each committed, around rows that refuse their change.
 //!
-//! A line about a parent is taken for a while, and worked off by looking for rows that do not have what they should,
-//! many at once, and repairing them in steps of the size that the database bears. The look that finds none removes the
-//! line, with its lock held: what is noted meanwhile waits for that and is noted anew. Nothing else holds the line's lock, so
-//! that noting does not wait for a repair. A row that is refused gets a line of its own, and is tried again by itself.
+//! A worker takes the entry of a parent for a while. It searches for child rows that do not show their parent's state, many at
+//! once, and repairs them in steps whose size follows from what the database bears. The search that finds none removes the
+//! entry while it holds the entry's lock: whoever records the parent meanwhile waits, and records it anew. Nothing else
+//! holds that lock, so recording never waits for a repair.
+//!
+//! A row that refuses its change gets an entry of its own and is retried by itself. The search leaves it out, so every turn gets
+//! on: each row of a parent is repaired or recorded once. The entry of the parent waits only for the ledger.
 
 use std::time::{Duration, Instant};
 
+use rollbook_core::catalog::RESOURCES;
 use rollbook_core::store::{CascadeStep, ErasedCounts, ErasureProgress, PendingWork, StoreError};
 use sqlx::Row as _;
 
@@ -16,27 +20,28 @@ use super::inherit::{Ids, Parents, Repair, Rows};
 use super::ledger::{self, Kept};
 use super::lines::{self, Change, Left, Line, TAKEN_FOR, Take, Then};
 use super::sql::{Statements, number_of};
+use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 
-/// How long one call works.
+/// Time for which one call works.
 const TURN: Duration = Duration::from_secs(10);
-/// Maximum rows that are looked for at once: each look passes over those that are right already.
+/// Maximum rows found by one search: each search passes over the rows that are right already.
 const FOUND_MAX: usize = 50_000;
-/// How long one look may take: it passes over all rows of a parent.
+/// Time limit of one search: it passes over all rows of a parent.
 pub(super) const LOOK_MAX: Duration = Duration::from_secs(600);
-/// Maximum rows with lines of their own that are tried again in one turn.
+/// Maximum rows with entries of their own that one turn retries.
 pub(super) const RETRIED_MAX: usize = 100;
-/// Maximum rows that one turn finds to be refused. Where a trigger refuses all of them, the rest waits.
-pub(super) const REFUSED_MAX: u64 = 100;
+/// Maximum refused rows that one turn logs by name. The others are recorded and counted.
+const LOGGED_MAX: u64 = 10;
 
-/// What has been done so far, and by when a turn ends.
+/// Progress of a turn, and the time at which it ends.
 pub(super) struct Turn<'a> {
     pub(super) done: CascadeStep,
-    /// Lines of the ledger that were removed.
+    /// Ledger entries removed.
     pub(super) ledger: u64,
-    /// Why a row was refused last.
+    /// Reason of the last refusal.
     pub(super) why: Option<Failed>,
-    /// Lines of the ledger that something keeps.
+    /// Ledger entries that could not be removed.
     pub(super) kept: Kept,
     deadline: Option<Instant>,
     held_at: Instant,
@@ -59,18 +64,23 @@ impl Default for Turn<'_> {
 }
 
 impl<'a> Turn<'a> {
-    /// One that goes on to the end and reports how far it has come.
+    /// A turn without a time limit, which reports its progress.
     pub(super) fn to_the_end(progress: &'a ErasureProgress<'a>) -> Self {
         Self { deadline: None, progress: Some(progress), ..Self::default() }
     }
 
-    /// Begins the time anew: what refuses must not use up that of what does not.
+    /// Restarts the time limit: retries and searches must not use up the time of the repairs.
     fn renew(&mut self) {
         self.deadline = self.deadline.map(|_| Instant::now() + TURN);
     }
 
     pub(super) fn is_over(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Whether the time is over, and refusals took part of it: retention, which has a limit of its own, goes on otherwise.
+    pub(super) fn is_stopped_by_refusals(&self) -> bool {
+        self.done.refused > 0 && self.is_over()
     }
 
     pub(super) fn report(&self) {
@@ -80,21 +90,19 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// How work on a line has ended.
+/// Result of the work on an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// Nothing is left, and the line is gone.
+    /// Nothing is left, and the entry is removed.
     Done,
-    /// The time is over.
+    /// The time is over. The entry is due at once: what the turn did is committed.
     Unfinished,
-    /// Too many rows are refused.
-    Refused,
-    /// The rows are as they should be, but something keeps lines of the ledger.
+    /// Every row is repaired or recorded, but ledger entries could not be removed.
     Kept,
 }
 
 impl PostgresStore {
-    /// One turn: rows that were refused, as far as they are due, and one parent.
+    /// One turn: refused rows that are due, and one parent.
     pub(super) async fn turn(&self) -> Result<CascadeStep, StoreError> {
         let lines = &self.statements.lines;
         let mut turn = Turn::default();
@@ -110,7 +118,7 @@ impl PostgresStore {
         Ok(CascadeStep { rows: turn.done.rows, refused: turn.done.refused, ..left })
     }
 
-    /// Tries rows again that were refused: each by itself, since it is known to fail.
+    /// Retries refused rows, each by itself, since it is known to fail.
     async fn retry(&self, rows: &[Line], turn: &mut Turn<'_>) -> Result<(), StoreError> {
         for line in rows {
             if turn.is_over() {
@@ -129,13 +137,13 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Leaves a line that was taken to whoever comes next.
+    /// Makes an entry that was taken due at once.
     pub(super) async fn release(&self, line: &Line) -> Result<(), StoreError> {
         let statements = &self.statements.lines;
         Ok(self.database.run(&Change { statements, line, then: Then::Release }).await?)
     }
 
-    /// Notes that a row is refused.
+    /// Records that a row refuses its change.
     pub(super) async fn refuse(
         &self,
         line: &Line,
@@ -144,25 +152,26 @@ impl PostgresStore {
     ) -> Result<(), StoreError> {
         let then = Then::Refuse(why.text());
         self.database.run(&Change { statements: &self.statements.lines, line, then }).await?;
-        tracing::warn!(
-            table = line.resource.table,
-            id = line.id,
-            error = why.text(),
-            "a row refuses what follows from its parent's deletion or from retention; it is tried again by itself, \
-             all other rows go on. Fix: the trigger or constraint that refuses it, or what holds its lock"
-        );
+        if turn.done.refused < LOGGED_MAX {
+            tracing::warn!(
+                table = line.resource.table,
+                id = line.id,
+                error = why.text(),
+                "a row refuses what follows from its parent's deletion or from retention; it is retried by itself, \
+                 all other rows go on. Fix: the trigger, policy or constraint that refuses it, or what holds its lock"
+            );
+        }
         turn.done.refused += 1;
         turn.why = Some(why);
         Ok(())
     }
 
-    /// Works off a parent's line, which is taken.
+    /// Works on the entry of a parent, which is taken.
     pub(super) async fn work_off(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        let before = turn.done.refused;
         turn.held_at = Instant::now();
         let lines = &self.statements.lines;
         let kept;
-        let then = match self.children(line, before, turn).await? {
+        let then = match self.children(line, turn).await? {
             Ended::Done => return Ok(()),
             Ended::Kept => {
                 kept = turn.kept.to_string();
@@ -170,23 +179,27 @@ impl PostgresStore {
                     table = line.resource.table,
                     id = line.id,
                     error = kept,
-                    "lines about what was erased stay in the ledger; their removal is tried again by itself. Fix: the \
-                     trigger or policy of the table deliveries that keeps them"
+                    "ledger entries about erased subjects could not be removed; their removal is retried by itself. Fix: \
+                     the trigger or policy of the table deliveries that keeps them"
                 );
                 Then::Postpone(&kept)
             }
             Ended::Unfinished => Then::Release,
-            Ended::Refused => Then::Postpone(turn.why.as_ref().map_or("rows are refused", Failed::text)),
         };
         Ok(self.database.run(&Change { statements: lines, line, then }).await?)
     }
 
-    async fn children(&self, line: &Line, before: u64, turn: &mut Turn<'_>) -> Result<Ended, StoreError> {
+    /// Repairs or records every child row of a parent, as far as the time reaches.
+    async fn children(&self, line: &Line, turn: &mut Turn<'_>) -> Result<Ended, StoreError> {
         let mut repaired = Ids::new();
+        let mut is_first = true;
         loop {
             let look = Look { statements: &self.statements, line };
-            let Found { mut wrong, in_ledger } = self.steps().long(LOOK_MAX, &look).await?;
-            self.refuse_undone(line, &mut wrong, &repaired, turn).await?;
+            let Found { wrong, in_ledger } = self.steps().long(LOOK_MAX, &look).await?;
+            if std::mem::take(&mut is_first) {
+                // However long the search took, at least one step follows.
+                turn.renew();
+            }
             if !in_ledger.is_empty() {
                 let ended = self.forget(&in_ledger, line, turn).await?;
                 if ended != Ended::Done {
@@ -195,11 +208,13 @@ impl PostgresStore {
                 continue;
             }
             if wrong.is_empty() {
-                return Ok(if turn.done.refused - before >= REFUSED_MAX {
-                    Ended::Refused
-                } else {
-                    Ended::Done
-                });
+                return Ok(Ended::Done);
+            }
+            if self.refuse_undone(line, &wrong, &repaired, turn).await? {
+                if turn.is_over() {
+                    return Ok(Ended::Unfinished);
+                }
+                continue;
             }
             repaired.clone_from(&wrong);
             for (number, ids) in wrong {
@@ -207,9 +222,6 @@ impl PostgresStore {
                 while let Some(ids) = open.pop() {
                     if turn.is_over() {
                         return Ok(Ended::Unfinished);
-                    }
-                    if turn.done.refused - before >= REFUSED_MAX {
-                        return Ok(Ended::Refused);
                     }
                     self.hold(line, turn).await?;
                     self.step(line, number, ids, &mut open, turn).await?;
@@ -219,32 +231,33 @@ impl PostgresStore {
         }
     }
 
-    /// Notes the rows that were repaired and are found wrong again, and takes them out: a trigger undoes the change, and to
-    /// repair them for ever would end nowhere.
+    /// Records rows that were repaired and are found wrong again: something undoes the change, and repairing them over and over
+    /// would never end. Returns whether there are any; at least one of them is recorded, however late it is.
     async fn refuse_undone(
         &self,
         line: &Line,
-        found: &mut Ids,
+        found: &Ids,
         repaired: &Ids,
         turn: &mut Turn<'_>,
-    ) -> Result<(), StoreError> {
-        for (number, ids) in found.iter_mut() {
+    ) -> Result<bool, StoreError> {
+        let mut is_any = false;
+        for (number, ids) in found {
             let Some(before) = repaired.get(number) else { continue };
-            let undone: Vec<String> = ids.intersection(before).cloned().collect();
-            for id in undone {
-                ids.remove(&id);
-                let parent = Some((line.resource, line.id.clone()));
-                let resource = rollbook_core::catalog::RESOURCES[*number];
-                let row = Line { parent, ..Line::new(resource, id, PendingWork::Row) };
-                let why = Failed::Refused("a trigger of the table undoes the change".to_owned());
-                self.refuse(&row, why, turn).await?;
+            for id in ids.intersection(before) {
+                if is_any && turn.is_over() {
+                    return Ok(true);
+                }
+                is_any = true;
+                turn.done.rows = turn.done.rows.saturating_sub(1);
+                self.hold(line, turn).await?;
+                let why = Failed::Refused(NotKept::Undone.to_string());
+                self.refuse(&child(line, *number, id.clone()), why, turn).await?;
             }
         }
-        found.retain(|_, ids| !ids.is_empty());
-        Ok(())
+        Ok(is_any)
     }
 
-    /// One step: as many of these rows as the pace says. The rest, and what is to be tried in smaller steps, is open.
+    /// One step: as many of these rows as the pace allows. The rest, and rows to retry in smaller steps, go to `open`.
     async fn step(
         &self,
         line: &Line,
@@ -267,22 +280,17 @@ impl PostgresStore {
                 return Ok(());
             }
             Err(Failed::Refused(_)) if ids.len() > 1 => {
-                // Half by half, until what is refused stands alone.
+                // Halves, until the refused row is alone.
                 let later = ids.split_off(ids.len() / 2);
                 open.extend([later, ids]);
                 return Ok(());
             }
-            Err(why) => {
-                let resource = rollbook_core::catalog::RESOURCES[number];
-                let parent = Some((line.resource, line.id.clone()));
-                let row = Line { parent, ..Line::new(resource, ids[0].clone(), PendingWork::Row) };
-                self.refuse(&row, why, turn).await?;
-            }
+            Err(why) => self.refuse(&child(line, number, ids.swap_remove(0)), why, turn).await?,
         }
         Ok(())
     }
 
-    /// Keeps others from a line that is worked off.
+    /// Keeps the entry from other workers for longer.
     pub(super) async fn hold(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
         if turn.held_at.elapsed() >= TAKEN_FOR / 4 {
             turn.held_at = Instant::now();
@@ -293,7 +301,13 @@ impl PostgresStore {
     }
 }
 
-/// Work that a line stood for: it goes with it.
+/// The entry of a child row that refuses what follows from this parent.
+fn child(of: &Line, number: usize, id: String) -> Line {
+    let parent = Some((of.resource, of.id.clone()));
+    Line { parent, ..Line::new(RESOURCES[number], id, PendingWork::Row) }
+}
+
+/// Work that removes its entry in the same transaction.
 pub(super) struct Removing<'a, W> {
     pub(super) statements: &'a Statements,
     pub(super) line: &'a Line,
@@ -310,17 +324,17 @@ impl<W: Work> Work for Removing<'_, W> {
     }
 }
 
-/// What is left of a parent's line.
+/// Result of a search.
 #[derive(Default)]
 struct Found {
-    /// Rows that do not have what they should.
+    /// Child rows that do not show their parent's state.
     wrong: Ids,
-    /// Where there is none: the ids that lines of the ledger are about.
+    /// If there is none: the subjects that still have ledger entries to remove.
     in_ledger: Vec<String>,
 }
 
-/// Looks for rows of a parent that do not have what they should, beside those that are known to be refused, and then for
-/// lines of the ledger: content goes first, so that a ledger that refuses keeps none. Where there is neither, the line goes.
+/// Searches for child rows of a parent that do not show its state, without those that have an entry of their own, and then
+/// for ledger entries: content goes first, so that a ledger that refuses keeps none. Removes the entry if it finds neither.
 struct Look<'a> {
     statements: &'a Statements,
     line: &'a Line,
@@ -342,7 +356,7 @@ impl Work for Look<'_> {
         let wrong = parents.rows(self.statements, session, Rows::Wrong, true, FOUND_MAX).await?;
         let mut found = Found { wrong, ..Found::default() };
         if forget && found.wrong.is_empty() {
-            // Also those of rows that are refused: they have no reason to stay.
+            // Those of refused rows, too: nothing needs them.
             let rows = parents.rows(self.statements, session, Rows::InLedger, false, FOUND_MAX).await?;
             found.in_ledger = rows.into_values().flatten().collect();
             let own = ledger::About {

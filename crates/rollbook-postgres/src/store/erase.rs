@@ -1,9 +1,7 @@
-//! An operator's erasure: the tombstones first, after which nothing comes back, then the child rows, in steps.
+//! An operator's erasure: first the tombstones, which prevent any restoration, then the child rows, in steps.
 //!
-//! Each subject's tombstone is committed together with a line about what is left to do, so that workers finish what a
-//! command that was killed has begun. The command keeps the lines to itself while it runs.
-
-use std::collections::BTreeSet;
+//! Each subject's tombstone is committed together with an entry about the pending work, so that workers finish the erasure of
+//! a command that was killed. The command keeps the entries to itself while it runs.
 
 use rollbook_core::catalog::{LINKS_MAX, Resource};
 use rollbook_core::merge::FromParents;
@@ -15,22 +13,22 @@ use super::PostgresStore;
 use super::apply::{self, Asked, Seen};
 use super::attempt::Failed;
 use super::cascade::{LOOK_MAX, Turn};
-use super::inherit::{BATCH_MAX, Belonging, FindWrong, Ids, Parents};
+use super::inherit::{Belonging, Ids, Parents, Rows};
 use super::lines::{self, Line, TAKEN_FOR};
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
-use crate::fault::{NotWritten, Undone};
+use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 
-/// What an erasure is reported by, in the place of a `svix-id`.
+/// Value of `synced_by` after an erasure, in place of a `svix-id`.
 const ERASED_BY: &str = "erase";
-/// How often a subject is written that others write meanwhile; see [`apply`].
+/// Maximum writes of a subject that other workers write at the same time; see [`apply`].
 const WRITES_MAX: usize = 3;
 
 type Subject = (&'static Resource, String);
 
 impl PostgresStore {
-    /// Erases subjects, which are in the order in which tables are written.
+    /// Erases subjects. They are in the order in which tables are written.
     pub(super) async fn erase_subjects(
         &self,
         subjects: &[Subject],
@@ -57,23 +55,25 @@ impl PostgresStore {
         let statements = &self.statements;
         let undone = self.steps().long(LOOK_MAX, &FindUndone { statements, subjects }).await?;
         if let Some(id) = undone.first() {
+            turn.done.rows = turn.done.rows.saturating_sub(undone.len() as u64);
             faults.push(format!(
-                "{} of them still have content or count as alive, such as {id}: a trigger of the table undoes the change; fix \
-                 the trigger, then run it again",
-                undone.len()
+                "{} of them still have content or are not marked as deleted, such as {id}: {}; fix the trigger, then run the \
+                 command again",
+                undone.len(),
+                NotKept::Undone
             ));
         }
-        // Whoever has found it out: a worker may have, before this.
-        let find = FindWrong { statements, parents: &parents, limit: BATCH_MAX };
-        let wrong = self.steps().long(LOOK_MAX, &find).await?;
-        if let Some(id) = wrong.values().flatten().next() {
-            let count: usize = wrong.values().map(BTreeSet::len).sum();
+        // Also rows that a worker has recorded before this command.
+        let (count, example) =
+            self.steps().long(LOOK_MAX, &Count { statements, parents: &parents, which: Rows::Wrong }).await?;
+        if let Some(id) = example {
             let why = turn.why.as_ref().map_or("rollbook doctor shows why", Failed::text);
             faults.push(format!(
-                "{count} rows of theirs keep their content, such as {id}; all others are erased, and workers try these \
-                 again by themselves: {why}"
+                "{count} rows of theirs keep their content, such as {id}; all others are erased, and workers retry these by \
+                 themselves: {why}"
             ));
         }
+        turn.report();
         if turn.kept.count > 0 {
             faults.push(turn.kept.to_string());
         }
@@ -85,8 +85,8 @@ impl PostgresStore {
         Ok(ErasedCounts { rows, ledger: turn.ledger })
     }
 
-    /// Makes tombstones of the subjects, in steps. Gives the lines about what is left to do, and why some subject could
-    /// not be written, where one could not.
+    /// Writes the tombstones of the subjects, in steps. Returns the entries about the pending work, and the reason if a subject
+    /// could not be written.
     async fn bury(
         &self,
         subjects: &[Subject],
@@ -114,7 +114,29 @@ impl PostgresStore {
     }
 }
 
-/// Finds subjects that were erased and do not show it: a trigger may put back what was written.
+/// Counts the child rows of parents of which this holds. The output is their number and one of their ids.
+struct Count<'a> {
+    statements: &'a Statements,
+    parents: &'a Parents,
+    which: Rows,
+}
+
+impl Work for Count<'_> {
+    type Output = (u64, Option<String>);
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
+        let (sql, arguments) = self.parents.query(self.statements, self.which, false)?;
+        if sql.is_empty() {
+            return Ok((0, None));
+        }
+        let sql = format!("SELECT count(DISTINCT (number, id)), min(id) FROM ({sql}) AS found (number, id)");
+        let rows = session.fetch(&sql.into(), arguments).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        Ok((u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default(), row.try_get(1)?))
+    }
+}
+
+/// Finds subjects that were erased and do not show it: a trigger may restore the content.
 struct FindUndone<'a> {
     statements: &'a Statements,
     subjects: &'a [Subject],
@@ -132,7 +154,7 @@ impl Work for FindUndone<'_> {
     }
 }
 
-/// Makes tombstones of subjects, and notes what is left to do.
+/// Writes the tombstones of subjects, and records the pending work.
 struct Bury<'a> {
     statements: &'a Statements,
     subjects: &'a [Subject],
@@ -152,7 +174,7 @@ impl Work for Bury<'_> {
             ..Line::new(resource, id.clone(), PendingWork::Children)
         };
         let noted: Vec<Line> = self.subjects.iter().map(line).collect();
-        // Whoever runs the command again has fixed what refused them.
+        // An operator who runs the command again has fixed the cause of the refusals.
         lines::forget_rows(&self.statements.lines, session, &noted).await?;
         lines::note(&self.statements.lines, session, &noted, TAKEN_FOR).await
     }
@@ -183,9 +205,9 @@ impl Bury<'_> {
             };
             let arguments = arguments(resource, &[write], self.at).map_err(sqlx::Error::Encode)?;
             if let Some(row) = session.fetch(&self.statements.of(resource).upsert, arguments).await?.first() {
-                return if row.try_get(1)? { Err(Undone.into()) } else { Ok(()) };
+                return if row.try_get(1)? { Err(NotKept::Undone.into()) } else { Ok(()) };
             }
         }
-        Err(NotWritten.into())
+        Err(NotKept::Skipped.into())
     }
 }

@@ -16,8 +16,9 @@ use rollbook_core::time::Timestamp;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
+use super::attempt::run_deferred;
 use super::sql::{Statements, content, has_content, listed, number_of};
-use crate::fault::{NotWritten, Undone};
+use crate::fault::NotKept;
 use crate::transaction::{Session, Sql, Work};
 use crate::types::Time;
 
@@ -268,14 +269,15 @@ impl Work for Repair<'_> {
             for ids in ids.chunks(BATCH_MAX) {
                 let mut arguments = PgArguments::default();
                 arguments.add(ids).map_err(sqlx::Error::Encode)?;
-                session.fetch(&table.lock, arguments.clone()).await?;
+                let locked = session.fetch(&table.lock, arguments.clone()).await?.len();
                 let mut values = arguments.clone();
                 values.add(Time(self.now)).map_err(sqlx::Error::Encode)?;
                 let rows = session.fetch(&dependents.repair, values).await?.len();
                 changed += rows as u64;
-                // A trigger may have swallowed the change, or undone it.
+                // A trigger may have swallowed the change, or undone it, a deferred one too.
+                run_deferred(session).await?;
                 if !session.fetch(&dependents.still_wrong, arguments).await?.is_empty() {
-                    return Err(if rows < ids.len() { NotWritten.into() } else { Undone.into() });
+                    return Err(NotKept::of(ids.len(), locked, rows).into());
                 }
             }
         }

@@ -10,7 +10,7 @@ use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
 use super::PostgresStore;
-use super::cascade::{Ended, LOOK_MAX, REFUSED_MAX, Turn};
+use super::cascade::{Ended, LOOK_MAX, Turn};
 use super::inherit::BATCH_MAX;
 use super::lines::Line;
 use super::sql::Statements;
@@ -62,10 +62,9 @@ impl PostgresStore {
                 let mut open = vec![found];
                 while let Some(some) = open.pop() {
                     if turn.is_over() {
-                        return Ok(Ended::Unfinished);
-                    }
-                    if turn.kept.count - before >= REFUSED_MAX {
-                        return Ok(Ended::Kept);
+                        // The next try begins with the same entries: it waits longer each time.
+                        let is_kept = turn.kept.count > before;
+                        return Ok(if is_kept { Ended::Kept } else { Ended::Unfinished });
                     }
                     self.hold(line, turn).await?;
                     self.remove_lines(some, &mut open, turn).await?;

@@ -34,6 +34,8 @@ pub(super) struct Table {
     pub(super) rows: Sql,
     /// Locks rows by their ids.
     pub(super) lock: Sql,
+    /// Those of rows that should have lost their content and have not: (ids, before).
+    pub(super) still_due: Sql,
     /// The beginning of [`Statements::undone`].
     undone: String,
     /// Rows that were deleted by themselves, in the order in which they were: (from, before, id to begin behind, limit).
@@ -156,7 +158,8 @@ impl Statements {
                                $6::timestamptz[], $7::int4[])
                         AS line (svix_id, event_type, subject_id, outcome, event_at, received_at, attempts)
                    ORDER BY line.svix_id COLLATE "C"
-                   ON CONFLICT (svix_id) DO NOTHING"#
+                   ON CONFLICT (svix_id) DO NOTHING
+                   RETURNING true"#
             )
             .into(),
             delivery: format!("{line} WHERE svix_id = $1").into(),
@@ -307,6 +310,15 @@ impl Table {
                 has_content = has_content("stored", resource),
                 nothing = listed(nothing),
                 max = i64::MAX,
+            )
+            .into(),
+            still_due: format!(
+                r#"SELECT FROM "{schema}".{table} AS stored
+                   WHERE id = ANY ($1::text[])
+                         AND ({undone} OR (deleted_at < $2) IS TRUE AND version_deleted_at IS NOT NULL
+                                          AND (version_hash <> '\xff' OR {has_content}))"#,
+                undone = is_undone(resource),
+                has_content = has_content("stored", resource),
             )
             .into(),
             undone: format!(

@@ -15,12 +15,12 @@ use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
 use super::PostgresStore;
-use super::attempt::Failed;
-use super::cascade::{LOOK_MAX, REFUSED_MAX, RETRIED_MAX, Removing, Turn};
+use super::attempt::{Failed, run_deferred};
+use super::cascade::{LOOK_MAX, RETRIED_MAX, Removing, Turn};
 use super::inherit::{BATCH_MAX, FindWrong, Parents, Repair};
 use super::lines::{self, Line, Take};
 use super::sql::{Statements, number_of};
-use crate::fault::Undone;
+use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 use crate::types::Time;
 
@@ -74,8 +74,8 @@ impl PostgresStore {
             let rows = self.steps().long(LOOK_MAX, &page).await?;
             let ids = rows.iter().filter(|row| !row.is_erased).map(|row| row.cursor.id.clone()).collect();
             erased += self.erase_rows(resource, ids, before, &mut turn).await?;
-            if turn.done.refused >= REFUSED_MAX {
-                // A trigger may refuse all of them: these are noted, the next round goes on behind them.
+            if turn.is_stopped_by_refusals() {
+                // These are recorded: the next round goes on after them.
                 break;
             }
             // Only now: what an outage interrupts is read again.
@@ -120,7 +120,7 @@ impl PostgresStore {
         let mut erased = 0;
         let mut open = vec![ids];
         while let Some(mut ids) = open.pop() {
-            if turn.done.refused >= REFUSED_MAX {
+            if turn.is_stopped_by_refusals() {
                 break;
             }
             let size = self.pace.size();
@@ -255,12 +255,12 @@ impl Work for EraseContent<'_> {
         let mut arguments = PgArguments::default();
         let ids: Vec<&str> = self.ids.iter().map(String::as_str).collect();
         arguments.add(ids).map_err(sqlx::Error::Encode)?;
-        let ids = arguments.clone();
-        session.fetch(&table.lock, ids.clone()).await?;
+        let locked = session.fetch(&table.lock, arguments.clone()).await?.len();
         arguments.add(Time(self.before)).map_err(sqlx::Error::Encode)?;
-        let rows = session.fetch(&table.erase_content, arguments).await?;
-        if !session.fetch(&self.statements.undone([number]), ids).await?.is_empty() {
-            return Err(Undone.into());
+        let rows = session.fetch(&table.erase_content, arguments.clone()).await?;
+        run_deferred(session).await?;
+        if !session.fetch(&table.still_due, arguments).await?.is_empty() {
+            return Err(NotKept::of(self.ids.len(), locked, rows.len()).into());
         }
         let count = rows.len() as u64;
         let is_parent = RESOURCES

@@ -200,3 +200,27 @@ async fn a_time_limit_is_told_as_one_with_its_cause_and_the_function_that_was_ru
     let Err(StoreError::Slow { cause: SlowCause::Lock, .. }) = result else { panic!("{result:?}") };
     holder.run("COMMIT").await;
 }
+
+#[tokio::test]
+async fn a_trigger_that_drops_the_ledger_entry_of_one_delivery_refuses_that_delivery_alone() {
+    let world = World::new().await;
+    world
+        .psql(
+            "CREATE FUNCTION public.drops() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+             CREATE TRIGGER drops BEFORE INSERT ON mirror_2.deliveries FOR EACH ROW
+             WHEN (NEW.subject_id = 'user_bad') EXECUTE FUNCTION public.drops()",
+        )
+        .await;
+    let store = world.store();
+    let good = user_change("user_good", 0);
+    for changes in [&[good.clone(), bad()][..], &[bad()][..]] {
+        let result = store.apply_many(changes).await;
+        let Err(StoreError::Event(text)) = result else { panic!("{result:?}") };
+        assert_eq!(text, "a trigger of the table deliveries keeps the ledger entry from being written");
+    }
+    for _ in 0..2 {
+        assert!(store.apply_many(&[good.clone()]).await.is_ok(), "also when it comes again");
+    }
+    world.psql("DROP TRIGGER drops ON mirror_2.deliveries").await;
+    assert!(store.apply_many(&[bad()]).await.is_ok());
+}

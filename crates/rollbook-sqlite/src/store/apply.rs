@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use super::cascade::Cascading;
 use super::sql::Statements;
 use super::write::{Write, Writer};
+use crate::fault::LedgerSkipped;
 
 /// One transaction's work on the tables.
 pub(super) struct Tables<'a> {
@@ -167,9 +168,10 @@ fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -
              (svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts, bucket)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (svix_id) DO NOTHING",
     )?;
+    let mut find = tables.connection.prepare_cached("SELECT 1 FROM deliveries WHERE svix_id = ?1")?;
     for (change, outcome) in changes.iter().zip(outcomes) {
         let origin = &change.origin;
-        statement.execute((
+        let written = statement.execute((
             origin.message_id.as_str(),
             &origin.event_type,
             change.subject_id(),
@@ -180,6 +182,9 @@ fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -
             origin.attempt,
             bucket,
         ))?;
+        if written == 0 && !find.exists((origin.message_id.as_str(),))? {
+            return Err(LedgerSkipped.into());
+        }
     }
     Ok(())
 }

@@ -130,6 +130,23 @@ impl Tables<'_> {
         self.cascading.in_child(|| self.repair_alone(resource, id)).map(drop)
     }
 
+    /// Gives rows what they have from their parents, and checks them after the last one: a trigger may undo a change, also in
+    /// another row. Returns how many have changed.
+    pub(super) fn repair_all(&self, resource: &'static Resource, ids: &[String]) -> rusqlite::Result<u64> {
+        let mut changed = 0;
+        for id in ids {
+            changed += u64::from(self.repair(resource, id)?);
+        }
+        if let Some(own) = &self.statements.of(resource).own {
+            for id in ids {
+                if self.exists(&own.is_still_wrong, id)? {
+                    return Err(Undone.into());
+                }
+            }
+        }
+        Ok(changed)
+    }
+
     /// Gives one row what it has from its parents, and makes sure of it. Returns whether it has changed.
     pub(super) fn repair_alone(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<bool> {
         let changed = self.repair(resource, id)?;

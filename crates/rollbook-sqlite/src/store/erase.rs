@@ -1,9 +1,8 @@
-//! An operator's erasure: the tombstones first, after which nothing comes back, then the child rows and the ledger, in
-//! steps.
+//! An operator's erasure: first the tombstones, which prevent any restoration, then the child rows and the ledger, in steps.
 //!
-//! Each subject's tombstone is committed together with a line about what is left to do, so that workers finish what a
-//! command that was killed has begun. The command keeps the lines to itself while it runs. Only if no content and
-//! no line of the ledger is left, it is a success.
+//! Each subject's tombstone is committed together with an entry about the pending work, so that workers finish the erasure of
+//! a command that was killed. The command keeps the entries to itself while it runs. It succeeds only if no content and no
+//! ledger entry is left.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,13 +21,13 @@ use super::steps::{Ended, Turn};
 use super::write::{Write, Writer};
 use crate::fault::Undone;
 
-/// What an erasure is reported by, in the place of a `svix-id`.
+/// Value of `synced_by` after an erasure, in place of a `svix-id`.
 const ERASED_BY: &str = "erase";
-/// Maximum rows that are named where an erasure is not complete.
+/// Maximum rows named in the error of an incomplete erasure.
 const NAMED_MAX: usize = 5;
 
 type Subject = (&'static Resource, String);
-/// The id of a subject that is not erased, and why.
+/// Id of a subject that is not erased, and the reason.
 type Refused = (String, String);
 
 impl SqliteStore {
@@ -48,12 +47,11 @@ impl SqliteStore {
             match self.children(line, &mut turn).await? {
                 Ended::Done(line) => done.push(line),
                 Ended::Gone => {}
-                Ended::Refused | Ended::Unfinished => {
-                    self.postpone(line, turn.why.as_deref().unwrap_or_default()).await?;
-                }
+                // Not without a time limit.
+                Ended::Unfinished => self.release(line).await?,
             }
         }
-        // One walk over the ledger for all of them, also for those whose rows are refused: their lines have no reason to stay.
+        // One walk over the ledger for all subjects, also for those with refused rows: nothing needs their ledger entries.
         let kept = self.forget(&lines, &mut turn).await?;
         for line in &done {
             match &kept {
@@ -65,14 +63,16 @@ impl SqliteStore {
         let buried: Vec<Subject> =
             subjects.iter().filter(|(_, id)| !known.contains(id.as_str())).cloned().collect();
         let (own, left) = self.with_content(&buried).await?;
-        // What another table's trigger has put back since.
+        // A trigger of another table may have restored content since.
+        turn.done.rows = turn.done.rows.saturating_sub(own.len() as u64);
+        turn.report();
         refused.extend(own.into_iter().map(|id| (id, Undone.to_string())));
         let mut faults: Vec<String> = not_erased(&refused).into_iter().collect();
         if !left.is_empty() {
             let named: Vec<&str> = left.iter().map(|(_, id)| id.as_str()).take(NAMED_MAX).collect();
             let why = turn.why.as_deref().unwrap_or("a trigger of the table keeps it");
             faults.push(format!(
-                "{} rows of theirs keep their content ({}); all others are erased, and workers try these again by \
+                "{} rows of theirs keep their content ({}); all others are erased, and workers retry these by \
                  themselves: {why}",
                 left.len(),
                 named.join(", ")
@@ -85,7 +85,7 @@ impl SqliteStore {
         Ok(ErasedCounts { rows: self.belonging(subjects).await?, ledger: turn.ledger })
     }
 
-    /// Makes tombstones of the subjects, in steps. Returns the lines about what is left to do, and the ids of subjects that
+    /// Writes the tombstones of the subjects, in steps. Returns the entries about the pending work, and the ids of subjects that
     /// could not be written, with the reasons.
     async fn bury(
         &self,
@@ -119,7 +119,7 @@ impl SqliteStore {
         Ok((lines, refused))
     }
 
-    /// The ids of those of the subjects that still have content, and the rows of theirs that have, with their tables.
+    /// Returns the ids of subjects that still have content, and their child rows that have, with the tables.
     async fn with_content(
         &self,
         subjects: &[Subject],
@@ -143,7 +143,7 @@ impl SqliteStore {
         Ok(self.looks().await?.read(read).await?)
     }
 
-    /// How many rows the subjects and the rows of theirs are.
+    /// Returns the number of the subjects and their child rows.
     async fn belonging(&self, subjects: &[Subject]) -> Result<u64, StoreError> {
         let (statements, subjects) = (Arc::clone(&self.statements), subjects.to_vec());
         let read = move |connection: &Connection| belonging(connection, &statements, &subjects);
@@ -151,7 +151,7 @@ impl SqliteStore {
     }
 }
 
-/// Says that subjects are not erased. Without a tombstone there is nothing that workers could go on with.
+/// Returns the error about subjects without a tombstone. Workers cannot continue these.
 fn not_erased(refused: &[Refused]) -> Option<String> {
     let (_, why) = refused.last()?;
     let named: Vec<&str> = refused.iter().map(|(id, _)| id.as_str()).take(NAMED_MAX).collect();
@@ -165,7 +165,7 @@ fn not_erased(refused: &[Refused]) -> Option<String> {
     ))
 }
 
-/// Makes a tombstone of a subject, and notes what is left to do.
+/// Writes the tombstone of a subject, and records the pending work.
 fn bury(
     tables: &Tables<'_>,
     resource: &'static Resource,
@@ -178,7 +178,7 @@ fn bury(
     let write = Write { id, row: None, parents: [None; LINKS_MAX], before, state, synced_by: ERASED_BY };
     Writer::new(tables, resource)?.write(&write)?;
     for (child, dependents) in tables.statements.dependents(resource, true) {
-        // Whoever runs the command again has fixed what refused them.
+        // An operator who runs the command again has fixed the cause of the refusals.
         let sql = format!(
             "DELETE FROM rollbook_cascades WHERE what = 'row' AND table_name = ?1
              AND EXISTS (SELECT 1 FROM {} AS child WHERE child.id = rollbook_cascades.id AND child.{} = ?2)",

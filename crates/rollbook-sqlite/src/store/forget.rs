@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use super::SqliteStore;
 use super::apply::Tables;
 use super::lines::{Line, as_limit};
-use super::steps::{FOUND_MAX, REFUSED_MAX, Turn};
+use super::steps::{FOUND_MAX, Turn};
 
 /// Maximum lines that are found at once.
 const LINES_MAX: usize = 10_000;
@@ -96,9 +96,6 @@ impl SqliteStore {
             after.clone_from(last);
             let mut open = vec![found];
             while let Some(some) = open.pop() {
-                if kept.count >= REFUSED_MAX {
-                    return Ok(());
-                }
                 for line in lines {
                     self.hold(line, turn).await?;
                 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use rollbook_core::catalog::{Resource, find_resource};
 use rollbook_core::store::{CascadeStep, PendingCascade, PendingCascades, PendingWork};
 use rollbook_core::time::Timestamp;
-use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 /// How long a line that was taken is nobody else's, unless it is held on to.
@@ -241,16 +240,16 @@ fn pending(row: &Row<'_>) -> rusqlite::Result<PendingCascade> {
         id: row.get(1)?,
         what: named(&row.get::<_, String>(2)?).unwrap_or(PendingWork::Row),
         parent: parent.0.zip(parent.1),
-        noted_at: time(&row.get::<_, String>(5)?, 5)?,
+        noted_at: time(&row.get::<_, String>(5)?),
         attempts: row.get(6)?,
-        next_try_at: time(&row.get::<_, String>(7)?, 7)?,
+        next_try_at: time(&row.get::<_, String>(7)?),
         last_error: row.get(8)?,
     })
 }
 
-fn time(text: &str, column: usize) -> rusqlite::Result<Timestamp> {
-    let unknown = || rusqlite::Error::InvalidColumnType(column, "a time".to_owned(), Type::Text);
-    Timestamp::parse(text).ok_or_else(unknown)
+/// A time; 1970 for text that is not a time, which somebody has written by hand: the entry is old, and due.
+fn time(text: &str) -> Timestamp {
+    Timestamp::parse(text).unwrap_or(Timestamp::from_millis(0))
 }
 
 pub(super) fn as_limit(limit: usize) -> i64 {

@@ -1,6 +1,6 @@
-//! Retention, in small steps: ledger and rows have transactions of their own, and a row that refuses to lose its content
-//! keeps that from nobody else. It is noted, and tried again by itself. Rows of parents that lose their content lose theirs in the
-//! same transaction where they are few; the others are noted and left to [`super::steps`].
+//! Retention, in small steps. Ledger entries and rows are removed in transactions of their own. A row that refuses to lose its
+//! content is recorded and retried by itself; all other rows go on. Child rows of parents that lose their content lose theirs
+//! in the same transaction if they are few; more of them are recorded and left to [`super::steps`].
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -11,7 +11,7 @@ use rollbook_core::sweep::Sweep;
 
 use super::apply::Tables;
 use super::lines::{self, Line};
-use super::steps::{REFUSED_MAX, RETRIED_MAX, Turn};
+use super::steps::{RETRIED_MAX, Turn};
 use super::{SqliteStore, upkeep};
 use crate::fault::Fault;
 
@@ -19,7 +19,7 @@ use crate::fault::Fault;
 const PAGE_MAX: usize = 1000;
 
 impl SqliteStore {
-    /// What is due, at most so many lines and rows.
+    /// One step of retention.
     pub(super) async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
         let ledger = self.prune(due).await;
         let rows = self.erase_deleted(due).await;
@@ -48,8 +48,8 @@ impl SqliteStore {
             let page = page.await?;
             let ids = page.iter().filter(|row| !row.is_erased).map(|row| row.cursor.id.clone()).collect();
             erased += self.erase_rows(resource, ids, &mut turn).await?;
-            if turn.done.refused >= REFUSED_MAX {
-                // A trigger may refuse all of them: these are noted, and the next call goes on behind them.
+            if turn.is_stopped_by_refusals() {
+                // These are recorded: the next call goes on after them.
                 return Ok(erased);
             }
             // Only now: what fails is read again.
@@ -61,7 +61,7 @@ impl SqliteStore {
         self.sweep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rows that refused to lose their content, as far as they are due.
+    /// Retries rows that refused to lose their content, as far as they are due.
     async fn erase_again(&self, turn: &mut Turn<'_>) -> Result<u64, StoreError> {
         let mut erased = 0;
         for line in self.take(PendingWork::Content, RETRIED_MAX).await? {
@@ -94,7 +94,7 @@ impl SqliteStore {
         let mut erased = 0;
         let mut open = vec![ids];
         while let Some(mut ids) = open.pop() {
-            if turn.done.refused >= REFUSED_MAX {
+            if turn.is_stopped_by_refusals() {
                 break;
             }
             let size = self.pace.size();
@@ -112,7 +112,7 @@ impl SqliteStore {
                     erased += count;
                 }
                 Err(Fault::Data(_) | Fault::Statement(_)) if ids.len() > 1 => {
-                    // Half by half, until what is refused stands alone.
+                    // Halves, until the refused row is alone.
                     let later = ids.split_off(ids.len() / 2);
                     open.extend([later, ids]);
                 }

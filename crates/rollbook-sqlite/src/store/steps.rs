@@ -1,9 +1,12 @@
-//! Working off what is left of cascades: in small steps, each committed, around rows that refuse their change.
+//! Pending cascades, worked off in small steps, each committed, around rows that refuse their change.
 //!
-//! A line about a parent is taken for a while. Looks for its rows that are wrong have a connection of their own, since
-//! they pass over all rows of the parent: no delivery waits for them. What they find is repaired in steps on the writing
-//! connection, whose size follows from how long they take. A look that finds none, of the line as it then was, removes it. A
-//! row that is refused gets a line of its own and is tried again by itself.
+//! A worker takes the entry of a parent for a while. Searches for child rows that do not show their parent's state have a
+//! connection of their own, since they pass over all rows of the parent: no delivery waits for them. The rows they find are
+//! repaired in steps on the writing connection, whose size follows from their duration. A search that finds none removes the
+//! entry, unless the parent was recorded anew meanwhile.
+//!
+//! A row that refuses its change gets an entry of its own and is retried by itself. The search leaves it out, so every turn gets
+//! on: each row of a parent is repaired or recorded once. The entry of the parent waits only for the ledger.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -19,29 +22,29 @@ use super::lines::{self, Line, TAKEN_FOR};
 use super::sql::Statements;
 use crate::fault::{Fault, Undone};
 
-/// How long one call works.
+/// Time for which one call works.
 const TURN: Duration = Duration::from_secs(10);
-/// How long a step should take at most: deliveries wait for it.
+/// Maximum intended duration of a step: deliveries wait for it.
 pub(super) const STEP_TIME: Duration = Duration::from_millis(200);
 /// The pause after a step, in which another process finds the file's lock free: it asks every 2 ms, and would wait for
 /// seconds if steps followed each other at once.
 const BREATH: Duration = Duration::from_millis(5);
-/// Maximum rows that are looked for at once: each look passes over those that are right already.
+/// Maximum rows found by one search: each search passes over the rows that are right already.
 pub(super) const FOUND_MAX: usize = 50_000;
-/// Maximum rows with lines of their own that are tried again in one turn.
+/// Maximum rows with entries of their own that one turn retries.
 pub(super) const RETRIED_MAX: usize = 100;
-/// Maximum rows that one turn finds to be refused. Where a trigger refuses all of them, the rest waits.
-pub(super) const REFUSED_MAX: u64 = 100;
+/// Maximum refused rows that one turn logs by name. The others are recorded and counted.
+const LOGGED_MAX: u64 = 10;
 
 /// Rows by their tables.
 type Found = Vec<(&'static Resource, Vec<String>)>;
 
-/// What has been done so far, and by when a turn ends.
+/// Progress of a turn, and the time at which it ends.
 pub(super) struct Turn<'a> {
     pub(super) done: CascadeStep,
-    /// Lines of the ledger that were removed.
+    /// Ledger entries removed.
     pub(super) ledger: u64,
-    /// Why a row was refused last.
+    /// Reason of the last refusal.
     pub(super) why: Option<String>,
     deadline: Option<Instant>,
     held_at: Instant,
@@ -63,18 +66,23 @@ impl Default for Turn<'_> {
 }
 
 impl<'a> Turn<'a> {
-    /// One that goes on to the end and reports how far it has come.
+    /// A turn without a time limit, which reports its progress.
     pub(super) fn to_the_end(progress: &'a ErasureProgress<'a>) -> Self {
         Self { deadline: None, progress: Some(progress), ..Self::default() }
     }
 
-    /// Begins the time anew: what refuses must not use up that of what does not.
+    /// Restarts the time limit: retries and searches must not use up the time of the repairs.
     fn renew(&mut self) {
         self.deadline = self.deadline.map(|_| Instant::now() + TURN);
     }
 
     pub(super) fn is_over(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Whether the time is over, and refusals took part of it: retention, which has a limit of its own, goes on otherwise.
+    pub(super) fn is_stopped_by_refusals(&self) -> bool {
+        self.done.refused > 0 && self.is_over()
     }
 
     pub(super) fn report(&self) {
@@ -84,20 +92,18 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// How work on the rows of a parent has ended.
+/// Result of the work on the rows of a parent.
 pub(super) enum Ended {
-    /// A look has found none that is wrong, beside those that are known to refuse their change; the line as it was then.
+    /// Every row is repaired or has an entry of its own. With the parent's entry at the time of the last search.
     Done(Line),
-    /// The time is over.
+    /// The time is over. The entry is due at once: what the turn did is committed.
     Unfinished,
-    /// Too many rows are refused.
-    Refused,
-    /// Another worker was faster.
+    /// Another worker has finished it.
     Gone,
 }
 
 impl SqliteStore {
-    /// One turn: rows that were refused, as far as they are due, and one parent.
+    /// One turn: refused rows that are due, and one parent.
     pub(super) async fn turn(&self) -> Result<CascadeStep, StoreError> {
         let left = self.left().await?;
         if left.due_in != Some(Duration::ZERO) {
@@ -124,7 +130,7 @@ impl SqliteStore {
         Ok(self.database.run(move |connection| lines::take(connection, what, limit, now)).await?)
     }
 
-    /// Tries a row again that was refused.
+    /// Retries a refused row.
     async fn retry(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
         if turn.is_over() {
             return self.release(line).await;
@@ -157,7 +163,7 @@ impl SqliteStore {
         }
     }
 
-    /// Likewise, lets the pace know how long it took, and leaves the file to others for a moment.
+    /// Likewise. Records the duration for the pace, and leaves the file to other processes for a moment.
     pub(super) async fn paced<T: Send + 'static>(
         &self,
         pace: &Pace,
@@ -173,13 +179,13 @@ impl SqliteStore {
         Ok(outcome)
     }
 
-    /// Leaves a line that was taken to whoever comes next.
+    /// Makes an entry that was taken due at once.
     pub(super) async fn release(&self, line: &Line) -> Result<(), StoreError> {
         let (line, now) = (line.clone(), self.clock.now());
         Ok(self.database.run(move |connection| lines::hold(connection, &line, now)).await?)
     }
 
-    /// Keeps others from a line that is worked off.
+    /// Keeps the entry from other workers for longer.
     pub(super) async fn hold(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
         if turn.held_at.elapsed() < TAKEN_FOR / 4 {
             return Ok(());
@@ -189,7 +195,7 @@ impl SqliteStore {
         Ok(self.database.run(move |connection| lines::hold(connection, &line, until)).await?)
     }
 
-    /// Notes that a row is refused.
+    /// Records that a row refuses its change.
     pub(super) async fn refuse(
         &self,
         line: &Line,
@@ -197,34 +203,32 @@ impl SqliteStore {
         turn: &mut Turn<'_>,
     ) -> Result<(), StoreError> {
         self.postpone(line, &why).await?;
-        tracing::warn!(
-            table = line.resource.table,
-            id = line.id,
-            error = why,
-            "a row refuses what follows from its parent's deletion or from retention; it is tried again by itself, \
-             all other rows go on. Fix: the trigger or constraint that refuses it"
-        );
+        if turn.done.refused < LOGGED_MAX {
+            tracing::warn!(
+                table = line.resource.table,
+                id = line.id,
+                error = why,
+                "a row refuses what follows from its parent's deletion or from retention; it is retried by itself, \
+                 all other rows go on. Fix: the trigger or constraint that refuses it"
+            );
+        }
         turn.done.refused += 1;
         turn.why = Some(why);
         Ok(())
     }
 
-    /// Has a line wait, longer each time.
+    /// Postpones an entry, longer each time.
     pub(super) async fn postpone(&self, line: &Line, why: &str) -> Result<(), StoreError> {
         let (line, why, now) = (line.clone(), why.to_owned(), self.clock.now());
         Ok(self.database.run(move |connection| lines::refuse(connection, &line, &why, now)).await?)
     }
 
-    /// Works off a parent's line, which is taken.
+    /// Works on the entry of a parent, which is taken.
     async fn work_off(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
         turn.held_at = Instant::now();
         match self.children(line, turn).await? {
             Ended::Gone => Ok(()),
             Ended::Unfinished => self.release(line).await,
-            Ended::Refused => {
-                let why = turn.why.clone().unwrap_or_default();
-                self.postpone(line, &why).await
-            }
             Ended::Done(line) => {
                 if line.forget
                     && let Some(kept) = self.forget(std::slice::from_ref(&line), turn).await?
@@ -236,7 +240,7 @@ impl SqliteStore {
         }
     }
 
-    /// Removes a line of which nothing is left. What was noted meanwhile is due.
+    /// Removes an entry of which nothing is left. If the parent was recorded anew meanwhile, the entry is due.
     pub(super) async fn finish(&self, line: &Line) -> Result<(), StoreError> {
         let (line, now) = (line.clone(), self.clock.now());
         let remove = move |connection: &Connection| {
@@ -245,26 +249,31 @@ impl SqliteStore {
         Ok(self.database.run(remove).await?)
     }
 
-    /// Repairs the rows of a parent.
+    /// Repairs or records every child row of a parent, as far as the time reaches.
     pub(super) async fn children(&self, line: &Line, turn: &mut Turn<'_>) -> Result<Ended, StoreError> {
-        let before = turn.done.refused;
         let mut repaired: BTreeSet<(&'static str, String)> = BTreeSet::new();
+        let mut is_first = true;
         loop {
             let statements = std::sync::Arc::clone(&self.statements);
             let of = line.clone();
             let looked =
                 self.looks().await?.read(move |connection| look(connection, &statements, &of)).await?;
             let Some((now, found)) = looked else { return Ok(Ended::Gone) };
+            if std::mem::take(&mut is_first) {
+                // However long the search took, at least one step follows.
+                turn.renew();
+            }
             if found.is_empty() {
                 return Ok(Ended::Done(now));
             }
             let (undone, found) = split(found, &repaired);
-            for (resource, id) in undone {
-                let noted = turn.done.refused - before;
-                // At least one is noted, however late it is: the turn gets on.
-                if noted >= REFUSED_MAX || noted > 0 && turn.is_over() {
-                    return Ok(Ended::Refused);
+            for (number, (resource, id)) in undone.into_iter().enumerate() {
+                // At least one is recorded, however late it is: the turn gets on.
+                if number > 0 && turn.is_over() {
+                    return Ok(Ended::Unfinished);
                 }
+                turn.done.rows = turn.done.rows.saturating_sub(1);
+                self.hold(line, turn).await?;
                 self.refuse(&child(line, resource, id), Undone.to_string(), turn).await?;
             }
             repaired = found
@@ -277,9 +286,6 @@ impl SqliteStore {
                     if turn.is_over() {
                         return Ok(Ended::Unfinished);
                     }
-                    if turn.done.refused - before >= REFUSED_MAX {
-                        return Ok(Ended::Refused);
-                    }
                     self.hold(line, turn).await?;
                     self.step(line, resource, ids, &mut open, turn).await?;
                     turn.report();
@@ -288,7 +294,7 @@ impl SqliteStore {
         }
     }
 
-    /// One step: as many of these rows as the pace says. The rest, and what is to be tried in smaller steps, is open.
+    /// One step: as many of these rows as the pace allows. The rest, and rows to retry in smaller steps, go to `open`.
     async fn step(
         &self,
         line: &Line,
@@ -302,13 +308,11 @@ impl SqliteStore {
             open.push(ids.split_off(size));
         }
         let some = ids.clone();
-        let work = move |tables: &Tables<'_>| {
-            some.iter().try_fold(0, |changed, id| Ok(changed + u64::from(tables.repair(resource, id)?)))
-        };
+        let work = move |tables: &Tables<'_>| tables.repair_all(resource, &some);
         match self.paced(&self.pace, ids.len(), work).await? {
             Ok(changed) => turn.done.rows += changed,
             Err(_) if ids.len() > 1 => {
-                // Half by half, until what is refused stands alone.
+                // Halves, until the refused row is alone.
                 let later = ids.split_off(ids.len() / 2);
                 open.extend([later, ids]);
             }
@@ -321,13 +325,13 @@ impl SqliteStore {
     }
 }
 
-/// The line of one row of a parent.
+/// The entry of a child row that refuses what follows from this parent.
 fn child(of: &Line, resource: &'static Resource, id: String) -> Line {
     let parent = Some((of.resource, of.id.clone()));
     Line { parent, ..Line::new(resource, id, PendingWork::Row) }
 }
 
-/// Rows that were repaired before and are found wrong again, since a trigger undoes the change; and the others.
+/// Returns the rows that were repaired before and are found wrong again, since a trigger undoes the change; and the others.
 fn split(
     found: Found,
     repaired: &BTreeSet<(&'static str, String)>,
@@ -345,8 +349,8 @@ fn split(
     (undone, others)
 }
 
-/// A line as it is now, and the rows of its parent that are wrong, beside those that are known to be refused; `None` where
-/// the line is gone.
+/// Returns an entry as it is now, and the child rows of its parent that do not show its state, without those that have an
+/// entry of their own; `None` if the entry is gone.
 fn look(
     connection: &Connection,
     statements: &Statements,

@@ -1,4 +1,4 @@
-//! What time takes away.
+//! Statements of retention: removal of old ledger entries, and of the content of deleted rows.
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::sweep::Cursor;
@@ -10,7 +10,7 @@ use super::lines::as_limit;
 use super::sql::Statements;
 use crate::fault::Undone;
 
-/// Removes some lines of the ledger that are older.
+/// Removes ledger entries that were written before a time.
 pub(super) fn prune(tables: &Tables<'_>, before: Timestamp, limit: usize) -> rusqlite::Result<u64> {
     let mut prune = tables.connection.prepare_cached(
         "DELETE FROM deliveries WHERE svix_id IN
@@ -25,7 +25,7 @@ pub(super) struct Deleted {
     pub(super) is_erased: bool,
 }
 
-/// Rows that were deleted before a moment, in the order in which they were, from behind a place.
+/// Returns rows that were deleted before a time, in the order of their deletion, starting after a position.
 pub(super) fn deleted(
     connection: &Connection,
     statements: &Statements,

@@ -109,15 +109,14 @@ async fn a_row_whose_content_a_trigger_puts_back_is_noted_and_tried_again() {
 }
 
 #[tokio::test]
-async fn where_a_trigger_refuses_all_rows_a_hundred_are_named_in_a_call_and_the_next_one_goes_on_behind_them()
-{
+async fn where_a_trigger_refuses_all_rows_each_is_recorded_and_the_next_call_retries_a_hundred() {
     let (folder, store, clock) = deleted_users(150).await;
     let team = Connection::open(folder.path().join("store.db")).expect("the file opens");
     let trigger = "CREATE TRIGGER keeps BEFORE UPDATE ON users BEGIN SELECT RAISE(ABORT, 'no'); END";
     team.execute_batch(trigger).expect("a trigger");
-    for named in [100, 150, 150] {
+    for _ in 0..2 {
         assert_eq!(store.retain(&DUE).await, Ok(RetentionStep::default()));
-        assert_eq!(store.cascades(None, 1).await.expect("a list").rows, named);
+        assert_eq!(store.cascades(None, 1).await.expect("a list").rows, 150);
     }
     team.execute_batch("DROP TRIGGER keeps").expect("it goes");
     clock.advance(LONGER_THAN_A_WAIT);

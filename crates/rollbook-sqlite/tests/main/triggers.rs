@@ -76,3 +76,28 @@ async fn a_trigger_that_is_broken_may_be_one_tables_and_the_others_are_applied()
     }
     assert!(store.apply_many(&[user_change("user_1")]).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_trigger_that_drops_the_ledger_entry_of_one_delivery_refuses_that_delivery_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.db");
+    apply_migrations(&path, Schema::Store).expect("the migrations apply");
+    let store = open(&path);
+    let connection = rusqlite::Connection::open(&path).expect("the file");
+    connection
+        .execute_batch(
+            "CREATE TRIGGER theirs BEFORE INSERT ON deliveries WHEN NEW.svix_id = 'msg_user_bad'
+             BEGIN SELECT RAISE(IGNORE); END",
+        )
+        .expect("a trigger");
+    for changes in [&[user_change("user_good"), user_change("user_bad")][..], &[user_change("user_bad")]] {
+        let result = store.apply_many(changes).await;
+        let Err(StoreError::Event(text)) = result else { panic!("{result:?}") };
+        assert_eq!(text, "a trigger of the table deliveries keeps the ledger entry from being written");
+    }
+    for _ in 0..2 {
+        assert!(store.apply_many(&[user_change("user_good")]).await.is_ok(), "also when it comes again");
+    }
+    connection.execute_batch("DROP TRIGGER theirs").expect("it goes");
+    assert!(store.apply_many(&[user_change("user_bad")]).await.is_ok());
+}

@@ -176,6 +176,8 @@ macro_rules! store_conformance {
             refusals: a_child_that_comes_again_under_an_erased_parent_loses_what_it_kept
             refusals: a_deletion_that_comes_again_reaches_the_children_that_it_has_missed
             refusals: an_erasure_that_a_child_refuses_fails_with_its_id_and_is_finished_later
+            refusals: however_many_children_refuse_all_others_show_the_deletion_without_a_wait
+            refusals: an_erasure_erases_all_that_do_not_refuse_and_says_how_many_do
             upkeep: the_ledger_tells_all_of_a_line
             upkeep: the_story_of_a_subject_is_told_in_order_and_ends_with_the_latest
             upkeep: rows_are_found_by_what_they_belong_to

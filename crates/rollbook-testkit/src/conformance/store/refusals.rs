@@ -1,9 +1,9 @@
-//! Rows that refuse what follows from their parent's deletion. The model works that out when rows are read, so that
+//! Rows that refuse the change that follows from their parent's deletion. The model computes it when rows are read, so that
 //! nothing can refuse it: there the same must hold at once.
 
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS};
 use rollbook_core::change::Applied::{Deleted, Stale, Unchanged};
-use rollbook_core::store::StoreError;
+use rollbook_core::store::{ErasedCounts, StoreError};
 use rollbook_core::time::Timestamp;
 use serde_json::Value;
 
@@ -165,4 +165,79 @@ pub async fn an_erasure_that_a_child_refuses_fails_with_its_id_and_is_finished_l
         assert_eq!((left.parents_left, left.rows_left), (0, 0), "{refusal:?}");
         assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, &members[1], START + 100, &links).await;
     }
+}
+
+/// An organization with this many members that refuse what follows from their parents, and this many that do not. The ids of
+/// the refusing ones come first.
+async fn mostly_refused<H: StoreHarness>(
+    mirror: &mut Mirror<H>,
+    organization: &str,
+    refusal: Refusal,
+    [refusing, others]: [usize; 2],
+) -> [Vec<String>; 2] {
+    let ids = |kind: &str, count: usize| -> Vec<String> {
+        (0..count).map(|number| format!("orgmem_{kind}_{organization}_{number:04}")).collect()
+    };
+    let members = [ids("a", refusing), ids("b", others)];
+    let joins: Vec<(&str, Value)> =
+        members.iter().flatten().map(|id| (id.as_str(), joined(id, organization))).collect();
+    for batch in joins.chunks(500) {
+        mirror.apply(batch).await;
+    }
+    mirror.harness.refuse_cascades(Some((refusal, "orgmem_a"))).await;
+    members
+}
+
+pub async fn however_many_children_refuse_all_others_show_the_deletion_without_a_wait(
+    mut mirror: Mirror<impl StoreHarness>,
+) {
+    for (number, refusal) in BOTH.into_iter().enumerate() {
+        let organization = format!("org_{number}");
+        let [refusing, others] = mostly_refused(&mut mirror, &organization, refusal, [130, 120]).await;
+        mirror.apply_one(&format!("msg_gone_{number}"), gone(&organization, 7)).await;
+        let left = mirror.work_off().await;
+        for id in &others {
+            assert_eq!(deleted_at(&mirror, id).await, moment(7), "{refusal:?} {id}");
+        }
+        // Each of the others has an entry, so that nothing is left to search for.
+        let mut waiting = 0;
+        for id in &refusing {
+            waiting += u64::from(deleted_at(&mirror, id).await != moment(7));
+        }
+        assert_eq!((left.parents_left, left.rows_left), (0, waiting), "{refusal:?}");
+        allow(&mut mirror).await;
+        for _ in 0..=refusing.len() / 100 {
+            mirror.harness.make_due().await;
+            mirror.work_off().await;
+        }
+        for id in &refusing {
+            assert_eq!(deleted_at(&mirror, id).await, moment(7), "{refusal:?} {id}");
+        }
+    }
+}
+
+pub async fn an_erasure_erases_all_that_do_not_refuse_and_says_how_many_do(
+    mut mirror: Mirror<impl StoreHarness>,
+) {
+    let [refusing, others] = mostly_refused(&mut mirror, "org_1", Refusal::Raise, [1_050, 50]).await;
+    let reported = std::sync::Mutex::new(ErasedCounts::default());
+    let progress = |counts: ErasedCounts| *reported.lock().expect("no panic") = counts;
+    let subjects = [(&ORGANIZATIONS, "org_1".to_owned())];
+    let at = Timestamp::from_millis(START + 100);
+    let erased = mirror.harness.store().erase_in_steps(&subjects, at, &progress).await;
+    match erased {
+        Ok(counts) => assert_eq!(counts.rows, 1_101),
+        Err(StoreError::Event(why)) => {
+            assert!(why.contains(&format!("{} rows", refusing.len())), "{why}");
+            assert!(why.contains("orgmem_a_org_1_"), "{why}");
+            let rows = reported.into_inner().expect("no panic").rows;
+            assert_eq!(rows, others.len() as u64 + 1, "only what is erased is reported");
+        }
+        Err(error) => panic!("{error}"),
+    }
+    for id in &others {
+        let row = mirror.row(&ORGANIZATION_MEMBERSHIPS, id).await;
+        assert!(row["data"].is_null() && row["role"].is_null(), "{id}");
+    }
+    assert_eq!(mirror.ledger(&refusing[0]).await, None, "no ledger entry is left");
 }
