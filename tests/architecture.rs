@@ -36,7 +36,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
 const IMPURE: [&str; 10] =
     ["tokio", "hyper", "axum", "rusqlite", "sqlx", "redis", "fastrand", "rand", "tracing", "prometheus"];
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace")
 }
 
@@ -66,7 +66,7 @@ fn dependencies(manifest: &toml::Table, section: &str) -> BTreeSet<String> {
     table.into_iter().flat_map(|table| table.keys().cloned()).collect()
 }
 
-fn sources(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
