@@ -16,8 +16,9 @@ use sqlx::{AssertSqlSafe, PgConnection, raw_sql};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::hosts::{Hosts, NoConnection};
-use crate::transaction::Sql;
+use crate::hosts::Hosts;
+use crate::link::NoConnection;
+use crate::types::Sql;
 
 /// A connection that was unused for so long is not used again: firewalls forget silent ones.
 const IDLE_MAX: Duration = Duration::from_secs(300);

@@ -21,7 +21,7 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 pub(crate) use self::own::{NotKept, ReadOnly};
 use self::states::{RAISED, data, deployment, unavailable};
 use crate::blame::{self, Blame};
-use crate::hosts::NoConnection;
+use crate::link::NoConnection;
 use crate::place::Place;
 use crate::tls;
 

@@ -14,23 +14,13 @@ use sqlx::{PgConnection, Row as _, raw_sql};
 use tokio::time::{Instant, timeout};
 
 use crate::fault::{ReadOnly, database_error};
+use crate::link::NoConnection;
 use crate::place::Host;
 
 /// What the server is asked for: a probe after 30 s of silence, and an end after four without an answer. The session
 /// begins with it, so that a `RESET ALL` leaves it.
 const KEEPALIVE: [(&str, u32); 3] =
     [("tcp_keepalives_idle", 30), ("tcp_keepalives_interval", 10), ("tcp_keepalives_count", 4)];
-
-/// Why there is no connection.
-#[derive(Debug)]
-pub(crate) enum NoConnection {
-    /// All are in use, for longer than a call may wait.
-    Busy,
-    /// No server has answered in time.
-    Slow,
-    /// The server, or the way to it, has refused.
-    Refused(sqlx::Error),
-}
 
 /// All hosts of one database.
 pub(crate) struct Hosts {

@@ -13,6 +13,17 @@ pub(crate) struct Ignored {
     pub(crate) numbers: Vec<usize>,
 }
 
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) enum NoConnection {
+    /// All are in use, for longer than a call may wait.
+    Busy,
+    /// No server has answered in time.
+    Slow,
+    /// The server, or the way to it, has refused.
+    Refused(sqlx::Error),
+}
+
 /// What was found when connections were made.
 #[derive(Debug, Default)]
 pub(crate) struct Link {

@@ -2,7 +2,7 @@
 
 mod apply;
 mod refused;
-mod state;
+pub(crate) mod state;
 mod steps;
 
 use rollbook_core::backend::Pending;
@@ -11,7 +11,7 @@ use rollbook_core::time::Timestamp;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
-pub(crate) use self::state::{Ask, Guard, Refusal};
+use self::state::{OF_SERVER, State, guard_sql, read};
 use crate::fault::Fault;
 use crate::place::Place;
 use crate::settings::PostgresSettings;
@@ -64,7 +64,9 @@ pub(crate) async fn schema_exists(settings: &PostgresSettings) -> Result<bool, S
 /// Time of the server's clock.
 pub(crate) async fn server_time(settings: &PostgresSettings) -> Result<Timestamp, StoreError> {
     let (database, _) = open(settings)?;
-    Ok(Timestamp::from_millis(database.run(&Now).await?))
+    let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8".into();
+    let rows = database.select(&now, None, None, |row| row.try_get(0).map(Timestamp::from_millis)).await?;
+    rows.first().copied().ok_or_else(|| StoreError::Dependency("the server returns no time".to_owned()))
 }
 
 /// Drops the schema with all that is in it, whoever made it.
@@ -110,15 +112,36 @@ impl Work for Exists<'_> {
     }
 }
 
-struct Now;
+/// Asks a database.
+pub(crate) struct Ask<'a> {
+    pub(crate) schema: &'a str,
+}
 
-impl Work for Now {
-    type Output = i64;
+impl Work for Ask<'_> {
+    type Output = State;
 
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<i64> {
-        let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8";
-        let rows = session.fetch(&now.into(), PgArguments::default()).await?;
-        rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)
+    /// It asks for what the guard judges.
+    const GUARDED: bool = false;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<State> {
+        // The schema's name is plain: it may stand in a text.
+        let schema = self.schema;
+        let server = session
+            .ask(&format!(
+                "SELECT {OF_SERVER}, EXISTS (SELECT FROM pg_catalog.pg_tables
+                     WHERE schemaname = '{schema}' AND tablename = 'rollbook_migrations')::text"
+            ))
+            .await?;
+        let server = server.first().ok_or(sqlx::Error::RowNotFound)?;
+        let (version, encoding) = (server.try_get(0)?, server.try_get(1)?);
+        let exists: String = server.try_get(2)?;
+        let rows = if exists == "true" {
+            let rows = session.ask(&guard_sql(schema)).await?;
+            rows.iter().map(|row| read(row, 2)).collect::<sqlx::Result<_>>()?
+        } else {
+            Vec::new()
+        };
+        Ok(State { version, encoding, rows })
     }
 }
 

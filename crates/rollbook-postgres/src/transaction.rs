@@ -4,23 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Executor as _, raw_sql};
+use sqlx::{Arguments as _, AssertSqlSafe, Executor as _, raw_sql};
 use tokio::time::{sleep, timeout};
 
 use crate::connections::{Connections, Leased};
 use crate::fault::{self, Again, Fault};
 use crate::hosts::{self, Hosts};
-use crate::migrations::{Guard, Refusal};
+use crate::migrations::state::{Guard, Refusal};
 use crate::place::Place;
 use crate::settings::PostgresSettings;
+use crate::types::Sql;
 
 /// How often a transaction that lost against another one is tried.
 const CONFLICT_TRIES: u32 = 4;
 /// The wait before the second try; it doubles.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
-
-/// A statement; its identifiers are the catalog's and the validated schema's, its values are bound.
-pub(crate) type Sql = Arc<str>;
 
 /// Something to do in one transaction. It may run several times, so it must have no effect outside.
 pub(crate) trait Work: Sync {
@@ -235,8 +233,46 @@ impl Database {
         raw_sql(AssertSqlSafe(self.end(End::Rollback))).execute(&mut leased.connection).await.map(drop)
     }
 
+    /// Runs one SELECT, whose parameters are these, and reads each of its rows.
+    pub(crate) async fn select<T: Send>(
+        &self,
+        sql: &Sql,
+        text: Option<&str>,
+        limit: Option<usize>,
+        read: impl Fn(&PgRow) -> sqlx::Result<T> + Sync,
+    ) -> Result<Vec<T>, Fault> {
+        self.run(&Select { sql, text, limit, read }).await
+    }
+
     /// Where it is.
     pub(crate) const fn place(&self) -> &Place {
         &self.place
+    }
+}
+
+/// One SELECT with its values, and the function that reads a row.
+struct Select<'a, R> {
+    sql: &'a Sql,
+    text: Option<&'a str>,
+    limit: Option<usize>,
+    read: R,
+}
+
+impl<R, T> Work for Select<'_, R>
+where
+    R: Fn(&PgRow) -> sqlx::Result<T> + Sync,
+    T: Send,
+{
+    type Output = Vec<T>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<T>> {
+        let mut arguments = PgArguments::default();
+        if let Some(text) = self.text {
+            arguments.add(text).map_err(sqlx::Error::Encode)?;
+        }
+        if let Some(limit) = self.limit {
+            arguments.add(i64::try_from(limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
+        }
+        session.fetch(self.sql, arguments).await?.iter().map(&self.read).collect()
     }
 }

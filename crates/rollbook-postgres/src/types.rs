@@ -1,4 +1,6 @@
-//! Times and JSON as Postgres sends and takes them: its binary forms, exact to the digit.
+//! Statements, and timestamps and JSON in Postgres's binary forms, exact to the digit.
+
+use std::sync::Arc;
 
 use rollbook_core::time::Timestamp;
 use serde_json::Value;
@@ -14,6 +16,9 @@ const EPOCH: i64 = 946_684_800_000;
 const SHOWN: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_207_200_000;
 /// The version byte before the text of a jsonb.
 const JSONB: u8 = 1;
+
+/// A statement. Its identifiers come from the catalog and the validated schema; its values are bound.
+pub(crate) type Sql = Arc<str>;
 
 /// A `timestamptz`. A moment outside the years that can be shown is kept as the nearest that can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,10 +15,10 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, raw_sql};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Exists;
 use super::refused;
-use super::state::{Ask, State, UNFINISHED};
+use super::state::{State, UNFINISHED};
 use super::steps::{Phase, STEPS, Step, at_once, drops_of_columns, phases};
+use super::{Ask, Exists};
 use crate::fault::{self, Fault, database_error};
 use crate::transaction::{Database, Session, Work as _};
 

@@ -13,7 +13,6 @@ use sqlx::{AssertSqlSafe, Row as _, raw_sql};
 use super::steps::STEPS;
 use crate::fault::Fault;
 use crate::place::Place;
-use crate::transaction::{Session, Work};
 
 /// The oldest Postgres that Rollbook supports, as `server_version_num` has it.
 const OLDEST_VERSION: i32 = 120_000;
@@ -33,8 +32,8 @@ pub(crate) struct Row {
 /// The database's own answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct State {
-    version: i32,
-    encoding: String,
+    pub(super) version: i32,
+    pub(super) encoding: String,
     pub(super) rows: Vec<Row>,
 }
 
@@ -65,10 +64,11 @@ impl Refusal {
     }
 }
 
-const OF_SERVER: &str = "current_setting('server_version_num')::int4, current_setting('server_encoding')";
+pub(super) const OF_SERVER: &str =
+    "current_setting('server_version_num')::int4, current_setting('server_encoding')";
 
 /// What every transaction of a store asks first. A database of an earlier build has no column `expands`.
-fn guard_sql(schema: &str) -> String {
+pub(super) fn guard_sql(schema: &str) -> String {
     format!(
         r#"SELECT {OF_SERVER}, step.name, to_jsonb(step) ->> 'expands' FROM "{schema}".rollbook_migrations AS step"#
     )
@@ -126,42 +126,9 @@ impl Guard {
     }
 }
 
-fn read(row: &PgRow, at: usize) -> sqlx::Result<Row> {
+pub(super) fn read(row: &PgRow, at: usize) -> sqlx::Result<Row> {
     let expands: Option<String> = row.try_get(at + 1)?;
     Ok(Row { name: row.try_get(at)?, expands: expands.as_deref() == Some("true") })
-}
-
-/// Asks a database.
-pub(crate) struct Ask<'a> {
-    pub(crate) schema: &'a str,
-}
-
-impl Work for Ask<'_> {
-    type Output = State;
-
-    /// It asks for what the guard judges.
-    const GUARDED: bool = false;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<State> {
-        // The schema's name is plain: it may stand in a text.
-        let schema = self.schema;
-        let server = session
-            .ask(&format!(
-                "SELECT {OF_SERVER}, EXISTS (SELECT FROM pg_catalog.pg_tables
-                     WHERE schemaname = '{schema}' AND tablename = 'rollbook_migrations')::text"
-            ))
-            .await?;
-        let server = server.first().ok_or(sqlx::Error::RowNotFound)?;
-        let (version, encoding) = (server.try_get(0)?, server.try_get(1)?);
-        let exists: String = server.try_get(2)?;
-        let rows = if exists == "true" {
-            let rows = session.ask(&guard_sql(schema)).await?;
-            rows.iter().map(|row| read(row, 2)).collect::<sqlx::Result<_>>()?
-        } else {
-            Vec::new()
-        };
-        Ok(State { version, encoding, rows })
-    }
 }
 
 impl State {

@@ -1,20 +1,21 @@
 //! Applying a batch.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::change::{Applied, Change, Effect, SubjectChange};
-use rollbook_core::merge::{self, Content, FromParents, Links, SubjectState, SubjectUpdate};
+use rollbook_core::merge::{self, Content, FromParents, SubjectUpdate};
 use rollbook_core::store::RetentionChoices;
 use rollbook_core::time::Timestamp;
 use sqlx::error::BoxDynError;
-use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
 use super::attempt::run_deferred;
-use super::inherit::Ids;
-use super::look::Doubts;
-use super::sql::{Statements, Which, number_of};
+use super::known::{self, Asked, Known, ask};
+use super::parents::Ids;
+use super::recheck::Candidates;
+use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
 use crate::fault::{self, Fault, NotKept};
 use crate::place::Place;
@@ -24,26 +25,6 @@ use crate::types::Time;
 /// How often rows are written that others have written meanwhile. Who has lost once holds their locks, so that
 /// the second time is the last.
 const WRITES_MAX: usize = 3;
-
-/// What is known of a row: its state, and how often it has been written.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Seen {
-    pub(super) stored: SubjectState,
-    pub(super) revision: i64,
-    /// The end that it shows from its parents.
-    pub(super) from_parents: Option<Time>,
-}
-
-/// What is known of the subjects of each of [`RESOURCES`], by id.
-pub(super) type Known = [HashMap<String, Seen>; RESOURCES.len()];
-
-/// The ids that are asked for, of each of [`RESOURCES`].
-#[derive(Default)]
-pub(super) struct Asked<'a> {
-    pub(super) subjects: [BTreeSet<&'a str>; RESOURCES.len()],
-    /// Of these only what has ended is of interest.
-    parents: [BTreeSet<&'a str>; RESOURCES.len()],
-}
 
 /// Merges the changes into their tables and writes the ledger.
 pub(super) struct Apply<'a> {
@@ -66,7 +47,7 @@ struct Part<'a> {
 /// What applying has come to, and what to look at once it is committed.
 pub(super) struct Done {
     pub(super) outcomes: Vec<Applied>,
-    pub(super) doubts: Doubts,
+    pub(super) candidates: Candidates,
 }
 
 impl Work for Apply<'_> {
@@ -77,7 +58,7 @@ impl Work for Apply<'_> {
     }
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Done> {
-        let mut doubts = Doubts::default();
+        let mut candidates = Candidates::default();
         let parts = RESOURCES.map(|resource| self.part(resource));
         let mut outcomes = vec![Applied::Ignored; self.changes.len()];
         if parts.iter().any(|part| !part.assertions.is_empty()) {
@@ -85,10 +66,12 @@ impl Work for Apply<'_> {
             for subject_change in parts.iter().flat_map(|part| &part.assertions) {
                 ask(&mut asked, subject_change);
             }
-            let mut known = known(self.statements, session, &asked).await?;
+            let mut known = known::read(self.statements, session, &asked).await?;
             let mut ended = Ids::new();
             for (number, part) in parts.iter().enumerate() {
-                part.assertions.iter().for_each(|subject_change| doubts.rely(subject_change, &known));
+                part.assertions
+                    .iter()
+                    .for_each(|subject_change| candidates.add_parents(subject_change, &known));
                 let applied = self.merge(session, number, part, &mut known, &mut ended).await?;
                 for (position, outcome) in part.positions.iter().zip(applied) {
                     outcomes[*position] = outcome;
@@ -96,13 +79,13 @@ impl Work for Apply<'_> {
             }
             must_show(self.statements, session, &ended).await?;
             for subject_change in parts.iter().flat_map(|part| &part.assertions) {
-                doubts.add(subject_change, &known);
+                candidates.add(subject_change, &known);
             }
         }
         if self.keeping.ledger {
             self.record(session, &outcomes).await?;
         }
-        Ok(Done { outcomes, doubts })
+        Ok(Done { outcomes, candidates })
     }
 }
 
@@ -172,7 +155,7 @@ impl<'a> Apply<'a> {
                 return Ok(folded.outcomes);
             }
             // Another worker has written them since we read: what it wrote is committed now.
-            for (known, again) in known.iter_mut().zip(self::known(self.statements, session, &asked).await?) {
+            for (known, again) in known.iter_mut().zip(known::read(self.statements, session, &asked).await?) {
                 known.extend(again);
             }
         }
@@ -254,46 +237,4 @@ pub(super) async fn undone(
     }
     let undone = session.fetch(&statements.undone(rows.keys().copied()), arguments).await?;
     undone.iter().map(|row| row.try_get(0)).collect()
-}
-
-/// Asks for a change's subject, and for its parents.
-fn ask<'a>(asked: &mut Asked<'a>, subject_change: &'a SubjectChange) {
-    asked.subjects[number_of(subject_change.resource)].insert(&subject_change.id);
-    for (link, id) in subject_change.row.iter().flat_map(|row| merge::parents(subject_change.resource, row)) {
-        asked.parents[number_of(link.parent)].insert(id);
-    }
-}
-
-/// Reads what is known of subjects, and of those parents that have ended. There is at least one subject.
-pub(super) async fn known(
-    statements: &Statements,
-    session: &mut Session<'_>,
-    asked: &Asked<'_>,
-) -> sqlx::Result<Known> {
-    let (mut arguments, mut parts) = (PgArguments::default(), Vec::new());
-    for (number, (subjects, parents)) in asked.subjects.iter().zip(&asked.parents).enumerate() {
-        let parents: Vec<&str> = parents.difference(subjects).copied().collect();
-        for (ids, which) in [(subjects.iter().copied().collect(), Which::All), (parents, Which::Ended)] {
-            if !ids.is_empty() {
-                arguments.add(ids).map_err(sqlx::Error::Encode)?;
-                parts.push((number, which));
-            }
-        }
-    }
-    let mut known = Known::default();
-    for row in session.fetch(&statements.stored(&parts), arguments).await? {
-        let number = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
-        known[number].insert(row.try_get(1)?, seen(&row)?);
-    }
-    Ok(known)
-}
-
-fn seen(row: &PgRow) -> sqlx::Result<Seen> {
-    let unknown = || sqlx::Error::Decode("version_hash has another length".into());
-    let hash: &[u8] = row.try_get(4)?;
-    let content = Content::from_columns(row.try_get(2)?, row.try_get(3)?, hash).ok_or_else(unknown)?;
-    let odd = || sqlx::Error::Decode("version_links is not as Rollbook writes it".into());
-    let links = Links::from_column(row.try_get(9)?, [row.try_get(10)?, row.try_get(11)?]).ok_or_else(odd)?;
-    let stored = SubjectState { content, deleted_at: row.try_get(5)?, floor: row.try_get(6)?, links };
-    Ok(Seen { stored, revision: row.try_get(7)?, from_parents: row.try_get(8)? })
 }

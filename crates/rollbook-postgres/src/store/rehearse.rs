@@ -12,9 +12,9 @@ use rollbook_core::store::{PendingWork, RetentionChoices};
 use rollbook_core::time::Timestamp;
 
 use super::apply::{Apply, Done};
-use super::inherit::Repair;
 use super::lines::{self, Line};
-use super::look::Look;
+use super::parents::Repair;
+use super::recheck::Recheck;
 use super::sql::Statements;
 use super::upkeep::{EraseContent, Prune};
 use crate::transaction::{End, Session, Work};
@@ -38,10 +38,10 @@ impl Work for Rehearse<'_> {
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
         let Self { statements, keeping, now } = *self;
         for changes in &rehearsal::batches(now) {
-            let Done { doubts, .. } = Apply { statements, changes, keeping, now }.run(session).await?;
-            if !doubts.is_empty() {
-                let found = Look { statements, doubts: &doubts }.run(session).await?;
-                for rows in [found.written, found.children] {
+            let Done { candidates, .. } = Apply { statements, changes, keeping, now }.run(session).await?;
+            if !candidates.is_empty() {
+                let found = Recheck { statements, candidates: &candidates }.run(session).await?;
+                for rows in [found.candidates, found.children] {
                     Repair { statements, rows: &rows, now }.run(session).await?;
                 }
             }

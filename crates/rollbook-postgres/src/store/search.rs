@@ -9,7 +9,8 @@ use sqlx::{Arguments as _, Row as _};
 
 use super::PostgresStore;
 use super::attempt::Failed;
-use crate::transaction::{Session, Sql, Work};
+use crate::transaction::{Session, Work};
+use crate::types::Sql;
 
 impl PostgresStore {
     /// The ids of rows, at most `limit`, whose content may hold one of these texts.

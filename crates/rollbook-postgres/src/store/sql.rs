@@ -3,10 +3,11 @@
 
 use rollbook_core::catalog::{Kind, LINKS_MAX, RESOURCES, Resource};
 
-use super::inherit::Dependents;
+use super::columns::{columns, content, has_content, listed};
+use super::dependents::Dependents;
 use super::lines;
 use super::read;
-use crate::transaction::Sql;
+use crate::types::Sql;
 
 /// The columns that hold a row's state, as [`rollbook_core::merge::Stored`] has it, and how often it was written.
 const STATE: [(&str, &str); 6] = [
@@ -47,7 +48,7 @@ pub(super) struct Table {
     pub(super) erase_content: Sql,
     /// Which rows have ended: the number of the table, id, when, whether their content is erased, and a null; a
     /// condition follows.
-    pub(super) ended: String,
+    pub(super) is_deleted: String,
     /// What is to be done when a parent has ended; `None` where rows have no parents.
     pub(super) dependents: Option<Dependents>,
 }
@@ -56,7 +57,7 @@ pub(super) struct Table {
 #[derive(Clone, Copy)]
 pub(super) enum Which {
     All,
-    Ended,
+    Deleted,
 }
 
 /// All statements.
@@ -87,13 +88,6 @@ pub(super) struct Statements {
     pub(super) hidden: Sql,
 }
 
-/// The condition of a row that has content: the typed columns that name no parent, and `data`. `created_at` and `updated_at`
-/// are erased with it, but a team's trigger may set them anew at each write, so they say nothing.
-pub(super) fn has_content(row: &str, resource: &'static Resource) -> String {
-    let names = content(resource).filter(|name| !matches!(*name, "created_at" | "updated_at"));
-    format!("num_nonnulls({}) > 0", listed(names.map(|name| format!("{row}.{name}"))))
-}
-
 /// The condition of a row, `stored`, that was emptied and is not. Of all other rows only the hash is looked at.
 fn keeps_content(resource: &'static Resource) -> String {
     format!(r"stored.version_hash = '\xff' AND {}", has_content("stored", resource))
@@ -107,26 +101,6 @@ fn is_undone(resource: &'static Resource) -> String {
         "(stored.version_deleted_at IS NOT NULL OR stored.version_parents_deleted_at IS NOT NULL)"
     };
     format!("stored.deleted_at IS NULL AND {is_deleted} OR {}", keeps_content(resource))
-}
-
-/// A table's columns as an application sees them, in the order of statements and listings.
-pub(super) fn columns(resource: &'static Resource) -> impl Iterator<Item = (&'static str, Kind)> {
-    let typed = resource.columns.iter().map(|column| (column.name, column.kind));
-    let last = [
-        ("data", Kind::Json),
-        ("created_at", Kind::Time),
-        ("updated_at", Kind::Time),
-        ("deleted_at", Kind::Time),
-        ("synced_at", Kind::Time),
-        ("synced_by", Kind::Text),
-    ];
-    [("id", Kind::Text)].into_iter().chain(typed).chain(last)
-}
-
-/// The columns that hold a row's content, all but the ids of its parents.
-pub(super) fn content(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
-    let typed = resource.columns.iter().map(|column| column.name);
-    typed.filter(|name| !resource.is_link(name)).chain(["data", "created_at", "updated_at"])
 }
 
 const fn type_of(kind: Kind) -> &'static str {
@@ -197,7 +171,7 @@ impl Statements {
         let part = |(place, (number, which)): (usize, &(usize, Which))| {
             let condition = match which {
                 Which::All => "",
-                Which::Ended => " AND version_deleted_at IS NOT NULL",
+                Which::Deleted => " AND version_deleted_at IS NOT NULL",
             };
             format!("{} WHERE id = ANY (${}::text[]){condition}", self.tables[*number].stored, place + 1)
         };
@@ -221,7 +195,7 @@ impl Statements {
 
 /// Where a resource of the catalog is in [`RESOURCES`].
 pub(super) fn number_of(resource: &'static Resource) -> usize {
-    RESOURCES.iter().position(|known| *known == resource).unwrap_or_default()
+    RESOURCES.iter().position(|known| *known == resource).expect("RESOURCES has every resource")
 }
 
 /// The rows of a resource where a column of ids or texts has a value: (value, limit). `None` where it has no
@@ -253,11 +227,6 @@ fn forbidden(schema: &str) -> String {
     parts.collect::<Vec<_>>().join(" UNION ALL ")
 }
 
-pub(super) fn listed(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
-    let names: Vec<String> = names.into_iter().map(|name| name.as_ref().to_owned()).collect();
-    names.join(", ")
-}
-
 impl Table {
     fn new(schema: &str, number: usize, resource: &'static Resource) -> Self {
         let table = resource.table;
@@ -275,7 +244,7 @@ impl Table {
                 state = listed(STATE.map(|(name, _)| name)),
                 named = named(resource),
             ),
-            ended: format!(
+            is_deleted: format!(
                 r#"SELECT {number}::int4, id, version_deleted_at, version_hash = '\xff', NULL::int4 FROM "{schema}".{table}
                    WHERE version_deleted_at IS NOT NULL"#
             ),
