@@ -14,6 +14,9 @@ use tracing::{info, warn};
 
 use crate::lane::Shared;
 
+/// Maximum time between two turns: the gauge also shows pending work of other workers, such as one that was killed and
+/// whose hold on it has not ended.
+const REFRESH: Duration = Duration::from_secs(10);
 /// The pause between two turns while something is due, which leaves the store to applying.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The wait after a turn that failed, or while the store is unreachable.
@@ -82,8 +85,8 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
                 shared.metrics.cascades.count(&done);
                 tell(&before, &done);
                 before = done;
-                let interval = shared.settings.upkeep.interval;
-                done.due_in.map_or(interval, |due_in| due_in.clamp(PAUSE, interval.max(PAUSE)))
+                let longest = REFRESH.min(shared.settings.upkeep.interval).max(PAUSE);
+                done.due_in.map_or(longest, |due_in| due_in.clamp(PAUSE, longest))
             }
             Err(error) => {
                 warn_once(&mut failing, &error);

@@ -1,7 +1,7 @@
-//! What is left of cascades, as lines of `rollbook_cascades`: noting, taking, postponing and removing them.
+//! Pending cascades, as entries of `rollbook_cascades`: recording, taking, postponing and removing them.
 //!
-//! A line has a revision, which counts how often it was noted: whoever removes one names the revision it knows, so that
-//! what was noted meanwhile stays.
+//! The revision of an entry counts how often it was recorded. A worker removes an entry only at the revision that it has read:
+//! what was recorded meanwhile stays.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use sqlx::{Arguments as _, Row as _};
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time};
 
-/// How long a line that was taken is nobody else's, unless it is held on to.
+/// Time for which an entry that was taken is left alone by other workers, unless the hold is renewed.
 pub(super) const TAKEN_FOR: Duration = Duration::from_secs(30);
-/// The wait before what was refused is tried again. It doubles.
+/// Wait before the first retry of a refused row. It doubles.
 const BACKOFF: Duration = Duration::from_secs(5);
-/// The longest such wait.
+/// Maximum wait.
 const BACKOFF_MAX: Duration = Duration::from_secs(600);
 
-/// The statements about the lines.
+/// Statements about the entries.
 pub(super) struct Statements {
     pub(super) note: Sql,
     take: Sql,
@@ -31,14 +31,14 @@ pub(super) struct Statements {
     remove: Sql,
     pub(super) lock: Sql,
     pub(super) done: Sql,
-    /// Forgets that rows of these parents were refused: (tables, ids). They are looked for again.
+    /// Removes the entries of refused rows of these parents, so that a search finds the rows again: (tables, ids).
     forget_rows: Sql,
     left: Sql,
     count: Sql,
     list: Sql,
 }
 
-/// What is left to do, as it is called in the table.
+/// Returns the name of a kind of pending work in the table.
 pub(super) const fn name(what: PendingWork) -> &'static str {
     match what {
         PendingWork::Children => "children",
@@ -47,7 +47,7 @@ pub(super) const fn name(what: PendingWork) -> &'static str {
     }
 }
 
-/// Notes lines.
+/// The statement that records entries.
 fn note_sql(table: &str) -> Sql {
     format!(
         r#"INSERT INTO {table} AS line
@@ -123,7 +123,7 @@ impl Statements {
             lock: format!("SELECT survivors, forget_ledger FROM {table} WHERE {key} FOR UPDATE").into(),
             done: format!("DELETE FROM {table} WHERE {key}").into(),
             left: format!(
-                // Content is retention's: a cascade that waited for it would find nothing to do again and again.
+                // Without content, which retention works on: a cascade that waited for it would find nothing to do.
                 "SELECT {counts}, (extract(epoch FROM min(next_try_at) FILTER (WHERE what <> 'content') - clock_timestamp())
                                    * 1000)::int8 FROM {table}"
             )
@@ -139,24 +139,24 @@ impl Statements {
     }
 }
 
-/// Something that is left to do.
+/// An entry: pending work about a parent or a row.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     pub(super) resource: &'static Resource,
     pub(super) id: String,
     pub(super) what: PendingWork,
-    /// Of `Children`: whether those are meant too that outlive their parent.
+    /// For `Children`: whether child rows that outlive their parent are included.
     pub(super) survivors: bool,
-    /// Of `Children`: whether the ledger's lines about the parent and its children go.
+    /// For `Children`: whether the ledger entries about the parent and its child rows are removed.
     pub(super) forget: bool,
-    /// Of a row: the parent whose deletion it does not show.
+    /// For a row: the parent whose deletion it does not show.
     pub(super) parent: Option<(&'static Resource, String)>,
-    /// As it was noted last.
+    /// Revision at the time of reading.
     pub(super) revision: i64,
 }
 
 impl Line {
-    /// Something about this parent or row.
+    /// An entry about this parent or row.
     pub(super) const fn new(resource: &'static Resource, id: String, what: PendingWork) -> Self {
         Self { resource, id, what, survivors: false, forget: false, parent: None, revision: 0 }
     }
@@ -170,7 +170,7 @@ impl Line {
     }
 }
 
-/// A line from its first six columns; `None` for what a newer Rollbook has noted.
+/// Reads an entry from its first six columns; `None` for a kind that only a newer Rollbook knows.
 fn line(row: &PgRow) -> sqlx::Result<Option<Line>> {
     let what = match row.try_get(2)? {
         "children" => PendingWork::Children,
@@ -184,7 +184,7 @@ fn line(row: &PgRow) -> sqlx::Result<Option<Line>> {
     Ok(Some(Line { resource, id: row.try_get(1)?, what, survivors, forget, parent: None, revision }))
 }
 
-/// Notes lines within a transaction; they are due after this time. Gives them as they are now.
+/// Records entries within a transaction, due after this time. Returns them as they are now.
 pub(super) async fn note(
     statements: &Statements,
     session: &mut Session<'_>,
@@ -217,7 +217,7 @@ fn millis(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Forgets that rows of the parents of these lines were refused, so that they are tried again at once.
+/// Removes the entries of refused rows of these parents, so that the rows are retried at once.
 pub(super) async fn forget_rows(
     statements: &Statements,
     session: &mut Session<'_>,
@@ -232,7 +232,7 @@ pub(super) async fn forget_rows(
     session.fetch(&statements.forget_rows, arguments).await.map(drop)
 }
 
-/// [`note`] as work of its own. Lines are due at once.
+/// [`note`] in a transaction of its own. The entries are due at once.
 pub(super) struct Note<'a> {
     pub(super) statements: &'a Statements,
     pub(super) lines: &'a [Line],
@@ -246,7 +246,7 @@ impl Work for Note<'_> {
     }
 }
 
-/// Takes lines that are due: for [`TAKEN_FOR`] nobody else does.
+/// Takes entries that are due. Other workers leave them alone for [`TAKEN_FOR`].
 pub(super) struct Take<'a> {
     pub(super) statements: &'a Statements,
     pub(super) what: PendingWork,
@@ -266,19 +266,19 @@ impl Work for Take<'_> {
     }
 }
 
-/// What becomes of a line.
+/// Change of an entry.
 pub(super) enum Then<'a> {
-    /// It is another worker's from now on.
+    /// It is due at once, for any worker.
     Release,
-    /// It is ours for [`TAKEN_FOR`] longer.
+    /// It is held for [`TAKEN_FOR`] longer.
     Hold,
-    /// It is tried again after a wait that grows, for this reason.
+    /// It is retried after a wait that grows, for this reason.
     Postpone(&'a str),
-    /// The row is refused for this reason: there is a line about it, which waits.
+    /// A row refuses its change for this reason: its entry is recorded, or waits longer.
     Refuse(&'a str),
 }
 
-/// Changes one line.
+/// Changes one entry.
 pub(super) struct Change<'a> {
     pub(super) statements: &'a Statements,
     pub(super) line: &'a Line,
@@ -312,7 +312,7 @@ impl Work for Change<'_> {
     }
 }
 
-/// Removes lines, within a transaction, that have not been noted anew since they were read.
+/// Removes entries, within a transaction, unless they were recorded anew since they were read.
 pub(super) async fn remove<'a>(
     statements: &Statements,
     session: &mut Session<'_>,
@@ -329,7 +329,7 @@ pub(super) async fn remove<'a>(
     session.fetch(&statements.remove, arguments).await.map(drop)
 }
 
-/// Counts what is left.
+/// Counts the entries.
 pub(super) struct Left<'a> {
     pub(super) statements: &'a Statements,
 }
@@ -354,7 +354,7 @@ fn count(row: &PgRow, column: usize) -> sqlx::Result<u64> {
     Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or_default())
 }
 
-/// Lists what is left, of all or of one id.
+/// Lists entries: all, or those of one id.
 pub(super) struct List<'a> {
     pub(super) statements: &'a Statements,
     pub(super) about: Option<&'a str>,

@@ -68,22 +68,34 @@ impl Work for Forbidden<'_> {
     }
 }
 
-/// SELECT of the tables whose row-level policies may hide rows from this role. A policy hides nothing if it lets through
-/// all rows (`USING (true)`) for every needed command, and no restrictive policy applies.
+/// Returns the SELECT of the tables of which row-level policies may hide rows from this role. A policy hides nothing if its
+/// condition holds for every row: `true`, or a comparison of `CURRENT_USER` with this role, alone or as the first or last
+/// term of an `OR`. Any other condition may depend on the row. Policies do not apply at all to a superuser, a role with
+/// `BYPASSRLS`, and the owner of a table without `FORCE ROW LEVEL SECURITY`.
 pub(super) fn hidden(schema: &str) -> String {
     let applies = "EXISTS (SELECT FROM unnest(policy.polroles) AS role (id)
                            WHERE CASE WHEN role.id = 0 THEN true ELSE pg_has_role(current_user, role.id, 'USAGE') END)";
+    let shows_all = "(pg_get_expr(policy.polqual, one.id) = 'true'
+                      OR EXISTS (SELECT FROM unnest(ARRAY[format('(CURRENT_USER = %L::name)', current_user),
+                                                          format('((CURRENT_USER)::text = %L::text)', current_user)])
+                                             AS known (me),
+                                             pg_get_expr(policy.polqual, one.id) AS shown (condition)
+                                 WHERE condition = me
+                                       OR left(condition, length(me) + 5) = '(' || me || ' OR '
+                                       OR right(condition, length(me) + 5) = ' OR ' || me || ')'))";
     let part = |table: &str, commands: &str| {
         format!(
             r#"SELECT '{table}' FROM to_regclass('"{schema}".{table}') AS one (id)
                WHERE row_security_active(one.id)
-                     AND (EXISTS (SELECT FROM pg_policy AS policy
-                                  WHERE policy.polrelid = one.id AND NOT policy.polpermissive AND {applies})
-                          OR EXISTS (SELECT FROM unnest(ARRAY[{commands}]) AS needed (command)
-                                     WHERE NOT EXISTS (SELECT FROM pg_policy AS policy
-                                                       WHERE policy.polrelid = one.id AND policy.polpermissive AND {applies}
-                                                             AND policy.polcmd::text IN ('*', needed.command)
-                                                             AND pg_get_expr(policy.polqual, one.id) = 'true')))"#
+                     AND EXISTS (SELECT FROM unnest(ARRAY[{commands}]) AS needed (command)
+                                 WHERE NOT EXISTS (SELECT FROM pg_policy AS policy
+                                                   WHERE policy.polrelid = one.id AND policy.polpermissive AND {applies}
+                                                         AND policy.polcmd::text IN ('*', needed.command)
+                                                         AND {shows_all})
+                                       OR EXISTS (SELECT FROM pg_policy AS policy
+                                                  WHERE policy.polrelid = one.id AND NOT policy.polpermissive AND {applies}
+                                                        AND policy.polcmd::text IN ('*', needed.command)
+                                                        AND {shows_all} IS NOT TRUE))"#
         )
     };
     let tables = RESOURCES.iter().map(|resource| part(resource.table, "'r', 'w'"));

@@ -1,8 +1,8 @@
-//! Retention: old lines leave the ledger, and rows that were deleted long ago lose their content.
+//! Retention: old ledger entries are removed, and rows that were deleted long ago lose their content.
 //!
-//! Ledger and rows have transactions of their own, and so has each step: slow rows keep no line of the ledger, and a row
-//! that refuses to lose its content is noted, tried again by itself and passed. Parents that lose their content are noted for
-//! their children in the same transaction, so that a crash right after it loses nothing.
+//! Each step is a transaction of its own, about the ledger or about rows: slow rows keep no ledger entry. A row that refuses
+//! to lose its content is recorded and retried by itself; all other rows go on. A parent that loses its content is recorded
+//! in the same transaction, for its child rows, so that a crash right after it loses nothing.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -36,7 +36,7 @@ fn fits(count: u64) -> usize {
 }
 
 impl PostgresStore {
-    /// What is due, at most so many lines and rows. Trouble with the one keeps the other from nothing.
+    /// One step of retention. A failure of one part does not stop the other.
     pub(super) async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
         let ledger = self.prune(due).await;
         let rows = self.erase_deleted(due).await;
@@ -88,7 +88,7 @@ impl PostgresStore {
         self.sweep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rows that refused to lose their content, as far as they are due.
+    /// Retries rows that refused to lose their content, as far as they are due.
     async fn erase_again(&self, before: Timestamp, turn: &mut Turn<'_>) -> Result<u64, StoreError> {
         let lines = &self.statements.lines;
         let take = Take { statements: lines, what: PendingWork::Content, limit: RETRIED_MAX };
@@ -109,7 +109,7 @@ impl PostgresStore {
         Ok(erased)
     }
 
-    /// Erases the content of these rows, in steps. Gives how many there were.
+    /// Erases the content of these rows, in steps. Returns how many lost it.
     async fn erase_rows(
         &self,
         resource: &'static Resource,
@@ -148,8 +148,8 @@ impl PostgresStore {
         Ok(erased)
     }
 
-    /// Empties the children of parents that have just lost their content, where there are few of them; what is more is
-    /// left to [`super::cascade`]. Gives how many rows had lost their content.
+    /// Erases the content of the child rows of parents that have just lost theirs, if they are few; more of them are left to
+    /// [`super::cascade`]. Returns how many rows had lost their content.
     async fn settle(&self, erased: Erased) -> Result<u64, StoreError> {
         let Erased { count, parents } = erased;
         if parents.is_empty() {
@@ -175,7 +175,7 @@ impl PostgresStore {
     }
 }
 
-/// Removes lines of the ledger that are older.
+/// Removes ledger entries that were written before a time.
 pub(super) struct Prune<'a> {
     pub(super) statements: &'a Statements,
     pub(super) before: Timestamp,
@@ -193,13 +193,13 @@ impl Work for Prune<'_> {
     }
 }
 
-/// A row that was deleted by itself.
+/// A row with a deletion of its own.
 struct Deleted {
     cursor: Cursor,
     is_erased: bool,
 }
 
-/// Reads deleted rows in the order in which they were.
+/// Reads deleted rows in the order of their deletion.
 struct Page<'a> {
     statements: &'a Statements,
     resource: &'static Resource,
@@ -217,7 +217,7 @@ impl Work for Page<'_> {
         arguments.add(Time(self.before)).map_err(sqlx::Error::Encode)?;
         arguments.add(self.from.id.as_str()).map_err(sqlx::Error::Encode)?;
         arguments.add(limit(self.limit)).map_err(sqlx::Error::Encode)?;
-        // In the order of the index, a page at a time: sorting would read all that is due for each page.
+        // In the order of the index, a page at a time: a sort would read all due rows for each page.
         session.script("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off".to_owned()).await?;
         let rows = session.fetch(&self.statements.of(self.resource).deleted, arguments).await?;
         let deleted = |row: &sqlx::postgres::PgRow| {
@@ -229,16 +229,16 @@ impl Work for Page<'_> {
     }
 }
 
-/// What a step of erasing has done.
+/// Result of a step of erasing.
 #[derive(Default)]
 pub(super) struct Erased {
     /// Rows that have lost their content.
     count: u64,
-    /// The parents among them, noted for their children.
+    /// The parents among them, recorded for their child rows.
     parents: Vec<Line>,
 }
 
-/// Erases the content of rows that were deleted before a moment.
+/// Erases the content of rows that were deleted before a time.
 pub(super) struct EraseContent<'a> {
     pub(super) statements: &'a Statements,
     pub(super) resource: &'static Resource,
@@ -278,7 +278,7 @@ impl Work for EraseContent<'_> {
     }
 }
 
-/// Removes lines that have not been noted anew.
+/// Removes entries that were not recorded anew.
 struct Remove<'a> {
     statements: &'a Statements,
     lines: &'a [Line],

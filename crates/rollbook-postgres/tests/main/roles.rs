@@ -87,6 +87,50 @@ async fn tables_whose_policies_may_hide_rows_are_named() {
         (format!("CREATE POLICY three ON {table} FOR UPDATE USING (true)"), &none),
         (format!("CREATE POLICY four ON {table} AS RESTRICTIVE TO owner_{database} USING (false)"), &none),
         (format!("CREATE POLICY five ON {table} AS RESTRICTIVE USING (id <> 'orgmem_1')"), &hidden),
+        (format!("DROP POLICY five ON {table}"), &none),
+        (
+            format!("CREATE POLICY six ON {table} AS RESTRICTIVE FOR INSERT WITH CHECK (id <> 'orgmem_1')"),
+            &none,
+        ),
+        (format!("DROP POLICY three ON {table}"), &hidden),
+        (format!("CREATE POLICY three ON {table} FOR UPDATE USING (current_user = 'somebody')"), &hidden),
+        (format!("ALTER POLICY three ON {table} USING (current_user = 'worker_{database}')"), &none),
+        (format!("ALTER POLICY three ON {table} USING (current_user::text = 'worker_{database}')"), &none),
+        (
+            format!("ALTER POLICY three ON {table} USING (role = 'x' OR current_user = 'worker_{database}')"),
+            &none,
+        ),
+        (
+            format!("ALTER POLICY three ON {table} USING (current_user = 'worker_{database}' OR role = 'x')"),
+            &none,
+        ),
+        (
+            format!(
+                "ALTER POLICY three ON {table} USING (role = 'x' AND current_user = 'worker_{database}')"
+            ),
+            &hidden,
+        ),
+        (
+            format!(
+                "ALTER POLICY three ON {table} USING (id = 'y' AND (role = 'x' OR current_user = 'worker_{database}'))"
+            ),
+            &hidden,
+        ),
+        (
+            format!(
+                "ALTER POLICY three ON {table} USING ((current_user = 'worker_{database}' OR role = 'x') AND id = 'y')"
+            ),
+            &hidden,
+        ),
+        (
+            format!(
+                "CREATE POLICY seven ON {table} AS RESTRICTIVE USING (current_user = 'worker_{database}')"
+            ),
+            &hidden,
+        ),
+        (format!("ALTER POLICY three ON {table} USING (true)"), &none),
+        (format!("ALTER ROLE worker_{database} BYPASSRLS; DROP POLICY three ON {table}"), &none),
+        (format!("ALTER ROLE worker_{database} NOBYPASSRLS"), &hidden),
         (format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"), &none),
     ] {
         world.psql(&change).await;

@@ -1,12 +1,11 @@
-//! What rows have from their parents, kept right in the transaction that changes either side.
+//! Cascades within the transaction that changes a parent or a child row.
 //!
-//! One writer at a time: whoever writes a child sees its parents as they are, and whoever deletes a parent sees its children.
-//! So a transaction leaves no row wrong that it does not note. It repairs at most [`BATCH_MAX`] rows. Parents with more are noted
-//! in `rollbook_cascades` and worked off in steps ([`super::steps`]). If a child refuses its change, the transaction is
-//! rolled back and done again with no room for repairs: then all of them are noted, and the parent's delivery is applied.
+//! SQLite has one writer at a time: a transaction that writes a child row sees its parents, and one that deletes a parent sees
+//! its child rows. So a transaction records every row that it leaves wrong. It repairs at most [`BATCH_MAX`] rows. Parents with
+//! more are recorded in `rollbook_cascades` and worked off in steps ([`super::steps`]). If a child row refuses its change, the
+//! transaction is rolled back and repeated without repairs: all of them are recorded, and the parent's delivery is applied.
 //!
-//! Whatever became of a delivery, the rows that it is about are looked at: a row may be wrong since an earlier build or
-//! a trigger left it so.
+//! The rows of a delivery are checked whatever its outcome: an earlier build or a trigger may have left a row wrong.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -20,12 +19,12 @@ use super::apply::Tables;
 use super::lines::{self, Line};
 use crate::fault::Undone;
 
-/// Maximum rows that one transaction repairs beside what it is about.
+/// Maximum rows that one transaction repairs in addition to its own.
 pub(super) const BATCH_MAX: usize = 1000;
-/// Maximum rows of a link that a transaction passes over in search of one that is wrong, where there should be none.
+/// Maximum rows of a link that a transaction searches for a wrong one, if none is expected.
 const SCANNED_MAX: usize = 10_000;
 
-/// What a transaction has come to, for whoever waits for it.
+/// Result of a transaction, for the caller.
 #[derive(Debug, Default)]
 pub(super) struct Trail {
     in_child: AtomicBool,
@@ -33,25 +32,25 @@ pub(super) struct Trail {
 }
 
 impl Trail {
-    /// Whether it failed while a child was repaired.
+    /// Whether it failed while it repaired a child row.
     pub(super) fn failed_in_child(&self) -> bool {
         self.in_child.load(Ordering::Relaxed)
     }
 
-    /// Whether it has noted something that is left to do.
+    /// Whether it has recorded pending work.
     pub(super) fn has_noted(&self) -> bool {
         self.has_noted.load(Ordering::Relaxed)
     }
 }
 
-/// How many rows a transaction still repairs.
+/// Number of rows that a transaction may still repair.
 pub(super) struct Cascading {
     room: Cell<usize>,
     trail: Arc<Trail>,
 }
 
 impl Cascading {
-    /// Of a transaction that begins. Without room all that is wrong is noted.
+    /// Starts a transaction. Without room, every wrong row is recorded.
     pub(super) fn new(room: usize, trail: &Arc<Trail>) -> Self {
         trail.in_child.store(false, Ordering::Relaxed);
         trail.has_noted.store(false, Ordering::Relaxed);
@@ -62,7 +61,7 @@ impl Cascading {
         self.room.set(self.room.get().saturating_sub(rows));
     }
 
-    /// Does work whose failure is a child's.
+    /// Does work whose failure is caused by a child row.
     fn in_child<T>(&self, work: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         self.trail.in_child.store(true, Ordering::Relaxed);
         let done = work()?;
@@ -72,8 +71,7 @@ impl Cascading {
 }
 
 impl Tables<'_> {
-    /// Gives the rows of a parent what they have from it, or notes that it is left to do; with `survivors` also those that
-    /// outlive it.
+    /// Repairs the child rows of a parent, or records them as pending; with `survivors` also those that outlive it.
     pub(super) fn pass_on(
         &self,
         parent: &'static Resource,
@@ -93,12 +91,12 @@ impl Tables<'_> {
             for (resource, child) in &found {
                 self.repair(resource, child)?;
             }
-            // A trigger may undo in one row what it sees of another.
+            // A trigger may undo the change of one row when another one changes.
             if self.wrong(parent, id, survivors, room)?.is_empty() { Ok(()) } else { Err(Undone.into()) }
         })
     }
 
-    /// Likewise for a parent that was deleted before, whose rows should show it. Those of a large one are looked at later.
+    /// Likewise for a parent that was deleted before, whose rows should show it. Those of a large parent are checked later.
     pub(super) fn pass_on_again(
         &self,
         parent: &'static Resource,
@@ -115,7 +113,7 @@ impl Tables<'_> {
         self.pass_on(parent, id, survivors)
     }
 
-    /// Gives a row what it has from its parents, also from those that its content does not name, or notes it.
+    /// Repairs a row, also for parents that its content does not name, or records it.
     pub(super) fn settle(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<()> {
         let Some(own) = &self.statements.of(resource).own else { return Ok(()) };
         let room = self.cascading.room.get();
@@ -130,8 +128,8 @@ impl Tables<'_> {
         self.cascading.in_child(|| self.repair_alone(resource, id)).map(drop)
     }
 
-    /// Gives rows what they have from their parents, and checks them after the last one: a trigger may undo a change, also in
-    /// another row. Returns how many have changed.
+    /// Repairs rows, and checks all of them after the last one: a trigger may undo a change, also in another row. Returns how
+    /// many have changed.
     pub(super) fn repair_all(&self, resource: &'static Resource, ids: &[String]) -> rusqlite::Result<u64> {
         let mut changed = 0;
         for id in ids {
@@ -147,7 +145,7 @@ impl Tables<'_> {
         Ok(changed)
     }
 
-    /// Gives one row what it has from its parents, and makes sure of it. Returns whether it has changed.
+    /// Repairs one row and checks it. Returns whether it has changed.
     pub(super) fn repair_alone(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<bool> {
         let changed = self.repair(resource, id)?;
         match &self.statements.of(resource).own {
@@ -156,8 +154,7 @@ impl Tables<'_> {
         }
     }
 
-    /// Gives one row what it has from its parents. Returns whether it has changed; an error where a trigger swallows the
-    /// change.
+    /// Repairs one row: it then shows its parents' state. Returns whether it has changed; fails if a trigger skips the change.
     pub(super) fn repair(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<bool> {
         let Some(own) = &self.statements.of(resource).own else { return Ok(false) };
         let mut repair = self.connection.prepare_cached(&own.repair)?;
@@ -167,8 +164,8 @@ impl Tables<'_> {
         if self.exists(&own.is_still_wrong, id)? { Err(StatementChangedRows(0)) } else { Ok(false) }
     }
 
-    /// The rows of a parent that do not show what follows from it: as many as there is room for and one more. Without room
-    /// those are left out that are known to refuse it: nothing new is to be noted about them.
+    /// Returns the child rows that do not show the state of a parent: as many as there is room for, and one more. Without room,
+    /// rows with an entry of their own are left out.
     fn wrong(
         &self,
         parent: &'static Resource,
@@ -191,7 +188,7 @@ impl Tables<'_> {
         Ok(found)
     }
 
-    /// A parent from which a row has its deletion.
+    /// Returns a deleted parent of a row whose deletion the row must show.
     fn deleted_parent(
         &self,
         resource: &'static Resource,
@@ -212,7 +209,7 @@ impl Tables<'_> {
         Ok(None)
     }
 
-    /// Notes something that is left to do, due at once.
+    /// Records pending work, due at once.
     pub(super) fn note(&self, line: &Line) -> rusqlite::Result<()> {
         self.cascading.trail.has_noted.store(true, Ordering::Relaxed);
         lines::note(self.connection, line, self.now, self.now).map(drop)

@@ -1,7 +1,7 @@
-//! What is left of cascades, as lines of `rollbook_cascades`: noting, taking, postponing and removing them.
+//! Pending cascades, as entries of `rollbook_cascades`: recording, taking, postponing and removing them.
 //!
-//! A line has a revision, which counts how often it was noted: whoever removes one names the revision it knows, so that what
-//! was noted meanwhile stays. Lines that were taken are another worker's only after a while: several processes may
+//! The revision of an entry counts how often it was recorded. A worker removes an entry only at the revision that it has read:
+//! what was recorded meanwhile stays. Other workers leave an entry that was taken alone for a while: several processes may
 //! share the file.
 
 use std::time::Duration;
@@ -11,16 +11,16 @@ use rollbook_core::store::{CascadeStep, PendingCascade, PendingCascades, Pending
 use rollbook_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-/// How long a line that was taken is nobody else's, unless it is held on to.
+/// Time for which an entry that was taken is left alone by other workers, unless the hold is renewed.
 pub(super) const TAKEN_FOR: Duration = Duration::from_secs(30);
-/// The wait before what was refused is tried again. It doubles.
+/// Wait before the first retry of a refused row. It doubles.
 const BACKOFF: Duration = Duration::from_secs(5);
-/// The longest such wait. A line that seems to wait longer was written while the clock was ahead: it is due.
+/// Maximum wait. An entry that seems to wait longer was written while the clock was ahead: it is due.
 const BACKOFF_MAX: Duration = Duration::from_secs(600);
-/// How often a wait doubles at most: more than leads to the longest one.
+/// Maximum doublings of a wait: more than lead to the maximum wait.
 const DOUBLINGS_MAX: u32 = 20;
 
-/// What is left to do, as it is called in the table.
+/// Returns the name of a kind of pending work in the table.
 const fn name(what: PendingWork) -> &'static str {
     match what {
         PendingWork::Children => "children",
@@ -35,24 +35,24 @@ fn named(what: &str) -> Option<PendingWork> {
         .find(|known| name(*known) == what)
 }
 
-/// Something that is left to do.
+/// An entry: pending work about a parent or a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) resource: &'static Resource,
     pub(super) id: String,
     pub(super) what: PendingWork,
-    /// Of `Children`: whether those are meant too that outlive their parent.
+    /// For `Children`: whether child rows that outlive their parent are included.
     pub(super) survivors: bool,
-    /// Of `Children`: whether the ledger's lines about the parent and its children go.
+    /// For `Children`: whether the ledger entries about the parent and its child rows are removed.
     pub(super) forget: bool,
-    /// Of a row: the parent whose deletion it does not show.
+    /// For a row: the parent whose deletion it does not show.
     pub(super) parent: Option<(&'static Resource, String)>,
-    /// As it was noted last.
+    /// Revision at the time of reading.
     pub(super) revision: i64,
 }
 
 impl Line {
-    /// Something about this parent or row.
+    /// An entry about this parent or row.
     pub(super) const fn new(resource: &'static Resource, id: String, what: PendingWork) -> Self {
         Self { resource, id, what, survivors: false, forget: false, parent: None, revision: 0 }
     }
@@ -62,7 +62,7 @@ impl Line {
     }
 }
 
-/// A line from its first eight columns; `None` for what a newer Rollbook has noted.
+/// Reads an entry from its first eight columns; `None` for a kind that only a newer Rollbook knows.
 fn line(row: &Row<'_>) -> rusqlite::Result<Option<Line>> {
     let (table, what): (String, String) = (row.get(0)?, row.get(2)?);
     let (Some(resource), Some(what)) = (find_resource(&table), named(&what)) else { return Ok(None) };
@@ -74,7 +74,7 @@ fn line(row: &Row<'_>) -> rusqlite::Result<Option<Line>> {
 
 const COLUMNS: &str = "table_name, id, what, survivors, forget_ledger, revision, parent_table, parent_id";
 
-/// Notes a line, due at this time. Returns it as it is now.
+/// Records an entry, due at this time. Returns it as it is now.
 pub(super) fn note(
     connection: &Connection,
     line: &Line,
@@ -109,7 +109,7 @@ pub(super) fn note(
     Ok(Line { survivors, forget, revision, ..line.clone() })
 }
 
-/// Takes lines that are due: for [`TAKEN_FOR`] nobody else does.
+/// Takes entries that are due. Other workers leave them alone for [`TAKEN_FOR`].
 pub(super) fn take(
     connection: &Connection,
     what: PendingWork,
@@ -128,14 +128,14 @@ pub(super) fn take(
     rows.filter_map(Result::transpose).collect()
 }
 
-/// A line as it is now, if it is there.
+/// Returns an entry as it is now, if it exists.
 pub(super) fn find(connection: &Connection, of: &Line) -> rusqlite::Result<Option<Line>> {
     let sql =
         format!("SELECT {COLUMNS} FROM rollbook_cascades WHERE table_name = ?1 AND id = ?2 AND what = ?3");
     Ok(connection.prepare_cached(&sql)?.query_row(of.key(), line).optional()?.flatten())
 }
 
-/// Makes a line another worker's from this time on.
+/// Makes an entry due at this time.
 pub(super) fn hold(connection: &Connection, line: &Line, until: Timestamp) -> rusqlite::Result<()> {
     let (table, id, what) = line.key();
     let mut statement = connection.prepare_cached(
@@ -144,8 +144,8 @@ pub(super) fn hold(connection: &Connection, line: &Line, until: Timestamp) -> ru
     statement.execute((table, id, what, until.to_string())).map(drop)
 }
 
-/// Notes that a row is refused for this reason, or that the rest of a parent's rows waits. It is tried again after a wait
-/// that grows.
+/// Records that a row refuses its change for this reason, or postpones the entry of a parent. It is retried after a wait that
+/// grows.
 pub(super) fn refuse(
     connection: &Connection,
     line: &Line,
@@ -183,7 +183,7 @@ pub(super) fn refuse(
     Ok(())
 }
 
-/// Removes a line that has not been noted anew since it was read. Returns whether it is gone.
+/// Removes an entry unless it was recorded anew since it was read. Returns whether it was removed.
 pub(super) fn remove(connection: &Connection, line: &Line) -> rusqlite::Result<bool> {
     let (table, id, what) = line.key();
     let mut statement = connection.prepare_cached(
@@ -192,7 +192,7 @@ pub(super) fn remove(connection: &Connection, line: &Line) -> rusqlite::Result<b
     Ok(statement.execute((table, id, what, line.revision))? > 0)
 }
 
-/// Counts what is left, and says when a cascade is due. Content is retention's, which comes by itself.
+/// Counts the entries, and returns when a cascade is due. Content is left to retention.
 pub(super) fn left(connection: &Connection, now: Timestamp) -> rusqlite::Result<CascadeStep> {
     let mut statement = connection.prepare_cached(
         "SELECT count(*) FILTER (WHERE what = 'children'), count(*) FILTER (WHERE what <> 'children'),
@@ -202,7 +202,7 @@ pub(super) fn left(connection: &Connection, now: Timestamp) -> rusqlite::Result<
     statement.query_row((), |row| {
         let (first, last): (Option<String>, Option<String>) = (row.get(2)?, row.get(3)?);
         let is_ahead = last.is_some_and(|last| last > now.plus(BACKOFF_MAX).to_string());
-        // What is no time was written by hand: it is due.
+        // Text that is not a time was written by hand: the entry is due.
         let first = first.map(|first| Timestamp::parse(&first).filter(|_| !is_ahead).unwrap_or(now));
         Ok(CascadeStep {
             parents_left: row.get(0)?,
@@ -213,7 +213,7 @@ pub(super) fn left(connection: &Connection, now: Timestamp) -> rusqlite::Result<
     })
 }
 
-/// Lists what is left, of all or of one id.
+/// Lists entries: all, or those of one id.
 pub(super) fn list(
     connection: &Connection,
     about: Option<&str>,

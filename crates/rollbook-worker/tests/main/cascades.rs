@@ -134,7 +134,21 @@ async fn turns_follow_each_other_while_something_is_due_and_the_metrics_show_it(
     };
     run_until(worker, drive).await.expect("a clean end");
     let asked: Vec<u64> = store.asked().iter().map(|at| at.duration_since(began_at).as_secs()).collect();
-    assert_eq!(asked, [0, 0, 7], "then once a minute");
+    assert_eq!(asked, [0, 0, 7, 17, 27, 37, 47, 57], "then every ten seconds");
+}
+
+/// A worker was killed in a cascade. Its hold keeps the others from it for a while; their gauge shows it all the same.
+#[tokio::test(start_paused = true)]
+async fn what_another_worker_has_left_shows_in_the_gauge_within_ten_seconds() {
+    let bench = Bench::new();
+    let turns = [turn(0, 0, 0, None), turn(0, 1, 0, Some(25))].map(Ok);
+    let store = Scripted::new(&bench, Duration::ZERO, turns);
+    let worker = bench.worker_with_store(Shared(Arc::clone(&store)));
+    let drive = async {
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        assert_eq!(bench.metric("rollbook_cascades_pending{what=\"parents\"}").as_deref(), Some("1"));
+    };
+    run_until(worker, drive).await.expect("a clean end");
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,7 +157,7 @@ async fn what_a_lane_leaves_is_taken_up_at_once_and_no_delivery_waits_for_it() {
     let store = Scripted::new(&bench, Duration::from_secs(300), [Ok(turn(1, 0, 0, None))]);
     let worker = bench.worker_with_store(Shared(Arc::clone(&store)));
     let drive = async {
-        tokio::time::sleep(Duration::from_secs(310)).await;
+        tokio::time::sleep(Duration::from_secs(305)).await;
         assert_eq!(store.asked().len(), 1);
         let left_at = Instant::now();
         store.left.notify_one();
@@ -167,7 +181,7 @@ async fn a_turn_that_fails_is_tried_again_and_stops_nobody() {
     let drive = async {
         bench.enqueue_users(0..5).await;
         bench.drained().await;
-        tokio::time::sleep(Duration::from_secs(30)).await;
+        tokio::time::sleep(Duration::from_secs(15)).await;
         assert_eq!(store.asked().len(), 3);
         assert_eq!(bench.metric("rollbook_cascade_rows_total{outcome=\"repaired\"}").as_deref(), Some("3"));
     };

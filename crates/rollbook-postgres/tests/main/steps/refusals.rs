@@ -243,7 +243,8 @@ async fn a_deferred_trigger_that_undoes_a_change_at_the_commit_is_found_out() {
              FOR EACH ROW EXECUTE FUNCTION public.late()"
         )
     };
-    let undone = Some("a trigger of the table undoes the change");
+    let why = "a trigger of the table undoes the change";
+    let undone = Some(why);
     store.apply_many(&[joined(1, "org_1"), joined(2, "org_2")]).await.expect("they are written");
     store.apply_many(&[left("orgmem_2")]).await.expect("it is deleted");
     world.psql(&undo("organization_memberships", "deleted_at = NULL, data = '{}'")).await;
@@ -267,7 +268,7 @@ async fn a_deferred_trigger_that_undoes_a_change_at_the_commit_is_found_out() {
     let created = event("organization.created", START, &organization("org_3", START));
     store.apply_many(&[change_of("msg_org_3", &created)]).await.expect("it is written");
     let refused = store.apply_many(&[organization_deleted("org_3", 5)]).await;
-    assert_eq!(refused, Err(StoreError::Event(undone.unwrap_or_default().to_owned())));
+    assert_eq!(refused, Err(StoreError::Event(why.to_owned())));
 }
 
 #[tokio::test]
