@@ -4,6 +4,7 @@
 
 mod history;
 mod indexes;
+mod json;
 mod queries;
 mod tables;
 

@@ -72,15 +72,15 @@ pub(crate) enum Command {
         after_help = "Example:\n  rollbook dead-letters list --reason store_refused --since 2h"
     )]
     DeadLetters(DeadLetters),
-    /// Tells the story of one user, organization or delivery: what came, what it did, and why not
+    /// Shows the history of one user, organization or delivery: what arrived, what it changed, and why not
     #[command(after_help = "Examples:\n  rollbook explain user_29w83sxmDNGwOuEthce5gg56FcC\n  \
-                            rollbook explain msg_2b6vK1…\n\nShows ids, types and times; no names, no addresses, no bodies.")]
+                            rollbook explain msg_2b6vK1…\n\nShows ids, types and times; no names, no addresses, no bodies. Exit code 1: the id is not known here,\nor the store or the queue cannot be read; then the other one is shown.")]
     Explain(Explain),
     /// Removes a person's data from rows, ledger, queue and dead letters, for good
     #[command(after_help = "Examples:\n  rollbook erase user_29w83sxmDNGwOuEthce5gg56FcC --dry-run\n  \
                             rollbook erase user_29w83sxmDNGwOuEthce5gg56FcC --yes\n\n\
-                            Workers may go on meanwhile. No later delivery brings back what is erased. Says at the end\n\
-                            what it could not reach, and how long that lives. To run it again is harmless.")]
+                            Workers may run meanwhile. No later delivery restores erased data. At the end it lists copies\n\
+                            that it cannot reach, and how long they live. A second run is harmless.")]
     Erase(Erase),
     /// Checks configuration, clock, files, queue and store, and says how to fix what is wrong
     #[command(after_help = "Examples:\n  rollbook doctor\n  rollbook doctor --face work --output json\n  \
@@ -173,10 +173,10 @@ pub(crate) struct Explain {
     /// An id of Clerk's (user_…, org_…, orgmem_…, sess_…, …), or the svix-id of a delivery (msg_…)
     #[arg(value_parser = arguments::name)]
     pub(crate) id: String,
-    /// Tells at most so many deliveries and memberships, the latest
+    /// Shows at most so many deliveries and memberships, the latest
     #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) limit: u32,
-    /// Looks at no more messages of the queue than this, and for ten seconds at most
+    /// Reads no more messages of the queue than this, and for ten seconds at most
     #[arg(long, value_name = "NUMBER", default_value_t = 100_000)]
     pub(crate) scan: u32,
     /// Prints for people or for programs
@@ -189,17 +189,17 @@ pub(crate) struct Erase {
     /// Of a user or an organization; or any other id that has a row
     #[arg(value_parser = arguments::name)]
     pub(crate) id: String,
-    /// Also erases what names this e-mail address or phone number, whoever's it is; those that the user has verified are
-    /// looked for anyway
+    /// Also erases everything with this e-mail address or phone number, without checking the owner; addresses that the
+    /// user has verified are included anyway
     #[arg(long = "also", visible_alias = "address", value_name = "ADDRESS", value_parser = arguments::address)]
     pub(crate) addresses: Vec<String>,
-    /// Says what would go, and changes nothing
+    /// Shows what would be removed, and changes nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Does not ask
+    /// Does not ask for confirmation
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) yes: bool,
-    /// Then rewrites the files of SQLite, so that they hold no remains; deliveries wait meanwhile
+    /// Then rewrites the files of SQLite, so that no removed bytes remain; deliveries wait meanwhile
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) vacuum: bool,
     /// Prints for people or for programs

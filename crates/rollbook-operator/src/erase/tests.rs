@@ -4,14 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, SUBSCRIPTIONS, WAITLIST_ENTRIES};
 use rollbook_core::delivery::{Delivery, MessageId};
-use rollbook_core::queue::{
-    BulkStep, Consumer as _, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, MessagesCursor,
-    MessagesPage, Producer as _, QueueStats, QueuedMessage, Settled, Settlement,
-};
+use rollbook_core::queue::{Consumer as _, Producer as _, Settled, Settlement};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::clock::ManualClock;
@@ -352,113 +348,5 @@ async fn dead_letters_after_a_page_that_large_bodies_shortened_are_found() {
     assert_eq!(stage.left(), [""; 0]);
 }
 
-/// Passes calls on, counts scans of the queue, and adds a message before each scan.
-struct CountingQueue {
-    inner: Arc<MemoryQueue>,
-    arriving: fn(usize) -> Option<String>,
-    scans: AtomicUsize,
-}
-
-#[async_trait]
-impl QueueAdmin for CountingQueue {
-    async fn messages(
-        &self,
-        after: Option<&MessagesCursor>,
-        limit: usize,
-    ) -> Result<MessagesPage, QueueError> {
-        if after.is_none() {
-            let scan = self.scans.fetch_add(1, Ordering::SeqCst);
-            if let Some(body) = (self.arriving)(scan) {
-                put(&self.inner, &format!("arriving_{scan}"), &body, Timestamp::from_millis(START)).await;
-            }
-        }
-        self.inner.messages(after, limit).await
-    }
-
-    async fn stats(&self) -> Result<QueueStats, QueueError> {
-        self.inner.stats().await
-    }
-
-    async fn durability(&self) -> Result<Durability, QueueError> {
-        self.inner.durability().await
-    }
-
-    async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
-        self.inner.dead_letters(filter, after, limit).await
-    }
-
-    async fn redrive(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        self.inner.redrive(filter, after, limit).await
-    }
-
-    async fn discard(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        self.inner.discard(filter, after, limit).await
-    }
-
-    async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
-        self.inner.message(id).await
-    }
-
-    async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError> {
-        self.inner.remove_many(ids).await
-    }
-}
-
-/// Erases `user_1` while such messages arrive before each scan. Returns the number of scans, and what is left.
-async fn scans(arriving: fn(usize) -> Option<String>) -> (usize, Vec<String>) {
-    let stage = Stage::new();
-    stage.applied("msg_1", &of_user()).await;
-    stage.queued("msg_2", &of_user().to_string()).await;
-    let queue = CountingQueue { inner: stage.queue.clone(), arriving, scans: AtomicUsize::new(0) };
-    let erasure = plan(stage.ports(&*stage.store, &queue), &[]).await;
-    erasure.run(&|_| ()).await.expect("both do it");
-    (queue.scans.into_inner(), stage.left())
-}
-
-#[tokio::test]
-async fn an_erasure_scans_the_queue_three_times_if_nothing_arrives() {
-    assert_eq!(scans(|_| None).await, (3, Vec::new()));
-}
-
-/// Each message proves a new address, and a waitlist entry with that address is there.
-#[tokio::test]
-async fn the_number_of_scans_has_a_limit_also_if_every_scan_finds_a_new_address() {
-    let (scanned, left) = scans(|scan| {
-        let mut event = of_user();
-        let address = format!("new_{scan}@x.example");
-        let listed = json!({ "email_address": address, "verification": { "status": "verified" } });
-        event["data"]["email_addresses"].as_array_mut().expect("a list").push(listed);
-        Some(event.to_string())
-    })
-    .await;
-    assert_eq!(scanned, SCANS_MAX);
-    // The last message waits for a worker, which stores nothing of it.
-    assert_eq!(left, [format!("arriving_{}", SCANS_MAX - 1)]);
-}
-
-#[tokio::test]
-async fn an_address_in_any_message_of_the_person_is_known_before_other_messages_are_searched() {
-    let stage = Stage::new();
-    // The entry is before the message that proves the address.
-    stage.queued("msg_1", &entry("wle_1", "ines@work.example").to_string()).await;
-    stage.queued("msg_2", &of_user().to_string()).await;
-    let erasure = plan(stage.ports(&*stage.store, &*stage.queue), &[]).await;
-    assert_eq!(erasure.preview().await.expect("the store answers").queue.waiting, 2);
-}
-
 mod ownership;
+mod scans;

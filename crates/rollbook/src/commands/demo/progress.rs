@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rollbook_core::queue::QueueAdmin;
+use rollbook_operator::words::thousands;
 
 use super::Running;
 use super::counts;
 use crate::progress::ProgressLine;
-use rollbook_operator::words::thousands;
 
 /// Tells how far it is, on standard error.
 pub(crate) struct Progress {

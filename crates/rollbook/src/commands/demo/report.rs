@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use rollbook_core::change::Applied;
 use rollbook_core::queue::Durability;
+use rollbook_operator::words::thousands;
 use serde_json::{Value, json};
 
 use super::findings::Findings;
 use super::{CONNECTIONS, counts::Counts};
 use crate::output::{Style, Table, harmless};
-use rollbook_operator::words::thousands;
 
 /// Differences that are named; the rest is counted.
 const NAMED_MAX: usize = 5;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rlimit::Resource;
 use rollbook_core::time::{Clock, Timestamp};
+use rollbook_operator::words::{many, thousands};
 use rustix::fs::{Access, access, statvfs};
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
@@ -13,8 +14,6 @@ use crate::commands::serve::FILES_BESIDE;
 use crate::config::Config;
 use crate::file_modes::{self, folder_of, with_companions};
 use crate::wire::{self, Component};
-use rollbook_operator::words::many;
-use rollbook_operator::words::thousands;
 
 /// Clocks that are kept by NTP differ by less; a tenth of what Svix allows is left for asking.
 const SKEW_OK: Duration = Duration::from_secs(5);

@@ -1,11 +1,11 @@
 //! What is neither broken nor weak and still matters: steps of a newer Rollbook, row-level policies, and what a cluster does about a
 //! failed shard.
+use rollbook_operator::erase::HIDDEN_ROWS_FIX;
 
 use super::finding::{Finding, ok, skipped, warning};
 use super::{ASK_TIMEOUT, in_time};
 use crate::config::Config;
 use crate::wire::{self, Component, FullCoverage};
-use rollbook_operator::erase::HIDDEN_ROWS_FIX;
 
 const MIGRATIONS: &str = "migrations";
 const FULL_COVERAGE: &str = "full_coverage";

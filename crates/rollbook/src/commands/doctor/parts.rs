@@ -1,7 +1,6 @@
-//! Queue and store: are they there, may we use them, what are they worth, what waits in them.
+//! Checks of queue and store: reachable, usable, durable, and what waits in them.
 //!
-//! What is asked reads, and what is written is rolled back: a worker's statements, and a delivery. Where a queue can't
-//! take a delivery back (Redis), one field that means nothing is written, as a receiver does after a refusal.
+//! Checks read, or roll back what they write. A Redis queue cannot roll back: there, one meaningless field is written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +9,13 @@ use rollbook_core::queue::{Audit, Producer, QueueError, QueueStats};
 use rollbook_core::store::{PendingCascades, Store, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::weakness::Weakness;
+use rollbook_operator::words::thousands;
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::{ASK_TIMEOUT, Needs, in_time, no_answer, notices};
 use crate::config::{Config, Place};
 use crate::startup::{UNVERIFIED, UNVERIFIED_FIX};
 use crate::wire::{self, Component, Migrations, Queue};
-use rollbook_operator::words::thousands;
 
 /// From here on the queue fills up faster than anyone looks.
 const FULL_PERCENT: u64 = 80;

@@ -47,7 +47,7 @@ fn member(home: &Home, at: u64) {
 }
 
 #[tokio::test]
-async fn a_deletion_and_an_erasure_that_a_row_refuses_are_told_as_what_they_are() {
+async fn a_refused_deletion_and_a_refused_erasure_are_shown_as_pending_work() {
     let (postgres, home) = with_a_member().await;
     let _rollbook = home.start_ready(&["serve"]).await;
     let at = 1_785_312_000_000;
@@ -65,11 +65,11 @@ async fn a_deletion_and_an_erasure_that_a_row_refuses_are_told_as_what_they_are(
         postgres.psql("app", refused).await.trim() == "1"
     })
     .await;
-    for (id, about) in [("org_1", "about what hangs on it"), ("orgmem_1", "about its row")] {
+    for (id, about) in [("org_1", "its child rows"), ("orgmem_1", "its row")] {
         let told = explained(&home, id);
-        assert!(told.contains(&format!("What is left to do {about}")), "{told}");
-        let deleted = "orgmem_1 (organization_memberships) does not show yet that the organization org_1 that it \
-                       belongs to was deleted: ";
+        assert!(told.contains(&format!("Pending work on {about}")), "{told}");
+        let deleted =
+            "orgmem_1 (organization_memberships) does not show yet that its organization org_1 was deleted: ";
         assert!(told.contains(deleted) && told.contains("refuse"), "{told}");
     }
     let erased = run(&home, &["erase", "org_1", "--yes"]).ended(1);
@@ -77,19 +77,18 @@ async fn a_deletion_and_an_erasure_that_a_row_refuses_are_told_as_what_they_are(
     assert!(erased.out.contains("removed") && erased.err.contains("not complete"), "{}", erased.err);
     for id in ["org_1", "orgmem_1"] {
         let told = explained(&home, id);
-        let erased = "orgmem_1 (organization_memberships) still has content, although the organization org_1 that it \
-                      belongs to was erased: ";
+        let erased = "orgmem_1 (organization_memberships) still has content, although its organization org_1 was erased: ";
         assert!(told.contains(erased), "{told}");
         assert!(!told.contains("was deleted: "), "{told}");
     }
     postgres.psql("app", "DROP TRIGGER refuse ON clerk.organization_memberships").await;
     let erased = run(&home, &["erase", "org_1", "--yes"]).ended(0);
     assert!(erased.out.starts_with("org_1 is erased."), "{}", erased.out);
-    assert!(!explained(&home, "orgmem_1").contains("left to do"), "nothing is left");
+    assert!(!explained(&home, "orgmem_1").contains("Pending work"), "nothing is left");
 }
 
 #[tokio::test]
-async fn in_files_nothing_is_left_and_the_row_names_what_it_ended_with() {
+async fn in_files_no_work_is_pending_and_the_row_names_the_parent_it_was_deleted_with() {
     let home = Home::new(BINARY);
     let _rollbook = home.start_ready(&["serve"]).await;
     let at = 1_785_312_000_000;
@@ -103,9 +102,9 @@ async fn in_files_nothing_is_left_and_the_row_names_what_it_ended_with() {
     applied(&home, 3.0).await;
     let told = explained(&home, "orgmem_1");
     assert!(told.contains("with the organization org_1 that it belongs to"), "{told}");
-    assert!(!told.contains("left to do"), "{told}");
+    assert!(!told.contains("Pending work"), "{told}");
     run(&home, &["erase", "org_1", "--yes"]).ended(0);
     let told = explained(&home, "orgmem_1");
     assert!(told.contains("erased with the organization org_1 that it belongs to"), "{told}");
-    assert!(!told.contains("left to do"), "{told}");
+    assert!(!told.contains("Pending work"), "{told}");
 }

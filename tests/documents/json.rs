@@ -1,0 +1,287 @@
+//! `ops/JSON.md` documents exactly the keys that the real binary prints with `--output json`, with their types.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollbook_core::delivery::{Delivery, MessageId};
+use rollbook_core::queue::{Consumer as _, Producer as _, Settlement};
+use rollbook_core::retry::{Failure, Reason};
+use rollbook_core::time::Clock as _;
+use rollbook_core::trace::Traceparent;
+use rollbook_sqlite::{QueueSettings, SqliteQueue};
+use rollbook_testkit::clock::WallClock;
+use rollbook_testkit::process::Home;
+use rollbook_testkit::queues::{all_of, request};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+
+use crate::crashes::BINARY;
+
+const USER: &str = "user_1";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Keys that no run prints: files have no weak points.
+const NEVER_PRINTED: [(&str, &str); 1] = [("demo", "weaknesses[]")];
+
+/// Documentation of one command.
+#[derive(Default)]
+struct Section {
+    /// Types of each key, by its path.
+    keys: BTreeMap<String, BTreeSet<String>>,
+    examples: Vec<Value>,
+}
+
+/// Reads the page: a section per command.
+fn sections() -> BTreeMap<String, Section> {
+    let page = std::fs::read_to_string(root().join("ops/JSON.md")).expect("the page");
+    let mut sections = BTreeMap::new();
+    for text in page.split("\n## ").skip(1) {
+        let (heading, text) = text.split_once('\n').expect("a heading");
+        let Some(command) = heading.strip_prefix("rollbook ") else { continue };
+        let mut section = Section::default();
+        for line in text.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let types = cells[2].split(" or ").map(str::to_owned).collect();
+            let previous = section.keys.insert(cells[1].trim_matches('`').to_owned(), types);
+            assert!(previous.is_none(), "{command}: {line} is there twice");
+        }
+        for block in text.split("```json\n").skip(1) {
+            let block = block.split("\n```").next().unwrap_or_default();
+            section
+                .examples
+                .push(serde_json::from_str(block).unwrap_or_else(|why| panic!("{command}: {why}")));
+        }
+        assert!(
+            !section.keys.is_empty() && !section.examples.is_empty(),
+            "{command} has keys and an example"
+        );
+        sections.insert(command.to_owned(), section);
+    }
+    sections
+}
+
+/// Commands with `--output`, by the snapshots of their help.
+fn commands() -> BTreeSet<String> {
+    let folder = root().join("crates/rollbook/tests/help");
+    let pages = std::fs::read_dir(folder).expect("the snapshots").flatten().map(|entry| entry.path());
+    pages
+        .filter(|path| std::fs::read_to_string(path).expect("a snapshot").contains("--output"))
+        .map(|path| {
+            let name = path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
+            name.replace("dead-letters-", "dead-letters ")
+        })
+        .collect()
+}
+
+impl Section {
+    /// Notes the paths in a value; complains about those that are not documented or have another type.
+    fn compare(&self, value: &Value, path: &str, seen: &mut BTreeSet<String>, wrong: &mut Vec<String>) {
+        let kind = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(_) => "number",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        if !path.is_empty() {
+            seen.insert(path.to_owned());
+            match self.keys.get(path) {
+                None => wrong.push(format!("{path} ({kind}) is not documented: {value}")),
+                Some(types) if types.contains("any") => return,
+                Some(types) if !types.contains(kind) => wrong.push(format!("{path} is {kind}: {value}")),
+                Some(_) => {}
+            }
+        }
+        match value {
+            Value::Array(elements) => {
+                elements.iter().for_each(|element| self.compare(element, &format!("{path}[]"), seen, wrong));
+            }
+            Value::Object(object) => {
+                for (key, value) in object {
+                    let below =
+                        |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+                    let path = if self.keys.contains_key(&below("*")) { below("*") } else { below(key) };
+                    self.compare(value, &path, seen, wrong);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Outputs of the commands.
+struct Outputs {
+    home: Home,
+    all: Vec<(&'static str, Value)>,
+}
+
+impl Outputs {
+    /// Runs a command, which ends with this code, and keeps its output.
+    async fn run(&mut self, command: &'static str, arguments: &[&str], code: i32) -> &Value {
+        let words: Vec<&str> = command.split(' ').chain(arguments.iter().copied()).collect();
+        let mut command_line = self.home.command(&[words.as_slice(), &["--output", "json"]].concat());
+        let ran = tokio::task::spawn_blocking(move || command_line.output());
+        let ran = ran.await.expect("it runs").expect("it runs");
+        let (out, error) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        assert_eq!(ran.status.code(), Some(code), "{words:?}\n{out}\n{error}");
+        let value =
+            serde_json::from_str(&out).unwrap_or_else(|why| panic!("{words:?}: {why}\n{out}\n{error}"));
+        self.all.push((command, value));
+        &self.all.last().expect("it was added").1
+    }
+}
+
+fn user(address: &str) -> Value {
+    let verified = json!({ "status": "verified" });
+    json!({
+        "id": USER,
+        "created_at": 1_785_312_000_000_i64,
+        "updated_at": 1_785_312_000_000_i64,
+        "email_addresses": [
+            { "id": "idn_1", "email_address": "ines@x.example", "verification": verified },
+            { "id": "idn_2", "email_address": address, "verification": null },
+        ],
+    })
+}
+
+fn event(event_type: &str, at: i64, data: &Value) -> Value {
+    json!({ "type": event_type, "object": "event", "timestamp": 1_785_312_000_000_i64 + at, "data": data })
+}
+
+/// Events that are applied: a user with memberships, what the user is mentioned in, and an update that arrives late.
+fn applied() -> Vec<Value> {
+    let joined = |id: &str, organization: &str| {
+        let organization = json!({ "id": organization });
+        let user = json!({ "user_id": USER });
+        json!({ "id": id, "organization": organization, "public_user_data": user, "role": "org:admin" })
+    };
+    let invited = json!({ "id": "orginv_1", "organization_id": "org_1", "inviter_id": USER });
+    let payer = json!({ "organization_id": "org_1", "email": "ines@x.example" });
+    let domain = json!({
+        "id": "orgdmn_1", "organization_id": "org_1", "affiliation_email_address": "ines@x.example",
+    });
+    vec![
+        event("subscription.created", 1, &json!({ "id": "csub_1", "status": "active", "payer": payer })),
+        event("organizationDomain.created", 1, &domain),
+        event("user.created", 1, &user("listed@x.example")),
+        event("user.updated", 3, &user("listed@x.example")),
+        event("user.updated", 2, &user("listed@x.example")),
+        event("organization.created", 1, &json!({ "id": "org_1", "created_by": USER })),
+        event("organizationMembership.created", 1, &joined("orgmem_1", "org_1")),
+        event("organizationMembership.created", 1, &joined("orgmem_2", "org_2")),
+        event("organizationInvitation.created", 1, &invited),
+        event("organization.deleted", 9, &json!({ "id": "org_2", "deleted": true })),
+        event("waitlistEntry.created", 1, &json!({ "id": "wle_1", "email_address": "listed@x.example" })),
+    ]
+}
+
+/// Puts messages of the user into the queue: dead letters, one of the membership, one with a trace.
+async fn fill(home: &Home) {
+    let settings = QueueSettings { depth_max: 1_000, due_ahead_max: Duration::from_secs(600) };
+    let queue =
+        SqliteQueue::open(&home.data().join("queue.db"), settings, Arc::new(WallClock)).expect("a queue");
+    let put = async |id: &str, event: Value, trace: Option<&str>| {
+        let traceparent = trace.map(|trace| Traceparent::parse(trace.as_bytes()).expect("a trace"));
+        let body = event.to_string().into();
+        let delivery = Delivery { id: MessageId::new(id), received_at: WallClock.now(), traceparent, body };
+        all_of(queue.enqueue_many(&[delivery]).await).expect("it is taken");
+    };
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for id in ["msg_dead", "msg_dead_too"] {
+        put(id, event("user.updated", 4, &user("listed@x.example")), Some(trace)).await;
+        let lease = queue.lease(request(1, Duration::from_secs(60), Duration::ZERO)).await.expect("leases");
+        let failure =
+            Failure { reason: Reason::StoreRefused, detail: "as the test says".to_owned(), event_type: None };
+        let settled =
+            lease.into_iter().map(|lease| (lease, Settlement::DeadLetter { failure: failure.clone() }));
+        all_of(queue.settle_many(&settled.collect::<Vec<_>>()).await).expect("it is settled");
+    }
+    put("msg_waiting", event("user.updated", 5, &user("listed@x.example")), Some(trace)).await;
+    put("msg_session", event("session.created", 5, &json!({ "id": "sess_1", "user_id": USER })), None).await;
+}
+
+/// Refuses every change of these tables.
+fn refuse(home: &Home, file: &str, trigger: &str) -> Connection {
+    let database = Connection::open(home.data().join(file)).expect("the file opens");
+    database
+        .execute_batch(&format!("CREATE TRIGGER keeps {trigger} BEGIN SELECT RAISE(ABORT, 'no'); END"))
+        .expect("a trigger");
+    database
+}
+
+/// Runs every command, so that every key is printed at least once.
+async fn outputs() -> Vec<(&'static str, Value)> {
+    let mut outputs = Outputs { home: Home::new(BINARY).with("ROLLBOOK_LOG", "warn"), all: Vec::new() };
+    outputs.run("migrate", &[], 0).await;
+    outputs.run("migrate", &["--check"], 0).await;
+    outputs.run("config", &[], 0).await;
+    let mut serving = outputs.home.start_ready(&["serve"]).await;
+    for (number, event) in applied().into_iter().enumerate() {
+        let file = outputs.home.data().join(format!("{number}.json"));
+        std::fs::write(&file, event.to_string()).expect("a file");
+        outputs.run("send", &["--file", &file.display().to_string()], 0).await;
+    }
+    outputs.run("doctor", &["--send"], 0).await;
+    serving.signal("TERM");
+    assert!(serving.exit().await.success(), "{}", outputs.home.log());
+    fill(&outputs.home).await;
+    outputs.run("explain", &[USER], 0).await;
+    outputs.run("explain", &["orgmem_2"], 0).await;
+    outputs.run("explain", &["user_unknown"], 1).await;
+
+    outputs.run("dead-letters list", &[], 0).await;
+    outputs.run("dead-letters show", &["msg_dead", "--body"], 0).await;
+    let queue = refuse(&outputs.home, "queue.db", "BEFORE DELETE ON dead_letters");
+    outputs.run("dead-letters redrive", &["--all"], 1).await;
+    outputs.run("dead-letters discard", &["--all"], 1).await;
+    queue.execute_batch("DROP TRIGGER keeps").expect("it is removed");
+    outputs.run("dead-letters discard", &["msg_dead_too"], 0).await;
+
+    outputs.run("erase", &[USER, "--dry-run"], 0).await;
+    let _store = refuse(&outputs.home, "store.db", "BEFORE UPDATE ON organization_memberships");
+    outputs.run("erase", &[USER, "--yes"], 1).await;
+    outputs.run("explain", &[USER], 0).await;
+    outputs.run("demo", &["--deliveries", "400"], 0).await;
+
+    let Outputs { home, all } = outputs;
+    let home = home
+        .with("ROLLBOOK_QUEUE_URL", "redis://127.0.0.1:1")
+        .with("DATABASE_URL", "postgres://rollbook@127.0.0.1:1/app");
+    let mut outputs = Outputs { home, all };
+    outputs.run("explain", &[USER], 1).await;
+    outputs.all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_documents_exactly_the_keys_that_commands_print() {
+    let sections = sections();
+    let documented: BTreeSet<String> = sections.keys().cloned().collect();
+    assert_eq!(documented, commands(), "every command with --output has its section in ops/JSON.md");
+    let mut seen: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for (command, value) in &outputs().await {
+        let mut complaints = Vec::new();
+        sections[*command].compare(value, "", seen.entry(command).or_default(), &mut complaints);
+        wrong.extend(complaints.into_iter().map(|why| format!("{command}: {why}")));
+    }
+    for (command, section) in &sections {
+        for example in &section.examples {
+            let mut complaints = Vec::new();
+            section.compare(example, "", &mut BTreeSet::new(), &mut complaints);
+            wrong.extend(complaints.into_iter().map(|why| format!("{command}, example: {why}")));
+        }
+        let printed = &seen[command.as_str()];
+        let is_excused = |key: &str| NEVER_PRINTED.contains(&(command.as_str(), key));
+        let missing = section.keys.keys().filter(|key| !printed.contains(*key) && !is_excused(key));
+        wrong.extend(missing.map(|key| format!("{command}: {key} is documented and never printed")));
+    }
+    wrong.sort();
+    wrong.dedup();
+    assert!(wrong.is_empty(), "ops/JSON.md and the commands differ:\n{}", wrong.join("\n"));
+}
