@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use rollbook_core::catalog::RESOURCES;
-use rollbook_core::store::Store;
+use rollbook_core::store::Rows as _;
+
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_simulator::history::History;
 use rollbook_simulator::truth::Comparison;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::catalog::RESOURCES;
-use rollbook_core::store::Store as _;
+use rollbook_core::store::Rows as _;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_simulator::history::History;
 use rollbook_testkit::clock::WallClock;

@@ -1,6 +1,6 @@
 //! A small history to ask about: two organizations, four people, and what came of them by [`NOW`].
 
-use rollbook_core::store::Store;
+use rollbook_core::store::FullStore;
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{change_of, deleted, event, membership, organization, user};
@@ -114,7 +114,7 @@ fn events() -> Vec<(&'static str, &'static str, &'static str, Value)> {
 }
 
 /// Applies it, each two seconds after it happened, and the late one a quarter of an hour after.
-pub(super) async fn play(store: &dyn Store, clock: &ManualClock) {
+pub(super) async fn play(store: &dyn FullStore, clock: &ManualClock) {
     for (id, happened, event_type, data) in events() {
         let delay = if id == "msg_late" { 900_000 } else { 2_000 };
         let applied = Timestamp::from_millis(at(happened) + delay);

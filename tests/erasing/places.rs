@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::queue::{Consumer, DeadLetterFilter, Producer, QueueAdmin};
-use rollbook_core::store::Store;
+use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_redis::{ClockSource, KEY_PREFIX, Owner, RedisQueue, RedisSettings};
@@ -83,7 +83,7 @@ impl Places {
         Queue::of(RedisQueue::new(settings, ClockSource::Server).expect("a queue"))
     }
 
-    pub(super) fn store(&self) -> Arc<dyn Store> {
+    pub(super) fn store(&self) -> Arc<dyn FullStore> {
         let clock: Arc<dyn Clock> = Arc::new(WallClock);
         let Some((_, postgres)) = &self.servers else {
             return Arc::new(SqliteStore::open(&self.home.data().join("store.db"), clock).expect("a store"));

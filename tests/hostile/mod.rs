@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rollbook_core::catalog::RESOURCES;
-use rollbook_core::store::Store;
+use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
@@ -24,7 +24,7 @@ use rollbook_testkit::servers::postgres::PostgresServer;
 use self::stage::{Case, check, neighbours_of_one_that_is_refused_do_not_wait};
 
 /// A store in a file of its own.
-fn sqlite(folder: &tempfile::TempDir) -> Arc<dyn Store> {
+fn sqlite(folder: &tempfile::TempDir) -> Arc<dyn FullStore> {
     let path = folder.path().join("store.db");
     apply_migrations(&path, Schema::Store).expect("the tables");
     let clock: Arc<dyn Clock> = stage::clock();
@@ -32,7 +32,7 @@ fn sqlite(folder: &tempfile::TempDir) -> Arc<dyn Store> {
 }
 
 /// A server of its own.
-async fn postgres() -> (PostgresServer, Arc<dyn Store>) {
+async fn postgres() -> (PostgresServer, Arc<dyn FullStore>) {
     let server = PostgresServer::start_with(&[("fsync", "off")]).await;
     server.create_database("app").await;
     let settings = PostgresSettings {

@@ -12,7 +12,7 @@ use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{Producer as _, QueueAdmin as _};
 use rollbook_core::retry::{Reason, RetryPolicy};
 use rollbook_core::sanitize::{sanitize, sanitize_numbers};
-use rollbook_core::store::Store;
+use rollbook_core::store::FullStore;
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::memory::queue::MemoryQueue;
@@ -100,7 +100,7 @@ impl Case {
     async fn wrong(
         &self,
         id: &MessageId,
-        store: &dyn Store,
+        store: &dyn FullStore,
         dead: &BTreeMap<MessageId, Dead>,
     ) -> Option<String> {
         let line = store.delivery(id).await.expect("the ledger");
@@ -132,7 +132,7 @@ impl Case {
 
     async fn wrong_in_row(
         &self,
-        store: &dyn Store,
+        store: &dyn FullStore,
         resource: &'static Resource,
         id: &str,
         columns: &[(&str, Value)],
@@ -211,7 +211,7 @@ impl Played {
 
 /// Lets a worker with one lane work on these messages, until no more than `left` of them are left.
 async fn play(
-    store: &Arc<dyn Store>,
+    store: &Arc<dyn FullStore>,
     messages: &[(MessageId, Bytes)],
     retry: RetryPolicy,
     left: usize,
@@ -238,8 +238,8 @@ async fn play(
         ..Settings::default()
     };
     let stop = CancellationToken::new();
-    let worker = Worker::new(settings, played.queue.clone(), Arc::clone(store), clock, &played.registry)
-        .expect("metrics");
+    let worker =
+        Worker::new(settings, played.queue.clone(), store.clone(), clock, &played.registry).expect("metrics");
     let ended = async {
         until("they are settled", || async {
             let stats = played.queue.stats().await.expect("the queue answers");
@@ -264,7 +264,7 @@ fn good(id: &str) -> Bytes {
 }
 
 /// That a good message was applied, when it was first leased.
-async fn assert_applied(store: &dyn Store, id: &str) {
+async fn assert_applied(store: &dyn FullStore, id: &str) {
     let line = store.delivery(&MessageId::new(id)).await.expect("the ledger");
     assert_eq!(line.map(|line| (line.outcome, line.attempts)), Some((Applied::Inserted, 1)), "{id}");
     let row = store.get(&USERS, id).await.expect("rows").expect("a row");
@@ -273,7 +273,7 @@ async fn assert_applied(store: &dyn Store, id: &str) {
 
 /// Plays the cases, a good message before and behind each, and asserts how each of them ended and what
 /// was counted. What a store refuses is parked at its first attempt.
-pub(super) async fn check(store: Arc<dyn Store>, cases: impl IntoIterator<Item = Case>) {
+pub(super) async fn check(store: Arc<dyn FullStore>, cases: impl IntoIterator<Item = Case>) {
     let cases: Vec<Case> = cases.into_iter().collect();
     let case_id = |number: usize| MessageId::new(format!("case_{number}"));
     let good_message = |number: usize| {
@@ -306,7 +306,7 @@ pub(super) async fn check(store: Arc<dyn Store>, cases: impl IntoIterator<Item =
 
 /// Plays the case in the middle of one batch of good messages, with the retries that a user has: it waits for its
 /// backoff, and they do not.
-pub(super) async fn neighbours_of_one_that_is_refused_do_not_wait(store: Arc<dyn Store>, case: Case) {
+pub(super) async fn neighbours_of_one_that_is_refused_do_not_wait(store: Arc<dyn FullStore>, case: Case) {
     let name =
         |number: usize| format!("{} {number}", case.name).replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     let mut messages: Vec<(MessageId, Bytes)> =

@@ -216,10 +216,3 @@ pub enum QueueError {
     #[error("the queue's storage failed, the process must restart: {0}")]
     Broken(String),
 }
-
-impl QueueError {
-    /// Whether the same call can succeed later without manual action.
-    pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::OutOfSpace(_) | Self::Unavailable(_))
-    }
-}

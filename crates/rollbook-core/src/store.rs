@@ -3,105 +3,30 @@
 //! The conformance suite in `rollbook-testkit` (`conformance::store`) specifies the behaviour of a store.
 //! Every engine passes it.
 
+mod erasure;
+mod ledger;
+mod rows;
 mod search;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::{Map, Value};
 
-use self::search::{HOLDING_PAGE, holds_any};
-use crate::catalog::Resource;
+pub use self::erasure::{ErasedCounts, Erasure, ErasureProgress};
+pub use self::ledger::{Ledger, LedgerEntry};
+pub use self::rows::{RowView, Rows};
 use crate::change::{Applied, Change};
-use crate::delivery::MessageId;
 use crate::merge::DeletedRows;
 use crate::protection::Protection;
 use crate::time::Timestamp;
 
-/// The copy of Clerk's data. Applying a batch is atomic: rows and ledger are written together, or nothing is.
+/// Port of the worker. Applying a batch is atomic: rows and ledger are written together, or nothing is.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Merges changes (see [`crate::merge`]) and writes the ledger, atomically and durably. Returns one
     /// outcome per change, in the same order. Applying the same changes again, in any order, in any batches
     /// and from any number of workers, gives the same rows.
     async fn apply_many(&self, changes: &[Change]) -> Result<Vec<Applied>, StoreError>;
-
-    /// Returns one row, deleted or not.
-    async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError>;
-
-    /// Returns at most `limit` rows in the order of their ids, starting after `after`.
-    async fn rows(
-        &self,
-        resource: &'static Resource,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<RowView>, StoreError>;
-
-    /// Returns at most `limit` rows in which the typed column `column` (an id or a text) equals `value`.
-    async fn rows_where(
-        &self,
-        resource: &'static Resource,
-        column: &'static str,
-        value: &str,
-        limit: usize,
-    ) -> Result<Vec<RowView>, StoreError>;
-
-    /// Returns the ids of at most `limit` rows whose `data` may contain one of these texts, in upper or lower case. Reads the
-    /// whole table, in small steps. The result contains every such row; it may contain others, so the caller checks each.
-    async fn ids_holding(
-        &self,
-        resource: &'static Resource,
-        texts: &[String],
-        limit: usize,
-    ) -> Result<Vec<String>, StoreError> {
-        let texts: Vec<String> = texts.iter().map(|text| text.to_lowercase()).collect();
-        let (mut ids, mut after) = (Vec::new(), None);
-        if texts.is_empty() {
-            return Ok(ids);
-        }
-        loop {
-            let page = self.rows(resource, after.as_deref(), HOLDING_PAGE).await?;
-            let Some(last) = page.last() else { return Ok(ids) };
-            after = Some(last.id.clone());
-            let holding =
-                page.iter().filter(|row| row.columns.get("data").is_some_and(|data| holds_any(data, &texts)));
-            ids.extend(holding.map(|row| row.id.clone()));
-            if ids.len() >= limit {
-                ids.truncate(limit);
-                return Ok(ids);
-            }
-        }
-    }
-
-    /// Returns the ledger entry of a delivery.
-    async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError>;
-
-    /// Returns the ledger entries of the `limit` deliveries about a subject that were applied last, in the
-    /// order of application.
-    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError>;
-
-    /// Erases these subjects, whether anything is stored or not. Each becomes a tombstone: a row without
-    /// content, with an erasure floor of `at` or later, so that no later delivery restores content. Child rows
-    /// (by the catalog's links) lose their content too, now or when they arrive later. Ledger entries of the
-    /// subjects and of their child rows are removed. An engine may work in steps: see
-    /// [`Store::erase_in_steps`].
-    async fn erase(
-        &self,
-        subjects: &[(&'static Resource, String)],
-        at: Timestamp,
-    ) -> Result<ErasedCounts, StoreError>;
-
-    /// Erases as [`Self::erase`] does, and reports progress. An engine that can hold many child rows works in
-    /// steps and commits each: first the tombstones, which prevent any restoration, then the child rows and
-    /// the ledger entries. After an error the completed steps stay; the same call again continues.
-    async fn erase_in_steps(
-        &self,
-        subjects: &[(&'static Resource, String)],
-        at: Timestamp,
-        _progress: &ErasureProgress<'_>,
-    ) -> Result<ErasedCounts, StoreError> {
-        self.erase(subjects, at).await
-    }
 
     /// Continues pending cascades: child rows of deleted or erased parents. Works in small steps, each
     /// committed, for a few seconds at most. Safe to call from many workers at once. An engine without
@@ -113,12 +38,6 @@ pub trait Store: Send + Sync {
     /// Returns when this process has left work for [`Store::cascade`].
     async fn cascade_pending(&self) {
         std::future::pending::<()>().await;
-    }
-
-    /// Returns the pending cascades: all, or those of the parent or row with the id `about`. At most `limit`
-    /// are listed, oldest first.
-    async fn cascades(&self, _about: Option<&str>, _limit: usize) -> Result<PendingCascades, StoreError> {
-        Ok(PendingCascades::default())
     }
 
     /// Performs one small step of retention. Safe to call from many workers at once.
@@ -133,12 +52,6 @@ pub trait Store: Send + Sync {
     /// Checks that the store answers. Reads only.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// Returns the tables of which policies of the database may hide rows from this store: rows that it can neither
-    /// erase nor check.
-    async fn hidden_tables(&self) -> Result<Vec<String>, StoreError> {
-        Ok(Vec::new())
-    }
-
     /// Writes everything that a worker writes (see [`crate::rehearsal`]) in one transaction, and rolls it
     /// back. A store that would refuse a worker refuses this too. Nothing is kept. Returns `false` if the
     /// engine does not support it.
@@ -150,6 +63,16 @@ pub trait Store: Send + Sync {
         Ok(false)
     }
 }
+
+/// Ports of a reader, who cannot write.
+pub trait Reads: Rows + Ledger {}
+
+impl<S: Rows + Ledger + ?Sized> Reads for S {}
+
+/// A store with all its ports, as an engine implements it.
+pub trait FullStore: Store + Reads + Erasure {}
+
+impl<S: Store + Reads + Erasure + ?Sized> FullStore for S {}
 
 /// Retention choices: data that a store keeps in addition to live rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,18 +88,6 @@ impl Default for RetentionChoices {
         Self { deleted_rows: DeletedRows::Keep, ledger: true }
     }
 }
-
-/// Counts of what an erasure removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ErasedCounts {
-    /// Rows that lost their content.
-    pub rows: u64,
-    /// Ledger entries removed.
-    pub ledger: u64,
-}
-
-/// Callback with the counts of an erasure so far.
-pub type ErasureProgress<'a> = dyn Fn(ErasedCounts) + Send + Sync + 'a;
 
 /// Result of one call of [`Store::cascade`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -256,44 +167,6 @@ pub struct RetentionStep {
     pub rows: u64,
 }
 
-/// A row as an application sees it: the columns of the contract by name. JSON columns are JSON, times are ISO
-/// 8601 text, a missing value is null.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RowView {
-    /// Clerk's id.
-    pub id: String,
-    /// All columns, including `id`.
-    pub columns: Map<String, Value>,
-}
-
-impl RowView {
-    /// Whether the row is marked as deleted.
-    pub fn is_deleted(&self) -> bool {
-        self.columns.get("deleted_at").is_some_and(|at| !at.is_null())
-    }
-}
-
-/// One ledger entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LedgerEntry {
-    /// Message id (`svix-id`).
-    pub message_id: MessageId,
-    /// Event type.
-    pub event_type: String,
-    /// Id of the subject, if known.
-    pub subject_id: Option<String>,
-    /// Outcome of the change.
-    pub outcome: Applied,
-    /// Time of the event at Clerk.
-    pub event_at: Timestamp,
-    /// Time at which the receiver had read the delivery.
-    pub received_at: Timestamp,
-    /// Time at which the change was applied.
-    pub applied_at: Timestamp,
-    /// Number of times the message had been leased when it was applied.
-    pub attempts: u32,
-}
-
 /// Reason why a store call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -316,7 +189,7 @@ pub enum StoreError {
     Ambiguous(Box<Self>),
     /// The store cannot answer now: unreachable, busy, out of space. No message is the cause.
     #[error("the store can't answer now: {0}")]
-    Dependency(String),
+    Unavailable(String),
     /// The deployment is wrong (rights, schema, a missing migration): manual action is needed. No message is
     /// the cause.
     #[error("the store is not set up right: {0}")]
@@ -327,15 +200,6 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the same call can succeed later without manual action.
-    pub const fn is_transient(&self) -> bool {
-        match self {
-            Self::Dependency(_) | Self::Slow { .. } => true,
-            Self::Ambiguous(inner) => inner.is_transient(),
-            Self::Event(_) | Self::Deployment(_) | Self::Broken(_) => false,
-        }
-    }
-
     /// Returns the inner error, once it is clear that no single change is the cause.
     #[must_use]
     pub fn innermost(&self) -> &Self {
@@ -376,14 +240,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ambiguous_error_is_as_transient_as_the_error_inside() {
-        for (inner, is_transient) in [
-            (StoreError::Dependency("disk full".into()), true),
-            (StoreError::Deployment("no right".into()), false),
-        ] {
-            let error = StoreError::Ambiguous(Box::new(inner.clone()));
-            assert_eq!((error.is_transient(), error.innermost()), (is_transient, &inner));
-            assert_eq!(error.to_string(), inner.to_string());
-        }
+    fn an_ambiguous_error_reads_as_the_error_inside() {
+        let inner = StoreError::Deployment("no right".into());
+        let error = StoreError::Ambiguous(Box::new(StoreError::Ambiguous(Box::new(inner.clone()))));
+        assert_eq!(error.innermost(), &inner);
+        assert_eq!(error.to_string(), inner.to_string());
     }
 }

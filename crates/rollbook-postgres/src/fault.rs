@@ -50,7 +50,7 @@ impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Data(text) => Self::Event(text),
-            Fault::Unavailable(text) | Fault::Slow(_, text) => Self::Dependency(text),
+            Fault::Unavailable(text) | Fault::Slow(_, text) => Self::Unavailable(text),
             Fault::Deployment(text) => Self::Deployment(text),
             Fault::Ambiguous(inner) => (*inner).into(),
         }

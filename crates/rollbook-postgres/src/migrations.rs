@@ -66,7 +66,7 @@ pub(crate) async fn server_time(settings: &PostgresSettings) -> Result<Timestamp
     let (database, _) = open(settings)?;
     let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8".into();
     let rows = database.select(&now, None, None, |row| row.try_get(0).map(Timestamp::from_millis)).await?;
-    rows.first().copied().ok_or_else(|| StoreError::Dependency("the server returns no time".to_owned()))
+    rows.first().copied().ok_or_else(|| StoreError::Unavailable("the server returns no time".to_owned()))
 }
 
 /// Drops the schema with all that is in it, whoever made it.

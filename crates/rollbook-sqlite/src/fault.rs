@@ -127,7 +127,7 @@ impl From<Fault> for StoreError {
         match fault {
             Fault::Data(text) => Self::Event(text),
             Fault::Statement(text) | Fault::Deployment(text) => Self::Deployment(text),
-            Fault::Unavailable(text) | Fault::OutOfSpace(text) => Self::Dependency(text),
+            Fault::Unavailable(text) | Fault::OutOfSpace(text) => Self::Unavailable(text),
             Fault::Broken(text) => Self::Broken(text),
         }
     }
@@ -148,7 +148,7 @@ mod tests {
         }
         for code in [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_SHMSIZE] {
             assert!(matches!(QueueError::from(fault_of(code)), QueueError::OutOfSpace(_)), "{code}");
-            assert!(matches!(StoreError::from(fault_of(code)), StoreError::Dependency(_)), "{code}");
+            assert!(matches!(StoreError::from(fault_of(code)), StoreError::Unavailable(_)), "{code}");
         }
     }
 

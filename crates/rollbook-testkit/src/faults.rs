@@ -6,7 +6,7 @@
 //! # use rollbook_testkit::{clock::ManualClock, faults::{Fault, FaultyStore, StoreCall}, memory::store::MemoryStore};
 //! # let clock = Arc::new(ManualClock::new(Timestamp::from_millis(0)));
 //! let store = FaultyStore::new(Arc::new(MemoryStore::new(clock)), |call| match call {
-//!     StoreCall::Ping => Fault::Fail(StoreError::Dependency("unreachable".into())),
+//!     StoreCall::Ping => Fault::Fail(StoreError::Unavailable("unreachable".into())),
 //!     _ => Fault::None,
 //! });
 //! ```
@@ -18,14 +18,15 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::{Delivery, MessageId};
+use rollbook_core::protection::Protection;
 use rollbook_core::queue::{
     Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
     LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
     Settled, Settlement,
 };
 use rollbook_core::store::{
-    CascadeStep, ErasedCounts, ErasureProgress, LedgerEntry, PendingCascades, RetentionLimits, RetentionStep,
-    RowView, Store, StoreError,
+    CascadeStep, ErasedCounts, Erasure, ErasureProgress, FullStore, Ledger, LedgerEntry, PendingCascades,
+    RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
@@ -146,14 +147,14 @@ type QueueScript = Box<dyn Fn(QueueCall<'_>) -> Fault<QueueError> + Send + Sync>
 
 /// A store that fails as its script says.
 pub struct FaultyStore {
-    inner: Arc<dyn Store>,
+    inner: Arc<dyn FullStore>,
     script: StoreScript,
 }
 
 impl FaultyStore {
     /// Wraps a store. The script is called once before each call.
     pub fn new(
-        inner: Arc<dyn Store>,
+        inner: Arc<dyn FullStore>,
         script: impl Fn(StoreCall<'_>) -> Fault<StoreError> + Send + Sync + 'static,
     ) -> Self {
         Self { inner, script: Box::new(script) }
@@ -166,6 +167,33 @@ impl Store for FaultyStore {
         (self.script)(StoreCall::Apply(changes)).strike(self.inner.apply_many(changes)).await
     }
 
+    async fn cascade(&self) -> Result<CascadeStep, StoreError> {
+        (self.script)(StoreCall::Cascade).strike(self.inner.cascade()).await
+    }
+
+    async fn cascade_pending(&self) {
+        self.inner.cascade_pending().await;
+    }
+
+    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
+        (self.script)(StoreCall::Tidy(due)).strike(self.inner.retain(due)).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        (self.script)(StoreCall::Ping).strike(self.inner.ping()).await
+    }
+
+    fn protection(&self) -> Option<Protection> {
+        self.inner.protection()
+    }
+
+    async fn rehearse(&self) -> Result<bool, StoreError> {
+        (self.script)(StoreCall::Ping).strike(self.inner.rehearse()).await
+    }
+}
+
+#[async_trait]
+impl Rows for FaultyStore {
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
         (self.script)(StoreCall::Read).strike(self.inner.get(resource, id)).await
     }
@@ -189,6 +217,22 @@ impl Store for FaultyStore {
         (self.script)(StoreCall::Read).strike(self.inner.rows_where(resource, column, value, limit)).await
     }
 
+    async fn ids_holding(
+        &self,
+        resource: &'static Resource,
+        texts: &[String],
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        (self.script)(StoreCall::Read).strike(self.inner.ids_holding(resource, texts, limit)).await
+    }
+
+    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {
+        (self.script)(StoreCall::Read).strike(self.inner.cascades(about, limit)).await
+    }
+}
+
+#[async_trait]
+impl Ledger for FaultyStore {
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
         (self.script)(StoreCall::Read).strike(self.inner.delivery(id)).await
     }
@@ -196,7 +240,10 @@ impl Store for FaultyStore {
     async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
         (self.script)(StoreCall::Read).strike(self.inner.deliveries(subject_id, limit)).await
     }
+}
 
+#[async_trait]
+impl Erasure for FaultyStore {
     async fn erase(
         &self,
         subjects: &[(&'static Resource, String)],
@@ -214,24 +261,8 @@ impl Store for FaultyStore {
         (self.script)(StoreCall::Erase).strike(self.inner.erase_in_steps(subjects, at, progress)).await
     }
 
-    async fn cascade(&self) -> Result<CascadeStep, StoreError> {
-        (self.script)(StoreCall::Cascade).strike(self.inner.cascade()).await
-    }
-
-    async fn cascade_pending(&self) {
-        self.inner.cascade_pending().await;
-    }
-
-    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {
-        (self.script)(StoreCall::Read).strike(self.inner.cascades(about, limit)).await
-    }
-
-    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
-        (self.script)(StoreCall::Tidy(due)).strike(self.inner.retain(due)).await
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        (self.script)(StoreCall::Ping).strike(self.inner.ping()).await
+    async fn hidden_tables(&self) -> Result<Vec<String>, StoreError> {
+        (self.script)(StoreCall::Read).strike(self.inner.hidden_tables()).await
     }
 }
 

@@ -264,7 +264,7 @@ fn parts(count: usize, plan: &Plan) -> Vec<Range<usize>> {
 fn words(error: StoreError) -> String {
     match error {
         StoreError::Ambiguous(inner) => words(*inner),
-        StoreError::Dependency(text)
+        StoreError::Unavailable(text)
         | StoreError::Deployment(text)
         | StoreError::Slow { detail: text, .. } => text,
         other => other.to_string(),

@@ -147,7 +147,7 @@ impl Gate {
             tokio::time::sleep(wait).await;
             // A ping only reads: it may be given up.
             let answer = tokio::time::timeout(PING_TIMEOUT, store.ping()).await.unwrap_or_else(|_| {
-                Err(StoreError::Dependency(format!(
+                Err(StoreError::Unavailable(format!(
                     "no answer to a ping within {} s",
                     PING_TIMEOUT.as_secs()
                 )))

@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn a_batch_that_is_applied_while_the_gate_is_closed_ends_the_outage() {
         let gate = Gate::new(Settings::default());
-        gate.close(&StoreError::Dependency("read-only".to_owned()));
+        gate.close(&StoreError::Unavailable("read-only".to_owned()));
         assert!(!gate.is_open() && gate.health.outage().is_some());
         gate.applied();
         assert!(gate.health.outage().is_none());
@@ -131,7 +131,7 @@ mod tests {
     async fn an_outage_shows_its_last_error_and_begins_with_its_first_and_ends_with_an_applied_batch() {
         let health = StoreHealth::default();
         assert!(health.outage().is_none());
-        health.failed(&StoreError::Dependency("read-only".to_owned()));
+        health.failed(&StoreError::Unavailable("read-only".to_owned()));
         tokio::time::advance(Duration::from_secs(7)).await;
         health.failed(&StoreError::Deployment("no right".to_owned()));
         tokio::time::advance(Duration::from_secs(2)).await;

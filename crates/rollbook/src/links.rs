@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rollbook_core::protection::Protection;
 use rollbook_core::queue::QueueAdmin;
-use rollbook_core::store::Store;
+use rollbook_core::store::FullStore;
 
 use crate::config::Config;
 use crate::wire::{Component, Queue};
@@ -23,7 +23,7 @@ struct Link {
 
 impl Links {
     /// Those of this process. A file has none.
-    pub(crate) fn of(config: &Config, queue: &Queue, store: Option<&Arc<dyn Store>>) -> Self {
+    pub(crate) fn of(config: &Config, queue: &Queue, store: Option<&Arc<dyn FullStore>>) -> Self {
         let admin: Arc<dyn QueueAdmin> = queue.admin.clone();
         let mut links = vec![Link::new(Component::Queue, Box::new(move || admin.protection()))];
         if let Some(store) = store.cloned() {

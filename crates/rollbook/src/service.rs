@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus::Registry;
-use rollbook_core::store::Store;
+use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
 use rollbook_ops::{Component, Condition, Ops, Probe, WatchedQueue};
 use rollbook_receiver::Receiver;
@@ -60,7 +60,7 @@ impl Service {
         faces: Faces,
         ports: Ports,
         queue: &Queue,
-        store: Option<Arc<dyn Store>>,
+        store: Option<Arc<dyn FullStore>>,
         clock: Arc<dyn Clock>,
         registry: Registry,
     ) -> anyhow::Result<Self> {

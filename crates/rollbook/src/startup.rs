@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use rollbook_core::queue::{Durability, Producer, QueueAdmin, QueueError};
-use rollbook_core::store::{Store, StoreError};
+use rollbook_core::store::{FullStore, StoreError};
 use rollbook_core::time::Clock;
 use rollbook_core::weakness::joined;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +42,7 @@ pub(crate) struct Opened {
     /// The queue.
     pub(crate) queue: Queue,
     /// The store, where a worker needs it.
-    pub(crate) store: Option<Arc<dyn Store>>,
+    pub(crate) store: Option<Arc<dyn FullStore>>,
     /// Goes on asking what the queue's acknowledgement is worth.
     pub(crate) watch: Watch,
     /// Whether migrations are to be applied as soon as the store's server answers.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rollbook_core::protection::Protection;
-use rollbook_core::store::Store;
+use rollbook_core::store::FullStore;
 use rollbook_ops::{Condition, Probe};
 use rollbook_worker::{StoreHealth, StoreOutage, StoreRefusals};
 
@@ -17,7 +17,7 @@ const FAILURE_HOLDS_FOR: Duration = Duration::from_secs(180);
 /// Checks the store of a process.
 pub(crate) struct StoreCheck {
     /// Asked whether it answers.
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn FullStore>,
     /// What the worker met; `None` in a process without one.
     pub(crate) worker: Option<StoreHealth>,
 }

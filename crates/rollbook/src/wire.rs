@@ -12,7 +12,7 @@ use rollbook_core::merge::DeletedRows;
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin};
 use rollbook_core::retry::RetryPolicy;
 use rollbook_core::signature::SigningSecrets;
-use rollbook_core::store::{RetentionChoices, Store};
+use rollbook_core::store::{FullStore, RetentionChoices};
 use rollbook_core::time::Clock;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_redis::{ClockSource, Owner, RedisQueue, RedisSettings};
@@ -104,7 +104,7 @@ fn due_ahead_max(config: &Config) -> Duration {
 ///
 /// # Errors
 /// As with the queue.
-pub(crate) fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Store>> {
+pub(crate) fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn FullStore>> {
     match &config.places.store {
         Place::Sqlite(path) => {
             must_exist(Component::Store, path, &Settings::database_url().about)?;

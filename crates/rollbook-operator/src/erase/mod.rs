@@ -23,7 +23,7 @@ use rollbook_core::catalog::{
     ORGANIZATION_DOMAINS, ORGANIZATION_INVITATIONS, ORGANIZATIONS, RESOURCES, Resource, USERS,
 };
 use rollbook_core::queue::{QueueAdmin, QueueError};
-use rollbook_core::store::{ErasedCounts, ErasureProgress, RowView, Store, StoreError};
+use rollbook_core::store::{ErasedCounts, ErasureProgress, FullStore, RowView, Rows, StoreError};
 use rollbook_core::time::Clock;
 
 pub use self::addresses::Rejection;
@@ -70,7 +70,7 @@ pub enum PortError {
 #[derive(Clone, Copy)]
 pub struct Ports<'a> {
     /// Store to erase from.
-    pub store: &'a dyn Store,
+    pub store: &'a dyn FullStore,
     /// Queue to remove messages from.
     pub queue: &'a dyn QueueAdmin,
     /// Clock that the erasure floor is read from.
@@ -107,7 +107,7 @@ struct Done {
 ///
 /// # Errors
 /// The store cannot be read.
-pub async fn kind_of(store: &dyn Store, id: &str) -> Result<Option<&'static Resource>, StoreError> {
+pub async fn kind_of(store: &dyn Rows, id: &str) -> Result<Option<&'static Resource>, StoreError> {
     if let Some(resource) = resource_of_id(id) {
         return Ok(Some(resource));
     }
@@ -302,7 +302,7 @@ fn hiding(tables: &[String]) -> Option<String> {
 }
 
 /// Returns rows of others that contain data of the person.
-async fn mentions(store: &dyn Store, person: &Person) -> Result<Mentions, StoreError> {
+async fn mentions(store: &dyn Rows, person: &Person) -> Result<Mentions, StoreError> {
     let mut mentions = Mentions::default();
     if *person.resource != USERS {
         return Ok(mentions);

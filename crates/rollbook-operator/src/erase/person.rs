@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use rollbook_core::catalog::{ORGANIZATIONS, RESOURCES, Resource, USERS, find_resource};
-use rollbook_core::store::{RowView, Store, StoreError};
+use rollbook_core::store::{Reads, RowView, StoreError};
 use serde_json::Value;
 
 use super::addresses::Addresses;
@@ -79,7 +79,7 @@ impl Person {
     }
 
     /// Judges who the person is: reads the addresses of the row, and decides which addresses are proved.
-    pub(super) async fn judge(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+    pub(super) async fn judge(&mut self, store: &dyn Reads) -> Result<(), StoreError> {
         let row = store.get(self.resource, &self.id).await?;
         if let Some(row) = &row {
             self.read_addresses(row);
@@ -98,7 +98,7 @@ impl Person {
     }
 
     /// Learns which rows belong to the person: child rows, and rows that contain a proved address.
-    pub(super) async fn learn(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+    pub(super) async fn learn(&mut self, store: &dyn Reads) -> Result<(), StoreError> {
         let of = self.resource;
         for resource in RESOURCES {
             for link in resource.links.iter().filter(|link| link.parent == of) {
@@ -130,7 +130,7 @@ impl Person {
     }
 
     /// Returns the rows that still have content after their erasure.
-    pub(super) async fn content_left(&mut self, store: &dyn Store) -> Result<BTreeSet<Key>, StoreError> {
+    pub(super) async fn content_left(&mut self, store: &dyn Reads) -> Result<BTreeSet<Key>, StoreError> {
         // A row that arrived meanwhile and contains an address of the person is not erased yet.
         let erased: BTreeSet<Key> = self.subjects.union(&self.children).cloned().collect();
         let before = std::mem::take(&mut self.rows);

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rollbook_core::catalog::{RESOURCES, Resource, USERS};
-use rollbook_core::store::{RowView, Store, StoreError};
+use rollbook_core::store::{RowView, Rows, StoreError};
 use serde_json::Value;
 
 use super::addresses::{Rejection, of_other, plain};
@@ -32,7 +32,7 @@ impl Search {
     /// Returns which of these addresses other users have, and how. Deleted users have none.
     pub(super) async fn users(
         &mut self,
-        store: &dyn Store,
+        store: &dyn Rows,
         addresses: &BTreeSet<String>,
         is_own: impl Fn(&str) -> bool,
     ) -> Result<BTreeMap<String, Rejection>, StoreError> {
@@ -53,7 +53,7 @@ impl Search {
     /// Searches rows that contain one of these addresses.
     pub(super) async fn rows<'a>(
         &mut self,
-        store: &dyn Store,
+        store: &dyn Rows,
         addresses: impl Iterator<Item = &'a String>,
     ) -> Result<(), StoreError> {
         let known: BTreeSet<String> = addresses.cloned().collect();
@@ -89,7 +89,7 @@ impl Search {
 /// Returns the rows of a table that have one of these addresses in one of these columns, in any case. Reads the whole
 /// table.
 pub(super) async fn rows_containing(
-    store: &dyn Store,
+    store: &dyn Rows,
     resource: &'static Resource,
     columns: &[&'static str],
     addresses: &[String],

@@ -9,6 +9,7 @@ use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, SUBSCRIPTIONS, WAITLIST_E
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{Consumer as _, Producer as _, Settled, Settlement};
 use rollbook_core::retry::{Failure, Reason};
+use rollbook_core::store::Store as _;
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{START, change_of, deleted, event, membership, user};
@@ -51,7 +52,7 @@ impl Stage {
         put(&self.queue, id, body, self.clock.now()).await;
     }
 
-    fn ports<'a>(&'a self, store: &'a dyn Store, queue: &'a dyn QueueAdmin) -> Ports<'a> {
+    fn ports<'a>(&'a self, store: &'a dyn FullStore, queue: &'a dyn QueueAdmin) -> Ports<'a> {
         Ports { store, queue, clock: &*self.clock }
     }
 
@@ -236,7 +237,7 @@ async fn a_store_that_fails_has_erased_nothing_and_says_so() {
     let stage = Stage::new();
     stage.applied("msg_1", &of_user()).await;
     let store = FaultyStore::new(stage.store.clone(), |call| match call {
-        StoreCall::Erase => Fault::Fail(StoreError::Dependency("unreachable".into())),
+        StoreCall::Erase => Fault::Fail(StoreError::Unavailable("unreachable".into())),
         _ => Fault::None,
     });
     stage.queued("msg_2", &of_user().to_string()).await;

@@ -6,7 +6,7 @@ use rollbook_core::catalog::{
 use rollbook_core::change::Applied;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::QueueAdmin;
-use rollbook_core::store::{LedgerEntry, RowView, Store, StoreError};
+use rollbook_core::store::{LedgerEntry, Reads, RowView, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use serde::Serialize;
 
@@ -155,7 +155,7 @@ struct Stored {
 /// Collects what store and queue know about an id. A part that cannot be read is an error within the result, so that
 /// the other part is shown.
 pub async fn explain(
-    store: &dyn Store,
+    store: &dyn Reads,
     queue: Result<&dyn QueueAdmin, String>,
     clock: &dyn Clock,
     question: &Question<'_>,
@@ -190,7 +190,7 @@ pub async fn explain(
 }
 
 impl Stored {
-    async fn read(store: &dyn Store, question: &Question<'_>) -> Result<Self, StoreError> {
+    async fn read(store: &dyn Reads, question: &Question<'_>) -> Result<Self, StoreError> {
         let id = question.id;
         let found = find(store, id).await?;
         let entries = store.deliveries(id, question.limit + ENTRIES_EXTRA).await?;
@@ -288,7 +288,7 @@ impl AppliedDelivery {
 }
 
 async fn of_delivery(
-    store: &dyn Store,
+    store: &dyn Reads,
     queue: &Result<&dyn QueueAdmin, String>,
     question: &Question<'_>,
 ) -> History {
@@ -306,7 +306,7 @@ async fn of_delivery(
 
 /// Reads the ledger entry of a delivery, and the pending work on its subject.
 async fn stored_delivery(
-    store: &dyn Store,
+    store: &dyn Reads,
     id: &MessageId,
 ) -> Result<(Option<Explained>, Pending), StoreError> {
     let Some(entry) = store.delivery(id).await? else { return Ok((None, Pending::default())) };
@@ -318,7 +318,7 @@ async fn stored_delivery(
 }
 
 /// Explains an entry by the other entries about the same subject.
-async fn among_others(store: &dyn Store, entry: LedgerEntry) -> Result<Explained, StoreError> {
+async fn among_others(store: &dyn Reads, entry: LedgerEntry) -> Result<Explained, StoreError> {
     let Some(subject_id) = &entry.subject_id else { return Ok(cause::alone(entry)) };
     let mut entries = store.deliveries(subject_id, ENTRIES_EXTRA).await?;
     if entries.iter().all(|other| other.message_id != entry.message_id) {
@@ -337,7 +337,7 @@ async fn among_others(store: &dyn Store, entry: LedgerEntry) -> Result<Explained
 }
 
 /// Returns the row with this id, from any table.
-async fn find(store: &dyn Store, id: &str) -> Result<Option<(&'static Resource, RowView)>, StoreError> {
+async fn find(store: &dyn Reads, id: &str) -> Result<Option<(&'static Resource, RowView)>, StoreError> {
     for resource in RESOURCES {
         if let Some(row) = store.get(resource, id).await? {
             return Ok(Some((resource, row)));
@@ -353,7 +353,7 @@ fn guess(id: &str, entries: &[LedgerEntry]) -> Option<&'static Resource> {
 }
 
 async fn memberships(
-    store: &dyn Store,
+    store: &dyn Reads,
     resource: &'static Resource,
     question: &Question<'_>,
 ) -> Result<Option<Memberships>, StoreError> {

@@ -1,7 +1,7 @@
 //! Pending work after a deletion: cascades in progress, and rows that refuse their change.
 
 use rollbook_core::catalog::{Resource, find_resource};
-use rollbook_core::store::{PendingCascade, PendingCascades, PendingWork, RowView, Store, StoreError};
+use rollbook_core::store::{PendingCascade, PendingCascades, PendingWork, Reads, RowView, StoreError};
 use rollbook_core::time::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -67,7 +67,7 @@ fn work<S: serde::Serializer>(work: &PendingWork, serializer: S) -> Result<S::Ok
 }
 
 /// Reads the pending work about a parent or a row.
-pub(super) async fn read(store: &dyn Store, id: &str, limit: usize) -> Result<Pending, StoreError> {
+pub(super) async fn read(store: &dyn Reads, id: &str, limit: usize) -> Result<Pending, StoreError> {
     let PendingCascades { parents, rows, listed } = store.cascades(Some(id), limit).await?;
     let mut items = Vec::new();
     for pending in listed {
@@ -88,7 +88,7 @@ pub(super) async fn read(store: &dyn Store, id: &str, limit: usize) -> Result<Pe
 /// Returns the deleted or erased parent of a row, and whether it was erased: the recorded parent, or the first one that
 /// the row names.
 async fn parent_of(
-    store: &dyn Store,
+    store: &dyn Reads,
     pending: &PendingCascade,
     resource: &'static Resource,
 ) -> Result<Option<(Parent, bool)>, StoreError> {
@@ -111,7 +111,7 @@ async fn parent_of(
 
 /// Returns whether a deleted row was erased; `None` if the row is not deleted or does not exist.
 async fn erased(
-    store: &dyn Store,
+    store: &dyn Reads,
     resource: &'static Resource,
     id: &str,
 ) -> Result<Option<bool>, StoreError> {

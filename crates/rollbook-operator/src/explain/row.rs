@@ -1,7 +1,7 @@
 //! A row, without the personal data in it.
 
 use rollbook_core::catalog::{Column, Kind, Resource};
-use rollbook_core::store::{RowView, Store, StoreError};
+use rollbook_core::store::{Reads, RowView, StoreError};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -61,7 +61,7 @@ pub struct Row {
 impl Row {
     /// Reads a row's state, and the parents that the state depends on.
     pub(super) async fn read(
-        store: &dyn Store,
+        store: &dyn Reads,
         resource: &'static Resource,
         view: &RowView,
         had_earlier_life: bool,

@@ -36,7 +36,7 @@ impl Failed {
 impl From<Failed> for StoreError {
     fn from(failed: Failed) -> Self {
         match failed {
-            Failed::TimedOut(text) => Self::Dependency(text),
+            Failed::TimedOut(text) => Self::Unavailable(text),
             Failed::Refused(text) => Self::Event(text),
         }
     }

@@ -37,8 +37,8 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::pace::Pace;
 use rollbook_core::protection::Protection;
 use rollbook_core::store::{
-    CascadeStep, ErasedCounts, ErasureProgress, LedgerEntry, PendingCascades, RetentionChoices,
-    RetentionLimits, RetentionStep, RowView, Store, StoreError,
+    CascadeStep, ErasedCounts, Erasure, ErasureProgress, Ledger, LedgerEntry, PendingCascades,
+    RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
 };
 use rollbook_core::sweep::Sweep;
 use rollbook_core::time::{Clock, Timestamp};
@@ -171,6 +171,52 @@ impl Store for PostgresStore {
         Ok(outcomes)
     }
 
+    async fn cascade(&self) -> Result<CascadeStep, StoreError> {
+        self.turn().await
+    }
+
+    async fn cascade_pending(&self) {
+        self.left.notified().await;
+    }
+
+    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
+        self.retain(due).await
+    }
+
+    fn protection(&self) -> Option<Protection> {
+        self.database.place().link().protection()
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        let (place, schema) = (self.database.place(), &self.schema);
+        let state = self.database.run(&Ask { schema }).await?;
+        if let Some(name) = state.pending(place, schema).map_err(Fault::from)?.first() {
+            return Err(
+                Fault::Deployment(format!("migration {name} is pending; run: rollbook migrate")).into()
+            );
+        }
+        let forbidden = self.database.run(&Forbidden { sql: &self.statements.forbidden }).await?;
+        if forbidden.is_empty() {
+            return Ok(());
+        }
+        Err(Fault::Deployment(format!(
+            "{place}: user {} lacks rights in schema {schema}; grant what is missing on {} (ops/postgres/roles.sh does; \
+             it may be run again)",
+            place.user(),
+            forbidden.join(", ")
+        ))
+        .into())
+    }
+
+    async fn rehearse(&self) -> Result<bool, StoreError> {
+        let (keeping, now) = (self.keeping, self.clock.now());
+        self.database.run(&Rehearse { statements: &self.statements, keeping, now }).await?;
+        Ok(true)
+    }
+}
+
+#[async_trait]
+impl Rows for PostgresStore {
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
         let sql = &self.statements.of(resource).get;
         Ok(self.database.select(sql, Some(id), None, |row| view(resource, row)).await?.pop())
@@ -207,6 +253,13 @@ impl Store for PostgresStore {
         self.search(resource, texts, limit).await
     }
 
+    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {
+        Ok(self.database.run(&List { statements: &self.statements.lines, about, limit }).await?)
+    }
+}
+
+#[async_trait]
+impl Ledger for PostgresStore {
     async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
         let mut entries =
             self.database.select(&self.statements.deliveries, Some(subject_id), Some(limit), entry).await?;
@@ -214,6 +267,13 @@ impl Store for PostgresStore {
         Ok(entries)
     }
 
+    async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
+        Ok(self.database.select(&self.statements.delivery, Some(id.as_str()), None, entry).await?.pop())
+    }
+}
+
+#[async_trait]
+impl Erasure for PostgresStore {
     async fn erase(
         &self,
         subjects: &[(&'static Resource, String)],
@@ -235,58 +295,7 @@ impl Store for PostgresStore {
         self.erase_subjects(&subjects, at, progress).await
     }
 
-    async fn cascade(&self) -> Result<CascadeStep, StoreError> {
-        self.turn().await
-    }
-
-    async fn cascade_pending(&self) {
-        self.left.notified().await;
-    }
-
-    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {
-        Ok(self.database.run(&List { statements: &self.statements.lines, about, limit }).await?)
-    }
-
-    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
-        self.retain(due).await
-    }
-
-    async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
-        Ok(self.database.select(&self.statements.delivery, Some(id.as_str()), None, entry).await?.pop())
-    }
-
-    fn protection(&self) -> Option<Protection> {
-        self.database.place().link().protection()
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        let (place, schema) = (self.database.place(), &self.schema);
-        let state = self.database.run(&Ask { schema }).await?;
-        if let Some(name) = state.pending(place, schema).map_err(Fault::from)?.first() {
-            return Err(
-                Fault::Deployment(format!("migration {name} is pending; run: rollbook migrate")).into()
-            );
-        }
-        let forbidden = self.database.run(&Forbidden { sql: &self.statements.forbidden }).await?;
-        if forbidden.is_empty() {
-            return Ok(());
-        }
-        Err(Fault::Deployment(format!(
-            "{place}: user {} lacks rights in schema {schema}; grant what is missing on {} (ops/postgres/roles.sh does; \
-             it may be run again)",
-            place.user(),
-            forbidden.join(", ")
-        ))
-        .into())
-    }
-
     async fn hidden_tables(&self) -> Result<Vec<String>, StoreError> {
         Ok(self.database.select(&self.statements.hidden, None, None, |row| row.try_get(0)).await?)
-    }
-
-    async fn rehearse(&self) -> Result<bool, StoreError> {
-        let (keeping, now) = (self.keeping, self.clock.now());
-        self.database.run(&Rehearse { statements: &self.statements, keeping, now }).await?;
-        Ok(true)
     }
 }

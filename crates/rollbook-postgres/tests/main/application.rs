@@ -2,7 +2,7 @@
 
 use rollbook_core::catalog::USERS;
 use rollbook_core::change::{Applied, Change};
-use rollbook_core::store::{RowView, Store as _};
+use rollbook_core::store::{RowView, Rows as _, Store as _};
 use rollbook_testkit::events::{START, change_of, deleted, event, membership, organization};
 use rollbook_testkit::process::until;
 use serde_json::{Value, json};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rollbook_core::backend::Backend as _;
 use rollbook_core::catalog::USERS;
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{Store as _, StoreError};
+use rollbook_core::store::{Ledger as _, Rows as _, Store as _, StoreError};
 use rollbook_postgres::{PostgresSettings, apply_migrations, pending_migrations};
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::pgbouncer::PgBouncer;
@@ -94,7 +94,7 @@ async fn resets_of_a_pgbouncer_under_load_lose_nothing_and_blame_no_message() {
                     (0..5).map(|user| user_change(&format!("user_{worker}_{batch}_{user}"), 0)).collect();
                 until("the batch is applied", || async {
                     let outcome = store.apply_many(&changes).await;
-                    let is_outage = matches!(outcome, Err(StoreError::Dependency(_)));
+                    let is_outage = matches!(outcome, Err(StoreError::Unavailable(_)));
                     assert!(is_outage || outcome.is_ok(), "an outage is blamed on: {outcome:?}");
                     outcome.is_ok()
                 })

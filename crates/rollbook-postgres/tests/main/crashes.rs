@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rollbook_core::catalog::USERS;
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{Store, StoreError};
+use rollbook_core::store::{Ledger as _, Rows as _, Store as _, StoreError};
 use rollbook_postgres::apply_migrations;
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::postgres::PostgresServer;
 use tokio::task::JoinSet;
 
-use crate::world::{open, settings, user_change};
+use crate::world::{is_outage, open, settings, user_change};
 
 const WORKERS: usize = 4;
 const BATCH: usize = 20;
@@ -37,7 +37,7 @@ async fn a_server_killed_while_applying_is_waited_for_and_nothing_acknowledged_i
                 let changes: Vec<_> = users.iter().map(|id| user_change(id, 0)).collect();
                 match store.apply_many(&changes).await {
                     Ok(_) => kept.extend(users),
-                    Err(StoreError::Dependency(text)) => {
+                    Err(StoreError::Unavailable(text)) => {
                         assert!(text.contains("Postgres at 127.0.0.1"), "{text}");
                         refused.fetch_add(1, Ordering::Relaxed);
                         return kept;
@@ -54,7 +54,7 @@ async fn a_server_killed_while_applying_is_waited_for_and_nothing_acknowledged_i
     let kept = workers.join_all().await.concat();
     assert_eq!(refused.load(Ordering::Relaxed), WORKERS);
     let away = store.ping().await.expect_err("nobody is there");
-    assert!(away.is_transient() && away.to_string().contains("connection refused"), "{away}");
+    assert!(is_outage(&away) && away.to_string().contains("connection refused"), "{away}");
 
     server.restart().await;
     assert_eq!(store.ping().await, Ok(()), "the same store, without a restart");

@@ -2,7 +2,7 @@
 
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::change::Change;
-use rollbook_core::store::{RowView, Store as _};
+use rollbook_core::store::{Ledger as _, RowView, Rows as _, Store as _};
 use rollbook_testkit::events::{START, change_of, deleted, event, membership, organization, user};
 use rollbook_testkit::memory::store::MemoryStore;
 

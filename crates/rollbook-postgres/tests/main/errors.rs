@@ -8,7 +8,7 @@ use rollbook_postgres::{PostgresSettings, pending_migrations};
 use rollbook_testkit::servers::postgres::PostgresServer;
 use serde_json::json;
 
-use crate::world::{SECRET, World, open, user_change, user_with};
+use crate::world::{SECRET, World, is_outage, open, user_change, user_with};
 
 /// Asserts that the values are blamed, in words that hold this and no value.
 #[track_caller]
@@ -171,12 +171,12 @@ async fn a_server_without_free_connections_or_in_recovery_is_waited_for() {
     server.psql("postgres", "CREATE ROLE guest LOGIN PASSWORD 'ImAPassword' CONNECTION LIMIT 0").await;
     let url = format!("postgres://guest:ImAPassword@127.0.0.1:{}/postgres", server.port());
     let busy = open(&PostgresSettings { url, ..crate::world::settings(String::new()) });
-    let Err(StoreError::Dependency(text)) = busy.ping().await else { panic!("a connection too many") };
+    let Err(StoreError::Unavailable(text)) = busy.ping().await else { panic!("a connection too many") };
     assert!(text.contains("53300") && text.contains("max_connections"), "{text}");
     assert!(text.contains("the server says: too many connections for role \"guest\""), "{text}");
     server.psql("postgres", "ALTER SYSTEM SET default_transaction_read_only = on").await;
     server.psql("postgres", "SELECT pg_reload_conf()").await;
     let read_only = crate::world::settings(server.url("postgres"));
     let Err(error) = rollbook_postgres::apply_migrations(&read_only).await else { panic!("it is read-only") };
-    assert!(error.is_transient() && error.to_string().contains("25006"), "{error}");
+    assert!(is_outage(&error) && error.to_string().contains("25006"), "{error}");
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollbook_core::store::{Store as _, StoreError};
+use rollbook_core::store::{Rows as _, Store as _, StoreError};
 use rollbook_postgres::{PostgresSettings, PostgresStore, apply_migrations};
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::postgres::PostgresServer;
 use rollbook_testkit::servers::proxy::{Break, Fault, FaultProxy};
 use tokio::task::JoinSet;
 
-use crate::world::{END_OURS, OURS, World, open, settings, user_change};
+use crate::world::{END_OURS, OURS, World, is_outage, open, settings, user_change};
 
 const CONNECTIONS: usize = 4;
 
@@ -94,7 +94,7 @@ async fn a_read_only_server_is_no_working_store_and_no_session_on_it_is_kept() {
     pair.old.fill(&store, CONNECTIONS).await;
     pair.demote().await;
     for result in [store.ping().await, store.apply_many(&[user_change("user_1", 0)]).await.map(drop)] {
-        let Err(StoreError::Dependency(text)) = result else { panic!("{result:?}") };
+        let Err(StoreError::Unavailable(text)) = result else { panic!("{result:?}") };
         assert!(text.contains("the session is read-only"), "{text}");
     }
     until("no session is left", || async { pair.old.psql(OURS).await == "0\n" }).await;
@@ -119,7 +119,7 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used() {
     assert_eq!(pair.old.psql(OURS).await, "0\n");
 
     let none = open(&pair.hosts([old, old])).ping().await.expect_err("all are read-only");
-    assert!(none.is_transient() && none.to_string().contains("the session is read-only"), "{none}");
+    assert!(is_outage(&none) && none.to_string().contains("the session is read-only"), "{none}");
 }
 
 #[tokio::test]

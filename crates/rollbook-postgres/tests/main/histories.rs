@@ -11,7 +11,7 @@ use rollbook_core::catalog::RESOURCES;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::Producer as _;
 use rollbook_core::retry::{Reason, RetryPolicy};
-use rollbook_core::store::Store as _;
+use rollbook_core::store::Rows as _;
 use rollbook_core::time::Clock as _;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_simulator::history::{History, HistorySettings};

@@ -7,7 +7,7 @@ use rollbook_postgres::{PostgresSettings, apply_migrations};
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::postgres::PostgresServer;
 
-use crate::world::{OURS, World, open, settings, user_change};
+use crate::world::{OURS, World, is_outage, open, settings, user_change};
 
 /// Long against what a statement takes here, short for a test.
 const STATEMENT: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ async fn a_server_that_says_nothing_any_more_is_given_up() {
     for words in [&words[..], &words[1..]] {
         let started = Instant::now();
         let error = store.ping().await.expect_err("it is stopped");
-        assert!(error.is_transient(), "{error}");
+        assert!(is_outage(&error), "{error}");
         assert!(words.iter().any(|words| error.to_string().contains(words)), "{error}");
         assert!(started.elapsed() < SOON);
     }
@@ -91,7 +91,7 @@ async fn calls_beyond_the_connections_wait_their_turn_and_not_for_ever() {
     let changes = [user_change("user_2", 0)];
     let second = async {
         let error = store.ping().await.expect_err("there is no second connection");
-        assert!(error.is_transient() && error.to_string().contains("database_connections_max"), "{error}");
+        assert!(is_outage(&error) && error.to_string().contains("database_connections_max"), "{error}");
         holder.run("COMMIT").await;
     };
     let (first, ()) = tokio::join!(store.apply_many(&changes), second);

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use rollbook_core::change::Change;
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{Store as _, StoreError};
+use rollbook_core::store::{Ledger as _, Store as _, StoreError};
 use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_testkit::process::{DEADLINE, until};
 use rollbook_testkit::servers::proxy::{Break, Direction, Fault, FaultProxy};
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
-use crate::world::{World, open, user_change};
+use crate::world::{World, is_outage, open, user_change};
 
 const CONNECTIONS: usize = 4;
 /// From this age on an idle connection is checked.
@@ -118,7 +118,7 @@ async fn busy_connections_that_the_network_forgets_cost_one_call_and_no_other() 
     network.proxy.forget();
     // Too young to be checked, unless the machine is slow.
     if let Err(error) = store.apply_many(&[user_change("user_1", 0)]).await {
-        assert!(error.is_transient() && error.to_string().contains("no answer within 10s"), "{error}");
+        assert!(is_outage(&error) && error.to_string().contains("no answer within 10s"), "{error}");
     }
     let results = apply_at_once(&store, "user", CONNECTIONS).await;
     assert!(results.iter().all(Result::is_ok), "{results:?}");
@@ -142,7 +142,7 @@ async fn a_commit_whose_answer_is_lost_is_made_once_and_reported_as_done() {
     network.proxy.fail(Direction::ToServer, lose_one());
     let store = open(&network.settings);
     let error = store.apply_many(&[user_change("user_3", 0)]).await.expect_err("the answer is lost");
-    assert!(error.is_transient() && error.to_string().contains("the connection broke"), "{error}");
+    assert!(is_outage(&error) && error.to_string().contains("the connection broke"), "{error}");
     assert!(store.apply_many(&[user_change("user_3", 0)]).await.is_ok());
     assert_eq!(network.proxy.broken(), 2);
 
@@ -192,7 +192,7 @@ async fn reset_at_random(hasty: bool) -> Audit {
                 let changes: Vec<Change> = users.iter().map(|id| user_change(id, 0)).collect();
                 let started = Instant::now();
                 while let Err(error) = store.apply_many(&changes).await {
-                    assert!(error.is_transient(), "an outage is blamed on: {error}");
+                    assert!(is_outage(&error), "an outage is blamed on: {error}");
                     assert!(started.elapsed() < DEADLINE, "{error}");
                     failures.fetch_add(1, Ordering::Relaxed);
                     if hasty {
@@ -252,7 +252,7 @@ async fn assert_bounded(store: &Arc<PostgresStore>, port: u16) {
             tokio::select! {
                 Some(result) = calls.join_next() => {
                     let error = result.expect("a call").expect_err("nothing answers");
-                    assert!(error.is_transient(), "{error}");
+                    assert!(is_outage(&error), "{error}");
                 }
                 _ = samples.tick() => open_most = open_most.max(connections_to(port)),
             }

@@ -1,7 +1,7 @@
 //! An owner and a worker who are no superusers: what `ops/postgres/roles.sh` makes. That the worker's rights are enough
 //! is shown by `store.rs`, which runs everything that a store must keep with them.
 
-use rollbook_core::store::{Store as _, StoreError};
+use rollbook_core::store::{Erasure as _, Store as _, StoreError};
 use rollbook_postgres::apply_migrations;
 
 use crate::world::{World, open, user_change};

@@ -1,7 +1,7 @@
 //! What a session is told, and what it survives.
 
 use rollbook_core::catalog::USERS;
-use rollbook_core::store::Store as _;
+use rollbook_core::store::{Rows as _, Store as _};
 use rollbook_postgres::PostgresSettings;
 use rollbook_testkit::process::until;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rollbook_core::catalog::RESOURCES;
-use rollbook_core::store::{RetentionChoices, Store};
+use rollbook_core::store::{FullStore, RetentionChoices};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_postgres::PostgresStore;
 use rollbook_testkit::clock::ManualClock;
@@ -37,7 +37,7 @@ async fn open() -> Harness {
 
 #[async_trait]
 impl StoreHarness for Harness {
-    fn store(&self) -> Arc<dyn Store> {
+    fn store(&self) -> Arc<dyn FullStore> {
         self.store.clone().expect("the store is open")
     }
 

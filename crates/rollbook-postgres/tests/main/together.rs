@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::change::{Applied, Change};
-use rollbook_core::store::{RowView, Store as _};
+use rollbook_core::store::{RowView, Rows as _, Store as _};
 use rollbook_postgres::PostgresSettings;
 use rollbook_testkit::events::{START, change_of, deleted, event, membership, organization, user};
 use rollbook_testkit::memory::store::MemoryStore;

@@ -3,7 +3,7 @@
 
 use rollbook_core::catalog::USERS;
 use rollbook_core::change::Applied;
-use rollbook_core::store::{Store as _, StoreError};
+use rollbook_core::store::{Erasure as _, Ledger as _, Rows as _, Store as _, StoreError};
 use rollbook_postgres::{PostgresSettings, apply_migrations, pending_migrations};
 use rollbook_testkit::events::{change_of, deleted, event};
 use rollbook_testkit::process::until;

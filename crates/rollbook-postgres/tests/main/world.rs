@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rollbook_core::change::Change;
-use rollbook_core::store::Store as _;
+use rollbook_core::store::{Store as _, StoreError};
 use rollbook_core::time::Timestamp;
 use rollbook_postgres::{PostgresSettings, PostgresStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
@@ -184,4 +184,9 @@ pub(crate) fn user_with(id: &str, key: &str, value: &Value) -> Change {
     let mut data = user(id, START);
     data[key] = value.clone();
     change_of(&format!("msg_{id}"), &event("user.updated", START, &data))
+}
+
+/// Whether the store cannot answer now, and no message is the cause.
+pub(crate) fn is_outage(error: &StoreError) -> bool {
+    matches!(error.innermost(), StoreError::Unavailable(_) | StoreError::Slow { .. })
 }

@@ -30,8 +30,8 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::pace::Pace;
 use rollbook_core::rehearsal;
 use rollbook_core::store::{
-    CascadeStep, ErasedCounts, ErasureProgress, LedgerEntry, PendingCascades, PendingWork, RetentionChoices,
-    RetentionLimits, RetentionStep, RowView, Store, StoreError,
+    CascadeStep, ErasedCounts, Erasure, ErasureProgress, Ledger, LedgerEntry, PendingCascades, PendingWork,
+    RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
 };
 use rollbook_core::sweep::Sweep;
 use rollbook_core::time::{Clock, Timestamp};
@@ -164,59 +164,6 @@ impl Store for SqliteStore {
         applied.await.map_err(Fault::of_batch)
     }
 
-    async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
-        let (statements, id) = (Arc::clone(&self.statements), id.to_owned());
-        Ok(self.database.read(move |connection| read::get(connection, &statements, resource, &id)).await?)
-    }
-
-    async fn rows(
-        &self,
-        resource: &'static Resource,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<RowView>, StoreError> {
-        let (statements, after) = (Arc::clone(&self.statements), after.unwrap_or_default().to_owned());
-        Ok(self
-            .database
-            .read(move |connection| read::rows(connection, &statements, resource, &after, limit))
-            .await?)
-    }
-
-    async fn rows_where(
-        &self,
-        resource: &'static Resource,
-        column: &'static str,
-        value: &str,
-        limit: usize,
-    ) -> Result<Vec<RowView>, StoreError> {
-        let value = value.to_owned();
-        let read =
-            move |connection: &Connection| read::rows_where(connection, resource, column, &value, limit);
-        Ok(self.database.read(read).await?)
-    }
-
-    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
-        let subject_id = subject_id.to_owned();
-        Ok(self.database.read(move |connection| read::deliveries(connection, &subject_id, limit)).await?)
-    }
-
-    async fn erase(
-        &self,
-        subjects: &[(&'static Resource, String)],
-        at: Timestamp,
-    ) -> Result<ErasedCounts, StoreError> {
-        self.erase_in_steps(subjects, at, &|_| ()).await
-    }
-
-    async fn erase_in_steps(
-        &self,
-        subjects: &[(&'static Resource, String)],
-        at: Timestamp,
-        progress: &ErasureProgress<'_>,
-    ) -> Result<ErasedCounts, StoreError> {
-        self.erase_subjects(subjects, at, progress).await
-    }
-
     async fn cascade(&self) -> Result<CascadeStep, StoreError> {
         self.turn().await
     }
@@ -225,18 +172,8 @@ impl Store for SqliteStore {
         self.left.notified().await;
     }
 
-    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {
-        let about = about.map(str::to_owned);
-        Ok(self.database.read(move |connection| lines::list(connection, about.as_deref(), limit)).await?)
-    }
-
     async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
         self.retain(due).await
-    }
-
-    async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
-        let id = id.clone();
-        Ok(self.database.read(move |connection| read::delivery(connection, &id)).await?)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -269,5 +206,77 @@ impl Store for SqliteStore {
         })
         .await?;
         Ok(true)
+    }
+}
+
+#[async_trait]
+impl Rows for SqliteStore {
+    async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
+        let (statements, id) = (Arc::clone(&self.statements), id.to_owned());
+        Ok(self.database.read(move |connection| read::get(connection, &statements, resource, &id)).await?)
+    }
+
+    async fn rows(
+        &self,
+        resource: &'static Resource,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError> {
+        let (statements, after) = (Arc::clone(&self.statements), after.unwrap_or_default().to_owned());
+        Ok(self
+            .database
+            .read(move |connection| read::rows(connection, &statements, resource, &after, limit))
+            .await?)
+    }
+
+    async fn rows_where(
+        &self,
+        resource: &'static Resource,
+        column: &'static str,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError> {
+        let value = value.to_owned();
+        let read =
+            move |connection: &Connection| read::rows_where(connection, resource, column, &value, limit);
+        Ok(self.database.read(read).await?)
+    }
+
+    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {
+        let about = about.map(str::to_owned);
+        Ok(self.database.read(move |connection| lines::list(connection, about.as_deref(), limit)).await?)
+    }
+}
+
+#[async_trait]
+impl Ledger for SqliteStore {
+    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
+        let subject_id = subject_id.to_owned();
+        Ok(self.database.read(move |connection| read::deliveries(connection, &subject_id, limit)).await?)
+    }
+
+    async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
+        let id = id.clone();
+        Ok(self.database.read(move |connection| read::delivery(connection, &id)).await?)
+    }
+}
+
+#[async_trait]
+impl Erasure for SqliteStore {
+    async fn erase(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+    ) -> Result<ErasedCounts, StoreError> {
+        self.erase_in_steps(subjects, at, &|_| ()).await
+    }
+
+    async fn erase_in_steps(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+        progress: &ErasureProgress<'_>,
+    ) -> Result<ErasedCounts, StoreError> {
+        self.erase_subjects(subjects, at, progress).await
     }
 }

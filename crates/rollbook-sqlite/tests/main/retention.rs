@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::catalog::USERS;
-use rollbook_core::store::{PendingCascades, PendingWork, RetentionLimits, RetentionStep, Store as _};
+use rollbook_core::store::{
+    PendingCascades, PendingWork, RetentionLimits, RetentionStep, Rows as _, Store as _,
+};
 use rollbook_core::time::Timestamp;
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rollbook_core::catalog::RESOURCES;
-use rollbook_core::store::{RetentionChoices, Store};
+use rollbook_core::store::{FullStore, RetentionChoices};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
@@ -39,7 +39,7 @@ async fn open() -> Harness {
 
 #[async_trait]
 impl StoreHarness for Harness {
-    fn store(&self) -> Arc<dyn Store> {
+    fn store(&self) -> Arc<dyn FullStore> {
         self.store.clone().expect("the store is open")
     }
 

@@ -10,7 +10,8 @@ use rollbook_core::change::{Applied, Change, Effect, Field, Row, SubjectChange};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::merge::{Content, DeletedRows, FromParents, Links, SubjectState, fold, from_parents};
 use rollbook_core::store::{
-    ErasedCounts, LedgerEntry, RetentionChoices, RetentionLimits, RetentionStep, RowView, Store, StoreError,
+    ErasedCounts, Erasure, Ledger, LedgerEntry, RetentionChoices, RetentionLimits, RetentionStep, RowView,
+    Rows, Store, StoreError,
 };
 use rollbook_core::time::{Clock, Timestamp};
 use serde_json::{Map, Value};
@@ -243,73 +244,6 @@ impl Store for MemoryStore {
         Ok(outcomes)
     }
 
-    async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
-        let state = self.state();
-        Ok(state.find(resource, id).map(|row| state.view(resource, id, row)))
-    }
-
-    async fn rows(
-        &self,
-        resource: &'static Resource,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<RowView>, StoreError> {
-        let state = self.state();
-        let behind = state.views(resource).filter(|row| after.is_none_or(|after| row.id.as_str() > after));
-        Ok(behind.take(limit).collect())
-    }
-
-    async fn rows_where(
-        &self,
-        resource: &'static Resource,
-        column: &'static str,
-        value: &str,
-        limit: usize,
-    ) -> Result<Vec<RowView>, StoreError> {
-        let state = self.state();
-        let found = state.views(resource).filter(|row| row.columns.get(column) == Some(&Value::from(value)));
-        Ok(found.take(limit).collect())
-    }
-
-    async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
-        Ok(self.state().ledger.get(id).cloned())
-    }
-
-    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
-        let state = self.state();
-        let about = |line: &&LedgerEntry| line.subject_id.as_deref() == Some(subject_id);
-        let mut lines: Vec<LedgerEntry> = state.ledger.values().filter(about).cloned().collect();
-        lines.sort_by(|one, other| {
-            (one.applied_at, &one.message_id).cmp(&(other.applied_at, &other.message_id))
-        });
-        lines.drain(..lines.len().saturating_sub(limit));
-        Ok(lines)
-    }
-
-    async fn erase(
-        &self,
-        subjects: &[(&'static Resource, String)],
-        at: Timestamp,
-    ) -> Result<ErasedCounts, StoreError> {
-        let mut state = self.state();
-        let mut gone = state.belonging(subjects);
-        for (resource, id) in subjects {
-            gone.insert(id.clone());
-            let known = state.find(resource, id).map(|row| row.state).unwrap_or_default();
-            let row = StoredRow {
-                state: known.erased_by_operator(at),
-                content: None,
-                synced_at: at,
-                synced_by: MessageId::new(ERASED_BY),
-            };
-            state.tables.entry(resource.table).or_default().insert(id.clone(), row);
-        }
-        let before = state.ledger.len();
-        state.ledger.retain(|_, line| line.subject_id.as_ref().is_none_or(|id| !gone.contains(id)));
-        let ledger = before - state.ledger.len();
-        Ok(ErasedCounts { rows: gone.len() as u64, ledger: ledger as u64 })
-    }
-
     async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
         let mut state = self.state();
         let mut tidied = RetentionStep::default();
@@ -343,5 +277,81 @@ impl Store for MemoryStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Rows for MemoryStore {
+    async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
+        let state = self.state();
+        Ok(state.find(resource, id).map(|row| state.view(resource, id, row)))
+    }
+
+    async fn rows(
+        &self,
+        resource: &'static Resource,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError> {
+        let state = self.state();
+        let behind = state.views(resource).filter(|row| after.is_none_or(|after| row.id.as_str() > after));
+        Ok(behind.take(limit).collect())
+    }
+
+    async fn rows_where(
+        &self,
+        resource: &'static Resource,
+        column: &'static str,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError> {
+        let state = self.state();
+        let found = state.views(resource).filter(|row| row.columns.get(column) == Some(&Value::from(value)));
+        Ok(found.take(limit).collect())
+    }
+}
+
+#[async_trait]
+impl Ledger for MemoryStore {
+    async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
+        Ok(self.state().ledger.get(id).cloned())
+    }
+
+    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
+        let state = self.state();
+        let about = |line: &&LedgerEntry| line.subject_id.as_deref() == Some(subject_id);
+        let mut lines: Vec<LedgerEntry> = state.ledger.values().filter(about).cloned().collect();
+        lines.sort_by(|one, other| {
+            (one.applied_at, &one.message_id).cmp(&(other.applied_at, &other.message_id))
+        });
+        lines.drain(..lines.len().saturating_sub(limit));
+        Ok(lines)
+    }
+}
+
+#[async_trait]
+impl Erasure for MemoryStore {
+    async fn erase(
+        &self,
+        subjects: &[(&'static Resource, String)],
+        at: Timestamp,
+    ) -> Result<ErasedCounts, StoreError> {
+        let mut state = self.state();
+        let mut gone = state.belonging(subjects);
+        for (resource, id) in subjects {
+            gone.insert(id.clone());
+            let known = state.find(resource, id).map(|row| row.state).unwrap_or_default();
+            let row = StoredRow {
+                state: known.erased_by_operator(at),
+                content: None,
+                synced_at: at,
+                synced_by: MessageId::new(ERASED_BY),
+            };
+            state.tables.entry(resource.table).or_default().insert(id.clone(), row);
+        }
+        let before = state.ledger.len();
+        state.ledger.retain(|_, line| line.subject_id.as_ref().is_none_or(|id| !gone.contains(id)));
+        let ledger = before - state.ledger.len();
+        Ok(ErasedCounts { rows: gone.len() as u64, ledger: ledger as u64 })
     }
 }

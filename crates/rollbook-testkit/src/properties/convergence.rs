@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::change::Change;
-use rollbook_core::store::{RowView, Store, StoreError};
+use rollbook_core::store::{FullStore, RowView, Store as _, StoreError};
 use rollbook_core::time::Timestamp;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -114,7 +114,7 @@ pub(crate) async fn converges(
 }
 
 /// Performs the operator's erasures. Their time is later than all events.
-async fn erase(store: &dyn Store, history: &History) -> Result<(), StoreError> {
+async fn erase(store: &dyn FullStore, history: &History) -> Result<(), StoreError> {
     if history.erasures.is_empty() {
         return Ok(());
     }
@@ -123,7 +123,7 @@ async fn erase(store: &dyn Store, history: &History) -> Result<(), StoreError> {
 }
 
 /// Applies batches, distributed over `lanes` concurrent workers.
-async fn apply(store: Arc<dyn Store>, batches: &[Vec<Change>], lanes: usize) {
+async fn apply(store: Arc<dyn FullStore>, batches: &[Vec<Change>], lanes: usize) {
     let mut workers = JoinSet::new();
     for lane in 0..lanes {
         let store = Arc::clone(&store);

@@ -14,7 +14,8 @@ use rollbook_core::change::{Applied, Change, Effect, Field, Row, SubjectChange, 
 use rollbook_core::delivery::MessageId;
 use rollbook_core::merge::{Content, SubjectState, from_parents, parents};
 use rollbook_core::store::{
-    ErasedCounts, LedgerEntry, RetentionChoices, RetentionLimits, RetentionStep, RowView, Store, StoreError,
+    ErasedCounts, Erasure, FullStore, Ledger, LedgerEntry, RetentionChoices, RetentionLimits, RetentionStep,
+    RowView, Rows, Store, StoreError,
 };
 use rollbook_core::time::Timestamp;
 
@@ -223,6 +224,17 @@ impl Store for Mutant {
         Ok(vec![Applied::Ignored; changes.len()])
     }
 
+    async fn retain(&self, _: &RetentionLimits) -> Result<RetentionStep, StoreError> {
+        unreachable!("mutants are not asked to tidy")
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Rows for Mutant {
     async fn rows(
         &self,
         resource: &'static Resource,
@@ -249,7 +261,10 @@ impl Store for Mutant {
     ) -> Result<Vec<RowView>, StoreError> {
         unreachable!("the property reads whole tables")
     }
+}
 
+#[async_trait]
+impl Ledger for Mutant {
     async fn delivery(&self, _: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
         unreachable!("mutants keep no ledger")
     }
@@ -257,21 +272,16 @@ impl Store for Mutant {
     async fn deliveries(&self, _: &str, _: usize) -> Result<Vec<LedgerEntry>, StoreError> {
         unreachable!("mutants keep no ledger")
     }
+}
 
+#[async_trait]
+impl Erasure for Mutant {
     async fn erase(
         &self,
         _: &[(&'static Resource, String)],
         _: Timestamp,
     ) -> Result<ErasedCounts, StoreError> {
         unreachable!("mutants are not asked to erase")
-    }
-
-    async fn retain(&self, _: &RetentionLimits) -> Result<RetentionStep, StoreError> {
-        unreachable!("mutants are not asked to tidy")
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        Ok(())
     }
 }
 
@@ -282,7 +292,7 @@ struct Harness {
 
 #[async_trait]
 impl StoreHarness for Harness {
-    fn store(&self) -> Arc<dyn Store> {
+    fn store(&self) -> Arc<dyn FullStore> {
         self.mutant.clone()
     }
 

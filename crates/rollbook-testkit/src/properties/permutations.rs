@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rollbook_core::catalog::USERS;
 use rollbook_core::change::Change;
 use rollbook_core::merge::DeletedRows;
-use rollbook_core::store::{RetentionChoices, RowView, Store};
+use rollbook_core::store::{FullStore, RetentionChoices, RowView, Store as _};
 use serde_json::{Value, json};
 
 use super::convergence::{runtime, without_sync};
@@ -141,7 +141,7 @@ async fn converges(harness: &mut impl StoreHarness, keeping: RetentionChoices) {
     }
 }
 
-async fn apply(store: &Arc<dyn Store>, changes: &[Change]) {
+async fn apply(store: &Arc<dyn FullStore>, changes: &[Change]) {
     for batch in changes.chunks(BATCH) {
         store.apply_many(batch).await.expect("the store applies changes");
     }

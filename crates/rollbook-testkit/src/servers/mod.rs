@@ -101,6 +101,9 @@ end() {
     left=$(children)
     kill -KILL "$server"; wait "$server"; server=
     [ -z "$left" ] || kill -KILL $left 2>/dev/null
+    # A killed PostgreSQL leaves a segment of shared memory, of which the machine has 4,096. Line 7 of its file: key and id.
+    set -- $(sed -n 7p "$folder/data/postmaster.pid" 2>/dev/null)
+    [ -z "${2:-}" ] || ipcrm -m "$2" 2>/dev/null
 }
 trap : HUP INT TERM
 while read -r word; do

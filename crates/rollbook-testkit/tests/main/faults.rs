@@ -7,7 +7,7 @@ use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Consumer as _, Enqueued, Lease, LeaseRequest, LeaseRequestId, Producer, QueueAdmin as _, QueueError,
 };
-use rollbook_core::store::{Store, StoreError};
+use rollbook_core::store::{Ledger as _, Store as _, StoreError};
 use rollbook_core::time::{Clock as _, Timestamp};
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::faults::{Fault, FaultyProducer, FaultyStore, Gate, QueueCall, StoreCall};
@@ -82,7 +82,7 @@ async fn a_call_panics_if_the_script_says_so() {
 #[tokio::test]
 async fn a_fault_affects_only_the_call_that_it_is_for() {
     let store = FaultyStore::new(Arc::new(MemoryStore::new(clock())), |call| match call {
-        StoreCall::Ping => Fault::Fail(StoreError::Dependency("unreachable".into())),
+        StoreCall::Ping => Fault::Fail(StoreError::Unavailable("unreachable".into())),
         _ => Fault::None,
     });
     assert!(store.ping().await.is_err());

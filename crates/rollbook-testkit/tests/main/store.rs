@@ -4,7 +4,7 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rollbook_core::store::{RetentionChoices, Store};
+use rollbook_core::store::{FullStore, RetentionChoices};
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::conformance::store::StoreHarness;
@@ -23,7 +23,7 @@ fn open() -> Ready<Memory> {
 
 #[async_trait]
 impl StoreHarness for Memory {
-    fn store(&self) -> Arc<dyn Store> {
+    fn store(&self) -> Arc<dyn FullStore> {
         self.store.clone()
     }
 

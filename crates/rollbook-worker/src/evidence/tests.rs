@@ -25,7 +25,7 @@ fn policy() -> StoreError {
 }
 
 fn broken() -> StoreError {
-    StoreError::Ambiguous(Box::new(StoreError::Dependency("the connection broke".into())))
+    StoreError::Ambiguous(Box::new(StoreError::Unavailable("the connection broke".into())))
 }
 
 fn is_postponed(verdict: Verdict) -> bool {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rollbook_core::change::Applied;
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{Store, StoreError};
+use rollbook_core::store::{Ledger as _, StoreError};
 use rollbook_testkit::faults::{Fault, FaultyConsumer, FaultyStore, Gate, QueueCall, StoreCall};
 use rollbook_worker::Settings;
 use serde_json::json;

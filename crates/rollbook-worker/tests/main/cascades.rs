@@ -9,7 +9,8 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::store::{
-    CascadeStep, ErasedCounts, LedgerEntry, RetentionLimits, RetentionStep, RowView, Store, StoreError,
+    CascadeStep, ErasedCounts, Erasure, Ledger, LedgerEntry, RetentionLimits, RetentionStep, RowView, Rows,
+    Store, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::memory::store::MemoryStore;
@@ -51,6 +52,27 @@ impl Store for Shared {
         self.0.inner.apply_many(changes).await
     }
 
+    async fn cascade(&self) -> Result<CascadeStep, StoreError> {
+        self.0.asked.lock().expect("no panic").push(Instant::now());
+        tokio::time::sleep(self.0.takes).await;
+        self.0.turns.lock().expect("no panic").pop_front().unwrap_or(Ok(CascadeStep::default()))
+    }
+
+    async fn cascade_pending(&self) {
+        self.0.left.notified().await;
+    }
+
+    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
+        self.0.inner.retain(due).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.0.inner.ping().await
+    }
+}
+
+#[async_trait]
+impl Rows for Shared {
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
         self.0.inner.get(resource, id).await
     }
@@ -73,7 +95,10 @@ impl Store for Shared {
     ) -> Result<Vec<RowView>, StoreError> {
         self.0.inner.rows_where(resource, column, value, limit).await
     }
+}
 
+#[async_trait]
+impl Ledger for Shared {
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
         self.0.inner.delivery(id).await
     }
@@ -81,31 +106,16 @@ impl Store for Shared {
     async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
         self.0.inner.deliveries(subject_id, limit).await
     }
+}
 
+#[async_trait]
+impl Erasure for Shared {
     async fn erase(
         &self,
         subjects: &[(&'static Resource, String)],
         at: Timestamp,
     ) -> Result<ErasedCounts, StoreError> {
         self.0.inner.erase(subjects, at).await
-    }
-
-    async fn cascade(&self) -> Result<CascadeStep, StoreError> {
-        self.0.asked.lock().expect("no panic").push(Instant::now());
-        tokio::time::sleep(self.0.takes).await;
-        self.0.turns.lock().expect("no panic").pop_front().unwrap_or(Ok(CascadeStep::default()))
-    }
-
-    async fn cascade_pending(&self) {
-        self.0.left.notified().await;
-    }
-
-    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
-        self.0.inner.retain(due).await
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.0.inner.ping().await
     }
 }
 

@@ -12,7 +12,8 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::Consumer as _;
 use rollbook_core::retry::Reason;
 use rollbook_core::store::{
-    ErasedCounts, LedgerEntry, RetentionLimits, RetentionStep, RowView, Store, StoreError,
+    ErasedCounts, Erasure, Ledger, LedgerEntry, RetentionLimits, RetentionStep, RowView, Rows, Store,
+    StoreError,
 };
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::faults::{Fault, FaultyStore, StoreCall};
@@ -101,6 +102,17 @@ impl Store for Lethal {
         self.inner.apply_many(changes).await
     }
 
+    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
+        self.inner.retain(due).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Rows for Lethal {
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
         self.inner.get(resource, id).await
     }
@@ -123,7 +135,10 @@ impl Store for Lethal {
     ) -> Result<Vec<RowView>, StoreError> {
         self.inner.rows_where(resource, column, value, limit).await
     }
+}
 
+#[async_trait]
+impl Ledger for Lethal {
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
         self.inner.delivery(id).await
     }
@@ -131,21 +146,16 @@ impl Store for Lethal {
     async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
         self.inner.deliveries(subject_id, limit).await
     }
+}
 
+#[async_trait]
+impl Erasure for Lethal {
     async fn erase(
         &self,
         subjects: &[(&'static Resource, String)],
         at: Timestamp,
     ) -> Result<ErasedCounts, StoreError> {
         self.inner.erase(subjects, at).await
-    }
-
-    async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
-        self.inner.retain(due).await
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        Ok(())
     }
 }
 

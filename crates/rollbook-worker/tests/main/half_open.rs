@@ -33,7 +33,7 @@ async fn while_a_store_answers_pings_and_applies_nothing_one_lane_tries_a_few_me
     let store = FaultyStore::new(bench.store.clone(), move |call| match call {
         StoreCall::Apply(changes) if is_full.load(Ordering::SeqCst) => {
             noted.lock().expect("no panic").push(changes.len());
-            Fault::Fail(StoreError::Dependency("disk full".into()))
+            Fault::Fail(StoreError::Unavailable("disk full".into()))
         }
         _ => Fault::None,
     });
@@ -65,7 +65,7 @@ async fn after_an_outage_the_other_lanes_wait_until_the_first_batch_is_applied()
     let gate = rollbook_testkit::faults::Gate::new();
     let held = gate.clone();
     let store = FaultyStore::new(bench.store.clone(), move |call| match call {
-        _ if is_away.load(Ordering::SeqCst) => Fault::Fail(StoreError::Dependency("refused".into())),
+        _ if is_away.load(Ordering::SeqCst) => Fault::Fail(StoreError::Unavailable("refused".into())),
         StoreCall::Apply(_) => {
             highest.fetch_max(calls.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             Fault::Wait(held.clone())
@@ -151,7 +151,7 @@ async fn an_error_of_every_row_is_the_deployments_and_spends_no_attempt() {
 
 /// What a database says where a session ends within a statement: somebody's trigger, or an outage.
 fn broken() -> StoreError {
-    StoreError::Ambiguous(Box::new(StoreError::Dependency("the connection broke".into())))
+    StoreError::Ambiguous(Box::new(StoreError::Unavailable("the connection broke".into())))
 }
 
 async fn enqueue_organization(bench: &Bench, number: usize) {
@@ -289,7 +289,7 @@ async fn a_trial_of_messages_that_cannot_be_read_proves_nothing_and_the_next_one
     let is_away = Arc::clone(&away);
     let store = FaultyStore::new(bench.store.clone(), move |call| match call {
         StoreCall::Apply(_) if is_away.load(Ordering::SeqCst) => {
-            Fault::Fail(StoreError::Dependency("disk full".into()))
+            Fault::Fail(StoreError::Unavailable("disk full".into()))
         }
         _ => Fault::None,
     });

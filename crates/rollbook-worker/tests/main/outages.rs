@@ -49,7 +49,7 @@ async fn outlives_an_absence(error: StoreError) {
 
 #[tokio::test(start_paused = true)]
 async fn while_the_store_is_away_nothing_is_leased_and_no_attempt_is_spent() {
-    outlives_an_absence(StoreError::Dependency("connection refused".into())).await;
+    outlives_an_absence(StoreError::Unavailable("connection refused".into())).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,7 +67,7 @@ async fn a_store_that_answers_pings_and_applies_nothing_is_asked_ever_more_seldo
     let store = FaultyStore::new(bench.store.clone(), move |call| match call {
         StoreCall::Apply(_) if is_full.load(Ordering::SeqCst) => {
             counted.fetch_add(1, Ordering::SeqCst);
-            Fault::Fail(StoreError::Dependency("disk full".into()))
+            Fault::Fail(StoreError::Unavailable("disk full".into()))
         }
         _ => Fault::None,
     });
@@ -90,7 +90,7 @@ async fn a_store_that_answers_pings_and_applies_nothing_is_unhealthy_until_a_bat
     bench.enqueue("msg_1", user("user_1")).await;
     let refuses = Arc::new(AtomicBool::new(true));
     let is_refusing = Arc::clone(&refuses);
-    let read_only = StoreError::Dependency("it is read-only".into());
+    let read_only = StoreError::Unavailable("it is read-only".into());
     let error = read_only.clone();
     let store = FaultyStore::new(bench.store.clone(), move |call| match call {
         StoreCall::Apply(_) if is_refusing.load(Ordering::SeqCst) => Fault::Fail(error.clone()),
@@ -129,10 +129,10 @@ async fn what_was_applied_before_the_store_went_away_is_acknowledged_and_the_res
             Fault::Fail(StoreError::Event("no".into()))
         }
         StoreCall::Apply(changes) if has_subject(changes, "user_4") && is_away.load(Ordering::SeqCst) => {
-            Fault::Fail(StoreError::Dependency("gone".into()))
+            Fault::Fail(StoreError::Unavailable("gone".into()))
         }
         StoreCall::Ping if is_away.load(Ordering::SeqCst) => {
-            Fault::Fail(StoreError::Dependency("gone".into()))
+            Fault::Fail(StoreError::Unavailable("gone".into()))
         }
         _ => Fault::None,
     });
@@ -342,7 +342,7 @@ async fn a_store_that_turns_out_broken_behind_the_closed_gate_ends_the_worker() 
     bench.enqueue("msg_1", user("user_1")).await;
     let store = FaultyStore::new(bench.store.clone(), |call| match call {
         StoreCall::Ping => Fault::Fail(StoreError::Broken("I/O error".into())),
-        _ => Fault::Fail(StoreError::Dependency("away".into())),
+        _ => Fault::Fail(StoreError::Unavailable("away".into())),
     });
     let ended = run_until(bench.worker_with_store(store), std::future::pending()).await;
     assert!(matches!(ended, Err(WorkerError::Store { .. })), "{ended:?}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rollbook_core::catalog::USERS;
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{Store as _, StoreError};
+use rollbook_core::store::{Ledger as _, Rows as _, StoreError};
 use rollbook_testkit::events::{START, deleted, event, user};
 use rollbook_testkit::faults::{Fault, FaultyStore, StoreCall};
 use rollbook_worker::UpkeepSettings;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use rollbook_core::change::Change;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::event;
-use rollbook_core::store::Store;
+use rollbook_core::store::FullStore;
 use rollbook_core::time::Timestamp;
 use rollbook_simulator::history::Event;
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
@@ -90,7 +90,7 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
 }
 
 /// Events a second that a store applies in a worker's batches.
-pub(crate) async fn applied(store: &dyn Store, events: &[Event]) -> f64 {
+pub(crate) async fn applied(store: &dyn FullStore, events: &[Event]) -> f64 {
     let change = |event: &Event| event::parse(&load::lease(event), None).expect("an event").change;
     let changes: Vec<Change> = events.iter().map(change).collect();
     let started = Instant::now();
@@ -108,7 +108,7 @@ pub(crate) fn report_turns(report: &mut Report, engine: &str, size: Size, turns:
     report.ratio(&format!("applied/s, large, {engine}"), ours, &baseline, &detail);
 }
 
-pub(crate) async fn report_lines(report: &mut Report, engine: &str, size: Size, store: &dyn Store) {
+pub(crate) async fn report_lines(report: &mut Report, engine: &str, size: Size, store: &dyn FullStore) {
     let started = Instant::now();
     let lines = store.deliveries("user_000000007", 100).await.expect("the ledger answers");
     let took = started.elapsed();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prometheus::Registry;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::Producer as _;
-use rollbook_core::store::Store;
+use rollbook_core::store::FullStore;
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events;
@@ -69,7 +69,7 @@ async fn the_watchdog_is_fed_until_a_lane_of_the_worker_stands_still() {
     let gate = Gate::new();
     let held = gate.clone();
     let store = Arc::new(MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>));
-    let store: Arc<dyn Store> = Arc::new(FaultyStore::new(store, move |call| match call {
+    let store: Arc<dyn FullStore> = Arc::new(FaultyStore::new(store, move |call| match call {
         StoreCall::Apply(_) => Fault::Wait(held.clone()),
         _ => Fault::None,
     }));

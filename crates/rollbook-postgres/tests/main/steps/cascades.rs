@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::catalog::ORGANIZATION_MEMBERSHIPS;
-use rollbook_core::store::Store as _;
+use rollbook_core::store::{Rows as _, Store as _};
 use rollbook_testkit::events::{START, change_of, deleted, event, membership};
 use rollbook_testkit::process::until;
 use tokio::task::JoinSet;

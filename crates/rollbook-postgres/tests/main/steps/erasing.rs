@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rollbook_core::catalog::{ORGANIZATIONS, USERS};
-use rollbook_core::store::{ErasedCounts, Store as _, StoreError};
+use rollbook_core::store::{ErasedCounts, Erasure as _, Rows as _, Store as _, StoreError};
 use rollbook_core::time::Timestamp;
 use rollbook_postgres::PostgresStore;
 use rollbook_testkit::events::{START, change_of, event, membership};

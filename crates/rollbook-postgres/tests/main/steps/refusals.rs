@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use rollbook_core::change::Change;
-use rollbook_core::store::{PendingWork, RetentionLimits, Store as _, StoreError};
+use rollbook_core::store::{
+    Erasure as _, Ledger as _, PendingWork, RetentionLimits, Rows as _, Store as _, StoreError,
+};
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::events::{START, change_of, deleted, event, organization};
 

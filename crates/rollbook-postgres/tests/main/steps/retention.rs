@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use rollbook_core::catalog::USERS;
 use rollbook_core::merge::DeletedRows;
-use rollbook_core::store::{PendingWork, RetentionChoices, RetentionLimits, RetentionStep, Store as _};
+use rollbook_core::store::{
+    PendingWork, RetentionChoices, RetentionLimits, RetentionStep, Rows as _, Store as _,
+};
 use rollbook_core::time::Timestamp;
 use rollbook_postgres::PostgresStore;
 use rollbook_testkit::events::{START, change_of, deleted, event, user};

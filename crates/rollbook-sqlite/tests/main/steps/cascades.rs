@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, USERS};
-use rollbook_core::store::{RetentionLimits, Store as _};
+use rollbook_core::store::{RetentionLimits, Rows as _, Store as _};
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::events::{START, change_of, deleted, event, membership};
 use rollbook_testkit::process::until;

@@ -1,7 +1,7 @@
 //! Rows that refuse what follows from their parent's deletion; see also the conformance suite.
 
 use rollbook_core::change::{Applied, Change};
-use rollbook_core::store::{PendingWork, Store as _, StoreError};
+use rollbook_core::store::{PendingWork, Rows as _, Store as _, StoreError};
 use rollbook_testkit::events::{START, change_of, event, membership, organization};
 
 use super::{World, joined, organization_deleted, work_off};

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{CascadeStep, LedgerEntry, RetentionChoices, RowView, Store};
+use rollbook_core::store::{CascadeStep, FullStore, LedgerEntry, RetentionChoices, RowView};
 use serde_json::{Map, Value};
 
 use crate::clock::ManualClock;
@@ -47,7 +47,7 @@ pub enum Refusal {
 #[async_trait]
 pub trait StoreHarness: Send {
     /// Returns the store.
-    fn store(&self) -> Arc<dyn Store>;
+    fn store(&self) -> Arc<dyn FullStore>;
 
     /// Returns the clock that the store reads.
     fn clock(&self) -> Arc<ManualClock>;
@@ -119,7 +119,7 @@ impl<H: StoreHarness> Mirror<H> {
 }
 
 /// Works on pending cascades until none is due.
-pub(crate) async fn work_off(store: &dyn Store) -> CascadeStep {
+pub(crate) async fn work_off(store: &dyn FullStore) -> CascadeStep {
     loop {
         let left = store.cascade().await.expect("the store works on pending cascades");
         if left.due_in.is_none_or(|due_in| !due_in.is_zero()) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use rollbook_core::catalog;
-use rollbook_core::store::{RowView, Store, StoreError};
+use rollbook_core::store::{FullStore, RowView, StoreError};
 use rollbook_simulator::history::History;
 use rollbook_simulator::sender::Report;
 use rollbook_simulator::truth::Comparison;
@@ -96,7 +96,7 @@ pub(crate) fn out_of_order(order: &[usize]) -> usize {
 }
 
 /// Every row of every table.
-pub(crate) async fn read_rows(store: &dyn Store) -> Result<Vec<(&'static str, RowView)>, StoreError> {
+pub(crate) async fn read_rows(store: &dyn FullStore) -> Result<Vec<(&'static str, RowView)>, StoreError> {
     let mut rows: Vec<(&'static str, RowView)> = Vec::new();
     for resource in catalog::RESOURCES {
         let mut after: Option<String> = None;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use prometheus::Registry;
 use rollbook_core::signature::SigningSecrets;
-use rollbook_core::store::Store;
+use rollbook_core::store::FullStore;
 use rollbook_simulator::history::{History, HistorySettings};
 use rollbook_simulator::sender::{DeliverSettings, Endpoint, deliver};
 use tokio_util::sync::CancellationToken;
@@ -114,7 +114,7 @@ struct Show {
 /// What runs meanwhile.
 struct Running {
     queue: Queue,
-    store: Arc<dyn Store>,
+    store: Arc<dyn FullStore>,
     registry: Registry,
     endpoint: Endpoint,
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::queue::{Audit, Producer, QueueError, QueueStats};
-use rollbook_core::store::{PendingCascades, Store, StoreError};
+use rollbook_core::store::{FullStore, PendingCascades, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::weakness::Weakness;
 use rollbook_operator::words::thousands;
@@ -208,7 +208,7 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
 }
 
 /// Whether the store answers, and takes what a worker writes.
-async fn answered(config: &Config, asked: Result<Arc<dyn Store>, String>) -> Finding {
+async fn answered(config: &Config, asked: Result<Arc<dyn FullStore>, String>) -> Finding {
     match asked {
         Ok(store) => rehearse_batches(config, &*store).await,
         Err(why) => failed("store", why, fix(config, Component::Store)),
@@ -242,7 +242,7 @@ fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding> {
 }
 
 /// Whether the statements of a worker succeed.
-async fn rehearse_batches(config: &Config, store: &dyn Store) -> Finding {
+async fn rehearse_batches(config: &Config, store: &dyn FullStore) -> Finding {
     let place = wire::describe(config, Component::Store);
     let refused = |why: &str| {
         let found =
@@ -270,7 +270,7 @@ async fn rehearse_batches(config: &Config, store: &dyn Store) -> Finding {
     }
 }
 
-async fn ping(store: &Arc<dyn Store>) -> Result<(), String> {
+async fn ping(store: &Arc<dyn FullStore>) -> Result<(), String> {
     in_time(store.ping()).await
 }
 

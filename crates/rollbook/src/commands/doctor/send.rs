@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{DeadLetterFilter, QueueAdmin};
-use rollbook_core::store::Store;
+use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
 use rollbook_simulator::history::Event;
 use rollbook_simulator::sender::{Connection, REQUEST_TIMEOUT};
@@ -36,7 +36,7 @@ const SEND: &str = "send";
 struct Places {
     queue: Arc<dyn QueueAdmin>,
     /// Where there is a ledger.
-    ledger: Option<Arc<dyn Store>>,
+    ledger: Option<Arc<dyn FullStore>>,
 }
 
 /// Where the event is.

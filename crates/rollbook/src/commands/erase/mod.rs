@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 use rollbook_core::catalog::Resource;
-use rollbook_core::store::{ErasedCounts, Store};
+use rollbook_core::store::{ErasedCounts, FullStore};
 use rollbook_core::time::Clock;
 use rollbook_operator::erase::{
     Backend, BackendKind, Erasure, Ports, Report, erased_so_far, kind_of, remaining_copies,
@@ -111,7 +111,7 @@ fn agreed(input: &mut impl BufRead) -> bool {
 }
 
 /// Returns the kind of an id, by its prefix or by the table that has a row with it.
-async fn kind(store: &dyn Store, id: &str) -> anyhow::Result<&'static Resource> {
+async fn kind(store: &dyn FullStore, id: &str) -> anyhow::Result<&'static Resource> {
     let kind = kind_of(store, id).await.context("nothing was erased")?;
     let fix = "use the id of a user (user_…) or an organization (org_…), or the id of a row";
     let wrong = "is not the id of a user or an organization, and no row has it";

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rollbook_core::catalog::USERS;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::Producer as _;
-use rollbook_core::store::StoreError;
+use rollbook_core::store::{FullStore, Store as _, StoreError};
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{START, change_of, event, membership, user};
@@ -42,7 +42,7 @@ impl Stage {
     }
 
     /// Texts of the plan and of the result.
-    async fn texts(&self, store: &dyn Store, id: &str) -> [String; 2] {
+    async fn texts(&self, store: &dyn FullStore, id: &str) -> [String; 2] {
         let ports = Ports { store, queue: &self.queue, clock: &*self.clock };
         let erasure = Erasure::plan(ports, &USERS, id, &[]).await.expect("both answer");
         let plan = erasure.preview().await.expect("the store answers");

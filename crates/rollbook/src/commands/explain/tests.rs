@@ -11,7 +11,7 @@ use rollbook_core::event::parse;
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::queue::{Consumer as _, Producer as _, Settlement};
 use rollbook_core::retry::{Failure, Reason};
-use rollbook_core::store::{RetentionChoices, Store as _, StoreError};
+use rollbook_core::store::{Erasure as _, RetentionChoices, Store as _, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::trace::Traceparent;
 use rollbook_testkit::clock::ManualClock;
@@ -308,7 +308,7 @@ async fn an_unreachable_queue_leaves_the_rest_of_the_history() {
 /// Explains with a store that is unreachable.
 async fn without_store(stage: &Stage, id: &str) -> History {
     let store = FaultyStore::new(Arc::new(MemoryStore::new(stage.clock.clone())), |_| {
-        Fault::Fail(StoreError::Dependency("127.0.0.1:2 refuses the connection".to_owned()))
+        Fault::Fail(StoreError::Unavailable("127.0.0.1:2 refuses the connection".to_owned()))
     });
     let ledger = Ledger { is_on: true, kept_for: Some(Duration::from_secs(86_400)) };
     let question = Question { id, limit: 50, scan: 1_000, ledger };

@@ -1,0 +1,82 @@
+//! Reading of rows. A reader cannot write.
+
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+
+use super::search::{HOLDING_PAGE, holds_any};
+use super::{PendingCascades, StoreError};
+use crate::catalog::Resource;
+
+/// Port of readers of rows.
+#[async_trait]
+pub trait Rows: Send + Sync {
+    /// Returns one row, deleted or not.
+    async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError>;
+
+    /// Returns at most `limit` rows in the order of their ids, starting after `after`.
+    async fn rows(
+        &self,
+        resource: &'static Resource,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError>;
+
+    /// Returns at most `limit` rows in which the typed column `column` (an id or a text) equals `value`.
+    async fn rows_where(
+        &self,
+        resource: &'static Resource,
+        column: &'static str,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<RowView>, StoreError>;
+
+    /// Returns the ids of at most `limit` rows whose `data` may contain one of these texts, in upper or lower case. Reads the
+    /// whole table, in small steps. The result contains every such row; it may contain others, so the caller checks each.
+    async fn ids_holding(
+        &self,
+        resource: &'static Resource,
+        texts: &[String],
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        let texts: Vec<String> = texts.iter().map(|text| text.to_lowercase()).collect();
+        let (mut ids, mut after) = (Vec::new(), None);
+        if texts.is_empty() {
+            return Ok(ids);
+        }
+        loop {
+            let page = self.rows(resource, after.as_deref(), HOLDING_PAGE).await?;
+            let Some(last) = page.last() else { return Ok(ids) };
+            after = Some(last.id.clone());
+            let holding =
+                page.iter().filter(|row| row.columns.get("data").is_some_and(|data| holds_any(data, &texts)));
+            ids.extend(holding.map(|row| row.id.clone()));
+            if ids.len() >= limit {
+                ids.truncate(limit);
+                return Ok(ids);
+            }
+        }
+    }
+
+    /// Returns the pending cascades: all, or those of the parent or row with the id `about`. At most `limit`
+    /// are listed, oldest first.
+    async fn cascades(&self, _about: Option<&str>, _limit: usize) -> Result<PendingCascades, StoreError> {
+        Ok(PendingCascades::default())
+    }
+}
+
+/// A row as an application sees it: the columns of the contract by name. JSON columns are JSON, times are ISO
+/// 8601 text, a missing value is null.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowView {
+    /// Clerk's id.
+    pub id: String,
+    /// All columns, including `id`.
+    pub columns: Map<String, Value>,
+}
+
+impl RowView {
+    /// Whether the row is marked as deleted.
+    pub fn is_deleted(&self) -> bool {
+        self.columns.get("deleted_at").is_some_and(|at| !at.is_null())
+    }
+}
