@@ -16,7 +16,7 @@ use super::queued::{self, Queued};
 use super::row::{Membership, Row, State};
 use super::{Ledger, Question, notes};
 use crate::resource_of_id;
-use crate::serialize::{optional_table, or_error, text};
+use crate::serialize::{or_error, text};
 
 /// Ledger entries that are read in addition to the limit. A listed entry may have lost against one of them.
 const ENTRIES_EXTRA: usize = 500;
@@ -68,8 +68,10 @@ fn has_no_pending_work(pending: &Pending) -> bool {
 #[derive(Debug, Serialize)]
 pub struct Subject {
     /// Kind of the subject, if a row, an entry or the id shows it.
-    #[serde(rename = "table", serialize_with = "optional_table")]
+    #[serde(skip)]
     pub resource: Option<&'static Resource>,
+    /// Table of that kind.
+    pub table: Option<&'static str>,
     /// Row of the subject.
     pub row: Option<Row>,
     /// Memberships of a user or an organization.
@@ -185,7 +187,8 @@ pub async fn explain(
     let Stored { resource, row, memberships, mut deliveries, pending } = stored;
     let has_older = deliveries.len() > question.limit;
     deliveries.drain(..deliveries.len().saturating_sub(question.limit));
-    let subject = Some(Subject { resource, row, memberships });
+    let subject =
+        Some(Subject { resource, table: resource.map(|resource| resource.table), row, memberships });
     History::new(question, subject, read, queue, pending).with(deliveries, has_older)
 }
 
