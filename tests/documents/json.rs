@@ -100,7 +100,9 @@ impl Section {
         }
         match value {
             Value::Array(elements) => {
-                elements.iter().for_each(|element| self.compare(element, &format!("{path}[]"), seen, wrong));
+                for element in elements {
+                    self.compare(element, &format!("{path}[]"), seen, wrong);
+                }
             }
             Value::Object(object) => {
                 for (key, value) in object {

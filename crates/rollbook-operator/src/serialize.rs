@@ -22,6 +22,7 @@ pub(crate) fn text<T: Display, S: Serializer>(value: &T, serializer: S) -> Resul
 }
 
 /// Serializes a value as its text, or as null.
+#[expect(clippy::ref_option, reason = "serde passes fields by reference")]
 pub(crate) fn optional_text<T: Display, S: Serializer>(
     value: &Option<T>,
     serializer: S,
@@ -33,16 +34,9 @@ pub(crate) fn optional_text<T: Display, S: Serializer>(
 }
 
 /// Serializes a resource as the name of its table.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
 pub(crate) fn table<S: Serializer>(resource: &&'static Resource, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(resource.table)
-}
-
-/// Serializes a resource as the name of its table, or as null.
-pub(crate) fn optional_table<S: Serializer>(
-    resource: &Option<&'static Resource>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    resource.map(|resource| resource.table).serialize(serializer)
 }
 
 /// Serializes pairs as an object.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rollbook_core::catalog::ORGANIZATIONS;
-use rollbook_core::store::{ErasedCounts, Erasure as _, Rows as _, Store as _};
+use rollbook_core::store::{ErasedCounts, Erasure as _, Store as _};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_postgres::{PostgresSettings, PostgresStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;

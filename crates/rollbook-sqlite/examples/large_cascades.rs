@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rollbook_core::catalog::ORGANIZATIONS;
-use rollbook_core::store::{Erasure as _, RetentionLimits, Rows as _, Store as _};
+use rollbook_core::store::{Erasure as _, RetentionLimits, Store as _};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::WallClock;

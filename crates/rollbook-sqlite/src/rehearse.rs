@@ -24,7 +24,7 @@ mod tests {
 
     use rollbook_core::catalog::RESOURCES;
     use rollbook_core::queue::{Producer as _, QueueAdmin as _, QueueError};
-    use rollbook_core::store::{Rows as _, Store as _, StoreError};
+    use rollbook_core::store::{Store as _, StoreError};
     use rollbook_core::time::Timestamp;
     use rollbook_testkit::clock::ManualClock;
 

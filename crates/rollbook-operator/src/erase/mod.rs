@@ -28,9 +28,10 @@ use rollbook_core::time::Clock;
 
 pub use self::addresses::Rejection;
 pub use self::copies::{Backend, BackendKind, RemainingCopy, remaining_copies};
-use self::person::{Key, Person};
+use self::person::Person;
 pub use self::report::{Mentions, RejectedAddress, Removed, Report, RowName};
 pub use self::scan::Found;
+use self::search::Key;
 use crate::resource_of_id;
 use crate::words::many;
 

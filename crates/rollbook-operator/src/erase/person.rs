@@ -7,15 +7,8 @@ use rollbook_core::store::{Reads, RowView, StoreError};
 use serde_json::Value;
 
 use super::addresses::Addresses;
-use super::search::Search;
+use super::search::{Key, ROWS_MAX, Search};
 use crate::ownership::{Ownership, contains_word};
-
-/// Maximum number of rows that are read by one link or one address. The store erases child rows beyond that too; only a
-/// queued message about one of them that does not name the person is not found.
-pub(super) const ROWS_MAX: usize = 10_000;
-
-/// Name of a table and id of a row.
-pub(super) type Key = (&'static str, String);
 
 /// The person, or another subject, that is erased.
 pub(super) struct Person {

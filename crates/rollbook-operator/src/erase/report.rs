@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::Done;
 use super::addresses::Rejection;
 use super::copies::RemainingCopy;
-use super::person::{Key, Person};
+use super::person::Person;
 use super::scan::Found;
+use super::search::Key;
 use crate::serialize::table;
 
 /// What an erasure would remove, or has removed.

@@ -10,7 +10,13 @@ use rollbook_core::store::{RowView, Rows, StoreError};
 use serde_json::Value;
 
 use super::addresses::{Rejection, of_other, plain};
-use super::person::{Key, ROWS_MAX};
+
+/// Maximum number of rows that are read by one link or one address. The store erases child rows beyond that too; only a
+/// queued message about one of them that does not name the person is not found.
+pub(super) const ROWS_MAX: usize = 10_000;
+
+/// Name of a table and id of a row.
+pub(super) type Key = (&'static str, String);
 
 /// Column of a user's row with the primary e-mail address.
 const PRIMARY: &str = "primary_email_address";

@@ -233,7 +233,7 @@ async fn a_message_that_a_worker_applies_during_the_search_is_found() {
 }
 
 #[tokio::test]
-async fn a_store_that_fails_has_erased_nothing_and_says_so() {
+async fn a_failing_store_erases_nothing_and_the_error_says_so() {
     let stage = Stage::new();
     stage.applied("msg_1", &of_user()).await;
     let store = FaultyStore::new(stage.store.clone(), |call| match call {
@@ -256,7 +256,7 @@ async fn refused_rows_keep_nothing_in_the_queue_and_the_reason_is_left_to_do() {
     let stage = Stage::new();
     stage.applied("msg_1", &of_user()).await;
     let store = FaultyStore::new(stage.store.clone(), |call| match call {
-        StoreCall::Erase => Fault::Fail(StoreError::Event("1 rows of theirs keep their content".into())),
+        StoreCall::Erase => Fault::Fail(StoreError::Event("1 row keeps its content".into())),
         _ => Fault::None,
     });
     stage.queued("msg_2", &of_user().to_string()).await;
@@ -265,14 +265,14 @@ async fn refused_rows_keep_nothing_in_the_queue_and_the_reason_is_left_to_do() {
     let done = erasure.run(&|_| ()).await.expect("the rest is done");
     let left = done.left.as_deref().expect("it is done");
     assert_eq!((removed(&done).2, left.len()), (1, 1));
-    assert!(left[0].ends_with("1 rows of theirs keep their content"), "{left:?}");
+    assert!(left[0].ends_with("1 row keeps its content"), "{left:?}");
     assert_eq!(stage.left(), [""; 0]);
     let json = json_of(&done);
     assert_eq!((&json["complete"], &json["removed"]["messages"]), (&json!(false), &json!(1)));
 }
 
 #[test]
-fn tables_whose_policies_may_hide_rows_are_left_to_do() {
+fn tables_with_policies_that_may_hide_rows_are_left_to_do() {
     assert_eq!(hiding(&[]), None);
     let left = hiding(&["users".to_owned()]).expect("something is left");
     assert!(left.contains("policies on users apply") && left.contains("run it again"), "{left}");
@@ -318,12 +318,9 @@ async fn a_queue_that_fails_after_the_store_says_what_is_done_and_what_the_next_
     });
     let parts = stage.ports(&*stage.store, &admin);
     let erasure = plan(parts, &[]).await;
-    let told = erasure.run(&|_| ()).await.expect_err("the queue fails").to_string();
-    assert!(
-        told.starts_with("rows and ledger are erased, and 0 messages removed: the queue failed"),
-        "{told}"
-    );
-    assert!(told.contains("--also") && !told.contains('@'), "{told}");
+    let why = erasure.run(&|_| ()).await.expect_err("the queue fails").to_string();
+    assert!(why.starts_with("rows and ledger are erased, and 0 messages removed: the queue failed"), "{why}");
+    assert!(why.contains("--also") && !why.contains('@'), "{why}");
     assert_eq!(stage.left(), ["msg_2"]);
     // The row contains no address any more.
     assert_eq!(removed(&stage.erased(&["ines@work.example"]).await).2, 1);

@@ -8,6 +8,7 @@
 //! * It reads only, and a bounded part of the queue.
 
 mod cause;
+mod collect;
 mod history;
 mod notes;
 mod pending;
@@ -20,7 +21,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::ser::SerializeStruct as _;
 
-pub use self::history::{AppliedDelivery, History, Memberships, Reason, Subject, explain};
+pub use self::collect::explain;
+pub use self::history::{AppliedDelivery, History, Memberships, Reason, Subject};
 pub use self::pending::{Parent, Pending, PendingItem};
 pub use self::queued::{Message, ParkedMessage, Queued};
 pub use self::row::{Membership, Row, State};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::history::{History, Subject};
+use super::history::History;
 use crate::words::span;
 
 /// Returns what the ledger does not show.
@@ -24,7 +24,7 @@ pub(super) fn notes(history: &History) -> Vec<String> {
             duration(kept_for)
         ));
     }
-    if Subject::is_erased(subject) {
+    if subject.is_erased() {
         notes.push("Entries from before the erasure were removed with it.".to_owned());
     }
     notes

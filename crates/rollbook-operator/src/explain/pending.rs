@@ -58,6 +58,7 @@ pub struct Parent {
     pub id: String,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
 fn work<S: serde::Serializer>(work: &PendingWork, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(match work {
         PendingWork::Children => "children",

@@ -9,7 +9,7 @@ use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Consumer as _, Enqueued, LeaseRequest, Producer as _, QueueAdmin as _, QueueError,
 };
-use rollbook_core::store::{Ledger as _, Rows as _, Store as _, StoreError};
+use rollbook_core::store::{Ledger as _, Store as _, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;

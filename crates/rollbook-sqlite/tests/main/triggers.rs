@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rollbook_core::change::Change;
-use rollbook_core::store::{Rows as _, Store as _, StoreError};
+use rollbook_core::store::{Store as _, StoreError};
 use rollbook_core::time::Timestamp;
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;

@@ -32,7 +32,8 @@ async fn a_worker_behind_a_closed_gate_stops_at_once() {
     let mut bench = Bench::new();
     bench.settings.lanes = 2;
     bench.enqueue("msg_1", user("user_1")).await;
-    let store = FaultyStore::new(bench.store.clone(), |_| Fault::Fail(StoreError::Unavailable("away".into())));
+    let store =
+        FaultyStore::new(bench.store.clone(), |_| Fault::Fail(StoreError::Unavailable("away".into())));
     let began_at = Instant::now();
     let worker = bench.worker_with_store(store);
     run_until(worker, sleep(Duration::from_millis(60_007))).await.expect("a clean end");

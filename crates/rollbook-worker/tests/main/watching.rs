@@ -118,7 +118,8 @@ async fn progress_goes_on_while_the_gate_is_closed() {
     let mut bench = Bench::new();
     bench.settings.lanes = 3;
     bench.enqueue("msg_1", user("user_1")).await;
-    let store = FaultyStore::new(bench.store.clone(), |_| Fault::Fail(StoreError::Unavailable("away".into())));
+    let store =
+        FaultyStore::new(bench.store.clone(), |_| Fault::Fail(StoreError::Unavailable("away".into())));
     let worker = bench.worker_with_store(store);
     let progress = worker.progress();
     let watch = async {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::change::Change;
-use rollbook_core::store::{CascadeStep, Rows as _, Store as _};
+use rollbook_core::store::{CascadeStep, Store as _};
 use rollbook_core::time::Timestamp;
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;

@@ -1,4 +1,4 @@
-//! Histories, each compared with a text in `tests/stories`. Run with UPDATE=1 to write the texts again, and read them.
+//! Histories, each compared with a text in `tests/histories`. Run with UPDATE=1 to write the texts again, and read them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -101,16 +101,16 @@ fn json_of(history: &History) -> Value {
 /// Compares a history with its file.
 #[track_caller]
 fn reads(stage: &Stage, name: &str, history: &History) {
-    let told = stage.text(history);
+    let shown = stage.text(history);
     for personal in PERSONAL {
-        assert!(!told.contains(personal) && !json_of(history).to_string().contains(personal), "{personal}");
+        assert!(!shown.contains(personal) && !json_of(history).to_string().contains(personal), "{personal}");
     }
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories").join(format!("{name}.txt"));
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/histories").join(format!("{name}.txt"));
     if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&file, &told).expect("it is written");
+        std::fs::write(&file, &shown).expect("it is written");
     }
     let expected = std::fs::read_to_string(&file).unwrap_or_default();
-    assert_eq!(told, expected, "not as {} says (UPDATE=1 writes it anew):\n{told}", file.display());
+    assert_eq!(shown, expected, "not as {} says (UPDATE=1 writes it again):\n{shown}", file.display());
 }
 
 fn refused() -> Failure {
@@ -178,8 +178,8 @@ async fn a_deletion_without_content_says_that_none_is_stored() {
     let stage = Stage::new();
     let gone = event("user.deleted", START + DAY, &deleted("user", "user_1"));
     stage.applied("msg_gone", &gone, 350, 1).await;
-    let told = stage.text(&stage.history("user_1").await);
-    assert!(told.contains(". No content is stored: it never arrived, or it was erased.\n"), "{told}");
+    let shown = stage.text(&stage.history("user_1").await);
+    assert!(shown.contains(". No content is stored: it never arrived, or it was erased.\n"), "{shown}");
 }
 
 #[tokio::test]
@@ -216,9 +216,9 @@ async fn a_parked_delivery_and_one_that_waits_for_its_retry() {
         ("msg_retry", "messages", json!(TRACE)),
         ("msg_new", "messages", Value::Null),
     ] {
-        let told = json_of(&stage.history(id).await);
-        assert_eq!(told["queue"][place][0]["svix_id"], id);
-        assert_eq!(told["queue"][place][0]["traceparent"], traceparent, "{id}");
+        let shown = json_of(&stage.history(id).await);
+        assert_eq!(shown["queue"][place][0]["svix_id"], id);
+        assert_eq!(shown["queue"][place][0]["traceparent"], traceparent, "{id}");
     }
 }
 
@@ -289,7 +289,7 @@ async fn limits_are_shown() {
     }
     let ledger = Ledger { is_on: true, kept_for: None };
     let question = Question { id: "user_1", limit: 2, scan: 3, ledger };
-    reads(&stage, "a_story_that_is_cut_short", &stage.answer(&question).await);
+    reads(&stage, "a_history_that_is_cut_short", &stage.answer(&question).await);
 }
 
 #[tokio::test]
@@ -300,7 +300,7 @@ async fn an_unreachable_queue_leaves_the_rest_of_the_history() {
     let question = Question { id: "user_1", limit: 2, scan: 3, ledger };
     let error = "127.0.0.1:1 refuses the connection".to_owned();
     let history = explain(&stage.store, Err(error.clone()), &*stage.clock, &question).await;
-    reads(&stage, "a_story_without_its_queue", &history);
+    reads(&stage, "a_history_without_its_queue", &history);
     assert_eq!(json_of(&history)["queue"]["error"], error);
     assert!(check(&history).expect_err("a part is missing").to_string().contains("only the store is shown"));
 }
@@ -320,7 +320,7 @@ async fn an_unreachable_store_leaves_what_the_queue_knows_and_the_command_fails(
     let stage = Stage::new();
     stage.queued("msg_new", &updated(START + MINUTE).to_string()).await;
     let history = without_store(&stage, "user_1").await;
-    reads(&stage, "a_story_without_its_store", &history);
+    reads(&stage, "a_history_without_its_store", &history);
     let json = json_of(&history);
     assert_eq!(json["queue"]["messages"][0]["svix_id"], "msg_new");
     assert!(json["store"]["error"].as_str().is_some_and(|why| why.contains("127.0.0.1:2")), "{json}");
@@ -351,11 +351,11 @@ async fn the_json_has_the_same_facts() {
     signed_up(&stage).await;
     stage.applied("msg_2", &updated(START + 5 * MINUTE), 390, 1).await;
     stage.applied("msg_3", &updated(START + MINUTE), 10 * MINUTE, 2).await;
-    let told = json_of(&stage.history("user_1").await);
-    assert_eq!(told["subject"]["table"], "users");
-    assert_eq!(told["subject"]["row"]["state"], "alive");
-    assert_eq!(told["subject"]["row"]["columns"]["synced_by"], "msg_2");
-    let late = &told["deliveries"][2];
+    let shown = json_of(&stage.history("user_1").await);
+    assert_eq!(shown["subject"]["table"], "users");
+    assert_eq!(shown["subject"]["row"]["state"], "alive");
+    assert_eq!(shown["subject"]["row"]["columns"]["synced_by"], "msg_2");
+    let late = &shown["deliveries"][2];
     assert_eq!(
         (&late["svix_id"], &late["outcome"], &late["attempts"]),
         (&json!("msg_3"), &json!("stale"), &json!(2))
