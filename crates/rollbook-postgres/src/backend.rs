@@ -1,4 +1,4 @@
-//! Setting up a store on Postgres.
+//! Setup of a store on Postgres.
 
 use async_trait::async_trait;
 use rollbook_core::backend::{Backend, Pending, Stopped};

@@ -1,9 +1,9 @@
-//! What a database says of itself, and whether this Rollbook may work on it.
+//! State of a database, and whether this Rollbook may work on it.
 //!
-//! A schema's steps are rows of `rollbook_migrations`. A row says of its step whether it `expands`: whether a Rollbook
-//! that does not know it works rightly all the same. Every transaction of a store reads these rows first. It holds the
-//! table's weakest lock from then to its end, and whoever begins a step takes the strongest: so no transaction writes
-//! to a schema that is no longer the one it has checked (decision 0170).
+//! Applied migrations are rows of `rollbook_migrations`. A row records whether its migration `expands`: whether a Rollbook
+//! that does not know it still works correctly. Every transaction of a store reads these rows first and holds the table's
+//! weakest lock until its end, and the start of a migration takes the strongest lock. So no transaction writes to a schema
+//! that has changed since its check (decision 0170).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,12 +14,12 @@ use super::steps::STEPS;
 use crate::fault::Fault;
 use crate::place::Place;
 
-/// The oldest Postgres that Rollbook supports, as `server_version_num` has it.
+/// Oldest supported Postgres, as `server_version_num`.
 const OLDEST_VERSION: i32 = 120_000;
-/// The one encoding that holds every character that Clerk may send.
+/// Encoding that can hold every character that Clerk may send.
 const ENCODING: &str = "UTF8";
-/// What follows a step's name in its row while the step is being applied. A Rollbook that knows nothing of phases takes
-/// this for a step that it does not know, and waits.
+/// Suffix of a migration's name in its row while it is being applied. To a Rollbook without phases this is an unknown
+/// migration, so it waits.
 pub(super) const UNFINISHED: &str = " (unfinished)";
 
 /// A row of `rollbook_migrations`.
@@ -29,7 +29,7 @@ pub(crate) struct Row {
     pub(super) expands: bool,
 }
 
-/// The database's own answers.
+/// State of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct State {
     pub(super) version: i32,
@@ -37,7 +37,7 @@ pub(crate) struct State {
     pub(super) rows: Vec<Row>,
 }
 
-/// Why this Rollbook does not work on a schema.
+/// Reason why this Rollbook does not work on a schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refusal(String);
@@ -55,7 +55,7 @@ impl From<Refusal> for Fault {
 }
 
 impl Refusal {
-    /// The refusal that an error carries, if it does.
+    /// Returns the refusal inside an error, if there is one.
     pub(crate) fn of(error: &sqlx::Error) -> Option<Self> {
         match error {
             sqlx::Error::Encode(error) => error.downcast_ref::<Self>().cloned(),
@@ -67,7 +67,7 @@ impl Refusal {
 pub(super) const OF_SERVER: &str =
     "current_setting('server_version_num')::int4, current_setting('server_encoding')";
 
-/// What every transaction of a store asks first. A database of an earlier build has no column `expands`.
+/// First SELECT of every transaction of a store. Databases of earlier builds have no column `expands`.
 pub(super) fn guard_sql(schema: &str) -> String {
     format!(
         r#"SELECT {OF_SERVER}, step.name, to_jsonb(step) ->> 'expands' FROM "{schema}".rollbook_migrations AS step"#
@@ -83,13 +83,13 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// For this schema, whose name is plain.
+    /// Returns a guard for a schema, whose name is validated.
     pub(crate) fn new(place: Place, schema: &str) -> Self {
         Self { place, schema: schema.to_owned(), passed: AtomicUsize::new(0) }
     }
 
-    /// Begins a transaction with `begin` and checks the schema within it. A step that begins adds a row, and no step is
-    /// unfinished where a check passed: as long as the table has as many rows as then, it has the same ones.
+    /// Begins a transaction with `begin` and checks the schema within it. The start of a migration adds a row, and no
+    /// migration was unfinished when a check passed: as long as the number of rows is the same, the rows are the same.
     ///
     /// # Errors
     /// The connection failed, or the schema is refused.
@@ -132,10 +132,10 @@ pub(super) fn read(row: &PgRow, at: usize) -> sqlx::Result<Row> {
 }
 
 impl State {
-    /// The names of the steps that the database lacks.
+    /// Returns the names of pending migrations.
     ///
     /// # Errors
-    /// This Rollbook must not work on it, whatever is applied.
+    /// This Rollbook can't work on the database, whatever is applied.
     pub(crate) fn pending(&self, place: &Place, schema: &str) -> Result<Vec<&'static str>, Refusal> {
         self.check_server(place)?;
         if let Some(newer) = self.rows.iter().find(|row| !is_known(row) && !row.expands) {
@@ -149,7 +149,7 @@ impl State {
         Ok(STEPS.iter().map(|step| step.name).filter(|name| lacks(name)).collect())
     }
 
-    /// The names of the steps that this Rollbook does not know and that expand.
+    /// Returns the names of expanding migrations that this Rollbook does not know.
     pub(crate) fn newer(&self) -> Vec<String> {
         let newer = self.rows.iter().filter(|row| row.expands && !is_known(row));
         let mut names: Vec<String> = newer.map(|row| row.name.clone()).collect();
@@ -161,7 +161,7 @@ impl State {
         let (version, encoding) = (self.version, &self.encoding);
         if version < OLDEST_VERSION {
             return Err(Refusal(format!(
-                "{place}: it is Postgres {}; the oldest supported version is {}: upgrade the server",
+                "{place}: the server is Postgres {}; the oldest supported version is {}: upgrade the server",
                 named(version),
                 named(OLDEST_VERSION)
             )));
@@ -177,13 +177,13 @@ impl State {
     }
 }
 
-/// Whether this Rollbook knows the step, applied or under way.
+/// Whether this Rollbook knows the migration, applied or unfinished.
 fn is_known(row: &Row) -> bool {
     let name = row.name.strip_suffix(UNFINISHED).unwrap_or(&row.name);
     STEPS.iter().any(|step| step.name == name)
 }
 
-/// A version as people write it: major and minor since 10, three numbers before.
+/// Formats a version: major and minor since 10, three numbers before.
 fn named(version: i32) -> String {
     let (major, rest) = (version / 10_000, version % 10_000);
     match rest {

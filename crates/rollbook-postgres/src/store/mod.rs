@@ -1,11 +1,11 @@
 //! The store in one schema: the tables of the contract and the ledger.
 //!
-//! A batch is one transaction of a few statements, however many changes it has: one reads the states of
-//! all its subjects and their parents, [`rollbook_core::merge::fold`] says what each change does and what of each
-//! subject is left to write, the winners of each table go through one upsert, sorted by id, and one insert
-//! writes the ledger. What would not advance is never sent, so a redelivery writes nothing. Workers
-//! that write the same row meet in the upsert, which takes only what builds on the row as it is: whoever
-//! loses there holds its lock, reads it again and folds again. After the commit, rows are rechecked
+//! A batch is one transaction of a few statements, however many changes it has: one SELECT reads the states of
+//! all its subjects and their parents, [`rollbook_core::merge::fold`] computes the effect of each change and the
+//! final state of each subject, one upsert per table writes these states, sorted by id, and one INSERT
+//! writes the ledger. A change that does not advance a row is not sent, so a redelivery writes nothing. Workers
+//! that write the same row meet in the upsert, which accepts only the next revision of the row: the worker that
+//! loses holds the row's lock, reads it again and folds again. After the commit, rows are rechecked
 //! against their parents; see [`parents`] and [`recheck`].
 
 mod apply;
@@ -68,20 +68,20 @@ pub struct PostgresStore {
     schema: String,
     keeping: RetentionChoices,
     statement_timeout: Duration,
-    /// Of steps that write rows.
+    /// Pace of steps that write rows.
     pace: Pace,
-    /// Of steps that remove lines of the ledger.
+    /// Pace of steps that remove ledger entries.
     ledger_pace: Pace,
     sweep: Mutex<Sweep>,
-    /// Something was left for [`Store::cascade`].
+    /// Notified when work is left for [`Store::cascade`].
     left: Notify,
 }
 
 impl PostgresStore {
-    /// A store that connects when it is first used, and again whenever it has to.
+    /// Returns a store that connects at its first use, and again whenever a connection is lost.
     ///
     /// # Errors
-    /// The URL or the schema's name is wrong.
+    /// The URL or the schema's name is invalid.
     pub fn new(settings: PostgresSettings, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let (place, ignored) = Place::of(&settings).map_err(StoreError::Deployment)?;
         place.link().log_once(ignored);
@@ -103,7 +103,7 @@ impl PostgresStore {
         })
     }
 
-    /// The same store, keeping what this says.
+    /// Sets what the store retains.
     #[must_use]
     pub fn keeping(self, keeping: RetentionChoices) -> Self {
         Self { keeping, ..self }
@@ -113,8 +113,8 @@ impl PostgresStore {
         Steps { database: &self.database, statement_timeout: self.statement_timeout }
     }
 
-    /// The error of a batch. Where one row may be to blame for it, the store must answer now and lack no right: else that
-    /// is the error.
+    /// Returns the error of a batch. If one row may have caused it, the store is checked first: a server that is
+    /// unreachable or a missing right is reported instead.
     async fn checked(&self, fault: Fault) -> StoreError {
         if let (Fault::Ambiguous(_), Err(error)) = (&fault, self.ping().await) {
             return error;
@@ -122,8 +122,8 @@ impl PostgresStore {
         fault.of_batch()
     }
 
-    /// Checks after a commit that the rows of the batch and their child rows show what follows from their parents. What is too
-    /// much for once, is refused or times out is noted, durably, before the delivery can be acknowledged.
+    /// Repairs, after a commit, stale rows of the batch and stale child rows. Rows that are too many for one transaction,
+    /// are refused or time out become pending work, durably, before the delivery can be acknowledged.
     async fn recheck(&self, candidates: &Candidates) -> Result<(), StoreError> {
         let statements = &self.statements;
         let found = self.database.run(&Recheck { statements, candidates }).await?;
@@ -144,8 +144,8 @@ impl PostgresStore {
         };
         tracing::info!(
             lines = lines.len(),
-            "rows that hang on deleted parents are many or refuse their change: they are repaired in steps beside the \
-             deliveries"
+            "child rows of deleted parents are many, or refuse their change: they are repaired in steps, concurrently \
+             with deliveries"
         );
         self.database.run(&Note { statements: &statements.lines, lines: &lines }).await?;
         self.left.notify_one();

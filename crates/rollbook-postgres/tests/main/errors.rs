@@ -166,6 +166,16 @@ async fn a_role_without_rights_is_told_by_ping_which_tables_it_lacks() {
 }
 
 #[tokio::test]
+async fn an_unknown_outcome_in_the_ledger_is_an_error_that_names_the_column() {
+    let world = World::new().await;
+    let store = world.store();
+    store.apply_many(&[user_change("user_1", 0)]).await.expect("a user");
+    assert_eq!(store.deliveries("user_1", 2).await.map(|entries| entries.len()), Ok(1));
+    world.psql("UPDATE mirror_2.deliveries SET outcome = 'unheard_of'").await;
+    assert_deployment(store.deliveries("user_1", 2).await, &["deliveries.outcome"]);
+}
+
+#[tokio::test]
 async fn a_server_without_free_connections_or_in_recovery_is_waited_for() {
     let server = PostgresServer::start_with(&[("max_connections", "4"), ("fsync", "off")]).await;
     server.psql("postgres", "CREATE ROLE guest LOGIN PASSWORD 'ImAPassword' CONNECTION LIMIT 0").await;
