@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use sqlx::{PgConnection, Row as _, raw_sql};
 use tokio::time::{Instant, timeout};
 
+use crate::address::Host;
 use crate::fault::{ReadOnly, database_error};
 use crate::link::NoConnection;
-use crate::place::Host;
 
 /// Keepalive settings of the server: a probe after 30 s of silence, and the end of the connection after four without an
 /// answer. The session starts with these settings, so that `RESET ALL` keeps them.
@@ -117,11 +117,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::place::Place;
+    use crate::address::Address;
 
     async fn refused(url: &str) -> NoConnection {
-        let (place, _) = Place::parse(url).expect("a URL");
-        let hosts = Hosts::new(place.hosts, place.writable, true);
+        let (address, _) = Address::parse(url).expect("a URL");
+        let hosts = Hosts::new(address.hosts, address.writable, true);
         match hosts.connect(Instant::now() + Duration::from_secs(60)).await {
             Ok(_) => panic!("somebody answers"),
             Err(none) => none,

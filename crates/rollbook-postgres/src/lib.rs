@@ -12,6 +12,7 @@
 //! * All transactions take locks in one order: tables in the order of the catalog, rows by the bytes of their ids, the
 //!   ledger last.
 
+mod address;
 mod backend;
 mod blame;
 mod connections;
@@ -21,7 +22,6 @@ mod hosts;
 mod link;
 mod migrations;
 mod parameters;
-mod place;
 mod settings;
 mod store;
 mod tls;

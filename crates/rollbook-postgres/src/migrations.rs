@@ -12,8 +12,8 @@ use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
 use self::state::{OF_SERVER, State, guard_sql, read};
+use crate::address::Address;
 use crate::fault::Fault;
-use crate::place::Place;
 use crate::settings::PostgresSettings;
 use crate::transaction::{Database, Session, Work};
 
@@ -26,7 +26,7 @@ pub(crate) async fn examine(settings: &PostgresSettings) -> Result<Pending, Stor
     let (database, schema) = open(settings)?;
     let state = database.run(&Ask { schema: &schema }).await?;
     let newer = state.newer();
-    Ok(match state.pending(database.place(), &schema) {
+    Ok(match state.pending(database.address(), &schema) {
         Ok(names) => Pending { names, refusal: None, newer },
         Err(refusal) => Pending { names: Vec::new(), refusal: Some(refusal.to_string()), newer },
     })
@@ -77,9 +77,9 @@ pub(crate) async fn drop_schema(settings: &PostgresSettings) -> Result<(), Store
 }
 
 fn open(settings: &PostgresSettings) -> Result<(Database, String), Fault> {
-    let (place, _) = Place::of(settings).map_err(Fault::Deployment)?;
+    let (address, _) = Address::of(settings).map_err(Fault::Deployment)?;
     let schema = schema(&settings.schema)?;
-    Ok((Database::new(place, settings), schema))
+    Ok((Database::new(address, settings), schema))
 }
 
 /// Validates the name of a schema, so that it can be written into SQL between double quotes.

@@ -7,11 +7,11 @@ use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Executor as _, raw_sql};
 use tokio::time::{sleep, timeout};
 
+use crate::address::Address;
 use crate::connections::{Connections, Leased};
 use crate::fault::{self, Again, Fault};
 use crate::hosts::{self, Hosts};
 use crate::migrations::state::{Guard, Refusal};
-use crate::place::Place;
 use crate::settings::PostgresSettings;
 use crate::types::Sql;
 
@@ -31,8 +31,8 @@ pub(crate) trait Work: Sync {
     const GUARDED: bool = true;
 
     /// Classifies the error that ended the transaction.
-    fn judge(&self, place: &Place, error: &sqlx::Error) -> Fault {
-        fault::judge(place, error)
+    fn judge(&self, address: &Address, error: &sqlx::Error) -> Fault {
+        fault::judge(address, error)
     }
 
     /// Runs the work.
@@ -84,7 +84,7 @@ impl<'a> Session<'a> {
 
 /// A database with its connections and transaction settings.
 pub(crate) struct Database {
-    place: Place,
+    address: Address,
     connections: Connections,
     persistent: bool,
     limit: Duration,
@@ -107,9 +107,9 @@ impl Database {
     /// Returns a database that connects at its first use. Each transaction sets everything that it relies on. Each statement
     /// is planned once per connection, with indexes and nested loops only: almost all statements read few rows by id, which
     /// a planner without statistics does not know, and a plan made for a small table must suit the table when it has grown.
-    pub(crate) fn new(place: Place, settings: &PostgresSettings) -> Self {
+    pub(crate) fn new(address: Address, settings: &PostgresSettings) -> Self {
         let statement = settings.statement_timeout.as_millis().clamp(1, i32::MAX.unsigned_abs().into());
-        let pgbouncer = settings.pgbouncer || place.pooled;
+        let pgbouncer = settings.pgbouncer || address.pooled;
         let reset = if pgbouncer { "RESET search_path" } else { "RESET ALL" };
         let begin = format!(
             "{RESET_ROLE}; {reset}; \
@@ -121,15 +121,15 @@ impl Database {
              SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off",
             lock = (statement / 2).max(1),
         );
-        let mut all = place.hosts.clone();
+        let mut all = address.hosts.clone();
         if pgbouncer {
             all = all.into_iter().map(|host| host.statement_cache_capacity(0)).collect();
         }
-        let hosts = Hosts::new(all, place.writable, !pgbouncer);
+        let hosts = Hosts::new(all, address.writable, !pgbouncer);
         let (max, timeout) = (settings.connections_max, settings.connect_timeout);
         let begin: Sql = begin.into();
         Self {
-            place,
+            address,
             connections: Connections::new(hosts, max, timeout, Sql::clone(&begin)),
             persistent: !pgbouncer,
             // Enough for one wait for a connection and one statement at their limits, with reserve.
@@ -146,7 +146,7 @@ impl Database {
 
     /// Returns a new connection that the caller closes.
     pub(crate) async fn connect(&self) -> Result<Leased<'_>, Fault> {
-        self.connections.take(true).await.map_err(|none| fault::no_connection(&self.place, &none))
+        self.connections.take(true).await.map_err(|none| fault::no_connection(&self.address, &none))
     }
 
     /// Runs work in a transaction.
@@ -161,14 +161,14 @@ impl Database {
         }
         // The cause of the lost answer likely affects the idle connections too.
         self.connections.close_all();
-        Err(fault::no_answer(&self.place, limit))
+        Err(fault::no_answer(&self.address, limit))
     }
 
     async fn tries<W: Work>(&self, work: &W) -> Result<W::Output, Fault> {
         let (mut conflicts, mut fresh) = (0, false);
         loop {
             let taken = self.connections.take(fresh).await;
-            let leased = taken.map_err(|none| fault::no_connection(&self.place, &none))?;
+            let leased = taken.map_err(|none| fault::no_connection(&self.address, &none))?;
             let reused = leased.reused;
             let error = match self.attempt(leased, work).await {
                 Ok(output) => return Ok(output),
@@ -182,7 +182,7 @@ impl Database {
                 Some(Again::Connection) if reused && !fresh => fresh = true,
                 _ => {
                     let refusal = Refusal::of(&error).map(Fault::from);
-                    return Err(refusal.unwrap_or_else(|| work.judge(&self.place, &error)));
+                    return Err(refusal.unwrap_or_else(|| work.judge(&self.address, &error)));
                 }
             }
         }
@@ -246,8 +246,8 @@ impl Database {
     }
 
     /// Returns the address of the database.
-    pub(crate) const fn place(&self) -> &Place {
-        &self.place
+    pub(crate) const fn address(&self) -> &Address {
+        &self.address
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) async fn apply(
 ) -> Result<Vec<&'static str>, Fault> {
     let mut first = database.connect().await?;
     let first = &mut first.connection;
-    let of_server = |error: sqlx::Error| fault::judge(database.place(), &error);
+    let of_server = |error: sqlx::Error| fault::judge(database.address(), &error);
     let lock = format!("{}; SELECT pg_advisory_xact_lock({LOCK}); SAVEPOINT asked", begin(Duration::ZERO));
     let state = within(PHASE_MAX, async {
         script(first, &lock).await?;
@@ -67,7 +67,7 @@ pub(super) async fn apply(
         Ok(state)
     });
     let state: State = state.await.map_err(of_server)?;
-    let pending = state.pending(database.place(), schema)?;
+    let pending = state.pending(database.address(), schema)?;
     if pending.is_empty() {
         script(first, "ROLLBACK").await.map_err(of_server)?;
         return Ok(pending);
@@ -89,7 +89,7 @@ pub(super) async fn apply(
 
 /// Creates the tables of a new schema.
 async fn make(database: &Database, schema: &str, connection: &mut PgConnection) -> Result<(), Fault> {
-    let of_server = |error: sqlx::Error| fault::judge(database.place(), &error);
+    let of_server = |error: sqlx::Error| fault::judge(database.address(), &error);
     // Checked first: `IF NOT EXISTS` needs the right to create schemas even if the schema exists.
     let exists = Exists { schema }.run(&mut Session::of(connection)).await.map_err(of_server)?;
     let create = if exists { String::new() } else { format!(r#"CREATE SCHEMA "{schema}";"#) };
@@ -109,7 +109,7 @@ async fn make(database: &Database, schema: &str, connection: &mut PgConnection) 
             step.expands
         );
         let made = within(PHASE_MAX, script(connection, &sql)).await;
-        made.map_err(|error| refused::judge(database.place(), step.name, &error))?;
+        made.map_err(|error| refused::judge(database.address(), step.name, &error))?;
     }
     script(connection, "COMMIT").await.map_err(of_server)
 }
@@ -141,7 +141,7 @@ impl Run<'_> {
                 );
             }
         };
-        outcome.map_err(|error| refused::judge(self.database.place(), step.name, &error))?;
+        outcome.map_err(|error| refused::judge(self.database.address(), step.name, &error))?;
         let seconds = since.elapsed().as_secs_f64();
         tracing::info!(step = step.name, seconds, "migration applied");
         Ok(())

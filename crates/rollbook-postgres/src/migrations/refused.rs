@@ -5,29 +5,29 @@
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
+use crate::address::Address;
 use crate::fault::{self, Fault, database_error};
-use crate::place::Place;
 
 /// Maximum characters shown of the list of objects that depend on a table.
 const DETAIL_MAX: usize = 600;
 
 /// Classifies an error of a statement of a migration.
-pub(super) fn judge(place: &Place, step: &str, error: &sqlx::Error) -> Fault {
+pub(super) fn judge(address: &Address, step: &str, error: &sqlx::Error) -> Fault {
     let of_others = database_error(error).and_then(of_others);
     if let Some(what) = of_others {
-        return Fault::Deployment(format!("{place}: migration {step} can't be applied: {what}"));
+        return Fault::Deployment(format!("{address}: migration {step} can't be applied: {what}"));
     }
     if database_error(error).is_some_and(|error| error.code() == "55P03") {
         return Fault::Unavailable(format!(
-            "{place}: migration {step} is not applied yet: for too long another session has had an open transaction on a \
+            "{address}: migration {step} is not applied yet: for too long another session has had an open transaction on a \
              table that it changes; end that (pg_stat_activity shows it) and run rollbook migrate again, which goes on \
              where it stopped"
         ));
     }
-    match fault::judge(place, error).innermost() {
+    match fault::judge(address, error).innermost() {
         // A migration contains no values: a constraint or a trigger of the team refuses rows that it rewrites.
         Fault::Data(text) => Fault::Deployment(format!(
-            "{place}: migration {step} can't be applied: {text}; drop the constraint or disable the trigger on the table, \
+            "{address}: migration {step} can't be applied: {text}; drop the constraint or disable the trigger on the table, \
              run rollbook migrate again, then restore it"
         )),
         Fault::Deployment(text) => Fault::Deployment(format!("migration {step} can't be applied: {text}")),

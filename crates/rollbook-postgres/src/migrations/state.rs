@@ -11,8 +11,8 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _, raw_sql};
 
 use super::steps::STEPS;
+use crate::address::Address;
 use crate::fault::Fault;
-use crate::place::Place;
 
 /// Oldest supported Postgres, as `server_version_num`.
 const OLDEST_VERSION: i32 = 120_000;
@@ -76,7 +76,7 @@ pub(super) fn guard_sql(schema: &str) -> String {
 
 /// Refuses a schema that a store must not work on.
 pub(crate) struct Guard {
-    place: Place,
+    address: Address,
     schema: String,
     /// Number of rows of `rollbook_migrations` at the last check that passed; 0 before the first.
     passed: AtomicUsize,
@@ -84,8 +84,8 @@ pub(crate) struct Guard {
 
 impl Guard {
     /// Returns a guard for a schema, whose name is validated.
-    pub(crate) fn new(place: Place, schema: &str) -> Self {
-        Self { place, schema: schema.to_owned(), passed: AtomicUsize::new(0) }
+    pub(crate) fn new(address: Address, schema: &str) -> Self {
+        Self { address, schema: schema.to_owned(), passed: AtomicUsize::new(0) }
     }
 
     /// Begins a transaction with `begin` and checks the schema within it. The start of a migration adds a row, and no
@@ -119,7 +119,7 @@ impl Guard {
             (state.version, state.encoding) = (row.try_get(0)?, row.try_get(1)?);
             state.rows.push(read(row, 2)?);
         }
-        match state.pending(&self.place, &self.schema)?.first() {
+        match state.pending(&self.address, &self.schema)?.first() {
             None => Ok(()),
             Some(name) => Err(Refusal(format!("migration {name} is pending; run: rollbook migrate")).into()),
         }
@@ -136,11 +136,11 @@ impl State {
     ///
     /// # Errors
     /// This Rollbook can't work on the database, whatever is applied.
-    pub(crate) fn pending(&self, place: &Place, schema: &str) -> Result<Vec<&'static str>, Refusal> {
-        self.check_server(place)?;
+    pub(crate) fn pending(&self, address: &Address, schema: &str) -> Result<Vec<&'static str>, Refusal> {
+        self.check_server(address)?;
         if let Some(newer) = self.rows.iter().find(|row| !is_known(row) && !row.expands) {
             return Err(Refusal(format!(
-                "{place}: schema {schema} has migration {}, which this Rollbook does not know and can't work on; \
+                "{address}: schema {schema} has migration {}, which this Rollbook does not know and can't work on; \
                  use the Rollbook that applied it, or a newer one",
                 newer.name
             )));
@@ -157,20 +157,20 @@ impl State {
         names
     }
 
-    fn check_server(&self, place: &Place) -> Result<(), Refusal> {
+    fn check_server(&self, address: &Address) -> Result<(), Refusal> {
         let (version, encoding) = (self.version, &self.encoding);
         if version < OLDEST_VERSION {
             return Err(Refusal(format!(
-                "{place}: the server is Postgres {}; the oldest supported version is {}: upgrade the server",
+                "{address}: the server is Postgres {}; the oldest supported version is {}: upgrade the server",
                 named(version),
                 named(OLDEST_VERSION)
             )));
         }
         if encoding != ENCODING {
             return Err(Refusal(format!(
-                "{place}: database {} has the encoding {encoding}, which can't hold every character that Clerk sends; \
+                "{address}: database {} has the encoding {encoding}, which can't hold every character that Clerk sends; \
                  use one that has {ENCODING}: createdb --template=template0 --encoding={ENCODING} NAME",
-                place.database()
+                address.database()
             )));
         }
         Ok(())
@@ -197,8 +197,8 @@ fn named(version: i32) -> String {
 mod tests {
     use super::*;
 
-    fn place() -> Place {
-        Place::parse("postgres://me@h/app").expect("a URL").0
+    fn address() -> Address {
+        Address::parse("postgres://me@h/app").expect("a URL").0
     }
 
     fn state(rows: &[(&str, bool)]) -> State {
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_newer_step_is_worked_on_only_if_its_row_says_that_it_expands() {
-        let judged = |state: &State| state.pending(&place(), "clerk");
+        let judged = |state: &State| state.pending(&address(), "clerk");
         assert_eq!(judged(&all(&[])), Ok(vec![]));
         let newer = all(&[("0099_later", true), ("0098_later", true)]);
         assert_eq!(judged(&newer), Ok(vec![]));
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_step_that_is_not_finished_is_pending() {
         let pending = state(&[("0001_mirror", false), ("0002_whole_of_clerk (unfinished)", false)]);
-        let pending = pending.pending(&place(), "clerk").expect("it may go on");
+        let pending = pending.pending(&address(), "clerk").expect("it may go on");
         assert_eq!(pending[0], "0002_whole_of_clerk");
     }
 
@@ -241,11 +241,11 @@ mod tests {
     fn servers_before_the_oldest_supported_version_are_refused_by_their_version() {
         for (version, name) in [(119_999, "11.9999"), (110_022, "11.22"), (90_603, "9.6.3")] {
             let old = State { version, ..all(&[]) };
-            let Err(Refusal(text)) = old.pending(&place(), "clerk") else { panic!("{version} is taken") };
+            let Err(Refusal(text)) = old.pending(&address(), "clerk") else { panic!("{version} is taken") };
             assert!(text.contains(&format!("Postgres {name};")) && text.contains("version is 12:"), "{text}");
         }
         for version in [120_000, 120_022, 150_014, 180_000] {
-            assert_eq!(State { version, ..all(&[]) }.pending(&place(), "clerk"), Ok(vec![]), "{version}");
+            assert_eq!(State { version, ..all(&[]) }.pending(&address(), "clerk"), Ok(vec![]), "{version}");
         }
     }
 
@@ -253,7 +253,9 @@ mod tests {
     fn a_database_of_another_encoding_is_refused_by_its_name_and_encoding() {
         for encoding in ["SQL_ASCII", "LATIN1", "EUC_JP"] {
             let other = State { encoding: encoding.to_owned(), ..state(&[]) };
-            let Err(Refusal(text)) = other.pending(&place(), "clerk") else { panic!("{encoding} is taken") };
+            let Err(Refusal(text)) = other.pending(&address(), "clerk") else {
+                panic!("{encoding} is taken")
+            };
             assert!(
                 text.contains(encoding) && text.contains("database app") && text.contains("UTF8"),
                 "{text}"

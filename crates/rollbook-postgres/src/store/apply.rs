@@ -17,8 +17,8 @@ use super::parents::Ids;
 use super::recheck::Candidates;
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
+use crate::address::Address;
 use crate::fault::{self, Fault, NotKept};
-use crate::place::Place;
 use crate::transaction::{Session, Work};
 use crate::types::Time;
 
@@ -53,8 +53,8 @@ pub(super) struct Done {
 impl Work for Apply<'_> {
     type Output = Done;
 
-    fn judge(&self, place: &Place, error: &sqlx::Error) -> Fault {
-        fault::judge_rows(place, error)
+    fn judge(&self, address: &Address, error: &sqlx::Error) -> Fault {
+        fault::judge_rows(address, error)
     }
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Done> {

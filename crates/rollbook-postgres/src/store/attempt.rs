@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use rollbook_core::pace::Pace;
 use rollbook_core::store::StoreError;
 
+use crate::address::Address;
 use crate::fault::{self, Fault};
-use crate::place::Place;
 use crate::transaction::{Database, End, Session, Work};
 
 /// Maximum duration of a step of several rows: a smaller step may succeed, and others wait for its locks no longer.
@@ -64,8 +64,8 @@ impl Steps<'_> {
         } else {
             (self.statement_timeout, self.statement_timeout / LOCK_SHARE)
         };
-        let place = self.database.place();
-        match self.database.run(&Guarded { place, statement, lock, work }).await {
+        let address = self.database.address();
+        match self.database.run(&Guarded { address, statement, lock, work }).await {
             Err(Fault::Ambiguous(inner)) => {
                 // A trigger may have ended or changed the session; in an outage nothing else works either.
                 self.database.run(&Writable).await?;
@@ -129,7 +129,7 @@ impl Work for Writable {
 }
 
 struct Guarded<'a, W> {
-    place: &'a Place,
+    address: &'a Address,
     statement: Duration,
     lock: Duration,
     work: &'a W,
@@ -138,8 +138,8 @@ struct Guarded<'a, W> {
 impl<W: Work> Work for Guarded<'_, W> {
     type Output = Result<W::Output, Failed>;
 
-    fn judge(&self, place: &Place, error: &sqlx::Error) -> Fault {
-        fault::judge_rows(place, error)
+    fn judge(&self, address: &Address, error: &sqlx::Error) -> Fault {
+        fault::judge_rows(address, error)
     }
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
@@ -150,7 +150,7 @@ impl<W: Work> Work for Guarded<'_, W> {
         match self.inner(session).await {
             Ok(output) => Ok(Ok(output)),
             Err(error) => {
-                let failed = classify(self.place, &error).ok_or(error)?;
+                let failed = classify(self.address, &error).ok_or(error)?;
                 abandon(session).await?;
                 Ok(Err(failed))
             }
@@ -178,8 +178,8 @@ pub(super) async fn abandon(session: &mut Session<'_>) -> sqlx::Result<()> {
 }
 
 /// Classifies an error that a smaller step may avoid; `None` if the database itself is at fault.
-pub(super) fn classify(place: &Place, error: &sqlx::Error) -> Option<Failed> {
-    let fault = fault::judge(place, error);
+pub(super) fn classify(address: &Address, error: &sqlx::Error) -> Option<Failed> {
+    let fault = fault::judge(address, error);
     if is_timeout(error) {
         return Some(Failed::TimedOut(fault.to_string()));
     }

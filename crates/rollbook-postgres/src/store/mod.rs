@@ -53,10 +53,10 @@ use self::read::{Forbidden, entry, view};
 use self::recheck::{Candidates, Recheck};
 use self::rehearse::Rehearse;
 use self::sql::Statements;
+use crate::address::Address;
 use crate::fault::Fault;
 use crate::migrations::state::Guard;
 use crate::migrations::{self, Ask};
-use crate::place::Place;
 use crate::settings::PostgresSettings;
 use crate::transaction::Database;
 
@@ -83,12 +83,12 @@ impl PostgresStore {
     /// # Errors
     /// The URL or the schema's name is invalid.
     pub fn new(settings: PostgresSettings, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let (place, ignored) = Place::of(&settings).map_err(StoreError::Deployment)?;
-        place.link().log_once(ignored);
+        let (address, ignored) = Address::of(&settings).map_err(StoreError::Deployment)?;
+        address.link().log_once(ignored);
         let schema = migrations::schema(&settings.schema)?;
         let statements = Statements::new(&schema);
-        let guard = Guard::new(place.clone(), &schema);
-        let database = Database::new(place, &settings).guarded(guard);
+        let guard = Guard::new(address.clone(), &schema);
+        let database = Database::new(address, &settings).guarded(guard);
         Ok(Self {
             database,
             clock,
@@ -256,13 +256,13 @@ impl Store for PostgresStore {
     }
 
     fn protection(&self) -> Option<Protection> {
-        self.database.place().link().protection()
+        self.database.address().link().protection()
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        let (place, schema) = (self.database.place(), &self.schema);
+        let (address, schema) = (self.database.address(), &self.schema);
         let state = self.database.run(&Ask { schema }).await?;
-        if let Some(name) = state.pending(place, schema).map_err(Fault::from)?.first() {
+        if let Some(name) = state.pending(address, schema).map_err(Fault::from)?.first() {
             return Err(
                 Fault::Deployment(format!("migration {name} is pending; run: rollbook migrate")).into()
             );
@@ -272,9 +272,9 @@ impl Store for PostgresStore {
             return Ok(());
         }
         Err(Fault::Deployment(format!(
-            "{place}: user {} lacks rights in schema {schema}; grant what is missing on {} (ops/postgres/roles.sh does; \
+            "{address}: user {} lacks rights in schema {schema}; grant what is missing on {} (ops/postgres/roles.sh does; \
              it may be run again)",
-            place.user(),
+            address.user(),
             forbidden.join(", ")
         ))
         .into())

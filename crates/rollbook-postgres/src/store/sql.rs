@@ -166,12 +166,12 @@ impl Statements {
     /// Reads stored states by table number, with one array of ids for each part. Each row has the table number, id, state,
     /// deletion time from its parents, `version_links`, and whether each parent's id is stored.
     pub(super) fn stored(&self, parts: &[(usize, Which)]) -> Sql {
-        let part = |(place, (number, which)): (usize, &(usize, Which))| {
+        let part = |(position, (number, which)): (usize, &(usize, Which))| {
             let condition = match which {
                 Which::All => "",
                 Which::Deleted => " AND version_deleted_at IS NOT NULL",
             };
-            format!("{} WHERE id = ANY (${}::text[]){condition}", self.tables[*number].stored, place + 1)
+            format!("{} WHERE id = ANY (${}::text[]){condition}", self.tables[*number].stored, position + 1)
         };
         parts.iter().enumerate().map(part).collect::<Vec<_>>().join(" UNION ALL ").into()
     }
@@ -179,8 +179,8 @@ impl Statements {
     /// Finds rows that were deleted or erased and do not show it, once all triggers have run: by table number, with one
     /// array of ids for each.
     pub(super) fn undone(&self, numbers: impl IntoIterator<Item = usize>) -> Sql {
-        let part = |(place, number): (usize, usize)| {
-            format!("{} AND id = ANY (${}::text[])", self.tables[number].undone, place + 1)
+        let part = |(position, number): (usize, usize)| {
+            format!("{} AND id = ANY (${}::text[])", self.tables[number].undone, position + 1)
         };
         numbers.into_iter().enumerate().map(part).collect::<Vec<_>>().join(" UNION ALL ").into()
     }
