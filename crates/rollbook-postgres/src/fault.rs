@@ -267,12 +267,11 @@ fn judge_state(address: &Address, error: &PgDatabaseError) -> Fault {
     let policy = (state == "42501" && blame == Blame::RowOrAll)
         // The words name the policy and the table, and no value; the error has no field for the table.
         .then(|| format!("a row-level security policy refuses the row: {}", blame::words(error)));
-    let fault = match policy.or_else(|| deployment(address, state, own_words(error))) {
-        Some(what) => Fault::Deployment(format!("{address}: {what} ({named}){inside}")),
-        None => {
-            let what = if blame::is_state_of_a_function(error) { RAISED } else { unavailable(state) };
-            Fault::Unavailable(format!("{address}: {what} ({named}){inside}"))
-        }
+    let fault = if let Some(what) = policy.or_else(|| deployment(address, state, own_words(error))) {
+        Fault::Deployment(format!("{address}: {what} ({named}){inside}"))
+    } else {
+        let what = if blame::is_state_of_a_function(error) { RAISED } else { unavailable(state) };
+        Fault::Unavailable(format!("{address}: {what} ({named}){inside}"))
     };
     if blame == Blame::RowOrAll { Fault::Ambiguous(Box::new(fault)) } else { fault }
 }

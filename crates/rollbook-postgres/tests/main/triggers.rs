@@ -219,7 +219,7 @@ async fn a_trigger_that_drops_the_ledger_entry_of_one_delivery_refuses_that_deli
         assert_eq!(text, "a trigger of the table deliveries keeps the ledger entry from being written");
     }
     for _ in 0..2 {
-        assert!(store.apply_many(&[good.clone()]).await.is_ok(), "also when it comes again");
+        assert!(store.apply_many(std::slice::from_ref(&good)).await.is_ok(), "also when it comes again");
     }
     world.psql("DROP TRIGGER drops ON mirror_2.deliveries").await;
     assert!(store.apply_many(&[bad()]).await.is_ok());
