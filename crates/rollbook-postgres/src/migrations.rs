@@ -1,4 +1,4 @@
-//! The schema's steps: which are applied, and applying the rest, each once and in order.
+//! Schema migrations: finds the pending ones and applies them, each once and in order.
 
 mod apply;
 mod refused;
@@ -12,30 +12,30 @@ use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
 use self::state::{OF_SERVER, State, guard_sql, read};
+use crate::address::Address;
 use crate::fault::Fault;
-use crate::place::Place;
 use crate::settings::PostgresSettings;
 use crate::transaction::{Database, Session, Work};
 
-/// The longest name that Postgres keeps whole.
+/// Maximum length of a name in Postgres, in bytes.
 const SCHEMA_LENGTH_MAX: usize = 63;
 
-/// Examines the database. Nothing is made. It is refused where the server is too old, the database can't hold the data,
-/// or a newer Rollbook changed the schema.
+/// Examines the database without changes to it. The database is refused if the server is too old, its encoding can't hold
+/// the data, or a newer Rollbook changed the schema.
 pub(crate) async fn examine(settings: &PostgresSettings) -> Result<Pending, StoreError> {
     let (database, schema) = open(settings)?;
     let state = database.run(&Ask { schema: &schema }).await?;
     let newer = state.newer();
-    Ok(match state.pending(database.place(), &schema) {
+    Ok(match state.pending(database.address(), &schema) {
         Ok(names) => Pending { names, refusal: None, newer },
         Err(refusal) => Pending { names: Vec::new(), refusal: Some(refusal.to_string()), newer },
     })
 }
 
-/// The names of the steps that the database lacks. Nothing is made.
+/// Returns the names of pending migrations, without changes to the database.
 ///
 /// # Errors
-/// The database can't be asked, or is refused.
+/// The database is unreachable, or is refused.
 pub async fn pending_migrations(settings: &PostgresSettings) -> Result<Vec<&'static str>, StoreError> {
     match examine(settings).await? {
         Pending { refusal: Some(refusal), .. } => Err(StoreError::Deployment(refusal)),
@@ -43,25 +43,26 @@ pub async fn pending_migrations(settings: &PostgresSettings) -> Result<Vec<&'sta
     }
 }
 
-/// Applies what is pending, making the schema where there is none. Returns the names. Two at once do it once. A schema
-/// that nobody uses yet gets all steps or none; else what is done stays done, and the next call goes on from there.
+/// Applies pending migrations and creates the schema if it does not exist. Returns their names. Of concurrent calls one
+/// applies each migration. A new schema gets all migrations or none; otherwise finished parts stay, and the next call
+/// continues from there.
 ///
 /// # Errors
 /// The database can't be written, or is refused.
 pub async fn apply_migrations(settings: &PostgresSettings) -> Result<Vec<&'static str>, StoreError> {
-    // One connection keeps others out, the other one works.
+    // One connection holds the lock against other calls, the other one applies migrations.
     let settings = PostgresSettings { connections_max: settings.connections_max.max(2), ..settings.clone() };
     let (database, schema) = open(&settings)?;
     Ok(apply::apply(&database, &schema, !settings.pgbouncer).await?)
 }
 
-/// Whether the database has the schema, whatever is in it.
+/// Whether the database has the schema, whatever it contains.
 pub(crate) async fn schema_exists(settings: &PostgresSettings) -> Result<bool, StoreError> {
     let (database, schema) = open(settings)?;
     Ok(database.run(&Exists { schema: &schema }).await?)
 }
 
-/// Time of the server's clock.
+/// Returns the time of the server's clock.
 pub(crate) async fn server_time(settings: &PostgresSettings) -> Result<Timestamp, StoreError> {
     let (database, _) = open(settings)?;
     let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8".into();
@@ -69,22 +70,22 @@ pub(crate) async fn server_time(settings: &PostgresSettings) -> Result<Timestamp
     rows.first().copied().ok_or_else(|| StoreError::Unavailable("the server returns no time".to_owned()))
 }
 
-/// Drops the schema with all that is in it, whoever made it.
+/// Drops the schema with everything in it, whoever created it.
 pub(crate) async fn drop_schema(settings: &PostgresSettings) -> Result<(), StoreError> {
     let (database, schema) = open(settings)?;
     Ok(database.run(&Drop { schema: &schema }).await?)
 }
 
 fn open(settings: &PostgresSettings) -> Result<(Database, String), Fault> {
-    let (place, _) = Place::of(settings).map_err(Fault::Deployment)?;
+    let (address, _) = Address::of(settings).map_err(Fault::Deployment)?;
     let schema = schema(&settings.schema)?;
-    Ok((Database::new(place, settings), schema))
+    Ok((Database::new(address, settings), schema))
 }
 
-/// The name of a schema, fit to be written into SQL between double quotes.
+/// Validates the name of a schema, so that it can be written into SQL between double quotes.
 ///
 /// # Errors
-/// It is not a plain name, or one of Postgres's own.
+/// The name has other characters, is too long, or is reserved by Postgres.
 pub(crate) fn schema(name: &str) -> Result<String, Fault> {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let fits = (1..=SCHEMA_LENGTH_MAX).contains(&name.len()) && name.bytes().all(is_plain);
@@ -112,7 +113,7 @@ impl Work for Exists<'_> {
     }
 }
 
-/// Asks a database.
+/// Reads the state of a database.
 pub(crate) struct Ask<'a> {
     pub(crate) schema: &'a str,
 }
@@ -120,11 +121,11 @@ pub(crate) struct Ask<'a> {
 impl Work for Ask<'_> {
     type Output = State;
 
-    /// It asks for what the guard judges.
+    /// The guard itself relies on this state.
     const GUARDED: bool = false;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<State> {
-        // The schema's name is plain: it may stand in a text.
+        // The schema's name is validated, so it can be written into a text.
         let schema = self.schema;
         let server = session
             .ask(&format!(

@@ -10,35 +10,35 @@ use rollbook_core::url::{Parts, decoded};
 
 use crate::tls::Wishes;
 
-/// What the parameters say. No `Debug`: one may be a password.
+/// Parameters of a URL. No `Debug`, because one may be a password.
 #[derive(Default)]
 pub(crate) struct Parameters {
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
     pub(crate) database: Option<String>,
     pub(crate) host: Option<String>,
-    /// Where the host is, without a look-up.
+    /// IP address of the host, used without a name lookup.
     pub(crate) address: Option<String>,
     pub(crate) port: Option<String>,
     pub(crate) application_name: Option<String>,
     /// Settings of the session: `options` with what libpq takes, or `options[NAME]` with a value.
     pub(crate) options: Vec<(String, String)>,
     pub(crate) tls: Wishes,
-    /// Whether the host must take writes.
+    /// Whether the host must accept writes.
     pub(crate) writable: bool,
-    /// Whether nothing may stay prepared: a pooler stands before the server.
+    /// Whether a pooler is in front of the server: no statement may stay prepared.
     pub(crate) pooled: bool,
-    /// How many connections may be open.
+    /// Maximum open connections.
     pub(crate) connections_max: Option<u32>,
-    /// Names that belong to others.
+    /// Names of ignored parameters of other libraries.
     pub(crate) ignored: Vec<&'static str>,
-    /// The numbers, from one, of those that are not known.
+    /// Positions, from one, of unknown parameters.
     pub(crate) unknown: Vec<usize>,
-    /// The names that the URL has, as it spells them.
+    /// Names in the URL, as written there.
     pub(crate) names: Vec<String>,
 }
 
-/// Left out, since each is about a matter that Rollbook decides by a setting of its own, or does anyway.
+/// Ignored parameters: Rollbook has a setting of its own for each, or does the same anyway.
 const HARMLESS: [&str; 39] = [
     "connect_timeout",
     "pool_timeout",
@@ -151,10 +151,10 @@ const ABOUT_TLS: [&str; 8] = ["ssl", "tls", "secur", "encrypt", "cert", "verif",
 const TARGETS: [&str; 3] = ["any", "read-write", "primary"];
 
 impl Parameters {
-    /// Reads them.
+    /// Parses the parameters of a URL.
     ///
     /// # Errors
-    /// One can't be done; in words for a person, without a value, and without a name that is not known.
+    /// A parameter can't be supported. The text contains no value and no unknown name.
     pub(crate) fn of(parts: &Parts<'_>) -> Result<Self, String> {
         let mut parameters = Self::default();
         let mut seen = Vec::new();
@@ -182,7 +182,7 @@ impl Parameters {
         })
     }
 
-    /// Takes one; `number` is for the error of one that is not known.
+    /// Parses one parameter; errors about an unknown one give its `number`.
     pub(crate) fn take(&mut self, number: usize, name: &str, value: String) -> Result<(), String> {
         match name {
             "user" | "username" => self.user = Some(value),

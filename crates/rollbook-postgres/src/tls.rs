@@ -1,4 +1,4 @@
-//! Whether a connection is encrypted: what the URL says, in the words of libpq or of another library.
+//! Encryption of connections, from the URL's parameters of libpq or of another library.
 //!
 //! * To a server on another machine the default is `require`: an attacker on the network must not get the password
 //!   by answering that the server has no TLS. On the loopback it is `prefer`; a Unix socket needs no TLS.
@@ -8,14 +8,14 @@
 use rollbook_core::protection::Protection;
 use sqlx::postgres::PgSslMode;
 
-/// How the connection to one host is protected.
+/// TLS mode of connections to one host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Clear text.
     Disable,
     /// TLS if the server has it, else clear text. `allow` is this too: the stronger way is tried first.
     Prefer,
-    /// TLS without a look at the certificate.
+    /// TLS without verification of the certificate.
     Require,
     /// TLS with a certificate by a trusted authority.
     VerifyCa,
@@ -24,7 +24,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    /// The values of `sslmode`; `no-verify` is node-postgres's.
+    /// Values of `sslmode`; `no-verify` is node-postgres's.
     const NAMES: [(&'static str, Self); 7] = [
         ("disable", Self::Disable),
         ("allow", Self::Prefer),
@@ -35,7 +35,7 @@ impl Mode {
         ("verify-full", Self::VerifyFull),
     ];
 
-    /// What protects a connection that was made in this mode; `None` of the mode that leaves it open.
+    /// Returns the protection of a connection in this mode; `None` if the mode does not determine it.
     pub(crate) const fn protection(self) -> Option<Protection> {
         match self {
             Self::Disable => Some(Protection::Clear),
@@ -56,30 +56,30 @@ impl Mode {
         }
     }
 
-    /// The mode where neither the URL nor the environment names one.
+    /// Returns the default mode, if neither the URL nor the environment names one.
     pub(crate) const fn default_of(on_this_machine: bool) -> Self {
         if on_this_machine { Self::Prefer } else { Self::Require }
     }
 }
 
-/// What the parameters of a URL say about TLS.
+/// Parameters of a URL about TLS.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wishes {
     /// `sslmode`.
     mode: Option<Mode>,
-    /// Whether no certificate may be looked at, whatever else is said: `sslmode=no-verify`.
+    /// Whether certificates are not verified, whatever other parameters say: `sslmode=no-verify`.
     no_verify: bool,
-    /// The parameter of another library that asks for TLS.
+    /// Parameter of another library that asks for TLS.
     wanted_by: Option<&'static str>,
-    /// The one that asks for clear text.
+    /// Parameter that asks for clear text.
     refused_by: Option<&'static str>,
-    /// The one that asks for the certificate to be verified, name and all.
+    /// Parameter that asks for verification of the certificate and its host name.
     verified_by: Option<&'static str>,
     /// Certificates of authorities.
     pub(crate) root: Option<String>,
-    /// Our own certificate.
+    /// Client certificate.
     pub(crate) certificate: Option<String>,
-    /// Its key.
+    /// Key of the client certificate.
     pub(crate) key: Option<String>,
 }
 
@@ -126,7 +126,7 @@ impl Wishes {
         }
     }
 
-    /// The mode; `None` where nothing says any.
+    /// Returns the mode; `None` if no parameter determines it.
     ///
     /// # Errors
     /// The parameters contradict each other.

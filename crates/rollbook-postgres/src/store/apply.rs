@@ -1,4 +1,4 @@
-//! Applying a batch.
+//! Application of a batch.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -17,13 +17,13 @@ use super::parents::Ids;
 use super::recheck::Candidates;
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
+use crate::address::Address;
 use crate::fault::{self, Fault, NotKept};
-use crate::place::Place;
 use crate::transaction::{Session, Work};
 use crate::types::Time;
 
-/// How often rows are written that others have written meanwhile. Who has lost once holds their locks, so that
-/// the second time is the last.
+/// Maximum writes of rows that other workers write at the same time. A worker that lost once holds their locks, so the
+/// second write succeeds unless a trigger prevents it.
 const WRITES_MAX: usize = 3;
 
 /// Merges the changes into their tables and writes the ledger.
@@ -37,14 +37,14 @@ pub(super) struct Apply<'a> {
 /// The changes of one table.
 struct Part<'a> {
     resource: &'static Resource,
-    /// Their places in the batch.
+    /// Positions in the batch.
     positions: Vec<usize>,
     assertions: Vec<&'a SubjectChange>,
-    /// The `svix-id` of each.
+    /// `svix-id` of each change.
     origins: Vec<&'a str>,
 }
 
-/// What applying has come to, and what to look at once it is committed.
+/// Result of a batch, and the candidate rows for the recheck after its commit.
 pub(super) struct Done {
     pub(super) outcomes: Vec<Applied>,
     pub(super) candidates: Candidates,
@@ -53,8 +53,8 @@ pub(super) struct Done {
 impl Work for Apply<'_> {
     type Output = Done;
 
-    fn judge(&self, place: &Place, error: &sqlx::Error) -> Fault {
-        fault::judge_rows(place, error)
+    fn judge(&self, address: &Address, error: &sqlx::Error) -> Fault {
+        fault::judge_rows(address, error)
     }
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Done> {
@@ -104,8 +104,8 @@ impl<'a> Apply<'a> {
         part
     }
 
-    /// Merges the changes of one table, and adds the rows that were written as deleted or erased. What the other tables are
-    /// known to hold is true: parents come first.
+    /// Merges the changes of one table, and adds rows that are written as deleted or erased to `ended`. The states of parents
+    /// in `known` are final: their tables come first.
     async fn merge(
         &self,
         session: &mut Session<'_>,
@@ -146,7 +146,7 @@ impl<'a> Apply<'a> {
                     let seen = known[number].entry(id_of(winner).to_owned()).or_default();
                     seen.stored = winner.state;
                     seen.revision += 1;
-                    // A write without content leaves what is there.
+                    // A write without content keeps the stored content.
                     if write.row.is_some() || winner.state.content == Content::Erased {
                         seen.from_parents =
                             write.from_parents.deleted_at.map(|at| Time(Timestamp::from_millis(at)));
@@ -154,7 +154,7 @@ impl<'a> Apply<'a> {
                 }
                 return Ok(folded.outcomes);
             }
-            // Another worker has written them since we read: what it wrote is committed now.
+            // Another worker has written these rows since they were read. Its writes are committed now.
             for (known, again) in known.iter_mut().zip(known::read(self.statements, session, &asked).await?) {
                 known.extend(again);
             }
@@ -162,7 +162,7 @@ impl<'a> Apply<'a> {
         Err(NotKept::Skipped.into())
     }
 
-    /// The first thing that became of a delivery stays: when it comes again there is nothing new to tell.
+    /// Records outcomes in the ledger. The first outcome of a delivery is kept: a redelivery adds nothing.
     async fn record(&self, session: &mut Session<'_>, outcomes: &[Applied]) -> sqlx::Result<()> {
         let mut lines: BTreeMap<&str, (&Change, Applied)> = BTreeMap::new();
         for (change, outcome) in self.changes.iter().zip(outcomes) {
@@ -214,13 +214,13 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Refuses rows that were written as deleted or erased and do not show it: a trigger that runs after the write may undo it,
-/// which the write itself does not see. One SELECT for all tables, and none where no row was.
+/// Refuses rows that were written as deleted or erased and do not show it: a trigger that runs after the write may undo
+/// it, which the write itself does not see. One SELECT for all tables, and none if no row was deleted or erased.
 async fn must_show(statements: &Statements, session: &mut Session<'_>, ended: &Ids) -> sqlx::Result<()> {
     if undone(statements, session, ended).await?.is_empty() { Ok(()) } else { Err(NotKept::Undone.into()) }
 }
 
-/// Those of these rows that were written as deleted or erased and do not show it.
+/// Finds rows that were written as deleted or erased and do not show it.
 pub(super) async fn undone(
     statements: &Statements,
     session: &mut Session<'_>,

@@ -2,7 +2,7 @@
 
 use rollbook_core::catalog::{Kind, Resource};
 
-/// A table's columns as an application sees them, in the order of statements and listings.
+/// Returns a table's columns as an application sees them, in the order of statements and listings.
 pub(super) fn columns(resource: &'static Resource) -> impl Iterator<Item = (&'static str, Kind)> {
     let typed = resource.columns.iter().map(|column| (column.name, column.kind));
     let last = [
@@ -16,14 +16,14 @@ pub(super) fn columns(resource: &'static Resource) -> impl Iterator<Item = (&'st
     [("id", Kind::Text)].into_iter().chain(typed).chain(last)
 }
 
-/// The columns that hold a row's content, all but the ids of its parents.
+/// Returns the columns that hold a row's content, without the ids of its parents.
 pub(super) fn content(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
     let typed = resource.columns.iter().map(|column| column.name);
     typed.filter(|name| !resource.is_link(name)).chain(["data", "created_at", "updated_at"])
 }
 
-/// The condition of a row that has content: the typed columns that name no parent, and `data`. `created_at` and `updated_at`
-/// are erased with it, but a team's trigger may set them anew at each write, so they say nothing.
+/// Condition of a row that has content: in `data`, or in a typed column that names no parent. `created_at` and
+/// `updated_at` do not count, because a team's trigger may set them at each write.
 pub(super) fn has_content(row: &str, resource: &'static Resource) -> String {
     let names = content(resource).filter(|name| !matches!(*name, "created_at" | "updated_at"));
     format!("num_nonnulls({}) > 0", listed(names.map(|name| format!("{row}.{name}"))))

@@ -8,10 +8,9 @@ use rollbook_core::merge::{self, Content, Links, SubjectState};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, Row as _};
 
-use super::parents::number;
 use super::sql::{Statements, Which, number_of};
 use crate::transaction::Session;
-use crate::types::Time;
+use crate::types::{Time, number};
 
 /// Stored state of a row, and how often it has been written.
 #[derive(Clone, Copy, Default)]

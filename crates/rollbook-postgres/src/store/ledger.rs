@@ -1,7 +1,7 @@
-//! What an erasure removes from the ledger: the lines about a parent and its rows, in steps.
+//! Removal of ledger entries about an erased parent and its child rows, in steps.
 //!
-//! It comes after the content: a ledger that refuses to lose lines keeps no content. What is refused is isolated by halves,
-//! as rows are, and passed over.
+//! Content is erased first, so a ledger that refuses to lose entries does not keep content from being erased. Entries whose
+//! removal is refused are isolated by halving the step, as rows are, and skipped.
 
 use rollbook_core::store::StoreError;
 
@@ -12,7 +12,7 @@ use super::lines::Line;
 use super::parents::BATCH_MAX;
 
 impl PostgresStore {
-    /// Removes the ledger's lines about these ids, in steps.
+    /// Removes the ledger entries about these ids, in steps.
     pub(super) async fn forget(
         &self,
         ids: &[String],
@@ -43,7 +43,8 @@ impl PostgresStore {
         Ok(if turn.kept.count > before { Ended::Kept } else { Ended::Done })
     }
 
-    /// One step: as many of these lines as the pace says. The rest, and what is to be tried in smaller steps, is open.
+    /// Runs one step, with as many of these entries as the pace allows. The rest goes back to `open`, as do halves of a step
+    /// that failed.
     async fn remove_lines(
         &self,
         mut some: Vec<String>,

@@ -1,11 +1,11 @@
 //! The store in one schema: the tables of the contract and the ledger.
 //!
-//! A batch is one transaction of a few statements, however many changes it has: one reads the states of
-//! all its subjects and their parents, [`rollbook_core::merge::fold`] says what each change does and what of each
-//! subject is left to write, the winners of each table go through one upsert, sorted by id, and one insert
-//! writes the ledger. What would not advance is never sent, so a redelivery writes nothing. Workers
-//! that write the same row meet in the upsert, which takes only what builds on the row as it is: whoever
-//! loses there holds its lock, reads it again and folds again. After the commit, rows are rechecked
+//! A batch is one transaction of a few statements, however many changes it has: one SELECT reads the states of
+//! all its subjects and their parents, [`rollbook_core::merge::fold`] computes the effect of each change and the
+//! final state of each subject, one upsert per table writes these states, sorted by id, and one INSERT
+//! writes the ledger. A change that does not advance a row is not sent, so a redelivery writes nothing. Workers
+//! that write the same row meet in the upsert, which accepts only the next revision of the row: the worker that
+//! loses holds the row's lock, reads it again and folds again. After the commit, rows are rechecked
 //! against their parents; see [`parents`] and [`recheck`].
 
 mod apply;
@@ -53,10 +53,10 @@ use self::read::{Forbidden, entry, view};
 use self::recheck::{Candidates, Recheck};
 use self::rehearse::Rehearse;
 use self::sql::Statements;
+use crate::address::Address;
 use crate::fault::Fault;
 use crate::migrations::state::Guard;
 use crate::migrations::{self, Ask};
-use crate::place::Place;
 use crate::settings::PostgresSettings;
 use crate::transaction::Database;
 
@@ -68,27 +68,27 @@ pub struct PostgresStore {
     schema: String,
     keeping: RetentionChoices,
     statement_timeout: Duration,
-    /// Of steps that write rows.
+    /// Pace of steps that write rows.
     pace: Pace,
-    /// Of steps that remove lines of the ledger.
+    /// Pace of steps that remove ledger entries.
     ledger_pace: Pace,
     sweep: Mutex<Sweep>,
-    /// Something was left for [`Store::cascade`].
+    /// Notified when work is left for [`Store::cascade`].
     left: Notify,
 }
 
 impl PostgresStore {
-    /// A store that connects when it is first used, and again whenever it has to.
+    /// Returns a store that connects at its first use, and again whenever a connection is lost.
     ///
     /// # Errors
-    /// The URL or the schema's name is wrong.
+    /// The URL or the schema's name is invalid.
     pub fn new(settings: PostgresSettings, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let (place, ignored) = Place::of(&settings).map_err(StoreError::Deployment)?;
-        place.link().log_once(ignored);
+        let (address, ignored) = Address::of(&settings).map_err(StoreError::Deployment)?;
+        address.link().log_once(ignored);
         let schema = migrations::schema(&settings.schema)?;
         let statements = Statements::new(&schema);
-        let guard = Guard::new(place.clone(), &schema);
-        let database = Database::new(place, &settings).guarded(guard);
+        let guard = Guard::new(address.clone(), &schema);
+        let database = Database::new(address, &settings).guarded(guard);
         Ok(Self {
             database,
             clock,
@@ -103,7 +103,7 @@ impl PostgresStore {
         })
     }
 
-    /// The same store, keeping what this says.
+    /// Sets what the store retains.
     #[must_use]
     pub fn keeping(self, keeping: RetentionChoices) -> Self {
         Self { keeping, ..self }
@@ -113,8 +113,8 @@ impl PostgresStore {
         Steps { database: &self.database, statement_timeout: self.statement_timeout }
     }
 
-    /// The error of a batch. Where one row may be to blame for it, the store must answer now and lack no right: else that
-    /// is the error.
+    /// Returns the error of a batch. If one row may have caused it, the store is checked first: a server that is
+    /// unreachable or a missing right is reported instead.
     async fn checked(&self, fault: Fault) -> StoreError {
         if let (Fault::Ambiguous(_), Err(error)) = (&fault, self.ping().await) {
             return error;
@@ -122,8 +122,8 @@ impl PostgresStore {
         fault.of_batch()
     }
 
-    /// Checks after a commit that the rows of the batch and their child rows show what follows from their parents. What is too
-    /// much for once, is refused or times out is noted, durably, before the delivery can be acknowledged.
+    /// Repairs, after a commit, stale rows of the batch and stale child rows. Rows that are too many for one transaction,
+    /// are refused or time out become pending work, durably, before the delivery can be acknowledged.
     async fn recheck(&self, candidates: &Candidates) -> Result<(), StoreError> {
         let statements = &self.statements;
         let found = self.database.run(&Recheck { statements, candidates }).await?;
@@ -144,8 +144,8 @@ impl PostgresStore {
         };
         tracing::info!(
             lines = lines.len(),
-            "rows that hang on deleted parents are many or refuse their change: they are repaired in steps beside the \
-             deliveries"
+            "child rows of deleted parents are many, or refuse their change: they are repaired in steps, concurrently \
+             with deliveries"
         );
         self.database.run(&Note { statements: &statements.lines, lines: &lines }).await?;
         self.left.notify_one();
@@ -184,13 +184,13 @@ impl Store for PostgresStore {
     }
 
     fn protection(&self) -> Option<Protection> {
-        self.database.place().link().protection()
+        self.database.address().link().protection()
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        let (place, schema) = (self.database.place(), &self.schema);
+        let (address, schema) = (self.database.address(), &self.schema);
         let state = self.database.run(&Ask { schema }).await?;
-        if let Some(name) = state.pending(place, schema).map_err(Fault::from)?.first() {
+        if let Some(name) = state.pending(address, schema).map_err(Fault::from)?.first() {
             return Err(
                 Fault::Deployment(format!("migration {name} is pending; run: rollbook migrate")).into()
             );
@@ -200,9 +200,9 @@ impl Store for PostgresStore {
             return Ok(());
         }
         Err(Fault::Deployment(format!(
-            "{place}: user {} lacks rights in schema {schema}; grant what is missing on {} (ops/postgres/roles.sh does; \
+            "{address}: user {} lacks rights in schema {schema}; grant what is missing on {} (ops/postgres/roles.sh does; \
              it may be run again)",
-            place.user(),
+            address.user(),
             forbidden.join(", ")
         ))
         .into())

@@ -20,7 +20,7 @@ use super::attempt::run_deferred;
 use super::sql::{Statements, number_of};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
-use crate::types::Time;
+use crate::types::{Time, number};
 
 /// Maximum child rows per link that are repaired right after the commit of a batch.
 pub(super) const BATCH_MAX: usize = 1000;
@@ -114,11 +114,6 @@ impl Parents {
         }
         Ok(found)
     }
-}
-
-/// Reads the table number in the first column.
-pub(super) fn number(row: &sqlx::postgres::PgRow) -> sqlx::Result<usize> {
-    usize::try_from(row.try_get::<i32, _>(0)?).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 /// Finds stale child rows.

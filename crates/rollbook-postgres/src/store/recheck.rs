@@ -17,10 +17,10 @@ use sqlx::{Arguments as _, Row as _};
 use super::attempt::{abandon, is_timeout};
 use super::known::Known;
 use super::lines::Line;
-use super::parents::{BATCH_MAX, Ids, number};
+use super::parents::{BATCH_MAX, Ids};
 use super::sql::{Statements, number_of};
 use crate::transaction::{Session, Work};
-use crate::types::Time;
+use crate::types::{Time, number};
 
 /// Rows for the recheck of a batch: other workers may have written their parents or children at the same time. Tables
 /// are given by number.

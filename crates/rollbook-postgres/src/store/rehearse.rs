@@ -1,8 +1,8 @@
-//! Everything that a worker writes, in one transaction that is rolled back.
+//! Rehearsal: every kind of write of a worker, in one transaction that is rolled back.
 //!
-//! It runs as the worker's role through the worker's own statements, so that what would refuse the worker refuses it:
-//! rights, row-level policies, triggers, checks, an encoding, a read-only server. What a trigger does within the
-//! transaction is undone with it, NOTIFY included; sequences keep what they counted.
+//! It runs with the worker's role and the worker's statements, so that it fails for the same reasons: rights, row-level
+//! policies, triggers, checks, an encoding, a read-only server. The rollback also undoes what triggers do within the
+//! transaction, NOTIFY included; sequences keep their values.
 
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ use super::sql::Statements;
 use super::upkeep::{EraseContent, Prune};
 use crate::transaction::{End, Session, Work};
 
-/// Nobody has this id.
+/// Id that no user has.
 const NOBODY: &str = "user_rehearsal";
-/// Constraints that wait for the commit are checked here: there is none.
+/// Checks deferred constraints now, because there is no commit.
 const CHECK_NOW: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
-/// Applies the made-up batches, does what follows a commit and one step of retention.
+/// Applies made-up batches, then runs the recheck and one step of retention.
 pub(super) struct Rehearse<'a> {
     pub(super) statements: &'a Statements,
     pub(super) keeping: RetentionChoices,
@@ -49,7 +49,7 @@ impl Work for Rehearse<'_> {
         let left = [Line::new(&USERS, NOBODY.to_owned(), PendingWork::Children)];
         let noted = lines::note(&statements.lines, session, &left, Duration::ZERO).await?;
         lines::remove(&statements.lines, session, noted.iter()).await?;
-        // Nothing is so old.
+        // No row is this old.
         let before = Timestamp::from_millis(0);
         Prune { statements, before, limit: 1 }.run(session).await?;
         let ids = &[NOBODY.to_owned()];

@@ -245,8 +245,7 @@ async fn a_deferred_trigger_that_undoes_a_change_at_the_commit_is_found_out() {
              FOR EACH ROW EXECUTE FUNCTION public.late()"
         )
     };
-    let why = "a trigger of the table undoes the change";
-    let undone = Some(why);
+    let undone = "a trigger of the table undoes the change";
     store.apply_many(&[joined(1, "org_1"), joined(2, "org_2")]).await.expect("they are written");
     store.apply_many(&[left("orgmem_2")]).await.expect("it is deleted");
     world.psql(&undo("organization_memberships", "deleted_at = NULL, data = '{}'")).await;
@@ -254,7 +253,7 @@ async fn a_deferred_trigger_that_undoes_a_change_at_the_commit_is_found_out() {
     // A row whose content is due to be erased.
     assert_eq!(store.retain(&all_deleted()).await.map(|done| done.rows), Ok(0));
     let listed = store.cascades(Some("orgmem_2"), 1).await.expect("a list").listed;
-    assert_eq!((listed[0].what, listed[0].last_error.as_deref()), (PendingWork::Content, undone));
+    assert_eq!((listed[0].what, listed[0].last_error.as_deref()), (PendingWork::Content, Some(undone)));
     world.psql("DELETE FROM mirror_2.rollbook_cascades").await;
     // A child, also when it is retried.
     store.apply_many(&[organization_deleted("org_1", 5)]).await.expect("the parent is applied");
@@ -263,14 +262,14 @@ async fn a_deferred_trigger_that_undoes_a_change_at_the_commit_is_found_out() {
         let done = work_off(&store).await;
         assert_eq!((done.rows, done.rows_left), (0, 1), "{attempts}");
         let listed = store.cascades(None, 1).await.expect("a list").listed;
-        assert_eq!((listed[0].id.as_str(), listed[0].last_error.as_deref()), ("orgmem_1", undone));
+        assert_eq!((listed[0].id.as_str(), listed[0].last_error.as_deref()), ("orgmem_1", Some(undone)));
     }
     // A delivery's own row.
     world.psql(&undo("organizations", "deleted_at = NULL").replace("late", "later")).await;
     let created = event("organization.created", START, &organization("org_3", START));
     store.apply_many(&[change_of("msg_org_3", &created)]).await.expect("it is written");
     let refused = store.apply_many(&[organization_deleted("org_3", 5)]).await;
-    assert_eq!(refused, Err(StoreError::Event(why.to_owned())));
+    assert_eq!(refused, Err(StoreError::Event(undone.to_owned())));
 }
 
 #[tokio::test]
