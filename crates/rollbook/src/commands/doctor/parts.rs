@@ -221,9 +221,10 @@ fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding> {
     let PendingCascades { parents, rows, listed } = left;
     let first = listed.first().map_or_else(String::new, |line| {
         let why = line.last_error.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-        format!("; the oldest, {}, since {}{why}", line.id, line.noted_at)
+        let since = line.noted_at.map_or_else(|| "an unknown time".to_owned(), |at| at.to_string());
+        format!("; the oldest, {}, since {since}{why}", line.id)
     });
-    let waits = listed.first().map(|line| now.since(line.noted_at)).unwrap_or_default();
+    let waits = listed.first().and_then(|line| line.noted_at).map(|at| now.since(at)).unwrap_or_default();
     if *rows > 0 {
         let found =
             format!("{} rows refuse what follows from a deletion or from retention{first}", thousands(*rows));
@@ -362,7 +363,7 @@ mod tests {
             id: "org_1".to_owned(),
             what,
             parent: None,
-            noted_at: now.minus(Duration::from_secs(age)),
+            noted_at: Some(now.minus(Duration::from_secs(age))),
             attempts: 0,
             next_try_at: now,
             last_error: last_error.map(str::to_owned),
