@@ -16,7 +16,7 @@ use super::{ASK_TIMEOUT, Needs, in_time, no_answer, notices};
 use crate::config::{Config, Place};
 use crate::startup::{UNVERIFIED, UNVERIFIED_FIX};
 use crate::wire::{self, Component, Migrations, Queue};
-use rollbook_operator::words::thousands;
+use rollbook_operator::words::{thousands, time};
 
 /// From here on the queue fills up faster than anyone looks.
 const FULL_PERCENT: u64 = 80;
@@ -221,19 +221,17 @@ fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding> {
     let PendingCascades { parents, rows, listed } = left;
     let first = listed.first().map_or_else(String::new, |line| {
         let why = line.last_error.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-        let since = line.noted_at.map_or_else(|| "an unknown time".to_owned(), |at| at.to_string());
-        format!("; the oldest, {}, since {since}{why}", line.id)
+        format!("; the oldest, {}, since {}{why}", line.id, time(line.noted_at))
     });
     let waits = listed.first().and_then(|line| line.noted_at).map(|at| now.since(at)).unwrap_or_default();
     if *rows > 0 {
         let found =
             format!("{} rows refuse what follows from a deletion or from retention{first}", thousands(*rows));
-        let fix = "change the trigger or constraint that refuses them, or end what holds their lock; workers try them \
-                   again by themselves. rollbook explain ID shows those of one parent";
+        let fix = "change the trigger, policy or constraint that refuses them, or end what holds their lock; workers \
+                   retry them by themselves. rollbook explain ID shows those of one parent";
         return Some(warning(CASCADES, found, fix));
     }
-    let found =
-        format!("{} deleted parents have rows that are not looked at yet{first}", thousands(*parents));
+    let found = format!("{} deleted parents have child rows to process{first}", thousands(*parents));
     (*parents > 0).then(|| {
         if waits > WAITS_MAX {
             warning(CASCADES, found, "is a worker running (rollbook serve or work)?")

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use rollbook_core::catalog::find_resource;
 use rollbook_core::store::PendingWork;
 use rollbook_operator::explain::{Parent, Pending, PendingItem};
-use rollbook_operator::words::{kind, many, thousands};
+use rollbook_operator::words::{kind, many, thousands, time};
 
 use crate::output::harmless;
 
@@ -54,7 +54,7 @@ fn sentence(item: &PendingItem) -> String {
 }
 
 fn reason(item: &PendingItem) -> String {
-    let since = item.noted_at.map_or_else(|| "an unknown time".to_owned(), |at| at.to_string());
+    let since = time(item.noted_at);
     let Some(why) = &item.error else { return format!(" (since {since})") };
     format!(
         ": {}; {} since {since}, next at {}",
