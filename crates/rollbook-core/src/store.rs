@@ -126,8 +126,8 @@ pub struct PendingCascade {
     pub what: PendingWork,
     /// Table and id of the deleted parent that the row does not reflect yet, if known.
     pub parent: Option<(String, String)>,
-    /// Time at which the work was recorded.
-    pub noted_at: Timestamp,
+    /// Time at which the work was recorded; `None` if the store holds text that is not a time.
+    pub noted_at: Option<Timestamp>,
     /// Number of attempts that were refused or timed out.
     pub attempts: u32,
     /// Time of the next attempt.

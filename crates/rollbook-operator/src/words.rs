@@ -1,11 +1,17 @@
 //! Numbers, durations and kinds of rows as text.
 
 use rollbook_core::catalog::Resource;
+use rollbook_core::time::Timestamp;
 
 const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
+
+/// Formats a time that may be unknown.
+pub fn time(at: Option<Timestamp>) -> String {
+    at.map_or_else(|| "an unknown time".to_owned(), |at| at.to_string())
+}
 
 /// Formats a duration in milliseconds, without its sign: `15 ms`, `1.4 s`, `5 min 3 s`, `27 h 35 min`, `12 d 4 h`.
 pub fn span(millis: i64) -> String {

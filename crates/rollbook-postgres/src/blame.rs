@@ -69,6 +69,14 @@ impl<'a> Origin<'a> {
         }
     }
 
+    fn is_missing_right(self) -> bool {
+        self.state == "42501" && self.is_mild && self.blame() == Blame::Nobody
+    }
+
+    fn is_state_of_a_function(self) -> bool {
+        self.is_mild && self.is_in_function() && matches!(self.state.get(..2), Some("08" | "57"))
+    }
+
     fn blame(self) -> Blame {
         if self.is_raised() {
             return Blame::Row;
@@ -111,15 +119,13 @@ pub(crate) fn may_be_of_a_row(error: &PgDatabaseError) -> bool {
 
 /// Whether a statement of our own lacks a right. The check of a policy has the same state.
 pub(crate) fn is_missing_right(error: &PgDatabaseError) -> bool {
-    let origin = Origin::of(error);
-    origin.state == "42501" && origin.is_mild && origin.blame() == Blame::Nobody
+    Origin::of(error).is_missing_right()
 }
 
 /// Whether a function raised a state that the server would use about itself or the connection: the server ends the session
 /// with its own.
 pub(crate) fn is_state_of_a_function(error: &PgDatabaseError) -> bool {
-    let origin = Origin::of(error);
-    origin.is_mild && origin.is_in_function() && matches!(origin.state.get(..2), Some("08" | "57"))
+    Origin::of(error).is_state_of_a_function()
 }
 
 /// Whether a function raised the error on purpose: its state shows nothing about server and connection.
@@ -231,6 +237,22 @@ mod tests {
         ] {
             assert_eq!(error(state).blame(), Blame::Nobody, "{state}");
         }
+    }
+
+    #[test]
+    fn a_state_of_the_server_is_a_functions_only_inside_one_and_a_missing_right_only_outside() {
+        for state in ["57P01", "57P03", "08006"] {
+            let inside = Origin { context: Some("PL/Python function \"t\""), ..error(state) };
+            assert!(inside.is_state_of_a_function() && !error(state).is_state_of_a_function(), "{state}");
+            let fatal = Origin { is_mild: false, ..inside };
+            assert!(!fatal.is_state_of_a_function(), "{state}: the server ends the session");
+        }
+        let inside = Origin { context: Some(FUNCTION), ..error("42501") };
+        let policy = Origin { routine: Some("ExecWithCheckOptions"), ..error("42501") };
+        assert!(error("42501").is_missing_right());
+        assert!(
+            !inside.is_missing_right() && !policy.is_missing_right() && !error("25006").is_missing_right()
+        );
     }
 
     #[test]

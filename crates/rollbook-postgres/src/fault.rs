@@ -6,8 +6,8 @@
 //! which can only quote identifiers then, since all values are bound. In a trigger that does not
 //! hold. Another one: while a connection is made there are no values yet, so the server's words are repeated.
 //!
-//! Whether one row caused an error is decided in [`crate::blame`]. What may be one row's or everyone's is
-//! [`Fault::Ambiguous`]: the worker finds out by leaving rows out.
+//! [`crate::blame`] decides whether one row caused an error. If one row or all rows may be the cause, the fault is
+//! [`Fault::Ambiguous`]: the worker leaves rows out to find the one.
 
 mod own;
 mod states;
@@ -25,28 +25,28 @@ use crate::blame::{self, Blame};
 use crate::link::NoConnection;
 use crate::tls;
 
-/// An error, judged. The text names no values.
+/// Meaning of an error. The text quotes no values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
     /// The values of a statement are refused.
     #[error("{0}")]
     Data(String),
-    /// Away, busy, full: later it may go.
+    /// The server is unreachable, busy or full: a later attempt may succeed.
     #[error("{0}")]
     Unavailable(String),
-    /// Rights, login, schema: a person must fix it.
+    /// Rights, login or schema are wrong: manual action is needed.
     #[error("{0}")]
     Deployment(String),
-    /// A time limit was reached: with less to do it may go.
+    /// A time limit was reached: a smaller batch may succeed.
     #[error("{1}")]
     Slow(SlowCause, String),
-    /// One row may be to blame. If none is, it is this one.
+    /// One row may be the cause. If none is, this is the fault.
     #[error("{0}")]
     Ambiguous(Box<Self>),
 }
 
 impl From<Fault> for StoreError {
-    /// For a call that can't be made smaller: nobody finds out whether one row is to blame.
+    /// For a call that can't be made smaller: whether one row is the cause stays unknown.
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Data(text) => Self::Event(text),
@@ -58,7 +58,7 @@ impl From<Fault> for StoreError {
 }
 
 impl Fault {
-    /// The error itself, for work that is nobody's rows.
+    /// Returns the inner fault, for work that is not about single rows.
     pub(crate) fn innermost(self) -> Self {
         if let Self::Ambiguous(inner) = self { inner.innermost() } else { self }
     }
@@ -73,16 +73,16 @@ impl Fault {
     }
 }
 
-/// Why the same transaction may be tried again at once.
+/// Reason to retry the same transaction at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Again {
-    /// It lost against another one.
+    /// A conflict with another transaction.
     Conflict,
-    /// The connection is dead, what is prepared on it has become stale, or it leads to the wrong server.
+    /// The connection is broken, its prepared statements are stale, or it leads to the wrong server.
     Connection,
 }
 
-/// Whether, and why, to try again.
+/// Returns the reason to retry, if there is one.
 pub(crate) fn again(error: &sqlx::Error) -> Option<Again> {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => Some(Again::Connection),
@@ -101,18 +101,17 @@ pub(crate) fn again(error: &sqlx::Error) -> Option<Again> {
 fn again_after(state: &str) -> Option<Again> {
     match state {
         "40001" | "40P01" => Some(Again::Conflict),
-        // Prepared statements that are not there, are there already, or have become stale. And a server that has
-        // become read-only: it keeps its sessions.
+        // Prepared statements that are missing, duplicate or stale; and a server that has become read-only, which keeps
+        // its sessions.
         "26000" | "42P05" | "0A000" | "25006" => Some(Again::Connection),
-        // A pooler may say so without ending the connection to it.
+        // A pooler may report this without closing the connection to it.
         _ if state.starts_with("08") || state.starts_with("57P0") => Some(Again::Connection),
         _ => None,
     }
 }
 
-/// Whether the error says nothing against the connection: once rolled back, it is as good as before. Of an
-/// error that is not known here nothing is believed: a new connection costs little, and a session on the wrong
-/// server would fail all that comes after.
+/// Whether the connection can be used again after a rollback. After an unknown error it is closed: a new connection
+/// costs little, and a session on the wrong server would fail every later call.
 pub(crate) fn spares_connection(error: &sqlx::Error) -> bool {
     database_error(error).is_some_and(|error| {
         let is_known =
@@ -121,12 +120,12 @@ pub(crate) fn spares_connection(error: &sqlx::Error) -> bool {
     })
 }
 
-/// The server's own error, where it is one.
+/// Returns the error of the server, if it is one.
 pub(crate) fn database_error(error: &sqlx::Error) -> Option<&PgDatabaseError> {
     error.as_database_error()?.try_downcast_ref()
 }
 
-/// Judges what came of a call that got no connection.
+/// Judges the failure to get a connection.
 pub(crate) fn no_connection(address: &Address, none: &NoConnection) -> Fault {
     match none {
         NoConnection::Busy => Fault::Unavailable(format!(
@@ -163,7 +162,7 @@ pub(crate) fn judge(address: &Address, error: &sqlx::Error) -> Fault {
             Some(error) => judge_state(address, error),
             None => Fault::Unavailable(format!("{address}: an error without a state")),
         },
-        // A certificate that is refused; the text is rustls's.
+        // A refused certificate; the text is from rustls.
         sqlx::Error::Io(error) if error.kind() == ErrorKind::InvalidData => {
             Fault::Deployment(format!("{address}: {}", tls::failed(error)))
         }
@@ -189,8 +188,8 @@ pub(crate) fn judge(address: &Address, error: &sqlx::Error) -> Fault {
 }
 
 /// Judges an error of work on rows, in which a team's triggers run. What a trigger may have done to the session for one
-/// row, an outage may have done too: [`Fault::Ambiguous`]. Whoever gets that checks the rights and the server first, so the
-/// text is about the trigger.
+/// row, an outage may have done too: [`Fault::Ambiguous`]. The caller checks the rights and the server first, so the text is
+/// about the trigger.
 pub(crate) fn judge_rows(address: &Address, error: &sqlx::Error) -> Fault {
     if let Some(error) = database_error(error).filter(|error| blame::is_missing_right(error)) {
         return Fault::Ambiguous(Box::new(Fault::Deployment(format!(
@@ -226,7 +225,7 @@ fn io(error: &std::io::Error) -> String {
     }
 }
 
-/// The names in an error that are nobody's data.
+/// Names in an error, without data.
 struct Named<'a>(&'a PgDatabaseError);
 
 impl std::fmt::Display for Named<'_> {
@@ -245,7 +244,7 @@ impl std::fmt::Display for Named<'_> {
 
 fn judge_state(address: &Address, error: &PgDatabaseError) -> Fault {
     let (state, named, blame) = (error.code(), Named(error), blame::of(error));
-    // What a session begins with: whatever else is wrong there has states of its own.
+    // Settings at the start of a session: other faults there have states of their own.
     if error.severity() == PgSeverity::Fatal && matches!(state, "42601" | "42704" | "22023") {
         return Fault::Deployment(format!(
             "{address}: the server refuses a setting of the session: see options in the URL ({named})"
@@ -276,7 +275,7 @@ fn judge_state(address: &Address, error: &PgDatabaseError) -> Fault {
     if blame == Blame::RowOrAll { Fault::Ambiguous(Box::new(fault)) } else { fault }
 }
 
-/// Postgres's own words, where they are about one of our statements and not about what a trigger does.
+/// Returns the words of Postgres, if they are about one of our statements and not about a trigger.
 fn own_words(error: &PgDatabaseError) -> Option<&str> {
     let is_ours = error.r#where().is_none() && error.severity() == PgSeverity::Error;
     is_ours.then(|| error.message())

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::ERASED_BY;
-use crate::serialize::text;
+use crate::serialize::{optional_text, text};
 
 /// Pending work about one parent or row.
 #[derive(Debug, Default, Serialize)]
@@ -37,9 +37,9 @@ pub struct PendingItem {
     /// Whether the parent or row itself was erased, not only deleted.
     #[serde(skip)]
     pub is_erased: bool,
-    /// Time at which the work was recorded.
-    #[serde(serialize_with = "text")]
-    pub noted_at: Timestamp,
+    /// Time at which the work was recorded, if known.
+    #[serde(serialize_with = "optional_text")]
+    pub noted_at: Option<Timestamp>,
     /// Number of attempts that were refused or timed out.
     pub attempts: u32,
     /// Time of the next attempt.

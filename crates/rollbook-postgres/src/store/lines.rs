@@ -387,7 +387,7 @@ fn pending(row: &PgRow) -> sqlx::Result<PendingCascade> {
             _ => PendingWork::Row,
         },
         parent: parent.0.zip(parent.1),
-        noted_at: row.try_get::<Time, _>(5)?.0,
+        noted_at: Some(row.try_get::<Time, _>(5)?.0),
         attempts: u32::try_from(row.try_get::<i32, _>(6)?).unwrap_or_default(),
         next_try_at: row.try_get::<Time, _>(7)?.0,
         last_error: row.try_get(8)?,

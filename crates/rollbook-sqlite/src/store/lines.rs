@@ -240,16 +240,12 @@ fn pending(row: &Row<'_>) -> rusqlite::Result<PendingCascade> {
         id: row.get(1)?,
         what: named(&row.get::<_, String>(2)?).unwrap_or(PendingWork::Row),
         parent: parent.0.zip(parent.1),
-        noted_at: time(&row.get::<_, String>(5)?),
+        noted_at: Timestamp::parse(&row.get::<_, String>(5)?),
         attempts: row.get(6)?,
-        next_try_at: time(&row.get::<_, String>(7)?),
+        // Text that is not a time was written by hand: the entry is due.
+        next_try_at: Timestamp::parse(&row.get::<_, String>(7)?).unwrap_or(Timestamp::from_millis(0)),
         last_error: row.get(8)?,
     })
-}
-
-/// A time; 1970 for text that is not a time, which somebody has written by hand: the entry is old, and due.
-fn time(text: &str) -> Timestamp {
-    Timestamp::parse(text).unwrap_or(Timestamp::from_millis(0))
 }
 
 pub(super) fn as_limit(limit: usize) -> i64 {

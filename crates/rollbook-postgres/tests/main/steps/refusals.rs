@@ -37,7 +37,7 @@ async fn one_child_that_refuses_keeps_the_deletion_from_nobody_else_and_is_tried
         assert_eq!(line.parent, Some(("organizations".to_owned(), "org_1".to_owned())));
         let why = line.last_error.as_deref().expect("a reason");
         assert!(why.contains("P0001") && !why.contains("ImASecret"), "{why}");
-        assert!(line.next_try_at > line.noted_at);
+        assert!(Some(line.next_try_at) > line.noted_at);
     }
     assert_eq!(store.cascades(Some("org_2"), 10).await.expect("the store lists them").rows, 0);
 

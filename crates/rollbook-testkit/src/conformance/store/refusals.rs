@@ -83,7 +83,7 @@ pub async fn a_child_that_refuses_keeps_the_deletion_from_nobody_else_and_is_tri
                     .as_deref()
                     .is_some_and(|why| why.contains("trigger") || why.contains("P0001"))
             );
-            assert!(line.next_try_at > line.noted_at);
+            assert!(Some(line.next_try_at) > line.noted_at);
         }
         for about in [organization.as_str(), members[1].as_str()] {
             let about = store.cascades(Some(about), 10).await.expect("the store lists what is left");

@@ -220,18 +220,17 @@ fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding> {
     let PendingCascades { parents, rows, listed } = left;
     let first = listed.first().map_or_else(String::new, |line| {
         let why = line.last_error.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-        format!("; the oldest, {}, since {}{why}", line.id, line.noted_at)
+        format!("; the oldest, {}, since {}{why}", line.id, time(line.noted_at))
     });
-    let waits = listed.first().map(|line| now.since(line.noted_at)).unwrap_or_default();
+    let waits = listed.first().and_then(|line| line.noted_at).map(|at| now.since(at)).unwrap_or_default();
     if *rows > 0 {
         let found =
             format!("{} rows refuse what follows from a deletion or from retention{first}", thousands(*rows));
-        let fix = "change the trigger or constraint that refuses them, or end what holds their lock; workers try them \
-                   again by themselves. rollbook explain ID shows those of one parent";
+        let fix = "change the trigger, policy or constraint that refuses them, or end what holds their lock; workers \
+                   retry them by themselves. rollbook explain ID shows those of one parent";
         return Some(warning(CASCADES, found, fix));
     }
-    let found =
-        format!("{} deleted parents have rows that are not looked at yet{first}", thousands(*parents));
+    let found = format!("{} deleted parents have child rows to process{first}", thousands(*parents));
     (*parents > 0).then(|| {
         if waits > WAITS_MAX {
             warning(CASCADES, found, "is a worker running (rollbook serve or work)?")
@@ -361,7 +360,7 @@ mod tests {
             id: "org_1".to_owned(),
             what,
             parent: None,
-            noted_at: now.minus(Duration::from_secs(age)),
+            noted_at: Some(now.minus(Duration::from_secs(age))),
             attempts: 0,
             next_try_at: now,
             last_error: last_error.map(str::to_owned),

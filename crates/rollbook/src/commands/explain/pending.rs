@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use rollbook_core::catalog::find_resource;
 use rollbook_core::store::PendingWork;
 use rollbook_operator::explain::{Parent, Pending, PendingItem};
-use rollbook_operator::words::{kind, many, thousands};
+use rollbook_operator::words::{kind, many, thousands, time};
 
 use crate::output::harmless;
 
@@ -54,12 +54,12 @@ fn sentence(item: &PendingItem) -> String {
 }
 
 fn reason(item: &PendingItem) -> String {
-    let Some(why) = &item.error else { return format!(" (since {})", item.noted_at) };
+    let since = time(item.noted_at);
+    let Some(why) = &item.error else { return format!(" (since {since})") };
     format!(
-        ": {}; {} since {}, next at {}",
+        ": {}; {} since {since}, next at {}",
         harmless(why),
         many(u64::from(item.attempts), "attempt"),
-        item.noted_at,
         item.next_try_at
     )
 }
@@ -79,7 +79,7 @@ mod tests {
                 .map(|_| Parent { table: "organizations".to_owned(), id: "org_1".to_owned() }),
             parent_erased,
             is_erased: parent_erased == Some(true),
-            noted_at: Timestamp::from_seconds(1_800_000_000),
+            noted_at: Some(Timestamp::from_seconds(1_800_000_000)),
             attempts: 2,
             next_try_at: Timestamp::from_seconds(1_800_000_010),
             error: Some("a trigger refuses the row".to_owned()),
@@ -95,6 +95,14 @@ mod tests {
         {
             assert!(shown.contains(part), "{shown}");
         }
+    }
+
+    #[test]
+    fn an_unknown_time_is_shown_as_one() {
+        let mut pending = pending(PendingWork::Row, "orgmem_250", Some(false));
+        pending.listed[0].noted_at = None;
+        let shown = text(&pending, "org_1");
+        assert!(shown.contains("2 attempts since an unknown time, next at 2027"), "{shown}");
     }
 
     #[test]
