@@ -8,68 +8,18 @@
 //! Whatever became of a delivery, the rows that it is about are looked at: a row may be wrong since an earlier build or
 //! a trigger left it so.
 
-use std::cell::Cell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use rollbook_core::catalog::{LINKS_MAX, Resource};
 use rollbook_core::store::PendingWork;
 use rusqlite::Error::StatementChangedRows;
 
-use super::apply::Tables;
 use super::lines::{self, Line};
+use super::tables::Tables;
 use crate::fault::Undone;
 
 /// Maximum rows that one transaction repairs beside what it is about.
 pub(super) const BATCH_MAX: usize = 1000;
 /// Maximum rows of a link that a transaction passes over in search of one that is wrong, where there should be none.
 const SCANNED_MAX: usize = 10_000;
-
-/// What a transaction has come to, for whoever waits for it.
-#[derive(Debug, Default)]
-pub(super) struct Trail {
-    in_child: AtomicBool,
-    has_noted: AtomicBool,
-}
-
-impl Trail {
-    /// Whether it failed while a child was repaired.
-    pub(super) fn failed_in_child(&self) -> bool {
-        self.in_child.load(Ordering::Relaxed)
-    }
-
-    /// Whether it has noted something that is left to do.
-    pub(super) fn has_noted(&self) -> bool {
-        self.has_noted.load(Ordering::Relaxed)
-    }
-}
-
-/// How many rows a transaction still repairs.
-pub(super) struct Cascading {
-    room: Cell<usize>,
-    trail: Arc<Trail>,
-}
-
-impl Cascading {
-    /// Of a transaction that begins. Without room all that is wrong is noted.
-    pub(super) fn new(room: usize, trail: &Arc<Trail>) -> Self {
-        trail.in_child.store(false, Ordering::Relaxed);
-        trail.has_noted.store(false, Ordering::Relaxed);
-        Self { room: Cell::new(room), trail: Arc::clone(trail) }
-    }
-
-    fn take(&self, rows: usize) {
-        self.room.set(self.room.get().saturating_sub(rows));
-    }
-
-    /// Does work whose failure is a child's.
-    fn in_child<T>(&self, work: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-        self.trail.in_child.store(true, Ordering::Relaxed);
-        let done = work()?;
-        self.trail.in_child.store(false, Ordering::Relaxed);
-        Ok(done)
-    }
-}
 
 impl Tables<'_> {
     /// Gives the rows of a parent what they have from it, or notes that it is left to do; with `survivors` also those that
@@ -80,7 +30,7 @@ impl Tables<'_> {
         id: &str,
         survivors: bool,
     ) -> rusqlite::Result<()> {
-        let room = self.cascading.room.get();
+        let room = self.cascading.room();
         let found = self.wrong(parent, id, survivors, room)?;
         if found.is_empty() {
             return Ok(());
@@ -118,7 +68,7 @@ impl Tables<'_> {
     /// Gives a row what it has from its parents, also from those that its content does not name, or notes it.
     pub(super) fn settle(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<()> {
         let Some(own) = &self.statements.of(resource).own else { return Ok(()) };
-        let room = self.cascading.room.get();
+        let room = self.cascading.room();
         if !self.exists(if room > 0 { &own.is_still_wrong } else { &own.is_wrong }, id)? {
             return Ok(());
         }
@@ -214,7 +164,7 @@ impl Tables<'_> {
 
     /// Notes something that is left to do, due at once.
     pub(super) fn note(&self, line: &Line) -> rusqlite::Result<()> {
-        self.cascading.trail.has_noted.store(true, Ordering::Relaxed);
+        self.cascading.has_noted();
         lines::note(self.connection, line, self.now, self.now).map(drop)
     }
 
