@@ -13,6 +13,7 @@
 //!
 //! [`trace`] is the trace context that the sender gives with a delivery. [`rehearsal`] has changes that a
 //! check of a store writes and rolls back. [`pace`] decides how many rows go into one step of work that grows.
+//! [`table_layout`] is what the tables of all SQL engines share.
 
 pub mod backend;
 pub mod catalog;
@@ -29,6 +30,7 @@ pub mod sanitize;
 pub mod signature;
 pub mod store;
 pub mod sweep;
+pub mod table_layout;
 pub mod time;
 pub mod trace;
 pub mod url;

@@ -21,8 +21,6 @@ use rollbook_core::catalog::{ORGANIZATIONS, Resource, USERS};
 const DEAD_LETTERS_PAGE: usize = 64;
 /// Messages per page. Most messages have two or three kilobytes.
 const MESSAGES_PAGE: usize = 200;
-/// Value of `synced_by` of a row that an operator erased, in place of a `svix-id`.
-const ERASED_BY: &str = "erase";
 
 /// Returns the resource that the prefix of an id names, for users and organizations.
 pub fn resource_of_id(id: &str) -> Option<&'static Resource> {

@@ -10,6 +10,7 @@ const PAYERS: &[Link] = &[belongs_to(&ORGANIZATIONS, "organization_id"), belongs
 /// Subscriptions of payers. Their nested items do not name the subscription: they are copies of
 /// [`SUBSCRIPTION_ITEMS`], which have events of their own.
 pub static SUBSCRIPTIONS: Resource = Resource {
+    number: 9,
     table: "subscriptions",
     events: &[
         upsert("subscription.created"),
@@ -37,6 +38,7 @@ pub static SUBSCRIPTIONS: Resource = Resource {
 /// Items of subscriptions: one plan for one period. The item of a free plan keeps its id when the payer
 /// returns to it.
 pub static SUBSCRIPTION_ITEMS: Resource = Resource {
+    number: 10,
     table: "subscription_items",
     events: &[
         upsert("subscriptionItem.abandoned"),
@@ -72,6 +74,7 @@ pub static SUBSCRIPTION_ITEMS: Resource = Resource {
 
 /// Payment attempts.
 pub static PAYMENT_ATTEMPTS: Resource = Resource {
+    number: 11,
     table: "payment_attempts",
     events: &[upsert("paymentAttempt.created"), upsert("paymentAttempt.updated")],
     columns: &[

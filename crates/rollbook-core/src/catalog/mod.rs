@@ -22,6 +22,8 @@ pub use people::{
 
 /// A kind of subject with one table.
 pub struct Resource {
+    /// Position in [`RESOURCES`].
+    pub number: usize,
     /// Name of the table. Also the name of the resource in metrics.
     pub table: &'static str,
     /// Event types of the resource.
@@ -211,6 +213,13 @@ impl fmt::Debug for Resource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_number_of_a_resource_is_its_position() {
+        for (position, resource) in RESOURCES.into_iter().enumerate() {
+            assert_eq!(resource.number, position, "{resource:?}");
+        }
+    }
 
     #[test]
     fn names_are_unique_and_plain_identifiers() {

@@ -5,6 +5,7 @@ use super::{Column, Kind, Resource, Source, belongs_to, column, delete, deleted_
 /// Users. A directory (SCIM) that removes a person, or is itself deleted, does not delete the user: it sends
 /// `user.updated` with `deprovisioned`.
 pub static USERS: Resource = Resource {
+    number: 1,
     table: "users",
     events: &[upsert("user.created"), upsert("user.updated"), delete("user.deleted")],
     columns: &[
@@ -47,6 +48,7 @@ pub static USERS: Resource = Resource {
 
 /// Organizations.
 pub static ORGANIZATIONS: Resource = Resource {
+    number: 0,
     table: "organizations",
     events: &[upsert("organization.created"), upsert("organization.updated"), delete("organization.deleted")],
     columns: &[
@@ -66,6 +68,7 @@ pub static ORGANIZATIONS: Resource = Resource {
 
 /// Memberships of users in organizations. A user who rejoins gets a membership with a new id.
 pub static ORGANIZATION_MEMBERSHIPS: Resource = Resource {
+    number: 2,
     table: "organization_memberships",
     events: &[
         upsert("organizationMembership.created"),
@@ -88,6 +91,7 @@ pub static ORGANIZATION_MEMBERSHIPS: Resource = Resource {
 /// Invitations to organizations. An accepted, revoked or expired invitation keeps its row and has a new
 /// status.
 pub static ORGANIZATION_INVITATIONS: Resource = Resource {
+    number: 3,
     table: "organization_invitations",
     events: &[
         upsert("organizationInvitation.created"),
@@ -116,6 +120,7 @@ pub static ORGANIZATION_INVITATIONS: Resource = Resource {
 
 /// Domains of organizations.
 pub static ORGANIZATION_DOMAINS: Resource = Resource {
+    number: 4,
     table: "organization_domains",
     events: &[
         upsert("organizationDomain.created"),
@@ -138,6 +143,7 @@ pub static ORGANIZATION_DOMAINS: Resource = Resource {
 
 /// Roles. Memberships refer to them by `key`.
 pub static ROLES: Resource = Resource {
+    number: 5,
     table: "roles",
     events: &[upsert("role.created"), upsert("role.updated"), delete("role.deleted")],
     columns: &[
@@ -154,6 +160,7 @@ pub static ROLES: Resource = Resource {
 
 /// Permissions. Memberships refer to them by `key`.
 pub static PERMISSIONS: Resource = Resource {
+    number: 6,
     table: "permissions",
     events: &[upsert("permission.created"), upsert("permission.updated"), delete("permission.deleted")],
     columns: &[
@@ -170,6 +177,7 @@ pub static PERMISSIONS: Resource = Resource {
 /// Sessions. Sessions are never deleted: the status shows how one ended. `actor` is the person behind an
 /// impersonation.
 pub static SESSIONS: Resource = Resource {
+    number: 7,
     table: "sessions",
     events: &[
         upsert("session.created"),
@@ -195,6 +203,7 @@ pub static SESSIONS: Resource = Resource {
 
 /// Waitlist entries. An entry that is let in has a nested invitation with a ticket.
 pub static WAITLIST_ENTRIES: Resource = Resource {
+    number: 8,
     table: "waitlist_entries",
     events: &[upsert("waitlistEntry.created"), upsert("waitlistEntry.updated")],
     columns: &[

@@ -2,11 +2,11 @@
 
 use rollbook_core::catalog::{Resource, find_resource};
 use rollbook_core::store::{PendingCascade, PendingCascades, PendingWork, Reads, RowView, StoreError};
+use rollbook_core::table_layout::ERASED_BY;
 use rollbook_core::time::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::ERASED_BY;
 use crate::serialize::{optional_text, text};
 
 /// Pending work about one parent or row.

@@ -2,10 +2,10 @@
 
 use rollbook_core::catalog::{Column, Kind, Resource};
 use rollbook_core::store::{Reads, RowView, StoreError};
+use rollbook_core::table_layout::ERASED_BY;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::ERASED_BY;
 use crate::serialize::{RowRef, object};
 
 /// Text columns that contain no names and no addresses.

@@ -3,25 +3,14 @@
 use std::collections::{BTreeSet, HashMap};
 
 use rollbook_core::catalog::{RESOURCES, Resource};
-use rollbook_core::change::{Applied, Change, Effect, Row, SubjectChange};
-use rollbook_core::merge::{self, Content, FromParents, Links, SubjectState, SubjectUpdate};
+use rollbook_core::change::{Applied, Change, Effect, SubjectChange};
+use rollbook_core::merge::{self, SubjectState, SubjectUpdate};
 use rollbook_core::store::RetentionChoices;
-use rollbook_core::time::Timestamp;
-use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::cascade::Cascading;
-use super::sql::Statements;
+use super::tables::{Tables, read_stored};
 use super::write::{Write, Writer};
 use crate::fault::LedgerSkipped;
-
-/// One transaction's work on the tables.
-pub(super) struct Tables<'a> {
-    pub(super) connection: &'a Connection,
-    pub(super) statements: &'a Statements,
-    pub(super) now: Timestamp,
-    pub(super) cascading: Cascading,
-}
 
 /// Merges the changes into their tables and writes the ledger.
 pub(super) fn apply(
@@ -119,40 +108,6 @@ impl Tables<'_> {
         }
         Ok(())
     }
-
-    /// What is known of a subject.
-    pub(super) fn stored(
-        &self,
-        resource: &'static Resource,
-        id: &str,
-    ) -> rusqlite::Result<Option<SubjectState>> {
-        let mut known = self.connection.prepare_cached(&self.statements.of(resource).stored)?;
-        known.query_row((id,), read_stored).optional()
-    }
-
-    /// What a row has from its parents: those of the same batch are written already.
-    pub(super) fn state_from_parents(
-        &self,
-        resource: &'static Resource,
-        row: &Row,
-    ) -> rusqlite::Result<FromParents> {
-        let mut known = HashMap::new();
-        for (link, id) in merge::parents(resource, row) {
-            known.insert((link.parent.table, id), self.stored(link.parent, id)?);
-        }
-        let parent = |of: &'static Resource, id: &str| known.get(&(of.table, id)).copied().flatten();
-        Ok(merge::from_parents(resource, row, parent))
-    }
-}
-
-fn read_stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<SubjectState> {
-    let hash = row.get_ref(2)?.as_blob()?;
-    let unknown = || rusqlite::Error::InvalidColumnType(2, "version_hash".to_owned(), Type::Blob);
-    let content = Content::from_columns(row.get(0)?, row.get(1)?, hash).ok_or_else(unknown)?;
-    let links = row.get_ref(5)?.as_str_or_null()?;
-    let odd = || rusqlite::Error::InvalidColumnType(5, "version_links".to_owned(), Type::Text);
-    let links = Links::from_column(links, [row.get(6)?, row.get(7)?]).ok_or_else(odd)?;
-    Ok(SubjectState { content, deleted_at: row.get(3)?, floor: row.get(4)?, links })
 }
 
 /// Maximum lines of a bucket, but for the last batch: enough that a week has few buckets, few enough that the index pages

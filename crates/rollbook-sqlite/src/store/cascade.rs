@@ -7,68 +7,18 @@
 //!
 //! The rows of a delivery are checked whatever its outcome: an earlier build or a trigger may have left a row wrong.
 
-use std::cell::Cell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use rollbook_core::catalog::{LINKS_MAX, Resource};
 use rollbook_core::store::PendingWork;
 use rusqlite::Error::StatementChangedRows;
 
-use super::apply::Tables;
 use super::lines::{self, Line};
+use super::tables::Tables;
 use crate::fault::Undone;
 
 /// Maximum rows that one transaction repairs in addition to its own.
 pub(super) const BATCH_MAX: usize = 1000;
 /// Maximum rows of a link that a transaction searches for a wrong one, if none is expected.
 const SCANNED_MAX: usize = 10_000;
-
-/// Result of a transaction, for the caller.
-#[derive(Debug, Default)]
-pub(super) struct Trail {
-    in_child: AtomicBool,
-    has_noted: AtomicBool,
-}
-
-impl Trail {
-    /// Whether it failed while it repaired a child row.
-    pub(super) fn failed_in_child(&self) -> bool {
-        self.in_child.load(Ordering::Relaxed)
-    }
-
-    /// Whether it has recorded pending work.
-    pub(super) fn has_noted(&self) -> bool {
-        self.has_noted.load(Ordering::Relaxed)
-    }
-}
-
-/// Number of rows that a transaction may still repair.
-pub(super) struct Cascading {
-    room: Cell<usize>,
-    trail: Arc<Trail>,
-}
-
-impl Cascading {
-    /// Starts a transaction. Without room, every wrong row is recorded.
-    pub(super) fn new(room: usize, trail: &Arc<Trail>) -> Self {
-        trail.in_child.store(false, Ordering::Relaxed);
-        trail.has_noted.store(false, Ordering::Relaxed);
-        Self { room: Cell::new(room), trail: Arc::clone(trail) }
-    }
-
-    fn take(&self, rows: usize) {
-        self.room.set(self.room.get().saturating_sub(rows));
-    }
-
-    /// Does work whose failure is caused by a child row.
-    fn in_child<T>(&self, work: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-        self.trail.in_child.store(true, Ordering::Relaxed);
-        let done = work()?;
-        self.trail.in_child.store(false, Ordering::Relaxed);
-        Ok(done)
-    }
-}
 
 impl Tables<'_> {
     /// Repairs the child rows of a parent, or records them as pending; with `survivors` also those that outlive it.
@@ -78,7 +28,7 @@ impl Tables<'_> {
         id: &str,
         survivors: bool,
     ) -> rusqlite::Result<()> {
-        let room = self.cascading.room.get();
+        let room = self.cascading.room();
         let found = self.wrong(parent, id, survivors, room)?;
         if found.is_empty() {
             return Ok(());
@@ -116,7 +66,7 @@ impl Tables<'_> {
     /// Repairs a row, also for parents that its content does not name, or records it.
     pub(super) fn settle(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<()> {
         let Some(own) = &self.statements.of(resource).own else { return Ok(()) };
-        let room = self.cascading.room.get();
+        let room = self.cascading.room();
         if !self.exists(if room > 0 { &own.is_still_wrong } else { &own.is_wrong }, id)? {
             return Ok(());
         }
@@ -211,7 +161,7 @@ impl Tables<'_> {
 
     /// Records pending work, due at once.
     pub(super) fn note(&self, line: &Line) -> rusqlite::Result<()> {
-        self.cascading.trail.has_noted.store(true, Ordering::Relaxed);
+        self.cascading.has_noted();
         lines::note(self.connection, line, self.now, self.now).map(drop)
     }
 

@@ -9,20 +9,19 @@ use std::sync::Arc;
 
 use rollbook_core::catalog::{LINKS_MAX, RESOURCES, Resource};
 use rollbook_core::store::{ErasedCounts, ErasureProgress, PendingWork, StoreError};
+use rollbook_core::table_layout::ERASED_BY;
 use rollbook_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::json;
 
 use super::SqliteStore;
-use super::apply::Tables;
 use super::lines::{self, Line, TAKEN_FOR};
 use super::sql::Statements;
 use super::steps::{Ended, Turn};
+use super::tables::Tables;
 use super::write::{Write, Writer};
 use crate::fault::Undone;
 
-/// Value of `synced_by` after an erasure, in place of a `svix-id`.
-const ERASED_BY: &str = "erase";
 /// Maximum rows named in the error of an incomplete erasure.
 const NAMED_MAX: usize = 5;
 

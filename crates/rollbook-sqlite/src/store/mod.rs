@@ -9,14 +9,16 @@
 
 mod apply;
 mod cascade;
+mod columns;
 mod erase;
-mod forget;
-mod inherit;
+mod ledger_erasure;
 mod lines;
+mod parents;
 mod read;
 mod retention;
 mod sql;
 mod steps;
+mod tables;
 mod upkeep;
 mod write;
 
@@ -38,9 +40,9 @@ use rollbook_core::time::{Clock, Timestamp};
 use rusqlite::Connection;
 use tokio::sync::{Notify, OnceCell};
 
-use self::apply::Tables;
-use self::cascade::{BATCH_MAX, Cascading, Trail};
+use self::cascade::BATCH_MAX;
 use self::lines::Line;
+use self::tables::{Cascading, Tables, Trail};
 use crate::connection;
 use crate::database::Database;
 use crate::fault::Fault;

@@ -4,6 +4,7 @@ use rollbook_core::catalog::{Kind, Resource};
 use rollbook_core::change::Applied;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::store::{LedgerEntry, RowView};
+use rollbook_core::table_layout::columns;
 use rollbook_core::time::Timestamp;
 use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension as _, Row};
@@ -37,21 +38,19 @@ pub(super) fn rows(
 }
 
 fn view(resource: &'static Resource, row: &Row<'_>) -> rusqlite::Result<RowView> {
-    let columns = sql::columns(resource)
+    let columns = columns(resource)
         .enumerate()
-        .map(|(position, name)| Ok((name.to_owned(), value(resource, row, position, name)?)))
+        .map(|(position, (name, kind))| Ok((name.to_owned(), value(row, position, name, kind)?)))
         .collect::<rusqlite::Result<Map<String, Value>>>()?;
     Ok(RowView { id: row.get(0)?, columns })
 }
 
-fn value(resource: &Resource, row: &Row<'_>, position: usize, name: &str) -> rusqlite::Result<Value> {
-    let typed = resource.columns.iter().find(|column| column.name == name).map(|column| column.kind);
-    let is_json = typed == Some(Kind::Json) || name == "data";
+fn value(row: &Row<'_>, position: usize, name: &str, kind: Kind) -> rusqlite::Result<Value> {
     Ok(match row.get_ref(position)? {
         ValueRef::Null => Value::Null,
-        ValueRef::Integer(number) if typed == Some(Kind::Bool) => Value::Bool(number != 0),
+        ValueRef::Integer(number) if kind == Kind::Bool => Value::Bool(number != 0),
         ValueRef::Integer(number) => Value::from(number),
-        ValueRef::Text(text) if is_json => {
+        ValueRef::Text(text) if kind == Kind::Json => {
             serde_json::from_slice(text).map_err(|error| unreadable(position, error))?
         }
         ValueRef::Text(text) => {
@@ -123,11 +122,12 @@ fn line(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
         Timestamp::parse(&text).ok_or_else(unknown)
     };
     let outcome: String = row.get(3)?;
+    let unknown = || rusqlite::Error::InvalidColumnType(3, "a known outcome".to_owned(), Type::Text);
     Ok(LedgerEntry {
         message_id: MessageId::new(row.get::<_, String>(0)?),
         event_type: row.get(1)?,
         subject_id: row.get(2)?,
-        outcome: Applied::parse(&outcome).unwrap_or(Applied::Ignored),
+        outcome: Applied::parse(&outcome).ok_or_else(unknown)?,
         event_at: time(4)?,
         received_at: time(5)?,
         applied_at: time(6)?,
@@ -154,6 +154,18 @@ mod tests {
         let by = "SEARCH deliveries USING INDEX deliveries_by_bucket (bucket=? AND subject_id=?)";
         assert!(plan.iter().any(|line| line == by), "{plan:?}");
         assert!(!plan.iter().any(|line| line.contains("SCAN deliveries")), "{plan:?}");
+    }
+
+    #[test]
+    fn a_ledger_entry_with_an_unknown_outcome_is_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store.db");
+        apply_migrations(&path, Schema::Store).expect("the migrations apply");
+        let connection = connection::open(&path).expect("a file");
+        let entry = "INSERT INTO deliveries VALUES ('msg_a', 'user.updated', 'user_1', ?1, ?2, ?2, ?2, 1, 1)";
+        connection.execute(entry, ("invented", "2026-07-29T08:01:00.000Z")).expect("an entry");
+        assert!(delivery(&connection, &MessageId::new("msg_a")).is_err());
+        assert!(deliveries(&connection, "user_1", 10).is_err());
     }
 
     #[test]

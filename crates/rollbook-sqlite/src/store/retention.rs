@@ -9,9 +9,9 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::store::{PendingWork, RetentionLimits, RetentionStep, StoreError};
 use rollbook_core::sweep::Sweep;
 
-use super::apply::Tables;
 use super::lines::{self, Line};
 use super::steps::{RETRIED_MAX, Turn};
+use super::tables::Tables;
 use super::{SqliteStore, upkeep};
 use crate::fault::Fault;
 

@@ -1,19 +1,17 @@
 //! The statements of each table, built once from the catalog. Only its identifiers are written into
 //! SQL; values are always bound.
 
-use std::collections::HashMap;
-
 use rollbook_core::catalog::{Kind, LINKS_MAX, Link, RESOURCES, Resource};
+use rollbook_core::table_layout::{
+    OnUpsert, STATE_COLUMNS, columns, erased_columns, links_column, on_upsert, searchable_column,
+};
 
-use super::inherit::{Dependents, Own};
-
-/// The columns that hold a row's state, as [`rollbook_core::merge::Stored`] has it.
-const STATE: [&str; 5] =
-    ["version_updated_at", "version_event_at", "version_hash", "version_deleted_at", "version_floor"];
+use super::columns::has_content;
+use super::parents::{Dependents, Own};
 
 /// The statements of one table.
 pub(super) struct Table {
-    /// The state of one id: [`STATE`], `version_links`, and whether each parent's id is there.
+    /// The state of one id: [`STATE_COLUMNS`], `version_links`, and whether each parent's id is there.
     pub(super) stored: String,
     /// The ids of one row's parents: (id).
     pub(super) parents: String,
@@ -42,43 +40,23 @@ pub(super) struct Table {
     pub(super) links: Vec<Dependents>,
 }
 
-/// All statements.
-pub(super) struct Statements(HashMap<&'static str, Table>);
+/// All statements, in the order of [`RESOURCES`].
+pub(super) struct Statements(Vec<Table>);
 
-/// A table's columns as an application sees them, in the order of statements and listings.
-pub(super) fn columns(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
-    let typed = resource.columns.iter().map(|column| column.name);
-    let (first, last) =
-        (["id"], ["data", "created_at", "updated_at", "deleted_at", "synced_at", "synced_by"]);
-    first.into_iter().chain(typed).chain(last)
-}
-
-/// The columns that hold a row's content, all but the ids of its parents.
-pub(super) fn content(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
-    let typed = resource.columns.iter().map(|column| column.name);
-    typed.filter(|name| !resource.is_link(name)).chain(["data", "created_at", "updated_at"])
-}
-
-/// The condition of a row that has content: the typed columns that name no parent, and `data`. `created_at` and `updated_at`
-/// are erased with it, but a team's trigger may set them anew at each write, so they are not judged.
-pub(super) fn has_content(resource: &'static Resource, row: &str) -> String {
-    let judged = content(resource).filter(|name| !matches!(*name, "created_at" | "updated_at"));
-    let columns: Vec<String> = judged.map(|name| format!("{row}.{name}")).collect();
-    format!("coalesce({}) IS NOT NULL", columns.join(", "))
+fn listed(resource: &'static Resource) -> String {
+    columns(resource).map(|(name, _)| name).collect::<Vec<_>>().join(", ")
 }
 
 /// The rows of a resource where a column of ids or texts has a value: (value, limit).
 pub(super) fn rows_where(resource: &'static Resource, column: &str) -> Option<String> {
-    let is_text = |kind| matches!(kind, Kind::Text | Kind::IndexedText | Kind::Id);
-    let column = resource.columns.iter().find(|known| known.name == column && is_text(known.kind))?;
-    let listed = columns(resource).collect::<Vec<_>>().join(", ");
-    let (table, column) = (resource.table, column.name);
+    let column = searchable_column(resource, column)?;
+    let (table, listed) = (resource.table, listed(resource));
     Some(format!("SELECT {listed} FROM {table} WHERE {column} = ?1 ORDER BY id LIMIT ?2"))
 }
 
 impl Statements {
     pub(super) fn new() -> Self {
-        Self(RESOURCES.into_iter().map(|resource| (resource.table, Table::new(resource))).collect())
+        Self(RESOURCES.into_iter().map(Table::new).collect())
     }
 
     /// About the rows that have something from a deleted parent of this resource; with `survivors` also about those that
@@ -96,23 +74,18 @@ impl Statements {
 
     /// The statements of a resource of the catalog.
     pub(super) fn of(&self, resource: &'static Resource) -> &Table {
-        &self.0[resource.table]
+        &self.0[resource.number]
     }
 }
 
 impl Table {
     fn new(resource: &'static Resource) -> Self {
         let table = resource.table;
-        let listed = columns(resource).collect::<Vec<_>>().join(", ");
-        let links = resource.links.iter().map(|link| link.column);
+        let listed = listed(resource);
         let any = has_content(resource, table);
-        let nothing: Vec<String> = content(resource)
-            .chain(links)
-            .chain(version_links(resource))
-            .map(|name| format!("{name} = NULL"))
-            .collect();
+        let nothing: Vec<String> = erased_columns(resource).map(|name| format!("{name} = NULL")).collect();
         Self {
-            stored: format!("SELECT {}, {} FROM {table} WHERE id = ?1", STATE.join(", "), named(resource)),
+            stored: format!("SELECT {}, {} FROM {table} WHERE id = ?1", STATE_COLUMNS.join(", "), named(resource)),
             parents: format!("SELECT {} FROM {table} WHERE id = ?1", parents(resource, "").join(", ")),
             upsert: upsert(resource),
             refresh: refresh(resource),
@@ -146,15 +119,11 @@ impl Table {
     }
 }
 
-/// What an upsert writes, in the order of its parameters.
+/// Returns the columns that an upsert writes, in the order of its parameters.
 fn written(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
     let from_parents = (!resource.links.is_empty()).then_some("version_parents_deleted_at");
-    columns(resource).chain(STATE).chain(from_parents).chain(version_links(resource))
-}
-
-/// Where rows have parents: the column that says which of them the content does not name.
-fn version_links(resource: &Resource) -> Option<&'static str> {
-    (!resource.links.is_empty()).then_some("version_links")
+    let shown = columns(resource).map(|(name, _)| name);
+    shown.chain(STATE_COLUMNS).chain(from_parents).chain(links_column(resource))
 }
 
 /// One term for each possible link: its column and what follows, or NULL.
@@ -167,7 +136,7 @@ fn parents(resource: &Resource, test: &str) -> Vec<String> {
 }
 
 fn named(resource: &Resource) -> String {
-    format!("{}, {}", version_links(resource).unwrap_or("NULL"), parents(resource, " IS NOT NULL").join(", "))
+    format!("{}, {}", links_column(resource).unwrap_or("NULL"), parents(resource, " IS NOT NULL").join(", "))
 }
 
 /// A change without content leaves the content, which the hash stands for. Erased content is written anew each time: a trigger
@@ -177,20 +146,16 @@ fn upsert(resource: &'static Resource) -> String {
     let values: Vec<String> = (1..=written(resource).count()).map(|index| format!("?{index}")).collect();
     let same = format!("excluded.version_hash = {table}.version_hash");
     let set = written(resource).skip(1).map(|name| {
-        let stays = match name {
-            "deleted_at" => format!("excluded.version_deleted_at IS NULL AND {same}"),
-            "synced_at" | "synced_by" => return format!("{name} = excluded.{name}"),
-            name if STATE.contains(&name) || name == "version_links" => {
-                return format!("{name} = excluded.{name}");
-            }
-            // A parent that is known is not unlearned, but where the content is erased.
-            name if resource.is_link(name) => {
+        let stays = match on_upsert(resource, name) {
+            OnUpsert::Replace => return format!("{name} = excluded.{name}"),
+            OnUpsert::KeepLink => {
                 return format!(
                     "{name} = CASE WHEN excluded.version_hash = x'ff' THEN excluded.{name} \
                      ELSE coalesce(excluded.{name}, {table}.{name}) END"
                 );
             }
-            _ => format!("{same} AND excluded.version_hash <> x'ff'"),
+            OnUpsert::KeepDeletion => format!("excluded.version_deleted_at IS NULL AND {same}"),
+            OnUpsert::KeepContent => format!("{same} AND excluded.version_hash <> x'ff'"),
         };
         format!("{name} = CASE WHEN {stays} THEN {table}.{name} ELSE excluded.{name} END")
     });

@@ -17,9 +17,9 @@ use rollbook_core::store::{CascadeStep, ErasedCounts, ErasureProgress, PendingWo
 use rusqlite::Connection;
 
 use super::SqliteStore;
-use super::apply::Tables;
 use super::lines::{self, Line, TAKEN_FOR};
 use super::sql::Statements;
+use super::tables::Tables;
 use crate::fault::{Fault, Undone};
 
 /// Time for which one call works.

@@ -5,9 +5,9 @@ use rollbook_core::sweep::Cursor;
 use rollbook_core::time::Timestamp;
 use rusqlite::Connection;
 
-use super::apply::Tables;
 use super::lines::as_limit;
 use super::sql::Statements;
+use super::tables::Tables;
 use crate::fault::Undone;
 
 /// Removes ledger entries that were written before a time.

@@ -7,7 +7,7 @@ use rollbook_core::time::Timestamp;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{CachedStatement, ToSql};
 
-use super::apply::Tables;
+use super::tables::Tables;
 use crate::fault::Undone;
 
 /// What is to be written of one subject.

@@ -13,6 +13,7 @@ use rollbook_core::store::{
     ErasedCounts, Erasure, Ledger, LedgerEntry, RetentionChoices, RetentionLimits, RetentionStep, RowView,
     Rows, Store, StoreError,
 };
+use rollbook_core::table_layout::ERASED_BY;
 use rollbook_core::time::{Clock, Timestamp};
 use serde_json::{Map, Value};
 
@@ -211,9 +212,6 @@ fn value(field: &Field) -> Value {
 fn json(text: &str) -> Value {
     serde_json::from_str(text).expect("a change holds well-formed JSON")
 }
-
-/// Value of `synced_by` after an erasure, instead of a `svix-id`.
-const ERASED_BY: &str = "erase";
 
 #[async_trait]
 impl Store for MemoryStore {

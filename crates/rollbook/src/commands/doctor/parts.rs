@@ -9,7 +9,7 @@ use rollbook_core::queue::{Audit, Producer, QueueError, QueueStats};
 use rollbook_core::store::{FullStore, PendingCascades, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::weakness::Weakness;
-use rollbook_operator::words::thousands;
+use rollbook_operator::words::{thousands, time};
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::{ASK_TIMEOUT, Needs, in_time, no_answer, notices};

@@ -10,9 +10,9 @@ use rollbook_core::store::StoreError;
 use rusqlite::Connection;
 
 use super::SqliteStore;
-use super::apply::Tables;
 use super::lines::{Line, as_limit};
 use super::steps::{FOUND_MAX, Turn};
+use super::tables::Tables;
 
 /// Maximum lines that are found at once.
 const LINES_MAX: usize = 10_000;

@@ -1,8 +1,9 @@
 //! The statements about what rows have from their parents: which rows do not show it, and the repair of one.
 
 use rollbook_core::catalog::{Link, Resource};
+use rollbook_core::table_layout::content_columns;
 
-use super::sql::{content, has_content};
+use super::columns::has_content;
 
 /// The rows of one table that name a parent in one column.
 pub(super) struct Dependents {
@@ -57,7 +58,7 @@ impl Parts {
         let earliest = |one, other| format!("min(coalesce({one}, {other}), coalesce({other}, {one}))");
         // Also by its own state: a trigger may have put content back.
         erased.push("child.version_hash = x'ff'".to_owned());
-        let end = ends.into_iter().reduce(earliest).unwrap_or_default();
+        let end = ends.into_iter().reduce(earliest).unwrap_or_else(|| "NULL".to_owned());
         let erased = erased.join(" OR ");
         Self {
             joins: joins.join(" "),
@@ -115,7 +116,7 @@ impl Own {
         }
         let Parts { joins, end, erased, differs: child_differs, is_unknown } = Parts::new(resource);
         let table = resource.table;
-        let nothing = content(resource)
+        let nothing = content_columns(resource)
             .map(|name| format!("{name} = CASE WHEN found.erased THEN NULL ELSE {table}.{name} END"))
             .collect::<Vec<_>>();
         let select =
