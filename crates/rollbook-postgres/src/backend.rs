@@ -1,26 +1,26 @@
-//! Setting up a store on Postgres.
+//! Setup of a store on Postgres.
 
 use async_trait::async_trait;
 use rollbook_core::backend::{Backend, Pending, Stopped};
 use rollbook_core::store::StoreError;
 use rollbook_core::time::Timestamp;
 
+use crate::address::Address;
 use crate::migrations::{apply_migrations, drop_schema, examine, schema, schema_exists, server_time};
-use crate::place::Place;
 use crate::settings::PostgresSettings;
 
 #[async_trait]
 impl Backend for PostgresSettings {
     fn describe(&self) -> String {
         let schema = &self.schema;
-        match Place::parse(&self.url) {
-            Ok((place, _)) => format!("{place}, database {}, schema {schema}", place.database()),
+        match Address::parse(&self.url) {
+            Ok((address, _)) => format!("{address}, database {}, schema {schema}", address.database()),
             Err(_) => format!("Postgres, schema {schema}"),
         }
     }
 
     fn check(&self) -> Result<(), String> {
-        Place::of(self)?;
+        Address::of(self)?;
         schema(&self.schema).map(drop).map_err(|fault| match fault.into() {
             StoreError::Deployment(wrong) => wrong,
             error => error.to_string(),

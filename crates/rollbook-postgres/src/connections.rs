@@ -1,13 +1,12 @@
-//! The connections: so many at once, each used by one call at a time.
+//! Pool of connections, each used by one call at a time.
 //!
-//! A connection comes back only from a call that ended well on it, or whose values alone were refused; any
-//! other is closed, and the server rolls back what it was at. Instead of `deadpool`, whose objects return
-//! when they are dropped, and of sqlx's pool, which answers "timed out" where a connection is refused
-//! (decision 0111).
+//! A connection is used again only after a call that succeeded on it, or that failed because of its values alone. Any other
+//! connection is closed, and the server rolls back its transaction. `deadpool` would take back a dropped connection
+//! with its transaction open, and sqlx's pool reports "timed out" when a connection is refused (decision 0111).
 //!
-//! Idle connections die unseen: the server's time-out, a restart, a firewall that forgets, a failover. A
-//! connection that was idle for [`CHECK_AFTER`] must answer the `BEGIN` of its next transaction within
-//! [`CHECK_MAX`], which costs no round trip. Where one is found dead, the others of its time are closed too.
+//! Idle connections break unnoticed: a timeout of the server, a restart, a firewall, a failover. A connection that was idle
+//! for [`CHECK_AFTER`] must answer the `BEGIN` of its next transaction within [`CHECK_MAX`], which costs no round trip.
+//! If one is broken, all connections of its generation are closed.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,21 +15,22 @@ use sqlx::{AssertSqlSafe, PgConnection, raw_sql};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::hosts::{Hosts, NoConnection};
-use crate::transaction::Sql;
+use crate::hosts::Hosts;
+use crate::link::NoConnection;
+use crate::types::Sql;
 
-/// A connection that was unused for so long is not used again: firewalls forget silent ones.
+/// Maximum idle time of a connection: firewalls drop silent ones.
 const IDLE_MAX: Duration = Duration::from_secs(300);
-/// A connection of this age is not used again: a name may point elsewhere by then.
+/// Maximum age of a connection: the host name may resolve to another server by then.
 const AGE_MAX: Duration = Duration::from_secs(1800);
-/// A connection that was unused for so long is checked. Those of a busy worker never are: a server that is
-/// slow because it is overloaded must not get new connections on top.
+/// Idle time after which a connection is checked. Connections of a busy worker are never checked: an overloaded, slow
+/// server must not get additional connections.
 const CHECK_AFTER: Duration = Duration::from_secs(1);
-/// How long a check may take, at most: a third of the time for a connection, so that the rest is left for a
-/// new one.
+/// Maximum duration of a check. A third of the connect timeout also applies, so that the rest is left for a new
+/// connection.
 const CHECK_MAX: Duration = Duration::from_secs(2);
 
-/// All connections to one database.
+/// Pool of connections to one database.
 pub(crate) struct Connections {
     hosts: Hosts,
     timeout: Duration,
@@ -42,7 +42,7 @@ pub(crate) struct Connections {
 #[derive(Default)]
 struct Pool {
     idle: Vec<Idle>,
-    /// How often all were closed. What was opened before does not come back.
+    /// Number of times that all connections were closed. Connections of an earlier generation are not used again.
     generation: u64,
 }
 
@@ -55,9 +55,9 @@ struct Idle {
 /// A connection in use. Dropping it closes it.
 pub(crate) struct Leased<'a> {
     pub(crate) connection: PgConnection,
-    /// Whether an earlier call has used it: then it may have died unseen.
+    /// Whether an earlier call has used the connection: then it may have broken unnoticed.
     pub(crate) reused: bool,
-    /// Whether its transaction has begun, as its check.
+    /// Whether the check of the connection has begun the transaction.
     pub(crate) begun: bool,
     opened: Instant,
     generation: u64,
@@ -65,16 +65,16 @@ pub(crate) struct Leased<'a> {
 }
 
 impl Connections {
-    /// At most `max` at once; one is waited for at most `timeout`. `begin` begins a transaction.
+    /// Returns a pool of at most `max` connections. A call waits up to `timeout` for one. `begin` begins a transaction.
     pub(crate) fn new(hosts: Hosts, max: u32, timeout: Duration, begin: Sql) -> Self {
         let max = usize::try_from(max).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
         Self { hosts, timeout, begin, permits: Semaphore::new(max), pool: Mutex::default() }
     }
 
-    /// One that is free and answers if it must, or a new one; surely a new one if it must be `fresh`.
+    /// Returns an idle connection, checked if necessary, or a new one. With `fresh`, always a new one.
     pub(crate) async fn take(&self, fresh: bool) -> Result<Leased<'_>, NoConnection> {
         let deadline = Instant::now() + self.timeout;
-        // The semaphore is never closed, so there is only one way to get none.
+        // The semaphore is never closed, so the only error is the timeout.
         let Ok(Ok(permit)) = timeout_at(deadline, self.permits.acquire()).await else {
             return Err(NoConnection::Busy);
         };
@@ -97,7 +97,7 @@ impl Connections {
         raw_sql(AssertSqlSafe(Sql::clone(&self.begin))).execute(connection).await.map(drop)
     }
 
-    /// Keeps a connection for the next call, unless others of its time were found dead since.
+    /// Returns a connection to the pool, unless its generation has been closed.
     pub(crate) fn give_back(&self, leased: Leased<'_>) {
         let Leased { connection, opened, generation, .. } = leased;
         let mut pool = self.pool();
@@ -112,13 +112,13 @@ impl Connections {
         self.close_generation(leased.generation);
     }
 
-    /// Likewise for all connections of now.
+    /// Closes all connections of the current generation.
     pub(crate) fn close_all(&self) {
         let generation = self.pool().generation;
         self.close_generation(generation);
     }
 
-    /// What was opened since another one of the generation was found dead stays.
+    /// Closes a generation. Connections that were opened after it was closed are kept.
     fn close_generation(&self, generation: u64) {
         let mut pool = self.pool();
         if generation == pool.generation {
@@ -127,13 +127,13 @@ impl Connections {
         }
     }
 
-    /// Whether a connection begins a transaction, soon.
+    /// Whether a connection begins a transaction in time.
     async fn answers(&self, connection: &mut PgConnection) -> bool {
         let limit = CHECK_MAX.min(self.timeout / 3);
         matches!(timeout(limit, self.begin(connection)).await, Ok(Ok(())))
     }
 
-    /// The one used last, so that those which are not needed grow old; and the generation of now.
+    /// Returns the connection used last, so that surplus ones reach their age limit, and the current generation.
     fn pop(&self) -> (Option<Idle>, u64) {
         let now = Instant::now();
         let mut pool = self.pool();

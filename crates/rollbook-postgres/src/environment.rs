@@ -94,7 +94,7 @@ impl Parameters {
 
 #[cfg(test)]
 mod tests {
-    use crate::place::Place;
+    use crate::address::Address;
     use crate::tls::Mode;
 
     fn mode(query: &str, variables: &[(&str, &str)]) -> Result<Mode, String> {
@@ -102,7 +102,7 @@ mod tests {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         };
         let url = format!("postgres://me@db.example/app?{query}");
-        Place::parse_with(&url, &find).map(|(place, _)| place.hosts[0].mode())
+        Address::parse_with(&url, &find).map(|(address, _)| address.hosts[0].mode())
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_host_or_port_that_sqlx_would_misread_is_refused_only_where_the_url_has_none() {
         let parse = |url: &str, variable: &str, value: &str| {
-            Place::parse_with(url, &|name: &str| (name == variable).then(|| value.to_owned())).map(|_| ())
+            Address::parse_with(url, &|name: &str| (name == variable).then(|| value.to_owned())).map(|_| ())
         };
         let (named, bare) = ("postgres://me@db.example:5432/app", "postgres:///app");
         for (variable, value) in [("PGPORT", "bogus"), ("PGPORT", "70000"), ("PGHOST", "a,b")] {

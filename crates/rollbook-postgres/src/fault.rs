@@ -20,9 +20,9 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 pub(crate) use self::own::{NotKept, ReadOnly};
 use self::states::{RAISED, data, deployment, unavailable};
+use crate::address::Address;
 use crate::blame::{self, Blame};
-use crate::hosts::NoConnection;
-use crate::place::Place;
+use crate::link::NoConnection;
 use crate::tls;
 
 /// An error, judged. The text names no values.
@@ -127,20 +127,20 @@ pub(crate) fn database_error(error: &sqlx::Error) -> Option<&PgDatabaseError> {
 }
 
 /// Judges what came of a call that got no connection.
-pub(crate) fn no_connection(place: &Place, none: &NoConnection) -> Fault {
+pub(crate) fn no_connection(address: &Address, none: &NoConnection) -> Fault {
     match none {
         NoConnection::Busy => Fault::Unavailable(format!(
-            "{place}: all connections are in use (at most database_connections_max at once)"
+            "{address}: all connections are in use (at most database_connections_max at once)"
         )),
         NoConnection::Slow => Fault::Unavailable(format!(
-            "{place}: no connection within database_connect_timeout: are host and port right, is it reachable?"
+            "{address}: no connection within database_connect_timeout: are host and port right, is it reachable?"
         )),
         NoConnection::Refused(error) => {
             let words = database_error(error).map(blame::words).unwrap_or_default();
             let say = |text: String| {
                 if words.is_empty() { text } else { format!("{text}; the server says: {words}") }
             };
-            match judge(place, error) {
+            match judge(address, error) {
                 Fault::Deployment(text) => Fault::Deployment(say(text)),
                 Fault::Ambiguous(inner) => Fault::Unavailable(say(inner.to_string())),
                 Fault::Data(text) | Fault::Unavailable(text) | Fault::Slow(_, text) => {
@@ -152,53 +152,53 @@ pub(crate) fn no_connection(place: &Place, none: &NoConnection) -> Fault {
 }
 
 /// The fault of a call that took too long as a whole.
-pub(crate) fn no_answer(place: &Place, limit: Duration) -> Fault {
-    Fault::Slow(SlowCause::Call, format!("{place}: no answer within {limit:?}"))
+pub(crate) fn no_answer(address: &Address, limit: Duration) -> Fault {
+    Fault::Slow(SlowCause::Call, format!("{address}: no answer within {limit:?}"))
 }
 
 /// Judges an error of a connection or a statement.
-pub(crate) fn judge(place: &Place, error: &sqlx::Error) -> Fault {
+pub(crate) fn judge(address: &Address, error: &sqlx::Error) -> Fault {
     match error {
         sqlx::Error::Database(_) => match database_error(error) {
-            Some(error) => judge_state(place, error),
-            None => Fault::Unavailable(format!("{place}: an error without a state")),
+            Some(error) => judge_state(address, error),
+            None => Fault::Unavailable(format!("{address}: an error without a state")),
         },
         // A certificate that is refused; the text is rustls's.
         sqlx::Error::Io(error) if error.kind() == ErrorKind::InvalidData => {
-            Fault::Deployment(format!("{place}: {}", tls::failed(error)))
+            Fault::Deployment(format!("{address}: {}", tls::failed(error)))
         }
-        sqlx::Error::Io(error) => Fault::Unavailable(format!("{place}: {}", io(error))),
-        sqlx::Error::Tls(error) => Fault::Deployment(format!("{place}: {}", tls::failed(&**error))),
+        sqlx::Error::Io(error) => Fault::Unavailable(format!("{address}: {}", io(error))),
+        sqlx::Error::Tls(error) => Fault::Deployment(format!("{address}: {}", tls::failed(&**error))),
         sqlx::Error::Protocol(_) => {
-            Fault::Unavailable(format!("{place}: it does not answer as Postgres does: is the port right?"))
+            Fault::Unavailable(format!("{address}: it does not answer as Postgres does: is the port right?"))
         }
-        _ if ReadOnly::is(error) => Fault::Unavailable(format!("{place}: {}", unavailable("25006"))),
+        _ if ReadOnly::is(error) => Fault::Unavailable(format!("{address}: {}", unavailable("25006"))),
         sqlx::Error::Encode(error) => Fault::Data(if error.is::<NotKept>() {
             error.to_string()
         } else {
             "a value is too large for one statement".to_owned()
         }),
         sqlx::Error::ColumnDecode { index, .. } => Fault::Deployment(format!(
-            "{place}: a column (the one at {index}) is not as Rollbook's migrations made it"
+            "{address}: a column (the one at {index}) is not as Rollbook's migrations made it"
         )),
         sqlx::Error::Configuration(_) => {
-            Fault::Deployment(format!("{place}: the parameters of the URL can't be used"))
+            Fault::Deployment(format!("{address}: the parameters of the URL can't be used"))
         }
-        _ => Fault::Deployment(format!("{place}: the schema is not as Rollbook's migrations made it")),
+        _ => Fault::Deployment(format!("{address}: the schema is not as Rollbook's migrations made it")),
     }
 }
 
 /// Judges an error of work on rows, in which a team's triggers run. What a trigger may have done to the session for one
 /// row, an outage may have done too: [`Fault::Ambiguous`]. Whoever gets that checks the rights and the server first, so the
 /// text is about the trigger.
-pub(crate) fn judge_rows(place: &Place, error: &sqlx::Error) -> Fault {
+pub(crate) fn judge_rows(address: &Address, error: &sqlx::Error) -> Fault {
     if let Some(error) = database_error(error).filter(|error| blame::is_missing_right(error)) {
         return Fault::Ambiguous(Box::new(Fault::Deployment(format!(
-            "{place}: {} ({}), although user {} has the rights that Rollbook needs: a trigger of the table changes the \
+            "{address}: {} ({}), although user {} has the rights that Rollbook needs: a trigger of the table changes the \
              role (SET ROLE), or a default or an index of the table needs a right of its own",
             own_words(error).unwrap_or("permission denied"),
             Named(error),
-            place.user(),
+            address.user(),
         ))));
     }
     let may_be_of_a_row = match error {
@@ -207,7 +207,7 @@ pub(crate) fn judge_rows(place: &Place, error: &sqlx::Error) -> Fault {
         sqlx::Error::Protocol(_) => true,
         _ => ReadOnly::is(error),
     };
-    match judge(place, error) {
+    match judge(address, error) {
         fault @ (Fault::Unavailable(_) | Fault::Deployment(_)) if may_be_of_a_row => {
             Fault::Ambiguous(Box::new(fault))
         }
@@ -243,12 +243,12 @@ impl std::fmt::Display for Named<'_> {
     }
 }
 
-fn judge_state(place: &Place, error: &PgDatabaseError) -> Fault {
+fn judge_state(address: &Address, error: &PgDatabaseError) -> Fault {
     let (state, named, blame) = (error.code(), Named(error), blame::of(error));
     // What a session begins with: whatever else is wrong there has states of its own.
     if error.severity() == PgSeverity::Fatal && matches!(state, "42601" | "42704" | "22023") {
         return Fault::Deployment(format!(
-            "{place}: the server refuses a setting of the session: see options in the URL ({named})"
+            "{address}: the server refuses a setting of the session: see options in the URL ({named})"
         ));
     }
     let inside = blame::function(error).map_or_else(String::new, |function| format!("; in {function}"));
@@ -262,16 +262,16 @@ fn judge_state(place: &Place, error: &PgDatabaseError) -> Fault {
         return Fault::Data(format!("{what} ({named}){inside}"));
     }
     if let Blame::Time(cause) = blame {
-        return Fault::Slow(cause, format!("{place}: {} ({named}){inside}", unavailable(state)));
+        return Fault::Slow(cause, format!("{address}: {} ({named}){inside}", unavailable(state)));
     }
     let policy = (state == "42501" && blame == Blame::RowOrAll)
         // The words name the policy and the table, and no value; the error has no field for the table.
         .then(|| format!("a row-level security policy refuses the row: {}", blame::words(error)));
-    let fault = match policy.or_else(|| deployment(place, state, own_words(error))) {
-        Some(what) => Fault::Deployment(format!("{place}: {what} ({named}){inside}")),
+    let fault = match policy.or_else(|| deployment(address, state, own_words(error))) {
+        Some(what) => Fault::Deployment(format!("{address}: {what} ({named}){inside}")),
         None => {
             let what = if blame::is_state_of_a_function(error) { RAISED } else { unavailable(state) };
-            Fault::Unavailable(format!("{place}: {what} ({named}){inside}"))
+            Fault::Unavailable(format!("{address}: {what} ({named}){inside}"))
         }
     };
     if blame == Blame::RowOrAll { Fault::Ambiguous(Box::new(fault)) } else { fault }
@@ -310,15 +310,15 @@ mod tests {
 
     #[test]
     fn faults_of_the_deployment_are_distinguished_from_temporary_ones() {
-        let (place, _) = Place::parse("postgres://me@h/app").expect("a URL");
+        let (address, _) = Address::parse("postgres://me@h/app").expect("a URL");
         for state in ["28P01", "3D000", "3F000", "42P01", "42501", "42703", "0A000", "26000", "XX001"] {
-            assert!(data(state).is_none() && deployment(&place, state, None).is_some(), "{state}");
+            assert!(data(state).is_none() && deployment(&address, state, None).is_some(), "{state}");
         }
         let passing = [
             "08006", "57P01", "57P03", "53300", "53100", "25006", "40001", "40P01", "55P03", "57014", "XX000",
         ];
         for state in passing {
-            assert!(data(state).is_none() && deployment(&place, state, None).is_none(), "{state}");
+            assert!(data(state).is_none() && deployment(&address, state, None).is_none(), "{state}");
         }
     }
 }

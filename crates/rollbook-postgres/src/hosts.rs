@@ -1,47 +1,36 @@
-//! New connections: to the host that takes writes, with what every connection needs.
+//! New connections, to the host that accepts writes.
 //!
-//! Where the URL names several hosts, they are tried in turn, the one that served last first, and each gets
-//! an equal share of the time that is left: a host that answers nothing does not use up the time of the
-//! others. A host that is read-only is passed over.
+//! If the URL names several hosts, they are tried in turn, beginning with the one that was used last. Each gets an equal
+//! share of the remaining time, so that a host that does not answer leaves time for the others. A read-only host is
+//! skipped.
 //!
-//! sqlx keeps its socket to itself, so the server is asked to send the TCP keepalives: their answers keep
-//! a firewall's memory of the connection alive just as well, and the server learns of a client that is gone
-//! (decision 0113).
+//! sqlx does not expose its socket, so the server is asked to send the TCP keepalives: they keep a firewall's state of the
+//! connection alive just as well, and the server detects a lost client (decision 0113).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use sqlx::{PgConnection, Row as _, raw_sql};
 use tokio::time::{Instant, timeout};
 
+use crate::address::Host;
 use crate::fault::{ReadOnly, database_error};
-use crate::place::Host;
+use crate::link::NoConnection;
 
-/// What the server is asked for: a probe after 30 s of silence, and an end after four without an answer. The session
-/// begins with it, so that a `RESET ALL` leaves it.
+/// Keepalive settings of the server: a probe after 30 s of silence, and the end of the connection after four without an
+/// answer. The session starts with these settings, so that `RESET ALL` keeps them.
 const KEEPALIVE: [(&str, u32); 3] =
     [("tcp_keepalives_idle", 30), ("tcp_keepalives_interval", 10), ("tcp_keepalives_count", 4)];
-
-/// Why there is no connection.
-#[derive(Debug)]
-pub(crate) enum NoConnection {
-    /// All are in use, for longer than a call may wait.
-    Busy,
-    /// No server has answered in time.
-    Slow,
-    /// The server, or the way to it, has refused.
-    Refused(sqlx::Error),
-}
 
 /// All hosts of one database.
 pub(crate) struct Hosts {
     all: Vec<Host>,
-    /// Whether a new connection must be one that takes writes.
+    /// Whether a new connection must accept writes.
     writable: bool,
-    /// Whether a connection is ours for as long as it is open: a pooler lends it for a transaction only.
+    /// Whether each connection has a session of its own: a pooler assigns one for a transaction only.
     own_session: bool,
-    /// The one that served last.
+    /// Host of the latest connection.
     last: AtomicUsize,
-    /// Whether sessions that begin with settings of ours are refused.
+    /// Whether the server refuses sessions that start with settings.
     refuses_settings: AtomicBool,
 }
 
@@ -56,7 +45,7 @@ impl Hosts {
         }
     }
 
-    /// A new connection to the first host that can be used.
+    /// Opens a connection to the first usable host.
     pub(crate) async fn connect(&self, deadline: Instant) -> Result<PgConnection, NoConnection> {
         let (first, count) = (self.last.load(Ordering::Relaxed), self.all.len());
         let mut failure = None;
@@ -72,7 +61,7 @@ impl Hosts {
                 Ok(Err(error)) => NoConnection::Refused(error),
                 Err(_) => NoConnection::Slow,
             };
-            // That a standby is read-only says nothing: the reason is with the host that should not be.
+            // A read-only standby is normal: the reason is the failure of the host that should be the primary.
             if failure.as_ref().is_none_or(is_read_only) {
                 failure = Some(none);
             }
@@ -93,7 +82,7 @@ impl Hosts {
             return host.connect().await;
         }
         match host.with_settings(KEEPALIVE).connect().await {
-            // Some poolers take no settings, and what only resembles Postgres may not have these.
+            // Some poolers accept no settings, and servers similar to Postgres may not have these.
             Err(error) if may_refuse_settings(&error) => {
                 let connection = host.connect().await?;
                 self.refuses_settings.store(true, Ordering::Relaxed);
@@ -104,16 +93,16 @@ impl Hosts {
     }
 }
 
-/// Whether a session may have been refused for its settings.
+/// Whether the server may have refused the session because of its settings.
 fn may_refuse_settings(error: &sqlx::Error) -> bool {
     database_error(error)
         .is_some_and(|error| matches!(error.code(), "08P01" | "0A000" | "22023" | "42601" | "42704"))
 }
 
-/// Checks that the session takes writes.
+/// Checks that the session accepts writes.
 ///
 /// # Errors
-/// [`ReadOnly`], or what came of asking.
+/// [`ReadOnly`], or the error of the check.
 pub(crate) async fn must_be_writable(connection: &mut PgConnection) -> sqlx::Result<()> {
     let row = raw_sql("SHOW transaction_read_only").fetch_one(connection).await?;
     if row.try_get::<&str, _>(0)? == "off" { Ok(()) } else { Err(ReadOnly.into()) }
@@ -128,11 +117,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::place::Place;
+    use crate::address::Address;
 
     async fn refused(url: &str) -> NoConnection {
-        let (place, _) = Place::parse(url).expect("a URL");
-        let hosts = Hosts::new(place.hosts, place.writable, true);
+        let (address, _) = Address::parse(url).expect("a URL");
+        let hosts = Hosts::new(address.hosts, address.writable, true);
         match hosts.connect(Instant::now() + Duration::from_secs(60)).await {
             Ok(_) => panic!("somebody answers"),
             Err(none) => none,

@@ -2,17 +2,17 @@
 //!
 //! Constraints:
 //!
-//! * A commit is on the server's disk when a call returns, and on a synchronous standby's where there is
-//!   one: each transaction says `synchronous_commit = on` for itself, whatever role and database say, and
-//!   no timeout of the server cuts the wait for a standby short.
-//! * Nothing lives in a session outside of a transaction, reads included: behind a `PgBouncer` in
-//!   transaction mode the next one may run on another connection.
-//! * No wait without an end: for a connection, a lock, a statement and the whole call.
-//! * No text of an error quotes a value: Postgres's own messages and details do, so they are not shown
-//!   (`fault`).
-//! * Locks are taken in one order by everyone: tables in the catalog's, rows by the bytes of their ids, the
+//! * When a call returns, its commit is on the server's disk, and on the disk of a synchronous standby if there is
+//!   one: each transaction sets `synchronous_commit = on`, whatever the settings of role and database are, and
+//!   no timeout of the server ends the wait for a standby.
+//! * No state is kept in a session outside of a transaction: behind a `PgBouncer` in transaction mode the next transaction
+//!   may run on another connection.
+//! * Every wait has a limit: for a connection, a lock, a statement and the whole call.
+//! * No error text contains a value: Postgres's own messages and details do, so they are not shown (`fault`).
+//! * All transactions take locks in one order: tables in the order of the catalog, rows by the bytes of their ids, the
 //!   ledger last.
 
+mod address;
 mod backend;
 mod blame;
 mod connections;
@@ -22,7 +22,6 @@ mod hosts;
 mod link;
 mod migrations;
 mod parameters;
-mod place;
 mod settings;
 mod store;
 mod tls;

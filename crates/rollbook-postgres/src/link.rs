@@ -1,19 +1,30 @@
-//! What was found when connections to one database were made.
+//! State shared by the connections to one database, and the reasons why there is none.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rollbook_core::protection::Protection;
 
-/// The parameters of a URL that have no effect here.
+/// Parameters of a URL that have no effect here.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ignored {
     /// Names that belong to other libraries.
     pub(crate) names: Vec<&'static str>,
-    /// The numbers, from one, of those that are not known.
+    /// Positions, from one, of unknown parameters.
     pub(crate) numbers: Vec<usize>,
 }
 
-/// What was found when connections were made.
+/// Reason why a call got no connection.
+#[derive(Debug)]
+pub(crate) enum NoConnection {
+    /// All connections are in use, for longer than a call may wait.
+    Busy,
+    /// No server answered in time.
+    Slow,
+    /// The server or the network refused the connection.
+    Refused(sqlx::Error),
+}
+
+/// State shared by the connections to one database.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
     last: Mutex<Option<Protection>>,
@@ -21,17 +32,17 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Logs these with the first connection.
+    /// Logs ignored parameters with the first connection.
     pub(crate) fn log_once(&self, ignored: Ignored) {
         *lock(&self.to_log) = Some(ignored);
     }
 
-    /// How the latest connection is protected; `None` before the first.
+    /// Returns the protection of the latest connection; `None` before the first.
     pub(crate) fn protection(&self) -> Option<Protection> {
         *lock(&self.last)
     }
 
-    /// Takes note of a new connection.
+    /// Records the protection of a new connection.
     pub(crate) fn connected(&self, protection: Protection) {
         *lock(&self.last) = Some(protection);
         if let Some(ignored) = lock(&self.to_log).take() {
@@ -52,8 +63,8 @@ impl Ignored {
             let numbers: Vec<String> = self.numbers.iter().map(usize::to_string).collect();
             tracing::warn!(
                 numbers = numbers.join(", "),
-                "parameters of the Postgres URL are not known and have no effect; they are counted from 1 and not \
-                 named, since a name could be part of a password"
+                "parameters of the Postgres URL are unknown and have no effect; they are counted from 1 and not \
+                 named, because a name could be part of a password"
             );
         }
     }

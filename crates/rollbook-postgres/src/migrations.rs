@@ -1,8 +1,8 @@
-//! The schema's steps: which are applied, and applying the rest, each once and in order.
+//! Schema migrations: finds the pending ones and applies them, each once and in order.
 
 mod apply;
 mod refused;
-mod state;
+pub(crate) mod state;
 mod steps;
 
 use rollbook_core::backend::Pending;
@@ -11,31 +11,31 @@ use rollbook_core::time::Timestamp;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
-pub(crate) use self::state::{Ask, Guard, Refusal};
+use self::state::{OF_SERVER, State, guard_sql, read};
+use crate::address::Address;
 use crate::fault::Fault;
-use crate::place::Place;
 use crate::settings::PostgresSettings;
 use crate::transaction::{Database, Session, Work};
 
-/// The longest name that Postgres keeps whole.
+/// Maximum length of a name in Postgres, in bytes.
 const SCHEMA_LENGTH_MAX: usize = 63;
 
-/// Examines the database. Nothing is made. It is refused where the server is too old, the database can't hold the data,
-/// or a newer Rollbook changed the schema.
+/// Examines the database without changes to it. The database is refused if the server is too old, its encoding can't hold
+/// the data, or a newer Rollbook changed the schema.
 pub(crate) async fn examine(settings: &PostgresSettings) -> Result<Pending, StoreError> {
     let (database, schema) = open(settings)?;
     let state = database.run(&Ask { schema: &schema }).await?;
     let newer = state.newer();
-    Ok(match state.pending(database.place(), &schema) {
+    Ok(match state.pending(database.address(), &schema) {
         Ok(names) => Pending { names, refusal: None, newer },
         Err(refusal) => Pending { names: Vec::new(), refusal: Some(refusal.to_string()), newer },
     })
 }
 
-/// The names of the steps that the database lacks. Nothing is made.
+/// Returns the names of pending migrations, without changes to the database.
 ///
 /// # Errors
-/// The database can't be asked, or is refused.
+/// The database is unreachable, or is refused.
 pub async fn pending_migrations(settings: &PostgresSettings) -> Result<Vec<&'static str>, StoreError> {
     match examine(settings).await? {
         Pending { refusal: Some(refusal), .. } => Err(StoreError::Deployment(refusal)),
@@ -43,46 +43,49 @@ pub async fn pending_migrations(settings: &PostgresSettings) -> Result<Vec<&'sta
     }
 }
 
-/// Applies what is pending, making the schema where there is none. Returns the names. Two at once do it once. A schema
-/// that nobody uses yet gets all steps or none; else what is done stays done, and the next call goes on from there.
+/// Applies pending migrations and creates the schema if it does not exist. Returns their names. Of concurrent calls one
+/// applies each migration. A new schema gets all migrations or none; otherwise finished parts stay, and the next call
+/// continues from there.
 ///
 /// # Errors
 /// The database can't be written, or is refused.
 pub async fn apply_migrations(settings: &PostgresSettings) -> Result<Vec<&'static str>, StoreError> {
-    // One connection keeps others out, the other one works.
+    // One connection holds the lock against other calls, the other one applies migrations.
     let settings = PostgresSettings { connections_max: settings.connections_max.max(2), ..settings.clone() };
     let (database, schema) = open(&settings)?;
     Ok(apply::apply(&database, &schema, !settings.pgbouncer).await?)
 }
 
-/// Whether the database has the schema, whatever is in it.
+/// Whether the database has the schema, whatever it contains.
 pub(crate) async fn schema_exists(settings: &PostgresSettings) -> Result<bool, StoreError> {
     let (database, schema) = open(settings)?;
     Ok(database.run(&Exists { schema: &schema }).await?)
 }
 
-/// Time of the server's clock.
+/// Returns the time of the server's clock.
 pub(crate) async fn server_time(settings: &PostgresSettings) -> Result<Timestamp, StoreError> {
     let (database, _) = open(settings)?;
-    Ok(Timestamp::from_millis(database.run(&Now).await?))
+    let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8".into();
+    let rows = database.select(&now, None, None, |row| row.try_get(0).map(Timestamp::from_millis)).await?;
+    rows.first().copied().ok_or_else(|| StoreError::Dependency("the server returns no time".to_owned()))
 }
 
-/// Drops the schema with all that is in it, whoever made it.
+/// Drops the schema with everything in it, whoever created it.
 pub(crate) async fn drop_schema(settings: &PostgresSettings) -> Result<(), StoreError> {
     let (database, schema) = open(settings)?;
     Ok(database.run(&Drop { schema: &schema }).await?)
 }
 
 fn open(settings: &PostgresSettings) -> Result<(Database, String), Fault> {
-    let (place, _) = Place::of(settings).map_err(Fault::Deployment)?;
+    let (address, _) = Address::of(settings).map_err(Fault::Deployment)?;
     let schema = schema(&settings.schema)?;
-    Ok((Database::new(place, settings), schema))
+    Ok((Database::new(address, settings), schema))
 }
 
-/// The name of a schema, fit to be written into SQL between double quotes.
+/// Validates the name of a schema, so that it can be written into SQL between double quotes.
 ///
 /// # Errors
-/// It is not a plain name, or one of Postgres's own.
+/// The name has other characters, is too long, or is reserved by Postgres.
 pub(crate) fn schema(name: &str) -> Result<String, Fault> {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let fits = (1..=SCHEMA_LENGTH_MAX).contains(&name.len()) && name.bytes().all(is_plain);
@@ -110,15 +113,36 @@ impl Work for Exists<'_> {
     }
 }
 
-struct Now;
+/// Reads the state of a database.
+pub(crate) struct Ask<'a> {
+    pub(crate) schema: &'a str,
+}
 
-impl Work for Now {
-    type Output = i64;
+impl Work for Ask<'_> {
+    type Output = State;
 
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<i64> {
-        let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8";
-        let rows = session.fetch(&now.into(), PgArguments::default()).await?;
-        rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)
+    /// The guard itself relies on this state.
+    const GUARDED: bool = false;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<State> {
+        // The schema's name is validated, so it can be written into a text.
+        let schema = self.schema;
+        let server = session
+            .ask(&format!(
+                "SELECT {OF_SERVER}, EXISTS (SELECT FROM pg_catalog.pg_tables
+                     WHERE schemaname = '{schema}' AND tablename = 'rollbook_migrations')::text"
+            ))
+            .await?;
+        let server = server.first().ok_or(sqlx::Error::RowNotFound)?;
+        let (version, encoding) = (server.try_get(0)?, server.try_get(1)?);
+        let exists: String = server.try_get(2)?;
+        let rows = if exists == "true" {
+            let rows = session.ask(&guard_sql(schema)).await?;
+            rows.iter().map(|row| read(row, 2)).collect::<sqlx::Result<_>>()?
+        } else {
+            Vec::new()
+        };
+        Ok(State { version, encoding, rows })
     }
 }
 

@@ -1,63 +1,61 @@
-//! One piece of work in one transaction: limits, retries, and which connections may be used again.
+//! Transactions: time limits, retries, and which connections are used again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Executor as _, raw_sql};
+use sqlx::{Arguments as _, AssertSqlSafe, Executor as _, raw_sql};
 use tokio::time::{sleep, timeout};
 
+use crate::address::Address;
 use crate::connections::{Connections, Leased};
 use crate::fault::{self, Again, Fault};
 use crate::hosts::{self, Hosts};
-use crate::migrations::{Guard, Refusal};
-use crate::place::Place;
+use crate::migrations::state::{Guard, Refusal};
 use crate::settings::PostgresSettings;
+use crate::types::Sql;
 
-/// How often a transaction that lost against another one is tried.
+/// Maximum attempts of a transaction that conflicts with another one.
 const CONFLICT_TRIES: u32 = 4;
-/// The wait before the second try; it doubles.
+/// Pause before the second attempt; doubled before each further one.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
 
-/// A statement; its identifiers are the catalog's and the validated schema's, its values are bound.
-pub(crate) type Sql = Arc<str>;
-
-/// Something to do in one transaction. It may run several times, so it must have no effect outside.
+/// Work for one transaction. It may run several times, so it must have no effect outside of the transaction.
 pub(crate) trait Work: Sync {
-    /// What comes of it.
+    /// Result of the work.
     type Output: Send;
-    /// How its transaction ends.
+    /// How the transaction ends after success.
     const END: End = End::Commit;
 
-    /// Whether the schema must be one that this Rollbook may work on.
+    /// Whether the schema is checked first: this Rollbook must be able to work on it.
     const GUARDED: bool = true;
 
-    /// Judges the error that ended its transaction.
-    fn judge(&self, place: &Place, error: &sqlx::Error) -> Fault {
-        fault::judge(place, error)
+    /// Classifies the error that ended the transaction.
+    fn judge(&self, address: &Address, error: &sqlx::Error) -> Fault {
+        fault::judge(address, error)
     }
 
-    /// Does it.
+    /// Runs the work.
     fn run(&self, session: &mut Session<'_>) -> impl Future<Output = sqlx::Result<Self::Output>> + Send;
 }
 
-/// How a transaction ends whose work succeeded.
+/// End of a transaction after its work succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// What was done is kept.
+    /// The work is committed.
     Commit,
-    /// Nothing is kept.
+    /// The work is rolled back.
     Rollback,
 }
 
-/// A transaction under way.
+/// An open transaction.
 pub(crate) struct Session<'a> {
     connection: &'a mut PgConnection,
     persistent: bool,
 }
 
 impl<'a> Session<'a> {
-    /// The transaction that a connection has begun.
+    /// Wraps the open transaction of a connection.
     pub(crate) const fn of(connection: &'a mut PgConnection) -> Self {
         Self { connection, persistent: false }
     }
@@ -68,25 +66,25 @@ impl<'a> Session<'a> {
         (&mut *self.connection).fetch_all(query.persistent(self.persistent)).await
     }
 
-    /// Runs statements without values, parted by semicolons, and returns their rows as texts.
+    /// Runs statements without values, separated by semicolons, and returns their rows as texts.
     pub(crate) async fn ask(&mut self, sql: &str) -> sqlx::Result<Vec<PgRow>> {
         raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(&mut *self.connection).await
     }
 
-    /// Checks that this session takes writes.
+    /// Checks that this session accepts writes.
     pub(crate) async fn must_be_writable(&mut self) -> sqlx::Result<()> {
         hosts::must_be_writable(self.connection).await
     }
 
-    /// Runs statements without values, parted by semicolons. They must not end the transaction.
+    /// Runs statements without values, separated by semicolons. They must not end the transaction.
     pub(crate) async fn script(&mut self, sql: String) -> sqlx::Result<()> {
         raw_sql(AssertSqlSafe(sql)).execute(&mut *self.connection).await.map(drop)
     }
 }
 
-/// A database that work can be done in.
+/// A database with its connections and transaction settings.
 pub(crate) struct Database {
-    place: Place,
+    address: Address,
     connections: Connections,
     persistent: bool,
     limit: Duration,
@@ -94,23 +92,24 @@ pub(crate) struct Database {
     guard: Option<Guard>,
 }
 
-/// Undoes what a trigger may have set for the whole session before (`SET`, not `SET LOCAL`), which would hold for all rows
-/// after its own. A pooler's session is also that of others: there only what our statements rely on is reset.
+/// Undoes what a trigger may have set for the whole session (`SET`, not `SET LOCAL`), which would affect all later rows.
+/// The session of a pooler is shared with other clients: only settings that our statements rely on are reset there.
 const RESET_ROLE: &str = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE";
 
-/// Commits. The server's timeout is lifted first: while a synchronous standby is awaited it would not undo
-/// the commit but report it as done.
+/// Commits. The statement timeout is lifted first: during the wait for a synchronous standby it would not undo the commit,
+/// but report it as done.
 const COMMIT: &str = "SET LOCAL statement_timeout = 0; COMMIT";
-/// After the end of a transaction, where the session is ours: gives up what a trigger has locked for the whole session.
+/// Releases advisory locks that a trigger took for the whole session. Runs after a transaction, unless a pooler shares the
+/// session.
 const UNLOCK: &str = "; SELECT pg_catalog.pg_advisory_unlock_all()";
 
 impl Database {
-    /// Connects at the first use. Each transaction begins by saying all that it relies on. A plan is made
-    /// once for each statement and connection, and of indexes and nested loops only: almost whatever is asked for is few rows by their ids,
-    /// which a planner without statistics does not know, and a plan that was made while a table was small must do when it has grown.
-    pub(crate) fn new(place: Place, settings: &PostgresSettings) -> Self {
+    /// Returns a database that connects at its first use. Each transaction sets everything that it relies on. Each statement
+    /// is planned once per connection, with indexes and nested loops only: almost all statements read few rows by id, which
+    /// a planner without statistics does not know, and a plan made for a small table must suit the table when it has grown.
+    pub(crate) fn new(address: Address, settings: &PostgresSettings) -> Self {
         let statement = settings.statement_timeout.as_millis().clamp(1, i32::MAX.unsigned_abs().into());
-        let pgbouncer = settings.pgbouncer || place.pooled;
+        let pgbouncer = settings.pgbouncer || address.pooled;
         let reset = if pgbouncer { "RESET search_path" } else { "RESET ALL" };
         let begin = format!(
             "{RESET_ROLE}; {reset}; \
@@ -122,54 +121,54 @@ impl Database {
              SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off",
             lock = (statement / 2).max(1),
         );
-        let mut all = place.hosts.clone();
+        let mut all = address.hosts.clone();
         if pgbouncer {
             all = all.into_iter().map(|host| host.statement_cache_capacity(0)).collect();
         }
-        let hosts = Hosts::new(all, place.writable, !pgbouncer);
+        let hosts = Hosts::new(all, address.writable, !pgbouncer);
         let (max, timeout) = (settings.connections_max, settings.connect_timeout);
         let begin: Sql = begin.into();
         Self {
-            place,
+            address,
             connections: Connections::new(hosts, max, timeout, Sql::clone(&begin)),
             persistent: !pgbouncer,
-            // For one wait for a connection and one for a statement, both at their limits, and to spare.
+            // Enough for one wait for a connection and one statement at their limits, with reserve.
             limit: settings.connect_timeout * 2 + settings.statement_timeout,
             begin,
             guard: None,
         }
     }
 
-    /// The same, working only on a schema that the guard lets pass. It is asked together with the `BEGIN`.
+    /// Adds a guard that checks the schema together with the `BEGIN` of each transaction.
     pub(crate) fn guarded(self, guard: Guard) -> Self {
         Self { guard: Some(guard), ..self }
     }
 
-    /// A connection for one user, who closes it.
+    /// Returns a new connection that the caller closes.
     pub(crate) async fn connect(&self) -> Result<Leased<'_>, Fault> {
-        self.connections.take(true).await.map_err(|none| fault::no_connection(&self.place, &none))
+        self.connections.take(true).await.map_err(|none| fault::no_connection(&self.address, &none))
     }
 
-    /// Does the work and commits it.
+    /// Runs work in a transaction.
     pub(crate) async fn run<W: Work>(&self, work: &W) -> Result<W::Output, Fault> {
         self.run_within(self.limit, work).await
     }
 
-    /// Likewise, for work that may take this long.
+    /// Runs work that may take up to `limit`.
     pub(crate) async fn run_within<W: Work>(&self, limit: Duration, work: &W) -> Result<W::Output, Fault> {
         if let Ok(result) = timeout(limit, self.tries(work)).await {
             return result;
         }
-        // Whatever swallowed the answer likely swallows those of the idle ones.
+        // The cause of the lost answer likely affects the idle connections too.
         self.connections.close_all();
-        Err(fault::no_answer(&self.place, limit))
+        Err(fault::no_answer(&self.address, limit))
     }
 
     async fn tries<W: Work>(&self, work: &W) -> Result<W::Output, Fault> {
         let (mut conflicts, mut fresh) = (0, false);
         loop {
             let taken = self.connections.take(fresh).await;
-            let leased = taken.map_err(|none| fault::no_connection(&self.place, &none))?;
+            let leased = taken.map_err(|none| fault::no_connection(&self.address, &none))?;
             let reused = leased.reused;
             let error = match self.attempt(leased, work).await {
                 Ok(output) => return Ok(output),
@@ -183,7 +182,7 @@ impl Database {
                 Some(Again::Connection) if reused && !fresh => fresh = true,
                 _ => {
                     let refusal = Refusal::of(&error).map(Fault::from);
-                    return Err(refusal.unwrap_or_else(|| work.judge(&self.place, &error)));
+                    return Err(refusal.unwrap_or_else(|| work.judge(&self.address, &error)));
                 }
             }
         }
@@ -197,7 +196,7 @@ impl Database {
                 self.connections.close_like(&leased);
             }
             Err(error) if fault::spares_connection(error) => {
-                // After an error of the COMMIT itself the transaction is over.
+                // After an error of the COMMIT itself, the transaction has ended.
                 if !leased.begun || self.roll_back(&mut leased).await.is_ok() {
                     self.connections.give_back(leased);
                 }
@@ -225,7 +224,7 @@ impl Database {
         Ok(output)
     }
 
-    /// The statements that end a transaction.
+    /// Returns the statements that end a transaction.
     fn end(&self, end: End) -> String {
         let end = if end == End::Commit { COMMIT } else { "ROLLBACK" };
         format!("{end}{}", if self.persistent { UNLOCK } else { "" })
@@ -235,8 +234,46 @@ impl Database {
         raw_sql(AssertSqlSafe(self.end(End::Rollback))).execute(&mut leased.connection).await.map(drop)
     }
 
-    /// Where it is.
-    pub(crate) const fn place(&self) -> &Place {
-        &self.place
+    /// Runs one SELECT with these parameters, as far as they are given, and reads its rows.
+    pub(crate) async fn select<T: Send>(
+        &self,
+        sql: &Sql,
+        text: Option<&str>,
+        limit: Option<usize>,
+        read: impl Fn(&PgRow) -> sqlx::Result<T> + Sync,
+    ) -> Result<Vec<T>, Fault> {
+        self.run(&Select { sql, text, limit, read }).await
+    }
+
+    /// Returns the address of the database.
+    pub(crate) const fn address(&self) -> &Address {
+        &self.address
+    }
+}
+
+/// One SELECT with its values, and the function that reads a row.
+struct Select<'a, R> {
+    sql: &'a Sql,
+    text: Option<&'a str>,
+    limit: Option<usize>,
+    read: R,
+}
+
+impl<R, T> Work for Select<'_, R>
+where
+    R: Fn(&PgRow) -> sqlx::Result<T> + Sync,
+    T: Send,
+{
+    type Output = Vec<T>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<T>> {
+        let mut arguments = PgArguments::default();
+        if let Some(text) = self.text {
+            arguments.add(text).map_err(sqlx::Error::Encode)?;
+        }
+        if let Some(limit) = self.limit {
+            arguments.add(i64::try_from(limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
+        }
+        session.fetch(self.sql, arguments).await?.iter().map(&self.read).collect()
     }
 }

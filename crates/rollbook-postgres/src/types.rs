@@ -1,21 +1,26 @@
-//! Times and JSON as Postgres sends and takes them: its binary forms, exact to the digit.
+//! Statements, and timestamps and JSON in Postgres's binary forms, exact to the digit.
+
+use std::sync::Arc;
 
 use rollbook_core::time::Timestamp;
 use serde_json::Value;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef};
-use sqlx::{Decode, Encode, Postgres, Type};
+use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgRow, PgTypeInfo, PgValueRef};
+use sqlx::{Decode, Encode, Postgres, Row as _, Type};
 
 /// 2000-01-01, from which Postgres counts its microseconds, in milliseconds since 1970.
 const EPOCH: i64 = 946_684_800_000;
-/// The moments that can be shown: the years 1 to 9999.
+/// Timestamps that can be shown: the years 1 to 9999.
 const SHOWN: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_207_200_000;
 /// The version byte before the text of a jsonb.
 const JSONB: u8 = 1;
 
-/// A `timestamptz`. A moment outside the years that can be shown is kept as the nearest that can.
+/// A statement. Its identifiers come from the catalog and the validated schema; its values are bound.
+pub(crate) type Sql = Arc<str>;
+
+/// A `timestamptz`. A timestamp outside of [`SHOWN`] is stored as the nearest one inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Time(pub(crate) Timestamp);
 
@@ -23,7 +28,7 @@ pub(crate) struct Time(pub(crate) Timestamp);
 #[derive(Clone, Copy)]
 pub(crate) struct Json<'a>(pub(crate) &'a str);
 
-/// A `jsonb`, read.
+/// A parsed `jsonb`.
 pub(crate) struct Read(pub(crate) Value);
 
 impl Type<Postgres> for Time {
@@ -49,7 +54,7 @@ impl Encode<'_, Postgres> for Time {
 impl Decode<'_, Postgres> for Time {
     fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
         let micros = i64::from_be_bytes(value.as_bytes()?.try_into()?);
-        // Infinity, which nobody writes here, comes as the greatest number and shows as the last moment.
+        // Infinity, which Rollbook never writes, is the greatest number and reads as the last timestamp.
         Ok(Self(Timestamp::from_millis((micros.div_euclid(1000)).saturating_add(EPOCH))))
     }
 }
@@ -85,4 +90,9 @@ impl Decode<'_, Postgres> for Read {
         let text = value.as_bytes()?.strip_prefix(&[JSONB]).ok_or("a jsonb of an unknown version")?;
         Ok(Self(serde_json::from_slice(text)?))
     }
+}
+
+/// Reads a number that is never negative, such as that of a table, from the first column.
+pub(crate) fn number(row: &PgRow) -> sqlx::Result<usize> {
+    usize::try_from(row.try_get::<i32, _>(0)?).map_err(|error| sqlx::Error::Decode(error.into()))
 }

@@ -1,6 +1,6 @@
 //! Words for the SQLSTATEs that are known here. None quotes a value.
 
-use crate::place::Place;
+use crate::address::Address;
 
 /// Returns what is wrong with the values, if they are the cause.
 pub(super) fn data(state: &str) -> Option<&'static str> {
@@ -25,21 +25,21 @@ pub(super) fn data(state: &str) -> Option<&'static str> {
 }
 
 /// Returns what is wrong with the deployment, if it is the cause, and the fix.
-pub(super) fn deployment(place: &Place, state: &str, words: Option<&str>) -> Option<String> {
+pub(super) fn deployment(address: &Address, state: &str, words: Option<&str>) -> Option<String> {
     let said = |otherwise: &str| words.unwrap_or(otherwise).to_owned();
     Some(match state {
         "28P01" | "28000" => format!(
             "user {} is refused: check user, password and sslmode in the URL, and pg_hba.conf on the server",
-            place.user()
+            address.user()
         ),
         "3D000" => format!(
             "there is no database {name}: make it (createdb {name}) or name another in the URL",
-            name = place.database()
+            name = address.database()
         ),
         "42501" => format!(
             "{}: user {} lacks a right; grant it: the GRANT statements are in migrations/README.md, chapter Roles on Postgres",
             said("permission denied"),
-            place.user()
+            address.user()
         ),
         "42P01" | "42703" | "3F000" => format!("{}; run: rollbook migrate", said("a table is missing")),
         "42P07" | "42723" => format!(

@@ -1,44 +1,45 @@
-//! Applying steps.
+//! Application of migrations.
 //!
 //! Constraints:
 //!
-//! * A schema that has no step yet has no users: all steps are one transaction.
-//! * Else no lock that stops readers is waited for longer than [`LOCK_WAIT`] at a time, since whoever comes later waits
-//!   behind the one who waits; and none is held for longer than a change of the catalog takes.
-//! * How far a step has come is committed with what it has done. Whoever is cut off goes on from there.
-//! * What would refuse a later phase is tried before the first, and rolled back.
+//! * A schema without migrations has no users: all migrations are one transaction.
+//! * Otherwise a lock that blocks readers is waited for at most [`LOCK_WAIT`] at a time, because later sessions queue behind
+//!   the waiting one; and it is held only as long as a change of the catalog takes.
+//! * Progress is committed together with each phase. An interrupted migration continues from there.
+//! * Statements that could refuse a later phase are tried before the first, and rolled back.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, PgConnection, Row as _, raw_sql};
+use sqlx::{AssertSqlSafe, PgConnection, raw_sql};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Exists;
 use super::refused;
-use super::state::{Ask, State, UNFINISHED};
+use super::state::{State, UNFINISHED};
 use super::steps::{Phase, STEPS, Step, at_once, drops_of_columns, phases};
+use super::{Ask, Exists};
 use crate::fault::{self, Fault, database_error};
 use crate::transaction::{Database, Session, Work as _};
+use crate::types::number;
 
-/// The key of the lock that is held while steps are applied. Any number does that nobody else uses.
+/// Key of the advisory lock that is held while migrations are applied. Any number that nobody else uses is suitable.
 const LOCK: i64 = i64::from_be_bytes(*b"rollbook");
-/// How long one transaction may take: a phase may have to read and write big tables.
+/// Maximum duration of one transaction: a phase may read and write large tables.
 const PHASE_MAX: Duration = Duration::from_secs(4 * 3600);
-/// How long a lock that stops readers is waited for at a time. For as long readers may have to wait too.
+/// Maximum wait, at a time, for a lock that blocks readers. Readers may have to wait as long.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
-/// The pause before a lock is asked for again: readers that waited come first.
+/// Pause before a lock is requested again: waiting readers go first.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
-/// How long a lock is asked for in all before applying gives up: someone forgot to end a transaction.
+/// Maximum total wait for a lock: after that, another session has likely left a transaction open.
 const LOCK_PATIENCE: Duration = Duration::from_secs(600);
-/// How long those who work on the old schema may take to end their transactions.
+/// Maximum wait for transactions on the old schema to end.
 const WORKERS_WAIT: Duration = Duration::from_secs(60);
 
-/// A step that takes longer is reported as being under way, and again after each further such time.
+/// Interval of log lines about a migration that is still being applied.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
-/// What a session of ours must have, whatever role and database say.
+/// Session settings, whatever the settings of role and database are.
 const SETTINGS: [(&str, &str); 5] = [
     ("statement_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
@@ -47,7 +48,8 @@ const SETTINGS: [(&str, &str); 5] = [
     ("standard_conforming_strings", "on"),
 ];
 
-/// Applies what is pending. Returns the names. `own_session` says whether connections are ours outside of transactions.
+/// Applies pending migrations and returns their names. `own_session`: whether a connection keeps its session outside of
+/// transactions.
 pub(super) async fn apply(
     database: &Database,
     schema: &str,
@@ -55,17 +57,17 @@ pub(super) async fn apply(
 ) -> Result<Vec<&'static str>, Fault> {
     let mut first = database.connect().await?;
     let first = &mut first.connection;
-    let of_server = |error: sqlx::Error| fault::judge(database.place(), &error);
+    let of_server = |error: sqlx::Error| fault::judge(database.address(), &error);
     let lock = format!("{}; SELECT pg_advisory_xact_lock({LOCK}); SAVEPOINT asked", begin(Duration::ZERO));
     let state = within(PHASE_MAX, async {
         script(first, &lock).await?;
         let state = Ask { schema }.run(&mut Session::of(first)).await?;
-        // The table that was read must be free for whoever announces a step.
+        // The lock on the table that was read must be released before a migration is announced.
         script(first, "ROLLBACK TO SAVEPOINT asked").await?;
         Ok(state)
     });
     let state: State = state.await.map_err(of_server)?;
-    let pending = state.pending(database.place(), schema)?;
+    let pending = state.pending(database.address(), schema)?;
     if pending.is_empty() {
         script(first, "ROLLBACK").await.map_err(of_server)?;
         return Ok(pending);
@@ -74,7 +76,7 @@ pub(super) async fn apply(
         make(database, schema, first).await?;
         return Ok(pending);
     }
-    // The first one keeps others out. It is idle, so it holds up nobody who waits for old snapshots to end.
+    // The first connection holds the lock. It is idle, so it does not block sessions that wait for old snapshots to end.
     let mut second = database.connect().await?;
     let mut run = Run { database, schema, connection: &mut second.connection, own_session };
     for step in STEPS.iter().filter(|step| pending.contains(&step.name)) {
@@ -85,10 +87,10 @@ pub(super) async fn apply(
     Ok(pending)
 }
 
-/// Makes the tables where there are none.
+/// Creates the tables of a new schema.
 async fn make(database: &Database, schema: &str, connection: &mut PgConnection) -> Result<(), Fault> {
-    let of_server = |error: sqlx::Error| fault::judge(database.place(), &error);
-    // Asked first: `IF NOT EXISTS` needs the right to make schemas even where there is nothing to make.
+    let of_server = |error: sqlx::Error| fault::judge(database.address(), &error);
+    // Checked first: `IF NOT EXISTS` needs the right to create schemas even if the schema exists.
     let exists = Exists { schema }.run(&mut Session::of(connection)).await.map_err(of_server)?;
     let create = if exists { String::new() } else { format!(r#"CREATE SCHEMA "{schema}";"#) };
     let table = format!(
@@ -107,12 +109,12 @@ async fn make(database: &Database, schema: &str, connection: &mut PgConnection) 
             step.expands
         );
         let made = within(PHASE_MAX, script(connection, &sql)).await;
-        made.map_err(|error| refused::judge(database.place(), step.name, &error))?;
+        made.map_err(|error| refused::judge(database.address(), step.name, &error))?;
     }
     script(connection, "COMMIT").await.map_err(of_server)
 }
 
-/// Applying steps to a schema that is in use.
+/// Application of migrations to a schema that is in use.
 struct Run<'a> {
     database: &'a Database,
     schema: &'a str,
@@ -139,13 +141,13 @@ impl Run<'_> {
                 );
             }
         };
-        outcome.map_err(|error| refused::judge(self.database.place(), step.name, &error))?;
+        outcome.map_err(|error| refused::judge(self.database.address(), step.name, &error))?;
         let seconds = since.elapsed().as_secs_f64();
         tracing::info!(step = step.name, seconds, "migration applied");
         Ok(())
     }
 
-    /// All phases of a step. `current` is the number of the one that is under way.
+    /// Applies all phases of a migration. `current` receives the number of the current phase.
     async fn phases(&mut self, step: &Step, is_begun: bool, current: &AtomicUsize) -> sqlx::Result<()> {
         let rehearsed = if is_begun { Vec::new() } else { drops_of_columns(step.sql) };
         for statement in rehearsed {
@@ -153,8 +155,8 @@ impl Run<'_> {
         }
         let mut done = self.begin_step(step).await?;
         let all = phases(step.sql);
-        for (number, phase) in (1..).zip(&all).skip(usize::try_from(done).unwrap_or_default()) {
-            current.store(usize::try_from(number).unwrap_or_default(), Ordering::Relaxed);
+        for (number, phase) in (1..).zip(&all).skip(done) {
+            current.store(number, Ordering::Relaxed);
             tracing::debug!(step = step.name, phase = number, of = all.len(), "migration phase begins");
             let progress = format!(
                 "UPDATE rollbook_migrations SET phase = {number} WHERE name = '{}{UNFINISHED}'",
@@ -182,13 +184,12 @@ impl Run<'_> {
             "UPDATE rollbook_migrations SET name = '{}', phase = NULL, applied_at = now() WHERE name = '{0}{UNFINISHED}'",
             step.name
         );
-        debug_assert_eq!(usize::try_from(done).ok(), Some(all.len()));
+        debug_assert_eq!(done, all.len());
         self.retried(step, &[&finished], "COMMIT").await
     }
 
-    /// Announces a step, once all who work on the schema as it was have ended their transactions. Returns how many of its
-    /// phases are done.
-    async fn begin_step(&mut self, step: &Step) -> sqlx::Result<i32> {
+    /// Announces a migration, after all transactions on the old schema have ended. Returns the number of finished phases.
+    async fn begin_step(&mut self, step: &Step) -> sqlx::Result<usize> {
         let (begin, search_path) = (begin(WORKERS_WAIT), self.search_path());
         let announce = format!(
             "{begin}; {search_path}; LOCK TABLE rollbook_migrations IN ACCESS EXCLUSIVE MODE;
@@ -201,7 +202,7 @@ impl Run<'_> {
         );
         let rows = within(PHASE_MAX, raw_sql(AssertSqlSafe(announce)).fetch_all(&mut *self.connection)).await;
         match rows {
-            Ok(rows) => rows.first().map_or(Ok(0), |row| row.try_get(0)),
+            Ok(rows) => rows.first().map_or(Ok(0), number),
             Err(error) => {
                 script(self.connection, "ROLLBACK").await?;
                 Err(error)
@@ -213,7 +214,7 @@ impl Run<'_> {
         format!(r#"SET LOCAL search_path TO "{}""#, self.schema)
     }
 
-    /// One transaction that is tried until it gets its locks.
+    /// Runs one transaction, repeated until it gets its locks.
     async fn retried(&mut self, step: &Step, statements: &[&str], end: &str) -> sqlx::Result<()> {
         let sql = format!("{}; {}; {}; {end}", begin(LOCK_WAIT), self.search_path(), statements.join(";"));
         let mut patience = Patience::new(step);
@@ -224,7 +225,7 @@ impl Run<'_> {
         }
     }
 
-    /// One transaction, of which the last part is tried until it gets its locks, and the first part is done once.
+    /// Runs one transaction: the first part once, the last part repeated until it gets its locks.
     async fn long(&mut self, step: &Step, [first, last]: [&[&str]; 2]) -> sqlx::Result<()> {
         let begin = format!("{}; {}", begin(LOCK_WAIT), self.search_path());
         let mut patience = Patience::new(step);
@@ -253,13 +254,13 @@ impl Run<'_> {
             if first.is_empty() || !is_lock_timeout(&error) {
                 return Err(error);
             }
-            // What is done stays done. The locks that stop readers are let go.
+            // The first part is kept. Locks that block readers are released.
             script(self.connection, "ROLLBACK TO SAVEPOINT locks").await?;
             patience.wait(error).await?;
         }
     }
 
-    /// Statements that can't be part of a transaction. They stop nobody and wait for everybody.
+    /// Runs statements that can't be part of a transaction. They block no session and wait for all.
     async fn outside(&mut self, step: &Step, statements: &[String]) -> sqlx::Result<()> {
         let settings = SETTINGS.map(|(name, value)| format!("SET {name} = {value};")).concat();
         let settings = format!(r#"{settings} SET lock_timeout = 0; SET search_path TO "{}""#, self.schema);
@@ -279,7 +280,7 @@ impl Run<'_> {
     }
 }
 
-/// How long a step has been waiting for locks.
+/// Wait of a migration for locks.
 struct Patience {
     step: &'static str,
     since: Instant,
@@ -291,7 +292,7 @@ impl Patience {
         Self { step: step.name, since: Instant::now(), is_logged: false }
     }
 
-    /// Pauses after an error that only another session's transaction is to blame for. Any other is given back.
+    /// Pauses after an error that only another session's transaction causes. Returns any other error.
     async fn wait(&mut self, error: sqlx::Error) -> sqlx::Result<()> {
         if !is_lock_timeout(&error) || self.since.elapsed() > LOCK_PATIENCE {
             return Err(error);
@@ -310,15 +311,15 @@ impl Patience {
     }
 }
 
-/// Whether a lock was not free in time, or was refused to break a deadlock.
+/// Whether a lock was not available in time, or was refused to resolve a deadlock.
 fn is_lock_timeout(error: &sqlx::Error) -> bool {
     database_error(error).is_some_and(|error| matches!(error.code(), "55P03" | "40P01"))
 }
 
-/// Begins a transaction that waits so long for a lock, or for ever.
+/// Begins a transaction with this limit for locks; zero means no limit.
 fn begin(lock_wait: Duration) -> String {
     let settings = SETTINGS.map(|(name, value)| format!("SET LOCAL {name} = {value}"));
-    // A deferred trigger of the team's own would keep the columns from being changed after the rows.
+    // A deferred trigger of the team would prevent the change of columns after the rows.
     let settings = settings.join("; ");
     format!(
         "BEGIN; {settings}; SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL lock_timeout = {}",
@@ -330,7 +331,7 @@ async fn script(connection: &mut PgConnection, sql: &str) -> sqlx::Result<()> {
     raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.map(drop)
 }
 
-/// Gives up on what takes longer.
+/// Limits the duration of a call.
 async fn within<T>(limit: Duration, work: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     timeout(limit, work).await.unwrap_or_else(|_| {
         Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time")))

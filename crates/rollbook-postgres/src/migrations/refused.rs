@@ -1,33 +1,33 @@
-//! What it means that the server refuses a statement of a step.
+//! Meaning of an error of a migration's statement.
 //!
-//! A step's statements hold no values, so Postgres's words about them name objects only: they are shown where the error
-//! does not come from within somebody's trigger or function.
+//! Statements of migrations contain no values, so Postgres's messages about them name objects only. They are shown unless
+//! the error comes from within a trigger or function.
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
+use crate::address::Address;
 use crate::fault::{self, Fault, database_error};
-use crate::place::Place;
 
-/// How much is shown of the objects that depend on a table, in characters.
+/// Maximum characters shown of the list of objects that depend on a table.
 const DETAIL_MAX: usize = 600;
 
-/// Judges an error of a statement of this step.
-pub(super) fn judge(place: &Place, step: &str, error: &sqlx::Error) -> Fault {
+/// Classifies an error of a statement of a migration.
+pub(super) fn judge(address: &Address, step: &str, error: &sqlx::Error) -> Fault {
     let of_others = database_error(error).and_then(of_others);
     if let Some(what) = of_others {
-        return Fault::Deployment(format!("{place}: migration {step} can't be applied: {what}"));
+        return Fault::Deployment(format!("{address}: migration {step} can't be applied: {what}"));
     }
     if database_error(error).is_some_and(|error| error.code() == "55P03") {
         return Fault::Unavailable(format!(
-            "{place}: migration {step} is not applied yet: for too long another session has had an open transaction on a \
+            "{address}: migration {step} is not applied yet: for too long another session has had an open transaction on a \
              table that it changes; end that (pg_stat_activity shows it) and run rollbook migrate again, which goes on \
              where it stopped"
         ));
     }
-    match fault::judge(place, error).innermost() {
-        // A step holds no values: a constraint or a trigger of the team's own refuses rows that it rewrites.
+    match fault::judge(address, error).innermost() {
+        // A migration contains no values: a constraint or a trigger of the team refuses rows that it rewrites.
         Fault::Data(text) => Fault::Deployment(format!(
-            "{place}: migration {step} can't be applied: {text}; drop the constraint or disable the trigger on the table, \
+            "{address}: migration {step} can't be applied: {text}; drop the constraint or disable the trigger on the table, \
              run rollbook migrate again, then restore it"
         )),
         Fault::Deployment(text) => Fault::Deployment(format!("migration {step} can't be applied: {text}")),
@@ -35,7 +35,7 @@ pub(super) fn judge(place: &Place, step: &str, error: &sqlx::Error) -> Fault {
     }
 }
 
-/// Says which object of somebody else's is in the way, where one is.
+/// Names the object of another owner that prevents the migration, if there is one.
 fn of_others(error: &PgDatabaseError) -> Option<String> {
     let is_of_step = error.r#where().is_none() && error.severity() == PgSeverity::Error;
     let words = if is_of_step { error.message() } else { "an object depends on a table that it changes" };
@@ -54,7 +54,7 @@ fn of_others(error: &PgDatabaseError) -> Option<String> {
         let detail: String = detail.chars().take(DETAIL_MAX).collect();
         what = format!("{what}: {}", detail.replace('\n', "; "));
     }
-    // A name may hold anything, a log line may not.
+    // A name may contain any character, a log line may not.
     let what: String = what.chars().map(|each| if each.is_control() { ' ' } else { each }).collect();
     Some(format!("{what} (SQLSTATE {})", error.code()))
 }

@@ -1,9 +1,9 @@
-//! What a database says of itself, and whether this Rollbook may work on it.
+//! State of a database, and whether this Rollbook may work on it.
 //!
-//! A schema's steps are rows of `rollbook_migrations`. A row says of its step whether it `expands`: whether a Rollbook
-//! that does not know it works rightly all the same. Every transaction of a store reads these rows first. It holds the
-//! table's weakest lock from then to its end, and whoever begins a step takes the strongest: so no transaction writes
-//! to a schema that is no longer the one it has checked (decision 0170).
+//! Applied migrations are rows of `rollbook_migrations`. A row records whether its migration `expands`: whether a Rollbook
+//! that does not know it still works correctly. Every transaction of a store reads these rows first and holds the table's
+//! weakest lock until its end, and the start of a migration takes the strongest lock. So no transaction writes to a schema
+//! that has changed since its check (decision 0170).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,16 +11,15 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _, raw_sql};
 
 use super::steps::STEPS;
+use crate::address::Address;
 use crate::fault::Fault;
-use crate::place::Place;
-use crate::transaction::{Session, Work};
 
-/// The oldest Postgres that Rollbook supports, as `server_version_num` has it.
+/// Oldest supported Postgres, as `server_version_num`.
 const OLDEST_VERSION: i32 = 120_000;
-/// The one encoding that holds every character that Clerk may send.
+/// Encoding that can hold every character that Clerk may send.
 const ENCODING: &str = "UTF8";
-/// What follows a step's name in its row while the step is being applied. A Rollbook that knows nothing of phases takes
-/// this for a step that it does not know, and waits.
+/// Suffix of a migration's name in its row while it is being applied. To a Rollbook without phases this is an unknown
+/// migration, so it waits.
 pub(super) const UNFINISHED: &str = " (unfinished)";
 
 /// A row of `rollbook_migrations`.
@@ -30,15 +29,15 @@ pub(crate) struct Row {
     pub(super) expands: bool,
 }
 
-/// The database's own answers.
+/// State of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct State {
-    version: i32,
-    encoding: String,
+    pub(super) version: i32,
+    pub(super) encoding: String,
     pub(super) rows: Vec<Row>,
 }
 
-/// Why this Rollbook does not work on a schema.
+/// Reason why this Rollbook does not work on a schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refusal(String);
@@ -56,7 +55,7 @@ impl From<Refusal> for Fault {
 }
 
 impl Refusal {
-    /// The refusal that an error carries, if it does.
+    /// Returns the refusal inside an error, if there is one.
     pub(crate) fn of(error: &sqlx::Error) -> Option<Self> {
         match error {
             sqlx::Error::Encode(error) => error.downcast_ref::<Self>().cloned(),
@@ -65,10 +64,11 @@ impl Refusal {
     }
 }
 
-const OF_SERVER: &str = "current_setting('server_version_num')::int4, current_setting('server_encoding')";
+pub(super) const OF_SERVER: &str =
+    "current_setting('server_version_num')::int4, current_setting('server_encoding')";
 
-/// What every transaction of a store asks first. A database of an earlier build has no column `expands`.
-fn guard_sql(schema: &str) -> String {
+/// First SELECT of every transaction of a store. Databases of earlier builds have no column `expands`.
+pub(super) fn guard_sql(schema: &str) -> String {
     format!(
         r#"SELECT {OF_SERVER}, step.name, to_jsonb(step) ->> 'expands' FROM "{schema}".rollbook_migrations AS step"#
     )
@@ -76,20 +76,20 @@ fn guard_sql(schema: &str) -> String {
 
 /// Refuses a schema that a store must not work on.
 pub(crate) struct Guard {
-    place: Place,
+    address: Address,
     schema: String,
     /// Number of rows of `rollbook_migrations` at the last check that passed; 0 before the first.
     passed: AtomicUsize,
 }
 
 impl Guard {
-    /// For this schema, whose name is plain.
-    pub(crate) fn new(place: Place, schema: &str) -> Self {
-        Self { place, schema: schema.to_owned(), passed: AtomicUsize::new(0) }
+    /// Returns a guard for a schema, whose name is validated.
+    pub(crate) fn new(address: Address, schema: &str) -> Self {
+        Self { address, schema: schema.to_owned(), passed: AtomicUsize::new(0) }
     }
 
-    /// Begins a transaction with `begin` and checks the schema within it. A step that begins adds a row, and no step is
-    /// unfinished where a check passed: as long as the table has as many rows as then, it has the same ones.
+    /// Begins a transaction with `begin` and checks the schema within it. The start of a migration adds a row, and no
+    /// migration was unfinished when a check passed: as long as the number of rows is the same, the rows are the same.
     ///
     /// # Errors
     /// The connection failed, or the schema is refused.
@@ -119,61 +119,28 @@ impl Guard {
             (state.version, state.encoding) = (row.try_get(0)?, row.try_get(1)?);
             state.rows.push(read(row, 2)?);
         }
-        match state.pending(&self.place, &self.schema)?.first() {
+        match state.pending(&self.address, &self.schema)?.first() {
             None => Ok(()),
             Some(name) => Err(Refusal(format!("migration {name} is pending; run: rollbook migrate")).into()),
         }
     }
 }
 
-fn read(row: &PgRow, at: usize) -> sqlx::Result<Row> {
+pub(super) fn read(row: &PgRow, at: usize) -> sqlx::Result<Row> {
     let expands: Option<String> = row.try_get(at + 1)?;
     Ok(Row { name: row.try_get(at)?, expands: expands.as_deref() == Some("true") })
 }
 
-/// Asks a database.
-pub(crate) struct Ask<'a> {
-    pub(crate) schema: &'a str,
-}
-
-impl Work for Ask<'_> {
-    type Output = State;
-
-    /// It asks for what the guard judges.
-    const GUARDED: bool = false;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<State> {
-        // The schema's name is plain: it may stand in a text.
-        let schema = self.schema;
-        let server = session
-            .ask(&format!(
-                "SELECT {OF_SERVER}, EXISTS (SELECT FROM pg_catalog.pg_tables
-                     WHERE schemaname = '{schema}' AND tablename = 'rollbook_migrations')::text"
-            ))
-            .await?;
-        let server = server.first().ok_or(sqlx::Error::RowNotFound)?;
-        let (version, encoding) = (server.try_get(0)?, server.try_get(1)?);
-        let exists: String = server.try_get(2)?;
-        let rows = if exists == "true" {
-            let rows = session.ask(&guard_sql(schema)).await?;
-            rows.iter().map(|row| read(row, 2)).collect::<sqlx::Result<_>>()?
-        } else {
-            Vec::new()
-        };
-        Ok(State { version, encoding, rows })
-    }
-}
-
 impl State {
-    /// The names of the steps that the database lacks.
+    /// Returns the names of pending migrations.
     ///
     /// # Errors
-    /// This Rollbook must not work on it, whatever is applied.
-    pub(crate) fn pending(&self, place: &Place, schema: &str) -> Result<Vec<&'static str>, Refusal> {
-        self.check_server(place)?;
+    /// This Rollbook can't work on the database, whatever is applied.
+    pub(crate) fn pending(&self, address: &Address, schema: &str) -> Result<Vec<&'static str>, Refusal> {
+        self.check_server(address)?;
         if let Some(newer) = self.rows.iter().find(|row| !is_known(row) && !row.expands) {
             return Err(Refusal(format!(
-                "{place}: schema {schema} has migration {}, which this Rollbook does not know and can't work on; \
+                "{address}: schema {schema} has migration {}, which this Rollbook does not know and can't work on; \
                  use the Rollbook that applied it, or a newer one",
                 newer.name
             )));
@@ -182,7 +149,7 @@ impl State {
         Ok(STEPS.iter().map(|step| step.name).filter(|name| lacks(name)).collect())
     }
 
-    /// The names of the steps that this Rollbook does not know and that expand.
+    /// Returns the names of expanding migrations that this Rollbook does not know.
     pub(crate) fn newer(&self) -> Vec<String> {
         let newer = self.rows.iter().filter(|row| row.expands && !is_known(row));
         let mut names: Vec<String> = newer.map(|row| row.name.clone()).collect();
@@ -190,33 +157,33 @@ impl State {
         names
     }
 
-    fn check_server(&self, place: &Place) -> Result<(), Refusal> {
+    fn check_server(&self, address: &Address) -> Result<(), Refusal> {
         let (version, encoding) = (self.version, &self.encoding);
         if version < OLDEST_VERSION {
             return Err(Refusal(format!(
-                "{place}: it is Postgres {}; the oldest supported version is {}: upgrade the server",
+                "{address}: the server is Postgres {}; the oldest supported version is {}: upgrade the server",
                 named(version),
                 named(OLDEST_VERSION)
             )));
         }
         if encoding != ENCODING {
             return Err(Refusal(format!(
-                "{place}: database {} has the encoding {encoding}, which can't hold every character that Clerk sends; \
+                "{address}: database {} has the encoding {encoding}, which can't hold every character that Clerk sends; \
                  use one that has {ENCODING}: createdb --template=template0 --encoding={ENCODING} NAME",
-                place.database()
+                address.database()
             )));
         }
         Ok(())
     }
 }
 
-/// Whether this Rollbook knows the step, applied or under way.
+/// Whether this Rollbook knows the migration, applied or unfinished.
 fn is_known(row: &Row) -> bool {
     let name = row.name.strip_suffix(UNFINISHED).unwrap_or(&row.name);
     STEPS.iter().any(|step| step.name == name)
 }
 
-/// A version as people write it: major and minor since 10, three numbers before.
+/// Formats a version: major and minor since 10, three numbers before.
 fn named(version: i32) -> String {
     let (major, rest) = (version / 10_000, version % 10_000);
     match rest {
@@ -230,8 +197,8 @@ fn named(version: i32) -> String {
 mod tests {
     use super::*;
 
-    fn place() -> Place {
-        Place::parse("postgres://me@h/app").expect("a URL").0
+    fn address() -> Address {
+        Address::parse("postgres://me@h/app").expect("a URL").0
     }
 
     fn state(rows: &[(&str, bool)]) -> State {
@@ -246,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_newer_step_is_worked_on_only_if_its_row_says_that_it_expands() {
-        let judged = |state: &State| state.pending(&place(), "clerk");
+        let judged = |state: &State| state.pending(&address(), "clerk");
         assert_eq!(judged(&all(&[])), Ok(vec![]));
         let newer = all(&[("0099_later", true), ("0098_later", true)]);
         assert_eq!(judged(&newer), Ok(vec![]));
@@ -266,7 +233,7 @@ mod tests {
     #[test]
     fn a_step_that_is_not_finished_is_pending() {
         let pending = state(&[("0001_mirror", false), ("0002_whole_of_clerk (unfinished)", false)]);
-        let pending = pending.pending(&place(), "clerk").expect("it may go on");
+        let pending = pending.pending(&address(), "clerk").expect("it may go on");
         assert_eq!(pending[0], "0002_whole_of_clerk");
     }
 
@@ -274,11 +241,11 @@ mod tests {
     fn servers_before_the_oldest_supported_version_are_refused_by_their_version() {
         for (version, name) in [(119_999, "11.9999"), (110_022, "11.22"), (90_603, "9.6.3")] {
             let old = State { version, ..all(&[]) };
-            let Err(Refusal(text)) = old.pending(&place(), "clerk") else { panic!("{version} is taken") };
+            let Err(Refusal(text)) = old.pending(&address(), "clerk") else { panic!("{version} is taken") };
             assert!(text.contains(&format!("Postgres {name};")) && text.contains("version is 12:"), "{text}");
         }
         for version in [120_000, 120_022, 150_014, 180_000] {
-            assert_eq!(State { version, ..all(&[]) }.pending(&place(), "clerk"), Ok(vec![]), "{version}");
+            assert_eq!(State { version, ..all(&[]) }.pending(&address(), "clerk"), Ok(vec![]), "{version}");
         }
     }
 
@@ -286,7 +253,9 @@ mod tests {
     fn a_database_of_another_encoding_is_refused_by_its_name_and_encoding() {
         for encoding in ["SQL_ASCII", "LATIN1", "EUC_JP"] {
             let other = State { encoding: encoding.to_owned(), ..state(&[]) };
-            let Err(Refusal(text)) = other.pending(&place(), "clerk") else { panic!("{encoding} is taken") };
+            let Err(Refusal(text)) = other.pending(&address(), "clerk") else {
+                panic!("{encoding} is taken")
+            };
             assert!(
                 text.contains(encoding) && text.contains("database app") && text.contains("UTF8"),
                 "{text}"

@@ -1,18 +1,18 @@
-//! The steps of the schema and the phases in which each one is applied.
+//! Migrations of the schema, each a file, and the phases in which they are applied.
 //!
-//! A step is a file. Its statements are applied in phases, each in a transaction of its own, so that no lock that
-//! stops readers is held while rows are rewritten or an index is built (decision 0171).
+//! Each phase is a transaction of its own, so that no lock that blocks readers is held while rows are rewritten or an index
+//! is built (decision 0171).
 
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// A step of the schema.
+/// A migration.
 pub(crate) struct Step {
-    /// The name of its file.
+    /// File name, without its extension.
     pub(crate) name: &'static str,
-    /// Its statements, which name no schema.
+    /// Statements, without the name of a schema.
     pub(crate) sql: &'static str,
-    /// Whether a Rollbook that does not know the step works rightly on a schema that has it.
+    /// Whether a Rollbook that does not know the migration works correctly on a schema that has it.
     pub(crate) expands: bool,
 }
 
@@ -26,7 +26,7 @@ macro_rules! step {
     };
 }
 
-/// All steps, in their order. Tests pin the checksums of released ones.
+/// All migrations, in order. Tests pin the checksums of released ones.
 pub(crate) const STEPS: &[Step] = &[
     step!("0001_mirror", expands: false),
     step!("0002_whole_of_clerk", expands: false),
@@ -37,21 +37,21 @@ pub(crate) const STEPS: &[Step] = &[
     step!("0007_links", expands: true),
 ];
 
-/// What one transaction of a step does.
+/// Work of one phase.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Takes a lock that stops readers, and needs it for a moment only.
+    /// Takes a lock that blocks readers, for a short time only.
     Brief(String),
-    /// Reads or writes many rows or builds an index. Readers go on.
+    /// Reads or writes many rows or builds an index. Readers continue.
     Long(String),
-    /// Converts the rows of a table and then changes its columns. Writers are kept out from the first row on, readers
-    /// only for the change of the columns.
+    /// Converts the rows of a table and then changes its columns. Writers are blocked from the first row on, readers only
+    /// during the change of the columns.
     Convert { table: String, rows: String, columns: String },
-    /// Builds an index while readers and writers go on. Runs outside of transactions, and may run again.
+    /// Builds an index while readers and writers continue. Runs outside of transactions, and may run again.
     Concurrent(Vec<String>),
 }
 
-/// The phases of a step.
+/// Splits a migration into phases.
 pub(super) fn phases(sql: &str) -> Vec<Phase> {
     let mut phases: Vec<Phase> = Vec::new();
     let mut statements = statements(sql).into_iter().peekable();
@@ -91,17 +91,17 @@ pub(super) fn phases(sql: &str) -> Vec<Phase> {
     phases
 }
 
-/// A step for a schema that nobody uses yet: all in one transaction.
+/// Returns a migration for a schema without users: all in one transaction.
 pub(super) fn at_once(sql: &str) -> String {
     sql.replace(" CONCURRENTLY", "")
 }
 
-/// The statements that drop columns: what depends on one refuses them.
+/// Returns the statements that drop columns: objects that depend on a column refuse them.
 pub(super) fn drops_of_columns(sql: &str) -> Vec<String> {
     statements(sql).into_iter().filter(|statement| head(statement).contains(" DROP COLUMN ")).collect()
 }
 
-/// The first line of a statement that is no comment.
+/// Returns the first line of a statement that is not a comment.
 fn head(statement: &str) -> &str {
     statement
         .lines()
@@ -115,7 +115,7 @@ fn table_after(statement: &str, verb: &str) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// The statements of a script, without what parts them.
+/// Splits a script into statements.
 fn statements(sql: &str) -> Vec<String> {
     let (mut all, mut statement) = (Vec::new(), String::new());
     let mut rest = sql.chars().peekable();
@@ -143,7 +143,7 @@ fn statements(sql: &str) -> Vec<String> {
     all.iter().map(|statement| statement.trim().to_owned()).collect()
 }
 
-/// Copies up to and with `end`.
+/// Copies up to and including `end`.
 fn copy_until(rest: &mut Peekable<Chars<'_>>, statement: &mut String, end: &str) {
     let from = statement.len();
     for next in rest.by_ref() {

@@ -1,49 +1,30 @@
-//! Applying a batch.
+//! Application of a batch.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::change::{Applied, Change, Effect, SubjectChange};
-use rollbook_core::merge::{self, Content, FromParents, Links, SubjectState, SubjectUpdate};
+use rollbook_core::merge::{self, Content, FromParents, SubjectUpdate};
 use rollbook_core::store::RetentionChoices;
 use rollbook_core::time::Timestamp;
 use sqlx::error::BoxDynError;
-use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
 use super::attempt::run_deferred;
-use super::inherit::Ids;
-use super::look::Doubts;
-use super::sql::{Statements, Which, number_of};
+use super::known::{self, Asked, Known, ask};
+use super::parents::Ids;
+use super::recheck::Candidates;
+use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
+use crate::address::Address;
 use crate::fault::{self, Fault, NotKept};
-use crate::place::Place;
 use crate::transaction::{Session, Work};
 use crate::types::Time;
 
-/// How often rows are written that others have written meanwhile. Who has lost once holds their locks, so that
-/// the second time is the last.
+/// Maximum writes of rows that other workers write at the same time. A worker that lost once holds their locks, so the
+/// second write succeeds unless a trigger prevents it.
 const WRITES_MAX: usize = 3;
-
-/// What is known of a row: its state, and how often it has been written.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Seen {
-    pub(super) stored: SubjectState,
-    pub(super) revision: i64,
-    /// The end that it shows from its parents.
-    pub(super) from_parents: Option<Time>,
-}
-
-/// What is known of the subjects of each of [`RESOURCES`], by id.
-pub(super) type Known = [HashMap<String, Seen>; RESOURCES.len()];
-
-/// The ids that are asked for, of each of [`RESOURCES`].
-#[derive(Default)]
-pub(super) struct Asked<'a> {
-    pub(super) subjects: [BTreeSet<&'a str>; RESOURCES.len()],
-    /// Of these only what has ended is of interest.
-    parents: [BTreeSet<&'a str>; RESOURCES.len()],
-}
 
 /// Merges the changes into their tables and writes the ledger.
 pub(super) struct Apply<'a> {
@@ -56,28 +37,28 @@ pub(super) struct Apply<'a> {
 /// The changes of one table.
 struct Part<'a> {
     resource: &'static Resource,
-    /// Their places in the batch.
+    /// Positions in the batch.
     positions: Vec<usize>,
     assertions: Vec<&'a SubjectChange>,
-    /// The `svix-id` of each.
+    /// `svix-id` of each change.
     origins: Vec<&'a str>,
 }
 
-/// What applying has come to, and what to look at once it is committed.
+/// Result of a batch, and the candidate rows for the recheck after its commit.
 pub(super) struct Done {
     pub(super) outcomes: Vec<Applied>,
-    pub(super) doubts: Doubts,
+    pub(super) candidates: Candidates,
 }
 
 impl Work for Apply<'_> {
     type Output = Done;
 
-    fn judge(&self, place: &Place, error: &sqlx::Error) -> Fault {
-        fault::judge_rows(place, error)
+    fn judge(&self, address: &Address, error: &sqlx::Error) -> Fault {
+        fault::judge_rows(address, error)
     }
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Done> {
-        let mut doubts = Doubts::default();
+        let mut candidates = Candidates::default();
         let parts = RESOURCES.map(|resource| self.part(resource));
         let mut outcomes = vec![Applied::Ignored; self.changes.len()];
         if parts.iter().any(|part| !part.assertions.is_empty()) {
@@ -85,10 +66,12 @@ impl Work for Apply<'_> {
             for subject_change in parts.iter().flat_map(|part| &part.assertions) {
                 ask(&mut asked, subject_change);
             }
-            let mut known = known(self.statements, session, &asked).await?;
+            let mut known = known::read(self.statements, session, &asked).await?;
             let mut ended = Ids::new();
             for (number, part) in parts.iter().enumerate() {
-                part.assertions.iter().for_each(|subject_change| doubts.rely(subject_change, &known));
+                part.assertions
+                    .iter()
+                    .for_each(|subject_change| candidates.add_parents(subject_change, &known));
                 let applied = self.merge(session, number, part, &mut known, &mut ended).await?;
                 for (position, outcome) in part.positions.iter().zip(applied) {
                     outcomes[*position] = outcome;
@@ -96,13 +79,13 @@ impl Work for Apply<'_> {
             }
             must_show(self.statements, session, &ended).await?;
             for subject_change in parts.iter().flat_map(|part| &part.assertions) {
-                doubts.add(subject_change, &known);
+                candidates.add(subject_change, &known);
             }
         }
         if self.keeping.ledger {
             self.record(session, &outcomes).await?;
         }
-        Ok(Done { outcomes, doubts })
+        Ok(Done { outcomes, candidates })
     }
 }
 
@@ -121,8 +104,8 @@ impl<'a> Apply<'a> {
         part
     }
 
-    /// Merges the changes of one table, and adds the rows that were written as deleted or erased. What the other tables are
-    /// known to hold is true: parents come first.
+    /// Merges the changes of one table, and adds rows that are written as deleted or erased to `ended`. The states of parents
+    /// in `known` are final: their tables come first.
     async fn merge(
         &self,
         session: &mut Session<'_>,
@@ -163,7 +146,7 @@ impl<'a> Apply<'a> {
                     let seen = known[number].entry(id_of(winner).to_owned()).or_default();
                     seen.stored = winner.state;
                     seen.revision += 1;
-                    // A write without content leaves what is there.
+                    // A write without content keeps the stored content.
                     if write.row.is_some() || winner.state.content == Content::Erased {
                         seen.from_parents =
                             write.from_parents.deleted_at.map(|at| Time(Timestamp::from_millis(at)));
@@ -171,15 +154,15 @@ impl<'a> Apply<'a> {
                 }
                 return Ok(folded.outcomes);
             }
-            // Another worker has written them since we read: what it wrote is committed now.
-            for (known, again) in known.iter_mut().zip(self::known(self.statements, session, &asked).await?) {
+            // Another worker has written these rows since they were read. Its writes are committed now.
+            for (known, again) in known.iter_mut().zip(known::read(self.statements, session, &asked).await?) {
                 known.extend(again);
             }
         }
         Err(NotKept::Skipped.into())
     }
 
-    /// The first thing that became of a delivery stays: when it comes again there is nothing new to tell.
+    /// Records outcomes in the ledger. The first outcome of a delivery is kept: a redelivery adds nothing.
     async fn record(&self, session: &mut Session<'_>, outcomes: &[Applied]) -> sqlx::Result<()> {
         let mut lines: BTreeMap<&str, (&Change, Applied)> = BTreeMap::new();
         for (change, outcome) in self.changes.iter().zip(outcomes) {
@@ -231,13 +214,13 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Refuses rows that were written as deleted or erased and do not show it: a trigger that runs after the write may undo it,
-/// which the write itself does not see. One SELECT for all tables, and none where no row was.
+/// Refuses rows that were written as deleted or erased and do not show it: a trigger that runs after the write may undo
+/// it, which the write itself does not see. One SELECT for all tables, and none if no row was deleted or erased.
 async fn must_show(statements: &Statements, session: &mut Session<'_>, ended: &Ids) -> sqlx::Result<()> {
     if undone(statements, session, ended).await?.is_empty() { Ok(()) } else { Err(NotKept::Undone.into()) }
 }
 
-/// Those of these rows that were written as deleted or erased and do not show it.
+/// Finds rows that were written as deleted or erased and do not show it.
 pub(super) async fn undone(
     statements: &Statements,
     session: &mut Session<'_>,
@@ -254,46 +237,4 @@ pub(super) async fn undone(
     }
     let undone = session.fetch(&statements.undone(rows.keys().copied()), arguments).await?;
     undone.iter().map(|row| row.try_get(0)).collect()
-}
-
-/// Asks for a change's subject, and for its parents.
-fn ask<'a>(asked: &mut Asked<'a>, subject_change: &'a SubjectChange) {
-    asked.subjects[number_of(subject_change.resource)].insert(&subject_change.id);
-    for (link, id) in subject_change.row.iter().flat_map(|row| merge::parents(subject_change.resource, row)) {
-        asked.parents[number_of(link.parent)].insert(id);
-    }
-}
-
-/// Reads what is known of subjects, and of those parents that have ended. There is at least one subject.
-pub(super) async fn known(
-    statements: &Statements,
-    session: &mut Session<'_>,
-    asked: &Asked<'_>,
-) -> sqlx::Result<Known> {
-    let (mut arguments, mut parts) = (PgArguments::default(), Vec::new());
-    for (number, (subjects, parents)) in asked.subjects.iter().zip(&asked.parents).enumerate() {
-        let parents: Vec<&str> = parents.difference(subjects).copied().collect();
-        for (ids, which) in [(subjects.iter().copied().collect(), Which::All), (parents, Which::Ended)] {
-            if !ids.is_empty() {
-                arguments.add(ids).map_err(sqlx::Error::Encode)?;
-                parts.push((number, which));
-            }
-        }
-    }
-    let mut known = Known::default();
-    for row in session.fetch(&statements.stored(&parts), arguments).await? {
-        let number = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
-        known[number].insert(row.try_get(1)?, seen(&row)?);
-    }
-    Ok(known)
-}
-
-fn seen(row: &PgRow) -> sqlx::Result<Seen> {
-    let unknown = || sqlx::Error::Decode("version_hash has another length".into());
-    let hash: &[u8] = row.try_get(4)?;
-    let content = Content::from_columns(row.try_get(2)?, row.try_get(3)?, hash).ok_or_else(unknown)?;
-    let odd = || sqlx::Error::Decode("version_links is not as Rollbook writes it".into());
-    let links = Links::from_column(row.try_get(9)?, [row.try_get(10)?, row.try_get(11)?]).ok_or_else(odd)?;
-    let stored = SubjectState { content, deleted_at: row.try_get(5)?, floor: row.try_get(6)?, links };
-    Ok(Seen { stored, revision: row.try_get(7)?, from_parents: row.try_get(8)? })
 }

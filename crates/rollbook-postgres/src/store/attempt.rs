@@ -1,25 +1,25 @@
-//! One step of growing work: its time-outs and refusals are answers, not outages.
+//! One step of work on many rows: time-outs and refusals are results of the step, not outages.
 
 use std::time::{Duration, Instant};
 
 use rollbook_core::pace::Pace;
 use rollbook_core::store::StoreError;
 
+use crate::address::Address;
 use crate::fault::{self, Fault};
-use crate::place::Place;
 use crate::transaction::{Database, End, Session, Work};
 
-/// How long a step of several rows may take: a smaller one may pass, and whoever waits for its locks waits no longer.
+/// Maximum duration of a step of several rows: a smaller step may succeed, and others wait for its locks no longer.
 const SEVERAL_MAX: Duration = Duration::from_secs(5);
-/// How long a step of several rows waits for a lock.
+/// Maximum wait for a lock in a step of several rows.
 const LOCK_MAX: Duration = Duration::from_secs(1);
-/// The share of the time for a statement for which a single row waits for a lock.
+/// Part of the statement timeout that a single row waits for a lock: 1 / this.
 const LOCK_SHARE: u32 = 2;
 
-/// Why a step was rolled back although the database is well. The texts name no values.
+/// Reason why a step was rolled back although the database works. The texts contain no values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failed {
-    /// A smaller step may pass.
+    /// A time limit was reached; a smaller step may succeed.
     TimedOut(String),
     /// At least one of the rows is refused.
     Refused(String),
@@ -42,18 +42,18 @@ impl From<Failed> for StoreError {
     }
 }
 
-/// Does steps in transactions of their own.
+/// Runs steps in transactions of their own.
 pub(super) struct Steps<'a> {
     pub(super) database: &'a Database,
-    /// The limit of a statement, as it is set.
+    /// Configured statement timeout.
     pub(super) statement_timeout: Duration,
 }
 
 impl Steps<'_> {
-    /// Does work that is about so many rows.
+    /// Runs work on this many rows.
     ///
     /// # Errors
-    /// The database is unreachable, or not set up right.
+    /// The database is unreachable, or its deployment is wrong.
     pub(super) async fn attempt<W: Work>(
         &self,
         rows: usize,
@@ -64,8 +64,8 @@ impl Steps<'_> {
         } else {
             (self.statement_timeout, self.statement_timeout / LOCK_SHARE)
         };
-        let place = self.database.place();
-        match self.database.run(&Guarded { place, statement, lock, work }).await {
+        let address = self.database.address();
+        match self.database.run(&Guarded { address, statement, lock, work }).await {
             Err(Fault::Ambiguous(inner)) => {
                 // A trigger may have ended or changed the session; in an outage nothing else works either.
                 self.database.run(&Writable).await?;
@@ -77,7 +77,7 @@ impl Steps<'_> {
         }
     }
 
-    /// Likewise, and lets the pace know how long it took.
+    /// Runs work like [`Self::attempt`], and reports its duration to the pace.
     pub(super) async fn paced<W: Work>(
         &self,
         pace: &Pace,
@@ -94,14 +94,14 @@ impl Steps<'_> {
         Ok(outcome)
     }
 
-    /// Does work that may take this long, such as passing over all rows of a large parent.
+    /// Runs work that may take up to `limit`, such as reading all child rows of a large parent.
     pub(super) async fn long<W: Work>(&self, limit: Duration, work: &W) -> Result<W::Output, Fault> {
         let patient = Patient { limit, work };
         self.database.run_within(limit + self.statement_timeout, &patient).await
     }
 }
 
-/// Work within limits of its own.
+/// Work with a longer statement timeout.
 struct Patient<'a, W> {
     limit: Duration,
     work: &'a W,
@@ -116,7 +116,7 @@ impl<W: Work> Work for Patient<'_, W> {
     }
 }
 
-/// Whether the database answers and takes writes.
+/// Checks that the database answers and accepts writes.
 struct Writable;
 
 impl Work for Writable {
@@ -129,7 +129,7 @@ impl Work for Writable {
 }
 
 struct Guarded<'a, W> {
-    place: &'a Place,
+    address: &'a Address,
     statement: Duration,
     lock: Duration,
     work: &'a W,
@@ -138,8 +138,8 @@ struct Guarded<'a, W> {
 impl<W: Work> Work for Guarded<'_, W> {
     type Output = Result<W::Output, Failed>;
 
-    fn judge(&self, place: &Place, error: &sqlx::Error) -> Fault {
-        fault::judge_rows(place, error)
+    fn judge(&self, address: &Address, error: &sqlx::Error) -> Fault {
+        fault::judge_rows(address, error)
     }
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
@@ -150,7 +150,7 @@ impl<W: Work> Work for Guarded<'_, W> {
         match self.inner(session).await {
             Ok(output) => Ok(Ok(output)),
             Err(error) => {
-                let failed = classify(self.place, &error).ok_or(error)?;
+                let failed = classify(self.address, &error).ok_or(error)?;
                 abandon(session).await?;
                 Ok(Err(failed))
             }
@@ -159,7 +159,7 @@ impl<W: Work> Work for Guarded<'_, W> {
 }
 
 impl<W: Work> Guarded<'_, W> {
-    /// The work, and what a team's constraint triggers have deferred: at the commit no time limit would hold for that.
+    /// Runs the work and the constraint triggers that a team has deferred: no time limit would apply to these at the commit.
     async fn inner(&self, session: &mut Session<'_>) -> sqlx::Result<W::Output> {
         let output = self.work.run(session).await?;
         run_deferred(session).await?;
@@ -177,19 +177,19 @@ pub(super) async fn abandon(session: &mut Session<'_>) -> sqlx::Result<()> {
     session.script("ROLLBACK; BEGIN".to_owned()).await
 }
 
-/// What a smaller step may help against; `None` for what is wrong with the database.
-pub(super) fn classify(place: &Place, error: &sqlx::Error) -> Option<Failed> {
-    let fault = fault::judge(place, error);
+/// Classifies an error that a smaller step may avoid; `None` if the database itself is at fault.
+pub(super) fn classify(address: &Address, error: &sqlx::Error) -> Option<Failed> {
+    let fault = fault::judge(address, error);
     if is_timeout(error) {
         return Some(Failed::TimedOut(fault.to_string()));
     }
     refused(fault).ok()
 }
 
-/// The refusal of a row, also by a policy that may be about that row alone.
+/// Returns the refusal of a row, also by a policy that may apply to that row alone.
 ///
 /// # Errors
-/// The fault itself, where it is about the database.
+/// Returns the fault itself if the database is at fault.
 fn refused(fault: Fault) -> Result<Failed, Fault> {
     match fault {
         Fault::Data(text) => Ok(Failed::Refused(text)),

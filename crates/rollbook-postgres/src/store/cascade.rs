@@ -16,9 +16,9 @@ use sqlx::Row as _;
 
 use super::PostgresStore;
 use super::attempt::Failed;
-use super::inherit::{Ids, Parents, Repair, Rows};
-use super::ledger::{self, Kept};
+use super::entries::{About, Kept};
 use super::lines::{self, Change, Left, Line, TAKEN_FOR, Take, Then};
+use super::parents::{Ids, Parents, Repair, Rows};
 use super::sql::{Statements, number_of};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
@@ -353,17 +353,14 @@ impl Work for Look<'_> {
         let id = std::iter::once(self.line.id.clone()).collect();
         let parents =
             Parents { ids: std::iter::once((self.line.resource.table, id)).collect(), with_survivors };
-        let wrong = parents.rows(self.statements, session, Rows::Wrong, true, FOUND_MAX).await?;
+        let wrong = parents.rows(self.statements, session, Rows::Stale, true, FOUND_MAX).await?;
         let mut found = Found { wrong, ..Found::default() };
         if forget && found.wrong.is_empty() {
             // Those of refused rows, too: nothing needs them.
             let rows = parents.rows(self.statements, session, Rows::InLedger, false, FOUND_MAX).await?;
             found.in_ledger = rows.into_values().flatten().collect();
-            let own = ledger::About {
-                statements: self.statements,
-                ids: std::slice::from_ref(&self.line.id),
-                after: "",
-            };
+            let own =
+                About { statements: self.statements, ids: std::slice::from_ref(&self.line.id), after: "" };
             if !own.run(session).await?.is_empty() {
                 found.in_ledger.push(self.line.id.clone());
             }

@@ -10,11 +10,12 @@ use rollbook_core::time::Timestamp;
 use sqlx::Row as _;
 
 use super::PostgresStore;
-use super::apply::{self, Asked, Seen};
+use super::apply;
 use super::attempt::Failed;
 use super::cascade::{LOOK_MAX, Turn};
-use super::inherit::{Belonging, Ids, Parents, Rows};
+use super::known::{self, Asked, Seen};
 use super::lines::{self, Line, TAKEN_FOR};
+use super::parents::{Belonging, Ids, Parents, Rows};
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments};
 use crate::fault::NotKept;
@@ -65,7 +66,7 @@ impl PostgresStore {
         }
         // Also rows that a worker has recorded before this command.
         let (count, example) =
-            self.steps().long(LOOK_MAX, &Count { statements, parents: &parents, which: Rows::Wrong }).await?;
+            self.steps().long(LOOK_MAX, &Count { statements, parents: &parents, which: Rows::Stale }).await?;
         if let Some(id) = example {
             let why = turn.why.as_ref().map_or("rollbook doctor shows why", Failed::text);
             faults.push(format!(
@@ -191,7 +192,7 @@ impl Bury<'_> {
         for _ in 0..WRITES_MAX {
             let mut asked = Asked::default();
             asked.subjects[number].insert(id);
-            let known = apply::known(self.statements, session, &asked).await?;
+            let known = known::read(self.statements, session, &asked).await?;
             let Seen { stored, revision, .. } = known[number].get(id).copied().unwrap_or_default();
             let (state, from_parents) = (stored.erased_by_operator(self.at), FromParents::default());
             let write = Write {

@@ -11,8 +11,8 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, Row as _};
 
-use crate::transaction::{Session, Sql, Work};
-use crate::types::Time;
+use crate::transaction::{Session, Work};
+use crate::types::{Sql, Time};
 
 /// How long a line that was taken is nobody else's, unless it is held on to.
 pub(super) const TAKEN_FOR: Duration = Duration::from_secs(30);

@@ -1,22 +1,26 @@
 //! The store in one schema: the tables of the contract and the ledger.
 //!
-//! A batch is one transaction of a few statements, however many changes it has: one reads the states of
-//! all its subjects and their parents, [`rollbook_core::merge::fold`] says what each change does and what of each
-//! subject is left to write, the winners of each table go through one upsert, sorted by id, and one insert
-//! writes the ledger. What would not advance is never sent, so a redelivery writes nothing. Workers
-//! that write the same row meet in the upsert, which takes only what builds on the row as it is: whoever
-//! loses there holds its lock, reads it again and folds again. What rows have from their parents is looked at
-//! once more after the commit; see [`inherit`] and [`look`].
+//! A batch is one transaction of a few statements, however many changes it has: one SELECT reads the states of
+//! all its subjects and their parents, [`rollbook_core::merge::fold`] computes the effect of each change and the
+//! final state of each subject, one upsert per table writes these states, sorted by id, and one INSERT
+//! writes the ledger. A change that does not advance a row is not sent, so a redelivery writes nothing. Workers
+//! that write the same row meet in the upsert, which accepts only the next revision of the row: the worker that
+//! loses holds the row's lock, reads it again and folds again. After the commit, rows are rechecked
+//! against their parents; see [`parents`] and [`recheck`].
 
 mod apply;
 mod attempt;
 mod cascade;
+mod columns;
+mod dependents;
+mod entries;
 mod erase;
-mod inherit;
+mod known;
 mod ledger;
 mod lines;
-mod look;
+mod parents;
 mod read;
+mod recheck;
 mod rehearse;
 mod search;
 mod sql;
@@ -38,19 +42,21 @@ use rollbook_core::store::{
 };
 use rollbook_core::sweep::Sweep;
 use rollbook_core::time::{Clock, Timestamp};
+use sqlx::Row as _;
 use tokio::sync::Notify;
 
 use self::apply::{Apply, Done};
 use self::attempt::Steps;
-use self::inherit::{Ids, Repair};
 use self::lines::{List, Note};
-use self::look::{Doubts, Look};
-use self::read::{Deliveries, Delivery, Forbidden, Get, Hidden, Rows, RowsWhere};
+use self::parents::{Ids, Repair};
+use self::read::{Forbidden, entry, view};
+use self::recheck::{Candidates, Recheck};
 use self::rehearse::Rehearse;
 use self::sql::Statements;
+use crate::address::Address;
 use crate::fault::Fault;
-use crate::migrations;
-use crate::place::Place;
+use crate::migrations::state::Guard;
+use crate::migrations::{self, Ask};
 use crate::settings::PostgresSettings;
 use crate::transaction::Database;
 
@@ -62,27 +68,27 @@ pub struct PostgresStore {
     schema: String,
     keeping: RetentionChoices,
     statement_timeout: Duration,
-    /// Of steps that write rows.
+    /// Pace of steps that write rows.
     pace: Pace,
-    /// Of steps that remove lines of the ledger.
+    /// Pace of steps that remove ledger entries.
     ledger_pace: Pace,
     sweep: Mutex<Sweep>,
-    /// Something was left for [`Store::cascade`].
+    /// Notified when work is left for [`Store::cascade`].
     left: Notify,
 }
 
 impl PostgresStore {
-    /// A store that connects when it is first used, and again whenever it has to.
+    /// Returns a store that connects at its first use, and again whenever a connection is lost.
     ///
     /// # Errors
-    /// The URL or the schema's name is wrong.
+    /// The URL or the schema's name is invalid.
     pub fn new(settings: PostgresSettings, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let (place, ignored) = Place::of(&settings).map_err(StoreError::Deployment)?;
-        place.link().log_once(ignored);
+        let (address, ignored) = Address::of(&settings).map_err(StoreError::Deployment)?;
+        address.link().log_once(ignored);
         let schema = migrations::schema(&settings.schema)?;
         let statements = Statements::new(&schema);
-        let guard = migrations::Guard::new(place.clone(), &schema);
-        let database = Database::new(place, &settings).guarded(guard);
+        let guard = Guard::new(address.clone(), &schema);
+        let database = Database::new(address, &settings).guarded(guard);
         Ok(Self {
             database,
             clock,
@@ -97,7 +103,7 @@ impl PostgresStore {
         })
     }
 
-    /// The same store, keeping what this says.
+    /// Sets what the store retains.
     #[must_use]
     pub fn keeping(self, keeping: RetentionChoices) -> Self {
         Self { keeping, ..self }
@@ -107,8 +113,8 @@ impl PostgresStore {
         Steps { database: &self.database, statement_timeout: self.statement_timeout }
     }
 
-    /// The error of a batch. Where one row may be to blame for it, the store must answer now and lack no right: else that
-    /// is the error.
+    /// Returns the error of a batch. If one row may have caused it, the store is checked first: a server that is
+    /// unreachable or a missing right is reported instead.
     async fn checked(&self, fault: Fault) -> StoreError {
         if let (Fault::Ambiguous(_), Err(error)) = (&fault, self.ping().await) {
             return error;
@@ -116,30 +122,30 @@ impl PostgresStore {
         fault.of_batch()
     }
 
-    /// Checks after a commit that the rows of the batch and their child rows show what follows from their parents. What is too
-    /// much for once, is refused or times out is noted, durably, before the delivery can be acknowledged.
-    async fn recheck(&self, doubts: &Doubts) -> Result<(), StoreError> {
+    /// Repairs, after a commit, stale rows of the batch and stale child rows. Rows that are too many for one transaction,
+    /// are refused or time out become pending work, durably, before the delivery can be acknowledged.
+    async fn recheck(&self, candidates: &Candidates) -> Result<(), StoreError> {
         let statements = &self.statements;
-        let found = self.database.run(&Look { statements, doubts }).await?;
+        let found = self.database.run(&Recheck { statements, candidates }).await?;
         if found.is_empty() {
             return Ok(());
         }
-        let mut rows = found.written.clone();
+        let mut rows = found.candidates.clone();
         for (number, ids) in found.children.iter().filter(|_| !found.has_more) {
             rows.entry(*number).or_default().extend(ids.iter().cloned());
         }
         let repair = Repair { statements, rows: &rows, now: self.clock.now() };
-        let is_repaired = self.steps().attempt(inherit::BATCH_MAX, &repair).await?.is_ok();
+        let is_repaired = self.steps().attempt(parents::BATCH_MAX, &repair).await?.is_ok();
         let none = Ids::new();
         let lines = match (is_repaired, found.has_more) {
             (true, false) => return Ok(()),
-            (true, true) => doubts.lines(true, &none),
-            (false, has_more) => doubts.lines(has_more || !found.children.is_empty(), &found.written),
+            (true, true) => candidates.lines(true, &none),
+            (false, has_more) => candidates.lines(has_more || !found.children.is_empty(), &found.candidates),
         };
         tracing::info!(
             lines = lines.len(),
-            "rows that hang on deleted parents are many or refuse their change: they are repaired in steps beside the \
-             deliveries"
+            "child rows of deleted parents are many, or refuse their change: they are repaired in steps, concurrently \
+             with deliveries"
         );
         self.database.run(&Note { statements: &statements.lines, lines: &lines }).await?;
         self.left.notify_one();
@@ -155,18 +161,19 @@ impl Store for PostgresStore {
         }
         let (keeping, now) = (self.keeping, self.clock.now());
         let work = Apply { statements: &self.statements, changes, keeping, now };
-        let Done { outcomes, doubts } = match self.database.run(&work).await {
+        let Done { outcomes, candidates } = match self.database.run(&work).await {
             Ok(done) => done,
             Err(fault) => return Err(self.checked(fault).await),
         };
-        if !doubts.is_empty() {
-            self.recheck(&doubts).await?;
+        if !candidates.is_empty() {
+            self.recheck(&candidates).await?;
         }
         Ok(outcomes)
     }
 
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
-        Ok(self.database.run(&Get { sql: &self.statements.of(resource).get, resource, id }).await?)
+        let sql = &self.statements.of(resource).get;
+        Ok(self.database.select(sql, Some(id), None, |row| view(resource, row)).await?.pop())
     }
 
     async fn rows(
@@ -176,8 +183,8 @@ impl Store for PostgresStore {
         limit: usize,
     ) -> Result<Vec<RowView>, StoreError> {
         let sql = &self.statements.of(resource).rows;
-        let after = after.unwrap_or_default();
-        Ok(self.database.run(&Rows { sql, resource, after, limit }).await?)
+        let after = Some(after.unwrap_or_default());
+        Ok(self.database.select(sql, after, Some(limit), |row| view(resource, row)).await?)
     }
 
     async fn rows_where(
@@ -188,7 +195,7 @@ impl Store for PostgresStore {
         limit: usize,
     ) -> Result<Vec<RowView>, StoreError> {
         let Some(sql) = sql::rows_where(&self.schema, resource, column) else { return Ok(Vec::new()) };
-        Ok(self.database.run(&RowsWhere { sql: &sql, resource, value, limit }).await?)
+        Ok(self.database.select(&sql, Some(value), Some(limit), |row| view(resource, row)).await?)
     }
 
     async fn ids_holding(
@@ -201,7 +208,10 @@ impl Store for PostgresStore {
     }
 
     async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
-        Ok(self.database.run(&Deliveries { sql: &self.statements.deliveries, subject_id, limit }).await?)
+        let mut entries =
+            self.database.select(&self.statements.deliveries, Some(subject_id), Some(limit), entry).await?;
+        entries.reverse();
+        Ok(entries)
     }
 
     async fn erase(
@@ -242,17 +252,17 @@ impl Store for PostgresStore {
     }
 
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
-        Ok(self.database.run(&Delivery { sql: &self.statements.delivery, id }).await?)
+        Ok(self.database.select(&self.statements.delivery, Some(id.as_str()), None, entry).await?.pop())
     }
 
     fn protection(&self) -> Option<Protection> {
-        self.database.place().link().protection()
+        self.database.address().link().protection()
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        let (place, schema) = (self.database.place(), &self.schema);
-        let state = self.database.run(&migrations::Ask { schema }).await?;
-        if let Some(name) = state.pending(place, schema).map_err(Fault::from)?.first() {
+        let (address, schema) = (self.database.address(), &self.schema);
+        let state = self.database.run(&Ask { schema }).await?;
+        if let Some(name) = state.pending(address, schema).map_err(Fault::from)?.first() {
             return Err(
                 Fault::Deployment(format!("migration {name} is pending; run: rollbook migrate")).into()
             );
@@ -262,16 +272,16 @@ impl Store for PostgresStore {
             return Ok(());
         }
         Err(Fault::Deployment(format!(
-            "{place}: user {} lacks rights in schema {schema}; grant what is missing on {} (ops/postgres/roles.sh does; \
+            "{address}: user {} lacks rights in schema {schema}; grant what is missing on {} (ops/postgres/roles.sh does; \
              it may be run again)",
-            place.user(),
+            address.user(),
             forbidden.join(", ")
         ))
         .into())
     }
 
     async fn hidden_tables(&self) -> Result<Vec<String>, StoreError> {
-        Ok(self.database.run(&Hidden { sql: &self.statements.hidden }).await?)
+        Ok(self.database.select(&self.statements.hidden, None, None, |row| row.try_get(0)).await?)
     }
 
     async fn rehearse(&self) -> Result<bool, StoreError> {

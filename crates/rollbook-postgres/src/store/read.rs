@@ -1,57 +1,20 @@
-//! Reading rows and the ledger.
+//! Reads of rows and of the ledger.
 
 use rollbook_core::catalog::{Kind, RESOURCES, Resource};
 use rollbook_core::change::Applied;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::store::{LedgerEntry, RowView};
 use serde_json::{Map, Value};
+use sqlx::Row as _;
 use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::{Arguments as _, Row as _};
 
-use super::sql;
-use crate::transaction::{Session, Sql, Work};
-use crate::types::{Read, Time};
+use super::columns::columns;
+use crate::transaction::{Session, Work};
+use crate::types::{Read, Sql, Time};
 
-/// One row.
-pub(super) struct Get<'a> {
-    pub(super) sql: &'a Sql,
-    pub(super) resource: &'static Resource,
-    pub(super) id: &'a str,
-}
-
-impl Work for Get<'_> {
-    type Output = Option<RowView>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Option<RowView>> {
-        let mut arguments = PgArguments::default();
-        arguments.add(self.id).map_err(sqlx::Error::Encode)?;
-        let rows = session.fetch(self.sql, arguments).await?;
-        rows.first().map(|row| view(self.resource, row)).transpose()
-    }
-}
-
-/// Rows behind `after`, in the order of their ids.
-pub(super) struct Rows<'a> {
-    pub(super) sql: &'a Sql,
-    pub(super) resource: &'static Resource,
-    pub(super) after: &'a str,
-    pub(super) limit: usize,
-}
-
-impl Work for Rows<'_> {
-    type Output = Vec<RowView>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<RowView>> {
-        let mut arguments = PgArguments::default();
-        arguments.add(self.after).map_err(sqlx::Error::Encode)?;
-        arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
-        let rows = session.fetch(self.sql, arguments).await?;
-        rows.iter().map(|row| view(self.resource, row)).collect()
-    }
-}
-
-fn view(resource: &'static Resource, row: &PgRow) -> sqlx::Result<RowView> {
-    let columns = sql::columns(resource)
+/// Reads a row as an application sees it.
+pub(super) fn view(resource: &'static Resource, row: &PgRow) -> sqlx::Result<RowView> {
+    let columns = columns(resource)
         .enumerate()
         .map(|(position, (name, kind))| Ok((name.to_owned(), value(row, position, kind)?)))
         .collect::<sqlx::Result<Map<String, Value>>>()?;
@@ -68,78 +31,29 @@ fn value(row: &PgRow, position: usize, kind: Kind) -> sqlx::Result<Value> {
     })
 }
 
-/// Rows where a typed column has this value.
-pub(super) struct RowsWhere<'a> {
-    pub(super) sql: &'a Sql,
-    pub(super) resource: &'static Resource,
-    pub(super) value: &'a str,
-    pub(super) limit: usize,
-}
-
-impl Work for RowsWhere<'_> {
-    type Output = Vec<RowView>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<RowView>> {
-        let mut arguments = PgArguments::default();
-        arguments.add(self.value).map_err(sqlx::Error::Encode)?;
-        arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
-        let rows = session.fetch(self.sql, arguments).await?;
-        rows.iter().map(|row| view(self.resource, row)).collect()
-    }
-}
-
-/// The ledger's line of a delivery.
-pub(super) struct Delivery<'a> {
-    pub(super) sql: &'a Sql,
-    pub(super) id: &'a MessageId,
-}
-
-impl Work for Delivery<'_> {
-    type Output = Option<LedgerEntry>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Option<LedgerEntry>> {
-        let mut arguments = PgArguments::default();
-        arguments.add(self.id.as_str()).map_err(sqlx::Error::Encode)?;
-        let rows = session.fetch(self.sql, arguments).await?;
-        rows.first().map(line).transpose()
-    }
-}
-
-/// The latest lines about a subject, in the order in which they were written.
-pub(super) struct Deliveries<'a> {
-    pub(super) sql: &'a Sql,
-    pub(super) subject_id: &'a str,
-    pub(super) limit: usize,
-}
-
-impl Work for Deliveries<'_> {
-    type Output = Vec<LedgerEntry>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<LedgerEntry>> {
-        let mut arguments = PgArguments::default();
-        arguments.add(self.subject_id).map_err(sqlx::Error::Encode)?;
-        arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
-        let rows = session.fetch(self.sql, arguments).await?;
-        rows.iter().rev().map(line).collect()
-    }
-}
-
-fn line(row: &PgRow) -> sqlx::Result<LedgerEntry> {
+/// Reads an entry of the ledger.
+///
+/// # Errors
+/// Its outcome is unknown or its attempts are negative: no Rollbook of this schema writes that.
+pub(super) fn entry(row: &PgRow) -> sqlx::Result<LedgerEntry> {
     let time = |position: usize| row.try_get::<Time, _>(position).map(|Time(at)| at);
-    let outcome: String = row.try_get(3)?;
     Ok(LedgerEntry {
         message_id: MessageId::new(row.try_get::<String, _>(0)?),
         event_type: row.try_get(1)?,
         subject_id: row.try_get(2)?,
-        outcome: Applied::parse(&outcome).unwrap_or(Applied::Ignored),
+        outcome: Applied::parse(row.try_get(3)?).ok_or_else(|| damaged("deliveries.outcome"))?,
         event_at: time(4)?,
         received_at: time(5)?,
         applied_at: time(6)?,
-        attempts: u32::try_from(row.try_get::<i32, _>(7)?).unwrap_or_default(),
+        attempts: u32::try_from(row.try_get::<i32, _>(7)?).map_err(|_| damaged("deliveries.attempts"))?,
     })
 }
 
-/// The tables that lack a right that is needed.
+fn damaged(column: &str) -> sqlx::Error {
+    sqlx::Error::ColumnDecode { index: column.to_owned(), source: "no such value is written".into() }
+}
+
+/// Lists tables for which the role lacks a right.
 pub(super) struct Forbidden<'a> {
     pub(super) sql: &'a Sql,
 }
@@ -154,23 +68,8 @@ impl Work for Forbidden<'_> {
     }
 }
 
-/// The tables of which row-level policies may hide rows.
-pub(super) struct Hidden<'a> {
-    pub(super) sql: &'a Sql,
-}
-
-impl Work for Hidden<'_> {
-    type Output = Vec<String>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<String>> {
-        let rows = session.fetch(self.sql, PgArguments::default()).await?;
-        rows.iter().map(|row| row.try_get(0)).collect()
-    }
-}
-
-/// The tables with row-level policies for this role that may hide rows. A policy hides nothing where it
-/// lets through all rows (`USING (true)`) for every command that is needed, and no
-/// restrictive one applies.
+/// SELECT of the tables whose row-level policies may hide rows from this role. A policy hides nothing if it lets through
+/// all rows (`USING (true)`) for every needed command, and no restrictive policy applies.
 pub(super) fn hidden(schema: &str) -> String {
     let applies = "EXISTS (SELECT FROM unnest(policy.polroles) AS role (id)
                            WHERE CASE WHEN role.id = 0 THEN true ELSE pg_has_role(current_user, role.id, 'USAGE') END)";

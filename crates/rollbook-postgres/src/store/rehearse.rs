@@ -1,8 +1,8 @@
-//! Everything that a worker writes, in one transaction that is rolled back.
+//! Rehearsal: every kind of write of a worker, in one transaction that is rolled back.
 //!
-//! It runs as the worker's role through the worker's own statements, so that what would refuse the worker refuses it:
-//! rights, row-level policies, triggers, checks, an encoding, a read-only server. What a trigger does within the
-//! transaction is undone with it, NOTIFY included; sequences keep what they counted.
+//! It runs with the worker's role and the worker's statements, so that it fails for the same reasons: rights, row-level
+//! policies, triggers, checks, an encoding, a read-only server. The rollback also undoes what triggers do within the
+//! transaction, NOTIFY included; sequences keep their values.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ use rollbook_core::store::{PendingWork, RetentionChoices};
 use rollbook_core::time::Timestamp;
 
 use super::apply::{Apply, Done};
-use super::inherit::Repair;
 use super::lines::{self, Line};
-use super::look::Look;
+use super::parents::Repair;
+use super::recheck::Recheck;
 use super::sql::Statements;
 use super::upkeep::{EraseContent, Prune};
 use crate::transaction::{End, Session, Work};
 
-/// Nobody has this id.
+/// Id that no user has.
 const NOBODY: &str = "user_rehearsal";
-/// Constraints that wait for the commit are checked here: there is none.
+/// Checks deferred constraints now, because there is no commit.
 const CHECK_NOW: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
-/// Applies the made-up batches, does what follows a commit and one step of retention.
+/// Applies made-up batches, then runs the recheck and one step of retention.
 pub(super) struct Rehearse<'a> {
     pub(super) statements: &'a Statements,
     pub(super) keeping: RetentionChoices,
@@ -38,10 +38,10 @@ impl Work for Rehearse<'_> {
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
         let Self { statements, keeping, now } = *self;
         for changes in &rehearsal::batches(now) {
-            let Done { doubts, .. } = Apply { statements, changes, keeping, now }.run(session).await?;
-            if !doubts.is_empty() {
-                let found = Look { statements, doubts: &doubts }.run(session).await?;
-                for rows in [found.written, found.children] {
+            let Done { candidates, .. } = Apply { statements, changes, keeping, now }.run(session).await?;
+            if !candidates.is_empty() {
+                let found = Recheck { statements, candidates: &candidates }.run(session).await?;
+                for rows in [found.candidates, found.children] {
                     Repair { statements, rows: &rows, now }.run(session).await?;
                 }
             }
@@ -49,7 +49,7 @@ impl Work for Rehearse<'_> {
         let left = [Line::new(&USERS, NOBODY.to_owned(), PendingWork::Children)];
         let noted = lines::note(&statements.lines, session, &left, Duration::ZERO).await?;
         lines::remove(&statements.lines, session, noted.iter()).await?;
-        // Nothing is so old.
+        // No row is this old.
         let before = Timestamp::from_millis(0);
         Prune { statements, before, limit: 1 }.run(session).await?;
         let ids = &[NOBODY.to_owned()];

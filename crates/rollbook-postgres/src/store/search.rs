@@ -1,5 +1,5 @@
-//! The search through the content of a table for texts. No index serves it, so it reads the table in steps by id, whose
-//! size follows the time that they take: a large table never meets a time limit as a whole.
+//! Search for texts in the content of a table. No index supports it, so the table is read in steps by id. The size of a
+//! step follows the time that steps take, so that a large table meets no time limit.
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::pace::Pace;
@@ -9,10 +9,11 @@ use sqlx::{Arguments as _, Row as _};
 
 use super::PostgresStore;
 use super::attempt::Failed;
-use crate::transaction::{Session, Sql, Work};
+use crate::transaction::{Session, Work};
+use crate::types::Sql;
 
 impl PostgresStore {
-    /// The ids of rows, at most `limit`, whose content may hold one of these texts.
+    /// Returns the ids of rows, at most `limit`, with content that may contain one of these texts.
     pub(super) async fn search(
         &self,
         resource: &'static Resource,
@@ -45,9 +46,9 @@ impl PostgresStore {
     }
 }
 
-/// The next rows by id: (after, number of rows, patterns). Gives the last id, and the ids of those that match.
+/// SELECT of the next rows by id: (after, number of rows, patterns). Returns the last id, and the ids that match.
 fn statement(schema: &str, table: &str) -> Sql {
-    // In the order "C" only ASCII changes its case, as the patterns expect, whatever the database's own order is.
+    // With the collation "C" only ASCII changes its case, as the patterns expect, whatever the database's collation is.
     let sql = format!(
         r#"SELECT max(id), coalesce(array_agg(id) FILTER (WHERE lower(data::text COLLATE "C") LIKE ANY ($3)), '{{}}')
            FROM (SELECT id, data FROM "{schema}".{table} WHERE id > $1 ORDER BY id LIMIT $2) AS page"#
@@ -55,8 +56,8 @@ fn statement(schema: &str, table: &str) -> Sql {
     sql.into()
 }
 
-/// What LIKE finds a text by within JSON in lower case. A character beyond ASCII stands for any text, because its upper
-/// and lower case may differ in length.
+/// Returns the LIKE pattern that finds a text within JSON in lower case. A character beyond ASCII matches any text,
+/// because its upper and lower case may differ in length.
 fn pattern(text: &str) -> String {
     let json = serde_json::Value::from(text.to_lowercase()).to_string();
     let mut pattern = String::from("%");
@@ -79,7 +80,7 @@ struct Step<'a> {
 }
 
 struct Page {
-    /// The last id; `None` at the end of the table.
+    /// Last id; `None` at the end of the table.
     last: Option<String>,
     ids: Vec<String>,
 }

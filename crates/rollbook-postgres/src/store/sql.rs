@@ -1,14 +1,15 @@
-//! The statements of each table, built once from the catalog and the schema's name. Only identifiers are
+//! Statements of each table, built once from the catalog and the schema's name. Only identifiers are
 //! written into SQL; values are always bound, as one array for each column of a batch.
 
 use rollbook_core::catalog::{Kind, LINKS_MAX, RESOURCES, Resource};
 
-use super::inherit::Dependents;
+use super::columns::{columns, content, has_content, listed};
+use super::dependents::Dependents;
 use super::lines;
 use super::read;
-use crate::transaction::Sql;
+use crate::types::Sql;
 
-/// The columns that hold a row's state, as [`rollbook_core::merge::Stored`] has it, and how often it was written.
+/// Columns of a row's [`rollbook_core::merge::SubjectState`], and its revision.
 const STATE: [(&str, &str); 6] = [
     ("version_updated_at", "int8"),
     ("version_event_at", "int8"),
@@ -18,15 +19,15 @@ const STATE: [(&str, &str); 6] = [
     ("version_revision", "int8"),
 ];
 
-/// The statements of one table.
+/// Statements of one table.
 pub(super) struct Table {
-    /// Its name.
+    /// Name of the table.
     pub(super) name: &'static str,
-    /// The beginning of [`Statements::stored`].
+    /// Beginning of [`Statements::stored`].
     stored: String,
-    /// Writes rows, each where it is as it was read: where it has the revision before the one that is written.
-    /// Parameters: [`columns`], the state, and what it has from its parents where it hangs on any; all as arrays.
-    /// Returns the ids of those that were written, and whether they do not show what was: a trigger may undo it.
+    /// Writes rows, each only if the stored revision is the one before the written one. Parameters, as arrays:
+    /// [`columns`], the state, and, for tables with parents, the parents' deletion and `version_links`. Returns the ids of
+    /// written rows, and whether a trigger undid the write.
     pub(super) upsert: Sql,
     /// One row, in the order of [`columns`].
     pub(super) get: Sql,
@@ -36,70 +37,62 @@ pub(super) struct Table {
     pub(super) lock: Sql,
     /// Those of rows that should have lost their content and have not: (ids, before).
     pub(super) still_due: Sql,
-    /// The beginning of [`Statements::undone`].
+    /// Beginning of [`Statements::undone`].
     undone: String,
-    /// Rows that were deleted by themselves, in the order in which they were: (from, before, id to begin behind, limit).
+    /// Rows that were deleted by themselves, in the order of their deletion: (from, before, id to start after, limit).
     /// Returns id, `deleted_at`, whether the content is erased, and `deleted_at` to the microsecond.
     pub(super) deleted: Sql,
-    /// Erases the content of rows that were deleted before a moment: (ids, moment). Returns their ids.
-    /// The moment is
-    /// written so that the planner does not look for it in an index, which would read all that was ever deleted.
+    /// Erases the content of rows that were deleted before a timestamp: (ids, timestamp). Returns their ids. The condition
+    /// is written so that the planner does not use an index on it, which would read every row that was ever deleted.
     pub(super) erase_content: Sql,
-    /// Which rows have ended: the number of the table, id, when, whether their content is erased, and a null; a
-    /// condition follows.
-    pub(super) ended: String,
-    /// What is to be done when a parent has ended; `None` where rows have no parents.
+    /// SELECT of deleted rows: table number, id, when deleted, whether the content is erased, and a null; a condition
+    /// follows.
+    pub(super) is_deleted: String,
+    /// Statements for rows with parents; `None` if the table has no links.
     pub(super) dependents: Option<Dependents>,
 }
 
-/// Which rows of some ids are asked for.
+/// Selects which of the given ids are read.
 #[derive(Clone, Copy)]
 pub(super) enum Which {
     All,
-    Ended,
+    Deleted,
 }
 
-/// All statements.
+/// Statements of all tables.
 pub(super) struct Statements {
-    /// The schema's name, which is plain.
+    /// Name of the schema, validated.
     pub(super) schema: String,
-    /// Those about what is left of cascades.
+    /// Statements about pending cascades.
     pub(super) lines: lines::Statements,
-    /// In the order of [`RESOURCES`].
+    /// Statements per table, in the order of [`RESOURCES`].
     pub(super) tables: Vec<Table>,
-    /// Writes lines of the ledger that are not there.
+    /// Writes ledger entries that do not exist yet.
     pub(super) record: Sql,
-    /// One line of the ledger.
+    /// One ledger entry: (svix-id).
     pub(super) delivery: Sql,
-    /// The latest lines about a subject: (subject, limit).
+    /// Latest ledger entries about a subject: (subject, limit).
     pub(super) deliveries: Sql,
-    /// Removes lines: (svix-ids).
+    /// Removes ledger entries: (svix-ids).
     pub(super) forget: Sql,
-    /// How many of these lines are there, and one of them: (svix-ids).
+    /// Counts existing ledger entries, with an example: (svix-ids).
     pub(super) kept: Sql,
-    /// The lines about these subjects, from behind a `svix-id`: (ids, svix-id, limit).
+    /// Ledger entries about subjects, after a `svix-id`: (ids, svix-id, limit).
     pub(super) about: Sql,
-    /// Removes some lines that are older: (moment, limit).
+    /// Removes ledger entries older than a timestamp: (timestamp, limit).
     pub(super) prune: Sql,
-    /// The tables that lack a right that is needed, of all that are ours, with the rights.
+    /// Rollbook's tables for which the role lacks a needed right, with the needed rights.
     pub(super) forbidden: Sql,
-    /// The tables with row-level policies for this role that may hide rows.
+    /// Tables whose row-level policies may hide rows from this role.
     pub(super) hidden: Sql,
 }
 
-/// The condition of a row that has content: the typed columns that name no parent, and `data`. `created_at` and `updated_at`
-/// are erased with it, but a team's trigger may set them anew at each write, so they say nothing.
-pub(super) fn has_content(row: &str, resource: &'static Resource) -> String {
-    let names = content(resource).filter(|name| !matches!(*name, "created_at" | "updated_at"));
-    format!("num_nonnulls({}) > 0", listed(names.map(|name| format!("{row}.{name}"))))
-}
-
-/// The condition of a row, `stored`, that was emptied and is not. Of all other rows only the hash is looked at.
+/// Condition of a row, `stored`, that was erased and still has content. For all other rows only the hash is compared.
 fn keeps_content(resource: &'static Resource) -> String {
     format!(r"stored.version_hash = '\xff' AND {}", has_content("stored", resource))
 }
 
-/// The condition of a row, `stored`, that was deleted or emptied and does not show it.
+/// Condition of a row, `stored`, that was deleted or erased and does not show it.
 fn is_undone(resource: &'static Resource) -> String {
     let is_deleted = if resource.links.is_empty() {
         "stored.version_deleted_at IS NOT NULL"
@@ -107,26 +100,6 @@ fn is_undone(resource: &'static Resource) -> String {
         "(stored.version_deleted_at IS NOT NULL OR stored.version_parents_deleted_at IS NOT NULL)"
     };
     format!("stored.deleted_at IS NULL AND {is_deleted} OR {}", keeps_content(resource))
-}
-
-/// A table's columns as an application sees them, in the order of statements and listings.
-pub(super) fn columns(resource: &'static Resource) -> impl Iterator<Item = (&'static str, Kind)> {
-    let typed = resource.columns.iter().map(|column| (column.name, column.kind));
-    let last = [
-        ("data", Kind::Json),
-        ("created_at", Kind::Time),
-        ("updated_at", Kind::Time),
-        ("deleted_at", Kind::Time),
-        ("synced_at", Kind::Time),
-        ("synced_by", Kind::Text),
-    ];
-    [("id", Kind::Text)].into_iter().chain(typed).chain(last)
-}
-
-/// The columns that hold a row's content, all but the ids of its parents.
-pub(super) fn content(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
-    let typed = resource.columns.iter().map(|column| column.name);
-    typed.filter(|name| !resource.is_link(name)).chain(["data", "created_at", "updated_at"])
 }
 
 const fn type_of(kind: Kind) -> &'static str {
@@ -140,7 +113,7 @@ const fn type_of(kind: Kind) -> &'static str {
 }
 
 impl Statements {
-    /// For the tables of this schema, whose name is plain.
+    /// Builds the statements for the tables of a schema, whose name is validated.
     pub(super) fn new(schema: &str) -> Self {
         let line = format!(
             r#"SELECT svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts
@@ -190,42 +163,40 @@ impl Statements {
         }
     }
 
-    /// What is known of ids in these tables, by their numbers: one array of ids for each. The rows begin with
-    /// the number of the table; then id, state, what it has from its parents, `version_links` and whether each parent's
-    /// id is there. Only what is asked for has a part in it.
+    /// Reads stored states by table number, with one array of ids for each part. Each row has the table number, id, state,
+    /// deletion time from its parents, `version_links`, and whether each parent's id is stored.
     pub(super) fn stored(&self, parts: &[(usize, Which)]) -> Sql {
-        let part = |(place, (number, which)): (usize, &(usize, Which))| {
+        let part = |(position, (number, which)): (usize, &(usize, Which))| {
             let condition = match which {
                 Which::All => "",
-                Which::Ended => " AND version_deleted_at IS NOT NULL",
+                Which::Deleted => " AND version_deleted_at IS NOT NULL",
             };
-            format!("{} WHERE id = ANY (${}::text[]){condition}", self.tables[*number].stored, place + 1)
+            format!("{} WHERE id = ANY (${}::text[]){condition}", self.tables[*number].stored, position + 1)
         };
         parts.iter().enumerate().map(part).collect::<Vec<_>>().join(" UNION ALL ").into()
     }
 
-    /// Those of the rows of these tables, by their numbers, that were deleted or emptied and do not show it, once all
-    /// triggers have run: one array of ids for each.
+    /// Finds rows that were deleted or erased and do not show it, once all triggers have run: by table number, with one
+    /// array of ids for each.
     pub(super) fn undone(&self, numbers: impl IntoIterator<Item = usize>) -> Sql {
-        let part = |(place, number): (usize, usize)| {
-            format!("{} AND id = ANY (${}::text[])", self.tables[number].undone, place + 1)
+        let part = |(position, number): (usize, usize)| {
+            format!("{} AND id = ANY (${}::text[])", self.tables[number].undone, position + 1)
         };
         numbers.into_iter().enumerate().map(part).collect::<Vec<_>>().join(" UNION ALL ").into()
     }
 
-    /// The statements of a resource of the catalog.
+    /// Returns the statements of a resource of the catalog.
     pub(super) fn of(&self, resource: &'static Resource) -> &Table {
         &self.tables[number_of(resource)]
     }
 }
 
-/// Where a resource of the catalog is in [`RESOURCES`].
+/// Returns the position of a resource in [`RESOURCES`].
 pub(super) fn number_of(resource: &'static Resource) -> usize {
-    RESOURCES.iter().position(|known| *known == resource).unwrap_or_default()
+    RESOURCES.iter().position(|known| *known == resource).expect("RESOURCES has every resource")
 }
 
-/// The rows of a resource where a column of ids or texts has a value: (value, limit). `None` where it has no
-/// such column.
+/// SELECT of rows by the value of a column of ids or texts: (value, limit). `None` if the resource has no such column.
 pub(super) fn rows_where(schema: &str, resource: &'static Resource, column: &str) -> Option<Sql> {
     let is_text = |kind| matches!(kind, Kind::Text | Kind::IndexedText | Kind::Id);
     let column = resource.columns.iter().find(|known| known.name == column && is_text(known.kind))?;
@@ -253,11 +224,6 @@ fn forbidden(schema: &str) -> String {
     parts.collect::<Vec<_>>().join(" UNION ALL ")
 }
 
-pub(super) fn listed(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
-    let names: Vec<String> = names.into_iter().map(|name| name.as_ref().to_owned()).collect();
-    names.join(", ")
-}
-
 impl Table {
     fn new(schema: &str, number: usize, resource: &'static Resource) -> Self {
         let table = resource.table;
@@ -275,7 +241,7 @@ impl Table {
                 state = listed(STATE.map(|(name, _)| name)),
                 named = named(resource),
             ),
-            ended: format!(
+            is_deleted: format!(
                 r#"SELECT {number}::int4, id, version_deleted_at, version_hash = '\xff', NULL::int4 FROM "{schema}".{table}
                    WHERE version_deleted_at IS NOT NULL"#
             ),
@@ -330,12 +296,12 @@ impl Table {
     }
 }
 
-/// Where rows have parents: the column that says which of them the content does not name.
+/// For tables with links: the column that records which parents the content does not name.
 fn version_links(resource: &Resource) -> Option<&'static str> {
     (!resource.links.is_empty()).then_some("version_links")
 }
 
-/// `version_links`, and for each possible link whether its id is there.
+/// `version_links`, and for each possible link whether its id is stored.
 fn named(resource: &Resource) -> String {
     let is_there = |number: usize| match resource.links.get(number) {
         Some(link) => format!("{} IS NOT NULL", link.column),
@@ -345,7 +311,7 @@ fn named(resource: &Resource) -> String {
     listed([first].into_iter().chain((0..LINKS_MAX).map(is_there)))
 }
 
-/// A change without content leaves the content, which the hash stands for.
+/// The upsert of a table. A change without content keeps the stored content, which the hash identifies.
 fn upsert(schema: &str, resource: &'static Resource) -> String {
     let from_parents = [("version_parents_deleted_at", "timestamptz")];
     let from_parents = from_parents.into_iter().filter(|_| !resource.links.is_empty());
@@ -358,13 +324,13 @@ fn upsert(schema: &str, resource: &'static Resource) -> String {
         .collect();
     let names = listed(written.iter().map(|(name, _)| name));
     let arrays = written.iter().enumerate().map(|(index, (_, kind))| format!("${}::{kind}[]", index + 1));
-    // Where the content is erased, it is so anew: a trigger may have put it back.
+    // Erased content is erased again: a trigger may have restored it.
     let same = r"excluded.version_hash = stored.version_hash AND excluded.version_hash <> '\xff'";
     let set = written.iter().skip(1).map(|(name, _)| {
         let stays = match *name {
             "deleted_at" => format!("excluded.version_deleted_at IS NULL AND {same}"),
             "synced_at" | "synced_by" | "version_links" => return format!("{name} = excluded.{name}"),
-            // A parent that is known is not unlearned, but where the content is erased.
+            // A known parent is kept, unless the content is erased.
             name if resource.is_link(name) => {
                 return format!(
                     r"{name} = CASE WHEN excluded.version_hash = '\xff' THEN excluded.{name}

@@ -17,8 +17,8 @@ use sqlx::{Arguments as _, Row as _};
 use super::PostgresStore;
 use super::attempt::{Failed, run_deferred};
 use super::cascade::{LOOK_MAX, RETRIED_MAX, Removing, Turn};
-use super::inherit::{BATCH_MAX, FindWrong, Parents, Repair};
 use super::lines::{self, Line, Take};
+use super::parents::{BATCH_MAX, FindStale, Parents, Repair};
 use super::sql::{Statements, number_of};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
@@ -159,7 +159,7 @@ impl PostgresStore {
         for line in &parents {
             meant.ids.entry(line.resource.table).or_default().insert(line.id.clone());
         }
-        let find = FindWrong { statements: &self.statements, parents: &meant, limit: BATCH_MAX };
+        let find = FindStale { statements: &self.statements, parents: &meant, limit: BATCH_MAX };
         let Ok(rows) = self.steps().attempt(BATCH_MAX, &find).await? else {
             self.left.notify_one();
             return Ok(count);

@@ -1,4 +1,4 @@
-//! The values of an upsert: one array for each column.
+//! Values of an upsert: one array for each column.
 
 use rollbook_core::catalog::{Kind, LINKS_MAX, Resource};
 use rollbook_core::change::{Field, Row};
@@ -10,27 +10,27 @@ use sqlx::postgres::PgArguments;
 
 use crate::types::{Json, Time};
 
-/// What is to be written of one subject.
+/// Write of one subject.
 pub(super) struct Write<'a> {
     pub(super) id: &'a str,
-    /// New content, if there is any.
+    /// New content; `None` keeps the stored content.
     pub(super) row: Option<&'a Row>,
-    /// The ids of parents that are to be written, in the order of the resource's links; the others stay.
+    /// Ids of parents to write, in the order of the resource's links; `None` keeps the stored id.
     pub(super) parents: [Option<&'a str>; LINKS_MAX],
     pub(super) state: SubjectState,
-    /// How often the row has been written with this.
+    /// Revision of the row after this write.
     pub(super) revision: i64,
     pub(super) from_parents: FromParents,
     pub(super) synced_by: &'a str,
 }
 
 impl<'a> Write<'a> {
-    /// The content, where the parents leave any.
-    fn whole(&self) -> Option<&'a Row> {
+    /// Returns the content, unless a parent is erased.
+    fn content(&self) -> Option<&'a Row> {
         self.row.filter(|_| !self.from_parents.erased)
     }
 
-    /// Whether the row is deleted with this, by itself or by its parents.
+    /// Whether this write leaves the row deleted, by itself or by its parents.
     pub(super) fn is_deleted(&self) -> bool {
         self.deleted_at().is_some()
     }
@@ -40,15 +40,15 @@ impl<'a> Write<'a> {
     }
 }
 
-/// The arguments of a table's upsert.
+/// Returns the arguments of a table's upsert.
 pub(super) fn arguments(
     resource: &'static Resource,
     writes: &[Write<'_>],
     now: Timestamp,
 ) -> Result<PgArguments, BoxDynError> {
-    let whole: Vec<Option<&Row>> = writes.iter().map(Write::whole).collect();
-    let moments = |value: fn(&Row) -> Option<Timestamp>| -> Vec<Option<Time>> {
-        whole.iter().map(|row| row.and_then(value).map(Time)).collect()
+    let content: Vec<Option<&Row>> = writes.iter().map(Write::content).collect();
+    let times = |value: fn(&Row) -> Option<Timestamp>| -> Vec<Option<Time>> {
+        content.iter().map(|row| row.and_then(value).map(Time)).collect()
     };
     let mut arguments = PgArguments::default();
     arguments.add(writes.iter().map(|write| write.id).collect::<Vec<&str>>())?;
@@ -59,14 +59,14 @@ pub(super) fn arguments(
             add_column(
                 &mut arguments,
                 column.kind,
-                whole.iter().map(|row| row.map(|row| &row.values[index])),
+                content.iter().map(|row| row.map(|row| &row.values[index])),
             )?;
         }
     }
     arguments
-        .add(whole.iter().map(|row| row.map(|row| Json(&row.data))).collect::<Vec<Option<Json<'_>>>>())?;
-    arguments.add(moments(|row| row.created_at))?;
-    arguments.add(moments(|row| row.updated_at))?;
+        .add(content.iter().map(|row| row.map(|row| Json(&row.data))).collect::<Vec<Option<Json<'_>>>>())?;
+    arguments.add(times(|row| row.created_at))?;
+    arguments.add(times(|row| row.updated_at))?;
     arguments.add(writes.iter().map(Write::deleted_at).collect::<Vec<Option<Time>>>())?;
     arguments.add(vec![Time(now); writes.len()])?;
     arguments.add(writes.iter().map(|write| write.synced_by).collect::<Vec<&str>>())?;
@@ -90,7 +90,7 @@ fn time(millis: i64) -> Time {
     Time(Timestamp::from_millis(millis))
 }
 
-/// The values of one typed column; what is of another kind, which no event gives, is null.
+/// Adds the values of one typed column. A value of another kind, which no event has, becomes null.
 fn add_column<'a>(
     arguments: &mut PgArguments,
     kind: Kind,

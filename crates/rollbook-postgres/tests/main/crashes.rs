@@ -53,8 +53,11 @@ async fn a_server_killed_while_applying_is_waited_for_and_nothing_acknowledged_i
     server.kill();
     let kept = workers.join_all().await.concat();
     assert_eq!(refused.load(Ordering::Relaxed), WORKERS);
-    let away = store.ping().await.expect_err("nobody is there");
-    assert!(away.is_transient() && away.to_string().contains("connection refused"), "{away}");
+    let unreachable = store.ping().await.expect_err("nobody is there");
+    assert!(
+        unreachable.is_transient() && unreachable.to_string().contains("connection refused"),
+        "{unreachable}"
+    );
 
     server.restart().await;
     assert_eq!(store.ping().await, Ok(()), "the same store, without a restart");

@@ -1,4 +1,4 @@
-//! What an error says: whose fault it is, where and what to do, and never a value.
+//! Error texts: cause, place and fix, and never a value.
 
 use rollbook_core::backend::Backend as _;
 use rollbook_core::catalog::RESOURCES;
@@ -109,7 +109,7 @@ fn put(change: &mut Change, name: &str, value: Field) {
 }
 
 #[tokio::test]
-async fn a_wrong_login_database_or_schema_is_told_with_its_place_and_mend() {
+async fn a_wrong_login_database_or_schema_is_reported_with_its_address_and_fix() {
     let world = World::empty().await;
     let place = format!("Postgres at 127.0.0.1:{}", world.server.port());
     let wrong = open(&world.with_user("rollbook", SECRET));
@@ -129,12 +129,12 @@ async fn a_wrong_login_database_or_schema_is_told_with_its_place_and_mend() {
     let tls =
         PostgresSettings { url: format!("{}?sslmode=require", world.settings.url), ..world.settings.clone() };
     assert_deployment(open(&tls).ping().await, &[&place, "no TLS", "sslmode"]);
-    let told = world.settings.describe();
-    assert_eq!(told, format!("{place}, database {}, schema mirror_2", world.database));
+    let described = world.settings.describe();
+    assert_eq!(described, format!("{place}, database {}, schema mirror_2", world.database));
 }
 
 #[tokio::test]
-async fn a_role_without_rights_is_told_by_ping_which_tables_it_lacks() {
+async fn ping_names_the_tables_for_which_a_role_lacks_rights() {
     let world = World::new().await;
     let (role, login) = (format!("reader_{}", world.database), "CREATE ROLE");
     world
@@ -163,6 +163,16 @@ async fn a_role_without_rights_is_told_by_ping_which_tables_it_lacks() {
         .await;
     assert_eq!(reader.ping().await, Ok(()), "as soon as it has them");
     assert!(reader.apply_many(&[user_change("user_1", 0)]).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_in_the_ledger_is_an_error_that_names_the_column() {
+    let world = World::new().await;
+    let store = world.store();
+    store.apply_many(&[user_change("user_1", 0)]).await.expect("a user");
+    assert_eq!(store.deliveries("user_1", 2).await.map(|entries| entries.len()), Ok(1));
+    world.psql("UPDATE mirror_2.deliveries SET outcome = 'unheard_of'").await;
+    assert_deployment(store.deliveries("user_1", 2).await, &["deliveries.outcome"]);
 }
 
 #[tokio::test]

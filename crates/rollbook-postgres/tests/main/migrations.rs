@@ -99,7 +99,7 @@ async fn a_step_keeps_the_rows_and_fills_what_it_adds_from_what_is_there() {
 }
 
 #[tokio::test]
-async fn what_was_deleted_before_the_step_about_ends_stays_so_with_all_that_hangs_on_it() {
+async fn rows_deleted_before_the_third_migration_stay_deleted_with_their_child_rows() {
     let world = World::empty().await;
     let steps = [
         include_str!("../../../../migrations/postgres/0001_mirror.sql"),
@@ -152,7 +152,7 @@ async fn what_is_packed_is_packed_with_lz4_and_pages_keep_room_in_every_table() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_who_migrate_at_once_one_does_it() {
+async fn of_many_concurrent_migrations_one_applies_each_step() {
     let world = World::empty().await;
     let mut processes = JoinSet::new();
     for _ in 0..6 {
@@ -232,7 +232,7 @@ fn a_schema_with_another_name_than_a_plain_one_is_refused() {
 }
 
 #[tokio::test]
-async fn whoever_comes_second_waits_for_as_long_as_the_first_needs() {
+async fn a_second_migration_waits_until_the_first_has_finished() {
     let world = World::empty().await;
     let mut first = world.session().await;
     // The number that all take: "rollbook" as the bytes of a whole number.

@@ -87,7 +87,7 @@ async fn apply_at_once(store: &Arc<PostgresStore>, name: &str, count: usize) -> 
 }
 
 #[tokio::test]
-async fn idle_connections_that_the_network_forgot_cost_no_call_an_error() {
+async fn idle_connections_that_the_network_dropped_cause_no_error() {
     let network = Network::start().await;
     let store = open(&network.settings);
     network.world.fill(&store, CONNECTIONS).await;

@@ -1,4 +1,4 @@
-//! What a session is told, and what it survives.
+//! Settings of a session, and failures that it survives.
 
 use rollbook_core::catalog::USERS;
 use rollbook_core::store::Store as _;
@@ -26,7 +26,7 @@ async fn a_commit_waits_for_the_disk_whatever_role_and_database_say() {
 }
 
 #[tokio::test]
-async fn sessions_that_were_ended_while_idle_are_replaced_unseen() {
+async fn sessions_that_were_ended_while_idle_are_replaced_without_an_error() {
     const SESSIONS: usize = 4;
     let world = World::new().await;
     let store = world.store();
@@ -64,7 +64,7 @@ async fn the_server_is_asked_to_keep_idle_connections_alive_unless_a_pooler_lend
 }
 
 #[tokio::test]
-async fn a_prepared_statement_whose_table_has_changed_is_prepared_anew() {
+async fn a_prepared_statement_whose_table_has_changed_is_prepared_again() {
     let world = World::new().await;
     let store = world.store();
     assert!(store.apply_many(&[user_change("user_1", 0)]).await.is_ok());
@@ -104,11 +104,13 @@ async fn a_table_that_has_grown_since_the_first_batches_is_not_scanned() {
     for batch in many.chunks(20) {
         assert!(store.apply_many(batch).await.is_ok());
     }
-    // What a session has counted is told when it ends.
+    // A session reports its counters when it ends.
     drop(store);
     let inserted = "SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'users'";
-    until("the counts are told", || async { world.psql(inserted).await == format!("{}\n", USERS_MANY + 1) })
-        .await;
+    until("the counters are reported", || async {
+        world.psql(inserted).await == format!("{}\n", USERS_MANY + 1)
+    })
+    .await;
     let scanned = world.psql("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'users'").await;
     let scanned: usize = scanned.trim().parse().expect("a number");
     assert!(scanned < USERS_MANY, "{scanned} rows were read by scans");

@@ -181,7 +181,7 @@ async fn a_missing_right_is_the_deployments_also_where_the_server_adds_our_param
 }
 
 #[tokio::test]
-async fn a_time_limit_is_told_as_one_with_its_cause_and_the_function_that_was_running() {
+async fn a_time_limit_is_reported_with_its_cause_and_the_function_that_was_running() {
     let world = World::new().await;
     // The slow trigger is the fault that is tested: the time limit cuts it short, and no test waits for it.
     trigger(&world, "PERFORM pg_sleep(60);").await;

@@ -58,14 +58,14 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// With the tables.
+    /// With tables.
     pub(crate) async fn new() -> Self {
         let world = Self::empty().await;
         apply_migrations(&world.settings).await.expect("the migrations apply");
         world
     }
 
-    /// Without them.
+    /// Without tables.
     pub(crate) async fn empty() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let database = format!("app_{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -119,7 +119,7 @@ impl World {
         self.server.psql(&self.database, sql).await
     }
 
-    /// A session of somebody else's, which holds what it holds until it is told to let go.
+    /// Another client's session, which keeps its locks until it is released.
     pub(crate) async fn session(&self) -> Session {
         Session(PgConnection::connect(&self.settings.url).await.expect("a connection"))
     }

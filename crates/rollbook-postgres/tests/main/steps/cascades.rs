@@ -16,7 +16,7 @@ use super::{
 use crate::world::{World, open, user_change};
 
 #[tokio::test]
-async fn a_large_cascade_is_noted_durably_and_worked_off_in_steps_beside_the_deliveries() {
+async fn a_large_cascade_is_recorded_durably_and_processed_in_steps_concurrently_with_deliveries() {
     let world = World::new().await;
     let store = world.store();
     members(&world, "org_1", MEMBERS).await;
@@ -69,7 +69,7 @@ async fn who_refers_to_a_member_does_not_hold_up_its_deletion() {
 
 /// A later deletion comes while a step of the cascade is under way: it does not wait for the step, and is not lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_noted_while_a_step_is_under_way_waits_for_nothing_and_is_not_lost() {
+async fn work_recorded_during_a_step_waits_for_nothing_and_is_not_lost() {
     let world = World::new().await;
     let store = world.store();
     members(&world, "org_1", MEMBERS).await;

@@ -1,4 +1,4 @@
-//! Work that grows goes in steps: large cascades and erasures, slow and refusing triggers, retention beside them.
+//! Work on many rows runs in steps: large cascades and erasures, slow and refusing triggers, retention.
 
 mod cascades;
 mod erasing;

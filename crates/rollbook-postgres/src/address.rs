@@ -1,4 +1,4 @@
-//! Where Postgres is: from a URL to something that can be connected to.
+//! Address of a Postgres: a URL is parsed into hosts that can be connected to.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -19,7 +19,7 @@ use crate::tls::{self, Mode};
 const FORM: &str = "write postgres://USER:PASSWORD@HOST:PORT/DATABASE";
 const FORM_OF_SEVERAL: &str = "write postgres://USER:PASSWORD@HOST:PORT,HOST:PORT/DATABASE";
 
-/// In `prefer`, a server that has said that it has no TLS is asked again after this.
+/// In `prefer`, time after which a server that reported no TLS is asked for it again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// One host that may serve the database.
@@ -27,39 +27,38 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 pub(crate) struct Host {
     options: PgConnectOptions,
     mode: Mode,
-    /// When the server said last that it has no TLS.
+    /// When the server last reported that it has no TLS.
     without_tls: Arc<Mutex<Option<Instant>>>,
     link: Arc<Link>,
 }
 
-/// Where Postgres is. Shown without user and password.
+/// Address of a database. Displayed without user and password.
 #[derive(Clone)]
-pub(crate) struct Place {
-    /// How to connect, to each of its hosts; at least one.
+pub(crate) struct Address {
+    /// Hosts that may serve the database; at least one.
     pub(crate) hosts: Vec<Host>,
-    /// Whether a new connection must be to a host that takes writes: where there are several, and where the
-    /// URL says so.
+    /// Whether a new connection must be to a host that accepts writes: if there are several hosts, or the URL requires it.
     pub(crate) writable: bool,
-    /// Whether the URL says that a pooler stands before the server.
+    /// Whether the URL declares a pooler in front of the server.
     pub(crate) pooled: bool,
     connections_max: Option<u32>,
     files: Vec<(&'static str, String)>,
     link: Arc<Link>,
 }
 
-impl Place {
-    /// Reads a URL.
+impl Address {
+    /// Parses a URL.
     ///
     /// # Errors
-    /// In words for a person, without a word of the URL.
+    /// A text for the user, without any part of the URL.
     pub(crate) fn parse(url: &str) -> Result<(Self, Ignored), String> {
         Self::parse_with(url, &environment::of_process)
     }
 
-    /// The same with these variables of the environment.
+    /// Parses a URL, completed by variables of the environment.
     ///
     /// # Errors
-    /// As with [`Self::parse`], and a variable can't be used.
+    /// As with [`Self::parse`], or a variable can't be used.
     pub(crate) fn parse_with(url: &str, variables: Variables<'_>) -> Result<(Self, Ignored), String> {
         let parts = Parts::of(url).map_err(refusal)?;
         if !["postgres", "postgresql"].contains(&parts.scheme) {
@@ -80,7 +79,7 @@ impl Place {
         let hosts: Vec<Host> = named.iter().map(host).collect::<Result<_, _>>()?;
         let tls = parameters.tls;
         let files = [("sslrootcert", tls.root), ("sslcert", tls.certificate), ("sslkey", tls.key)];
-        let place = Self {
+        let address = Self {
             writable: parameters.writable || hosts.len() > 1,
             pooled: parameters.pooled,
             connections_max: parameters.connections_max,
@@ -88,23 +87,23 @@ impl Place {
             link,
             hosts,
         };
-        Ok((place, Ignored { names: parameters.ignored, numbers: parameters.unknown }))
+        Ok((address, Ignored { names: parameters.ignored, numbers: parameters.unknown }))
     }
 
-    /// The same, judged together with the settings and the files that it names.
+    /// Parses the URL of settings, and checks it against the other settings and the files that it names.
     ///
     /// # Errors
     /// As with [`Self::parse`].
     pub(crate) fn of(settings: &PostgresSettings) -> Result<(Self, Ignored), String> {
-        let (place, ignored) = Self::parse(&settings.url)?;
+        let (address, ignored) = Self::parse(&settings.url)?;
         let ours = settings.connections_max;
-        if let Some(theirs) = place.connections_max.filter(|theirs| *theirs < ours) {
+        if let Some(theirs) = address.connections_max.filter(|theirs| *theirs < ours) {
             return Err(format!(
                 "connection_limit in the Postgres URL is {theirs}, and database_connections_max is {ours}: lower that \
                  (and lanes, which must be fewer), or leave connection_limit out"
             ));
         }
-        for (name, path) in &place.files {
+        for (name, path) in &address.files {
             let text = std::fs::read_to_string(path).map_err(|error| {
                 format!("the file that {name} in the Postgres URL names can't be read ({})", error.kind())
             })?;
@@ -114,39 +113,38 @@ impl Place {
                 ));
             }
         }
-        Ok((place, ignored))
+        Ok((address, ignored))
     }
 
-    /// How connections to it are protected.
+    /// Returns the state shared by its connections.
     pub(crate) fn link(&self) -> &Link {
         &self.link
     }
 
-    /// The database's name.
+    /// Returns the name of the database.
     pub(crate) fn database(&self) -> &str {
         self.hosts[0].options.get_database().unwrap_or(self.user())
     }
 
-    /// Our name there.
+    /// Returns the name of the database user.
     pub(crate) fn user(&self) -> &str {
         self.hosts[0].options.get_username()
     }
 }
 
 impl Host {
-    /// How connections to it are encrypted.
+    /// Returns the TLS mode of connections.
     #[cfg(test)]
     pub(crate) const fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// Connects in its mode, and takes note of how the connection is protected.
+    /// Connects in its TLS mode, and records the protection of the connection.
     pub(crate) async fn connect(&self) -> sqlx::Result<PgConnection> {
-        // Where something else in the process brings a second provider, rustls would panic for want of a choice. One that
-        // is there already stays.
+        // If a dependency adds a second provider, rustls panics without a default. An installed default is kept.
         _ = rustls::crypto::ring::default_provider().install_default();
         let (connection, mode) = match self.mode {
-            // In steps of our own: sqlx does not tell which it was.
+            // In separate attempts, because sqlx does not report which mode it used.
             Mode::Prefer if self.has_said_no_tls() => (self.connect_in(Mode::Disable).await?, Mode::Disable),
             Mode::Prefer => match self.connect_in(Mode::Require).await {
                 Err(error) if tls::is_without_tls(&error) => {
@@ -167,7 +165,7 @@ impl Host {
         Ok(connection)
     }
 
-    /// Whether the server has said a short while ago that it has no TLS: then it is not asked for each connection.
+    /// Whether the server reported within [`ASK_AGAIN_AFTER`] that it has no TLS: then it is not asked for each connection.
     fn has_said_no_tls(&self) -> bool {
         let said = *self.without_tls.lock().unwrap_or_else(PoisonError::into_inner);
         said.is_some_and(|at| at.elapsed() < ASK_AGAIN_AFTER)
@@ -177,29 +175,29 @@ impl Host {
         self.options.clone().ssl_mode(mode.to_sqlx()).connect().await
     }
 
-    /// The same, with these settings of the session.
+    /// Returns the host with settings of the session.
     pub(crate) fn with_settings(&self, settings: [(&str, u32); 3]) -> Self {
         Self { options: self.options.clone().options(settings), ..self.clone() }
     }
 
-    /// Whether it is reached by a Unix socket.
+    /// Whether the host is a Unix socket.
     pub(crate) fn is_socket(&self) -> bool {
         socket(&self.options).is_some()
     }
 
-    /// The same, with so many statements that stay prepared on a connection.
+    /// Returns the host with a capacity for prepared statements per connection.
     pub(crate) fn statement_cache_capacity(self, capacity: usize) -> Self {
         Self { options: self.options.statement_cache_capacity(capacity), ..self }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, host) in self.hosts.iter().enumerate() {
-            match (host.is_socket(), number) {
+            match (socket(&host.options), number) {
                 (_, 0) => write!(f, "{host}")?,
-                (true, _) => write!(f, ", in {}", socket(&host.options).unwrap_or_default())?,
-                (false, _) => write!(f, ", {}", Address(&host.options))?,
+                (Some(socket), _) => write!(f, ", in {socket}")?,
+                (None, _) => write!(f, ", {}", HostPort(&host.options))?,
             }
         }
         Ok(())
@@ -210,15 +208,15 @@ impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match socket(&self.options) {
             Some(socket) => write!(f, "Postgres in {socket}"),
-            None => write!(f, "Postgres at {}", Address(&self.options)),
+            None => write!(f, "Postgres at {}", HostPort(&self.options)),
         }
     }
 }
 
-/// Host and port.
-struct Address<'a>(&'a PgConnectOptions);
+/// Displays host and port.
+struct HostPort<'a>(&'a PgConnectOptions);
 
-impl fmt::Display for Address<'_> {
+impl fmt::Display for HostPort<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (host, port) = (self.0.get_host(), self.0.get_port());
         if host.parse::<Ipv6Addr>().is_ok() {
@@ -229,7 +227,7 @@ impl fmt::Display for Address<'_> {
     }
 }
 
-/// The folder of the socket, where it is one.
+/// Returns the folder of the Unix socket, if the host is one.
 fn socket(options: &PgConnectOptions) -> Option<String> {
     let by_path = options.get_socket().map(|path| path.display().to_string());
     by_path.or_else(|| options.get_host().starts_with('/').then(|| options.get_host().to_owned()))
@@ -241,10 +239,10 @@ fn refusal(error: UrlError) -> String {
     format!("the Postgres URL {error}; {FORM}{fix}")
 }
 
-/// Host and port, as far as the URL names them.
+/// Host and port; `None` if the URL leaves them out.
 type Named = (Option<String>, Option<u16>);
 
-/// Who connects, and to which database.
+/// User, password and database.
 struct Login {
     user: String,
     password: Option<String>,
@@ -263,8 +261,8 @@ impl Login {
         })
     }
 
-    /// How to connect to one host. sqlx reads the rest from the environment and the password file, and is given a URL
-    /// in which everything is encoded.
+    /// Returns one host with its connect options. sqlx parses a URL in which everything is encoded, and reads the rest from
+    /// the environment and the password file.
     fn host(
         &self,
         (host, port): &Named,
@@ -291,7 +289,7 @@ impl Login {
         let mut options: PgConnectOptions = url.parse().map_err(unreadable)?;
         let is_socket = socket(&options).is_some();
         let is_here = is_socket || is_loopback(options.get_host());
-        // A socket needs no TLS, whatever is said, as in libpq.
+        // A socket needs no TLS, whatever the URL says, as in libpq.
         let mode = if is_socket { Mode::Disable } else { mode.unwrap_or_else(|| Mode::default_of(is_here)) };
         let tls = &parameters.tls;
         options = options.ssl_mode(mode.to_sqlx());
@@ -308,7 +306,7 @@ impl Login {
     }
 }
 
-/// The hosts with their ports, as far as the URL names any.
+/// Returns the hosts and ports that the URL names.
 fn hosts(parts: &Parts<'_>, parameters: &Parameters) -> Result<Vec<Named>, String> {
     let several = || format!("the Postgres URL names several hosts as a parameter: {FORM_OF_SEVERAL}");
     let named = [&parameters.host, &parameters.address, &parameters.port].into_iter().flatten();

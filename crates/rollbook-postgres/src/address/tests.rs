@@ -4,34 +4,34 @@ use std::time::Duration;
 
 use super::*;
 
-fn parsed(url: &str) -> Place {
-    match Place::parse(url) {
-        Ok((place, _)) => place,
+fn parsed(url: &str) -> Address {
+    match Address::parse(url) {
+        Ok((address, _)) => address,
         Err(text) => panic!("{url} is refused: {text}"),
     }
 }
 
 fn ignored(url: &str) -> Ignored {
-    Place::parse(url).unwrap_or_else(|text| panic!("{url} is refused: {text}")).1
+    Address::parse(url).unwrap_or_else(|text| panic!("{url} is refused: {text}")).1
 }
 
 fn refusal(url: &str) -> String {
-    match Place::parse(url) {
-        Ok((place, _)) => panic!("{url} is taken as {place}"),
+    match Address::parse(url) {
+        Ok((address, _)) => panic!("{url} is taken as {address}"),
         Err(text) => text,
     }
 }
 
 /// The mode of a URL with this query, to a server on another machine.
 fn mode(query: &str) -> Result<Mode, String> {
-    Place::parse(&format!("postgres://me@db.example/app?{query}")).map(|(place, _)| place.hosts[0].mode)
+    Address::parse(&format!("postgres://me@db.example/app?{query}")).map(|(address, _)| address.hosts[0].mode)
 }
 
 #[test]
-fn a_place_shows_host_and_port_and_nothing_of_whom() {
-    let place = parsed("postgres://me:s%40cret@db.example:6543/app");
-    assert_eq!(place.to_string(), "Postgres at db.example:6543");
-    assert_eq!((place.user(), place.database()), ("me", "app"));
+fn an_address_shows_host_and_port_and_neither_user_nor_password() {
+    let address = parsed("postgres://me:s%40cret@db.example:6543/app");
+    assert_eq!(address.to_string(), "Postgres at db.example:6543");
+    assert_eq!((address.user(), address.database()), ("me", "app"));
 }
 
 #[test]
@@ -87,8 +87,8 @@ fn a_password_with_raw_special_characters_is_read_or_refused_with_the_way_to_wri
         assert!(text.contains("%25") && text.contains("postgres://USER:PASSWORD@HOST"), "{raw}: {text}");
     }
     for raw in ["a@b", "a+b", "a&b=1", "a:b", "p w b", "12\\b", "[b", ",b"] {
-        let place = parsed(&format!("postgres://me:{raw}@h:1/x"));
-        assert_eq!((place.user(), place.to_string().as_str()), ("me", "Postgres at h:1"), "{raw}");
+        let address = parsed(&format!("postgres://me:{raw}@h:1/x"));
+        assert_eq!((address.user(), address.to_string().as_str()), ("me", "Postgres at h:1"), "{raw}");
     }
 }
 
@@ -102,18 +102,18 @@ fn parameters_of_other_libraries_are_left_out_and_named_and_unknown_ones_only_nu
 
 #[test]
 fn several_hosts_share_the_rest_of_the_url_and_one_that_takes_writes_is_looked_for() {
-    let place = parsed("postgres://me:a,b@[::1]:1,db.example,10.0.0.7:3/app?sslmode=disable");
-    assert_eq!(place.to_string(), "Postgres at [::1]:1, db.example:5432, 10.0.0.7:3");
-    assert_eq!((place.user(), place.database(), place.writable), ("me", "app", true));
-    for host in &place.hosts {
+    let address = parsed("postgres://me:a,b@[::1]:1,db.example,10.0.0.7:3/app?sslmode=disable");
+    assert_eq!(address.to_string(), "Postgres at [::1]:1, db.example:5432, 10.0.0.7:3");
+    assert_eq!((address.user(), address.database(), address.writable), ("me", "app", true));
+    for host in &address.hosts {
         assert_eq!((host.options.get_username(), host.options.get_database()), ("me", Some("app")));
     }
 }
 
 #[test]
 fn each_of_several_hosts_has_the_default_of_its_own_distance() {
-    let place = parsed("postgres://me@127.0.0.1,db.example,localhost,[::1]/app");
-    let modes: Vec<Mode> = place.hosts.iter().map(|host| host.mode).collect();
+    let address = parsed("postgres://me@127.0.0.1,db.example,localhost,[::1]/app");
+    let modes: Vec<Mode> = address.hosts.iter().map(|host| host.mode).collect();
     assert_eq!(modes, [Mode::Prefer, Mode::Require, Mode::Prefer, Mode::Prefer]);
 }
 
@@ -125,8 +125,8 @@ fn one_host_must_take_writes_at_once_if_the_url_says_so() {
         ("postgres://me@h/x?target_session_attrs=read-write", true),
         ("postgres://me@h/x?target_session_attrs=primary", true),
     ] {
-        let place = parsed(url);
-        assert_eq!((place.writable, place.hosts.len()), (writable, 1), "{url}");
+        let address = parsed(url);
+        assert_eq!((address.writable, address.hosts.len()), (writable, 1), "{url}");
     }
     for target in ["standby", "read-only", "prefer-standby"] {
         assert!(refusal(&format!("postgres://me@h/x?target_session_attrs={target}")).contains("read-write"));
@@ -134,15 +134,15 @@ fn one_host_must_take_writes_at_once_if_the_url_says_so() {
 }
 
 #[test]
-fn a_socket_is_a_place_too_and_needs_no_tls() {
+fn a_socket_is_an_address_too_and_needs_no_tls() {
     for url in [
         "postgres:///app?host=/run/postgresql",
         "postgres://%2Frun%2Fpostgresql/app",
         "postgres://me@%2Frun%2Fpostgresql:5433/app?sslmode=require",
     ] {
-        let place = parsed(url);
-        assert_eq!(place.to_string(), "Postgres in /run/postgresql");
-        assert_eq!((place.hosts[0].mode, place.hosts[0].is_socket()), (Mode::Disable, true), "{url}");
+        let address = parsed(url);
+        assert_eq!(address.to_string(), "Postgres in /run/postgresql");
+        assert_eq!((address.hosts[0].mode, address.hosts[0].is_socket()), (Mode::Disable, true), "{url}");
     }
 }
 
@@ -251,9 +251,9 @@ fn settings(query: &str) -> PostgresSettings {
 #[test]
 fn fewer_connections_than_are_set_are_a_contradiction_and_as_many_are_not() {
     for query in ["connection_limit=8", "connection_limit=100"] {
-        assert!(Place::of(&settings(query)).is_ok(), "{query}");
+        assert!(Address::of(&settings(query)).is_ok(), "{query}");
     }
-    let text = Place::of(&settings("connection_limit=7")).err().expect("fewer");
+    let text = Address::of(&settings("connection_limit=7")).err().expect("fewer");
     for word in ["connection_limit", "database_connections_max", "7", "8"] {
         assert!(text.contains(word), "{text}");
     }
@@ -273,22 +273,22 @@ fn a_certificate_file_that_is_not_one_is_named_by_its_parameter() {
         path.display().to_string()
     };
     let missing = path("missing.pem", None);
-    let text = Place::of(&settings(&format!("sslrootcert={missing}"))).err().expect("it is missing");
+    let text = Address::of(&settings(&format!("sslrootcert={missing}"))).err().expect("it is missing");
     assert!(text.contains("sslrootcert") && text.contains("not found"), "{text}");
     let other = path("other.pem", Some("no certificate"));
-    let text = Place::of(&settings(&format!("sslrootcert={other}"))).err().expect("it is something else");
+    let text = Address::of(&settings(&format!("sslrootcert={other}"))).err().expect("it is something else");
     assert!(text.contains("sslrootcert") && text.contains("PEM"), "{text}");
     let right = path("right.pem", Some("-----BEGIN CERTIFICATE-----\n"));
-    assert!(Place::of(&settings(&format!("sslrootcert={right}"))).is_ok());
+    assert!(Address::of(&settings(&format!("sslrootcert={right}"))).is_ok());
 }
 
 #[test]
 fn user_password_database_and_options_may_be_parameters() {
-    let place = parsed(
+    let address = parsed(
         "postgresql://h:6543?user=me&password=x&dbname=app&application_name=my+app&options=-c%20search_path%3Dpublic",
     );
-    assert_eq!((place.user(), place.database()), ("me", "app"));
-    let options = &place.hosts[0].options;
+    assert_eq!((address.user(), address.database()), ("me", "app"));
+    let options = &address.hosts[0].options;
     assert_eq!(options.get_application_name(), Some("my app"));
     assert_eq!(options.get_options(), Some("-c search_path=public"));
     for (query, options) in [
@@ -300,8 +300,8 @@ fn user_password_database_and_options_may_be_parameters() {
         ),
         ("options[search_path]=public&options[geqo]=off", "-c search_path=public -c geqo=off"),
     ] {
-        let place = parsed(&format!("postgres://me@h/x?{query}"));
-        assert_eq!(place.hosts[0].options.get_options(), Some(options), "{query}");
+        let address = parsed(&format!("postgres://me@h/x?{query}"));
+        assert_eq!(address.hosts[0].options.get_options(), Some(options), "{query}");
     }
     assert_eq!(parsed("postgres://me@h/x").hosts[0].options.get_application_name(), Some("rollbook"));
 }

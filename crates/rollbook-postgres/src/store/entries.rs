@@ -1,0 +1,78 @@
+//! Ledger entries about erased subjects: finding and removing them, and those that can't be removed.
+
+use std::fmt;
+
+use sqlx::postgres::PgArguments;
+use sqlx::{Arguments as _, Row as _};
+
+use super::sql::Statements;
+use crate::transaction::{Session, Work};
+
+/// Maximum entries that are found at once.
+const ENTRIES_MAX: i64 = 10_000;
+
+/// Ledger entries whose removal is refused.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) count: u64,
+    example: String,
+    why: String,
+}
+
+impl Kept {
+    pub(super) fn add(&mut self, count: u64, example: String, why: &str) {
+        if self.count == 0 {
+            (self.example, self.why) = (example, why.to_owned());
+        }
+        self.count += count;
+    }
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, example, why } = self;
+        write!(f, "{count} lines of the ledger (deliveries) about them stay, such as {example}: {why}")
+    }
+}
+
+/// Finds the entries about these ids, after a `svix-id`, at most [`ENTRIES_MAX`].
+pub(super) struct About<'a> {
+    pub(super) statements: &'a Statements,
+    pub(super) ids: &'a [String],
+    pub(super) after: &'a str,
+}
+
+impl Work for About<'_> {
+    type Output = Vec<String>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<String>> {
+        let mut arguments = texts(self.ids)?;
+        arguments.add(self.after).map_err(sqlx::Error::Encode)?;
+        arguments.add(ENTRIES_MAX).map_err(sqlx::Error::Encode)?;
+        let rows = session.fetch(&self.statements.about, arguments).await?;
+        rows.iter().map(|row| row.try_get(0)).collect()
+    }
+}
+
+/// Removes entries by `svix-id`. The output is how many of them are left, and an example.
+pub(super) struct Forget<'a> {
+    pub(super) statements: &'a Statements,
+    pub(super) lines: &'a [String],
+}
+
+impl Work for Forget<'_> {
+    type Output = (u64, Option<String>);
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
+        session.fetch(&self.statements.forget, texts(self.lines)?).await?;
+        let left = session.fetch(&self.statements.kept, texts(self.lines)?).await?;
+        let left = left.first().ok_or(sqlx::Error::RowNotFound)?;
+        Ok((left.try_get::<i64, _>(0)?.unsigned_abs(), left.try_get(1)?))
+    }
+}
+
+fn texts(texts: &[String]) -> sqlx::Result<PgArguments> {
+    let mut arguments = PgArguments::default();
+    arguments.add(texts.iter().map(String::as_str).collect::<Vec<&str>>()).map_err(sqlx::Error::Encode)?;
+    Ok(arguments)
+}
