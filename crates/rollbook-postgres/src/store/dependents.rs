@@ -1,8 +1,9 @@
 //! Statements about rows that have parents.
 
 use rollbook_core::catalog::{Link, Resource};
+use rollbook_core::table_layout::content_columns;
 
-use super::columns::{content, has_content, listed};
+use super::columns::{has_content, listed};
 use crate::types::Sql;
 
 /// Statements about the child rows of one table.
@@ -39,7 +40,7 @@ impl Dependents {
             }
         }
         let (joins, end, erased) = (joins.join(" "), ends.join(", "), erased.join(" OR "));
-        let nothing = content(resource)
+        let nothing = content_columns(resource)
             .map(|name| format!("{name} = CASE WHEN found.erased THEN NULL ELSE stored.{name} END"));
         let repair = format!(
             r"UPDATE {table} AS stored

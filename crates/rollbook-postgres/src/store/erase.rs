@@ -6,6 +6,7 @@
 use rollbook_core::catalog::{LINKS_MAX, Resource};
 use rollbook_core::merge::FromParents;
 use rollbook_core::store::{ErasedCounts, ErasureProgress, PendingWork, StoreError};
+use rollbook_core::table_layout::ERASED_BY;
 use rollbook_core::time::Timestamp;
 use sqlx::Row as _;
 
@@ -21,8 +22,6 @@ use super::write::{Write, arguments};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 
-/// Value of `synced_by` after an erasure, in place of a `svix-id`.
-const ERASED_BY: &str = "erase";
 /// Maximum writes of a subject that other workers write at the same time; see [`apply`].
 const WRITES_MAX: usize = 3;
 

@@ -4,11 +4,11 @@ use rollbook_core::catalog::{Kind, RESOURCES, Resource};
 use rollbook_core::change::Applied;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::store::{LedgerEntry, RowView};
+use rollbook_core::table_layout::columns;
 use serde_json::{Map, Value};
 use sqlx::Row as _;
 use sqlx::postgres::{PgArguments, PgRow};
 
-use super::columns::columns;
 use crate::transaction::{Session, Work};
 use crate::types::{Read, Sql, Time};
 

@@ -2,8 +2,11 @@
 //! written into SQL; values are always bound, as one array for each column of a batch.
 
 use rollbook_core::catalog::{Kind, LINKS_MAX, RESOURCES, Resource};
+use rollbook_core::table_layout::{
+    OnUpsert, columns, erased_columns, links_column, on_upsert, searchable_column,
+};
 
-use super::columns::{columns, content, has_content, listed};
+use super::columns::{has_content, listed};
 use super::dependents::Dependents;
 use super::lines;
 use super::read;
@@ -193,15 +196,13 @@ impl Statements {
 
 /// Returns the position of a resource in [`RESOURCES`].
 pub(super) fn number_of(resource: &'static Resource) -> usize {
-    RESOURCES.iter().position(|known| *known == resource).expect("RESOURCES has every resource")
+    resource.number
 }
 
 /// SELECT of rows by the value of a column of ids or texts: (value, limit). `None` if the resource has no such column.
 pub(super) fn rows_where(schema: &str, resource: &'static Resource, column: &str) -> Option<Sql> {
-    let is_text = |kind| matches!(kind, Kind::Text | Kind::IndexedText | Kind::Id);
-    let column = resource.columns.iter().find(|known| known.name == column && is_text(known.kind))?;
-    let (shown, table, column) =
-        (listed(columns(resource).map(|(name, _)| name)), resource.table, column.name);
+    let column = searchable_column(resource, column)?;
+    let (shown, table) = (listed(columns(resource).map(|(name, _)| name)), resource.table);
     let sql = format!(
         r#"SELECT {shown} FROM "{schema}".{table} WHERE {column} = $1 ORDER BY id COLLATE "C" LIMIT $2"#
     );
@@ -228,11 +229,7 @@ impl Table {
     fn new(schema: &str, number: usize, resource: &'static Resource) -> Self {
         let table = resource.table;
         let shown = listed(columns(resource).map(|(name, _)| name));
-        let links = resource.links.iter().map(|link| link.column);
-        let nothing = content(resource)
-            .chain(links)
-            .chain(version_links(resource))
-            .map(|name| format!("{name} = NULL"));
+        let nothing = erased_columns(resource).map(|name| format!("{name} = NULL"));
         let from_parents =
             if resource.links.is_empty() { "NULL::timestamptz" } else { "version_parents_deleted_at" };
         Self {
@@ -296,18 +293,13 @@ impl Table {
     }
 }
 
-/// For tables with links: the column that records which parents the content does not name.
-fn version_links(resource: &Resource) -> Option<&'static str> {
-    (!resource.links.is_empty()).then_some("version_links")
-}
-
 /// `version_links`, and for each possible link whether its id is stored.
 fn named(resource: &Resource) -> String {
     let is_there = |number: usize| match resource.links.get(number) {
         Some(link) => format!("{} IS NOT NULL", link.column),
         None => "false".to_owned(),
     };
-    let first = version_links(resource).unwrap_or("NULL::text").to_owned();
+    let first = links_column(resource).unwrap_or("NULL::text").to_owned();
     listed([first].into_iter().chain((0..LINKS_MAX).map(is_there)))
 }
 
@@ -315,7 +307,7 @@ fn named(resource: &Resource) -> String {
 fn upsert(schema: &str, resource: &'static Resource) -> String {
     let from_parents = [("version_parents_deleted_at", "timestamptz")];
     let from_parents = from_parents.into_iter().filter(|_| !resource.links.is_empty());
-    let links = version_links(resource).map(|name| (name, "text"));
+    let links = links_column(resource).map(|name| (name, "text"));
     let written: Vec<(&str, &str)> = columns(resource)
         .map(|(name, kind)| (name, type_of(kind)))
         .chain(STATE)
@@ -327,20 +319,16 @@ fn upsert(schema: &str, resource: &'static Resource) -> String {
     // Erased content is erased again: a trigger may have restored it.
     let same = r"excluded.version_hash = stored.version_hash AND excluded.version_hash <> '\xff'";
     let set = written.iter().skip(1).map(|(name, _)| {
-        let stays = match *name {
-            "deleted_at" => format!("excluded.version_deleted_at IS NULL AND {same}"),
-            "synced_at" | "synced_by" | "version_links" => return format!("{name} = excluded.{name}"),
-            // A known parent is kept, unless the content is erased.
-            name if resource.is_link(name) => {
+        let stays = match on_upsert(resource, name) {
+            OnUpsert::Replace => return format!("{name} = excluded.{name}"),
+            OnUpsert::KeepLink => {
                 return format!(
                     r"{name} = CASE WHEN excluded.version_hash = '\xff' THEN excluded.{name}
                                     ELSE coalesce(excluded.{name}, stored.{name}) END"
                 );
             }
-            name if STATE.iter().any(|(state, _)| *state == name) => {
-                return format!("{name} = excluded.{name}");
-            }
-            _ => same.to_owned(),
+            OnUpsert::KeepDeletion => format!("excluded.version_deleted_at IS NULL AND {same}"),
+            OnUpsert::KeepContent => same.to_owned(),
         };
         format!("{name} = CASE WHEN {stays} THEN stored.{name} ELSE excluded.{name} END")
     });
