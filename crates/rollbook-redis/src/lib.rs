@@ -15,6 +15,7 @@ mod address;
 mod backend;
 mod connection;
 mod durability;
+mod failure;
 mod fault;
 mod id;
 mod owner;

@@ -31,6 +31,7 @@ use tokio::time::{Instant, timeout};
 use crate::address::Address;
 use crate::connection;
 use crate::durability::{self, Confirm};
+use crate::failure::{Failure, FailureKind};
 use crate::fault::{self, Location};
 use crate::slots::Node;
 
@@ -73,34 +74,6 @@ pub(crate) struct Answer {
     pub(crate) value: Value,
     /// Whether the call was sent twice: the first one may have been executed too.
     pub(crate) repeated: bool,
-}
-
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) error: QueueError,
-    pub(crate) kind: FailureKind,
-}
-
-/// Kind of a failure, which decides the next step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FailureKind {
-    /// The server is unreachable or does not answer.
-    Unreachable,
-    /// The connection must not be reused: it broke, or leads to the wrong server.
-    Connection,
-    /// Another node of the cluster owns the keys.
-    Moved,
-    Refused,
-}
-
-impl Failure {
-    const fn refused(error: QueueError) -> Self {
-        Self { error, kind: FailureKind::Refused }
-    }
-
-    const fn unreachable(error: QueueError) -> Self {
-        Self { error, kind: FailureKind::Unreachable }
-    }
 }
 
 /// One server: the only one, the master that the sentinels name, or a node of a cluster.

@@ -19,8 +19,9 @@ use tracing::{error, info, warn};
 
 use crate::address::{Address, Form};
 use crate::connection;
+use crate::failure::FailureKind;
 use crate::fault;
-use crate::pool::{Answer, Call, FailureKind, Options, Server};
+use crate::pool::{Answer, Call, Options, Server};
 use crate::slots::{self, Node};
 
 /// First pause before an unreachable node is probed again; doubles up to the maximum.
