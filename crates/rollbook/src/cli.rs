@@ -12,6 +12,9 @@ use crate::arguments;
 use crate::config::values;
 use crate::flags::SettingFlags;
 
+/// Release, and the commit that it was built from with its date.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ROLLBOOK_BUILD"), ")");
+
 /// Keeps your own SQL database true to Clerk
 ///
 /// Receives Clerk's webhooks, makes each durable before it is acknowledged, and applies them in whatever
@@ -19,7 +22,7 @@ use crate::flags::SettingFlags;
 #[derive(Parser)]
 #[command(
     name = "rollbook",
-    version,
+    version = VERSION,
     max_term_width = 100,
     subcommand_required = true,
     arg_required_else_help = true,
@@ -370,5 +373,24 @@ mod tests {
         assert!(matches!(since("2026-07-29T08:00:00Z"), Ok(Since::Moment(_))));
         assert!(matches!(since("2h"), Ok(Since::Ago(span)) if span.as_secs() == 7200));
         assert!(since("yesterday").is_err());
+    }
+}
+
+#[cfg(test)]
+mod version_tests {
+    use super::VERSION;
+
+    #[test]
+    fn the_version_names_release_and_commit_with_its_date_or_says_that_it_is_unknown() {
+        let rest = VERSION.strip_prefix(concat!(env!("CARGO_PKG_VERSION"), " (")).expect("the release");
+        let build = rest.strip_suffix(')').expect("the build in brackets");
+        let (commit, date) = build.split_once(' ').expect("two words");
+        let is_date = date.len() == 10 && date.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+        assert!(
+            build == "unknown commit"
+                || option_env!("ROLLBOOK_COMMIT").is_some()
+                || (commit.len() >= 12 && is_date),
+            "{VERSION}"
+        );
     }
 }
