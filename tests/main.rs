@@ -2,6 +2,7 @@
 
 mod architecture;
 mod audit;
+mod circles;
 mod crashes;
 mod damage;
 mod documents;

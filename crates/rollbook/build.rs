@@ -6,6 +6,7 @@
 
 use std::process::Command;
 
+#[expect(clippy::disallowed_methods, reason = "a build script has no other source of its settings")]
 fn main() {
     println!("cargo:rerun-if-env-changed=ROLLBOOK_COMMIT");
     println!("cargo:rerun-if-changed=build.rs");
