@@ -1,4 +1,4 @@
-//! Large cascades, and rows that refuse their change: worked off beside the lanes.
+//! Large cascades and rows that refuse their change. A background task processes them.
 //!
 //! When a parent is deleted, the lane that applies this repairs a few rows at once and leaves what is more to this
 //! task, so that no delivery waits for a large organization. Every worker does it, in small steps; what one of them has taken
@@ -7,12 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 use rollbook_core::store::{CascadeStep, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::lane::Shared;
+use crate::shared::Shared;
 
 /// Maximum time between two turns: the gauge also shows pending work of other workers, such as one that was killed and
 /// whose hold on it has not ended.
@@ -21,43 +20,6 @@ const REFRESH: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 /// The wait after a turn that failed, or while the store is unreachable.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
-
-/// What is counted of it.
-pub(crate) struct PendingCascades {
-    pending: IntGaugeVec,
-    rows: IntCounterVec,
-}
-
-impl PendingCascades {
-    /// Registers them, at zero for every value of a label.
-    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let pending = Opts::new(
-            "rollbook_cascades_pending",
-            "What is left to do after deletions: parents with rows not looked at yet, and rows that refuse their change.",
-        );
-        let rows = Opts::new(
-            "rollbook_cascade_rows_total",
-            "Rows of deleted parents that were worked off beside the deliveries: repaired, or refused.",
-        );
-        let cascades = Self {
-            pending: IntGaugeVec::new(pending, &["what"])?,
-            rows: IntCounterVec::new(rows, &["outcome"])?,
-        };
-        registry.register(Box::new(cascades.pending.clone()))?;
-        registry.register(Box::new(cascades.rows.clone()))?;
-        cascades.count(&CascadeStep::default());
-        Ok(cascades)
-    }
-
-    /// A turn has done this, and left that.
-    fn count(&self, done: &CascadeStep) {
-        let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        self.pending.with_label_values(&["parents"]).set(gauge(done.parents_left));
-        self.pending.with_label_values(&["rows"]).set(gauge(done.rows_left));
-        self.rows.with_label_values(&["repaired"]).inc_by(done.rows);
-        self.rows.with_label_values(&["refused"]).inc_by(done.refused);
-    }
-}
 
 /// Works until it is stopped.
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {

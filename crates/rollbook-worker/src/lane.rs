@@ -3,40 +3,20 @@
 use std::sync::Arc;
 
 use rollbook_core::change::{Applied, Change};
-use rollbook_core::queue::{Consumer, Lease, QueueError, Settled, Settlement};
-use rollbook_core::store::{Store, StoreError};
-use rollbook_core::time::Clock;
+use rollbook_core::queue::{Lease, QueueError, Settled, Settlement};
+use rollbook_core::store::StoreError;
 use tracing::{debug, info, warn};
 
 use crate::apply::{Fate, apply};
-use crate::backoff::{QueueAway, QueueOutage};
+use crate::backoff::QueueOutage;
 use crate::batch::{self, Decided, trace_id};
 use crate::deferred::Deferred;
-use crate::evidence::Evidence;
-use crate::gate::{Gate, Trial};
-use crate::isolation::{Hands, Isolation};
-use crate::metrics::Metrics;
-use crate::pace::Pace;
+use crate::error::WorkerError;
+use crate::gate::Trial;
+use crate::isolation::Hands;
 use crate::progress::Pulse;
 use crate::requests::Requests;
-use crate::settings::Settings;
-use crate::worker::WorkerError;
-
-/// What all lanes of a worker share.
-pub(crate) struct Shared {
-    pub(crate) settings: Settings,
-    pub(crate) queue: Arc<dyn Consumer>,
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) metrics: Metrics,
-    pub(crate) gate: Gate,
-    pub(crate) pace: Pace,
-    pub(crate) evidence: Evidence,
-    pub(crate) queue_away: QueueAway,
-    pub(crate) isolation: Isolation,
-    /// Held by the lane that reads large bodies.
-    pub(crate) large: tokio::sync::Mutex<()>,
-}
+use crate::shared::Shared;
 
 /// A body of more bytes is large.
 const LARGE_BODY: usize = 128 * 1024;

@@ -18,8 +18,10 @@
 mod apply;
 mod backoff;
 mod batch;
+mod cascade_metrics;
 mod cascades;
 mod deferred;
+mod error;
 mod evidence;
 mod gate;
 mod isolation;
@@ -29,11 +31,13 @@ mod pace;
 mod progress;
 mod requests;
 mod settings;
+mod shared;
 mod store_health;
 mod upkeep;
 mod worker;
 
+pub use error::WorkerError;
 pub use progress::Progress;
 pub use settings::{Settings, UpkeepSettings};
 pub use store_health::{StoreHealth, StoreOutage, StoreRefusals};
-pub use worker::{Worker, WorkerError};
+pub use worker::Worker;

@@ -11,7 +11,7 @@ use rollbook_core::store::{RetentionStep, SlowCause};
 use rollbook_core::time::Timestamp;
 
 use crate::apply::Call;
-use crate::cascades::PendingCascades;
+use crate::cascade_metrics::CascadeMetrics;
 
 /// Seconds: from one commit on a fast disk to a store that hardly answers.
 const APPLY_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -64,7 +64,7 @@ pub(crate) struct Metrics {
     pub(crate) sanitized: IntCounter,
     field_mismatches: IntCounterVec,
     tidied: IntCounterVec,
-    pub(crate) cascades: PendingCascades,
+    pub(crate) cascades: CascadeMetrics,
     pub(crate) progress: Gauge,
 }
 
@@ -129,7 +129,7 @@ impl Metrics {
                 "What was kept long enough and is gone: lines of the ledger, and what deleted rows were like.",
                 &["what"],
             )?,
-            cascades: PendingCascades::new(registry)?,
+            cascades: CascadeMetrics::new(registry)?,
             progress: Gauge::new(
                 "rollbook_worker_progress_timestamp_seconds",
                 "The last moment at which every lane was seen alive.",

@@ -10,7 +10,7 @@ use rollbook_core::store::{RetentionLimits, RetentionStep, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::lane::Shared;
+use crate::shared::Shared;
 
 /// Within which time after the start the first round begins.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);

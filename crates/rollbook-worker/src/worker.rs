@@ -4,22 +4,24 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use prometheus::Registry;
-use rollbook_core::queue::{Consumer, QueueError};
-use rollbook_core::store::{Store, StoreError};
+use rollbook_core::queue::Consumer;
+use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::QueueAway;
 use crate::cascades;
+use crate::error::WorkerError;
 use crate::evidence::Evidence;
 use crate::gate::Gate;
 use crate::isolation::Isolation;
-use crate::lane::{Lane, Shared};
+use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::progress::{Progress, Pulse};
 use crate::settings::Settings;
+use crate::shared::Shared;
 use crate::store_health::StoreHealth;
 use crate::upkeep;
 
@@ -27,40 +29,6 @@ use crate::upkeep;
 pub struct Worker {
     shared: Arc<Shared>,
     progress: Progress,
-}
-
-/// Why a worker ended though nobody asked it to. The process must end: what it holds can't be trusted,
-/// and its leases run out by themselves.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
-    /// The queue's storage broke.
-    #[error("worker lane {lane}: {error}")]
-    Queue {
-        /// Counted from zero.
-        lane: usize,
-        /// Always [`QueueError::Broken`].
-        error: QueueError,
-    },
-    /// The store's storage broke.
-    #[error("worker lane {lane}: {error}")]
-    Store {
-        /// Counted from zero.
-        lane: usize,
-        /// Always [`StoreError::Broken`].
-        error: StoreError,
-    },
-    /// A lane panicked. What it had in hand comes again; a message that does this each time is parked.
-    #[error("worker lane {lane} panicked: this is a fault in Rollbook; start it again")]
-    Panicked {
-        /// Counted from zero.
-        lane: usize,
-    },
-    /// A lane returned though nobody asked it to stop.
-    #[error("worker lane {lane} ended unasked: this is a fault in Rollbook; start it again")]
-    Ended {
-        /// Counted from zero.
-        lane: usize,
-    },
 }
 
 impl Worker {

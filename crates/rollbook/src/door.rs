@@ -8,17 +8,14 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_trait::async_trait;
 use prometheus::Registry;
-use rollbook_core::delivery::Delivery;
-use rollbook_core::queue::{Enqueued, Producer, QueueError};
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::time::Clock;
-use rollbook_ops::{Component, Condition, Ops, Probe};
+use rollbook_ops::{Component, Ops};
 use rollbook_receiver::Receiver;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
@@ -26,7 +23,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{About, Config, Environment, Settings};
-use crate::service::Faces;
+use crate::faces::Faces;
+use crate::stage::Stage;
 use crate::systemd::Systemd;
 use crate::wire::receiver_settings;
 
@@ -85,45 +83,6 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
-}
-
-/// What a start is doing.
-#[derive(Clone, Default)]
-pub(crate) struct Stage(Arc<Mutex<Option<Doing>>>);
-
-struct Doing {
-    what: String,
-    since: Instant,
-}
-
-impl Stage {
-    /// From now on it is doing this.
-    pub(crate) fn begin(&self, what: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Doing { what, since: Instant::now() });
-    }
-
-    /// What it is doing, and for how long.
-    fn text(&self) -> String {
-        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(Doing { what, since }) => format!("{what} for {} s", since.elapsed().as_secs()),
-            None => "starting".to_owned(),
-        }
-    }
-}
-
-#[async_trait]
-impl Probe for Stage {
-    async fn check(&self) -> Condition {
-        Condition::Failing(self.text())
-    }
-}
-
-/// Takes no delivery.
-#[async_trait]
-impl Producer for Stage {
-    async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
-        vec![Err(QueueError::Unavailable(format!("the process is {}", self.text()))); deliveries.len()]
-    }
 }
 
 /// Answers while the process starts.

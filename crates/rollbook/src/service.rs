@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::QueueAudit;
 use crate::config::Config;
 use crate::door::Ports;
+use crate::faces::Faces;
 use crate::intake::Intake;
 use crate::startup::prepare_queue;
 use crate::store_check::StoreCheck;
@@ -27,20 +28,6 @@ use crate::worker_calls::WorkerCalls;
 
 /// A lane without progress for this many leases hangs: its messages have been given to others since.
 const STALLED_AFTER_LEASES: u32 = 2;
-
-/// Which faces run beside ops.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Faces {
-    /// Whether deliveries come in.
-    pub(crate) receiver: bool,
-    /// Whether they are applied.
-    pub(crate) worker: bool,
-}
-
-impl Faces {
-    /// All of them.
-    pub(crate) const ALL: Self = Self { receiver: true, worker: true };
-}
 
 /// Faces that run.
 pub(crate) struct Service {

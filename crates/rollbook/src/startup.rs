@@ -19,9 +19,9 @@ use rollbook_core::weakness::joined;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::door::Stage;
+use crate::faces::Faces;
 use crate::links::Links;
-use crate::service::Faces;
+use crate::stage::Stage;
 use crate::wire::{self, Component, Migrations, Ownership, Queue};
 
 /// How long the start waits for a server to answer: an orchestrator must not take us for hung.

@@ -16,8 +16,8 @@ use clap::CommandFactory as _;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Environment};
+use crate::faces::Faces;
 use crate::flags::SettingFlags;
-use crate::service::Faces;
 use crate::{logging, output};
 
 /// Runs the command.

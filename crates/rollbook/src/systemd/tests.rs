@@ -17,7 +17,8 @@ use rollbook_testkit::memory::store::MemoryStore;
 use super::*;
 use crate::config::{Config, FileSource, Settings, Sources};
 use crate::door::Ports;
-use crate::service::{Faces, Service};
+use crate::faces::Faces;
+use crate::service::Service;
 use crate::wire::Queue;
 use rollbook_testkit::queues::all_of;
 

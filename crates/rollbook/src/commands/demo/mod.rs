@@ -33,10 +33,11 @@ use crate::cli::{Demo, Output};
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment, Problems, Settings};
 use crate::door::Ports;
+use crate::faces::Faces;
 use crate::flags::SettingFlags;
 use crate::logging;
 use crate::output::{Style, print, print_json};
-use crate::service::{Faces, Service};
+use crate::service::Service;
 use crate::signals::Signals;
 use crate::wire::{self, Component, Queue};
 

@@ -14,6 +14,7 @@ mod notices;
 mod parts;
 mod refusals;
 mod running;
+mod samples;
 mod send;
 
 use std::fmt::Display;

@@ -1,7 +1,7 @@
 //! What the running receiver has refused since its process started: each reason with its own fix.
 
 use super::finding::{Findings, warning};
-use super::running::{LAST_DELIVERY, moment, sample};
+use super::samples::{LAST_DELIVERY, sample, timestamp};
 
 const REFUSALS: &str = "refusals";
 const HEADERS_FIX: &str =
@@ -76,7 +76,7 @@ pub(super) fn counts(metrics: &str) -> Option<String> {
 /// From when on refusals are counted.
 pub(super) fn since(metrics: &str) -> String {
     match sample(metrics, "process_start_time_seconds") {
-        Some(at) => format!("since {}, when the process started", moment(at)),
+        Some(at) => format!("since {}, when the process started", timestamp(at)),
         None => "since the process started".to_owned(),
     }
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::machine::judge_skew;
 use super::refusals;
+use super::samples::{LAST_DELIVERY, sample, timestamp};
 use super::{ASK_TIMEOUT, Needs};
 use crate::commands::healthcheck::reachable;
 use crate::config::Config;
@@ -17,7 +18,6 @@ use crate::config::Config;
 const PROCESS: &str = "process";
 const DELIVERIES: &str = "deliveries";
 const NONE_YET: &str = "none since it started";
-pub(super) const LAST_DELIVERY: &str = "rollbook_last_delivery_timestamp_seconds";
 /// A Clerk instance that anyone uses sends something within a day.
 const SILENT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -149,7 +149,7 @@ fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
         let refused = refused.map(|refused| format!("; {refused}")).unwrap_or_default();
         return warning(DELIVERIES, format!("{NONE_YET}{refused}"), fix);
     }
-    let ago = now.since(moment(last));
+    let ago = now.since(timestamp(last));
     let refused = refused.unwrap_or_else(|| format!("none refused {}", refusals::since(metrics)));
     let found = format!("the last one {} s ago; {refused}", ago.as_secs());
     if needs.receiver && ago > SILENT_AFTER {
@@ -166,18 +166,7 @@ fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
 fn senders_clock(metrics: &str, tolerance: Duration) -> Option<Finding> {
     let last = sample(metrics, LAST_DELIVERY).filter(|last| *last > 0.0)?;
     let ahead = sample(metrics, "rollbook_clock_skew_seconds")?;
-    Some(judge_skew(moment(last), moment(last + ahead), "the last delivery's sender", tolerance))
-}
-
-/// From the seconds of a metric.
-#[expect(clippy::cast_possible_truncation, reason = "`as` saturates, and any moment is a valid one")]
-pub(super) fn moment(seconds: f64) -> Timestamp {
-    Timestamp::from_millis((seconds * 1000.0) as i64)
-}
-
-/// The value of one series.
-pub(super) fn sample(metrics: &str, series: &str) -> Option<f64> {
-    metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    Some(judge_skew(timestamp(last), timestamp(last + ahead), "the last delivery's sender", tolerance))
 }
 
 #[cfg(test)]

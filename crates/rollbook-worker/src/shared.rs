@@ -1,0 +1,31 @@
+//! State that all lanes and background tasks of a worker share.
+
+use std::sync::Arc;
+
+use rollbook_core::queue::Consumer;
+use rollbook_core::store::Store;
+use rollbook_core::time::Clock;
+
+use crate::backoff::QueueAway;
+use crate::evidence::Evidence;
+use crate::gate::Gate;
+use crate::isolation::Isolation;
+use crate::metrics::Metrics;
+use crate::pace::Pace;
+use crate::settings::Settings;
+
+/// State that all lanes of a worker share.
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) queue: Arc<dyn Consumer>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Metrics,
+    pub(crate) gate: Gate,
+    pub(crate) pace: Pace,
+    pub(crate) evidence: Evidence,
+    pub(crate) queue_away: QueueAway,
+    pub(crate) isolation: Isolation,
+    /// Held by the lane that reads large bodies.
+    pub(crate) large: tokio::sync::Mutex<()>,
+}

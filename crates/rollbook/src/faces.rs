@@ -1,0 +1,15 @@
+//! Faces of a process: what it does beside answering at the ops port.
+
+/// Faces of a process. Every process also has the ops port.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Faces {
+    /// Whether the process receives deliveries.
+    pub(crate) receiver: bool,
+    /// Whether the process applies deliveries.
+    pub(crate) worker: bool,
+}
+
+impl Faces {
+    /// Both faces.
+    pub(crate) const ALL: Self = Self { receiver: true, worker: true };
+}
