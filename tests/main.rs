@@ -12,6 +12,7 @@ mod fixtures;
 mod growth;
 mod hostile;
 mod intake;
+mod language;
 mod large_bodies;
 mod logs;
 mod migrations;

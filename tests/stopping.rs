@@ -29,7 +29,7 @@ async fn a_rolling_restart_under_load_loses_nothing_and_spends_no_attempt() {
     };
     let (report, ()) = tokio::join!(load, restarts);
     assert_eq!(report.unanswered.len() + report.refused.len(), 0, "{:?}", report.last_error);
-    // Long before a lease of 60 s could run out: what was in hand was handed back.
+    // Long before a lease of 60 s could run out: what was in hand was released.
     until("the queue is empty", || async { audit::waiting(&home.data()) == 0 }).await;
     rollbook.signal("TERM");
     assert!(rollbook.exit().await.success(), "{}", home.log());
@@ -38,5 +38,5 @@ async fn a_rolling_restart_under_load_loses_nothing_and_spends_no_attempt() {
     let store = rusqlite::Connection::open(home.data().join("store.db")).expect("the store's file");
     let most: u32 =
         store.query_row("SELECT max(attempts) FROM deliveries", [], |row| row.get(0)).expect("attempts");
-    assert_eq!(most, 1, "a lease that was handed back is no attempt");
+    assert_eq!(most, 1, "a lease that was released is no attempt");
 }

@@ -52,7 +52,7 @@ fn every_alert_has_its_entry_in_the_runbook_and_every_entry_its_alert() {
 }
 
 #[test]
-fn every_entry_says_what_to_look_at_why_it_happens_and_what_mends_it() {
+fn every_entry_says_what_to_look_at_why_it_happens_and_what_fixes_it() {
     for entry in chapter().split("\n### ").skip(1) {
         let name = entry.lines().next().unwrap_or_default();
         for part in ["**Means:**", "**First look:**", "**Usual causes", "**Call:**", "```sh"] {

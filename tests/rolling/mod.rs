@@ -51,7 +51,7 @@ async fn replacing_and_removing_processes_under_load_refuses_loses_and_doubles_n
     let applied: BTreeSet<&str> = ledger.iter().map(|(id, _)| *id).collect();
     assert_eq!(applied, sent(&history), "each delivery is in the ledger, and nothing else");
     let again: Vec<_> = ledger.iter().filter(|(_, attempts)| *attempts != "1").collect();
-    assert!(again.is_empty(), "a lease that was handed back is no attempt: {again:?}");
+    assert!(again.is_empty(), "a lease that was released is no attempt: {again:?}");
     assert!(rows::equal(fleet.postgres.url(fleet::DATABASE), &history).await);
     fleet.stop().await;
 }

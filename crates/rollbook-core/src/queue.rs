@@ -162,7 +162,7 @@ pub enum Settlement {
     },
     /// The message is due at once, without counting an attempt.
     Release,
-    /// Handed back for no fault of its own: again after this long, and the attempt is not counted.
+    /// Release that is not the fault of the message: the message is due again after a delay, and the attempt is not counted.
     Postpone {
         /// How long the message stays invisible.
         after: Duration,

@@ -92,7 +92,7 @@ const AS_WE_DO: [(&str, &[&str], &str); 11] = [
     (
         "gssencmode",
         &["disable", "prefer"],
-        "there is no GSSAPI here; leave it out, and write sslmode=verify-full",
+        "GSSAPI is not supported; leave it out, and write sslmode=verify-full",
     ),
     ("sslnegotiation", &["postgres"], "leave it out: every server with TLS speaks the ordinary way too"),
     (

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_sqlite_with_the_wal_reset_fault_is_refused_and_a_mended_one_is_not() {
+    fn an_sqlite_with_the_wal_reset_fault_is_refused_and_a_fixed_one_is_not() {
         for faulty in [3_007_000, 3_040_001, 3_044_005, 3_045_000, 3_050_006, 3_051_000, 3_051_002] {
             assert!(matches!(check_version(faulty), Err(Fault::Deployment(_))), "{faulty}");
         }

@@ -22,7 +22,7 @@ pub(crate) enum Fate {
     /// It fails by itself, and may not be to blame for that: again after this long. The text says why.
     Postponed(Duration, String),
     /// The store failed before its turn, or the time was over: nothing is known against it.
-    Untried,
+    NotAttempted,
 }
 
 /// What became of a batch.
@@ -49,7 +49,7 @@ impl Outcome {
                 Fate::Refused(why) | Fate::TimedOut(why) | Fate::Postponed(_, why) => {
                     refused = (refused.0 + 1, why);
                 }
-                Fate::Untried => {}
+                Fate::NotAttempted => {}
             }
         }
         Err(refused)
@@ -69,7 +69,7 @@ pub(crate) struct Call {
 /// number. The `evidence` says whether a change is to blame for an error that may be its own or everyone's.
 ///
 /// No call begins that would end after `time` if it took as long as the longest before it. What is left then
-/// is [`Fate::Untried`]. `called` runs after each call.
+/// is [`Fate::NotAttempted`]. `called` runs after each call.
 pub(crate) async fn apply(
     store: &dyn Store,
     changes: &[Change],
@@ -78,7 +78,7 @@ pub(crate) async fn apply(
     time: Duration,
     called: impl FnMut(Call),
 ) -> Outcome {
-    let (mut fates, plan) = (vec![Fate::Untried; changes.len()], evidence.plan(changes));
+    let (mut fates, plan) = (vec![Fate::NotAttempted; changes.len()], evidence.plan(changes));
     let mut pending = parts(changes.len(), &plan);
     pending.reverse();
     for (position, after, why) in plan.postponed {
@@ -197,7 +197,7 @@ impl<F: FnMut(Call)> Work<'_, F> {
     }
 
     fn out_of_time(&self, smallest: usize) {
-        let is_undecided = |fate: &Fate| matches!(fate, Fate::Untried);
+        let is_undecided = |fate: &Fate| matches!(fate, Fate::NotAttempted);
         if self.fates.iter().all(is_undecided) && self.failed.is_empty() {
             // Or the next batch would do the same.
             self.pace.out_of_time(smallest);

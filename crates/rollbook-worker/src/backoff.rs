@@ -1,4 +1,4 @@
-//! Waits between attempts to reach something that is away.
+//! Waits between attempts to reach something that is unreachable.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -132,11 +132,11 @@ pub(crate) fn trace_id(lease: &Lease) -> Option<DisplayValue<TraceId>> {
     lease.traceparent.map(|traceparent| display(traceparent.trace_id()))
 }
 
-/// How the lease of an applied, refused or untried change ends.
+/// How the lease of an applied, refused or unattempted change ends.
 pub(crate) fn decide(lease: &Lease, change: &Change, fate: Fate, retry: &RetryPolicy) -> Settlement {
     match fate {
         Fate::Applied(_) => Settlement::Ack,
-        Fate::Untried => Settlement::Release,
+        Fate::NotAttempted => Settlement::Release,
         Fate::Postponed(after, _) => Settlement::Postpone { after },
         Fate::Refused(detail) => failed(lease, change, Reason::StoreRefused, detail, retry),
         Fate::TimedOut(detail) => failed(lease, change, Reason::StoreTimeout, detail, retry),

@@ -66,13 +66,13 @@ fn tell(before: &CascadeStep, done: &CascadeStep) {
             refused = done.refused,
             parents_left = done.parents_left,
             rows_left = done.rows_left,
-            "rows that hang on deleted parents were repaired"
+            "child rows of deleted parents were repaired"
         );
     }
 }
 
 fn warn_once(failing: &mut bool, error: &StoreError) {
     if !std::mem::replace(failing, true) {
-        warn!(%error, "rows that hang on deleted parents can't be repaired now: deliveries go on, and it is tried again");
+        warn!(%error, "child rows of deleted parents cannot be repaired now: deliveries go on, and the repair is retried");
     }
 }

@@ -37,7 +37,7 @@ impl Lane {
     }
 
     /// Works until it is time to stop. Nothing is leased after that was seen, and the hands are empty
-    /// at the end unless the queue is away.
+    /// at the end unless the queue is unreachable.
     ///
     /// # Errors
     /// Only where the storage of the queue or the store is broken: no outage ends a lane.
@@ -93,7 +93,7 @@ impl Lane {
 
     /// Processes a suspect alone. Its neighbours go back *before*: if the process dies of it, theirs
     /// are not among the leases that nobody settled. They come again at once, so a batch of suspects is
-    /// handed back about half of `batch_max` times: the price of a rare case.
+    /// released about half of `batch_max` times: the price of a rare case.
     async fn isolate(
         &self,
         hands: Hands<'_>,
@@ -276,7 +276,7 @@ impl Lane {
         metrics.sanitized.inc_by(reading.sanitized as u64);
         metrics.mismatched(&reading.mismatched);
 
-        // What would not be settled before the leases run out is released untried.
+        // What would not be settled before the leases run out is released without counting an attempt.
         let time = settings.lease_for / 4 * 3;
         let outcome = apply(&*self.shared.store, &reading.changes, pace, evidence, time, |call| {
             self.pulse.beat();

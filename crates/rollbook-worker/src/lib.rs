@@ -4,7 +4,7 @@
 //!
 //! * Every lease that is taken ends in one settlement, or runs out with its worker. None is taken once
 //!   stop was seen.
-//! * An outage is never a message's failure: while the store is away nothing is leased and no attempt
+//! * An outage is never a message's failure: while the store is unreachable nothing is leased and no attempt
 //!   is spent (`gate`).
 //! * A bad message costs its neighbours nothing: it is looked for by bisection where the store refuses
 //!   it (`apply`), and handled with empty hands all around where it kills its worker (`isolation`).

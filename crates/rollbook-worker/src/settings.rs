@@ -30,7 +30,7 @@ pub struct Settings {
     pub retry: RetryPolicy,
     /// The Clerk instance whose events are taken; `None` takes those of any.
     pub instance_id: Option<String>,
-    /// The first wait before a store or queue that is away is asked again. It doubles with each
+    /// The first wait before a store or queue that is unreachable is asked again. It doubles with each
     /// failure, and every wait is between half and the whole of its limit.
     pub gate_backoff: Duration,
     /// The longest such wait.
@@ -44,7 +44,7 @@ pub struct Settings {
 pub struct UpkeepSettings {
     /// How long the ledger keeps a line; `None` for good.
     pub ledger_kept_for: Option<Duration>,
-    /// How long a deleted row keeps what it was like; `None` for good.
+    /// How long a deleted row keeps its content; `None` for good.
     pub deleted_kept_for: Option<Duration>,
     /// How often it is looked for what is due.
     pub interval: Duration,

@@ -77,7 +77,7 @@ impl Worker {
         self.shared.gate.health.clone()
     }
 
-    /// Works until `stop`. Then each lane finishes the batch in hand, hands back what it has not begun,
+    /// Works until `stop`. Then each lane finishes the batch in hand, releases what it has not begun,
     /// and leases nothing more. Dropping the future instead is like a crash: the leases run out.
     ///
     /// # Errors

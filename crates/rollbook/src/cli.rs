@@ -15,7 +15,7 @@ use crate::flags::SettingFlags;
 /// Release, and the commit that it was built from with its date.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ROLLBOOK_BUILD"), ")");
 
-/// Keeps your own SQL database true to Clerk
+/// Keeps your own SQL database in sync with Clerk
 ///
 /// Receives Clerk's webhooks, makes each durable before it is acknowledged, and applies them in whatever
 /// order they come, so that the rows end as Clerk says.

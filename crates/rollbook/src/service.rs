@@ -88,7 +88,7 @@ impl Service {
         let check =
             |store| Component { name: "store", probe: Arc::new(StoreCheck { store, worker: applying }) };
         let store_part = store.map(check);
-        // A receiver goes on accepting while the store is away: there the store is shown, no more.
+        // A receiver goes on accepting while the store is unreachable: there the store is shown, no more.
         let (ready, watched) = match store_part {
             Some(store) if faces.receiver => (Vec::new(), vec![store]),
             store => (store.into_iter().collect(), Vec::new()),

@@ -2,9 +2,9 @@
 //!
 //! Constraints:
 //!
-//! * A server that is away, or refuses the login, does not end the process: it is told in one line, the
+//! * A server that is unreachable, or refuses the login, does not end the process: it is told in one line, the
 //!   faces start, and everything goes on once it answers.
-//! * What a person must decide does end it: a pending migration on a server, and under
+//! * What needs manual action does end it: a pending migration on a server, and under
 //!   `durability = strict` every weakness of the queue, and a queue that belongs to another deployment. Found out later, the adapters keep the work back
 //!   until it is fixed.
 
@@ -26,7 +26,7 @@ use crate::wire::{self, Component, Migrations, Ownership, Queue};
 
 /// How long the start waits for a server to answer: an orchestrator must not take us for hung.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The first wait before a server that was away is asked again; it doubles.
+/// The first wait before a server that was unreachable is asked again; it doubles.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// The longest wait, and how often the durability is asked for while all is well: settings of a running
 /// server change seldom, and whoever looks at `/readyz` or the metrics asks anew.
@@ -269,7 +269,7 @@ impl Watch {
         self.known = Some(durability);
     }
 
-    /// Goes on until `stop`. That the queue is away is for those to say who wait for it.
+    /// Goes on until `stop`. That the queue is unreachable is for those to say who wait for it.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut wait = if self.known.is_some() { ASK_AGAIN_MAX } else { ASK_AGAIN };
         while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {

@@ -35,7 +35,7 @@ fn an_address_shows_host_and_port_and_neither_user_nor_password() {
 }
 
 #[test]
-fn what_is_no_url_of_postgres_is_refused_without_repeating_it() {
+fn a_text_that_is_not_a_url_of_postgres_is_refused_without_repeating_it() {
     for url in [
         "mysql://me:ImASecret@h/x",
         "postgres://me:ImASecret@h:none/x",

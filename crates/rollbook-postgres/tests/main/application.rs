@@ -51,7 +51,7 @@ async fn a_trigger_fires_once_for_each_real_change_and_for_nothing_else() {
         (one(&second), &[Applied::Updated], &["UPDATE of user_1"]),
         (&[older.clone(), first.clone(), second.clone()], &[stale, stale, unchanged], &[]),
         (one(&session), &[Applied::Inserted], &["INSERT of sess_1"]),
-        // The end of a user is a change of what hangs on it too: once.
+        // The deletion of a user also changes its child rows, once.
         (&[gone("user_1")], &[Applied::Deleted], &["UPDATE of user_1", "UPDATE of sess_1"]),
         (&[gone("user_1"), session.clone(), older], &[unchanged, unchanged, stale], &[]),
         // Three changes of one subject in one batch are one change of its row.

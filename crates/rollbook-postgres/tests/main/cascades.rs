@@ -1,4 +1,4 @@
-//! What hangs on the deleted, with many workers at once and with one that died half-way.
+//! Child rows of deleted parents, with many workers at once and with one that died half-way.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ fn content(mut rows: Vec<RowView>) -> Vec<RowView> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_hangs_on_the_deleted_ends_with_them_whichever_worker_commits_last() {
+async fn child_rows_are_deleted_with_their_parents_whichever_worker_commits_last() {
     let world = World::new().await;
     let (store, truth) = (world.store(), MemoryStore::new(clock()));
     for round in 0..ROUNDS {
@@ -85,7 +85,7 @@ async fn what_hangs_on_the_deleted_ends_with_them_whichever_worker_commits_last(
 }
 
 #[tokio::test]
-async fn a_redelivery_mends_what_a_worker_left_that_died_between_its_commit_and_its_look() {
+async fn a_redelivery_repairs_what_a_worker_left_that_died_between_its_commit_and_its_recheck() {
     let world = World::new().await;
     let store = world.store();
     let changes = [joined("orgmem_1", "org_1", "user_1", 0), user_deleted("user_1")];

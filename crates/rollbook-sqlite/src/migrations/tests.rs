@@ -73,7 +73,7 @@ fn a_step_keeps_the_rows_and_fills_what_it_adds_from_what_is_there() {
 }
 
 #[test]
-fn what_was_deleted_before_the_step_about_ends_stays_so_with_all_that_hangs_on_it() {
+fn what_was_deleted_before_the_step_about_deletions_stays_so_with_all_its_child_rows() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.db");
     let connection = connection::open(&path).expect("a file");

@@ -75,7 +75,7 @@ impl Tables<'_> {
         Ok(folded.outcomes)
     }
 
-    /// Makes sure that rows show what follows from their parents: those that are children, and those that hang on deleted
+    /// Makes sure that rows show what follows from their parents: those that are children, and child rows of deleted
     /// parents. Whatever became of a change: a row may have been left wrong before.
     fn relate(
         &self,

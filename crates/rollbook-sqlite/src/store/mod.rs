@@ -118,7 +118,7 @@ impl SqliteStore {
         }
         if done.is_ok() && trail.has_noted() {
             tracing::info!(
-                "rows that hang on deleted parents are many or refuse their change: they are repaired in steps beside the \
+                "child rows of deleted parents are many or refuse their change: a background task repairs them in steps, beside the \
                  deliveries"
             );
             self.left.notify_one();

@@ -15,7 +15,7 @@ pub(super) struct Table {
     pub(super) stored: String,
     /// The ids of one row's parents: (id).
     pub(super) parents: String,
-    /// Writes one row. Parameters: [`columns`], the state, and what it has from its parents where it hangs on any.
+    /// Writes one row. Parameters: [`columns`], the state, and its state from its parents if it has any.
     pub(super) upsert: String,
     /// Writes new content over a row that is there, where nothing changes that it is looked up by. Parameters: as above.
     pub(super) refresh: String,

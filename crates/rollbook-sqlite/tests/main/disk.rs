@@ -47,7 +47,7 @@ fn deliveries(name: &str, count: usize, size: usize) -> Vec<Delivery> {
 }
 
 #[tokio::test]
-async fn a_file_without_its_migrations_is_refused_with_the_command_that_mends_it() {
+async fn a_file_without_its_migrations_is_refused_with_the_command_that_fixes_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("new.db");
     let Err(QueueError::Deployment(text)) = SqliteQueue::open(&path, SETTINGS, clock()) else {

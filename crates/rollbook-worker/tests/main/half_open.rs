@@ -61,11 +61,11 @@ async fn after_an_outage_the_other_lanes_wait_until_the_first_batch_is_applied()
     bench.enqueue_users(0..300).await;
     let away = Arc::new(AtomicBool::new(true));
     let (at_once, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (is_away, calls, highest) = (Arc::clone(&away), Arc::clone(&at_once), Arc::clone(&most));
+    let (is_down, calls, highest) = (Arc::clone(&away), Arc::clone(&at_once), Arc::clone(&most));
     let gate = rollbook_testkit::faults::Gate::new();
     let held = gate.clone();
     let store = FaultyStore::new(bench.store.clone(), move |call| match call {
-        _ if is_away.load(Ordering::SeqCst) => Fault::Fail(StoreError::Unavailable("refused".into())),
+        _ if is_down.load(Ordering::SeqCst) => Fault::Fail(StoreError::Unavailable("refused".into())),
         StoreCall::Apply(_) => {
             highest.fetch_max(calls.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             Fault::Wait(held.clone())
@@ -286,9 +286,9 @@ async fn a_trial_of_messages_that_cannot_be_read_proves_nothing_and_the_next_one
     let bench = Bench::new();
     bench.enqueue("msg_1", user("user_1")).await;
     let away = Arc::new(AtomicBool::new(true));
-    let is_away = Arc::clone(&away);
+    let is_down = Arc::clone(&away);
     let store = FaultyStore::new(bench.store.clone(), move |call| match call {
-        StoreCall::Apply(_) if is_away.load(Ordering::SeqCst) => {
+        StoreCall::Apply(_) if is_down.load(Ordering::SeqCst) => {
             Fault::Fail(StoreError::Unavailable("disk full".into()))
         }
         _ => Fault::None,

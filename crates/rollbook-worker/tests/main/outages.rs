@@ -1,4 +1,4 @@
-//! The store or the queue is away: no message is to blame, and nothing is lost.
+//! The store or the queue is unreachable: no message is to blame, and nothing is lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,13 +22,13 @@ async fn outlives_an_absence(error: StoreError) {
     bench.enqueue_users(0..50).await;
     let away = Arc::new(AtomicBool::new(true));
     let (applies, pings) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (is_away, calls, pinged) = (Arc::clone(&away), Arc::clone(&applies), Arc::clone(&pings));
+    let (is_down, calls, pinged) = (Arc::clone(&away), Arc::clone(&applies), Arc::clone(&pings));
     let store = FaultyStore::new(bench.store.clone(), move |call| {
         match call {
             StoreCall::Apply(_) => _ = calls.fetch_add(1, Ordering::SeqCst),
             _ => _ = pinged.fetch_add(1, Ordering::SeqCst),
         }
-        if is_away.load(Ordering::SeqCst) { Fault::Fail(error.clone()) } else { Fault::None }
+        if is_down.load(Ordering::SeqCst) { Fault::Fail(error.clone()) } else { Fault::None }
     });
     let worker = bench.worker_with_store(store);
     let drive = async {
@@ -48,7 +48,7 @@ async fn outlives_an_absence(error: StoreError) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_store_is_away_nothing_is_leased_and_no_attempt_is_spent() {
+async fn while_the_store_is_unreachable_nothing_is_leased_and_no_attempt_is_spent() {
     outlives_an_absence(StoreError::Unavailable("connection refused".into())).await;
 }
 
@@ -117,21 +117,21 @@ async fn a_store_that_answers_pings_and_applies_nothing_is_unhealthy_until_a_bat
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_applied_before_the_store_went_away_is_acknowledged_and_the_rest_handed_back() {
+async fn what_was_applied_before_the_store_went_away_is_acknowledged_and_the_rest_released() {
     let mut bench = Bench::new();
     bench.settings.retry.attempts_max = 1;
     bench.enqueue_users(0..8).await;
     let away = Arc::new(AtomicBool::new(true));
-    let is_away = Arc::clone(&away);
+    let is_down = Arc::clone(&away);
     let store = FaultyStore::new(bench.store.clone(), move |call| match call {
         // Bisected: 0..4 is refused, 0..2 is refused, 0 is bad, 1 is good, 2..4 is good, then it goes.
         StoreCall::Apply(changes) if has_subject(changes, "user_0") => {
             Fault::Fail(StoreError::Event("no".into()))
         }
-        StoreCall::Apply(changes) if has_subject(changes, "user_4") && is_away.load(Ordering::SeqCst) => {
+        StoreCall::Apply(changes) if has_subject(changes, "user_4") && is_down.load(Ordering::SeqCst) => {
             Fault::Fail(StoreError::Unavailable("gone".into()))
         }
-        StoreCall::Ping if is_away.load(Ordering::SeqCst) => {
+        StoreCall::Ping if is_down.load(Ordering::SeqCst) => {
             Fault::Fail(StoreError::Unavailable("gone".into()))
         }
         _ => Fault::None,
@@ -151,7 +151,7 @@ async fn what_was_applied_before_the_store_went_away_is_acknowledged_and_the_res
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_queue_is_away_the_worker_backs_off_and_then_goes_on() {
+async fn while_the_queue_is_unreachable_the_worker_backs_off_and_then_goes_on() {
     let bench = Bench::new();
     bench.enqueue_users(0..3).await;
     let (leases, settles) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -229,10 +229,10 @@ impl Consumer for PartlyAway {
     }
 
     async fn settle_many(&self, settlements: &[(Lease, Settlement)]) -> Vec<Result<Settled, QueueError>> {
-        let is_away = self.away.load(Ordering::SeqCst);
+        let is_down = self.away.load(Ordering::SeqCst);
         let mut answers = Vec::with_capacity(settlements.len());
         for settlement in settlements {
-            if is_away && is_on_the_part(&settlement.0) {
+            if is_down && is_on_the_part(&settlement.0) {
                 answers.push(Err(reset()));
             } else {
                 answers.extend(self.inner.settle_many(std::slice::from_ref(settlement)).await);

@@ -1,4 +1,4 @@
-//! Stop: what is in hand is finished or handed back, and nothing more is taken.
+//! Stop: what is in hand is finished or released, and nothing more is taken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,7 +41,7 @@ async fn a_worker_behind_a_closed_gate_stops_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_whose_queue_is_away_stops_at_once() {
+async fn a_worker_whose_queue_is_unreachable_stops_at_once() {
     let bench = Bench::new();
     let queue = FaultyConsumer::new(bench.queue.clone(), |_| {
         Fault::Fail(QueueError::Unavailable("connection refused".into()))
@@ -53,7 +53,7 @@ async fn a_worker_whose_queue_is_away_stops_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_is_away_when_it_is_time_to_stop_does_not_hold_the_worker() {
+async fn a_queue_that_is_unreachable_when_it_is_time_to_stop_does_not_hold_the_worker() {
     let bench = Bench::new();
     bench.enqueue("msg_1", user("user_1")).await;
     let queue = FaultyConsumer::new(bench.queue.clone(), |call| match call {
@@ -122,7 +122,7 @@ impl Consumer for StopsMidway {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leases_that_come_with_the_stop_are_handed_back_uncounted() {
+async fn leases_that_come_with_the_stop_are_released_uncounted() {
     let mut bench = Bench::new();
     bench.settings.batch_max = 4;
     bench.enqueue_users(0..20).await;

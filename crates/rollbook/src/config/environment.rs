@@ -57,7 +57,7 @@ impl Environment {
                     values.give(setting.key, is_file, given, problems);
                 }
                 (Ok((setting, _)), None) => {
-                    let wrong = wrong("is no UTF-8 text", "write it in UTF-8");
+                    let wrong = wrong("is not valid UTF-8 text", "write it in UTF-8");
                     problems.push(Problem::of(setting.key, Some(&origin), wrong));
                 }
                 (Err(fix), _) if name.starts_with("ROLLBOOK_") && !is_service_link(name) => {

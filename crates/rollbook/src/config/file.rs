@@ -42,7 +42,7 @@ pub(super) fn parse(path: &Path, text: &str, groups: &Groups, problems: &mut Vec
         Ok(table) => table,
         Err(error) => {
             // Only the message: the whole error quotes the line, and the line may hold a secret.
-            let what = format!("is no TOML: {}", error.message().trim_end());
+            let what = format!("is not valid TOML: {}", error.message().trim_end());
             let wrong = wrong(what, "see ops/rollbook.toml for a sample");
             let origin = error.span().map(|span| origin(span.start));
             problems.push(Problem::of(path.display().to_string(), origin.as_ref(), wrong));
@@ -158,7 +158,7 @@ mod tests {
     fn a_broken_file_is_told_by_its_line_and_never_quoted() {
         let (_, problems) = read("clerk_webhook_signing_secret = \"whsec_topsecret\nlanes = 2\n");
         assert_eq!(problems.len(), 1);
-        assert!(problems[0].starts_with("test.toml (test.toml:1): is no TOML: "), "{problems:?}");
+        assert!(problems[0].starts_with("test.toml (test.toml:1): is not valid TOML: "), "{problems:?}");
         assert!(!problems[0].contains("topsecret"), "{problems:?}");
     }
 

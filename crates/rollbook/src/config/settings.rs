@@ -232,11 +232,11 @@ settings! {
             backoff_max: Duration = duration(DAY).or("10m"),
                 "the longest wait between two attempts";
             gate_backoff: Duration = duration(DAY).or("200ms"),
-                "the first wait of a worker while the store is away; it doubles",
+                "the first wait of a worker while the store is unreachable; it doubles",
                 must(Any, "at most gate_backoff_max", |s, _| s.gate_backoff <= s.gate_backoff_max,
                     "is longer than gate_backoff_max");
             gate_backoff_max: Duration = duration(DAY).or("10s"),
-                "the longest wait of a worker while the store is away";
+                "the longest wait of a worker while the store is unreachable";
         }
         ("Stopping", "After SIGTERM or SIGINT. A second signal ends the process at once.") => {
             stop_delay: Duration = pause(HOUR).or("0s"),

@@ -105,7 +105,7 @@ impl Role {
 /// Where a queue or a store is. Its errors never quote the URL.
 pub(crate) fn place(text: &str, role: Role) -> Result<Place, Wrong> {
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(wrong("is no URL", role.fix()));
+        return Err(wrong("is not a valid URL", role.fix()));
     };
     let other = if role == Role::Queue { Role::Store } else { Role::Queue };
     if let (true, Err(error)) = (scheme != "sqlite", Parts::of(text)) {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_of_ours_is_refused_and_never_quoted() {
+    fn a_text_that_is_not_a_url_of_a_backend_is_refused_and_never_quoted() {
         for text in [
             "secret.db",
             "sqlite://",

@@ -106,7 +106,7 @@ fn before_the_first_start_nothing_has_failed_and_nothing_is_made() {
 }
 
 #[test]
-fn a_wrong_configuration_ends_with_2_and_every_fault_is_a_line_with_its_mend() {
+fn a_wrong_configuration_ends_with_2_and_every_fault_is_a_line_with_its_fix() {
     let home = Home::new().with("rollbook.toml", "lanes = 0\nlistn = \"x\"\n");
     let secret = [("CLERK_WEBHOOK_SIGNING_SECRET", "ImASecretThatIsNone")];
     let ran = home.run(&["doctor", "--output", "json"], &secret).ended(2);

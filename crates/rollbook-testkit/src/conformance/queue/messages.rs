@@ -109,7 +109,7 @@ pub async fn a_message_is_listed_with_its_body_in_every_state(queue: Queue<impl 
     assert_eq!(queue.find("a").await, Some(left), "the lease has expired");
 }
 
-pub async fn a_message_that_was_handed_back_waits_untried(queue: Queue<impl QueueHarness>) {
+pub async fn a_released_message_waits_without_a_counted_attempt(queue: Queue<impl QueueHarness>) {
     queue.enqueue(&["a"]).await;
     let lease = queue.lease_one().await;
     queue.settle(&lease, Settlement::Release).await;

@@ -256,7 +256,7 @@ macro_rules! queue_conformance {
             dead_letters: dead_letters_are_listed_page_by_page_oldest_first
             dead_letters: statistics_add_up
             messages: a_message_is_listed_with_its_body_in_every_state
-            messages: a_message_that_was_handed_back_waits_untried
+            messages: a_released_message_waits_without_a_counted_attempt
             messages: done_and_dead_messages_are_not_listed_and_a_redriven_one_is
             messages: looking_at_messages_changes_nothing
             messages: pages_show_every_message_once_whatever_their_size

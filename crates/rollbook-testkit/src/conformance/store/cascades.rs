@@ -76,14 +76,14 @@ async fn create_children<H: StoreHarness>(mirror: &Mirror<H>) {
     assert_eq!(mirror.apply(&events).await, [Inserted; 5]);
 }
 
-pub async fn what_hangs_on_a_user_ends_with_it(mirror: Mirror<impl StoreHarness>) {
+pub async fn child_rows_of_a_user_are_deleted_with_it(mirror: Mirror<impl StoreHarness>) {
     create_children(&mirror).await;
     assert_ended(&mirror, None, None).await;
     mirror.apply_one("msg_1", user_deleted(7)).await;
     assert_ended(&mirror, Some(7), None).await;
 }
 
-pub async fn what_hangs_on_an_organization_ends_with_it(mirror: Mirror<impl StoreHarness>) {
+pub async fn child_rows_of_an_organization_are_deleted_with_it(mirror: Mirror<impl StoreHarness>) {
     create_children(&mirror).await;
     mirror.apply_one("msg_1", organization_deleted(7)).await;
     assert_ended(&mirror, None, Some(7)).await;
@@ -170,7 +170,7 @@ pub async fn a_redelivered_end_of_a_parent_changes_no_child(mirror: Mirror<impl 
     assert_eq!(mirror.row(&SESSIONS, "sess_1").await, before);
 }
 
-pub async fn what_hangs_on_the_erased_keeps_nothing_but_whom_it_hung_on(
+pub async fn child_rows_of_the_erased_keep_only_the_ids_of_their_parents(
     mut mirror: Mirror<impl StoreHarness>,
 ) {
     erase_the_deleted(&mut mirror).await;

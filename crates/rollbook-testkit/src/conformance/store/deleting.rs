@@ -46,7 +46,7 @@ pub(super) async fn assert_bare<H: StoreHarness>(
     assert_eq!(left.collect::<Vec<_>>(), expected, "{id}");
 }
 
-pub async fn a_deleted_row_keeps_what_it_was_like(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_deleted_row_keeps_its_content(mirror: Mirror<impl StoreHarness>) {
     mirror.apply_one("msg_1", named("Ines", 0)).await;
     let mut before = mirror.row(&USERS, "user_1").await;
     assert_eq!(mirror.apply_one("msg_2", user_deleted(7)).await, Deleted);

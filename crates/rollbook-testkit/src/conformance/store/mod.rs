@@ -155,22 +155,22 @@ macro_rules! store_conformance {
             merging: one_subject_many_times_in_one_batch_is_one_row
             merging: one_change_from_many_at_once_is_inserted_once
             merging: a_big_batch_is_applied_as_a_whole
-            deleting: a_deleted_row_keeps_what_it_was_like
+            deleting: a_deleted_row_keeps_its_content
             deleting: a_row_of_every_resource_can_end_beside_a_member_who_joins
             deleting: nothing_revives_a_deleted_row
             deleting: a_delete_that_comes_first_is_filled_in_by_what_comes_late
             deleting: the_latest_of_several_deletes_says_when
             deleting: an_erased_row_keeps_its_id_and_when_and_nothing_else
             deleting: nothing_brings_an_erased_content_back
-            cascades: what_hangs_on_a_user_ends_with_it
-            cascades: what_hangs_on_an_organization_ends_with_it
+            cascades: child_rows_of_a_user_are_deleted_with_it
+            cascades: child_rows_of_an_organization_are_deleted_with_it
             cascades: what_comes_after_its_parents_end_has_ended_too
             cascades: parents_and_children_may_come_in_one_batch
             cascades: a_newer_child_does_not_undo_its_parents_end
             cascades: a_newer_child_that_names_no_parents_keeps_those_that_are_known_whichever_comes_first
             cascades: a_childs_own_end_says_when
             cascades: a_redelivered_end_of_a_parent_changes_no_child
-            cascades: what_hangs_on_the_erased_keeps_nothing_but_whom_it_hung_on
+            cascades: child_rows_of_the_erased_keep_only_the_ids_of_their_parents
             cascades: an_earlier_end_that_comes_late_shows_beside_a_redelivered_later_one
             refusals: a_child_that_refuses_keeps_the_deletion_from_nobody_else_and_is_tried_again
             refusals: a_child_that_comes_again_under_an_erased_parent_loses_what_it_kept

@@ -66,7 +66,7 @@ impl Places {
     /// Looks whether everything is empty, then makes what is needed.
     ///
     /// # Errors
-    /// Something is there already; a server is away; durability is strict and the queue's is not.
+    /// Something is there already; a server is unreachable; durability is strict and the queue's is not.
     pub(crate) async fn make(
         &mut self,
         config: &Config,

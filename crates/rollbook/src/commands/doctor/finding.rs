@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_finding_is_one_line_that_lines_up_with_the_others_and_says_the_mend() {
+    fn each_finding_is_one_line_that_lines_up_with_the_others_and_says_the_fix() {
         let findings = [
             ok("queue", "SQLite q.db"),
             warning("dead_letters", "2 are\nparked", "rollbook dead-letters list"),

@@ -1,4 +1,4 @@
-//! A server that is away: one clear line, no password, no crash, and all goes on when it is back.
+//! A server that is unreachable: one clear line, no password, no crash, and all goes on when it is back.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::postgres::PostgresServer;
@@ -7,11 +7,11 @@ use rollbook_testkit::servers::redis::RedisServer;
 use super::{BINARY, nobody, readiness, run, send};
 
 #[tokio::test]
-async fn a_receiver_whose_redis_is_away_starts_says_so_once_and_answers_503() {
+async fn a_receiver_whose_redis_is_unreachable_starts_says_so_once_and_answers_503() {
     let redis = nobody();
     let home = Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", format!("redis://:ImASecret@{redis}/0"));
     let mut rollbook = home.start(&["receive"]);
-    until("it says that the queue is away", || async {
+    until("it says that the queue is unreachable", || async {
         readiness(&home, "queue").await.is_some_and(|(status, why)| {
             status == 503 && why.contains(&format!("Redis at {redis}: connection refused"))
         })
@@ -28,13 +28,13 @@ async fn a_receiver_whose_redis_is_away_starts_says_so_once_and_answers_503() {
 }
 
 #[tokio::test]
-async fn a_worker_whose_postgres_is_away_starts_and_names_it() {
+async fn a_worker_whose_postgres_is_unreachable_starts_and_names_it() {
     let postgres = nobody();
     let home = Home::new(BINARY);
     home.migrate();
     let home = home.with("DATABASE_URL", format!("postgres://me:ImASecret@{postgres}/app"));
     let mut rollbook = home.start(&["work"]);
-    until("it says that the store is away", || async {
+    until("it says that the store is unreachable", || async {
         readiness(&home, "store").await.is_some_and(|(status, why)| status == 503 && why.contains(&postgres))
     })
     .await;
@@ -48,7 +48,7 @@ async fn a_worker_whose_postgres_is_away_starts_and_names_it() {
 }
 
 #[test]
-fn a_command_that_needs_a_server_which_is_away_fails_at_once_and_says_where() {
+fn a_command_that_needs_a_server_which_is_unreachable_fails_at_once_and_says_where() {
     let (redis, postgres) = (nobody(), nobody());
     let home = Home::new(BINARY)
         .with("ROLLBOOK_QUEUE_URL", format!("redis://:ImASecret@{redis}"))
@@ -114,7 +114,7 @@ async fn a_postgres_that_comes_late_is_migrated_where_that_was_asked_for_and_wri
         readiness(&home, "store").await.is_some_and(|(status, why)| status == 200 && why != "ok")
     })
     .await;
-    assert_eq!(send(&home), 200, "the store is away, the queue is not");
+    assert_eq!(send(&home), 200, "the store is unreachable, the queue is not");
     postgres.restart().await;
     until("it is applied", || async { home.metric("rollbook_applied_total").await == Some(1.0) }).await;
     assert_eq!(home.metric("rollbook_dead_letters").await, Some(0.0));

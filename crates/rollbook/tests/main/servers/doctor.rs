@@ -31,7 +31,7 @@ fn lines(report: &Value, check: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn each_weakness_of_a_redis_is_a_line_with_its_mend_and_strict_makes_it_a_failure() {
+async fn each_weakness_of_a_redis_is_a_line_with_its_fix_and_strict_makes_it_a_failure() {
     let weak = [("appendfsync", "everysec"), ("maxmemory-policy", "allkeys-lru")];
     let redis = RedisServer::start_with(&weak).await;
     let home = Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url());
@@ -47,7 +47,7 @@ async fn each_weakness_of_a_redis_is_a_line_with_its_mend_and_strict_makes_it_a_
 }
 
 #[tokio::test]
-async fn servers_that_are_away_have_failed_within_seconds_and_are_named() {
+async fn servers_that_are_unreachable_have_failed_within_seconds_and_are_named() {
     let (redis, postgres) = (nobody(), nobody());
     let home = Home::new(BINARY)
         .with("ROLLBOOK_QUEUE_URL", format!("redis://:ImASecret@{redis}"))

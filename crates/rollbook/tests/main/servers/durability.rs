@@ -38,7 +38,7 @@ async fn degraded_is_said_in_the_log_in_readiness_and_in_a_metric() {
 }
 
 #[tokio::test]
-async fn a_redis_that_weakens_under_strict_takes_nothing_until_it_is_mended() {
+async fn a_redis_that_weakens_under_strict_takes_nothing_until_it_is_fixed() {
     let redis = RedisServer::start().await;
     let home =
         Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url()).with("ROLLBOOK_DURABILITY", "strict");

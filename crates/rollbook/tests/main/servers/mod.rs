@@ -1,5 +1,5 @@
 //! The binary with its queue on Redis and its store on Postgres: how it starts, what it says of them, and
-//! what it does while they are away.
+//! what it does while they are unreachable.
 
 mod away;
 mod demo;
