@@ -43,12 +43,12 @@ impl Progress {
         progress
     }
 
-    /// The last moment at which every lane was seen alive: working, idle, or waiting on purpose for
-    /// the store or the queue. It stands still while any lane hangs in a call, and while all wait for
-    /// each other.
+    /// Returns the latest time at which every lane was alive: working, idle, or waiting on purpose for the store or
+    /// the queue. The time does not advance while any lane hangs in a call, or while all lanes wait for each other.
     pub fn last(&self) -> Timestamp {
-        let beats = self.0.beats.iter().chain([&self.0.acted]).map(|beat| beat.load(Ordering::Relaxed));
-        Timestamp::from_millis(beats.min().unwrap_or_default())
+        let acted = self.0.acted.load(Ordering::Relaxed);
+        let beats = self.0.beats.iter().map(|beat| beat.load(Ordering::Relaxed));
+        Timestamp::from_millis(beats.fold(acted, i64::min))
     }
 
     fn beat(&self, lane: usize, acts: bool) {

@@ -103,7 +103,8 @@ impl Worker {
             let task = lanes.spawn(Lane::new(Arc::clone(&self.shared), pulse).run());
             numbers.insert(task.id(), number);
         }
-        let lane_of = |id| numbers.get(&id).copied().unwrap_or_default();
+        // Every task of the set is a lane.
+        let lane_of = |id| numbers[&id];
         while let Some(ended) = lanes.join_next_with_id().await {
             let failure = match ended {
                 Ok((_, Ok(()))) if halt.is_cancelled() => continue,
