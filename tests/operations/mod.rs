@@ -4,6 +4,7 @@
 mod alerts;
 mod dashboard;
 mod metrics;
+mod package;
 mod pages;
 mod prometheus;
 mod refusing;
