@@ -1,4 +1,4 @@
-//! Waits between attempts to reach something that is unreachable.
+//! Waits between attempts to reach a queue or store that is unreachable.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use crate::settings::Settings;
 
-/// The shortest limit: zero would double to zero, and a lane would spin.
+/// Minimum limit: zero would double to zero, and a lane would spin.
 const LIMIT_MIN: Duration = Duration::from_millis(1);
 
 /// Waits that double up to a limit.
@@ -25,8 +25,8 @@ impl Backoff {
         Self { limit: settings.gate_backoff.clamp(LIMIT_MIN, limit_max), limit_max }
     }
 
-    /// The next wait: between half and the whole of the present limit. Not less, or a lane could spin;
-    /// not always the whole, or workers that lost a server together would come back to it together.
+    /// Returns the next wait: between half of the current limit and all of it. Less could make a lane spin. Always the whole
+    /// would make workers that lost a server together return together.
     pub(crate) fn next(&mut self) -> Duration {
         let limit = self.limit;
         self.limit = limit.saturating_mul(2).min(self.limit_max);
@@ -34,15 +34,15 @@ impl Backoff {
     }
 }
 
-/// How often the cause of an outage is logged while it lasts.
+/// Interval between log lines about the cause of an outage while it lasts.
 const REPEATED_EVERY: Duration = Duration::from_secs(60);
 
-/// Says when the cause of an outage is due to be logged: at once, and then once in [`REPEATED_EVERY`].
+/// Decides when the cause of an outage is logged: at once, and then once in [`REPEATED_EVERY`].
 #[derive(Debug, Default)]
 pub(crate) struct Repeat(Option<Instant>);
 
 impl Repeat {
-    /// Whether to log now.
+    /// Whether a log line is due now.
     pub(crate) fn is_due(&mut self) -> bool {
         let now = Instant::now();
         let is_due = self.0.is_none_or(|last| now.duration_since(last) >= REPEATED_EVERY);
@@ -53,7 +53,7 @@ impl Repeat {
     }
 }
 
-/// Whether the queue is unreachable, for all lanes of a worker: logged once for all, not once by each.
+/// Whether the queue is unreachable, for all lanes of a worker: an outage is logged once, not once per lane.
 #[derive(Debug, Default)]
 pub(crate) struct QueueAway(Mutex<Option<Absence>>);
 
@@ -69,7 +69,7 @@ impl QueueAway {
     }
 }
 
-/// The queue's absence as one call sees it, from its first error until it succeeds.
+/// Outage of the queue as one call sees it, from its first error until it succeeds.
 pub(crate) struct QueueOutage<'a> {
     call: &'static str,
     away: &'a QueueAway,
@@ -82,7 +82,7 @@ impl<'a> QueueOutage<'a> {
         Self { call, away, backoff: Backoff::new(settings), failed: false }
     }
 
-    /// Takes note of an error and says how long to wait.
+    /// Records an error and returns the time to wait.
     pub(crate) fn failed(&mut self, lane: usize, error: &QueueError) -> Duration {
         self.failed = true;
         let mut absence = self.away.absence();
@@ -99,7 +99,7 @@ impl<'a> QueueOutage<'a> {
         self.backoff.next()
     }
 
-    /// Takes note of a success.
+    /// Records a success.
     pub(crate) fn over(self, lane: usize) {
         if self.failed
             && let Some(absence) = self.away.absence().take()

@@ -1,4 +1,4 @@
-//! What happens to a batch of leases, as plain functions over data.
+//! Processing of a batch of leases, as plain functions over data.
 
 use std::collections::BTreeMap;
 
@@ -15,23 +15,23 @@ use tracing::warn;
 
 use crate::apply::Fate;
 
-/// A message that so many workers in a row did not settle may be what killed them. Two, not one: a
-/// single death (a deploy, a power cut) says nothing about the hundred messages in hand.
+/// Number of consecutive workers without a settlement after which a message is a suspect. Two, not one: a single crash
+/// (a deploy, a power cut) says nothing about the hundred messages of a batch.
 pub(crate) const SUSPECT_AFTER: u32 = 2;
 
-/// Leases, and how each is to end.
+/// Leases with their settlements.
 #[derive(Debug, Default)]
 pub(crate) struct Decided {
-    /// For the queue.
+    /// Settlements to send to the queue.
     pub(crate) settlements: Vec<(Lease, Settlement)>,
-    /// How many of them, from the first on, were sent before and may have had their effect.
+    /// Number of settlements, from the first on, that were sent before and may have taken effect.
     pub(crate) repeated: usize,
-    /// For the log: of whom the event is that was refused, by the message's name.
+    /// Subject of each refused event by message id, for the log.
     pub(crate) subjects: BTreeMap<MessageId, String>,
 }
 
 impl Reading {
-    /// Brings the messages into the order of their tables. The order of a batch has no meaning to the store.
+    /// Sorts the messages by table. The order of a batch has no meaning to the store.
     pub(crate) fn sort_by_table(&mut self) {
         let leases = std::mem::take(&mut self.leases);
         let mut both: Vec<(Lease, Change)> =
@@ -42,12 +42,12 @@ impl Reading {
 }
 
 impl Decided {
-    /// Adds how a lease ends. Its body is not needed for that, and bodies are most of a worker's memory.
+    /// Adds a settlement. Its lease loses the body: bodies are most of a worker's memory.
     pub(crate) fn push(&mut self, lease: Lease, settlement: Settlement) {
         self.settlements.push((Lease { body: Bytes::new(), ..lease }, settlement));
     }
 
-    /// These, and then `later`, none of which was sent before.
+    /// Appends `later`, none of which was sent before.
     pub(crate) fn and(mut self, later: Self) -> Self {
         self.settlements.extend(later.settlements);
         self.subjects.extend(later.subjects);
@@ -55,23 +55,23 @@ impl Decided {
     }
 }
 
-/// A batch, read.
+/// Parsed batch.
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
-    /// The messages that can be applied.
+    /// Messages that can be applied.
     pub(crate) leases: Vec<Lease>,
-    /// What they say: one for each of `leases`, in their order.
+    /// Changes: one for each of `leases`, in the same order.
     pub(crate) changes: Vec<Change>,
-    /// The others.
+    /// Settlements of the other messages.
     pub(crate) failed: Vec<(Lease, Failure)>,
-    /// Characters, keys and numbers replaced because not every engine can hold them.
+    /// Number of characters, keys and numbers replaced because not every engine can store them.
     pub(crate) sanitized: usize,
-    /// Fields whose value did not fit their column, by table.
+    /// Number of fields with a value that did not fit their column, by table.
     pub(crate) mismatched: BTreeMap<&'static str, usize>,
 }
 
-/// Takes a message that must be handled alone out of the batch, where there is one: of several the
-/// one that has seen the fewest deaths, so that innocents do not wait until the killer is parked.
+/// Removes a suspect from the batch, if there is one. Of several, it takes the one with the fewest unsettled leases, so
+/// that innocent messages do not wait until the killer is a dead letter.
 pub(crate) fn take_suspect(leases: &mut Vec<Lease>, attempts_max: u32) -> Option<Lease> {
     let is_suspect = |lease: &Lease| lease.unsettled >= SUSPECT_AFTER && !is_crash_loop(lease, attempts_max);
     let suspects = leases.iter().enumerate().filter(|(_, lease)| is_suspect(lease));
@@ -79,13 +79,13 @@ pub(crate) fn take_suspect(leases: &mut Vec<Lease>, attempts_max: u32) -> Option
     Some(leases.remove(index))
 }
 
-/// Whether the message was leased as often as is allowed and its last worker did not settle it. Where
-/// that one did (a retry, before the limit was lowered), the message may still be tried.
+/// Whether the message has used all attempts and its last worker did not settle it. If that worker did (a retry before
+/// the limit was lowered), the message gets another attempt.
 fn is_crash_loop(lease: &Lease, attempts_max: u32) -> bool {
     lease.unsettled > 0 && lease.attempt > attempts_max
 }
 
-/// Reads every message. One that is in a crash loop is not parsed: that may be what kills.
+/// Parses every message, except one in a crash loop: parsing may be the cause of the crash.
 pub(crate) fn read(leases: Vec<Lease>, attempts_max: u32, instance_id: Option<&str>) -> Reading {
     let mut reading = Reading {
         leases: Vec::with_capacity(leases.len()),
@@ -106,7 +106,7 @@ pub(crate) fn read(leases: Vec<Lease>, attempts_max: u32, instance_id: Option<&s
                 if mismatched > 0 {
                     *reading.mismatched.entry(change.resource_name()).or_default() += mismatched;
                 }
-                // All that was said of it is in the change: two copies of a batch would be held.
+                // The change has all of the body: a second copy would double the memory.
                 reading.leases.push(Lease { body: Bytes::new(), ..lease });
                 reading.changes.push(change);
             }
@@ -116,7 +116,7 @@ pub(crate) fn read(leases: Vec<Lease>, attempts_max: u32, instance_id: Option<&s
     reading
 }
 
-/// Only the type is looked up, by skipping over all else: without it, a one-time password would be parked.
+/// Reads only the type and skips the rest. Without the type, a one-time password would become a dead letter.
 fn crash_loop(lease: &Lease) -> Failure {
     let detail = format!(
         "{} attempts before this one; the last {} leases in a row ended without a settlement: their workers died or \
@@ -127,12 +127,12 @@ fn crash_loop(lease: &Lease) -> Failure {
     Failure { reason: Reason::CrashLoop, detail, event_type: event::type_of(&lease.body) }
 }
 
-/// For the log: the trace that the delivery came in.
+/// Returns the id of the delivery's trace, for the log.
 pub(crate) fn trace_id(lease: &Lease) -> Option<DisplayValue<TraceId>> {
     lease.traceparent.map(|traceparent| display(traceparent.trace_id()))
 }
 
-/// How the lease of an applied, refused or unattempted change ends.
+/// Returns the settlement of an applied, refused or not attempted change.
 pub(crate) fn decide(lease: &Lease, change: &Change, fate: Fate, retry: &RetryPolicy) -> Settlement {
     match fate {
         Fate::Applied(_) => Settlement::Ack,
@@ -147,7 +147,7 @@ fn failed(lease: &Lease, change: &Change, reason: Reason, detail: String, retry:
     fail(lease, Failure { reason, detail, event_type: Some(change.origin.event_type.clone()) }, retry)
 }
 
-/// How the lease of a failed message ends.
+/// Returns the settlement of a failed message.
 pub(crate) fn fail(lease: &Lease, failure: Failure, retry: &RetryPolicy) -> Settlement {
     if failure.event_type.as_deref().is_some_and(|event_type| NEVER_STORED.contains(&event_type)) {
         // A dead letter would keep the one-time password in its body.
@@ -164,7 +164,7 @@ pub(crate) fn fail(lease: &Lease, failure: Failure, retry: &RetryPolicy) -> Sett
     }
 }
 
-/// Hands every lease back, uncounted.
+/// Releases every lease without counting an attempt.
 pub(crate) fn release(leases: impl IntoIterator<Item = Lease>) -> Decided {
     let mut decided = Decided::default();
     for lease in leases {

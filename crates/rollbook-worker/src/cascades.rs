@@ -1,8 +1,8 @@
 //! Large cascades and rows that refuse their change. A background task processes them.
 //!
-//! When a parent is deleted, the lane that applies this repairs a few rows at once and leaves what is more to this
-//! task, so that no delivery waits for a large organization. Every worker does it, in small steps; what one of them has taken
-//! is nobody else's. An error is logged once, and the next turn tries again.
+//! When a parent is deleted, the lane repairs some child rows in the same transaction and leaves the others to this task, so
+//! that no delivery waits for a large organization. Every worker runs the task, in small steps. No two workers process the
+//! same work. An error is logged once, and the next turn tries again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +16,12 @@ use crate::shared::Shared;
 /// Maximum time between two turns: the gauge also shows pending work of other workers, such as one that was killed and
 /// whose hold on it has not ended.
 const REFRESH: Duration = Duration::from_secs(10);
-/// The pause between two turns while something is due, which leaves the store to applying.
+/// Pause between two turns while work is due: the store is free for deliveries meanwhile.
 const PAUSE: Duration = Duration::from_millis(20);
-/// The wait after a turn that failed, or while the store is unreachable.
+/// Wait after a turn that failed, or while the store is unreachable.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-/// Works until it is stopped.
+/// Processes pending cascades until `stop`.
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut wait = PAUSE;
     let (mut failing, mut before) = (false, CascadeStep::default());
@@ -39,13 +39,13 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             wait = AFTER_FAILURE;
             continue;
         }
-        // Each step is a transaction: to give up half-way loses nothing, and another worker takes over.
+        // Each step is a transaction, so cancelling the turn loses nothing; another worker continues.
         let Some(done) = stop.run_until_cancelled(shared.store.cascade()).await else { return };
         wait = match done {
             Ok(done) => {
                 failing = false;
                 shared.metrics.cascades.count(&done);
-                tell(&before, &done);
+                log_progress(&before, &done);
                 before = done;
                 let longest = REFRESH.min(shared.settings.upkeep.interval).max(PAUSE);
                 done.due_in.map_or(longest, |due_in| due_in.clamp(PAUSE, longest))
@@ -58,7 +58,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-fn tell(before: &CascadeStep, done: &CascadeStep) {
+fn log_progress(before: &CascadeStep, done: &CascadeStep) {
     let is_news = (before.parents_left, before.rows_left) != (done.parents_left, done.rows_left);
     if done.rows > 0 || is_news {
         info!(

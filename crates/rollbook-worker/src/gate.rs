@@ -1,4 +1,4 @@
-//! The gate before the store: closed while the store does not apply, so that nothing is leased for nothing.
+//! The gate in front of the store: closed while the store cannot apply changes, so that nothing is leased in vain.
 //!
 //! A store that answers a ping may still apply nothing (a full disk, a right that is missing). So the gate opens in
 //! two steps, as a circuit breaker does. When the store answers a ping, one lane goes first with a small batch
@@ -18,21 +18,21 @@ use crate::progress::Pulse;
 use crate::settings::Settings;
 use crate::store_health::StoreHealth;
 
-/// A ping that takes longer counts as no answer.
+/// Maximum time of a ping; a longer one counts as no answer.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many messages the lane that goes first may lease, at most. Where all of them failed with an error that one
-/// change may cause, the next trial may lease twice as many: what fails for so many is nobody's own failure.
+/// Maximum messages of a trial. If all of them failed with an error that one change may cause, the next trial may lease
+/// twice as many: an error of so many messages is not the failure of one.
 const TRIAL_MAX: usize = 8;
 
-/// Shared by all lanes of a worker.
+/// Gate that all lanes of a worker share.
 pub(crate) struct Gate {
     settings: Settings,
     open: watch::Sender<bool>,
-    /// Held by the one lane that asks the store, and goes first.
+    /// Held by the one lane that pings the store and makes the trial.
     first: tokio::sync::Mutex<()>,
     outage: Mutex<Option<Outage>>,
-    /// What health checks read.
+    /// State for health checks.
     pub(crate) health: StoreHealth,
 }
 
@@ -46,7 +46,7 @@ struct Outage {
     deployment_logged: bool,
 }
 
-/// The right of one lane to go first, with at most so many messages. The others wait until it is dropped.
+/// Right of one lane to make a trial with at most this many messages. The other lanes wait until it is dropped.
 pub(crate) struct Trial<'a> {
     pub(crate) messages_max: usize,
     _first: tokio::sync::MutexGuard<'a, ()>,
@@ -67,8 +67,8 @@ impl Gate {
         *self.open.borrow()
     }
 
-    /// The store could not apply, and no message is to blame. The error is logged at once, and once a minute while
-    /// the outage lasts.
+    /// Records that the store could not apply, and no message is the cause. The error is logged at once, and once a minute
+    /// while the outage lasts.
     pub(crate) fn close(&self, error: &StoreError) {
         let mut outage = self.outage();
         self.open.send_replace(false);
@@ -102,9 +102,9 @@ impl Gate {
         }
     }
 
-    /// A batch was applied. Where another lane has closed the gate since, the outage goes on.
+    /// Records an applied batch. If another lane has closed the gate since, the outage continues.
     pub(crate) fn applied(&self) {
-        // Also while the gate is closed: a lane may have leased before. The last evidence counts.
+        // Also while the gate is closed: a lane may have leased before. The latest result counts.
         self.health.decided();
         let mut outage = self.outage();
         if outage.as_ref().is_some_and(|outage| outage.answered)
@@ -115,7 +115,7 @@ impl Gate {
         }
     }
 
-    /// Returns when the gate is open, or it is time to stop, or, with a [`Trial`], when this lane is to go first.
+    /// Returns when the gate is open, after a request to stop, or with a [`Trial`] when this lane must make it.
     ///
     /// # Errors
     /// Only [`StoreError::Broken`].
@@ -140,12 +140,12 @@ impl Gate {
         Ok(None)
     }
 
-    /// Asks the store until it answers.
+    /// Pings the store until it answers.
     async fn probe(&self, store: &dyn Store) -> Result<(), StoreError> {
         loop {
             let wait = self.outage().get_or_insert_with(|| self.new_outage()).backoff.next();
             tokio::time::sleep(wait).await;
-            // A ping only reads: it may be given up.
+            // A ping only reads, so it may be cancelled.
             let answer = tokio::time::timeout(PING_TIMEOUT, store.ping()).await.unwrap_or_else(|_| {
                 Err(StoreError::Unavailable(format!(
                     "no answer to a ping within {} s",

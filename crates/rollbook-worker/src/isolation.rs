@@ -1,20 +1,19 @@
-//! How a message that may kill its worker is handled: alone, while no lane has anything else in hand.
+//! Isolation: a message that may kill its worker is processed alone, while no lane holds another lease.
 //!
-//! When a process dies, every lease in it dies too and counts as unsettled. Without this, a lane that
-//! works on innocent messages beside the killer would lose them at each death, until they too had been
-//! leased as often as is allowed.
+//! When a process dies, all its leases end unsettled. Without isolation, innocent messages in other lanes would lose an
+//! attempt at each crash, until they too had used all their attempts.
 
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 
-/// Shared by all lanes of a worker.
+/// Isolation state that all lanes of a worker share.
 pub(crate) struct Isolation {
-    /// Whether a lane has a suspect in hand.
+    /// Whether a lane holds a suspect.
     claimed: watch::Sender<bool>,
-    /// Read by each lane that has leases in hand, written by the one that has a suspect.
+    /// Read-locked by each lane that holds leases, write-locked by the one that holds a suspect.
     hands: RwLock<()>,
 }
 
-/// The right to have leases in hand.
+/// Right to hold leases.
 pub(crate) type Hands<'a> = RwLockReadGuard<'a, ()>;
 
 impl Isolation {
@@ -22,33 +21,33 @@ impl Isolation {
         Self { claimed: watch::Sender::new(false), hands: RwLock::new(()) }
     }
 
-    /// Asks for the right to lease: waits while a suspect is in hand.
+    /// Waits for the right to hold leases: not while a lane holds a suspect.
     pub(crate) async fn enter(&self) -> Hands<'_> {
-        // An error would mean that the sender, which `self` owns, is gone.
+        // An error would mean that the sender, which `self` owns, was dropped.
         _ = self.claimed.subscribe().wait_for(|claimed| !claimed).await;
         self.hands.read().await
     }
 
-    /// Whether the lanes are asked to empty their hands.
+    /// Whether the lanes must give up their leases.
     pub(crate) fn is_claimed(&self) -> bool {
         *self.claimed.borrow()
     }
 
-    /// Announces a suspect. `None` where another lane has one: two would wait for each other.
+    /// Announces a suspect. Returns `None` if another lane has one: the two would wait for each other.
     pub(crate) fn claim(&self) -> Option<Claim<'_>> {
         let was_free = self.claimed.send_if_modified(|claimed| !std::mem::replace(claimed, true));
-        // Lazily: a claim that is made and thrown away would end the one that there is.
+        // Lazily: creating and dropping a second claim would end the existing one.
         was_free.then(|| Claim { isolation: self })
     }
 }
 
-/// The one suspect in the worker. Dropping it lets the lanes lease again.
+/// Claim on the worker's only suspect. Dropping it lets the lanes lease again.
 pub(crate) struct Claim<'a> {
     isolation: &'a Isolation,
 }
 
 impl Claim<'_> {
-    /// Waits until the hands of every lane are empty; the caller has given up its own [`Hands`].
+    /// Waits until no lane holds a lease; the caller has given up its own [`Hands`].
     pub(crate) async fn alone(&self) -> RwLockWriteGuard<'_, ()> {
         self.isolation.hands.write().await
     }

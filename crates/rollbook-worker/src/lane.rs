@@ -1,4 +1,4 @@
-//! One lane: lease, process, settle, again, until it is time to stop.
+//! One lane: leases, processes and settles batches until a request to stop.
 
 use std::sync::Arc;
 
@@ -18,14 +18,14 @@ use crate::progress::Pulse;
 use crate::requests::Requests;
 use crate::shared::Shared;
 
-/// A body of more bytes is large.
+/// Size above which a body is large, in bytes.
 const LARGE_BODY: usize = 128 * 1024;
 
 pub(crate) struct Lane {
     shared: Arc<Shared>,
     pulse: Pulse,
     requests: Requests,
-    /// What part of the queue could not be asked about: it goes with the next settlements.
+    /// Settlements that a part of the queue did not answer: they are sent with the next ones.
     deferred: Deferred,
 }
 
@@ -36,11 +36,11 @@ impl Lane {
         Self { shared, pulse, requests, deferred }
     }
 
-    /// Works until it is time to stop. Nothing is leased after that was seen, and the hands are empty
-    /// at the end unless the queue is unreachable.
+    /// Works until a request to stop. Nothing is leased after it, and the lane holds no lease at the end unless the
+    /// queue is unreachable.
     ///
     /// # Errors
-    /// Only where the storage of the queue or the store is broken: no outage ends a lane.
+    /// Only if the storage of the queue or the store is broken: no outage ends a lane.
     pub(crate) async fn run(self) -> Result<(), WorkerError> {
         let Shared { gate, store, isolation, .. } = &*self.shared;
         while !self.pulse.stopped() {
@@ -53,8 +53,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Leases and works until its hands are empty: when the queue is, or when something must be waited
-    /// for that may not be waited for with leases in hand.
+    /// Leases and processes until the lane holds no lease: the queue is empty, or the lane must wait for something for
+    /// which it may not hold leases.
     async fn work(&self, hands: Hands<'_>, trial: Option<Trial<'_>>) -> Result<(), WorkerError> {
         let attempts_max = self.shared.settings.retry.attempts_max;
         if !self.deferred.is_empty() {
@@ -75,9 +75,9 @@ impl Lane {
                 self.pulse.wait_for(tokio::time::sleep(self.shared.settings.lease_linger)).await;
             }
             leases = if self.may_lease() {
-                // The gate is open: a trial is over.
+                // The gate is open, so the trial is over.
                 cap = usize::MAX;
-                // Two writes to one queue: together they share its commit.
+                // Both write to the queue: together they share one commit.
                 tokio::try_join!(self.settle(decided), self.lease(cap))?.1
             } else {
                 self.settle(decided).await?;
@@ -91,9 +91,9 @@ impl Lane {
         !self.pulse.stopped() && self.shared.gate.is_open() && !self.shared.isolation.is_claimed()
     }
 
-    /// Processes a suspect alone. Its neighbours go back *before*: if the process dies of it, theirs
-    /// are not among the leases that nobody settled. They come again at once, so a batch of suspects is
-    /// released about half of `batch_max` times: the price of a rare case.
+    /// Processes a suspect alone. Its neighbours are released before: if the suspect kills the process, their leases
+    /// do not count as unsettled. They are leased again at once, so a batch of suspects is released about half of
+    /// `batch_max` times. That is the cost of a rare case.
     async fn isolate(
         &self,
         hands: Hands<'_>,
@@ -121,8 +121,8 @@ impl Lane {
         self.settle(decided).await
     }
 
-    /// Counts the attempt of a suspect before it is processed, since it may kill this process. `false` where
-    /// another worker has the message, or where it is time to stop.
+    /// Counts the attempt of a suspect before it is processed, because the suspect may kill this process. Returns `false`
+    /// if another worker has the message, or after a request to stop.
     async fn count_attempt(&self, suspect: &Lease) -> Result<bool, WorkerError> {
         let mut outage = QueueOutage::new("count_attempt", &self.shared.queue_away, &self.shared.settings);
         while !self.pulse.stopped() {
@@ -138,8 +138,8 @@ impl Lane {
         Ok(false)
     }
 
-    /// Takes a batch of at most `cap` messages: empty where nothing is due, or where it is time to stop. A request that failed is
-    /// repeated by its id: its leases may have been given and its answer lost.
+    /// Leases a batch of at most `cap` messages. The batch is empty if nothing is due, or after a request to stop. A request
+    /// that failed is repeated with its id: the queue may have leased the messages and lost the answer.
     async fn lease(&self, cap: usize) -> Result<Vec<Lease>, WorkerError> {
         let Shared { pace, queue_away, settings, .. } = &*self.shared;
         let mut outage = QueueOutage::new("lease", queue_away, settings);
@@ -161,9 +161,9 @@ impl Lane {
         Ok(Vec::new())
     }
 
-    /// Ends leases, with those that could not be ended before. While the queue answers for none of them it is
-    /// asked again; the leases run out by themselves where it is time to stop meanwhile. Where it answers for a
-    /// part of them, the lane goes on with its work and the others are asked for again with the next batch.
+    /// Settles leases, and those that could not be settled before. While the queue answers for none of them, the call is
+    /// repeated; after a request to stop, the leases expire. If the queue answers for a part of them, the lane goes
+    /// on, and the others are settled with the next batch.
     async fn settle(&self, decided: Decided) -> Result<(), WorkerError> {
         let mut left = self.deferred.take(decided);
         let mut outage = QueueOutage::new("settle", &self.shared.queue_away, &self.shared.settings);
@@ -194,7 +194,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Waits out one error of the queue.
+    /// Waits after one error of the queue.
     async fn bear(&self, outage: &mut QueueOutage<'_>, error: QueueError) -> Result<(), WorkerError> {
         let lane = self.pulse.lane;
         if matches!(error, QueueError::Broken(_)) {
@@ -205,7 +205,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Counts and logs what was settled, and leaves what was not. Returns why not.
+    /// Counts and logs the settled leases and keeps the others. Returns the reason for the others.
     fn account(
         &self,
         decided: &mut Decided,
@@ -214,7 +214,7 @@ impl Lane {
         let (mut lost, mut ended_before, mut failed) = (0, 0, None);
         let repeated = std::mem::take(&mut decided.repeated);
         let settlements = std::mem::take(&mut decided.settlements);
-        // An answer that is missing is none.
+        // A missing answer is not a settlement.
         let missing =
             || Err(QueueError::Unavailable("the queue has no answer for each settlement".to_owned()));
         let answers = answers.into_iter().chain(std::iter::repeat_with(missing));
@@ -263,11 +263,11 @@ impl Lane {
         }
     }
 
-    /// Reads and applies a batch, and decides how each lease ends.
+    /// Parses and applies a batch, and decides how each lease ends.
     async fn process(&self, leases: Vec<Lease>) -> Result<Decided, WorkerError> {
         let Shared { settings, metrics, gate, pace, evidence, .. } = &*self.shared;
         let retry = &settings.retry;
-        // What a large body is read into may be 80 times as large: one lane at a time does that.
+        // A parsed body may take 80 times its size: one lane at a time parses large ones.
         let is_large = leases.iter().any(|lease| lease.body.len() > LARGE_BODY);
         let turn = if is_large { Some(self.shared.large.lock().await) } else { None };
         let mut reading = batch::read(leases, retry.attempts_max, settings.instance_id.as_deref());
@@ -276,7 +276,7 @@ impl Lane {
         metrics.sanitized.inc_by(reading.sanitized as u64);
         metrics.mismatched(&reading.mismatched);
 
-        // What would not be settled before the leases run out is released without counting an attempt.
+        // Messages that cannot be settled before the leases expire are released without counting an attempt.
         let time = settings.lease_for / 4 * 3;
         let outcome = apply(&*self.shared.store, &reading.changes, pace, evidence, time, |call| {
             self.pulse.beat();
@@ -320,11 +320,11 @@ impl Lane {
             decided.push(lease, settlement);
         }
         match outcome.failure {
-            // Nothing was tried, or a message ran into a time limit: that says nothing about the store.
+            // Nothing was applied, or one message hit a time limit: this says nothing about the store.
             None if !is_proof => {}
             None => gate.applied(),
             Some(error @ StoreError::Broken(_)) => {
-                // One try: this process must end, whether the queue answers or not.
+                // One try only: this process must exit, whether the queue answers or not.
                 let answers = self.shared.queue.settle_many(&decided.settlements).await;
                 _ = self.account(&mut decided, answers);
                 return Err(self.store_broke(error));

@@ -1,19 +1,18 @@
-//! The applying face: leases messages, reads them, applies what they say, settles the leases.
+//! The worker: leases messages from the queue, parses them, applies them to the store, and settles the leases.
 //!
 //! Constraints, each held by a test:
 //!
-//! * Every lease that is taken ends in one settlement, or runs out with its worker. None is taken once
-//!   stop was seen.
-//! * An outage is never a message's failure: while the store is unreachable nothing is leased and no attempt
-//!   is spent (`gate`).
-//! * A bad message costs its neighbours nothing: it is looked for by bisection where the store refuses
-//!   it (`apply`), and handled with empty hands all around where it kills its worker (`isolation`).
-//! * A lane that ends or panics unasked ends the worker with an error: it never limps on.
-//! * No log and no metric holds a body or a value out of one.
+//! * Every lease ends in one settlement, or expires with its worker. After a request to stop, nothing is leased.
+//! * An outage is never a message's failure: while the store is unreachable, nothing is leased and no attempt is
+//!   counted (`gate`).
+//! * A bad message costs its neighbours nothing. If the store refuses it, bisection finds it (`apply`). If it kills
+//!   its worker, it is processed in isolation (`isolation`).
+//! * A lane that ends or panics without a request to stop ends the whole worker with an error.
+//! * No log line and no metric contains a body or a value of one.
 //!
-//! How: [`Worker::run`] drives a few independent lanes. Each leases a batch, hands it to the plain
-//! functions of `batch`, and settles it while it leases the next, so that the two writes to the queue
-//! share one commit. Lanes need no agreement about who does what: the merge makes order irrelevant.
+//! How: [`Worker::run`] drives a few independent lanes. Each leases a batch, passes it to the plain functions of
+//! `batch`, and settles it while it leases the next one, so that both writes to the queue share one commit. Lanes do
+//! not coordinate: the merge makes order irrelevant.
 
 mod apply;
 mod backoff;

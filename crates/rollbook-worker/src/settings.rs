@@ -1,56 +1,56 @@
-//! The limits of the worker.
+//! Limits of the worker.
 
 use std::time::Duration;
 
 use rollbook_core::retry::RetryPolicy;
 
-/// What may be set. Every limit has its reason beside it.
+/// Settings of a worker. Each limit has its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Batches that are worked on at once; zero counts as one. Three keep the store busy while one of
-    /// them is read and another is settled; more gain nothing where the store has one writer.
+    /// Number of batches in progress at once; zero counts as one. Three keep the store busy while one is parsed and
+    /// another is settled. More gain nothing if the store has one writer.
     pub lanes: usize,
-    /// The most messages in one batch; zero counts as one. A larger batch shares its commits among
-    /// more messages, and holds more of them back when it fails.
+    /// Maximum messages per batch; zero counts as one. A larger batch shares its commits among more messages, and delays
+    /// more of them when it fails.
     pub batch_max: usize,
-    /// The most bytes of bodies that are leased at once, over all lanes: each lane asks for its share. The first
-    /// message of a batch is taken whatever its size. This limit bounds the memory of a worker, which also holds
-    /// what is made of the bodies: about six times as much.
+    /// Maximum bytes of bodies leased at once over all lanes: each lane requests its share. The first message of a batch
+    /// is leased whatever its size. This limit bounds the memory of a worker, which also holds the parsed bodies: about
+    /// six times as much.
     pub lease_bytes_max: usize,
-    /// How long a lease lasts. Much longer than a batch takes: a lease that runs out is worked on twice.
+    /// Duration of a lease. Much longer than a batch takes: a message whose lease expires is processed twice.
     pub lease_for: Duration,
-    /// How long one request waits for a first message: stop is noticed within this time. Not zero: an
-    /// idle lane would ask without a pause.
+    /// Maximum time that one request waits for a first message. A request to stop is noticed within this time. Zero would
+    /// make an idle lane ask without a pause.
     pub lease_wait: Duration,
-    /// How long a lane waits after a batch that was not full, so that arrivals collect into the next one.
-    /// It is the most that applying is late by at a quiet time, and at a thousand deliveries a second it
-    /// leaves the disk to the acknowledgements instead of to a commit for every message. Zero for none.
+    /// Wait of a lane after a batch that was not full, so that arrivals collect for the next one. The wait delays a message by
+    /// at most this time. At a thousand deliveries per second it saves the disk a commit for every message. Zero means no
+    /// wait.
     pub lease_linger: Duration,
-    /// When a refused message is tried again, and when it is parked.
+    /// Schedule of retries of a refused message, and the limit after which it becomes a dead letter.
     pub retry: RetryPolicy,
-    /// The Clerk instance whose events are taken; `None` takes those of any.
+    /// Clerk instance of the accepted events; `None` accepts events of any instance.
     pub instance_id: Option<String>,
-    /// The first wait before a store or queue that is unreachable is asked again. It doubles with each
-    /// failure, and every wait is between half and the whole of its limit.
+    /// First wait before the next attempt to reach a store or queue. It doubles with each failure, and every wait is between
+    /// half of its limit and all of it.
     pub gate_backoff: Duration,
-    /// The longest such wait.
+    /// Maximum of this wait.
     pub gate_backoff_max: Duration,
-    /// What time takes away.
+    /// Retention.
     pub upkeep: UpkeepSettings,
 }
 
-/// What time takes away, and how gently.
+/// Retention: what is removed by age, and in which steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpkeepSettings {
-    /// How long the ledger keeps a line; `None` for good.
+    /// Time for which the ledger keeps an entry; `None`: without limit.
     pub ledger_kept_for: Option<Duration>,
-    /// How long a deleted row keeps its content; `None` for good.
+    /// Time for which a deleted row keeps its content; `None`: without limit.
     pub deleted_kept_for: Option<Duration>,
-    /// How often it is looked for what is due.
+    /// Interval between two rounds.
     pub interval: Duration,
-    /// The most lines and rows in one step, which is one transaction: applying waits for no longer than that.
+    /// Maximum ledger entries, and rows, per step. A step is one transaction, and deliveries wait for at most one.
     pub step_max: usize,
-    /// The pause between two steps, which leaves the store to applying.
+    /// Pause between two steps: the store is free for deliveries meanwhile.
     pub pause: Duration,
 }
 

@@ -1,7 +1,7 @@
-//! What time alone brings about: old lines leave the ledger, and the long deleted lose what they were like.
+//! Retention: old entries leave the ledger, and rows deleted long ago lose their content.
 //!
-//! Every worker does it, in small steps with pauses; what two of them look for at once is done once. It is no
-//! part of the worker's progress: rows are right without it, so an error is told and the next round tries again.
+//! Every worker runs it, in small steps with pauses; two workers at once do no work twice. Retention is not part of the
+//! worker's progress: rows are right without it, so an error is logged and the next round tries again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,17 +12,18 @@ use tracing::{info, warn};
 
 use crate::shared::Shared;
 
-/// Within which time after the start the first round begins.
+/// Maximum time from the start to the first round.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
-/// Tidies until it is stopped.
+/// Runs retention until `stop`.
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let settings = shared.settings.upkeep;
     if settings.ledger_kept_for.is_none() && settings.deleted_kept_for.is_none() {
         return;
     }
     let mut failing = false;
-    // Soon: a setting that was changed takes effect with the start. Workers that start together must not all look together.
+    // Soon, so that a changed setting takes effect after a restart; at a random time, so that workers that start together
+    // do not all begin together.
     let mut wait = settings.interval.min(FIRST_WITHIN).mul_f64(fastrand::f64());
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
         wait = settings.interval;
@@ -46,7 +47,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-/// Does all that is due.
+/// Runs steps until nothing is due.
 async fn round(shared: &Shared, stop: &CancellationToken) -> Result<RetentionStep, StoreError> {
     let settings = shared.settings.upkeep;
     let now = shared.clock.now();

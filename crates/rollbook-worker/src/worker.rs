@@ -1,4 +1,4 @@
-//! The worker: its lanes, and what happens when one of them ends.
+//! The worker, its lanes, and the handling of a lane that ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,17 +25,17 @@ use crate::shared::Shared;
 use crate::store_health::StoreHealth;
 use crate::upkeep;
 
-/// Brings messages from a queue into a store.
+/// Applies messages of a queue to a store.
 pub struct Worker {
     shared: Arc<Shared>,
     progress: Progress,
 }
 
 impl Worker {
-    /// A worker that has not begun. Registers its metrics.
+    /// Creates a worker and registers its metrics. It starts with [`Self::run`].
     ///
     /// # Errors
-    /// Where the registry has such metrics already.
+    /// The registry has these metrics already.
     pub fn new(
         settings: Settings,
         queue: Arc<dyn Consumer>,
@@ -67,21 +67,21 @@ impl Worker {
         Ok(Self { shared: Arc::new(shared), progress })
     }
 
-    /// When its lanes were last seen alive.
+    /// Returns the progress of the lanes, for health checks.
     pub fn progress(&self) -> Progress {
         self.progress.clone()
     }
 
-    /// Whether its store applies.
+    /// Returns the health of the store as the worker sees it.
     pub fn store_health(&self) -> StoreHealth {
         self.shared.gate.health.clone()
     }
 
-    /// Works until `stop`. Then each lane finishes the batch in hand, releases what it has not begun,
-    /// and leases nothing more. Dropping the future instead is like a crash: the leases run out.
+    /// Works until `stop`. Then each lane finishes its batch, releases messages that it has not begun, and leases nothing
+    /// more. Dropping the future instead is like a crash: the leases expire.
     ///
     /// # Errors
-    /// When a lane ends unasked. The others are stopped first; they get the time of one lease.
+    /// A lane ended without a request to stop. The others are stopped first; they get the time of one lease.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
         let halt = stop.child_token();
         let lanes = async {
@@ -113,7 +113,7 @@ impl Worker {
                 Err(panic) => WorkerError::Panicked { lane: lane_of(panic.id()) },
             };
             halt.cancel();
-            // After a lease's time nothing that they could finish is theirs any more.
+            // After the time of one lease, other workers have their messages.
             let rest = async { while lanes.join_next().await.is_some() {} };
             _ = tokio::time::timeout(self.shared.settings.lease_for, rest).await;
             return Err(failure);
