@@ -1,7 +1,7 @@
 //! The audit of the queue: at the start of a worker, and every hour.
 //!
-//! It works in short steps beside deliveries and leases, and repairs what the bodies prove. Several workers may do it
-//! at once: what one has repaired, the next finds sound.
+//! The audit works in short steps between deliveries and leases, and repairs what the bodies prove. Several workers may
+//! run it at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,23 +11,23 @@ use rollbook_core::queue::{Audit, QueueAdmin};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// The pause between two audits.
+/// Pause between two audits.
 const INTERVAL: Duration = Duration::from_secs(60 * 60);
-/// The pause after an audit that the queue could not answer.
+/// Pause after an audit that the queue did not answer.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 const STRANDED: &str = "stranded";
 const DANGLING: &str = "dangling";
 const COUNTS: &str = "counts";
 
-/// Audits a queue until it is stopped.
+/// Audit of a queue.
 pub(crate) struct QueueAudit {
     queue: Arc<dyn QueueAdmin>,
     repaired: IntCounterVec,
 }
 
 impl QueueAudit {
-    /// Registers what it counts, at zero.
+    /// Registers the metrics, at zero.
     pub(crate) fn new(queue: Arc<dyn QueueAdmin>, registry: &Registry) -> Result<Self, prometheus::Error> {
         let help =
             "What the audit of the queue repaired: stranded messages, dangling index entries, wrong counts.";
@@ -39,7 +39,7 @@ impl QueueAudit {
         Ok(Self { queue, repaired })
     }
 
-    /// Audits at once, then every hour.
+    /// Audits at once, then every hour, until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut is_failing = false;
         loop {
@@ -58,7 +58,7 @@ impl QueueAudit {
                     TRY_AGAIN_AFTER
                 }
             };
-            // Workers that started together must not all audit together.
+            // Random, so that workers that started together do not audit together.
             let pause = pause.mul_f64(1.0 - fastrand::f64() / 4.0);
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    /// The audits that were begun within a time.
+    /// Returns the number of audits that began within a time.
     async fn begun_within(time: Duration, fails: usize) -> usize {
         let begun = Arc::new(AtomicUsize::new(0));
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(0)));

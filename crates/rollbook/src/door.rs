@@ -1,9 +1,9 @@
-//! The ports of a process that is still starting.
+//! Ports of a process during its start.
 //!
 //! Applying migrations to a large file, or recovering its log, takes minutes. Meanwhile deliveries are answered 503 with
-//! `Retry-After`, so that Svix sends them again; `/livez` says 200, `/readyz` 503 and what is being done; systemd is
-//! asked for more time, and the log says how far it is. A start that takes less than [`ANSWERS_AFTER`] keeps its clients
-//! waiting that long instead: they are connected already, and are answered by the process when it is ready.
+//! `Retry-After`, so that Svix sends them again. `/livez` answers 200, `/readyz` 503 with the current step. systemd is
+//! asked for more time, and the log shows progress. During a start shorter than [`ANSWERS_AFTER`] clients wait:
+//! their connections are accepted, and the process answers them when it is ready.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -28,33 +28,33 @@ use crate::stage::Stage;
 use crate::systemd::Systemd;
 use crate::wire::receiver_settings;
 
-/// How many connections may wait to be accepted, as far as the kernel allows (`net.core.somaxconn`). The
-/// usual 128 overflow when some hundred clients connect at once; who finds no room tries again after 1 s.
+/// Maximum connections that wait to be accepted, as far as the kernel allows (`net.core.somaxconn`). The usual 128
+/// overflow when some hundred clients connect at once; a client without a place retries after 1 s.
 const BACKLOG: u32 = 1024;
-/// How long a start may take before its clients are answered that it goes on.
+/// Duration of a start after which clients get an answer.
 const ANSWERS_AFTER: Duration = Duration::from_secs(1);
-/// How often systemd is asked for more time.
+/// Interval of requests to systemd for more time.
 const EXTEND_EVERY: Duration = Duration::from_secs(5);
-/// How much more time it is asked for: it ends a process that has stopped asking for so long.
+/// Time requested from systemd. It ends a process that has not asked again for this long.
 const EXTEND_FOR: Duration = Duration::from_secs(120);
-/// How often the log says that the start goes on.
+/// Interval of log lines during a start.
 const LOG_EVERY: Duration = Duration::from_secs(10);
-/// How long answers that are under way may take once the process is ready.
+/// Maximum time for answers in progress once the process is ready.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
-/// The listeners of a process, bound.
+/// Bound listeners of a process.
 pub(crate) struct Ports {
-    /// Where deliveries come in, where they do.
+    /// Listener for deliveries, if the process receives any.
     pub(crate) public: Option<TcpListener>,
-    /// Where health and metrics are.
+    /// Listener for health and metrics.
     pub(crate) ops: TcpListener,
 }
 
 impl Ports {
-    /// Binds what these faces need.
+    /// Binds the listeners that these faces need.
     ///
     /// # Errors
-    /// Another process has a port, or the address is not of this machine.
+    /// Another process has a port, or the address does not belong to this machine.
     pub(crate) fn bind(config: &Config, faces: Faces) -> anyhow::Result<Self> {
         let public = if faces.receiver {
             Some(bind(config.settings.listen, &Settings::listen().about)?)
@@ -64,7 +64,7 @@ impl Ports {
         Ok(Self { public, ops: bind(config.settings.ops_listen, &Settings::ops_listen().about)? })
     }
 
-    /// More handles to the same listeners: a connection is accepted by whoever asks first.
+    /// Returns more handles to the same listeners: the first to accept gets the connection.
     fn twin(&self) -> io::Result<Self> {
         let twin = |listener: &TcpListener| listener.as_fd().try_clone_to_owned().map(TcpListener::from);
         Ok(Self { public: self.public.as_ref().map(twin).transpose()?, ops: twin(&self.ops)? })
@@ -79,23 +79,23 @@ fn bind(address: SocketAddr, setting: &About) -> anyhow::Result<TcpListener> {
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Connections of the process before us may linger in the kernel; they must not keep the port.
+    // Connections of the previous process may linger in the kernel; they must not keep the port.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// Answers while the process starts.
+/// Answers clients while the process starts.
 pub(crate) struct Door {
     stop: CancellationToken,
     answering: JoinSet<anyhow::Result<()>>,
 }
 
 impl Door {
-    /// Answers at these ports from [`ANSWERS_AFTER`] on.
+    /// Starts to answer at these ports after [`ANSWERS_AFTER`].
     ///
     /// # Errors
-    /// The ports can't be shared.
+    /// The listeners cannot be shared.
     pub(crate) fn open(
         config: &Config,
         secrets: Option<SigningSecrets>,
@@ -139,21 +139,21 @@ impl Door {
         Ok(Self { stop, answering })
     }
 
-    /// Answers what is under way, and accepts no more.
+    /// Finishes answers in progress and accepts no more connections.
     pub(crate) async fn close(mut self) {
         self.stop.cancel();
         let ended = async { while self.answering.join_next().await.is_some() {} };
-        // Who is not done by then is cut off: nothing was acknowledged to them.
+        // Clients without an answer by then are disconnected: nothing was acknowledged to them.
         drop(timeout(CLOSE_WITHIN, ended).await);
     }
 }
 
-/// Whether the start takes long.
+/// Waits until the start takes long.
 async fn is_slow(stop: &CancellationToken) -> bool {
     stop.run_until_cancelled(sleep(ANSWERS_AFTER)).await.is_some()
 }
 
-/// Tells systemd and the log that the start goes on. Never returns.
+/// Reports the running start to systemd and the log. Never returns.
 async fn report(stage: Stage) {
     let systemd = Systemd::of(&Environment::read());
     let mut logged: Option<Instant> = None;
@@ -176,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    /// Each of these fits only where the backlog is larger than the usual.
+    /// These connections fit only if the backlog is larger than usual.
     const AT_ONCE: usize = 512;
 
     #[tokio::test]

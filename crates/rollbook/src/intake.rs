@@ -1,12 +1,11 @@
-//! Whether deliveries can be stored, by the only evidence there is: what became of those that were.
+//! Health of the queue for deliveries, judged by the outcomes of real deliveries.
 //!
-//! A queue that answers questions may still refuse every delivery: a full disk lets it read and not write. So the
-//! receiver's calls are watched on their way, and the queue's part in `/readyz` and `rollbook_up` says what they met.
-//! A process that is not ready gets no deliveries that could show it is well again. So after a failure a check
-//! writes something that means nothing, where the engine has such a write. Where it has none, the evidence of a
-//! failure ends after [`FAILURE_HOLDS_FOR`]: then it is ready again, and says what it last met until a delivery
-//! is stored. `rollbook_up` steers no traffic and stays 0 for [`UNPROVEN_FOR`]: a queue that refuses the few deliveries
-//! of a quiet instance is an outage too.
+//! A queue that answers reads may still refuse every delivery: a full disk allows reads only. So the receiver's calls are
+//! observed, and the queue's component in `/readyz` and `rollbook_up` reports their outcome. A process that is not ready
+//! gets no deliveries that could prove recovery. So after a failure a check makes a write without meaning, if the engine
+//! has one. Otherwise a failure counts for [`FAILURE_HOLDS_FOR`]: then the process is ready again, and reports the last
+//! failure until a delivery is stored. `rollbook_up` steers no traffic and stays 0 for [`UNPROVEN_FOR`]: a queue that
+//! refuses the few deliveries of a quiet instance is an outage too.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,15 +17,15 @@ use rollbook_core::queue::{Enqueued, Producer, QueueError};
 use rollbook_ops::{Condition, Probe};
 use tokio::time::Instant;
 
-/// How long a refused batch counts as evidence that the next would be refused too.
+/// Time for which a refused batch counts as evidence that the next one would be refused too.
 const FAILURE_HOLDS_FOR: Duration = Duration::from_secs(30);
-/// How long a refused batch keeps `rollbook_up` at 0. Svix sends a refused delivery again after 5 s and then after 5
-/// minutes, give or take a fifth: longer than that, so that a queue which still refuses is down without a gap.
+/// Time for which a refused batch keeps `rollbook_up` at 0. Svix retries a refused delivery after 5 s and then after 5
+/// minutes, plus or minus a fifth. This time is longer, so that a queue that still refuses is down without a gap.
 const UNPROVEN_FOR: Duration = Duration::from_secs(10 * 60);
-/// How long a call may take until the queue counts as one that does not answer: deliveries have had their 503 long ago.
+/// Duration of a call after which the queue counts as not answering. Its deliveries have got 503 before.
 const SILENT_FOR: Duration = Duration::from_secs(10);
 
-/// A producer whose outcomes are remembered.
+/// Producer that records the outcomes of calls.
 pub(crate) struct Intake {
     inner: Arc<dyn Producer>,
     state: Mutex<State>,
@@ -34,10 +33,10 @@ pub(crate) struct Intake {
 
 #[derive(Default)]
 struct State {
-    /// Calls under way and when they began.
+    /// Calls in progress and their start.
     calls: BTreeMap<u64, Instant>,
     last_call: u64,
-    /// What the last call that returned met, where it was not a success for all of it.
+    /// Failure of the last call that returned, if it was not a complete success.
     failure: Option<Failure>,
 }
 
@@ -49,7 +48,7 @@ struct Failure {
 }
 
 impl Intake {
-    /// Watches this producer.
+    /// Wraps this producer.
     pub(crate) fn new(inner: Arc<dyn Producer>) -> Self {
         Self { inner, state: Mutex::default() }
     }
@@ -110,7 +109,7 @@ impl Probe for Intake {
 }
 
 impl State {
-    /// What the calls tell.
+    /// Condition according to the calls.
     fn condition(&self) -> Condition {
         if let Some(silent) =
             self.calls.values().map(Instant::elapsed).max().filter(|silent| *silent >= SILENT_FOR)
@@ -125,7 +124,7 @@ impl State {
         let what = if *is_partial { "some deliveries" } else { "deliveries" };
         if ago < FAILURE_HOLDS_FOR {
             let why = format!("{what} are answered 503: {error}");
-            // A full queue does its work; it is the workers that do not keep up.
+            // A full queue works; the workers do not keep up.
             return if *is_partial || is_full { Condition::Impaired(why) } else { Condition::Failing(why) };
         }
         let why = format!("the last {what}, {} s ago, were answered 503: {error}", ago.as_secs());
@@ -145,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers with what the test has set for each delivery.
+    /// Returns the outcomes that the test has set.
     #[derive(Default)]
     struct Answers {
         enqueue: Mutex<Vec<Result<Enqueued, QueueError>>>,

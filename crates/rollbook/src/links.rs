@@ -1,4 +1,4 @@
-//! Whether the connections to queue and store are encrypted: logged once, and again when that changes.
+//! Encryption of the connections to queue and store: logged once, and again after each change.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use rollbook_core::store::FullStore;
 use crate::config::Config;
 use crate::wire::{Component, Queue};
 
-/// The connections to the servers of queue and store, and what was logged of each last.
+/// Connections to the servers of queue and store, with the last logged state of each.
 pub(crate) struct Links(Vec<Link>);
 
-/// Says how a connection is protected; `None` before there is one.
+/// Returns the protection of a connection; `None` before the first.
 type Asked = Box<dyn Fn() -> Option<Protection> + Send + Sync>;
 
 struct Link {
@@ -22,7 +22,7 @@ struct Link {
 }
 
 impl Links {
-    /// Those of this process. A file has none.
+    /// Returns the connections of this process. A file has none.
     pub(crate) fn of(config: &Config, queue: &Queue, store: Option<&Arc<dyn FullStore>>) -> Self {
         let admin: Arc<dyn QueueAdmin> = queue.admin.clone();
         let mut links = vec![Link::new(Component::Queue, Box::new(move || admin.protection()))];
@@ -33,7 +33,7 @@ impl Links {
         Self(links)
     }
 
-    /// Logs what has changed since the last time.
+    /// Logs changes since the last call.
     pub(crate) fn log_changes(&mut self) {
         for link in &mut self.0 {
             link.log_change();
@@ -59,5 +59,5 @@ impl Link {
     }
 }
 
-/// What clear text means.
+/// Consequence of a connection in clear text.
 pub(crate) const CLEAR: &str = "whoever is on the network between can read passwords and personal data";

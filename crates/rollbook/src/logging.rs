@@ -1,7 +1,7 @@
-//! What is logged goes to standard error: standard output is for data.
+//! Logging to standard error. Standard output is for data.
 //!
-//! One event is one line, whatever is in it, and nothing in it steers a terminal. Most of that is done by
-//! `tracing-subscriber` and by JSON itself; what both leave as it is, [`Harmless`] spells out.
+//! One event is one line, whatever it contains, and no text controls the terminal. `tracing-subscriber` and JSON escape most
+//! characters; [`Harmless`] escapes the rest.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Environment, LogFormat, Settings};
 use crate::output::turns;
 
-/// Logs from here on. The filter has been checked with the configuration.
+/// Starts logging. The configuration has checked the filter.
 pub(crate) fn start(settings: &Settings, environment: &Environment) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().parse(&settings.log).context("the filter of the log")?;
     let on_terminal = io::stderr().is_terminal();
@@ -29,7 +29,7 @@ pub(crate) fn start(settings: &Settings, environment: &Environment) -> anyhow::R
     started.map_err(|error| anyhow!("the log can't be started: {error}"))
 }
 
-/// Writes events, each of which comes whole.
+/// Writes complete events.
 struct Harmless<Out>(Out);
 
 impl<Out: Write> Write for Harmless<Out> {

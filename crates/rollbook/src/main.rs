@@ -1,4 +1,4 @@
-//! Rollbook keeps a SQL copy of a Clerk instance true.
+//! Rollbook keeps a team's own SQL database in sync with Clerk.
 //!
 //! This is the binary: command line, configuration, wiring, signals. The rules are in `rollbook-core`.
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
@@ -35,7 +35,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-/// Parsing an event is a hundred small allocations: this allocator halves its time.
+/// Allocator. Parsing an event makes a hundred small allocations; this allocator halves the time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -51,11 +51,11 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-        // Whoever read what we print has seen enough.
+        // The reader of our output has closed it.
         return ExitCode::SUCCESS;
     }
     if let Some(problems) = error.downcast_ref::<config::Problems>() {
-        // A command that has told the problems itself hands over none.
+        // A command that has printed its problems returns none.
         output::say(format!("rollbook: a setting or an argument is wrong\n{problems}").trim_end());
         return ExitCode::from(MISUSED);
     }
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     ExitCode::from(FAILED)
 }
 
-/// Ends for wrong usage, or after the help that was asked for.
+/// Exits after wrong usage, or after printing the help.
 fn misused(error: &clap::Error) -> ExitCode {
     match arguments::without_secrets(error, std::env::args_os()) {
         Some(text) => output::say(text.trim_end()),

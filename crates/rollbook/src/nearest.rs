@@ -1,9 +1,9 @@
-//! The name that was probably meant.
+//! Suggestion of the name that was probably meant.
 
-/// Names less alike than this (of 1.0) are no help as a suggestion.
+/// Minimum similarity of a suggestion, up to 1.0.
 const ALIKE_MIN: f64 = 0.5;
 
-/// The one of `names` that is most like `name`, if any is.
+/// Returns the most similar of `names`, if any is similar enough.
 pub(crate) fn nearest(name: &str, names: impl IntoIterator<Item = String>) -> Option<String> {
     let name = name.to_ascii_lowercase();
     names

@@ -1,38 +1,38 @@
-//! A line of progress on standard error: one that moves on a terminal, a plain one now and then elsewhere.
+//! Progress on standard error: an updated line on a terminal, a new line at intervals elsewhere.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often a terminal is written to.
+/// Interval of updates on a terminal.
 const LIVE: Duration = Duration::from_millis(100);
-/// How often anything else is.
+/// Interval of lines elsewhere.
 const PLAIN: Duration = Duration::from_secs(2);
 
-/// Shows how far long work has come.
+/// Progress of long work.
 pub(crate) struct ProgressLine {
     live: bool,
     shown_at: Instant,
 }
 
 impl ProgressLine {
-    /// A line that is not shown before its first interval has passed: short work prints none.
+    /// Creates a line. The first output comes after one interval: short work prints none.
     pub(crate) fn new() -> Self {
         Self { live: io::stderr().is_terminal(), shown_at: Instant::now() }
     }
 
-    /// How often the line should be shown.
+    /// Returns the interval of output.
     pub(crate) fn interval(&self) -> Duration {
         if self.live { LIVE } else { PLAIN }
     }
 
-    /// Whether the line has stood for its interval.
+    /// Whether an output is due.
     pub(crate) fn is_due(&self) -> bool {
         self.shown_at.elapsed() >= self.interval()
     }
 
-    /// Shows this. Progress that nobody can see is no reason to stop.
+    /// Shows a text. An error of the output is ignored.
     pub(crate) fn show(&mut self, line: &str) {
         self.shown_at = Instant::now();
         let _ = if self.live {
@@ -42,7 +42,7 @@ impl ProgressLine {
         };
     }
 
-    /// Ends the line that moves.
+    /// Ends the updated line.
     pub(crate) fn end(&self) {
         if self.live {
             let _ = write!(io::stderr(), "\r\u{1b}[2K");

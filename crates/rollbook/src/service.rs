@@ -1,4 +1,4 @@
-//! Puts the faces together and starts them: what `serve`, `receive`, `work` and `demo` have in common.
+//! Assembly and start of the faces: the common part of `serve`, `receive`, `work` and `demo`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,14 +26,14 @@ use crate::systemd::Systemd;
 use crate::wire::{Queue, receiver_settings, worker_settings};
 use crate::worker_calls::WorkerCalls;
 
-/// A lane without progress for this many leases hangs: its messages have been given to others since.
+/// Number of lease durations without progress after which a lane hangs: other workers have its messages since.
 const STALLED_AFTER_LEASES: u32 = 2;
 
-/// Faces that run.
+/// Running faces.
 pub(crate) struct Service {
-    /// Where deliveries come in, where they do.
+    /// Address for deliveries, if the process receives any.
     pub(crate) listening: Option<SocketAddr>,
-    /// Where health and metrics are.
+    /// Address of health and metrics.
     pub(crate) ops_listening: SocketAddr,
     live: Vec<Component>,
     supervisor: Supervisor,
@@ -41,7 +41,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts the faces at ports that are bound. A worker needs a store.
+    /// Starts the faces at bound ports. A worker needs a store.
     pub(crate) fn start(
         config: &Config,
         faces: Faces,
@@ -88,7 +88,7 @@ impl Service {
         let check =
             |store| Component { name: "store", probe: Arc::new(StoreCheck { store, worker: applying }) };
         let store_part = store.map(check);
-        // A receiver goes on accepting while the store is unreachable: there the store is shown, no more.
+        // A receiver accepts deliveries while the store is unreachable: there the store's health is only shown.
         let (ready, watched) = match store_part {
             Some(store) if faces.receiver => (Vec::new(), vec![store]),
             store => (store.into_iter().collect(), Vec::new()),
@@ -105,7 +105,7 @@ impl Service {
         Ok(Self { listening, ops_listening, live, supervisor, stop_within })
     }
 
-    /// Runs something beside the faces, until it is told to stop.
+    /// Runs a background task beside the faces until the stop.
     pub(crate) fn beside<Run>(&mut self, name: &'static str, run: impl FnOnce(CancellationToken) -> Run)
     where
         Run: Future<Output = ()> + Send + 'static,
@@ -119,17 +119,16 @@ impl Service {
         });
     }
 
-    /// Tells systemd how the service is, from now on to its end. To be called last: what is started last is
-    /// stopped last.
+    /// Reports the state of the service to systemd until the end. Call this last: the task that starts last is stopped last.
     pub(crate) fn tell(&mut self, systemd: Systemd) {
         let (live, stopping) = (self.live.clone(), self.supervisor.stopping());
         self.beside("word to systemd", |stop| systemd.run(live, stopping, stop));
     }
 
-    /// Runs until `stop`, or until a face ends unasked.
+    /// Runs until `stop`, or until a face ends without a request to stop.
     ///
     /// # Errors
-    /// A face ended unasked, or did not stop in order.
+    /// A face ended without a request to stop, or did not stop within its time.
     pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         self.supervisor.run(stop, self.stop_within).await
     }

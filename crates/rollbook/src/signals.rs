@@ -1,27 +1,26 @@
-//! SIGTERM and SIGINT: the first asks to stop, the second ends at once.
+//! SIGTERM and SIGINT: the first requests a stop, the second ends the process at once.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Ends the process when someone asks twice: failed, since it did not stop in order.
+/// Exit code after a second signal: a failure, because the process did not stop in order.
 const IMPATIENT: i32 = 1;
 
-/// The signals, listened to from the moment this exists.
+/// Listener for both signals, from its creation on.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    /// Listens.
+    /// Starts to listen.
     pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Cancels `stop` at the first signal, ends the process at the second. Never returns: it is to be
-    /// raced with the work.
+    /// Cancels `stop` at the first signal and ends the process at the second. Never returns: race it with the work.
     pub(crate) async fn relay(mut self, stop: CancellationToken) {
         let name = self.next().await;
         tracing::info!("{name}: stopping; a second signal ends the process at once");

@@ -1,12 +1,12 @@
-//! What is asked of queue and store before the faces start, and what of it is asked again afterwards.
+//! Checks of queue and store before the faces start, and repeated checks afterwards.
 //!
 //! Constraints:
 //!
-//! * A server that is unreachable, or refuses the login, does not end the process: it is told in one line, the
-//!   faces start, and everything goes on once it answers.
-//! * What needs manual action does end it: a pending migration on a server, and under
-//!   `durability = strict` every weakness of the queue, and a queue that belongs to another deployment. Found out later, the adapters keep the work back
-//!   until it is fixed.
+//! * A server that is unreachable, or refuses the login, does not end the process. One line is logged, the faces start,
+//!   and work begins once the server answers.
+//! * A fault that needs manual action ends the process: a pending migration on a server, a queue of another deployment,
+//!   and under `durability = strict` every weakness of the queue. If such a fault appears later, the adapters refuse
+//!   work until it is fixed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,38 +24,36 @@ use crate::links::Links;
 use crate::stage::Stage;
 use crate::wire::{self, Component, Migrations, Ownership, Queue};
 
-/// How long the start waits for a server to answer: an orchestrator must not take us for hung.
+/// Maximum wait of the start for a server's answer. An orchestrator must not consider the process hung.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The first wait before a server that was unreachable is asked again; it doubles.
+/// First wait before an unreachable server is checked again. It doubles.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// The longest wait, and how often the durability is asked for while all is well: settings of a running
-/// server change seldom, and whoever looks at `/readyz` or the metrics asks anew.
+/// Maximum wait, and interval of durability checks of a healthy queue: settings of a running server change seldom, and
+/// `/readyz` and the metrics check by themselves.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(30);
 
-/// What a worker without an instance id says of a queue that has an owner.
+/// Warning of a worker without an instance id about a queue that has an owner.
 pub(crate) const UNVERIFIED: &str = "this process can't tell whether the queue is its deployment's";
-/// How to fix that.
+/// Fix for [`UNVERIFIED`].
 pub(crate) const UNVERIFIED_FIX: &str = "set clerk_instance_id on receivers and workers";
 
-/// Queue and store, looked at.
+/// Opened and checked queue and store.
 pub(crate) struct Opened {
-    /// The queue.
+    /// Queue.
     pub(crate) queue: Queue,
-    /// The store, where a worker needs it.
+    /// Store, if a worker needs it.
     pub(crate) store: Option<Arc<dyn FullStore>>,
-    /// Goes on asking what the queue's acknowledgement is worth.
+    /// Repeated check of the queue's durability.
     pub(crate) watch: Watch,
-    /// Whether migrations are to be applied as soon as the store's server answers.
+    /// Whether migrations must be applied as soon as the store's server answers.
     pub(crate) migrate_later: bool,
 }
 
-/// Opens what these faces need. With `migrate`, what is pending is applied first; in files of a process
-/// that has all faces it always is.
-///
-/// `None` after a stop.
+/// Opens what these faces need. With `migrate`, pending migrations are applied first. A process with all faces always
+/// migrates its files. Returns `None` after a request to stop.
 ///
 /// # Errors
-/// The process must not start; the text says what is to be done.
+/// The process must not start; the text contains the fix.
 pub(crate) async fn open(
     config: &Config,
     faces: Faces,
@@ -65,11 +63,11 @@ pub(crate) async fn open(
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Opened>> {
     let opened = open_all(config, faces, migrate, clock, &Start { stage, stop }).await;
-    // What a stop has cut short is no failure.
+    // An error after a request to stop is not a failure.
     if stop.is_cancelled() { Ok(None) } else { opened.map(Some) }
 }
 
-/// What a start tells, and what cuts it short.
+/// Progress of a start, and the request to stop it.
 struct Start<'a> {
     stage: &'a Stage,
     stop: &'a CancellationToken,
@@ -88,7 +86,7 @@ async fn open_all(
         migrate_or_check(config, faces, migrate, *part, start).await?;
     }
     start.stage.begin("opening queue and store".to_owned());
-    // Files are there by now; and a wrong URL is found before anyone is asked at it.
+    // The files exist by now. A wrong URL is found before any connection.
     let queue = wire::open_queue(config, clock.clone())?;
     let store = if faces.worker { Some(wire::open_store(config, clock)?) } else { None };
     let mut all_answered = true;
@@ -103,8 +101,8 @@ async fn open_all(
         links: Links::of(config, &queue, store.as_ref()),
     };
     if let Some(store) = store.as_ref().filter(|_| all_answered) {
-        // Whoever needs its answer asks again. Here it opens the first connection, of which the log tells, and finds out
-        // before the first delivery what needs manual action.
+        // Later users of the store check again. This ping opens the first connection, which is logged, and finds faults that
+        // need manual action before the first delivery.
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, store.ping()).await;
         if let Ok(Err(error @ StoreError::Deployment(_))) = answer {
             tracing::error!("the store needs manual action, deliveries wait until then: {error}");
@@ -123,7 +121,7 @@ async fn open_all(
     Ok(Opened { queue, store, watch, migrate_later: migrate && !all_answered })
 }
 
-/// Whether the part answered. A file always does: where it is only to be looked at, opening it does so.
+/// Returns whether the component answered. A file always does; opening it checks it.
 async fn migrate_or_check(
     config: &Config,
     faces: Faces,
@@ -134,7 +132,7 @@ async fn migrate_or_check(
     let is_file = part.place(config).file().is_some();
     let migrate = migrate || (is_file && faces == Faces::ALL);
     if is_file && !migrate {
-        // Opening it refuses what it must; what it accepts is logged here.
+        // Opening refuses wrong schemas; accepted newer steps are logged here.
         if let Ok(found) = wire::pending_migrations(config, part).await {
             log_newer(&found);
         }
@@ -162,7 +160,7 @@ async fn migrate_or_check(
         start.stage.begin(format!("migrating the {name} ({pending})"));
         let applying = wire::apply_migrations(config, part, start.stop);
         asked = if is_file {
-            // It stops by itself, and undoes what it has done.
+            // A migration of a file stops by itself and rolls back.
             applying.await
         } else {
             start.stop.run_until_cancelled(applying).await.unwrap_or_else(|| Err("stopped".to_owned()))
@@ -189,7 +187,7 @@ fn no_answer(place: &str) -> String {
     format!("{place}: no answer within {} s", ANSWER_TIMEOUT.as_secs())
 }
 
-/// Logs steps of a newer Rollbook that this one works with.
+/// Logs compatible migrations of a newer Rollbook.
 fn log_newer(migrations: &Migrations) {
     if !migrations.newer.is_empty() {
         tracing::warn!(
@@ -206,7 +204,7 @@ fn tell_migrated(migrations: &Migrations) {
     }
 }
 
-/// An error where the queue could lose what it acknowledges and that is not allowed.
+/// Returns an error if durability must be strict and the queue could lose acknowledged deliveries.
 pub(crate) fn refuse_if_strict(config: &Config, durability: &Durability) -> anyhow::Result<()> {
     if !config.is_strict() || !durability.is_degraded() {
         return Ok(());
@@ -218,7 +216,7 @@ pub(crate) fn refuse_if_strict(config: &Config, durability: &Durability) -> anyh
     ))
 }
 
-/// An error where the queue is another deployment's. A server that does not answer is asked by each call later.
+/// Returns an error if the queue belongs to another deployment. If the server does not answer, each later call checks.
 async fn refuse_foreign(config: &Config) -> anyhow::Result<()> {
     match tokio::time::timeout(ANSWER_TIMEOUT, wire::ownership(config)).await {
         Ok(Some(Ok(Ownership { refusal: Some(refusal), .. }))) => Err(anyhow!(refusal)),
@@ -230,7 +228,7 @@ async fn refuse_foreign(config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// Asks what the queue's acknowledgement is worth, and says when that changes.
+/// Checks the queue's durability repeatedly and logs changes.
 pub(crate) struct Watch {
     queue: Arc<dyn QueueAdmin>,
     place: String,
@@ -241,7 +239,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     async fn ask(&self) -> Result<Durability, QueueError> {
-        // It only reads: it may be given up.
+        // The call only reads, so it may be cancelled.
         tokio::time::timeout(ANSWER_TIMEOUT, self.queue.durability())
             .await
             .unwrap_or_else(|_| Err(QueueError::Unavailable(no_answer(&self.place))))
@@ -269,7 +267,7 @@ impl Watch {
         self.known = Some(durability);
     }
 
-    /// Goes on until `stop`. That the queue is unreachable is for those to say who wait for it.
+    /// Runs until `stop`. Users of the queue log that it is unreachable.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut wait = if self.known.is_some() { ASK_AGAIN_MAX } else { ASK_AGAIN };
         while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
@@ -285,8 +283,8 @@ impl Watch {
     }
 }
 
-/// Sets up all parts of the queue as soon as they answer, then waits for `stop`. That the queue is unreachable is for
-/// those to say who wait for it.
+/// Sets up all parts of the queue as soon as they answer, then waits for `stop`. Users of the queue log that it is
+/// unreachable.
 pub(crate) async fn prepare_queue(producer: Arc<dyn Producer>, stop: CancellationToken) {
     let mut wait = ASK_AGAIN;
     while matches!(stop.run_until_cancelled(producer.prepare()).await, Some(Err(_))) {

@@ -1,4 +1,4 @@
-//! How the store is: whether it answers, and whether the worker's last batch was applied.
+//! Health of the store: whether it answers, and whether the worker's last batch was applied.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use rollbook_core::store::FullStore;
 use rollbook_ops::{Condition, Probe};
 use rollbook_worker::{StoreHealth, StoreOutage, StoreRefusals};
 
-/// How long an error counts as evidence that the next batch would fail too. As long as a message waits, the worker
-/// tries again within seconds; what it could not apply may meanwhile have been applied by another worker, so that
-/// none waits and nothing can show here that the store works.
+/// Time for which an error counts as evidence that the next batch would fail too. While a message waits, the worker retries
+/// within seconds. Another worker may have applied the message meanwhile; then none waits, and nothing can prove here
+/// that the store works.
 const FAILURE_HOLDS_FOR: Duration = Duration::from_secs(180);
 
 /// Checks the store of a process.
 pub(crate) struct StoreCheck {
-    /// Asked whether it answers.
+    /// Store to ping.
     pub(crate) store: Arc<dyn FullStore>,
-    /// What the worker met; `None` in a process without one.
+    /// Store's health as the worker sees it; `None` in a process without a worker.
     pub(crate) worker: Option<StoreHealth>,
 }
 

@@ -1,4 +1,4 @@
-//! Runs the faces of one process: when one ends unasked, all end, and the process says why.
+//! Runs the faces of one process. If one ends without a request to stop, all end, and the process reports why.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// The faces that run, in the order in which they are to be stopped.
+/// Running faces, in the order in which they are stopped.
 #[derive(Default)]
 pub(crate) struct Supervisor {
     running: JoinSet<anyhow::Result<()>>,
@@ -23,7 +23,7 @@ struct Face {
 }
 
 impl Supervisor {
-    /// Cancelled when the stop begins, before the first face is told.
+    /// Cancelled when the stop begins, before the first face is stopped.
     pub(crate) fn stopping(&self) -> CancellationToken {
         self.stopping.clone()
     }
@@ -38,11 +38,11 @@ impl Supervisor {
         self.faces.push(Face { name, task, stop, ended: false });
     }
 
-    /// Waits for `stop` or for a face that ends unasked, then stops the faces one after the other, in
-    /// the order of their start, all within `drain_timeout`.
+    /// Waits for `stop` or for a face that ends by itself, then stops the faces one after the other, in the order of their
+    /// start, all within `drain_timeout`.
     ///
     /// # Errors
-    /// The first thing that went wrong: a face ended unasked, failed while it stopped, or did not stop.
+    /// The first failure: a face ended by itself, failed while it stopped, or did not stop.
     pub(crate) async fn run(
         mut self,
         stop: CancellationToken,
@@ -84,14 +84,14 @@ impl Supervisor {
         outcome
     }
 
-    /// Which face ended, and how.
+    /// Name of the face that ended, and its result.
     fn note(
         &mut self,
         ended: Result<(Id, anyhow::Result<()>), JoinError>,
     ) -> (&'static str, anyhow::Result<()>) {
         let (id, result) = match ended {
             Ok((id, result)) => (id, result),
-            // The message of a panic is on standard error already, and may hold what no log should.
+            // The message of a panic is on standard error already, and may contain data that no log should hold.
             Err(error) => (error.id(), Err(anyhow!("it panicked"))),
         };
         let face = self.faces.iter_mut().find(|face| face.task == id);

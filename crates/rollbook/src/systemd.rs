@@ -1,12 +1,11 @@
-//! What systemd is told of a service with `Type=notify`: that it is ready, that it lives, that it stops.
+//! Notifications to systemd for a service with `Type=notify`: ready, alive, stopping.
 //!
 //! Constraints:
 //!
-//! * Ready means that the ports are bound, not that Redis or Postgres answer: those may be away for hours,
-//!   and an end of the process would not bring them back.
-//! * The watchdog is fed only while `/livez` would say that all is well, so that systemd starts anew a
-//!   process whose loops stand still.
-//! * Whoever gives us no socket hears nothing, and nothing that systemd does can hold the process up.
+//! * Ready means that the ports are bound, not that Redis or Postgres answer: those may be unreachable for hours, and
+//!   restarting this process would not help.
+//! * The watchdog is fed only while `/livez` answers ok, so that systemd restarts a process whose loops hang.
+//! * Without a socket nothing is sent, and systemd can never block the process.
 
 use std::ffi::OsStr;
 use std::io;
@@ -21,14 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Environment;
 
-/// Where systemd listens, and how often it wants to hear that we live.
+/// Socket of systemd, and the interval of its watchdog.
 pub(crate) struct Systemd {
     socket: UnixDatagram,
     watchdog: Option<Duration>,
 }
 
 impl Systemd {
-    /// What the environment says of it; `None` where no systemd listens.
+    /// Reads the socket from the environment; `None` without systemd.
     pub(crate) fn of(environment: &Environment) -> Option<Self> {
         let name = environment.get("NOTIFY_SOCKET")?;
         match connect(name) {
@@ -40,13 +39,13 @@ impl Systemd {
         }
     }
 
-    /// Says what a service that is not ready yet is doing, and asks for more time to do it.
+    /// Sends the current step of a service that is not ready yet, and asks for more time.
     pub(crate) fn starting(&self, what: &str, extend_for: Duration) {
         self.say(&format!("EXTEND_TIMEOUT_USEC={}\nSTATUS={what}", extend_for.as_micros()));
     }
 
-    /// Says that the service is ready, then that it lives as long as every part of `live` does, and once
-    /// `stopping` that it stops; goes on until `stop`.
+    /// Sends that the service is ready, then that it is alive while every component of `live` is, and from `stopping` on
+    /// that it stops. Runs until `stop`.
     pub(crate) async fn run(
         self,
         live: Vec<Component>,
@@ -64,7 +63,7 @@ impl Systemd {
         );
     }
 
-    /// Twice in each period, as systemd asks for.
+    /// Interval of notifications: half of the period, as systemd recommends.
     async fn feed(&self, live: &[Component]) {
         let Some(period) = self.watchdog else { return };
         let mut ticks = interval(period / 2);
@@ -78,7 +77,7 @@ impl Systemd {
     }
 
     fn say(&self, state: &str) {
-        // A full buffer means that systemd does not read: there is nobody to tell.
+        // A full buffer means that systemd does not read: the message is dropped.
         if let Err(error) = self.socket.send(state.as_bytes()) {
             tracing::debug!(%error, state, "systemd could not be told");
         }
@@ -96,7 +95,7 @@ async fn is_well(live: &[Component]) -> bool {
     true
 }
 
-/// An absolute path, or `@` and the name of an abstract socket.
+/// Parses an absolute path, or `@` and the name of an abstract socket.
 fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
     let address = match name.as_bytes() {
         [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest)?,
@@ -109,12 +108,12 @@ fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// How long systemd waits for a sign of life of this process; `None` where it asks for none.
+/// Returns the watchdog's period for this process; `None` without a watchdog.
 fn watchdog(environment: &Environment) -> Option<Duration> {
     let number = |name: &str| environment.get(name)?.to_str()?.parse::<u64>().ok();
-    // A variable for another process, which may have started us, is not for us.
+    // A variable for another process, such as our parent, does not apply to this one.
     let for_us = number("WATCHDOG_PID").is_none_or(|id| id == u64::from(std::process::id()));
-    // Twice in a period of less would be no pause at all.
+    // Half of a shorter period would leave no pause.
     number("WATCHDOG_USEC").filter(|micros| for_us && *micros >= 2).map(Duration::from_micros)
 }
 

@@ -1,8 +1,8 @@
-//! Whether the queue does what the workers ask of it, by the only evidence there is: their calls.
+//! Health of the queue for workers, judged by their calls.
 //!
-//! A queue that answers questions may refuse every write: no right, no memory, a replica, too few replicas. Leasing
-//! and settling are writes, so a worker's calls are watched on their way, and the queue's part in `/readyz` and
-//! `rollbook_up` says what they met. A worker calls again and again, so the last answer is never old.
+//! A queue that answers reads may refuse every write: a missing right, no memory, a replica, too few replicas. Leases and
+//! settlements are writes, so a worker's calls are observed, and the queue's component in `/readyz` and `rollbook_up`
+//! reports their outcome. A worker calls repeatedly, so the last outcome is always recent.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,13 +10,13 @@ use async_trait::async_trait;
 use rollbook_core::queue::{Consumer, Lease, LeaseRequest, QueueError, Settled, Settlement};
 use rollbook_ops::{Condition, Probe};
 
-/// A consumer whose outcomes are remembered.
+/// Consumer that records the outcomes of calls.
 pub(crate) struct WorkerCalls {
     inner: Arc<dyn Consumer>,
     state: Mutex<State>,
 }
 
-/// The error of the last call of each kind. `None` where it succeeded.
+/// Error of the last call of each kind. `None` if it succeeded.
 #[derive(Default)]
 struct State {
     lease: Option<QueueError>,
@@ -26,7 +26,7 @@ struct State {
 }
 
 impl WorkerCalls {
-    /// Watches this consumer.
+    /// Wraps this consumer.
     pub(crate) fn new(inner: Arc<dyn Consumer>) -> Self {
         Self { inner, state: Mutex::default() }
     }
@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers with what the test has set.
+    /// Returns the outcome that the test has set.
     #[derive(Default)]
     struct Answers {
         lease: Mutex<Option<QueueError>>,
