@@ -79,170 +79,170 @@ settings! {
                 secret(signing_secrets).optional("/run/secrets/…").everyday().shared(),
                 "one or more whsec_…, separated by commas or spaces; all are tried, so that a secret can be rotated";
             data_dir: PathBuf = folder().or("./rollbook-data").everyday(),
-                "where the embedded default keeps queue.db and store.db";
-            listen: SocketAddr = address().or("127.0.0.1:8080").everyday(), "where deliveries come in";
+                "folder of queue.db and store.db, the embedded default";
+            listen: SocketAddr = address().or("127.0.0.1:8080").everyday(), "address for deliveries";
             ops_listen: SocketAddr = address().or("127.0.0.1:9464").everyday(),
-                "where health and metrics are",
+                "address of health and metrics",
                 must(Any, "another port than that of listen",
                     |s, _| s.listen != s.ops_listen || s.listen.port() == 0,
-                    "is the same address as listen; health and metrics must not be where the internet comes in");
+                    "is the same address as listen; health and metrics must not be public");
             queue_url: Option<Place> = url(Role::Queue).optional("rediss://redis.internal:6379").everyday(),
-                "the queue: redis://…, rediss://… or sqlite://PATH; else redis_url, else embedded",
+                "URL of the queue: redis://…, rediss://… or sqlite://PATH; without it redis_url, else embedded",
                 must(Any, "another file than that of database_url",
                     |_, p| p.queue.file().is_none() || p.queue != p.store,
                     "is the same file as database_url");
             redis_url: Option<Place> = url(Role::Queue).optional("redis://127.0.0.1:6379").shared(),
-                "the queue, where queue_url is not set";
+                "URL of the queue if queue_url is not set";
             database_url: Option<Place> =
                 url(Role::Store).optional("postgres://rollbook@127.0.0.1:5432/rollbook").everyday().shared(),
-                "the store: postgres://… or sqlite://PATH; else embedded";
+                "URL of the store: postgres://… or sqlite://PATH; without it embedded";
             durability: DurabilityMode =
                 choice(&[("strict", DurabilityMode::Strict), ("degraded", DurabilityMode::Degraded)])
                     .or("degraded").everyday(),
-                "while the queue could lose what it acknowledged: strict refuses all work, degraded says so";
+                "behaviour while the queue could lose acknowledged deliveries: strict refuses all work, degraded reports it";
             schema: String = text(identifier).or("clerk"),
-                "the Postgres schema of the mirror";
+                "Postgres schema of the tables";
             deleted_rows: DeletedRows =
                 choice(&[("keep", DeletedRows::Keep), ("erase", DeletedRows::Erase)]).or("keep").everyday(),
-                "what a deleted row was like: keep it beside deleted_at, or erase it at once and for good";
+                "content of a deleted row: keep it, or erase it at once and permanently";
             deleted_rows_kept_for: Option<Duration> = age(CENTURY).or("0s"),
-                "how long a deleted row is kept before it is erased; 0s for good";
+                "time after which a deleted row loses its content; 0s means never";
             ledger: bool = yes_or_no().or("yes"),
-                "whether the table deliveries tells what became of each delivery";
+                "whether the table deliveries records the outcome of each delivery";
             ledger_kept_for: Option<Duration> = age(CENTURY).or("7d"),
-                "how long the ledger keeps a line; 0s for good";
+                "time for which the table deliveries keeps an entry; 0s means without limit";
             clerk_instance_id: Option<String> = plain().optional("ins_…").shared(),
                 "ID of the Clerk instance (ins_…): events of another become dead letters, and on Redis it identifies \
                  the owner of the queue; set it on receivers and workers";
         }
         ("Log", "One line for each fact, to standard error.") => {
             log: String = text(log_filter).or("info").everyday(),
-                "what is logged: a level, or target=level, separated by commas";
+                "log filter: a level, or target=level, separated by commas";
             log_format: Option<LogFormat> =
                 choice(&[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]).optional("json").everyday(),
-                "how: pretty or json; pretty on a terminal, else json";
+                "log format: pretty or json; without it pretty on a terminal, else json";
         }
-        ("Receiver", "The limits of what a stranger, or Svix, can make it do.") => {
+        ("Receiver", "Limits on requests, from Svix and from strangers.") => {
             tolerance: Duration = duration(DAY).or("300s"),
-                "how far a delivery's timestamp may be from our clock, either way";
+                "maximum difference between a delivery's timestamp and this machine's clock, in both directions";
             body_max: usize = size(GIB).or("1MiB"),
-                "the largest body of a delivery",
+                "maximum size of a delivery's body",
                 must(Any, "at most buffered_max", |s, _| s.body_max <= s.buffered_max,
                     "is more than buffered_max, so that a body of this size would never be taken");
             buffered_max: usize = size(GIB).or("64MiB"),
-                "bodies in memory at once, over all connections; a quarter is for bodies up to 32 KiB alone";
+                "maximum memory for bodies over all connections; a quarter is reserved for bodies up to 32 KiB";
             header_timeout: Duration = duration(DAY).or("10s"),
-                "for a request's head, from its first byte; for the first request, from the connection's start";
+                "maximum time for a request's head, from its first byte; for the first request, from the connection's start";
             idle_timeout: Duration = duration(DAY).or("75s"),
-                "between an answer and the next request; longer than the keep-alive of the proxy in front (often 60s)";
+                "maximum time between an answer and the next request; longer than the keep-alive of the proxy in front (often 60s)";
             connection_age_max: Duration = duration(DAY).or("10m"),
                 "maximum age of a connection; its next answer after that closes it";
             body_timeout: Duration = duration(DAY).or("8s"),
-                "for a request's body",
+                "maximum time for a request's body",
                 must(Any, "at most request_timeout", |s, _| s.body_timeout <= s.request_timeout,
                     "is longer than request_timeout, which would end it");
             body_rate_min: usize = size(GIB).or("1KiB"),
                 "minimum rate of a request's body, per second, measured every 3s; a slower one is answered 408";
             request_timeout: Duration = duration(DAY).or("12s"),
-                "for the whole request; Svix gives up after 15s",
+                "maximum time for the whole request; Svix gives up after 15s",
                 must(Any, "less than 15s", |s, _| s.request_timeout < SVIX_TIMEOUT,
                     "Svix gives up after 15s");
             enqueue_timeout: Duration = duration(DAY).or("8s"),
-                "for the queue to take a delivery; then 503",
+                "maximum time for the queue to store a delivery; then 503",
                 must(Any, "at most 10s", |s, _| s.enqueue_timeout <= ENQUEUE_TIMEOUT_MAX,
                     "the contract promises an answer within 10s"),
                 must(Any, "at most request_timeout", |s, _| s.enqueue_timeout <= s.request_timeout,
                     "is longer than request_timeout, which would end it");
             connections_max: usize = number(MANY).or("4096"),
-                "open connections; when full, the oldest without a genuine delivery is closed for a new client";
+                "maximum open connections; when full, the oldest without a genuine delivery is closed for a new client";
             in_flight_max: usize = number(MANY).or("1024"),
-                "deliveries that wait for the queue at once; more are answered 503";
+                "maximum deliveries that wait for the queue at once; more are answered 503";
             enqueue_batch_max: usize = number(BATCH).or("256"),
-                "deliveries in one commit of the queue";
+                "maximum deliveries in one commit of the queue";
             enqueue_bytes_max: usize = size(GIB).or("4MiB"),
-                "bytes of bodies in one commit of the queue; a larger body goes alone";
+                "maximum bytes of bodies in one commit of the queue; a larger body is stored alone";
         }
-        ("Queue", "The last five mean something on Redis only.") => {
+        ("Queue", "The last five are for Redis only.") => {
             queue_depth_max: u64 = number(1_000_000_000).or("1000000"),
-                "messages that may wait; more are answered 503";
+                "maximum messages in the queue; more are answered 503";
             queue_shards: u16 = number(64).or("1"),
-                "streams of the queue on Redis; more only for a Redis Cluster";
+                "number of streams of the queue on Redis; more than 1 only for a Redis Cluster";
             redis_key_prefix: String = text(key_prefix).or("rollbook"),
                 "prefix of all keys in Redis, {PREFIX:SHARD}:…: 1 to 64 letters, digits, _, - and .; deployments that \
                  share a server need one each";
             redis_timeout: Duration = duration(DAY).or("5s"),
-                "for one answer of Redis",
+                "maximum time for one answer of Redis",
                 must(Redis, "less than enqueue_timeout", |s, _| s.redis_timeout < s.enqueue_timeout,
-                    "is no shorter than enqueue_timeout, so that a call to a Redis that hangs would outlast \
+                    "is not shorter than enqueue_timeout, so that a call to a Redis that hangs would outlast \
                      the 503 and keep the next delivery waiting");
             redis_replicas: u32 = count(16).or("0"),
-                "replicas of Redis that must have a delivery before its 200";
+                "number of Redis replicas that must have a delivery before its 200";
             redis_ca_file: Option<PathBuf> = file().optional("/etc/ssl/private-ca.pem"),
-                "the certificate of a private CA for rediss://, as PEM",
+                "certificate of a private CA for rediss://, as PEM",
                 must(Redis, "left out, or queue_url a rediss://",
                     |s, p| s.redis_ca_file.is_none() || p.queue.server().is_some_and(ServerUrl::is_redis_tls),
-                    "is set, and the way to Redis is not encrypted");
+                    "is set, but the connection to Redis is not encrypted");
         }
-        ("Worker", "How messages are taken and applied.") => {
+        ("Worker", "Leasing and applying of messages.") => {
             lanes: usize = number(256).or("3"),
-                "batches that a worker has in hand at once";
+                "batches that a worker processes at once";
             lease_batch_max: usize = number(BATCH).or("100"),
-                "messages in one lease and one transaction of the store";
+                "maximum messages per lease request and per transaction of the store";
             lease_bytes_max: usize = size(GIB).or("16MiB"),
-                "bytes of bodies that a worker has leased, divided among its lanes; a larger message is leased alone";
+                "maximum bytes of bodies that a worker has leased, divided among its lanes; a larger message is leased alone";
             lease_for: Duration = duration(DAY).or("60s"),
-                "how long a message stays with a worker before another may have it",
+                "duration of a lease; after it another worker may process the message",
                 must(Any, "at least 5s", |s, _| s.lease_for >= LEASE_FOR_MIN,
-                    "is so short that a slow batch would be worked on twice");
+                    "is so short that a slow batch would be processed twice");
             lease_linger: Duration = duration(DAY).or("8ms"),
-                "how long a worker lets messages collect after a batch that was not full",
+                "time for which a worker collects messages after a batch that was not full",
                 must(Any, "at most 1s", |s, _| s.lease_linger <= LEASE_LINGER_MAX,
-                    "would make every row late");
+                    "would delay every row");
             lease_wait: Duration = duration(DAY).or("1s"),
-                "how long an idle worker waits at the queue before it asks again",
+                "time for which an idle worker waits at the queue in one request",
                 must(Any, "less than drain_timeout", |s, _| s.lease_wait < s.drain_timeout,
-                    "is no shorter than drain_timeout, so that an idle worker could not stop in time");
+                    "is not shorter than drain_timeout, so that an idle worker could not stop in time");
         }
-        ("Postgres", "They mean nothing where the store is a file.") => {
+        ("Postgres", "They have no effect if the store is a file.") => {
             database_connections_max: u32 = number(CONNECTIONS).or("8"),
-                "connections to Postgres; one more than lanes, or more",
+                "maximum connections to Postgres; at least one more than lanes",
                 must(Postgres, "at least lanes + 1", |s, _| s.lanes < s.database_connections_max as usize,
                     "is not more than lanes: each lane holds a connection, and the health check needs one");
             database_connect_timeout: Duration = duration(DAY).or("5s"),
-                "for a connection to Postgres",
+                "maximum time for a connection to Postgres",
                 must(Postgres, "less than what statement_timeout leaves of lease_for",
                     |s, _| s.database_connect_timeout + s.statement_timeout < s.lease_for,
                     "and statement_timeout together are no shorter than lease_for, which a batch may need \
                      both of");
             statement_timeout: Duration = duration(DAY).or("20s"),
-                "for one statement of Postgres",
+                "maximum time for one statement of Postgres",
                 must(Postgres, "at most half of lease_for", |s, _| s.statement_timeout <= s.lease_for / 2,
                     "is more than half of lease_for: a statement that hangs would use up the lease, and \
                      another worker would send the same to a database in trouble");
             pgbouncer: bool = yes_or_no().or("no"),
-                "whether a PgBouncer in transaction mode stands before Postgres";
+                "whether a PgBouncer in transaction mode is in front of Postgres";
         }
         ("Failures", "The wait before an attempt is a random time up to the one given.") => {
             attempts_max: u32 = number(1_000).or("12"),
                 "attempts before a message becomes a dead letter; one that kills its workers can kill 2 more";
             backoff: Duration = duration(DAY).or("2s"),
-                "the longest wait after a first failed attempt; it doubles",
+                "maximum wait after a first failed attempt; it doubles",
                 must(Any, "at most backoff_max", |s, _| s.backoff <= s.backoff_max,
                     "is longer than backoff_max");
             backoff_max: Duration = duration(DAY).or("10m"),
-                "the longest wait between two attempts";
+                "maximum wait between two attempts";
             gate_backoff: Duration = duration(DAY).or("200ms"),
-                "the first wait of a worker while the store is unreachable; it doubles",
+                "first wait of a worker while the store is unreachable; it doubles",
                 must(Any, "at most gate_backoff_max", |s, _| s.gate_backoff <= s.gate_backoff_max,
                     "is longer than gate_backoff_max");
             gate_backoff_max: Duration = duration(DAY).or("10s"),
-                "the longest wait of a worker while the store is unreachable";
+                "maximum wait of a worker while the store is unreachable";
         }
         ("Stopping", "After SIGTERM or SIGINT. A second signal ends the process at once.") => {
             stop_delay: Duration = pause(HOUR).or("0s"),
-                "how long deliveries are still taken once the process is told to stop, while /readyz says 503";
+                "time for which deliveries are still accepted after the signal, while /readyz answers 503";
             drain_timeout: Duration = duration(DAY).or("25s"),
-                "for everything in hand to end once the process is told to stop, and stop_delay is over";
+                "maximum time for work in progress to end after the signal and stop_delay";
         }
     }
 }
