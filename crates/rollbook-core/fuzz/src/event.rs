@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use rollbook_core::catalog::{self, Kind, Verb};
-use rollbook_core::change::{SubjectChange, Effect, Field};
+use rollbook_core::change::{Effect, Field, SubjectChange};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::event::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX, Parsed, parse, type_of};
 use rollbook_core::queue::{Lease, LeaseToken};
