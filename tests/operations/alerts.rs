@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{listed_series, names_in, read, rules};
+use crate::architecture;
 
 /// The chapter of the runbook about alerts.
 fn chapter() -> String {
@@ -52,12 +53,63 @@ fn every_alert_has_its_entry_in_the_runbook_and_every_entry_its_alert() {
 }
 
 #[test]
-fn every_entry_says_what_to_look_at_why_it_happens_and_what_fixes_it() {
+fn every_entry_says_what_it_means_how_to_check_how_to_fix_it_and_whom_to_call() {
     for entry in chapter().split("\n### ").skip(1) {
         let name = entry.lines().next().unwrap_or_default();
-        for part in ["**Means:**", "**First look:**", "**Usual causes", "**Call:**", "```sh"] {
+        for part in ["**Means:**", "**Check:**", "**Fix", "**Call:**", "```sh"] {
             assert!(entry.contains(part), "{name} has no {part}");
         }
+    }
+}
+
+/// Patterns of `grep` in the alerts' entries that look for something else than a text of ours.
+const OTHER_PATTERNS: [&str; 3] = ["WARN", "ERROR", "panicked"];
+
+/// Returns what the chapter says that Rollbook logs or answers: quoted texts, and what its commands look for in a log.
+fn quoted_texts(chapter: &str) -> BTreeSet<String> {
+    let mut texts = BTreeSet::new();
+    for (number, part) in chapter.split("```").enumerate() {
+        if number % 2 == 1 {
+            let lines = part
+                .lines()
+                .filter(|line| line.contains(" logs "))
+                .filter_map(|line| line.split_once("| grep "));
+            let patterns = lines.filter_map(|(_, grep)| grep.split('\'').nth(1));
+            texts.extend(patterns.flat_map(|pattern| pattern.split('|')).map(str::to_owned));
+        } else {
+            let prose: String = part.split('`').step_by(2).collect();
+            let words: Vec<&str> = prose.split_whitespace().collect();
+            let prose = words.join(" ");
+            let quoted = prose.split('"').skip(1).step_by(2).flat_map(|text| text.split('…'));
+            texts.extend(quoted.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()));
+        }
+    }
+    texts.retain(|text| text != "on disk" && !OTHER_PATTERNS.contains(&text.as_str()));
+    texts
+}
+
+#[test]
+fn every_text_that_an_entry_quotes_or_looks_for_in_a_log_is_one_that_the_code_writes() {
+    let sources: String = architecture::sources(&architecture::root().join("crates"))
+        .into_iter()
+        .filter(|path| path.components().any(|part| part.as_os_str() == "src"))
+        .flat_map(|path| {
+            std::fs::read_to_string(path).expect("a source").lines().map(code).collect::<Vec<_>>()
+        })
+        .collect();
+    let texts = quoted_texts(&chapter());
+    assert!(texts.len() > 20, "{texts:?}");
+    let unknown: Vec<&String> = texts.iter().filter(|text| !sources.contains(text.as_str())).collect();
+    assert_eq!(unknown, Vec::<&String>::new(), "the runbook quotes texts that no source contains");
+}
+
+/// Returns a line without its comment, joined with the next one where a text continues there.
+fn code(line: &str) -> String {
+    let line = line.trim_start();
+    match line.strip_suffix('\\') {
+        _ if line.starts_with("//") => String::new(),
+        Some(continued) => continued.to_owned(),
+        None => format!("{line}\n"),
     }
 }
 
