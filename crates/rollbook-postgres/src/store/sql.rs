@@ -86,7 +86,7 @@ pub(super) struct Statements {
     pub(super) prune: Sql,
     /// Rollbook's tables for which the role lacks a needed right, with the needed rights.
     pub(super) forbidden: Sql,
-    /// Tables whose row-level policies may hide rows from this role.
+    /// Finds tables with row-level policies that may hide rows from this role.
     pub(super) hidden: Sql,
 }
 

@@ -40,7 +40,7 @@ pub(super) async fn clock(config: &Config, needs: &Needs, clock: &dyn Clock) -> 
         else {
             continue;
         };
-        // One that is unreachable is told as such by its own check.
+        // The check of the server reports that it is unreachable.
         let Ok(theirs) = answer else { continue };
         let answered_at = clock.now();
         let whose = format!("the {}'s server", part.name());
