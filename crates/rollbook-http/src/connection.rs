@@ -102,7 +102,7 @@ impl Stamp {
 #[derive(Debug)]
 pub struct Connection {
     origin: Instant,
-    opened: u64,
+    opened: Instant,
     stamp: AtomicU64,
     trusted: AtomicBool,
     sent_request: AtomicBool,
@@ -112,8 +112,8 @@ pub struct Connection {
 
 impl Connection {
     pub(crate) fn new(origin: Instant) -> Self {
-        let opened = millis_since(origin);
-        let stamp = AtomicU64::new(Stamp { phase: Phase::New, since: opened }.pack());
+        let opened = Instant::now();
+        let stamp = AtomicU64::new(Stamp { phase: Phase::New, since: millis_since(origin) }.pack());
         let (trusted, sent_request) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { origin, opened, stamp, trusted, sent_request, dropped: Notify::new() }
     }
@@ -143,7 +143,7 @@ impl Connection {
     }
 
     pub(crate) fn age(&self) -> Duration {
-        Duration::from_millis(millis_since(self.origin).saturating_sub(self.opened))
+        self.opened.elapsed()
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
