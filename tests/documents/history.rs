@@ -1,5 +1,6 @@
 //! A small history to ask about: two organizations, four people, and what came of them by [`NOW`].
 
+use rollbook_core::change::Origin;
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::clock::ManualClock;
@@ -119,7 +120,9 @@ pub(super) async fn play(store: &dyn FullStore, clock: &ManualClock) {
         let delay = if id == "msg_late" { 900_000 } else { 2_000 };
         let applied = Timestamp::from_millis(at(happened) + delay);
         let mut change = change_of(id, &event(event_type, at(happened), &data));
-        change.origin.received_at = applied;
+        if let Origin::Delivery { received_at, .. } = &mut change.origin {
+            *received_at = applied;
+        }
         clock.set(applied);
         store.apply_many(&[change]).await.expect("the store applies it");
     }

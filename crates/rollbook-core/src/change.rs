@@ -1,9 +1,10 @@
-//! A change: the content of one delivery about one subject, at one version.
+//! A change: what one delivery, or one reading of Clerk's API, says about one subject, at one version.
 
 use std::fmt;
 
 use crate::catalog::{LINKS_MAX, Resource};
 use crate::delivery::MessageId;
+use crate::drift::Drift;
 use crate::time::Timestamp;
 
 /// Total order of the changes of one subject, compared field by field. It is a pure function of the signed
@@ -21,28 +22,99 @@ pub struct Version {
     pub hash: [u8; 16],
 }
 
-/// Effect of one delivery on the tables.
+/// Effect of one delivery or reading on the tables.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    /// Delivery that the change comes from.
+    /// Source of the change.
     pub origin: Origin,
     /// Effect of the change.
     pub effect: Effect,
 }
 
-/// Source of a change: the part of a delivery that the ledger stores.
+/// Source of a change: the part of it that the ledger stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// Message id (`svix-id`).
-    pub message_id: MessageId,
-    /// Event type.
-    pub event_type: String,
-    /// Event time.
-    pub event_at: Timestamp,
-    /// Time at which the receiver had read the delivery.
-    pub received_at: Timestamp,
-    /// Number of times the message has been leased.
-    pub attempt: u32,
+pub enum Origin {
+    /// A webhook of Clerk, delivered by Svix.
+    Delivery {
+        /// Message id (`svix-id`).
+        message_id: MessageId,
+        /// Event type.
+        event_type: String,
+        /// Event time.
+        event_at: Timestamp,
+        /// Time at which the receiver had read the delivery.
+        received_at: Timestamp,
+        /// Number of times the message has been leased.
+        attempt: u32,
+    },
+    /// A reading of Clerk's API.
+    Reconcile {
+        /// Key of the ledger entry: `reconcile:`, the run, the table and the subject's id.
+        entry_id: MessageId,
+        /// Reason for the change.
+        cause: Drift,
+        /// Time of the observation; the event time of its version.
+        read_at: Timestamp,
+    },
+}
+
+impl Origin {
+    /// Value of `synced_by` in rows that a reading of Clerk's API wrote.
+    pub const RECONCILE: &str = "reconcile";
+
+    /// Creates the origin of a change that the reconciliation `run` makes to one subject.
+    pub fn reconcile(run: &str, subject: &SubjectChange, cause: Drift, read_at: Timestamp) -> Self {
+        let id = format!("{}:{run}:{}:{}", Self::RECONCILE, subject.resource.table, subject.id);
+        Self::Reconcile { entry_id: MessageId::new(id), cause, read_at }
+    }
+
+    /// Returns the key of the ledger entry: the message id of a delivery.
+    pub const fn entry_id(&self) -> &MessageId {
+        match self {
+            Self::Delivery { message_id, .. } => message_id,
+            Self::Reconcile { entry_id, .. } => entry_id,
+        }
+    }
+
+    /// Returns the value of `synced_by` in the rows that the change writes.
+    pub fn synced_by(&self) -> &str {
+        match self {
+            Self::Delivery { message_id, .. } => message_id.as_str(),
+            Self::Reconcile { .. } => Self::RECONCILE,
+        }
+    }
+
+    /// Returns the event type; of a reading, `reconcile.` and the kind of drift.
+    pub fn event_type(&self) -> &str {
+        match self {
+            Self::Delivery { event_type, .. } => event_type,
+            Self::Reconcile { cause, .. } => cause.event_type(),
+        }
+    }
+
+    /// Returns the event time.
+    pub const fn event_at(&self) -> Timestamp {
+        match self {
+            Self::Delivery { event_at, .. } => *event_at,
+            Self::Reconcile { read_at, .. } => *read_at,
+        }
+    }
+
+    /// Returns the time at which Rollbook had read the change.
+    pub const fn received_at(&self) -> Timestamp {
+        match self {
+            Self::Delivery { received_at, .. } => *received_at,
+            Self::Reconcile { read_at, .. } => *read_at,
+        }
+    }
+
+    /// Returns the number of times the message has been leased; one for a reading.
+    pub const fn attempt(&self) -> u32 {
+        match self {
+            Self::Delivery { attempt, .. } => *attempt,
+            Self::Reconcile { .. } => 1,
+        }
+    }
 }
 
 /// Effect of a change.

@@ -32,26 +32,30 @@ pub const NAME_LENGTH_MAX: usize = 255;
 /// which refuses entries longer than 2,704 bytes.
 pub const INDEXED_TEXT_LENGTH_MAX: usize = 2000;
 
-/// A change, and what was replaced or dropped while parsing it.
+/// A parsed event, and what was replaced or dropped while parsing it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parsed {
-    /// Parsed change.
-    pub change: Change,
+    /// Event type.
+    pub event_type: String,
+    /// Event time.
+    pub event_at: Timestamp,
+    /// Effect on the tables.
+    pub effect: Effect,
     /// Number of characters, keys and numbers that were replaced because not every engine can store them.
     pub sanitized: usize,
     /// Number of fields with a value that did not fit their column.
     pub mismatched: usize,
 }
 
-/// Parses the event of a message. With an `instance_id`, an event of another instance is refused; an event
+/// Parses the body of an event. With an `instance_id`, an event of another instance is refused; an event
 /// without one is accepted (Clerk's dashboard sends its examples without).
 ///
 /// # Errors
 /// A [`Failure`] that retrying cannot fix.
-pub fn parse(message: &Lease, instance_id: Option<&str>) -> Result<Parsed, Failure> {
-    let (text, sanitized) = sanitize(&message.body);
-    let body: Value = serde_json::from_slice(&text).map_err(|error| not_json(&error, type_of(&text)))?;
-    let Value::Object(mut event) = body else {
+pub fn parse(body: &[u8], instance_id: Option<&str>) -> Result<Parsed, Failure> {
+    let (text, sanitized) = sanitize(body);
+    let event: Value = serde_json::from_slice(&text).map_err(|error| not_json(&error, type_of(&text)))?;
+    let Value::Object(mut event) = event else {
         return Err(failure(Reason::NotAnEvent, "the body is not a JSON object", None));
     };
     let event_type = name(event.get("type"))
@@ -89,14 +93,37 @@ pub fn parse(message: &Lease, instance_id: Option<&str>) -> Result<Parsed, Failu
         }
         (Some(_), _) => return Err(fail(Reason::NotAnEvent, "data is not a JSON object")),
     };
-    let origin = Origin {
-        message_id: message.id.clone(),
-        event_type,
-        event_at,
-        received_at: message.received_at,
-        attempt: message.attempt,
-    };
-    Ok(Parsed { change: Change { origin, effect }, sanitized, mismatched })
+    Ok(Parsed { event_type, event_at, effect, sanitized, mismatched })
+}
+
+impl Parsed {
+    /// Returns the change that the event of this message makes.
+    pub fn into_change(self, message: &Lease) -> Change {
+        let origin = Origin::Delivery {
+            message_id: message.id.clone(),
+            event_type: self.event_type,
+            event_at: self.event_at,
+            received_at: message.received_at,
+            attempt: message.attempt,
+        };
+        Change { origin, effect: self.effect }
+    }
+}
+
+/// Parses an object of Clerk's API as the content of its subject, observed at `read_at`: as the `data` of an
+/// upsert event with this event time. Also returns the number of fields that did not fit their column. `None`
+/// if the object has no usable id.
+pub fn observed(
+    resource: &'static Resource,
+    object: Map<String, Value>,
+    read_at: Timestamp,
+) -> Option<(SubjectChange, usize)> {
+    subject_change(resource, Verb::Upsert, object, read_at)
+}
+
+/// Returns the id of an object of Clerk. `None` if it has no usable id.
+pub fn id_of(object: &Map<String, Value>) -> Option<&str> {
+    name(object.get("id"))
 }
 
 /// Returns the type of an event that cannot be parsed as a whole, such as one that is nested too deeply.

@@ -11,6 +11,9 @@
 //! part of it that the [`queue`] stores. [`event`] parses it by the [`catalog`] into a [`change`]. [`merge`]
 //! decides which change wins. [`store`] writes rows. [`retry`] decides what happens after a failure.
 //!
+//! A reconciliation reads objects of Clerk's API ([`source`]), and [`compare`] decides which of them differ from
+//! the rows ([`drift`]).
+//!
 //! [`trace`] is the trace context that the sender gives with a delivery. [`rehearsal`] has changes that a
 //! check of a store writes and rolls back. [`pace`] decides how many rows go into one step of work that grows.
 //! [`table_layout`] is what the tables of all SQL engines share.
@@ -18,7 +21,9 @@
 pub mod backend;
 pub mod catalog;
 pub mod change;
+pub mod compare;
 pub mod delivery;
+pub mod drift;
 pub mod event;
 pub mod merge;
 pub mod pace;
@@ -28,6 +33,7 @@ pub mod rehearsal;
 pub mod retry;
 pub mod sanitize;
 pub mod signature;
+pub mod source;
 pub mod store;
 pub mod sweep;
 pub mod table_layout;

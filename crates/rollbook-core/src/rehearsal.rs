@@ -37,7 +37,7 @@ fn change(resource: &'static Resource, step: &'static str, now: Timestamp) -> Ch
     };
     let id = id_of(resource, now);
     Change {
-        origin: Origin {
+        origin: Origin::Delivery {
             message_id: MessageId::new(format!("{id}_{step}")),
             event_type: format!("rollbook.rehearsal.{step}"),
             event_at: now,
@@ -88,7 +88,7 @@ mod tests {
             for change in &batch {
                 let Effect::Merge(subject_change) = &change.effect else { panic!("a change of a row") };
                 let folded = fold(&[&**subject_change], DeletedRows::Keep, |id| known.get(id).copied());
-                assert!(folded.outcomes[0].advances(), "{}", change.origin.message_id);
+                assert!(folded.outcomes[0].advances(), "{}", change.origin.entry_id());
                 known.insert(subject_change.id.clone(), folded.winners[0].state);
                 assert!(subject_change.id.len() <= 255 && subject_change.id.starts_with(ID_PREFIX));
             }

@@ -5,6 +5,7 @@
 
 mod erasure;
 mod ledger;
+mod reconciliation;
 mod rows;
 mod search;
 
@@ -14,6 +15,9 @@ use async_trait::async_trait;
 
 pub use self::erasure::{ErasedCounts, Erasure, ErasureProgress};
 pub use self::ledger::{Ledger, LedgerEntry};
+pub use self::reconciliation::{
+    Freshness, Head, Held, HeldCount, HeldKey, HeldState, Living, Reconciliation, Run, RunState,
+};
 pub use self::rows::{RowView, Rows};
 use crate::change::{Applied, Change};
 use crate::merge::DeletedRows;

@@ -117,5 +117,6 @@ pub fn delivery_of(id: &str, event: &Value) -> Lease {
 /// # Panics
 /// Panics if the core refuses the event.
 pub fn change_of(id: &str, event: &Value) -> Change {
-    parse(&delivery_of(id, event), None).expect("the event can be read").change
+    let delivery = delivery_of(id, event);
+    parse(&delivery.body, None).expect("the event can be read").into_change(&delivery)
 }

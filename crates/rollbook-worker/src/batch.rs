@@ -98,10 +98,12 @@ pub(crate) fn read(leases: Vec<Lease>, attempts_max: u32, instance_id: Option<&s
         } else if is_crash_loop(&lease, attempts_max) {
             Err(crash_loop(&lease))
         } else {
-            event::parse(&lease, instance_id)
+            event::parse(&lease.body, instance_id)
         };
         match parsed {
-            Ok(Parsed { change, sanitized, mismatched }) => {
+            Ok(parsed) => {
+                let Parsed { sanitized, mismatched, .. } = parsed;
+                let change = parsed.into_change(&lease);
                 reading.sanitized += sanitized;
                 if mismatched > 0 {
                     *reading.mismatched.entry(change.resource_name()).or_default() += mismatched;
@@ -144,7 +146,7 @@ pub(crate) fn decide(lease: &Lease, change: &Change, fate: Fate, retry: &RetryPo
 }
 
 fn failed(lease: &Lease, change: &Change, reason: Reason, detail: String, retry: &RetryPolicy) -> Settlement {
-    fail(lease, Failure { reason, detail, event_type: Some(change.origin.event_type.clone()) }, retry)
+    fail(lease, Failure { reason, detail, event_type: Some(change.origin.event_type().to_owned()) }, retry)
 }
 
 /// Returns the settlement of a failed message.

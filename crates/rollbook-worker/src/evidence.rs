@@ -147,7 +147,7 @@ impl Evidence {
         let is_alone = changes.len() == 1 && Kind::of(error) != Kind::Slow;
         let after_pass = *last_passed;
         let was_blamed = |change: &Change| {
-            failed.get(&change.origin.message_id).is_some_and(|one| one.standing == Standing::Blamed)
+            failed.get(change.origin.entry_id()).is_some_and(|one| one.standing == Standing::Blamed)
         };
         // A message that was to blame before does not show an outage.
         if !is_alone || !changes.iter().any(was_blamed) {
@@ -157,7 +157,7 @@ impl Evidence {
             }
         }
         for change in changes {
-            let (id, table) = (change.origin.message_id.clone(), change.resource_name());
+            let (id, table) = (change.origin.entry_id().clone(), change.resource_name());
             let failed = failed.entry(id).or_insert_with(|| Failed::new(table, now));
             failed.seen = now;
             if is_alone {
@@ -179,7 +179,7 @@ impl Evidence {
             return;
         }
         for change in changes {
-            failed.remove(&change.origin.message_id);
+            failed.remove(change.origin.entry_id());
         }
         let now = Instant::now();
         failed.retain(|_, failed| failed.seen + REMEMBERED_FOR > now);
@@ -203,7 +203,7 @@ impl Evidence {
     /// statement's time limit, if it is the only message that failed lately.
     pub(crate) fn judge(&self, change: &Change, error: &StoreError) -> Verdict {
         let (mut state, now) = (self.state(), Instant::now());
-        let (id, kind) = (&change.origin.message_id, Kind::of(error));
+        let (id, kind) = (change.origin.entry_id(), Kind::of(error));
         let Some(failed) = state.failed.get(id).copied() else { return Verdict::Nobody };
         if kind == Kind::Slow {
             let mut others = state.failed.iter().filter(|(other, _)| *other != id);
@@ -251,7 +251,7 @@ impl Evidence {
             return plan;
         }
         let is_known = |change: &Change| {
-            failed.get(&change.origin.message_id).is_some_and(|one| one.standing >= Standing::Known)
+            failed.get(change.origin.entry_id()).is_some_and(|one| one.standing >= Standing::Known)
         };
         for (table, blocked) in blocked.iter_mut() {
             let of_table = changes.iter().enumerate().filter(|(_, change)| change.resource_name() == *table);

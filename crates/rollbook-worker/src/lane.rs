@@ -302,7 +302,7 @@ impl Lane {
                     metrics.applied(change, applied, now);
                     self.tell_applied(&lease, change, applied);
                 }
-                None if settlement == Settlement::Ack => metrics.dropped(Some(&change.origin.event_type)),
+                None if settlement == Settlement::Ack => metrics.dropped(Some(change.origin.event_type())),
                 None if !matches!(settlement, Settlement::Release | Settlement::Postpone { .. }) => {
                     let subject = change.subject_id().map(str::to_owned);
                     decided.subjects.extend(subject.map(|subject| (lease.id.clone(), subject)));
@@ -336,7 +336,7 @@ impl Lane {
 
     fn tell_applied(&self, lease: &Lease, change: &Change, applied: Applied) {
         debug!(
-            lane = self.pulse.lane, svix_id = %lease.id, event_type = change.origin.event_type,
+            lane = self.pulse.lane, svix_id = %lease.id, event_type = change.origin.event_type(),
             subject = change.subject_id(), attempt = lease.attempt, trace_id = trace_id(lease), outcome = applied.as_str(),
             "applied"
         );

@@ -191,9 +191,9 @@ impl Metrics {
     /// nothing about how far the rows are behind.
     pub(crate) fn applied(&self, change: &Change, applied: Applied, now: Timestamp) {
         self.applied.with_label_values(&[change.resource_name(), applied.as_str()]).inc();
-        self.ended(Some(&change.origin.event_type), APPLIED);
+        self.ended(Some(change.origin.event_type()), APPLIED);
         if matches!(applied, Applied::Inserted | Applied::Updated | Applied::Deleted) {
-            self.event_lag_seconds.observe(now.since(change.origin.event_at).as_secs_f64());
+            self.event_lag_seconds.observe(now.since(change.origin.event_at()).as_secs_f64());
         }
     }
 

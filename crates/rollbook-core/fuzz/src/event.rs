@@ -2,12 +2,9 @@
 
 use std::ops::RangeInclusive;
 
-use bytes::Bytes;
 use rollbook_core::catalog::{self, Kind, Verb};
 use rollbook_core::change::{Effect, Field, SubjectChange};
-use rollbook_core::delivery::MessageId;
 use rollbook_core::event::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX, Parsed, parse, type_of};
-use rollbook_core::queue::{Lease, LeaseToken};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::sanitize::sanitize;
 use rollbook_core::time::Timestamp;
@@ -23,30 +20,16 @@ const SECONDS_BELOW: i64 = 100_000_000_000;
 /// Accepted timestamps, from 1970 to the last day but one of 9999: every engine stores and prints them.
 const MILLIS: RangeInclusive<i64> = 0..=253_402_207_200_000;
 
-fn read(body: &[u8], instance_id: Option<&str>) -> Result<Parsed, Failure> {
-    let lease = Lease {
-        token: LeaseToken("1".to_owned()),
-        id: MessageId::new("msg_1"),
-        attempt: 1,
-        unsettled: 0,
-        received_at: Timestamp::from_millis(1_785_312_000_015),
-        traceparent: None,
-        body: Bytes::copy_from_slice(body),
-        unreadable: None,
-    };
-    parse(&lease, instance_id)
-}
-
 /// Checks all properties of parsing a body.
 ///
 /// # Panics
 /// Panics if one does not hold.
 pub fn check(body: &[u8]) {
     crate::sanitize::check(body);
-    let result = read(body, None);
-    assert_eq!(read(body, None), result, "the same bytes give the same change");
+    let result = parse(body, None);
+    assert_eq!(parse(body, None), result, "the same bytes give the same change");
     let event_type = match &result {
-        Ok(parsed) => Some(&parsed.change.origin.event_type),
+        Ok(parsed) => Some(&parsed.event_type),
         Err(failure) => failure.event_type.as_ref(),
     };
     assert_eq!(event_type, type_of(body).as_ref(), "both parsers agree about the event type");
@@ -122,25 +105,24 @@ fn expected_failure(event: &Json) -> Option<Reason> {
 }
 
 fn check_change(event: &Json, parsed: &Parsed) {
-    let origin = &parsed.change.origin;
-    assert_eq!(Some(&*origin.event_type), name(event.get("type")));
-    assert_eq!(Some(origin.event_at), time(event.get("timestamp")));
+    assert_eq!(Some(&*parsed.event_type), name(event.get("type")));
+    assert_eq!(Some(parsed.event_at), time(event.get("timestamp")));
     let id = event.get("data").and_then(|data| name(data.get("id")));
-    let known = catalog::find_event(&origin.event_type);
-    match (known, &parsed.change.effect) {
+    let known = catalog::find_event(&parsed.event_type);
+    match (known, &parsed.effect) {
         (None, Effect::Ignore { subject_id }) => {
-            let never_stored = catalog::NEVER_STORED.contains(&&*origin.event_type);
+            let never_stored = catalog::NEVER_STORED.contains(&&*parsed.event_type);
             assert_eq!(subject_id.as_deref(), id.filter(|_| !never_stored));
         }
         (Some((resource, verb)), Effect::Merge(subject_change)) => {
             assert_eq!((subject_change.resource, Some(&*subject_change.id)), (resource, id));
-            assert_eq!(subject_change.version.event_at, origin.event_at.as_millis());
+            assert_eq!(subject_change.version.event_at, parsed.event_at.as_millis());
             assert_eq!(subject_change.version.is_deleted, verb == Verb::Delete);
             assert_eq!(subject_change.row.is_none(), verb == Verb::Delete);
             check_row(event, subject_change);
             check_again(parsed, subject_change);
         }
-        _ => panic!("not what the catalog says about {}", origin.event_type),
+        _ => panic!("not what the catalog says about {}", parsed.event_type),
     }
 }
 
@@ -183,20 +165,20 @@ fn canonical(text: &str) -> serde_json::Value {
 
 /// Checks that the stored content of an event gives the same change when it is parsed again.
 fn check_again(parsed: &Parsed, subject_change: &SubjectChange) {
-    let (origin, Some(row)) = (&parsed.change.origin, &subject_change.row) else { return };
-    if origin.event_at.as_millis() < SECONDS_BELOW {
+    let Some(row) = &subject_change.row else { return };
+    if parsed.event_at.as_millis() < SECONDS_BELOW {
         return;
     }
-    let (event_type, at) = (&origin.event_type, origin.event_at.as_millis());
+    let (event_type, at) = (&parsed.event_type, parsed.event_at.as_millis());
     let again = format!(r#"{{"type":"{event_type}","timestamp":{at},"data":{}}}"#, row.data);
-    let again = read(again.as_bytes(), None).expect("the stored content is a valid event");
+    let again = parse(again.as_bytes(), None).expect("the stored content is a valid event");
     assert_eq!(again, Parsed { sanitized: 0, ..parsed.clone() });
 }
 
 /// Checks that an event of another instance is refused if an instance is required, unless its type is never
 /// stored; everything else is unchanged.
 fn check_instance(body: &[u8], event: &Json, result: &Result<Parsed, Failure>) {
-    let asked = read(body, Some(INSTANCE));
+    let asked = parse(body, Some(INSTANCE));
     let is_other = matches!(event.get("instance_id"), Some(Json::String(id)) if id != INSTANCE);
     let is_kept = name(event.get("type")).is_none_or(|name| !catalog::NEVER_STORED.contains(&name));
     if is_other && is_kept {

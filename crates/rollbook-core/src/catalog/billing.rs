@@ -33,6 +33,7 @@ pub static SUBSCRIPTIONS: Resource = Resource {
     links: PAYERS,
     addresses: &[],
     secrets: &[],
+    volatile: &[],
 };
 
 /// Items of subscriptions: one plan for one period. The item of a free plan keeps its id when the payer
@@ -70,6 +71,7 @@ pub static SUBSCRIPTION_ITEMS: Resource = Resource {
     links: PAYERS,
     addresses: &[],
     secrets: &[],
+    volatile: &[],
 };
 
 /// Payment attempts.
@@ -98,4 +100,5 @@ pub static PAYMENT_ATTEMPTS: Resource = Resource {
     links: PAYERS,
     addresses: &[],
     secrets: &[],
+    volatile: &[],
 };

@@ -36,6 +36,9 @@ pub struct Resource {
     pub addresses: &'static [&'static str],
     /// Paths in `data` of values that are never stored, because they grant access.
     pub secrets: &'static [&'static [&'static str]],
+    /// Paths in `data` that a comparison with Clerk's API skips: counts and times of activity, which change
+    /// without an event, and nested copies of other objects.
+    pub volatile: &'static [&'static [&'static str]],
 }
 
 /// Maximum number of links of a resource.

@@ -44,6 +44,7 @@ pub static USERS: Resource = Resource {
     links: &[],
     addresses: &[],
     secrets: &[],
+    volatile: &[&["last_active_at"], &["lockout_expires_in_seconds"]],
 };
 
 /// Organizations.
@@ -64,6 +65,12 @@ pub static ORGANIZATIONS: Resource = Resource {
     links: &[],
     addresses: &[],
     secrets: &[],
+    volatile: &[
+        &["members_count"],
+        &["pending_invitations_count"],
+        &["missing_member_with_elevated_permissions"],
+        &["last_active_at"],
+    ],
 };
 
 /// Memberships of users in organizations. A user who rejoins gets a membership with a new id.
@@ -86,6 +93,7 @@ pub static ORGANIZATION_MEMBERSHIPS: Resource = Resource {
     links: &[deleted_with(&ORGANIZATIONS, "organization_id"), deleted_with(&USERS, "user_id")],
     addresses: &[],
     secrets: &[],
+    volatile: &[&["organization"], &["public_user_data"]],
 };
 
 /// Invitations to organizations. An accepted, revoked or expired invitation keeps its row and has a new
@@ -116,6 +124,7 @@ pub static ORGANIZATION_INVITATIONS: Resource = Resource {
     links: &[deleted_with(&ORGANIZATIONS, "organization_id"), belongs_to(&USERS, "user_id")],
     addresses: &["email_address"],
     secrets: &[&["url"]],
+    volatile: &[&["url"], &["public_organization_data"], &["public_inviter_data"]],
 };
 
 /// Domains of organizations.
@@ -139,6 +148,11 @@ pub static ORGANIZATION_DOMAINS: Resource = Resource {
     links: &[deleted_with(&ORGANIZATIONS, "organization_id")],
     addresses: &[],
     secrets: &[],
+    volatile: &[
+        &["total_pending_invitations"],
+        &["total_pending_suggestions"],
+        &["public_organization_data"],
+    ],
 };
 
 /// Roles. Memberships refer to them by `key`.
@@ -156,6 +170,7 @@ pub static ROLES: Resource = Resource {
     links: &[],
     addresses: &[],
     secrets: &[],
+    volatile: &[],
 };
 
 /// Permissions. Memberships refer to them by `key`.
@@ -172,6 +187,7 @@ pub static PERMISSIONS: Resource = Resource {
     links: &[],
     addresses: &[],
     secrets: &[],
+    volatile: &[],
 };
 
 /// Sessions. Sessions are never deleted: the status shows how one ended. `actor` is the person behind an
@@ -199,6 +215,7 @@ pub static SESSIONS: Resource = Resource {
     links: &[deleted_with(&USERS, "user_id")],
     addresses: &[],
     secrets: &[],
+    volatile: &[],
 };
 
 /// Waitlist entries. An entry that is let in has a nested invitation with a ticket.
@@ -215,4 +232,5 @@ pub static WAITLIST_ENTRIES: Resource = Resource {
     links: &[],
     addresses: &["email_address"],
     secrets: &[&["invitation", "url"]],
+    volatile: &[&["invitation"]],
 };

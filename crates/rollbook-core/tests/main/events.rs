@@ -3,40 +3,28 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, SUBSCRIPTIONS, USERS};
-use rollbook_core::change::{Effect, Field, SubjectChange};
+use rollbook_core::change::{Effect, Field, Origin, SubjectChange};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::event::{NAME_LENGTH_MAX, Parsed, parse};
+use rollbook_core::drift::Drift;
+use rollbook_core::event::{NAME_LENGTH_MAX, Parsed, observed, parse};
 use rollbook_core::queue::{Lease, LeaseToken};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
 use serde_json::{Value, json};
 
-fn lease(body: impl Into<Bytes>) -> Lease {
-    Lease {
-        token: LeaseToken("1".into()),
-        id: MessageId::new("msg_1"),
-        attempt: 3,
-        unsettled: 0,
-        received_at: Timestamp::from_millis(5),
-        traceparent: None,
-        body: body.into(),
-        unreadable: None,
-    }
-}
-
 pub(super) fn read(event: &Value) -> Result<Parsed, Failure> {
-    parse(&lease(event.to_string()), None)
+    parse(event.to_string().as_bytes(), None)
 }
 
 pub(super) fn merged(event: &Value) -> SubjectChange {
-    match read(event).expect("a readable event").change.effect {
+    match read(event).expect("a readable event").effect {
         Effect::Merge(assertion) => *assertion,
         Effect::Ignore { .. } => panic!("{event} was ignored"),
     }
 }
 
-fn reason_of(body: impl Into<Bytes>) -> Reason {
-    parse(&lease(body), None).expect_err("a refusal").reason
+fn reason_of(body: impl AsRef<[u8]>) -> Reason {
+    parse(body.as_ref(), None).expect_err("a refusal").reason
 }
 
 pub(super) fn user() -> Value {
@@ -90,12 +78,39 @@ fn the_primary_address_is_the_one_with_the_primary_id_and_not_the_first() {
 
 #[test]
 fn the_change_has_the_origin_of_its_delivery() {
-    let origin = read(&user()).expect("a readable event").change.origin;
-    assert_eq!(origin.message_id.as_str(), "msg_1");
-    assert_eq!(origin.event_type, "user.updated");
-    assert_eq!(origin.attempt, 3);
-    assert_eq!(origin.received_at, Timestamp::from_millis(5));
-    assert_eq!(origin.event_at, Timestamp::from_millis(1_785_312_000_032));
+    let message = Lease {
+        token: LeaseToken("1".into()),
+        id: MessageId::new("msg_1"),
+        attempt: 3,
+        unsettled: 0,
+        received_at: Timestamp::from_millis(5),
+        traceparent: None,
+        body: Bytes::new(),
+        unreadable: None,
+    };
+    let origin = read(&user()).expect("a readable event").into_change(&message).origin;
+    assert_eq!((origin.entry_id().as_str(), origin.synced_by()), ("msg_1", "msg_1"));
+    assert_eq!(origin.event_type(), "user.updated");
+    assert_eq!(origin.attempt(), 3);
+    assert_eq!(origin.received_at(), Timestamp::from_millis(5));
+    assert_eq!(origin.event_at(), Timestamp::from_millis(1_785_312_000_032));
+}
+
+#[test]
+fn an_observed_object_is_the_content_of_an_event_with_the_same_data_and_writes_rows_as_reconcile() {
+    let mut event = user();
+    event["timestamp"] = json!(1_785_400_000_000_i64);
+    let read_at = Timestamp::from_millis(1_785_400_000_000);
+    let object = event["data"].as_object().cloned().expect("an object");
+    let (subject, mismatched) = observed(&USERS, object, read_at).expect("an id");
+    assert_eq!((&subject, mismatched), (&merged(&event), 0));
+    let origin = Origin::reconcile("run_1", &subject, Drift::Stale, read_at);
+    assert_eq!(
+        (origin.entry_id().as_str(), origin.synced_by()),
+        ("reconcile:run_1:users:user_1", "reconcile")
+    );
+    assert_eq!((origin.event_type(), origin.event_at()), ("reconcile.stale", read_at));
+    assert_eq!(observed(&USERS, serde_json::Map::new(), read_at), None);
 }
 
 #[test]
@@ -211,7 +226,7 @@ fn a_nested_object_makes_no_change_of_its_own() {
 fn the_version_depends_on_the_content_and_not_on_its_formatting() {
     let spelled = r#"{"data":{"updated_at":1785312000015,"id":"user_1"},"timestamp":1785312000032,"type":"user.created"}"#;
     let other = r#" { "type": "user.created", "timestamp": 1785312000032, "data": { "id": "user_1", "updated_at": 1785312000015 } }"#;
-    let version = |body: &'static str| match parse(&lease(body), None).expect("an event").change.effect {
+    let version = |body: &'static str| match parse(body.as_bytes(), None).expect("an event").effect {
         Effect::Merge(assertion) => assertion.version,
         Effect::Ignore { .. } => panic!("ignored"),
     };
@@ -225,7 +240,7 @@ fn the_version_depends_on_the_content_and_not_on_its_formatting() {
 fn keys_are_sorted_and_numbers_keep_every_digit() {
     let body = r#"{"type":"user.updated","timestamp":1785312000032,
         "data":{"z":1,"id":"user_1","a":{"y":123456789012345678901234567890,"x":1e400,"b":1.10}}}"#;
-    let Effect::Merge(assertion) = parse(&lease(body), None).expect("an event").change.effect else {
+    let Effect::Merge(assertion) = parse(body.as_bytes(), None).expect("an event").effect else {
         panic!("ignored")
     };
     let data = assertion.row.expect("a row with content").data;
@@ -236,15 +251,12 @@ fn keys_are_sorted_and_numbers_keep_every_digit() {
 fn an_event_without_a_table_is_ignored_with_its_subject_id() {
     let event = json!({"type": "user.frobnicated", "timestamp": 1, "data": {"id": "user_9"}});
     assert_eq!(
-        read(&event).expect("a readable event").change.effect,
+        read(&event).expect("a readable event").effect,
         Effect::Ignore { subject_id: Some("user_9".into()) }
     );
     for data in [json!(null), json!([1]), json!({"id": 7})] {
         let event = json!({"type": "thing.happened", "timestamp": 1, "data": data});
-        assert_eq!(
-            read(&event).expect("a readable event").change.effect,
-            Effect::Ignore { subject_id: None }
-        );
+        assert_eq!(read(&event).expect("a readable event").effect, Effect::Ignore { subject_id: None });
     }
 }
 
@@ -254,19 +266,19 @@ fn one_time_passwords_leave_no_trace_and_are_never_parked_because_of_their_insta
         let event = json!({
             "type": event_type, "timestamp": 1, "instance_id": "ins_2", "data": {"id": "ema_1", "body": "123456"},
         });
-        let parsed = parse(&lease(event.to_string()), Some("ins_1")).expect("a readable event");
-        assert_eq!(parsed.change.effect, Effect::Ignore { subject_id: None });
+        let parsed = parse(event.to_string().as_bytes(), Some("ins_1")).expect("a readable event");
+        assert_eq!(parsed.effect, Effect::Ignore { subject_id: None });
     }
 }
 
 #[test]
 fn an_event_of_another_instance_is_refused_and_one_without_an_instance_is_accepted() {
     let body = user().to_string();
-    assert!(parse(&lease(body.clone()), Some("ins_1")).is_ok());
-    assert_eq!(parse(&lease(body), Some("ins_2")).expect_err("a refusal").reason, Reason::WrongInstance);
+    assert!(parse(body.as_bytes(), Some("ins_1")).is_ok());
+    assert_eq!(parse(body.as_bytes(), Some("ins_2")).expect_err("a refusal").reason, Reason::WrongInstance);
     let mut event = user();
     event.as_object_mut().expect("an object").remove("instance_id");
-    assert!(parse(&lease(event.to_string()), Some("ins_2")).is_ok());
+    assert!(parse(event.to_string().as_bytes(), Some("ins_2")).is_ok());
 }
 
 #[test]
@@ -297,8 +309,8 @@ fn each_kind_of_unreadable_body_has_its_reason() {
 
 #[test]
 fn a_failure_has_the_position_and_never_a_value() {
-    let failure = parse(&lease(r#"{"type":"user.created","first_name":"Ines" "geheim"}"#), None)
-        .expect_err("a refusal");
+    let failure =
+        parse(br#"{"type":"user.created","first_name":"Ines" "geheim"}"#, None).expect_err("a refusal");
     assert!(failure.detail.contains("line 1"), "{}", failure.detail);
     assert!(!failure.detail.contains("Ines") && !failure.detail.contains("geheim"), "{}", failure.detail);
     let mut event = user();
@@ -315,10 +327,10 @@ fn the_type_of_an_unreadable_body_is_known_if_it_is_an_object() {
             r#"{{"data":{{"id":"ema_1","otp":"\ud800","x":{open}{close}}},"timestamp":1,"type":{event_type}}}"#
         )
     };
-    let failure = parse(&lease(deep(r#""email.created""#, 100_000)), None).expect_err("a refusal");
+    let failure = parse(deep(r#""email.created""#, 100_000).as_bytes(), None).expect_err("a refusal");
     assert_eq!((failure.reason, failure.event_type.as_deref()), (Reason::TooDeep, Some("email.created")));
     let no_text = [&br#"{"type":"sms.created","data":"42"#[..], &[0xff], br#"42"}"#].concat();
-    let failure = parse(&lease(no_text), None).expect_err("a refusal");
+    let failure = parse(no_text.as_ref(), None).expect_err("a refusal");
     assert_eq!((failure.reason, failure.event_type.as_deref()), (Reason::InvalidJson, Some("sms.created")));
     let whole = r#"{"type":"sms.created","timestamp":1,"data":{"id":"sms_1","otp":"42@"}}"#;
     for odd in [
@@ -328,14 +340,14 @@ fn the_type_of_an_unreadable_body_is_known_if_it_is_an_object() {
         whole.replace('@', "\u{0}"),
         whole.replace('@', "\n"),
     ] {
-        let failure = parse(&lease(odd), None).expect_err("a refusal");
+        let failure = parse(odd.as_ref(), None).expect_err("a refusal");
         assert_eq!(
             (failure.reason, failure.event_type.as_deref()),
             (Reason::InvalidJson, Some("sms.created"))
         );
     }
     for body in [deep("[[]]", 300), deep("7", 300), "[".repeat(300), r#"{"type":"user.created""#.into()] {
-        assert_eq!(parse(&lease(body), None).expect_err("a refusal").event_type, None);
+        assert_eq!(parse(body.as_bytes(), None).expect_err("a refusal").event_type, None);
     }
 }
 
@@ -344,9 +356,9 @@ fn metadata_with_private_keys_of_serde_json_is_not_misread() {
     let body = r#"{"type":"user.updated","timestamp":1785312000032,"data":{"id":"user_1",
         "public_metadata":{"$serde_json::private::Number":"1"},"private_metadata":{"a":1e131072},
         "unsafe_metadata":{"\u0024serde_json::private::RawValue":"\"\\u0000\""}}}"#;
-    let parsed = parse(&lease(body), None).expect("a readable event");
+    let parsed = parse(body.as_bytes(), None).expect("a readable event");
     assert_eq!((parsed.sanitized, parsed.mismatched), (3, 0));
-    let Effect::Merge(assertion) = parsed.change.effect else { panic!("ignored") };
+    let Effect::Merge(assertion) = parsed.effect else { panic!("ignored") };
     let is = |name: &str, json: &str| assert_eq!(column(&assertion, name), &Field::Json(json.into()));
     is("public_metadata", r#"{"_serde_json::private::Number":"1"}"#);
     is("private_metadata", r#"{"a":"1e+131072"}"#);
@@ -356,16 +368,16 @@ fn metadata_with_private_keys_of_serde_json_is_not_misread() {
 #[test]
 fn nul_and_lone_surrogates_are_replaced_and_counted() {
     let body = r#"{"type":"user.updated","timestamp":1785312000032,"data":{"id":"user_1","first_name":"a\u0000\ud800b"}}"#;
-    let parsed = parse(&lease(body), None).expect("a readable event");
+    let parsed = parse(body.as_bytes(), None).expect("a readable event");
     assert_eq!(parsed.sanitized, 2);
-    let Effect::Merge(assertion) = parsed.change.effect else { panic!("ignored") };
+    let Effect::Merge(assertion) = parsed.effect else { panic!("ignored") };
     assert_eq!(column(&assertion, "first_name"), &Field::Text("a\u{fffd}\u{fffd}b".into()));
 }
 
 proptest! {
     #[test]
     fn any_bytes_are_parsed_or_refused_without_a_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
-        let _verdict = parse(&lease(body), Some("ins_1"));
+        let _verdict = parse(&body, Some("ins_1"));
     }
 
     #[test]
@@ -375,6 +387,6 @@ proptest! {
         let mut body = user().to_string().into_bytes();
         let at = at.index(body.len());
         body[at] = byte;
-        let _verdict = parse(&lease(body), None);
+        let _verdict = parse(&body, None);
     }
 }

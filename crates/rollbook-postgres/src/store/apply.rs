@@ -98,7 +98,7 @@ impl<'a> Apply<'a> {
             {
                 part.positions.push(position);
                 part.assertions.push(subject_change);
-                part.origins.push(change.origin.message_id.as_str());
+                part.origins.push(change.origin.synced_by());
             }
         }
         part
@@ -166,18 +166,19 @@ impl<'a> Apply<'a> {
     async fn record(&self, session: &mut Session<'_>, outcomes: &[Applied]) -> sqlx::Result<()> {
         let mut lines: BTreeMap<&str, (&Change, Applied)> = BTreeMap::new();
         for (change, outcome) in self.changes.iter().zip(outcomes) {
-            lines.entry(change.origin.message_id.as_str()).or_insert((change, *outcome));
+            lines.entry(change.origin.entry_id().as_str()).or_insert((change, *outcome));
         }
         let changes = || lines.values().map(|(change, _)| *change);
         let mut arguments = PgArguments::default();
         let mut add = || -> Result<(), BoxDynError> {
             arguments.add(lines.keys().copied().collect::<Vec<&str>>())?;
-            arguments.add(changes().map(|change| &*change.origin.event_type).collect::<Vec<&str>>())?;
+            arguments.add(changes().map(|change| change.origin.event_type()).collect::<Vec<&str>>())?;
             arguments.add(changes().map(Change::subject_id).collect::<Vec<Option<&str>>>())?;
             arguments.add(lines.values().map(|(_, outcome)| outcome.as_str()).collect::<Vec<&str>>())?;
-            arguments.add(changes().map(|change| Time(change.origin.event_at)).collect::<Vec<Time>>())?;
-            arguments.add(changes().map(|change| Time(change.origin.received_at)).collect::<Vec<Time>>())?;
-            let attempts = |change: &Change| i32::try_from(change.origin.attempt).unwrap_or(i32::MAX);
+            arguments.add(changes().map(|change| Time(change.origin.event_at())).collect::<Vec<Time>>())?;
+            arguments
+                .add(changes().map(|change| Time(change.origin.received_at())).collect::<Vec<Time>>())?;
+            let attempts = |change: &Change| i32::try_from(change.origin.attempt()).unwrap_or(i32::MAX);
             arguments.add(changes().map(attempts).collect::<Vec<i32>>())?;
             arguments.add(Time(self.now))
         };

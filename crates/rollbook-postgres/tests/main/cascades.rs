@@ -101,7 +101,7 @@ async fn a_redelivery_repairs_what_a_worker_left_that_died_between_its_commit_an
         assert!(!ended().await);
         let again = store.apply_many(std::slice::from_ref(change)).await;
         assert_eq!(again, Ok(vec![Applied::Unchanged]));
-        assert!(ended().await, "after {} came again", change.origin.event_type);
+        assert!(ended().await, "after {} came again", change.origin.event_type());
     }
 }
 

@@ -6,7 +6,6 @@ use rollbook_core::catalog::{self, Resource};
 use rollbook_core::change::{Effect, Field, SubjectChange};
 use rollbook_core::event::parse;
 use rollbook_core::merge::{SubjectState, from_parents};
-use rollbook_core::queue::{Lease, LeaseToken};
 use rollbook_core::store::RowView;
 use rollbook_core::time::Timestamp;
 use rollbook_simulator::history::{Event, History, HistorySettings, INSTANCE_ID};
@@ -18,28 +17,15 @@ fn small(seed: u64) -> HistorySettings {
     HistorySettings { seed, users: 40, organizations: 8, changes: 600, ..HistorySettings::default() }
 }
 
-fn message(event: &Event) -> Lease {
-    Lease {
-        token: LeaseToken(String::new()),
-        id: event.id.clone(),
-        attempt: 1,
-        unsettled: 0,
-        received_at: event.at,
-        traceparent: None,
-        body: event.body.clone(),
-        unreadable: None,
-    }
-}
-
 fn read(event: &Event) -> Value {
     serde_json::from_slice(&event.body).expect("a body is JSON")
 }
 
 /// The change that the event makes, according to the real parser.
 fn assertion(event: &Event) -> Option<SubjectChange> {
-    let parsed = parse(&message(event), Some(INSTANCE_ID)).expect("an event of the history can be read");
+    let parsed = parse(&event.body, Some(INSTANCE_ID)).expect("an event of the history can be read");
     assert_eq!((parsed.sanitized, parsed.mismatched), (0, 0), "{event:?}");
-    match parsed.change.effect {
+    match parsed.effect {
         Effect::Merge(assertion) => Some(*assertion),
         Effect::Ignore { .. } => None,
     }

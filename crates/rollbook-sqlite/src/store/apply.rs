@@ -25,7 +25,7 @@ pub(super) fn apply(
             .enumerate()
             .filter_map(|(position, change)| match &change.effect {
                 Effect::Merge(subject_change) if subject_change.resource == resource => {
-                    Some((position, (&**subject_change, change.origin.message_id.as_str())))
+                    Some((position, (&**subject_change, change.origin.synced_by())))
                 }
                 _ => None,
             })
@@ -127,17 +127,17 @@ fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -
     for (change, outcome) in changes.iter().zip(outcomes) {
         let origin = &change.origin;
         let written = statement.execute((
-            origin.message_id.as_str(),
-            &origin.event_type,
+            origin.entry_id().as_str(),
+            origin.event_type(),
             change.subject_id(),
             outcome.as_str(),
-            origin.event_at.to_string(),
-            origin.received_at.to_string(),
+            origin.event_at().to_string(),
+            origin.received_at().to_string(),
             &now,
-            origin.attempt,
+            origin.attempt(),
             bucket,
         ))?;
-        if written == 0 && !find.exists((origin.message_id.as_str(),))? {
+        if written == 0 && !find.exists((origin.entry_id().as_str(),))? {
             return Err(LedgerSkipped.into());
         }
     }

@@ -41,7 +41,7 @@ pub(crate) struct StoredRow {
     /// Content, if it is known and not erased.
     pub(crate) content: Option<Row>,
     pub(crate) synced_at: Timestamp,
-    pub(crate) synced_by: MessageId,
+    pub(crate) synced_by: String,
 }
 
 impl MemoryStore {
@@ -120,7 +120,7 @@ impl State {
                 state: winner.state,
                 content,
                 synced_at: now,
-                synced_by: change.origin.message_id.clone(),
+                synced_by: change.origin.synced_by().to_owned(),
             };
             table.insert(subject_change.id.clone(), row);
         }
@@ -130,15 +130,15 @@ impl State {
     /// Writes a ledger entry, unless the delivery has one: a redelivery adds nothing.
     fn note(&mut self, change: &Change, outcome: Applied, applied_at: Timestamp) {
         let origin = &change.origin;
-        self.ledger.entry(origin.message_id.clone()).or_insert_with(|| LedgerEntry {
-            message_id: origin.message_id.clone(),
-            event_type: origin.event_type.clone(),
+        self.ledger.entry(origin.entry_id().clone()).or_insert_with(|| LedgerEntry {
+            message_id: origin.entry_id().clone(),
+            event_type: origin.event_type().to_owned(),
             subject_id: change.subject_id().map(str::to_owned),
             outcome,
-            event_at: origin.event_at,
-            received_at: origin.received_at,
+            event_at: origin.event_at(),
+            received_at: origin.received_at(),
             applied_at,
-            attempts: origin.attempt,
+            attempts: origin.attempt(),
         });
     }
 
@@ -192,7 +192,7 @@ pub(crate) fn view(
         ("updated_at", time(whole.and_then(|row| row.updated_at))),
         ("deleted_at", time(deleted_at)),
         ("synced_at", time(Some(stored.synced_at))),
-        ("synced_by", stored.synced_by.as_str().into()),
+        ("synced_by", stored.synced_by.clone().into()),
     ];
     columns.extend(common.map(|(name, value)| (name.to_owned(), value)));
     RowView { id: id.to_owned(), columns }
@@ -343,7 +343,7 @@ impl Erasure for MemoryStore {
                 state: known.erased_by_operator(at),
                 content: None,
                 synced_at: at,
-                synced_by: MessageId::new(ERASED_BY),
+                synced_by: ERASED_BY.to_owned(),
             };
             state.tables.entry(resource.table).or_default().insert(id.clone(), row);
         }

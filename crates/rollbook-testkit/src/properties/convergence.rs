@@ -53,11 +53,11 @@ pub fn check<H: StoreHarness, F: Future<Output = H>>(open: impl Fn() -> F) {
             // Without an erasure, no delivery may be missing in the ledger.
             let kept = history.play().changes.into_iter().filter(|_| history.erasures.is_empty());
             for change in kept {
-                let line = harness.store().delivery(&change.origin.message_id).await;
+                let line = harness.store().delivery(change.origin.entry_id()).await;
                 prop_assert!(
                     matches!(line, Ok(Some(_))),
                     "{} is not in the ledger",
-                    change.origin.message_id
+                    change.origin.entry_id()
                 );
             }
             Ok(())

@@ -206,7 +206,7 @@ impl State {
             !matches!(rule, Rule::CascadeOnce) || self.ended.contains(&(resource.table, id.to_owned()));
         let from_parents =
             content.as_ref().filter(|_| shows_end).map(|row| from_parents(resource, row, parent));
-        let (synced_at, synced_by) = (Timestamp::from_millis(START), known.by.clone());
+        let (synced_at, synced_by) = (Timestamp::from_millis(START), known.by.to_string());
         let row = StoredRow { state: state(known), content, synced_at, synced_by };
         view(resource, id, &row, from_parents.unwrap_or_default())
     }
@@ -218,7 +218,7 @@ impl Store for Mutant {
         let mut state = self.state.lock().expect("no test panics in here");
         for change in changes {
             if let Effect::Merge(subject_change) = &change.effect {
-                state.apply(self.rule, subject_change, &change.origin.message_id);
+                state.apply(self.rule, subject_change, change.origin.entry_id());
             }
         }
         Ok(vec![Applied::Ignored; changes.len()])

@@ -134,7 +134,7 @@ fn upsert(resource: &'static catalog::Resource) -> String {
 
 /// An event as the values of its row, made beforehand: the raw client has nothing to read.
 fn row(event: &Event) -> Option<(usize, Vec<Value>)> {
-    let Effect::Merge(subject_change) = event::parse(&load::lease(event), None).ok()?.change.effect else {
+    let Effect::Merge(subject_change) = event::parse(&event.body, None).ok()?.effect else {
         return None;
     };
     let SubjectChange { resource, id, version, row } = *subject_change;

@@ -91,7 +91,10 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
 
 /// Events a second that a store applies in a worker's batches.
 pub(crate) async fn applied(store: &dyn FullStore, events: &[Event]) -> f64 {
-    let change = |event: &Event| event::parse(&load::lease(event), None).expect("an event").change;
+    let change = |event: &Event| {
+        let parsed = event::parse(&event.body, None).expect("an event");
+        parsed.into_change(&load::lease(event))
+    };
     let changes: Vec<Change> = events.iter().map(change).collect();
     let started = Instant::now();
     for batch in changes.chunks(BATCH) {

@@ -53,7 +53,7 @@ pub async fn a_redelivery_keeps_the_first_line(mirror: Mirror<impl StoreHarness>
     for (id, event_type, at, outcome) in again {
         let mut delivery = delivery_of(id, &user_event(event_type, at));
         delivery.attempt = 4;
-        let change = parse(&delivery, None).expect("the event can be read").change;
+        let change = parse(&delivery.body, None).expect("the event can be read").into_change(&delivery);
         assert_eq!(mirror.apply_changes(&[change]).await, [outcome]);
     }
     assert_eq!(said_of(&mirror, "msg_1").await, Some(line("user.created", Some("user_1"), Inserted)));

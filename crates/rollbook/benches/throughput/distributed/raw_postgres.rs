@@ -17,7 +17,7 @@ use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgConnection, PgHasArrayType
 use sqlx::{Arguments as _, AssertSqlSafe, Connection as _, Encode, Postgres, Type, raw_sql};
 
 use crate::apply::BATCH;
-use crate::load::{self, per_second};
+use crate::load::per_second;
 
 /// The columns that every table has beside the typed ones, behind them.
 const LAST: [(&str, &str); 10] = [
@@ -60,7 +60,7 @@ pub(super) async fn upserts(events: &[Event], settings: &PostgresSettings) -> f6
 }
 
 fn write(event: &Event) -> Option<Write> {
-    let Effect::Merge(subject_change) = event::parse(&load::lease(event), None).ok()?.change.effect else {
+    let Effect::Merge(subject_change) = event::parse(&event.body, None).ok()?.effect else {
         return None;
     };
     Some(Write { subject_change: *subject_change, at: event.at, by: event.id.as_str().to_owned() })

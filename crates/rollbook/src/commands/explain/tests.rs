@@ -56,7 +56,7 @@ impl Stage {
         let received_at = Timestamp::from_millis(made_at + came_after);
         let mut lease = delivery_of(id, event);
         (lease.received_at, lease.attempt) = (received_at, attempt);
-        let change = parse(&lease, None).expect("the event can be read").change;
+        let change = parse(&lease.body, None).expect("the event can be read").into_change(&lease);
         self.clock.set(received_at.plus(Duration::from_millis(12)));
         self.store.apply_many(&[change]).await.expect("it is applied");
     }
