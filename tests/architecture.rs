@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Which crates each crate may use. A new arrow is a reviewed change of this table and of crates/README.md.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("rollbook-core", &[]),
     ("rollbook-http", &[]),
     ("rollbook-simulator", &["rollbook-core"]),
@@ -13,6 +13,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("rollbook-postgres", &["rollbook-core"]),
     ("rollbook-receiver", &["rollbook-core", "rollbook-http"]),
     ("rollbook-worker", &["rollbook-core"]),
+    ("rollbook-reconciler", &["rollbook-core"]),
     ("rollbook-operator", &["rollbook-core"]),
     ("rollbook-ops", &["rollbook-core", "rollbook-http"]),
     ("rollbook-testkit", &["rollbook-core", "rollbook-simulator"]),

@@ -1,0 +1,121 @@
+//! Approval of held deletions, on an operator's word.
+
+use rollbook_core::catalog::Resource;
+use rollbook_core::source::{Lookup, RECONCILED};
+use rollbook_core::store::{HeldKey, HeldState, RunState};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::compare::Objects;
+use crate::context::Context;
+use crate::error::ReconcileError;
+use crate::progress::Progress;
+use crate::reconciler::Reconciler;
+
+/// Result of an approval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Approved {
+    /// Rows marked as deleted.
+    pub deleted: u64,
+    /// Held objects that Clerk has after all.
+    pub alive: u64,
+    /// Rows that refuse their deletion, and go on waiting.
+    pub refused: u64,
+}
+
+impl Reconciler {
+    /// Lets the held deletions of a run through, each confirmed again by a point read.
+    ///
+    /// # Errors
+    /// There is no such run, nothing of it waits, or Clerk or the store gave no answer.
+    pub async fn approve(&self, run: &str, stop: &CancellationToken) -> Result<Approved, ReconcileError> {
+        self.take_lock().await?;
+        let result = self.approve_locked(run, stop).await;
+        drop(self.ports.records.unlock(crate::settings::RUN_LOCK, &self.holder).await);
+        result
+    }
+
+    async fn approve_locked(&self, id: &str, stop: &CancellationToken) -> Result<Approved, ReconcileError> {
+        let found = self.ports.records.run(id).await?;
+        let unknown = || {
+            ReconcileError::NoSuchRun(
+                "there is no run with this id. List them: rollbook reconcile status".to_owned(),
+            )
+        };
+        let run = found.ok_or_else(unknown)?;
+        if run.state == RunState::Running {
+            let text = "this run is not over. Let it end first: rollbook reconcile --resume";
+            return Err(ReconcileError::NoSuchRun(text.to_owned()));
+        }
+        let progress = Progress::parse(&run.progress).unwrap_or_default();
+        let state = run.state;
+        let context = self.context(run, progress, stop, watch::Sender::default());
+        context.check_instance().await?;
+        let (mut approved, mut waited) = (Approved::default(), false);
+        for resource in RECONCILED {
+            let mut after = None;
+            while let Some(keys) = context.held_of(resource, HeldState::Waiting, &mut after).await? {
+                waited |= !keys.is_empty();
+                context.check_stop()?;
+                context.approve(resource, keys, &mut approved).await?;
+            }
+        }
+        if !waited {
+            let text = "no deletion of this run waits for approval. A later run may have taken its place: rollbook \
+                        reconcile status";
+            return Err(ReconcileError::NoSuchRun(text.to_owned()));
+        }
+        let waits = context.progress().sum(|of| of.held + of.refused + of.unreadable);
+        let is_over = state == RunState::Held && waits == 0;
+        context.save(if is_over { RunState::Complete } else { state }, None).await?;
+        Ok(approved)
+    }
+}
+
+impl Context {
+    async fn approve(
+        &self,
+        resource: &'static Resource,
+        keys: Vec<HeldKey>,
+        approved: &mut Approved,
+    ) -> Result<(), ReconcileError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let mut lookups = Vec::new();
+        for key in &keys {
+            lookups.push(self.lookup_of(resource, &key.id).await?);
+        }
+        let Some(fetched) = self.fetch(resource, &lookups).await? else { return Ok(()) };
+        let (mut absent, mut alive) = (Vec::new(), Vec::new());
+        for (key, fetched) in keys.into_iter().zip(fetched) {
+            match fetched.object {
+                None => absent.push(key),
+                Some(object) => {
+                    self.compare(resource, Objects { objects: vec![object], clock: fetched.clock }).await?;
+                    alive.push(key);
+                }
+            }
+        }
+        self.settle(&alive, HeldState::Done).await?;
+        let written = self.delete(resource, absent, self.clerk_clock()).await?;
+        approved.deleted += written.advanced;
+        approved.alive += alive.len() as u64;
+        approved.refused += written.refused.len() as u64;
+        self.update(resource.table, |of| {
+            of.held = of.held.saturating_sub(written.advanced + alive.len() as u64);
+        });
+        self.note_freshness(resource).await
+    }
+
+    /// Returns the request for a fresh reading of a row.
+    async fn lookup_of(&self, resource: &'static Resource, id: &str) -> Result<Lookup, ReconcileError> {
+        let row = self.patiently("the store", || self.ports.rows.get(resource, id)).await?;
+        let text = |column: &str| {
+            let value = row.as_ref()?.columns.get(column).and_then(Value::as_str);
+            value.map(str::to_owned)
+        };
+        Ok(Lookup { id: id.to_owned(), organization_id: text("organization_id"), user_id: text("user_id") })
+    }
+}

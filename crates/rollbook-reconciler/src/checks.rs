@@ -1,0 +1,80 @@
+//! Cheap checks between two walks: numbers of objects, and the users that changed last.
+
+use rollbook_core::catalog::{Resource, USERS};
+use rollbook_core::source::{RECONCILED, Window};
+use rollbook_core::time::Timestamp;
+use serde_json::{Map, Value};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::compare::Objects;
+use crate::error::ReconcileError;
+use crate::progress::{Progress, ResourceProgress};
+use crate::reconciler::Reconciler;
+
+/// Overlap of two checks of recent users: a change that Clerk shows late is still seen.
+const OVERLAP: Duration = Duration::from_secs(600);
+/// Maximum number of pages of recent users of one check. What is older is found by the next walk.
+const PAGES_MAX: u32 = 20;
+
+impl Reconciler {
+    /// Counts the objects of every resource, at Clerk and in the store. A difference is a hint: webhooks are
+    /// under way at any time.
+    ///
+    /// # Errors
+    /// Clerk or the store gave no answer.
+    pub async fn count_differences(
+        &self,
+        stop: &CancellationToken,
+    ) -> Result<Vec<(&'static str, i64)>, ReconcileError> {
+        let context = self.context(self.new_run(true), Progress::default(), stop, watch::Sender::default());
+        context.check_instance().await?;
+        let mut differences = Vec::new();
+        for resource in RECONCILED {
+            let at_clerk =
+                context.patiently("Clerk", || self.ports.source.count(resource, Window::ALL)).await?;
+            let ours = context.patiently("the store", || self.ports.records.count_living(resource)).await?;
+            let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+            differences.push((resource.table, signed(at_clerk).saturating_sub(signed(ours))));
+        }
+        Ok(differences)
+    }
+
+    /// Compares the users that changed at or after `since`, by Clerk's `updated_at`, and repairs their rows.
+    /// Returns the number of repaired rows, and the time for the next call.
+    ///
+    /// # Errors
+    /// Clerk or the store gave no answer.
+    pub async fn check_recent_users(
+        &self,
+        since: Timestamp,
+        stop: &CancellationToken,
+    ) -> Result<(u64, Timestamp), ReconcileError> {
+        let resource: &'static Resource = &USERS;
+        let progress =
+            Progress { instance: String::new(), resources: vec![ResourceProgress::new(resource.table)] };
+        let run = self.new_run(false);
+        let context = self.context(run, progress, stop, watch::Sender::default());
+        context.check_instance().await?;
+        let (floor, mut newest, mut offset) = (since.minus(OVERLAP), since, 0);
+        for _ in 0..PAGES_MAX {
+            let page =
+                context.patiently("Clerk", || self.ports.source.recently_updated_users(offset)).await?;
+            offset += page.objects.len() as u64;
+            let times: Vec<Timestamp> = page.objects.iter().filter_map(updated_at).collect();
+            newest = times.iter().copied().fold(newest, Timestamp::max);
+            let is_last = page.objects.is_empty() || times.iter().any(|at| *at < floor);
+            context.compare(resource, Objects { objects: page.objects, clock: page.clock }).await?;
+            if is_last {
+                break;
+            }
+        }
+        let repaired = context.progress().sum(|of| of.written);
+        Ok((repaired, newest))
+    }
+}
+
+fn updated_at(object: &Map<String, Value>) -> Option<Timestamp> {
+    Timestamp::from_clerk(object.get("updated_at")?.as_i64()?)
+}

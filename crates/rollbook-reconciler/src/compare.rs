@@ -1,0 +1,198 @@
+//! Comparison of objects of Clerk with their rows, and repair of what differs.
+
+use std::collections::HashMap;
+
+use rollbook_core::catalog::Resource;
+use rollbook_core::change::{Change, Effect, Origin, SubjectChange, Version};
+use rollbook_core::compare::{Verdict, is_same_content, judge};
+use rollbook_core::drift::Drift;
+use rollbook_core::event::{id_of, observed};
+use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, SourceError};
+use rollbook_core::store::{Held, HeldKey, HeldState};
+use rollbook_core::time::Timestamp;
+use serde_json::{Map, Value};
+use tracing::warn;
+
+use crate::context::{Context, Written};
+use crate::error::ReconcileError;
+
+/// Objects of one answer of Clerk.
+pub(crate) struct Objects {
+    pub(crate) objects: Vec<Map<String, Value>>,
+    /// Clerk's clock at the answer.
+    pub(crate) clock: Timestamp,
+}
+
+impl Context {
+    /// Compares objects with their rows, and writes those that differ. Returns whether every object has an id:
+    /// otherwise the list proves no absence.
+    pub(crate) async fn compare(
+        &self,
+        resource: &'static Resource,
+        Objects { objects, clock }: Objects,
+    ) -> Result<bool, ReconcileError> {
+        self.clerk_says(clock);
+        let (read_at, total) = (Self::read_at(clock), objects.len());
+        let subjects: Vec<SubjectChange> =
+            objects.into_iter().filter_map(|object| Some(observed(resource, object, read_at)?.0)).collect();
+        let unreadable = (total - subjects.len()) as u64;
+        if unreadable > 0 {
+            warn!(
+                table = resource.table,
+                unreadable, "reconciliation: Clerk's list has objects without an id"
+            );
+        }
+        let drifted = self.drifted(resource, &subjects).await?;
+        let (revived, others): (Vec<_>, Vec<_>) =
+            drifted.into_iter().partition(|(_, kind)| *kind == Drift::WronglyDeleted);
+        let mut counts: HashMap<Drift, u64> = HashMap::new();
+        for (_, kind) in &others {
+            *counts.entry(*kind).or_default() += 1;
+        }
+        let changes: Vec<Change> =
+            others.into_iter().map(|(at, kind)| self.change(&subjects[at], kind, read_at)).collect();
+        let written = if self.run.is_dry { Written::default() } else { self.apply(&changes).await? };
+        let held = self.hold_living(resource, revived.iter().map(|(at, _)| &subjects[*at])).await?;
+        self.update(resource.table, |of| {
+            of.read += total as u64;
+            of.unreadable += unreadable;
+            of.written += written.advanced;
+            of.refused += written.refused.len() as u64;
+            of.held += held;
+            counts.insert(Drift::WronglyDeleted, held);
+            for (kind, number) in counts {
+                of.count(kind, number);
+            }
+        });
+        Ok(unreadable == 0)
+    }
+
+    /// Returns the positions of the subjects that differ from their rows, with the kind.
+    async fn drifted(
+        &self,
+        resource: &'static Resource,
+        subjects: &[SubjectChange],
+    ) -> Result<Vec<(usize, Drift)>, ReconcileError> {
+        let records = &self.ports.records;
+        let ids: Vec<&str> = subjects.iter().map(|subject| subject.id.as_str()).collect();
+        let heads = self.patiently("the store", || records.heads(resource, &ids)).await?;
+        let states: HashMap<&str, _> = heads.iter().map(|head| (head.id.as_str(), &head.state)).collect();
+        let (mut drifted, mut open) = (Vec::new(), HashMap::new());
+        for (at, subject) in subjects.iter().enumerate() {
+            match judge(subject, states.get(subject.id.as_str()).copied()) {
+                Verdict::Same => {}
+                Verdict::Drifted(kind) => drifted.push((at, kind)),
+                Verdict::CompareContent => {
+                    open.insert(subject.id.as_str(), at);
+                }
+            }
+        }
+        if !open.is_empty() {
+            let ids: Vec<&str> = open.keys().copied().collect();
+            for (id, data) in self.patiently("the store", || records.contents(resource, &ids)).await? {
+                let Some(at) = open.remove(id.as_str()) else { continue };
+                if !is_same(resource, &subjects[at], &data) {
+                    drifted.push((at, Drift::Undated));
+                }
+            }
+            // A row that lost its content since: an erasure came between.
+        }
+        Ok(drifted)
+    }
+
+    /// Whether the content of the subject equals that of its row.
+    pub(crate) async fn has_same_content(
+        &self,
+        resource: &'static Resource,
+        subject: &SubjectChange,
+    ) -> Result<bool, ReconcileError> {
+        let ids = [subject.id.as_str()];
+        let stored = self.patiently("the store", || self.ports.records.contents(resource, &ids)).await?;
+        Ok(stored.first().is_none_or(|(_, data)| is_same(resource, subject, data)))
+    }
+
+    /// Returns the change that a reading of a subject makes.
+    pub(crate) fn change(&self, subject: &SubjectChange, kind: Drift, read_at: Timestamp) -> Change {
+        let origin = Origin::reconcile(&self.run.id, subject, kind, read_at);
+        Change { origin, effect: Effect::Merge(Box::new(subject.clone())) }
+    }
+
+    /// Returns the change that deletes a subject, which was proved absent at `read_at`.
+    pub(crate) fn deletion(&self, resource: &'static Resource, id: &str, read_at: Timestamp) -> Change {
+        let version =
+            Version { is_deleted: true, updated_at: 0, event_at: read_at.as_millis(), hash: [0; 16] };
+        let subject = SubjectChange { resource, id: id.to_owned(), version, row: None };
+        self.change(&subject, Drift::NotDeleted, read_at)
+    }
+
+    /// Holds deleted rows of subjects that a point read finds alive. Returns their number.
+    async fn hold_living(
+        &self,
+        resource: &'static Resource,
+        subjects: impl Iterator<Item = &SubjectChange>,
+    ) -> Result<u64, ReconcileError> {
+        let lookups: Vec<Lookup> = subjects.map(|subject| lookup(resource, subject)).collect();
+        let mut count = 0;
+        for lookups in lookups.chunks(LOOKUPS_MAX) {
+            let fetched = self.fetch(resource, lookups).await?;
+            // The list itself is the only proof where Clerk has no point read.
+            let is_alive = |at: usize| fetched.as_ref().is_none_or(|fetched| fetched[at].object.is_some());
+            let alive = lookups.iter().enumerate().filter(|(at, _)| is_alive(*at));
+            let held: Vec<Held> =
+                alive.map(|(_, of)| self.held(resource, &of.id, Drift::WronglyDeleted)).collect();
+            count += held.len() as u64;
+            if !held.is_empty() && !self.run.is_dry {
+                self.patiently("the store", || self.ports.records.hold(&self.run.id, &held)).await?;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Reads objects by their ids. `None` if Clerk has no such read for the resource.
+    pub(crate) async fn fetch(
+        &self,
+        resource: &'static Resource,
+        lookups: &[Lookup],
+    ) -> Result<Option<Vec<Fetched>>, ReconcileError> {
+        match self.patiently("Clerk", || self.ports.source.fetch(resource, lookups)).await {
+            Ok(fetched) if fetched.len() == lookups.len() => Ok(Some(fetched)),
+            Ok(_) => Err(ReconcileError::Contradiction {
+                table: resource.table,
+                detail: "a point read answered for another number of ids",
+            }),
+            Err(ReconcileError::Source(SourceError::Unsupported(_))) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn held(&self, resource: &Resource, id: &str, kind: Drift) -> Held {
+        let state = if kind == Drift::NotDeleted { HeldState::Collected } else { HeldState::Waiting };
+        let key = HeldKey { table: resource.table.to_owned(), id: id.to_owned() };
+        Held { key, kind, state, noted_at: self.ports.clock.now() }
+    }
+}
+
+/// Whether the content of the subject equals this `data` of its row.
+fn is_same(resource: &Resource, subject: &SubjectChange, stored: &str) -> bool {
+    let parse = |text: &str| serde_json::from_str::<Map<String, Value>>(text).ok();
+    let seen = subject.row.as_ref().and_then(|row| parse(&row.data));
+    match (seen, parse(stored)) {
+        (Some(seen), Some(stored)) => is_same_content(resource, &seen, &stored),
+        _ => false,
+    }
+}
+
+/// Returns the request for a fresh reading of a subject.
+fn lookup(resource: &Resource, subject: &SubjectChange) -> Lookup {
+    let parents = subject.parents();
+    let parent = |column: &str| {
+        let number = resource.links.iter().position(|link| link.column == column)?;
+        parents[number].map(str::to_owned)
+    };
+    Lookup { id: subject.id.clone(), organization_id: parent("organization_id"), user_id: parent("user_id") }
+}
+
+/// Returns the ids of objects.
+pub(crate) fn ids(objects: &[Map<String, Value>]) -> impl Iterator<Item = &str> {
+    objects.iter().filter_map(id_of)
+}

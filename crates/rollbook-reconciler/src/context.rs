@@ -1,0 +1,270 @@
+//! What all parts of a run share: the ports, the record of the run, and patience with both sides.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rollbook_core::change::{Applied, Change};
+use rollbook_core::source::{Source, SourceError};
+use rollbook_core::store::{Reconciliation, Rows, Run, RunState, Store, StoreError};
+use rollbook_core::time::{Clock, Timestamp};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::error::ReconcileError;
+use crate::progress::{Progress, ResourceProgress};
+use crate::settings::{LOCK_FOR, RUN_LOCK, Settings};
+
+/// Maximum number of changes in one transaction.
+const BATCH_MAX: usize = 100;
+/// First and longest pause before a call is repeated.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
+
+/// Ports of the reconciler.
+#[derive(Clone)]
+pub struct Ports {
+    /// Clerk's API.
+    pub source: Arc<dyn Source>,
+    /// Writes rows.
+    pub store: Arc<dyn Store>,
+    /// Reads single rows.
+    pub rows: Arc<dyn Rows>,
+    /// Reads states of rows, and records runs.
+    pub records: Arc<dyn Reconciliation>,
+    /// Rollbook's clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// One run in progress.
+pub(crate) struct Context {
+    pub(crate) ports: Ports,
+    pub(crate) settings: Settings,
+    /// Record of the run, without its progress.
+    pub(crate) run: Run,
+    /// Name under which this process holds the lock.
+    pub(crate) holder: String,
+    pub(crate) stop: CancellationToken,
+    /// Latest time of Clerk's clock, in milliseconds.
+    clerk_clock: AtomicI64,
+    progress: Mutex<Progress>,
+    watch: watch::Sender<Progress>,
+    saved: Mutex<Instant>,
+}
+
+/// Result of writing changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Changes that advanced a row.
+    pub(crate) advanced: u64,
+    /// Outcome of the last change.
+    pub(crate) last: Option<Applied>,
+    /// Ids of subjects whose rows refused the change, by a trigger or a constraint.
+    pub(crate) refused: Vec<String>,
+}
+
+impl Context {
+    pub(crate) fn new(
+        ports: Ports,
+        settings: Settings,
+        run: Run,
+        progress: Progress,
+        holder: String,
+        stop: CancellationToken,
+        watch: watch::Sender<Progress>,
+    ) -> Self {
+        let (progress, saved) = (Mutex::new(progress), Mutex::new(Instant::now()));
+        Self {
+            ports,
+            settings,
+            run,
+            holder,
+            stop,
+            clerk_clock: AtomicI64::new(i64::MIN),
+            progress,
+            watch,
+            saved,
+        }
+    }
+
+    /// Remembers a time of Clerk's clock.
+    pub(crate) fn clerk_says(&self, clock: Timestamp) {
+        self.clerk_clock.fetch_max(clock.as_millis(), Ordering::Relaxed);
+    }
+
+    /// Returns the latest time of Clerk's clock that an answer of this run had.
+    pub(crate) fn clerk_clock(&self) -> Timestamp {
+        Timestamp::from_millis(self.clerk_clock.load(Ordering::Relaxed))
+    }
+
+    /// Returns the progress. The caller holds the guard across no `await`.
+    pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the progress of one resource.
+    pub(crate) fn update<T>(
+        &self,
+        table: &str,
+        change: impl FnOnce(&mut ResourceProgress) -> T,
+    ) -> Option<T> {
+        self.progress().resources.iter_mut().find(|of| of.table == table).map(change)
+    }
+
+    /// Returns [`ReconcileError::Stopped`] if the process was asked to stop.
+    pub(crate) fn check_stop(&self) -> Result<(), ReconcileError> {
+        if self.stop.is_cancelled() { Err(ReconcileError::Stopped) } else { Ok(()) }
+    }
+
+    /// Saves the position if the last record is old enough, and renews the lock.
+    pub(crate) async fn save_sometimes(&self) -> Result<(), ReconcileError> {
+        let is_due = {
+            let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_due = saved.elapsed() >= self.settings.save_every;
+            if is_due {
+                *saved = Instant::now();
+            }
+            is_due
+        };
+        if is_due {
+            let progress = self.progress().clone();
+            self.watch.send_replace(progress);
+            self.save(RunState::Running, None).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Saves the run's record, and renews the lock. A dry run has neither.
+    pub(crate) async fn save(
+        &self,
+        state: RunState,
+        last_error: Option<String>,
+    ) -> Result<(), ReconcileError> {
+        if self.run.is_dry {
+            return Ok(());
+        }
+        let run = self.record(state, last_error);
+        self.renew_lock().await?;
+        self.patiently("the store", || self.ports.records.save_run(&run)).await
+    }
+
+    /// Saves the run's record with one attempt, at its end by an error.
+    pub(crate) async fn save_once(
+        &self,
+        state: RunState,
+        last_error: Option<String>,
+    ) -> Result<(), StoreError> {
+        if self.run.is_dry {
+            return Ok(());
+        }
+        self.ports.records.save_run(&self.record(state, last_error)).await
+    }
+
+    fn record(&self, state: RunState, last_error: Option<String>) -> Run {
+        let now = self.ports.clock.now();
+        let finished_at = (state != RunState::Running).then_some(now);
+        let progress = self.progress().to_text();
+        Run { saved_at: now, state, finished_at, progress, last_error, ..self.run.clone() }
+    }
+
+    async fn renew_lock(&self) -> Result<(), ReconcileError> {
+        let lock = || self.ports.records.lock(RUN_LOCK, &self.holder, LOCK_FOR);
+        if self.patiently("the store", lock).await? { Ok(()) } else { Err(ReconcileError::LockLost) }
+    }
+
+    /// Repeats a call while the other side cannot answer, until the patience of the settings ends.
+    pub(crate) async fn patiently<T, E, F>(
+        &self,
+        what: &'static str,
+        call: impl Fn() -> F,
+    ) -> Result<T, ReconcileError>
+    where
+        E: Into<ReconcileError>,
+        F: Future<Output = Result<T, E>>,
+    {
+        let (begun, mut pause, mut failed) = (Instant::now(), PAUSES.0, false);
+        loop {
+            let error = match call().await {
+                Ok(result) => {
+                    if failed {
+                        info!("reconciliation: {what} answers again");
+                    }
+                    return Ok(result);
+                }
+                Err(error) => error.into(),
+            };
+            if !is_outage(&error) || begun.elapsed() + pause > self.settings.patience {
+                return Err(error);
+            }
+            if !failed {
+                warn!(%error, "reconciliation: {what} can't answer; it is asked again");
+            }
+            failed = true;
+            let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+            if self.stop.run_until_cancelled(tokio::time::sleep(jittered)).await.is_none() {
+                return Err(ReconcileError::Stopped);
+            }
+            pause = (pause * 2).min(PAUSES.1);
+            if !self.run.is_dry {
+                // While Clerk cannot answer, the lock must not end. While the store cannot, nobody can take it.
+                drop(self.ports.records.lock(RUN_LOCK, &self.holder, LOCK_FOR).await);
+            }
+        }
+    }
+
+    /// Writes changes. A change that its row refuses does not keep the others from being written.
+    pub(crate) async fn apply(&self, changes: &[Change]) -> Result<Written, ReconcileError> {
+        let mut written = Written::default();
+        let mut pending: Vec<&[Change]> = changes.chunks(BATCH_MAX).rev().collect();
+        let mut ambiguous = None;
+        while let Some(batch) = pending.pop() {
+            let applied = self.patiently("the store", || self.ports.store.apply_many(batch)).await;
+            match applied {
+                Ok(outcomes) => {
+                    written.last = outcomes.last().copied();
+                    written.advanced +=
+                        outcomes.into_iter().filter(|outcome: &Applied| outcome.advances()).count() as u64;
+                }
+                Err(ReconcileError::Store(
+                    error @ (StoreError::Event(_) | StoreError::Ambiguous(_) | StoreError::Slow { .. }),
+                )) => {
+                    if batch.len() > 1 {
+                        let (first, second) = batch.split_at(batch.len() / 2);
+                        pending.extend([second, first]);
+                    } else {
+                        written.refused.extend(batch[0].subject_id().map(str::to_owned));
+                        warn!(table = batch[0].resource_name(), %error, "reconciliation: a row refuses its change");
+                        if !matches!(error.innermost(), StoreError::Event(_)) {
+                            ambiguous = Some(error);
+                        }
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // Every change failed, and the store may be the reason.
+        match ambiguous {
+            Some(error) if written.advanced == 0 && written.refused.len() > 1 => {
+                Err(error.innermost().clone().into())
+            }
+            _ => Ok(written),
+        }
+    }
+
+    /// Returns the event time of a reading at this time of Clerk's clock.
+    pub(crate) fn read_at(clock: Timestamp) -> Timestamp {
+        clock.minus(crate::settings::MARGIN)
+    }
+}
+
+/// Whether the other side cannot answer, so that the call is worth repeating.
+const fn is_outage(error: &ReconcileError) -> bool {
+    matches!(
+        error,
+        ReconcileError::Source(SourceError::Unavailable(_) | SourceError::Unreadable(_))
+            | ReconcileError::Store(StoreError::Unavailable(_))
+    )
+}

@@ -1,0 +1,188 @@
+//! Walk over the users: parts of the list by `created_at`, read in parallel, each by cursor.
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use rollbook_core::catalog::{Resource, USERS};
+use rollbook_core::source::{PageRequest, Position, SourceError, Window};
+use rollbook_core::time::Timestamp;
+
+use crate::compare::Objects;
+use crate::context::Context;
+use crate::error::ReconcileError;
+use crate::page::created_at;
+use crate::progress::Slice;
+
+/// Number of empty pages after which a part is given up, although Clerk counts more users in it.
+const EMPTY_MAX: u32 = 3;
+/// Number of rounds in which the parts are halved.
+const ROUNDS_MAX: usize = 12;
+
+impl Context {
+    /// Reads every user.
+    pub(crate) async fn walk_users(&self) -> Result<(), ReconcileError> {
+        let resource: &'static Resource = &USERS;
+        let known = self.update(resource.table, |of| of.slices.clone()).unwrap_or_default();
+        let slices = if known.is_empty() { self.cut().await? } else { known };
+        self.update(resource.table, |of| of.slices.clone_from(&slices));
+        stream::iter(slices.into_iter().enumerate().filter(|(_, slice)| !slice.is_done))
+            .map(Ok)
+            .try_for_each_concurrent(self.settings.parallel, |(at, slice)| async move {
+                self.walk_slice(resource, at, slice).await
+            })
+            .await
+    }
+
+    /// Cuts the list into parts of about equal size.
+    async fn cut(&self) -> Result<Vec<Slice>, ReconcileError> {
+        let total = self.count(Window::ALL).await?;
+        self.update(USERS.table, |of| of.total = total);
+        let Some((from, clock)) = self.first_created().await? else {
+            return Ok(vec![Slice::new(Window::ALL)]);
+        };
+        let parts = (self.settings.parallel as u64 * 2).max(1);
+        let enough = (total / parts).max(4 * self.settings.page_size as u64);
+        let mut windows = vec![(Window { from, to: clock }, total)];
+        for _ in 0..ROUNDS_MAX {
+            if windows.iter().all(|(_, size)| *size <= enough) {
+                break;
+            }
+            let halved = windows.into_iter().map(|(window, size)| self.halve(window, size, enough));
+            windows = stream::iter(halved)
+                .buffered(self.settings.parallel.max(1))
+                .try_collect::<Vec<_>>()
+                .await?
+                .concat();
+        }
+        let mut slices: Vec<Slice> = windows.into_iter().map(|(window, _)| Slice::new(window)).collect();
+        // The first and the last part are open, for users whom the count did not see.
+        if let Some(first) = slices.first_mut() {
+            first.from = Window::ALL.from.as_millis();
+        }
+        if let Some(last) = slices.last_mut() {
+            last.to = Window::ALL.to.as_millis();
+        }
+        Ok(slices)
+    }
+
+    async fn halve(
+        &self,
+        window: Window,
+        size: u64,
+        enough: u64,
+    ) -> Result<Vec<(Window, u64)>, ReconcileError> {
+        let middle = window.from.plus(window.to.since(window.from) / 2);
+        if size <= enough || middle == window.from {
+            return Ok(vec![(window, size)]);
+        }
+        let first = Window { from: window.from, to: middle };
+        let before = self.count(first).await?;
+        Ok(vec![(first, before), (Window { from: middle, to: window.to }, size.saturating_sub(before))])
+    }
+
+    async fn count(&self, window: Window) -> Result<u64, ReconcileError> {
+        self.patiently("Clerk", || self.ports.source.count(&USERS, window)).await
+    }
+
+    /// Returns the creation time of the first user, and Clerk's clock. `None` if there is no user.
+    async fn first_created(&self) -> Result<Option<(Timestamp, Timestamp)>, ReconcileError> {
+        let position = Position::After { id: None, window: Window::ALL };
+        let request = PageRequest { position, limit: 1 };
+        let page = self.patiently("Clerk", || self.ports.source.page(&USERS, &request)).await?;
+        let first = page.objects.first().and_then(created_at);
+        Ok(first.map(|at| (Timestamp::from_millis(at), page.clock)))
+    }
+
+    async fn walk_slice(
+        &self,
+        resource: &'static Resource,
+        number: usize,
+        mut slice: Slice,
+    ) -> Result<(), ReconcileError> {
+        let mut empty = 0;
+        loop {
+            self.check_stop()?;
+            let position = Position::After { id: slice.cursor.clone(), window: slice.window() };
+            let request = PageRequest { position, limit: self.settings.page_size };
+            let page = match self.patiently("Clerk", || self.ports.source.page(resource, &request)).await {
+                Err(ReconcileError::Source(SourceError::Refused(_))) if slice.cursor.is_some() => {
+                    // The user whom the cursor names may be deleted.
+                    drop_cursor(&mut slice);
+                    continue;
+                }
+                page => page?,
+            };
+            if page.objects.is_empty() {
+                // An empty page may be a failure. The count of the rest must agree.
+                if self.count(after(&slice)).await? == 0 {
+                    self.prove_rest(resource, &slice, page.clock).await?;
+                    slice.is_done = true;
+                } else {
+                    empty += 1;
+                    drop_cursor(&mut slice);
+                    if empty == EMPTY_MAX {
+                        let detail = "a page is empty, and the count names more users";
+                        return Err(ReconcileError::Contradiction { table: resource.table, detail });
+                    }
+                }
+            } else {
+                empty = 0;
+                self.take_slice_page(
+                    resource,
+                    &mut slice,
+                    Objects { objects: page.objects, clock: page.clock },
+                )
+                .await?;
+            }
+            self.update(resource.table, |of| {
+                if let Some(known) = of.slices.get_mut(number) {
+                    known.clone_from(&slice);
+                }
+            });
+            self.save_sometimes().await?;
+            if slice.is_done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes a page. Without a cursor the page begins with objects that were read already, those created in
+    /// the same millisecond as the last one.
+    async fn take_slice_page(
+        &self,
+        resource: &'static Resource,
+        slice: &mut Slice,
+        mut page: Objects,
+    ) -> Result<(), ReconcileError> {
+        let is_known = |id: &str| slice.last.iter().any(|last| last.ties.iter().any(|tie| tie == id));
+        let last = crate::compare::ids(&page.objects).last().map(str::to_owned);
+        let Some(last) = last else {
+            let detail = "a page has no object with an id";
+            return Err(ReconcileError::Contradiction { table: resource.table, detail });
+        };
+        page.objects.retain(|object| !rollbook_core::event::id_of(object).is_some_and(is_known));
+        if !page.objects.is_empty() {
+            self.take_page(resource, slice, page).await?;
+        }
+        slice.cursor = Some(last);
+        Ok(())
+    }
+}
+
+/// Drops the cursor. The part then begins at the last object that was read: Clerk wants the same window for
+/// all pages of one cursor.
+fn drop_cursor(slice: &mut Slice) {
+    slice.cursor = None;
+    match slice.last.as_ref().map(|last| last.created_at) {
+        Some(Some(at)) => slice.from = at,
+        Some(None) => slice.last = None,
+        None => {}
+    }
+}
+
+/// Returns the window after the last object.
+fn after(slice: &Slice) -> Window {
+    let window = slice.window();
+    match slice.last.as_ref().and_then(|last| last.created_at) {
+        Some(at) => Window { from: Timestamp::from_millis(at.saturating_add(1)), ..window },
+        None => window,
+    }
+}

@@ -1,0 +1,76 @@
+//! Reasons why a run ends early.
+
+use std::time::Duration;
+
+use rollbook_core::source::SourceError;
+use rollbook_core::store::StoreError;
+
+/// Reason why a run ended early. Nothing is deleted because of it. Texts contain no key, id or body.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReconcileError {
+    /// Clerk's API gave no usable answer.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The store refused or did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The key belongs to another instance than the rows. Everything would look deleted.
+    #[error(
+        "the secret key belongs to the instance {found}, but {known_by} {expected}. Nothing was read. Use a key of \
+         that instance"
+    )]
+    WrongInstance {
+        /// Instance of the key.
+        found: String,
+        /// Instance of the rows.
+        expected: String,
+        /// How the expected instance is known, as the beginning of a sentence.
+        known_by: &'static str,
+    },
+    /// None of the sampled users exists at Clerk.
+    #[error(
+        "none of {0} users of the store exists in the instance of the secret key, so the key belongs to another \
+         instance. Nothing was changed. Use a key of the rows' instance; if the rows are to go, set CLERK_INSTANCE_ID \
+         to this instance"
+    )]
+    ForeignRows(usize),
+    /// A list contradicts another answer of Clerk, again and again.
+    #[error("Clerk's list of {table} is not reliable now: {detail}. Nothing was deleted. Try again later")]
+    Contradiction {
+        /// Table of the resource.
+        table: &'static str,
+        /// What contradicts what.
+        detail: &'static str,
+    },
+    /// Another process is running a reconciliation.
+    #[error("another process is running a reconciliation. Its lock ends {0:?} after its last sign of life")]
+    Busy(Duration),
+    /// The process lost the lock to another one.
+    #[error("this process lost the lock of the run to another process, which goes on with it")]
+    LockLost,
+    /// There is no such run, or nothing of it waits.
+    #[error("{0}")]
+    NoSuchRun(String),
+    /// The process was asked to stop.
+    #[error("stopped. The run's position is saved: rollbook reconcile --resume goes on from there")]
+    Stopped,
+}
+
+impl ReconcileError {
+    /// Whether a later try may succeed without a change by a person.
+    pub const fn is_temporary(&self) -> bool {
+        match self {
+            Self::Source(SourceError::Refused(_) | SourceError::Unsupported(_))
+            | Self::Store(StoreError::Deployment(_) | StoreError::Broken(_))
+            | Self::WrongInstance { .. }
+            | Self::ForeignRows(_)
+            | Self::NoSuchRun(_) => false,
+            Self::Source(_)
+            | Self::Store(_)
+            | Self::Contradiction { .. }
+            | Self::Busy(_)
+            | Self::LockLost
+            | Self::Stopped => true,
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The reconciling face: reads Clerk's Backend API, compares it with the rows, and repairs what differs.
+//!
+//! Webhooks carry what changes from now on, if they arrive. A reconciliation finds who existed before, and
+//! what never arrived. The first run is the backfill.
+//!
+//! Constraints:
+//!
+//! * Absence is never proof. A row that a page lacks is a suspect ([`proof`](self)); it is deleted only after
+//!   a point read that answers 404, and only if the brake lets the whole run's deletions through.
+//! * An error, an empty page or an outage deletes nothing.
+//! * Rows are written by the same merge as webhooks', and only if they differ: a second run writes nothing.
+//! * Memory holds some pages, never a list of all ids. The position is saved about once a second, so that a
+//!   killed run goes on from there.
+//! * One run at a time, by a lock in the store that ends by itself.
+
+mod approve;
+mod brake;
+mod checks;
+mod compare;
+mod context;
+mod cursor_walk;
+mod deletions;
+mod error;
+mod metrics;
+mod offset_walk;
+mod page;
+mod progress;
+mod proof;
+mod reconciler;
+mod resync;
+mod schedule;
+mod settings;
+
+pub use self::approve::Approved;
+pub use self::context::Ports;
+pub use self::error::ReconcileError;
+pub use self::metrics::ReconcileMetrics;
+pub use self::progress::{Progress, ResourceProgress};
+pub use self::reconciler::{Reconciler, Resume, RunReport, RunRequest};
+pub use self::resync::{ResyncOutcome, Resynced};
+pub use self::schedule::Schedule;
+pub use self::settings::{CLOCK_SKEW_MAX, DELETIONS_MIN, DELETIONS_SHARE, LOCK_FOR, MARGIN, Settings};

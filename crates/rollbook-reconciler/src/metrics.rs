@@ -1,0 +1,105 @@
+//! Metrics of the reconciliation. They are read from the records in the store, so that every process that
+//! shows them shows the same.
+
+use prometheus::{Gauge, IntGaugeVec, Opts, Registry};
+use rollbook_core::drift::Drift;
+use rollbook_core::source::RECONCILED;
+use rollbook_core::store::{HeldState, Reconciliation, RunState, StoreError};
+
+use crate::progress::Progress;
+
+/// Runs that are searched for the last success.
+const RUNS: usize = 20;
+
+/// Metrics of the reconciliation.
+#[derive(Clone)]
+pub struct ReconcileMetrics {
+    drift: IntGaugeVec,
+    last_success: Gauge,
+    held: IntGaugeVec,
+    count_difference: IntGaugeVec,
+}
+
+impl ReconcileMetrics {
+    /// Registers the metrics, at zero for every value of a label.
+    ///
+    /// # Errors
+    /// A metric of the same name is registered already.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let drift = Opts::new(
+            "rollbook_reconcile_drift",
+            "Differences between Clerk's API and the rows that the last finished reconciliation found.",
+        );
+        let last_success = Opts::new(
+            "rollbook_reconcile_last_success_timestamp_seconds",
+            "End of the last reconciliation that left no difference, in seconds since 1970; zero if there was none.",
+        );
+        let held = Opts::new(
+            "rollbook_reconcile_held",
+            "Objects that wait for an operator: deletions that the brake holds, and wrongly deleted rows.",
+        );
+        let count_difference = Opts::new(
+            "rollbook_count_difference",
+            "Objects at Clerk less living rows, at the last count. Webhooks under way make it differ from zero for a while.",
+        );
+        let metrics = Self {
+            drift: IntGaugeVec::new(drift, &["resource", "kind"])?,
+            last_success: Gauge::with_opts(last_success)?,
+            held: IntGaugeVec::new(held, &["kind"])?,
+            count_difference: IntGaugeVec::new(count_difference, &["resource"])?,
+        };
+        registry.register(Box::new(metrics.drift.clone()))?;
+        registry.register(Box::new(metrics.last_success.clone()))?;
+        registry.register(Box::new(metrics.held.clone()))?;
+        registry.register(Box::new(metrics.count_difference.clone()))?;
+        for resource in RECONCILED {
+            for kind in Drift::ALL {
+                metrics.drift.with_label_values(&[resource.table, kind.as_str()]).set(0);
+            }
+            metrics.count_difference.with_label_values(&[resource.table]).set(0);
+        }
+        for kind in [Drift::NotDeleted, Drift::WronglyDeleted] {
+            metrics.held.with_label_values(&[kind.as_str()]).set(0);
+        }
+        Ok(metrics)
+    }
+
+    /// Reads the records.
+    ///
+    /// # Errors
+    /// The store gave no answer. The metrics keep their values.
+    pub async fn refresh(&self, records: &dyn Reconciliation) -> Result<(), StoreError> {
+        let runs = records.runs(RUNS).await?;
+        let is_over = |state| matches!(state, RunState::Complete | RunState::Held);
+        let mut finished = runs.iter().filter(|run| is_over(run.state) && !run.is_dry);
+        if let Some(progress) = finished.clone().next().and_then(|run| Progress::parse(&run.progress)) {
+            for of in &progress.resources {
+                for (kind, number) in &of.drift {
+                    self.drift.with_label_values(&[of.table.as_str(), kind]).set(gauge(*number));
+                }
+            }
+        }
+        let success = finished.find(|run| run.state == RunState::Complete).and_then(|run| run.finished_at);
+        if let Some(at) = success {
+            #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 have 41 bits")]
+            self.last_success.set(at.as_millis() as f64 / 1000.0);
+        }
+        let counts = records.count_held(None).await?;
+        for kind in [Drift::NotDeleted, Drift::WronglyDeleted] {
+            let waiting = counts.iter().filter(|of| of.kind == kind && of.state == HeldState::Waiting);
+            self.held.with_label_values(&[kind.as_str()]).set(gauge(waiting.map(|of| of.count).sum()));
+        }
+        Ok(())
+    }
+
+    /// Shows the result of a count.
+    pub fn counted(&self, differences: &[(&'static str, i64)]) {
+        for (table, difference) in differences {
+            self.count_difference.with_label_values(&[table]).set(*difference);
+        }
+    }
+}
+
+fn gauge(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

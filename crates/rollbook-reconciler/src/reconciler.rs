@@ -1,0 +1,321 @@
+//! Runs: begin or resume one, walk every resource, end it.
+
+use std::sync::Arc;
+
+use rollbook_core::catalog::{Resource, USERS, find_resource};
+use rollbook_core::source::{LOOKUPS_MAX, RECONCILED, Window};
+use rollbook_core::store::{Freshness, HeldKey, HeldState, Run, RunState};
+use rollbook_core::time::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::context::{Context, Ports};
+use crate::error::ReconcileError;
+use crate::progress::{Progress, ResourceProgress};
+use crate::settings::{LOCK_FOR, RUN_LOCK, Settings};
+
+/// Number of users that are read at Clerk where nothing else names the rows' instance.
+const SAMPLE: usize = 20;
+/// Fewest users of a sample that say something about the instance.
+const SAMPLE_MIN: usize = 5;
+/// Runs that are searched for the last instance and for an unfinished run.
+const RUNS: usize = 20;
+
+/// Starts runs. One process may have several; the lock in the store lets one run at a time.
+#[derive(Clone)]
+pub struct Reconciler {
+    pub(crate) ports: Ports,
+    pub(crate) settings: Settings,
+    /// Name of this process in the lock.
+    pub(crate) holder: Arc<str>,
+}
+
+/// Request for a run.
+#[derive(Clone, Debug, Default)]
+pub struct RunRequest {
+    /// Resources to walk; all of [`RECONCILED`] if empty.
+    pub only: Vec<&'static Resource>,
+    /// Whether the run only counts, and writes nothing at all.
+    pub is_dry: bool,
+    /// Whether to go on with an unfinished run.
+    pub resume: Resume,
+}
+
+/// Treatment of an unfinished run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// Begin a new run. The unfinished one ends.
+    #[default]
+    New,
+    /// Go on with the unfinished one if there is one.
+    IfUnfinished,
+    /// Go on with the unfinished one; an error if there is none.
+    Required,
+}
+
+/// Result of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunReport {
+    /// Id of the run.
+    pub run: String,
+    /// [`RunState::Complete`] or [`RunState::Held`].
+    pub state: RunState,
+    /// Whether the run only counted.
+    pub is_dry: bool,
+    /// Time of its start.
+    pub started_at: Timestamp,
+    /// Time of its end.
+    pub finished_at: Timestamp,
+    /// Counts by resource.
+    pub progress: Progress,
+}
+
+impl Reconciler {
+    /// Creates the reconciler of one process.
+    pub fn new(ports: Ports, settings: Settings) -> Self {
+        let holder = format!("{:016x}", fastrand::u64(..)).into();
+        Self { ports, settings, holder }
+    }
+
+    /// Performs a run. `watch` shows its progress, about once a second. A run that `stop` ends can be resumed.
+    ///
+    /// # Errors
+    /// The run did not reach its end. Nothing is deleted because of an error.
+    pub async fn run(
+        &self,
+        request: &RunRequest,
+        stop: &CancellationToken,
+        watch: watch::Sender<Progress>,
+    ) -> Result<RunReport, ReconcileError> {
+        if !request.is_dry {
+            self.take_lock().await?;
+        }
+        let result = self.run_locked(request, stop, watch).await;
+        if !request.is_dry {
+            drop(self.ports.records.unlock(RUN_LOCK, &self.holder).await);
+        }
+        result
+    }
+
+    pub(crate) async fn take_lock(&self) -> Result<(), ReconcileError> {
+        let is_ours = self.ports.records.lock(RUN_LOCK, &self.holder, LOCK_FOR).await?;
+        if is_ours { Ok(()) } else { Err(ReconcileError::Busy(LOCK_FOR)) }
+    }
+
+    async fn run_locked(
+        &self,
+        request: &RunRequest,
+        stop: &CancellationToken,
+        watch: watch::Sender<Progress>,
+    ) -> Result<RunReport, ReconcileError> {
+        let (run, progress) = self.begin(request).await?;
+        let context = self.context(run, progress, stop, watch);
+        let result = context.walk().await;
+        let state = match &result {
+            Ok(state) => *state,
+            Err(error) if error.is_temporary() => RunState::Running,
+            Err(_) => RunState::Failed,
+        };
+        match result {
+            Ok(_) => context.save(state, None).await?,
+            // The lock belongs to another process, and so does the record.
+            Err(ReconcileError::LockLost) => return Err(ReconcileError::LockLost),
+            Err(error) => {
+                // While the store is unreachable the record stays as it was last saved.
+                drop(context.save_once(state, Some(error.to_string())).await);
+                return Err(error);
+            }
+        }
+        let progress = context.progress().clone();
+        let Run { id, is_dry, started_at, .. } = context.run;
+        Ok(RunReport { run: id, state, is_dry, started_at, finished_at: self.ports.clock.now(), progress })
+    }
+
+    pub(crate) fn context(
+        &self,
+        run: Run,
+        progress: Progress,
+        stop: &CancellationToken,
+        watch: watch::Sender<Progress>,
+    ) -> Context {
+        let (ports, settings) = (self.ports.clone(), self.settings.clone());
+        Context::new(ports, settings, run, progress, self.holder.to_string(), stop.clone(), watch)
+    }
+
+    /// Returns the record and the progress to begin with.
+    async fn begin(&self, request: &RunRequest) -> Result<(Run, Progress), ReconcileError> {
+        let unfinished = if request.is_dry { Vec::new() } else { self.unfinished().await? };
+        let mut resumed = None;
+        for run in unfinished {
+            match Progress::parse(&run.progress) {
+                Some(progress) if resumed.is_none() && request.resume != Resume::New => {
+                    resumed = Some((run, progress));
+                }
+                _ => {
+                    let last_error = Some("a later run took its place".to_owned());
+                    let now = Some(self.ports.clock.now());
+                    let ended = Run { state: RunState::Failed, finished_at: now, last_error, ..run };
+                    self.ports.records.save_run(&ended).await?;
+                }
+            }
+        }
+        if let Some(resumed) = resumed {
+            info!(run = resumed.0.id, "reconciliation: an unfinished run goes on");
+            return Ok(resumed);
+        }
+        if request.resume == Resume::Required {
+            let text = "there is no unfinished run. Begin one: rollbook reconcile";
+            return Err(ReconcileError::NoSuchRun(text.to_owned()));
+        }
+        let resources: Vec<&Resource> = RECONCILED
+            .into_iter()
+            .filter(|of| request.only.is_empty() || request.only.contains(of))
+            .collect();
+        let resources = resources.iter().map(|resource| ResourceProgress::new(resource.table)).collect();
+        Ok((self.new_run(request.is_dry), Progress { instance: String::new(), resources }))
+    }
+
+    pub(crate) fn new_run(&self, is_dry: bool) -> Run {
+        let now = self.ports.clock.now();
+        Run {
+            id: format!("run_{:x}{:06x}", now.as_millis(), fastrand::u32(..1 << 24)),
+            started_at: now,
+            saved_at: now,
+            finished_at: None,
+            state: RunState::Running,
+            is_dry,
+            progress: String::new(),
+            last_error: None,
+        }
+    }
+
+    /// Returns the unfinished runs, newest first.
+    pub(crate) async fn unfinished(&self) -> Result<Vec<Run>, ReconcileError> {
+        let runs = self.ports.records.runs(RUNS).await?;
+        Ok(runs.into_iter().filter(|run| run.state == RunState::Running).collect())
+    }
+}
+
+impl Context {
+    /// Walks every resource that is left. Returns the state of the run.
+    async fn walk(&self) -> Result<RunState, ReconcileError> {
+        self.check_instance().await?;
+        self.save(RunState::Running, None).await?;
+        let open: Vec<String> =
+            self.progress().resources.iter().filter(|of| !of.is_done).map(|of| of.table.clone()).collect();
+        for resource in open.iter().filter_map(|table| find_resource(table)) {
+            self.walk_resource(resource).await?;
+        }
+        let waits = self.progress().sum(|of| of.held + of.refused + of.unreadable);
+        Ok(if waits > 0 { RunState::Held } else { RunState::Complete })
+    }
+
+    async fn walk_resource(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
+        let is_walked = self.update(resource.table, |of| of.is_walked);
+        if is_walked != Some(true) {
+            if resource == &USERS {
+                self.walk_users().await?;
+            } else {
+                self.walk_offset(resource).await?;
+            }
+            self.prove_undated(resource).await?;
+            self.update(resource.table, |of| {
+                of.is_walked = true;
+                of.slices.clear();
+            });
+            self.save(RunState::Running, None).await?;
+        }
+        self.finish_deletions(resource).await?;
+        self.note_freshness(resource).await?;
+        self.update(resource.table, |of| of.is_done = true);
+        self.save(RunState::Running, None).await
+    }
+
+    /// Records what the walk found, and ends what older runs hold of the same table: this run found it again
+    /// if it is still true.
+    pub(crate) async fn note_freshness(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
+        if self.run.is_dry {
+            return Ok(());
+        }
+        let records = &self.ports.records;
+        let known = self.patiently("the store", || records.freshness()).await?;
+        let known = known.into_iter().find(|of| of.table == resource.table);
+        let (drift, is_clean) = self
+            .update(resource.table, |of| (of.drifted(), of.held + of.refused + of.unreadable == 0))
+            .unwrap_or_default();
+        let complete_since =
+            known.and_then(|of| of.complete_since).or(is_clean.then_some(self.run.started_at));
+        let last_walk_at = self.ports.clock.now();
+        let freshness = Freshness { table: resource.table.to_owned(), complete_since, last_walk_at, drift };
+        self.patiently("the store", || records.save_freshness(&freshness)).await?;
+        self.supersede(resource).await
+    }
+
+    async fn supersede(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
+        let records = &self.ports.records;
+        let counts = self.patiently("the store", || records.count_held(None)).await?;
+        let is_old = |run: &str, state| run != self.run.id && state != HeldState::Done;
+        for count in counts.iter().filter(|of| of.table == resource.table && is_old(&of.run, of.state)) {
+            let mut after = Some(HeldKey { table: resource.table.to_owned(), id: String::new() });
+            loop {
+                let (run, state) = (&count.run, count.state);
+                let held = self
+                    .patiently("the store", || records.held(run, state, after.as_ref(), LOOKUPS_MAX))
+                    .await?;
+                let keys: Vec<HeldKey> =
+                    held.into_iter().map(|held| held.key).filter(|key| key.table == resource.table).collect();
+                let Some(last) = keys.last().cloned() else { break };
+                after = Some(last);
+                self.patiently("the store", || records.settle_held(run, &keys, HeldState::Done)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the key belongs to the instance that the rows come from.
+    pub(crate) async fn check_instance(&self) -> Result<(), ReconcileError> {
+        let instance = self.patiently("Clerk", || self.ports.source.instance()).await?;
+        self.clerk_says(instance.clock);
+        let found = instance.id;
+        let refuse = |expected: &str, known_by| {
+            Err(ReconcileError::WrongInstance {
+                found: found.clone(),
+                expected: expected.to_owned(),
+                known_by,
+            })
+        };
+        if let Some(expected) = &self.settings.instance_id {
+            if *expected != found {
+                return refuse(expected, "CLERK_INSTANCE_ID is");
+            }
+        } else {
+            let runs = self.patiently("the store", || self.ports.records.runs(RUNS)).await?;
+            let last = runs.iter().filter_map(|run| Progress::parse(&run.progress));
+            match last.map(|progress| progress.instance).find(|instance| !instance.is_empty()) {
+                Some(expected) if expected != found => return refuse(&expected, "the run before read"),
+                Some(_) => {}
+                None => self.check_sample().await?,
+            }
+        }
+        self.progress().instance = found;
+        Ok(())
+    }
+
+    /// Reads some users of the store at Clerk, where nothing names the rows' instance.
+    async fn check_sample(&self) -> Result<(), ReconcileError> {
+        let now = self.ports.clock.now();
+        let living = || self.ports.records.living(&USERS, Window::ALL, now, None, SAMPLE);
+        let lookups: Vec<_> =
+            self.patiently("the store", living).await?.into_iter().map(|row| row.lookup).collect();
+        if lookups.len() < SAMPLE_MIN {
+            return Ok(());
+        }
+        let fetched = self.fetch(&USERS, &lookups).await?.unwrap_or_default();
+        if fetched.iter().any(|one| one.object.is_some()) {
+            return Ok(());
+        }
+        warn!(sampled = lookups.len(), "reconciliation: no sampled user exists in the key's instance");
+        Err(ReconcileError::ForeignRows(lookups.len()))
+    }
+}

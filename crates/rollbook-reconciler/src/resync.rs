@@ -1,0 +1,212 @@
+//! Fresh readings of single subjects, on an operator's word.
+
+use rollbook_core::catalog::{ORGANIZATIONS, Resource, USERS};
+use rollbook_core::change::{Applied, SubjectChange};
+use rollbook_core::compare::{Verdict, judge};
+use rollbook_core::drift::Drift;
+use rollbook_core::event::observed;
+use rollbook_core::merge::SubjectState;
+use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, SourceError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::error::ReconcileError;
+use crate::progress::Progress;
+use crate::reconciler::Reconciler;
+
+/// Result of reading one subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resynced {
+    /// Clerk's id.
+    pub id: String,
+    /// Table, if the id names one.
+    pub table: Option<&'static str>,
+    /// What was done.
+    pub outcome: ResyncOutcome,
+}
+
+/// What a resync did with a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResyncOutcome {
+    /// The row was missing, and is inserted.
+    Inserted,
+    /// The row was behind, and shows Clerk's object now.
+    Updated,
+    /// The row shows Clerk's object already.
+    Unchanged,
+    /// Clerk does not have the object, and the row is marked as deleted.
+    Deleted,
+    /// Clerk does not have the object. The row is deleted already, or there is none.
+    Absent,
+    /// The row was deleted, and lives again.
+    Revived,
+    /// Clerk has the object, and the row is deleted. Only `--force` revives it.
+    WronglyDeleted,
+    /// An operator erased the row. It stays erased.
+    Erased,
+    /// The row refuses the change: a trigger or a constraint of the team.
+    Refused,
+    /// The id is not of a user or an organization.
+    UnknownKind,
+}
+
+impl ResyncOutcome {
+    /// Returns the name used in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inserted => "inserted",
+            Self::Updated => "updated",
+            Self::Unchanged => "unchanged",
+            Self::Deleted => "deleted",
+            Self::Absent => "absent",
+            Self::Revived => "revived",
+            Self::WronglyDeleted => "wrongly_deleted",
+            Self::Erased => "erased",
+            Self::Refused => "refused",
+            Self::UnknownKind => "unknown_kind",
+        }
+    }
+
+    /// Whether the row shows what Clerk shows, so far as it may.
+    pub const fn is_success(self) -> bool {
+        !matches!(self, Self::WronglyDeleted | Self::Refused | Self::UnknownKind)
+    }
+}
+
+impl Reconciler {
+    /// Reads users and organizations at Clerk, and brings their rows up to date. With `force`, a row that was
+    /// deleted wrongly lives again.
+    ///
+    /// # Errors
+    /// Clerk or the store gave no answer, or the key belongs to another instance.
+    pub async fn resync(
+        &self,
+        ids: &[String],
+        force: bool,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Resynced>, ReconcileError> {
+        let context = self.context(self.new_run(false), Progress::default(), stop, watch::Sender::default());
+        context.check_instance().await?;
+        let mut results = Vec::new();
+        for ids in ids.chunks(LOOKUPS_MAX) {
+            let (users, others): (Vec<&String>, Vec<&String>) =
+                ids.iter().partition(|id| id.starts_with("user_"));
+            let (organizations, unknown): (Vec<&String>, Vec<&String>) =
+                others.into_iter().partition(|id| id.starts_with("org_"));
+            for (resource, ids) in [(&USERS, users), (&ORGANIZATIONS, organizations)] {
+                results.extend(context.resync(resource, &ids, force).await?);
+            }
+            results.extend(unknown.into_iter().map(|id| Resynced {
+                id: id.clone(),
+                table: None,
+                outcome: ResyncOutcome::UnknownKind,
+            }));
+        }
+        Ok(results)
+    }
+}
+
+impl Context {
+    async fn resync(
+        &self,
+        resource: &'static Resource,
+        ids: &[&String],
+        force: bool,
+    ) -> Result<Vec<Resynced>, ReconcileError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lookup = |id: &&String| Lookup { id: (*id).clone(), organization_id: None, user_id: None };
+        let lookups: Vec<Lookup> = ids.iter().map(lookup).collect();
+        let fetched = self.fetch(resource, &lookups).await?;
+        let fetched = fetched.ok_or(SourceError::Unsupported("point reads of this resource"))?;
+        let texts: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+        let heads = self.patiently("the store", || self.ports.records.heads(resource, &texts)).await?;
+        let mut results = Vec::new();
+        for (id, fetched) in texts.into_iter().zip(fetched) {
+            let state = heads.iter().find(|head| head.id == id).map(|head| head.state);
+            let outcome = self.resync_one(resource, id, fetched, state, force).await?;
+            results.push(Resynced { id: id.to_owned(), table: Some(resource.table), outcome });
+        }
+        Ok(results)
+    }
+
+    async fn resync_one(
+        &self,
+        resource: &'static Resource,
+        id: &str,
+        Fetched { object, clock }: Fetched,
+        state: Option<SubjectState>,
+        force: bool,
+    ) -> Result<ResyncOutcome, ReconcileError> {
+        let read_at = Self::read_at(clock);
+        if state.is_some_and(|state| state.is_erased_by_operator()) {
+            return Ok(ResyncOutcome::Erased);
+        }
+        let Some(object) = object else {
+            if state.is_none_or(|state| state.deleted_at.is_some()) {
+                return Ok(ResyncOutcome::Absent);
+            }
+            let applied = self.apply_one(self.deletion(resource, id, read_at)).await?;
+            return Ok(applied.map_or(ResyncOutcome::Refused, |_| ResyncOutcome::Deleted));
+        };
+        let missing = "an object of a point read has no id";
+        let (mut subject, _) =
+            observed(resource, object, read_at).ok_or_else(|| SourceError::Unreadable(missing.to_owned()))?;
+        if state.is_some_and(|state| state.deleted_at.is_some()) {
+            if !force {
+                return Ok(ResyncOutcome::WronglyDeleted);
+            }
+            return self.revive(resource, subject).await;
+        }
+        match judge(&subject, state.as_ref()) {
+            Verdict::Same => Ok(ResyncOutcome::Unchanged),
+            Verdict::CompareContent if self.has_same_content(resource, &subject).await? => {
+                Ok(ResyncOutcome::Unchanged)
+            }
+            _ => {
+                // A webhook within the margin wins over the reading, as in a walk.
+                subject.version.event_at = read_at.as_millis();
+                let applied = self.apply_one(self.change(&subject, Drift::Resync, read_at)).await?;
+                Ok(outcome_of(applied))
+            }
+        }
+    }
+
+    /// Resets a deleted row, and applies the reading above its erasure floor.
+    async fn revive(
+        &self,
+        resource: &'static Resource,
+        mut subject: SubjectChange,
+    ) -> Result<ResyncOutcome, ReconcileError> {
+        let id = subject.id.clone();
+        let floor = self.patiently("the store", || self.ports.records.reset(resource, &id)).await?;
+        let above = floor.map_or(i64::MIN, |floor| floor.as_millis().saturating_add(1));
+        subject.version.event_at = subject.version.event_at.max(above);
+        let read_at = rollbook_core::time::Timestamp::from_millis(subject.version.event_at);
+        let applied = self.apply_one(self.change(&subject, Drift::WronglyDeleted, read_at)).await?;
+        Ok(applied.map_or(ResyncOutcome::Refused, |_| ResyncOutcome::Revived))
+    }
+
+    /// Applies one change. `None` if the row refuses it.
+    async fn apply_one(
+        &self,
+        change: rollbook_core::change::Change,
+    ) -> Result<Option<Applied>, ReconcileError> {
+        let written = self.apply(std::slice::from_ref(&change)).await?;
+        if !written.refused.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(written.last.unwrap_or(Applied::Unchanged)))
+    }
+}
+
+const fn outcome_of(applied: Option<Applied>) -> ResyncOutcome {
+    match applied {
+        None => ResyncOutcome::Refused,
+        Some(Applied::Inserted) => ResyncOutcome::Inserted,
+        Some(Applied::Updated | Applied::Deleted) => ResyncOutcome::Updated,
+        Some(Applied::Stale | Applied::Unchanged | Applied::Ignored) => ResyncOutcome::Unchanged,
+    }
+}

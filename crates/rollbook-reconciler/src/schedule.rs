@@ -1,0 +1,171 @@
+//! The schedule inside a worker: full walks, and cheap checks between them, by one process at a time.
+
+use std::time::Duration;
+
+use rollbook_core::store::{Run, RunState, StoreError};
+use rollbook_core::time::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::error::ReconcileError;
+use crate::metrics::ReconcileMetrics;
+use crate::progress::ResourceProgress;
+use crate::reconciler::{Reconciler, Resume, RunRequest};
+
+/// Time between two looks at the schedule. The leader's lock ends after three of them.
+const TICK: Duration = Duration::from_secs(20);
+/// Name of the lock of the process that keeps the schedule.
+const SCHEDULE_LOCK: &str = "schedule";
+/// Longest wait after a failed run.
+const RETRY_MAX: Duration = Duration::from_secs(3600);
+/// Share of the interval by which a run may be late: processes of many teams do not ask Clerk at the same
+/// second.
+const JITTER: f64 = 0.1;
+
+/// Schedule of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    /// Time between the starts of two full walks.
+    pub every: Duration,
+    /// Time between two cheap checks.
+    pub check_every: Duration,
+}
+
+/// State of the schedule between two ticks.
+#[derive(Default)]
+struct Kept {
+    checked_at: Option<Timestamp>,
+    /// `updated_at` of the newest user that a check saw.
+    users_since: Option<Timestamp>,
+    is_failing: bool,
+}
+
+impl Reconciler {
+    /// Keeps the schedule until `stop`. An error is logged and tried again; the deliveries do not wait for it.
+    pub async fn keep_schedule(
+        &self,
+        schedule: Schedule,
+        metrics: ReconcileMetrics,
+        stop: CancellationToken,
+    ) {
+        let mut kept = Kept::default();
+        // At a random time, so that processes that start together do not ask together.
+        let mut wait = Duration::from_secs(1).mul_f64(fastrand::f64());
+        while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+            wait = TICK;
+            match self.tick(schedule, &metrics, &mut kept, &stop).await {
+                Ok(()) => kept.is_failing = false,
+                Err(ReconcileError::Stopped | ReconcileError::Busy(_)) => {}
+                Err(error) => {
+                    if !kept.is_failing {
+                        warn!(%error, "reconciliation failed; it is tried again, and deliveries do not wait for it");
+                    }
+                    kept.is_failing = true;
+                }
+            }
+            if let Err(error) = metrics.refresh(self.ports.records.as_ref()).await {
+                tracing::debug!(%error, "reconciliation: the metrics keep their values");
+            }
+        }
+        drop(self.ports.records.unlock(SCHEDULE_LOCK, &self.holder).await);
+    }
+
+    async fn tick(
+        &self,
+        schedule: Schedule,
+        metrics: &ReconcileMetrics,
+        kept: &mut Kept,
+        stop: &CancellationToken,
+    ) -> Result<(), ReconcileError> {
+        if !self.ports.records.lock(SCHEDULE_LOCK, &self.holder, TICK * 3).await? {
+            return Ok(());
+        }
+        let now = self.ports.clock.now();
+        if self.due_at(schedule.every).await? <= now {
+            let request = RunRequest { resume: Resume::IfUnfinished, ..RunRequest::default() };
+            let report = self.run(&request, stop, watch::Sender::default()).await?;
+            info!(
+                run = report.run,
+                state = report.state.as_str(),
+                read = report.progress.sum(|of| of.read),
+                drift = report.progress.sum(ResourceProgress::drifted),
+                written = report.progress.sum(|of| of.written),
+                held = report.progress.sum(|of| of.held),
+                "reconciliation done"
+            );
+            kept.users_since = Some(report.started_at);
+        }
+        if kept.checked_at.is_none_or(|at| now.since(at) >= schedule.check_every) {
+            kept.checked_at = Some(now);
+            metrics.counted(&self.count_differences(stop).await?);
+            let since = kept.users_since.unwrap_or(now);
+            let (repaired, newest) = self.check_recent_users(since, stop).await?;
+            kept.users_since = Some(newest);
+            if repaired > 0 {
+                info!(repaired, "reconciliation: rows of recently changed users were behind");
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the time at which the next walk is due.
+    async fn due_at(&self, every: Duration) -> Result<Timestamp, StoreError> {
+        let runs = self.ports.records.runs(1).await?;
+        Ok(runs.first().map_or(Timestamp::from_millis(i64::MIN), |last| next_after(last, every)))
+    }
+}
+
+/// Returns the time at which the walk after this run is due.
+fn next_after(last: &Run, every: Duration) -> Timestamp {
+    match last.state {
+        // Killed or stopped: it goes on as soon as the lock is free.
+        RunState::Running => last.saved_at,
+        RunState::Failed => last.saved_at.plus(every.min(RETRY_MAX)),
+        RunState::Complete | RunState::Held => {
+            // A function of the id, so that every process computes the same time.
+            let noise =
+                last.id.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+            last.started_at.plus(every.mul_f64(1.0 + JITTER * f64::from(noise % 1000) / 1000.0))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn run(state: RunState) -> Run {
+        Run {
+            id: "run_1".to_owned(),
+            started_at: Timestamp::from_millis(1_000),
+            saved_at: Timestamp::from_millis(5_000),
+            finished_at: None,
+            state,
+            is_dry: false,
+            progress: String::new(),
+            last_error: None,
+        }
+    }
+
+    #[test]
+    fn the_next_walk_is_due_a_day_after_the_start_of_the_last_one_with_some_jitter() {
+        for state in [RunState::Complete, RunState::Held] {
+            let due = next_after(&run(state), DAY);
+            let late = due.since(Timestamp::from_millis(1_000).plus(DAY));
+            assert!(late <= DAY.mul_f64(JITTER), "{late:?}");
+            assert_eq!(next_after(&run(state), DAY), due, "every process computes the same");
+        }
+    }
+
+    #[test]
+    fn an_unfinished_walk_is_due_at_once_and_a_failed_one_after_an_hour_at_most() {
+        let saved_at = Timestamp::from_millis(5_000);
+        assert_eq!(next_after(&run(RunState::Running), DAY), saved_at);
+        assert_eq!(next_after(&run(RunState::Failed), DAY), saved_at.plus(RETRY_MAX));
+        let every = Duration::from_secs(60);
+        assert_eq!(next_after(&run(RunState::Failed), every), saved_at.plus(every));
+    }
+}
