@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rollbook_core::catalog::{Resource, USERS, find_resource};
-use rollbook_core::source::{LOOKUPS_MAX, RECONCILED, Window};
+use rollbook_core::source::{LOOKUPS_MAX, PAGE_MAX, RECONCILED, Window};
 use rollbook_core::store::{Freshness, HeldKey, HeldState, Run, RunState};
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
@@ -74,6 +74,8 @@ pub struct RunReport {
 impl Reconciler {
     /// Creates the reconciler of one process.
     pub fn new(ports: Ports, settings: Settings) -> Self {
+        let page_size = settings.page_size.clamp(2, PAGE_MAX);
+        let settings = Settings { page_size, parallel: settings.parallel.max(1), ..settings };
         let holder = format!("{:016x}", fastrand::u64(..)).into();
         Self { ports, settings, holder }
     }

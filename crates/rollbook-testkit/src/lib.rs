@@ -1,7 +1,7 @@
 //! Test support: the specifications of the ports as tests, and everything that tests run on. Never shipped.
 //!
 //! * [`clock`]: a clock that a test controls.
-//! * [`memory`]: a queue and a store in memory. They are the executable specification: simple and obvious.
+//! * [`memory`]: a queue, a store and Clerk's API in memory. They are the executable specification: simple and obvious.
 //! * [`conformance`]: the promises of each port, one named test per property, for every engine.
 //! * [`properties`]: properties that hold for any history, and the wrong merge rules that they detect.
 //! * [`events`]: events as Clerk sends them.

@@ -1,0 +1,106 @@
+//! Faults of Clerk's API during a run.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rollbook_core::catalog::{Resource, USERS};
+use rollbook_core::source::{Fetched, Instance, Lookup, Page, PageRequest, Source, SourceError, Window};
+use rollbook_core::store::{Reconciliation as _, RunState};
+use rollbook_reconciler::ReconcileError;
+use rollbook_testkit::memory::clerk::{ClerkFault, MemoryClerk};
+use serde_json::Map;
+
+use super::world::World;
+
+/// A source with an object without an id at the end of every page of users.
+pub(super) struct WithoutId(pub(super) Arc<MemoryClerk>);
+
+#[async_trait]
+impl Source for WithoutId {
+    async fn instance(&self) -> Result<Instance, SourceError> {
+        self.0.instance().await
+    }
+
+    async fn count(&self, resource: &'static Resource, window: Window) -> Result<u64, SourceError> {
+        self.0.count(resource, window).await
+    }
+
+    async fn page(&self, resource: &'static Resource, request: &PageRequest) -> Result<Page, SourceError> {
+        let mut page = self.0.page(resource, request).await?;
+        if resource == &USERS && !page.objects.is_empty() {
+            page.objects.push(Map::new());
+        }
+        Ok(page)
+    }
+
+    async fn recently_updated_users(&self, offset: u64) -> Result<Page, SourceError> {
+        self.0.recently_updated_users(offset).await
+    }
+
+    async fn fetch(
+        &self,
+        resource: &'static Resource,
+        lookups: &[Lookup],
+    ) -> Result<Vec<Fetched>, SourceError> {
+        self.0.fetch(resource, lookups).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_a_minute_only_delays_a_run() {
+    for fault in [ClerkFault::Unavailable, ClerkFault::Unreadable] {
+        let world = World::new();
+        world.populate(120, 30, 30);
+        // With the pauses between them, seven failures take more than a minute.
+        world.clerk.fail([None, None].into_iter().chain(std::iter::repeat_n(Some(fault), 7)));
+        let report = world.run().await.expect("a run");
+        assert_eq!(report.state, RunState::Complete, "{fault:?}");
+        world.assert_equal().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_beyond_the_patience_leaves_a_run_that_can_be_resumed() {
+    let world = World::new();
+    world.populate(120, 30, 30);
+    world.clerk.fail([None, None].into_iter().chain(std::iter::repeat_n(Some(ClerkFault::Unavailable), 40)));
+    let error = world.run().await.expect_err("an error");
+    assert!(error.is_temporary(), "{error}");
+    let runs = world.store.runs(1).await.expect("runs");
+    assert_eq!((runs[0].state, runs[0].last_error.is_some()), (RunState::Running, true));
+    world.clerk.fail([]);
+    loop {
+        // The faults that are left meet the resumed run.
+        if world.resume().await.is_ok() {
+            break;
+        }
+    }
+    world.assert_equal().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_key_ends_a_run_at_once_and_the_record_says_why() {
+    let world = World::new();
+    world.populate(120, 30, 30);
+    world.clerk.fail([None, Some(ClerkFault::Refused)]);
+    let begun = tokio::time::Instant::now();
+    let error = world.run().await.expect_err("an error");
+    assert_eq!((begun.elapsed().as_secs(), error.is_temporary()), (0, false));
+    assert!(matches!(error, ReconcileError::Source(SourceError::Refused(_))));
+    let runs = world.store.runs(1).await.expect("runs");
+    assert_eq!(runs[0].state, RunState::Failed);
+    assert!(runs[0].last_error.as_ref().is_some_and(|text| text.contains("clerk_key_invalid")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_empty_page_is_asked_for_again() {
+    let world = World::new();
+    world.populate(120, 120, 0);
+    for at in 0..8 {
+        let faults = std::iter::repeat_n(None, at).chain([Some(ClerkFault::EmptyPage)]);
+        world.clerk.fail(faults);
+        world.pass(3600);
+        assert_eq!(world.run().await.expect("a run").state, RunState::Complete);
+        world.assert_equal().await;
+    }
+}

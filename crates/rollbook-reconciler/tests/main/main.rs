@@ -1,0 +1,12 @@
+//! The reconciler against Clerk's API in memory: walks, deletions, faults, resumption, and any interleaving
+//! with webhooks.
+
+mod deletions;
+mod faults;
+mod instance;
+mod interleavings;
+mod mutants;
+mod resumption;
+mod resyncs;
+mod walks;
+mod world;

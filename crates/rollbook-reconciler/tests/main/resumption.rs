@@ -1,0 +1,128 @@
+//! Runs that end early, and runs that meet.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, USERS};
+use rollbook_core::store::{Reconciliation as _, RunState};
+use rollbook_reconciler::{LOCK_FOR, ReconcileError, Resume, RunRequest};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::world::{World, user_id};
+
+/// Runs until this number of pages was asked for, and then drops the run, as a kill does: nothing of it goes
+/// on, and its lock stays.
+async fn killed_before_page(world: &World, page: u64, request: &RunRequest) -> bool {
+    let (kill, seen) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
+    let token = kill.clone();
+    world.clerk.before_each_page(move |_, _| {
+        if seen.fetch_add(1, Ordering::Relaxed) + 1 == page {
+            token.cancel();
+        }
+    });
+    let (reconciler, stop) = (world.reconciler(), CancellationToken::new());
+    let run = reconciler.run(request, &stop, watch::Sender::default());
+    let ended = kill.run_until_cancelled(run).await;
+    world.clerk.before_each_page(|_, _| {});
+    ended.is_none()
+}
+
+#[tokio::test]
+async fn a_run_killed_before_any_page_goes_on_and_ends_equal() {
+    for page in 1.. {
+        let mut world = World::new();
+        // Every page is recorded.
+        world.settings.save_every = Duration::ZERO;
+        world.populate(170, 60, 110);
+        if !killed_before_page(&world, page, &RunRequest::default()).await {
+            assert!(page > 10, "the run has more pages");
+            break;
+        }
+        let (before, _) = world.clerk.calls();
+        assert!(
+            matches!(world.resume().await, Err(ReconcileError::Busy(_))),
+            "the killed run's lock has not ended"
+        );
+        world.clock.advance(LOCK_FOR);
+        let report = world.resume().await.expect("a run");
+        assert_eq!(report.state, RunState::Complete, "killed before page {page}");
+        world.assert_equal().await;
+        let (all, _) = world.clerk.calls();
+        assert!(all - before < 30, "{} pages after page {page}", all - before);
+    }
+}
+
+#[tokio::test]
+async fn deletions_found_before_a_kill_are_not_forgotten() {
+    for page in 1..12 {
+        let mut world = World::new();
+        world.settings.save_every = Duration::ZERO;
+        world.populate(170, 60, 110);
+        world.run().await.expect("a run");
+        world.pass(3600);
+        world.clerk.change(|objects| {
+            for number in [0, 40, 80, 120, 160] {
+                objects.remove(&USERS, &user_id(number));
+            }
+            objects.remove(&ORGANIZATION_MEMBERSHIPS, "orgmem_0003");
+            // Memberships of deleted users are gone too.
+            for number in [0, 40, 80] {
+                objects.remove(&ORGANIZATION_MEMBERSHIPS, &format!("orgmem_{number:04}"));
+            }
+        });
+        assert!(killed_before_page(&world, page, &RunRequest::default()).await);
+        world.clock.advance(LOCK_FOR);
+        world.resume().await.expect("a run");
+        world.assert_equal().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_run_gives_its_lock_back_and_can_be_resumed() {
+    let world = World::new();
+    world.populate(170, 60, 110);
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    world.clerk.before_each_page(move |_, page| {
+        if page == 3 {
+            token.cancel();
+        }
+    });
+    let run = world.reconciler().run(&RunRequest::default(), &stop, watch::Sender::default()).await;
+    assert!(matches!(run, Err(ReconcileError::Stopped)));
+    world.resume().await.expect("a run");
+    world.assert_equal().await;
+}
+
+#[tokio::test]
+async fn a_new_run_takes_the_place_of_an_unfinished_one_and_resuming_needs_one() {
+    let world = World::new();
+    assert!(matches!(world.resume().await, Err(ReconcileError::NoSuchRun(_))));
+    world.populate(170, 0, 0);
+    assert!(killed_before_page(&world, 3, &RunRequest::default()).await);
+    world.clock.advance(LOCK_FOR);
+    let report = world.run().await.expect("a run");
+    let states: Vec<RunState> =
+        world.store.runs(10).await.expect("runs").into_iter().map(|run| run.state).collect();
+    assert_eq!(states, [RunState::Complete, RunState::Failed]);
+    let request = RunRequest { resume: Resume::IfUnfinished, ..RunRequest::default() };
+    world.pass(60);
+    assert_ne!(world.run_as(&request).await.expect("a run").run, report.run, "a new one");
+}
+
+#[tokio::test]
+async fn two_runs_at_once_are_one_run() {
+    let world = World::new();
+    world.populate(170, 60, 110);
+    let (one, other) = (world.reconciler(), world.reconciler());
+    let (request, stop) = (RunRequest::default(), CancellationToken::new());
+    let (one, other) = tokio::join!(
+        one.run(&request, &stop, watch::Sender::default()),
+        other.run(&request, &stop, watch::Sender::default()),
+    );
+    let busy = |result: &Result<_, ReconcileError>| matches!(result, Err(ReconcileError::Busy(_)));
+    assert!(busy(&one) != busy(&other), "{one:?} {other:?}");
+    world.assert_equal().await;
+}

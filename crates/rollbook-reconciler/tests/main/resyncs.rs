@@ -1,0 +1,65 @@
+//! Fresh readings of single subjects.
+
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, USERS};
+use rollbook_reconciler::{ResyncOutcome, Resynced};
+use rollbook_testkit::events::deleted;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::world::{World, at, user_id, user_object};
+
+async fn resync(world: &World, ids: &[&str], force: bool) -> Vec<ResyncOutcome> {
+    let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
+    let results = world.reconciler().resync(&ids, force, &CancellationToken::new()).await.expect("a resync");
+    results.into_iter().map(|Resynced { outcome, .. }| outcome).collect()
+}
+
+#[tokio::test]
+async fn each_case_has_its_outcome() {
+    let world = World::new();
+    world.populate(3, 1, 0);
+    assert_eq!(resync(&world, &["user_0000", "org_0000"], false).await, [ResyncOutcome::Inserted; 2]);
+    assert_eq!(resync(&world, &["user_0000"], false).await, [ResyncOutcome::Unchanged]);
+    let mut changed = user_object(0);
+    changed["first_name"] = json!("Ada");
+    world.clerk.change(|objects| objects.put(&USERS, &changed));
+    world.pass(60);
+    assert_eq!(resync(&world, &["user_0000"], false).await, [ResyncOutcome::Updated]);
+    world.clerk.change(|objects| objects.remove(&USERS, "user_0000"));
+    assert_eq!(resync(&world, &["user_0000"], false).await, [ResyncOutcome::Deleted]);
+    assert_eq!(resync(&world, &["user_0000", "user_9999"], false).await, [ResyncOutcome::Absent; 2]);
+    assert_eq!(resync(&world, &["sess_1"], false).await, [ResyncOutcome::UnknownKind]);
+}
+
+#[tokio::test]
+async fn a_wrongly_deleted_row_lives_again_by_force_only_and_older_events_are_ignored() {
+    let world = World::new();
+    world.populate(3, 0, 0);
+    world.run().await.expect("a run");
+    world.webhook("msg_1", "user.deleted", at(9), &deleted("user", &user_id(1))).await;
+    world.pass(3600);
+    assert_eq!(resync(&world, &["user_0001"], false).await, [ResyncOutcome::WronglyDeleted]);
+    assert_eq!(world.living(&USERS).await.len(), 2);
+    assert_eq!(resync(&world, &["user_0001"], true).await, [ResyncOutcome::Revived]);
+    world.assert_equal().await;
+    // The same webhook again, as Svix replays it.
+    world.webhook("msg_1", "user.deleted", at(9), &deleted("user", &user_id(1))).await;
+    world.assert_equal().await;
+    // A deletion that happens later deletes.
+    let now = world.now();
+    world.webhook("msg_2", "user.deleted", now, &deleted("user", &user_id(1))).await;
+    assert_eq!(world.living(&USERS).await.len(), 2);
+}
+
+#[tokio::test]
+async fn children_of_a_revived_organization_live_again() {
+    let world = World::new();
+    world.populate(3, 1, 3);
+    world.run().await.expect("a run");
+    world.webhook("msg_1", "organization.deleted", at(9), &deleted("organization", "org_0000")).await;
+    assert_eq!(world.living(&ORGANIZATION_MEMBERSHIPS).await.len(), 0);
+    world.pass(3600);
+    assert_eq!(resync(&world, &["org_0000"], true).await, [ResyncOutcome::Revived]);
+    assert_eq!(world.living(&ORGANIZATIONS).await.len(), 1);
+    world.assert_equal().await;
+}
