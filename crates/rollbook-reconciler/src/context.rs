@@ -49,6 +49,8 @@ pub(crate) struct Context {
     pub(crate) stop: CancellationToken,
     /// Latest time of Clerk's clock, in milliseconds.
     clerk_clock: AtomicI64,
+    /// Time of Clerk's clock at the beginning, in milliseconds.
+    clerk_start: AtomicI64,
     progress: Mutex<Progress>,
     watch: watch::Sender<Progress>,
     saved: Mutex<Instant>,
@@ -83,6 +85,7 @@ impl Context {
             holder,
             stop,
             clerk_clock: AtomicI64::new(i64::MIN),
+            clerk_start: AtomicI64::new(i64::MAX),
             progress,
             watch,
             saved,
@@ -91,7 +94,13 @@ impl Context {
 
     /// Remembers a time of Clerk's clock.
     pub(crate) fn clerk_says(&self, clock: Timestamp) {
+        self.clerk_start.fetch_min(clock.as_millis(), Ordering::Relaxed);
         self.clerk_clock.fetch_max(clock.as_millis(), Ordering::Relaxed);
+    }
+
+    /// Returns the time of Clerk's clock at which this process began or resumed the run.
+    pub(crate) fn started_at_clerk(&self) -> Timestamp {
+        Timestamp::from_millis(self.clerk_start.load(Ordering::Relaxed))
     }
 
     /// Returns the latest time of Clerk's clock that an answer of this run had.

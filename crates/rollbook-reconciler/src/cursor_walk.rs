@@ -8,7 +8,7 @@ use rollbook_core::time::Timestamp;
 use crate::compare::Objects;
 use crate::context::Context;
 use crate::error::ReconcileError;
-use crate::page::created_at;
+use crate::page::{begins_after, created_at};
 use crate::progress::Slice;
 
 /// Number of empty pages after which a part is given up, although Clerk counts more users in it.
@@ -111,8 +111,9 @@ impl Context {
                 page => page?,
             };
             if page.objects.is_empty() {
-                // An empty page may be a failure. The count of the rest must agree.
-                if self.count(after(&slice)).await? == 0 {
+                // An empty page may be a failure. The count of the rest must agree, where the rest is known.
+                let is_known = slice.last.as_ref().is_none_or(|last| last.created_at.is_some());
+                if !is_known || self.count(after(&slice)).await? == 0 {
                     self.prove_rest(resource, &slice, page.clock).await?;
                     slice.is_done = true;
                 } else {
@@ -125,6 +126,7 @@ impl Context {
                 }
             } else {
                 empty = 0;
+                slice.is_done = begins_after(&page.objects, self.started_at_clerk());
                 self.take_slice_page(
                     resource,
                     &mut slice,
@@ -171,10 +173,8 @@ impl Context {
 /// all pages of one cursor.
 fn drop_cursor(slice: &mut Slice) {
     slice.cursor = None;
-    match slice.last.as_ref().map(|last| last.created_at) {
-        Some(Some(at)) => slice.from = at,
-        Some(None) => slice.last = None,
-        None => {}
+    if let Some(at) = slice.last.as_ref().and_then(|last| last.created_at) {
+        slice.from = at;
     }
 }
 

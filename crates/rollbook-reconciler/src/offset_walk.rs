@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::compare::Objects;
 use crate::context::Context;
 use crate::error::ReconcileError;
-use crate::page::created_at;
+use crate::page::{begins_after, created_at};
 use crate::progress::{Last, Slice};
 
 /// Number of steps back, or pages without progress, in a row after which the walk is given up.
@@ -66,6 +66,7 @@ impl Context {
             slice.offset = slice.offset.saturating_sub((self.settings.page_size as u64).max(2) - 1);
             return Ok(false);
         };
+        let is_late = begins_after(&objects, self.started_at_clerk());
         objects.drain(..at);
         let is_known = |id: &str| slice.last.iter().any(|last| last.ties.iter().any(|tie| tie == id));
         objects.retain(|object| !id_of(object).is_some_and(is_known));
@@ -73,7 +74,7 @@ impl Context {
         if has_new {
             self.take_page(resource, slice, Objects { objects, clock }).await?;
         }
-        if end >= total {
+        if end >= total || is_late {
             self.prove_rest(resource, slice, clock).await?;
             slice.is_done = true;
             return Ok(true);

@@ -31,13 +31,14 @@ impl Context {
             let detail = "it is not in the order of created_at";
             return Err(ReconcileError::Contradiction { table: resource.table, detail });
         }
-        let ids: Vec<String> = page.objects.iter().filter_map(id_of).map(str::to_owned).collect();
+        let named =
+            page.objects.iter().filter_map(|object| Some((id_of(object)?.to_owned(), created_at(object))));
+        let (ids, named_times): (Vec<String>, Vec<Option<i64>>) = named.unzip();
         let is_complete = self.compare(resource, page).await?;
-        let Some(last_id) = ids.last().cloned() else {
+        let Some((last_id, last_at)) = ids.last().cloned().zip(named_times.last().copied()) else {
             // Objects without any id: the walk goes on, and proves nothing here.
             return Ok(());
         };
-        let last_at = times.last().copied().flatten();
         let mut present: HashSet<&str> = ids.iter().map(String::as_str).collect();
         let tied = slice.last.iter().flat_map(|last| &last.ties);
         present.extend(tied.clone().map(String::as_str));
@@ -51,7 +52,8 @@ impl Context {
             self.prove(resource, window, &present).await?;
         }
         let mut now_tied: Vec<String> = if before == last_at { tied.cloned().collect() } else { Vec::new() };
-        now_tied.extend(ids.into_iter().zip(&times).filter(|(_, at)| **at == last_at).map(|(id, _)| id));
+        now_tied
+            .extend(ids.into_iter().zip(&named_times).filter(|(_, at)| **at == last_at).map(|(id, _)| id));
         slice.last = Some(Last { id: last_id, created_at: last_at, ties: now_tied });
         Ok(())
     }
@@ -72,6 +74,12 @@ impl Context {
         let present = slice.last.iter().flat_map(|last| &last.ties).map(String::as_str).collect();
         self.prove(resource, window, &present).await
     }
+}
+
+/// Whether a page begins with an object that was created after the run's start. The walk ends there: what is
+/// newer comes by webhook or in the next run, and a list that grows as fast as it is read has no end.
+pub(crate) fn begins_after(objects: &[Map<String, Value>], start: Timestamp) -> bool {
+    objects.first().and_then(created_at).is_some_and(|at| at > start.as_millis())
 }
 
 /// Returns `created_at` of an object, in milliseconds.

@@ -2,7 +2,7 @@
 
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, USERS, WAITLIST_ENTRIES};
 use rollbook_core::drift::Drift;
-use rollbook_core::store::{HeldState, Reconciliation as _, RunState};
+use rollbook_core::store::{HeldState, RunState};
 use rollbook_reconciler::{Approved, ReconcileError, RunReport};
 use rollbook_testkit::events::deleted;
 use rollbook_testkit::memory::clerk::ClerkFault;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rollbook_core::catalog::{Resource, USERS};
 use rollbook_core::source::{Fetched, Instance, Lookup, Page, PageRequest, Source, SourceError, Window};
-use rollbook_core::store::{Reconciliation as _, RunState};
+use rollbook_core::store::RunState;
 use rollbook_reconciler::ReconcileError;
 use rollbook_testkit::memory::clerk::{ClerkFault, MemoryClerk};
 use serde_json::Map;

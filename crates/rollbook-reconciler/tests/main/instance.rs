@@ -1,7 +1,7 @@
 //! A key of another instance makes everybody look deleted, so a run checks the instance first.
 
 use rollbook_core::catalog::USERS;
-use rollbook_core::store::{Reconciliation as _, RunState};
+use rollbook_core::store::RunState;
 use rollbook_reconciler::ReconcileError;
 
 use super::world::{World, user_object};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, USERS};
-use rollbook_core::store::{Reconciliation as _, RunState};
+use rollbook_core::store::RunState;
 use rollbook_reconciler::{LOCK_FOR, ReconcileError, Resume, RunRequest};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

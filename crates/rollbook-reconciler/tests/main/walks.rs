@@ -3,7 +3,7 @@
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, ROLES, USERS};
 use rollbook_core::drift::Drift;
 use rollbook_core::source::RECONCILED;
-use rollbook_core::store::{Reconciliation as _, RunState};
+use rollbook_core::store::RunState;
 use rollbook_reconciler::{RunReport, RunRequest};
 use rollbook_testkit::events::{START, organization};
 use rollbook_testkit::memory::clerk::ClerkFault;
@@ -138,6 +138,9 @@ async fn objects_created_during_the_walk_are_read_or_left_to_the_next_run() {
     let world = World::new();
     world.populate(120, 60, 0);
     world.clerk.before_each_page(|objects, page| {
+        if page > 12 {
+            return;
+        }
         let number = 1_000 + usize::try_from(page).expect("a small number");
         objects.put(&USERS, &user_object(number));
         objects.put(&ORGANIZATIONS, &organization(&organization_id(number), at(number)));
@@ -147,6 +150,29 @@ async fn objects_created_during_the_walk_are_read_or_left_to_the_next_run() {
     world.pass(3600);
     world.run().await.expect("a run");
     world.assert_equal().await;
+}
+
+#[tokio::test]
+async fn lists_that_grow_as_fast_as_they_are_read_do_not_keep_a_walk_from_ending() {
+    let world = World::new();
+    world.populate(120, 60, 0);
+    let now = world.now();
+    world.clerk.before_each_page(move |objects, page| {
+        for number in page * 100..page * 100 + 100 {
+            let created_at = now + 1_000 + i64::try_from(number).expect("a small number");
+            for (resource, mut object) in
+                [(&USERS, user_object(0)), (&ORGANIZATIONS, organization("org_0000", created_at))]
+            {
+                object["id"] = json!(format!("{}_{number}", resource.table));
+                object["created_at"] = json!(created_at);
+                objects.put(resource, &object);
+            }
+        }
+    });
+    let run = tokio::time::timeout(std::time::Duration::from_secs(30), world.run());
+    run.await.expect("the walk ends").expect("a run");
+    let living = world.living(&USERS).await;
+    assert!((0..120).all(|number| living.contains(&user_id(number))), "everybody from before is there");
 }
 
 #[tokio::test]
