@@ -10,6 +10,9 @@ use crate::change::{SubjectChange, Version};
 use crate::drift::Drift;
 use crate::merge::{Content, SubjectState};
 
+/// Keys of JSON that the team defines. It is compared as a whole: a key that only one side has is a difference.
+const METADATA: [&str; 3] = ["public_metadata", "private_metadata", "unsafe_metadata"];
+
 /// Verdict of [`judge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -58,7 +61,7 @@ fn judge_content(observed: &SubjectChange, known: &Version) -> Verdict {
 }
 
 /// Whether the contents of an object at Clerk and of a row are equal, on the keys that both have and without
-/// the resource's volatile paths.
+/// the resource's volatile paths. Metadata is compared as a whole.
 pub fn is_same_content(
     resource: &Resource,
     observed: &Map<String, Value>,
@@ -71,6 +74,9 @@ pub fn is_same_content(
 fn is_same_object(skipped: &[&[&str]], observed: &Map<String, Value>, stored: &Map<String, Value>) -> bool {
     observed.iter().all(|(key, value)| {
         let Some(other) = stored.get(key) else { return true };
+        if METADATA.contains(&key.as_str()) {
+            return value == other;
+        }
         let below: Vec<&[&str]> = skipped
             .iter()
             .filter(|path| path.first() == Some(&key.as_str()))

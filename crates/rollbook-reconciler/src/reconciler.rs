@@ -1,6 +1,7 @@
 //! Runs: begin or resume one, walk every resource, end it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rollbook_core::catalog::{Resource, USERS, find_resource};
 use rollbook_core::source::{LOOKUPS_MAX, PAGE_MAX, RECONCILED, Window};
@@ -306,8 +307,8 @@ impl Context {
 
     /// Reads some users of the store at Clerk, where nothing names the rows' instance.
     async fn check_sample(&self) -> Result<(), ReconcileError> {
-        let now = self.ports.clock.now();
-        let living = || self.ports.records.living(&USERS, Window::ALL, now, None, SAMPLE);
+        let tomorrow = self.ports.clock.now().plus(Duration::from_secs(86_400));
+        let living = || self.ports.records.living(&USERS, Window::ALL, tomorrow, None, SAMPLE);
         let lookups: Vec<_> =
             self.patiently("the store", living).await?.into_iter().map(|row| row.lookup).collect();
         if lookups.len() < SAMPLE_MIN {

@@ -89,6 +89,8 @@ fn contents_are_compared_on_the_keys_that_both_have() {
     assert!(!same(metadata(json!("pro")), metadata(json!("free"))));
     assert!(!same(json!({"email_addresses": []}), metadata(json!("pro"))), "one address less");
     assert!(same(json!({"email_addresses": [{"id": "idn_1", "new": 1}]}), metadata(json!(1))));
+    assert!(!same(json!({"public_metadata": {}}), metadata(json!("pro"))), "metadata is compared as a whole");
+    assert!(!same(metadata(json!("pro")), json!({"public_metadata": {}})), "in both directions");
 }
 
 #[test]
