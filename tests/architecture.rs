@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const ARROWS: [(&str, &[&str]); 13] = [
     ("rollbook-core", &[]),
     ("rollbook-http", &[]),
+    ("rollbook-clerk", &["rollbook-core"]),
     ("rollbook-simulator", &["rollbook-core"]),
     ("rollbook-sqlite", &["rollbook-core"]),
     ("rollbook-redis", &["rollbook-core"]),

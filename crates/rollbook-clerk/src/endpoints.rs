@@ -11,6 +11,9 @@ use crate::request::Request;
 /// Order of every list that allows it: new objects are appended, so that the pages before do not move.
 pub(crate) const ASCENDING: (&str, &str) = ("order_by", "+created_at");
 
+/// Asks for `members_count`, which the webhooks' organizations have too.
+pub(crate) const MEMBERS_COUNT: (&str, &str) = ("include_members_count", "true");
+
 /// Endpoint that lists a resource.
 pub(crate) struct Endpoint {
     resource: &'static Resource,
@@ -24,7 +27,7 @@ const fn list(resource: &'static Resource, path: &'static str) -> Endpoint {
 }
 
 static ENDPOINTS: [Endpoint; 9] = [
-    list(&ORGANIZATIONS, "/organizations"),
+    Endpoint { resource: &ORGANIZATIONS, path: "/organizations", parameters: &[ASCENDING, MEMBERS_COUNT] },
     list(&USERS, "/users"),
     list(&ORGANIZATION_MEMBERSHIPS, "/organization_memberships"),
     list(&ORGANIZATION_INVITATIONS, "/organization_invitations"),

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 
 use crate::ClerkApi;
 use crate::decode;
-use crate::endpoints::ASCENDING;
+use crate::endpoints::{ASCENDING, Endpoint, MEMBERS_COUNT};
 use crate::request::Request;
 
 /// Maximum number of point reads at the same time.
@@ -45,10 +45,10 @@ impl ClerkApi {
     ) -> Result<Vec<Fetched>, SourceError> {
         let is = |other: &Resource| resource.number == other.number;
         if is(&USERS) {
-            return self.by_list("/users", "user_id", "/users/{id}", lookups).await;
+            return self.by_list(resource, "user_id", "/users/{id}", lookups).await;
         }
         if is(&ORGANIZATIONS) {
-            return self.by_list("/organizations", "organization_id", READ_ORGANIZATION, lookups).await;
+            return self.by_list(resource, "organization_id", READ_ORGANIZATION, lookups).await;
         }
         if is(&ORGANIZATION_MEMBERSHIPS) || is(&ORGANIZATION_DOMAINS) {
             return self.by_organization(resource, lookups).await;
@@ -68,14 +68,14 @@ impl ClerkApi {
     /// Reads a list filtered by ids, and alone each object that the list leaves out.
     async fn by_list(
         &self,
-        list: &'static str,
+        resource: &'static Resource,
         filter: &'static str,
         read: &'static str,
         lookups: &[Lookup],
     ) -> Result<Vec<Fetched>, SourceError> {
         let mut found = HashMap::new();
         for ids in batches(lookups.iter().map(|of| of.id.as_str()), LOOKUPS_MAX) {
-            let (objects, clock) = self.filtered(Request::new(list), filter, &ids).await?;
+            let (objects, clock) = self.filtered(Endpoint::of(resource)?.list(), filter, &ids).await?;
             found.extend(
                 objects.into_iter().map(|(id, object)| (id, fetched(Presence::Exists(object), clock))),
             );
@@ -157,9 +157,7 @@ impl ClerkApi {
         organization: &str,
         lookups: &[&Lookup],
     ) -> Result<Vec<Fetched>, SourceError> {
-        let read =
-            Request::with_ids(READ_ORGANIZATION, &[organization]).query("include_members_count", "true");
-        let parent = self.read(&read, organization).await?;
+        let parent = self.read(&read_of(READ_ORGANIZATION, &[organization]), organization).await?;
         let Presence::Exists(parent) = &parent.presence else { return Ok(vec![parent; lookups.len()]) };
         let list = || Request::with_ids("/organizations/{id}/memberships", &[organization]);
         let sample = self.list(&list().query(ASCENDING.0, ASCENDING.1).query("limit", "1"), 1).await?;
@@ -198,9 +196,9 @@ impl ClerkApi {
 
     /// Reads domains of one organization.
     async fn domains(&self, organization: &str, lookups: &[&Lookup]) -> Result<Vec<Fetched>, SourceError> {
-        let list = || Request::new("/organization_domains").query(ASCENDING.0, ASCENDING.1);
+        let endpoint = Endpoint::of(&ORGANIZATION_DOMAINS)?;
         let of_organization =
-            list().query("organization_id", organization).query("limit", &PAGE_MAX.to_string());
+            endpoint.list().query("organization_id", organization).query("limit", &PAGE_MAX.to_string());
         let page = self.list(&of_organization, PAGE_MAX).await?;
         let is_complete = page.total == Some(page.objects.len() as u64);
         let (is_empty, clock) = (page.objects.is_empty(), page.clock);
@@ -211,12 +209,11 @@ impl ClerkApi {
         } else if !is_empty || lookups.iter().all(|of| found.contains_key(&of.id)) {
             fetched(Presence::Absent, clock)
         } else {
-            let parent =
-                self.read(&Request::with_ids(READ_ORGANIZATION, &[organization]), organization).await?;
+            let parent = self.read(&read_of(READ_ORGANIZATION, &[organization]), organization).await?;
             match parent.presence {
                 // The list of all domains shows that lists are not empty now for another reason.
                 Presence::Exists(_) => {
-                    let any = self.list(&list().query("limit", "1"), 1).await?;
+                    let any = self.list(&endpoint.list().query("limit", "1"), 1).await?;
                     let is_alive = !any.objects.is_empty();
                     let presence = if is_alive { Presence::Absent } else { Presence::Unknown(CONTRADICTION) };
                     fetched(presence, any.clock)
@@ -236,7 +233,13 @@ impl ClerkApi {
 fn alone(path: &'static str, of: &Lookup) -> Option<Request> {
     let organization = of.organization_id.as_deref().unwrap_or_default();
     let ids = if path == READ_INVITATION { vec![organization, &of.id] } else { vec![of.id.as_str()] };
-    ids.iter().all(|id| is_askable(id)).then(|| Request::with_ids(path, &ids))
+    ids.iter().all(|id| is_askable(id)).then(|| read_of(path, &ids))
+}
+
+/// Returns the request for one object alone, with the parameters of its list.
+fn read_of(path: &'static str, ids: &[&str]) -> Request {
+    let request = Request::with_ids(path, ids);
+    if path == READ_ORGANIZATION { request.query(MEMBERS_COUNT.0, MEMBERS_COUNT.1) } else { request }
 }
 
 fn fetched(presence: Presence, clock: Timestamp) -> Fetched {

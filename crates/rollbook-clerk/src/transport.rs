@@ -208,3 +208,44 @@ fn root_cause(error: &(dyn Error + 'static)) -> String {
     }
     error.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use rollbook_testkit::servers::certificates::Certificates;
+    use rollbook_testkit::servers::nginx::Nginx;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+
+    use super::*;
+    use crate::decode;
+    use crate::key::SecretKey;
+    use crate::url::ApiUrl;
+
+    #[tokio::test]
+    async fn a_server_with_tls_and_http_2_is_read_only_if_its_certificate_is_trusted() {
+        let certificates = Certificates::new();
+        let nginx = Nginx::answering(
+            &certificates,
+            r#"{"protocol":"$server_protocol","version":"$http_clerk_api_version"}"#,
+        )
+        .await;
+        let request = Request::new("/instance");
+        let get = async |roots| {
+            let key = SecretKey::parse("sk_test_c2VjcmV0").expect("a key");
+            let url = ApiUrl::parse(&format!("https://{}", nginx.address)).expect("a URL");
+            let mut settings = ClerkSettings { url, ..ClerkSettings::new(key) };
+            settings.retries.attempts_max = 1;
+            Transport::new(settings, Some(roots)).expect("a transport").get(&request, decode::object).await
+        };
+        let mut roots = RootCertStore::empty();
+        let authority = CertificateDer::from_pem_file(certificates.path("ca.crt")).expect("a certificate");
+        roots.add(authority).expect("a root");
+        let (object, _) = get(roots).await.expect("an answer");
+        assert_eq!((&object["protocol"], &object["version"]), (&"HTTP/2.0".into(), &API_VERSION.into()));
+        let Err(SourceError::Unavailable(text)) = get(RootCertStore::empty()).await else {
+            panic!("an error")
+        };
+        let start = format!("GET /instance: {} is unreachable: invalid peer certificate: ", nginx.address);
+        assert!(text.starts_with(&start), "{text}");
+    }
+}

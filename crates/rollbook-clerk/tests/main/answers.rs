@@ -7,6 +7,8 @@ use rollbook_clerk::{ANSWER_BYTES_MAX, ClerkApi, ClerkSettings};
 use rollbook_core::catalog::{ORGANIZATIONS, USERS};
 use rollbook_core::source::{Page, PageRequest, Position, Source as _, SourceError, Window};
 
+use tokio::sync::Notify;
+
 use crate::server::{Answer, DATE, Server, json, with_headers};
 
 async fn page(client: &ClerkApi) -> Result<Page, SourceError> {
@@ -134,7 +136,7 @@ async fn a_truncated_body_is_never_a_shorter_list() {
 async fn an_unreachable_server_is_named() {
     let server = Server::start(|_, _| Answer::Silence).await;
     let (client, address) = (server.client(), server.address);
-    drop(server);
+    server.stop().await;
     let Err(SourceError::Unavailable(text)) = page(&client).await else { panic!("an error") };
     assert!(text.starts_with(&format!("GET /users: {address} is unreachable: ")), "{text}");
 }
@@ -198,17 +200,14 @@ async fn retry_after_is_obeyed_by_every_caller() {
         }
     })
     .await;
-    let client = server.client();
-    let first = page(&client);
+    let answered = Arc::new(Notify::new());
+    let notify = Arc::clone(&answered);
+    let client = server.client().with_observer(Arc::new(move |_| notify.notify_one()));
     let second = async {
-        // Begins when the first one was answered, at the earliest.
-        while server.targets().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        answered.notified().await;
         page(&client).await
     };
-    let (first, second) = tokio::join!(first, second);
+    let (first, second) = tokio::join!(page(&client), second);
     assert!(first.is_ok() && second.is_ok());
     let times = times.lock().expect("not poisoned");
     assert_eq!(times.len(), 3);
@@ -269,7 +268,7 @@ async fn the_observer_gets_the_result_of_every_request() {
         noted.lock().expect("not poisoned").push(code.to_owned());
     }));
     assert!(page(&client).await.is_ok() && page(&client).await.is_err() && page(&client).await.is_err());
-    drop(server);
+    server.stop().await;
     assert!(page(&client).await.is_err());
     let codes = codes.lock().expect("not poisoned");
     let timeouts = ["timeout"; 3].as_slice();

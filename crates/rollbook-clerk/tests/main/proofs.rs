@@ -49,7 +49,8 @@ async fn a_user_is_absent_only_if_the_list_leaves_it_out_and_a_read_alone_answer
     let fetched = fetched.expect("results");
     assert_eq!(words(&fetched), ["user_1", "absent", "user_3", "user_1"]);
     assert!(fetched.iter().all(|result| result.clock.to_string() == "2026-11-29T09:30:00.000Z"));
-    let list = "/users?limit=100&user_id=user_1&user_id=user_2&user_id=user_3&user_id=user_1";
+    let list =
+        "/users?order_by=%2Bcreated_at&limit=100&user_id=user_1&user_id=user_2&user_id=user_3&user_id=user_1";
     assert_eq!(targets[0], list);
     let mut rest = targets[1..].to_vec();
     rest.sort();
@@ -91,12 +92,18 @@ async fn an_answer_other_than_clerks_404_is_an_error_and_proves_nothing() {
 #[tokio::test]
 async fn an_organization_that_has_the_id_as_its_slug_is_not_the_one() {
     let (fetched, targets) = fetch(&ORGANIZATIONS, &[lookup("org_1", "", "")], |target| match target {
-        "/organizations/org_1" => object("org_2"),
+        "/organizations/org_1?include_members_count=true" => object("org_2"),
         _ => json(200, r#"{"data":[],"total_count":0}"#),
     })
     .await;
     assert_eq!(words(&fetched.expect("results")), ["unknown"]);
-    assert_eq!(targets, ["/organizations?limit=100&organization_id=org_1", "/organizations/org_1"]);
+    assert_eq!(
+        targets,
+        [
+            "/organizations?order_by=%2Bcreated_at&include_members_count=true&limit=100&organization_id=org_1",
+            "/organizations/org_1?include_members_count=true"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -151,7 +158,7 @@ async fn odd_ids_are_encoded_and_those_that_could_lead_elsewhere_are_never_asked
     // A sign at the beginning of a filter means to include or to exclude.
     assert_eq!(
         targets[0],
-        "/users?limit=100&user_id=a%20b%26limit%3D1%3F%23&user_id=%C3%A4%252F&user_id=%2E&user_id=%2E%2E\
+        "/users?order_by=%2Bcreated_at&limit=100&user_id=a%20b%26limit%3D1%3F%23&user_id=%C3%A4%252F&user_id=%2E&user_id=%2E%2E\
          &user_id=user_1%2Forganization_memberships&user_id=a%5Cb&user_id=a%0Ab"
     );
     let mut rest = targets[1..].to_vec();
@@ -276,19 +283,19 @@ async fn a_domain_is_absent_if_the_complete_list_of_its_organization_leaves_it_o
 
     let empty = || json(200, r#"{"data":[],"total_count":0}"#);
     let (fetched, _) = fetch(&ORGANIZATION_DOMAINS, &lookups, move |target| match target {
-        "/organizations/org_1" => not_found(),
+        "/organizations/org_1?include_members_count=true" => not_found(),
         _ => empty(),
     })
     .await;
     assert_eq!(words(&fetched.expect("results")), ["absent"; 2], "deleted with its organization");
     let (fetched, _) = fetch(&ORGANIZATION_DOMAINS, &lookups, move |target| match target {
-        "/organizations/org_1" => object("org_1"),
+        "/organizations/org_1?include_members_count=true" => object("org_1"),
         _ => empty(),
     })
     .await;
     assert_eq!(words(&fetched.expect("results")), ["unknown"; 2], "every list of domains is empty");
     let (fetched, targets) = fetch(&ORGANIZATION_DOMAINS, &lookups, move |target| match target {
-        "/organizations/org_1" => object("org_1"),
+        "/organizations/org_1?include_members_count=true" => object("org_1"),
         _ if target == list => empty(),
         _ => json(200, r#"{"data":[{"id":"dom_3"}],"total_count":1}"#),
     })

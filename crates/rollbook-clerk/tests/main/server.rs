@@ -1,6 +1,7 @@
 //! A private HTTP/1.1 server that gives prepared answers, byte by byte, and notes what it was asked.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -50,7 +51,8 @@ pub(crate) fn not_found() -> Answer {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
-    _connections: JoinSet<()>,
+    accepted: Arc<AtomicUsize>,
+    accepting: JoinSet<()>,
 }
 
 type Script = dyn Fn(&str, usize) -> Answer + Send + Sync;
@@ -62,14 +64,27 @@ impl Server {
         let address = listener.local_addr().expect("an address");
         let heads: Arc<Mutex<Vec<String>>> = Arc::default();
         let (script, noted): (Arc<Script>, _) = (Arc::new(answer), Arc::clone(&heads));
+        let accepted: Arc<AtomicUsize> = Arc::default();
+        let counted = Arc::clone(&accepted);
         let mut accepting = JoinSet::new();
         accepting.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
                 connections.spawn(serve(stream, Arc::clone(&script), Arc::clone(&noted)));
             }
         });
-        Self { address, heads, _connections: accepting }
+        Self { address, heads, accepted, accepting }
+    }
+
+    /// Closes the port.
+    pub(crate) async fn stop(mut self) {
+        self.accepting.shutdown().await;
+    }
+
+    /// Returns the number of connections so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// A client of this server that repeats quickly, three times at most.

@@ -35,6 +35,7 @@ async fn every_request_has_the_key_and_the_pinned_version_and_connections_are_re
         assert!(head.contains(&format!("\r\nhost: {}\r\n", server.address)), "{head}");
     }
     assert_eq!(server.targets(), ["/instance", "/users/count"]);
+    assert_eq!(server.connections(), 1);
 }
 
 #[tokio::test]
@@ -43,7 +44,7 @@ async fn each_resource_is_listed_and_counted_by_its_own_url() {
     let client = server.client();
     let ascending = "order_by=%2Bcreated_at";
     for (resource, list) in RECONCILED.into_iter().chain([&SUBSCRIPTION_ITEMS]).zip([
-        format!("/organizations?{ascending}"),
+        format!("/organizations?{ascending}&include_members_count=true"),
         format!("/users?{ascending}"),
         format!("/organization_memberships?{ascending}"),
         format!("/organization_invitations?{ascending}"),
