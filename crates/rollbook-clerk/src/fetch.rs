@@ -124,7 +124,7 @@ impl ClerkApi {
         Ok((page.objects.into_iter().filter_map(with_id).collect(), page.clock))
     }
 
-    /// Reads memberships or domains, one organization after the other.
+    /// Reads memberships or domains, several organizations at the same time.
     async fn by_organization(
         &self,
         resource: &'static Resource,
@@ -132,31 +132,31 @@ impl ClerkApi {
     ) -> Result<Vec<Fetched>, SourceError> {
         let unknown = fetched(Presence::Unknown(NOT_ASKABLE), Timestamp::default());
         let mut results = vec![unknown; lookups.len()];
-        let mut organizations: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        let mut organizations: BTreeMap<String, Vec<(usize, Lookup)>> = BTreeMap::new();
         for (at, of) in lookups.iter().enumerate() {
-            let id = of.organization_id.as_deref().unwrap_or_default();
-            organizations.entry(id).or_default().push(at);
-        }
-        for (organization, positions) in organizations.into_iter().filter(|(id, _)| is_askable(id)) {
-            let members: Vec<&Lookup> = positions.iter().map(|at| &lookups[*at]).collect();
-            let found = if resource.number == ORGANIZATION_DOMAINS.number {
-                self.domains(organization, &members).await?
-            } else {
-                self.memberships(organization, &members).await?
-            };
-            for (at, result) in positions.into_iter().zip(found) {
-                results[at] = result;
+            if let Some(id) = of.organization_id.as_ref().filter(|id| is_askable(id)) {
+                organizations.entry(id.clone()).or_default().push((at, of.clone()));
             }
+        }
+        let is_domains = resource.number == ORGANIZATION_DOMAINS.number;
+        let reads = organizations.into_iter().map(|(organization, lookups)| async move {
+            let (positions, lookups): (Vec<usize>, Vec<Lookup>) = lookups.into_iter().unzip();
+            let found = if is_domains {
+                self.domains(&organization, &lookups).await?
+            } else {
+                self.memberships(&organization, &lookups).await?
+            };
+            Ok::<_, SourceError>((positions, found))
+        });
+        let read: Vec<_> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        for (at, found) in read.into_iter().flat_map(|(positions, found)| positions.into_iter().zip(found)) {
+            results[at] = found;
         }
         Ok(results)
     }
 
     /// Reads memberships of one organization.
-    async fn memberships(
-        &self,
-        organization: &str,
-        lookups: &[&Lookup],
-    ) -> Result<Vec<Fetched>, SourceError> {
+    async fn memberships(&self, organization: &str, lookups: &[Lookup]) -> Result<Vec<Fetched>, SourceError> {
         let parent = self.read(&read_of(READ_ORGANIZATION, &[organization]), organization).await?;
         let Presence::Exists(parent) = &parent.presence else { return Ok(vec![parent; lookups.len()]) };
         let list = || Request::with_ids("/organizations/{id}/memberships", &[organization]);
@@ -166,9 +166,7 @@ impl ClerkApi {
             let presence = if is_empty { Presence::Absent } else { Presence::Unknown(CONTRADICTION) };
             return Ok(vec![fetched(presence, sample.clock); lookups.len()]);
         };
-        let user = sample_member.get("public_user_data").and_then(|user| user.get("user_id"));
-        let (Some(sample_id), Some(sample_user)) = (id_of(sample_member), user.and_then(Value::as_str))
-        else {
+        let (Some(sample_id), Some(sample_user)) = (id_of(sample_member), user_of(sample_member)) else {
             return Err(list().unreadable("a membership has no id or no user"));
         };
         let users = lookups.iter().filter_map(|of| of.user_id.as_deref());
@@ -177,8 +175,9 @@ impl ClerkApi {
             let asked = ids.clone();
             ids.push(sample_user);
             let (mut objects, clock) = self.filtered(list(), "user_id", &ids).await?;
-            // Without the known member the filter does not work now, and its silence proves nothing.
-            let is_alive = objects.contains_key(sample_id);
+            // Without the known member, or with others, the filter does not work now: its silence proves nothing.
+            let is_asked = |member| user_of(member).is_some_and(|user| ids.contains(&user));
+            let is_alive = objects.contains_key(sample_id) && objects.values().all(is_asked);
             for of in
                 lookups.iter().filter(|of| of.user_id.as_deref().is_some_and(|user| asked.contains(&user)))
             {
@@ -195,7 +194,7 @@ impl ClerkApi {
     }
 
     /// Reads domains of one organization.
-    async fn domains(&self, organization: &str, lookups: &[&Lookup]) -> Result<Vec<Fetched>, SourceError> {
+    async fn domains(&self, organization: &str, lookups: &[Lookup]) -> Result<Vec<Fetched>, SourceError> {
         let endpoint = Endpoint::of(&ORGANIZATION_DOMAINS)?;
         let of_organization =
             endpoint.list().query("organization_id", organization).query("limit", &PAGE_MAX.to_string());
@@ -221,7 +220,7 @@ impl ClerkApi {
                 _ => parent,
             }
         };
-        let result = |of: &&Lookup| match found.get(&of.id) {
+        let result = |of: &Lookup| match found.get(&of.id) {
             Some(object) => fetched(Presence::Exists(object.clone()), clock),
             None => rest.clone(),
         };
@@ -248,6 +247,11 @@ fn fetched(presence: Presence, clock: Timestamp) -> Fetched {
 
 fn id_of(object: &Map<String, Value>) -> Option<&str> {
     object.get("id")?.as_str()
+}
+
+/// Returns the id of a membership's user.
+fn user_of(membership: &Map<String, Value>) -> Option<&str> {
+    membership.get("public_user_data")?.get("user_id")?.as_str()
 }
 
 /// Whether an id can be a segment of a path. Servers and proxies may resolve dots and slashes even if they are

@@ -37,7 +37,7 @@ use rollbook_core::source::{
 use serde_json::Value;
 
 pub use self::key::{Environment, KeyError, SecretKey};
-pub use self::settings::{ClerkSettings, SettingsError};
+pub use self::settings::{BUDGET_MIN, ClerkSettings, SettingsError};
 pub use self::transport::{ANSWER_BYTES_MAX, API_VERSION, CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE};
 pub use self::url::{ApiUrl, ApiUrlError};
 

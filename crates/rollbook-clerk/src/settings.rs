@@ -7,6 +7,9 @@ use rollbook_core::retry::RetryPolicy;
 use crate::key::SecretKey;
 use crate::url::ApiUrl;
 
+/// Minimum budget. A smaller one would need days for a thousand requests.
+pub const BUDGET_MIN: f64 = 0.01;
+
 /// Settings of [`ClerkApi`](crate::ClerkApi).
 #[derive(Clone, Debug)]
 pub struct ClerkSettings {
@@ -14,7 +17,8 @@ pub struct ClerkSettings {
     pub key: SecretKey,
     /// Base URL of the API.
     pub url: ApiUrl,
-    /// Share of the instance's rate limit that this process may use, above 0 and at most 1.
+    /// Share of the instance's rate limit that this process may use, from [`BUDGET_MIN`] to 1. At most 95 % of the
+    /// limit are used, because the network bunches up requests.
     pub budget: f64,
     /// Time limit of a TCP connection to Clerk.
     pub connect_timeout: Duration,
@@ -50,7 +54,7 @@ impl ClerkSettings {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SettingsError {
     /// The budget is out of range.
-    #[error("the budget of Clerk's rate limit is {0}; it must be above 0 and at most 1")]
+    #[error("the budget of Clerk's rate limit is {0}; it must be {BUDGET_MIN} to 1")]
     Budget(f64),
     /// The system has no root certificates.
     #[error(

@@ -23,7 +23,7 @@ use self::answer::{Answer, Failure};
 use crate::Observer;
 use crate::pacer::Pacer;
 use crate::request::Request;
-use crate::settings::{ClerkSettings, SettingsError};
+use crate::settings::{BUDGET_MIN, ClerkSettings, SettingsError};
 
 /// Version of the API that every request asks for.
 pub const API_VERSION: &str = "2026-05-12";
@@ -36,6 +36,8 @@ pub const CODE_TIMEOUT: &str = "timeout";
 /// Result for the observer: the connection broke before the end of the answer.
 pub const CODE_BROKEN: &str = "broken";
 
+/// Maximum patience, whatever the settings say.
+const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Time after which an idle connection is closed.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 /// Interval of pings on a connection with HTTP/2 and their time limit, so that a dead one is not used again.
@@ -54,7 +56,7 @@ pub(crate) struct Transport {
 impl Transport {
     /// Creates a transport that trusts these roots, or else the system's.
     pub(crate) fn new(settings: ClerkSettings, roots: Option<RootCertStore>) -> Result<Self, SettingsError> {
-        if !(settings.budget > 0.0 && settings.budget <= 1.0) {
+        if !(BUDGET_MIN..=1.0).contains(&settings.budget) {
             return Err(SettingsError::Budget(settings.budget));
         }
         let roots = roots.or_else(|| (!settings.url.is_https()).then(RootCertStore::empty));
@@ -95,11 +97,12 @@ impl Transport {
         request: &Request,
         decode: impl Fn(&[u8]) -> Result<T, String> + Sync,
     ) -> Result<(Option<T>, Timestamp), SourceError> {
-        let ClerkSettings { retries, patience, .. } = &self.settings;
+        let retries = &self.settings.retries;
+        let longest = self.settings.patience.min(PATIENCE_MAX);
         let (mut deadline, mut last, mut attempt) = (None, None::<Failure>, 0);
         loop {
             let patience =
-                deadline.map_or(*patience, |at: Instant| at.saturating_duration_since(Instant::now()));
+                deadline.map_or(longest, |at: Instant| at.saturating_duration_since(Instant::now()));
             if let Err(held) = self.pacer.turn(patience).await {
                 let held =
                     || Failure::unavailable(format!("Clerk asks to wait for {} s", held.as_secs().max(1)));
@@ -107,7 +110,7 @@ impl Transport {
             }
             attempt += 1;
             let sent_at = Instant::now();
-            let deadline = *deadline.get_or_insert(sent_at + self.settings.patience);
+            let deadline = *deadline.get_or_insert(sent_at + longest);
             let failure = match self.attempt(request, &decode).await {
                 Ok(found) => return Ok(found),
                 Err(failure) => failure,

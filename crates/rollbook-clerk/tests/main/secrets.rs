@@ -82,10 +82,10 @@ async fn no_error_and_no_log_line_repeats_the_key_an_id_or_a_body() {
 #[test]
 fn a_budget_out_of_range_is_refused() {
     let key = rollbook_clerk::SecretKey::parse(KEY).expect("a key");
-    for budget in [0.0, -1.0, 1.01, f64::NAN, f64::INFINITY] {
+    for budget in [0.0, -1.0, 0.0099, 1.01, f64::NAN, f64::INFINITY] {
         let error =
             ClerkApi::new(ClerkSettings { budget, ..ClerkSettings::new(key.clone()) }).expect_err("bad");
-        assert!(error.to_string().contains("above 0 and at most 1"), "{error}");
+        assert!(error.to_string().contains("must be 0.01 to 1"), "{error}");
     }
     for (budget, rate) in [(0.5, 50.0), (0.01, 1.0)] {
         let client = ClerkApi::new(ClerkSettings { budget, ..ClerkSettings::new(key.clone()) });
