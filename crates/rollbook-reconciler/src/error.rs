@@ -57,7 +57,7 @@ pub enum ReconcileError {
 }
 
 impl ReconcileError {
-    /// Whether a later try may succeed without a change by a person.
+    /// Whether a later try may succeed without manual action.
     pub const fn is_temporary(&self) -> bool {
         match self {
             Self::Source(
