@@ -27,7 +27,8 @@ pub trait Source: Send + Sync {
     /// Returns the number of living objects of a resource; of users, of those created in the window.
     async fn count(&self, resource: &'static Resource, window: Window) -> Result<u64, SourceError>;
 
-    /// Returns one page of living objects in ascending order of `created_at`.
+    /// Returns one page of living objects in ascending order of `created_at`. Subscription items alone are in
+    /// descending order, because Clerk has no other for them.
     async fn page(&self, resource: &'static Resource, request: &PageRequest) -> Result<Page, SourceError>;
 
     /// Returns one page of users in descending order of `updated_at`, from this offset.
@@ -35,7 +36,7 @@ pub trait Source: Send + Sync {
 
     /// Reads at most [`LOOKUPS_MAX`] objects by their ids, each with a result, in the same order. Absence is
     /// proved: the list leaves the object out, and a read of the object alone answers 404
-    /// `resource_not_found` where Clerk has such a read.
+    /// `resource_not_found` where Clerk has such a read. An empty list alone proves nothing.
     async fn fetch(
         &self,
         resource: &'static Resource,
@@ -133,11 +134,22 @@ pub struct Lookup {
     pub user_id: Option<String>,
 }
 
+/// What Clerk has proved about an object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Presence {
+    /// The object exists: its content.
+    Exists(Map<String, Value>),
+    /// The object does not exist.
+    Absent,
+    /// Nothing is proved, for this reason: the id can't be asked for, or two answers contradict each other.
+    Unknown(&'static str),
+}
+
 /// Result of a point read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fetched {
-    /// The object; `None` if Clerk has proved that it does not exist.
-    pub object: Option<Map<String, Value>>,
+    /// What Clerk has proved about the object.
+    pub presence: Presence,
     /// Time of Clerk's clock, from the `Date` header of the answer, in whole seconds.
     pub clock: Timestamp,
 }
@@ -148,6 +160,10 @@ pub enum SourceError {
     /// Clerk refuses the key or the request: 401, 402, 403, 422. Manual action is needed.
     #[error("Clerk's API refuses the request: {0}")]
     Refused(String),
+    /// The instance does not have this feature, such as organizations: 402 or 403 with such a code. The key is
+    /// fine, and there is nothing to read. It proves no absence.
+    #[error("the feature is not enabled in the Clerk instance: {0}")]
+    NotEnabled(String),
     /// No answer within the time limit and the retries: unreachable, 429, 5xx.
     #[error("Clerk's API can't answer now: {0}")]
     Unavailable(String),

@@ -100,10 +100,11 @@ pub fn decoded(text: &str) -> Result<String, UrlError> {
     String::from_utf8(bytes).map_err(|_| UrlError::NotUtf8)
 }
 
-/// Percent-encodes a text so that it can be used in any part of a URL. The inverse of [`decoded`].
+/// Percent-encodes a text so that it can be used in any part of a URL. A `.` is encoded too, since a path
+/// segment of dots has a meaning. The inverse of [`decoded`].
 pub fn encoded(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut url, byte| {
-        if byte.is_ascii_alphanumeric() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~') {
             url.push(char::from(byte));
         } else {
             // Writing to a String cannot fail.

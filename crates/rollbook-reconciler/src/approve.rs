@@ -1,7 +1,7 @@
 //! Approval of held deletions, on an operator's word.
 
 use rollbook_core::catalog::Resource;
-use rollbook_core::source::{Lookup, RECONCILED};
+use rollbook_core::source::{Lookup, Presence, RECONCILED};
 use rollbook_core::store::{HeldKey, HeldState, RunState};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -90,9 +90,11 @@ impl Context {
         let Some(fetched) = self.fetch(resource, &lookups).await? else { return Ok(()) };
         let (mut absent, mut alive) = (Vec::new(), Vec::new());
         for (key, fetched) in keys.into_iter().zip(fetched) {
-            match fetched.object {
-                None => absent.push(key),
-                Some(object) => {
+            match fetched.presence {
+                Presence::Absent => absent.push(key),
+                // It waits on, for a time when Clerk proves something.
+                Presence::Unknown(_) => {}
+                Presence::Exists(object) => {
                     self.compare(resource, Objects { objects: vec![object], clock: fetched.clock }).await?;
                     alive.push(key);
                 }

@@ -1,7 +1,7 @@
 //! Cheap checks between two walks: numbers of objects, and the users that changed last.
 
 use rollbook_core::catalog::{Resource, USERS};
-use rollbook_core::source::{RECONCILED, Window};
+use rollbook_core::source::{RECONCILED, SourceError, Window};
 use rollbook_core::time::Timestamp;
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -32,8 +32,11 @@ impl Reconciler {
         context.check_instance().await?;
         let mut differences = Vec::new();
         for resource in RECONCILED {
-            let at_clerk =
-                context.patiently("Clerk", || self.ports.source.count(resource, Window::ALL)).await?;
+            let counted = context.patiently("Clerk", || self.ports.source.count(resource, Window::ALL)).await;
+            let at_clerk = match counted {
+                Err(ReconcileError::Source(SourceError::NotEnabled(_))) => continue,
+                counted => counted?,
+            };
             let ours = context.patiently("the store", || self.ports.records.count_living(resource)).await?;
             let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
             differences.push((resource.table, signed(at_clerk).saturating_sub(signed(ours))));

@@ -7,7 +7,7 @@ use rollbook_core::change::{Change, Effect, Origin, SubjectChange, Version};
 use rollbook_core::compare::{Verdict, is_same_content, judge};
 use rollbook_core::drift::Drift;
 use rollbook_core::event::{id_of, observed};
-use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, SourceError};
+use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, Presence, SourceError};
 use rollbook_core::store::{Held, HeldKey, HeldState};
 use rollbook_core::time::Timestamp;
 use serde_json::{Map, Value};
@@ -135,8 +135,9 @@ impl Context {
         let mut count = 0;
         for lookups in lookups.chunks(LOOKUPS_MAX) {
             let fetched = self.fetch(resource, lookups).await?;
-            // The list itself is the only proof where Clerk has no point read.
-            let is_alive = |at: usize| fetched.as_ref().is_none_or(|fetched| fetched[at].object.is_some());
+            // The list itself is the only proof where Clerk has no point read, or proves nothing by it.
+            let is_alive =
+                |at: usize| fetched.as_ref().is_none_or(|all| all[at].presence != Presence::Absent);
             let alive = lookups.iter().enumerate().filter(|(at, _)| is_alive(*at));
             let held: Vec<Held> =
                 alive.map(|(_, of)| self.held(resource, &of.id, Drift::WronglyDeleted)).collect();

@@ -57,10 +57,12 @@ pub enum ReconcileError {
 }
 
 impl ReconcileError {
-    /// Whether a later try may succeed without a change by a person.
+    /// Whether a later try may succeed without manual action.
     pub const fn is_temporary(&self) -> bool {
         match self {
-            Self::Source(SourceError::Refused(_) | SourceError::Unsupported(_))
+            Self::Source(
+                SourceError::Refused(_) | SourceError::NotEnabled(_) | SourceError::Unsupported(_),
+            )
             | Self::Store(StoreError::Deployment(_) | StoreError::Broken(_))
             | Self::WrongInstance { .. }
             | Self::ForeignRows(_)

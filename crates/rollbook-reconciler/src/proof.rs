@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::drift::Drift;
-use rollbook_core::source::{LOOKUPS_MAX, Lookup, Window};
+use rollbook_core::source::{LOOKUPS_MAX, Lookup, Presence, Window};
 use rollbook_core::store::{Held, Living};
 
 use crate::compare::Objects;
@@ -85,11 +85,12 @@ impl Context {
             return Ok(());
         };
         let mut absent: Vec<Held> = Vec::new();
-        let mut alive = 0;
+        let (mut alive, mut unproven) = (0, 0);
         for (suspect, fetched) in suspects.iter().zip(fetched) {
-            match fetched.object {
-                None => absent.push(self.held(resource, &suspect.id, Drift::NotDeleted)),
-                Some(object) => {
+            match fetched.presence {
+                Presence::Absent => absent.push(self.held(resource, &suspect.id, Drift::NotDeleted)),
+                Presence::Unknown(_) => unproven += 1,
+                Presence::Exists(object) => {
                     alive += 1;
                     self.compare(resource, Objects { objects: vec![object], clock: fetched.clock }).await?;
                 }
@@ -101,6 +102,7 @@ impl Context {
         let table = resource.table;
         let alive = self.update(table, |of| {
             of.count(Drift::NotDeleted, absent.len() as u64);
+            of.unproven += unproven;
             of.alive += alive;
             of.alive
         });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::catalog::{Resource, USERS, find_resource};
-use rollbook_core::source::{LOOKUPS_MAX, PAGE_MAX, RECONCILED, Window};
+use rollbook_core::source::{LOOKUPS_MAX, PAGE_MAX, Presence, RECONCILED, SourceError, Window};
 use rollbook_core::store::{Freshness, HeldKey, HeldState, Run, RunState};
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
@@ -217,12 +217,16 @@ impl Context {
     async fn walk_resource(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
         let is_walked = self.update(resource.table, |of| of.is_walked);
         if is_walked != Some(true) {
-            if resource == &USERS {
-                self.walk_users().await?;
-            } else {
-                self.walk_offset(resource).await?;
+            match self.read_all(resource).await {
+                // The instance has none of these objects, and its rows are left as they are.
+                Err(ReconcileError::Source(error @ SourceError::NotEnabled(_))) => {
+                    info!(table = resource.table, %error, "reconciliation: nothing to read");
+                    self.note_freshness(resource).await?;
+                    self.update(resource.table, |of| (of.is_walked, of.is_done) = (true, true));
+                    return self.save(RunState::Running, None).await;
+                }
+                read => read?,
             }
-            self.prove_undated(resource).await?;
             self.update(resource.table, |of| {
                 of.is_walked = true;
                 of.slices.clear();
@@ -233,6 +237,16 @@ impl Context {
         self.note_freshness(resource).await?;
         self.update(resource.table, |of| of.is_done = true);
         self.save(RunState::Running, None).await
+    }
+
+    /// Reads every object of a resource.
+    async fn read_all(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
+        if resource == &USERS {
+            self.walk_users().await?;
+        } else {
+            self.walk_offset(resource).await?;
+        }
+        self.prove_undated(resource).await
     }
 
     /// Records what the walk found, and ends what older runs hold of the same table: this run found it again
@@ -315,7 +329,7 @@ impl Context {
             return Ok(());
         }
         let fetched = self.fetch(&USERS, &lookups).await?.unwrap_or_default();
-        if fetched.iter().any(|one| one.object.is_some()) {
+        if fetched.iter().any(|one| matches!(one.presence, Presence::Exists(_))) {
             return Ok(());
         }
         warn!(sampled = lookups.len(), "reconciliation: no sampled user exists in the key's instance");

@@ -6,7 +6,7 @@ use rollbook_core::compare::{Verdict, judge};
 use rollbook_core::drift::Drift;
 use rollbook_core::event::observed;
 use rollbook_core::merge::SubjectState;
-use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, SourceError};
+use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, Presence, SourceError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -136,7 +136,7 @@ impl Context {
         &self,
         resource: &'static Resource,
         id: &str,
-        Fetched { object, clock }: Fetched,
+        Fetched { presence, clock }: Fetched,
         state: Option<SubjectState>,
         force: bool,
     ) -> Result<ResyncOutcome, ReconcileError> {
@@ -144,12 +144,16 @@ impl Context {
         if state.is_some_and(|state| state.is_erased_by_operator()) {
             return Ok(ResyncOutcome::Erased);
         }
-        let Some(object) = object else {
-            if state.is_none_or(|state| state.deleted_at.is_some()) {
+        let object = match presence {
+            Presence::Exists(object) => object,
+            Presence::Unknown(_) => return Ok(ResyncOutcome::UnknownKind),
+            Presence::Absent if state.is_none_or(|state| state.deleted_at.is_some()) => {
                 return Ok(ResyncOutcome::Absent);
             }
-            let applied = self.apply_one(self.deletion(resource, id, read_at)).await?;
-            return Ok(applied.map_or(ResyncOutcome::Refused, |_| ResyncOutcome::Deleted));
+            Presence::Absent => {
+                let applied = self.apply_one(self.deletion(resource, id, read_at)).await?;
+                return Ok(applied.map_or(ResyncOutcome::Refused, |_| ResyncOutcome::Deleted));
+            }
         };
         let missing = "an object of a point read has no id";
         let (mut subject, _) =

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use rollbook_core::catalog::{ORGANIZATIONS, Resource};
 use rollbook_core::event::id_of;
 use rollbook_core::source::{
-    Fetched, Instance, Lookup, Page, PageRequest, Position, Source, SourceError, Window,
+    Fetched, Instance, Lookup, Page, PageRequest, Position, Presence, Source, SourceError, Window,
 };
 use rollbook_testkit::memory::store::MemoryStore;
 use serde_json::{Map, Value, json};
@@ -116,7 +116,7 @@ impl Source for Wrong {
         let trusts = matches!(self.mutant, Mutant::DeletesOnAbsence | Mutant::TrustsEmptyPages);
         Ok(fetched
             .into_iter()
-            .map(|one| if trusts { Fetched { object: None, ..one } } else { one })
+            .map(|one| if trusts { Fetched { presence: Presence::Absent, ..one } } else { one })
             .collect())
     }
 }

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::event::id_of;
 use rollbook_core::source::{
-    Fetched, Instance, LOOKUPS_MAX, Lookup, PAGE_MAX, Page, PageRequest, Position, Source, SourceError,
-    Window,
+    Fetched, Instance, LOOKUPS_MAX, Lookup, PAGE_MAX, Page, PageRequest, Position, Presence, Source,
+    SourceError, Window,
 };
 use rollbook_core::time::{Clock, Timestamp};
 use serde_json::{Map, Value};
@@ -220,7 +220,11 @@ impl Source for MemoryClerk {
         state.fetches += 1;
         state.fault()?;
         let read = |lookup: &Lookup| Fetched {
-            object: state.objects.get(resource, &lookup.id).cloned(),
+            presence: state
+                .objects
+                .get(resource, &lookup.id)
+                .cloned()
+                .map_or(Presence::Absent, Presence::Exists),
             clock: self.date(),
         };
         Ok(lookups.iter().map(read).collect())

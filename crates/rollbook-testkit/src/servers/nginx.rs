@@ -1,12 +1,13 @@
-//! A private nginx in front of a test's server.
+//! A private nginx, in front of a test's server or with TLS.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
+use super::certificates::Certificates;
 use super::{Guard, free_port, new_folder};
 
-/// An nginx that forwards every request over reused keep-alive connections.
+/// An nginx that forwards every request over reused keep-alive connections, or answers by itself.
 #[derive(Debug)]
 pub struct Nginx {
     _guard: Guard,
@@ -18,18 +19,33 @@ impl Nginx {
     /// Starts nginx in front of `server` and waits until it answers. It keeps each connection to the server
     /// for `kept_for`.
     pub async fn start(server: SocketAddr, kept_for: Duration) -> Self {
+        // By default nginx does not resend a POST: if the server closes the connection, the answer is 502.
+        let upstream = format!(
+            "upstream rollbook {{ server {server} max_fails=0; keepalive 64; keepalive_timeout {}ms; }}",
+            kept_for.as_millis()
+        );
+        let location = "proxy_pass http://rollbook;\nproxy_http_version 1.1;\nproxy_set_header Connection \"\";\n\
+                        proxy_set_header Host $host;";
+        Self::with(&upstream, "", location).await
+    }
+
+    /// Starts nginx with TLS and HTTP/2, which answers every request with 200 and this body.
+    pub async fn answering(certificates: &Certificates, body: &str) -> Self {
+        let [certificate, key] = ["server.crt", "server.key"].map(|name| certificates.path(name));
+        let tls =
+            format!("ssl_certificate {};\nssl_certificate_key {};", certificate.display(), key.display());
+        Self::with(&tls, " ssl http2", &format!("default_type application/json;\nreturn 200 '{body}';")).await
+    }
+
+    async fn with(http: &str, listen: &str, location: &str) -> Self {
         let folder = new_folder("rollbook-nginx-");
         let (port, here) = (free_port(), folder.display());
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        // By default nginx does not resend a POST: if the server closes the connection, the answer is 502.
         let settings = format!(
             "daemon off;\nmaster_process off;\npid {here}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n\
              client_body_temp_path {here}/body;\nproxy_temp_path {here}/proxy;\nfastcgi_temp_path {here}/fastcgi;\n\
-             uwsgi_temp_path {here}/uwsgi;\nscgi_temp_path {here}/scgi;\n\
-             upstream rollbook {{ server {server} max_fails=0; keepalive 64; keepalive_timeout {}ms; }}\n\
-             server {{ listen {address}; location / {{\nproxy_pass http://rollbook;\nproxy_http_version 1.1;\n\
-             proxy_set_header Connection \"\";\nproxy_set_header Host $host;\n}} }}\n}}\n",
-            kept_for.as_millis()
+             uwsgi_temp_path {here}/uwsgi;\nscgi_temp_path {here}/scgi;\n{http}\n\
+             server {{ listen {address}{listen}; location / {{\n{location}\n}} }}\n}}\n"
         );
         let file = folder.join("nginx.conf");
         std::fs::write(&file, settings).expect("a written file");

@@ -1,0 +1,287 @@
+//! Point reads, and the proof that an object is absent.
+//!
+//! | resource | evidence of absence |
+//! | --- | --- |
+//! | users, organizations | the list filtered by id leaves it out, and a read of it alone answers 404 |
+//! | invitations, roles, permissions | a read of it alone answers 404 |
+//! | memberships | its organization is a 404; or the organization's list, filtered by users, leaves it out and shows a known member |
+//! | domains | its organization is a 404; or the organization's complete list leaves it out, and a list of domains is not empty |
+//! | waitlist entries | none: Clerk has no read for one entry |
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use rollbook_core::catalog::{
+    ORGANIZATION_DOMAINS, ORGANIZATION_INVITATIONS, ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, PERMISSIONS,
+    ROLES, Resource, USERS,
+};
+use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, PAGE_MAX, Presence, SourceError};
+use rollbook_core::time::Timestamp;
+use rollbook_core::url::encoded;
+use serde_json::{Map, Value};
+
+use crate::ClerkApi;
+use crate::decode;
+use crate::endpoints::{ASCENDING, Endpoint, MEMBERS_COUNT};
+use crate::request::Request;
+
+/// Maximum number of point reads at the same time.
+const READS_AT_ONCE: usize = 8;
+/// Maximum length of the ids in one URL, percent-encoded, in bytes. Servers accept about 8,000.
+const IDS_BYTES_MAX: usize = 6000;
+
+const READ_ORGANIZATION: &str = "/organizations/{id}";
+const READ_INVITATION: &str = "/organizations/{id}/invitations/{id}";
+const NOT_ASKABLE: &str =
+    "the id, or its parent's, has characters that can't be part of a request, or is missing";
+const CONTRADICTION: &str = "Clerk's answers contradict each other";
+
+impl ClerkApi {
+    /// Reads objects by their ids, each with a result, in the same order.
+    pub(crate) async fn fetch_all(
+        &self,
+        resource: &'static Resource,
+        lookups: &[Lookup],
+    ) -> Result<Vec<Fetched>, SourceError> {
+        let is = |other: &Resource| resource.number == other.number;
+        if is(&USERS) {
+            return self.by_list(resource, "user_id", "/users/{id}", lookups).await;
+        }
+        if is(&ORGANIZATIONS) {
+            return self.by_list(resource, "organization_id", READ_ORGANIZATION, lookups).await;
+        }
+        if is(&ORGANIZATION_MEMBERSHIPS) || is(&ORGANIZATION_DOMAINS) {
+            return self.by_organization(resource, lookups).await;
+        }
+        let path = if is(&ORGANIZATION_INVITATIONS) {
+            READ_INVITATION
+        } else if is(&ROLES) {
+            "/organization_roles/{id}"
+        } else if is(&PERMISSIONS) {
+            "/organization_permissions/{id}"
+        } else {
+            return Err(SourceError::Unsupported("Clerk has no read of one object of this resource"));
+        };
+        self.each(lookups.iter().map(|of| (alone(path, of), of.id.clone())).collect()).await
+    }
+
+    /// Reads a list filtered by ids, and alone each object that the list leaves out.
+    async fn by_list(
+        &self,
+        resource: &'static Resource,
+        filter: &'static str,
+        read: &'static str,
+        lookups: &[Lookup],
+    ) -> Result<Vec<Fetched>, SourceError> {
+        let mut found = HashMap::new();
+        for ids in batches(lookups.iter().map(|of| of.id.as_str()), LOOKUPS_MAX) {
+            let (objects, clock) = self.filtered(Endpoint::of(resource)?.list(), filter, &ids).await?;
+            found.extend(
+                objects.into_iter().map(|(id, object)| (id, fetched(Presence::Exists(object), clock))),
+            );
+        }
+        let missing = lookups.iter().filter(|of| !found.contains_key(&of.id));
+        let reads = missing.map(|of| (alone(read, of), of.id.clone())).collect();
+        let mut rest = self.each(reads).await?.into_iter();
+        let results = lookups.iter().filter_map(|of| found.get(&of.id).cloned().or_else(|| rest.next()));
+        Ok(results.collect())
+    }
+
+    /// Reads each object alone, by its request and its id.
+    async fn each(&self, reads: Vec<(Option<Request>, String)>) -> Result<Vec<Fetched>, SourceError> {
+        let reads = reads.into_iter().map(|(request, id)| async move {
+            match request {
+                Some(request) => self.read(&request, &id).await,
+                None => Ok(fetched(Presence::Unknown(NOT_ASKABLE), Timestamp::default())),
+            }
+        });
+        stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await
+    }
+
+    /// Reads one object alone.
+    async fn read(&self, request: &Request, id: &str) -> Result<Fetched, SourceError> {
+        let (object, clock) = self.transport.find(request, decode::object).await?;
+        let presence = match object {
+            None => Presence::Absent,
+            Some(object) if id_of(&object) == Some(id) => Presence::Exists(object),
+            // Another object, such as an organization that has this id as its slug.
+            Some(_) => Presence::Unknown("Clerk answered with an object of another id"),
+        };
+        Ok(fetched(presence, clock))
+    }
+
+    /// Reads a list that is filtered by ids. Returns its objects by id.
+    async fn filtered(
+        &self,
+        list: Request,
+        filter: &str,
+        ids: &[&str],
+    ) -> Result<(HashMap<String, Map<String, Value>>, Timestamp), SourceError> {
+        let list = list.query("limit", &LOOKUPS_MAX.to_string());
+        let request = ids.iter().fold(list, |request, id| request.query(filter, id));
+        let page = self.list(&request, LOOKUPS_MAX).await?;
+        let with_id = |object: Map<String, Value>| Some((id_of(&object)?.to_owned(), object));
+        Ok((page.objects.into_iter().filter_map(with_id).collect(), page.clock))
+    }
+
+    /// Reads memberships or domains, several organizations at the same time.
+    async fn by_organization(
+        &self,
+        resource: &'static Resource,
+        lookups: &[Lookup],
+    ) -> Result<Vec<Fetched>, SourceError> {
+        let unknown = fetched(Presence::Unknown(NOT_ASKABLE), Timestamp::default());
+        let mut results = vec![unknown; lookups.len()];
+        let mut organizations: BTreeMap<String, Vec<(usize, Lookup)>> = BTreeMap::new();
+        for (at, of) in lookups.iter().enumerate() {
+            if let Some(id) = of.organization_id.as_ref().filter(|id| is_askable(id)) {
+                organizations.entry(id.clone()).or_default().push((at, of.clone()));
+            }
+        }
+        let is_domains = resource.number == ORGANIZATION_DOMAINS.number;
+        let reads = organizations.into_iter().map(|(organization, lookups)| async move {
+            let (positions, lookups): (Vec<usize>, Vec<Lookup>) = lookups.into_iter().unzip();
+            let found = if is_domains {
+                self.domains(&organization, &lookups).await?
+            } else {
+                self.memberships(&organization, &lookups).await?
+            };
+            Ok::<_, SourceError>((positions, found))
+        });
+        let read: Vec<_> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        for (at, found) in read.into_iter().flat_map(|(positions, found)| positions.into_iter().zip(found)) {
+            results[at] = found;
+        }
+        Ok(results)
+    }
+
+    /// Reads memberships of one organization.
+    async fn memberships(&self, organization: &str, lookups: &[Lookup]) -> Result<Vec<Fetched>, SourceError> {
+        let parent = self.read(&read_of(READ_ORGANIZATION, &[organization]), organization).await?;
+        let Presence::Exists(parent) = &parent.presence else { return Ok(vec![parent; lookups.len()]) };
+        let list = || Request::with_ids("/organizations/{id}/memberships", &[organization]);
+        let sample = self.list(&list().query(ASCENDING.0, ASCENDING.1).query("limit", "1"), 1).await?;
+        let Some(sample_member) = sample.objects.first() else {
+            let is_empty = parent.get("members_count").and_then(Value::as_u64) == Some(0);
+            let presence = if is_empty { Presence::Absent } else { Presence::Unknown(CONTRADICTION) };
+            return Ok(vec![fetched(presence, sample.clock); lookups.len()]);
+        };
+        let (Some(sample_id), Some(sample_user)) = (id_of(sample_member), user_of(sample_member)) else {
+            return Err(list().unreadable("a membership has no id or no user"));
+        };
+        let users = lookups.iter().filter_map(|of| of.user_id.as_deref());
+        let mut found = HashMap::new();
+        for mut ids in batches(users, LOOKUPS_MAX - 1) {
+            let asked = ids.clone();
+            ids.push(sample_user);
+            let (mut objects, clock) = self.filtered(list(), "user_id", &ids).await?;
+            // Without the known member, or with others, the filter does not work now: its silence proves nothing.
+            let is_asked = |member| user_of(member).is_some_and(|user| ids.contains(&user));
+            let is_alive = objects.contains_key(sample_id) && objects.values().all(is_asked);
+            for of in
+                lookups.iter().filter(|of| of.user_id.as_deref().is_some_and(|user| asked.contains(&user)))
+            {
+                let presence = match objects.remove(&of.id) {
+                    Some(object) => Presence::Exists(object),
+                    None if is_alive => Presence::Absent,
+                    None => Presence::Unknown(CONTRADICTION),
+                };
+                found.entry(of.id.as_str()).or_insert_with(|| fetched(presence, clock));
+            }
+        }
+        let unknown = || fetched(Presence::Unknown(NOT_ASKABLE), sample.clock);
+        Ok(lookups.iter().map(|of| found.get(of.id.as_str()).cloned().unwrap_or_else(unknown)).collect())
+    }
+
+    /// Reads domains of one organization.
+    async fn domains(&self, organization: &str, lookups: &[Lookup]) -> Result<Vec<Fetched>, SourceError> {
+        let endpoint = Endpoint::of(&ORGANIZATION_DOMAINS)?;
+        let of_organization =
+            endpoint.list().query("organization_id", organization).query("limit", &PAGE_MAX.to_string());
+        let page = self.list(&of_organization, PAGE_MAX).await?;
+        let is_complete = page.total == Some(page.objects.len() as u64);
+        let (is_empty, clock) = (page.objects.is_empty(), page.clock);
+        let by_id = |object: Map<String, Value>| Some((id_of(&object)?.to_owned(), object));
+        let found: HashMap<_, _> = page.objects.into_iter().filter_map(by_id).collect();
+        let rest = if !is_complete {
+            fetched(Presence::Unknown("the organization's list of domains is not complete"), clock)
+        } else if !is_empty || lookups.iter().all(|of| found.contains_key(&of.id)) {
+            fetched(Presence::Absent, clock)
+        } else {
+            let parent = self.read(&read_of(READ_ORGANIZATION, &[organization]), organization).await?;
+            match parent.presence {
+                // The list of all domains shows that lists are not empty now for another reason.
+                Presence::Exists(_) => {
+                    let any = self.list(&endpoint.list().query("limit", "1"), 1).await?;
+                    let is_alive = !any.objects.is_empty();
+                    let presence = if is_alive { Presence::Absent } else { Presence::Unknown(CONTRADICTION) };
+                    fetched(presence, any.clock)
+                }
+                _ => parent,
+            }
+        };
+        let result = |of: &Lookup| match found.get(&of.id) {
+            Some(object) => fetched(Presence::Exists(object.clone()), clock),
+            None => rest.clone(),
+        };
+        Ok(lookups.iter().map(result).collect())
+    }
+}
+
+/// Returns the request for one object alone. `None` if an id can't be part of a path.
+fn alone(path: &'static str, of: &Lookup) -> Option<Request> {
+    let organization = of.organization_id.as_deref().unwrap_or_default();
+    let ids = if path == READ_INVITATION { vec![organization, &of.id] } else { vec![of.id.as_str()] };
+    ids.iter().all(|id| is_askable(id)).then(|| read_of(path, &ids))
+}
+
+/// Returns the request for one object alone, with the parameters of its list.
+fn read_of(path: &'static str, ids: &[&str]) -> Request {
+    let request = Request::with_ids(path, ids);
+    if path == READ_ORGANIZATION { request.query(MEMBERS_COUNT.0, MEMBERS_COUNT.1) } else { request }
+}
+
+fn fetched(presence: Presence, clock: Timestamp) -> Fetched {
+    Fetched { presence, clock }
+}
+
+fn id_of(object: &Map<String, Value>) -> Option<&str> {
+    object.get("id")?.as_str()
+}
+
+/// Returns the id of a membership's user.
+fn user_of(membership: &Map<String, Value>) -> Option<&str> {
+    membership.get("public_user_data")?.get("user_id")?.as_str()
+}
+
+/// Whether an id can be a segment of a path. Servers and proxies may resolve dots and slashes even if they are
+/// percent-encoded, and then answer for another path.
+fn is_askable(id: &str) -> bool {
+    !id.is_empty() && id != "." && id != ".." && !id.contains(['/', '\\']) && !id.contains(char::is_control)
+}
+
+/// Whether an id can be a value of a filter, where a sign means to include or to exclude the rest.
+fn is_filterable(id: &str) -> bool {
+    !id.is_empty() && !id.starts_with(['+', '-'])
+}
+
+/// Splits ids into batches of at most `max`, which fit a URL. Ids that no filter can have are left out.
+fn batches<'a>(ids: impl Iterator<Item = &'a str>, max: usize) -> Vec<Vec<&'a str>> {
+    let mut batches: Vec<Vec<&str>> = Vec::new();
+    let mut bytes = 0;
+    for id in ids.filter(|id| is_filterable(id)) {
+        // With the parameter's name.
+        let length = encoded(id).len() + "&organization_id=".len();
+        match batches.last_mut() {
+            Some(batch) if batch.len() < max && bytes + length <= IDS_BYTES_MAX => {
+                bytes += length;
+                batch.push(id);
+            }
+            _ => {
+                bytes = length;
+                batches.push(vec![id]);
+            }
+        }
+    }
+    batches
+}

@@ -1,0 +1,254 @@
+//! One request: connection, pace, retries, and the classes of answers.
+
+mod answer;
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use hyper::header::{ACCEPT, AUTHORIZATION, USER_AGENT};
+use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rollbook_core::source::SourceError;
+use rollbook_core::time::Timestamp;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, warn};
+
+use self::answer::{Answer, Failure};
+use crate::Observer;
+use crate::pacer::Pacer;
+use crate::request::Request;
+use crate::settings::{BUDGET_MIN, ClerkSettings, SettingsError};
+
+/// Version of the API that every request asks for.
+pub const API_VERSION: &str = "2026-05-12";
+/// Maximum length of an answer, in bytes: 500 users with all their metadata have about a third.
+pub const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Result for the observer: no connection.
+pub const CODE_UNREACHABLE: &str = "unreachable";
+/// Result for the observer: no answer within the time limit.
+pub const CODE_TIMEOUT: &str = "timeout";
+/// Result for the observer: the connection broke before the end of the answer.
+pub const CODE_BROKEN: &str = "broken";
+
+/// Maximum patience, whatever the settings say.
+const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Time after which an idle connection is closed.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+/// Interval of pings on a connection with HTTP/2 and their time limit, so that a dead one is not used again.
+const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
+/// Maximum number of idle connections with HTTP/1.1.
+const IDLE_CONNECTIONS_MAX: usize = 32;
+
+/// Connections, pace and retries.
+pub(crate) struct Transport {
+    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    pub(crate) observer: Observer,
+    pub(crate) pacer: Pacer,
+    settings: ClerkSettings,
+}
+
+impl Transport {
+    /// Creates a transport that trusts these roots, or else the system's.
+    pub(crate) fn new(settings: ClerkSettings, roots: Option<RootCertStore>) -> Result<Self, SettingsError> {
+        if !(BUDGET_MIN..=1.0).contains(&settings.budget) {
+            return Err(SettingsError::Budget(settings.budget));
+        }
+        let roots = roots.or_else(|| (!settings.url.is_https()).then(RootCertStore::empty));
+        let tls = tls(roots).map_err(SettingsError::Roots)?;
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_connect_timeout(Some(settings.connect_timeout));
+        tcp.set_nodelay(true);
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_all_versions();
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_MAX)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .http2_keep_alive_interval(PING.0)
+            .http2_keep_alive_timeout(PING.1)
+            .build(connector.wrap_connector(tcp));
+        let pacer = Pacer::new(settings.key.environment(), settings.budget);
+        Ok(Self { client, observer: Arc::new(|_| ()), pacer, settings })
+    }
+
+    /// Sends a request until Clerk answers, and decodes the answer.
+    pub(crate) async fn get<T>(
+        &self,
+        request: &Request,
+        decode: impl Fn(&[u8]) -> Result<T, String> + Sync,
+    ) -> Result<(T, Timestamp), SourceError> {
+        match self.find(request, decode).await? {
+            (Some(found), clock) => Ok((found, clock)),
+            (None, _) => Err(SourceError::Refused(request.describe("404 resource_not_found"))),
+        }
+    }
+
+    /// As [`Transport::get`]. `None` is Clerk's proof that there is no such object: a 404 `resource_not_found`.
+    pub(crate) async fn find<T>(
+        &self,
+        request: &Request,
+        decode: impl Fn(&[u8]) -> Result<T, String> + Sync,
+    ) -> Result<(Option<T>, Timestamp), SourceError> {
+        let retries = &self.settings.retries;
+        let longest = self.settings.patience.min(PATIENCE_MAX);
+        let (mut deadline, mut last, mut attempt) = (None, None::<Failure>, 0);
+        loop {
+            let patience =
+                deadline.map_or(longest, |at: Instant| at.saturating_duration_since(Instant::now()));
+            if let Err(held) = self.pacer.turn(patience).await {
+                let held =
+                    || Failure::unavailable(format!("Clerk asks to wait for {} s", held.as_secs().max(1)));
+                return Err(last.unwrap_or_else(held).into_error(request, attempt));
+            }
+            attempt += 1;
+            let sent_at = Instant::now();
+            let deadline = *deadline.get_or_insert(sent_at + longest);
+            let failure = match self.attempt(request, &decode).await {
+                Ok(found) => return Ok(found),
+                Err(failure) => failure,
+            };
+            if failure.is_excess {
+                if let Some(rate) = self.pacer.slow_down(sent_at, failure.retry_after) {
+                    warn!(
+                        requests_per_second = rate,
+                        "Clerk's rate limit is exceeded; sending fewer requests"
+                    );
+                }
+            } else if let Some(time) = failure.retry_after {
+                self.pacer.hold(time);
+            }
+            let pause = retries.backoff_limit(attempt).mul_f64(fastrand::f64());
+            let is_last = attempt >= retries.attempts_max || Instant::now() + pause >= deadline;
+            if !failure.is_temporary || is_last {
+                return Err(failure.into_error(request, attempt));
+            }
+            debug!(
+                reason = request.describe(&failure.text),
+                attempt,
+                ?pause,
+                "a request to Clerk is repeated"
+            );
+            last = Some(failure);
+            sleep(pause).await;
+        }
+    }
+
+    /// Sends a request once.
+    async fn attempt<T>(
+        &self,
+        request: &Request,
+        decode: impl Fn(&[u8]) -> Result<T, String>,
+    ) -> Result<(Option<T>, Timestamp), Failure> {
+        let limit = self.settings.request_timeout;
+        let result = timeout(limit, self.exchange(request)).await.unwrap_or_else(|_| {
+            Err((CODE_TIMEOUT, Failure::unavailable(format!("no answer within {} s", limit.as_secs_f64()))))
+        });
+        let code = result.as_ref().map_or_else(|(code, _)| *code, |answer| answer.status.as_str());
+        (self.observer)(code);
+        result.map_err(|(_, failure)| failure)?.judge(decode)
+    }
+
+    /// Sends a request and reads the whole answer. Returns the observer's code of a failure.
+    async fn exchange(&self, request: &Request) -> Result<Answer, (&'static str, Failure)> {
+        let message = hyper::Request::get(format!("{}{}", self.settings.url.base(), request.target()))
+            .header(AUTHORIZATION, self.settings.key.header())
+            .header("clerk-api-version", API_VERSION)
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, concat!("rollbook/", env!("CARGO_PKG_VERSION")))
+            .body(Empty::new())
+            // Ids of any length make a URL that no server accepts.
+            .map_err(|_| (CODE_BROKEN, Failure::refused("the URL of the request is too long".to_owned())))?;
+        let server = self.settings.url.authority();
+        let response = self.client.request(message).await.map_err(|error| {
+            if error.is_connect() {
+                let text = format!("{server} is unreachable: {}", root_cause(&error));
+                return (CODE_UNREACHABLE, Failure::unavailable(text));
+            }
+            (
+                CODE_BROKEN,
+                Failure::unavailable(format!("{server} broke the connection: {}", root_cause(&error))),
+            )
+        })?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                let text = format!("the answer has more than {ANSWER_BYTES_MAX} bytes; use smaller pages");
+                return (CODE_BROKEN, Failure::unreadable(text).finally());
+            }
+            let text = format!("{server} broke the connection within the answer: {}", root_cause(&*error));
+            (CODE_BROKEN, Failure::unavailable(text))
+        })?;
+        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+    }
+}
+
+/// TLS by ring, with these roots, or else the system's.
+fn tls(roots: Option<RootCertStore>) -> Result<ClientConfig, String> {
+    let ring = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = ClientConfig::builder_with_provider(ring)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let trusting = match roots {
+        Some(roots) => versions.with_root_certificates(roots),
+        None => versions.with_native_roots().map_err(|error| error.to_string())?,
+    };
+    Ok(trusting.with_no_client_auth())
+}
+
+/// Returns the innermost error. It names no URL, header or body.
+fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use rollbook_testkit::servers::certificates::Certificates;
+    use rollbook_testkit::servers::nginx::Nginx;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+
+    use super::*;
+    use crate::decode;
+    use crate::key::SecretKey;
+    use crate::url::ApiUrl;
+
+    #[tokio::test]
+    async fn a_server_with_tls_and_http_2_is_read_only_if_its_certificate_is_trusted() {
+        let certificates = Certificates::new();
+        let nginx = Nginx::answering(
+            &certificates,
+            r#"{"protocol":"$server_protocol","version":"$http_clerk_api_version"}"#,
+        )
+        .await;
+        let request = Request::new("/instance");
+        let get = async |roots| {
+            let key = SecretKey::parse("sk_test_c2VjcmV0").expect("a key");
+            let url = ApiUrl::parse(&format!("https://{}", nginx.address)).expect("a URL");
+            let mut settings = ClerkSettings { url, ..ClerkSettings::new(key) };
+            settings.retries.attempts_max = 1;
+            Transport::new(settings, Some(roots)).expect("a transport").get(&request, decode::object).await
+        };
+        let mut roots = RootCertStore::empty();
+        let authority = CertificateDer::from_pem_file(certificates.path("ca.crt")).expect("a certificate");
+        roots.add(authority).expect("a root");
+        let (object, _) = get(roots).await.expect("an answer");
+        assert_eq!((&object["protocol"], &object["version"]), (&"HTTP/2.0".into(), &API_VERSION.into()));
+        let Err(SourceError::Unavailable(text)) = get(RootCertStore::empty()).await else {
+            panic!("an error")
+        };
+        let start = format!("GET /instance: {} is unreachable: invalid peer certificate: ", nginx.address);
+        assert!(text.starts_with(&start), "{text}");
+    }
+}

@@ -1,0 +1,211 @@
+//! Classes of answers: what is read, what proves absence, what is repeated, and what needs manual action.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::{DATE, RETRY_AFTER};
+use hyper::{HeaderMap, StatusCode};
+use jiff::fmt::rfc2822::DateTimeParser;
+use rollbook_core::source::SourceError;
+use rollbook_core::time::Timestamp;
+
+use crate::decode;
+use crate::request::Request;
+
+/// Clerk's code of a 404 that means: there is no such object. Any other 404 may be a wrong URL.
+const NOT_FOUND: &str = "resource_not_found";
+/// Part of Clerk's codes for a feature that the instance does not have, such as
+/// `organization_not_enabled_in_instance`.
+const NOT_ENABLED: &str = "not_enabled";
+
+/// A complete answer.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// Reason why an attempt failed. The text contains no id and no body.
+pub(super) struct Failure {
+    class: fn(String) -> SourceError,
+    pub(super) text: String,
+    /// Whether a repetition may succeed.
+    pub(super) is_temporary: bool,
+    /// Whether the rate limit was exceeded.
+    pub(super) is_excess: bool,
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Failure {
+    fn new(class: fn(String) -> SourceError, text: String, is_temporary: bool) -> Self {
+        Self { class, text, is_temporary, is_excess: false, retry_after: None }
+    }
+
+    pub(super) fn unavailable(text: String) -> Self {
+        Self::new(SourceError::Unavailable, text, true)
+    }
+
+    pub(super) fn refused(text: String) -> Self {
+        Self::new(SourceError::Refused, text, false)
+    }
+
+    pub(super) fn unreadable(text: String) -> Self {
+        Self::new(SourceError::Unreadable, text, true)
+    }
+
+    /// The same failure, which a repetition can't change.
+    pub(super) fn finally(self) -> Self {
+        Self { is_temporary: false, ..self }
+    }
+
+    pub(super) fn into_error(self, request: &Request, attempts: u32) -> SourceError {
+        let tries = if attempts > 1 { format!(" (tried {attempts} times)") } else { String::new() };
+        (self.class)(request.describe(&format!("{}{tries}", self.text)))
+    }
+}
+
+impl Answer {
+    /// Returns the decoded body and Clerk's time. `None` if Clerk says that there is no such object.
+    pub(super) fn judge<T>(
+        &self,
+        decode: impl Fn(&[u8]) -> Result<T, String>,
+    ) -> Result<(Option<T>, Timestamp), Failure> {
+        if self.status == StatusCode::OK {
+            return Ok((Some(decode(&self.body).map_err(Failure::unreadable)?), self.clock()?));
+        }
+        let code = decode::code(&self.body).unwrap_or_default();
+        if self.status == StatusCode::NOT_FOUND && code == NOT_FOUND {
+            return Ok((None, self.clock()?));
+        }
+        let said = format!("{} {code}", self.status.as_u16()).trim_end().to_owned();
+        Err(match self.status.as_u16() {
+            429 => Failure { is_excess: true, retry_after: self.retry_after(), ..Failure::unavailable(said) },
+            408 | 425 | 500..=599 => {
+                Failure { retry_after: self.retry_after(), ..Failure::unavailable(said) }
+            }
+            401 => Failure::refused(format!(
+                "{said}; the secret key is wrong or revoked. Check CLERK_SECRET_KEY"
+            )),
+            400..=499 if code.contains(NOT_ENABLED) => Failure::new(SourceError::NotEnabled, said, false),
+            300..=399 | 404 => Failure::refused(format!(
+                "{said}; the URL is not the one of Clerk's API. Check CLERK_API_URL"
+            )),
+            400..=499 => Failure::refused(said),
+            _ => Failure::unreadable(format!("{said}, where 200 is expected")),
+        })
+    }
+
+    fn clock(&self) -> Result<Timestamp, Failure> {
+        self.date().ok_or_else(|| Failure::unreadable("the answer has no valid Date header".to_owned()))
+    }
+
+    fn date(&self) -> Option<Timestamp> {
+        http_date(self.headers.get(DATE)?.to_str().ok()?)
+    }
+
+    /// Returns the time to wait: a number of seconds, or a date, which counts from Clerk's own.
+    fn retry_after(&self) -> Option<Duration> {
+        let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+        if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+            return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+        }
+        Some(http_date(text)?.since(self.date()?))
+    }
+}
+
+fn http_date(text: &str) -> Option<Timestamp> {
+    let date = DateTimeParser::new().parse_timestamp(text).ok()?;
+    Some(Timestamp::from_millis(date.as_millisecond()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATE_TEXT: &str = "Sun, 29 Nov 2026 09:30:00 GMT";
+
+    fn answer(status: u16, headers: &[(&'static str, &str)], body: &str) -> Answer {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")));
+        Answer {
+            status: StatusCode::from_u16(status).expect("a status"),
+            headers: headers.collect(),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn retry_after_is_a_number_of_seconds_or_a_date_from_clerks_own() {
+        for (retry_after, date, seconds) in [
+            ("7", None, Some(7)),
+            ("0", None, Some(0)),
+            ("99999999999999999999999", None, Some(u64::MAX)),
+            ("Sun, 29 Nov 2026 09:30:12 GMT", Some(DATE_TEXT), Some(12)),
+            ("Sun, 29 Nov 2026 09:29:12 GMT", Some(DATE_TEXT), Some(0)),
+            ("Sun, 29 Nov 2026 09:30:12 GMT", None, None),
+            ("-1", Some(DATE_TEXT), None),
+            ("soon", Some(DATE_TEXT), None),
+            ("", Some(DATE_TEXT), None),
+        ] {
+            let mut headers = vec![("retry-after", retry_after)];
+            headers.extend(date.map(|date| ("date", date)));
+            let found = answer(429, &headers, "").retry_after();
+            assert_eq!(found, seconds.map(Duration::from_secs), "{retry_after}");
+        }
+    }
+
+    #[test]
+    fn the_clock_is_the_date_of_the_answer_and_without_one_the_answer_is_unreadable() {
+        let clock = |headers: &[(&'static str, &str)]| {
+            answer(200, headers, "").judge(|_| Ok(())).map(|(_, clock)| clock.to_string()).map_err(|f| f.text)
+        };
+        assert_eq!(clock(&[("date", DATE_TEXT)]).as_deref(), Ok("2026-11-29T09:30:00.000Z"));
+        for headers in [&[][..], &[("date", "now")], &[("date", "")]] {
+            assert_eq!(clock(headers), Err("the answer has no valid Date header".to_owned()));
+        }
+    }
+
+    #[test]
+    fn every_status_has_its_class() {
+        let body = |code: &str| format!(r#"{{"errors":[{{"code":"{code}","message":"user_1"}}]}}"#);
+        let judge = |status, code: &str| {
+            let judged = answer(status, &[("date", DATE_TEXT)], &body(code)).judge(|_| Ok(()));
+            judged.map(|(found, _)| found).map_err(|failure| {
+                let is_temporary = failure.is_temporary;
+                (failure.into_error(&Request::new("/x"), 1), is_temporary)
+            })
+        };
+        let refused = |text: &str| Err((SourceError::Refused(format!("GET /x: {text}")), false));
+        assert_eq!(judge(404, "resource_not_found"), Ok(None));
+        assert_eq!(
+            judge(404, ""),
+            refused("404; the URL is not the one of Clerk's API. Check CLERK_API_URL")
+        );
+        assert_eq!(
+            judge(308, ""),
+            refused("308; the URL is not the one of Clerk's API. Check CLERK_API_URL")
+        );
+        assert_eq!(
+            judge(401, "clerk_key_invalid"),
+            refused("401 clerk_key_invalid; the secret key is wrong or revoked. Check CLERK_SECRET_KEY")
+        );
+        assert_eq!(judge(422, "form_param_invalid"), refused("422 form_param_invalid"));
+        for status in [400, 402, 403, 405, 407, 410, 413, 414, 451] {
+            assert_eq!(judge(status, ""), refused(&status.to_string()));
+        }
+        for status in [402, 403] {
+            let text = format!("GET /x: {status} organization_not_enabled_in_instance");
+            let expected = Err((SourceError::NotEnabled(text), false));
+            assert_eq!(judge(status, "organization_not_enabled_in_instance"), expected);
+        }
+        for status in [408, 425, 429, 500, 502, 503, 504, 520, 599] {
+            let expected = Err((SourceError::Unavailable(format!("GET /x: {status} x")), true));
+            assert_eq!(judge(status, "x"), expected);
+        }
+        for status in [201, 204, 206, 600] {
+            let text = format!("GET /x: {status}, where 200 is expected");
+            assert_eq!(judge(status, ""), Err((SourceError::Unreadable(text), true)));
+        }
+    }
+}
