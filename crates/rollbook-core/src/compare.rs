@@ -10,6 +10,9 @@ use crate::change::{SubjectChange, Version};
 use crate::drift::Drift;
 use crate::merge::{Content, SubjectState};
 
+/// Ending of the keys that hold an application's own JSON.
+const METADATA: &str = "_metadata";
+
 /// Verdict of [`judge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -58,7 +61,7 @@ fn judge_content(observed: &SubjectChange, known: &Version) -> Verdict {
 }
 
 /// Whether the contents of an object at Clerk and of a row are equal, on the keys that both have and without
-/// the resource's volatile paths.
+/// the resource's volatile paths. Metadata must be equal in every key.
 pub fn is_same_content(
     resource: &Resource,
     observed: &Map<String, Value>,
@@ -76,7 +79,11 @@ fn is_same_object(skipped: &[&[&str]], observed: &Map<String, Value>, stored: &M
             .filter(|path| path.first() == Some(&key.as_str()))
             .map(|path| &path[1..])
             .collect();
-        below.iter().any(|path| path.is_empty()) || is_same_value(&below, value, other)
+        if below.iter().any(|path| path.is_empty()) {
+            return true;
+        }
+        // Metadata has no shape that could differ between webhooks and API: a key that only one has is a change.
+        if key.ends_with(METADATA) { value == other } else { is_same_value(&below, value, other) }
     })
 }
 
