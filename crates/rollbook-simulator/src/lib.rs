@@ -5,6 +5,7 @@
 //! * [`sender`]: deliveries over real HTTP, signed and retried as Svix does.
 //! * [`api`]: Clerk's Backend API over real HTTP, with faults on demand. It serves the [`state`] of a history,
 //!   or a large synthetic instance.
+//! * `losses`: events that never arrive, and what a reconciliation can repair of them.
 //!
 //! Constraints:
 //!
@@ -18,6 +19,7 @@ mod event;
 pub mod history;
 mod ids;
 mod instance;
+mod losses;
 mod model;
 mod names;
 pub mod samples;
