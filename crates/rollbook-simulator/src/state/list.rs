@@ -46,7 +46,7 @@ impl ClerkState {
             None => usize::try_from(query.offset).unwrap_or(usize::MAX),
         };
         let page = objects.into_iter().skip(start).take(query.limit);
-        let shaped = page.map(|object| self.listed(table, object, query.with_members_count));
+        let shaped = page.map(|object| self.listed(table, object, query));
         let objects = shaped.map(|object| Value::from(object).to_string()).collect();
         Ok(Listing { objects, total: u64::try_from(total).unwrap_or(u64::MAX) })
     }

@@ -5,6 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{ClerkState, parent};
+use crate::api::objects::Query;
 use crate::event::INSTANCE_ID;
 
 type Object = Map<String, Value>;
@@ -22,6 +23,13 @@ impl ClerkState {
                 shaped.remove("members_count");
                 shaped.remove("missing_member_with_elevated_permissions");
             }
+            "users" => {
+                for address in
+                    shaped.get_mut("email_addresses").and_then(Value::as_array_mut).into_iter().flatten()
+                {
+                    address.as_object_mut().map(|address| address.remove("default_second_factor"));
+                }
+            }
             "organization_memberships" => self.renew_copies(object, &mut shaped),
             "organization_invitations" => {
                 for key in ONLY_IN_EVENTS {
@@ -36,13 +44,13 @@ impl ClerkState {
         shaped
     }
 
-    /// Returns an object as a list shows it. Invitations have their organization in the list of all.
-    pub(super) fn listed(&self, table: &str, object: &Object, with_members_count: bool) -> Object {
+    /// Returns an object as a list shows it.
+    pub(super) fn listed(&self, table: &str, object: &Object, query: &Query) -> Object {
         let mut shaped = self.shaped(table, object);
-        if table == "organization_invitations" {
+        if table == "organization_invitations" && query.filter.organization.is_none() {
             self.add_organization(object, &mut shaped);
         }
-        if table == "organizations" && with_members_count {
+        if table == "organizations" && query.with_members_count {
             let id = object.get("id").and_then(Value::as_str);
             let members = self.objects.get("organization_memberships").map_or(0, |memberships| {
                 memberships.values().filter(|one| parent(one, "organizations") == id).count()

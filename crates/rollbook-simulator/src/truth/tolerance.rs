@@ -14,9 +14,14 @@ use super::Expected;
 /// A subject: table and id.
 pub type Subject = (&'static str, String);
 
-/// Keys of an event's `data` that the API does not send, or sends only sometimes, by table.
-const KEYS_OF_EVENTS: [(&str, &[&str]); 1] =
-    [("organization_invitations", &["user_id", "data", "organization_id", "public_organization_data"])];
+/// Paths in an event's `data` that the API does not send, or sends only sometimes, by table.
+const ONLY_IN_EVENTS: [(&str, &[&str]); 5] = [
+    ("users", &["email_addresses", "default_second_factor"]),
+    ("organization_invitations", &["user_id"]),
+    ("organization_invitations", &["data"]),
+    ("organization_invitations", &["organization_id"]),
+    ("organization_invitations", &["public_organization_data"]),
+];
 
 /// Columns that a reading of the API leaves empty.
 const COLUMNS_OF_EVENTS: [(&str, &str); 1] = [("organization_invitations", "user_id")];
@@ -76,28 +81,29 @@ fn is_volatile(table: &str, column: &str) -> bool {
     })
 }
 
-/// Returns `data` without volatile values and without keys that only events have.
-fn stable(table: &str, data: &Map<String, Value>) -> Map<String, Value> {
-    let mut data = data.clone();
-    for (_, keys) in KEYS_OF_EVENTS.iter().filter(|(of, _)| *of == table) {
-        data.retain(|key, _| !keys.contains(&key.as_str()));
-    }
-    for path in find_resource(table).map_or(&[][..], |resource| resource.volatile) {
+/// Returns `data` without volatile values and without what only events have.
+fn stable(table: &str, data: &Map<String, Value>) -> Value {
+    let mut data = Value::from(data.clone());
+    let volatile = find_resource(table).map_or(&[][..], |resource| resource.volatile);
+    let of_events = ONLY_IN_EVENTS.iter().filter(|(of, _)| *of == table).map(|(_, path)| path);
+    for path in volatile.iter().chain(of_events) {
         remove(&mut data, path);
     }
     data
 }
 
-fn remove(object: &mut Map<String, Value>, path: &[&str]) {
-    match path {
-        [] => {}
-        [key] => {
+/// Removes the value at a path of keys, in every element where the path passes a list.
+fn remove(value: &mut Value, path: &[&str]) {
+    match (value, path) {
+        (Value::Array(elements), _) => elements.iter_mut().for_each(|element| remove(element, path)),
+        (Value::Object(object), [key]) => {
             object.remove(*key);
         }
-        [key, below @ ..] => {
-            if let Some(Value::Object(inner)) = object.get_mut(*key) {
+        (Value::Object(object), [key, below @ ..]) => {
+            if let Some(inner) = object.get_mut(*key) {
                 remove(inner, below);
             }
         }
+        _ => {}
     }
 }
