@@ -121,6 +121,8 @@ for template, one in ENDPOINTS.items():
     found = 0
     for path in paths:
         parameters = "" if template in ("/instance", "/users/count") else "?limit=500"
+        if template == "/billing/subscription_items":
+            parameters += "&include_free=true"
         status, body = get(path + parameters)
         assert status == 200, f"{path} answered {status}"
         check(template, "200", body)

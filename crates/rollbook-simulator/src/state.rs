@@ -94,9 +94,9 @@ impl ClerkState {
         self.objects.get(table).into_iter().flat_map(BTreeMap::keys).cloned().collect()
     }
 
-    /// Returns an object as a point read of the API shows it.
+    /// Returns an object as a point read of the API shows it, with `members_count` if it is an organization.
     pub fn object(&self, table: &str, id: &str) -> Option<Map<String, Value>> {
-        self.objects.get(table)?.get(id).map(|object| self.shaped(table, object))
+        self.objects.get(table)?.get(id).map(|object| self.shaped(table, object, true))
     }
 
     /// Adds or replaces an object, as an event's `data` describes it. No event announces it. Returns `false`

@@ -11,8 +11,8 @@ pub trait Objects: Send + Sync + 'static {
     /// Fails if the cursor is the id of no object.
     fn list(&self, table: &'static str, query: &Query) -> Result<Listing, UnknownCursor>;
 
-    /// Returns one object as JSON.
-    fn get(&self, table: &'static str, id: &str) -> Option<String>;
+    /// Returns one object as JSON. `with_members_count` is whether an organization has `members_count`.
+    fn get(&self, table: &'static str, id: &str, with_members_count: bool) -> Option<String>;
 }
 
 /// One page of a list.
@@ -60,8 +60,10 @@ pub struct Filter {
     pub organization: Option<String>,
     /// Users: ids of organizations, one of which the user must be a member of.
     pub members_of: Option<Vec<String>>,
-    /// Status.
-    pub status: Option<String>,
+    /// Statuses; every status if empty.
+    pub statuses: Vec<String>,
+    /// Subscription items: whether those of free plans are left out.
+    pub is_paid: bool,
 }
 
 /// Ids that a list is limited to.

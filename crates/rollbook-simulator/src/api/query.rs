@@ -20,8 +20,16 @@ impl Parameters {
         Self(pairs.map(|(name, value)| (plain(&name), value.into_owned())).collect())
     }
 
+    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(one, _)| one == name).map(|(_, value)| value.as_str())
+    }
+
     fn first(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(one, _)| one == name).map(|(_, value)| value.as_str())
+        self.all(name).next()
+    }
+
+    fn is_true(&self, name: &str) -> bool {
+        self.first(name) == Some("true")
     }
 
     fn number(&self, name: &str) -> Result<Option<i64>, Problem> {
@@ -31,8 +39,7 @@ impl Parameters {
 
     fn ids(&self, name: &str) -> Result<Ids, Problem> {
         let mut ids = Ids::default();
-        let values: Vec<&str> =
-            self.0.iter().filter(|(one, _)| one == name).map(|(_, value)| value.as_str()).collect();
+        let values: Vec<&str> = self.all(name).collect();
         if values.len() > IDS_MAX {
             return Err(Problem::parameter(name, "must have at most 100 values"));
         }
@@ -57,7 +64,10 @@ impl Query {
         if let Some((name, _)) = parameters.0.iter().find(|(name, _)| !route.takes(name)) {
             return Err(Problem::NotSimulated(format!("parameter {name:?} of {}", route.template)));
         }
-        let order = order(route, parameters.first("order_by").unwrap_or("-created_at"))?;
+        let order = match parameters.first("order_by") {
+            Some(text) => order(route, text)?,
+            None => Order { key: "created_at".to_owned(), descending: true },
+        };
         let offset = parameters.number("offset")?.unwrap_or(0);
         let offset =
             u64::try_from(offset).map_err(|_| Problem::parameter("offset", "must not be negative"))?;
@@ -74,7 +84,7 @@ impl Query {
             offset,
             after,
             limit: limit(parameters)?,
-            with_members_count: parameters.first("include_members_count") == Some("true"),
+            with_members_count: parameters.is_true("include_members_count"),
         })
     }
 }
@@ -104,7 +114,9 @@ fn filter(route: &Route, parameters: &Parameters) -> Result<Filter, Problem> {
     let mut filter = Filter {
         created_before: parameters.number("created_at_before")?,
         created_after: parameters.number("created_at_after")?,
-        status: parameters.first("status").map(str::to_owned),
+        statuses: parameters.all("status").map(str::to_owned).collect(),
+        is_paid: matches!(route.target, Target::List { table: "subscription_items", .. })
+            && !parameters.is_true("include_free"),
         ..Filter::default()
     };
     match &route.target {

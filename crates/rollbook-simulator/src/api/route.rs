@@ -1,7 +1,7 @@
 //! Paths of the API: what each one reads, and which parameters it takes.
 
 /// Parameters of every list.
-const PAGING: [&str; 3] = ["limit", "offset", "order_by"];
+const PAGING: [&str; 2] = ["limit", "offset"];
 
 /// Meaning of a request's path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,9 +87,11 @@ impl Route {
             ["organization_roles"] => ("/organization_roles", "roles", &[]),
             ["organization_permissions"] => ("/organization_permissions", "permissions", &[]),
             ["waitlist_entries"] => ("/waitlist_entries", "waitlist_entries", &["status"]),
-            ["billing", "subscription_items"] => {
-                ("/billing/subscription_items", "subscription_items", &["status"])
-            }
+            ["billing", "subscription_items"] => (
+                "/billing/subscription_items",
+                "subscription_items",
+                &["status", "include_free", "paginated"],
+            ),
             _ => return None,
         };
         Some(Self::list(template, table, None, filters))
@@ -120,11 +122,14 @@ impl Route {
 
     /// Whether the simulator knows a parameter of this path.
     pub(super) fn takes(&self, parameter: &str) -> bool {
-        let is_list = matches!(self.target, Target::List { .. });
-        self.filters.contains(&parameter) || is_list && PAGING.contains(&parameter)
+        let takes = match parameter {
+            "order_by" => !self.order_keys().is_empty(),
+            _ => matches!(self.target, Target::List { .. }) && PAGING.contains(&parameter),
+        };
+        takes || self.filters.contains(&parameter)
     }
 
-    /// Keys that this list can be ordered by.
+    /// Keys that this list can be ordered by. A list without any has the newest first.
     pub(super) fn order_keys(&self) -> &'static [&'static str] {
         match &self.target {
             Target::List { table: "users", .. } => &[
@@ -136,12 +141,17 @@ impl Route {
                 "last_active_at",
                 "last_sign_in_at",
             ],
-            Target::List { table: "organizations" | "organization_domains", .. } => &["created_at", "name"],
+            Target::List { table: "organizations", .. }
+            | Target::List { table: "organization_domains", organization: None, .. } => {
+                &["created_at", "name"]
+            }
+            Target::List { table: "organization_domains" | "subscription_items", .. } => &[],
             Target::List { table: "roles" | "permissions", .. } => &["created_at", "name", "key"],
             Target::List { table: "organization_invitations" | "waitlist_entries", .. } => {
                 &["created_at", "email_address"]
             }
-            _ => &["created_at"],
+            Target::List { .. } => &["created_at"],
+            _ => &[],
         }
     }
 }

@@ -191,7 +191,8 @@ impl Api {
                 Ok(json!({ "object": "total_count", "total_count": total }).to_string())
             }
             Target::List { table, organization, is_bare } => {
-                let organizations = organization.as_deref().map(|id| self.objects.get("organizations", id));
+                let organizations =
+                    organization.as_deref().map(|id| self.objects.get("organizations", id, false));
                 if organizations == Some(None) {
                     return Err(Problem::NoSuchObject);
                 }
@@ -203,7 +204,10 @@ impl Api {
                 Ok(list(&page, *is_bare))
             }
             Target::One { table, id, organization } => {
-                let object = self.objects.get(table, id).filter(|_| fault != Some(&Fault::EmptyPage));
+                let object = self
+                    .objects
+                    .get(table, id, query.with_members_count)
+                    .filter(|_| fault != Some(&Fault::EmptyPage));
                 let object = object.ok_or(Problem::NoSuchObject)?;
                 let belongs = organization.as_ref().is_none_or(|id| belongs_to(&object, id));
                 if belongs { Ok(object) } else { Err(Problem::NoSuchObject) }

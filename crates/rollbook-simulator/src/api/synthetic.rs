@@ -98,9 +98,15 @@ impl Synthetic {
         }
     }
 
-    fn render(&self, template: &Template, number: u64) -> String {
+    fn object(&self, template: &Template, table: &str, number: u64, with_members_count: bool) -> String {
         let created_at = self.settings.start_millis + i64::try_from(number / self.settings.ties).unwrap_or(0);
-        template.render(number, number % self.settings.organizations.max(1), created_at)
+        let mut object = template.render(number, number % self.settings.organizations.max(1), created_at);
+        if with_members_count && table == "organizations" {
+            object.pop();
+            // Writing to a text can't fail.
+            let _ = write!(object, ",\"members_count\":{}}}", self.members(number));
+        }
+        object
     }
 
     /// Counts the memberships of an organization.
@@ -172,24 +178,15 @@ impl Objects for Synthetic {
         };
         let end = start.saturating_add(u64::try_from(query.limit).unwrap_or(u64::MAX)).min(total);
         let place = |index| if query.order.descending { total - 1 - index } else { index };
-        let with_members = query.with_members_count && table == "organizations";
-        let render = |number| {
-            let mut object = self.render(template, number);
-            if with_members {
-                object.pop();
-                // Writing to a text can't fail.
-                let _ = write!(object, ",\"members_count\":{}}}", self.members(number));
-            }
-            object
-        };
+        let render = |number| self.object(template, table, number, query.with_members_count);
         let objects = (start..end).map(|index| render(numbers.at(place(index)))).collect();
         Ok(Listing { objects, total })
     }
 
-    fn get(&self, table: &'static str, id: &str) -> Option<String> {
+    fn get(&self, table: &'static str, id: &str, with_members_count: bool) -> Option<String> {
         let (template, prefix, count) = self.table(table)?;
         let number = number_of(prefix, id).filter(|number| *number < count)?;
-        Some(self.render(template, number))
+        Some(self.object(template, table, number, with_members_count))
     }
 }
 

@@ -21,8 +21,10 @@ impl Objects for Mutex<ClerkState> {
         locked(self).list(table, query)
     }
 
-    fn get(&self, table: &'static str, id: &str) -> Option<String> {
-        locked(self).object(table, id).map(|object| Value::from(object).to_string())
+    fn get(&self, table: &'static str, id: &str, with_members_count: bool) -> Option<String> {
+        let state = locked(self);
+        let object = state.find(table, id).map(|object| state.shaped(table, object, with_members_count))?;
+        Some(Value::from(object).to_string())
     }
 }
 
@@ -67,8 +69,14 @@ impl ClerkState {
             && filter.users.permits(parent(object, "users"))
             && filter.organization.as_ref().is_none_or(|id| parent(object, "organizations") == Some(id))
             && filter.members_of.as_ref().is_none_or(is_member)
-            && filter.status.as_ref().is_none_or(|status| text("status") == Some(status))
+            && (filter.statuses.is_empty() || filter.statuses.iter().any(|one| text("status") == Some(one)))
+            && !(filter.is_paid && is_free(object))
     }
+}
+
+/// Whether a subscription item has a free plan.
+fn is_free(item: &Object) -> bool {
+    item.get("plan").and_then(|plan| plan.get("amount")).and_then(Value::as_i64) == Some(0)
 }
 
 /// Compares by the key of the order and then by id, because an order must be total for paging.

@@ -15,13 +15,16 @@ const ONLY_IN_EVENTS: [&str; 2] = ["user_id", "data"];
 
 impl ClerkState {
     /// Returns an object as a point read shows it.
-    pub(super) fn shaped(&self, table: &str, object: &Object) -> Object {
+    pub(super) fn shaped(&self, table: &str, object: &Object, with_members_count: bool) -> Object {
         let mut shaped = object.clone();
         match table {
             "organizations" => {
                 // Only sent if asked for.
                 shaped.remove("members_count");
                 shaped.remove("missing_member_with_elevated_permissions");
+                if with_members_count {
+                    shaped.insert("members_count".into(), self.members_of(object).into());
+                }
             }
             "users" => {
                 for address in
@@ -46,18 +49,17 @@ impl ClerkState {
 
     /// Returns an object as a list shows it.
     pub(super) fn listed(&self, table: &str, object: &Object, query: &Query) -> Object {
-        let mut shaped = self.shaped(table, object);
+        let mut shaped = self.shaped(table, object, query.with_members_count);
         if table == "organization_invitations" && query.filter.organization.is_none() {
             self.add_organization(object, &mut shaped);
         }
-        if table == "organizations" && query.with_members_count {
-            let id = object.get("id").and_then(Value::as_str);
-            let members = self.objects.get("organization_memberships").map_or(0, |memberships| {
-                memberships.values().filter(|one| parent(one, "organizations") == id).count()
-            });
-            shaped.insert("members_count".into(), members.into());
-        }
         shaped
+    }
+
+    fn members_of(&self, organization: &Object) -> usize {
+        let id = organization.get("id").and_then(Value::as_str);
+        let memberships = self.objects.get("organization_memberships").into_iter().flatten();
+        memberships.filter(|(_, one)| parent(one, "organizations") == id).count()
     }
 
     fn renew_copies(&self, object: &Object, shaped: &mut Object) {

@@ -85,7 +85,6 @@ async fn every_list_is_walked_by_offset_in_both_orders_and_is_empty_beyond_its_e
         "/organization_roles",
         "/organization_permissions",
         "/waitlist_entries",
-        "/billing/subscription_items",
     ];
     for (path, table) in paths.into_iter().zip(TABLES) {
         let all: BTreeSet<String> = stage.ids(table).into_iter().collect();
@@ -115,6 +114,27 @@ async fn walk(stage: &Stage, path: &str, order: &str) -> Vec<String> {
         }
         seen.extend(page);
     }
+}
+
+#[tokio::test]
+async fn subscription_items_have_the_newest_first_and_free_plans_only_if_asked() {
+    let stage = Stage::new(history().state()).await;
+    let all = stage.get("/billing/subscription_items?limit=500&include_free=true&paginated=true").await;
+    let items = all.json()["data"].as_array().expect("a list").clone();
+    assert_eq!(all.ids().iter().collect::<BTreeSet<_>>(), stage.ids("subscription_items").iter().collect());
+    assert!(items.is_sorted_by_key(|item| std::cmp::Reverse(item["created_at"].as_i64())));
+    let paid = stage.get("/billing/subscription_items?limit=500").await;
+    assert!(paid.total() < all.total());
+    assert_eq!(stage.get("/billing/subscription_items?order_by=created_at").await.status, 501);
+    assert_eq!(items[0].get("subscription_id"), None, "the shape is the API's own");
+}
+
+#[tokio::test]
+async fn invitations_are_filtered_by_several_statuses() {
+    let stage = Stage::new(history().state()).await;
+    let total = async |query: &str| stage.get(&format!("/organization_invitations{query}")).await.total();
+    let each = total("?status=pending").await + total("?status=revoked").await;
+    assert!(total("?status=pending&status=revoked").await == each && each <= total("").await && each > 0);
 }
 
 #[tokio::test]

@@ -62,6 +62,8 @@ async fn organizations_have_their_member_count_only_if_asked() {
     let id = organization["id"].as_str().expect("an id");
     let members = stage.get(&format!("/organizations/{id}/memberships")).await;
     assert_eq!(organization["members_count"], members.total());
+    let one = stage.get(&format!("/organizations/{id}?include_members_count=true")).await.json();
+    assert_eq!(&one, organization);
 }
 
 #[tokio::test]
