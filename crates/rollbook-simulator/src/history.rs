@@ -5,6 +5,7 @@ use rollbook_core::time::Timestamp;
 
 pub use crate::event::{Event, INSTANCE_ID};
 use crate::instance::Instance;
+use crate::state::{ClerkState, Step};
 use crate::truth::Truth;
 
 /// Size and seed of a history. Equal settings give equal histories, byte for byte.
@@ -47,6 +48,8 @@ pub struct History {
     pub events: Vec<Event>,
     /// Rows that must exist once every event has arrived.
     pub truth: Truth,
+    /// Creations, changes and deletions of the objects, in the order of the events.
+    pub(crate) steps: Vec<Step>,
 }
 
 impl History {
@@ -75,7 +78,20 @@ impl History {
                 instance.act();
             }
         }
-        Self { events: instance.events, truth: instance.truth }
+        Self { events: instance.events, truth: instance.truth, steps: instance.steps }
+    }
+
+    /// Returns the objects that exist at Clerk once every event has happened.
+    pub fn state(&self) -> ClerkState {
+        self.state_after(self.events.len())
+    }
+
+    /// Returns the objects that exist at Clerk after the first `events` events, whether they are delivered or
+    /// not.
+    pub fn state_after(&self, events: usize) -> ClerkState {
+        let mut state = ClerkState::new(&self.events, &self.steps);
+        state.advance_to(events);
+        state
     }
 
     /// Returns an order of delivery: every event at least once, shuffled over the whole history, with

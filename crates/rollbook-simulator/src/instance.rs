@@ -19,8 +19,9 @@ use serde_json::json;
 use self::others::OtherObjects;
 use crate::event::Event;
 use crate::ids::id;
-use crate::model::{Identification, Membership, Organization, Templates, Times, User};
+use crate::model::{Membership, Organization, Templates, Times, User};
 use crate::names;
+use crate::state::Step;
 use crate::truth::Truth;
 
 const DAY_MILLIS: i64 = 86_400_000;
@@ -43,6 +44,7 @@ pub(crate) struct Instance {
     addresses: usize,
     pub(crate) events: Vec<Event>,
     pub(crate) truth: Truth,
+    pub(crate) steps: Vec<Step>,
     /// Child rows of a user or an organization, by its id.
     children: BTreeMap<String, Vec<(&'static str, String)>>,
     /// Rows that were deleted with a parent and have no delete event of their own.
@@ -64,6 +66,7 @@ impl Instance {
             addresses: 0,
             events: Vec::new(),
             truth: Truth::default(),
+            steps: Vec::new(),
             children: BTreeMap::new(),
             deleted_with_parents: BTreeSet::new(),
         }
@@ -365,23 +368,6 @@ impl Instance {
         let organization = self.organizations.swap_remove(at);
         self.forget_organization(&id);
         self.announce_deleted_organization(&organization);
-    }
-}
-
-impl User {
-    /// Adds an email address at the end of the list. It often, but not always, becomes the primary one.
-    fn add_email(&mut self, value: String, rng: &mut Rng, now: Timestamp) {
-        let id = id("idn_", rng, now);
-        if self.primary_email_id.is_none() || rng.u32(..4) > 0 {
-            self.primary_email_id = Some(id.clone());
-        }
-        self.emails.push(Identification { id, value, created_at: now });
-    }
-
-    fn add_phone(&mut self, rng: &mut Rng, now: Timestamp) {
-        let (id, value) = (id("idn_", rng, now), names::phone(rng));
-        self.primary_phone_id = Some(id.clone());
-        self.phones.push(Identification { id, value, created_at: now });
     }
 }
 

@@ -3,6 +3,9 @@
 //! * [`samples`]: one built-in event of every type.
 //! * [`history`]: every event of a simulated Clerk instance, and the [`truth`]: the rows that must result.
 //! * [`sender`]: deliveries over real HTTP, signed and retried as Svix does.
+//! * [`api`]: Clerk's Backend API over real HTTP, with faults on demand. It serves the [`state`] of a history,
+//!   or a large synthetic instance.
+//! * `losses`: events that never arrive, and what a reconciliation can repair of them.
 //!
 //! Constraints:
 //!
@@ -11,12 +14,15 @@
 //!   simulated instance's own objects, never by parsing the events.
 //! * All data is invented: names and addresses belong to nobody, domains end in `.example`.
 
+pub mod api;
 mod event;
 pub mod history;
 mod ids;
 mod instance;
+mod losses;
 mod model;
 mod names;
 pub mod samples;
 pub mod sender;
+pub mod state;
 pub mod truth;

@@ -7,10 +7,11 @@
 pub(crate) mod access;
 pub(crate) mod billing;
 
+use fastrand::Rng;
 use rollbook_core::time::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::samples;
+use crate::{ids, names, samples};
 
 /// A JSON object.
 pub(crate) type Object = Map<String, Value>;
@@ -187,6 +188,21 @@ fn row(id: &str, times: Times, data: &Object, own: Value) -> Object {
 }
 
 impl User {
+    /// Adds an email address at the end of the list. It often, but not always, becomes the primary one.
+    pub(crate) fn add_email(&mut self, value: String, rng: &mut Rng, now: Timestamp) {
+        let id = ids::id("idn_", rng, now);
+        if self.primary_email_id.is_none() || rng.u32(..4) > 0 {
+            self.primary_email_id = Some(id.clone());
+        }
+        self.emails.push(Identification { id, value, created_at: now });
+    }
+
+    pub(crate) fn add_phone(&mut self, rng: &mut Rng, now: Timestamp) {
+        let (id, value) = (ids::id("idn_", rng, now), names::phone(rng));
+        self.primary_phone_id = Some(id.clone());
+        self.phones.push(Identification { id, value, created_at: now });
+    }
+
     pub(crate) fn data(&self, templates: &Templates) -> Object {
         let identifications = |template: &Object, key: &str, all: &[Identification]| -> Vec<Object> {
             all.iter().map(|one| with(template, one.data(key))).collect()

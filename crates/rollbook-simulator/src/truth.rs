@@ -1,11 +1,16 @@
 //! The truth: the rows that must exist once every event has arrived, in any order.
 
+mod tolerance;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use rollbook_core::change::Origin;
 use rollbook_core::store::RowView;
 use rollbook_core::time::Timestamp;
 use serde_json::{Map, Value};
+
+pub use self::tolerance::{Subject, Tolerance};
 
 /// Expected row of one subject.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +68,24 @@ impl Truth {
     /// Compares rows, each with the name of its table, with the truth. `synced_at`, `synced_by` and columns
     /// that the truth does not have are ignored. JSON is compared by value.
     pub fn compare(&self, rows: impl Iterator<Item = (&'static str, RowView)>) -> Comparison {
+        self.compare_rows(rows, None)
+    }
+
+    /// Compares rows as [`Self::compare`] does, after a reconciliation. They may differ as far as the tolerance
+    /// says.
+    pub fn compare_repaired(
+        &self,
+        rows: impl Iterator<Item = (&'static str, RowView)>,
+        tolerance: &Tolerance,
+    ) -> Comparison {
+        self.compare_rows(rows, Some(tolerance))
+    }
+
+    fn compare_rows(
+        &self,
+        rows: impl Iterator<Item = (&'static str, RowView)>,
+        tolerance: Option<&Tolerance>,
+    ) -> Comparison {
         let mut comparison = Comparison::default();
         let mut open: BTreeSet<&(&'static str, String)> = self.rows.keys().collect();
         for (table, row) in rows {
@@ -71,12 +94,19 @@ impl Truth {
                 comparison.unexpected.push(key);
                 continue;
             };
-            let wrong = expected.differences(&row);
+            let is_read = row.columns.get("synced_by").and_then(Value::as_str) == Some(Origin::RECONCILE);
+            let mut wrong = expected.differences(&row);
+            wrong.retain(|column| {
+                let value = (column.as_str(), row.columns.get(column));
+                !tolerance.is_some_and(|tolerance| tolerance.permits(&key, expected, value, is_read))
+            });
             comparison.equal += usize::from(wrong.is_empty());
             let (table, id) = key;
             comparison.different.extend(wrong.into_iter().map(|column| (table, id.clone(), column)));
         }
-        comparison.missing = open.into_iter().cloned().collect();
+        let may_be_missing =
+            |key: &&(&'static str, String)| tolerance.is_some_and(|it| it.row.contains(*key));
+        comparison.missing = open.into_iter().filter(|key| !may_be_missing(key)).cloned().collect();
         comparison
     }
 }

@@ -94,6 +94,19 @@ fn contents_are_compared_on_the_keys_that_both_have() {
 }
 
 #[test]
+fn metadata_that_gained_or_lost_a_key_is_other_content() {
+    let same = |observed, stored| {
+        let user = |metadata| object(&json!({ "id": "a", "public_metadata": metadata }));
+        is_same_content(&USERS, &user(observed), &user(stored))
+    };
+    assert!(same(json!({"plan": "pro"}), json!({"plan": "pro"})));
+    assert!(!same(json!({}), json!({"plan": "pro"})));
+    assert!(!same(json!({"plan": "pro", "seats": 2}), json!({"plan": "pro"})));
+    assert!(!same(json!({"theme": "dark"}), json!({"plan": "pro"})));
+    assert!(!same(json!({"nested": {"a": 1}}), json!({"nested": {"b": 1}})));
+}
+
+#[test]
 fn volatile_paths_and_secrets_are_not_compared() {
     let organizations = [json!({"name": "A", "members_count": 2}), json!({"name": "A", "members_count": 3})];
     assert!(is_same_content(&ORGANIZATIONS, &object(&organizations[0]), &object(&organizations[1])));

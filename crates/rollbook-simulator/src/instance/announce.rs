@@ -12,6 +12,7 @@ use crate::ids::id;
 use crate::model::access::{Domain, Invitation, Session};
 use crate::model::{Entity as _, MEMBERSHIPS, ORGANIZATIONS, Object, Organization, Times, USERS, User};
 use crate::samples;
+use crate::state::Step;
 use crate::truth::Expected;
 
 /// Client IP and user agent of an event's cause: a browser, a backend, and Clerk itself (both empty).
@@ -107,7 +108,7 @@ impl Instance {
         self.emit(event_type, event_at, data);
     }
 
-    /// Records the row of a subject that is not deleted.
+    /// Records the row of a subject that is not deleted. Its event must be the next that is emitted.
     pub(super) fn note(&mut self, table: &'static str, id: &str, columns: Object) {
         let key = (table, id.to_owned());
         if !self.truth.rows.contains_key(&key) {
@@ -119,14 +120,16 @@ impl Instance {
                 }
             }
         }
+        self.steps.push(Step { event: self.events.len(), table, id: id.to_owned(), exists: true });
         self.truth.rows.insert(key, Expected::Live(columns));
     }
 
-    /// Records the deletion of a subject. The row keeps its content.
+    /// Records the deletion of a subject. The row keeps its content. The event must be the next that is emitted.
     fn note_deletion(&mut self, table: &'static str, id: &str, at: Timestamp) {
         let known = self.truth.rows.get_mut(&(table, id.to_owned()));
         let Some(known) = known else { return };
         *known = Expected::Deleted { at, columns: known.columns().clone() };
+        self.steps.push(Step { event: self.events.len(), table, id: id.to_owned(), exists: false });
     }
 
     /// Records a deletion with a parent. A child with a delete event of its own keeps the time of that event.

@@ -13,7 +13,7 @@ use rollbook_simulator::samples;
 use rollbook_simulator::truth::Expected;
 use serde_json::{Map, Value};
 
-fn small(seed: u64) -> HistorySettings {
+pub(crate) fn small(seed: u64) -> HistorySettings {
     HistorySettings { seed, users: 40, organizations: 8, changes: 600, ..HistorySettings::default() }
 }
 
@@ -22,7 +22,7 @@ fn read(event: &Event) -> Value {
 }
 
 /// The change that the event makes, according to the real parser.
-fn assertion(event: &Event) -> Option<SubjectChange> {
+pub(crate) fn change_of(event: &Event) -> Option<SubjectChange> {
     let parsed = parse(&event.body, Some(INSTANCE_ID)).expect("an event of the history can be read");
     assert_eq!((parsed.sanitized, parsed.mismatched), (0, 0), "{event:?}");
     match parsed.effect {
@@ -44,12 +44,26 @@ fn value(field: &Field) -> Value {
 
 /// State of a subject according to its events: the change with the greatest version, and the time of its deletion.
 #[derive(Default)]
-struct Known {
-    content: Option<SubjectChange>,
-    deleted_at: Option<i64>,
+pub(crate) struct Known {
+    pub(crate) content: Option<SubjectChange>,
+    pub(crate) deleted_at: Option<i64>,
+    /// Whether the content comes from a reading of the API.
+    pub(crate) is_read: bool,
+    /// Whether a reading of the API has shown that the object is deleted.
+    pub(crate) is_suspect: bool,
 }
 
-fn view(content: &SubjectChange, deleted_at: Option<i64>) -> RowView {
+impl Known {
+    pub(crate) fn merge(&mut self, change: SubjectChange) {
+        if change.version.is_deleted {
+            self.deleted_at = self.deleted_at.max(Some(change.version.event_at));
+        } else if self.content.as_ref().is_none_or(|known| known.version < change.version) {
+            self.content = Some(change);
+        }
+    }
+}
+
+pub(crate) fn view(content: &SubjectChange, deleted_at: Option<i64>) -> RowView {
     let time = |at: Option<Timestamp>| at.map_or(Value::Null, |at| at.to_string().into());
     let mut columns = Map::from_iter([("id".to_owned(), Value::from(content.id.as_str()))]);
     if let Some(row) = &content.row {
@@ -66,13 +80,8 @@ fn view(content: &SubjectChange, deleted_at: Option<i64>) -> RowView {
 /// The rows that the greatest version of each subject leaves, read by the real parser.
 fn replay(history: &History) -> Vec<(&'static str, RowView)> {
     let mut all: BTreeMap<(&str, String), Known> = BTreeMap::new();
-    for change in history.events.iter().filter_map(assertion) {
-        let state = all.entry((change.resource.table, change.id.clone())).or_default();
-        if change.version.is_deleted {
-            state.deleted_at = state.deleted_at.max(Some(change.version.event_at));
-        } else if state.content.as_ref().is_none_or(|known| known.version < change.version) {
-            state.content = Some(change);
-        }
+    for change in history.events.iter().filter_map(change_of) {
+        all.entry((change.resource.table, change.id.clone())).or_default().merge(change);
     }
     let known = |resource: &'static Resource, id: &str| {
         let state = all.get(&(resource.table, id.to_owned()))?;
@@ -123,7 +132,7 @@ fn for_one_subject_the_event_time_increases_and_updated_at_never_decreases() {
     let history = History::generate(&small(3));
     let mut last: HashMap<(&str, String), (i64, i64)> = HashMap::new();
     let (mut ties, mut same_moment) = (0, 0);
-    for change in history.events.iter().filter_map(assertion) {
+    for change in history.events.iter().filter_map(change_of) {
         let key = (change.resource.table, change.id.clone());
         let version = change.version;
         let known = last.get(&key).copied();
