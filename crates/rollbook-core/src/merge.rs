@@ -15,6 +15,7 @@
 //! change and the new state of each subject that advances.
 
 mod links;
+mod reset;
 
 use std::collections::BTreeMap;
 
@@ -118,7 +119,8 @@ impl SubjectState {
                 deleted_at: Some(change.event_at),
                 content: Content::Erased,
                 links: Links::default(),
-                ..self
+                // Erased content with a floor is an operator's erasure, and needs no floor otherwise.
+                floor: if self.is_erased_by_operator() { self.floor } else { 0 },
             },
         }
     }

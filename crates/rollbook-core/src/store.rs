@@ -16,7 +16,8 @@ use async_trait::async_trait;
 pub use self::erasure::{ErasedCounts, Erasure, ErasureProgress};
 pub use self::ledger::{Ledger, LedgerEntry};
 pub use self::reconciliation::{
-    Freshness, Head, Held, HeldCount, HeldKey, HeldState, Living, Reconciliation, Run, RunState,
+    Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, PRUNED_MAX, RUNS_KEPT_FOR,
+    RUNS_KEPT_MIN, Reconciliation, Run, RunState,
 };
 pub use self::rows::{RowView, Rows};
 use crate::change::{Applied, Change};
@@ -74,9 +75,9 @@ pub trait Reads: Rows + Ledger {}
 impl<S: Rows + Ledger + ?Sized> Reads for S {}
 
 /// A store with all its ports, as an engine implements it.
-pub trait FullStore: Store + Reads + Erasure {}
+pub trait FullStore: Store + Reads + Erasure + Reconciliation {}
 
-impl<S: Store + Reads + Erasure + ?Sized> FullStore for S {}
+impl<S: Store + Reads + Erasure + Reconciliation + ?Sized> FullStore for S {}
 
 /// Retention choices: data that a store keeps in addition to live rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,9 @@ use crate::catalog::{COMMON_COLUMNS, Kind, Resource};
 /// Value of `synced_by` in a row that an operator has erased.
 pub const ERASED_BY: &str = "erase";
 
+/// Value of `synced_by` in a row that an operator has reset.
+pub const RESET_BY: &str = "reset";
+
 /// Columns that hold a row's [`crate::merge::SubjectState`], except its links.
 pub const STATE_COLUMNS: [&str; 5] =
     ["version_updated_at", "version_event_at", "version_hash", "version_deleted_at", "version_floor"];

@@ -31,6 +31,13 @@ pub(crate) struct Json<'a>(pub(crate) &'a str);
 /// A parsed `jsonb`.
 pub(crate) struct Read(pub(crate) Value);
 
+impl Time {
+    /// Returns the timestamp as a bound of a range; `None` if it is before or after all that can be stored.
+    pub(crate) fn bound(at: Timestamp) -> Option<Self> {
+        SHOWN.contains(&at.as_millis()).then_some(Self(at))
+    }
+}
+
 impl Type<Postgres> for Time {
     fn type_info() -> PgTypeInfo {
         PgTypeInfo::with_oid(Oid(1184))

@@ -43,6 +43,7 @@ const STORE: &[Step] = &[
     step!("store", "0007_links", expands: true),
     step!("store", "0008_ledger_buckets", expands: true),
     step!("store", "0009_cascades", expands: true),
+    step!("store", "0010_reconcile", expands: true),
 ];
 
 /// After how many of SQLite's instructions a migration looks whether it is to stop: a few milliseconds.

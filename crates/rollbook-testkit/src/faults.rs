@@ -31,6 +31,8 @@ use rollbook_core::store::{
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
 
+use crate::delegate::delegate_reconciliation;
+
 /// Fault of one call.
 #[derive(Clone, Debug)]
 pub enum Fault<E> {
@@ -125,6 +127,8 @@ pub enum StoreCall<'a> {
     Tidy(&'a RetentionLimits),
     /// `ping`.
     Ping,
+    /// Any call of the reconciler's port.
+    Reconcile,
 }
 
 /// A call to a queue.
@@ -265,6 +269,12 @@ impl Erasure for FaultyStore {
         (self.script)(StoreCall::Read).strike(self.inner.hidden_tables()).await
     }
 }
+
+delegate_reconciliation!(
+    FaultyStore,
+    store => store.inner,
+    call => (store.script)(StoreCall::Reconcile).strike(call).await
+);
 
 macro_rules! faulty_queue_port {
     ($name:ident, $port:ident, $what:literal) => {

@@ -11,6 +11,7 @@
 
 pub mod clock;
 pub mod conformance;
+mod delegate;
 pub mod events;
 pub mod faults;
 pub mod memory;

@@ -11,6 +11,18 @@ use crate::merge::SubjectState;
 use crate::source::{Lookup, Window};
 use crate::time::Timestamp;
 
+/// Time for which the records of finished runs, and held objects that are settled, are kept.
+pub const RUNS_KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Number of the latest runs that are kept however old they are.
+pub const RUNS_KEPT_MIN: usize = 20;
+
+/// Maximum number of held objects, and of runs, that one call removes.
+pub const PRUNED_MAX: usize = 10_000;
+
+/// Maximum time for which a lock is taken at once.
+pub const LOCK_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// Port of the reconciler. Rows are written through [`super::Store::apply_many`] only.
 #[async_trait]
 pub trait Reconciliation: Send + Sync {
@@ -50,13 +62,15 @@ pub trait Reconciliation: Send + Sync {
     async fn count_living(&self, resource: &'static Resource) -> Result<u64, StoreError>;
 
     /// Takes or renews the lock `name` for `holder`. Returns `false` while another holder has it. The lock
-    /// ends by itself after `hold_for`, by the store's clock.
+    /// ends by itself after `hold_for`, at most [`LOCK_MAX`], by the store's clock.
     async fn lock(&self, name: &str, holder: &str, hold_for: Duration) -> Result<bool, StoreError>;
 
     /// Gives the lock back if `holder` has it.
     async fn unlock(&self, name: &str, holder: &str) -> Result<(), StoreError>;
 
-    /// Writes the record of a run, or replaces it.
+    /// Writes the record of a run, or replaces it. A finished run also removes what is older than
+    /// [`RUNS_KEPT_FOR`]: settled held objects, and finished runs without held objects. Objects that wait for
+    /// an operator stay, and so do the latest [`RUNS_KEPT_MIN`] runs.
     async fn save_run(&self, run: &Run) -> Result<(), StoreError>;
 
     /// Returns the record of a run.
@@ -77,7 +91,7 @@ pub trait Reconciliation: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Held>, StoreError>;
 
-    /// Counts the held objects of all runs by table, kind and state.
+    /// Counts the held objects of a run, or of all runs, by run, table, kind and state, in this order.
     async fn count_held(&self, run: Option<&str>) -> Result<Vec<HeldCount>, StoreError>;
 
     /// Sets the state of held objects of a run.

@@ -35,6 +35,7 @@ pub(crate) const STEPS: &[Step] = &[
     step!("0005_cascades", expands: true),
     step!("0006_ledger_order", expands: true),
     step!("0007_links", expands: true),
+    step!("0010_reconcile", expands: true),
 ];
 
 /// Work of one phase.

@@ -26,7 +26,7 @@ use crate::transaction::{Session, Work};
 /// Time for which one call works.
 const TURN: Duration = Duration::from_secs(10);
 /// Maximum rows found by one search: each search passes over the rows that are right already.
-const FOUND_MAX: usize = 50_000;
+pub(super) const FOUND_MAX: usize = 50_000;
 /// Time limit of one search: it passes over all rows of a parent.
 pub(super) const LOOK_MAX: Duration = Duration::from_secs(600);
 /// Maximum rows with entries of their own that one turn retries.
@@ -119,7 +119,7 @@ impl PostgresStore {
     }
 
     /// Retries refused rows, each by itself, since it is known to fail.
-    async fn retry(&self, rows: &[Line], turn: &mut Turn<'_>) -> Result<(), StoreError> {
+    pub(super) async fn retry(&self, rows: &[Line], turn: &mut Turn<'_>) -> Result<(), StoreError> {
         for line in rows {
             if turn.is_over() {
                 self.release(line).await?;
@@ -258,7 +258,7 @@ impl PostgresStore {
     }
 
     /// One step: as many of these rows as the pace allows. The rest, and rows to retry in smaller steps, go to `open`.
-    async fn step(
+    pub(super) async fn step(
         &self,
         line: &Line,
         number: usize,

@@ -6,6 +6,9 @@ use rollbook_core::table_layout::content_columns;
 use super::columns::{has_content, listed};
 use crate::types::Sql;
 
+/// `version_updated_at` and `version_event_at` of a row without content.
+const MIN: &str = "-9223372036854775808";
+
 /// Statements about the child rows of one table.
 pub(super) struct Dependents {
     /// SELECT of the table number and the ids of rows, as `child`, joined with their parents; a condition follows.
@@ -16,7 +19,8 @@ pub(super) struct Dependents {
     pub(super) table: (usize, String),
     resource: &'static Resource,
     pub(super) links: &'static [Link],
-    /// Repairs rows: (ids, now). Returns a row for each that changed.
+    /// Repairs rows: (ids, now). Returns a row for each that changed. A row that has lost its content to an erased parent
+    /// becomes a row without content when that parent is reset, so that a fresh reading fills it again.
     pub(super) repair: Sql,
     /// Finds a row that is stale after its repair: (ids).
     pub(super) still_stale: Sql,
@@ -42,16 +46,24 @@ impl Dependents {
         let (joins, end, erased) = (joins.join(" "), ends.join(", "), erased.join(" OR "));
         let nothing = content_columns(resource)
             .map(|name| format!("{name} = CASE WHEN found.erased THEN NULL ELSE stored.{name} END"));
+        let lost = format!(
+            "NOT found.erased AND octet_length(stored.version_hash) = 16 AND NOT {}",
+            has_content("stored", resource)
+        );
+        let unknown = [("version_updated_at", MIN), ("version_event_at", MIN), ("version_hash", "''")];
+        let unknown = unknown
+            .map(|(name, none)| format!("{name} = CASE WHEN {lost} THEN {none} ELSE stored.{name} END"));
         let repair = format!(
             r"UPDATE {table} AS stored
                SET version_parents_deleted_at = found.ended_at, synced_at = $2, version_revision = version_revision + 1,
                    deleted_at = CASE WHEN version_deleted_at IS NULL THEN found.ended_at ELSE stored.deleted_at END,
-                   {nothing}
+                   {nothing}, {unknown}
                FROM (SELECT child.id, least({end}) AS ended_at, {erased} AS erased
                      FROM {table} AS child {joins} WHERE child.id = ANY ($1::text[])) AS found
                WHERE stored.id = found.id AND {is_stale}
                RETURNING true",
             nothing = listed(nothing),
+            unknown = listed(unknown),
             is_stale = is_stale(resource, "stored", "found.ended_at", "found.erased"),
         );
         let select = format!("SELECT {number}::int4, child.id FROM {table} AS child {joins}");

@@ -49,7 +49,7 @@ pub(super) fn entry(row: &PgRow) -> sqlx::Result<LedgerEntry> {
     })
 }
 
-fn damaged(column: &str) -> sqlx::Error {
+pub(super) fn damaged(column: &str) -> sqlx::Error {
     sqlx::Error::ColumnDecode { index: column.to_owned(), source: "no such value is written".into() }
 }
 

@@ -22,6 +22,16 @@ const STATE: [(&str, &str); 6] = [
     ("version_revision", "int8"),
 ];
 
+/// Tables that are not in the catalog, and lose rows again.
+const OWN: [&str; 6] = [
+    "deliveries",
+    "rollbook_cascades",
+    "reconcile_runs",
+    "reconcile_held",
+    "reconcile_locks",
+    "reconcile_walks",
+];
+
 /// Statements of one table.
 pub(super) struct Table {
     /// Name of the table.
@@ -210,11 +220,10 @@ pub(super) fn rows_where(schema: &str, resource: &'static Resource, column: &str
 }
 
 fn forbidden(schema: &str) -> String {
-    let rights = |table: &'static str| match table {
-        "deliveries" | "rollbook_cascades" => "SELECT, INSERT, UPDATE, DELETE",
-        _ => "SELECT, INSERT, UPDATE",
+    let rights = |table: &'static str| {
+        if OWN.contains(&table) { "SELECT, INSERT, UPDATE, DELETE" } else { "SELECT, INSERT, UPDATE" }
     };
-    let tables = RESOURCES.iter().map(|resource| resource.table).chain(["deliveries", "rollbook_cascades"]);
+    let tables = RESOURCES.iter().map(|resource| resource.table).chain(OWN);
     let parts = tables.map(|table| {
         let may = rights(table)
             .split(", ")
@@ -266,6 +275,7 @@ impl Table {
             erase_content: format!(
                 r#"UPDATE "{schema}".{table} AS stored
                    SET {nothing}, version_updated_at = {max}, version_event_at = {max}, version_hash = '\xff',
+                       version_floor = CASE WHEN version_hash = '\xff' THEN version_floor ELSE 0 END,
                        version_revision = version_revision + 1
                    WHERE id = ANY ($1::text[]) AND (deleted_at < $2) IS TRUE AND version_deleted_at IS NOT NULL
                          AND (version_hash <> '\xff' OR {has_content})

@@ -25,9 +25,13 @@ pub(super) struct Own {
     pub(super) is_wrong: String,
     /// Whether a row does not show it, known or not: (id).
     pub(super) is_still_wrong: String,
-    /// Gives a row what it should have from all its parents: (id, now).
+    /// Gives a row what it should have from all its parents: (id, now). A row that has lost its content to an erased parent
+    /// becomes a row without content when that parent is reset, so that a fresh reading fills it again.
     pub(super) repair: String,
 }
+
+/// `version_updated_at` and `version_event_at` of a row without content.
+const MIN: &str = "-9223372036854775808";
 
 /// What the statements of a table have in common.
 struct Parts {
@@ -117,8 +121,13 @@ impl Own {
         let Parts { joins, end, erased, differs: child_differs, is_unknown } = Parts::new(resource);
         let table = resource.table;
         let nothing = content_columns(resource)
-            .map(|name| format!("{name} = CASE WHEN found.erased THEN NULL ELSE {table}.{name} END"))
-            .collect::<Vec<_>>();
+            .map(|name| format!("{name} = CASE WHEN found.erased THEN NULL ELSE {table}.{name} END"));
+        let any = has_content(resource, table);
+        let lost = format!("NOT found.erased AND length({table}.version_hash) = 16 AND NOT ({any})");
+        let unknown = [("version_updated_at", MIN), ("version_event_at", MIN), ("version_hash", "x''")];
+        let unknown = unknown
+            .map(|(name, none)| format!("{name} = CASE WHEN {lost} THEN {none} ELSE {table}.{name} END"));
+        let nothing = nothing.chain(unknown).collect::<Vec<_>>();
         let select =
             format!("SELECT 1 FROM {table} AS child {joins} WHERE child.id = ?1 AND {child_differs}");
         Some(Self {

@@ -1,6 +1,8 @@
 //! The store in memory. The state that rows take from their parents is computed when they are read, so it
 //! cannot be outdated: the other engines are compared with this one.
 
+mod reconciliation;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +31,7 @@ struct State {
     /// Tables by name.
     tables: BTreeMap<&'static str, Table>,
     ledger: BTreeMap<MessageId, LedgerEntry>,
+    records: reconciliation::Records,
 }
 
 /// Rows by id.
@@ -38,10 +41,17 @@ type Table = BTreeMap<String, StoredRow>;
 #[derive(Clone)]
 pub(crate) struct StoredRow {
     pub(crate) state: SubjectState,
-    /// Content, if it is known and not erased.
+    /// Content, if it is known and not erased. Of a row that was reset only the ids of parents count.
     pub(crate) content: Option<Row>,
     pub(crate) synced_at: Timestamp,
     pub(crate) synced_by: String,
+}
+
+impl StoredRow {
+    /// Returns the content that the row shows, unless a parent is erased.
+    fn shown(&self) -> Option<&Row> {
+        self.content.as_ref().filter(|_| self.state.content != Content::Unknown)
+    }
 }
 
 impl MemoryStore {
@@ -177,7 +187,7 @@ pub(crate) fn view(
     from_parents: FromParents,
 ) -> RowView {
     let time = |at: Option<Timestamp>| at.map_or(Value::Null, |at| at.to_string().into());
-    let whole = stored.content.as_ref().filter(|_| !from_parents.erased);
+    let whole = stored.shown().filter(|_| !from_parents.erased);
     let deleted_at = stored.state.deleted_at.or(from_parents.deleted_at).map(Timestamp::from_millis);
     let mut columns = Map::new();
     for (index, column) in resource.columns.iter().enumerate() {
@@ -267,6 +277,7 @@ impl Store for MemoryStore {
         {
             row.state.content = Content::Erased;
             row.state.links = Links::default();
+            row.state.floor = 0;
             row.content = None;
             tidied.rows += 1;
         }

@@ -23,8 +23,9 @@ use super::convergence::{converges, runtime};
 use super::history::histories;
 use crate::clock::ManualClock;
 use crate::conformance::store::StoreHarness;
+use crate::delegate::delegate_reconciliation;
 use crate::events::START;
-use crate::memory::store::{StoredRow, view};
+use crate::memory::store::{MemoryStore, StoredRow, view};
 
 /// Number of histories that are tried on a mutant. The one that is hardest to detect fails within ten.
 const HISTORIES: usize = 200;
@@ -113,6 +114,8 @@ struct State {
 struct Mutant {
     rule: Rule,
     state: Mutex<State>,
+    /// Has the reconciler's records, which no mutant changes.
+    rest: MemoryStore,
 }
 
 impl State {
@@ -285,6 +288,8 @@ impl Erasure for Mutant {
     }
 }
 
+delegate_reconciliation!(Mutant, mutant => mutant.rest, call => call.await);
+
 struct Harness {
     mutant: Arc<Mutant>,
     clock: Arc<ManualClock>,
@@ -317,8 +322,9 @@ fn first_counterexample(rule: Rule) -> Option<usize> {
         history.lanes = 1;
         history.keeping = RetentionChoices::default();
         history.erasures.clear();
-        let mutant = Arc::new(Mutant { rule, state: Mutex::default() });
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(START)));
+        let mutant = Mutant { rule, state: Mutex::default(), rest: MemoryStore::new(clock.clone()) };
+        let mutant = Arc::new(mutant);
         runtime.block_on(converges(&mut Harness { mutant, clock }, &history)).is_err()
     })
 }

@@ -1,0 +1,176 @@
+//! Statements of the reconciler's port.
+
+use rollbook_core::catalog::Resource;
+use rollbook_core::source::Lookup;
+use rollbook_core::store::{PRUNED_MAX, RUNS_KEPT_MIN};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
+/// Columns of a [`Lookup`]: the id, and the ids of the organization and the user where the table has them.
+fn lookup_columns(resource: &'static Resource) -> String {
+    let column = |name: &str| if resource.is_link(name) { name.to_owned() } else { "NULL::text".to_owned() };
+    format!("id, {}, {}", column("organization_id"), column("user_id"))
+}
+
+/// Reads a [`Lookup`] from the first columns.
+pub(super) fn lookup(row: &PgRow) -> sqlx::Result<Lookup> {
+    Ok(Lookup { id: row.try_get(0)?, organization_id: row.try_get(1)?, user_id: row.try_get(2)? })
+}
+
+/// Content of rows that have any: (ids).
+pub(super) fn contents(schema: &str, resource: &'static Resource) -> String {
+    let table = resource.table;
+    format!(
+        r#"SELECT id, data::text FROM "{schema}".{table} WHERE id = ANY ($1::text[]) AND data IS NOT NULL"#
+    )
+}
+
+/// Living rows in the order of the index `…_living`: (time to start at, id to start after, end, untouched since,
+/// limit). The last condition leaves out a row whose `created_at` a team's trigger has set to a part of a
+/// millisecond, and that was returned before.
+pub(super) fn living(schema: &str, resource: &'static Resource) -> String {
+    format!(
+        r#"SELECT {columns}, created_at FROM "{schema}".{table}
+           WHERE deleted_at IS NULL
+                 AND (created_at, id COLLATE "C") > (coalesce($1::timestamptz, '-infinity'), $2)
+                 AND created_at < coalesce($3::timestamptz, 'infinity') AND synced_at < $4
+                 AND (id COLLATE "C" > $2 OR created_at >= coalesce($1::timestamptz, '-infinity') + interval '1 ms')
+           ORDER BY created_at, id COLLATE "C" LIMIT $5"#,
+        columns = lookup_columns(resource),
+        table = resource.table,
+    )
+}
+
+/// Living rows without a `created_at`: (untouched since, id to start after, limit).
+pub(super) fn undated(schema: &str, resource: &'static Resource) -> String {
+    format!(
+        r#"SELECT {columns} FROM "{schema}".{table}
+           WHERE deleted_at IS NULL AND created_at IS NULL AND synced_at < $1 AND id COLLATE "C" > $2
+           ORDER BY id COLLATE "C" LIMIT $3"#,
+        columns = lookup_columns(resource),
+        table = resource.table,
+    )
+}
+
+/// Number of living rows.
+pub(super) fn count_living(schema: &str, resource: &'static Resource) -> String {
+    format!(r#"SELECT count(*) FROM "{schema}".{table} WHERE deleted_at IS NULL"#, table = resource.table)
+}
+
+/// Takes or renews a lock: (name, holder, milliseconds). Returns a row if the holder has it then.
+pub(super) fn lock(schema: &str) -> String {
+    let until = "clock_timestamp() + $3::int8 * interval '1 millisecond'";
+    format!(
+        r#"INSERT INTO "{schema}".reconcile_locks AS lock (name, holder, held_until) VALUES ($1, $2, {until})
+           ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = {until}
+           WHERE lock.holder = excluded.holder OR lock.held_until <= clock_timestamp()
+           RETURNING true"#
+    )
+}
+
+/// Gives a lock back: (name, holder).
+pub(super) fn unlock(schema: &str) -> String {
+    format!(r#"DELETE FROM "{schema}".reconcile_locks WHERE name = $1 AND holder = $2"#)
+}
+
+/// Writes a run: its columns in the order of [`runs`].
+pub(super) fn save_run(schema: &str) -> String {
+    format!(
+        r#"INSERT INTO "{schema}".reconcile_runs
+               (id, started_at, saved_at, finished_at, state, is_dry, progress, last_error)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+           ON CONFLICT (id) DO UPDATE
+           SET started_at = excluded.started_at, saved_at = excluded.saved_at, finished_at = excluded.finished_at,
+               state = excluded.state, is_dry = excluded.is_dry, progress = excluded.progress,
+               last_error = excluded.last_error"#
+    )
+}
+
+/// Removes old held objects that are settled, or whose run is over: (before).
+pub(super) fn prune_held(schema: &str) -> String {
+    format!(
+        r#"DELETE FROM "{schema}".reconcile_held WHERE (run, table_name, id) IN
+               (SELECT run, table_name, id FROM "{schema}".reconcile_held AS held
+                WHERE noted_at < $1 AND state <> 'waiting'
+                      AND NOT EXISTS (SELECT FROM "{schema}".reconcile_runs AS run
+                                      WHERE run.id = held.run AND run.finished_at IS NULL)
+                ORDER BY noted_at LIMIT {PRUNED_MAX})"#
+    )
+}
+
+/// Removes old finished runs without held objects: (before).
+pub(super) fn prune_runs(schema: &str) -> String {
+    format!(
+        r#"DELETE FROM "{schema}".reconcile_runs WHERE id IN
+               (SELECT id FROM "{schema}".reconcile_runs AS run
+                WHERE finished_at < $1
+                      AND NOT EXISTS (SELECT FROM "{schema}".reconcile_held AS held WHERE held.run = run.id)
+                      AND id NOT IN (SELECT id FROM "{schema}".reconcile_runs
+                                     ORDER BY started_at DESC, id DESC LIMIT {RUNS_KEPT_MIN})
+                ORDER BY started_at LIMIT {PRUNED_MAX})"#
+    )
+}
+
+/// SELECT of runs; a condition or an order follows.
+pub(super) fn runs(schema: &str) -> String {
+    format!(
+        r#"SELECT id, started_at, saved_at, finished_at, state, is_dry, progress, last_error
+           FROM "{schema}".reconcile_runs"#
+    )
+}
+
+/// Records held objects: (run, tables, ids, kinds, states, times).
+pub(super) fn hold(schema: &str) -> String {
+    format!(
+        r#"INSERT INTO "{schema}".reconcile_held (run, table_name, id, kind, state, noted_at)
+           SELECT $1, new.*
+           FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
+                AS new (table_name, id, kind, state, noted_at)
+           ORDER BY new.table_name COLLATE "C", new.id COLLATE "C"
+           ON CONFLICT DO NOTHING"#
+    )
+}
+
+/// Held objects of a run in one state: (run, state, table and id to start after, limit).
+pub(super) fn held(schema: &str) -> String {
+    format!(
+        r#"SELECT table_name, id, kind, state, noted_at FROM "{schema}".reconcile_held
+           WHERE run = $1 AND state = $2 AND (table_name, id) > ($3, $4)
+           ORDER BY table_name, id LIMIT $5"#
+    )
+}
+
+/// Counts held objects: (run, or null for all).
+pub(super) fn count_held(schema: &str) -> String {
+    format!(
+        r#"SELECT run, table_name, kind, state, count(*) FROM "{schema}".reconcile_held
+           WHERE $1::text IS NULL OR run = $1
+           GROUP BY run, table_name, kind, state
+           ORDER BY run, table_name, kind COLLATE "C", state COLLATE "C""#
+    )
+}
+
+/// Sets the state of held objects: (run, tables, ids, state).
+pub(super) fn settle_held(schema: &str) -> String {
+    format!(
+        r#"UPDATE "{schema}".reconcile_held SET state = $4
+           WHERE run = $1 AND (table_name, id) IN (SELECT * FROM unnest($2::text[], $3::text[]))"#
+    )
+}
+
+/// Writes the last walk of a resource: (resource, `complete_since`, `last_walk_at`, drift).
+pub(super) fn save_freshness(schema: &str) -> String {
+    format!(
+        r#"INSERT INTO "{schema}".reconcile_walks (resource, complete_since, last_walk_at, drift)
+           VALUES ($1, $2, $3, $4)
+           ON CONFLICT (resource) DO UPDATE
+           SET complete_since = excluded.complete_since, last_walk_at = excluded.last_walk_at, drift = excluded.drift"#
+    )
+}
+
+/// Last walk of each resource.
+pub(super) fn freshness(schema: &str) -> String {
+    format!(
+        r#"SELECT resource, complete_since, last_walk_at, drift FROM "{schema}".reconcile_walks ORDER BY resource"#
+    )
+}

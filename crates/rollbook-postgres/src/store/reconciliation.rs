@@ -1,0 +1,304 @@
+//! The reconciler's port. Each call is one short statement in a transaction of its own, except [`super::reset`].
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rollbook_core::catalog::Resource;
+use rollbook_core::drift::Drift;
+use rollbook_core::source::{Lookup, Window};
+use rollbook_core::store::{
+    Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, RUNS_KEPT_FOR, Reconciliation,
+    Run, RunState, StoreError,
+};
+use rollbook_core::time::Timestamp;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::{Arguments as _, Encode, Postgres, Row as _, Type};
+
+use super::PostgresStore;
+use super::known::{self, Asked};
+use super::read::damaged;
+use super::reconcile_sql as sql;
+use super::sql::{Statements, number_of};
+use crate::transaction::{Session, Work};
+use crate::types::{Sql, Time};
+
+/// Values of a statement.
+#[derive(Default)]
+struct Values {
+    arguments: PgArguments,
+    refused: Option<String>,
+}
+
+impl Values {
+    fn with<'v>(mut self, value: impl Encode<'v, Postgres> + Type<Postgres>) -> Self {
+        if let Err(error) = self.arguments.add(value) {
+            self.refused = Some(error.to_string());
+        }
+        self
+    }
+
+    fn with_limit(self, limit: usize) -> Self {
+        self.with(i64::try_from(limit).unwrap_or(i64::MAX))
+    }
+
+    /// Adds one array for each column of keys.
+    fn with_keys<'v>(self, keys: impl Iterator<Item = &'v HeldKey> + Clone) -> Self {
+        let tables = keys.clone().map(|key| key.table.as_str()).collect::<Vec<&str>>();
+        self.with(tables).with(keys.map(|key| key.id.as_str()).collect::<Vec<&str>>())
+    }
+}
+
+/// One statement with its values, and the function that reads a row.
+struct Statement<T> {
+    sql: Sql,
+    values: Values,
+    read: fn(&PgRow) -> sqlx::Result<T>,
+}
+
+impl<T: Send> Work for Statement<T> {
+    type Output = Vec<T>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<T>> {
+        if let Some(error) = &self.values.refused {
+            return Err(sqlx::Error::Encode(error.as_str().into()));
+        }
+        // In the order of the index, a page at a time: a sort would read all living rows for each page.
+        session.script("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off".to_owned()).await?;
+        session.fetch(&self.sql, self.values.arguments.clone()).await?.iter().map(self.read).collect()
+    }
+}
+
+/// Reads the states of subjects.
+struct Heads<'a> {
+    statements: &'a Statements,
+    resource: &'static Resource,
+    ids: &'a [&'a str],
+}
+
+impl Work for Heads<'_> {
+    type Output = Vec<Head>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Head>> {
+        let (number, mut asked) = (number_of(self.resource), Asked::default());
+        asked.subjects[number].extend(self.ids);
+        let mut known = known::read(self.statements, session, &asked).await?;
+        let heads = std::mem::take(&mut known[number]).into_iter();
+        Ok(heads.map(|(id, seen)| Head { id, state: seen.stored }).collect())
+    }
+}
+
+impl PostgresStore {
+    /// Runs one statement.
+    async fn statement<T: Send>(
+        &self,
+        sql: String,
+        values: Values,
+        read: fn(&PgRow) -> sqlx::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        Ok(self.database.run(&Statement { sql: sql.into(), values, read }).await?)
+    }
+
+    /// Runs one statement that writes.
+    async fn write(&self, sql: String, values: Values) -> Result<(), StoreError> {
+        self.statement(sql, values, |_| Ok(())).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl Reconciliation for PostgresStore {
+    async fn heads(&self, resource: &'static Resource, ids: &[&str]) -> Result<Vec<Head>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(self.database.run(&Heads { statements: &self.statements, resource, ids }).await?)
+    }
+
+    async fn contents(
+        &self,
+        resource: &'static Resource,
+        ids: &[&str],
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let read = |row: &PgRow| Ok((row.try_get(0)?, row.try_get(1)?));
+        self.statement(sql::contents(&self.schema, resource), Values::default().with(ids), read).await
+    }
+
+    async fn living(
+        &self,
+        resource: &'static Resource,
+        window: Window,
+        untouched_since: Timestamp,
+        after: Option<&Living>,
+        limit: usize,
+    ) -> Result<Vec<Living>, StoreError> {
+        let after = after.filter(|after| after.created_at >= window.from);
+        let (from, id) =
+            after.map_or((window.from, ""), |after| (after.created_at, after.lookup.id.as_str()));
+        let values = Values::default()
+            .with(Time::bound(from))
+            .with(id)
+            .with(Time::bound(window.to))
+            .with(Time(untouched_since))
+            .with_limit(limit);
+        let read =
+            |row: &PgRow| Ok(Living { created_at: row.try_get::<Time, _>(3)?.0, lookup: sql::lookup(row)? });
+        self.statement(sql::living(&self.schema, resource), values, read).await
+    }
+
+    async fn undated(
+        &self,
+        resource: &'static Resource,
+        untouched_since: Timestamp,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Lookup>, StoreError> {
+        let values =
+            Values::default().with(Time(untouched_since)).with(after.unwrap_or_default()).with_limit(limit);
+        self.statement(sql::undated(&self.schema, resource), values, sql::lookup).await
+    }
+
+    async fn count_living(&self, resource: &'static Resource) -> Result<u64, StoreError> {
+        let counted = self
+            .statement(sql::count_living(&self.schema, resource), Values::default(), |row| count(row, 0))
+            .await?;
+        Ok(counted.into_iter().sum())
+    }
+
+    async fn lock(&self, name: &str, holder: &str, hold_for: Duration) -> Result<bool, StoreError> {
+        let millis = i64::try_from(hold_for.min(LOCK_MAX).as_millis()).unwrap_or(i64::MAX);
+        let values = Values::default().with(name).with(holder).with(millis);
+        let taken = self.statement(sql::lock(&self.schema), values, |_| Ok(())).await?;
+        Ok(!taken.is_empty())
+    }
+
+    async fn unlock(&self, name: &str, holder: &str) -> Result<(), StoreError> {
+        let values = Values::default().with(name).with(holder);
+        self.write(sql::unlock(&self.schema), values).await
+    }
+
+    async fn save_run(&self, run: &Run) -> Result<(), StoreError> {
+        let values = Values::default()
+            .with(run.id.as_str())
+            .with(Time(run.started_at))
+            .with(Time(run.saved_at))
+            .with(run.finished_at.map(Time))
+            .with(run.state.as_str())
+            .with(run.is_dry)
+            .with(run.progress.as_str())
+            .with(run.last_error.as_deref());
+        self.write(sql::save_run(&self.schema), values).await?;
+        if run.finished_at.is_none() {
+            return Ok(());
+        }
+        let before = Time(self.clock.now().minus(RUNS_KEPT_FOR));
+        self.write(sql::prune_held(&self.schema), Values::default().with(before)).await?;
+        self.write(sql::prune_runs(&self.schema), Values::default().with(before)).await
+    }
+
+    async fn run(&self, id: &str) -> Result<Option<Run>, StoreError> {
+        let sql = format!("{} WHERE id = $1", sql::runs(&self.schema));
+        Ok(self.statement(sql, Values::default().with(id), run).await?.pop())
+    }
+
+    async fn runs(&self, limit: usize) -> Result<Vec<Run>, StoreError> {
+        let sql = format!("{} ORDER BY started_at DESC, id DESC LIMIT $1", sql::runs(&self.schema));
+        self.statement(sql, Values::default().with_limit(limit), run).await
+    }
+
+    async fn hold(&self, run: &str, held: &[Held]) -> Result<(), StoreError> {
+        let values = Values::default()
+            .with(run)
+            .with_keys(held.iter().map(|held| &held.key))
+            .with(held.iter().map(|held| held.kind.as_str()).collect::<Vec<&str>>())
+            .with(held.iter().map(|held| held.state.as_str()).collect::<Vec<&str>>())
+            .with(held.iter().map(|held| Time(held.noted_at)).collect::<Vec<Time>>());
+        self.write(sql::hold(&self.schema), values).await
+    }
+
+    async fn held(
+        &self,
+        run: &str,
+        state: HeldState,
+        after: Option<&HeldKey>,
+        limit: usize,
+    ) -> Result<Vec<Held>, StoreError> {
+        let (table, id) = after.map_or(("", ""), |after| (after.table.as_str(), after.id.as_str()));
+        let values = Values::default().with(run).with(state.as_str()).with(table).with(id).with_limit(limit);
+        let read = |row: &PgRow| {
+            Ok(Held {
+                key: HeldKey { table: row.try_get(0)?, id: row.try_get(1)? },
+                kind: kind(row, 2)?,
+                state: held_state(row, 3)?,
+                noted_at: row.try_get::<Time, _>(4)?.0,
+            })
+        };
+        self.statement(sql::held(&self.schema), values, read).await
+    }
+
+    async fn count_held(&self, run: Option<&str>) -> Result<Vec<HeldCount>, StoreError> {
+        let read = |row: &PgRow| {
+            Ok(HeldCount {
+                run: row.try_get(0)?,
+                table: row.try_get(1)?,
+                kind: kind(row, 2)?,
+                state: held_state(row, 3)?,
+                count: count(row, 4)?,
+            })
+        };
+        self.statement(sql::count_held(&self.schema), Values::default().with(run), read).await
+    }
+
+    async fn settle_held(&self, run: &str, keys: &[HeldKey], state: HeldState) -> Result<(), StoreError> {
+        let values = Values::default().with(run).with_keys(keys.iter()).with(state.as_str());
+        self.write(sql::settle_held(&self.schema), values).await
+    }
+
+    async fn save_freshness(&self, freshness: &Freshness) -> Result<(), StoreError> {
+        let values = Values::default()
+            .with(freshness.table.as_str())
+            .with(freshness.complete_since.map(Time))
+            .with(Time(freshness.last_walk_at))
+            .with(i64::try_from(freshness.drift).unwrap_or(i64::MAX));
+        self.write(sql::save_freshness(&self.schema), values).await
+    }
+
+    async fn freshness(&self) -> Result<Vec<Freshness>, StoreError> {
+        let read = |row: &PgRow| {
+            Ok(Freshness {
+                table: row.try_get(0)?,
+                complete_since: row.try_get::<Option<Time>, _>(1)?.map(|Time(at)| at),
+                last_walk_at: row.try_get::<Time, _>(2)?.0,
+                drift: count(row, 3)?,
+            })
+        };
+        self.statement(sql::freshness(&self.schema), Values::default(), read).await
+    }
+
+    async fn reset(&self, resource: &'static Resource, id: &str) -> Result<Option<Timestamp>, StoreError> {
+        self.reset_row(resource, id).await
+    }
+}
+
+fn count(row: &PgRow, column: usize) -> sqlx::Result<u64> {
+    Ok(row.try_get::<i64, _>(column)?.unsigned_abs())
+}
+
+fn kind(row: &PgRow, column: usize) -> sqlx::Result<Drift> {
+    Drift::parse(row.try_get(column)?).ok_or_else(|| damaged("reconcile_held.kind"))
+}
+
+fn held_state(row: &PgRow, column: usize) -> sqlx::Result<HeldState> {
+    HeldState::parse(row.try_get(column)?).ok_or_else(|| damaged("reconcile_held.state"))
+}
+
+fn run(row: &PgRow) -> sqlx::Result<Run> {
+    Ok(Run {
+        id: row.try_get(0)?,
+        started_at: row.try_get::<Time, _>(1)?.0,
+        saved_at: row.try_get::<Time, _>(2)?.0,
+        finished_at: row.try_get::<Option<Time>, _>(3)?.map(|Time(at)| at),
+        state: RunState::parse(row.try_get(4)?).ok_or_else(|| damaged("reconcile_runs.state"))?,
+        is_dry: row.try_get(5)?,
+        progress: row.try_get(6)?,
+        last_error: row.try_get(7)?,
+    })
+}

@@ -1,0 +1,168 @@
+//! An operator's reset of a row, so that a fresh reading of Clerk's API can revive it.
+//!
+//! The reset locks the row and raises its revision: a worker that has read the row before reads it again. Pending work about
+//! its children, and about its parents, is recorded in the same transaction, so that a command that was killed is finished by
+//! workers. A repair that has read the row as deleted may still be under way. It holds the locks of the child rows that it is
+//! about to write, so every child row is locked and compared anew, not only those that show the deletion already.
+
+use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::store::{PendingWork, StoreError};
+use rollbook_core::table_layout::{RESET_BY, content_columns, links_column};
+use rollbook_core::time::Timestamp;
+use sqlx::postgres::PgArguments;
+use sqlx::Arguments as _;
+
+use super::PostgresStore;
+use super::attempt::run_deferred;
+use super::cascade::{FOUND_MAX, LOOK_MAX, Turn};
+use super::columns::listed;
+use super::known::{self, Asked};
+use super::lines::{self, Line, TAKEN_FOR};
+use super::parents::{Ids, Parents, Rows};
+use super::sql::{Statements, number_of};
+use crate::fault::NotKept;
+use crate::transaction::{Session, Work};
+use crate::types::{Sql, Time};
+
+impl PostgresStore {
+    /// Resets a row, and repairs its child rows as far as the time of a turn allows. Workers repair the others.
+    pub(super) async fn reset_row(
+        &self,
+        resource: &'static Resource,
+        id: &str,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let sql = statement(&self.schema, resource);
+        let reset = Reset { statements: &self.statements, sql: &sql, resource, id, now: self.clock.now() };
+        let Some((floor, noted)) = self.steps().attempt(1, &reset).await?? else { return Ok(None) };
+        let mut turn = Turn::default();
+        let (own, of_children): (Vec<Line>, Vec<Line>) =
+            noted.into_iter().partition(|line| line.what == PendingWork::Row);
+        self.retry(&own, &mut turn).await?;
+        for line in &of_children {
+            self.revive_children(line, &mut turn).await?;
+            self.work_off(line, &mut turn).await?;
+        }
+        if turn.is_over() {
+            self.left.notify_one();
+        }
+        Ok(Some(floor))
+    }
+
+    /// Compares each child row with its parents, under its lock.
+    async fn revive_children(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+        let children = self.steps().long(LOOK_MAX, &Children { statements: &self.statements, line }).await?;
+        for (number, ids) in children {
+            let mut open: Vec<Vec<String>> = vec![ids.into_iter().collect()];
+            while let Some(ids) = open.pop() {
+                if turn.is_over() {
+                    return Ok(());
+                }
+                self.hold(line, turn).await?;
+                self.step(line, number, ids, &mut open, turn).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes a reset row: (id, now, floor), and for tables with links (`version_links`).
+fn statement(schema: &str, resource: &'static Resource) -> Sql {
+    let from_parents = if resource.links.is_empty() { "NULL" } else { "version_parents_deleted_at" };
+    let links = links_column(resource).map(|name| format!("{name} = $4"));
+    let nothing = content_columns(resource).map(|name| format!("{name} = NULL")).chain(links);
+    let sql = format!(
+        r#"UPDATE "{schema}".{table}
+           SET {nothing}, deleted_at = {from_parents}, synced_at = $2, synced_by = '{RESET_BY}', version_updated_at = {min},
+               version_event_at = {min}, version_hash = '', version_deleted_at = NULL, version_floor = $3,
+               version_revision = version_revision + 1
+           WHERE id = $1
+           RETURNING true"#,
+        table = resource.table,
+        nothing = listed(nothing),
+        min = i64::MIN,
+    );
+    sql.into()
+}
+
+/// Resets one row. The output is its floor, and the pending work that was recorded.
+struct Reset<'a> {
+    statements: &'a Statements,
+    sql: &'a Sql,
+    resource: &'static Resource,
+    id: &'a str,
+    now: Timestamp,
+}
+
+impl Work for Reset<'_> {
+    type Output = Option<(Timestamp, Vec<Line>)>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
+        let mut locked = PgArguments::default();
+        locked.add(vec![self.id]).map_err(sqlx::Error::Encode)?;
+        session.fetch(&self.statements.of(self.resource).lock, locked).await?;
+        let Some(stored) = self.stored(session).await? else { return Ok(None) };
+        let state = stored.reset();
+        let floor = Timestamp::from_millis(state.floor);
+        if state.is_erased_by_operator() {
+            return Ok(Some((floor, Vec::new())));
+        }
+        if state != stored {
+            let mut values = PgArguments::default();
+            let mut add = || {
+                values.add(self.id)?;
+                values.add(Time(self.now))?;
+                values.add(state.floor)?;
+                if self.resource.links.is_empty() { Ok(()) } else { values.add(state.links.to_column()) }
+            };
+            add().map_err(sqlx::Error::Encode)?;
+            if session.fetch(self.sql, values).await?.is_empty() {
+                return Err(NotKept::Skipped.into());
+            }
+            run_deferred(session).await?;
+            if self.stored(session).await? != Some(state) {
+                return Err(NotKept::Undone.into());
+            }
+        }
+        let noted = lines::note(&self.statements.lines, session, &self.lines(), TAKEN_FOR).await?;
+        Ok(Some((floor, noted)))
+    }
+}
+
+impl Reset<'_> {
+    async fn stored(
+        &self,
+        session: &mut Session<'_>,
+    ) -> sqlx::Result<Option<rollbook_core::merge::SubjectState>> {
+        let (number, mut asked) = (number_of(self.resource), Asked::default());
+        asked.subjects[number].insert(self.id);
+        let known = known::read(self.statements, session, &asked).await?;
+        Ok(known[number].get(self.id).map(|seen| seen.stored))
+    }
+
+    /// Pending work: the child rows of the row, and the row as a child of its parents.
+    fn lines(&self) -> Vec<Line> {
+        let number = number_of(self.resource);
+        let mut links = RESOURCES.iter().flat_map(|child| child.links);
+        let is_parent = links.any(|link| link.cascades && number_of(link.parent) == number);
+        let line = |what| Line::new(self.resource, self.id.to_owned(), what);
+        let own = (!self.resource.links.is_empty()).then(|| line(PendingWork::Row));
+        own.into_iter().chain(is_parent.then(|| line(PendingWork::Children))).collect()
+    }
+}
+
+/// Finds the child rows of a parent.
+struct Children<'a> {
+    statements: &'a Statements,
+    line: &'a Line,
+}
+
+impl Work for Children<'_> {
+    type Output = Ids;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Ids> {
+        let id = std::iter::once(self.line.id.clone()).collect();
+        let ids = std::iter::once((self.line.resource.table, id)).collect();
+        let parents = Parents { ids, with_survivors: false };
+        parents.rows(self.statements, session, Rows::All, false, FOUND_MAX).await
+    }
+}

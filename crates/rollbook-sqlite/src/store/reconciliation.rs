@@ -1,0 +1,237 @@
+//! The reconciler's port. Reads have the connection for looks, so that no delivery waits for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rollbook_core::catalog::Resource;
+use rollbook_core::source::{Lookup, Window};
+use rollbook_core::store::{
+    Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, PRUNED_MAX, RUNS_KEPT_FOR,
+    RUNS_KEPT_MIN, Reconciliation, Run, StoreError,
+};
+use rollbook_core::time::Timestamp;
+use rusqlite::Connection;
+
+use super::SqliteStore;
+use super::reconcile_reads as reads;
+use super::reset::reset;
+
+impl SqliteStore {
+    /// Reads on the connection for looks.
+    async fn look<T: Send + 'static>(
+        &self,
+        read: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        Ok(self.looks().await?.read(read).await?)
+    }
+}
+
+fn owned(ids: &[&str]) -> Vec<String> {
+    ids.iter().map(|id| (*id).to_owned()).collect()
+}
+
+#[async_trait]
+impl Reconciliation for SqliteStore {
+    async fn heads(&self, resource: &'static Resource, ids: &[&str]) -> Result<Vec<Head>, StoreError> {
+        let ids = owned(ids);
+        self.look(move |connection| reads::heads(connection, resource, &ids)).await
+    }
+
+    async fn contents(
+        &self,
+        resource: &'static Resource,
+        ids: &[&str],
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let ids = owned(ids);
+        self.look(move |connection| reads::contents(connection, resource, &ids)).await
+    }
+
+    async fn living(
+        &self,
+        resource: &'static Resource,
+        window: Window,
+        untouched_since: Timestamp,
+        after: Option<&Living>,
+        limit: usize,
+    ) -> Result<Vec<Living>, StoreError> {
+        let after = after.cloned();
+        self.look(move |connection| {
+            reads::living(connection, resource, window, untouched_since, after.as_ref(), limit)
+        })
+        .await
+    }
+
+    async fn undated(
+        &self,
+        resource: &'static Resource,
+        untouched_since: Timestamp,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Lookup>, StoreError> {
+        let after = after.unwrap_or_default().to_owned();
+        self.look(move |connection| reads::undated(connection, resource, untouched_since, &after, limit))
+            .await
+    }
+
+    async fn count_living(&self, resource: &'static Resource) -> Result<u64, StoreError> {
+        self.look(move |connection| reads::count_living(connection, resource)).await
+    }
+
+    async fn lock(&self, name: &str, holder: &str, hold_for: Duration) -> Result<bool, StoreError> {
+        let (name, holder, clock) = (name.to_owned(), holder.to_owned(), Arc::clone(&self.clock));
+        let lock = move |connection: &Connection| {
+            // Read under the file's write lock: the time does not pass while this waits for it.
+            let now = clock.now();
+            let sql = "INSERT INTO reconcile_locks (name, holder, held_until) VALUES (?1, ?2, ?3)
+                       ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
+                       WHERE holder = excluded.holder OR held_until <= ?4";
+            let until = now.plus(hold_for.min(LOCK_MAX)).to_string();
+            let values = (&name, &holder, until, now.to_string());
+            Ok(connection.prepare_cached(sql)?.execute(values)? == 1)
+        };
+        Ok(self.database.run(lock).await?)
+    }
+
+    async fn unlock(&self, name: &str, holder: &str) -> Result<(), StoreError> {
+        let (name, holder) = (name.to_owned(), holder.to_owned());
+        let unlock = move |connection: &Connection| {
+            let sql = "DELETE FROM reconcile_locks WHERE name = ?1 AND holder = ?2";
+            connection.prepare_cached(sql)?.execute((&name, &holder)).map(drop)
+        };
+        Ok(self.database.run(unlock).await?)
+    }
+
+    async fn save_run(&self, run: &Run) -> Result<(), StoreError> {
+        let (run, before) = (run.clone(), self.clock.now().minus(RUNS_KEPT_FOR));
+        let save = move |connection: &Connection| {
+            save_run(connection, &run)?;
+            if run.finished_at.is_some() { prune(connection, before) } else { Ok(()) }
+        };
+        Ok(self.database.run(save).await?)
+    }
+
+    async fn run(&self, id: &str) -> Result<Option<Run>, StoreError> {
+        let id = id.to_owned();
+        self.look(move |connection| reads::run(connection, &id)).await
+    }
+
+    async fn runs(&self, limit: usize) -> Result<Vec<Run>, StoreError> {
+        self.look(move |connection| reads::runs(connection, limit)).await
+    }
+
+    async fn hold(&self, run: &str, held: &[Held]) -> Result<(), StoreError> {
+        let (run, held) = (run.to_owned(), held.to_vec());
+        let hold = move |connection: &Connection| {
+            let mut insert = connection.prepare_cached(
+                "INSERT INTO reconcile_held (run, table_name, id, kind, state, noted_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT DO NOTHING",
+            )?;
+            for Held { key, kind, state, noted_at } in &held {
+                let noted_at = noted_at.to_string();
+                insert.execute((&run, &key.table, &key.id, kind.as_str(), state.as_str(), noted_at))?;
+            }
+            Ok(())
+        };
+        Ok(self.database.run(hold).await?)
+    }
+
+    async fn held(
+        &self,
+        run: &str,
+        state: HeldState,
+        after: Option<&HeldKey>,
+        limit: usize,
+    ) -> Result<Vec<Held>, StoreError> {
+        let (run, after) = (run.to_owned(), after.cloned());
+        self.look(move |connection| reads::held(connection, &run, state, after.as_ref(), limit)).await
+    }
+
+    async fn count_held(&self, run: Option<&str>) -> Result<Vec<HeldCount>, StoreError> {
+        let run = run.map(str::to_owned);
+        self.look(move |connection| reads::count_held(connection, run.as_deref())).await
+    }
+
+    async fn settle_held(&self, run: &str, keys: &[HeldKey], state: HeldState) -> Result<(), StoreError> {
+        let (run, keys) = (run.to_owned(), keys.to_vec());
+        let settle = move |connection: &Connection| {
+            let mut update = connection.prepare_cached(
+                "UPDATE reconcile_held SET state = ?4 WHERE run = ?1 AND table_name = ?2 AND id = ?3",
+            )?;
+            keys.iter()
+                .try_for_each(|key| update.execute((&run, &key.table, &key.id, state.as_str())).map(drop))
+        };
+        Ok(self.database.run(settle).await?)
+    }
+
+    async fn save_freshness(&self, freshness: &Freshness) -> Result<(), StoreError> {
+        let Freshness { table, complete_since, last_walk_at, drift } = freshness.clone();
+        let save = move |connection: &Connection| {
+            let sql = "INSERT INTO reconcile_walks (resource, complete_since, last_walk_at, drift) VALUES (?1, ?2, ?3, ?4)
+                       ON CONFLICT (resource) DO UPDATE
+                       SET complete_since = excluded.complete_since, last_walk_at = excluded.last_walk_at,
+                           drift = excluded.drift";
+            let complete_since = complete_since.map(|at| at.to_string());
+            let drift = i64::try_from(drift).unwrap_or(i64::MAX);
+            let values = (&table, complete_since, last_walk_at.to_string(), drift);
+            connection.prepare_cached(sql)?.execute(values).map(drop)
+        };
+        Ok(self.database.run(save).await?)
+    }
+
+    async fn freshness(&self) -> Result<Vec<Freshness>, StoreError> {
+        self.look(reads::freshness).await
+    }
+
+    async fn reset(&self, resource: &'static Resource, id: &str) -> Result<Option<Timestamp>, StoreError> {
+        let id = id.to_owned();
+        let floor = self.change_around_children(move |tables| reset(tables, resource, &id)).await?;
+        // Child rows that are many, or that refuse their change, are pending.
+        self.turn().await?;
+        Ok(floor)
+    }
+}
+
+fn save_run(connection: &Connection, run: &Run) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO reconcile_runs
+                   (id, started_at, saved_at, finished_at, state, is_dry, progress, last_error)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+               ON CONFLICT (id) DO UPDATE
+               SET started_at = excluded.started_at, saved_at = excluded.saved_at, finished_at = excluded.finished_at,
+                   state = excluded.state, is_dry = excluded.is_dry, progress = excluded.progress,
+                   last_error = excluded.last_error";
+    let values = (
+        &run.id,
+        run.started_at.to_string(),
+        run.saved_at.to_string(),
+        run.finished_at.map(|at| at.to_string()),
+        run.state.as_str(),
+        run.is_dry,
+        &run.progress,
+        &run.last_error,
+    );
+    connection.prepare_cached(sql)?.execute(values).map(drop)
+}
+
+/// Removes old held objects that are settled, or whose run is over, and old runs without any.
+fn prune(connection: &Connection, before: Timestamp) -> rusqlite::Result<()> {
+    let before = before.to_string();
+    let held = format!(
+        "DELETE FROM reconcile_held WHERE (run, table_name, id) IN
+             (SELECT run, table_name, id FROM reconcile_held AS held
+              WHERE noted_at < ?1 AND state <> 'waiting'
+                    AND NOT EXISTS (SELECT 1 FROM reconcile_runs AS run
+                                    WHERE run.id = held.run AND run.finished_at IS NULL)
+              ORDER BY noted_at LIMIT {PRUNED_MAX})"
+    );
+    let runs = format!(
+        "DELETE FROM reconcile_runs WHERE id IN
+             (SELECT id FROM reconcile_runs AS run
+              WHERE finished_at < ?1
+                    AND NOT EXISTS (SELECT 1 FROM reconcile_held AS held WHERE held.run = run.id)
+                    AND id NOT IN (SELECT id FROM reconcile_runs
+                                   ORDER BY started_at DESC, id DESC LIMIT {RUNS_KEPT_MIN})
+              ORDER BY started_at LIMIT {PRUNED_MAX})"
+    );
+    [held, runs].iter().try_for_each(|sql| connection.prepare_cached(sql)?.execute((&before,)).map(drop))
+}

@@ -1,0 +1,52 @@
+//! Delegation of a large port to the store inside.
+
+/// Implements `Reconciliation` for a type: each call is that of the store `$inner`, and `$done` awaits it.
+macro_rules! delegate_reconciliation {
+    ($of:ty, $this:ident => $inner:expr, $call:ident => $done:expr) => {
+        const _: () = {
+            use ::rollbook_core::catalog::Resource;
+            use ::rollbook_core::source::{Lookup, Window};
+            use ::rollbook_core::store::{
+                Freshness, Head, Held, HeldCount, HeldKey, HeldState, Living, Reconciliation, Run, StoreError,
+            };
+            use ::rollbook_core::time::Timestamp;
+
+            $crate::delegate::delegate_reconciliation! { @calls $of, $this => $inner, $call => $done;
+                heads(resource: &'static Resource, ids: &[&str]) -> Vec<Head>;
+                contents(resource: &'static Resource, ids: &[&str]) -> Vec<(String, String)>;
+                living(resource: &'static Resource, window: Window, untouched_since: Timestamp,
+                       after: Option<&Living>, limit: usize) -> Vec<Living>;
+                undated(resource: &'static Resource, untouched_since: Timestamp, after: Option<&str>, limit: usize)
+                    -> Vec<Lookup>;
+                count_living(resource: &'static Resource) -> u64;
+                lock(name: &str, holder: &str, hold_for: ::std::time::Duration) -> bool;
+                unlock(name: &str, holder: &str) -> ();
+                save_run(run: &Run) -> ();
+                run(id: &str) -> Option<Run>;
+                runs(limit: usize) -> Vec<Run>;
+                hold(run: &str, held: &[Held]) -> ();
+                held(run: &str, state: HeldState, after: Option<&HeldKey>, limit: usize) -> Vec<Held>;
+                count_held(run: Option<&str>) -> Vec<HeldCount>;
+                settle_held(run: &str, keys: &[HeldKey], state: HeldState) -> ();
+                save_freshness(freshness: &Freshness) -> ();
+                freshness() -> Vec<Freshness>;
+                reset(resource: &'static Resource, id: &str) -> Option<Timestamp>;
+            }
+        };
+    };
+    (@calls $of:ty, $this:ident => $inner:expr, $call:ident => $done:expr;
+        $($method:ident($($name:ident: $type:ty),*) -> $output:ty;)+) => {
+        #[::async_trait::async_trait]
+        impl Reconciliation for $of {
+            $(
+                async fn $method(&self $(, $name: $type)*) -> Result<$output, StoreError> {
+                    let $this = self;
+                    let $call = $inner.$method($($name),*);
+                    $done
+                }
+            )+
+        }
+    };
+}
+
+pub(crate) use delegate_reconciliation;
