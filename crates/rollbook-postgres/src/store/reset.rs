@@ -9,8 +9,8 @@ use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::store::{PendingWork, StoreError};
 use rollbook_core::table_layout::{RESET_BY, content_columns, links_column};
 use rollbook_core::time::Timestamp;
-use sqlx::postgres::PgArguments;
 use sqlx::Arguments as _;
+use sqlx::postgres::PgArguments;
 
 use super::PostgresStore;
 use super::attempt::run_deferred;

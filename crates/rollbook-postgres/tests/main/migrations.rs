@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::world::{World, open, user_change};
 
 /// All steps.
-pub(crate) const ALL: [&str; 7] = [
+pub(crate) const ALL: [&str; 8] = [
     "0001_mirror",
     "0002_whole_of_clerk",
     "0003_ends",
@@ -23,6 +23,7 @@ pub(crate) const ALL: [&str; 7] = [
     "0005_cascades",
     "0006_ledger_order",
     "0007_links",
+    "0010_reconcile",
 ];
 
 #[tokio::test]
@@ -42,7 +43,7 @@ async fn migrations_are_pending_until_they_are_applied_and_asking_makes_nothing(
     assert_eq!(
         world.psql(tables).await,
         "deliveries organization_domains organization_invitations organization_memberships organizations \
-         payment_attempts permissions roles rollbook_cascades rollbook_migrations sessions subscription_items \
+         payment_attempts permissions reconcile_held reconcile_locks reconcile_runs reconcile_walks roles rollbook_cascades rollbook_migrations sessions subscription_items \
          subscriptions users waitlist_entries\n"
     );
 }
