@@ -143,13 +143,13 @@ async fn a_repair_that_is_under_way_does_not_bring_back_a_deletion_that_was_rese
                  version_parents_deleted_at = '2026-07-30', version_revision = version_revision + 1",
         )
         .await;
-    let resetting = Arc::clone(&store);
-    let reset = tokio::spawn(async move { resetting.reset(&ORGANIZATIONS, "org_1").await });
+    let (resetting, mut reset) = (Arc::clone(&store), JoinSet::new());
+    reset.spawn(async move { resetting.reset(&ORGANIZATIONS, "org_1").await });
     let waiting = format!("{OURS} AND wait_event_type = 'Lock'");
     until("the reset waits for the child's lock", || async { world.psql(&waiting).await == "1\n" }).await;
     worker.run("COMMIT").await;
-    let floor = reset.await.expect("no panic");
-    assert_eq!(floor, Ok(Some(Timestamp::from_millis(1_785_369_600_000))));
+    let floor = Ok(Some(Timestamp::from_millis(1_785_369_600_000)));
+    assert_eq!(reset.join_all().await, [floor]);
     assert_eq!(deleted_at(&store).await, [Value::Null, Value::Null]);
     assert_eq!(world.psql("SELECT count(*) FROM mirror_2.rollbook_cascades").await, "0\n", "nothing is left");
 }

@@ -231,7 +231,7 @@ pub async fn old_records_leave_with_a_finished_run_and_the_latest_and_the_waitin
     store.save_run(&finished("waiting", -3)).await.expect("the store records");
     store.save_run(&run("open", -2)).await.expect("the store records");
     store.save_run(&finished("old", -1)).await.expect("the store records");
-    for number in 0..RUNS_KEPT_MIN as i64 - 1 {
+    for (_, number) in (1..RUNS_KEPT_MIN).zip(0..) {
         store.save_run(&finished(&format!("run_{number:02}"), number)).await.expect("the store records");
     }
     hold(&mirror, "waiting", &[held(&USERS, "user_1", HeldState::Waiting)]).await;
