@@ -32,10 +32,16 @@ fn length_max(table: &str, column: &str) -> Option<usize> {
         ("rollbook_migrations", "name")
         | ("rollbook_cascades", "table_name" | "what")
         | ("deliveries", "subject_id")
+        | ("reconcile_held", "run" | "table_name")
+        | ("reconcile_locks", "name")
+        | ("reconcile_walks", "resource")
         | (_, "id") => {
             return Some(NAME_LENGTH_MAX);
         }
-        ("deliveries", "applied_at" | "bucket") | (_, "deleted_at") => return Some(FIXED),
+        ("deliveries", "applied_at" | "bucket")
+        | (_, "deleted_at" | "created_at" | "started_at" | "noted_at") => {
+            return Some(FIXED);
+        }
         _ => {}
     }
     let column = find_resource(table)?.columns.iter().find(|known| known.name == column)?;

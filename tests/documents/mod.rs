@@ -108,7 +108,7 @@ fn indexes<'a>(lines: impl Iterator<Item = &'a str>) -> Indexes {
     for line in lines {
         let parts: Vec<&str> = line.split('|').collect();
         let [table, name, definition] = parts[..] else { panic!("{line}") };
-        if !name.ends_with("_deleted") {
+        if !name.ends_with("_deleted") && !name.ends_with("_living") {
             indexes.entry(table.to_owned()).or_default().push(columns_of(definition));
         }
     }

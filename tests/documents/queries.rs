@@ -47,7 +47,7 @@ const EXPECTED: [Expected; 13] = [
     ),
     expected(
         "Who signed up this week",
-        &[],
+        &["users_living"],
         &["user_2|Rafael|2026-07-30 09:00", "user_4|Noor|2026-07-31 09:00"],
     ),
     expected(

@@ -11,6 +11,7 @@ mod histories;
 mod limits;
 mod migrations;
 mod network;
+mod reconciling;
 mod roles;
 mod sessions;
 mod spoilt_sessions;

@@ -122,18 +122,18 @@ impl Reconciliation for SqliteStore {
 
     async fn hold(&self, run: &str, held: &[Held]) -> Result<(), StoreError> {
         let (run, held) = (run.to_owned(), held.to_vec());
-        let hold = move |connection: &Connection| {
-            let mut insert = connection.prepare_cached(
+        let insert = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(
                 "INSERT INTO reconcile_held (run, table_name, id, kind, state, noted_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                  ON CONFLICT DO NOTHING",
             )?;
             for Held { key, kind, state, noted_at } in &held {
                 let noted_at = noted_at.to_string();
-                insert.execute((&run, &key.table, &key.id, kind.as_str(), state.as_str(), noted_at))?;
+                statement.execute((&run, &key.table, &key.id, kind.as_str(), state.as_str(), noted_at))?;
             }
             Ok(())
         };
-        Ok(self.database.run(hold).await?)
+        Ok(self.database.run(insert).await?)
     }
 
     async fn held(

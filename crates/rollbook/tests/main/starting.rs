@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 
+use rollbook_core::source::RECONCILED;
 use rollbook_testkit::process::{DEADLINE, Home, until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
@@ -12,10 +13,12 @@ fn held_up() -> (Home, rusqlite::Connection) {
     home.migrate();
     let store = rusqlite::Connection::open(home.data().join("store.db")).expect("the file opens");
     let version: i64 = store.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
+    let indexes = RECONCILED.map(|resource| format!("DROP INDEX {}_living", resource.table)).join("; ");
     store
         .execute_batch(&format!(
-            "DROP TABLE rollbook_cascades;
-             DELETE FROM rollbook_migrations WHERE name = '0009_cascades';
+            "DROP VIEW freshness; DROP TABLE reconcile_runs; DROP TABLE reconcile_held; DROP TABLE reconcile_locks;
+             DROP TABLE reconcile_walks; {indexes};
+             DELETE FROM rollbook_migrations WHERE name = '0010_reconcile';
              PRAGMA user_version = {}; BEGIN IMMEDIATE",
             version - 1
         ))
@@ -49,7 +52,7 @@ async fn while_a_file_is_migrated_deliveries_get_503_health_says_why_and_systemd
     let _rollbook = home.start(&["serve"]);
     until("readiness says that it migrates", || async {
         let (status, body) = readiness(&home).await;
-        status == 503 && body.contains("migrating the store (0009_cascades)")
+        status == 503 && body.contains("migrating the store (0010_reconcile)")
     })
     .await;
     assert_eq!(home.ops_get("/livez").await.map(|answer| answer.status), Some(200));

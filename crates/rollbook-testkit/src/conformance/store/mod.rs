@@ -25,9 +25,15 @@ pub mod deleting;
 #[doc(hidden)]
 pub mod ledger;
 #[doc(hidden)]
+pub mod living;
+#[doc(hidden)]
 pub mod merging;
 #[doc(hidden)]
+pub mod reconciling;
+#[doc(hidden)]
 pub mod refusals;
+#[doc(hidden)]
+pub mod resetting;
 #[doc(hidden)]
 pub mod rows;
 #[doc(hidden)]
@@ -193,6 +199,32 @@ macro_rules! store_conformance {
             ledger: ignored_events_are_in_the_ledger_and_nowhere_else
             ledger: an_empty_batch_is_fine
             ledger: a_store_that_is_there_answers_a_ping
+            living: the_states_of_subjects_are_those_of_the_merge_and_the_unknown_have_none
+            living: the_states_of_a_whole_page_are_read_at_once
+            living: contents_are_the_stored_objects_and_rows_without_content_have_none
+            living: living_rows_are_in_the_order_of_their_creation_and_ties_in_that_of_their_ids
+            living: a_window_contains_its_beginning_and_not_its_end
+            living: rows_of_extreme_times_are_in_the_window_of_all_times
+            living: rows_that_were_written_since_are_not_listed
+            living: a_living_row_names_its_parents_and_a_deleted_one_is_not_listed
+            living: every_reconciled_resource_lists_and_counts_its_living_rows
+            living: living_rows_without_a_time_are_in_the_order_of_their_ids
+            reconciling: a_reading_is_a_change_and_the_ledger_gives_its_run_and_reason
+            reconciling: a_lock_has_one_holder_who_may_renew_it_and_give_it_back
+            reconciling: a_lock_ends_by_itself
+            reconciling: of_many_who_take_a_lock_at_once_one_gets_it
+            reconciling: a_run_is_recorded_replaced_and_kept_exactly
+            reconciling: held_objects_are_listed_by_table_and_id_and_a_known_one_stays
+            reconciling: held_objects_are_counted_by_run_table_kind_and_state
+            reconciling: old_records_leave_with_a_finished_run_and_the_latest_and_the_waiting_stay
+            reconciling: the_last_walk_of_each_resource_is_kept
+            resetting: a_row_that_was_reset_is_empty_and_a_fresh_reading_revives_it
+            resetting: a_row_that_a_deletion_alone_has_made_can_be_reset
+            resetting: child_rows_no_longer_show_the_deletion_of_a_parent_that_was_reset
+            resetting: a_child_that_was_reset_keeps_the_ids_of_its_parents_and_shows_their_deletion
+            resetting: children_that_lost_their_content_with_a_parent_get_it_from_a_fresh_reading
+            resetting: what_an_operator_erased_stays_erased_after_a_reset
+            resetting: a_deletion_after_a_reset_erases_no_more_than_any_deletion
         }
     };
     (@tests $open:expr; $($module:ident: $property:ident)+) => {

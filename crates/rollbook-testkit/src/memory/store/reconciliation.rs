@@ -38,14 +38,18 @@ impl Records {
             held.noted_at < before && held.state != HeldState::Waiting && !is_open(run)
         });
         let old: Vec<(String, HeldKey)> = old.map(|(key, _)| key.clone()).take(PRUNED_MAX).collect();
-        old.iter().for_each(|key| _ = self.held.remove(key));
+        for key in &old {
+            self.held.remove(key);
+        }
         let is_old = |run: &&&Run| {
             run.finished_at.is_some_and(|at| at < before) && !self.held.keys().any(|(of, _)| *of == run.id)
         };
         let runs = self.latest_runs();
         let old = runs[RUNS_KEPT_MIN.min(runs.len())..].iter().filter(is_old);
         let old: Vec<String> = old.map(|run| run.id.clone()).take(PRUNED_MAX).collect();
-        old.iter().for_each(|id| _ = self.runs.remove(id));
+        for id in &old {
+            self.runs.remove(id);
+        }
     }
 }
 
