@@ -96,6 +96,46 @@ impl Sweep {
     }
 }
 
+/// Position among old ledger entries. Entries that can't be removed are passed, and retried when a round starts from the
+/// oldest entry: every few hours, and after a restart.
+#[derive(Debug, Default)]
+pub struct LedgerSweep {
+    /// `applied_at` of the last entry that was passed, in the engine's own precision.
+    from: Option<String>,
+    /// The passed entries of this `applied_at`.
+    passed: Vec<String>,
+    has_kept: bool,
+    from_start_at: Option<Timestamp>,
+}
+
+impl LedgerSweep {
+    /// Returns the `applied_at` to continue from, `None` for the oldest entry, and entries of this time to leave out.
+    pub fn next(&mut self, now: Timestamp) -> (Option<String>, Vec<String>) {
+        if self.from_start_at.is_none_or(|at| now.since(at) >= FROM_START_EVERY) {
+            *self = Self { from_start_at: Some(now), ..Self::default() };
+        }
+        (self.from.clone(), self.passed.clone())
+    }
+
+    /// Records that these entries, as `applied_at` and id, were removed or could not be, and whether some could not.
+    pub fn pass(&mut self, entries: Vec<(String, String)>, has_kept: bool) {
+        self.has_kept |= has_kept;
+        let Some(last) = entries.last().map(|(applied_at, _)| applied_at.clone()) else { return };
+        if self.from.as_ref() != Some(&last) {
+            self.passed.clear();
+        }
+        self.passed.extend(entries.into_iter().filter(|(at, _)| *at == last).map(|(_, id)| id));
+        self.from = Some(last);
+    }
+
+    /// Records that nothing is left to remove. If nothing was kept, the next round starts from the oldest entry.
+    pub fn end(&mut self) {
+        if !self.has_kept {
+            *self = Self::default();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,5 +191,24 @@ mod tests {
         assert_eq!(sweep.next(), Some((resource, cursor(3))), "no other round begins before this one ends");
         sweep.read(resource, None, false);
         assert_ne!(sweep.next().expect("a table").0, resource);
+    }
+
+    #[test]
+    fn kept_ledger_entries_are_passed_and_retried_hours_later() {
+        let mut sweep = LedgerSweep::default();
+        let entry = |at: &str, id: &str| (at.to_owned(), id.to_owned());
+        assert_eq!(sweep.next(at(0)), (None, Vec::new()));
+        sweep.pass(vec![entry("1", "msg_1"), entry("2", "msg_2")], false);
+        sweep.pass(vec![entry("2", "msg_3")], true);
+        sweep.end();
+        let passed = vec!["msg_2".to_owned(), "msg_3".to_owned()];
+        assert_eq!(sweep.next(at(5)), (Some("2".to_owned()), passed), "two of one time");
+        sweep.pass(vec![entry("3", "msg_4")], false);
+        sweep.end();
+        assert_eq!(sweep.next(at(5)), (Some("3".to_owned()), vec!["msg_4".to_owned()]));
+        assert_eq!(sweep.next(at(6)), (None, Vec::new()), "all are tried again");
+        sweep.pass(vec![entry("3", "msg_4")], false);
+        sweep.end();
+        assert_eq!(sweep.next(at(7)), (None, Vec::new()), "nothing was kept");
     }
 }

@@ -40,7 +40,7 @@ impl From<Undone> for rusqlite::Error {
     }
 }
 
-/// The ledger entry of a delivery was not written: a trigger left it out (`RAISE(IGNORE)`).
+/// The ledger entry of a delivery is missing: a trigger left it out (`RAISE(IGNORE)`) or removed it.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("a trigger of the table deliveries keeps the ledger entry from being written")]
 pub(crate) struct LedgerSkipped;
@@ -51,10 +51,21 @@ impl From<LedgerSkipped> for rusqlite::Error {
     }
 }
 
+/// The ledger entry of a delivery does not have the subject and the outcome that were written.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a trigger of the table deliveries changes the ledger entry")]
+pub(crate) struct LedgerChanged;
+
+impl From<LedgerChanged> for rusqlite::Error {
+    fn from(error: LedgerChanged) -> Self {
+        Self::ToSqlConversionFailure(Box::new(error))
+    }
+}
+
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
         if let rusqlite::Error::ToSqlConversionFailure(own) = &error
-            && (own.is::<Undone>() || own.is::<LedgerSkipped>())
+            && (own.is::<Undone>() || own.is::<LedgerSkipped>() || own.is::<LedgerChanged>())
         {
             return Self::Data(own.to_string());
         }

@@ -11,8 +11,10 @@ pub(crate) enum NotKept {
     Hidden,
     /// The row was written, and a trigger changed it afterwards.
     Undone,
-    /// The ledger entry of a delivery was left out: a trigger returned null.
+    /// The ledger entry of a delivery is missing: a trigger left it out or removed it.
     LedgerSkipped,
+    /// The ledger entry of a delivery was written with another id, subject or outcome: a trigger changed it.
+    LedgerChanged,
 }
 
 impl NotKept {
@@ -35,6 +37,7 @@ impl fmt::Display for NotKept {
             Self::LedgerSkipped => {
                 "a trigger of the table deliveries keeps the ledger entry from being written"
             }
+            Self::LedgerChanged => "a trigger of the table deliveries changes the ledger entry",
         })
     }
 }

@@ -16,7 +16,7 @@ use super::known::{self, Asked, Known, ask};
 use super::parents::Ids;
 use super::recheck::Candidates;
 use super::sql::{Statements, number_of};
-use super::write::{Write, arguments};
+use super::write::{Write, arguments, is_undone};
 use crate::address::Address;
 use crate::fault::{self, Fault, NotKept};
 use crate::transaction::{Session, Work};
@@ -61,13 +61,13 @@ impl Work for Apply<'_> {
         let mut candidates = Candidates::default();
         let parts = RESOURCES.map(|resource| self.part(resource));
         let mut outcomes = vec![Applied::Ignored; self.changes.len()];
+        let mut ended = Ids::new();
         if parts.iter().any(|part| !part.assertions.is_empty()) {
             let mut asked = Asked::default();
             for subject_change in parts.iter().flat_map(|part| &part.assertions) {
                 ask(&mut asked, subject_change);
             }
             let mut known = known::read(self.statements, session, &asked).await?;
-            let mut ended = Ids::new();
             for (number, part) in parts.iter().enumerate() {
                 part.assertions
                     .iter()
@@ -77,7 +77,6 @@ impl Work for Apply<'_> {
                     outcomes[*position] = outcome;
                 }
             }
-            must_show(self.statements, session, &ended).await?;
             for subject_change in parts.iter().flat_map(|part| &part.assertions) {
                 candidates.add(subject_change, &known);
             }
@@ -85,6 +84,8 @@ impl Work for Apply<'_> {
         if self.keeping.ledger {
             self.record(session, &outcomes).await?;
         }
+        // Last, so that no trigger runs after it: one of the ledger may undo a deletion, too.
+        must_show(self.statements, session, &ended).await?;
         Ok(Done { outcomes, candidates })
     }
 }
@@ -124,10 +125,15 @@ impl<'a> Apply<'a> {
             if !writes.is_empty() {
                 let arguments = arguments(part.resource, &writes, self.now).map_err(sqlx::Error::Encode)?;
                 for row in session.fetch(&self.statements.tables[number].upsert, arguments).await? {
-                    if row.try_get(1)? {
+                    let id: &str = row.try_get(0)?;
+                    // Writes are in the order of their ids.
+                    let position = writes.binary_search_by(|write| write.id.cmp(id));
+                    if let Ok(position) = position
+                        && is_undone(&row, writes[position].revision)?
+                    {
                         return Err(NotKept::Undone.into());
                     }
-                    written.insert(row.try_get(0)?);
+                    written.insert(id.to_owned());
                 }
             }
             let mut asked = Asked::default();
@@ -183,11 +189,27 @@ impl<'a> Apply<'a> {
             arguments.add(Time(self.now))
         };
         add().map_err(sqlx::Error::Encode)?;
-        let written = session.fetch(&self.statements.record, arguments).await?.len();
-        if written == lines.len() {
+        let mut written = 0;
+        let mut has_triggers = false;
+        for row in session.fetch(&self.statements.record, arguments).await? {
+            let (id, subject, outcome): (&str, Option<&str>, &str) =
+                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            let is_ours = lines.get(id).is_some_and(|(change, applied)| {
+                (subject, outcome) == (change.subject_id(), applied.as_str())
+            });
+            if !is_ours {
+                return Err(NotKept::LedgerChanged.into());
+            }
+            written += 1;
+            has_triggers = row.try_get(3)?;
+        }
+        if written == lines.len() && !has_triggers {
             return Ok(());
         }
-        // Entries of deliveries that were applied before are there already. A trigger may have skipped the others.
+        // Entries of deliveries that were applied before are there already. A trigger may have skipped or removed the others.
+        if has_triggers {
+            run_deferred(session).await?;
+        }
         let mut ids = PgArguments::default();
         ids.add(lines.keys().copied().collect::<Vec<&str>>()).map_err(sqlx::Error::Encode)?;
         let there = session.fetch(&self.statements.kept, ids).await?;

@@ -190,7 +190,7 @@ pub(super) fn classify(address: &Address, error: &sqlx::Error) -> Option<Failed>
 ///
 /// # Errors
 /// Returns the fault itself if the database is at fault.
-fn refused(fault: Fault) -> Result<Failed, Fault> {
+pub(super) fn refused(fault: Fault) -> Result<Failed, Fault> {
     match fault {
         Fault::Data(text) => Ok(Failed::Refused(text)),
         Fault::Ambiguous(inner) if matches!(*inner, Fault::Deployment(_)) => {

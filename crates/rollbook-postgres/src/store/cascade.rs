@@ -15,7 +15,7 @@ use rollbook_core::store::{CascadeStep, ErasedCounts, ErasureProgress, PendingWo
 use sqlx::Row as _;
 
 use super::PostgresStore;
-use super::attempt::Failed;
+use super::attempt::{Failed, refused};
 use super::entries::{About, Kept};
 use super::lines::{self, Change, Left, Line, TAKEN_FOR, Take, Then};
 use super::parents::{Ids, Parents, Repair, Rows};
@@ -99,6 +99,8 @@ pub(super) enum Ended {
     Unfinished,
     /// Every row is repaired or recorded, but ledger entries could not be removed.
     Kept,
+    /// The child rows could not be searched.
+    Unsearched,
 }
 
 impl PostgresStore {
@@ -184,6 +186,17 @@ impl PostgresStore {
                 );
                 Then::Postpone(&kept)
             }
+            Ended::Unsearched => {
+                kept = turn.why.as_ref().map(|why| why.text().to_owned()).unwrap_or_default();
+                tracing::warn!(
+                    table = line.resource.table,
+                    id = line.id,
+                    error = kept,
+                    "child rows of a deleted parent can't be read; the search is retried by itself, deliveries and other \
+                     parents go on. Fix: the policy or function that fails"
+                );
+                Then::Postpone(&kept)
+            }
             Ended::Unfinished => Then::Release,
         };
         Ok(self.database.run(&Change { statements: lines, line, then }).await?)
@@ -195,7 +208,13 @@ impl PostgresStore {
         let mut is_first = true;
         loop {
             let look = Look { statements: &self.statements, line };
-            let Found { wrong, in_ledger } = self.steps().long(LOOK_MAX, &look).await?;
+            let Found { wrong, in_ledger } = match self.steps().long(LOOK_MAX, &look).await {
+                Ok(found) => found,
+                Err(fault) => {
+                    turn.why = Some(refused(fault)?);
+                    return Ok(Ended::Unsearched);
+                }
+            };
             if std::mem::take(&mut is_first) {
                 // However long the search took, at least one step follows.
                 turn.renew();

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use rollbook_core::time::Timestamp;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
 use super::sql::Statements;
 use crate::transaction::{Session, Work};
+use crate::types::Time;
 
 /// Maximum entries that are found at once.
 const ENTRIES_MAX: i64 = 10_000;
@@ -15,8 +17,8 @@ const ENTRIES_MAX: i64 = 10_000;
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     pub(super) count: u64,
-    example: String,
-    why: String,
+    pub(super) example: String,
+    pub(super) why: String,
 }
 
 impl Kept {
@@ -54,20 +56,45 @@ impl Work for About<'_> {
     }
 }
 
-/// Removes entries by `svix-id`. The output is how many of them are left, and an example.
+/// Reads the oldest entries before a time, as `applied_at` and `svix-id`, from a position of a
+/// [`rollbook_core::sweep::LedgerSweep`].
+pub(super) struct Old<'a> {
+    pub(super) statements: &'a Statements,
+    pub(super) before: Timestamp,
+    pub(super) from: Option<String>,
+    pub(super) except: Vec<String>,
+    pub(super) limit: usize,
+}
+
+impl Work for Old<'_> {
+    type Output = Vec<(String, String)>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<(String, String)>> {
+        let mut arguments = PgArguments::default();
+        arguments.add(Time(self.before)).map_err(sqlx::Error::Encode)?;
+        arguments.add(self.from.as_deref().unwrap_or("-infinity")).map_err(sqlx::Error::Encode)?;
+        arguments.add(&self.except).map_err(sqlx::Error::Encode)?;
+        arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
+        let rows = session.fetch(&self.statements.old_entries, arguments).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+}
+
+/// Removes entries by `svix-id`. The output is how many were removed, how many are left, and an example of these.
 pub(super) struct Forget<'a> {
     pub(super) statements: &'a Statements,
     pub(super) lines: &'a [String],
 }
 
 impl Work for Forget<'_> {
-    type Output = (u64, Option<String>);
+    type Output = (u64, u64, Option<String>);
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
-        session.fetch(&self.statements.forget, texts(self.lines)?).await?;
+        let gone = session.fetch(&self.statements.forget, texts(self.lines)?).await?.len() as u64;
         let left = session.fetch(&self.statements.kept, texts(self.lines)?).await?;
         let left = left.first().ok_or(sqlx::Error::RowNotFound)?;
-        Ok((left.try_get::<i64, _>(0)?.unsigned_abs(), left.try_get(1)?))
+        let (count, example) = (left.try_get::<i64, _>(0)?.unsigned_abs(), left.try_get(1)?);
+        Ok((gone.min((self.lines.len() as u64).saturating_sub(count)), count, example))
     }
 }
 

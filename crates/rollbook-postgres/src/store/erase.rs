@@ -18,7 +18,7 @@ use super::known::{self, Asked, Seen};
 use super::lines::{self, Line, TAKEN_FOR};
 use super::parents::{Belonging, Ids, Parents, Rows};
 use super::sql::{Statements, number_of};
-use super::write::{Write, arguments};
+use super::write::{Write, arguments, is_undone};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 
@@ -205,7 +205,7 @@ impl Bury<'_> {
             };
             let arguments = arguments(resource, &[write], self.at).map_err(sqlx::Error::Encode)?;
             if let Some(row) = session.fetch(&self.statements.of(resource).upsert, arguments).await?.first() {
-                return if row.try_get(1)? { Err(NotKept::Undone.into()) } else { Ok(()) };
+                return if is_undone(row, revision + 1)? { Err(NotKept::Undone.into()) } else { Ok(()) };
             }
         }
         Err(NotKept::Skipped.into())

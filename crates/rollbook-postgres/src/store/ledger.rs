@@ -45,7 +45,7 @@ impl PostgresStore {
 
     /// Runs one step, with as many of these entries as the pace allows. The rest goes back to `open`, as do halves of a step
     /// that failed.
-    async fn remove_lines(
+    pub(super) async fn remove_lines(
         &self,
         mut some: Vec<String>,
         open: &mut Vec<Vec<String>>,
@@ -57,8 +57,8 @@ impl PostgresStore {
         }
         let forget = Forget { statements: &self.statements, lines: &some };
         match self.steps().paced(&self.ledger_pace, some.len(), &forget).await? {
-            Ok((left, example)) => {
-                turn.ledger += some.len() as u64 - left.min(some.len() as u64);
+            Ok((gone, left, example)) => {
+                turn.ledger += gone;
                 if let Some(example) = example {
                     turn.kept.add(
                         left,

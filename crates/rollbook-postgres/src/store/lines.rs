@@ -33,6 +33,8 @@ pub(super) struct Statements {
     pub(super) done: Sql,
     /// Removes the entries of refused rows of these parents, so that a search finds the rows again: (tables, ids).
     forget_rows: Sql,
+    /// Removes the entries about content, which only retention retries.
+    pub(super) forget_content: Sql,
     left: Sql,
     count: Sql,
     list: Sql,
@@ -115,6 +117,7 @@ impl Statements {
                       (SELECT * FROM unnest($1::text[], $2::text[]))"
             )
             .into(),
+            forget_content: format!("DELETE FROM {table} WHERE what = 'content'").into(),
             remove: format!(
                 r"DELETE FROM {table} WHERE (table_name, id, what, revision) IN
                       (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int8[]))"

@@ -43,7 +43,7 @@ use rollbook_core::store::{
     CascadeStep, ErasedCounts, Erasure, ErasureProgress, Ledger, LedgerEntry, PendingCascades,
     RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
 };
-use rollbook_core::sweep::Sweep;
+use rollbook_core::sweep::{LedgerSweep, Sweep};
 use rollbook_core::time::{Clock, Timestamp};
 use sqlx::Row as _;
 use tokio::sync::Notify;
@@ -76,6 +76,7 @@ pub struct PostgresStore {
     /// Pace of steps that remove ledger entries.
     ledger_pace: Pace,
     sweep: Mutex<Sweep>,
+    ledger_sweep: Mutex<LedgerSweep>,
     /// Notified when work is left for [`Store::cascade`].
     left: Notify,
 }
@@ -102,6 +103,7 @@ impl PostgresStore {
             pace: Pace::default(),
             ledger_pace: Pace::default(),
             sweep: Mutex::default(),
+            ledger_sweep: Mutex::default(),
             left: Notify::new(),
         })
     }
@@ -129,7 +131,8 @@ impl PostgresStore {
     /// are refused or time out become pending work, durably, before the delivery can be acknowledged.
     async fn recheck(&self, candidates: &Candidates) -> Result<(), StoreError> {
         let statements = &self.statements;
-        let found = self.database.run(&Recheck { statements, candidates }).await?;
+        let address = Some(self.database.address());
+        let found = self.database.run(&Recheck { address, statements, candidates }).await?;
         if found.is_empty() {
             return Ok(());
         }

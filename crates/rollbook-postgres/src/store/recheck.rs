@@ -14,11 +14,12 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
-use super::attempt::{abandon, is_timeout};
+use super::attempt::{abandon, classify};
 use super::known::Known;
 use super::lines::Line;
 use super::parents::{BATCH_MAX, Ids};
 use super::sql::{Statements, number_of};
+use crate::address::Address;
 use crate::transaction::{Session, Work};
 use crate::types::{Time, number};
 
@@ -153,6 +154,8 @@ impl Found {
 
 /// Finds candidate rows and stale child rows.
 pub(super) struct Recheck<'a> {
+    /// With an address, a search that can't succeed here is abandoned with its transaction; otherwise it is an error.
+    pub(super) address: Option<&'a Address>,
     pub(super) statements: &'a Statements,
     pub(super) candidates: &'a Candidates,
 }
@@ -168,8 +171,8 @@ impl Work for Recheck<'_> {
         }
         let rows = match session.fetch(&sql.into(), arguments).await {
             Ok(rows) => rows,
-            // Reading the children of large parents takes too long: all of it is done in steps.
-            Err(error) if is_timeout(&error) => {
+            // Reading the children of large parents takes too long, or a policy of their table fails: all of it is done in steps.
+            Err(error) if self.address.and_then(|address| classify(address, &error)).is_some() => {
                 abandon(session).await?;
                 return Ok(Found { candidates: self.candidates.all_rows(), has_more: true, ..found });
             }

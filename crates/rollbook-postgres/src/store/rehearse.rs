@@ -12,11 +12,12 @@ use rollbook_core::store::{PendingWork, RetentionChoices};
 use rollbook_core::time::Timestamp;
 
 use super::apply::{Apply, Done};
+use super::entries::{Forget, Old};
 use super::lines::{self, Line};
 use super::parents::Repair;
 use super::recheck::Recheck;
 use super::sql::Statements;
-use super::upkeep::{EraseContent, Prune};
+use super::upkeep::EraseContent;
 use crate::transaction::{End, Session, Work};
 
 /// Id that no user has.
@@ -40,7 +41,8 @@ impl Work for Rehearse<'_> {
         for changes in &rehearsal::batches(now) {
             let Done { candidates, .. } = Apply { statements, changes, keeping, now }.run(session).await?;
             if !candidates.is_empty() {
-                let found = Recheck { statements, candidates: &candidates }.run(session).await?;
+                let recheck = Recheck { address: None, statements, candidates: &candidates };
+                let found = recheck.run(session).await?;
                 for rows in [found.candidates, found.children] {
                     Repair { statements, rows: &rows, now }.run(session).await?;
                 }
@@ -51,8 +53,9 @@ impl Work for Rehearse<'_> {
         lines::remove(&statements.lines, session, noted.iter()).await?;
         // No row is this old.
         let before = Timestamp::from_millis(0);
-        Prune { statements, before, limit: 1 }.run(session).await?;
         let ids = &[NOBODY.to_owned()];
+        Old { statements, before, from: None, except: Vec::new(), limit: 1 }.run(session).await?;
+        Forget { statements, lines: ids }.run(session).await?;
         for resource in RESOURCES {
             EraseContent { statements, resource, ids, before }.run(session).await?;
         }

@@ -40,7 +40,7 @@ pub(super) struct Table {
     stored: String,
     /// Writes rows, each only if the stored revision is the one before the written one. Parameters, as arrays:
     /// [`columns`], the state, and, for tables with parents, the parents' deletion and `version_links`. Returns the ids of
-    /// written rows, and whether a trigger undid the write.
+    /// written rows, whether a trigger undid the write, and the revision.
     pub(super) upsert: Sql,
     /// One row, in the order of [`columns`].
     pub(super) get: Sql,
@@ -80,20 +80,21 @@ pub(super) struct Statements {
     pub(super) lines: lines::Statements,
     /// Statements per table, in the order of [`RESOURCES`].
     pub(super) tables: Vec<Table>,
-    /// Writes ledger entries that do not exist yet.
+    /// Writes ledger entries that do not exist yet. Returns `svix-id`, subject and outcome of each, and whether the ledger has
+    /// triggers of a team.
     pub(super) record: Sql,
     /// One ledger entry: (svix-id).
     pub(super) delivery: Sql,
     /// Latest ledger entries about a subject: (subject, limit).
     pub(super) deliveries: Sql,
-    /// Removes ledger entries: (svix-ids).
+    /// Removes ledger entries: (svix-ids). Returns a row for each that was there.
     pub(super) forget: Sql,
     /// Counts existing ledger entries, with an example: (svix-ids).
     pub(super) kept: Sql,
     /// Ledger entries about subjects, after a `svix-id`: (ids, svix-id, limit).
     pub(super) about: Sql,
-    /// Removes ledger entries older than a timestamp: (timestamp, limit).
-    pub(super) prune: Sql,
+    /// Oldest ledger entries before a timestamp: (timestamp, `applied_at` to start from, svix-ids to leave out, limit).
+    pub(super) old_entries: Sql,
     /// Rollbook's tables for which the role lacks a needed right, with the needed rights.
     pub(super) forbidden: Sql,
     /// Finds tables with row-level policies that may hide rows from this role.
@@ -145,7 +146,9 @@ impl Statements {
                         AS line (svix_id, event_type, subject_id, outcome, event_at, received_at, attempts)
                    ORDER BY line.svix_id COLLATE "C"
                    ON CONFLICT (svix_id) DO NOTHING
-                   RETURNING true"#
+                   RETURNING svix_id, subject_id, outcome,
+                             EXISTS (SELECT FROM pg_catalog.pg_trigger
+                                     WHERE tgrelid = '"{schema}".deliveries'::regclass AND NOT tgisinternal)"#
             )
             .into(),
             delivery: format!("{line} WHERE svix_id = $1").into(),
@@ -153,7 +156,10 @@ impl Statements {
                 r#"{line} WHERE subject_id = $1 ORDER BY applied_at DESC, svix_id COLLATE "C" DESC LIMIT $2"#
             )
             .into(),
-            forget: format!(r#"DELETE FROM "{schema}".deliveries WHERE svix_id = ANY ($1::text[])"#).into(),
+            forget: format!(
+                r#"DELETE FROM "{schema}".deliveries WHERE svix_id = ANY ($1::text[]) RETURNING true"#
+            )
+            .into(),
             kept: format!(
                 r#"SELECT count(*), min(svix_id) FROM "{schema}".deliveries WHERE svix_id = ANY ($1::text[])"#
             )
@@ -164,11 +170,11 @@ impl Statements {
                    ORDER BY svix_id COLLATE "C" LIMIT $3"#
             )
             .into(),
-            prune: format!(
-                r#"DELETE FROM "{schema}".deliveries WHERE svix_id IN
-                       (SELECT svix_id FROM "{schema}".deliveries WHERE applied_at < $1 ORDER BY applied_at
-                        LIMIT $2 FOR UPDATE SKIP LOCKED)
-                   RETURNING true"#
+            old_entries: format!(
+                r#"SELECT to_char(applied_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), svix_id
+                   FROM "{schema}".deliveries
+                   WHERE applied_at < $1 AND applied_at >= $2::text::timestamptz AND svix_id <> ALL ($3::text[])
+                   ORDER BY applied_at LIMIT $4"#
             )
             .into(),
             forbidden: forbidden(schema).into(),
@@ -347,7 +353,7 @@ fn upsert(schema: &str, resource: &'static Resource) -> String {
            SELECT * FROM unnest({arrays}) AS new ({names}) ORDER BY new.id COLLATE "C"
            ON CONFLICT (id) DO UPDATE SET {set}
            WHERE stored.version_revision = excluded.version_revision - 1
-           RETURNING stored.id, {undone}"#,
+           RETURNING stored.id, {undone}, stored.version_revision"#,
         undone = is_undone(resource),
         table = resource.table,
         arrays = listed(arrays),

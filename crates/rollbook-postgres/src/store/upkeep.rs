@@ -17,6 +17,7 @@ use sqlx::{Arguments as _, Row as _};
 use super::PostgresStore;
 use super::attempt::{Failed, run_deferred};
 use super::cascade::{LOOK_MAX, RETRIED_MAX, Removing, Turn};
+use super::entries::{Kept, Old};
 use super::lines::{self, Line, Take};
 use super::parents::{BATCH_MAX, FindStale, Parents, Repair};
 use super::sql::{Statements, number_of};
@@ -43,27 +44,52 @@ impl PostgresStore {
         Ok(RetentionStep { ledger: ledger?, rows: rows? })
     }
 
+    /// Removes old ledger entries. Those that can't be removed are passed and stay until a later round.
     async fn prune(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
         let Some(before) = due.ledger_before else { return Ok(0) };
-        let mut gone = 0;
+        let mut turn = Turn::default();
         loop {
-            let limit = self.ledger_pace.size().min(due.limit - fits(gone));
-            let prune = Prune { statements: &self.statements, before, limit };
-            match self.steps().paced(&self.ledger_pace, limit, &prune).await? {
-                Ok(lines) => {
-                    gone += lines;
-                    if lines < limit as u64 || fits(gone) >= due.limit {
-                        return Ok(gone);
-                    }
-                }
-                Err(Failed::TimedOut(_)) if limit > 1 => {}
-                Err(why) => return Err(why.into()),
+            let passed = fits(turn.ledger + turn.kept.count);
+            if passed >= due.limit {
+                break;
             }
+            let (from, except) = self.ledger_sweep().next(self.clock.now());
+            let limit = PAGE_MAX.min(due.limit - passed);
+            let old = Old { statements: &self.statements, before, from, except, limit };
+            let page = self.steps().long(LOOK_MAX, &old).await?;
+            if page.is_empty() {
+                self.ledger_sweep().end();
+                break;
+            }
+            let kept = turn.kept.count;
+            let mut open = vec![page.iter().map(|(_, id)| id.clone()).collect()];
+            while let Some(some) = open.pop() {
+                self.remove_lines(some, &mut open, &mut turn).await?;
+            }
+            self.ledger_sweep().pass(page, turn.kept.count > kept);
         }
+        if turn.kept.count > 0 {
+            let Kept { count, example, why } = &turn.kept;
+            tracing::warn!(
+                count,
+                example,
+                error = why,
+                "old ledger entries can't be removed; all others are, and these are tried again in some hours and after a \
+                 restart. Fix: the trigger, policy or foreign key of the table deliveries that keeps them"
+            );
+        }
+        Ok(turn.ledger)
+    }
+
+    fn ledger_sweep(&self) -> std::sync::MutexGuard<'_, rollbook_core::sweep::LedgerSweep> {
+        self.ledger_sweep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn erase_deleted(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
-        let Some(before) = due.deleted_before else { return Ok(0) };
+        let Some(before) = due.deleted_before else {
+            self.database.run(&ForgetContent { statements: &self.statements }).await?;
+            return Ok(0);
+        };
         let mut turn = Turn::default();
         let mut erased = self.erase_again(before, &mut turn).await?;
         self.sweep().begin(self.clock.now(), before);
@@ -175,21 +201,16 @@ impl PostgresStore {
     }
 }
 
-/// Removes ledger entries that were written before a time.
-pub(super) struct Prune<'a> {
-    pub(super) statements: &'a Statements,
-    pub(super) before: Timestamp,
-    pub(super) limit: usize,
+/// Removes the entries of rows that refused to lose their content: without retention they may keep it.
+struct ForgetContent<'a> {
+    statements: &'a Statements,
 }
 
-impl Work for Prune<'_> {
-    type Output = u64;
+impl Work for ForgetContent<'_> {
+    type Output = ();
 
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<u64> {
-        let mut arguments = PgArguments::default();
-        arguments.add(Time(self.before)).map_err(sqlx::Error::Encode)?;
-        arguments.add(limit(self.limit)).map_err(sqlx::Error::Encode)?;
-        Ok(session.fetch(&self.statements.prune, arguments).await?.len() as u64)
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
+        session.fetch(&self.statements.lines.forget_content, PgArguments::default()).await.map(drop)
     }
 }
 

@@ -4,9 +4,9 @@ use rollbook_core::catalog::{Kind, LINKS_MAX, Resource};
 use rollbook_core::change::{Field, Row};
 use rollbook_core::merge::{FromParents, SubjectState};
 use rollbook_core::time::Timestamp;
-use sqlx::Arguments as _;
 use sqlx::error::BoxDynError;
-use sqlx::postgres::PgArguments;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::{Arguments as _, Row as _};
 
 use crate::types::{Json, Time};
 
@@ -84,6 +84,12 @@ pub(super) fn arguments(
         arguments.add(links.collect::<Vec<Option<String>>>())?;
     }
     Ok(arguments)
+}
+
+/// Whether a trigger undid the write of a row with this revision, from a row that the upsert returned. A trigger that returns the
+/// old row restores its revision, too.
+pub(super) fn is_undone(row: &PgRow, revision: i64) -> sqlx::Result<bool> {
+    Ok(row.try_get(1)? || row.try_get::<i64, _>(2)? != revision)
 }
 
 fn time(millis: i64) -> Time {

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use rollbook_core::catalog::USERS;
 use rollbook_core::change::Change;
-use rollbook_core::store::{SlowCause, Store as _, StoreError};
+use rollbook_core::store::{Erasure as _, SlowCause, Store as _, StoreError};
+use rollbook_core::time::Timestamp;
 use rollbook_postgres::PostgresSettings;
+use rollbook_testkit::events::{START, change_of, deleted, event};
 use serde_json::json;
 
 use crate::world::{SECRET, World, open, user_change, user_with};
@@ -222,5 +225,67 @@ async fn a_trigger_that_drops_the_ledger_entry_of_one_delivery_refuses_that_deli
         assert!(store.apply_many(std::slice::from_ref(&good)).await.is_ok(), "also when it comes again");
     }
     world.psql("DROP TRIGGER drops ON mirror_2.deliveries").await;
+    assert!(store.apply_many(&[bad()]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_trigger_that_returns_the_old_row_refuses_the_delivery_and_the_erasure() {
+    let world = World::new().await;
+    let store = world.store();
+    let before = [user_change("user_bad", 0), user_change("user_good", 0)];
+    store.apply_many(&before).await.expect("they are written");
+    world
+        .psql(
+            "CREATE FUNCTION public.keeps() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN OLD; END $$;
+             CREATE TRIGGER keeps BEFORE UPDATE ON mirror_2.users FOR EACH ROW
+             WHEN (OLD.id = 'user_bad') EXECUTE FUNCTION public.keeps()",
+        )
+        .await;
+    let undone = "a trigger of the table undoes the change";
+    let gone = change_of("msg_gone", &event("user.deleted", START + 5, &deleted("user", "user_bad")));
+    for changes in
+        [&[gone.clone(), user_change("user_good", 1)][..], &[gone][..], &[user_change("user_bad", 1)]]
+    {
+        assert_eq!(store.apply_many(changes).await, Err(StoreError::Event(undone.to_owned())));
+    }
+    let subject = (&USERS, "user_bad".to_owned());
+    let erased = store.erase(&[subject], Timestamp::from_millis(START + 9)).await;
+    let Err(StoreError::Event(text)) = &erased else { panic!("{erased:?}") };
+    assert!(text.contains(undone), "{text}");
+    assert!(store.apply_many(&[user_change("user_good", 1)]).await.is_ok(), "others go on");
+}
+
+/// Triggers that run after the insert, at once or deferred to the commit, and one that changes the entry before it.
+#[tokio::test]
+async fn a_trigger_that_removes_or_changes_a_ledger_entry_refuses_its_delivery() {
+    let world = World::new().await;
+    let store = world.store();
+    let removes = "DELETE FROM mirror_2.deliveries WHERE svix_id = NEW.svix_id;";
+    let (after, late) = ("TRIGGER theirs AFTER", "CONSTRAINT TRIGGER theirs AFTER");
+    let before = "TRIGGER theirs BEFORE";
+    for (kind, when, body, reason) in [
+        (after, "", removes, "keeps the ledger entry from being written"),
+        (late, "DEFERRABLE INITIALLY DEFERRED", removes, "keeps the ledger entry from being written"),
+        (before, "", "NEW.svix_id := 'msg_other';", "changes the ledger entry"),
+        (before, "", "NEW.outcome := 'fine';", "changes the ledger entry"),
+        (before, "", "NEW.subject_id := NULL;", "changes the ledger entry"),
+    ] {
+        let sql = format!(
+            "CREATE OR REPLACE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN {body} RETURN NEW; END $$;
+             CREATE {kind} INSERT ON mirror_2.deliveries {when} FOR EACH ROW
+             WHEN (NEW.subject_id = 'user_bad') EXECUTE FUNCTION public.theirs()"
+        );
+        world.psql(&sql).await;
+        let result = store.apply_many(&[bad()]).await;
+        assert_eq!(
+            result,
+            Err(StoreError::Event(format!("a trigger of the table deliveries {reason}"))),
+            "{sql}"
+        );
+        let good = store.apply_many(&[user_change("user_good", 0)]).await;
+        assert!(good.is_ok(), "others are applied, first or again: {good:?}");
+        world.psql("DROP TRIGGER theirs ON mirror_2.deliveries").await;
+    }
     assert!(store.apply_many(&[bad()]).await.is_ok());
 }

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 
 use super::tables::{Tables, read_stored};
 use super::write::{Write, Writer};
-use crate::fault::LedgerSkipped;
+use crate::fault::{LedgerChanged, LedgerSkipped};
 
 /// Merges the changes into their tables and writes the ledger.
 pub(super) fn apply(
@@ -124,6 +124,7 @@ fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (svix_id) DO NOTHING",
     )?;
     let mut find = tables.connection.prepare_cached("SELECT 1 FROM deliveries WHERE svix_id = ?1")?;
+    let mut new = Vec::new();
     for (change, outcome) in changes.iter().zip(outcomes) {
         let origin = &change.origin;
         let written = statement.execute((
@@ -140,8 +141,30 @@ fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -
         if written == 0 && !find.exists((origin.entry_id().as_str(),))? {
             return Err(LedgerSkipped.into());
         }
+        if written > 0 {
+            new.push((origin.entry_id().as_str(), change.subject_id(), outcome.as_str()));
+        }
+    }
+    if !has_triggers(tables.connection)? {
+        return Ok(());
+    }
+    let mut find = tables
+        .connection
+        .prepare_cached("SELECT subject_id IS ?2 AND outcome IS ?3 FROM deliveries WHERE svix_id = ?1")?;
+    for entry in new {
+        match find.query_row(entry, |row| row.get(0)).optional()? {
+            Some(true) => {}
+            Some(false) => return Err(LedgerChanged.into()),
+            None => return Err(LedgerSkipped.into()),
+        }
     }
     Ok(())
+}
+
+/// Whether a team has put triggers on the ledger.
+fn has_triggers(connection: &Connection) -> rusqlite::Result<bool> {
+    let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'deliveries' COLLATE NOCASE";
+    connection.prepare_cached(sql)?.exists(())
 }
 
 /// The bucket of the next lines: the last one, or a new one where that is full.

@@ -20,9 +20,9 @@ const LINES_MAX: usize = 10_000;
 /// Lines of the ledger that something keeps.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    count: u64,
-    example: String,
-    why: String,
+    pub(super) count: u64,
+    pub(super) example: String,
+    pub(super) why: String,
 }
 
 impl fmt::Display for Kept {
@@ -106,7 +106,7 @@ impl SqliteStore {
     }
 
     /// One step: as many of these lines as the pace says. The rest, and what is to be tried in smaller steps, is open.
-    async fn remove_lines(
+    pub(super) async fn remove_lines(
         &self,
         mut some: Vec<String>,
         open: &mut Vec<Vec<String>>,
@@ -155,7 +155,7 @@ fn about(connection: &Connection, subjects: &str, from: &str) -> rusqlite::Resul
 }
 
 /// Removes these lines (a JSON array). Returns how many have gone, and how many are still there with one of them.
-fn remove(tables: &Tables<'_>, ids: &str) -> rusqlite::Result<(u64, Option<(u64, String)>)> {
+pub(super) fn remove(tables: &Tables<'_>, ids: &str) -> rusqlite::Result<(u64, Option<(u64, String)>)> {
     let these = "FROM deliveries WHERE svix_id IN (SELECT value FROM json_each(?1))";
     let gone = tables.connection.prepare_cached(&format!("DELETE {these}"))?.execute((ids,))? as u64;
     let mut left = tables.connection.prepare_cached(&format!("SELECT count(*), min(svix_id) {these}"))?;

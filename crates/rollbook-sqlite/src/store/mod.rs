@@ -38,7 +38,7 @@ use rollbook_core::store::{
     CascadeStep, ErasedCounts, Erasure, ErasureProgress, Ledger, LedgerEntry, PendingCascades, PendingWork,
     RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
 };
-use rollbook_core::sweep::Sweep;
+use rollbook_core::sweep::{LedgerSweep, Sweep};
 use rollbook_core::time::{Clock, Timestamp};
 use rusqlite::Connection;
 use tokio::sync::{Notify, OnceCell};
@@ -62,6 +62,7 @@ pub struct SqliteStore {
     statements: Arc<sql::Statements>,
     keeping: RetentionChoices,
     sweep: Mutex<Sweep>,
+    ledger_sweep: Mutex<LedgerSweep>,
     /// Of steps that write rows.
     pace: Pace,
     /// Of steps that remove lines of the ledger.
@@ -88,6 +89,7 @@ impl SqliteStore {
             statements,
             keeping: RetentionChoices::default(),
             sweep: Mutex::default(),
+            ledger_sweep: Mutex::default(),
             pace: Pace::new(steps::STEP_TIME),
             ledger_pace: Pace::new(steps::STEP_TIME),
             left: Notify::new(),
@@ -206,7 +208,8 @@ impl Store for SqliteStore {
                 for resource in RESOURCES {
                     upkeep::erase_content(tables, resource, &["nobody".to_owned()])?;
                 }
-                upkeep::prune(tables, never, 1)
+                upkeep::old_entries(tables.connection, never, ("", "[]"), 1)?;
+                ledger_erasure::remove(tables, r#"["nobody"]"#)
             })
         })
         .await?;

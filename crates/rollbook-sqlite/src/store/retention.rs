@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::store::{PendingWork, RetentionLimits, RetentionStep, StoreError};
-use rollbook_core::sweep::Sweep;
+use rollbook_core::sweep::{LedgerSweep, Sweep};
 
+use super::ledger_erasure::Kept;
 use super::lines::{self, Line};
 use super::steps::{RETRIED_MAX, Turn};
 use super::tables::Tables;
@@ -26,14 +27,57 @@ impl SqliteStore {
         Ok(RetentionStep { ledger: ledger?, rows: rows? })
     }
 
+    /// Removes old ledger entries. Those that can't be removed are passed and stay until a later round.
     async fn prune(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
         let Some(before) = due.ledger_before else { return Ok(0) };
-        let limit = due.limit;
-        Ok(self.change(self.clock.now(), move |tables| upkeep::prune(tables, before, limit)).await?)
+        let (mut turn, mut kept) = (Turn::default(), Kept::default());
+        loop {
+            let passed = usize::try_from(turn.ledger + kept.count).unwrap_or(usize::MAX);
+            if passed >= due.limit {
+                break;
+            }
+            let limit = PAGE_MAX.min(due.limit - passed);
+            let (from, except) = self.ledger_sweep().next(self.clock.now());
+            let except = serde_json::Value::from(except).to_string();
+            let page = self.database.read(move |connection| {
+                let position = (from.as_deref().unwrap_or_default(), except.as_str());
+                upkeep::old_entries(connection, before, position, limit)
+            });
+            let page = page.await?;
+            if page.is_empty() {
+                self.ledger_sweep().end();
+                break;
+            }
+            let kept_before = kept.count;
+            let mut open = vec![page.iter().map(|(_, id)| id.clone()).collect()];
+            while let Some(some) = open.pop() {
+                self.remove_lines(some, &mut open, &mut kept, &mut turn).await?;
+            }
+            self.ledger_sweep().pass(page, kept.count > kept_before);
+        }
+        if kept.count > 0 {
+            let Kept { count, example, why } = &kept;
+            tracing::warn!(
+                count,
+                example,
+                error = why,
+                "old ledger entries can't be removed; all others are, and these are tried again in some hours and after a \
+                 restart. Fix: the trigger or foreign key of the table deliveries that keeps them"
+            );
+        }
+        Ok(turn.ledger)
+    }
+
+    fn ledger_sweep(&self) -> MutexGuard<'_, LedgerSweep> {
+        self.ledger_sweep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn erase_deleted(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
-        let Some(before) = due.deleted_before else { return Ok(0) };
+        let Some(before) = due.deleted_before else {
+            // Without retention, rows that refused to lose their content may keep it.
+            self.database.run(lines::forget_content).await?;
+            return Ok(0);
+        };
         let mut turn = Turn::default();
         let mut erased = self.erase_again(&mut turn).await?;
         self.sweep().begin(self.clock.now(), before);

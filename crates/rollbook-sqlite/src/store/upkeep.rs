@@ -10,13 +10,21 @@ use super::sql::Statements;
 use super::tables::Tables;
 use crate::fault::Undone;
 
-/// Removes ledger entries that were written before a time.
-pub(super) fn prune(tables: &Tables<'_>, before: Timestamp, limit: usize) -> rusqlite::Result<u64> {
-    let mut prune = tables.connection.prepare_cached(
-        "DELETE FROM deliveries WHERE svix_id IN
-             (SELECT svix_id FROM deliveries WHERE applied_at < ?1 ORDER BY applied_at LIMIT ?2)",
+/// Returns the oldest ledger entries before a time, as `applied_at` and `svix-id`, from this `applied_at`, without those in a
+/// JSON array.
+pub(super) fn old_entries(
+    connection: &Connection,
+    before: Timestamp,
+    (from, except): (&str, &str),
+    limit: usize,
+) -> rusqlite::Result<Vec<(String, String)>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT applied_at, svix_id FROM deliveries
+         WHERE applied_at < ?1 AND applied_at >= ?2 AND svix_id NOT IN (SELECT value FROM json_each(?3))
+         ORDER BY applied_at LIMIT ?4",
     )?;
-    Ok(prune.execute((before.to_string(), as_limit(limit)))? as u64)
+    let values = (before.to_string(), from, except, as_limit(limit));
+    statement.query_map(values, |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
 /// A row that was deleted by itself.

@@ -143,3 +143,41 @@ async fn steps_of_any_size_erase_all_that_is_due_once() {
     assert_eq!(steps, [10, 10, 5]);
     assert_eq!(with_content(&store).await, [""; 0]);
 }
+
+/// Of 40 old entries the first 10 are kept. The limit is smaller than that, so that several rounds meet kept entries only.
+#[tokio::test]
+async fn ledger_entries_that_refuse_to_go_keep_no_other_entry() {
+    for action in ["ABORT, 'no'", "IGNORE", "ROLLBACK, 'no'"] {
+        let (folder, store, _) = deleted_users(20).await;
+        let path = folder.path().join("store.db");
+        let team = Connection::open(&path).expect("the file opens");
+        let trigger = format!(
+            "CREATE TRIGGER theirs BEFORE DELETE ON deliveries WHEN OLD.subject_id IN ('user_0', 'user_1', 'user_2', 'user_3', 'user_4')
+             BEGIN SELECT RAISE({action}); END"
+        );
+        team.execute_batch(&trigger).expect("a trigger");
+        let ledger_before = Some(Timestamp::from_millis(START + 100_000));
+        let due = RetentionLimits { ledger_before, deleted_before: None, limit: 4 };
+        let mut gone = 0;
+        for _ in 0..12 {
+            gone += store.retain(&due).await.expect("the others go").ledger;
+        }
+        assert_eq!(gone, 30, "{action}");
+        team.execute_batch("DROP TRIGGER theirs").expect("it goes");
+        // After a restart all are tried again.
+        let all = RetentionLimits { limit: 100, ..due };
+        assert_eq!(open(&path).0.retain(&all).await.map(|done| done.ledger), Ok(10));
+    }
+}
+
+#[tokio::test]
+async fn retention_that_is_switched_off_leaves_no_entry_about_content() {
+    let (folder, store, _) = deleted_users(1).await;
+    let team = Connection::open(folder.path().join("store.db")).expect("the file opens");
+    let trigger = "CREATE TRIGGER theirs BEFORE UPDATE ON users BEGIN SELECT RAISE(ABORT, 'no'); END";
+    team.execute_batch(trigger).expect("a trigger");
+    assert_eq!(store.retain(&DUE).await.map(|done| done.rows), Ok(0));
+    assert_eq!(store.cascades(None, 10).await.expect("a list").rows, 1);
+    store.retain(&RetentionLimits { deleted_before: None, ..DUE }).await.expect("nothing is due");
+    assert_eq!(store.cascades(None, 10).await.expect("a list").rows, 0);
+}

@@ -101,3 +101,33 @@ async fn a_trigger_that_drops_the_ledger_entry_of_one_delivery_refuses_that_deli
     connection.execute_batch("DROP TRIGGER theirs").expect("it goes");
     assert!(store.apply_many(&[user_change("user_bad")]).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_trigger_that_removes_or_changes_a_ledger_entry_refuses_its_delivery() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.db");
+    apply_migrations(&path, Schema::Store).expect("the migrations apply");
+    let store = open(&path);
+    let connection = rusqlite::Connection::open(&path).expect("the file");
+    for (body, reason) in [
+        ("DELETE FROM deliveries", "keeps the ledger entry from being written"),
+        ("UPDATE deliveries SET svix_id = 'msg_other'", "keeps the ledger entry from being written"),
+        ("UPDATE deliveries SET outcome = 'fine'", "changes the ledger entry"),
+        ("UPDATE deliveries SET subject_id = NULL", "changes the ledger entry"),
+    ] {
+        let trigger = format!(
+            "CREATE TRIGGER theirs AFTER INSERT ON Deliveries WHEN NEW.svix_id = 'msg_user_bad'
+             BEGIN {body} WHERE svix_id = NEW.svix_id; END"
+        );
+        connection.execute_batch(&trigger).expect("a trigger");
+        let result = store.apply_many(&[user_change("user_bad")]).await;
+        assert_eq!(
+            result,
+            Err(StoreError::Event(format!("a trigger of the table deliveries {reason}"))),
+            "{body}"
+        );
+        assert!(store.apply_many(&[user_change("user_good")]).await.is_ok(), "first, or again");
+        connection.execute_batch("DROP TRIGGER theirs").expect("it goes");
+    }
+    assert!(store.apply_many(&[user_change("user_bad")]).await.is_ok());
+}

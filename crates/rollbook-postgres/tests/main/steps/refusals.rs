@@ -341,3 +341,29 @@ async fn a_child_whose_trigger_ends_the_session_keeps_the_deletion_from_nobody_e
     assert_eq!(work_off(&store).await.rows_left, 0);
     assert_eq!(count(&world, "deleted_at IS NULL").await, 0);
 }
+
+/// The policy of one child table fails: nothing else waits for it, and the deletion reaches the children later.
+#[tokio::test]
+async fn children_that_can_not_be_read_wait_by_themselves() {
+    let (world, owner) = World::with_roles().await;
+    let store = world.store();
+    let mut team = World::session_as(&owner).await;
+    store.apply_many(&[joined(1, "org_1")]).await.expect("it is written");
+    team.run(
+        "ALTER TABLE mirror_2.organization_memberships ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY theirs ON mirror_2.organization_memberships USING (organization_id = current_setting('app.org'))",
+    )
+    .await;
+    for _ in 0..2 {
+        store.apply_many(&[organization_deleted("org_1", 5)]).await.expect("its own row is right");
+    }
+    let done = store.cascade().await.expect("a turn");
+    assert_eq!((done.parents_left, done.rows_left), (1, 0));
+    let listed = store.cascades(Some("org_1"), 10).await.expect("a list").listed;
+    assert_eq!((listed[0].what, listed[0].attempts), (PendingWork::Children, 1));
+    assert!(listed[0].last_error.as_deref().is_some_and(|why| why.contains("app.org")), "{listed:?}");
+    team.run("ALTER TABLE mirror_2.organization_memberships DISABLE ROW LEVEL SECURITY").await;
+    make_due(&world).await;
+    assert_eq!(work_off(&store).await.rows, 1);
+    assert_eq!(count(&world, "deleted_at IS NULL").await, 0);
+}

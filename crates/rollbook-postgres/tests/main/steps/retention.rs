@@ -142,3 +142,48 @@ async fn content_that_was_kept_before_the_choice_to_erase_goes_with_that_of_its_
     let row = store.get(&USERS, "user_1").await.expect("the store reads").expect("a row");
     assert!(row.columns["first_name"].is_null());
 }
+
+/// Of 30 old entries the first 10 are kept. The limit is smaller than that, so that several rounds meet kept entries only.
+#[tokio::test]
+async fn ledger_entries_that_refuse_to_go_keep_no_other_entry() {
+    let keeps = |body: &str| {
+        format!(
+            "CREATE FUNCTION public.keeps() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
+             CREATE TRIGGER keeps BEFORE DELETE ON mirror_2.deliveries FOR EACH ROW
+             WHEN (OLD.subject_id = 'user_kept') EXECUTE FUNCTION public.keeps()"
+        )
+    };
+    let references = "CREATE TABLE public.theirs AS SELECT svix_id FROM mirror_2.deliveries WHERE subject_id = 'user_kept';
+                      ALTER TABLE public.theirs ADD FOREIGN KEY (svix_id) REFERENCES mirror_2.deliveries";
+    for keeps in [keeps("RAISE EXCEPTION 'no';"), keeps("RETURN NULL;"), references.to_owned()] {
+        let world = World::new().await;
+        let old = "INSERT INTO mirror_2.deliveries SELECT 'msg_' || i, 'user.updated',
+                          CASE WHEN i <= 10 THEN 'user_kept' ELSE 'user_1' END, 'updated', now(), now(),
+                          '2020-01-01'::timestamptz + i / 4 * interval '1 second', 1 FROM generate_series(1, 30) AS i";
+        world.psql(old).await;
+        world.psql(&keeps).await;
+        let store = world.store();
+        let due = RetentionLimits { limit: 4, ..due(true, false) };
+        let mut gone = 0;
+        for _ in 0..9 {
+            gone += store.retain(&due).await.expect("the others go").ledger;
+        }
+        assert_eq!(gone, 20, "{keeps}");
+        assert_eq!(world.psql("SELECT count(*) FROM mirror_2.deliveries").await, "10\n");
+        // After a restart all are tried again.
+        world.psql("DROP TABLE IF EXISTS public.theirs; DROP FUNCTION IF EXISTS public.keeps CASCADE").await;
+        assert_eq!(tidied(&world.store(), due).await.ledger, 10);
+    }
+}
+
+#[tokio::test]
+async fn retention_that_is_switched_off_leaves_no_entry_about_content() {
+    let world = World::new().await;
+    let store = world.store();
+    deleted_users(&world, 1).await;
+    trigger(&world, "users", "RAISE EXCEPTION 'no';").await;
+    assert_eq!(tidied(&store, due(false, true)).await.rows, 0);
+    assert_eq!(store.cascades(None, 10).await.expect("a list").rows, 1);
+    assert_eq!(tidied(&store, due(false, false)).await.rows, 0);
+    assert_eq!(store.cascades(None, 10).await.expect("a list").rows, 0);
+}
