@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::error::ReconcileError;
 use crate::progress::{Progress, ResourceProgress};
-use crate::settings::{LOCK_FOR, RUN_LOCK, Settings};
+use crate::settings::{RUN_LOCK, Settings};
 
 /// Maximum number of changes in one transaction.
 const BATCH_MAX: usize = 100;
@@ -180,7 +180,7 @@ impl Context {
     }
 
     async fn renew_lock(&self) -> Result<(), ReconcileError> {
-        let lock = || self.ports.records.lock(RUN_LOCK, &self.holder, LOCK_FOR);
+        let lock = || self.ports.records.lock(RUN_LOCK, &self.holder, self.settings.lock_for);
         if self.patiently("the store", lock).await? { Ok(()) } else { Err(ReconcileError::LockLost) }
     }
 
@@ -219,7 +219,7 @@ impl Context {
             pause = (pause * 2).min(PAUSES.1);
             if !self.run.is_dry {
                 // While Clerk cannot answer, the lock must not end. While the store cannot, nobody can take it.
-                drop(self.ports.records.lock(RUN_LOCK, &self.holder, LOCK_FOR).await);
+                drop(self.ports.records.lock(RUN_LOCK, &self.holder, self.settings.lock_for).await);
             }
         }
     }

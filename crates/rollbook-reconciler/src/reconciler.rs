@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::context::{Context, Ports};
 use crate::error::ReconcileError;
 use crate::progress::{Progress, ResourceProgress};
-use crate::settings::{LOCK_FOR, RUN_LOCK, Settings};
+use crate::settings::{RUN_LOCK, Settings};
 
 /// Number of users that are read at Clerk where nothing else names the rows' instance.
 const SAMPLE: usize = 20;
@@ -102,8 +102,8 @@ impl Reconciler {
     }
 
     pub(crate) async fn take_lock(&self) -> Result<(), ReconcileError> {
-        let is_ours = self.ports.records.lock(RUN_LOCK, &self.holder, LOCK_FOR).await?;
-        if is_ours { Ok(()) } else { Err(ReconcileError::Busy(LOCK_FOR)) }
+        let is_ours = self.ports.records.lock(RUN_LOCK, &self.holder, self.settings.lock_for).await?;
+        if is_ours { Ok(()) } else { Err(ReconcileError::Busy(self.settings.lock_for)) }
     }
 
     async fn run_locked(

@@ -12,7 +12,7 @@ pub const DELETIONS_SHARE: u64 = 100;
 /// an equal `updated_at`: the page may come from a copy of Clerk's database that is some seconds old.
 pub const MARGIN: Duration = Duration::from_secs(10);
 
-/// Time for which a run holds its lock without renewing it. A killed run blocks the next one this long.
+/// Default of [`Settings::lock_for`].
 pub const LOCK_FOR: Duration = Duration::from_secs(60);
 
 /// Name of the lock of a run.
@@ -32,6 +32,8 @@ pub struct Settings {
     pub page_size: usize,
     /// Time between two records of a run's position.
     pub save_every: Duration,
+    /// Time for which a run holds its lock without renewing it. A killed run blocks the next one this long.
+    pub lock_for: Duration,
     /// Time for which a run waits while Clerk or the store cannot answer. Then it stops, and can be resumed.
     pub patience: Duration,
 }
@@ -43,6 +45,7 @@ impl Default for Settings {
             parallel: 16,
             page_size: rollbook_core::source::PAGE_MAX,
             save_every: Duration::from_secs(1),
+            lock_for: LOCK_FOR,
             patience: Duration::from_secs(300),
         }
     }

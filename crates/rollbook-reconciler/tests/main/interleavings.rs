@@ -12,7 +12,7 @@ use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, Resource, 
 use rollbook_core::source::{Fetched, Instance, Lookup, Page, PageRequest, Source, SourceError, Window};
 use rollbook_core::store::{FullStore, RunState};
 use rollbook_core::time::Timestamp;
-use rollbook_reconciler::{LOCK_FOR, ReconcileError, Resume, RunRequest};
+use rollbook_reconciler::{ReconcileError, Resume, RunRequest};
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{START, change_of, deleted, event, membership, organization, user};
 use rollbook_testkit::memory::store::MemoryStore;
@@ -77,8 +77,10 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(store: Arc<dyn FullStore>, clock: Arc<ManualClock>) -> Self {
         let mut world = World::over(store, clock);
-        // Small pages, so that lists have several, and every position is saved.
+        // Small pages, so that lists have several, and every position is saved. The lock of a killed run ends
+        // at once, by the engine's own clock too.
         (world.settings.page_size, world.settings.save_every) = (2, Duration::ZERO);
+        world.settings.lock_for = Duration::from_millis(1);
         Self {
             world,
             sent: Mutex::default(),
@@ -270,7 +272,11 @@ async fn run(
     let request = RunRequest { resume, ..RunRequest::default() };
     let (reconciler, stop) = (driver.world.reconciler_of(source), CancellationToken::new());
     match kill.run_until_cancelled(reconciler.run(&request, &stop, watch::Sender::default())).await {
-        None => driver.world.clock.advance(LOCK_FOR),
+        None => {
+            // An engine's thread may still be at the killed run's last call.
+            driver.world.store.freshness().await.expect("the store answers");
+            driver.world.clock.advance(Duration::from_secs(1));
+        }
         Some(Ok(_) | Err(ReconcileError::Contradiction { .. })) => {}
         Some(Err(error)) => panic!("{error}"),
     }
