@@ -273,8 +273,8 @@ async fn run(
     let (reconciler, stop) = (driver.world.reconciler_of(source), CancellationToken::new());
     match kill.run_until_cancelled(reconciler.run(&request, &stop, watch::Sender::default())).await {
         None => {
-            // An engine's thread may still be at the killed run's last call.
-            driver.world.store.freshness().await.expect("the store answers");
+            // An engine's thread may still be at the killed run's last write. This one follows it.
+            driver.world.store.unlock("none", "none").await.expect("the store answers");
             driver.world.clock.advance(Duration::from_secs(1));
         }
         Some(Ok(_) | Err(ReconcileError::Contradiction { .. })) => {}
