@@ -41,12 +41,13 @@ pub(super) fn living(schema: &str, resource: &'static Resource) -> String {
     )
 }
 
-/// Living rows without a `created_at`: (untouched since, id to start after, limit).
+/// Living rows without a `created_at`: (untouched since, id to start after, limit). In the order of the index's columns,
+/// since Postgres does not know that all of these rows are equal in the first.
 pub(super) fn undated(schema: &str, resource: &'static Resource) -> String {
     format!(
         r#"SELECT {columns} FROM "{schema}".{table}
            WHERE deleted_at IS NULL AND created_at IS NULL AND synced_at < $1 AND id COLLATE "C" > $2
-           ORDER BY id COLLATE "C" LIMIT $3"#,
+           ORDER BY created_at, id COLLATE "C" LIMIT $3"#,
         columns = lookup_columns(resource),
         table = resource.table,
     )

@@ -252,4 +252,33 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_view_freshness_has_a_row_for_each_resource_and_does_not_read_the_whole_ledger() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store.db");
+        apply_migrations(&path, Schema::Store).expect("the migrations apply");
+        let connection = crate::connection::open(&path).expect("a file");
+        let lines = "INSERT INTO deliveries VALUES
+                         ('msg_1', 'user.updated', 'user_1', 'updated', '2026-07-29T08:00:05.000Z', 't', 't1', 1, 1),
+                         ('msg_2', 'user.updated', 'user_2', 'updated', '2026-07-29T08:00:03.000Z', 't', 't2', 1, 1),
+                         ('reconcile:1', 'reconcile.stale', 'user_1', 'updated', '2026-07-29T09:00:00.000Z', 't', 't3', 1, 1);
+                     INSERT INTO reconcile_walks VALUES ('users', NULL, 't4', 2)";
+        connection.execute_batch(lines).expect("lines");
+        let view =
+            "SELECT group_concat(resource || coalesce(last_walk_at || drift, ''), ' '), min(applied_through),
+                           max(applied_through)
+                    FROM (SELECT * FROM freshness ORDER BY resource)";
+        let found: (String, String, String) = connection
+            .query_row(view, (), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .expect("the view");
+        let through = "2026-07-29T08:00:05.000Z".to_owned();
+        let resources = "organization_domains organization_invitations organization_memberships organizations permissions roles \
+                         userst42 waitlist_entries";
+        assert_eq!(found, (resources.to_owned(), through.clone(), through));
+        let plan: Vec<String> =
+            select(&connection, "EXPLAIN QUERY PLAN SELECT * FROM freshness", (), |row| row.get("detail"))
+                .expect("a plan");
+        assert!(plan.contains(&"SCAN deliveries USING INDEX deliveries_by_age".to_owned()), "{plan:?}");
+    }
 }

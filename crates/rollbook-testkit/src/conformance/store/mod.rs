@@ -224,6 +224,7 @@ macro_rules! store_conformance {
             resetting: a_child_that_was_reset_keeps_the_ids_of_its_parents_and_shows_their_deletion
             resetting: children_that_lost_their_content_with_a_parent_get_it_from_a_fresh_reading
             resetting: what_an_operator_erased_stays_erased_after_a_reset
+            resetting: child_rows_of_a_reset_parent_that_are_many_are_revived_too
             resetting: a_deletion_after_a_reset_erases_no_more_than_any_deletion
         }
     };

@@ -195,3 +195,20 @@ pub async fn a_deletion_after_a_reset_erases_no_more_than_any_deletion(
     assert_eq!(mirror.apply_one("msg_ended", update).await, Updated);
     assert_eq!(outlives(&mirror).await, "ended");
 }
+
+pub async fn child_rows_of_a_reset_parent_that_are_many_are_revived_too(mirror: Mirror<impl StoreHarness>) {
+    const MANY: usize = 1_200;
+    let member = |number: usize| {
+        let id = format!("orgmem_{number:04}");
+        let joined = membership(&id, "org_1", &format!("user_{number}"), START);
+        (id, event("organizationMembership.created", START, &joined))
+    };
+    let events: Vec<(String, Value)> = (0..MANY).map(member).collect();
+    let events: Vec<(&str, Value)> = events.iter().map(|(id, event)| (id.as_str(), event.clone())).collect();
+    mirror.apply(&events).await;
+    assert_eq!(end(&mirror, "organization", "org_1", 7).await, Deleted);
+    let store = mirror.harness.store();
+    assert_eq!(store.count_living(&ORGANIZATION_MEMBERSHIPS).await, Ok(0));
+    assert_eq!(reset(&mirror, &ORGANIZATIONS, "org_1").await, Some(7));
+    assert_eq!(store.count_living(&ORGANIZATION_MEMBERSHIPS).await, Ok(MANY as u64));
+}
