@@ -143,7 +143,7 @@ async fn content_that_was_kept_before_the_choice_to_erase_goes_with_that_of_its_
     assert!(row.columns["first_name"].is_null());
 }
 
-/// Of 30 old entries the first 10 are kept. The limit is smaller than that, so that several rounds meet kept entries only.
+/// Of 30 old entries the first 10 are kept. The limit is smaller than that: a step that ended with them would remove nothing.
 #[tokio::test]
 async fn ledger_entries_that_refuse_to_go_keep_no_other_entry() {
     let keeps = |body: &str| {
