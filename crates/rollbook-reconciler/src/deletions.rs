@@ -18,7 +18,7 @@ impl Context {
     /// Applies the collected deletions of a resource, or holds all of them.
     pub(crate) async fn finish_deletions(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
         if self.run.is_dry {
-            return Ok(());
+            return self.foresee_brake(resource).await;
         }
         let collected = self.count_collected(resource).await?;
         if collected == 0 {
@@ -47,6 +47,17 @@ impl Context {
             }
         }
         self.save(RunState::Running, None).await
+    }
+
+    /// Counts the deletions of a dry run as held if the brake would hold them.
+    async fn foresee_brake(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
+        let collected = self.update(resource.table, |of| of.drift.get(Drift::NotDeleted.as_str()).copied());
+        let Some(collected) = collected.flatten().filter(|collected| *collected > 0) else { return Ok(()) };
+        let living = self.patiently("the store", || self.ports.records.count_living(resource)).await?;
+        if !brake::is_allowed(collected, living) {
+            self.update(resource.table, |of| of.held += collected);
+        }
+        Ok(())
     }
 
     /// Deletes rows that were proved absent, and settles them. A row that refuses its deletion goes on waiting.

@@ -6,7 +6,8 @@ use rollbook_core::compare::{Verdict, judge};
 use rollbook_core::drift::Drift;
 use rollbook_core::event::observed;
 use rollbook_core::merge::SubjectState;
-use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, Presence, SourceError};
+use rollbook_core::source::{Fetched, LOOKUPS_MAX, RECONCILED, SourceError};
+use rollbook_core::store::{HeldCount, HeldKey, HeldState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +48,7 @@ pub enum ResyncOutcome {
     Erased,
     /// The row refuses the change: a trigger or a constraint of the team.
     Refused,
-    /// The id is not of a user or an organization.
+    /// The id is not of a user or an organization, and no row has it.
     UnknownKind,
 }
 
@@ -75,8 +76,8 @@ impl ResyncOutcome {
 }
 
 impl Reconciler {
-    /// Reads users and organizations at Clerk, and brings their rows up to date. With `force`, a row that was
-    /// deleted wrongly lives again.
+    /// Reads users, organizations and what has a row at Clerk, and brings the rows up to date. With `force`, a
+    /// row that was deleted wrongly lives again. What runs hold of these objects no longer waits.
     ///
     /// # Errors
     /// Clerk or the store gave no answer, or the key belongs to another instance.
@@ -90,11 +91,10 @@ impl Reconciler {
         context.check_instance().await?;
         let mut results = Vec::new();
         for ids in ids.chunks(LOOKUPS_MAX) {
-            let (users, others): (Vec<&String>, Vec<&String>) =
-                ids.iter().partition(|id| id.starts_with("user_"));
-            let (organizations, unknown): (Vec<&String>, Vec<&String>) =
-                others.into_iter().partition(|id| id.starts_with("org_"));
-            for (resource, ids) in [(&USERS, users), (&ORGANIZATIONS, organizations)] {
+            let mut unknown: Vec<&String> = ids.iter().collect();
+            for resource in RECONCILED {
+                let (ids, others) = context.split(resource, unknown).await?;
+                unknown = others;
                 results.extend(context.resync(resource, &ids, force).await?);
             }
             results.extend(unknown.into_iter().map(|id| Resynced {
@@ -108,6 +108,21 @@ impl Reconciler {
 }
 
 impl Context {
+    /// Splits ids into those of a resource, and others. The prefix names users and organizations, a row the rest.
+    async fn split<'a>(
+        &self,
+        resource: &'static Resource,
+        ids: Vec<&'a String>,
+    ) -> Result<(Vec<&'a String>, Vec<&'a String>), ReconcileError> {
+        if resource == &USERS || resource == &ORGANIZATIONS {
+            let prefix = if resource == &USERS { "user_" } else { "org_" };
+            return Ok(ids.into_iter().partition(|id| id.starts_with(prefix)));
+        }
+        let texts: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+        let heads = self.patiently("the store", || self.ports.records.heads(resource, &texts)).await?;
+        Ok(ids.into_iter().partition(|id| heads.iter().any(|head| head.id == **id)))
+    }
+
     async fn resync(
         &self,
         resource: &'static Resource,
@@ -117,8 +132,10 @@ impl Context {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let lookup = |id: &&String| Lookup { id: (*id).clone(), organization_id: None, user_id: None };
-        let lookups: Vec<Lookup> = ids.iter().map(lookup).collect();
+        let mut lookups = Vec::new();
+        for id in ids {
+            lookups.push(self.lookup_of(resource, id).await?);
+        }
         let fetched = self.fetch(resource, &lookups).await?;
         let fetched = fetched.ok_or(SourceError::Unsupported("point reads of this resource"))?;
         let texts: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
@@ -129,14 +146,28 @@ impl Context {
             let outcome = self.resync_one(resource, id, fetched, state, force).await?;
             results.push(Resynced { id: id.to_owned(), table: Some(resource.table), outcome });
         }
+        self.settle_resynced(resource, &results).await?;
         Ok(results)
+    }
+
+    /// Settles what runs hold of these subjects.
+    async fn settle_resynced(&self, resource: &Resource, results: &[Resynced]) -> Result<(), ReconcileError> {
+        let key = |of: &Resynced| HeldKey { table: resource.table.to_owned(), id: of.id.clone() };
+        let keys: Vec<HeldKey> = results.iter().filter(|of| of.outcome.is_success()).map(key).collect();
+        let records = &self.ports.records;
+        let counts = self.patiently("the store", || records.count_held(None)).await?;
+        let waits = |of: &&HeldCount| of.table == resource.table && of.state == HeldState::Waiting;
+        for of in counts.iter().filter(waits).filter(|_| !keys.is_empty()) {
+            self.patiently("the store", || records.settle_held(&of.run, &keys, HeldState::Done)).await?;
+        }
+        Ok(())
     }
 
     async fn resync_one(
         &self,
         resource: &'static Resource,
         id: &str,
-        Fetched { presence, clock }: Fetched,
+        Fetched { object, clock }: Fetched,
         state: Option<SubjectState>,
         force: bool,
     ) -> Result<ResyncOutcome, ReconcileError> {
@@ -144,16 +175,12 @@ impl Context {
         if state.is_some_and(|state| state.is_erased_by_operator()) {
             return Ok(ResyncOutcome::Erased);
         }
-        let object = match presence {
-            Presence::Exists(object) => object,
-            Presence::Unknown(_) => return Ok(ResyncOutcome::UnknownKind),
-            Presence::Absent if state.is_none_or(|state| state.deleted_at.is_some()) => {
+        let Some(object) = object else {
+            if state.is_none_or(|state| state.deleted_at.is_some()) {
                 return Ok(ResyncOutcome::Absent);
             }
-            Presence::Absent => {
-                let applied = self.apply_one(self.deletion(resource, id, read_at)).await?;
-                return Ok(applied.map_or(ResyncOutcome::Refused, |_| ResyncOutcome::Deleted));
-            }
+            let applied = self.apply_one(self.deletion(resource, id, read_at)).await?;
+            return Ok(applied.map_or(ResyncOutcome::Refused, |_| ResyncOutcome::Deleted));
         };
         let missing = "an object of a point read has no id";
         let (mut subject, _) =

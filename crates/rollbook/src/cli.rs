@@ -1,15 +1,15 @@
 //! The command line: what can be asked for. What it does is in `commands`.
 
+mod dead_letters;
+mod reconciliation;
+
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
-use rollbook_core::retry::Reason;
-use rollbook_core::time::Timestamp;
 
+pub(crate) use self::dead_letters::{Bulk, DeadLetters, Filter, Since};
+pub(crate) use self::reconciliation::{OfRuns, Ready, ReconcileCommand, Resync, RunArguments};
 use crate::arguments;
-use crate::config::values;
 use crate::flags::SettingFlags;
 
 /// Release, and the commit that it was built from with its date.
@@ -69,6 +69,12 @@ pub(crate) enum Command {
     /// Applies migrations, or says which are pending
     #[command(after_help = "Example, exit code 1 where one is pending:\n  rollbook migrate --check")]
     Migrate(Migrate),
+    /// Reads Clerk's API and repairs what differs: who was there before, and what never arrived
+    Reconcile(ReconcileCommand),
+    /// Reads single users or organizations at Clerk now, and repairs their rows
+    Resync(Resync),
+    /// Says whether the rows are complete, caught up and fresh: exit code 0 or 1, for deployments
+    Ready(Ready),
     /// Lists, shows, redrives and discards the messages that were parked
     #[command(
         subcommand,
@@ -263,100 +269,6 @@ pub(crate) enum ProbeName {
     Readyz,
 }
 
-#[derive(Subcommand)]
-pub(crate) enum DeadLetters {
-    /// Lists them, oldest first
-    #[command(after_help = "Example:\n  rollbook dead-letters list --type user.updated --since 2h")]
-    List {
-        #[command(flatten)]
-        filter: Filter,
-        /// At most so many
-        #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-        limit: u32,
-        /// Prints for people or for programs
-        #[arg(long, value_enum, default_value = "text")]
-        output: Output,
-    },
-    /// Shows one; its body only when asked for, since it holds personal data
-    #[command(after_help = "Example:\n  rollbook dead-letters show msg_2b6vK1… --body")]
-    Show {
-        /// The svix-id
-        #[arg(value_parser = arguments::name)]
-        id: String,
-        /// Also the signed bytes
-        #[arg(long)]
-        body: bool,
-        /// Prints for people or for programs
-        #[arg(long, value_enum, default_value = "text")]
-        output: Output,
-    },
-    /// Sends them back to the queue: same id, same body, attempts from zero
-    #[command(after_help = "Examples:\n  rollbook dead-letters redrive msg_2b6vK1…\n  \
-                            rollbook dead-letters redrive --reason store_refused --rate 50 --dry-run")]
-    Redrive(Bulk),
-    /// Forgets them for good
-    #[command(after_help = "Example:\n  rollbook dead-letters discard --reason wrong_instance --dry-run")]
-    Discard(Bulk),
-}
-
-/// Which dead letters; everything that is given must hold.
-#[derive(clap::Args)]
-pub(crate) struct Filter {
-    /// The one with this svix-id
-    #[arg(value_name = "ID", value_parser = arguments::name)]
-    pub(crate) id: Option<String>,
-    /// The same
-    #[arg(long = "id", value_name = "ID", conflicts_with = "id", hide = true, value_parser = arguments::name)]
-    pub(crate) id_flag: Option<String>,
-    /// Events of this type
-    #[arg(long = "type", value_name = "TYPE", value_parser = arguments::name)]
-    pub(crate) event_type: Option<String>,
-    /// Parked for this reason
-    #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::as_str)))]
-    pub(crate) reason: Option<String>,
-    /// Parked at this moment or later: RFC 3339, or how long ago (30m, 2h)
-    #[arg(long, value_name = "WHEN", value_parser = since)]
-    pub(crate) since: Option<Since>,
-}
-
-#[derive(clap::Args)]
-pub(crate) struct Bulk {
-    #[command(flatten)]
-    pub(crate) filter: Filter,
-    /// All there are; needed where no filter is given
-    #[arg(long)]
-    pub(crate) all: bool,
-    /// Says how many it would be and changes nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// At most so many, oldest first
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) limit: Option<u32>,
-    /// At most so many a second [default: as fast as it goes]
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) rate: Option<u32>,
-    /// Prints for people or for programs
-    #[arg(long, value_enum, default_value = "text")]
-    pub(crate) output: Output,
-}
-
-/// A moment, or how long ago it was.
-#[derive(Clone, Copy)]
-pub(crate) enum Since {
-    Moment(Timestamp),
-    Ago(Duration),
-}
-
-fn since(text: &str) -> Result<Since, String> {
-    /// No dead letter is older than Rollbook.
-    const AGO_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
-    if let Some(moment) = Timestamp::parse(text) {
-        return Ok(Since::Moment(moment));
-    }
-    let refusal = "write a moment such as 2026-07-29T08:00:00Z, or how long ago such as 30m or 2h";
-    values::duration(text, AGO_MAX).map(Since::Ago).map_err(|_| refusal.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -366,13 +278,6 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn since_is_a_moment_or_a_span() {
-        assert!(matches!(since("2026-07-29T08:00:00Z"), Ok(Since::Moment(_))));
-        assert!(matches!(since("2h"), Ok(Since::Ago(span)) if span.as_secs() == 7200));
-        assert!(since("yesterday").is_err());
     }
 }
 

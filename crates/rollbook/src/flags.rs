@@ -98,8 +98,8 @@ fn form(kind: &Kind) -> &'static str {
         Kind::Path => "PATH",
         Kind::Address => "ADDRESS",
         Kind::Choice(_) => "WORD",
-        Kind::Duration(_) | Kind::Pause(_) => "TIME",
+        Kind::Duration(_) | Kind::Pause(_) | Kind::Interval(_) => "TIME",
         Kind::Size(_) => "SIZE",
-        Kind::Number(_) | Kind::Count(_) => "NUMBER",
+        Kind::Number(_) | Kind::Count(_) | Kind::Share => "NUMBER",
     }
 }

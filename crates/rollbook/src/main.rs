@@ -19,6 +19,7 @@ mod logging;
 mod nearest;
 mod output;
 mod progress;
+mod reconciliation;
 mod secrets;
 mod service;
 mod signals;

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::door::Ports;
 use crate::faces::Faces;
 use crate::intake::Intake;
+use crate::reconciliation::Reconciliation;
 use crate::startup::prepare_queue;
 use crate::store_check::StoreCheck;
 use crate::supervisor::Supervisor;
@@ -70,6 +71,7 @@ impl Service {
             supervisor.start("receiver", |stop| async move { Ok(receiver.serve(listener, stop).await?) });
         }
         let calls = Arc::new(WorkerCalls::new(queue.consumer.clone()));
+        let reconciled = store.clone().filter(|_| faces.worker);
         let (mut live, mut applying) = (Vec::new(), None);
         if let Some(store) = store.clone().filter(|_| faces.worker) {
             let settings = worker_settings(config);
@@ -84,6 +86,10 @@ impl Service {
                 audit.run(stop).await;
                 Ok(())
             });
+        }
+        if let Some(store) = reconciled {
+            let reconciliation = Reconciliation::new(config, store, clock.clone(), &registry)?;
+            supervisor.start("reconciliation", |stop| async move { Ok(reconciliation.run(stop).await) });
         }
         let check =
             |store| Component { name: "store", probe: Arc::new(StoreCheck { store, worker: applying }) };

@@ -7,14 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rollbook_clerk::{ClerkApi, ClerkSettings};
+pub(crate) use rollbook_clerk::{
+    ApiUrl, CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE, Observer, SecretKey,
+};
 use rollbook_core::backend::{Backend, Pending};
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin};
 use rollbook_core::retry::RetryPolicy;
 use rollbook_core::signature::SigningSecrets;
+use rollbook_core::source::Source;
 use rollbook_core::store::{FullStore, RetentionChoices};
 use rollbook_core::time::Clock;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
+use rollbook_reconciler::{Ports, Reconciler};
 use rollbook_redis::{ClockSource, Owner, RedisQueue, RedisSettings};
 pub(crate) use rollbook_redis::{FullCoverage, Ownership};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteFile, SqliteQueue, SqliteStore};
@@ -158,6 +164,34 @@ fn file(path: &Path, part: Component) -> SqliteFile {
         Component::Store => Schema::Store,
     };
     SqliteFile { path: path.to_owned(), schema }
+}
+
+/// Clerk's API. Nothing is sent yet.
+///
+/// # Errors
+/// No key is set, or this system has no root certificates.
+pub(crate) fn clerk_api(config: &Config, observer: Observer) -> anyhow::Result<Arc<dyn Source>> {
+    let settings = &config.settings;
+    let (url, budget) = (settings.clerk_api_url.clone(), settings.api_budget);
+    let api = ClerkApi::new(ClerkSettings { url, budget, ..ClerkSettings::new(config.secret_key()?) })?;
+    Ok(Arc::new(api.with_observer(observer)))
+}
+
+/// The reconciler of this process.
+///
+/// # Errors
+/// As with Clerk's API.
+pub(crate) fn reconciler(
+    config: &Config,
+    store: Arc<dyn FullStore>,
+    clock: Arc<dyn Clock>,
+    observer: Observer,
+) -> anyhow::Result<Reconciler> {
+    let source = clerk_api(config, observer)?;
+    let ports = Ports { source, store: store.clone(), rows: store.clone(), records: store, clock };
+    let instance_id = config.settings.clerk_instance_id.clone();
+    let settings = rollbook_reconciler::Settings { instance_id, ..rollbook_reconciler::Settings::default() };
+    Ok(Reconciler::new(ports, settings))
 }
 
 /// The limits of the receiver.

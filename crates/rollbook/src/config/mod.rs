@@ -34,6 +34,11 @@ pub(crate) use self::settings::{DurabilityMode, LogFormat, SETTINGS, Settings};
 pub(crate) use self::source::{Given, Values};
 pub(crate) use self::url::{Place, Role, ServerUrl, has_password, place};
 use self::values::wrong;
+use crate::wire::SecretKey;
+
+/// How to set the secret key.
+pub(crate) const SECRET_KEY_FIX: &str =
+    "copy the Secret key (sk_live_… or sk_test_…) from Clerk's dashboard, API keys, into CLERK_SECRET_KEY";
 
 /// Every setting, read and judged.
 pub(crate) struct Config {
@@ -123,6 +128,17 @@ impl Config {
                 "copy the Signing Secret (whsec_…) of your endpoint from Clerk's dashboard, Webhooks; \
                  or see it work without one: rollbook demo",
             )
+        })
+    }
+
+    /// The secret key of the Clerk instance.
+    ///
+    /// # Errors
+    /// None is set.
+    pub(crate) fn secret_key(&self) -> Result<SecretKey, Problems> {
+        self.settings.clerk_secret_key.clone().ok_or_else(|| {
+            let name = Settings::clerk_secret_key().about.environment();
+            Problems::one(name, "is not set", SECRET_KEY_FIX)
         })
     }
 

@@ -70,6 +70,10 @@ fn form(kind: &Kind) -> String {
         Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or "),
         Kind::Duration(max) => format!("a span of time, `1ms` to `{}h`", max.as_secs() / 3600),
         Kind::Pause(max) => format!("a span of time, `0s` to `{}h`", max.as_secs() / 3600),
+        Kind::Interval(max) => {
+            format!("`off`, or a span of time, `1ms` to `{}h`", max.as_secs() / 3600)
+        }
+        Kind::Share => "a number above 0, at most 1".to_owned(),
         Kind::Size(max) => format!("a size, 1 byte to `{}GiB`", max >> 30),
         Kind::Number(max) => format!("a whole number, 1 to {max}"),
         Kind::Count(max) => format!("a whole number, 0 to {max}"),

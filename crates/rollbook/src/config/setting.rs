@@ -64,6 +64,10 @@ pub(crate) enum Kind {
     Duration(Duration),
     /// A span of time, at most this long, or zero.
     Pause(Duration),
+    /// A span of time, at most this long, or `off`.
+    Interval(Duration),
+    /// A number above zero, at most one.
+    Share,
     /// A number of bytes, at most this many.
     Size(u64),
     /// A whole number from one, at most this.
@@ -283,6 +287,16 @@ pub(super) fn pause(max: Duration) -> Setting<Duration> {
 pub(super) fn age(max: Duration) -> Setting<Option<Duration>> {
     let parse = move |text: &str| Ok(Some(values::pause(text, max)?).filter(|age| !age.is_zero()));
     Setting::new(Kind::Pause(max), parse)
+}
+
+/// The time between two runs of something, at most this; `off`, which is `None`, runs it never.
+pub(super) fn interval(max: Duration) -> Setting<Option<Duration>> {
+    Setting::new(Kind::Interval(max), move |text| values::interval(text, max))
+}
+
+/// A number above zero, at most one.
+pub(super) fn share() -> Setting<f64> {
+    Setting::new(Kind::Share, values::share)
 }
 
 /// A number of bytes, at most this many.

@@ -15,11 +15,12 @@ use super::reader::{Declared, Reader};
 use super::relations::Relation;
 use super::relations::Scope::{Any, Postgres, Redis};
 use super::setting::{
-    About, Setting, address, age, choice, count, duration, file, folder, number, pause, plain, secret,
-    settings, size, text, url, yes_or_no,
+    About, Setting, address, age, choice, count, duration, file, folder, interval, number, pause, plain,
+    secret, settings, share, size, text, url, yes_or_no,
 };
 use super::url::{Place, Role, ServerUrl};
-use super::values::{identifier, key_prefix, log_filter, signing_secrets};
+use super::values::{api_url, identifier, key_prefix, log_filter, secret_key, signing_secrets};
+use crate::wire::{ApiUrl, SecretKey};
 
 /// Every setting, in the order of the report.
 pub(crate) static SETTINGS: LazyLock<Vec<&'static About>> = LazyLock::new(Settings::declarations);
@@ -36,6 +37,8 @@ const SVIX_TIMEOUT: Duration = Duration::from_secs(15);
 const ENQUEUE_TIMEOUT_MAX: Duration = Duration::from_secs(10);
 /// A second of lag is the most that saving commits can be worth.
 const LEASE_LINGER_MAX: Duration = Duration::from_secs(1);
+/// Reconciliations that follow each other without a pause would use up the budget of the API.
+const RECONCILE_EVERY_MIN: Duration = Duration::from_secs(60);
 /// A batch must have ended well before another worker may take it.
 const LEASE_FOR_MIN: Duration = Duration::from_secs(5);
 
@@ -114,6 +117,21 @@ settings! {
             clerk_instance_id: Option<String> = plain().optional("ins_…").shared(),
                 "ID of the Clerk instance (ins_…): events of another become dead letters, and on Redis it identifies \
                  the owner of the queue; set it on receivers and workers";
+        }
+        ("Clerk's API", "Backfill, reconciliation and resync. They need a secret key.") => {
+            clerk_secret_key: Option<SecretKey> = secret(secret_key).optional("/run/secrets/…").shared(),
+                "secret key of the Clerk instance (sk_live_… or sk_test_…); with it a worker reconciles the rows with Clerk's API";
+            clerk_api_url: ApiUrl = text(api_url).or("https://api.clerk.com/v1").shared(),
+                "URL of Clerk's Backend API, or of a proxy in front of it";
+            reconcile_every: Option<Duration> = interval(CENTURY).or("24h"),
+                "time between two reconciliations of a worker, up to a tenth more; off: workers start none",
+                must(Any, "at least 1m, or off",
+                    |s, _| s.reconcile_every.is_none_or(|every| every >= RECONCILE_EVERY_MIN),
+                    "would read everything at Clerk without a pause");
+            reconcile_check_every: Duration = duration(DAY).or("5m"),
+                "time between two checks of a worker between reconciliations: numbers of objects, and recently changed users";
+            api_budget: f64 = share().or("0.5"),
+                "share of Clerk's rate limit that a process may use; your application shares the limit";
         }
         ("Log", "One line for each fact, to standard error.") => {
             log: String = text(log_filter).or("info").everyday(),

@@ -10,6 +10,10 @@ use rollbook_core::signature::SigningSecrets;
 
 use crate::nearest::nearest;
 use crate::secrets::{self, looks_secret};
+use crate::wire::{ApiUrl, SecretKey};
+
+/// The highest age that a command may ask for: nothing is older than Rollbook.
+pub(crate) const AGE_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 /// A fault of a value, and its fix.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,6 +69,19 @@ pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
 /// A span of time that may be none: `0s`.
 pub(crate) fn pause(text: &str, max: Duration) -> Result<Duration, Wrong> {
     if text == "0s" { Ok(Duration::ZERO) } else { duration(text, max) }
+}
+
+/// A span of time, or `off`.
+pub(crate) fn interval(text: &str, max: Duration) -> Result<Option<Duration>, Wrong> {
+    if text == "off" { Ok(None) } else { duration(text, max).map(Some) }
+}
+
+/// A number above zero, at most one, such as `0.5`.
+pub(crate) fn share(text: &str) -> Result<f64, Wrong> {
+    let share = text.parse().ok().filter(|share| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| {
+        wrong(format!("{} is not a share", quoted(text)), "write a number above 0, at most 1, such as 0.5")
+    })
 }
 
 /// A number of bytes, such as `1MiB`, `64KiB` or `4096`.
@@ -158,6 +175,17 @@ pub(crate) fn signing_secrets(text: &str) -> Result<SigningSecrets, Wrong> {
     })
 }
 
+/// Secret key of a Clerk instance.
+pub(crate) fn secret_key(text: &str) -> Result<SecretKey, Wrong> {
+    SecretKey::parse(text).map_err(|error| wrong(error.to_string(), "a secret key is in Clerk's dashboard, API keys"))
+}
+
+/// URL of Clerk's API. Its errors never quote it.
+pub(crate) fn api_url(text: &str) -> Result<ApiUrl, Wrong> {
+    let fix = "leave it out, or write https://HOST/v1";
+    ApiUrl::parse(text).map_err(|error| wrong(error.to_string(), fix))
+}
+
 /// What is logged: levels and `target=level`, separated by commas. A bare word must be a level: as
 /// the name of a target it would turn everything else off, which nobody means by `debgu`.
 pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
@@ -239,6 +267,38 @@ mod tests {
     fn a_pause_may_be_none() {
         assert_eq!((pause("0s", MAX), pause("5s", MAX)), (Ok(Duration::ZERO), Ok(Duration::from_secs(5))));
         assert!(pause("0", MAX).is_err() && pause("25h", MAX).is_err());
+    }
+
+    #[test]
+    fn an_interval_may_be_off_and_a_share_is_above_zero_and_at_most_one() {
+        assert_eq!((interval("off", MAX), interval("24h", MAX)), (Ok(None), Ok(Some(MAX))));
+        assert!(["", "0s", "Off", "no", "25h"].iter().all(|text| interval(text, MAX).is_err()));
+        assert_eq!((share("1"), share("0.5"), share("1e-3")), (Ok(1.0), Ok(0.5), Ok(0.001)));
+        for text in ["", "0", "-0.5", "1.01", "inf", "NaN", "50%", "half"] {
+            assert!(share(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn another_key_than_a_secret_key_is_refused_in_its_own_words_and_never_quoted() {
+        for text in ["sk_live_hidden", "sk_test_hidden"] {
+            assert!(secret_key(text).is_ok());
+        }
+        for (text, words) in [
+            ("pk_live_hidden", "publishable"),
+            ("whsec_hidden", "signing secret"),
+            ("hidden", "sk_live_"),
+            ("sk_live_hid den", "damaged"),
+        ] {
+            let refusal = secret_key(text).expect_err(text);
+            assert!(refusal.what.contains(words), "{refusal:?}");
+            assert!(!format!("{refusal:?}").contains("hid"), "{refusal:?}");
+        }
+        for text in ["http://api.example/hidden", "https://u:hidden@h", "hidden", "ftp://h/hidden"] {
+            let refusal = api_url(text).expect_err(text);
+            assert!(!format!("{refusal:?}").contains("hidden"), "{refusal:?}");
+        }
+        assert!(api_url("http://127.0.0.1:9000/v1").is_ok());
     }
 
     #[test]

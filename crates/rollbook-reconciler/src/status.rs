@@ -1,0 +1,261 @@
+//! Records of runs as an operator reads them: the last runs, what waits, and the last walk of each resource.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use rollbook_core::drift::Drift;
+use rollbook_core::source::RECONCILED;
+use rollbook_core::store::{HeldCount, HeldKey, HeldState, Reconciliation, Run, RunState, StoreError};
+use rollbook_core::time::Timestamp;
+use serde::{Serialize, Serializer};
+
+use crate::progress::{Progress, ResourceProgress};
+use crate::reconciler::RunReport;
+
+/// Held objects per page.
+const PAGE: usize = 500;
+
+/// State of the reconciliation. Its JSON is what `rollbook reconcile status` prints.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// The last runs, newest first.
+    pub runs: Vec<RunView>,
+    /// Objects that wait for an operator.
+    pub waiting: Vec<Waiting>,
+    /// Last walk of each resource.
+    pub resources: Vec<LastWalk>,
+}
+
+/// A run.
+#[derive(Debug, Serialize)]
+pub struct RunView {
+    /// Id of the run.
+    pub run: String,
+    /// State.
+    #[serde(serialize_with = "state")]
+    pub state: RunState,
+    /// Whether the run only counted.
+    pub dry_run: bool,
+    /// Instance of the key.
+    pub instance: Option<String>,
+    /// Time of its start.
+    #[serde(serialize_with = "text")]
+    pub started_at: Timestamp,
+    /// Time of its last record.
+    #[serde(serialize_with = "text")]
+    pub saved_at: Timestamp,
+    /// Time of its end.
+    #[serde(serialize_with = "optional_text")]
+    pub finished_at: Option<Timestamp>,
+    /// Reason of its failure.
+    pub error: Option<String>,
+    /// Counts by resource.
+    pub resources: Vec<ResourceView>,
+}
+
+/// Counts of one resource in a run.
+#[derive(Debug, Serialize)]
+pub struct ResourceView {
+    /// Table.
+    pub resource: String,
+    /// Whether the resource is done.
+    pub done: bool,
+    /// Number of objects at Clerk when the walk began.
+    pub at_clerk: u64,
+    /// Objects read.
+    pub read: u64,
+    /// Differences by kind.
+    pub drift: BTreeMap<String, u64>,
+    /// Rows written.
+    pub written: u64,
+    /// Rows that refused their change.
+    pub refused: u64,
+    /// Deletions and wrongly deleted rows that wait for an operator.
+    pub held: u64,
+    /// Living rows that Clerk's lists lack and no point read could prove absent.
+    pub unproven: u64,
+    /// Objects that could not be read.
+    pub unreadable: u64,
+}
+
+/// Objects of one table that wait for an operator.
+#[derive(Debug, Serialize)]
+pub struct Waiting {
+    /// Run that found them.
+    pub run: String,
+    /// Table.
+    pub resource: String,
+    /// Kind of drift.
+    #[serde(serialize_with = "kind")]
+    pub kind: Drift,
+    /// Number of objects.
+    pub count: u64,
+    /// Ids of the first objects.
+    pub ids: Vec<String>,
+    /// Command that settles them.
+    pub fix: String,
+}
+
+/// Last walk of a resource.
+#[derive(Debug, Serialize)]
+pub struct LastWalk {
+    /// Table.
+    pub resource: &'static str,
+    /// Start of the first walk that left no difference.
+    #[serde(serialize_with = "optional_text")]
+    pub complete_since: Option<Timestamp>,
+    /// End of the last complete walk.
+    #[serde(serialize_with = "optional_text")]
+    pub last_walk_at: Option<Timestamp>,
+    /// Number of differences that the last walk found.
+    pub drift: Option<u64>,
+}
+
+impl Status {
+    /// Reads the records: at most this number of runs, and of ids for each table and kind.
+    ///
+    /// # Errors
+    /// The store gave no answer.
+    pub async fn read(records: &dyn Reconciliation, runs: usize, ids: usize) -> Result<Self, StoreError> {
+        let runs = records.runs(runs).await?.into_iter().map(RunView::from).collect();
+        let mut waiting = Vec::new();
+        for of in records.count_held(None).await?.into_iter().filter(|of| of.state == HeldState::Waiting) {
+            let ids = waiting_ids(records, &of, ids).await?;
+            let HeldCount { run, table, kind, count, .. } = of;
+            let fix = fix_of(kind, &run, ids.first().map_or("ID", String::as_str));
+            waiting.push(Waiting { run, resource: table, kind, count, ids, fix });
+        }
+        let known = records.freshness().await?;
+        let last_walk = |table: &'static str| {
+            let known = known.iter().find(|of| of.table == table);
+            LastWalk {
+                resource: table,
+                complete_since: known.and_then(|of| of.complete_since),
+                last_walk_at: known.map(|of| of.last_walk_at),
+                drift: known.map(|of| of.drift),
+            }
+        };
+        let resources = RECONCILED.into_iter().map(|resource| last_walk(resource.table)).collect();
+        Ok(Self { runs, waiting, resources })
+    }
+}
+
+/// Returns the command that settles an object which a run holds.
+pub fn fix_of(kind: Drift, run: &str, id: &str) -> String {
+    match kind {
+        Drift::NotDeleted => format!("rollbook reconcile approve {run}"),
+        _ => format!("rollbook resync --force {id}"),
+    }
+}
+
+/// Returns the ids of the first objects that wait.
+async fn waiting_ids(
+    records: &dyn Reconciliation,
+    of: &HeldCount,
+    limit: usize,
+) -> Result<Vec<String>, StoreError> {
+    let mut ids = Vec::new();
+    let mut after = HeldKey { table: of.table.clone(), id: String::new() };
+    while ids.len() < limit {
+        let page = records.held(&of.run, HeldState::Waiting, Some(&after), PAGE).await?;
+        let has_more = page.last().is_some_and(|last| last.key.table == of.table) && page.len() == PAGE;
+        if let Some(last) = page.last() {
+            after = last.key.clone();
+        }
+        let matching = page.into_iter().filter(|held| held.key.table == of.table && held.kind == of.kind);
+        ids.extend(matching.map(|held| held.key.id));
+        if !has_more {
+            break;
+        }
+    }
+    ids.truncate(limit);
+    Ok(ids)
+}
+
+impl From<Run> for RunView {
+    fn from(run: Run) -> Self {
+        let Run { id, started_at, saved_at, finished_at, state, is_dry, progress, last_error } = run;
+        let progress = Progress::parse(&progress).unwrap_or_default();
+        Self {
+            run: id,
+            state,
+            dry_run: is_dry,
+            instance: Some(progress.instance).filter(|instance| !instance.is_empty()),
+            started_at,
+            saved_at,
+            finished_at,
+            error: last_error,
+            resources: progress.resources.iter().map(ResourceView::from).collect(),
+        }
+    }
+}
+
+impl From<RunReport> for RunView {
+    fn from(report: RunReport) -> Self {
+        let RunReport { run, state, is_dry, started_at, finished_at, progress } = report;
+        Self {
+            run,
+            state,
+            dry_run: is_dry,
+            instance: Some(progress.instance).filter(|instance| !instance.is_empty()),
+            started_at,
+            saved_at: finished_at,
+            finished_at: Some(finished_at),
+            error: None,
+            resources: progress.resources.iter().map(ResourceView::from).collect(),
+        }
+    }
+}
+
+impl From<&ResourceProgress> for ResourceView {
+    fn from(of: &ResourceProgress) -> Self {
+        Self {
+            resource: of.table.clone(),
+            done: of.is_done,
+            at_clerk: of.total,
+            read: of.read,
+            drift: of.drift.clone(),
+            written: of.written,
+            refused: of.refused,
+            held: of.held,
+            unproven: of.unproven,
+            unreadable: of.unreadable,
+        }
+    }
+}
+
+impl RunView {
+    /// Returns the total of a number over all resources.
+    pub fn sum(&self, of: impl Fn(&ResourceView) -> u64) -> u64 {
+        self.resources.iter().map(of).sum()
+    }
+}
+
+impl ResourceView {
+    /// Returns the number of differences of all kinds.
+    pub fn drifted(&self) -> u64 {
+        self.drift.values().sum()
+    }
+}
+
+fn text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+#[expect(clippy::ref_option, reason = "serde passes fields by reference")]
+fn optional_text<S: Serializer>(value: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn state<S: Serializer>(state: &RunState, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(state.as_str())
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn kind<S: Serializer>(kind: &Drift, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(kind.as_str())
+}

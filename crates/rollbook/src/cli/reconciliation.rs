@@ -1,0 +1,114 @@
+//! Arguments of `reconcile`, `resync` and `ready`.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use clap::builder::PossibleValuesParser;
+use rollbook_core::source::RECONCILED;
+
+use super::Output;
+use crate::arguments;
+use crate::config::values::{self, AGE_MAX};
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  CLERK_SECRET_KEY=sk_live_… rollbook reconcile --dry-run\n  \
+                        rollbook reconcile\n  rollbook reconcile --only users --only organizations\n\n\
+                        The first run is the backfill; a later run writes only what differs. Exit code 0: every\n\
+                        difference is repaired; 1: something waits for you (rollbook reconcile status), or the run did\n\
+                        not finish.")]
+pub(crate) struct ReconcileCommand {
+    #[command(subcommand)]
+    pub(crate) other: Option<OfRuns>,
+    #[command(flatten)]
+    pub(crate) run: RunArguments,
+}
+
+/// How a reconciliation runs.
+#[derive(clap::Args)]
+pub(crate) struct RunArguments {
+    /// Counts the differences, and changes nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Reads this resource only; may be given several times
+    #[arg(long, value_name = "RESOURCE", value_parser = PossibleValuesParser::new(RECONCILED.map(|resource| resource.table)))]
+    pub(crate) only: Vec<String>,
+    /// Goes on with the run that was stopped or killed
+    #[arg(long, conflicts_with_all = ["dry_run", "only"])]
+    pub(crate) resume: bool,
+    /// Prints for people or for programs
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+/// Commands about the runs there were.
+#[derive(Subcommand)]
+pub(crate) enum OfRuns {
+    /// Shows the last runs, what waits for you with the command that settles it, and how fresh each resource is
+    #[command(after_help = "Example:\n  rollbook reconcile status --output json")]
+    Status {
+        /// Names at most so many waiting objects of each kind
+        #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
+        /// Prints for people or for programs
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Lets the deletions that a run holds through, once; each is confirmed at Clerk again
+    #[command(after_help = "Example:\n  rollbook reconcile approve run_19acf3b2a0c4f1d2e\n\n\
+                            rollbook reconcile status lists the runs and what they hold.")]
+    Approve {
+        /// The id of the run
+        #[arg(value_parser = arguments::name)]
+        run: String,
+        /// Prints for people or for programs
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  rollbook resync user_29w83sxmDNGwOuEthce5gg56FcC\n  \
+                        rollbook resync --force user_29w83sxmDNGwOuEthce5gg56FcC\n\n\
+                        Exit code 1: a row is deleted here and alive at Clerk (--force revives it), a row refuses its\n\
+                        change, or an id is not of a user or an organization and has no row.")]
+pub(crate) struct Resync {
+    /// Ids of users and organizations (user_…, org_…), or of any other object that has a row
+    #[arg(value_name = "ID", required = true, value_parser = arguments::name)]
+    pub(crate) ids: Vec<String>,
+    /// Revives a row that is deleted here and alive at Clerk
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Prints for people or for programs
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example, before a release that reads the rows:\n  rollbook ready --max-age 10m\n\n\
+                        Reads store and queue only, and needs no key. Prints one reason per line.")]
+pub(crate) struct Ready {
+    /// Maximum age of the oldest message in the queue
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = age)]
+    pub(crate) max_age: Duration,
+    /// Maximum age of the last reconciliation of each resource [default: twice reconcile_every; 48h if that is off]
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub(crate) max_walk_age: Option<Duration>,
+    /// Prints for people or for programs
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    values::duration(text, AGE_MAX).map_err(|wrong| format!("{}; {}", wrong.what, wrong.fix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_a_span_of_time() {
+        assert_eq!(age("10m"), Ok(Duration::from_secs(600)));
+        assert!(["", "10", "0s", "1000000d"].iter().all(|text| age(text).is_err()));
+    }
+}
