@@ -6,7 +6,7 @@ use rollbook_core::compare::{Verdict, judge};
 use rollbook_core::drift::Drift;
 use rollbook_core::event::observed;
 use rollbook_core::merge::SubjectState;
-use rollbook_core::source::{Fetched, LOOKUPS_MAX, RECONCILED, SourceError};
+use rollbook_core::source::{Fetched, LOOKUPS_MAX, Presence, RECONCILED, SourceError};
 use rollbook_core::store::{HeldCount, HeldKey, HeldState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,8 @@ pub enum ResyncOutcome {
     Erased,
     /// The row refuses the change: a trigger or a constraint of the team.
     Refused,
+    /// Clerk's answers do not prove whether the object exists.
+    Unproven,
     /// The id is not of a user or an organization, and no row has it.
     UnknownKind,
 }
@@ -65,13 +67,14 @@ impl ResyncOutcome {
             Self::WronglyDeleted => "wrongly_deleted",
             Self::Erased => "erased",
             Self::Refused => "refused",
+            Self::Unproven => "unproven",
             Self::UnknownKind => "unknown_kind",
         }
     }
 
     /// Whether the row shows what Clerk shows, so far as it may.
     pub const fn is_success(self) -> bool {
-        !matches!(self, Self::WronglyDeleted | Self::Refused | Self::UnknownKind)
+        !matches!(self, Self::WronglyDeleted | Self::Refused | Self::Unproven | Self::UnknownKind)
     }
 }
 
@@ -167,7 +170,7 @@ impl Context {
         &self,
         resource: &'static Resource,
         id: &str,
-        Fetched { object, clock }: Fetched,
+        Fetched { presence, clock }: Fetched,
         state: Option<SubjectState>,
         force: bool,
     ) -> Result<ResyncOutcome, ReconcileError> {
@@ -175,6 +178,11 @@ impl Context {
         if state.is_some_and(|state| state.is_erased_by_operator()) {
             return Ok(ResyncOutcome::Erased);
         }
+        let object = match presence {
+            Presence::Exists(object) => Some(object),
+            Presence::Absent => None,
+            Presence::Unknown(_) => return Ok(ResyncOutcome::Unproven),
+        };
         let Some(object) = object else {
             if state.is_none_or(|state| state.deleted_at.is_some()) {
                 return Ok(ResyncOutcome::Absent);
