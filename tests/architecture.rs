@@ -21,11 +21,13 @@ const ARROWS: [(&str, &[&str]); 14] = [
     (
         "rollbook",
         &[
+            "rollbook-clerk",
             "rollbook-core",
             "rollbook-operator",
             "rollbook-ops",
             "rollbook-postgres",
             "rollbook-receiver",
+            "rollbook-reconciler",
             "rollbook-redis",
             "rollbook-simulator",
             "rollbook-sqlite",
@@ -116,7 +118,9 @@ fn only_the_wiring_names_a_backend() {
     let binary = root().join("crates/rollbook/src");
     let names_a_backend = |path: &PathBuf| {
         let text = std::fs::read_to_string(path).expect("a source");
-        ["rollbook_sqlite", "rollbook_redis", "rollbook_postgres"].iter().any(|name| text.contains(name))
+        ["rollbook_sqlite", "rollbook_redis", "rollbook_postgres", "rollbook_clerk"]
+            .iter()
+            .any(|name| text.contains(name))
     };
     let naming: Vec<PathBuf> = sources(&binary)
         .into_iter()

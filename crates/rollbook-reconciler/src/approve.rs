@@ -112,7 +112,11 @@ impl Context {
     }
 
     /// Returns the request for a fresh reading of a row.
-    pub(crate) async fn lookup_of(&self, resource: &'static Resource, id: &str) -> Result<Lookup, ReconcileError> {
+    pub(crate) async fn lookup_of(
+        &self,
+        resource: &'static Resource,
+        id: &str,
+    ) -> Result<Lookup, ReconcileError> {
         let row = self.patiently("the store", || self.ports.rows.get(resource, id)).await?;
         let text = |column: &str| {
             let value = row.as_ref()?.columns.get(column).and_then(Value::as_str);

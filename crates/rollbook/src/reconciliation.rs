@@ -9,6 +9,7 @@ use prometheus::{IntCounterVec, Opts, Registry};
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
 use rollbook_reconciler::{ReconcileMetrics, Reconciler, Schedule};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -16,7 +17,18 @@ use crate::wire::{self, CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE, Observer};
 
 /// Results of requests to Clerk that are counted from the start, at zero.
 const CODES: [&str; 12] = [
-    "200", "400", "401", "402", "403", "404", "422", "429", "500", CODE_UNREACHABLE, CODE_TIMEOUT, CODE_BROKEN,
+    "200",
+    "400",
+    "401",
+    "402",
+    "403",
+    "404",
+    "422",
+    "429",
+    "500",
+    CODE_UNREACHABLE,
+    CODE_TIMEOUT,
+    CODE_BROKEN,
 ];
 /// Interval at which a process without a schedule reads the records of runs.
 const REFRESH: Duration = Duration::from_secs(20);
@@ -66,11 +78,12 @@ impl Reconciliation {
     pub(crate) async fn run(self, stop: CancellationToken) {
         while let Some((reconciler, schedule)) = self.scheduled.clone() {
             let (metrics, keeping) = (self.metrics.clone(), stop.clone());
-            let mut kept =
-                tokio::spawn(async move { reconciler.keep_schedule(schedule, metrics, keeping).await });
+            // Dropping the set aborts the task.
+            let mut kept = JoinSet::new();
+            kept.spawn(async move { reconciler.keep_schedule(schedule, metrics, keeping).await });
             tokio::select! {
-                ended = &mut kept => if ended.is_ok() { return },
-                () = cut_off(&stop) => return kept.abort(),
+                ended = kept.join_next() => if matches!(ended, Some(Ok(()))) { return },
+                () = cut_off(&stop) => return,
             }
             tracing::error!("the reconciliation panicked; deliveries go on, and it starts again");
             if stop.run_until_cancelled(tokio::time::sleep(RESTART)).await.is_none() {

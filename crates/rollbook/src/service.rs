@@ -89,7 +89,10 @@ impl Service {
         }
         if let Some(store) = reconciled {
             let reconciliation = Reconciliation::new(config, store, clock.clone(), &registry)?;
-            supervisor.start("reconciliation", |stop| async move { Ok(reconciliation.run(stop).await) });
+            supervisor.start("reconciliation", |stop| async move {
+                reconciliation.run(stop).await;
+                Ok(())
+            });
         }
         let check =
             |store| Component { name: "store", probe: Arc::new(StoreCheck { store, worker: applying }) };

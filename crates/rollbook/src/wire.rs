@@ -7,10 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+pub(crate) use rollbook_clerk::{ApiUrl, CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE, Observer, SecretKey};
 use rollbook_clerk::{ClerkApi, ClerkSettings};
-pub(crate) use rollbook_clerk::{
-    ApiUrl, CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE, Observer, SecretKey,
-};
 use rollbook_core::backend::{Backend, Pending};
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin};

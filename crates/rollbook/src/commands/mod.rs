@@ -8,6 +8,9 @@ mod erase;
 mod explain;
 mod healthcheck;
 mod migrate;
+mod ready;
+mod reconcile;
+mod resync;
 mod send;
 mod serve;
 
@@ -34,6 +37,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(arguments) => demo::run(settings, &arguments),
         Command::Send(arguments) => send::run(&load(&settings)?, &arguments),
         Command::Migrate(arguments) => migrate::run(&load(&settings)?, &arguments),
+        Command::Reconcile(command) => reconcile::run(&load(&settings)?, &command),
+        Command::Resync(arguments) => resync::run(&load(&settings)?, &arguments),
+        Command::Ready(arguments) => ready::run(&load(&settings)?, &arguments),
         Command::DeadLetters(command) => dead_letters::run(&load(&settings)?, command),
         Command::Explain(arguments) => explain::run(&load(&settings)?, &arguments),
         Command::Erase(arguments) => erase::run(&load(&settings)?, &arguments),

@@ -177,7 +177,8 @@ pub(crate) fn signing_secrets(text: &str) -> Result<SigningSecrets, Wrong> {
 
 /// Secret key of a Clerk instance.
 pub(crate) fn secret_key(text: &str) -> Result<SecretKey, Wrong> {
-    SecretKey::parse(text).map_err(|error| wrong(error.to_string(), "a secret key is in Clerk's dashboard, API keys"))
+    SecretKey::parse(text)
+        .map_err(|error| wrong(error.to_string(), "a secret key is in Clerk's dashboard, API keys"))
 }
 
 /// URL of Clerk's API. Its errors never quote it.

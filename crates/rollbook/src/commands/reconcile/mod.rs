@@ -1,0 +1,212 @@
+//! `reconcile`: reads Clerk's API, compares and repairs; shows runs; approves what one holds
+//! (see [`rollbook_reconciler`]).
+
+mod progress;
+mod report;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use rollbook_core::catalog::find_resource;
+use rollbook_core::source::SourceError;
+use rollbook_core::store::{FullStore, RunState};
+use rollbook_reconciler::{
+    LOCK_FOR, Progress, ReconcileError, Reconciler, ResourceView, Resume, RunReport, RunRequest, RunView,
+    Status,
+};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::on_all_cores;
+use crate::cli::{OfRuns, Output, ReconcileCommand, RunArguments};
+use crate::clock::SystemClock;
+use crate::config::{Config, Problems};
+use crate::output::{harmless, print, print_json, say};
+use crate::signals::Signals;
+use crate::wire;
+
+/// Runs that the status shows.
+const RUNS: usize = 10;
+/// Pause between two tries to take the lock of a run that was killed.
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
+/// A run in progress saves its position within this time.
+const SAVED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Runs the command.
+pub(crate) fn run(config: &Config, command: &ReconcileCommand) -> anyhow::Result<()> {
+    let RunArguments { dry_run, only, resume, .. } = &command.run;
+    if command.other.is_some() && (*dry_run || *resume || !only.is_empty()) {
+        let fix = "give --dry-run, --only and --resume to rollbook reconcile alone";
+        return Err(Problems::one(
+            "reconcile",
+            "a flag of a run is given together with another command",
+            fix,
+        )
+        .into());
+    }
+    on_all_cores(async {
+        match &command.other {
+            None => walk(config, &command.run).await,
+            Some(OfRuns::Status { limit, output }) => show_status(config, *limit as usize, *output).await,
+            Some(OfRuns::Approve { run, output }) => approve(config, run, *output).await,
+        }
+    })
+}
+
+/// Opens the reconciler of a command.
+pub(super) fn open(config: &Config) -> anyhow::Result<(Reconciler, Arc<dyn FullStore>)> {
+    // A missing key is a wrong configuration, before the store is opened.
+    config.secret_key()?;
+    let store = wire::open_store(config, Arc::new(SystemClock))?;
+    let reconciler = wire::reconciler(config, store.clone(), Arc::new(SystemClock), Arc::new(|_: &str| {}))?;
+    Ok((reconciler, store))
+}
+
+/// Runs work that a signal stops in order.
+pub(super) async fn until_signal<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T, ReconcileError>>,
+) -> anyhow::Result<Result<T, ReconcileError>> {
+    let signals = Signals::listen()?;
+    Ok(tokio::select! {
+        done = work => done,
+        () = signals.relay(stop.clone()) => Err(ReconcileError::Stopped),
+    })
+}
+
+async fn walk(config: &Config, arguments: &RunArguments) -> anyhow::Result<()> {
+    let (reconciler, store) = open(config)?;
+    let request = RunRequest {
+        only: arguments.only.iter().filter_map(|table| find_resource(table)).collect(),
+        is_dry: arguments.dry_run,
+        resume: if arguments.resume { Resume::Required } else { Resume::New },
+    };
+    let stop = CancellationToken::new();
+    let (sender, seen) = watch::channel(Progress::default());
+    let running = when_free(&reconciler, &*store, &request, &stop, &sender);
+    let ended = until_signal(&stop, progress::shown(running, seen.clone())).await?;
+    let output = arguments.output;
+    match ended {
+        Ok(report) => done(report, output),
+        Err(error) => {
+            let (error, fix) = explained(&error, request.is_dry);
+            if output == Output::Json {
+                let progress = seen.borrow().clone();
+                print_json(&json!({
+                    "run": null, "state": RunState::Failed.as_str(), "dry_run": request.is_dry, "instance": null,
+                    "started_at": null, "saved_at": null, "finished_at": null, "error": error, "fix": fix,
+                    "resources": progress.resources.iter().map(ResourceView::from).collect::<Vec<_>>(),
+                }))?;
+            }
+            Err(with_fix(&error, fix))
+        }
+    }
+}
+
+/// Prints a run that reached its end.
+fn done(report: RunReport, output: Output) -> anyhow::Result<()> {
+    let view = RunView::from(report);
+    match output {
+        Output::Json => {
+            let mut value = serde_json::to_value(&view)?;
+            value["fix"] = json!((view.state == RunState::Held).then_some(report::STATUS));
+            print_json(&value)?;
+        }
+        Output::Text => print(&report::text(&view))?,
+    }
+    match view.state {
+        RunState::Held if view.dry_run => bail!("a reconciliation would hold something for you"),
+        RunState::Held => bail!("something waits for you. Fix: {}", report::STATUS),
+        _ => Ok(()),
+    }
+}
+
+/// Performs the run. A process that was killed holds the lock for a while: then the run waits for it.
+async fn when_free(
+    reconciler: &Reconciler,
+    store: &dyn FullStore,
+    request: &RunRequest,
+    stop: &CancellationToken,
+    watch: &watch::Sender<Progress>,
+) -> Result<RunReport, ReconcileError> {
+    let (begun, mut first_saved) = (Instant::now(), None);
+    loop {
+        let result = reconciler.run(request, stop, watch.clone()).await;
+        let Err(error @ ReconcileError::Busy(_)) = result else { return result };
+        let saved_at = store.runs(1).await?.first().map(|run| run.saved_at);
+        match first_saved {
+            None => {
+                first_saved = Some(saved_at);
+                say("another process has the lock of a reconciliation; waiting, in case that it was killed");
+            }
+            Some(first) if first != saved_at || begun.elapsed() > LOCK_FOR + SAVED_WITHIN => {
+                return Err(error);
+            }
+            Some(_) => {}
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(LOCK_PAUSE)).await.is_none() {
+            return Err(ReconcileError::Stopped);
+        }
+    }
+}
+
+/// Returns the text of an error, and how to fix it where the text does not say it.
+pub(super) fn explained(error: &ReconcileError, is_dry: bool) -> (String, Option<&'static str>) {
+    let fix = match error {
+        ReconcileError::Source(SourceError::Refused(_)) => Some("check the secret key: rollbook doctor"),
+        ReconcileError::Busy(_) => Some("wait until it is done: rollbook reconcile status"),
+        ReconcileError::Source(_)
+        | ReconcileError::Store(rollbook_core::store::StoreError::Unavailable(_))
+        | ReconcileError::LockLost
+            if !is_dry =>
+        {
+            Some("nothing was deleted because of it; go on with: rollbook reconcile --resume")
+        }
+        _ => None,
+    };
+    (harmless(&error.to_string()), fix)
+}
+
+/// An error of a command, with its fix.
+pub(super) fn with_fix(error: &str, fix: Option<&'static str>) -> anyhow::Error {
+    fix.map_or_else(|| anyhow!("{error}"), |fix| anyhow!("{error}. Fix: {fix}"))
+}
+
+async fn show_status(config: &Config, limit: usize, output: Output) -> anyhow::Result<()> {
+    let store = wire::open_store(config, Arc::new(SystemClock))?;
+    let status = Status::read(&*store, RUNS, limit).await?;
+    match output {
+        Output::Json => print_json(&status)?,
+        Output::Text => print(&status::text(&status))?,
+    }
+    Ok(())
+}
+
+async fn approve(config: &Config, run: &str, output: Output) -> anyhow::Result<()> {
+    let (reconciler, _) = open(config)?;
+    let stop = CancellationToken::new();
+    let approved = match until_signal(&stop, reconciler.approve(run, &stop)).await? {
+        Ok(approved) => approved,
+        Err(error) => {
+            let (error, _) = explained(&error, true);
+            return Err(with_fix(&error, None));
+        }
+    };
+    match output {
+        Output::Json => print_json(&json!({
+            "run": run, "deleted": approved.deleted, "alive": approved.alive, "refused": approved.refused,
+        }))?,
+        Output::Text => print(&report::approved(approved))?,
+    }
+    if approved.refused > 0 {
+        bail!(
+            "{} rows refuse their deletion: change the trigger or constraint, then approve again",
+            approved.refused
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! A run as text: what it found, what it did, and what waits.
+
+use std::fmt::Write as _;
+
+use rollbook_core::drift::Drift;
+use rollbook_core::store::RunState;
+use rollbook_operator::words::{many, span, thousands};
+use rollbook_reconciler::{Approved, ResourceView, RunView};
+
+use crate::output::Table;
+
+/// Command that names what waits.
+pub(super) const STATUS: &str = "rollbook reconcile status names it, with the command that settles it";
+
+/// Formats a run: differences by resource and kind, then one sentence.
+pub(super) fn text(run: &RunView) -> String {
+    let mut text = table(&run.resources);
+    for of in &run.resources {
+        for note in notes(of) {
+            // Writing to a String can't fail.
+            _ = writeln!(text, "{}: {note}", of.resource);
+        }
+    }
+    _ = write!(text, "\n{}", sentence(run));
+    text
+}
+
+fn table(resources: &[ResourceView]) -> String {
+    let kinds = Drift::ALL.map(|kind| kind.as_str().replace('_', " "));
+    let mut headings = vec!["resource", "at Clerk", "read"];
+    headings.extend(kinds.iter().map(String::as_str));
+    headings.extend(["written", "held"]);
+    let mut table = Table::new(&headings);
+    for of in resources {
+        let drift = Drift::ALL.map(|kind| of.drift.get(kind.as_str()).copied().unwrap_or_default());
+        let numbers = [of.at_clerk, of.read].into_iter().chain(drift).chain([of.written, of.held]);
+        table.row(std::iter::once(of.resource.clone()).chain(numbers.map(thousands)));
+    }
+    table.to_string()
+}
+
+fn notes(of: &ResourceView) -> Vec<String> {
+    let note =
+        |number: u64, one: &str, what: &str| (number > 0).then(|| format!("{}, {what}", many(number, one)));
+    [
+        note(
+            of.refused,
+            "row",
+            "refused by a trigger or a constraint: the log names the table and the reason",
+        ),
+        note(
+            of.unproven,
+            "living row",
+            "missing in Clerk's lists, and not proved to be absent: nothing was deleted",
+        ),
+        note(of.unreadable, "object", "without an id in Clerk's answers: the list proves no absence"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn sentence(run: &RunView) -> String {
+    let (read, drifted) = (run.sum(|of| of.read), run.sum(ResourceView::drifted));
+    let (written, held) = (run.sum(|of| of.written), run.sum(|of| of.held));
+    let took = run.finished_at.map_or(0, |at| at.as_millis() - run.started_at.as_millis());
+    let read = format!("{} read in {}", many(read, "object"), span(took));
+    let found = if drifted == 0 { "nothing differs".to_owned() } else { many(drifted, "difference") };
+    if run.dry_run {
+        let held =
+            if held > 0 { format!("; {} would be held for you", thousands(held)) } else { String::new() };
+        return format!("dry run: {read}, {found}{held}. Nothing was changed.");
+    }
+    let written = if written > 0 { format!(", {} written", many(written, "row")) } else { String::new() };
+    let state = match run.state {
+        RunState::Held => format!(
+            "held: {} for you",
+            if held > 0 { format!("{} wait", thousands(held)) } else { "something waits".to_owned() }
+        ),
+        state => state.as_str().to_owned(),
+    };
+    format!("{} {state}: {read}, {found}{written}.", run.run)
+}
+
+/// Formats an approval.
+pub(super) fn approved(approved: Approved) -> String {
+    let Approved { deleted, alive, refused } = approved;
+    let mut text = format!("{} deleted", many(deleted, "row"));
+    if alive > 0 {
+        _ = write!(text, "; {} alive at Clerk after all, and not deleted", thousands(alive));
+    }
+    if refused > 0 {
+        _ = write!(text, "; {} refused", thousands(refused));
+    }
+    text
+}

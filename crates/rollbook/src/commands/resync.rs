@@ -1,0 +1,77 @@
+//! `resync`: reads single objects at Clerk now, and repairs their rows.
+
+use anyhow::bail;
+use rollbook_reconciler::{ResyncOutcome, Resynced};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{on_all_cores, reconcile};
+use crate::cli::{Output, Resync};
+use crate::config::Config;
+use crate::output::{Table, print, print_json};
+
+/// Runs the command.
+///
+/// # Errors
+/// Some row does not show what Clerk shows.
+pub(crate) fn run(config: &Config, arguments: &Resync) -> anyhow::Result<()> {
+    on_all_cores(async {
+        let (reconciler, _) = reconcile::open(config)?;
+        let stop = CancellationToken::new();
+        let work = reconciler.resync(&arguments.ids, arguments.force, &stop);
+        let results = match reconcile::until_signal(&stop, work).await? {
+            Ok(results) => results,
+            Err(error) => {
+                let (error, fix) = reconcile::explained(&error, true);
+                return Err(reconcile::with_fix(&error, fix));
+            }
+        };
+        match arguments.output {
+            Output::Json => print_json(&results.iter().map(as_json).collect::<Vec<_>>())?,
+            Output::Text => print(&text(&results))?,
+        }
+        match results.iter().filter(|of| !of.outcome.is_success()).count() {
+            0 => Ok(()),
+            count => bail!("{count} of {} are not in sync with Clerk", results.len()),
+        }
+    })
+}
+
+fn as_json(of: &Resynced) -> serde_json::Value {
+    json!({ "id": of.id, "table": of.table, "outcome": of.outcome.as_str(), "fix": fix(of.outcome) })
+}
+
+fn text(results: &[Resynced]) -> String {
+    let mut table = Table::new(&["id", "outcome"]);
+    for of in results {
+        let fix = fix(of.outcome).map_or_else(String::new, |fix| format!(" → {fix}"));
+        table.row([of.id.clone(), format!("{}{fix}", meaning(of.outcome))]);
+    }
+    table.to_string()
+}
+
+const fn meaning(outcome: ResyncOutcome) -> &'static str {
+    match outcome {
+        ResyncOutcome::Inserted => "inserted: the row was missing",
+        ResyncOutcome::Updated => "updated: the row was behind",
+        ResyncOutcome::Unchanged => "unchanged: the row shows Clerk's object already",
+        ResyncOutcome::Deleted => "deleted: Clerk does not have it any more",
+        ResyncOutcome::Absent => "absent: Clerk does not have it, and no living row is here",
+        ResyncOutcome::Revived => "revived: the row was deleted, and shows Clerk's object now",
+        ResyncOutcome::WronglyDeleted => "deleted here, and alive at Clerk",
+        ResyncOutcome::Erased => "erased by an operator: it stays erased",
+        ResyncOutcome::Refused => "refused: the row does not take the change",
+        ResyncOutcome::Unproven => "unknown: Clerk's answers do not prove whether it exists",
+        ResyncOutcome::UnknownKind => "unknown: not a user or an organization, and no row has this id",
+    }
+}
+
+const fn fix(outcome: ResyncOutcome) -> Option<&'static str> {
+    match outcome {
+        ResyncOutcome::WronglyDeleted => Some("--force revives it"),
+        ResyncOutcome::Refused => Some("change the trigger or constraint that the log names, then try again"),
+        ResyncOutcome::Unproven => Some("try again later"),
+        ResyncOutcome::UnknownKind => Some("rollbook reconcile finds objects of all kinds"),
+        _ => None,
+    }
+}
