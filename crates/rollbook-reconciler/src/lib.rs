@@ -41,4 +41,4 @@ pub use self::reconciler::{Reconciler, Resume, RunReport, RunRequest};
 pub use self::resync::{ResyncOutcome, Resynced};
 pub use self::schedule::Schedule;
 pub use self::settings::{CLOCK_SKEW_MAX, DELETIONS_MIN, DELETIONS_SHARE, LOCK_FOR, MARGIN, Settings};
-pub use self::status::{LastWalk, ResourceView, RunView, Status, Waiting, fix_of};
+pub use self::status::{LastWalk, ResourceView, RunView, Status, Waiting};

@@ -141,7 +141,7 @@ impl Status {
 }
 
 /// Returns the command that settles an object which a run holds.
-pub fn fix_of(kind: Drift, run: &str, id: &str) -> String {
+fn fix_of(kind: Drift, run: &str, id: &str) -> String {
     match kind {
         Drift::NotDeleted => format!("rollbook reconcile approve {run}"),
         _ => format!("rollbook resync --force {id}"),

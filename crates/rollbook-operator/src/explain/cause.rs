@@ -3,12 +3,13 @@
 //! The ledger records outcome and time of a delivery, not the delivery that it lost against. That one is searched
 //! among the entries that were applied no later. If none explains the outcome, no cause is claimed.
 
-use rollbook_core::catalog::{NEVER_STORED, Verb, find_event};
-use rollbook_core::change::Applied;
+use rollbook_core::catalog::{NEVER_STORED, Verb};
+use rollbook_core::change::{Applied, Origin};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::store::LedgerEntry;
 use rollbook_core::time::Timestamp;
 
+use super::reading::{Reading, subject_of};
 use super::row::Row;
 
 /// A ledger entry and the cause of its outcome.
@@ -53,6 +54,8 @@ pub(super) enum Cause {
         /// Whether both are deletions.
         is_deletion: bool,
     },
+    /// It is a reading of Clerk's API.
+    Reconciled(Reading),
     /// The event type has no table.
     NoTable,
     /// The event type is never stored.
@@ -83,8 +86,17 @@ pub(super) fn explain_all(mut lines: Vec<LedgerEntry>, row: Option<&Row>) -> Vec
     // A cascade or retention may have changed the row since.
     let unchanged = row.filter(|row| row.ended_with.is_none() && !row.is_empty_tombstone());
     let is_gone = row.is_some_and(Row::is_empty_tombstone);
+    // Rows do not name the reading that wrote them.
+    let wrote = |(line, cause): &(&LedgerEntry, &Cause)| {
+        matches!(cause, Cause::Reconciled(_)) && line.outcome.advances()
+    };
+    let last_reading =
+        lines.iter().zip(&causes).filter(wrote).last().map(|(line, _)| line.message_id.clone());
     let explained = lines.into_iter().zip(causes).map(|(line, cause)| {
-        let is_last = unchanged.is_some_and(|row| row.synced_by == line.message_id.as_str());
+        let is_last = unchanged.is_some_and(|row| {
+            row.synced_by == line.message_id.as_str()
+                || (row.synced_by == Origin::RECONCILE && last_reading.as_ref() == Some(&line.message_id))
+        });
         Explained { line, cause, is_last, is_gone }
     });
     explained.collect()
@@ -102,7 +114,7 @@ pub(super) fn had_earlier_life(lines: &[LedgerEntry]) -> bool {
 }
 
 fn ignored(line: &LedgerEntry) -> Option<Cause> {
-    let cause = match find_event(&line.event_type) {
+    let cause = match subject_of(line) {
         _ if line.outcome != Applied::Ignored => return None,
         None if NEVER_STORED.contains(&line.event_type.as_str()) => Cause::NeverStored,
         None => Cause::NoTable,
@@ -113,7 +125,10 @@ fn ignored(line: &LedgerEntry) -> Option<Cause> {
 }
 
 fn judge(line: &LedgerEntry, lines: &[LedgerEntry], row: Option<&Row>) -> Cause {
-    let is_deletion = find_event(&line.event_type).is_some_and(|(_, verb)| verb == Verb::Delete);
+    if let Some(reading) = Reading::of(line) {
+        return Cause::Reconciled(reading);
+    }
+    let is_deletion = subject_of(line).is_some_and(|(_, verb)| verb == Verb::Delete);
     let others = || lines.iter().filter(|other| other.message_id != line.message_id);
     let no_later = || others().filter(|other| other.applied_at <= line.applied_at);
     let ends = |line: &&LedgerEntry| line.outcome == Applied::Deleted;

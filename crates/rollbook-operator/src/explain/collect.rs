@@ -1,8 +1,6 @@
 //! Collects the history of one id from store and queue.
 
-use rollbook_core::catalog::{
-    ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, RESOURCES, Resource, USERS, find_event,
-};
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, RESOURCES, Resource, USERS};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::QueueAdmin;
 use rollbook_core::store::{LedgerEntry, Reads, RowView, StoreError};
@@ -14,6 +12,7 @@ use super::history::{AppliedDelivery, History, Memberships, Subject};
 use super::notes;
 use super::pending::{self, Pending};
 use super::queued::{self, Queued};
+use super::reading::subject_of;
 use super::row::{Membership, Row};
 use crate::resource_of_id;
 
@@ -116,6 +115,7 @@ fn history(
         store,
         queue,
         pending,
+        held: Vec::new(),
         notes: Vec::new(),
         can_mean: Vec::new(),
     };
@@ -163,7 +163,7 @@ async fn among_others(store: &dyn Reads, entry: LedgerEntry) -> Result<Explained
     if entries.iter().all(|other| other.message_id != entry.message_id) {
         entries.push(entry.clone());
     }
-    let row = match find_event(&entry.event_type) {
+    let row = match subject_of(&entry) {
         Some((resource, _)) => match store.get(resource, subject_id).await? {
             Some(view) => Some(Row::read(store, resource, &view, cause::had_earlier_life(&entries)).await?),
             None => None,
@@ -187,7 +187,7 @@ async fn find(store: &dyn Reads, id: &str) -> Result<Option<(&'static Resource, 
 
 /// Returns the kind of an id without a row.
 fn guess(id: &str, entries: &[LedgerEntry]) -> Option<&'static Resource> {
-    let shown = entries.iter().rev().find_map(|entry| find_event(&entry.event_type));
+    let shown = entries.iter().rev().find_map(subject_of);
     shown.map(|(resource, _)| resource).or_else(|| resource_of_id(id))
 }
 

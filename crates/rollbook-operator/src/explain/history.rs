@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Ledger;
 use super::cause::{Cause, Explained};
+use super::held::HeldSubject;
 use super::pending::Pending;
 use super::queued::Queued;
 use super::row::{Membership, Row, State};
@@ -39,6 +40,9 @@ pub struct History {
     /// Pending work after a deletion, on this subject or its child rows.
     #[serde(rename = "left_to_do", skip_serializing_if = "has_no_pending_work")]
     pub pending: Pending,
+    /// What reconciliations hold of the subject until an operator decides; the caller reads it ([`super::held`]).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldSubject>,
     /// Limits of this history, as sentences.
     pub notes: Vec<String>,
     /// Possible causes if the id is unknown, as sentences; empty if it is known or the store was not read.
@@ -86,6 +90,8 @@ pub struct AppliedDelivery {
     /// Event type.
     #[serde(rename = "type")]
     pub event_type: String,
+    /// Run of the reconciliation that wrote the entry; `None` if a delivery did.
+    pub run: Option<String>,
     /// Id of the subject, if known.
     pub subject_id: Option<String>,
     /// Outcome of the change.
@@ -146,6 +152,10 @@ impl AppliedDelivery {
             Cause::Removed { by: Some(id) } | Cause::Same { like: Some(id), .. } => (Some(id), None),
             _ => (None, None),
         };
+        let run = match &explained.cause {
+            Cause::Reconciled(reading) => Some(reading.run.clone()),
+            _ => None,
+        };
         let reason = Reason {
             code: explained.cause.code(),
             sentences: explained.sentences(),
@@ -158,6 +168,7 @@ impl AppliedDelivery {
             applied_after_ms: millis(line.received_at, line.applied_at),
             id: line.message_id,
             event_type: line.event_type,
+            run,
             subject_id: line.subject_id,
             outcome: line.outcome,
             event_at: line.event_at,

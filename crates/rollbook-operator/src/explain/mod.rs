@@ -9,10 +9,12 @@
 
 mod cause;
 mod collect;
+mod held;
 mod history;
 mod notes;
 mod pending;
 mod queued;
+mod reading;
 mod reason;
 mod row;
 
@@ -22,6 +24,7 @@ use serde::Serialize;
 use serde::ser::SerializeStruct as _;
 
 pub use self::collect::explain;
+pub use self::held::{HeldSubject, held};
 pub use self::history::{AppliedDelivery, History, Memberships, Reason, Subject};
 pub use self::pending::{Parent, Pending, PendingItem};
 pub use self::queued::{Message, ParkedMessage, Queued};

@@ -38,7 +38,8 @@ pub(super) fn meanings(history: &History) -> Vec<String> {
         meanings.extend([
             format!("- No delivery about it has arrived. {dashboard} what was sent and how it was answered."),
             "- It belongs to another Clerk instance than the one that sends its events here, or it is mistyped.".to_owned(),
-            "- Clerk sends no events about it: it is older than the endpoint, or its events are not subscribed."
+            "- Clerk has sent no events about it: it is older than the endpoint, or its events are not subscribed. rollbook \
+             reconcile reads everything at Clerk, rollbook resync a single user or organization."
                 .to_owned(),
         ]);
         return meanings;

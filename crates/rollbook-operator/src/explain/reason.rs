@@ -1,8 +1,10 @@
 //! Cause of a delivery's outcome as a short name and as text. Both are part of the JSON.
 
-use rollbook_core::catalog::{RESOURCES, find_event};
+use rollbook_core::catalog::RESOURCES;
+use rollbook_core::change::Applied;
 
 use super::cause::{Cause, Explained};
+use super::reading::{run_of, subject_of};
 use crate::words::{kind, span};
 
 /// Tables with placeholder rows (`ensure_user`, `ensure_organization`).
@@ -20,6 +22,7 @@ impl Cause {
             Self::Older { .. } => "older",
             Self::Removed { .. } => "removed",
             Self::Same { .. } => "same",
+            Self::Reconciled(_) => "reconciled",
             Self::NoTable => "no_table",
             Self::NeverStored => "never_stored",
             Self::BeforeErasure => "earlier_life",
@@ -42,7 +45,7 @@ impl Explained {
     }
 
     fn reason(&self) -> String {
-        let resource = find_event(&self.line.event_type).map(|(resource, _)| resource);
+        let resource = subject_of(&self.line).map(|(resource, _)| resource);
         let what = resource.map_or("row".to_owned(), kind);
         match &self.cause {
             // The ledger does not show which: ensure_user and ensure_organization write no entry.
@@ -71,6 +74,10 @@ impl Explained {
                 let known = if *is_deletion { "this deletion was" } else { "the same content was" };
                 format!("Duplicate: {known} already applied{like}. Nothing changed.")
             }
+            Cause::Reconciled(reading) => {
+                let cascade = if self.line.outcome == Applied::Deleted { self.cascade() } else { String::new() };
+                format!("{}{cascade}", reading.sentence(self.line.outcome, &what))
+            }
             Cause::NoTable => "No table stores events of this type: only this ledger entry is kept.".to_owned(),
             Cause::NeverStored => {
                 "It contains a message to a person, often a one-time password: only this ledger entry is kept."
@@ -92,6 +99,13 @@ impl Explained {
                  entries. Nothing changed."
             );
         };
+        if let Some((run, _)) = run_of(competitor.id.as_str()) {
+            return format!(
+                "It arrived late: reconciliation {run} had read {known} of this {what} at Clerk, applied at {}. \
+                 Nothing changed.",
+                competitor.applied_at
+            );
+        }
         let than = match competitor.made_later_by {
             1.. => format!("{} was made by Clerk {} later", competitor.id, span(competitor.made_later_by)),
             0 => format!("{} was made by Clerk at the same time and counts as the later one", competitor.id),
@@ -106,7 +120,7 @@ impl Explained {
 
     /// Names the tables of the cascade.
     fn cascade(&self) -> String {
-        let Some((parent, _)) = find_event(&self.line.event_type) else { return String::new() };
+        let Some((parent, _)) = subject_of(&self.line) else { return String::new() };
         let cascades = |link: &rollbook_core::catalog::Link| link.cascades && link.parent == parent;
         let tables: Vec<&str> = RESOURCES
             .into_iter()

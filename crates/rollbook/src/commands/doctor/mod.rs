@@ -5,8 +5,9 @@
 //! * It keeps nothing, but for `--send`: what it writes to find out whether a worker and a receiver could is rolled back.
 //!   What is not there yet is not made.
 //! * Within seconds: whatever asks a part has a time limit, and all are asked at the same time.
-//! * It asks nobody but the configured servers and the process at `ops_listen`.
+//! * It asks nobody but the configured servers, Clerk's API if a key is set, and the process at `ops_listen`.
 
+mod clerk;
 mod finding;
 mod links;
 mod machine;
@@ -81,11 +82,12 @@ pub(crate) fn run(settings: &SettingFlags, arguments: &Doctor) -> anyhow::Result
 /// What is found of everything but the configuration.
 async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option<Target>) -> Findings {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (time, queue, store, encryption, process) = tokio::join!(
+    let (time, queue, store, encryption, clerk, process) = tokio::join!(
         machine::clock(config, needs, &*clock),
         parts::queue(config, needs, &clock),
         parts::store(config, needs, &clock),
         links::encryption(config, needs, &clock),
+        clerk::api(config, needs, &clock),
         running::process(config, needs, &*clock),
     );
     // The sender of a delivery has a clock too: beside those of the servers, or in their place.
@@ -101,6 +103,7 @@ async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option
     findings.extend(queue);
     findings.extend(store);
     findings.extend(encryption);
+    findings.extend(clerk);
     findings.extend(process);
     if with_send {
         let sent = send::send(config, needs, target, &clock).await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use rollbook_core::time::Clock;
-use rollbook_operator::explain::{History, Ledger, Question, explain};
+use rollbook_operator::explain::{History, Ledger, Question, explain, held};
 
 use super::on_all_cores;
 use crate::cli::{Explain, Output};
@@ -32,7 +32,13 @@ pub(crate) fn run(config: &Config, arguments: &Explain) -> anyhow::Result<()> {
             ledger: Ledger { is_on: config.settings.ledger, kept_for: config.settings.ledger_kept_for },
         };
         let queue = queue.as_ref().map(|queue| &**queue).map_err(|error| format!("{error:#}"));
-        let history = explain(&*store, queue, &*clock, &question).await;
+        let mut history = explain(&*store, queue, &*clock, &question).await;
+        if history.store.is_ok() {
+            match held(&*store, history.subject_id()).await {
+                Ok(held) => history.held = held,
+                Err(why) => history.store = Err(why.to_string()),
+            }
+        }
         match arguments.output {
             Output::Text => print(&text::history(&history, clock.now()))?,
             Output::Json => print_json(&history)?,

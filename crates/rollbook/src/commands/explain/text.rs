@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
+use rollbook_core::drift::Drift;
 use rollbook_core::queue::MessageState;
 use rollbook_core::time::Timestamp;
 use rollbook_core::trace::Traceparent;
 use rollbook_operator::explain::{
-    AppliedDelivery, History, Membership, Memberships, Message, ParkedMessage, Queued, Row, RowRef, State,
-    Subject,
+    AppliedDelivery, HeldSubject, History, Membership, Memberships, Message, ParkedMessage, Queued, Row,
+    RowRef, State, Subject,
 };
 use rollbook_operator::words::{a_kind, kind, many, span, thousands};
 use serde_json::Value;
@@ -29,6 +30,7 @@ pub(super) fn history(history: &History, now: Timestamp) -> String {
         None => _ = writeln!(text, "{}: a delivery, named by its svix-id", harmless(&history.id)),
     }
     deliveries(&mut text, history);
+    text.push_str(&waiting_for_operator(&history.held));
     text.push_str(&pending::text(&history.pending, history.subject_id()));
     match &history.queue {
         Ok(queued) => queue(&mut text, history, queued, now),
@@ -172,18 +174,39 @@ fn delivery(text: &mut String, applied: &AppliedDelivery, with_subject: bool) {
         let subject = harmless(subject);
         _ = writeln!(text, "    It is about {subject}; all about it: rollbook explain {subject}");
     }
-    _ = writeln!(text, "    event           {}", applied.event_at);
-    let received = later(applied.received_after_ms);
-    _ = writeln!(text, "    received        {}, {received}", applied.received_at);
+    let event = if applied.run.is_some() { "read at Clerk" } else { "event" };
+    _ = writeln!(text, "    {event:<16}{}", applied.event_at);
     let attempt = match applied.attempts {
-        0 | 1 => "at the first attempt".to_owned(),
-        more => format!("at attempt {more}"),
+        _ if applied.run.is_some() => String::new(),
+        0 | 1 => ", at the first attempt".to_owned(),
+        more => format!(", at attempt {more}"),
     };
+    if applied.run.is_none() {
+        let received = later(applied.received_after_ms);
+        _ = writeln!(text, "    received        {}, {received}", applied.received_at);
+    }
     let after = later(applied.applied_after_ms);
-    _ = writeln!(text, "    applied         {}, {after}, {attempt}", applied.applied_at);
+    _ = writeln!(text, "    applied         {}, {after}{attempt}", applied.applied_at);
     for sentence in &applied.reason.sentences {
         _ = writeln!(text, "    {}", harmless(sentence));
     }
+}
+
+fn waiting_for_operator(held: &[HeldSubject]) -> String {
+    let mut text = String::new();
+    for HeldSubject { run, table, kind, noted_at, fix } in held {
+        let found = if *kind == Drift::NotDeleted.as_str() {
+            format!("does not have it any more. Its deletion from {table} is held")
+        } else {
+            format!("has it, and its row in {table} is deleted")
+        };
+        let (run, fix) = (harmless(run), harmless(fix));
+        _ = writeln!(
+            text,
+            "\nReconciliation {run} found at {noted_at} that Clerk {found}, and waits for you: {fix}"
+        );
+    }
+    text
 }
 
 fn later(millis: i64) -> String {

@@ -1,0 +1,201 @@
+//! Clerk's API: the key, its instance, Clerk's clock, and the reconciliation that uses them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollbook_core::source::{Instance, SourceError};
+use rollbook_core::store::{FullStore, RunState};
+use rollbook_core::time::{Clock, Timestamp};
+use rollbook_operator::words::{span, thousands};
+use rollbook_reconciler::{CLOCK_SKEW_MAX, RunView, Status};
+
+use super::finding::{Finding, Findings, failed, ok, skipped, warning};
+use super::{Needs, in_time};
+use crate::config::{Config, SECRET_KEY_FIX};
+use crate::wire;
+
+const KEY: &str = "clerk_key";
+const INSTANCE: &str = "clerk_instance";
+const CLOCK: &str = "clerk_clock";
+const RECONCILE: &str = "reconcile";
+
+/// Runs that are searched for the instance of the rows.
+const RUNS: usize = 20;
+
+/// Checks the key and the last reconciliation. Asks Clerk one question.
+pub(super) async fn api(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
+    if !needs.worker {
+        return vec![skipped(KEY, "a receiver uses none")];
+    }
+    let status = status(config, clock).await;
+    if config.settings.clerk_secret_key.is_none() {
+        let missing = format!(
+            "CLERK_SECRET_KEY is not set: who signed up before the endpoint existed, and what never arrived, stays missing; \
+             {SECRET_KEY_FIX}"
+        );
+        let other = status.filter(|status| !status.runs.is_empty() || !status.waiting.is_empty());
+        let runs = other.map(|status| last_run(config, &status, clock.now()));
+        return std::iter::once(skipped(KEY, missing)).chain(runs).collect();
+    }
+    let api = match wire::clerk_api(config, Arc::new(|_: &str| {})) {
+        Ok(api) => api,
+        Err(error) => {
+            return vec![failed(KEY, format!("{error:#}"), "install root certificates (ca-certificates)")];
+        }
+    };
+    let asked_at = clock.now();
+    let asked = in_time(async { Ok::<_, String>(api.instance().await) }).await;
+    let now = asked_at.plus(clock.now().since(asked_at) / 2);
+    let runs = status.as_ref().map_or(&[][..], |status| &status.runs);
+    let mut findings = match asked {
+        Ok(Ok(instance)) => vec![
+            ok(KEY, format!("accepted; it is of a {} instance", instance.environment)),
+            judge_instance(&instance.id, config.settings.clerk_instance_id.as_deref(), runs),
+            judge_clock(now, &instance),
+        ],
+        Ok(Err(error @ SourceError::Refused(_))) => {
+            vec![failed(KEY, error.to_string(), format!("{SECRET_KEY_FIX}; the key in use may be revoked"))]
+        }
+        Ok(Err(error)) => vec![unanswered(error.to_string())],
+        Err(why) => vec![unanswered(why)],
+    };
+    findings.extend(status.map(|status| last_run(config, &status, clock.now())));
+    findings
+}
+
+fn unanswered(why: String) -> Finding {
+    warning(KEY, why, "is clerk_api_url right, and reachable from here? Deliveries do not need it")
+}
+
+/// Reads the records. `None` if the store does not answer, which its own check reports.
+async fn status(config: &Config, clock: &Arc<dyn Clock>) -> Option<Status> {
+    let store: Arc<dyn FullStore> = wire::open_store(config, clock.clone()).ok()?;
+    in_time(Status::read(&*store, RUNS, 0)).await.ok()
+}
+
+fn judge_instance(found: &str, configured: Option<&str>, runs: &[RunView]) -> Finding {
+    let of_run = runs.iter().find_map(|run| run.instance.as_deref());
+    let (expected, known_by) = match (configured, of_run) {
+        (Some(id), _) => (id, "CLERK_INSTANCE_ID"),
+        (None, Some(id)) => (id, "the last reconciliation"),
+        (None, None) => {
+            return ok(
+                INSTANCE,
+                format!("{found}; nothing to compare it with before the first reconciliation"),
+            );
+        }
+    };
+    if found == expected {
+        return ok(INSTANCE, format!("{found}, as {known_by} says"));
+    }
+    failed(
+        INSTANCE,
+        format!("the key is of {found}, and {known_by} says {expected}: no reconciliation runs"),
+        "set the secret key of the rows' instance, or the right CLERK_INSTANCE_ID",
+    )
+}
+
+fn judge_clock(now: Timestamp, instance: &Instance) -> Finding {
+    let (ahead, behind) = (now.since(instance.clock), instance.clock.since(now));
+    let skew = ahead.max(behind);
+    let way = if ahead > behind { "ahead of" } else { "behind" };
+    if skew <= CLOCK_SKEW_MAX {
+        return ok(CLOCK, format!("within {} s of Clerk's clock", CLOCK_SKEW_MAX.as_secs()));
+    }
+    warning(
+        CLOCK,
+        format!("this machine's clock is {} {way} Clerk's", millis(skew)),
+        "set it by NTP: timedatectl set-ntp true",
+    )
+}
+
+/// Judges the last run, and what waits.
+fn last_run(config: &Config, status: &Status, now: Timestamp) -> Finding {
+    let every = config.settings.reconcile_every.filter(|_| config.settings.clerk_secret_key.is_some());
+    let waiting: u64 = status.waiting.iter().map(|waiting| waiting.count).sum();
+    if waiting > 0 {
+        let found = format!("{} objects wait for you", thousands(waiting));
+        return warning(
+            RECONCILE,
+            found,
+            "rollbook reconcile status names them, with the command that settles them",
+        );
+    }
+    let Some(run) = status.runs.first() else {
+        return match every {
+            Some(_) => ok(RECONCILE, "none has run yet: a worker begins the first one by itself"),
+            None => warning(
+                RECONCILE,
+                "none has run yet, and workers start none (reconcile_every)",
+                "rollbook reconcile",
+            ),
+        };
+    };
+    let ended = run.finished_at.unwrap_or(run.saved_at);
+    let ago = now.since(ended);
+    let why = run.error.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    let found = format!("the last run was {} ago: {}{why}", millis(ago), run.state.as_str());
+    let is_late = every.is_some_and(|every| ago > every * 2);
+    match run.state {
+        RunState::Failed => warning(RECONCILE, found, "remove the reason, then: rollbook reconcile"),
+        _ if is_late => {
+            warning(RECONCILE, found, "is a worker running with CLERK_SECRET_KEY (rollbook serve or work)?")
+        }
+        RunState::Running if run.error.is_some() => {
+            warning(RECONCILE, found, "rollbook reconcile --resume goes on")
+        }
+        RunState::Complete | RunState::Held | RunState::Running => ok(RECONCILE, found),
+    }
+}
+
+fn millis(span_of: Duration) -> String {
+    span(i64::try_from(span_of.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::State;
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
+
+    fn run(instance: Option<&str>) -> RunView {
+        RunView {
+            run: "run_1".to_owned(),
+            state: RunState::Complete,
+            dry_run: false,
+            instance: instance.map(str::to_owned),
+            started_at: NOW,
+            saved_at: NOW,
+            finished_at: Some(NOW),
+            error: None,
+            resources: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_instance_of_the_key_is_compared_with_the_setting_before_the_last_run() {
+        for (configured, last, state) in [
+            (None, None, State::Ok),
+            (Some("ins_1"), Some("ins_2"), State::Ok),
+            (Some("ins_2"), Some("ins_1"), State::Failed),
+            (None, Some("ins_1"), State::Ok),
+            (None, Some("ins_2"), State::Failed),
+        ] {
+            let finding = judge_instance("ins_1", configured, &[run(None), run(last)]);
+            assert_eq!(finding.state, state, "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_differs_by_more_than_a_minute_is_a_warning_either_way() {
+        for (off, state) in [(60, State::Ok), (61, State::Warning), (600, State::Warning)] {
+            let off = Duration::from_secs(off);
+            for clock in [NOW.plus(off), NOW.minus(off)] {
+                let (id, environment) = ("ins_1".to_owned(), "production".to_owned());
+                let finding = judge_clock(NOW, &Instance { id, environment, clock });
+                assert_eq!(finding.state, state, "{finding:?}");
+            }
+        }
+    }
+}
