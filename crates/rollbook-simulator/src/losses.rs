@@ -9,6 +9,9 @@ use rollbook_core::source::RECONCILED;
 use crate::history::History;
 use crate::truth::{Expected, Subject, Tolerance};
 
+/// Table of the domains.
+const DOMAINS: &str = "organization_domains";
+
 impl History {
     /// Whether a reconciliation repairs the loss of an event: it is about an object that the API lists in the
     /// shape of the events. Sessions, subscriptions, their items and payment attempts are not among them.
@@ -30,8 +33,9 @@ impl History {
         lost
     }
 
-    /// Returns lost deletions of users that no row shows. The API can't list what is deleted, so nothing would
-    /// ever delete the sessions of such a user.
+    /// Returns deletions that the API cannot prove. Users that no row shows: the API can't list what is deleted,
+    /// so nothing would ever delete their sessions. Domains, if the instance has none left: an empty list proves
+    /// nothing, and a domain has no read of its own.
     fn unprovable_deletions(&self, lost: &BTreeSet<usize>) -> BTreeSet<usize> {
         let known: BTreeSet<&str> = self
             .steps
@@ -45,9 +49,18 @@ impl History {
             .filter(|step| step.table == "sessions" && !step.exists)
             .map(|step| step.event)
             .collect();
-        let deletions = self.steps.iter().filter(|step| step.table == "users" && !step.exists);
+        let living = |(subject, expected): (&Subject, &Expected)| {
+            subject.0 == DOMAINS && matches!(expected, Expected::Live(_))
+        };
+        let has_domains = self.truth.rows.iter().any(living);
+        let is_unprovable = |table: &str, event: usize, id: &str| match table {
+            "users" => of_sessions.contains(&event) && !known.contains(id),
+            DOMAINS => !has_domains,
+            _ => false,
+        };
+        let deletions = self.steps.iter().filter(|step| !step.exists);
         deletions
-            .filter(|step| of_sessions.contains(&step.event) && !known.contains(step.id.as_str()))
+            .filter(|step| is_unprovable(step.table, step.event, &step.id))
             .map(|step| step.event)
             .collect()
     }

@@ -43,6 +43,9 @@ pub struct Comparison {
     pub missing: Vec<(&'static str, String)>,
     /// Rows of unknown subjects, and rows that occurred twice: table and id.
     pub unexpected: Vec<(&'static str, String)>,
+    /// Number of deleted subjects without a row, of which neither an event nor a reading ever had content. Only
+    /// a tolerance allows them.
+    pub never_seen: usize,
     /// Values that differ from the expected ones: table, id and column.
     pub different: Vec<(&'static str, String, String)>,
 }
@@ -106,7 +109,9 @@ impl Truth {
         }
         let may_be_missing =
             |key: &&(&'static str, String)| tolerance.is_some_and(|it| it.row.contains(*key));
-        comparison.missing = open.into_iter().filter(|key| !may_be_missing(key)).cloned().collect();
+        let (never_seen, missing): (Vec<_>, Vec<_>) = open.into_iter().partition(may_be_missing);
+        comparison.never_seen = never_seen.len();
+        comparison.missing = missing.into_iter().cloned().collect();
         comparison
     }
 }

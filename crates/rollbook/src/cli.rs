@@ -137,6 +137,9 @@ pub(crate) struct Demo {
     /// Sends at least this many deliveries, the doubled ones included
     #[arg(long, value_name = "NUMBER", default_value_t = 12_500, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     pub(crate) deliveries: u32,
+    /// Shows what a common nightly job would have done to the same users
+    #[arg(long)]
+    pub(crate) naive: bool,
     /// Goes on serving when it is done, until Ctrl-C, and keeps what it made
     #[arg(long)]
     pub(crate) keep: bool,

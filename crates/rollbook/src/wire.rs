@@ -164,6 +164,22 @@ fn file(path: &Path, part: Component) -> SqliteFile {
     SqliteFile { path: path.to_owned(), schema }
 }
 
+/// Reads a secret key of Clerk's API.
+///
+/// # Errors
+/// The text is not a key. The error does not repeat it.
+pub(crate) fn secret_key(text: &str) -> anyhow::Result<SecretKey> {
+    Ok(SecretKey::parse(text)?)
+}
+
+/// Reads the URL of Clerk's API.
+///
+/// # Errors
+/// The text is not such a URL.
+pub(crate) fn api_url(text: &str) -> anyhow::Result<ApiUrl> {
+    Ok(ApiUrl::parse(text)?)
+}
+
 /// Clerk's API. Nothing is sent yet.
 ///
 /// # Errors

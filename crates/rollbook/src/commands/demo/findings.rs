@@ -11,6 +11,8 @@ use rollbook_simulator::truth::Comparison;
 use serde_json::Value;
 
 use super::counts::Counts;
+use super::naive::Naive;
+use super::repair::Repair;
 
 /// Rows in one question to the store.
 const PAGE: usize = 1000;
@@ -23,6 +25,14 @@ pub(crate) struct Findings {
     pub(crate) deliveries: usize,
     /// Events, each delivered at least once.
     pub(crate) events: usize,
+    /// Events that were never delivered.
+    pub(crate) lost: usize,
+    /// Rows compared with the truth before the reconciliation.
+    pub(crate) by_webhooks: Comparison,
+    /// What the reconciliation did.
+    pub(crate) repair: Repair,
+    /// What a nightly job would have done, if asked for.
+    pub(crate) naive: Option<Naive>,
     /// How many types of events there were.
     pub(crate) event_types: usize,
     /// Deliveries of an event that was older than one delivered before.

@@ -6,10 +6,13 @@
 
 mod counts;
 mod findings;
+mod naive;
 mod places;
 mod progress;
+mod repair;
 mod report;
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,11 +22,13 @@ use anyhow::{Context as _, bail};
 use prometheus::Registry;
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::store::FullStore;
+use rollbook_simulator::api::ClerkApi;
 use rollbook_simulator::history::{History, HistorySettings};
 use rollbook_simulator::sender::{DeliverSettings, Endpoint, deliver};
 use tokio_util::sync::CancellationToken;
 
 use self::findings::Findings;
+use self::naive::Naive;
 use self::places::Places;
 use self::progress::Progress;
 use self::report::Surroundings;
@@ -75,15 +80,21 @@ pub(crate) fn run(mut settings: SettingFlags, arguments: &Demo) -> anyhow::Resul
     let secrets = SigningSecrets::parse(&secret)?;
     let config = config.for_demo(places.queue(), places.store(), places.schema(), secrets)?;
     let history = History::generate(&size(seed, arguments.deliveries as usize));
-    let order = history.schedule(seed, DUPLICATES_PER_MILLE);
-    let demo = Show { config, history, order, seed, secret, began_at, style: Style::of(&environment) };
+    let lost = repair::losses(&history, seed);
+    let mut order = history.schedule(seed, DUPLICATES_PER_MILLE);
+    order.retain(|event| !lost.contains(event));
+    let style = Style::of(&environment);
+    let naive = arguments.naive.then(|| Naive::of(&history));
+    let demo = Show { config, history, lost, order, seed, secret, began_at, style, naive };
     on_all_cores(demo.run(places, arguments))
 }
 
 /// A history that is at least so many deliveries when it is doubled: chance doubles a few fewer than
 /// on average, and the margin is five times as much as it commonly strays.
 fn size(seed: u64, deliveries: usize) -> HistorySettings {
-    let changes = deliveries * 1000 / (1000 + DUPLICATES_PER_MILLE) + 2 * deliveries.isqrt() + 10;
+    let delivered = deliveries * 1000 / (1000 + DUPLICATES_PER_MILLE) + 2 * deliveries.isqrt() + 10;
+    let lost = delivered / (repair::BEFORE_SHARE - 1) + delivered * repair::LOST_PER_MILLE / 500;
+    let changes = delivered + lost + 10;
     HistorySettings {
         seed,
         users: changes / 6,
@@ -105,11 +116,14 @@ fn made_for_this_run() -> String {
 struct Show {
     config: Config,
     history: History,
+    /// Events that are never delivered.
+    lost: BTreeSet<usize>,
     order: Vec<usize>,
     seed: u64,
     secret: String,
     began_at: Instant,
     style: Style,
+    naive: Option<Naive>,
 }
 
 /// What runs meanwhile.
@@ -121,16 +135,23 @@ struct Running {
 }
 
 impl Show {
-    async fn run(self, mut places: Places, arguments: &Demo) -> anyhow::Result<()> {
+    async fn run(mut self, mut places: Places, arguments: &Demo) -> anyhow::Result<()> {
         let signals = Signals::listen()?;
-        let outcome = self.serve(&mut places, arguments, signals).await;
+        let clerk = repair::start_clerk(&self.history, &mut self.config).await?;
+        let outcome = self.serve(&mut places, arguments, signals, &clerk).await;
         // After everything that uses it.
         places.leave(&self.config, arguments.keep && outcome.is_ok()).await;
         outcome
     }
 
     /// Serves, shows, and goes on serving where that is wanted.
-    async fn serve(&self, places: &mut Places, arguments: &Demo, signals: Signals) -> anyhow::Result<()> {
+    async fn serve(
+        &self,
+        places: &mut Places,
+        arguments: &Demo,
+        signals: Signals,
+        clerk: &ClerkApi,
+    ) -> anyhow::Result<()> {
         let clock = Arc::new(SystemClock);
         let (queue, durability) = places.make(&self.config, clock.clone()).await?;
         let store = wire::open_store(&self.config, clock.clone())?;
@@ -162,7 +183,7 @@ impl Show {
         let played = tokio::select! {
             outcome = &mut serving => return outcome.and_then(|()| bail!("stopped before it was done")),
             () = &mut signalled => bail!("stopped before it was done"),
-            played = self.play(&running) => played,
+            played = self.play(&running, clerk) => played,
         };
         let findings = match played {
             Ok(findings) => findings,
@@ -187,8 +208,9 @@ impl Show {
         if findings.passed() { Ok(()) } else { bail!("the rows do not equal the truth") }
     }
 
-    /// Delivers the history, waits until the worker has applied it, looks at the rows.
-    async fn play(&self, running: &Running) -> anyhow::Result<Findings> {
+    /// Delivers the history, waits until the worker has applied it, looks at the rows, reconciles them with the
+    /// simulated API, and looks again.
+    async fn play(&self, running: &Running, clerk: &ClerkApi) -> anyhow::Result<Findings> {
         let received = Arc::new(AtomicU64::new(0));
         let mut progress = Progress::new(self.order.len(), received.clone(), running);
         let began_at = Instant::now();
@@ -210,16 +232,25 @@ impl Show {
         progress.end();
         drained?;
         let dead_letters = running.queue.admin.stats().await?.dead;
+        let truth = &self.history.truth;
+        let by_webhooks = truth.compare(findings::read_rows(&*running.store).await?.into_iter());
+        let repair = repair::reconcile(&self.config, running.store.clone(), clerk).await?;
         let rows = findings::read_rows(&*running.store).await?;
+        let peek = findings::peek(&rows);
+        let comparison = truth.compare_repaired(rows.into_iter(), &self.history.tolerance(&self.lost));
         Ok(Findings {
             event_types: findings::event_types(&self.history),
-            events: self.history.events.len(),
+            events: self.history.events.len() - self.lost.len(),
+            lost: self.lost.len(),
+            by_webhooks,
+            repair,
+            naive: self.naive,
             out_of_order: findings::out_of_order(&self.order),
             deliveries: self.order.len(),
-            peek: findings::peek(&rows),
-            living: self.history.truth.live(),
-            deleted: self.history.truth.deleted(),
-            comparison: self.history.truth.compare(rows.into_iter()),
+            peek,
+            living: truth.live(),
+            deleted: truth.deleted(),
+            comparison,
             counts: counts::applied(&running.registry),
             sent,
             dead_letters,
@@ -257,7 +288,10 @@ mod tests {
     #[test]
     fn a_history_is_never_fewer_deliveries_than_asked_for() {
         for (seed, deliveries) in [(1, 100), (2, 1_000), (3, 10_000), (4, 2_000)] {
-            let order = History::generate(&size(seed, deliveries)).schedule(seed, DUPLICATES_PER_MILLE);
+            let history = History::generate(&size(seed, deliveries));
+            let lost = repair::losses(&history, seed);
+            let mut order = history.schedule(seed, DUPLICATES_PER_MILLE);
+            order.retain(|event| !lost.contains(event));
             assert!(
                 (deliveries..deliveries * 3 / 2).contains(&order.len()) || deliveries == 100,
                 "{}",

@@ -6,11 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rollbook_core::change::Applied;
+use rollbook_core::drift::Drift;
 use rollbook_core::queue::Durability;
 use rollbook_operator::words::thousands;
+use rollbook_reconciler::ResourceProgress;
 use serde_json::{Value, json};
 
 use super::findings::Findings;
+use super::repair::Repair;
 use super::{CONNECTIONS, counts::Counts};
 use crate::output::{Style, Table, harmless};
 
@@ -47,6 +50,7 @@ pub(crate) fn text(findings: &Findings, surroundings: &Surroundings, style: Styl
         let _ = writeln!(text, "  {}  {what}", style.dim(&format!("{name:<12}")));
     }
     text.push_str(&outcomes(&findings.counts, style));
+    text.push_str(&repaired(findings, style));
     text.push_str(&people(findings, style));
     text.push_str(&verdict(findings, style));
     text.push_str(&next(surroundings, style));
@@ -79,6 +83,10 @@ fn summary(findings: &Findings, surroundings: &Surroundings) -> Vec<(&'static st
                 count(findings.deliveries - findings.events),
                 count(findings.out_of_order)
             ),
+        ),
+        (
+            "never sent",
+            format!("{} events: from before the endpoint existed, and lost on the way", count(findings.lost)),
         ),
         (
             "acknowledged",
@@ -128,6 +136,51 @@ fn outcomes(counts: &[Counts], style: Style) -> String {
     text
 }
 
+/// What the reconciliation found, by table and kind.
+fn repaired(findings: &Findings, style: Style) -> String {
+    let repair = &findings.repair;
+    let mut headings = format!("{:<26}", "what webhooks had missed");
+    for kind in Drift::ALL {
+        let _ = write!(headings, "{:>16}", kind.as_str());
+    }
+    let mut text = format!("\n  {}\n", style.dim(&headings));
+    for of in repair.progress.resources.iter().filter(|of| of.drifted() > 0) {
+        let _ = write!(text, "  {:<26}", of.table);
+        for kind in Drift::ALL {
+            let count = of.drift.get(kind.as_str()).copied().unwrap_or_default();
+            let _ = write!(text, "{:>16}", if count == 0 { "·".to_owned() } else { thousands(count) });
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(
+        text,
+        "  read and repaired in {}, with {} requests to the simulated Clerk API",
+        span(repair.took),
+        thousands(repair.requests)
+    );
+    if let Some(approved) = &repair.approved {
+        let _ = writeln!(
+            text,
+            "  the brake held a mass deletion; `reconcile approve` let {} rows through, each confirmed again",
+            thousands(approved.deleted)
+        );
+    }
+    if let Some(naive) = &findings.naive {
+        let count = |number: usize| thousands(number as u64);
+        let _ = writeln!(
+            text,
+            "\n  {}\n  of {} users: {} living ones deleted, {} rows overwritten with an older state, {} deleted ones brought back",
+            style
+                .dim("what a nightly job would have done that reads one page and deletes the rest (--naive)"),
+            count(naive.living),
+            count(naive.wrongly_deleted),
+            count(naive.overwritten),
+            count(naive.brought_back)
+        );
+    }
+    text
+}
+
 fn people(findings: &Findings, style: Style) -> String {
     let mut table = Table::new(&["a few rows (invented)", "name", "primary e-mail", "organization", "role"]);
     for person in &findings.peek {
@@ -142,15 +195,25 @@ fn people(findings: &Findings, style: Style) -> String {
 }
 
 fn verdict(findings: &Findings, style: Style) -> String {
-    let total = findings.living + findings.deleted;
+    let deleted = findings.deleted - findings.comparison.never_seen;
+    let total = findings.living + deleted;
     let count = |number: usize| thousands(number as u64);
     let mut text = format!(
-        "\n  rows equal the truth: {} of {} ({} living, {} deleted)\n",
+        "\n  by webhooks alone:    {} of {} rows\n  rows equal the truth: {} of {} ({} living, {} deleted)\n",
+        count(findings.by_webhooks.equal),
+        count(total),
         count(findings.comparison.equal),
         count(total),
         count(findings.living),
-        count(findings.deleted)
+        count(deleted)
     );
+    if findings.comparison.never_seen > 0 {
+        let _ = writeln!(
+            text,
+            "    without a row: {} that were created and deleted unseen",
+            count(findings.comparison.never_seen)
+        );
+    }
     for line in differences(findings) {
         let _ = writeln!(text, "    {line}");
     }
@@ -215,6 +278,7 @@ pub(crate) fn json(findings: &Findings, surroundings: &Surroundings) -> Value {
         "seed": surroundings.seed,
         "deliveries": findings.deliveries,
         "events": findings.events,
+        "events_lost": findings.lost,
         "event_types": findings.event_types,
         "out_of_order": findings.out_of_order,
         "acknowledged": sent.acknowledged.len(),
@@ -226,8 +290,16 @@ pub(crate) fn json(findings: &Findings, surroundings: &Surroundings) -> Value {
         "applied_after_seconds": findings.applied_after.as_secs_f64(),
         "applied": findings.counts.iter().map(of_table).collect::<serde_json::Map<_, _>>(),
         "dead_letters": findings.dead_letters,
-        "rows": findings.living + findings.deleted,
+        "rows": findings.living + findings.deleted - findings.comparison.never_seen,
         "rows_equal": findings.comparison.equal,
+        "rows_equal_by_webhooks": findings.by_webhooks.equal,
+        "reconciliation": reconciliation(&findings.repair),
+        "naive": findings.naive.map(|naive| json!({
+            "users": naive.living,
+            "wrongly_deleted": naive.wrongly_deleted,
+            "overwritten": naive.overwritten,
+            "brought_back": naive.brought_back,
+        })),
         "rows_missing": findings.comparison.missing.len(),
         "rows_unexpected": findings.comparison.unexpected.len(),
         "values_different": findings.comparison.different.len(),
@@ -238,6 +310,17 @@ pub(crate) fn json(findings: &Findings, surroundings: &Surroundings) -> Value {
         "store": surroundings.store,
         "weaknesses": surroundings.durability.weaknesses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "databases": surroundings.kept.as_ref().map(|folder| folder.display().to_string()),
+    })
+}
+
+fn reconciliation(repair: &Repair) -> Value {
+    let of_table = |of: &ResourceProgress| (of.table.clone(), json!(of.drift));
+    json!({
+        "seconds": repair.took.as_secs_f64(),
+        "requests": repair.requests,
+        "written": repair.progress.sum(|of| of.written),
+        "approved": repair.approved.map(|approved| approved.deleted),
+        "drift": repair.progress.resources.iter().map(of_table).collect::<serde_json::Map<_, _>>(),
     })
 }
 
@@ -273,6 +356,15 @@ mod tests {
         Findings {
             deliveries: 1250,
             events: 1000,
+            lost: 0,
+            by_webhooks: Comparison { equal: 800, ..Comparison::default() },
+            repair: Repair {
+                progress: <_>::default(),
+                requests: 9,
+                took: Duration::from_millis(100),
+                approved: None,
+            },
+            naive: None,
             event_types: 45,
             out_of_order: 1200,
             sent: Report {
