@@ -1,6 +1,7 @@
 //! The queries of `migrations/queries.md`, run as they stand there on both engines: what they find, and by
 //! which index.
 
+use rollbook_core::source::RECONCILED;
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rusqlite::types::Value;
 
@@ -85,6 +86,15 @@ const EXPECTED: [Expected; 13] = [
 
 impl Expected {
     /// `scan` is what a plan says that reads a whole table.
+    /// Drops the indexes of living rows, unless the query is to use one: on tables as small as these each costs as little as
+    /// any other index.
+    fn drop_living(&self) -> String {
+        if self.index.iter().any(|name| name.ends_with("_living")) {
+            return String::new();
+        }
+        RECONCILED.map(|resource| format!("DROP INDEX clerk.{}_living;", resource.table)).concat()
+    }
+
     fn check_plan(&self, plan: &str, scan: &str) {
         let uses = self.index.is_empty() || self.index.iter().any(|name| plan.contains(name));
         assert!(uses && plan.contains(scan) == self.index.is_empty(), "{}\n{plan}", self.heading);
@@ -141,7 +151,8 @@ async fn every_query_of_the_page_finds_what_it_says_on_postgres_by_its_index() {
         let rows: Vec<String> =
             found.lines().map(|line| line.split('|').map(moment).collect::<Vec<_>>().join("|")).collect();
         assert_eq!(rows, expected.rows, "{}", expected.heading);
-        let plan = mirror.psql(&format!("{begin} EXPLAIN {sql}")).await;
+        let drop = expected.drop_living();
+        let plan = mirror.psql(&format!("BEGIN; {drop} {begin} EXPLAIN {sql}; ROLLBACK")).await;
         expected.check_plan(&plan, "Seq Scan");
     }
 }

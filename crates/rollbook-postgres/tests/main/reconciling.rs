@@ -138,8 +138,12 @@ async fn a_repair_that_is_under_way_does_not_bring_back_a_deletion_that_was_rese
     worker
         .run(
             "UPDATE mirror_2.organizations SET deleted_at = '2026-07-30', version_deleted_at = 1785369600000,
-                 version_revision = version_revision + 1;
-             BEGIN; UPDATE mirror_2.organization_memberships SET deleted_at = '2026-07-30',
+                 version_revision = version_revision + 1",
+        )
+        .await;
+    worker
+        .run(
+            "BEGIN; UPDATE mirror_2.organization_memberships SET deleted_at = '2026-07-30',
                  version_parents_deleted_at = '2026-07-30', version_revision = version_revision + 1",
         )
         .await;

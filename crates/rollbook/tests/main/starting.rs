@@ -79,6 +79,6 @@ async fn a_signal_ends_a_start_that_migrates_and_leaves_the_file_as_it_was() {
     rollbook.signal("TERM");
     assert!(rollbook.exit().await.success(), "{}", home.log());
     store.execute_batch("ROLLBACK").expect("the lock is free");
-    let found = "SELECT count(*) FROM sqlite_schema WHERE name = 'rollbook_cascades'";
+    let found = "SELECT count(*) FROM sqlite_schema WHERE name = 'reconcile_runs'";
     assert_eq!(store.query_row(found, [], |row| row.get::<_, i64>(0)), Ok(0));
 }
