@@ -341,6 +341,27 @@ mod tests {
     }
 
     #[test]
+    fn a_reading_of_clerk_left_the_row_as_it_is_if_it_is_the_last_one_that_changed_it() {
+        let reading = |run: &str, outcome, at| LedgerEntry {
+            event_type: "reconcile.stale".to_owned(),
+            ..line(&format!("reconcile:{run}:users:user_1"), "", outcome, at, at)
+        };
+        let lines = vec![
+            reading("run_1", Applied::Updated, 100),
+            line("late", "updated", Applied::Stale, 90, 150),
+            reading("run_2", Applied::Updated, 200),
+            reading("run_3", Applied::Unchanged, 300),
+        ];
+        let row = Row { synced_by: Origin::RECONCILE.to_owned(), ..row(None, true) };
+        let explained = explain_all(lines, Some(&row));
+        let last: Vec<bool> = explained.iter().map(|one| one.is_last).collect();
+        assert_eq!(last, [false, false, true, false]);
+        assert!(explained[0].sentences()[0].contains("run_1 found the row older"));
+        let late = explained[1].sentences().join(" ");
+        assert!(late.contains("reconciliation run_1 had read newer content of this user at Clerk"), "{late}");
+    }
+
+    #[test]
     fn only_the_delivery_in_synced_by_left_the_row_as_it_is() {
         let lines = || vec![line("b", "updated", Applied::Updated, 200, 1_001)];
         let ended_with = Some(RowRef { resource: &rollbook_core::catalog::USERS, id: "user_2".to_owned() });
