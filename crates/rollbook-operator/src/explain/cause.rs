@@ -90,8 +90,7 @@ pub(super) fn explain_all(mut lines: Vec<LedgerEntry>, row: Option<&Row>) -> Vec
     let wrote = |(line, cause): &(&LedgerEntry, &Cause)| {
         matches!(cause, Cause::Reconciled(_)) && line.outcome.advances()
     };
-    let last_reading =
-        lines.iter().zip(&causes).filter(wrote).last().map(|(line, _)| line.message_id.clone());
+    let last_reading = lines.iter().zip(&causes).rfind(wrote).map(|(line, _)| line.message_id.clone());
     let explained = lines.into_iter().zip(causes).map(|(line, cause)| {
         let is_last = unchanged.is_some_and(|row| {
             row.synced_by == line.message_id.as_str()
