@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rollbook_core::delivery::{Delivery, MessageId};
@@ -10,6 +10,8 @@ use rollbook_core::queue::{Consumer as _, Producer as _, Settlement};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Clock as _;
 use rollbook_core::trace::Traceparent;
+use rollbook_simulator::api::{ApiSettings, ClerkApi, DEFAULT_KEY, Fault};
+use rollbook_simulator::history::{History, HistorySettings};
 use rollbook_sqlite::{QueueSettings, SqliteQueue};
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::Home;
@@ -73,7 +75,7 @@ fn commands() -> BTreeSet<String> {
         .filter(|path| std::fs::read_to_string(path).expect("a snapshot").contains("--output"))
         .map(|path| {
             let name = path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
-            name.replace("dead-letters-", "dead-letters ")
+            name.replace("dead-letters-", "dead-letters ").replace("reconcile-", "reconcile ")
         })
         .collect()
 }
@@ -257,6 +259,32 @@ async fn outputs() -> Vec<(&'static str, Value)> {
         .with("DATABASE_URL", "postgres://rollbook@127.0.0.1:1/app");
     let mut outputs = Outputs { home, all };
     outputs.run("explain", &[USER], 1).await;
+    outputs.all.extend(reconciled().await);
+    outputs.all
+}
+
+/// Runs the commands of the reconciliation against a simulated API of Clerk.
+async fn reconciled() -> Vec<(&'static str, Value)> {
+    let clerk = HistorySettings { users: 40, organizations: 4, changes: 200, ..HistorySettings::default() };
+    let state = Arc::new(Mutex::new(History::generate(&clerk).state()));
+    let api = ClerkApi::start(state.clone(), ApiSettings::new(Arc::new(WallClock))).await.expect("a port");
+    let home = Home::new(BINARY).with("CLERK_SECRET_KEY", DEFAULT_KEY).with("CLERK_API_URL", api.url());
+    home.migrate();
+    let mut outputs = Outputs { home: home.with("ROLLBOOK_API_BUDGET", "1"), all: Vec::new() };
+    outputs.run("ready", &[], 1).await;
+    api.controls().inject(Fault::Unauthorized, 1);
+    outputs.run("reconcile", &["--only", "users"], 1).await;
+    outputs.run("reconcile", &["--only", "users"], 0).await;
+    let users = state.lock().expect("no panic").ids("users");
+    assert!(users.len() > 21, "the brake must hold");
+    for id in &users[..21] {
+        assert!(state.lock().expect("no panic").remove("users", id));
+    }
+    let run = outputs.run("reconcile", &["--only", "users"], 1).await["run"].clone();
+    outputs.run("reconcile status", &[], 0).await;
+    outputs.run("explain", &[&users[0]], 0).await;
+    outputs.run("reconcile approve", &[run.as_str().expect("an id")], 0).await;
+    outputs.run("resync", &[&users[30], "role_unheard_of"], 1).await;
     outputs.all
 }
 

@@ -90,8 +90,7 @@ pub(super) fn explain_all(mut lines: Vec<LedgerEntry>, row: Option<&Row>) -> Vec
     let wrote = |(line, cause): &(&LedgerEntry, &Cause)| {
         matches!(cause, Cause::Reconciled(_)) && line.outcome.advances()
     };
-    let last_reading =
-        lines.iter().zip(&causes).filter(wrote).last().map(|(line, _)| line.message_id.clone());
+    let last_reading = lines.iter().zip(&causes).rfind(wrote).map(|(line, _)| line.message_id.clone());
     let explained = lines.into_iter().zip(causes).map(|(line, cause)| {
         let is_last = unchanged.is_some_and(|row| {
             row.synced_by == line.message_id.as_str()
@@ -338,6 +337,27 @@ mod tests {
             assert_eq!(alone(ignored(event_type, made_at)).cause, expected, "{event_type}");
             assert_eq!(had_earlier_life(&[ignored(event_type, made_at)]), expected == Cause::BeforeErasure);
         }
+    }
+
+    #[test]
+    fn a_reading_of_clerk_left_the_row_as_it_is_if_it_is_the_last_one_that_changed_it() {
+        let reading = |run: &str, outcome, at| LedgerEntry {
+            event_type: "reconcile.stale".to_owned(),
+            ..line(&format!("reconcile:{run}:users:user_1"), "", outcome, at, at)
+        };
+        let lines = vec![
+            reading("run_1", Applied::Updated, 100),
+            line("late", "updated", Applied::Stale, 90, 150),
+            reading("run_2", Applied::Updated, 200),
+            reading("run_3", Applied::Unchanged, 300),
+        ];
+        let row = Row { synced_by: Origin::RECONCILE.to_owned(), ..row(None, true) };
+        let explained = explain_all(lines, Some(&row));
+        let last: Vec<bool> = explained.iter().map(|one| one.is_last).collect();
+        assert_eq!(last, [false, false, true, false]);
+        assert!(explained[0].sentences()[0].contains("run_1 found the row older"));
+        let late = explained[1].sentences().join(" ");
+        assert!(late.contains("reconciliation run_1 had read newer content of this user at Clerk"), "{late}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub(crate) mod values;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rollbook_clerk::SecretKey;
 use rollbook_core::signature::SigningSecrets;
 
 pub(crate) use self::environment::Environment;
@@ -34,7 +35,6 @@ pub(crate) use self::settings::{DurabilityMode, LogFormat, SETTINGS, Settings};
 pub(crate) use self::source::{Given, Values};
 pub(crate) use self::url::{Place, Role, ServerUrl, has_password, place};
 use self::values::wrong;
-use crate::wire::SecretKey;
 
 /// How to set the secret key.
 pub(crate) const SECRET_KEY_FIX: &str =

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use rollbook_clerk::{ApiUrl, SecretKey};
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::signature::SigningSecrets;
 
@@ -20,7 +21,6 @@ use super::setting::{
 };
 use super::url::{Place, Role, ServerUrl};
 use super::values::{api_url, identifier, key_prefix, log_filter, secret_key, signing_secrets};
-use crate::wire::{ApiUrl, SecretKey};
 
 /// Every setting, in the order of the report.
 pub(crate) static SETTINGS: LazyLock<Vec<&'static About>> = LazyLock::new(Settings::declarations);

@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rollbook_clerk::{ApiUrl, SecretKey};
 use rollbook_core::signature::SigningSecrets;
 
 use crate::nearest::nearest;
 use crate::secrets::{self, looks_secret};
-use crate::wire::{ApiUrl, SecretKey};
 
 /// The highest age that a command may ask for: nothing is older than Rollbook.
 pub(crate) const AGE_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);

@@ -3,7 +3,7 @@
 use crate::rollbook::{Home, SECRET};
 
 /// Every setting with a value that is wrong by itself.
-const WRONG: [(&str, &str); 52] = [
+const WRONG: [(&str, &str); 57] = [
     ("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret"),
     ("ROLLBOOK_DATA_DIR", ""),
     ("ROLLBOOK_LISTEN", "8080"),
@@ -27,6 +27,11 @@ const WRONG: [(&str, &str); 52] = [
     ("ROLLBOOK_LEDGER", "maybe"),
     ("ROLLBOOK_LEDGER_KEPT_FOR", "7"),
     ("CLERK_INSTANCE_ID", " "),
+    ("CLERK_SECRET_KEY", "pk_live_ImASecret"),
+    ("CLERK_API_URL", "https://me:ImASecret@api.example"),
+    ("ROLLBOOK_RECONCILE_EVERY", "59s"),
+    ("ROLLBOOK_RECONCILE_CHECK_EVERY", "off"),
+    ("ROLLBOOK_API_BUDGET", "1.1"),
     ("ROLLBOOK_LOG", "infoo"),
     ("ROLLBOOK_LOG_FORMAT", "yaml"),
     ("ROLLBOOK_TOLERANCE", "300"),

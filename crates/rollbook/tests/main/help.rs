@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::rollbook::Home;
 
-const COMMANDS: [&[&str]; 18] = [
+const COMMANDS: [&[&str]; 23] = [
     &[],
     &["serve"],
     &["receive"],
@@ -12,6 +12,11 @@ const COMMANDS: [&[&str]; 18] = [
     &["demo"],
     &["send"],
     &["migrate"],
+    &["reconcile"],
+    &["reconcile", "status"],
+    &["reconcile", "approve"],
+    &["resync"],
+    &["ready"],
     &["dead-letters"],
     &["dead-letters", "list"],
     &["dead-letters", "show"],

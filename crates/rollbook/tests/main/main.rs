@@ -4,6 +4,7 @@ mod commands;
 mod configuration;
 mod doctor;
 mod help;
+mod reconcile;
 mod rollbook;
 mod servers;
 mod starting;

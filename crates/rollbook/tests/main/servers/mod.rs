@@ -16,7 +16,7 @@ use std::sync::mpsc;
 use rollbook_testkit::process::{DEADLINE, Home};
 use rollbook_testkit::servers::free_port;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
 
 /// An address at which nobody listens.
 fn nobody() -> String {
@@ -24,14 +24,14 @@ fn nobody() -> String {
 }
 
 /// What a command prints and how it ends, in one.
-struct Ran {
+pub(crate) struct Ran {
     code: Option<i32>,
-    out: String,
-    err: String,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 /// Runs a command to its end, in this home. One that goes on is cut off and fails the test.
-fn run(home: &Home, arguments: &[&str]) -> Ran {
+pub(crate) fn run(home: &Home, arguments: &[&str]) -> Ran {
     let mut command = home.command(arguments);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
     let id = child.id().to_string();
@@ -49,7 +49,7 @@ fn run(home: &Home, arguments: &[&str]) -> Ran {
 impl Ran {
     /// Fails the test unless it ended with this code.
     #[track_caller]
-    fn ended(self, code: i32) -> Self {
+    pub(crate) fn ended(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}\n{}", self.out, self.err);
         self
     }
