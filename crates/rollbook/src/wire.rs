@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rollbook_clerk::{ApiUrl, ClerkApi, ClerkSettings, SecretKey};
 pub(crate) use rollbook_clerk::{CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE, Observer};
-use rollbook_clerk::{ClerkApi, ClerkSettings};
 use rollbook_core::backend::{Backend, Pending};
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin};

@@ -8,6 +8,8 @@
 //! * Latency: `rollbook serve` at 1,000 deliveries a second, against the disk's fdatasync p99.
 //! * Applying: `rollbook work` draining a backlog, against raw upserts of the same rows.
 //! * Scraping: messages moved through a queue where a million wait, while `/metrics` is asked, against nobody asking.
+//! * Reconciling (`reconcile`): users read from a simulated Clerk API with a production instance's rate limit and
+//!   latency, against that limit.
 //! * Large tables (`large`, only by name): applying to 2 M users and 4 M lines of the ledger on both engines, against raw
 //!   upserts into the same tables.
 //! * On Redis and Postgres (`distributed`): the same acknowledgements and the same draining, by one and by two
@@ -22,6 +24,7 @@ mod hammer;
 mod large;
 mod latency;
 mod load;
+mod reconcile;
 mod report;
 mod scrape;
 
@@ -45,7 +48,8 @@ const FULL: Scale = Scale { turns: 5, divisor: 1 };
 const QUICK: Scale = Scale { turns: 1, divisor: 20 };
 
 /// The parts that can be asked for by name, in their order; without a name all of them.
-const PARTS: [&str; 8] = ["acks", "latency", "apply", "scrape", "redis", "postgres", "path", "backlog"];
+const PARTS: [&str; 9] =
+    ["acks", "latency", "apply", "scrape", "redis", "postgres", "path", "backlog", "reconcile"];
 /// Minutes and some 15 GB of disk: only measured where it is asked for by name.
 const LARGE: &str = "large";
 
@@ -93,6 +97,7 @@ async fn measure(part: &str, scale: Scale, report: &mut Report) {
         "postgres" => distributed::apply::measure(scale, report).await,
         "path" => distributed::path::measure(scale, report).await,
         "backlog" => distributed::backlog::measure(scale, report).await,
+        "reconcile" => reconcile::measure(scale, report).await,
         _ => unreachable!("only parts of the list are measured"),
     }
 }

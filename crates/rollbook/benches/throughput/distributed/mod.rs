@@ -36,12 +36,12 @@ async fn start_redis() -> RedisServer {
 }
 
 /// Its log as large as Postgres lets it grow by default: the testkit's small segments would make it smaller.
-async fn start_postgres() -> PostgresServer {
+pub(crate) async fn start_postgres() -> PostgresServer {
     PostgresServer::start_with(&[("max_wal_size", "1GB"), ("min_wal_size", "1GB")]).await
 }
 
 /// A new database with our tables, and nothing of earlier ones left to write back.
-async fn new_database(postgres: &PostgresServer, name: &str) -> PostgresSettings {
+pub(crate) async fn new_database(postgres: &PostgresServer, name: &str) -> PostgresSettings {
     postgres.create_database(name).await;
     let settings = PostgresSettings {
         url: postgres.url(name),
