@@ -29,7 +29,7 @@ fn columns(lines: &[String]) -> BTreeMap<String, Vec<(String, String)>> {
 fn length_max(table: &str, column: &str) -> Option<usize> {
     match (table, column) {
         ("deliveries", "svix_id") => return Some(MessageId::LENGTH_MAX),
-        ("rollbook_migrations", "name")
+        ("rollbook_migrations" | "reconcile_locks", "name")
         | ("rollbook_cascades", "table_name" | "what")
         | ("deliveries", "subject_id")
         | ("reconcile_held", "run" | "table_name")

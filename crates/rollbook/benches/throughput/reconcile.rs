@@ -47,7 +47,7 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
 async fn measure_on(engine: &str, users: usize, store: Arc<dyn FullStore>, report: &mut Report) {
     let start_millis = 1_700_000_000_000;
     let settings = SyntheticSettings {
-        users,
+        users: users as u64,
         organizations: 0,
         memberships: 0,
         start_millis,
