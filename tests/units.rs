@@ -13,8 +13,14 @@ use crate::crashes::BINARY;
 /// Where the part begins that is the same in all.
 const SAME: &str = "# What it may do: ";
 
-/// The lines of every unit, by its name.
+/// The lines of every unit of a service, by its name.
 fn units() -> BTreeMap<String, String> {
+    let mut units = files();
+    units.retain(|name, _| name.ends_with(".service"));
+    units
+}
+
+fn files() -> BTreeMap<String, String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ops/systemd");
     let files = std::fs::read_dir(folder).expect("the units").flatten();
     let read = |entry: std::fs::DirEntry| {
@@ -66,6 +72,18 @@ fn every_variable_of_a_unit_is_a_setting_and_every_secret_comes_as_a_credential(
 }
 
 #[test]
+fn every_timer_starts_a_unit_that_runs_once_and_ends() {
+    let files = files();
+    let timers: Vec<_> = files.keys().filter_map(|name| name.strip_suffix(".timer")).collect();
+    assert_eq!(timers, ["rollbook-reconcile"]);
+    for name in timers {
+        let service = &files[&format!("{name}.service")];
+        assert_eq!(values(service, "Type"), ["oneshot"], "{name}");
+        assert_eq!(values(service, "Restart"), [""; 0], "{name}: its timer starts it again");
+    }
+}
+
+#[test]
 fn every_unit_runs_a_command_that_there_is_under_the_same_restraints_and_is_told_so_long() {
     let units = units();
     let names: Vec<&str> = units.keys().map(String::as_str).collect();
@@ -74,6 +92,7 @@ fn every_unit_runs_a_command_that_there_is_under_the_same_restraints_and_is_told
         [
             "rollbook-migrate.service",
             "rollbook-receive.service",
+            "rollbook-reconcile.service",
             "rollbook-work@.service",
             "rollbook.service"
         ]

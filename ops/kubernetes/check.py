@@ -45,6 +45,12 @@ def settings():
     return {name for name, _ in names}, {name for name, file in names if file}, defaults
 
 
+def pod_template(document):
+    """The template of the pods of a Deployment, a Job or a CronJob; None of other kinds."""
+    spec = document.get("spec", {})
+    return spec.get("jobTemplate", {}).get("spec", spec).get("template")
+
+
 def kustomizations():
     """Every resource that is listed is there, and every file is listed."""
     for path in sorted(HERE.rglob("kustomization.yaml")):
@@ -81,14 +87,14 @@ def matches(selector, labels):
 
 def references(everything):
     """Selectors find pods, ports have names that there are, targets exist."""
-    pods = [document for document in everything if "template" in document.get("spec", {})]
+    pods = [document for document in everything if pod_template(document)]
     services = [document for document in everything if document["kind"] == "Service"]
 
     def chosen(selector):
-        return [pod for pod in pods if matches(selector, pod["spec"]["template"]["metadata"]["labels"])]
+        return [pod for pod in pods if matches(selector, pod_template(pod)["metadata"]["labels"])]
 
     def ports(of):
-        containers = [container for pod in of for container in pod["spec"]["template"]["spec"]["containers"]]
+        containers = [container for pod in of for container in pod_template(pod)["spec"]["containers"]]
         return {port["name"] for container in containers for port in container.get("ports", [])}
 
     for document in everything:
@@ -152,9 +158,10 @@ def pods(everything, config):
             seconds[key] = int(value.removesuffix("s"))
     commands = {path.stem for path in (ROOT / "crates/rollbook/tests/help").glob("*.txt")}
     for document in everything:
-        pod = document.get("spec", {}).get("template", {}).get("spec")
-        if pod is None:
+        template = pod_template(document)
+        if template is None:
             continue
+        pod = template["spec"]
         restricted(document, pod)
         (container,) = pod["containers"]
         expect(container["args"][0] in commands, f"{named(document)}: no command {container['args']}")

@@ -25,7 +25,7 @@ const fn expected(
     Expected { heading, index, rows }
 }
 
-const EXPECTED: [Expected; 13] = [
+const EXPECTED: [Expected; 14] = [
     expected("A user by address", &["users_by_email"], &["user_1|Ines|Okafor"]),
     expected("A user by address in any case", &[], &["user_2|Rafael@Kilnworks.example"]),
     expected(
@@ -68,6 +68,20 @@ const EXPECTED: [Expected; 13] = [
     ),
     expected("Users by metadata", &[], &["user_1|Ines"]),
     expected("How fresh the mirror is", &["deliveries_by_age"], &["2|2026-08-03 11:40|2026-08-03 11:45|900"]),
+    expected(
+        "Tables that are not complete yet",
+        &["reconcile_walks", "SEARCH walk"],
+        &[
+            "organization_domains",
+            "organization_invitations",
+            "organization_memberships",
+            "organizations",
+            "permissions",
+            "roles",
+            "users",
+            "waitlist_entries",
+        ],
+    ),
     expected(
         "What became of a delivery",
         &["deliveries_pkey", "USING PRIMARY KEY"],
