@@ -33,7 +33,6 @@ fn length_max(table: &str, column: &str) -> Option<usize> {
         | ("rollbook_cascades", "table_name" | "what")
         | ("deliveries", "subject_id")
         | ("reconcile_held", "run" | "table_name")
-        | ("reconcile_locks", "name")
         | ("reconcile_walks", "resource")
         | (_, "id") => {
             return Some(NAME_LENGTH_MAX);

@@ -41,12 +41,12 @@ impl Stage {
     }
 
     /// Runs a command in the background of the API, which this thread must not block.
-    async fn run(&self, arguments: &[&str]) -> Ran {
+    fn run(&self, arguments: &[&str]) -> Ran {
         tokio::task::block_in_place(|| without_key(run(&self.home, arguments)))
     }
 
-    async fn json(&self, arguments: &[&str], code: i32) -> Value {
-        let ran = self.run(&[arguments, &["--output", "json"]].concat()).await.ended(code);
+    fn json(&self, arguments: &[&str], code: i32) -> Value {
+        let ran = self.run(&[arguments, &["--output", "json"]].concat()).ended(code);
         serde_json::from_str(&ran.out).unwrap_or_else(|why| panic!("{why}\n{}\n{}", ran.out, ran.err))
     }
 
@@ -90,27 +90,27 @@ fn drift(run: &Value) -> u64 {
 
 /// The first run is the backfill, and the second one writes nothing.
 async fn backfills(stage: &Stage) {
-    let dry = stage.json(&["reconcile", "--dry-run"], 0).await;
+    let dry = stage.json(&["reconcile", "--dry-run"], 0);
     assert!(drift(&dry) > 120 && sum(&dry, "written") == 0, "{dry:#}");
-    let first = stage.json(&["reconcile"], 0).await;
+    let first = stage.json(&["reconcile"], 0);
     assert_eq!((first["state"].as_str(), drift(&first)), (Some("complete"), drift(&dry)), "{first:#}");
     assert_eq!(sum(&first, "written"), drift(&first), "{first:#}");
-    let second = stage.json(&["reconcile"], 0).await;
+    let second = stage.json(&["reconcile"], 0);
     assert_eq!((drift(&second), sum(&second, "written")), (0, 0), "{second:#}");
     assert_eq!(sum(&second, "read"), sum(&first, "read"));
-    let text = stage.run(&["reconcile", "--only", "users"]).await.ended(0).out;
+    let text = stage.run(&["reconcile", "--only", "users"]).ended(0).out;
     assert!(text.contains("complete: ") && text.contains("nothing differs"), "{text}");
-    stage.run(&["ready"]).await.ended(0);
+    stage.run(&["ready"]).ended(0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_run_fills_an_empty_sqlite_and_the_second_writes_nothing() {
     let stage = Stage::embedded().await;
-    let not_ready = stage.run(&["ready"]).await.ended(1);
+    let not_ready = stage.run(&["ready"]).ended(1);
     assert!(not_ready.out.contains("users: never reconciled. Fix: rollbook reconcile"), "{}", not_ready.out);
     backfills(&stage).await;
     let id = &stage.users()[0];
-    let story = stage.run(&["explain", id]).await.ended(0).out;
+    let story = stage.run(&["explain", id]).ended(0).out;
     assert!(story.contains("found the row missing and inserted it."), "{story}");
     assert!(
         story.contains("reconcile.missing") && story.contains("No later delivery has changed"),
@@ -124,7 +124,7 @@ async fn the_first_run_fills_an_empty_postgres_and_the_second_writes_nothing() {
     postgres.create_database("app").await;
     let mut stage = Stage::new().await;
     stage.home = stage.home.with("DATABASE_URL", postgres.url("app"));
-    let refused = stage.run(&["reconcile"]).await.ended(1);
+    let refused = stage.run(&["reconcile"]).ended(1);
     assert!(refused.err.contains("rollbook migrate"), "{}", refused.err);
     stage.home.migrate();
     backfills(&stage).await;
@@ -133,33 +133,33 @@ async fn the_first_run_fills_an_empty_postgres_and_the_second_writes_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deletions_that_the_brake_holds_end_the_run_with_1_until_they_are_approved() {
     let stage = Stage::embedded().await;
-    stage.run(&["reconcile"]).await.ended(0);
+    stage.run(&["reconcile"]).ended(0);
     let removed = stage.remove_users(21);
-    stage.run(&["reconcile", "--dry-run"]).await.ended(1);
-    let held = stage.json(&["reconcile"], 1).await;
+    stage.run(&["reconcile", "--dry-run"]).ended(1);
+    let held = stage.json(&["reconcile"], 1);
     assert_eq!(held["state"], "held");
     let id = held["run"].as_str().expect("an id");
-    let status = stage.json(&["reconcile", "status"], 0).await;
+    let status = stage.json(&["reconcile", "status"], 0);
     let waiting = &status["waiting"].as_array().expect("a list").iter().find(|of| of["resource"] == "users");
     let waiting = waiting.expect("users wait");
     assert_eq!((waiting["count"].as_u64(), waiting["kind"].as_str()), (Some(21), Some("not_deleted")));
     let fix = format!("rollbook reconcile approve {id}");
     assert_eq!(waiting["fix"], fix.as_str());
-    let text = stage.run(&["reconcile", "status"]).await.ended(0).out;
+    let text = stage.run(&["reconcile", "status"]).ended(0).out;
     assert!(text.contains(&fix) && text.contains("and 1 more"), "{text}");
-    let story = stage.run(&["explain", &removed[0]]).await.ended(0).out;
+    let story = stage.run(&["explain", &removed[0]]).ended(0).out;
     assert!(story.contains(&fix) && story.contains("Its deletion from users is held"), "{story}");
-    assert!(stage.run(&["ready"]).await.ended(1).out.contains("wait for you"));
-    let doctor = stage.run(&["doctor"]).await;
+    assert!(stage.run(&["ready"]).ended(1).out.contains("wait for you"));
+    let doctor = stage.run(&["doctor"]);
     assert!(doctor.out.contains("objects wait for you"), "{}", doctor.out);
 
-    let approved = stage.json(&["reconcile", "approve", id], 0).await;
+    let approved = stage.json(&["reconcile", "approve", id], 0);
     assert!(approved["deleted"].as_u64() >= Some(21) && approved["refused"] == 0, "{approved}");
-    let again = stage.run(&["reconcile", "approve", id]).await.ended(1);
+    let again = stage.run(&["reconcile", "approve", id]).ended(1);
     assert!(again.err.contains("no deletion of this run waits"), "{}", again.err);
-    let last = stage.json(&["reconcile"], 0).await;
+    let last = stage.json(&["reconcile"], 0);
     assert_eq!((last["state"].as_str(), drift(&last)), (Some("complete"), 0), "{last:#}");
-    let story = stage.run(&["explain", &removed[0]]).await.ended(0).out;
+    let story = stage.run(&["explain", &removed[0]]).ended(0).out;
     assert!(story.contains("a read of it alone proved it. It deleted the row."), "{story}");
 }
 
@@ -168,36 +168,36 @@ async fn resync_repairs_one_row_now_and_says_what_it_cannot_read() {
     let stage = Stage::embedded().await;
     let id = stage.users()[0].clone();
     let outcome = |value: Value| value[0]["outcome"].as_str().expect("an outcome").to_owned();
-    assert_eq!(outcome(stage.json(&["resync", &id], 0).await), "inserted");
-    assert_eq!(outcome(stage.json(&["resync", &id], 0).await), "unchanged");
+    assert_eq!(outcome(stage.json(&["resync", &id], 0)), "inserted");
+    assert_eq!(outcome(stage.json(&["resync", &id], 0)), "unchanged");
     stage.state.lock().expect("no panic").remove("users", &id);
-    assert_eq!(outcome(stage.json(&["resync", &id], 0).await), "deleted");
-    assert_eq!(outcome(stage.json(&["resync", &id], 0).await), "absent");
-    let unknown = stage.run(&["resync", "role_unheard_of"]).await.ended(1);
+    assert_eq!(outcome(stage.json(&["resync", &id], 0)), "deleted");
+    assert_eq!(outcome(stage.json(&["resync", &id], 0)), "absent");
+    let unknown = stage.run(&["resync", "role_unheard_of"]).ended(1);
     assert!(unknown.out.contains("no row has this id"), "{}", unknown.out);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_of_another_instance_and_a_refused_key_change_nothing_and_are_named() {
     let stage = Stage::embedded().await;
-    stage.run(&["reconcile", "--only", "users"]).await.ended(0);
+    stage.run(&["reconcile", "--only", "users"]).ended(0);
     stage.controls.set_instance_id(Some("ins_another"));
     for command in [&["reconcile"][..], &["reconcile", "--dry-run"], &["resync", "user_1"]] {
-        let ran = stage.run(command).await.ended(1);
+        let ran = stage.run(command).ended(1);
         assert!(ran.err.contains("belongs to the instance ins_another"), "{command:?}: {}", ran.err);
     }
-    let doctor = stage.run(&["doctor"]).await.ended(1).out;
+    let doctor = stage.run(&["doctor"]).ended(1).out;
     let line = doctor.lines().find(|line| line.starts_with("clerk_instance")).expect("a line");
     assert!(line.contains("failed") && line.contains("ins_another"), "{line}");
     stage.controls.set_instance_id(None);
 
     stage.controls.inject(Fault::Unauthorized, 2);
-    let failed = stage.json(&["reconcile"], 1).await;
+    let failed = stage.json(&["reconcile"], 1);
     assert_eq!((failed["state"].as_str(), failed["run"].as_str()), (Some("failed"), None));
     assert!(failed["error"].as_str().expect("a text").contains("401"), "{failed}");
-    let line = stage.run(&["doctor"]).await.ended(1).out;
+    let line = stage.run(&["doctor"]).ended(1).out;
     assert!(line.lines().any(|line| line.starts_with("clerk_key") && line.contains("failed")), "{line}");
-    stage.run(&["reconcile"]).await.ended(0);
+    stage.run(&["reconcile"]).ended(0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
