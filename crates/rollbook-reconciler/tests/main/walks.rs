@@ -4,7 +4,7 @@ use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, ROLES, USE
 use rollbook_core::drift::Drift;
 use rollbook_core::source::RECONCILED;
 use rollbook_core::store::RunState;
-use rollbook_reconciler::{RunReport, RunRequest};
+use rollbook_reconciler::{ResourceProgress, RunReport, RunRequest};
 use rollbook_testkit::events::{START, organization};
 use rollbook_testkit::memory::clerk::ClerkFault;
 use serde_json::json;
@@ -28,7 +28,7 @@ async fn the_first_run_inserts_everybody_and_the_second_writes_nothing() {
     assert!(world.rows(&USERS).await.iter().all(|row| row.columns["synced_by"] == "reconcile"));
     world.pass(3600);
     let second = world.run().await.expect("a run");
-    let written = (second.progress.sum(|of| of.written), second.progress.sum(|of| of.drifted()));
+    let written = (second.progress.sum(|of| of.written), second.progress.sum(ResourceProgress::drifted));
     assert_eq!((second.state, written), (RunState::Complete, (0, 0)));
 }
 
@@ -77,7 +77,7 @@ async fn a_row_that_a_webhook_made_newer_than_the_page_is_left_alone() {
     newer["updated_at"] = json!(at(0) + 60_000);
     world.webhook("msg_1", "user.updated", at(0) + 60_001, &newer).await;
     let report = world.run().await.expect("a run");
-    assert_eq!(report.progress.sum(|of| of.drifted()), 0);
+    assert_eq!(report.progress.sum(ResourceProgress::drifted), 0);
     assert_eq!(world.rows(&USERS).await[0].columns["first_name"], "Ada");
 }
 
@@ -98,7 +98,7 @@ async fn counts_and_nested_copies_that_differ_are_no_drift() {
     });
     world.pass(3600);
     let report = world.run().await.expect("a run");
-    assert_eq!(report.progress.sum(|of| of.drifted()), 0);
+    assert_eq!(report.progress.sum(ResourceProgress::drifted), 0);
 }
 
 #[tokio::test]
@@ -207,7 +207,7 @@ async fn a_dry_run_counts_and_writes_nothing_at_all() {
     world.populate(60, 5, 5);
     let request = RunRequest { is_dry: true, ..RunRequest::default() };
     let report = world.run_as(&request).await.expect("a run");
-    assert_eq!(report.progress.sum(|of| of.drifted()), 70);
+    assert_eq!(report.progress.sum(ResourceProgress::drifted), 70);
     assert_eq!(world.rows(&USERS).await, []);
     assert_eq!(world.store.runs(10).await.expect("runs"), []);
     assert_eq!(world.store.freshness().await.expect("freshness"), []);

@@ -89,7 +89,7 @@ fn drift(run: &Value) -> u64 {
 }
 
 /// The first run is the backfill, and the second one writes nothing.
-async fn backfills(stage: &Stage) {
+fn backfills(stage: &Stage) {
     let dry = stage.json(&["reconcile", "--dry-run"], 0);
     assert!(drift(&dry) > 120 && sum(&dry, "written") == 0, "{dry:#}");
     let first = stage.json(&["reconcile"], 0);
@@ -108,7 +108,7 @@ async fn the_first_run_fills_an_empty_sqlite_and_the_second_writes_nothing() {
     let stage = Stage::embedded().await;
     let not_ready = stage.run(&["ready"]).ended(1);
     assert!(not_ready.out.contains("users: never reconciled. Fix: rollbook reconcile"), "{}", not_ready.out);
-    backfills(&stage).await;
+    backfills(&stage);
     let id = &stage.users()[0];
     let story = stage.run(&["explain", id]).ended(0).out;
     assert!(story.contains("found the row missing and inserted it."), "{story}");
@@ -127,7 +127,7 @@ async fn the_first_run_fills_an_empty_postgres_and_the_second_writes_nothing() {
     let refused = stage.run(&["reconcile"]).ended(1);
     assert!(refused.err.contains("rollbook migrate"), "{}", refused.err);
     stage.home.migrate();
-    backfills(&stage).await;
+    backfills(&stage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
