@@ -118,7 +118,7 @@ fn only_the_wiring_names_a_backend() {
     let binary = root().join("crates/rollbook/src");
     let names_a_backend = |path: &PathBuf| {
         let text = std::fs::read_to_string(path).expect("a source");
-        ["rollbook_sqlite", "rollbook_redis", "rollbook_postgres", "ClerkApi"]
+        ["rollbook_sqlite", "rollbook_redis", "rollbook_postgres", "ClerkSettings"]
             .iter()
             .any(|name| text.contains(name))
     };

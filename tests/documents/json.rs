@@ -251,7 +251,7 @@ async fn outputs() -> Vec<(&'static str, Value)> {
     let _store = refuse(&outputs.home, "store.db", "BEFORE UPDATE ON organization_memberships");
     outputs.run("erase", &[USER, "--yes"], 1).await;
     outputs.run("explain", &[USER], 0).await;
-    outputs.run("demo", &["--deliveries", "400"], 0).await;
+    outputs.run("demo", &["--deliveries", "400", "--naive"], 0).await;
 
     let Outputs { home, all } = outputs;
     let home = home
