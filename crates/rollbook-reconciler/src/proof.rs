@@ -104,7 +104,6 @@ impl Context {
             of.count(Drift::NotDeleted, absent.len() as u64);
             of.unproven += unproven;
             of.alive += alive;
-            of.unproven += unproven;
             of.alive
         });
         if alive.is_some_and(|alive| alive > ALIVE_MAX) {

@@ -54,6 +54,10 @@ impl Reconciler {
         let mut wait = Duration::from_secs(1).mul_f64(fastrand::f64());
         while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
             wait = TICK;
+            // Before the walk, which may take long.
+            if let Err(error) = metrics.refresh(self.ports.records.as_ref()).await {
+                tracing::debug!(%error, "reconciliation: the metrics keep their values");
+            }
             match self.tick(schedule, &metrics, &mut kept, &stop).await {
                 Ok(()) => kept.is_failing = false,
                 Err(ReconcileError::Stopped | ReconcileError::Busy(_)) => {}
@@ -63,9 +67,6 @@ impl Reconciler {
                     }
                     kept.is_failing = true;
                 }
-            }
-            if let Err(error) = metrics.refresh(self.ports.records.as_ref()).await {
-                tracing::debug!(%error, "reconciliation: the metrics keep their values");
             }
         }
         drop(self.ports.records.unlock(SCHEDULE_LOCK, &self.holder).await);

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -161,6 +162,16 @@ fn columns_of(cell: &str) -> usize {
         _ => 1,
     };
     cell.chars().map(columns).sum()
+}
+
+/// Returns a duration as text, with about three digits.
+pub(crate) fn span(span: Duration) -> String {
+    let seconds = span.as_secs_f64();
+    match seconds {
+        1.0.. => format!("{seconds:.1} s"),
+        0.1.. => format!("{:.0} ms", seconds * 1000.0),
+        _ => format!("{:.1} ms", seconds * 1000.0),
+    }
 }
 
 #[cfg(test)]

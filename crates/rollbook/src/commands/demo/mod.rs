@@ -10,6 +10,7 @@ mod naive;
 mod places;
 mod progress;
 mod repair;
+mod repaired;
 mod report;
 
 use std::collections::BTreeSet;

@@ -3,19 +3,16 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use rollbook_core::change::Applied;
-use rollbook_core::drift::Drift;
 use rollbook_core::queue::Durability;
 use rollbook_operator::words::thousands;
-use rollbook_reconciler::ResourceProgress;
 use serde_json::{Value, json};
 
 use super::findings::Findings;
-use super::repair::Repair;
+use super::repaired::{reconciliation, repaired};
 use super::{CONNECTIONS, counts::Counts};
-use crate::output::{Style, Table, harmless};
+use crate::output::{Style, Table, harmless, span};
 
 /// Differences that are named; the rest is counted.
 const NAMED_MAX: usize = 5;
@@ -132,51 +129,6 @@ fn outcomes(counts: &[Counts], style: Style) -> String {
             let _ = write!(text, "{:>10}", if count == 0 { "·".to_owned() } else { thousands(count) });
         }
         text.push('\n');
-    }
-    text
-}
-
-/// What the reconciliation found, by table and kind.
-fn repaired(findings: &Findings, style: Style) -> String {
-    let repair = &findings.repair;
-    let mut headings = format!("{:<26}", "what webhooks had missed");
-    for kind in Drift::ALL {
-        let _ = write!(headings, "{:>16}", kind.as_str());
-    }
-    let mut text = format!("\n  {}\n", style.dim(&headings));
-    for of in repair.progress.resources.iter().filter(|of| of.drifted() > 0) {
-        let _ = write!(text, "  {:<26}", of.table);
-        for kind in Drift::ALL {
-            let count = of.drift.get(kind.as_str()).copied().unwrap_or_default();
-            let _ = write!(text, "{:>16}", if count == 0 { "·".to_owned() } else { thousands(count) });
-        }
-        text.push('\n');
-    }
-    let _ = writeln!(
-        text,
-        "  read and repaired in {}, with {} requests to the simulated Clerk API",
-        span(repair.took),
-        thousands(repair.requests)
-    );
-    if let Some(approved) = &repair.approved {
-        let _ = writeln!(
-            text,
-            "  the brake held a mass deletion; `reconcile approve` let {} rows through, each confirmed again",
-            thousands(approved.deleted)
-        );
-    }
-    if let Some(naive) = &findings.naive {
-        let count = |number: usize| thousands(number as u64);
-        let _ = writeln!(
-            text,
-            "\n  {}\n  of {} users: {} living ones deleted, {} rows overwritten with an older state, {} deleted ones brought back",
-            style
-                .dim("what a nightly job would have done that reads one page and deletes the rest (--naive)"),
-            count(naive.living),
-            count(naive.wrongly_deleted),
-            count(naive.overwritten),
-            count(naive.brought_back)
-        );
     }
     text
 }
@@ -313,27 +265,6 @@ pub(crate) fn json(findings: &Findings, surroundings: &Surroundings) -> Value {
     })
 }
 
-fn reconciliation(repair: &Repair) -> Value {
-    let of_table = |of: &ResourceProgress| (of.table.clone(), json!(of.drift));
-    json!({
-        "seconds": repair.took.as_secs_f64(),
-        "requests": repair.requests,
-        "written": repair.progress.sum(|of| of.written),
-        "approved": repair.approved.map(|approved| approved.deleted),
-        "drift": repair.progress.resources.iter().map(of_table).collect::<serde_json::Map<_, _>>(),
-    })
-}
-
-/// A span with three digits or so.
-fn span(span: Duration) -> String {
-    let seconds = span.as_secs_f64();
-    match seconds {
-        1.0.. => format!("{seconds:.1} s"),
-        0.1.. => format!("{:.0} ms", seconds * 1000.0),
-        _ => format!("{:.1} ms", seconds * 1000.0),
-    }
-}
-
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -345,11 +276,14 @@ fn rate(per_second: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rollbook_simulator::sender::Report;
     use rollbook_simulator::truth::Comparison;
 
     use rollbook_core::weakness::Weakness;
 
+    use super::super::repair::Repair;
     use super::*;
 
     fn findings() -> Findings {
