@@ -31,6 +31,7 @@ mod resync;
 mod schedule;
 mod settings;
 mod status;
+mod statuses;
 
 pub use self::approve::Approved;
 pub use self::context::Ports;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollbook_core::catalog::{Resource, USERS, find_resource};
+use rollbook_core::catalog::{Resource, SUBSCRIPTION_ITEMS, USERS, find_resource};
 use rollbook_core::source::{LOOKUPS_MAX, PAGE_MAX, Presence, RECONCILED, SourceError, Window};
 use rollbook_core::store::{Freshness, HeldKey, HeldState, Run, RunState};
 use rollbook_core::time::Timestamp;
@@ -35,7 +35,7 @@ pub struct Reconciler {
 /// Request for a run.
 #[derive(Clone, Debug, Default)]
 pub struct RunRequest {
-    /// Resources to walk; all of [`RECONCILED`] if empty.
+    /// Resources to walk; all of [`RECONCILED`], and the statuses of subscription items, if empty.
     pub only: Vec<&'static Resource>,
     /// Whether the run only counts, and writes nothing at all.
     pub is_dry: bool,
@@ -171,10 +171,11 @@ impl Reconciler {
             let text = "there is no unfinished run. Begin one: rollbook reconcile";
             return Err(ReconcileError::NoSuchRun(text.to_owned()));
         }
-        let resources: Vec<&Resource> = RECONCILED
-            .into_iter()
-            .filter(|of| request.only.is_empty() || request.only.contains(of))
-            .collect();
+        let is_asked = |of: &&'static Resource| request.only.is_empty() || request.only.contains(of);
+        let mut resources: Vec<&Resource> = RECONCILED.into_iter().filter(is_asked).collect();
+        if request.only.is_empty() {
+            resources.push(&SUBSCRIPTION_ITEMS);
+        }
         let resources = resources.iter().map(|resource| ResourceProgress::new(resource.table)).collect();
         Ok((self.new_run(request.is_dry), Progress { instance: String::new(), resources }))
     }
@@ -215,6 +216,9 @@ impl Context {
     }
 
     async fn walk_resource(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
+        if resource == &SUBSCRIPTION_ITEMS {
+            return self.walk_statuses().await;
+        }
         let is_walked = self.update(resource.table, |of| of.is_walked);
         if is_walked != Some(true) {
             match self.read_all(resource).await {
@@ -236,6 +240,18 @@ impl Context {
         self.finish_deletions(resource).await?;
         self.note_freshness(resource).await?;
         self.update(resource.table, |of| of.is_done = true);
+        self.save(RunState::Running, None).await
+    }
+
+    /// Counts differences of subscription items. Nothing of them is written, so the view `freshness` leaves them out.
+    async fn walk_statuses(&self) -> Result<(), ReconcileError> {
+        match self.count_statuses().await {
+            Err(ReconcileError::Source(error @ SourceError::NotEnabled(_))) => {
+                info!(table = SUBSCRIPTION_ITEMS.table, %error, "reconciliation: nothing to read");
+            }
+            counted => counted?,
+        }
+        self.update(SUBSCRIPTION_ITEMS.table, |of| (of.is_walked, of.is_done) = (true, true));
         self.save(RunState::Running, None).await
     }
 

@@ -178,3 +178,23 @@ async fn a_row_without_a_creation_time_is_proved_by_its_id() {
     assert!(!world.living(&USERS).await.contains(&"user_9999".to_owned()), "Clerk has no such user");
     assert_eq!(world.living(&WAITLIST_ENTRIES).await.len(), 0, "nor such an entry");
 }
+
+#[tokio::test]
+async fn a_clock_that_is_ten_minutes_off_deletes_nobody_who_lives_and_misses_nobody_who_does_not() {
+    for seconds in [-600, 600] {
+        let world = World::with_clerk_ahead(seconds);
+        world.populate(60, 10, 40);
+        world.run().await.expect("a run");
+        world.assert_equal().await;
+        world.pass(3600);
+        world.clerk.change(|objects| (0..5).for_each(|number| objects.remove(&USERS, &user_id(number))));
+        world.clerk.change(|objects| {
+            for number in [0, 1, 2, 3, 4] {
+                objects.remove(&ORGANIZATION_MEMBERSHIPS, &format!("orgmem_{number:04}"));
+            }
+        });
+        assert_eq!(world.run().await.expect("a run").state, RunState::Complete, "{seconds}");
+        assert_eq!(world.living(&USERS).await.len(), 55, "{seconds}");
+        world.assert_equal().await;
+    }
+}

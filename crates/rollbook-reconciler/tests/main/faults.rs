@@ -1,12 +1,14 @@
 //! Faults of Clerk's API during a run.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use rollbook_core::catalog::{Resource, USERS};
 use rollbook_core::source::{Fetched, Instance, Lookup, Page, PageRequest, Source, SourceError, Window};
-use rollbook_core::store::RunState;
+use rollbook_core::store::{FullStore, RunState, StoreError};
 use rollbook_reconciler::ReconcileError;
+use rollbook_testkit::faults::{Fault, FaultyStore};
 use rollbook_testkit::memory::clerk::{ClerkFault, MemoryClerk};
 use serde_json::Map;
 
@@ -103,4 +105,34 @@ async fn a_single_empty_page_is_asked_for_again() {
         assert_eq!(world.run().await.expect("a run").state, RunState::Complete);
         world.assert_equal().await;
     }
+}
+
+/// A store of which the next calls fail, as many as the counter says.
+fn failing(world: &World, fails: Arc<AtomicU32>) -> Arc<dyn FullStore> {
+    let store = FaultyStore::new(world.store.clone(), move |_| {
+        let fails = fails.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        let error = || StoreError::Unavailable("the connection was refused".to_owned());
+        if fails { Fault::Fail(error()) } else { Fault::None }
+    });
+    Arc::new(store)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_unreachable_during_a_walk_only_delays_it() {
+    let mut world = World::new();
+    world.populate(120, 30, 30);
+    let fails = Arc::new(AtomicU32::new(0));
+    let plain = world.store.clone();
+    world.store = failing(&world, fails.clone());
+    let mut outages = 0;
+    world.clerk.before_each_page(move |_, page| {
+        if page.is_multiple_of(4) && outages < 5 {
+            outages += 1;
+            fails.store(6, Ordering::Relaxed);
+        }
+    });
+    let report = world.run().await.expect("a run");
+    world.store = plain;
+    assert_eq!(report.state, RunState::Complete);
+    world.assert_equal().await;
 }

@@ -8,5 +8,6 @@ mod interleavings;
 mod mutants;
 mod resumption;
 mod resyncs;
+mod statuses;
 mod walks;
 mod world;

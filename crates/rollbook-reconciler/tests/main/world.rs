@@ -27,6 +27,14 @@ pub(super) struct World {
 }
 
 impl World {
+    /// The same, with Clerk's clock ahead of ours by so many seconds, or behind.
+    pub(super) fn with_clerk_ahead(seconds: i64) -> Self {
+        let mut world = Self::new();
+        let theirs = Timestamp::from_millis(world.now() + seconds * 1_000);
+        world.clerk = Arc::new(MemoryClerk::new(Arc::new(ManualClock::new(theirs))));
+        world
+    }
+
     /// An empty instance and an empty store in memory, a day after [`START`].
     pub(super) fn new() -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(START + 86_400_000)));
