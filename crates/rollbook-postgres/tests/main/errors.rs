@@ -147,9 +147,8 @@ async fn ping_names_the_tables_for_which_a_role_lacks_rights() {
     let reader = open(&world.with_user(&role, "ImAPassword"));
     let lacking = RESOURCES.iter().map(|resource| resource.table).filter(|table| *table != "users");
     let lacking = lacking.map(|table| format!("{table} (SELECT, INSERT, UPDATE)"));
-    let ours =
-        ["deliveries", "rollbook_cascades"].map(|table| format!("{table} (SELECT, INSERT, UPDATE, DELETE)"));
-    let lacking = lacking.chain(ours);
+    let ours = ["deliveries", "rollbook_cascades", "reconcile_runs", "reconcile_held", "reconcile_locks", "reconcile_walks"];
+    let lacking = lacking.chain(ours.map(|table| format!("{table} (SELECT, INSERT, UPDATE, DELETE)")));
     let lacking = lacking.collect::<Vec<_>>().join(", ");
     let missing = format!("lacks rights in schema mirror_2; grant what is missing on {lacking}");
     assert_deployment(reader.ping().await, &[&missing, &role]);
@@ -158,7 +157,8 @@ async fn ping_names_the_tables_for_which_a_role_lacks_rights() {
     world
         .psql(&format!(
             "GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA mirror_2 TO {role};
-             GRANT DELETE ON mirror_2.deliveries, mirror_2.rollbook_cascades TO {role}"
+             GRANT DELETE ON {} TO {role}",
+            ours.map(|table| format!("mirror_2.{table}")).join(", ")
         ))
         .await;
     assert_eq!(reader.ping().await, Ok(()), "as soon as it has them");
