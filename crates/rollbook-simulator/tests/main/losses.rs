@@ -152,9 +152,27 @@ fn events_about_sessions_and_billing_are_never_lost() {
     for (index, event) in history.events.iter().enumerate() {
         if is_kept(&event.event_type) {
             assert!(!history.is_repairable(index) && !lost.contains(&index), "{}", event.event_type);
-        } else if event.event_type != "user.deleted" {
+        } else if !["user.deleted", "organizationDomain.deleted"].contains(&event.event_type.as_str()) {
             assert!(lost.contains(&index), "{}", event.event_type);
         }
     }
     assert!(!history.is_repairable(history.events.len()));
+}
+
+#[test]
+fn the_deletion_of_a_domain_is_lost_only_if_the_instance_has_another_one_left() {
+    let mut seen = [false; 2];
+    for seed in 0..40 {
+        let history = History::generate(&small(seed));
+        let lost = history.losses(1, history.events.len(), 1000);
+        let is_living = |expected: &Expected| matches!(expected, Expected::Live(_));
+        let mut domains = history.truth.rows.iter().filter(|((table, _), _)| *table == "organization_domains");
+        let has_domains = domains.any(|(_, expected)| is_living(expected));
+        let is_deletion = |index: usize| history.events[index].event_type == "organizationDomain.deleted";
+        if let Some(deletion) = (0..history.events.len()).find(|index| is_deletion(*index)) {
+            assert_eq!(lost.contains(&deletion), has_domains, "seed {seed}");
+            seen[usize::from(has_domains)] = true;
+        }
+    }
+    assert_eq!(seen, [true; 2], "both kinds of histories are among them");
 }
