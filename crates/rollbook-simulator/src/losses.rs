@@ -11,6 +11,8 @@ use crate::truth::{Expected, Subject, Tolerance};
 
 /// Table of the domains.
 const DOMAINS: &str = "organization_domains";
+/// Event type of a domain's own deletion.
+const DOMAIN_DELETED: &str = "organizationDomain.deleted";
 
 impl History {
     /// Whether a reconciliation repairs the loss of an event: it is about an object that the API lists in the
@@ -55,7 +57,8 @@ impl History {
         let has_domains = self.truth.rows.iter().any(living);
         let is_unprovable = |table: &str, event: usize, id: &str| match table {
             "users" => of_sessions.contains(&event) && !known.contains(id),
-            DOMAINS => !has_domains,
+            // A domain that goes with its organization is deleted with the organization's row.
+            DOMAINS => !has_domains && self.events[event].event_type == DOMAIN_DELETED,
             _ => false,
         };
         let deletions = self.steps.iter().filter(|step| !step.exists);

@@ -147,7 +147,14 @@ async fn ping_names_the_tables_for_which_a_role_lacks_rights() {
     let reader = open(&world.with_user(&role, "ImAPassword"));
     let lacking = RESOURCES.iter().map(|resource| resource.table).filter(|table| *table != "users");
     let lacking = lacking.map(|table| format!("{table} (SELECT, INSERT, UPDATE)"));
-    let ours = ["deliveries", "rollbook_cascades", "reconcile_runs", "reconcile_held", "reconcile_locks", "reconcile_walks"];
+    let ours = [
+        "deliveries",
+        "rollbook_cascades",
+        "reconcile_runs",
+        "reconcile_held",
+        "reconcile_locks",
+        "reconcile_walks",
+    ];
     let lacking = lacking.chain(ours.map(|table| format!("{table} (SELECT, INSERT, UPDATE, DELETE)")));
     let lacking = lacking.collect::<Vec<_>>().join(", ");
     let missing = format!("lacks rights in schema mirror_2; grant what is missing on {lacking}");

@@ -110,7 +110,8 @@ async fn a_single_empty_page_is_asked_for_again() {
 /// A store of which the next calls fail, as many as the counter says.
 fn failing(world: &World, fails: Arc<AtomicU32>) -> Arc<dyn FullStore> {
     let store = FaultyStore::new(world.store.clone(), move |_| {
-        let fails = fails.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        let fails =
+            fails.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
         let error = || StoreError::Unavailable("the connection was refused".to_owned());
         if fails { Fault::Fail(error()) } else { Fault::None }
     });

@@ -10,7 +10,7 @@ use rollbook_core::source::RECONCILED;
 use rollbook_core::store::RowView;
 use rollbook_core::time::Timestamp;
 use rollbook_simulator::history::History;
-use rollbook_simulator::truth::Tolerance;
+use rollbook_simulator::truth::{Expected, Tolerance};
 use serde_json::{Map, Value};
 
 use crate::history::{Known, change_of, small, view};
@@ -166,7 +166,8 @@ fn the_deletion_of_a_domain_is_lost_only_if_the_instance_has_another_one_left() 
         let history = History::generate(&small(seed));
         let lost = history.losses(1, history.events.len(), 1000);
         let is_living = |expected: &Expected| matches!(expected, Expected::Live(_));
-        let mut domains = history.truth.rows.iter().filter(|((table, _), _)| *table == "organization_domains");
+        let mut domains =
+            history.truth.rows.iter().filter(|((table, _), _)| *table == "organization_domains");
         let has_domains = domains.any(|(_, expected)| is_living(expected));
         let is_deletion = |index: usize| history.events[index].event_type == "organizationDomain.deleted";
         if let Some(deletion) = (0..history.events.len()).find(|index| is_deletion(*index)) {
