@@ -2,6 +2,7 @@
 //! shows them shows the same.
 
 use prometheus::{Gauge, IntGaugeVec, Opts, Registry};
+use rollbook_core::catalog::SUBSCRIPTION_ITEMS;
 use rollbook_core::drift::Drift;
 use rollbook_core::source::RECONCILED;
 use rollbook_core::store::{HeldState, Reconciliation, RunState, StoreError};
@@ -52,10 +53,12 @@ impl ReconcileMetrics {
         registry.register(Box::new(metrics.last_success.clone()))?;
         registry.register(Box::new(metrics.held.clone()))?;
         registry.register(Box::new(metrics.count_difference.clone()))?;
-        for resource in RECONCILED {
-            for kind in Drift::ALL {
+        for kind in Drift::ALL {
+            for resource in RECONCILED.into_iter().chain([&SUBSCRIPTION_ITEMS]) {
                 metrics.drift.with_label_values(&[resource.table, kind.as_str()]).set(0);
             }
+        }
+        for resource in RECONCILED {
             metrics.count_difference.with_label_values(&[resource.table]).set(0);
         }
         for kind in [Drift::NotDeleted, Drift::WronglyDeleted] {
