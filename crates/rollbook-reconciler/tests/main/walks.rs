@@ -244,3 +244,31 @@ async fn an_object_without_an_id_is_counted_and_the_others_are_read() {
     assert_eq!((report.state, report.progress.sum(|of| of.unreadable) > 0), (RunState::Held, true));
     world.assert_equal().await;
 }
+
+#[tokio::test]
+async fn users_who_signed_up_within_a_minute_of_years_are_read_in_parts_all_the_same() {
+    let mut world = World::new();
+    world.settings.page_size = 10;
+    world.populate(700, 0, 0);
+    // One user is years older than all others.
+    let mut first = user_object(9_999);
+    first["created_at"] = json!(START - 100_000_000_000_i64);
+    world.clerk.change(|objects| objects.put(&USERS, &first));
+    let stop = tokio_util::sync::CancellationToken::new();
+    let (watch, _) = tokio::sync::watch::channel(rollbook_reconciler::Progress::default());
+    let token = stop.clone();
+    world.clerk.before_each_page(move |_, page| {
+        if page == 12 {
+            token.cancel();
+        }
+    });
+    world.reconciler().run(&RunRequest::default(), &stop, watch).await.expect_err("it is stopped");
+    let run = world.store.runs(1).await.expect("runs").remove(0);
+    let progress: serde_json::Value = serde_json::from_str(&run.progress).expect("JSON");
+    let users = progress["resources"].as_array().expect("resources").iter().find(|of| of["table"] == "users");
+    let parts = users.expect("users")["slices"].as_array().expect("parts").len();
+    assert!(parts > 3, "{parts} parts");
+    world.clerk.before_each_page(|_, _| {});
+    world.resume().await.expect("a run");
+    world.assert_equal().await;
+}

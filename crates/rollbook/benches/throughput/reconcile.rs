@@ -11,6 +11,7 @@ use rollbook_clerk::{ApiUrl, ClerkApi as Client, ClerkSettings, SecretKey};
 use rollbook_core::catalog::USERS;
 use rollbook_core::source::PAGE_MAX;
 use rollbook_core::store::FullStore;
+use rollbook_core::time::Clock as _;
 use rollbook_postgres::PostgresStore;
 use rollbook_reconciler::{Ports, Reconciler, RunRequest, Settings};
 use rollbook_simulator::api::{
@@ -45,7 +46,10 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
 }
 
 async fn measure_on(engine: &str, users: usize, store: Arc<dyn FullStore>, report: &mut Report) {
-    let start_millis = 1_700_000_000_000;
+    // The last user signs up now: three in a millisecond.
+    let ties = SyntheticSettings::default().ties;
+    let start_millis = WallClock.now().as_millis()
+        - i64::try_from(users).expect("a small number") / i64::try_from(ties).expect("a small number");
     let settings = SyntheticSettings {
         users: users as u64,
         organizations: 0,
