@@ -100,7 +100,8 @@ impl Context {
 
     /// Returns the time of Clerk's clock at which this process began or resumed the run.
     pub(crate) fn started_at_clerk(&self) -> Timestamp {
-        Timestamp::from_millis(self.clerk_start.load(Ordering::Relaxed))
+        // Clerk's `Date` has whole seconds, rounded down.
+        Timestamp::from_millis(self.clerk_start.load(Ordering::Relaxed).saturating_add(999))
     }
 
     /// Returns the latest time of Clerk's clock that an answer of this run had.
