@@ -5,7 +5,7 @@ use prometheus::{Gauge, IntGaugeVec, Opts, Registry};
 use rollbook_core::catalog::SUBSCRIPTION_ITEMS;
 use rollbook_core::drift::Drift;
 use rollbook_core::source::RECONCILED;
-use rollbook_core::store::{HeldState, Reconciliation, RunState, StoreError};
+use rollbook_core::store::{HeldState, Reconciliation, Run, RunState, StoreError};
 
 use crate::progress::Progress;
 
@@ -73,16 +73,21 @@ impl ReconcileMetrics {
     /// The store gave no answer. The metrics keep their values.
     pub async fn refresh(&self, records: &dyn Reconciliation) -> Result<(), StoreError> {
         let runs = records.runs(RUNS).await?;
-        let is_over = |state| matches!(state, RunState::Complete | RunState::Held);
-        let mut finished = runs.iter().filter(|run| is_over(run.state) && !run.is_dry);
-        if let Some(progress) = finished.clone().next().and_then(|run| Progress::parse(&run.progress)) {
-            for of in &progress.resources {
-                for (kind, number) in &of.drift {
-                    self.drift.with_label_values(&[of.table.as_str(), kind]).set(gauge(*number));
-                }
+        let is_over = |run: &&Run| matches!(run.state, RunState::Complete | RunState::Held) && !run.is_dry;
+        let mut finished: Vec<(&Run, Progress)> = runs
+            .iter()
+            .filter(is_over)
+            .filter_map(|run| Some((run, Progress::parse(&run.progress)?)))
+            .collect();
+        let success = finished.iter().find(|(run, of)| run.state == RunState::Complete && of.is_full());
+        let success = success.and_then(|(run, _)| run.finished_at);
+        // Oldest first: the last run of each resource counts.
+        finished.reverse();
+        for of in finished.iter().flat_map(|(_, progress)| &progress.resources) {
+            for (kind, number) in &of.drift {
+                self.drift.with_label_values(&[of.table.as_str(), kind]).set(gauge(*number));
             }
         }
-        let success = finished.find(|run| run.state == RunState::Complete).and_then(|run| run.finished_at);
         if let Some(at) = success {
             #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 have 41 bits")]
             self.last_success.set(at.as_millis() as f64 / 1000.0);

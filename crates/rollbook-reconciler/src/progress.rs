@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rollbook_core::drift::Drift;
-use rollbook_core::source::Window;
+use rollbook_core::source::{RECONCILED, Window};
 use rollbook_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +92,12 @@ impl Progress {
     /// Reads the record of a run. `None` if another version of Rollbook wrote it.
     pub fn parse(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
+    }
+
+    /// Whether the run walks every resource that a reconciliation repairs. A run of named resources says nothing
+    /// about the others.
+    pub fn is_full(&self) -> bool {
+        RECONCILED.iter().all(|resource| self.resources.iter().any(|of| of.table == resource.table))
     }
 
     /// Returns the text for the record of a run.

@@ -179,19 +179,18 @@ impl Context {
             return Ok(ResyncOutcome::Erased);
         }
         let object = match presence {
-            Presence::Exists(object) => Some(object),
-            Presence::Absent => None,
+            Presence::Exists(object) => object,
             Presence::Unknown(_) => return Ok(ResyncOutcome::Unproven),
-        };
-        let Some(object) = object else {
-            if state.is_none_or(|state| state.deleted_at.is_some()) {
+            Presence::Absent if state.is_none_or(|state| state.deleted_at.is_some()) => {
                 return Ok(ResyncOutcome::Absent);
             }
-            let applied = self.apply_one(self.deletion(resource, id, read_at)).await?;
-            return Ok(applied.map_or(ResyncOutcome::Refused, |_| ResyncOutcome::Deleted));
+            Presence::Absent => {
+                let applied = self.apply_one(self.deletion(resource, id, read_at)).await?;
+                return Ok(applied.map_or(ResyncOutcome::Refused, |_| ResyncOutcome::Deleted));
+            }
         };
         let missing = "an object of a point read has no id";
-        let (mut subject, _) =
+        let (subject, _) =
             observed(resource, object, read_at).ok_or_else(|| SourceError::Unreadable(missing.to_owned()))?;
         if state.is_some_and(|state| state.deleted_at.is_some()) {
             if !force {
@@ -205,8 +204,6 @@ impl Context {
                 Ok(ResyncOutcome::Unchanged)
             }
             _ => {
-                // A webhook within the margin wins over the reading, as in a walk.
-                subject.version.event_at = read_at.as_millis();
                 let applied = self.apply_one(self.change(&subject, Drift::Resync, read_at)).await?;
                 Ok(outcome_of(applied))
             }

@@ -10,13 +10,15 @@ use tracing::{info, warn};
 
 use crate::error::ReconcileError;
 use crate::metrics::ReconcileMetrics;
-use crate::progress::ResourceProgress;
+use crate::progress::{Progress, ResourceProgress};
 use crate::reconciler::{Reconciler, Resume, RunRequest};
 
 /// Time between two looks at the schedule. The leader's lock ends after three of them.
 const TICK: Duration = Duration::from_secs(20);
 /// Name of the lock of the process that keeps the schedule.
 const SCHEDULE_LOCK: &str = "schedule";
+/// Runs that are searched for the last full walk.
+const RUNS: usize = 20;
 /// Longest wait after a failed run.
 const RETRY_MAX: Duration = Duration::from_secs(3600);
 /// Share of the interval by which a run may be late: processes of many teams do not ask Clerk at the same
@@ -112,8 +114,11 @@ impl Reconciler {
 
     /// Returns the time at which the next walk is due.
     async fn due_at(&self, every: Duration) -> Result<Timestamp, StoreError> {
-        let runs = self.ports.records.runs(1).await?;
-        Ok(runs.first().map_or(Timestamp::from_millis(i64::MIN), |last| next_after(last, every)))
+        let runs = self.ports.records.runs(RUNS).await?;
+        let is_full = |run: &Run| Progress::parse(&run.progress).is_some_and(|progress| progress.is_full());
+        // A run of named resources postpones no full walk; an unfinished one of any kind goes on.
+        let last = runs.iter().find(|run| run.state == RunState::Running || is_full(run));
+        Ok(last.map_or(Timestamp::from_millis(i64::MIN), |last| next_after(last, every)))
     }
 }
 

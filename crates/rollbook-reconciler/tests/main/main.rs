@@ -8,6 +8,7 @@ mod interleavings;
 mod mutants;
 mod resumption;
 mod resyncs;
+mod schedules;
 mod statuses;
 mod walks;
 mod world;
