@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 const ARROWS: [(&str, &[&str]); 14] = [
     ("rollbook-core", &[]),
     ("rollbook-http", &[]),
-    ("rollbook-clerk", &["rollbook-core"]),
-    ("rollbook-simulator", &["rollbook-core"]),
+    ("rollbook-clerk", &["rollbook-core", "rollbook-http"]),
+    ("rollbook-simulator", &["rollbook-core", "rollbook-http"]),
     ("rollbook-sqlite", &["rollbook-core"]),
     ("rollbook-redis", &["rollbook-core"]),
     ("rollbook-postgres", &["rollbook-core"]),
@@ -17,12 +17,13 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("rollbook-reconciler", &["rollbook-core"]),
     ("rollbook-operator", &["rollbook-core"]),
     ("rollbook-ops", &["rollbook-core", "rollbook-http"]),
-    ("rollbook-testkit", &["rollbook-core", "rollbook-simulator"]),
+    ("rollbook-testkit", &["rollbook-core", "rollbook-http", "rollbook-simulator"]),
     (
         "rollbook",
         &[
             "rollbook-clerk",
             "rollbook-core",
+            "rollbook-http",
             "rollbook-operator",
             "rollbook-ops",
             "rollbook-postgres",

@@ -13,8 +13,9 @@ use rollbook_core::queue::Settlement;
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::time::{Clock as _, Timestamp};
+use rollbook_http::client::Connection;
 use rollbook_simulator::history::Event;
-use rollbook_simulator::sender::Connection;
+use rollbook_simulator::sender;
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::{Home, SECRET, until};
 use serde_json::Value;
@@ -51,7 +52,9 @@ async fn post(home: &Home, id: &str, event: &Value) {
     let now = WallClock.now();
     let body = Bytes::from(event.to_string());
     let event = Event { id: MessageId::new(id), event_type: String::new(), at: now, body };
-    let answer = connection.post("/webhooks/clerk", &event, secrets.first(), now).await.expect("an answer");
+    let answer = sender::post(&mut connection, "/webhooks/clerk", &event, secrets.first(), now)
+        .await
+        .expect("an answer");
     assert_eq!(answer.status, 200, "{}", answer.body);
 }
 

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::time::Clock as _;
+use rollbook_http::client::Connection;
 use rollbook_simulator::history::Event;
-use rollbook_simulator::sender::Connection;
+use rollbook_simulator::sender::post;
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::{Home, SECRET, until};
 use rollbook_testkit::servers::proxy::{Break, Direction, Fault, FaultProxy};
@@ -113,7 +114,7 @@ async fn attempts(home: &Home, events: &[Event]) -> Vec<(u16, Duration)> {
             let connection = Connection::connect(address, Duration::from_secs(15)).await;
             let mut connection = connection.expect("a connection");
             let started = Instant::now();
-            let answer = connection.post("/webhooks/clerk", &event, &secret, WallClock.now()).await;
+            let answer = post(&mut connection, "/webhooks/clerk", &event, &secret, WallClock.now()).await;
             (answer.expect("an answer").status, started.elapsed())
         });
     }

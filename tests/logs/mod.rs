@@ -8,8 +8,9 @@ use bytes::Bytes;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::time::Clock as _;
+use rollbook_http::client::Connection;
 use rollbook_simulator::history::Event;
-use rollbook_simulator::sender::{Connection, REQUEST_TIMEOUT};
+use rollbook_simulator::sender::{REQUEST_TIMEOUT, post};
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::{Home, SECRET, until};
 use rollbook_testkit::servers::postgres::PostgresServer;
@@ -42,7 +43,7 @@ async fn deliver(home: &Home, bodies: &[Bytes]) {
         let id = MessageId::new(id(number));
         let event = Event { id, event_type: "any".to_owned(), at: now, body: body.clone() };
         let answer =
-            connection.post("/webhooks/clerk", &event, secrets.first(), now).await.expect("an answer");
+            post(&mut connection, "/webhooks/clerk", &event, secrets.first(), now).await.expect("an answer");
         assert!(answer.is_success(), "{answer:?}: {}", answer.body);
     }
     until("all are settled", || async { home.metric("rollbook_queue_depth").await == Some(0.0) }).await;

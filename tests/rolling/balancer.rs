@@ -9,8 +9,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rollbook_core::signature::{SigningSecret, SigningSecrets};
 use rollbook_core::time::Clock as _;
+use rollbook_http::client::Connection;
 use rollbook_simulator::history::{Event, History};
-use rollbook_simulator::sender::Connection;
+use rollbook_simulator::sender::post;
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::{SECRET, until};
 use tokio::time::Instant;
@@ -106,7 +107,7 @@ impl<'a> Load<'a> {
             None => self.connect().await?,
         };
         let connection = kept.insert(connection);
-        let answer = connection.post("/webhooks/clerk", event, &self.secret, WallClock.now()).await;
+        let answer = post(connection, "/webhooks/clerk", event, &self.secret, WallClock.now()).await;
         let answer = answer.map_err(|error| error.to_string())?;
         if answer.is_success() { Ok(()) } else { Err(format!("{}: {}", answer.status, answer.body)) }
     }

@@ -2,20 +2,16 @@
 
 mod answer;
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::header::{ACCEPT, AUTHORIZATION, USER_AGENT};
-use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rollbook_core::source::SourceError;
 use rollbook_core::time::Timestamp;
-use rustls::{ClientConfig, RootCertStore};
+use rollbook_http::pool::{Pool, PoolError, Roots};
+use rustls::RootCertStore;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
@@ -38,16 +34,9 @@ pub const CODE_BROKEN: &str = "broken";
 
 /// Maximum patience, whatever the settings say.
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Time after which an idle connection is closed.
-const IDLE_MAX: Duration = Duration::from_secs(30);
-/// Interval of pings on a connection with HTTP/2 and their time limit, so that a dead one is not used again.
-const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
-/// Maximum number of idle connections with HTTP/1.1.
-const IDLE_CONNECTIONS_MAX: usize = 32;
-
 /// Connections, pace and retries.
 pub(crate) struct Transport {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    pool: Pool,
     pub(crate) observer: Observer,
     pub(crate) pacer: Pacer,
     settings: ClerkSettings,
@@ -59,24 +48,14 @@ impl Transport {
         if !(BUDGET_MIN..=1.0).contains(&settings.budget) {
             return Err(SettingsError::Budget(settings.budget));
         }
-        let roots = roots.or_else(|| (!settings.url.is_https()).then(RootCertStore::empty));
-        let tls = tls(roots).map_err(SettingsError::Roots)?;
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_connect_timeout(Some(settings.connect_timeout));
-        tcp.set_nodelay(true);
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_all_versions();
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_MAX)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .http2_keep_alive_interval(PING.0)
-            .http2_keep_alive_timeout(PING.1)
-            .build(connector.wrap_connector(tcp));
+        let roots = match roots {
+            Some(roots) => Roots::Only(roots),
+            None if settings.url.is_https() => Roots::System,
+            None => Roots::Only(RootCertStore::empty()),
+        };
+        let pool = Pool::new(roots, settings.connect_timeout).map_err(SettingsError::Roots)?;
         let pacer = Pacer::new(settings.key.environment(), settings.budget);
-        Ok(Self { client, observer: Arc::new(|_| ()), pacer, settings })
+        Ok(Self { pool, observer: Arc::new(|_| ()), pacer, settings })
     }
 
     /// Sends a request until Clerk answers, and decodes the answer.
@@ -151,7 +130,7 @@ impl Transport {
         let result = timeout(limit, self.exchange(request)).await.unwrap_or_else(|_| {
             Err((CODE_TIMEOUT, Failure::unavailable(format!("no answer within {} s", limit.as_secs_f64()))))
         });
-        let code = result.as_ref().map_or_else(|(code, _)| *code, |answer| answer.status.as_str());
+        let code = result.as_ref().map_or_else(|(code, _)| *code, |answer| answer.0.status.as_str());
         (self.observer)(code);
         result.map_err(|(_, failure)| failure)?.judge(decode)
     }
@@ -163,53 +142,17 @@ impl Transport {
             .header("clerk-api-version", API_VERSION)
             .header(ACCEPT, "application/json")
             .header(USER_AGENT, concat!("rollbook/", env!("CARGO_PKG_VERSION")))
-            .body(Empty::new())
+            .body(Full::new(Bytes::new()))
             // Ids of any length make a URL that no server accepts.
             .map_err(|_| (CODE_BROKEN, Failure::refused("the URL of the request is too long".to_owned())))?;
-        let server = self.settings.url.authority();
-        let response = self.client.request(message).await.map_err(|error| {
-            if error.is_connect() {
-                let text = format!("{server} is unreachable: {}", root_cause(&error));
-                return (CODE_UNREACHABLE, Failure::unavailable(text));
+        self.pool.send(message, ANSWER_BYTES_MAX).await.map(Answer).map_err(|error| match error {
+            PoolError::Unreachable { .. } => (CODE_UNREACHABLE, Failure::unavailable(error.to_string())),
+            PoolError::Broken { .. } => (CODE_BROKEN, Failure::unavailable(error.to_string())),
+            PoolError::TooLarge(_) => {
+                (CODE_BROKEN, Failure::unreadable(format!("{error}; use smaller pages")).finally())
             }
-            (
-                CODE_BROKEN,
-                Failure::unavailable(format!("{server} broke the connection: {}", root_cause(&error))),
-            )
-        })?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                let text = format!("the answer has more than {ANSWER_BYTES_MAX} bytes; use smaller pages");
-                return (CODE_BROKEN, Failure::unreadable(text).finally());
-            }
-            let text = format!("{server} broke the connection within the answer: {}", root_cause(&*error));
-            (CODE_BROKEN, Failure::unavailable(text))
-        })?;
-        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+        })
     }
-}
-
-/// TLS by ring, with these roots, or else the system's.
-fn tls(roots: Option<RootCertStore>) -> Result<ClientConfig, String> {
-    let ring = Arc::new(rustls::crypto::ring::default_provider());
-    let versions = ClientConfig::builder_with_provider(ring)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let trusting = match roots {
-        Some(roots) => versions.with_root_certificates(roots),
-        None => versions.with_native_roots().map_err(|error| error.to_string())?,
-    };
-    Ok(trusting.with_no_client_auth())
-}
-
-/// Returns the innermost error. It names no URL, header or body.
-fn root_cause(error: &(dyn Error + 'static)) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 #[cfg(test)]

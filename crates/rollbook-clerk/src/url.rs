@@ -14,7 +14,6 @@ const CLERK: &str = "https://api.clerk.com/v1";
 pub struct ApiUrl {
     /// URL without a slash at the end.
     base: String,
-    authority: Authority,
     is_https: bool,
 }
 
@@ -79,16 +78,11 @@ impl ApiUrl {
             return Err(ApiUrlError::Path);
         }
         let scheme = if is_https { "https" } else { "http" };
-        Ok(Self { base: format!("{scheme}://{authority}{path}"), authority, is_https })
+        Ok(Self { base: format!("{scheme}://{authority}{path}"), is_https })
     }
 
     pub(crate) fn base(&self) -> &str {
         &self.base
-    }
-
-    /// Host and port, as written.
-    pub(crate) fn authority(&self) -> &str {
-        self.authority.as_str()
     }
 
     pub(crate) const fn is_https(&self) -> bool {
@@ -104,7 +98,7 @@ fn is_loopback(host: &str) -> bool {
 impl Default for ApiUrl {
     /// Clerk's own API: `https://api.clerk.com/v1`.
     fn default() -> Self {
-        Self { base: CLERK.to_owned(), authority: Authority::from_static("api.clerk.com"), is_https: true }
+        Self { base: CLERK.to_owned(), is_https: true }
     }
 }
 

@@ -16,9 +16,13 @@
 //! `serve` runs one connection until it closes, `stream` watches its bytes, `connection` is its state, and
 //! `table` holds all connections: it decides which one to drop and which ones are overdue. The accept loop is
 //! in the crate that owns the port.
+//!
+//! The other side: `client` is one connection that sends requests, `pool` a client with TLS for servers elsewhere.
 
+pub mod client;
 mod connection;
 mod discards;
+pub mod pool;
 mod serve;
 mod stream;
 mod table;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rollbook_simulator::sender::{Answer, Connection};
+use rollbook_http::client::{Answer, Connection};
 
 /// Signing secret that tests use.
 pub const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";

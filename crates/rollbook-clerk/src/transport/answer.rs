@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use hyper::StatusCode;
 use hyper::header::{DATE, RETRY_AFTER};
-use hyper::{HeaderMap, StatusCode};
 use jiff::fmt::rfc2822::DateTimeParser;
 use rollbook_core::source::SourceError;
 use rollbook_core::time::Timestamp;
+use rollbook_http::pool::PoolAnswer;
 
 use crate::decode;
 use crate::request::Request;
@@ -18,12 +18,8 @@ const NOT_FOUND: &str = "resource_not_found";
 /// `organization_not_enabled_in_instance`.
 const NOT_ENABLED: &str = "not_enabled";
 
-/// A complete answer.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
-}
+/// A complete answer of Clerk's.
+pub(super) struct Answer(pub(super) PoolAnswer);
 
 /// Reason why an attempt failed. The text contains no id and no body.
 pub(super) struct Failure {
@@ -70,15 +66,15 @@ impl Answer {
         &self,
         decode: impl Fn(&[u8]) -> Result<T, String>,
     ) -> Result<(Option<T>, Timestamp), Failure> {
-        if self.status == StatusCode::OK {
-            return Ok((Some(decode(&self.body).map_err(Failure::unreadable)?), self.clock()?));
+        if self.0.status == StatusCode::OK {
+            return Ok((Some(decode(&self.0.body).map_err(Failure::unreadable)?), self.clock()?));
         }
-        let code = decode::code(&self.body).unwrap_or_default();
-        if self.status == StatusCode::NOT_FOUND && code == NOT_FOUND {
+        let code = decode::code(&self.0.body).unwrap_or_default();
+        if self.0.status == StatusCode::NOT_FOUND && code == NOT_FOUND {
             return Ok((None, self.clock()?));
         }
-        let said = format!("{} {code}", self.status.as_u16()).trim_end().to_owned();
-        Err(match self.status.as_u16() {
+        let said = format!("{} {code}", self.0.status.as_u16()).trim_end().to_owned();
+        Err(match self.0.status.as_u16() {
             429 => Failure { is_excess: true, retry_after: self.retry_after(), ..Failure::unavailable(said) },
             408 | 425 | 500..=599 => {
                 Failure { retry_after: self.retry_after(), ..Failure::unavailable(said) }
@@ -100,12 +96,12 @@ impl Answer {
     }
 
     fn date(&self) -> Option<Timestamp> {
-        http_date(self.headers.get(DATE)?.to_str().ok()?)
+        http_date(self.0.headers.get(DATE)?.to_str().ok()?)
     }
 
     /// Returns the time to wait: a number of seconds, or a date, which counts from Clerk's own.
     fn retry_after(&self) -> Option<Duration> {
-        let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+        let text = self.0.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
         if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
             return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
         }
@@ -120,6 +116,8 @@ fn http_date(text: &str) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     const DATE_TEXT: &str = "Sun, 29 Nov 2026 09:30:00 GMT";
@@ -128,11 +126,11 @@ mod tests {
         let headers = headers
             .iter()
             .map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")));
-        Answer {
+        Answer(PoolAnswer {
             status: StatusCode::from_u16(status).expect("a status"),
             headers: headers.collect(),
             body: Bytes::copy_from_slice(body.as_bytes()),
-        }
+        })
     }
 
     #[test]

@@ -44,6 +44,14 @@ struct Part<'a> {
     origins: Vec<&'a str>,
 }
 
+/// Rows that a batch wrote as deleted or erased.
+#[derive(Default)]
+struct Ended {
+    rows: Ids,
+    /// Whether a table that the batch wrote to has triggers of a team.
+    has_triggers: bool,
+}
+
 /// Result of a batch, and the candidate rows for the recheck after its commit.
 pub(super) struct Done {
     pub(super) outcomes: Vec<Applied>,
@@ -61,7 +69,7 @@ impl Work for Apply<'_> {
         let mut candidates = Candidates::default();
         let parts = RESOURCES.map(|resource| self.part(resource));
         let mut outcomes = vec![Applied::Ignored; self.changes.len()];
-        let mut ended = Ids::new();
+        let mut ended = Ended::default();
         if parts.iter().any(|part| !part.assertions.is_empty()) {
             let mut asked = Asked::default();
             for subject_change in parts.iter().flat_map(|part| &part.assertions) {
@@ -82,10 +90,10 @@ impl Work for Apply<'_> {
             }
         }
         if self.keeping.ledger {
-            self.record(session, &outcomes).await?;
+            ended.has_triggers |= self.record(session, &outcomes).await?;
         }
         // Last, so that no trigger runs after it: one of the ledger may undo a deletion, too.
-        must_show(self.statements, session, &ended).await?;
+        ended.must_show(self.statements, session).await?;
         Ok(Done { outcomes, candidates })
     }
 }
@@ -113,7 +121,7 @@ impl<'a> Apply<'a> {
         number: usize,
         part: &Part<'_>,
         known: &mut Known,
-        ended: &mut Ids,
+        ended: &mut Ended,
     ) -> sqlx::Result<Vec<Applied>> {
         let mut written: HashSet<String> = HashSet::new();
         for _ in 0..WRITES_MAX {
@@ -133,6 +141,7 @@ impl<'a> Apply<'a> {
                     {
                         return Err(NotKept::Undone.into());
                     }
+                    ended.has_triggers |= row.try_get::<bool, _>(3)?;
                     written.insert(id.to_owned());
                 }
             }
@@ -147,7 +156,7 @@ impl<'a> Apply<'a> {
                 for winner in &folded.winners {
                     let write = part.write(winner, number, known);
                     if write.is_deleted() {
-                        ended.entry(number).or_default().insert(write.id.to_owned());
+                        ended.rows.entry(number).or_default().insert(write.id.to_owned());
                     }
                     let seen = known[number].entry(id_of(winner).to_owned()).or_default();
                     seen.stored = winner.state;
@@ -168,8 +177,9 @@ impl<'a> Apply<'a> {
         Err(NotKept::Skipped.into())
     }
 
-    /// Records outcomes in the ledger. The first outcome of a delivery is kept: a redelivery adds nothing.
-    async fn record(&self, session: &mut Session<'_>, outcomes: &[Applied]) -> sqlx::Result<()> {
+    /// Records outcomes in the ledger. The first outcome of a delivery is kept: a redelivery adds nothing. Returns whether
+    /// triggers of a team may have run.
+    async fn record(&self, session: &mut Session<'_>, outcomes: &[Applied]) -> sqlx::Result<bool> {
         let mut lines: BTreeMap<&str, (&Change, Applied)> = BTreeMap::new();
         for (change, outcome) in self.changes.iter().zip(outcomes) {
             lines.entry(change.origin.entry_id().as_str()).or_insert((change, *outcome));
@@ -204,7 +214,7 @@ impl<'a> Apply<'a> {
             has_triggers = row.try_get(3)?;
         }
         if written == lines.len() && !has_triggers {
-            return Ok(());
+            return Ok(false);
         }
         // Entries of deliveries that were applied before are there already. A trigger may have skipped or removed the others.
         if has_triggers {
@@ -215,7 +225,7 @@ impl<'a> Apply<'a> {
         let there = session.fetch(&self.statements.kept, ids).await?;
         let there: i64 = there.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
         let is_complete = usize::try_from(there).is_ok_and(|there| there >= lines.len());
-        if is_complete { Ok(()) } else { Err(NotKept::LedgerSkipped.into()) }
+        if is_complete { Ok(has_triggers) } else { Err(NotKept::LedgerSkipped.into()) }
     }
 }
 
@@ -237,10 +247,15 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Refuses rows that were written as deleted or erased and do not show it: a trigger that runs after the write may undo
-/// it, which the write itself does not see. One SELECT for all tables, and none if no row was deleted or erased.
-async fn must_show(statements: &Statements, session: &mut Session<'_>, ended: &Ids) -> sqlx::Result<()> {
-    if undone(statements, session, ended).await?.is_empty() { Ok(()) } else { Err(NotKept::Undone.into()) }
+impl Ended {
+    /// Refuses rows that do not show their deletion or erasure: a trigger that runs after the write may undo it, which the
+    /// write itself does not see. One SELECT for all tables, and none if no row was deleted or erased, or no trigger ran.
+    async fn must_show(&self, statements: &Statements, session: &mut Session<'_>) -> sqlx::Result<()> {
+        if self.has_triggers && !undone(statements, session, &self.rows).await?.is_empty() {
+            return Err(NotKept::Undone.into());
+        }
+        Ok(())
+    }
 }
 
 /// Finds rows that were written as deleted or erased and do not show it.

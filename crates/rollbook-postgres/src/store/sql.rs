@@ -40,7 +40,7 @@ pub(super) struct Table {
     stored: String,
     /// Writes rows, each only if the stored revision is the one before the written one. Parameters, as arrays:
     /// [`columns`], the state, and, for tables with parents, the parents' deletion and `version_links`. Returns the ids of
-    /// written rows, whether a trigger undid the write, and the revision.
+    /// written rows, whether a trigger undid the write, the revision, and whether the table has triggers of a team.
     pub(super) upsert: Sql,
     /// One row, in the order of [`columns`].
     pub(super) get: Sql,
@@ -116,6 +116,14 @@ fn is_undone(resource: &'static Resource) -> String {
     format!("stored.deleted_at IS NULL AND {is_deleted} OR {}", keeps_content(resource))
 }
 
+/// Condition: the table has triggers of a team. Nobody can add one while the transaction that asks has written to the table.
+fn has_triggers(schema: &str, table: &str) -> String {
+    format!(
+        r#"EXISTS (SELECT FROM pg_catalog.pg_trigger
+                   WHERE tgrelid = '"{schema}".{table}'::regclass AND NOT tgisinternal)"#
+    )
+}
+
 const fn type_of(kind: Kind) -> &'static str {
     match kind {
         Kind::Text | Kind::IndexedText | Kind::Id => "text",
@@ -146,9 +154,8 @@ impl Statements {
                         AS line (svix_id, event_type, subject_id, outcome, event_at, received_at, attempts)
                    ORDER BY line.svix_id COLLATE "C"
                    ON CONFLICT (svix_id) DO NOTHING
-                   RETURNING svix_id, subject_id, outcome,
-                             EXISTS (SELECT FROM pg_catalog.pg_trigger
-                                     WHERE tgrelid = '"{schema}".deliveries'::regclass AND NOT tgisinternal)"#
+                   RETURNING svix_id, subject_id, outcome, {has_triggers}"#,
+                has_triggers = has_triggers(schema, "deliveries"),
             )
             .into(),
             delivery: format!("{line} WHERE svix_id = $1").into(),
@@ -353,8 +360,9 @@ fn upsert(schema: &str, resource: &'static Resource) -> String {
            SELECT * FROM unnest({arrays}) AS new ({names}) ORDER BY new.id COLLATE "C"
            ON CONFLICT (id) DO UPDATE SET {set}
            WHERE stored.version_revision = excluded.version_revision - 1
-           RETURNING stored.id, {undone}, stored.version_revision"#,
+           RETURNING stored.id, {undone}, stored.version_revision, {has_triggers}"#,
         undone = is_undone(resource),
+        has_triggers = has_triggers(schema, resource.table),
         table = resource.table,
         arrays = listed(arrays),
         set = listed(set),

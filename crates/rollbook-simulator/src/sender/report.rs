@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
+use rollbook_http::client::Answer;
 use serde_json::Value;
-
-use super::Answer;
 
 /// Results of all deliveries of one run. Events are given by their index in `events`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,10 +9,9 @@ use std::time::Duration;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::signature::{SignedHeaders, SigningSecrets, verify};
 use rollbook_core::time::{Clock, Timestamp};
+use rollbook_http::client::{ANSWER_MAX, Connection, RequestError};
 use rollbook_simulator::history::Event;
-use rollbook_simulator::sender::{
-    ANSWER_MAX, Connection, DeliverSettings, Endpoint, Progress, Report, SendError, deliver,
-};
+use rollbook_simulator::sender::{DeliverSettings, Endpoint, Progress, Report, deliver, post};
 
 use crate::server::{Reaction, Seen, Server, queued};
 
@@ -72,7 +71,8 @@ async fn a_delivery_has_the_headers_of_svix_and_a_signature_that_verifies() {
     let mut server = Server::start(|_, _| queued()).await;
     let now = Timestamp::from_millis(1_785_312_000_999);
     let mut connection = Connection::connect(server.address, LONG).await.expect("a connection");
-    let answer = connection.post("/hook", &events(1)[0], secrets().first(), now).await.expect("an answer");
+    let answer =
+        post(&mut connection, "/hook", &events(1)[0], secrets().first(), now).await.expect("an answer");
     assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"status":"queued"}"#));
 
     let seen = server.seen().pop().expect("a request");
@@ -198,7 +198,7 @@ async fn a_get_reads_its_answer_and_a_closed_port_is_an_error() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let nobody = listener.local_addr().expect("its address");
     drop(listener);
-    assert!(matches!(Connection::connect(nobody, LONG).await, Err(SendError::Connect(_, _))));
+    assert!(matches!(Connection::connect(nobody, LONG).await, Err(RequestError::Connect(_, _))));
 }
 
 #[tokio::test]
@@ -214,9 +214,9 @@ async fn a_connection_is_not_open_after_a_failure() {
         let mut connection = Connection::connect(server.address, timeout).await.expect("a connection");
         let error = connection.get(path).await.expect_err("no answer");
         let expected = match path {
-            "/silence" => matches!(error, SendError::Timeout(_)),
-            "/hangup" => matches!(error, SendError::Broken(_)),
-            _ => matches!(error, SendError::TooLarge),
+            "/silence" => matches!(error, RequestError::Timeout(_)),
+            "/hangup" => matches!(error, RequestError::Broken(_)),
+            _ => matches!(error, RequestError::TooLarge),
         };
         assert!(expected, "{path}: {error}");
         assert!(!connection.is_open(), "{path}");

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rollbook_simulator::sender::Connection;
+use rollbook_http::client::Connection;
 use serde_json::Value;
 
 use super::{Guard, as_user, free_port, give_to, new_folder};

@@ -1,19 +1,18 @@
 //! `healthcheck`: one question to the ops face of a running process.
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rollbook_http::client::Connection;
 
+use super::on_all_cores;
 use crate::cli::{Healthcheck, ProbeName};
 use crate::config::Config;
 use crate::output::{harmless, print};
 
 /// A container's health check has 30 s by default; the ops face answers within 2 s.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest answer that is looked at, in bytes.
-const ANSWER_MAX: u64 = 64 * 1024;
 
 /// Asks.
 ///
@@ -26,13 +25,16 @@ pub(crate) fn run(config: &Config, arguments: &Healthcheck) -> anyhow::Result<()
         ProbeName::Readyz => "/readyz",
     };
     let address = reachable(config.settings.ops_listen);
-    let answer = get(address, path).with_context(|| format!("nobody answers at http://{address}{path}"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.lines().next().unwrap_or_default();
-    if status.split(' ').nth(1) != Some("200") {
-        bail!("http://{address}{path} answers {}: {}", harmless(status), harmless(body.trim()));
-    }
-    Ok(print(&harmless(body.trim()))?)
+    on_all_cores(async {
+        let unanswered = || format!("nobody answers at http://{address}{path}");
+        let mut connection = Connection::connect(address, TIMEOUT).await.with_context(unanswered)?;
+        let answer = connection.get(path).await.with_context(unanswered)?;
+        let body = harmless(answer.body.trim());
+        if answer.status != 200 {
+            bail!("http://{address}{path} answers {}: {body}", answer.status);
+        }
+        Ok(print(&body)?)
+    })
 }
 
 /// Where a server that listens on this address can be reached from this machine.
@@ -43,14 +45,4 @@ pub(crate) fn reachable(listening: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, listening.port())
-}
-
-fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_MAX).read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
 }

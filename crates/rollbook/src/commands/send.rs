@@ -8,9 +8,10 @@ use bytes::Bytes;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::signature::{SigningSecret, VerifyError};
 use rollbook_core::time::Clock;
+use rollbook_http::client::Connection;
 use rollbook_simulator::history::Event;
 use rollbook_simulator::samples;
-use rollbook_simulator::sender::{Connection, REQUEST_TIMEOUT};
+use rollbook_simulator::sender::{REQUEST_TIMEOUT, post};
 use serde_json::{Value, json};
 
 use super::healthcheck::reachable;
@@ -50,8 +51,7 @@ async fn send(secret: &SigningSecret, body: &Body, target: &Target, arguments: &
             connection = connect(target).await?;
         }
         let event = body.event(&*clock)?;
-        let answer = connection
-            .post(&target.path, &event, secret, clock.now())
+        let answer = post(&mut connection, &target.path, &event, secret, clock.now())
             .await
             .with_context(|| format!("{} was sent and has no answer; it may have been taken", event.id))?;
         refused += usize::from(!answer.is_success());

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rollbook_core::time::{Clock, Timestamp};
-use rollbook_simulator::sender::{Answer, Connection, SendError};
+use rollbook_http::client::{Answer, Connection, RequestError};
 use serde_json::Value;
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
@@ -72,12 +72,12 @@ fn since_test_event(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
     )
 }
 
-async fn ask(address: SocketAddr) -> Result<(Answer, Answer), SendError> {
+async fn ask(address: SocketAddr) -> Result<(Answer, Answer), RequestError> {
     Ok((get(address, "/livez").await?, get(address, "/readyz").await?))
 }
 
 /// The ops port answers one request on each connection.
-async fn get(address: SocketAddr, path: &str) -> Result<Answer, SendError> {
+async fn get(address: SocketAddr, path: &str) -> Result<Answer, RequestError> {
     Connection::connect(address, ASK_TIMEOUT).await?.get(path).await
 }
 

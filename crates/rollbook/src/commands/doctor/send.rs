@@ -10,8 +10,9 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{DeadLetterFilter, QueueAdmin};
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
+use rollbook_http::client::Connection;
 use rollbook_simulator::history::Event;
-use rollbook_simulator::sender::{Connection, REQUEST_TIMEOUT};
+use rollbook_simulator::sender::{REQUEST_TIMEOUT, post};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -74,7 +75,7 @@ pub(super) async fn send(
     let started = Instant::now();
     let posted = async {
         let mut connection = Connection::connect(target.address, REQUEST_TIMEOUT).await?;
-        connection.post(&target.path, &event, secrets.first(), now).await
+        post(&mut connection, &target.path, &event, secrets.first(), now).await
     };
     let answer = match posted.await {
         Ok(answer) => answer,

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection with keep-alive.
+//! Client: one HTTP/1.1 connection with keep-alive.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,24 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
-use rollbook_core::signature::SigningSecret;
-use rollbook_core::time::Timestamp;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::event::Event;
-
 /// Maximum size of an answer, in bytes. The receiver's own answers are one line; its metrics are some pages.
 pub const ANSWER_MAX: usize = 4 << 20;
-
-const SVIX_ID: HeaderName = HeaderName::from_static("svix-id");
-const SVIX_TIMESTAMP: HeaderName = HeaderName::from_static("svix-timestamp");
-const SVIX_SIGNATURE: HeaderName = HeaderName::from_static("svix-signature");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const AGENT: HeaderValue = HeaderValue::from_static("Svix-Webhooks/1.0 (rollbook simulator)");
 
 /// Complete HTTP answer.
 #[derive(Clone, PartialEq, Eq)]
@@ -51,7 +41,7 @@ impl std::fmt::Debug for Answer {
 /// Reason why there is no answer. After any error except [`Self::Request`] and [`Self::Connect`], the server
 /// may have received the request, and the connection cannot be used again.
 #[derive(Debug, thiserror::Error)]
-pub enum SendError {
+pub enum RequestError {
     /// The connection was refused, or the host is unreachable.
     #[error("can't connect to {0}: {1}")]
     Connect(SocketAddr, std::io::Error),
@@ -88,13 +78,13 @@ impl Connection {
     ///
     /// # Errors
     /// The server is unreachable or does not answer in time.
-    pub async fn connect(address: SocketAddr, timeout: Duration) -> Result<Self, SendError> {
+    pub async fn connect(address: SocketAddr, timeout: Duration) -> Result<Self, RequestError> {
         let stream = tokio::time::timeout(timeout, TcpStream::connect(address))
             .await
-            .map_err(|_| SendError::ConnectTimeout(address, timeout))?
-            .map_err(|error| SendError::Connect(address, error))?;
+            .map_err(|_| RequestError::ConnectTimeout(address, timeout))?
+            .map_err(|error| RequestError::Connect(address, error))?;
         // Requests are written in one piece; Nagle's algorithm would only delay them.
-        stream.set_nodelay(true).map_err(|error| SendError::Connect(address, error))?;
+        stream.set_nodelay(true).map_err(|error| RequestError::Connect(address, error))?;
         let (requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let mut driver = JoinSet::new();
         driver.spawn(async move {
@@ -120,7 +110,7 @@ impl Connection {
         path: &str,
         headers: HeaderMap,
         body: Bytes,
-    ) -> Result<Answer, SendError> {
+    ) -> Result<Answer, RequestError> {
         let mut request = Request::builder().method(method).uri(path).body(Full::new(body))?;
         *request.headers_mut() = headers;
         request.headers_mut().insert(HOST, self.host.clone());
@@ -130,7 +120,7 @@ impl Connection {
         let (answer, closes) =
             tokio::time::timeout(self.timeout, Self::exchange(&mut self.requests, request))
                 .await
-                .map_err(|_| SendError::Timeout(self.timeout))??;
+                .map_err(|_| RequestError::Timeout(self.timeout))??;
         self.broken = closes;
         Ok(answer)
     }
@@ -139,17 +129,17 @@ impl Connection {
     async fn exchange(
         requests: &mut SendRequest<Full<Bytes>>,
         request: Request<Full<Bytes>>,
-    ) -> Result<(Answer, bool), SendError> {
+    ) -> Result<(Answer, bool), RequestError> {
         requests.ready().await?;
         let (head, body) = requests.send_request(request).await?.into_parts();
         let body = match Limited::new(body, ANSWER_MAX).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) => {
                 return Err(match error.downcast::<hyper::Error>() {
-                    Ok(error) => SendError::Broken(*error),
+                    Ok(error) => RequestError::Broken(*error),
                     Err(error) => {
                         debug_assert!(error.is::<LengthLimitError>(), "Limited has no other error");
-                        SendError::TooLarge
+                        RequestError::TooLarge
                     }
                 });
             }
@@ -163,31 +153,7 @@ impl Connection {
     ///
     /// # Errors
     /// The answer is not complete within the timeout.
-    pub async fn get(&mut self, path: &str) -> Result<Answer, SendError> {
+    pub async fn get(&mut self, path: &str) -> Result<Answer, RequestError> {
         self.request(Method::GET, path, HeaderMap::new(), Bytes::new()).await
-    }
-
-    /// Makes one attempt to deliver an event, signed at `now`. An answer with any status is `Ok`.
-    ///
-    /// # Errors
-    /// The answer is not complete within the timeout.
-    pub async fn post(
-        &mut self,
-        path: &str,
-        event: &Event,
-        secret: &SigningSecret,
-        now: Timestamp,
-    ) -> Result<Answer, SendError> {
-        let id = event.id.as_str();
-        let value =
-            |text: String| HeaderValue::try_from(text).map_err(|error| SendError::Request(error.into()));
-        let headers = HeaderMap::from_iter([
-            (CONTENT_TYPE, JSON),
-            (USER_AGENT, AGENT),
-            (SVIX_ID, value(id.to_owned())?),
-            (SVIX_TIMESTAMP, HeaderValue::from(now.as_millis() / 1000)),
-            (SVIX_SIGNATURE, value(secret.sign(id, now, &event.body))?),
-        ]);
-        self.request(Method::POST, path, headers, event.body.clone()).await
     }
 }
