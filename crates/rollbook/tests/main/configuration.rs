@@ -109,7 +109,7 @@ fn a_wrong_setting_of_the_file_is_told_with_its_line_and_one_of_a_flag_with_its_
         ran.err
     );
     let ran = Home::new().run(&["serve", "--lanes", "none"], &environment(&[])).ended(2);
-    assert!(ran.err.contains("lanes (flag --lanes): \"none\" is no whole number"), "{}", ran.err);
+    assert!(ran.err.contains("lanes (flag --lanes): \"none\" is not a whole number"), "{}", ran.err);
     let ran = Home::new().run(&["serve", "--config", "nowhere.toml"], &environment(&[])).ended(2);
     assert!(ran.err.contains("nowhere.toml can't be read"), "{}", ran.err);
 }

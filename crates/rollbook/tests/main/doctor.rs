@@ -194,5 +194,5 @@ fn without_a_ledger_a_test_event_is_followed_until_it_has_left_the_queue() {
     let server = Server::start(&home);
     let report =
         about(&home, &server, &["--send", "--url", &server.receiver, "--output", "json"]).ended(0).json();
-    assert!(told(&report, "send").0.contains("no ledger is looked at"), "{report}");
+    assert!(told(&report, "send").0.contains("the ledger is not checked"), "{report}");
 }
