@@ -1,4 +1,5 @@
-//! A Redis that answers late, or under which data are damaged: no message pays for it, and nothing goes unseen.
+//! A Redis that answers late, or under which data are damaged: no message pays for it, and nothing goes
+//! unseen.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use crate::raw_http::{exchange, signed, status};
 /// Messages that were acknowledged, before anything is slow.
 const MESSAGES: usize = 300;
 
-/// So often an answer is lost at least once in each lane: a flush takes longer than a lane waits.
+/// Number of slow flushes after which each lane has lost an answer at least once: a flush takes longer than a
+/// lane waits.
 const SLOW_FLUSHES: i64 = 12;
 
 fn home_on(queue_url: String) -> Home {

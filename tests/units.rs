@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::crashes::BINARY;
 
-/// Where the part begins that is the same in all.
+/// Beginning of the part that is the same in all units.
 const SAME: &str = "# What it may do: ";
 
 /// The lines of every unit of a service, by its name.

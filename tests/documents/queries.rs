@@ -8,10 +8,10 @@ use rusqlite::types::Value;
 use super::history::{NOW, play};
 use super::{Mirror, blocks, clock, page, section_texts};
 
-/// What a query is to give, below its heading.
+/// Expected result of a query, below its heading.
 struct Expected {
     heading: &'static str,
-    /// What a plan calls the index that it uses, on one engine or the other; none where it reads the whole table.
+    /// Name of the index in the plan of either engine; `None` if the query reads the whole table.
     index: &'static [&'static str],
     /// Moments to the minute, on both engines alike.
     rows: &'static [&'static str],
@@ -100,8 +100,8 @@ const EXPECTED: [Expected; 14] = [
 
 impl Expected {
     /// `scan` is what a plan says that reads a whole table.
-    /// Drops the indexes of living rows, unless the query is to use one: on tables as small as these each costs as little as
-    /// any other index.
+    /// Drops the indexes of living rows, unless the query is to use one: on tables as small as these each
+    /// costs as little as any other index.
     fn drop_living(&self) -> String {
         if self.index.iter().any(|name| name.ends_with("_living")) {
             return String::new();

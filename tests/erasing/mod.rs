@@ -25,7 +25,7 @@ use rollbook_testkit::queues::{all_of, request};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// What a command prints, once it has ended with this code.
+/// Returns the output of a command that must end with this code.
 async fn run(home: &Home, arguments: &[&str], code: i32) -> String {
     let mut command = home.command(arguments);
     let ran = tokio::task::spawn_blocking(move || command.output()).await.expect("it runs").expect("it runs");
@@ -33,7 +33,7 @@ async fn run(home: &Home, arguments: &[&str], code: i32) -> String {
     let (out, error) = (text(&ran.stdout), text(&ran.stderr));
     assert_eq!(ran.status.code(), Some(code), "{arguments:?}\n{out}\n{error}");
     for personal in PERSONAL {
-        assert!(!out.contains(personal) && !error.contains(personal), "{arguments:?} tells {personal}");
+        assert!(!out.contains(personal) && !error.contains(personal), "{arguments:?} prints {personal}");
     }
     out + &error
 }

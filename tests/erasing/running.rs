@@ -1,4 +1,4 @@
-//! The same while deliveries come and workers apply them, others' and theirs.
+//! Erasures while deliveries arrive and workers apply them, about others and about the person.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::places::Places;
 use super::{drained, found_in, post, run};
 use crate::crashes::{history, send};
 
-/// How often everything about them comes before, and again after it was begun to erase them.
+/// Number of deliveries of each event about the person before the erasure begins, and again afterwards.
 const TIMES: usize = 6;
 
 /// Posts everything about them, so often, each time newer.

@@ -11,7 +11,7 @@ use crate::raw_http::{exchange, signed, status};
 pub(super) const HOUR: i64 = 3_600;
 pub(super) const EVENT: &str = r#"{"type":"user.created","timestamp":1785312000032,"data":{"id":"user_1"}}"#;
 
-/// How far the gauge of the clock may be off: the age of the delivery and the rounding of its timestamp.
+/// Maximum error of the gauge of the clock: the age of the delivery and the rounding of its timestamp.
 const SKEW_WITHIN: f64 = 2.0;
 
 async fn count(home: &Home, outcome: &str) -> Option<f64> {

@@ -16,7 +16,7 @@ use crate::rows;
 const DATABASE: &str = "app";
 /// Redis's log, without the small files about it.
 const REDIS_LOG: &str = ".incr.aof";
-/// What is left of a disk that is nearly full.
+/// Free space of a nearly full disk.
 const ROOM: u32 = 100_000;
 /// Deliveries that are refused before space returns.
 const REFUSED: f64 = 20.0;
@@ -101,7 +101,8 @@ async fn an_sqlite_whose_flush_fails_ends_the_process_and_the_next_one_has_all_t
     assert_clean(&home, &mut rollbook, &history, &report).await;
 }
 
-/// Sends a history while this happens to Postgres, and asserts that all of it is applied at its first attempt.
+/// Sends a history while this happens to Postgres, and asserts that all of it is applied at its first
+/// attempt.
 async fn while_postgres(shim: &Shim, postgres: &PostgresServer, fault: impl AsyncFn(&Home)) {
     postgres.create_database(DATABASE).await;
     let home = Home::new(BINARY)

@@ -12,7 +12,7 @@ use super::{
 use crate::audit;
 use crate::crashes::{BINARY, acknowledged, history, send, sent};
 
-/// How often the power goes in one run.
+/// Number of power cuts in one run.
 const CUTS: u32 = 4;
 /// Deliveries that are acknowledged between two cuts.
 const BETWEEN: f64 = 150.0;
@@ -61,7 +61,7 @@ async fn the_power_cut_finds_out_a_redis_whose_disk_only_says_that_it_flushed() 
     stop(&home, &mut rollbook).await;
 }
 
-/// `serve` on SQLite alone, whose files are recorded.
+/// `serve` on SQLite alone, with recorded files.
 fn sqlite_on(shim: &Shim) -> Home {
     shim.record(Record::Bytes);
     on_shim(Home::new(BINARY).with("ROLLBOOK_LEASE_FOR", "5s").with("ROLLBOOK_LOG", "warn"), shim)

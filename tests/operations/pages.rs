@@ -1,4 +1,5 @@
-//! The pages: the binary reads their commands, and what they name is there: metrics, settings, files, chapters.
+//! The pages: the binary reads their commands, and what they name is there: metrics, settings, files,
+//! chapters.
 
 use std::path::Path;
 
@@ -44,7 +45,7 @@ fn fenced_and_text(page: &str) -> (Vec<&str>, Vec<&str>) {
     (fenced, text)
 }
 
-/// What stands in the text as `code`.
+/// Returns the texts in `code`.
 fn code_in<'a>(text: &[&'a str]) -> impl Iterator<Item = &'a str> {
     text.iter().flat_map(|part| part.split('`').skip(1).step_by(2))
 }

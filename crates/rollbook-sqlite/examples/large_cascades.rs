@@ -113,10 +113,7 @@ async fn erases(path: &Path, team: &Connection, organization: &str) {
     with_deliveries(path, organization, async {
         let erased = store.erase(&subjects, Timestamp::from_millis(START + 100)).await.expect("it is erased");
         let left = count(team, &format!("organization_id = '{organization}' AND data IS NOT NULL"));
-        format!(
-            "erased, {} rows, {} ledger entries, {left} with content left,",
-            erased.rows, erased.ledger
-        )
+        format!("erased, {} rows, {} ledger entries, {left} with content left,", erased.rows, erased.ledger)
     })
     .await;
 }

@@ -98,7 +98,7 @@ pub fn apply_migrations(path: &Path, schema: Schema) -> Result<Vec<&'static str>
 /// Applies pending steps as [`apply_migrations`] does, until `stopped`: then all steps are rolled back.
 ///
 /// # Errors
-/// Likewise, and that it was stopped.
+/// The file can't be written, a newer Rollbook made it, or the work was stopped.
 pub fn apply_migrations_until(
     path: &Path,
     schema: Schema,
@@ -266,7 +266,7 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.prepare_cached("PRAGMA user_version")?.query_row([], |row| row.get(0))
 }
 
-/// How many of the known steps are applied.
+/// Returns the number of known steps that are applied.
 fn applied(connection: &Connection, schema: Schema) -> Result<usize, Fault> {
     let (version, known) = (version(connection)?, schema.steps().len());
     match usize::try_from(version) {

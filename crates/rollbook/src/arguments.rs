@@ -187,7 +187,8 @@ mod tests {
     fn an_error_without_a_secret_is_shown_as_it_is() {
         let text = error_of(&["rollbook", "migrate", "--frobnicate"].map(str::to_owned)).expect("an error");
         assert!(text.contains("unexpected argument '--frobnicate' found"), "{text}");
-        let text = error_of(&["rollbook", "migrate", "postgres://u:p@h"].map(str::to_owned)).expect("an error");
+        let text =
+            error_of(&["rollbook", "migrate", "postgres://u:p@h"].map(str::to_owned)).expect("an error");
         assert!(text.contains("unexpected argument '[redacted]' found"), "{text}");
     }
 

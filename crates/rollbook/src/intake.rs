@@ -218,7 +218,9 @@ mod tests {
         conditions.push(intake.check().await);
         let states: Vec<_> = conditions.iter().map(|one| (one.is_ready(), one.is_up())).collect();
         assert_eq!(states, [(false, false), (true, false), (true, true)], "{conditions:?}");
-        let Condition::Impaired(why) = &conditions[2] else { panic!("the error is reported: {conditions:?}") };
+        let Condition::Impaired(why) = &conditions[2] else {
+            panic!("the error is reported: {conditions:?}")
+        };
         assert!(why.contains("600 s ago") && why.contains("disk is full"), "{why}");
     }
 

@@ -117,8 +117,11 @@ impl Service {
     }
 
     /// Runs a background task until the stop.
-    pub(crate) fn run_in_background<Run>(&mut self, name: &'static str, run: impl FnOnce(CancellationToken) -> Run)
-    where
+    pub(crate) fn run_in_background<Run>(
+        &mut self,
+        name: &'static str,
+        run: impl FnOnce(CancellationToken) -> Run,
+    ) where
         Run: Future<Output = ()> + Send + 'static,
     {
         self.supervisor.start(name, |stop| {

@@ -29,8 +29,8 @@ fn joined(id: &str, organization: &str, user: &str, at: i64) -> Change {
     change_of(&format!("msg_{id}_{at}"), &event("organizationMembership.updated", START + at, &data))
 }
 
-/// What workers do at the same time: the ends of a user and of its organization, their lives, and their
-/// memberships in two versions.
+/// Changes that workers apply at the same time: the deletions of a user and of its organization, their
+/// updates, and their memberships in two versions.
 fn work_of(round: usize) -> Vec<Vec<Change>> {
     let (user_id, organization_id) = (format!("user_{round}"), format!("org_{round}"));
     let memberships = |at| {

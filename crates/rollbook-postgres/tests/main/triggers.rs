@@ -139,8 +139,7 @@ async fn constraints_of_a_team_fail_at_once_or_at_the_commit() {
 }
 
 #[tokio::test]
-async fn a_policy_blames_the_row_that_it_refuses_alone_and_the_deployment_if_it_refuses_all()
- {
+async fn a_policy_blames_the_row_that_it_refuses_alone_and_the_deployment_if_it_refuses_all() {
     let world = World::new().await;
     let role = format!("writer_{}", world.database);
     world

@@ -107,7 +107,7 @@ impl SqliteStore {
 
     /// Does one step: removes as many of these entries as the pace permits. The rest, and entries to retry in
     /// smaller steps,
-/// go to `open`.
+    /// go to `open`.
     pub(super) async fn remove_lines(
         &self,
         mut some: Vec<String>,

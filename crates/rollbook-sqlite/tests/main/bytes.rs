@@ -13,7 +13,7 @@ use rollbook_testkit::queues::request;
 
 const MIB: usize = 1 << 20;
 /// Memory that a read may use in addition to the bodies: caches of pages, one more message.
-const OVERHEAD:  usize = 6 * MIB;
+const OVERHEAD: usize = 6 * MIB;
 const NOW: i64 = 1_785_312_000_000;
 
 fn queue(path: &Path) -> SqliteQueue {

@@ -144,7 +144,7 @@ async fn steps_of_any_size_erase_all_that_is_due_once() {
     assert_eq!(with_content(&store).await, [""; 0]);
 }
 
-/// Of 40 old entries the first 10 are kept. The limit is smaller than that: a step that ended with them would
+/// The first 10 of 40 old entries are kept. The limit is smaller than that: a step that ended with them would
 /// remove nothing.
 #[tokio::test]
 async fn ledger_entries_that_refuse_to_go_keep_no_other_entry() {

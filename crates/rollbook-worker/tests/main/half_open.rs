@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::support::{Bench, event, eventually, has_subject, run_until, user};
 
-/// What a database says of a policy that refuses one row, or all.
+/// Error of a database about a policy that refuses one row, or all.
 fn ambiguous() -> StoreError {
     StoreError::Ambiguous(Box::new(StoreError::Deployment("a policy refuses the row".into())))
 }
@@ -145,11 +145,12 @@ async fn an_error_of_every_row_is_the_deployments_and_spends_no_attempt() {
     run_until(bench.worker_with_store(store), drive).await.expect("a clean end");
     assert!(bench.queue.dead().is_empty());
     assert_eq!(bench.attempts(), [1; 250]);
-    // Every row of a batch stands alone once: twice as many calls as rows, in three batches and at most 20 trials.
+    // Every row of a batch stands alone once: twice as many calls as rows, in three batches and at most 20
+    // trials.
     assert!(calls.load(Ordering::SeqCst) < 23 * 200, "{calls:?}");
 }
 
-/// What a database says where a session ends within a statement: somebody's trigger, or an outage.
+/// Error of a database about a session that ends within a statement: because of a trigger, or an outage.
 fn broken() -> StoreError {
     StoreError::Ambiguous(Box::new(StoreError::Unavailable("the connection broke".into())))
 }
@@ -159,7 +160,7 @@ async fn enqueue_organization(bench: &Bench, number: usize) {
     bench.enqueue(&format!("msg_org_{number}"), event("organization.updated", &data)).await;
 }
 
-/// As [`Bench::drained`], for tests of hours.
+/// Waits as [`Bench::drained`] does, for tests that take hours of test time.
 async fn drained(bench: &Bench) {
     while !bench.queue.message_ids().is_empty() {
         sleep(Duration::from_secs(1)).await;

@@ -1,4 +1,4 @@
-//! What an operator sees: metrics, progress, the log.
+//! Observability: metrics, progress, the log.
 
 use std::io;
 use std::sync::{Arc, Mutex};

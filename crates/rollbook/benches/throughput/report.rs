@@ -31,13 +31,13 @@ pub(crate) struct Report {
     lines: Vec<Line>,
 }
 
-/// What a rate of ours is measured against.
+/// Baseline of a rate.
 pub(crate) struct Baseline {
     pub(crate) name: &'static str,
     pub(crate) rate: f64,
     /// Ours to this rate: the median of the turns, not the ratio of the medians.
     pub(crate) ratio: f64,
-    /// What the ratio must reach.
+    /// Minimum of the ratio.
     pub(crate) limit: Option<f64>,
 }
 
@@ -95,7 +95,7 @@ impl Report {
         });
     }
 
-    /// A rate of ours beside a baseline's. `detail` says how it was measured.
+    /// Adds a rate and its baseline. `detail` says how it was measured.
     pub(crate) fn ratio(&mut self, what: &str, ours: f64, baseline: &Baseline, detail: &str) {
         self.lines.push(Line {
             what: what.to_owned(),
@@ -113,7 +113,7 @@ impl Report {
         self.ratio(what, rate, &aim, detail);
     }
 
-    /// Bytes of ours beside those that they hold, over all of `count`.
+    /// Adds the bytes used per item, and the bytes of the items themselves, over all of `count`.
     pub(crate) fn bytes(&mut self, what: &str, ours: usize, name: &str, theirs: usize, count: usize) {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let (ours, theirs, all) = (ours as f64, theirs as f64, count as f64);

@@ -53,7 +53,7 @@ pub(crate) struct Filter {
     /// The dead letter with this svix-id
     #[arg(value_name = "ID", value_parser = arguments::name)]
     pub(crate) id: Option<String>,
-    /// The same
+    /// The dead letter with this svix-id
     #[arg(long = "id", value_name = "ID", conflicts_with = "id", hide = true, value_parser = arguments::name)]
     pub(crate) id_flag: Option<String>,
     /// Events of this type

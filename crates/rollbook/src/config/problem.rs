@@ -51,7 +51,7 @@ pub(crate) struct Problem {
     pub(crate) origin: Option<Origin>,
     /// Description of the problem.
     pub(crate) wrong: String,
-    /// How to fix it.
+    /// Instruction that fixes it.
     pub(crate) fix: String,
 }
 

@@ -20,7 +20,7 @@ pub(crate) const AGE_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
 pub(crate) struct Wrong {
     /// Description of the problem.
     pub(crate) what: String,
-    /// How to fix it.
+    /// Instruction that fixes it.
     pub(crate) fix: String,
 }
 
@@ -156,7 +156,10 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, Wrong> {
     let local = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
     let local = local.map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     local.or_else(|| text.parse().ok()).ok_or_else(|| {
-        wrong(format!("{} is not an address", quoted(text)), "write IP:PORT, such as 127.0.0.1:8080 or [::]:8080")
+        wrong(
+            format!("{} is not an address", quoted(text)),
+            "write IP:PORT, such as 127.0.0.1:8080 or [::]:8080",
+        )
     })
 }
 
@@ -207,7 +210,10 @@ pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => {
             let why = if looks_secret(text) { String::new() } else { format!(" ({error})") };
-            Err(wrong(format!("{} is not a log filter{why}", quoted(text)), "write info, or rollbook=debug,info"))
+            Err(wrong(
+                format!("{} is not a log filter{why}", quoted(text)),
+                "write info, or rollbook=debug,info",
+            ))
         }
     }
 }

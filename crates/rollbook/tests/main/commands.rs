@@ -1,4 +1,4 @@
-//! What the commands do, and how they end.
+//! Commands: their effects, output and exit codes.
 
 use std::process::Stdio;
 

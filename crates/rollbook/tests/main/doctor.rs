@@ -1,4 +1,4 @@
-//! What `doctor` finds on one machine, and how it ends.
+//! `doctor` on one machine: findings and exit codes.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -23,8 +23,8 @@ fn states(report: &Value, check: &str) -> Vec<String> {
     ours.map(|one| one["state"].as_str().expect("a text").to_owned()).collect()
 }
 
-/// What is said of a check, and its fix.
-fn told(report: &Value, check: &str) -> (String, String) {
+/// Returns the finding of a check, and its fix.
+fn finding(report: &Value, check: &str) -> (String, String) {
     let checks = report["checks"].as_array().expect("a list");
     let one =
         checks.iter().find(|one| one["check"] == check).unwrap_or_else(|| panic!("no {check}: {report}"));

@@ -107,7 +107,7 @@ async fn more_rows_of_one_instant_than_one_page_takes_are_all_erased() {
     assert_eq!(tidied(&store, due(false, true)).await.rows, 1_500);
 }
 
-/// What retention erased before is not read again by each of its steps: 2,000 users are erased in steps of 100.
+/// Steps of retention do not read again what was erased before: 2,000 users are erased in steps of 100.
 #[tokio::test]
 async fn a_step_of_retention_does_not_read_again_what_was_erased_before() {
     let world = World::new().await;
@@ -143,7 +143,7 @@ async fn content_kept_before_the_choice_to_erase_is_erased_with_that_of_its_chil
     assert!(row.columns["first_name"].is_null());
 }
 
-/// Of 30 old entries the first 10 are kept. The limit is smaller than that: a step that ended with them would remove nothing.
+/// The first 10 of 30 old entries are kept. The limit is smaller than 10: a step that ended with them would remove nothing.
 #[tokio::test]
 async fn ledger_entries_that_refuse_to_go_keep_no_other_entry() {
     let keeps = |body: &str| {

@@ -39,13 +39,13 @@ pub mod rows;
 #[doc(hidden)]
 pub mod upkeep;
 
-/// How a team's trigger refuses what follows from a parent's deletion: every change of a row that no delivery of its own
-/// makes.
+/// Behaviour of a team's trigger that refuses the effect of a parent's deletion: every change of a row that
+/// no delivery of its own makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It raises an error.
+    /// The trigger raises an error.
     Raise,
-    /// It swallows the change and says nothing.
+    /// The trigger skips the change without an error.
     Swallow,
 }
 
@@ -64,8 +64,9 @@ pub trait StoreHarness: Send {
     /// Restarts the engine with these retention choices. An engine starts with the default.
     async fn keep(&mut self, keeping: RetentionChoices);
 
-    /// Has triggers refuse, from now on, what follows from the deletion of parents: of the rows whose ids begin like this.
-    /// `None`: they refuse nothing. An engine that works it out when rows are read has nothing that could be refused.
+    /// Makes triggers refuse, from now on, the effect of a parent's deletion on child rows with this prefix
+    /// of their id. `None`: they refuse nothing. An engine that works it out when rows are read has nothing
+    /// that could be refused.
     async fn refuse_cascades(&mut self, _refusal: Option<(Refusal, &str)>) {}
 
     /// Makes due all that waits for its next try.

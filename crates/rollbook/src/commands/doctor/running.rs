@@ -248,6 +248,9 @@ mod tests {
         let stalled = answer(503, r#"{"parts":{"worker":"no progress for 130 s"}}"#);
         let ready = answer(200, r#"{"parts":{"queue":"ok"}}"#);
         let report = json(&health(address, &stalled, &ready));
-        assert!(report["checks"][0]["found"].as_str().is_some_and(|found| found.contains("130 s")), "{report}");
+        assert!(
+            report["checks"][0]["found"].as_str().is_some_and(|found| found.contains("130 s")),
+            "{report}"
+        );
     }
 }

@@ -23,7 +23,7 @@ fn nobody() -> String {
     format!("127.0.0.1:{}", free_port())
 }
 
-/// What a command prints and how it ends, in one.
+/// Returns the output of a command with its exit code.
 pub(crate) struct Ran {
     code: Option<i32>,
     pub(crate) out: String,
@@ -63,7 +63,7 @@ fn send(home: &Home) -> u64 {
     answers[0]["status"].as_u64().unwrap_or_else(|| panic!("no answer: {}", ran.err))
 }
 
-/// What `/readyz` says of a part, and with which status.
+/// Returns the state of a part in `/readyz`, and the status of the answer.
 async fn readiness(home: &Home, part: &str) -> Option<(u16, String)> {
     let answer = home.ops_get("/readyz").await?;
     let body: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
