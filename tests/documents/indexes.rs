@@ -102,7 +102,7 @@ async fn every_text_in_an_index_of_postgres_is_limited_by_the_catalog() {
 }
 
 #[test]
-fn the_page_tells_the_limits() {
+fn the_page_states_the_limits() {
     let page = page("README.md");
     assert_eq!((NAME_LENGTH_MAX, INDEXED_TEXT_LENGTH_MAX), (255, 2000));
     assert!(page.contains("an id of more than 255 bytes") && page.contains("a text of more than 2,000 |"));

@@ -136,7 +136,7 @@ const SQLITE_INDEXES: &str = "SELECT concat_ws('|', tbl_name, name, sql) FROM sq
     WHERE type = 'index' AND sql IS NOT NULL AND name <> 'deliveries_by_bucket' ORDER BY name";
 
 #[test]
-fn the_page_tells_the_tables_as_the_catalog_has_them() {
+fn the_page_has_the_tables_of_the_catalog() {
     let (_folder, connection) = sqlite();
     let indexes = indexes(lines(&connection, SQLITE_INDEXES).iter().map(String::as_str));
     let text = page("README.md");
@@ -154,7 +154,7 @@ fn the_page_tells_the_tables_as_the_catalog_has_them() {
 }
 
 #[tokio::test]
-async fn both_engines_have_the_types_and_indexes_that_the_page_tells() {
+async fn both_engines_have_the_types_and_indexes_of_the_page() {
     let (_folder, connection) = sqlite();
     let mirror = Mirror::start().await;
     // The index of one subject's lines differs: the page says so of the ledger.
@@ -183,7 +183,7 @@ async fn both_engines_have_the_types_and_indexes_that_the_page_tells() {
 }
 
 #[test]
-fn the_page_tells_every_column_that_all_tables_have_and_the_next_step() {
+fn the_page_has_every_column_that_all_tables_have_and_the_next_step() {
     let text = page("README.md");
     let (before, _) = text.split_once(BEGIN).expect("the page has a part that is made");
     for name in COMMON_COLUMNS {

@@ -46,8 +46,8 @@ async fn is_erased_meanwhile(places: &Places) {
     goes_on(places, "before").await;
     let others = send(places.home.listen, &history, 500);
     let erasing = run(&places.home, &["erase", ID, "--yes"], 0);
-    let (report, told, ()) = tokio::join!(others, erasing, goes_on(places, "meanwhile"));
-    assert!(told.contains("is erased"), "{told}");
+    let (report, output, ()) = tokio::join!(others, erasing, goes_on(places, "meanwhile"));
+    assert!(output.contains("is erased"), "{output}");
     assert_eq!(report.unanswered.len() + report.refused.len(), 0, "{:?}", report.last_error);
     drained(&places.queue()).await;
     assert_eq!(found_in(places.dump().await.as_bytes()), [""; 0]);

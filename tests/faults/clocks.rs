@@ -19,7 +19,7 @@ async fn count(home: &Home, outcome: &str) -> Option<f64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_receiver_whose_clock_is_wrong_refuses_says_why_and_takes_the_same_deliveries_when_it_is_right() {
+async fn a_receiver_with_a_wrong_clock_refuses_with_the_reason_and_takes_the_same_deliveries_later() {
     let shim = Shim::new(".db");
     let home = on_shim(Home::new(BINARY), &shim);
     home.migrate();

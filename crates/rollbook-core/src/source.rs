@@ -1,4 +1,4 @@
-//! Port of Clerk's Backend API, the second source of changes beside the webhooks.
+//! Port of Clerk's Backend API, the second source of changes after the webhooks.
 //!
 //! An implementation obeys the rate limit, repeats what a later try may answer, and decodes the two forms of
 //! lists. It holds no policy: what an answer means for the rows is the reconciler's decision. An answer that

@@ -43,7 +43,7 @@ pub fn proving_columns(resource: &'static Resource) -> impl Iterator<Item = &'st
     typed.filter(|name| !resource.is_link(name)).chain(["data"])
 }
 
-/// Returns every column that is null in a row whose content is erased, also the ids of its parents.
+/// Returns every column that is null in an erased row, also the ids of its parents.
 pub fn erased_columns(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
     let links = resource.links.iter().map(|link| link.column);
     content_columns(resource).chain(links).chain(links_column(resource))

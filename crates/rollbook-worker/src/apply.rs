@@ -91,7 +91,7 @@ pub(crate) async fn apply(
         pace,
         evidence,
         fates,
-        suspects: plan.suspects,
+        alone: plan.alone,
         pending,
         failed: Vec::new(),
         last_slow: None,
@@ -107,7 +107,7 @@ struct Work<'a, F> {
     evidence: &'a Evidence,
     fates: Vec<Fate>,
     /// Changes that are tried by themselves.
-    suspects: Vec<usize>,
+    alone: Vec<usize>,
     /// The last in is the next out.
     pending: Vec<Range<usize>>,
     /// Changes that failed by themselves, with errors that may be everyone's.
@@ -185,7 +185,7 @@ impl<F: FnMut(Call)> Work<'_, F> {
     /// After one that failed by itself no suspect is tried before others have passed: two failures in a row
     /// would say nothing about either.
     fn postpone_suspects(&mut self) {
-        while let Some(next) = self.pending.last().filter(|next| self.suspects.contains(&next.start)) {
+        while let Some(next) = self.pending.last().filter(|next| self.alone.contains(&next.start)) {
             self.fates[next.start] = Fate::Postponed(jittered(POSTPONE), AFTER_OTHERS.to_owned());
             self.pending.pop();
         }
@@ -236,7 +236,7 @@ impl<F: FnMut(Call)> Work<'_, F> {
 /// others as far as there are any.
 fn parts(count: usize, plan: &Plan) -> Vec<Range<usize>> {
     let taken = |position: &usize| {
-        plan.suspects.contains(position) || plan.postponed.iter().any(|(postponed, ..)| postponed == position)
+        plan.alone.contains(position) || plan.postponed.iter().any(|(postponed, ..)| postponed == position)
     };
     let mut others: Vec<Range<usize>> = Vec::new();
     for position in (0..count).filter(|position| !taken(position)) {
@@ -245,19 +245,19 @@ fn parts(count: usize, plan: &Plan) -> Vec<Range<usize>> {
             _ => others.push(position..position + 1),
         }
     }
-    while others.len() <= plan.suspects.len() {
+    while others.len() <= plan.alone.len() {
         let Some(large) = others.iter().position(|part| part.len() > 1) else { break };
         let part = others[large].clone();
         let middle = part.start + part.len() / 2;
         others.splice(large..=large, [part.start..middle, middle..part.end]);
     }
-    let mut suspects = plan.suspects.iter().map(|position| *position..position + 1);
+    let mut alone = plan.alone.iter().map(|position| *position..position + 1);
     let mut parts = Vec::new();
     for part in others {
         parts.push(part);
-        parts.extend(suspects.next());
+        parts.extend(alone.next());
     }
-    parts.extend(suspects);
+    parts.extend(alone);
     parts
 }
 
@@ -285,9 +285,9 @@ fn between_tables(part: &Range<usize>, changes: &[Change]) -> usize {
 mod tests {
     use super::*;
 
-    fn planned(count: usize, suspects: &[usize], postponed: &[usize]) -> Vec<Range<usize>> {
+    fn planned(count: usize, alone: &[usize], postponed: &[usize]) -> Vec<Range<usize>> {
         let postponed = postponed.iter().map(|position| (*position, POSTPONE, String::new()));
-        parts(count, &Plan { suspects: suspects.to_vec(), postponed: postponed.collect() })
+        parts(count, &Plan { alone: alone.to_vec(), postponed: postponed.collect() })
     }
 
     #[test]

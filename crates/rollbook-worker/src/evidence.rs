@@ -75,7 +75,7 @@ pub(crate) enum Verdict {
 #[derive(Default)]
 pub(crate) struct Plan {
     /// Messages to try by themselves, each after others.
-    pub(crate) suspects: Vec<usize>,
+    pub(crate) alone: Vec<usize>,
     /// Messages not to try now.
     pub(crate) postponed: Vec<(usize, Duration, String)>,
 }
@@ -264,7 +264,7 @@ impl Evidence {
             let probe = of_table.clone().min_by_key(|(_, change)| is_known(change)).map(|(number, _)| number);
             let probe = probe.filter(|_| blocked.probe_at <= now);
             if let Some(number) = probe {
-                plan.suspects.push(number);
+                plan.alone.push(number);
                 blocked.wait = (blocked.wait * 2).min(POSTPONE_MAX);
                 blocked.probe_at = now + blocked.wait;
             }
@@ -277,8 +277,8 @@ impl Evidence {
             if !is_known(change) || blocked.contains_key(change.resource_name()) {
                 continue;
             }
-            if plan.suspects.len() < ALONE_MAX {
-                plan.suspects.push(number);
+            if plan.alone.len() < ALONE_MAX {
+                plan.alone.push(number);
             } else {
                 plan.postponed.push((number, jittered(POSTPONE), AFTER_OTHERS.to_owned()));
             }

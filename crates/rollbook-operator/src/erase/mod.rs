@@ -42,7 +42,7 @@ const ROUNDS_MAX: usize = 3;
 pub const SCANS_MAX: usize = 2 + ROUNDS_MAX;
 /// Maximum number of rows of others that are read by one id or address, to be reported.
 const MENTIONS_MAX: usize = 1_000;
-/// Maximum number of organizations whose billing rows are read for that.
+/// Maximum number of organizations of which billing rows are read for that.
 const ORGANIZATIONS_MAX: usize = 1_000;
 
 /// Fix for row-level security policies that may hide rows.

@@ -28,7 +28,7 @@ pub(super) struct Kept {
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { count, example, why } = self;
-        write!(f, "{count} lines of the ledger (deliveries) about them stay, such as {example}: {why}")
+        write!(f, "{count} ledger entries (table deliveries) about them stay, such as {example}: {why}")
     }
 }
 
@@ -125,7 +125,7 @@ impl SqliteStore {
             Ok((gone, None)) => turn.ledger += gone,
             Ok((gone, Some((count, example)))) => {
                 turn.ledger += gone;
-                kept.add(count, example, "a trigger of the table keeps the line".to_owned());
+                kept.add(count, example, "a trigger of the table keeps the entry".to_owned());
             }
             Err(_) if some.len() > 1 => {
                 let later = some.split_off(some.len() / 2);

@@ -230,7 +230,7 @@ settings! {
                 "maximum time for a connection to Postgres",
                 must(Postgres, "less than what statement_timeout leaves of lease_for",
                     |s, _| s.database_connect_timeout + s.statement_timeout < s.lease_for,
-                    "and statement_timeout together are no shorter than lease_for, which a batch may need \
+                    "and statement_timeout together are not shorter than lease_for, which a batch may need \
                      both of");
             statement_timeout: Duration = duration(DAY).or("20s"),
                 "maximum time for one statement of Postgres",

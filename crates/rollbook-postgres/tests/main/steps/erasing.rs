@@ -220,7 +220,7 @@ async fn a_ledger_that_refuses_to_lose_entries_keeps_no_content() {
         let refused = erase(&store, "org_1").await;
         let Err(StoreError::Event(text)) = &refused else { panic!("{refused:?}") };
         assert!(
-            text.starts_with(&format!("{kept} lines of the ledger (deliveries) about them stay")),
+            text.starts_with(&format!("{kept} ledger entries (table deliveries) about them stay")),
             "{text}"
         );
         assert!(text.contains("P0001") && !text.contains("ImASecret"), "{text}");
@@ -261,7 +261,7 @@ async fn an_erasure_succeeds_only_if_no_ledger_entry_is_left() {
             .await;
         let refused = erase(&store, "org_1").await;
         let Err(StoreError::Event(text)) = &refused else { panic!("{refused:?}") };
-        assert!(text.contains("lines of the ledger") && text.contains(kept), "{text}");
+        assert!(text.contains("ledger entries") && text.contains(kept), "{text}");
         assert_eq!(world.psql("SELECT svix_id FROM mirror_2.deliveries").await, format!("{kept}\n"));
         assert_eq!(count(&world, "data IS NOT NULL").await, 0);
         world.psql("DROP TRIGGER keep ON mirror_2.deliveries").await;

@@ -98,7 +98,7 @@ async fn an_erasure_succeeds_only_if_no_ledger_entry_is_left() {
         ));
         let erased = erase(&world.store, "org_1").await;
         let Err(StoreError::Event(why)) = erased else { panic!("{action}: {erased:?}") };
-        assert!(why.contains("1 lines of the ledger") && why.contains("msg_org_1_7"), "{why}");
+        assert!(why.contains("1 ledger entries") && why.contains("msg_org_1_7"), "{why}");
         assert_eq!(
             (with_content(&world), world.count("deliveries")),
             (0, 1),

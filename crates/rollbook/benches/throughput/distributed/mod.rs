@@ -97,5 +97,5 @@ async fn postgres_sharer(postgres: &PostgresServer) -> Sharer {
 fn info<T: std::str::FromStr>(redis: &RedisServer, name: &str) -> T {
     let text = redis.cli(&["INFO"]);
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    value.and_then(|value| value.trim().parse().ok()).expect("a number that Redis tells")
+    value.and_then(|value| value.trim().parse().ok()).expect("a number of Redis")
 }

@@ -124,12 +124,12 @@ mod tests {
         let findings = [
             ok("queue", "SQLite q.db"),
             warning("dead_letters", "2 are\nparked", "rollbook dead-letters list"),
-            failed("store", "away", "start it"),
+            failed("store", "unreachable", "start it"),
         ];
         let expected = "check         state    found\n\
                         queue         ok       SQLite q.db\n\
                         dead_letters  warning  2 are\\nparked → rollbook dead-letters list\n\
-                        store         failed   away → start it\n\n\
+                        store         failed   unreachable → start it\n\n\
                         1 failed, 1 warning, 1 ok";
         assert_eq!(text(&findings, Style::PLAIN), expected);
         assert_eq!(json(&findings)["healthy"], false);

@@ -237,8 +237,8 @@ mod tests {
                 answer(200, r#"{"parts":{"queue":"degraded: x","store":"impaired: y"}}"#),
                 vec![State::Warning; 2],
             ),
-            (answer(503, r#"{"parts":{"queue":"ok","store":"away"}}"#), vec![State::Failed]),
-            (answer(200, r#"{"parts":{"queue":"ok","store":"away"}}"#), vec![State::Warning]),
+            (answer(503, r#"{"parts":{"queue":"ok","store":"unreachable"}}"#), vec![State::Failed]),
+            (answer(200, r#"{"parts":{"queue":"ok","store":"unreachable"}}"#), vec![State::Warning]),
             (answer(503, r#"{"status":"stopping","parts":{"queue":"ok"}}"#), vec![State::Warning]),
             (answer(200, "It works!"), vec![State::Failed]),
         ] {

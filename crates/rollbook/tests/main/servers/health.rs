@@ -49,7 +49,7 @@ async fn no_question_writes_to_postgres_or_to_the_embedded_queue() {
 }
 
 #[tokio::test]
-async fn a_worker_whose_store_is_unreachable_is_alive_long_after_one_that_hangs_would_not_be() {
+async fn a_worker_with_an_unreachable_store_stays_alive_longer_than_one_that_hangs() {
     let postgres = PostgresServer::start_with(&[("fsync", "off")]).await;
     postgres.create_database("app").await;
     // The shortest that there are: who makes no progress for 10 s is not alive.
