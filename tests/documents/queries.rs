@@ -42,12 +42,12 @@ const EXPECTED: [Expected; 14] = [
         &["org_1|Kilnworks Studio|org:admin", "org_2|Glaze Cooperative|org:member"],
     ),
     expected(
-        "Who joined an organization this week",
+        "Users who joined an organization this week",
         &["organization_memberships_by_organization"],
         &["user_2|Rafael|2026-07-30 09:00"],
     ),
     expected(
-        "Who signed up this week",
+        "Users who signed up this week",
         &["users_living"],
         &["user_2|Rafael|2026-07-30 09:00", "user_4|Noor|2026-07-31 09:00"],
     ),
@@ -62,12 +62,12 @@ const EXPECTED: [Expected; 14] = [
         &["noor@home.example|org:member|2026-08-28 09:00"],
     ),
     expected(
-        "Users deleted since a moment",
+        "Users deleted since a time",
         &["users_deleted"],
         &["user_3|ines@work.example|2026-08-01 09:00"],
     ),
     expected("Users by metadata", &[], &["user_1|Ines"]),
-    expected("How fresh the mirror is", &["deliveries_by_age"], &["2|2026-08-03 11:40|2026-08-03 11:45|900"]),
+    expected("How fresh the tables are", &["deliveries_by_age"], &["2|2026-08-03 11:40|2026-08-03 11:45|900"]),
     expected(
         "Tables that are not complete yet",
         &["reconcile_walks", "SEARCH walk"],
@@ -83,12 +83,12 @@ const EXPECTED: [Expected; 14] = [
         ],
     ),
     expected(
-        "What became of a delivery",
+        "The outcome of a delivery",
         &["deliveries_pkey", "USING PRIMARY KEY"],
         &["user.updated|user_2|stale|2026-08-03 11:30|2026-08-03 11:45|1"],
     ),
     expected(
-        "Everything that came about a user",
+        "All deliveries about a user",
         &["deliveries_by_subject", "SCAN deliveries"],
         &[
             "msg_4|user.created|inserted|2026-07-30 09:00",

@@ -7,7 +7,7 @@ use super::person::{self, ID};
 use super::places::Places;
 use super::{delivered, run};
 
-/// A row of a child, silently and by an error, and a line of the ledger.
+/// Refusals of a child row, silently and by an error, and of a ledger entry.
 const TRIGGERS: [(&str, &str); 3] = [
     ("BEFORE UPDATE ON organization_memberships WHEN NEW.synced_by = OLD.synced_by", "RAISE(IGNORE)"),
     ("BEFORE UPDATE ON organization_memberships WHEN NEW.synced_by = OLD.synced_by", "RAISE(ABORT, 'no')"),
