@@ -55,13 +55,13 @@ const PROPER: [&str; 10] = [
     "appendfsync is no",
     "full-coverage is no",
     // A key of the benchmark's JSON.
-    "\\"beside\\": line",
+    "\"beside\": line",
 ];
 
 /// First words of a doc comment that hide its subject: hover text has no previous sentence to refer to.
 const OPENINGS: [&str; 17] = [
-    "its", "it", "their", "they", "those", "whose", "what", "which", "who", "whoever", "where", "how", "so", "of",
-    "such", "likewise", "here",
+    "its", "it", "their", "they", "those", "whose", "what", "which", "who", "whoever", "where", "how", "so",
+    "of", "such", "likewise", "here",
 ];
 
 /// Endings of the files that hold the project's own texts.
@@ -69,13 +69,8 @@ const ENDINGS: [&str; 7] = ["rs", "md", "txt", "toml", "yml", "yaml", "service"]
 
 /// Paths that keep older words: this list, history that is quoted or must not change, and files of other
 /// tools.
-const EXCEPT: [&str; 5] = [
-    "tests/language.rs",
-    "CHANGELOG.md",
-    "target/",
-    ".git/",
-    "crates/rollbook-core/fuzz/target/",
-];
+const EXCEPT: [&str; 5] =
+    ["tests/language.rs", "CHANGELOG.md", "target/", ".git/", "crates/rollbook-core/fuzz/target/"];
 
 fn texts(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
@@ -158,7 +153,11 @@ fn a_banned_word_is_found_as_a_whole_word_only() {
 fn a_doc_comment_begins_with_its_subject() {
     assert_eq!(hidden_subject("", "    /// What is removed."), Some("what"));
     assert_eq!(hidden_subject("use std::io;", "//! Its name."), Some("its"));
-    assert_eq!(hidden_subject("/// Returns the id.", "/// It is unique."), None, "the sentence before has the subject");
+    assert_eq!(
+        hidden_subject("/// Returns the id.", "/// It is unique."),
+        None,
+        "the sentence before has the subject"
+    );
     assert_eq!(hidden_subject("", "/// Items of the list."), None);
     assert_eq!(hidden_subject("", "// What is removed."), None, "no hover text");
 }

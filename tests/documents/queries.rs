@@ -67,7 +67,11 @@ const EXPECTED: [Expected; 14] = [
         &["user_3|ines@work.example|2026-08-01 09:00"],
     ),
     expected("Users by metadata", &[], &["user_1|Ines"]),
-    expected("How fresh the tables are", &["deliveries_by_age"], &["2|2026-08-03 11:40|2026-08-03 11:45|900"]),
+    expected(
+        "How fresh the tables are",
+        &["deliveries_by_age"],
+        &["2|2026-08-03 11:40|2026-08-03 11:45|900"],
+    ),
     expected(
         "Tables that are not complete yet",
         &["reconcile_walks", "SEARCH walk"],
