@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::crashes::BINARY;
 
 /// Beginning of the part that is the same in all units.
-const SAME: &str = "# What it may do: ";
+const SAME: &str = "# Restrictions: ";
 
 /// The lines of every unit of a service, by its name.
 fn units() -> BTreeMap<String, String> {
