@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Which crates each crate may use. A new arrow is a reviewed change of this table and of crates/README.md.
+/// Crates that each crate may use. A new arrow is a reviewed change of this table and of crates/README.md.
 const ARROWS: [(&str, &[&str]); 14] = [
     ("rollbook-core", &[]),
     ("rollbook-http", &[]),
@@ -37,7 +37,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ),
 ];
 
-/// What a pure core may not use: each does I/O, reads a clock or draws random numbers.
+/// Crates that a pure core may not use: each does I/O, reads a clock or draws random numbers.
 const IMPURE: [&str; 10] =
     ["tokio", "hyper", "axum", "rusqlite", "sqlx", "redis", "fastrand", "rand", "tracing", "prometheus"];
 

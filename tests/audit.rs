@@ -12,7 +12,7 @@ use rollbook_simulator::truth::Comparison;
 use rollbook_sqlite::SqliteStore;
 use rollbook_testkit::clock::ManualClock;
 
-/// What a run came to, in Jepsen's words for queues.
+/// Result of a run, in Jepsen's words for queues.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Audit {
     /// Acknowledged, and in no ledger.

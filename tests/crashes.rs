@@ -24,7 +24,7 @@ use crate::audit::{self, CLEAN};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
 const KILLS: usize = 20;
-/// Which history, and when it is killed; in the message of every failed assertion.
+/// History and time of the kill; in the message of every failed assertion.
 pub(crate) const SEED: u64 = 20_261_124;
 
 pub(crate) fn history(changes: usize) -> History {

@@ -1,11 +1,11 @@
-//! What must not grow: numbers that are taken again and again while nothing waits, and a judgement of each.
+//! Numbers that must not grow: measured repeatedly while nothing waits, and checked at the end.
 
 use std::fmt;
 
-/// How much a number may grow from the first sample to the last, by the line that fits best.
+/// Maximum growth of a number from the first sample to the last, by the line that fits best.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limit {
-    /// So much in any case: noise.
+    /// Growth that is always permitted: noise.
     pub(crate) absolute: f64,
     /// And so much of its mean.
     pub(crate) relative: f64,
@@ -20,7 +20,7 @@ pub(crate) struct Series {
 }
 
 impl Series {
-    /// By least squares: how much it has grown.
+    /// Returns the growth, by least squares.
     fn growth(&self) -> f64 {
         let count = number(self.values.len());
         let (middle, mean) = ((count - 1.0) / 2.0, self.mean());

@@ -1,4 +1,5 @@
-//! A backlog of the largest bodies is drained within the memory that a container gives: leases are limited in bytes.
+//! A backlog of the largest bodies is drained within the memory that a container gives: leases are limited in
+//! bytes.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::redis::RedisServer;
@@ -10,10 +11,10 @@ use crate::raw_http::{exchange, signed, status};
 const MESSAGES: usize = 60;
 /// Just below `body_max`.
 const BODY: usize = (1 << 20) - 512;
-/// What a worker may use, in bytes.
+/// Maximum memory of a worker, in bytes.
 const MEMORY_MAX: u64 = 150_000_000;
 
-/// What fills an event: the value of a key, of nearly 1 MiB.
+/// Filler of an event: the value of a key, nearly 1 MiB.
 #[derive(Clone, Copy)]
 enum Filling {
     Text,

@@ -1,4 +1,4 @@
-//! From one machine to several, with a backlog, as `ops/RUNBOOK.md` tells it.
+//! Move from one machine to several, with a backlog, as in `ops/RUNBOOK.md`.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +14,7 @@ use crate::rows;
 
 const DATABASE: &str = "app";
 
-/// What one sends to the old place and then to the new one, of one history, as if they were two.
+/// Parts of one history that are sent to the old place and then to the new one.
 fn parts(whole: &History) -> [History; 3] {
     let third = whole.events.len() / 3;
     let part = |events: std::ops::Range<usize>| {

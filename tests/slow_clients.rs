@@ -8,7 +8,7 @@ use crate::crashes::BINARY;
 use crate::raw_http::{exchange, open, signed, status};
 
 const SLOW: usize = 2_000;
-/// What a good client may wait beside them, on a busy machine. Without limits it would wait for ever.
+/// Maximum wait of a good client meanwhile, on a busy machine. Without limits it would wait for ever.
 const GOOD_WITHIN: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,7 +30,7 @@ async fn two_thousand_slow_or_idle_connections_do_not_stop_good_ones() {
         assert_eq!(status(&answer), 200);
         assert!(started.elapsed() < GOOD_WITHIN, "{:?}", started.elapsed());
     }
-    // They are all open still. A build without optimization has some 18 MiB of program beside it.
+    // They are all open still. A build without optimization has some 18 MiB of program in addition.
     let memory = rollbook.memory_asked_for() >> 20;
     assert!(memory < 44, "{memory} MiB with {} connections open", slow.len());
 }

@@ -1,4 +1,5 @@
-//! A Redis that answers late, or under which data are damaged: no message pays for it, and nothing goes unseen.
+//! A Redis that answers late, or under which data are damaged: no message pays for it, and nothing goes
+//! unseen.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use crate::raw_http::{exchange, signed, status};
 /// Messages that were acknowledged, before anything is slow.
 const MESSAGES: usize = 300;
 
-/// So often an answer is lost at least once in each lane: a flush takes longer than a lane waits.
+/// Number of slow flushes after which each lane has lost an answer at least once: a flush takes longer than a
+/// lane waits.
 const SLOW_FLUSHES: i64 = 12;
 
 fn home_on(queue_url: String) -> Home {
@@ -59,7 +61,7 @@ fn ledger(home: &Home) -> (u64, u64) {
 fn assert_innocent(home: &Home, server: &RedisServer, count: usize) {
     assert_eq!(ledger(home), (count as u64, 1), "{}", home.log());
     assert_eq!(server.cli(&["zcard", "{rollbook:0}:dead"]), "0", "{}", home.log());
-    for line in ["crash_loop", "handled alone", "another worker has the messages"] {
+    for line in ["crash_loop", "in isolation", "another worker has the messages"] {
         assert!(!home.log().contains(line), "{line}: {}", home.log());
     }
 }
@@ -121,12 +123,12 @@ async fn an_entry_that_can_not_be_read_is_logged_and_counted_like_any_dead_lette
     })
     .await;
     let log = home.log();
-    let told = log.lines().filter(|line| line.contains("msg_damaged") && line.contains("corrupt_entry"));
-    assert_eq!(told.count(), 1, "{log}");
+    let output = log.lines().filter(|line| line.contains("msg_damaged") && line.contains("corrupt_entry"));
+    assert_eq!(output.count(), 1, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_deployment_on_the_same_keys_refuses_to_start_and_doctor_tells_whose_they_are() {
+async fn a_second_deployment_on_the_same_keys_refuses_to_start_and_doctor_names_their_owner() {
     let server = RedisServer::start().await;
     let production = home_on(server.url());
     production.migrate();
@@ -137,11 +139,11 @@ async fn a_second_deployment_on_the_same_keys_refuses_to_start_and_doctor_tells_
     staging.migrate();
     for face in ["receive", "work", "serve"] {
         let refused = staging.command(&[face]).output().expect("the binary starts");
-        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(!refused.status.success(), "{face}: {told}");
+        let output = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success(), "{face}: {output}");
         assert!(
-            told.contains("belongs to another deployment") && told.contains("redis_key_prefix"),
-            "{face}: {told}"
+            output.contains("belongs to another deployment") && output.contains("redis_key_prefix"),
+            "{face}: {output}"
         );
     }
     assert_eq!(waiting(&server), "1", "nothing of it is taken");
@@ -149,9 +151,9 @@ async fn a_second_deployment_on_the_same_keys_refuses_to_start_and_doctor_tells_
         let ran = home.command(&["doctor", "--face", "receive"]).output().expect("the binary starts");
         String::from_utf8_lossy(&ran.stdout).into_owned()
     };
-    let told = doctor(&production);
-    assert!(told.contains("keys {rollbook:*, owner secrets="), "{told}");
-    assert!(!told.contains(secret) && !told.contains("C2FVsBQIhrscChlQIMV"), "{told}");
+    let output = doctor(&production);
+    assert!(output.contains("keys {rollbook:*, owner secrets="), "{output}");
+    assert!(!output.contains(secret) && !output.contains("C2FVsBQIhrscChlQIMV"), "{output}");
     assert!(doctor(&staging).contains("belongs to another deployment"), "{}", doctor(&staging));
     let own = staging.with("ROLLBOOK_REDIS_KEY_PREFIX", "staging");
     let _staging = own.start_ready(&["receive"]).await;

@@ -38,5 +38,5 @@ async fn a_rolling_restart_under_load_loses_nothing_and_spends_no_attempt() {
     let store = rusqlite::Connection::open(home.data().join("store.db")).expect("the store's file");
     let most: u32 =
         store.query_row("SELECT max(attempts) FROM deliveries", [], |row| row.get(0)).expect("attempts");
-    assert_eq!(most, 1, "a lease that was released is no attempt");
+    assert_eq!(most, 1, "a released lease is not an attempt");
 }

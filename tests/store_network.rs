@@ -1,4 +1,5 @@
-//! The network between the worker and Postgres fails under load: resets, a black hole, connections that it forgot.
+//! The network between the worker and Postgres fails under load: resets, a black hole, connections that it
+//! forgot.
 
 use std::collections::BTreeSet;
 
@@ -14,14 +15,14 @@ use crate::rows;
 const BYTES_MAX: u64 = 20_000;
 const RESETS: usize = 20;
 
-/// What the worker says of the store.
+/// Returns the store's state in the worker's `/readyz`.
 async fn store_is(home: &Home, well: bool) -> bool {
     let answer = home.ops_get("/readyz").await;
     let body = answer.map(|answer| serde_json::from_str::<serde_json::Value>(&answer.body).expect("JSON"));
     body.is_some_and(|body| (body["parts"]["store"] == "ok") == well)
 }
 
-/// What happens to the network while a part of the events is sent.
+/// Fault of the network while a part of the events is sent.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Resets,

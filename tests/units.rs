@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::crashes::BINARY;
 
-/// Where the part begins that is the same in all.
-const SAME: &str = "# What it may do: ";
+/// Beginning of the part that is the same in all units.
+const SAME: &str = "# Restrictions: ";
 
 /// The lines of every unit of a service, by its name.
 fn units() -> BTreeMap<String, String> {
@@ -84,7 +84,7 @@ fn every_timer_starts_a_unit_that_runs_once_and_ends() {
 }
 
 #[test]
-fn every_unit_runs_a_command_that_there_is_under_the_same_restraints_and_is_told_so_long() {
+fn every_unit_runs_an_existing_command_with_the_same_restraints_and_enough_time() {
     let units = units();
     let names: Vec<&str> = units.keys().map(String::as_str).collect();
     assert_eq!(

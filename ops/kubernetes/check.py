@@ -1,4 +1,4 @@
-"""Checks the manifests of this folder: against the schemas of Kubernetes, and whether what they name is there.
+"""Checks the manifests of this folder against the schemas of Kubernetes, and that everything they name exists.
 
 Run by ops/deploy-check, which brings kubernetes-validate and, if there is a kubectl, what `kubectl kustomize` renders.
 Kinds of others (KEDA, the Prometheus operator) have no schema here: of those only the references are checked.
@@ -14,7 +14,7 @@ import yaml
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-# The oldest that is still supported by its makers, and the newest.
+# The oldest supported version, and the newest.
 VERSIONS = ["1.34.0", "1.37.0"]
 OTHERS = {"ScaledObject", "TriggerAuthentication", "ServiceMonitor", "PrometheusRule"}
 # Instead of a file that is listed, as its first lines say.
@@ -52,7 +52,7 @@ def pod_template(document):
 
 
 def kustomizations():
-    """Every resource that is listed is there, and every file is listed."""
+    """Checks that every listed resource exists, and that every file is listed."""
     for path in sorted(HERE.rglob("kustomization.yaml")):
         kustomization = yaml.safe_load(path.read_text())
         listed = [(path.parent / name).resolve() for name in kustomization["resources"]]
@@ -86,7 +86,7 @@ def matches(selector, labels):
 
 
 def references(everything):
-    """Selectors find pods, ports have names that there are, targets exist."""
+    """Checks that selectors find pods, that ports have known names, and that targets exist."""
     pods = [document for document in everything if pod_template(document)]
     services = [document for document in everything if document["kind"] == "Service"]
 
@@ -134,7 +134,7 @@ def references(everything):
 
 
 def scaled_by(scaled):
-    """What a trigger asks for is what the code writes."""
+    """Checks that the metrics and streams of triggers exist in the code."""
     sources = "".join(path.read_text() for path in (ROOT / "crates").rglob("src/**/*.rs"))
     sources += "".join(path.read_text() for path in (ROOT / "crates").rglob("src/**/*.lua"))
     for trigger in scaled["spec"]["triggers"]:
@@ -181,13 +181,13 @@ def pods(everything, config):
         if document["kind"] == "Deployment":
             probe = container["readinessProbe"]
             notices = probe["periodSeconds"] * probe["failureThreshold"]
-            expect(notices < seconds["stop_delay"], f"{named(document)}: readiness is asked too seldom")
+            expect(notices < seconds["stop_delay"], f"{named(document)}: the readiness probe is too rare")
             needed = seconds["stop_delay"] + seconds["drain_timeout"]
             expect(pod["terminationGracePeriodSeconds"] > needed, f"{named(document)}: it is killed within {needed} s")
 
 
 def restricted(document, pod):
-    """The profile `restricted` of the pod security standards, and limits."""
+    """Checks the profile `restricted` of the pod security standards, and limits."""
     context = pod["securityContext"]
     expect(context["runAsNonRoot"] and context["seccompProfile"]["type"] == "RuntimeDefault", f"{named(document)}: pod")
     expect(not pod["automountServiceAccountToken"] and not pod["enableServiceLinks"], f"{named(document)}: pod")
@@ -201,7 +201,7 @@ def restricted(document, pod):
 
 
 def rules():
-    """What monitoring/rules prints is what the operator reads, and all of ops/prometheus/rules is in it."""
+    """Checks that monitoring/rules prints what the operator reads, with all of ops/prometheus/rules."""
     source = ROOT / "ops/prometheus/rules"
     files = sorted(source.glob("*.yml"))
     if not files:
@@ -230,16 +230,16 @@ def main():
     config = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     rendered = [document for file in sys.argv[1:] for document in documents(pathlib.Path(file).read_text())]
     schemas(everything + rendered)
-    # What has another form can't be read further.
+    # A document of another form can't be checked further.
     give_up_if_wrong()
     references(everything)
     pods(everything, config)
-    told = rules()
+    rule_files = rules()
     give_up_if_wrong()
     unknown = sorted({document["kind"] for document in everything if document["kind"] in OTHERS})
     print(
         f"ops/kubernetes: {len(everything)} objects as Kubernetes {' and '.join(VERSIONS)} want them, {len(rendered)} rendered; "
-        f"references hold, {told}; no schema for {', '.join(unknown)}"
+        f"references hold, {rule_files}; no schema for {', '.join(unknown)}"
     )
 
 

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Makes the roles of Rollbook on a Postgres server, none of them a superuser: the owner, as whom `rollbook migrate`
-# runs, and the worker, as whom `rollbook work` runs. As a superuser; again does no harm, and sets the passwords anew.
+# Creates Rollbook's roles on a Postgres server, without superuser rights: the owner, which runs `rollbook migrate`, and
+# the worker, which runs `rollbook work`. Run it as a superuser. A second run does no harm, and sets the passwords again.
 #
-#   POSTGRES_DB              the database; made if there is none. One that is there keeps its owner and its rights
+#   POSTGRES_DB              the database; created if it does not exist. An existing one keeps its owner and rights
 #   ROLLBOOK_OWNER_PASSWORD, ROLLBOOK_WORKER_PASSWORD
 #   ROLLBOOK_OWNER, ROLLBOOK_WORKER, ROLLBOOK_SCHEMA     names; by default rollbook, clerk_worker, clerk
-#   ROLLBOOK_OWN_DATABASE    yes: the database is Rollbook's alone. It gets the owner, nobody else may connect, and the
+#   ROLLBOOK_OWN_DATABASE    yes: only Rollbook uses the database. It gets the owner, no other role may connect, and the
 #                            superuser postgres loses its password (docker-compose.yml sets this)
 #
 # docker-compose.yml runs it on a new volume. On an old one, once:
@@ -20,7 +20,7 @@ export PGUSER
 
 sql() { psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 "$@"; }
 
-# The passwords go through the environment: everybody on the machine sees arguments.
+# The passwords go through the environment: every user of the machine sees arguments.
 export ROLLBOOK_OWNER_PASSWORD ROLLBOOK_WORKER_PASSWORD
 names="--set=owner=$ROLLBOOK_OWNER --set=worker=$ROLLBOOK_WORKER --set=schema=$ROLLBOOK_SCHEMA --set=database=$POSTGRES_DB --set=own=$ROLLBOOK_OWN_DATABASE"
 

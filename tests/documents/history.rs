@@ -50,7 +50,7 @@ fn item(id: &str, plan: &str, status: &str, amount: i64, period_end: &str) -> Va
             "period_end": at(period_end), "updated_at": at("2026-07-20T09:00:00Z") })
 }
 
-/// What happened: the delivery's id, when it happened at Clerk's, the event, and its object.
+/// Events of the example: the delivery's id, the time at Clerk, the event, and its object.
 fn events() -> Vec<(&'static str, &'static str, &'static str, Value)> {
     let pro = json!({ "plan": "pro" });
     let (may_4, july_28, july_30) = ("2026-05-04T09:00:00Z", "2026-07-28T09:00:00Z", "2026-07-30T09:00:00Z");

@@ -8,7 +8,8 @@ use rollbook_core::event::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX};
 
 use super::{Mirror, lines, page, sqlite};
 
-/// Postgres refuses an entry of a B-tree that is longer than 2,704 bytes; this is for what is around its values.
+/// Postgres refuses an entry of a B-tree that is longer than 2,704 bytes; this is for what is around its
+/// values.
 const ENTRY_MAX: usize = 2704 - 64;
 /// A moment or a number.
 const FIXED: usize = 8;
@@ -101,8 +102,8 @@ async fn every_text_in_an_index_of_postgres_is_limited_by_the_catalog() {
 }
 
 #[test]
-fn the_page_tells_the_limits() {
-    let told = page("README.md");
+fn the_page_states_the_limits() {
+    let page = page("README.md");
     assert_eq!((NAME_LENGTH_MAX, INDEXED_TEXT_LENGTH_MAX), (255, 2000));
-    assert!(told.contains("an id of more than 255 bytes") && told.contains("a text of more than 2,000 |"));
+    assert!(page.contains("an id of more than 255 bytes") && page.contains("a text of more than 2,000 |"));
 }

@@ -1,6 +1,6 @@
-//! What `migrations/` tells an application's developer stays true: the tables are the catalog's, the SQL runs.
-//! The part that is made from the catalog is written anew by
-//! `UPDATE=1 cargo test -p rollbook --test end_to_end documents`.
+//! The pages of `migrations/` for developers are correct: the tables are those of the catalog, and the SQL
+//! runs. The part that is made from the catalog is written anew by `UPDATE=1 cargo test -p rollbook --test
+//! end_to_end documents`.
 
 mod history;
 mod indexes;
@@ -21,7 +21,7 @@ use rollbook_testkit::servers::postgres::PostgresServer;
 
 use self::tables::{Indexes, render, types};
 
-/// Where the part begins that is made from the catalog; it goes to the end.
+/// Beginning of the part that is made from the catalog. The part extends to the end of the page.
 const BEGIN: &str = "<!-- From here on made from the catalog: tests/documents. -->\n\n";
 const ANEW: &str = "UPDATE=1 cargo test -p rollbook --test end_to_end documents";
 
@@ -86,7 +86,7 @@ impl Mirror {
     }
 }
 
-/// What of two texts differs, in the middle.
+/// Returns the differing middle of two texts.
 fn difference(old: &str, new: &str) -> String {
     let (old, new): (Vec<&str>, Vec<&str>) = (old.lines().collect(), new.lines().collect());
     let start = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
@@ -136,25 +136,25 @@ const SQLITE_INDEXES: &str = "SELECT concat_ws('|', tbl_name, name, sql) FROM sq
     WHERE type = 'index' AND sql IS NOT NULL AND name <> 'deliveries_by_bucket' ORDER BY name";
 
 #[test]
-fn the_page_tells_the_tables_as_the_catalog_has_them() {
+fn the_page_has_the_tables_of_the_catalog() {
     let (_folder, connection) = sqlite();
     let indexes = indexes(lines(&connection, SQLITE_INDEXES).iter().map(String::as_str));
     let text = page("README.md");
-    let (before, told) = text.split_once(BEGIN).expect("the page has a part that is made");
+    let (before, found) = text.split_once(BEGIN).expect("the page has a part that is made");
     let new = render(&indexes);
-    if told != new && std::env::var_os("UPDATE").is_some() {
+    if found != new && std::env::var_os("UPDATE").is_some() {
         std::fs::write(path("README.md"), format!("{before}{BEGIN}{new}")).expect("it is written");
         return;
     }
-    let differs = difference(told, &new);
+    let differs = difference(found, &new);
     assert!(
-        told == new,
+        found == new,
         "migrations/README.md differs from the catalog; to write it anew: {ANEW}\n{differs}"
     );
 }
 
 #[tokio::test]
-async fn both_engines_have_the_types_and_indexes_that_the_page_tells() {
+async fn both_engines_have_the_types_and_indexes_of_the_page() {
     let (_folder, connection) = sqlite();
     let mirror = Mirror::start().await;
     // The index of one subject's lines differs: the page says so of the ledger.
@@ -183,7 +183,7 @@ async fn both_engines_have_the_types_and_indexes_that_the_page_tells() {
 }
 
 #[test]
-fn the_page_tells_every_column_that_all_tables_have_and_the_next_step() {
+fn the_page_has_every_column_that_all_tables_have_and_the_next_step() {
     let text = page("README.md");
     let (before, _) = text.split_once(BEGIN).expect("the page has a part that is made");
     for name in COMMON_COLUMNS {

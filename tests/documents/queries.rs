@@ -8,10 +8,10 @@ use rusqlite::types::Value;
 use super::history::{NOW, play};
 use super::{Mirror, blocks, clock, page, section_texts};
 
-/// What a query is to give, below its heading.
+/// Expected result of a query, below its heading.
 struct Expected {
     heading: &'static str,
-    /// What a plan calls the index that it uses, on one engine or the other; none where it reads the whole table.
+    /// Name of the index in the plan of either engine; `None` if the query reads the whole table.
     index: &'static [&'static str],
     /// Moments to the minute, on both engines alike.
     rows: &'static [&'static str],
@@ -42,12 +42,12 @@ const EXPECTED: [Expected; 14] = [
         &["org_1|Kilnworks Studio|org:admin", "org_2|Glaze Cooperative|org:member"],
     ),
     expected(
-        "Who joined an organization this week",
+        "Users who joined an organization this week",
         &["organization_memberships_by_organization"],
         &["user_2|Rafael|2026-07-30 09:00"],
     ),
     expected(
-        "Who signed up this week",
+        "Users who signed up this week",
         &["users_living"],
         &["user_2|Rafael|2026-07-30 09:00", "user_4|Noor|2026-07-31 09:00"],
     ),
@@ -62,12 +62,16 @@ const EXPECTED: [Expected; 14] = [
         &["noor@home.example|org:member|2026-08-28 09:00"],
     ),
     expected(
-        "Users deleted since a moment",
+        "Users deleted since a time",
         &["users_deleted"],
         &["user_3|ines@work.example|2026-08-01 09:00"],
     ),
     expected("Users by metadata", &[], &["user_1|Ines"]),
-    expected("How fresh the mirror is", &["deliveries_by_age"], &["2|2026-08-03 11:40|2026-08-03 11:45|900"]),
+    expected(
+        "How fresh the tables are",
+        &["deliveries_by_age"],
+        &["2|2026-08-03 11:40|2026-08-03 11:45|900"],
+    ),
     expected(
         "Tables that are not complete yet",
         &["reconcile_walks", "SEARCH walk"],
@@ -83,12 +87,12 @@ const EXPECTED: [Expected; 14] = [
         ],
     ),
     expected(
-        "What became of a delivery",
+        "The outcome of a delivery",
         &["deliveries_pkey", "USING PRIMARY KEY"],
         &["user.updated|user_2|stale|2026-08-03 11:30|2026-08-03 11:45|1"],
     ),
     expected(
-        "Everything that came about a user",
+        "All deliveries about a user",
         &["deliveries_by_subject", "SCAN deliveries"],
         &[
             "msg_4|user.created|inserted|2026-07-30 09:00",
@@ -100,8 +104,8 @@ const EXPECTED: [Expected; 14] = [
 
 impl Expected {
     /// `scan` is what a plan says that reads a whole table.
-    /// Drops the indexes of living rows, unless the query is to use one: on tables as small as these each costs as little as
-    /// any other index.
+    /// Drops the indexes of living rows, unless the query is to use one: on tables as small as these each
+    /// costs as little as any other index.
     fn drop_living(&self) -> String {
         if self.index.iter().any(|name| name.ends_with("_living")) {
             return String::new();

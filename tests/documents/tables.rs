@@ -17,7 +17,7 @@ pub(super) fn render(indexes: &Indexes) -> String {
     let never = NEVER_STORED.map(code).join(" and ");
     _ = writeln!(
         text,
-        "{never} carry one-time passwords: a line in the ledger, without a subject, is all that the store keeps of \
+        "{never} carry one-time passwords: the store keeps only a ledger entry without a subject of \
          them. Their bytes stay on the\nqueue's disk until that room is used again (see \"What it promises\" in the top README): do \
          not subscribe to these two event types."
     );
@@ -30,13 +30,16 @@ fn render_table(text: &mut String, resource: &Resource, indexes: &[String]) {
     _ = writeln!(text, "- written by {}", listed(events(Verb::Upsert).map(|event| event.name)));
     let ends = listed(events(Verb::Delete).map(|event| event.name));
     if ends.is_empty() {
-        assert!(resource.columns.iter().any(|column| column.name == "status"), "{resource:?} tells no end");
-        _ = writeln!(text, "- no event ends it: see its `status`");
+        assert!(
+            resource.columns.iter().any(|column| column.name == "status"),
+            "{resource:?} has neither an event for its deletion nor a status"
+        );
+        _ = writeln!(text, "- no event deletes it: see its `status`");
     } else {
-        _ = writeln!(text, "- ended by {ends}");
+        _ = writeln!(text, "- deleted by {ends}");
     }
     for link in resource.links {
-        _ = writeln!(text, "- {}", hangs(link));
+        _ = writeln!(text, "- {}", parent_of(link));
     }
     for secret in resource.secrets {
         _ = writeln!(text, "- `{}` is removed from `data`: it lets its reader in", secret.join("."));
@@ -52,7 +55,7 @@ fn render_table(text: &mut String, resource: &Resource, indexes: &[String]) {
     text.push('\n');
 }
 
-fn hangs(link: &Link) -> String {
+fn parent_of(link: &Link) -> String {
     let does = if link.cascades { "ends with" } else { "outlives" };
     format!("{does} the row of {} that {} names", code(link.parent.table), code(link.column))
 }
@@ -64,12 +67,12 @@ fn found_at(column: &Column) -> String {
             format!("{}, else {}", code(&first.join(".")), code(&second.join(".")))
         }
         Source::Chosen { list, id_of, field } => {
-            format!("{} of that one of {} whose `id` is {}", code(field), code(list), code(id_of))
+            format!("{} of the element of {} with `id` = {}", code(field), code(list), code(id_of))
         }
     }
 }
 
-/// As a column of this kind is declared.
+/// Returns the declared type of a column of this kind.
 pub(super) const fn types(kind: Kind) -> (&'static str, &'static str) {
     match kind {
         Kind::Text | Kind::IndexedText | Kind::Id => ("text", "TEXT"),

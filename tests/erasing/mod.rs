@@ -26,7 +26,7 @@ use rollbook_testkit::queues::{all_of, request};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// What a command prints, once it has ended with this code.
+/// Returns the output of a command that must end with this code.
 async fn run(home: &Home, arguments: &[&str], code: i32) -> String {
     let mut command = home.command(arguments);
     let ran = tokio::task::spawn_blocking(move || command.output()).await.expect("it runs").expect("it runs");
@@ -34,14 +34,14 @@ async fn run(home: &Home, arguments: &[&str], code: i32) -> String {
     let (out, error) = (text(&ran.stdout), text(&ran.stderr));
     assert_eq!(ran.status.code(), Some(code), "{arguments:?}\n{out}\n{error}");
     for personal in PERSONAL {
-        assert!(!out.contains(personal) && !error.contains(personal), "{arguments:?} tells {personal}");
+        assert!(!out.contains(personal) && !error.contains(personal), "{arguments:?} prints {personal}");
     }
     out + &error
 }
 
 async fn run_json(home: &Home, arguments: &[&str]) -> Value {
-    let told = run(home, &[arguments, &["--output", "json"]].concat(), 0).await;
-    serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}\n{told}"))
+    let output = run(home, &[arguments, &["--output", "json"]].concat(), 0).await;
+    serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}\n{output}"))
 }
 
 /// Posts an event as Svix would.
@@ -129,7 +129,7 @@ async fn fill(queue: &Queue) {
 
 async fn explained(home: &Home) {
     let story = run(home, &["explain", ID], 0).await;
-    for told in [
+    for output in [
         &format!("{ID}: a user (table users)"),
         "The row: alive.",
         "Memberships: 1 now, 1 in all",
@@ -141,7 +141,7 @@ async fn explained(home: &Home) {
         "rollbook dead-letters redrive msg_dead",
         "Also about objects that belong to it: 1 organizationMembership.deleted",
     ] {
-        assert!(story.contains(told), "{told} is not in\n{story}");
+        assert!(story.contains(output), "{output} is not in\n{story}");
     }
     let delivery = run_json(home, &["explain", "msg_0"]).await;
     assert_eq!(delivery["deliveries"][0]["outcome"], "inserted", "{delivery}");
@@ -163,9 +163,9 @@ async fn is_erased_for_good(places: &Places) {
     let plan = run_json(home, &["erase", ID, "--dry-run"]).await;
     assert_eq!(plan["rows_by_table"]["waitlist_entries"], 1, "{plan}");
     assert_eq!(plan["rows_by_table"]["organization_invitations"], 1, "{plan}");
-    let states = |told: &Value| {
+    let states = |output: &Value| {
         ["waiting", "delayed", "leased", "dead_letters", "unreadable", "mentions"]
-            .map(|state| told["queue"][state].clone())
+            .map(|state| output["queue"][state].clone())
     };
     assert_eq!(states(&plan), [4, 1, 1, 2, 1, 1], "{plan}");
     run(home, &["erase", ID], 2).await;
@@ -200,8 +200,8 @@ async fn a_person_is_erased_from_files_for_good_and_their_bytes_go_when_the_file
     is_erased_for_good(&places).await;
     assert_ne!(found_in(&places.bytes()), [""; 0], "the control: freed is not yet gone");
     let mut serving = places.home.start_ready(&["serve"]).await;
-    let told = run(&places.home, &["erase", ID, "--yes", "--vacuum"], 0).await;
-    assert!(told.contains("is erased") && !told.contains("free pages"), "{told}");
+    let output = run(&places.home, &["erase", ID, "--yes", "--vacuum"], 0).await;
+    assert!(output.contains("is erased") && !output.contains("free pages"), "{output}");
     assert_eq!(found_in(&places.bytes()), [""; 0], "also while it serves");
     serving.signal("TERM");
     assert!(serving.exit().await.success(), "{}", places.home.log());
@@ -212,12 +212,12 @@ async fn a_person_is_erased_from_files_for_good_and_their_bytes_go_when_the_file
 async fn a_person_is_erased_from_redis_and_postgres_for_good() {
     let places = Places::servers().await;
     is_erased_for_good(&places).await;
-    let told = run(&places.home, &["erase", ID, "--yes"], 0).await;
+    let output = run(&places.home, &["erase", ID, "--yes"], 0).await;
     for place in
         ["BGREWRITEAOF", "psql -c 'VACUUM (ANALYZE) clerk.organizations, clerk.users,", "Svix", "backups"]
     {
-        assert!(told.contains(place), "{place} is not in\n{told}");
+        assert!(output.contains(place), "{place} is not in\n{output}");
     }
-    assert!(!told.contains("SQLite"), "{told}");
+    assert!(!output.contains("SQLite"), "{output}");
     run(&places.home, &["erase", ID, "--yes", "--vacuum"], 2).await;
 }

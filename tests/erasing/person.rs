@@ -1,4 +1,4 @@
-//! A person in every place where Clerk tells of them, in Clerk's own shapes.
+//! A person in every kind of Clerk's events that contains personal data, in Clerk's own shapes.
 
 use rollbook_simulator::samples;
 use serde_json::{Value, json};
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 pub(super) const ID: &str = "user_3HSunnivaQ7mQm4yVbq0c9XnT2L";
 const EMAIL: &str = "sunniva@holtgaard.example";
 const OTHER_EMAIL: &str = "sunniva.private@holtgaard.example";
-/// What must be found nowhere once they are erased: names, addresses, their number, what they called themselves.
+/// Texts that must be found nowhere after the erasure: names, addresses, phone number, username.
 pub(super) const PERSONAL: [&str; 6] =
     ["Sunniva Marit", "Holtgaard", EMAIL, OTHER_EMAIL, "+4670555013", "sunniva_h"];
 
-/// Whoever else the samples name.
+/// Other persons in the samples.
 const INES: &str = "user_3HAXlsF2HZt1LTFMSTEzouK5iZ8";
 const RAFAEL: &str = "user_3HAtf2fCAI6vwgS7ZUNF2TbP8mA";
 
@@ -33,7 +33,8 @@ pub(super) fn events() -> Vec<Value> {
     events
 }
 
-/// Events that come while they are in the queue: also with a one-time password, and of a type that nobody knows.
+/// Events that come while they are in the queue: also with a one-time password, and of a type that nobody
+/// knows.
 pub(super) fn queued() -> [Value; 4] {
     let mut unknown = as_ines("user.updated");
     unknown["type"] = json!("user.frobnicated");
@@ -46,7 +47,7 @@ pub(super) fn queued() -> [Value; 4] {
     ]
 }
 
-/// The same events, made at this moment.
+/// Returns the events with the current time.
 pub(super) fn newer(mut event: Value, at: i64) -> Value {
     event["timestamp"] = json!(at);
     event["data"]["updated_at"] = json!(at);

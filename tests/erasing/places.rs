@@ -1,4 +1,4 @@
-//! Where queue and store are: in files, or on Redis and Postgres. And all that is in them, as text.
+//! Places of queue and store: files, or Redis and Postgres. And all of their content, as text.
 
 use std::fmt::Write as _;
 use std::path::Path;

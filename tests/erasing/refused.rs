@@ -1,5 +1,5 @@
-//! A trigger of the team's keeps something of who is erased: the command fails and says what, and is right when it is run
-//! again.
+//! A trigger of the team's keeps something of who is erased: the command fails and says what, and is right
+//! when it is run again.
 
 use rusqlite::Connection;
 
@@ -7,7 +7,7 @@ use super::person::{self, ID};
 use super::places::Places;
 use super::{delivered, run};
 
-/// A row of a child, silently and by an error, and a line of the ledger.
+/// Refusals of a child row, silently and by an error, and of a ledger entry.
 const TRIGGERS: [(&str, &str); 3] = [
     ("BEFORE UPDATE ON organization_memberships WHEN NEW.synced_by = OLD.synced_by", "RAISE(IGNORE)"),
     ("BEFORE UPDATE ON organization_memberships WHEN NEW.synced_by = OLD.synced_by", "RAISE(ABORT, 'no')"),
@@ -30,10 +30,10 @@ async fn an_erasure_from_files_that_a_trigger_refuses_fails_and_names_what_is_le
         let of_theirs = "SELECT id FROM organization_memberships WHERE user_id = ?1";
         let member: String = team.query_row(of_theirs, [ID], |row| row.get(0)).expect("a membership");
 
-        let told = run(&places.home, &["erase", ID, "--yes"], 1).await;
+        let output = run(&places.home, &["erase", ID, "--yes"], 1).await;
         let is_child = when.contains("memberships");
-        assert!(told.contains(if is_child { member.as_str() } else { "msg_0" }), "{told}");
-        assert!(told.contains("trigger") && !told.contains("is erased"), "{told}");
+        assert!(output.contains(if is_child { member.as_str() } else { "msg_0" }), "{output}");
+        assert!(output.contains("trigger") && !output.contains("is erased"), "{output}");
         let story = run(&places.home, &["explain", ID], 0).await;
         assert!(story.contains("Pending work on its child rows"), "{story}");
         if is_child {
@@ -43,9 +43,10 @@ async fn an_erasure_from_files_that_a_trigger_refuses_fails_and_names_what_is_le
         }
 
         team.execute_batch("DROP TRIGGER keeps").expect("it goes");
-        let told = run(&places.home, &["erase", ID, "--yes"], 0).await;
-        assert!(told.contains("is erased"), "{told}");
-        // Lines about addresses of theirs, which no row has any more in the second run, are finished by workers.
+        let output = run(&places.home, &["erase", ID, "--yes"], 0).await;
+        assert!(output.contains("is erased"), "{output}");
+        // Lines about addresses of theirs, which no row has any more in the second run, are finished by
+        // workers.
         let left =
             "SELECT (SELECT count(*) FROM organization_memberships WHERE data IS NOT NULL AND user_id = ?1)
                          + (SELECT count(*) FROM deliveries WHERE subject_id IN (?1, ?2))

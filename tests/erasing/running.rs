@@ -1,4 +1,4 @@
-//! The same while deliveries come and workers apply them, others' and theirs.
+//! Erasures while deliveries arrive and workers apply them, about others and about the person.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::places::Places;
 use super::{drained, found_in, post, run};
 use crate::crashes::{history, send};
 
-/// How often everything about them comes before, and again after it was begun to erase them.
+/// Number of deliveries of each event about the person before the erasure begins, and again afterwards.
 const TIMES: usize = 6;
 
 /// Posts everything about them, so often, each time newer.
@@ -46,8 +46,8 @@ async fn is_erased_meanwhile(places: &Places) {
     goes_on(places, "before").await;
     let others = send(places.home.listen, &history, 500);
     let erasing = run(&places.home, &["erase", ID, "--yes"], 0);
-    let (report, told, ()) = tokio::join!(others, erasing, goes_on(places, "meanwhile"));
-    assert!(told.contains("is erased"), "{told}");
+    let (report, output, ()) = tokio::join!(others, erasing, goes_on(places, "meanwhile"));
+    assert!(output.contains("is erased"), "{output}");
     assert_eq!(report.unanswered.len() + report.refused.len(), 0, "{:?}", report.last_error);
     drained(&places.queue()).await;
     assert_eq!(found_in(places.dump().await.as_bytes()), [""; 0]);

@@ -1,6 +1,6 @@
-//! What an earlier build left in the queue is applied by this one. The files of `tests/backlogs` were made by the
-//! build of their date and never change; a build that writes something else adds files of its own. To add
-//! them: `UPDATE=2027-01 cargo nextest run -p rollbook --test end_to_end backlogs`.
+//! Messages that an earlier build left in the queue are applied by this one. The files of `tests/backlogs`
+//! were made by the build of their date and never change; a build that writes something else adds files of
+//! its own. To add them: `UPDATE=2027-01 cargo nextest run -p rollbook --test end_to_end backlogs`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,11 +14,11 @@ use crate::audit;
 use crate::crashes::BINARY;
 use crate::raw_http::{exchange, signed, status};
 
-/// What the build of that month left.
+/// Backlog of the build of that month.
 const MONTHS: [&str; 1] = ["2026-11"];
 const WAITING: usize = 8;
 const HELD: usize = 2;
-/// Waiting and held ones, one that waits for its backoff; a dead letter besides.
+/// Waiting and leased messages, one that waits for its backoff, and a dead letter.
 const ALL: usize = WAITING + HELD + 1;
 /// The trace of every other message.
 const TRACE: &str = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
@@ -86,8 +86,8 @@ async fn leave_backlog(receiver: &Home, worker: &Home) {
     stop(receiver, &mut receiving).await;
 }
 
-/// A second home with the rows of the first one.
-fn beside(home: Home, first: &Home) -> Home {
+/// Gives a home the rows of the first one.
+fn with_rows_of(home: Home, first: &Home) -> Home {
     home.with("ROLLBOOK_DATA_DIR", first.data().display().to_string())
 }
 
@@ -96,7 +96,7 @@ async fn what_earlier_builds_left_in_redis_is_applied() {
     if let Some(month) = month_to_make() {
         let mut redis = RedisServer::start().await;
         let worker = home_on(redis.url()).with("ROLLBOOK_BACKOFF", "30s");
-        leave_backlog(&beside(home_on(redis.url()), &worker), &worker).await;
+        leave_backlog(&with_rows_of(home_on(redis.url()), &worker), &worker).await;
         redis.kill();
         let log = redis.log_folder().join("appendonly.aof.1.incr.aof");
         std::fs::copy(log, file(&format!("redis-{month}.aof"))).expect("a copy");
@@ -123,7 +123,7 @@ async fn what_earlier_builds_left_in_redis_is_applied() {
 async fn what_earlier_builds_left_in_sqlite_is_applied() {
     if let Some(month) = month_to_make() {
         let worker = Home::new(BINARY).with("ROLLBOOK_BACKOFF", "30s").with("ROLLBOOK_LEASE_FOR", "5s");
-        leave_backlog(&beside(Home::new(BINARY), &worker), &worker).await;
+        leave_backlog(&with_rows_of(Home::new(BINARY), &worker), &worker).await;
         let queue = rusqlite::Connection::open(worker.data().join("queue.db")).expect("the queue's file");
         let target = file(&format!("queue-{month}.db"));
         queue.execute("VACUUM INTO ?1", [target.display().to_string()]).expect("a copy");

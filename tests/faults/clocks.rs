@@ -11,7 +11,7 @@ use crate::raw_http::{exchange, signed, status};
 pub(super) const HOUR: i64 = 3_600;
 pub(super) const EVENT: &str = r#"{"type":"user.created","timestamp":1785312000032,"data":{"id":"user_1"}}"#;
 
-/// How far the gauge of the clock may be off: the age of the delivery and the rounding of its timestamp.
+/// Maximum error of the gauge of the clock: the age of the delivery and the rounding of its timestamp.
 const SKEW_WITHIN: f64 = 2.0;
 
 async fn count(home: &Home, outcome: &str) -> Option<f64> {
@@ -19,7 +19,7 @@ async fn count(home: &Home, outcome: &str) -> Option<f64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_receiver_whose_clock_is_wrong_refuses_says_why_and_takes_the_same_deliveries_when_it_is_right() {
+async fn a_receiver_with_a_wrong_clock_refuses_with_the_reason_and_takes_the_same_deliveries_later() {
     let shim = Shim::new(".db");
     let home = on_shim(Home::new(BINARY), &shim);
     home.migrate();

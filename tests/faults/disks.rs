@@ -16,7 +16,7 @@ use crate::rows;
 const DATABASE: &str = "app";
 /// Redis's log, without the small files about it.
 const REDIS_LOG: &str = ".incr.aof";
-/// What is left of a disk that is nearly full.
+/// Free space of a nearly full disk.
 const ROOM: u32 = 100_000;
 /// Deliveries that are refused before space returns.
 const REFUSED: f64 = 20.0;
@@ -43,7 +43,7 @@ async fn a_redis_with_a_full_disk_ends_and_goes_on_with_all_that_was_acknowledge
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_whose_flush_fails_ends_and_goes_on_with_all_that_was_acknowledged() {
+async fn a_redis_with_a_failing_flush_ends_and_restarts_with_all_acknowledged_deliveries() {
     let shim = Shim::new(REDIS_LOG);
     let mut redis = RedisServer::start_on(&shim, &[]).await;
     let home = home_on(redis.url());
@@ -84,7 +84,7 @@ async fn an_sqlite_with_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_sqlite_whose_flush_fails_ends_the_process_and_the_next_one_has_all_that_was_acknowledged() {
+async fn an_sqlite_with_a_failing_flush_ends_the_process_and_the_next_one_has_all_acknowledged_deliveries() {
     let shim = Shim::new(".db");
     let home = sqlite_on(&shim);
     let mut rollbook = home.start_ready(&["serve"]).await;
@@ -101,7 +101,8 @@ async fn an_sqlite_whose_flush_fails_ends_the_process_and_the_next_one_has_all_t
     assert_clean(&home, &mut rollbook, &history, &report).await;
 }
 
-/// Sends a history while this happens to Postgres, and asserts that all of it is applied at its first attempt.
+/// Sends a history while this happens to Postgres, and asserts that all of it is applied at its first
+/// attempt.
 async fn while_postgres(shim: &Shim, postgres: &PostgresServer, fault: impl AsyncFn(&Home)) {
     postgres.create_database(DATABASE).await;
     let home = Home::new(BINARY)
@@ -147,7 +148,7 @@ async fn a_postgres_with_a_full_disk_is_waited_for_and_costs_no_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_postgres_whose_flush_fails_recovers_by_itself_and_costs_no_attempt() {
+async fn a_postgres_with_a_failing_flush_recovers_by_itself_without_counting_an_attempt() {
     let shim = Shim::new("/pg_wal/");
     let postgres = PostgresServer::start_on(&shim, &[]).await;
     while_postgres(&shim, &postgres, async |home| {

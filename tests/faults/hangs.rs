@@ -11,7 +11,7 @@ use crate::crashes::history;
 const RECOVERS_WITHIN: Duration = Duration::from_secs(5);
 /// The shipped limit is 512 MB.
 const MEMORY_MAX: u64 = 150 << 20;
-/// As many as the pool may have, and the few that look after it.
+/// Maximum connections: the pool's, and a few that supervise it.
 const CONNECTIONS_MAX: usize = 40;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

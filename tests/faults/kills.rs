@@ -11,7 +11,7 @@ use crate::crashes::{history, send};
 use crate::raw_http::{exchange, signed, status};
 
 const KILLS: u32 = 50;
-/// What a sender may wait for a refusal while Redis is down, at the median.
+/// Maximum median wait of a sender for a refusal while Redis is down.
 const REFUSED_WITHIN: Duration = Duration::from_secs(1);
 /// Redis's log, as long as it is not rewritten.
 const REDIS_LOG: &str = "appendonly.aof.1.incr.aof";

@@ -1,5 +1,5 @@
-//! The experiments of `ops/RELIABILITY.md` that need the real binary: one fault at a time, under load, and then
-//! the same question each time: is anything lost, doubled, stuck or wrong?
+//! The experiments of `ops/RELIABILITY.md` that need the real binary: one fault at a time, under load, and
+//! then the same question each time: is anything lost, doubled, stuck or wrong?
 //!
 //! A fault that did not happen shows nothing, so each test also asserts that it happened.
 
@@ -42,7 +42,7 @@ fn home_on(queue_url: String) -> Home {
         .with("ROLLBOOK_LOG", "warn")
 }
 
-/// The same home on the disk and with the clock of this shim.
+/// Returns the home with the disk and the clock of this shim.
 fn on_shim(home: Home, shim: &Shim) -> Home {
     shim.environment().into_iter().fold(home, |home, (name, value)| home.with(name, value))
 }
@@ -67,7 +67,7 @@ async fn until_refused(home: &Home, count: f64) {
     .await;
 }
 
-/// As many senders as Rollbook takes connections from one balancer, and no rate.
+/// Sends with as many connections as Rollbook accepts from one balancer, without a limit of the rate.
 const SENDERS: u32 = 64;
 
 /// Sends a shuffled history in which every fourth delivery comes twice, over many connections, until each
@@ -121,7 +121,7 @@ async fn assert_nothing_lost(
     assert_ledger(home, history, report).await;
 }
 
-/// The same where the queue is in a file.
+/// Runs the experiment with a queue in a file.
 async fn assert_clean(home: &Home, process: &mut Process, history: &History, report: &Report) {
     assert_all_acknowledged(report);
     until("the queue is empty", || async { audit::waiting(&home.data()) == 0 }).await;

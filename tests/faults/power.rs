@@ -12,7 +12,7 @@ use super::{
 use crate::audit;
 use crate::crashes::{BINARY, acknowledged, history, send, sent};
 
-/// How often the power goes in one run.
+/// Number of power cuts in one run.
 const CUTS: u32 = 4;
 /// Deliveries that are acknowledged between two cuts.
 const BETWEEN: f64 = 150.0;
@@ -42,7 +42,7 @@ async fn a_redis_that_loses_power_again_and_again_has_what_was_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_power_cut_finds_out_a_redis_whose_disk_only_says_that_it_flushed() {
+async fn a_power_cut_detects_a_redis_on_a_disk_that_does_not_flush() {
     let shim = Shim::new(REDIS_LOG);
     shim.record(Record::Length);
     let mut redis = RedisServer::start_on(&shim, &[]).await;
@@ -61,7 +61,7 @@ async fn the_power_cut_finds_out_a_redis_whose_disk_only_says_that_it_flushed() 
     stop(&home, &mut rollbook).await;
 }
 
-/// `serve` on SQLite alone, whose files are recorded.
+/// `serve` on SQLite alone, with recorded files.
 fn sqlite_on(shim: &Shim) -> Home {
     shim.record(Record::Bytes);
     on_shim(Home::new(BINARY).with("ROLLBOOK_LEASE_FOR", "5s").with("ROLLBOOK_LOG", "warn"), shim)
@@ -88,7 +88,7 @@ async fn an_sqlite_that_loses_power_again_and_again_has_what_was_acknowledged() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_power_cut_finds_out_an_sqlite_whose_disk_only_says_that_it_flushed() {
+async fn a_power_cut_detects_an_sqlite_on_a_disk_that_does_not_flush() {
     let shim = Shim::new(".db");
     let home = sqlite_on(&shim);
     let mut rollbook = home.start_ready(&["serve"]).await;

@@ -33,7 +33,7 @@ fn signature(secret: &str, id: &str, body: &str) -> String {
     secrets.first().sign(id, WallClock.now(), body.as_bytes())
 }
 
-/// A delivery whose header has one, two or five signatures, in turn, in any order, with others among them.
+/// A delivery with one, two or five signatures in its header, in turn, in any order, with others among them.
 fn delivery(number: usize, signing: Signing) -> (String, String) {
     let id = format!("msg_{number}");
     let body =
@@ -66,7 +66,8 @@ fn delivery(number: usize, signing: Signing) -> (String, String) {
 
 struct Load {
     receivers: [SocketAddr; 2],
-    /// The receiver that takes deliveries, and how they are signed. A sender holds it until it has its answer.
+    /// The receiver that takes deliveries, and how they are signed. A sender holds it until it has its
+    /// answer.
     way: RwLock<(usize, Signing)>,
     next: AtomicUsize,
     answered: AtomicUsize,

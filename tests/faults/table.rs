@@ -1,10 +1,10 @@
-//! The table of `ops/RELIABILITY.md` is true: every test that it names exists, every experiment has one or says
-//! why not, and every test of this folder is in it.
+//! The table of `ops/RELIABILITY.md` is true: every test that it names exists, every experiment has one or
+//! says why not, and every test of this folder is in it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// How many experiments there are.
+/// Number of experiments.
 const EXPERIMENTS: usize = 32;
 const PAGE: &str = "ops/RELIABILITY.md";
 const SOAK: &str = "tests/soak/experiment.rs";
@@ -27,7 +27,7 @@ fn rows(page: &str) -> Vec<[&str; 5]> {
         .collect()
 }
 
-/// What stands in a text as `code`.
+/// Returns the texts in `code`.
 fn code(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }

@@ -7,7 +7,7 @@ use super::{assert_nothing_lost, home_on, messages, send_at_once, stop};
 use crate::crashes::history;
 
 const META: &str = "{rollbook:0}:meta";
-/// What no version writes yet.
+/// Format that no version writes yet.
 const NEWER: &str = "250";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

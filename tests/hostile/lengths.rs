@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::stage::Case;
 use super::types::{bytes, put, sample};
 
-/// So many bytes, of which one character takes three.
+/// Returns this many bytes, with one character of three bytes.
 fn text(length: usize) -> String {
     let rest = length - '\u{20ac}'.len_utf8();
     std::iter::once('\u{20ac}').chain(std::iter::repeat_with(fastrand::alphanumeric).take(rest)).collect()

@@ -1,5 +1,5 @@
-//! What JSON, Postgres or SQLite can choke on, through the real worker into both stores: each body ends as the
-//! contract says, and the good ones right before and behind it in the same batch are applied at once.
+//! Values that JSON, Postgres or SQLite can fail on, through the real worker into both stores: each body ends
+//! as the contract says, and the good ones right before and behind it in the same batch are applied at once.
 //!
 //! The clock stands still, so that nothing which is put off is ever due again: what is applied here did
 //! not wait for a backoff.

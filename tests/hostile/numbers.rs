@@ -85,7 +85,7 @@ pub(super) fn integers() -> Vec<Case> {
     all.into_iter().map(of).collect()
 }
 
-/// What Clerk's times may be, and what they are then; seconds below 10^11.
+/// Times of Clerk and their results; numbers below 10^11 are seconds.
 const TIMES: [(&str, Option<&str>); 17] = [
     ("0", Some("1970-01-01T00:00:00.000Z")),
     ("-0", Some("1970-01-01T00:00:00.000Z")),
@@ -120,7 +120,7 @@ pub(super) fn times() -> Vec<Case> {
     TIMES.into_iter().map(of).collect()
 }
 
-/// Times of events. The epoch itself is no moment at which anything can have happened.
+/// Times of events. The epoch itself is not a valid time of an event.
 pub(super) fn event_times() -> Vec<Case> {
     let of = |(sent, kept): (&str, Option<&str>)| {
         let name = format!("the event was at {sent}");

@@ -10,7 +10,7 @@ use super::stage::Case;
 /// Clerk's time of every event here, where it is not what a case is about.
 pub(super) const AT: &str = "1785312000032";
 
-/// How deeply a body may be nested, and how deeply metadata are in an event.
+/// Maximum nesting of a body, and the depth of metadata in an event.
 const DEPTH_MAX: usize = 127;
 const DEPTH_OF_METADATA: usize = 2;
 
@@ -25,7 +25,7 @@ pub(super) fn event(data: &str) -> String {
     format!(r#"{{"type":"user.updated","timestamp":{AT},"data":{data}}}"#)
 }
 
-/// A user with these members beside the id, as JSON.
+/// A user with the id and these members, as JSON.
 pub(super) fn user(name: &str, members: &str) -> Case {
     let id = format!("user_{}", slug(name));
     Case::row(name, event(&format!(r#"{{"id":"{id}",{members}}}"#)), &USERS, id)
@@ -50,7 +50,7 @@ fn no_json(name: &str, body: impl Into<bytes::Bytes>) -> Case {
     Case::parked(name, body, InvalidJson, None)
 }
 
-/// What ends in the same way everywhere.
+/// Cases with the same result on all engines.
 pub(super) fn everywhere() -> impl Iterator<Item = Case> {
     let all = [
         replaced(),
@@ -85,7 +85,7 @@ fn replaced() -> Vec<Case> {
         text("a first half and no second", r#""\ud83d\u0041""#, "\u{fffd}A", 1),
         text("a whole pair", r#""\ud83d\ude00""#, "\u{1f600}", 0),
         text("a NUL's spelling", r#""\\u0000\\\\u0000""#, r"\u0000\\u0000", 0),
-        text("what is no character", r#""\uffff\ufffe\u0001\u007f""#, "\u{ffff}\u{fffe}\u{1}\u{7f}", 0),
+        text("noncharacters", r#""\uffff\ufffe\u0001\u007f""#, "\u{ffff}\u{fffe}\u{1}\u{7f}", 0),
         odd_id("a NUL in the id", r"user_\u0000", "user_\u{fffd}"),
         odd_id("a half character in the id", r"user_\ud800!", "user_\u{fffd}!"),
         user("NULs in keys", r#""public_metadata":{"\u0000":1,"a\ud800":{"\udc00":2}}"#)
@@ -126,7 +126,7 @@ fn private_keys() -> Vec<Case> {
     ]
 }
 
-/// Bytes that are no text.
+/// Bytes that are not valid UTF-8.
 fn no_text() -> Vec<Case> {
     let of = |name: &str, bytes: &[u8]| {
         let text = event(r#"{"id":"user_no_text","first_name":"@"}"#);
@@ -144,7 +144,7 @@ fn no_text() -> Vec<Case> {
     ]
 }
 
-/// Bodies that are no event, as a whole.
+/// Bodies that are not an event.
 fn whole_bodies() -> Vec<Case> {
     let whole = event(r#"{"id":"user_whole"}"#);
     let data = |json: &str| event(&format!(r#"{{"id":"user_whole","public_metadata":{json}}}"#));
@@ -167,7 +167,7 @@ fn whole_bodies() -> Vec<Case> {
         no_json("a short escape", whole.replace("user_whole", r"user\u00")),
         Case::row("white space around it", format!("\n\t {whole} \r\n"), &USERS, "user_whole"),
     ];
-    // Nothing is wrong with these but what is around them: their type is still told.
+    // Only the envelope of these is wrong: their type is still reported.
     let around = [
         parked("a NUL byte in a text", whole.replace("user_whole", "user\u{0}whole"), InvalidJson),
         parked("a line break in a text", whole.replace("user_whole", "user\nwhole"), InvalidJson),
@@ -226,7 +226,7 @@ fn sizes() -> Vec<Case> {
     ]
 }
 
-/// The same key twice: the last counts, as in Postgres and in JavaScript.
+/// A repeated key: the last value counts, as in Postgres and in JavaScript.
 fn twice() -> Vec<Case> {
     let row = |name: &str, body: String| Case::row(name, body, &USERS, format!("user_{}", slug(name)));
     let whole = |name: &str, before: &str, after: &str| {
@@ -317,10 +317,10 @@ fn names() -> Vec<Case> {
     cases
 }
 
-/// What the trigger of an application refuses that lets no such name in, and no rule of ours knows of.
+/// Name that a trigger of an application refuses, and no rule of Rollbook's.
 pub(super) const REFUSED_NAME: &str = "refused";
 
-/// What only Postgres refuses.
+/// Cases that only Postgres refuses.
 pub(super) fn refused() -> Case {
     let body = event(&format!(r#"{{"id":"user_refused","first_name":"{REFUSED_NAME}"}}"#));
     parked("a name that a trigger refuses", body, Reason::StoreRefused)

@@ -46,7 +46,7 @@ enum End {
     Row { resource: &'static Resource, id: String, columns: Vec<(&'static str, Value)> },
     /// A line in the ledger.
     Ignored,
-    /// A dead letter, with the type that it tells.
+    /// A dead letter, with the type that it shows.
     Parked(Reason, Option<String>),
 }
 
@@ -84,19 +84,19 @@ impl Case {
         self
     }
 
-    /// So many characters are replaced.
+    /// Number of replaced characters.
     pub(super) fn sanitized(mut self, count: usize) -> Self {
         self.sanitized = count;
         self
     }
 
-    /// So many fields do not fit their columns.
+    /// Number of fields that do not fit their columns.
     pub(super) fn mismatched(mut self, count: usize) -> Self {
         self.mismatched = count;
         self
     }
 
-    /// What is other than it must be, if anything is.
+    /// Returns the differences from the expected result.
     async fn wrong(
         &self,
         id: &MessageId,
@@ -201,7 +201,7 @@ struct Played {
 }
 
 impl Played {
-    /// The sum of a counter over the samples whose labels contain this.
+    /// Returns the sum of a counter over the samples with this text in their labels.
     fn counted(&self, name: &str, labels: &str) -> usize {
         let text = TextEncoder::new().encode_to_string(&self.registry.gather()).expect("metrics are text");
         let samples = text.lines().filter(|line| line.starts_with(name) && line.contains(labels));
@@ -263,7 +263,7 @@ fn good(id: &str) -> Bytes {
     json!({ "type": "user.updated", "timestamp": NOW, "data": data }).to_string().into()
 }
 
-/// That a good message was applied, when it was first leased.
+/// Asserts that a good message was applied at its first lease.
 async fn assert_applied(store: &dyn FullStore, id: &str) {
     let line = store.delivery(&MessageId::new(id)).await.expect("the ledger");
     assert_eq!(line.map(|line| (line.outcome, line.attempts)), Some((Applied::Inserted, 1)), "{id}");
@@ -304,8 +304,8 @@ pub(super) async fn check(store: Arc<dyn FullStore>, cases: impl IntoIterator<It
     assert_eq!(played.counted("rollbook_field_mismatches_total", ""), sum(|case| case.mismatched));
 }
 
-/// Plays the case in the middle of one batch of good messages, with the retries that a user has: it waits for its
-/// backoff, and they do not.
+/// Plays the case in the middle of one batch of good messages, with the retries that a user has: it waits for
+/// its backoff, and they do not.
 pub(super) async fn neighbours_of_one_that_is_refused_do_not_wait(store: Arc<dyn FullStore>, case: Case) {
     let name =
         |number: usize| format!("{} {number}", case.name).replace(|c: char| !c.is_ascii_alphanumeric(), "_");

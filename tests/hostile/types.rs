@@ -23,7 +23,7 @@ pub(super) fn bytes(event: &Value) -> Bytes {
     event.to_string().into()
 }
 
-/// Puts a value at a path of keys; what is no object on the way to it becomes one.
+/// Puts a value at a path of keys. Values on the path that are not objects become objects.
 pub(super) fn put(object: &mut Value, path: &[&str], value: Value) {
     let [first, rest @ ..] = path else {
         *object = value;
@@ -35,7 +35,7 @@ pub(super) fn put(object: &mut Value, path: &[&str], value: Value) {
     put(&mut object[*first], rest, value);
 }
 
-/// What `path` of `data` being `value` does to a column: nothing, or what it holds then and whether the value
+/// Effect of `value` at `path` of `data` on a column: nothing, or the column's value and whether the value
 /// does not fit.
 type Effect = Option<(Value, bool)>;
 
@@ -112,7 +112,7 @@ pub(super) fn of(resource: &'static Resource) -> Vec<Case> {
     wrong.chain(ids(resource)).collect()
 }
 
-/// The one field without which there is no row, in every event of a resource.
+/// The only field that a row needs, in every event of a resource.
 fn ids(resource: &'static Resource) -> impl Iterator<Item = Case> {
     let each = resource.events.iter().flat_map(|event| replacements().map(|value| (event, value)));
     each.filter(|(_, value)| !value.is_string()).map(|(event, value)| {

@@ -1,4 +1,4 @@
-//! What the real binary logs: one line for each fact, with its fields, and nothing of what events hold.
+//! Log of the real binary: one line for each fact, with its fields, and no content of events.
 
 mod personal;
 
@@ -22,7 +22,7 @@ use crate::raw_http::{exchange, signed, status};
 
 /// Texts of the fixtures that a log may hold for a reason of its own.
 const REVIEWED: [(&str, &str); 2] =
-    [("active", "types of events: subscription.active"), ("text", "hyper tells its headers: text/plain")];
+    [("active", "types of events: subscription.active"), ("text", "hyper logs its headers: text/plain")];
 
 /// The bodies of every fixture, and every hostile one.
 fn bodies() -> Vec<Bytes> {
@@ -84,7 +84,7 @@ async fn nothing_of_any_fixture_is_logged_on_the_embedded_default_in_either_form
     }
 }
 
-/// Postgres tells whole rows in the details of its errors: here it refuses every user.
+/// Postgres quotes whole rows in the details of its errors: here it refuses every user.
 #[tokio::test]
 async fn nothing_of_any_fixture_is_logged_with_servers_and_refusals_name_their_subject() {
     let postgres = PostgresServer::start_with(&[("fsync", "off")]).await;
@@ -102,7 +102,7 @@ async fn nothing_of_any_fixture_is_logged_with_servers_and_refusals_name_their_s
     let parked: Vec<Value> = lines.filter(|line| line["fields"]["reason"] == "store_refused").collect();
     assert!(!parked.is_empty() && postgres.log().contains("Failing row contains"), "{}", postgres.log());
     let ids: BTreeSet<&str> = parked.iter().filter_map(|line| line["fields"]["svix_id"].as_str()).collect();
-    assert_eq!(ids.len(), parked.len(), "each is told once");
+    assert_eq!(ids.len(), parked.len(), "each is logged once");
     for line in &parked {
         let fields = &line["fields"];
         assert_eq!((&line["level"], &fields["message"]), (&"WARN".into(), &"parked as a dead letter".into()));
@@ -122,15 +122,15 @@ async fn a_delivery_is_one_line_of_the_receiver_and_one_of_the_worker_where_thei
     assert!(rollbook.exit().await.success());
     let log = home.log();
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let told = |message: &str| {
+    let line_of = |message: &str| {
         let mut of_it = lines.iter().filter(|line| line["fields"]["message"] == message);
         let line = of_it.next().unwrap_or_else(|| panic!("no line {message:?} in {log}"));
         assert!(of_it.next().is_none(), "{message:?} twice in {log}");
         line["fields"].clone()
     };
-    let delivery = told("delivery");
+    let delivery = line_of("delivery");
     assert_eq!((&delivery["svix_id"], &delivery["outcome"]), (&"msg_log0".into(), &"queued".into()));
-    let applied = told("applied");
+    let applied = line_of("applied");
     for (field, value) in [
         ("svix_id", Value::from("msg_log0")),
         ("event_type", "user.created".into()),
@@ -164,7 +164,7 @@ async fn a_wrong_secret_is_one_line_of_the_log_however_many_deliveries_it_refuse
     let line: Value = serde_json::from_str(line).expect("JSON");
     let fields = &line["fields"];
     assert_eq!((&line["level"], &fields["why"]), (&"WARN".into(), &"no signature matches".into()));
-    assert_eq!(fields["refused"], 1, "the first is told at once: {line}");
+    assert_eq!(fields["refused"], 1, "the first is logged at once: {line}");
     assert!(fields["fix"].as_str().is_some_and(|fix| fix.contains("rollbook doctor")), "{line}");
 }
 
@@ -198,7 +198,7 @@ async fn a_delivery_that_came_in_a_trace_names_it_from_the_door_to_the_dead_lett
     assert!(rollbook.exit().await.success());
     let log = home.log();
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["fields"].clone());
-    let mut told: Vec<(String, String, Value)> = lines
+    let mut logged: Vec<(String, String, Value)> = lines
         .filter(|fields| fields["svix_id"].is_string())
         .map(|fields| {
             let text = |name: &str| fields[name].as_str().unwrap_or_default().to_owned();
@@ -210,7 +210,7 @@ async fn a_delivery_that_came_in_a_trace_names_it_from_the_door_to_the_dead_lett
             )
         })
         .collect();
-    told.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
+    logged.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
     let line = |id: &str, message: &str, trace: &str| (id.to_owned(), message.to_owned(), Value::from(trace));
     let expected = [
         line("msg_plain", "applied", "none"),
@@ -222,8 +222,8 @@ async fn a_delivery_that_came_in_a_trace_names_it_from_the_door_to_the_dead_lett
         line("msg_twice", "applied", "none"),
         line("msg_twice", "delivery", "none"),
     ];
-    assert_eq!(told, expected, "{log}");
-    assert_eq!(log.matches(TRACE).count(), 4, "of what is not genuine nothing is told: {log}");
+    assert_eq!(logged, expected, "{log}");
+    assert_eq!(log.matches(TRACE).count(), 4, "nothing is logged of requests that are not genuine: {log}");
 }
 
 #[tokio::test]
@@ -245,8 +245,8 @@ async fn nothing_that_an_event_or_a_stranger_says_steers_a_terminal_or_begins_a_
         let found: BTreeSet<char> = log.chars().filter(steering).collect();
         assert!(found.is_empty(), "{format}: {found:?} in {log}");
         assert!(log.lines().all(|line| !line.starts_with("INFO rollbook: all is well")), "{format}: {log}");
-        for told in ["parked as a dead letter", "ignored", "all is well"] {
-            assert!(log.contains(told), "{format}: no {told:?} in {log}");
+        for text in ["parked as a dead letter", "ignored", "all is well"] {
+            assert!(log.contains(text), "{format}: no {text:?} in {log}");
         }
     }
 }

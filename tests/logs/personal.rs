@@ -1,4 +1,5 @@
-//! What of an event no log may hold: every text in it that is neither an id nor a word of Clerk's own.
+//! Parts of an event that no log may hold: every text that is neither an id nor a word of Clerk's
+//! description.
 
 use std::collections::BTreeSet;
 
@@ -6,10 +7,10 @@ use serde_json::Value;
 
 /// Shorter texts are found everywhere.
 const LENGTH_MIN: usize = 4;
-/// Of a longer text its beginning alone would be too much.
+/// Length of a beginning that no log may hold of a longer text.
 const BEGINNING: usize = 32;
 
-/// Keys whose values are words of Clerk's description, or ids. In metadata they mean nothing.
+/// Keys with values that are words of Clerk's description, or ids. In metadata these keys have no meaning.
 const PLAIN_KEYS: [&str; 14] = [
     "currency",
     "enrollment_mode",

@@ -80,7 +80,7 @@ fn prometheus_can_read_every_expression_and_every_metric_in_it_exists() {
 
 #[test]
 fn every_metric_is_on_the_dashboard_itself_or_within_a_recorded_series() {
-    /// What only an investigation needs.
+    /// Metrics that only an investigation needs.
     const ELSEWHERE: [&str; 2] = ["rollbook_connections_closed_total", "rollbook_tidied_total"];
     let shown = expressions().join("\n");
     let records = read("prometheus/rules/records.yml");

@@ -17,7 +17,7 @@ pub(super) struct Metric {
     labels: BTreeSet<String>,
 }
 
-/// What the page lists: the rows of its tables that have a name, a type and labels.
+/// Returns the metrics of the page: the rows of its tables that have a name, a type and labels.
 pub(super) fn listed(page: &str) -> Vec<Metric> {
     let rows = page.lines().filter_map(|line| {
         let cells: Vec<&str> = line.strip_prefix("| `")?.split('|').map(str::trim).collect();
@@ -28,7 +28,7 @@ pub(super) fn listed(page: &str) -> Vec<Metric> {
     rows.collect()
 }
 
-/// What is rendered: every `TYPE` line with the labels of its samples.
+/// Returns the rendered metrics: every `TYPE` line with the labels of its samples.
 fn rendered(text: &str) -> Vec<Metric> {
     let mut metrics: Vec<Metric> = Vec::new();
     for line in text.lines() {

@@ -1,4 +1,4 @@
-//! What an operator is given: the list of metrics, the rules, the dashboard, the pages. Each is compared
+//! Material for operators: the list of metrics, the rules, the dashboard, the pages. Each is compared
 //! with the others and with what the real binary shows.
 
 mod alerts;
@@ -71,7 +71,7 @@ fn names_in(text: &str) -> BTreeSet<&str> {
     words.filter(|word| word.starts_with("rollbook_") || word.starts_with("rollbook:")).collect()
 }
 
-/// What ops/METRICS.md lists, with the parts that Prometheus sees of a histogram.
+/// Returns the metrics of ops/METRICS.md, with the parts that Prometheus sees of a histogram.
 fn listed_series() -> BTreeSet<String> {
     let page = read("METRICS.md");
     let mut names: BTreeSet<String> = metrics::listed(&page).into_iter().map(|metric| metric.name).collect();

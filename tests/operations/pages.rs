@@ -1,4 +1,5 @@
-//! The pages: the binary reads their commands, and what they name is there: metrics, settings, files, chapters.
+//! The pages: the binary reads their commands, and what they name is there: metrics, settings, files,
+//! chapters.
 
 use std::path::Path;
 
@@ -24,7 +25,7 @@ const PAGES: [&str; 12] = [
 ];
 
 #[test]
-fn how_long_svix_tries_is_told_in_the_same_words_everywhere() {
+fn the_time_for_which_svix_retries_is_the_same_text_everywhere() {
     // Its pauses are 5 s, 5 min, 30 min, 2 h, 5 h, 10 h and 10 h: 27 h 35 min 5 s.
     let texts = PAGES.iter().chain(&["prometheus/rules/alerts.yml"]).map(|page| (page, read(page)));
     for (page, text) in texts {
@@ -44,7 +45,7 @@ fn fenced_and_text(page: &str) -> (Vec<&str>, Vec<&str>) {
     (fenced, text)
 }
 
-/// What stands in the text as `code`.
+/// Returns the texts in `code`.
 fn code_in<'a>(text: &[&'a str]) -> impl Iterator<Item = &'a str> {
     text.iter().flat_map(|part| part.split('`').skip(1).step_by(2))
 }

@@ -1,4 +1,5 @@
-//! What the binary and the images are made from: licences, sources and bans as deny.toml says them, notices, digests.
+//! Supply chain of the binary and the images: licences, sources and bans as deny.toml says them, notices,
+//! digests.
 //!
 //! cargo-deny itself need not be installed: cargo's own metadata says as much, offline.
 
@@ -49,7 +50,8 @@ fn deny() -> toml::Table {
     read("deny.toml").parse().expect("deny.toml is TOML")
 }
 
-/// Whether an SPDX expression without nested brackets is allowed: of each part that AND joins, one that OR joins.
+/// Whether an SPDX expression without nested brackets is allowed: of each part that AND joins, one that OR
+/// joins.
 fn is_allowed(licence: &str, allowed: &[&str]) -> bool {
     let plain = licence.replace('/', " OR ").replace(['(', ')'], "");
     plain.split(" AND ").all(|part| part.split(" OR ").any(|name| allowed.contains(&name.trim())))

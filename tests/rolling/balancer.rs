@@ -1,6 +1,6 @@
 //! A client behind something like a Service: half of it keeps its connections, the other half makes one for
 //! each delivery, and new ones go only to receivers that were ready when last asked. It tries nothing twice:
-//! every answer that is no 2xx, and every missing one, is told.
+//! every answer other than 2xx, and every missing one, is reported.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,10 +19,10 @@ use tokio::time::Instant;
 const CONNECTIONS: usize = 16;
 /// The time between the beginnings of two deliveries, while there is no hurry.
 const EVERY: Duration = Duration::from_millis(2);
-/// How many deliveries "some more" are.
+/// Number of deliveries in "some more".
 const SOME: usize = 150;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often readiness is asked for. Between two times, a receiver that stops is still sent to.
+/// Interval of readiness checks. Between two checks, a stopping receiver still gets deliveries.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 
 pub(super) struct Load<'a> {
@@ -72,7 +72,7 @@ impl<'a> Load<'a> {
         .await;
     }
 
-    /// What is left goes as fast as it can.
+    /// Sends the remaining deliveries as fast as possible.
     pub(super) fn no_need_to_wait(&self) {
         self.hurry.store(true, Ordering::Relaxed);
     }

@@ -60,7 +60,7 @@ impl Fleet {
         self.redis.cli(command).parse().unwrap_or(u64::MAX)
     }
 
-    /// Tells a worker to stop while it has a batch in every lane.
+    /// Stops a worker while it has a batch in every lane.
     pub(super) async fn stop_worker(&mut self, index: usize) {
         let lanes = LANES * self.workers.iter().filter(|worker| worker.process.is_some()).count() as u64;
         let url = self.postgres.url(DATABASE);
@@ -101,7 +101,7 @@ impl Member {
         Self { face, home, process }
     }
 
-    /// As an orchestrator stops it: asks once, waits, and finds it gone in order.
+    /// Stops a process as an orchestrator does: sends SIGTERM once, and waits until it ends in order.
     pub(super) async fn stop(&mut self) {
         self.signal();
         self.ended().await;

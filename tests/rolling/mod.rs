@@ -1,4 +1,4 @@
-//! Receivers and workers are replaced one after the other, and then some are taken away, under load: as an
+//! Receivers and workers are replaced one after the other, and then some are removed, under load: as an
 //! orchestrator does it when it rolls out and scales down.
 
 mod balancer;
@@ -13,7 +13,7 @@ use self::fleet::Fleet;
 use crate::crashes::{history, sent};
 use crate::rows;
 
-/// How often every process is replaced.
+/// Number of times that every process is replaced.
 const ROUNDS: usize = 2;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -51,7 +51,7 @@ async fn replacing_and_removing_processes_under_load_refuses_loses_and_doubles_n
     let applied: BTreeSet<&str> = ledger.iter().map(|(id, _)| *id).collect();
     assert_eq!(applied, sent(&history), "each delivery is in the ledger, and nothing else");
     let again: Vec<_> = ledger.iter().filter(|(_, attempts)| *attempts != "1").collect();
-    assert!(again.is_empty(), "a lease that was released is no attempt: {again:?}");
+    assert!(again.is_empty(), "a released lease is not an attempt: {again:?}");
     assert!(rows::equal(fleet.postgres.url(fleet::DATABASE), &history).await);
     fleet.stop().await;
 }

@@ -6,7 +6,7 @@ use crate::fleet::{DATABASE, Fleet};
 use crate::load::{Load, Sent};
 use crate::rows;
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Debug)]
 pub(crate) struct Audit {
     /// Acknowledged, and neither in the ledger nor among the dead letters.
@@ -24,7 +24,7 @@ pub(crate) struct Audit {
     /// Deliveries in the ledger, and the most attempts that one of them took.
     pub(crate) applied: usize,
     pub(crate) attempts_max: u32,
-    /// How many took more than one.
+    /// Number of messages that took more than one attempt.
     pub(crate) again: usize,
 }
 
@@ -57,8 +57,8 @@ pub(crate) async fn audit(fleet: &Fleet, load: &Load, sent: &Sent<'_>) -> Audit 
     }
 }
 
-/// What was acknowledged and is neither in the ledger nor among the dead letters, where the ledger holds more
-/// than this load.
+/// Returns deliveries that were acknowledged and are neither in the ledger nor among the dead letters, where
+/// the ledger holds more than this load.
 pub(crate) async fn lost(fleet: &Fleet, sent: &Sent<'_>) -> usize {
     let ledger = fleet.postgres.psql(DATABASE, "SELECT svix_id FROM clerk.deliveries").await;
     let applied: BTreeSet<&str> = ledger.lines().collect();
@@ -66,7 +66,7 @@ pub(crate) async fn lost(fleet: &Fleet, sent: &Sent<'_>) -> usize {
     sent.acknowledged.iter().filter(|id| !applied.contains(*id) && !dead.contains(**id)).count()
 }
 
-/// What is left of messages that are done.
+/// Returns remains of settled messages.
 fn leftovers(fleet: &Fleet) -> u64 {
     let counts = [("xlen", "new"), ("xlen", "again"), ("zcard", "due"), ("hlen", "tries"), ("zcard", "ages")];
     let count = |(command, key): (&str, &str)| {

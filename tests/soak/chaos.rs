@@ -1,4 +1,4 @@
-//! What happens to the fleet while it works.
+//! Faults of the fleet while it works.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::fleet::{Fleet, LEASE_SECONDS, Member};
 
-/// How often each thing was done.
+/// Number of faults of each kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Done {
     pub(crate) redis: u32,
@@ -39,7 +39,7 @@ fn soon(random: &mut Rng, millis: std::ops::Range<u64>) -> Duration {
     Duration::from_millis(random.u64(millis))
 }
 
-/// Postgres goes away for up to a second, and comes back.
+/// Postgres is stopped for up to a second.
 pub(crate) async fn outages(fleet: &mut Fleet, until: Instant, random: &mut Rng) -> Done {
     let mut done = Done::default();
     while Instant::now() < until {

@@ -1,6 +1,6 @@
-//! Endurance: a steady load, one user in a hundred refused by a trigger half of the time, one delivery in a thousand poison, and
-//! nothing that dies. After each round, once nothing waits, everything that could grow is measured. What grows
-//! from the first sample to the last beyond its limit fails the run.
+//! Endurance: a steady load, one user in a hundred refused by a trigger half of the time, one delivery in a
+//! thousand poison, and nothing that dies. After each round, once nothing waits, everything that could grow
+//! is measured. What grows from the first sample to the last beyond its limit fails the run.
 //!
 //! The quick form, with controls that leak on purpose, is `tests/faults/growth.rs`.
 
@@ -16,14 +16,14 @@ use crate::load::Load;
 /// Deliveries a second, duplicates included.
 const RATE: u32 = 500;
 const POISON_PER_MILLE: usize = 1;
-/// How long one round sends.
+/// Duration of the load of one round.
 const ROUND: Duration = Duration::from_secs(20);
 /// Rounds before the first sample: pools, caches and tables fill.
 const WARM_UP: u32 = 2;
 
 const COUNT: Limit = Limit { absolute: 6.0, relative: 0.0 };
 const MEMORY: Limit = Limit { absolute: 16e6, relative: 0.15 };
-/// What Postgres needs for a row swings with its vacuum.
+/// Tolerance of the bytes per row: Postgres's usage varies with its vacuum.
 const TABLES: Limit = Limit { absolute: 0.1, relative: 0.5 };
 
 /// A trigger of the team that refuses one user in a hundred, for 3 of every 6 seconds.

@@ -102,7 +102,7 @@ impl Outcome {
         }
         let whole =
             self.audit.dead_is_poison && self.audit.rows_equal && self.failed == 0 && self.stopped_in_order;
-        // An outage of the store is no message's failure; a killed or paused worker does cost an attempt.
+        // An outage of the store counts against no message; a killed or paused worker does cost an attempt.
         let attempts = self.kind != Kind::Outage || self.audit.attempts_max == 1;
         (lost, unexpected, stuck) == (0, 0, 0) && whole && attempts
     }

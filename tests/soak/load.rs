@@ -1,4 +1,4 @@
-//! What is sent: a history, some poison among it, shuffled, partly doubled, to two receivers.
+//! Load: a history with some poison, shuffled, partly doubled, sent to two receivers.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,13 +16,13 @@ use rollbook_testkit::process::SECRET;
 
 /// Deliveries a second, duplicates included.
 const RATE: u32 = 1_000;
-/// Of a thousand events, how many are delivered twice, and how many are poison.
+/// Numbers of events that are delivered twice and that are poison, of a thousand.
 const DUPLICATES_PER_MILLE: usize = 250;
 const POISON_PER_MILLE: usize = 10;
 
 pub(crate) struct Load {
     rate: u32,
-    /// Whose truth the rows must equal.
+    /// History with the truth that the rows must equal.
     pub(crate) history: History,
     events: Vec<Event>,
     order: Vec<usize>,
@@ -102,7 +102,7 @@ fn poison(number: usize, at: rollbook_core::time::Timestamp) -> Event {
     }
 }
 
-/// What became of it at the door.
+/// Answer of the receiver.
 pub(crate) struct Sent<'a> {
     pub(crate) acknowledged: BTreeSet<&'a str>,
     pub(crate) all: BTreeSet<&'a str>,

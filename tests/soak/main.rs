@@ -5,7 +5,7 @@
 //! * `everything`: workers, receivers, Redis and Postgres are killed (`kill -9`), workers are paused for
 //!   longer than a lease and wake up.
 //! * `all at once`: everything is killed in the same moment and started again in a random order.
-//! * `control`: Redis flushes once a second, on a disk whose flushes take seconds, and is killed: it
+//! * `control`: Redis flushes once a second, on a disk with flushes of seconds, and is killed: it
 //!   loses what it acknowledged. The audit must see that, or its zeros mean nothing.
 //!
 //! With `--endurance` there is one experiment instead, in which nothing dies: see [`endurance`].
@@ -30,7 +30,7 @@ use crate::experiment::{Experiment, Kind, Outcome};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
 
-/// How long each experiment sends, in CI.
+/// Duration of the load of each experiment, in CI.
 const QUICK: Duration = Duration::from_secs(12);
 /// And otherwise, unless it is said.
 const MINUTES: u64 = 3;

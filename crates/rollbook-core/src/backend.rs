@@ -16,7 +16,8 @@ pub struct Pending {
     pub names: Vec<&'static str>,
     /// Why this Rollbook must not use the backend, whatever is applied. Waiting does not help.
     pub refusal: Option<String>,
-    /// The names of steps of a newer Rollbook that this one does not know and works with all the same: they only add.
+    /// The names of steps of a newer Rollbook that this one does not know and works with all the same: they
+    /// only add.
     pub newer: Vec<String>,
 }
 
@@ -31,7 +32,7 @@ pub trait Backend: Send + Sync {
     /// Checks the settings without a connection.
     ///
     /// # Errors
-    /// What is wrong with the settings.
+    /// The problem of the settings.
     fn check(&self) -> Result<(), String> {
         Ok(())
     }
@@ -44,8 +45,8 @@ pub trait Backend: Send + Sync {
         Ok(Pending::default())
     }
 
-    /// Applies what is pending, makes what does not exist, and returns the names of the steps. A stop may be ignored;
-    /// where it is not, nothing is changed.
+    /// Applies what is pending, makes what does not exist, and returns the names of the steps. A stop may be
+    /// ignored; where it is not, nothing is changed.
     ///
     /// # Errors
     /// The backend can't be asked, or refuses a step.
@@ -64,10 +65,11 @@ pub trait Backend: Send + Sync {
         None
     }
 
-    /// Rewrites the file, so that the file and its log hold nothing that was removed. `false` where there is no file.
+    /// Rewrites the file, so that the file and its log hold nothing that was removed. `false` where there is
+    /// no file.
     ///
     /// # Errors
-    /// What was removed may still be in the file or its log.
+    /// The rewrite failed: removed data may still be in the file or its log.
     fn rewrite(&self) -> Result<bool, String> {
         Ok(false)
     }

@@ -10,7 +10,8 @@ use crate::change::{SubjectChange, Version};
 use crate::drift::Drift;
 use crate::merge::{Content, SubjectState};
 
-/// Keys of JSON that the team defines. It is compared as a whole: a key that only one side has is a difference.
+/// Keys of JSON that the team defines. It is compared as a whole: a key that only one side has is a
+/// difference.
 const METADATA: [&str; 3] = ["public_metadata", "private_metadata", "unsafe_metadata"];
 
 /// Verdict of [`judge`].
@@ -27,7 +28,7 @@ pub enum Verdict {
 /// Compares an object of Clerk's API with the state of its row, without the contents. `stored` is `None` if
 /// there is no row.
 ///
-/// A row whose content an operator erased is the same whatever Clerk shows: the erasure was on purpose. The
+/// A row that an operator erased counts as equal whatever Clerk shows: the erasure was on purpose. The
 /// deletion that a row inherits from a parent is the parent's drift, not its own.
 pub fn judge(observed: &SubjectChange, stored: Option<&SubjectState>) -> Verdict {
     let Some(stored) = stored else { return Verdict::Drifted(Drift::Missing) };

@@ -1,4 +1,4 @@
-//! How much of growing work goes into one transaction.
+//! Size of steps: how much of a large job one transaction does.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,12 +7,14 @@ use std::time::Duration;
 const FIRST: usize = 100;
 /// Maximum size of a step.
 pub const STEP_MAX: usize = 1000;
-/// A step of several rows that takes longer than this makes the next ones smaller, unless an engine says otherwise.
+/// A step of several rows that takes longer than this makes the next ones smaller, unless an engine says
+/// otherwise.
 const SLOW: Duration = Duration::from_secs(1);
 /// The share of that time below which a step makes the next one larger.
 const QUICK_SHARE: u32 = 4;
 
-/// The size of the next step: it halves when a step times out, shrinks when one is slow, and grows while steps are quick.
+/// The size of the next step: it halves when a step times out, shrinks when one is slow, and grows while
+/// steps are quick.
 #[derive(Debug)]
 pub struct Pace {
     size: AtomicUsize,

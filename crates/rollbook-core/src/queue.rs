@@ -162,9 +162,10 @@ pub enum Settlement {
     },
     /// The message is due at once, without counting an attempt.
     Release,
-    /// Release that is not the fault of the message: the message is due again after a delay, and the attempt is not counted.
+    /// Release that is not the fault of the message: the message is due again after a delay, and the attempt
+    /// is not counted.
     Postpone {
-        /// How long the message stays invisible.
+        /// Time for which the message stays invisible.
         after: Duration,
     },
 }

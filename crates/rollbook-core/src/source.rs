@@ -1,4 +1,4 @@
-//! Port of Clerk's Backend API, the second source of changes beside the webhooks.
+//! Port of Clerk's Backend API, the second source of changes after the webhooks.
 //!
 //! An implementation obeys the rate limit, repeats what a later try may answer, and decodes the two forms of
 //! lists. It holds no policy: what an answer means for the rows is the reconciler's decision. An answer that
@@ -134,7 +134,7 @@ pub struct Lookup {
     pub user_id: Option<String>,
 }
 
-/// What Clerk has proved about an object.
+/// Proof of Clerk about an object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Presence {
     /// The object exists: its content.
@@ -148,7 +148,7 @@ pub enum Presence {
 /// Result of a point read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fetched {
-    /// What Clerk has proved about the object.
+    /// Proof of Clerk about the object.
     pub presence: Presence,
     /// Time of Clerk's clock, from the `Date` header of the answer, in whole seconds.
     pub clock: Timestamp,
@@ -160,8 +160,8 @@ pub enum SourceError {
     /// Clerk refuses the key or the request: 401, 402, 403, 422. Manual action is needed.
     #[error("Clerk's API refuses the request: {0}")]
     Refused(String),
-    /// The instance does not have this feature, such as organizations: 402 or 403 with such a code. The key is
-    /// fine, and there is nothing to read. It proves no absence.
+    /// The instance does not have this feature, such as organizations: 402 or 403 with such a code. The key
+    /// is fine, and there is nothing to read. It proves no absence.
     #[error("the feature is not enabled in the Clerk instance: {0}")]
     NotEnabled(String),
     /// No answer within the time limit and the retries: unreachable, 429, 5xx.

@@ -43,7 +43,7 @@ pub fn proving_columns(resource: &'static Resource) -> impl Iterator<Item = &'st
     typed.filter(|name| !resource.is_link(name)).chain(["data"])
 }
 
-/// Returns every column that is null in a row whose content is erased, also the ids of its parents.
+/// Returns every column that is null in an erased row, also the ids of its parents.
 pub fn erased_columns(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
     let links = resource.links.iter().map(|link| link.column);
     content_columns(resource).chain(links).chain(links_column(resource))
@@ -54,15 +54,15 @@ pub fn links_column(resource: &Resource) -> Option<&'static str> {
     (!resource.links.is_empty()).then_some("version_links")
 }
 
-/// Returns the name of a typed column that rows can be searched by, an id or a text. `None` if the resource has
-/// no such column.
+/// Returns the name of a typed column that rows can be searched by, an id or a text. `None` if the resource
+/// has no such column.
 pub fn searchable_column(resource: &'static Resource, name: &str) -> Option<&'static str> {
     let is_text = |kind| matches!(kind, Kind::Text | Kind::IndexedText | Kind::Id);
     let found = resource.columns.iter().find(|column| column.name == name && is_text(column.kind));
     found.map(|column| column.name)
 }
 
-/// What an upsert does with a column of a stored row.
+/// Effect of an upsert on a column of a stored row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnUpsert {
     /// Writes the new value.

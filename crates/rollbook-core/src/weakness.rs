@@ -5,9 +5,9 @@ use std::fmt;
 /// A weakness and its fix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Weakness {
-    /// What is weak, and what may come of it.
+    /// The weakness, and its possible consequence.
     pub what: String,
-    /// How to fix it.
+    /// Instruction that fixes it.
     pub fix: String,
 }
 

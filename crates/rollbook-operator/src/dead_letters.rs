@@ -15,7 +15,8 @@ use crate::DEAD_LETTERS_PAGE;
 use crate::serialize::{optional_text, text};
 use crate::words::thousands;
 
-/// Dead letters per step of a bulk operation. A step is one transaction, and deliveries wait for at most one step.
+/// Dead letters per step of a bulk operation. A step is one transaction, and deliveries wait for at most one
+/// step.
 const STEP: usize = 500;
 /// Dead letters per step of counting, which reads no bodies.
 const COUNT_STEP: usize = 5_000;
@@ -179,8 +180,8 @@ impl BulkResult {
     }
 }
 
-/// Redrives or discards dead letters in steps. `progress` is called after each step with a line of text. It is only
-/// formatted when `progress` calls its argument.
+/// Redrives or discards dead letters in steps. `progress` is called after each step with a line of text. It
+/// is only formatted when `progress` calls its argument.
 pub async fn change(
     queue: &dyn QueueAdmin,
     filter: &DeadLetterFilter,
@@ -259,8 +260,8 @@ impl Bulk<'_> {
     }
 }
 
-/// Makes a call, and repeats it while the queue is busy or unreachable for a short time. A step whose answer was lost is
-/// not applied twice: the messages it changed are not dead letters any more.
+/// Makes a call, and repeats it while the queue is busy or unreachable for a short time. A step with a lost
+/// answer is not applied twice: the messages it changed are not dead letters any more.
 async fn with_retries<T, Call>(mut call: impl FnMut() -> Call) -> Result<T, QueueError>
 where
     Call: Future<Output = Result<T, QueueError>>,

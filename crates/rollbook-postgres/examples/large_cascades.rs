@@ -1,7 +1,9 @@
-//! A large organization is deleted and erased on a private server, without and with a trigger of a millisecond a row,
-//! while somebody else's deliveries are applied: prints how long each took, and how long the others waited.
+//! A large organization is deleted and erased on a private server, without and with a trigger of a
+//! millisecond a row, while other deliveries are applied: prints the duration of each, and the longest wait
+//! of the others.
 //!
-//! `cargo run --release -p rollbook-postgres --example large_cascades -- 300000` (or `ops/large-cascades 300000`)
+//! `cargo run --release -p rollbook-postgres --example large_cascades -- 300000` (or `ops/large-cascades
+//! 300000`)
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -97,7 +99,7 @@ async fn erases(server: &PostgresServer, settings: &PostgresSettings, organizati
     let erased = store.erase_in_steps(&subjects, at, &progress).await.expect("it is erased");
     let left = count(server, &format!("organization_id = '{organization}' AND data IS NOT NULL")).await;
     println!(
-        "{organization}: erased after {:.1?}, {} rows and {} lines of the ledger in {} steps, {left} with content left",
+        "{organization}: erased after {:.1?}, {} rows and {} ledger entries in {} steps, {left} with content left",
         began_at.elapsed(),
         erased.rows,
         erased.ledger,

@@ -1,11 +1,13 @@
 //! Cause of an error of the server: one row, a time limit, or something that affects every row.
 //!
-//! A team's triggers, functions and policies run inside our statements and may raise any SQLSTATE, so the state alone does
-//! not show the cause. Two fields do, in every language of the server:
+//! A team's triggers, functions and policies run inside our statements and may raise any SQLSTATE, so the
+//! state alone does not show the cause. Two fields do, in every language of the server:
 //!
-//! * the routine of the server that reported the error: `RAISE` and `ASSERT` of PL/pgSQL, the check of policies;
+//! * the routine of the server that reported the error: `RAISE` and `ASSERT` of PL/pgSQL, the check of
+//!   policies;
 //! * the context, in which the server names the function that was running. A setting of the server
-//!   (`log_parameter_max_length_on_error`) puts the parameters of our own statement there too; these are ignored.
+//!   (`log_parameter_max_length_on_error`) puts the parameters of our own statement there too; these are
+//!   ignored.
 
 use rollbook_core::store::SlowCause;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
@@ -58,8 +60,8 @@ impl<'a> Origin<'a> {
         ["PL/", "SQL"].iter().any(|language| kind.contains(language))
     }
 
-    /// Whether a trigger may have caused an error that is not about a row: a trigger may end the session, or change the
-    /// role, the limits or the transaction of the statements that follow.
+    /// Whether a trigger may have caused an error that is not about a row: a trigger may end the session, or
+    /// change the role, the limits or the transaction of the statements that follow.
     fn may_be_of_a_row(self) -> bool {
         match self.state.get(..2).unwrap_or_default() {
             // What a connection is refused with; a full or failing disk.
@@ -88,7 +90,8 @@ impl<'a> Origin<'a> {
             "40001" | "40P01" => return Blame::Time(SlowCause::Conflict),
             _ if !self.is_mild => return Blame::Nobody,
             "42501" if self.routine == Some("ExecWithCheckOptions") => return Blame::RowOrAll,
-            // No connection left; a full or failing disk, which refuses now this row and now that one, as pages have room.
+            // No connection left; a full or failing disk, which refuses now this row and now that one, as
+            // pages have room.
             "53300" | "53100" | "58000" | "58030" => return Blame::Nobody,
             _ => {}
         }
@@ -99,7 +102,8 @@ impl<'a> Origin<'a> {
             "08" | "25" | "26" | "57" if self.is_in_function() => Blame::RowOrAll,
             "08" | "25" | "26" | "57" => Blame::Nobody,
             _ if self.is_in_function() => Blame::Row,
-            // Our own statement or login: a right, a table or a column is missing, or a prepared statement is stale.
+            // Our own statement or login: a right, a table or a column is missing, or a prepared statement is
+            // stale.
             "0A" | "28" | "3D" | "3F" => Blame::Nobody,
             "42" if matches!(self.state, "42501" | "42P01" | "42P05" | "42703") => Blame::Nobody,
             _ => Blame::RowOrAll,
@@ -122,8 +126,8 @@ pub(crate) fn is_missing_right(error: &PgDatabaseError) -> bool {
     Origin::of(error).is_missing_right()
 }
 
-/// Whether a function raised a state that the server would use about itself or the connection: the server ends the session
-/// with its own.
+/// Whether a function raised a state that the server would use about itself or the connection: the server
+/// ends the session with its own.
 pub(crate) fn is_state_of_a_function(error: &PgDatabaseError) -> bool {
     Origin::of(error).is_state_of_a_function()
 }
@@ -133,8 +137,9 @@ pub(crate) fn is_raised(error: &PgDatabaseError) -> bool {
     Origin::of(error).is_raised()
 }
 
-/// Returns the innermost function that was running, in the server's words: `PL/pgSQL function f() line 3 at RAISE`. The
-/// text contains identifiers only: lines that quote a statement, which may quote values, are left out.
+/// Returns the innermost function that was running, in the server's words: `PL/pgSQL function f() line 3 at
+/// RAISE`. The text contains identifiers only: lines that quote a statement, which may quote values, are left
+/// out.
 pub(crate) fn function(error: &PgDatabaseError) -> Option<String> {
     function_in(error.r#where()?)
 }
@@ -145,8 +150,8 @@ fn function_in(context: &str) -> Option<String> {
     lines.next().map(short)
 }
 
-/// Returns the server's own words. Only for errors that name identifiers and no values: of a refused connection and of a
-/// policy.
+/// Returns the server's own words. Only for errors that name identifiers and no values: of a refused
+/// connection and of a policy.
 pub(crate) fn words(error: &PgDatabaseError) -> String {
     short(error.message())
 }
@@ -209,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_in_the_context_are_no_function() {
+    fn parameters_in_the_context_do_not_count_as_a_function() {
         for context in [
             "unnamed portal with parameters: $1 = '{SQL}'",
             "extended query with parameters: $1 = 'PL/pgSQL'",
@@ -272,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn time_limits_are_told_from_each_other() {
+    fn time_limits_are_distinguished() {
         for (state, cause) in [
             ("57014", SlowCause::Statement),
             ("55P03", SlowCause::Lock),

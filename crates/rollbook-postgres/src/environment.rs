@@ -1,9 +1,9 @@
 //! The variables of the environment that libpq reads (`PG…`): they say what the URL leaves out.
 //!
-//! One rule holds for all: a variable counts as the parameter of the same meaning in the URL, so that it takes effect, or
-//! is harmless, or is refused by its name. Where the URL has the parameter, the variable is not looked at. sqlx reads
-//! some of them by itself, and takes a value that it does not understand for none at all: that is why they are read here
-//! first.
+//! One rule holds for all: a variable counts as the parameter of the same meaning in the URL, so that it
+//! takes effect, or is harmless, or is refused by its name. Where the URL has the parameter, the variable is
+//! not looked at. sqlx reads some of them by itself, and takes a value that it does not understand for none
+//! at all: that is why they are read here first.
 
 use crate::parameters::Parameters;
 
@@ -33,10 +33,11 @@ const VARIABLES: [(&str, &str); 23] = [
     ("PGLOADBALANCEHOSTS", "load_balance_hosts"),
     ("PGCLIENTENCODING", "client_encoding"),
 ];
-/// Those that sqlx reads by itself where the URL leaves them out. The rest of libpq's (`PGCONNECT_TIMEOUT`, `PGTZ`, …) is
-/// about matters that Rollbook decides by settings of its own.
+/// Variables that sqlx reads by itself if the URL leaves them out. The rest of libpq's (`PGCONNECT_TIMEOUT`,
+/// `PGTZ`, …) is about matters that Rollbook decides by settings of its own.
 const READ_BY_SQLX: [(&str, &str); 3] = [("PGHOST", "host"), ("PGHOSTADDR", "host"), ("PGPORT", "port")];
-/// The parameters that say how a connection is encrypted: where the URL has one, `PGSSLMODE` is not looked at.
+/// The parameters that say how a connection is encrypted: where the URL has one, `PGSSLMODE` is not looked
+/// at.
 const MODES: [&str; 2] = ["sslmode", "requiressl"];
 
 /// Finds the value of a variable that is set and not empty.
@@ -52,8 +53,8 @@ pub(crate) fn of_process(variable: &str) -> Option<String> {
 }
 
 impl Parameters {
-    /// Takes what the environment says of what the URL leaves out. `names_host` and `names_port` tell whether the URL
-    /// has them.
+    /// Takes what the environment says of what the URL leaves out. `names_host` and `names_port` say whether
+    /// the URL has them.
     ///
     /// # Errors
     /// One can't be done; names the variable, without its value.

@@ -1,8 +1,9 @@
 //! The parameters of a Postgres URL: libpq's, and those of libraries that share the URL with us.
 //!
-//! Each is used, or known to be harmless when it is left out, or refused by its name with what to write instead. One that
-//! is not known at all is left out and logged by its number: a name may be the rest of a password. What looks like a
-//! wish about TLS or the server's identity is refused even if it is not known: such a wish is never ignored.
+//! Each is used, or known to be harmless when it is left out, or refused by its name with what to write
+//! instead. One that is not known at all is left out and logged by its number: a name may be the rest of a
+//! password. What looks like a wish about TLS or the server's identity is refused even if it is not known:
+//! such a wish is never ignored.
 
 use std::net::IpAddr;
 
@@ -81,7 +82,8 @@ const HARMLESS: [&str; 39] = [
     "uselibpqcompat",
 ];
 
-/// What takes effect by its value alone: (name, values that are as we do it, what to do about any other).
+/// Parameters that take effect by their value alone: (name, values that Rollbook honours, fix for any other
+/// value).
 const AS_WE_DO: [(&str, &[&str], &str); 11] = [
     (
         "channel_binding",
@@ -132,7 +134,7 @@ const REFUSED: [(&str, &str); 15] = [
 const SWITCHES: [&str; 9] =
     ["ssl", "tls", "requiressl", "sslrequire", "require_ssl", "usessl", "ssl_mode", "encrypt", "sslaccept"];
 
-/// What other libraries say of prepared statements where a pooler stands before the server: (name, value).
+/// Parameters of other libraries about prepared statements behind a pooler: (name, value).
 const UNPREPARED: [(&str, &[&str]); 9] = [
     ("pgbouncer", &["true", "1", "yes"]),
     ("prepared_statements", &["false", "0"]),
@@ -145,7 +147,7 @@ const UNPREPARED: [(&str, &[&str]); 9] = [
     ("default_query_exec_mode", &["simple_protocol", "exec"]),
 ];
 
-/// What in a name that is not known makes it a wish about TLS or identity.
+/// Parts of an unknown name that make it a wish about TLS or identity.
 const ABOUT_TLS: [&str; 8] = ["ssl", "tls", "secur", "encrypt", "cert", "verif", "trust", "auth"];
 
 const TARGETS: [&str; 3] = ["any", "read-write", "primary"];
@@ -221,7 +223,8 @@ impl Parameters {
         Ok(())
     }
 
-    /// What libpq does not know, or we don't do. Other libraries write some of the names in other cases.
+    /// Handles parameters that libpq does not know, or Rollbook does not honour. Other libraries write some
+    /// names in other cases.
     fn take_others(&mut self, number: usize, name: &str, value: &str) -> Result<(), String> {
         let name = name.to_ascii_lowercase();
         let refusal = |name: &str, fix: &str| Err(format!("{name} in the Postgres URL can't be kept: {fix}"));

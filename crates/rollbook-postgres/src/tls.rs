@@ -1,7 +1,8 @@
 //! Encryption of connections, from the URL's parameters of libpq or of another library.
 //!
-//! * To a server on another machine the default is `require`: an attacker on the network must not get the password
-//!   by answering that the server has no TLS. On the loopback it is `prefer`; a Unix socket needs no TLS.
+//! * To a server on another machine the default is `require`: an attacker on the network must not get the
+//!   password by answering that the server has no TLS. On the loopback it is `prefer`; a Unix socket needs no
+//!   TLS.
 //! * A certificate authority in the URL is used: `require` with `sslrootcert` is `verify-ca`, as in libpq.
 //! * What asks for TLS in any words is never ignored (decision 0180).
 
@@ -117,7 +118,8 @@ impl Wishes {
         Ok(())
     }
 
-    /// Takes `sslrootcert`. `system` means the authorities that the system trusts, and then names are checked.
+    /// Takes `sslrootcert`. `system` means the authorities that the system trusts, and then names are
+    /// checked.
     pub(crate) fn root(&mut self, value: String) {
         if value == "system" {
             self.verified_by = Some("sslrootcert=system");
@@ -171,7 +173,7 @@ impl Wishes {
     }
 }
 
-/// What sqlx says of a server that answers that it has no TLS.
+/// Error text of sqlx for a server that answers that it has no TLS.
 const NO_TLS: &str = "server does not support TLS";
 
 /// Whether the server has said that it has no TLS.

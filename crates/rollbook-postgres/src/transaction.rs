@@ -24,7 +24,7 @@ const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
 pub(crate) trait Work: Sync {
     /// Result of the work.
     type Output: Send;
-    /// How the transaction ends after success.
+    /// End of the transaction after success.
     const END: End = End::Commit;
 
     /// Whether the schema is checked first: this Rollbook must be able to work on it.
@@ -92,21 +92,23 @@ pub(crate) struct Database {
     guard: Option<Guard>,
 }
 
-/// Undoes what a trigger may have set for the whole session (`SET`, not `SET LOCAL`), which would affect all later rows.
-/// The session of a pooler is shared with other clients: only settings that our statements rely on are reset there.
+/// Undoes what a trigger may have set for the whole session (`SET`, not `SET LOCAL`), which would affect all
+/// later rows. The session of a pooler is shared with other clients: only settings that our statements rely
+/// on are reset there.
 const RESET_ROLE: &str = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE";
 
-/// Commits. The statement timeout is lifted first: during the wait for a synchronous standby it would not undo the commit,
-/// but report it as done.
+/// Commits. The statement timeout is lifted first: during the wait for a synchronous standby it would not
+/// undo the commit, but report it as done.
 const COMMIT: &str = "SET LOCAL statement_timeout = 0; COMMIT";
-/// Releases advisory locks that a trigger took for the whole session. Runs after a transaction, unless a pooler shares the
-/// session.
+/// Releases advisory locks that a trigger took for the whole session. Runs after a transaction, unless a
+/// pooler shares the session.
 const UNLOCK: &str = "; SELECT pg_catalog.pg_advisory_unlock_all()";
 
 impl Database {
-    /// Returns a database that connects at its first use. Each transaction sets everything that it relies on. Each statement
-    /// is planned once per connection, with indexes and nested loops only: almost all statements read few rows by id, which
-    /// a planner without statistics does not know, and a plan made for a small table must suit the table when it has grown.
+    /// Returns a database that connects at its first use. Each transaction sets everything that it relies on.
+    /// Each statement is planned once per connection, with indexes and nested loops only: almost all
+    /// statements read few rows by id, which a planner without statistics does not know, and a plan made for
+    /// a small table must suit the table when it has grown.
     pub(crate) fn new(address: Address, settings: &PostgresSettings) -> Self {
         let statement = settings.statement_timeout.as_millis().clamp(1, i32::MAX.unsigned_abs().into());
         let pgbouncer = settings.pgbouncer || address.pooled;

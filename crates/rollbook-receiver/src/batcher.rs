@@ -7,7 +7,7 @@
 //! * At most [`IN_FLIGHT_MAX`] calls run at once, and a second one only if it is large enough to be worth its
 //!   commit: a quiet system has one call, and one possible commit is never split into two small ones.
 //! * A call to the queue is never cancelled. The requests that wait for it may be cancelled at any time.
-//! * A delivery whose request was cancelled before its batch is formed is left out: it was never
+//! * A delivery of a request that was cancelled before its batch is formed is left out: it was never
 //!   acknowledged, and Svix sends it again.
 //! * A waiting delivery keeps its permits (slot and body memory) until the queue has answered or it was left
 //!   out, even if its request gave up earlier. The limits therefore also bound the batcher.

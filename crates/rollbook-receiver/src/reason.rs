@@ -16,7 +16,7 @@ pub(crate) enum Refused {
     BodyTooLarge(usize),
     /// A body that arrived too slowly.
     BodyTooSlow,
-    /// A body that broke off, or whose chunks are malformed.
+    /// A body that broke off, or has malformed chunks.
     BodyTorn,
     /// A request to the webhook path with another method than POST.
     Method,

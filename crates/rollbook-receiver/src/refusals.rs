@@ -1,9 +1,9 @@
 //! Refused requests that are, or may be, deliveries: counted by reason, and logged.
 //!
 //! A wrong secret, a proxy that strips headers, a wrong URL or a body over the limit refuse genuine
-//! deliveries permanently, and Svix gives up after 27 h 35 min. Each reason therefore has its own count and log
-//! line: one when it starts and one per minute while it lasts, so that an attacker can't fill the disk with
-//! log lines.
+//! deliveries permanently, and Svix gives up after 27 h 35 min. Each reason therefore has its own count and
+//! log line: one when it starts and one per minute while it lasts, so that an attacker can't fill the disk
+//! with log lines.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -77,7 +77,7 @@ fn log(refused: Refused, count: u64) {
         Refused::BodyTorn => warn!(
             refused = count,
             fix = "look for a proxy that cuts or re-chunks bodies, or that has a shorter timeout than body_timeout",
-            "bodies that break off or whose chunks are malformed are answered 400"
+            "bodies that break off or have malformed chunks are answered 400"
         ),
         Refused::Method => warn!(
             refused = count,

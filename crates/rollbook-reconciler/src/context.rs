@@ -1,4 +1,4 @@
-//! What all parts of a run share: the ports, the record of the run, and patience with both sides.
+//! Shared context of a run: the ports, the record of the run, and retries of both sides.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -63,7 +63,7 @@ pub(crate) struct Written {
     pub(crate) advanced: u64,
     /// Outcome of the last change.
     pub(crate) last: Option<Applied>,
-    /// Ids of subjects whose rows refused the change, by a trigger or a constraint.
+    /// Ids of subjects with rows that refused the change, by a trigger or a constraint.
     pub(crate) refused: Vec<String>,
 }
 

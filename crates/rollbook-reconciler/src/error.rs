@@ -24,7 +24,7 @@ pub enum ReconcileError {
         found: String,
         /// Instance of the rows.
         expected: String,
-        /// How the expected instance is known, as the beginning of a sentence.
+        /// Source of the expected instance, as the beginning of a sentence.
         known_by: &'static str,
     },
     /// None of the sampled users exists at Clerk.
@@ -39,7 +39,7 @@ pub enum ReconcileError {
     Contradiction {
         /// Table of the resource.
         table: &'static str,
-        /// What contradicts what.
+        /// Description of the contradiction.
         detail: &'static str,
     },
     /// Another process is running a reconciliation.

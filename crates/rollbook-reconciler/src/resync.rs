@@ -23,11 +23,11 @@ pub struct Resynced {
     pub id: String,
     /// Table, if the id names one.
     pub table: Option<&'static str>,
-    /// What was done.
+    /// Outcome of the resync.
     pub outcome: ResyncOutcome,
 }
 
-/// What a resync did with a subject.
+/// Outcome of a resync of one subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResyncOutcome {
     /// The row was missing, and is inserted.

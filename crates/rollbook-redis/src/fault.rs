@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn full_memory_is_no_room_and_temporary_errors_are_unavailable() {
+    fn full_memory_is_out_of_space_and_temporary_errors_are_unavailable() {
         assert!(matches!(
             answered("OOM command not allowed when used memory > 'maxmemory'."),
             QueueError::OutOfSpace(_)

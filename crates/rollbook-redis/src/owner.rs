@@ -27,9 +27,9 @@ pub struct Owner {
 /// Result of comparing this deployment with the stored owner.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// The same owner, or nothing contradicts it.
+    /// No contradiction: the owners are equal, or one is unknown.
     Same,
-    /// The same owner, with additional data to store.
+    /// Equal owners, with additional data to store.
     Add(Owner),
     /// A different owner.
     Other,

@@ -1,6 +1,6 @@
-//! A large organization is deleted, erased by an operator and erased by retention in a file of its own, without and with
-//! a trigger of about a millisecond a row, while another worker applies deliveries: prints how long each took, and how long the
-//! others waited.
+//! A large organization is deleted, erased by an operator and erased by retention in a file of its own,
+//! without and with a trigger of about a millisecond a row, while another worker applies deliveries: prints
+//! how long each took, and how long the others waited.
 //!
 //! `ops/large-cascades sqlite 300000`
 
@@ -77,8 +77,8 @@ async fn neighbours(
     }
 }
 
-/// Does work while another process's worker applies deliveries, and prints how long both took.
-async fn beside<F: Future<Output = String>>(path: &Path, name: &str, work: F) {
+/// Does work while another process's worker applies deliveries, and prints both durations.
+async fn with_deliveries<F: Future<Output = String>>(path: &Path, name: &str, work: F) {
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let mut others = JoinSet::new();
     others.spawn(neighbours(open(path), name.to_owned(), stopped));
@@ -96,7 +96,7 @@ async fn deletes(path: &Path, team: &Connection, organization: &str) {
     let store = open(path);
     let gone = event("organization.deleted", START + 5, &deleted("organization", organization));
     let gone = [change_of(&format!("msg_gone_{organization}"), &gone)];
-    beside(path, organization, async {
+    with_deliveries(path, organization, async {
         let began_at = Instant::now();
         store.apply_many(&gone).await.expect("it is applied");
         let acknowledged = began_at.elapsed();
@@ -110,13 +110,10 @@ async fn deletes(path: &Path, team: &Connection, organization: &str) {
 async fn erases(path: &Path, team: &Connection, organization: &str) {
     let store = open(path);
     let subjects = [(&ORGANIZATIONS, organization.to_owned())];
-    beside(path, organization, async {
+    with_deliveries(path, organization, async {
         let erased = store.erase(&subjects, Timestamp::from_millis(START + 100)).await.expect("it is erased");
         let left = count(team, &format!("organization_id = '{organization}' AND data IS NOT NULL"));
-        format!(
-            "erased, {} rows, {} lines of the ledger, {left} with content left,",
-            erased.rows, erased.ledger
-        )
+        format!("erased, {} rows, {} ledger entries, {left} with content left,", erased.rows, erased.ledger)
     })
     .await;
 }
@@ -128,7 +125,7 @@ async fn retains(path: &Path, team: &Connection, id: &str) {
         deleted_before: Some(Timestamp::from_millis(START + 1_000)),
         limit: 1_000,
     };
-    beside(path, &format!("{id}_again"), async {
+    with_deliveries(path, &format!("{id}_again"), async {
         store.retain(&due).await.expect("it tidies");
         while store.cascade().await.expect("it is worked off").due_in.is_some() {}
         let left = count(team, &format!("organization_id = '{id}' AND data IS NOT NULL"));
@@ -150,7 +147,7 @@ async fn main() {
     for organization in ["org_deleted", "org_erased", "org_deleted_slowly", "org_erased_slowly"] {
         members(&team, organization, members_of);
     }
-    println!("{members_of} members each, one line in the ledger for each");
+    println!("{members_of} members each, one ledger entry each");
     deletes(&path, &team, "org_deleted").await;
     retains(&path, &team, "org_deleted").await;
     erases(&path, &team, "org_erased").await;

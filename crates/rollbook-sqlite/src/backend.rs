@@ -1,4 +1,4 @@
-//! Setting up the file of a queue or a store.
+//! Set-up of the file of a queue or a store.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -10,7 +10,7 @@ use rollbook_core::backend::{Backend, Pending, Stopped};
 use crate::migrations::{Schema, apply_migrations_until, newer_migrations, pending_migrations};
 use crate::rewrite::rewrite;
 
-/// The file of a queue or a store.
+/// File of a queue or a store.
 #[derive(Clone, Debug)]
 pub struct SqliteFile {
     /// Path of the file.
@@ -44,7 +44,7 @@ impl Backend for SqliteFile {
     async fn migrate(&self, stopped: Stopped) -> Result<Vec<&'static str>, String> {
         make_folder_of(&self.path)?;
         let Self { path, schema } = self.clone();
-        // It may take minutes, in which signals and clients want to be answered.
+        // A migration may take minutes, during which signals and clients must be answered.
         let applying =
             tokio::task::spawn_blocking(move || apply_migrations_until(&path, schema, move || stopped()));
         let applied = applying.await.map_err(|error| error.to_string())?;
@@ -60,7 +60,7 @@ impl Backend for SqliteFile {
     }
 }
 
-/// Makes the folder of a file, for its owner alone: the file will hold personal data.
+/// Creates the folder of a file. Only its owner may read it: the file will hold personal data.
 fn make_folder_of(path: &Path) -> Result<(), String> {
     let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
         return Ok(());

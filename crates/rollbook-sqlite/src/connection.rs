@@ -1,4 +1,4 @@
-//! Opening a file: the settings that make a commit durable, and the check that they hold.
+//! Opens a file with the settings that make a commit durable, and checks that they hold.
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -11,23 +11,23 @@ use rusqlite::config::DbConfig;
 
 use crate::fault::Fault;
 
-/// How often to ask for the lock of the file while another process holds it, such as `rollbook dead-letters`. A
-/// process under load lets go of the lock for a small part of its time: SQLite's own waits grow to 100 ms, and so
-/// rarely fall into that part that they end as "database is locked".
+/// Interval of attempts to get the file's lock while another process holds it, such as `rollbook
+/// dead-letters`. A process under load releases the lock for a small part of its time. SQLite's own waits
+/// grow to 100 ms: they rarely hit that part, and end as "database is locked".
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
-/// How often it is asked for before the work fails: about 5 s.
+/// Maximum attempts to get the lock, about 5 s in all.
 const BUSY_TRIES_MAX: i32 = 2_500;
-/// How long the write-ahead log may be before a commit copies it into the file, in bytes. Longer than SQLite's
-/// 1,000 pages, so that fewer acknowledgements wait for a copy.
+/// Size of the write-ahead log in bytes from which a commit copies it into the file. More than SQLite's 1,000
+/// pages, so that fewer acknowledgements wait for a copy.
 const CHECKPOINT_BYTES: u32 = 16_384_000;
-/// The log file is cut to this after a copy, in bytes.
+/// Size to which the log file is truncated after a copy, in bytes.
 const LOG_BYTES_MAX: u32 = 64 << 20;
-/// Prepared statements kept: more than there are.
+/// Size of the cache of prepared statements: more than there are.
 const STATEMENTS_MAX: usize = 192;
-/// `PRAGMA synchronous` when a commit waits for the disk.
+/// Value of `PRAGMA synchronous` with which a commit waits for the disk.
 const FULL: i64 = 2;
 
-/// Opens the file, durable.
+/// Opens the file with durable commits.
 pub(crate) fn open(path: &Path) -> Result<Connection, Fault> {
     open_with(path, |_| Ok(()))
 }
@@ -39,7 +39,7 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, Fault> {
     Ok(connection)
 }
 
-/// Opens the file, and makes it with pages of this size where there is none.
+/// Opens the file, or creates it with pages of this size.
 pub(crate) fn make(path: &Path, page_bytes: u32) -> Result<Connection, Fault> {
     open_with(path, |connection| connection.pragma_update(None, "page_size", page_bytes))
 }
@@ -56,10 +56,11 @@ fn open_with(
     Ok(connection)
 }
 
-/// A new file is its owner's alone, since it will hold personal data; SQLite gives its log the same
-/// rights. A file that is there keeps the rights that someone gave it, and is not opened: closing it would drop the
-/// locks of this process's other connections. A symbolic link whose target is missing is followed, as SQLite follows
-/// it: `create_new` calls it a file that is there, and SQLite would make the target readable for others.
+/// Creates the file if it is missing. Only its owner may read it, since it will hold personal data; SQLite
+/// gives its log the same mode. An existing file keeps its mode and is not opened: closing it would drop the
+/// locks of this process's other connections. A symbolic link with a missing target is followed, as SQLite
+/// follows it: `create_new` takes it for an existing file, and SQLite would make the target readable for
+/// others.
 fn make_private(path: &Path) -> Result<(), Fault> {
     let open = |options: &mut OpenOptions| options.write(true).mode(0o600).open(path);
     let opened = match open(OpenOptions::new().create_new(true)) {
@@ -84,7 +85,7 @@ fn opening(path: &Path, error: rusqlite::Error) -> Fault {
     }
 }
 
-/// Waits a little for another process. Returns whether to ask again.
+/// Waits for another process to release the lock. Returns whether to try again.
 fn wait_for_lock(tries: i32) -> bool {
     std::thread::sleep(BUSY_PAUSE);
     tries < BUSY_TRIES_MAX
@@ -93,7 +94,8 @@ fn wait_for_lock(tries: i32) -> bool {
 fn set_up(connection: &mut Connection) -> rusqlite::Result<()> {
     connection.busy_handler(Some(wait_for_lock))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    // One plan for a statement, whatever is bound: else SQLite prepares some of them anew for every value.
+    // One plan per statement, independent of bound values: otherwise SQLite prepares some statements again
+    // for each value.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     let page_bytes: u32 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     connection.execute_batch(&format!(
@@ -106,7 +108,7 @@ fn set_up(connection: &mut Connection) -> rusqlite::Result<()> {
     ))
 }
 
-/// Refuses to go on where a setting did not take, as `journal_mode` does not on some file systems.
+/// Fails if a setting has no effect, such as `journal_mode` on some file systems.
 fn check(connection: &Connection) -> Result<(), Fault> {
     let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
     let journal_mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
@@ -119,8 +121,9 @@ fn check(connection: &Connection) -> Result<(), Fault> {
     )))
 }
 
-/// Every SQLite up to 3.51.2 can corrupt or lose commits when two connections write and checkpoint at
-/// the same moment; fixed in 3.51.3 and, for older lines, in 3.44.6 and 3.50.7.
+/// Returns an error for an SQLite with the WAL-reset fault. Every SQLite up to 3.51.2 can corrupt or lose
+/// commits if two connections write and checkpoint at the same time; fixed in 3.51.3 and, for older lines, in
+/// 3.44.6 and 3.50.7.
 fn check_version(number: i32) -> Result<(), Fault> {
     let fixed = number >= 3_051_003
         || (3_050_007..3_051_000).contains(&number)
@@ -158,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_is_its_owners_alone_and_an_old_one_keeps_its_rights() {
+    fn only_the_owner_may_read_a_new_file_and_an_existing_one_keeps_its_mode() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.db");
@@ -171,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_a_dangling_link_makes_is_its_owners_alone_and_so_are_its_log_and_index() {
+    fn only_the_owner_may_read_a_file_made_through_a_dangling_link_and_its_log_and_index() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().expect("a folder");
         let (link, target) = (folder.path().join("a.db"), folder.path().join("elsewhere.db"));
@@ -194,9 +197,9 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_no_file_says_which() {
+    fn the_error_for_a_folder_in_place_of_a_file_names_the_path() {
         let folder = tempfile::tempdir().expect("a folder");
-        let Err(Fault::Deployment(text)) = open(folder.path()) else { panic!("a folder is no file") };
+        let Err(Fault::Deployment(text)) = open(folder.path()) else { panic!("a folder is not a file") };
         assert!(text.contains(&folder.path().display().to_string()), "{text}");
     }
 }

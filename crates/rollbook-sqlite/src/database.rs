@@ -1,13 +1,13 @@
-//! One file, one writing connection, one thread; what waits is committed together.
+//! Thread that owns the writing connection of a file, and commits waiting work together.
 //!
-//! Callers send work and await its answer. The thread takes all that waits, runs it in one `BEGIN
-//! IMMEDIATE` transaction (`BEGIN` where all of it only reads), commits, and only then answers: an enqueue, a lease and a settlement that
-//! meet share one wait for the disk. When one piece of a group fails, the group is rolled back and each
-//! piece runs alone, so that it fails alone; work can therefore run more than once and must not have
-//! effects outside the connection. A caller that goes away changes nothing: its work is done or not done
-//! as a whole.
+//! Callers send work and await its answer. The thread takes all waiting work, runs it in one `BEGIN
+//! IMMEDIATE` transaction (`BEGIN` if all of it only reads), commits, and only then answers: an enqueue, a
+//! lease and a settlement that arrive together share one wait for the disk. If one piece of a group fails,
+//! the group is rolled back and each piece runs alone, so that only that piece fails. Work can therefore run
+//! more than once and must not have effects outside the connection. A caller that is cancelled changes
+//! nothing: its work is done completely or not at all.
 //!
-//! The thread ends when the last handle goes, which waits for it: a closed database is closed.
+//! The thread ends when the last handle is dropped, and the drop waits for it: then the file is closed.
 
 use std::thread;
 
@@ -17,10 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 use crate::fault::Fault;
 use crate::migrations::Guard;
 
-/// How many pieces of work one commit may carry. Each is a batch already.
+/// Maximum pieces of work in one commit. Each piece is already a batch.
 const GROUP_MAX: usize = 64;
 
-/// A handle to the thread that owns a file.
+/// Handle to the thread that owns a file.
 #[derive(Debug)]
 pub(crate) struct Database {
     jobs: Option<mpsc::UnboundedSender<Box<dyn Job>>>,
@@ -28,7 +28,7 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Starts a thread that owns the connection to a file, and works on it only while the guard lets it.
+    /// Starts a thread that owns the connection to a file, and works on it only while the guard permits it.
     pub(crate) fn new(connection: Connection, guard: Option<Guard>) -> Result<Self, Fault> {
         let (jobs, waiting) = mpsc::unbounded_channel();
         let thread = thread::Builder::new()
@@ -47,8 +47,8 @@ impl Database {
         self.send(work, false).await
     }
 
-    /// Runs `work`, which only reads. It sees one state of the file and does not wait for another process that
-    /// writes, unless it meets work that writes.
+    /// Runs `work`, which only reads. It sees one state of the file. It does not wait for another process
+    /// that writes, unless it shares its transaction with work that writes.
     pub(crate) async fn read<T, F>(&self, work: F) -> Result<T, Fault>
     where
         T: Send + 'static,
@@ -74,7 +74,7 @@ impl Drop for Database {
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has answered its callers by going; there is nobody left to tell.
+            // The callers of a thread that panicked have got an error: its channels are closed.
             drop(thread.join());
         }
     }
@@ -89,7 +89,7 @@ trait Job: Send {
 
 struct Work<T, F> {
     piece: F,
-    /// Whether it only reads.
+    /// Whether the work only reads.
     reads: bool,
     result: Option<T>,
     answer: oneshot::Sender<Result<T, Fault>>,
@@ -112,12 +112,12 @@ where
     fn answer(self: Box<Self>, outcome: Result<(), Fault>) {
         let Self { result, answer, .. } = *self;
         let unrun = || Fault::Unavailable("the work did not run".into());
-        // Whoever asked may be gone; then nobody needs the answer.
+        // A cancelled caller does not need the answer.
         drop(answer.send(outcome.and_then(|()| result.ok_or_else(unrun))));
     }
 }
 
-/// The thread's state: the connection, or why there is none any more.
+/// State of the thread: the connection, or why it is closed.
 struct Owner {
     connection: Result<Connection, Fault>,
     guard: Option<Guard>,
@@ -139,7 +139,7 @@ impl Owner {
 
     fn commit(&mut self, mut group: Vec<Box<dyn Job>>) {
         let outcome = self.attempt(&mut group);
-        // Only a failure that may be one piece's alone is worth running the pieces one by one.
+        // The pieces run one by one only after a failure that one piece alone may have caused.
         if group.len() > 1
             && matches!(outcome, Err(Fault::Data(_) | Fault::Statement(_) | Fault::Deployment(_)))
         {
@@ -214,10 +214,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_together_is_committed_together() {
+    async fn work_that_waits_together_is_committed_together() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = numbers(&folder).await;
-        // The thread is held in the first piece until twenty more wait.
+        // The first piece blocks the thread until twenty more wait.
         let (started, begun) = oneshot::channel();
         let (release, held) = std::sync::mpsc::channel::<()>();
         let (mut started, held) = (Some(started), std::sync::Mutex::new(held));
@@ -232,7 +232,7 @@ mod tests {
         let all = async {
             begun.await.expect("the first piece runs");
             for waiting in &mut rest {
-                // One poll sends the work; its answer can't be there yet.
+                // One poll sends the work; the answer can't have arrived yet.
                 assert!(
                     std::future::poll_fn(|context| std::task::Poll::Ready(
                         waiting.as_mut().poll(context).is_pending()
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_only_reads_does_not_wait_for_another_process_that_writes() {
+    async fn a_read_does_not_wait_for_another_process_that_writes() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = numbers(&folder).await;
         insert(&database, 1).await.expect("a row");
@@ -262,14 +262,14 @@ mod tests {
         other.execute_batch("BEGIN IMMEDIATE; INSERT INTO numbers (n) VALUES (2)").expect("the lock");
         let read = database
             .read(|connection| connection.query_row("SELECT count(*) FROM numbers", [], |row| row.get(0)));
-        // Work that writes gives up on the lock after a while, with an error.
+        // Work that writes fails if it does not get the lock in time.
         assert_eq!(read.await, Ok(1));
         other.execute_batch("COMMIT").expect("a commit");
         assert_eq!(count(&database).await, Ok(2));
     }
 
     #[tokio::test]
-    async fn a_piece_that_fails_fails_alone() {
+    async fn a_failing_piece_does_not_fail_the_others() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = numbers(&folder).await;
         let (one, two, same, three) = tokio::join!(
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_that_goes_away_leaves_its_work_whole() {
+    async fn work_of_a_cancelled_caller_is_still_done_completely() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = numbers(&folder).await;
         let mut gone = Box::pin(insert(&database, 1));
@@ -296,11 +296,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_disk_fails_the_batch_keeps_the_rest_and_heals_by_itself() {
+    async fn a_full_disk_fails_the_batch_and_keeps_the_rest_until_there_is_room() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = numbers(&folder).await;
         insert(&database, 1).await.expect("a row");
-        // A limit on the file's pages is to SQLite what a full disk is, and needs no disk of our own.
+        // SQLite treats a limit on the file's pages like a full disk.
         let limit = |pages: u32| {
             database.run(move |connection| {
                 connection
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_an_io_error_nothing_is_promised_any_more() {
+    async fn after_an_io_error_every_call_fails() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = numbers(&folder).await;
         let failing = database.run(|_| -> rusqlite::Result<()> {

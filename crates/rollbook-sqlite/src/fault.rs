@@ -1,30 +1,30 @@
-//! What an SQLite error means: whose fault it is, and whether waiting helps.
+//! Classification of SQLite errors: their cause, and whether waiting helps.
 
 use rollbook_core::queue::QueueError;
 use rollbook_core::store::StoreError;
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
 
-/// An SQLite error, judged. The text names no values.
+/// Classified SQLite error. The text names no values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
     /// The values of a statement are refused.
     #[error("{0}")]
     Data(String),
-    /// Busy, out of memory: later it may go.
+    /// The file is busy or memory is short: a later attempt may succeed.
     #[error("{0}")]
     Unavailable(String),
-    /// A statement fails: the schema is not ours, or a trigger of the team's is broken (it names a table that is not
-    /// there). One table's rows or everyone's.
+    /// A statement fails: the schema is not Rollbook's, or a trigger of the team's is broken (it names a
+    /// missing table). The fault concerns one table or all.
     #[error("{0}")]
     Statement(String),
     /// The disk is full, and nothing was written.
     #[error("{0}")]
     OutOfSpace(String),
-    /// Rights, a missing table, a file that is no database of ours.
+    /// A right or a table is missing, or the file is not a database of Rollbook's.
     #[error("{0}")]
     Deployment(String),
-    /// The disk failed: what was written is unknown until the file is opened anew.
+    /// The disk failed: the state of the file is unknown until it is opened again.
     #[error("{0}")]
     Broken(String),
 }
@@ -73,12 +73,12 @@ impl From<rusqlite::Error> for Fault {
             return Self::Data("a trigger of the table keeps the row from being written".to_owned());
         }
         let rusqlite::Error::SqliteFailure(failure, text) = &error else {
-            // Everything else comes from reading a column as what it is not: not our schema.
+            // Other errors come from a column of another type: the schema is not Rollbook's.
             return Self::Deployment(error.to_string());
         };
         let text = text.clone().unwrap_or_else(|| failure.to_string());
         match failure.code {
-            // A team's own trigger may say anything, values included.
+            // The text of a team's trigger may contain values.
             ErrorCode::ConstraintViolation if failure.extended_code == ffi::SQLITE_CONSTRAINT_TRIGGER => {
                 Self::Data("a trigger refuses the row".to_owned())
             }
@@ -101,7 +101,8 @@ impl From<rusqlite::Error> for Fault {
     }
 }
 
-/// What a statement's error says, where it can name nothing but identifiers. Functions in a trigger may quote values.
+/// Returns the text of a statement's error if it contains only identifiers. Functions in a trigger may quote
+/// values.
 fn without_values(text: &str) -> String {
     let names_only = ["no such ", "there is already ", "table ", "near "];
     if names_only.iter().any(|beginning| text.starts_with(beginning)) {
@@ -112,7 +113,7 @@ fn without_values(text: &str) -> String {
 }
 
 impl Fault {
-    /// For a batch, in which changes can be left out.
+    /// Converts to the error of a batch. A batch can leave out changes.
     pub(crate) fn of_batch(self) -> StoreError {
         match self {
             Self::Statement(text) => StoreError::Ambiguous(Box::new(StoreError::Deployment(text))),
@@ -124,7 +125,7 @@ impl Fault {
 impl From<Fault> for QueueError {
     fn from(fault: Fault) -> Self {
         match fault {
-            // A queue's statements hold no values that could be refused: its schema is not ours.
+            // A queue's statements hold no values that could be refused: the schema is not Rollbook's.
             Fault::Data(text) | Fault::Statement(text) | Fault::Deployment(text) => Self::Deployment(text),
             Fault::Unavailable(text) => Self::Unavailable(text),
             Fault::OutOfSpace(text) => Self::OutOfSpace(text),
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_and_a_lock_are_waited_for() {
+    fn a_full_disk_and_a_lock_are_temporary() {
         for code in [ffi::SQLITE_BUSY, ffi::SQLITE_BUSY_SNAPSHOT, ffi::SQLITE_NOMEM] {
             assert!(matches!(fault_of(code), Fault::Unavailable(_)), "{code}");
         }
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_trigger_says_is_not_repeated() {
+    fn the_text_of_a_trigger_is_not_repeated() {
         let connection = rusqlite::Connection::open_in_memory().expect("a database");
         connection
             .execute_batch(
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_values_are_the_events_fault_and_missing_rights_are_not() {
+    fn refused_values_are_a_fault_of_the_event_and_missing_rights_are_not() {
         assert!(matches!(fault_of(ffi::SQLITE_CONSTRAINT_NOTNULL), Fault::Data(_)));
         for code in [ffi::SQLITE_READONLY, ffi::SQLITE_PERM, ffi::SQLITE_CANTOPEN] {
             assert!(matches!(fault_of(code), Fault::Deployment(_)), "{code}");

@@ -3,12 +3,11 @@
 //! Constraints:
 //!
 //! * A commit is on the disk when it returns: `synchronous=FULL` on every connection, checked.
-//! * One connection writes each file, on one thread of its own (`database`): what waits is committed
-//!   together, and nothing is ever half cancelled.
+//! * One connection writes each file, on its own thread (`database`): waiting work is committed together, and
+//!   a cancelled call leaves no work half done.
 //! * An SQLite with the WAL-reset fault is refused (<https://sqlite.org/wal.html>): it can lose commits.
-//! * When the disk is full the batch fails and everything before it stays; when the disk lies (an I/O
-//!   error), the file is closed and the process has to start again, since what the kernel still holds of
-//!   it can't be known.
+//! * If the disk is full, the batch fails and everything before it stays. After an I/O error the file is
+//!   closed and the process has to restart, because the state of the kernel's cache is unknown.
 
 mod backend;
 mod connection;

@@ -1,7 +1,7 @@
-//! The two schemas and their steps, each applied once and in order. `PRAGMA user_version` counts the applied ones, and
-//! from the first step on that was applied by a Rollbook which knows of it, the table `rollbook_migrations` names them
-//! and says whether each `expands`: whether a Rollbook that does not know it works rightly all the same (decision
-//! 0170). A step that has been released never changes: tests pin their checksums.
+//! Migrations of the two schemas: steps that are applied once, in order. `PRAGMA user_version` counts the
+//! applied steps. The table `rollbook_migrations` names them, from the first step that was applied by a
+//! Rollbook with this table. It says whether a step `expands`: whether a Rollbook that does not know it works
+//! correctly (decision 0170). A released step never changes: tests pin the checksums.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use crate::connection;
 use crate::fault::Fault;
 
-/// Which of the two files.
+/// Schema of one of the two files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Schema {
     /// `queue.db`.
@@ -21,7 +21,7 @@ pub enum Schema {
     Store,
 }
 
-/// A step: its name, its SQL, and whether it expands.
+/// Step of a schema: its name, its SQL, and whether it expands.
 type Step = (&'static str, &'static str, bool);
 
 macro_rules! step {
@@ -46,11 +46,11 @@ const STORE: &[Step] = &[
     step!("store", "0010_reconcile", expands: true),
 ];
 
-/// After how many of SQLite's instructions a migration looks whether it is to stop: a few milliseconds.
+/// Number of SQLite instructions after which a migration checks for a request to stop: a few milliseconds.
 const STOP_EVERY: i32 = 100_000;
-/// A step that takes longer is reported as being under way, and again after each further such time.
+/// Interval of log lines about a step in progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-/// How long another process that writes the file is waited for.
+/// Maximum wait for another process that writes the file.
 const LOCK_PATIENCE: Duration = Duration::from_secs(600);
 
 impl Schema {
@@ -61,8 +61,9 @@ impl Schema {
         }
     }
 
-    /// The size of a new file's pages. Bodies of two to three kilobytes, which come and go in their order, fill pages
-    /// of eight better than pages of four; rows change here and there, and a commit writes whole pages.
+    /// Returns the page size of a new file. Bodies of two to three kilobytes, which come and go in order,
+    /// fill pages of 8 KiB better than pages of 4 KiB. Rows change in many places, and a commit writes whole
+    /// pages.
     const fn page_bytes(self) -> u32 {
         match self {
             Self::Queue => 8_192,
@@ -71,11 +72,11 @@ impl Schema {
     }
 }
 
-/// The names of the steps that the file at `path` lacks. A file that is not there lacks all, and is
-/// not made.
+/// Returns the names of the steps that the file at `path` lacks. A missing file lacks all steps, and is not
+/// created.
 ///
 /// # Errors
-/// In words for a person: the file can't be read, or a newer Rollbook made it.
+/// The file can't be read, or a newer Rollbook made it.
 pub fn pending_migrations(path: &Path, schema: Schema) -> Result<Vec<&'static str>, String> {
     let applied = if path.exists() {
         let connection = connection::open(path).map_err(|fault| fault.to_string())?;
@@ -86,18 +87,18 @@ pub fn pending_migrations(path: &Path, schema: Schema) -> Result<Vec<&'static st
     Ok(schema.steps()[applied..].iter().map(|(name, ..)| *name).collect())
 }
 
-/// Applies what is pending, making the file where there is none. Returns the names.
+/// Applies pending steps, and creates a missing file. Returns the names of the steps.
 ///
 /// # Errors
-/// In words for a person: the file can't be written, or a newer Rollbook made it.
+/// The file can't be written, or a newer Rollbook made it.
 pub fn apply_migrations(path: &Path, schema: Schema) -> Result<Vec<&'static str>, String> {
     apply_migrations_until(path, schema, || false)
 }
 
-/// Likewise, until `stopped`: then all is as it was.
+/// Applies pending steps as [`apply_migrations`] does, until `stopped`: then all steps are rolled back.
 ///
 /// # Errors
-/// Likewise, and that it was stopped.
+/// The file can't be written, a newer Rollbook made it, or the work was stopped.
 pub fn apply_migrations_until(
     path: &Path,
     schema: Schema,
@@ -122,7 +123,7 @@ fn apply(
     under_way: &UnderWay,
 ) -> Result<Vec<&'static str>, Fault> {
     let steps = schema.steps();
-    // A file that is busy and lacks nothing is not waited for.
+    // A busy file that lacks no step is not waited for.
     if applied(connection, schema)? == steps.len() {
         return Ok(Vec::new());
     }
@@ -137,7 +138,7 @@ fn apply(
     outcome
 }
 
-/// Begins a transaction that writes. Who has the lock may be another process that migrates the same file.
+/// Begins a transaction that writes. Another process that migrates the same file may hold the lock.
 fn lock(connection: &Connection, stopped: &dyn Fn() -> bool) -> Result<(), Fault> {
     let since = Instant::now();
     loop {
@@ -167,7 +168,7 @@ fn apply_locked(
         connection.execute_batch(sql)?;
         let seconds = since.elapsed().as_secs_f64();
         if known == 0 {
-            // A new file: nobody waits for it.
+            // A new file: no process waits for it.
             tracing::debug!(step = name, seconds, "migration applied");
         } else {
             tracing::info!(step = name, seconds, "migration applied");
@@ -181,7 +182,7 @@ fn apply_locked(
     Ok(pending.iter().map(|(name, ..)| *name).collect())
 }
 
-/// The step that is being applied, for reports while it takes long.
+/// Step in progress, for log lines while it takes long.
 #[derive(Clone, Default)]
 struct UnderWay(Arc<Mutex<Option<Current>>>);
 
@@ -198,7 +199,7 @@ impl UnderWay {
             Some(Current { step, since: now, reported_at: now });
     }
 
-    /// Logs where the last report is long enough ago.
+    /// Logs the step if the last line is old enough.
     fn report(&self) {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Current { step, since, reported_at }) =
@@ -210,8 +211,8 @@ impl UnderWay {
     }
 }
 
-/// The names of the steps of a newer Rollbook in a file that this one does not know and works with all the same. A file
-/// that is not there has none.
+/// The names of the steps of a newer Rollbook in a file that this one does not know and works with all the
+/// same. A file that is not there has none.
 ///
 /// # Errors
 /// In words for a person: the file can't be read.
@@ -226,8 +227,8 @@ pub(crate) fn newer_migrations(path: &Path, schema: Schema) -> Result<Vec<String
     Ok(unknown.filter_map(|number| name_of(&connection, i64::try_from(number).ok()?)).collect())
 }
 
-/// Refuses a file that lacks steps, or has newer ones that change what this Rollbook relies on: to be asked before it is
-/// used.
+/// Refuses a file that lacks steps, or has newer ones that change what this Rollbook relies on: to be asked
+/// before it is used.
 pub(crate) fn check(connection: &Connection, schema: Schema) -> Result<(), Fault> {
     match schema.steps().get(applied(connection, schema)?) {
         None => Ok(()),
@@ -249,7 +250,8 @@ impl Guard {
         Self { schema, checked: None }
     }
 
-    /// Refuses what [`check`] refuses. To be asked within each transaction, which keeps all others from migrating.
+    /// Refuses what [`check`] refuses. To be asked within each transaction, which keeps all others from
+    /// migrating.
     pub(crate) fn check(&mut self, connection: &Connection) -> Result<(), Fault> {
         let version = version(connection)?;
         if self.checked != Some(version) {
@@ -264,7 +266,7 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.prepare_cached("PRAGMA user_version")?.query_row([], |row| row.get(0))
 }
 
-/// How many of the known steps are applied.
+/// Returns the number of known steps that are applied.
 fn applied(connection: &Connection, schema: Schema) -> Result<usize, Fault> {
     let (version, known) = (version(connection)?, schema.steps().len());
     match usize::try_from(version) {

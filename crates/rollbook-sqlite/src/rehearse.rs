@@ -1,4 +1,4 @@
-//! Work that is done and taken back: nothing of it is kept, whatever else its transaction commits.
+//! Rehearsal: does work and rolls it back. Nothing of it stays, whatever else its transaction commits.
 
 use rusqlite::Connection;
 
@@ -9,7 +9,8 @@ pub(crate) fn rolled_back<T>(
 ) -> rusqlite::Result<T> {
     connection.execute_batch("SAVEPOINT rehearsal")?;
     let done = work();
-    // Some errors have rolled back everything, and the savepoint with it: then the first error is the one to report.
+    // Some errors have rolled back everything, and the savepoint with it: then the first error is the one to
+    // report.
     let ended = connection.execute_batch("ROLLBACK TO rehearsal; RELEASE rehearsal");
     let done = done?;
     ended?;

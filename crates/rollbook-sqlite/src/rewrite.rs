@@ -1,7 +1,7 @@
-//! Writing a file anew, so that nothing of what was removed is left in it.
+//! Rewrites a file so that it holds no bytes of removed data.
 //!
-//! What is deleted or overwritten stays in the file's free space and in its log until that is used again. VACUUM
-//! writes all that is there into fresh pages, and a checkpoint that truncates copies those over the old ones and
+//! Deleted and overwritten data stays in the file's free space and in its log until that space is used again.
+//! VACUUM writes all current data into new pages. A truncating checkpoint copies them over the old pages and
 //! empties the log.
 
 use std::path::Path;
@@ -11,18 +11,18 @@ use rusqlite::Connection;
 use crate::connection;
 use crate::fault::Fault;
 
-/// Writes the file anew. Others may have it open: their commits wait meanwhile, and fail after some seconds. Needs as
-/// much room again as the file takes.
+/// Rewrites the file. Other processes may have it open: their commits wait meanwhile, and fail after some
+/// seconds. Needs free space of the file's size.
 ///
 /// # Errors
-/// Why it could not be, for a person. What was removed may then still be in the file or its log.
+/// The file could not be rewritten. Removed data may still be in the file or its log.
 pub(crate) fn rewrite(path: &Path) -> Result<(), String> {
     let connection = connection::open(path).map_err(|fault| fault.to_string())?;
     vacuum(&connection).map_err(|fault| fault.to_string())
 }
 
 fn vacuum(connection: &Connection) -> Result<(), Fault> {
-    // What is copied is copied in memory or in a file that is gone afterwards, and holds only what is there.
+    // The copy is in memory or in a temporary file, and holds only current data.
     connection.execute_batch("VACUUM")?;
     let is_busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
     if is_busy {
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_rewritten_holds_nothing_of_what_was_removed_while_others_have_it_open() {
+    fn a_rewritten_file_holds_no_removed_data_even_while_others_have_it_open() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.db");
         let other = connection::open(&path).expect("a file");
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_someone_reads_is_not_called_empty() {
+    fn a_log_that_another_process_reads_is_not_reported_as_empty() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.db");
         let other = connection::open(&path).expect("a file");
@@ -75,7 +75,7 @@ mod tests {
         other.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).expect("it reads");
         let ours = connection::open(&path).expect("a file");
         ours.busy_timeout(std::time::Duration::ZERO).expect("a setting");
-        let told = vacuum(&ours).expect_err("the log is read").to_string();
-        assert!(told.contains("could not be emptied"), "{told}");
+        let error = vacuum(&ours).expect_err("the log is read").to_string();
+        assert!(error.contains("could not be emptied"), "{error}");
     }
 }

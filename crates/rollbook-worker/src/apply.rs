@@ -10,22 +10,22 @@ use tokio::time::Instant;
 use crate::evidence::{AFTER_OTHERS, Evidence, POSTPONE, Plan, Verdict, jittered};
 use crate::pace::Pace;
 
-/// What became of one change.
+/// Outcome of one change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It is in the store, durably.
+    /// The change is durable in the store.
     Applied(Applied),
     /// The store refuses it; the text says why.
     Refused(String),
     /// The store ran into a time limit at this change alone; the text says which.
     TimedOut(String),
-    /// It fails by itself, and may not be to blame for that: again after this long. The text says why.
+    /// The change fails by itself, and may not be to blame: retry it after this time. The text says why.
     Postponed(Duration, String),
     /// The store failed before its turn, or the time was over: nothing is known against it.
     NotAttempted,
 }
 
-/// What became of a batch.
+/// Outcome of a batch.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     /// One for each change, in their order.
@@ -64,9 +64,10 @@ pub(crate) struct Call {
     pub(crate) slow: Option<SlowCause>,
 }
 
-/// Applies `changes`: in one call where all are good. Where the store refuses or fails at a part, each half is applied
-/// by itself, and so on until every bad change stands alone: about `2 log2 n` calls for one, fewer than `2 n` for any
-/// number. The `evidence` says whether a change is to blame for an error that may be its own or everyone's.
+/// Applies `changes`: in one call where all are good. Where the store refuses or fails at a part, each half
+/// is applied by itself, and so on until every bad change stands alone: about `2 log2 n` calls for one, fewer
+/// than `2 n` for any number. The `evidence` says whether a change is to blame for an error that may be its
+/// own or everyone's.
 ///
 /// No call begins that would end after `time` if it took as long as the longest before it. What is left then
 /// is [`Fate::NotAttempted`]. `called` runs after each call.
@@ -90,7 +91,7 @@ pub(crate) async fn apply(
         pace,
         evidence,
         fates,
-        suspects: plan.suspects,
+        alone: plan.alone,
         pending,
         failed: Vec::new(),
         last_slow: None,
@@ -105,8 +106,8 @@ struct Work<'a, F> {
     pace: &'a Pace,
     evidence: &'a Evidence,
     fates: Vec<Fate>,
-    /// Those that are tried by themselves.
-    suspects: Vec<usize>,
+    /// Changes that are tried by themselves.
+    alone: Vec<usize>,
     /// The last in is the next out.
     pending: Vec<Range<usize>>,
     /// Changes that failed by themselves, with errors that may be everyone's.
@@ -181,10 +182,10 @@ impl<F: FnMut(Call)> Work<'_, F> {
         Ok(())
     }
 
-    /// After one that failed by itself no suspect is tried before others have passed: two failures in a row would say
-    /// nothing about either.
+    /// After one that failed by itself no suspect is tried before others have passed: two failures in a row
+    /// would say nothing about either.
     fn postpone_suspects(&mut self) {
-        while let Some(next) = self.pending.last().filter(|next| self.suspects.contains(&next.start)) {
+        while let Some(next) = self.pending.last().filter(|next| self.alone.contains(&next.start)) {
             self.fates[next.start] = Fate::Postponed(jittered(POSTPONE), AFTER_OTHERS.to_owned());
             self.pending.pop();
         }
@@ -231,11 +232,11 @@ impl<F: FnMut(Call)> Work<'_, F> {
     }
 }
 
-/// The parts of a batch in the order in which they are tried: each suspect by itself, after others and before others as
-/// far as there are any.
+/// The parts of a batch in the order in which they are tried: each suspect by itself, after others and before
+/// others as far as there are any.
 fn parts(count: usize, plan: &Plan) -> Vec<Range<usize>> {
     let taken = |position: &usize| {
-        plan.suspects.contains(position) || plan.postponed.iter().any(|(postponed, ..)| postponed == position)
+        plan.alone.contains(position) || plan.postponed.iter().any(|(postponed, ..)| postponed == position)
     };
     let mut others: Vec<Range<usize>> = Vec::new();
     for position in (0..count).filter(|position| !taken(position)) {
@@ -244,23 +245,23 @@ fn parts(count: usize, plan: &Plan) -> Vec<Range<usize>> {
             _ => others.push(position..position + 1),
         }
     }
-    while others.len() <= plan.suspects.len() {
+    while others.len() <= plan.alone.len() {
         let Some(large) = others.iter().position(|part| part.len() > 1) else { break };
         let part = others[large].clone();
         let middle = part.start + part.len() / 2;
         others.splice(large..=large, [part.start..middle, middle..part.end]);
     }
-    let mut suspects = plan.suspects.iter().map(|position| *position..position + 1);
+    let mut alone = plan.alone.iter().map(|position| *position..position + 1);
     let mut parts = Vec::new();
     for part in others {
         parts.push(part);
-        parts.extend(suspects.next());
+        parts.extend(alone.next());
     }
-    parts.extend(suspects);
+    parts.extend(alone);
     parts
 }
 
-/// What an error says, without whose fault it would be.
+/// Returns the text of an error, without the party to blame.
 fn words(error: StoreError) -> String {
     match error {
         StoreError::Ambiguous(inner) => words(*inner),
@@ -271,8 +272,9 @@ fn words(error: StoreError) -> String {
     }
 }
 
-/// Where to split a part whose changes are in the order of their tables: at the end of the table that is nearest to the
-/// middle, so that a table that is locked holds up no other. In the middle where all are of one table.
+/// Returns where to split a part with changes in the order of their tables: at the end of the table that is
+/// nearest to the middle, so that a locked table blocks no other table. In the middle if all are of one
+/// table.
 fn between_tables(part: &Range<usize>, changes: &[Change]) -> usize {
     let middle = part.start + part.len() / 2;
     let is_end = |at: &usize| changes[at - 1].resource_name() != changes[*at].resource_name();
@@ -283,9 +285,9 @@ fn between_tables(part: &Range<usize>, changes: &[Change]) -> usize {
 mod tests {
     use super::*;
 
-    fn planned(count: usize, suspects: &[usize], postponed: &[usize]) -> Vec<Range<usize>> {
+    fn planned(count: usize, alone: &[usize], postponed: &[usize]) -> Vec<Range<usize>> {
         let postponed = postponed.iter().map(|position| (*position, POSTPONE, String::new()));
-        parts(count, &Plan { suspects: suspects.to_vec(), postponed: postponed.collect() })
+        parts(count, &Plan { alone: alone.to_vec(), postponed: postponed.collect() })
     }
 
     #[test]

@@ -25,8 +25,8 @@ impl Backoff {
         Self { limit: settings.gate_backoff.clamp(LIMIT_MIN, limit_max), limit_max }
     }
 
-    /// Returns the next wait: between half of the current limit and all of it. Less could make a lane spin. Always the whole
-    /// would make workers that lost a server together return together.
+    /// Returns the next wait: between half of the current limit and all of it. Less could make a lane spin.
+    /// Always the whole would make workers that lost a server together return together.
     pub(crate) fn next(&mut self) -> Duration {
         let limit = self.limit;
         self.limit = limit.saturating_mul(2).min(self.limit_max);
@@ -55,16 +55,16 @@ impl Repeat {
 
 /// Whether the queue is unreachable, for all lanes of a worker: an outage is logged once, not once per lane.
 #[derive(Debug, Default)]
-pub(crate) struct QueueAway(Mutex<Option<Absence>>);
+pub(crate) struct SharedOutage(Mutex<Option<Outage>>);
 
 #[derive(Debug)]
-struct Absence {
+struct Outage {
     since: Instant,
     repeat: Repeat,
 }
 
-impl QueueAway {
-    fn absence(&self) -> MutexGuard<'_, Option<Absence>> {
+impl SharedOutage {
+    fn current(&self) -> MutexGuard<'_, Option<Outage>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -72,24 +72,24 @@ impl QueueAway {
 /// Outage of the queue as one call sees it, from its first error until it succeeds.
 pub(crate) struct QueueOutage<'a> {
     call: &'static str,
-    away: &'a QueueAway,
+    shared: &'a SharedOutage,
     backoff: Backoff,
     failed: bool,
 }
 
 impl<'a> QueueOutage<'a> {
-    pub(crate) fn new(call: &'static str, away: &'a QueueAway, settings: &Settings) -> Self {
-        Self { call, away, backoff: Backoff::new(settings), failed: false }
+    pub(crate) fn new(call: &'static str, shared: &'a SharedOutage, settings: &Settings) -> Self {
+        Self { call, shared, backoff: Backoff::new(settings), failed: false }
     }
 
     /// Records an error and returns the time to wait.
     pub(crate) fn failed(&mut self, lane: usize, error: &QueueError) -> Duration {
         self.failed = true;
-        let mut absence = self.away.absence();
-        let absence =
-            absence.get_or_insert_with(|| Absence { since: Instant::now(), repeat: Repeat::default() });
-        if absence.repeat.is_due() {
-            let (call, outage_seconds) = (self.call, absence.since.elapsed().as_secs());
+        let mut outage = self.shared.current();
+        let outage =
+            outage.get_or_insert_with(|| Outage { since: Instant::now(), repeat: Repeat::default() });
+        if outage.repeat.is_due() {
+            let (call, outage_seconds) = (self.call, outage.since.elapsed().as_secs());
             if matches!(error, QueueError::Deployment(_)) {
                 error!(lane, call, %error, outage_seconds, "the queue needs manual action; retrying");
             } else {
@@ -102,9 +102,9 @@ impl<'a> QueueOutage<'a> {
     /// Records a success.
     pub(crate) fn over(self, lane: usize) {
         if self.failed
-            && let Some(absence) = self.away.absence().take()
+            && let Some(outage) = self.shared.current().take()
         {
-            let outage_seconds = absence.since.elapsed().as_secs();
+            let outage_seconds = outage.since.elapsed().as_secs();
             info!(lane, call = self.call, outage_seconds, "the queue answers again");
         }
     }

@@ -18,7 +18,7 @@ impl CascadeMetrics {
         );
         let rows = Opts::new(
             "rollbook_cascade_rows_total",
-            "Rows of deleted parents that were worked off beside the deliveries: repaired, or refused.",
+            "Child rows of deleted parents that the background task processed: repaired, or refused.",
         );
         let cascades = Self {
             pending: IntGaugeVec::new(pending, &["what"])?,

@@ -1,8 +1,8 @@
 //! Large cascades and rows that refuse their change. A background task processes them.
 //!
-//! When a parent is deleted, the lane repairs some child rows in the same transaction and leaves the others to this task, so
-//! that no delivery waits for a large organization. Every worker runs the task, in small steps. No two workers process the
-//! same work. An error is logged once, and the next turn tries again.
+//! When a parent is deleted, the lane repairs some child rows in the same transaction and leaves the others
+//! to this task, so that no delivery waits for a large organization. Every worker runs the task, in small
+//! steps. No two workers process the same work. An error is logged once, and the next turn tries again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use tracing::{info, warn};
 
 use crate::shared::Shared;
 
-/// Maximum time between two turns: the gauge also shows pending work of other workers, such as one that was killed and
-/// whose hold on it has not ended.
+/// Maximum time between two turns: the gauge also shows pending work of other workers, such as one that was
+/// killed while its hold lasts.
 const REFRESH: Duration = Duration::from_secs(10);
 /// Pause between two turns while work is due: the store is free for deliveries meanwhile.
 const PAUSE: Duration = Duration::from_millis(20);

@@ -1,8 +1,8 @@
 //! Settlements that a part of the queue did not answer, kept until it does.
 //!
-//! A queue may have parts (shards, on servers of their own). Where one is unreachable, a lane goes on with the
-//! others, and asks again for what is left with each of its next settlements. What is kept longer than a lease
-//! lasts is dropped: the lease has run out, and the message comes again.
+//! A queue may have parts (shards, on servers of their own). Where one is unreachable, a lane goes on with
+//! the others, and asks again for what is left with each of its next settlements. What is kept longer than a
+//! lease lasts is dropped: the lease has run out, and the message comes again.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,7 +29,7 @@ impl Deferred {
         self.kept().is_none()
     }
 
-    /// What was kept, and then `decided`.
+    /// Returns the kept outcomes, followed by `decided`.
     pub(crate) fn take(&self, decided: Decided) -> Decided {
         match self.kept().as_mut() {
             None => decided,

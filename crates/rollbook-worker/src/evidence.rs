@@ -1,10 +1,11 @@
-//! Which messages failed lately, and whether others passed since: what tells one message's failure from everyone's.
+//! Evidence about failures: which messages failed lately, and whether others passed since. It distinguishes
+//! the failure of one message from a failure of the store.
 //!
-//! Some errors may be caused by one row or by everything: a time limit, a policy that refuses a row, a connection that
-//! breaks. A message is remembered when a batch with it failed in such a way. It is to blame when it fails by itself and
-//! others passed since; the kind of the error says which others ([`Kind`]). A message that may be to blame while others pass
-//! is postponed: no attempt is counted, and the others go on. Where others fail too and none passes, the store or the
-//! deployment is to blame, and no message.
+//! Some errors may be caused by one row or by everything: a time limit, a policy that refuses a row, a
+//! connection that breaks. A message is remembered when a batch with it failed in such a way. It is to blame
+//! when it fails by itself and others passed since; the kind of the error says which others ([`Kind`]). A
+//! message that may be to blame while others pass is postponed: no attempt is counted, and the others
+//! continue. If others fail too and none passes, the store or the deployment is to blame, and no message.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,33 +17,35 @@ use rollbook_core::store::{SlowCause, StoreError};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-/// How many messages are remembered, at most.
+/// Maximum number of failed messages that are recorded.
 const FAILED_MAX: usize = 1000;
-/// How long a message is remembered: longer than it waits for its next attempt.
+/// Time for which a failed message is recorded: longer than the wait for its next attempt.
 const REMEMBERED_FOR: Duration = Duration::from_secs(3600);
-/// A failure that is older says nothing about the store of now.
+/// Maximum age of a failure that counts as evidence about the store.
 const RECENT: Duration = Duration::from_secs(600);
-/// The wait of a message, or of a table, that is postponed for the first time. It doubles.
+/// First wait of a postponed message or table. It doubles.
 pub(crate) const POSTPONE: Duration = Duration::from_secs(2);
-/// The longest such wait.
+/// Maximum wait of a postponed message or table.
 const POSTPONE_MAX: Duration = Duration::from_secs(60);
-/// How often a message must fail between two calls that write others before an error of the session is its own. Sessions
-/// that are ended again and again hit some message twice. Once it was to blame, each further time counts.
+/// Number of failures between two calls that write others after which an error of the session blames the
+/// message. Sessions that are ended again and again hit some message twice. Once it was to blame, each
+/// further time counts.
 const PROOFS: u32 = 3;
-/// How many known messages are tried by themselves in one batch, at most. The others are postponed.
-const SUSPECTS_MAX: usize = 8;
-/// Why a message is postponed without being tried.
+/// Maximum messages of one batch that are tried by themselves. The others are postponed.
+const ALONE_MAX: usize = 8;
+/// Reason of a message that is postponed without a trial.
 pub(crate) const AFTER_OTHERS: &str = "others that failed go first";
 
-/// What an error that may be one row's or everyone's is about: which passes are evidence against the row.
+/// Kind of an error that one row or the whole store may cause. It decides which passes are evidence against
+/// the row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A time limit: others of its table passed. A table may be locked while others are not.
     Slow,
     /// Rights, policies, the schema: others of its table were written since the row was blamed last.
     Table,
-    /// The connection, the session, resources: an outage may cause this for anyone at any moment. The row must have
-    /// failed between two calls that wrote others, [`PROOFS`] times, and fail again.
+    /// The connection, the session, resources: an outage may cause this for anyone at any moment. The row
+    /// must have failed between two calls that wrote others, [`PROOFS`] times, and fail again.
     Session,
 }
 
@@ -56,22 +59,23 @@ impl Kind {
     }
 }
 
-/// What becomes of a message that failed by itself.
+/// Verdict about a message that failed by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The failure is its own.
     Blamed,
-    /// Others pass, and it is not known yet whether the failure is its own: it is tried again after this long.
+    /// Others pass, and it is not known yet whether the failure is its own: it is tried again after this
+    /// long.
     Postponed(Duration),
     /// No message is to blame.
     Nobody,
 }
 
-/// How the changes of a batch are to be tried.
+/// Plan for a batch: which changes are tried together, by themselves, or later.
 #[derive(Default)]
 pub(crate) struct Plan {
     /// Messages to try by themselves, each after others.
-    pub(crate) suspects: Vec<usize>,
+    pub(crate) alone: Vec<usize>,
     /// Messages not to try now.
     pub(crate) postponed: Vec<(usize, Duration, String)>,
 }
@@ -88,7 +92,7 @@ struct State {
     last_passed: bool,
 }
 
-/// A message whose last batch failed.
+/// Message of a batch that failed.
 #[derive(Clone, Copy)]
 struct Failed {
     table: &'static str,
@@ -97,31 +101,31 @@ struct Failed {
     /// Whether the call before its own last failure wrote others, and none failed since.
     after_pass: bool,
     since: Since,
-    /// How often it was postponed.
+    /// Number of times that it was postponed.
     postponed: u32,
 }
 
-/// What is known of a message that failed.
+/// State of a message that failed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Standing {
     /// A batch with it failed.
     Suspected,
-    /// It failed by itself.
+    /// The message failed by itself.
     Alone,
-    /// It failed by itself while others passed: it is tried by itself.
+    /// The message failed by itself while others passed: it is tried by itself.
     Known,
-    /// It was to blame.
+    /// The message was to blame.
     Blamed,
 }
 
-/// What happened since a message failed first, or was blamed last.
+/// Events since a message failed first, or was blamed last.
 #[derive(Clone, Copy, Default)]
 struct Since {
     /// Another message passed.
     others_passed: bool,
     /// Another message of the same table was written.
     table_passed: bool,
-    /// How often it failed between two calls that wrote others.
+    /// Number of its failures between two calls that wrote others.
     between_passes: u32,
 }
 
@@ -167,7 +171,7 @@ impl Evidence {
         }
     }
 
-    /// These were applied.
+    /// Records that these messages were applied.
     pub(crate) fn passed(&self, changes: &[Change], outcomes: &[Applied]) {
         let mut state = self.state();
         let State { failed, blocked, last_passed } = &mut *state;
@@ -199,8 +203,8 @@ impl Evidence {
         });
     }
 
-    /// Whether a message that failed by itself with this error is to blame for it. Where nothing passed, it is only for a
-    /// statement's time limit, if it is the only message that failed lately.
+    /// Whether a message that failed by itself with this error is to blame for it. Where nothing passed, it
+    /// is only for a statement's time limit, if it is the only message that failed lately.
     pub(crate) fn judge(&self, change: &Change, error: &StoreError) -> Verdict {
         let (mut state, now) = (self.state(), Instant::now());
         let (id, kind) = (change.origin.entry_id(), Kind::of(error));
@@ -242,8 +246,8 @@ impl Evidence {
         Verdict::Postponed(jittered(wait(postponed)))
     }
 
-    /// How to try a batch: messages that are known to fail by themselves, and of a table that refuses every row one message
-    /// now and then.
+    /// Plans a batch: messages that are known to fail by themselves, and of a table that refuses every row
+    /// one message now and then.
     pub(crate) fn plan(&self, changes: &[Change]) -> Plan {
         let (mut state, now, mut plan) = (self.state(), Instant::now(), Plan::default());
         let State { failed, blocked, .. } = &mut *state;
@@ -255,11 +259,12 @@ impl Evidence {
         };
         for (table, blocked) in blocked.iter_mut() {
             let of_table = changes.iter().enumerate().filter(|(_, change)| change.resource_name() == *table);
-            // One that was not refused before, if there is any: another one may be refused for a reason of its own.
+            // One that was not refused before, if there is any: another one may be refused for a reason of
+            // its own.
             let probe = of_table.clone().min_by_key(|(_, change)| is_known(change)).map(|(number, _)| number);
             let probe = probe.filter(|_| blocked.probe_at <= now);
             if let Some(number) = probe {
-                plan.suspects.push(number);
+                plan.alone.push(number);
                 blocked.wait = (blocked.wait * 2).min(POSTPONE_MAX);
                 blocked.probe_at = now + blocked.wait;
             }
@@ -272,8 +277,8 @@ impl Evidence {
             if !is_known(change) || blocked.contains_key(change.resource_name()) {
                 continue;
             }
-            if plan.suspects.len() < SUSPECTS_MAX {
-                plan.suspects.push(number);
+            if plan.alone.len() < ALONE_MAX {
+                plan.alone.push(number);
             } else {
                 plan.postponed.push((number, jittered(POSTPONE), AFTER_OTHERS.to_owned()));
             }
@@ -295,8 +300,8 @@ impl Evidence {
 }
 
 impl State {
-    /// Takes note that a table refuses every row, if it does: at least two were refused that were never to blame, and
-    /// none was written since.
+    /// Takes note that a table refuses every row, if it does: at least two were refused that were never to
+    /// blame, and none was written since.
     fn block(&mut self, table: &'static str, error: &StoreError, now: Instant) {
         let is_open = |failed: &Failed| matches!(failed.standing, Standing::Alone | Standing::Known);
         let of_table = self.failed.values().filter(|failed| failed.table == table && is_open(failed));

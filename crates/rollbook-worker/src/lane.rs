@@ -36,8 +36,8 @@ impl Lane {
         Self { shared, pulse, requests, deferred }
     }
 
-    /// Works until a request to stop. Nothing is leased after it, and the lane holds no lease at the end unless the
-    /// queue is unreachable.
+    /// Works until a request to stop. Nothing is leased after it, and the lane holds no lease at the end
+    /// unless the queue is unreachable.
     ///
     /// # Errors
     /// Only if the storage of the queue or the store is broken: no outage ends a lane.
@@ -53,8 +53,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Leases and processes until the lane holds no lease: the queue is empty, or the lane must wait for something for
-    /// which it may not hold leases.
+    /// Leases and processes until the lane holds no lease: the queue is empty, or the lane must wait for
+    /// something for which it may not hold leases.
     async fn work(&self, hands: Hands<'_>, trial: Option<Trial<'_>>) -> Result<(), WorkerError> {
         let attempts_max = self.shared.settings.retry.attempts_max;
         if !self.deferred.is_empty() {
@@ -91,9 +91,9 @@ impl Lane {
         !self.pulse.stopped() && self.shared.gate.is_open() && !self.shared.isolation.is_claimed()
     }
 
-    /// Processes a suspect alone. Its neighbours are released before: if the suspect kills the process, their leases
-    /// do not count as unsettled. They are leased again at once, so a batch of suspects is released about half of
-    /// `batch_max` times. That is the cost of a rare case.
+    /// Processes a suspect alone. Its neighbours are released before: if the suspect kills the process, their
+    /// leases do not count as unsettled. They are leased again at once, so a batch of suspects is released
+    /// about half of `batch_max` times. That is the cost of a rare case.
     async fn isolate(
         &self,
         hands: Hands<'_>,
@@ -112,7 +112,7 @@ impl Lane {
         info!(
             lane = self.pulse.lane, svix_id = %suspect.id, attempt = suspect.attempt, unsettled = suspect.unsettled,
             trace_id = trace_id(&suspect),
-            "its last workers did not settle this message: it is handled alone"
+            "earlier workers crashed or stalled on this message; processing it in isolation"
         );
         if !self.count_attempt(&suspect).await? {
             return Ok(());
@@ -121,10 +121,10 @@ impl Lane {
         self.settle(decided).await
     }
 
-    /// Counts the attempt of a suspect before it is processed, because the suspect may kill this process. Returns `false`
-    /// if another worker has the message, or after a request to stop.
+    /// Counts the attempt of a suspect before it is processed, because the suspect may kill this process.
+    /// Returns `false` if another worker has the message, or after a request to stop.
     async fn count_attempt(&self, suspect: &Lease) -> Result<bool, WorkerError> {
-        let mut outage = QueueOutage::new("count_attempt", &self.shared.queue_away, &self.shared.settings);
+        let mut outage = QueueOutage::new("count_attempt", &self.shared.queue_outage, &self.shared.settings);
         while !self.pulse.stopped() {
             self.pulse.beat();
             match self.shared.queue.count_attempt(suspect).await {
@@ -138,11 +138,12 @@ impl Lane {
         Ok(false)
     }
 
-    /// Leases a batch of at most `cap` messages. The batch is empty if nothing is due, or after a request to stop. A request
-    /// that failed is repeated with its id: the queue may have leased the messages and lost the answer.
+    /// Leases a batch of at most `cap` messages. The batch is empty if nothing is due, or after a request to
+    /// stop. A request that failed is repeated with its id: the queue may have leased the messages and lost
+    /// the answer.
     async fn lease(&self, cap: usize) -> Result<Vec<Lease>, WorkerError> {
-        let Shared { pace, queue_away, settings, .. } = &*self.shared;
-        let mut outage = QueueOutage::new("lease", queue_away, settings);
+        let Shared { pace, queue_outage, settings, .. } = &*self.shared;
+        let mut outage = QueueOutage::new("lease", queue_outage, settings);
         while !self.pulse.stopped() {
             self.pulse.beat();
             match self.shared.queue.lease(self.requests.current(cap.min(pace.size()))).await {
@@ -161,12 +162,12 @@ impl Lane {
         Ok(Vec::new())
     }
 
-    /// Settles leases, and those that could not be settled before. While the queue answers for none of them, the call is
-    /// repeated; after a request to stop, the leases expire. If the queue answers for a part of them, the lane goes
-    /// on, and the others are settled with the next batch.
+    /// Settles leases, and those that could not be settled before. While the queue answers for none of them,
+    /// the call is repeated; after a request to stop, the leases expire. If the queue answers for a part of
+    /// them, the lane goes on, and the others are settled with the next batch.
     async fn settle(&self, decided: Decided) -> Result<(), WorkerError> {
         let mut left = self.deferred.take(decided);
-        let mut outage = QueueOutage::new("settle", &self.shared.queue_away, &self.shared.settings);
+        let mut outage = QueueOutage::new("settle", &self.shared.queue_outage, &self.shared.settings);
         while !left.settlements.is_empty() {
             self.pulse.beat();
             let answers = self.shared.queue.settle_many(&left.settlements).await;
@@ -300,7 +301,7 @@ impl Lane {
             match applied {
                 Some(applied) => {
                     metrics.applied(change, applied, now);
-                    self.tell_applied(&lease, change, applied);
+                    self.log_applied(&lease, change, applied);
                 }
                 None if settlement == Settlement::Ack => metrics.dropped(Some(change.origin.event_type())),
                 None if !matches!(settlement, Settlement::Release | Settlement::Postpone { .. }) => {
@@ -334,7 +335,7 @@ impl Lane {
         Ok(decided)
     }
 
-    fn tell_applied(&self, lease: &Lease, change: &Change, applied: Applied) {
+    fn log_applied(&self, lease: &Lease, change: &Change, applied: Applied) {
         debug!(
             lane = self.pulse.lane, svix_id = %lease.id, event_type = change.origin.event_type(),
             subject = change.subject_id(), attempt = lease.attempt, trace_id = trace_id(lease), outcome = applied.as_str(),

@@ -1,18 +1,20 @@
-//! The worker: leases messages from the queue, parses them, applies them to the store, and settles the leases.
+//! The worker: leases messages from the queue, parses them, applies them to the store, and settles the
+//! leases.
 //!
 //! Constraints, each held by a test:
 //!
-//! * Every lease ends in one settlement, or expires with its worker. After a request to stop, nothing is leased.
-//! * An outage is never a message's failure: while the store is unreachable, nothing is leased and no attempt is
-//!   counted (`gate`).
-//! * A bad message costs its neighbours nothing. If the store refuses it, bisection finds it (`apply`). If it kills
-//!   its worker, it is processed in isolation (`isolation`).
+//! * Every lease ends in one settlement, or expires with its worker. After a request to stop, nothing is
+//!   leased.
+//! * An outage is never a message's failure: while the store is unreachable, nothing is leased and no attempt
+//!   is counted (`gate`).
+//! * A bad message costs its neighbours nothing. If the store refuses it, bisection finds it (`apply`). If it
+//!   kills its worker, it is processed in isolation (`isolation`).
 //! * A lane that ends or panics without a request to stop ends the whole worker with an error.
 //! * No log line and no metric contains a body or a value of one.
 //!
-//! How: [`Worker::run`] drives a few independent lanes. Each leases a batch, passes it to the plain functions of
-//! `batch`, and settles it while it leases the next one, so that both writes to the queue share one commit. Lanes do
-//! not coordinate: the merge makes order irrelevant.
+//! [`Worker::run`] drives a few independent lanes. Each leases a batch, passes it to the plain functions of
+//! `batch`, and settles it while it leases the next one, so that both writes to the queue share one commit.
+//! Lanes do not coordinate: the merge makes order irrelevant.
 
 mod apply;
 mod backoff;

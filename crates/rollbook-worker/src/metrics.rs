@@ -1,4 +1,4 @@
-//! What the worker counts.
+//! Metrics of the worker.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ const NONE: &str = "none";
 /// any number of names.
 const OTHER: &str = "other";
 
-/// What became of an event for good.
+/// Final outcome of an event.
 const APPLIED: &str = "applied";
 const DEAD_LETTER: &str = "dead_letter";
 const DROPPED: &str = "dropped";
@@ -120,13 +120,13 @@ impl Metrics {
             field_mismatches: counters(
                 registry,
                 "rollbook_field_mismatches_total",
-                "Fields whose value did not fit their column, which is null then, by table.",
+                "Fields with a value that did not fit the column, which is null then, by table.",
                 &["resource"],
             )?,
             tidied: counters(
                 registry,
                 "rollbook_tidied_total",
-                "What was kept long enough and is gone: lines of the ledger, and what deleted rows were like.",
+                "Data removed by retention: ledger entries, and the content of deleted rows.",
                 &["what"],
             )?,
             cascades: CascadeMetrics::new(registry)?,
@@ -214,7 +214,7 @@ impl Metrics {
         }
     }
 
-    /// Time has taken something away.
+    /// Retention has removed something.
     pub(crate) fn tidied(&self, tidied: &RetentionStep) {
         self.tidied.with_label_values(&["ledger_lines"]).inc_by(tidied.ledger);
         self.tidied.with_label_values(&["deleted_rows"]).inc_by(tidied.rows);

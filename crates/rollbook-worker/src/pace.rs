@@ -1,7 +1,8 @@
-//! How many messages one batch may have, learnt from the time limits of the store.
+//! Maximum messages of a batch, adapted to the time limits of the store.
 //!
-//! A batch that runs into a time limit halves the size. A size that works grows by an eighth with each full batch, as
-//! long as the larger batch would take less than half of the time after which the last one was cut short.
+//! A batch that runs into a time limit halves the size. A size that works grows by an eighth with each full
+//! batch, as long as the larger batch would take less than half of the time after which the last one was cut
+//! short.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -62,7 +63,7 @@ impl Pace {
         }
     }
 
-    /// So many were applied in one call.
+    /// Records that this many changes were applied in one call.
     pub(crate) fn passed(&self, messages: usize, took: Duration) {
         let mut state = self.state();
         if state.size < self.size_max && messages >= state.size {

@@ -18,7 +18,8 @@ use prometheus::Gauge;
 use rollbook_core::time::{Clock, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-/// How often a lane that waits on purpose says so: often enough for any sensible liveness limit.
+/// Interval at which a lane that waits on purpose reports progress: short enough for any sensible liveness
+/// limit.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// When the lanes were last seen alive. Clones show the same.
@@ -43,8 +44,9 @@ impl Progress {
         progress
     }
 
-    /// Returns the latest time at which every lane was alive: working, idle, or waiting on purpose for the store or
-    /// the queue. The time does not advance while any lane hangs in a call, or while all lanes wait for each other.
+    /// Returns the latest time at which every lane was alive: working, idle, or waiting on purpose for the
+    /// store or the queue. The time does not advance while any lane hangs in a call, or while all lanes wait
+    /// for each other.
     pub fn last(&self) -> Timestamp {
         let acted = self.0.acted.load(Ordering::Relaxed);
         let beats = self.0.beats.iter().map(|beat| beat.load(Ordering::Relaxed));
@@ -98,7 +100,7 @@ impl Pulse {
         self.wait(event, true).await
     }
 
-    /// Likewise for an `event` that another lane brings about: that one is to make the progress.
+    /// Waits for an `event` of another lane: that lane must make the progress.
     pub(crate) async fn wait_for_another<T>(&self, event: impl Future<Output = T>) -> Option<T> {
         self.wait(event, false).await
     }

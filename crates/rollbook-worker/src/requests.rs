@@ -1,11 +1,11 @@
-//! What a lane asks the queue for: how much, and under which id.
+//! Lease requests of a lane: their limits and ids.
 //!
-//! * A request that failed keeps its id until it is answered. Its leases may have been given and its answer lost on
-//!   the way: the queue gives them out again by the id, and no attempt is spent.
+//! * A request that failed keeps its id until it is answered. Its leases may have been given and its answer
+//!   lost on the way: the queue gives them out again by the id, and no attempt is spent.
 //! * The first repetition asks for as much as before. Each further one asks for half: where the answer is too
 //!   large for the link and its time limit, a smaller one gets through.
-//! * What got through grows by an eighth with each answer, up to the limits that are set. Growing faster would run
-//!   into the next time-out at once, and a time-out costs as much time as many answers.
+//! * What got through grows by an eighth with each answer, up to the limits that are set. Growing faster
+//!   would run into the next time-out at once, and a time-out costs as much time as many answers.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,8 +37,8 @@ struct Present {
 
 impl Requests {
     pub(crate) fn new(lane: usize, settings: &Settings) -> Self {
-        // Each lane has its share, and one is left for what is on its way from the queue in a second copy: all
-        // together hold no more than the limit.
+        // Each lane has its share, and one is left for what is on its way from the queue in a second copy:
+        // all together hold no more than the limit.
         let (messages_max, bytes_max) =
             (settings.batch_max.max(1), settings.lease_bytes_max / (settings.lanes.max(1) + 1));
         // Processes count from different numbers: an id of another one repeats none of ours.

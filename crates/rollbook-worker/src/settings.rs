@@ -7,31 +7,32 @@ use rollbook_core::retry::RetryPolicy;
 /// Settings of a worker. Each limit has its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Number of batches in progress at once; zero counts as one. Three keep the store busy while one is parsed and
-    /// another is settled. More gain nothing if the store has one writer.
+    /// Number of batches in progress at once; zero counts as one. Three keep the store busy while one is
+    /// parsed and another is settled. More gain nothing if the store has one writer.
     pub lanes: usize,
-    /// Maximum messages per batch; zero counts as one. A larger batch shares its commits among more messages, and delays
-    /// more of them when it fails.
+    /// Maximum messages per batch; zero counts as one. A larger batch shares its commits among more messages,
+    /// and delays more of them when it fails.
     pub batch_max: usize,
-    /// Maximum bytes of bodies leased at once over all lanes: each lane requests its share. The first message of a batch
-    /// is leased whatever its size. This limit bounds the memory of a worker, which also holds the parsed bodies: about
-    /// six times as much.
+    /// Maximum bytes of bodies leased at once over all lanes: each lane requests its share. The first message
+    /// of a batch is leased whatever its size. This limit bounds the memory of a worker, which also holds the
+    /// parsed bodies: about six times as much.
     pub lease_bytes_max: usize,
-    /// Duration of a lease. Much longer than a batch takes: a message whose lease expires is processed twice.
+    /// Duration of a lease. Much longer than a batch takes: a message with an expired lease is processed
+    /// twice.
     pub lease_for: Duration,
-    /// Maximum time that one request waits for a first message. A request to stop is noticed within this time. Zero would
-    /// make an idle lane ask without a pause.
+    /// Maximum time that one request waits for a first message. A request to stop is noticed within this
+    /// time. Zero would make an idle lane ask without a pause.
     pub lease_wait: Duration,
-    /// Wait of a lane after a batch that was not full, so that arrivals collect for the next one. The wait delays a message by
-    /// at most this time. At a thousand deliveries per second it saves the disk a commit for every message. Zero means no
-    /// wait.
+    /// Wait of a lane after a batch that was not full, so that arrivals collect for the next one. The wait
+    /// delays a message by at most this time. At a thousand deliveries per second it saves the disk a commit
+    /// for every message. Zero means no wait.
     pub lease_linger: Duration,
     /// Schedule of retries of a refused message, and the limit after which it becomes a dead letter.
     pub retry: RetryPolicy,
     /// Clerk instance of the accepted events; `None` accepts events of any instance.
     pub instance_id: Option<String>,
-    /// First wait before the next attempt to reach a store or queue. It doubles with each failure, and every wait is between
-    /// half of its limit and all of it.
+    /// First wait before the next attempt to reach a store or queue. It doubles with each failure, and every
+    /// wait is between half of its limit and all of it.
     pub gate_backoff: Duration,
     /// Maximum of this wait.
     pub gate_backoff_max: Duration,
@@ -48,7 +49,8 @@ pub struct UpkeepSettings {
     pub deleted_kept_for: Option<Duration>,
     /// Interval between two rounds.
     pub interval: Duration,
-    /// Maximum ledger entries, and rows, per step. A step is one transaction, and deliveries wait for at most one.
+    /// Maximum ledger entries, and rows, per step. A step is one transaction, and deliveries wait for at most
+    /// one.
     pub step_max: usize,
     /// Pause between two steps: the store is free for deliveries meanwhile.
     pub pause: Duration,

@@ -6,7 +6,7 @@ use rollbook_core::queue::Consumer;
 use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
 
-use crate::backoff::QueueAway;
+use crate::backoff::SharedOutage;
 use crate::evidence::Evidence;
 use crate::gate::Gate;
 use crate::isolation::Isolation;
@@ -24,7 +24,7 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     pub(crate) pace: Pace,
     pub(crate) evidence: Evidence,
-    pub(crate) queue_away: QueueAway,
+    pub(crate) queue_outage: SharedOutage,
     pub(crate) isolation: Isolation,
     /// Held by the lane that reads large bodies.
     pub(crate) large: tokio::sync::Mutex<()>,

@@ -1,8 +1,8 @@
-//! What health checks read of a worker's store: the error that closed the gate, until a batch is applied, and the messages
-//! that were refused since one was.
+//! Health of a worker's store, for health checks: the error that closed the gate, until a batch is applied,
+//! and the messages that were refused since one was.
 //!
-//! A store that answers a ping may still refuse every write (read-only, no right, a full disk). So the only evidence
-//! is what became of the last batch. The gate writes it here.
+//! A store that answers a ping may still refuse every write (read-only, no right, a full disk). So the only
+//! evidence is what became of the last batch. The gate writes it here.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub struct StoreRefusals {
 }
 
 impl StoreRefusals {
-    /// How long ago the last one was.
+    /// Returns the time since the last refusal.
     pub fn refused_ago(&self) -> Duration {
         self.refused_at.elapsed()
     }
@@ -48,39 +48,39 @@ pub struct StoreOutage {
 }
 
 impl StoreOutage {
-    /// How long nothing has been applied.
+    /// Returns the time for which nothing has been applied.
     pub fn lasts_for(&self) -> Duration {
         self.began_at.elapsed()
     }
 
-    /// How long ago the last error was. The worker tries again within seconds as long as a message waits.
+    /// Returns the time since the last error. The worker tries again within seconds while a message waits.
     pub fn failed_ago(&self) -> Duration {
         self.failed_at.elapsed()
     }
 }
 
 impl StoreHealth {
-    /// The present outage. `None` where the last batch was applied, and before the first.
+    /// Returns the current outage. `None` if the last batch was applied, and before the first.
     pub fn outage(&self) -> Option<StoreOutage> {
         self.state().outage.clone()
     }
 
-    /// What was refused since a message was applied. `None` where the last one was.
+    /// Returns the refusals since a message was applied. `None` if the last one was.
     pub fn refusals(&self) -> Option<StoreRefusals> {
         self.state().refusals.clone()
     }
 
-    /// The tables of which every row is refused while others are written, and why.
+    /// Returns the tables that refuse every row while others are written, and the reasons.
     pub fn blocked(&self) -> Vec<(&'static str, String)> {
         self.state().blocked.clone()
     }
 
-    /// These tables refuse every row.
+    /// Records the tables that refuse every row.
     pub(crate) fn set_blocked(&self, blocked: Vec<(&'static str, String)>) {
         self.state().blocked = blocked;
     }
 
-    /// The store refused a batch or did not answer, and no message is to blame.
+    /// Records that the store refused a batch or did not answer, and no message is to blame.
     pub(crate) fn failed(&self, error: &StoreError) {
         let now = Instant::now();
         let mut state = self.state();
@@ -88,17 +88,17 @@ impl StoreHealth {
         state.outage = Some(StoreOutage { error: error.clone(), began_at, failed_at: now });
     }
 
-    /// The store has decided on messages: it works.
+    /// Records that the store has decided on messages: it works.
     pub(crate) fn decided(&self) {
         self.state().outage = None;
     }
 
-    /// Messages were applied.
+    /// Records that messages were applied.
     pub(crate) fn applied(&self) {
         self.state().refusals = None;
     }
 
-    /// So many messages were refused, and none was applied.
+    /// Records that this many messages were refused, and none was applied.
     pub(crate) fn refused(&self, count: u64, reason: &str) {
         let mut state = self.state();
         let before = state.refusals.as_ref().map_or(0, |refusals| refusals.count);

@@ -10,7 +10,7 @@ use rollbook_core::time::Clock;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::QueueAway;
+use crate::backoff::SharedOutage;
 use crate::cascades;
 use crate::error::WorkerError;
 use crate::evidence::Evidence;
@@ -49,7 +49,7 @@ impl Worker {
         let pace = Pace::new(settings.batch_max);
         metrics.batch_limit.set(pace.size());
         let (isolation, evidence) = (Isolation::new(), Evidence::default());
-        let queue_away = QueueAway::default();
+        let queue_outage = SharedOutage::default();
         let large = tokio::sync::Mutex::default();
         let shared = Shared {
             settings,
@@ -60,7 +60,7 @@ impl Worker {
             gate,
             pace,
             evidence,
-            queue_away,
+            queue_outage,
             isolation,
             large,
         };
@@ -77,8 +77,8 @@ impl Worker {
         self.shared.gate.health.clone()
     }
 
-    /// Works until `stop`. Then each lane finishes its batch, releases messages that it has not begun, and leases nothing
-    /// more. Dropping the future instead is like a crash: the leases expire.
+    /// Works until `stop`. Then each lane finishes its batch, releases messages that it has not begun, and
+    /// leases nothing more. Dropping the future instead is like a crash: the leases expire.
     ///
     /// # Errors
     /// A lane ended without a request to stop. The others are stopped first; they get the time of one lease.

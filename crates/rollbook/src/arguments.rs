@@ -1,7 +1,8 @@
-//! Arguments of the command line: what the values of ids and addresses must look like, and errors without secrets.
+//! Arguments of the command line: what the values of ids and addresses must look like, and errors without
+//! secrets.
 //!
-//! clap repeats an argument in its error. An argument in the wrong place may be a URL with a password or a key, so every
-//! error of the command line passes through [`without_secrets`].
+//! clap repeats an argument in its error. An argument in the wrong place may be a URL with a password or a
+//! key, so every error of the command line passes through [`without_secrets`].
 
 use std::ffi::OsString;
 
@@ -9,15 +10,15 @@ use clap::error::ErrorKind;
 
 use crate::secrets::{self, looks_secret};
 
-/// Stands for what is not printed.
+/// Shown in place of a secret.
 const REDACTED: &str = "[redacted]";
 /// Maximum length of an address or phone number, in bytes: RFC 5321 allows an address 254.
 const ADDRESS_LENGTH_MAX: usize = 320;
 /// Digits of a phone number: E.164 allows 15 at most, and the shortest ones in use have 7.
 const DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
 
-/// The text of an error of the command line, if it must be shown without a URL or key that the user gave. `None` if the
-/// error repeats none; help texts have URLs of their own, and are shown as they are.
+/// The text of an error of the command line, if it must be shown without a URL or key that the user gave.
+/// `None` if the error repeats none; help texts have URLs of their own, and are shown as they are.
 pub(crate) fn without_secrets(
     error: &clap::Error,
     arguments: impl IntoIterator<Item = OsString>,
@@ -49,7 +50,8 @@ fn redacted(error: &str, arguments: impl IntoIterator<Item = OsString>) -> Strin
     text.split_inclusive(char::is_whitespace).map(word).collect()
 }
 
-/// A word of an error without the URL or key in it, for one that stands otherwise than in its argument.
+/// Returns a word of an error without the URL or key in it: clap may show a secret in another form than its
+/// argument.
 fn word(word: &str) -> String {
     let Some(from) = secrets::start(word) else { return word.to_owned() };
     let end = word.trim_end().len();
@@ -57,7 +59,7 @@ fn word(word: &str) -> String {
     format!("{}{REDACTED}{quote}{}", &word[..from], &word[end..])
 }
 
-/// An id or the name of a type: never a URL or a key.
+/// Parses an id or the name of a type: never a URL or a key.
 pub(crate) fn name(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("it is empty".to_owned());
@@ -68,7 +70,7 @@ pub(crate) fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// An e-mail address or a phone number, without spaces around it.
+/// Parses an e-mail address or a phone number, without spaces around it.
 pub(crate) fn address(text: &str) -> Result<String, String> {
     let address = text.trim();
     if looks_secret(address) {
@@ -116,7 +118,7 @@ mod tests {
         "postgres:/u:hunter2@h/db",
     ];
 
-    /// The words that lead to each command, the program's own included.
+    /// Returns the words of each command, the program's own included.
     fn commands(command: &Command, path: &[String], found: &mut Vec<Vec<String>>) {
         found.push(path.to_vec());
         for inner in command.get_subcommands() {
@@ -128,11 +130,11 @@ mod tests {
         path.iter().skip(1).fold(command, |command, name| command.find_subcommand(name).expect("a command"))
     }
 
-    fn told(arguments: &[String]) -> Option<String> {
-        told_by(Cli::command(), arguments)
+    fn error_of(arguments: &[String]) -> Option<String> {
+        error_of_command(Cli::command(), arguments)
     }
 
-    fn told_by(cli: Command, arguments: &[String]) -> Option<String> {
+    fn error_of_command(cli: Command, arguments: &[String]) -> Option<String> {
         let error = cli.try_get_matches_from(arguments).err()?;
         let hidden = without_secrets(&error, arguments.iter().map(OsString::from));
         Some(hidden.unwrap_or_else(|| error.render().to_string()))
@@ -142,7 +144,7 @@ mod tests {
     fn the_help_for_a_missing_subcommand_is_shown_as_it_is() {
         for arguments in [&["rollbook"][..], &["rollbook", "dead-letters"]] {
             let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-            let text = told(&arguments).expect("a subcommand is missing");
+            let text = error_of(&arguments).expect("a subcommand is missing");
             assert!(text.contains("Usage:") && !text.contains(REDACTED), "{text}");
         }
     }
@@ -172,7 +174,7 @@ mod tests {
             }
             for arguments in tries {
                 let all = [path.clone(), arguments].concat();
-                if let Some(text) = told_by(cli.clone(), &all) {
+                if let Some(text) = error_of_command(cli.clone(), &all) {
                     seen += 1;
                     assert!(!text.contains("hunter"), "{all:?}\n{text}");
                 }
@@ -182,15 +184,16 @@ mod tests {
     }
 
     #[test]
-    fn an_error_without_a_secret_is_told_as_it_is() {
-        let text = told(&["rollbook", "migrate", "--frobnicate"].map(str::to_owned)).expect("an error");
+    fn an_error_without_a_secret_is_shown_as_it_is() {
+        let text = error_of(&["rollbook", "migrate", "--frobnicate"].map(str::to_owned)).expect("an error");
         assert!(text.contains("unexpected argument '--frobnicate' found"), "{text}");
-        let text = told(&["rollbook", "migrate", "postgres://u:p@h"].map(str::to_owned)).expect("an error");
+        let text =
+            error_of(&["rollbook", "migrate", "postgres://u:p@h"].map(str::to_owned)).expect("an error");
         assert!(text.contains("unexpected argument '[redacted]' found"), "{text}");
     }
 
     #[test]
-    fn a_secret_that_stands_otherwise_than_in_its_argument_is_not_told_either() {
+    fn a_secret_that_clap_shows_in_another_form_is_not_shown_either() {
         for (text, expected) in [
             ("value 'postgres://u:p@h' for", "value '[redacted]' for"),
             ("(redis://h) whsec_abc\n", "([redacted] [redacted]\n"),

@@ -1,4 +1,4 @@
-//! The command line: what can be asked for. What it does is in `commands`.
+//! Command line: commands and arguments. The modules of `commands` run them.
 
 mod dead_letters;
 mod reconciliation;
@@ -17,8 +17,8 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ROLLBOOK_BU
 
 /// Keeps your own SQL database in sync with Clerk
 ///
-/// Receives Clerk's webhooks, makes each durable before it is acknowledged, and applies them in whatever
-/// order they come, so that the rows end as Clerk says.
+/// Receives Clerk's webhooks, stores each durably before it acknowledges it, and applies them in whatever
+/// order they come: the rows end as Clerk has them.
 #[derive(Parser)]
 #[command(
     name = "rollbook",
@@ -49,10 +49,10 @@ pub(crate) enum Command {
     /// Applies only: takes deliveries from the queue into the store
     #[command(
         after_help = "Example:\n  rollbook work --queue-url redis://redis.internal:6379 --database-url postgres://me@db.internal/app\n\n\
-                      Beside another process of Rollbook on one machine: --ops-listen 127.0.0.1:9465"
+                      Next to another Rollbook process on one machine: --ops-listen 127.0.0.1:9465"
     )]
     Work(Start),
-    /// Shows the whole way on this machine: a signed history, shuffled and doubled, becomes right rows
+    /// Shows on this machine how a signed history, shuffled and doubled, becomes right rows
     #[command(after_help = "Examples:\n  rollbook demo --deliveries 50000 --keep\n  \
                             rollbook demo --queue redis://127.0.0.1:6379/9 --store postgres://me@127.0.0.1/scratch\n\n\
                             Needs no configuration and reads none but its own flags. Exit code 0 means that the\n\
@@ -69,13 +69,14 @@ pub(crate) enum Command {
     /// Applies migrations, or says which are pending
     #[command(after_help = "Example, exit code 1 where one is pending:\n  rollbook migrate --check")]
     Migrate(Migrate),
-    /// Reads Clerk's API and repairs what differs: who was there before, and what never arrived
+    /// Reads Clerk's API and repairs what differs: objects from before the endpoint existed, and missed
+    /// events
     Reconcile(ReconcileCommand),
     /// Reads single users or organizations at Clerk now, and repairs their rows
     Resync(Resync),
     /// Says whether the rows are complete, caught up and fresh: exit code 0 or 1, for deployments
     Ready(Ready),
-    /// Lists, shows, redrives and discards the messages that were parked
+    /// Lists, shows, redrives and discards dead letters
     #[command(
         subcommand,
         after_help = "Example:\n  rollbook dead-letters list --reason store_refused --since 2h"
@@ -97,28 +98,28 @@ pub(crate) enum Command {
                             Give it the settings of the process it is about. It reads only, but for --send. Exit code\n\
                             0: nothing has failed (there may be warnings); 1: something has; 2: the configuration is wrong.")]
     Doctor(Doctor),
-    /// Shows every setting: its value, where that came from, what it means
+    /// Shows every setting with its value, its source and its meaning
     #[command(after_help = "Examples:\n  rollbook config\n  rollbook config --sample > rollbook.toml")]
     Config(ConfigCommand),
-    /// Asks a running process how it is: exit code 0 or 1, for containers
+    /// Asks a running process for its health: exit code 0 or 1, for containers
     #[command(after_help = "Example:\n  HEALTHCHECK CMD [\"rollbook\", \"healthcheck\"]")]
     Healthcheck(Healthcheck),
     /// Prints completions for a shell
     #[command(after_help = "Example:\n  rollbook completions bash > /etc/bash_completion.d/rollbook")]
     Completions {
-        /// The shell
+        /// Name of the shell
         shell: clap_complete::Shell,
     },
 }
 
-/// How data is printed.
+/// Form of printed data.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
     Text,
     Json,
 }
 
-/// How a face starts.
+/// Arguments of a face's start.
 #[derive(clap::Args)]
 pub(crate) struct Start {
     /// Applies pending migrations first; serve does so by itself in files of SQLite
@@ -128,10 +129,10 @@ pub(crate) struct Start {
 
 #[derive(clap::Args)]
 pub(crate) struct Demo {
-    /// An empty Redis, in place of a file that is gone afterwards
+    /// URL of an empty Redis, in place of a file that is removed afterwards
     #[arg(long, value_name = "URL")]
     pub(crate) queue: Option<String>,
-    /// A Postgres, in place of a file; the rows get a schema of their own, which is dropped in the end
+    /// URL of a Postgres, in place of a file; the rows get their own schema, which is dropped at the end
     #[arg(long, value_name = "URL")]
     pub(crate) store: Option<String>,
     /// Sends at least this many deliveries, the doubled ones included
@@ -140,10 +141,10 @@ pub(crate) struct Demo {
     /// Shows what a common nightly job would have done to the same users
     #[arg(long)]
     pub(crate) naive: bool,
-    /// Goes on serving when it is done, until Ctrl-C, and keeps what it made
+    /// Continues to serve when the demo is done, until Ctrl-C, and keeps its data
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Makes the same history again [default: another one each time]
+    /// Makes the history of this seed again [default: another seed each time]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
     /// Prints the report for people or for programs
@@ -153,16 +154,16 @@ pub(crate) struct Demo {
 
 #[derive(clap::Args)]
 pub(crate) struct Send {
-    /// A built-in event of this type, such as user.created, as if it had just happened
+    /// Type of a built-in event, such as user.created; the event has the current time
     #[arg(value_name = "TYPE", required_unless_present = "file", value_parser = arguments::name)]
     pub(crate) event_type: Option<String>,
     /// Sends this file, byte for byte, in place of a built-in event
     #[arg(long, value_name = "PATH", conflicts_with = "event_type")]
     pub(crate) file: Option<PathBuf>,
-    /// Sends so many, each under an id of its own
+    /// Number of deliveries to send, each with its own id
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) count: u32,
-    /// Where to [default: the receiver at the setting `listen`]
+    /// URL of the receiver [default: the receiver at the setting `listen`]
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
     /// Prints the answers for people or for programs
@@ -172,7 +173,7 @@ pub(crate) struct Send {
 
 #[derive(clap::Args)]
 pub(crate) struct Migrate {
-    /// Says what is pending and changes nothing
+    /// Lists pending migrations and changes nothing
     #[arg(long)]
     pub(crate) check: bool,
     /// Prints for people or for programs
@@ -185,10 +186,10 @@ pub(crate) struct Explain {
     /// An id of Clerk's (user_…, org_…, orgmem_…, sess_…, …), or the svix-id of a delivery (msg_…)
     #[arg(value_parser = arguments::name)]
     pub(crate) id: String,
-    /// Shows at most so many deliveries and memberships, the latest
+    /// Maximum number of deliveries and of memberships to show, the latest
     #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) limit: u32,
-    /// Reads no more messages of the queue than this, and for ten seconds at most
+    /// Maximum number of messages of the queue to read, for ten seconds at most
     #[arg(long, value_name = "NUMBER", default_value_t = 100_000)]
     pub(crate) scan: u32,
     /// Prints for people or for programs
@@ -198,11 +199,11 @@ pub(crate) struct Explain {
 
 #[derive(clap::Args)]
 pub(crate) struct Erase {
-    /// Of a user or an organization; or any other id that has a row
+    /// Id of a user or an organization; or any other id that has a row
     #[arg(value_parser = arguments::name)]
     pub(crate) id: String,
-    /// Also erases everything with this e-mail address or phone number, without checking the owner; addresses that the
-    /// user has verified are included anyway
+    /// Also erases everything with this e-mail address or phone number, without checking the owner; addresses
+    /// that the user has verified are included anyway
     #[arg(long = "also", visible_alias = "address", value_name = "ADDRESS", value_parser = arguments::address)]
     pub(crate) addresses: Vec<String>,
     /// Shows what would be removed, and changes nothing
@@ -221,14 +222,14 @@ pub(crate) struct Erase {
 
 #[derive(clap::Args)]
 pub(crate) struct Doctor {
-    /// Which command runs here, and so what it needs
+    /// Command that runs on this machine: only its needs are checked
     #[arg(long, value_enum, default_value = "serve")]
     pub(crate) face: FaceName,
-    /// Also sends a signed test event to the running receiver and waits until it is applied: no row changes, the
-    /// ledger has one line more
+    /// Also sends a signed test event to the running receiver and waits until it is applied: no row changes,
+    /// the ledger has one line more
     #[arg(long)]
     pub(crate) send: bool,
-    /// Where to [default: the receiver at the setting `listen`]
+    /// URL of the receiver [default: the receiver at the setting `listen`]
     #[arg(long, value_name = "URL", requires = "send")]
     pub(crate) url: Option<String>,
     /// Prints for people or for programs
@@ -236,7 +237,7 @@ pub(crate) struct Doctor {
     pub(crate) output: Output,
 }
 
-/// The commands that serve.
+/// Commands that serve.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FaceName {
     Serve,
@@ -259,12 +260,12 @@ pub(crate) struct ConfigCommand {
 
 #[derive(clap::Args)]
 pub(crate) struct Healthcheck {
-    /// Which question to ask at `ops_listen`: does it answer, do its loops make progress, can its parts be reached
+    /// Question to ask at `ops_listen`: does it answer, do its loops make progress, can its parts be reached
     #[arg(long, value_enum, default_value = "healthz")]
     pub(crate) probe: ProbeName,
 }
 
-/// The questions of the ops face.
+/// Questions to the ops port.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum ProbeName {
     Healthz,

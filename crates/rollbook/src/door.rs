@@ -1,9 +1,10 @@
 //! Ports of a process during its start.
 //!
-//! Applying migrations to a large file, or recovering its log, takes minutes. Meanwhile deliveries are answered 503 with
-//! `Retry-After`, so that Svix sends them again. `/livez` answers 200, `/readyz` 503 with the current step. systemd is
-//! asked for more time, and the log shows progress. During a start shorter than [`ANSWERS_AFTER`] clients wait:
-//! their connections are accepted, and the process answers them when it is ready.
+//! Applying migrations to a large file, or recovering its log, takes minutes. Meanwhile deliveries are
+//! answered 503 with `Retry-After`, so that Svix sends them again. `/livez` answers 200, `/readyz` 503 with
+//! the current step. systemd is asked for more time, and the log shows progress. During a start shorter than
+//! [`ANSWERS_AFTER`] clients wait: their connections are accepted, and the process answers them when it is
+//! ready.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -28,8 +29,8 @@ use crate::stage::Stage;
 use crate::systemd::Systemd;
 use crate::wire::receiver_settings;
 
-/// Maximum connections that wait to be accepted, as far as the kernel allows (`net.core.somaxconn`). The usual 128
-/// overflow when some hundred clients connect at once; a client without a place retries after 1 s.
+/// Maximum connections that wait to be accepted, as far as the kernel allows (`net.core.somaxconn`). The
+/// usual 128 overflow when some hundred clients connect at once; a client without a place retries after 1 s.
 const BACKLOG: u32 = 1024;
 /// Duration of a start after which clients get an answer.
 const ANSWERS_AFTER: Duration = Duration::from_secs(1);
@@ -180,7 +181,7 @@ mod tests {
     const AT_ONCE: usize = 512;
 
     #[tokio::test]
-    async fn hundreds_of_connections_wait_at_the_door_while_nobody_accepts_them() {
+    async fn hundreds_of_connections_wait_in_the_backlog_while_none_is_accepted() {
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), &Settings::listen().about).expect("a port");
         let address = listener.local_addr().expect("an address");
         let mut waiting = Vec::new();

@@ -1,4 +1,4 @@
-//! Faces of a process: what it does beside answering at the ops port.
+//! Faces of a process: its jobs in addition to answering at the ops port.
 
 /// Faces of a process. Every process also has the ops port.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
-//! Who else on this machine may read or replace our files: warned of at the start, and by `doctor`.
+//! Checks at the start and in `doctor`: whether other users of this machine may read or replace Rollbook's
+//! files.
 //!
-//! What Rollbook makes is its owner's alone. What was there before, a configuration or a secret, has the mode that
-//! somebody gave it.
+//! Rollbook creates files that only their owner may read. A configuration or a secret that existed before has
+//! the mode that its creator gave it.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -15,21 +16,21 @@ const OTHERS_WRITE: u32 = 0o002;
 const OTHERS_READ: u32 = 0o004;
 const GROUP: u32 = 0o070;
 const ALL_BUT_OWNER: u32 = 0o077;
-/// In a folder with this bit only the owner of a file may replace or remove it, as in /tmp.
+/// Mode bit of a folder in which only the owner of a file may replace or remove it, such as /tmp.
 const STICKY: u32 = 0o1000;
 
-/// Where container engines mount secrets: as they are there, nobody but the container sees them.
+/// Folder in which container engines mount secrets. Only the container sees them, whatever their mode.
 const SECRET_MOUNTS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
-/// Kubernetes mounts a secret as a folder with this link in it.
+/// Link in a folder that Kubernetes has mounted as a secret.
 const KUBERNETES_LINK: &str = "..data";
 
-/// Of all files that these parts and the configuration have here.
+/// Returns the weaknesses of all files of these parts and of the configuration on this machine.
 pub(crate) fn weaknesses(config: &Config, parts: &[Component]) -> Vec<Weakness> {
     let kept = || parts.iter().filter_map(|part| part.place(config).file());
     let mut folders: Vec<PathBuf> = kept().map(folder_of).collect();
     folders.dedup();
     let mut found: Vec<Weakness> = folders.iter().filter_map(|folder| folder_weakness(folder)).collect();
-    // Whoever may write to a folder may put another file, or another folder, in the place of ours.
+    // A user who may write to a folder may replace a file or folder in it.
     let mut holding: Vec<PathBuf> = folders.iter().flat_map(|folder| above(folder)).collect();
     for file in config.files_read().iter().filter(|file| !is_mounted(&file.path)) {
         holding.extend(above(&file.path));
@@ -48,7 +49,7 @@ pub(crate) fn weaknesses(config: &Config, parts: &[Component]) -> Vec<Weakness> 
     found
 }
 
-/// The folder of a file.
+/// Returns the folder of a file.
 pub(crate) fn folder_of(file: &Path) -> PathBuf {
     match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
@@ -56,7 +57,7 @@ pub(crate) fn folder_of(file: &Path) -> PathBuf {
     }
 }
 
-/// A file of SQLite, its log and its index of the log.
+/// Returns an SQLite file, its log and its index of the log.
 pub(crate) fn with_companions(path: &Path) -> [PathBuf; 3] {
     ["", "-wal", "-shm"].map(|suffix| {
         let mut name = path.as_os_str().to_owned();
@@ -65,13 +66,13 @@ pub(crate) fn with_companions(path: &Path) -> [PathBuf; 3] {
     })
 }
 
-/// The folders above a file or folder, up to the root.
+/// Returns the folders above a file or folder, up to the root.
 fn above(path: &Path) -> Vec<PathBuf> {
     let whole = path.canonicalize().or_else(|_| std::path::absolute(path));
     whole.map(|path| path.ancestors().skip(1).map(Path::to_owned).collect()).unwrap_or_default()
 }
 
-/// The permissions of what is at this path, with the sticky bit; `None` where nothing is.
+/// Returns the permissions at this path, with the sticky bit; `None` if nothing exists there.
 fn mode(path: &Path) -> Option<u32> {
     path.metadata().ok().map(|found| found.mode() & (0o777 | STICKY))
 }
@@ -86,7 +87,7 @@ fn folder_weakness(folder: &Path) -> Option<Weakness> {
     Some(weakness(folder, mode, "others on this machine may put files and links into it", "o-w"))
 }
 
-/// Of a folder in which a file or folder of ours is.
+/// Checks a folder that holds a file or folder of Rollbook's.
 fn replaceable_weakness(folder: &Path) -> Option<Weakness> {
     let mode = mode(folder).filter(|mode| mode & OTHERS_WRITE != 0 && mode & STICKY == 0)?;
     Some(weakness(folder, mode, "others on this machine may replace what Rollbook has in it", "o-w"))
@@ -102,17 +103,17 @@ fn settings_weakness(path: &Path) -> Option<Weakness> {
     Some(weakness(path, mode, "others on this machine may change the settings", "o-w"))
 }
 
-/// Whether a container engine has mounted this file as a secret.
+/// Returns whether a container engine has mounted this file as a secret.
 fn is_mounted(path: &Path) -> bool {
     SECRET_MOUNTS.iter().any(|mount| path.starts_with(mount))
         || folder_of(path).join(KUBERNETES_LINK).exists()
 }
 
-/// A group may read a secret that belongs to somebody else: that is how we read it.
+/// Checks a secret. A group may read a secret of another owner: this process may read it through its group.
 fn secret_weakness(path: &Path) -> Option<Weakness> {
     let found = path.metadata().ok().filter(|_| !is_mounted(path))?;
     let mode = found.mode() & 0o777;
-    // The owner of this is who this process runs as.
+    // The owner of this path is the user of this process.
     let is_ours = Path::new("/proc/self").metadata().is_ok_and(|own| own.uid() == found.uid());
     let unwanted = OTHERS_READ | OTHERS_WRITE | if is_ours { GROUP } else { 0o020 };
     (mode & unwanted != 0).then(|| {
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_their_owner_alone_are_no_weakness() {
+    fn files_that_only_their_owner_may_read_are_not_a_weakness() {
         assert_eq!(Files::new().weaknesses(), []);
     }
 

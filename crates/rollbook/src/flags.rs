@@ -1,4 +1,4 @@
-//! The flags of the settings, made from their table.
+//! Flags of the settings, made from their declarations.
 
 use std::path::PathBuf;
 
@@ -15,14 +15,14 @@ pub(crate) struct SettingFlags {
 }
 
 impl SettingFlags {
-    /// Flags, environment and file.
+    /// Loads flags, environment and file.
     pub(crate) fn sources(&self) -> Sources<'_> {
         let file = self.file.as_deref().map_or(FileSource::Default, FileSource::Named);
         Sources { flags: &self.values, environment: Environment::read(), file }
     }
 
-    /// Flags, and of the environment only what is logged and how. For what must not touch the data
-    /// that the environment may point to.
+    /// Loads the flags, and from the environment only the settings of the log. For commands that must not
+    /// touch the data that the environment may point to.
     pub(crate) fn own_sources(&self) -> Sources<'_> {
         let log = [&Settings::log().about, &Settings::log_format().about];
         let environment = Environment::read().only(&log.map(About::environment));
@@ -30,14 +30,14 @@ impl SettingFlags {
         Sources { flags: &self.values, environment, file }
     }
 
-    /// Sets what no flag has set.
+    /// Sets a value unless a flag has set it.
     pub(crate) fn set_default(&mut self, setting: &'static About, value: &str) {
         if !self.is_set(setting) {
             self.values.push((setting, value.to_owned()));
         }
     }
 
-    /// Whether a flag sets this.
+    /// Returns whether a flag sets this.
     pub(crate) fn is_set(&self, setting: &About) -> bool {
         self.values.iter().any(|(known, _)| known.key == setting.key)
     }

@@ -1,11 +1,12 @@
 //! Health of the queue for deliveries, judged by the outcomes of real deliveries.
 //!
-//! A queue that answers reads may still refuse every delivery: a full disk allows reads only. So the receiver's calls are
-//! observed, and the queue's component in `/readyz` and `rollbook_up` reports their outcome. A process that is not ready
-//! gets no deliveries that could prove recovery. So after a failure a check makes a write without meaning, if the engine
-//! has one. Otherwise a failure counts for [`FAILURE_HOLDS_FOR`]: then the process is ready again, and reports the last
-//! failure until a delivery is stored. `rollbook_up` steers no traffic and stays 0 for [`UNPROVEN_FOR`]: a queue that
-//! refuses the few deliveries of a quiet instance is an outage too.
+//! A queue that answers reads may still refuse every delivery: a full disk allows reads only. So the
+//! receiver's calls are observed, and the queue's component in `/readyz` and `rollbook_up` reports their
+//! outcome. A process that is not ready gets no deliveries that could prove recovery. So after a failure a
+//! check makes a write without meaning, if the engine has one. Otherwise a failure counts for
+//! [`FAILURE_HOLDS_FOR`]: then the process is ready again, and reports the last failure until a delivery is
+//! stored. `rollbook_up` steers no traffic and stays 0 for [`UNPROVEN_FOR`]: a queue that refuses the few
+//! deliveries of a quiet instance is an outage too.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,8 +20,9 @@ use tokio::time::Instant;
 
 /// Time for which a refused batch counts as evidence that the next one would be refused too.
 const FAILURE_HOLDS_FOR: Duration = Duration::from_secs(30);
-/// Time for which a refused batch keeps `rollbook_up` at 0. Svix retries a refused delivery after 5 s and then after 5
-/// minutes, plus or minus a fifth. This time is longer, so that a queue that still refuses is down without a gap.
+/// Time for which a refused batch keeps `rollbook_up` at 0. Svix retries a refused delivery after 5 s and
+/// then after 5 minutes, plus or minus a fifth. This time is longer, so that a queue that still refuses is
+/// down without a gap.
 const UNPROVEN_FOR: Duration = Duration::from_secs(10 * 60);
 /// Duration of a call after which the queue counts as not answering. Its deliveries have got 503 before.
 const SILENT_FOR: Duration = Duration::from_secs(10);
@@ -216,7 +218,9 @@ mod tests {
         conditions.push(intake.check().await);
         let states: Vec<_> = conditions.iter().map(|one| (one.is_ready(), one.is_up())).collect();
         assert_eq!(states, [(false, false), (true, false), (true, true)], "{conditions:?}");
-        let Condition::Impaired(why) = &conditions[2] else { panic!("it says what it met: {conditions:?}") };
+        let Condition::Impaired(why) = &conditions[2] else {
+            panic!("the error is reported: {conditions:?}")
+        };
         assert!(why.contains("600 s ago") && why.contains("disk is full"), "{why}");
     }
 

@@ -1,7 +1,7 @@
 //! Logging to standard error. Standard output is for data.
 //!
-//! One event is one line, whatever it contains, and no text controls the terminal. `tracing-subscriber` and JSON escape most
-//! characters; [`Harmless`] escapes the rest.
+//! Each event is one line, whatever it contains, and no text controls the terminal. `tracing-subscriber` and
+//! JSON escape most characters; [`Harmless`] escapes the rest.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -43,9 +43,9 @@ impl<Out: Write> Write for Harmless<Out> {
     }
 }
 
-/// The event with every line break but the last, every control character of the upper half (U+009B begins
-/// commands too) and all that turns the direction of writing around spelled out, as JSON does: these stand
-/// in its strings only. Colours begin with another character, which is taken care of already.
+/// Escapes every line break but the last, every control character of the upper half (U+009B begins commands
+/// too) and every character that changes the direction of writing, in the form of JSON, where they occur in
+/// strings only. Colours begin with U+001B, which `tracing-subscriber` escapes in values.
 fn harmless(event: &str) -> Cow<'_, str> {
     let line = event.strip_suffix('\n').unwrap_or(event);
     let steers =
@@ -71,17 +71,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_one_line_and_steers_nothing() {
+    fn an_event_is_one_line_without_control_characters() {
         let plain = "INFO \u{1b}[1mZoë\u{1b}[0m 漢字\n";
         assert!(matches!(harmless(plain), Cow::Borrowed(same) if same == plain), "colours are left");
         assert_eq!(harmless("a\nINFO b\r\u{9b}1m\u{202e}c\n"), "a\\u000aINFO b\\u000d\\u009b1m\\u202ec\n");
         let json = format!("{}\n", serde_json::json!({ "type": "\u{9b}\u{202e}\n" }));
-        let read: serde_json::Value = serde_json::from_str(&harmless(&json)).expect("it is JSON still");
-        assert_eq!(read["type"], "\u{9b}\u{202e}\n", "and says the same");
+        let read: serde_json::Value = serde_json::from_str(&harmless(&json)).expect("it is still JSON");
+        assert_eq!(read["type"], "\u{9b}\u{202e}\n", "and has the same value");
     }
 
     #[test]
-    fn what_is_written_is_all_of_it() {
+    fn the_whole_event_is_written() {
         let mut out = Harmless(Vec::new());
         out.write_all("a\u{85}b\n".as_bytes()).expect("memory");
         assert_eq!(out.0, b"a\\u0085b\n");

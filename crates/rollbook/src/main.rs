@@ -1,6 +1,6 @@
 //! Rollbook keeps a team's own SQL database in sync with Clerk.
 //!
-//! This is the binary: command line, configuration, wiring, signals. The rules are in `rollbook-core`.
+//! Binary: command line, configuration, wiring, signals. The rules are in `rollbook-core`.
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
 mod arguments;

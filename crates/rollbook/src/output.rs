@@ -1,10 +1,10 @@
-//! What is printed: tables, JSON, and text that may come from strangers.
+//! Output: tables, JSON, and text that may come from strangers.
 //!
 //! Constraints:
 //!
-//! * A reader that goes away (`rollbook … | head`) ends the program quietly, never with a panic.
-//! * Nothing that a payload holds reaches a terminal as a control character.
-//! * Colours only on a terminal, and never with `NO_COLOR`.
+//! * A reader that closes the pipe (`rollbook … | head`) ends the program quietly, never with a panic.
+//! * No control character of a payload reaches a terminal.
+//! * Colours are printed on a terminal only, and never with `NO_COLOR`.
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -32,28 +32,28 @@ pub(crate) fn print_json(result: &impl Serialize) -> io::Result<()> {
     print(&format!("{:#}", serde_json::to_value(result)?))
 }
 
-/// Says something to the person beside the data. Where nobody can hear it, it is lost.
+/// Prints a message on standard error. A failure is ignored.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Whether what is printed is seen on a terminal.
+/// Returns whether standard output is a terminal.
 pub(crate) fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// The text with every control character spelled out, line breaks and tabs included, and likewise
-/// those that turn the direction of writing around: it stays on its line and says what it says.
+/// Escapes every control character, line breaks and tabs included, and every character that changes the
+/// direction of writing: the text stays on its line.
 pub(crate) fn harmless(text: &str) -> String {
     escape(text, |_| false)
 }
 
-/// The same for a text of several lines.
+/// Escapes a text of several lines and keeps its line breaks.
 pub(crate) fn harmless_lines(text: &str) -> String {
     escape(text, |c| matches!(c, '\n' | '\t'))
 }
 
-/// Whether the character turns the direction of writing around.
+/// Returns whether the character changes the direction of writing.
 pub(crate) fn turns(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -70,17 +70,17 @@ fn escape(text: &str, keep: fn(char) -> bool) -> String {
     clean
 }
 
-/// Colours, or none.
+/// Style of output: with or without colours.
 #[derive(Clone, Copy)]
 pub(crate) struct Style(bool);
 
 impl Style {
-    /// Colours where they are seen and wanted.
+    /// Returns colours if standard output is a terminal and the user wants them.
     pub(crate) fn of(environment: &Environment) -> Self {
         Self(is_terminal() && !environment.no_color())
     }
 
-    /// None.
+    /// Returns no colours.
     #[cfg(test)]
     pub(crate) const PLAIN: Self = Self(false);
 
@@ -109,18 +109,18 @@ impl Style {
     }
 }
 
-/// A table whose columns are as wide as their widest cell.
+/// Table with columns as wide as their widest cell.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// A table with these headings.
+    /// Creates a table with these headings.
     pub(crate) fn new(headings: &[&str]) -> Self {
         Self { rows: vec![headings.iter().map(|heading| (*heading).to_owned()).collect()] }
     }
 
-    /// Adds a row. Cells are made harmless here.
+    /// Adds a row. The cells are escaped here.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().map(|cell| harmless(&cell)).collect());
     }
@@ -147,8 +147,8 @@ impl fmt::Display for Table {
     }
 }
 
-/// How many columns a terminal gives the text, near enough for a table: two for ideographs, Hangul
-/// and emoji, none for marks on other characters.
+/// Returns the width of a text on a terminal, well enough for a table: two columns for ideographs, Hangul and
+/// emoji, none for combining marks.
 fn columns_of(cell: &str) -> usize {
     let columns = |c: char| match c {
         '\u{300}'..='\u{36f}' | '\u{200b}'..='\u{200d}' | '\u{fe00}'..='\u{fe0f}' => 0,
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_from_outside_steers_a_terminal() {
+    fn control_characters_of_a_payload_are_escaped() {
         assert_eq!(harmless("a\u{1b}[31mb\r\n\u{9b}c\u{202e}d"), "a\\u{1b}[31mb\\r\\n\\u{9b}c\\u{202e}d");
         assert_eq!(harmless_lines("a\n\tb\u{7}"), "a\n\tb\\u{7}");
         assert_eq!(harmless("Zoë 漢字 🎉"), "Zoë 漢字 🎉");

@@ -1,20 +1,20 @@
-//! The one rule for what looks like a secret: errors, reports and paths on disk never repeat such a text.
+//! Rule for texts that look like a secret: errors, reports and paths on disk never repeat them.
 //!
-//! A URL counts as one, since it may hold a password.
+//! A URL counts as a secret, since it may hold a password.
 
-/// What keys of Clerk and Svix begin with.
+/// Beginnings of Clerk's and Svix's keys.
 const KEYS: [&str; 5] = ["whsec_", "whsk_", "whpk_", "sk_live_", "sk_test_"];
-/// What stands before a password among other parameters: `host=h password=…`, `PGPASSWORD=…`.
+/// Texts before a password among other parameters: `host=h password=…`, `PGPASSWORD=…`.
 const PASSWORDS: [&str; 2] = ["password=", "passwd="];
-/// What a URL has behind its scheme.
+/// Text behind the scheme of a URL.
 pub(crate) const URL: &str = "://";
 
-/// Whether a text has a URL, a key, a `password=` or a `user:password@host` in it.
+/// Returns whether a text contains a URL, a key, a `password=` or a `user:password@host`.
 pub(crate) fn looks_secret(text: &str) -> bool {
     start(text).is_some()
 }
 
-/// Where the first of what looks secret begins, in bytes.
+/// Returns the position in bytes of the first part that looks secret.
 pub(crate) fn start(text: &str) -> Option<usize> {
     // Keeps the length, so that a position holds for both.
     let text = text.to_ascii_lowercase();
@@ -26,7 +26,7 @@ pub(crate) fn start(text: &str) -> Option<usize> {
     from_url.into_iter().chain(marks).chain(login(&text)).min()
 }
 
-/// Where a `user:password@` begins.
+/// Returns the position of a `user:password@`.
 fn login(text: &str) -> Option<usize> {
     let (before, _) = text.rsplit_once('@')?;
     let colon = before.find(':')?;
@@ -37,13 +37,13 @@ fn after_last(text: &str, is_end: impl Fn(char) -> bool) -> usize {
     text.char_indices().rfind(|(_, c)| is_end(*c)).map_or(0, |(at, c)| at + c.len_utf8())
 }
 
-/// Whether a text begins with a key.
+/// Returns whether a text begins with a key.
 pub(crate) fn begins_with_key(text: &str) -> bool {
     KEYS.iter().any(|key| text.trim_start().starts_with(key))
 }
 
-/// Whether a text that should be a path is a key, a password or a login. A path that begins at a folder (`/`, `./`) is
-/// taken as one, whatever its names are.
+/// Returns whether a text in place of a path is a key, a password or a login. A text that begins with a
+/// folder (`/`, `./`) counts as a path, whatever its names are.
 pub(crate) fn stands_for_a_path(text: &str) -> bool {
     let is_rooted = ["/", "./", "../"].iter().any(|root| text.starts_with(root));
     let lower = text.to_ascii_lowercase();
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_begins_at_a_folder_is_no_secret_whatever_its_names_are() {
+    fn a_path_that_begins_at_a_folder_never_counts_as_a_secret() {
         for text in ["whsec_x", " sk_test_x", "u:x@h/db", "host=h password=x", "postgres:/u:x@h"] {
             assert!(stands_for_a_path(text), "{text}");
             assert!(!stands_for_a_path(&format!("./{}", text.trim())), "{text}");

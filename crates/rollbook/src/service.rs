@@ -27,7 +27,8 @@ use crate::systemd::Systemd;
 use crate::wire::{Queue, receiver_settings, worker_settings};
 use crate::worker_calls::WorkerCalls;
 
-/// Number of lease durations without progress after which a lane hangs: other workers have its messages since.
+/// Number of lease durations without progress after which a lane hangs: other workers have its messages
+/// since.
 const STALLED_AFTER_LEASES: u32 = 2;
 
 /// Running faces.
@@ -97,7 +98,8 @@ impl Service {
         let check =
             |store| Component { name: "store", probe: Arc::new(StoreCheck { store, worker: applying }) };
         let store_part = store.map(check);
-        // A receiver accepts deliveries while the store is unreachable: there the store's health is only shown.
+        // A receiver accepts deliveries while the store is unreachable: there the store's health is only
+        // shown.
         let (ready, watched) = match store_part {
             Some(store) if faces.receiver => (Vec::new(), vec![store]),
             store => (store.into_iter().collect(), Vec::new()),
@@ -114,9 +116,12 @@ impl Service {
         Ok(Self { listening, ops_listening, live, supervisor, stop_within })
     }
 
-    /// Runs a background task beside the faces until the stop.
-    pub(crate) fn beside<Run>(&mut self, name: &'static str, run: impl FnOnce(CancellationToken) -> Run)
-    where
+    /// Runs a background task until the stop.
+    pub(crate) fn run_in_background<Run>(
+        &mut self,
+        name: &'static str,
+        run: impl FnOnce(CancellationToken) -> Run,
+    ) where
         Run: Future<Output = ()> + Send + 'static,
     {
         self.supervisor.start(name, |stop| {
@@ -128,10 +133,11 @@ impl Service {
         });
     }
 
-    /// Reports the state of the service to systemd until the end. Call this last: the task that starts last is stopped last.
-    pub(crate) fn tell(&mut self, systemd: Systemd) {
+    /// Reports the state of the service to systemd until the end. Call this last: the task that starts last
+    /// is stopped last.
+    pub(crate) fn report_to_systemd(&mut self, systemd: Systemd) {
         let (live, stopping) = (self.live.clone(), self.supervisor.stopping());
-        self.beside("word to systemd", |stop| systemd.run(live, stopping, stop));
+        self.run_in_background("report to systemd", |stop| systemd.run(live, stopping, stop));
     }
 
     /// Runs until `stop`, or until a face ends without a request to stop.

@@ -2,11 +2,11 @@
 //!
 //! Constraints:
 //!
-//! * A server that is unreachable, or refuses the login, does not end the process. One line is logged, the faces start,
-//!   and work begins once the server answers.
-//! * A fault that needs manual action ends the process: a pending migration on a server, a queue of another deployment,
-//!   and under `durability = strict` every weakness of the queue. If such a fault appears later, the adapters refuse
-//!   work until it is fixed.
+//! * A server that is unreachable, or refuses the login, does not end the process. One line is logged, the
+//!   faces start, and work begins once the server answers.
+//! * A fault that needs manual action ends the process: a pending migration on a server, a queue of another
+//!   deployment, and under `durability = strict` every weakness of the queue. If such a fault appears later,
+//!   the adapters refuse work until it is fixed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,12 +28,12 @@ use crate::wire::{self, Component, Migrations, Ownership, Queue};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// First wait before an unreachable server is checked again. It doubles.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// Maximum wait, and interval of durability checks of a healthy queue: settings of a running server change seldom, and
-/// `/readyz` and the metrics check by themselves.
+/// Maximum wait, and interval of durability checks of a healthy queue: settings of a running server change
+/// seldom, and `/readyz` and the metrics check by themselves.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(30);
 
 /// Warning of a worker without an instance id about a queue that has an owner.
-pub(crate) const UNVERIFIED: &str = "this process can't tell whether the queue is its deployment's";
+pub(crate) const UNVERIFIED: &str = "this process can't check whether the queue belongs to its deployment";
 /// Fix for [`UNVERIFIED`].
 pub(crate) const UNVERIFIED_FIX: &str = "set clerk_instance_id on receivers and workers";
 
@@ -49,8 +49,8 @@ pub(crate) struct Opened {
     pub(crate) migrate_later: bool,
 }
 
-/// Opens what these faces need. With `migrate`, pending migrations are applied first. A process with all faces always
-/// migrates its files. Returns `None` after a request to stop.
+/// Opens what these faces need. With `migrate`, pending migrations are applied first. A process with all
+/// faces always migrates its files. Returns `None` after a request to stop.
 ///
 /// # Errors
 /// The process must not start; the text contains the fix.
@@ -101,8 +101,8 @@ async fn open_all(
         links: Links::of(config, &queue, store.as_ref()),
     };
     if let Some(store) = store.as_ref().filter(|_| all_answered) {
-        // Later users of the store check again. This ping opens the first connection, which is logged, and finds faults that
-        // need manual action before the first delivery.
+        // Later users of the store check again. This ping opens the first connection, which is logged, and
+        // finds faults that need manual action before the first delivery.
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, store.ping()).await;
         if let Ok(Err(error @ StoreError::Deployment(_))) = answer {
             tracing::error!("the store needs manual action, deliveries wait until then: {error}");
@@ -167,7 +167,7 @@ async fn migrate_or_check(
         };
     }
     match asked {
-        Ok(migrations) if migrate => tell_migrated(&migrations),
+        Ok(migrations) if migrate => log_migrated(&migrations),
         Ok(migrations) if !migrations.names.is_empty() => bail!(
             "the {name} ({}) lacks migrations: {}; run: rollbook migrate, or start with --migrate",
             migrations.place,
@@ -198,7 +198,7 @@ fn log_newer(migrations: &Migrations) {
     }
 }
 
-fn tell_migrated(migrations: &Migrations) {
+fn log_migrated(migrations: &Migrations) {
     if !migrations.names.is_empty() {
         tracing::info!(part = migrations.part.name(), applied = migrations.names.join(", "), "migrated");
     }
@@ -216,7 +216,8 @@ pub(crate) fn refuse_if_strict(config: &Config, durability: &Durability) -> anyh
     ))
 }
 
-/// Returns an error if the queue belongs to another deployment. If the server does not answer, each later call checks.
+/// Returns an error if the queue belongs to another deployment. If the server does not answer, each later
+/// call checks.
 async fn refuse_foreign(config: &Config) -> anyhow::Result<()> {
     match tokio::time::timeout(ANSWER_TIMEOUT, wire::ownership(config)).await {
         Ok(Some(Ok(Ownership { refusal: Some(refusal), .. }))) => Err(anyhow!(refusal)),
@@ -283,8 +284,8 @@ impl Watch {
     }
 }
 
-/// Sets up all parts of the queue as soon as they answer, then waits for `stop`. Users of the queue log that it is
-/// unreachable.
+/// Sets up all parts of the queue as soon as they answer, then waits for `stop`. Users of the queue log that
+/// it is unreachable.
 pub(crate) async fn prepare_queue(producer: Arc<dyn Producer>, stop: CancellationToken) {
     let mut wait = ASK_AGAIN;
     while matches!(stop.run_until_cancelled(producer.prepare()).await, Some(Err(_))) {
@@ -302,7 +303,7 @@ pub(crate) async fn migrate_later(config: Arc<Config>, stop: CancellationToken) 
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
         match stop.run_until_cancelled(wire::apply_migrations(&config, Component::Store, &stop)).await {
             Some(Ok(migrations)) => {
-                tell_migrated(&migrations);
+                log_migrated(&migrations);
                 return stop.cancelled().await;
             }
             Some(Err(why)) if why != said => {

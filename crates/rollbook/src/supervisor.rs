@@ -1,4 +1,5 @@
-//! Runs the faces of one process. If one ends without a request to stop, all end, and the process reports why.
+//! Runs the faces of one process. If one ends without a request to stop, all end, and the process reports
+//! why.
 
 use std::time::Duration;
 
@@ -38,8 +39,8 @@ impl Supervisor {
         self.faces.push(Face { name, task, stop, ended: false });
     }
 
-    /// Waits for `stop` or for a face that ends by itself, then stops the faces one after the other, in the order of their
-    /// start, all within `drain_timeout`.
+    /// Waits for `stop` or for a face that ends by itself, then stops the faces one after the other, in the
+    /// order of their start, all within `drain_timeout`.
     ///
     /// # Errors
     /// The first failure: a face ended by itself, failed while it stopped, or did not stop.
@@ -91,7 +92,8 @@ impl Supervisor {
     ) -> (&'static str, anyhow::Result<()>) {
         let (id, result) = match ended {
             Ok((id, result)) => (id, result),
-            // The message of a panic is on standard error already, and may contain data that no log should hold.
+            // The message of a panic is on standard error already, and may contain data that no log should
+            // hold.
             Err(error) => (error.id(), Err(anyhow!("it panicked"))),
         };
         let face = self.faces.iter_mut().find(|face| face.task == id);
@@ -134,8 +136,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_face_that_ends_unasked_stops_the_others_and_is_told() {
-        for (how, told) in [(0, "nobody had asked"), (1, "the disk is gone"), (2, "it panicked")] {
+    async fn a_face_that_ends_by_itself_stops_the_others_and_is_reported() {
+        for (how, reason) in [(0, "nobody had asked"), (1, "the disk is gone"), (2, "it panicked")] {
             let (mut supervisor, log) = (Supervisor::default(), Log::default());
             well_behaved(&mut supervisor, "receiver", &log);
             supervisor.start("worker", move |_| async move {
@@ -144,7 +146,7 @@ mod tests {
             });
             let error = supervisor.run(CancellationToken::new(), DRAIN).await.expect_err("a face ended");
             let error = format!("{error:#}");
-            assert!(error.starts_with("the worker stopped: ") && error.contains(told), "{error}");
+            assert!(error.starts_with("the worker stopped: ") && error.contains(reason), "{error}");
             assert_eq!(*log.lock().expect("no test panics with it"), ["receiver"]);
         }
     }

@@ -2,9 +2,9 @@
 //!
 //! Constraints:
 //!
-//! * Ready means that the ports are bound, not that Redis or Postgres answer: those may be unreachable for hours, and
-//!   restarting this process would not help.
-//! * The watchdog is fed only while `/livez` answers ok, so that systemd restarts a process whose loops hang.
+//! * Ready means that the ports are bound, not that Redis or Postgres answer: those may be unreachable for
+//!   hours, and restarting this process would not help.
+//! * The watchdog is fed only while `/livez` answers ok, so that systemd restarts a process if a loop hangs.
 //! * Without a socket nothing is sent, and systemd can never block the process.
 
 use std::ffi::OsStr;
@@ -33,7 +33,7 @@ impl Systemd {
         match connect(name) {
             Ok(socket) => Some(Self { socket, watchdog: watchdog(environment) }),
             Err(error) => {
-                tracing::warn!(%error, "systemd can't be told that the service is ready: NOTIFY_SOCKET");
+                tracing::warn!(%error, "systemd can't be notified that the service is ready: NOTIFY_SOCKET");
                 None
             }
         }
@@ -44,8 +44,8 @@ impl Systemd {
         self.say(&format!("EXTEND_TIMEOUT_USEC={}\nSTATUS={what}", extend_for.as_micros()));
     }
 
-    /// Sends that the service is ready, then that it is alive while every component of `live` is, and from `stopping` on
-    /// that it stops. Runs until `stop`.
+    /// Sends that the service is ready, then that it is alive while every component of `live` is, and from
+    /// `stopping` on that it stops. Runs until `stop`.
     pub(crate) async fn run(
         self,
         live: Vec<Component>,
@@ -79,7 +79,7 @@ impl Systemd {
     fn say(&self, state: &str) {
         // A full buffer means that systemd does not read: the message is dropped.
         if let Err(error) = self.socket.send(state.as_bytes()) {
-            tracing::debug!(%error, state, "systemd could not be told");
+            tracing::debug!(%error, state, "systemd could not be notified");
         }
     }
 }

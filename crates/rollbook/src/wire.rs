@@ -1,6 +1,7 @@
-//! Ports and settings of the faces, made from the configuration. The only file that names a backend.
+//! Wiring: makes ports and settings of the faces from the configuration. No other file names a backend.
 //!
-//! A server is opened without a connection: it may be unreachable, and its users try again. A file must exist.
+//! Opening a server makes no connection: the server may be unreachable, and its users try again. A file must
+//! exist.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,14 +31,14 @@ use crate::config::{About, Config, Place, Problems, ServerUrl, Settings};
 /// Share of the drain timeout that the receiver has; the rest is for the worker to release its leases.
 const RECEIVER_DRAIN_PERCENT: u32 = 80;
 
-/// The queue, as its three users see it.
+/// Queue, with one port for each of its three users.
 #[derive(Clone)]
 pub(crate) struct Queue {
-    /// For the receiver.
+    /// Port of the receiver.
     pub(crate) producer: Arc<dyn Producer>,
-    /// For the worker.
+    /// Port of the worker.
     pub(crate) consumer: Arc<dyn Consumer>,
-    /// For ops and operators.
+    /// Port of ops and operators.
     pub(crate) admin: Arc<dyn QueueAdmin>,
 }
 
@@ -48,7 +49,7 @@ impl Queue {
     }
 }
 
-/// What is kept somewhere.
+/// Part of Rollbook that stores data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Component {
     /// The queue.
@@ -58,10 +59,10 @@ pub(crate) enum Component {
 }
 
 impl Component {
-    /// Both.
+    /// Both parts.
     pub(crate) const ALL: [Self; 2] = [Self::Queue, Self::Store];
 
-    /// Its name.
+    /// Returns the name of the part.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Queue => "queue",
@@ -69,7 +70,7 @@ impl Component {
         }
     }
 
-    /// Where it is.
+    /// Returns the place of the part.
     pub(crate) const fn place(self, config: &Config) -> &Place {
         match self {
             Self::Queue => &config.places.queue,
@@ -78,10 +79,10 @@ impl Component {
     }
 }
 
-/// Opens the queue. A file must be there: looking for dead letters makes none.
+/// Opens the queue. A file must exist: a command that lists dead letters creates none.
 ///
 /// # Errors
-/// There is no such file, or it lacks a migration; the URL of a server is none.
+/// The file does not exist or lacks a migration, or the URL of the server is not valid.
 pub(crate) fn open_queue(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Queue> {
     match &config.places.queue {
         Place::Sqlite(path) => {
@@ -99,7 +100,7 @@ pub(crate) fn open_queue(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Resu
     }
 }
 
-/// How far ahead of now a due time may lie in the queue: no lease and no backoff reaches further.
+/// Returns how far ahead of now a due time may lie in the queue: no lease and no backoff lasts longer.
 fn due_ahead_max(config: &Config) -> Duration {
     config.settings.lease_for.max(config.settings.backoff_max)
 }
@@ -107,7 +108,7 @@ fn due_ahead_max(config: &Config) -> Duration {
 /// Opens the store.
 ///
 /// # Errors
-/// As with the queue.
+/// The file does not exist or lacks a migration, or the URL of the server is not valid.
 pub(crate) fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn FullStore>> {
     match &config.places.store {
         Place::Sqlite(path) => {
@@ -180,7 +181,7 @@ pub(crate) fn api_url(text: &str) -> anyhow::Result<ApiUrl> {
     Ok(ApiUrl::parse(text)?)
 }
 
-/// Clerk's API. Nothing is sent yet.
+/// Creates the client of Clerk's API. Nothing is sent yet.
 ///
 /// # Errors
 /// No key is set, or this system has no root certificates.
@@ -191,10 +192,10 @@ pub(crate) fn clerk_api(config: &Config, observer: Observer) -> anyhow::Result<A
     Ok(Arc::new(api.with_observer(observer)))
 }
 
-/// The reconciler of this process.
+/// Creates the reconciler of this process.
 ///
 /// # Errors
-/// As with Clerk's API.
+/// No key is set, or this system has no root certificates.
 pub(crate) fn reconciler(
     config: &Config,
     store: Arc<dyn FullStore>,
@@ -208,7 +209,7 @@ pub(crate) fn reconciler(
     Ok(Reconciler::new(ports, settings))
 }
 
-/// The limits of the receiver.
+/// Returns the limits of the receiver.
 pub(crate) fn receiver_settings(config: &Config) -> rollbook_receiver::Settings {
     let settings = &config.settings;
     rollbook_receiver::Settings {
@@ -232,10 +233,10 @@ pub(crate) fn receiver_settings(config: &Config) -> rollbook_receiver::Settings 
     }
 }
 
-/// The limits of the worker.
+/// Returns the limits of the worker.
 pub(crate) fn worker_settings(config: &Config) -> rollbook_worker::Settings {
     let settings = &config.settings;
-    // With `erase`, content that was kept before this choice was made is erased too.
+    // With `erase`, content that was kept under an earlier choice is erased too.
     let erases = settings.deleted_rows == DeletedRows::Erase;
     rollbook_worker::Settings {
         lanes: settings.lanes,
@@ -264,7 +265,7 @@ fn keeping(config: &Config) -> RetentionChoices {
     RetentionChoices { deleted_rows: config.settings.deleted_rows, ledger: config.settings.ledger }
 }
 
-/// The queue or the store as a place that can be set up. Nothing is opened.
+/// Returns the queue or the store as a backend that can be set up. Nothing is opened.
 pub(crate) fn backend(config: &Config, part: Component) -> Box<dyn Backend> {
     match (part, part.place(config)) {
         (_, Place::Sqlite(path)) => Box::new(file(path, part)),
@@ -273,22 +274,22 @@ pub(crate) fn backend(config: &Config, part: Component) -> Box<dyn Backend> {
     }
 }
 
-/// Place and kind of a part, without user and password.
+/// Describes place and kind of a part, without user and password.
 pub(crate) fn describe(config: &Config, part: Component) -> String {
     backend(config, part).describe()
 }
 
-/// Refuses settings of a part's server that can't be used, by the name of its URL.
+/// Refuses settings of a part's server that can't be used. The problems name the setting of its URL.
 ///
 /// # Errors
-/// What is wrong with them.
+/// The problems of the settings.
 pub(crate) fn check_server(config: &Config, part: Component) -> Result<(), Problems> {
     let fix = "rollbook config shows what is set, and where";
     let refused = |wrong| Problems(vec![config.problem(url_setting(config, part), wrong, fix)]);
     backend(config, part).check().map_err(refused)
 }
 
-/// The setting that says where a part is.
+/// Returns the setting that names the place of a part.
 pub(crate) fn url_setting(config: &Config, part: Component) -> &'static About {
     match part {
         Component::Queue => config.queue_setting(),
@@ -308,32 +309,33 @@ fn must_exist(part: Component, path: &Path, setting: &About) -> anyhow::Result<(
     )
 }
 
-/// The steps that a part lacked, or lacks.
+/// Migrations of a part.
 pub(crate) struct Migrations {
-    /// The part.
+    /// Part that the migrations belong to.
     pub(crate) part: Component,
     /// Path of the file, or a description of the server.
     pub(crate) place: String,
-    /// The names of the steps. A queue on Redis never lacks any.
+    /// Names of the migrations that are pending or were applied. A queue on Redis has none.
     pub(crate) names: Vec<&'static str>,
-    /// Why this Rollbook must not work on a server's database, whatever is applied. Waiting does not help.
+    /// Reason why this Rollbook must not work on a server's database even after all migrations. Waiting does
+    /// not help.
     pub(crate) refusal: Option<String>,
-    /// The names of steps of a newer Rollbook that this one works with.
+    /// Names of migrations of a newer Rollbook that this one works with.
     pub(crate) newer: Vec<String>,
 }
 
-/// The steps that are pending.
+/// Returns the pending migrations.
 ///
 /// # Errors
-/// Why that can't be known, with the place: a server may be unreachable, a file unreadable.
+/// The migrations can't be read; the error names the place. A server may be unreachable, a file unreadable.
 pub(crate) async fn pending_migrations(config: &Config, part: Component) -> Result<Migrations, String> {
     Ok(migrations(config, part, backend(config, part).pending().await?))
 }
 
-/// Applies what is pending, making folders and files that are not there.
+/// Applies pending migrations, and creates missing folders and files.
 ///
 /// # Errors
-/// As with what is pending, and where a step fails. A stop undoes what a file's migration has done.
+/// The migrations can't be read, or one fails. A stop rolls back the migration of a file.
 pub(crate) async fn apply_migrations(
     config: &Config,
     part: Component,
@@ -344,7 +346,7 @@ pub(crate) async fn apply_migrations(
     Ok(migrations(config, part, Pending { names, ..Pending::default() }))
 }
 
-/// Owner of the queue on a server; `None` of a queue in a file.
+/// Returns the owner of a queue on a server; `None` for a queue in a file.
 ///
 /// # Errors
 /// The server can't be asked.
@@ -355,7 +357,8 @@ pub(crate) async fn ownership(config: &Config) -> Option<Result<Ownership, Strin
     Some(ownership.await.map_err(|error| error.to_string()))
 }
 
-/// What the nodes of the queue's cluster do while some slots have no node; `None` where it is not a cluster.
+/// Returns what the nodes of the queue's cluster do while some slots have no node; `None` if it is not a
+/// cluster.
 pub(crate) async fn full_coverage(config: &Config) -> Option<FullCoverage> {
     let Place::Server(url) = &config.places.queue else { return None };
     RedisQueue::new(redis(config, url), ClockSource::Server).ok()?.full_coverage().await

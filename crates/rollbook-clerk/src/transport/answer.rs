@@ -49,7 +49,7 @@ impl Failure {
         Self::new(SourceError::Unreadable, text, true)
     }
 
-    /// The same failure, which a repetition can't change.
+    /// Marks the failure as one that a repetition can't change.
     pub(super) fn finally(self) -> Self {
         Self { is_temporary: false, ..self }
     }

@@ -30,8 +30,9 @@ pub trait Rows: Send + Sync {
         limit: usize,
     ) -> Result<Vec<RowView>, StoreError>;
 
-    /// Returns the ids of at most `limit` rows whose `data` may contain one of these texts, in upper or lower case. Reads the
-    /// whole table, in small steps. The result contains every such row; it may contain others, so the caller checks each.
+    /// Returns the ids of at most `limit` rows with one of these texts in `data`, in upper or lower case.
+    /// Reads the whole table, in small steps. The result may contain rows without these texts, so the caller
+    /// checks each.
     async fn ids_holding(
         &self,
         resource: &'static Resource,

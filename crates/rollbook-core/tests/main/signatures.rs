@@ -108,7 +108,7 @@ fn the_tolerance_ends_after_its_last_second_on_both_sides() {
 }
 
 #[test]
-fn no_timestamp_overflows_and_a_wrong_one_is_told_from_a_wrong_signature() {
+fn no_timestamp_overflows_and_a_wrong_one_differs_from_a_wrong_signature() {
     let all = secrets(SECRET);
     for (seconds, expected) in [(0, VerifyError::TooOld), (999_999_999_999, VerifyError::TooNew)] {
         let signature = all.first().sign(ID, Timestamp::from_seconds(seconds), BODY);

@@ -8,13 +8,13 @@ use serde::Serialize;
 pub struct RemainingCopy {
     /// Backend or service that has it.
     pub place: String,
-    /// What it is, and how long it lives.
+    /// Description of the copy, and the time for which it exists.
     pub what: String,
-    /// What removes it sooner, if anything does.
+    /// Command that removes it sooner, if there is one.
     pub fix: Option<String>,
 }
 
-/// Where a queue or a store is.
+/// Place of a queue or a store.
 #[derive(Clone, Debug)]
 pub struct Backend {
     /// Description without secrets.

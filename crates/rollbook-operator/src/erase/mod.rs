@@ -2,10 +2,11 @@
 //!
 //! Constraints:
 //!
-//! * An erasure first *judges* who the person is (which addresses are proved), then *learns* what belongs to the person.
-//!   Each needs one scan of the queue. Each round of the erasure needs one more: see [`SCANS_MAX`].
-//! * The store is erased first: from then on nothing in the queue, and nothing that arrives later, restores anything.
-//!   Then the messages are removed, until a scan finds only messages that have just arrived.
+//! * An erasure first *judges* who the person is (which addresses are proved), then *learns* what belongs to
+//!   the person. Each needs one scan of the queue. Each round of the erasure needs one more: see
+//!   [`SCANS_MAX`].
+//! * The store is erased first: from then on nothing in the queue, and nothing that arrives later, restores
+//!   anything. Then the messages are removed, until a scan finds only messages that have just arrived.
 //! * A second run is harmless, also after any failure. It continues where the first one ended.
 //! * Data of others stays and is reported, and so are copies that cannot be reached.
 
@@ -41,7 +42,7 @@ const ROUNDS_MAX: usize = 3;
 pub const SCANS_MAX: usize = 2 + ROUNDS_MAX;
 /// Maximum number of rows of others that are read by one id or address, to be reported.
 const MENTIONS_MAX: usize = 1_000;
-/// Maximum number of organizations whose billing rows are read for that.
+/// Maximum number of organizations of which billing rows are read for that.
 const ORGANIZATIONS_MAX: usize = 1_000;
 
 /// Fix for row-level security policies that may hide rows.
@@ -51,7 +52,7 @@ pub const HIDDEN_ROWS_FIX: &str = "let this role read and write all rows: ALTER 
 #[derive(Debug, thiserror::Error)]
 #[error("{progress}")]
 pub struct EraseError {
-    /// What is done already, what failed, and what to do.
+    /// A part failed. The error says what is done already, what failed, and what to do.
     progress: String,
     source: PortError,
 }
@@ -98,13 +99,14 @@ struct Done {
     removed: u64,
     /// Reason for which some rows keep their content.
     refused: Option<String>,
-    /// What is not done, as sentences; empty if the erasure is complete.
+    /// Returns what is left to do, as sentences; empty if the erasure is complete.
     left: Vec<String>,
     /// Number of messages that arrived last and are left to the workers.
     coming: u64,
 }
 
-/// Returns the kind of an id: by its prefix, or by the table that has a row with it. `None` if neither shows it.
+/// Returns the kind of an id: by its prefix, or by the table that has a row with it. `None` if neither shows
+/// it.
 ///
 /// # Errors
 /// The store cannot be read.
@@ -121,7 +123,8 @@ pub async fn kind_of(store: &dyn Rows, id: &str) -> Result<Option<&'static Resou
 }
 
 impl<'a> Erasure<'a> {
-    /// Judges who the person is, then learns what belongs to the person. `addresses` are taken as proved. Reads only.
+    /// Judges who the person is, then learns what belongs to the person. `addresses` are taken as proved.
+    /// Reads only.
     ///
     /// # Errors
     /// Store or queue cannot be read.

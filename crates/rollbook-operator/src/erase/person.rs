@@ -36,13 +36,15 @@ pub(super) struct Person {
 /// Relation of a message to the person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relation {
-    /// It is about the person or a row of the person.
+    /// The message is about the person or a row of the person.
     Own,
-    /// It cannot be read as an event and contains the id or an address. No worker will ever apply it.
+    /// The message cannot be read as an event and contains the id or an address. No worker will ever apply
+    /// it.
     Unreadable,
-    /// It cannot be read as an event and contains neither, in plain text, JSON escapes or percent-encoding.
+    /// The message cannot be read as an event and contains neither, in plain text, JSON escapes or
+    /// percent-encoding.
     Unrecognized,
-    /// It is about another subject and mentions the person.
+    /// The message is about another subject and mentions the person.
     Mention,
     /// No relation.
     None,
@@ -181,8 +183,8 @@ impl Person {
         }
     }
 
-    /// Returns the relation of a message to the person. Learns from a message of the person: its addresses, and its row
-    /// if it contains an address.
+    /// Returns the relation of a message to the person. Learns from a message of the person: its addresses,
+    /// and its row if it contains an address.
     pub(super) fn relation(&mut self, body: &[u8]) -> Relation {
         let message = Ownership::read(body);
         if !message.readable {

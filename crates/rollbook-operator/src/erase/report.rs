@@ -13,7 +13,7 @@ use super::scan::Found;
 use super::search::Key;
 use crate::serialize::table;
 
-/// What an erasure would remove, or has removed.
+/// Data that an erasure would remove, or has removed.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Id of the person.
@@ -30,7 +30,7 @@ pub struct Report {
     pub had_row: bool,
     /// Whether the erasure is complete; `None` for a plan.
     pub complete: Option<bool>,
-    /// What is left to do, as sentences; `None` for a plan.
+    /// Work that is left to do, as sentences; `None` for a plan.
     pub left: Option<Vec<String>>,
     /// Number of proved addresses and phone numbers.
     pub addresses: usize,

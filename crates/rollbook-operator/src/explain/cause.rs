@@ -1,7 +1,7 @@
 //! Cause of each delivery's outcome, derived from the ledger entries of one subject.
 //!
-//! The ledger records outcome and time of a delivery, not the delivery that it lost against. That one is searched
-//! among the entries that were applied no later. If none explains the outcome, no cause is claimed.
+//! The ledger records outcome and time of a delivery, not the delivery that it lost against. That one is
+//! searched among the entries that were applied no later. If none explains the outcome, no cause is claimed.
 
 use rollbook_core::catalog::{NEVER_STORED, Verb};
 use rollbook_core::change::{Applied, Origin};
@@ -27,13 +27,13 @@ pub(super) struct Explained {
 pub(super) enum Cause {
     /// No content was stored before.
     First,
-    /// Its content is newer than that of the row.
+    /// The content is newer than that of the row.
     Newer,
-    /// Its content is newer than that of a deleted row.
+    /// The content is newer than that of a deleted row.
     FillsIn,
-    /// It is the deletion of the subject.
+    /// The event is the deletion of the subject.
     Deletes,
-    /// It is a deletion with a later time than the stored one.
+    /// The event is a deletion with a later time than the stored one.
     DeletesLater,
     /// The row had newer content, or a later deletion.
     Older {
@@ -54,7 +54,7 @@ pub(super) enum Cause {
         /// Whether both are deletions.
         is_deletion: bool,
     },
-    /// It is a reading of Clerk's API.
+    /// The change is a reading of Clerk's API.
     Reconciled(Reading),
     /// The event type has no table.
     NoTable,
@@ -75,8 +75,8 @@ pub(super) struct Competitor {
     pub(super) made_later_by: i64,
 }
 
-/// Explains all entries of one subject and its row. Returns them in the order of application, and entries applied at
-/// the same time in the order of their events.
+/// Explains all entries of one subject and its row. Returns them in the order of application, and entries
+/// applied at the same time in the order of their events.
 pub(super) fn explain_all(mut lines: Vec<LedgerEntry>, row: Option<&Row>) -> Vec<Explained> {
     lines.sort_by(|one, other| {
         let key = |line: &LedgerEntry| (line.applied_at, line.event_at, line.message_id.clone());

@@ -1,4 +1,4 @@
-//! What a reconciliation holds of a subject until an operator decides.
+//! Changes of a subject that a reconciliation holds until an operator decides.
 
 use rollbook_core::drift::Drift;
 use rollbook_core::store::{Held, HeldKey, HeldState, Reconciliation, StoreError};
@@ -17,7 +17,7 @@ pub struct HeldSubject {
     pub run: String,
     /// Table.
     pub table: String,
-    /// What differs: `not_deleted` or `wrongly_deleted`.
+    /// Kind of difference: `not_deleted` or `wrongly_deleted`.
     pub kind: &'static str,
     /// Time at which the run recorded it.
     #[serde(serialize_with = "text")]

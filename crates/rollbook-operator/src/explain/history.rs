@@ -40,7 +40,7 @@ pub struct History {
     /// Pending work after a deletion, on this subject or its child rows.
     #[serde(rename = "left_to_do", skip_serializing_if = "has_no_pending_work")]
     pub pending: Pending,
-    /// What reconciliations hold of the subject until an operator decides; the caller reads it.
+    /// Changes of the subject that reconciliations hold until an operator decides; the caller reads them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<HeldSubject>,
     /// Limits of this history, as sentences.

@@ -30,7 +30,7 @@ pub struct PendingItem {
     /// Kind of pending work.
     #[serde(serialize_with = "work")]
     pub what: PendingWork,
-    /// Parent whose deletion or erasure the row does not show yet.
+    /// Deleted or erased parent that the row does not show yet.
     pub parent: Option<Parent>,
     /// Whether that parent was erased, not only deleted; `None` if its row does not show it.
     pub parent_erased: Option<bool>,
@@ -86,8 +86,8 @@ pub(super) async fn read(store: &dyn Reads, id: &str, limit: usize) -> Result<Pe
     Ok(Pending { parents, rows, listed: items })
 }
 
-/// Returns the deleted or erased parent of a row, and whether it was erased: the recorded parent, or the first one that
-/// the row names.
+/// Returns the deleted or erased parent of a row, and whether it was erased: the recorded parent, or the
+/// first one that the row names.
 async fn parent_of(
     store: &dyn Reads,
     pending: &PendingCascade,

@@ -10,7 +10,7 @@ use rollbook_core::store::LedgerEntry;
 pub(super) struct Reading {
     /// Id of the run.
     pub(super) run: String,
-    /// What differed.
+    /// Kind of difference.
     pub(super) drift: Drift,
     resource: &'static Resource,
 }

@@ -1,9 +1,9 @@
 //! State of a database, and whether this Rollbook may work on it.
 //!
-//! Applied migrations are rows of `rollbook_migrations`. A row records whether its migration `expands`: whether a Rollbook
-//! that does not know it still works correctly. Every transaction of a store reads these rows first and holds the table's
-//! weakest lock until its end, and the start of a migration takes the strongest lock. So no transaction writes to a schema
-//! that has changed since its check (decision 0170).
+//! Applied migrations are rows of `rollbook_migrations`. A row records whether its migration `expands`:
+//! whether a Rollbook that does not know it still works correctly. Every transaction of a store reads these
+//! rows first and holds the table's weakest lock until its end, and the start of a migration takes the
+//! strongest lock. So no transaction writes to a schema that has changed since its check (decision 0170).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,8 +18,8 @@ use crate::fault::Fault;
 const OLDEST_VERSION: i32 = 120_000;
 /// Encoding that can hold every character that Clerk may send.
 const ENCODING: &str = "UTF8";
-/// Suffix of a migration's name in its row while it is being applied. To a Rollbook without phases this is an unknown
-/// migration, so it waits.
+/// Suffix of a migration's name in its row while it is being applied. To a Rollbook without phases this is an
+/// unknown migration, so it waits.
 pub(super) const UNFINISHED: &str = " (unfinished)";
 
 /// A row of `rollbook_migrations`.
@@ -83,13 +83,14 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Returns a guard for a schema, whose name is validated.
+    /// Returns a guard for a schema with a validated name.
     pub(crate) fn new(address: Address, schema: &str) -> Self {
         Self { address, schema: schema.to_owned(), passed: AtomicUsize::new(0) }
     }
 
-    /// Begins a transaction with `begin` and checks the schema within it. The start of a migration adds a row, and no
-    /// migration was unfinished when a check passed: as long as the number of rows is the same, the rows are the same.
+    /// Begins a transaction with `begin` and checks the schema within it. The start of a migration adds a
+    /// row, and no migration was unfinished when a check passed: as long as the number of rows is the same,
+    /// the rows are the same.
     ///
     /// # Errors
     /// The connection failed, or the schema is refused.

@@ -1,8 +1,8 @@
 //! Pending cascades, worked off in small steps, each committed, around rows that refuse their change.
 //!
 //! A worker takes the entry of a parent for a while. It searches for child rows that do not show their parent's state, many at
-//! once, and repairs them in steps whose size follows from what the database bears. The search that finds none removes the
-//! entry while it holds the entry's lock: whoever records the parent meanwhile waits, and records it anew. Nothing else
+//! once, and repairs them in steps of a size that the database bears. The search that finds none removes the
+//! entry while it holds the entry's lock: a worker that records the parent meanwhile waits, and records it again. Nothing else
 //! holds that lock, so recording never waits for a repair.
 //!
 //! A row that refuses its change gets an entry of its own and is retried by itself. The search leaves it out, so every turn gets

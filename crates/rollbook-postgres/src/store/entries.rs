@@ -13,7 +13,7 @@ use crate::types::Time;
 /// Maximum entries that are found at once.
 const ENTRIES_MAX: i64 = 10_000;
 
-/// Ledger entries whose removal is refused.
+/// Ledger entries that could not be removed.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     pub(super) count: u64,
@@ -33,7 +33,7 @@ impl Kept {
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { count, example, why } = self;
-        write!(f, "{count} lines of the ledger (deliveries) about them stay, such as {example}: {why}")
+        write!(f, "{count} ledger entries (table deliveries) about them stay, such as {example}: {why}")
     }
 }
 
@@ -80,7 +80,8 @@ impl Work for Old<'_> {
     }
 }
 
-/// Removes entries by `svix-id`. The output is how many were removed, how many are left, and an example of these.
+/// Removes entries by `svix-id`. The output is how many were removed, how many are left, and an example of
+/// these.
 pub(super) struct Forget<'a> {
     pub(super) statements: &'a Statements,
     pub(super) lines: &'a [String],

@@ -1,7 +1,7 @@
 //! Removal of ledger entries about an erased parent and its child rows, in steps.
 //!
-//! Content is erased first, so a ledger that refuses to lose entries does not keep content from being erased. Entries whose
-//! removal is refused are isolated by halving the step, as rows are, and skipped.
+//! Content is erased first, so a ledger that refuses to lose entries does not keep content from being erased.
+//! Entries that refuse their removal are isolated by halving the step, as rows are, and skipped.
 
 use rollbook_core::store::StoreError;
 
@@ -43,8 +43,8 @@ impl PostgresStore {
         Ok(if turn.kept.count > before { Ended::Kept } else { Ended::Done })
     }
 
-    /// Runs one step, with as many of these entries as the pace allows. The rest goes back to `open`, as do halves of a step
-    /// that failed.
+    /// Runs one step, with as many of these entries as the pace allows. The rest goes back to `open`, as do
+    /// halves of a step that failed.
     pub(super) async fn remove_lines(
         &self,
         mut some: Vec<String>,

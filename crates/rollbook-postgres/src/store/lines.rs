@@ -152,7 +152,7 @@ pub(super) struct Line {
     pub(super) survivors: bool,
     /// For `Children`: whether the ledger entries about the parent and its child rows are removed.
     pub(super) forget: bool,
-    /// For a row: the parent whose deletion it does not show.
+    /// For a row: the deleted parent that it does not show.
     pub(super) parent: Option<(&'static Resource, String)>,
     /// Revision at the time of reading.
     pub(super) revision: i64,
@@ -271,11 +271,11 @@ impl Work for Take<'_> {
 
 /// Change of an entry.
 pub(super) enum Then<'a> {
-    /// It is due at once, for any worker.
+    /// The entry is due at once, for any worker.
     Release,
-    /// It is held for [`TAKEN_FOR`] longer.
+    /// The entry is held for [`TAKEN_FOR`] longer.
     Hold,
-    /// It is retried after a wait that grows, for this reason.
+    /// The entry is retried after a wait that grows, for this reason.
     Postpone(&'a str),
     /// A row refuses its change for this reason: its entry is recorded, or waits longer.
     Refuse(&'a str),

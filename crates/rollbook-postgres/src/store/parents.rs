@@ -28,7 +28,7 @@ pub(super) const BATCH_MAX: usize = 1000;
 /// Ids by table number.
 pub(super) type Ids = BTreeMap<usize, BTreeSet<String>>;
 
-/// Parents whose child rows may be stale, by table.
+/// Parents with child rows that may be stale, by table.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Parents {
     pub(super) ids: BTreeMap<&'static str, BTreeSet<String>>,

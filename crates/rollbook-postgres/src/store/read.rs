@@ -34,7 +34,8 @@ fn value(row: &PgRow, position: usize, kind: Kind) -> sqlx::Result<Value> {
 /// Reads an entry of the ledger.
 ///
 /// # Errors
-/// Its outcome is unknown or its attempts are negative: no Rollbook of this schema writes that.
+/// Returns the error for an entry with an unknown outcome or negative attempts: no Rollbook of this schema
+/// writes such an entry.
 pub(super) fn entry(row: &PgRow) -> sqlx::Result<LedgerEntry> {
     let time = |position: usize| row.try_get::<Time, _>(position).map(|Time(at)| at);
     Ok(LedgerEntry {
@@ -68,10 +69,11 @@ impl Work for Forbidden<'_> {
     }
 }
 
-/// Returns the SELECT of the tables with row-level policies that may hide rows from this role. A policy hides nothing if its
-/// condition holds for every row: `true`, or a comparison of `CURRENT_USER` with this role, alone or as the first or last
-/// term of an `OR`. Any other condition may depend on the row. Policies do not apply at all to a superuser, a role with
-/// `BYPASSRLS`, and the owner of a table without `FORCE ROW LEVEL SECURITY`.
+/// Returns the SELECT of the tables with row-level policies that may hide rows from this role. A policy hides
+/// nothing if its condition holds for every row: `true`, or a comparison of `CURRENT_USER` with this role,
+/// alone or as the first or last term of an `OR`. Any other condition may depend on the row. Policies do not
+/// apply at all to a superuser, a role with `BYPASSRLS`, and the owner of a table without `FORCE ROW LEVEL
+/// SECURITY`.
 pub(super) fn hidden(schema: &str) -> String {
     let applies = "EXISTS (SELECT FROM unnest(policy.polroles) AS role (id)
                            WHERE CASE WHEN role.id = 0 THEN true ELSE pg_has_role(current_user, role.id, 'USAGE') END)";

@@ -27,9 +27,9 @@ use crate::types::{Time, number};
 /// are given by number.
 #[derive(Default)]
 pub(super) struct Candidates {
-    /// Parents whose state was read before their child rows were written.
+    /// Parents that were read before their child rows were written.
     parents_read: BTreeMap<usize, BTreeMap<String, ParentRead>>,
-    /// Deleted parents, whose child rows may be stale.
+    /// Deleted parents. Their child rows may be stale.
     deleted_parents: BTreeMap<usize, BTreeMap<String, SubjectState>>,
     /// Candidate rows: the states read so far already show that they may be stale.
     rows: Ids,

@@ -25,9 +25,9 @@ pub(super) fn contents(schema: &str, resource: &'static Resource) -> String {
     )
 }
 
-/// Living rows in the order of the index `…_living`: (time to start at, id to start after, end, untouched since,
-/// limit). The last condition leaves out a row whose `created_at` a team's trigger has set to a part of a
-/// millisecond, and that was returned before.
+/// Living rows in the order of the index `…_living`: (time to start at, id to start after, end, untouched
+/// since, limit). The last condition leaves out a row with a `created_at` that a team's trigger has set to a
+/// part of a millisecond, and that was returned before.
 pub(super) fn living(schema: &str, resource: &'static Resource) -> String {
     format!(
         r#"SELECT {columns}, created_at FROM "{schema}".{table}
@@ -41,8 +41,8 @@ pub(super) fn living(schema: &str, resource: &'static Resource) -> String {
     )
 }
 
-/// Living rows without a `created_at`: (untouched since, id to start after, limit). In the order of the index's columns,
-/// since Postgres does not know that all of these rows are equal in the first.
+/// Living rows without a `created_at`: (untouched since, id to start after, limit). In the order of the
+/// index's columns, since Postgres does not know that all of these rows are equal in the first.
 pub(super) fn undated(schema: &str, resource: &'static Resource) -> String {
     format!(
         r#"SELECT {columns} FROM "{schema}".{table}
@@ -87,7 +87,7 @@ pub(super) fn save_run(schema: &str) -> String {
     )
 }
 
-/// Removes old held objects that are settled, or whose run is over: (before).
+/// Removes old held objects that are settled or belong to a finished run: (before).
 pub(super) fn prune_held(schema: &str) -> String {
     format!(
         r#"DELETE FROM "{schema}".reconcile_held WHERE (run, table_name, id) IN

@@ -1,8 +1,8 @@
 //! Rehearsal: every kind of write of a worker, in one transaction that is rolled back.
 //!
-//! It runs with the worker's role and the worker's statements, so that it fails for the same reasons: rights, row-level
-//! policies, triggers, checks, an encoding, a read-only server. The rollback also undoes what triggers do within the
-//! transaction, NOTIFY included; sequences keep their values.
+//! The rehearsal runs with the worker's role and the worker's statements, so that it fails for the same
+//! reasons: rights, row-level policies, triggers, checks, an encoding, a read-only server. The rollback also
+//! undoes what triggers do within the transaction, NOTIFY included; sequences keep their values.
 
 use std::time::Duration;
 

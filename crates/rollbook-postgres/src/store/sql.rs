@@ -38,9 +38,10 @@ pub(super) struct Table {
     pub(super) name: &'static str,
     /// Beginning of [`Statements::stored`].
     stored: String,
-    /// Writes rows, each only if the stored revision is the one before the written one. Parameters, as arrays:
-    /// [`columns`], the state, and, for tables with parents, the parents' deletion and `version_links`. Returns the ids of
-    /// written rows, whether a trigger undid the write, the revision, and whether the table has triggers of a team.
+    /// Writes rows, each only if the stored revision is the one before the written one. Parameters, as
+    /// arrays: [`columns`], the state, and, for tables with parents, the parents' deletion and
+    /// `version_links`. Returns the ids of written rows, whether a trigger undid the write,
+    /// the revision, and whether the table has triggers of a team.
     pub(super) upsert: Sql,
     /// One row, in the order of [`columns`].
     pub(super) get: Sql,
@@ -48,18 +49,20 @@ pub(super) struct Table {
     pub(super) rows: Sql,
     /// Locks rows by their ids.
     pub(super) lock: Sql,
-    /// Those of rows that should have lost their content and have not: (ids, before).
+    /// Ids of rows that should have lost their content and have not: (ids, before).
     pub(super) still_due: Sql,
     /// Beginning of [`Statements::undone`].
     undone: String,
-    /// Rows that were deleted by themselves, in the order of their deletion: (from, before, id to start after, limit).
-    /// Returns id, `deleted_at`, whether the content is erased, and `deleted_at` to the microsecond.
+    /// Rows that were deleted by themselves, in the order of their deletion: (from, before, id to start
+    /// after, limit). Returns id, `deleted_at`, whether the content is erased, and `deleted_at` to the
+    /// microsecond.
     pub(super) deleted: Sql,
-    /// Erases the content of rows that were deleted before a timestamp: (ids, timestamp). Returns their ids. The condition
-    /// is written so that the planner does not use an index on it, which would read every row that was ever deleted.
+    /// Erases the content of rows that were deleted before a timestamp: (ids, timestamp). Returns their ids.
+    /// The condition is written so that the planner does not use an index on it, which would read every row
+    /// that was ever deleted.
     pub(super) erase_content: Sql,
-    /// SELECT of deleted rows: table number, id, when deleted, whether the content is erased, and a null; a condition
-    /// follows.
+    /// SELECT of deleted rows: table number, id, when deleted, whether the content is erased, and a null; a
+    /// condition follows.
     pub(super) is_deleted: String,
     /// Statements for rows with parents; `None` if the table has no links.
     pub(super) dependents: Option<Dependents>,
@@ -80,8 +83,8 @@ pub(super) struct Statements {
     pub(super) lines: lines::Statements,
     /// Statements per table, in the order of [`RESOURCES`].
     pub(super) tables: Vec<Table>,
-    /// Writes ledger entries that do not exist yet. Returns `svix-id`, subject and outcome of each, and whether the ledger has
-    /// triggers of a team.
+    /// Writes ledger entries that do not exist yet. Returns `svix-id`, subject and outcome of each, and
+    /// whether the ledger has triggers of a team.
     pub(super) record: Sql,
     /// One ledger entry: (svix-id).
     pub(super) delivery: Sql,
@@ -93,7 +96,8 @@ pub(super) struct Statements {
     pub(super) kept: Sql,
     /// Ledger entries about subjects, after a `svix-id`: (ids, svix-id, limit).
     pub(super) about: Sql,
-    /// Oldest ledger entries before a timestamp: (timestamp, `applied_at` to start from, svix-ids to leave out, limit).
+    /// Oldest ledger entries before a timestamp: (timestamp, `applied_at` to start from, svix-ids to leave
+    /// out, limit).
     pub(super) old_entries: Sql,
     /// Rollbook's tables for which the role lacks a needed right, with the needed rights.
     pub(super) forbidden: Sql,
@@ -101,7 +105,8 @@ pub(super) struct Statements {
     pub(super) hidden: Sql,
 }
 
-/// Condition of a row, `stored`, that was erased and still has content. For all other rows only the hash is compared.
+/// Condition of a row, `stored`, that was erased and still has content. For all other rows only the hash is
+/// compared.
 fn keeps_content(resource: &'static Resource) -> String {
     format!(r"stored.version_hash = '\xff' AND {}", has_content("stored", resource))
 }
@@ -135,7 +140,7 @@ const fn type_of(kind: Kind) -> &'static str {
 }
 
 impl Statements {
-    /// Builds the statements for the tables of a schema, whose name is validated.
+    /// Builds the statements for the tables of a schema with a validated name.
     pub(super) fn new(schema: &str) -> Self {
         let line = format!(
             r#"SELECT svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts
@@ -189,8 +194,9 @@ impl Statements {
         }
     }
 
-    /// Reads stored states by table number, with one array of ids for each part. Each row has the table number, id, state,
-    /// deletion time from its parents, `version_links`, and whether each parent's id is stored.
+    /// Reads stored states by table number, with one array of ids for each part. Each row has the table
+    /// number, id, state, deletion time from its parents, `version_links`, and whether each parent's id is
+    /// stored.
     pub(super) fn stored(&self, parts: &[(usize, Which)]) -> Sql {
         let part = |(position, (number, which)): (usize, &(usize, Which))| {
             let condition = match which {
@@ -202,8 +208,8 @@ impl Statements {
         parts.iter().enumerate().map(part).collect::<Vec<_>>().join(" UNION ALL ").into()
     }
 
-    /// Finds rows that were deleted or erased and do not show it, once all triggers have run: by table number, with one
-    /// array of ids for each.
+    /// Finds rows that were deleted or erased and do not show it, once all triggers have run: by table
+    /// number, with one array of ids for each.
     pub(super) fn undone(&self, numbers: impl IntoIterator<Item = usize>) -> Sql {
         let part = |(position, number): (usize, usize)| {
             format!("{} AND id = ANY (${}::text[])", self.tables[number].undone, position + 1)
@@ -222,7 +228,8 @@ pub(super) fn number_of(resource: &'static Resource) -> usize {
     resource.number
 }
 
-/// SELECT of rows by the value of a column of ids or texts: (value, limit). `None` if the resource has no such column.
+/// SELECT of rows by the value of a column of ids or texts: (value, limit). `None` if the resource has no
+/// such column.
 pub(super) fn rows_where(schema: &str, resource: &'static Resource, column: &str) -> Option<Sql> {
     let column = searchable_column(resource, column)?;
     let (shown, table) = (listed(columns(resource).map(|(name, _)| name)), resource.table);

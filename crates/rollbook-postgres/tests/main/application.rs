@@ -1,4 +1,4 @@
-//! What an application does with the mirror: triggers, foreign keys, views, a role that reads.
+//! Use of the tables by an application: triggers, foreign keys, views, a role that reads.
 
 use rollbook_core::catalog::USERS;
 use rollbook_core::change::{Applied, Change};
@@ -21,7 +21,7 @@ fn gone(id: &str) -> Change {
 #[tokio::test]
 async fn a_trigger_fires_once_for_each_real_change_and_for_nothing_else() {
     let world = World::new().await;
-    let hang = |table: &str| {
+    let trigger_on = |table: &str| {
         format!(
             "CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON mirror_2.{table}
              FOR EACH ROW EXECUTE FUNCTION note();"
@@ -33,8 +33,8 @@ async fn a_trigger_fires_once_for_each_real_change_and_for_nothing_else() {
              CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
                  $f$BEGIN INSERT INTO public.fired VALUES (TG_OP || ' of ' || NEW.id); RETURN NULL; END$f$;
              {} {}",
-            hang("users"),
-            hang("sessions")
+            trigger_on("users"),
+            trigger_on("sessions")
         ))
         .await;
     let store = world.store();
@@ -66,7 +66,7 @@ async fn a_trigger_fires_once_for_each_real_change_and_for_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_foreign_key_holds_for_someone_whose_webhook_is_still_on_its_way() {
+async fn a_foreign_key_holds_for_a_user_before_the_webhook_arrives() {
     let world = World::new().await;
     world
         .psql(
@@ -92,7 +92,7 @@ async fn a_foreign_key_holds_for_someone_whose_webhook_is_still_on_its_way() {
 }
 
 #[tokio::test]
-async fn a_place_that_is_made_while_a_worker_writes_the_same_user_is_filled() {
+async fn a_placeholder_row_made_while_a_worker_writes_the_same_user_is_filled() {
     let world = World::new().await;
     let store = world.store();
     let mut application = world.session().await;
@@ -110,7 +110,7 @@ async fn a_place_that_is_made_while_a_worker_writes_the_same_user_is_filled() {
 }
 
 #[tokio::test]
-async fn no_place_is_made_for_what_is_no_id_of_that_kind() {
+async fn no_placeholder_row_is_made_for_an_id_of_another_kind() {
     let world = World::new().await;
     let mut connection = PgConnection::connect(&world.settings.url).await.expect("a connection");
     for call in [
@@ -186,7 +186,7 @@ async fn the_members_of_an_organization_are_one_row_for_each_person_with_names_a
     let expected = json!([
         { "organization_name": "Kilnworks Studio", "user_id": "user_1", "first_name": "Ines",
           "primary_email_address": "ines@work.example", "membership_id": "orgmem_2" },
-        // Their webhook is still on its way.
+        // The user's webhook has not arrived yet.
         { "organization_name": "Kilnworks Studio", "user_id": "user_3", "first_name": null,
           "primary_email_address": null, "membership_id": "orgmem_4" },
     ]);

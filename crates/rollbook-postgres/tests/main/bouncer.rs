@@ -24,7 +24,7 @@ async fn everything_works_behind_a_pgbouncer_in_transaction_mode() {
     assert_eq!(pending_migrations(&settings).await, Ok(ALL.to_vec()));
     assert_eq!(apply_migrations(&settings).await, Ok(ALL.to_vec()));
     let store = open(&settings);
-    // More at once than PgBouncer has connections: it hands them round between transactions.
+    // More clients than PgBouncer has connections: it shares them between transactions.
     let mut workers = JoinSet::new();
     for worker in 0..6 {
         let store = store.clone();
@@ -48,7 +48,7 @@ async fn everything_works_behind_a_pgbouncer_in_transaction_mode() {
 async fn a_pooler_that_refuses_settings_of_a_session_gets_sessions_without_them() {
     let world = World::new().await;
     let bouncer = PgBouncer::start(world.server).await;
-    // As for a pooler that lends whole sessions: nobody says that there is one.
+    // As for a pooler of sessions: the URL does not say that there is one.
     let settings = settings(bouncer.url(&world.database));
     assert!(!settings.pgbouncer);
     let examined = settings.pending().await;
@@ -124,7 +124,7 @@ async fn without_the_setting_the_error_names_it() {
     let world = World::new().await;
     let bouncer = PgBouncer::start(world.server).await;
     let settings = PostgresSettings { url: bouncer.url(&world.database), ..world.settings.clone() };
-    // A statement that one store has prepared is in the way of the next.
+    // A prepared statement of one store conflicts with that of the next.
     for _ in 0..10 {
         if let Err(error) = open(&settings).apply_many(&[user_change("user_1", 0)]).await {
             let StoreError::Deployment(text) = error else { panic!("{error}") };
@@ -132,5 +132,5 @@ async fn without_the_setting_the_error_names_it() {
             return;
         }
     }
-    panic!("prepared statements are not in each other's way");
+    panic!("prepared statements do not conflict");
 }

@@ -1,4 +1,4 @@
-//! Child rows of deleted parents, with many workers at once and with one that died half-way.
+//! Child rows of deleted parents, with many concurrent workers and with one that died half-way.
 
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ fn joined(id: &str, organization: &str, user: &str, at: i64) -> Change {
     change_of(&format!("msg_{id}_{at}"), &event("organizationMembership.updated", START + at, &data))
 }
 
-/// What workers do at the same time: the ends of a user and of its organization, their lives, and their memberships
-/// in two versions.
+/// Changes that workers apply at the same time: the deletions of a user and of its organization, their
+/// updates, and their memberships in two versions.
 fn work_of(round: usize) -> Vec<Vec<Change>> {
     let (user_id, organization_id) = (format!("user_{round}"), format!("org_{round}"));
     let memberships = |at| {
@@ -105,10 +105,11 @@ async fn a_redelivery_repairs_what_a_worker_left_that_died_between_its_commit_an
     }
 }
 
-/// One worker's batch holds a new membership and one that somebody else writes; meanwhile their organization ends. Who
-/// has ended it can't see the new one yet, and who writes it reads the organization a second time, for the other one's sake.
+/// One worker's batch holds a new membership and one that another session writes. Meanwhile their
+/// organization is deleted. The deleting worker can't see the new membership yet, and the writing worker
+/// reads the organization a second time, because of the other membership.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_row_ends_with_its_parent_also_where_a_neighbour_had_to_be_written_twice() {
+async fn a_new_row_is_deleted_with_its_parent_even_if_a_neighbour_is_written_twice() {
     let world = World::new().await;
     let store = world.store();
     let member = |id, at| joined(id, "org_1", "user_1", at);
@@ -139,18 +140,19 @@ async fn a_new_row_ends_with_its_parent_also_where_a_neighbour_had_to_be_written
 }
 
 #[tokio::test]
-async fn more_rows_than_one_look_takes_end_with_their_organization() {
+async fn more_rows_than_one_recheck_repairs_are_deleted_with_their_organization() {
     let world = World::new().await;
     let store = world.store();
     let member = |number| joined(&format!("orgmem_{number}"), "org_1", &format!("user_{number}"), 0);
     let all: Vec<Change> = (0..2500).map(member).collect();
     store.apply_many(&all).await.expect("the store applies them");
-    // Half of the people have ended before (the start is 15 ms past a second): their memberships show that and stay as they are.
+    // Half of the users were deleted before (the start is 15 ms past a second): their memberships show that
+    // and stay as they are.
     let people: Vec<Change> = (0..1250).map(|number| user_deleted_at(&format!("user_{number}"), 5)).collect();
     store.apply_many(&people).await.expect("the store applies them");
     let gone = event("organization.deleted", START + 8, &deleted("organization", "org_1"));
     store.apply_many(&[change_of("msg_gone", &gone)]).await.expect("the store applies it");
-    // What is too much for one recheck is left to the workers.
+    // Rows beyond one recheck are left to the workers.
     while store.cascade().await.expect("it is worked off").due_in.is_some() {}
     let ends = "SELECT count(*), extract(milliseconds FROM deleted_at)::int % 1000 FROM mirror_2.organization_memberships
                 GROUP BY 2 ORDER BY 2";

@@ -18,7 +18,7 @@ const BATCH: usize = 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_killed_while_applying_is_waited_for_and_nothing_acknowledged_is_lost() {
-    // With fsync: what is acknowledged must be in the log, not in some process.
+    // With fsync: acknowledged data must be in the log on disk.
     let mut server = PostgresServer::start().await;
     server.create_database("app").await;
     let settings = settings(server.url("app"));
@@ -53,7 +53,7 @@ async fn a_server_killed_while_applying_is_waited_for_and_nothing_acknowledged_i
     server.kill();
     let kept = workers.join_all().await.concat();
     assert_eq!(refused.load(Ordering::Relaxed), WORKERS);
-    let unreachable = store.ping().await.expect_err("nobody is there");
+    let unreachable = store.ping().await.expect_err("no server runs");
     assert!(
         is_outage(&unreachable) && unreachable.to_string().contains("connection refused"),
         "{unreachable}"

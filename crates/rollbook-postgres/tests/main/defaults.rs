@@ -8,7 +8,7 @@ use rollbook_testkit::memory::store::MemoryStore;
 
 use crate::world::{World, clock};
 
-/// What a database may set that changes how statements are read, or how values are shown.
+/// Defaults of a database that change how statements are read, or how values are shown.
 const DEFAULTS: [&str; 14] = [
     "standard_conforming_strings = off",
     "backslash_quote = off",

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::world::{SECRET, World, is_outage, open, user_change, user_with};
 
-/// Asserts that the values are blamed, in words that hold this and no value.
+/// Asserts that the values are blamed, in a text that contains this and no value.
 #[track_caller]
 fn assert_blames_values<T: std::fmt::Debug>(result: Result<T, StoreError>, words: &str) {
     let Err(StoreError::Event(text)) = result else { panic!("{result:?}") };

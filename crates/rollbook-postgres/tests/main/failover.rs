@@ -1,4 +1,5 @@
-//! The server changes while the store has connections to it: a failover, a restart, a standby among the hosts.
+//! The server changes while the store has connections to it: a failover, a restart, a standby among the
+//! hosts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::world::{END_OURS, OURS, World, is_outage, open, settings, user_change
 
 const CONNECTIONS: usize = 4;
 
-/// A primary that is to be replaced, the one that replaces it, and an address that leads to either.
+/// A primary to be replaced, its replacement, and an address that leads to either.
 struct Pair {
     old: World,
     new: World,
@@ -29,13 +30,13 @@ impl Pair {
         Self { old, new, proxy }
     }
 
-    /// A store that knows the address.
+    /// Returns a store that connects to the address.
     fn store(&self) -> Arc<PostgresStore> {
         let url = self.proxy.url(&self.old.settings.url);
         open(&PostgresSettings { url, ..self.old.settings.clone() })
     }
 
-    /// Makes the old primary read-only, as one that was demoted or whose disk is nearly full. Its sessions stay.
+    /// Makes the old primary read-only, as a demoted one or one with a nearly full disk. Its sessions stay.
     async fn demote(&self) {
         self.old.psql("ALTER SYSTEM SET default_transaction_read_only = on").await;
         self.old.psql("SELECT pg_reload_conf()").await;
@@ -50,7 +51,7 @@ impl Pair {
         self.proxy.set_target(self.new.server.port());
     }
 
-    /// The settings of a URL that names the hosts at these ports.
+    /// Returns the settings of a URL that names the hosts at these ports.
     fn hosts(&self, ports: [u16; 2]) -> PostgresSettings {
         let hosts = ports.map(|port| format!("127.0.0.1:{port}")).join(",");
         let one = format!("127.0.0.1:{}", self.new.server.port());
@@ -59,7 +60,7 @@ impl Pair {
     }
 }
 
-/// Applies a user in each of some calls at once. None may fail.
+/// Applies a user in each of several concurrent calls. None may fail.
 async fn apply_at_once(store: &Arc<PostgresStore>, name: &'static str) {
     let mut calls = JoinSet::new();
     for number in 0..CONNECTIONS {
@@ -88,7 +89,7 @@ async fn after_a_failover_the_next_calls_are_applied_on_the_new_primary() {
 }
 
 #[tokio::test]
-async fn a_read_only_server_is_no_working_store_and_no_session_on_it_is_kept() {
+async fn a_read_only_server_counts_as_unreachable_and_its_sessions_are_closed() {
     let pair = Pair::start().await;
     let store = pair.store();
     pair.old.fill(&store, CONNECTIONS).await;
@@ -109,12 +110,12 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used() {
     let pair = Pair::start().await;
     let (old, new) = (pair.old.server.port(), pair.new.server.port());
     let store = open(&pair.hosts([old, new]));
-    // It takes writes as long as it is the first.
+    // The first host is used while it takes writes.
     pair.old.fill(&store, CONNECTIONS).await;
     pair.demote().await;
     apply_at_once(&store, "user").await;
     assert_eq!((users(&pair.old).await, users(&pair.new).await), (0, CONNECTIONS));
-    // Whoever starts now finds it at once.
+    // A new store finds it at once.
     apply_at_once(&open(&pair.hosts([old, new])), "user_again").await;
     assert_eq!(pair.old.psql(OURS).await, "0\n");
 
@@ -136,7 +137,7 @@ async fn a_host_that_does_not_answer_leaves_the_others_their_time() {
     pair.new.psql(END_OURS).await;
     apply_at_once(&store, "user_again").await;
     assert_eq!(pair.proxy.accepted(), asked);
-    // And a host at which nobody listens any more costs nothing.
+    // A host that no longer listens takes no time.
     apply_at_once(&open(&pair.hosts([1, new])), "user_too").await;
     assert_eq!(users(&pair.new).await, 3 * CONNECTIONS);
 }

@@ -1,6 +1,7 @@
-//! Random histories through two concurrent workers, against an oracle that shares no code with the merge: the simulated
-//! Clerk knows what is true at the end. One worker goes through a `PgBouncer`, the other through a network that loses
-//! the answers of commits. Workers are killed, the bouncer too; one table has a slow trigger, one row is refused.
+//! Random histories through two concurrent workers, compared with an oracle that shares no code with the
+//! merge: the state of the simulated Clerk. One worker goes through a `PgBouncer`, the other through a
+//! network that loses the answers of commits. Workers are killed, the bouncer too; one table has a slow
+//! trigger, one row is refused.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,10 +30,10 @@ use tokio_util::sync::CancellationToken;
 use crate::world::{World, settings};
 
 const CHANGES: usize = 900;
-/// The history is sent in so many parts, with something going wrong in each.
+/// Number of parts in which the history is sent, with a fault in each.
 const PARTS: usize = 6;
 
-/// What the store refuses: the id of a membership, and the messages about it.
+/// Refused row: the id of a membership, and the messages about it.
 struct Refused {
     subject: String,
     messages: BTreeSet<MessageId>,
@@ -55,7 +56,7 @@ impl Refused {
     }
 }
 
-/// How many subjects would be wrong if the event that arrives last won.
+/// Returns the number of subjects that would be wrong if the event that arrives last won.
 fn wrong_by_arrival(history: &History, order: &[usize]) -> usize {
     let subject = |event: usize| {
         let body: serde_json::Value = serde_json::from_slice(&history.events[event].body).expect("JSON");
@@ -136,7 +137,7 @@ fn lose_commits(proxy: &FaultProxy) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_workers_in_trouble_end_in_what_the_simulated_clerk_says() {
+async fn two_workers_with_faults_end_in_the_state_of_the_simulated_clerk() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let of = HistorySettings {
@@ -191,7 +192,7 @@ async fn two_workers_in_trouble_end_in_what_the_simulated_clerk_says() {
     verdict(&world, &queue, &history, &refused, seed).await;
 }
 
-/// Everything is right but the refused row; and a control that shows that a wrong row is seen.
+/// Asserts that everything but the refused row is right. As a control, a wrong row must be detected.
 async fn verdict(world: &World, queue: &MemoryQueue, history: &History, refused: &Refused, seed: u64) {
     let dead: BTreeSet<MessageId> = queue.dead().iter().map(|letter| letter.id.clone()).collect();
     let reasons: BTreeSet<Reason> = queue.dead().iter().map(|letter| letter.failure.reason).collect();

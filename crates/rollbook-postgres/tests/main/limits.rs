@@ -1,4 +1,4 @@
-//! No wait without an end.
+//! Every wait has a limit.
 
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,9 @@ use rollbook_testkit::servers::postgres::PostgresServer;
 
 use crate::world::{OURS, World, is_outage, open, settings, user_change};
 
-/// Long against what a statement takes here, short for a test.
+/// Time limit: long for a statement here, short for a test.
 const STATEMENT: Duration = Duration::from_secs(1);
-/// By when everything must have ended, on a busy machine too; and less than the sleeps that it cuts short.
+/// Deadline for every test, on a busy machine too, and shorter than the sleeps that a limit cuts short.
 const SOON: Duration = Duration::from_secs(20);
 const SLEEP: u32 = 40;
 
@@ -19,7 +19,7 @@ fn impatient(settings: &PostgresSettings) -> PostgresSettings {
     PostgresSettings { statement_timeout: STATEMENT, ..settings.clone() }
 }
 
-/// Asserts that the server, not a message, is blamed in these words, soon.
+/// Asserts that the server, not a message, is blamed with this text, within the deadline.
 async fn assert_cut_short(settings: &PostgresSettings, words: &str) {
     let started = Instant::now();
     let result = open(settings).apply_many(&[user_change("user_1", 0)]).await;

@@ -1,4 +1,4 @@
-//! The Postgres engine against what every store must keep, and what only a real server can show.
+//! Tests of the Postgres engine: the conformance suite of the store, and tests about servers.
 
 mod application;
 mod bouncer;

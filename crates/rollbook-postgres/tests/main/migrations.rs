@@ -1,4 +1,4 @@
-//! The schema: made once, by one of many, under the name that is asked for.
+//! Migrations: each applied once, by one of several processes, in the schema of the setting.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -66,7 +66,7 @@ async fn the_tables_have_the_columns_of_the_catalog_in_its_types() {
     }
 }
 
-/// As the query above shows a column.
+/// Formats a column as the query above does.
 fn described(name: &str, kind: Kind) -> String {
     let described = match kind {
         Kind::Text | Kind::IndexedText | Kind::Id => "text",
@@ -128,7 +128,7 @@ async fn rows_deleted_before_the_third_migration_stay_deleted_with_their_child_r
                  (SELECT id, deleted_at FROM mirror_2.users UNION ALL SELECT id, deleted_at FROM mirror_2.sessions
                   UNION ALL SELECT id, deleted_at FROM mirror_2.organization_memberships) AS rows ORDER BY id";
     assert_eq!(world.psql(ended).await, "m_1|6\nm_2|6\nm_3|\nsess_1|7\nsess_2|\nuser_1|7\nuser_2|\n");
-    // They are as if they had been written so: nothing of it is new, and nothing revives it.
+    // A repeated deletion changes nothing, and an update does not revive the rows.
     let gone = event("user.deleted", 7, &deleted("user", "user_1"));
     let outcomes = world.store().apply_many(&[change_of("msg_1", &gone), user_change("user_1", 0)]).await;
     assert_eq!(outcomes, Ok(vec![Applied::Deleted, Applied::Updated]));
@@ -139,7 +139,7 @@ async fn rows_deleted_before_the_third_migration_stay_deleted_with_their_child_r
 #[tokio::test]
 async fn what_is_packed_is_packed_with_lz4_and_pages_keep_room_in_every_table() {
     let world = World::empty().await;
-    // Another's table in the same schema stays as it is.
+    // A table of the team in the same schema stays as it is.
     world.psql("CREATE SCHEMA mirror_2; CREATE TABLE mirror_2.theirs (settings jsonb)").await;
     apply_migrations(&world.settings).await.expect("the migrations apply");
     let tables = "FROM pg_class WHERE relnamespace = 'mirror_2'::regnamespace AND relkind = 'r' AND relname !~ '^(deliveries|rollbook_.*|reconcile_.*)$'";
@@ -153,7 +153,7 @@ async fn what_is_packed_is_packed_with_lz4_and_pages_keep_room_in_every_table() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_concurrent_migrations_one_applies_each_step() {
+async fn one_of_many_concurrent_migrations_applies_each_step() {
     let world = World::empty().await;
     let mut processes = JoinSet::new();
     for _ in 0..6 {
@@ -180,7 +180,7 @@ async fn two_schemas_in_one_database_are_two_mirrors() {
 }
 
 #[tokio::test]
-async fn a_schema_that_is_there_needs_no_right_to_make_one() {
+async fn an_existing_schema_needs_no_right_to_create_schemas() {
     let world = World::empty().await;
     let role = format!("owner_{}", world.database);
     world
@@ -199,7 +199,7 @@ async fn a_schema_that_is_there_needs_no_right_to_make_one() {
 }
 
 #[tokio::test]
-async fn a_newer_schema_and_tables_of_somebody_else_are_refused() {
+async fn a_newer_schema_and_tables_of_another_program_are_refused() {
     let world = World::new().await;
     world.psql("INSERT INTO mirror_2.rollbook_migrations (name) VALUES ('0099_later')").await;
     let refusals = [

@@ -1,5 +1,5 @@
-//! The network between the store and Postgres fails: it forgets, swallows, resets at any byte. And a server
-//! that is stopped.
+//! Faults of the network between the store and Postgres: dropped connections, lost packets, resets at any
+//! byte. And a server that is stopped.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use tokio::time::interval;
 use crate::world::{World, is_outage, open, user_change};
 
 const CONNECTIONS: usize = 4;
-/// From this age on an idle connection is checked.
+/// Age from which an idle connection is checked.
 const IDLE: Duration = Duration::from_millis(1_100);
-/// For a connection and for a statement, where a test waits for both to pass.
+/// Time limit of a connection and of a statement, for tests that wait for both.
 const SHORT: Duration = Duration::from_secs(2);
 
 /// A database with a proxy before its server, in which each write of a user's row leaves a line in `fired`.
@@ -48,12 +48,12 @@ impl Network {
         Self { world, proxy, settings }
     }
 
-    /// A store for which everything takes too long soon.
+    /// Returns a store with short time limits.
     fn impatient(&self) -> Arc<PostgresStore> {
         open(&PostgresSettings { statement_timeout: SHORT, connect_timeout: SHORT, ..self.settings.clone() })
     }
 
-    /// The ids that one statement gives, each as often as it does.
+    /// Returns the ids that a statement selects, with repetitions.
     async fn ids(&self, sql: &str) -> Vec<String> {
         self.world.psql(sql).await.lines().map(str::to_owned).collect()
     }
@@ -68,7 +68,7 @@ fn connections_to(port: u16) -> usize {
     let files = std::fs::read_dir("/proc/self/fd").expect("Linux").flatten();
     let links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
     let sockets: BTreeSet<String> = links.map(|link| link.to_string_lossy().into_owned()).collect();
-    // The table is everyone's.
+    // The table lists the connections of all processes.
     let table = std::fs::read_to_string("/proc/self/net/tcp").expect("Linux");
     let remote = format!(":{port:04X}");
     let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -91,7 +91,7 @@ async fn idle_connections_that_the_network_dropped_cause_no_error() {
     let network = Network::start().await;
     let store = open(&network.settings);
     network.world.fill(&store, CONNECTIONS).await;
-    // By the server's own clock.
+    // The server's clock decides.
     let idle = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'idle'
             AND state_change < clock_timestamp() - interval '{} ms'",
@@ -125,7 +125,7 @@ async fn busy_connections_that_the_network_forgets_cost_one_call_and_no_other() 
 }
 
 #[tokio::test]
-async fn a_commit_whose_answer_is_lost_is_made_once_and_reported_as_done() {
+async fn a_commit_with_a_lost_answer_is_made_once_and_reported_as_done() {
     let network = Network::start().await;
     let store = open(&network.settings);
     assert!(store.apply_many(&[user_change("user_1", 0)]).await.is_ok());
@@ -138,7 +138,7 @@ async fn a_commit_whose_answer_is_lost_is_made_once_and_reported_as_done() {
     };
     network.proxy.fail(Direction::ToServer, lose_one());
     assert!(store.apply_many(&[user_change("user_2", 0)]).await.is_ok());
-    // A connection that was not used before: whoever asked learns of it, and asks again.
+    // On a connection that was not used before, the caller gets the error and repeats the call.
     network.proxy.fail(Direction::ToServer, lose_one());
     let store = open(&network.settings);
     let error = store.apply_many(&[user_change("user_3", 0)]).await.expect_err("the answer is lost");
@@ -151,7 +151,7 @@ async fn a_commit_whose_answer_is_lost_is_made_once_and_reported_as_done() {
         let line = store.delivery(&MessageId::new(format!("msg_{id}_0"))).await;
         assert!(line.expect("the ledger answers").is_some());
     }
-    // The control: a second write would be seen.
+    // Control: a second write would be detected.
     network.world.psql("UPDATE mirror_2.users SET username = username WHERE id = 'user_2'").await;
     assert_eq!(network.fired("user_2").await, 2);
 }
@@ -159,15 +159,15 @@ async fn a_commit_whose_answer_is_lost_is_made_once_and_reported_as_done() {
 const WORKERS: usize = 4;
 const BATCHES: usize = 30;
 const BATCH: usize = 4;
-/// Each connection breaks after a number of bytes up to this one, in each direction: some batches, or less.
+/// Maximum bytes in each direction after which a connection breaks: some batches, or less.
 const BYTES_MAX: u64 = 40_000;
 
-/// What a run through a network that resets connections has left.
+/// Result of a run through a network that resets connections.
 #[derive(Debug, PartialEq, Eq)]
 struct Audit {
-    /// Number of users that were reported as applied and are not there.
+    /// Number of users that were reported as applied and are missing.
     lost: usize,
-    /// Number of users that are there and were never sent.
+    /// Number of users that exist and were never sent.
     unexpected: usize,
     /// Number of writes of rows beyond the first of each.
     doubled: usize,
@@ -235,7 +235,7 @@ async fn the_audit_of_resets_sees_the_loss_of_a_client_that_takes_a_failure_for_
 }
 
 /// Calls during an outage in which nothing answers and nothing is refused: each ends in time and blames no
-/// message, and there are never more connections than may be.
+/// message, and the number of connections stays within its limit.
 async fn assert_bounded(store: &Arc<PostgresStore>, port: u16) {
     // For a wait for a connection, and a new one, and a statement.
     let limit = 3 * SHORT;
@@ -262,7 +262,7 @@ async fn assert_bounded(store: &Arc<PostgresStore>, port: u16) {
     }
 }
 
-/// All connections can be used again: none is held by a call that was given up.
+/// Asserts that all connections can be used again: none is held by a call that was given up.
 async fn assert_recovers(store: &Arc<PostgresStore>, world: &World) {
     until("it answers again", || async { store.ping().await.is_ok() }).await;
     world.fill(store, CONNECTIONS).await;

@@ -1,4 +1,4 @@
-//! The reconciler's port beside concurrent workers, on large tables, and with a team's triggers.
+//! The reconciler's port with concurrent workers, on large tables, and with a team's triggers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +65,8 @@ async fn living_rows_of_a_large_table_are_paged_and_counted_by_their_index() {
         assert_eq!((page.len(), next.len()), (100, 100));
         assert_eq!(store.undated(resource, later(), None, 100).await.map(|page| page.len()), Ok(100));
         assert_eq!(store.count_living(resource).await, Ok(4286));
-        // The server counts what a session has read at the latest when that ends. Three pages of 100 rows and one count.
+        // The server counts what a session has read at the latest when that ends. Three pages of 100 rows and
+        // one count.
         drop(store);
         let read = format!(
             "SELECT idx_scan, idx_tup_read FROM pg_stat_user_indexes

@@ -1,5 +1,5 @@
-//! An owner and a worker who are no superusers: what `ops/postgres/roles.sh` makes. That the worker's rights are enough
-//! is shown by `store.rs`, which runs everything that a store must keep with them.
+//! An owner and a worker without superuser rights, as `ops/postgres/roles.sh` makes them. That the worker's
+//! rights are enough is shown by `store.rs`, which runs everything that a store must keep with them.
 
 use rollbook_core::store::{Erasure as _, Store as _, StoreError};
 use rollbook_postgres::apply_migrations;
@@ -70,9 +70,9 @@ async fn a_right_that_is_missing_on_the_notes_of_cascades_is_named_before_it_is_
     }
 }
 
-/// What they hide, an erasure can neither erase nor check.
+/// An erasure can neither erase nor check rows that a policy hides.
 #[tokio::test]
-async fn tables_whose_policies_may_hide_rows_are_named() {
+async fn tables_with_policies_that_may_hide_rows_are_named() {
     let (world, _) = World::with_roles().await;
     let (database, schema) = (&world.database, &world.settings.schema);
     let store = open(&world.settings);

@@ -64,7 +64,7 @@ async fn the_server_is_asked_to_keep_idle_connections_alive_unless_a_pooler_lend
 }
 
 #[tokio::test]
-async fn a_prepared_statement_whose_table_has_changed_is_prepared_again() {
+async fn a_prepared_statement_of_a_changed_table_is_prepared_again() {
     let world = World::new().await;
     let store = world.store();
     assert!(store.apply_many(&[user_change("user_1", 0)]).await.is_ok());

@@ -1,4 +1,5 @@
-//! What a trigger does to the session for one row: it ends it, or changes what holds for the statements that follow.
+//! Triggers that affect the session for one row: they end it, or change settings for the statements that
+//! follow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::world::{END_OURS, World, open, settings, user_change};
 
-/// What a trigger does for one row, and whether the statements after it fail.
+/// Body of a trigger for one row, and whether the statements after it fail.
 const SPOILERS: [(&str, bool); 11] = [
     ("PERFORM pg_terminate_backend(pg_backend_pid());", true),
     ("SET LOCAL ROLE nobody_;", true),
@@ -39,8 +40,8 @@ const SPOILERS: [(&str, bool); 11] = [
     ("PERFORM pg_advisory_lock(7);", false),
 ];
 
-/// Gives the users a trigger with this body, for the rows that match alone; and one that notes what the session of the
-/// others is like.
+/// Gives the users a trigger with this body, for the rows that match alone; and one that notes what the
+/// session of the others is like.
 async fn trigger(world: &World, condition: &str, body: &str) {
     let sql = format!(
         "CREATE OR REPLACE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql AS

@@ -1,4 +1,4 @@
-//! The store on Postgres is a store, for a worker that has no more than the documented rights.
+//! Conformance suite of the store on Postgres, for a worker with only the documented rights.
 
 use std::sync::Arc;
 

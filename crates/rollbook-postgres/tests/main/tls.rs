@@ -1,4 +1,4 @@
-//! Encrypted connections to a real server: what the URL asks for is what the server sees.
+//! Encrypted connections to a real server: the server sees the encryption that the URL asks for.
 
 use rollbook_core::protection::Protection;
 use rollbook_core::store::{Store as _, StoreError};
@@ -8,7 +8,7 @@ use rollbook_testkit::servers::postgres::PostgresServer;
 
 use crate::world::{SECRET, open, settings};
 
-/// How many sessions of Rollbook's the server calls encrypted, and how many not.
+/// Returns how many of Rollbook's sessions the server reports as encrypted, and how many as not.
 const SEEN: &str = "SELECT count(*) FILTER (WHERE ssl), count(*) FILTER (WHERE NOT ssl)
                     FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'rollbook'";
 
@@ -23,7 +23,7 @@ async fn refusal(settings: &PostgresSettings) -> String {
 }
 
 #[tokio::test]
-async fn each_wish_for_tls_is_an_encrypted_session_at_the_server_and_says_how_far_it_is_verified() {
+async fn each_sslmode_with_tls_makes_an_encrypted_session_and_reports_its_verification() {
     let certificates = Certificates::new();
     let server = PostgresServer::start_with_tls(&certificates).await;
     apply_migrations(&with(&server, "sslmode=disable")).await.expect("the migrations apply");

@@ -1,4 +1,4 @@
-//! Many workers at once, and what a redelivery costs.
+//! Many concurrent workers, and the cost of a redelivery.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ const WORKERS: usize = 10;
 const BATCHES: usize = 25;
 const BATCH: usize = 60;
 
-/// A change of one of few subjects: most batches meet on some of them.
+/// Returns a change of one of few subjects: most batches share some of them.
 fn change(random: &mut fastrand::Rng) -> Change {
     let (subject, at) = (random.u32(..30), random.i64(0..200));
     let (updated_at, event_at) = (START + at, START + at + random.i64(0..3));
@@ -35,13 +35,13 @@ fn change(random: &mut fastrand::Rng) -> Change {
     change_of(&id, &body)
 }
 
-/// How many the server has found in this database.
+/// Returns the number of deadlocks that the server has found in this database.
 fn deadlocks(world: &World) -> usize {
     let found = format!("{}: ERROR:  deadlock detected", world.database);
     world.server.log().lines().filter(|line| line.starts_with(&found)).count()
 }
 
-/// All but what says when and through what a row came.
+/// Removes the columns about the time and source of a write.
 fn content(mut rows: Vec<RowView>) -> Vec<RowView> {
     for row in &mut rows {
         row.columns.retain(|name, _| !name.starts_with("synced_"));
@@ -79,7 +79,7 @@ async fn ten_connections_of_random_batches_end_in_the_fold_without_a_deadlock() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_race_has_one_winner_and_the_others_learn_that_they_lost() {
+async fn a_race_has_one_winner_and_the_others_are_reported_as_stale() {
     let world = World::new().await;
     for round in 0..10 {
         let mut workers = JoinSet::new();
@@ -99,14 +99,14 @@ async fn a_race_has_one_winner_and_the_others_learn_that_they_lost() {
 }
 
 #[tokio::test]
-async fn a_deadlock_with_a_session_of_somebody_else_is_tried_again() {
+async fn a_deadlock_with_another_clients_session_is_retried() {
     let world = World::new().await;
-    // When a waiting session looks for a deadlock: once, and by then the other one must wait too.
+    // A waiting session checks for a deadlock once; by then the other one must wait too.
     world.psql(&format!("ALTER DATABASE {} SET deadlock_timeout = '3s'", world.database)).await;
     let store = world.store();
     let both = |at| [user_change("user_1", at), user_change("user_2", at)];
     assert!(store.apply_many(&both(0)).await.is_ok());
-    // In the other order, and patient: so the store is the one that the server ends.
+    // In the other order, with a long deadlock_timeout: so the server cancels the store's transaction.
     let mut other = world.session().await;
     other.run("SET deadlock_timeout = '60s'; BEGIN; UPDATE mirror_2.users SET locked = true WHERE id = 'user_2'").await;
     let closing_the_circle = async {
@@ -129,7 +129,7 @@ async fn a_redelivery_writes_no_row_version_and_locks_no_row() {
     let gone = event("user.deleted", START + 9, &deleted("user", "user_7"));
     changes.push(change_of("msg_gone", &gone));
     store.apply_many(&changes).await.expect("the store applies them");
-    // Where each version of a row lies, who made it, and who last locked it.
+    // Position of each row version, its creator, and its last locker.
     let versions = "SELECT md5(string_agg(concat_ws(' ', id, ctid, xmin, xmax), ',' ORDER BY id))
                     FROM mirror_2.users UNION ALL
                     SELECT md5(string_agg(concat_ws(' ', svix_id, ctid, xmin, xmax), ',' ORDER BY svix_id))
@@ -142,7 +142,7 @@ async fn a_redelivery_writes_no_row_version_and_locks_no_row() {
     let outcomes = store.apply_many(&again).await.expect("the store applies them");
     assert!(outcomes.iter().all(|outcome| matches!(outcome, Applied::Stale | Applied::Unchanged)));
     assert_eq!(world.psql(versions).await, before);
-    // The ledger learns of a delivery that is new, the rows do not.
+    // A new delivery gets a ledger entry; the rows do not change.
     assert_eq!(store.apply_many(&[older]).await, Ok(vec![Applied::Stale]));
     let after = world.psql(versions).await;
     assert_eq!(after.lines().next(), before.lines().next());

@@ -1,4 +1,4 @@
-//! Whatever a team's triggers, policies and constraints do to one row is that row's failure alone.
+//! Triggers, policies and constraints of a team that affect one row fail that row alone.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use serde_json::json;
 
 use crate::world::{SECRET, World, open, user_change, user_with};
 
-/// The row that is refused.
+/// Row that is refused.
 fn bad() -> Change {
     user_with("user_bad", "last_name", &json!(SECRET))
 }
 
-/// Gives the users a trigger with this body, for the bad row alone.
+/// Creates a trigger on users with this body, for the refused row alone.
 async fn trigger(world: &World, body: &str) {
     let sql = format!(
         "CREATE OR REPLACE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql AS
@@ -28,7 +28,7 @@ async fn trigger(world: &World, body: &str) {
     world.psql(&sql).await;
 }
 
-/// The one session of a store.
+/// Returns the only session of a store.
 async fn session(world: &World) -> String {
     world
         .psql(
@@ -38,7 +38,7 @@ async fn session(world: &World) -> String {
         .await
 }
 
-/// Asserts that the row is blamed, in words with this state, that the batch with it wrote nothing, and that its
+/// Asserts that the row is blamed in a text with this SQLSTATE, that its batch wrote nothing, and that its
 /// neighbour is applied on the same connection.
 async fn assert_refused_alone(world: &World, what: &str, state: &str) {
     let store = open(&PostgresSettings { connections_max: 1, ..world.settings.clone() });
@@ -59,7 +59,7 @@ async fn assert_refused_alone(world: &World, what: &str, state: &str) {
 }
 
 #[tokio::test]
-async fn an_error_that_a_trigger_raises_for_one_row_is_that_rows_whatever_its_sqlstate() {
+async fn an_error_of_a_trigger_for_one_row_blames_that_row_whatever_its_sqlstate() {
     let world = World::new().await;
     for state in [
         "P0001", "PT402", "42P01", "42501", "42883", "0A000", "XX000", "57014", "40001", "40P01", "55P03",
@@ -91,7 +91,7 @@ async fn a_trigger_that_is_broken_fails_its_row_and_the_text_names_the_function(
 }
 
 #[tokio::test]
-async fn what_a_team_declares_about_its_rows_fails_at_once_or_at_the_commit() {
+async fn constraints_of_a_team_fail_at_once_or_at_the_commit() {
     let world = World::new().await;
     for (what, make, undo, state) in [
         (
@@ -139,8 +139,7 @@ async fn what_a_team_declares_about_its_rows_fails_at_once_or_at_the_commit() {
 }
 
 #[tokio::test]
-async fn a_policy_that_refuses_one_row_is_found_by_leaving_it_out_and_is_the_deployments_where_it_refuses_all()
- {
+async fn a_policy_blames_the_row_that_it_refuses_alone_and_the_deployment_if_it_refuses_all() {
     let world = World::new().await;
     let role = format!("writer_{}", world.database);
     world
@@ -160,14 +159,14 @@ async fn a_policy_that_refuses_one_row_is_found_by_leaving_it_out_and_is_the_dep
         assert!(text.contains("row-level security policy") && text.contains("42501"), "{text}");
     }
     assert!(store.apply_many(&[good]).await.is_ok());
-    // A right that is missing is nobody's row.
+    // A missing right is not the fault of a row.
     world.psql(&format!("REVOKE INSERT ON mirror_2.users FROM {role}")).await;
     let refused = store.apply_many(&[user_change("user_good", 1)]).await;
     assert!(matches!(refused, Err(StoreError::Deployment(_))), "{refused:?}");
 }
 
 #[tokio::test]
-async fn a_missing_right_is_the_deployments_also_where_the_server_adds_our_parameters_to_the_context() {
+async fn a_missing_right_blames_the_deployment_even_if_the_context_holds_parameters() {
     let world = World::new().await;
     let role = format!("reader_{}", world.database);
     world
@@ -255,7 +254,8 @@ async fn a_trigger_that_returns_the_old_row_refuses_the_delivery_and_the_erasure
     assert!(store.apply_many(&[user_change("user_good", 1)]).await.is_ok(), "others go on");
 }
 
-/// Triggers that run after the insert, at once or deferred to the commit, and one that changes the entry before it.
+/// Triggers that run after the insert, at once or deferred to the commit, and one that changes the entry
+/// before it.
 #[tokio::test]
 async fn a_trigger_that_removes_or_changes_a_ledger_entry_refuses_its_delivery() {
     let world = World::new().await;

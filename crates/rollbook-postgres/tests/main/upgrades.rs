@@ -1,5 +1,5 @@
-//! Steps of the schema while others use it: readers go on, workers stop where they must, objects of the team's own are
-//! named, and what was cut off goes on.
+//! Migrations of a schema in use: readers continue, workers stop if they must, the team's own objects are
+//! named, and an interrupted migration continues.
 
 use rollbook_core::catalog::USERS;
 use rollbook_core::change::Applied;
@@ -20,19 +20,19 @@ fn deployment<T: std::fmt::Debug>(outcome: Result<T, StoreError>) -> String {
     }
 }
 
-/// Starts something that goes on meanwhile.
+/// Starts work that continues meanwhile.
 fn start<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinSet<T> {
     let mut started = JoinSet::new();
     started.spawn(work);
     started
 }
 
-/// What came of it.
+/// Returns the result of the work.
 async fn end<T: 'static>(mut started: JoinSet<T>) -> T {
     started.join_next().await.expect("it was started").expect("it ends")
 }
 
-/// A database whose schema has the first two steps, with a deleted user, a living one and their sessions.
+/// Returns a database with the first two steps, a deleted user, a living one and their sessions.
 async fn before_ends() -> World {
     let world = World::empty().await;
     make_before_ends(&world).await;
@@ -59,7 +59,7 @@ async fn make_before_ends(world: &World) {
         .await;
 }
 
-/// What the step about ends makes of them.
+/// Rows after the step about deletions.
 const ENDS: &str = "SELECT id, version_deleted_at, extract(milliseconds FROM deleted_at)::int FROM mirror_2.users
                     UNION ALL SELECT id, NULL, extract(milliseconds FROM deleted_at)::int FROM mirror_2.sessions ORDER BY id";
 const ENDED: &str = "sess_1||7\nsess_2||\nuser_1|7|7\nuser_2||\n";
@@ -88,13 +88,13 @@ async fn a_newer_schema_is_worked_on_where_its_steps_expand_and_refused_by_every
         assert!(refusal.contains("0099_later") && refusal.contains("newer"), "{refusal}");
     }
     assert_eq!(world.psql("SELECT count(*) FROM mirror_2.deliveries").await, "2\n");
-    // Undone, it goes on with the same store.
+    // After the step is undone, the same store works again.
     world.psql("DELETE FROM mirror_2.rollbook_migrations WHERE name = '0099_later'").await;
     assert_eq!(store.apply_many(&[user_change("user_1", 2)]).await, Ok(vec![Applied::Updated]));
 }
 
 #[tokio::test]
-async fn a_step_begins_after_the_batches_under_way_and_no_batch_that_waited_for_it_is_written() {
+async fn a_step_begins_after_the_batches_in_progress_and_no_batch_that_waited_for_it_is_written() {
     let world = World::new().await;
     let store = world.store();
     let mut holder = world.session().await;
@@ -144,7 +144,7 @@ async fn readers_go_on_while_a_migration_waits_for_one_of_them_and_it_is_applied
     let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'mirror_2.users'::regclass";
     until("the migration waits for the reader", || async { world.psql(waits).await == "1\n" }).await;
     for _ in 0..5 {
-        // Less than a lock was waited for before, far more than it is now.
+        // Less than the former wait for a lock, far more than the current one.
         let read = "SET statement_timeout = '5s'; SELECT count(*) FROM mirror_2.users";
         assert_eq!(world.psql(read).await, "2\n");
     }
@@ -158,7 +158,7 @@ async fn readers_go_on_while_a_migration_waits_for_one_of_them_and_it_is_applied
 #[tokio::test]
 async fn the_ledgers_index_is_built_while_deliveries_are_recorded() {
     let world = World::new().await;
-    // As the step before left it.
+    // State after the step before.
     world
         .psql(
             "DELETE FROM mirror_2.rollbook_migrations WHERE name = '0006_ledger_order';
@@ -226,7 +226,7 @@ async fn a_deferred_trigger_of_the_teams_own_keeps_no_step_from_being_applied() 
 }
 
 #[tokio::test]
-async fn what_keeps_rows_from_being_rewritten_is_named_without_a_value() {
+async fn an_object_that_prevents_rewriting_rows_is_named_without_a_value() {
     let world = before_ends().await;
     world
         .psql("ALTER TABLE mirror_2.users ADD CONSTRAINT none_is_deleted CHECK (version_updated_at >= 0)")
@@ -239,9 +239,9 @@ async fn what_keeps_rows_from_being_rewritten_is_named_without_a_value() {
 }
 
 #[tokio::test]
-async fn a_migration_that_was_cut_off_goes_on_where_it_stopped_and_workers_wait_meanwhile() {
+async fn an_interrupted_migration_continues_where_it_stopped_and_workers_wait_meanwhile() {
     let world = before_ends().await;
-    // A name is taken that a late phase wants.
+    // A name that a late phase needs is taken.
     world.psql("CREATE VIEW mirror_2.current_members AS SELECT 1").await;
     let refusal = deployment(apply_migrations(&world.settings).await);
     assert!(refusal.contains("current_members") && refusal.contains("0003_ends"), "{refusal}");
@@ -286,7 +286,7 @@ async fn a_database_that_cannot_hold_every_character_is_refused_before_anything_
             }
         }
         assert_eq!(world.psql("SELECT count(*) FROM pg_namespace WHERE nspname = 'mirror_2'").await, "0\n");
-        // One that an earlier build has migrated.
+        // A database that an earlier build has migrated.
         make_before_ends(&world).await;
         for refusal in [
             deployment(world.store().ping().await),
@@ -298,7 +298,7 @@ async fn a_database_that_cannot_hold_every_character_is_refused_before_anything_
 }
 
 #[tokio::test]
-async fn the_lines_of_a_subject_are_read_and_removed_by_their_index() {
+async fn the_ledger_entries_of_a_subject_are_read_and_removed_by_their_index() {
     let world = World::new().await;
     world
         .psql(
@@ -319,7 +319,7 @@ async fn the_lines_of_a_subject_are_read_and_removed_by_their_index() {
     assert_eq!(store.deliveries("user_7", 100).await.map(|lines| lines.len()), Ok(10));
     let at = rollbook_core::time::Timestamp::from_millis(0);
     assert_eq!(store.erase(&[(&USERS, "user_7".to_owned())], at).await.map(|erased| erased.ledger), Ok(10));
-    // A session that ends says at once what it has done.
+    // A session reports its statistics when it ends.
     drop(store);
     until("the server counts both", || async { scans().await[0] >= before[0] + 2 }).await;
     assert_eq!(scans().await[1], before[1], "no statement reads the whole ledger");

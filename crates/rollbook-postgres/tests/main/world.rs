@@ -1,4 +1,4 @@
-//! What the tests share: a server for each test process, a database for each test, changes to apply.
+//! Shared test support: a server for each test process, a database for each test, changes to apply.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -18,24 +18,25 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
-/// What must be found in no text of an error.
+/// Value that no error text may contain.
 pub(crate) const SECRET: &str = "ImASecret";
 
-/// The server of this process. A crash of it, `fsync` or not, loses nothing that its kernel has.
+/// Returns the server of this process. A crash of it loses nothing that the kernel has, with or without
+/// `fsync`.
 pub(crate) async fn server() -> &'static PostgresServer {
     static SERVER: OnceCell<PostgresServer> = OnceCell::const_new();
     let settings = [("fsync", "off"), ("log_line_prefix", "%d: ")];
     SERVER.get_or_init(|| PostgresServer::start_with(&settings)).await
 }
 
-/// The password of a role that a test makes.
+/// Password of a role that a test creates.
 pub(crate) const ROLE_PASSWORD: &str = "ImAPassword";
 
 /// Counts the sessions of stores in this database.
 pub(crate) const OURS: &str = "SELECT count(*) FROM pg_stat_activity
                                WHERE application_name = 'rollbook' AND datname = current_database()";
 
-/// Ends them and counts them.
+/// Ends these sessions and counts them.
 pub(crate) const END_OURS: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                                    WHERE application_name = 'rollbook' AND datname = current_database()";
 
@@ -50,7 +51,7 @@ pub(crate) fn settings(url: String) -> PostgresSettings {
     }
 }
 
-/// A database of its own, with the tables.
+/// Separate database with the tables.
 pub(crate) struct World {
     pub(crate) server: &'static PostgresServer,
     pub(crate) database: String,
@@ -58,21 +59,21 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// With tables.
+    /// Creates a database with tables.
     pub(crate) async fn new() -> Self {
         let world = Self::empty().await;
         apply_migrations(&world.settings).await.expect("the migrations apply");
         world
     }
 
-    /// Without tables.
+    /// Creates a database without tables.
     pub(crate) async fn empty() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let database = format!("app_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         Self::empty_on(server().await, database).await
     }
 
-    /// With the tables, on a server of its own, which lives as long as the test's process.
+    /// Creates a database with the tables on a separate server, which runs as long as the test's process.
     pub(crate) async fn alone(database: &str) -> Self {
         let server = Box::leak(Box::new(PostgresServer::start_with(&[("fsync", "off")]).await));
         let world = Self::empty_on(server, database.to_owned()).await;
@@ -80,8 +81,8 @@ impl World {
         world
     }
 
-    /// With the tables, made by an owner who is not a superuser; the settings are those of a worker with the rights that
-    /// are documented.
+    /// Creates a database with the tables of an owner who is not a superuser. The settings are those of a
+    /// worker with the documented rights.
     pub(crate) async fn with_roles() -> (Self, PostgresSettings) {
         let mut world = Self::empty().await;
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../ops/postgres/roles.sh");
@@ -94,7 +95,7 @@ impl World {
             .env("ROLLBOOK_SCHEMA", &world.settings.schema)
             .envs([("ROLLBOOK_OWNER", &owner), ("ROLLBOOK_WORKER", &worker)])
             .envs([("ROLLBOOK_OWNER_PASSWORD", "It's mine"), ("ROLLBOOK_WORKER_PASSWORD", ROLE_PASSWORD)]);
-        // Twice: it may be run again.
+        // Twice: the script may be run again.
         for _ in 0..2 {
             let ran = command.output().expect("a shell");
             assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
@@ -119,24 +120,25 @@ impl World {
         self.server.psql(&self.database, sql).await
     }
 
-    /// Another client's session, which keeps its locks until it is released.
+    /// Opens another client's session, which keeps its locks until it is released.
     pub(crate) async fn session(&self) -> Session {
         Session(PgConnection::connect(&self.settings.url).await.expect("a connection"))
     }
 
-    /// The same, with these settings.
+    /// Opens another client's session with these settings.
     pub(crate) async fn session_as(settings: &PostgresSettings) -> Session {
         Session(PgConnection::connect(&settings.url).await.expect("a connection"))
     }
 
-    /// Leaves the store with this many idle connections at least.
+    /// Makes the store keep at least this many idle connections.
     pub(crate) async fn fill(&self, store: &Arc<PostgresStore>, connections: usize) {
         let mut holder = self.session().await;
         holder.run("BEGIN; LOCK TABLE mirror_2.users").await;
         let mut calls = JoinSet::new();
         for number in 0..connections {
             let (store, change) = (Arc::clone(store), user_change(&format!("fill_{number}"), 0));
-            // Each goes on until it gets the lock, however slow the machine is and however impatient the store.
+            // Each call is repeated until it gets the lock, however slow the machine and however short the
+            // store's time limits.
             calls.spawn(
                 async move { while store.apply_many(std::slice::from_ref(&change)).await.is_err() {} },
             );
@@ -150,7 +152,7 @@ impl World {
         calls.join_all().await;
     }
 
-    /// The settings with another user, who has this password.
+    /// Returns the settings with another user and this password.
     pub(crate) fn with_user(&self, user: &str, password: &str) -> PostgresSettings {
         let url = format!("postgres://{user}:{password}@127.0.0.1:{}/{}", self.server.port(), self.database);
         PostgresSettings { url, ..self.settings.clone() }
@@ -174,19 +176,19 @@ pub(crate) fn open(settings: &PostgresSettings) -> Arc<PostgresStore> {
     Arc::new(PostgresStore::new(settings.clone(), clock()).expect("the settings are right"))
 }
 
-/// A user's update at this time after the start, under an id of its own.
+/// Returns a user's update at this time after the start, with a distinct message id.
 pub(crate) fn user_change(id: &str, at: i64) -> Change {
     change_of(&format!("msg_{id}_{at}"), &event("user.updated", START + at, &user(id, START + at)))
 }
 
-/// A user who has this value for this key.
+/// Returns a user with this value for this key.
 pub(crate) fn user_with(id: &str, key: &str, value: &Value) -> Change {
     let mut data = user(id, START);
     data[key] = value.clone();
     change_of(&format!("msg_{id}"), &event("user.updated", START, &data))
 }
 
-/// Whether the store cannot answer now, and no message is the cause.
+/// Returns whether the error says that the store is unreachable and blames no message.
 pub(crate) fn is_outage(error: &StoreError) -> bool {
     matches!(error.innermost(), StoreError::Unavailable(_) | StoreError::Slow { .. })
 }

@@ -97,7 +97,7 @@ async fn a_method_other_than_post_at_the_path_of_deliveries_is_counted() {
 }
 
 #[tokio::test]
-async fn a_body_whose_framing_is_torn_or_invalid_is_counted() {
+async fn a_body_with_torn_or_invalid_framing_is_counted() {
     let chunked = Post::new("msg_1", "").head("transfer-encoding: chunked");
     for chunks in ["xyz\r\n", "5\r\nabcdeX\r\n", "ffffffffffffffffff\r\n"] {
         let server = Server::start(Settings::default()).await;

@@ -17,7 +17,7 @@ use super::world::{World, at, organization_id, user_id, user_object};
 /// A wrong rule, in the form of a source that makes the reconciler behave as if it had it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mutant {
-    /// What a page lacks is absent: no point read contradicts.
+    /// Objects that a page lacks count as absent: no point read contradicts.
     DeletesOnAbsence,
     /// An empty page is the end of the list: no count contradicts.
     TrustsEmptyPages,

@@ -82,7 +82,7 @@ async fn a_row_that_a_webhook_made_newer_than_the_page_is_left_alone() {
 }
 
 #[tokio::test]
-async fn counts_and_nested_copies_that_differ_are_no_drift() {
+async fn counts_and_nested_copies_that_differ_do_not_count_as_drift() {
     let world = World::new();
     world.populate(2, 1, 2);
     world.run().await.expect("a run");

@@ -27,7 +27,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// The same, with Clerk's clock ahead of ours by so many seconds, or behind.
+    /// Starts a world with Clerk's clock ahead of ours by this many seconds, or behind.
     pub(super) fn with_clerk_ahead(seconds: i64) -> Self {
         let mut world = Self::new();
         let theirs = Timestamp::from_millis(world.now() + seconds * 1_000);

@@ -23,7 +23,7 @@ pub struct Ownership {
     pub is_unverified: bool,
 }
 
-/// What the nodes of a cluster do while some slots have no node: `cluster-require-full-coverage`.
+/// Behaviour of a cluster's nodes while some slots have no node: `cluster-require-full-coverage`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FullCoverage {
     /// At least one node that answers refuses all (`yes`).
@@ -35,8 +35,8 @@ pub enum FullCoverage {
 }
 
 impl RedisQueue {
-    /// Returns what the reachable nodes do while some slots have no node; `None` if the server is not a cluster or no node
-    /// answers.
+    /// Returns what the reachable nodes do while some slots have no node; `None` if the server is not a
+    /// cluster or no node answers.
     pub async fn full_coverage(&self) -> Option<FullCoverage> {
         let mut found = None;
         for shard in &self.shards {

@@ -176,7 +176,7 @@ async fn a_single_address_of_a_cluster_is_refused_with_the_right_url_form() {
 }
 
 #[tokio::test]
-async fn a_cluster_says_whether_one_failed_shard_stops_all_and_a_single_server_is_no_cluster() {
+async fn a_cluster_says_whether_one_failed_shard_stops_all_and_a_single_server_is_not_a_cluster() {
     let nodes = start_cluster().await;
     let queue = open(clustered(&nodes, 8));
     assert_eq!(queue.full_coverage().await, Some(FullCoverage::NotRequired));

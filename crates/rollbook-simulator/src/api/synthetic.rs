@@ -115,7 +115,7 @@ impl Synthetic {
         members / organizations + u64::from(organization < members % organizations)
     }
 
-    /// Returns the first number whose object is created at this time or later.
+    /// Returns the first number of an object that is created at this time or later.
     fn first_since(&self, millis: i64) -> u64 {
         let since = millis.saturating_sub(self.settings.start_millis).max(0);
         u64::try_from(since).unwrap_or(0).saturating_mul(self.settings.ties)

@@ -1,4 +1,4 @@
-//! How far rows may differ from the truth after a reconciliation.
+//! Tolerance: permitted differences of rows from the truth after a reconciliation.
 //!
 //! A reconciliation reads Clerk's API. Its rows are right, but not equal in everything: a deletion has the
 //! time at which the API was read, counts and nested copies are as new as the reading, and the last content
@@ -26,8 +26,8 @@ const ONLY_IN_EVENTS: [(&str, &[&str]); 5] = [
 /// Columns that a reading of the API leaves empty.
 const COLUMNS_OF_EVENTS: [(&str, &str); 1] = [("organization_invitations", "user_id")];
 
-/// How far rows may differ from the truth. Rows with `synced_by` `reconcile` may always differ in volatile
-/// values.
+/// Permitted differences of rows from the truth. Rows with `synced_by` `reconcile` may always differ in
+/// volatile values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tolerance {
     /// Deleted subjects with any time of deletion.

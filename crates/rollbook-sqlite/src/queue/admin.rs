@@ -1,4 +1,4 @@
-//! What an operator sees and does.
+//! Port of operators: counts, lists, redrive and removal.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -14,13 +14,13 @@ use rusqlite::{Connection, Row, named_params};
 
 use super::{Counters, PageBytes, count, traceparent};
 
-/// How much of the negative numbers lies below every redriven message's.
+/// Base of the `seq` of a redriven message; the number of the dead letter is added.
 const REDRIVEN_BASE: i64 = -(1 << 62);
-/// The most bytes of bodies that one step moves or deletes, as long as it moves or deletes one.
+/// Maximum bytes of bodies that one step moves or deletes. A step moves or deletes at least one body.
 const STEP_BYTES_MAX: usize = 8 << 20;
 
-/// The counters, what is leased or delayed at this moment (one pass over that part of the index by due time), and
-/// the oldest by two seeks. What is due costs nothing, however much it is.
+/// Reads the counters, counts leased and delayed messages (one scan of that part of the index by due time),
+/// and finds the oldest by two seeks. The cost does not depend on the number of due messages.
 pub(super) fn stats(connection: &Connection, now: Timestamp) -> rusqlite::Result<QueueStats> {
     let counters = Counters::read(connection)?;
     let mut ahead = connection.prepare_cached(AHEAD)?;
@@ -47,7 +47,7 @@ pub(super) fn space(folder: &Path) -> StorageSpace {
     }
 }
 
-/// What nobody may lease yet: leased and delayed.
+/// Messages that may not be leased yet: leased and delayed.
 const AHEAD: &str = "SELECT count(*) FILTER (WHERE token IS NOT NULL), count(*) FILTER (WHERE token IS NULL)
    FROM leases WHERE due_at > ?1";
 
@@ -132,14 +132,14 @@ fn read(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
 
 /// The dead letters that one step of a bulk operation is about.
 struct Step {
-    /// Those that match.
+    /// Dead letters that match.
     chosen: Vec<i64>,
-    /// Where the next step begins.
+    /// Position at which the next step begins.
     next: Option<DeadLetterPosition>,
 }
 
-/// Looks at no more than `limit` dead letters, whether they match or not, and chooses no more than `bytes_max` of
-/// bodies. Reads no body.
+/// Looks at no more than `limit` dead letters, whether they match or not, and chooses no more than
+/// `bytes_max` of bodies. Reads no body.
 fn step(
     connection: &Connection,
     filter: &DeadLetterFilter,

@@ -1,11 +1,13 @@
-//! The audit: bodies against the tables that lead to them, and the counters against both.
+//! Audit: compares bodies with the tables that lead to them, and the counters with both.
 //!
-//! A message whose `seq` is not beyond `leased_to` is found by its row in `leases` alone; a row there without a
-//! message leads nowhere; and the counters decide what is refused and where the next message goes. Each of them
-//! can be lost without the bodies (a restored file, a hand in the database), so the bodies are what is believed.
+//! A message with a `seq` up to `leased_to` is found only by its row in `leases`. A row there without a
+//! message leads nowhere. The counters decide which deliveries are refused and which number the next message
+//! gets. Each of these can be lost without the bodies (a restored file, a manual change of the database), so
+//! the audit trusts the bodies.
 //!
-//! The audit reads in steps on the connection that only reads, each in a transaction of its own. What a step finds
-//! is repaired in one short transaction, which looks again: deliveries and workers never wait for more than that.
+//! The audit reads in steps on the connection that only reads, each step in its own transaction. Damage that
+//! a step finds is repaired in one short transaction, which checks again: deliveries and workers wait for
+//! that transaction at most.
 
 use rollbook_core::queue::{Audit, QueueError};
 use rollbook_core::time::Timestamp;
@@ -17,15 +19,15 @@ use crate::fault::Fault;
 /// Rows in one step.
 const STEP: usize = 1_000;
 
-/// Where one table is damaged, and how a row of it is repaired.
+/// Check of one table, and the repair of a row.
 struct Check {
-    /// The next rows behind `?1`, at most `?2`, each with whether it is wrong.
+    /// Selects the next rows after `?1`, at most `?2`, each with whether it is wrong.
     look: &'static str,
-    /// Repairs the row `?1`, unless it has come right meanwhile; `?2` is now.
+    /// Repairs the row `?1` if it is still wrong; `?2` is the current time.
     repair: &'static str,
 }
 
-/// Messages that nothing leads to: they are due from now on.
+/// Messages that nothing leads to. The repair makes them due now.
 const STRANDED: Check = Check {
     look: "SELECT seq, NOT EXISTS (SELECT 1 FROM leases WHERE leases.seq = messages.seq)
              FROM messages WHERE seq > ?1 AND seq <= (SELECT leased_to FROM counters) ORDER BY seq LIMIT ?2",
@@ -35,7 +37,7 @@ const STRANDED: Check = Check {
              ON CONFLICT (seq) DO NOTHING",
 };
 
-/// Rows of `leases` that lead to no message.
+/// Rows of `leases` without a message.
 const DANGLING: Check = Check {
     look: "SELECT seq, NOT EXISTS (SELECT 1 FROM messages WHERE messages.seq = leases.seq)
              FROM leases WHERE seq > ?1 ORDER BY seq LIMIT ?2",
@@ -44,7 +46,7 @@ const DANGLING: Check = Check {
 };
 
 impl SqliteQueue {
-    /// Looks at everything, and repairs what is wrong where `repair` says so.
+    /// Checks all tables, and repairs damage if `repair` is set.
     pub(super) async fn audited(&self, repair: bool) -> Result<Audit, QueueError> {
         let (counted, now) = (self.reads.read(Counted::read).await?, self.clock.now());
         let mut audit = Audit { messages: counted.depth, notes: counted.notes(), ..Audit::default() };
@@ -59,7 +61,7 @@ impl SqliteQueue {
         Ok(audit)
     }
 
-    /// Looks at one table from its first row to its last. Returns how many rows are wrong.
+    /// Checks one table from its first row to its last. Returns the number of wrong rows.
     async fn check(&self, check: &'static Check, repair: bool) -> Result<u64, Fault> {
         let (mut after, mut wrong) = (i64::MIN, 0);
         loop {
@@ -87,21 +89,21 @@ fn look(connection: &Connection, check: &Check, after: i64) -> rusqlite::Result<
     rows.collect()
 }
 
-/// What the tables say, and what the counters said in the same state of the file.
+/// Facts of the tables, and the counters in the same state of the file.
 struct Counted {
-    /// `None` where their row is gone.
+    /// Counters; `None` if their row is missing.
     counters: Option<Counters>,
     depth: u64,
     dead: u64,
-    /// The largest `seq` of a message, or zero.
+    /// Largest `seq` of a message, or zero.
     seq: i64,
-    /// The largest token of a lease, or zero.
+    /// Largest token of a lease, or zero.
     token: i64,
 }
 
 impl Counted {
     fn read(connection: &Connection) -> rusqlite::Result<Self> {
-        // The indexes by id are counted, which hold no bodies.
+        // The count reads the indexes by id, which hold no bodies.
         let one = |sql| connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0));
         Ok(Self {
             counters: Counters::read(connection).optional()?,
@@ -112,7 +114,7 @@ impl Counted {
         })
     }
 
-    /// What is wrong with the counters, in words.
+    /// Describes what is wrong with the counters.
     fn notes(&self) -> Vec<String> {
         let Some(counters) = &self.counters else { return vec!["the row of counters was gone".to_owned()] };
         let mut notes = Vec::new();
@@ -129,10 +131,11 @@ impl Counted {
         notes
     }
 
-    /// Corrects the counters as they are now, which others may have counted on since.
+    /// Corrects the current counters, which other transactions may have changed meanwhile.
     fn restore(&self, connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
         let Some(old) = &self.counters else {
-            // Tokens count leases, of which there was never one a millisecond: this one was never given.
+            // Tokens count leases, and there is less than one lease a millisecond: the current time was never
+            // a token.
             let token = self.token.max(now.as_millis());
             let sql = "INSERT OR IGNORE INTO counters (one, depth, dead, seq, leased_to, token)
                        VALUES (1, ?1, ?2, ?3, 0, ?4)";
@@ -140,7 +143,7 @@ impl Counted {
             return Ok(());
         };
         let mut counters = Counters::read(connection)?;
-        // By the difference: it was the same before and after whatever was counted meanwhile.
+        // The difference is added: it is not affected by changes meanwhile.
         counters.depth = counters.depth.saturating_sub(old.depth.saturating_sub(self.depth))
             + self.depth.saturating_sub(old.depth);
         counters.dead = counters.dead.saturating_sub(old.dead.saturating_sub(self.dead))

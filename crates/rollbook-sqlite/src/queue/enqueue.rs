@@ -1,4 +1,4 @@
-//! Taking deliveries in.
+//! Enqueue of deliveries.
 
 use rollbook_core::delivery::Delivery;
 use rollbook_core::queue::{Enqueued, QueueError};
@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use super::{Counters, count};
 
-/// Inserts what is new until the limit is reached, and refuses the rest of what is new.
+/// Inserts new deliveries until the limit is reached, and refuses the other new ones.
 pub(super) fn insert(
     connection: &Connection,
     deliveries: &[Delivery],
@@ -25,7 +25,7 @@ pub(super) fn insert(
     let mut answers = Vec::with_capacity(deliveries.len());
     for delivery in deliveries {
         let (id, received_at) = (delivery.id.as_str(), delivery.received_at.as_millis());
-        // A duplicate is durable already, full or not.
+        // A duplicate is durable already, even if the queue is full.
         if counters.depth >= depth_max {
             let full = QueueError::Full { depth: counters.depth, limit: depth_max };
             answers.push(if known.exists((id,))? { Ok(Enqueued::Duplicate) } else { Err(full) });
@@ -39,7 +39,7 @@ pub(super) fn insert(
         }
         counters.seq = seq;
         counters.depth += 1;
-        // Whoever sends a dead letter again wants it tried again.
+        // A dead letter that is sent again is tried again.
         if counters.dead > 0 {
             counters.dead = counters.dead.saturating_sub(count(revive.execute((id,))?));
         }

@@ -1,7 +1,8 @@
-//! Leasing messages.
+//! Lease of messages.
 //!
-//! A lease costs what it gives out, however much waits in whatever state: what is due again comes from the
-//! index by due time, what is new from behind `leased_to`, and bodies are read only of what is given.
+//! The cost of a lease depends only on the leased messages, not on how many wait in which state: messages
+//! that are due again are found by the index on the due time, new ones follow `leased_to`, and only bodies of
+//! leased messages are read.
 
 use std::time::Duration;
 
@@ -14,19 +15,19 @@ use rusqlite::{Connection, Row};
 
 use super::{Counters, traceparent};
 
-/// The one format that bodies are stored in so far: as they came.
+/// Format of stored bodies: as received. There is no other one yet.
 const FORMAT: i64 = 1;
-/// The most messages behind `leased_to` that one lease passes over because they have been leased already. An
-/// earlier build put redriven messages there, by the hundred thousand.
+/// Maximum messages after `leased_to` that one lease skips because they were leased before. An earlier build
+/// put hundreds of thousands of redriven messages there.
 const PASSED_MAX: usize = 10_000;
-/// The most due times that one lease corrects.
+/// Maximum due times that one lease corrects.
 const CORRECTED_MAX: usize = 1_000;
 
-/// What a look for due messages found.
+/// Result of a search for due messages.
 pub(super) struct Taken {
     /// The leases.
     pub(super) leases: Vec<Lease>,
-    /// When the next message will be due, where none was.
+    /// Time at which the next message will be due, if none was.
     pub(super) next_due_at: Option<Timestamp>,
 }
 
@@ -76,8 +77,9 @@ pub(super) fn take(
     Ok(Taken { leases, next_due_at: None })
 }
 
-/// Brings back what a clock that was ahead has put further into the future than any lease or backoff reaches.
-/// A lease may be a living worker's, so it lasts as long as a new one; everything else is due now.
+/// Corrects due times that lie further in the future than any lease or backoff: they were written while the
+/// clock was ahead. A lease may belong to a running worker, so it lasts as long as a new one; all other
+/// messages are due now.
 fn correct(
     connection: &Connection,
     request: &LeaseRequest,
@@ -94,7 +96,7 @@ fn correct(
     Ok(())
 }
 
-/// A message that may be leased, without its body.
+/// Message that may be leased, without its body.
 struct Candidate {
     seq: i64,
     is_new: bool,
@@ -102,15 +104,15 @@ struct Candidate {
     bytes: usize,
 }
 
-/// What is due and fits into a request.
+/// Messages that are due and fit into a request.
 struct Found {
     chosen: Vec<Candidate>,
-    /// Whether there may be new messages behind those that were passed over.
+    /// Whether new messages may follow those that were skipped.
     is_cut_short: bool,
 }
 
-/// What is due, oldest first: messages whose lease or backoff has passed, and new ones. A token that
-/// is still there belongs to a lease that ran out.
+/// Returns due messages, oldest first: those with an expired lease or backoff, and new ones. A token that is
+/// still stored belongs to an expired lease.
 fn due(
     connection: &Connection,
     request: &LeaseRequest,
@@ -126,14 +128,14 @@ fn due(
     Ok(Found { chosen: candidates, is_cut_short })
 }
 
-/// Messages that were leased before, or redriven, and are due again.
+/// Adds messages that were leased before or redriven, and are due again.
 fn again(
     connection: &Connection,
     request: &LeaseRequest,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Candidate>> {
-    // CROSS JOIN: the index on due_at leads, whatever the planner thinks of the sizes. The length of a body is
-    // known without reading it.
+    // CROSS JOIN makes SQLite start with the index on due_at, whatever the planner estimates. The length of a
+    // body is known without reading it.
     let mut statement = connection.prepare_cached(
         "SELECT seq, due_at, length(body) FROM leases CROSS JOIN messages USING (seq)
           WHERE due_at <= ?1 ORDER BY due_at, seq",
@@ -153,8 +155,8 @@ fn again(
     Ok(candidates)
 }
 
-/// Adds messages that nobody has leased yet, in the order of arrival, also where a clock went back between them:
-/// `leased_to` can only say "all up to here". Returns whether it gave up among messages that it passes over.
+/// Adds messages that were never leased, in the order of arrival, even if a clock went back between them:
+/// `leased_to` can only say "all up to here". Returns whether it stopped at the limit of skipped messages.
 fn new(
     connection: &Connection,
     request: &LeaseRequest,
@@ -173,7 +175,7 @@ fn new(
         let (seq, enqueued_at, bytes) = (row.get(0)?, row.get(1)?, row.get(2)?);
         if row.get(3)? {
             if room.is_empty {
-                // Nothing up to here is new: the next lease begins behind it.
+                // No message up to here is new: the next lease begins after it.
                 counters.leased_to = seq;
             }
             passed += 1;
@@ -192,7 +194,7 @@ fn new(
     Ok(false)
 }
 
-/// What still fits into an answer.
+/// Room that is left in an answer.
 struct StorageSpace {
     messages: usize,
     bytes: usize,
@@ -204,7 +206,7 @@ impl StorageSpace {
         Self { messages: request.max, bytes: request.bytes_max, is_empty: true }
     }
 
-    /// Takes room for a message. The first is taken whatever its size: it could never be leased otherwise.
+    /// Takes room for a message. The first message always fits: otherwise a large one could never be leased.
     fn has_for(&mut self, candidate: &Candidate) -> bool {
         if self.messages == 0 || (candidate.bytes > self.bytes && !self.is_empty) {
             return false;
@@ -216,7 +218,7 @@ impl StorageSpace {
     }
 }
 
-/// A message as it will be once it is leased, before anything in it is trusted.
+/// Leased message with unchecked content.
 struct Entry {
     id: Vec<u8>,
     received_at: i64,

@@ -1,4 +1,4 @@
-//! What waits, looked at without taking it, and removed for good.
+//! Reads and permanently removes messages without leasing them.
 
 use bytes::Bytes;
 use rollbook_core::delivery::MessageId;
@@ -12,7 +12,8 @@ const SELECT: &str =
     "SELECT seq, CAST(id AS BLOB), messages.received_at, body, due_at, token IS NOT NULL, attempts, traceparent
    FROM messages LEFT JOIN leases USING (seq)";
 
-/// A page of messages in the order of `seq`, which a message keeps until it is done or dead. A cursor is the last one's.
+/// Returns a page of messages in the order of `seq`, which a message keeps until it is done or dead. The
+/// cursor is the `seq` of the last one.
 pub(super) fn list(
     connection: &Connection,
     after: Option<&MessagesCursor>,
@@ -37,7 +38,7 @@ pub(super) fn list(
     Ok(MessagesPage { messages, next: last.map(|seq| MessagesCursor(seq.to_string())) })
 }
 
-/// One message.
+/// Returns one message.
 pub(super) fn find(
     connection: &Connection,
     id: &MessageId,
@@ -49,7 +50,7 @@ pub(super) fn find(
 
 fn read(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<QueuedMessage> {
     let id: Vec<u8> = row.get(1)?;
-    // Without a row in leases it is new, and due.
+    // A message without a row in leases is new, and due.
     let (due_at, is_leased): (Option<i64>, bool) = (row.get(4)?, row.get(5)?);
     let state = match due_at.map(Timestamp::from_millis).filter(|due_at| *due_at > now) {
         Some(until) if is_leased => MessageState::Leased { until },
@@ -66,7 +67,7 @@ fn read(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<QueuedMessage> {
     })
 }
 
-/// Deletes these, wherever they are. Returns how many were there.
+/// Deletes these messages and dead letters. Returns how many existed.
 pub(super) fn remove(connection: &Connection, ids: &[MessageId]) -> rusqlite::Result<usize> {
     let mut counters = Counters::read(connection)?;
     let mut lease = connection

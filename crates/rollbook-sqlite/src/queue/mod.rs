@@ -1,13 +1,13 @@
-//! The queue in one file.
+//! Queue in one file.
 //!
-//! A message that nobody has leased yet is due, in the order of arrival; `leased_to` says how far that
-//! has come, so taking a message in writes no index of what is due. From its first lease on a message
-//! has a row in `leases` and is due when `due_at` has passed: a lease moves that moment into the future,
-//! and so does a retry. A lease also writes a token that is never given twice. Every settlement names
-//! it, so whoever lost the lease changes nothing.
+//! A message that was never leased is due, in the order of arrival. `leased_to` is the `seq` up to which all
+//! messages were leased, so an enqueue writes no index by due time. From its first lease on, a message has a
+//! row in `leases` and is due when `due_at` has passed: a lease and a retry move that time into the future. A
+//! lease also writes a token that is never given twice. Every settlement names the token, so a worker that
+//! lost its lease changes nothing.
 //!
-//! A redriven message is older than those that came before it. Its `seq` is negative, so that it is never beyond
-//! `leased_to`, and its row in `leases` leads to it from the start.
+//! A redriven message is older than those that came before it. Its `seq` is negative, so it is never after
+//! `leased_to`, and has a row in `leases` from the start.
 
 mod admin;
 mod audit;
@@ -43,35 +43,36 @@ use crate::database::Database;
 use crate::migrations::{self, Guard, Schema};
 use crate::rehearse::rolled_back;
 
-/// How often a waiting worker looks for messages that another process enqueued. Those of its own
-/// process wake it at once.
+/// Interval at which a waiting worker searches for messages of another process. Messages of its own process
+/// wake it at once.
 const POLL: Duration = Duration::from_millis(250);
 
-/// What a user may set.
+/// Settings of the queue.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueSettings {
-    /// How many messages may wait before deliveries are refused with 503.
+    /// Maximum waiting messages. Further deliveries are refused with 503.
     pub depth_max: u64,
-    /// How far ahead of now a due time may lie: the longest lease and the longest backoff of any worker. What lies
-    /// further ahead was written by a clock that was wrong, and is brought back.
+    /// Maximum time by which a due time may be ahead of now: the longest lease or backoff of any worker. A
+    /// due time further ahead was written with a wrong clock, and is corrected.
     pub due_ahead_max: Duration,
 }
 
-/// A queue in an SQLite file.
+/// Queue in an SQLite file.
 pub struct SqliteQueue {
     database: Database,
-    /// A connection of its own for what only reads: counts and listings never wait in line with deliveries.
+    /// Connection for reads: counts and lists do not wait behind deliveries.
     reads: Database,
     clock: Arc<dyn Clock>,
     settings: QueueSettings,
-    /// The folder of the file.
+    /// Folder of the file.
     folder: PathBuf,
-    /// Wakes one lane of this process when something became due; a lane that takes all it may wakes the next.
+    /// Wakes one lane of this process when a message became due. A lane that leased as many as it may wakes
+    /// the next one.
     due: Notify,
 }
 
 impl SqliteQueue {
-    /// Opens the queue in this file, whose migrations must have been applied.
+    /// Opens the queue in this file. All migrations must have been applied.
     ///
     /// # Errors
     /// The file can't be opened durably, or a migration is pending.
@@ -92,7 +93,7 @@ impl SqliteQueue {
     }
 }
 
-/// The disk space that a rehearsal asks for: a body of the longest that are taken by default.
+/// Disk space that a rehearsal requests: the largest body that is accepted by default.
 const REHEARSED_BYTES: u64 = 1 << 20;
 
 #[async_trait]
@@ -105,7 +106,7 @@ impl Producer for SqliteQueue {
         let deliveries = deliveries.to_vec();
         let inserted =
             self.database.run(move |connection| enqueue::insert(connection, &deliveries, now, depth_max));
-        // One transaction: where it fails, nothing of it is there.
+        // One transaction: if it fails, nothing of it stays.
         let answers = inserted.await.unwrap_or_else(|error| vec![Err(error.into()); count]);
         self.due.notify_waiters();
         answers
@@ -123,7 +124,7 @@ impl Producer for SqliteQueue {
         for answer in tried.await? {
             answer?;
         }
-        // What is rolled back never reaches the disk.
+        // Rolled back data never reaches the disk.
         let room = self.space().await?;
         match room.disk_available.filter(|left| *left < REHEARSED_BYTES) {
             None => Ok(true),
@@ -137,12 +138,12 @@ impl Consumer for SqliteQueue {
     async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError> {
         let deadline = Instant::now() + request.wait;
         loop {
-            // Listens before it looks: what comes in between must wake it.
+            // Listens before it searches: a message that arrives in between must wake it.
             let mut woken = std::pin::pin!(self.due.notified());
             woken.as_mut().enable();
             let taken = self.lease_now(&request).await?;
             if taken.leases.len() >= request.max {
-                // There may be more: wake the next.
+                // There may be more messages: wake the next lane.
                 self.due.notify_one();
             }
             if !taken.leases.is_empty() || Instant::now() >= deadline {
@@ -267,13 +268,13 @@ impl QueueAdmin for SqliteQueue {
         self.audited(repair).await
     }
 
-    /// Every file that opens commits to the disk: see `connection.rs`.
+    /// Reports no weakness: every opened file commits to the disk (see `connection.rs`).
     async fn durability(&self) -> Result<Durability, QueueError> {
         Ok(Durability::default())
     }
 }
 
-/// The row of counts.
+/// Reads the row of counters.
 #[derive(Clone, PartialEq, Eq)]
 struct Counters {
     depth: u64,
@@ -305,7 +306,7 @@ impl Counters {
     }
 }
 
-/// A trace as a column holds it. What is none is no reason to stop.
+/// Parses the trace of a column. An invalid trace is ignored.
 fn traceparent(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Traceparent>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Blob(bytes) => Traceparent::from_bytes(bytes),
@@ -313,12 +314,12 @@ fn traceparent(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Tracepar
     })
 }
 
-/// A count of rows as the counters hold it.
+/// Converts a number of rows to the type of the counters.
 fn count(rows: usize) -> u64 {
     u64::try_from(rows).unwrap_or(u64::MAX)
 }
 
-/// What is on a page of bodies so far.
+/// Content of a page of bodies so far.
 #[derive(Default)]
 struct PageBytes {
     bytes: usize,
@@ -326,7 +327,7 @@ struct PageBytes {
 }
 
 impl PageBytes {
-    /// Takes room for a body. The first is taken whatever its size.
+    /// Takes room for a body. The first body always fits.
     fn has_room_for(&mut self, body: &[u8]) -> bool {
         self.bytes = self.bytes.saturating_add(body.len());
         !std::mem::replace(&mut self.is_begun, true) || self.bytes <= PAGE_BYTES_MAX

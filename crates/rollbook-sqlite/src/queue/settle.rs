@@ -1,4 +1,4 @@
-//! Ending leases.
+//! Settlement of leases.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use super::Counters;
 
-/// Ends each lease whose token still stands.
+/// Settles each lease that still has its token.
 pub(super) fn settle(
     connection: &Connection,
     settlements: &[(Lease, Settlement)],
@@ -27,7 +27,7 @@ pub(super) fn settle(
     Ok(settled)
 }
 
-/// Counts the attempt of a lease that still stands.
+/// Counts the attempt of a lease that still has its token.
 pub(super) fn count_attempt(connection: &Connection, lease: &Lease) -> rusqlite::Result<Settled> {
     let stands = match entry(lease) {
         Some(entry) => set_attempts(connection, entry, lease.attempt)?,
@@ -41,7 +41,7 @@ fn set_attempts(connection: &Connection, (seq, token): (i64, i64), attempts: u32
     Ok(connection.prepare_cached(sql)?.execute((seq, token, attempts))? == 1)
 }
 
-/// A lease's token is `seq:token`, as [`super::lease`] wrote it.
+/// Parses a lease's token `seq:token`, as [`super::lease`] wrote it.
 fn entry(lease: &Lease) -> Option<(i64, i64)> {
     let (seq, token) = lease.token.0.split_once(':')?;
     Some((seq.parse().ok()?, token.parse().ok()?))

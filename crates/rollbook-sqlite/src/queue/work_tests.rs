@@ -1,4 +1,5 @@
-//! Work is counted, not timed: the steps of SQLite's programs, whatever waits beside.
+//! Work of the queue's calls, counted in steps of SQLite's programs: it must not grow with the number of
+//! other messages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,7 @@ const DUE_WITHIN: Duration = Duration::from_secs(600);
 const FEW: usize = 200;
 const MANY: usize = 2_000;
 
-/// A queue whose steps can be counted.
+/// Queue that counts SQLite's steps.
 struct Counting {
     connection: Connection,
     now: Timestamp,
@@ -69,7 +70,7 @@ impl Counting {
         self.settle(count, &Settlement::DeadLetter { failure });
     }
 
-    /// Puts so many messages into a state, in one transaction.
+    /// Puts this many messages into a state, in one transaction.
     fn filled(state: &str, count: usize) -> Self {
         let mut queue = Self::new();
         queue.connection.execute_batch("BEGIN").expect("a transaction");
@@ -120,7 +121,7 @@ impl Counting {
         }
     }
 
-    /// Gives redriven messages the numbers that an earlier build gave them: behind what has been leased.
+    /// Gives redriven messages the numbers of an earlier build: after the leased ones.
     fn number_as_before(&self, count: usize) {
         let mut counters = Counters::read(&self.connection).expect("counters");
         let base = counters.seq + 1 + (1 << 62);
@@ -133,7 +134,7 @@ impl Counting {
         counters.write(&self.connection).expect("counters");
     }
 
-    /// The steps of this work.
+    /// Returns the steps of this work.
     fn steps(&mut self, work: impl FnOnce(&Self)) -> u64 {
         let steps = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&steps);
@@ -148,11 +149,11 @@ impl Counting {
     }
 }
 
-/// The steps of some work beside a few messages in a state and beside many.
-fn beside(state: &str, work: impl Fn(&Counting)) -> (u64, u64) {
+/// Returns the steps of some work with a few messages in a state, and with many.
+fn few_and_many(state: &str, work: impl Fn(&Counting)) -> (u64, u64) {
     let [few, many] = [FEW, MANY].map(|count| {
         let mut queue = Counting::filled(state, count);
-        // The first lease passes over what an earlier build has redriven, once for all; and statements are prepared.
+        // The first lease skips what an earlier build has redriven, once; and statements are prepared.
         queue.enqueue("first", 10);
         queue.lease(10);
         queue.enqueue("more", 50);
@@ -177,31 +178,31 @@ const STATES: [&str; 9] = [
 fn assert_same(state: &str, what: &str, (few, many): (u64, u64)) {
     assert!(
         many <= few + few / 10,
-        "{what} beside {FEW} messages that are {state} takes {few} steps, beside {MANY} {many}"
+        "{what} with {FEW} messages that are {state} takes {few} steps, with {MANY} {many}"
     );
 }
 
 #[test]
-fn the_work_of_a_lease_does_not_grow_with_what_waits_in_any_state() {
+fn the_work_of_a_lease_does_not_grow_with_the_messages_in_any_state() {
     for state in STATES {
-        let steps = beside(state, |queue| assert_eq!(queue.lease(10).len(), 10));
+        let steps = few_and_many(state, |queue| assert_eq!(queue.lease(10).len(), 10));
         assert!(steps.0 > 10, "steps are counted: {steps:?}");
         assert_same(state, "a lease", steps);
     }
 }
 
 #[test]
-fn the_work_of_a_settlement_and_of_a_delivery_does_not_grow_with_what_waits_in_any_state() {
+fn the_work_of_a_settlement_and_of_a_delivery_does_not_grow_with_the_messages_in_any_state() {
     for state in STATES {
-        assert_same(state, "a settlement", beside(state, |queue| queue.settle(10, &Settlement::Ack)));
-        assert_same(state, "a delivery", beside(state, |queue| queue.enqueue("new", 10)));
+        assert_same(state, "a settlement", few_and_many(state, |queue| queue.settle(10, &Settlement::Ack)));
+        assert_same(state, "a delivery", few_and_many(state, |queue| queue.enqueue("new", 10)));
     }
 }
 
 #[test]
-fn the_work_of_counting_does_not_grow_with_what_is_due() {
+fn the_work_of_counting_does_not_grow_with_the_due_messages() {
     for state in STATES.into_iter().filter(|state| !state.contains("delayed") && *state != "leased") {
-        let steps = beside(state, |queue| {
+        let steps = few_and_many(state, |queue| {
             admin::stats(&queue.connection, queue.now).expect("counts");
         });
         assert_same(state, "counting", steps);
@@ -209,10 +210,10 @@ fn the_work_of_counting_does_not_grow_with_what_is_due() {
 }
 
 #[test]
-fn the_work_of_a_page_of_messages_does_not_grow_with_what_waits_in_any_state() {
+fn the_work_of_a_page_does_not_grow_with_the_messages_in_any_state() {
     for state in STATES {
         let page = |queue: &Counting| messages::list(&queue.connection, None, 10, queue.now).expect("a page");
-        assert_same(state, "a page", beside(state, |queue| assert_eq!(page(queue).messages.len(), 10)));
+        assert_same(state, "a page", few_and_many(state, |queue| assert_eq!(page(queue).messages.len(), 10)));
     }
 }
 
@@ -245,7 +246,7 @@ fn the_work_of_a_bulk_step_does_not_grow_with_the_dead_letters_whether_they_matc
 }
 
 #[test]
-fn a_lease_passes_over_what_an_earlier_build_redrove_once_for_all() {
+fn a_lease_skips_messages_that_an_earlier_build_redrove_only_once() {
     let mut queue = Counting::filled("redriven by an earlier build", MANY);
     let first = queue.steps(|queue| assert_eq!(queue.lease(1).len(), 1));
     let second = queue.steps(|queue| assert_eq!(queue.lease(1).len(), 1));

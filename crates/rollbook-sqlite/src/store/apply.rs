@@ -1,4 +1,4 @@
-//! Applying a batch.
+//! Application of a batch of changes.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -75,8 +75,8 @@ impl Tables<'_> {
         Ok(folded.outcomes)
     }
 
-    /// Makes sure that rows show what follows from their parents: those that are children, and child rows of deleted
-    /// parents. Whatever became of a change: a row may have been left wrong before.
+    /// Checks that child rows show the state of their parents: the rows of the batch, and child rows of
+    /// deleted parents. The outcome of a change does not matter: a row may have been left wrong before.
     fn relate(
         &self,
         resource: &'static Resource,
@@ -84,13 +84,13 @@ impl Tables<'_> {
         stored: &HashMap<&str, SubjectState>,
         winners: &[SubjectUpdate],
     ) -> rusqlite::Result<()> {
-        // They are in the order of their ids.
+        // The subjects are in the order of their ids.
         let written = |id: &str| {
             let found = winners.binary_search_by(|winner| changes[winner.last].id.as_str().cmp(id));
             found.ok().map(|place| &winners[place])
         };
         if !resource.links.is_empty() {
-            // What was written with its whole content was written with what it has from its parents.
+            // A row that was written with its whole content already shows the state of its parents.
             let is_right = |id: &str| {
                 written(id).is_some_and(|winner| winner.content.is_some() && !winner.state.links.any_before())
             };
@@ -110,11 +110,11 @@ impl Tables<'_> {
     }
 }
 
-/// Maximum lines of a bucket, but for the last batch: enough that a week has few buckets, few enough that the index pages
-/// of one fit into a batch's commit.
+/// Maximum ledger entries of a bucket, plus the last batch: enough that a week has few buckets, and few
+/// enough that the index pages of a bucket fit into a batch's commit.
 const BUCKET_LINES: i64 = 1000;
 
-/// Writes a line for each change. The first outcome of a delivery stays: a repetition adds nothing.
+/// Writes a ledger entry for each change. The first outcome of a delivery stays: a repetition adds nothing.
 fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -> rusqlite::Result<()> {
     let now = tables.now.to_string();
     let bucket = open_bucket(tables.connection)?;
@@ -161,13 +161,13 @@ fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -
     Ok(())
 }
 
-/// Whether a team has put triggers on the ledger.
+/// Returns whether a team has put triggers on the ledger.
 fn has_triggers(connection: &Connection) -> rusqlite::Result<bool> {
     let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'deliveries' COLLATE NOCASE";
     connection.prepare_cached(sql)?.exists(())
 }
 
-/// The bucket of the next lines: the last one, or a new one where that is full.
+/// Returns the bucket of the next entries: the last one, or a new one if that is full.
 fn open_bucket(connection: &Connection) -> rusqlite::Result<i64> {
     let mut statement = connection.prepare_cached(
         "SELECT last, (SELECT count(*) FROM deliveries WHERE bucket = last)

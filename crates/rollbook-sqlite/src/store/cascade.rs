@@ -46,7 +46,7 @@ impl Tables<'_> {
         })
     }
 
-    /// Likewise for a parent that was deleted before, whose rows should show it. Those of a large parent are checked later.
+    /// Checks the child rows of a parent that was deleted before. Child rows of a large parent are checked later.
     pub(super) fn pass_on_again(
         &self,
         parent: &'static Resource,
@@ -138,7 +138,7 @@ impl Tables<'_> {
         Ok(found)
     }
 
-    /// Returns a deleted parent of a row whose deletion the row must show.
+    /// Returns a deleted parent of a row, if the row must show its deletion.
     fn deleted_parent(
         &self,
         resource: &'static Resource,

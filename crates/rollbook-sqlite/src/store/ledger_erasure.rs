@@ -1,7 +1,7 @@
-//! What an erasure removes from the ledger: the lines about subjects and all rows of theirs, in steps.
+//! Removal of ledger entries by an erasure: the entries about subjects and all their rows, in steps.
 //!
-//! The ledger is walked on the connection for looks, once for each [`FOUND_MAX`] subjects, so that no delivery waits for
-//! that. What is found is removed in steps.
+//! The reading connection scans the ledger once for each [`FOUND_MAX`] subjects, so that no delivery waits
+//! for the scan. Entries that it finds are removed in steps.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use super::lines::{Line, as_limit};
 use super::steps::{FOUND_MAX, Turn};
 use super::tables::Tables;
 
-/// Maximum lines that are found at once.
+/// Maximum entries that one scan returns.
 const LINES_MAX: usize = 10_000;
 
-/// Lines of the ledger that something keeps.
+/// Ledger entries that could not be removed.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     pub(super) count: u64,
@@ -28,13 +28,13 @@ pub(super) struct Kept {
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { count, example, why } = self;
-        write!(f, "{count} lines of the ledger (deliveries) about them stay, such as {example}: {why}")
+        write!(f, "{count} ledger entries (table deliveries) about them stay, such as {example}: {why}")
     }
 }
 
 impl SqliteStore {
-    /// Removes the ledger's lines about the parents of these lines and all rows of theirs. Returns what could not be
-    /// removed.
+    /// Removes the ledger entries about these parents and all their rows. Returns the entries that could not
+    /// be removed.
     pub(super) async fn forget(
         &self,
         lines: &[Line],
@@ -61,7 +61,7 @@ impl SqliteStore {
         Ok((kept.count > 0).then_some(kept))
     }
 
-    /// The ids of rows of a parent by one of the links to it, from behind an id.
+    /// Returns the ids of child rows of a parent by one link, after an id.
     async fn page(&self, line: &Line, number: usize, from: String) -> Result<Vec<String>, StoreError> {
         let (statements, line) = (Arc::clone(&self.statements), line.clone());
         let read = move |connection: &Connection| {
@@ -105,7 +105,9 @@ impl SqliteStore {
         }
     }
 
-    /// One step: as many of these lines as the pace says. The rest, and what is to be tried in smaller steps, is open.
+    /// Does one step: removes as many of these entries as the pace permits. The rest, and entries to retry in
+    /// smaller steps,
+    /// go to `open`.
     pub(super) async fn remove_lines(
         &self,
         mut some: Vec<String>,
@@ -123,7 +125,7 @@ impl SqliteStore {
             Ok((gone, None)) => turn.ledger += gone,
             Ok((gone, Some((count, example)))) => {
                 turn.ledger += gone;
-                kept.add(count, example, "a trigger of the table keeps the line".to_owned());
+                kept.add(count, example, "a trigger of the table keeps the entry".to_owned());
             }
             Err(_) if some.len() > 1 => {
                 let later = some.split_off(some.len() / 2);
@@ -144,7 +146,7 @@ impl Kept {
     }
 }
 
-/// Lines about these subjects (a JSON array) from behind a `svix-id`, in the order of the table.
+/// Selects entries about these subjects (a JSON array) after a `svix-id`, in the order of the table.
 fn about(connection: &Connection, subjects: &str, from: &str) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare_cached(
         "SELECT svix_id FROM deliveries
@@ -154,7 +156,7 @@ fn about(connection: &Connection, subjects: &str, from: &str) -> rusqlite::Resul
     found.collect()
 }
 
-/// Removes these lines (a JSON array). Returns how many have gone, and how many are still there with one of them.
+/// Removes these entries (a JSON array). Returns how many were removed, and how many remain with an example.
 pub(super) fn remove(tables: &Tables<'_>, ids: &str) -> rusqlite::Result<(u64, Option<(u64, String)>)> {
     let these = "FROM deliveries WHERE svix_id IN (SELECT value FROM json_each(?1))";
     let gone = tables.connection.prepare_cached(&format!("DELETE {these}"))?.execute((ids,))? as u64;

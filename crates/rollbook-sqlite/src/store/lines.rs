@@ -45,7 +45,7 @@ pub(super) struct Line {
     pub(super) survivors: bool,
     /// For `Children`: whether the ledger entries about the parent and its child rows are removed.
     pub(super) forget: bool,
-    /// For a row: the parent whose deletion it does not show.
+    /// For a row: the deleted parent that it does not show.
     pub(super) parent: Option<(&'static Resource, String)>,
     /// Revision at the time of reading.
     pub(super) revision: i64,

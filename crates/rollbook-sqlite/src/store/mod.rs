@@ -1,11 +1,11 @@
-//! The store in one file: the tables of the contract and the ledger.
+//! Store in one file: the tables of the contract and the ledger.
 //!
-//! A batch is one transaction: for each table the versions of the batch's subjects are read,
-//! [`rollbook_core::merge::fold`] says what each change does and which one of each subject is left to
-//! write, the winners go through prepared statements in the order of their ids, and every delivery gets
-//! its line in the ledger. The transaction holds the file's only write lock from its first statement,
-//! so what it read stays true until it commits. What rows have from their parents is kept right in the same transaction
-//! as far as they are few ([`cascade`]), and in steps where they are many or refuse their change ([`steps`]).
+//! A batch is one transaction. For each table it reads the versions of the batch's subjects.
+//! [`rollbook_core::merge::fold`] returns the outcome of each change, and the change of each subject to
+//! write. Prepared statements write these in the order of their ids, and every delivery gets its ledger
+//! entry. The transaction holds the file's only write lock from its first statement, so what it read stays
+//! true until it commits. Child rows are repaired in the same transaction if they are few ([`cascade`]), and
+//! in steps if they are many or refuse their change ([`steps`]).
 
 mod apply;
 mod cascade;
@@ -52,27 +52,27 @@ use crate::fault::Fault;
 use crate::migrations::{self, Guard, Schema};
 use crate::rehearse::rolled_back;
 
-/// A store in an SQLite file.
+/// Store in an SQLite file.
 pub struct SqliteStore {
     path: PathBuf,
     database: Database,
-    /// A connection that only reads, for looks that pass over many rows.
+    /// Reading connection for scans of many rows.
     looks: OnceCell<Database>,
     clock: Arc<dyn Clock>,
     statements: Arc<sql::Statements>,
     keeping: RetentionChoices,
     sweep: Mutex<Sweep>,
     ledger_sweep: Mutex<LedgerSweep>,
-    /// Of steps that write rows.
+    /// Pace of steps that write rows.
     pace: Pace,
-    /// Of steps that remove lines of the ledger.
+    /// Pace of steps that remove ledger entries.
     ledger_pace: Pace,
-    /// Something was left for [`Store::cascade`].
+    /// Whether work is pending for [`Store::cascade`].
     left: Notify,
 }
 
 impl SqliteStore {
-    /// Opens the store in this file, whose migrations must have been applied.
+    /// Opens the store in this file. All migrations must have been applied.
     ///
     /// # Errors
     /// The file can't be opened durably, or a migration is pending.
@@ -96,13 +96,13 @@ impl SqliteStore {
         })
     }
 
-    /// The same store, keeping what this says.
+    /// Sets the retention of the store.
     #[must_use]
     pub fn keeping(self, keeping: RetentionChoices) -> Self {
         Self { keeping, ..self }
     }
 
-    /// Runs work on the tables in one transaction. `now` is what it takes for the present.
+    /// Runs work on the tables in one transaction. `now` is its current time.
     async fn change<T: Send + 'static>(
         &self,
         now: Timestamp,
@@ -111,7 +111,8 @@ impl SqliteStore {
         self.change_with(now, BATCH_MAX, Arc::default(), work).await
     }
 
-    /// Likewise. Work that fails since a child refuses its change is done again, and what it leaves is noted.
+    /// Runs work in one transaction. If a child row refuses its change, the work is repeated without repairs,
+    /// and the rows that it leaves wrong are recorded.
     async fn change_around_children<T: Send + 'static>(
         &self,
         work: impl Fn(&Tables<'_>) -> rusqlite::Result<T> + Clone + Send + 'static,
@@ -123,15 +124,15 @@ impl SqliteStore {
         }
         if done.is_ok() && trail.has_noted() {
             tracing::info!(
-                "child rows of deleted parents are many or refuse their change: a background task repairs them in steps, beside the \
-                 deliveries"
+                "child rows of deleted parents are many or refuse their change: a background task repairs them in \
+                 steps"
             );
             self.left.notify_one();
         }
         done
     }
 
-    /// Likewise, with room to repair this many rows of deleted parents. The trail says what it has come to.
+    /// Runs work in one transaction, with room to repair this many child rows. The trail reports the result.
     async fn change_with<T: Send + 'static>(
         &self,
         now: Timestamp,
@@ -141,14 +142,14 @@ impl SqliteStore {
     ) -> Result<T, Fault> {
         let statements = Arc::clone(&self.statements);
         let run = move |connection: &Connection| {
-            // Work that met other work which failed is done again.
+            // Work is repeated if other work of its transaction failed.
             let cascading = Cascading::new(room, &trail);
             work(&Tables { connection, statements: &statements, now, cascading })
         };
         self.database.run(run).await
     }
 
-    /// The connection for looks, opened when it is first needed.
+    /// Returns the connection for scans, which is opened when it is first needed.
     async fn looks(&self) -> Result<&Database, Fault> {
         let open = async || {
             let connection = connection::open_reader(&self.path)?;
@@ -164,7 +165,7 @@ impl Store for SqliteStore {
         if changes.is_empty() {
             return Ok(Vec::new());
         }
-        // A copy, since the thread may still be at work when the caller has gone.
+        // A copy: the thread may still work when the caller was cancelled.
         let changes: Arc<[Change]> = changes.into();
         let keeping = self.keeping;
         let applied = self.change_around_children(move |tables| apply::apply(tables, &changes, keeping));

@@ -1,46 +1,49 @@
-//! The statements about what rows have from their parents: which rows do not show it, and the repair of one.
+//! Statements about the state that child rows take from their parents: search for rows that do not show it,
+//! and repair.
 
 use rollbook_core::catalog::{Link, Resource};
 use rollbook_core::table_layout::content_columns;
 
 use super::columns::has_content;
 
-/// The rows of one table that name a parent in one column.
+/// Statements about the rows of one table that name a parent in one column.
 pub(super) struct Dependents {
     pub(super) link: &'static Link,
-    /// Those of a parent that do not show what follows from their parents, beside those that are known to refuse it:
-    /// (parent, limit).
+    /// Child rows of a parent that do not show the state of their parents, without rows that are known to
+    /// refuse it: (parent, limit).
     pub(super) wrong: String,
-    /// Those of a parent that do not show it, known or not: (parent, limit).
+    /// Child rows of a parent that do not show it, including rows that are known to refuse it: (parent,
+    /// limit).
     pub(super) still_wrong: String,
-    /// The ids of those of a parent behind an id, in order: (parent, id, limit).
+    /// Ids of child rows of a parent after an id, in order: (parent, id, limit).
     pub(super) ids: String,
-    /// Whether a parent has more of them than so many: (parent, how many).
+    /// Whether a parent has more child rows than a number: (parent, number).
     pub(super) more: String,
 }
 
-/// The statements about single rows of a table whose rows have parents.
+/// Statements about single rows of a table of child rows.
 pub(super) struct Own {
-    /// Whether a row does not show what follows from its parents, and is not known to refuse it: (id).
+    /// Whether a row does not show the state of its parents, and is not known to refuse it: (id).
     pub(super) is_wrong: String,
-    /// Whether a row does not show it, known or not: (id).
+    /// Whether a row does not show it, even if it is known to refuse it: (id).
     pub(super) is_still_wrong: String,
-    /// Gives a row what it should have from all its parents: (id, now). A row that has lost its content to an erased parent
-    /// becomes a row without content when that parent is reset, so that a fresh reading fills it again.
+    /// Gives a row the state that it takes from all its parents: (id, now). A row that has lost its content
+    /// to an erased parent becomes a row without content when that parent is reset, so that a fresh reading
+    /// fills it again.
     pub(super) repair: String,
 }
 
 /// `version_updated_at` and `version_event_at` of a row without content.
 const MIN: &str = "-9223372036854775808";
 
-/// What the statements of a table have in common.
+/// Common parts of a table's statements.
 struct Parts {
     joins: String,
     end: String,
     erased: String,
-    /// The condition of a `child` that does not show what follows from its parents.
+    /// Returns the condition of a `child` that does not show the state of its parents.
     differs: String,
-    /// The condition of a `child` that has no line of its own about that.
+    /// Returns the condition of a `child` without a pending entry of its own.
     is_unknown: String,
 }
 
@@ -60,7 +63,7 @@ impl Parts {
             erased.push(format!("coalesce({counts} AND {parent}.version_hash = x'ff', 0)"));
         }
         let earliest = |one, other| format!("min(coalesce({one}, {other}), coalesce({other}, {one}))");
-        // Also by its own state: a trigger may have put content back.
+        // The row's own state counts too: a trigger may have restored content.
         erased.push("child.version_hash = x'ff'".to_owned());
         let end = ends.into_iter().reduce(earliest).unwrap_or_else(|| "NULL".to_owned());
         let erased = erased.join(" OR ");
@@ -78,8 +81,8 @@ impl Parts {
     }
 }
 
-/// The condition of a row that does not have what it should. The parents' deletion is of no interest to a row that was
-/// deleted by itself: it shows its own.
+/// Returns the condition of a row that does not show the state it should. A row that was deleted by itself
+/// shows its own deletion, not that of its parents.
 fn differs(resource: &'static Resource, row: &str, end: &str, erased: &str) -> String {
     let any = has_content(resource, row);
     format!(
@@ -90,7 +93,7 @@ fn differs(resource: &'static Resource, row: &str, end: &str, erased: &str) -> S
 }
 
 impl Dependents {
-    /// Those of each link of a resource.
+    /// Returns the statements of each link of a resource.
     pub(super) fn all(resource: &'static Resource) -> Vec<Self> {
         let Parts { joins, differs, is_unknown, .. } = Parts::new(resource);
         let table = resource.table;
@@ -113,7 +116,7 @@ impl Dependents {
 }
 
 impl Own {
-    /// `None` where rows have no parents.
+    /// Returns the statements about single rows; `None` if the resource has no parents.
     pub(super) fn new(resource: &'static Resource) -> Option<Self> {
         if resource.links.is_empty() {
             return None;

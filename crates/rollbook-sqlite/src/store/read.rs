@@ -1,4 +1,4 @@
-//! Reading rows and the ledger.
+//! Reads of rows and of the ledger.
 
 use rollbook_core::catalog::{Kind, Resource};
 use rollbook_core::change::Applied;
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::sql::{self, Statements};
 
-/// One row.
+/// Reads one row.
 pub(super) fn get(
     connection: &Connection,
     statements: &Statements,
@@ -23,7 +23,7 @@ pub(super) fn get(
     statement.query_row((id,), |row| view(resource, row)).optional()
 }
 
-/// Rows behind `after`, in the order of their ids.
+/// Reads rows after an id, in the order of their ids.
 pub(super) fn rows(
     connection: &Connection,
     statements: &Statements,
@@ -66,7 +66,7 @@ fn unreadable(position: usize, error: impl std::error::Error + Send + Sync + 'st
     rusqlite::Error::FromSqlConversionFailure(position, Type::Text, Box::new(error))
 }
 
-/// Rows where a typed column has this value.
+/// Reads rows with this value in a typed column.
 pub(super) fn rows_where(
     connection: &Connection,
     resource: &'static Resource,
@@ -82,8 +82,8 @@ pub(super) fn rows_where(
 }
 
 const LINE: &str = "SELECT svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts FROM deliveries";
-/// The latest lines about a subject: (subject, limit). The query walks from bucket to bucket of the ledger, one step in an
-/// index each (`0008_ledger_buckets.sql`).
+/// Selects the latest entries about a subject: (subject, limit). The query walks from bucket to bucket of the
+/// ledger, one step in an index each (`0008_ledger_buckets.sql`).
 const LATEST: &str = "
     WITH RECURSIVE buckets (number) AS (
         SELECT max(bucket) FROM deliveries
@@ -95,13 +95,13 @@ const LATEST: &str = "
     FROM buckets CROSS JOIN deliveries ON bucket = buckets.number AND subject_id = ?1
     ORDER BY applied_at DESC, svix_id DESC LIMIT ?2";
 
-/// The ledger's line of a delivery.
+/// Reads the ledger entry of a delivery.
 pub(super) fn delivery(connection: &Connection, id: &MessageId) -> rusqlite::Result<Option<LedgerEntry>> {
     let mut statement = connection.prepare_cached(&format!("{LINE} WHERE svix_id = ?1"))?;
     statement.query_row((id.as_str(),), line).optional()
 }
 
-/// The latest lines about a subject, in the order in which they were written.
+/// Reads the latest ledger entries about a subject, in the order in which they were written.
 pub(super) fn deliveries(
     connection: &Connection,
     subject_id: &str,
@@ -142,7 +142,7 @@ mod tests {
     use crate::migrations::{Schema, apply_migrations};
 
     #[test]
-    fn the_lines_of_a_subject_are_found_without_reading_the_ledger() {
+    fn the_entries_of_a_subject_are_found_without_a_scan_of_the_ledger() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("store.db");
         apply_migrations(&path, Schema::Store).expect("the migrations apply");
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_many_buckets_are_found_in_their_order_and_the_latest_ones_only() {
+    fn only_the_latest_entries_of_many_buckets_are_found_in_their_order() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("store.db");
         apply_migrations(&path, Schema::Store).expect("the migrations apply");

@@ -1,4 +1,4 @@
-//! The reconciler's port. Reads have the connection for looks, so that no delivery waits for them.
+//! Port of the reconciler. Reads use the connection for scans, so that no delivery waits for them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::reconcile_reads as reads;
 use super::reset::reset;
 
 impl SqliteStore {
-    /// Reads on the connection for looks.
+    /// Reads on the connection for scans.
     async fn look<T: Send + 'static>(
         &self,
         read: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -213,7 +213,7 @@ fn save_run(connection: &Connection, run: &Run) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute(values).map(drop)
 }
 
-/// Removes old held objects that are settled, or whose run is over, and old runs without any.
+/// Removes old held objects that are settled or belong to a finished run, and old runs without any.
 fn prune(connection: &Connection, before: Timestamp) -> rusqlite::Result<()> {
     let before = before.to_string();
     let held = format!(

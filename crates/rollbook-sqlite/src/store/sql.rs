@@ -1,4 +1,4 @@
-//! The statements of each table, built once from the catalog. Only its identifiers are written into
+//! Statements of each table, built once from the catalog. Only identifiers of the catalog are written into
 //! SQL; values are always bound.
 
 use rollbook_core::catalog::{Kind, LINKS_MAX, Link, RESOURCES, Resource};
@@ -9,34 +9,35 @@ use rollbook_core::table_layout::{
 use super::columns::has_content;
 use super::parents::{Dependents, Own};
 
-/// The statements of one table.
+/// Statements of one table.
 pub(super) struct Table {
-    /// The state of one id: [`STATE_COLUMNS`], `version_links`, and whether each parent's id is there.
+    /// State of one id: [`STATE_COLUMNS`], `version_links`, and whether each parent's id is set.
     pub(super) stored: String,
-    /// The ids of one row's parents: (id).
+    /// Ids of one row's parents: (id).
     pub(super) parents: String,
     /// Writes one row. Parameters: [`columns`], the state, and its state from its parents if it has any.
     pub(super) upsert: String,
-    /// Writes new content over a row that is there, where nothing changes that it is looked up by. Parameters: as above.
+    /// Writes new content over an existing row if no indexed value changes. Parameters: as above.
     pub(super) refresh: String,
-    /// Ends a row that is there, and leaves its content: (id, `deleted_at`, now, `svix-id`, end, floor).
+    /// Deletes an existing row and keeps its content: (id, `deleted_at`, now, `svix-id`, end, floor).
     pub(super) end: String,
     /// One row, in the order of [`columns`].
     pub(super) get: String,
     /// Rows in the order of their ids, in the order of [`columns`].
     pub(super) rows: String,
-    /// Rows that were deleted by themselves, in the order in which they were: (from, before, id to begin behind, limit).
-    /// Gives id, `deleted_at` and whether the content is erased. Without those that are known to refuse to lose it.
+    /// Rows that were deleted by themselves, in the order of their deletion: (from, before, id to start
+    /// after, limit). Returns id, `deleted_at` and whether the content is erased. Without rows that are known
+    /// to refuse to lose it.
     pub(super) deleted: String,
     /// Erases the content of a row: (id).
     pub(super) erase_content: String,
-    /// Whether a row is not erased, or has content all the same: (id).
+    /// Whether a row is not erased, or has content although it is erased: (id).
     pub(super) has_content: String,
     /// Whether a row does not show its deletion, or has content although it is erased: (id, `deleted_at`).
     pub(super) is_undone: String,
-    /// About single rows, where rows have parents.
+    /// Statements about single rows, if rows have parents.
     pub(super) own: Option<Own>,
-    /// For each link: about the rows that name a parent by it.
+    /// For each link: statements about the rows that name a parent by it.
     pub(super) links: Vec<Dependents>,
 }
 
@@ -47,7 +48,7 @@ fn listed(resource: &'static Resource) -> String {
     columns(resource).map(|(name, _)| name).collect::<Vec<_>>().join(", ")
 }
 
-/// The rows of a resource where a column of ids or texts has a value: (value, limit).
+/// Rows of a resource with a value in a column of ids or texts: (value, limit).
 pub(super) fn rows_where(resource: &'static Resource, column: &str) -> Option<String> {
     let column = searchable_column(resource, column)?;
     let (table, listed) = (resource.table, listed(resource));
@@ -59,8 +60,8 @@ impl Statements {
         Self(RESOURCES.into_iter().map(Table::new).collect())
     }
 
-    /// About the rows that have something from a deleted parent of this resource; with `survivors` also about those that
-    /// outlive it.
+    /// Returns the statements about child rows of a deleted parent of this resource; with `survivors` also
+    /// about child rows that outlive it.
     pub(super) fn dependents(
         &self,
         parent: &'static Resource,
@@ -72,7 +73,7 @@ impl Statements {
         all.filter(move |(_, one)| one.link.parent == parent && (one.link.cascades || survivors))
     }
 
-    /// The statements of a resource of the catalog.
+    /// Returns the statements of a resource of the catalog.
     pub(super) fn of(&self, resource: &'static Resource) -> &Table {
         &self.0[resource.number]
     }
@@ -127,7 +128,7 @@ fn written(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
     shown.chain(STATE_COLUMNS).chain(from_parents).chain(links_column(resource))
 }
 
-/// One term for each possible link: its column and what follows, or NULL.
+/// Returns one term for each possible link: its column and what follows, or NULL.
 fn parents(resource: &Resource, test: &str) -> Vec<String> {
     let term = |number| match resource.links.get(number) {
         Some(Link { column, .. }) => format!("{column}{test}"),
@@ -140,8 +141,8 @@ pub(super) fn named(resource: &Resource) -> String {
     format!("{}, {}", links_column(resource).unwrap_or("NULL"), parents(resource, " IS NOT NULL").join(", "))
 }
 
-/// A change without content leaves the content, which the hash stands for. Erased content is written anew each time: a trigger
-/// may have put some back.
+/// Returns the upsert. A change without content keeps the content, which the hash identifies. Erased
+/// content is written again each time: a trigger may have restored some.
 fn upsert(resource: &'static Resource) -> String {
     let table = resource.table;
     let values: Vec<String> = (1..=written(resource).count()).map(|index| format!("?{index}")).collect();
@@ -168,8 +169,8 @@ fn upsert(resource: &'static Resource) -> String {
     )
 }
 
-/// SQLite writes the entry of an index anew whenever its columns are set, be it to what they are: what an index may
-/// hold is compared instead.
+/// Returns the update of a row without a change of indexed values. SQLite writes an index entry again
+/// whenever its columns are set, even to the same values, so this statement compares them instead.
 fn refresh(resource: &'static Resource) -> String {
     let is_looked_up = |name: &str| {
         let column = resource.columns.iter().find(|column| column.name == name);
@@ -195,7 +196,7 @@ mod tests {
     use super::*;
     use crate::migrations::{Schema, apply_migrations};
 
-    /// How many entries of indexes a statement's program writes.
+    /// Returns the number of index entries that a statement's program writes.
     fn entries_written(connection: &Connection, sql: &str) -> usize {
         let mut program = connection.prepare(&format!("EXPLAIN {sql}")).expect("a statement");
         let steps = program.raw_query().mapped(|row| row.get::<_, String>(1));
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn new_content_over_old_writes_no_index_and_an_end_only_the_one_by_end() {
+    fn new_content_writes_no_index_and_a_deletion_only_the_index_by_deletion() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("store.db");
         apply_migrations(&path, Schema::Store).expect("tables");

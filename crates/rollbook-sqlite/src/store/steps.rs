@@ -2,7 +2,7 @@
 //!
 //! A worker takes the entry of a parent for a while. Searches for child rows that do not show their parent's state have a
 //! connection of their own, since they pass over all rows of the parent: no delivery waits for them. The rows they find are
-//! repaired in steps on the writing connection, whose size follows from their duration. A search that finds none removes the
+//! repaired in steps on the writing connection, sized by the duration of the last. A search that finds none removes the
 //! entry, unless the parent was recorded anew meanwhile.
 //!
 //! A row that refuses its change gets an entry of its own and is retried by itself. The search leaves it out, so every turn gets
@@ -163,7 +163,7 @@ impl SqliteStore {
         }
     }
 
-    /// Likewise. Records the duration for the pace, and leaves the file to other processes for a moment.
+    /// Does a step as [`Self::attempt`] does, records its duration for the pace, and pauses for other processes.
     pub(super) async fn paced<T: Send + 'static>(
         &self,
         pace: &Pace,

@@ -70,7 +70,7 @@ impl Cascading {
         self.room.set(self.room.get().saturating_sub(rows));
     }
 
-    /// Runs work whose failure is caused by a child row.
+    /// Runs work about a child row: its failure is caused by that row.
     pub(super) fn in_child<T>(&self, work: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         self.trail.in_child.store(true, Ordering::Relaxed);
         let done = work()?;

@@ -10,8 +10,8 @@ use super::sql::Statements;
 use super::tables::Tables;
 use crate::fault::Undone;
 
-/// Returns the oldest ledger entries before a time, as `applied_at` and `svix-id`, from this `applied_at`, without those in a
-/// JSON array.
+/// Returns the oldest ledger entries before a time, as `applied_at` and `svix-id`, from this `applied_at`,
+/// without those in a JSON array.
 pub(super) fn old_entries(
     connection: &Connection,
     before: Timestamp,
@@ -54,7 +54,8 @@ pub(super) fn deleted(
     rows.collect()
 }
 
-/// Erases the content of rows, and that of their child rows as far as there is room. Returns how many of the rows had any.
+/// Erases the content of rows, and that of their child rows as far as there is room. Returns how many of the
+/// rows had any.
 pub(super) fn erase_content(
     tables: &Tables<'_>,
     resource: &'static Resource,
@@ -66,7 +67,7 @@ pub(super) fn erase_content(
         let mut erase = tables.connection.prepare_cached(&statements.erase_content)?;
         let is_written = erase.execute((id,))? > 0;
         if tables.connection.prepare_cached(&statements.has_content)?.exists((id,))? {
-            // Nothing but a trigger can keep it (`RAISE(IGNORE)`) or put it back.
+            // Only a trigger can keep the content (`RAISE(IGNORE)`) or restore it.
             return Err(if is_written { Undone.into() } else { rusqlite::Error::StatementChangedRows(0) });
         }
         if is_written {

@@ -1,4 +1,4 @@
-//! Writing rows.
+//! Writes of rows.
 
 use rollbook_core::catalog::{LINKS_MAX, Resource};
 use rollbook_core::change::{Field, Row};
@@ -10,14 +10,14 @@ use rusqlite::{CachedStatement, ToSql};
 use super::tables::Tables;
 use crate::fault::Undone;
 
-/// What is to be written of one subject.
+/// Change to write of one subject.
 pub(super) struct Write<'a> {
     pub(super) id: &'a str,
     /// New content, if there is any.
     pub(super) row: Option<&'a Row>,
-    /// The ids of parents that are to be written, in the order of the resource's links; the others stay.
+    /// Ids of parents to write, in the order of the resource's links; the others stay.
     pub(super) parents: [Option<&'a str>; LINKS_MAX],
-    /// What is in the table.
+    /// State in the table.
     pub(super) before: Option<SubjectState>,
     pub(super) state: SubjectState,
     pub(super) synced_by: &'a str,
@@ -46,7 +46,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Writes a row, with what it has from its parents, and makes sure of a deletion.
+    /// Writes a row with the state that it takes from its parents, and checks that a deletion is shown.
     pub(super) fn write(&mut self, write: &Write<'_>) -> rusqlite::Result<()> {
         self.write_row(write)?;
         let Some(deleted_at) = time(write.state.deleted_at) else { return Ok(()) };
@@ -58,7 +58,7 @@ impl<'a> Writer<'a> {
     fn write_row(&mut self, write: &Write<'_>) -> rusqlite::Result<()> {
         let Some(row) = write.row else { return self.write_end(write) };
         let from_parents = self.tables.state_from_parents(self.resource, row)?;
-        // Most changes touch nothing that rows are looked up by.
+        // Most changes touch no indexed value.
         if write.before.is_some() {
             bind(&mut self.refresh, self.resource, write, from_parents, &self.now)?;
             if self.refresh.raw_execute()? == 1 {
@@ -69,8 +69,7 @@ impl<'a> Writer<'a> {
         must_write(self.upsert.raw_execute()?)
     }
 
-    /// Writes what has changed without new content: the end, and with it perhaps that the content is gone, or the id
-    /// of a parent.
+    /// Writes a change without new content: the deletion, the erasure, or the id of a parent.
     fn write_end(&mut self, write: &Write<'_>) -> rusqlite::Result<()> {
         let Write { id, state, synced_by, .. } = write;
         let same_parents = write.parents.iter().all(Option::is_none);
@@ -84,7 +83,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// A row that is to be written is: nothing but a trigger (`RAISE(IGNORE)`) can keep it from being so.
+/// Checks that a row was written: only a trigger (`RAISE(IGNORE)`) can prevent it.
 fn must_write(rows: usize) -> rusqlite::Result<()> {
     if rows == 0 { Err(rusqlite::Error::StatementChangedRows(0)) } else { Ok(()) }
 }
@@ -93,7 +92,7 @@ fn time(millis: Option<i64>) -> Option<String> {
     millis.map(|at| Timestamp::from_millis(at).to_string())
 }
 
-/// Binds a row to the parameters of a table's upsert, or of what has the same ones.
+/// Binds a row to the parameters of a table's upsert, or of a statement with the same parameters.
 fn bind(
     statement: &mut CachedStatement<'_>,
     resource: &'static Resource,
@@ -136,7 +135,7 @@ fn bind(
     Ok(())
 }
 
-/// A column's value as SQLite takes it.
+/// Converts the value of a column to SQLite's type.
 struct Bound<'a>(&'a Field);
 
 impl ToSql for Bound<'_> {

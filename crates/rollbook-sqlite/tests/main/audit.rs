@@ -1,4 +1,4 @@
-//! What the bodies prove is restored.
+//! Audits repair indexes and counters from the bodies.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -67,7 +67,8 @@ impl Damaged {
         other.execute_batch(sql).expect("the damage");
     }
 
-    /// An audit that only looks finds this, changes nothing, and one that repairs leaves nothing to find.
+    /// Asserts that an audit without repairs finds this and changes nothing, and that nothing is wrong after
+    /// one with repairs.
     async fn repaired(&self) -> Audit {
         let seen = self.queue.audit(false).await.expect("an audit");
         assert!(!seen.is_clean());
@@ -78,7 +79,8 @@ impl Damaged {
         seen
     }
 
-    /// All ten messages and both dead letters are there and counted, and each message can be leased once.
+    /// Asserts that all ten messages and both dead letters exist and are counted, and that each message can
+    /// be leased once.
     async fn assert_whole(&self) {
         self.clock.advance(LEASE_FOR);
         let stats = self.queue.stats().await.expect("counts");
@@ -96,7 +98,7 @@ impl Damaged {
 }
 
 #[tokio::test]
-async fn messages_whose_leases_vanished_are_due_again() {
+async fn messages_with_lost_lease_rows_are_due_again() {
     let damaged = Damaged::new().await;
     damaged.damage("DELETE FROM leases");
     damaged.clock.advance(LEASE_FOR);
@@ -106,7 +108,7 @@ async fn messages_whose_leases_vanished_are_due_again() {
 }
 
 #[tokio::test]
-async fn leases_whose_messages_vanished_are_removed() {
+async fn lease_rows_of_lost_messages_are_removed() {
     let damaged = Damaged::new().await;
     damaged.damage(
         "INSERT INTO leases (seq, due_at, token, attempts, unsettled, received_at) VALUES (900, 1, NULL, 1, 0, 1)",

@@ -1,4 +1,4 @@
-//! Memory is bounded in bytes. Each test is a process of its own, whose peak the kernel knows.
+//! Memory is bounded in bytes. Each test runs in its own process: the kernel knows the process's peak.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::queues::request;
 
 const MIB: usize = 1 << 20;
-/// What reading may cost beside the bodies: caches of pages, one more message.
-const BESIDE: usize = 6 * MIB;
+/// Memory that a read may use in addition to the bodies: caches of pages, one more message.
+const OVERHEAD: usize = 6 * MIB;
 const NOW: i64 = 1_785_312_000_000;
 
 fn queue(path: &Path) -> SqliteQueue {
@@ -22,7 +22,7 @@ fn queue(path: &Path) -> SqliteQueue {
     SqliteQueue::open(path, settings, clock).expect("the queue opens")
 }
 
-/// Messages of 1 MiB: so many new ones, and so many that are due again; and so many dead letters.
+/// Creates messages of 1 MiB: this many new ones, this many that are due again, and this many dead letters.
 fn filled(new: usize, again: usize, dead: usize) -> (tempfile::TempDir, SqliteQueue) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("queue.db");
@@ -49,7 +49,7 @@ fn filled(new: usize, again: usize, dead: usize) -> (tempfile::TempDir, SqliteQu
     (folder, queue(&path))
 }
 
-/// The most memory that this process has had, in bytes.
+/// Returns the peak memory of this process, in bytes.
 fn peak() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("a process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
@@ -65,7 +65,7 @@ async fn a_lease_loads_no_more_than_its_limit_in_bytes() {
     let leases = queue.lease(request).await.expect("leases");
     assert_eq!(leases.len(), 16);
     let grown = peak() - before;
-    assert!(grown <= 16 * MIB + BESIDE, "{} MiB more", grown / MIB);
+    assert!(grown <= 16 * MIB + OVERHEAD, "{} MiB more", grown / MIB);
     assert!(grown >= 8 * MIB, "the test sees memory: {grown}");
 }
 
@@ -95,7 +95,7 @@ async fn pages_of_messages_and_dead_letters_are_bounded_in_bytes_and_show_all() 
     assert_eq!(seen, 40);
     let grown = peak() - before;
     // A page is dropped after the next has been read.
-    assert!(grown <= 2 * PAGE_BYTES_MAX + BESIDE, "{} MiB more", grown / MIB);
+    assert!(grown <= 2 * PAGE_BYTES_MAX + OVERHEAD, "{} MiB more", grown / MIB);
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn a_bulk_step_moves_no_more_than_a_page_of_bytes_and_counting_reads_none(
     let before = peak();
     let counted = queue.count_dead_letters(&all, None, 500).await.expect("a count");
     assert_eq!((counted.changed, counted.next), (40, None));
-    assert!(peak() - before < BESIDE, "{} MiB more", (peak() - before) / MIB);
+    assert!(peak() - before < OVERHEAD, "{} MiB more", (peak() - before) / MIB);
     let step = queue.redrive(&all, None, 500).await.expect("a step");
     assert_eq!(step.changed, 8, "of one MiB each");
     let step = queue.discard(&all, step.next, 500).await.expect("a step");

@@ -1,4 +1,4 @@
-//! What only files can show: two processes' worth of connections, a full disk, a refused change.
+//! Files: connections of two processes, a full disk, a refused change.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ async fn a_file_without_its_migrations_is_refused_with_the_command_that_fixes_it
     assert!(text.contains("rollbook migrate"), "{text}");
 }
 
-/// As a newer Rollbook does whose step changes what this one relies on, or only adds.
+/// Migrates as a newer Rollbook would: its step only adds (`expands`), or changes what this one relies on.
 fn migrate_as_a_newer_one(path: &Path, expands: bool) {
     let newer = rusqlite::Connection::open(path).expect("the file opens");
     newer
@@ -77,7 +77,7 @@ fn migrate_as_a_newer_one(path: &Path, expands: bool) {
 }
 
 #[tokio::test]
-async fn files_that_a_newer_rollbook_changes_while_they_are_in_use_are_worked_on_only_where_it_added() {
+async fn files_in_use_that_a_newer_rollbook_migrates_are_used_further_only_if_the_step_expands() {
     let folder = tempfile::tempdir().expect("a folder");
     let (queue_path, store_path) = (folder.path().join("queue.db"), folder.path().join("store.db"));
     let queue = queue(&queue_path);
@@ -181,7 +181,7 @@ async fn a_clock_that_goes_back_hides_no_message() {
 }
 
 #[tokio::test]
-async fn ping_tells_whether_the_tables_are_there() {
+async fn ping_fails_without_the_tables() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.db");
     apply_migrations(&path, Schema::Store).expect("the migrations apply");

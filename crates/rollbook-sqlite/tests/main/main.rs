@@ -1,4 +1,4 @@
-//! The SQLite engines against what every queue and every store must keep, and what only files can show.
+//! Tests of the SQLite engines: the conformance suites of queue and store, and tests about files.
 
 mod audit;
 mod bytes;

@@ -1,4 +1,4 @@
-//! The queue on SQLite is a queue.
+//! Conformance suite of the queue on SQLite.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Retention on a file: what was erased before, rows that refuse, and parents with many rows.
+//! Retention in a file: rows that were erased before, rows that refuse, and parents with many rows.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const DUE: RetentionLimits = RetentionLimits {
     limit: 1_000,
 };
 
-/// Longer than any wait of what is refused.
+/// Time after which every refused row is due again.
 const LONGER_THAN_A_WAIT: Duration = Duration::from_secs(3_600);
 
 fn open(path: &Path) -> (SqliteStore, Arc<ManualClock>) {
@@ -30,7 +30,7 @@ fn open(path: &Path) -> (SqliteStore, Arc<ManualClock>) {
     (store, clock)
 }
 
-/// A store with this many users who were created and deleted.
+/// Returns a store with this many created and deleted users.
 async fn deleted_users(count: i64) -> (TempDir, SqliteStore, Arc<ManualClock>) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.db");
@@ -53,7 +53,7 @@ async fn with_content(store: &SqliteStore) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_row_that_refuses_to_lose_its_content_keeps_retention_from_nobody_else_and_is_tried_again() {
+async fn a_row_that_refuses_to_lose_its_content_blocks_no_other_row_and_is_retried() {
     for action in ["ABORT, 'no'", "IGNORE"] {
         let (folder, store, clock) = deleted_users(20).await;
         let team = Connection::open(folder.path().join("store.db")).expect("the file opens");
@@ -81,9 +81,9 @@ async fn a_row_that_refuses_to_lose_its_content_keeps_retention_from_nobody_else
     }
 }
 
-/// Whichever columns it puts back: the row is noted, and erased once the trigger is gone.
+/// Whichever columns the trigger restores: the row is recorded, and erased once the trigger is dropped.
 #[tokio::test]
-async fn a_row_whose_content_a_trigger_puts_back_is_noted_and_tried_again() {
+async fn a_row_with_content_that_a_trigger_restores_is_recorded_and_retried() {
     for column in ["data", "first_name"] {
         let (folder, store, clock) = deleted_users(3).await;
         let team = Connection::open(folder.path().join("store.db")).expect("the file opens");
@@ -103,7 +103,7 @@ async fn a_row_whose_content_a_trigger_puts_back_is_noted_and_tried_again() {
         clock.advance(LONGER_THAN_A_WAIT);
         assert_eq!(store.retain(&DUE).await, Ok(RetentionStep { ledger: 0, rows: 1 }));
         assert_eq!(store.cascades(None, 1).await, Ok(PendingCascades::default()));
-        // What an earlier build has left in a row that it took for erased goes too.
+        // Content that an earlier build has left in an erased row is erased too.
         team.execute_batch(&format!("UPDATE users SET {column} = 'x' WHERE id = 'user_2'")).expect("content");
         clock.advance(Duration::from_secs(7 * 86_400));
         assert_eq!(store.retain(&DUE).await, Ok(RetentionStep { ledger: 0, rows: 1 }), "{column}");
@@ -111,7 +111,7 @@ async fn a_row_whose_content_a_trigger_puts_back_is_noted_and_tried_again() {
 }
 
 #[tokio::test]
-async fn where_a_trigger_refuses_all_rows_each_is_recorded_and_the_next_call_retries_a_hundred() {
+async fn if_a_trigger_refuses_all_rows_each_is_recorded_and_the_next_call_retries_a_hundred() {
     let (folder, store, clock) = deleted_users(150).await;
     let team = Connection::open(folder.path().join("store.db")).expect("the file opens");
     let trigger = "CREATE TRIGGER keeps BEFORE UPDATE ON users BEGIN SELECT RAISE(ABORT, 'no'); END";
@@ -144,7 +144,8 @@ async fn steps_of_any_size_erase_all_that_is_due_once() {
     assert_eq!(with_content(&store).await, [""; 0]);
 }
 
-/// Of 40 old entries the first 10 are kept. The limit is smaller than that: a step that ended with them would remove nothing.
+/// The first 10 of 40 old entries are kept. The limit is smaller than that: a step that ended with them would
+/// remove nothing.
 #[tokio::test]
 async fn ledger_entries_that_refuse_to_go_keep_no_other_entry() {
     for action in ["ABORT, 'no'", "IGNORE", "ROLLBACK, 'no'"] {
@@ -164,7 +165,7 @@ async fn ledger_entries_that_refuse_to_go_keep_no_other_entry() {
         }
         assert_eq!(gone, 30, "{action}");
         team.execute_batch("DROP TRIGGER theirs").expect("it goes");
-        // After a restart all are tried again.
+        // After a restart all entries are tried again.
         let all = RetentionLimits { limit: 100, ..due };
         assert_eq!(open(&path).0.retain(&all).await.map(|done| done.ledger), Ok(10));
     }

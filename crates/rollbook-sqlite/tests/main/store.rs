@@ -1,4 +1,4 @@
-//! The store on SQLite is a store.
+//! Conformance suite of the store on SQLite.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +75,7 @@ impl StoreHarness for Harness {
         }
     }
 
-    /// Longer than any wait.
+    /// Time after which everything is due again.
     async fn make_due(&mut self) {
         self.clock.advance(Duration::from_secs(3_600));
     }

@@ -1,4 +1,4 @@
-//! What a team's triggers do to one row is that row's failure alone.
+//! Triggers of a team that affect one row fail that row alone.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ async fn a_trigger_that_raises_or_ignores_one_row_fails_that_row_and_the_others_
 }
 
 #[tokio::test]
-async fn a_trigger_that_is_broken_may_be_one_tables_and_the_others_are_applied() {
+async fn a_broken_trigger_of_one_table_does_not_block_the_other_tables() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.db");
     apply_migrations(&path, Schema::Store).expect("the migrations apply");

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 type Object = Map<String, Value>;
 
-/// What goes wrong with one call.
+/// Fault of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClerkFault {
     /// No answer: unreachable, 5xx, 429.

@@ -81,7 +81,7 @@ pub(crate) struct History {
     pub(crate) keeping: RetentionChoices,
     /// Users and organizations that an operator erases after half of the batches.
     pub(crate) erasures: Vec<(&'static Resource, String)>,
-    /// How rows refuse, up to then, what follows from their parents.
+    /// Refusals of child rows up to then.
     pub(crate) refusal: Option<Refusal>,
 }
 

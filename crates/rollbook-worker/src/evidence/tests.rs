@@ -51,7 +51,7 @@ async fn a_message_is_to_blame_where_others_of_its_table_were_written_since_and_
         evidence.written(&[an_organization()]);
         assert!(!evidence.is_blamed(&all[3], &error), "the table may be locked or closed");
         evidence.passed(&all[4..5], &[Applied::Stale]);
-        assert!(!evidence.is_blamed(&all[3], &error), "what changed nothing is no proof");
+        assert!(!evidence.is_blamed(&all[3], &error), "a change without effect is not a proof");
         evidence.written(&all[5..6]);
         assert!(evidence.is_blamed(&all[3], &error));
         // It comes again, alone, and nobody else does: a policy may refuse everyone by now.
@@ -114,17 +114,17 @@ async fn a_table_that_refuses_every_row_is_tried_by_one_message_now_and_then_unt
     assert_eq!(evidence.blocked(), [("users", error.innermost().to_string())]);
     let batch = [users(0..3), vec![an_organization()]].concat();
     let plan = evidence.plan(&batch);
-    assert_eq!((plan.suspects.len(), plan.postponed.len()), (0, 3), "not yet");
+    assert_eq!((plan.alone.len(), plan.postponed.len()), (0, 3), "not yet");
     tokio::time::advance(POSTPONE).await;
     let plan = evidence.plan(&batch);
-    assert_eq!((plan.suspects, plan.postponed.len()), (vec![2], 2), "one that was not judged before");
-    assert_eq!(evidence.plan(&batch).suspects.len(), 0, "one for all lanes");
+    assert_eq!((plan.alone, plan.postponed.len()), (vec![2], 2), "one that was not judged before");
+    assert_eq!(evidence.plan(&batch).alone.len(), 0, "one for all lanes");
     evidence.failed(&all[2..3], &error);
     assert!(is_postponed(evidence.judge(&all[2], &error)), "though nobody passed since");
     evidence.written(&all[2..3]);
     assert!(evidence.blocked().is_empty());
     let plan = evidence.plan(&batch);
-    assert_eq!((plan.suspects, plan.postponed.len()), (vec![0, 1], 0));
+    assert_eq!((plan.alone, plan.postponed.len()), (vec![0, 1], 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! What is left of deletions is worked off beside the lanes.
+//! Pending cascades are processed by a background task, not by the lanes.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -27,7 +27,7 @@ struct Scripted {
     turns: Mutex<VecDeque<Turn>>,
     asked: Mutex<Vec<Instant>>,
     left: Notify,
-    /// How long a turn takes.
+    /// Duration of a turn.
     takes: Duration,
 }
 
@@ -147,7 +147,8 @@ async fn turns_follow_each_other_while_something_is_due_and_the_metrics_show_it(
     assert_eq!(asked, [0, 0, 7, 17, 27, 37, 47, 57], "then every ten seconds");
 }
 
-/// A worker was killed in a cascade. Its hold keeps the others from it for a while; their gauge shows it all the same.
+/// A worker was killed in a cascade. Its hold keeps the others from it for a while; their gauge shows it all
+/// the same.
 #[tokio::test(start_paused = true)]
 async fn what_another_worker_has_left_shows_in_the_gauge_within_ten_seconds() {
     let bench = Bench::new();

@@ -193,7 +193,7 @@ async fn a_payload_that_kills_the_process_takes_no_message_of_another_lane_along
     }
     assert_eq!(deaths, 8);
     assert_only_the_killer_is_parked(&bench, innocent);
-    // Dying with a neighbour is no attempt of one's own.
+    // A crash caused by a neighbour does not count as an attempt.
     assert!(bench.attempts().into_iter().all(|attempts| attempts == 1), "{:?}", bench.attempts());
 }
 

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::support::{Bench, event, eventually, has_subject, run_until, user};
 
-/// What a database says of a policy that refuses one row, or all.
+/// Error of a database about a policy that refuses one row, or all.
 fn ambiguous() -> StoreError {
     StoreError::Ambiguous(Box::new(StoreError::Deployment("a policy refuses the row".into())))
 }
@@ -59,9 +59,9 @@ async fn after_an_outage_the_other_lanes_wait_until_the_first_batch_is_applied()
     let mut bench = Bench::new();
     bench.settings.lanes = 3;
     bench.enqueue_users(0..300).await;
-    let away = Arc::new(AtomicBool::new(true));
+    let down = Arc::new(AtomicBool::new(true));
     let (at_once, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (is_down, calls, highest) = (Arc::clone(&away), Arc::clone(&at_once), Arc::clone(&most));
+    let (is_down, calls, highest) = (Arc::clone(&down), Arc::clone(&at_once), Arc::clone(&most));
     let gate = rollbook_testkit::faults::Gate::new();
     let held = gate.clone();
     let store = FaultyStore::new(bench.store.clone(), move |call| match call {
@@ -74,7 +74,7 @@ async fn after_an_outage_the_other_lanes_wait_until_the_first_batch_is_applied()
     });
     let drive = async {
         sleep(Duration::from_secs(30)).await;
-        away.store(false, Ordering::SeqCst);
+        down.store(false, Ordering::SeqCst);
         gate.arrived(1).await;
         sleep(Duration::from_secs(20)).await;
         assert_eq!(most.load(Ordering::SeqCst), 1, "one call");
@@ -145,11 +145,12 @@ async fn an_error_of_every_row_is_the_deployments_and_spends_no_attempt() {
     run_until(bench.worker_with_store(store), drive).await.expect("a clean end");
     assert!(bench.queue.dead().is_empty());
     assert_eq!(bench.attempts(), [1; 250]);
-    // Every row of a batch stands alone once: twice as many calls as rows, in three batches and at most 20 trials.
+    // Every row of a batch stands alone once: twice as many calls as rows, in three batches and at most 20
+    // trials.
     assert!(calls.load(Ordering::SeqCst) < 23 * 200, "{calls:?}");
 }
 
-/// What a database says where a session ends within a statement: somebody's trigger, or an outage.
+/// Error of a database about a session that ends within a statement: because of a trigger, or an outage.
 fn broken() -> StoreError {
     StoreError::Ambiguous(Box::new(StoreError::Unavailable("the connection broke".into())))
 }
@@ -159,7 +160,7 @@ async fn enqueue_organization(bench: &Bench, number: usize) {
     bench.enqueue(&format!("msg_org_{number}"), event("organization.updated", &data)).await;
 }
 
-/// As [`Bench::drained`], for tests of hours.
+/// Waits as [`Bench::drained`] does, for tests that take hours of test time.
 async fn drained(bench: &Bench) {
     while !bench.queue.message_ids().is_empty() {
         sleep(Duration::from_secs(1)).await;
@@ -285,8 +286,8 @@ async fn calls_that_fail_at_random_for_hours_make_no_dead_letter() {
 async fn a_trial_of_messages_that_cannot_be_read_proves_nothing_and_the_next_one_follows() {
     let bench = Bench::new();
     bench.enqueue("msg_1", user("user_1")).await;
-    let away = Arc::new(AtomicBool::new(true));
-    let is_down = Arc::clone(&away);
+    let down = Arc::new(AtomicBool::new(true));
+    let is_down = Arc::clone(&down);
     let store = FaultyStore::new(bench.store.clone(), move |call| match call {
         StoreCall::Apply(_) if is_down.load(Ordering::SeqCst) => {
             Fault::Fail(StoreError::Unavailable("disk full".into()))
@@ -299,7 +300,7 @@ async fn a_trial_of_messages_that_cannot_be_read_proves_nothing_and_the_next_one
         for number in 0..30 {
             bench.enqueue(&format!("msg_bad_{number}"), "no JSON").await;
         }
-        away.store(false, Ordering::SeqCst);
+        down.store(false, Ordering::SeqCst);
         bench.drained().await;
     };
     run_until(worker, drive).await.expect("a clean end");

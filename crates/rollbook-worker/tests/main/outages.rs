@@ -20,9 +20,9 @@ async fn outlives_an_absence(error: StoreError) {
     bench.settings.lanes = 2;
     bench.settings.batch_max = 7;
     bench.enqueue_users(0..50).await;
-    let away = Arc::new(AtomicBool::new(true));
+    let down = Arc::new(AtomicBool::new(true));
     let (applies, pings) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (is_down, calls, pinged) = (Arc::clone(&away), Arc::clone(&applies), Arc::clone(&pings));
+    let (is_down, calls, pinged) = (Arc::clone(&down), Arc::clone(&applies), Arc::clone(&pings));
     let store = FaultyStore::new(bench.store.clone(), move |call| {
         match call {
             StoreCall::Apply(_) => _ = calls.fetch_add(1, Ordering::SeqCst),
@@ -39,7 +39,7 @@ async fn outlives_an_absence(error: StoreError) {
         assert!((60..=130).contains(&pings), "{pings}");
         let stats = bench.stats().await;
         assert_eq!((stats.ready, stats.leased, stats.dead), (50, 0, 0));
-        away.store(false, Ordering::SeqCst);
+        down.store(false, Ordering::SeqCst);
         bench.drained().await;
     };
     run_until(worker, drive).await.expect("a clean end");
@@ -117,12 +117,12 @@ async fn a_store_that_answers_pings_and_applies_nothing_is_unhealthy_until_a_bat
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_applied_before_the_store_went_away_is_acknowledged_and_the_rest_released() {
+async fn messages_applied_before_an_outage_of_the_store_are_acknowledged_and_the_rest_released() {
     let mut bench = Bench::new();
     bench.settings.retry.attempts_max = 1;
     bench.enqueue_users(0..8).await;
-    let away = Arc::new(AtomicBool::new(true));
-    let is_down = Arc::clone(&away);
+    let down = Arc::new(AtomicBool::new(true));
+    let is_down = Arc::clone(&down);
     let store = FaultyStore::new(bench.store.clone(), move |call| match call {
         // Bisected: 0..4 is refused, 0..2 is refused, 0 is bad, 1 is good, 2..4 is good, then it goes.
         StoreCall::Apply(changes) if has_subject(changes, "user_0") => {
@@ -141,7 +141,7 @@ async fn what_was_applied_before_the_store_went_away_is_acknowledged_and_the_res
         eventually(|| bench.queue.message_ids().len() == 4).await;
         assert_eq!(bench.user_ids(), ["user_1", "user_2", "user_3"]);
         assert_eq!(bench.stats().await.ready, 4);
-        away.store(false, Ordering::SeqCst);
+        down.store(false, Ordering::SeqCst);
         bench.drained().await;
     };
     run_until(worker, drive).await.expect("a clean end");
@@ -171,7 +171,7 @@ async fn while_the_queue_is_unreachable_the_worker_backs_off_and_then_goes_on() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_settlement_whose_answer_is_lost_is_made_again_and_harms_nothing() {
+async fn a_settlement_with_a_lost_answer_is_repeated_without_harm() {
     let bench = Bench::new();
     bench.enqueue_users(0..3).await;
     let calls = Arc::new(AtomicUsize::new(0));
@@ -193,7 +193,7 @@ fn reset() -> QueueError {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leases_whose_answer_is_lost_are_asked_for_again_and_spend_no_attempt() {
+async fn leases_with_a_lost_answer_are_requested_again_without_counting_an_attempt() {
     let bench = Bench::new();
     bench.enqueue_users(0..300).await;
     let calls = AtomicUsize::new(0);
@@ -208,10 +208,10 @@ async fn leases_whose_answer_is_lost_are_asked_for_again_and_spend_no_attempt() 
     assert!(bench.attempts().into_iter().all(|attempts| attempts == 1), "{:?}", bench.attempts());
 }
 
-/// A queue of which a part answers no settlement while it is told so.
-struct PartlyAway {
+/// A queue with a part that answers no settlement while the flag is set.
+struct PartlyDown {
     inner: Arc<MemoryQueue>,
-    away: Arc<AtomicBool>,
+    down: Arc<AtomicBool>,
 }
 
 fn is_on_the_part(lease: &Lease) -> bool {
@@ -219,7 +219,7 @@ fn is_on_the_part(lease: &Lease) -> bool {
 }
 
 #[async_trait]
-impl Consumer for PartlyAway {
+impl Consumer for PartlyDown {
     async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError> {
         self.inner.lease(request).await
     }
@@ -229,7 +229,7 @@ impl Consumer for PartlyAway {
     }
 
     async fn settle_many(&self, settlements: &[(Lease, Settlement)]) -> Vec<Result<Settled, QueueError>> {
-        let is_down = self.away.load(Ordering::SeqCst);
+        let is_down = self.down.load(Ordering::SeqCst);
         let mut answers = Vec::with_capacity(settlements.len());
         for settlement in settlements {
             if is_down && is_on_the_part(&settlement.0) {
@@ -245,16 +245,16 @@ impl Consumer for PartlyAway {
 #[tokio::test(start_paused = true)]
 async fn a_part_of_the_queue_that_settles_nothing_holds_up_no_other_part() {
     let bench = Bench::new();
-    let away = Arc::new(AtomicBool::new(true));
+    let down = Arc::new(AtomicBool::new(true));
     bench.enqueue_users(0..40).await;
-    let queue = PartlyAway { inner: bench.queue.clone(), away: Arc::clone(&away) };
+    let queue = PartlyDown { inner: bench.queue.clone(), down: Arc::clone(&down) };
     let drive = async {
         let left = || bench.queue.message_ids();
         eventually(|| left().len() == 4).await;
         assert!(left().iter().all(|id| id.as_str().ends_with('3')), "{:?}", left());
         bench.enqueue_users(40..80).await;
         eventually(|| left().len() == 8).await;
-        away.store(false, Ordering::SeqCst);
+        down.store(false, Ordering::SeqCst);
         bench.drained().await;
     };
     run_until(bench.worker_with_queue(queue), drive).await.expect("a clean end");
@@ -265,13 +265,13 @@ async fn a_part_of_the_queue_that_settles_nothing_holds_up_no_other_part() {
 #[tokio::test(start_paused = true)]
 async fn what_a_part_of_the_queue_never_settles_is_leased_again_after_its_lease() {
     let bench = Bench::new();
-    let away = Arc::new(AtomicBool::new(true));
+    let down = Arc::new(AtomicBool::new(true));
     bench.enqueue_users(0..10).await;
-    let queue = PartlyAway { inner: bench.queue.clone(), away: Arc::clone(&away) };
+    let queue = PartlyDown { inner: bench.queue.clone(), down: Arc::clone(&down) };
     let drive = async {
         eventually(|| bench.queue.message_ids().len() == 1).await;
         sleep(bench.settings.lease_for * 2).await;
-        away.store(false, Ordering::SeqCst);
+        down.store(false, Ordering::SeqCst);
         bench.drained().await;
     };
     run_until(bench.worker_with_queue(queue), drive).await.expect("a clean end");
@@ -317,7 +317,7 @@ async fn broken_storage_of_the_queue_ends_the_worker() {
         let began_at = tokio::time::Instant::now();
         let ended = run_until(bench.worker_with_queue(queue), std::future::pending()).await;
         assert!(matches!(ended, Err(WorkerError::Queue { .. })), "{ended:?}");
-        assert!(began_at.elapsed() <= bench.settings.lease_wait, "the other lane is told to stop");
+        assert!(began_at.elapsed() <= bench.settings.lease_wait, "the other lane gets the stop");
     }
 }
 
@@ -342,7 +342,7 @@ async fn a_store_that_turns_out_broken_behind_the_closed_gate_ends_the_worker() 
     bench.enqueue("msg_1", user("user_1")).await;
     let store = FaultyStore::new(bench.store.clone(), |call| match call {
         StoreCall::Ping => Fault::Fail(StoreError::Broken("I/O error".into())),
-        _ => Fault::Fail(StoreError::Unavailable("away".into())),
+        _ => Fault::Fail(StoreError::Unavailable("down".into())),
     });
     let ended = run_until(bench.worker_with_store(store), std::future::pending()).await;
     assert!(matches!(ended, Err(WorkerError::Store { .. })), "{ended:?}");

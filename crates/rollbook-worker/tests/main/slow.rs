@@ -43,7 +43,7 @@ fn slow_store(
     })
 }
 
-/// As [`Bench::drained`], for tests of hours.
+/// Waits as [`Bench::drained`] does, for tests that take hours of test time.
 async fn drained(bench: &Bench) {
     while !bench.queue.message_ids().is_empty() {
         sleep(Duration::from_secs(1)).await;

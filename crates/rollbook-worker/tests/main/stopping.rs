@@ -33,7 +33,7 @@ async fn a_worker_behind_a_closed_gate_stops_at_once() {
     bench.settings.lanes = 2;
     bench.enqueue("msg_1", user("user_1")).await;
     let store =
-        FaultyStore::new(bench.store.clone(), |_| Fault::Fail(StoreError::Unavailable("away".into())));
+        FaultyStore::new(bench.store.clone(), |_| Fault::Fail(StoreError::Unavailable("down".into())));
     let began_at = Instant::now();
     let worker = bench.worker_with_store(store);
     run_until(worker, sleep(Duration::from_millis(60_007))).await.expect("a clean end");
@@ -41,7 +41,7 @@ async fn a_worker_behind_a_closed_gate_stops_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_whose_queue_is_unreachable_stops_at_once() {
+async fn a_worker_with_an_unreachable_queue_stops_at_once() {
     let bench = Bench::new();
     let queue = FaultyConsumer::new(bench.queue.clone(), |_| {
         Fault::Fail(QueueError::Unavailable("connection refused".into()))
@@ -94,7 +94,7 @@ async fn the_batch_in_hand_is_finished_and_nothing_more_is_leased() {
     assert_eq!(leases.iter().map(|lease| lease.attempt).collect::<Vec<_>>(), [1; 16]);
 }
 
-/// A queue whose second lease is given while the worker is told to stop.
+/// A queue that answers the second lease while the worker is stopping.
 struct StopsMidway {
     inner: Arc<MemoryQueue>,
     stop: CancellationToken,

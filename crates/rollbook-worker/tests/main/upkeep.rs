@@ -1,4 +1,4 @@
-//! What time takes away, while the worker works.
+//! Retention while the worker works.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

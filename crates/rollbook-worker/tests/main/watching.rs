@@ -1,4 +1,4 @@
-//! What an operator sees: metrics, progress, the log.
+//! Observability: metrics, progress, the log.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -119,7 +119,7 @@ async fn progress_goes_on_while_the_gate_is_closed() {
     bench.settings.lanes = 3;
     bench.enqueue("msg_1", user("user_1")).await;
     let store =
-        FaultyStore::new(bench.store.clone(), |_| Fault::Fail(StoreError::Unavailable("away".into())));
+        FaultyStore::new(bench.store.clone(), |_| Fault::Fail(StoreError::Unavailable("down".into())));
     let worker = bench.worker_with_store(store);
     let progress = worker.progress();
     let watch = async {
@@ -204,11 +204,11 @@ async fn a_dead_letter_is_logged_once_an_outage_once_a_minute_and_no_body_ever()
     bench.enqueue("msg_3", format!("{{\"{SECRET}\"")).await;
     let deep = format!("{}\"{SECRET}\"{}", "[".repeat(200), "]".repeat(200));
     bench.enqueue("msg_4", format!("{{\"type\":\"email.created\",\"data\":{deep}}}")).await;
-    let away_until = bench.clock.now().plus(Duration::from_secs(300));
+    let down_until = bench.clock.now().plus(Duration::from_secs(300));
     let clock = Arc::clone(&bench.clock);
     let store = FaultyStore::new(bench.store.clone(), move |_| {
         let error = StoreError::Deployment("no table users".into());
-        if clock.now() < away_until { Fault::Fail(error) } else { Fault::None }
+        if clock.now() < down_until { Fault::Fail(error) } else { Fault::None }
     });
     run_until(bench.worker_with_store(store), bench.drained()).await.expect("a clean end");
 
@@ -270,18 +270,21 @@ async fn every_line_about_a_delivery_that_came_in_a_trace_names_the_trace_and_no
     run_until(bench.worker_with_store(store), bench.drained()).await.expect("a clean end");
 
     for (line, message) in [
-        ("handled alone", "suspect"),
+        ("in isolation", "suspect"),
         ("applied", "good"),
         ("it is tried again", "bad"),
         ("parked as a dead letter", "bad"),
         ("dropped: ", "dropped"),
     ] {
         let lines = log.lines_with(line);
-        let told = |id: &str| {
+        let line_of = |id: &str| {
             lines.iter().find(|line| line.contains(id)).unwrap_or_else(|| panic!("{line} of {id}"))
         };
-        assert!(told(&format!("msg_traced_{message}")).contains(&format!("trace_id={TRACE}")), "{lines:?}");
-        assert!(!told(&format!("msg_plain_{message}")).contains("trace_id"), "{lines:?}");
+        assert!(
+            line_of(&format!("msg_traced_{message}")).contains(&format!("trace_id={TRACE}")),
+            "{lines:?}"
+        );
+        assert!(!line_of(&format!("msg_plain_{message}")).contains("trace_id"), "{lines:?}");
     }
     assert!(log.lines_with(TRACE).iter().all(|line| line.contains("msg_traced")));
 }
@@ -295,10 +298,10 @@ async fn an_outage_of_the_queue_is_logged_once_a_minute_for_all_lanes() {
     let mut bench = Bench::new();
     bench.settings.lanes = 3;
     bench.enqueue_users(0..3).await;
-    let (clock, away_until) = (Arc::clone(&bench.clock), bench.clock.now().plus(Duration::from_secs(300)));
+    let (clock, down_until) = (Arc::clone(&bench.clock), bench.clock.now().plus(Duration::from_secs(300)));
     let queue = FaultyConsumer::new(bench.queue.clone(), move |_| {
         let error = QueueError::Unavailable("refused".into());
-        if clock.now() < away_until { Fault::Fail(error) } else { Fault::None }
+        if clock.now() < down_until { Fault::Fail(error) } else { Fault::None }
     });
     run_until(bench.worker_with_queue(queue), bench.drained()).await.expect("a clean end");
     let outage = log.lines_with("queue unreachable");

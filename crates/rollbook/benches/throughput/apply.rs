@@ -70,7 +70,7 @@ async fn drain(events: &[Event]) -> (f64, u64) {
     (per_second(events.len() - already, started.elapsed()), rollbook.memory_peak())
 }
 
-/// How many changes a process has applied so far; none while it does not answer.
+/// Returns the number of changes that a process has applied; `None` while it does not answer.
 pub(crate) async fn applied(home: &Home) -> usize {
     let applied = home.metric("rollbook_applied_total").await.unwrap_or(0.0);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
@@ -89,7 +89,7 @@ fn raw_upserts(events: &[Event]) -> f64 {
     raw_upserts_into(&connection, events)
 }
 
-/// The same into tables that are there.
+/// Measures raw upserts into existing tables.
 pub(crate) fn raw_upserts_into(connection: &rusqlite::Connection, events: &[Event]) -> f64 {
     let rows: Vec<(usize, Vec<Value>)> = events.iter().filter_map(row).collect();
     let statements = catalog::RESOURCES.map(upsert);

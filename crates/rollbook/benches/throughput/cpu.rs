@@ -1,4 +1,4 @@
-//! Who had the cores: CPU seconds, user and system, as the kernel counts them.
+//! CPU time of the processes in seconds, user and system, as the kernel counts it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,7 +10,7 @@ const TICKS: f64 = 100.0;
 /// One of those who share the cores, by name.
 pub(crate) type Sharer = (&'static str, Who);
 
-/// Whose CPU time it is.
+/// Owner of CPU time.
 #[derive(Clone)]
 pub(crate) enum Who {
     Processes(Vec<u32>),
@@ -24,7 +24,7 @@ impl Who {
         Self::Processes(vec![std::process::id()])
     }
 
-    /// The children of this process whose command line has this argument.
+    /// Children of this process with this argument in the command line.
     pub(crate) fn children_with(argument: &str) -> Self {
         let has_argument = |id: &u32| {
             let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
@@ -80,7 +80,7 @@ impl Watch {
     }
 }
 
-/// Who had the cores.
+/// CPU time by owner.
 pub(crate) struct Split {
     /// CPU seconds of each, of who else is on this machine, and of nobody.
     pub(crate) text: String,
@@ -88,7 +88,7 @@ pub(crate) struct Split {
     pub(crate) seconds: f64,
 }
 
-/// How many cores there are.
+/// Returns the number of cores.
 #[expect(clippy::cast_precision_loss, reason = "a small number")]
 pub(crate) fn cores() -> f64 {
     std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64)

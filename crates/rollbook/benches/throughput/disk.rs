@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::Scale;
 
-/// What one write-ahead log commit of one delivery appends, about.
+/// Bytes that a commit of one delivery appends to the write-ahead log, about.
 const APPEND: [u8; 8192] = [0x5a; 8192];
 
 /// Sorted fdatasync times.

@@ -17,9 +17,9 @@ use tokio::task::JoinSet;
 use crate::cpu::{Sharer, Watch};
 use crate::load;
 
-/// How the requests went.
+/// Results of the requests.
 pub(crate) struct Hammered {
-    /// Who had the cores, from the first request on.
+    /// CPU time from the first request on.
     pub(crate) watch: Watch,
     /// From the first request to the last answer.
     pub(crate) elapsed: Duration,

@@ -1,4 +1,4 @@
-//! Large tables: applying to two million users and four million lines of the ledger, beside raw upserts into the same
+//! Large tables: applying to two million users and four million ledger entries, compared with raw upserts into the same
 //! tables, on both engines.
 //!
 //! The store is used as a worker uses it, without queue and process: what is measured is what tables of this size
@@ -28,10 +28,10 @@ const LINES_PER_USER: usize = 2;
 const EVENTS: usize = 20_000;
 const TURNS_MAX: usize = 3;
 const RAW_RATIO_MIN: f64 = 0.4;
-/// How long the lines of one subject may take.
+/// Maximum time to read the ledger entries of one subject.
 const LINES_WITHIN: Duration = Duration::from_millis(500);
 
-/// How large the tables are.
+/// Size of the tables.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
     pub(crate) users: usize,

@@ -1,4 +1,4 @@
-//! What is sent, and to whom.
+//! Load: the deliveries, and their receivers.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -90,7 +90,7 @@ pub(crate) async fn null_receiver(address: &str) {
     receiver.expect("its metrics").serve(listener, CancellationToken::new()).await.expect("a receiver");
 }
 
-/// This program again as a null receiver, killed when dropped.
+/// Second process of this program as a null receiver, killed when dropped.
 pub(crate) struct NullReceiver {
     child: Child,
     pub(crate) address: SocketAddr,

@@ -1,7 +1,7 @@
-//! `ops/bench`: what Rollbook costs beside a bare client that does the same work, in one run.
+//! `ops/bench`: compares Rollbook with a bare client that does the same work, in one run.
 //!
 //! Absolute figures depend on the machine and its neighbours, so each is printed as a ratio to a
-//! baseline measured around it, in turns, and beside the disk's own fdatasync time.
+//! baseline measured around it, in turns, and with the disk's own fdatasync time.
 //!
 //! * Acknowledgements: `rollbook receive` under closed-loop load, against (a) the same HTTP stack
 //!   answering without a queue and (b) raw SQLite inserts of the same bodies in the same batch sizes.
@@ -10,10 +10,10 @@
 //! * Scraping: messages moved through a queue where a million wait, while `/metrics` is asked, against nobody asking.
 //! * Reconciling (`reconcile`): users read from a simulated Clerk API with a production instance's rate limit and
 //!   latency, against that limit.
-//! * Large tables (`large`, only by name): applying to 2 M users and 4 M lines of the ledger on both engines, against raw
+//! * Large tables (`large`, only by name): applying to 2 M users and 4 M ledger entries on both engines, against raw
 //!   upserts into the same tables.
 //! * On Redis and Postgres (`distributed`): the same acknowledgements and the same draining, by one and by two
-//!   workers; the whole path at once, with the load generator; memory of Redis; speed beside a long backlog.
+//!   workers; the whole path at once, with the load generator; memory of Redis; speed with a long backlog.
 
 mod acknowledge;
 mod apply;
@@ -34,7 +34,7 @@ use crate::report::Report;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How much is measured.
+/// Scale of a run.
 #[derive(Clone, Copy)]
 pub(crate) struct Scale {
     /// Turns of each measurement; the median ratio counts.

@@ -1,4 +1,4 @@
-//! Reconciliation beside Clerk's rate limit: a backfill of users, and a run that finds nothing.
+//! Reconciliation compared with Clerk's rate limit: a backfill of users, and a run that finds nothing.
 //!
 //! The simulated API answers like a production instance, each answer after 300 ms. A page has 500 users and
 //! the limit is 100 requests a second, so the limit alone allows 50,000 users a second. What this machine
@@ -89,8 +89,8 @@ async fn measure_on(engine: &str, users: usize, store: Arc<dyn FullStore>, repor
     }
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let allowed = f64::from(PRODUCTION_RATE.get()) / RATE_PERIOD.as_secs_f64() * PAGE_MAX as f64;
-    let beside = Baseline { name: "Clerk's limit", rate: allowed, ratio: rates[0] / allowed, limit: None };
+    let limit = Baseline { name: "Clerk's limit", rate: allowed, ratio: rates[0] / allowed, limit: None };
     let detail = format!("{users} users, latency 300 ms, full budget; API, client and store share two cores");
-    report.ratio(&format!("backfill, users/s, {engine}"), rates[0], &beside, &detail);
+    report.ratio(&format!("backfill, users/s, {engine}"), rates[0], &limit, &detail);
     report.rate(&format!("compared users/s, {engine}"), rates[1], COMPARED_MIN, &detail);
 }

@@ -31,20 +31,20 @@ pub(crate) struct Report {
     lines: Vec<Line>,
 }
 
-/// What a rate of ours is measured against.
+/// Baseline of a rate.
 pub(crate) struct Baseline {
     pub(crate) name: &'static str,
     pub(crate) rate: f64,
     /// Ours to this rate: the median of the turns, not the ratio of the medians.
     pub(crate) ratio: f64,
-    /// What the ratio must reach.
+    /// Minimum of the ratio.
     pub(crate) limit: Option<f64>,
 }
 
 struct Line {
     what: String,
     figure: String,
-    beside: String,
+    baseline: String,
     ratio: Option<f64>,
     limit: Option<Limit>,
     detail: String,
@@ -88,19 +88,19 @@ impl Report {
         self.lines.push(Line {
             what: format!("disk's fdatasync, {when}"),
             figure: format!("p50 {}", milliseconds(disk.at(500).as_secs_f64())),
-            beside: format!("p99 {}", milliseconds(disk.at(990).as_secs_f64())),
+            baseline: format!("p99 {}", milliseconds(disk.at(990).as_secs_f64())),
             ratio: None,
             limit: None,
             detail: "8 KiB appended".into(),
         });
     }
 
-    /// A rate of ours beside a baseline's. `detail` says how it was measured.
+    /// Adds a rate and its baseline. `detail` says how it was measured.
     pub(crate) fn ratio(&mut self, what: &str, ours: f64, baseline: &Baseline, detail: &str) {
         self.lines.push(Line {
             what: what.to_owned(),
             figure: format!("{ours:.0}"),
-            beside: format!("{} {:.0}", baseline.name, baseline.rate),
+            baseline: format!("{} {:.0}", baseline.name, baseline.rate),
             ratio: Some(baseline.ratio),
             limit: baseline.limit.map(Limit::AtLeast),
             detail: detail.to_owned(),
@@ -113,14 +113,14 @@ impl Report {
         self.ratio(what, rate, &aim, detail);
     }
 
-    /// Bytes of ours beside those that they hold, over all of `count`.
+    /// Adds the bytes used per item, and the bytes of the items themselves, over all of `count`.
     pub(crate) fn bytes(&mut self, what: &str, ours: usize, name: &str, theirs: usize, count: usize) {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let (ours, theirs, all) = (ours as f64, theirs as f64, count as f64);
         self.lines.push(Line {
             what: what.to_owned(),
             figure: format!("{:.0} B", ours / all),
-            beside: format!("{name} {:.0} B", theirs / all),
+            baseline: format!("{name} {:.0} B", theirs / all),
             ratio: Some(ours / theirs),
             limit: Some(Limit::AtMost(1.0)),
             detail: format!("{count} events"),
@@ -131,7 +131,7 @@ impl Report {
         self.lines.push(Line {
             what: "acknowledgement at 1,000/s, p99".into(),
             figure: milliseconds(p99),
-            beside: format!("disk's p99 {}", milliseconds(disk)),
+            baseline: format!("disk's p99 {}", milliseconds(disk)),
             ratio: Some(ratio),
             limit: Some(Limit::AtMost(limit)),
             detail: format!("p50 {}", milliseconds(p50)),
@@ -143,7 +143,7 @@ impl Report {
         self.lines.push(Line {
             what: what.to_owned(),
             figure: milliseconds(took.as_secs_f64()),
-            beside: format!("limit {}", milliseconds(most.as_secs_f64())),
+            baseline: format!("limit {}", milliseconds(most.as_secs_f64())),
             ratio: Some(took.as_secs_f64() / most.as_secs_f64()),
             limit: Some(Limit::AtMost(1.0)),
             detail: detail.to_owned(),
@@ -158,7 +158,7 @@ impl Report {
         let line = Line {
             what: what.clone(),
             figure: mib(peak),
-            beside: format!("limit {}", mib(MEMORY_MAX)),
+            baseline: format!("limit {}", mib(MEMORY_MAX)),
             ratio: Some(ratio),
             limit: Some(Limit::AtMost(1.0)),
             detail: String::new(),
@@ -175,7 +175,7 @@ impl Report {
         let line = |line: &Line| {
             let holds = line.limit.zip(line.ratio).map(|(limit, ratio)| limit.holds(ratio));
             json!({
-                "what": line.what, "figure": line.figure, "beside": line.beside, "ratio": line.ratio,
+                "what": line.what, "figure": line.figure, "beside": line.baseline, "ratio": line.ratio,
                 "limit": line.limit.map(|limit| limit.to_string()), "holds": holds, "detail": line.detail,
             })
         };
@@ -193,7 +193,7 @@ impl fmt::Display for Report {
             "Every acknowledgement waits for the disk (SQLite synchronous=FULL, WAL; Redis appendfsync=always), \
              every commit too (Postgres\nfsync and synchronous_commit on). Medians of the turns.\n"
         )?;
-        writeln!(f, "{:<43} {:>12}  {:<30} {:>6}  limit", "what", "figure", "beside", "ratio")?;
+        writeln!(f, "{:<43} {:>12}  {:<30} {:>6}  limit", "what", "figure", "baseline", "ratio")?;
         for line in &self.lines {
             let ratio = line.ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
             let limit = line.limit.map_or(String::new(), |limit| limit.to_string());
@@ -206,7 +206,7 @@ impl fmt::Display for Report {
             writeln!(
                 f,
                 "{:<43} {:>12}  {:<30} {ratio:>6}  {limit:<6} {verdict:<5} {}",
-                line.what, line.figure, line.beside, line.detail
+                line.what, line.figure, line.baseline, line.detail
             )?;
         }
         Ok(())

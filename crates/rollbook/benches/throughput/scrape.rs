@@ -1,4 +1,4 @@
-//! What Prometheus costs where a million messages wait: `/metrics` is asked while messages are moved.
+//! Cost of Prometheus while a million messages wait: `/metrics` is requested while messages are processed.
 //!
 //! A scrape every 5 s takes less than a run differs from the next. So it is asked [`TOO_OFTEN`] times as often, and may
 //! cost that many times as much.
@@ -20,14 +20,14 @@ use rollbook_testkit::queues::{all_of, request};
 pub(crate) const WAITING: usize = 1_000_000;
 const MOVED: usize = 60_000;
 const BATCH: usize = 100;
-/// What Prometheus does by its configuration here (`ops/prometheus`).
+/// Interval of scrapes in the configuration of Prometheus (`ops/prometheus`).
 const EVERY: Duration = Duration::from_secs(5);
 const TOO_OFTEN: u32 = 20;
-/// Of the throughput, by a scrape every 5 s.
+/// Maximum loss of throughput by a scrape every 5 s.
 const COST_MAX: f64 = 0.01;
 const ANSWER_MAX: Duration = Duration::from_millis(100);
 
-/// The embedded queue. That on Redis is measured beside its backlog.
+/// Measures the embedded queue. The queue on Redis is measured with its backlog.
 pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     let history = load::history(2_000);
     let home = Home::new(BINARY).with("ROLLBOOK_LOG", "warn");
@@ -38,11 +38,11 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     let waiting = WAITING / scale.divisor;
     progress(&format!("a backlog of {waiting} in a file"));
     fill(&queue, &history, waiting).await;
-    beside(&queue, &home, "SQLite", &history, scale, report).await;
+    with_backlog(&queue, &home, "SQLite", &history, scale, report).await;
 }
 
 /// Moves messages through a queue with a backlog, with and without scrapes of a receiver.
-pub(crate) async fn beside(
+pub(crate) async fn with_backlog(
     queue: &(impl Producer + Consumer),
     home: &Home,
     engine: &str,
@@ -53,7 +53,7 @@ pub(crate) async fn beside(
     let _receiver = home.start_ready(&["receive"]).await;
     let (mut turns, mut answers) = (Vec::new(), Vec::new());
     for turn in 0..scale.turns {
-        progress(&format!("scraped beside a backlog on {engine}, turn {}", turn + 1));
+        progress(&format!("scraped with a backlog on {engine}, turn {}", turn + 1));
         let events = |kind| load::fresh(history, &format!("{kind}_{turn}"), MOVED / scale.divisor);
         let alone = through(queue, &events("alone")).await;
         let events = events("scraped");

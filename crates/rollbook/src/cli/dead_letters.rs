@@ -13,22 +13,22 @@ use crate::config::values::{self, AGE_MAX};
 
 #[derive(Subcommand)]
 pub(crate) enum DeadLetters {
-    /// Lists them, oldest first
+    /// Lists dead letters, oldest first
     #[command(after_help = "Example:\n  rollbook dead-letters list --type user.updated --since 2h")]
     List {
         #[command(flatten)]
         filter: Filter,
-        /// At most so many
+        /// Maximum number of dead letters
         #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
         /// Prints for people or for programs
         #[arg(long, value_enum, default_value = "text")]
         output: Output,
     },
-    /// Shows one; its body only when asked for, since it holds personal data
+    /// Shows one dead letter; its body only when asked for, since it holds personal data
     #[command(after_help = "Example:\n  rollbook dead-letters show msg_2b6vK1… --body")]
     Show {
-        /// The svix-id
+        /// The svix-id of the delivery
         #[arg(value_parser = arguments::name)]
         id: String,
         /// Also the signed bytes
@@ -38,31 +38,31 @@ pub(crate) enum DeadLetters {
         #[arg(long, value_enum, default_value = "text")]
         output: Output,
     },
-    /// Sends them back to the queue: same id, same body, attempts from zero
+    /// Sends dead letters back to the queue: same id, same body, attempts from zero
     #[command(after_help = "Examples:\n  rollbook dead-letters redrive msg_2b6vK1…\n  \
                             rollbook dead-letters redrive --reason store_refused --rate 50 --dry-run")]
     Redrive(Bulk),
-    /// Forgets them for good
+    /// Removes dead letters permanently
     #[command(after_help = "Example:\n  rollbook dead-letters discard --reason wrong_instance --dry-run")]
     Discard(Bulk),
 }
 
-/// Which dead letters; everything that is given must hold.
+/// Filter of dead letters: all given conditions must hold.
 #[derive(clap::Args)]
 pub(crate) struct Filter {
-    /// The one with this svix-id
+    /// The dead letter with this svix-id
     #[arg(value_name = "ID", value_parser = arguments::name)]
     pub(crate) id: Option<String>,
-    /// The same
+    /// The dead letter with this svix-id
     #[arg(long = "id", value_name = "ID", conflicts_with = "id", hide = true, value_parser = arguments::name)]
     pub(crate) id_flag: Option<String>,
     /// Events of this type
     #[arg(long = "type", value_name = "TYPE", value_parser = arguments::name)]
     pub(crate) event_type: Option<String>,
-    /// Parked for this reason
+    /// Dead letters with this reason
     #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::as_str)))]
     pub(crate) reason: Option<String>,
-    /// Parked at this moment or later: RFC 3339, or how long ago (30m, 2h)
+    /// Moved to the dead letters at this time or later: RFC 3339, or an age (30m, 2h)
     #[arg(long, value_name = "WHEN", value_parser = since)]
     pub(crate) since: Option<Since>,
 }
@@ -71,16 +71,16 @@ pub(crate) struct Filter {
 pub(crate) struct Bulk {
     #[command(flatten)]
     pub(crate) filter: Filter,
-    /// All there are; needed where no filter is given
+    /// All dead letters; needed if no filter is given
     #[arg(long)]
     pub(crate) all: bool,
-    /// Says how many it would be and changes nothing
+    /// Counts the dead letters and changes nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// At most so many, oldest first
+    /// Maximum number of dead letters, oldest first
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: Option<u32>,
-    /// At most so many a second [default: as fast as it goes]
+    /// Maximum number of dead letters a second [default: as fast as it goes]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rate: Option<u32>,
     /// Prints for people or for programs
@@ -88,7 +88,7 @@ pub(crate) struct Bulk {
     pub(crate) output: Output,
 }
 
-/// A moment, or how long ago it was.
+/// Parses a time, or an age.
 #[derive(Clone, Copy)]
 pub(crate) enum Since {
     Moment(Timestamp),

@@ -23,16 +23,16 @@ pub(crate) struct ReconcileCommand {
     pub(crate) run: RunArguments,
 }
 
-/// How a reconciliation runs.
+/// Arguments of a reconciliation.
 #[derive(clap::Args)]
 pub(crate) struct RunArguments {
     /// Counts the differences, and changes nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Reads this resource only; may be given several times
+    /// Resource to read instead of all; may be given several times
     #[arg(long, value_name = "RESOURCE", value_parser = PossibleValuesParser::new(RECONCILED.map(|resource| resource.table)))]
     pub(crate) only: Vec<String>,
-    /// Goes on with the run that was stopped or killed
+    /// Continues the run that was stopped or killed
     #[arg(long, conflicts_with_all = ["dry_run", "only"])]
     pub(crate) resume: bool,
     /// Prints for people or for programs
@@ -40,24 +40,24 @@ pub(crate) struct RunArguments {
     pub(crate) output: Output,
 }
 
-/// Commands about the runs there were.
+/// Commands about runs of the past.
 #[derive(Subcommand)]
 pub(crate) enum OfRuns {
-    /// Shows the last runs, what waits for you with the command that settles it, and how fresh each resource is
+    /// Shows the last runs, what waits for your approval, and how fresh each resource is
     #[command(after_help = "Example:\n  rollbook reconcile status --output json")]
     Status {
-        /// Names at most so many waiting objects of each kind
+        /// Maximum number of waiting objects of each kind to list
         #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
         /// Prints for people or for programs
         #[arg(long, value_enum, default_value = "text")]
         output: Output,
     },
-    /// Lets the deletions that a run holds through, once; each is confirmed at Clerk again
+    /// Approves the deletions that a run holds, once; each is confirmed at Clerk again
     #[command(after_help = "Example:\n  rollbook reconcile approve run_19acf3b2a0c4f1d2e\n\n\
                             rollbook reconcile status lists the runs and what they hold.")]
     Approve {
-        /// The id of the run
+        /// Id of the run
         #[arg(value_parser = arguments::name)]
         run: String,
         /// Prints for people or for programs
@@ -90,8 +90,8 @@ pub(crate) struct Ready {
     /// Maximum age of the oldest message in the queue
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = age)]
     pub(crate) max_age: Duration,
-    /// Maximum age of the last reconciliation of each resource [default: twice the interval of reconciliations; 48h if
-    /// workers start none]
+    /// Maximum age of the last reconciliation of each resource [default: twice the interval of
+    /// reconciliations; 48h if workers start none]
     #[arg(long, value_name = "TIME", value_parser = age)]
     pub(crate) max_walk_age: Option<Duration>,
     /// Prints for people or for programs

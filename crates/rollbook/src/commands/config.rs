@@ -1,4 +1,4 @@
-//! `config`: what is in force, and where it came from.
+//! `config`: shows the effective settings, and where each came from.
 
 use crate::cli::{ConfigCommand, Output};
 use crate::config::{Config, reference, report};

@@ -1,4 +1,4 @@
-//! `healthcheck`: one question to the ops face of a running process.
+//! `healthcheck`: one request to the ops port of a running process.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -11,13 +11,13 @@ use crate::cli::{Healthcheck, ProbeName};
 use crate::config::Config;
 use crate::output::{harmless, print};
 
-/// A container's health check has 30 s by default; the ops face answers within 2 s.
+/// Maximum wait. A container's health check has 30 s by default; the ops port answers within 2 s.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks.
+/// Sends the request.
 ///
 /// # Errors
-/// Nobody answers, or the answer is not 200.
+/// No process answers, or the answer is not 200.
 pub(crate) fn run(config: &Config, arguments: &Healthcheck) -> anyhow::Result<()> {
     let path = match arguments.probe {
         ProbeName::Healthz => "/healthz",
@@ -37,7 +37,7 @@ pub(crate) fn run(config: &Config, arguments: &Healthcheck) -> anyhow::Result<()
     })
 }
 
-/// Where a server that listens on this address can be reached from this machine.
+/// Returns the address under which this machine reaches a server that listens on `address`.
 pub(crate) fn reachable(listening: SocketAddr) -> SocketAddr {
     let ip = match listening.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

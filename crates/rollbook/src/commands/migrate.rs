@@ -10,10 +10,10 @@ use crate::config::Config;
 use crate::output::{Table, print, print_json};
 use crate::wire::{self, Component, Migrations};
 
-/// Migrates, or looks.
+/// Applies migrations, or only reports them.
 ///
 /// # Errors
-/// With `--check`, where one is pending.
+/// A migration fails; with `--check`, one is pending.
 pub(crate) fn run(config: &Config, arguments: &Migrate) -> anyhow::Result<()> {
     let verb = if arguments.check { "pending" } else { "applied" };
     let all = on_all_cores(each_part(config, arguments.check))?;

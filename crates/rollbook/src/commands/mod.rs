@@ -1,4 +1,4 @@
-//! What each command does.
+//! Commands of the program.
 
 mod config;
 mod dead_letters;
@@ -54,7 +54,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// The configuration, with which the log starts.
+/// Reads the configuration and starts the log.
 fn load(settings: &SettingFlags) -> anyhow::Result<Config> {
     let config = Config::load(&settings.sources())?;
     logging::start(&config.settings, &Environment::read())?;

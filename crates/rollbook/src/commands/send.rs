@@ -23,10 +23,10 @@ use crate::nearest::nearest;
 use crate::output::{harmless, print, print_json};
 
 pub(super) const PATH: &str = "/webhooks/clerk";
-/// Random characters of an id: as many as Svix's have.
+/// Number of random characters of an id, as in Svix's ids.
 const ID_LENGTH: usize = 27;
 
-/// Sends.
+/// Runs the command.
 ///
 /// # Errors
 /// An answer is not 2xx, or there is none.
@@ -87,9 +87,9 @@ async fn connect(target: &Target) -> anyhow::Result<Connection> {
         .context("is rollbook serve running? Give its address by --url or --listen")
 }
 
-/// What is sent.
+/// Event that is sent.
 enum Body {
-    /// A built-in event, as if it had just happened.
+    /// A built-in event, with the current time.
     Sample(&'static str, String),
     /// The bytes of a file.
     File(Bytes),
@@ -134,7 +134,7 @@ pub(super) fn new_id() -> MessageId {
     MessageId::new(format!("msg_{random}"))
 }
 
-/// Where a receiver is.
+/// Address and path of a receiver.
 #[derive(Debug, PartialEq)]
 pub(super) struct Target {
     pub(super) address: SocketAddr,

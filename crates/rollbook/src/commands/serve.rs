@@ -1,4 +1,4 @@
-//! `serve`, `receive`, `work`: the faces, until a signal.
+//! `serve`, `receive`, `work`: run the faces until a signal.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ use crate::startup;
 use crate::systemd::Systemd;
 use crate::wire::{self, Component};
 
-/// File handles beside those of connections: databases, log, epoll, the ops face.
-pub(super) const FILES_BESIDE: u64 = 256;
+/// Number of file handles that are not connections: databases, log, epoll, the ops port.
+pub(super) const OTHER_FILES: u64 = 256;
 
 /// Serves until a signal.
 pub(crate) fn run(mut config: Config, faces: Faces, arguments: &Start) -> anyhow::Result<()> {
@@ -33,11 +33,11 @@ pub(crate) fn run(mut config: Config, faces: Faces, arguments: &Start) -> anyhow
 }
 
 async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Result<()> {
-    // Listened to before anything is started: a signal meanwhile stops it in order too.
+    // Signals are handled before anything starts: a signal during the start stops the process in order too.
     let signals = Signals::listen()?;
     let clock = Arc::new(SystemClock);
     tracing::info!("rollbook {}", env!("CARGO_PKG_VERSION"));
-    // Before anything is bound: a missing secret is a wrong configuration.
+    // Checked before a port is bound: a missing secret is a wrong configuration.
     let secrets = if faces.receiver { Some(config.signing_secrets()?) } else { None };
     let (ports, stage) = (Ports::bind(&config, faces)?, Stage::default());
     let door = Door::open(&config, secrets, &ports, &stage, clock.clone())?;
@@ -59,14 +59,14 @@ async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Resu
     }
     let mut service =
         Service::start(&config, faces, ports, &opened.queue, opened.store, clock, Registry::new())?;
-    tell(&config, faces, &service);
-    service.beside("durability watch", |stop| opened.watch.run(stop));
+    log_addresses(&config, faces, &service);
+    service.run_in_background("durability watch", |stop| opened.watch.run(stop));
     if opened.migrate_later {
-        service.beside("migration", |stop| startup::migrate_later(config, stop));
+        service.run_in_background("migration", |stop| startup::migrate_later(config, stop));
     }
 
     if let Some(systemd) = Systemd::of(&Environment::read()) {
-        service.tell(systemd);
+        service.report_to_systemd(systemd);
     }
 
     let outcome = tokio::select! {
@@ -79,7 +79,7 @@ async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Resu
     outcome
 }
 
-fn tell(config: &Config, faces: Faces, service: &Service) {
+fn log_addresses(config: &Config, faces: Faces, service: &Service) {
     if let Some(address) = service.listening {
         tracing::info!("deliveries: http://{address}/webhooks/clerk");
     }
@@ -91,11 +91,11 @@ fn tell(config: &Config, faces: Faces, service: &Service) {
     }
 }
 
-/// Every connection is a file. Where the system gives fewer than are configured, no more connections are let in than
-/// there are files for: beyond that nobody would be accepted, and the oldest connection of a stranger would not
-/// make room for a genuine sender.
+/// Raises the limit of open files. If the system allows fewer than are configured, the receiver lets in only
+/// as many connections as there are files for. Otherwise accepting would fail, and an idle connection of a
+/// stranger would not be closed to make room for a genuine sender.
 fn raise_file_limit(config: &mut Config) {
-    let wanted = config.settings.connections_max as u64 + FILES_BESIDE;
+    let wanted = config.settings.connections_max as u64 + OTHER_FILES;
     match rlimit::increase_nofile_limit(wanted) {
         Ok(given) if given < wanted => {
             let connections_max = connections_for(given);
@@ -113,9 +113,9 @@ fn raise_file_limit(config: &mut Config) {
     }
 }
 
-/// How many connections there are files for.
+/// Returns the number of connections that the files allow.
 fn connections_for(files: u64) -> u64 {
-    files.saturating_sub(FILES_BESIDE).max(files / 2)
+    files.saturating_sub(OTHER_FILES).max(files / 2)
 }
 
 #[cfg(test)]
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_leave_files_for_all_else_and_are_never_none() {
+    fn connections_leave_files_for_the_rest_and_are_never_zero() {
         assert_eq!([4_352, 1_024, 512, 256, 64].map(connections_for), [4_096, 768, 256, 128, 32]);
     }
 }

@@ -1,4 +1,4 @@
-//! The environment of the process. The only file that reads it.
+//! Environment of the process. No other file reads it.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -9,44 +9,44 @@ use super::settings::SETTINGS;
 use super::source::{Given, Values};
 use super::values::wrong;
 
-/// The variables of the process, read once at the start.
+/// Variables of the process, read once at the start.
 pub(crate) struct Environment(Vec<(String, OsString)>);
 
 impl Environment {
-    /// Reads them. A variable whose name is no text can't be one of ours.
+    /// Reads the variables. A name that is not valid UTF-8 can't be a setting's.
     pub(crate) fn read() -> Self {
         let named = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
         Self(std::env::vars_os().filter_map(named).collect())
     }
 
-    /// An environment that is made up.
+    /// Returns an environment of these variables.
     #[cfg(test)]
     pub(crate) fn of(variables: &[(&str, &str)]) -> Self {
         Self(variables.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect())
     }
 
-    /// The same with only these variables in it.
+    /// Keeps only these variables.
     pub(crate) fn only(self, names: &[String]) -> Self {
         Self(self.0.into_iter().filter(|(name, _)| names.contains(name)).collect())
     }
 
-    /// Whether the user wants no colours (<https://no-color.org>).
+    /// Returns whether the user wants no colours (<https://no-color.org>).
     pub(crate) fn no_color(&self) -> bool {
         self.is_set("NO_COLOR")
     }
 
-    /// What this variable says, if it is set and not to nothing.
+    /// Returns the value of a variable; `None` if it is unset or empty.
     pub(crate) fn get(&self, variable: &str) -> Option<&OsStr> {
         let found = self.0.iter().find(|(name, value)| name == variable && !value.is_empty());
         found.map(|(_, value)| value.as_os_str())
     }
 
-    /// Whether this variable is set, and not to nothing.
+    /// Returns whether a variable is set and not empty.
     pub(crate) fn is_set(&self, variable: &str) -> bool {
         self.get(variable).is_some()
     }
 
-    /// The values of settings. Every `ROLLBOOK_…` must be one of them.
+    /// Returns the values of settings. Every `ROLLBOOK_…` must be a setting.
     pub(crate) fn values(&self, problems: &mut Vec<Problem>) -> Values {
         let mut values = Values::default();
         for (name, value) in &self.0 {
@@ -70,8 +70,8 @@ impl Environment {
     }
 }
 
-/// Kubernetes gives every pod `ROLLBOOK_PORT_8080_TCP_ADDR` and the like when a Service is called
-/// `rollbook` or `rollbook-…`. They are not meant for us, and no setting of ours is called so.
+/// Returns whether Kubernetes has set the variable. It gives every pod `ROLLBOOK_PORT_8080_TCP_ADDR` and the
+/// like if a Service is called `rollbook` or `rollbook-…`. No setting has such a name.
 fn is_service_link(name: &str) -> bool {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let port = |text: &str| {
@@ -85,7 +85,7 @@ fn is_service_link(name: &str) -> bool {
         || name.match_indices("_PORT_").any(|(at, word)| port(&name[at + word.len()..]))
 }
 
-/// Where this machine keeps what lives for a moment.
+/// Returns the folder for temporary files of this machine.
 pub(crate) fn temporary_folder() -> PathBuf {
     std::env::temp_dir()
 }
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_variable_of_ours_is_refused_and_the_nearest_named() {
+    fn an_unknown_rollbook_variable_is_refused_and_the_nearest_setting_named() {
         let mut problems = Vec::new();
         Environment::of(&[("ROLLBOOK_LISTN", "x"), ("PATH", "/bin"), ("CLERK_JWT_KEY", "y")])
             .values(&mut problems);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubernetes_adds_for_a_service_of_our_name_is_passed_over() {
+    fn variables_that_kubernetes_sets_for_a_service_named_rollbook_are_ignored() {
         for name in [
             "ROLLBOOK_PORT",
             "ROLLBOOK_SERVICE_HOST",

@@ -1,4 +1,5 @@
-//! The configuration file: TOML, one plain key per setting, and `[GROUP.NAME]` for settings that may occur several times.
+//! Configuration file: TOML, one key per setting, and `[GROUP.NAME]` for settings that may occur several
+//! times.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -13,10 +14,10 @@ use super::source::{Given, Values};
 use super::values::{self, wrong};
 use crate::secrets::looks_secret;
 
-/// Read when `--config` names no other; it need not be there.
+/// File that is read if `--config` names no other. It may be missing.
 pub(crate) const DEFAULT_PATH: &str = "rollbook.toml";
 
-/// The values of the file. With no `path`, those of the default file, which may be missing.
+/// Reads the values of the file. Without a `path`, the default file is read, which may be missing.
 pub(crate) fn values(path: Option<&Path>, problems: &mut Vec<Problem>) -> Values {
     let asked_for = path.is_some();
     let path = path.unwrap_or(Path::new(DEFAULT_PATH));
@@ -35,7 +36,7 @@ pub(crate) fn values(path: Option<&Path>, problems: &mut Vec<Problem>) -> Values
     }
 }
 
-/// The values in a text. Each `[GROUP.NAME]` is a set of settings of its own.
+/// Reads the values in a text. Each `[GROUP.NAME]` is a separate set of settings.
 pub(super) fn parse(path: &Path, text: &str, groups: &Groups, problems: &mut Vec<Problem>) -> Values {
     let origin = |at: usize| Origin::File { path: PathBuf::from(path), line: line(text, at) };
     let table = match DeTable::parse(text) {
@@ -60,7 +61,7 @@ pub(super) fn parse(path: &Path, text: &str, groups: &Groups, problems: &mut Vec
     found.values
 }
 
-/// What is found while a file is read.
+/// Values and problems that are found while a file is read.
 struct Found<'a> {
     origin: &'a dyn Fn(usize) -> Origin,
     values: Values,
@@ -120,7 +121,7 @@ impl Found<'_> {
     }
 }
 
-/// The line that this byte of the text is on, from one.
+/// Returns the number of the line with this byte, from one.
 fn line(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_told_by_its_line_and_never_quoted() {
+    fn a_broken_file_is_refused_with_its_line_and_never_quoted() {
         let (_, problems) = read("clerk_webhook_signing_secret = \"whsec_topsecret\nlanes = 2\n");
         assert_eq!(problems.len(), 1);
         assert!(problems[0].starts_with("test.toml (test.toml:1): is not valid TOML: "), "{problems:?}");
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_a_list_and_a_switch_are_no_values() {
+    fn a_table_a_list_and_a_boolean_are_refused_as_values() {
         let (_, problems) = read("lanes = [2]\nlisten = true\n[log]\nlevel = 1\n");
         assert_eq!(problems.len(), 3, "{problems:?}");
     }

@@ -1,9 +1,9 @@
-//! The configuration: flags before environment before file before default, read and judged as a whole.
+//! Configuration: flags before environment before file before default, read and checked as a whole.
 //!
 //! Constraints:
 //!
-//! * Everything that is wrong is found before a port is bound, and reported at once, each with the setting's name,
-//!   where its value came from, what is wrong and how to fix it ([`Problems`]).
+//! * All problems are found before a port is bound and reported together, each with the setting's name, where
+//!   its value came from, what is wrong and how to fix it ([`Problems`]).
 //! * No message, report or `Debug` holds the value of a secret.
 //! * `environment.rs` alone reads the environment, `settings.rs` alone knows the names.
 
@@ -36,15 +36,15 @@ pub(crate) use self::source::{Given, Values};
 pub(crate) use self::url::{Place, Role, ServerUrl, has_password, place};
 use self::values::wrong;
 
-/// How to set the secret key.
+/// Fix for a missing secret key.
 pub(crate) const SECRET_KEY_FIX: &str =
     "copy the Secret key (sk_live_… or sk_test_…) from Clerk's dashboard, API keys, into CLERK_SECRET_KEY";
 
-/// Every setting, read and judged.
+/// All settings, read and checked.
 pub(crate) struct Config {
-    /// The values of all settings.
+    /// Values of all settings.
     pub(crate) settings: Settings,
-    /// The places of queue and store.
+    /// Places of queue and store.
     pub(crate) places: Places,
     values: Values,
 }
@@ -57,28 +57,28 @@ pub(crate) struct FileRead {
     pub(crate) is_secret: bool,
 }
 
-/// Where values may come from.
+/// Sources of values.
 pub(crate) struct Sources<'a> {
-    /// The values of flags.
+    /// Values of flags.
     pub(crate) flags: &'a [(&'static About, String)],
-    /// The environment.
+    /// Environment of the process.
     pub(crate) environment: Environment,
-    /// The file.
+    /// Configuration file.
     pub(crate) file: FileSource<'a>,
 }
 
-/// Which file is read.
+/// Choice of the file.
 pub(crate) enum FileSource<'a> {
-    /// This one, which must be there.
+    /// This file, which must exist.
     Named(&'a Path),
-    /// `rollbook.toml`, if it is there.
+    /// `rollbook.toml`, if it exists.
     Default,
-    /// None at all.
+    /// No file.
     None,
 }
 
 impl Config {
-    /// Reads every source and judges the whole.
+    /// Reads all sources and checks the result.
     pub(crate) fn load(sources: &Sources<'_>) -> Result<Self, Problems> {
         let mut problems = Vec::new();
         let mut values = match sources.file {
@@ -99,7 +99,7 @@ impl Config {
     fn read(values: Values, mut problems: Vec<Problem>) -> Result<Self, Problems> {
         let mut used = values.clone();
         if used.get(Settings::queue_url().about.key).is_some() {
-            // Whatever another program's REDIS_URL holds.
+            // REDIS_URL may belong to another program and is not read then.
             used.remove(Settings::redis_url().about.key);
         }
         let settings = reader::read::<Settings>(&used, &mut problems);
@@ -115,10 +115,10 @@ impl Config {
         Ok(Self { settings, places, values })
     }
 
-    /// The signing secrets.
+    /// Returns the signing secrets.
     ///
     /// # Errors
-    /// None is set.
+    /// The setting has no value.
     pub(crate) fn signing_secrets(&self) -> Result<SigningSecrets, Problems> {
         let secrets = self.settings.clerk_webhook_signing_secret.clone();
         secrets.ok_or_else(|| {
@@ -131,10 +131,10 @@ impl Config {
         })
     }
 
-    /// The secret key of the Clerk instance.
+    /// Returns the secret key of the Clerk instance.
     ///
     /// # Errors
-    /// None is set.
+    /// The setting has no value.
     pub(crate) fn secret_key(&self) -> Result<SecretKey, Problems> {
         self.settings.clerk_secret_key.clone().ok_or_else(|| {
             let name = Settings::clerk_secret_key().about.environment();
@@ -142,12 +142,12 @@ impl Config {
         })
     }
 
-    /// Whether nothing runs while an acknowledged delivery could be lost.
+    /// Returns whether all work is refused while an acknowledged delivery could be lost.
     pub(crate) fn is_strict(&self) -> bool {
         self.settings.durability == DurabilityMode::Strict
     }
 
-    /// The files that values came from, each once.
+    /// Returns the files that values came from, each once.
     pub(crate) fn files_read(&self) -> Vec<FileRead> {
         let mut found: BTreeMap<PathBuf, bool> = BTreeMap::new();
         for (_, given) in self.values.all() {
@@ -171,16 +171,16 @@ impl Config {
         found.into_iter().map(|(path, is_secret)| FileRead { path, is_secret }).collect()
     }
 
-    /// The setting that says where the queue is.
+    /// Returns the setting that names the queue.
     pub(crate) fn queue_setting(&self) -> &'static About {
         let queue_url = &Settings::queue_url().about;
         if self.values.get(queue_url.key).is_some() { queue_url } else { &Settings::redis_url().about }
     }
 
-    /// The same with queue and store in these places, in a schema of this name, and these secrets.
+    /// Returns the configuration with queue and store in these places, this schema and these secrets.
     ///
     /// # Errors
-    /// They do not fit the other settings.
+    /// The values do not fit the other settings.
     pub(crate) fn for_demo(
         self,
         queue: Place,
@@ -192,7 +192,7 @@ impl Config {
         Self { settings, places: Places { queue, store }, ..self }.checked()
     }
 
-    /// The same, where its settings fit together.
+    /// Returns the configuration if its settings fit together.
     fn checked(self) -> Result<Self, Problems> {
         let relations = Settings::relations();
         let broken = relations.iter().filter(|one| !one.holds(&self.settings, &self.places));
@@ -200,7 +200,7 @@ impl Config {
         Ok(self)
     }
 
-    /// A problem with a setting of which the value reads well and still can't be used.
+    /// Returns a problem with a setting that has a well-formed value which can't be used.
     pub(crate) fn problem(
         &self,
         setting: &About,

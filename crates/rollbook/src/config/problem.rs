@@ -1,14 +1,14 @@
-//! Problems of a configuration, worded so that each can be fixed without looking anything up.
+//! Problems of a configuration. Each text says how to fix the problem.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use super::values::{Wrong, wrong};
 
-/// Where a value came from.
+/// Source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Nobody said anything.
+    /// The default.
     Default,
     /// A line of the configuration file.
     File {
@@ -17,15 +17,15 @@ pub(crate) enum Origin {
         /// The line, from one.
         line: usize,
     },
-    /// This variable.
+    /// A variable of the environment.
     Environment(String),
-    /// This flag, with its dashes.
+    /// A flag, with its dashes.
     Flag(String),
     /// The content of a file that a setting names.
     Content {
         /// The file.
         path: PathBuf,
-        /// Where its name came from.
+        /// Source of the file's name.
         named_by: Box<Origin>,
     },
 }
@@ -42,21 +42,21 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One thing that is wrong. None of its texts holds the value of a secret.
+/// Returns a list of one problem. None of its texts holds the value of a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
-    /// The setting, as the one who set it knows it.
+    /// Name of the setting, as the source spells it.
     pub(crate) name: String,
-    /// Where its value came from, where it has one.
+    /// Source of the value, if there is one.
     pub(crate) origin: Option<Origin>,
-    /// What is wrong.
+    /// Description of the problem.
     pub(crate) wrong: String,
-    /// What to do.
+    /// Instruction that fixes it.
     pub(crate) fix: String,
 }
 
 impl Problem {
-    /// A problem of this name and, where a source gave the value, of this origin.
+    /// Creates a problem of this setting, with the source of its value if there is one.
     pub(crate) fn of(name: impl Into<String>, origin: Option<&Origin>, wrong: Wrong) -> Self {
         Self { name: name.into(), origin: origin.cloned(), wrong: wrong.what, fix: wrong.fix }
     }
@@ -72,17 +72,17 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong, reported at once.
+/// All problems of a configuration, reported together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Problems(pub(crate) Vec<Problem>);
 
 impl Problems {
-    /// One problem.
+    /// Returns a list of one problem.
     pub(crate) fn one(name: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) -> Self {
         Self(vec![Problem::of(name, None, wrong(what, fix))])
     }
 
-    /// An error where there is at least one.
+    /// Returns an error if there is at least one problem.
     pub(crate) fn check(self) -> Result<(), Self> {
         if self.0.is_empty() { Ok(()) } else { Err(self) }
     }

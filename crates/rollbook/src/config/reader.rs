@@ -1,4 +1,4 @@
-//! Typed reading: each setting's text becomes its value, or a problem that says what is wrong.
+//! Typed reading: parses the text of each setting into its value, or into a problem.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +8,19 @@ use super::setting::{About, Setting};
 use super::source::Values;
 use super::values::wrong;
 
-/// A set of settings that are declared together.
+/// Set of settings that are declared together.
 pub(crate) trait Declared: Sized {
-    /// What is declared, in this order.
+    /// Declarations, in the order of the source.
     fn declarations() -> Vec<&'static About>;
 
-    /// The conditions between them.
+    /// Conditions between the settings.
     fn relations() -> Vec<Relation<Self>>;
 
-    /// Reads every value. `None` where one can't be read: the reader then holds why.
+    /// Reads every value. `None` if one can't be read: the reader then holds the problem.
     fn read(reader: &mut Reader<'_>) -> Option<Self>;
 }
 
-/// Reads settings and collects what is wrong.
+/// Reads settings and collects the problems.
 pub(crate) struct Reader<'a> {
     values: &'a Values,
     /// `GROUP.NAME.` before each key of a group's settings, else empty.
@@ -29,7 +29,7 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The value of a setting; `None` where it can't be read or is missing, which is then a problem.
+    /// Returns the value of a setting. `None` if it is missing or can't be read; then there is a problem.
     pub(crate) fn read<T>(&mut self, setting: &Setting<T>) -> Option<T> {
         let name = format!("{}{}", self.prefix, setting.about.key);
         let given = self.values.get(&name);
@@ -44,12 +44,12 @@ impl Reader<'_> {
     }
 }
 
-/// Reads all settings of a type. `None` where there are problems.
+/// Reads all settings of a type. `None` if there are problems.
 pub(crate) fn read<T: Declared>(values: &Values, problems: &mut Vec<Problem>) -> Option<T> {
     T::read(&mut Reader { values, prefix: String::new(), problems })
 }
 
-/// Reads all `[group.NAME]` of the file, by name. Those with a problem are left out.
+/// Reads all `[group.NAME]` of the file, by name. Groups with a problem are left out.
 #[cfg_attr(not(test), expect(dead_code, reason = "the first group of settings comes with its capability"))]
 pub(crate) fn read_group<T: Declared>(
     values: &Values,

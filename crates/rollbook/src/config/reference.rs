@@ -1,4 +1,4 @@
-//! The reference of all settings, as a page. A test holds `ops/CONFIG.md` against it.
+//! Reference of all settings, as a page. A test compares `ops/CONFIG.md` with it.
 
 use std::fmt::Write as _;
 
@@ -15,17 +15,17 @@ against it (`UPDATE=1 cargo test -p rollbook reference` writes it anew).
 
 - A flag comes before the environment, the environment before the file, the file before the default. The file is
   `rollbook.toml` in the working folder, or what `--config` names; [rollbook.toml](rollbook.toml) is one with every
-  setting at its default. `rollbook config` says what is in force and where it came from.
+  setting at its default. `rollbook config` shows the effective values and where each came from.
 - Every flag works with every command. A secret has no flag, and a URL with a password is refused in one: every user of
   a machine reads its process list.
-- Where a setting says *or a file*, the name with `_FILE` (in the file: `_file`) gives a path whose content is the value.
+- Where a setting says *or a file*, the name with `_FILE` (in the file: `_file`) gives the path of a file that holds the value.
   Both at once are refused.
-- An unknown `ROLLBOOK_…` and an unknown key are refused, and so is an empty value. All that is wrong is told at once,
+- An unknown `ROLLBOOK_…` and an unknown key are refused, and so is an empty value. All problems are reported together,
   before a port is bound; exit code 2.
-- A span of time is a whole number and `ms`, `s`, `m`, `h` or `d`. A size is a whole number of bytes, or of `KiB`, `MiB`, `GiB`.
+- A duration is a whole number and `ms`, `s`, `m`, `h` or `d`. A size is a whole number of bytes, or of `KiB`, `MiB`, `GiB`.
 ";
 
-/// The page.
+/// Returns the page.
 pub(crate) fn page() -> String {
     let (mut page, mut section) = (HEAD.to_owned(), "");
     for setting in SETTINGS.iter() {
@@ -68,10 +68,10 @@ fn form(kind: &Kind) -> String {
         Kind::Path => "a path".to_owned(),
         Kind::Address => "`IP:PORT`, or `localhost:PORT`".to_owned(),
         Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or "),
-        Kind::Duration(max) => format!("a span of time, `1ms` to `{}h`", max.as_secs() / 3600),
-        Kind::Pause(max) => format!("a span of time, `0s` to `{}h`", max.as_secs() / 3600),
+        Kind::Duration(max) => format!("a duration, `1ms` to `{}h`", max.as_secs() / 3600),
+        Kind::Pause(max) => format!("a duration, `0s` to `{}h`", max.as_secs() / 3600),
         Kind::Interval(max) => {
-            format!("`off`, or a span of time, `1ms` to `{}h`", max.as_secs() / 3600)
+            format!("`off`, or a duration, `1ms` to `{}h`", max.as_secs() / 3600)
         }
         Kind::Share => "a number above 0, at most 1".to_owned(),
         Kind::Size(max) => format!("a size, 1 byte to `{}GiB`", max >> 30),
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_tells_every_name_the_default_the_range_and_what_else_must_hold() {
+    fn the_page_has_the_names_the_default_the_range_and_the_conditions_of_a_setting() {
         let page = page();
         for setting in SETTINGS.iter() {
             assert!(page.contains(&format!("\n### `{}`\n", setting.key)), "{}", setting.key);

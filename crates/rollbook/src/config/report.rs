@@ -12,13 +12,14 @@ use super::source::Given;
 use super::url::without_password;
 use crate::output::Table;
 
-/// Stands where a setting has no value.
+/// Shown for a setting without a value.
 const NOT_SET: &str = "(not set)";
-/// Stands where a URL can't be used.
+/// Shown for a URL that can't be used.
 const UNUSABLE: &str = "(not shown: it can't be used; rollbook doctor says why)";
 
 impl Config {
-    /// As a table. Nothing is shown of these URLs, which can't be used: what seems a host may be part of a password.
+    /// Formats the report as a table. Nothing is shown of the URLs in `unusable`: what seems a host may be
+    /// part of a password.
     pub(crate) fn table(&self, unusable: &[&str]) -> String {
         let mut table = Table::new(&["setting", "value", "from", "meaning"]);
         for (key, setting) in self.entries() {
@@ -29,7 +30,7 @@ impl Config {
         table.to_string()
     }
 
-    /// As JSON: an object by key.
+    /// Formats the report as JSON: an object by key.
     pub(crate) fn json(&self, unusable: &[&str]) -> Value {
         let entry = |(key, setting): (&str, &About)| {
             let (value, from) = self.shown(key, setting, unusable);
@@ -46,13 +47,14 @@ impl Config {
         Value::Object(self.entries().map(entry).collect())
     }
 
-    /// Every setting by its key; those of groups by `GROUP.NAME.KEY`, where a source gives them.
+    /// Returns all settings by key. A setting of a group has the key `GROUP.NAME.KEY`, and is listed if a
+    /// source gives it.
     fn entries(&self) -> impl Iterator<Item = (&str, &'static About)> {
         let in_group = |(key, given): (_, &Given)| (given.setting.key != key).then_some((key, given.setting));
         SETTINGS.iter().map(|setting| (setting.key, *setting)).chain(self.values.all().filter_map(in_group))
     }
 
-    /// The value as it may be shown, and where it came from.
+    /// Returns the value as it may be shown, and its source.
     fn shown(&self, key: &str, setting: &About, unusable: &[&str]) -> (Option<String>, String) {
         let Some(given) = self.values.get(key) else {
             return (setting.default.map(str::to_owned), "default".to_owned());
@@ -70,8 +72,8 @@ impl Config {
     }
 }
 
-/// A configuration file with every setting in it, each commented out and at its default. A test holds
-/// `ops/rollbook.toml` against it.
+/// Returns a configuration file with every setting, each commented out and at its default. A test compares
+/// `ops/rollbook.toml` with it.
 pub(crate) fn sample() -> String {
     let mut text = String::from(
         "# Every setting of Rollbook, at its default. Remove the # before those that you change.\n\

@@ -1,8 +1,8 @@
-//! A typed setting, and the macro that declares settings.
+//! Typed settings, and the macro that declares them.
 //!
 //! [`settings!`] makes a struct with one typed field per setting, and the declaration under the same name:
-//! `settings.lanes` is the value, `Settings::lanes()` the declaration. The compiler reports a field that nothing reads:
-//! a setting without a use does not build.
+//! `settings.lanes` is the value, `Settings::lanes()` the declaration. The compiler reports a field that
+//! nothing reads: a setting without a use does not build.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,13 +12,13 @@ use super::url::{self, Place, Role};
 use super::values::{self, Wrong};
 use crate::nearest::nearest;
 
-/// One setting, of which the value is a `T`.
+/// Setting with a value of type `T`.
 pub(crate) struct Setting<T> {
     /// Name, form, default and meaning.
     pub(crate) about: About,
     /// Reads the text of a value.
     pub(super) parse: Parse<T>,
-    /// The value where no source gives one; `None` where a source must give one.
+    /// Value if no source gives one; `None` if a source must give one.
     pub(super) unset: Option<fn() -> T>,
 }
 
@@ -27,30 +27,31 @@ pub(super) type Parse<T> = Box<dyn Fn(&str) -> Result<T, Wrong> + Send + Sync>;
 
 /// Name, form, default and meaning of a setting, whatever its type.
 pub(crate) struct About {
-    /// The key in the file, from which the other names are made.
+    /// Key in the file. The other names are derived from it.
     pub(crate) key: &'static str,
-    /// Title and introduction of the section of the reference that lists the setting.
+    /// Title and introduction of the setting's section in the reference.
     pub(crate) section: (&'static str, &'static str),
-    /// The form of its text.
+    /// Form of the text.
     pub(crate) kind: Kind,
-    /// The text where no source gives one. `None`: not set.
+    /// Text if no source gives one. `None`: not set.
     pub(crate) default: Option<&'static str>,
-    /// A sample text for a setting without a default.
+    /// Sample text for a setting without a default.
     pub(crate) example: &'static str,
-    /// The meaning, in one line.
+    /// Meaning, in one line.
     pub(crate) help: &'static str,
-    /// Whether the help of every command shows the flag. All are flags, and `rollbook config` lists all.
+    /// Whether the help of every command shows the flag. Other flags work too, and `rollbook config` lists
+    /// all.
     pub(crate) everyday: bool,
-    /// Whether Clerk's or other programs use the name too, which then has no prefix in the environment.
+    /// Whether Clerk's or other programs use the name too. Then it has no prefix in the environment.
     is_shared: bool,
 }
 
-/// The form of a setting's text.
+/// Form of a setting's text.
 #[derive(Clone, PartialEq)]
 pub(crate) enum Kind {
     /// Any text.
     Text,
-    /// Never shown, never a flag; may be read from a file.
+    /// A secret: never shown, never a flag; may be read from a file.
     Secret,
     /// URL of a system. May hold a password: shown without it, may be read from a file.
     Url,
@@ -60,11 +61,11 @@ pub(crate) enum Kind {
     Address,
     /// One of these words.
     Choice(Vec<&'static str>),
-    /// A span of time, at most this long.
+    /// A duration, at most this long.
     Duration(Duration),
-    /// A span of time, at most this long, or zero.
+    /// A duration, at most this long, or zero.
     Pause(Duration),
-    /// A span of time, at most this long, or `off`.
+    /// A duration, at most this long, or `off`.
     Interval(Duration),
     /// A number above zero, at most one.
     Share,
@@ -77,36 +78,36 @@ pub(crate) enum Kind {
 }
 
 impl About {
-    /// The name in the environment.
+    /// Returns the name in the environment.
     pub(crate) fn environment(&self) -> String {
         let name = self.key.to_ascii_uppercase();
         if self.is_shared { name } else { format!("ROLLBOOK_{name}") }
     }
 
-    /// The flag. A secret has none: every user of a machine reads the process list.
+    /// Returns the flag. A secret has none: every user of a machine reads the process list.
     pub(crate) fn flag(&self) -> Option<String> {
         (self.kind != Kind::Secret).then(|| self.dashed())
     }
 
-    /// The key as the name of a flag, with its dashes.
+    /// Returns the key as the name of a flag, with its dashes.
     pub(crate) fn dashed(&self) -> String {
         format!("--{}", self.key.replace('_', "-"))
     }
 
-    /// The meaning with a capital at its start.
+    /// Returns the meaning with a capital at its start.
     pub(crate) fn sentence(&self) -> String {
         let mut chars = self.help.chars();
         let first = chars.next().map(char::to_uppercase);
         first.into_iter().flatten().chain(chars).collect()
     }
 
-    /// Whether the value may be the content of a file (`X_FILE`).
+    /// Returns whether the value may be the content of a file (`X_FILE`).
     pub(crate) fn may_be_in_file(&self) -> bool {
         matches!(self.kind, Kind::Secret | Kind::Url)
     }
 }
 
-/// Finds the setting of this name, and whether the name is that of a file which holds the value.
+/// Finds the setting of this name. Also returns whether the name is that of a file which holds the value.
 ///
 /// # Errors
 /// No setting has this name; the text says what to do.
@@ -128,7 +129,8 @@ pub(super) fn find(
 }
 
 /// Declares settings, by sections of the reference: `name: type = form, "meaning";`, with as many
-/// `must(scope, "what it must be", condition, "what is wrong")` behind the meaning as there are relations to others.
+/// `must(scope, "what it must be", condition, "what is wrong")` behind the meaning as there are relations to
+/// others.
 macro_rules! settings {
     ($(#[$attribute:meta])* $name:ident {
         $($section:expr => { $(
@@ -186,13 +188,13 @@ impl<T: 'static> Setting<T> {
         Self { about, parse: Box::new(parse), unset: None }
     }
 
-    /// The same with this default.
+    /// Sets the default.
     pub(super) fn or(mut self, default: &'static str) -> Self {
         self.about.default = Some(default);
         self
     }
 
-    /// The same, not set by default. The example stands in the sample file.
+    /// Makes the setting optional. The sample file shows the example.
     pub(super) fn optional(mut self, example: &'static str) -> Setting<Option<T>> {
         self.about.example = example;
         let parse = self.parse;
@@ -203,19 +205,19 @@ impl<T: 'static> Setting<T> {
         }
     }
 
-    /// The same with its flag in the help of every command.
+    /// Shows the flag in the help of every command.
     pub(super) fn everyday(mut self) -> Self {
         self.about.everyday = true;
         self
     }
 
-    /// The same without our prefix in the environment.
+    /// Removes the prefix `ROLLBOOK_` in the environment.
     pub(super) fn shared(mut self) -> Self {
         self.about.is_shared = true;
         self
     }
 
-    /// The same with its name, its section and its meaning.
+    /// Sets name, section and meaning.
     pub(super) fn declared(
         mut self,
         key: &'static str,
@@ -227,69 +229,70 @@ impl<T: 'static> Setting<T> {
     }
 }
 
-/// A text that `parse` reads.
+/// Declares a text that `parse` reads.
 pub(super) fn text<T: 'static>(parse: fn(&str) -> Result<T, Wrong>) -> Setting<T> {
     Setting::new(Kind::Text, parse)
 }
 
-/// Any text but a URL or a secret.
+/// Declares any text but a URL or a secret.
 pub(super) fn plain() -> Setting<String> {
     Setting::new(Kind::Text, values::plain)
 }
 
-/// A secret that `parse` reads.
+/// Declares a secret that `parse` reads.
 pub(super) fn secret<T: 'static>(parse: fn(&str) -> Result<T, Wrong>) -> Setting<T> {
     Setting::new(Kind::Secret, parse)
 }
 
-/// URL of the queue or the store.
+/// Declares a URL of the queue or the store.
 pub(super) fn url(role: Role) -> Setting<Place> {
     Setting::new(Kind::Url, move |text| url::place(text, role))
 }
 
-/// The path of a folder.
+/// Declares the path of a folder.
 pub(super) fn folder() -> Setting<PathBuf> {
     Setting::new(Kind::Path, |text| values::path(text, "folder"))
 }
 
-/// The path of a file.
+/// Declares the path of a file.
 pub(super) fn file() -> Setting<PathBuf> {
     Setting::new(Kind::Path, |text| values::path(text, "file"))
 }
 
-/// An IP address and a port.
+/// Declares an IP address and a port.
 pub(super) fn address() -> Setting<SocketAddr> {
     Setting::new(Kind::Address, values::address)
 }
 
-/// One of these words, each with its value.
+/// Declares one of these words, each with its value.
 pub(super) fn choice<T: Copy + Sync + 'static>(words: &'static [(&'static str, T)]) -> Setting<T> {
     let kind = Kind::Choice(words.iter().map(|(word, _)| *word).collect());
     Setting::new(kind, move |text| values::choice(text, words))
 }
 
-/// `yes` or `no`.
+/// Declares `yes` or `no`.
 pub(super) fn yes_or_no() -> Setting<bool> {
     choice(&[("yes", true), ("no", false)])
 }
 
-/// A span of time, at most this long.
+/// A duration, at most this long.
 pub(super) fn duration(max: Duration) -> Setting<Duration> {
     Setting::new(Kind::Duration(max), move |text| values::duration(text, max))
 }
 
-/// A span of time, at most this long, or zero.
+/// A duration, at most this long, or zero.
 pub(super) fn pause(max: Duration) -> Setting<Duration> {
     Setting::new(Kind::Pause(max), move |text| values::pause(text, max))
 }
 
-/// An age at which something is removed, at most this; zero, which is `None`, keeps it for good.
+/// Declares an age at which something is removed, at most this; zero, which is `None`, keeps it without
+/// limit.
 pub(super) fn age(max: Duration) -> Setting<Option<Duration>> {
     let parse = move |text: &str| Ok(Some(values::pause(text, max)?).filter(|age| !age.is_zero()));
     Setting::new(Kind::Pause(max), parse)
 }
 
-/// The time between two runs of something, at most this; `off`, which is `None`, runs it never.
+/// Declares the time between two runs of something, at most this; `off`, which is `None`, means never.
 pub(super) fn interval(max: Duration) -> Setting<Option<Duration>> {
     Setting::new(Kind::Interval(max), move |text| values::interval(text, max))
 }

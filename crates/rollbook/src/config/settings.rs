@@ -1,7 +1,7 @@
-//! Every setting, declared once: name, type, form, default, meaning and what must hold.
+//! Declarations of all settings: name, type, form, default, meaning and conditions.
 //!
-//! The flags, the names in the environment, the keys of the file, the report, the sample and the checks all follow from
-//! these declarations. A new setting is one declaration here and its use: `config.settings.NAME`.
+//! The flags, the names in the environment, the keys of the file, the report, the sample and the checks all
+//! follow from these declarations. A new setting is one declaration here and its use: `config.settings.NAME`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,35 +25,35 @@ use super::values::{api_url, identifier, key_prefix, log_filter, secret_key, sig
 /// Every setting, in the order of the report.
 pub(crate) static SETTINGS: LazyLock<Vec<&'static About>> = LazyLock::new(Settings::declarations);
 
-/// The groups of settings that the file may hold several times, each under a name of its own: `[GROUP.NAME]`.
+/// Groups of settings that the file may hold several times, each under its own name: `[GROUP.NAME]`.
 pub(crate) static GROUPS: &Groups = &[];
 
 /// Groups by name, each with its settings.
 pub(crate) type Groups = [(&'static str, fn() -> Vec<&'static About>)];
 
-/// Svix gives up on an answer after this long: what we answer later is lost on it.
+/// Svix's time limit for an answer. A later answer counts as a failure.
 const SVIX_TIMEOUT: Duration = Duration::from_secs(15);
-/// The contract: 503 where the queue has not answered within this.
+/// Maximum of `enqueue_timeout`. The contract says: 503 if the queue has not answered within this time.
 const ENQUEUE_TIMEOUT_MAX: Duration = Duration::from_secs(10);
-/// A second of lag is the most that saving commits can be worth.
+/// Maximum of `lease_linger`. Fewer commits are not worth a longer lag.
 const LEASE_LINGER_MAX: Duration = Duration::from_secs(1);
-/// Reconciliations that follow each other without a pause would use up the budget of the API.
+/// Minimum of `reconcile_every`. Reconciliations without a pause would use up the budget of the API.
 const RECONCILE_EVERY_MIN: Duration = Duration::from_secs(60);
-/// A batch must have ended well before another worker may take it.
+/// Minimum of `lease_for`. A batch must end long before another worker may take it.
 const LEASE_FOR_MIN: Duration = Duration::from_secs(5);
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
-/// No wait of ours has a use for more than a day.
+/// Maximum of most durations: no wait needs more than a day.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Nobody has a use for more than a century.
+/// Maximum of retention times.
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-/// SQLite takes no larger value than 1 GB, and memory is finite.
+/// Maximum of sizes: SQLite takes no larger value than 1 GB.
 const GIB: u64 = 1 << 30;
-/// Far more than one process can hold open, and still a number that a semaphore takes.
+/// Maximum of most numbers: far more than one process can hold open, and a semaphore accepts it.
 const MANY: u64 = 1_000_000;
-/// A batch is one statement and one transaction, held in memory.
+/// Maximum of batches. A batch is one statement and one transaction, held in memory.
 const BATCH: u64 = 10_000;
-/// More than any Postgres allows by default, and far more than one process has a use for.
+/// Maximum of connections: more than any Postgres allows by default, and far more than one process needs.
 const CONNECTIONS: u64 = 1_000;
 
 /// Behaviour while the queue could lose what it acknowledged.
@@ -61,7 +61,7 @@ const CONNECTIONS: u64 = 1_000;
 pub(crate) enum DurabilityMode {
     /// All work is refused.
     Strict,
-    /// Work goes on, and the weakness is reported.
+    /// Work continues, and the weakness is reported.
     Degraded,
 }
 
@@ -75,7 +75,7 @@ pub(crate) enum LogFormat {
 }
 
 settings! {
-    /// The values of all settings.
+    /// Values of all settings.
     Settings {
         ("What and where", "What a deployment decides.") => {
             clerk_webhook_signing_secret: Option<SigningSecrets> =
@@ -230,7 +230,7 @@ settings! {
                 "maximum time for a connection to Postgres",
                 must(Postgres, "less than what statement_timeout leaves of lease_for",
                     |s, _| s.database_connect_timeout + s.statement_timeout < s.lease_for,
-                    "and statement_timeout together are no shorter than lease_for, which a batch may need \
+                    "and statement_timeout together are not shorter than lease_for, which a batch may need \
                      both of");
             statement_timeout: Duration = duration(DAY).or("20s"),
                 "maximum time for one statement of Postgres",

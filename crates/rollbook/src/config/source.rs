@@ -9,17 +9,17 @@ use super::problem::{Origin, Problem};
 use super::setting::{About, Kind};
 use super::values::{self, wrong};
 
-/// The longest value that is read from a file of its own, in bytes. Sixteen secrets take less.
+/// Maximum size of a file that holds one value, in bytes. Sixteen secrets take less.
 const CONTENT_MAX: u64 = 64 * 1024;
 
-/// A value and where it came from. No `Debug`: it may be a secret.
+/// Value and its source. Without `Debug`, because the value may be a secret.
 #[derive(Clone)]
 pub(crate) struct Given {
-    /// The setting.
+    /// Setting of the value.
     pub(crate) setting: &'static About,
-    /// The text.
+    /// Text of the value.
     pub(crate) text: String,
-    /// Where it came from.
+    /// Source of the value.
     pub(crate) origin: Origin,
 }
 
@@ -32,39 +32,39 @@ pub(crate) struct Values {
 }
 
 impl Values {
-    /// The value of a setting, if there is one.
+    /// Returns the value of a setting, if there is one.
     pub(crate) fn get(&self, key: &str) -> Option<&Given> {
         self.given.get(key)
     }
 
-    /// All values, each with its key.
+    /// Returns all values, each with its key.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&str, &Given)> {
         self.given.iter().map(|(key, given)| (key.as_str(), given))
     }
 
-    /// Takes over everything that a stronger source says.
+    /// Adds the values of a source with higher precedence.
     pub(crate) fn override_by(&mut self, stronger: Self) {
         self.given.extend(stronger.given);
         self.members.extend(stronger.members);
     }
 
-    /// Notes that there is a `[GROUP.NAME]`, which may be empty.
+    /// Adds a `[GROUP.NAME]`, which may be empty.
     pub(super) fn add_member(&mut self, group: &str, name: &str) {
         self.members.insert((group.to_owned(), name.to_owned()));
     }
 
-    /// The names in a group.
+    /// Returns the names in a group.
     pub(super) fn names(&self, group: &str) -> impl Iterator<Item = &str> {
         let names = self.members.iter().filter(move |(known, _)| known == group);
         names.map(|(_, name)| name.as_str())
     }
 
-    /// Forgets the value of a setting.
+    /// Removes the value of a setting.
     pub(crate) fn remove(&mut self, key: &str) {
         self.given.remove(key);
     }
 
-    /// Takes a value, or the name of the file that holds it. One source must not give both.
+    /// Adds a value, or the content of the file with this name. One source must not give both.
     pub(crate) fn give(&mut self, key: &str, is_file: bool, given: Given, problems: &mut Vec<Problem>) {
         let (origin, setting) = (given.origin.clone(), given.setting);
         let mut refuse =
@@ -74,7 +74,7 @@ impl Values {
         }
         let given = if is_file {
             if let Err(wrong) = values::path(&given.text, "file") {
-                // The value itself in place of its file's name.
+                // The value itself stands in place of its file's name.
                 return refuse(
                     &wrong.what,
                     &format!("{}, which holds the value and nothing else", wrong.fix),
@@ -106,7 +106,7 @@ impl Values {
     }
 }
 
-/// The content of a file, without white space around it.
+/// Returns the content of a file, without white space around it.
 fn content(path: &Path) -> Result<String, String> {
     let name = path.display().to_string();
     let mut text = String::new();

@@ -101,12 +101,12 @@ fn no_message_and_no_report_holds_a_secret() {
         ("DATABASE_URL", "postgres://me:ImASecret@db/x?password=ImASecret"),
     ];
     let config = load(&[], &environment, None).expect("all is right");
-    let told = format!("{}{}", config.table(&[]), config.json(&[]));
-    assert!(told.contains("set, 1 secret") && !told.contains("ImASecret"), "{told}");
-    assert!(told.contains("redis://…@queue:6379/1") && told.contains("postgres://…@db/x?…"), "{told}");
-    let told = format!("{:?}{:?}", config.places.queue, config.places.store);
-    assert!(told.contains("redis://…@queue:6379/1") && !told.contains("ImASecret"), "{told}");
-    assert!(!told.contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "{told}");
+    let report = format!("{}{}", config.table(&[]), config.json(&[]));
+    assert!(report.contains("set, 1 secret") && !report.contains("ImASecret"), "{report}");
+    assert!(report.contains("redis://…@queue:6379/1") && report.contains("postgres://…@db/x?…"), "{report}");
+    let report = format!("{:?}{:?}", config.places.queue, config.places.store);
+    assert!(report.contains("redis://…@queue:6379/1") && !report.contains("ImASecret"), "{report}");
+    assert!(!report.contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "{report}");
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_url_that_can_be_read_in_two_ways_is_refused_wherever_it_comes_from_and_neve
                 load(&[], &[(&in_file, path)], None),
                 load(&[], &[], Some(&toml(&format!("{key} = \"{url}\"\n")))),
                 load(&[], &[], Some(&toml(&format!("{key} = \"{url}\n")))),
-                // The value where its file's name is meant.
+                // The value in place of its file's name.
                 load(&[], &[(&in_file, &url)], None),
                 // In another setting.
                 load(&[], &[("ROLLBOOK_SCHEMA", &url)], None),
@@ -157,11 +157,11 @@ fn a_url_that_can_be_read_in_two_ways_is_refused_wherever_it_comes_from_and_neve
 }
 
 #[test]
-fn of_a_url_that_can_not_be_used_the_report_shows_nothing() {
+fn the_report_shows_nothing_of_a_url_that_can_not_be_used() {
     let config =
         load(&[], &[("DATABASE_URL", "postgres://me:x@ImAHost:none/db")], None).expect("its scheme is right");
-    let told = format!("{}{}", config.table(&["database_url"]), config.json(&["database_url"]));
-    assert!(!told.contains("ImAHost") && told.contains("can't be used"), "{told}");
+    let report = format!("{}{}", config.table(&["database_url"]), config.json(&["database_url"]));
+    assert!(!report.contains("ImAHost") && report.contains("can't be used"), "{report}");
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_password_on_the_command_line_is_refused() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_told_at_once() {
+fn all_problems_are_reported_together() {
     let environment = [("ROLLBOOK_LISTEN", "nowhere"), ("ROLLBOOK_LANES", "0"), ("ROLLBOOK_TOLERANCE", "5")];
     let text = refusal(load(&[], &environment, None));
     for part in ["ROLLBOOK_LISTEN", "ROLLBOOK_LANES", "ROLLBOOK_TOLERANCE"] {

@@ -1,4 +1,4 @@
-//! URLs of queue and store, of which no text of ours may show the password.
+//! URLs of queue and store. No text may show their passwords.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,17 +7,17 @@ use rollbook_core::url::Parts;
 
 use super::values::{self, Wrong, wrong};
 
-/// Where a queue or a store is.
+/// Place of a queue or a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// A file of SQLite.
+    /// An SQLite file.
     Sqlite(PathBuf),
-    /// A server: the queue's is Redis, the store's is Postgres.
+    /// A server: Redis for the queue, Postgres for the store.
     Server(ServerUrl),
 }
 
 impl Place {
-    /// The file, where it is one.
+    /// Returns the path of the file, if the place is one.
     pub(crate) fn file(&self) -> Option<&Path> {
         match self {
             Self::Sqlite(path) => Some(path),
@@ -25,7 +25,7 @@ impl Place {
         }
     }
 
-    /// The server, where it is one.
+    /// Returns the URL of the server, if the place is one.
     pub(crate) fn server(&self) -> Option<&ServerUrl> {
         match self {
             Self::Sqlite(_) => None,
@@ -34,30 +34,30 @@ impl Place {
     }
 }
 
-/// The URL of a server, which may hold a password.
+/// URL of a server, which may hold a password.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct ServerUrl(String);
 
 impl ServerUrl {
-    /// The whole of it, for whoever connects.
+    /// Returns the whole URL, for the connection.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether the way to the server is encrypted by the URL's own word. Postgres says it elsewhere.
+    /// Returns whether the scheme asks for TLS. A Postgres URL asks for it in a parameter.
     pub(crate) fn is_redis_tls(&self) -> bool {
         self.0.starts_with("rediss")
     }
 }
 
 impl fmt::Debug for ServerUrl {
-    /// Never the password.
+    /// Shows the URL without its password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&without_password(&self.0))
     }
 }
 
-/// What a URL is asked to be.
+/// Role of a URL.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// The queue.
@@ -66,7 +66,7 @@ pub(crate) enum Role {
     Store,
 }
 
-/// `redis+sentinel://` and `redis+cluster://` are judged by the adapter, which knows what they hold.
+/// Schemes of Redis. The adapter checks the content of `redis+sentinel://` and `redis+cluster://`.
 const REDIS: [&str; 6] =
     ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
 const POSTGRES: [&str; 2] = ["postgres", "postgresql"];
@@ -79,7 +79,7 @@ impl Role {
         }
     }
 
-    /// Whether this is the scheme of a server for it.
+    /// Returns whether servers of this role have this scheme.
     fn serves(self, scheme: &str) -> bool {
         match self {
             Self::Queue => REDIS.contains(&scheme),
@@ -87,7 +87,7 @@ impl Role {
         }
     }
 
-    /// Why the server that its URL names can't be it.
+    /// Returns the problem with a URL of the other role's server.
     const fn refusal(self) -> (&'static str, &'static str) {
         match self {
             Self::Queue => (
@@ -102,7 +102,7 @@ impl Role {
     }
 }
 
-/// Where a queue or a store is. Its errors never quote the URL.
+/// Parses the place of a queue or a store. No error quotes the URL.
 pub(crate) fn place(text: &str, role: Role) -> Result<Place, Wrong> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(wrong("is not a valid URL", role.fix()));
@@ -127,15 +127,15 @@ pub(crate) fn place(text: &str, role: Role) -> Result<Place, Wrong> {
     }
 }
 
-/// Whether a URL holds a password: before the host, or as a parameter of a name like `password`.
+/// Returns whether a URL holds a password: before the host, or in a parameter with a name like `password`.
 pub(crate) fn has_password(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let parameters = rest.split_once('?').map_or("", |(_, parameters)| parameters).to_ascii_lowercase();
     rest.rsplit_once('@').is_some_and(|(info, _)| info.contains(':')) || parameters.contains("pass")
 }
 
-/// The URL as it may be shown: without what is before the last `@` and behind the `?`. Of one that can be read in two
-/// ways nothing but the scheme is left.
+/// Returns the URL as it may be shown: without the part before the last `@` and without parameters. If the
+/// URL can be read in two ways, only the scheme is left.
 pub(crate) fn without_password(url: &str) -> String {
     if let Some(path) = url.strip_prefix("sqlite://") {
         let is_path = values::path(path, "file").is_ok();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_in_the_other_ones_place_is_told_where_it_belongs() {
+    fn a_server_of_the_other_role_is_refused_with_the_setting_where_it_belongs() {
         let refusal = place("redis://u:secret@h:1", Role::Store).expect_err("no store");
         assert!(refusal.what.contains("Redis") && refusal.fix.contains("queue_url"), "{refusal:?}");
         let refusal = place("postgres://u:secret@h:1", Role::Queue).expect_err("no queue");

@@ -1,6 +1,6 @@
-//! Reading values: from text to what the code works with, or what is wrong and how to fix it.
+//! Parsing of values: returns the typed value, or what is wrong and how to fix it.
 //!
-//! The texts of errors never hold the value of a secret or of a URL, whose caller knows which it is.
+//! No error text holds the value of a secret or of a URL: the caller knows the setting.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,24 +12,24 @@ use rollbook_core::signature::SigningSecrets;
 use crate::nearest::nearest;
 use crate::secrets::{self, looks_secret};
 
-/// The highest age that a command may ask for: nothing is older than Rollbook.
+/// Maximum age that a command accepts: nothing is older than Rollbook.
 pub(crate) const AGE_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
 
-/// A fault of a value, and its fix.
+/// Problem of a value, and its fix.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Wrong {
-    /// What is wrong.
+    /// Description of the problem.
     pub(crate) what: String,
-    /// What to write instead.
+    /// Instruction that fixes it.
     pub(crate) fix: String,
 }
 
-/// A fault and its fix.
+/// Creates a problem with its fix.
 pub(crate) fn wrong(what: impl Into<String>, fix: impl Into<String>) -> Wrong {
     Wrong { what: what.into(), fix: fix.into() }
 }
 
-/// A value as an error may quote it: who puts a secret into the wrong setting must not find it in a log.
+/// Returns the value as an error may quote it: a secret in the wrong setting must not reach a log.
 fn quoted(text: &str) -> String {
     if looks_secret(text) {
         "what is there looks like a URL or a secret, and".to_owned()
@@ -38,13 +38,13 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// A span of time: a whole number and a unit, such as `60s`.
+/// Parses a duration: a whole number and a unit, such as `60s`.
 pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
     const FIX: &str = "write it as 500ms, 60s, 10m, 2h or 7d";
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {
-        return Err(wrong(format!("{} is no span of time", quoted(text)), FIX));
+        return Err(wrong(format!("{} is not a duration", quoted(text)), FIX));
     }
     let millis: u64 = match unit.trim() {
         "ms" => 1,
@@ -66,17 +66,17 @@ pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
     }
 }
 
-/// A span of time that may be none: `0s`.
+/// Parses a duration that may be zero: `0s`.
 pub(crate) fn pause(text: &str, max: Duration) -> Result<Duration, Wrong> {
     if text == "0s" { Ok(Duration::ZERO) } else { duration(text, max) }
 }
 
-/// A span of time, or `off`.
+/// Parses a duration, or `off`.
 pub(crate) fn interval(text: &str, max: Duration) -> Result<Option<Duration>, Wrong> {
     if text == "off" { Ok(None) } else { duration(text, max).map(Some) }
 }
 
-/// A number above zero, at most one, such as `0.5`.
+/// Parses a number above zero, at most one, such as `0.5`.
 pub(crate) fn share(text: &str) -> Result<f64, Wrong> {
     let share = text.parse().ok().filter(|share| *share > 0.0 && *share <= 1.0);
     share.ok_or_else(|| {
@@ -84,7 +84,7 @@ pub(crate) fn share(text: &str) -> Result<f64, Wrong> {
     })
 }
 
-/// A number of bytes, such as `1MiB`, `64KiB` or `4096`.
+/// Parses a number of bytes, such as `1MiB`, `64KiB` or `4096`.
 pub(crate) fn size<N: TryFrom<u64>>(text: &str, max: u64) -> Result<N, Wrong> {
     const FIX: &str = "write it in bytes, or as 64KiB, 1MiB or 1GiB";
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -94,18 +94,18 @@ pub(crate) fn size<N: TryFrom<u64>>(text: &str, max: u64) -> Result<N, Wrong> {
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
-        _ => return Err(wrong(format!("{} is no size", quoted(text)), FIX)),
+        _ => return Err(wrong(format!("{} is not a size", quoted(text)), FIX)),
     };
     let size = number.parse().ok().and_then(|number: u64| number.checked_mul(bytes));
     within(text, size, max, FIX)
 }
 
-/// A whole number, at least one.
+/// Parses a whole number, at least one.
 pub(crate) fn number<N: TryFrom<u64>>(text: &str, max: u64) -> Result<N, Wrong> {
     within(text, text.parse().ok(), max, &format!("write a whole number from 1 to {max}"))
 }
 
-/// A whole number, which may be zero.
+/// Parses a whole number, which may be zero.
 pub(crate) fn count<N: TryFrom<u64>>(text: &str, max: u64) -> Result<N, Wrong> {
     let fix = format!("write a whole number from 0 to {max}");
     if text == "0" { fitting(text, 0, &fix) } else { within(text, text.parse().ok(), max, &fix) }
@@ -118,7 +118,7 @@ fn within<N: TryFrom<u64>>(text: &str, number: Option<u64>, max: u64, fix: &str)
             Err(wrong(format!("{} is too much", quoted(text)), format!("at most {max}")))
         }
         Some(number) => fitting(text, number, fix),
-        None => Err(wrong(format!("{} is no whole number", quoted(text)), fix)),
+        None => Err(wrong(format!("{} is not a whole number", quoted(text)), fix)),
     }
 }
 
@@ -127,7 +127,8 @@ fn fitting<N: TryFrom<u64>>(text: &str, number: u64, fix: &str) -> Result<N, Wro
         .map_err(|_| wrong(format!("{} is more than this machine can count", quoted(text)), fix))
 }
 
-/// A path of a `folder` or `file`. A URL or a key in its place would be printed, and folders would be named after it.
+/// Parses a path of a `folder` or `file`. A URL or a key is refused: it would be printed, or become a
+/// folder's name.
 pub(crate) fn path(text: &str, what: &str) -> Result<PathBuf, Wrong> {
     if text.contains(secrets::URL) {
         return Err(wrong(format!("is a URL, not a {what}"), format!("write the path of a {what}")));
@@ -141,7 +142,7 @@ pub(crate) fn path(text: &str, what: &str) -> Result<PathBuf, Wrong> {
     Ok(PathBuf::from(text))
 }
 
-/// Any text but a URL or a secret.
+/// Parses any text but a URL or a secret.
 pub(crate) fn plain(text: &str) -> Result<String, Wrong> {
     if looks_secret(text) {
         return Err(wrong("looks like a URL or a secret", "write it into the setting that it is meant for"));
@@ -149,17 +150,20 @@ pub(crate) fn plain(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
-/// `HOST:PORT`, where the host is an IP address or `localhost`. No name is looked up: what a name
-/// means may change between two starts.
+/// Parses `HOST:PORT` with an IP address or `localhost` as the host. Other names are refused: their addresses
+/// may change between two starts.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, Wrong> {
     let local = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
     let local = local.map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     local.or_else(|| text.parse().ok()).ok_or_else(|| {
-        wrong(format!("{} is no address", quoted(text)), "write IP:PORT, such as 127.0.0.1:8080 or [::]:8080")
+        wrong(
+            format!("{} is not an address", quoted(text)),
+            "write IP:PORT, such as 127.0.0.1:8080 or [::]:8080",
+        )
     })
 }
 
-/// One of these words, each with its value.
+/// Parses one of these words, each with its value.
 pub(crate) fn choice<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, Wrong> {
     let found = words.iter().find(|(word, _)| *word == text);
     found.map(|(_, value)| *value).ok_or_else(|| {
@@ -168,36 +172,36 @@ pub(crate) fn choice<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result
     })
 }
 
-/// One signing secret or more.
+/// Parses one signing secret or more.
 pub(crate) fn signing_secrets(text: &str) -> Result<SigningSecrets, Wrong> {
     SigningSecrets::parse(text).map_err(|error| {
         wrong(error.to_string(), "write whsec_…, and more of them separated by commas or spaces")
     })
 }
 
-/// Secret key of a Clerk instance.
+/// Parses the secret key of a Clerk instance.
 pub(crate) fn secret_key(text: &str) -> Result<SecretKey, Wrong> {
     SecretKey::parse(text)
         .map_err(|error| wrong(error.to_string(), "a secret key is in Clerk's dashboard, API keys"))
 }
 
-/// URL of Clerk's API. Its errors never quote it.
+/// Parses the URL of Clerk's API. No error quotes it.
 pub(crate) fn api_url(text: &str) -> Result<ApiUrl, Wrong> {
     let fix = "leave it out, or write https://HOST/v1";
     ApiUrl::parse(text).map_err(|error| wrong(error.to_string(), fix))
 }
 
-/// What is logged: levels and `target=level`, separated by commas. A bare word must be a level: as
-/// the name of a target it would turn everything else off, which nobody means by `debgu`.
+/// Parses a log filter: levels and `target=level`, separated by commas. A bare word must be a level: as the
+/// name of a target, a misspelt `debgu` would turn everything else off.
 pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    // A part of a secret may look like none.
+    // A part of a secret may not look like a secret.
     let shown = |part: &str| if looks_secret(text) { quoted(text) } else { quoted(part) };
     for part in text.split(',').map(str::trim) {
         if !part.contains(['=', '[']) && !LEVELS.contains(&part.to_ascii_lowercase().as_str()) {
             let meant = nearest(part, LEVELS.map(str::to_owned)).unwrap_or_else(|| "info".to_owned());
             return Err(wrong(
-                format!("{} is no level", shown(part)),
+                format!("{} is not a level", shown(part)),
                 format!("did you mean {meant}? Levels are {}", LEVELS.join(", ")),
             ));
         }
@@ -206,12 +210,15 @@ pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => {
             let why = if looks_secret(text) { String::new() } else { format!(" ({error})") };
-            Err(wrong(format!("{} is no filter{why}", quoted(text)), "write info, or rollbook=debug,info"))
+            Err(wrong(
+                format!("{} is not a log filter{why}", quoted(text)),
+                "write info, or rollbook=debug,info",
+            ))
         }
     }
 }
 
-/// What the names of keys begin with.
+/// Parses a prefix of keys.
 pub(crate) fn key_prefix(text: &str) -> Result<String, Wrong> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     if (1..=64).contains(&text.len()) && text.bytes().all(plain) && !secrets::begins_with_key(text) {
@@ -220,7 +227,7 @@ pub(crate) fn key_prefix(text: &str) -> Result<String, Wrong> {
     Err(wrong(format!("{} can't begin a key", quoted(text)), "write at most 64 letters, digits, _, - and ."))
 }
 
-/// A plain SQL identifier.
+/// Parses a plain SQL identifier.
 pub(crate) fn identifier(text: &str) -> Result<String, Wrong> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let whole =
@@ -233,7 +240,7 @@ pub(crate) fn identifier(text: &str) -> Result<String, Wrong> {
         ));
     }
     let whole = whole && !secrets::begins_with_key(text);
-    if whole { Ok(text.to_owned()) } else { Err(wrong(format!("{} is no plain name", quoted(text)), fix)) }
+    if whole { Ok(text.to_owned()) } else { Err(wrong(format!("{} is not a plain name", quoted(text)), fix)) }
 }
 
 #[cfg(test)]
@@ -243,7 +250,7 @@ mod tests {
     const MAX: Duration = Duration::from_secs(86_400);
 
     #[test]
-    fn a_span_is_a_number_and_a_unit() {
+    fn a_duration_is_a_number_and_a_unit() {
         for (text, seconds) in [("60s", 60), ("10m", 600), ("2h", 7200), ("2 s", 2)] {
             assert_eq!(duration(text, MAX), Ok(Duration::from_secs(seconds)), "{text}");
         }

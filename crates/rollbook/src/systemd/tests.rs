@@ -1,4 +1,4 @@
-//! A socket in systemd's place, and a worker whose store hangs.
+//! Notifications to a socket in place of systemd's, with a worker and a store that hangs.
 
 use std::sync::Arc;
 
@@ -23,10 +23,10 @@ use crate::wire::Queue;
 use rollbook_testkit::queues::all_of;
 
 const PERIOD: Duration = Duration::from_secs(10);
-/// After so long without a word none will come. Tokio winds its clock on whenever all wait.
+/// Time without a message after which none will come. Tokio advances its paused clock while all tasks wait.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Where systemd would listen.
+/// Socket in place of systemd's.
 struct Listener {
     socket: tokio::net::UnixDatagram,
     name: String,
@@ -47,7 +47,7 @@ impl Listener {
         Systemd::of(&Environment::of(&environment)).expect("it listens")
     }
 
-    /// The next that is said, unless nothing is.
+    /// Returns the next message, or `None` if there is none.
     async fn heard(&self) -> Option<String> {
         let mut buffer = [0; 64];
         let length = timeout(LONG, self.socket.recv(&mut buffer)).await.ok()?.expect("a datagram");
@@ -82,9 +82,9 @@ async fn the_watchdog_is_fed_until_a_lane_of_the_worker_stands_still() {
         Service::start(&config, faces, ports, &queues, Some(store), clock.clone(), Registry::new())
             .expect("it starts");
     let listener = Listener::start();
-    service.tell(listener.systemd());
+    service.report_to_systemd(listener.systemd());
     let stop = CancellationToken::new();
-    let told = async {
+    let messages = async {
         assert_eq!(listener.heard().await.as_deref(), Some("READY=1"));
         assert_eq!(listener.heard().await.as_deref(), Some("WATCHDOG=1"));
         let user = events::user("user_1", 1_790_000_000_000);
@@ -110,9 +110,9 @@ async fn the_watchdog_is_fed_until_a_lane_of_the_worker_stands_still() {
                 return;
             }
         }
-        panic!("it stops and does not say so");
+        panic!("it stops without a notification");
     };
-    let (ended, ()) = tokio::join!(service.run(stop.clone()), told);
+    let (ended, ()) = tokio::join!(service.run(stop.clone()), messages);
     ended.expect("it ends well");
 }
 
@@ -129,7 +129,7 @@ fn the_watchdog_is_for_the_process_that_is_named() {
 }
 
 #[test]
-fn a_socket_that_is_not_there_or_no_socket_at_all_stops_nobody() {
+fn a_missing_socket_does_not_stop_the_service() {
     for name in ["", "relative", "/nowhere/notify", "@rollbook-nobody-listens", "vsock:2:1234"] {
         assert!(Systemd::of(&Environment::of(&[("NOTIFY_SOCKET", name)])).is_none(), "{name}");
     }

@@ -1,4 +1,4 @@
-//! What the commands do, and how they end.
+//! Commands: their effects, output and exit codes.
 
 use std::process::Stdio;
 
@@ -60,7 +60,7 @@ fn send_names_the_nearest_type_and_fails_where_nobody_listens() {
 }
 
 #[test]
-fn a_delivery_is_sent_parked_listed_shown_redriven_and_discarded_beside_a_running_server() {
+fn a_delivery_is_sent_parked_listed_shown_redriven_and_discarded_while_a_server_runs() {
     let home = Home::new().with("torn.json", "{\"type\": \"user.updated\u{1b}[31m");
     let server = Server::start(&home);
     let send = |arguments: &[&str]| {
@@ -122,7 +122,7 @@ fn a_delivery_is_sent_parked_listed_shown_redriven_and_discarded_beside_a_runnin
 }
 
 #[test]
-fn a_refused_delivery_is_told_and_ends_send_with_1() {
+fn a_refused_delivery_is_reported_and_ends_send_with_1() {
     let home = Home::new();
     let server = Server::start(&home);
     let other = [("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")];
@@ -146,14 +146,14 @@ fn the_demo_ends_with_right_rows_and_leaves_nothing_behind() {
     let home = Home::new();
     let temporary = home.path().to_str().expect("a plain path");
     let arguments = ["demo", "--deliveries", "400", "--seed", "7", "--output", "json"];
-    let told = home
+    let report = home
         .run(&arguments, &[("TMPDIR", temporary), ("DATABASE_URL", "postgres://elsewhere")])
         .ended(0)
         .json();
-    assert_eq!(told["passed"], true);
-    assert_eq!(told["rows"], told["rows_equal"]);
-    assert_eq!(told["acknowledged"], told["deliveries"]);
-    assert!(told["deliveries"].as_u64() >= Some(400), "{told}");
+    assert_eq!(report["passed"], true);
+    assert_eq!(report["rows"], report["rows_equal"]);
+    assert_eq!(report["acknowledged"], report["deliveries"]);
+    assert!(report["deliveries"].as_u64() >= Some(400), "{report}");
     assert_eq!(std::fs::read_dir(home.path()).expect("it is there").count(), 0);
 }
 
@@ -167,7 +167,7 @@ fn the_demo_fills_no_databases_that_are_there_already() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn a_reader_that_closes_the_pipe_is_not_a_failure() {
     let home = Home::new();
     let mut child = home
         .command(&["completions", "bash"], &[])

@@ -1,4 +1,4 @@
-//! Wrong settings end with exit code 2, the setting's name and the fix; secrets are never told.
+//! Wrong settings end with exit code 2, the setting's name and the fix; secrets are never shown.
 
 use crate::rollbook::{Home, SECRET};
 
@@ -72,7 +72,7 @@ fn environment<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
 }
 
 #[test]
-fn every_wrong_setting_ends_serve_with_2_and_is_named_and_no_secret_is_told() {
+fn every_wrong_setting_ends_serve_with_2_and_is_named_and_no_secret_is_shown() {
     for (name, value) in WRONG {
         let home = Home::new();
         let ran = home.run(&["serve"], &environment(&[(name, value)])).ended(2);
@@ -92,7 +92,7 @@ fn the_list_of_wrong_settings_has_every_setting_that_can_be_wrong_alone() {
     let settings = Home::new().run(&["config", "--output", "json"], &[]).ended(0).json();
     for (key, setting) in settings.as_object().expect("an object") {
         let name = setting["environment"].as_str().expect("a name");
-        // Wrong only beside another.
+        // Wrong only with another setting.
         if key != "gate_backoff_max" {
             assert!(WRONG.iter().any(|(wrong, _)| *wrong == name), "{name}");
         }
@@ -100,7 +100,7 @@ fn the_list_of_wrong_settings_has_every_setting_that_can_be_wrong_alone() {
 }
 
 #[test]
-fn a_wrong_setting_of_the_file_is_told_with_its_line_and_one_of_a_flag_with_its_name() {
+fn a_wrong_setting_is_reported_with_the_line_of_the_file_or_the_name_of_the_flag() {
     let home = Home::new().with("rollbook.toml", "# mine\nlanes = 2\nlease_for = \"1 fortnight\"\n");
     let ran = home.run(&["serve"], &environment(&[])).ended(2);
     assert!(
@@ -109,7 +109,7 @@ fn a_wrong_setting_of_the_file_is_told_with_its_line_and_one_of_a_flag_with_its_
         ran.err
     );
     let ran = Home::new().run(&["serve", "--lanes", "none"], &environment(&[])).ended(2);
-    assert!(ran.err.contains("lanes (flag --lanes): \"none\" is no whole number"), "{}", ran.err);
+    assert!(ran.err.contains("lanes (flag --lanes): \"none\" is not a whole number"), "{}", ran.err);
     let ran = Home::new().run(&["serve", "--config", "nowhere.toml"], &environment(&[])).ended(2);
     assert!(ran.err.contains("nowhere.toml can't be read"), "{}", ran.err);
 }
@@ -143,10 +143,10 @@ fn without_a_secret_serve_and_receive_say_so_and_work_does_not_ask_for_one() {
 fn flags_come_before_the_environment_before_the_file_before_the_default_and_config_says_which() {
     let home = Home::new().with("mine.toml", "lanes = 3\nlease_for = \"30s\"\nbackoff = \"3s\"\n");
     let arguments = ["config", "--config", "mine.toml", "--lanes", "5", "--output", "json"];
-    let told =
+    let shown =
         home.run(&arguments, &[("ROLLBOOK_LANES", "4"), ("ROLLBOOK_LEASE_FOR", "40s")]).ended(0).json();
     let of = |key: &str| {
-        (told[key]["value"].as_str().unwrap_or_default(), told[key]["from"].as_str().unwrap_or_default())
+        (shown[key]["value"].as_str().unwrap_or_default(), shown[key]["from"].as_str().unwrap_or_default())
     };
     assert_eq!(of("lanes"), ("5", "flag --lanes"));
     assert_eq!(of("lease_for"), ("40s", "environment ROLLBOOK_LEASE_FOR"));
@@ -155,17 +155,17 @@ fn flags_come_before_the_environment_before_the_file_before_the_default_and_conf
 }
 
 #[test]
-fn a_secret_is_read_from_a_file_and_told_by_number_only() {
+fn a_secret_is_read_from_a_file_and_shown_as_a_count_only() {
     let home = Home::new()
         .with("secret", format!("{SECRET},whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n"))
         .with("rollbook.toml", "database_url = \"postgres://u:ImASecret@h/x\"\n");
     for output in ["text", "json"] {
         let environment = [("CLERK_WEBHOOK_SIGNING_SECRET_FILE", "secret"), ("ROLLBOOK_LOG", "trace")];
         let ran = home.run(&["config", "--output", output], &environment).ended(0);
-        let told = format!("{}{}", ran.out, ran.err);
-        assert!(told.contains("set, 2 secrets") && told.contains("file secret (environment"), "{told}");
+        let shown = format!("{}{}", ran.out, ran.err);
+        assert!(shown.contains("set, 2 secrets") && shown.contains("file secret (environment"), "{shown}");
         for secret in [&SECRET[6..], "AAAAAAAA", "ImASecret"] {
-            assert!(!told.contains(secret), "{told}");
+            assert!(!shown.contains(secret), "{shown}");
         }
     }
 }
@@ -228,10 +228,10 @@ fn a_url_in_place_of_a_path_ends_every_command_with_2_before_anything_is_created
             let flag: &[&str] = if is_flag { &[name, value] } else { &[] };
             let variable: &[(&str, &str)] = if is_flag { &[] } else { &[(name, value)] };
             let ran = home.run(&[command, flag].concat(), &environment(variable)).ended(2);
-            let told = format!("{}{}", ran.out, ran.err);
+            let shown = format!("{}{}", ran.out, ran.err);
             let key = name.trim_start_matches("ROLLBOOK_").trim_start_matches("--").replace('-', "_");
-            assert!(told.contains(&key.to_lowercase()), "{command:?} {name}: {told}");
-            assert!(!told.contains("ImASecret"), "{command:?} {name}: {told}");
+            assert!(shown.contains(&key.to_lowercase()), "{command:?} {name}: {shown}");
+            assert!(!shown.contains("ImASecret"), "{command:?} {name}: {shown}");
             let made: Vec<_> = std::fs::read_dir(home.path()).expect("a folder").collect();
             assert!(made.is_empty(), "{command:?} {name}: {made:?}");
         }

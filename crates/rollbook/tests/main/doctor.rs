@@ -1,4 +1,4 @@
-//! What `doctor` finds on one machine, and how it ends.
+//! `doctor` on one machine: findings and exit codes.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -23,8 +23,8 @@ fn states(report: &Value, check: &str) -> Vec<String> {
     ours.map(|one| one["state"].as_str().expect("a text").to_owned()).collect()
 }
 
-/// What is said of a check, and its fix.
-fn told(report: &Value, check: &str) -> (String, String) {
+/// Returns the finding of a check, and its fix.
+fn finding(report: &Value, check: &str) -> (String, String) {
     let checks = report["checks"].as_array().expect("a list");
     let one =
         checks.iter().find(|one| one["check"] == check).unwrap_or_else(|| panic!("no {check}: {report}"));
@@ -51,7 +51,7 @@ fn masked(text: &str) -> String {
 }
 
 #[test]
-fn a_healthy_process_is_told_as_the_file_says_and_a_test_event_is_followed_to_the_ledger() {
+fn a_healthy_process_is_reported_and_a_test_event_is_followed_to_the_ledger() {
     let home = Home::new();
     let server = Server::start(&home);
     let sent = about(&home, &server, &["--send", "--url", &server.receiver]).ended(0);
@@ -88,7 +88,7 @@ fn before_the_first_start_nothing_has_failed_and_nothing_is_made() {
     for check in ["queue", "store", "process", "clock"] {
         assert_eq!(states(&report, check), ["skipped"], "{report}");
     }
-    let clock = told(&report, "clock").0;
+    let clock = finding(&report, "clock").0;
     assert!(
         clock
             .ends_with("nothing to compare it with; timedatectl must say \"System clock synchronized: yes\""),
@@ -100,7 +100,7 @@ fn before_the_first_start_nothing_has_failed_and_nothing_is_made() {
         (states(&report, "queue"), states(&report, "store")),
         (vec!["failed".into()], vec!["failed".into()])
     );
-    assert!(told(&report, "store").1.contains("rollbook migrate"), "{report}");
+    assert!(finding(&report, "store").1.contains("rollbook migrate"), "{report}");
     home.run(&["migrate"], &[]).ended(0);
     home.run(&["doctor", "--face", "work", "--ops-listen", "127.0.0.1:1"], &[]).ended(0);
 }
@@ -143,14 +143,14 @@ fn the_secret_of_another_endpoint_is_found_by_send_and_neither_is_printed() {
     let report = about(&home, &server, &["--output", "json"]).ended(0).json();
     assert_eq!(states(&report, "deliveries"), ["warning"]);
     assert_eq!(states(&report, "refusals"), ["warning"]);
-    let (found, fix) = told(&report, "refusals");
+    let (found, fix) = finding(&report, "refusals");
     assert!(fix.contains("signing secret"), "{report}");
     assert!(found.starts_with("1 for signature since 2"), "{report}");
     // That it takes ours changes nothing of that.
     let report = about(&home, &server, &["--send", "--url", &server.receiver, "--output", "json"]);
     let report = report.ended(0).json();
     assert_eq!(states(&report, "send"), ["ok"]);
-    assert!(told(&report, "refusals").1.contains("signing secret"), "{report}");
+    assert!(finding(&report, "refusals").1.contains("signing secret"), "{report}");
     for secret in [OTHER, SECRET] {
         let key = secret.trim_start_matches("whsec_");
         assert!(!format!("{}{}{report}", ran.out, ran.err).contains(key), "a secret is printed");
@@ -164,7 +164,7 @@ fn a_process_with_other_files_than_ours_is_found_out() {
     home.run(&["migrate"], &[]).ended(0);
     let report =
         about(&home, &server, &["--send", "--url", &server.receiver, "--output", "json"]).ended(1).json();
-    let (found, fix) = told(&report, "send");
+    let (found, fix) = finding(&report, "send");
     assert!(found.contains("neither the queue nor the ledger"), "{found}");
     assert!(fix.contains("settings of the running process"), "{fix}");
 }
@@ -180,11 +180,11 @@ fn files_that_others_may_read_and_dead_letters_are_warned_of_and_fail_nothing() 
         let report = about(&home, &server, &["--output", "json"]).ended(0).json();
         (states(&report, "dead_letters") == ["warning"]).then_some(report)
     });
-    assert!(told(&report, "dead_letters").1.contains("rollbook dead-letters list"), "{report}");
-    // What SQLite makes beside it gets the same mode.
+    assert!(finding(&report, "dead_letters").1.contains("rollbook dead-letters list"), "{report}");
+    // Files that SQLite adds get the same mode.
     let files = states(&report, "files");
     assert!(!files.is_empty() && files.iter().all(|state| state == "warning"), "{report}");
-    let (found, fix) = told(&report, "files");
+    let (found, fix) = finding(&report, "files");
     assert!(found.contains("mode 0644") && fix == "chmod 600 ./rollbook-data/store.db", "{found} {fix}");
 }
 
@@ -194,5 +194,5 @@ fn without_a_ledger_a_test_event_is_followed_until_it_has_left_the_queue() {
     let server = Server::start(&home);
     let report =
         about(&home, &server, &["--send", "--url", &server.receiver, "--output", "json"]).ended(0).json();
-    assert!(told(&report, "send").0.contains("no ledger is looked at"), "{report}");
+    assert!(finding(&report, "send").0.contains("the ledger is not checked"), "{report}");
 }

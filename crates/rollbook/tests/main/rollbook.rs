@@ -51,7 +51,7 @@ impl Home {
     }
 }
 
-/// What became of a run.
+/// Result of a run.
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
     pub(crate) out: String,
@@ -74,7 +74,7 @@ impl Ran {
         self
     }
 
-    /// What it printed, as JSON.
+    /// Returns the output as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in\n{}", self.out))

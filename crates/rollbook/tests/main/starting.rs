@@ -7,7 +7,8 @@ use rollbook_testkit::process::{DEADLINE, Home, until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
 
-/// A home whose store lacks the last step, and a process that keeps the file's lock: the start can't apply it.
+/// A home with a store that lacks the last step, and a process that keeps the file's lock: the start can't
+/// apply the step.
 fn held_up() -> (Home, rusqlite::Connection) {
     let home = Home::new(BINARY);
     home.migrate();
@@ -45,7 +46,7 @@ async fn while_a_file_is_migrated_deliveries_get_503_health_says_why_and_systemd
     systemd.set_read_timeout(Some(DEADLINE)).expect("a setting");
     let hear = || {
         let mut buffer = [0; 512];
-        let length = systemd.recv(&mut buffer).expect("it is told in time");
+        let length = systemd.recv(&mut buffer).expect("a message comes in time");
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
     let home = home.with("NOTIFY_SOCKET", path.to_str().expect("a plain path"));

@@ -1,4 +1,4 @@
-//! The real process tells a socket in systemd's place how it is.
+//! The real process notifies a socket in place of systemd's.
 
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
@@ -26,7 +26,7 @@ impl Listener {
 
     fn hear(&self) -> String {
         let mut buffer = [0; 64];
-        let length = self.socket.recv(&mut buffer).expect("it is told in time");
+        let length = self.socket.recv(&mut buffer).expect("a message comes in time");
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     }
 }

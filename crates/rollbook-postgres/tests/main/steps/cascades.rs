@@ -67,7 +67,8 @@ async fn who_refers_to_a_member_does_not_hold_up_its_deletion() {
     holder.run("COMMIT").await;
 }
 
-/// A later deletion comes while a step of the cascade is under way: it does not wait for the step, and is not lost.
+/// A later deletion comes while a step of the cascade is under way: it does not wait for the step, and is not
+/// lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work_recorded_during_a_step_waits_for_nothing_and_is_not_lost() {
     let world = World::new().await;
@@ -96,7 +97,8 @@ async fn work_recorded_during_a_step_waits_for_nothing_and_is_not_lost() {
     assert_eq!(lines(&world).await, "");
 }
 
-/// Whoever erased the parent by age died before its children, and a delivery of the child comes again.
+/// The worker that erased the parent by retention died before the child rows, and a delivery of the child is
+/// repeated.
 #[tokio::test]
 async fn a_child_with_content_under_a_parent_that_age_erased_loses_it_when_it_comes_again() {
     let world = World::new().await;
@@ -113,7 +115,8 @@ async fn a_child_with_content_under_a_parent_that_age_erased_loses_it_when_it_co
     assert_eq!(count(&world, "data IS NOT NULL").await, 0);
 }
 
-/// A child that was deleted by itself shows that for good: its parents' deletion would be written for nothing.
+/// A child that was deleted by itself shows that for good: its parents' deletion would be written for
+/// nothing.
 #[tokio::test]
 async fn a_write_that_changes_nothing_visible_runs_no_trigger_of_a_deleted_child() {
     let world = World::new().await;

@@ -1,4 +1,4 @@
-//! Erasures of what is large.
+//! Erasures of large subjects.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn a_large_organization_is_erased_in_steps_that_are_reported() {
 }
 
 #[tokio::test]
-async fn a_subject_with_more_ledger_lines_than_one_step_takes_is_forgotten() {
+async fn a_subject_with_more_ledger_entries_than_one_step_removes_is_erased() {
     let world = World::new().await;
     let store = world.store();
     world
@@ -49,7 +49,7 @@ async fn a_subject_with_more_ledger_lines_than_one_step_takes_is_forgotten() {
     assert_eq!(erase(&store, "org_1").await, Ok(ErasedCounts { rows: 1, ledger: 3_500 }));
 }
 
-/// The command was killed right after the tombstone: workers finish what it has begun, and nothing came back.
+/// The command was killed right after the tombstone: workers finish the erasure, and nothing is restored.
 #[tokio::test]
 async fn an_erasure_that_was_killed_is_finished_by_workers() {
     let world = World::new().await;
@@ -148,7 +148,7 @@ const CONTENT_LEFT: &str = "SELECT count(*) FROM mirror_2.users
     WHERE id = 'user_1' AND (num_nonnulls(first_name, primary_email_address, data) > 0 OR deleted_at IS NULL)";
 
 #[tokio::test]
-async fn what_a_trigger_put_back_after_an_erasure_is_erased_once_the_trigger_is_gone() {
+async fn content_that_a_trigger_restored_after_an_erasure_is_erased_once_the_trigger_is_gone() {
     for put_back in
         ["data = OLD.data, first_name = OLD.first_name", "first_name = OLD.first_name", "deleted_at = NULL"]
     {
@@ -173,9 +173,9 @@ async fn what_a_trigger_put_back_after_an_erasure_is_erased_once_the_trigger_is_
     }
 }
 
-/// `updated_at` is no content in this sense: triggers that set it at each write are common.
+/// `updated_at` does not count as content: triggers that set it at each write are common.
 #[tokio::test]
-async fn a_typed_column_that_a_trigger_keeps_is_content_and_a_moment_is_not() {
+async fn a_typed_column_that_a_trigger_keeps_is_content_and_a_time_is_not() {
     let world = World::new().await;
     let store = world.store();
     users(&world, 1).await;
@@ -201,9 +201,9 @@ async fn a_typed_column_that_a_trigger_keeps_is_content_and_a_moment_is_not() {
     assert_eq!(count(&world, "role IS NOT NULL").await, 0);
 }
 
-/// The content goes all the same, and so do all other lines. What is left has a reason and is tried again.
+/// The content and all other entries are removed. An entry that stays has a reason and is retried.
 #[tokio::test]
-async fn a_ledger_that_refuses_to_lose_lines_keeps_no_content() {
+async fn a_ledger_that_refuses_to_lose_entries_keeps_no_content() {
     for (raises, kept) in [("OLD.svix_id IN ('msg_own', 'msg_org_1_7')", 2), ("true", 31)] {
         let world = World::new().await;
         let store = world.store();
@@ -220,14 +220,14 @@ async fn a_ledger_that_refuses_to_lose_lines_keeps_no_content() {
         let refused = erase(&store, "org_1").await;
         let Err(StoreError::Event(text)) = &refused else { panic!("{refused:?}") };
         assert!(
-            text.starts_with(&format!("{kept} lines of the ledger (deliveries) about them stay")),
+            text.starts_with(&format!("{kept} ledger entries (table deliveries) about them stay")),
             "{text}"
         );
         assert!(text.contains("P0001") && !text.contains("ImASecret"), "{text}");
         assert_eq!(count(&world, "data IS NOT NULL OR role IS NOT NULL").await, 0);
         assert_eq!(world.psql("SELECT count(*) FROM mirror_2.deliveries").await, format!("{kept}\n"));
 
-        // Workers try it again, and wait longer each time.
+        // Workers retry it, and wait longer each time.
         for attempts in 1..=2 {
             let left = store.cascades(Some("org_1"), 10).await.expect("a list");
             assert_eq!((left.parents, left.rows, left.listed[0].attempts), (1, 0, attempts));
@@ -243,9 +243,9 @@ async fn a_ledger_that_refuses_to_lose_lines_keeps_no_content() {
     }
 }
 
-/// A trigger on the ledger swallows the removal: of the organization's own line, and of a member's.
+/// A trigger on the ledger skips the removal: of the organization's own entry, and of a member's.
 #[tokio::test]
-async fn only_without_any_line_in_the_ledger_an_erasure_is_a_success() {
+async fn an_erasure_succeeds_only_if_no_ledger_entry_is_left() {
     for kept in ["msg_own", "msg_org_1_7"] {
         let world = World::new().await;
         let store = world.store();
@@ -261,7 +261,7 @@ async fn only_without_any_line_in_the_ledger_an_erasure_is_a_success() {
             .await;
         let refused = erase(&store, "org_1").await;
         let Err(StoreError::Event(text)) = &refused else { panic!("{refused:?}") };
-        assert!(text.contains("lines of the ledger") && text.contains(kept), "{text}");
+        assert!(text.contains("ledger entries") && text.contains(kept), "{text}");
         assert_eq!(world.psql("SELECT svix_id FROM mirror_2.deliveries").await, format!("{kept}\n"));
         assert_eq!(count(&world, "data IS NOT NULL").await, 0);
         world.psql("DROP TRIGGER keep ON mirror_2.deliveries").await;

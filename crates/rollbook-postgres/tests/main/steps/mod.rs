@@ -14,7 +14,7 @@ use rollbook_testkit::events::{START, change_of, deleted, event, membership};
 
 use crate::world::World;
 
-/// More than one recheck repairs.
+/// More rows than one recheck repairs.
 const MEMBERS: u32 = 2_500;
 
 pub(super) fn organization_deleted(id: &str, at: i64) -> Change {
@@ -28,7 +28,7 @@ pub(super) fn joined(number: u32, organization: &str) -> Change {
     change_of(&format!("msg_{id}"), &event("organizationMembership.created", START, &data))
 }
 
-/// Members of an organization, as a store has written them, each with a line in the ledger.
+/// Creates members of an organization as a store writes them, each with a ledger entry.
 pub(super) async fn members(world: &World, organization: &str, count: u32) {
     world
         .psql(&format!(
@@ -44,13 +44,13 @@ pub(super) async fn members(world: &World, organization: &str, count: u32) {
         .await;
 }
 
-/// The body of a trigger that takes this many seconds for each row. The slowness is the fault that is tested: no test
-/// waits by it.
+/// Returns the body of a trigger that takes this many seconds for each row. The slowness is the tested fault:
+/// no test uses it to wait.
 pub(super) fn slow_row(seconds: f64) -> String {
     format!("PERFORM pg_sleep({seconds});")
 }
 
-/// What a trigger before updates of a table does.
+/// Creates a trigger before updates of a table.
 pub(super) async fn trigger(world: &World, table: &str, body: &str) {
     world
         .psql(&format!(
@@ -62,7 +62,7 @@ pub(super) async fn trigger(world: &World, table: &str, body: &str) {
         .await;
 }
 
-/// What a trigger after updates of a table does: by statements of its own, each of which runs it again.
+/// Creates a trigger after updates of a table. Its own statements run it again.
 pub(super) async fn trigger_after(world: &World, table: &str, body: &str) {
     world
         .psql(&format!(
@@ -83,7 +83,7 @@ pub(super) async fn lines(world: &World) -> String {
     world.psql("SELECT what, count(*) FROM mirror_2.rollbook_cascades GROUP BY 1 ORDER BY 1").await
 }
 
-/// Makes all that is left due.
+/// Makes all pending work due.
 pub(super) async fn make_due(world: &World) {
     world.psql("UPDATE mirror_2.rollbook_cascades SET next_try_at = now()").await;
 }

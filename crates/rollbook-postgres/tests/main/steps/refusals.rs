@@ -1,4 +1,4 @@
-//! Rows that refuse what follows from their parent's deletion.
+//! Child rows that refuse their parent's deletion.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::spoilt_sessions::make_role;
 use crate::world::{World, open};
 
 #[tokio::test]
-async fn one_child_that_refuses_keeps_the_deletion_from_nobody_else_and_is_tried_again() {
+async fn a_child_that_refuses_blocks_no_other_child_and_is_retried() {
     let world = World::new().await;
     let store = world.store();
     let all: Vec<Change> = (0..500).map(|number| joined(number, "org_1")).collect();
@@ -28,7 +28,7 @@ async fn one_child_that_refuses_keeps_the_deletion_from_nobody_else_and_is_tried
     assert_eq!((done.rows, done.refused, done.parents_left, done.rows_left), (499, 1, 0, 1));
     assert_eq!(count(&world, "deleted_at IS NULL").await, 1);
 
-    // The store lists it: overall, for the parent and for the child.
+    // The store lists the row: overall, for the parent and for the child.
     for about in [None, Some("org_1"), Some("orgmem_250")] {
         let left = store.cascades(about, 10).await.expect("the store lists them");
         assert_eq!((left.parents, left.rows, left.listed.len()), (0, 1, 1), "{about:?}");
@@ -41,7 +41,7 @@ async fn one_child_that_refuses_keeps_the_deletion_from_nobody_else_and_is_tried
     }
     assert_eq!(store.cascades(Some("org_2"), 10).await.expect("the store lists them").rows, 0);
 
-    // Its next try comes by itself; as long as it is refused, it stays.
+    // The row is retried by itself, and stays pending while it is refused.
     make_due(&world).await;
     assert_eq!(work_off(&store).await.rows_left, 1);
     assert_eq!(store.cascades(None, 1).await.expect("a list").listed[0].attempts, 2);
@@ -56,7 +56,7 @@ async fn one_child_that_refuses_keeps_the_deletion_from_nobody_else_and_is_tried
 async fn a_row_that_can_not_take_its_parents_deletion_does_not_refuse_its_own_delivery() {
     let world = World::new().await;
     let store = world.store();
-    // Between the write of a member and the recheck somebody deletes the organization: the trigger plays that worker.
+    // Between the write of a member and the recheck another worker deletes the organization: the trigger stands for it.
     world
         .psql(
             "CREATE FUNCTION public.races() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -78,7 +78,7 @@ async fn a_row_that_can_not_take_its_parents_deletion_does_not_refuse_its_own_de
 }
 
 #[tokio::test]
-async fn a_trigger_that_swallows_the_change_of_a_child_is_found_out() {
+async fn a_trigger_that_skips_the_change_of_a_child_is_detected() {
     let world = World::new().await;
     let store = world.store();
     members(&world, "org_1", 30).await;
@@ -95,9 +95,9 @@ async fn a_trigger_that_swallows_the_change_of_a_child_is_found_out() {
     );
 }
 
-/// A trigger that refuses all rows: each has an entry, and the search for more is over.
+/// A trigger refuses all rows: each has an entry, and the search for more ends.
 #[tokio::test]
-async fn where_all_children_refuse_each_is_recorded_and_nothing_is_tried_in_a_loop() {
+async fn if_all_children_refuse_each_is_recorded_and_nothing_is_retried_in_a_loop() {
     let world = World::new().await;
     let store = world.store();
     members(&world, "org_1", 150).await;
@@ -113,7 +113,7 @@ async fn where_all_children_refuse_each_is_recorded_and_nothing_is_tried_in_a_lo
 }
 
 #[tokio::test]
-async fn a_child_that_somebody_locks_keeps_the_deletion_from_nobody_else() {
+async fn a_locked_child_blocks_no_other_child() {
     let world = World::new().await;
     let store = open(&impatient(&world, Duration::from_secs(2)));
     members(&world, "org_1", 50).await;
@@ -131,7 +131,7 @@ async fn a_child_that_somebody_locks_keeps_the_deletion_from_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_trigger_that_puts_back_what_a_cascade_or_retention_has_changed_is_found_out() {
+async fn a_trigger_that_undoes_the_change_of_a_cascade_or_retention_is_detected() {
     let world = World::new().await;
     let store = world.store();
     for (organization, body) in [
@@ -167,7 +167,7 @@ async fn a_trigger_that_puts_back_what_a_cascade_or_retention_has_changed_is_fou
 }
 
 #[tokio::test]
-async fn a_trigger_that_keeps_content_from_being_erased_is_found_out_at_a_row_of_its_own_and_at_a_child() {
+async fn a_trigger_that_keeps_content_from_being_erased_is_detected_in_the_row_and_in_a_child() {
     let world = World::new().await;
     let store = world.store();
     members(&world, "org_1", 3).await;
@@ -233,7 +233,7 @@ fn all_deleted() -> RetentionLimits {
 
 /// A constraint trigger that is deferred to the commit undoes the change there: it runs before the rows are checked.
 #[tokio::test]
-async fn a_deferred_trigger_that_undoes_a_change_at_the_commit_is_found_out() {
+async fn a_deferred_trigger_that_undoes_a_change_at_the_commit_is_detected() {
     let world = World::new().await;
     let store = world.store();
     let undo = |table: &str, body: &str| {
@@ -250,7 +250,7 @@ async fn a_deferred_trigger_that_undoes_a_change_at_the_commit_is_found_out() {
     store.apply_many(&[left("orgmem_2")]).await.expect("it is deleted");
     world.psql(&undo("organization_memberships", "deleted_at = NULL, data = '{}'")).await;
 
-    // A row whose content is due to be erased.
+    // A row with content that is due to be erased.
     assert_eq!(store.retain(&all_deleted()).await.map(|done| done.rows), Ok(0));
     let listed = store.cascades(Some("orgmem_2"), 1).await.expect("a list").listed;
     assert_eq!((listed[0].what, listed[0].last_error.as_deref()), (PendingWork::Content, Some(undone)));
@@ -273,7 +273,7 @@ async fn a_deferred_trigger_that_undoes_a_change_at_the_commit_is_found_out() {
 }
 
 #[tokio::test]
-async fn a_trigger_that_keeps_content_from_retention_is_found_out() {
+async fn a_trigger_that_keeps_content_from_retention_is_detected() {
     let world = World::new().await;
     let store = world.store();
     store.apply_many(&[joined(1, "org_1"), joined(2, "org_1")]).await.expect("they are written");
@@ -288,7 +288,7 @@ async fn a_trigger_that_keeps_content_from_retention_is_found_out() {
 }
 
 #[tokio::test]
-async fn a_trigger_that_puts_back_the_deletion_of_its_own_row_refuses_the_delivery() {
+async fn a_trigger_that_undoes_the_deletion_of_the_deliverys_row_refuses_the_delivery() {
     let world = World::new().await;
     let store = world.store();
     store.apply_many(&[joined(1, "org_1")]).await.expect("it is written");
@@ -318,7 +318,7 @@ async fn a_trigger_that_puts_back_the_deletion_of_its_own_row_refuses_the_delive
 }
 
 #[tokio::test]
-async fn a_child_whose_trigger_ends_the_session_keeps_the_deletion_from_nobody_else() {
+async fn a_child_with_a_trigger_that_ends_the_session_blocks_no_other_child() {
     let world = World::new().await;
     let store = world.store();
     make_role(&world).await;

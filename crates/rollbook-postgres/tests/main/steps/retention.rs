@@ -1,4 +1,4 @@
-//! Retention: slow rows, rows that refuse, and what was erased before.
+//! Retention: slow rows, rows that refuse, and rows that were erased before.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ async fn deleted_users(world: &World, count: u32) {
 }
 
 #[tokio::test]
-async fn slow_rows_keep_no_line_in_the_ledger_and_go_in_smaller_steps_themselves() {
+async fn slow_rows_keep_no_ledger_entry_and_are_erased_in_smaller_steps() {
     let world = World::new().await;
     let store = open(&impatient(&world, Duration::from_secs(1)));
     deleted_users(&world, 150).await;
@@ -59,7 +59,7 @@ async fn slow_rows_keep_no_line_in_the_ledger_and_go_in_smaller_steps_themselves
 }
 
 #[tokio::test]
-async fn content_that_a_trigger_puts_back_after_retention_is_noted_and_goes_once_the_trigger_is_gone() {
+async fn content_that_a_trigger_restores_after_retention_is_recorded_and_erased_once_the_trigger_is_gone() {
     let world = World::new().await;
     let store = world.store();
     deleted_users(&world, 50).await;
@@ -79,7 +79,7 @@ async fn content_that_a_trigger_puts_back_after_retention_is_noted_and_goes_once
 }
 
 #[tokio::test]
-async fn a_row_that_refuses_to_lose_its_content_keeps_retention_from_nobody_else() {
+async fn a_row_that_refuses_to_lose_its_content_blocks_no_other_row() {
     let world = World::new().await;
     let store = world.store();
     deleted_users(&world, 50).await;
@@ -107,7 +107,7 @@ async fn more_rows_of_one_instant_than_one_page_takes_are_all_erased() {
     assert_eq!(tidied(&store, due(false, true)).await.rows, 1_500);
 }
 
-/// What retention erased before is not read again by each of its steps: 2,000 users are erased in steps of 100.
+/// Steps of retention do not read again what was erased before: 2,000 users are erased in steps of 100.
 #[tokio::test]
 async fn a_step_of_retention_does_not_read_again_what_was_erased_before() {
     let world = World::new().await;
@@ -127,7 +127,7 @@ async fn a_step_of_retention_does_not_read_again_what_was_erased_before() {
 }
 
 #[tokio::test]
-async fn content_that_was_kept_before_the_choice_to_erase_goes_with_that_of_its_children() {
+async fn content_kept_before_the_choice_to_erase_is_erased_with_that_of_its_children() {
     let world = World::new().await;
     let store = world.store();
     let gone = change_of("msg_gone", &event("user.deleted", START + 5, &deleted("user", "user_1")));
@@ -143,7 +143,7 @@ async fn content_that_was_kept_before_the_choice_to_erase_goes_with_that_of_its_
     assert!(row.columns["first_name"].is_null());
 }
 
-/// Of 30 old entries the first 10 are kept. The limit is smaller than that: a step that ended with them would remove nothing.
+/// The first 10 of 30 old entries are kept. The limit is smaller than 10: a step that ended with them would remove nothing.
 #[tokio::test]
 async fn ledger_entries_that_refuse_to_go_keep_no_other_entry() {
     let keeps = |body: &str| {
@@ -170,7 +170,7 @@ async fn ledger_entries_that_refuse_to_go_keep_no_other_entry() {
         }
         assert_eq!(gone, 20, "{keeps}");
         assert_eq!(world.psql("SELECT count(*) FROM mirror_2.deliveries").await, "10\n");
-        // After a restart all are tried again.
+        // After a restart all entries are tried again.
         world.psql("DROP TABLE IF EXISTS public.theirs; DROP FUNCTION IF EXISTS public.keeps CASCADE").await;
         assert_eq!(tidied(&world.store(), due).await.ledger, 10);
     }

@@ -1,4 +1,4 @@
-//! Large cascades, and children that were left wrong.
+//! Large cascades, and child rows that were left wrong.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::{MEMBERS, World, joined, organization_deleted, work_off};
 
 #[tokio::test]
-async fn a_large_cascade_is_noted_with_the_delivery_and_worked_off_in_steps_by_whoever_is_there() {
+async fn a_large_cascade_is_recorded_with_the_delivery_and_repaired_in_steps_by_any_worker() {
     let world = World::new();
     world.members("org_1", MEMBERS);
     world.apply(&[organization_deleted("org_1", 5)]).await;
@@ -20,15 +20,15 @@ async fn a_large_cascade_is_noted_with_the_delivery_and_worked_off_in_steps_by_w
     tokio::time::timeout(Duration::from_secs(60), world.store.cascade_pending())
         .await
         .expect("the worker is woken");
-    // A worker that has died since: another one takes it over.
+    // A worker died meanwhile: another one takes the entry over.
     let done = work_off(&world.other()).await;
     assert_eq!((done.rows, done.parents_left, done.rows_left), (u64::from(MEMBERS), 0, 0));
     assert_eq!((world.members_where("deleted_at IS NULL"), world.lines()), (0, 0));
 }
 
-/// The most that goes with the delivery, and one more.
+/// Exactly as many rows as are repaired with the delivery, and one more.
 #[tokio::test]
-async fn a_thousand_rows_of_all_parents_of_a_batch_are_repaired_with_it_and_one_more_is_noted() {
+async fn a_thousand_child_rows_are_repaired_with_their_batch_and_one_more_is_recorded() {
     let world = World::new();
     world.members("org_1", 600);
     world.members("org_2", 400);
@@ -42,9 +42,9 @@ async fn a_thousand_rows_of_all_parents_of_a_batch_are_repaired_with_it_and_one_
     assert_eq!((world.members_where("deleted_at IS NULL"), world.lines()), (0, 0));
 }
 
-/// A worker is killed in a turn: what its steps have committed stays, and the rest is due when its hold ends.
+/// A worker is killed in a turn: its committed steps stay, and the rest is due when its hold ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_killed_worker_has_begun_is_finished_by_another_after_a_while() {
+async fn a_cascade_of_a_killed_worker_is_finished_by_another_after_its_hold() {
     let world = World::new();
     world.members("org_1", 20_000);
     world.apply(&[organization_deleted("org_1", 5)]).await;
@@ -62,9 +62,9 @@ async fn what_a_killed_worker_has_begun_is_finished_by_another_after_a_while() {
     assert_eq!(world.members_where("deleted_at IS NULL"), 0);
 }
 
-/// The clock was an hour ahead when the line was taken.
+/// The clock was an hour ahead when the entry was taken.
 #[tokio::test]
-async fn a_line_from_a_clock_that_was_ahead_is_due() {
+async fn an_entry_from_a_clock_that_was_ahead_is_due() {
     let world = World::new();
     world.members("org_1", MEMBERS);
     world.apply(&[organization_deleted("org_1", 5)]).await;
@@ -73,7 +73,7 @@ async fn a_line_from_a_clock_that_was_ahead_is_due() {
 }
 
 #[tokio::test]
-async fn a_later_deletion_while_a_cascade_is_left_is_not_lost() {
+async fn a_later_deletion_while_a_cascade_is_pending_is_not_lost() {
     let world = World::new();
     world.members("org_1", MEMBERS);
     for at in [5, 9] {
@@ -85,7 +85,8 @@ async fn a_later_deletion_while_a_cascade_is_left_is_not_lost() {
     assert_eq!(world.lines(), 0);
 }
 
-/// Each step is committed, and another connection, as a second process has it, finds the file's lock free in between.
+/// Each step is committed, and another connection, as a second process has it, finds the file's lock free in
+/// between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deliveries_are_applied_between_the_steps_of_a_large_cascade() {
     let world = World::new();
@@ -129,9 +130,9 @@ async fn retention_of_a_parent_with_many_rows_leaves_them_to_the_steps() {
     assert_eq!((world.lines(), world.members_where("data IS NOT NULL OR role IS NOT NULL")), (0, 0));
 }
 
-/// An earlier build, or a trigger of that time, has left a child with its content under a parent without any.
+/// An earlier build or a former trigger has left a child row with content under a parent without content.
 #[tokio::test]
-async fn a_child_with_content_under_a_parent_that_age_erased_loses_it_whatever_comes_of_it_again() {
+async fn a_child_with_content_under_a_parent_erased_by_retention_loses_it_with_any_delivery() {
     let left = |id: &str| {
         let data = membership(id, "org_1", "user_1", START);
         change_of("msg_left", &event("organizationMembership.deleted", START + 3, &data))
@@ -154,9 +155,9 @@ async fn a_child_with_content_under_a_parent_that_age_erased_loses_it_whatever_c
     }
 }
 
-/// The rows of a large parent are not passed over in the transaction of a delivery that has nothing new.
+/// A delivery without news does not scan the rows of a large parent in its transaction.
 #[tokio::test]
-async fn a_deletion_that_comes_again_has_the_rows_of_a_large_parent_looked_at_later() {
+async fn a_repeated_deletion_leaves_the_rows_of_a_large_parent_to_a_later_check() {
     let world = World::new();
     world.members("org_1", 10_001);
     world.apply(&[organization_deleted("org_1", 5)]).await;
@@ -171,7 +172,8 @@ async fn a_deletion_that_comes_again_has_the_rows_of_a_large_parent_looked_at_la
     assert_eq!((world.lines(), world.members_where("deleted_at IS NULL")), (0, 0));
 }
 
-/// A child that was deleted by itself shows that for good: its parents' deletion would be written for nothing.
+/// A child row that was deleted by itself always shows its own deletion: writing its parents' deletion would
+/// change nothing.
 #[tokio::test]
 async fn a_write_that_changes_nothing_visible_runs_no_trigger_of_a_deleted_child() {
     let world = World::new();

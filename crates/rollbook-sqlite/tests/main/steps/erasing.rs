@@ -1,4 +1,4 @@
-//! Erasures: of what is large, killed half-way, and with rows or lines that something keeps.
+//! Erasures that are large, killed, or refused by rows or ledger entries.
 
 use std::sync::Mutex;
 
@@ -39,19 +39,20 @@ async fn a_large_organization_is_erased_in_steps_that_are_reported() {
     );
     assert_eq!(reports.last().map(|counts| counts.ledger), Some(u64::from(MEMBERS)));
     assert_eq!((with_content(&world), world.count("deliveries"), world.lines()), (3, 3, 0));
-    // Again: there is nothing more.
+    // Again: nothing is left.
     assert_eq!(
         erase(&world.store, "org_1").await,
         Ok(ErasedCounts { rows: u64::from(MEMBERS) + 1, ledger: 0 })
     );
 }
 
-/// The command was killed right after its tombstone: nothing comes back, and a worker finishes it when its hold ends.
+/// The command was killed right after its tombstone: nothing is restored, and a worker finishes it when its
+/// hold ends.
 #[tokio::test]
 async fn an_erasure_that_was_killed_is_finished_by_workers() {
     let world = World::new();
     world.members("org_1", MEMBERS);
-    // The trigger plays the kill: all but the tombstones is refused.
+    // The trigger stands for the kill: it refuses all writes but the tombstones.
     world.trigger("1", "RAISE(ABORT, 'killed')");
     assert!(erase(&world.other(), "org_1").await.is_err());
     world.no_trigger();
@@ -65,9 +66,10 @@ async fn an_erasure_that_was_killed_is_finished_by_workers() {
     assert_eq!(about, 0, "the ledger too");
 }
 
-/// A child that keeps its content: all others are erased, it is named, and the second run says when it is gone.
+/// A child row keeps its content: all others are erased, the row is named, and the second run reports when it
+/// is erased.
 #[tokio::test]
-async fn only_without_any_content_an_erasure_is_a_success() {
+async fn an_erasure_succeeds_only_if_no_content_is_left() {
     for action in ["ABORT, 'no'", "IGNORE", "ROLLBACK, 'no'"] {
         let world = World::new();
         world.members("org_1", 300);
@@ -84,9 +86,9 @@ async fn only_without_any_content_an_erasure_is_a_success() {
     }
 }
 
-/// A trigger on the ledger keeps a line: silently, or by an error.
+/// A trigger keeps a ledger entry: silently, or by an error.
 #[tokio::test]
-async fn only_without_any_line_in_the_ledger_an_erasure_is_a_success() {
+async fn an_erasure_succeeds_only_if_no_ledger_entry_is_left() {
     for action in ["ABORT, 'no'", "IGNORE", "ROLLBACK, 'no'"] {
         let world = World::new();
         world.members("org_1", 300);
@@ -96,13 +98,13 @@ async fn only_without_any_line_in_the_ledger_an_erasure_is_a_success() {
         ));
         let erased = erase(&world.store, "org_1").await;
         let Err(StoreError::Event(why)) = erased else { panic!("{action}: {erased:?}") };
-        assert!(why.contains("1 lines of the ledger") && why.contains("msg_org_1_7"), "{why}");
+        assert!(why.contains("1 ledger entries") && why.contains("msg_org_1_7"), "{why}");
         assert_eq!(
             (with_content(&world), world.count("deliveries")),
             (0, 1),
-            "{action}: all others are gone"
+            "{action}: all others are removed"
         );
-        // It is known, and workers go on trying.
+        // The entry is recorded, and workers continue to retry it.
         let left = world.store.cascades(Some("org_1"), 1).await.expect("a list");
         assert!(left.listed[0].last_error.as_deref().is_some_and(|why| why.contains("msg_org_1_7")));
         world.make_due();
@@ -129,9 +131,9 @@ async fn a_subject_that_a_trigger_keeps_is_named_and_the_others_are_erased() {
     assert_eq!((with_content(&world), world.count("organizations"), world.lines()), (0, 1, 0));
 }
 
-/// It has no tombstone: workers have nothing to go on with, and nobody says that they would.
+/// The subject has no tombstone: workers can't continue, and the error does not claim that they would.
 #[tokio::test]
-async fn where_the_subject_itself_refuses_the_command_says_that_nothing_goes_on_by_itself() {
+async fn an_erasure_without_a_tombstone_says_that_workers_do_not_continue_it() {
     for action in ["ABORT, 'no'", "IGNORE", "ROLLBACK, 'no'"] {
         let world = World::new();
         lives(&world, "org_1").await;
@@ -151,7 +153,7 @@ async fn where_the_subject_itself_refuses_the_command_says_that_nothing_goes_on_
 }
 
 #[tokio::test]
-async fn a_subject_with_more_ledger_lines_than_one_step_takes_is_forgotten() {
+async fn a_subject_with_more_ledger_entries_than_one_step_removes_is_erased() {
     let world = World::new();
     world.sql(
         "WITH RECURSIVE numbers (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < 12000)
@@ -161,7 +163,7 @@ async fn a_subject_with_more_ledger_lines_than_one_step_takes_is_forgotten() {
     assert_eq!(erase(&world.store, "org_1").await, Ok(ErasedCounts { rows: 1, ledger: 12_000 }));
 }
 
-/// A trigger after updates of a table that puts these columns back where they are emptied.
+/// Creates a trigger after updates of a table that restores these columns when they are emptied.
 fn puts_back(world: &World, name: &str, table: &str, columns: &[&str]) {
     let emptied: Vec<String> =
         columns.iter().map(|name| format!("NEW.{name} IS NULL AND OLD.{name} IS NOT NULL")).collect();
@@ -178,9 +180,9 @@ async fn lives(world: &World, id: &str) {
     world.apply(&[change_of(&format!("msg_{id}"), &event("organization.created", START, &data))]).await;
 }
 
-/// Whichever columns it puts back: the subject is named, and the command that follows the fix erases it.
+/// Whichever columns the trigger restores: the subject is named, and the command after the fix erases it.
 #[tokio::test]
-async fn a_subject_whose_content_a_trigger_puts_back_is_named_and_erased_once_the_trigger_is_gone() {
+async fn a_subject_with_content_that_a_trigger_restores_is_named_and_erased_once_the_trigger_is_gone() {
     for columns in [&["data", "name"][..], &["name"]] {
         let world = World::new();
         lives(&world, "org_1").await;
@@ -197,7 +199,7 @@ async fn a_subject_whose_content_a_trigger_puts_back_is_named_and_erased_once_th
     }
 }
 
-/// A team's trigger may set the time of each write: that keeps no content.
+/// A team's trigger may set the time of each write: the time is not content.
 #[tokio::test]
 async fn a_trigger_that_sets_updated_at_at_each_write_refuses_no_erasure() {
     let world = World::new();
@@ -211,9 +213,9 @@ async fn a_trigger_that_sets_updated_at_at_each_write_refuses_no_erasure() {
     assert_eq!((world.count(content), world.lines()), (0, 0));
 }
 
-/// An earlier build has taken a row for erased that kept some content.
+/// An earlier build marked a row as erased that kept some content.
 #[tokio::test]
-async fn content_of_a_row_that_is_erased_already_goes_with_the_next_erasure() {
+async fn left_over_content_of_an_erased_row_is_removed_by_the_next_erasure() {
     let world = World::new();
     world.apply(&[joined(1, "org_1")]).await;
     erase(&world.store, "org_1").await.expect("it is erased");
@@ -223,7 +225,7 @@ async fn content_of_a_row_that_is_erased_already_goes_with_the_next_erasure() {
 }
 
 #[tokio::test]
-async fn a_child_of_which_a_trigger_puts_back_single_columns_is_named() {
+async fn a_child_with_single_columns_that_a_trigger_restores_is_named() {
     let world = World::new();
     world.members("org_1", 3);
     puts_back(&world, "keeps", "organization_memberships", &["role"]);

@@ -1,4 +1,4 @@
-//! Work that grows goes in steps: large cascades and erasures, triggers that are slow or refuse.
+//! Work in steps: large cascades and erasures, and triggers that are slow or refuse.
 
 mod cascades;
 mod erasing;
@@ -17,10 +17,10 @@ use rollbook_testkit::events::{START, change_of, deleted, event, membership};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-/// More than one transaction repairs beside what it is about.
+/// More rows than one transaction repairs in addition to its own.
 pub(super) const MEMBERS: u32 = 2_500;
 
-/// A file, a store in it, and the team's own connection to it.
+/// A file with a store, and the team's own connection to it.
 pub(super) struct World {
     pub(super) store: SqliteStore,
     pub(super) clock: Arc<ManualClock>,
@@ -43,7 +43,7 @@ impl World {
         self.folder.path().join("store.db")
     }
 
-    /// Another worker on the same file.
+    /// Returns another worker on the same file.
     pub(super) fn other(&self) -> SqliteStore {
         open(&self.path(), &self.clock)
     }
@@ -52,7 +52,7 @@ impl World {
         self.store.apply_many(changes).await.expect("the store applies them");
     }
 
-    /// Members of an organization, as a store has written them, each with a line in the ledger.
+    /// Creates members of an organization as a store writes them, each with a ledger entry.
     pub(super) fn members(&self, organization: &str, count: u32) {
         self.sql(&format!(
             "WITH RECURSIVE numbers (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < {count})
@@ -74,7 +74,7 @@ impl World {
         self.team.execute_batch(sql).expect("the team's statement");
     }
 
-    /// A trigger before updates of memberships, on rows for which this holds.
+    /// Creates a trigger before updates of memberships with this condition.
     pub(super) fn trigger(&self, when: &str, body: &str) {
         self.sql(&format!(
             "DROP TRIGGER IF EXISTS theirs;
@@ -90,7 +90,7 @@ impl World {
         self.team.query_row(&format!("SELECT count(*) FROM {what}"), [], |row| row.get(0)).expect("a count")
     }
 
-    /// Members for which this holds.
+    /// Counts members with this condition.
     pub(super) fn members_where(&self, condition: &str) -> u64 {
         self.count(&format!("organization_memberships WHERE {condition}"))
     }
@@ -99,7 +99,7 @@ impl World {
         self.count("rollbook_cascades")
     }
 
-    /// Makes all that is left due.
+    /// Makes all pending work due.
     pub(super) fn make_due(&self) {
         self.clock.advance(Duration::from_secs(3_600));
     }

@@ -1,4 +1,4 @@
-//! Rows that refuse what follows from their parent's deletion; see also the conformance suite.
+//! Child rows that refuse their parent's deletion; see also the conformance suite.
 
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::store::{PendingWork, Rows as _, Store as _, StoreError};
@@ -7,7 +7,7 @@ use rollbook_testkit::events::{START, change_of, event, membership, organization
 use super::{World, joined, organization_deleted, work_off};
 
 #[tokio::test]
-async fn one_child_that_refuses_in_any_way_keeps_the_deletion_from_nobody_else_and_is_tried_again() {
+async fn a_child_that_refuses_in_any_way_blocks_no_other_child_and_is_retried() {
     for action in ["ABORT, 'ImASecret'", "FAIL, 'ImASecret'", "ROLLBACK, 'ImASecret'", "IGNORE"] {
         let world = World::new();
         let all: Vec<Change> = (0..500).map(|number| joined(number, "org_1")).collect();
@@ -20,7 +20,7 @@ async fn one_child_that_refuses_in_any_way_keeps_the_deletion_from_nobody_else_a
         assert_eq!((done.rows, done.refused, done.parents_left, done.rows_left), (499, 1, 0, 1), "{action}");
         assert_eq!(world.members_where("deleted_at IS NULL"), 1);
 
-        // The store lists it: overall, for the parent and for the child.
+        // The store lists the row: overall, for the parent and for the child.
         for about in [None, Some("org_1"), Some("orgmem_250")] {
             let left = world.store.cascades(about, 10).await.expect("the store lists them");
             assert_eq!((left.parents, left.rows, left.listed.len()), (0, 1, 1), "{about:?}");
@@ -33,7 +33,7 @@ async fn one_child_that_refuses_in_any_way_keeps_the_deletion_from_nobody_else_a
         }
         assert_eq!(world.store.cascades(Some("org_2"), 10).await.expect("the store lists them").rows, 0);
 
-        // Its next try comes by itself; as long as it is refused, it stays.
+        // The row is retried by itself, and stays pending while it is refused.
         assert_eq!(world.store.cascade().await.expect("a turn").refused, 0, "it is not due yet");
         world.make_due();
         assert_eq!(work_off(&world.store).await.rows_left, 1);
@@ -62,9 +62,9 @@ async fn the_waits_of_a_row_that_is_refused_double_from_five_seconds_to_ten_minu
     assert_eq!(waits, [5, 10, 20, 40, 80, 160, 320, 600, 600]);
 }
 
-/// A trigger that refuses all rows: each has an entry, and the search for more is over.
+/// A trigger refuses all rows: each has an entry, and the search for more ends.
 #[tokio::test]
-async fn where_all_children_refuse_each_is_recorded_and_nothing_is_tried_in_a_loop() {
+async fn if_all_children_refuse_each_is_recorded_and_nothing_is_retried_in_a_loop() {
     let world = World::new();
     world.members("org_1", 150);
     world.trigger("1", "RAISE(ABORT, 'no')");
@@ -80,9 +80,9 @@ async fn where_all_children_refuse_each_is_recorded_and_nothing_is_tried_in_a_lo
     assert_eq!((world.members_where("deleted_at IS NULL"), world.lines()), (0, 0));
 }
 
-/// However slow it is: each step finds out by itself, and no turn has to come to the end of a page.
+/// Each step finds the undone changes by itself, however slow the trigger is: no turn has to complete a page.
 #[tokio::test]
-async fn a_trigger_that_undoes_the_change_of_every_child_is_found_out_in_the_step_itself() {
+async fn a_trigger_that_undoes_the_change_of_every_child_is_detected_in_the_step_itself() {
     let world = World::new();
     world.members("org_1", 150);
     world.sql(
@@ -133,9 +133,9 @@ async fn a_trigger_that_names_a_missing_table_refuses_the_children_and_not_their
     assert_eq!(work_off(&world.store).await.rows, 3);
 }
 
-/// It undoes the change after it: only a second look finds that out.
+/// The trigger undoes the change after the write: only a second read finds it.
 #[tokio::test]
-async fn a_trigger_that_undoes_the_change_of_a_child_is_found_out() {
+async fn a_trigger_that_undoes_the_change_of_a_child_is_detected() {
     let world = World::new();
     world.members("org_1", 30);
     world.sql(
@@ -156,7 +156,7 @@ async fn a_trigger_that_undoes_the_change_of_a_child_is_found_out() {
     assert_eq!((work_off(&world.store).await.rows_left, world.lines()), (0, 0));
 }
 
-/// A child that has not got its deletion yet has deliveries of its own.
+/// A child row that does not show its deletion yet gets deliveries of its own.
 #[tokio::test]
 async fn deliveries_of_a_child_that_refuses_its_parents_deletion_are_applied() {
     let world = World::new();
@@ -168,7 +168,7 @@ async fn deliveries_of_a_child_that_refuses_its_parents_deletion_are_applied() {
     assert_eq!(again, Ok(vec![Applied::Unchanged]));
     let left = world.store.cascades(None, 10).await.expect("a list");
     assert_eq!((left.rows, left.parents), (1, 0), "it is known already");
-    // A delivery of its own brings what the trigger refuses otherwise.
+    // A delivery of its own makes the change that the trigger refuses otherwise.
     let mut data = membership("orgmem_1", "org_1", "user_1", START + 9);
     data["role"] = "org:owner".into();
     let updated = event("organizationMembership.updated", START + 9, &data);
@@ -178,9 +178,9 @@ async fn deliveries_of_a_child_that_refuses_its_parents_deletion_are_applied() {
     assert_eq!((work_off(&world.store).await.rows_left, world.lines()), (0, 0));
 }
 
-/// The row of the delivery itself: it is that message's refusal, and its redelivery deletes the row.
+/// The row of the delivery itself refuses: the message is refused, and its redelivery deletes the row.
 #[tokio::test]
-async fn a_deletion_that_a_trigger_undoes_is_refused_and_goes_once_the_trigger_is_gone() {
+async fn a_deletion_that_a_trigger_undoes_is_refused_and_applied_once_the_trigger_is_gone() {
     let world = World::new();
     let lives = organization("org_1", START);
     world.apply(&[change_of("msg_1", &event("organization.created", START, &lives))]).await;
@@ -199,9 +199,9 @@ async fn a_deletion_that_a_trigger_undoes_is_refused_and_goes_once_the_trigger_i
     assert_eq!(world.count("organizations WHERE deleted_at IS NULL"), 0);
 }
 
-/// It puts back only what readers look at.
+/// The trigger restores only the column that readers use.
 #[tokio::test]
-async fn a_trigger_that_puts_back_nothing_but_deleted_at_of_a_child_is_found_out() {
+async fn a_trigger_that_restores_only_deleted_at_of_a_child_is_detected() {
     let world = World::new();
     world.members("org_1", 30);
     world.sql(

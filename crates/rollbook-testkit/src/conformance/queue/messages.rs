@@ -242,7 +242,7 @@ pub async fn removing_a_leased_message_is_final_and_its_lease_is_lost(mut queue:
     }
 }
 
-pub async fn removing_a_message_whose_lease_ran_out_is_final(mut queue: Queue<impl QueueHarness>) {
+pub async fn removing_a_message_with_an_expired_lease_is_final(mut queue: Queue<impl QueueHarness>) {
     queue.enqueue(&["a"]).await;
     let lost = queue.lease_one().await;
     queue.harness.advance(LEASE_FOR);

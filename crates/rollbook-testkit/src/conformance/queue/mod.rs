@@ -267,7 +267,7 @@ macro_rules! queue_conformance {
             messages: removing_a_delayed_message_is_final
             messages: removing_a_dead_letter_is_final
             messages: removing_a_leased_message_is_final_and_its_lease_is_lost
-            messages: removing_a_message_whose_lease_ran_out_is_final
+            messages: removing_a_message_with_an_expired_lease_is_final
             messages: a_removed_id_may_come_again_as_new
             messages: what_is_not_there_is_not_removed_and_not_counted
             messages: a_removed_message_leaves_its_neighbours_and_makes_room

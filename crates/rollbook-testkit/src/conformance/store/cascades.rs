@@ -191,7 +191,7 @@ pub async fn child_rows_of_the_erased_keep_only_the_ids_of_their_parents(
     }
 }
 
-pub async fn an_earlier_end_that_comes_late_shows_beside_a_redelivered_later_one(
+pub async fn an_earlier_deletion_that_comes_late_is_shown_with_a_redelivered_later_one(
     mirror: Mirror<impl StoreHarness>,
 ) {
     create_children(&mirror).await;

@@ -55,7 +55,9 @@ pub async fn a_deleted_row_keeps_its_content(mirror: Mirror<impl StoreHarness>) 
     assert_eq!(mirror.row(&USERS, "user_1").await, before);
 }
 
-pub async fn a_row_of_every_resource_can_end_beside_a_member_who_joins(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_row_of_every_resource_can_be_deleted_in_the_batch_of_a_new_membership(
+    mirror: Mirror<impl StoreHarness>,
+) {
     for resource in RESOURCES {
         for end in resource.events.iter().filter(|event| event.verb == Verb::Delete) {
             let (id, member) = (format!("of_{}", end.name), format!("orgmem_{}", end.name));

@@ -39,13 +39,13 @@ pub mod rows;
 #[doc(hidden)]
 pub mod upkeep;
 
-/// How a team's trigger refuses what follows from a parent's deletion: every change of a row that no delivery of its own
-/// makes.
+/// Behaviour of a team's trigger that refuses the effect of a parent's deletion: every change of a row that
+/// no delivery of its own makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It raises an error.
+    /// The trigger raises an error.
     Raise,
-    /// It swallows the change and says nothing.
+    /// The trigger skips the change without an error.
     Swallow,
 }
 
@@ -64,8 +64,9 @@ pub trait StoreHarness: Send {
     /// Restarts the engine with these retention choices. An engine starts with the default.
     async fn keep(&mut self, keeping: RetentionChoices);
 
-    /// Has triggers refuse, from now on, what follows from the deletion of parents: of the rows whose ids begin like this.
-    /// `None`: they refuse nothing. An engine that works it out when rows are read has nothing that could be refused.
+    /// Makes triggers refuse, from now on, the effect of a parent's deletion on child rows with this prefix
+    /// of their id. `None`: they refuse nothing. An engine that works it out when rows are read has nothing
+    /// that could be refused.
     async fn refuse_cascades(&mut self, _refusal: Option<(Refusal, &str)>) {}
 
     /// Makes due all that waits for its next try.
@@ -162,7 +163,7 @@ macro_rules! store_conformance {
             merging: one_change_from_many_at_once_is_inserted_once
             merging: a_big_batch_is_applied_as_a_whole
             deleting: a_deleted_row_keeps_its_content
-            deleting: a_row_of_every_resource_can_end_beside_a_member_who_joins
+            deleting: a_row_of_every_resource_can_be_deleted_in_the_batch_of_a_new_membership
             deleting: nothing_revives_a_deleted_row
             deleting: a_delete_that_comes_first_is_filled_in_by_what_comes_late
             deleting: the_latest_of_several_deletes_says_when
@@ -177,15 +178,15 @@ macro_rules! store_conformance {
             cascades: a_childs_own_end_says_when
             cascades: a_redelivered_end_of_a_parent_changes_no_child
             cascades: child_rows_of_the_erased_keep_only_the_ids_of_their_parents
-            cascades: an_earlier_end_that_comes_late_shows_beside_a_redelivered_later_one
+            cascades: an_earlier_deletion_that_comes_late_is_shown_with_a_redelivered_later_one
             refusals: a_child_that_refuses_keeps_the_deletion_from_nobody_else_and_is_tried_again
             refusals: a_child_that_comes_again_under_an_erased_parent_loses_what_it_kept
             refusals: a_deletion_that_comes_again_reaches_the_children_that_it_has_missed
             refusals: an_erasure_that_a_child_refuses_fails_with_its_id_and_is_finished_later
             refusals: however_many_children_refuse_all_others_show_the_deletion_without_a_wait
             refusals: an_erasure_erases_all_that_do_not_refuse_and_says_how_many_do
-            upkeep: the_ledger_tells_all_of_a_line
-            upkeep: the_story_of_a_subject_is_told_in_order_and_ends_with_the_latest
+            upkeep: the_ledger_returns_all_fields_of_an_entry
+            upkeep: the_history_of_a_subject_is_in_order_and_ends_with_the_latest_entry
             upkeep: rows_are_found_by_what_they_belong_to
             upkeep: rows_are_found_by_a_text_of_their_content_in_any_case_and_through_many_pages
             upkeep: a_ledger_that_is_switched_off_has_no_lines

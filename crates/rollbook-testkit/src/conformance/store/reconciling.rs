@@ -77,7 +77,7 @@ pub async fn a_lock_has_one_holder_who_may_renew_it_and_give_it_back(mirror: Mir
 pub async fn a_lock_ends_by_itself(mut mirror: Mirror<impl StoreHarness>) {
     assert!(lock(&mirror, "walk", "one", 3_600).await);
     mirror.harness.reopen().await;
-    // An engine whose clock is the test's keeps it for the whole hour; any other one at least until now.
+    // An engine with the test's clock keeps it for the whole hour; any other one at least until now.
     assert!(!lock(&mirror, "walk", "other", 3_600).await);
     let store = mirror.harness.store();
     assert_eq!(

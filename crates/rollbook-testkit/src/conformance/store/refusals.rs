@@ -1,5 +1,5 @@
-//! Rows that refuse the change that follows from their parent's deletion. The model computes it when rows are read, so that
-//! nothing can refuse it: there the same must hold at once.
+//! Rows that refuse the change that follows from their parent's deletion. The model computes it when rows are
+//! read, so that nothing can refuse it: there the same must hold at once.
 
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS};
 use rollbook_core::change::Applied::{Deleted, Stale, Unchanged};
@@ -27,7 +27,7 @@ fn gone(organization: &str, at: i64) -> Value {
     event("organization.deleted", START + at, &deleted("organization", organization))
 }
 
-/// An organization with members, whose second one refuses what follows from its parents.
+/// An organization with members; the second one refuses the effect of its parents' deletion.
 async fn refused<H: StoreHarness>(
     mirror: &mut Mirror<H>,
     number: usize,
@@ -167,8 +167,8 @@ pub async fn an_erasure_that_a_child_refuses_fails_with_its_id_and_is_finished_l
     }
 }
 
-/// An organization with this many members that refuse what follows from their parents, and this many that do not. The ids of
-/// the refusing ones come first.
+/// An organization with this many members that refuse what follows from their parents, and this many that do
+/// not. The ids of the refusing ones come first.
 async fn mostly_refused<H: StoreHarness>(
     mirror: &mut Mirror<H>,
     organization: &str,

@@ -44,7 +44,7 @@ async fn retain<H: StoreHarness>(mirror: &Mirror<H>, due: RetentionLimits) -> Re
 /// Limits with which retention removes nothing.
 const NOTHING: RetentionLimits = RetentionLimits { ledger_before: None, deleted_before: None, limit: 100 };
 
-pub async fn the_ledger_tells_all_of_a_line(mirror: Mirror<impl StoreHarness>) {
+pub async fn the_ledger_returns_all_fields_of_an_entry(mirror: Mirror<impl StoreHarness>) {
     mirror.apply_one("msg_1", created("user_1", 5)).await;
     let now = mirror.harness.clock().now();
     let LedgerEntry { event_at, received_at, applied_at, .. } =
@@ -53,7 +53,7 @@ pub async fn the_ledger_tells_all_of_a_line(mirror: Mirror<impl StoreHarness>) {
     assert_eq!(received_at, crate::events::delivery_of("msg_1", &json!({})).received_at);
 }
 
-pub async fn the_story_of_a_subject_is_told_in_order_and_ends_with_the_latest(
+pub async fn the_history_of_a_subject_is_in_order_and_ends_with_the_latest_entry(
     mirror: Mirror<impl StoreHarness>,
 ) {
     for (id, event) in

@@ -107,7 +107,7 @@ impl Bench {
         self.store.rows_of(&USERS).into_iter().map(|row| row.id).collect()
     }
 
-    /// How often each message had been leased when it was applied.
+    /// Number of leases of each message when it was applied.
     pub(crate) fn attempts(&self) -> Vec<u32> {
         self.store.ledger().values().map(|entry| entry.attempts).collect()
     }

@@ -57,7 +57,7 @@ struct Turn {
     raw_seconds: f64,
     /// CPU seconds that a delivery takes of all in our part.
     our_seconds: f64,
-    /// Who had the cores in our part.
+    /// CPU time during Rollbook's part.
     split: Split,
 }
 

@@ -68,7 +68,7 @@ fn report_drained(report: &mut Report, workers: usize, drained: &[Drained], raws
 struct Drained {
     /// Events a second.
     rate: f64,
-    /// Who had the cores meanwhile.
+    /// CPU time meanwhile.
     split: Split,
 }
 
@@ -120,7 +120,7 @@ async fn drain(
     drained
 }
 
-/// What these have applied together.
+/// Number of changes that these processes have applied together.
 pub(super) async fn applied_by(workers: &[(Home, Process)]) -> usize {
     let mut sum = 0;
     for (home, _) in workers {

@@ -1,4 +1,4 @@
-//! What a long queue costs: taking in and giving out on Redis, empty and beside a backlog.
+//! Cost of a long queue: enqueue and lease on Redis, without and with a backlog.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::scrape::{self, WAITING, give_out, take_in};
 
 const MOVED: usize = 20_000;
 const BATCH: usize = 100;
-/// Speed beside a backlog to speed without one.
+/// Minimum ratio of the speed with a backlog to the speed without one.
 const RATIO_MIN: f64 = 0.9;
 
 /// Messages a second.
@@ -34,7 +34,7 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     let (empty, full) = (queue(&empty, true), queue(&full, true));
     let mut measured = Vec::new();
     for turn in 0..turns(scale) {
-        progress(&format!("beside a backlog of {waiting}, turn {}", turn + 1));
+        progress(&format!("with a backlog of {waiting}, turn {}", turn + 1));
         let events = load::fresh(&history, &format!("moved_{turn}"), MOVED / scale.divisor);
         measured.push((through(&empty, &events).await, through(&full, &events).await));
     }
@@ -50,9 +50,9 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
             &format!("{waiting} waiting; batch {BATCH}"),
         );
     };
-    line("enqueued/s beside a backlog", |rates| rates.taken_in);
-    line("leased and settled/s beside a backlog", |rates| rates.given_out);
-    scrape::beside(&full, &receiver, "Redis", &history, scale, report).await;
+    line("enqueued/s with a backlog", |rates| rates.taken_in);
+    line("leased and settled/s with a backlog", |rates| rates.given_out);
+    scrape::with_backlog(&full, &receiver, "Redis", &history, scale, report).await;
 }
 
 /// Not waiting for the disk, which is not what is measured.

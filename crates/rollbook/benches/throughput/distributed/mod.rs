@@ -35,7 +35,7 @@ async fn start_redis() -> RedisServer {
     RedisServer::start_with(&[("auto-aof-rewrite-percentage", "0")]).await
 }
 
-/// Its log as large as Postgres lets it grow by default: the testkit's small segments would make it smaller.
+/// Size of the log as large as Postgres lets it grow by default: the testkit's small segments would make it smaller.
 pub(crate) async fn start_postgres() -> PostgresServer {
     PostgresServer::start_with(&[("max_wal_size", "1GB"), ("min_wal_size", "1GB")]).await
 }
@@ -86,7 +86,7 @@ fn redis_sharer(redis: &RedisServer) -> Sharer {
     ("Redis", Who::Processes(vec![info(redis, "process_id")]))
 }
 
-/// The same of Postgres, with all its processes.
+/// Measures Postgres with all its processes.
 async fn postgres_sharer(postgres: &PostgresServer) -> Sharer {
     let postmaster = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)";
     let postmaster = postgres.psql("postgres", postmaster).await;
@@ -97,5 +97,5 @@ async fn postgres_sharer(postgres: &PostgresServer) -> Sharer {
 fn info<T: std::str::FromStr>(redis: &RedisServer, name: &str) -> T {
     let text = redis.cli(&["INFO"]);
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    value.and_then(|value| value.trim().parse().ok()).expect("a number that Redis tells")
+    value.and_then(|value| value.trim().parse().ok()).expect("a number of Redis")
 }

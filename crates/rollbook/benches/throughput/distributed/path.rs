@@ -39,7 +39,7 @@ struct Run {
     /// Events a second from the first delivery until all are applied.
     rate: f64,
     acknowledged: f64,
-    /// Who had the cores meanwhile.
+    /// CPU time meanwhile.
     split: Split,
 }
 

@@ -19,7 +19,7 @@ use sqlx::{Arguments as _, AssertSqlSafe, Connection as _, Encode, Postgres, Typ
 use crate::apply::BATCH;
 use crate::load::per_second;
 
-/// The columns that every table has beside the typed ones, behind them.
+/// Columns that every table has after the typed ones.
 const LAST: [(&str, &str); 10] = [
     ("data", "jsonb"),
     ("created_at", "timestamptz"),
@@ -33,7 +33,7 @@ const LAST: [(&str, &str); 10] = [
     ("version_deleted_at", "int8"),
 ];
 
-/// What an event writes.
+/// Rows that an event writes.
 struct Write {
     subject_change: SubjectChange,
     at: Timestamp,

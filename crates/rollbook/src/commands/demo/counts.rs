@@ -1,23 +1,23 @@
-//! What the worker counted, read from its metrics as Prometheus would.
+//! Outcomes that the worker counted, read from its metrics as Prometheus would.
 
 use prometheus::Registry;
 use prometheus::proto::LabelPair;
 use rollbook_core::catalog;
 use rollbook_core::change::Applied;
 
-/// How the metric names what has no table.
+/// Label of events without a table.
 const NO_TABLE: &str = "none";
 
-/// What became of the changes of one table.
+/// Outcomes of the changes of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// The table; `None` for events that have none yet, or whose content is never kept.
+    /// Table; `None` for event types that have none, or that are never stored.
     pub(crate) table: Option<&'static str>,
-    /// As many as there are kinds of [`Applied::ALL`], in their order.
+    /// Number of changes with each outcome, in the order of [`Applied::ALL`].
     pub(crate) outcomes: [u64; Applied::ALL.len()],
 }
 
-/// What became of every change, by table, in the order of the catalog.
+/// Returns the outcomes of all changes by table, in the order of the catalog.
 pub(crate) fn applied(registry: &Registry) -> Vec<Counts> {
     let tables = catalog::RESOURCES.iter().map(|resource| Some(resource.table)).chain([None]);
     let mut counts: Vec<Counts> = tables.map(|table| Counts { table, outcomes: [0; 6] }).collect();
@@ -39,7 +39,7 @@ pub(crate) fn applied(registry: &Registry) -> Vec<Counts> {
     counts
 }
 
-/// A counter as the whole number that it is.
+/// Returns the value of a counter as a whole number.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it counts changes from zero")]
 fn whole(counter: f64) -> u64 {
     counter as u64

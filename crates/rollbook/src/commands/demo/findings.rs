@@ -1,4 +1,4 @@
-//! What the demo found out.
+//! Results of the demo.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -14,85 +14,85 @@ use super::counts::Counts;
 use super::naive::Naive;
 use super::repair::Repair;
 
-/// Rows in one question to the store.
+/// Rows in one read of the store.
 const PAGE: usize = 1000;
-/// Rows that are shown.
+/// Number of rows in the report.
 const PEEK: usize = 5;
 
-/// Everything the report is made of.
+/// Data of the report.
 pub(crate) struct Findings {
-    /// Deliveries, the doubled ones included.
+    /// Number of deliveries, duplicates included.
     pub(crate) deliveries: usize,
-    /// Events, each delivered at least once.
+    /// Number of events, each delivered at least once.
     pub(crate) events: usize,
-    /// Events that were never delivered.
+    /// Number of events that were never delivered.
     pub(crate) lost: usize,
-    /// Rows compared with the truth before the reconciliation.
+    /// Comparison of the rows with the truth before the reconciliation.
     pub(crate) by_webhooks: Comparison,
-    /// What the reconciliation did.
+    /// Result of the reconciliation.
     pub(crate) repair: Repair,
-    /// What a nightly job would have done, if asked for.
+    /// Damage that a common nightly job would have done; `None` unless asked for.
     pub(crate) naive: Option<Naive>,
-    /// How many types of events there were.
+    /// Number of event types.
     pub(crate) event_types: usize,
-    /// Deliveries of an event that was older than one delivered before.
+    /// Number of deliveries that came after one of a later event.
     pub(crate) out_of_order: usize,
-    /// What the sender saw.
+    /// Answers and durations that the sender measured.
     pub(crate) sent: Report,
-    /// What the worker did.
+    /// Outcomes that the worker counted.
     pub(crate) counts: Vec<Counts>,
-    /// Messages that were parked.
+    /// Dead letters.
     pub(crate) dead_letters: u64,
-    /// How long after the first delivery the last was applied.
+    /// Time from the first delivery to the last applied one.
     pub(crate) applied_after: Duration,
-    /// Rows of the truth that live.
+    /// Number of rows of the truth that are not deleted.
     pub(crate) living: usize,
-    /// Rows of the truth that are deleted.
+    /// Number of rows of the truth that are deleted.
     pub(crate) deleted: usize,
-    /// The rows held against the truth.
+    /// Comparison of the rows with the truth at the end.
     pub(crate) comparison: Comparison,
-    /// A few of the rows.
+    /// Sample rows.
     pub(crate) peek: Vec<Person>,
-    /// How long it all took.
+    /// Duration of the whole demo.
     pub(crate) took: Duration,
 }
 
 impl Findings {
-    /// Whether everything was acknowledged, nothing was parked, and every row is right.
+    /// Returns whether every delivery was acknowledged, there is no dead letter, and every row is right.
     pub(crate) fn passed(&self) -> bool {
         self.sent.acknowledged.len() == self.deliveries
             && self.dead_letters == 0
             && self.comparison.is_equal()
     }
 
-    /// How many deliveries were acknowledged in a second, on average.
+    /// Returns the mean number of acknowledged deliveries per second.
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
     pub(crate) fn acknowledged_per_second(&self) -> f64 {
         self.sent.acknowledged.len() as f64 / self.sent.elapsed.as_secs_f64().max(0.001)
     }
 }
 
-/// A membership with the names behind it. Invented, like all of the history.
+/// Membership with the names of its user and organization. Invented, like the whole history.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Person {
-    /// The user's id.
+    /// Id of the user.
     pub(crate) id: String,
     /// First and last name.
     pub(crate) name: String,
-    /// The primary address.
+    /// Primary e-mail address.
     pub(crate) email: String,
-    /// The organization's name.
+    /// Name of the organization.
     pub(crate) organization: String,
-    /// The role in it.
+    /// Role in the organization.
     pub(crate) role: String,
 }
 
-/// How many types of events there are in a history.
+/// Returns the number of event types in a history.
 pub(crate) fn event_types(history: &History) -> usize {
     history.events.iter().map(|event| event.event_type.as_str()).collect::<BTreeSet<_>>().len()
 }
 
-/// How many deliveries come after one of a younger event. Events are numbered by age.
+/// Returns the number of deliveries that come after one of a later event. Events are numbered by age.
 pub(crate) fn out_of_order(order: &[usize]) -> usize {
     let mut youngest = 0;
     order
@@ -105,7 +105,7 @@ pub(crate) fn out_of_order(order: &[usize]) -> usize {
         .count()
 }
 
-/// Every row of every table.
+/// Reads every row of every table.
 pub(crate) async fn read_rows(store: &dyn FullStore) -> Result<Vec<(&'static str, RowView)>, StoreError> {
     let mut rows: Vec<(&'static str, RowView)> = Vec::new();
     for resource in catalog::RESOURCES {
@@ -123,8 +123,8 @@ pub(crate) async fn read_rows(store: &dyn FullStore) -> Result<Vec<(&'static str
     Ok(rows)
 }
 
-/// The first few who are a living member of a living organization and have a name and an address, and
-/// whose name is written from left to right: the others are as right, but turn the line around.
+/// Returns the first members of an organization that are not deleted and have a name and an address. Names
+/// that are written from right to left are left out: a terminal would turn the whole line around.
 pub(crate) fn peek(rows: &[(&'static str, RowView)]) -> Vec<Person> {
     let of = |table: &'static str| {
         rows.iter().filter(move |(of, row)| *of == table && !row.is_deleted()).map(|(_, row)| row)
@@ -148,7 +148,7 @@ pub(crate) fn peek(rows: &[(&'static str, RowView)]) -> Vec<Person> {
     people.take(PEEK).collect()
 }
 
-/// Neither Hebrew nor Arabic nor their neighbours.
+/// Returns whether a text has no Hebrew, Arabic or related letters.
 fn is_left_to_right(text: &str) -> bool {
     !text
         .chars()
@@ -166,13 +166,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_delivery_is_out_of_order_when_a_younger_event_came_before() {
+    fn a_delivery_is_out_of_order_if_a_later_event_came_before() {
         assert_eq!(out_of_order(&[0, 1, 2, 2]), 0);
         assert_eq!(out_of_order(&[2, 0, 1, 3, 2]), 3);
     }
 
     #[test]
-    fn a_peek_joins_members_to_their_names_and_passes_the_deleted_over() {
+    fn sample_rows_join_members_to_their_names_and_leave_out_the_deleted() {
         let row = |id: &str, columns: Value| RowView {
             id: id.to_owned(),
             columns: columns.as_object().cloned().unwrap_or_default(),

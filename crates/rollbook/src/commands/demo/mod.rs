@@ -1,8 +1,8 @@
-//! `demo`: the whole way on this machine in one command.
+//! `demo`: from signed webhooks to rows on this machine, in one command.
 //!
-//! The faces, the ports, the databases and the HTTP are those of `serve`; only Clerk and Svix are
-//! simulated. It reads no configuration but its own flags: what the environment points to is not
-//! to be filled with invented people, and neither is a server on which there is something already.
+//! The faces, the ports, the databases and the HTTP are those of `serve`; only Clerk and Svix are simulated.
+//! The demo reads no configuration but its own flags, and refuses a server that holds data already: it must
+//! not fill the user's databases with invented people.
 
 mod counts;
 mod findings;
@@ -47,17 +47,17 @@ use crate::service::Service;
 use crate::signals::Signals;
 use crate::wire::{self, Component, Queue};
 
-/// Connections that send at once, about as many as Svix opens to one endpoint in a burst.
+/// Number of connections of the sender, about as many as Svix opens to one endpoint in a burst.
 const CONNECTIONS: usize = 32;
-/// Of a thousand events, how many are delivered twice.
+/// Number of events that are delivered twice, of a thousand.
 const DUPLICATES_PER_MILLE: usize = 250;
-/// Without any progress for this long, the queue is stuck.
+/// Time without progress after which the queue counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
-/// Shows it.
+/// Runs the demo.
 ///
 /// # Errors
-/// The rows do not equal the truth, or something broke on the way to them.
+/// The rows do not equal the truth, or the demo could not be completed.
 pub(crate) fn run(mut settings: SettingFlags, arguments: &Demo) -> anyhow::Result<()> {
     let began_at = Instant::now();
     let urls = [Settings::queue_url(), Settings::redis_url(), Settings::database_url()];
@@ -90,8 +90,8 @@ pub(crate) fn run(mut settings: SettingFlags, arguments: &Demo) -> anyhow::Resul
     on_all_cores(demo.run(places, arguments))
 }
 
-/// A history that is at least so many deliveries when it is doubled: chance doubles a few fewer than
-/// on average, and the margin is five times as much as it commonly strays.
+/// Returns a history of at least this many deliveries, duplicates included. Chance duplicates fewer events
+/// than the mean in some runs, so the margin is five standard deviations.
 fn size(seed: u64, deliveries: usize) -> HistorySettings {
     let delivered = deliveries * 1000 / (1000 + DUPLICATES_PER_MILLE) + 2 * deliveries.isqrt() + 10;
     let lost = delivered / (repair::BEFORE_SHARE - 1) + delivered * repair::LOST_PER_MILLE / 500;
@@ -105,15 +105,15 @@ fn size(seed: u64, deliveries: usize) -> HistorySettings {
     }
 }
 
-/// 24 random bytes in the form of a signing secret. They guard a port of this machine for as long as
-/// the demo runs, so chance need not be cryptographic.
+/// Returns 24 random bytes in the form of a signing secret. The secret protects a local port while the demo
+/// runs, so the random numbers need not be cryptographic.
 fn made_for_this_run() -> String {
     const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let random = std::iter::repeat_with(|| char::from(BASE64[fastrand::usize(..BASE64.len())])).take(32);
     format!("whsec_{}", random.collect::<String>())
 }
 
-/// What is shown.
+/// History that is delivered.
 struct Show {
     config: Config,
     history: History,
@@ -127,7 +127,7 @@ struct Show {
     naive: Option<Naive>,
 }
 
-/// What runs meanwhile.
+/// Parts that run during the demo.
 struct Running {
     queue: Queue,
     store: Arc<dyn FullStore>,
@@ -140,12 +140,12 @@ impl Show {
         let signals = Signals::listen()?;
         let clerk = repair::start_clerk(&self.history, &mut self.config).await?;
         let outcome = self.serve(&mut places, arguments, signals, &clerk).await;
-        // After everything that uses it.
+        // Last, after everything that uses queue and store.
         places.leave(&self.config, arguments.keep && outcome.is_ok()).await;
         outcome
     }
 
-    /// Serves, shows, and goes on serving where that is wanted.
+    /// Serves, runs the demo, and continues to serve with `--keep`.
     async fn serve(
         &self,
         places: &mut Places,
@@ -189,7 +189,7 @@ impl Show {
         let findings = match played {
             Ok(findings) => findings,
             Err(error) => {
-                // What is still under way must not write to what is about to be removed.
+                // Work in progress must not write to files that are about to be removed.
                 stop.cancel();
                 let _ = serving.await;
                 return Err(error);
@@ -209,14 +209,14 @@ impl Show {
         if findings.passed() { Ok(()) } else { bail!("the rows do not equal the truth") }
     }
 
-    /// Delivers the history, waits until the worker has applied it, looks at the rows, reconciles them with the
-    /// simulated API, and looks again.
+    /// Delivers the history, waits until the worker has applied it, compares the rows, reconciles them with
+    /// the simulated API, and compares again.
     async fn play(&self, running: &Running, clerk: &ClerkApi) -> anyhow::Result<Findings> {
         let received = Arc::new(AtomicU64::new(0));
         let mut progress = Progress::new(self.order.len(), received.clone(), running);
         let began_at = Instant::now();
         let settings = DeliverSettings { connections: CONNECTIONS, ..DeliverSettings::default() };
-        let told = Arc::new(move |count: u64| {
+        let on_answer = Arc::new(move |count: u64| {
             received.fetch_max(count, Ordering::Relaxed);
         });
         let sending = deliver(
@@ -225,7 +225,7 @@ impl Show {
             &self.order,
             Arc::new(SystemClock),
             &settings,
-            told,
+            on_answer,
         );
         let sent = progress.during(sending).await;
         let drained = progress.during(until_drained(&running.queue)).await;
@@ -261,7 +261,7 @@ impl Show {
     }
 }
 
-/// Waits until nothing waits.
+/// Waits until the queue is empty.
 async fn until_drained(queue: &Queue) -> anyhow::Result<()> {
     let mut moved_at = Instant::now();
     let mut depth = u64::MAX;
@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_history_is_never_fewer_deliveries_than_asked_for() {
+    fn a_history_has_at_least_the_requested_deliveries() {
         for (seed, deliveries) in [(1, 100), (2, 1_000), (3, 10_000), (4, 2_000)] {
             let history = History::generate(&size(seed, deliveries));
             let lost = repair::losses(&history, seed);
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_made_for_the_run_is_one() {
+    fn the_secret_of_a_run_is_a_valid_signing_secret() {
         assert!(SigningSecrets::parse(&made_for_this_run()).is_ok());
     }
 }

@@ -1,15 +1,15 @@
-//! What a common nightly job would have done to the same users: it reads the first page of Clerk's list,
-//! writes it over the rows, and deletes everybody whom the page lacks.
+//! Damage that a common nightly job would have done to the same users: it reads the first page of Clerk's
+//! list, writes it over the rows, and deletes every user that the page lacks.
 //!
-//! It is computed, and nothing is written: the demo's rows stay right.
+//! The damage is only computed: the demo's rows stay right.
 
 use rollbook_core::time::Timestamp;
 use rollbook_simulator::history::History;
 use serde_json::Value;
 
-/// Objects on the largest page of Clerk's API. The job reads one.
+/// Objects on the largest page of Clerk's API. The job reads one page.
 const PAGE: usize = 500;
-/// The job reads when this share of the history is left: webhooks arrive while it works.
+/// Share of the history that is left when the job reads: webhooks arrive while it works.
 const LATER_SHARE: usize = 20;
 
 /// Damage of the nightly job.
@@ -17,11 +17,11 @@ const LATER_SHARE: usize = 20;
 pub(crate) struct Naive {
     /// Users at Clerk.
     pub(crate) living: usize,
-    /// Living users whose rows it deletes.
+    /// Rows of living users that the job deletes.
     pub(crate) wrongly_deleted: usize,
-    /// Rows that it overwrites with an older state.
+    /// Rows that the job overwrites with an older state.
     pub(crate) overwritten: usize,
-    /// Users deleted meanwhile, whom it brings back.
+    /// Users deleted meanwhile that the job restores.
     pub(crate) brought_back: usize,
 }
 
@@ -35,7 +35,7 @@ impl Naive {
             let objects = ids.into_iter().filter_map(|id| Some((state.object("users", &id)?, id)));
             objects.map(|(object, id)| (created_at(&object), id, Value::Object(object))).collect()
         };
-        // The newest first, as Clerk lists them unless it is asked otherwise.
+        // Newest first: the default order of Clerk's list.
         let mut page = users(&then);
         page.sort_by_key(|(created_at, ..)| std::cmp::Reverse(*created_at));
         page.truncate(PAGE);
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn up_to_a_page_of_users_nobody_is_deleted_and_beyond_it_living_people_are() {
+    fn a_job_of_one_page_deletes_living_users_beyond_that_page_only() {
         let history = |users, changes| {
             History::generate(&HistorySettings {
                 users,

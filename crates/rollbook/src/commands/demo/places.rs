@@ -1,5 +1,5 @@
-//! Where the demo keeps its queue and store: files that are gone afterwards, or servers on which it
-//! touches nothing that is there, and which it leaves as it found them.
+//! Queue and store of the demo: files that are removed afterwards, or empty servers, from which the demo
+//! removes everything that it wrote.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,7 +19,7 @@ use crate::output::say;
 use crate::startup::refuse_if_strict;
 use crate::wire::{self, Component, Queue};
 
-/// Where queue and store are.
+/// Places of queue and store.
 pub(crate) struct Places {
     home: Home,
     queue: Option<Place>,
@@ -30,10 +30,10 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// Those that the arguments name, and for the others a folder.
+    /// Returns the servers that the arguments name, and a folder for the other parts.
     ///
     /// # Errors
-    /// A URL is none, or the folder holds databases already.
+    /// A URL is not valid, or the folder holds databases already.
     pub(crate) fn new(arguments: &Demo, folder: Option<&Path>, seed: u64) -> anyhow::Result<Self> {
         let queue = server("--queue", arguments.queue.as_deref(), Role::Queue)?;
         let store = server("--store", arguments.store.as_deref(), Role::Store)?;
@@ -41,32 +41,32 @@ impl Places {
         Ok(Self { home: Home::new(folder)?, queue, store, schema, made_queue: false, made_schema: false })
     }
 
-    /// The queue's.
+    /// Place of the queue.
     pub(crate) fn queue(&self) -> Place {
         self.queue.clone().unwrap_or_else(|| Place::Sqlite(self.home.path().join("queue.db")))
     }
 
-    /// The store's.
+    /// Place of the store.
     pub(crate) fn store(&self) -> Place {
         self.store.clone().unwrap_or_else(|| Place::Sqlite(self.home.path().join("store.db")))
     }
 
-    /// The schema of the rows, where they are on a server.
+    /// Schema of the rows on a server.
     pub(crate) fn schema(&self) -> String {
         self.schema.clone()
     }
 
-    /// The folder of the files, where they stay.
+    /// Returns the folder of the files, if they stay.
     pub(crate) fn kept_folder(&self, keep: bool) -> Option<PathBuf> {
         let has_files = self.queue.is_none() || self.store.is_none();
         let stays = keep || matches!(self.home, Home::Given(_));
         (has_files && stays).then(|| self.home.path().to_owned())
     }
 
-    /// Looks whether everything is empty, then makes what is needed.
+    /// Checks that queue and store are empty, then creates what is needed.
     ///
     /// # Errors
-    /// Something is there already; a server is unreachable; durability is strict and the queue's is not.
+    /// A server holds data already or is unreachable; or durability is strict and the queue is not durable.
     pub(crate) async fn make(
         &mut self,
         config: &Config,
@@ -78,7 +78,7 @@ impl Places {
             }
         }
         if self.queue.is_some() {
-            // Somebody's worker may wait at an empty one, and would take what is the demo's.
+            // A worker of another deployment may wait at an empty queue, and would take the demo's messages.
             if wire::backend(config, Component::Queue).exists().await.map_err(|why| anyhow!(why))? {
                 let wrong = format!("{} holds a queue already", wire::describe(config, Component::Queue));
                 let fix = "name an empty database of it, such as redis://HOST:6379/9";
@@ -106,7 +106,7 @@ impl Places {
         Ok((queue, durability))
     }
 
-    /// Removes what was made, or leaves it all.
+    /// Removes what the demo made, or keeps it all.
     pub(crate) async fn leave(self, config: &Config, keep: bool) {
         if keep {
             return self.home.keep();
@@ -133,7 +133,8 @@ impl Places {
     }
 }
 
-/// The server that a flag names. Its password is accepted here, since this reads nothing but its flags.
+/// Returns the server that a flag names. A password in a flag is accepted: the demo has no other source of
+/// settings.
 fn server(flag: &str, url: Option<&str>, role: Role) -> Result<Option<Place>, Problems> {
     let Some(url) = url else {
         return Ok(None);
@@ -154,11 +155,11 @@ fn server(flag: &str, url: Option<&str>, role: Role) -> Result<Option<Place>, Pr
     }
 }
 
-/// The folder of the files.
+/// Folder of the files.
 enum Home {
-    /// Gone when the demo ends.
+    /// Removed when the demo ends.
     Temporary(TempDir),
-    /// The user's.
+    /// Named by the user.
     Given(PathBuf),
 }
 
@@ -186,7 +187,7 @@ impl Home {
         }
     }
 
-    /// Leaves the folder where it is.
+    /// Keeps the folder.
     fn keep(self) {
         if let Self::Temporary(folder) = self {
             let _ = folder.keep();

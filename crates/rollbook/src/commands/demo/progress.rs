@@ -1,4 +1,4 @@
-//! How far the demo is: one line that moves on a terminal, a few plain ones elsewhere.
+//! Progress of the demo: one line that is rewritten on a terminal, a few plain lines elsewhere.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::Running;
 use super::counts;
 use crate::progress::ProgressLine;
 
-/// Tells how far it is, on standard error.
+/// Reports progress on standard error.
 pub(crate) struct Progress {
     total: usize,
     received: Arc<AtomicU64>,
@@ -21,13 +21,13 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Tells of `total` deliveries, of which `received` are acknowledged.
+    /// Reports that `received` of `total` deliveries are acknowledged.
     pub(crate) fn new(total: usize, received: Arc<AtomicU64>, running: &Running) -> Self {
         let (queue, registry) = (running.queue.admin.clone(), running.registry.clone());
         Self { total, received, queue, registry, line: ProgressLine::new() }
     }
 
-    /// Tells while something is done.
+    /// Reports progress while work is done.
     pub(crate) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         let mut ticks = tokio::time::interval(self.line.interval());
@@ -35,17 +35,17 @@ impl Progress {
         loop {
             tokio::select! {
                 done = work.as_mut() => return done,
-                _ = ticks.tick() => self.tell().await,
+                _ = ticks.tick() => self.report().await,
             }
         }
     }
 
-    /// Ends the line that moves.
+    /// Ends the line that is rewritten.
     pub(crate) fn end(&self) {
         self.line.end();
     }
 
-    async fn tell(&mut self) {
+    async fn report(&mut self) {
         let waiting =
             self.queue.stats().await.map_or_else(|_| "?".to_owned(), |stats| thousands(stats.depth()));
         let received = thousands(self.received.load(Ordering::Relaxed));

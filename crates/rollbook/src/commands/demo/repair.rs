@@ -1,4 +1,4 @@
-//! The demo's reconciliation: what webhooks alone had missed is read from the simulated Clerk API.
+//! Reconciliation of the demo: reads what the webhooks missed from the simulated Clerk API.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -16,16 +16,16 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::wire;
 
-/// One event in eight happened before the endpoint existed.
+/// One event in this many happened before the endpoint existed.
 pub(super) const BEFORE_SHARE: usize = 8;
-/// Of a thousand later events, how many never arrive.
+/// Number of later events that never arrive, of a thousand.
 pub(super) const LOST_PER_MILLE: usize = 10;
 
-/// What the reconciliation did.
+/// Result of the reconciliation.
 pub(crate) struct Repair {
-    /// Counts by resource.
+    /// Differences by resource.
     pub(crate) progress: Progress,
-    /// Requests to the simulated API.
+    /// Number of requests to the simulated API.
     pub(crate) requests: u64,
     /// Duration.
     pub(crate) took: Duration,
@@ -38,11 +38,11 @@ pub(super) fn losses(history: &History, seed: u64) -> BTreeSet<usize> {
     history.losses(seed, history.events.len() / BEFORE_SHARE, LOST_PER_MILLE)
 }
 
-/// Serves the history's state by a Clerk API of this machine, and points the configuration to it. The schedule
-/// is off: the demo reconciles when all deliveries are applied.
+/// Serves the history's state by a Clerk API of this machine, and points the configuration to it. The
+/// schedule is off: the demo reconciles when all deliveries are applied.
 pub(super) async fn start_clerk(history: &History, config: &mut Config) -> anyhow::Result<ClerkApi> {
     let state = Arc::new(Mutex::new(history.state()));
-    // As a production instance: its rate limit is ten times that of a development instance.
+    // A production instance: its rate limit is ten times that of a development instance.
     let settings = ApiSettings {
         key: format!("sk_live_{:032x}", fastrand::u128(..)),
         environment: "production".to_owned(),

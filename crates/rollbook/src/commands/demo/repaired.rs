@@ -1,4 +1,4 @@
-//! The reconciliation in the demo's report.
+//! Part of the demo's report about the reconciliation.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use super::findings::Findings;
 use super::repair::Repair;
 use crate::output::{Style, span};
 
-/// What the reconciliation found, by table and kind.
+/// Formats the differences that the reconciliation found, by table and kind.
 pub(super) fn repaired(findings: &Findings, style: Style) -> String {
     let repair = &findings.repair;
     let mut headings = format!("{:<26}", "what webhooks had missed");
@@ -56,7 +56,7 @@ pub(super) fn repaired(findings: &Findings, style: Style) -> String {
     text
 }
 
-/// For programs.
+/// Returns the result as JSON.
 pub(super) fn reconciliation(repair: &Repair) -> Value {
     let of_table = |of: &ResourceProgress| (of.table.clone(), json!(of.drift));
     json!({

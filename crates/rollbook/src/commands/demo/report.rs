@@ -1,4 +1,4 @@
-//! What the demo prints in the end.
+//! Report of the demo, as text and as JSON.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -14,32 +14,32 @@ use super::repaired::{reconciliation, repaired};
 use super::{CONNECTIONS, counts::Counts};
 use crate::output::{Style, Table, harmless, span};
 
-/// Differences that are named; the rest is counted.
+/// Maximum number of differences that are listed; the rest is counted.
 const NAMED_MAX: usize = 5;
 
-/// Where the demo ran.
+/// Circumstances of a run.
 pub(crate) struct Surroundings {
-    /// What chance began with.
+    /// Seed of the random numbers.
     pub(crate) seed: u64,
-    /// The receiver.
+    /// Address of the receiver.
     pub(crate) receiver: SocketAddr,
-    /// Health and metrics.
+    /// Address of health and metrics.
     pub(crate) ops: SocketAddr,
-    /// The secret made for this run.
+    /// Signing secret made for this run.
     pub(crate) secret: String,
-    /// Whether it goes on serving.
+    /// Whether the process continues to serve.
     pub(crate) keep: bool,
-    /// The folder of the databases, where it stays.
+    /// Folder of the databases, if it stays.
     pub(crate) kept: Option<PathBuf>,
-    /// Where the queue is.
+    /// Place of the queue.
     pub(crate) queue: String,
-    /// Where the store is.
+    /// Place of the store.
     pub(crate) store: String,
-    /// What an acknowledgement of the queue is worth.
+    /// Durability of the queue's acknowledgements.
     pub(crate) durability: Durability,
 }
 
-/// For people.
+/// Formats the report as text.
 pub(crate) fn text(findings: &Findings, surroundings: &Surroundings, style: Style) -> String {
     let mut text = format!("\n  {}\n\n", style.bold("Rollbook, from signed webhooks to right rows"));
     for (name, what) in summary(findings, surroundings) {
@@ -116,7 +116,7 @@ fn summary(findings: &Findings, surroundings: &Surroundings) -> Vec<(&'static st
     lines
 }
 
-/// How many of what, by table.
+/// Formats the outcomes by table.
 fn outcomes(counts: &[Counts], style: Style) -> String {
     let mut headings = format!("{:<26}", "what the deliveries did");
     for applied in Applied::ALL {
@@ -178,7 +178,7 @@ fn verdict(findings: &Findings, style: Style) -> String {
     text
 }
 
-/// Some of what is wrong, by table, id and column.
+/// Formats the first differences, by table, id and column.
 fn differences(findings: &Findings) -> Vec<String> {
     let comparison = &findings.comparison;
     let missing = comparison.missing.iter().map(|(table, id)| format!("missing: {table} {id}"));
@@ -217,7 +217,7 @@ fn next(surroundings: &Surroundings, style: Style) -> String {
     text
 }
 
-/// For programs.
+/// Returns the report as JSON.
 pub(crate) fn json(findings: &Findings, surroundings: &Surroundings) -> Value {
     let sent = &findings.sent;
     let of_table = |counts: &Counts| {
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn right_rows_pass_and_the_secret_is_told_only_while_it_serves_for_something() {
+    fn right_rows_pass_and_the_secret_is_shown_only_while_the_demo_serves() {
         let text = text(&findings(), &surroundings(false), Style::PLAIN);
         assert!(text.contains("rows equal the truth: 900 of 900 (890 living, 10 deleted)"), "{text}");
         assert!(text.contains("0 queued, 0 were still in the queue and counted as duplicates"), "{text}");
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn the_places_are_named_and_a_weak_queue_is_not_called_durable() {
+    fn queue_and_store_are_named_and_a_weak_queue_is_not_called_durable() {
         let said = text(&findings(), &surroundings(false), Style::PLAIN);
         assert!(said.contains("Redis at h:1") && said.contains("SQLite /x"), "{said}");
         assert!(said.contains("each durable before its 200") && !said.contains("degraded"), "{said}");

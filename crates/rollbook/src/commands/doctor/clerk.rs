@@ -1,4 +1,4 @@
-//! Clerk's API: the key, its instance, Clerk's clock, and the reconciliation that uses them.
+//! Checks of Clerk's API: the secret key, its instance, Clerk's clock, and the reconciliation that uses them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ const INSTANCE: &str = "clerk_instance";
 const CLOCK: &str = "clerk_clock";
 const RECONCILE: &str = "reconcile";
 
-/// Runs that are searched for the instance of the rows.
+/// Number of runs that are searched for the instance of the rows.
 const RUNS: usize = 20;
 
-/// Checks the key and the last reconciliation. Asks Clerk one question.
+/// Checks the key and the last reconciliation, with one request to Clerk.
 pub(super) async fn api(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
     if !needs.worker {
         return vec![skipped(KEY, "a receiver uses none")];
@@ -109,7 +109,7 @@ fn judge_clock(now: Timestamp, instance: &Instance) -> Finding {
     )
 }
 
-/// Judges the last run, and what waits.
+/// Judges the last run and the objects that wait for approval.
 fn last_run(config: &Config, status: &Status, now: Timestamp) -> Finding {
     let every = config.settings.reconcile_every.filter(|_| config.settings.clerk_secret_key.is_some());
     let waiting: u64 = status.waiting.iter().map(|waiting| waiting.count).sum();

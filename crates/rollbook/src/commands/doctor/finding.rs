@@ -1,4 +1,4 @@
-//! What a check has found, and how it is told.
+//! Findings of checks, as text and as JSON.
 
 use std::fmt::Write as _;
 
@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 
 use crate::output::{Style, Table, harmless};
 
-/// How something is.
+/// State of what was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// As it should be.
+    /// Works as it should.
     Ok,
-    /// It works, and a person should look at it.
+    /// Works, and needs attention.
     Warning,
-    /// It does not work, or will not.
+    /// Does not work, or will not.
     Failed,
-    /// Nothing was looked at, and why.
+    /// Not checked; the finding says why.
     Skipped,
 }
 
@@ -50,30 +50,30 @@ pub(super) struct Finding {
     fix: Option<String>,
 }
 
-/// All that was found, in order.
+/// All findings, in the order of the report.
 pub(super) type Findings = Vec<Finding>;
 
-/// Something is as it should be.
+/// Returns a finding in state [`State::Ok`].
 pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Finding {
     Finding { check, state: State::Ok, found: found.into(), fix: None }
 }
 
-/// Nothing was looked at.
+/// Returns a finding in state [`State::Skipped`].
 pub(super) fn skipped(check: &'static str, why: impl Into<String>) -> Finding {
     Finding { check, state: State::Skipped, found: why.into(), fix: None }
 }
 
-/// It works, and should be looked at.
+/// Returns a finding in state [`State::Warning`].
 pub(super) fn warning(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Finding {
     Finding { check, state: State::Warning, found: found.into(), fix: Some(fix.into()) }
 }
 
-/// It does not work.
+/// Returns a finding in state [`State::Failed`].
 pub(super) fn failed(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Finding {
     Finding { check, state: State::Failed, found: found.into(), fix: Some(fix.into()) }
 }
 
-/// As a table, and how many of each state there are.
+/// Formats the findings as a table, with the number of findings in each state.
 pub(super) fn text(findings: &[Finding], style: Style) -> String {
     let mut table = Table::new(&["check", "state", "found"]);
     for Finding { check, state, found, fix } in findings {
@@ -84,7 +84,7 @@ pub(super) fn text(findings: &[Finding], style: Style) -> String {
     let mut lines = table.lines();
     let mut text = lines.next().map(|heading| style.bold(heading)).unwrap_or_default();
     for (line, Finding { check, state, .. }) in lines.zip(findings) {
-        // Coloured once all is aligned: what colours is wider than it looks.
+        // Colours are added after the alignment: their escape codes have no width on the screen.
         let rest = line[check.len()..].replacen(state.name(), &state.paint(style), 1);
         // Writing to a String can't fail.
         let _ = write!(text, "\n{check}{rest}");
@@ -95,11 +95,11 @@ pub(super) fn text(findings: &[Finding], style: Style) -> String {
 
 fn counts(findings: &[Finding]) -> String {
     let count = |state: State| findings.iter().filter(|finding| finding.state == state).count();
-    let told = State::ALL.into_iter().filter(|state| count(*state) > 0);
-    told.map(|state| format!("{} {}", count(state), state.name())).collect::<Vec<_>>().join(", ")
+    let present = State::ALL.into_iter().filter(|state| count(*state) > 0);
+    present.map(|state| format!("{} {}", count(state), state.name())).collect::<Vec<_>>().join(", ")
 }
 
-/// As JSON.
+/// Formats the findings as JSON.
 pub(super) fn json(findings: &[Finding]) -> Value {
     let entry = |Finding { check, state, found, fix }: &Finding| {
         json!({
@@ -124,12 +124,12 @@ mod tests {
         let findings = [
             ok("queue", "SQLite q.db"),
             warning("dead_letters", "2 are\nparked", "rollbook dead-letters list"),
-            failed("store", "away", "start it"),
+            failed("store", "unreachable", "start it"),
         ];
         let expected = "check         state    found\n\
                         queue         ok       SQLite q.db\n\
                         dead_letters  warning  2 are\\nparked → rollbook dead-letters list\n\
-                        store         failed   away → start it\n\n\
+                        store         failed   unreachable → start it\n\n\
                         1 failed, 1 warning, 1 ok";
         assert_eq!(text(&findings, Style::PLAIN), expected);
         assert_eq!(json(&findings)["healthy"], false);

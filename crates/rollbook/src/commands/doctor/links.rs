@@ -1,4 +1,4 @@
-//! Whether the connections to queue and store are encrypted.
+//! Check whether the connections to queue and store are encrypted.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::wire::{self, Component};
 
 const ENCRYPTION: &str = "encryption";
 
-/// One finding for each part on a server. What does not answer is reported by its own check.
+/// Returns one finding for each part on a server. The part's own check reports a server that does not answer.
 pub(super) async fn encryption(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
     let mut findings = Vec::new();
     for part in needs.parts().filter(|part| part.place(config).server().is_some()) {
@@ -28,7 +28,7 @@ async fn protection(config: &Config, part: Component, clock: &Arc<dyn Clock>) ->
         Component::Queue => wire::open_queue(config, clock.clone()).ok()?.admin.protection(),
         Component::Store => {
             let store = wire::open_store(config, clock.clone()).ok()?;
-            // It fails without a table too, once it is connected.
+            // Reading the health fails if a table is missing, but the connection is made by then.
             let _ = in_time(store.ping()).await;
             store.protection()
         }

@@ -1,4 +1,4 @@
-//! This machine: its clock, its files, its room, its limits. Looks and writes nothing.
+//! Checks of this machine: clock, files, free disk space, limits. They write nothing.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,27 +10,28 @@ use rustix::fs::{Access, access, statvfs};
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::{ASK_TIMEOUT, Needs};
-use crate::commands::serve::FILES_BESIDE;
+use crate::commands::serve::OTHER_FILES;
 use crate::config::Config;
 use crate::file_modes::{self, folder_of, with_companions};
 use crate::wire::{self, Component};
 
-/// Clocks that are kept by NTP differ by less; a tenth of what Svix allows is left for asking.
+/// Accepted difference of two clocks. NTP keeps them closer; a tenth of Svix's tolerance covers the time of
+/// the request.
 const SKEW_OK: Duration = Duration::from_secs(5);
-/// Svix tells whole seconds, and asking takes a moment.
+/// Difference that can't be measured: Svix sends whole seconds, and a request takes time.
 const SECONDS: Duration = Duration::from_secs(2);
-/// A million waiting events take about twice this.
+/// Free space from which the check passes. A million waiting events take about twice this.
 const ROOM_OK: u64 = 1 << 30;
-/// Less is gone before anyone has read the warning.
+/// Free space below which the check fails: it would be used up before anyone reads a warning.
 const ROOM_MIN: u64 = 64 << 20;
 
-/// The check that more than one asks for.
+/// Name of the clock's check, which other checks use too.
 pub(super) const CLOCK: &str = "clock";
 const FILES: &str = "files";
 const DISK: &str = "disk";
 const OPEN_FILES: &str = "open_files";
 
-/// Compares our clock with those of the servers that there are and can be asked.
+/// Compares this machine's clock with those of the servers that answer.
 pub(super) async fn clock(config: &Config, needs: &Needs, clock: &dyn Clock) -> Findings {
     let mut findings = Vec::new();
     for part in needs.parts() {
@@ -43,14 +44,14 @@ pub(super) async fn clock(config: &Config, needs: &Needs, clock: &dyn Clock) -> 
         // The check of the server reports that it is unreachable.
         let Ok(theirs) = answer else { continue };
         let answered_at = clock.now();
-        let whose = format!("the {}'s server", part.name());
+        let owner = format!("the {}'s server", part.name());
         let middle = asked_at.plus(answered_at.since(asked_at) / 2);
-        findings.push(judge_skew(middle, theirs, &whose, config.settings.tolerance));
+        findings.push(judge_skew(middle, theirs, &owner, config.settings.tolerance));
     }
     findings
 }
 
-/// What is said where there is nobody to compare our clock with.
+/// Returns the finding for a clock that nothing can be compared with.
 pub(super) fn lonely_clock(clock: &dyn Clock) -> Finding {
     let now = clock.now();
     skipped(
@@ -59,26 +60,26 @@ pub(super) fn lonely_clock(clock: &dyn Clock) -> Finding {
     )
 }
 
-/// Judges our clock by somebody else's.
-pub(super) fn judge_skew(ours: Timestamp, theirs: Timestamp, whose: &str, tolerance: Duration) -> Finding {
+/// Compares this machine's clock with that of `owner`.
+pub(super) fn judge_skew(ours: Timestamp, theirs: Timestamp, owner: &str, tolerance: Duration) -> Finding {
     let (skew, way) =
         if ours > theirs { (ours.since(theirs), "ahead of") } else { (theirs.since(ours), "behind") };
     if skew < SECONDS {
-        return ok(CLOCK, format!("within {} s of the clock of {whose}", SECONDS.as_secs()));
+        return ok(CLOCK, format!("within {} s of the clock of {owner}", SECONDS.as_secs()));
     }
-    let told = format!("{:.1} s {way} the clock of {whose}", skew.as_secs_f64());
+    let found = format!("{:.1} s {way} the clock of {owner}", skew.as_secs_f64());
     let fix = "have both set by NTP (timedatectl set-ntp true); the wrong one may be either";
     if skew > tolerance {
-        let more = format!("{told}; a delivery may be {} s off, then it is refused", tolerance.as_secs());
+        let more = format!("{found}; a delivery may be {} s off, then it is refused", tolerance.as_secs());
         failed(CLOCK, more, fix)
     } else if skew > SKEW_OK {
-        warning(CLOCK, told, fix)
+        warning(CLOCK, found, fix)
     } else {
-        ok(CLOCK, told)
+        ok(CLOCK, found)
     }
 }
 
-/// The files that are kept here, with those that SQLite keeps beside them.
+/// Checks the files on this machine, and the log and index files that SQLite adds to them.
 pub(super) fn files(config: &Config, needs: &Needs) -> Findings {
     let mut findings = Vec::new();
     for folder in folders(config, needs) {
@@ -114,7 +115,7 @@ fn judge_file(path: &Path) -> Option<Finding> {
     None
 }
 
-/// The room where files are kept here.
+/// Checks the free space of the disks that hold the files.
 pub(super) fn disk(config: &Config, needs: &Needs) -> Findings {
     let folders = folders(config, needs);
     if folders.is_empty() {
@@ -131,21 +132,21 @@ fn judge_room(folder: &Path) -> Finding {
             return failed(DISK, format!("{} can't be asked ({error})", there.display()), "is it mounted?");
         }
     };
-    let told = format!("{} MiB free for {}", thousands(room >> 20), folder.display());
+    let found = format!("{} MiB free for {}", thousands(room >> 20), folder.display());
     let fix = "make room, or name a larger disk by data_dir";
     match room {
-        0..ROOM_MIN => failed(DISK, told, fix),
-        ROOM_MIN..ROOM_OK => warning(DISK, told, fix),
-        _ => ok(DISK, told),
+        0..ROOM_MIN => failed(DISK, found, fix),
+        ROOM_MIN..ROOM_OK => warning(DISK, found, fix),
+        _ => ok(DISK, found),
     }
 }
 
-/// How many files, and so connections, a process may have open.
+/// Checks how many files, and so connections, a process may have open.
 pub(super) fn open_files(config: &Config, needs: &Needs) -> Finding {
     if !needs.receiver {
         return skipped(OPEN_FILES, "a worker has few");
     }
-    let wanted = config.settings.connections_max as u64 + FILES_BESIDE;
+    let wanted = config.settings.connections_max as u64 + OTHER_FILES;
     match Resource::NOFILE.get() {
         Ok((_, hard)) if hard < wanted => warning(
             OPEN_FILES,
@@ -155,11 +156,11 @@ pub(super) fn open_files(config: &Config, needs: &Needs) -> Finding {
         Ok((_, hard)) => {
             ok(OPEN_FILES, format!("up to {} here, {} needed", thousands(hard), thousands(wanted)))
         }
-        Err(error) => skipped(OPEN_FILES, format!("the system does not tell ({error})")),
+        Err(error) => skipped(OPEN_FILES, format!("the system's limit can't be read ({error})")),
     }
 }
 
-/// The folders of the files that are kept here, each once.
+/// Returns the folders of the files on this machine, each once.
 fn folders(config: &Config, needs: &Needs) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         needs.parts().filter_map(|part: Component| part.place(config).file()).map(folder_of).collect();
@@ -167,7 +168,7 @@ fn folders(config: &Config, needs: &Needs) -> Vec<PathBuf> {
     folders
 }
 
-/// The folder, or the next above it that is there.
+/// Returns the folder, or its nearest ancestor that exists.
 fn existing(folder: &Path) -> &Path {
     let there = folder.ancestors().find(|above| above.exists());
     there.unwrap_or(Path::new("."))

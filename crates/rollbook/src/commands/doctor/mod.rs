@@ -1,11 +1,12 @@
-//! `doctor`: is everything as it should be, and how is it fixed where it is not.
+//! `doctor`: checks the whole installation, and says how to fix what is wrong.
 //!
 //! Constraints:
 //!
-//! * It keeps nothing, but for `--send`: what it writes to find out whether a worker and a receiver could is rolled back.
-//!   What is not there yet is not made.
-//! * Within seconds: whatever asks a part has a time limit, and all are asked at the same time.
-//! * It asks nobody but the configured servers, Clerk's API if a key is set, and the process at `ops_listen`.
+//! * Nothing that it writes stays, except with `--send`: test writes of a worker and a receiver are rolled
+//!   back. It creates no file and no table.
+//! * It ends within seconds: each check has a time limit, and all checks run at the same time.
+//! * It connects only to the configured servers, to Clerk's API if a key is set, and to the process at
+//!   `ops_listen`.
 
 mod clerk;
 mod finding;
@@ -35,12 +36,12 @@ use crate::flags::SettingFlags;
 use crate::output::{Style, print, print_json};
 use crate::wire::{self, Component};
 
-/// How long one answer may take. Nobody waits longer at a terminal, and what is well answers in less.
+/// Maximum time for one answer. A healthy server needs less, and a user does not wait longer at a terminal.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 const CONFIGURATION: &str = "configuration";
 
-/// What the faces that run here need.
+/// Checks that the faces of this process need.
 struct Needs {
     receiver: bool,
     worker: bool,
@@ -52,34 +53,34 @@ impl Needs {
         Self { receiver, worker: !matches!(face, FaceName::Receive) }
     }
 
-    /// The parts that they use.
+    /// Returns the parts that the faces use.
     fn parts(&self) -> impl Iterator<Item = Component> {
         let parts: &[Component] = if self.worker { &Component::ALL } else { &[Component::Queue] };
         parts.iter().copied()
     }
 }
 
-/// Checks and tells.
+/// Runs all checks and prints the report.
 ///
 /// # Errors
-/// Something has failed; with [`Problems`] where that is the configuration.
+/// A check has failed; the error is [`Problems`] if the configuration is wrong.
 pub(crate) fn run(settings: &SettingFlags, arguments: &Doctor) -> anyhow::Result<()> {
     let target = arguments.url.as_deref().map(Target::parse).transpose()?;
     let needs = Needs::of(arguments.face);
     let config = match super::load(settings).map_err(anyhow::Error::downcast::<Problems>) {
         Ok(config) => config,
         Err(Ok(problems)) => {
-            return tell(&problems.0.iter().map(problem).collect::<Findings>(), true, arguments);
+            return report(&problems.0.iter().map(problem).collect::<Findings>(), true, arguments);
         }
         Err(Err(error)) => return Err(error),
     };
     let (mut findings, misconfigured) = configuration(&config, &needs);
     let examined = Box::pin(examine(&config, &needs, arguments.send, target));
     findings.extend(on_all_cores(async { Ok(examined.await) })?);
-    tell(&findings, misconfigured, arguments)
+    report(&findings, misconfigured, arguments)
 }
 
-/// What is found of everything but the configuration.
+/// Checks everything but the configuration.
 async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option<Target>) -> Findings {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (time, queue, store, encryption, clerk, process) = tokio::join!(
@@ -90,7 +91,7 @@ async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option
         clerk::api(config, needs, &clock),
         running::process(config, needs, &*clock),
     );
-    // The sender of a delivery has a clock too: beside those of the servers, or in their place.
+    // The sender of a delivery has a clock too: in addition to those of the servers, or instead of them.
     let (senders, process): (Findings, Findings) =
         process.into_iter().partition(|finding| finding.check == machine::CLOCK);
     let mut findings: Findings = time.into_iter().chain(senders).collect();
@@ -113,7 +114,7 @@ async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option
     findings
 }
 
-/// What is found of the configuration, and whether nothing would start with it.
+/// Checks the configuration. Also returns whether a process would refuse to start with it.
 fn configuration(config: &Config, needs: &Needs) -> (Findings, bool) {
     let wrong = needs.parts().filter_map(|part| wire::check_server(config, part).err());
     let mut findings: Findings = wrong.flat_map(|problems| problems.0).map(|one| problem(&one)).collect();
@@ -141,13 +142,13 @@ fn problem(problem: &Problem) -> Finding {
     failed(CONFIGURATION, format!("{}{origin}: {}", problem.name, problem.wrong), &*problem.fix)
 }
 
-fn tell(findings: &[Finding], misconfigured: bool, arguments: &Doctor) -> anyhow::Result<()> {
+fn report(findings: &[Finding], misconfigured: bool, arguments: &Doctor) -> anyhow::Result<()> {
     match arguments.output {
         Output::Json => print_json(&finding::json(findings))?,
         Output::Text => print(&finding::text(findings, Style::of(&Environment::read())))?,
     }
     if misconfigured {
-        // They are told already.
+        // The report shows them already.
         return Err(Problems::default().into());
     }
     match findings.iter().filter(|finding| finding.state == State::Failed).count() {
@@ -157,7 +158,8 @@ fn tell(findings: &[Finding], misconfigured: bool, arguments: &Doctor) -> anyhow
     }
 }
 
-/// The answer, or why there is none within [`ASK_TIMEOUT`]. Only for what may be given up: reads.
+/// Returns the answer, or why there is none within [`ASK_TIMEOUT`]. Only for reads: the call is cancelled at
+/// the limit.
 async fn in_time<T, E: Display>(asked: impl Future<Output = Result<T, E>>) -> Result<T, String> {
     match tokio::time::timeout(ASK_TIMEOUT, asked).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),

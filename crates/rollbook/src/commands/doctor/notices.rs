@@ -1,5 +1,5 @@
-//! What is neither broken nor weak and still matters: steps of a newer Rollbook, row-level policies, and what a cluster does about a
-//! failed shard.
+//! Checks of what is neither broken nor weak and still matters: migrations of a newer Rollbook, row-level
+//! policies, and what a cluster does about a failed shard.
 use rollbook_operator::erase::HIDDEN_ROWS_FIX;
 
 use super::finding::{Finding, ok, skipped, warning};
@@ -11,7 +11,7 @@ const MIGRATIONS: &str = "migrations";
 const FULL_COVERAGE: &str = "full_coverage";
 const POLICIES: &str = "policies";
 
-/// Steps of a newer Rollbook that this one works with; `None` where there are none.
+/// Reports migrations of a newer Rollbook that this one works with; `None` if there are none.
 pub(super) async fn newer(config: &Config, part: Component) -> Option<Finding> {
     let found = in_time(wire::pending_migrations(config, part)).await.ok()?;
     let newer = found.newer.join(", ");
@@ -21,7 +21,7 @@ pub(super) async fn newer(config: &Config, part: Component) -> Option<Finding> {
     })
 }
 
-/// That policies of the database may hide rows; `None` where none does.
+/// Reports policies of the database that may hide rows; `None` if there are none.
 pub(super) fn policies(tables: &[String]) -> Option<Finding> {
     let tables = (!tables.is_empty()).then(|| tables.join(", "))?;
     let found = format!(
@@ -30,7 +30,8 @@ pub(super) fn policies(tables: &[String]) -> Option<Finding> {
     Some(warning(POLICIES, found, HIDDEN_ROWS_FIX))
 }
 
-/// What a Redis cluster does while one of its shards has failed; `None` where the queue is not on a cluster.
+/// Reports what a Redis cluster does while one of its shards has failed; `None` if the queue is not on a
+/// cluster.
 pub(super) async fn full_coverage(config: &Config) -> Option<Finding> {
     tokio::time::timeout(ASK_TIMEOUT, wire::full_coverage(config)).await.ok().flatten().map(judge)
 }

@@ -1,6 +1,7 @@
-//! Checks of queue and store: reachable, usable, durable, and what waits in them.
+//! Checks of queue and store: reachable, usable, durable, and the work that waits in them.
 //!
-//! Checks read, or roll back what they write. A Redis queue cannot roll back: there, one meaningless field is written.
+//! Checks read, or roll back what they write. A Redis queue cannot roll back: there, one meaningless field is
+//! written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +18,9 @@ use crate::config::{Config, Place};
 use crate::startup::{UNVERIFIED, UNVERIFIED_FIX};
 use crate::wire::{self, Component, Migrations, Queue};
 
-/// From here on the queue fills up faster than anyone looks.
+/// Share of the queue's limit from which the depth is a warning.
 const FULL_PERCENT: u64 = 80;
-/// A message that is due is taken within seconds where a worker runs.
+/// Age of the oldest message that is a warning. A running worker takes a message that is due within seconds.
 const WAITS_MAX: Duration = Duration::from_secs(300);
 
 const DURABILITY: &str = "durability";
@@ -28,7 +29,7 @@ const DEAD_LETTERS: &str = "dead_letters";
 const AUDIT: &str = "audit";
 const CASCADES: &str = "cascades";
 
-/// The queue, and all that is asked of one that answers.
+/// Checks the queue, and everything that can be asked of one that answers.
 pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
     let unknown = || [DURABILITY, DEPTH, DEAD_LETTERS, AUDIT].map(|check| skipped(check, "no queue to ask"));
     if let Some(finding) = not_there(config, needs, Component::Queue).await {
@@ -68,7 +69,7 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     findings
 }
 
-/// That the queue answers, and what waits in it.
+/// Checks that the queue answers, and what waits in it.
 async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
     let admin = &*queue.admin;
     let mut place = wire::describe(config, Component::Queue);
@@ -96,15 +97,15 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
         }
         Err(why) => vec![
             failed("queue", why, fix(config, Component::Queue)),
-            skipped(DEPTH, "the queue does not tell"),
-            skipped(DEAD_LETTERS, "the queue does not tell"),
-            skipped(AUDIT, "the queue does not tell"),
+            skipped(DEPTH, "the queue's counts can't be read"),
+            skipped(DEAD_LETTERS, "the queue's counts can't be read"),
+            skipped(AUDIT, "the queue's counts can't be read"),
         ],
     }
 }
 
-/// Whether a delivery would be taken; `false` where that can't be tried: nothing is there yet, or the engine can't. A
-/// queue that is full has a line of its own.
+/// Checks whether a delivery would be taken; `false` if that can't be tried: no file exists yet, or the
+/// engine has no rollback. A full queue has its own finding.
 async fn rehearse_delivery(config: &Config, producer: &dyn Producer) -> Result<bool, String> {
     if !in_time(wire::backend(config, Component::Queue).exists()).await? {
         return Ok(false);
@@ -120,35 +121,35 @@ fn weaknesses(config: &Config, weaknesses: &[Weakness]) -> Findings {
     if weaknesses.is_empty() {
         return vec![ok(DURABILITY, "a 200 means: on the disk (fsynced)")];
     }
-    let told = |Weakness { what, fix }: &Weakness| {
+    let found = |Weakness { what, fix }: &Weakness| {
         if config.is_strict() {
             failed(DURABILITY, format!("{what} (strict: nothing starts on it)"), &**fix)
         } else {
             warning(DURABILITY, what, &**fix)
         }
     };
-    weaknesses.iter().map(told).collect()
+    weaknesses.iter().map(found).collect()
 }
 
 fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Finding {
     let (depth, limit) = (stats.depth(), config.settings.queue_depth_max);
     let waits = stats.oldest_received_at.map(|at| now.since(at)).unwrap_or_default();
-    let told = format!("{} of at most {} messages wait", thousands(depth), thousands(limit));
+    let found = format!("{} of at most {} messages wait", thousands(depth), thousands(limit));
     let fix =
         "more workers (rollbook work), or queue_depth_max; rollbook_apply_seconds says how fast the store is";
     if depth >= limit {
-        failed(DEPTH, format!("{told}: deliveries are answered 503"), fix)
+        failed(DEPTH, format!("{found}: deliveries are answered 503"), fix)
     } else if depth.saturating_mul(100) >= limit.saturating_mul(FULL_PERCENT) {
-        warning(DEPTH, told, fix)
+        warning(DEPTH, found, fix)
     } else if stats.ready > 0 && waits > WAITS_MAX {
-        let told = format!("{told}, the oldest for {} s", thousands(waits.as_secs()));
+        let found = format!("{found}, the oldest for {} s", thousands(waits.as_secs()));
         warning(
             DEPTH,
-            told,
+            found,
             "is a worker running (rollbook serve or work), and does its /readyz name the store?",
         )
     } else {
-        ok(DEPTH, told)
+        ok(DEPTH, found)
     }
 }
 
@@ -163,7 +164,8 @@ fn dead_letters(stats: &QueueStats) -> Finding {
     }
 }
 
-/// Whether every message can be found. A queue that is too large to be compared in time is left to its workers.
+/// Reports whether every message can be found. Workers audit a queue that is too large to be compared in
+/// time.
 fn audit(audited: Result<Audit, String>) -> Finding {
     let audit = match audited {
         Ok(audit) => audit,
@@ -182,7 +184,7 @@ fn audit(audited: Result<Audit, String>) -> Finding {
     warning(AUDIT, wrong.join("; "), fix)
 }
 
-/// The store. A receiver needs none.
+/// Checks the store. A receiver needs none.
 pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
     if !needs.worker {
         return vec![skipped("store", "a receiver uses none")];
@@ -207,7 +209,7 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
         .collect()
 }
 
-/// Whether the store answers, and takes what a worker writes.
+/// Checks whether the store answers, and takes what a worker writes.
 async fn answered(config: &Config, asked: Result<Arc<dyn FullStore>, String>) -> Finding {
     match asked {
         Ok(store) => rehearse_batches(config, &*store).await,
@@ -215,7 +217,7 @@ async fn answered(config: &Config, asked: Result<Arc<dyn FullStore>, String>) ->
     }
 }
 
-/// What is left to do after deletions; `None` where nothing is.
+/// Reports what is left to do after deletions; `None` if nothing is.
 fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding> {
     let PendingCascades { parents, rows, listed } = left;
     let first = listed.first().map_or_else(String::new, |line| {
@@ -240,7 +242,7 @@ fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding> {
     })
 }
 
-/// Whether the statements of a worker succeed.
+/// Checks whether the statements of a worker succeed.
 async fn rehearse_batches(config: &Config, store: &dyn FullStore) -> Finding {
     let place = wire::describe(config, Component::Store);
     let refused = |why: &str| {
@@ -273,9 +275,9 @@ async fn ping(store: &Arc<dyn FullStore>) -> Result<(), String> {
     in_time(store.ping()).await
 }
 
-/// What is to be told of a part before it can be opened: no file yet, or migrations that are pending.
+/// Reports why a part can't be opened yet: no file exists, or migrations are pending.
 async fn not_there(config: &Config, needs: &Needs, part: Component) -> Option<Finding> {
-    // A process with all faces makes and migrates files itself.
+    // A process with all faces creates and migrates files itself.
     let by_itself = needs.receiver && needs.worker && part.place(config).file().is_some();
     if let Some(path) = part.place(config).file().filter(|path| !path.exists()) {
         let found = format!("there is no {} yet", path.display());
@@ -301,7 +303,7 @@ async fn not_there(config: &Config, needs: &Needs, part: Component) -> Option<Fi
     })
 }
 
-/// What to do about a part that does not answer as it should, beside what its error says.
+/// Returns the fix for a part that does not answer as it should, in addition to its error.
 fn fix(config: &Config, part: Component) -> String {
     match (part.place(config), part) {
         (Place::Sqlite(path), _) => {
@@ -381,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_is_told_to_be_full_nearly_full_or_not_worked_on() {
+    fn a_queue_is_reported_as_full_nearly_full_or_without_a_worker() {
         let now = Timestamp::from_seconds(1_800_000_000);
         for (ready, delayed, oldest, state) in [
             (0, 0, 0, State::Ok),

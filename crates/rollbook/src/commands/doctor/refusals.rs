@@ -1,4 +1,4 @@
-//! What the running receiver has refused since its process started: each reason with its own fix.
+//! Requests that the running receiver has refused since its process started: each reason with its own fix.
 
 use super::finding::{Findings, warning};
 use super::samples::{LAST_DELIVERY, sample, timestamp};
@@ -7,18 +7,18 @@ const REFUSALS: &str = "refusals";
 const HEADERS_FIX: &str =
     "a proxy or gateway must pass svix-id, svix-timestamp and svix-signature as they come";
 
-/// When refusals for a reason are a finding.
+/// Condition under which refusals for a reason are a finding.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Means {
-    /// They may be genuine deliveries that something spoilt on their way.
+    /// The requests may be genuine deliveries that a proxy or a setting spoilt.
     Spoilt,
-    /// Strangers cause them too: a finding only where no delivery has been taken.
+    /// Strangers send such requests too: a finding only if no delivery has been taken.
     OrForged,
     /// Strangers send such requests to every public port: counted only.
     Stranger,
 }
 
-/// The reasons for which requests are refused, and what to do about each.
+/// Reasons for which requests are refused, each with its fix.
 const REASONS: [(&str, Means, &str); 12] = [
     (
         "signature",
@@ -50,7 +50,7 @@ const REASONS: [(&str, Means, &str); 12] = [
     ("unreadable", Means::Stranger, ""),
 ];
 
-/// One finding for each reason that may concern genuine deliveries.
+/// Returns one finding for each reason that may concern genuine deliveries.
 pub(super) fn findings(metrics: &str) -> Findings {
     let none_taken = sample(metrics, LAST_DELIVERY).is_some_and(|last| last <= 0.0);
     let concerns = |means| means == Means::Spoilt || (means == Means::OrForged && none_taken);
@@ -65,7 +65,7 @@ pub(super) fn findings(metrics: &str) -> Findings {
         .collect()
 }
 
-/// How many were refused for each reason, in words; `None` where none was.
+/// Formats the number of refusals for each reason; `None` if there are none.
 pub(super) fn counts(metrics: &str) -> Option<String> {
     let counted = REASONS.iter().filter_map(|(reason, ..)| Some((reason, counted(metrics, reason)?)));
     let named: Vec<String> =
@@ -73,7 +73,7 @@ pub(super) fn counts(metrics: &str) -> Option<String> {
     (!named.is_empty()).then(|| format!("refused {}: {}", since(metrics), named.join(", ")))
 }
 
-/// From when on refusals are counted.
+/// Formats the time since which refusals are counted.
 pub(super) fn since(metrics: &str) -> String {
     match sample(metrics, "process_start_time_seconds") {
         Some(at) => format!("since {}, when the process started", timestamp(at)),

@@ -1,4 +1,4 @@
-//! The process that runs here, if one does: how it is, and when Clerk's last delivery came.
+//! Checks of the process that runs here, if one does: its state, and the time of Clerk's last delivery.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use crate::config::Config;
 const PROCESS: &str = "process";
 const DELIVERIES: &str = "deliveries";
 const NONE_YET: &str = "none since it started";
-/// A Clerk instance that anyone uses sends something within a day.
+/// Time without a delivery that is a warning. A Clerk instance in use sends something within a day.
 const SILENT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Asks the ops face.
+/// Checks the running process through its ops port.
 pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -> Findings {
     let address = reachable(config.settings.ops_listen);
     if Connection::connect(address, ASK_TIMEOUT).await.is_err() {
@@ -41,13 +41,13 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
             findings.extend(refusals::findings(&metrics.body));
             findings.extend(senders_clock(&metrics.body, config.settings.tolerance));
         }
-        _ => findings.push(skipped(DELIVERIES, "its metrics don't tell")),
+        _ => findings.push(skipped(DELIVERIES, "its metrics can't be read")),
     }
     findings
 }
 
-/// Looks for the test event where no delivery had come before it. What had been found else stays: the event says nothing
-/// of Clerk's silence, nor of what was refused.
+/// Checks for the test event if no delivery had come before it. All other findings stay: the test event
+/// proves nothing about Clerk's deliveries or about refusals.
 pub(super) async fn look_again(config: &Config, needs: &Needs, clock: &dyn Clock, findings: &mut Findings) {
     let is_none = |finding: &&mut Finding| finding.check == DELIVERIES && finding.found == NONE_YET;
     let Some(finding) = findings.iter_mut().find(is_none) else { return };
@@ -76,7 +76,7 @@ async fn ask(address: SocketAddr) -> Result<(Answer, Answer), RequestError> {
     Ok((get(address, "/livez").await?, get(address, "/readyz").await?))
 }
 
-/// The ops port answers one request on each connection.
+/// Requests `/livez` and `/readyz`. The ops port answers one request on each connection.
 async fn get(address: SocketAddr, path: &str) -> Result<Answer, RequestError> {
     Connection::connect(address, ASK_TIMEOUT).await?.get(path).await
 }
@@ -88,9 +88,9 @@ fn health(address: SocketAddr, live: &Answer, ready: &Answer) -> Findings {
     };
     let mut findings = Vec::new();
     if !live.is_success() {
-        let told: Vec<String> =
+        let not_ok: Vec<String> =
             self::parts(live).into_iter().flatten().map(|(part, how)| format!("{part}: {how}")).collect();
-        let found = format!("its loops stand still: {}", told.join(", "));
+        let found = format!("its loops stand still: {}", not_ok.join(", "));
         findings.push(failed(PROCESS, found, "its log says what it waits for; restart it"));
     }
     for (part, how) in parts.iter().filter(|(_, how)| how != "ok") {
@@ -110,7 +110,7 @@ fn health(address: SocketAddr, live: &Answer, ready: &Answer) -> Findings {
     findings
 }
 
-/// What to do about a part of the running process that is not well.
+/// Returns the fix for a part of the running process that is not ok.
 fn fix_of(part: &str, how: &str) -> &'static str {
     match part {
         "queue" if how.starts_with("degraded: ") => {
@@ -127,7 +127,7 @@ fn fix_of(part: &str, how: &str) -> &'static str {
     }
 }
 
-/// The parts of an answer of ours, by name.
+/// Returns the parts in an answer of Rollbook's, by name; `None` if it is another program's answer.
 fn parts(answer: &Answer) -> Option<Vec<(String, String)>> {
     let answer: Value = serde_json::from_str(&answer.body).ok()?;
     let part = |(name, how): (&String, &Value)| (name.clone(), how.as_str().unwrap_or_default().to_owned());
@@ -162,7 +162,7 @@ fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
     ok(DELIVERIES, found)
 }
 
-/// Our clock beside the one of whoever sent the last delivery that was taken.
+/// Compares this machine's clock with that of the sender of the last delivery that was taken.
 fn senders_clock(metrics: &str, tolerance: Duration) -> Option<Finding> {
     let last = sample(metrics, LAST_DELIVERY).filter(|last| *last > 0.0)?;
     let ahead = sample(metrics, "rollbook_clock_skew_seconds")?;
@@ -177,7 +177,7 @@ mod tests {
     const NEEDS: Needs = Needs { receiver: true, worker: true };
 
     #[test]
-    fn silence_is_told_with_its_likely_cause() {
+    fn missing_deliveries_are_reported_with_the_likely_cause() {
         let judged = |last: u32, forged: u32| {
             let metrics = format!(
                 "rollbook_refusals_total{{reason=\"signature\"}} {forged}\n\
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_test_event_alone_is_told_as_such_and_what_clerk_sent_beside_it_as_ever() {
+    fn a_test_event_alone_is_reported_as_one_and_deliveries_of_clerk_as_usual() {
         for (last, taken, state, part) in [
             (1_799_999_999, 1, State::Ok, "none but the test event"),
             (1_799_999_999, 2, State::Ok, "the last one 1 s ago"),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn each_part_that_is_not_well_is_told_and_what_is_not_ours_is_seen() {
+    fn each_part_that_is_not_ok_is_reported_and_another_program_is_recognized() {
         let address = SocketAddr::from(([127, 0, 0, 1], 9464));
         let answer = |status, body: &str| Answer { status, body: body.to_owned() };
         let live = answer(200, r#"{"status":"ok","parts":{"worker":"ok"}}"#);
@@ -237,8 +237,8 @@ mod tests {
                 answer(200, r#"{"parts":{"queue":"degraded: x","store":"impaired: y"}}"#),
                 vec![State::Warning; 2],
             ),
-            (answer(503, r#"{"parts":{"queue":"ok","store":"away"}}"#), vec![State::Failed]),
-            (answer(200, r#"{"parts":{"queue":"ok","store":"away"}}"#), vec![State::Warning]),
+            (answer(503, r#"{"parts":{"queue":"ok","store":"unreachable"}}"#), vec![State::Failed]),
+            (answer(200, r#"{"parts":{"queue":"ok","store":"unreachable"}}"#), vec![State::Warning]),
             (answer(503, r#"{"status":"stopping","parts":{"queue":"ok"}}"#), vec![State::Warning]),
             (answer(200, "It works!"), vec![State::Failed]),
         ] {
@@ -247,7 +247,10 @@ mod tests {
         }
         let stalled = answer(503, r#"{"parts":{"worker":"no progress for 130 s"}}"#);
         let ready = answer(200, r#"{"parts":{"queue":"ok"}}"#);
-        let told = json(&health(address, &stalled, &ready));
-        assert!(told["checks"][0]["found"].as_str().is_some_and(|found| found.contains("130 s")), "{told}");
+        let report = json(&health(address, &stalled, &ready));
+        assert!(
+            report["checks"][0]["found"].as_str().is_some_and(|found| found.contains("130 s")),
+            "{report}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Reading of a running process's metrics.
+//! Reads the metrics of a running process.
 
 use rollbook_core::time::Timestamp;
 

@@ -1,6 +1,7 @@
-//! A signed test event, all the way: posted like one of Clerk's, and looked for until it is applied.
+//! Sends a signed test event like one of Clerk's, and follows it until it is applied.
 //!
-//! Its type is none of Clerk's, so that it makes no row: the ledger says `ignored`, and forgets it in time.
+//! Clerk has no such event type, so no row changes: the ledger says `ignored`, and retention removes the
+//! entry.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,35 +25,35 @@ use crate::config::Config;
 use crate::output::harmless;
 use crate::wire;
 
-/// What the event calls itself.
+/// Type of the test event.
 const EVENT_TYPE: &str = "rollbook.doctor";
-/// An event is applied within a second where nothing waits before it.
+/// Maximum wait. An event is applied within a second if nothing waits before it.
 const APPLIED_WITHIN: Duration = Duration::from_secs(10);
-/// How often the queue is asked.
+/// Interval of requests to the queue.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 
 const SEND: &str = "send";
 
-/// Where the event can be looked for.
+/// Places in which the event can be found.
 struct Places {
     queue: Arc<dyn QueueAdmin>,
-    /// Where there is a ledger.
+    /// `None` if the ledger is switched off, or the face uses none.
     ledger: Option<Arc<dyn FullStore>>,
 }
 
-/// Where the event is.
+/// Place in which the event was found.
 enum Seen {
-    /// On its way.
+    /// In the queue.
     Waiting,
-    /// The ledger tells of it, by this word.
+    /// In the ledger, with this outcome.
     InLedger(&'static str),
     /// Among the dead letters, for this reason.
     Dead(String),
-    /// Nowhere.
+    /// In no place.
     Gone,
 }
 
-/// Sends it and waits.
+/// Sends the event and waits until it is applied.
 pub(super) async fn send(
     config: &Config,
     needs: &Needs,
@@ -111,38 +112,38 @@ fn refusal(status: u16) -> &'static str {
 }
 
 fn places(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Result<Places, String> {
-    let told = |error: anyhow::Error| format!("{error:#}");
-    let queue = wire::open_queue(config, clock.clone()).map_err(told)?.admin;
+    let text = |error: anyhow::Error| format!("{error:#}");
+    let queue = wire::open_queue(config, clock.clone()).map_err(text)?.admin;
     let has_ledger = needs.worker && config.settings.ledger;
-    let ledger = if has_ledger { Some(wire::open_store(config, clock.clone()).map_err(told)?) } else { None };
+    let ledger = if has_ledger { Some(wire::open_store(config, clock.clone()).map_err(text)?) } else { None };
     Ok(Places { queue, ledger })
 }
 
 async fn follow(places: &Places, id: &MessageId, acknowledged: &str, started: Instant) -> Finding {
     loop {
-        let told = |what: &str| format!("{acknowledged}; {what} (svix-id {id})");
+        let found = |what: &str| format!("{acknowledged}; {what} (svix-id {id})");
         match look(places, id).await {
             Ok(Seen::InLedger(outcome)) => {
                 let after = started.elapsed().as_millis();
-                return ok(SEND, told(&format!("applied within {after} ms, in the ledger as {outcome}")));
+                return ok(SEND, found(&format!("applied within {after} ms, in the ledger as {outcome}")));
             }
             Ok(Seen::Gone) if places.ledger.is_none() => {
                 return ok(
                     SEND,
-                    told("gone from the queue: a worker has acknowledged it, no ledger is looked at"),
+                    found("gone from the queue: a worker has acknowledged it, the ledger is not checked"),
                 );
             }
             Ok(Seen::Gone) => {
                 let fix = "give doctor the settings of the running process: the same folder, URLs and ledger";
-                return failed(SEND, told("but neither the queue nor the ledger here knows it"), fix);
+                return failed(SEND, found("but neither the queue nor the ledger here knows it"), fix);
             }
             Ok(Seen::Dead(reason)) => {
                 let fix = format!("rollbook dead-letters show {id}, then discard it");
-                return failed(SEND, told(&format!("parked as a dead letter: {reason}")), fix);
+                return failed(SEND, found(&format!("parked as a dead letter: {reason}")), fix);
             }
             Ok(Seen::Waiting) if started.elapsed() < APPLIED_WITHIN => tokio::time::sleep(ASK_EVERY).await,
             Ok(Seen::Waiting) => {
-                let found = told(&format!("still in the queue after {} s", APPLIED_WITHIN.as_secs()));
+                let found = found(&format!("still in the queue after {} s", APPLIED_WITHIN.as_secs()));
                 return failed(
                     SEND,
                     found,
@@ -152,7 +153,7 @@ async fn follow(places: &Places, id: &MessageId, acknowledged: &str, started: In
             Err(why) => {
                 return failed(
                     SEND,
-                    told(&format!("not seen further: {why}")),
+                    found(&format!("not seen further: {why}")),
                     "see the queue's and the store's line",
                 );
             }
@@ -160,7 +161,7 @@ async fn follow(places: &Places, id: &MessageId, acknowledged: &str, started: In
     }
 }
 
-/// Looks in the order in which it moves, and once more where it has just passed by.
+/// Searches in the order in which the event moves, and again if it moved on meanwhile.
 async fn look(places: &Places, id: &MessageId) -> Result<Seen, String> {
     if in_time(places.queue.message(id)).await?.is_some() {
         return Ok(Seen::Waiting);
@@ -169,7 +170,7 @@ async fn look(places: &Places, id: &MessageId) -> Result<Seen, String> {
     if let Some(letter) = in_time(places.queue.dead_letters(&filter, None, 1)).await?.first() {
         return Ok(Seen::Dead(letter.failure.reason.to_string()));
     }
-    // Written before the message left the queue.
+    // A worker writes the ledger before it acknowledges the message.
     let Some(ledger) = &places.ledger else { return Ok(Seen::Gone) };
     let entry = in_time(ledger.delivery(id)).await?;
     Ok(entry.map_or(Seen::Gone, |entry| Seen::InLedger(entry.outcome.as_str())))

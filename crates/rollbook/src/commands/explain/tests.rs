@@ -1,4 +1,5 @@
-//! Histories, each compared with a text in `tests/histories`. Run with UPDATE=1 to write the texts again, and read them.
+//! Histories, each compared with a text in `tests/histories`. Run with UPDATE=1 to write the texts again, and
+//! read them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -50,7 +51,8 @@ impl Stage {
         Self { clock, store, queue }
     }
 
-    /// Applies a delivery that was received `came_after` milliseconds after its event, 12 ms after its receipt.
+    /// Applies a delivery that was received `came_after` milliseconds after its event, 12 ms after its
+    /// receipt.
     async fn applied(&self, id: &str, event: &Value, came_after: i64, attempt: u32) {
         let made_at = event["timestamp"].as_i64().expect("a time");
         let received_at = Timestamp::from_millis(made_at + came_after);
@@ -154,7 +156,7 @@ async fn an_update_that_came_late_and_a_duplicate() {
 }
 
 #[tokio::test]
-async fn a_deleted_user_whose_old_update_came_after() {
+async fn a_deleted_user_with_an_old_update_that_came_after() {
     let stage = Stage::new();
     signed_up(&stage).await;
     for number in [1, 2] {
@@ -170,7 +172,7 @@ async fn a_deleted_user_whose_old_update_came_after() {
     stage.applied("msg_gone", &gone, 350, 1).await;
     stage.applied("msg_late", &updated(START + 20 * HOUR), 5 * HOUR, 1).await;
     stage.applied("msg_later", &updated(START + 10 * HOUR), 16 * HOUR, 1).await;
-    reads(&stage, "a_deleted_user_whose_old_updates_came_after", &stage.history("user_1").await);
+    reads(&stage, "a_deleted_user_with_old_updates_that_came_after", &stage.history("user_1").await);
 }
 
 #[tokio::test]

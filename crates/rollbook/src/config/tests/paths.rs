@@ -1,4 +1,4 @@
-//! A URL or a secret where a path is meant.
+//! A URL or a secret in place of a path.
 
 use super::*;
 
@@ -56,7 +56,7 @@ fn a_url_or_a_secret_in_place_of_the_configuration_file_is_not_quoted() {
 }
 
 #[test]
-fn a_text_that_is_shown_is_no_secret() {
+fn a_setting_of_a_shown_text_refuses_secrets() {
     for (key, value) in [
         ("clerk_instance_id", "sk_live_ImASecret"),
         ("clerk_instance_id", "u:ImASecret@h"),

@@ -27,14 +27,14 @@ async fn the_demo_on_redis_and_postgres_ends_with_right_rows_and_leaves_nothing_
     let (queue, store) = (redis.url(), postgres.url("app"));
     for places in [&["--queue", &queue, "--store", &store][..], &["--queue", &queue], &["--store", &store]] {
         let ran = run(&home, &[&SHORT, places].concat()).ended(0);
-        let told: Value = serde_json::from_str(&ran.out).expect("JSON");
-        assert_eq!(told["passed"], true, "{told}");
-        assert_eq!(told["rows"], told["rows_equal"], "{told}");
-        assert_eq!(told["acknowledged"], told["deliveries"], "{told}");
-        assert_eq!(told["weaknesses"].as_array().map(Vec::len), Some(0), "{told}");
-        let on = |part: &str, server: &str| told[part].as_str().is_some_and(|place| place.contains(server));
-        assert_eq!(on("queue", "Redis at 127.0.0.1"), places.contains(&"--queue"), "{told}");
-        assert_eq!(on("store", "Postgres at 127.0.0.1"), places.contains(&"--store"), "{told}");
+        let report: Value = serde_json::from_str(&ran.out).expect("JSON");
+        assert_eq!(report["passed"], true, "{report}");
+        assert_eq!(report["rows"], report["rows_equal"], "{report}");
+        assert_eq!(report["acknowledged"], report["deliveries"], "{report}");
+        assert_eq!(report["weaknesses"].as_array().map(Vec::len), Some(0), "{report}");
+        let on = |part: &str, server: &str| report[part].as_str().is_some_and(|place| place.contains(server));
+        assert_eq!(on("queue", "Redis at 127.0.0.1"), places.contains(&"--queue"), "{report}");
+        assert_eq!(on("store", "Postgres at 127.0.0.1"), places.contains(&"--store"), "{report}");
         assert_eq!(schemas(&postgres).await, "0", "its schema is dropped");
         assert_eq!(redis.cli(&["dbsize"]), "0", "its queue is deleted");
     }

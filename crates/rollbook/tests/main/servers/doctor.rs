@@ -1,4 +1,4 @@
-//! What `doctor` finds of a Redis and a Postgres.
+//! `doctor` with a Redis and a Postgres.
 
 use std::time::{Duration, Instant};
 
@@ -112,7 +112,7 @@ async fn a_postgres_that_lacks_migrations_or_rights_has_failed_and_one_that_has_
     assert!(found[0].contains("users") && found[0].contains("deliveries"), "{found:?}");
 }
 
-/// A Postgres whose worker has every right that is documented and owns nothing, and a home for it.
+/// Starts a Postgres, and a home for a worker that has all documented rights and owns nothing.
 async fn with_worker_role() -> (PostgresServer, Home) {
     let postgres = PostgresServer::start_with(&[("fsync", "off")]).await;
     postgres.create_database("app").await;

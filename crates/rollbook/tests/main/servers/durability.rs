@@ -1,4 +1,4 @@
-//! What a 200 is worth is said at the start, in `/readyz` and in a metric, and `strict` insists on it.
+//! Durability of a 200: reported at the start, in `/readyz` and in a metric, and required by `strict`.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::redis::RedisServer;

@@ -66,20 +66,20 @@ async fn a_refused_deletion_and_a_refused_erasure_are_shown_as_pending_work() {
     })
     .await;
     for (id, about) in [("org_1", "its child rows"), ("orgmem_1", "its row")] {
-        let told = explained(&home, id);
-        assert!(told.contains(&format!("Pending work on {about}")), "{told}");
+        let shown = explained(&home, id);
+        assert!(shown.contains(&format!("Pending work on {about}")), "{shown}");
         let deleted =
             "orgmem_1 (organization_memberships) does not show yet that its organization org_1 was deleted: ";
-        assert!(told.contains(deleted) && told.contains("refuse"), "{told}");
+        assert!(shown.contains(deleted) && shown.contains("refuse"), "{shown}");
     }
     let erased = run(&home, &["erase", "org_1", "--yes"]).ended(1);
     assert!(erased.out.contains("org_1 is not erased completely. Left to do:"), "{}", erased.out);
     assert!(erased.out.contains("removed") && erased.err.contains("not complete"), "{}", erased.err);
     for id in ["org_1", "orgmem_1"] {
-        let told = explained(&home, id);
+        let shown = explained(&home, id);
         let erased = "orgmem_1 (organization_memberships) still has content, although its organization org_1 was erased: ";
-        assert!(told.contains(erased), "{told}");
-        assert!(!told.contains("was deleted: "), "{told}");
+        assert!(shown.contains(erased), "{shown}");
+        assert!(!shown.contains("was deleted: "), "{shown}");
     }
     postgres.psql("app", "DROP TRIGGER refuse ON clerk.organization_memberships").await;
     let erased = run(&home, &["erase", "org_1", "--yes"]).ended(0);
@@ -100,11 +100,11 @@ async fn in_files_no_work_is_pending_and_the_row_names_the_parent_it_was_deleted
         &json!({ "id": "org_1", "object": "organization", "deleted": true }),
     );
     applied(&home, 3.0).await;
-    let told = explained(&home, "orgmem_1");
-    assert!(told.contains("with the organization org_1 that it belongs to"), "{told}");
-    assert!(!told.contains("Pending work"), "{told}");
+    let shown = explained(&home, "orgmem_1");
+    assert!(shown.contains("with the organization org_1 that it belongs to"), "{shown}");
+    assert!(!shown.contains("Pending work"), "{shown}");
     run(&home, &["erase", "org_1", "--yes"]).ended(0);
-    let told = explained(&home, "orgmem_1");
-    assert!(told.contains("erased with the organization org_1 that it belongs to"), "{told}");
-    assert!(!told.contains("Pending work"), "{told}");
+    let shown = explained(&home, "orgmem_1");
+    assert!(shown.contains("erased with the organization org_1 that it belongs to"), "{shown}");
+    assert!(!shown.contains("Pending work"), "{shown}");
 }

@@ -1,4 +1,4 @@
-//! What health checks and scrapes leave behind: nothing. And whom an outage concerns.
+//! Health checks and scrapes leave no trace, and an outage concerns only the faces that need the server.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::postgres::PostgresServer;
@@ -44,13 +44,12 @@ async fn no_question_writes_to_postgres_or_to_the_embedded_queue() {
     let before = (version(), next().await);
     ask_often(&home).await;
     let calls = "SELECT xact_commit > 10 FROM pg_stat_database WHERE datname = 'app'";
-    until("its statistics tell of the questions", async || postgres.psql("app", calls).await.trim() == "t")
-        .await;
+    until("its statistics show the queries", async || postgres.psql("app", calls).await.trim() == "t").await;
     assert_eq!((version(), next().await), before);
 }
 
 #[tokio::test]
-async fn a_worker_whose_store_is_unreachable_is_alive_long_after_one_that_hangs_would_not_be() {
+async fn a_worker_with_an_unreachable_store_stays_alive_longer_than_one_that_hangs() {
     let postgres = PostgresServer::start_with(&[("fsync", "off")]).await;
     postgres.create_database("app").await;
     // The shortest that there are: who makes no progress for 10 s is not alive.

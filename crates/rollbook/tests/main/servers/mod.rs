@@ -1,13 +1,13 @@
 //! The binary with its queue on Redis and its store on Postgres: how it starts, what it says of them, and
 //! what it does while they are unreachable.
 
-mod away;
 mod demo;
 mod doctor;
 mod durability;
 mod explain;
 mod health;
 mod migrations;
+mod unreachable;
 mod urls;
 
 use std::process::{Command, Output, Stdio};
@@ -18,12 +18,12 @@ use rollbook_testkit::servers::free_port;
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
 
-/// An address at which nobody listens.
+/// Returns an address at which no process listens.
 fn nobody() -> String {
     format!("127.0.0.1:{}", free_port())
 }
 
-/// What a command prints and how it ends, in one.
+/// Result of a command: its output and exit code.
 pub(crate) struct Ran {
     code: Option<i32>,
     pub(crate) out: String,
@@ -63,7 +63,7 @@ fn send(home: &Home) -> u64 {
     answers[0]["status"].as_u64().unwrap_or_else(|| panic!("no answer: {}", ran.err))
 }
 
-/// What `/readyz` says of a part, and with which status.
+/// Returns the state of a part in `/readyz`, and the status of the answer.
 async fn readiness(home: &Home, part: &str) -> Option<(u16, String)> {
     let answer = home.ops_get("/readyz").await?;
     let body: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");

@@ -7,7 +7,7 @@ use rollbook_testkit::servers::redis::RedisServer;
 use super::{BINARY, nobody, readiness, run, send};
 
 #[tokio::test]
-async fn a_receiver_whose_redis_is_unreachable_starts_says_so_once_and_answers_503() {
+async fn a_receiver_with_an_unreachable_redis_starts_logs_it_once_and_answers_503() {
     let redis = nobody();
     let home = Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", format!("redis://:ImASecret@{redis}/0"));
     let mut rollbook = home.start(&["receive"]);
@@ -28,7 +28,7 @@ async fn a_receiver_whose_redis_is_unreachable_starts_says_so_once_and_answers_5
 }
 
 #[tokio::test]
-async fn a_worker_whose_postgres_is_unreachable_starts_and_names_it() {
+async fn a_worker_with_an_unreachable_postgres_starts_and_names_it() {
     let postgres = nobody();
     let home = Home::new(BINARY);
     home.migrate();
@@ -98,7 +98,7 @@ async fn deliveries_are_taken_again_once_redis_is_back_without_a_restart() {
     until("it is ready", || async { readiness(&home, "queue").await == Some((200, "ok".to_owned())) }).await;
     assert_eq!(send(&home), 200);
     until("it is applied", || async { home.metric("rollbook_applied_total").await == Some(1.0) }).await;
-    until("the durability is told", || async { home.log().contains("a 200 means: on the disk") }).await;
+    until("the durability is logged", || async { home.log().contains("a 200 means: on the disk") }).await;
 }
 
 #[tokio::test]
