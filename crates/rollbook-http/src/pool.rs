@@ -64,9 +64,17 @@ pub enum PoolError {
         /// Innermost cause.
         cause: String,
     },
-    /// The connection broke before the end of the answer.
+    /// The connection broke before the answer.
     #[error("{server} broke the connection: {cause}")]
     Broken {
+        /// Host and port.
+        server: String,
+        /// Innermost cause.
+        cause: String,
+    },
+    /// The connection broke before the end of the answer.
+    #[error("{server} broke the connection within the answer: {cause}")]
+    Truncated {
         /// Host and port.
         server: String,
         /// Innermost cause.
@@ -123,7 +131,7 @@ impl Pool {
             if error.is::<LengthLimitError>() {
                 return PoolError::TooLarge(answer_max);
             }
-            PoolError::Broken { server, cause: root_cause(&*error) }
+            PoolError::Truncated { server, cause: root_cause(&*error) }
         })?;
         Ok(PoolAnswer { status: head.status, headers: head.headers, body: body.to_bytes() })
     }
