@@ -109,7 +109,7 @@ fn the_testkit_is_used_by_tests_alone_and_never_by_the_core() {
 }
 
 #[test]
-fn the_core_has_no_dependency_that_could_touch_the_world() {
+fn the_core_has_no_dependency_that_could_do_io() {
     let core = dependencies(&manifests()["rollbook-core"], "dependencies");
     assert!(IMPURE.iter().all(|impure| !core.contains(*impure)), "{core:?}");
 }
@@ -143,7 +143,7 @@ fn every_source_begins_by_saying_what_it_is_for() {
 const LINES_MAX: usize = 400;
 
 #[test]
-fn no_file_of_what_ships_is_longer_than_one_reads_at_once() {
+fn no_shipped_source_is_longer_than_the_limit() {
     let shipped = sources(&root().join("crates")).into_iter().filter(|path| {
         let path = path.display().to_string();
         path.contains("/src/") && !path.contains("rollbook-testkit")

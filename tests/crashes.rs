@@ -126,7 +126,7 @@ fn forgotten(id: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_audit_sees_every_delivery_that_is_acknowledged_and_forgotten() {
+async fn the_audit_detects_every_acknowledged_delivery_that_is_lost() {
     let history = history(1_500);
     let folder = tempfile::tempdir().expect("a folder");
     let clock: Arc<dyn Clock> = Arc::new(WallClock);

@@ -62,7 +62,7 @@ async fn a_worker_drains_bodies_of_a_mebibyte_from_a_file_within_its_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_drains_bodies_that_take_much_room_once_they_are_read_within_its_memory() {
+async fn a_worker_drains_bodies_with_large_parsed_forms_within_its_memory() {
     drain(Home::new(BINARY), Filling::Numbers).await;
 }
 

@@ -67,7 +67,7 @@ fn assert_innocent(home: &Home, server: &RedisServer, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_flushes_slower_than_the_worker_waits_costs_no_message_an_attempt() {
+async fn a_disk_that_flushes_slower_than_the_worker_waits_counts_no_attempt() {
     let shim = Shim::new("appendonly");
     let server = RedisServer::start_on(&shim, &[]).await;
     deliver(&server, MESSAGES, 0).await;

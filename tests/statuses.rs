@@ -82,7 +82,7 @@ async fn a_queue_that_gives_no_answer_is_503_within_ten_seconds_and_heals() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_applied_is_acknowledged_parked_and_takes_no_neighbour_along() {
+async fn an_event_that_can_not_be_applied_is_acknowledged_parked_and_affects_no_neighbour() {
     let home = Home::new(BINARY);
     let _rollbook = home.start_ready(&["serve"]).await;
     let deep =

@@ -197,7 +197,7 @@ fn the_page_has_every_column_that_all_tables_have_and_the_next_step() {
 }
 
 #[tokio::test]
-async fn the_rights_of_the_page_let_an_application_read_refer_and_make_places_and_write_nothing() {
+async fn the_rights_of_the_page_let_an_application_read_refer_and_make_placeholder_rows_and_write_nothing() {
     let mirror = Mirror::start().await;
     mirror.grant().await;
     let text = page("README.md");

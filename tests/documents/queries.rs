@@ -151,7 +151,7 @@ fn moment(cell: &str) -> String {
 }
 
 #[test]
-fn a_moment_is_the_same_text_from_both_engines() {
+fn a_time_is_the_same_text_on_both_engines() {
     assert_eq!(moment("2026-07-30 09:00:00+00"), "2026-07-30 09:00");
     assert_eq!(moment("2026-07-30T09:00:00.000Z"), "2026-07-30 09:00");
     assert_eq!(moment("user.updated"), "user.updated");

@@ -92,7 +92,7 @@ fn with_rows_of(home: Home, first: &Home) -> Home {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_earlier_builds_left_in_redis_is_applied() {
+async fn the_backlog_of_earlier_builds_in_redis_is_applied() {
     if let Some(month) = month_to_make() {
         let mut redis = RedisServer::start().await;
         let worker = home_on(redis.url()).with("ROLLBOOK_BACKOFF", "30s");
@@ -120,7 +120,7 @@ async fn what_earlier_builds_left_in_redis_is_applied() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_earlier_builds_left_in_sqlite_is_applied() {
+async fn the_backlog_of_earlier_builds_in_sqlite_is_applied() {
     if let Some(month) = month_to_make() {
         let worker = Home::new(BINARY).with("ROLLBOOK_BACKOFF", "30s").with("ROLLBOOK_LEASE_FOR", "5s");
         leave_backlog(&with_rows_of(Home::new(BINARY), &worker), &worker).await;

@@ -80,7 +80,7 @@ pub(super) async fn a_step_of_redis(seconds: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_redis_steps_two_hours_forward_what_a_killed_worker_held_is_applied() {
+async fn when_redis_steps_two_hours_forward_the_messages_of_a_killed_worker_are_applied() {
     a_step_of_redis(2 * HOUR).await;
 }
 

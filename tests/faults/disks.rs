@@ -22,7 +22,7 @@ const ROOM: u32 = 100_000;
 const REFUSED: f64 = 20.0;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_with_a_full_disk_ends_and_goes_on_with_all_that_was_acknowledged() {
+async fn a_redis_with_a_full_disk_ends_and_restarts_with_all_acknowledged_deliveries() {
     let shim = Shim::new(REDIS_LOG);
     let mut redis = RedisServer::start_on(&shim, &[]).await;
     let home = home_on(redis.url());
@@ -67,7 +67,7 @@ fn sqlite_on(shim: &Shim) -> Home {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_sqlite_with_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_space() {
+async fn an_sqlite_with_a_full_disk_refuses_and_continues_when_there_is_space() {
     let shim = Shim::new(".db");
     let home = sqlite_on(&shim);
     let mut rollbook = home.start_ready(&["serve"]).await;
@@ -135,7 +135,7 @@ async fn until_the_store_fails(home: &Home) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_postgres_with_a_full_disk_is_waited_for_and_costs_no_attempt() {
+async fn a_postgres_with_a_full_disk_is_waited_for_without_counting_an_attempt() {
     let shim = Shim::new("/base/");
     let postgres = PostgresServer::start_on(&shim, &[]).await;
     while_postgres(&shim, &postgres, async |home| {

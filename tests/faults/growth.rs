@@ -78,7 +78,7 @@ async fn on_sqlite_nothing_grows_from_round_to_round() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_leak_are_seen_to_grow() {
+async fn connections_that_leak_are_detected_as_growing() {
     let mut forgotten = Vec::new();
     let growth = rounds_on_sqlite(async |home| {
         for _ in 0..LEAK {
@@ -118,7 +118,7 @@ async fn on_redis_nothing_grows_from_round_to_round() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_that_nobody_drains_is_seen_to_grow() {
+async fn a_queue_without_a_worker_is_detected_as_growing() {
     let growth = rounds_on_redis("receive").await;
     assert_eq!(growth.growing(), ["new", "messages"], "\n{growth}");
 }

@@ -49,17 +49,17 @@ async fn resets_towards(direction: Direction, within: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resets_at_any_byte_of_what_goes_to_redis_lose_nothing() {
+async fn resets_at_any_byte_sent_to_redis_lose_nothing() {
     resets_towards(Direction::ToServer, 30_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resets_at_any_byte_of_what_redis_answers_lose_nothing() {
+async fn resets_at_any_byte_of_redis_answers_lose_nothing() {
     resets_towards(Direction::ToClient, 2_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resets_at_any_byte_between_sender_and_receiver_come_to_duplicates_only() {
+async fn resets_at_any_byte_between_sender_and_receiver_cause_only_duplicates() {
     let home = Home::new(BINARY).with("ROLLBOOK_LOG", "warn");
     let mut rollbook = home.start_ready(&["serve"]).await;
     let proxy = FaultProxy::start(home.listen.port());
@@ -76,7 +76,7 @@ async fn resets_at_any_byte_between_sender_and_receiver_come_to_duplicates_only(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_the_network_swallows_is_answered_503_and_no_connection_leaks() {
+async fn a_redis_behind_a_network_that_drops_packets_is_answered_503_and_no_connection_leaks() {
     let (redis, proxy, home) = behind_a_proxy().await;
     let home = home.with("ROLLBOOK_REDIS_TIMEOUT", "1s");
     let mut receiver = home.start_ready(&["receive"]).await;

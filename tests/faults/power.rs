@@ -20,7 +20,7 @@ const BETWEEN: f64 = 150.0;
 const REDIS_LOG: &str = ".incr.aof";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_loses_power_again_and_again_has_what_was_acknowledged() {
+async fn a_redis_that_loses_power_again_and_again_keeps_every_acknowledged_delivery() {
     let shim = Shim::new(REDIS_LOG);
     shim.record(Record::Length);
     let mut redis = RedisServer::start_on(&shim, &[]).await;
@@ -68,7 +68,7 @@ fn sqlite_on(shim: &Shim) -> Home {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_sqlite_that_loses_power_again_and_again_has_what_was_acknowledged() {
+async fn an_sqlite_that_loses_power_again_and_again_keeps_every_acknowledged_delivery() {
     let shim = Shim::new(".db");
     let home = sqlite_on(&shim);
     let mut rollbook = home.start_ready(&["serve"]).await;
@@ -107,7 +107,7 @@ async fn a_power_cut_detects_an_sqlite_on_a_disk_that_does_not_flush() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_everysec_the_power_cut_takes_what_was_acknowledged_since_the_last_flush() {
+async fn with_everysec_the_power_cut_loses_deliveries_acknowledged_since_the_last_flush() {
     let shim = Shim::new(REDIS_LOG);
     shim.record(Record::Length);
     // A flush that takes so long is the only one until the power goes.

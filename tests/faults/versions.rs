@@ -11,7 +11,7 @@ const META: &str = "{rollbook:0}:meta";
 const NEWER: &str = "250";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backlog_in_the_arrangement_of_a_newer_version_is_left_alone_and_applied_after_the_upgrade() {
+async fn a_backlog_in_the_format_of_a_newer_version_is_left_alone_and_applied_after_the_upgrade() {
     let redis = RedisServer::start().await;
     let home = home_on(redis.url());
     home.migrate();
@@ -37,7 +37,7 @@ async fn a_backlog_in_the_arrangement_of_a_newer_version_is_left_alone_and_appli
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_entry_of_an_unknown_format_is_kept_whole_takes_no_neighbour_along_and_is_applied_after_the_upgrade()
+async fn an_entry_of_an_unknown_format_is_kept_unchanged_affects_no_neighbour_and_is_applied_after_the_upgrade()
  {
     let redis = RedisServer::start().await;
     let home = home_on(redis.url());

@@ -99,7 +99,7 @@ async fn a_text_too_long_for_an_index_leaves_null_and_is_counted_and_one_at_the_
 }
 
 #[tokio::test]
-async fn what_postgres_refuses_waits_alone_and_is_parked_in_the_end() {
+async fn a_message_that_postgres_refuses_waits_alone_and_is_parked_in_the_end() {
     let (server, store) = postgres().await;
     let trigger = format!(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;

@@ -169,7 +169,7 @@ async fn a_wrong_secret_is_one_line_of_the_log_however_many_deliveries_it_refuse
 }
 
 #[tokio::test]
-async fn a_delivery_that_came_in_a_trace_names_it_from_the_door_to_the_dead_letters() {
+async fn a_delivery_with_a_trace_is_logged_with_it_from_the_receiver_to_the_dead_letters() {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     let filter = "warn,rollbook_receiver=debug,rollbook_worker=debug";
     let home = Home::new(BINARY).with("ROLLBOOK_LOG", filter).with("ROLLBOOK_LOG_FORMAT", "json");
@@ -227,7 +227,7 @@ async fn a_delivery_that_came_in_a_trace_names_it_from_the_door_to_the_dead_lett
 }
 
 #[tokio::test]
-async fn nothing_that_an_event_or_a_stranger_says_steers_a_terminal_or_begins_a_line() {
+async fn no_text_of_an_event_or_a_stranger_controls_a_terminal_or_begins_a_line() {
     let evil = r"\u001b[31mred\u009b\r\nINFO rollbook: all is well\u202e";
     for format in ["json", "pretty"] {
         let home = Home::new(BINARY).with("ROLLBOOK_LOG", "trace").with("ROLLBOOK_LOG_FORMAT", format);

@@ -46,7 +46,7 @@ pub(crate) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// The environment of this process.
 #[expect(
     clippy::disallowed_methods,
-    reason = "sqlx reads these variables itself: a second way to them would be able to differ from what it does"
+    reason = "sqlx reads these variables itself: a second reader of them could differ from sqlx"
 )]
 pub(crate) fn of_process(variable: &str) -> Option<String> {
     std::env::var(variable).ok().filter(|value| !value.is_empty())

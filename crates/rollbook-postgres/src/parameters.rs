@@ -164,9 +164,7 @@ impl Parameters {
             let name = decoded(name).map_err(|error| format!("the Postgres URL {error}"))?;
             let value = decoded(value).map_err(|error| format!("the Postgres URL {error}"))?;
             if seen.contains(&name) && name != "options" {
-                return Err(format!(
-                    "parameter {number} of the Postgres URL is there twice: keep one of them"
-                ));
+                return Err(format!("parameter {number} of the Postgres URL occurs twice: keep one of them"));
             }
             parameters.take(number, &name, value)?;
             seen.push(name);

@@ -156,7 +156,7 @@ pub(crate) fn fail(lease: &Lease, failure: Failure, retry: &RetryPolicy) -> Sett
         warn!(
             svix_id = %lease.id, event_type = failure.event_type, attempt = lease.attempt, trace_id = trace_id(lease),
             reason = %failure.reason, detail = failure.detail,
-            "dropped: it can't be applied, and what carries a one-time password is not parked"
+            "dropped: the event can't be applied, and an event with a one-time password never becomes a dead letter"
         );
         return Settlement::Ack;
     }

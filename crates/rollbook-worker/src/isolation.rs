@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_suspect_waits_for_empty_hands_and_nobody_leases_meanwhile() {
+    fn a_suspect_waits_until_no_lane_holds_leases_and_none_leases_meanwhile() {
         let mut context = Context::from_waker(Waker::noop());
         let isolation = Isolation::new();
         let Poll::Ready(hands) = pin!(isolation.enter()).poll(&mut context) else {

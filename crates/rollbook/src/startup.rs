@@ -211,7 +211,7 @@ pub(crate) fn refuse_if_strict(config: &Config, durability: &Durability) -> anyh
     }
     let weaknesses = joined(&durability.weaknesses, "\n  ");
     Err(anyhow!(
-        "durability is strict, and the queue ({}) could lose what it acknowledges:\n  {weaknesses}",
+        "durability is strict, and the queue ({}) could lose acknowledged deliveries:\n  {weaknesses}",
         wire::describe(config, Component::Queue)
     ))
 }

@@ -53,7 +53,7 @@ impl Supervisor {
             () = stop.cancelled() => Ok(()),
             Some(ended) = self.running.join_next_with_id() => {
                 let (name, result) = self.note(ended);
-                result.and_then(|()| Err(anyhow!("it ended, and nobody had asked it to")))
+                result.and_then(|()| Err(anyhow!("it ended without a request to stop")))
                     .with_context(|| format!("the {name} stopped"))
             }
         };
@@ -137,7 +137,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_face_that_ends_by_itself_stops_the_others_and_is_reported() {
-        for (how, reason) in [(0, "nobody had asked"), (1, "the disk is gone"), (2, "it panicked")] {
+        for (how, reason) in [(0, "without a request"), (1, "the disk is gone"), (2, "it panicked")] {
             let (mut supervisor, log) = (Supervisor::default(), Log::default());
             well_behaved(&mut supervisor, "receiver", &log);
             supervisor.start("worker", move |_| async move {

@@ -284,7 +284,7 @@ pub(crate) fn describe(config: &Config, part: Component) -> String {
 /// # Errors
 /// The problems of the settings.
 pub(crate) fn check_server(config: &Config, part: Component) -> Result<(), Problems> {
-    let fix = "rollbook config shows what is set, and where";
+    let fix = "rollbook config shows each setting and its source";
     let refused = |wrong| Problems(vec![config.problem(url_setting(config, part), wrong, fix)]);
     backend(config, part).check().map_err(refused)
 }

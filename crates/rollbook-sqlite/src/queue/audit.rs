@@ -116,7 +116,9 @@ impl Counted {
 
     /// Describes what is wrong with the counters.
     fn notes(&self) -> Vec<String> {
-        let Some(counters) = &self.counters else { return vec!["the row of counters was gone".to_owned()] };
+        let Some(counters) = &self.counters else {
+            return vec!["the row of counters was missing".to_owned()];
+        };
         let mut notes = Vec::new();
         let mut note = |is_wrong: bool, text: String| notes.extend(is_wrong.then_some(text));
         let (depth, dead) = (counters.depth, counters.dead);

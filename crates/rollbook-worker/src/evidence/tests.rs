@@ -43,7 +43,7 @@ impl Evidence {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_is_to_blame_where_others_of_its_table_were_written_since_and_once_for_each_of_these() {
+async fn a_message_is_to_blame_if_others_of_its_table_were_written_since_and_once_for_each_of_these() {
     for error in [slow(), policy()] {
         let (evidence, all) = (Evidence::default(), users(0..10));
         evidence.failed(&all, &error);

@@ -112,7 +112,7 @@ async fn a_refused_change_is_tried_again_with_backoff_and_parked_after_its_last_
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_attempt_can_fix_is_parked_at_once_and_its_neighbours_are_applied() {
+async fn a_permanent_failure_is_parked_at_once_and_its_neighbours_are_applied() {
     let mut bench = Bench::new();
     bench.settings.instance_id = Some("ins_ours".into());
     let data = json!({"id": "user_x"});

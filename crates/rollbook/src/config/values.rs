@@ -32,7 +32,7 @@ pub(crate) fn wrong(what: impl Into<String>, fix: impl Into<String>) -> Wrong {
 /// Returns the value as an error may quote it: a secret in the wrong setting must not reach a log.
 fn quoted(text: &str) -> String {
     if looks_secret(text) {
-        "what is there looks like a URL or a secret, and".to_owned()
+        "the value looks like a URL or a secret, and".to_owned()
     } else {
         format!("{text:?}")
     }

@@ -158,7 +158,7 @@ fn the_secret_of_another_endpoint_is_found_by_send_and_neither_is_printed() {
 }
 
 #[test]
-fn a_process_with_other_files_than_ours_is_found_out() {
+fn a_process_with_other_files_is_detected() {
     let (home, elsewhere) = (Home::new(), Home::new());
     let server = Server::start(&elsewhere);
     home.run(&["migrate"], &[]).ended(0);

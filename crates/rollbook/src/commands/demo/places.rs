@@ -94,7 +94,7 @@ impl Places {
         refuse_if_strict(config, &durability)?;
         if self.store.is_some() {
             if wire::backend(config, Component::Store).exists().await.map_err(|why| anyhow!(why))? {
-                let wrong = format!("{} is there already", wire::describe(config, Component::Store));
+                let wrong = format!("{} exists already", wire::describe(config, Component::Store));
                 let fix = format!("give another --seed, or drop it: DROP SCHEMA {} CASCADE", self.schema);
                 return Err(Problems::one("--store", wrong, fix).into());
             }

@@ -130,7 +130,7 @@ async fn follow(places: &Places, id: &MessageId, acknowledged: &str, started: In
             Ok(Seen::Gone) if places.ledger.is_none() => {
                 return ok(
                     SEND,
-                    found("gone from the queue: a worker has acknowledged it, the ledger is not checked"),
+                    found("no longer in the queue: a worker has acknowledged it; the ledger is not checked"),
                 );
             }
             Ok(Seen::Gone) => {

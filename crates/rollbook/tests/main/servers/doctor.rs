@@ -148,7 +148,7 @@ async fn the_statements_of_a_worker_are_tried_on_every_table_and_nothing_is_kept
 }
 
 #[tokio::test]
-async fn what_would_refuse_a_worker_and_no_ping_shows_it_before_a_delivery_does() {
+async fn doctor_finds_refusals_that_no_ping_shows_before_a_delivery_does() {
     for (refuse, state, text) in [
         ("ALTER TABLE clerk.sessions ENABLE ROW LEVEL SECURITY", "failed", "sessions"),
         ("ALTER ROLE worker SET default_transaction_read_only = on", "failed", "read-only"),

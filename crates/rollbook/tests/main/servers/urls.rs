@@ -58,7 +58,7 @@ fn no_command_shows_a_part_of_a_password_that_is_not_percent_encoded_and_each_sa
 }
 
 #[test]
-fn of_a_url_that_its_server_s_adapter_refuses_config_shows_nothing() {
+fn config_shows_nothing_of_a_url_that_the_adapter_refuses() {
     let home = Home::new(BINARY)
         .with("DATABASE_URL", "postgres://rb:x@ZQXK:none/app")
         .with("ROLLBOOK_QUEUE_URL", "redis://rb:x@ZQXK:none/0");
