@@ -13,7 +13,7 @@ use rollbook_core::trace::TraceId;
 use tracing::field::{DisplayValue, display};
 use tracing::warn;
 
-use crate::apply::Fate;
+use crate::apply::ChangeOutcome;
 
 /// Number of consecutive workers without a settlement after which a message is a suspect. Two, not one: a single crash
 /// (a deploy, a power cut) says nothing about the hundred messages of a batch.
@@ -135,13 +135,18 @@ pub(crate) fn trace_id(lease: &Lease) -> Option<DisplayValue<TraceId>> {
 }
 
 /// Returns the settlement of an applied, refused or not attempted change.
-pub(crate) fn decide(lease: &Lease, change: &Change, fate: Fate, retry: &RetryPolicy) -> Settlement {
-    match fate {
-        Fate::Applied(_) => Settlement::Ack,
-        Fate::NotAttempted => Settlement::Release,
-        Fate::Postponed(after, _) => Settlement::Postpone { after },
-        Fate::Refused(detail) => failed(lease, change, Reason::StoreRefused, detail, retry),
-        Fate::TimedOut(detail) => failed(lease, change, Reason::StoreTimeout, detail, retry),
+pub(crate) fn decide(
+    lease: &Lease,
+    change: &Change,
+    outcome: ChangeOutcome,
+    retry: &RetryPolicy,
+) -> Settlement {
+    match outcome {
+        ChangeOutcome::Applied(_) => Settlement::Ack,
+        ChangeOutcome::NotAttempted => Settlement::Release,
+        ChangeOutcome::Postponed(after, _) => Settlement::Postpone { after },
+        ChangeOutcome::Refused(detail) => failed(lease, change, Reason::StoreRefused, detail, retry),
+        ChangeOutcome::TimedOut(detail) => failed(lease, change, Reason::StoreTimeout, detail, retry),
     }
 }
 

@@ -10,22 +10,22 @@ pub(crate) struct Isolation {
     /// Whether a lane holds a suspect.
     claimed: watch::Sender<bool>,
     /// Read-locked by each lane that holds leases, write-locked by the one that holds a suspect.
-    hands: RwLock<()>,
+    holders: RwLock<()>,
 }
 
 /// Right to hold leases.
-pub(crate) type Hands<'a> = RwLockReadGuard<'a, ()>;
+pub(crate) type LeaseGuard<'a> = RwLockReadGuard<'a, ()>;
 
 impl Isolation {
     pub(crate) fn new() -> Self {
-        Self { claimed: watch::Sender::new(false), hands: RwLock::new(()) }
+        Self { claimed: watch::Sender::new(false), holders: RwLock::new(()) }
     }
 
     /// Waits for the right to hold leases: not while a lane holds a suspect.
-    pub(crate) async fn enter(&self) -> Hands<'_> {
+    pub(crate) async fn enter(&self) -> LeaseGuard<'_> {
         // An error would mean that the sender, which `self` owns, was dropped.
         _ = self.claimed.subscribe().wait_for(|claimed| !claimed).await;
-        self.hands.read().await
+        self.holders.read().await
     }
 
     /// Whether the lanes must give up their leases.
@@ -47,9 +47,9 @@ pub(crate) struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    /// Waits until no lane holds a lease; the caller has given up its own [`Hands`].
+    /// Waits until no lane holds a lease; the caller has given up its own [`LeaseGuard`].
     pub(crate) async fn alone(&self) -> RwLockWriteGuard<'_, ()> {
-        self.isolation.hands.write().await
+        self.isolation.holders.write().await
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
     fn a_suspect_waits_until_no_lane_holds_leases_and_none_leases_meanwhile() {
         let mut context = Context::from_waker(Waker::noop());
         let isolation = Isolation::new();
-        let Poll::Ready(hands) = pin!(isolation.enter()).poll(&mut context) else {
+        let Poll::Ready(holders) = pin!(isolation.enter()).poll(&mut context) else {
             panic!("nothing to wait for")
         };
         let claim = isolation.claim().expect("the first suspect");
@@ -82,9 +82,9 @@ mod tests {
             let mut alone = pin!(claim.alone());
             assert!(alone.as_mut().poll(&mut context).is_pending());
             assert!(other.as_mut().poll(&mut context).is_pending());
-            drop(hands);
+            drop(holders);
             let Poll::Ready(_alone) = alone.as_mut().poll(&mut context) else {
-                panic!("all hands are empty")
+                panic!("all holders are empty")
             };
             assert!(other.as_mut().poll(&mut context).is_pending());
         }

@@ -87,12 +87,12 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Answers clients while the process starts.
-pub(crate) struct Door {
+pub(crate) struct StartupServer {
     stop: CancellationToken,
     answering: JoinSet<anyhow::Result<()>>,
 }
 
-impl Door {
+impl StartupServer {
     /// Starts to answer at these ports after [`ANSWERS_AFTER`].
     ///
     /// # Errors
