@@ -1,4 +1,4 @@
-//! The house's arrows and habits, checked against the manifests and sources.
+//! Rules of the architecture, checked in the manifests and sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ fn manifests() -> BTreeMap<String, toml::Table> {
         .collect()
 }
 
-/// The packages of a lock file, each as name and version.
+/// Returns the packages of a lock file, each as name and version.
 fn locked(path: &str) -> BTreeSet<(String, String)> {
     let text = std::fs::read_to_string(root().join(path)).expect("a lock file");
     let lock: toml::Table = text.parse().expect("TOML");
@@ -139,7 +139,7 @@ fn every_source_begins_by_saying_what_it_is_for() {
     }
 }
 
-/// Maximum lines of a file of what ships. Clippy holds the length of functions (`clippy.toml`).
+/// Maximum lines of a shipped source file. Clippy limits the length of functions (`clippy.toml`).
 const LINES_MAX: usize = 400;
 
 #[test]

@@ -1,4 +1,4 @@
-//! End to end: the real binary, killed and restarted, and what holds the house together.
+//! End-to-end tests of the real binary, and tests of the architecture, pages and sources.
 
 mod architecture;
 mod audit;

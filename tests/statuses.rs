@@ -49,7 +49,7 @@ async fn each_request_gets_the_answer_of_the_contract() {
 async fn a_delivery_that_waits_already_is_a_duplicate_and_a_full_queue_is_503() {
     let home = Home::new(BINARY).with("ROLLBOOK_QUEUE_DEPTH_MAX", "2");
     home.migrate();
-    // No worker: what is taken stays.
+    // No worker runs: accepted deliveries stay in the queue.
     let _rollbook = home.start_ready(&["receive"]).await;
     let ask = async |id: &str| exchange(home.listen, &signed(id, EVENT)).await;
     assert!(ask("msg_1").await.ends_with(r#"{"status":"queued"}"#));

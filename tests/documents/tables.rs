@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use rollbook_core::catalog::{Column, Kind, Link, NEVER_STORED, RESOURCES, Resource, Source, Verb};
 
-/// The columns of each index that serves applications, by table.
+/// Columns of each index that serves applications, by table.
 pub(super) type Indexes = BTreeMap<String, Vec<String>>;
 
-/// All of it.
+/// Renders the whole part.
 pub(super) fn render(indexes: &Indexes) -> String {
     let mut text = String::new();
     for resource in RESOURCES {

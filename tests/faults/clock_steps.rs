@@ -1,4 +1,4 @@
-//! Clocks that step back while a worker that was killed holds messages: its leases end as if nothing had happened.
+//! Clocks that step back while a worker that was killed holds messages: its leases still end in time.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::shim::Shim;

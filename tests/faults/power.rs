@@ -1,4 +1,4 @@
-//! Power cuts: `kill -9`, and then the files are what their last successful flush left of them.
+//! Power cuts: `kill -9`, and then the files get the content of their last successful flush.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::crashes::{BINARY, acknowledged, history, send, sent};
 
 /// Number of power cuts in one run.
 const CUTS: u32 = 4;
-/// Deliveries that are acknowledged between two cuts.
+/// Number of deliveries that are acknowledged between two cuts.
 const BETWEEN: f64 = 150.0;
-/// Redis's log, without the small files about it, which it renames into place.
+/// Redis's log, without its manifest files, which Redis renames into place.
 const REDIS_LOG: &str = ".incr.aof";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,7 +110,7 @@ async fn a_power_cut_detects_an_sqlite_on_a_disk_that_does_not_flush() {
 async fn with_everysec_the_power_cut_loses_deliveries_acknowledged_since_the_last_flush() {
     let shim = Shim::new(REDIS_LOG);
     shim.record(Record::Length);
-    // A flush that takes so long is the only one until the power goes.
+    // A flush of this duration is the only one until the power cut.
     shim.delay_syncs(Duration::from_secs(5));
     let mut redis = RedisServer::start_on(&shim, &[("appendfsync", "everysec")]).await;
     let home = home_on(redis.url()).with("ROLLBOOK_DURABILITY", "degraded");

@@ -1,4 +1,4 @@
-//! Upgrade and downgrade with a backlog: what another version left in the queue.
+//! Upgrade and downgrade with a backlog of another version in the queue.
 
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::redis::RedisServer;
@@ -64,7 +64,7 @@ async fn an_entry_of_an_unknown_format_is_kept_unchanged_affects_no_neighbour_an
     stop(&home, &mut worker).await;
     assert!(all > 1);
 
-    // The version that knows the format.
+    // A version that knows the format.
     set_format(&format);
     let redriven = home.command(&["dead-letters", "redrive", "--all"]).output().expect("it runs");
     assert!(redriven.status.success(), "{redriven:?}");

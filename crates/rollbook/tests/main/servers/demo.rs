@@ -1,4 +1,4 @@
-//! The demo on servers: right rows, nothing of anyone else touched, nothing left behind.
+//! The demo on servers: the rows are right, other data is not touched, and nothing is left behind.
 
 use rollbook_testkit::process::Home;
 use rollbook_testkit::servers::postgres::PostgresServer;

@@ -1,4 +1,5 @@
-//! A server that is unreachable: one clear line, no password, no crash, and all goes on when it is back.
+//! An unreachable server: one clear log line, no password, no crash, and work continues when it is reachable
+//! again.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::postgres::PostgresServer;
