@@ -48,7 +48,7 @@ async fn a_receiver_with_a_wrong_clock_refuses_with_the_reason_and_takes_the_sam
     }
 }
 
-/// Number of messages that a worker held when it was killed, while it waited for a lock of its store.
+/// Kills a worker while it holds messages and waits for a lock of its store.
 async fn killed_while_holding(home: &Home, redis: &RedisServer) -> Process {
     let store = rusqlite::Connection::open(home.data().join("store.db")).expect("the store's file");
     let mut worker = home.start_ready(&["work"]).await;

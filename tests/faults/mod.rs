@@ -67,7 +67,7 @@ async fn until_refused(home: &Home, count: f64) {
     .await;
 }
 
-/// Sends with as many connections as Rollbook accepts from one balancer, without a limit of the rate.
+/// Number of senders, each with a connection: as many as Rollbook accepts from one balancer.
 const SENDERS: u32 = 64;
 
 /// Sends a shuffled history in which every fourth delivery comes twice, over many connections, until each

@@ -77,20 +77,20 @@ impl Case {
         Self { name: name.into(), body: body.into(), end, sanitized: 0, mismatched: 0 }
     }
 
-    /// The row has this value.
+    /// Expects this value in the row.
     pub(super) fn with(mut self, column: &'static str, value: Value) -> Self {
         let End::Row { columns, .. } = &mut self.end else { panic!("{}: no row", self.name) };
         columns.push((column, value));
         self
     }
 
-    /// Number of replaced characters.
+    /// Expects this number of replaced characters.
     pub(super) fn sanitized(mut self, count: usize) -> Self {
         self.sanitized = count;
         self
     }
 
-    /// Number of fields that do not fit their columns.
+    /// Expects this number of fields that do not fit their columns.
     pub(super) fn mismatched(mut self, count: usize) -> Self {
         self.mismatched = count;
         self

@@ -58,7 +58,7 @@ fn collect(value: &Value, in_metadata: bool, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Number of random characters in Clerk's and Svix's ids, after their prefix.
+/// Returns whether a text is an id of Clerk's or Svix's: a prefix and 27 random characters.
 fn is_id(text: &str) -> bool {
     let (of, random) = text.rsplit_once('_').unwrap_or_default();
     !of.is_empty() && random.len() == 27 && random.bytes().all(|byte| byte.is_ascii_alphanumeric())

@@ -54,7 +54,7 @@ pub trait Backend: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Whether it exists, even if empty. Makes nothing.
+    /// Returns whether it exists, even if empty. Makes nothing.
     ///
     /// # Errors
     /// The backend can't be asked.

@@ -61,8 +61,8 @@ fn judge_content(observed: &SubjectChange, known: &Version) -> Verdict {
     }
 }
 
-/// Whether the contents of an object at Clerk and of a row are equal, on the keys that both have and without
-/// the resource's volatile paths. Metadata is compared as a whole.
+/// Returns whether the contents of an object at Clerk and of a row are equal, on the keys that both have and
+/// without the resource's volatile paths. Metadata is compared as a whole.
 pub fn is_same_content(
     resource: &Resource,
     observed: &Map<String, Value>,

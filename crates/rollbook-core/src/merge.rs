@@ -88,8 +88,8 @@ pub struct SubjectState {
 }
 
 impl SubjectState {
-    /// Whether an operator has erased this subject. Its child rows then lose their content too, whenever they
-    /// arrive.
+    /// Returns whether an operator has erased this subject. Its child rows then lose their content too,
+    /// whenever they arrive.
     pub fn is_erased_by_operator(&self) -> bool {
         self.content == Content::Erased && self.floor > 0
     }
@@ -203,8 +203,8 @@ pub fn fold(
     MergeResult { outcomes, winners: winners.into_values().collect() }
 }
 
-/// Whether the content of a change is older than the known content. Such a change can only add the id of a
-/// parent.
+/// Returns whether the content of a change is older than the known content. Such a change can only add the id
+/// of a parent.
 fn is_older_content(version: &Version, known: &SubjectState) -> bool {
     let is_older = matches!(known.content, Content::At(current) if *version < current);
     is_older && !version.is_deleted && version.event_at > known.floor

@@ -61,7 +61,7 @@ impl Reason {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 
-    /// Whether retrying cannot help, because the result depends on the body alone.
+    /// Returns whether retrying cannot help, because the result depends on the body alone.
     pub const fn is_permanent(self) -> bool {
         !matches!(self, Self::StoreRefused | Self::StoreTimeout)
     }

@@ -83,7 +83,7 @@ pub fn sanitize_numbers(value: &mut Value) -> usize {
     }
 }
 
-/// Whether the number is too long, including the zeros that its exponent stands for.
+/// Returns whether the number is too long, including the zeros that its exponent stands for.
 fn is_too_long(number: &Number) -> bool {
     let number = number.as_str();
     let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
@@ -91,7 +91,7 @@ fn is_too_long(number: &Number) -> bool {
     zeros.saturating_add(digits.len() as u64) > NUMBER_DIGITS_MAX as u64
 }
 
-/// Whether a private key of `serde_json` begins at `at`, after its quotation mark.
+/// Returns whether a private key of `serde_json` begins at `at`, after its quotation mark.
 fn is_private_key(text: &[u8], at: usize) -> bool {
     let is_begin = text[..at].ends_with(b"\"") && !text[..at].ends_with(b"\\\"");
     let is_key = |key: &&[u8]| {

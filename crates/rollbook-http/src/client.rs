@@ -25,7 +25,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether the status is 2xx.
+    /// Returns whether the status is 2xx.
     pub const fn is_success(&self) -> bool {
         self.status / 100 == 2
     }
@@ -95,7 +95,7 @@ impl Connection {
         Ok(Self { requests, _driver: driver, host, timeout, broken: false })
     }
 
-    /// Whether another request can be sent, as far as this side knows: the server may be closing.
+    /// Returns whether another request can be sent, as far as this side knows: the server may be closing.
     pub fn is_open(&self) -> bool {
         !self.broken && !self.requests.is_closed()
     }

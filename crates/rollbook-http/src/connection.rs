@@ -74,7 +74,7 @@ impl Phase {
         !matches!(self, Self::Answering | Self::Dropped)
     }
 
-    /// Whether the first request may still be in transit or is being read.
+    /// Returns whether the first request may still be in transit or is being read.
     pub(crate) const fn is_before_answer(self) -> bool {
         matches!(self, Self::New | Self::Head | Self::Body)
     }
@@ -128,7 +128,7 @@ impl Connection {
         self.trusted.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the handler has accepted the current request.
+    /// Returns whether the handler has accepted the current request.
     pub fn is_answering(&self) -> bool {
         self.stamp().phase == Phase::Answering
     }
@@ -137,7 +137,7 @@ impl Connection {
         self.trusted.load(Ordering::Relaxed)
     }
 
-    /// Whether a complete request head was ever read.
+    /// Returns whether a complete request head was ever read.
     pub(crate) fn has_sent_request(&self) -> bool {
         self.sent_request.load(Ordering::Relaxed)
     }

@@ -290,8 +290,8 @@ impl Table {
         self.closed[closed as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether a connection should close with its response because a client waits for its slot. Resets the
-    /// flag.
+    /// Returns whether a connection should close with its response because a client waits for its slot.
+    /// Resets the flag.
     pub(crate) fn is_wanted(&self) -> bool {
         self.is_wanted.load(Ordering::Relaxed) && self.is_wanted.swap(false, Ordering::Relaxed)
     }

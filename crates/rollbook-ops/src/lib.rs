@@ -5,8 +5,8 @@
 //! * A probe only reads. Nothing here writes to the queue or the store.
 //! * Every check has a time limit ([`CHECK_TIMEOUT`]); a component that does not answer affects only its own
 //!   lines.
-//! * A component that works with a weakness is ready and reports the weakness: [`Condition::Degraded`] if acknowledged
-//!   data could be lost, [`Condition::Impaired`] if some of its work fails.
+//! * A component that works with a weakness is ready and reports the weakness: [`Condition::Degraded`] if
+//!   acknowledged data could be lost, [`Condition::Impaired`] if some of its work fails.
 //! * Liveness means progress and never depends on a system outside the process: the caller puts loops into
 //!   `live` and dependencies into `ready`.
 //! * The ops port has its own listen address, never that of the webhooks: it has no authentication.
@@ -69,17 +69,18 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// Whether the component counts as ready.
+    /// Returns whether the component counts as ready.
     pub const fn is_ready(&self) -> bool {
         !matches!(self, Self::Failing(_))
     }
 
-    /// Whether `rollbook_up` is 1.
+    /// Returns whether `rollbook_up` is 1.
     pub const fn is_up(&self) -> bool {
         matches!(self, Self::Healthy | Self::Degraded(_) | Self::Impaired(_))
     }
 
-    /// Returns the worse of two conditions of one component; joins the texts if both are degraded or impaired.
+    /// Returns the worse of two conditions of one component; joins the texts if both are degraded or
+    /// impaired.
     fn worse(self, other: Self) -> Self {
         match (self, other) {
             (Self::Degraded(one), Self::Degraded(other)) => Self::Degraded(format!("{one}; {other}")),

@@ -48,20 +48,20 @@ impl<'a> Origin<'a> {
         }
     }
 
-    /// Whether PL/pgSQL code raised the error on purpose: its state may be any.
+    /// Returns whether PL/pgSQL code raised the error on purpose: its state may be any.
     fn is_raised(self) -> bool {
         self.is_mild && matches!(self.routine, Some("exec_stmt_raise" | "exec_stmt_assert"))
     }
 
-    /// Whether a function was running. The first line of the context is the innermost.
+    /// Returns whether a function was running. The first line of the context is the innermost.
     fn is_in_function(self) -> bool {
         let first = self.context.and_then(|context| context.lines().next()).unwrap_or_default();
         let kind = first.split(['"', '«', '»', '„', '\'', '$', ':']).next().unwrap_or_default();
         ["PL/", "SQL"].iter().any(|language| kind.contains(language))
     }
 
-    /// Whether a trigger may have caused an error that is not about a row: a trigger may end the session, or
-    /// change the role, the limits or the transaction of the statements that follow.
+    /// Returns whether a trigger may have caused an error that is not about a row: a trigger may end the
+    /// session, or change the role, the limits or the transaction of the statements that follow.
     fn may_be_of_a_row(self) -> bool {
         match self.state.get(..2).unwrap_or_default() {
             // What a connection is refused with; a full or failing disk.
@@ -116,23 +116,24 @@ pub(crate) fn of(error: &PgDatabaseError) -> Blame {
     Origin::of(error).blame()
 }
 
-/// Whether a trigger may have caused an error that is not about a row, by a change of the session.
+/// Returns whether a trigger may have caused an error that is not about a row, by a change of the session.
 pub(crate) fn may_be_of_a_row(error: &PgDatabaseError) -> bool {
     Origin::of(error).may_be_of_a_row()
 }
 
-/// Whether a statement of our own lacks a right. The check of a policy has the same state.
+/// Returns whether a statement of our own lacks a right. The check of a policy has the same state.
 pub(crate) fn is_missing_right(error: &PgDatabaseError) -> bool {
     Origin::of(error).is_missing_right()
 }
 
-/// Whether a function raised a state that the server would use about itself or the connection: the server
-/// ends the session with its own.
+/// Returns whether a function raised a state that the server would use about itself or the connection: the
+/// server ends the session with its own.
 pub(crate) fn is_state_of_a_function(error: &PgDatabaseError) -> bool {
     Origin::of(error).is_state_of_a_function()
 }
 
-/// Whether a function raised the error on purpose: its state shows nothing about server and connection.
+/// Returns whether a function raised the error on purpose: its state shows nothing about server and
+/// connection.
 pub(crate) fn is_raised(error: &PgDatabaseError) -> bool {
     Origin::of(error).is_raised()
 }

@@ -173,7 +173,7 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// Whether the URL says how connections are encrypted.
+    /// Returns whether the URL says how connections are encrypted.
     pub(crate) fn names_tls_mode(&self) -> bool {
         let modes = ["sslmode", "ssl-mode"];
         self.names.iter().any(|name| {

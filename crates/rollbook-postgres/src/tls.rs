@@ -176,7 +176,7 @@ impl Wishes {
 /// Error text of sqlx for a server that answers that it has no TLS.
 const NO_TLS: &str = "server does not support TLS";
 
-/// Whether the server has said that it has no TLS.
+/// Returns whether the server has said that it has no TLS.
 pub(crate) fn is_without_tls(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Tls(error) if error.to_string() == NO_TLS)
 }

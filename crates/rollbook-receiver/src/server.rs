@@ -259,7 +259,7 @@ async fn next(listener: &TcpListener) -> TcpStream {
     }
 }
 
-/// Whether an accept failed for one client only, so that the next accept may succeed at once.
+/// Returns whether an accept failed for one client only, so that the next accept may succeed at once.
 fn affects_one_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)

@@ -89,7 +89,7 @@ impl Servers {
         self.0.options.call_timeout
     }
 
-    /// Whether the shards may be on several servers.
+    /// Returns whether the shards may be on several servers.
     pub(crate) fn is_cluster(&self) -> bool {
         self.0.address.form == Form::Cluster
     }

@@ -280,7 +280,7 @@ fn applied(connection: &Connection, schema: Schema) -> Result<usize, Fault> {
     }
 }
 
-/// Whether each of the steps after `known` up to `last` expands. Files of earlier builds do not say.
+/// Returns whether each of the steps after `known` up to `last` expands. Files of earlier builds do not say.
 fn all_expand(connection: &Connection, known: usize, last: usize) -> bool {
     let sql = "SELECT count(*) FROM rollbook_migrations WHERE number > ?1 AND number <= ?2 AND expands";
     let expanding = connection.query_row(sql, (known, last), |row| row.get::<_, usize>(0));

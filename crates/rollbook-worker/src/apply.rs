@@ -35,14 +35,15 @@ pub(crate) struct BatchOutcome {
 }
 
 impl BatchOutcome {
-    /// Whether the store has applied or judged anything.
+    /// Returns whether the store has applied or judged anything.
     pub(crate) fn is_proof(&self) -> bool {
         self.outcomes
             .iter()
             .any(|outcome| matches!(outcome, ChangeOutcome::Applied(_) | ChangeOutcome::Refused(_)))
     }
 
-    /// Whether anything was applied; else how many changes the store refused, and the reason for the last.
+    /// Returns whether anything was applied; else how many changes the store refused, and the reason for the
+    /// last.
     pub(crate) fn refused_alone(&self) -> Result<(), (u64, &str)> {
         let mut refused = (0, "");
         for outcome in &self.outcomes {

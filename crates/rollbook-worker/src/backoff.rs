@@ -42,7 +42,7 @@ const REPEATED_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Repeat(Option<Instant>);
 
 impl Repeat {
-    /// Whether a log line is due now.
+    /// Returns whether a log line is due now.
     pub(crate) fn is_due(&mut self) -> bool {
         let now = Instant::now();
         let is_due = self.0.is_none_or(|last| now.duration_since(last) >= REPEATED_EVERY);

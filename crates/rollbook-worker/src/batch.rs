@@ -15,8 +15,8 @@ use tracing::warn;
 
 use crate::apply::ChangeOutcome;
 
-/// Number of consecutive workers without a settlement after which a message is a suspect. Two, not one: a single crash
-/// (a deploy, a power cut) says nothing about the hundred messages of a batch.
+/// Number of consecutive workers without a settlement after which a message is a suspect. Two, not one: a
+/// single crash (a deploy, a power cut) says nothing about the hundred messages of a batch.
 pub(crate) const SUSPECT_AFTER: u32 = 2;
 
 /// Leases with their settlements.
@@ -70,8 +70,8 @@ pub(crate) struct Reading {
     pub(crate) mismatched: BTreeMap<&'static str, usize>,
 }
 
-/// Removes a suspect from the batch, if there is one. Of several, it takes the one with the fewest unsettled leases, so
-/// that innocent messages do not wait until the killer is a dead letter.
+/// Removes a suspect from the batch, if there is one. Of several, it takes the one with the fewest unsettled
+/// leases, so that innocent messages do not wait until the killer is a dead letter.
 pub(crate) fn take_suspect(leases: &mut Vec<Lease>, attempts_max: u32) -> Option<Lease> {
     let is_suspect = |lease: &Lease| lease.unsettled >= SUSPECT_AFTER && !is_crash_loop(lease, attempts_max);
     let suspects = leases.iter().enumerate().filter(|(_, lease)| is_suspect(lease));
@@ -79,8 +79,8 @@ pub(crate) fn take_suspect(leases: &mut Vec<Lease>, attempts_max: u32) -> Option
     Some(leases.remove(index))
 }
 
-/// Whether the message has used all attempts and its last worker did not settle it. If that worker did (a retry before
-/// the limit was lowered), the message gets another attempt.
+/// Returns whether the message has used all attempts and its last worker did not settle it. If that worker
+/// did (a retry before the limit was lowered), the message gets another attempt.
 fn is_crash_loop(lease: &Lease, attempts_max: u32) -> bool {
     lease.unsettled > 0 && lease.attempt > attempts_max
 }

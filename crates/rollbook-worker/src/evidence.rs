@@ -203,8 +203,8 @@ impl Evidence {
         });
     }
 
-    /// Whether a message that failed by itself with this error is to blame for it. Where nothing passed, it
-    /// is only for a statement's time limit, if it is the only message that failed lately.
+    /// Returns whether a message that failed by itself with this error is to blame for it. Where nothing
+    /// passed, it is only for a statement's time limit, if it is the only message that failed lately.
     pub(crate) fn judge(&self, change: &Change, error: &StoreError) -> Verdict {
         let (mut state, now) = (self.state(), Instant::now());
         let (id, kind) = (change.origin.entry_id(), Kind::of(error));

@@ -1,7 +1,7 @@
 //! Isolation: a message that may kill its worker is processed alone, while no lane holds another lease.
 //!
-//! When a process dies, all its leases end unsettled. Without isolation, innocent messages in other lanes would lose an
-//! attempt at each crash, until they too had used all their attempts.
+//! When a process dies, all its leases end unsettled. Without isolation, innocent messages in other lanes
+//! would lose an attempt at each crash, until they too had used all their attempts.
 
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 
@@ -28,7 +28,7 @@ impl Isolation {
         self.holders.read().await
     }
 
-    /// Whether the lanes must give up their leases.
+    /// Returns whether the lanes must give up their leases.
     pub(crate) fn is_claimed(&self) -> bool {
         *self.claimed.borrow()
     }

@@ -77,7 +77,7 @@ impl Pace {
 }
 
 impl State {
-    /// Whether the size is another one now.
+    /// Reduces the size. Returns whether it changed.
     fn shrink(&mut self, size: usize) -> bool {
         let before = self.size;
         self.size = self.size.min(size.max(1));

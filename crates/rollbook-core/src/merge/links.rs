@@ -29,7 +29,7 @@ pub struct Links(pub [Named; LINKS_MAX]);
 const HASH_DIGITS: usize = 32;
 
 impl Links {
-    /// Whether a parent is known only from an older content than the current one.
+    /// Returns whether a parent is known only from an older content than the current one.
     pub fn any_before(&self) -> bool {
         self.0.iter().any(|named| matches!(named, Named::Before(_)))
     }

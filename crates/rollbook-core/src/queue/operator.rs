@@ -127,7 +127,7 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Whether the audit found no damage.
+    /// Returns whether the audit found no damage.
     pub const fn is_clean(&self) -> bool {
         self.stranded == 0 && self.dangling == 0 && self.notes.is_empty()
     }
@@ -136,7 +136,8 @@ impl Audit {
 /// Durability of the queue's acknowledgements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durability {
-    /// Every way in which an acknowledged delivery could still be lost, with its fix. Empty if a 200 means "on the disk".
+    /// Every way in which an acknowledged delivery could still be lost, with its fix. Empty if a 200 means
+    /// "on the disk".
     pub weaknesses: Vec<Weakness>,
     /// Unreachable parts of the queue, each with the reason. Their deliveries are refused, their messages
     /// wait, and [`QueueStats`] does not count them. All other parts work.
@@ -144,7 +145,7 @@ pub struct Durability {
 }
 
 impl Durability {
-    /// Whether an acknowledgement guarantees less than "on the disk".
+    /// Returns whether an acknowledgement guarantees less than "on the disk".
     pub const fn is_degraded(&self) -> bool {
         !self.weaknesses.is_empty()
     }

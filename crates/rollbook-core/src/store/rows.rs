@@ -76,7 +76,7 @@ pub struct RowView {
 }
 
 impl RowView {
-    /// Whether the row is marked as deleted.
+    /// Returns whether the row is marked as deleted.
     pub fn is_deleted(&self) -> bool {
         self.columns.get("deleted_at").is_some_and(|at| !at.is_null())
     }

@@ -99,7 +99,7 @@ struct Done {
     removed: u64,
     /// Reason for which some rows keep their content.
     refused: Option<String>,
-    /// Returns what is left to do, as sentences; empty if the erasure is complete.
+    /// Work that is left to do, as sentences; empty if the erasure is complete.
     left: Vec<String>,
     /// Number of messages that arrived last and are left to the workers.
     coming: u64,

@@ -224,12 +224,12 @@ impl Person {
             || self.addresses.proved().iter().any(|address| contains_word(text, address))
     }
 
-    /// Whether a text in the value, at any depth, contains the id or an address of the person.
+    /// Returns whether a text in the value, at any depth, contains the id or an address of the person.
     pub(super) fn is_named_in(&self, value: &Value) -> bool {
         names_in(value, &|text| self.is_named_by(text))
     }
 
-    /// Whether this row is erased with the person.
+    /// Returns whether this row is erased with the person.
     pub(super) fn has(&self, resource: &'static Resource, id: &str) -> bool {
         let key = (resource.table, id.to_owned());
         self.subjects.contains(&key) || self.children.contains(&key)
@@ -242,7 +242,7 @@ impl Person {
     }
 }
 
-/// Whether a text in the value, at any depth, matches.
+/// Returns whether a text in the value, at any depth, matches.
 fn names_in(value: &Value, names: &impl Fn(&[u8]) -> bool) -> bool {
     match value {
         Value::String(text) => names(text.as_bytes()),

@@ -1,4 +1,5 @@
-//! Queued messages and dead letters: of one subject, by a bounded scan of the queue, or one message by its id.
+//! Queued messages and dead letters: of one subject, by a bounded scan of the queue, or one message by its
+//! id.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -106,7 +107,7 @@ pub struct ParkedMessage {
 }
 
 impl Queued {
-    /// Whether a message or a dead letter was found.
+    /// Returns whether a message or a dead letter was found.
     pub fn has_something(&self) -> bool {
         !self.messages.is_empty() || !self.dead_letters.is_empty()
     }

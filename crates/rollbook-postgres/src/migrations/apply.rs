@@ -3,8 +3,8 @@
 //! Constraints:
 //!
 //! * A schema without migrations has no users: all migrations are one transaction.
-//! * Otherwise a lock that blocks readers is waited for at most [`LOCK_WAIT`] at a time, because later sessions queue behind
-//!   the waiting one; and it is held only as long as a change of the catalog takes.
+//! * Otherwise a lock that blocks readers is waited for at most [`LOCK_WAIT`] at a time, because later
+//!   sessions queue behind the waiting one; and it is held only as long as a change of the catalog takes.
 //! * Progress is committed together with each phase. An interrupted migration continues from there.
 //! * Statements that could refuse a later phase are tried before the first, and rolled back.
 
@@ -23,7 +23,8 @@ use crate::fault::{self, Fault, database_error};
 use crate::transaction::{Database, Session, Work as _};
 use crate::types::number;
 
-/// Key of the advisory lock that is held while migrations are applied. Any number that nobody else uses is suitable.
+/// Key of the advisory lock that is held while migrations are applied. Any number that nobody else uses is
+/// suitable.
 const LOCK: i64 = i64::from_be_bytes(*b"rollbook");
 /// Maximum duration of one transaction: a phase may read and write large tables.
 const PHASE_MAX: Duration = Duration::from_secs(4 * 3600);
@@ -48,8 +49,8 @@ const SETTINGS: [(&str, &str); 5] = [
     ("standard_conforming_strings", "on"),
 ];
 
-/// Applies pending migrations and returns their names. `own_session`: whether a connection keeps its session outside of
-/// transactions.
+/// Applies pending migrations and returns their names. `own_session`: whether a connection keeps its session
+/// outside of transactions.
 pub(super) async fn apply(
     database: &Database,
     schema: &str,
@@ -76,7 +77,8 @@ pub(super) async fn apply(
         make(database, schema, first).await?;
         return Ok(pending);
     }
-    // The first connection holds the lock. It is idle, so it does not block sessions that wait for old snapshots to end.
+    // The first connection holds the lock. It is idle, so it does not block sessions that wait for old
+    // snapshots to end.
     let mut second = database.connect().await?;
     let mut run = Run { database, schema, connection: &mut second.connection, own_session };
     for step in STEPS.iter().filter(|step| pending.contains(&step.name)) {
@@ -188,7 +190,8 @@ impl Run<'_> {
         self.retried(step, &[&finished], "COMMIT").await
     }
 
-    /// Announces a migration, after all transactions on the old schema have ended. Returns the number of finished phases.
+    /// Announces a migration, after all transactions on the old schema have ended. Returns the number of
+    /// finished phases.
     async fn begin_step(&mut self, step: &Step) -> sqlx::Result<usize> {
         let (begin, search_path) = (begin(WORKERS_WAIT), self.search_path());
         let announce = format!(
@@ -311,7 +314,7 @@ impl Patience {
     }
 }
 
-/// Whether a lock was not available in time, or was refused to resolve a deadlock.
+/// Returns whether a lock was not available in time, or was refused to resolve a deadlock.
 fn is_lock_timeout(error: &sqlx::Error) -> bool {
     database_error(error).is_some_and(|error| matches!(error.code(), "55P03" | "40P01"))
 }

@@ -59,7 +59,7 @@ impl RedisQueue {
         found
     }
 
-    /// Whether a queue was ever created here, even if it is empty. Does not create one.
+    /// Returns whether a queue was ever created here, even if it is empty. Does not create one.
     ///
     /// # Errors
     /// Fails if the server can't be asked.

@@ -40,7 +40,8 @@ impl ClerkState {
         objects.sort_by(|one, other| compare(one, other, &query.order));
         let total = objects.len();
         let start = match &query.after {
-            // A cursor that no longer exists still has a position only if Clerk remembers it, which it does not say.
+            // A cursor that no longer exists still has a position only if Clerk remembers it, which it does
+            // not say.
             Some(id) => {
                 let cursor = self.find(table, id).ok_or(UnknownCursor)?;
                 objects.partition_point(|object| compare(object, cursor, &query.order) != Ordering::Greater)
@@ -74,7 +75,7 @@ impl ClerkState {
     }
 }
 
-/// Whether a subscription item has a free plan.
+/// Returns whether a subscription item has a free plan.
 fn is_free(item: &Object) -> bool {
     item.get("plan").and_then(|plan| plan.get("amount")).and_then(Value::as_i64) == Some(0)
 }

@@ -274,7 +274,7 @@ impl QueueAdmin for SqliteQueue {
     }
 }
 
-/// Reads the row of counters.
+/// Row of counters.
 #[derive(Clone, PartialEq, Eq)]
 struct Counters {
     depth: u64,

@@ -41,9 +41,9 @@ struct Parts {
     joins: String,
     end: String,
     erased: String,
-    /// Returns the condition of a `child` that does not show the state of its parents.
+    /// Condition of a `child` that does not show the state of its parents.
     differs: String,
-    /// Returns the condition of a `child` without a pending entry of its own.
+    /// Condition of a `child` without a pending entry of its own.
     is_unknown: String,
 }
 

@@ -41,12 +41,12 @@ impl Places {
         Ok(Self { home: Home::new(folder)?, queue, store, schema, made_queue: false, made_schema: false })
     }
 
-    /// Place of the queue.
+    /// Returns the place of the queue.
     pub(crate) fn queue(&self) -> Place {
         self.queue.clone().unwrap_or_else(|| Place::Sqlite(self.home.path().join("queue.db")))
     }
 
-    /// Place of the store.
+    /// Returns the place of the store.
     pub(crate) fn store(&self) -> Place {
         self.store.clone().unwrap_or_else(|| Place::Sqlite(self.home.path().join("store.db")))
     }
