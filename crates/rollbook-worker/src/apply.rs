@@ -1,4 +1,4 @@
-//! Applying a batch so that one bad or slow change costs the others nothing.
+//! Applies a batch so that one bad or slow change does not affect the others.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(crate) enum ChangeOutcome {
 pub(crate) struct BatchOutcome {
     /// One for each change, in their order.
     pub(crate) outcomes: Vec<ChangeOutcome>,
-    /// The error for which no change is to blame, where one ended the work early or befell every change.
+    /// Error for which no change is to blame; it ended the work early, or every change failed with it.
     pub(crate) failure: Option<StoreError>,
 }
 
@@ -61,7 +61,7 @@ impl BatchOutcome {
     }
 }
 
-/// One call to the store, for whoever counts them.
+/// One call to the store, for metrics.
 pub(crate) struct Call {
     pub(crate) changes: usize,
     pub(crate) took: Duration,
@@ -137,7 +137,8 @@ impl<F: FnMut(Call)> Work<'_, F> {
             let slow = if let Err(StoreError::Slow { cause, .. }) = &answer { Some(*cause) } else { None };
             (self.called)(Call { changes: part.len(), took, slow });
             if let Err(failure) = self.judge(part, answer, took) {
-                // Whatever failed by itself before: the store may have been failing by then.
+                // Changes that failed by themselves before count too: the store may have been failing by
+                // then.
                 return BatchOutcome { outcomes: self.outcomes, failure: Some(failure) };
             }
         }
@@ -147,7 +148,7 @@ impl<F: FnMut(Call)> Work<'_, F> {
     /// Takes note of an answer.
     ///
     /// # Errors
-    /// One for which no change is to blame.
+    /// An error for which no change is to blame.
     fn judge(
         &mut self,
         part: Range<usize>,

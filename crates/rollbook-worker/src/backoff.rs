@@ -26,7 +26,7 @@ impl Backoff {
     }
 
     /// Returns the next wait: between half of the current limit and all of it. Less could make a lane spin.
-    /// Always the whole would make workers that lost a server together return together.
+    /// With the full wait every time, workers that lost a server together would return together.
     pub(crate) fn next(&mut self) -> Duration {
         let limit = self.limit;
         self.limit = limit.saturating_mul(2).min(self.limit_max);

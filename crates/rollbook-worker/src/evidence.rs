@@ -2,7 +2,7 @@
 //! the failure of one message from a failure of the store.
 //!
 //! Some errors may be caused by one row or by everything: a time limit, a policy that refuses a row, a
-//! connection that breaks. A message is remembered when a batch with it failed in such a way. It is to blame
+//! connection that breaks. A message is recorded when a batch with it failed in such a way. It is to blame
 //! when it fails by itself and others passed since; the kind of the error says which others ([`Kind`]). A
 //! message that may be to blame while others pass is postponed: no attempt is counted, and the others
 //! continue. If others fail too and none passes, the store or the deployment is to blame, and no message.
@@ -175,7 +175,7 @@ impl Evidence {
     pub(crate) fn passed(&self, changes: &[Change], outcomes: &[Applied]) {
         let mut state = self.state();
         let State { failed, blocked, last_passed } = &mut *state;
-        // What changed nothing has met no trigger and no policy.
+        // A change without effect has met no trigger and no policy.
         let written = || changes.iter().zip(outcomes).filter(|(_, outcome)| outcome.advances());
         let has_written = written().next().is_some();
         *last_passed |= has_written;
@@ -289,7 +289,7 @@ impl Evidence {
     /// The tables of which every row is refused, and why.
     pub(crate) fn blocked(&self) -> Vec<(&'static str, String)> {
         let (mut state, now) = (self.state(), Instant::now());
-        // Where none was due to be tried for so long, no message of the table waits any more.
+        // If none was due for that long, no message of the table waits any more.
         state.blocked.retain(|_, blocked| blocked.probe_at + RECENT > now);
         state.blocked.iter().map(|(table, blocked)| (*table, blocked.reason.clone())).collect()
     }

@@ -1,4 +1,4 @@
-//! The plain way: a delivery becomes a row.
+//! The usual case: a delivery becomes a row.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

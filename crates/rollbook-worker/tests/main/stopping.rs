@@ -1,4 +1,4 @@
-//! Stop: what is in hand is finished or released, and nothing more is taken.
+//! Stop: leased messages are finished or released, and no more are leased.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

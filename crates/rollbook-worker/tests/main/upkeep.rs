@@ -110,7 +110,7 @@ async fn a_store_that_fails_in_retention_still_applies_and_retention_is_retried(
     ended.expect("it stops in order");
 }
 
-/// A setting that was changed takes effect with the start: what was deleted before goes at once.
+/// A changed setting takes effect at the start: content deleted before is erased at once.
 #[tokio::test(start_paused = true)]
 async fn the_first_round_begins_within_a_second_of_the_start() {
     let bench = bench(UpkeepSettings { deleted_kept_for: Some(HOUR), ..UpkeepSettings::default() }).await;
