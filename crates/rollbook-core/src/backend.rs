@@ -16,8 +16,7 @@ pub struct Pending {
     pub names: Vec<&'static str>,
     /// Why this Rollbook must not use the backend, whatever is applied. Waiting does not help.
     pub refusal: Option<String>,
-    /// The names of steps of a newer Rollbook that this one does not know and works with all the same: they
-    /// only add.
+    /// The names of steps of a newer Rollbook that this one does not know and works with all the same: they only add.
     pub newer: Vec<String>,
 }
 
@@ -65,8 +64,7 @@ pub trait Backend: Send + Sync {
         None
     }
 
-    /// Rewrites the file, so that the file and its log hold nothing that was removed. `false` where there is
-    /// no file.
+    /// Rewrites the file, so that the file and its log hold nothing that was removed. `false` where there is no file.
     ///
     /// # Errors
     /// The rewrite failed: removed data may still be in the file or its log.

@@ -10,8 +10,7 @@ use crate::change::{SubjectChange, Version};
 use crate::drift::Drift;
 use crate::merge::{Content, SubjectState};
 
-/// Keys of JSON that the team defines. It is compared as a whole: a key that only one side has is a
-/// difference.
+/// Keys of JSON that the team defines. It is compared as a whole: a key that only one side has is a difference.
 const METADATA: [&str; 3] = ["public_metadata", "private_metadata", "unsafe_metadata"];
 
 /// Verdict of [`judge`].

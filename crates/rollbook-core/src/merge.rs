@@ -131,8 +131,7 @@ impl SubjectState {
 pub struct MergeResult {
     /// Outcome of each change, in the same order.
     pub outcomes: Vec<Applied>,
-    /// Subjects that advance, in the order of their ids. The fixed order of locks prevents deadlocks between
-    /// batches.
+    /// Subjects that advance, in the order of their ids. The fixed order of locks prevents deadlocks between batches.
     pub winners: Vec<SubjectUpdate>,
 }
 
@@ -141,8 +140,7 @@ pub struct MergeResult {
 pub struct SubjectUpdate {
     /// Position of the last change that had an effect.
     pub last: usize,
-    /// Position of the change that gives the content. `None`: the content stays, or is erased if `state`
-    /// says so.
+    /// Position of the change that gives the content. `None`: the content stays, or is erased if `state` says so.
     pub content: Option<usize>,
     /// Position of the change that gives the parent's id, for each link. `None`: the id stays.
     pub parents: [Option<usize>; LINKS_MAX],
@@ -161,8 +159,7 @@ impl SubjectUpdate {
     }
 }
 
-/// Applies `changes` in their order to the `stored` state of their subjects, by id. All changes must be of
-/// one resource.
+/// Applies `changes` in their order to the `stored` state of their subjects, by id. All changes must be of one resource.
 pub fn fold(
     changes: &[&SubjectChange],
     deleted_rows: DeletedRows,

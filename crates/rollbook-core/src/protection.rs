@@ -16,8 +16,7 @@ pub enum Protection {
     VerifiedIssuer,
     /// TLS: the certificate is not checked, so an attacker on the network can impersonate the server.
     Unverified,
-    /// Clear text over a network: everyone on the network path can read and change everything, including
-    /// passwords.
+    /// Clear text over a network: everyone on the network path can read and change everything, including passwords.
     Clear,
 }
 

@@ -20,8 +20,7 @@ pub enum Reason {
     StoreRefused,
     /// The store hit a time limit with this message alone, while others succeeded.
     StoreTimeout,
-    /// The message was leased the maximum number of times without a settlement: it crashes or stalls its
-    /// worker.
+    /// The message was leased the maximum number of times without a settlement: it crashes or stalls its worker.
     CrashLoop,
     /// The queue's own entry cannot be read back.
     CorruptEntry,

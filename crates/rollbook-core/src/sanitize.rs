@@ -9,8 +9,7 @@
 //! cannot be misread.
 //!
 //! Numbers in JSON have no limit. Numbers in Postgres have one, and Postgres writes out every digit of
-//! `1e9999` whenever the row is read. A number with more than [`NUMBER_DIGITS_MAX`] digits, written out,
-//! becomes a text.
+//! `1e9999` whenever the row is read. A number with more than [`NUMBER_DIGITS_MAX`] digits, written out, becomes a text.
 
 use std::borrow::Cow;
 
@@ -39,8 +38,7 @@ pub fn sanitize(text: &[u8]) -> (Cow<'_, [u8]>, usize) {
     while let Some(offset) = memchr(b'\\', &text[at..]) {
         at += offset;
         let Some(unit) = escaped_unit(text, at) else {
-            // A plain escape such as `\n` or `\\`: its second byte must not be read as the start of another
-            // one.
+            // A plain escape such as `\n` or `\\`: its second byte must not be read as the start of another one.
             at = (at + 2).min(text.len());
             continue;
         };

@@ -65,8 +65,7 @@ pub enum RequestError {
 /// One connection. Dropping it closes it.
 pub struct Connection {
     requests: SendRequest<Full<Bytes>>,
-    /// Task that reads and writes for `requests`. Dropping it aborts the task, so it ends with the
-    /// connection.
+    /// Task that reads and writes for `requests`. Dropping it aborts the task, so it ends with the connection.
     _driver: JoinSet<()>,
     host: HeaderValue,
     timeout: Duration,

@@ -45,8 +45,7 @@ pub trait Probe: Send + Sync {
     /// Checks the component; may wait for it. The caller enforces [`CHECK_TIMEOUT`]. Must only read.
     async fn check(&self) -> Condition;
 
-    /// Protection of the connection to the component; `None` without a connection. Must not ask the
-    /// component.
+    /// Protection of the connection to the component; `None` without a connection. Must not ask the component.
     fn protection(&self) -> Option<Protection> {
         None
     }
@@ -79,8 +78,7 @@ impl Condition {
         matches!(self, Self::Healthy | Self::Degraded(_) | Self::Impaired(_))
     }
 
-    /// Returns the worse of two conditions of one component; joins the texts if both are degraded or
-    /// impaired.
+    /// Returns the worse of two conditions of one component; joins the texts if both are degraded or impaired.
     fn worse(self, other: Self) -> Self {
         match (self, other) {
             (Self::Degraded(one), Self::Degraded(other)) => Self::Degraded(format!("{one}; {other}")),
@@ -154,8 +152,7 @@ impl Ops {
         self
     }
 
-    /// Adds a probe of the queue: results that the process saw when it used the queue. The worst condition is
-    /// shown.
+    /// Adds a probe of the queue: results that the process saw when it used the queue. The worst condition is shown.
     pub fn with_queue_probe(mut self, used: Arc<dyn Probe>) -> Self {
         self.metrics.queue_used.push(used);
         self

@@ -142,8 +142,7 @@ impl Host {
 
     /// Connects in its TLS mode, and records the protection of the connection.
     pub(crate) async fn connect(&self) -> sqlx::Result<PgConnection> {
-        // If a dependency adds a second provider, rustls panics without a default. An installed default is
-        // kept.
+        // If a dependency adds a second provider, rustls panics without a default. An installed default is kept.
         _ = rustls::crypto::ring::default_provider().install_default();
         let (connection, mode) = match self.mode {
             // In separate attempts, because sqlx does not report which mode it used.

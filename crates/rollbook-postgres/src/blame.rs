@@ -6,8 +6,7 @@
 //! * the routine of the server that reported the error: `RAISE` and `ASSERT` of PL/pgSQL, the check of
 //!   policies;
 //! * the context, in which the server names the function that was running. A setting of the server
-//!   (`log_parameter_max_length_on_error`) puts the parameters of our own statement there too; these are
-//!   ignored.
+//!   (`log_parameter_max_length_on_error`) puts the parameters of our own statement there too; these are ignored.
 
 use rollbook_core::store::SlowCause;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
@@ -102,8 +101,7 @@ impl<'a> Origin<'a> {
             "08" | "25" | "26" | "57" if self.is_in_function() => Blame::RowOrAll,
             "08" | "25" | "26" | "57" => Blame::Nobody,
             _ if self.is_in_function() => Blame::Row,
-            // Our own statement or login: a right, a table or a column is missing, or a prepared statement is
-            // stale.
+            // Our own statement or login: a right, a table or a column is missing, or a prepared statement is stale.
             "0A" | "28" | "3D" | "3F" => Blame::Nobody,
             "42" if matches!(self.state, "42501" | "42P01" | "42P05" | "42703") => Blame::Nobody,
             _ => Blame::RowOrAll,
@@ -132,15 +130,13 @@ pub(crate) fn is_state_of_a_function(error: &PgDatabaseError) -> bool {
     Origin::of(error).is_state_of_a_function()
 }
 
-/// Returns whether a function raised the error on purpose: its state shows nothing about server and
-/// connection.
+/// Returns whether a function raised the error on purpose: its state shows nothing about server and connection.
 pub(crate) fn is_raised(error: &PgDatabaseError) -> bool {
     Origin::of(error).is_raised()
 }
 
 /// Returns the innermost function that was running, in the server's words: `PL/pgSQL function f() line 3 at
-/// RAISE`. The text contains identifiers only: lines that quote a statement, which may quote values, are left
-/// out.
+/// RAISE`. The text contains identifiers only: lines that quote a statement, which may quote values, are left out.
 pub(crate) fn function(error: &PgDatabaseError) -> Option<String> {
     function_in(error.r#where()?)
 }

@@ -43,8 +43,7 @@ pub(crate) struct Connections {
 #[derive(Default)]
 struct Pool {
     idle: Vec<Idle>,
-    /// Number of times that all connections were closed. Connections of an earlier generation are not used
-    /// again.
+    /// Number of times that all connections were closed. Connections of an earlier generation are not used again.
     generation: u64,
 }
 
@@ -67,8 +66,7 @@ pub(crate) struct Leased<'a> {
 }
 
 impl Connections {
-    /// Returns a pool of at most `max` connections. A call waits up to `timeout` for one. `begin` begins a
-    /// transaction.
+    /// Returns a pool of at most `max` connections. A call waits up to `timeout` for one. `begin` begins a transaction.
     pub(crate) fn new(hosts: Hosts, max: u32, timeout: Duration, begin: Sql) -> Self {
         let max = usize::try_from(max).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
         Self { hosts, timeout, begin, permits: Semaphore::new(max), pool: Mutex::default() }
@@ -136,8 +134,7 @@ impl Connections {
         matches!(timeout(limit, self.begin(connection)).await, Ok(Ok(())))
     }
 
-    /// Returns the connection used last, so that surplus ones reach their age limit, and the current
-    /// generation.
+    /// Returns the connection used last, so that surplus ones reach their age limit, and the current generation.
     fn pop(&self) -> (Option<Idle>, u64) {
         let now = Instant::now();
         let mut pool = self.pool();

@@ -36,8 +36,7 @@ const VARIABLES: [(&str, &str); 23] = [
 /// Variables that sqlx reads by itself if the URL leaves them out. The rest of libpq's (`PGCONNECT_TIMEOUT`,
 /// `PGTZ`, …) is about matters that Rollbook decides by settings of its own.
 const READ_BY_SQLX: [(&str, &str); 3] = [("PGHOST", "host"), ("PGHOSTADDR", "host"), ("PGPORT", "port")];
-/// The parameters that say how a connection is encrypted: where the URL has one, `PGSSLMODE` is not looked
-/// at.
+/// The parameters that say how a connection is encrypted: where the URL has one, `PGSSLMODE` is not looked at.
 const MODES: [&str; 2] = ["sslmode", "requiressl"];
 
 /// Finds the value of a variable that is set and not empty.

@@ -61,8 +61,7 @@ impl Hosts {
                 Ok(Err(error)) => NoConnection::Refused(error),
                 Err(_) => NoConnection::Slow,
             };
-            // A read-only standby is normal: the reason is the failure of the host that should be the
-            // primary.
+            // A read-only standby is normal: the reason is the failure of the host that should be the primary.
             if failure.as_ref().is_none_or(is_read_only) {
                 failure = Some(none);
             }

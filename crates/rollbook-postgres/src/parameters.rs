@@ -82,8 +82,7 @@ const HARMLESS: [&str; 39] = [
     "uselibpqcompat",
 ];
 
-/// Parameters that take effect by their value alone: (name, values that Rollbook honours, fix for any other
-/// value).
+/// Parameters that take effect by their value alone: (name, values that Rollbook honours, fix for any other value).
 const AS_WE_DO: [(&str, &[&str], &str); 11] = [
     (
         "channel_binding",

@@ -118,8 +118,7 @@ impl Wishes {
         Ok(())
     }
 
-    /// Takes `sslrootcert`. `system` means the authorities that the system trusts, and then names are
-    /// checked.
+    /// Takes `sslrootcert`. `system` means the authorities that the system trusts, and then names are checked.
     pub(crate) fn root(&mut self, value: String) {
         if value == "system" {
             self.verified_by = Some("sslrootcert=system");

@@ -272,8 +272,7 @@ fn log_panic(ended: Result<(), JoinError>) {
     }
 }
 
-/// Waits for the connections until `deadline`, then closes those that are left. Their other limits still
-/// apply.
+/// Waits for the connections until `deadline`, then closes those that are left. Their other limits still apply.
 async fn drain(connections: &mut JoinSet<()>, watched: &Connections, deadline: Instant) {
     let all_ended = async {
         while let Some(ended) = connections.join_next().await {

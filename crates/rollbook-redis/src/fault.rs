@@ -117,8 +117,7 @@ fn message(error: &RedisError, code: &str, address: &impl Location) -> String {
     format!("{code}: {fix}")
 }
 
-/// Returns whether TLS failed because of the server's certificate. Matches rustls's text, which the library
-/// passes on.
+/// Returns whether TLS failed because of the server's certificate. Matches rustls's text, which the library passes on.
 fn is_untrusted_certificate(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Io && error.to_string().contains("invalid peer certificate")
 }

@@ -16,8 +16,7 @@ const DOMAIN_DELETED: &str = "organizationDomain.deleted";
 
 impl History {
     /// Returns whether a reconciliation repairs the loss of an event: it is about an object that the API
-    /// lists in the shape of the events. Sessions, subscriptions, their items and payment attempts are not
-    /// among them.
+    /// lists in the shape of the events. Sessions, subscriptions, their items and payment attempts are not among them.
     pub fn is_repairable(&self, event: usize) -> bool {
         let resource = self.events.get(event).and_then(|event| find_event(&event.event_type));
         resource.is_some_and(|(resource, _)| RECONCILED.contains(&resource))

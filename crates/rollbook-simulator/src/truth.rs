@@ -74,8 +74,7 @@ impl Truth {
         self.compare_rows(rows, None)
     }
 
-    /// Compares rows as [`Self::compare`] does, after a reconciliation. They may differ as far as the
-    /// tolerance says.
+    /// Compares rows as [`Self::compare`] does, after a reconciliation. They may differ as far as the tolerance says.
     pub fn compare_repaired(
         &self,
         rows: impl Iterator<Item = (&'static str, RowView)>,

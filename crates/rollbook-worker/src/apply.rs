@@ -42,8 +42,7 @@ impl BatchOutcome {
             .any(|outcome| matches!(outcome, ChangeOutcome::Applied(_) | ChangeOutcome::Refused(_)))
     }
 
-    /// Returns whether anything was applied; else how many changes the store refused, and the reason for the
-    /// last.
+    /// Returns whether anything was applied; else how many changes the store refused, and the reason for the last.
     pub(crate) fn refused_alone(&self) -> Result<(), (u64, &str)> {
         let mut refused = (0, "");
         for outcome in &self.outcomes {
@@ -137,8 +136,7 @@ impl<F: FnMut(Call)> Work<'_, F> {
             let slow = if let Err(StoreError::Slow { cause, .. }) = &answer { Some(*cause) } else { None };
             (self.called)(Call { changes: part.len(), took, slow });
             if let Err(failure) = self.judge(part, answer, took) {
-                // Changes that failed by themselves before count too: the store may have been failing by
-                // then.
+                // Changes that failed by themselves before count too: the store may have been failing by then.
                 return BatchOutcome { outcomes: self.outcomes, failure: Some(failure) };
             }
         }
@@ -280,8 +278,7 @@ fn words(error: StoreError) -> String {
 }
 
 /// Returns where to split a part with changes in the order of their tables: at the end of the table that is
-/// nearest to the middle, so that a locked table blocks no other table. In the middle if all are of one
-/// table.
+/// nearest to the middle, so that a locked table blocks no other table. In the middle if all are of one table.
 fn between_tables(part: &Range<usize>, changes: &[Change]) -> usize {
     let middle = part.start + part.len() / 2;
     let is_end = |at: &usize| changes[at - 1].resource_name() != changes[*at].resource_name();

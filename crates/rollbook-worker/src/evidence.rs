@@ -36,8 +36,7 @@ const ALONE_MAX: usize = 8;
 /// Reason of a message that is postponed without a trial.
 pub(crate) const AFTER_OTHERS: &str = "others that failed go first";
 
-/// Kind of an error that one row or the whole store may cause. It decides which passes are evidence against
-/// the row.
+/// Kind of an error that one row or the whole store may cause. It decides which passes are evidence against the row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A time limit: others of its table passed. A table may be locked while others are not.
@@ -64,8 +63,7 @@ impl Kind {
 pub(crate) enum Verdict {
     /// The failure is its own.
     Blamed,
-    /// Others pass, and it is not known yet whether the failure is its own: it is tried again after this
-    /// long.
+    /// Others pass, and it is not known yet whether the failure is its own: it is tried again after this long.
     Postponed(Duration),
     /// No message is to blame.
     Nobody,
@@ -259,8 +257,7 @@ impl Evidence {
         };
         for (table, blocked) in blocked.iter_mut() {
             let of_table = changes.iter().enumerate().filter(|(_, change)| change.resource_name() == *table);
-            // One that was not refused before, if there is any: another one may be refused for a reason of
-            // its own.
+            // One that was not refused before, if there is any: another one may be refused for a reason of its own.
             let probe = of_table.clone().min_by_key(|(_, change)| is_known(change)).map(|(number, _)| number);
             let probe = probe.filter(|_| blocked.probe_at <= now);
             if let Some(number) = probe {

@@ -1,5 +1,4 @@
-//! The gate in front of the store: closed while the store cannot apply changes, so that no message is leased
-//! without use.
+//! The gate in front of the store: closed while the store cannot apply changes, so that no message is leased without use.
 //!
 //! A store that answers a ping may still apply nothing (a full disk, a right that is missing). So the gate
 //! opens in two steps, as a circuit breaker does. When the store answers a ping, one lane goes first with a
@@ -47,8 +46,7 @@ struct Outage {
     deployment_logged: bool,
 }
 
-/// Right of one lane to make a trial with at most this many messages. The other lanes wait until it is
-/// dropped.
+/// Right of one lane to make a trial with at most this many messages. The other lanes wait until it is dropped.
 pub(crate) struct Trial<'a> {
     pub(crate) messages_max: usize,
     _first: tokio::sync::MutexGuard<'a, ()>,
@@ -117,8 +115,7 @@ impl Gate {
         }
     }
 
-    /// Returns when the gate is open, after a request to stop, or with a [`Trial`] when this lane must make
-    /// it.
+    /// Returns when the gate is open, after a request to stop, or with a [`Trial`] when this lane must make it.
     ///
     /// # Errors
     /// Only [`StoreError::Broken`].

@@ -139,8 +139,7 @@ impl Lane {
     }
 
     /// Leases a batch of at most `cap` messages. The batch is empty if nothing is due, or after a request to
-    /// stop. A request that failed is repeated with its id: the queue may have leased the messages and lost
-    /// the answer.
+    /// stop. A request that failed is repeated with its id: the queue may have leased the messages and lost the answer.
     async fn lease(&self, cap: usize) -> Result<Vec<Lease>, WorkerError> {
         let Shared { pace, queue_outage, settings, .. } = &*self.shared;
         let mut outage = QueueOutage::new("lease", queue_outage, settings);

@@ -18,8 +18,7 @@ use prometheus::Gauge;
 use rollbook_core::time::{Clock, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-/// Interval at which a lane that waits on purpose reports progress: short enough for any sensible liveness
-/// limit.
+/// Interval at which a lane that waits on purpose reports progress: short enough for any sensible liveness limit.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// When the lanes were last seen alive. Clones show the same.

@@ -27,8 +27,7 @@ use crate::systemd::Systemd;
 use crate::wire::{Queue, receiver_settings, worker_settings};
 use crate::worker_calls::WorkerCalls;
 
-/// Number of lease durations without progress after which a lane hangs: other workers have its messages
-/// since.
+/// Number of lease durations without progress after which a lane hangs: other workers have its messages since.
 const STALLED_AFTER_LEASES: u32 = 2;
 
 /// Running faces.
@@ -99,8 +98,7 @@ impl Service {
         let check =
             |store| Component { name: "store", probe: Arc::new(StoreCheck { store, worker: applying }) };
         let store_part = store.map(check);
-        // A receiver accepts deliveries while the store is unreachable: there the store's health is only
-        // shown.
+        // A receiver accepts deliveries while the store is unreachable: there the store's health is only shown.
         let (ready, watched) = match store_part {
             Some(store) if faces.receiver => (Vec::new(), vec![store]),
             store => (store.into_iter().collect(), Vec::new()),

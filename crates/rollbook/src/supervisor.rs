@@ -1,5 +1,4 @@
-//! Runs the faces of one process. If one ends without a request to stop, all end, and the process reports
-//! why.
+//! Runs the faces of one process. If one ends without a request to stop, all end, and the process reports why.
 
 use std::time::Duration;
 
@@ -92,8 +91,7 @@ impl Supervisor {
     ) -> (&'static str, anyhow::Result<()>) {
         let (id, result) = match ended {
             Ok((id, result)) => (id, result),
-            // The message of a panic is on standard error already, and may contain data that no log should
-            // hold.
+            // The message of a panic is on standard error already, and may contain data that no log should hold.
             Err(error) => (error.id(), Err(anyhow!("it panicked"))),
         };
         let face = self.faces.iter_mut().find(|face| face.task == id);

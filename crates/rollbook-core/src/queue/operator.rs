@@ -74,8 +74,7 @@ pub trait QueueAdmin: Send + Sync {
         limit: usize,
     ) -> Result<MessagesPage, QueueError>;
 
-    /// Returns the message with this id, unless it is done or dead. Cheap however many messages are queued.
-    /// Reads only.
+    /// Returns the message with this id, unless it is done or dead. Cheap however many messages are queued. Reads only.
     async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError>;
 
     /// Removes these messages permanently, with their bodies, in any state: waiting, delayed, leased or dead.
@@ -136,8 +135,7 @@ impl Audit {
 /// Durability of the queue's acknowledgements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durability {
-    /// Every way in which an acknowledged delivery could still be lost, with its fix. Empty if a 200 means
-    /// "on the disk".
+    /// Every way in which an acknowledged delivery could still be lost, with its fix. Empty if a 200 means "on the disk".
     pub weaknesses: Vec<Weakness>,
     /// Unreachable parts of the queue, each with the reason. Their deliveries are refused, their messages
     /// wait, and [`QueueStats`] does not count them. All other parts work.

@@ -31,8 +31,7 @@ pub trait Rows: Send + Sync {
     ) -> Result<Vec<RowView>, StoreError>;
 
     /// Returns the ids of at most `limit` rows with one of these texts in `data`, in upper or lower case.
-    /// Reads the whole table, in small steps. The result may contain rows without these texts, so the caller
-    /// checks each.
+    /// Reads the whole table, in small steps. The result may contain rows without these texts, so the caller checks each.
     async fn ids_holding(
         &self,
         resource: &'static Resource,

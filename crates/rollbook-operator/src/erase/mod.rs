@@ -105,8 +105,7 @@ struct Done {
     coming: u64,
 }
 
-/// Returns the kind of an id: by its prefix, or by the table that has a row with it. `None` if neither shows
-/// it.
+/// Returns the kind of an id: by its prefix, or by the table that has a row with it. `None` if neither shows it.
 ///
 /// # Errors
 /// The store cannot be read.
@@ -123,8 +122,7 @@ pub async fn kind_of(store: &dyn Rows, id: &str) -> Result<Option<&'static Resou
 }
 
 impl<'a> Erasure<'a> {
-    /// Judges who the person is, then learns what belongs to the person. `addresses` are taken as proved.
-    /// Reads only.
+    /// Judges who the person is, then learns what belongs to the person. `addresses` are taken as proved. Reads only.
     ///
     /// # Errors
     /// Store or queue cannot be read.

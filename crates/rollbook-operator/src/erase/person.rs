@@ -38,8 +38,7 @@ pub(super) struct Person {
 pub(super) enum Relation {
     /// The message is about the person or a row of the person.
     Own,
-    /// The message cannot be read as an event and contains the id or an address. No worker will ever apply
-    /// it.
+    /// The message cannot be read as an event and contains the id or an address. No worker will ever apply it.
     Unreadable,
     /// The message cannot be read as an event and contains neither, in plain text, JSON escapes or
     /// percent-encoding.

@@ -1,5 +1,4 @@
-//! Queued messages and dead letters: of one subject, by a bounded scan of the queue, or one message by its
-//! id.
+//! Queued messages and dead letters: of one subject, by a bounded scan of the queue, or one message by its id.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

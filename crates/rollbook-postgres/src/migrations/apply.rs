@@ -23,8 +23,7 @@ use crate::fault::{self, Fault, database_error};
 use crate::transaction::{Database, Session, Work as _};
 use crate::types::number;
 
-/// Key of the advisory lock that is held while migrations are applied. Any number that nobody else uses is
-/// suitable.
+/// Key of the advisory lock that is held while migrations are applied. Any number that nobody else uses is suitable.
 const LOCK: i64 = i64::from_be_bytes(*b"rollbook");
 /// Maximum duration of one transaction: a phase may read and write large tables.
 const PHASE_MAX: Duration = Duration::from_secs(4 * 3600);

@@ -40,8 +40,7 @@ impl ClerkState {
         objects.sort_by(|one, other| compare(one, other, &query.order));
         let total = objects.len();
         let start = match &query.after {
-            // A cursor that no longer exists still has a position only if Clerk remembers it, which it does
-            // not say.
+            // A cursor that no longer exists still has a position only if Clerk remembers it, which it does not say.
             Some(id) => {
                 let cursor = self.find(table, id).ok_or(UnknownCursor)?;
                 objects.partition_point(|object| compare(object, cursor, &query.order) != Ordering::Greater)

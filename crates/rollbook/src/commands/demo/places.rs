@@ -133,8 +133,7 @@ impl Places {
     }
 }
 
-/// Returns the server that a flag names. A password in a flag is accepted: the demo has no other source of
-/// settings.
+/// Returns the server that a flag names. A password in a flag is accepted: the demo has no other source of settings.
 fn server(flag: &str, url: Option<&str>, role: Role) -> Result<Option<Place>, Problems> {
     let Some(url) = url else {
         return Ok(None);

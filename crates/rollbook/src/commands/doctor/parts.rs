@@ -1,7 +1,6 @@
 //! Checks of queue and store: reachable, usable, durable, and the work that waits in them.
 //!
-//! Checks read, or roll back what they write. A Redis queue cannot roll back: there, one meaningless field is
-//! written.
+//! Checks read, or roll back what they write. A Redis queue cannot roll back: there, one meaningless field is written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,8 +103,7 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
     }
 }
 
-/// Checks whether a delivery would be taken; `false` if that can't be tried: no file exists yet, or the
-/// engine has no rollback. A full queue has its own finding.
+/// Checks whether a delivery would be taken; `false` if that can't be tried. A full queue has its own finding.
 async fn rehearse_delivery(config: &Config, producer: &dyn Producer) -> Result<bool, String> {
     if !in_time(wire::backend(config, Component::Queue).exists()).await? {
         return Ok(false);
@@ -164,8 +162,7 @@ fn dead_letters(stats: &QueueStats) -> Finding {
     }
 }
 
-/// Reports whether every message can be found. Workers audit a queue that is too large to be compared in
-/// time.
+/// Reports whether every message can be found. Workers audit a queue that is too large for this command.
 fn audit(audited: Result<Audit, String>) -> Finding {
     let audit = match audited {
         Ok(audit) => audit,

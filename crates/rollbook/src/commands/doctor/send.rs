@@ -1,7 +1,6 @@
 //! Sends a signed test event like one of Clerk's, and follows it until it is applied.
 //!
-//! Clerk has no such event type, so no row changes: the ledger says `ignored`, and retention removes the
-//! entry.
+//! Clerk has no such event type, so no row changes: the ledger says `ignored`, and retention removes the entry.
 
 use std::sync::Arc;
 use std::time::Duration;
