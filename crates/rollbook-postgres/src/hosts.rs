@@ -130,7 +130,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_says_so_at_once_and_so_do_several() {
-        // Port 1 is nobody's.
+        // No process listens at port 1.
         for hosts in ["127.0.0.1:1", "127.0.0.1:1,127.0.0.1:1"] {
             match refused(&format!("postgres://me@{hosts}/x?sslmode=disable")).await {
                 NoConnection::Refused(sqlx::Error::Io(error)) => {

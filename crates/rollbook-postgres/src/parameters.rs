@@ -2,8 +2,8 @@
 //!
 //! Each is used, or known to be harmless when it is left out, or refused by its name with what to write
 //! instead. One that is not known at all is left out and logged by its number: a name may be the rest of a
-//! password. What looks like a wish about TLS or the server's identity is refused even if it is not known:
-//! such a wish is never ignored.
+//! password. An unknown parameter that seems to ask for TLS or to check the server's identity is
+//! refused, never ignored.
 
 use std::net::IpAddr;
 
@@ -146,7 +146,7 @@ const UNPREPARED: [(&str, &[&str]); 9] = [
     ("default_query_exec_mode", &["simple_protocol", "exec"]),
 ];
 
-/// Parts of an unknown name that make it a wish about TLS or identity.
+/// Parts of an unknown name that show that the parameter is about TLS or identity.
 const ABOUT_TLS: [&str; 8] = ["ssl", "tls", "secur", "encrypt", "cert", "verif", "trust", "auth"];
 
 const TARGETS: [&str; 3] = ["any", "read-write", "primary"];
