@@ -56,8 +56,8 @@ fn render_table(text: &mut String, resource: &Resource, indexes: &[String]) {
 }
 
 fn parent_of(link: &Link) -> String {
-    let does = if link.cascades { "ends with" } else { "outlives" };
-    format!("{does} the row of {} that {} names", code(link.parent.table), code(link.column))
+    let fate = if link.cascades { "deleted with" } else { "not deleted with" };
+    format!("{fate} the row of {} that {} names", code(link.parent.table), code(link.column))
 }
 
 fn found_at(column: &Column) -> String {
