@@ -30,7 +30,7 @@ const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs
 /// Certificates that a client trusts.
 #[derive(Clone, Debug)]
 pub enum Roots {
-    /// Those of the system.
+    /// Root certificates of the system.
     System,
     /// Only these. An empty set allows `http://` only.
     Only(RootCertStore),
@@ -89,7 +89,7 @@ impl Pool {
     /// Creates a client. `connect_timeout` limits the time to connect.
     ///
     /// # Errors
-    /// A text: the system's certificates can't be read, or there are none.
+    /// The system's certificates can't be read, or there are none.
     pub fn new(roots: Roots, connect_timeout: Duration) -> Result<Self, String> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);

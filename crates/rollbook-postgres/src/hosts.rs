@@ -1,11 +1,11 @@
 //! New connections, to the host that accepts writes.
 //!
-//! If the URL names several hosts, they are tried in turn, beginning with the one that was used last. Each gets an equal
-//! share of the remaining time, so that a host that does not answer leaves time for the others. A read-only host is
-//! skipped.
+//! If the URL names several hosts, they are tried in turn, beginning with the one that was used last. Each
+//! gets an equal share of the remaining time, so that a host that does not answer leaves time for the others.
+//! A read-only host is skipped.
 //!
-//! sqlx does not expose its socket, so the server is asked to send the TCP keepalives: they keep a firewall's state of the
-//! connection alive just as well, and the server detects a lost client (decision 0113).
+//! sqlx does not expose its socket, so the server is asked to send the TCP keepalives: they keep a firewall's
+//! state of the connection alive just as well, and the server detects a lost client (decision 0113).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -16,8 +16,8 @@ use crate::address::Host;
 use crate::fault::{ReadOnly, database_error};
 use crate::link::NoConnection;
 
-/// Keepalive settings of the server: a probe after 30 s of silence, and the end of the connection after four without an
-/// answer. The session starts with these settings, so that `RESET ALL` keeps them.
+/// Keepalive settings of the server: a probe after 30 s of silence, and the end of the connection after four
+/// without an answer. The session starts with these settings, so that `RESET ALL` keeps them.
 const KEEPALIVE: [(&str, u32); 3] =
     [("tcp_keepalives_idle", 30), ("tcp_keepalives_interval", 10), ("tcp_keepalives_count", 4)];
 
@@ -93,7 +93,7 @@ impl Hosts {
     }
 }
 
-/// Whether the server may have refused the session because of its settings.
+/// Returns whether the server may have refused the session because of its settings.
 fn may_refuse_settings(error: &sqlx::Error) -> bool {
     database_error(error)
         .is_some_and(|error| matches!(error.code(), "08P01" | "0A000" | "22023" | "42601" | "42704"))
@@ -130,7 +130,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_says_so_at_once_and_so_do_several() {
-        // Port 1 is nobody's.
+        // No process listens at port 1.
         for hosts in ["127.0.0.1:1", "127.0.0.1:1,127.0.0.1:1"] {
             match refused(&format!("postgres://me@{hosts}/x?sslmode=disable")).await {
                 NoConnection::Refused(sqlx::Error::Io(error)) => {

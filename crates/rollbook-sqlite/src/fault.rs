@@ -101,8 +101,7 @@ impl From<rusqlite::Error> for Fault {
     }
 }
 
-/// Returns the text of a statement's error if it contains only identifiers. Functions in a trigger may quote
-/// values.
+/// Returns the text of a statement's error if it contains only identifiers. Functions in a trigger may quote values.
 fn without_values(text: &str) -> String {
     let names_only = ["no such ", "there is already ", "table ", "near "];
     if names_only.iter().any(|beginning| text.starts_with(beginning)) {

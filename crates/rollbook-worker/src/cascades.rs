@@ -73,6 +73,6 @@ fn log_progress(before: &CascadeStep, done: &CascadeStep) {
 
 fn warn_once(failing: &mut bool, error: &StoreError) {
     if !std::mem::replace(failing, true) {
-        warn!(%error, "child rows of deleted parents cannot be repaired now: deliveries go on, and the repair is retried");
+        warn!(%error, "child rows of deleted parents cannot be repaired now: deliveries continue, and the repair is retried");
     }
 }

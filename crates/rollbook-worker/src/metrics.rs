@@ -37,10 +37,10 @@ const LAG_BUCKETS: [f64; 17] = [
     2_592_000.0,
 ];
 
-/// The label where there is no reason, no resource, no type that could be read.
+/// Label for a missing reason, resource or type.
 const NONE: &str = "none";
 
-/// The label of every event type that Clerk does not document: whoever may send us events could invent
+/// Label of every event type that Clerk does not document: a sender of events could invent
 /// any number of names.
 const OTHER: &str = "other";
 
@@ -197,7 +197,7 @@ impl Metrics {
         }
     }
 
-    /// An event of this type could not be applied, and what it carries may not be parked.
+    /// Records an event of this type that could not be applied and must not become a dead letter.
     pub(crate) fn dropped(&self, event_type: Option<&str>) {
         self.ended(event_type, DROPPED);
     }

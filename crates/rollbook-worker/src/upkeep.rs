@@ -34,7 +34,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
                     info!(
                         ledger_lines = done.ledger,
                         deleted_rows = done.rows,
-                        "tidied: what was kept long enough is gone"
+                        "retention has removed old data"
                     );
                 }
             }

@@ -1,7 +1,6 @@
 //! Wiring: makes ports and settings of the faces from the configuration. No other file names a backend.
 //!
-//! Opening a server makes no connection: the server may be unreachable, and its users try again. A file must
-//! exist.
+//! Opening a server makes no connection: the server may be unreachable, and its users try again. A file must exist.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -284,7 +283,7 @@ pub(crate) fn describe(config: &Config, part: Component) -> String {
 /// # Errors
 /// The problems of the settings.
 pub(crate) fn check_server(config: &Config, part: Component) -> Result<(), Problems> {
-    let fix = "rollbook config shows what is set, and where";
+    let fix = "rollbook config shows each setting and its source";
     let refused = |wrong| Problems(vec![config.problem(url_setting(config, part), wrong, fix)]);
     backend(config, part).check().map_err(refused)
 }
@@ -317,8 +316,7 @@ pub(crate) struct Migrations {
     pub(crate) place: String,
     /// Names of the migrations that are pending or were applied. A queue on Redis has none.
     pub(crate) names: Vec<&'static str>,
-    /// Reason why this Rollbook must not work on a server's database even after all migrations. Waiting does
-    /// not help.
+    /// Reason why this Rollbook must not work on a server's database even after all migrations. Waiting does not help.
     pub(crate) refusal: Option<String>,
     /// Names of migrations of a newer Rollbook that this one works with.
     pub(crate) newer: Vec<String>,
@@ -357,8 +355,7 @@ pub(crate) async fn ownership(config: &Config) -> Option<Result<Ownership, Strin
     Some(ownership.await.map_err(|error| error.to_string()))
 }
 
-/// Returns what the nodes of the queue's cluster do while some slots have no node; `None` if it is not a
-/// cluster.
+/// Returns what the nodes of the queue's cluster do while some slots have no node; `None` if it is not a cluster.
 pub(crate) async fn full_coverage(config: &Config) -> Option<FullCoverage> {
     let Place::Server(url) = &config.places.queue else { return None };
     RedisQueue::new(redis(config, url), ClockSource::Server).ok()?.full_coverage().await

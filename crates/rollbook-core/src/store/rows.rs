@@ -31,8 +31,7 @@ pub trait Rows: Send + Sync {
     ) -> Result<Vec<RowView>, StoreError>;
 
     /// Returns the ids of at most `limit` rows with one of these texts in `data`, in upper or lower case.
-    /// Reads the whole table, in small steps. The result may contain rows without these texts, so the caller
-    /// checks each.
+    /// Reads the whole table, in small steps. The result may contain rows without these texts, so the caller checks each.
     async fn ids_holding(
         &self,
         resource: &'static Resource,
@@ -76,7 +75,7 @@ pub struct RowView {
 }
 
 impl RowView {
-    /// Whether the row is marked as deleted.
+    /// Returns whether the row is marked as deleted.
     pub fn is_deleted(&self) -> bool {
         self.columns.get("deleted_at").is_some_and(|at| !at.is_null())
     }

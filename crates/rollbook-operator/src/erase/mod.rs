@@ -99,14 +99,13 @@ struct Done {
     removed: u64,
     /// Reason for which some rows keep their content.
     refused: Option<String>,
-    /// Returns what is left to do, as sentences; empty if the erasure is complete.
+    /// Work that is left to do, as sentences; empty if the erasure is complete.
     left: Vec<String>,
     /// Number of messages that arrived last and are left to the workers.
     coming: u64,
 }
 
-/// Returns the kind of an id: by its prefix, or by the table that has a row with it. `None` if neither shows
-/// it.
+/// Returns the kind of an id: by its prefix, or by the table that has a row with it. `None` if neither shows it.
 ///
 /// # Errors
 /// The store cannot be read.
@@ -123,8 +122,7 @@ pub async fn kind_of(store: &dyn Rows, id: &str) -> Result<Option<&'static Resou
 }
 
 impl<'a> Erasure<'a> {
-    /// Judges who the person is, then learns what belongs to the person. `addresses` are taken as proved.
-    /// Reads only.
+    /// Judges who the person is, then learns what belongs to the person. `addresses` are taken as proved. Reads only.
     ///
     /// # Errors
     /// Store or queue cannot be read.

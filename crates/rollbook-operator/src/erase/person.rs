@@ -38,8 +38,7 @@ pub(super) struct Person {
 pub(super) enum Relation {
     /// The message is about the person or a row of the person.
     Own,
-    /// The message cannot be read as an event and contains the id or an address. No worker will ever apply
-    /// it.
+    /// The message cannot be read as an event and contains the id or an address. No worker will ever apply it.
     Unreadable,
     /// The message cannot be read as an event and contains neither, in plain text, JSON escapes or
     /// percent-encoding.
@@ -224,12 +223,12 @@ impl Person {
             || self.addresses.proved().iter().any(|address| contains_word(text, address))
     }
 
-    /// Whether a text in the value, at any depth, contains the id or an address of the person.
+    /// Returns whether a text in the value, at any depth, contains the id or an address of the person.
     pub(super) fn is_named_in(&self, value: &Value) -> bool {
         names_in(value, &|text| self.is_named_by(text))
     }
 
-    /// Whether this row is erased with the person.
+    /// Returns whether this row is erased with the person.
     pub(super) fn has(&self, resource: &'static Resource, id: &str) -> bool {
         let key = (resource.table, id.to_owned());
         self.subjects.contains(&key) || self.children.contains(&key)
@@ -242,7 +241,7 @@ impl Person {
     }
 }
 
-/// Whether a text in the value, at any depth, matches.
+/// Returns whether a text in the value, at any depth, matches.
 fn names_in(value: &Value, names: &impl Fn(&[u8]) -> bool) -> bool {
     match value {
         Value::String(text) => names(text.as_bytes()),

@@ -72,8 +72,7 @@ impl Work for Forbidden<'_> {
 /// Returns the SELECT of the tables with row-level policies that may hide rows from this role. A policy hides
 /// nothing if its condition holds for every row: `true`, or a comparison of `CURRENT_USER` with this role,
 /// alone or as the first or last term of an `OR`. Any other condition may depend on the row. Policies do not
-/// apply at all to a superuser, a role with `BYPASSRLS`, and the owner of a table without `FORCE ROW LEVEL
-/// SECURITY`.
+/// apply at all to a superuser, a role with `BYPASSRLS`, and the owner of a table without `FORCE ROW LEVEL SECURITY`.
 pub(super) fn hidden(schema: &str) -> String {
     let applies = "EXISTS (SELECT FROM unnest(policy.polroles) AS role (id)
                            WHERE CASE WHEN role.id = 0 THEN true ELSE pg_has_role(current_user, role.id, 'USAGE') END)";

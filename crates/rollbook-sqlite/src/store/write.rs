@@ -135,7 +135,7 @@ fn bind(
     Ok(())
 }
 
-/// Converts the value of a column to SQLite's type.
+/// Value of a column, bound as SQLite's type.
 struct Bound<'a>(&'a Field);
 
 impl ToSql for Bound<'_> {

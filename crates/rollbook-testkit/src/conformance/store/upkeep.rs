@@ -68,7 +68,7 @@ pub async fn the_history_of_a_subject_is_in_order_and_ends_with_the_latest_entry
     assert_eq!(story(&mirror, "user_3", 2).await, Vec::<String>::new());
 }
 
-pub async fn rows_are_found_by_what_they_belong_to(mirror: Mirror<impl StoreHarness>) {
+pub async fn rows_are_found_by_the_ids_of_their_parents(mirror: Mirror<impl StoreHarness>) {
     let other =
         event("organizationMembership.created", START, &membership("orgmem_3", "org_1", "user_2", START));
     mirror.apply(&[("msg_1", joined("orgmem_1")), ("msg_2", joined("orgmem_2")), ("msg_3", other)]).await;
@@ -122,14 +122,14 @@ pub async fn rows_are_found_by_a_text_of_their_content_in_any_case_and_through_m
     assert_eq!(find(&[], 10).await, [""; 0]);
 }
 
-pub async fn a_ledger_that_is_switched_off_has_no_lines(mut mirror: Mirror<impl StoreHarness>) {
+pub async fn a_ledger_that_is_switched_off_has_no_entries(mut mirror: Mirror<impl StoreHarness>) {
     mirror.harness.keep(RetentionChoices { ledger: false, ..RetentionChoices::default() }).await;
     assert_eq!(mirror.apply_one("msg_1", created("user_1", 0)).await, Inserted);
     assert_eq!(mirror.ledger("msg_1").await, None);
     assert!(mirror.find(&USERS, "user_1").await.is_some());
 }
 
-pub async fn old_lines_leave_the_ledger_in_small_steps(mirror: Mirror<impl StoreHarness>) {
+pub async fn old_ledger_entries_are_removed_in_small_steps(mirror: Mirror<impl StoreHarness>) {
     for id in ["msg_1", "msg_2", "msg_3"] {
         mirror.apply_one(id, created("user_1", 0)).await;
     }
@@ -145,7 +145,9 @@ pub async fn old_lines_leave_the_ledger_in_small_steps(mirror: Mirror<impl Store
     assert!(mirror.find(&USERS, "user_1").await.is_some(), "rows stay when their ledger entries are removed");
 }
 
-pub async fn the_content_of_the_long_deleted_goes_and_never_comes_back(mirror: Mirror<impl StoreHarness>) {
+pub async fn the_content_of_old_deleted_rows_is_removed_and_never_restored(
+    mirror: Mirror<impl StoreHarness>,
+) {
     mirror
         .apply(&[("msg_1", created("user_1", 0)), ("msg_2", joined("orgmem_1")), ("msg_3", user_deleted(7))])
         .await;
@@ -163,7 +165,7 @@ pub async fn the_content_of_the_long_deleted_goes_and_never_comes_back(mirror: M
     assert_eq!(mirror.row(&USERS, "user_2").await["first_name"], "Ines", "rows that are not deleted stay");
 }
 
-pub async fn whom_an_operator_erases_does_not_come_back(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_subject_that_an_operator_erased_is_never_restored(mirror: Mirror<impl StoreHarness>) {
     mirror
         .apply(&[
             ("msg_1", created("user_1", 0)),
@@ -201,7 +203,7 @@ pub async fn whom_an_operator_erases_does_not_come_back(mirror: Mirror<impl Stor
     assert_eq!(mirror.row(&USERS, "user_2").await["first_name"], "Ines", "no other subject is erased");
 }
 
-pub async fn someone_unknown_can_be_erased_before_anything_comes(mirror: Mirror<impl StoreHarness>) {
+pub async fn an_unknown_subject_can_be_erased_before_any_delivery(mirror: Mirror<impl StoreHarness>) {
     let subjects = [(&ORGANIZATIONS, "org_1".into()), (&WAITLIST_ENTRIES, "wle_1".into())];
     let at = Timestamp::from_millis(START + 100);
     let erased = mirror.harness.store().erase(&subjects, at).await;

@@ -142,7 +142,7 @@ fn last_run(config: &Config, status: &Status, now: Timestamp) -> Finding {
             warning(RECONCILE, found, "is a worker running with CLERK_SECRET_KEY (rollbook serve or work)?")
         }
         RunState::Running if run.error.is_some() => {
-            warning(RECONCILE, found, "rollbook reconcile --resume goes on")
+            warning(RECONCILE, found, "rollbook reconcile --resume continues it")
         }
         RunState::Complete | RunState::Held | RunState::Running => ok(RECONCILE, found),
     }

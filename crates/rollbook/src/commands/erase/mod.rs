@@ -104,7 +104,7 @@ fn check(config: &Config, arguments: &Erase) -> Result<(), Problems> {
     Ok(())
 }
 
-/// Whether the next line confirms.
+/// Returns whether the next line confirms.
 fn agreed(input: &mut impl BufRead) -> bool {
     let mut line = String::new();
     input.read_line(&mut line).is_ok() && line.trim() == "yes"

@@ -1,4 +1,5 @@
-//! A server that is unreachable: one clear line, no password, no crash, and all goes on when it is back.
+//! An unreachable server: one clear log line, no password, no crash, and work continues when it is reachable
+//! again.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::postgres::PostgresServer;
@@ -67,7 +68,7 @@ fn a_command_that_needs_a_server_which_is_unreachable_fails_at_once_and_says_whe
 }
 
 #[tokio::test]
-async fn a_url_that_is_none_ends_with_2_and_names_its_setting() {
+async fn an_invalid_url_ends_with_2_and_names_its_setting() {
     for (name, url) in [
         ("ROLLBOOK_QUEUE_URL", "redis://:ImASecret@h:none"),
         ("DATABASE_URL", "postgres://me:ImASecret@h:none/x"),
