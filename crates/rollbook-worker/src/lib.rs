@@ -33,6 +33,7 @@ mod requests;
 mod settings;
 mod shared;
 mod store_health;
+mod turns;
 mod upkeep;
 mod worker;
 

@@ -108,6 +108,8 @@ async fn a_store_that_fails_in_retention_still_applies_and_retention_is_retried(
     };
     let (ended, ()) = tokio::join!(bench.worker_with_store(store).run(stop.clone()), watching);
     ended.expect("it stops in order");
+    let failed = bench.metric("rollbook_background_turns_total{outcome=\"failed\",task=\"retention\"}");
+    assert_eq!(failed.as_deref(), Some("150"));
 }
 
 /// A changed setting takes effect at the start: content deleted before is erased at once.
