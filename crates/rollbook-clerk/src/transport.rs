@@ -43,7 +43,7 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 /// Interval of pings on a connection with HTTP/2 and their time limit, so that a dead one is not used again.
 const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
 /// Maximum number of idle connections with HTTP/1.1.
-const IDLE_CONNECTIONS_MAX: usize = 32;
+const IDLE_CONNECTIONS_MAX: usize = 64;
 
 /// Connections, pace and retries.
 pub(crate) struct Transport {
