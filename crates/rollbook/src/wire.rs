@@ -14,7 +14,6 @@ use rollbook_core::merge::DeletedRows;
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin};
 use rollbook_core::retry::RetryPolicy;
 use rollbook_core::signature::SigningSecrets;
-use rollbook_core::source::Source;
 use rollbook_core::store::{FullStore, RetentionChoices};
 use rollbook_core::time::Clock;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
@@ -202,9 +201,9 @@ pub(crate) fn reconciler(
     observer: Observer,
 ) -> anyhow::Result<Reconciler> {
     let source = clerk_api(config, observer)?;
+    let parallel = rollbook_reconciler::Settings::pages_at_once(source.requests_per_second());
     let ports = Ports { source, store: store.clone(), rows: store.clone(), records: store, clock };
     let instance_id = config.settings.clerk_instance_id.clone();
-    let parallel = rollbook_reconciler::Settings::pages_at_once(source.requests_per_second());
     let settings =
         rollbook_reconciler::Settings { instance_id, parallel, ..rollbook_reconciler::Settings::default() };
     Ok(Reconciler::new(ports, settings))

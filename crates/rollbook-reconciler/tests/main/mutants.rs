@@ -6,8 +6,7 @@ use async_trait::async_trait;
 use rollbook_core::catalog::{ORGANIZATIONS, Resource};
 use rollbook_core::event::id_of;
 use rollbook_core::source::{
-    Fetched, Instance, Lookup, Page, PageRequest, Position, Presence, RawObject, Source, SourceError,
-    Window,
+    Fetched, Instance, Lookup, Page, PageRequest, Position, Presence, RawObject, Source, SourceError, Window,
 };
 use rollbook_testkit::memory::store::MemoryStore;
 use serde_json::json;

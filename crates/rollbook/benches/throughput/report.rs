@@ -177,7 +177,13 @@ impl Report {
     }
 
     /// A duration beside the same without something else going on.
-    pub(crate) fn slowed(&mut self, what: &str, (with, without, ratio): (f64, f64, f64), most: f64, detail: &str) {
+    pub(crate) fn slowed(
+        &mut self,
+        what: &str,
+        (with, without, ratio): (f64, f64, f64),
+        most: f64,
+        detail: &str,
+    ) {
         self.lines.push(Line {
             what: what.to_owned(),
             figure: milliseconds(with),
