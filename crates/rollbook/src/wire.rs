@@ -14,7 +14,6 @@ use rollbook_core::merge::DeletedRows;
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin};
 use rollbook_core::retry::RetryPolicy;
 use rollbook_core::signature::SigningSecrets;
-use rollbook_core::source::Source;
 use rollbook_core::store::{FullStore, RetentionChoices};
 use rollbook_core::time::Clock;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
@@ -184,7 +183,7 @@ pub(crate) fn api_url(text: &str) -> anyhow::Result<ApiUrl> {
 ///
 /// # Errors
 /// No key is set, or this system has no root certificates.
-pub(crate) fn clerk_api(config: &Config, observer: Observer) -> anyhow::Result<Arc<dyn Source>> {
+pub(crate) fn clerk_api(config: &Config, observer: Observer) -> anyhow::Result<Arc<ClerkApi>> {
     let settings = &config.settings;
     let (url, budget) = (settings.clerk_api_url.clone(), settings.api_budget);
     let api = ClerkApi::new(ClerkSettings { url, budget, ..ClerkSettings::new(config.secret_key()?) })?;
@@ -202,9 +201,11 @@ pub(crate) fn reconciler(
     observer: Observer,
 ) -> anyhow::Result<Reconciler> {
     let source = clerk_api(config, observer)?;
+    let parallel = rollbook_reconciler::Settings::pages_at_once(source.requests_per_second());
     let ports = Ports { source, store: store.clone(), rows: store.clone(), records: store, clock };
     let instance_id = config.settings.clerk_instance_id.clone();
-    let settings = rollbook_reconciler::Settings { instance_id, ..rollbook_reconciler::Settings::default() };
+    let settings =
+        rollbook_reconciler::Settings { instance_id, parallel, ..rollbook_reconciler::Settings::default() };
     Ok(Reconciler::new(ports, settings))
 }
 

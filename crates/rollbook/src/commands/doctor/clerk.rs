@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollbook_core::source::{Instance, SourceError};
+use rollbook_core::source::{Instance, Source as _, SourceError};
 use rollbook_core::store::{FullStore, RunState};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_operator::words::{span, thousands};
