@@ -26,12 +26,12 @@ use rollbook_core::queue::{
 };
 use rollbook_core::store::{
     CascadeStep, ErasedCounts, Erasure, ErasureProgress, FullStore, Ledger, LedgerEntry, PendingCascades,
-    RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
+    RetentionLimits, RetentionStep, RowView, Rows, SequenceStep, Store, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
 
-use crate::delegate::delegate_reconciliation;
+use crate::delegate::{delegate_changes, delegate_reconciliation};
 
 /// Fault of one call.
 #[derive(Clone, Debug)]
@@ -123,6 +123,8 @@ pub enum StoreCall<'a> {
     Erase,
     /// `cascade`.
     Cascade,
+    /// `sequence`.
+    Sequence,
     /// `tidy` with these limits.
     Tidy(&'a RetentionLimits),
     /// `ping`.
@@ -177,6 +179,14 @@ impl Store for FaultyStore {
 
     async fn cascade_pending(&self) {
         self.inner.cascade_pending().await;
+    }
+
+    async fn sequence(&self) -> Result<SequenceStep, StoreError> {
+        (self.script)(StoreCall::Sequence).strike(self.inner.sequence()).await
+    }
+
+    async fn sequence_pending(&self) {
+        self.inner.sequence_pending().await;
     }
 
     async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
@@ -269,6 +279,12 @@ impl Erasure for FaultyStore {
         (self.script)(StoreCall::Read).strike(self.inner.hidden_tables()).await
     }
 }
+
+delegate_changes!(
+    FaultyStore,
+    faulty => faulty.inner,
+    call => (faulty.script)(StoreCall::Read).strike(call).await
+);
 
 delegate_reconciliation!(
     FaultyStore,

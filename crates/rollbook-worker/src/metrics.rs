@@ -218,6 +218,7 @@ impl Metrics {
     pub(crate) fn tidied(&self, tidied: &RetentionStep) {
         self.tidied.with_label_values(&["ledger_lines"]).inc_by(tidied.ledger);
         self.tidied.with_label_values(&["deleted_rows"]).inc_by(tidied.rows);
+        self.tidied.with_label_values(&["changes"]).inc_by(tidied.changes);
     }
 
     /// A lease ended.

@@ -23,9 +23,12 @@ const STATE: [(&str, &str); 6] = [
 ];
 
 /// Tables that are not in the catalog, and lose rows again.
-const OWN: [&str; 6] = [
+const OWN: [&str; 9] = [
     "deliveries",
     "rollbook_cascades",
+    "changes_pending",
+    "changes",
+    "changes_state",
     "reconcile_runs",
     "reconcile_held",
     "reconcile_locks",

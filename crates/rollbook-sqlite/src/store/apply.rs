@@ -5,9 +5,10 @@ use std::collections::{BTreeSet, HashMap};
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::change::{Applied, Change, Effect, SubjectChange};
 use rollbook_core::merge::{self, SubjectState, SubjectUpdate};
-use rollbook_core::store::RetentionChoices;
+use rollbook_core::store::{RetentionChoices, reading_context};
 use rusqlite::{Connection, OptionalExtension as _};
 
+use super::changes::set_reading;
 use super::tables::{Tables, read_stored};
 use super::write::{Write, Writer};
 use crate::fault::{LedgerChanged, LedgerSkipped};
@@ -19,6 +20,10 @@ pub(super) fn apply(
     keeping: RetentionChoices,
 ) -> rusqlite::Result<Vec<Applied>> {
     let mut outcomes = vec![Applied::Ignored; changes.len()];
+    let reading = reading_context(changes);
+    if reading.is_some() {
+        set_reading(tables.connection, reading.as_deref())?;
+    }
     for resource in RESOURCES {
         let (positions, assertions): (Vec<usize>, Vec<(&SubjectChange, &str)>) = changes
             .iter()
@@ -36,6 +41,9 @@ pub(super) fn apply(
                 outcomes[position] = outcome;
             }
         }
+    }
+    if reading.is_some() {
+        set_reading(tables.connection, None)?;
     }
     if keeping.ledger {
         write_ledger(tables, changes, &outcomes)?;

@@ -63,7 +63,7 @@ async fn old_lines_and_the_long_deleted_go_when_they_are_due_and_not_before() {
 #[tokio::test(start_paused = true)]
 async fn what_is_kept_for_good_stays_and_nobody_looks() {
     let upkeep =
-        UpkeepSettings { ledger_kept_for: None, deleted_kept_for: None, ..UpkeepSettings::default() };
+        UpkeepSettings { ledger_kept_for: None, changes_kept_for: None, ..UpkeepSettings::default() };
     let bench = bench(upkeep).await;
     let looks = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&looks);

@@ -46,6 +46,7 @@ pub(crate) async fn new_database(postgres: &PostgresServer, name: &str) -> Postg
     let settings = PostgresSettings {
         url: postgres.url(name),
         schema: "clerk".into(),
+        changes: true,
         pgbouncer: false,
         connections_max: 1,
         statement_timeout: Duration::from_secs(20),
