@@ -29,7 +29,7 @@ CREATE TABLE changes (
 
 -- One row. Its lock makes one process at a time give positions.
 CREATE TABLE changes_state (
-    only            boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single          boolean PRIMARY KEY DEFAULT true CHECK (single),
     last_position   bigint NOT NULL DEFAULT 0,
     last_at         timestamptz NOT NULL DEFAULT '-infinity',
     removed_through bigint NOT NULL DEFAULT 0

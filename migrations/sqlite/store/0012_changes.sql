@@ -17,8 +17,8 @@ CREATE TABLE changes (
 -- One row: up to where lines were removed, and, within a transaction that applies readings of Clerk's API, their origin and
 -- run.
 CREATE TABLE changes_state (
-    only            INTEGER PRIMARY KEY CHECK (only = 1),
+    single          INTEGER PRIMARY KEY CHECK (single = 1),
     removed_through INTEGER NOT NULL,
     reading         TEXT
 ) STRICT;
-INSERT INTO changes_state (only, removed_through) VALUES (1, 0);
+INSERT INTO changes_state (single, removed_through) VALUES (1, 0);

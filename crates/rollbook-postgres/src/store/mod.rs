@@ -17,6 +17,7 @@ mod columns;
 mod dependents;
 mod entries;
 mod erase;
+mod floor;
 mod known;
 mod ledger;
 mod lines;

@@ -7,6 +7,7 @@
 //! (decision 0281).
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rollbook_core::store::{Changes as _, Position, RetentionLimits, SequenceStep, StoreError};
@@ -16,6 +17,7 @@ use tokio::sync::Notify;
 
 use super::PostgresStore;
 use super::attempt::Failed;
+use super::floor::{Floor, writers};
 use super::values::Values;
 use crate::migrations::feed::PREFIX;
 use crate::transaction::{Session, Work};
@@ -30,9 +32,14 @@ pub(super) struct Noted {
     notify: Notify,
     /// Whether the schema had no triggers at the last look: then nothing is to be done after a batch.
     is_off: AtomicBool,
+    floor: Mutex<Floor>,
 }
 
 impl Noted {
+    fn floor(&self) -> MutexGuard<'_, Floor> {
+        self.floor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn note(&self) {
         if !self.is_off.load(Ordering::Relaxed) {
             self.notify.notify_one();
@@ -55,7 +62,8 @@ impl PostgresStore {
     /// One step of sequencing.
     pub(super) async fn sequence_step(&self) -> Result<SequenceStep, StoreError> {
         let limit = self.feed_pace.size();
-        let sequence = Sequence { sql: Statements::new(&self.schema), limit };
+        let floor = self.noted.floor().now();
+        let sequence = Sequence { sql: Statements::new(&self.schema), limit, floor };
         let found = match self.steps().paced(&self.feed_pace, limit, &sequence).await? {
             Ok(found) => found,
             Err(Failed::TimedOut(_)) if limit > 1 => {
@@ -64,6 +72,7 @@ impl PostgresStore {
             Err(why) => return Err(why.into()),
         };
         self.noted.is_off.store(!found.is_on, Ordering::Relaxed);
+        self.noted.floor().clone_from(&found.floor);
         if found.moved > 0 {
             self.bell.ring(found.last);
         }
@@ -103,41 +112,42 @@ impl PostgresStore {
 
 /// Statements of the sequencer.
 struct Statements {
-    /// Takes the lock if a line waits and no other process has it. Returns the last position, the age of the oldest line that
+    /// Takes the lock if a line after a number waits and no other process has it: (number). Returns the last position, the age of the oldest line that
     /// waits, whether the lock is taken, and whether the schema has triggers. A statement of its own: the next one's snapshot
     /// begins when the lock is held, and shows what the process before has moved.
     lock: Sql,
-    /// Moves lines: (limit). Returns the number of lines and the last position.
+    /// Moves lines after a number: (number, limit). Returns the count of lines, the last position and the greatest number.
     move_lines: Sql,
+    writers: Sql,
 }
 
 impl Statements {
     fn new(schema: &str) -> Self {
         Self {
             lock: format!(
-                r#"SELECT state.last_position, oldest.age, mine.only IS NOT NULL,
+                r#"SELECT state.last_position, oldest.age, mine.single IS NOT NULL,
                           EXISTS (SELECT FROM pg_catalog.pg_trigger
                                   WHERE tgrelid = '"{schema}".users'::regclass AND tgname = '{PREFIX}_update')
                    FROM "{schema}".changes_state AS state
                    LEFT JOIN (SELECT (extract(epoch FROM clock_timestamp() - noted_at) * 1000)::int8 AS age
-                              FROM "{schema}".changes_pending ORDER BY number LIMIT 1) AS oldest ON true
-                   LEFT JOIN LATERAL (SELECT only FROM "{schema}".changes_state WHERE oldest.age IS NOT NULL
+                              FROM "{schema}".changes_pending WHERE number > $1 ORDER BY number LIMIT 1) AS oldest ON true
+                   LEFT JOIN LATERAL (SELECT single FROM "{schema}".changes_state WHERE oldest.age IS NOT NULL
                                       FOR UPDATE SKIP LOCKED) AS mine ON true"#
             )
             .into(),
             move_lines: format!(
                 r#"WITH moved AS (
                        DELETE FROM "{schema}".changes_pending
-                       WHERE number <= (SELECT max(number) FROM (SELECT number FROM "{schema}".changes_pending
-                                                                 ORDER BY number LIMIT $1) AS first)
+                       WHERE number > $1 AND number <= (SELECT max(number) FROM (SELECT number FROM "{schema}".changes_pending
+                                                                                 WHERE number > $1 ORDER BY number LIMIT $2) AS first)
                        RETURNING number, resource, subject_id, kind, changed, origin, cause, event_at
                    ), counted AS (
-                       SELECT count(*) AS lines FROM moved
+                       SELECT count(*) AS lines, max(number) AS number FROM moved
                    ), state AS (
                        UPDATE "{schema}".changes_state
                        SET last_position = last_position + counted.lines, last_at = greatest(last_at, clock_timestamp())
                        FROM counted WHERE counted.lines > 0
-                       RETURNING last_position, last_at, counted.lines
+                       RETURNING last_position, last_at, counted.lines, counted.number
                    ), added AS (
                        INSERT INTO "{schema}".changes
                            (position, resource, subject_id, kind, changed, origin, cause, event_at, at)
@@ -146,9 +156,10 @@ impl Statements {
                               state.last_at
                        FROM moved CROSS JOIN state
                    )
-                   SELECT lines, last_position, pg_notify('{CHANNEL}', '{schema}:' || last_position)::text FROM state"#
+                   SELECT lines, last_position, number, pg_notify('{CHANNEL}', '{schema}:' || last_position)::text FROM state"#
             )
             .into(),
+            writers: writers(schema),
         }
     }
 }
@@ -160,19 +171,24 @@ struct Sequenced {
     waited_for: Option<Duration>,
     is_busy: bool,
     is_on: bool,
+    floor: Floor,
 }
 
 /// Moves committed lines, if no other process does.
 struct Sequence {
     sql: Statements,
     limit: usize,
+    floor: Floor,
 }
 
 impl Work for Sequence {
     type Output = Sequenced;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Sequenced> {
-        let row = session.fetch(&self.sql.lock, PgArguments::default()).await?;
+        let mut floor = self.floor.clone();
+        let is_reached = floor.is_reached(session, &self.sql.writers).await?;
+        let from = Values::default().with(floor.number);
+        let row = session.fetch(&self.sql.lock, from.arguments()?).await?;
         let row = row.first().ok_or(sqlx::Error::RowNotFound)?;
         let age: Option<i64> = row.try_get(1)?;
         let is_mine: bool = row.try_get(2)?;
@@ -182,13 +198,20 @@ impl Work for Sequence {
             waited_for: age.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or_default())),
             is_busy: age.is_some() && !is_mine,
             is_on: row.try_get(3)?,
+            floor,
         };
+        let mut is_complete = age.is_none();
         if is_mine {
-            let arguments = Values::default().with_limit(self.limit).arguments()?;
+            let arguments = from.with_limit(self.limit).arguments()?;
             for row in session.fetch(&self.sql.move_lines, arguments).await? {
                 found.moved = row.try_get::<i64, _>(0)?.unsigned_abs();
                 found.last = row.try_get::<i64, _>(1)?.unsigned_abs();
+                found.floor.moved(session, &self.sql.writers, found.moved, row.try_get(2)?).await?;
             }
+            is_complete = usize::try_from(found.moved).is_ok_and(|moved| moved < self.limit);
+        }
+        if is_reached && is_complete {
+            found.floor.raise();
         }
         Ok(found)
     }

@@ -24,6 +24,7 @@ pub(crate) const ALL: [&str; 8] = [
     "0006_ledger_order",
     "0007_links",
     "0010_reconcile",
+    "0012_changes",
 ];
 
 #[tokio::test]
@@ -42,7 +43,7 @@ async fn migrations_are_pending_until_they_are_applied_and_asking_makes_nothing(
         "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'mirror_2'";
     assert_eq!(
         world.psql(tables).await,
-        "deliveries organization_domains organization_invitations organization_memberships organizations \
+        "changes changes_pending changes_state deliveries organization_domains organization_invitations organization_memberships organizations \
          payment_attempts permissions reconcile_held reconcile_locks reconcile_runs reconcile_walks roles rollbook_cascades rollbook_migrations sessions subscription_items \
          subscriptions users waitlist_entries\n"
     );
