@@ -77,7 +77,9 @@ fn commands() -> BTreeSet<String> {
         .filter(|path| !path.ends_with("changes-tail.txt"))
         .map(|path| {
             let name = path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
-            name.replace("dead-letters-", "dead-letters ").replace("reconcile-", "reconcile ").replace("changes-", "changes ")
+            name.replace("dead-letters-", "dead-letters ")
+                .replace("reconcile-", "reconcile ")
+                .replace("changes-", "changes ")
         })
         .collect()
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use self::changes::{
-    ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState, LINES_MAX,
-    PASSED_MAX, Position, SequenceStep, reading_context,
+    ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
+    LINES_MAX, PASSED_MAX, Position, SequenceStep, reading_context,
 };
 pub use self::erasure::{ErasedCounts, Erasure, ErasureProgress};
 pub use self::ledger::{Ledger, LedgerEntry};

@@ -48,8 +48,9 @@ impl Backend for SqliteFile {
         make_folder_of(&self.path)?;
         let Self { path, schema, feed } = self.clone();
         // A migration may take minutes, during which signals and clients must be answered.
-        let applying =
-            tokio::task::spawn_blocking(move || apply_migrations_until(&path, schema, feed, move || stopped()));
+        let applying = tokio::task::spawn_blocking(move || {
+            apply_migrations_until(&path, schema, feed, move || stopped())
+        });
         let applied = applying.await.map_err(|error| error.to_string())?;
         applied.map_err(|why| self.error(&why))
     }

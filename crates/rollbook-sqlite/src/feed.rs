@@ -54,7 +54,8 @@ pub(crate) fn difference(connection: &Connection, feed: Feed) -> rusqlite::Resul
 /// Whether all triggers are there.
 pub(crate) fn is_on(connection: &Connection) -> rusqlite::Result<bool> {
     let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND name GLOB ?1";
-    let count: usize = connection.prepare_cached(sql)?.query_row((format!("{PREFIX}_*"),), |row| row.get(0))?;
+    let count: usize =
+        connection.prepare_cached(sql)?.query_row((format!("{PREFIX}_*"),), |row| row.get(0))?;
     Ok(count == RESOURCES.len() * 2)
 }
 
@@ -69,8 +70,11 @@ fn triggers(resource: &'static Resource) -> [(String, String); 2] {
 
 fn trigger(resource: &'static Resource, name: &str, is_update: bool) -> String {
     let table = resource.table;
-    let (operation, facts) =
-        if is_update { ("UPDATE", facts_of_update(resource)) } else { ("INSERT", FACTS_OF_INSERT.to_owned()) };
+    let (operation, facts) = if is_update {
+        ("UPDATE", facts_of_update(resource))
+    } else {
+        ("INSERT", FACTS_OF_INSERT.to_owned())
+    };
     format!(
         "CREATE TRIGGER {name} AFTER {operation} ON {table} WHEN {NEW_IS_ROW} BEGIN
     INSERT INTO changes (resource, subject_id, kind, changed, origin, cause, event_at, at)

@@ -81,7 +81,11 @@ macro_rules! delegate_changes {
                     $done
                 }
 
-                async fn wait_for_change(&self, after: Position, timeout: Duration) -> Result<bool, StoreError> {
+                async fn wait_for_change(
+                    &self,
+                    after: Position,
+                    timeout: Duration,
+                ) -> Result<bool, StoreError> {
                     let $this = self;
                     let $call = $inner.wait_for_change(after, timeout);
                     $done

@@ -11,6 +11,8 @@
 //! });
 //! ```
 
+mod gate;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +31,8 @@ use rollbook_core::store::{
     RetentionLimits, RetentionStep, RowView, Rows, SequenceStep, Store, StoreError,
 };
 use rollbook_core::time::Timestamp;
-use tokio::sync::watch;
 
+pub use self::gate::Gate;
 use crate::delegate::{delegate_changes, delegate_reconciliation};
 
 /// Fault of one call.
@@ -72,43 +74,6 @@ impl<E> Fault<E> {
                 Err(error)
             }
         }
-    }
-}
-
-/// Blocks calls until the test opens it, and lets the test wait for their arrival. Clones are the same gate.
-#[derive(Clone, Debug)]
-pub struct Gate {
-    open: Arc<watch::Sender<bool>>,
-    arrived: Arc<watch::Sender<usize>>,
-}
-
-impl Gate {
-    /// Creates a closed gate.
-    pub fn new() -> Self {
-        Self { open: Arc::new(watch::Sender::new(false)), arrived: Arc::new(watch::Sender::new(0)) }
-    }
-
-    /// Opens the gate permanently.
-    pub fn open(&self) {
-        self.open.send_replace(true);
-    }
-
-    /// Waits until `count` calls in total have arrived at the gate.
-    pub async fn arrived(&self, count: usize) {
-        // Neither end can be dropped while `self` exists.
-        _ = self.arrived.subscribe().wait_for(|arrived| *arrived >= count).await;
-    }
-
-    /// Arrives at the gate and waits until it is open.
-    pub async fn pass(&self) {
-        self.arrived.send_modify(|arrived| *arrived += 1);
-        _ = self.open.subscribe().wait_for(|open| *open).await;
-    }
-}
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -33,8 +33,10 @@ pub(crate) struct ChangesMetrics {
 impl ChangesMetrics {
     /// Registers the metrics.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let position = Gauge::new("rollbook_changes_position", "Position of the last line of the change feed.")?;
-        let help = "Age of the oldest committed change without a position in the change feed; 0 if there is none.";
+        let position =
+            Gauge::new("rollbook_changes_position", "Position of the last line of the change feed.")?;
+        let help =
+            "Age of the oldest committed change without a position in the change feed; 0 if there is none.";
         let pending = Gauge::new("rollbook_changes_pending_seconds", help)?;
         registry.register(Box::new(position.clone()))?;
         registry.register(Box::new(pending.clone()))?;

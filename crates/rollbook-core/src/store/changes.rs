@@ -214,7 +214,8 @@ impl fmt::Display for ChangeOrigin {
 /// Returns what the triggers of an SQL engine have to know of a batch with readings: origin and run, such as
 /// `backfill:01JD…`. `None` for a batch without readings. One batch has readings of one run.
 pub fn reading_context(changes: &[Change]) -> Option<String> {
-    let reading = changes.iter().map(|change| &change.origin).find(|origin| !matches!(origin, Origin::Delivery { .. }));
+    let reading =
+        changes.iter().map(|change| &change.origin).find(|origin| !matches!(origin, Origin::Delivery { .. }));
     reading.map(|origin| format!("{}:{}", ChangeOrigin::of(origin), origin.feed_cause()))
 }
 

@@ -172,7 +172,11 @@ impl Run<'_> {
             tracing::debug!(table, on, "triggers of the change feed changed");
         }
         if !changes.is_empty() {
-            tracing::info!(tables = changes.len(), on, "the change feed was switched, or its triggers renewed");
+            tracing::info!(
+                tables = changes.len(),
+                on,
+                "the change feed was switched, or its triggers renewed"
+            );
         }
         Ok(())
     }

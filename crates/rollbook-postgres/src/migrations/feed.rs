@@ -46,7 +46,8 @@ pub(super) type Changes = Vec<(&'static str, String)>;
 
 /// All triggers of the feed.
 fn all() -> impl Iterator<Item = Trigger> {
-    let of = |resource| [Operation::Insert, Operation::Update].map(|operation| Trigger { resource, operation });
+    let of =
+        |resource| [Operation::Insert, Operation::Update].map(|operation| Trigger { resource, operation });
     RESOURCES.into_iter().flat_map(of)
 }
 
@@ -105,7 +106,8 @@ impl Work for Difference<'_> {
                     }
                 } else {
                     if has_trigger {
-                        sql += &format!(r#"DROP TRIGGER {} ON "{schema}".{};"#, trigger.name(), resource.table);
+                        sql +=
+                            &format!(r#"DROP TRIGGER {} ON "{schema}".{};"#, trigger.name(), resource.table);
                     }
                     if source.is_some() {
                         sql += &format!(r#"DROP FUNCTION "{schema}".{}();"#, trigger.function());
@@ -225,15 +227,16 @@ END
             };
         }
         // The hash stands for the content, so that none is unpacked; a statement that is not Rollbook's leaves it as it is.
-        names + if is_update {
-            "CASE WHEN (after.data IS NULL) <> (before.data IS NULL) THEN 'data'
+        names
+            + if is_update {
+                "CASE WHEN (after.data IS NULL) <> (before.data IS NULL) THEN 'data'
                   WHEN after.data IS NULL THEN NULL
                   WHEN after.version_revision <> before.version_revision
                       THEN CASE WHEN after.version_hash <> before.version_hash THEN 'data' END
                   WHEN after.data <> before.data THEN 'data' END"
-        } else {
-            "CASE WHEN after.data IS NOT NULL THEN 'data' END"
-        }
+            } else {
+                "CASE WHEN after.data IS NOT NULL THEN 'data' END"
+            }
     }
 
     /// What follows from the state of the row, and from the comparison with the state before.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rollbook_core::store::{
-    ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState, PASSED_MAX,
-    Position, StoreError,
+    ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
+    PASSED_MAX, Position, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use sqlx::Row as _;
@@ -162,7 +162,8 @@ impl Changes for PostgresStore {
                 last: position(row, 0)?,
                 removed_through: position(row, 1)?,
                 is_on: usize::try_from(row.try_get::<i64, _>(2)?).is_ok_and(|count| count == COUNT),
-                waiting_for: waiting.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or_default())),
+                waiting_for: waiting
+                    .map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or_default())),
             })
         };
         let state = self.database.select(&state(&self.schema), None, None, read).await?;
@@ -193,5 +194,5 @@ impl Changes for PostgresStore {
 }
 
 /// The migration writes the row, and nothing removes it.
-const NO_STATE: &str = "the table changes_state has no row; insert it: INSERT INTO changes_state DEFAULT VALUES";
-
+const NO_STATE: &str =
+    "the table changes_state has no row; insert it: INSERT INTO changes_state DEFAULT VALUES";

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rollbook_core::store::{
-    ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState, PASSED_MAX,
-    Position, RetentionLimits, StoreError,
+    ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
+    PASSED_MAX, Position, RetentionLimits, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use rusqlite::types::Type;
@@ -97,9 +97,7 @@ fn remove(connection: &Connection, through: Position, limit: usize) -> rusqlite:
     let removed = connection
         .prepare_cached("DELETE FROM changes WHERE position > ?1 AND position <= ?2")?
         .execute((bound(from), bound(through)))?;
-    connection
-        .prepare_cached("UPDATE changes_state SET removed_through = ?1")?
-        .execute((bound(through),))?;
+    connection.prepare_cached("UPDATE changes_state SET removed_through = ?1")?.execute((bound(through),))?;
     Ok(removed as u64)
 }
 
@@ -131,16 +129,16 @@ impl SqliteStore {
 impl Changes for SqliteStore {
     async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, ChangesError> {
         let asked = query.clone();
-        let read = self.looks().await.map_err(StoreError::from)?.read(move |connection| page(connection, &asked));
+        let read =
+            self.looks().await.map_err(StoreError::from)?.read(move |connection| page(connection, &asked));
         let (state, lines) = read.await.map_err(StoreError::from)?;
         state.check(query.after)?;
         Ok(ChangesPage::new(lines, query, state.last))
     }
 
     async fn feed(&self) -> Result<FeedState, StoreError> {
-        let read = |connection: &Connection| {
-            Ok(FeedState { is_on: feed::is_on(connection)?, ..state(connection)? })
-        };
+        let read =
+            |connection: &Connection| Ok(FeedState { is_on: feed::is_on(connection)?, ..state(connection)? });
         Ok(self.looks().await?.read(read).await?)
     }
 

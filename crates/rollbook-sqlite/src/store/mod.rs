@@ -36,8 +36,9 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::pace::Pace;
 use rollbook_core::rehearsal;
 use rollbook_core::store::{
-    CascadeStep, Changes as _, ErasedCounts, Erasure, ErasureProgress, Ledger, LedgerEntry, PendingCascades, PendingWork,
-    RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, SequenceStep, Store, StoreError,
+    CascadeStep, Changes as _, ErasedCounts, Erasure, ErasureProgress, Ledger, LedgerEntry, PendingCascades,
+    PendingWork, RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, SequenceStep, Store,
+    StoreError,
 };
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 use rollbook_core::time::{Clock, Timestamp};

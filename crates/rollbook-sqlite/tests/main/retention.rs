@@ -62,7 +62,11 @@ async fn a_row_that_refuses_to_lose_its_content_blocks_no_other_row_and_is_retri
             "CREATE TRIGGER keeps BEFORE UPDATE ON users WHEN NEW.id = 'user_7' BEGIN SELECT RAISE({action}); END"
         );
         team.execute_batch(&trigger).expect("a trigger");
-        assert_eq!(store.retain(&DUE).await, Ok(RetentionStep { rows: 19, ..RetentionStep::default() }), "{action}");
+        assert_eq!(
+            store.retain(&DUE).await,
+            Ok(RetentionStep { rows: 19, ..RetentionStep::default() }),
+            "{action}"
+        );
         assert_eq!(with_content(&store).await, ["user_7"]);
         assert_eq!(store.retain(&DUE).await, Ok(RetentionStep::default()), "it is not tried again in a loop");
         let left = store.cascades(None, 10).await.expect("a list");
@@ -95,7 +99,11 @@ async fn a_row_with_content_that_a_trigger_restores_is_recorded_and_retried() {
              BEGIN UPDATE users SET {column} = OLD.{column} WHERE id = NEW.id; END"
         );
         team.execute_batch(&trigger).expect("a trigger");
-        assert_eq!(store.retain(&DUE).await, Ok(RetentionStep { rows: 2, ..RetentionStep::default() }), "{column}");
+        assert_eq!(
+            store.retain(&DUE).await,
+            Ok(RetentionStep { rows: 2, ..RetentionStep::default() }),
+            "{column}"
+        );
         let left = store.cascades(None, 10).await.expect("a list");
         let line = &left.listed[0];
         assert_eq!((left.rows, line.id.as_str(), line.what), (1, "user_1", PendingWork::Content));
@@ -107,7 +115,11 @@ async fn a_row_with_content_that_a_trigger_restores_is_recorded_and_retried() {
         // Content that an earlier build has left in an erased row is erased too.
         team.execute_batch(&format!("UPDATE users SET {column} = 'x' WHERE id = 'user_2'")).expect("content");
         clock.advance(Duration::from_secs(7 * 86_400));
-        assert_eq!(store.retain(&DUE).await, Ok(RetentionStep { rows: 1, ..RetentionStep::default() }), "{column}");
+        assert_eq!(
+            store.retain(&DUE).await,
+            Ok(RetentionStep { rows: 1, ..RetentionStep::default() }),
+            "{column}"
+        );
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::bail;
 use rollbook_core::catalog::find_resource;
 use rollbook_core::store::{
-    ChangeKind, ChangesError, ChangesPage, ChangesQuery, FeedState, FullStore, LINES_MAX, Position, StoreError,
+    ChangeKind, ChangesError, ChangesPage, ChangesQuery, FeedState, FullStore, LINES_MAX, Position,
+    StoreError,
 };
 use rollbook_core::time::Clock;
 use rollbook_operator::changes::ChangeView;
@@ -42,7 +43,12 @@ pub(crate) fn run(config: &Config, command: ChangesCommand) -> anyhow::Result<()
 }
 
 /// Returns the query of the arguments. Without a beginning, it begins this many lines before the end.
-async fn query(store: &dyn FullStore, which: &Which, lines: Position, clock: &dyn Clock) -> Result<ChangesQuery, StoreError> {
+async fn query(
+    store: &dyn FullStore,
+    which: &Which,
+    lines: Position,
+    clock: &dyn Clock,
+) -> Result<ChangesQuery, StoreError> {
     let after = match (which.after, which.since) {
         (Some(after), _) => after,
         (None, Some(since)) => store.position_before(since.moment(clock.now())).await?,
@@ -74,7 +80,8 @@ async fn list(store: &dyn FullStore, which: &Which, limit: u32, clock: &dyn Cloc
     match which.output {
         Output::Json => print_json(&json!({ "changes": found, "through": query.after, "last": end }))?,
         Output::Text => {
-            let mut table = Table::new(&["position", "at", "resource", "id", "kind", "origin", "cause", "changed"]);
+            let mut table =
+                Table::new(&["position", "at", "resource", "id", "kind", "origin", "cause", "changed"]);
             for line in &found {
                 table.row(cells(line));
             }

@@ -24,7 +24,10 @@ async fn many_readers_of_a_process_wait_by_one_connection_which_is_replaced_and_
     };
     let readers: Vec<_> = (0..20).map(|_| tokio::spawn(waiting())).collect();
     until("one session listens", || async { world.psql(LISTENING).await == "1\n" }).await;
-    let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid IN ({})", LISTENING.replace("count(*)", "pid"));
+    let end = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid IN ({})",
+        LISTENING.replace("count(*)", "pid")
+    );
     world.psql(&end).await;
     until("another one listens", || async { world.psql(LISTENING).await == "1\n" }).await;
     worker.apply_many(&[user_change("user_1", 0)]).await.expect("applied");
@@ -64,6 +67,10 @@ async fn a_notification_is_lost_with_its_connection_and_the_line_is_not() {
     listener.listen("rollbook_changes").await.expect("it may listen");
     store.apply_many(&[user_change("user_3", 0)]).await.expect("applied");
     sequence(&store).await;
-    assert_eq!(listener.recv().await.expect("a notification").payload(), "mirror_2:3", "nothing of position 2");
+    assert_eq!(
+        listener.recv().await.expect("a notification").payload(),
+        "mirror_2:3",
+        "nothing of position 2"
+    );
     assert_eq!(super::ids(&super::lines(&store, 1).await), ["user_2", "user_3"]);
 }

@@ -19,7 +19,8 @@ async fn sequence(store: &PostgresStore) {
 /// Returns all lines after a position.
 async fn lines(store: &PostgresStore, after: Position) -> Vec<ChangeLine> {
     sequence(store).await;
-    let (mut query, mut lines) = (ChangesQuery { after, limit: LINES_MAX, ..ChangesQuery::default() }, Vec::new());
+    let (mut query, mut lines) =
+        (ChangesQuery { after, limit: LINES_MAX, ..ChangesQuery::default() }, Vec::new());
     loop {
         let page = store.changes(&query).await.expect("the store reads the feed");
         lines.extend(page.lines);
@@ -71,8 +72,10 @@ async fn assert_feed_is_audited(world: &World) {
              FROM {from} GROUP BY resource, subject_id"
         )
     };
-    let audited =
-        by_row("(SELECT *, id AS subject_id FROM public.audit WHERE NOT was OR cardinality(changed) > 0) AS audit", "number");
+    let audited = by_row(
+        "(SELECT *, id AS subject_id FROM public.audit WHERE NOT was OR cardinality(changed) > 0) AS audit",
+        "number",
+    );
     let feed = by_row("mirror_2.changes", "position");
     let differs = format!(
         "SELECT coalesce(one.subject_id, other.subject_id), one.changes, other.changes
@@ -80,7 +83,8 @@ async fn assert_feed_is_audited(world: &World) {
          WHERE one.changes IS DISTINCT FROM other.changes LIMIT 5"
     );
     assert_eq!(world.psql(&differs).await, "", "the audit and the feed differ");
-    let gaps = "SELECT count(*), min(position), max(position), (SELECT last_position FROM mirror_2.changes_state),
+    let gaps =
+        "SELECT count(*), min(position), max(position), (SELECT last_position FROM mirror_2.changes_state),
                        (SELECT count(*) FROM mirror_2.changes_pending) FROM mirror_2.changes";
     let found = world.psql(gaps).await;
     let found: Vec<&str> = found.trim().split('|').collect();

@@ -6,7 +6,8 @@ use rollbook_postgres::{PostgresSettings, apply_migrations};
 use super::{ids, lines};
 use crate::world::{ROLE_PASSWORD, World, open, user_change};
 
-const TRIGGERS: &str = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'rollbook\\_changes\\_%' AND NOT tgisinternal";
+const TRIGGERS: &str =
+    "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'rollbook\\_changes\\_%' AND NOT tgisinternal";
 const FUNCTIONS: &str = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'rollbook\\_changes\\_%'";
 
 #[tokio::test]
@@ -82,7 +83,10 @@ async fn whoever_may_write_a_row_records_the_change_and_needs_no_right_on_the_fe
         .await;
     let found = lines(&worker, 0).await;
     assert_eq!(ids(&found), ["user_1", "user_1"], "a place is no change");
-    assert_eq!((found[1].origin.as_str(), found[1].changed.as_slice()), ("other", &["username".to_owned()][..]));
+    assert_eq!(
+        (found[1].origin.as_str(), found[1].changed.as_slice()),
+        ("other", &["username".to_owned()][..])
+    );
     worker.apply_many(&[user_change("user_2", 0)]).await.expect("applied");
     let filled = lines(&worker, 2).await;
     assert_eq!((ids(&filled), filled[0].kind.as_str()), (vec!["user_2"], "created"));

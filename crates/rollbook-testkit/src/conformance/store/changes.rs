@@ -1,14 +1,12 @@
 //! The change feed: which writes have a line, and what the line says.
 
-use std::time::Duration;
-
-use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, Resource, USERS};
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, Resource, USERS};
 use rollbook_core::change::{Change, Effect, Origin};
 use rollbook_core::drift::Drift;
 use rollbook_core::event::observed;
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::store::{
-    ChangeKind, ChangeLine, ChangeOrigin, ChangesError, ChangesQuery, FullStore, LINES_MAX, Position, RetentionChoices,
+    ChangeKind, ChangeLine, ChangeOrigin, ChangesQuery, FullStore, LINES_MAX, Position, RetentionChoices,
     RetentionLimits,
 };
 use rollbook_core::table_layout::columns;
@@ -26,7 +24,8 @@ pub(crate) async fn sequence(store: &dyn FullStore) {
 /// Returns all lines after a position.
 pub(crate) async fn lines_after(store: &dyn FullStore, after: Position) -> Vec<ChangeLine> {
     sequence(store).await;
-    let (mut query, mut lines) = (ChangesQuery { after, limit: LINES_MAX, ..ChangesQuery::default() }, Vec::new());
+    let (mut query, mut lines) =
+        (ChangesQuery { after, limit: LINES_MAX, ..ChangesQuery::default() }, Vec::new());
     loop {
         let page = store.changes(&query).await.expect("the store reads the feed");
         lines.extend(page.lines);
@@ -39,13 +38,13 @@ pub(crate) async fn lines_after(store: &dyn FullStore, after: Position) -> Vec<C
 
 impl<H: StoreHarness> Mirror<H> {
     /// Returns the lines after the first `known` ones. Pending cascades are worked off first.
-    async fn lines(&self, known: Position) -> Vec<ChangeLine> {
+    pub(super) async fn lines(&self, known: Position) -> Vec<ChangeLine> {
         self.work_off().await;
         lines_after(&*self.harness.store(), known).await
     }
 
     /// Returns the only line after the first `known` ones.
-    async fn line(&self, known: Position) -> ChangeLine {
+    pub(super) async fn line(&self, known: Position) -> ChangeLine {
         let lines = self.lines(known).await;
         let [line] = &lines[..] else { panic!("one line, not {lines:#?}") };
         line.clone()
@@ -53,7 +52,7 @@ impl<H: StoreHarness> Mirror<H> {
 }
 
 /// Position, subject and kind of lines.
-fn short(lines: &[ChangeLine]) -> Vec<(Position, &str, ChangeKind)> {
+pub(super) fn short(lines: &[ChangeLine]) -> Vec<(Position, &str, ChangeKind)> {
     lines.iter().map(|line| (line.position, line.subject_id.as_str(), line.kind)).collect()
 }
 
@@ -62,13 +61,13 @@ fn what(line: &ChangeLine) -> (ChangeKind, ChangeOrigin, Option<&str>) {
     (line.kind, line.origin, line.cause.as_deref())
 }
 
-fn user_at(at: i64, change: impl FnOnce(&mut Value)) -> Value {
+pub(super) fn user_at(at: i64, change: impl FnOnce(&mut Value)) -> Value {
     let mut data = user("user_1", START + at);
     change(&mut data);
     event("user.updated", START + at, &data)
 }
 
-fn user_deleted(at: i64) -> Value {
+pub(super) fn user_deleted(at: i64) -> Value {
     event("user.deleted", START + at, &deleted("user", "user_1"))
 }
 
@@ -106,12 +105,16 @@ pub async fn an_update_names_the_columns_that_differ_and_the_content(mirror: Mir
     let changes: [(&str, fn(&mut Value), &[&str]); 5] = [
         ("name", |data| data["first_name"] = json!("Ida"), &["data", "first_name"]),
         ("null", |data| data["username"] = Value::Null, &["data", "first_name", "username"]),
-        ("json", |data| data["public_metadata"]["plan"] = json!("free"), &["data", "public_metadata", "username"]),
-        ("address", |data| data["primary_email_address_id"] = json!("idn_home"), &[
-            "data",
-            "primary_email_address",
-            "public_metadata",
-        ]),
+        (
+            "json",
+            |data| data["public_metadata"]["plan"] = json!("free"),
+            &["data", "public_metadata", "username"],
+        ),
+        (
+            "address",
+            |data| data["primary_email_address_id"] = json!("idn_home"),
+            &["data", "primary_email_address", "public_metadata"],
+        ),
         ("untyped", |data| data["has_image"] = json!(true), &["data", "primary_email_address"]),
     ];
     for (number, (id, change, names)) in (1..).zip(changes) {
@@ -120,7 +123,11 @@ pub async fn an_update_names_the_columns_that_differ_and_the_content(mirror: Mir
         assert_eq!(what(&line), (ChangeKind::Updated, ChangeOrigin::Webhook, Some(id)));
         let mut changed = line.changed.clone();
         changed.sort_unstable();
-        assert_eq!((changed.as_slice(), line.event_at), (&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()[..], at(number)), "{id}");
+        assert_eq!(
+            (changed.as_slice(), line.event_at),
+            (&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()[..], at(number)),
+            "{id}"
+        );
     }
 }
 
@@ -167,7 +174,9 @@ pub async fn a_deletion_that_comes_first_is_filled_by_an_update(mirror: Mirror<i
     mirror.apply_one("msg_late", user_at(3, |_| ())).await;
     let lines = mirror.lines(0).await;
     assert_eq!(short(&lines), [(1, "user_1", ChangeKind::Deleted), (2, "user_1", ChangeKind::Updated)]);
-    assert!(lines[1].changed.contains(&"data".to_owned()) && !lines[1].changed.contains(&"deleted_at".to_owned()));
+    assert!(
+        lines[1].changed.contains(&"data".to_owned()) && !lines[1].changed.contains(&"deleted_at".to_owned())
+    );
     assert_eq!((lines[0].event_at, lines[1].event_at), (at(7), at(3)));
 }
 
@@ -179,12 +188,17 @@ pub async fn a_row_that_begins_under_a_deleted_parent_begins_deleted(mirror: Mir
 }
 
 pub async fn a_deletion_that_erases_is_one_line(mut mirror: Mirror<impl StoreHarness>) {
-    mirror.harness.keep(RetentionChoices { deleted_rows: DeletedRows::Erase, ..RetentionChoices::default() }).await;
+    mirror
+        .harness
+        .keep(RetentionChoices { deleted_rows: DeletedRows::Erase, ..RetentionChoices::default() })
+        .await;
     mirror.apply_one("msg_1", user_at(0, |_| ())).await;
     mirror.apply_one("msg_end", user_deleted(7)).await;
     let line = mirror.line(1).await;
     assert_eq!(what(&line), (ChangeKind::Deleted, ChangeOrigin::Webhook, Some("msg_end")));
-    assert!(["data", "deleted_at", "first_name"].iter().all(|name| line.changed.contains(&(*name).to_owned())));
+    assert!(
+        ["data", "deleted_at", "first_name"].iter().all(|name| line.changed.contains(&(*name).to_owned()))
+    );
 }
 
 pub async fn an_erasure_by_an_operator_leaves_lines_with_ids_only(mirror: Mirror<impl StoreHarness>) {
@@ -197,7 +211,11 @@ pub async fn an_erasure_by_an_operator_leaves_lines_with_ids_only(mirror: Mirror
     assert_eq!(what(member), (ChangeKind::Deleted, ChangeOrigin::Cascade, None));
     assert!(member.changed.contains(&"data".to_owned()));
     assert_eq!(what(person), (ChangeKind::Erased, ChangeOrigin::Erase, None));
-    assert_eq!(what(unknown), (ChangeKind::Erased, ChangeOrigin::Erase, None), "so that nothing brings it back");
+    assert_eq!(
+        what(unknown),
+        (ChangeKind::Erased, ChangeOrigin::Erase, None),
+        "so that nothing brings it back"
+    );
     for line in [person, unknown] {
         assert_eq!(line.event_at, at(9));
     }
@@ -238,12 +256,15 @@ pub async fn a_reading_has_its_run_and_whether_it_is_part_of_a_backfill(mirror: 
     mirror.apply_changes(&[reading(&USERS, &again, 10, false)]).await;
     let lines = mirror.lines(0).await;
     let found: Vec<_> = lines.iter().map(what).collect();
-    assert_eq!(found, [
-        (ChangeKind::Created, ChangeOrigin::Backfill, Some("run_1")),
-        (ChangeKind::Updated, ChangeOrigin::Reconcile, Some("run_1")),
-        (ChangeKind::Updated, ChangeOrigin::Webhook, Some("msg_1")),
-        (ChangeKind::Updated, ChangeOrigin::Reconcile, Some("run_1")),
-    ]);
+    assert_eq!(
+        found,
+        [
+            (ChangeKind::Created, ChangeOrigin::Backfill, Some("run_1")),
+            (ChangeKind::Updated, ChangeOrigin::Reconcile, Some("run_1")),
+            (ChangeKind::Updated, ChangeOrigin::Webhook, Some("msg_1")),
+            (ChangeKind::Updated, ChangeOrigin::Reconcile, Some("run_1")),
+        ]
+    );
     assert_eq!(lines[1].event_at, at(7));
 }
 
@@ -256,10 +277,13 @@ pub async fn child_rows_of_a_reading_are_a_cascade(mirror: Mirror<impl StoreHarn
     mirror.apply_changes(&[end]).await;
     let lines = mirror.lines(1).await;
     let found: Vec<_> = lines.iter().map(what).collect();
-    assert_eq!(found, [
-        (ChangeKind::Deleted, ChangeOrigin::Reconcile, Some("run_2")),
-        (ChangeKind::Deleted, ChangeOrigin::Cascade, None),
-    ]);
+    assert_eq!(
+        found,
+        [
+            (ChangeKind::Deleted, ChangeOrigin::Reconcile, Some("run_2")),
+            (ChangeKind::Deleted, ChangeOrigin::Cascade, None),
+        ]
+    );
 }
 
 pub async fn a_reset_row_is_created_again_and_its_child_rows_live_again(mirror: Mirror<impl StoreHarness>) {
@@ -267,98 +291,15 @@ pub async fn a_reset_row_is_created_again_and_its_child_rows_live_again(mirror: 
     mirror.apply_one("msg_end", user_deleted(7)).await;
     mirror.harness.store().reset(&USERS, "user_1").await.expect("the store resets");
     let line = mirror.line(4).await;
-    assert_eq!((line.subject_id.as_str(), what(&line)), ("orgmem_1", (ChangeKind::Updated, ChangeOrigin::Cascade, None)));
+    assert_eq!(
+        (line.subject_id.as_str(), what(&line)),
+        ("orgmem_1", (ChangeKind::Updated, ChangeOrigin::Cascade, None))
+    );
     assert_eq!((line.changed.as_slice(), line.event_at), (&["deleted_at".to_owned()][..], None));
     mirror.apply_changes(&[reading(&USERS, &user("user_1", START + 8), 9, false)]).await;
     let line = mirror.line(5).await;
     assert_eq!(what(&line), (ChangeKind::Created, ChangeOrigin::Reconcile, Some("run_1")));
-    assert!(line.changed.contains(&"first_name".to_owned()) && !line.changed.contains(&"deleted_at".to_owned()));
-}
-
-pub async fn a_page_selects_by_position_resource_and_kind(mirror: Mirror<impl StoreHarness>) {
-    let organization = event("organization.created", START, &organization("org_1", START));
-    mirror.apply_one("msg_1", organization).await;
-    mirror.apply_one("msg_2", user_at(0, |_| ())).await;
-    mirror.apply_one("msg_3", user_at(1, |data| data["locked"] = json!(false))).await;
-    mirror.apply_one("msg_4", user_deleted(2)).await;
-    mirror.lines(0).await;
-    let store = mirror.harness.store();
-    let read = async |query: ChangesQuery| {
-        let page = store.changes(&query).await.expect("the store reads the feed");
-        (page.lines.iter().map(|line| line.position).collect::<Vec<_>>(), page.through, page.last)
-    };
-    let all = ChangesQuery { limit: 10, ..ChangesQuery::default() };
-    assert_eq!(read(all.clone()).await, (vec![1, 2, 3, 4], 4, 4));
-    assert_eq!(read(ChangesQuery { limit: 2, ..all.clone() }).await, (vec![1, 2], 2, 4));
-    assert_eq!(read(ChangesQuery { after: 2, ..all.clone() }).await, (vec![3, 4], 4, 4));
-    assert_eq!(read(ChangesQuery { after: 4, ..all.clone() }).await, (vec![], 4, 4));
-    let users = ChangesQuery { resources: vec![&USERS], ..all.clone() };
-    assert_eq!(read(users.clone()).await, (vec![2, 3, 4], 4, 4));
-    let ends = ChangesQuery { kinds: vec![ChangeKind::Deleted, ChangeKind::Created], ..users.clone() };
-    assert_eq!(read(ends).await, (vec![2, 4], 4, 4));
-    let rare = ChangesQuery { resources: vec![&ORGANIZATIONS], after: 1, ..all };
-    assert_eq!(read(rare).await, (vec![], 4, 4), "the reader goes on after what it passed over");
-}
-
-pub async fn a_reader_whose_position_was_removed_or_is_unknown_gets_an_error(mirror: Mirror<impl StoreHarness>) {
-    for number in 0..5 {
-        mirror.apply_one(&format!("msg_{number}"), user_at(number, |data| data["locked"] = json!(number % 2 == 0))).await;
-    }
-    assert_eq!(mirror.lines(0).await.len(), 5);
-    let store = mirror.harness.store();
-    let end = Timestamp::parse("9000-01-01T00:00:00.000Z");
-    let due = |limit| RetentionLimits { changes_before: end, limit, ..RetentionLimits::default() };
-    assert_eq!(store.retain(&due(2)).await.expect("the store retains").changes, 2);
-    let read = async |after| store.changes(&ChangesQuery { after, limit: 10, ..ChangesQuery::default() }).await;
-    assert_eq!(read(0).await, Err(ChangesError::Removed { after: 0, oldest: 3 }));
-    assert_eq!(read(1).await, Err(ChangesError::Removed { after: 1, oldest: 3 }));
-    assert_eq!(read(2).await.map(|page| short(&page.lines).len()), Ok(3));
-    assert_eq!(read(6).await, Err(ChangesError::Ahead { after: 6, last: 5 }));
-    assert_eq!(store.retain(&due(10)).await.expect("the store retains").changes, 3);
-    assert_eq!(store.retain(&due(10)).await.expect("the store retains").changes, 0);
-    let state = store.feed().await.expect("the store has a feed");
-    assert_eq!((state.is_on, state.last, state.removed_through), (true, 5, 5));
-    assert_eq!(read(5).await.map(|page| page.lines), Ok(Vec::new()));
-    mirror.apply_one("msg_9", user_at(9, |data| data["locked"] = json!(null))).await;
-    assert_eq!(mirror.line(5).await.position, 6, "a position is never used again");
-}
-
-pub async fn a_reader_begins_at_a_time(mut mirror: Mirror<impl StoreHarness>) {
-    assert_eq!(mirror.harness.store().position_before(Timestamp::from_millis(START)).await, Ok(0));
-    for number in 0..6 {
-        mirror.apply_one(&format!("msg_{number}"), user_at(number, |data| data["locked"] = json!(number % 2 == 0))).await;
-        mirror.lines(0).await;
-        mirror.harness.clock().advance(Duration::from_millis(5));
-    }
-    mirror.harness.reopen().await;
-    let lines = mirror.lines(0).await;
-    assert!(lines.is_sorted_by_key(|line| line.at), "the times grow with the positions");
-    let store = mirror.harness.store();
-    for line in &lines {
-        let first = lines.iter().find(|other| other.at >= line.at).expect("itself at the latest");
-        assert_eq!(store.position_before(line.at).await, Ok(first.position - 1));
-    }
-    let never = Timestamp::parse("9000-01-01T00:00:00.000Z").expect("a time");
-    assert_eq!(store.position_before(never).await, Ok(6));
-    let long_ago = Timestamp::from_millis(0);
-    let due = RetentionLimits { changes_before: Some(never), limit: 4, ..RetentionLimits::default() };
-    store.retain(&due).await.expect("the store retains");
-    assert_eq!(store.position_before(long_ago).await, Ok(4), "where the kept lines begin");
-}
-
-pub async fn a_reader_waits_until_there_is_a_line(mirror: Mirror<impl StoreHarness>) {
-    let store = mirror.harness.store();
-    assert_eq!(store.wait_for_change(0, Duration::from_millis(50)).await, Ok(false));
-    mirror.apply_one("msg_1", user_at(0, |_| ())).await;
-    mirror.lines(0).await;
-    let long = Duration::from_secs(60);
-    assert_eq!(store.wait_for_change(0, long).await, Ok(true), "it is there already");
-    let waiting = store.wait_for_change(1, long);
-    let writing = async {
-        mirror.apply_one("msg_2", user_at(1, |data| data["locked"] = json!(false))).await;
-        sequence(&*store).await;
-    };
-    let (found, ()) = tokio::join!(waiting, writing);
-    assert_eq!(found, Ok(true));
-    assert_eq!(store.wait_for_change(2, Duration::from_millis(50)).await, Ok(false));
+    assert!(
+        line.changed.contains(&"first_name".to_owned()) && !line.changed.contains(&"deleted_at".to_owned())
+    );
 }

@@ -25,6 +25,8 @@ pub mod changes;
 #[doc(hidden)]
 pub mod deleting;
 #[doc(hidden)]
+pub mod feed;
+#[doc(hidden)]
 pub mod ledger;
 #[doc(hidden)]
 pub mod living;
@@ -242,10 +244,10 @@ macro_rules! store_conformance {
             changes: a_reading_has_its_run_and_whether_it_is_part_of_a_backfill
             changes: child_rows_of_a_reading_are_a_cascade
             changes: a_reset_row_is_created_again_and_its_child_rows_live_again
-            changes: a_page_selects_by_position_resource_and_kind
-            changes: a_reader_whose_position_was_removed_or_is_unknown_gets_an_error
-            changes: a_reader_begins_at_a_time
-            changes: a_reader_waits_until_there_is_a_line
+            feed: a_page_selects_by_position_resource_and_kind
+            feed: a_reader_whose_position_was_removed_or_is_unknown_gets_an_error
+            feed: a_reader_begins_at_a_time
+            feed: a_reader_waits_until_there_is_a_line
         }
     };
     (@tests $open:expr; $($module:ident: $property:ident)+) => {

@@ -42,7 +42,8 @@ async fn retain<H: StoreHarness>(mirror: &Mirror<H>, due: RetentionLimits) -> Re
 }
 
 /// Limits with which retention removes nothing.
-const NOTHING: RetentionLimits = RetentionLimits { ledger_before: None, deleted_before: None, changes_before: None, limit: 100 };
+const NOTHING: RetentionLimits =
+    RetentionLimits { ledger_before: None, deleted_before: None, changes_before: None, limit: 100 };
 
 pub async fn the_ledger_returns_all_fields_of_an_entry(mirror: Mirror<impl StoreHarness>) {
     mirror.apply_one("msg_1", created("user_1", 5)).await;

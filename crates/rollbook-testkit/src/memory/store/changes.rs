@@ -9,8 +9,8 @@ use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::change::Origin;
 use rollbook_core::merge::{Content, SubjectState};
 use rollbook_core::store::{
-    ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState, PASSED_MAX,
-    Position, StoreError,
+    ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
+    PASSED_MAX, Position, StoreError,
 };
 use rollbook_core::table_layout::ERASED_BY;
 use rollbook_core::time::Timestamp;
@@ -128,7 +128,9 @@ impl State {
         let state = before.as_ref().map(|before| before.state).unwrap_or_default();
         let event_at = if shown.state.deleted_at != state.deleted_at {
             shown.state.deleted_at.map(Timestamp::from_millis)
-        } else if let (true, Content::At(version)) = (shown.state.content != state.content, shown.state.content) {
+        } else if let (true, Content::At(version)) =
+            (shown.state.content != state.content, shown.state.content)
+        {
             Some(Timestamp::from_millis(version.event_at))
         } else if before.is_some_and(|before| before.time("deleted_at") != shown.time("deleted_at")) {
             shown.time("deleted_at")

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::source::{Lookup, Window};
 use rollbook_core::store::{
-    ChangeOrigin, Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, PRUNED_MAX, RUNS_KEPT_FOR,
-    RUNS_KEPT_MIN, Reconciliation, Run, StoreError,
+    ChangeOrigin, Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, PRUNED_MAX,
+    RUNS_KEPT_FOR, RUNS_KEPT_MIN, Reconciliation, Run, StoreError,
 };
 use rollbook_core::table_layout::RESET_BY;
 use rollbook_core::time::Timestamp;

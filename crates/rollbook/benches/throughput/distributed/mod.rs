@@ -8,6 +8,7 @@
 pub(crate) mod acknowledge;
 pub(crate) mod apply;
 pub(crate) mod backlog;
+pub(crate) mod feed;
 pub(crate) mod large;
 pub(crate) mod path;
 mod raw_postgres;
@@ -42,11 +43,16 @@ pub(crate) async fn start_postgres() -> PostgresServer {
 
 /// A new database with our tables, and nothing of earlier ones left to write back.
 pub(crate) async fn new_database(postgres: &PostgresServer, name: &str) -> PostgresSettings {
+    new_database_with(postgres, name, true).await
+}
+
+/// Likewise, with the change feed or without it.
+async fn new_database_with(postgres: &PostgresServer, name: &str, changes: bool) -> PostgresSettings {
     postgres.create_database(name).await;
     let settings = PostgresSettings {
         url: postgres.url(name),
         schema: "clerk".into(),
-        changes: true,
+        changes,
         pgbouncer: false,
         connections_max: 1,
         statement_timeout: Duration::from_secs(20),

@@ -108,7 +108,9 @@ mod tests {
         let on = FeedState { is_on: true, last: 4211, removed_through: 9, ..FeedState::default() };
         let found = feed(&config, &on).expect("a finding");
         assert!(found.state == State::Ok && found.found.contains("4,211, kept from 10 on"), "{found:?}");
-        for (waiting, state) in [(CHANGES_WAIT_MAX, State::Ok), (CHANGES_WAIT_MAX + Duration::from_secs(1), State::Warning)] {
+        for (waiting, state) in
+            [(CHANGES_WAIT_MAX, State::Ok), (CHANGES_WAIT_MAX + Duration::from_secs(1), State::Warning)]
+        {
             let waits = FeedState { waiting_for: Some(waiting), ..on };
             assert_eq!(feed(&config, &waits).expect("a finding").state, state);
         }
