@@ -67,7 +67,7 @@ const AUDIT: &str = "
 async fn assert_feed_is_audited(world: &World) {
     let by_row = |from: &str, order: &str| {
         format!(
-            "SELECT resource, subject_id, array_agg(array_to_string(ARRAY(SELECT unnest(changed) AS name ORDER BY name COLLATE \"C\"), ',')
+            "SELECT resource, subject_id, array_agg(array_to_string(ARRAY(SELECT name FROM unnest(changed) AS names (name) ORDER BY name COLLATE \"C\"), ',')
                                                     ORDER BY {order}) AS changes
              FROM {from} GROUP BY resource, subject_id"
         )
