@@ -53,8 +53,11 @@ pub(super) fn feed(config: &Config, feed: &FeedState) -> Option<Finding> {
         ));
     }
     let FeedState { last, removed_through, .. } = feed;
-    let found =
-        format!("recorded up to position {}, kept from {} on", thousands(*last), thousands(removed_through + 1));
+    let found = format!(
+        "recorded up to position {}, kept from {} on",
+        thousands(*last),
+        thousands(removed_through + 1)
+    );
     feed.is_on.then(|| ok(CHANGES, found))
 }
 
