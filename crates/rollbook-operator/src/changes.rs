@@ -15,7 +15,7 @@ pub struct ChangeView {
     pub resource: String,
     /// Id of the row.
     pub subject_id: String,
-    /// What happened to the row.
+    /// Kind of the change.
     #[serde(serialize_with = "text")]
     pub kind: ChangeKind,
     /// Columns that differ.

@@ -12,7 +12,7 @@ use rusqlite::Connection;
 
 /// Prefix of the names of the triggers.
 const PREFIX: &str = "rollbook_changes";
-/// Whether a row is one for readers: placeholder rows and rows that were reset are none yet.
+/// Whether a row counts for readers: placeholder rows and rows that were reset do not yet.
 const NEW_IS_ROW: &str = "(NEW.version_hash <> x'' OR NEW.version_deleted_at IS NOT NULL)";
 const OLD_IS_ROW: &str = "(OLD.version_hash <> x'' OR OLD.version_deleted_at IS NOT NULL)";
 
@@ -123,7 +123,7 @@ const FACTS_OF_INSERT: &str = "0 AS was, 0 AS was_deleted, 0 AS lost_content, NE
                             WHEN length(NEW.version_hash) = 16
                                 THEN strftime('%Y-%m-%dT%H:%M:%fZ', NEW.version_event_at / 1000.0, 'unixepoch') END AS event_at";
 
-/// What follows from the comparison of both states of a row.
+/// Facts that follow from the comparison of both states of a row.
 fn facts_of_update(resource: &'static Resource) -> String {
     let mut state = vec!["version_updated_at", "version_event_at", "version_hash", "version_deleted_at"];
     let mut inherited = "NEW.deleted_at IS NOT OLD.deleted_at".to_owned();

@@ -72,13 +72,13 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             continue;
         }
         // Each step is a transaction, so cancelling it loses nothing.
-        let Some(done) = stop.run_until_cancelled(shared.store.sequence()).await else { return };
-        wait = match done {
-            Ok(step) => {
+        let Some(result) = stop.run_until_cancelled(shared.store.sequence()).await else { return };
+        wait = match result {
+            Ok(done) => {
                 (failing, succeeded_at) = (false, Instant::now());
-                shared.metrics.changes.note(&step);
-                busy = if step.has_more && step.moved == 0 { (busy * 2).min(BUSY.1) } else { BUSY.0 };
-                if step.has_more { busy } else { REFRESH.min(shared.settings.upkeep.interval) }
+                shared.metrics.changes.note(&done);
+                busy = if done.has_more && done.moved == 0 { (busy * 2).min(BUSY.1) } else { BUSY.0 };
+                if done.has_more { busy } else { REFRESH.min(shared.settings.upkeep.interval) }
             }
             Err(error) => {
                 warn_once(&mut failing, &error);

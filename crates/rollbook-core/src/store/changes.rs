@@ -102,7 +102,7 @@ pub struct ChangeLine {
     pub resource: String,
     /// Id of the row.
     pub subject_id: String,
-    /// What happened to the row.
+    /// Kind of the change.
     pub kind: ChangeKind,
     /// Names of the typed columns that differ, and `data` and `deleted_at` if they differ. Of a created row: those that
     /// are not null.
@@ -117,7 +117,7 @@ pub struct ChangeLine {
     pub at: Timestamp,
 }
 
-/// What happened to a row.
+/// Kind of a change of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ChangeKind {
     /// The row is new, or a placeholder row or a reset row was filled.

@@ -167,8 +167,8 @@ impl Run<'_> {
     /// Changes the triggers of the change feed, a table at a time.
     async fn feed(&mut self, changes: &[(&str, String)], on: bool) -> Result<(), Fault> {
         for (table, sql) in changes {
-            let changed = self.retried(FEED, &[sql], "COMMIT").await;
-            changed.map_err(|error| refused::judge(self.database.address(), FEED, &error))?;
+            let applied = self.retried(FEED, &[sql], "COMMIT").await;
+            applied.map_err(|error| refused::judge(self.database.address(), FEED, &error))?;
             tracing::debug!(table, on, "triggers of the change feed changed");
         }
         if !changes.is_empty() {

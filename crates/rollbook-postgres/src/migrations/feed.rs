@@ -106,11 +106,10 @@ impl Work for Difference<'_> {
                     }
                 } else {
                     if has_trigger {
-                        sql +=
-                            &format!(r#"DROP TRIGGER {} ON "{schema}".{};"#, trigger.name(), resource.table);
+                        sql += &trigger.drop(schema);
                     }
                     if source.is_some() {
-                        sql += &format!(r#"DROP FUNCTION "{schema}".{}();"#, trigger.function());
+                        sql += &trigger.drop_function(schema);
                     }
                 }
             }
@@ -148,6 +147,14 @@ impl Trigger {
         )
     }
 
+    fn drop(&self, schema: &str) -> String {
+        format!(r#"DROP TRIGGER {} ON "{schema}".{};"#, self.name(), self.resource.table)
+    }
+
+    fn drop_function(&self, schema: &str) -> String {
+        format!(r#"DROP FUNCTION "{schema}".{}();"#, self.function())
+    }
+
     /// The planner's settings are those of the team's session or the worker's, which has no hash joins: rows are joined by
     /// their id in one pass, however many a statement writes.
     fn make_function(&self, schema: &str) -> String {
@@ -160,7 +167,7 @@ impl Trigger {
         )
     }
 
-    /// `was` says whether readers knew the row: a placeholder row, and a row that was reset, are no rows yet.
+    /// `was` says whether readers knew the row: a placeholder row, or a row that was reset, does not count yet.
     fn body(&self, schema: &str) -> String {
         let Self { resource, operation } = self;
         let (table, is_update) = (resource.table, *operation == Operation::Update);
@@ -239,7 +246,7 @@ END
             }
     }
 
-    /// What follows from the state of the row, and from the comparison with the state before.
+    /// Facts that follow from the state of the row, and from the comparison with the state before.
     fn facts(&self) -> String {
         let (deletion, content) = (time("after.version_deleted_at"), time("after.version_event_at"));
         if self.operation == Operation::Insert {

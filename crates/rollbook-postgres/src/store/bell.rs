@@ -3,13 +3,13 @@
 //! Notifications do not pass a pooler in transaction mode and are lost with a connection, so the last position is read from
 //! time to time as well. Nothing is asked while nobody waits.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use rollbook_core::store::Position;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::changes::{last, last_sql};
@@ -29,7 +29,8 @@ const MISSED_MAX: u32 = 3;
 /// Waits of readers. The last position that this process knows of, and the task that keeps it.
 pub(super) struct Bell {
     inner: Arc<Inner>,
-    task: std::sync::OnceLock<AbortHandle>,
+    /// The task, which ends with the bell.
+    task: Mutex<JoinSet<()>>,
 }
 
 struct Inner {
@@ -47,14 +48,19 @@ impl Bell {
         let hosts = if pooled || address.pooled { Vec::new() } else { address.hosts.clone() };
         let (last, wanted, schema) = (watch::Sender::new(0), Notify::new(), schema.to_owned());
         let inner = Inner { last, wanted, database: Arc::downgrade(database), schema, hosts };
-        Self { inner: Arc::new(inner), task: std::sync::OnceLock::new() }
+        Self { inner: Arc::new(inner), task: Mutex::default() }
     }
 
     /// Returns a receiver of last positions, kept up to date from now on.
     pub(super) fn subscribe(&self) -> watch::Receiver<Position> {
         let receiver = self.inner.last.subscribe();
         self.inner.wanted.notify_one();
-        self.task.get_or_init(|| tokio::spawn(keep(Arc::clone(&self.inner))).abort_handle());
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        // A task that has panicked is replaced.
+        while task.try_join_next().is_some() {}
+        if task.is_empty() {
+            task.spawn(keep(Arc::clone(&self.inner)));
+        }
         receiver
     }
 
@@ -66,14 +72,6 @@ impl Bell {
     /// Takes over the last position as the store shows it: after a restore from a backup it is lower.
     pub(super) fn set(&self, last: Position) {
         self.inner.set(last);
-    }
-}
-
-impl Drop for Bell {
-    fn drop(&mut self) {
-        if let Some(task) = self.task.get() {
-            task.abort();
-        }
     }
 }
 

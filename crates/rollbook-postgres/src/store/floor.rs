@@ -1,4 +1,4 @@
-//! Where the sequencer begins to read `changes_pending`.
+//! Number of `changes_pending` after which the sequencer begins to read.
 //!
 //! Moved lines are dead rows, and another session's long transaction keeps the server from removing them: a read from the
 //! first number on would pass over all of them each time. A line with a low number may still become visible, so the

@@ -1,4 +1,4 @@
-//! Positions of the change feed, given beside the deliveries.
+//! Positions of the change feed, given while deliveries are applied.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

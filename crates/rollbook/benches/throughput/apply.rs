@@ -20,7 +20,7 @@ pub(crate) const EVENTS: usize = 40_000;
 /// The worker's default batch.
 pub(crate) const BATCH: usize = 100;
 const RAW_RATIO_MIN: f64 = 0.6;
-/// What the change feed must leave of the rate without it.
+/// Minimum ratio of the rate with the change feed to the rate without it.
 const FEED_RATIO_MIN: f64 = 0.85;
 const POLL: Duration = Duration::from_millis(20);
 

@@ -32,19 +32,19 @@ pub(crate) enum ChangesCommand {
     },
 }
 
-/// Which changes.
+/// Selection of changes.
 #[derive(clap::Args)]
 pub(crate) struct Which {
-    /// Those after this position
+    /// Begins after this position
     #[arg(long, value_name = "POSITION")]
     pub(crate) after: Option<u64>,
-    /// Those from this moment on: RFC 3339, or how long ago (30m, 2h)
+    /// Begins at this moment: RFC 3339, or how long ago (30m, 2h)
     #[arg(long, value_name = "WHEN", value_parser = since, conflicts_with = "after")]
     pub(crate) since: Option<Since>,
-    /// Of this resource only; may be given several times
+    /// Shows this resource only; may be given several times
     #[arg(long, value_name = "RESOURCE", value_parser = PossibleValuesParser::new(RESOURCES.map(|resource| resource.table)))]
     pub(crate) resource: Vec<String>,
-    /// Of this kind only; may be given several times
+    /// Shows this kind only; may be given several times
     #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(ChangeKind::ALL.map(ChangeKind::as_str)))]
     pub(crate) kind: Vec<String>,
     /// Prints for people or for programs

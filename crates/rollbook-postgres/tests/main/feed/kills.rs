@@ -95,7 +95,7 @@ async fn reader(store: Arc<PostgresStore>, last: Arc<AtomicBool>) -> Vec<(Positi
     }
 }
 
-/// Runs workers, sequencers and a reader, and `chaos` beside them until all is applied. Then compares the feed with the audit.
+/// Runs workers, sequencers and a reader, and `chaos` at the same time, until all is applied. Then compares the feed with the audit.
 async fn survives<F: Future<Output = ()>>(world: &World, chaos: impl FnOnce(Arc<AtomicUsize>) -> F) {
     world.psql(AUDIT).await;
     let seed = fastrand::u64(..);
@@ -127,7 +127,7 @@ async fn survives<F: Future<Output = ()>>(world: &World, chaos: impl FnOnce(Arc<
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn four_workers_whose_sessions_are_ended_at_any_time_record_every_change_once_in_order() {
+async fn four_workers_with_sessions_that_end_at_any_time_record_every_change_once_in_order() {
     let world = World::new().await;
     survives(&world, |done| {
         let world = &world;
@@ -171,7 +171,7 @@ async fn a_transaction_that_stays_open_holds_up_no_other_change_and_comes_later_
     let store = world.store();
     store.apply_many(&[user_change("user_1", 0), user_change("user_2", 0)]).await.expect("applied");
     assert_eq!(lines(&store, 0).await.len(), 2);
-    // The owner's own statement, whose line has a number already.
+    // A statement of the owner: its line has a number already.
     let mut open = world.session().await;
     open.run("BEGIN; UPDATE mirror_2.users SET locked = NOT locked WHERE id = 'user_1'").await;
     let mut long = world.session().await;
@@ -217,7 +217,7 @@ async fn a_reader_of_a_bare_sequence_would_miss_a_change() {
 }
 
 #[tokio::test]
-async fn ten_thousand_pending_lines_get_their_positions_in_steps_beside_a_short_statement_timeout() {
+async fn ten_thousand_pending_lines_get_their_positions_in_steps_within_a_short_statement_timeout() {
     let world = World::new().await;
     let mut settings = world.settings.clone();
     settings.statement_timeout = Duration::from_millis(500);

@@ -1,4 +1,4 @@
-//! The change feed on Postgres: beside concurrent workers, crashes and other sessions.
+//! The change feed on Postgres, with concurrent workers, crashes and other sessions.
 
 mod bell;
 mod kills;

@@ -1,4 +1,4 @@
-//! The triggers of the feed: made, replaced and dropped by migrations, beside those of a team, for any role.
+//! The triggers of the feed: made, replaced and dropped by migrations, next to those of a team, for any role.
 
 use rollbook_core::store::{Changes as _, FeedState, Store as _};
 use rollbook_postgres::{PostgresSettings, apply_migrations};
@@ -82,7 +82,7 @@ async fn whoever_may_write_a_row_records_the_change_and_needs_no_right_on_the_fe
         )
         .await;
     let found = lines(&worker, 0).await;
-    assert_eq!(ids(&found), ["user_1", "user_1"], "a place is no change");
+    assert_eq!(ids(&found), ["user_1", "user_1"], "a placeholder row is not a change");
     assert_eq!(
         (found[1].origin.as_str(), found[1].changed.as_slice()),
         ("other", &["username".to_owned()][..])
@@ -109,7 +109,7 @@ async fn whoever_may_write_a_row_records_the_change_and_needs_no_right_on_the_fe
 }
 
 #[tokio::test]
-async fn a_version_whose_time_no_timestamp_can_show_refuses_no_row() {
+async fn a_version_with_a_time_that_no_timestamp_can_show_refuses_no_row() {
     let world = World::new().await;
     world
         .psql(

@@ -36,7 +36,7 @@ pub async fn a_page_selects_by_position_resource_and_kind(mirror: Mirror<impl St
     assert_eq!(read(rare).await, (vec![], 4, 4), "the reader goes on after what it passed over");
 }
 
-pub async fn a_reader_whose_position_was_removed_or_is_unknown_gets_an_error(
+pub async fn a_reader_at_a_position_that_was_removed_or_is_unknown_gets_an_error(
     mirror: Mirror<impl StoreHarness>,
 ) {
     for number in 0..5 {
@@ -102,12 +102,12 @@ pub async fn a_reader_waits_until_there_is_a_line(mirror: Mirror<impl StoreHarne
     mirror.lines(0).await;
     let long = Duration::from_secs(60);
     assert_eq!(store.wait_for_change(0, long).await, Ok(true), "it is there already");
-    let waiting = store.wait_for_change(1, long);
+    let reading = store.wait_for_change(1, long);
     let writing = async {
         mirror.apply_one("msg_2", user_at(1, |data| data["locked"] = json!(false))).await;
         sequence(&*store).await;
     };
-    let (found, ()) = tokio::join!(waiting, writing);
+    let (found, ()) = tokio::join!(reading, writing);
     assert_eq!(found, Ok(true));
     assert_eq!(store.wait_for_change(2, Duration::from_millis(50)).await, Ok(false));
 }

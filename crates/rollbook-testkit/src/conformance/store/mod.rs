@@ -245,7 +245,7 @@ macro_rules! store_conformance {
             changes: child_rows_of_a_reading_are_a_cascade
             changes: a_reset_row_is_created_again_and_its_child_rows_live_again
             feed: a_page_selects_by_position_resource_and_kind
-            feed: a_reader_whose_position_was_removed_or_is_unknown_gets_an_error
+            feed: a_reader_at_a_position_that_was_removed_or_is_unknown_gets_an_error
             feed: a_reader_begins_at_a_time
             feed: a_reader_waits_until_there_is_a_line
         }

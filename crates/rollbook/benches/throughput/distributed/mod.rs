@@ -46,7 +46,7 @@ pub(crate) async fn new_database(postgres: &PostgresServer, name: &str) -> Postg
     new_database_with(postgres, name, true).await
 }
 
-/// Likewise, with the change feed or without it.
+/// Creates such a database, with the change feed or without it.
 async fn new_database_with(postgres: &PostgresServer, name: &str, changes: bool) -> PostgresSettings {
     postgres.create_database(name).await;
     let settings = PostgresSettings {
