@@ -64,12 +64,12 @@ async fn bell(postgres: &PostgresServer, batches: usize, report: &mut Report) {
     listener.listen("rollbook_changes").await.expect("it listens");
     let store = Arc::new(store(settings));
     let sequencer = Arc::clone(&store);
-    let sequencing = tokio::spawn(async move {
+    let sequencing = async move {
         loop {
             sequencer.sequence_pending().await;
             while sequencer.sequence().await.expect("a step").has_more {}
         }
-    });
+    };
     let (committed, mut commits) = mpsc::unbounded_channel();
     let applying = async {
         let mut ticks = tokio::time::interval(EVERY);
@@ -97,8 +97,10 @@ async fn bell(postgres: &PostgresServer, batches: usize, report: &mut Report) {
         }
         waits
     };
-    let ((), mut waits) = tokio::join!(applying, listening);
-    sequencing.abort();
+    let ((), mut waits) = tokio::select! {
+        done = async { tokio::join!(applying, listening) } => done,
+        () = sequencing => unreachable!("the sequencer goes on"),
+    };
     waits.sort_unstable();
     let p99 = waits[waits.len() * 99 / 100];
     let detail =
