@@ -13,6 +13,7 @@ pub(crate) async fn equal(url: String, history: &History) -> bool {
     let settings = PostgresSettings {
         url,
         schema: "clerk".to_owned(),
+        changes: true,
         pgbouncer: false,
         connections_max: 2,
         statement_timeout: Duration::from_secs(60),

@@ -40,6 +40,9 @@ fn length_max(table: &str, column: &str) -> Option<usize> {
             return Some(NAME_LENGTH_MAX);
         }
         ("deliveries", "applied_at" | "bucket")
+        | ("changes", "position")
+        | ("changes_pending", "number")
+        | ("changes_state", "single")
         | (_, "deleted_at" | "created_at" | "started_at" | "noted_at") => {
             return Some(FIXED);
         }

@@ -74,9 +74,13 @@ fn commands() -> BTreeSet<String> {
     let pages = std::fs::read_dir(folder).expect("the snapshots").flatten().map(|entry| entry.path());
     pages
         .filter(|path| std::fs::read_to_string(path).expect("a snapshot").contains("--output"))
+        // It follows the feed until it is stopped, and prints what `changes list` prints.
+        .filter(|path| !path.ends_with("changes-tail.txt"))
         .map(|path| {
             let name = path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
-            name.replace("dead-letters-", "dead-letters ").replace("reconcile-", "reconcile ")
+            name.replace("dead-letters-", "dead-letters ")
+                .replace("reconcile-", "reconcile ")
+                .replace("changes-", "changes ")
         })
         .collect()
 }
@@ -238,6 +242,7 @@ async fn outputs() -> Vec<(&'static str, Value)> {
     assert!(serving.exit().await.success(), "{}", outputs.home.log());
     fill(&outputs.home).await;
     outputs.run("explain", &[USER], 0).await;
+    outputs.run("changes list", &["--after", "0"], 0).await;
     outputs.run("explain", &["orgmem_2"], 0).await;
     outputs.run("explain", &["user_unknown"], 1).await;
 

@@ -61,6 +61,7 @@ impl Mirror {
         let settings = PostgresSettings {
             url: server.url("app"),
             schema: "clerk".to_owned(),
+            changes: true,
             pgbouncer: false,
             connections_max: 2,
             statement_timeout: Duration::from_secs(20),

@@ -91,6 +91,7 @@ impl Places {
         let settings = PostgresSettings {
             url: postgres.url(DATABASE),
             schema: "clerk".to_owned(),
+            changes: true,
             pgbouncer: false,
             connections_max: 2,
             statement_timeout: Duration::from_secs(20),

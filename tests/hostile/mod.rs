@@ -38,6 +38,7 @@ async fn postgres() -> (PostgresServer, Arc<dyn FullStore>) {
     let settings = PostgresSettings {
         url: server.url("app"),
         schema: "clerk".to_owned(),
+        changes: true,
         pgbouncer: false,
         connections_max: 2,
         statement_timeout: Duration::from_secs(20),

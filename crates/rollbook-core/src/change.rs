@@ -51,6 +51,10 @@ pub enum Origin {
     Reconcile {
         /// Key of the ledger entry: `reconcile:`, the run, the table and the subject's id.
         entry_id: MessageId,
+        /// The run.
+        run: String,
+        /// Whether the resource has had no complete walk before this run.
+        is_backfill: bool,
         /// Reason for the change.
         cause: Drift,
         /// Time of the observation; the event time of its version.
@@ -65,7 +69,25 @@ impl Origin {
     /// Creates the origin of a change that the reconciliation `run` makes to one subject.
     pub fn reconcile(run: &str, subject: &SubjectChange, cause: Drift, read_at: Timestamp) -> Self {
         let id = format!("{}:{run}:{}:{}", Self::RECONCILE, subject.resource.table, subject.id);
-        Self::Reconcile { entry_id: MessageId::new(id), cause, read_at }
+        let (entry_id, run) = (MessageId::new(id), run.to_owned());
+        Self::Reconcile { entry_id, run, is_backfill: false, cause, read_at }
+    }
+
+    /// Returns the same origin, as part of a backfill or not.
+    #[must_use]
+    pub fn in_backfill(mut self, yes: bool) -> Self {
+        if let Self::Reconcile { is_backfill, .. } = &mut self {
+            *is_backfill = yes;
+        }
+        self
+    }
+
+    /// Returns the cause of its lines in the change feed: the `svix-id`, or the run.
+    pub fn feed_cause(&self) -> &str {
+        match self {
+            Self::Delivery { message_id, .. } => message_id.as_str(),
+            Self::Reconcile { run, .. } => run,
+        }
     }
 
     /// Returns the key of the ledger entry: the message id of a delivery.

@@ -3,6 +3,7 @@
 //! The conformance suite in `rollbook-testkit` (`conformance::store`) specifies the behaviour of a store.
 //! Every engine passes it.
 
+mod changes;
 mod erasure;
 mod ledger;
 mod reconciliation;
@@ -13,6 +14,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use self::changes::{
+    ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
+    LINES_MAX, PASSED_MAX, Position, SequenceStep, reading_context,
+};
 pub use self::erasure::{ErasedCounts, Erasure, ErasureProgress};
 pub use self::ledger::{Ledger, LedgerEntry, UnknownOutcome};
 pub use self::reconciliation::{
@@ -42,6 +47,17 @@ pub trait Store: Send + Sync {
 
     /// Returns when this process has left work for [`Store::cascade`].
     async fn cascade_pending(&self) {
+        std::future::pending::<()>().await;
+    }
+
+    /// Gives lines of the change feed their positions, in one step. Safe to call from many workers at once. An engine that
+    /// writes lines with their positions has nothing to do.
+    async fn sequence(&self) -> Result<SequenceStep, StoreError> {
+        Ok(SequenceStep::default())
+    }
+
+    /// Returns when this process may have left lines for [`Store::sequence`].
+    async fn sequence_pending(&self) {
         std::future::pending::<()>().await;
     }
 
@@ -75,9 +91,9 @@ pub trait Reads: Rows + Ledger {}
 impl<S: Rows + Ledger + ?Sized> Reads for S {}
 
 /// A store with all its ports, as an engine implements it.
-pub trait FullStore: Store + Reads + Erasure + Reconciliation {}
+pub trait FullStore: Store + Reads + Erasure + Reconciliation + Changes {}
 
-impl<S: Store + Reads + Erasure + Reconciliation + ?Sized> FullStore for S {}
+impl<S: Store + Reads + Erasure + Reconciliation + Changes + ?Sized> FullStore for S {}
 
 /// Retention choices: data that a store keeps in addition to live rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,13 +169,15 @@ pub enum PendingWork {
 }
 
 /// Limits of one retention step, for [`Store::retain`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RetentionLimits {
     /// Ledger entries written before this time are removed.
     pub ledger_before: Option<Timestamp>,
     /// Rows with `deleted_at` before this time lose their content.
     pub deleted_before: Option<Timestamp>,
-    /// Maximum number of ledger entries, and of rows, per step.
+    /// Lines of the change feed from before this time are removed.
+    pub changes_before: Option<Timestamp>,
+    /// Maximum number of ledger entries, of rows, and of lines, per step.
     pub limit: usize,
 }
 
@@ -170,6 +188,8 @@ pub struct RetentionStep {
     pub ledger: u64,
     /// Rows that lost their content.
     pub rows: u64,
+    /// Lines of the change feed removed.
+    pub changes: u64,
 }
 
 /// Reason why a store call failed.

@@ -8,6 +8,7 @@
 //!   the same results into text.
 //! * Every read of the queue or the store has a named limit.
 
+pub mod changes;
 pub mod dead_letters;
 pub mod erase;
 pub mod explain;

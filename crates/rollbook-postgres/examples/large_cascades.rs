@@ -115,6 +115,7 @@ async fn main() {
     let settings = PostgresSettings {
         url: server.url("app"),
         schema: "clerk".to_owned(),
+        changes: true,
         pgbouncer: false,
         connections_max: 8,
         statement_timeout: Duration::from_secs(30),

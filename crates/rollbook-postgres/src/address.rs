@@ -177,6 +177,11 @@ impl Host {
         self.options.clone().ssl_mode(mode.to_sqlx()).connect().await
     }
 
+    /// Returns the options of a connection that is made elsewhere.
+    pub(crate) fn options(&self) -> PgConnectOptions {
+        self.options.clone()
+    }
+
     /// Returns the host with settings of the session.
     pub(crate) fn with_settings(&self, settings: &[(&str, u32)]) -> Self {
         Self { options: self.options.clone().options(settings.iter().copied()), ..self.clone() }

@@ -1,6 +1,7 @@
 //! Schema migrations: finds the pending ones and applies them, each once and in order.
 
 mod apply;
+pub(crate) mod feed;
 mod refused;
 pub(crate) mod state;
 mod steps;
@@ -43,8 +44,8 @@ pub async fn pending_migrations(settings: &PostgresSettings) -> Result<Vec<&'sta
     }
 }
 
-/// Applies pending migrations and creates the schema if it does not exist. Returns their names. Of concurrent
-/// calls one applies each migration. A new schema gets all migrations or none; otherwise finished parts stay,
+/// Applies pending migrations and creates the schema if it does not exist. Returns their names. Then makes the
+/// triggers of the change feed, or drops them, as the settings say. Of concurrent calls one applies each migration. A new schema gets all migrations or none; otherwise finished parts stay,
 /// and the next call continues from there.
 ///
 /// # Errors
@@ -53,7 +54,7 @@ pub async fn apply_migrations(settings: &PostgresSettings) -> Result<Vec<&'stati
     // One connection holds the lock against other calls, the other one applies migrations.
     let settings = PostgresSettings { connections_max: settings.connections_max.max(2), ..settings.clone() };
     let (database, schema) = open(&settings)?;
-    Ok(apply::apply(&database, &schema, !settings.pgbouncer).await?)
+    Ok(apply::apply(&database, &schema, &settings).await?)
 }
 
 /// Returns whether the database has the schema, whatever it contains.

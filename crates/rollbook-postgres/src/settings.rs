@@ -11,6 +11,8 @@ pub struct PostgresSettings {
     pub url: String,
     /// Schema of the mirror's tables: lower-case letters, digits and `_`.
     pub schema: String,
+    /// Whether migrations make the triggers of the change feed, or drop them.
+    pub changes: bool,
     /// Whether connections go through a `PgBouncer` in transaction mode: then no statement stays prepared from one
     /// transaction to the next.
     pub pgbouncer: bool,

@@ -110,7 +110,7 @@ impl Context {
 
     /// Returns the change that a reading of a subject makes.
     pub(crate) fn change(&self, subject: SubjectChange, kind: Drift, read_at: Timestamp) -> Change {
-        let origin = Origin::reconcile(&self.run.id, &subject, kind, read_at);
+        let origin = Origin::reconcile(&self.run.id, &subject, kind, read_at).in_backfill(self.is_backfill());
         Change { origin, effect: Effect::Merge(Box::new(subject)) }
     }
 

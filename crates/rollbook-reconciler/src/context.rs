@@ -1,7 +1,7 @@
 //! Shared context of a run: the ports, the record of the run, and retries of both sides.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ pub(crate) struct Context {
     progress: Mutex<Progress>,
     watch: watch::Sender<Progress>,
     saved: Mutex<Instant>,
+    /// Whether the resource that is walked has had no complete walk yet.
+    is_backfill: AtomicBool,
 }
 
 /// Result of writing changes.
@@ -89,7 +91,18 @@ impl Context {
             progress,
             watch,
             saved,
+            is_backfill: AtomicBool::new(false),
         }
+    }
+
+    /// Records whether the walk that begins is the first of its resource.
+    pub(crate) fn set_backfill(&self, yes: bool) {
+        self.is_backfill.store(yes, Ordering::Relaxed);
+    }
+
+    /// Whether changes are part of a backfill.
+    pub(crate) fn is_backfill(&self) -> bool {
+        self.is_backfill.load(Ordering::Relaxed)
     }
 
     /// Remembers a time of Clerk's clock.

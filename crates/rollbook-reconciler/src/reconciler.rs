@@ -219,6 +219,9 @@ impl Context {
         if resource == &SUBSCRIPTION_ITEMS {
             return self.walk_statuses().await;
         }
+        let known = self.patiently("the store", || self.ports.records.freshness()).await?;
+        let is_complete = |of: &Freshness| of.table == resource.table && of.complete_since.is_some();
+        self.set_backfill(!known.iter().any(is_complete));
         let is_walked = self.update(resource.table, |of| of.is_walked);
         if is_walked != Some(true) {
             match self.read_all(resource).await {

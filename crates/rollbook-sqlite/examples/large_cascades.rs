@@ -123,6 +123,7 @@ async fn retains(path: &Path, team: &Connection, id: &str) {
     let due = RetentionLimits {
         ledger_before: None,
         deleted_before: Some(Timestamp::from_millis(START + 1_000)),
+        changes_before: None,
         limit: 1_000,
     };
     with_deliveries(path, &format!("{id}_again"), async {

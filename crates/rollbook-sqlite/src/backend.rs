@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use rollbook_core::backend::{Backend, Pending, Stopped};
 
+use crate::feed::Feed;
 use crate::migrations::{Schema, apply_migrations_until, newer_migrations, pending_migrations};
 use crate::rewrite::rewrite;
 
@@ -17,6 +18,8 @@ pub struct SqliteFile {
     pub path: PathBuf,
     /// Schema of the file.
     pub schema: Schema,
+    /// Whether rows of a store record their changes.
+    pub feed: Feed,
 }
 
 impl SqliteFile {
@@ -43,10 +46,11 @@ impl Backend for SqliteFile {
 
     async fn migrate(&self, stopped: Stopped) -> Result<Vec<&'static str>, String> {
         make_folder_of(&self.path)?;
-        let Self { path, schema } = self.clone();
+        let Self { path, schema, feed } = self.clone();
         // A migration may take minutes, during which signals and clients must be answered.
-        let applying =
-            tokio::task::spawn_blocking(move || apply_migrations_until(&path, schema, move || stopped()));
+        let applying = tokio::task::spawn_blocking(move || {
+            apply_migrations_until(&path, schema, feed, move || stopped())
+        });
         let applied = applying.await.map_err(|error| error.to_string())?;
         applied.map_err(|why| self.error(&why))
     }

@@ -13,6 +13,7 @@ mod backend;
 mod connection;
 mod database;
 mod fault;
+mod feed;
 mod migrations;
 mod queue;
 mod rehearse;
@@ -20,6 +21,7 @@ mod rewrite;
 mod store;
 
 pub use backend::SqliteFile;
+pub use feed::Feed;
 pub use migrations::{Schema, apply_migrations, apply_migrations_until, pending_migrations};
 pub use queue::{QueueSettings, SqliteQueue};
 pub use store::SqliteStore;

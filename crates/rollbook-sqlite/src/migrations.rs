@@ -11,6 +11,7 @@ use rusqlite::Connection;
 
 use crate::connection;
 use crate::fault::Fault;
+use crate::feed::{self, Feed};
 
 /// Schema of one of the two files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,7 @@ const STORE: &[Step] = &[
     step!("store", "0008_ledger_buckets", expands: true),
     step!("store", "0009_cascades", expands: true),
     step!("store", "0010_reconcile", expands: true),
+    step!("store", "0012_changes", expands: true),
 ];
 
 /// Number of SQLite instructions after which a migration checks for a request to stop: a few milliseconds.
@@ -85,21 +87,23 @@ pub fn pending_migrations(path: &Path, schema: Schema) -> Result<Vec<&'static st
     Ok(schema.steps()[applied..].iter().map(|(name, ..)| *name).collect())
 }
 
-/// Applies pending steps, and creates a missing file. Returns the names of the steps.
+/// Applies pending steps, and creates a missing file. Returns the names of the steps. Rows of a store record their changes.
 ///
 /// # Errors
 /// The file can't be written, or a newer Rollbook made it.
 pub fn apply_migrations(path: &Path, schema: Schema) -> Result<Vec<&'static str>, String> {
-    apply_migrations_until(path, schema, || false)
+    apply_migrations_until(path, schema, Feed::On, || false)
 }
 
-/// Applies pending steps as [`apply_migrations`] does, until `stopped`: then all steps are rolled back.
+/// Applies pending steps as [`apply_migrations`] does, until `stopped`: then all steps are rolled back. Rows of a store record
+/// their changes, or do not.
 ///
 /// # Errors
 /// The file can't be written, a newer Rollbook made it, or the work was stopped.
 pub fn apply_migrations_until(
     path: &Path,
     schema: Schema,
+    feed: Feed,
     stopped: impl Fn() -> bool + Clone + Send + 'static,
 ) -> Result<Vec<&'static str>, String> {
     let mut connection = connection::make(path, schema.page_bytes()).map_err(|fault| fault.to_string())?;
@@ -110,23 +114,31 @@ pub fn apply_migrations_until(
         asked()
     };
     let asked = connection.progress_handler(STOP_EVERY, Some(handler)).map_err(Fault::from);
-    let applied = asked.and_then(|()| apply(&mut connection, schema, &stopped, &under_way));
+    let applied = asked.and_then(|()| apply(&mut connection, (schema, feed), &stopped, &under_way));
     applied.map_err(|fault| format!("{}: {fault}", path.display()))
 }
 
 fn apply(
     connection: &mut Connection,
-    schema: Schema,
+    (schema, feed): (Schema, Feed),
     stopped: &dyn Fn() -> bool,
     under_way: &UnderWay,
 ) -> Result<Vec<&'static str>, Fault> {
     let steps = schema.steps();
+    let has_feed = |connection: &Connection| -> Result<bool, Fault> {
+        Ok(schema != Schema::Store || feed::difference(connection, feed)?.is_empty())
+    };
     // A busy file that lacks no step is not waited for.
-    if applied(connection, schema)? == steps.len() {
+    if applied(connection, schema)? == steps.len() && has_feed(connection)? {
         return Ok(Vec::new());
     }
     lock(connection, stopped)?;
     let outcome = apply_locked(connection, schema, under_way).and_then(|names| {
+        if schema == Schema::Store {
+            for statement in feed::difference(connection, feed)? {
+                connection.execute_batch(&statement)?;
+            }
+        }
         connection.execute_batch("COMMIT")?;
         Ok(names)
     });

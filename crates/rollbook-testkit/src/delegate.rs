@@ -49,4 +49,51 @@ macro_rules! delegate_reconciliation {
     };
 }
 
+/// Implements `Changes` for a type, likewise.
+macro_rules! delegate_changes {
+    ($of:ty, $this:ident => $inner:expr, $call:ident => $done:expr) => {
+        const _: () = {
+            use ::std::time::Duration;
+
+            use ::rollbook_core::store::{
+                Changes, ChangesError, ChangesPage, ChangesQuery, FeedState, Position, StoreError,
+            };
+            use ::rollbook_core::time::Timestamp;
+
+            #[::async_trait::async_trait]
+            impl Changes for $of {
+                async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, ChangesError> {
+                    let $this = self;
+                    let $call = async { Ok::<_, StoreError>($inner.changes(query).await) };
+                    let answer: Result<_, StoreError> = $done;
+                    answer?
+                }
+
+                async fn feed(&self) -> Result<FeedState, StoreError> {
+                    let $this = self;
+                    let $call = $inner.feed();
+                    $done
+                }
+
+                async fn position_before(&self, at: Timestamp) -> Result<Position, StoreError> {
+                    let $this = self;
+                    let $call = $inner.position_before(at);
+                    $done
+                }
+
+                async fn wait_for_change(
+                    &self,
+                    after: Position,
+                    timeout: Duration,
+                ) -> Result<bool, StoreError> {
+                    let $this = self;
+                    let $call = $inner.wait_for_change(after, timeout);
+                    $done
+                }
+            }
+        };
+    };
+}
+
+pub(crate) use delegate_changes;
 pub(crate) use delegate_reconciliation;

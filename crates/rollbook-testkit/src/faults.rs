@@ -11,6 +11,8 @@
 //! });
 //! ```
 
+mod gate;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,12 +28,12 @@ use rollbook_core::queue::{
 };
 use rollbook_core::store::{
     CascadeStep, ErasedCounts, Erasure, ErasureProgress, FullStore, Ledger, LedgerEntry, PendingCascades,
-    ReadProgress, RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
+    ReadProgress, RetentionLimits, RetentionStep, RowView, Rows, SequenceStep, Store, StoreError,
 };
 use rollbook_core::time::Timestamp;
-use tokio::sync::watch;
 
-use crate::delegate::delegate_reconciliation;
+pub use self::gate::Gate;
+use crate::delegate::{delegate_changes, delegate_reconciliation};
 
 /// Fault of one call.
 #[derive(Clone, Debug)]
@@ -75,43 +77,6 @@ impl<E> Fault<E> {
     }
 }
 
-/// Blocks calls until the test opens it, and lets the test wait for their arrival. Clones are the same gate.
-#[derive(Clone, Debug)]
-pub struct Gate {
-    open: Arc<watch::Sender<bool>>,
-    arrived: Arc<watch::Sender<usize>>,
-}
-
-impl Gate {
-    /// Creates a closed gate.
-    pub fn new() -> Self {
-        Self { open: Arc::new(watch::Sender::new(false)), arrived: Arc::new(watch::Sender::new(0)) }
-    }
-
-    /// Opens the gate permanently.
-    pub fn open(&self) {
-        self.open.send_replace(true);
-    }
-
-    /// Waits until `count` calls in total have arrived at the gate.
-    pub async fn arrived(&self, count: usize) {
-        // Neither end can be dropped while `self` exists.
-        _ = self.arrived.subscribe().wait_for(|arrived| *arrived >= count).await;
-    }
-
-    /// Arrives at the gate and waits until it is open.
-    pub async fn pass(&self) {
-        self.arrived.send_modify(|arrived| *arrived += 1);
-        _ = self.open.subscribe().wait_for(|open| *open).await;
-    }
-}
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// A call to a store.
 #[derive(Clone, Copy, Debug)]
 pub enum StoreCall<'a> {
@@ -123,6 +88,8 @@ pub enum StoreCall<'a> {
     Erase,
     /// `cascade`.
     Cascade,
+    /// `sequence`.
+    Sequence,
     /// `tidy` with these limits.
     Tidy(&'a RetentionLimits),
     /// `ping`.
@@ -177,6 +144,14 @@ impl Store for FaultyStore {
 
     async fn cascade_pending(&self) {
         self.inner.cascade_pending().await;
+    }
+
+    async fn sequence(&self) -> Result<SequenceStep, StoreError> {
+        (self.script)(StoreCall::Sequence).strike(self.inner.sequence()).await
+    }
+
+    async fn sequence_pending(&self) {
+        self.inner.sequence_pending().await;
     }
 
     async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
@@ -271,6 +246,12 @@ impl Erasure for FaultyStore {
         (self.script)(StoreCall::Read).strike(self.inner.hidden_tables()).await
     }
 }
+
+delegate_changes!(
+    FaultyStore,
+    faulty => faulty.inner,
+    call => (faulty.script)(StoreCall::Read).strike(call).await
+);
 
 delegate_reconciliation!(
     FaultyStore,

@@ -20,6 +20,7 @@ mod backoff;
 mod batch;
 mod cascade_metrics;
 mod cascades;
+mod changes;
 mod deferred;
 mod error;
 mod evidence;

@@ -12,6 +12,7 @@ use rollbook_core::time::Timestamp;
 
 use crate::apply::Call;
 use crate::cascade_metrics::CascadeMetrics;
+use crate::changes::ChangesMetrics;
 use crate::turns::TurnMetrics;
 
 /// Seconds: from one commit on a fast disk to a store that hardly answers.
@@ -67,6 +68,7 @@ pub(crate) struct Metrics {
     tidied: IntCounterVec,
     pub(crate) cascades: CascadeMetrics,
     pub(crate) turns: TurnMetrics,
+    pub(crate) changes: ChangesMetrics,
     pub(crate) progress: Gauge,
 }
 
@@ -133,6 +135,7 @@ impl Metrics {
             )?,
             cascades: CascadeMetrics::new(registry)?,
             turns: TurnMetrics::new(registry)?,
+            changes: ChangesMetrics::new(registry)?,
             progress: Gauge::new(
                 "rollbook_worker_progress_timestamp_seconds",
                 "The last moment at which every lane was seen alive.",
@@ -221,6 +224,7 @@ impl Metrics {
     pub(crate) fn tidied(&self, tidied: &RetentionStep) {
         self.tidied.with_label_values(&["ledger_lines"]).inc_by(tidied.ledger);
         self.tidied.with_label_values(&["deleted_rows"]).inc_by(tidied.rows);
+        self.tidied.with_label_values(&["changes"]).inc_by(tidied.changes);
     }
 
     /// A lease ended.

@@ -46,6 +46,8 @@ pub struct UpkeepSettings {
     pub ledger_kept_for: Option<Duration>,
     /// Time for which a deleted row keeps its content; `None`: without limit.
     pub deleted_kept_for: Option<Duration>,
+    /// Time for which the change feed keeps a line; `None`: without limit.
+    pub changes_kept_for: Option<Duration>,
     /// Interval between two rounds.
     pub interval: Duration,
     /// Maximum ledger entries, and rows, per step. A step is one transaction, and deliveries wait for at most one.
@@ -59,6 +61,7 @@ impl Default for UpkeepSettings {
         Self {
             ledger_kept_for: Some(Duration::from_secs(7 * 24 * 60 * 60)),
             deleted_kept_for: None,
+            changes_kept_for: Some(Duration::from_secs(7 * 24 * 60 * 60)),
             interval: Duration::from_secs(60),
             step_max: 1000,
             pause: Duration::from_millis(20),

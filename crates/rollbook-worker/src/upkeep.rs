@@ -1,4 +1,4 @@
-//! Retention: old entries leave the ledger, and rows deleted long ago lose their content.
+//! Retention: old entries leave the ledger and the change feed, and rows deleted long ago lose their content.
 //!
 //! Every worker runs it, in small steps with pauses; two workers at once do no work twice. Retention is not part of the
 //! worker's progress: rows are right without it, so an error is logged and the next round tries again.
@@ -19,7 +19,8 @@ const FIRST_WITHIN: Duration = Duration::from_secs(1);
 /// Runs retention until `stop`.
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let settings = shared.settings.upkeep;
-    if settings.ledger_kept_for.is_none() && settings.deleted_kept_for.is_none() {
+    let kept_for = [settings.ledger_kept_for, settings.deleted_kept_for, settings.changes_kept_for];
+    if kept_for.iter().all(Option::is_none) {
         return;
     }
     let mut turns = Turns::new(Task::Retention, &shared.metrics.turns);
@@ -30,7 +31,12 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         wait = settings.interval;
         let done = turns.record(round(&shared, &stop).await).unwrap_or_default();
         if done != RetentionStep::default() {
-            info!(ledger_lines = done.ledger, deleted_rows = done.rows, "retention has removed old data");
+            info!(
+                ledger_lines = done.ledger,
+                deleted_rows = done.rows,
+                changes = done.changes,
+                "retention has removed old data"
+            );
         }
     }
 }
@@ -42,15 +48,20 @@ async fn round(shared: &Shared, stop: &CancellationToken) -> Result<RetentionSte
     let due = RetentionLimits {
         ledger_before: settings.ledger_kept_for.map(|kept_for| now.minus(kept_for)),
         deleted_before: settings.deleted_kept_for.map(|kept_for| now.minus(kept_for)),
+        changes_before: settings.changes_kept_for.map(|kept_for| now.minus(kept_for)),
         limit: settings.step_max.max(1),
     };
     let mut done = RetentionStep::default();
     loop {
         let gone = shared.store.retain(&due).await?;
         shared.metrics.tidied(&gone);
-        done = RetentionStep { ledger: done.ledger + gone.ledger, rows: done.rows + gone.rows };
+        done = RetentionStep {
+            ledger: done.ledger + gone.ledger,
+            rows: done.rows + gone.rows,
+            changes: done.changes + gone.changes,
+        };
         let is_full = |count: u64| usize::try_from(count).is_ok_and(|count| count >= due.limit);
-        if !is_full(gone.ledger) && !is_full(gone.rows) {
+        if ![gone.ledger, gone.rows, gone.changes].into_iter().any(is_full) {
             return Ok(done);
         }
         if stop.run_until_cancelled(tokio::time::sleep(settings.pause)).await.is_none() {

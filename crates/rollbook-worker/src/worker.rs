@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::SharedOutage;
 use crate::cascades;
+use crate::changes;
 use crate::error::WorkerError;
 use crate::evidence::Evidence;
 use crate::gate::Gate;
@@ -91,7 +92,9 @@ impl Worker {
         };
         let upkeep = upkeep::run(Arc::clone(&self.shared), halt.clone());
         let cascades = cascades::run(Arc::clone(&self.shared), halt.clone());
-        let (ended, (), ()) = tokio::join!(lanes, upkeep, cascades);
+        let changes = changes::run(Arc::clone(&self.shared), halt.clone());
+        let (ended, (), (), ()) = tokio::join!(lanes, upkeep, cascades, changes);
+        changes::finish(&self.shared).await;
         ended
     }
 

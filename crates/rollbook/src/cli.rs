@@ -1,5 +1,6 @@
 //! Command line: commands and arguments. The modules of `commands` run them.
 
+mod changes;
 mod dead_letters;
 mod reconciliation;
 
@@ -7,7 +8,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::dead_letters::{Bulk, DeadLetters, Filter, Since};
+pub(crate) use self::changes::{ChangesCommand, Which};
+pub(crate) use self::dead_letters::{Bulk, DeadLetters, Filter};
 pub(crate) use self::reconciliation::{OfRuns, Ready, ReconcileCommand, Resync, RunArguments};
 use crate::arguments;
 use crate::flags::SettingFlags;
@@ -81,6 +83,9 @@ pub(crate) enum Command {
         after_help = "Example:\n  rollbook dead-letters list --reason store_refused --since 2h"
     )]
     DeadLetters(DeadLetters),
+    /// Lists or follows the changes of rows, each once, in the order of the commits
+    #[command(subcommand, after_help = "Example:\n  rollbook changes tail --resource users")]
+    Changes(ChangesCommand),
     /// Shows the history of one user, organization or delivery: what arrived, what it changed, and why not
     #[command(after_help = "Examples:\n  rollbook explain user_29w83sxmDNGwOuEthce5gg56FcC\n  \
                             rollbook explain msg_2b6vK1…\n\nShows ids, types and times; no names, no addresses, no bodies. Exit code 1: the id is not known here,\nor the store or the queue cannot be read; then the other one is shown.")]

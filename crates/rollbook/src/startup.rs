@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use rollbook_core::queue::{Durability, Producer, QueueAdmin, QueueError};
-use rollbook_core::store::{FullStore, StoreError};
+use rollbook_core::store::{FeedState, FullStore, StoreError};
 use rollbook_core::time::Clock;
 use rollbook_core::weakness::joined;
 use tokio_util::sync::CancellationToken;
@@ -107,6 +107,11 @@ async fn open_all(
         if let Ok(Err(error @ StoreError::Deployment(_))) = answer {
             tracing::error!("the store needs manual action, deliveries wait until then: {error}");
         }
+        if let Ok(Ok(feed)) = tokio::time::timeout(ANSWER_TIMEOUT, store.feed()).await
+            && let Some(wrong) = feed_differs(config, &feed)
+        {
+            tracing::warn!("{wrong}; run: rollbook migrate");
+        }
     }
     watch.links.log_changes();
     match watch.ask().await {
@@ -181,6 +186,16 @@ async fn migrate_or_check(
         }
     }
     Ok(true)
+}
+
+/// Says that the schema does not do what the setting `changes` says; `None` if it does.
+pub(crate) fn feed_differs(config: &Config, feed: &FeedState) -> Option<String> {
+    let [setting, schema] = match (config.settings.changes, feed.is_on) {
+        (true, false) => ["yes", "does not record all changes of rows"],
+        (false, true) => ["no", "still records changes of rows"],
+        _ => return None,
+    };
+    Some(format!("changes is {setting}, and the schema of the store {schema}"))
 }
 
 fn no_answer(place: &str) -> String {

@@ -20,7 +20,7 @@ use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_reconciler::{Ports, Reconciler};
 use rollbook_redis::{ClockSource, Owner, RedisQueue, RedisSettings};
 pub(crate) use rollbook_redis::{FullCoverage, Ownership};
-use rollbook_sqlite::{QueueSettings, Schema, SqliteFile, SqliteQueue, SqliteStore};
+use rollbook_sqlite::{Feed, QueueSettings, Schema, SqliteFile, SqliteQueue, SqliteStore};
 use rollbook_worker::UpkeepSettings;
 use tokio_util::sync::CancellationToken;
 
@@ -148,6 +148,7 @@ fn postgres(config: &Config, url: &ServerUrl) -> PostgresSettings {
     PostgresSettings {
         url: url.as_str().to_owned(),
         schema: settings.schema.clone(),
+        changes: settings.changes,
         pgbouncer: settings.pgbouncer,
         connections_max: settings.database_connections_max,
         statement_timeout: settings.statement_timeout,
@@ -155,12 +156,12 @@ fn postgres(config: &Config, url: &ServerUrl) -> PostgresSettings {
     }
 }
 
-fn file(path: &Path, part: Component) -> SqliteFile {
+fn file(config: &Config, path: &Path, part: Component) -> SqliteFile {
     let schema = match part {
         Component::Queue => Schema::Queue,
         Component::Store => Schema::Store,
     };
-    SqliteFile { path: path.to_owned(), schema }
+    SqliteFile { path: path.to_owned(), schema, feed: Feed::of(config.settings.changes) }
 }
 
 /// Reads a secret key of Clerk's API.
@@ -256,6 +257,7 @@ pub(crate) fn worker_settings(config: &Config) -> rollbook_worker::Settings {
         upkeep: UpkeepSettings {
             ledger_kept_for: settings.ledger_kept_for,
             deleted_kept_for: if erases { Some(Duration::ZERO) } else { settings.deleted_rows_kept_for },
+            changes_kept_for: settings.changes_kept_for,
             ..UpkeepSettings::default()
         },
     }
@@ -268,7 +270,7 @@ fn keeping(config: &Config) -> RetentionChoices {
 /// Returns the queue or the store as a backend that can be set up. Nothing is opened.
 pub(crate) fn backend(config: &Config, part: Component) -> Box<dyn Backend> {
     match (part, part.place(config)) {
-        (_, Place::Sqlite(path)) => Box::new(file(path, part)),
+        (_, Place::Sqlite(path)) => Box::new(file(config, path, part)),
         (Component::Queue, Place::Server(url)) => Box::new(redis(config, url)),
         (Component::Store, Place::Server(url)) => Box::new(postgres(config, url)),
     }

@@ -241,6 +241,7 @@ fn settings(query: &str) -> PostgresSettings {
     PostgresSettings {
         url: format!("postgres://me@h/x?{query}"),
         schema: "clerk".to_owned(),
+        changes: true,
         pgbouncer: false,
         connections_max: 8,
         statement_timeout: Duration::from_secs(1),

@@ -15,11 +15,13 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, PgConnection, raw_sql};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::feed::{self, Difference};
 use super::refused;
 use super::state::{State, UNFINISHED};
 use super::steps::{Phase, STEPS, Step, at_once, drops_of_columns, phases};
 use super::{Ask, Exists};
 use crate::fault::{self, Fault, database_error};
+use crate::settings::PostgresSettings;
 use crate::transaction::{Database, Session, Work as _};
 use crate::types::number;
 
@@ -36,6 +38,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(600);
 /// Maximum wait for transactions on the old schema to end.
 const WORKERS_WAIT: Duration = Duration::from_secs(60);
 
+/// Name of the change feed's triggers in errors.
+const FEED: &str = "of the change feed's triggers";
 /// Interval of log lines about a migration that is still being applied.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
@@ -48,12 +52,11 @@ const SETTINGS: [(&str, &str); 5] = [
     ("standard_conforming_strings", "on"),
 ];
 
-/// Applies pending migrations and returns their names. `own_session`: whether a connection keeps its session
-/// outside of transactions.
+/// Applies pending migrations and returns their names. Then makes the triggers of the change feed, or drops them.
 pub(super) async fn apply(
     database: &Database,
     schema: &str,
-    own_session: bool,
+    settings: &PostgresSettings,
 ) -> Result<Vec<&'static str>, Fault> {
     let mut first = database.connect().await?;
     let first = &mut first.connection;
@@ -68,28 +71,38 @@ pub(super) async fn apply(
     });
     let state: State = state.await.map_err(of_server)?;
     let pending = state.pending(database.address(), schema)?;
-    if pending.is_empty() {
-        script(first, "ROLLBACK").await.map_err(of_server)?;
+    if state.rows.is_empty() {
+        make(database, schema, settings.changes, first).await?;
         return Ok(pending);
     }
-    if state.rows.is_empty() {
-        make(database, schema, first).await?;
+    let feed = Difference { schema, on: settings.changes };
+    let feed = within(PHASE_MAX, feed.run(&mut Session::of(first))).await.map_err(of_server)?;
+    if pending.is_empty() && feed.is_empty() {
+        script(first, "ROLLBACK").await.map_err(of_server)?;
         return Ok(pending);
     }
     // The first connection holds the lock. It is idle, so it does not block sessions that wait for old
     // snapshots to end.
     let mut second = database.connect().await?;
+    // Whether a connection keeps its session outside of transactions.
+    let own_session = !settings.pgbouncer;
     let mut run = Run { database, schema, connection: &mut second.connection, own_session };
     for step in STEPS.iter().filter(|step| pending.contains(&step.name)) {
         let is_begun = state.rows.iter().any(|row| row.name == format!("{}{UNFINISHED}", step.name));
         run.step(step, is_begun).await?;
     }
+    run.feed(&feed, settings.changes).await?;
     script(first, "COMMIT").await.map_err(of_server)?;
     Ok(pending)
 }
 
 /// Creates the tables of a new schema.
-async fn make(database: &Database, schema: &str, connection: &mut PgConnection) -> Result<(), Fault> {
+async fn make(
+    database: &Database,
+    schema: &str,
+    changes: bool,
+    connection: &mut PgConnection,
+) -> Result<(), Fault> {
     let of_server = |error: sqlx::Error| fault::judge(database.address(), &error);
     // Checked first: `IF NOT EXISTS` needs the right to create schemas even if the schema exists.
     let exists = Exists { schema }.run(&mut Session::of(connection)).await.map_err(of_server)?;
@@ -111,6 +124,10 @@ async fn make(database: &Database, schema: &str, connection: &mut PgConnection) 
         );
         let made = within(PHASE_MAX, script(connection, &sql)).await;
         made.map_err(|error| refused::judge(database.address(), step.name, &error))?;
+    }
+    if changes {
+        let made = within(PHASE_MAX, script(connection, &feed::make_all(schema))).await;
+        made.map_err(|error| refused::judge(database.address(), FEED, &error))?;
     }
     script(connection, "COMMIT").await.map_err(of_server)
 }
@@ -148,11 +165,28 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Changes the triggers of the change feed, a table at a time.
+    async fn feed(&mut self, changes: &[(&str, String)], on: bool) -> Result<(), Fault> {
+        for (table, sql) in changes {
+            let applied = self.retried(FEED, &[sql], "COMMIT").await;
+            applied.map_err(|error| refused::judge(self.database.address(), FEED, &error))?;
+            tracing::debug!(table, on, "triggers of the change feed changed");
+        }
+        if !changes.is_empty() {
+            tracing::info!(
+                tables = changes.len(),
+                on,
+                "the change feed was switched, or its triggers renewed"
+            );
+        }
+        Ok(())
+    }
+
     /// Applies all phases of a migration. `current` receives the number of the current phase.
     async fn phases(&mut self, step: &Step, is_begun: bool, current: &AtomicUsize) -> sqlx::Result<()> {
         let rehearsed = if is_begun { Vec::new() } else { drops_of_columns(step.sql) };
         for statement in rehearsed {
-            self.retried(step, &[&statement], "ROLLBACK").await?;
+            self.retried(step.name, &[&statement], "ROLLBACK").await?;
         }
         let mut done = self.begin_step(step).await?;
         let all = phases(step.sql);
@@ -164,19 +198,19 @@ impl Run<'_> {
                 step.name
             );
             match phase {
-                Phase::Brief(sql) => self.retried(step, &[sql, &progress], "COMMIT").await?,
-                Phase::Long(sql) => self.long(step, [&[][..], &[sql, &progress]]).await?,
+                Phase::Brief(sql) => self.retried(step.name, &[sql, &progress], "COMMIT").await?,
+                Phase::Long(sql) => self.long(step.name, [&[][..], &[sql, &progress]]).await?,
                 Phase::Convert { table, rows, columns } => {
                     let lock = format!("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE");
-                    self.long(step, [&[&lock, rows], &[columns, &progress]]).await?;
+                    self.long(step.name, [&[&lock, rows], &[columns, &progress]]).await?;
                 }
                 Phase::Concurrent(all) if self.own_session => {
-                    self.outside(step, all).await?;
-                    self.long(step, [&[], &[&progress]]).await?;
+                    self.outside(step.name, all).await?;
+                    self.long(step.name, [&[], &[&progress]]).await?;
                 }
                 Phase::Concurrent(all) => {
                     let all = at_once(&all.join(";"));
-                    self.long(step, [&[&all], &[&progress]]).await?;
+                    self.long(step.name, [&[&all], &[&progress]]).await?;
                 }
             }
             done = number;
@@ -186,7 +220,7 @@ impl Run<'_> {
             step.name
         );
         debug_assert_eq!(done, all.len());
-        self.retried(step, &[&finished], "COMMIT").await
+        self.retried(step.name, &[&finished], "COMMIT").await
     }
 
     /// Announces a migration, after all transactions on the old schema have ended. Returns the number of
@@ -217,7 +251,7 @@ impl Run<'_> {
     }
 
     /// Runs one transaction, repeated until it gets its locks.
-    async fn retried(&mut self, step: &Step, statements: &[&str], end: &str) -> sqlx::Result<()> {
+    async fn retried(&mut self, step: &'static str, statements: &[&str], end: &str) -> sqlx::Result<()> {
         let sql = format!("{}; {}; {}; {end}", begin(LOCK_WAIT), self.search_path(), statements.join(";"));
         let mut patience = Patience::new(step);
         loop {
@@ -228,7 +262,7 @@ impl Run<'_> {
     }
 
     /// Runs one transaction: the first part once, the last part repeated until it gets its locks.
-    async fn long(&mut self, step: &Step, [first, last]: [&[&str]; 2]) -> sqlx::Result<()> {
+    async fn long(&mut self, step: &'static str, [first, last]: [&[&str]; 2]) -> sqlx::Result<()> {
         let begin = format!("{}; {}", begin(LOCK_WAIT), self.search_path());
         let mut patience = Patience::new(step);
         loop {
@@ -263,7 +297,7 @@ impl Run<'_> {
     }
 
     /// Runs statements that can't be part of a transaction. They block no session and wait for all.
-    async fn outside(&mut self, step: &Step, statements: &[String]) -> sqlx::Result<()> {
+    async fn outside(&mut self, step: &'static str, statements: &[String]) -> sqlx::Result<()> {
         let settings = SETTINGS.map(|(name, value)| format!("SET {name} = {value};")).concat();
         let settings = format!(r#"{settings} SET lock_timeout = 0; SET search_path TO "{}""#, self.schema);
         script(self.connection, &settings).await?;
@@ -290,8 +324,8 @@ struct Patience {
 }
 
 impl Patience {
-    fn new(step: &Step) -> Self {
-        Self { step: step.name, since: Instant::now(), is_logged: false }
+    fn new(step: &'static str) -> Self {
+        Self { step, since: Instant::now(), is_logged: false }
     }
 
     /// Pauses after an error that only another session's transaction causes. Returns any other error.

@@ -36,6 +36,7 @@ pub(crate) const STEPS: &[Step] = &[
     step!("0006_ledger_order", expands: true),
     step!("0007_links", expands: true),
     step!("0010_reconcile", expands: true),
+    step!("0012_changes", expands: true),
 ];
 
 /// Work of one phase.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::change::{Applied, Change, Effect, SubjectChange};
 use rollbook_core::merge::{self, Content, FromParents, SubjectUpdate};
-use rollbook_core::store::RetentionChoices;
+use rollbook_core::store::{RetentionChoices, reading_context};
 use rollbook_core::time::Timestamp;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArguments;
@@ -25,6 +25,9 @@ use crate::types::Time;
 /// Maximum writes of rows that other workers write at the same time. A worker that lost once holds their locks, so the
 /// second write succeeds unless a trigger prevents it.
 const WRITES_MAX: usize = 3;
+
+/// For the triggers of the change feed, until the end of the transaction: (origin and run of the batch's readings).
+const SET_READING: &str = "SELECT pg_catalog.set_config('rollbook.reading', $1, true)";
 
 /// Merges the changes into their tables and writes the ledger.
 pub(super) struct Apply<'a> {
@@ -66,6 +69,11 @@ impl Work for Apply<'_> {
     }
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Done> {
+        if let Some(reading) = reading_context(self.changes) {
+            let mut arguments = PgArguments::default();
+            arguments.add(reading).map_err(sqlx::Error::Encode)?;
+            session.fetch(&SET_READING.into(), arguments).await?;
+        }
         let mut candidates = Candidates::default();
         let parts = RESOURCES.map(|resource| self.part(resource));
         let mut outcomes = vec![Applied::Ignored; self.changes.len()];

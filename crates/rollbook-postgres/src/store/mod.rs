@@ -10,11 +10,14 @@
 
 mod apply;
 mod attempt;
+mod bell;
 mod cascade;
+mod changes;
 mod columns;
 mod dependents;
 mod entries;
 mod erase;
+mod floor;
 mod known;
 mod ledger;
 mod lines;
@@ -26,8 +29,10 @@ mod reconciliation;
 mod rehearse;
 mod reset;
 mod search;
+mod sequence;
 mod sql;
 mod upkeep;
+mod values;
 mod write;
 
 use std::sync::{Arc, Mutex};
@@ -41,7 +46,7 @@ use rollbook_core::pace::Pace;
 use rollbook_core::protection::Protection;
 use rollbook_core::store::{
     CascadeStep, ErasedCounts, Erasure, ErasureProgress, Ledger, LedgerEntry, PendingCascades, ReadProgress,
-    RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
+    RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, SequenceStep, Store, StoreError,
 };
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 use rollbook_core::time::{Clock, Timestamp};
@@ -50,11 +55,13 @@ use tokio::sync::Notify;
 
 use self::apply::{Apply, Done};
 use self::attempt::Steps;
+use self::bell::Bell;
 use self::lines::{List, Note};
 use self::parents::{Ids, Repair};
 use self::read::{Forbidden, entry, view};
 use self::recheck::{Candidates, Recheck};
 use self::rehearse::Rehearse;
+use self::sequence::Noted;
 use self::sql::Statements;
 use crate::address::Address;
 use crate::fault::Fault;
@@ -65,7 +72,7 @@ use crate::transaction::Database;
 
 /// A store in a schema of a Postgres database.
 pub struct PostgresStore {
-    database: Database,
+    database: Arc<Database>,
     clock: Arc<dyn Clock>,
     statements: Statements,
     schema: String,
@@ -79,6 +86,12 @@ pub struct PostgresStore {
     ledger_sweep: Mutex<LedgerSweep>,
     /// Notified when work is left for [`Store::cascade`].
     left: Notify,
+    /// Pace of steps that give lines of the change feed their positions, or remove lines.
+    feed_pace: Pace,
+    /// Notified when lines may wait for [`Store::sequence`].
+    noted: Noted,
+    /// Waits of readers of the change feed.
+    bell: Bell,
 }
 
 impl PostgresStore {
@@ -92,7 +105,8 @@ impl PostgresStore {
         let schema = migrations::schema(&settings.schema)?;
         let statements = Statements::new(&schema);
         let guard = Guard::new(address.clone(), &schema);
-        let database = Database::new(address, &settings).guarded(guard);
+        let database = Arc::new(Database::new(address, &settings).guarded(guard));
+        let bell = Bell::new(&database, &schema, settings.pgbouncer);
         Ok(Self {
             database,
             clock,
@@ -105,6 +119,9 @@ impl PostgresStore {
             sweep: Mutex::default(),
             ledger_sweep: Mutex::default(),
             left: Notify::new(),
+            feed_pace: Pace::default(),
+            noted: Noted::default(),
+            bell,
         })
     }
 
@@ -114,7 +131,7 @@ impl PostgresStore {
         Self { keeping, ..self }
     }
 
-    const fn steps(&self) -> Steps<'_> {
+    fn steps(&self) -> Steps<'_> {
         Steps { database: &self.database, statement_timeout: self.statement_timeout }
     }
 
@@ -171,6 +188,7 @@ impl Store for PostgresStore {
             Ok(done) => done,
             Err(fault) => return Err(self.checked(fault).await),
         };
+        self.noted.note();
         if !candidates.is_empty() {
             self.recheck(&candidates).await?;
         }
@@ -178,15 +196,27 @@ impl Store for PostgresStore {
     }
 
     async fn cascade(&self) -> Result<CascadeStep, StoreError> {
-        self.turn().await
+        let done = self.turn().await;
+        self.noted.note_if(done.as_ref().map_or(1, |done| done.rows));
+        done
     }
 
     async fn cascade_pending(&self) {
         self.left.notified().await;
     }
 
+    async fn sequence(&self) -> Result<SequenceStep, StoreError> {
+        self.sequence_step().await
+    }
+
+    async fn sequence_pending(&self) {
+        self.noted.noted().await;
+    }
+
     async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
-        self.retain(due).await
+        let done = self.retain(due).await;
+        self.noted.note_if(done.as_ref().map_or(1, |done| done.rows));
+        done
     }
 
     fn protection(&self) -> Option<Protection> {
@@ -299,7 +329,9 @@ impl Erasure for PostgresStore {
         subjects.sort_by(|(one, id), (other, other_id)| {
             (sql::number_of(one), id).cmp(&(sql::number_of(other), other_id))
         });
-        self.erase_subjects(&subjects, at, progress).await
+        let erased = self.erase_subjects(&subjects, at, progress).await;
+        self.noted.note();
+        erased
     }
 
     async fn hidden_tables(&self) -> Result<Vec<String>, StoreError> {

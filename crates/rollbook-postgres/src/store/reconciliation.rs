@@ -11,41 +11,22 @@ use rollbook_core::store::{
     Run, RunState, StoreError,
 };
 use rollbook_core::time::Timestamp;
-use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::{Arguments as _, Encode, Postgres, Row as _, Type};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 
 use super::PostgresStore;
 use super::known::{self, Asked};
 use super::read::damaged;
 use super::reconcile_sql as sql;
 use super::sql::{Statements, number_of};
+use super::values::Values;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time};
 
-/// Values of a statement.
-#[derive(Default)]
-struct Values {
-    arguments: PgArguments,
-    refused: Option<String>,
-}
-
-impl Values {
-    fn with<'v>(mut self, value: impl Encode<'v, Postgres> + Type<Postgres>) -> Self {
-        if let Err(error) = self.arguments.add(value) {
-            self.refused = Some(error.to_string());
-        }
-        self
-    }
-
-    fn with_limit(self, limit: usize) -> Self {
-        self.with(i64::try_from(limit).unwrap_or(i64::MAX))
-    }
-
-    /// Adds one array for each column of keys.
-    fn with_keys<'v>(self, keys: impl Iterator<Item = &'v HeldKey> + Clone) -> Self {
-        let tables = keys.clone().map(|key| key.table.as_str()).collect::<Vec<&str>>();
-        self.with(tables).with(keys.map(|key| key.id.as_str()).collect::<Vec<&str>>())
-    }
+/// Adds one array for each column of keys.
+fn with_keys<'v>(values: Values, keys: impl Iterator<Item = &'v HeldKey> + Clone) -> Values {
+    let tables = keys.clone().map(|key| key.table.as_str()).collect::<Vec<&str>>();
+    values.with(tables).with(keys.map(|key| key.id.as_str()).collect::<Vec<&str>>())
 }
 
 /// One statement with its values, and the function that reads a row.
@@ -59,12 +40,10 @@ impl<T: Send> Work for Statement<T> {
     type Output = Vec<T>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<T>> {
-        if let Some(error) = &self.values.refused {
-            return Err(sqlx::Error::Encode(error.as_str().into()));
-        }
+        let arguments = self.values.arguments()?;
         // In the order of the index, a page at a time: a sort would read all living rows for each page.
         session.script("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off".to_owned()).await?;
-        session.fetch(&self.sql, self.values.arguments.clone()).await?.iter().map(self.read).collect()
+        session.fetch(&self.sql, arguments).await?.iter().map(self.read).collect()
     }
 }
 
@@ -205,9 +184,7 @@ impl Reconciliation for PostgresStore {
     }
 
     async fn hold(&self, run: &str, held: &[Held]) -> Result<(), StoreError> {
-        let values = Values::default()
-            .with(run)
-            .with_keys(held.iter().map(|held| &held.key))
+        let values = with_keys(Values::default().with(run), held.iter().map(|held| &held.key))
             .with(held.iter().map(|held| held.kind.as_str()).collect::<Vec<&str>>())
             .with(held.iter().map(|held| held.state.as_str()).collect::<Vec<&str>>())
             .with(held.iter().map(|held| Time(held.noted_at)).collect::<Vec<Time>>());
@@ -248,7 +225,7 @@ impl Reconciliation for PostgresStore {
     }
 
     async fn settle_held(&self, run: &str, keys: &[HeldKey], state: HeldState) -> Result<(), StoreError> {
-        let values = Values::default().with(run).with_keys(keys.iter()).with(state.as_str());
+        let values = with_keys(Values::default().with(run), keys.iter()).with(state.as_str());
         self.write(sql::settle_held(&self.schema), values).await
     }
 

@@ -10,6 +10,7 @@ use super::columns::{has_content, listed};
 use super::dependents::Dependents;
 use super::lines;
 use super::read;
+use crate::migrations::feed::PREFIX;
 use crate::types::Sql;
 
 /// Columns of a row's [`rollbook_core::merge::SubjectState`], and its revision.
@@ -23,9 +24,12 @@ const STATE: [(&str, &str); 6] = [
 ];
 
 /// Tables that are not in the catalog, and lose rows again.
-const OWN: [&str; 6] = [
+const OWN: [&str; 9] = [
     "deliveries",
     "rollbook_cascades",
+    "changes_pending",
+    "changes",
+    "changes_state",
     "reconcile_runs",
     "reconcile_held",
     "reconcile_locks",
@@ -118,11 +122,13 @@ fn is_undone(resource: &'static Resource) -> String {
     format!("stored.deleted_at IS NULL AND {is_deleted} OR {}", keeps_content(resource))
 }
 
-/// Condition: the table has triggers of a team. Nobody can add one while the transaction that asks has written to the table.
+/// Condition: the table has triggers of a team. Those of the change feed write to no table of Clerk's. Nobody can add one
+/// while the transaction that asks has written to the table.
 fn has_triggers(schema: &str, table: &str) -> String {
     format!(
         r#"EXISTS (SELECT FROM pg_catalog.pg_trigger
-                   WHERE tgrelid = '"{schema}".{table}'::regclass AND NOT tgisinternal)"#
+                   WHERE tgrelid = '"{schema}".{table}'::regclass AND NOT tgisinternal
+                         AND tgname NOT IN ('{PREFIX}_insert', '{PREFIX}_update'))"#
     )
 }
 

@@ -151,6 +151,9 @@ async fn ping_names_the_tables_for_which_a_role_lacks_rights() {
     let ours = [
         "deliveries",
         "rollbook_cascades",
+        "changes_pending",
+        "changes",
+        "changes_state",
         "reconcile_runs",
         "reconcile_held",
         "reconcile_locks",

@@ -8,6 +8,7 @@ mod crashes;
 mod defaults;
 mod errors;
 mod failover;
+mod feed;
 mod histories;
 mod limits;
 mod migrations;

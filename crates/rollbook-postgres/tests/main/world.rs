@@ -44,6 +44,7 @@ pub(crate) fn settings(url: String) -> PostgresSettings {
     PostgresSettings {
         url,
         schema: "mirror_2".to_owned(),
+        changes: true,
         pgbouncer: false,
         connections_max: 8,
         statement_timeout: Duration::from_secs(20),

@@ -395,6 +395,7 @@ fn any_interleaving_ends_equal_to_clerk_on_postgres() {
         let settings = rollbook_postgres::PostgresSettings {
             url: server.url("postgres"),
             schema,
+            changes: true,
             pgbouncer: false,
             connections_max: 4,
             statement_timeout: Duration::from_secs(20),

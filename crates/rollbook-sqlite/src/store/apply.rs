@@ -5,10 +5,11 @@ use std::collections::{BTreeSet, HashMap};
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::change::{Applied, Change, Effect, SubjectChange};
 use rollbook_core::merge::{self, MergeResult, SubjectState, SubjectUpdate};
-use rollbook_core::store::RetentionChoices;
+use rollbook_core::store::{RetentionChoices, reading_context};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::cascade::Pass;
+use super::changes::set_reading;
 use super::tables::{Tables, read_stored};
 use super::write::{self, Write, Writer};
 use crate::fault::{LedgerChanged, LedgerSkipped};
@@ -24,6 +25,10 @@ pub(super) fn apply(
 ) -> rusqlite::Result<Vec<Applied>> {
     let mut outcomes = vec![Applied::Ignored; changes.len()];
     let mut merged = Vec::new();
+    let reading = reading_context(changes);
+    if reading.is_some() {
+        set_reading(tables.connection, reading.as_deref())?;
+    }
     for resource in RESOURCES {
         let (positions, assertions): (Vec<usize>, Vec<(&SubjectChange, &str)>) = changes
             .iter()
@@ -49,6 +54,9 @@ pub(super) fn apply(
         merged.iter().try_for_each(|part| tables.relate(part, Pass::Check))?;
     }
     merged.iter().try_for_each(|part| part.must_show(tables))?;
+    if reading.is_some() {
+        set_reading(tables.connection, None)?;
+    }
     Ok(outcomes)
 }
 

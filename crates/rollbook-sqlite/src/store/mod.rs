@@ -9,6 +9,7 @@
 
 mod apply;
 mod cascade;
+mod changes;
 mod columns;
 mod erase;
 mod ledger_erasure;
@@ -35,13 +36,14 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::pace::Pace;
 use rollbook_core::rehearsal;
 use rollbook_core::store::{
-    CascadeStep, ErasedCounts, Erasure, ErasureProgress, Ledger, LedgerEntry, PendingCascades, PendingWork,
-    RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
+    CascadeStep, Changes as _, ErasedCounts, Erasure, ErasureProgress, Ledger, LedgerEntry, PendingCascades,
+    PendingWork, RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, SequenceStep, Store,
+    StoreError,
 };
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 use rollbook_core::time::{Clock, Timestamp};
 use rusqlite::Connection;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, watch};
 
 use self::cascade::BATCH_MAX;
 use self::lines::Line;
@@ -69,6 +71,8 @@ pub struct SqliteStore {
     ledger_pace: Pace,
     /// Whether work is pending for [`Store::cascade`].
     left: Notify,
+    /// Changes with each commit of this process, for readers of the change feed.
+    written: watch::Sender<()>,
 }
 
 impl SqliteStore {
@@ -93,6 +97,7 @@ impl SqliteStore {
             pace: Pace::new(steps::STEP_TIME),
             ledger_pace: Pace::new(steps::STEP_TIME),
             left: Notify::new(),
+            written: watch::Sender::default(),
         })
     }
 
@@ -146,7 +151,9 @@ impl SqliteStore {
             let cascading = Cascading::new(room, &trail);
             work(&Tables { connection, statements: &statements, now, cascading })
         };
-        self.database.run(run).await
+        let done = self.database.run(run).await;
+        self.written.send_replace(());
+        done
     }
 
     /// Returns the connection for scans, which is opened when it is first needed.
@@ -178,6 +185,11 @@ impl Store for SqliteStore {
 
     async fn cascade_pending(&self) {
         self.left.notified().await;
+    }
+
+    async fn sequence(&self) -> Result<SequenceStep, StoreError> {
+        let last = self.feed().await?.last;
+        Ok(SequenceStep { last: Some(last), ..SequenceStep::default() })
     }
 
     async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {

@@ -23,8 +23,9 @@ impl SqliteStore {
     /// One step of retention.
     pub(super) async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
         let ledger = self.prune(due).await;
+        let changes = self.prune_changes(due).await;
         let rows = self.erase_deleted(due).await;
-        Ok(RetentionStep { ledger: ledger?, rows: rows? })
+        Ok(RetentionStep { ledger: ledger?, rows: rows?, changes: changes? })
     }
 
     /// Removes old ledger entries. Those that can't be removed are passed and stay until a later round.

@@ -1,6 +1,7 @@
 //! The store in memory. The state that rows take from their parents is computed when they are read, so it
 //! cannot be outdated: the other engines are compared with this one.
 
+mod changes;
 mod reconciliation;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,8 @@ use rollbook_core::table_layout::ERASED_BY;
 use rollbook_core::time::{Clock, Timestamp};
 use serde_json::{Map, Value};
 
+use self::changes::Touched;
+
 /// A store in memory. Share it in an [`Arc`].
 pub struct MemoryStore {
     clock: Arc<dyn Clock>,
@@ -32,6 +35,7 @@ struct State {
     tables: BTreeMap<&'static str, Table>,
     ledger: BTreeMap<MessageId, LedgerEntry>,
     records: reconciliation::Records,
+    feed: changes::Feed,
 }
 
 /// Rows by id.
@@ -100,13 +104,14 @@ impl State {
         rows.map(move |(id, row)| self.view(resource, id, row))
     }
 
-    /// Merges the changes of one resource. Returns the outcome of each.
+    /// Merges the changes of one resource. Returns the outcome of each. Adds rows that were written to `touched`.
     fn merge(
         &mut self,
         table: &'static str,
         changes: &[(&Change, &SubjectChange)],
         deleted_rows: DeletedRows,
         now: Timestamp,
+        touched: &mut Vec<Touched>,
     ) -> Vec<Applied> {
         let table = self.tables.entry(table).or_default();
         let known = |id: &str| table.get(id).map(|row| row.state);
@@ -133,6 +138,7 @@ impl State {
                 synced_by: change.origin.synced_by().to_owned(),
             };
             table.insert(subject_change.id.clone(), row);
+            touched.push(Touched::by(&change.origin, subject_change.resource, &subject_change.id));
         }
         folded.outcomes
     }
@@ -229,7 +235,7 @@ impl Store for MemoryStore {
         let now = self.clock.now();
         let mut state = self.state();
         let keeping = state.keeping;
-        let mut outcomes = vec![Applied::Ignored; changes.len()];
+        let (mut outcomes, mut touched) = (vec![Applied::Ignored; changes.len()], Vec::new());
         for resource in RESOURCES {
             let mut places = Vec::new();
             let mut about = Vec::new();
@@ -241,11 +247,12 @@ impl Store for MemoryStore {
                     about.push((change, &**subject_change));
                 }
             }
-            let applied = state.merge(resource.table, &about, keeping.deleted_rows, now);
+            let applied = state.merge(resource.table, &about, keeping.deleted_rows, now, &mut touched);
             for (place, outcome) in places.into_iter().zip(applied) {
                 outcomes[place] = outcome;
             }
         }
+        state.record(touched, now);
         for (change, outcome) in changes.iter().zip(&outcomes).filter(|_| keeping.ledger) {
             state.note(change, *outcome, now);
         }
@@ -267,20 +274,27 @@ impl Store for MemoryStore {
             state.ledger.remove(&id);
             tidied.ledger += 1;
         }
+        if let Some(before) = due.changes_before {
+            tidied.changes = state.feed.prune(before, due.limit);
+        }
         let Some(before) = due.deleted_before else { return Ok(tidied) };
         let over = |row: &StoredRow| {
             row.state.content != Content::Erased
                 && row.state.deleted_at.is_some_and(|at| at < before.as_millis())
         };
-        for row in
-            state.tables.values_mut().flat_map(BTreeMap::values_mut).filter(|row| over(row)).take(due.limit)
-        {
-            row.state.content = Content::Erased;
-            row.state.links = Links::default();
-            row.state.floor = 0;
-            row.content = None;
-            tidied.rows += 1;
+        let mut touched = Vec::new();
+        for resource in RESOURCES {
+            let rows = state.tables.get_mut(resource.table).into_iter().flatten();
+            for (id, row) in rows.filter(|(_, row)| over(row)).take(due.limit - touched.len()) {
+                row.state.content = Content::Erased;
+                row.state.links = Links::default();
+                row.state.floor = 0;
+                row.content = None;
+                touched.push(Touched::erased(resource, id));
+            }
         }
+        tidied.rows = touched.len() as u64;
+        state.record(touched, self.clock.now());
         Ok(tidied)
     }
 
@@ -358,6 +372,8 @@ impl Erasure for MemoryStore {
             };
             state.tables.entry(resource.table).or_default().insert(id.clone(), row);
         }
+        let touched = subjects.iter().map(|(resource, id)| Touched::erased(resource, id));
+        state.record(touched.collect(), self.clock.now());
         let before = state.ledger.len();
         state.ledger.retain(|_, line| line.subject_id.as_ref().is_none_or(|id| !gone.contains(id)));
         let ledger = before - state.ledger.len();

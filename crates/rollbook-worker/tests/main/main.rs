@@ -2,6 +2,7 @@
 
 mod applying;
 mod cascades;
+mod changes;
 mod crashes;
 mod failures;
 mod half_open;

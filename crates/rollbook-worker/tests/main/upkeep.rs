@@ -63,7 +63,7 @@ async fn old_ledger_entries_and_old_deleted_content_are_removed_when_due_and_not
 #[tokio::test(start_paused = true)]
 async fn without_retention_nothing_is_removed_and_the_store_is_not_asked() {
     let upkeep =
-        UpkeepSettings { ledger_kept_for: None, deleted_kept_for: None, ..UpkeepSettings::default() };
+        UpkeepSettings { ledger_kept_for: None, changes_kept_for: None, ..UpkeepSettings::default() };
     let bench = bench(upkeep).await;
     let looks = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&looks);

@@ -6,7 +6,7 @@ use rollbook_core::change::{Effect, Field, SubjectChange};
 use rollbook_core::queue::Producer as _;
 use rollbook_core::{catalog, event};
 use rollbook_simulator::history::Event;
-use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, apply_migrations};
+use rollbook_sqlite::{Feed, QueueSettings, Schema, SqliteQueue, apply_migrations, apply_migrations_until};
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::Home;
 use rusqlite::types::Value;
@@ -20,6 +20,8 @@ pub(crate) const EVENTS: usize = 40_000;
 /// The worker's default batch.
 pub(crate) const BATCH: usize = 100;
 const RAW_RATIO_MIN: f64 = 0.6;
+/// Minimum ratio of the rate with the change feed to the rate without it.
+const FEED_RATIO_MIN: f64 = 0.85;
 const POLL: Duration = Duration::from_millis(20);
 
 pub(crate) async fn measure(scale: Scale, report: &mut Report) {
@@ -28,7 +30,7 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     for turn in 0..scale.turns {
         progress(&format!("applying {} events, turn {}", history.events.len(), turn + 1));
         let raw = raw_upserts(&history.events);
-        let (ours, memory) = drain(&history.events).await;
+        let (ours, memory) = drain(&history.events, Feed::On).await;
         report.memory("work", memory);
         turns.push((ours, raw));
     }
@@ -38,13 +40,39 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     report.ratio("applied/s", ours, &baseline, &format!("batch {BATCH}"));
 }
 
+/// Applying with the change feed, against applying without it.
+pub(crate) async fn measure_feed(scale: Scale, report: &mut Report) {
+    let history = load::history(EVENTS / scale.divisor);
+    let mut turns = Vec::new();
+    for turn in 0..scale.turns {
+        progress(&format!("applying without and with the change feed on SQLite, turn {}", turn + 1));
+        let (without, _) = drain(&history.events, Feed::Off).await;
+        let (with, _) = drain(&history.events, Feed::On).await;
+        turns.push((with, without));
+    }
+    report_feed(report, "SQLite", &turns);
+}
+
+/// Reports turns of (with, without) the change feed.
+pub(crate) fn report_feed(report: &mut Report, engine: &str, turns: &[(f64, f64)]) {
+    let of = |figure: fn(&(f64, f64)) -> f64| median(turns.iter().map(figure));
+    let (with, rate, ratio) = (of(|turn| turn.0), of(|turn| turn.1), of(|turn| turn.0 / turn.1));
+    let baseline = Baseline { name: "without", rate, ratio, limit: Some(FEED_RATIO_MIN) };
+    report.ratio(
+        &format!("applied/s with the change feed, {engine}"),
+        with,
+        &baseline,
+        &format!("batch {BATCH}"),
+    );
+}
+
 /// Fills a queue, then lets `rollbook work` drain it. Returns events a second and the peak of memory.
-async fn drain(events: &[Event]) -> (f64, u64) {
+async fn drain(events: &[Event], feed: Feed) -> (f64, u64) {
     let home = Home::new(BINARY).with("ROLLBOOK_LOG", "warn");
     std::fs::create_dir_all(home.data()).expect("a folder");
     let path = home.data().join("queue.db");
     apply_migrations(&path, Schema::Queue).expect("a queue");
-    apply_migrations(&home.data().join("store.db"), Schema::Store).expect("a store");
+    apply_migrations_until(&home.data().join("store.db"), Schema::Store, feed, || false).expect("a store");
     let queue = SqliteQueue::open(
         &path,
         QueueSettings { depth_max: u64::MAX, due_ahead_max: Duration::from_secs(600) },
@@ -84,9 +112,17 @@ pub(crate) fn raw_upserts(events: &[Event]) -> f64 {
     let path = folder.path().join("raw.db");
     apply_migrations(&path, Schema::Store).expect("the same tables");
     let connection = rusqlite::Connection::open(path).expect("a file");
+    without_triggers(&connection);
     let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;";
     connection.execute_batch(settings).expect("settings");
     raw_upserts_into(&connection, events)
+}
+
+/// Disables triggers: the raw client has no change feed.
+pub(crate) fn without_triggers(connection: &rusqlite::Connection) {
+    let disabled =
+        connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false);
+    assert_eq!(disabled, Ok(false));
 }
 
 /// Measures raw upserts into existing tables.

@@ -19,7 +19,7 @@ use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::events;
 
 use crate::Scale;
-use crate::apply::{BATCH, raw_upserts_into};
+use crate::apply::{BATCH, raw_upserts_into, without_triggers};
 use crate::load::{self, per_second};
 use crate::report::{Baseline, Report, median, progress};
 
@@ -77,6 +77,7 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     let path = folder.path().join("store.db");
     apply_migrations(&path, Schema::Store).expect("the tables");
     let raw = rusqlite::Connection::open(&path).expect("a file");
+    without_triggers(&raw);
     fill(&raw, size);
     let store = SqliteStore::open(&path, Arc::new(WallClock)).expect("a store");
     let mut turns = Vec::new();

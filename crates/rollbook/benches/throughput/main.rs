@@ -10,6 +10,8 @@
 //! * Scraping: messages moved through a queue where a million wait, while `/metrics` is asked, against nobody asking.
 //! * Reconciling (`reconcile`): `rollbook reconcile` with a million users and memberships at a simulated Clerk, against
 //!   its rate limit; memory, rows compared per CPU second, and acknowledgements meanwhile.
+//! * The change feed (`feed`): applying with it against applying without it, on both engines; lines through the
+//!   sequencer; the time from a commit to the bell at 1,000 changes a second.
 //! * Large tables (`large`, only by name): applying to 2 M users and 4 M ledger entries on both engines, against raw
 //!   upserts into the same tables.
 //! * On Redis and Postgres (`distributed`): the same acknowledgements and the same draining, by one and by two
@@ -48,8 +50,8 @@ const FULL: Scale = Scale { turns: 5, divisor: 1 };
 const QUICK: Scale = Scale { turns: 1, divisor: 20 };
 
 /// The parts that can be asked for by name, in their order; without a name all of them.
-const PARTS: [&str; 9] =
-    ["acks", "latency", "apply", "scrape", "redis", "postgres", "path", "backlog", "reconcile"];
+const PARTS: [&str; 10] =
+    ["acks", "latency", "apply", "scrape", "redis", "postgres", "path", "backlog", "feed", "reconcile"];
 /// Minutes and some 15 GB of disk: only measured where it is asked for by name.
 const LARGE: &str = "large";
 
@@ -100,6 +102,10 @@ async fn measure(part: &str, scale: Scale, report: &mut Report) {
         "postgres" => distributed::apply::measure(scale, report).await,
         "path" => distributed::path::measure(scale, report).await,
         "backlog" => distributed::backlog::measure(scale, report).await,
+        "feed" => {
+            apply::measure_feed(scale, report).await;
+            distributed::feed::measure(scale, report).await;
+        }
         "reconcile" => reconcile::measure(scale, report).await,
         _ => unreachable!("only parts of the list are measured"),
     }

@@ -95,7 +95,17 @@ pub(crate) enum Since {
     Ago(Duration),
 }
 
-fn since(text: &str) -> Result<Since, String> {
+impl Since {
+    /// The moment.
+    pub(crate) fn moment(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Moment(moment) => moment,
+            Self::Ago(span) => now.minus(span),
+        }
+    }
+}
+
+pub(super) fn since(text: &str) -> Result<Since, String> {
     if let Some(moment) = Timestamp::parse(text) {
         return Ok(Since::Moment(moment));
     }

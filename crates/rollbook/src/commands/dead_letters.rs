@@ -12,7 +12,7 @@ use rollbook_core::time::Clock;
 use rollbook_operator::dead_letters::{self, BulkLimits, BulkResult, Change, DeadLetterView};
 
 use super::on_all_cores;
-use crate::cli::{Bulk, DeadLetters, Filter, Output, Since};
+use crate::cli::{Bulk, DeadLetters, Filter, Output};
 use crate::clock::SystemClock;
 use crate::config::{Config, Problems};
 use crate::output::{Table, harmless, harmless_lines, print, print_json};
@@ -46,10 +46,7 @@ fn read(filter: Filter, clock: &dyn Clock) -> DeadLetterFilter {
         id: filter.id.or(filter.id_flag).map(MessageId::new),
         event_type: filter.event_type,
         reason: filter.reason,
-        since: filter.since.map(|since| match since {
-            Since::Moment(moment) => moment,
-            Since::Ago(span) => clock.now().minus(span),
-        }),
+        since: filter.since.map(|since| since.moment(clock.now())),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Commands of the program.
 
+mod changes;
 mod config;
 mod dead_letters;
 mod demo;
@@ -41,6 +42,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Resync(arguments) => resync::run(&load(&settings)?, &arguments),
         Command::Ready(arguments) => ready::run(&load(&settings)?, &arguments),
         Command::DeadLetters(command) => dead_letters::run(&load(&settings)?, command),
+        Command::Changes(command) => changes::run(&load(&settings)?, command),
         Command::Explain(arguments) => explain::run(&load(&settings)?, &arguments),
         Command::Erase(arguments) => erase::run(&load(&settings)?, &arguments),
         Command::Doctor(arguments) => doctor::run(&settings, &arguments),

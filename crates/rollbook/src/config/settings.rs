@@ -114,6 +114,10 @@ settings! {
                 "whether the table deliveries records the outcome of each delivery";
             ledger_kept_for: Option<Duration> = age(CENTURY).or("7d"),
                 "time for which the table deliveries keeps an entry; 0s means without limit";
+            changes: bool = yes_or_no().or("yes"),
+                "whether the table changes records each real change of a row; rollbook migrate puts another value into effect";
+            changes_kept_for: Option<Duration> = age(CENTURY).or("7d"),
+                "time for which the table changes keeps a line; 0s means without limit";
             clerk_instance_id: Option<String> = plain().optional("ins_…").shared(),
                 "ID of the Clerk instance (ins_…): events of another become dead letters, and on Redis it identifies \
                  the owner of the queue; set it on receivers and workers";

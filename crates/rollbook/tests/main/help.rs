@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::rollbook::Home;
 
-const COMMANDS: [&[&str]; 23] = [
+const COMMANDS: [&[&str]; 26] = [
     &[],
     &["serve"],
     &["receive"],
@@ -22,6 +22,9 @@ const COMMANDS: [&[&str]; 23] = [
     &["dead-letters", "show"],
     &["dead-letters", "redrive"],
     &["dead-letters", "discard"],
+    &["changes"],
+    &["changes", "list"],
+    &["changes", "tail"],
     &["explain"],
     &["erase"],
     &["doctor"],

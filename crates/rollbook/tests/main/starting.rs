@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 
+use rollbook_core::catalog::RESOURCES;
 use rollbook_core::source::RECONCILED;
 use rollbook_testkit::process::{DEADLINE, Home, until};
 
@@ -15,13 +16,18 @@ fn held_up() -> (Home, rusqlite::Connection) {
     let store = rusqlite::Connection::open(home.data().join("store.db")).expect("the file opens");
     let version: i64 = store.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
     let indexes = RECONCILED.map(|resource| format!("DROP INDEX {}_living", resource.table)).join("; ");
+    let triggers = RESOURCES.map(|resource| {
+        let name = format!("rollbook_changes_{}", resource.table);
+        format!("DROP TRIGGER {name}_insert; DROP TRIGGER {name}_update")
+    });
+    let triggers = triggers.join("; ");
     store
         .execute_batch(&format!(
             "DROP VIEW freshness; DROP TABLE reconcile_runs; DROP TABLE reconcile_held; DROP TABLE reconcile_locks;
-             DROP TABLE reconcile_walks; {indexes};
-             DELETE FROM rollbook_migrations WHERE name = '0010_reconcile';
+             DROP TABLE reconcile_walks; {indexes}; {triggers}; DROP TABLE changes; DROP TABLE changes_state;
+             DELETE FROM rollbook_migrations WHERE name IN ('0010_reconcile', '0012_changes');
              PRAGMA user_version = {}; BEGIN IMMEDIATE",
-            version - 1
+            version - 2
         ))
         .expect("the lock");
     (home, store)
@@ -53,7 +59,7 @@ async fn while_a_file_is_migrated_deliveries_get_503_health_says_why_and_systemd
     let _rollbook = home.start(&["serve"]);
     until("readiness says that it migrates", || async {
         let (status, body) = readiness(&home).await;
-        status == 503 && body.contains("migrating the store (0010_reconcile)")
+        status == 503 && body.contains("migrating the store (0010_reconcile, 0012_changes)")
     })
     .await;
     assert_eq!(home.ops_get("/livez").await.map(|answer| answer.status), Some(200));

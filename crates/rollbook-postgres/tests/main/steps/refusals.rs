@@ -228,7 +228,7 @@ fn left(id: &str) -> Change {
 
 fn all_deleted() -> RetentionLimits {
     let before = Timestamp::from_millis(START + 900_000);
-    RetentionLimits { ledger_before: None, deleted_before: Some(before), limit: 100 }
+    RetentionLimits { deleted_before: Some(before), limit: 100, ..RetentionLimits::default() }
 }
 
 /// A constraint trigger that is deferred to the commit undoes the change there: it runs before the rows are checked.

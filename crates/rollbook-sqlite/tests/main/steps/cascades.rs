@@ -125,6 +125,7 @@ async fn retention_of_a_parent_with_many_rows_leaves_them_to_the_steps() {
     let due = RetentionLimits {
         ledger_before: None,
         deleted_before: Some(Timestamp::from_millis(START + 1_000)),
+        changes_before: None,
         limit: 1_000,
     };
     assert_eq!(world.store.retain(&due).await.expect("the store tidies").rows, 1);

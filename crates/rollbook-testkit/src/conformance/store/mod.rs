@@ -21,7 +21,11 @@ use crate::events::change_of;
 #[doc(hidden)]
 pub mod cascades;
 #[doc(hidden)]
+pub mod changes;
+#[doc(hidden)]
 pub mod deleting;
+#[doc(hidden)]
+pub mod feed;
 #[doc(hidden)]
 pub mod ledger;
 #[doc(hidden)]
@@ -227,6 +231,23 @@ macro_rules! store_conformance {
             resetting: a_row_that_an_operator_erased_stays_erased_after_a_reset
             resetting: child_rows_of_a_reset_parent_that_are_many_are_revived_too
             resetting: a_deletion_after_a_reset_erases_no_more_than_any_deletion
+            changes: a_new_row_has_a_line_with_every_column_that_has_a_value
+            changes: an_update_names_the_columns_that_differ_and_the_content
+            changes: a_delivery_that_changes_nothing_has_no_line
+            changes: several_deliveries_that_are_applied_at_once_are_one_change
+            changes: a_deletion_has_a_line_and_one_more_for_each_child_row
+            changes: a_deletion_that_comes_first_is_filled_by_an_update
+            changes: a_row_that_begins_under_a_deleted_parent_begins_deleted
+            changes: a_deletion_that_erases_is_one_line
+            changes: an_erasure_by_an_operator_leaves_lines_with_ids_only
+            changes: the_content_that_retention_removes_has_a_line
+            changes: a_reading_has_its_run_and_whether_it_is_part_of_a_backfill
+            changes: child_rows_of_a_reading_are_a_cascade
+            changes: a_reset_row_is_created_again_and_its_child_rows_live_again
+            feed: a_page_selects_by_position_resource_and_kind
+            feed: a_reader_at_a_position_that_was_removed_or_is_unknown_gets_an_error
+            feed: a_reader_begins_at_a_time
+            feed: a_reader_waits_until_there_is_a_line
         }
     };
     (@tests $open:expr; $($module:ident: $property:ident)+) => {

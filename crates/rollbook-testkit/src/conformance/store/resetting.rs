@@ -178,6 +178,7 @@ pub async fn a_deletion_after_a_reset_erases_no_more_than_any_deletion(
     let due = RetentionLimits {
         ledger_before: None,
         deleted_before: Some(Timestamp::from_millis(START + 10)),
+        changes_before: None,
         limit: 10,
     };
     let step = mirror.harness.store().retain(&due).await.expect("the store retains");

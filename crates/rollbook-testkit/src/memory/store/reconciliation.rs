@@ -7,12 +7,13 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::source::{Lookup, Window};
 use rollbook_core::store::{
-    Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, PRUNED_MAX, RUNS_KEPT_FOR,
-    RUNS_KEPT_MIN, Reconciliation, Run, StoreError,
+    ChangeOrigin, Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, PRUNED_MAX,
+    RUNS_KEPT_FOR, RUNS_KEPT_MIN, Reconciliation, Run, StoreError,
 };
 use rollbook_core::table_layout::RESET_BY;
 use rollbook_core::time::Timestamp;
 
+use super::changes::Touched;
 use super::{MemoryStore, State, StoredRow};
 
 /// Records of the reconciler.
@@ -238,7 +239,7 @@ impl Reconciliation for MemoryStore {
         let now = self.clock.now();
         let mut state = self.state();
         let row = state.tables.get_mut(resource.table).and_then(|table| table.get_mut(id));
-        Ok(row.map(|row| {
+        let floor = row.map(|row| {
             let reset = row.state.reset();
             if reset != row.state {
                 row.state = reset;
@@ -246,6 +247,9 @@ impl Reconciliation for MemoryStore {
                 RESET_BY.clone_into(&mut row.synced_by);
             }
             Timestamp::from_millis(reset.floor)
-        }))
+        });
+        let (id, origin) = (id.to_owned(), ChangeOrigin::Cascade);
+        state.record(vec![Touched { resource, id, origin, cause: None }], now);
+        Ok(floor)
     }
 }

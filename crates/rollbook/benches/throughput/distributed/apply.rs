@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use rollbook_core::queue::Producer as _;
+use rollbook_postgres::PostgresSettings;
 use rollbook_simulator::history::Event;
 use rollbook_testkit::process::{Home, Process};
 use rollbook_testkit::servers::postgres::PostgresServer;
 use rollbook_testkit::servers::redis::RedisServer;
 
 use super::{
-    home, info, new_database, postgres_sharer, queue, raw_postgres, redis_sharer, start_postgres,
-    start_redis, turns,
+    home, info, new_database, new_database_with, postgres_sharer, queue, raw_postgres, redis_sharer,
+    start_postgres, start_redis, turns,
 };
 use crate::Scale;
 use crate::apply::{BATCH, EVENTS, applied};
@@ -38,7 +39,8 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
             let redis = start_redis().await;
             memory = fill(&redis, events).await;
             let database = format!("ours_{turn}_{workers}");
-            drained.push(drain(events.len(), workers, &redis, &postgres, &database, report).await);
+            let settings = new_database(&postgres, &database).await;
+            drained.push(drain(events.len(), workers, &redis, &postgres, &settings, report).await);
         }
     }
     for (workers, drained) in WORKERS.into_iter().zip(&drained) {
@@ -46,6 +48,26 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     }
     let bodies: usize = events.iter().map(|event| event.body.len()).sum();
     report.bytes("Redis memory per queued event", memory, "mean body", bodies, events.len());
+}
+
+/// Applying with the change feed, against applying without it. Returns turns of (with, without).
+pub(super) async fn with_and_without_feed(scale: Scale, report: &mut Report) -> Vec<(f64, f64)> {
+    let history = load::history(EVENTS / scale.divisor);
+    let postgres = start_postgres().await;
+    let mut turns_of = Vec::new();
+    for turn in 0..turns(scale) {
+        progress(&format!("applying without and with the change feed, turn {}", turn + 1));
+        let mut rates = [0.0; 2];
+        for (changes, rate) in [false, true].into_iter().zip(&mut rates) {
+            let redis = start_redis().await;
+            fill(&redis, &history.events).await;
+            let settings = new_database_with(&postgres, &format!("feed_{turn}_{changes}"), changes).await;
+            *rate = drain(history.events.len(), 2, &redis, &postgres, &settings, report).await.rate;
+        }
+        let [without, with] = rates;
+        turns_of.push((with, without));
+    }
+    turns_of
 }
 
 fn report_drained(report: &mut Report, workers: usize, drained: &[Drained], raws: &[f64]) {
@@ -89,14 +111,14 @@ async fn drain(
     workers: usize,
     redis: &RedisServer,
     postgres: &PostgresServer,
-    database: &str,
+    settings: &PostgresSettings,
     report: &mut Report,
 ) -> Drained {
-    new_database(postgres, database).await;
     let store = postgres_sharer(postgres).await;
     let workers: Vec<(Home, Process)> = (0..workers)
         .map(|_| {
-            let home = home(redis).with("DATABASE_URL", postgres.url(database));
+            let changes = if settings.changes { "yes" } else { "no" };
+            let home = home(redis).with("DATABASE_URL", &settings.url).with("ROLLBOOK_CHANGES", changes);
             let process = home.start(&["work"]);
             (home, process)
         })

@@ -17,7 +17,7 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     let postgres = start_postgres().await;
     let settings = new_database(&postgres, "large").await;
     let fill = format!(
-        "SET search_path TO clerk;
+        "SET search_path TO clerk; SET session_replication_role = replica;
          INSERT INTO users (id, first_name, primary_email_address, data, synced_at, synced_by,
                             version_updated_at, version_event_at, version_hash)
          SELECT 'user_' || lpad(i::text, 9, '0'), 'Ines', 'u' || i || '@work.example',

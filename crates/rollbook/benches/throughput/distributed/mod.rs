@@ -8,6 +8,7 @@
 pub(crate) mod acknowledge;
 pub(crate) mod apply;
 pub(crate) mod backlog;
+pub(crate) mod feed;
 pub(crate) mod large;
 pub(crate) mod path;
 pub(crate) mod raw_postgres;
@@ -42,10 +43,16 @@ pub(crate) async fn start_postgres() -> PostgresServer {
 
 /// A new database with our tables, and nothing of earlier ones left to write back.
 pub(crate) async fn new_database(postgres: &PostgresServer, name: &str) -> PostgresSettings {
+    new_database_with(postgres, name, true).await
+}
+
+/// Creates such a database, with the change feed or without it.
+async fn new_database_with(postgres: &PostgresServer, name: &str, changes: bool) -> PostgresSettings {
     postgres.create_database(name).await;
     let settings = PostgresSettings {
         url: postgres.url(name),
         schema: "clerk".into(),
+        changes,
         pgbouncer: false,
         connections_max: 1,
         statement_timeout: Duration::from_secs(20),

@@ -1,15 +1,23 @@
 //! Checks of what is neither broken nor weak and still matters: migrations of a newer Rollbook, row-level
-//! policies, and what a cluster does about a failed shard.
+//! policies, the change feed, and what a cluster does about a failed shard.
+use std::time::Duration;
+
+use rollbook_core::store::FeedState;
 use rollbook_operator::erase::HIDDEN_ROWS_FIX;
+use rollbook_operator::words::thousands;
 
 use super::finding::{Finding, ok, skipped, warning};
 use super::{ASK_TIMEOUT, in_time};
 use crate::config::Config;
+use crate::startup::feed_differs;
 use crate::wire::{self, Component, FullCoverage};
 
 const MIGRATIONS: &str = "migrations";
 const FULL_COVERAGE: &str = "full_coverage";
 const POLICIES: &str = "policies";
+const CHANGES: &str = "changes";
+/// A worker gives positions within moments, and looks for the changes of other processes every ten seconds.
+const CHANGES_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Reports migrations of a newer Rollbook that this one works with; `None` if there are none.
 pub(super) async fn newer(config: &Config, part: Component) -> Option<Finding> {
@@ -28,6 +36,29 @@ pub(super) fn policies(tables: &[String]) -> Option<Finding> {
         "row-level security policies on {tables} apply to this role: rows that they hide can't be erased, deleted or checked"
     );
     Some(warning(POLICIES, found, HIDDEN_ROWS_FIX))
+}
+
+/// Reports whether changes of rows are recorded as the setting says, and get their positions; `None` if they are not to be
+/// recorded.
+pub(super) fn feed(config: &Config, feed: &FeedState) -> Option<Finding> {
+    if let Some(wrong) = feed_differs(config, feed) {
+        return Some(warning(CHANGES, wrong, "rollbook migrate, as the owner of the tables"));
+    }
+    if let Some(waiting) = feed.waiting_for.filter(|waiting| *waiting > CHANGES_WAIT_MAX) {
+        let found = format!("changes have no position yet, the oldest for {} s", waiting.as_secs());
+        return Some(warning(
+            CHANGES,
+            found,
+            "check that a worker is running (rollbook serve or work), and what its log reports about positions",
+        ));
+    }
+    let FeedState { last, removed_through, .. } = feed;
+    let found = format!(
+        "recorded up to position {}, kept from {} on",
+        thousands(*last),
+        thousands(removed_through + 1)
+    );
+    feed.is_on.then(|| ok(CHANGES, found))
 }
 
 /// Reports what a Redis cluster does while one of its shards has failed; `None` if the queue is not on a cluster.
@@ -58,6 +89,7 @@ fn judge(found: FullCoverage) -> Finding {
 mod tests {
     use super::super::finding::State;
     use super::*;
+    use crate::config::{Environment, FileSource, Sources};
 
     #[test]
     fn policies_that_may_hide_rows_are_a_warning_with_the_tables() {
@@ -67,6 +99,23 @@ mod tests {
             finding.state == State::Warning && finding.found.contains("users, deliveries"),
             "{finding:?}"
         );
+    }
+
+    #[test]
+    fn a_schema_that_records_otherwise_than_the_setting_and_changes_that_wait_are_warnings() {
+        let sources = Sources { flags: &[], environment: Environment::of(&[]), file: FileSource::None };
+        let config = Config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
+        let off = feed(&config, &FeedState::default()).expect("a finding");
+        assert!(off.state == State::Warning && off.found.contains("changes is yes"), "{off:?}");
+        let on = FeedState { is_on: true, last: 4211, removed_through: 9, ..FeedState::default() };
+        let found = feed(&config, &on).expect("a finding");
+        assert!(found.state == State::Ok && found.found.contains("4,211, kept from 10 on"), "{found:?}");
+        for (waiting, state) in
+            [(CHANGES_WAIT_MAX, State::Ok), (CHANGES_WAIT_MAX + Duration::from_secs(1), State::Warning)]
+        {
+            let waits = FeedState { waiting_for: Some(waiting), ..on };
+            assert_eq!(feed(&config, &waits).expect("a finding").state, state);
+        }
     }
 
     #[test]

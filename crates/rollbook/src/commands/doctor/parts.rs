@@ -189,19 +189,21 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     if let Some(finding) = not_there(config, needs, Component::Store).await {
         return vec![finding];
     }
-    let (asked, left, hidden) = match wire::open_store(config, clock.clone()) {
+    let (asked, left, hidden, feed) = match wire::open_store(config, clock.clone()) {
         Ok(store) => {
             let left = in_time(store.cascades(None, 1)).await.ok();
             let hidden = in_time(store.hidden_tables()).await.unwrap_or_default();
-            (ping(&store).await.map(|()| store), left, hidden)
+            let feed = in_time(store.feed()).await.ok();
+            (in_time(store.ping()).await.map(|()| store), left, hidden, feed)
         }
-        Err(error) => (Err(format!("{error:#}")), None, Vec::new()),
+        Err(error) => (Err(format!("{error:#}")), None, Vec::new(), None),
     };
     let left = left.and_then(|left| cascades(&left, clock.now()));
     let newer = notices::newer(config, Component::Store).await;
     std::iter::once(answered(config, asked).await)
         .chain(newer)
         .chain(left)
+        .chain(feed.and_then(|feed| notices::feed(config, &feed)))
         .chain(notices::policies(&hidden))
         .collect()
 }
@@ -266,10 +268,6 @@ async fn rehearse_batches(config: &Config, store: &dyn FullStore) -> Finding {
         Ok(Err(error)) => refused(&error.to_string()),
         Err(_) => refused(&no_answer()),
     }
-}
-
-async fn ping(store: &Arc<dyn FullStore>) -> Result<(), String> {
-    in_time(store.ping()).await
 }
 
 /// Reports why a part can't be opened yet: no file exists, or migrations are pending.

@@ -1,0 +1,198 @@
+//! Reading of the change feed.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rollbook_core::store::{
+    ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
+    PASSED_MAX, Position, StoreError,
+};
+use rollbook_core::time::Timestamp;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use tokio::time::{Instant, timeout_at};
+
+use super::PostgresStore;
+use super::read::damaged;
+use super::values::Values;
+use crate::migrations::feed::{COUNT, triggers_of};
+use crate::transaction::{Database, Session, Work};
+use crate::types::{Sql, Time};
+
+/// Lines after a position, with the state of the feed from the same snapshot: (position, last position to pass over,
+/// resources, kinds, limit).
+fn page(schema: &str) -> Sql {
+    format!(
+        r#"SELECT state.last_position, state.removed_through, line.position, line.resource, line.subject_id, line.kind,
+                  line.changed, line.origin, line.cause, line.event_at, line.at
+           FROM "{schema}".changes_state AS state
+           LEFT JOIN LATERAL (SELECT * FROM "{schema}".changes
+                              WHERE position > $1 AND position <= $2 AND ($3::text[] IS NULL OR resource = ANY ($3))
+                                    AND ($4::text[] IS NULL OR kind = ANY ($4))
+                              ORDER BY position LIMIT $5) AS line ON true
+           ORDER BY line.position"#
+    )
+    .into()
+}
+
+/// State of the feed.
+fn state(schema: &str) -> Sql {
+    format!(
+        r#"SELECT last_position, removed_through, (SELECT count(*) FROM ({triggers}) AS found),
+                  (SELECT (extract(epoch FROM clock_timestamp() - noted_at) * 1000)::int8
+                   FROM "{schema}".changes_pending ORDER BY number LIMIT 1)
+           FROM "{schema}".changes_state"#,
+        triggers = triggers_of(schema),
+    )
+    .into()
+}
+
+/// Position before the first line from a time on: (time). Times grow with the positions, which have no gap.
+fn before(schema: &str) -> Sql {
+    format!(
+        r#"WITH RECURSIVE search (low, high) AS (
+               SELECT removed_through + 1, last_position + 1 FROM "{schema}".changes_state
+               UNION ALL
+               SELECT CASE WHEN is_early THEN middle + 1 ELSE low END, CASE WHEN is_early THEN high ELSE middle END
+               FROM (SELECT low, high, (low + high) / 2 AS middle,
+                            coalesce((SELECT at < $1 FROM "{schema}".changes WHERE position = (low + high) / 2), false)
+                                AS is_early
+                     FROM search WHERE low < high) AS step
+           )
+           SELECT max(low) - 1 FROM search"#
+    )
+    .into()
+}
+
+/// Last position.
+pub(super) fn last_sql(schema: &str) -> Sql {
+    format!(r#"SELECT last_position FROM "{schema}".changes_state"#).into()
+}
+
+/// Returns the last position.
+pub(super) async fn last(database: &Database, sql: &Sql) -> Result<Position, StoreError> {
+    let last = database.select(sql, None, None, |row| position(row, 0)).await?;
+    Ok(last.first().copied().unwrap_or_default())
+}
+
+fn position(row: &PgRow, column: usize) -> sqlx::Result<Position> {
+    Ok(row.try_get::<i64, _>(column)?.unsigned_abs())
+}
+
+fn bound(position: Position) -> i64 {
+    i64::try_from(position).unwrap_or(i64::MAX)
+}
+
+/// Reads a line from the columns after the state; `None` where the page is empty.
+fn line(row: &PgRow) -> sqlx::Result<Option<ChangeLine>> {
+    if row.try_get::<Option<i64>, _>(2)?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(ChangeLine {
+        position: position(row, 2)?,
+        resource: row.try_get(3)?,
+        subject_id: row.try_get(4)?,
+        kind: ChangeKind::parse(row.try_get(5)?).ok_or_else(|| damaged("changes.kind"))?,
+        changed: row.try_get(6)?,
+        origin: ChangeOrigin::parse(row.try_get(7)?).ok_or_else(|| damaged("changes.origin"))?,
+        cause: row.try_get(8)?,
+        event_at: row.try_get::<Option<Time>, _>(9)?.map(|Time(at)| at),
+        at: row.try_get::<Time, _>(10)?.0,
+    }))
+}
+
+/// Runs one SELECT.
+struct Select {
+    sql: Sql,
+    values: Values,
+}
+
+impl Work for Select {
+    type Output = Vec<PgRow>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<PgRow>> {
+        session.fetch(&self.sql, self.values.arguments()?).await
+    }
+}
+
+/// Reads a page.
+struct Page<'a> {
+    sql: Sql,
+    query: &'a ChangesQuery,
+}
+
+impl Work for Page<'_> {
+    type Output = (FeedState, Vec<ChangeLine>);
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
+        let ChangesQuery { after, resources, kinds, .. } = self.query;
+        let names = resources.iter().map(|resource| resource.table).collect::<Vec<&str>>();
+        let kinds = kinds.iter().map(|kind| kind.as_str()).collect::<Vec<&str>>();
+        let values = Values::default()
+            .with(bound(*after))
+            .with(bound(after.saturating_add(PASSED_MAX)))
+            .with(Some(names).filter(|names| !names.is_empty()))
+            .with(Some(kinds).filter(|kinds| !kinds.is_empty()))
+            .with_limit(self.query.lines_max());
+        let rows = session.fetch(&self.sql, values.arguments()?).await?;
+        let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        let state = FeedState {
+            last: position(first, 0)?,
+            removed_through: position(first, 1)?,
+            ..FeedState::default()
+        };
+        let lines = rows.iter().filter_map(|row| line(row).transpose()).collect::<sqlx::Result<_>>()?;
+        Ok((state, lines))
+    }
+}
+
+#[async_trait]
+impl Changes for PostgresStore {
+    async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, ChangesError> {
+        let page = Page { sql: page(&self.schema), query };
+        let (state, lines) = self.database.run(&page).await.map_err(StoreError::from)?;
+        state.check(query.after)?;
+        Ok(ChangesPage::new(lines, query, state.last))
+    }
+
+    async fn feed(&self) -> Result<FeedState, StoreError> {
+        let read = |row: &PgRow| {
+            let waiting: Option<i64> = row.try_get(3)?;
+            Ok(FeedState {
+                last: position(row, 0)?,
+                removed_through: position(row, 1)?,
+                is_on: usize::try_from(row.try_get::<i64, _>(2)?).is_ok_and(|count| count == COUNT),
+                waiting_for: waiting
+                    .map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or_default())),
+            })
+        };
+        let state = self.database.select(&state(&self.schema), None, None, read).await?;
+        state.first().copied().ok_or_else(|| StoreError::Deployment(NO_STATE.to_owned()))
+    }
+
+    async fn position_before(&self, at: Timestamp) -> Result<Position, StoreError> {
+        let select = Select { sql: before(&self.schema), values: Values::default().with(Time(at)) };
+        let rows = self.database.run(&select).await?;
+        let found = rows.first().map(|row| row.try_get::<Option<i64>, _>(0));
+        match found {
+            Some(Ok(Some(position))) => Ok(position.unsigned_abs()),
+            _ => Err(StoreError::Deployment(NO_STATE.to_owned())),
+        }
+    }
+
+    async fn wait_for_change(&self, after: Position, timeout: Duration) -> Result<bool, StoreError> {
+        let deadline = Instant::now() + timeout;
+        let mut waiter = self.bell.subscribe();
+        let last = last(&self.database, &last_sql(&self.schema)).await?;
+        if last > after {
+            return Ok(true);
+        }
+        self.bell.set(last);
+        // The bell is never dropped while the store is there.
+        Ok(timeout_at(deadline, waiter.wait_for(|last| *last > after)).await.is_ok_and(|found| found.is_ok()))
+    }
+}
+
+/// The migration writes the row, and nothing removes it.
+const NO_STATE: &str =
+    "the table changes_state has no row; insert it: INSERT INTO changes_state DEFAULT VALUES";

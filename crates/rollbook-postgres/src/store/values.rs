@@ -1,0 +1,35 @@
+//! Values of a statement.
+
+use sqlx::postgres::PgArguments;
+use sqlx::{Arguments as _, Encode, Postgres, Type};
+
+/// Values of a statement.
+#[derive(Default)]
+pub(super) struct Values {
+    arguments: PgArguments,
+    refused: Option<String>,
+}
+
+impl Values {
+    pub(super) fn with<'v>(mut self, value: impl Encode<'v, Postgres> + Type<Postgres>) -> Self {
+        if let Err(error) = self.arguments.add(value) {
+            self.refused = Some(error.to_string());
+        }
+        self
+    }
+
+    pub(super) fn with_limit(self, limit: usize) -> Self {
+        self.with(i64::try_from(limit).unwrap_or(i64::MAX))
+    }
+
+    /// Returns the values as arguments.
+    ///
+    /// # Errors
+    /// One of them could not be encoded.
+    pub(super) fn arguments(&self) -> sqlx::Result<PgArguments> {
+        match &self.refused {
+            Some(error) => Err(sqlx::Error::Encode(error.as_str().into())),
+            None => Ok(self.arguments.clone()),
+        }
+    }
+}

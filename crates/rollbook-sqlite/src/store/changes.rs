@@ -1,0 +1,165 @@
+//! Reading of the change feed, and the removal of old lines.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rollbook_core::store::{
+    ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
+    PASSED_MAX, Position, RetentionLimits, StoreError,
+};
+use rollbook_core::time::Timestamp;
+use rusqlite::types::Type;
+use rusqlite::{Connection, Row};
+use tokio::time::{Instant, timeout_at};
+
+use super::SqliteStore;
+use super::lines::as_limit;
+use crate::feed;
+
+/// Interval of reads while a reader waits: another process may have written.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Returns the state of the feed.
+fn state(connection: &Connection) -> rusqlite::Result<FeedState> {
+    let sql = "SELECT removed_through, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0)
+               FROM changes_state";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_row([], |row| {
+        Ok(FeedState { removed_through: row.get(0)?, last: row.get(1)?, ..FeedState::default() })
+    })
+}
+
+fn bound(position: Position) -> i64 {
+    i64::try_from(position).unwrap_or(i64::MAX)
+}
+
+/// Returns a page, with the state of the feed from the same snapshot.
+fn page(connection: &Connection, query: &ChangesQuery) -> rusqlite::Result<(FeedState, Vec<ChangeLine>)> {
+    let list = |names: Vec<&str>| (!names.is_empty()).then(|| serde_json::Value::from(names).to_string());
+    let resources = list(query.resources.iter().map(|resource| resource.table).collect());
+    let kinds = list(query.kinds.iter().map(|kind| kind.as_str()).collect());
+    let mut statement = connection.prepare_cached(
+        "SELECT position, resource, subject_id, kind, changed, origin, cause, event_at, at FROM changes
+         WHERE position > ?1 AND position <= ?2 AND (?3 IS NULL OR resource IN (SELECT value FROM json_each(?3)))
+               AND (?4 IS NULL OR kind IN (SELECT value FROM json_each(?4)))
+         ORDER BY position LIMIT ?5",
+    )?;
+    let passed = bound(query.after.saturating_add(PASSED_MAX));
+    let values = (bound(query.after), passed, resources, kinds, as_limit(query.lines_max()));
+    let lines = statement.query_map(values, line)?.collect::<rusqlite::Result<_>>()?;
+    Ok((state(connection)?, lines))
+}
+
+fn line(row: &Row<'_>) -> rusqlite::Result<ChangeLine> {
+    let text = |column: usize| row.get_ref(column)?.as_str().map_err(|_| damaged(column));
+    let time = |column: usize| Timestamp::parse(text(column)?).ok_or_else(|| damaged(column));
+    Ok(ChangeLine {
+        position: row.get(0)?,
+        resource: row.get(1)?,
+        subject_id: row.get(2)?,
+        kind: ChangeKind::parse(text(3)?).ok_or_else(|| damaged(3))?,
+        changed: serde_json::from_str(text(4)?).map_err(|_| damaged(4))?,
+        origin: ChangeOrigin::parse(text(5)?).ok_or_else(|| damaged(5))?,
+        cause: row.get(6)?,
+        event_at: row.get::<_, Option<String>>(7)?.as_deref().and_then(Timestamp::parse),
+        at: time(8)?,
+    })
+}
+
+fn damaged(column: usize) -> rusqlite::Error {
+    rusqlite::Error::InvalidColumnType(column, "a column of changes".to_owned(), Type::Text)
+}
+
+/// Returns the position before the first line from a time on. Times grow with the positions.
+fn before(connection: &Connection, at: Timestamp) -> rusqlite::Result<Position> {
+    let FeedState { removed_through, last, .. } = state(connection)?;
+    let (mut low, mut high) = (removed_through + 1, last + 1);
+    let sql = "SELECT at < ?2 FROM changes WHERE position >= ?1 ORDER BY position LIMIT 1";
+    let mut statement = connection.prepare_cached(sql)?;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if statement.query_row((bound(middle), at.to_string()), |row| row.get(0))? {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low - 1)
+}
+
+/// Removes the lines of the lowest positions. Returns their number.
+fn remove(connection: &Connection, through: Position, limit: usize) -> rusqlite::Result<u64> {
+    let from = state(connection)?.removed_through;
+    let through = through.min(from.saturating_add(limit as u64));
+    if through <= from {
+        return Ok(0);
+    }
+    let removed = connection
+        .prepare_cached("DELETE FROM changes WHERE position > ?1 AND position <= ?2")?
+        .execute((bound(from), bound(through)))?;
+    connection.prepare_cached("UPDATE changes_state SET removed_through = ?1")?.execute((bound(through),))?;
+    Ok(removed as u64)
+}
+
+/// Sets or clears what the triggers are to know of the readings of a transaction.
+pub(super) fn set_reading(connection: &Connection, reading: Option<&str>) -> rusqlite::Result<()> {
+    connection.prepare_cached("UPDATE changes_state SET reading = ?1")?.execute((reading,)).map(drop)
+}
+
+impl SqliteStore {
+    /// Removes old lines, in steps.
+    pub(super) async fn prune_changes(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
+        let Some(at) = due.changes_before else { return Ok(0) };
+        let through = self.database.read(move |connection| before(connection, at)).await?;
+        let mut removed = 0;
+        loop {
+            let left = due.limit.saturating_sub(usize::try_from(removed).unwrap_or(usize::MAX));
+            let limit = self.ledger_pace.size().min(left);
+            let work = move |tables: &super::tables::Tables<'_>| remove(tables.connection, through, limit);
+            let step = self.paced(&self.ledger_pace, limit, work).await?.map_err(StoreError::Event)?;
+            removed += step;
+            if limit == 0 || usize::try_from(step).is_ok_and(|step| step < limit) {
+                return Ok(removed);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Changes for SqliteStore {
+    async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, ChangesError> {
+        let asked = query.clone();
+        let read =
+            self.looks().await.map_err(StoreError::from)?.read(move |connection| page(connection, &asked));
+        let (state, lines) = read.await.map_err(StoreError::from)?;
+        state.check(query.after)?;
+        Ok(ChangesPage::new(lines, query, state.last))
+    }
+
+    async fn feed(&self) -> Result<FeedState, StoreError> {
+        let read =
+            |connection: &Connection| Ok(FeedState { is_on: feed::is_on(connection)?, ..state(connection)? });
+        Ok(self.looks().await?.read(read).await?)
+    }
+
+    async fn position_before(&self, at: Timestamp) -> Result<Position, StoreError> {
+        Ok(self.looks().await?.read(move |connection| before(connection, at)).await?)
+    }
+
+    async fn wait_for_change(&self, after: Position, timeout: Duration) -> Result<bool, StoreError> {
+        let deadline = Instant::now() + timeout;
+        let mut written = self.written.subscribe();
+        loop {
+            written.mark_unchanged();
+            if self.looks().await?.read(state).await?.last > after {
+                return Ok(true);
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(false);
+            }
+            // The sender is a part of the store.
+            _ = timeout_at(deadline.min(now + POLL), written.changed()).await;
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Positions of the change feed. A background task gives them to the lines of committed changes.
+//!
+//! It runs after each batch of this process, and from time to time for the writes of others, such as `rollbook erase`. Every
+//! worker runs it; one at a time has the lock, and the others come back at once, since that one may have begun before the
+//! last commit. Rows do not depend on it: an error is logged once, and the next turn tries again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{Gauge, Registry};
+use rollbook_core::store::{SequenceStep, StoreError};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::shared::Shared;
+
+/// Maximum time between two turns: other processes write too.
+const REFRESH: Duration = Duration::from_secs(10);
+/// First and longest pause while another worker is at work.
+const BUSY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+/// Wait after a turn that failed, or while the store is unreachable.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// Maximum time for the lines of the last batches when the worker stops. Others, or the next start, move what is left.
+const LAST_TURNS: Duration = Duration::from_secs(2);
+
+/// Metrics of the change feed.
+pub(crate) struct ChangesMetrics {
+    position: Gauge,
+    pending: Gauge,
+}
+
+impl ChangesMetrics {
+    /// Registers the metrics.
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let position =
+            Gauge::new("rollbook_changes_position", "Position of the last line of the change feed.")?;
+        let help =
+            "Age of the oldest committed change without a position in the change feed; 0 if there is none.";
+        let pending = Gauge::new("rollbook_changes_pending_seconds", help)?;
+        registry.register(Box::new(position.clone()))?;
+        registry.register(Box::new(pending.clone()))?;
+        Ok(Self { position, pending })
+    }
+
+    fn note(&self, step: &SequenceStep) {
+        if let Some(last) = step.last {
+            // A position has less than 53 bits.
+            #[expect(clippy::cast_precision_loss, reason = "see above")]
+            self.position.set(last as f64);
+        }
+        self.pending.set(if step.has_more { step.waited_for.as_secs_f64() } else { 0.0 });
+    }
+}
+
+/// Gives positions until `stop`.
+pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let (mut wait, mut busy, mut failing) = (BUSY.0, BUSY.0, false);
+    let mut succeeded_at = Instant::now();
+    loop {
+        let due = async {
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = shared.store.sequence_pending() => {}
+            }
+        };
+        if stop.run_until_cancelled(due).await.is_none() {
+            return;
+        }
+        if !shared.gate.is_open() {
+            wait = AFTER_FAILURE;
+            continue;
+        }
+        // Each step is a transaction, so cancelling it loses nothing.
+        let Some(result) = stop.run_until_cancelled(shared.store.sequence()).await else { return };
+        wait = match result {
+            Ok(done) => {
+                (failing, succeeded_at) = (false, Instant::now());
+                shared.metrics.changes.note(&done);
+                busy = if done.has_more && done.moved == 0 { (busy * 2).min(BUSY.1) } else { BUSY.0 };
+                if done.has_more { busy } else { REFRESH.min(shared.settings.upkeep.interval) }
+            }
+            Err(error) => {
+                warn_once(&mut failing, &error);
+                shared.metrics.changes.pending.set(succeeded_at.elapsed().as_secs_f64());
+                AFTER_FAILURE
+            }
+        };
+    }
+}
+
+/// Gives positions to what the last batches have left.
+pub(crate) async fn finish(shared: &Shared) {
+    let turns = async {
+        while let Ok(SequenceStep { has_more: true, .. }) = shared.store.sequence().await {
+            sleep(BUSY.0).await;
+        }
+    };
+    if shared.gate.is_open() {
+        _ = timeout(LAST_TURNS, turns).await;
+    }
+}
+
+fn warn_once(failing: &mut bool, error: &StoreError) {
+    if !std::mem::replace(failing, true) {
+        warn!(%error, "changes get no position in the change feed now: rows are written all the same, and it is tried again");
+    }
+}

@@ -1,0 +1,53 @@
+//! Arguments of `changes`.
+
+use clap::Subcommand;
+use clap::builder::PossibleValuesParser;
+use rollbook_core::catalog::RESOURCES;
+use rollbook_core::store::ChangeKind;
+
+use super::Output;
+use super::dead_letters::{Since, since};
+
+#[derive(Subcommand)]
+pub(crate) enum ChangesCommand {
+    /// Lists changes in the order of their positions: without a beginning, the last ones
+    #[command(after_help = "Examples:\n  rollbook changes list --since 2h --resource users\n  \
+                            rollbook changes list --after 4211 --limit 500 --output json\n\n\
+                            Exit code 1: changes after the position were removed (changes_kept_for).")]
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// At most so many
+        #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
+    },
+    /// Prints each change as it comes, one line each: without a beginning, after the last ten
+    #[command(after_help = "Examples:\n  rollbook changes tail\n  \
+                            rollbook changes tail --after 4211 --output json | while read -r change; do …; done\n\n\
+                            The last position that was printed is where the next run begins: --after. Exit code 1: changes\n\
+                            after the position were removed (changes_kept_for).")]
+    Tail {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+/// Selection of changes.
+#[derive(clap::Args)]
+pub(crate) struct Which {
+    /// Begins after this position
+    #[arg(long, value_name = "POSITION")]
+    pub(crate) after: Option<u64>,
+    /// Begins at this moment: RFC 3339, or how long ago (30m, 2h)
+    #[arg(long, value_name = "WHEN", value_parser = since, conflicts_with = "after")]
+    pub(crate) since: Option<Since>,
+    /// Shows this resource only; may be given several times
+    #[arg(long, value_name = "RESOURCE", value_parser = PossibleValuesParser::new(RESOURCES.map(|resource| resource.table)))]
+    pub(crate) resource: Vec<String>,
+    /// Shows this kind only; may be given several times
+    #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(ChangeKind::ALL.map(ChangeKind::as_str)))]
+    pub(crate) kind: Vec<String>,
+    /// Prints for people or for programs
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
