@@ -26,7 +26,7 @@ struct Seen {
     is_over: bool,
 }
 
-/// A running random_load.
+/// A running random load.
 pub(crate) struct RandomLoad {
     seen: Arc<Mutex<Seen>>,
     producers: JoinSet<()>,
