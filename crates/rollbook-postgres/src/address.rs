@@ -176,8 +176,8 @@ impl Host {
     }
 
     /// Returns the host with settings of the session.
-    pub(crate) fn with_settings(&self, settings: [(&str, u32); 3]) -> Self {
-        Self { options: self.options.clone().options(settings), ..self.clone() }
+    pub(crate) fn with_settings(&self, settings: &[(&str, u32)]) -> Self {
+        Self { options: self.options.clone().options(settings.iter().copied()), ..self.clone() }
     }
 
     /// Whether the host is a Unix socket.
