@@ -34,6 +34,7 @@ mod requests;
 mod settings;
 mod shared;
 mod store_health;
+mod turns;
 mod upkeep;
 mod worker;
 

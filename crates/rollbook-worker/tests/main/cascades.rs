@@ -195,6 +195,10 @@ async fn a_turn_that_fails_is_tried_again_and_stops_nobody() {
         tokio::time::sleep(Duration::from_secs(15)).await;
         assert_eq!(store.asked().len(), 3);
         assert_eq!(bench.metric("rollbook_cascade_rows_total{outcome=\"repaired\"}").as_deref(), Some("3"));
+        for (outcome, count) in [("done", "1"), ("failed", "2")] {
+            let turns = format!("rollbook_background_turns_total{{outcome=\"{outcome}\",task=\"cascades\"}}");
+            assert_eq!(bench.metric(&turns).as_deref(), Some(count), "{outcome}");
+        }
     };
     run_until(worker, drive).await.expect("a clean end");
 }

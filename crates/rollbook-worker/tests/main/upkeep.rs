@@ -108,6 +108,8 @@ async fn a_store_that_cannot_tidy_goes_on_applying_and_is_asked_again() {
     };
     let (ended, ()) = tokio::join!(bench.worker_with_store(store).run(stop.clone()), watching);
     ended.expect("it stops in order");
+    let failed = bench.metric("rollbook_background_turns_total{outcome=\"failed\",task=\"retention\"}");
+    assert_eq!(failed.as_deref(), Some("150"));
 }
 
 /// A setting that was changed takes effect with the start: what was deleted before goes at once.
