@@ -15,7 +15,7 @@ mod states;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use rollbook_core::store::{SlowCause, StoreError};
+use rollbook_core::store::{SlowCause, StoreError, UnknownOutcome};
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 pub(crate) use self::own::{NotKept, ReadOnly};
@@ -177,6 +177,7 @@ pub(crate) fn judge(address: &Address, error: &sqlx::Error) -> Fault {
         } else {
             "a value is too large for one statement".to_owned()
         }),
+        sqlx::Error::Decode(error) if error.is::<UnknownOutcome>() => Fault::Deployment(error.to_string()),
         sqlx::Error::ColumnDecode { index, .. } => Fault::Deployment(format!(
             "{address}: a column (the one at {index}) is not as Rollbook's migrations made it"
         )),

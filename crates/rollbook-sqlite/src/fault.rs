@@ -1,7 +1,7 @@
 //! Classification of SQLite errors: their cause, and whether waiting helps.
 
 use rollbook_core::queue::QueueError;
-use rollbook_core::store::StoreError;
+use rollbook_core::store::{StoreError, UnknownOutcome};
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
 
@@ -68,6 +68,11 @@ impl From<rusqlite::Error> for Fault {
             && (own.is::<Undone>() || own.is::<LedgerSkipped>() || own.is::<LedgerChanged>())
         {
             return Self::Data(own.to_string());
+        }
+        if let rusqlite::Error::FromSqlConversionFailure(_, _, own) = &error
+            && own.is::<UnknownOutcome>()
+        {
+            return Self::Deployment(own.to_string());
         }
         if matches!(error, rusqlite::Error::StatementChangedRows(0)) {
             return Self::Data("a trigger of the table keeps the row from being written".to_owned());
