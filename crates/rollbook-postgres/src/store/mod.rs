@@ -40,7 +40,7 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::pace::Pace;
 use rollbook_core::protection::Protection;
 use rollbook_core::store::{
-    CascadeStep, ErasedCounts, Erasure, ErasureProgress, Ledger, LedgerEntry, PendingCascades,
+    CascadeStep, ErasedCounts, Erasure, ErasureProgress, Ledger, LedgerEntry, PendingCascades, ReadProgress,
     RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
 };
 use rollbook_core::sweep::{LedgerSweep, Sweep};
@@ -255,8 +255,9 @@ impl Rows for PostgresStore {
         resource: &'static Resource,
         texts: &[String],
         limit: usize,
+        progress: &ReadProgress<'_>,
     ) -> Result<Vec<String>, StoreError> {
-        self.search(resource, texts, limit).await
+        self.search(resource, texts, limit, progress).await
     }
 
     async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {

@@ -1,5 +1,6 @@
 //! Retention, erasure by an operator, and finding the rows of a person.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rollbook_core::catalog::{
@@ -108,9 +109,12 @@ pub async fn rows_are_found_by_a_text_of_their_content_in_any_case_and_through_m
         events.push((id, entry(id, address)));
     }
     mirror.apply(&events).await;
+    let read = Mutex::new(Vec::new());
+    let progress = |rows: u64| read.lock().expect("no panic").push(rows);
     let find = async |texts: &[&str], limit| {
         let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
-        let found = mirror.harness.store().ids_holding(&WAITLIST_ENTRIES, &texts, limit).await;
+        read.lock().expect("no panic").clear();
+        let found = mirror.harness.store().ids_holding(&WAITLIST_ENTRIES, &texts, limit, &progress).await;
         let mut found = found.expect("the store finds rows");
         found.sort_unstable();
         found
@@ -119,6 +123,8 @@ pub async fn rows_are_found_by_a_text_of_their_content_in_any_case_and_through_m
     assert_eq!(find(&["ann.o_neil@x.example", "ünal@x.example"], 10).await.len(), 4);
     assert_eq!(find(&["ann.o_neil@x.example"], 2).await.len(), 2);
     assert_eq!(find(&["nobody@x.example"], 10).await, [""; 0]);
+    let steps = read.lock().expect("no panic").clone();
+    assert!(steps.len() > 1 && steps.is_sorted() && steps.last() == Some(&455), "{steps:?}");
     assert_eq!(find(&[], 10).await, [""; 0]);
 }
 
