@@ -19,9 +19,9 @@ use crate::link::NoConnection;
 /// Settings of a new session, for servers that accept fewer and fewer of them. A session starts with them, so that
 /// `RESET ALL` keeps them.
 ///
-/// A client that was killed or whose network is cut must not keep its locks for long. The server ends the session of a
-/// killed client within 2 s even in the middle of a statement (from Postgres 14 on), and within 20 s if the client no longer
-/// answers: three probes at 3 s intervals after 10 s of silence, or 20 s without an acknowledgement of what was sent.
+/// A client that was killed, or that the network cut off, must not keep its locks for long. The server ends the session
+/// of a killed client within 2 s even in the middle of a statement (from Postgres 14 on), and within 20 s if the client no
+/// longer answers: three probes at 3 s intervals after 10 s of silence, or 20 s without an acknowledgement of what was sent.
 const SETTINGS: [&[(&str, u32)]; 2] = [
     &[
         ("tcp_keepalives_idle", 10),

@@ -11,8 +11,8 @@ use rollbook_core::store::{CascadeStep, PendingCascade, PendingCascades, Pending
 use rollbook_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-/// Time for which an entry that was taken is left alone by other workers, unless the hold is renewed. So long a cascade stands
-/// still after its worker was killed. Two workers on one entry repair no row twice.
+/// Time for which an entry that was taken is left alone by other workers, unless the hold is renewed. A cascade
+/// makes no progress for that time after its worker was killed. Two workers on one entry repair no row twice.
 pub(super) const TAKEN_FOR: Duration = Duration::from_secs(10);
 /// Wait before the first retry of a refused row. It doubles.
 const BACKOFF: Duration = Duration::from_secs(5);
