@@ -57,6 +57,7 @@ pub(super) fn apply(
     if reading.is_some() {
         set_reading(tables.connection, None)?;
     }
+    merged.iter().try_for_each(|part| part.must_show(tables))?;
     Ok(outcomes)
 }
 
