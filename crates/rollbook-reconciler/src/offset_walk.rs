@@ -3,8 +3,9 @@
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::event::id_of;
-use rollbook_core::source::{Page, PageRequest, Position, Window};
+use rollbook_core::source::{Page, PageRequest, Position, SourceError, Window};
 use serde_json::{Map, Value};
+use tracing::info;
 
 use crate::compare::Objects;
 use crate::context::Context;
@@ -24,8 +25,9 @@ enum Relation {
 }
 
 impl Context {
-    /// Reads every object of a resource by offset.
-    pub(crate) async fn walk_offset(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
+    /// Reads every object of a resource by offset. Returns `false` if the instance does not have the feature, as the
+    /// first page of the list says. The same answer later contradicts the pages before it, and is an error.
+    pub(crate) async fn walk_offset(&self, resource: &'static Resource) -> Result<bool, ReconcileError> {
         let table = resource.table;
         let known = self.update(table, |of| of.slices.first().cloned()).flatten();
         let mut slice = known.unwrap_or_else(|| Slice::new(Window::ALL));
@@ -34,7 +36,13 @@ impl Context {
             self.check_stop()?;
             let request =
                 PageRequest { position: Position::Offset(slice.offset), limit: self.settings.page_size };
-            let page = self.patiently("Clerk", || self.ports.source.page(resource, &request)).await?;
+            let page = match self.patiently("Clerk", || self.ports.source.page(resource, &request)).await {
+                Err(ReconcileError::Source(error @ SourceError::NotEnabled(_))) if slice.last.is_none() => {
+                    info!(table, %error, "reconciliation: nothing to read");
+                    return Ok(false);
+                }
+                page => page?,
+            };
             if self.take_offset_page(resource, &mut slice, page).await? {
                 steps = 0;
             } else {
@@ -47,7 +55,7 @@ impl Context {
             self.update(table, |of| of.slices = vec![slice.clone()]);
             self.save_sometimes().await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Takes a page. Returns whether the walk made progress.
