@@ -216,7 +216,9 @@ pub(crate) fn judge_rows(address: &Address, error: &sqlx::Error) -> Fault {
 
 fn io(error: &std::io::Error) -> String {
     match error.kind() {
-        ErrorKind::ConnectionRefused => "connection refused: check that it runs, and that this is its port".to_owned(),
+        ErrorKind::ConnectionRefused => {
+            "connection refused: check that it runs, and that this is its port".to_owned()
+        }
         ErrorKind::NotFound => "there is no such socket: check that it runs".to_owned(),
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => {
             "the connection broke".to_owned()

@@ -33,7 +33,10 @@ impl Reconciler {
 
     /// Records the tables that have as many living rows as Clerk has objects. One that differs keeps its last record:
     /// webhooks under way make it differ for a while.
-    pub(crate) async fn record_equal(&self, differences: &[(&'static str, i64)]) -> Result<(), ReconcileError> {
+    pub(crate) async fn record_equal(
+        &self,
+        differences: &[(&'static str, i64)],
+    ) -> Result<(), ReconcileError> {
         let last_walk_at = self.ports.clock.now();
         for (table, _) in differences.iter().filter(|(_, difference)| *difference == 0) {
             let record = Freshness { table: record_of(table), complete_since: None, last_walk_at, drift: 0 };

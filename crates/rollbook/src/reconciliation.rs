@@ -58,7 +58,8 @@ impl Reconciliation {
         let metrics = ReconcileMetrics::new(registry)?;
         let observer = requests(registry)?;
         let settings = &config.settings;
-        let schedule = Schedule { every: settings.reconcile_every, check_every: settings.reconcile_check_every };
+        let schedule =
+            Schedule { every: settings.reconcile_every, check_every: settings.reconcile_check_every };
         let is_scheduled = schedule.every.is_some() || schedule.check_every.is_some();
         let scheduled = if settings.clerk_secret_key.is_some() && is_scheduled {
             wire::reconciler(config, store.clone(), clock, observer)
@@ -165,7 +166,11 @@ mod tests {
             self.clerk.count(resource, window).await
         }
 
-        async fn page(&self, resource: &'static Resource, request: &PageRequest) -> Result<Page, SourceError> {
+        async fn page(
+            &self,
+            resource: &'static Resource,
+            request: &PageRequest,
+        ) -> Result<Page, SourceError> {
             self.clerk.page(resource, request).await
         }
 
@@ -189,7 +194,8 @@ mod tests {
         let clerk = MemoryClerk::new(clock.clone());
         clerk.change(|objects| objects.put(&USERS, &user("user_1", START)));
         let source = Arc::new(Faulty { clerk, fault, asked: asked.clone() });
-        let ports = Ports { source, store: store.clone(), rows: store.clone(), records: store.clone(), clock };
+        let ports =
+            Ports { source, store: store.clone(), rows: store.clone(), records: store.clone(), clock };
         let schedule = Schedule { every: Some(Duration::from_secs(86_400)), check_every: None };
         let metrics = ReconcileMetrics::new(&Registry::new()).expect("metrics");
         let scheduled = Some((Reconciler::new(ports, Settings::default()), schedule));

@@ -178,7 +178,8 @@ async fn a_worker_without_rights_on_the_records_of_runs_applies_deliveries_and_t
     assert_eq!(store.rehearse().await, Ok(true));
     assert!(store.apply_many(&[user_change("user_1", 0)]).await.is_ok());
     let missing = tables.map(|table| format!("{table} (SELECT, INSERT, UPDATE, DELETE)")).join(", ");
-    let missing = format!("grant what is missing on {missing} (ops/postgres/roles.sh does; it may be run again)");
+    let missing =
+        format!("grant what is missing on {missing} (ops/postgres/roles.sh does; it may be run again)");
     assert_deployment(store.check_records().await, &[&missing]);
     world.psql(&format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {listed} TO worker_{database}")).await;
     world.psql(&format!("REVOKE UPDATE ON {schema}.reconcile_walks FROM worker_{database}")).await;

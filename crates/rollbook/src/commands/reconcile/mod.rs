@@ -227,7 +227,11 @@ mod tests {
             SourceError::NotEnabled(reason()).into(),
             StoreError::Unavailable(reason()).into(),
             StoreError::Deployment(reason()).into(),
-            ReconcileError::WrongInstance { found: reason(), expected: reason(), known_by: "the run before read" },
+            ReconcileError::WrongInstance {
+                found: reason(),
+                expected: reason(),
+                known_by: "the run before read",
+            },
             ReconcileError::ForeignRows(20),
             ReconcileError::Contradiction { table: "users", detail: "a page has no total" },
             ReconcileError::Busy(LOCK_FOR),

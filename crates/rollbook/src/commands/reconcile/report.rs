@@ -20,7 +20,9 @@ pub(super) fn text(run: &RunView) -> String {
 
 /// Formats what a run could not settle, one line for each resource and reason.
 pub(super) fn notes(resources: &[ResourceView]) -> String {
-    let lines = resources.iter().flat_map(|of| notes_of(of).into_iter().map(|note| format!("{}: {note}\n", of.resource)));
+    let lines = resources
+        .iter()
+        .flat_map(|of| notes_of(of).into_iter().map(|note| format!("{}: {note}\n", of.resource)));
     lines.collect()
 }
 

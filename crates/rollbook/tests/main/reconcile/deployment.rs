@@ -25,11 +25,15 @@ async fn applies(home: &Home) {
     let before = home.metric("rollbook_applied_total").await.unwrap_or_default();
     let url = format!("http://{}/webhooks/clerk", home.listen);
     ran(home, &["send", "user.created", "--url", &url]).ended(0);
-    until("the delivery is applied", || async { home.metric("rollbook_applied_total").await > Some(before) }).await;
+    until("the delivery is applied", || async { home.metric("rollbook_applied_total").await > Some(before) })
+        .await;
 }
 
 fn line<'a>(doctor: &'a str, check: &str) -> &'a str {
-    doctor.lines().find(|line| line.split_whitespace().next() == Some(check)).unwrap_or_else(|| panic!("{doctor}"))
+    doctor
+        .lines()
+        .find(|line| line.split_whitespace().next() == Some(check))
+        .unwrap_or_else(|| panic!("{doctor}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -53,9 +57,15 @@ async fn a_worker_without_rights_on_the_records_of_runs_applies_deliveries_with_
     let api = ClerkApi::start(clerk, api_settings()).await.expect("a port");
     let with_key = home(&api).with("DATABASE_URL", url);
     let _serving = with_key.start_ready(&["serve"]).await;
-    until("the missing rights are logged", || async { with_key.log().contains("reconciliation failed") }).await;
+    until("the missing rights are logged", || async { with_key.log().contains("reconciliation failed") })
+        .await;
     let log = with_key.log();
-    assert!(log.contains("grant what is missing on reconcile_runs (SELECT, INSERT, UPDATE, DELETE), reconcile_held"), "{log}");
+    assert!(
+        log.contains(
+            "grant what is missing on reconcile_runs (SELECT, INSERT, UPDATE, DELETE), reconcile_held"
+        ),
+        "{log}"
+    );
     applies(&with_key).await;
     let doctor = ran(&with_key, &["doctor"]).ended(1).out;
     let found = line(&doctor, "reconcile");
@@ -116,5 +126,8 @@ async fn a_run_that_a_signal_stops_says_how_to_go_on_and_goes_on() {
     // A run that Clerk refuses is over: there is nothing to go on with.
     api.controls().inject(Fault::ServerError(403), 1);
     let error = ran(&home, &["reconcile"]).ended(1).err;
-    assert!(error.contains("GET /instance: 403") && !error.contains("--resume") && is_punctuated(&error), "{error}");
+    assert!(
+        error.contains("GET /instance: 403") && !error.contains("--resume") && is_punctuated(&error),
+        "{error}"
+    );
 }

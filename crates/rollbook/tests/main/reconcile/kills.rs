@@ -21,7 +21,8 @@ use crate::servers::run;
 const WAIT: &str = "CREATE FUNCTION public.wait() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN PERFORM pg_advisory_xact_lock_shared(14); RETURN NEW; END $$";
 /// Sessions of Rollbook that wait for a lock.
-const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rollbook' AND wait_event_type = 'Lock'";
+const WAITING: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rollbook' AND wait_event_type = 'Lock'";
 
 /// What holds a run in a phase.
 #[derive(Clone, Copy, Debug)]

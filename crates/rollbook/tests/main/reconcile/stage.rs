@@ -29,10 +29,10 @@ const HANG: Duration = Duration::from_millis(500);
 /// Number of tries of the client for one request.
 pub(super) const TRIES: u64 = 3;
 
-/// A history of some hundred objects.
+/// A history of some dozens of objects: the table walks them some hundred times.
 pub(super) fn history() -> History {
     let settings =
-        HistorySettings { users: 120, organizations: 12, changes: 600, ..HistorySettings::default() };
+        HistorySettings { users: 60, organizations: 8, changes: 300, ..HistorySettings::default() };
     History::generate(&settings)
 }
 
@@ -51,7 +51,7 @@ impl World {
     pub(super) async fn new(store: Arc<dyn FullStore>) -> Self {
         let mut state = history().state();
         for id in state.ids("organization_memberships") {
-            for number in 0..4 {
+            for number in 0..2 {
                 let at = Timestamp::from_millis(1_785_400_000_000 + number);
                 assert!(state.insert_copy("organization_memberships", &id, &format!("{id}_{number}"), at));
             }
@@ -71,13 +71,8 @@ impl World {
             attempts_max: u32::try_from(TRIES).expect("few"),
         };
         let url = ApiUrl::parse(&self.url).expect("a URL");
-        let settings = ClerkSettings {
-            url,
-            budget: 1.0,
-            request_timeout: HANG,
-            retries,
-            ..ClerkSettings::new(key)
-        };
+        let settings =
+            ClerkSettings { url, budget: 1.0, request_timeout: HANG, retries, ..ClerkSettings::new(key) };
         Arc::new(Client::new(settings).expect("a client"))
     }
 
@@ -91,7 +86,7 @@ impl World {
             clock: Arc::new(WallClock),
         };
         let settings = Settings {
-            page_size: 40,
+            page_size: 20,
             parallel: 3,
             save_every: Duration::ZERO,
             patience,

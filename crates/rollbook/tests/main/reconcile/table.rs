@@ -88,9 +88,9 @@ fn expected(fault: &Fault, kind: Kind, path: &str, lasts: bool) -> End {
         // An instance without organizations has nothing to read. Users, and the rest of a list, are always there.
         (_, Fault::Forbidden, MEMBERSHIPS) => End::Complete,
         (_, Fault::Forbidden, _) => failed("403 organization_not_enabled_in_instance"),
-        (_, Fault::EmptyPage, USERS) if lasts => {
-            running("Clerk's list of users is not reliable now: a page is empty, and the count names more users")
-        }
+        (_, Fault::EmptyPage, USERS) if lasts => running(
+            "Clerk's list of users is not reliable now: a page is empty, and the count names more users",
+        ),
         (_, Fault::EmptyPage, MEMBERSHIPS) => {
             running("Clerk's list of organization_memberships is not reliable now: it is empty, and some of")
         }
@@ -107,11 +107,24 @@ fn requests(kind: Kind) -> u64 {
     if matches!(kind, Kind::Lie) { TRIES } else { TRIES + 1 }
 }
 
+/// Whether a case is played. An outage that ends is the same to a run at every request, but for lists and point reads;
+/// a refusal ends the run at once, whether it stays or not.
+fn is_played(kind: Kind, path: &str, lasts: bool) -> bool {
+    match kind {
+        Kind::Outage(_) => lasts || [USERS, MEMBERS].contains(&path),
+        Kind::Refusal(_) => !lasts,
+        Kind::Lie => true,
+    }
+}
+
 /// Plays one fault at every path. Each time the run has rows to insert, to update and to delete.
 async fn play(store: Arc<dyn FullStore>, name: &str, fault: Fault, kind: Kind) {
     let mut world = World::new(store).await;
     world.run(PATIENCE[0]).await.expect("the backfill");
     for (path, lasts) in PATHS.into_iter().flat_map(|path| [(path, false), (path, true)]) {
+        if !is_played(kind, path, lasts) {
+            continue;
+        }
         let case = format!("{name} at {path}, lasting: {lasts}");
         world.change_clerk();
         world.controls.forget_requests();
@@ -136,7 +149,8 @@ async fn play(store: Arc<dyn FullStore>, name: &str, fault: Fault, kind: Kind) {
         assert!(left.are_none(), "after {case}: {left}");
     }
     let again = world.run(PATIENCE[0]).await.expect("a run");
-    let rest = (again.progress.sum(|of| of.written), repaired(&again).map(ResourceProgress::drifted).sum::<u64>());
+    let rest =
+        (again.progress.sum(|of| of.written), repaired(&again).map(ResourceProgress::drifted).sum::<u64>());
     assert_eq!(rest, (0, 0), "{name}: a run straight after another writes nothing");
 }
 
@@ -146,7 +160,13 @@ fn repaired(report: &RunReport) -> impl Iterator<Item = &ResourceProgress> {
 }
 
 /// Checks the end of a run: its state, and an error that names the request and holds neither the key nor an id.
-async fn check(world: &World, case: &str, path: &str, expected: End, ended: &Result<RunReport, ReconcileError>) {
+async fn check(
+    world: &World,
+    case: &str,
+    path: &str,
+    expected: End,
+    ended: &Result<RunReport, ReconcileError>,
+) {
     let error = match (ended, expected) {
         (Ok(report), End::Complete) => return assert_eq!(report.state, RunState::Complete, "{case}"),
         (Ok(report), End::Held | End::HeldOrStops(_)) => {
@@ -186,7 +206,8 @@ async fn no_fault_of_clerk_deletes_a_row_wrongly_or_loses_one_on_postgres() {
     let server = PostgresServer::start_with(&[("fsync", "off")]).await;
     let server = &server;
     // One fault of each class: the store does not see which one it was.
-    let names = ["401", "503", "a feature that is not enabled", "an empty page with 200", "an object without an id"];
+    let names =
+        ["401", "503", "a feature that is not enabled", "an empty page with 200", "an object without an id"];
     let faults = faults().into_iter().filter(|(name, ..)| names.contains(name));
     let plays = faults.enumerate().map(|(number, (name, fault, kind))| async move {
         play(postgres(server, &format!("clerk_{number}")).await, name, fault, kind).await;
@@ -215,11 +236,7 @@ impl Source for AbsenceIsProof {
         self.0.recently_updated_users(offset).await
     }
 
-    async fn fetch(
-        &self,
-        _: &'static Resource,
-        lookups: &[Lookup],
-    ) -> Result<Vec<Fetched>, SourceError> {
+    async fn fetch(&self, _: &'static Resource, lookups: &[Lookup]) -> Result<Vec<Fetched>, SourceError> {
         let clock = self.0.instance().await?.clock;
         Ok(lookups.iter().map(|_| Fetched { presence: Presence::Absent, clock }).collect())
     }
@@ -230,7 +247,7 @@ async fn control_a_row_that_is_deleted_wrongly_or_lost_is_seen() {
     let (_folder, store) = sqlite();
     let world = World::new(store).await;
     let none = world.differences().await;
-    assert!(none.missing.len() > 150 && none.wrongly_deleted.is_empty(), "before the backfill: {none}");
+    assert!(none.missing.len() > 80 && none.wrongly_deleted.is_empty(), "before the backfill: {none}");
     world.run(PATIENCE[0]).await.expect("the backfill");
     assert!(world.differences().await.are_none());
     let organizations = world.state().ids("organizations").len();
