@@ -206,33 +206,38 @@ mod tests {
     async fn a_schedule_that_panics_starts_again_after_a_minute_each_time_and_the_process_goes_on() {
         let (process, store, asked) = process(Fault::Panics(2));
         let (stop, began_at) = (CancellationToken::new(), Instant::now());
-        let running = tokio::spawn(process.run(stop.clone()));
+        let mut running = JoinSet::new();
+        running.spawn(process.run(stop.clone()));
         let last = async || {
             let runs = rollbook_core::store::Reconciliation::runs(&*store, 1).await.expect("runs");
             runs.first().map(|run| run.state)
         };
         while last().await != Some(RunState::Complete) {
-            assert!(began_at.elapsed() < RESTART * 5 && !running.is_finished(), "no run after a panic");
+            assert!(
+                began_at.elapsed() < RESTART * 5 && running.try_join_next().is_none(),
+                "no run after a panic"
+            );
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         assert!(began_at.elapsed() >= RESTART * 2, "{:?}", began_at.elapsed());
         assert_eq!(asked.load(Ordering::Relaxed), 3, "two panics, and the run");
         stop.cancel();
-        running.await.expect("it ends in order");
+        running.join_next().await.expect("one task").expect("it ends in order");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stop_during_the_pause_after_a_panic_ends_it_at_once() {
         let (process, _, asked) = process(Fault::Panics(u32::MAX));
         let stop = CancellationToken::new();
-        let running = tokio::spawn(process.run(stop.clone()));
+        let mut running = JoinSet::new();
+        running.spawn(process.run(stop.clone()));
         while asked.load(Ordering::Relaxed) == 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
         let stopped_at = Instant::now();
         stop.cancel();
-        running.await.expect("it ends in order");
+        running.join_next().await.expect("one task").expect("it ends in order");
         assert_eq!(stopped_at.elapsed(), Duration::ZERO);
     }
 
@@ -240,13 +245,14 @@ mod tests {
     async fn a_run_that_waits_for_clerk_is_cut_off_three_seconds_after_the_stop() {
         let (process, _, asked) = process(Fault::Hangs);
         let stop = CancellationToken::new();
-        let running = tokio::spawn(process.run(stop.clone()));
+        let mut running = JoinSet::new();
+        running.spawn(process.run(stop.clone()));
         while asked.load(Ordering::Relaxed) == 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let stopped_at = Instant::now();
         stop.cancel();
-        running.await.expect("it ends in order");
+        running.join_next().await.expect("one task").expect("it ends in order");
         assert_eq!(stopped_at.elapsed(), STOP);
     }
 }

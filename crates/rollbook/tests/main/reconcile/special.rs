@@ -259,7 +259,8 @@ async fn a_postgres_that_crashes_during_a_walk_and_comes_back_only_delays_it() {
         world.controls.after_each_page(move |request| {
             if request.path == path && is_first.fetch_add(1, Ordering::Relaxed) == 0 {
                 notify.notify_one();
-                tokio::task::block_in_place(|| drop(receiver.lock().expect("no panic").recv()));
+                let released = || receiver.lock().expect("no panic").recv();
+                tokio::task::block_in_place(released).expect_err("the other end is dropped");
             }
         });
         let outage = async {
