@@ -132,7 +132,7 @@ pub(crate) fn no_connection(address: &Address, none: &NoConnection) -> Fault {
             "{address}: all connections are in use (at most database_connections_max at once)"
         )),
         NoConnection::Slow => Fault::Unavailable(format!(
-            "{address}: no connection within database_connect_timeout: are host and port right, is it reachable?"
+            "{address}: no connection within database_connect_timeout: check host and port, and that it is reachable"
         )),
         NoConnection::Refused(error) => {
             let words = database_error(error).map(blame::words).unwrap_or_default();
@@ -169,7 +169,7 @@ pub(crate) fn judge(address: &Address, error: &sqlx::Error) -> Fault {
         sqlx::Error::Io(error) => Fault::Unavailable(format!("{address}: {}", io(error))),
         sqlx::Error::Tls(error) => Fault::Deployment(format!("{address}: {}", tls::failed(&**error))),
         sqlx::Error::Protocol(_) => {
-            Fault::Unavailable(format!("{address}: it does not answer as Postgres does: is the port right?"))
+            Fault::Unavailable(format!("{address}: it does not answer as Postgres does: check the port"))
         }
         _ if ReadOnly::is(error) => Fault::Unavailable(format!("{address}: {}", unavailable("25006"))),
         sqlx::Error::Encode(error) => Fault::Data(if error.is::<NotKept>() {
@@ -217,12 +217,14 @@ pub(crate) fn judge_rows(address: &Address, error: &sqlx::Error) -> Fault {
 
 fn io(error: &std::io::Error) -> String {
     match error.kind() {
-        ErrorKind::ConnectionRefused => "connection refused: is it running, and is this its port?".to_owned(),
-        ErrorKind::NotFound => "there is no such socket: is it running?".to_owned(),
+        ErrorKind::ConnectionRefused => {
+            "connection refused: check that it runs, and that this is its port".to_owned()
+        }
+        ErrorKind::NotFound => "there is no such socket: check that it runs".to_owned(),
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => {
             "the connection broke".to_owned()
         }
-        _ => format!("{error}: is the address right, is it reachable?"),
+        _ => format!("{error}: check the address, and that it is reachable"),
     }
 }
 

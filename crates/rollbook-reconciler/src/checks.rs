@@ -2,6 +2,7 @@
 
 use rollbook_core::catalog::{Resource, USERS};
 use rollbook_core::source::{RECONCILED, SourceError, Window};
+use rollbook_core::store::{Freshness, StoreError};
 use rollbook_core::time::Timestamp;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -17,7 +18,32 @@ const OVERLAP: Duration = Duration::from_secs(600);
 /// Maximum number of pages of recent users of one check. What is older is found by the next walk.
 const PAGES_MAX: u32 = 20;
 
+/// Returns the name under which the records of walks hold the last check of a table that found equal numbers.
+pub(crate) fn record_of(table: &str) -> String {
+    format!("check:{table}")
+}
+
 impl Reconciler {
+    /// Whether every table had its first walk.
+    pub(crate) async fn is_backfilled(&self) -> Result<bool, StoreError> {
+        let known = self.ports.records.freshness().await?;
+        Ok(RECONCILED.iter().all(|resource| known.iter().any(|of| of.table == resource.table)))
+    }
+
+    /// Records the tables that have as many living rows as Clerk has objects. One that differs keeps its last record:
+    /// webhooks under way make it differ for a while.
+    pub(crate) async fn record_equal(
+        &self,
+        differences: &[(&'static str, i64)],
+    ) -> Result<(), ReconcileError> {
+        let last_walk_at = self.ports.clock.now();
+        for (table, _) in differences.iter().filter(|(_, difference)| *difference == 0) {
+            let record = Freshness { table: record_of(table), complete_since: None, last_walk_at, drift: 0 };
+            self.ports.records.save_freshness(&record).await?;
+        }
+        Ok(())
+    }
+
     /// Counts the objects of every resource, at Clerk and in the store. A difference is a hint: webhooks are
     /// under way at any time.
     ///
@@ -33,7 +59,11 @@ impl Reconciler {
         for resource in RECONCILED {
             let counted = context.patiently("Clerk", || self.ports.source.count(resource, Window::ALL)).await;
             let at_clerk = match counted {
-                Err(ReconcileError::Source(SourceError::NotEnabled(_))) => continue,
+                // As in a walk: there is nothing to compare the rows with.
+                Err(ReconcileError::Source(SourceError::NotEnabled(_))) if resource != &USERS => {
+                    differences.push((resource.table, 0));
+                    continue;
+                }
                 counted => counted?,
             };
             let ours = context.patiently("the store", || self.ports.records.count_living(resource)).await?;

@@ -151,13 +151,19 @@ impl Context {
             }
             is_due
         };
-        if is_due {
-            let progress = self.progress().clone();
-            self.watch.send_replace(progress);
-            self.save(RunState::Running, None).await
-        } else {
-            Ok(())
+        if !is_due {
+            return Ok(());
         }
+        if self.run.is_dry {
+            self.show();
+        }
+        self.save(RunState::Running, None).await
+    }
+
+    /// Shows the progress to the caller of the run. A run that is not dry has a record then.
+    fn show(&self) {
+        let progress = self.progress().clone();
+        self.watch.send_replace(progress);
     }
 
     /// Saves the run's record, and renews the lock. A dry run has neither.
@@ -171,7 +177,9 @@ impl Context {
         }
         let run = self.record(state, last_error);
         self.renew_lock().await?;
-        self.patiently("the store", || self.ports.records.save_run(&run)).await
+        self.patiently("the store", || self.ports.records.save_run(&run)).await?;
+        self.show();
+        Ok(())
     }
 
     /// Saves the run's record with one attempt, at its end by an error.
@@ -183,7 +191,9 @@ impl Context {
         if self.run.is_dry {
             return Ok(());
         }
-        self.ports.records.save_run(&self.record(state, last_error)).await
+        self.ports.records.save_run(&self.record(state, last_error)).await?;
+        self.show();
+        Ok(())
     }
 
     fn record(&self, state: RunState, last_error: Option<String>) -> Run {

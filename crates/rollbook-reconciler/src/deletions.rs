@@ -3,7 +3,7 @@
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::Change;
 use rollbook_core::drift::Drift;
-use rollbook_core::store::{Held, HeldKey, HeldState, RunState};
+use rollbook_core::store::{Held, HeldCount, HeldKey, HeldState, RunState};
 use rollbook_core::time::Timestamp;
 use tracing::warn;
 
@@ -20,17 +20,19 @@ impl Context {
         if self.run.is_dry {
             return self.foresee_brake(resource).await;
         }
-        let collected = self.count_collected(resource).await?;
-        if collected == 0 {
+        let found = self.count_held(resource).await?;
+        if found.is_empty() {
             return Ok(());
         }
-        let records = &self.ports.records;
-        let living = self.patiently("the store", || records.count_living(resource)).await?;
-        let is_allowed = brake::is_allowed(collected, living);
+        // With those that this run settled before it was killed: the brake judges the run as a whole.
+        let proved = sum(&found, |of| of.kind == Drift::NotDeleted);
+        let done = sum(&found, |of| of.kind == Drift::NotDeleted && of.state == HeldState::Done);
+        let living = self.patiently("the store", || self.ports.records.count_living(resource)).await?;
+        let is_allowed = brake::is_allowed(proved, living + done);
         if !is_allowed {
             warn!(
                 table = resource.table,
-                deletions = collected,
+                deletions = proved,
                 living,
                 run = self.run.id,
                 "reconciliation: too many deletions for one run. All of this table are held. Check the list with \
@@ -42,10 +44,12 @@ impl Context {
             if is_allowed {
                 self.delete(resource, keys, self.clerk_clock()).await?;
             } else {
-                self.update(resource.table, |of| of.held += keys.len() as u64);
                 self.settle(&keys, HeldState::Waiting).await?;
             }
         }
+        // Counted in the store: a kill may have come between a settlement and the record of the run.
+        let waiting = sum(&self.count_held(resource).await?, |of| of.state == HeldState::Waiting);
+        self.update(resource.table, |of| of.held = waiting);
         self.save(RunState::Running, None).await
     }
 
@@ -88,13 +92,11 @@ impl Context {
         self.patiently("the store", || self.ports.records.settle_held(&self.run.id, keys, state)).await
     }
 
-    async fn count_collected(&self, resource: &Resource) -> Result<u64, ReconcileError> {
-        let counts =
-            self.patiently("the store", || self.ports.records.count_held(Some(&self.run.id))).await?;
-        let of_table = counts
-            .iter()
-            .filter(|count| count.table == resource.table && count.state == HeldState::Collected);
-        Ok(of_table.map(|count| count.count).sum())
+    /// Counts what this run holds of a resource.
+    async fn count_held(&self, resource: &Resource) -> Result<Vec<HeldCount>, ReconcileError> {
+        let run = Some(self.run.id.as_str());
+        let counts = self.patiently("the store", || self.ports.records.count_held(run)).await?;
+        Ok(counts.into_iter().filter(|of| of.table == resource.table).collect())
     }
 
     /// Returns the next held deletions of a resource. `None` after the last.
@@ -115,4 +117,8 @@ impl Context {
         let keys: Vec<HeldKey> = held.into_iter().filter(is_deletion).map(|held| held.key).collect();
         Ok((has_more || !keys.is_empty()).then_some(keys))
     }
+}
+
+fn sum(counts: &[HeldCount], is_counted: impl Fn(&HeldCount) -> bool) -> u64 {
+    counts.iter().filter(|of| is_counted(of)).map(|of| of.count).sum()
 }

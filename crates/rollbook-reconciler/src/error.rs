@@ -52,7 +52,7 @@ pub enum ReconcileError {
     #[error("{0}")]
     NoSuchRun(String),
     /// The process was asked to stop.
-    #[error("stopped. The run's position is saved: rollbook reconcile --resume continues from there")]
+    #[error("stopped by a signal before its end")]
     Stopped,
 }
 

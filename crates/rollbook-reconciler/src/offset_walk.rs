@@ -7,7 +7,8 @@
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::SubjectChange;
-use rollbook_core::source::{Page, PageRequest, Position, Window};
+use rollbook_core::source::{Page, PageRequest, Position, SourceError, Window};
+use tracing::info;
 
 use crate::context::Context;
 use crate::error::ReconcileError;
@@ -28,8 +29,9 @@ enum Relation {
 }
 
 impl Context {
-    /// Reads every object of a resource by offset.
-    pub(crate) async fn walk_offset(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
+    /// Reads every object of a resource by offset. Returns `false` if the instance does not have the feature, as the
+    /// first page of the list says. The same answer later contradicts the pages before it, and is an error.
+    pub(crate) async fn walk_offset(&self, resource: &'static Resource) -> Result<bool, ReconcileError> {
         let table = resource.table;
         let known = self.update(table, |of| of.slices.first().cloned()).flatten();
         let mut slice = known.unwrap_or_else(|| Slice::new(Window::ALL));
@@ -41,7 +43,15 @@ impl Context {
             let early = ahead.take(slice.offset).await;
             let (is_early, (page, _room)) = match early {
                 Some((page, room)) => (true, (page, Some(room))),
-                None => (false, (ahead.meanwhile(self.read_offset(resource, slice.offset)).await?, None)),
+                None => match ahead.meanwhile(self.read_offset(resource, slice.offset)).await {
+                    Err(ReconcileError::Source(error @ SourceError::NotEnabled(_)))
+                        if slice.last.is_none() =>
+                    {
+                        info!(table, %error, "reconciliation: nothing to read");
+                        return Ok(false);
+                    }
+                    page => (false, (page?, None)),
+                },
             };
             room.note(&page, 1);
             let has_progress = self.take_offset_page(resource, &mut slice, page, &mut ahead).await?;
@@ -66,7 +76,7 @@ impl Context {
             self.update(table, |of| of.slices = vec![slice.clone()]);
             self.save_sometimes().await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn read_offset(&self, resource: &'static Resource, offset: u64) -> Result<Page, ReconcileError> {

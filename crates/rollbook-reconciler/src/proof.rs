@@ -104,11 +104,17 @@ impl Context {
             of.count(Drift::NotDeleted, absent.len() as u64);
             of.unproven += unproven;
             of.alive += alive;
-            of.alive
+            (of.alive, of.total)
         });
-        if alive.is_some_and(|alive| alive > ALIVE_MAX) {
-            return Err(ReconcileError::Contradiction { table, detail: "it leaves out living objects" });
+        match alive {
+            Some((1.., 0)) => {
+                let detail = "it is empty, and some of its objects exist";
+                Err(ReconcileError::Contradiction { table, detail })
+            }
+            Some((alive, _)) if alive > ALIVE_MAX => {
+                Err(ReconcileError::Contradiction { table, detail: "it leaves out living objects" })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }

@@ -81,7 +81,8 @@ impl Reconciler {
         Self { ports, settings, holder }
     }
 
-    /// Performs a run. `watch` shows its progress, about once a second. A run that `stop` ends can be resumed.
+    /// Performs a run. `watch` shows its progress, about once a second, from its first record on: a run that has shown
+    /// resources, and that `stop` or an outage ends, can be resumed.
     ///
     /// # Errors
     /// The run did not reach its end. Nothing is deleted because of an error.
@@ -224,15 +225,11 @@ impl Context {
         self.set_backfill(!known.iter().any(is_complete));
         let is_walked = self.update(resource.table, |of| of.is_walked);
         if is_walked != Some(true) {
-            match self.read_all(resource).await {
+            if !self.read_all(resource).await? {
                 // The instance has none of these objects, and its rows are left as they are.
-                Err(ReconcileError::Source(error @ SourceError::NotEnabled(_))) => {
-                    info!(table = resource.table, %error, "reconciliation: nothing to read");
-                    self.note_freshness(resource).await?;
-                    self.update(resource.table, |of| (of.is_walked, of.is_done) = (true, true));
-                    return self.save(RunState::Running, None).await;
-                }
-                read => read?,
+                self.note_freshness(resource).await?;
+                self.update(resource.table, |of| (of.is_walked, of.is_done) = (true, true));
+                return self.save(RunState::Running, None).await;
             }
             self.update(resource.table, |of| {
                 of.is_walked = true;
@@ -258,14 +255,15 @@ impl Context {
         self.save(RunState::Running, None).await
     }
 
-    /// Reads every object of a resource.
-    async fn read_all(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
+    /// Reads every object of a resource. Returns `false` if the instance does not have the feature.
+    async fn read_all(&self, resource: &'static Resource) -> Result<bool, ReconcileError> {
         if resource == &USERS {
             self.walk_users().await?;
-        } else {
-            self.walk_offset(resource).await?;
+        } else if !self.walk_offset(resource).await? {
+            return Ok(false);
         }
-        self.prove_undated(resource).await
+        self.prove_undated(resource).await?;
+        Ok(true)
     }
 
     /// Records what the walk found, and ends what older runs hold of the same table: this run found it again

@@ -28,10 +28,10 @@ const JITTER: f64 = 0.1;
 /// Schedule of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
-    /// Time between the starts of two full walks.
-    pub every: Duration,
-    /// Time between two cheap checks.
-    pub check_every: Duration,
+    /// Time between the starts of two full walks. `None`: another process starts them.
+    pub every: Option<Duration>,
+    /// Time between two cheap checks. `None`: there are none.
+    pub check_every: Option<Duration>,
 }
 
 /// State of the schedule between two ticks.
@@ -81,11 +81,13 @@ impl Reconciler {
         kept: &mut Kept,
         stop: &CancellationToken,
     ) -> Result<(), ReconcileError> {
+        self.ports.records.check_records().await?;
         if !self.ports.records.lock(SCHEDULE_LOCK, &self.holder, TICK * 3).await? {
             return Ok(());
         }
-        let now = self.ports.clock.now();
-        if self.due_at(schedule.every).await? <= now {
+        if let Some(every) = schedule.every
+            && self.due_at(every).await? <= self.ports.clock.now()
+        {
             let request = RunRequest { resume: Resume::IfUnfinished, ..RunRequest::default() };
             let report = self.run(&request, stop, watch::Sender::default()).await?;
             info!(
@@ -99,17 +101,32 @@ impl Reconciler {
             );
             kept.users_since = Some(report.started_at);
         }
-        if kept.checked_at.is_none_or(|at| now.since(at) >= schedule.check_every) {
+        let now = self.ports.clock.now();
+        let is_due = |every| kept.checked_at.is_none_or(|at| now.since(at) >= every);
+        // The first walk comes before any check: until then every row is missing.
+        if schedule.check_every.is_some_and(is_due) && self.is_backfilled().await? {
             kept.checked_at = Some(now);
-            metrics.counted(&self.count_differences(stop).await?);
-            let since = kept.users_since.unwrap_or(now);
-            let (repaired, newest) = self.check_recent_users(since, stop).await?;
-            kept.users_since = Some(newest);
-            if repaired > 0 {
-                info!(repaired, "reconciliation: rows of recently changed users were behind");
-            }
+            self.check(metrics, kept, stop).await?;
         }
         Ok(())
+    }
+
+    /// Compares the users that changed last, then the numbers of objects, and records the tables whose numbers are equal.
+    async fn check(
+        &self,
+        metrics: &ReconcileMetrics,
+        kept: &mut Kept,
+        stop: &CancellationToken,
+    ) -> Result<(), ReconcileError> {
+        let since = kept.users_since.unwrap_or_else(|| self.ports.clock.now());
+        let (repaired, newest) = self.check_recent_users(since, stop).await?;
+        kept.users_since = Some(newest);
+        if repaired > 0 {
+            info!(repaired, "reconciliation: rows of recently changed users were behind");
+        }
+        let differences = self.count_differences(stop).await?;
+        metrics.counted(&differences);
+        self.record_equal(&differences).await
     }
 
     /// Returns the time at which the next walk is due.

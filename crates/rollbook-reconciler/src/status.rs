@@ -9,6 +9,7 @@ use rollbook_core::store::{HeldCount, HeldKey, HeldState, Reconciliation, Run, R
 use rollbook_core::time::Timestamp;
 use serde::{Serialize, Serializer};
 
+use crate::checks::record_of;
 use crate::progress::{Progress, ResourceProgress};
 use crate::reconciler::RunReport;
 
@@ -109,6 +110,16 @@ pub struct LastWalk {
     pub last_walk_at: Option<Timestamp>,
     /// Number of differences that the last walk found.
     pub drift: Option<u64>,
+    /// Last check between walks that found as many living rows as Clerk has objects.
+    #[serde(serialize_with = "optional_text")]
+    pub numbers_equal_at: Option<Timestamp>,
+}
+
+impl LastWalk {
+    /// Returns the last time at which the table was found in sync: by a walk, or by a check between walks.
+    pub fn in_sync_at(&self) -> Option<Timestamp> {
+        self.last_walk_at.max(self.numbers_equal_at)
+    }
 }
 
 impl Status {
@@ -127,12 +138,14 @@ impl Status {
         }
         let known = records.freshness().await?;
         let last_walk = |table: &'static str| {
-            let known = known.iter().find(|of| of.table == table);
+            let record = |name: &str| known.iter().find(|of| of.table == name);
+            let (known, check) = (record(table), record(&record_of(table)));
             LastWalk {
                 resource: table,
                 complete_since: known.and_then(|of| of.complete_since),
                 last_walk_at: known.map(|of| of.last_walk_at),
                 drift: known.map(|of| of.drift),
+                numbers_equal_at: check.map(|of| of.last_walk_at),
             }
         };
         let resources = RECONCILED.into_iter().map(|resource| last_walk(resource.table)).collect();

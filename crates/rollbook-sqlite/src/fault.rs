@@ -112,7 +112,7 @@ fn without_values(text: &str) -> String {
     if names_only.iter().any(|beginning| text.starts_with(beginning)) {
         text.to_owned()
     } else {
-        "a statement fails: is the schema as Rollbook's migrations made it, are the triggers on its tables right?".to_owned()
+        "a statement fails: check that the schema is as Rollbook's migrations made it, and the triggers on its tables".to_owned()
     }
 }
 

@@ -12,6 +12,7 @@ macro_rules! delegate_reconciliation {
             use ::rollbook_core::time::Timestamp;
 
             $crate::delegate::delegate_reconciliation! { @calls $of, $this => $inner, $call => $done;
+                check_records() -> ();
                 heads(resource: &'static Resource, ids: &[&str]) -> Vec<Head>;
                 contents(resource: &'static Resource, ids: &[&str]) -> Vec<(String, String)>;
                 living(resource: &'static Resource, window: Window, untouched_since: Timestamp,

@@ -45,7 +45,7 @@ pub(crate) struct Reconciliation {
 }
 
 impl Reconciliation {
-    /// Registers the metrics. With a key and `reconcile_every`, the process keeps the schedule.
+    /// Registers the metrics. With a key, and `reconcile_every` or `reconcile_check_every`, the process keeps the schedule.
     ///
     /// # Errors
     /// A metric is registered already.
@@ -58,18 +58,16 @@ impl Reconciliation {
         let metrics = ReconcileMetrics::new(registry)?;
         let observer = requests(registry)?;
         let settings = &config.settings;
-        let scheduled = match settings.reconcile_every.filter(|_| settings.clerk_secret_key.is_some()) {
-            Some(every) => {
-                let schedule = Schedule { every, check_every: settings.reconcile_check_every };
-                match wire::reconciler(config, store.clone(), clock, observer) {
-                    Ok(reconciler) => Some((reconciler, schedule)),
-                    Err(error) => {
-                        tracing::error!("no reconciliation runs in this process: {error:#}");
-                        None
-                    }
-                }
-            }
-            None => None,
+        let schedule =
+            Schedule { every: settings.reconcile_every, check_every: settings.reconcile_check_every };
+        let is_scheduled = schedule.every.is_some() || schedule.check_every.is_some();
+        let scheduled = if settings.clerk_secret_key.is_some() && is_scheduled {
+            wire::reconciler(config, store.clone(), clock, observer)
+                .inspect_err(|error| tracing::error!("no reconciliation runs in this process: {error:#}"))
+                .ok()
+                .map(|reconciler| (reconciler, schedule))
+        } else {
+            None
         };
         Ok(Self { store, metrics, scheduled })
     }
@@ -117,4 +115,144 @@ fn requests(registry: &Registry) -> Result<Observer, prometheus::Error> {
     }
     registry.register(Box::new(requests.clone()))?;
     Ok(Arc::new(move |code: &str| requests.with_label_values(&[code]).inc()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use async_trait::async_trait;
+    use rollbook_core::catalog::{Resource, USERS};
+    use rollbook_core::source::{Fetched, Instance, Lookup, Page, PageRequest, Source, SourceError, Window};
+    use rollbook_core::store::RunState;
+    use rollbook_core::time::Timestamp;
+    use rollbook_reconciler::{Ports, Settings};
+    use rollbook_testkit::clock::ManualClock;
+    use rollbook_testkit::events::{START, user};
+    use rollbook_testkit::memory::clerk::MemoryClerk;
+    use rollbook_testkit::memory::store::MemoryStore;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// How the next requests for the instance go.
+    #[derive(Clone, Copy)]
+    enum Fault {
+        /// The first ones panic, as many as this.
+        Panics(u32),
+        /// They get no answer.
+        Hangs,
+    }
+
+    /// Clerk's API behind a client that panics or hangs.
+    struct Faulty {
+        clerk: MemoryClerk,
+        fault: Fault,
+        asked: Arc<AtomicU32>,
+    }
+
+    #[async_trait]
+    impl Source for Faulty {
+        async fn instance(&self) -> Result<Instance, SourceError> {
+            let before = self.asked.fetch_add(1, Ordering::Relaxed);
+            match self.fault {
+                Fault::Panics(first) => assert!(before >= first, "this panic is meant"),
+                Fault::Hangs => std::future::pending().await,
+            }
+            self.clerk.instance().await
+        }
+
+        async fn count(&self, resource: &'static Resource, window: Window) -> Result<u64, SourceError> {
+            self.clerk.count(resource, window).await
+        }
+
+        async fn page(
+            &self,
+            resource: &'static Resource,
+            request: &PageRequest,
+        ) -> Result<Page, SourceError> {
+            self.clerk.page(resource, request).await
+        }
+
+        async fn recently_updated_users(&self, offset: u64) -> Result<Page, SourceError> {
+            self.clerk.recently_updated_users(offset).await
+        }
+
+        async fn fetch(
+            &self,
+            resource: &'static Resource,
+            lookups: &[Lookup],
+        ) -> Result<Vec<Fetched>, SourceError> {
+            self.clerk.fetch(resource, lookups).await
+        }
+    }
+
+    /// A process with a schedule. Returns its store and the number of requests for the instance too.
+    fn process(fault: Fault) -> (Reconciliation, Arc<MemoryStore>, Arc<AtomicU32>) {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(START)));
+        let (store, asked) = (Arc::new(MemoryStore::new(clock.clone())), Arc::new(AtomicU32::new(0)));
+        let clerk = MemoryClerk::new(clock.clone());
+        clerk.change(|objects| objects.put(&USERS, &user("user_1", START)));
+        let source = Arc::new(Faulty { clerk, fault, asked: asked.clone() });
+        let ports =
+            Ports { source, store: store.clone(), rows: store.clone(), records: store.clone(), clock };
+        let schedule = Schedule { every: Some(Duration::from_secs(86_400)), check_every: None };
+        let metrics = ReconcileMetrics::new(&Registry::new()).expect("metrics");
+        let scheduled = Some((Reconciler::new(ports, Settings::default()), schedule));
+        (Reconciliation { store: store.clone(), metrics, scheduled }, store, asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_schedule_that_panics_starts_again_after_a_minute_each_time_and_the_process_goes_on() {
+        let (process, store, asked) = process(Fault::Panics(2));
+        let (stop, began_at) = (CancellationToken::new(), Instant::now());
+        let mut running = JoinSet::new();
+        running.spawn(process.run(stop.clone()));
+        let last = async || {
+            let runs = rollbook_core::store::Reconciliation::runs(&*store, 1).await.expect("runs");
+            runs.first().map(|run| run.state)
+        };
+        while last().await != Some(RunState::Complete) {
+            assert!(
+                began_at.elapsed() < RESTART * 5 && running.try_join_next().is_none(),
+                "no run after a panic"
+            );
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert!(began_at.elapsed() >= RESTART * 2, "{:?}", began_at.elapsed());
+        assert_eq!(asked.load(Ordering::Relaxed), 3, "two panics, and the run");
+        stop.cancel();
+        running.join_next().await.expect("one task").expect("it ends in order");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_during_the_pause_after_a_panic_ends_it_at_once() {
+        let (process, _, asked) = process(Fault::Panics(u32::MAX));
+        let stop = CancellationToken::new();
+        let mut running = JoinSet::new();
+        running.spawn(process.run(stop.clone()));
+        while asked.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let stopped_at = Instant::now();
+        stop.cancel();
+        running.join_next().await.expect("one task").expect("it ends in order");
+        assert_eq!(stopped_at.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_waits_for_clerk_is_cut_off_three_seconds_after_the_stop() {
+        let (process, _, asked) = process(Fault::Hangs);
+        let stop = CancellationToken::new();
+        let mut running = JoinSet::new();
+        running.spawn(process.run(stop.clone()));
+        while asked.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let stopped_at = Instant::now();
+        stop.cancel();
+        running.join_next().await.expect("one task").expect("it ends in order");
+        assert_eq!(stopped_at.elapsed(), STOP);
+    }
 }

@@ -26,6 +26,15 @@ pub const LOCK_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Port of the reconciler. Rows are written through [`super::Store::apply_many`] only.
 #[async_trait]
 pub trait Reconciliation: Send + Sync {
+    /// Checks that the reconciler may read and write its records. Reads only. A worker needs none of them to apply
+    /// deliveries.
+    ///
+    /// # Errors
+    /// [`StoreError::Deployment`] with the tables and rights that are missing.
+    async fn check_records(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Returns the states of those of the subjects that have a row, in any order.
     async fn heads(&self, resource: &'static Resource, ids: &[&str]) -> Result<Vec<Head>, StoreError>;
 

@@ -69,6 +69,7 @@ use crate::migrations::state::Guard;
 use crate::migrations::{self, Ask};
 use crate::settings::PostgresSettings;
 use crate::transaction::Database;
+use crate::types::Sql;
 
 /// A store in a schema of a Postgres database.
 pub struct PostgresStore {
@@ -133,6 +134,22 @@ impl PostgresStore {
 
     fn steps(&self) -> Steps<'_> {
         Steps { database: &self.database, statement_timeout: self.statement_timeout }
+    }
+
+    /// Returns an error with the tables for which this SELECT finds that the role lacks rights.
+    async fn check_rights(&self, forbidden: &Sql) -> Result<(), StoreError> {
+        let (address, schema) = (self.database.address(), &self.schema);
+        let forbidden = self.database.run(&Forbidden { sql: forbidden }).await?;
+        if forbidden.is_empty() {
+            return Ok(());
+        }
+        Err(Fault::Deployment(format!(
+            "{address}: user {} lacks rights in schema {schema}; grant what is missing on {} (ops/postgres/roles.sh does; \
+             it may be run again)",
+            address.user(),
+            forbidden.join(", ")
+        ))
+        .into())
     }
 
     /// Returns the error of a batch. If one row may have caused it, the store is checked first: a server that is
@@ -231,17 +248,7 @@ impl Store for PostgresStore {
                 Fault::Deployment(format!("migration {name} is pending; run: rollbook migrate")).into()
             );
         }
-        let forbidden = self.database.run(&Forbidden { sql: &self.statements.forbidden }).await?;
-        if forbidden.is_empty() {
-            return Ok(());
-        }
-        Err(Fault::Deployment(format!(
-            "{address}: user {} lacks rights in schema {schema}; grant what is missing on {} (ops/postgres/roles.sh does; \
-             it may be run again)",
-            address.user(),
-            forbidden.join(", ")
-        ))
-        .into())
+        self.check_rights(&self.statements.forbidden).await
     }
 
     async fn rehearse(&self) -> Result<bool, StoreError> {

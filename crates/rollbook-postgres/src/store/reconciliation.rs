@@ -85,6 +85,10 @@ impl PostgresStore {
 
 #[async_trait]
 impl Reconciliation for PostgresStore {
+    async fn check_records(&self) -> Result<(), StoreError> {
+        self.check_rights(&self.statements.forbidden_records).await
+    }
+
     async fn heads(&self, resource: &'static Resource, ids: &[&str]) -> Result<Vec<Head>, StoreError> {
         if ids.is_empty() {
             return Ok(Vec::new());

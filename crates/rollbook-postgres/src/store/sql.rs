@@ -23,18 +23,15 @@ const STATE: [(&str, &str); 6] = [
     ("version_revision", "int8"),
 ];
 
-/// Tables that are not in the catalog, and lose rows again.
-const OWN: [&str; 9] = [
-    "deliveries",
-    "rollbook_cascades",
-    "changes_pending",
-    "changes",
-    "changes_state",
-    "reconcile_runs",
-    "reconcile_held",
-    "reconcile_locks",
-    "reconcile_walks",
-];
+/// Tables of the worker that are not in the catalog. They lose rows again, like those of [`RECORDS`].
+const OWN: [&str; 5] = ["deliveries", "rollbook_cascades", "changes_pending", "changes", "changes_state"];
+
+/// Rights on a table that keeps its rows, and on one that loses rows again.
+const WRITES: &str = "SELECT, INSERT, UPDATE";
+const DELETES: &str = "SELECT, INSERT, UPDATE, DELETE";
+
+/// Tables of the reconciler. A worker applies deliveries without them.
+const RECORDS: [&str; 4] = ["reconcile_runs", "reconcile_held", "reconcile_locks", "reconcile_walks"];
 
 /// Statements of one table.
 pub(super) struct Table {
@@ -103,6 +100,8 @@ pub(super) struct Statements {
     pub(super) old_entries: Sql,
     /// Rollbook's tables for which the role lacks a needed right, with the needed rights.
     pub(super) forbidden: Sql,
+    /// The same for the tables of the reconciler.
+    pub(super) forbidden_records: Sql,
     /// Finds tables with row-level policies that may hide rows from this role.
     pub(super) hidden: Sql,
 }
@@ -192,7 +191,11 @@ impl Statements {
                    ORDER BY applied_at LIMIT $4"#
             )
             .into(),
-            forbidden: forbidden(schema).into(),
+            forbidden: forbidden(
+                schema,
+                RESOURCES.iter().map(|of| (of.table, WRITES)).chain(OWN.map(|table| (table, DELETES))),
+            ),
+            forbidden_records: forbidden(schema, RECORDS.map(|table| (table, DELETES)).into_iter()),
             hidden: read::hidden(schema).into(),
         }
     }
@@ -240,19 +243,16 @@ pub(super) fn rows_where(schema: &str, resource: &'static Resource, column: &str
     Some(sql.into())
 }
 
-fn forbidden(schema: &str) -> String {
-    let rights = |table: &'static str| {
-        if OWN.contains(&table) { "SELECT, INSERT, UPDATE, DELETE" } else { "SELECT, INSERT, UPDATE" }
-    };
-    let tables = RESOURCES.iter().map(|resource| resource.table).chain(OWN);
-    let parts = tables.map(|table| {
-        let may = rights(table)
+/// Returns the SELECT of those of the tables for which the role lacks one of the rights.
+fn forbidden(schema: &str, tables: impl Iterator<Item = (&'static str, &'static str)>) -> Sql {
+    let parts = tables.map(|(table, rights)| {
+        let may = rights
             .split(", ")
             .map(|right| format!(r#"has_table_privilege('"{schema}".{table}', '{right}')"#));
         let may = may.collect::<Vec<_>>().join(" AND ");
-        format!("SELECT '{table} ({rights})' WHERE NOT ({may})", rights = rights(table))
+        format!("SELECT '{table} ({rights})' WHERE NOT ({may})")
     });
-    parts.collect::<Vec<_>>().join(" UNION ALL ")
+    parts.collect::<Vec<_>>().join(" UNION ALL ").into()
 }
 
 impl Table {

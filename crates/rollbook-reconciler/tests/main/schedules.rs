@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use prometheus::Registry;
-use rollbook_core::catalog::{ORGANIZATIONS, USERS};
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, USERS};
 use rollbook_core::store::RunState;
-use rollbook_reconciler::{ReconcileMetrics, RunRequest, Schedule};
+use rollbook_core::time::Timestamp;
+use rollbook_reconciler::{ReconcileMetrics, RunRequest, Schedule, Status};
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::world::World;
@@ -13,7 +15,8 @@ use super::world::World;
 /// Keeps the schedule until this many runs are recorded, or for some ticks.
 async fn keep(world: &World, runs: usize) -> usize {
     let metrics = ReconcileMetrics::new(&Registry::new()).expect("metrics");
-    let schedule = Schedule { every: Duration::from_secs(86_400), check_every: Duration::from_secs(300) };
+    let (day, check) = (Duration::from_secs(86_400), Duration::from_secs(300));
+    let schedule = Schedule { every: Some(day), check_every: Some(check) };
     let stop = CancellationToken::new();
     let (reconciler, kept) = (world.reconciler(), stop.clone());
     let keeping = reconciler.keep_schedule(schedule, metrics, kept);
@@ -41,6 +44,55 @@ async fn a_run_of_named_resources_postpones_no_full_walk() {
     assert_eq!(world.living(&ORGANIZATIONS).await.len(), 5);
     world.pass(60);
     assert_eq!(keep(&world, 3).await, 2, "the next full walk is due in a day");
+}
+
+/// Keeps a schedule of checks alone for some ticks. Returns the numbers of pages and point reads at Clerk.
+async fn check_only(world: &World) -> (u64, u64) {
+    let metrics = ReconcileMetrics::new(&Registry::new()).expect("metrics");
+    let schedule = Schedule { every: None, check_every: Some(Duration::from_secs(300)) };
+    let (stop, before) = (CancellationToken::new(), world.clerk.calls());
+    let reconciler = world.reconciler();
+    let ticks = async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        stop.cancel();
+    };
+    tokio::join!(reconciler.keep_schedule(schedule, metrics, stop.clone()), ticks);
+    (world.clerk.calls().0 - before.0, world.clerk.calls().1 - before.1)
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_scheduled_walks_the_checks_go_on_once_a_walk_has_filled_the_tables_and_leave_a_record() {
+    let world = World::new();
+    world.populate(20, 5, 5);
+    assert_eq!(check_only(&world).await, (0, 0), "before the backfill there is nothing to check");
+    assert!(world.store.runs(10).await.expect("runs").is_empty(), "and no walk begins");
+    world.run().await.expect("the backfill");
+    world.pass(3_600);
+    let equal_at = async |table: &str| {
+        let status = Status::read(&*world.store, 1, 0).await.expect("the status");
+        let of = status.resources.into_iter().find(|of| of.resource == table).expect("the table");
+        (of.numbers_equal_at.map(Timestamp::as_millis), of.in_sync_at().map(Timestamp::as_millis))
+    };
+    assert_eq!(equal_at("users").await.0, None);
+    // A membership is new at Clerk, and its webhook is lost.
+    world.clerk.change(|objects| {
+        let object = objects.get(&ORGANIZATION_MEMBERSHIPS, "orgmem_0001").cloned().expect("a membership");
+        let mut object = Value::Object(object);
+        object["id"] = json!("orgmem_9999");
+        objects.put(&ORGANIZATION_MEMBERSHIPS, &object);
+    });
+    assert!(check_only(&world).await.0 > 0);
+    let now = world.now();
+    assert_eq!(equal_at("users").await, (Some(now), Some(now)));
+    let (equal, in_sync) = equal_at("organization_memberships").await;
+    assert_eq!((equal, in_sync), (None, Some(now - 3_600_000)), "the numbers differ: the walk counts");
+    world.pass(3_600);
+    world.run().await.expect("a run");
+    world.pass(3_600);
+    check_only(&world).await;
+    let now = world.now();
+    assert_eq!(equal_at("organization_memberships").await, (Some(now), Some(now)));
+    assert_eq!(world.store.runs(10).await.expect("runs").len(), 2, "a check is not a run");
 }
 
 #[tokio::test]

@@ -57,7 +57,6 @@ pub(super) fn apply(
     if reading.is_some() {
         set_reading(tables.connection, None)?;
     }
-    merged.iter().try_for_each(|part| part.must_show(tables))?;
     Ok(outcomes)
 }
 

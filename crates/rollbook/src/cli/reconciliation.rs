@@ -90,8 +90,8 @@ pub(crate) struct Ready {
     /// Maximum age of the oldest message in the queue
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = age)]
     pub(crate) max_age: Duration,
-    /// Maximum age of the last reconciliation of each resource [default: twice the interval of
-    /// reconciliations; 48h if workers start none]
+    /// Maximum time since a reconciliation, or a check that found equal numbers, of each resource [default:
+    /// twice the interval of reconciliations; 48h if workers start none]
     #[arg(long, value_name = "TIME", value_parser = age)]
     pub(crate) max_walk_age: Option<Duration>,
     /// Prints for people or for programs

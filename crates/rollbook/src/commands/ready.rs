@@ -21,7 +21,7 @@ use crate::wire;
 /// Maximum age of a walk if workers start none.
 const WALK_AGE_MAX: Duration = Duration::from_secs(48 * 3600);
 
-/// Limits of age.
+/// Limits of age: of the oldest message, and of the last walk or check that found a table in sync.
 #[derive(Clone, Copy)]
 struct Limits {
     message: Duration,
@@ -78,9 +78,12 @@ fn of_rows(status: &Status, now: Timestamp, walk: Duration) -> Vec<String> {
             (None, Some(_)) => reasons.push(format!(
                 "{resource}: no reconciliation has left it without a difference yet. Fix: rollbook reconcile status"
             )),
-            (Some(_), Some(at)) if now.since(at) > walk => reasons.push(format!(
-                "{resource}: last reconciled {} ago, and {} is allowed. Fix: rollbook reconcile",
+            (Some(_), Some(at)) if now.since(of.in_sync_at().unwrap_or(at)) > walk => reasons.push(format!(
+                "{resource}: last reconciled {} ago{}, and {} is allowed. Fix: rollbook reconcile",
                 age(now.since(at)),
+                of.numbers_equal_at.filter(|equal| *equal > at).map_or_else(String::new, |equal| {
+                    format!(", its number of rows last equal to Clerk's {} ago", age(now.since(equal)))
+                }),
                 age(walk)
             )),
             _ => {}
@@ -127,6 +130,7 @@ mod tests {
             complete_since: complete.then_some(Timestamp::from_seconds(1)),
             last_walk_at: walked_ago.map(|ago| NOW.minus(ago)),
             drift: Some(0),
+            numbers_equal_at: None,
         };
         let resources = RECONCILED.into_iter().map(|of| resource(of.table)).collect();
         Status { runs: Vec::new(), waiting: Vec::new(), resources }
@@ -156,6 +160,23 @@ mod tests {
             fix,
         });
         assert_eq!(reasons(&held), ["held: 31 wait for you. Fix: rollbook reconcile status"]);
+    }
+
+    #[test]
+    fn a_check_that_found_equal_numbers_is_as_good_as_a_walk_once_there_was_one() {
+        let checked = |mut status: Status, ago: Duration| {
+            status.resources.iter_mut().for_each(|of| of.numbers_equal_at = Some(NOW.minus(ago)));
+            of_rows(&status, NOW, DAY)
+        };
+        let (minute, old) = (Duration::from_secs(60), DAY * 9);
+        assert!(checked(status(true, Some(old)), DAY).is_empty());
+        let late = checked(status(true, Some(old)), DAY + minute);
+        let words = "users: last reconciled 9 d ago, its number of rows last equal to Clerk's 24 h 1 min ago, and 24 h";
+        assert!(late.iter().any(|reason| reason.contains(words)), "{late:?}");
+        assert!(!checked(status(true, Some(DAY + minute)), old)[0].contains("equal"), "the walk is newer");
+        for status in [status(false, None), status(false, Some(minute))] {
+            assert_eq!(checked(status, minute).len(), RECONCILED.len(), "a check is no backfill");
+        }
     }
 
     #[test]

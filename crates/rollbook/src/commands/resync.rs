@@ -22,7 +22,7 @@ pub(crate) fn run(config: &Config, arguments: &Resync) -> anyhow::Result<()> {
         let results = match reconcile::until_signal(&stop, work).await? {
             Ok(results) => results,
             Err(error) => {
-                let (error, fix) = reconcile::explained(&error, true);
+                let (error, fix) = reconcile::explained(&error, reconcile::AGAIN);
                 return Err(reconcile::with_fix(&error, fix));
             }
         };

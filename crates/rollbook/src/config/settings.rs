@@ -128,12 +128,13 @@ settings! {
             clerk_api_url: ApiUrl = text(api_url).or("https://api.clerk.com/v1").shared(),
                 "URL of Clerk's Backend API, or of a proxy in front of it";
             reconcile_every: Option<Duration> = interval(CENTURY).or("24h"),
-                "time between two reconciliations of a worker, up to a tenth more; off: workers start none",
+                "time between two reconciliations of a worker, up to a tenth more; off: workers start none, and still check",
                 must(Any, "at least 1m, or off",
                     |s, _| s.reconcile_every.is_none_or(|every| every >= RECONCILE_EVERY_MIN),
                     "would read everything at Clerk without a pause");
-            reconcile_check_every: Duration = duration(DAY).or("5m"),
-                "time between two checks of a worker between reconciliations: numbers of objects, and recently changed users";
+            reconcile_check_every: Option<Duration> = interval(DAY).or("5m"),
+                "time between two checks of a worker between reconciliations: numbers of objects, and recently changed \
+                 users; off: none";
             api_budget: f64 = share().or("0.5"),
                 "share of Clerk's rate limit that a process may use; your application shares the limit";
         }

@@ -1,5 +1,12 @@
 //! `reconcile`, `resync` and `ready` against a simulated API of Clerk.
 
+mod deployment;
+mod kills;
+mod special;
+mod stage;
+mod table;
+mod truth;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -52,7 +52,7 @@ pub(super) async fn start_clerk(history: &History, config: &mut Config) -> anyho
     let clerk = ClerkApi::start(state, settings).await.context("the simulated Clerk API can't start")?;
     config.settings.clerk_secret_key = Some(wire::secret_key(&key)?);
     config.settings.clerk_api_url = wire::api_url(&clerk.url())?;
-    config.settings.reconcile_every = None;
+    (config.settings.reconcile_every, config.settings.reconcile_check_every) = (None, None);
     Ok(clerk)
 }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::source::{Instance, Source as _, SourceError};
-use rollbook_core::store::{FullStore, RunState};
+use rollbook_core::store::{FullStore, RunState, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_operator::words::{span, thousands};
 use rollbook_reconciler::{CLOCK_SKEW_MAX, RunView, Status};
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
-use super::{Needs, in_time};
+use super::{ASK_TIMEOUT, Needs, in_time};
 use crate::config::{Config, SECRET_KEY_FIX};
 use crate::wire;
 
@@ -59,7 +59,13 @@ pub(super) async fn api(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) 
         Ok(Err(error)) => vec![unanswered(error.to_string())],
         Err(why) => vec![unanswered(why)],
     };
-    findings.extend(status.map(|status| last_run(config, &status, clock.now())));
+    findings.extend(match lacking(config, clock).await {
+        Some(lacking) => {
+            let found = format!("no reconciliation can run, and deliveries are applied: {lacking}");
+            Some(failed(RECONCILE, found, "grant the rights; workers begin by themselves then"))
+        }
+        None => status.map(|status| last_run(config, &status, clock.now())),
+    });
     findings
 }
 
@@ -71,6 +77,15 @@ fn unanswered(why: String) -> Finding {
 async fn status(config: &Config, clock: &Arc<dyn Clock>) -> Option<Status> {
     let store: Arc<dyn FullStore> = wire::open_store(config, clock.clone()).ok()?;
     in_time(Status::read(&*store, RUNS, 0)).await.ok()
+}
+
+/// Rights on the records of runs that the role lacks. `None` also if the store does not answer, which its own check reports.
+async fn lacking(config: &Config, clock: &Arc<dyn Clock>) -> Option<String> {
+    let store = wire::open_store(config, clock.clone()).ok()?;
+    match tokio::time::timeout(ASK_TIMEOUT, store.check_records()).await {
+        Ok(Err(StoreError::Deployment(lacking))) => Some(lacking),
+        _ => None,
+    }
 }
 
 fn judge_instance(found: &str, configured: Option<&str>, runs: &[RunView]) -> Finding {

@@ -35,6 +35,10 @@ const RUNS: usize = 10;
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 /// A run in progress saves its position within this time.
 const SAVED_WITHIN: Duration = Duration::from_secs(5);
+/// Fix of an outage or a stop, for a run with a record.
+const RESUME: &str = "nothing was deleted because of it; go on with: rollbook reconcile --resume";
+/// Fix of an outage or a stop, for everything else.
+pub(super) const AGAIN: &str = "run the same command again";
 
 /// Runs the command.
 pub(crate) fn run(config: &Config, command: &ReconcileCommand) -> anyhow::Result<()> {
@@ -93,7 +97,9 @@ async fn walk(config: &Config, arguments: &RunArguments) -> anyhow::Result<()> {
     match ended {
         Ok(report) => done(report, output),
         Err(error) => {
-            let (error, fix) = explained(&error, request.is_dry);
+            // A run shows its progress once it has a record.
+            let has_record = !request.is_dry && !seen.borrow().resources.is_empty();
+            let (error, fix) = explained(&error, if has_record { RESUME } else { AGAIN });
             if output == Output::Json {
                 let progress = seen.borrow().clone();
                 print_json(&json!({
@@ -154,18 +160,12 @@ async fn when_free(
     }
 }
 
-/// Returns the text of an error, and how to fix it where the text does not say it.
-pub(super) fn explained(error: &ReconcileError, is_dry: bool) -> (String, Option<&'static str>) {
+/// Returns the text of an error, and how to fix it where the text does not say it. `again` is the fix of an outage.
+pub(super) fn explained(error: &ReconcileError, again: &'static str) -> (String, Option<&'static str>) {
     let fix = match error {
         ReconcileError::Source(SourceError::Refused(_)) => Some("check the secret key: rollbook doctor"),
         ReconcileError::Busy(_) => Some("wait until it is done: rollbook reconcile status"),
-        ReconcileError::Source(_)
-        | ReconcileError::Store(rollbook_core::store::StoreError::Unavailable(_))
-        | ReconcileError::LockLost
-            if !is_dry =>
-        {
-            Some("nothing was deleted because of it; continue with: rollbook reconcile --resume")
-        }
+        error if error.is_temporary() => Some(again),
         _ => None,
     };
     (harmless(&error.to_string()), fix)
@@ -192,8 +192,8 @@ async fn approve(config: &Config, run: &str, output: Output) -> anyhow::Result<(
     let approved = match until_signal(&stop, reconciler.approve(run, &stop)).await? {
         Ok(approved) => approved,
         Err(error) => {
-            let (error, _) = explained(&error, true);
-            return Err(with_fix(&error, None));
+            let (error, fix) = explained(&error, AGAIN);
+            return Err(with_fix(&error, fix));
         }
     };
     match output {
@@ -209,4 +209,39 @@ async fn approve(config: &Config, run: &str, output: Output) -> anyhow::Result<(
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rollbook_core::store::StoreError;
+
+    use super::*;
+
+    #[test]
+    fn every_error_is_one_sentence_and_only_a_temporary_one_is_tried_again() {
+        let reason = || "Postgres at db:5432: connection refused: check that it runs".to_owned();
+        for error in [
+            SourceError::Unavailable(reason()).into(),
+            SourceError::Unreadable(reason()).into(),
+            SourceError::Refused(reason()).into(),
+            SourceError::NotEnabled(reason()).into(),
+            StoreError::Unavailable(reason()).into(),
+            StoreError::Deployment(reason()).into(),
+            ReconcileError::WrongInstance {
+                found: reason(),
+                expected: reason(),
+                known_by: "the run before read",
+            },
+            ReconcileError::ForeignRows(20),
+            ReconcileError::Contradiction { table: "users", detail: "a page has no total" },
+            ReconcileError::Busy(LOCK_FOR),
+            ReconcileError::LockLost,
+            ReconcileError::Stopped,
+        ] {
+            let (text, fix) = explained(&error, RESUME);
+            assert!(!text.ends_with(['.', '?', '!']), "{text}");
+            let is_again = error.is_temporary() && !matches!(error, ReconcileError::Busy(_));
+            assert_eq!(fix == Some(RESUME), is_again, "{text}");
+        }
+    }
 }

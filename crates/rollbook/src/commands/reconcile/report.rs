@@ -14,15 +14,16 @@ pub(super) const STATUS: &str = "rollbook reconcile status names it, with the co
 
 /// Formats a run: differences by resource and kind, then one sentence.
 pub(super) fn text(run: &RunView) -> String {
-    let mut text = table(&run.resources);
-    for of in &run.resources {
-        for note in notes(of) {
-            // Writing to a String can't fail.
-            _ = writeln!(text, "{}: {note}", of.resource);
-        }
-    }
-    _ = write!(text, "\n{}", sentence(run));
-    text
+    let text = table(&run.resources) + &notes(&run.resources);
+    format!("{text}\n{}", sentence(run))
+}
+
+/// Formats what a run could not settle, one line for each resource and reason.
+pub(super) fn notes(resources: &[ResourceView]) -> String {
+    let lines = resources
+        .iter()
+        .flat_map(|of| notes_of(of).into_iter().map(|note| format!("{}: {note}\n", of.resource)));
+    lines.collect()
 }
 
 fn table(resources: &[ResourceView]) -> String {
@@ -39,7 +40,7 @@ fn table(resources: &[ResourceView]) -> String {
     table.to_string()
 }
 
-fn notes(of: &ResourceView) -> Vec<String> {
+fn notes_of(of: &ResourceView) -> Vec<String> {
     let note =
         |number: u64, one: &str, what: &str| (number > 0).then(|| format!("{}, {what}", many(number, one)));
     [

@@ -7,6 +7,7 @@ use rollbook_core::time::Timestamp;
 use rollbook_operator::words::{span, thousands};
 use rollbook_reconciler::{ResourceView, RunView, Status, Waiting};
 
+use super::report::notes;
 use crate::output::{Table, harmless};
 
 /// Formats the state.
@@ -23,11 +24,17 @@ pub(super) fn text(status: &Status) -> String {
     for waiting in &status.waiting {
         text.push_str(&item(waiting));
     }
-    let mut table = Table::new(&["resource", "complete since", "last walk", "drift"]);
+    let mut table = Table::new(&["resource", "complete since", "last walk", "drift", "numbers equal"]);
     for of in &status.resources {
         let or_never = |at: Option<Timestamp>| at.map_or_else(|| "never".to_owned(), |at| at.to_string());
         let drift = of.drift.map_or_else(|| "-".to_owned(), thousands);
-        table.row([of.resource.to_owned(), or_never(of.complete_since), or_never(of.last_walk_at), drift]);
+        table.row([
+            of.resource.to_owned(),
+            or_never(of.complete_since),
+            or_never(of.last_walk_at),
+            drift,
+            or_never(of.numbers_equal_at),
+        ]);
     }
     _ = write!(text, "\n{table}");
     text
@@ -49,6 +56,9 @@ fn runs(runs: &[RunView]) -> String {
         ]);
     }
     let mut text = table.to_string();
+    if let Some(last) = runs.iter().find(|run| run.finished_at.is_some()) {
+        text.push_str(&notes(&last.resources));
+    }
     if let Some((run, error)) = runs.first().and_then(|run| Some((run, run.error.as_ref()?))) {
         _ = writeln!(text, "{}: {}", harmless(&run.run), harmless(error));
     }
