@@ -12,7 +12,7 @@ use rollbook_core::time::Timestamp;
 
 use crate::apply::Call;
 use crate::cascade_metrics::CascadeMetrics;
-use crate::changes::ChangesMetrics;
+use crate::changes_metrics::ChangesMetrics;
 
 /// Seconds: from one commit on a fast disk to a store that hardly answers.
 const APPLY_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
