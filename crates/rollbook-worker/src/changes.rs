@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{Gauge, Registry};
 use rollbook_core::store::{SequenceStep, StoreError};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -23,35 +22,6 @@ const BUSY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mil
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// Maximum time for the lines of the last batches when the worker stops. Others, or the next start, move what is left.
 const LAST_TURNS: Duration = Duration::from_secs(2);
-
-/// Metrics of the change feed.
-pub(crate) struct ChangesMetrics {
-    position: Gauge,
-    pending: Gauge,
-}
-
-impl ChangesMetrics {
-    /// Registers the metrics.
-    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let position =
-            Gauge::new("rollbook_changes_position", "Position of the last line of the change feed.")?;
-        let help =
-            "Age of the oldest committed change without a position in the change feed; 0 if there is none.";
-        let pending = Gauge::new("rollbook_changes_pending_seconds", help)?;
-        registry.register(Box::new(position.clone()))?;
-        registry.register(Box::new(pending.clone()))?;
-        Ok(Self { position, pending })
-    }
-
-    fn note(&self, step: &SequenceStep) {
-        if let Some(last) = step.last {
-            // A position has less than 53 bits.
-            #[expect(clippy::cast_precision_loss, reason = "see above")]
-            self.position.set(last as f64);
-        }
-        self.pending.set(if step.has_more { step.waited_for.as_secs_f64() } else { 0.0 });
-    }
-}
 
 /// Gives positions until `stop`.
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
@@ -82,7 +52,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             }
             Err(error) => {
                 warn_once(&mut failing, &error);
-                shared.metrics.changes.pending.set(succeeded_at.elapsed().as_secs_f64());
+                shared.metrics.changes.failing_for(succeeded_at.elapsed());
                 AFTER_FAILURE
             }
         };

@@ -21,6 +21,7 @@ mod batch;
 mod cascade_metrics;
 mod cascades;
 mod changes;
+mod changes_metrics;
 mod deferred;
 mod error;
 mod evidence;

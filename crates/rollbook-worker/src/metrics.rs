@@ -12,7 +12,7 @@ use rollbook_core::time::Timestamp;
 
 use crate::apply::Call;
 use crate::cascade_metrics::CascadeMetrics;
-use crate::changes::ChangesMetrics;
+use crate::changes_metrics::ChangesMetrics;
 use crate::turns::TurnMetrics;
 
 /// Seconds: from one commit on a fast disk to a store that hardly answers.

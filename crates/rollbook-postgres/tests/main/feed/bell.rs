@@ -5,6 +5,7 @@ use std::time::Duration;
 use rollbook_core::store::{Changes as _, Store as _};
 use rollbook_postgres::PostgresSettings;
 use rollbook_testkit::process::until;
+use tokio::task::JoinSet;
 
 use super::sequence;
 use crate::world::{World, open, user_change};
@@ -22,7 +23,8 @@ async fn many_readers_of_a_process_wait_by_one_connection_which_is_replaced_and_
         let reader = reader.clone();
         async move { reader.wait_for_change(0, LONG).await }
     };
-    let readers: Vec<_> = (0..20).map(|_| tokio::spawn(waiting())).collect();
+    let mut readers = JoinSet::new();
+    (0..20).for_each(|_| drop(readers.spawn(waiting())));
     until("one session listens", || async { world.psql(LISTENING).await == "1\n" }).await;
     let end = format!(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid IN ({})",
@@ -32,9 +34,7 @@ async fn many_readers_of_a_process_wait_by_one_connection_which_is_replaced_and_
     until("another one listens", || async { world.psql(LISTENING).await == "1\n" }).await;
     worker.apply_many(&[user_change("user_1", 0)]).await.expect("applied");
     sequence(&worker).await;
-    for reader in readers {
-        assert_eq!(reader.await.expect("no panic"), Ok(true));
-    }
+    assert_eq!(readers.join_all().await, vec![Ok(true); 20]);
     until("nobody waits, and nobody listens", || async { world.psql(LISTENING).await == "0\n" }).await;
 }
 
@@ -42,11 +42,12 @@ async fn many_readers_of_a_process_wait_by_one_connection_which_is_replaced_and_
 async fn a_reader_behind_a_pooler_waits_without_a_notification() {
     let world = World::new().await;
     let reader = open(&PostgresSettings { pgbouncer: true, ..world.settings.clone() });
-    let waiting = tokio::spawn(async move { reader.wait_for_change(0, LONG).await });
+    let mut waiting = JoinSet::new();
+    waiting.spawn(async move { reader.wait_for_change(0, LONG).await });
     let worker = world.store();
     worker.apply_many(&[user_change("user_1", 0)]).await.expect("applied");
     sequence(&worker).await;
-    assert_eq!(waiting.await.expect("no panic"), Ok(true));
+    assert_eq!(waiting.join_all().await, [Ok(true)]);
     assert_eq!(world.psql(LISTENING).await, "0\n");
 }
 

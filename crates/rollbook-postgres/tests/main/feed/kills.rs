@@ -111,7 +111,8 @@ async fn survives<F: Future<Output = ()>>(world: &World, chaos: impl FnOnce(Arc<
     for store in workers(world, WORKERS) {
         sequencing.spawn(sequencer(store, random.fork(), Arc::clone(&stop)));
     }
-    let reading = tokio::spawn(reader(world.store(), Arc::clone(&last)));
+    let mut reading = JoinSet::new();
+    reading.spawn(reader(world.store(), Arc::clone(&last)));
     tokio::join!(chaos(done), async { while applying.join_next().await.is_some() {} });
     stop.store(true, Ordering::Relaxed);
     sequencing.join_all().await;
@@ -119,11 +120,11 @@ async fn survives<F: Future<Output = ()>>(world: &World, chaos: impl FnOnce(Arc<
     while store.cascade().await.expect("cascades").due_in.is_some_and(|due_in| due_in.is_zero()) {}
     sequence(&store).await;
     last.store(true, Ordering::Relaxed);
-    let seen = reading.await.expect("the reader comes to the end");
+    let read = reading.join_all().await.concat();
     assert_feed_is_audited(world).await;
     let all = lines(&store, 0).await;
     let all: Vec<(Position, String)> = all.into_iter().map(|line| (line.position, line.subject_id)).collect();
-    assert_eq!(seen, all, "the reader saw every line once");
+    assert_eq!(read, all, "the reader saw every line once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
