@@ -194,6 +194,7 @@ fn settings_that_do_not_fit_together_are_refused() {
         (vec![("lease_wait", "25s")], "lease_wait"),
         (vec![("lease_linger", "1001ms")], "lease_linger"),
         (vec![("ops_listen", "127.0.0.1:8080")], "ops_listen"),
+        (vec![("api_listen", "127.0.0.1:8090")], "api_listen"),
         (vec![("queue_url", "sqlite://x.db"), ("database_url", "sqlite://x.db")], "queue_url"),
     ] {
         let text = refusal(load(&settings, &[], None));
