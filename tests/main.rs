@@ -1,5 +1,6 @@
 //! End to end: the real binary, killed and restarted, and what holds the house together.
 
+mod api;
 mod architecture;
 mod audit;
 mod circles;

@@ -46,7 +46,7 @@ pub(crate) struct Stream {
     pub(crate) _reading: Reading,
 }
 
-/// What is sent next.
+/// Next piece of a stream.
 enum Next {
     Page(Page),
     Heartbeat { last: Position },

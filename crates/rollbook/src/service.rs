@@ -25,12 +25,15 @@ use crate::startup::prepare_queue;
 use crate::store_check::StoreCheck;
 use crate::supervisor::Supervisor;
 use crate::systemd::Systemd;
-use crate::wire::{Queue, api_settings, receiver_settings, worker_settings};
+use crate::wire::{Queue, receiver_settings, worker_settings};
 use crate::worker_calls::WorkerCalls;
 
 /// Number of lease durations without progress after which a lane hangs: other workers have its messages
 /// since.
 const STALLED_AFTER_LEASES: u32 = 2;
+
+/// Part of the drain timeout that the API has at most: one of this many.
+const API_DRAIN_SHARE: u32 = 20;
 
 /// Running faces.
 pub(crate) struct Service {
@@ -169,7 +172,11 @@ fn start_api(
     let listener = TcpListener::from_std(listener)?;
     let address = listener.local_addr()?;
     let ports = rollbook_api::Ports { changes: store.clone(), rows: store };
-    let api = Api::new(api_settings(config), tokens, ports, registry)?;
+    // Streams end at once. This time is for clients that read slowly; the receiver and the worker need the rest.
+    let defaults = rollbook_api::Settings::default();
+    let drain_timeout = defaults.drain_timeout.min(config.settings.drain_timeout / API_DRAIN_SHARE);
+    let settings = rollbook_api::Settings { drain_timeout, ..defaults };
+    let api = Api::new(settings, tokens, ports, registry)?;
     supervisor.start("api", |stop| async move {
         api.serve(listener, stop).await;
         Ok(())

@@ -30,8 +30,6 @@ use crate::config::{About, Config, Place, Problems, ServerUrl, Settings};
 
 /// Share of the drain timeout that the receiver has; the rest is for the worker to release its leases.
 const RECEIVER_DRAIN_PERCENT: u32 = 80;
-/// Share of the drain timeout that the API has after it.
-const API_DRAIN_PERCENT: u32 = 4;
 
 /// Queue, with one port for each of its three users.
 #[derive(Clone)]
@@ -234,12 +232,6 @@ pub(crate) fn receiver_settings(config: &Config) -> rollbook_receiver::Settings 
         batch_max: settings.enqueue_batch_max,
         batch_bytes_max: settings.enqueue_bytes_max,
     }
-}
-
-/// Returns the limits of the API. Streams end at once; the share of the drain timeout is for clients that read slowly.
-pub(crate) fn api_settings(config: &Config) -> rollbook_api::Settings {
-    let drain_timeout = config.settings.drain_timeout * API_DRAIN_PERCENT / 100;
-    rollbook_api::Settings { drain_timeout, ..rollbook_api::Settings::default() }
 }
 
 /// Returns the limits of the worker.
