@@ -60,7 +60,9 @@ const CLOCK_SKEW: &str = "rollbook_clock_skew_seconds";
 
 #[tokio::test]
 async fn the_list_of_metrics_is_what_the_binary_renders() {
-    let home = Home::new(BINARY);
+    let home = Home::new(BINARY)
+        .with("ROLLBOOK_API_LISTEN", "127.0.0.1:0")
+        .with("ROLLBOOK_API_TOKENS", "0123456789abcdef0123456789abcdef");
     let _rollbook = home.start_ready(&["serve"]).await;
     let text = metrics(&home).await;
     let (mut listed, mut rendered) = (listed(&read("METRICS.md")), rendered(&text));

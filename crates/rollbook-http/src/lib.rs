@@ -13,12 +13,16 @@
 //!   the client sees `connection: close` and can't lose a request.
 //! * A client that closes its sending side after its request (`shutdown(SHUT_WR)`) still gets its response.
 //!
+//! * A response that lasts ([`Lasting`]) counts as a request in progress until its last byte; its connection closes
+//!   after it.
+//!
 //! `serve` runs one connection until it closes, `stream` watches its bytes, `connection` is its state, and
-//! `table` holds all connections: it decides which one to drop and which ones are overdue. The accept loop is
-//! in the crate that owns the port.
+//! `table` holds all connections: it decides which one to drop and which ones are overdue. `accept` is the accept
+//! loop of the private ports; the receiver has its own.
 //!
 //! The other side: `client` is one connection that sends requests, `pool` a client with TLS for servers elsewhere.
 
+mod accept;
 pub mod client;
 mod connection;
 mod discards;
@@ -27,6 +31,7 @@ mod serve;
 mod stream;
 mod table;
 
+pub use accept::Port;
 pub use connection::{Connection, State};
-pub use serve::Serving;
+pub use serve::{Lasting, Serving};
 pub use table::{CloseReason, Connections, Counts, Limits, Slot};

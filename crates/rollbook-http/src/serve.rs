@@ -25,6 +25,11 @@ use crate::table::{CloseReason, Connections, Slot};
 /// closing the connection would reset it.
 const FIRST_REQUEST_FOR: Duration = Duration::from_secs(1);
 
+/// Extension of a response with a body that lasts, such as a stream of events. The time limit of an idle connection does
+/// not apply to it, and it keeps its slot; the handler limits the number of such responses.
+#[derive(Clone, Copy, Debug)]
+pub struct Lasting;
+
 /// An accepted client and its slot.
 pub struct Serving {
     /// TCP stream of the client.
@@ -119,6 +124,11 @@ impl Connections {
 
     /// Adds `connection: close` where the connection should close, and records the new phase.
     fn finish<B>(&self, connection: &Connection, mut answer: Response<B>) -> Response<B> {
+        if answer.extensions().get::<Lasting>().is_some() {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            connection.answer_begins();
+            return answer;
+        }
         let mut closes = answer.headers().get(CONNECTION).is_some_and(|value| value == "close");
         if !closes && let Some(reason) = self.reason_to_close(connection) {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -138,5 +148,34 @@ fn status_of(error: &hyper::Error) -> Option<StatusCode> {
         Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
     } else {
         Some(StatusCode::BAD_REQUEST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Limits;
+
+    #[tokio::test]
+    async fn a_response_that_lasts_keeps_its_slot_and_closes_its_connection() {
+        let timeout = Duration::from_secs(10);
+        let connections = Connections::new(Limits {
+            connections_max: 1,
+            header_timeout: timeout,
+            idle_timeout: timeout,
+            write_timeout: timeout,
+            age_max: timeout,
+        });
+        let slot = connections.slot().await;
+        let lasts = |lasts: bool| {
+            let mut answer = Response::new(());
+            if lasts {
+                answer.extensions_mut().insert(Lasting);
+            }
+            let answer = connections.finish(&slot.connection, answer);
+            (answer.headers().get(CONNECTION).is_some(), slot.connection.is_answering())
+        };
+        assert_eq!(lasts(false), (false, false));
+        assert_eq!(lasts(true), (true, true));
     }
 }

@@ -169,7 +169,8 @@ impl Ops {
             .route("/readyz", get(readyz))
             .route("/healthz", get(|| async { "ok\n" }))
             .with_state(Arc::new(self));
-        connections::serve(listener, router, stop).await
+        connections::serve(listener, router, stop).await;
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus::Registry;
+use rollbook_api::Api;
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
 use rollbook_ops::{Component, Condition, Ops, Probe, WatchedQueue};
@@ -30,10 +31,15 @@ use crate::worker_calls::WorkerCalls;
 /// Number of lease durations without progress after which a lane hangs: other workers have its messages since.
 const STALLED_AFTER_LEASES: u32 = 2;
 
+/// Part of the drain timeout that the API has at most: one of this many.
+const API_DRAIN_SHARE: u32 = 20;
+
 /// Running faces.
 pub(crate) struct Service {
     /// Address for deliveries, if the process receives any.
     pub(crate) listening: Option<SocketAddr>,
+    /// Address of the API, if the process has one.
+    pub(crate) api_listening: Option<SocketAddr>,
     /// Address of health and metrics.
     pub(crate) ops_listening: SocketAddr,
     live: Vec<Component>,
@@ -71,6 +77,8 @@ impl Service {
             });
             supervisor.start("receiver", |stop| async move { Ok(receiver.serve(listener, stop).await?) });
         }
+        let api_listening =
+            start_api(config, &mut supervisor, ports.api, store.clone().filter(|_| faces.worker), &registry)?;
         let calls = Arc::new(WorkerCalls::new(queue.consumer.clone()));
         let reconciled = store.clone().filter(|_| faces.worker);
         let (mut live, mut applying) = (Vec::new(), None);
@@ -112,7 +120,7 @@ impl Service {
         supervisor.start("ops face", |stop| async move { Ok(ops.serve(ops_port, stop).await?) });
         let stop_delay = if faces.receiver { config.settings.stop_delay } else { Duration::ZERO };
         let stop_within = stop_delay + config.settings.drain_timeout;
-        Ok(Self { listening, ops_listening, live, supervisor, stop_within })
+        Ok(Self { listening, api_listening, ops_listening, live, supervisor, stop_within })
     }
 
     /// Runs a background task until the stop.
@@ -146,6 +154,33 @@ impl Service {
     pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         self.supervisor.run(stop, self.stop_within).await
     }
+}
+
+/// Starts the API, if it has a port. Returns its address.
+fn start_api(
+    config: &Config,
+    supervisor: &mut Supervisor,
+    listener: Option<std::net::TcpListener>,
+    store: Option<Arc<dyn FullStore>>,
+    registry: &Registry,
+) -> anyhow::Result<Option<SocketAddr>> {
+    let (Some(store), Some(listener), Some(tokens)) = (store, listener, config.settings.api_tokens.clone())
+    else {
+        return Ok(None);
+    };
+    let listener = TcpListener::from_std(listener)?;
+    let address = listener.local_addr()?;
+    let ports = rollbook_api::Ports { changes: store.clone(), rows: store };
+    // Streams end at once. This time is for clients that read slowly; the receiver and the worker need the rest.
+    let defaults = rollbook_api::Settings::default();
+    let drain_timeout = defaults.drain_timeout.min(config.settings.drain_timeout / API_DRAIN_SHARE);
+    let settings = rollbook_api::Settings { drain_timeout, ..defaults };
+    let api = Api::new(settings, tokens, ports, registry)?;
+    supervisor.start("api", |stop| async move {
+        api.serve(listener, stop).await;
+        Ok(())
+    });
+    Ok(Some(address))
 }
 
 struct WorkerProbe {

@@ -46,6 +46,8 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) struct Ports {
     /// Listener for deliveries, if the process receives any.
     pub(crate) public: Option<TcpListener>,
+    /// Listener of the API, if it is set and the process has a store.
+    pub(crate) api: Option<TcpListener>,
     /// Listener for health and metrics.
     pub(crate) ops: TcpListener,
 }
@@ -61,13 +63,16 @@ impl Ports {
         } else {
             None
         };
-        Ok(Self { public, ops: bind(config.settings.ops_listen, &Settings::ops_listen().about)? })
+        let api = config.settings.api_listen.filter(|_| faces.worker);
+        let api = api.map(|address| bind(address, &Settings::api_listen().about)).transpose()?;
+        Ok(Self { public, api, ops: bind(config.settings.ops_listen, &Settings::ops_listen().about)? })
     }
 
-    /// Returns more handles to the same listeners: the first to accept gets the connection.
+    /// Returns more handles to the listeners that answer during a start: the first to accept gets the connection. Clients
+    /// of the API wait.
     fn twin(&self) -> io::Result<Self> {
         let twin = |listener: &TcpListener| listener.as_fd().try_clone_to_owned().map(TcpListener::from);
-        Ok(Self { public: self.public.as_ref().map(twin).transpose()?, ops: twin(&self.ops)? })
+        Ok(Self { public: self.public.as_ref().map(twin).transpose()?, api: None, ops: twin(&self.ops)? })
     }
 }
 

@@ -83,6 +83,9 @@ fn log_addresses(config: &Config, faces: Faces, service: &Service) {
     if let Some(address) = service.listening {
         tracing::info!("deliveries: http://{address}/webhooks/clerk");
     }
+    if let Some(address) = service.api_listening {
+        tracing::info!("API: http://{address}/v1/changes");
+    }
     tracing::info!("health and metrics: http://{}/metrics", service.ops_listening);
     let queue = wire::describe(config, Component::Queue);
     tracing::info!("queue: {queue}, at most {} waiting", config.settings.queue_depth_max);
@@ -95,10 +98,11 @@ fn log_addresses(config: &Config, faces: Faces, service: &Service) {
 /// as many connections as there are files for. Otherwise accepting would fail, and an idle connection of a
 /// stranger would not be closed to make room for a genuine sender.
 fn raise_file_limit(config: &mut Config) {
-    let wanted = config.settings.connections_max as u64 + OTHER_FILES;
+    let api = if config.settings.api_listen.is_some() { rollbook_api::CONNECTIONS_MAX } else { 0 };
+    let wanted = config.settings.connections_max as u64 + api as u64 + OTHER_FILES;
     match rlimit::increase_nofile_limit(wanted) {
         Ok(given) if given < wanted => {
-            let connections_max = connections_for(given);
+            let connections_max = connections_for(given.saturating_sub(api as u64));
             config.settings.connections_max = usize::try_from(connections_max).unwrap_or(usize::MAX);
             tracing::warn!(
                 given,

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use rollbook_core::signature::SigningSecrets;
 use serde_json::{Value, json};
 
 use super::Config;
@@ -60,10 +59,13 @@ impl Config {
             return (setting.default.map(str::to_owned), "default".to_owned());
         };
         let shown = match setting.kind {
-            Kind::Secret => match SigningSecrets::parse(&given.text) {
-                Ok(secrets) if secrets.len() > 1 => format!("set, {} secrets", secrets.len()),
-                _ => "set, 1 secret".to_owned(),
-            },
+            Kind::Secret => {
+                let separators = |c: char| c == ',' || c.is_whitespace();
+                match given.text.split(separators).filter(|secret| !secret.is_empty()).count() {
+                    0 | 1 => "set, 1 secret".to_owned(),
+                    count => format!("set, {count} secrets"),
+                }
+            }
             Kind::Url if unusable.contains(&setting.key) => UNUSABLE.to_owned(),
             Kind::Url => without_password(&given.text),
             _ => given.text.clone(),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use rollbook_api::Tokens;
 use rollbook_clerk::{ApiUrl, SecretKey};
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::signature::SigningSecrets;
@@ -20,7 +21,7 @@ use super::setting::{
     secret, settings, share, size, text, url, yes_or_no,
 };
 use super::url::{Place, Role, ServerUrl};
-use super::values::{api_url, identifier, key_prefix, log_filter, secret_key, signing_secrets};
+use super::values::{api_tokens, api_url, identifier, key_prefix, log_filter, secret_key, signing_secrets};
 
 /// Every setting, in the order of the report.
 pub(crate) static SETTINGS: LazyLock<Vec<&'static About>> = LazyLock::new(Settings::declarations);
@@ -137,6 +138,18 @@ settings! {
                  users; off: none";
             api_budget: f64 = share().or("0.5"),
                 "share of Clerk's rate limit that a process may use; your application shares the limit";
+        }
+        ("API", "The change feed over HTTP, for your own applications: see [API.md](API.md). A receiver alone has no API.") => {
+            api_listen: Option<SocketAddr> = address().optional("127.0.0.1:8090"),
+                "address of the API for your applications, on serve and work; without it there is none",
+                must(Any, "left out, or api_tokens set",
+                    |s, _| s.api_listen.is_none() || s.api_tokens.is_some(),
+                    "is set without api_tokens: the API has no access without a token"),
+                must(Any, "another port than those of listen and ops_listen",
+                    |s, _| s.api_listen.is_none_or(|api| api.port() == 0 || ![s.listen, s.ops_listen].contains(&api)),
+                    "is the same address as listen or ops_listen");
+            api_tokens: Option<Tokens> = secret(api_tokens).optional("/run/secrets/…"),
+                "one or more bearer tokens of 32 to 512 characters, separated by commas or white space; all are valid, so that a token can be rotated";
         }
         ("Log", "One line for each fact, to standard error.") => {
             log: String = text(log_filter).or("info").everyday(),

@@ -194,6 +194,7 @@ fn settings_that_do_not_fit_together_are_refused() {
         (vec![("lease_wait", "25s")], "lease_wait"),
         (vec![("lease_linger", "1001ms")], "lease_linger"),
         (vec![("ops_listen", "127.0.0.1:8080")], "ops_listen"),
+        (vec![("api_listen", "127.0.0.1:8090")], "api_listen"),
         (vec![("queue_url", "sqlite://x.db"), ("database_url", "sqlite://x.db")], "queue_url"),
     ] {
         let text = refusal(load(&settings, &[], None));
@@ -287,7 +288,9 @@ fn the_sample_is_current_and_parses_as_it_is_and_with_every_setting_on() {
         .filter(|line| !line.contains("/run/secrets/"))
         .fold(String::new(), |text, line| text + line + "\n");
     let on = file(&on);
-    let config = load(&[], &[], Some(on.path())).expect("every example is right");
+    // The secrets are left out above, and an API without a token is refused.
+    let tokens = [("ROLLBOOK_API_TOKENS", "0123456789abcdef0123456789abcdef")];
+    let config = load(&[], &tokens, Some(on.path())).expect("every example is right");
     assert_eq!(config.settings.clerk_instance_id.as_deref(), Some("ins_…"));
 }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rollbook_api::Tokens;
 use rollbook_clerk::{ApiUrl, SecretKey};
 use rollbook_core::signature::SigningSecrets;
 
@@ -176,6 +177,11 @@ pub(crate) fn signing_secrets(text: &str) -> Result<SigningSecrets, Wrong> {
     SigningSecrets::parse(text).map_err(|error| {
         wrong(error.to_string(), "write whsec_…, and more of them separated by commas or spaces")
     })
+}
+
+/// Parses one or more bearer tokens.
+pub(crate) fn api_tokens(text: &str) -> Result<Tokens, Wrong> {
+    Tokens::parse(text).map_err(|error| wrong(error.to_string(), "make one: openssl rand -hex 32"))
 }
 
 /// Parses the secret key of a Clerk instance.

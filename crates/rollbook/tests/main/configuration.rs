@@ -3,7 +3,7 @@
 use crate::rollbook::{Home, SECRET};
 
 /// Every setting with a value that is wrong by itself.
-const WRONG: [(&str, &str); 57] = [
+const WRONG: [(&str, &str); 59] = [
     ("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret"),
     ("ROLLBOOK_DATA_DIR", ""),
     ("ROLLBOOK_LISTEN", "8080"),
@@ -32,6 +32,8 @@ const WRONG: [(&str, &str); 57] = [
     ("ROLLBOOK_RECONCILE_EVERY", "59s"),
     ("ROLLBOOK_RECONCILE_CHECK_EVERY", "off"),
     ("ROLLBOOK_API_BUDGET", "1.1"),
+    ("ROLLBOOK_API_LISTEN", "8090"),
+    ("ROLLBOOK_API_TOKENS", "ImASecret-of-31-characters-long"),
     ("ROLLBOOK_LOG", "infoo"),
     ("ROLLBOOK_LOG_FORMAT", "yaml"),
     ("ROLLBOOK_TOLERANCE", "300"),

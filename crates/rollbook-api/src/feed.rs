@@ -1,0 +1,162 @@
+//! Reading of the feed for one reader.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rollbook_core::catalog::find_resource;
+use rollbook_core::store::{Changes, ChangesError, ChangesQuery, Position, Rows, StoreError};
+use rollbook_operator::changes::ChangeView;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use crate::parameters::{Parameters, Start};
+use crate::problem::Problem;
+
+/// Maximum bytes of the rows of one page. The row that reaches it is the last of its page.
+pub(crate) const ROW_BYTES_MAX: usize = 1024 * 1024;
+/// Time for which further lines are collected after a reader has waited for the first. It limits a reader to a hundred
+/// reads per second.
+const COLLECT_FOR: Duration = Duration::from_millis(10);
+
+/// The ports of the store.
+#[derive(Clone)]
+pub struct Ports {
+    /// The change feed.
+    pub changes: Arc<dyn Changes>,
+    /// The rows, for `expand=row`.
+    pub rows: Arc<dyn Rows>,
+}
+
+/// The feed, as all readers of the process share it.
+pub(crate) struct Feed {
+    ports: Ports,
+    /// Permits to use the store, so that readers leave the connections of its pool to the workers.
+    reads: Semaphore,
+    /// Whether the last call failed: a failure is logged once, not for each reader.
+    is_failing: AtomicBool,
+}
+
+/// A line, with its row if the request asks for it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Line {
+    #[serde(flatten)]
+    pub(crate) change: ChangeView,
+    /// The row as it is now: `None` if not asked for, null if the table has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    row: Option<Value>,
+}
+
+/// One page, as in the answer.
+#[derive(Debug, Serialize)]
+pub(crate) struct Page {
+    pub(crate) changes: Vec<Line>,
+    pub(crate) through: Position,
+    pub(crate) last: Position,
+}
+
+impl Page {
+    /// Whether the reader has everything.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.changes.is_empty() && self.through >= self.last
+    }
+}
+
+impl Feed {
+    pub(crate) fn new(ports: Ports, reads_max: usize) -> Self {
+        Self { ports, reads: Semaphore::new(reads_max), is_failing: AtomicBool::new(false) }
+    }
+
+    /// Returns the first query of a reader.
+    pub(crate) async fn query(&self, parameters: &Parameters) -> Result<ChangesQuery, ChangesError> {
+        let _permit = self.reads.acquire().await;
+        let after = self.start(parameters.start).await.map_err(ChangesError::from);
+        self.log(after.as_ref().err());
+        let Parameters { resources, kinds, limit, .. } = parameters.clone();
+        Ok(ChangesQuery { after: after?, resources, kinds, limit })
+    }
+
+    async fn start(&self, start: Start) -> Result<Position, StoreError> {
+        Ok(match start {
+            Start::After(position) => position,
+            Start::Since(at) => self.ports.changes.position_before(at).await?,
+            Start::Oldest => self.ports.changes.feed().await?.removed_through,
+            Start::Last => self.ports.changes.feed().await?.last,
+        })
+    }
+
+    /// Reads one page.
+    pub(crate) async fn read(&self, query: &ChangesQuery, expand: bool) -> Result<Page, ChangesError> {
+        // The semaphore is never closed.
+        let _permit = self.reads.acquire().await;
+        let page = self.page(query, expand).await;
+        self.log(page.as_ref().err());
+        page
+    }
+
+    /// Logs the first failure of the store, and that it answers again.
+    fn log(&self, error: Option<&ChangesError>) {
+        let error = error.filter(|error| matches!(error, ChangesError::Store(_)));
+        let was_failing = self.is_failing.swap(error.is_some(), Ordering::Relaxed);
+        match error {
+            Some(error) if !was_failing => tracing::warn!(%error, "api can't read the store"),
+            None if was_failing => tracing::info!("api reads the store again"),
+            _ => {}
+        }
+    }
+
+    async fn page(&self, query: &ChangesQuery, expand: bool) -> Result<Page, ChangesError> {
+        let page = self.ports.changes.changes(query).await?;
+        let (mut through, mut bytes) = (page.through, 0);
+        let mut rows: HashMap<(String, String), Value> = HashMap::new();
+        let mut changes = Vec::with_capacity(page.lines.len());
+        for line in page.lines {
+            let change = ChangeView::from(line);
+            let mut row = None;
+            if expand {
+                let key = (change.resource.clone(), change.subject_id.clone());
+                let found = match rows.get(&key) {
+                    Some(known) => known.clone(),
+                    None => self.row(&change).await?,
+                };
+                bytes += found.to_string().len();
+                rows.insert(key, found.clone());
+                row = Some(found);
+            }
+            changes.push(Line { change, row });
+            if bytes >= ROW_BYTES_MAX {
+                through = changes.last().map_or(through, |line| line.change.position);
+                break;
+            }
+        }
+        Ok(Page { changes, through, last: page.last })
+    }
+
+    async fn row(&self, change: &ChangeView) -> Result<Value, StoreError> {
+        // A table of a newer release is not known here.
+        let Some(resource) = find_resource(&change.resource) else { return Ok(Value::Null) };
+        let row = self.ports.rows.get(resource, &change.subject_id).await?;
+        Ok(row.map_or(Value::Null, |row| Value::Object(row.columns)))
+    }
+
+    /// Waits for a line after a position. Returns `false` if there was none within `timeout`.
+    pub(crate) async fn wait(&self, after: Position, timeout: Duration) -> Result<bool, ChangesError> {
+        let found = self.ports.changes.wait_for_change(after, timeout).await.map_err(ChangesError::from);
+        self.log(found.as_ref().err());
+        if found? {
+            tokio::time::sleep(COLLECT_FOR.min(timeout)).await;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Refuses a reader who would wait at the end of a feed that records nothing.
+    pub(crate) async fn check_is_on(&self) -> Result<(), Problem> {
+        let _permit = self.reads.acquire().await;
+        let state = self.ports.changes.feed().await.map_err(ChangesError::from);
+        self.log(state.as_ref().err());
+        if state?.is_on { Ok(()) } else { Err(Problem::feed_off()) }
+    }
+}

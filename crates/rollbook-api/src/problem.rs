@@ -1,0 +1,149 @@
+//! Error answers: problem documents of RFC 9457.
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use rollbook_core::store::{ChangesError, Position};
+use serde_json::{Map, Value, json};
+
+/// Seconds after which a client should try again when the store does not answer, or too many readers wait.
+const RETRY_AFTER_SECONDS: &str = "5";
+
+/// An error answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem(Box<Parts>);
+
+#[derive(Clone, Debug)]
+struct Parts {
+    status: StatusCode,
+    /// Last part of `type`; programs distinguish problems by it.
+    name: &'static str,
+    title: &'static str,
+    detail: String,
+    /// Name and value of one more member.
+    member: Option<(&'static str, Value)>,
+    header: Option<(HeaderName, &'static str)>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, name: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self(Box::new(Parts { status, name, title, detail: detail.into(), member: None, header: None }))
+    }
+
+    fn with_member(mut self, key: &'static str, value: Value) -> Self {
+        self.0.member = Some((key, value));
+        self
+    }
+
+    fn with_header(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.0.header = Some((name, value));
+        self
+    }
+
+    /// A parameter is not valid. The detail says what is accepted.
+    pub(crate) fn parameter(name: &str, detail: &str) -> Self {
+        let detail = format!("{name}: {detail}");
+        Self::new(StatusCode::BAD_REQUEST, "invalid-parameter", "A parameter is not valid", detail)
+            .with_member("parameter", json!(name))
+    }
+
+    /// The request has no valid token.
+    pub(crate) fn unauthorized(has_token: bool) -> Self {
+        let (detail, challenge) = if has_token {
+            ("the token is not one of api_tokens", r#"Bearer realm="rollbook", error="invalid_token""#)
+        } else {
+            ("send a token of api_tokens: Authorization: Bearer TOKEN", r#"Bearer realm="rollbook""#)
+        };
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is required", detail)
+            .with_header(WWW_AUTHENTICATE, challenge)
+    }
+
+    /// No such path.
+    pub(crate) fn not_found() -> Self {
+        let detail = "the paths are in /v1/openapi.json";
+        Self::new(StatusCode::NOT_FOUND, "not-found", "No such path", detail)
+    }
+
+    /// The path has another method.
+    pub(crate) fn method_not_allowed() -> Self {
+        let title = "The path does not have this method";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", title, "use GET or HEAD")
+    }
+
+    /// As many readers as are allowed are waiting.
+    pub(crate) fn too_many_readers(max: usize) -> Self {
+        Self::unavailable(
+            "too-many-readers",
+            "Too many readers wait for changes",
+            format!("{max} streams and waiting requests are open in this process"),
+        )
+    }
+
+    /// The schema does not record changes.
+    pub(crate) fn feed_off() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "feed-off",
+            "No changes are recorded",
+            "the schema of the store records no changes: set changes to yes, then run rollbook migrate",
+        )
+    }
+
+    fn unavailable(name: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, name, title, detail)
+            .with_header(RETRY_AFTER, RETRY_AFTER_SECONDS)
+    }
+
+    fn position(error: &ChangesError, status: StatusCode, member: (&'static str, Position)) -> Self {
+        let (name, title) = if status == StatusCode::GONE {
+            ("position-removed", "Changes after the position were removed")
+        } else {
+            ("position-ahead", "The position is after the last change")
+        };
+        let (key, position) = member;
+        Self::new(status, name, title, error.to_string()).with_member(key, json!(position))
+    }
+
+    pub(crate) fn document(&self) -> Value {
+        let mut document = Map::new();
+        document.insert("type".to_owned(), json!(format!("urn:rollbook:problem:{}", self.0.name)));
+        document.insert("title".to_owned(), json!(self.0.title));
+        document.insert("status".to_owned(), json!(self.0.status.as_u16()));
+        document.insert("detail".to_owned(), json!(self.0.detail));
+        if let Some((key, value)) = &self.0.member {
+            document.insert((*key).to_owned(), value.clone());
+        }
+        Value::Object(document)
+    }
+}
+
+impl From<ChangesError> for Problem {
+    /// The text of a store's error stays in the log: it may name a host.
+    fn from(error: ChangesError) -> Self {
+        match error {
+            ChangesError::Removed { oldest, .. } => {
+                Self::position(&error, StatusCode::GONE, ("oldest", oldest))
+            }
+            ChangesError::Ahead { last, .. } => Self::position(&error, StatusCode::CONFLICT, ("last", last)),
+            ChangesError::Store(_) => Self::unavailable(
+                "store-unavailable",
+                "The store can't answer now",
+                "the log of this process has the reason",
+            ),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.document().to_string()));
+        *response.status_mut() = self.0.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some((name, value)) = self.0.header {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
