@@ -108,7 +108,9 @@ fn is_same_json(one: &Value, other: &Value) -> bool {
             one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same_json(one, other))
         }
         (Value::Object(one), Value::Object(other)) => {
-            let is_same = |(key, value): (&String, &Value)| other.get(key).is_some_and(|other| is_same_json(value, other));
+            let is_same = |(key, value): (&String, &Value)| {
+                other.get(key).is_some_and(|other| is_same_json(value, other))
+            };
             one.len() == other.len() && one.iter().all(is_same)
         }
         (one, other) => one == other,

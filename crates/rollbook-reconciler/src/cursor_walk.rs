@@ -138,7 +138,8 @@ impl Context {
             drop(space);
             (idle, empty) = if slice.seen > seen { (0, 0) } else { (idle + 1, empty) };
             if !slice.is_done && idle > idle_max(&slice) {
-                let detail = "its pages show no new user, and do not end. Clerk may refuse or ignore starting_after";
+                let detail =
+                    "its pages show no new user, and do not end. Clerk may refuse or ignore starting_after";
                 return Err(ReconcileError::Contradiction { table: resource.table, detail });
             }
             self.update(resource.table, |of| {

@@ -47,7 +47,7 @@ pub use self::reconciler::{Reconciler, Resume, RunReport, RunRequest};
 pub use self::resync::{ResyncOutcome, Resynced};
 pub use self::schedule::Schedule;
 pub use self::settings::{
-    ANSWER_TIME, CLOCK_BACK_MAX, CLOCK_SKEW_MAX, CLOCK_TOLERANCE, DELETIONS_MIN, DELETIONS_SHARE, LOCK_FOR, MARGIN, PAGES_AT_ONCE_MAX,
-    PAGES_AT_ONCE_MIN, Settings,
+    ANSWER_TIME, CLOCK_BACK_MAX, CLOCK_SKEW_MAX, CLOCK_TOLERANCE, DELETIONS_MIN, DELETIONS_SHARE, LOCK_FOR,
+    MARGIN, PAGES_AT_ONCE_MAX, PAGES_AT_ONCE_MIN, Settings,
 };
 pub use self::status::{LastWalk, ResourceView, RunView, Status, Waiting};

@@ -5,8 +5,8 @@
 //! was read early as about any other: it shows everything that followed the last object at the time of its own
 //! answer, and is compared at that time. One that does not overlap is read again before the walk steps back.
 //!
-//! The total alone ends no walk. A list ends where the page behind the last object is empty and names as many objects
-//! as there are before it, or where it goes on with objects that are newer than the run. Every object before the end
+//! The total alone ends no walk. A list ends where a page reaches its total exactly and the page behind is empty, or
+//! where it goes on with objects that are newer than the run. Every object before the end
 //! of a page was read, so the number of objects read is at least that position; if it is not, something was moved or
 //! left out, and the walk begins again.
 
@@ -156,8 +156,7 @@ impl Context {
             slice.from = page.subjects.first().and_then(created_at).unwrap_or(slice.from);
         }
         retain_new(slice, &mut page);
-        let (has_new, number) =
-            (!page.subjects.is_empty(), page.subjects.len() as u64 + page.unreadable);
+        let (has_new, number) = (!page.subjects.is_empty(), page.subjects.len() as u64 + page.unreadable);
         if slice.seen + number < end {
             return Ok(Step::Lost);
         }
@@ -168,7 +167,7 @@ impl Context {
             ahead.meanwhile(self.take_page(resource, slice, page)).await?;
         }
         slice.seen += number;
-        if is_newer || end >= total && self.ends_at(resource, end).await? {
+        if is_newer || end >= total && self.ends_at(resource, end, total).await? {
             self.prove_rest(resource, slice, clock).await?;
             slice.is_done = true;
             return Ok(Step::New);
@@ -179,15 +178,21 @@ impl Context {
         Ok(if has_new { Step::New } else { Step::Known })
     }
 
-    /// Whether the list ends here: the page behind is empty, and names no other total.
-    async fn ends_at(&self, resource: &'static Resource, end: u64) -> Result<bool, ReconcileError> {
+    /// Whether the list ends here, after a page with this end and total: the page behind is empty. Its total may be
+    /// less, because something was deleted meanwhile.
+    async fn ends_at(
+        &self,
+        resource: &'static Resource,
+        end: u64,
+        total: u64,
+    ) -> Result<bool, ReconcileError> {
         if end == 0 {
             // An empty list with a total of zero may be a failure: it is asked for again, in another way.
             let count = || self.ports.source.count(resource, Window::ALL);
             return Ok(self.patiently("Clerk", count).await? == 0);
         }
         let rest = self.read_offset(resource, end).await?;
-        Ok(rest.objects.is_empty() && rest.total == Some(end))
+        Ok(end == total && rest.objects.is_empty() && rest.total.is_some_and(|total| total <= end))
     }
 }
 
@@ -207,8 +212,7 @@ fn retain_new(slice: &Slice, page: &mut Readings) {
     let Some(last) = &slice.last else { return };
     let ties: HashSet<&str> = last.ties.iter().map(String::as_str).collect();
     page.subjects.retain(|subject| {
-        let is_earlier =
-            created_at(subject).zip(last.created_at).is_some_and(|(this, last)| this < last);
+        let is_earlier = created_at(subject).zip(last.created_at).is_some_and(|(this, last)| this < last);
         !is_earlier && !ties.contains(subject.id.as_str())
     });
 }

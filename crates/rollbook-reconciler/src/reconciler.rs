@@ -253,10 +253,16 @@ impl Context {
         }
         let rows = self.patiently("the store", || self.ports.records.count_living(resource)).await?;
         if rows == 0 {
-            info!(table = resource.table, said, "reconciliation: not enabled at Clerk; there is nothing to read");
+            info!(
+                table = resource.table,
+                said, "reconciliation: not enabled at Clerk; there is nothing to read"
+            );
             self.save_walk(resource).await?;
         } else {
-            warn!(table = resource.table, said, rows, "reconciliation: not enabled at Clerk; the rows are left as they are");
+            warn!(
+                table = resource.table,
+                said, rows, "reconciliation: not enabled at Clerk; the rows are left as they are"
+            );
         }
         self.update(resource.table, |of| (of.is_walked, of.is_done, of.not_enabled) = (true, true, rows));
         self.save(RunState::Running, None).await
@@ -284,7 +290,8 @@ impl Context {
         }
         self.prove_undated(resource).await?;
         let table = resource.table;
-        let is_denied = |of: &mut ResourceProgress| of.alive > 0 && of.slices.iter().all(|slice| slice.seen == 0);
+        let is_denied =
+            |of: &mut ResourceProgress| of.alive > 0 && of.slices.iter().all(|slice| slice.seen == 0);
         if self.update(table, is_denied) == Some(true) {
             let detail = "it is empty, and reads of single objects find some";
             return Err(ReconcileError::Contradiction { table, detail });

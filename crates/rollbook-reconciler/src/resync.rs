@@ -228,7 +228,9 @@ impl Context {
         mut read_at: Timestamp,
     ) -> Result<ResyncOutcome, ReconcileError> {
         let known = match state.map(|state| state.content) {
-            Some(Content::At(known)) if force && known.updated_at <= subject.version.updated_at => known.event_at,
+            Some(Content::At(known)) if force && known.updated_at <= subject.version.updated_at => {
+                known.event_at
+            }
             _ => i64::MIN,
         };
         if known >= read_at.as_millis() {

@@ -74,7 +74,8 @@ impl Source for Wrong {
                 Ok(page)
             }
             (Mutant::StepsWithoutOverlap, Position::Offset(offset)) if *offset > 0 => {
-                let request = PageRequest { position: Position::Offset(offset + 1), ..request.clone() };
+                let request =
+                    PageRequest { position: Position::Offset(offset + 1), limit: request.limit - 1 };
                 // Meanwhile an object at the beginning of the list is deleted.
                 clerk.change(|objects| {
                     let first =
