@@ -3,6 +3,8 @@
 //! The rule decides what a reconciliation passes on to the merge. A row that differs in nothing is not
 //! written at all, so that no trigger fires.
 
+mod number;
+
 use serde_json::{Map, Value};
 
 use crate::catalog::Resource;
@@ -75,7 +77,7 @@ fn is_same_object(skipped: &[&[&str]], observed: &Map<String, Value>, stored: &M
     observed.iter().all(|(key, value)| {
         let Some(other) = stored.get(key) else { return true };
         if METADATA.contains(&key.as_str()) {
-            return value == other;
+            return is_same_json(value, other);
         }
         let below: Vec<&[&str]> = skipped
             .iter()
@@ -94,7 +96,24 @@ fn is_same_value(skipped: &[&[&str]], observed: &Value, stored: &Value) -> bool 
             observed.len() == stored.len()
                 && pairs.all(|(observed, stored)| is_same_value(skipped, observed, stored))
         }
-        (observed, stored) => observed == stored,
+        (observed, stored) => is_same_json(observed, stored),
+    }
+}
+
+/// Whether two values are equal, numbers by their value: an engine may write them in another form.
+fn is_same_json(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => number::is_equal(one, other),
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same_json(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            let is_same = |(key, value): (&String, &Value)| {
+                other.get(key).is_some_and(|other| is_same_json(value, other))
+            };
+            one.len() == other.len() && one.iter().all(is_same)
+        }
+        (one, other) => one == other,
     }
 }
 

@@ -174,6 +174,9 @@ pub enum SourceError {
     /// The answer is not what Clerk documents: HTML, a truncated body, a list of another form.
     #[error("Clerk's API gave an answer that Rollbook can't read: {0}")]
     Unreadable(String),
+    /// The time of the answer, from its `Date` header, can't be right. The answer proves nothing.
+    #[error("the clocks of Clerk's API and this machine do not agree: {0}")]
+    Clock(String),
     /// Clerk has no way to read this about the resource.
     #[error("Clerk's API can't do this: {0}")]
     Unsupported(&'static str),

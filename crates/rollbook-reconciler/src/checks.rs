@@ -92,7 +92,7 @@ impl Reconciler {
         let (floor, mut newest, mut offset) = (since.minus(OVERLAP), since, 0);
         for _ in 0..PAGES_MAX {
             let page =
-                context.patiently("Clerk", || self.ports.source.recently_updated_users(offset)).await?;
+                context.patiently("Clerk", || context.ports.source.recently_updated_users(offset)).await?;
             offset += page.objects.len() as u64;
             let page = Readings::of_page(resource, page).await;
             let times: Vec<Timestamp> =

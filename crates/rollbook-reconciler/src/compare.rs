@@ -24,7 +24,7 @@ impl Context {
     pub(crate) async fn compare(
         &self,
         resource: &'static Resource,
-        Readings { subjects, unreadable, clock }: Readings,
+        Readings { subjects, unreadable, clock, .. }: Readings,
     ) -> Result<(), ReconcileError> {
         self.clerk_says(clock);
         let (read_at, total) = (Self::read_at(clock), subjects.len() as u64 + unreadable);
@@ -48,12 +48,13 @@ impl Context {
             }
         }
         let written = if self.run.is_dry { Written::default() } else { self.apply(&changes).await? };
+        let ignored = self.count_ignored(resource, &written.ignored, &changes).await?;
         let held = self.hold_living(resource, &revived).await?;
         self.update(resource.table, |of| {
             of.read += total;
             of.unreadable += unreadable;
             of.written += written.advanced;
-            of.refused += written.refused.len() as u64;
+            of.refused += written.refused.len() as u64 + ignored;
             of.held += held;
             counts.insert(Drift::WronglyDeleted, held);
             for (kind, number) in counts {
@@ -61,6 +62,26 @@ impl Context {
             }
         });
         Ok(())
+    }
+
+    /// Counts the changes that the merge ignored although their rows still differ.
+    async fn count_ignored(
+        &self,
+        resource: &'static Resource,
+        ignored: &[String],
+        changes: &[Change],
+    ) -> Result<u64, ReconcileError> {
+        if ignored.is_empty() {
+            return Ok(0);
+        }
+        let ids: Vec<&str> = ignored.iter().map(String::as_str).collect();
+        let heads = self.patiently("the store", || self.ports.records.heads(resource, &ids)).await?;
+        let differs = |change: &&Change| {
+            let Effect::Merge(subject) = &change.effect else { return false };
+            let state = heads.iter().find(|head| head.id == subject.id).map(|head| &head.state);
+            ids.contains(&subject.id.as_str()) && judge(subject, state) != Verdict::Same
+        };
+        Ok(changes.iter().filter(differs).count() as u64)
     }
 
     /// Returns for each subject the kind of its difference from its row, if it differs.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::clocked::Clocked;
 use crate::error::ReconcileError;
 use crate::progress::{Progress, ResourceProgress};
 use crate::settings::{RUN_LOCK, Settings};
@@ -67,11 +68,13 @@ pub(crate) struct Written {
     pub(crate) last: Option<Applied>,
     /// Ids of subjects with rows that refused the change, by a trigger or a constraint.
     pub(crate) refused: Vec<String>,
+    /// Ids of subjects that the merge ignored: the change is not later than what an operator did.
+    pub(crate) ignored: Vec<String>,
 }
 
 impl Context {
     pub(crate) fn new(
-        ports: Ports,
+        mut ports: Ports,
         settings: Settings,
         run: Run,
         progress: Progress,
@@ -79,6 +82,7 @@ impl Context {
         stop: CancellationToken,
         watch: watch::Sender<Progress>,
     ) -> Self {
+        ports.source = Arc::new(Clocked::new(ports.source, ports.clock.clone()));
         let (progress, saved) = (Mutex::new(progress), Mutex::new(Instant::now()));
         Self {
             ports,
@@ -258,6 +262,8 @@ impl Context {
             match applied {
                 Ok(outcomes) => {
                     written.last = outcomes.last().copied();
+                    let ignored = batch.iter().zip(&outcomes).filter(|(_, of)| **of == Applied::Ignored);
+                    written.ignored.extend(ignored.filter_map(|(of, _)| of.subject_id().map(str::to_owned)));
                     written.advanced +=
                         outcomes.into_iter().filter(|outcome: &Applied| outcome.advances()).count() as u64;
                 }

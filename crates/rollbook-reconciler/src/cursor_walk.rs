@@ -2,7 +2,7 @@
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rollbook_core::catalog::{Resource, USERS};
-use rollbook_core::source::{PageRequest, Position, SourceError, Window};
+use rollbook_core::source::{Page, PageRequest, Position, SourceError, Window};
 use rollbook_core::time::Timestamp;
 
 use crate::context::Context;
@@ -13,6 +13,11 @@ use crate::room::PageRoom;
 
 /// Number of empty pages after which a part is given up, although Clerk counts more users in it.
 const EMPTY_MAX: u32 = 3;
+/// Number of answers without a new user in a row after which a part is given up, besides those that repeat the users
+/// of one `created_at`.
+const STEPS_MAX: u32 = 8;
+/// Least number of objects of a page: Clerk cuts a page to ten where it refuses the limit.
+const PAGE_MIN: usize = 10;
 /// Number of rounds in which the parts are halved. Where everybody signed up within a minute of several years,
 /// most rounds halve one part only.
 const ROUNDS_MAX: usize = 40;
@@ -103,47 +108,39 @@ impl Context {
         mut slice: Slice,
         room: &PageRoom,
     ) -> Result<(), ReconcileError> {
-        let mut empty = 0;
+        let (mut idle, mut empty) = (0, 0);
         loop {
             self.check_stop()?;
             let position = Position::After { id: slice.cursor.clone(), window: slice.window() };
             let request = PageRequest { position, limit: self.settings.page_size };
-            let space = room.reserve().await;
+            let (space, seen) = (room.reserve().await, slice.seen);
             let page = match self.patiently("Clerk", || self.ports.source.page(resource, &request)).await {
-                Err(ReconcileError::Source(SourceError::Refused(_))) if slice.cursor.is_some() => {
-                    // The user whom the cursor names may be deleted.
-                    drop_cursor(&mut slice);
-                    continue;
-                }
-                page => page?,
+                // The user whom the cursor names may be deleted.
+                Err(ReconcileError::Source(SourceError::Refused(_))) if slice.cursor.is_some() => None,
+                page => Some(page?),
             };
-            room.note(&page, 1);
-            if page.objects.is_empty() {
-                // An empty page may be a failure. The count of the rest must agree, where the rest is known.
-                let is_known = slice.last.as_ref().is_none_or(|last| last.created_at.is_some());
-                if !is_known || self.count(after(&slice)).await? == 0 {
-                    self.prove_rest(resource, &slice, page.clock).await?;
-                    slice.is_done = true;
-                } else {
+            match page {
+                None => drop_cursor(&mut slice),
+                Some(page) if page.objects.is_empty() => {
                     empty += 1;
-                    drop_cursor(&mut slice);
-                    if empty == EMPTY_MAX {
-                        let detail = "a page is empty, and the count names more users";
-                        return Err(ReconcileError::Contradiction { table: resource.table, detail });
+                    if self.ends_after(&slice, empty).await? {
+                        self.prove_rest(resource, &slice, page.clock).await?;
+                        slice.is_done = true;
+                    } else {
+                        drop_cursor(&mut slice);
                     }
                 }
-            } else {
-                empty = 0;
-                let (is_short, clock) = (page.objects.len() < self.settings.page_size, page.clock);
-                let turn = room.turn().await;
-                let page = Readings::of_page(resource, page).await;
-                slice.is_done = page.begin_after(self.started_at_clerk());
-                self.take_slice_page(resource, &mut slice, page).await?;
-                drop((turn, space));
-                if is_short && !slice.is_done && self.is_complete(&slice).await? {
-                    self.prove_rest(resource, &slice, clock).await?;
-                    slice.is_done = true;
+                Some(page) => {
+                    room.note(&page, 1);
+                    self.take_slice_page(resource, &mut slice, page, room).await?;
                 }
+            }
+            drop(space);
+            (idle, empty) = if slice.seen > seen { (0, 0) } else { (idle + 1, empty) };
+            if !slice.is_done && idle > idle_max(&slice) {
+                let detail =
+                    "its pages show no new user, and do not end. Clerk may refuse or ignore starting_after";
+                return Err(ReconcileError::Contradiction { table: resource.table, detail });
             }
             self.update(resource.table, |of| {
                 if let Some(known) = of.slices.get_mut(number) {
@@ -157,6 +154,28 @@ impl Context {
         }
     }
 
+    /// Whether an empty page is the end of a part, the `empty`th one since the last new user. An empty page may be a
+    /// failure: then the count of the rest says more. A count that is larger by the users of the last `created_at`, or
+    /// by one, is explained by its bounds or by its age. Then the list decides, which was read again from its last
+    /// users.
+    async fn ends_after(&self, slice: &Slice, empty: u32) -> Result<bool, ReconcileError> {
+        if slice.last.as_ref().is_some_and(|last| last.created_at.is_none()) {
+            return Ok(true);
+        }
+        let rest = self.count(after(slice)).await?;
+        let ties = slice.last.as_ref().map_or(0, |last| last.ties.len() as u64);
+        let unreadable = self.update(USERS.table, |of| of.unreadable).unwrap_or_default();
+        let is_explained = rest <= ties + unreadable + 1;
+        if rest == 0 || is_explained && empty > 1 {
+            return Ok(true);
+        }
+        if empty == EMPTY_MAX {
+            let detail = "a page is empty, and the count names more users";
+            return Err(ReconcileError::Contradiction { table: USERS.table, detail });
+        }
+        Ok(false)
+    }
+
     /// Whether a short page was the last one of a part. A short page alone may be a failure; the count of the rest,
     /// with the objects created at the same time as the last one, must agree.
     async fn is_complete(&self, slice: &Slice) -> Result<bool, ReconcileError> {
@@ -165,26 +184,44 @@ impl Context {
         Ok(self.count(window).await? == ties.len() as u64)
     }
 
-    /// Takes a page. Without a cursor the page begins with objects that were read already, those created in
-    /// the same millisecond as the last one.
+    /// Takes a page, and finds out whether it is the last one. Without a cursor the page begins with objects that were
+    /// read already, those created in the same millisecond as the last one.
     async fn take_slice_page(
         &self,
         resource: &'static Resource,
         slice: &mut Slice,
-        mut page: Readings,
+        page: Page,
+        room: &PageRoom,
     ) -> Result<(), ReconcileError> {
+        let (is_short, clock) = (page.objects.len() < self.settings.page_size, page.clock);
+        let turn = room.turn().await;
+        let mut page = Readings::of_page(resource, page).await;
+        slice.is_done = page.begin_after(self.started_at_clerk());
         let Some(last) = page.subjects.last().map(|subject| subject.id.clone()) else {
+            self.update(resource.table, |of| of.unreadable += page.unreadable);
             let detail = "a page has no object with an id";
             return Err(ReconcileError::Contradiction { table: resource.table, detail });
         };
         let is_known = |id: &str| slice.last.iter().any(|last| last.ties.iter().any(|tie| tie == id));
         page.subjects.retain(|subject| !is_known(&subject.id));
+        slice.seen += page.subjects.len() as u64;
         if !page.is_empty() {
             self.take_page(resource, slice, page).await?;
         }
         slice.cursor = Some(last);
+        drop(turn);
+        if is_short && !slice.is_done && self.is_complete(slice).await? {
+            self.prove_rest(resource, slice, clock).await?;
+            slice.is_done = true;
+        }
         Ok(())
     }
+}
+
+/// Returns the number of answers without a new user in a row that a part may have.
+fn idle_max(slice: &Slice) -> u32 {
+    let ties = slice.last.as_ref().map_or(0, |last| last.ties.len());
+    STEPS_MAX.saturating_add(u32::try_from(ties / PAGE_MIN).unwrap_or(u32::MAX))
 }
 
 /// Drops the cursor. The part then begins at the last object that was read: Clerk wants the same window for

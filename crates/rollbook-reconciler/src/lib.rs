@@ -11,11 +11,13 @@
 //! * Rows are written by the same merge as webhooks', and only if they differ: a second run writes nothing.
 //! * Memory holds a bounded number of pages, bounded in bytes, never a list of all ids. Most of them wait as texts;
 //!   few are decoded. The position is saved about once a second, so that a killed run goes on from there.
+//! * An answer with a wrong time proves nothing ([`clocked`](self)): its time decides which webhooks a row beats.
 //! * One run at a time, by a lock in the store that ends by itself.
 
 mod approve;
 mod brake;
 mod checks;
+mod clocked;
 mod compare;
 mod context;
 mod cursor_walk;
@@ -45,7 +47,7 @@ pub use self::reconciler::{Reconciler, Resume, RunReport, RunRequest};
 pub use self::resync::{ResyncOutcome, Resynced};
 pub use self::schedule::Schedule;
 pub use self::settings::{
-    ANSWER_TIME, CLOCK_SKEW_MAX, DELETIONS_MIN, DELETIONS_SHARE, LOCK_FOR, MARGIN, PAGES_AT_ONCE_MAX,
-    PAGES_AT_ONCE_MIN, Settings,
+    ANSWER_TIME, CLOCK_BACK_MAX, CLOCK_SKEW_MAX, CLOCK_TOLERANCE, DELETIONS_MIN, DELETIONS_SHARE, LOCK_FOR,
+    MARGIN, PAGES_AT_ONCE_MAX, PAGES_AT_ONCE_MIN, Settings,
 };
 pub use self::status::{LastWalk, ResourceView, RunView, Status, Waiting};

@@ -4,79 +4,124 @@
 //! Pages are requested ahead ([`ReadAhead`]) and taken in their order. The overlap proves as much about a page that
 //! was read early as about any other: it shows everything that followed the last object at the time of its own
 //! answer, and is compared at that time. One that does not overlap is read again before the walk steps back.
+//!
+//! The total alone ends no walk. A list ends where a page reaches its total exactly and the page behind is empty, or
+//! where it goes on with objects that are newer than the run. Every object before the end
+//! of a page was read, so the number of objects read is at least that position; if it is not, something was moved or
+//! left out, and the walk begins again.
+
+use std::collections::HashSet;
+use std::time::Duration;
 
 use rollbook_core::catalog::Resource;
-use rollbook_core::change::SubjectChange;
-use rollbook_core::source::{Page, PageRequest, Position, SourceError, Window};
-use tracing::info;
+use rollbook_core::source::{Page, PageRequest, Position, Window};
 
 use crate::context::Context;
 use crate::error::ReconcileError;
-use crate::progress::{Last, Slice};
+use crate::progress::Slice;
 use crate::read_ahead::ReadAhead;
 use crate::readings::{Readings, created_at};
 use crate::room::PageRoom;
 
-/// Number of steps back, or pages without progress, in a row after which the walk is given up.
+/// Number of steps back, or pages without a new object, in a row after which the walk is given up.
 const STEPS_MAX: u32 = 8;
+/// Number of times that a page is read again before its contradiction counts: a copy of Clerk's database that is some
+/// seconds behind needs time.
+const REREADS_MAX: u32 = 4;
+/// Pause before a page is read again.
+const REREAD_PAUSE: Duration = Duration::from_millis(500);
+/// Number of times that a walk begins again because objects are missing between its pages.
+const RESTARTS_MAX: u32 = 2;
 
-/// Relation of a page to the objects read before.
-enum Relation {
-    /// Every object after the ones read before is in the list behind this position.
-    Follows(usize),
+/// What a page did for the walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The page had new objects, or ended the list.
+    New,
+    /// The page had no new object.
+    Known,
     /// Objects between the page before and this one may be missing.
     Gap,
+    /// More objects are before the end of this page than were read.
+    Lost,
+}
+
+/// Steps without progress so far.
+#[derive(Default)]
+struct Patience {
+    steps: u32,
+    rereads: u32,
+    restarts: u32,
 }
 
 impl Context {
-    /// Reads every object of a resource by offset. Returns `false` if the instance does not have the feature, as the
-    /// first page of the list says. The same answer later contradicts the pages before it, and is an error.
-    pub(crate) async fn walk_offset(&self, resource: &'static Resource) -> Result<bool, ReconcileError> {
+    /// Reads every object of a resource by offset.
+    pub(crate) async fn walk_offset(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
         let table = resource.table;
         let known = self.update(table, |of| of.slices.first().cloned()).flatten();
         let mut slice = known.unwrap_or_else(|| Slice::new(Window::ALL));
         let room = PageRoom::new(self.settings.parallel);
         let mut ahead = ReadAhead::new(self, resource, &room);
-        let mut steps = 0;
+        let mut patience = Patience::default();
         while !slice.is_done {
             self.check_stop()?;
             let early = ahead.take(slice.offset).await;
             let (is_early, (page, _room)) = match early {
                 Some((page, room)) => (true, (page, Some(room))),
-                None => match ahead.meanwhile(self.read_offset(resource, slice.offset)).await {
-                    Err(ReconcileError::Source(error @ SourceError::NotEnabled(_)))
-                        if slice.last.is_none() =>
-                    {
-                        info!(table, %error, "reconciliation: nothing to read");
-                        return Ok(false);
-                    }
-                    page => (false, (page?, None)),
-                },
+                None => (false, (ahead.meanwhile(self.read_offset(resource, slice.offset)).await?, None)),
             };
             room.note(&page, 1);
-            let has_progress = self.take_offset_page(resource, &mut slice, page, &mut ahead).await?;
-            match (has_progress, is_early) {
-                (Some(true), _) => steps = 0,
-                // The page itself may be outdated: it is read again at the same offset.
-                (None, true) => {}
-                (None, false) => {
-                    let step = (self.settings.page_size as u64).max(2) - 1;
-                    slice.offset = slice.offset.saturating_sub(step);
-                    steps += 1;
-                }
-                (Some(false), _) => steps += 1,
-            }
-            if has_progress.is_none() {
+            let step = self.take_offset_page(resource, &mut slice, page, &mut ahead).await?;
+            if matches!(step, Step::Gap | Step::Lost) {
                 ahead.clear();
             }
-            if steps == STEPS_MAX {
-                let detail = "its pages and its total do not agree";
-                return Err(ReconcileError::Contradiction { table, detail });
-            }
+            self.follow(table, step, is_early, &mut slice, &mut patience).await?;
             self.update(table, |of| of.slices = vec![slice.clone()]);
             self.save_sometimes().await?;
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Moves the walk after a page, or gives it up.
+    async fn follow(
+        &self,
+        table: &'static str,
+        step: Step,
+        is_early: bool,
+        slice: &mut Slice,
+        patience: &mut Patience,
+    ) -> Result<(), ReconcileError> {
+        let unreliable = |detail| ReconcileError::Contradiction { table, detail };
+        match step {
+            Step::New => (patience.steps, patience.rereads) = (0, 0),
+            Step::Known => patience.steps += 1,
+            // The page itself may be outdated: it is read again at the same offset.
+            Step::Gap | Step::Lost if is_early => {}
+            Step::Gap => {
+                let step = (self.settings.page_size as u64).max(2) - 1;
+                slice.offset = slice.offset.saturating_sub(step);
+                patience.steps += 1;
+            }
+            Step::Lost if patience.rereads < REREADS_MAX => {
+                patience.rereads += 1;
+                // A stop is noticed before the next page.
+                self.stop.run_until_cancelled(tokio::time::sleep(REREAD_PAUSE)).await;
+            }
+            Step::Lost if patience.restarts < RESTARTS_MAX => {
+                *patience = Patience { restarts: patience.restarts + 1, ..Patience::default() };
+                *slice = Slice::new(Window::ALL);
+            }
+            Step::Lost => return Err(unreliable("objects are missing between its pages")),
+        }
+        if patience.steps == STEPS_MAX {
+            let is_blind = slice.is_blind;
+            return Err(unreliable(if is_blind {
+                "its objects have no id"
+            } else {
+                "its pages and its total do not agree"
+            }));
+        }
+        Ok(())
     }
 
     async fn read_offset(&self, resource: &'static Resource, offset: u64) -> Result<Page, ReconcileError> {
@@ -84,58 +129,90 @@ impl Context {
         self.patiently("Clerk", || self.ports.source.page(resource, &request)).await
     }
 
-    /// Takes a page. Returns whether the walk made progress; `None` if the page does not follow the one before.
     async fn take_offset_page(
         &self,
         resource: &'static Resource,
         slice: &mut Slice,
         page: Page,
         ahead: &mut ReadAhead<'_>,
-    ) -> Result<Option<bool>, ReconcileError> {
+    ) -> Result<Step, ReconcileError> {
         let (total, length) = (page.total, page.objects.len() as u64);
         let total = total
             .ok_or(ReconcileError::Contradiction { table: resource.table, detail: "a page has no total" })?;
         self.update(resource.table, |of| of.total = total);
         let end = slice.offset + length;
         let mut page = ahead.meanwhile(Readings::of_page(resource, page)).await;
-        let Relation::Follows(at) = relation(slice, &page.subjects) else { return Ok(None) };
-        let is_last = end >= total || page.begin_after(self.started_at_clerk());
-        if !is_last {
-            ahead.request(end.saturating_sub(1), length.saturating_sub(1), total);
+        if !follows(slice, &page) {
+            return Ok(Step::Gap);
         }
-        page.subjects.drain(..at);
-        let is_known = |id: &str| slice.last.iter().any(|last| last.ties.iter().any(|tie| tie == id));
-        page.subjects.retain(|subject| !is_known(&subject.id));
-        let (has_new, clock) = (!page.is_empty(), page.clock);
-        if has_new {
+        let (clock, is_newer) = (page.clock, page.begin_after(self.started_at_clerk()));
+        let next = match page.last_at {
+            Some(at) if at > 0 || length == 1 => Some(slice.offset + at),
+            _ => None,
+        };
+        if slice.is_blind {
+            // Nothing is known about the objects before: their window proves nothing.
+            slice.last = None;
+            slice.from = page.subjects.first().and_then(created_at).unwrap_or(slice.from);
+        }
+        retain_new(slice, &mut page);
+        let (has_new, number) = (!page.subjects.is_empty(), page.subjects.len() as u64 + page.unreadable);
+        if slice.seen + number < end {
+            return Ok(Step::Lost);
+        }
+        if let Some(next) = next.filter(|_| end < total && !is_newer) {
+            ahead.request(next, next - slice.offset, total);
+        }
+        if !page.is_empty() {
             ahead.meanwhile(self.take_page(resource, slice, page)).await?;
         }
-        if is_last {
+        slice.seen += number;
+        if is_newer || end >= total && self.ends_at(resource, end, total).await? {
             self.prove_rest(resource, slice, clock).await?;
             slice.is_done = true;
-            return Ok(Some(true));
+            return Ok(Step::New);
         }
-        slice.offset = end.saturating_sub(1);
-        Ok(Some(has_new))
+        // Without an object that the next page can begin with, the walk goes on by position alone.
+        slice.is_blind = next.is_none() && length > 0;
+        slice.offset = next.unwrap_or(end);
+        Ok(if has_new { Step::New } else { Step::Known })
+    }
+
+    /// Whether the list ends here, after a page with this end and total: the page behind is empty. Its total may be
+    /// less, because something was deleted meanwhile.
+    async fn ends_at(
+        &self,
+        resource: &'static Resource,
+        end: u64,
+        total: u64,
+    ) -> Result<bool, ReconcileError> {
+        if end == 0 {
+            // An empty list with a total of zero may be a failure: it is asked for again, in another way.
+            let count = || self.ports.source.count(resource, Window::ALL);
+            return Ok(self.patiently("Clerk", count).await? == 0);
+        }
+        let rest = self.read_offset(resource, end).await?;
+        Ok(end == total && rest.objects.is_empty() && rest.total.is_some_and(|total| total <= end))
     }
 }
 
-/// Returns the relation of a page to the objects read before.
-fn relation(slice: &Slice, page: &[SubjectChange]) -> Relation {
-    let Some(last) = &slice.last else {
-        return if slice.offset == 0 { Relation::Follows(0) } else { Relation::Gap };
-    };
-    if let Some(at) = page.iter().position(|subject| subject.id == last.id) {
-        return Relation::Follows(at + 1);
+/// Whether every object between those read before and the page was read: the page begins with an object that was
+/// read, or was created before the last one. The last object elsewhere on the page is no proof: it may have moved.
+fn follows(slice: &Slice, page: &Readings) -> bool {
+    if slice.offset == 0 || slice.is_blind {
+        return true;
     }
-    let Last { created_at: Some(before), .. } = last else {
-        return if slice.offset == 0 { Relation::Follows(0) } else { Relation::Gap };
-    };
-    // The last object itself was deleted. A page that begins before it leaves nothing out.
-    let is_earlier = |subject: &SubjectChange| created_at(subject).is_some_and(|at| at < *before);
-    if slice.offset == 0 || page.first().is_some_and(is_earlier) {
-        let first_new = page.iter().position(|subject| created_at(subject).is_some_and(|at| at >= *before));
-        return Relation::Follows(first_new.unwrap_or(page.len()));
-    }
-    Relation::Gap
+    let (Some(last), Some(first)) = (&slice.last, page.subjects.first()) else { return false };
+    last.ties.contains(&first.id)
+        || created_at(first).zip(last.created_at).is_some_and(|(first, last)| first < last)
+}
+
+/// Leaves the objects that are not known to be read.
+fn retain_new(slice: &Slice, page: &mut Readings) {
+    let Some(last) = &slice.last else { return };
+    let ties: HashSet<&str> = last.ties.iter().map(String::as_str).collect();
+    page.subjects.retain(|subject| {
+        let is_earlier = created_at(subject).zip(last.created_at).is_some_and(|(this, last)| this < last);
+        !is_earlier && !ties.contains(subject.id.as_str())
+    });
 }

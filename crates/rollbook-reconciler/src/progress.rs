@@ -43,6 +43,9 @@ pub struct ResourceProgress {
     pub alive: u64,
     /// Objects that could not be read, such as one without an id.
     pub unreadable: u64,
+    /// Living rows of a resource that is not enabled at Clerk. They are left as they are.
+    #[serde(default)]
+    pub not_enabled: u64,
     /// Parts of the list that are read on their own.
     pub slices: Vec<Slice>,
 }
@@ -60,6 +63,12 @@ pub struct Slice {
     pub cursor: Option<String>,
     /// Last object of the page before.
     pub last: Option<Last>,
+    /// Number of objects read so far, each counted once.
+    #[serde(default)]
+    pub seen: u64,
+    /// Whether the page before ended with objects without an id, so that the next one can't overlap it.
+    #[serde(default)]
+    pub is_blind: bool,
     /// Whether the whole part was read.
     pub is_done: bool,
 }
@@ -79,7 +88,7 @@ impl Slice {
     /// Creates the part of a list for this window.
     pub const fn new(window: Window) -> Self {
         let (from, to) = (window.from.as_millis(), window.to.as_millis());
-        Self { from, to, offset: 0, cursor: None, last: None, is_done: false }
+        Self { from, to, offset: 0, cursor: None, last: None, seen: 0, is_blind: false, is_done: false }
     }
 
     /// Returns the window of the part.

@@ -19,6 +19,8 @@ pub(crate) struct Readings {
     pub(crate) subjects: Vec<SubjectChange>,
     /// Number of objects without an id.
     pub(crate) unreadable: u64,
+    /// Position in the answer of the last object that has an id.
+    pub(crate) last_at: Option<u64>,
     /// Clerk's clock at the answer.
     pub(crate) clock: Timestamp,
 }
@@ -26,7 +28,7 @@ pub(crate) struct Readings {
 impl Readings {
     /// Decodes the objects of a page. Each text is freed as soon as it is decoded.
     pub(crate) async fn of_page(resource: &'static Resource, page: Page) -> Self {
-        let mut readings = Self { subjects: Vec::new(), unreadable: 0, clock: page.clock };
+        let mut readings = Self { subjects: Vec::new(), unreadable: 0, last_at: None, clock: page.clock };
         readings.subjects.reserve_exact(page.objects.len());
         for (number, object) in page.objects.into_iter().enumerate() {
             if number % OBJECTS_AT_ONCE == OBJECTS_AT_ONCE - 1 {
@@ -39,14 +41,17 @@ impl Readings {
 
     /// Takes the object of a point read.
     pub(crate) fn of(resource: &'static Resource, object: Map<String, Value>, clock: Timestamp) -> Self {
-        let mut readings = Self { subjects: Vec::new(), unreadable: 0, clock };
+        let mut readings = Self { subjects: Vec::new(), unreadable: 0, last_at: None, clock };
         readings.add(resource, object);
         readings
     }
 
     fn add(&mut self, resource: &'static Resource, object: Map<String, Value>) {
         match observed(resource, object, Context::read_at(self.clock)) {
-            Some((subject, _)) => self.subjects.push(subject),
+            Some((subject, _)) => {
+                self.last_at = Some(self.subjects.len() as u64 + self.unreadable);
+                self.subjects.push(subject);
+            }
             None => self.unreadable += 1,
         }
     }

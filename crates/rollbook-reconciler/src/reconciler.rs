@@ -212,7 +212,7 @@ impl Context {
         for resource in open.iter().filter_map(|table| find_resource(table)) {
             self.walk_resource(resource).await?;
         }
-        let waits = self.progress().sum(|of| of.held + of.refused + of.unreadable);
+        let waits = self.progress().sum(|of| of.held + of.refused + of.unreadable + of.not_enabled);
         Ok(if waits > 0 { RunState::Held } else { RunState::Complete })
     }
 
@@ -225,11 +225,11 @@ impl Context {
         self.set_backfill(!known.iter().any(is_complete));
         let is_walked = self.update(resource.table, |of| of.is_walked);
         if is_walked != Some(true) {
-            if !self.read_all(resource).await? {
-                // The instance has none of these objects, and its rows are left as they are.
-                self.note_freshness(resource).await?;
-                self.update(resource.table, |of| (of.is_walked, of.is_done) = (true, true));
-                return self.save(RunState::Running, None).await;
+            match self.read_all(resource).await {
+                Err(ReconcileError::Source(SourceError::NotEnabled(said))) => {
+                    return self.skip(resource, &said).await;
+                }
+                read => read?,
             }
             self.update(resource.table, |of| {
                 of.is_walked = true;
@@ -243,9 +243,35 @@ impl Context {
         self.save(RunState::Running, None).await
     }
 
+    /// Ends the walk of a resource that the instance does not have. Its rows, and what is held of them, stay as they
+    /// are: the answer says nothing about them. It counts only as the answer to the first page, and never for users.
+    async fn skip(&self, resource: &'static Resource, said: &str) -> Result<(), ReconcileError> {
+        let has_begun = self.update(resource.table, |of| !of.slices.is_empty()).unwrap_or_default();
+        if resource == &USERS || has_begun {
+            let detail = "Clerk says that the feature is not enabled, which can't be";
+            return Err(ReconcileError::Contradiction { table: resource.table, detail });
+        }
+        let rows = self.patiently("the store", || self.ports.records.count_living(resource)).await?;
+        if rows == 0 {
+            info!(
+                table = resource.table,
+                said, "reconciliation: not enabled at Clerk; there is nothing to read"
+            );
+            self.save_walk(resource).await?;
+        } else {
+            warn!(
+                table = resource.table,
+                said, rows, "reconciliation: not enabled at Clerk; the rows are left as they are"
+            );
+        }
+        self.update(resource.table, |of| (of.is_walked, of.is_done, of.not_enabled) = (true, true, rows));
+        self.save(RunState::Running, None).await
+    }
+
     /// Counts differences of subscription items. Nothing of them is written, so the view `freshness` leaves them out.
     async fn walk_statuses(&self) -> Result<(), ReconcileError> {
         match self.count_statuses().await {
+            // Nothing of them is repaired, so that the answer of a later page says nothing wrong either.
             Err(ReconcileError::Source(error @ SourceError::NotEnabled(_))) => {
                 info!(table = SUBSCRIPTION_ITEMS.table, %error, "reconciliation: nothing to read");
             }
@@ -255,20 +281,33 @@ impl Context {
         self.save(RunState::Running, None).await
     }
 
-    /// Reads every object of a resource. Returns `false` if the instance does not have the feature.
-    async fn read_all(&self, resource: &'static Resource) -> Result<bool, ReconcileError> {
+    /// Reads every object of a resource.
+    async fn read_all(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
         if resource == &USERS {
             self.walk_users().await?;
-        } else if !self.walk_offset(resource).await? {
-            return Ok(false);
+        } else {
+            self.walk_offset(resource).await?;
         }
         self.prove_undated(resource).await?;
-        Ok(true)
+        let table = resource.table;
+        let is_denied =
+            |of: &mut ResourceProgress| of.alive > 0 && of.slices.iter().all(|slice| slice.seen == 0);
+        if self.update(table, is_denied) == Some(true) {
+            let detail = "it is empty, and reads of single objects find some";
+            return Err(ReconcileError::Contradiction { table, detail });
+        }
+        Ok(())
     }
 
     /// Records what the walk found, and ends what older runs hold of the same table: this run found it again
     /// if it is still true.
     pub(crate) async fn note_freshness(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
+        self.save_walk(resource).await?;
+        if self.run.is_dry { Ok(()) } else { self.supersede(resource).await }
+    }
+
+    /// Records what the walk found. A dry run records nothing.
+    async fn save_walk(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
         if self.run.is_dry {
             return Ok(());
         }
@@ -282,8 +321,7 @@ impl Context {
             known.and_then(|of| of.complete_since).or(is_clean.then_some(self.run.started_at));
         let last_walk_at = self.ports.clock.now();
         let freshness = Freshness { table: resource.table.to_owned(), complete_since, last_walk_at, drift };
-        self.patiently("the store", || records.save_freshness(&freshness)).await?;
-        self.supersede(resource).await
+        self.patiently("the store", || records.save_freshness(&freshness)).await
     }
 
     async fn supersede(&self, resource: &'static Resource) -> Result<(), ReconcileError> {

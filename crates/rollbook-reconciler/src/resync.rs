@@ -5,9 +5,10 @@ use rollbook_core::change::{Applied, SubjectChange};
 use rollbook_core::compare::{Verdict, judge};
 use rollbook_core::drift::Drift;
 use rollbook_core::event::observed;
-use rollbook_core::merge::SubjectState;
+use rollbook_core::merge::{Content, SubjectState};
 use rollbook_core::source::{Fetched, LOOKUPS_MAX, Presence, RECONCILED, SourceError};
 use rollbook_core::store::{HeldCount, HeldKey, HeldState};
+use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +43,9 @@ pub enum ResyncOutcome {
     Absent,
     /// The row was deleted, and lives again.
     Revived,
+    /// The row differs from Clerk's answer, and has a later version: a webhook overtook the answer, or the version has
+    /// a wrong time. Only `--force` writes what Clerk shows.
+    RowIsLater,
     /// Clerk has the object, and the row is deleted. Only `--force` revives it.
     WronglyDeleted,
     /// An operator erased the row. It stays erased.
@@ -64,6 +68,7 @@ impl ResyncOutcome {
             Self::Deleted => "deleted",
             Self::Absent => "absent",
             Self::Revived => "revived",
+            Self::RowIsLater => "row_is_later",
             Self::WronglyDeleted => "wrongly_deleted",
             Self::Erased => "erased",
             Self::Refused => "refused",
@@ -74,7 +79,10 @@ impl ResyncOutcome {
 
     /// Whether the row shows what Clerk shows, so far as it may.
     pub const fn is_success(self) -> bool {
-        !matches!(self, Self::WronglyDeleted | Self::Refused | Self::Unproven | Self::UnknownKind)
+        !matches!(
+            self,
+            Self::WronglyDeleted | Self::RowIsLater | Self::Refused | Self::Unproven | Self::UnknownKind
+        )
     }
 }
 
@@ -198,16 +206,45 @@ impl Context {
             }
             return self.revive(resource, subject).await;
         }
-        match judge(&subject, state.as_ref()) {
-            Verdict::Same => Ok(ResyncOutcome::Unchanged),
-            Verdict::CompareContent if self.has_same_content(resource, &subject).await? => {
-                Ok(ResyncOutcome::Unchanged)
-            }
-            _ => {
-                let applied = self.apply_one(self.change(subject, Drift::Resync, read_at)).await?;
-                Ok(outcome_of(applied))
-            }
+        let is_known = match (judge(&subject, state.as_ref()), state.map(|state| state.content)) {
+            (Verdict::Drifted(_), _) | (_, None | Some(Content::Unknown)) => false,
+            // Content that was erased with its row stays erased.
+            (_, Some(Content::Erased)) => true,
+            _ => self.has_same_content(resource, &subject).await?,
+        };
+        if is_known {
+            return Ok(ResyncOutcome::Unchanged);
         }
+        self.overwrite(subject, state, force, read_at).await
+    }
+
+    /// Writes a reading that differs from its row. With `force`, its event time is raised above that of a row with a
+    /// later one.
+    async fn overwrite(
+        &self,
+        mut subject: SubjectChange,
+        state: Option<SubjectState>,
+        force: bool,
+        mut read_at: Timestamp,
+    ) -> Result<ResyncOutcome, ReconcileError> {
+        let known = match state.map(|state| state.content) {
+            Some(Content::At(known)) if force && known.updated_at <= subject.version.updated_at => {
+                known.event_at
+            }
+            _ => i64::MIN,
+        };
+        if known >= read_at.as_millis() {
+            read_at = Timestamp::from_millis(known.saturating_add(1));
+            subject.version.event_at = read_at.as_millis();
+        }
+        let applied = self.apply_one(self.change(subject, Drift::Resync, read_at)).await?;
+        Ok(match applied {
+            None => ResyncOutcome::Refused,
+            Some(Applied::Inserted) => ResyncOutcome::Inserted,
+            Some(Applied::Updated | Applied::Deleted) => ResyncOutcome::Updated,
+            Some(Applied::Unchanged) => ResyncOutcome::Unchanged,
+            Some(Applied::Stale | Applied::Ignored) => ResyncOutcome::RowIsLater,
+        })
     }
 
     /// Resets a deleted row, and applies the reading above its erasure floor.
@@ -220,7 +257,7 @@ impl Context {
         let floor = self.patiently("the store", || self.ports.records.reset(resource, &id)).await?;
         let above = floor.map_or(i64::MIN, |floor| floor.as_millis().saturating_add(1));
         subject.version.event_at = subject.version.event_at.max(above);
-        let read_at = rollbook_core::time::Timestamp::from_millis(subject.version.event_at);
+        let read_at = Timestamp::from_millis(subject.version.event_at);
         let applied = self.apply_one(self.change(subject, Drift::WronglyDeleted, read_at)).await?;
         Ok(applied.map_or(ResyncOutcome::Refused, |_| ResyncOutcome::Revived))
     }
@@ -235,14 +272,5 @@ impl Context {
             return Ok(None);
         }
         Ok(Some(written.last.unwrap_or(Applied::Unchanged)))
-    }
-}
-
-const fn outcome_of(applied: Option<Applied>) -> ResyncOutcome {
-    match applied {
-        None => ResyncOutcome::Refused,
-        Some(Applied::Inserted) => ResyncOutcome::Inserted,
-        Some(Applied::Updated | Applied::Deleted) => ResyncOutcome::Updated,
-        Some(Applied::Stale | Applied::Unchanged | Applied::Ignored) => ResyncOutcome::Unchanged,
     }
 }

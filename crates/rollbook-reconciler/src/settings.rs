@@ -30,6 +30,13 @@ pub(crate) const RUN_LOCK: &str = "run";
 /// Difference between Clerk's clock and this machine's above which `doctor` warns.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
 
+/// Maximum difference between the `Date` of an answer of Clerk and this machine's clock. An answer beyond it proves
+/// nothing, and ends a run. Svix's signatures have the same tolerance, so that no webhook is accepted beyond it either.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
+
+/// Maximum time by which the `Date` of an answer is earlier than that of an answer before: Clerk has several machines.
+pub const CLOCK_BACK_MAX: Duration = Duration::from_secs(15);
+
 /// Settings of the reconciler.
 #[derive(Clone, Debug)]
 pub struct Settings {

@@ -130,3 +130,19 @@ fn volatile_paths_and_secrets_are_not_compared() {
     assert!(!is_same_content(&ORGANIZATIONS, &metadata(1), &metadata(2)), "a path is not a name");
     assert!(SUBSCRIPTION_ITEMS.volatile.is_empty());
 }
+
+#[test]
+fn numbers_are_compared_by_value_as_an_engine_may_write_them_in_another_form() {
+    let same = |one: &str, other: &str| {
+        let user = |n: &str| {
+            let text = format!(r#"{{"id":"a","public_metadata":{{"n":[{n},{{"deep":{n}}}]}},"seats":{n}}}"#);
+            object(&serde_json::from_str(&text).expect("JSON"))
+        };
+        is_same_content(&USERS, &user(one), &user(other))
+    };
+    for (sent, stored) in [("1e5", "100000"), ("-0", "0"), ("1.0", "1.00"), ("1e-3", "0.001")] {
+        assert!(same(sent, stored), "{sent} {stored}");
+    }
+    assert!(!same("123456789012345678901234567890", "123456789012345678901234567891"), "every digit counts");
+    assert!(!same("1", "true"));
+}

@@ -1,11 +1,17 @@
 //! The reconciler against Clerk's API in memory: walks, deletions, faults, resumption, and any interleaving
 //! with webhooks.
 
+mod clocks;
+mod contradictions;
+mod cursors;
 mod deletions;
 mod faults;
+mod features;
 mod instance;
 mod interleavings;
+mod lying;
 mod mutants;
+mod numbers;
 mod reading_ahead;
 mod resumption;
 mod resyncs;

@@ -74,7 +74,8 @@ impl Source for Wrong {
                 Ok(page)
             }
             (Mutant::StepsWithoutOverlap, Position::Offset(offset)) if *offset > 0 => {
-                let request = PageRequest { position: Position::Offset(offset + 1), ..request.clone() };
+                let request =
+                    PageRequest { position: Position::Offset(offset + 1), limit: request.limit - 1 };
                 // Meanwhile an object at the beginning of the list is deleted.
                 clerk.change(|objects| {
                     let first =
@@ -143,7 +144,7 @@ fn the_property_finds_each_wrong_rule() {
 async fn missed(source: impl FnOnce(Arc<Driver>) -> Arc<dyn Source>) -> Vec<String> {
     let clock = clock();
     let driver = Arc::new(Driver::new(Arc::new(MemoryStore::new(clock.clone())), clock));
-    driver.world.populate(0, 40, 0);
+    driver.world.populate(0, 400, 0);
     let reconciler = driver.world.reconciler_of(source(driver.clone()));
     let stop = tokio_util::sync::CancellationToken::new();
     drop(reconciler.run(&<_>::default(), &stop, tokio::sync::watch::Sender::default()).await);

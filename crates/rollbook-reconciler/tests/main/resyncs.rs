@@ -63,3 +63,30 @@ async fn children_of_a_revived_organization_live_again() {
     assert_eq!(world.living(&ORGANIZATIONS).await.len(), 1);
     world.assert_equal().await;
 }
+
+#[tokio::test]
+async fn a_row_with_a_later_version_and_other_content_is_not_called_equal() {
+    let world = World::new();
+    world.populate(1, 0, 0);
+    // The version of the row has a time a day ahead, as a wrong clock gives it.
+    let mut old = user_object(0);
+    old["first_name"] = json!("Old");
+    world.webhook("msg_1", "user.updated", world.now() + 86_400_000, &old).await;
+    let first_name = async || world.rows(&USERS).await[0].columns["first_name"].clone();
+    assert_eq!(resync(&world, &["user_0000"], false).await, [ResyncOutcome::RowIsLater]);
+    assert_eq!(first_name().await, "Old");
+    assert_eq!(resync(&world, &["user_0000"], true).await, [ResyncOutcome::Updated]);
+    world.assert_equal().await;
+    assert_eq!(resync(&world, &["user_0000"], true).await, [ResyncOutcome::Unchanged]);
+    // A change with a later updated_at is not kept out.
+    let mut newer = user_object(0);
+    newer["first_name"] = json!("New");
+    newer["updated_at"] = json!(world.now());
+    world.webhook("msg_2", "user.updated", world.now(), &newer).await;
+    assert_eq!(first_name().await, "New");
+    assert_eq!(
+        resync(&world, &["user_0000"], true).await,
+        [ResyncOutcome::RowIsLater],
+        "the answer is older"
+    );
+}

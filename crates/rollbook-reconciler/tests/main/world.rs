@@ -6,7 +6,7 @@ use std::time::Duration;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, Resource, USERS};
 use rollbook_core::source::{RECONCILED, Source};
 use rollbook_core::store::{FullStore, RowView};
-use rollbook_core::time::{Clock as _, Timestamp};
+use rollbook_core::time::{Clock, Timestamp};
 use rollbook_reconciler::{Ports, ReconcileError, Reconciler, Resume, RunReport, RunRequest, Settings};
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{START, change_of, event, membership, organization, user};
@@ -26,12 +26,23 @@ pub(super) struct World {
     pub(super) settings: Settings,
 }
 
+/// A clock that is ahead of another one, or behind.
+struct Ahead {
+    clock: Arc<ManualClock>,
+    seconds: i64,
+}
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.clock.now().as_millis() + self.seconds * 1_000)
+    }
+}
+
 impl World {
     /// Starts a world with Clerk's clock ahead of ours by this many seconds, or behind.
     pub(super) fn with_clerk_ahead(seconds: i64) -> Self {
         let mut world = Self::new();
-        let theirs = Timestamp::from_millis(world.now() + seconds * 1_000);
-        world.clerk = Arc::new(MemoryClerk::new(Arc::new(ManualClock::new(theirs))));
+        world.clerk = Arc::new(MemoryClerk::new(Arc::new(Ahead { clock: world.clock.clone(), seconds })));
         world
     }
 

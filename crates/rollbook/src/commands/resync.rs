@@ -58,6 +58,9 @@ const fn meaning(outcome: ResyncOutcome) -> &'static str {
         ResyncOutcome::Deleted => "deleted: Clerk does not have it any more",
         ResyncOutcome::Absent => "absent: Clerk does not have it, and no living row is here",
         ResyncOutcome::Revived => "revived: the row was deleted, and shows Clerk's object now",
+        ResyncOutcome::RowIsLater => {
+            "not changed: the row differs, and has a later version than Clerk's answer"
+        }
         ResyncOutcome::WronglyDeleted => "deleted here, and alive at Clerk",
         ResyncOutcome::Erased => "erased by an operator: it stays erased",
         ResyncOutcome::Refused => "refused: the row does not take the change",
@@ -69,6 +72,9 @@ const fn meaning(outcome: ResyncOutcome) -> &'static str {
 const fn fix(outcome: ResyncOutcome) -> Option<&'static str> {
     match outcome {
         ResyncOutcome::WronglyDeleted => Some("--force revives it"),
+        ResyncOutcome::RowIsLater => {
+            Some("try again in a minute; if it stays, --force writes what Clerk shows")
+        }
         ResyncOutcome::Refused => Some("change the trigger or constraint that the log names, then try again"),
         ResyncOutcome::Unproven => Some("try again later"),
         ResyncOutcome::UnknownKind => Some("rollbook reconcile finds objects of all kinds"),
