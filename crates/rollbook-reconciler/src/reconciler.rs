@@ -248,8 +248,7 @@ impl Context {
     async fn skip(&self, resource: &'static Resource, said: &str) -> Result<(), ReconcileError> {
         let has_begun = self.update(resource.table, |of| !of.slices.is_empty()).unwrap_or_default();
         if resource == &USERS || has_begun {
-            let detail = "Clerk says that the feature is not enabled, which can't be";
-            return Err(ReconcileError::Contradiction { table: resource.table, detail });
+            return Err(SourceError::NotEnabled(said.to_owned()).into());
         }
         let rows = self.patiently("the store", || self.ports.records.count_living(resource)).await?;
         if rows == 0 {
@@ -288,15 +287,7 @@ impl Context {
         } else {
             self.walk_offset(resource).await?;
         }
-        self.prove_undated(resource).await?;
-        let table = resource.table;
-        let is_denied =
-            |of: &mut ResourceProgress| of.alive > 0 && of.slices.iter().all(|slice| slice.seen == 0);
-        if self.update(table, is_denied) == Some(true) {
-            let detail = "it is empty, and reads of single objects find some";
-            return Err(ReconcileError::Contradiction { table, detail });
-        }
-        Ok(())
+        self.prove_undated(resource).await
     }
 
     /// Records what the walk found, and ends what older runs hold of the same table: this run found it again

@@ -77,6 +77,8 @@ pub struct ResourceView {
     pub unproven: u64,
     /// Objects that could not be read.
     pub unreadable: u64,
+    /// Living rows of a feature that is not enabled at Clerk.
+    pub not_enabled: u64,
 }
 
 /// Objects of one table that wait for an operator.
@@ -233,6 +235,7 @@ impl From<&ResourceProgress> for ResourceView {
             held: of.held,
             unproven: of.unproven,
             unreadable: of.unreadable,
+            not_enabled: of.not_enabled,
         }
     }
 }

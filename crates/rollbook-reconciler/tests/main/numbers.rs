@@ -43,6 +43,7 @@ async fn a_run_after_another_writes_nothing_on_postgres_whatever_the_form_of_num
     let settings = rollbook_postgres::PostgresSettings {
         url: server.url("postgres"),
         schema: "mirror".to_owned(),
+        changes: false,
         pgbouncer: false,
         connections_max: 4,
         statement_timeout: Duration::from_secs(20),

@@ -55,6 +55,7 @@ fn notes_of(of: &ResourceView) -> Vec<String> {
             "missing in Clerk's lists, and not proved to be absent: nothing was deleted",
         ),
         note(of.unreadable, "object", "without an id in Clerk's answers: the list proves no absence"),
+        note(of.not_enabled, "row", "left as they are: Clerk says that the feature is not enabled"),
     ]
     .into_iter()
     .flatten()
