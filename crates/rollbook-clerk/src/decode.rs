@@ -1,12 +1,13 @@
 //! Decoding of answers: bytes to JSON objects.
 //!
-//! The bytes pass through [`rollbook_core::sanitize`], as those of webhooks do. A member that is nested too deeply
-//! to be parsed safely becomes its own text: users can write such metadata themselves, and one of them must not
-//! make a page of 500 unreadable.
+//! The bytes pass through [`rollbook_core::sanitize`], as those of webhooks do. The objects of a list are checked to
+//! be JSON objects, and stay texts until a caller decodes them ([`RawObject`]): one with a member that is nested too
+//! deeply must not make a page of 500 unreadable.
 
 use std::collections::BTreeMap;
 
 use rollbook_core::sanitize::sanitize;
+use rollbook_core::source::RawObject;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -15,35 +16,39 @@ type Object = Map<String, Value>;
 /// Maximum length of an error code of Clerk that errors and logs repeat, in bytes.
 const CODE_LENGTH_MAX: usize = 64;
 
-/// Decodes a list: a bare array, or `{data, total_count}`. Returns the objects and the total, where there is one.
-pub(crate) fn list(body: &[u8]) -> Result<(Vec<Object>, Option<u64>), String> {
-    let (elements, total) = match json(body, shallow_list)? {
-        Value::Array(elements) => (elements, None),
-        Value::Object(mut list) => {
-            let total = match list.get("total_count") {
-                None | Some(Value::Null) => None,
-                Some(total) => Some(total.as_u64().ok_or("the list's total_count is not a number")?),
+/// Decodes a list: a bare array, or `{data, total_count}`. Returns the objects, which are valid JSON and stay texts,
+/// and the total, where there is one.
+pub(crate) fn list(body: &[u8]) -> Result<(Vec<RawObject>, Option<u64>), String> {
+    let (text, _) = sanitize(body);
+    let invalid = |error: serde_json::Error| not_json(body, &error);
+    match text.trim_ascii_start().first() {
+        Some(b'[') => Ok((objects(serde_json::from_slice(&text).map_err(invalid)?)?, None)),
+        Some(b'{') => {
+            let list: BTreeMap<String, &RawValue> = serde_json::from_slice(&text).map_err(invalid)?;
+            let total = match list.get("total_count").map(|total| total.get()) {
+                None | Some("null") => None,
+                Some(total) => Some(total.parse().map_err(|_| "the list's total_count is not a number")?),
             };
-            match list.remove("data") {
-                Some(Value::Array(elements)) => (elements, total),
-                _ => return Err("the list has no data".to_owned()),
-            }
+            let data = list.get("data").and_then(|data| serde_json::from_str(data.get()).ok());
+            Ok((objects(data.ok_or("the list has no data")?)?, total))
         }
-        _ => return Err("the answer is not a list".to_owned()),
-    };
-    let objects = elements.into_iter().map(|element| match element {
-        Value::Object(object) => Ok(object),
-        _ => Err("an element of the list is not an object".to_owned()),
-    });
-    Ok((objects.collect::<Result<_, _>>()?, total))
+        _ => {
+            serde_json::from_slice::<&RawValue>(&text).map_err(invalid)?;
+            Err("the answer is not a list".to_owned())
+        }
+    }
+}
+
+fn objects(elements: Vec<Box<RawValue>>) -> Result<Vec<RawObject>, String> {
+    let object = |element| RawObject::new(element).ok_or("an element of the list is not an object");
+    Ok(elements.into_iter().map(object).collect::<Result<_, _>>()?)
 }
 
 /// Decodes one object.
 pub(crate) fn object(body: &[u8]) -> Result<Object, String> {
-    match json(body, |text| Ok(Value::Object(shallow(serde_json::from_slice(text)?))))? {
-        Value::Object(object) => Ok(object),
-        _ => Err("the answer is not an object".to_owned()),
-    }
+    let (text, _) = sanitize(body);
+    let value = serde_json::from_slice(&text).map_err(|error| not_json(body, &error))?;
+    Ok(RawObject::new(value).ok_or("the answer is not an object")?.decode())
 }
 
 /// Returns the code of an error answer, if it is a short lower-case word.
@@ -55,47 +60,13 @@ pub(crate) fn code(body: &[u8]) -> Option<String> {
     is_code.then(|| code.to_owned())
 }
 
-/// Parses a body; with `parse_shallow` if it is nested too deeply for the parser.
-fn json(body: &[u8], parse_shallow: impl Fn(&[u8]) -> serde_json::Result<Value>) -> Result<Value, String> {
-    let (text, _) = sanitize(body);
-    let parsed = match serde_json::from_slice(&text) {
-        Err(error) if is_too_deep(&error) => parse_shallow(&text),
-        parsed => parsed,
-    };
-    parsed.map_err(|error| match body.trim_ascii_start().first() {
+/// Describes a body that is not valid JSON.
+fn not_json(body: &[u8], error: &serde_json::Error) -> String {
+    match body.trim_ascii_start().first() {
         None => "the body is empty".to_owned(),
         Some(b'<') => "the body is HTML or XML, not JSON".to_owned(),
         _ => format!("the body is not valid JSON, at line {} column {}", error.line(), error.column()),
-    })
-}
-
-/// The recursion limit has no error category of its own.
-fn is_too_deep(error: &serde_json::Error) -> bool {
-    error.to_string().starts_with("recursion limit")
-}
-
-type Members = BTreeMap<String, Box<RawValue>>;
-
-/// Parses a list, each element member by member.
-fn shallow_list(text: &[u8]) -> serde_json::Result<Value> {
-    let elements = |text: &[u8]| -> serde_json::Result<Value> {
-        let elements: Vec<Members> = serde_json::from_slice(text)?;
-        Ok(elements.into_iter().map(|members| Value::Object(shallow(members))).collect())
-    };
-    if text.trim_ascii_start().first() == Some(&b'[') {
-        return elements(text);
     }
-    let mut list: Members = serde_json::from_slice(text)?;
-    let data = list.remove("data").map(|data| elements(data.get().as_bytes())).transpose()?;
-    let mut list = shallow(list);
-    list.extend(data.map(|data| ("data".to_owned(), data)));
-    Ok(Value::Object(list))
-}
-
-/// Parses each member. One that is nested too deeply becomes its text.
-fn shallow(members: Members) -> Object {
-    let parse = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().into());
-    members.into_iter().map(|(name, raw)| (name, parse(&raw))).collect()
 }
 
 #[cfg(test)]
@@ -104,7 +75,7 @@ mod tests {
 
     fn texts(body: &str) -> Result<(Vec<String>, Option<u64>), String> {
         let (objects, total) = list(body.as_bytes())?;
-        Ok((objects.into_iter().map(|object| Value::Object(object).to_string()).collect(), total))
+        Ok((objects.iter().map(|object| Value::Object(object.decode()).to_string()).collect(), total))
     }
 
     #[test]

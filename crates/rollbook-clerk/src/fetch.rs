@@ -15,7 +15,7 @@ use rollbook_core::catalog::{
     ORGANIZATION_DOMAINS, ORGANIZATION_INVITATIONS, ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, PERMISSIONS,
     ROLES, Resource, USERS,
 };
-use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, PAGE_MAX, Presence, SourceError};
+use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, PAGE_MAX, Presence, RawObject, SourceError};
 use rollbook_core::time::Timestamp;
 use rollbook_core::url::encoded;
 use serde_json::{Map, Value};
@@ -121,7 +121,7 @@ impl ClerkApi {
         let request = ids.iter().fold(list, |request, id| request.query(filter, id));
         let page = self.list(&request, LOOKUPS_MAX).await?;
         let with_id = |object: Map<String, Value>| Some((id_of(&object)?.to_owned(), object));
-        Ok((page.objects.into_iter().filter_map(with_id).collect(), page.clock))
+        Ok((page.objects.iter().map(RawObject::decode).filter_map(with_id).collect(), page.clock))
     }
 
     /// Reads memberships or domains, several organizations at the same time.
@@ -161,12 +161,12 @@ impl ClerkApi {
         let Presence::Exists(parent) = &parent.presence else { return Ok(vec![parent; lookups.len()]) };
         let list = || Request::with_ids("/organizations/{id}/memberships", &[organization]);
         let sample = self.list(&list().query(ASCENDING.0, ASCENDING.1).query("limit", "1"), 1).await?;
-        let Some(sample_member) = sample.objects.first() else {
+        let Some(sample_member) = sample.objects.first().map(RawObject::decode) else {
             let is_empty = parent.get("members_count").and_then(Value::as_u64) == Some(0);
             let presence = if is_empty { Presence::Absent } else { Presence::Unknown(CONTRADICTION) };
             return Ok(vec![fetched(presence, sample.clock); lookups.len()]);
         };
-        let (Some(sample_id), Some(sample_user)) = (id_of(sample_member), user_of(sample_member)) else {
+        let (Some(sample_id), Some(sample_user)) = (id_of(&sample_member), user_of(&sample_member)) else {
             return Err(list().unreadable("a membership has no id or no user"));
         };
         let users = lookups.iter().filter_map(|of| of.user_id.as_deref());
@@ -202,7 +202,7 @@ impl ClerkApi {
         let is_complete = page.total == Some(page.objects.len() as u64);
         let (is_empty, clock) = (page.objects.is_empty(), page.clock);
         let by_id = |object: Map<String, Value>| Some((id_of(&object)?.to_owned(), object));
-        let found: HashMap<_, _> = page.objects.into_iter().filter_map(by_id).collect();
+        let found: HashMap<_, _> = page.objects.iter().map(RawObject::decode).filter_map(by_id).collect();
         let rest = if !is_complete {
             fetched(Presence::Unknown("the organization's list of domains is not complete"), clock)
         } else if !is_empty || lookups.iter().all(|of| found.contains_key(&of.id)) {

@@ -115,9 +115,13 @@ impl Parsed {
 /// if the object has no usable id.
 pub fn observed(
     resource: &'static Resource,
-    object: Map<String, Value>,
+    mut object: Map<String, Value>,
     read_at: Timestamp,
 ) -> Option<(SubjectChange, usize)> {
+    // As in an event: otherwise the same object would have two contents.
+    for value in object.values_mut() {
+        sanitize_numbers(value);
+    }
     subject_change(resource, Verb::Upsert, object, read_at)
 }
 

@@ -4,6 +4,8 @@
 //! lists. It holds no policy: what an answer means for the rows is the reconciler's decision. An answer that
 //! it cannot read is an error, never an empty list.
 
+mod raw_object;
+
 use std::fmt;
 
 use async_trait::async_trait;
@@ -11,6 +13,8 @@ use serde_json::{Map, Value};
 
 use crate::catalog::Resource;
 use crate::time::Timestamp;
+
+pub use self::raw_object::RawObject;
 
 /// Maximum number of objects of a page. Above it Clerk silently sends ten.
 pub const PAGE_MAX: usize = 500;
@@ -116,7 +120,7 @@ pub enum Position {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
     /// Objects of the page, in the list's order.
-    pub objects: Vec<Map<String, Value>>,
+    pub objects: Vec<RawObject>,
     /// Number of objects of the whole list, where Clerk gives it.
     pub total: Option<u64>,
     /// Time of Clerk's clock, from the `Date` header of the answer, in whole seconds.

@@ -23,7 +23,7 @@ use rustls::{ClientConfig, RootCertStore};
 /// Time after which an idle connection is closed.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 /// Maximum number of idle connections with HTTP/1.1, for each server.
-const IDLE_CONNECTIONS_MAX: usize = 32;
+const IDLE_CONNECTIONS_MAX: usize = 64;
 /// Interval of pings on a connection with HTTP/2 and their time limit, so that a dead one is not used again.
 const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
 

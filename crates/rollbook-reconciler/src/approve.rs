@@ -7,10 +7,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::compare::Objects;
 use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::progress::Progress;
+use crate::readings::Readings;
 use crate::reconciler::Reconciler;
 
 /// Result of an approval.
@@ -95,7 +95,7 @@ impl Context {
                 // It waits on, for a time when Clerk proves something.
                 Presence::Unknown(_) => {}
                 Presence::Exists(object) => {
-                    self.compare(resource, Objects { objects: vec![object], clock: fetched.clock }).await?;
+                    self.compare(resource, Readings::of(resource, object, fetched.clock)).await?;
                     alive.push(key);
                 }
             }

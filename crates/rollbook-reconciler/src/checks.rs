@@ -3,14 +3,13 @@
 use rollbook_core::catalog::{Resource, USERS};
 use rollbook_core::source::{RECONCILED, SourceError, Window};
 use rollbook_core::time::Timestamp;
-use serde_json::{Map, Value};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::compare::Objects;
 use crate::error::ReconcileError;
 use crate::progress::{Progress, ResourceProgress};
+use crate::readings::Readings;
 use crate::reconciler::Reconciler;
 
 /// Overlap of two checks of recent users: a change that Clerk shows late is still seen.
@@ -65,10 +64,12 @@ impl Reconciler {
             let page =
                 context.patiently("Clerk", || self.ports.source.recently_updated_users(offset)).await?;
             offset += page.objects.len() as u64;
-            let times: Vec<Timestamp> = page.objects.iter().filter_map(updated_at).collect();
+            let page = Readings::of_page(resource, page).await;
+            let times: Vec<Timestamp> =
+                page.subjects.iter().filter_map(|subject| subject.row.as_ref()?.updated_at).collect();
             newest = times.iter().copied().fold(newest, Timestamp::max);
-            let is_last = page.objects.is_empty() || times.iter().any(|at| *at < floor);
-            context.compare(resource, Objects { objects: page.objects, clock: page.clock }).await?;
+            let is_last = page.is_empty() || times.iter().any(|at| *at < floor);
+            context.compare(resource, page).await?;
             if is_last {
                 break;
             }
@@ -76,8 +77,4 @@ impl Reconciler {
         let repaired = context.progress().sum(|of| of.written);
         Ok((repaired, newest))
     }
-}
-
-fn updated_at(object: &Map<String, Value>) -> Option<Timestamp> {
-    Timestamp::from_clerk(object.get("updated_at")?.as_i64()?)
 }

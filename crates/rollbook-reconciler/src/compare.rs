@@ -6,7 +6,6 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Change, Effect, Origin, SubjectChange, Version};
 use rollbook_core::compare::{Verdict, is_same_content, judge};
 use rollbook_core::drift::Drift;
-use rollbook_core::event::{id_of, observed};
 use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, Presence, SourceError};
 use rollbook_core::store::{Held, HeldKey, HeldState};
 use rollbook_core::time::Timestamp;
@@ -15,27 +14,20 @@ use tracing::warn;
 
 use crate::context::{Context, Written};
 use crate::error::ReconcileError;
+use crate::readings::Readings;
 
-/// Objects of one answer of Clerk.
-pub(crate) struct Objects {
-    pub(crate) objects: Vec<Map<String, Value>>,
-    /// Clerk's clock at the answer.
-    pub(crate) clock: Timestamp,
-}
+/// Maximum number of rows of which the contents are read and compared at once.
+const CONTENTS_MAX: usize = 50;
 
 impl Context {
-    /// Compares objects with their rows, and writes those that differ. Returns whether every object has an id:
-    /// otherwise the list proves no absence.
+    /// Compares objects with their rows, and writes those that differ.
     pub(crate) async fn compare(
         &self,
         resource: &'static Resource,
-        Objects { objects, clock }: Objects,
-    ) -> Result<bool, ReconcileError> {
+        Readings { subjects, unreadable, clock }: Readings,
+    ) -> Result<(), ReconcileError> {
         self.clerk_says(clock);
-        let (read_at, total) = (Self::read_at(clock), objects.len());
-        let subjects: Vec<SubjectChange> =
-            objects.into_iter().filter_map(|object| Some(observed(resource, object, read_at)?.0)).collect();
-        let unreadable = (total - subjects.len()) as u64;
+        let (read_at, total) = (Self::read_at(clock), subjects.len() as u64 + unreadable);
         if unreadable > 0 {
             warn!(
                 table = resource.table,
@@ -43,18 +35,22 @@ impl Context {
             );
         }
         let drifted = self.drifted(resource, &subjects).await?;
-        let (revived, others): (Vec<_>, Vec<_>) =
-            drifted.into_iter().partition(|(_, kind)| *kind == Drift::WronglyDeleted);
-        let mut counts: HashMap<Drift, u64> = HashMap::new();
-        for (_, kind) in &others {
-            *counts.entry(*kind).or_default() += 1;
+        let (mut revived, mut changes, mut counts) = (Vec::new(), Vec::new(), HashMap::<Drift, u64>::new());
+        // What equals its row is freed before the rest is written.
+        for (subject, kind) in subjects.into_iter().zip(drifted) {
+            match kind {
+                None => {}
+                Some(Drift::WronglyDeleted) => revived.push(lookup(resource, &subject)),
+                Some(kind) => {
+                    *counts.entry(kind).or_default() += 1;
+                    changes.push(self.change(subject, kind, read_at));
+                }
+            }
         }
-        let changes: Vec<Change> =
-            others.into_iter().map(|(at, kind)| self.change(&subjects[at], kind, read_at)).collect();
         let written = if self.run.is_dry { Written::default() } else { self.apply(&changes).await? };
-        let held = self.hold_living(resource, revived.iter().map(|(at, _)| &subjects[*at])).await?;
+        let held = self.hold_living(resource, &revived).await?;
         self.update(resource.table, |of| {
-            of.read += total as u64;
+            of.read += total;
             of.unreadable += unreadable;
             of.written += written.advanced;
             of.refused += written.refused.len() as u64;
@@ -64,38 +60,39 @@ impl Context {
                 of.count(kind, number);
             }
         });
-        Ok(unreadable == 0)
+        Ok(())
     }
 
-    /// Returns the positions of the subjects that differ from their rows, with the kind.
+    /// Returns for each subject the kind of its difference from its row, if it differs.
     async fn drifted(
         &self,
         resource: &'static Resource,
         subjects: &[SubjectChange],
-    ) -> Result<Vec<(usize, Drift)>, ReconcileError> {
+    ) -> Result<Vec<Option<Drift>>, ReconcileError> {
         let records = &self.ports.records;
         let ids: Vec<&str> = subjects.iter().map(|subject| subject.id.as_str()).collect();
         let heads = self.patiently("the store", || records.heads(resource, &ids)).await?;
         let states: HashMap<&str, _> = heads.iter().map(|head| (head.id.as_str(), &head.state)).collect();
-        let (mut drifted, mut open) = (Vec::new(), HashMap::new());
+        let (mut drifted, mut open) = (vec![None; subjects.len()], HashMap::new());
         for (at, subject) in subjects.iter().enumerate() {
             match judge(subject, states.get(subject.id.as_str()).copied()) {
                 Verdict::Same => {}
-                Verdict::Drifted(kind) => drifted.push((at, kind)),
+                Verdict::Drifted(kind) => drifted[at] = Some(kind),
                 Verdict::CompareContent => {
                     open.insert(subject.id.as_str(), at);
                 }
             }
         }
-        if !open.is_empty() {
-            let ids: Vec<&str> = open.keys().copied().collect();
-            for (id, data) in self.patiently("the store", || records.contents(resource, &ids)).await? {
+        // Rows that lost their content since are not among the contents: an erasure came between.
+        let open_ids: Vec<&str> = open.keys().copied().collect();
+        for ids in open_ids.chunks(CONTENTS_MAX) {
+            for (id, data) in self.patiently("the store", || records.contents(resource, ids)).await? {
                 let Some(at) = open.remove(id.as_str()) else { continue };
                 if !is_same(resource, &subjects[at], &data) {
-                    drifted.push((at, Drift::Undated));
+                    drifted[at] = Some(Drift::Undated);
                 }
             }
-            // A row that lost its content since: an erasure came between.
+            tokio::task::yield_now().await;
         }
         Ok(drifted)
     }
@@ -112,9 +109,9 @@ impl Context {
     }
 
     /// Returns the change that a reading of a subject makes.
-    pub(crate) fn change(&self, subject: &SubjectChange, kind: Drift, read_at: Timestamp) -> Change {
-        let origin = Origin::reconcile(&self.run.id, subject, kind, read_at);
-        Change { origin, effect: Effect::Merge(Box::new(subject.clone())) }
+    pub(crate) fn change(&self, subject: SubjectChange, kind: Drift, read_at: Timestamp) -> Change {
+        let origin = Origin::reconcile(&self.run.id, &subject, kind, read_at);
+        Change { origin, effect: Effect::Merge(Box::new(subject)) }
     }
 
     /// Returns the change that deletes a subject, which was proved absent at `read_at`.
@@ -122,16 +119,15 @@ impl Context {
         let version =
             Version { is_deleted: true, updated_at: 0, event_at: read_at.as_millis(), hash: [0; 16] };
         let subject = SubjectChange { resource, id: id.to_owned(), version, row: None };
-        self.change(&subject, Drift::NotDeleted, read_at)
+        self.change(subject, Drift::NotDeleted, read_at)
     }
 
     /// Holds deleted rows of subjects that a point read finds alive. Returns their number.
     async fn hold_living(
         &self,
         resource: &'static Resource,
-        subjects: impl Iterator<Item = &SubjectChange>,
+        lookups: &[Lookup],
     ) -> Result<u64, ReconcileError> {
-        let lookups: Vec<Lookup> = subjects.map(|subject| lookup(resource, subject)).collect();
         let mut count = 0;
         for lookups in lookups.chunks(LOOKUPS_MAX) {
             let fetched = self.fetch(resource, lookups).await?;
@@ -191,9 +187,4 @@ fn lookup(resource: &Resource, subject: &SubjectChange) -> Lookup {
         parents[number].map(str::to_owned)
     };
     Lookup { id: subject.id.clone(), organization_id: parent("organization_id"), user_id: parent("user_id") }
-}
-
-/// Returns the ids of objects.
-pub(crate) fn ids(objects: &[Map<String, Value>]) -> impl Iterator<Item = &str> {
-    objects.iter().filter_map(id_of)
 }

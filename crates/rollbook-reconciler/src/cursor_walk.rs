@@ -5,11 +5,11 @@ use rollbook_core::catalog::{Resource, USERS};
 use rollbook_core::source::{PageRequest, Position, SourceError, Window};
 use rollbook_core::time::Timestamp;
 
-use crate::compare::Objects;
 use crate::context::Context;
 use crate::error::ReconcileError;
-use crate::page::{begins_after, created_at};
-use crate::progress::Slice;
+use crate::progress::{Last, Slice};
+use crate::readings::{Readings, created_at};
+use crate::room::PageRoom;
 
 /// Number of empty pages after which a part is given up, although Clerk counts more users in it.
 const EMPTY_MAX: u32 = 3;
@@ -22,24 +22,26 @@ impl Context {
     pub(crate) async fn walk_users(&self) -> Result<(), ReconcileError> {
         let resource: &'static Resource = &USERS;
         let known = self.update(resource.table, |of| of.slices.clone()).unwrap_or_default();
-        let slices = if known.is_empty() { self.cut().await? } else { known };
+        let room = &PageRoom::new(self.settings.parallel);
+        let slices = if known.is_empty() { self.cut(room).await? } else { known };
         self.update(resource.table, |of| of.slices.clone_from(&slices));
+        // All parts go on at the same pace, so that they end together. The room limits the pages in memory.
         stream::iter(slices.into_iter().enumerate().filter(|(_, slice)| !slice.is_done))
             .map(Ok)
-            .try_for_each_concurrent(self.settings.parallel, |(at, slice)| async move {
-                self.walk_slice(resource, at, slice).await
+            .try_for_each_concurrent(None, |(at, slice)| async move {
+                self.walk_slice(resource, at, slice, room).await
             })
             .await
     }
 
     /// Cuts the list into parts of about equal size.
-    async fn cut(&self) -> Result<Vec<Slice>, ReconcileError> {
+    async fn cut(&self, room: &PageRoom) -> Result<Vec<Slice>, ReconcileError> {
         let total = self.count(Window::ALL).await?;
         self.update(USERS.table, |of| of.total = total);
-        let Some((from, clock)) = self.first_created().await? else {
+        let Some((from, clock)) = self.first_created(room).await? else {
             return Ok(vec![Slice::new(Window::ALL)]);
         };
-        let parts = (self.settings.parallel as u64 * 2).max(1);
+        let parts = self.settings.parallel.max(1) as u64;
         let enough = (total / parts).max(4 * self.settings.page_size as u64);
         let mut windows = vec![(Window { from, to: clock }, total)];
         for _ in 0..ROUNDS_MAX {
@@ -84,11 +86,13 @@ impl Context {
     }
 
     /// Returns the creation time of the first user, and Clerk's clock. `None` if there is no user.
-    async fn first_created(&self) -> Result<Option<(Timestamp, Timestamp)>, ReconcileError> {
+    async fn first_created(&self, room: &PageRoom) -> Result<Option<(Timestamp, Timestamp)>, ReconcileError> {
         let position = Position::After { id: None, window: Window::ALL };
         let request = PageRequest { position, limit: 1 };
         let page = self.patiently("Clerk", || self.ports.source.page(&USERS, &request)).await?;
-        let first = page.objects.first().and_then(created_at);
+        room.note(&page, self.settings.page_size);
+        let page = Readings::of_page(&USERS, page).await;
+        let first = page.subjects.first().and_then(created_at);
         Ok(first.map(|at| (Timestamp::from_millis(at), page.clock)))
     }
 
@@ -97,12 +101,14 @@ impl Context {
         resource: &'static Resource,
         number: usize,
         mut slice: Slice,
+        room: &PageRoom,
     ) -> Result<(), ReconcileError> {
         let mut empty = 0;
         loop {
             self.check_stop()?;
             let position = Position::After { id: slice.cursor.clone(), window: slice.window() };
             let request = PageRequest { position, limit: self.settings.page_size };
+            let space = room.reserve().await;
             let page = match self.patiently("Clerk", || self.ports.source.page(resource, &request)).await {
                 Err(ReconcileError::Source(SourceError::Refused(_))) if slice.cursor.is_some() => {
                     // The user whom the cursor names may be deleted.
@@ -111,6 +117,7 @@ impl Context {
                 }
                 page => page?,
             };
+            room.note(&page, 1);
             if page.objects.is_empty() {
                 // An empty page may be a failure. The count of the rest must agree, where the rest is known.
                 let is_known = slice.last.as_ref().is_none_or(|last| last.created_at.is_some());
@@ -127,13 +134,16 @@ impl Context {
                 }
             } else {
                 empty = 0;
-                slice.is_done = begins_after(&page.objects, self.started_at_clerk());
-                self.take_slice_page(
-                    resource,
-                    &mut slice,
-                    Objects { objects: page.objects, clock: page.clock },
-                )
-                .await?;
+                let (is_short, clock) = (page.objects.len() < self.settings.page_size, page.clock);
+                let turn = room.turn().await;
+                let page = Readings::of_page(resource, page).await;
+                slice.is_done = page.begin_after(self.started_at_clerk());
+                self.take_slice_page(resource, &mut slice, page).await?;
+                drop((turn, space));
+                if is_short && !slice.is_done && self.is_complete(&slice).await? {
+                    self.prove_rest(resource, &slice, clock).await?;
+                    slice.is_done = true;
+                }
             }
             self.update(resource.table, |of| {
                 if let Some(known) = of.slices.get_mut(number) {
@@ -147,22 +157,29 @@ impl Context {
         }
     }
 
+    /// Whether a short page was the last one of a part. A short page alone may be a failure; the count of the rest,
+    /// with the objects created at the same time as the last one, must agree.
+    async fn is_complete(&self, slice: &Slice) -> Result<bool, ReconcileError> {
+        let Some(Last { created_at: Some(at), ties, .. }) = &slice.last else { return Ok(false) };
+        let window = Window { from: Timestamp::from_millis(*at), ..slice.window() };
+        Ok(self.count(window).await? == ties.len() as u64)
+    }
+
     /// Takes a page. Without a cursor the page begins with objects that were read already, those created in
     /// the same millisecond as the last one.
     async fn take_slice_page(
         &self,
         resource: &'static Resource,
         slice: &mut Slice,
-        mut page: Objects,
+        mut page: Readings,
     ) -> Result<(), ReconcileError> {
-        let is_known = |id: &str| slice.last.iter().any(|last| last.ties.iter().any(|tie| tie == id));
-        let last = crate::compare::ids(&page.objects).last().map(str::to_owned);
-        let Some(last) = last else {
+        let Some(last) = page.subjects.last().map(|subject| subject.id.clone()) else {
             let detail = "a page has no object with an id";
             return Err(ReconcileError::Contradiction { table: resource.table, detail });
         };
-        page.objects.retain(|object| !rollbook_core::event::id_of(object).is_some_and(is_known));
-        if !page.objects.is_empty() {
+        let is_known = |id: &str| slice.last.iter().any(|last| last.ties.iter().any(|tie| tie == id));
+        page.subjects.retain(|subject| !is_known(&subject.id));
+        if !page.is_empty() {
             self.take_page(resource, slice, page).await?;
         }
         slice.cursor = Some(last);

@@ -9,8 +9,8 @@
 //!   a point read that answers 404, and only if the brake lets the whole run's deletions through.
 //! * An error, an empty page or an outage deletes nothing.
 //! * Rows are written by the same merge as webhooks', and only if they differ: a second run writes nothing.
-//! * Memory holds some pages, never a list of all ids. The position is saved about once a second, so that a
-//!   killed run goes on from there.
+//! * Memory holds a bounded number of pages, bounded in bytes, never a list of all ids. Most of them wait as texts;
+//!   few are decoded. The position is saved about once a second, so that a killed run goes on from there.
 //! * One run at a time, by a lock in the store that ends by itself.
 
 mod approve;
@@ -26,8 +26,11 @@ mod offset_walk;
 mod page;
 mod progress;
 mod proof;
+mod read_ahead;
+mod readings;
 mod reconciler;
 mod resync;
+mod room;
 mod schedule;
 mod settings;
 mod status;
@@ -41,5 +44,8 @@ pub use self::progress::{Progress, ResourceProgress};
 pub use self::reconciler::{Reconciler, Resume, RunReport, RunRequest};
 pub use self::resync::{ResyncOutcome, Resynced};
 pub use self::schedule::Schedule;
-pub use self::settings::{CLOCK_SKEW_MAX, DELETIONS_MIN, DELETIONS_SHARE, LOCK_FOR, MARGIN, Settings};
+pub use self::settings::{
+    ANSWER_TIME, CLOCK_SKEW_MAX, DELETIONS_MIN, DELETIONS_SHARE, LOCK_FOR, MARGIN, PAGES_AT_ONCE_MAX,
+    PAGES_AT_ONCE_MIN, Settings,
+};
 pub use self::status::{LastWalk, ResourceView, RunView, Status, Waiting};

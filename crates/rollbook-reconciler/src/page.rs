@@ -3,15 +3,13 @@
 use std::collections::HashSet;
 
 use rollbook_core::catalog::Resource;
-use rollbook_core::event::id_of;
 use rollbook_core::source::Window;
 use rollbook_core::time::Timestamp;
-use serde_json::{Map, Value};
 
-use crate::compare::Objects;
 use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::progress::{Last, Slice};
+use crate::readings::{Readings, created_at};
 
 impl Context {
     /// Compares the new objects of a page, which follow [`Slice::last`], and examines the rows of the window
@@ -20,9 +18,10 @@ impl Context {
         &self,
         resource: &'static Resource,
         slice: &mut Slice,
-        page: Objects,
+        page: Readings,
     ) -> Result<(), ReconcileError> {
-        let times: Vec<Option<i64>> = page.objects.iter().map(created_at).collect();
+        let (ids, times): (Vec<String>, Vec<Option<i64>>) =
+            page.subjects.iter().map(|subject| (subject.id.clone(), created_at(subject))).unzip();
         let known: Vec<i64> = times.iter().flatten().copied().collect();
         let before = slice.last.as_ref().and_then(|last| last.created_at);
         if !known.is_sorted()
@@ -31,11 +30,9 @@ impl Context {
             let detail = "it is not in the order of created_at";
             return Err(ReconcileError::Contradiction { table: resource.table, detail });
         }
-        let named =
-            page.objects.iter().filter_map(|object| Some((id_of(object)?.to_owned(), created_at(object))));
-        let (ids, named_times): (Vec<String>, Vec<Option<i64>>) = named.unzip();
-        let is_complete = self.compare(resource, page).await?;
-        let Some((last_id, last_at)) = ids.last().cloned().zip(named_times.last().copied()) else {
+        let is_complete = page.unreadable == 0;
+        self.compare(resource, page).await?;
+        let Some((last_id, last_at)) = ids.last().cloned().zip(times.last().copied()) else {
             // Objects without any id: the walk goes on, and proves nothing here.
             return Ok(());
         };
@@ -52,8 +49,7 @@ impl Context {
             self.prove(resource, window, &present).await?;
         }
         let mut now_tied: Vec<String> = if before == last_at { tied.cloned().collect() } else { Vec::new() };
-        now_tied
-            .extend(ids.into_iter().zip(&named_times).filter(|(_, at)| **at == last_at).map(|(id, _)| id));
+        now_tied.extend(ids.into_iter().zip(&times).filter(|(_, at)| **at == last_at).map(|(id, _)| id));
         slice.last = Some(Last { id: last_id, created_at: last_at, ties: now_tied });
         Ok(())
     }
@@ -74,16 +70,4 @@ impl Context {
         let present = slice.last.iter().flat_map(|last| &last.ties).map(String::as_str).collect();
         self.prove(resource, window, &present).await
     }
-}
-
-/// Whether a page begins with an object that was created after the run's start. The walk ends there: what is
-/// newer comes by webhook or in the next run, and a list that grows as fast as it is read has no end.
-pub(crate) fn begins_after(objects: &[Map<String, Value>], start: Timestamp) -> bool {
-    objects.first().and_then(created_at).is_some_and(|at| at > start.as_millis())
-}
-
-/// Returns `created_at` of an object, in milliseconds.
-pub(crate) fn created_at(object: &Map<String, Value>) -> Option<i64> {
-    let number = object.get("created_at")?;
-    Timestamp::from_clerk(number.as_i64()?).map(Timestamp::as_millis)
 }

@@ -10,9 +10,9 @@ use rollbook_core::drift::Drift;
 use rollbook_core::source::{LOOKUPS_MAX, Lookup, Presence, Window};
 use rollbook_core::store::{Held, Living};
 
-use crate::compare::Objects;
 use crate::context::Context;
 use crate::error::ReconcileError;
+use crate::readings::Readings;
 
 /// Rows per step.
 const STEP: usize = 500;
@@ -92,7 +92,7 @@ impl Context {
                 Presence::Unknown(_) => unproven += 1,
                 Presence::Exists(object) => {
                     alive += 1;
-                    self.compare(resource, Objects { objects: vec![object], clock: fetched.clock }).await?;
+                    self.compare(resource, Readings::of(resource, object, fetched.clock)).await?;
                 }
             }
         }

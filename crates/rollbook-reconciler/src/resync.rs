@@ -204,7 +204,7 @@ impl Context {
                 Ok(ResyncOutcome::Unchanged)
             }
             _ => {
-                let applied = self.apply_one(self.change(&subject, Drift::Resync, read_at)).await?;
+                let applied = self.apply_one(self.change(subject, Drift::Resync, read_at)).await?;
                 Ok(outcome_of(applied))
             }
         }
@@ -221,7 +221,7 @@ impl Context {
         let above = floor.map_or(i64::MIN, |floor| floor.as_millis().saturating_add(1));
         subject.version.event_at = subject.version.event_at.max(above);
         let read_at = rollbook_core::time::Timestamp::from_millis(subject.version.event_at);
-        let applied = self.apply_one(self.change(&subject, Drift::WronglyDeleted, read_at)).await?;
+        let applied = self.apply_one(self.change(subject, Drift::WronglyDeleted, read_at)).await?;
         Ok(applied.map_or(ResyncOutcome::Refused, |_| ResyncOutcome::Revived))
     }
 

@@ -15,6 +15,15 @@ pub const MARGIN: Duration = Duration::from_secs(10);
 /// Default of [`Settings::lock_for`].
 pub const LOCK_FOR: Duration = Duration::from_secs(60);
 
+/// Time that Clerk takes to answer with a page, at most, without slowing down a walk.
+pub const ANSWER_TIME: Duration = Duration::from_millis(400);
+
+/// Least number of pages that are read at the same time.
+pub const PAGES_AT_ONCE_MIN: usize = 4;
+
+/// Largest number of pages that are read at the same time. Their size is limited too (see `room.rs`).
+pub const PAGES_AT_ONCE_MAX: usize = 40;
+
 /// Name of the lock of a run.
 pub(crate) const RUN_LOCK: &str = "run";
 
@@ -26,7 +35,7 @@ pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
 pub struct Settings {
     /// Instance that the key must belong to: `CLERK_INSTANCE_ID`.
     pub instance_id: Option<String>,
-    /// Maximum number of pages of users that are read at the same time.
+    /// Maximum number of pages of a list that are read at the same time (see [`Self::pages_at_once`]).
     pub parallel: usize,
     /// Objects per page, at most [`rollbook_core::source::PAGE_MAX`].
     pub page_size: usize,
@@ -38,15 +47,41 @@ pub struct Settings {
     pub patience: Duration,
 }
 
+impl Settings {
+    /// Returns the number of pages to read at the same time, so that answers that take [`ANSWER_TIME`] do not slow
+    /// down a client with this rate.
+    pub fn pages_at_once(requests_per_second: f64) -> usize {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "limited to a small number"
+        )]
+        let pages = (requests_per_second * ANSWER_TIME.as_secs_f64()).ceil() as usize;
+        pages.clamp(PAGES_AT_ONCE_MIN, PAGES_AT_ONCE_MAX)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             instance_id: None,
-            parallel: 16,
+            parallel: PAGES_AT_ONCE_MAX,
             page_size: rollbook_core::source::PAGE_MAX,
             save_every: Duration::from_secs(1),
             lock_for: LOCK_FOR,
             patience: Duration::from_secs(300),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_pages_at_once_follows_the_rate_within_limits() {
+        for (rate, pages) in [(95.0, 38), (50.0, 20), (9.5, 4), (0.01, 4), (1e9, 40), (f64::NAN, 4)] {
+            assert_eq!(Settings::pages_at_once(rate), pages, "{rate}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use rollbook_core::catalog::{Resource, SUBSCRIPTION_ITEMS};
 use rollbook_core::drift::Drift;
 use rollbook_core::event::id_of;
-use rollbook_core::source::{PageRequest, Position};
+use rollbook_core::source::{PageRequest, Position, RawObject};
 use serde_json::{Map, Value};
 
 use crate::context::Context;
@@ -26,7 +26,8 @@ impl Context {
             let request = PageRequest { position: Position::Offset(offset), limit: self.settings.page_size };
             let page = self.patiently("Clerk", || self.ports.source.page(resource, &request)).await?;
             self.clerk_says(page.clock);
-            let counts = self.compare_statuses(resource, &page.objects).await?;
+            let objects: Vec<Map<String, Value>> = page.objects.iter().map(RawObject::decode).collect();
+            let counts = self.compare_statuses(resource, &objects).await?;
             offset += page.objects.len() as u64;
             self.update(resource.table, |of| {
                 of.total = page.total.unwrap_or_default();

@@ -197,11 +197,19 @@ impl Process {
     }
 
     fn memory(&self, field: &str) -> u64 {
-        let path = Path::new("/proc").join(self.child.id().to_string()).join("status");
-        let status = std::fs::read_to_string(path).expect("a living process on Linux");
-        let value = status.lines().find_map(|line| line.strip_prefix(field)).expect("a field of /proc");
-        value.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+        memory(self.child.id(), field).expect("a living process on Linux")
     }
+}
+
+/// Returns the peak of resident memory of a process, in bytes. `None` if it has ended.
+pub fn memory_peak(id: u32) -> Option<u64> {
+    memory(id, "VmHWM:")
+}
+
+fn memory(id: u32, field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(Path::new("/proc").join(id.to_string()).join("status")).ok()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(field))?;
+    Some(value.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
 }
 
 impl Drop for Process {

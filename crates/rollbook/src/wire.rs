@@ -185,7 +185,7 @@ pub(crate) fn api_url(text: &str) -> anyhow::Result<ApiUrl> {
 ///
 /// # Errors
 /// No key is set, or this system has no root certificates.
-pub(crate) fn clerk_api(config: &Config, observer: Observer) -> anyhow::Result<Arc<dyn Source>> {
+pub(crate) fn clerk_api(config: &Config, observer: Observer) -> anyhow::Result<Arc<ClerkApi>> {
     let settings = &config.settings;
     let (url, budget) = (settings.clerk_api_url.clone(), settings.api_budget);
     let api = ClerkApi::new(ClerkSettings { url, budget, ..ClerkSettings::new(config.secret_key()?) })?;
@@ -205,7 +205,9 @@ pub(crate) fn reconciler(
     let source = clerk_api(config, observer)?;
     let ports = Ports { source, store: store.clone(), rows: store.clone(), records: store, clock };
     let instance_id = config.settings.clerk_instance_id.clone();
-    let settings = rollbook_reconciler::Settings { instance_id, ..rollbook_reconciler::Settings::default() };
+    let parallel = rollbook_reconciler::Settings::pages_at_once(source.requests_per_second());
+    let settings =
+        rollbook_reconciler::Settings { instance_id, parallel, ..rollbook_reconciler::Settings::default() };
     Ok(Reconciler::new(ports, settings))
 }
 

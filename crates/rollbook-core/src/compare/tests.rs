@@ -49,6 +49,17 @@ fn equal_content_is_the_same_and_other_content_at_an_equal_updated_at_must_be_co
 }
 
 #[test]
+fn a_number_with_too_many_digits_is_the_same_content_in_a_reading_and_in_an_event() {
+    let user = r#"{"id":"user_1","public_metadata":{"n":[1e9999,1.5]}}"#;
+    let event = format!(r#"{{"type":"user.updated","timestamp":1785300000000,"data":{user}}}"#);
+    let parsed = crate::event::parse(event.as_bytes(), None).expect("an event");
+    let crate::change::Effect::Merge(written) = parsed.effect else { panic!("a user") };
+    let seen = reading(&serde_json::from_str(user).expect("JSON"));
+    assert_eq!(seen.row, written.row);
+    assert_eq!(seen.version.hash, written.version.hash);
+}
+
+#[test]
 fn a_webhook_sent_after_the_reading_wins_at_an_equal_updated_at() {
     let (page, webhook) = (user(1_785_300_000_000, "Ines"), user(1_785_300_000_000, "Ada"));
     assert_eq!(judge(&page, Some(&row(&webhook, READ_AT))), Verdict::Same);

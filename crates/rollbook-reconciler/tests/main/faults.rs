@@ -30,7 +30,7 @@ impl Source for WithoutId {
     async fn page(&self, resource: &'static Resource, request: &PageRequest) -> Result<Page, SourceError> {
         let mut page = self.0.page(resource, request).await?;
         if resource == &USERS && !page.objects.is_empty() {
-            page.objects.push(Map::new());
+            page.objects.push(Map::new().into());
         }
         Ok(page)
     }

@@ -6,6 +6,7 @@ mod faults;
 mod instance;
 mod interleavings;
 mod mutants;
+mod reading_ahead;
 mod resumption;
 mod resyncs;
 mod schedules;

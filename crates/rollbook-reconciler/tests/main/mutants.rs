@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use rollbook_core::catalog::{ORGANIZATIONS, Resource};
 use rollbook_core::event::id_of;
 use rollbook_core::source::{
-    Fetched, Instance, Lookup, Page, PageRequest, Position, Presence, Source, SourceError, Window,
+    Fetched, Instance, Lookup, Page, PageRequest, Position, Presence, RawObject, Source, SourceError, Window,
 };
 use rollbook_testkit::memory::store::MemoryStore;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::interleavings::{Driver, check, clock, play};
 use super::world::{World, at, organization_id, user_id, user_object};
@@ -31,7 +31,7 @@ struct Wrong {
     mutant: Mutant,
     driver: Arc<Driver>,
     /// Last object that a page by offset showed.
-    last: Mutex<Option<Map<String, Value>>>,
+    last: Mutex<Option<RawObject>>,
     pages: Mutex<u64>,
 }
 
@@ -90,8 +90,10 @@ impl Source for Wrong {
             }
             (Mutant::ComparesVolatileKeys, _) => {
                 let mut page = clerk.page(resource, request).await?;
-                for object in &mut page.objects {
+                for raw in &mut page.objects {
+                    let mut object = raw.decode();
                     object.insert("has_image".to_owned(), json!(format!("counted {number}")));
+                    *raw = object.into();
                 }
                 Ok(page)
             }

@@ -45,6 +45,18 @@ async fn a_run_needs_about_one_request_for_each_full_page() {
 }
 
 #[tokio::test]
+async fn a_short_page_and_the_count_of_the_rest_end_a_part_of_the_users() {
+    let mut world = World::new();
+    world.settings.page_size = 500;
+    world.populate(700, 0, 0);
+    world.run().await.expect("a run");
+    // The first user, two pages, and one page of each list that is empty.
+    let (pages, _) = world.clerk.calls();
+    assert_eq!(pages, 1 + 2 + (RECONCILED.len() as u64 - 1) + 1);
+    world.assert_equal().await;
+}
+
+#[tokio::test]
 async fn an_update_that_never_arrived_is_repaired_and_the_ledger_names_the_reason() {
     let world = World::new();
     world.populate(3, 0, 0);

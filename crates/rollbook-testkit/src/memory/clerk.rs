@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::event::id_of;
 use rollbook_core::source::{
-    Fetched, Instance, LOOKUPS_MAX, Lookup, PAGE_MAX, Page, PageRequest, Position, Presence, Source,
-    SourceError, Window,
+    Fetched, Instance, LOOKUPS_MAX, Lookup, PAGE_MAX, Page, PageRequest, Position, Presence, RawObject,
+    Source, SourceError, Window,
 };
 use rollbook_core::time::{Clock, Timestamp};
 use serde_json::{Map, Value};
@@ -189,11 +189,11 @@ impl Source for MemoryClerk {
                         1 + at.ok_or_else(|| SourceError::Refused("422".to_owned()))?
                     }
                 };
-                (listed.into_iter().skip(begin).take(limit).cloned().collect(), None)
+                (listed.into_iter().skip(begin).take(limit).map(raw).collect(), None)
             }
             Position::Offset(offset) => {
                 let begin = usize::try_from(*offset).unwrap_or(usize::MAX);
-                (all.into_iter().skip(begin).take(limit).cloned().collect(), Some(total))
+                (all.into_iter().skip(begin).take(limit).map(raw).collect(), Some(total))
             }
         };
         Ok(Page { objects, total, clock: self.date() })
@@ -205,7 +205,7 @@ impl Source for MemoryClerk {
         let mut users = state.objects.list(&rollbook_core::catalog::USERS);
         users.sort_by_key(|object| std::cmp::Reverse(number(object, "updated_at")));
         let begin = usize::try_from(offset).unwrap_or(usize::MAX);
-        let objects = users.into_iter().skip(begin).take(limit).cloned().collect();
+        let objects = users.into_iter().skip(begin).take(limit).map(raw).collect();
         Ok(Page { objects, total: None, clock: self.date() })
     }
 
@@ -229,6 +229,10 @@ impl Source for MemoryClerk {
         };
         Ok(lookups.iter().map(read).collect())
     }
+}
+
+fn raw(object: &Object) -> RawObject {
+    object.clone().into()
 }
 
 fn number(object: &Object, key: &str) -> Option<i64> {

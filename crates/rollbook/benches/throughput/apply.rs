@@ -79,7 +79,7 @@ pub(crate) async fn applied(home: &Home) -> usize {
 }
 
 /// The least that the same rows cost: the same tables, one prepared upsert each, commits of the same size.
-fn raw_upserts(events: &[Event]) -> f64 {
+pub(crate) fn raw_upserts(events: &[Event]) -> f64 {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("raw.db");
     apply_migrations(&path, Schema::Store).expect("the same tables");

@@ -107,6 +107,11 @@ fn of(id: u32) -> f64 {
     ticks(&stat(id).expect("a living process"), 11..13)
 }
 
+/// CPU seconds of the children of this process that have ended and were waited for.
+pub(crate) fn of_ended_children() -> f64 {
+    ticks(&stat(std::process::id()).expect("this process"), 13..15)
+}
+
 fn children(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").expect("Linux").flatten();
     let ids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());

@@ -8,8 +8,8 @@
 //! * Latency: `rollbook serve` at 1,000 deliveries a second, against the disk's fdatasync p99.
 //! * Applying: `rollbook work` draining a backlog, against raw upserts of the same rows.
 //! * Scraping: messages moved through a queue where a million wait, while `/metrics` is asked, against nobody asking.
-//! * Reconciling (`reconcile`): users read from a simulated Clerk API with a production instance's rate limit and
-//!   latency, against that limit.
+//! * Reconciling (`reconcile`): `rollbook reconcile` with a million users and memberships at a simulated Clerk, against
+//!   its rate limit; memory, rows compared per CPU second, and acknowledgements meanwhile.
 //! * Large tables (`large`, only by name): applying to 2 M users and 4 M ledger entries on both engines, against raw
 //!   upserts into the same tables.
 //! * On Redis and Postgres (`distributed`): the same acknowledgements and the same draining, by one and by two
@@ -59,6 +59,9 @@ async fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     if let [load::NULL_RECEIVER, address] = arguments[..] {
         return load::null_receiver(address).await;
+    }
+    if let [reconcile::CLERK_API, ref instance @ ..] = arguments[..] {
+        return reconcile::serve(instance).await;
     }
     let (flags, asked): (Vec<&str>, Vec<&str>) =
         arguments.into_iter().partition(|argument| argument.starts_with('-'));

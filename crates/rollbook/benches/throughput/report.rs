@@ -151,14 +151,19 @@ impl Report {
     }
 
     pub(crate) fn memory(&mut self, command: &str, peak: u64) {
+        self.memory_within(command, peak, MEMORY_MAX);
+    }
+
+    /// Peak of memory, which may be so many bytes.
+    pub(crate) fn memory_within(&mut self, command: &str, peak: u64, most: u64) {
         let what = format!("peak memory of {command}");
         let mib = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        let ratio = peak as f64 / MEMORY_MAX as f64;
+        let ratio = peak as f64 / most as f64;
         let line = Line {
             what: what.clone(),
             figure: mib(peak),
-            baseline: format!("limit {}", mib(MEMORY_MAX)),
+            baseline: format!("limit {}", mib(most)),
             ratio: Some(ratio),
             limit: Some(Limit::AtMost(1.0)),
             detail: String::new(),
@@ -169,6 +174,24 @@ impl Report {
             Some(_) => {}
             None => self.lines.push(line),
         }
+    }
+
+    /// A duration beside the same without something else going on.
+    pub(crate) fn slowed(
+        &mut self,
+        what: &str,
+        (with, without, ratio): (f64, f64, f64),
+        most: f64,
+        detail: &str,
+    ) {
+        self.lines.push(Line {
+            what: what.to_owned(),
+            figure: milliseconds(with),
+            beside: format!("without {}", milliseconds(without)),
+            ratio: Some(ratio),
+            limit: Some(Limit::AtMost(most)),
+            detail: detail.to_owned(),
+        });
     }
 
     pub(crate) fn json(&self) -> Value {

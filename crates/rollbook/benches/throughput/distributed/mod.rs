@@ -10,7 +10,7 @@ pub(crate) mod apply;
 pub(crate) mod backlog;
 pub(crate) mod large;
 pub(crate) mod path;
-mod raw_postgres;
+pub(crate) mod raw_postgres;
 
 use std::time::Duration;
 
@@ -87,7 +87,7 @@ fn redis_sharer(redis: &RedisServer) -> Sharer {
 }
 
 /// Measures Postgres with all its processes.
-async fn postgres_sharer(postgres: &PostgresServer) -> Sharer {
+pub(crate) async fn postgres_sharer(postgres: &PostgresServer) -> Sharer {
     let postmaster = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)";
     let postmaster = postgres.psql("postgres", postmaster).await;
     ("Postgres", Who::Family(postmaster.trim().parse().expect("a process id")))

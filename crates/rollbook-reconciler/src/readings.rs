@@ -1,0 +1,104 @@
+//! Objects of Clerk, decoded: the changes that they would make.
+
+use rollbook_core::catalog::Resource;
+use rollbook_core::change::SubjectChange;
+use rollbook_core::event::observed;
+use rollbook_core::source::{Page, RawObject};
+use rollbook_core::time::Timestamp;
+use serde_json::{Map, Value};
+
+use crate::context::Context;
+
+/// Objects that are decoded before other tasks of the thread have their turn: a process that also acknowledges
+/// webhooks must not make them wait for a page.
+const OBJECTS_AT_ONCE: usize = 8;
+
+/// Objects of one answer of Clerk, in the list's order.
+pub(crate) struct Readings {
+    /// Those that have an id.
+    pub(crate) subjects: Vec<SubjectChange>,
+    /// Number of objects without an id.
+    pub(crate) unreadable: u64,
+    /// Clerk's clock at the answer.
+    pub(crate) clock: Timestamp,
+}
+
+impl Readings {
+    /// Decodes the objects of a page. Each text is freed as soon as it is decoded.
+    pub(crate) async fn of_page(resource: &'static Resource, page: Page) -> Self {
+        let mut readings = Self { subjects: Vec::new(), unreadable: 0, clock: page.clock };
+        readings.subjects.reserve_exact(page.objects.len());
+        for (number, object) in page.objects.into_iter().enumerate() {
+            if number % OBJECTS_AT_ONCE == OBJECTS_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+            readings.add(resource, RawObject::decode(&object));
+        }
+        readings
+    }
+
+    /// Takes the object of a point read.
+    pub(crate) fn of(resource: &'static Resource, object: Map<String, Value>, clock: Timestamp) -> Self {
+        let mut readings = Self { subjects: Vec::new(), unreadable: 0, clock };
+        readings.add(resource, object);
+        readings
+    }
+
+    fn add(&mut self, resource: &'static Resource, object: Map<String, Value>) {
+        match observed(resource, object, Context::read_at(self.clock)) {
+            Some((subject, _)) => self.subjects.push(subject),
+            None => self.unreadable += 1,
+        }
+    }
+
+    /// Whether there is no object.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.subjects.is_empty() && self.unreadable == 0
+    }
+
+    /// Whether the first object was created after the run's start. The walk ends there: what is newer comes by
+    /// webhook or in the next run, and a list that grows as fast as it is read has no end.
+    pub(crate) fn begin_after(&self, start: Timestamp) -> bool {
+        self.subjects.first().and_then(created_at).is_some_and(|at| at > start.as_millis())
+    }
+}
+
+/// Returns `created_at` of an object, in milliseconds.
+pub(crate) fn created_at(subject: &SubjectChange) -> Option<i64> {
+    subject.row.as_ref()?.created_at.map(Timestamp::as_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use rollbook_core::catalog::USERS;
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn other_tasks_have_their_turn_while_a_page_is_decoded() {
+        let user = |number: usize| json!({ "id": format!("user_{number}") });
+        let objects = (0..500).map(|number| user(number).as_object().cloned().expect("an object").into());
+        let page = Page { objects: objects.collect(), ..Page::default() };
+        let mut turns = 0;
+        let others = async {
+            loop {
+                turns += 1;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            readings = Readings::of_page(&USERS, page) => assert_eq!(readings.subjects.len(), 500),
+            () = others => unreachable!("it has no end"),
+        }
+        assert!(turns >= 500 / OBJECTS_AT_ONCE - 1, "{turns} turns");
+    }
+
+    #[tokio::test]
+    async fn objects_without_an_id_are_counted() {
+        let page = Page { objects: vec![Map::new().into()], ..Page::default() };
+        let readings = Readings::of_page(&USERS, page).await;
+        assert_eq!((readings.subjects.len(), readings.unreadable, readings.is_empty()), (0, 1, false));
+    }
+}
