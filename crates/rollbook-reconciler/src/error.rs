@@ -27,11 +27,18 @@ pub enum ReconcileError {
         /// Source of the expected instance, as the beginning of a sentence.
         known_by: &'static str,
     },
-    /// None of the sampled users exists at Clerk.
+    /// Rows of several instances are in the store, so that a missing object proves nothing about a row.
     #[error(
-        "none of {0} users of the store exists in the instance of the secret key, so the key belongs to another \
-         instance. Nothing was changed. Use a key of the rows' instance; if the rows are to go, set CLERK_INSTANCE_ID \
-         to this instance"
+        "the rows of the store come from several Clerk instances: {}. Nothing was read. Fix: set CLERK_INSTANCE_ID to \
+         the instance that this store is for, for the workers too. A reconciliation then deletes the rows of the others",
+        .0.join(", ")
+    )]
+    ManyInstances(Vec<String>),
+    /// None of the sampled users and organizations exists at Clerk.
+    #[error(
+        "none of {0} sampled users and organizations of the store exists in the instance of the secret key, so the key \
+         belongs to another instance. Nothing was changed. Use a key of the rows' instance; if the rows are to go, set \
+         CLERK_INSTANCE_ID to this instance"
     )]
     ForeignRows(usize),
     /// A list contradicts another answer of Clerk, again and again.
@@ -65,6 +72,7 @@ impl ReconcileError {
             )
             | Self::Store(StoreError::Deployment(_) | StoreError::Broken(_))
             | Self::WrongInstance { .. }
+            | Self::ManyInstances(_)
             | Self::ForeignRows(_)
             | Self::NoSuchRun(_) => false,
             Self::Source(_)

@@ -21,6 +21,7 @@ mod context;
 mod cursor_walk;
 mod deletions;
 mod error;
+mod instance;
 mod metrics;
 mod offset_walk;
 mod page;

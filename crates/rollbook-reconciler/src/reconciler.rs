@@ -1,27 +1,22 @@
 //! Runs: begin or resume one, walk every resource, end it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rollbook_core::catalog::{Resource, SUBSCRIPTION_ITEMS, USERS, find_resource};
-use rollbook_core::source::{LOOKUPS_MAX, PAGE_MAX, Presence, RECONCILED, SourceError, Window};
+use rollbook_core::source::{LOOKUPS_MAX, PAGE_MAX, RECONCILED, SourceError};
 use rollbook_core::store::{Freshness, HeldKey, HeldState, Run, RunState};
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::context::{Context, Ports};
 use crate::error::ReconcileError;
 use crate::progress::{Progress, ResourceProgress};
 use crate::settings::{RUN_LOCK, Settings};
 
-/// Number of users that are read at Clerk where nothing else names the rows' instance.
-const SAMPLE: usize = 20;
-/// Fewest users of a sample that say something about the instance.
-const SAMPLE_MIN: usize = 5;
-/// Runs that are searched for the last instance and for an unfinished run.
-const RUNS: usize = 20;
+/// Runs that are searched for an unfinished run.
+pub(crate) const RUNS: usize = 20;
 
 /// Starts runs. One process may have several; the lock in the store lets one run at a time.
 #[derive(Clone)]
@@ -304,51 +299,5 @@ impl Context {
             }
         }
         Ok(())
-    }
-
-    /// Checks that the key belongs to the instance that the rows come from.
-    pub(crate) async fn check_instance(&self) -> Result<(), ReconcileError> {
-        let instance = self.patiently("Clerk", || self.ports.source.instance()).await?;
-        self.clerk_says(instance.clock);
-        let found = instance.id;
-        let refuse = |expected: &str, known_by| {
-            Err(ReconcileError::WrongInstance {
-                found: found.clone(),
-                expected: expected.to_owned(),
-                known_by,
-            })
-        };
-        if let Some(expected) = &self.settings.instance_id {
-            if *expected != found {
-                return refuse(expected, "CLERK_INSTANCE_ID is");
-            }
-        } else {
-            let runs = self.patiently("the store", || self.ports.records.runs(RUNS)).await?;
-            let last = runs.iter().filter_map(|run| Progress::parse(&run.progress));
-            match last.map(|progress| progress.instance).find(|instance| !instance.is_empty()) {
-                Some(expected) if expected != found => return refuse(&expected, "the run before read"),
-                Some(_) => {}
-                None => self.check_sample().await?,
-            }
-        }
-        self.progress().instance = found;
-        Ok(())
-    }
-
-    /// Reads some users of the store at Clerk, where nothing names the rows' instance.
-    async fn check_sample(&self) -> Result<(), ReconcileError> {
-        let tomorrow = self.ports.clock.now().plus(Duration::from_secs(86_400));
-        let living = || self.ports.records.living(&USERS, Window::ALL, tomorrow, None, SAMPLE);
-        let lookups: Vec<_> =
-            self.patiently("the store", living).await?.into_iter().map(|row| row.lookup).collect();
-        if lookups.len() < SAMPLE_MIN {
-            return Ok(());
-        }
-        let fetched = self.fetch(&USERS, &lookups).await?.unwrap_or_default();
-        if fetched.iter().any(|one| matches!(one.presence, Presence::Exists(_))) {
-            return Ok(());
-        }
-        warn!(sampled = lookups.len(), "reconciliation: no sampled user exists in the key's instance");
-        Err(ReconcileError::ForeignRows(lookups.len()))
     }
 }

@@ -7,7 +7,7 @@ use rollbook_core::queue::{Lease, QueueError, Settled, Settlement};
 use rollbook_core::store::StoreError;
 use tracing::{debug, info, warn};
 
-use crate::apply::{Fate, apply};
+use crate::apply::{Fate, Outcome, apply};
 use crate::backoff::QueueOutage;
 use crate::batch::{self, Decided, trace_id};
 use crate::deferred::Deferred;
@@ -279,11 +279,17 @@ impl Lane {
 
         // Messages that cannot be settled before the leases expire are released without counting an attempt.
         let time = settings.lease_for / 4 * 3;
-        let outcome = apply(&*self.shared.store, &reading.changes, pace, evidence, time, |call| {
-            self.pulse.beat();
-            metrics.called(&call);
-        })
-        .await;
+        let store = &*self.shared.store;
+        let outcome = match self.shared.instances.remember(store, &reading.instances).await {
+            Err(error) => Outcome::not_attempted(reading.changes.len(), error),
+            Ok(()) => {
+                apply(store, &reading.changes, pace, evidence, time, |call| {
+                    self.pulse.beat();
+                    metrics.called(&call);
+                })
+                .await
+            }
+        };
         metrics.batch_limit.set(pace.size());
         let is_proof = outcome.is_proof();
         gate.health.set_blocked(evidence.blocked());

@@ -12,7 +12,7 @@ use rollbook_core::change::{Applied, Change, Effect, Field, Row, SubjectChange};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::merge::{Content, DeletedRows, FromParents, Links, SubjectState, fold, from_parents};
 use rollbook_core::store::{
-    ErasedCounts, Erasure, Ledger, LedgerEntry, RetentionChoices, RetentionLimits, RetentionStep, RowView,
+    ErasedCounts, Erasure, Freshness, Ledger, LedgerEntry, RetentionChoices, RetentionLimits, RetentionStep, Reconciliation as _, RowView,
     Rows, Store, StoreError,
 };
 use rollbook_core::table_layout::ERASED_BY;
@@ -250,6 +250,10 @@ impl Store for MemoryStore {
             state.note(change, *outcome, now);
         }
         Ok(outcomes)
+    }
+
+    async fn remember_instance(&self, id: &str) -> Result<(), StoreError> {
+        self.save_freshness(&Freshness::of_instance(id, self.clock.now())).await
     }
 
     async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
