@@ -49,6 +49,9 @@ pub enum ReconcileError {
         /// Description of the contradiction.
         detail: &'static str,
     },
+    /// Lists that could not be read. The run read the others.
+    #[error("the run could not read every list: {0}. The other lists were read")]
+    Lists(String),
     /// Another process is running a reconciliation.
     #[error("another process is running a reconciliation. Its lock ends {0:?} after its last sign of life")]
     Busy(Duration),
@@ -64,6 +67,21 @@ pub enum ReconcileError {
 }
 
 impl ReconcileError {
+    /// Returns the error of a run in which these lists failed, by table. `None` if none did.
+    pub(crate) fn of_lists(failed: Vec<(&'static str, Self)>) -> Option<Self> {
+        match <[_; 1]>::try_from(failed) {
+            // It names the list.
+            Ok([(_, error @ Self::Contradiction { .. })]) => Some(error),
+            Ok([(table, error)]) => Some(Self::Lists(format!("{table}: {error}"))),
+            Err(failed) if failed.is_empty() => None,
+            Err(failed) => {
+                let lines: Vec<String> =
+                    failed.iter().map(|(table, error)| format!("{table}: {error}")).collect();
+                Some(Self::Lists(lines.join("; ")))
+            }
+        }
+    }
+
     /// Whether a later try may succeed without manual action.
     pub const fn is_temporary(&self) -> bool {
         match self {
@@ -78,6 +96,7 @@ impl ReconcileError {
             Self::Source(_)
             | Self::Store(_)
             | Self::Contradiction { .. }
+            | Self::Lists(_)
             | Self::Busy(_)
             | Self::LockLost
             | Self::Stopped => true,

@@ -254,7 +254,7 @@ pub struct HeldCount {
 pub struct Freshness {
     /// Table.
     pub table: String,
-    /// Start of the first walk that left no difference. `None` if there was none yet.
+    /// Start of the first walk since which each walk left no difference. `None` if the last one left some.
     pub complete_since: Option<Timestamp>,
     /// End of the last complete walk.
     pub last_walk_at: Timestamp,

@@ -41,7 +41,7 @@ use rollbook_core::pace::Pace;
 use rollbook_core::protection::Protection;
 use rollbook_core::store::{
     CascadeStep, ErasedCounts, Erasure, ErasureProgress, Freshness, Ledger, LedgerEntry, PendingCascades,
-    RetentionChoices, RetentionLimits, RetentionStep, Reconciliation as _, RowView, Rows, Store, StoreError,
+    Reconciliation as _, RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
 };
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 use rollbook_core::time::{Clock, Timestamp};

@@ -35,8 +35,9 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::pace::Pace;
 use rollbook_core::rehearsal;
 use rollbook_core::store::{
-    CascadeStep, ErasedCounts, Erasure, ErasureProgress, Freshness, Ledger, LedgerEntry, PendingCascades, PendingWork,
-    RetentionChoices, RetentionLimits, RetentionStep, Reconciliation as _, RowView, Rows, Store, StoreError,
+    CascadeStep, ErasedCounts, Erasure, ErasureProgress, Freshness, Ledger, LedgerEntry, PendingCascades,
+    PendingWork, Reconciliation as _, RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, Store,
+    StoreError,
 };
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 use rollbook_core::time::{Clock, Timestamp};

@@ -12,8 +12,8 @@ use rollbook_core::change::{Applied, Change, Effect, Field, Row, SubjectChange};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::merge::{Content, DeletedRows, FromParents, Links, SubjectState, fold, from_parents};
 use rollbook_core::store::{
-    ErasedCounts, Erasure, Freshness, Ledger, LedgerEntry, RetentionChoices, RetentionLimits, RetentionStep, Reconciliation as _, RowView,
-    Rows, Store, StoreError,
+    ErasedCounts, Erasure, Freshness, Ledger, LedgerEntry, Reconciliation as _, RetentionChoices,
+    RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
 };
 use rollbook_core::table_layout::ERASED_BY;
 use rollbook_core::time::{Clock, Timestamp};
