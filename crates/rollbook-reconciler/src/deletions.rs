@@ -17,7 +17,6 @@ use crate::brake;
 use crate::context::{Context, Written};
 use crate::error::ReconcileError;
 use crate::readings::Readings;
-use crate::settings::ABSENCE_MARGIN;
 
 /// Held objects per step.
 pub(crate) const STEP: usize = 100;
@@ -90,7 +89,7 @@ impl Context {
         keys: Vec<HeldKey>,
     ) -> Result<Approved, ReconcileError> {
         let (mut done, mut open, mut lookups) = (Vec::new(), Vec::new(), Vec::new());
-        let limit = self.ports.clock.now().minus(ABSENCE_MARGIN);
+        let limit = self.ports.clock.now().minus(self.settings.absence_margin);
         for key in keys {
             let row = self.patiently("the store", || self.ports.rows.get(resource, &key.id)).await?;
             match row.filter(|row| !row.is_deleted()) {

@@ -16,7 +16,6 @@ use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::progress::ResourceProgress;
 use crate::readings::Readings;
-use crate::settings::ABSENCE_MARGIN;
 
 /// Rows per step.
 const STEP: usize = 500;
@@ -48,7 +47,7 @@ impl Context {
         loop {
             let rows = self
                 .patiently("the store", || {
-                    let since = self.run.started_at.minus(ABSENCE_MARGIN);
+                    let since = self.run.started_at.minus(self.settings.absence_margin);
                     self.ports.records.living(resource, window, since, after.as_ref(), STEP)
                 })
                 .await?;
@@ -78,7 +77,7 @@ impl Context {
             self.check_stop()?;
             let rows = self
                 .patiently("the store", || {
-                    let since = self.run.started_at.minus(ABSENCE_MARGIN);
+                    let since = self.run.started_at.minus(self.settings.absence_margin);
                     self.ports.records.undated(resource, since, after.as_deref(), LOOKUPS_MAX)
                 })
                 .await?;

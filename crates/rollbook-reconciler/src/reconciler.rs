@@ -79,6 +79,13 @@ impl Reconciler {
         Self { ports, settings, holder }
     }
 
+    /// Sets [`Settings::absence_margin`].
+    #[must_use]
+    pub fn with_absence_margin(mut self, margin: Duration) -> Self {
+        self.settings.absence_margin = margin;
+        self
+    }
+
     /// Performs a run. `watch` shows its progress, about once a second. A run that `stop` ends can be resumed.
     ///
     /// # Errors
