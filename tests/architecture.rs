@@ -1,4 +1,4 @@
-//! The house's arrows and habits, checked against the manifests and sources.
+//! Rules of the architecture, checked in the manifests and sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ fn manifests() -> BTreeMap<String, toml::Table> {
         .collect()
 }
 
-/// The packages of a lock file, each as name and version.
+/// Returns the packages of a lock file, each as name and version.
 fn locked(path: &str) -> BTreeSet<(String, String)> {
     let text = std::fs::read_to_string(root().join(path)).expect("a lock file");
     let lock: toml::Table = text.parse().expect("TOML");
@@ -109,7 +109,7 @@ fn the_testkit_is_used_by_tests_alone_and_never_by_the_core() {
 }
 
 #[test]
-fn the_core_has_no_dependency_that_could_touch_the_world() {
+fn the_core_has_no_dependency_that_could_do_io() {
     let core = dependencies(&manifests()["rollbook-core"], "dependencies");
     assert!(IMPURE.iter().all(|impure| !core.contains(*impure)), "{core:?}");
 }
@@ -139,11 +139,11 @@ fn every_source_begins_by_saying_what_it_is_for() {
     }
 }
 
-/// Maximum lines of a file of what ships. Clippy holds the length of functions (`clippy.toml`).
+/// Maximum lines of a shipped source file. Clippy limits the length of functions (`clippy.toml`).
 const LINES_MAX: usize = 400;
 
 #[test]
-fn no_file_of_what_ships_is_longer_than_one_reads_at_once() {
+fn no_shipped_source_is_longer_than_the_limit() {
     let shipped = sources(&root().join("crates")).into_iter().filter(|path| {
         let path = path.display().to_string();
         path.contains("/src/") && !path.contains("rollbook-testkit")

@@ -1,4 +1,5 @@
-//! The oracle: nothing acknowledged is missing, nothing comes from nowhere, nothing is left.
+//! Audit of a run: no acknowledged delivery is missing, nothing was applied that was never sent, and nothing
+//! is left.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,7 +20,7 @@ pub(crate) struct Audit {
     pub(crate) lost: usize,
     /// In the ledger, and never sent.
     pub(crate) unexpected: usize,
-    /// Neither applied nor parked when all was quiet.
+    /// Neither applied nor parked at the end.
     pub(crate) stuck: u64,
     /// Parked.
     pub(crate) dead: u64,
@@ -38,14 +39,14 @@ pub(crate) fn waiting(data: &Path) -> u64 {
     count(&queue, "SELECT count(*) FROM messages")
 }
 
-/// The ids of all deliveries that were applied.
+/// Returns the ids of all applied deliveries.
 pub(crate) fn ledger(data: &Path) -> BTreeSet<String> {
     let store = rusqlite::Connection::open(data.join("store.db")).expect("the store's file");
     let mut ledger = store.prepare("SELECT svix_id FROM deliveries").expect("a ledger");
     ledger.query_map([], |row| row.get(0)).expect("rows").collect::<Result<_, _>>().expect("ids")
 }
 
-/// Compares the ids that were acknowledged and sent with the ledger, by looking into the files.
+/// Compares the acknowledged and sent ids with the ledger, by reading the files.
 pub(crate) fn audit(data: &Path, acknowledged: &BTreeSet<&str>, sent: &BTreeSet<&str>) -> Audit {
     let ledger = ledger(data);
     let queue = rusqlite::Connection::open(data.join("queue.db")).expect("the queue's file");
@@ -57,7 +58,7 @@ pub(crate) fn audit(data: &Path, acknowledged: &BTreeSet<&str>, sent: &BTreeSet<
     }
 }
 
-/// Compares all rows with what the simulated Clerk says.
+/// Compares all rows with the data of the simulated Clerk.
 pub(crate) async fn compare(data: &Path, history: &History) -> Comparison {
     let clock: std::sync::Arc<dyn Clock> = std::sync::Arc::new(ManualClock::new(Timestamp::from_millis(0)));
     let store = SqliteStore::open(&data.join("store.db"), clock).expect("the store opens");

@@ -1,4 +1,4 @@
-//! kill -9 under load, and a control that shows that a loss would be seen.
+//! kill -9 under load, and a control that shows that a loss would be detected.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -76,7 +76,7 @@ pub(crate) fn sent(history: &History) -> BTreeSet<&str> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_kills_under_load_lose_nothing_and_leave_the_rows_equal_to_the_truth() {
     let history = history(4_000);
-    // A short lease, since what a killed process held comes back only after it.
+    // A short lease: messages of a killed process are due again only after it.
     let home = Home::new(BINARY).with("ROLLBOOK_LEASE_FOR", "5s").with("ROLLBOOK_LOG", "warn");
     let mut rollbook = home.start_ready(&["serve"]).await;
     let load = send(home.listen, &history, 600);
@@ -84,7 +84,7 @@ async fn twenty_kills_under_load_lose_nothing_and_leave_the_rows_equal_to_the_tr
         let mut random = fastrand::Rng::with_seed(SEED);
         let mut acknowledged_before_each = Vec::new();
         for _ in 0..KILLS {
-            // Somewhere in the middle of something: that it is a random moment is the point.
+            // At a random time on purpose, in the middle of any operation.
             tokio::time::sleep(Duration::from_millis(random.u64(50..400))).await;
             acknowledged_before_each.push(home.metric_with("rollbook_deliveries_total", "queued").await);
             rollbook.kill();
@@ -107,8 +107,8 @@ async fn twenty_kills_under_load_lose_nothing_and_leave_the_rows_equal_to_the_tr
     assert!(report.attempts > report.acknowledged.len() as u64, "no kill was ever felt by the sender");
 }
 
-/// A queue that acknowledges every hundredth delivery and forgets it: what a receiver that answers
-/// before its queue is durable comes to.
+/// A queue that acknowledges every hundredth delivery without storing it, like a receiver that answers before
+/// its queue is durable.
 struct Forgetful(Arc<SqliteQueue>);
 
 #[async_trait]
@@ -126,7 +126,7 @@ fn forgotten(id: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_audit_sees_every_delivery_that_is_acknowledged_and_forgotten() {
+async fn the_audit_detects_every_acknowledged_delivery_that_is_lost() {
     let history = history(1_500);
     let folder = tempfile::tempdir().expect("a folder");
     let clock: Arc<dyn Clock> = Arc::new(WallClock);

@@ -1,4 +1,4 @@
-//! A damaged queue: what can be repaired is, what can't is reported and counted, and nothing is silent.
+//! A damaged queue: repairable damage is repaired, other damage is reported and counted.
 
 use rollbook_testkit::process::{Home, until};
 use serde_json::Value;
@@ -10,7 +10,7 @@ fn event(number: usize) -> String {
     format!(r#"{{"type":"user.created","timestamp":1785312000032,"data":{{"id":"user_{number}"}}}}"#)
 }
 
-/// Deliveries that wait in the queue's file, which nobody has open any more and this has been done to.
+/// Queues deliveries in a file, closes it, and damages it with this SQL.
 async fn damaged(sql: &str) -> Home {
     let home = Home::new(BINARY).with("ROLLBOOK_LOG_FORMAT", "json");
     home.migrate();

@@ -7,7 +7,7 @@ use std::fmt;
 pub(crate) struct Limit {
     /// Growth that is always permitted: noise.
     pub(crate) absolute: f64,
-    /// And so much of its mean.
+    /// Growth that is permitted as a share of the mean.
     pub(crate) relative: f64,
 }
 
@@ -60,7 +60,7 @@ impl Growth {
         }
     }
 
-    /// The names of what grows.
+    /// Returns the names of numbers that grow.
     pub(crate) fn growing(&self) -> Vec<&str> {
         self.0.iter().filter(|series| series.grows()).map(|series| series.name.as_str()).collect()
     }

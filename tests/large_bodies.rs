@@ -1,4 +1,4 @@
-//! A backlog of the largest bodies is drained within the memory that a container gives: leases are limited in
+//! A backlog of the largest bodies is drained within the memory of a container, because leases are limited in
 //! bytes.
 
 use rollbook_testkit::process::{Home, until};
@@ -7,9 +7,9 @@ use rollbook_testkit::servers::redis::RedisServer;
 use crate::crashes::BINARY;
 use crate::raw_http::{exchange, signed, status};
 
-/// Several times what may be leased at once.
+/// Number of messages: several times as many as may be leased at once.
 const MESSAGES: usize = 60;
-/// Just below `body_max`.
+/// Size of a body, just below `body_max`.
 const BODY: usize = (1 << 20) - 512;
 /// Maximum memory of a worker, in bytes.
 const MEMORY_MAX: u64 = 150_000_000;
@@ -18,7 +18,7 @@ const MEMORY_MAX: u64 = 150_000_000;
 #[derive(Clone, Copy)]
 enum Filling {
     Text,
-    /// Read into a tree, each takes many times its two bytes.
+    /// Value that takes many times its two bytes once it is parsed.
     Numbers,
 }
 
@@ -32,7 +32,7 @@ fn event(number: usize, filling: Filling) -> String {
     )
 }
 
-/// Queues the messages while no worker runs, drains them by one worker, and asserts what that took.
+/// Queues the messages while no worker runs, drains them by one worker, and asserts its memory.
 async fn drain(home: Home, filling: Filling) {
     home.migrate();
     let receiver = home.start_ready(&["receive"]).await;
@@ -62,7 +62,7 @@ async fn a_worker_drains_bodies_of_a_mebibyte_from_a_file_within_its_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_drains_bodies_that_take_much_room_once_they_are_read_within_its_memory() {
+async fn a_worker_drains_bodies_with_large_parsed_forms_within_its_memory() {
     drain(Home::new(BINARY), Filling::Numbers).await;
 }
 

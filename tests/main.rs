@@ -1,4 +1,4 @@
-//! End to end: the real binary, killed and restarted, and what holds the house together.
+//! End-to-end tests of the real binary, and tests of the architecture, pages and sources.
 
 mod architecture;
 mod audit;
@@ -11,7 +11,6 @@ mod faults;
 mod fixtures;
 mod growth;
 mod hostile;
-mod intake;
 mod language;
 mod large_bodies;
 mod logs;
@@ -19,6 +18,7 @@ mod migrations;
 mod moving;
 mod operations;
 mod previous_release;
+mod queue_health;
 mod raw_http;
 mod rolling;
 mod rows;

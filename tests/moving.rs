@@ -22,7 +22,7 @@ fn parts(whole: &History) -> [History; 3] {
         part.events = whole.events[events].to_vec();
         part
     };
-    // Some go to both: Svix had no answer from the old one in time.
+    // Some are sent to both, as if Svix had no answer from the old one in time.
     [part(0..third), part(third - 100..2 * third), part(2 * third - 100..whole.events.len())]
 }
 
@@ -108,7 +108,7 @@ async fn a_name_that_would_end_the_data_and_begin_a_command_arrives_as_it_is() {
     serving.signal("TERM");
     assert!(serving.exit().await.success());
 
-    // What is left to do after a deletion goes along.
+    // Pending work after a deletion is moved too.
     let left = "INSERT INTO rollbook_cascades (table_name, id, what, survivors, noted_at, next_try_at)
                 VALUES ('users', 'user_2', 'children', 1, '2026-07-29T08:00:00.000Z', '2026-07-29T08:00:00.000Z')";
     let store = rusqlite::Connection::open(old.data().join("store.db")).expect("the file opens");

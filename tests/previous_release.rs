@@ -1,8 +1,8 @@
-//! The worker of the release before on the schema of this one: a rolling update migrates first, and the old workers
-//! run on until the new ones replace them.
+//! The worker of the release before on the schema of this one: a rolling update migrates first, and the old
+//! workers run on until the new ones replace them.
 //!
-//! The commit of the release before is in `migrations/PREVIOUS_RELEASE`. The test builds it from the repository's
-//! history, with the dependencies that are compiled already.
+//! The commit of the release before is in `migrations/PREVIOUS_RELEASE`. The test builds it from the
+//! repository's history, with the dependencies that are compiled already.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,7 +17,7 @@ use crate::crashes::{BINARY, SEED, acknowledged, history, send_part, sent};
 use crate::rows;
 
 const DATABASE: &str = "app";
-/// Deliveries per second: no limit that is felt.
+/// Deliveries per second: far above the possible rate.
 const RATE: u32 = 10_000;
 
 /// Unpacks the release before into `folder`, builds it, and returns its binary.
@@ -37,7 +37,7 @@ fn build_previous(folder: &Path) -> PathBuf {
         archived && unpacked.expect("tar is installed").success(),
         "commit {commit} of migrations/PREVIOUS_RELEASE is not in this clone. Fix: git fetch --unshallow"
     );
-    // Cargo takes crates of one name and version for the same, wherever they are.
+    // Cargo treats crates with the same name and version as equal, wherever they are.
     let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).expect("a manifest");
     let version = concat!("version = \"", env!("CARGO_PKG_VERSION"));
     let renamed = manifest.replacen(version, &format!("{version}-previous"), 1);
@@ -69,7 +69,8 @@ async fn a_worker_of_the_release_before_applies_to_the_schema_of_this_one() {
     on_postgres(&previous).await;
 }
 
-/// The log of warnings, but for the one about steps that only add, which a worker of the release before does not know.
+/// The log of warnings, but for the one about steps that only add, which a worker of the release before does
+/// not know.
 fn warnings(home: &Home) -> String {
     let log = home.log();
     let is_other =
@@ -130,7 +131,7 @@ async fn on_postgres(previous: &Path) {
     }
     assert!(rows::equal(postgres.url(DATABASE), &history).await);
 
-    // The control: a step that does not only expand stops the old worker, which says so.
+    // Control: a step that does not expand stops the old worker with an error.
     let contract = "INSERT INTO clerk.rollbook_migrations (name) VALUES ('0099_later')";
     postgres.psql(DATABASE, contract).await;
     send_part(receiver.listen, &history, &[0], RATE).await;

@@ -1,4 +1,4 @@
-//! Requests byte by byte, for what a well-behaved client can't send.
+//! Requests byte by byte, for cases that a well-behaved client can't send.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use rollbook_testkit::process::SECRET;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Longer than any answer may take.
+/// Deadline: longer than any answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A signed delivery as the text of a request.
+/// Returns a signed delivery as the text of a request.
 pub(crate) fn signed(id: &str, body: &str) -> String {
     let now = WallClock.now();
     let signature = SigningSecrets::parse(SECRET).expect("a secret").first().sign(id, now, body.as_bytes());
@@ -32,7 +32,7 @@ pub(crate) async fn open(address: SocketAddr, bytes: &str) -> TcpStream {
     stream
 }
 
-/// Sends these bytes on a connection of their own and returns the first answer, as text.
+/// Sends these bytes on a new connection and returns the first answer, as text.
 pub(crate) async fn exchange(address: SocketAddr, bytes: &str) -> String {
     let mut stream = open(address, bytes).await;
     let mut answer = Vec::new();
@@ -56,7 +56,7 @@ fn is_whole(answer: &[u8]) -> bool {
     length.is_some_and(|length| body.len() >= length)
 }
 
-/// The status code of an answer.
+/// Returns the status code of an answer.
 pub(crate) fn status(answer: &str) -> u16 {
     answer
         .split(' ')

@@ -1,4 +1,4 @@
-//! Whether the rows on Postgres are what the simulated Clerk says.
+//! Comparison of the rows on Postgres with the data of the simulated Clerk.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Two thousand clients that are slow or say nothing do not stop good ones.
+//! Two thousand slow or silent clients do not stop good ones.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ async fn two_thousand_slow_or_idle_connections_do_not_stop_good_ones() {
         assert_eq!(status(&answer), 200);
         assert!(started.elapsed() < GOOD_WITHIN, "{:?}", started.elapsed());
     }
-    // They are all open still. A build without optimization has some 18 MiB of program in addition.
+    // All connections are still open. A build without optimization has some 18 MiB of program in addition.
     let memory = rollbook.memory_asked_for() >> 20;
     assert!(memory < 44, "{memory} MiB with {} connections open", slow.len());
 }

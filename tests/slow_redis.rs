@@ -1,5 +1,5 @@
-//! A Redis that answers late, or under which data are damaged: no message pays for it, and nothing goes
-//! unseen.
+//! A Redis that answers late, or holds damaged data: no attempt is counted for it, and every fault is
+//! reported.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use rollbook_testkit::servers::shim::Shim;
 use crate::crashes::BINARY;
 use crate::raw_http::{exchange, signed, status};
 
-/// Messages that were acknowledged, before anything is slow.
+/// Number of messages that are acknowledged before Redis becomes slow.
 const MESSAGES: usize = 300;
 
 /// Number of slow flushes after which each lane has lost an answer at least once: a flush takes longer than a
@@ -33,7 +33,7 @@ fn body(number: usize, padding: &str) -> String {
     )
 }
 
-/// Delivers so many, and returns when all are acknowledged and nothing receives any more.
+/// Delivers this many messages, waits until all are acknowledged, and stops the receiver.
 async fn deliver(server: &RedisServer, count: usize, padding: usize) {
     let home = home_on(server.url());
     let mut receiver = home.start_ready(&["receive"]).await;
@@ -50,14 +50,14 @@ fn waiting(server: &RedisServer) -> String {
     server.cli(&["hlen", "{rollbook:0}:messages"])
 }
 
-/// Applied messages, and the most attempts of any.
+/// Returns the number of applied messages, and the most attempts of one.
 fn ledger(home: &Home) -> (u64, u64) {
     let store = rusqlite::Connection::open(home.data().join("store.db")).expect("the store's file");
     let sql = "SELECT count(*), coalesce(max(attempts), 0) FROM deliveries";
     store.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).expect("the ledger")
 }
 
-/// Asserts that each was applied with its first attempt and that nobody was suspected.
+/// Asserts that each message was applied with its first attempt and that none was a suspect.
 fn assert_innocent(home: &Home, server: &RedisServer, count: usize) {
     assert_eq!(ledger(home), (count as u64, 1), "{}", home.log());
     assert_eq!(server.cli(&["zcard", "{rollbook:0}:dead"]), "0", "{}", home.log());
@@ -67,7 +67,7 @@ fn assert_innocent(home: &Home, server: &RedisServer, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_flushes_slower_than_the_worker_waits_costs_no_message_an_attempt() {
+async fn a_disk_that_flushes_slower_than_the_worker_waits_counts_no_attempt() {
     let shim = Shim::new("appendonly");
     let server = RedisServer::start_on(&shim, &[]).await;
     deliver(&server, MESSAGES, 0).await;
@@ -76,7 +76,7 @@ async fn a_disk_that_flushes_slower_than_the_worker_waits_costs_no_message_an_at
     shim.delay_syncs(Duration::from_millis(1_500));
     let before = shim.syncs();
     let worker = home.start(&["work"]);
-    // All may be applied before so many have come.
+    // All messages may be applied before this many arrive.
     until("many flushes were slow", || {
         std::future::ready(shim.syncs() >= before + SLOW_FLUSHES || waiting(&server) == "0")
     })
@@ -96,7 +96,7 @@ async fn over_a_link_that_is_too_slow_for_a_batch_everything_is_applied_with_its
     let proxy = FaultProxy::start(server.port());
     let home = home_on(proxy.url(&server.url()));
     home.migrate();
-    // A batch takes three times as long as an answer may, and four messages do not.
+    // A batch takes three times the limit of an answer, and four messages stay within it.
     proxy.fail(Direction::ToClient, Fault::Throttle(400 * 1024));
     let worker = home.start(&["work"]);
     until("all is applied over the slow link", || std::future::ready(waiting(&server) == "0")).await;

@@ -49,7 +49,7 @@ async fn each_request_gets_the_answer_of_the_contract() {
 async fn a_delivery_that_waits_already_is_a_duplicate_and_a_full_queue_is_503() {
     let home = Home::new(BINARY).with("ROLLBOOK_QUEUE_DEPTH_MAX", "2");
     home.migrate();
-    // No worker: what is taken stays.
+    // No worker runs: accepted deliveries stay in the queue.
     let _rollbook = home.start_ready(&["receive"]).await;
     let ask = async |id: &str| exchange(home.listen, &signed(id, EVENT)).await;
     assert!(ask("msg_1").await.ends_with(r#"{"status":"queued"}"#));
@@ -82,7 +82,7 @@ async fn a_queue_that_gives_no_answer_is_503_within_ten_seconds_and_heals() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_applied_is_acknowledged_parked_and_takes_no_neighbour_along() {
+async fn an_event_that_can_not_be_applied_is_acknowledged_parked_and_affects_no_neighbour() {
     let home = Home::new(BINARY);
     let _rollbook = home.start_ready(&["serve"]).await;
     let deep =

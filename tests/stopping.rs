@@ -29,7 +29,7 @@ async fn a_rolling_restart_under_load_loses_nothing_and_spends_no_attempt() {
     };
     let (report, ()) = tokio::join!(load, restarts);
     assert_eq!(report.unanswered.len() + report.refused.len(), 0, "{:?}", report.last_error);
-    // Long before a lease of 60 s could run out: what was in hand was released.
+    // Long before a lease of 60 s expires: the leased messages were released.
     until("the queue is empty", || async { audit::waiting(&home.data()) == 0 }).await;
     rollbook.signal("TERM");
     assert!(rollbook.exit().await.success(), "{}", home.log());

@@ -1,5 +1,5 @@
-//! The network between the worker and Postgres fails under load: resets, a black hole, connections that it
-//! forgot.
+//! The network between the worker and Postgres fails under load: resets, a black hole, dropped
+//! connections.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::audit;
 use crate::crashes::{self, BINARY, SEED, history, send_part, sent};
 use crate::rows;
 
-/// Each connection is reset after a number of bytes up to this one, in each direction.
+/// Maximum bytes in each direction after which a connection is reset.
 const BYTES_MAX: u64 = 20_000;
 const RESETS: usize = 20;
 
@@ -32,7 +32,7 @@ enum Step {
 }
 
 impl Step {
-    /// Breaks the network until it was felt, and repairs it.
+    /// Breaks the network until the worker notices, and repairs it.
     async fn take(self, home: &Home, proxy: &FaultProxy) {
         let before = proxy.broken();
         match self {
@@ -53,7 +53,7 @@ impl Step {
     }
 }
 
-/// The ids of the ledger, and the highest number of attempts that one of them took.
+/// Returns the ids of the ledger, and the most attempts of one.
 async fn ledger(server: &PostgresServer) -> (BTreeSet<String>, usize) {
     let lines = server.psql("app", "SELECT svix_id, attempts FROM clerk.deliveries").await;
     let lines = lines.lines().map(|line| line.split_once('|').expect("two columns"));
@@ -101,7 +101,7 @@ async fn a_network_that_breaks_between_worker_and_postgres_loses_nothing_and_spe
     assert_eq!((attempts, dead), (1, Some(0.0)), "an outage is never a message's failure");
     assert!(rows::equal(server.url("app"), &history).await);
 
-    // The control: one row less is seen.
+    // Control: a missing row is detected.
     server.psql("app", "DELETE FROM clerk.users WHERE id = (SELECT min(id) FROM clerk.users)").await;
     assert!(!rows::equal(server.url("app"), &history).await);
 }

@@ -1,5 +1,5 @@
-//! The units of `ops/systemd` name settings, commands and credentials that there are. What systemd itself
-//! thinks of them is asked in `ops/deploy-check`.
+//! The units of `ops/systemd` name existing settings, commands and credentials. `ops/deploy-check` checks
+//! them with systemd itself.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::crashes::BINARY;
 /// Beginning of the part that is the same in all units.
 const SAME: &str = "# Restrictions: ";
 
-/// The lines of every unit of a service, by its name.
+/// Returns the lines of every unit of a service, by its name.
 fn units() -> BTreeMap<String, String> {
     let mut units = files();
     units.retain(|name, _| name.ends_with(".service"));
@@ -52,7 +52,7 @@ fn every_variable_of_a_unit_is_a_setting_and_every_secret_comes_as_a_credential(
     let settings = settings.as_object().expect("an object");
     let is_setting = |name: &str| settings.values().any(|setting| setting["environment"] == name);
     for (unit, text) in units() {
-        // What is commented out is meant to be used, too.
+        // Commented settings must be valid, too.
         let text: String = text.lines().map(|line| line.trim_start_matches('#').to_owned() + "\n").collect();
         let credentials = values(&text, "LoadCredential");
         assert!(!values(&text, "Environment").is_empty(), "{unit}");

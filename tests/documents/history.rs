@@ -1,4 +1,4 @@
-//! A small history to ask about: two organizations, four people, and what came of them by [`NOW`].
+//! A small history for the queries: two organizations, four people, and their events up to [`NOW`].
 
 use rollbook_core::change::Origin;
 use rollbook_core::store::FullStore;
@@ -7,14 +7,14 @@ use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{change_of, deleted, event, membership, organization, user};
 use serde_json::{Value, json};
 
-/// The moment at which the queries are asked.
+/// Time at which the queries run.
 pub(super) const NOW: &str = "2026-08-03T12:00:00Z";
 
 fn at(moment: &str) -> i64 {
     Timestamp::parse(moment).expect("a moment").as_millis()
 }
 
-/// The object with these values for these keys.
+/// Returns the object with these values for these keys.
 fn with(mut object: Value, more: &Value) -> Value {
     for (key, value) in more.as_object().expect("an object") {
         object[key] = value.clone();
@@ -62,7 +62,7 @@ fn events() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         july_30,
         &json!({ "plan": "free" }),
     );
-    // Somebody's account of before, with the address of user_1: deleted in the end.
+    // A former account with the address of user_1, deleted at the end.
     let former = person("user_3", ["Ines", "Okafor"], "ines@work.example", july_28, &pro);
     let noor = person("user_4", ["Noor", "Haddad"], "noor@home.example", "2026-07-31T09:00:00Z", &json!({}));
     let changed = |moment: &str| with(rafael.clone(), &json!({ "updated_at": at(moment) }));
@@ -109,12 +109,12 @@ fn events() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("msg_16", july_30, "subscriptionItem.ended", item("csubitem_2", "starter", "ended", 900, july_30)),
         ("msg_17", "2026-08-01T09:00:00Z", "user.deleted", deleted("user", "user_3")),
         ("msg_18", "2026-08-03T11:40:00Z", "user.updated", changed("2026-08-03T11:40:00Z")),
-        // Overtaken by the one before.
+        // Arrives after a newer event.
         ("msg_late", "2026-08-03T11:30:00Z", "user.updated", changed("2026-08-03T11:30:00Z")),
     ]
 }
 
-/// Applies it, each two seconds after it happened, and the late one a quarter of an hour after.
+/// Applies each event two seconds after it happened, and the late one a quarter of an hour after.
 pub(super) async fn play(store: &dyn FullStore, clock: &ManualClock) {
     for (id, happened, event_type, data) in events() {
         let delay = if id == "msg_late" { 900_000 } else { 2_000 };

@@ -8,13 +8,13 @@ use rollbook_core::event::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX};
 
 use super::{Mirror, lines, page, sqlite};
 
-/// Postgres refuses an entry of a B-tree that is longer than 2,704 bytes; this is for what is around its
-/// values.
+/// Bytes of an index entry in addition to its values. Postgres refuses a B-tree entry that is longer than
+/// 2,704 bytes.
 const ENTRY_MAX: usize = 2704 - 64;
-/// A moment or a number.
+/// Bytes of a time or a number.
 const FIXED: usize = 8;
 
-/// The columns of each index, by its name, from lines of table, index and column.
+/// Returns the columns of each index by its name, from lines of table, index and column.
 fn columns(lines: &[String]) -> BTreeMap<String, Vec<(String, String)>> {
     let mut indexes = BTreeMap::<_, Vec<_>>::new();
     for line in lines {
@@ -26,7 +26,8 @@ fn columns(lines: &[String]) -> BTreeMap<String, Vec<(String, String)>> {
     indexes
 }
 
-/// The most bytes that a column may hold; none where nothing limits it. The names of migrations are our own.
+/// Returns the maximum bytes of a column; `None` if it has no limit. Rollbook itself chooses the names of
+/// migrations.
 fn length_max(table: &str, column: &str) -> Option<usize> {
     match (table, column) {
         ("deliveries", "svix_id") => return Some(MessageId::LENGTH_MAX),
@@ -53,7 +54,7 @@ fn length_max(table: &str, column: &str) -> Option<usize> {
     }
 }
 
-/// Asserts that each index holds whatever may come, and that no column is limited for nothing.
+/// Asserts that each index can hold every permitted value, and that no column is limited without need.
 fn check(indexes: &BTreeMap<String, Vec<(String, String)>>) {
     for (index, columns) in indexes {
         let lengths = columns.iter().map(|(table, column)| {

@@ -1,4 +1,5 @@
-//! `ops/JSON.md` documents exactly the keys that the real binary prints with `--output json`, with their types.
+//! `ops/JSON.md` documents exactly the keys that the real binary prints with `--output json`, with their
+//! types.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Keys that no run prints: files have no weak points.
+/// Keys that no run of this test prints: SQLite files have no weaknesses.
 const NEVER_PRINTED: [(&str, &str); 1] = [("demo", "weaknesses[]")];
 
 /// Documentation of one command.
@@ -81,7 +82,7 @@ fn commands() -> BTreeSet<String> {
 }
 
 impl Section {
-    /// Notes the paths in a value; complains about those that are not documented or have another type.
+    /// Records the paths in a value, and reports paths that are not documented or have another type.
     fn compare(&self, value: &Value, path: &str, seen: &mut BTreeSet<String>, wrong: &mut Vec<String>) {
         let kind = match value {
             Value::Null => "null",
@@ -126,7 +127,7 @@ struct Outputs {
 }
 
 impl Outputs {
-    /// Runs a command, which ends with this code, and keeps its output.
+    /// Runs a command, asserts its exit code, and keeps its output.
     async fn run(&mut self, command: &'static str, arguments: &[&str], code: i32) -> &Value {
         let words: Vec<&str> = command.split(' ').chain(arguments.iter().copied()).collect();
         let mut command_line = self.home.command(&[words.as_slice(), &["--output", "json"]].concat());
@@ -158,7 +159,8 @@ fn event(event_type: &str, at: i64, data: &Value) -> Value {
     json!({ "type": event_type, "object": "event", "timestamp": 1_785_312_000_000_i64 + at, "data": data })
 }
 
-/// Events that are applied: a user with memberships, what the user is mentioned in, and an update that arrives late.
+/// Events that are applied: a user with memberships, what the user is mentioned in, and an update that
+/// arrives late.
 fn applied() -> Vec<Value> {
     let joined = |id: &str, organization: &str| {
         let organization = json!({ "id": organization });

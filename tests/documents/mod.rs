@@ -1,5 +1,5 @@
 //! The pages of `migrations/` for developers are correct: the tables are those of the catalog, and the SQL
-//! runs. The part that is made from the catalog is written anew by `UPDATE=1 cargo test -p rollbook --test
+//! runs. The part that is made from the catalog is updated by `UPDATE=1 cargo test -p rollbook --test
 //! end_to_end documents`.
 
 mod history;
@@ -33,12 +33,12 @@ fn page(name: &str) -> String {
     std::fs::read_to_string(path(name)).expect("the page")
 }
 
-/// Heading and text of each section.
+/// Returns heading and text of each section.
 fn section_texts(page: &str) -> Vec<(&str, &str)> {
     page.split("\n## ").skip(1).filter_map(|section| section.split_once('\n')).collect()
 }
 
-/// The SQL in a text.
+/// Returns the SQL in a text.
 fn blocks(text: &str) -> Vec<&str> {
     text.split("```sql\n").skip(1).map(|rest| rest.split("\n```").next().unwrap_or_default()).collect()
 }
@@ -47,7 +47,7 @@ fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::new(Timestamp::from_millis(0)))
 }
 
-/// The mirror on a Postgres of its own.
+/// The tables on a separate Postgres.
 struct Mirror {
     server: PostgresServer,
     store: Arc<PostgresStore>,
@@ -76,7 +76,7 @@ impl Mirror {
         self.server.psql("app", sql).await
     }
 
-    /// Makes the application's role, as the page does.
+    /// Creates the application's role, as the page does.
     async fn grant(&self) {
         let text = page("README.md");
         let rights = section_texts(&text).into_iter().find(|(heading, _)| *heading == "Rights on Postgres");
@@ -96,13 +96,13 @@ fn difference(old: &str, new: &str) -> String {
     removed.chain(new[start..new.len() - end].iter().map(|line| format!("+{line}\n"))).collect()
 }
 
-/// The columns of an index from its definition.
+/// Returns the columns of an index from its definition.
 fn columns_of(definition: &str) -> String {
     let columns = definition.split_once('(').and_then(|(_, rest)| rest.split_once(')')).expect("columns").0;
     format!("`{columns}`")
 }
 
-/// From lines of table, name of an index and its definition. Those that only Rollbook uses are left out.
+/// Parses lines of table, index name and definition. Indexes that only Rollbook uses are left out.
 fn indexes<'a>(lines: impl Iterator<Item = &'a str>) -> Indexes {
     let mut indexes = Indexes::new();
     for line in lines {
@@ -157,7 +157,7 @@ fn the_page_has_the_tables_of_the_catalog() {
 async fn both_engines_have_the_types_and_indexes_of_the_page() {
     let (_folder, connection) = sqlite();
     let mirror = Mirror::start().await;
-    // The index of one subject's lines differs: the page says so of the ledger.
+    // The index of one subject's entries differs between the engines, as the page says.
     let postgres = "SELECT tablename, indexname, indexdef FROM pg_indexes
                     WHERE schemaname = 'clerk' AND indexname !~ '_pkey$' AND indexname <> 'deliveries_by_subject'";
     let ours = lines(&connection, SQLITE_INDEXES);
@@ -197,7 +197,7 @@ fn the_page_has_every_column_that_all_tables_have_and_the_next_step() {
 }
 
 #[tokio::test]
-async fn the_rights_of_the_page_let_an_application_read_refer_and_make_places_and_write_nothing() {
+async fn the_rights_of_the_page_let_an_application_read_refer_and_make_placeholder_rows_and_write_nothing() {
     let mirror = Mirror::start().await;
     mirror.grant().await;
     let text = page("README.md");

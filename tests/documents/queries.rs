@@ -1,5 +1,4 @@
-//! The queries of `migrations/queries.md`, run as they stand there on both engines: what they find, and by
-//! which index.
+//! The queries of `migrations/queries.md`, run unchanged on both engines: their results and indexes.
 
 use rollbook_core::source::RECONCILED;
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
@@ -13,7 +12,7 @@ struct Expected {
     heading: &'static str,
     /// Name of the index in the plan of either engine; `None` if the query reads the whole table.
     index: &'static [&'static str],
-    /// Moments to the minute, on both engines alike.
+    /// Times to the minute, in the same form on both engines.
     rows: &'static [&'static str],
 }
 
@@ -119,7 +118,7 @@ impl Expected {
     }
 }
 
-/// The one query below each heading that is for this engine.
+/// Returns the query for this engine below each heading.
 fn queries(engine: &str) -> Vec<(Expected, String)> {
     let text = page("queries.md");
     let sections = section_texts(&text);
@@ -142,7 +141,7 @@ fn queries(engine: &str) -> Vec<(Expected, String)> {
         .collect()
 }
 
-/// Moments as both engines write them, to the minute.
+/// Shortens times of both engines to the minute.
 fn moment(cell: &str) -> String {
     let is_moment = cell.is_char_boundary(16)
         && cell.get(4..5) == Some("-")
@@ -151,7 +150,7 @@ fn moment(cell: &str) -> String {
 }
 
 #[test]
-fn a_moment_is_the_same_text_from_both_engines() {
+fn a_time_is_the_same_text_on_both_engines() {
     assert_eq!(moment("2026-07-30 09:00:00+00"), "2026-07-30 09:00");
     assert_eq!(moment("2026-07-30T09:00:00.000Z"), "2026-07-30 09:00");
     assert_eq!(moment("user.updated"), "user.updated");
@@ -192,7 +191,7 @@ async fn every_query_of_the_page_finds_what_it_says_on_sqlite_by_its_index() {
     }
 }
 
-/// Lines of values parted by `|`, as psql shows them.
+/// Formats rows as lines of values separated by `|`, as psql does.
 fn rows(reader: &rusqlite::Connection, sql: &str) -> Vec<String> {
     let mut statement = reader.prepare(sql).expect(sql);
     let columns = statement.column_count();

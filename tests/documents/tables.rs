@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use rollbook_core::catalog::{Column, Kind, Link, NEVER_STORED, RESOURCES, Resource, Source, Verb};
 
-/// The columns of each index that serves applications, by table.
+/// Columns of each index that serves applications, by table.
 pub(super) type Indexes = BTreeMap<String, Vec<String>>;
 
-/// All of it.
+/// Renders the whole part.
 pub(super) fn render(indexes: &Indexes) -> String {
     let mut text = String::new();
     for resource in RESOURCES {
@@ -56,8 +56,8 @@ fn render_table(text: &mut String, resource: &Resource, indexes: &[String]) {
 }
 
 fn parent_of(link: &Link) -> String {
-    let does = if link.cascades { "ends with" } else { "outlives" };
-    format!("{does} the row of {} that {} names", code(link.parent.table), code(link.column))
+    let fate = if link.cascades { "deleted with" } else { "not deleted with" };
+    format!("{fate} the row of {} that {} names", code(link.parent.table), code(link.column))
 }
 
 fn found_at(column: &Column) -> String {

@@ -1,4 +1,4 @@
-//! A person who is erased is found nowhere, and does not come back.
+//! An erased person is found nowhere, and no delivery restores the data.
 
 mod person;
 mod places;
@@ -68,7 +68,7 @@ fn found_in(text: &[u8]) -> Vec<&'static str> {
     PERSONAL.into_iter().filter(holds).collect()
 }
 
-/// Serves until all of these are done, one after the other, then ends.
+/// Serves while these run one after the other, then ends.
 async fn delivered(places: &Places, deliveries: &[(String, Value)]) {
     let mut serving = places.home.start_ready(&["serve"]).await;
     let queue = places.queue();
@@ -80,7 +80,7 @@ async fn delivered(places: &Places, deliveries: &[(String, Value)]) {
     assert!(serving.exit().await.success(), "{}", places.home.log());
 }
 
-/// Puts messages of theirs into every state that there is, and one that only names them.
+/// Puts messages of the person into every state, and one that only mentions the person.
 async fn fill(queue: &Queue) {
     let put = async |id: &str, body: String| {
         let delivery = Delivery {
@@ -177,7 +177,7 @@ async fn is_erased_for_good(places: &Places) {
     assert_eq!(found_in(places.dump().await.as_bytes()), [""; 0]);
     assert_eq!(queue.admin.stats().await.expect("numbers").depth(), 1, "what only names them stays");
 
-    // All comes again, as it came and newer than everything.
+    // All events are repeated, unchanged and as newer ones.
     let at = WallClock.now().plus(HOUR).as_millis();
     let all = person::events().into_iter().chain(person::queued());
     let newer = all.zip(at..).map(|(event, at)| person::newer(event, at)).collect();

@@ -15,7 +15,7 @@ pub(super) const PERSONAL: [&str; 6] =
 const INES: &str = "user_3HAXlsF2HZt1LTFMSTEzouK5iZ8";
 const RAFAEL: &str = "user_3HAtf2fCAI6vwgS7ZUNF2TbP8mA";
 
-/// Events about them, one of each kind of thing that is theirs.
+/// Events about the person, one for each kind of object.
 pub(super) fn events() -> Vec<Value> {
     let mut events: Vec<Value> =
         ["user.created", "user.updated", "session.created", "session.ended"].map(as_ines).into();
@@ -33,12 +33,11 @@ pub(super) fn events() -> Vec<Value> {
     events
 }
 
-/// Events that come while they are in the queue: also with a one-time password, and of a type that nobody
-/// knows.
+/// Further events that wait in the queue: also with a one-time password, and of an unknown type.
 pub(super) fn queued() -> [Value; 4] {
     let mut unknown = as_ines("user.updated");
     unknown["type"] = json!("user.frobnicated");
-    // As the whole membership comes with its end.
+    // A deletion event that contains the whole membership.
     [
         as_ines("email.created"),
         unknown,
@@ -58,7 +57,7 @@ fn sample(event_type: &str) -> String {
     samples::sample(event_type).expect("a sample").to_owned()
 }
 
-/// A sample that is about Ines, about this person.
+/// Rewrites a sample about Ines for this person.
 fn as_ines(event_type: &str) -> Value {
     let text = sample(event_type)
         .replace(INES, ID)
@@ -79,7 +78,7 @@ fn as_ines(event_type: &str) -> Value {
     event
 }
 
-/// A sample that is about Rafael, about this person; whoever else it names is another.
+/// Rewrites a sample about Rafael for this person; other persons in it stay others.
 fn as_rafael(event_type: &str) -> Value {
     let text = sample(event_type)
         .replace(RAFAEL, ID)
@@ -93,7 +92,7 @@ fn as_rafael(event_type: &str) -> Value {
     event
 }
 
-/// A sample with a payer, who is this person.
+/// Rewrites a sample so that this person is the payer.
 fn as_payer(event_type: &str) -> Value {
     let mut event = as_ines(event_type);
     let payer = &mut event["data"]["payer"];
@@ -103,7 +102,7 @@ fn as_payer(event_type: &str) -> Value {
     event
 }
 
-/// An entry of the waiting list that names an address of theirs, in other letters.
+/// Waitlist entry with an address of the person in another case.
 fn waiting(event_type: &str) -> Value {
     let text = sample(event_type).replace("sunniva@holt.example", EMAIL);
     serde_json::from_str(&text).expect("JSON")

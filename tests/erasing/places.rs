@@ -27,7 +27,7 @@ pub(super) struct Places {
     servers: Option<(RedisServer, PostgresServer)>,
 }
 
-/// The queue, as its three users see it.
+/// Ports of the queue for its three users.
 pub(super) struct Queue {
     pub(super) producer: Arc<dyn Producer>,
     pub(super) consumer: Arc<dyn Consumer>,
@@ -42,14 +42,14 @@ impl Queue {
 }
 
 impl Places {
-    /// In files.
+    /// Places in files.
     pub(super) fn files() -> Self {
         let home = Home::new(BINARY).with("ROLLBOOK_LOG", "warn");
         home.migrate();
         Self { home, servers: None }
     }
 
-    /// On servers of their own.
+    /// Places on separate servers.
     pub(super) async fn servers() -> Self {
         let (redis, postgres) = (RedisServer::start().await, PostgresServer::start().await);
         postgres.create_database(DATABASE).await;
@@ -99,13 +99,13 @@ impl Places {
         Arc::new(PostgresStore::new(settings, clock).expect("a store"))
     }
 
-    /// Everything that queue and store hold, as it lies there and as it is read.
+    /// Returns everything that queue and store hold, as raw bytes and as values.
     pub(super) async fn dump(&self) -> String {
         let mut text = match &self.servers {
             None => ["queue.db", "store.db"].map(|file| dump_file(&self.home.data().join(file))).concat(),
             Some((redis, postgres)) => dump_redis(redis) + &dump_postgres(postgres).await,
         };
-        // On Redis bodies are packed.
+        // On Redis bodies are compressed.
         let queue = self.queue().admin;
         let mut after = None;
         loop {
@@ -123,14 +123,14 @@ impl Places {
         text
     }
 
-    /// Every byte of the files.
+    /// Returns every byte of the files.
     pub(super) fn bytes(&self) -> Vec<u8> {
         let files = std::fs::read_dir(self.home.data()).expect("the data folder").flatten();
         files.flat_map(|entry| std::fs::read(entry.path()).expect("a file")).collect()
     }
 }
 
-/// Every value of every table.
+/// Returns every value of every table.
 fn dump_file(path: &Path) -> String {
     let connection = rusqlite::Connection::open(path).expect("a file");
     connection.busy_timeout(Duration::from_secs(10)).expect("a setting");
@@ -157,7 +157,7 @@ fn dump_file(path: &Path) -> String {
     text
 }
 
-/// Every value of every key.
+/// Returns every value of every key.
 fn dump_redis(redis: &RedisServer) -> String {
     let mut text = String::new();
     for key in redis.cli(&["KEYS", "*"]).lines().filter(|key| !key.is_empty()) {
@@ -174,7 +174,7 @@ fn dump_redis(redis: &RedisServer) -> String {
     text
 }
 
-/// Every row of every table.
+/// Returns every row of every table.
 async fn dump_postgres(postgres: &PostgresServer) -> String {
     let tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'clerk'";
     let mut text = String::new();

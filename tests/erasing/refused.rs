@@ -1,5 +1,5 @@
-//! A trigger of the team's keeps something of who is erased: the command fails and says what, and is right
-//! when it is run again.
+//! A trigger of the team keeps data of an erased person: the command fails and names it, and succeeds when it
+//! is run again without the trigger.
 
 use rusqlite::Connection;
 
@@ -45,8 +45,7 @@ async fn an_erasure_from_files_that_a_trigger_refuses_fails_and_names_what_is_le
         team.execute_batch("DROP TRIGGER keeps").expect("it goes");
         let output = run(&places.home, &["erase", ID, "--yes"], 0).await;
         assert!(output.contains("is erased"), "{output}");
-        // Lines about addresses of theirs, which no row has any more in the second run, are finished by
-        // workers.
+        // Workers finish entries about addresses of the person, which no row has any more in the second run.
         let left =
             "SELECT (SELECT count(*) FROM organization_memberships WHERE data IS NOT NULL AND user_id = ?1)
                          + (SELECT count(*) FROM deliveries WHERE subject_id IN (?1, ?2))

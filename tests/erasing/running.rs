@@ -15,7 +15,7 @@ use crate::crashes::{history, send};
 /// Number of deliveries of each event about the person before the erasure begins, and again afterwards.
 const TIMES: usize = 6;
 
-/// Posts everything about them, so often, each time newer.
+/// Posts every event about the person this many times, each time newer.
 async fn goes_on(places: &Places, name: &str) {
     for round in 0..TIMES {
         let (at, all) = (WallClock.now().as_millis(), person::events().into_iter().chain(person::queued()));

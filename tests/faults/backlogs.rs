@@ -1,6 +1,6 @@
 //! Messages that an earlier build left in the queue are applied by this one. The files of `tests/backlogs`
-//! were made by the build of their date and never change; a build that writes something else adds files of
-//! its own. To add them: `UPDATE=2027-01 cargo nextest run -p rollbook --test end_to_end backlogs`.
+//! were made by the build of their date and never change; a build that writes another format adds
+//! files. To add them: `UPDATE=2027-01 cargo nextest run -p rollbook --test end_to_end backlogs`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,14 +20,14 @@ const WAITING: usize = 8;
 const HELD: usize = 2;
 /// Waiting and leased messages, one that waits for its backoff, and a dead letter.
 const ALL: usize = WAITING + HELD + 1;
-/// The trace of every other message.
+/// Trace of every other message.
 const TRACE: &str = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/backlogs").join(name)
 }
 
-/// The month for which files are to be made now.
+/// Returns the month for which this run makes files.
 fn month_to_make() -> Option<String> {
     std::env::var_os("UPDATE")
         .and_then(|month| month.into_string().ok())
@@ -52,7 +52,7 @@ async fn until_shown(home: &Home, metric: &str, value: f64) {
     until(metric, || async { home.metric(metric).await == Some(value) }).await;
 }
 
-/// Leaves messages in every state in the queue that these two homes share: dead, delayed, held, waiting.
+/// Leaves messages in every state in the queue that these two homes share: dead, delayed, leased, waiting.
 async fn leave_backlog(receiver: &Home, worker: &Home) {
     receiver.migrate();
     let mut receiving = receiver.start_ready(&["receive"]).await;
@@ -78,7 +78,7 @@ async fn leave_backlog(receiver: &Home, worker: &Home) {
     working.kill();
     for number in 0..WAITING {
         let (id, user) = (format!("msg_waiting_{number}"), format!("user_waiting_{number}"));
-        // A short one is not packed.
+        // A short body is not compressed.
         let short = format!(r#"{{"type":"user.created","timestamp":{START},"data":{{"id":"{user}"}}}}"#);
         let body = if number < WAITING / 2 { body(&user) } else { short };
         deliver(receiver, &id, &body, number % 2 == 0).await;
@@ -92,7 +92,7 @@ fn with_rows_of(home: Home, first: &Home) -> Home {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_earlier_builds_left_in_redis_is_applied() {
+async fn the_backlog_of_earlier_builds_in_redis_is_applied() {
     if let Some(month) = month_to_make() {
         let mut redis = RedisServer::start().await;
         let worker = home_on(redis.url()).with("ROLLBOOK_BACKOFF", "30s");
@@ -120,7 +120,7 @@ async fn what_earlier_builds_left_in_redis_is_applied() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_earlier_builds_left_in_sqlite_is_applied() {
+async fn the_backlog_of_earlier_builds_in_sqlite_is_applied() {
     if let Some(month) = month_to_make() {
         let worker = Home::new(BINARY).with("ROLLBOOK_BACKOFF", "30s").with("ROLLBOOK_LEASE_FOR", "5s");
         leave_backlog(&with_rows_of(Home::new(BINARY), &worker), &worker).await;
@@ -143,7 +143,7 @@ async fn what_earlier_builds_left_in_sqlite_is_applied() {
     }
 }
 
-/// Each user is there, whatever state its message was in.
+/// Asserts that each user has a row, whatever state its message was in.
 fn assert_applied(home: &Home) {
     let store = rusqlite::Connection::open(home.data().join("store.db")).expect("the store's file");
     let users: usize = store.query_row("SELECT count(*) FROM users", [], |row| row.get(0)).expect("a count");

@@ -1,4 +1,4 @@
-//! Clocks that step back while a worker that was killed holds messages: its leases end as if nothing had happened.
+//! Clocks that step back while a worker that was killed holds messages: its leases still end in time.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::shim::Shim;
@@ -10,12 +10,12 @@ use crate::crashes::BINARY;
 use crate::raw_http::{exchange, signed, status};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_redis_steps_two_hours_back_what_a_killed_worker_held_is_applied() {
+async fn when_redis_steps_two_hours_back_the_messages_of_a_killed_worker_are_applied() {
     a_step_of_redis(-2 * HOUR).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_the_machine_steps_two_hours_back_what_a_killed_worker_held_on_sqlite_is_applied() {
+async fn when_the_machine_steps_two_hours_back_the_messages_of_a_killed_worker_on_sqlite_are_applied() {
     let shim = Shim::new(".db");
     let home = on_shim(Home::new(BINARY).with("ROLLBOOK_LEASE_FOR", "5s"), &shim);
     let mut rollbook = home.start_ready(&["serve"]).await;

@@ -1,4 +1,4 @@
-//! Clocks that are wrong: the receiver's, and Redis's.
+//! Wrong clocks of the receiver and of Redis.
 
 use rollbook_testkit::process::{Home, Process, until};
 use rollbook_testkit::servers::redis::RedisServer;
@@ -43,12 +43,12 @@ async fn a_receiver_with_a_wrong_clock_refuses_with_the_reason_and_takes_the_sam
         shim.shift_clock(ahead.into());
         assert_eq!(deliver(&format!("msg_{ahead}")).await, 200, "within the tolerance");
         let shown = home.metric("rollbook_clock_skew_seconds").await.expect("a gauge");
-        // How far the sender is ahead of us.
+        // Time by which the sender's clock is ahead.
         assert!((shown + f64::from(ahead)).abs() < SKEW_WITHIN, "{ahead} s: {shown}");
     }
 }
 
-/// Messages that a worker held when it was killed: it waits for a lock of its store.
+/// Kills a worker while it holds messages and waits for a lock of its store.
 async fn killed_while_holding(home: &Home, redis: &RedisServer) -> Process {
     let store = rusqlite::Connection::open(home.data().join("store.db")).expect("the store's file");
     let mut worker = home.start_ready(&["work"]).await;
@@ -65,7 +65,7 @@ async fn killed_while_holding(home: &Home, redis: &RedisServer) -> Process {
     receiver
 }
 
-/// A worker is killed, Redis's clock steps, and another worker gets what the first one held.
+/// Kills a worker, steps Redis's clock, and asserts that another worker gets the messages of the first one.
 pub(super) async fn a_step_of_redis(seconds: i64) {
     let shim = Shim::new(".incr.aof");
     let redis = RedisServer::start_on(&shim, &[]).await;
@@ -74,13 +74,13 @@ pub(super) async fn a_step_of_redis(seconds: i64) {
     let _receiver = killed_while_holding(&home, &redis).await;
     shim.shift_clock(seconds);
     let mut worker = home.start_ready(&["work"]).await;
-    // Two leases are 10 s; without care it takes as long as the step.
+    // Two leases are 10 s; without the correction it would take as long as the step.
     until("what the killed worker held is applied", || std::future::ready(messages(&redis) == (0, 0))).await;
     stop(&home, &mut worker).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_redis_steps_two_hours_forward_what_a_killed_worker_held_is_applied() {
+async fn when_redis_steps_two_hours_forward_the_messages_of_a_killed_worker_are_applied() {
     a_step_of_redis(2 * HOUR).await;
 }
 

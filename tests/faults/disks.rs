@@ -1,4 +1,4 @@
-//! Disks that are full, and disks that fail: Redis's, SQLite's, Postgres's.
+//! Full and failing disks of Redis, SQLite and Postgres.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::postgres::PostgresServer;
@@ -14,15 +14,15 @@ use crate::crashes::{BINARY, acknowledged, history, send};
 use crate::rows;
 
 const DATABASE: &str = "app";
-/// Redis's log, without the small files about it.
+/// Redis's log, without its small manifest files.
 const REDIS_LOG: &str = ".incr.aof";
 /// Free space of a nearly full disk.
 const ROOM: u32 = 100_000;
-/// Deliveries that are refused before space returns.
+/// Number of deliveries that are refused before there is space again.
 const REFUSED: f64 = 20.0;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_with_a_full_disk_ends_and_goes_on_with_all_that_was_acknowledged() {
+async fn a_redis_with_a_full_disk_ends_and_restarts_with_all_acknowledged_deliveries() {
     let shim = Shim::new(REDIS_LOG);
     let mut redis = RedisServer::start_on(&shim, &[]).await;
     let home = home_on(redis.url());
@@ -61,13 +61,13 @@ async fn a_redis_with_a_failing_flush_ends_and_restarts_with_all_acknowledged_de
     assert_nothing_lost(&home, &mut rollbook, &redis, &history, &report).await;
 }
 
-/// `serve` on SQLite alone, on this shim.
+/// Starts `serve` on SQLite alone, with this shim.
 fn sqlite_on(shim: &Shim) -> Home {
     on_shim(Home::new(BINARY).with("ROLLBOOK_LEASE_FOR", "5s").with("ROLLBOOK_LOG", "warn"), shim)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_sqlite_with_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_space() {
+async fn an_sqlite_with_a_full_disk_refuses_and_continues_when_there_is_space() {
     let shim = Shim::new(".db");
     let home = sqlite_on(&shim);
     let mut rollbook = home.start_ready(&["serve"]).await;
@@ -101,8 +101,7 @@ async fn an_sqlite_with_a_failing_flush_ends_the_process_and_the_next_one_has_al
     assert_clean(&home, &mut rollbook, &history, &report).await;
 }
 
-/// Sends a history while this happens to Postgres, and asserts that all of it is applied at its first
-/// attempt.
+/// Sends a history during this fault of Postgres, and asserts that all of it is applied at its first attempt.
 async fn while_postgres(shim: &Shim, postgres: &PostgresServer, fault: impl AsyncFn(&Home)) {
     postgres.create_database(DATABASE).await;
     let home = Home::new(BINARY)
@@ -135,7 +134,7 @@ async fn until_the_store_fails(home: &Home) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_postgres_with_a_full_disk_is_waited_for_and_costs_no_attempt() {
+async fn a_postgres_with_a_full_disk_is_waited_for_without_counting_an_attempt() {
     let shim = Shim::new("/base/");
     let postgres = PostgresServer::start_on(&shim, &[]).await;
     while_postgres(&shim, &postgres, async |home| {

@@ -1,4 +1,5 @@
-//! Endurance in small: nothing grows from round to round, and a leak is seen. `ops/soak --endurance` is the long form.
+//! Short endurance test: nothing grows from round to round, and a leak is detected. `ops/soak --endurance` is
+//! the long form.
 
 use std::path::Path;
 
@@ -14,12 +15,12 @@ use crate::raw_http::{open, signed};
 /// Rounds before the first sample: pools and caches fill.
 const WARM_UP: u32 = 3;
 const ROUNDS: u32 = 6;
-/// Connections that the control forgets to close in each round.
+/// Number of connections that the control does not close in each round.
 const LEAK: usize = 5;
 
 const COUNT: Limit = Limit { absolute: 3.0, relative: 0.0 };
 const MEMORY: Limit = Limit { absolute: 8e6, relative: 0.15 };
-/// SQLite writes its log anew from its beginning once it is as long as this.
+/// Length of SQLite's log from which SQLite starts to overwrite it.
 const LOG: Limit = Limit { absolute: 5e6, relative: 0.0 };
 
 #[expect(clippy::cast_precision_loss, reason = "a file of a test")]
@@ -35,7 +36,7 @@ async fn sample_process(home: &Home, growth: &mut Growth) {
     }
 }
 
-/// The lengths of Redis's keys and the number of its clients.
+/// Measures the lengths of Redis's keys and the number of its clients.
 fn sample_redis(redis: &RedisServer, growth: &mut Growth) {
     let count = |words: &[&str]| redis.cli(words).parse::<u32>().expect("a count");
     let lengths =
@@ -50,9 +51,9 @@ fn sample_redis(redis: &RedisServer, growth: &mut Growth) {
     growth.note("clients", COUNT, clients.into());
 }
 
-/// Rounds on SQLite alone; each may leave something behind on purpose.
+/// Runs rounds on SQLite alone; the control leaks on purpose.
 async fn rounds_on_sqlite(mut leak: impl AsyncFnMut(&Home)) -> Growth {
-    // What the control forgets stays open.
+    // The control's connections stay open.
     let home = Home::new(BINARY).with("ROLLBOOK_LEDGER", "no").with("ROLLBOOK_HEADER_TIMEOUT", "60s");
     let _rollbook = home.start_ready(&["serve"]).await;
     let history = history(400);
@@ -78,7 +79,7 @@ async fn on_sqlite_nothing_grows_from_round_to_round() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_leak_are_seen_to_grow() {
+async fn connections_that_leak_are_detected_as_growing() {
     let mut forgotten = Vec::new();
     let growth = rounds_on_sqlite(async |home| {
         for _ in 0..LEAK {
@@ -89,7 +90,7 @@ async fn connections_that_leak_are_seen_to_grow() {
     assert_eq!(growth.growing(), ["process_open_fds"], "\n{growth}");
 }
 
-/// Rounds with the queue in Redis.
+/// Runs rounds with the queue in Redis.
 async fn rounds_on_redis(faces: &str) -> Growth {
     let redis = RedisServer::start().await;
     let home = home_on(redis.url());
@@ -97,7 +98,7 @@ async fn rounds_on_redis(faces: &str) -> Growth {
     let _rollbook = home.start_ready(&[faces]).await;
     let mut growth = Growth::default();
     for round in 0..WARM_UP + ROUNDS {
-        // Each its own, so that no delivery is a duplicate of an earlier round.
+        // Each round has other ids, so that no delivery is a duplicate of an earlier round.
         let history = history(300 + usize::try_from(round).expect("few"));
         send(home.listen, &history, 10_000).await;
         if faces == "serve" {
@@ -118,7 +119,7 @@ async fn on_redis_nothing_grows_from_round_to_round() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_that_nobody_drains_is_seen_to_grow() {
+async fn a_queue_without_a_worker_is_detected_as_growing() {
     let growth = rounds_on_redis("receive").await;
     assert_eq!(growth.growing(), ["new", "messages"], "\n{growth}");
 }

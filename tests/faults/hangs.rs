@@ -7,9 +7,9 @@ use rollbook_testkit::servers::redis::RedisServer;
 use super::{SENDERS, assert_nothing_lost, home_on, send_at_once, stop, taken, until_refused, until_taken};
 use crate::crashes::history;
 
-/// Within which a receiver takes deliveries again.
+/// Maximum time until a receiver takes deliveries again.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(5);
-/// The shipped limit is 512 MB.
+/// Maximum memory; the shipped limit is 512 MB.
 const MEMORY_MAX: u64 = 150 << 20;
 /// Maximum connections: the pool's, and a few that supervise it.
 const CONNECTIONS_MAX: usize = 40;
@@ -24,7 +24,7 @@ async fn a_redis_that_hangs_is_answered_503_within_bounds_and_deliveries_go_on_a
     let hang = async {
         until_taken(&home, 300.0).await;
         redis.signal("STOP");
-        // Every sender has met it several times.
+        // Every sender has got several refusals.
         until_refused(&home, 3.0 * f64::from(SENDERS)).await;
         let before = taken(&home).await;
         redis.signal("CONT");

@@ -13,7 +13,7 @@ use crate::raw_http::{exchange, signed, status};
 const KILLS: u32 = 50;
 /// Maximum median wait of a sender for a refusal while Redis is down.
 const REFUSED_WITHIN: Duration = Duration::from_secs(1);
-/// Redis's log, as long as it is not rewritten.
+/// Redis's log, until it is rewritten.
 const REDIS_LOG: &str = "appendonly.aof.1.incr.aof";
 const EVENT: &str = r#"{"type":"user.created","timestamp":1785312000032,"data":{"id":"user_1"}}"#;
 
@@ -30,7 +30,7 @@ async fn fifty_kills_of_redis_under_load_lose_nothing_and_are_answered_503_withi
             until_taken(&home, 40.0 * f64::from(kill)).await;
             redis.kill();
             let started = Instant::now();
-            // It is never acknowledged, so it must never be applied.
+            // The delivery is never acknowledged, so it must never be applied.
             assert_eq!(status(&exchange(home.listen, &signed("msg_refused", EVENT)).await), 503);
             waits.push(started.elapsed());
             redis.restart().await;
@@ -44,7 +44,7 @@ async fn fifty_kills_of_redis_under_load_lose_nothing_and_are_answered_503_withi
     assert_nothing_lost(&home, &mut rollbook, &redis, &history, &report).await;
 }
 
-/// Kills Redis in the middle of flushes that take so long, and returns the 99th percentile of the
+/// Kills Redis in the middle of flushes of this duration, and returns the 99th percentile of the
 /// acknowledgements.
 async fn kills_on_a_slow_disk(flush: Duration, changes: usize, kills: u32) -> Duration {
     let shim = Shim::new(".incr.aof");

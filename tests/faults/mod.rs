@@ -1,7 +1,7 @@
-//! The experiments of `ops/RELIABILITY.md` that need the real binary: one fault at a time, under load, and
-//! then the same question each time: is anything lost, doubled, stuck or wrong?
+//! Experiments of `ops/RELIABILITY.md` that need the real binary: one fault at a time, under load. Afterwards
+//! nothing may be lost, doubled, stuck or wrong.
 //!
-//! A fault that did not happen shows nothing, so each test also asserts that it happened.
+//! Each test also asserts that its fault happened.
 
 mod backlogs;
 mod clock_steps;
@@ -32,8 +32,8 @@ use rollbook_testkit::servers::shim::Shim;
 use crate::audit::{self, CLEAN};
 use crate::crashes::{BINARY, acknowledged, sent};
 
-/// A home with its queue there and its rows in a file. Leases are as short as may be: what a process held
-/// that was killed comes back after one.
+/// Returns a home with this queue and its rows in a file. Leases have the minimum duration: messages of a
+/// killed process are due again after one.
 fn home_on(queue_url: String) -> Home {
     Home::new(BINARY)
         .with("ROLLBOOK_QUEUE_URL", queue_url)
@@ -47,17 +47,17 @@ fn on_shim(home: Home, shim: &Shim) -> Home {
     shim.environment().into_iter().fold(home, |home, (name, value)| home.with(name, value))
 }
 
-/// Deliveries that the running receiver has made durable.
+/// Returns the number of deliveries that the running receiver has made durable.
 async fn taken(home: &Home) -> f64 {
     home.metric_with("rollbook_deliveries_total", r#""queued""#).await.unwrap_or(0.0)
 }
 
-/// Waits until the running receiver has made so many deliveries durable.
+/// Waits until the running receiver has made this many deliveries durable.
 async fn until_taken(home: &Home, count: f64) {
     until("deliveries are taken", || async { taken(home).await >= count }).await;
 }
 
-/// Waits until the running receiver has refused so many deliveries because of its queue.
+/// Waits until the running receiver has refused this many deliveries because of its queue.
 async fn until_refused(home: &Home, count: f64) {
     until("deliveries are answered 503", || async {
         // queue_full or queue_unavailable
@@ -67,7 +67,7 @@ async fn until_refused(home: &Home, count: f64) {
     .await;
 }
 
-/// Sends with as many connections as Rollbook accepts from one balancer, without a limit of the rate.
+/// Number of senders, each with a connection: as many as Rollbook accepts from one balancer.
 const SENDERS: u32 = 64;
 
 /// Sends a shuffled history in which every fourth delivery comes twice, over many connections, until each
@@ -88,26 +88,27 @@ async fn send_at_once(address: SocketAddr, history: &History) -> Report {
     deliver(&endpoint, &history.events, &order, Arc::new(WallClock), &settings, Arc::new(|_| {})).await
 }
 
-/// Messages in Redis that are neither done nor dead, and the dead ones.
+/// Returns the number of messages in Redis that are neither done nor dead, and of the dead ones.
 fn messages(redis: &RedisServer) -> (u64, u64) {
     let count = |command: &str, key: &str| redis.cli(&[command, &format!("{{rollbook:0}}:{key}")]).parse();
     let (all, dead) = (count("hlen", "messages").expect("a count"), count("zcard", "dead").expect("a count"));
     (all - dead, dead)
 }
 
-/// Ends a process as an orchestrator would.
+/// Ends a process as an orchestrator does.
 async fn stop(home: &Home, process: &mut Process) {
     process.signal("TERM");
     assert!(process.exit().await.success(), "{}", home.log());
 }
 
-/// Asserts that every delivery was acknowledged in the end.
+/// Asserts that every delivery was acknowledged at the end.
 fn assert_all_acknowledged(report: &Report) {
     assert_eq!(report.unanswered.len() + report.refused.len(), 0, "{:?}", report.last_error);
 }
 
 /// Waits until the queue in Redis is empty, stops the worker (or `serve`) of this home, and asserts that
-/// what was acknowledged is applied, that nothing else is, that nothing is dead, and that the rows are right.
+/// the acknowledged deliveries and no others are applied, that there is no dead letter, and that the rows are
+/// right.
 async fn assert_nothing_lost(
     home: &Home,
     worker: &mut Process,
@@ -131,7 +132,7 @@ async fn assert_clean(home: &Home, process: &mut Process, history: &History, rep
     assert!(audit::compare(&home.data(), history).await.is_equal());
 }
 
-/// Asserts that ledger and rows are what this history makes of them.
+/// Asserts that ledger and rows are those of this history.
 async fn assert_ledger(home: &Home, history: &History, report: &Report) {
     assert_all_acknowledged(report);
     let ledger = audit::ledger(&home.data());

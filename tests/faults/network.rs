@@ -1,5 +1,5 @@
-//! The network between Rollbook and Redis, and between senders and the receiver: connections that are reset at
-//! any byte, that fall silent, that are slow. The same for Postgres is in `crates/rollbook-postgres`.
+//! The network between Rollbook and Redis, and between senders and the receiver: connections that are reset
+//! at any byte, dropped, or slow. The tests for Postgres are in `crates/rollbook-postgres`.
 
 use std::time::{Duration, Instant};
 
@@ -20,12 +20,12 @@ use super::{
 };
 use crate::crashes::{BINARY, history, send};
 
-/// Connections to Redis that break in one run.
+/// Number of connections to Redis that break in one run.
 const BREAKS: usize = 40;
-/// Svix waits 15 s; every answer comes before this.
+/// Maximum time of every answer; Svix waits 15 s.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Redis behind a proxy, and a home that knows only the proxy.
+/// Redis behind a proxy, and a home that connects to the proxy.
 async fn behind_a_proxy() -> (RedisServer, FaultProxy, Home) {
     let redis = RedisServer::start().await;
     let proxy = FaultProxy::start(redis.port());
@@ -49,17 +49,17 @@ async fn resets_towards(direction: Direction, within: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resets_at_any_byte_of_what_goes_to_redis_lose_nothing() {
+async fn resets_at_any_byte_sent_to_redis_lose_nothing() {
     resets_towards(Direction::ToServer, 30_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resets_at_any_byte_of_what_redis_answers_lose_nothing() {
+async fn resets_at_any_byte_of_redis_answers_lose_nothing() {
     resets_towards(Direction::ToClient, 2_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resets_at_any_byte_between_sender_and_receiver_come_to_duplicates_only() {
+async fn resets_at_any_byte_between_sender_and_receiver_cause_only_duplicates() {
     let home = Home::new(BINARY).with("ROLLBOOK_LOG", "warn");
     let mut rollbook = home.start_ready(&["serve"]).await;
     let proxy = FaultProxy::start(home.listen.port());
@@ -76,7 +76,7 @@ async fn resets_at_any_byte_between_sender_and_receiver_come_to_duplicates_only(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_the_network_swallows_is_answered_503_and_no_connection_leaks() {
+async fn a_redis_behind_a_network_that_drops_packets_is_answered_503_and_no_connection_leaks() {
     let (redis, proxy, home) = behind_a_proxy().await;
     let home = home.with("ROLLBOOK_REDIS_TIMEOUT", "1s");
     let mut receiver = home.start_ready(&["receive"]).await;
@@ -86,7 +86,7 @@ async fn a_redis_that_the_network_swallows_is_answered_503_and_no_connection_lea
         let files = home.metric("process_open_fds").await.expect("a count");
         proxy.fail_both(Fault::after(0, Break::BlackHole));
         until_refused(&home, 2.0 * f64::from(SENDERS)).await;
-        // The connections of now stay silent for good; new ones work.
+        // Existing connections stay silent; new ones work.
         proxy.forget();
         proxy.heal();
         let (before, started) = (taken(&home).await, Instant::now());
@@ -104,7 +104,7 @@ async fn a_redis_that_the_network_swallows_is_answered_503_and_no_connection_lea
     assert_nothing_lost(&home, &mut worker, &redis, &history, &report).await;
 }
 
-/// Every status of a few attempts at once and how long the answer took.
+/// Sends a few deliveries at once. Returns each status, and the duration of the answer.
 async fn attempts(home: &Home, events: &[Event]) -> Vec<(u16, Duration)> {
     let mut senders = JoinSet::new();
     for event in events {

@@ -1,4 +1,4 @@
-//! Power cuts: `kill -9`, and then the files are what their last successful flush left of them.
+//! Power cuts: `kill -9`, and then the files get the content of their last successful flush.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::crashes::{BINARY, acknowledged, history, send, sent};
 
 /// Number of power cuts in one run.
 const CUTS: u32 = 4;
-/// Deliveries that are acknowledged between two cuts.
+/// Number of deliveries that are acknowledged between two cuts.
 const BETWEEN: f64 = 150.0;
-/// Redis's log, without the small files about it, which it renames into place.
+/// Redis's log, without its manifest files, which Redis renames into place.
 const REDIS_LOG: &str = ".incr.aof";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_loses_power_again_and_again_has_what_was_acknowledged() {
+async fn a_redis_that_loses_power_again_and_again_keeps_every_acknowledged_delivery() {
     let shim = Shim::new(REDIS_LOG);
     shim.record(Record::Length);
     let mut redis = RedisServer::start_on(&shim, &[]).await;
@@ -68,7 +68,7 @@ fn sqlite_on(shim: &Shim) -> Home {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_sqlite_that_loses_power_again_and_again_has_what_was_acknowledged() {
+async fn an_sqlite_that_loses_power_again_and_again_keeps_every_acknowledged_delivery() {
     let shim = Shim::new(".db");
     let home = sqlite_on(&shim);
     let mut rollbook = home.start_ready(&["serve"]).await;
@@ -107,10 +107,10 @@ async fn a_power_cut_detects_an_sqlite_on_a_disk_that_does_not_flush() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_everysec_the_power_cut_takes_what_was_acknowledged_since_the_last_flush() {
+async fn with_everysec_the_power_cut_loses_deliveries_acknowledged_since_the_last_flush() {
     let shim = Shim::new(REDIS_LOG);
     shim.record(Record::Length);
-    // A flush that takes so long is the only one until the power goes.
+    // A flush of this duration is the only one until the power cut.
     shim.delay_syncs(Duration::from_secs(5));
     let mut redis = RedisServer::start_on(&shim, &[("appendfsync", "everysec")]).await;
     let home = home_on(redis.url()).with("ROLLBOOK_DURABILITY", "degraded");

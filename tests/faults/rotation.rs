@@ -17,10 +17,10 @@ use crate::raw_http::{exchange, status};
 const NEW_SECRET: &str = "whsec_bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3";
 const VARIABLE: &str = "CLERK_WEBHOOK_SIGNING_SECRET";
 const SENDERS: usize = 8;
-/// Deliveries that are answered in each phase.
+/// Number of deliveries that are answered in each phase.
 const SOME: usize = 100;
 
-/// With which secrets senders sign.
+/// Secrets with which senders sign.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Signing {
     Old,
@@ -66,8 +66,8 @@ fn delivery(number: usize, signing: Signing) -> (String, String) {
 
 struct Load {
     receivers: [SocketAddr; 2],
-    /// The receiver that takes deliveries, and how they are signed. A sender holds it until it has its
-    /// answer.
+    /// Receiver that takes deliveries, and the secrets that sign them. A sender holds the lock until it has
+    /// its answer.
     way: RwLock<(usize, Signing)>,
     next: AtomicUsize,
     answered: AtomicUsize,
@@ -75,7 +75,7 @@ struct Load {
 }
 
 impl Load {
-    /// Sends until it is over. Whatever was not answered 200.
+    /// Sends until the end of the test. Returns the answers other than 200.
     async fn sender(&self) -> Vec<String> {
         let mut refused = Vec::new();
         while !self.is_over.load(Ordering::Relaxed) {
@@ -162,7 +162,7 @@ async fn a_secret_that_is_rotated_while_nothing_comes_is_known_to_every_shard() 
         home.migrate();
         let mut receiver = home.start_ready(&["receive"]).await;
         if signing.is_none() {
-            // No delivery comes.
+            // No delivery arrives.
             until("every shard knows the new secret", || {
                 let found: Vec<String> = (0..SHARDS).map(owner).collect();
                 let is_new =

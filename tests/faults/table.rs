@@ -1,5 +1,5 @@
-//! The table of `ops/RELIABILITY.md` is true: every test that it names exists, every experiment has one or
-//! says why not, and every test of this folder is in it.
+//! Checks the table of `ops/RELIABILITY.md`: every named test exists, every experiment has a test or a reason
+//! why not, and every test of this folder is in the table.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Number, experiment, promise, tests and result of each row.
+/// Returns number, experiment, promise, tests and result of each row.
 fn rows(page: &str) -> Vec<[&str; 5]> {
     let rows = page.lines().filter(|line| line.starts_with('|') && line.contains(" | "));
     let cells = rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect::<Vec<_>>());
@@ -32,7 +32,7 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// The functions of a source that are tests, by their attribute.
+/// Returns the functions of a source that are tests, by their attribute.
 fn tests_of(source: &str) -> BTreeSet<&str> {
     let after = source.split("test]\n").skip(1).chain(source.split("test(").skip(1));
     let names = after.filter_map(|rest| rest.split_once("fn ")?.1.split_once('('));

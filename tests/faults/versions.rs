@@ -1,4 +1,4 @@
-//! Upgrade and downgrade with a backlog: what another version left in the queue.
+//! Upgrade and downgrade with a backlog of another version in the queue.
 
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::redis::RedisServer;
@@ -11,7 +11,7 @@ const META: &str = "{rollbook:0}:meta";
 const NEWER: &str = "250";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backlog_in_the_arrangement_of_a_newer_version_is_left_alone_and_applied_after_the_upgrade() {
+async fn a_backlog_in_the_format_of_a_newer_version_is_left_alone_and_applied_after_the_upgrade() {
     let redis = RedisServer::start().await;
     let home = home_on(redis.url());
     home.migrate();
@@ -37,7 +37,7 @@ async fn a_backlog_in_the_arrangement_of_a_newer_version_is_left_alone_and_appli
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_entry_of_an_unknown_format_is_kept_whole_takes_no_neighbour_along_and_is_applied_after_the_upgrade()
+async fn an_entry_of_an_unknown_format_is_kept_unchanged_affects_no_neighbour_and_is_applied_after_the_upgrade()
  {
     let redis = RedisServer::start().await;
     let home = home_on(redis.url());
@@ -64,7 +64,7 @@ async fn an_entry_of_an_unknown_format_is_kept_whole_takes_no_neighbour_along_an
     stop(&home, &mut worker).await;
     assert!(all > 1);
 
-    // The version that knows the format.
+    // A version that knows the format.
     set_format(&format);
     let redriven = home.command(&["dead-letters", "redrive", "--all"]).output().expect("it runs");
     assert!(redriven.status.success(), "{redriven:?}");

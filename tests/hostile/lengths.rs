@@ -24,7 +24,7 @@ fn put_column(data: &mut Value, column: &Column, text: &str) {
     }
 }
 
-/// All cases of one table.
+/// Returns all cases of one table.
 pub(super) fn of(resource: &'static Resource) -> Vec<Case> {
     let indexed = resource.columns.iter().filter(|column| column.kind == Kind::IndexedText);
     let lengths = [INDEXED_TEXT_LENGTH_MAX, INDEXED_TEXT_LENGTH_MAX + 1, 3000, 20_000];
@@ -47,7 +47,7 @@ pub(super) fn of(resource: &'static Resource) -> Vec<Case> {
     one_by_one.chain([all_at_once(resource)]).collect()
 }
 
-/// Every id, the row's own too, and every indexed text as long as may be.
+/// Returns a case with every id, the row's own too, and every indexed text of the maximum length.
 fn all_at_once(resource: &'static Resource) -> Case {
     let (mut event, id) = (sample(resource), text(NAME_LENGTH_MAX));
     event["data"]["id"] = json!(id);

@@ -1,8 +1,8 @@
 //! Values that JSON, Postgres or SQLite can fail on, through the real worker into both stores: each body ends
-//! as the contract says, and the good ones right before and behind it in the same batch are applied at once.
+//! as the contract says, and the good ones right before and after it in the same batch are applied at once.
 //!
-//! The clock stands still, so that nothing which is put off is ever due again: what is applied here did
-//! not wait for a backoff.
+//! The clock stands still, so a message that waits for a backoff is never due again: every applied message
+//! was applied without a wait.
 
 mod lengths;
 mod numbers;
@@ -23,7 +23,7 @@ use rollbook_testkit::servers::postgres::PostgresServer;
 
 use self::stage::{Case, check, neighbours_of_one_that_is_refused_do_not_wait};
 
-/// A store in a file of its own.
+/// A store in a separate file.
 fn sqlite(folder: &tempfile::TempDir) -> Arc<dyn FullStore> {
     let path = folder.path().join("store.db");
     apply_migrations(&path, Schema::Store).expect("the tables");
@@ -31,7 +31,7 @@ fn sqlite(folder: &tempfile::TempDir) -> Arc<dyn FullStore> {
     Arc::new(SqliteStore::open(&path, clock).expect("the store opens"))
 }
 
-/// A server of its own.
+/// A separate server.
 async fn postgres() -> (PostgresServer, Arc<dyn FullStore>) {
     let server = PostgresServer::start_with(&[("fsync", "off")]).await;
     server.create_database("app").await;
@@ -48,7 +48,7 @@ async fn postgres() -> (PostgresServer, Arc<dyn FullStore>) {
     (server, Arc::new(PostgresStore::new(settings, clock).expect("the settings are right")))
 }
 
-/// The bodies of all cases.
+/// Returns the bodies of all cases.
 pub(crate) fn bodies() -> Vec<Bytes> {
     let all = payloads::everywhere().chain(wrong_types()).chain(long_texts());
     all.map(|case| case.body).collect()
@@ -99,7 +99,7 @@ async fn a_text_too_long_for_an_index_leaves_null_and_is_counted_and_one_at_the_
 }
 
 #[tokio::test]
-async fn what_postgres_refuses_waits_alone_and_is_parked_in_the_end() {
+async fn a_message_that_postgres_refuses_waits_alone_and_is_parked_in_the_end() {
     let (server, store) = postgres().await;
     let trigger = format!(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::payloads::{AT, event, metadata, parked, slug, user};
 use super::stage::Case;
 
-/// Numbers that no machine has, in metadata.
+/// Numbers beyond machine types, in metadata.
 pub(super) fn numbers() -> Vec<Case> {
     let digits = "1234567890".repeat(40);
     let all = [
@@ -41,7 +41,8 @@ pub(super) fn numbers() -> Vec<Case> {
         .collect()
 }
 
-/// Numbers beyond what Postgres holds, and some that it would hold and write out for whoever reads them.
+/// Numbers beyond the limits of Postgres, and some that it would hold and write out at full length for a
+/// reader.
 fn long_numbers() -> impl Iterator<Item = Case> {
     let digits =
         ["9".repeat(1000), "9".repeat(1001), "9".repeat(131_073), format!("0.{}", "9".repeat(16_384))];

@@ -1,4 +1,4 @@
-//! Bodies that something chokes on, and how each must end.
+//! Bodies that may make a parser or an engine fail, and the expected result of each.
 
 use rollbook_core::catalog::{ORGANIZATIONS, USERS};
 use rollbook_core::retry::Reason::{self, InvalidJson, MissingId, NotAnEvent, TooDeep};
@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use super::numbers::{event_times, integers, numbers, times};
 use super::stage::Case;
 
-/// Clerk's time of every event here, where it is not what a case is about.
+/// Clerk's time of every event here, unless the case is about the time.
 pub(super) const AT: &str = "1785312000032";
 
 /// Maximum nesting of a body, and the depth of metadata in an event.
 const DEPTH_MAX: usize = 127;
 const DEPTH_OF_METADATA: usize = 2;
 
-/// The receiver's limit on a body, unless it is set otherwise.
+/// Default limit of the receiver on a body.
 const BODY_MAX: usize = 1024 * 1024;
 
 pub(super) fn slug(name: &str) -> String {
@@ -31,7 +31,7 @@ pub(super) fn user(name: &str, members: &str) -> Case {
     Case::row(name, event(&format!(r#"{{"id":"{id}",{members}}}"#)), &USERS, id)
 }
 
-/// A user with this name, as JSON, and what is kept of it.
+/// A user with this name, as JSON, and the stored form of the name.
 fn named(name: &str, sent: &str, kept: &str) -> Case {
     user(name, &format!(r#""first_name":{sent}"#)).with("first_name", json!(kept))
 }
@@ -69,7 +69,7 @@ pub(super) fn everywhere() -> impl Iterator<Item = Case> {
     all.into_iter().flatten()
 }
 
-/// NULs and half characters, wherever there is text.
+/// NULs and lone surrogates in every text.
 fn replaced() -> Vec<Case> {
     let text = |name: &str, sent: &str, kept: &str, count| named(name, sent, kept).sanitized(count);
     let odd_id = |name: &str, sent: &str, kept: &str| {
@@ -98,14 +98,14 @@ fn replaced() -> Vec<Case> {
     ]
 }
 
-/// Keys that the JSON library has for itself: whoever may write metadata may write them.
+/// Keys that the JSON library uses internally: users who may write metadata may write them.
 fn private_keys() -> Vec<Case> {
     let of = |name: &str, key: &str, sent: &str, kept: &Value| {
         let sent = format!(r#""public_metadata":{{"{key}":{sent}}}"#);
         user(name, &sent).with("public_metadata", kept.clone()).sanitized(1)
     };
     let (number, raw) = ("_serde_json::private::Number", "_serde_json::private::RawValue");
-    // What is in the text would be read: a NUL in it, or as deep a nesting as anyone likes.
+    // The content of the text would be parsed: a NUL in it, or a nesting of any depth.
     let deep = format!(r#""{}{}""#, "[".repeat(1000), "]".repeat(1000));
     vec![
         of("a private number", "$serde_json::private::Number", r#""12""#, &json!({number: "12"})),
@@ -203,7 +203,7 @@ fn depths() -> Vec<Case> {
     fine.into_iter().chain(too_deep).chain(open).collect()
 }
 
-/// Bodies as long as may be.
+/// Bodies of the maximum length.
 fn sizes() -> Vec<Case> {
     let to_the_limit = |name: &str, filler: &str| {
         let room = BODY_MAX - event(&format!(r#"{{"id":"user_{}","first_name":""}}"#, slug(name))).len();
@@ -250,7 +250,7 @@ fn twice() -> Vec<Case> {
     ]
 }
 
-/// Ids, types and keys: as long as may be, too long, and with characters that mean something to somebody.
+/// Ids, types and keys: of the maximum length, too long, and with special characters.
 fn names() -> Vec<Case> {
     let id = |id: &str| {
         let body = event(&format!(r#"{{"id":{}}}"#, json!(id)));

@@ -22,7 +22,7 @@ use rollbook_worker::{Settings, Worker};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-/// All of it happens in this moment.
+/// Time of all events.
 const NOW: i64 = 1_790_000_000_000;
 
 /// Messages in one batch.
@@ -32,7 +32,7 @@ pub(super) fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::new(Timestamp::from_millis(NOW)))
 }
 
-/// A body, and how it must end.
+/// A body, and its expected result.
 pub(super) struct Case {
     name: String,
     pub(super) body: Bytes,
@@ -42,9 +42,9 @@ pub(super) struct Case {
 }
 
 enum End {
-    /// A row with these columns, among others, and with what was sent in `data`.
+    /// A row with at least these columns, and with the sent object in `data`.
     Row { resource: &'static Resource, id: String, columns: Vec<(&'static str, Value)> },
-    /// A line in the ledger.
+    /// A ledger entry.
     Ignored,
     /// A dead letter, with the type that it shows.
     Parked(Reason, Option<String>),
@@ -77,20 +77,20 @@ impl Case {
         Self { name: name.into(), body: body.into(), end, sanitized: 0, mismatched: 0 }
     }
 
-    /// The row has this value.
+    /// Expects this value in the row.
     pub(super) fn with(mut self, column: &'static str, value: Value) -> Self {
         let End::Row { columns, .. } = &mut self.end else { panic!("{}: no row", self.name) };
         columns.push((column, value));
         self
     }
 
-    /// Number of replaced characters.
+    /// Expects this number of replaced characters.
     pub(super) fn sanitized(mut self, count: usize) -> Self {
         self.sanitized = count;
         self
     }
 
-    /// Number of fields that do not fit their columns.
+    /// Expects this number of fields that do not fit their columns.
     pub(super) fn mismatched(mut self, count: usize) -> Self {
         self.mismatched = count;
         self
@@ -163,7 +163,7 @@ fn remove(value: &mut Value, path: &[&str]) {
     }
 }
 
-/// Whether both say the same: a store may spell a number in its own way.
+/// Returns whether both values are equal: a store may write a number in another form.
 fn same(left: &Value, right: &Value) -> bool {
     match (left, right) {
         (Value::Number(left), Value::Number(right)) => {
@@ -180,7 +180,8 @@ fn same(left: &Value, right: &Value) -> bool {
     }
 }
 
-/// Sign, digits without zeros around them, and what power of ten the last of them is. A zero has no sign.
+/// Returns sign, digits without zeros around them, and the power of ten of the last digit. A zero has no
+/// sign.
 fn decimal(number: &str) -> (bool, String, i64) {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -271,8 +272,8 @@ async fn assert_applied(store: &dyn FullStore, id: &str) {
     assert_eq!(row.columns["first_name"], "Ada");
 }
 
-/// Plays the cases, a good message before and behind each, and asserts how each of them ended and what
-/// was counted. What a store refuses is parked at its first attempt.
+/// Plays the cases, with a good message before and after each, and asserts each result and the counters. A
+/// message that the store refuses is parked at its first attempt.
 pub(super) async fn check(store: Arc<dyn FullStore>, cases: impl IntoIterator<Item = Case>) {
     let cases: Vec<Case> = cases.into_iter().collect();
     let case_id = |number: usize| MessageId::new(format!("case_{number}"));
@@ -304,8 +305,8 @@ pub(super) async fn check(store: Arc<dyn FullStore>, cases: impl IntoIterator<It
     assert_eq!(played.counted("rollbook_field_mismatches_total", ""), sum(|case| case.mismatched));
 }
 
-/// Plays the case in the middle of one batch of good messages, with the retries that a user has: it waits for
-/// its backoff, and they do not.
+/// Plays the case in the middle of one batch of good messages, with the default retries: the case waits for
+/// its backoff, and the good messages do not.
 pub(super) async fn neighbours_of_one_that_is_refused_do_not_wait(store: Arc<dyn FullStore>, case: Case) {
     let name =
         |number: usize| format!("{} {number}", case.name).replace(|c: char| !c.is_ascii_alphanumeric(), "_");
@@ -313,7 +314,7 @@ pub(super) async fn neighbours_of_one_that_is_refused_do_not_wait(store: Arc<dyn
         (1..BATCH).map(|number| (MessageId::new(name(number)), good(&name(number)))).collect();
     let bad = MessageId::new(name(0));
     messages.insert(BATCH / 2, (bad.clone(), case.body.clone()));
-    // So long that by no chance it is due again in this moment.
+    // Long enough that it is not due again at this time.
     let backoff = Duration::from_secs(1 << 40);
     let patient = RetryPolicy { backoff, backoff_max: backoff, ..Settings::default().retry };
     let played = play(&store, &messages, patient, 1).await;

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::stage::Case;
 
-/// One of each type, none of which any sample has.
+/// One value of each type. No sample has any of them.
 fn replacements() -> [Value; 6] {
     [Value::Null, json!(true), json!(7), json!("text"), json!([]), json!({})]
 }
 
-/// The first sample of an upsert of this resource.
+/// Returns the first sample of an upsert of this resource.
 pub(super) fn sample(resource: &Resource) -> Value {
     let event = resource.events.iter().find(|event| event.verb == Verb::Upsert).expect("an upsert");
     serde_json::from_str(samples::sample(event.name).expect("a sample")).expect("JSON")
@@ -58,12 +58,12 @@ fn effect_on_path(source: &[&str], kind: Kind, path: &[&str], value: &Value) -> 
 fn effect(column: &Column, sample: &Value, path: &[&str], value: &Value) -> Effect {
     match column.source {
         Source::Path(source) => effect_on_path(source, column.kind, path, value),
-        // All samples have the first, so that only it counts; without it the second stands in.
+        // All samples have the first path, so only that counts; without it the second one is used.
         Source::Either(first, _) if !value.is_null() => effect_on_path(first, column.kind, path, value),
         Source::Either(..) => None,
         Source::Chosen { list, id_of, .. } => match path {
             [key] if *key == id_of => Some((Value::Null, !value.is_null() && !value.is_string())),
-            // Nobody looks into a list that nothing is chosen from.
+            // A list is not read if no element of it is chosen.
             [key] if *key == list && sample[id_of].is_null() => Some((Value::Null, false)),
             [key] if *key == list => Some((Value::Null, !value.is_null() && !value.is_array())),
             _ => None,
@@ -71,7 +71,7 @@ fn effect(column: &Column, sample: &Value, path: &[&str], value: &Value) -> Effe
     }
 }
 
-/// The paths in `data` that the column is read from, and those on the way to them.
+/// Returns the paths in `data` that the column is read from, and their prefixes.
 fn paths(column: &Column) -> Vec<Vec<&'static str>> {
     let prefixes = |path: &'static [&'static str]| (1..=path.len()).map(|length| path[..length].to_vec());
     match column.source {
@@ -81,7 +81,7 @@ fn paths(column: &Column) -> Vec<Vec<&'static str>> {
     }
 }
 
-/// All cases of one table.
+/// Returns all cases of one table.
 pub(super) fn of(resource: &'static Resource) -> Vec<Case> {
     let mut all: Vec<Vec<&str>> = resource.columns.iter().flat_map(paths).collect();
     all.extend([vec!["created_at"], vec!["updated_at"]]);
@@ -124,7 +124,7 @@ fn ids(resource: &'static Resource) -> impl Iterator<Item = Case> {
     })
 }
 
-/// The fields around `data`, and `data` itself.
+/// Cases of the fields around `data`, and of `data` itself.
 pub(super) fn of_the_envelope() -> impl Iterator<Item = Case> {
     let fields = ["type", "timestamp", "data", "instance_id", "object", "event_attributes"];
     let each = fields.into_iter().flat_map(|field| replacements().map(|value| (field, value)));

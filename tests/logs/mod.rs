@@ -20,11 +20,11 @@ use serde_json::Value;
 use crate::crashes::BINARY;
 use crate::raw_http::{exchange, signed, status};
 
-/// Texts of the fixtures that a log may hold for a reason of its own.
+/// Texts of the fixtures that a log may contain, each with its reason.
 const REVIEWED: [(&str, &str); 2] =
     [("active", "types of events: subscription.active"), ("text", "hyper logs its headers: text/plain")];
 
-/// The bodies of every fixture, and every hostile one.
+/// Returns the bodies of every fixture, and every hostile one.
 fn bodies() -> Vec<Bytes> {
     let fixtures = crate::fixtures::fixtures().into_iter().map(|(_, json)| Bytes::from(json));
     fixtures.chain(crate::hostile::bodies()).collect()
@@ -34,7 +34,7 @@ fn id(number: usize) -> String {
     format!("msg_log{number}")
 }
 
-/// Delivers them all and waits until each is settled.
+/// Delivers all bodies and waits until each is settled.
 async fn deliver(home: &Home, bodies: &[Bytes]) {
     let secrets = SigningSecrets::parse(SECRET).expect("a secret");
     let mut connection = Connection::connect(home.listen, REQUEST_TIMEOUT).await.expect("a connection");
@@ -49,7 +49,7 @@ async fn deliver(home: &Home, bodies: &[Bytes]) {
     until("all are settled", || async { home.metric("rollbook_queue_depth").await == Some(0.0) }).await;
 }
 
-/// Runs all of it with everything logged, and looks into the log.
+/// Delivers all bodies at the most detailed log level, and searches the log.
 async fn nothing_personal_is_logged(home: Home, bodies: &[Bytes]) -> String {
     let home = home
         .with("ROLLBOOK_LOG", "trace")
@@ -60,7 +60,7 @@ async fn nothing_personal_is_logged(home: Home, bodies: &[Bytes]) -> String {
     rollbook.signal("TERM");
     assert!(rollbook.exit().await.success());
     let log = home.log();
-    // What is looked for could be found: each delivery is in the log by its id.
+    // Control: the search can find texts, since each delivery is in the log by its id.
     for number in 0..bodies.len() {
         assert!(log.contains(&id(number)), "{} is not in the log", id(number));
     }
@@ -169,7 +169,7 @@ async fn a_wrong_secret_is_one_line_of_the_log_however_many_deliveries_it_refuse
 }
 
 #[tokio::test]
-async fn a_delivery_that_came_in_a_trace_names_it_from_the_door_to_the_dead_letters() {
+async fn a_delivery_with_a_trace_is_logged_with_it_from_the_receiver_to_the_dead_letters() {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     let filter = "warn,rollbook_receiver=debug,rollbook_worker=debug";
     let home = Home::new(BINARY).with("ROLLBOOK_LOG", filter).with("ROLLBOOK_LOG_FORMAT", "json");
@@ -202,7 +202,7 @@ async fn a_delivery_that_came_in_a_trace_names_it_from_the_door_to_the_dead_lett
         .filter(|fields| fields["svix_id"].is_string())
         .map(|fields| {
             let text = |name: &str| fields[name].as_str().unwrap_or_default().to_owned();
-            // A trace that is not there is no field at all, not an empty one.
+            // Without a trace there is no field, not an empty one.
             (
                 text("svix_id"),
                 text("message"),
@@ -227,7 +227,7 @@ async fn a_delivery_that_came_in_a_trace_names_it_from_the_door_to_the_dead_lett
 }
 
 #[tokio::test]
-async fn nothing_that_an_event_or_a_stranger_says_steers_a_terminal_or_begins_a_line() {
+async fn no_text_of_an_event_or_a_stranger_controls_a_terminal_or_begins_a_line() {
     let evil = r"\u001b[31mred\u009b\r\nINFO rollbook: all is well\u202e";
     for format in ["json", "pretty"] {
         let home = Home::new(BINARY).with("ROLLBOOK_LOG", "trace").with("ROLLBOOK_LOG_FORMAT", format);

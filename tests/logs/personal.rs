@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// Shorter texts are found everywhere.
+/// Minimum length of searched texts: shorter ones occur everywhere.
 const LENGTH_MIN: usize = 4;
 /// Length of a beginning that no log may hold of a longer text.
 const BEGINNING: usize = 32;
@@ -28,7 +28,7 @@ const PLAIN_KEYS: [&str; 14] = [
     "verification",
 ];
 
-/// Every text of these bodies that a log must not hold.
+/// Returns every text of these bodies that a log must not contain.
 pub(super) fn texts<'a>(bodies: impl Iterator<Item = &'a [u8]>) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for body in bodies {
@@ -58,16 +58,16 @@ fn collect(value: &Value, in_metadata: bool, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Clerk's and Svix's ids have 27 random characters behind what they are of.
+/// Returns whether a text is an id of Clerk's or Svix's: a prefix and 27 random characters.
 fn is_id(text: &str) -> bool {
     let (of, random) = text.rsplit_once('_').unwrap_or_default();
     !of.is_empty() && random.len() == 27 && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// Whether the log holds the text, as it is or escaped; of a long one the beginning is enough.
+/// Returns whether the log contains the text, plain or escaped, or the beginning of a long one.
 pub(super) fn is_in(log: &str, text: &str) -> bool {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Moments are full of digits.
+        // Times contain many digits.
         return log.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == text);
     }
     let beginning: String = text.chars().take(BEGINNING).collect();

@@ -1,18 +1,18 @@
-//! The rules: they ask for metrics that there are, and each alert leads to its entry in the runbook.
+//! Rules of Prometheus: they use existing metrics, and each alert links to its entry in the runbook.
 
 use std::collections::BTreeSet;
 
 use super::{listed_series, names_in, read, rules};
 use crate::architecture;
 
-/// The chapter of the runbook about alerts.
+/// Returns the chapter of the runbook about alerts.
 fn chapter() -> String {
     let runbook = read("RUNBOOK.md");
     let (_, chapter) = runbook.split_once("\n## Alerts\n").expect("a chapter about alerts");
     chapter.split("\n## ").next().expect("the chapter").to_owned()
 }
 
-/// The values of a key in the rules, one for each line that has it.
+/// Returns the values of a key in the rules, one for each line with it.
 fn values(key: &str) -> Vec<String> {
     let text: Vec<String> =
         rules().iter().map(|file| std::fs::read_to_string(file).expect("rules")).collect();
@@ -62,10 +62,11 @@ fn every_entry_says_what_it_means_how_to_check_how_to_fix_it_and_whom_to_call() 
     }
 }
 
-/// Patterns of `grep` in the alerts' entries that look for something else than a text of ours.
+/// Patterns of `grep` in the alerts' entries that do not search for a text of Rollbook's.
 const OTHER_PATTERNS: [&str; 3] = ["WARN", "ERROR", "panicked"];
 
-/// Returns what the chapter says that Rollbook logs or answers: quoted texts, and what its commands look for in a log.
+/// Returns the texts of Rollbook's log and answers in the chapter: quoted ones, and those that its commands
+/// search for.
 fn quoted_texts(chapter: &str) -> BTreeSet<String> {
     let mut texts = BTreeSet::new();
     for (number, part) in chapter.split("```").enumerate() {
@@ -103,7 +104,7 @@ fn every_text_that_an_entry_quotes_or_looks_for_in_a_log_is_one_that_the_code_wr
     assert_eq!(unknown, Vec::<&String>::new(), "the runbook quotes texts that no source contains");
 }
 
-/// Returns a line without its comment, joined with the next one where a text continues there.
+/// Returns a line without its comment, joined with the next one if a text continues there.
 fn code(line: &str) -> String {
     let line = line.trim_start();
     match line.strip_suffix('\\') {

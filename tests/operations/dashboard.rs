@@ -1,5 +1,4 @@
-//! The dashboard: it answers four questions in their order, by expressions that Prometheus can read and
-//! metrics that there are.
+//! Dashboard: it answers four questions in their order, with valid expressions and existing metrics.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +21,7 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 
-/// Every expression, with Grafana's variables replaced as Grafana does.
+/// Returns every expression, with variables replaced as Grafana does.
 fn expressions() -> Vec<String> {
     let panels = panels();
     let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().cloned().unwrap_or_default());

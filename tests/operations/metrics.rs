@@ -1,5 +1,5 @@
-//! `/metrics` of the real binary: it is what ops/METRICS.md says, whole from birth, and nobody outside
-//! can make it grow.
+//! `/metrics` of the real binary: the metrics of ops/METRICS.md, complete from the start, and no client can
+//! make the list grow.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +44,7 @@ fn rendered(text: &str) -> Vec<Metric> {
     metrics
 }
 
-/// Every series: name and labels, without its value.
+/// Returns every series: name and labels, without its value.
 fn series(text: &str) -> BTreeMap<String, f64> {
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     let samples = samples.filter_map(|line| line.rsplit_once(' '));
@@ -55,7 +55,7 @@ async fn metrics(home: &Home) -> String {
     home.ops_get("/metrics").await.expect("an answer").body
 }
 
-/// Shown once a delivery has shown it.
+/// Metric that is shown after the first delivery.
 const CLOCK_SKEW: &str = "rollbook_clock_skew_seconds";
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn the_list_of_metrics_is_what_the_binary_renders() {
     let _rollbook = home.start_ready(&["serve"]).await;
     let text = metrics(&home).await;
     let (mut listed, mut rendered) = (listed(&read("METRICS.md")), rendered(&text));
-    // These are missing as long as nobody knows them: `refusing.rs` and the receiver's tests see them.
+    // These are missing while they are unknown: `refusing.rs` and the receiver's tests check them.
     listed.retain(|metric| metric.name != CLOCK_SKEW && !metric.name.starts_with("rollbook_queue_memory_"));
     listed.sort_unstable();
     rendered.sort_unstable();

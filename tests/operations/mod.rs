@@ -1,5 +1,5 @@
 //! Material for operators: the list of metrics, the rules, the dashboard, the pages. Each is compared
-//! with the others and with what the real binary shows.
+//! with the others and with the output of the real binary.
 
 mod alerts;
 mod dashboard;
@@ -24,7 +24,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(ops().join(path)).unwrap_or_else(|error| panic!("ops/{path}: {error}"))
 }
 
-/// Runs promtool with this on its standard input, and fails with its words if it complains.
+/// Runs promtool with this standard input, and fails with its output if it reports an error.
 fn promtool(arguments: &[&str], input: &str) {
     let mut child = Command::new("promtool")
         .args(arguments)
@@ -43,11 +43,11 @@ fn promtool(arguments: &[&str], input: &str) {
     );
 }
 
-/// Has promtool read expressions: as rules, since it reads no bare one.
+/// Checks expressions with promtool, as rules, because it does not read plain expressions.
 fn assert_readable(expressions: &[String]) {
     let mut rules = "groups:\n  - name: expressions\n    rules:\n".to_owned();
     for (number, expression) in expressions.iter().enumerate() {
-        // A string of JSON is one of YAML.
+        // A JSON string is also a YAML string.
         let expression = serde_json::Value::from(&**expression);
         _ = writeln!(rules, "      - record: expression_{number}\n        expr: {expression}");
     }
@@ -57,7 +57,7 @@ fn assert_readable(expressions: &[String]) {
     promtool(&["check", "rules", file.to_str().expect("UTF-8")], "");
 }
 
-/// The files of rules.
+/// Returns the files of rules.
 fn rules() -> Vec<PathBuf> {
     let folder = std::fs::read_dir(ops().join("prometheus/rules")).expect("the rules").flatten();
     let mut files: Vec<PathBuf> = folder.map(|entry| entry.path()).collect();
@@ -65,7 +65,7 @@ fn rules() -> Vec<PathBuf> {
     files
 }
 
-/// The names of ours in a text: of metrics (`rollbook_…`) and of what is recorded (`rollbook:…`).
+/// Returns the names of metrics (`rollbook_…`) and of recorded series (`rollbook:…`) in a text.
 fn names_in(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
     words.filter(|word| word.starts_with("rollbook_") || word.starts_with("rollbook:")).collect()

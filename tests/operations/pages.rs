@@ -1,5 +1,5 @@
-//! The pages: the binary reads their commands, and what they name is there: metrics, settings, files,
-//! chapters.
+//! Pages: the binary accepts their commands, and the metrics, settings, files and chapters that they name
+//! exist.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use rollbook_testkit::process::Home;
 use super::{assert_readable, listed_series, names_in, ops, read};
 use crate::crashes::BINARY;
 
-/// From the folder `ops`.
+/// Pages, by their path from the folder `ops`.
 const PAGES: [&str; 12] = [
     "../README.md",
     "../crates/README.md",
@@ -26,7 +26,7 @@ const PAGES: [&str; 12] = [
 
 #[test]
 fn the_time_for_which_svix_retries_is_the_same_text_everywhere() {
-    // Its pauses are 5 s, 5 min, 30 min, 2 h, 5 h, 10 h and 10 h: 27 h 35 min 5 s.
+    // Svix's pauses are 5 s, 5 min, 30 min, 2 h, 5 h, 10 h and 10 h: 27 h 35 min 5 s.
     let texts = PAGES.iter().chain(&["prometheus/rules/alerts.yml"]).map(|page| (page, read(page)));
     for (page, text) in texts {
         for (at, _) in text.match_indices("27 h").chain(text.match_indices("28 h")) {
@@ -36,7 +36,7 @@ fn the_time_for_which_svix_retries_is_the_same_text_everywhere() {
     }
 }
 
-/// The fenced blocks of a page, each with its language in its first line, and the text between them.
+/// Returns the fenced blocks of a page, each with its language in its first line, and the text between them.
 fn fenced_and_text(page: &str) -> (Vec<&str>, Vec<&str>) {
     let (mut fenced, mut text) = (Vec::new(), Vec::new());
     for (number, part) in page.split("\n```").enumerate() {
@@ -50,7 +50,7 @@ fn code_in<'a>(text: &[&'a str]) -> impl Iterator<Item = &'a str> {
     text.iter().flat_map(|part| part.split('`').skip(1).step_by(2))
 }
 
-/// The words after `rollbook`, where that is what a piece of shell runs.
+/// Returns the words after `rollbook` if a piece of shell runs it.
 fn arguments(piece: &str) -> Option<Vec<&str>> {
     let piece = piece.trim().trim_start_matches("do ");
     let mut words = piece.split_whitespace().skip_while(|word| word.contains('='));
@@ -69,7 +69,7 @@ fn arguments(piece: &str) -> Option<Vec<&str>> {
     Some(arguments)
 }
 
-/// The arguments of each `rollbook …` of a page, in its blocks of shell and in its text.
+/// Returns the arguments of each `rollbook …` of a page, in its blocks of shell and in its text.
 fn commands(page: &str) -> Vec<Vec<&str>> {
     let (fenced, text) = fenced_and_text(page);
     let shell = fenced.iter().filter_map(|block| block.strip_prefix("sh\n"));
@@ -78,19 +78,19 @@ fn commands(page: &str) -> Vec<Vec<&str>> {
     in_blocks.chain(in_text).filter_map(arguments).collect()
 }
 
-/// The words of a text that could be names of files or of settings.
+/// Returns the words of a text that could be names of files or of settings.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     let parts = text.split(|c: char| !(c.is_ascii_alphanumeric() || "_-./".contains(c)));
     parts.map(|word| word.trim_end_matches(['.', '/']))
 }
 
-/// The fragment that leads to a heading.
+/// Returns the fragment that links to a heading.
 fn fragment(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
     kept.collect::<String>().trim().to_lowercase().replace(' ', "-")
 }
 
-/// Says whether a page has a heading that this fragment leads to.
+/// Returns whether a page has a heading for this fragment.
 fn has_heading(page: &Path, wanted: &str) -> bool {
     let page = std::fs::read_to_string(page).expect("a page");
     let headings = page.lines().filter(|line| line.starts_with('#'));
@@ -106,7 +106,7 @@ fn every_command_of_the_pages_is_one_that_the_binary_reads() {
         let least = if page.ends_with("RUNBOOK.md") || page.ends_with("PRODUCTION.md") { 15 } else { 0 };
         assert!(commands.len() >= least, "{page}: {commands:?}");
         for mut arguments in commands {
-            // With this at their end the words are read, and nothing is done.
+            // With this last argument the words are parsed, and nothing is done.
             arguments.push("--help");
             let output = home.command(&arguments).output().expect("the binary starts");
             let complaint = String::from_utf8_lossy(&output.stderr);

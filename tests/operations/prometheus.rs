@@ -1,4 +1,4 @@
-//! A real Prometheus scrapes the real binary and judges it by the rules as they stand.
+//! A real Prometheus scrapes the real binary and evaluates the unchanged rules.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::{promtool, rules};
 use crate::crashes::BINARY;
 use crate::raw_http::{exchange, signed, status};
 
-/// The alerts that fire, by name.
+/// Returns the firing alerts, by name.
 pub(super) async fn firing(prometheus: &PrometheusServer) -> BTreeSet<String> {
     let answer = prometheus.api("/alerts").await.unwrap_or_default();
     let alerts = answer["alerts"].as_array().cloned().unwrap_or_default();
@@ -18,7 +18,7 @@ pub(super) async fn firing(prometheus: &PrometheusServer) -> BTreeSet<String> {
     firing.filter_map(|alert| alert["labels"]["alertname"].as_str()).map(str::to_owned).collect()
 }
 
-/// Every rule, once all were evaluated after the first scrape.
+/// Returns every rule, once all were evaluated after the first scrape.
 async fn evaluated(prometheus: &PrometheusServer) -> Vec<Value> {
     let answer = prometheus.api("/rules").await.unwrap_or_default();
     let groups = answer["groups"].as_array().cloned().unwrap_or_default();

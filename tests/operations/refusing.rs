@@ -1,4 +1,4 @@
-//! Servers that answer every question and take no write: from the real server through the metrics to the alert.
+//! Servers that answer reads and refuse writes: from the real server through the metrics to the alert.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::postgres::PostgresServer;
@@ -24,7 +24,7 @@ async fn says(home: &Home, text: &str) -> bool {
     home.ops_get("/readyz").await.is_some_and(|answer| answer.body.contains(text))
 }
 
-/// The alert fires while the store refuses batches, and ends with the first one that is applied.
+/// Asserts that the alert fires while the store refuses batches, and ends with the first one that is applied.
 async fn alarms_while_the_store_refuses(refuse: &str, end: &str, reason: &str) {
     let postgres = PostgresServer::start_with(&[("fsync", "off")]).await;
     postgres.create_database("app").await;
@@ -79,7 +79,7 @@ async fn a_row_level_policy_that_a_ping_does_not_meet_fires_the_alert_of_the_sto
     .await;
 }
 
-/// The alert fires while Redis refuses writes, and ends when it takes them.
+/// Asserts that the alert fires while Redis refuses writes, and ends when Redis accepts them.
 async fn alarms_while_redis_refuses(face: &str, refuse: &[&str], end: &[&str], reason: &str) {
     let redis = RedisServer::start().await;
     let home = Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url());

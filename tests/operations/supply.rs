@@ -1,7 +1,7 @@
-//! Supply chain of the binary and the images: licences, sources and bans as deny.toml says them, notices,
+//! Supply chain of the binary and the images: licences, sources and bans of deny.toml, notices,
 //! digests.
 //!
-//! cargo-deny itself need not be installed: cargo's own metadata says as much, offline.
+//! cargo-deny need not be installed: cargo's own metadata has the same facts, offline.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// A text of a file from the root.
+/// Returns the text of a file, by its path from the root.
 fn read(name: &str) -> String {
     std::fs::read_to_string(format!("{ROOT}/{name}")).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
@@ -21,7 +21,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(ran.stdout).expect("text")
 }
 
-/// The crates of others that are in the binary: name, version, licence.
+/// Returns the third-party crates in the binary: name, version, licence.
 fn crates() -> Vec<(String, String, String)> {
     let format = ["--format", "{p}|{l}"];
     let which =
@@ -50,8 +50,8 @@ fn deny() -> toml::Table {
     read("deny.toml").parse().expect("deny.toml is TOML")
 }
 
-/// Whether an SPDX expression without nested brackets is allowed: of each part that AND joins, one that OR
-/// joins.
+/// Returns whether an SPDX expression without nested brackets is allowed: for each part that AND joins, one
+/// of those that OR joins.
 fn is_allowed(licence: &str, allowed: &[&str]) -> bool {
     let plain = licence.replace('/', " OR ").replace(['(', ')'], "");
     plain.split(" AND ").all(|part| part.split(" OR ").any(|name| allowed.contains(&name.trim())))

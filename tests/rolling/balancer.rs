@@ -1,6 +1,6 @@
-//! A client behind something like a Service: half of it keeps its connections, the other half makes one for
-//! each delivery, and new ones go only to receivers that were ready when last asked. It tries nothing twice:
-//! every answer other than 2xx, and every missing one, is reported.
+//! A client behind a load balancer like a Kubernetes Service: half of the senders keep their connections, the
+//! other half makes one for each delivery, and new connections go only to receivers that were ready at the
+//! last check. No request is repeated: every answer other than 2xx, and every missing one, is reported.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use rollbook_testkit::process::{SECRET, until};
 use tokio::time::Instant;
 
 const CONNECTIONS: usize = 16;
-/// The time between the beginnings of two deliveries, while there is no hurry.
+/// Time between the starts of two deliveries at the normal rate.
 const EVERY: Duration = Duration::from_millis(2);
 /// Number of deliveries in "some more".
 const SOME: usize = 150;
@@ -43,7 +43,8 @@ struct Receiver {
 }
 
 impl<'a> Load<'a> {
-    /// A history, shuffled, every fourth delivery twice, for receivers at these public and private addresses.
+    /// Returns a shuffled history with every fourth delivery twice, for receivers at these public and private
+    /// addresses.
     pub(super) fn new(
         history: &'a History,
         receivers: impl Iterator<Item = (SocketAddr, SocketAddr)>,
@@ -77,7 +78,7 @@ impl<'a> Load<'a> {
         self.hurry.store(true, Ordering::Relaxed);
     }
 
-    /// Sends all of it once. What went wrong.
+    /// Sends every delivery once. Returns the failures.
     pub(super) async fn send(&self) -> Vec<String> {
         let started = Instant::now();
         join_all((0..CONNECTIONS).map(|line| self.line(started, line % 2 == 0))).await.concat()
@@ -120,7 +121,7 @@ impl<'a> Load<'a> {
         Connection::connect(receiver.listen, ANSWER_TIMEOUT).await.map_err(|error| error.to_string())
     }
 
-    /// Asks each receiver again and again whether it is ready. Never returns.
+    /// Checks the readiness of each receiver repeatedly. Never returns.
     pub(super) async fn watch(&self) {
         loop {
             for receiver in &self.receivers {

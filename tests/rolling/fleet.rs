@@ -1,4 +1,4 @@
-//! Two receivers, two workers, Redis, Postgres.
+//! A fleet of two receivers, two workers, Redis and Postgres.
 
 use rollbook_testkit::process::{Home, Process, until};
 use rollbook_testkit::servers::postgres::PostgresServer;
@@ -10,7 +10,7 @@ use crate::crashes::BINARY;
 
 pub(super) const DATABASE: &str = "app";
 
-/// Several times what the balancer needs to learn of it.
+/// Stop delay: several times as long as the balancer needs to notice.
 const STOP_DELAY: &str = "700ms";
 const LANES: u64 = 3;
 
@@ -21,7 +21,7 @@ pub(super) struct Fleet {
     pub(super) workers: Vec<Member>,
 }
 
-/// A process and where it lives.
+/// A process and its home.
 pub(super) struct Member {
     face: &'static str,
     pub(super) home: Home,
@@ -51,7 +51,7 @@ impl Fleet {
         Self { redis, postgres, receivers, workers }
     }
 
-    /// Messages that are not done, by Redis's own count: dead letters too.
+    /// Returns the number of messages in Redis, dead letters included.
     pub(super) fn messages(&self) -> u64 {
         self.count(&["hlen", "{rollbook:0}:messages"])
     }
@@ -116,7 +116,7 @@ impl Member {
         assert!(ended.success(), "{}: {ended}: {}", self.face, self.home.log());
     }
 
-    /// Stops it, and starts another in its place.
+    /// Stops a process, and starts another in its place.
     pub(super) async fn replace(&mut self, round: usize) {
         self.stop().await;
         self.start_again(round).await;

@@ -1,4 +1,4 @@
-//! The oracle.
+//! Audit of a run.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ pub(crate) struct Audit {
     pub(crate) lost: usize,
     /// In the ledger or among the dead letters, and never sent.
     pub(crate) unexpected: usize,
-    /// Waiting when all was quiet, and whatever a finished queue must not hold.
+    /// Messages that still wait at the end, and other remains that a finished queue must not hold.
     pub(crate) stuck: u64,
     /// Dead letters.
     pub(crate) dead: usize,
@@ -21,14 +21,14 @@ pub(crate) struct Audit {
     pub(crate) dead_is_poison: bool,
     /// Whether the rows equal the truth.
     pub(crate) rows_equal: bool,
-    /// Deliveries in the ledger, and the most attempts that one of them took.
+    /// Number of deliveries in the ledger, and the most attempts of one.
     pub(crate) applied: usize,
     pub(crate) attempts_max: u32,
     /// Number of messages that took more than one attempt.
     pub(crate) again: usize,
 }
 
-/// The dead letters in Redis.
+/// Returns the dead letters in Redis.
 pub(crate) fn dead_letters(fleet: &Fleet) -> BTreeSet<String> {
     let dead = fleet.redis.cli(&["hkeys", "{rollbook:0}:failures"]);
     dead.lines().filter(|id| !id.is_empty()).map(str::to_owned).collect()

@@ -52,11 +52,11 @@ pub(crate) async fn outages(fleet: &mut Fleet, until: Instant, random: &mut Rng)
     done
 }
 
-/// Anything, anywhere, and a paused worker wakes up when its leases are long gone.
+/// Causes random faults; a paused worker continues long after its leases have expired.
 pub(crate) async fn everything(fleet: &mut Fleet, until: Instant, random: &mut Rng) -> Done {
     let mut done = Done::default();
     let mut paused: Option<(usize, Instant)> = None;
-    // In turn at first, so that a short run has seen all of them too.
+    // In turn at first, so that a short run includes all of them.
     for turn in 0.. {
         sleep(soon(random, 200..900)).await;
         if let Some((worker, _)) = paused.take_if(|(_, wakes_at)| *wakes_at <= Instant::now()) {
@@ -105,7 +105,7 @@ pub(crate) async fn everything(fleet: &mut Fleet, until: Instant, random: &mut R
     done
 }
 
-/// Everything dies at once and starts again in any order: servers, receivers and workers.
+/// Kills everything at once and restarts it in random order: servers, receivers and workers.
 pub(crate) async fn all_at_once(fleet: &mut Fleet, until: Instant, random: &mut Rng) -> Done {
     let mut done = Done::default();
     while Instant::now() < until {
@@ -130,7 +130,7 @@ pub(crate) async fn all_at_once(fleet: &mut Fleet, until: Instant, random: &mut 
     done
 }
 
-/// Redis dies, and nothing else: workers are paused, so that what it acknowledged is still with it.
+/// Kills only Redis, while workers are paused, so that the acknowledged deliveries are still in Redis.
 pub(crate) async fn crashes_of_redis(fleet: &mut Fleet, until: Instant, random: &mut Rng) -> Done {
     let mut done = Done::default();
     while Instant::now() < until {

@@ -1,6 +1,6 @@
 //! Endurance: a steady load, one user in a hundred refused by a trigger half of the time, one delivery in a
-//! thousand poison, and nothing that dies. After each round, once nothing waits, everything that could grow
-//! is measured. What grows from the first sample to the last beyond its limit fails the run.
+//! thousand poison, and no kills. After each round, once nothing waits, everything that could grow is
+//! measured. A number that grows beyond its limit from the first sample to the last fails the run.
 //!
 //! The quick form, with controls that leak on purpose, is `tests/faults/growth.rs`.
 
@@ -35,7 +35,7 @@ const REFUSALS: &str = "CREATE FUNCTION clerk.refuse() RETURNS trigger LANGUAGE 
 const PER_ROW: &str = "SELECT round(sum(pg_total_relation_size(relid)) / greatest(1, sum(n_live_tup)), 1), \
      round(sum(n_dead_tup) / greatest(1, sum(n_live_tup)), 3) FROM pg_stat_user_tables WHERE schemaname = 'clerk'";
 
-/// Runs for so long and prints the table. Whether all is as it must be.
+/// Runs for this duration and prints the table. Returns whether nothing grew and nothing was lost.
 pub(crate) async fn run(run_for: Duration, seed: u64) -> bool {
     let mut fleet = Fleet::start(None).await;
     fleet.postgres.psql(DATABASE, REFUSALS).await;
@@ -62,7 +62,7 @@ pub(crate) async fn run(run_for: Duration, seed: u64) -> bool {
         if round >= WARM_UP {
             sample(&fleet, &mut growth).await;
         }
-        // At least three samples, or there is no line to fit.
+        // At least three samples: a line is fitted to them.
         if Instant::now() >= until && round >= WARM_UP + 2 {
             break;
         }
@@ -75,7 +75,7 @@ pub(crate) async fn run(run_for: Duration, seed: u64) -> bool {
     passed
 }
 
-/// Settlements that were another try.
+/// Returns the number of settlements that were retries.
 async fn retried(fleet: &Fleet) -> f64 {
     let mut sum = 0.0;
     for worker in &fleet.workers {
@@ -85,7 +85,7 @@ async fn retried(fleet: &Fleet) -> f64 {
     sum
 }
 
-/// Poison is judged; it would grow by design.
+/// Removes the dead letters of poison, which would grow by design.
 fn discard(member: &Member) {
     let done = member.home.command(&["dead-letters", "discard", "--all"]).output().expect("it runs");
     assert!(done.status.success(), "{done:?}");

@@ -1,4 +1,4 @@
-//! One run: a load, something that goes wrong, an audit.
+//! One run: a load, faults, an audit.
 
 use std::fmt;
 use std::fs::Permissions;
@@ -69,7 +69,7 @@ impl Experiment {
     }
 }
 
-/// A library that makes every flush take seconds: an everyday disk at a bad moment.
+/// A library that makes every flush take seconds, like a slow disk.
 fn slow_flush(folder: &Path) -> PathBuf {
     const SOURCE: &str = "#include <unistd.h>\n\
         #include <sys/syscall.h>\n\

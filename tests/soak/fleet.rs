@@ -1,4 +1,4 @@
-//! Receivers, workers, Redis and Postgres.
+//! A fleet of receivers, workers, Redis and Postgres.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::BINARY;
 pub(crate) const DATABASE: &str = "app";
 const RECEIVERS: usize = 2;
 const WORKERS: usize = 4;
-/// The shortest there may be, in seconds: what a killed worker held comes back after it.
+/// Minimum duration of a lease, in seconds: messages of a killed worker are due again after it.
 pub(crate) const LEASE_SECONDS: u64 = 5;
 
 pub(crate) struct Fleet {
@@ -22,14 +22,14 @@ pub(crate) struct Fleet {
     pub(crate) workers: Vec<Member>,
 }
 
-/// A process and where it lives.
+/// A process and its home.
 pub(crate) struct Member {
     pub(crate) home: Home,
     pub(crate) process: Process,
 }
 
 impl Fleet {
-    /// Starts all. With a library, Redis flushes once a second through it: what a control needs.
+    /// Starts all processes. With a library, Redis flushes once a second through it, as the control needs.
     pub(crate) async fn start(slow_flush: Option<PathBuf>) -> Self {
         let (redis, durability) = match slow_flush {
             None => (RedisServer::start().await, "strict"),
@@ -65,7 +65,7 @@ impl Fleet {
         [self.receivers[0].home.listen, self.receivers[1].home.listen]
     }
 
-    /// Messages that are neither done nor dead, by Redis's own count.
+    /// Returns the number of messages in Redis that are neither done nor dead.
     pub(crate) fn waiting(&self) -> u64 {
         let count = |command: &[&str]| self.redis.cli(command).parse::<u64>().unwrap_or(u64::MAX);
         count(&["hlen", "{rollbook:0}:messages"]).saturating_sub(count(&["zcard", "{rollbook:0}:dead"]))
@@ -75,7 +75,7 @@ impl Fleet {
         until("the queue is empty", || std::future::ready(self.waiting() == 0)).await;
     }
 
-    /// Ends all members as a person would. Whether each ended in order.
+    /// Stops all processes with SIGTERM. Returns whether each ended in order.
     pub(crate) async fn stop(&mut self) -> bool {
         let mut in_order = true;
         for member in self.receivers.iter_mut().chain(&mut self.workers) {
@@ -97,17 +97,17 @@ impl Member {
         Self { home, process }
     }
 
-    /// `kill -9`, and nothing in its place.
+    /// Kills the process (`kill -9`) without a replacement.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Starts another one, which may find nobody there.
+    /// Starts another process; its servers may be down.
     pub(crate) fn start_again(&mut self, face: &str) {
         self.process = self.home.start(&[face]);
     }
 
-    /// `kill -9`, and at once another in its place, which may find nobody there.
+    /// Kills the process (`kill -9`) and starts another at once; its servers may be down.
     pub(crate) fn replace(&mut self, face: &str) {
         self.kill();
         self.start_again(face);

@@ -51,8 +51,8 @@ impl Load {
         Self { rate, events: history.events.clone(), history, order }
     }
 
-    /// Sends every other delivery to the one and the rest to the other, each until it is acknowledged:
-    /// a duplicate may come to either.
+    /// Sends deliveries to the two receivers in turn, each until it is acknowledged. A duplicate may reach
+    /// either receiver.
     pub(crate) async fn send(&self, receivers: [SocketAddr; 2]) -> Sent<'_> {
         let half = |first: usize| self.order.iter().skip(first).step_by(2).copied().collect::<Vec<_>>();
         let (one, other) = (half(0), half(1));
@@ -85,13 +85,13 @@ impl Load {
         deliver(&endpoint, &self.events, order, Arc::new(WallClock), &settings, Arc::new(|_| {})).await
     }
 
-    /// The ids of the poison.
+    /// Returns the ids of the poison.
     pub(crate) fn poison(&self) -> BTreeSet<&str> {
         self.events.iter().map(|event| event.id.as_str()).filter(|id| id.contains("poison")).collect()
     }
 }
 
-/// Signed, and no event: it must end as a dead letter and take nobody along.
+/// Signed body that is not an event: it must become a dead letter and affect no other message.
 fn poison(number: usize, at: rollbook_core::time::Timestamp) -> Event {
     let bodies: [&[u8]; 4] = [b"not json", b"{\"type\":\"user.updated\"", b"[]", b"\xff\xfe"];
     Event {
@@ -106,8 +106,8 @@ fn poison(number: usize, at: rollbook_core::time::Timestamp) -> Event {
 pub(crate) struct Sent<'a> {
     pub(crate) acknowledged: BTreeSet<&'a str>,
     pub(crate) all: BTreeSet<&'a str>,
-    /// Requests that had to be made again.
+    /// Number of repeated requests.
     pub(crate) retries: u64,
-    /// Deliveries that were never acknowledged.
+    /// Number of deliveries that were never acknowledged.
     pub(crate) failed: usize,
 }

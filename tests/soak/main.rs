@@ -1,17 +1,17 @@
-//! `ops/soak`: the real binary as a fleet, 2 receivers and 4 workers on Redis and Postgres, with everything
-//! that can die dying, while a sender that retries delivers shuffled duplicates.
+//! `ops/soak`: the real binary as a fleet, 2 receivers and 4 workers on Redis and Postgres. Processes and
+//! servers are killed while a sender with retries delivers shuffled duplicates.
 //!
-//! * `outage`: Postgres is killed again and again. No message may pay for it with an attempt.
+//! * `outage`: Postgres is killed again and again. No attempt may be counted for it.
 //! * `everything`: workers, receivers, Redis and Postgres are killed (`kill -9`), workers are paused for
 //!   longer than a lease and wake up.
-//! * `all at once`: everything is killed in the same moment and started again in a random order.
+//! * `all at once`: everything is killed at the same time and restarted in random order.
 //! * `control`: Redis flushes once a second, on a disk with flushes of seconds, and is killed: it
-//!   loses what it acknowledged. The audit must see that, or its zeros mean nothing.
+//!   loses acknowledged deliveries. The audit must detect that, otherwise its zeros mean nothing.
 //!
-//! With `--endurance` there is one experiment instead, in which nothing dies: see [`endurance`].
+//! With `--endurance` there is one experiment without kills instead: see [`endurance`].
 //!
-//! Each ends in Jepsen's figures for queues: lost (acknowledged and nowhere), unexpected (applied and
-//! never sent), stuck (waiting when all is quiet); and in whether the rows equal the truth.
+//! Each experiment reports Jepsen's figures for queues: lost (acknowledged and nowhere), unexpected (applied
+//! and never sent), stuck (still waiting at the end); and whether the rows equal the truth.
 
 mod audit;
 mod chaos;
@@ -32,7 +32,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_rollbook");
 
 /// Duration of the load of each experiment, in CI.
 const QUICK: Duration = Duration::from_secs(12);
-/// And otherwise, unless it is said.
+/// Default duration outside CI.
 const MINUTES: u64 = 3;
 
 #[tokio::main]

@@ -147,7 +147,9 @@ impl Transport {
             .map_err(|_| (CODE_BROKEN, Failure::refused("the URL of the request is too long".to_owned())))?;
         self.pool.send(message, ANSWER_BYTES_MAX).await.map(Answer).map_err(|error| match error {
             PoolError::Unreachable { .. } => (CODE_UNREACHABLE, Failure::unavailable(error.to_string())),
-            PoolError::Broken { .. } => (CODE_BROKEN, Failure::unavailable(error.to_string())),
+            PoolError::Broken { .. } | PoolError::Truncated { .. } => {
+                (CODE_BROKEN, Failure::unavailable(error.to_string()))
+            }
             PoolError::TooLarge(_) => {
                 (CODE_BROKEN, Failure::unreadable(format!("{error}; use smaller pages")).finally())
             }

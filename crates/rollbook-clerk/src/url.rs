@@ -40,10 +40,16 @@ pub enum ApiUrlError {
     /// The URL has no valid host and port.
     #[error("has no valid host and port")]
     Host,
+    /// The URL contains a secret key. The configuration shows the URL, so the key belongs elsewhere.
+    #[error("contains a secret key: the key belongs in CLERK_SECRET_KEY")]
+    Secret,
     /// The path has characters that must be percent-encoded.
     #[error("has a path with a character that must be percent-encoded")]
     Path,
 }
+
+/// Beginnings of secrets that somebody may paste into a URL.
+const SECRETS: [&str; 3] = ["sk_test_", "sk_live_", "whsec_"];
 
 impl ApiUrl {
     /// Parses a base URL. A slash at the end is removed.
@@ -52,6 +58,9 @@ impl ApiUrl {
     /// [`ApiUrlError`], which does not repeat the text.
     pub fn parse(text: &str) -> Result<Self, ApiUrlError> {
         let text = text.trim();
+        if SECRETS.iter().any(|prefix| text.contains(prefix)) {
+            return Err(ApiUrlError::Secret);
+        }
         let parts = Parts::of(text)?;
         let is_https = match parts.scheme.to_ascii_lowercase().as_str() {
             "https" => true,
@@ -146,6 +155,8 @@ mod tests {
             ("https://h:/v1", ApiUrlError::Host),
             ("https://a b/v1", ApiUrlError::Host),
             ("https://h/v 1", ApiUrlError::Path),
+            ("https://h/sk_live_c2VjcmV0", ApiUrlError::Secret),
+            ("sk_test_c2VjcmV0", ApiUrlError::Secret),
         ] {
             assert_eq!(ApiUrl::parse(text), Err(error), "{text}");
         }

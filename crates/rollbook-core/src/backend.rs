@@ -1,4 +1,4 @@
-//! The port for setting up a queue or a store: what is there, what it lacks, and making or removing it.
+//! Port for the set-up of a queue or a store: its state, its pending steps, and its creation or removal.
 
 use std::sync::Arc;
 
@@ -14,10 +14,9 @@ pub type Stopped = Arc<dyn Fn() -> bool + Send + Sync>;
 pub struct Pending {
     /// The names of the steps, in their order; none where there is a refusal.
     pub names: Vec<&'static str>,
-    /// Why this Rollbook must not use the backend, whatever is applied. Waiting does not help.
+    /// Reason why this Rollbook must not use the backend even after all steps. Waiting does not help.
     pub refusal: Option<String>,
-    /// The names of steps of a newer Rollbook that this one does not know and works with all the same: they
-    /// only add.
+    /// Names of steps of a newer Rollbook that this one works with although it does not know them: they only add.
     pub newer: Vec<String>,
 }
 
@@ -45,7 +44,7 @@ pub trait Backend: Send + Sync {
         Ok(Pending::default())
     }
 
-    /// Applies what is pending, makes what does not exist, and returns the names of the steps. A stop may be
+    /// Applies pending steps, creates what does not exist, and returns the names of the steps. A stop may be
     /// ignored; where it is not, nothing is changed.
     ///
     /// # Errors
@@ -54,7 +53,7 @@ pub trait Backend: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Whether it exists, even if empty. Makes nothing.
+    /// Returns whether it exists, even if empty. Makes nothing.
     ///
     /// # Errors
     /// The backend can't be asked.
@@ -65,8 +64,7 @@ pub trait Backend: Send + Sync {
         None
     }
 
-    /// Rewrites the file, so that the file and its log hold nothing that was removed. `false` where there is
-    /// no file.
+    /// Rewrites the file, so that the file and its log hold nothing that was removed. `false` where there is no file.
     ///
     /// # Errors
     /// The rewrite failed: removed data may still be in the file or its log.

@@ -238,7 +238,7 @@ impl Applied {
     pub const ALL: [Self; 6] =
         [Self::Inserted, Self::Updated, Self::Deleted, Self::Stale, Self::Unchanged, Self::Ignored];
 
-    /// Whether the change writes anything.
+    /// Returns whether the change writes anything.
     pub const fn advances(self) -> bool {
         matches!(self, Self::Inserted | Self::Updated | Self::Deleted)
     }

@@ -10,8 +10,7 @@ use crate::change::{SubjectChange, Version};
 use crate::drift::Drift;
 use crate::merge::{Content, SubjectState};
 
-/// Keys of JSON that the team defines. It is compared as a whole: a key that only one side has is a
-/// difference.
+/// Keys of JSON that the team defines. It is compared as a whole: a key that only one side has is a difference.
 const METADATA: [&str; 3] = ["public_metadata", "private_metadata", "unsafe_metadata"];
 
 /// Verdict of [`judge`].
@@ -61,8 +60,8 @@ fn judge_content(observed: &SubjectChange, known: &Version) -> Verdict {
     }
 }
 
-/// Whether the contents of an object at Clerk and of a row are equal, on the keys that both have and without
-/// the resource's volatile paths. Metadata is compared as a whole.
+/// Returns whether the contents of an object at Clerk and of a row are equal, on the keys that both have and
+/// without the resource's volatile paths. Metadata is compared as a whole.
 pub fn is_same_content(
     resource: &Resource,
     observed: &Map<String, Value>,

@@ -88,8 +88,8 @@ pub struct SubjectState {
 }
 
 impl SubjectState {
-    /// Whether an operator has erased this subject. Its child rows then lose their content too, whenever they
-    /// arrive.
+    /// Returns whether an operator has erased this subject. Its child rows then lose their content too,
+    /// whenever they arrive.
     pub fn is_erased_by_operator(&self) -> bool {
         self.content == Content::Erased && self.floor > 0
     }
@@ -131,8 +131,7 @@ impl SubjectState {
 pub struct MergeResult {
     /// Outcome of each change, in the same order.
     pub outcomes: Vec<Applied>,
-    /// Subjects that advance, in the order of their ids. The fixed order of locks prevents deadlocks between
-    /// batches.
+    /// Subjects that advance, in the order of their ids. The fixed order of locks prevents deadlocks between batches.
     pub winners: Vec<SubjectUpdate>,
 }
 
@@ -141,8 +140,7 @@ pub struct MergeResult {
 pub struct SubjectUpdate {
     /// Position of the last change that had an effect.
     pub last: usize,
-    /// Position of the change that gives the content. `None`: the content stays, or is erased if `state`
-    /// says so.
+    /// Position of the change that gives the content. `None`: the content stays, or is erased if `state` says so.
     pub content: Option<usize>,
     /// Position of the change that gives the parent's id, for each link. `None`: the id stays.
     pub parents: [Option<usize>; LINKS_MAX],
@@ -161,8 +159,7 @@ impl SubjectUpdate {
     }
 }
 
-/// Applies `changes` in their order to the `stored` state of their subjects, by id. All changes must be of
-/// one resource.
+/// Applies `changes` in their order to the `stored` state of their subjects, by id. All changes must be of one resource.
 pub fn fold(
     changes: &[&SubjectChange],
     deleted_rows: DeletedRows,
@@ -203,8 +200,8 @@ pub fn fold(
     MergeResult { outcomes, winners: winners.into_values().collect() }
 }
 
-/// Whether the content of a change is older than the known content. Such a change can only add the id of a
-/// parent.
+/// Returns whether the content of a change is older than the known content. Such a change can only add the id
+/// of a parent.
 fn is_older_content(version: &Version, known: &SubjectState) -> bool {
     let is_older = matches!(known.content, Content::At(current) if *version < current);
     is_older && !version.is_deleted && version.event_at > known.floor

@@ -7,8 +7,7 @@ use std::time::Duration;
 const FIRST: usize = 100;
 /// Maximum size of a step.
 pub const STEP_MAX: usize = 1000;
-/// A step of several rows that takes longer than this makes the next ones smaller, unless an engine says
-/// otherwise.
+/// A step of several rows that takes longer than this makes the next ones smaller, unless an engine says otherwise.
 const SLOW: Duration = Duration::from_secs(1);
 /// The share of that time below which a step makes the next one larger.
 const QUICK_SHARE: u32 = 4;

@@ -16,13 +16,12 @@ pub enum Protection {
     VerifiedIssuer,
     /// TLS: the certificate is not checked, so an attacker on the network can impersonate the server.
     Unverified,
-    /// Clear text over a network: everyone on the network path can read and change everything, including
-    /// passwords.
+    /// Clear text over a network: everyone on the network path can read and change everything, including passwords.
     Clear,
 }
 
 impl Protection {
-    /// Whether the bytes are hidden from listeners on the network.
+    /// Returns whether the bytes are hidden from listeners on the network.
     pub const fn is_private(self) -> bool {
         !matches!(self, Self::Clear)
     }
@@ -41,7 +40,7 @@ impl fmt::Display for Protection {
     }
 }
 
-/// Whether a host is this machine, by its name or address: `localhost`, `127.0.0.0/8`, `::1`.
+/// Returns whether a host is this machine, by its name or address: `localhost`, `127.0.0.0/8`, `::1`.
 pub fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())

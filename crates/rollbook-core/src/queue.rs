@@ -1,8 +1,7 @@
 //! The queue as its three users see it: receiver, worker and operator.
 //!
 //! Every method takes and returns batches, so that one delivery costs a fraction of a commit. The conformance
-//! suite in `rollbook-testkit` (`conformance::queue`) specifies the behaviour of a queue. Every engine passes
-//! it.
+//! suite in `rollbook-testkit` (`conformance::queue`) specifies the behaviour of a queue. Every engine passes it.
 
 mod operator;
 
@@ -53,8 +52,7 @@ pub trait Producer: Send + Sync {
 /// Result of enqueueing one delivery. Both values mean that it is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enqueued {
-    /// The message is queued. A dead letter with the same id has left the dead letters and is processed
-    /// again.
+    /// The message is queued. A dead letter with the same id has left the dead letters and is processed again.
     Queued,
     /// A message with this id is already queued.
     Duplicate,
@@ -92,8 +90,7 @@ pub struct LeaseRequest {
     pub id: LeaseRequestId,
     /// Maximum number of messages. At least one.
     pub max: usize,
-    /// Maximum total size of the bodies as received, in bytes. The first message is returned whatever its
-    /// size.
+    /// Maximum total size of the bodies as received, in bytes. The first message is returned whatever its size.
     pub bytes_max: usize,
     /// Time for which the messages stay invisible to other workers.
     pub lease_for: Duration,
@@ -195,8 +192,7 @@ pub enum Settled {
 /// Reason why a queue call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueueError {
-    /// The limit of queued messages is reached. If the queue has parts (shards), the numbers are those of the
-    /// full part.
+    /// The limit of queued messages is reached. If the queue has parts (shards), the numbers are those of the full part.
     #[error("the queue is full: {depth} messages wait and the limit is {limit}")]
     Full {
         /// Number of queued messages.

@@ -20,8 +20,7 @@ pub enum Reason {
     StoreRefused,
     /// The store hit a time limit with this message alone, while others succeeded.
     StoreTimeout,
-    /// The message was leased the maximum number of times without a settlement: it crashes or stalls its
-    /// worker.
+    /// The message was leased the maximum number of times without a settlement: it crashes or stalls its worker.
     CrashLoop,
     /// The queue's own entry cannot be read back.
     CorruptEntry,
@@ -61,7 +60,7 @@ impl Reason {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 
-    /// Whether retrying cannot help, because the result depends on the body alone.
+    /// Returns whether retrying cannot help, because the result depends on the body alone.
     pub const fn is_permanent(self) -> bool {
         !matches!(self, Self::StoreRefused | Self::StoreTimeout)
     }

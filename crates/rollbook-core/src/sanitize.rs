@@ -9,8 +9,7 @@
 //! cannot be misread.
 //!
 //! Numbers in JSON have no limit. Numbers in Postgres have one, and Postgres writes out every digit of
-//! `1e9999` whenever the row is read. A number with more than [`NUMBER_DIGITS_MAX`] digits, written out,
-//! becomes a text.
+//! `1e9999` whenever the row is read. A number with more than [`NUMBER_DIGITS_MAX`] digits, written out, becomes a text.
 
 use std::borrow::Cow;
 
@@ -39,8 +38,7 @@ pub fn sanitize(text: &[u8]) -> (Cow<'_, [u8]>, usize) {
     while let Some(offset) = memchr(b'\\', &text[at..]) {
         at += offset;
         let Some(unit) = escaped_unit(text, at) else {
-            // A plain escape such as `\n` or `\\`: its second byte must not be read as the start of another
-            // one.
+            // A plain escape such as `\n` or `\\`: its second byte must not be read as the start of another one.
             at = (at + 2).min(text.len());
             continue;
         };
@@ -83,7 +81,7 @@ pub fn sanitize_numbers(value: &mut Value) -> usize {
     }
 }
 
-/// Whether the number is too long, including the zeros that its exponent stands for.
+/// Returns whether the number is too long, including the zeros that its exponent stands for.
 fn is_too_long(number: &Number) -> bool {
     let number = number.as_str();
     let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
@@ -91,7 +89,7 @@ fn is_too_long(number: &Number) -> bool {
     zeros.saturating_add(digits.len() as u64) > NUMBER_DIGITS_MAX as u64
 }
 
-/// Whether a private key of `serde_json` begins at `at`, after its quotation mark.
+/// Returns whether a private key of `serde_json` begins at `at`, after its quotation mark.
 fn is_private_key(text: &[u8], at: usize) -> bool {
     let is_begin = text[..at].ends_with(b"\"") && !text[..at].ends_with(b"\\\"");
     let is_key = |key: &&[u8]| {

@@ -14,12 +14,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use self::erasure::{ErasedCounts, Erasure, ErasureProgress};
-pub use self::ledger::{Ledger, LedgerEntry};
+pub use self::ledger::{Ledger, LedgerEntry, UnknownOutcome};
 pub use self::reconciliation::{
     Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, PRUNED_MAX, RUNS_KEPT_FOR,
     RUNS_KEPT_MIN, Reconciliation, Run, RunState,
 };
-pub use self::rows::{RowView, Rows};
+pub use self::rows::{ReadProgress, RowView, Rows};
 use crate::change::{Applied, Change};
 use crate::merge::DeletedRows;
 use crate::protection::Protection;

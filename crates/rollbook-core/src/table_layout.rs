@@ -30,8 +30,7 @@ fn common_kind(name: &str) -> Kind {
     }
 }
 
-/// Returns the columns that hold a row's content: all that an erasure of a parent removes. The ids of the
-/// parents stay.
+/// Returns the columns that hold a row's content: all that an erasure of a parent removes. The ids of the parents stay.
 pub fn content_columns(resource: &'static Resource) -> impl Iterator<Item = &'static str> {
     proving_columns(resource).chain(["created_at", "updated_at"])
 }

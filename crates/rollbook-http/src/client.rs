@@ -25,7 +25,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether the status is 2xx.
+    /// Returns whether the status is 2xx.
     pub const fn is_success(&self) -> bool {
         self.status / 100 == 2
     }
@@ -65,8 +65,7 @@ pub enum RequestError {
 /// One connection. Dropping it closes it.
 pub struct Connection {
     requests: SendRequest<Full<Bytes>>,
-    /// Task that reads and writes for `requests`. Dropping it aborts the task, so it ends with the
-    /// connection.
+    /// Task that reads and writes for `requests`. Dropping it aborts the task, so it ends with the connection.
     _driver: JoinSet<()>,
     host: HeaderValue,
     timeout: Duration,
@@ -95,7 +94,7 @@ impl Connection {
         Ok(Self { requests, _driver: driver, host, timeout, broken: false })
     }
 
-    /// Whether another request can be sent, as far as this side knows: the server may be closing.
+    /// Returns whether another request can be sent, as far as this side knows: the server may be closing.
     pub fn is_open(&self) -> bool {
         !self.broken && !self.requests.is_closed()
     }

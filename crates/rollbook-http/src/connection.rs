@@ -74,7 +74,7 @@ impl Phase {
         !matches!(self, Self::Answering | Self::Dropped)
     }
 
-    /// Whether the first request may still be in transit or is being read.
+    /// Returns whether the first request may still be in transit or is being read.
     pub(crate) const fn is_before_answer(self) -> bool {
         matches!(self, Self::New | Self::Head | Self::Body)
     }
@@ -128,7 +128,7 @@ impl Connection {
         self.trusted.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the handler has accepted the current request.
+    /// Returns whether the handler has accepted the current request.
     pub fn is_answering(&self) -> bool {
         self.stamp().phase == Phase::Answering
     }
@@ -137,7 +137,7 @@ impl Connection {
         self.trusted.load(Ordering::Relaxed)
     }
 
-    /// Whether a complete request head was ever read.
+    /// Returns whether a complete request head was ever read.
     pub(crate) fn has_sent_request(&self) -> bool {
         self.sent_request.load(Ordering::Relaxed)
     }
@@ -178,8 +178,7 @@ impl Connection {
         self.change(|_| Some(Phase::Dropped), false);
     }
 
-    /// Drops the connection if its phase allows that and still began at `since`. Returns whether it was
-    /// dropped.
+    /// Drops the connection if its phase allows that and still began at `since`. Returns whether it was dropped.
     pub(crate) fn drop_if(&self, since: u64, is_due: impl Fn(Phase) -> bool) -> bool {
         let dropped = self.stamp.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
             let stamp = Stamp::unpack(word);
@@ -198,8 +197,7 @@ impl Connection {
         self.stamp.store(Stamp { phase, since }.pack(), Ordering::Relaxed);
     }
 
-    /// Changes to the phase that `next` returns, unless the connection is dropped. With `restart`, the phase
-    /// starts now.
+    /// Changes to the phase that `next` returns, unless the connection is dropped. With `restart`, the phase starts now.
     fn change(&self, next: impl Fn(Phase) -> Option<Phase>, restart: bool) {
         let now = if restart { Some(millis_since(self.origin)) } else { None };
         // An error means that nothing had to change.

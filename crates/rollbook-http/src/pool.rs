@@ -30,7 +30,7 @@ const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs
 /// Certificates that a client trusts.
 #[derive(Clone, Debug)]
 pub enum Roots {
-    /// Those of the system.
+    /// Root certificates of the system.
     System,
     /// Only these. An empty set allows `http://` only.
     Only(RootCertStore),
@@ -64,9 +64,17 @@ pub enum PoolError {
         /// Innermost cause.
         cause: String,
     },
-    /// The connection broke before the end of the answer.
+    /// The connection broke before the answer.
     #[error("{server} broke the connection: {cause}")]
     Broken {
+        /// Host and port.
+        server: String,
+        /// Innermost cause.
+        cause: String,
+    },
+    /// The connection broke before the end of the answer.
+    #[error("{server} broke the connection within the answer: {cause}")]
+    Truncated {
         /// Host and port.
         server: String,
         /// Innermost cause.
@@ -81,7 +89,7 @@ impl Pool {
     /// Creates a client. `connect_timeout` limits the time to connect.
     ///
     /// # Errors
-    /// A text: the system's certificates can't be read, or there are none.
+    /// The system's certificates can't be read, or there are none.
     pub fn new(roots: Roots, connect_timeout: Duration) -> Result<Self, String> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
@@ -123,7 +131,7 @@ impl Pool {
             if error.is::<LengthLimitError>() {
                 return PoolError::TooLarge(answer_max);
             }
-            PoolError::Broken { server, cause: root_cause(&*error) }
+            PoolError::Truncated { server, cause: root_cause(&*error) }
         })?;
         Ok(PoolAnswer { status: head.status, headers: head.headers, body: body.to_bytes() })
     }

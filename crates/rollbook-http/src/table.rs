@@ -24,8 +24,7 @@ use crate::discards::Discards;
 /// Maximum length of a request head, in bytes; a longer one is answered 431. Svix sends less than one KiB,
 /// proxies add more headers.
 pub(crate) const HEAD_LENGTH_MAX: usize = 16 * 1024;
-/// Maximum bytes that hyper reads ahead on one connection: a head must fit, and a body is read in pieces of
-/// this size.
+/// Maximum bytes that hyper reads ahead on one connection: a head must fit, and a body is read in pieces of this size.
 const READ_AHEAD_MAX: usize = 64 * 1024;
 /// Time for which a new connection is not dropped, in milliseconds.
 const PROTECTED_FOR: u64 = 250;
@@ -35,8 +34,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 const CHECKS_PER_LIMIT: u32 = 10;
 const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(1);
-/// Maximum of every time limit; larger values mean "unlimited". Adding a limit to a timestamp must not
-/// overflow.
+/// Maximum of every time limit; larger values mean "unlimited". Adding a limit to a timestamp must not overflow.
 const TIME_LIMIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Limits of a port.
@@ -217,8 +215,7 @@ impl Rows {
     }
 
     fn drop_oldest(&mut self, now: u64) -> Dropped {
-        // Connections left in the last list are older than all later ones, so a new list is built only after
-        // them.
+        // Connections left in the last list are older than all later ones, so a new list is built only after them.
         if self.drop_next_listed() {
             return Dropped::One;
         }
@@ -290,8 +287,8 @@ impl Table {
         self.closed[closed as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether a connection should close with its response because a client waits for its slot. Resets the
-    /// flag.
+    /// Returns whether a connection should close with its response because a client waits for its slot.
+    /// Resets the flag.
     pub(crate) fn is_wanted(&self) -> bool {
         self.is_wanted.load(Ordering::Relaxed) && self.is_wanted.swap(false, Ordering::Relaxed)
     }

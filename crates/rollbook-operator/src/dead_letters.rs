@@ -15,8 +15,7 @@ use crate::DEAD_LETTERS_PAGE;
 use crate::serialize::{optional_text, text};
 use crate::words::thousands;
 
-/// Dead letters per step of a bulk operation. A step is one transaction, and deliveries wait for at most one
-/// step.
+/// Dead letters per step of a bulk operation. A step is one transaction, and deliveries wait for at most one step.
 const STEP: usize = 500;
 /// Dead letters per step of counting, which reads no bodies.
 const COUNT_STEP: usize = 5_000;

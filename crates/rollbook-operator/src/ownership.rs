@@ -1,5 +1,5 @@
-//! Ownership of a message: the object its body is about and the objects that this belongs to. Works on bodies that no
-//! worker could apply, too.
+//! Ownership of a message: the object its body is about and the objects that this belongs to. Works on bodies
+//! that no worker could apply, too.
 
 use std::iter::successors;
 
@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 pub(crate) struct Ownership {
     /// Event type.
     pub(crate) event_type: Option<String>,
-    /// Whether the body is an event with an object in `data`, which has an id if the type has a table. Other bodies
-    /// are never applied.
+    /// Whether the body is an event with an object in `data`, which has an id if the type has a table. Other
+    /// bodies are never applied.
     pub(crate) readable: bool,
     /// Resource of the event type, if the type has a table.
     pub(crate) resource: Option<&'static Resource>,
@@ -61,12 +61,12 @@ impl Ownership {
         Self { data, ..ownership }
     }
 
-    /// Whether the object has this id.
+    /// Returns whether the object has this id.
     pub(crate) fn is_of(&self, id: &str) -> bool {
         self.readable && self.id.as_deref() == Some(id)
     }
 
-    /// Whether the object belongs to this parent.
+    /// Returns whether the object belongs to this parent.
     pub(crate) fn belongs_to(&self, resource: &Resource, id: &str) -> bool {
         self.readable && self.parents.iter().any(|(parent, of)| *parent == resource && of == id)
     }
@@ -77,8 +77,9 @@ fn name(value: Option<&Value>) -> Option<String> {
     name.map(str::to_owned)
 }
 
-/// Whether a text contains this id or address as a whole word: `joann@x.example` does not contain `ann@x.example`.
-/// Ignores case. The text may be incomplete JSON. Escapes of JSON (`\u0040`) and of URLs (`%40`) are decoded.
+/// Returns whether a text contains this id or address as a whole word: `joann@x.example` does not contain
+/// `ann@x.example`. Ignores case. The text may be incomplete JSON. Escapes of JSON (`\u0040`) and of URLs
+/// (`%40`) are decoded.
 pub(crate) fn contains_word(text: &[u8], wanted: &str) -> bool {
     contains_word_plain(text, wanted)
         || successors(unescaped(text), |text| unescaped(text.as_slice()))
@@ -145,8 +146,8 @@ fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
     (plain != text).then_some(plain)
 }
 
-/// Decodes an escape of four hexadecimal digits, or a surrogate pair of two such escapes. Returns the character and the
-/// length of the escape; `None` and 1 if there is no such escape.
+/// Decodes an escape of four hexadecimal digits, or a surrogate pair of two such escapes. Returns the
+/// character and the length of the escape; `None` and 1 if there is no such escape.
 fn code_point(text: &[u8]) -> (Option<char>, usize) {
     let unit = |at: usize| match text.get(at..at + 6) {
         Some([b'\\', b'u', digits @ ..]) => hex(digits),

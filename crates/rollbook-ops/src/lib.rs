@@ -5,8 +5,8 @@
 //! * A probe only reads. Nothing here writes to the queue or the store.
 //! * Every check has a time limit ([`CHECK_TIMEOUT`]); a component that does not answer affects only its own
 //!   lines.
-//! * A component that works with a weakness is ready and reports the weakness: [`Condition::Degraded`] if acknowledged
-//!   data could be lost, [`Condition::Impaired`] if some of its work fails.
+//! * A component that works with a weakness is ready and reports the weakness: [`Condition::Degraded`] if
+//!   acknowledged data could be lost, [`Condition::Impaired`] if some of its work fails.
 //! * Liveness means progress and never depends on a system outside the process: the caller puts loops into
 //!   `live` and dependencies into `ready`.
 //! * The ops port has its own listen address, never that of the webhooks: it has no authentication.
@@ -45,8 +45,7 @@ pub trait Probe: Send + Sync {
     /// Checks the component; may wait for it. The caller enforces [`CHECK_TIMEOUT`]. Must only read.
     async fn check(&self) -> Condition;
 
-    /// Protection of the connection to the component; `None` without a connection. Must not ask the
-    /// component.
+    /// Protection of the connection to the component; `None` without a connection. Must not ask the component.
     fn protection(&self) -> Option<Protection> {
         None
     }
@@ -69,12 +68,12 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// Whether the component counts as ready.
+    /// Returns whether the component counts as ready.
     pub const fn is_ready(&self) -> bool {
         !matches!(self, Self::Failing(_))
     }
 
-    /// Whether `rollbook_up` is 1.
+    /// Returns whether `rollbook_up` is 1.
     pub const fn is_up(&self) -> bool {
         matches!(self, Self::Healthy | Self::Degraded(_) | Self::Impaired(_))
     }
@@ -153,8 +152,7 @@ impl Ops {
         self
     }
 
-    /// Adds a probe of the queue: results that the process saw when it used the queue. The worst condition is
-    /// shown.
+    /// Adds a probe of the queue: results that the process saw when it used the queue. The worst condition is shown.
     pub fn with_queue_probe(mut self, used: Arc<dyn Probe>) -> Self {
         self.metrics.queue_used.push(used);
         self

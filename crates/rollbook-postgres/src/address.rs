@@ -37,7 +37,8 @@ pub(crate) struct Host {
 pub(crate) struct Address {
     /// Hosts that may serve the database; at least one.
     pub(crate) hosts: Vec<Host>,
-    /// Whether a new connection must be to a host that accepts writes: if there are several hosts, or the URL requires it.
+    /// Whether a new connection must be to a host that accepts writes: if there are several hosts, or the URL
+    /// requires it.
     pub(crate) writable: bool,
     /// Whether the URL declares a pooler in front of the server.
     pub(crate) pooled: bool,
@@ -165,7 +166,8 @@ impl Host {
         Ok(connection)
     }
 
-    /// Whether the server reported within [`ASK_AGAIN_AFTER`] that it has no TLS: then it is not asked for each connection.
+    /// Returns whether the server reported within [`ASK_AGAIN_AFTER`] that it has no TLS: then it is not
+    /// asked for each connection.
     fn has_said_no_tls(&self) -> bool {
         let said = *self.without_tls.lock().unwrap_or_else(PoisonError::into_inner);
         said.is_some_and(|at| at.elapsed() < ASK_AGAIN_AFTER)
@@ -176,11 +178,11 @@ impl Host {
     }
 
     /// Returns the host with settings of the session.
-    pub(crate) fn with_settings(&self, settings: [(&str, u32); 3]) -> Self {
-        Self { options: self.options.clone().options(settings), ..self.clone() }
+    pub(crate) fn with_settings(&self, settings: &[(&str, u32)]) -> Self {
+        Self { options: self.options.clone().options(settings.iter().copied()), ..self.clone() }
     }
 
-    /// Whether the host is a Unix socket.
+    /// Returns whether the host is a Unix socket.
     pub(crate) fn is_socket(&self) -> bool {
         socket(&self.options).is_some()
     }
@@ -261,8 +263,8 @@ impl Login {
         })
     }
 
-    /// Returns one host with its connect options. sqlx parses a URL in which everything is encoded, and reads the rest from
-    /// the environment and the password file.
+    /// Returns one host with its connect options. sqlx parses a URL in which everything is encoded, and reads
+    /// the rest from the environment and the password file.
     fn host(
         &self,
         (host, port): &Named,

@@ -6,8 +6,7 @@
 //! * the routine of the server that reported the error: `RAISE` and `ASSERT` of PL/pgSQL, the check of
 //!   policies;
 //! * the context, in which the server names the function that was running. A setting of the server
-//!   (`log_parameter_max_length_on_error`) puts the parameters of our own statement there too; these are
-//!   ignored.
+//!   (`log_parameter_max_length_on_error`) puts the parameters of our own statement there too; these are ignored.
 
 use rollbook_core::store::SlowCause;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
@@ -48,20 +47,20 @@ impl<'a> Origin<'a> {
         }
     }
 
-    /// Whether PL/pgSQL code raised the error on purpose: its state may be any.
+    /// Returns whether PL/pgSQL code raised the error on purpose: its state may be any.
     fn is_raised(self) -> bool {
         self.is_mild && matches!(self.routine, Some("exec_stmt_raise" | "exec_stmt_assert"))
     }
 
-    /// Whether a function was running. The first line of the context is the innermost.
+    /// Returns whether a function was running. The first line of the context is the innermost.
     fn is_in_function(self) -> bool {
         let first = self.context.and_then(|context| context.lines().next()).unwrap_or_default();
         let kind = first.split(['"', '«', '»', '„', '\'', '$', ':']).next().unwrap_or_default();
         ["PL/", "SQL"].iter().any(|language| kind.contains(language))
     }
 
-    /// Whether a trigger may have caused an error that is not about a row: a trigger may end the session, or
-    /// change the role, the limits or the transaction of the statements that follow.
+    /// Returns whether a trigger may have caused an error that is not about a row: a trigger may end the
+    /// session, or change the role, the limits or the transaction of the statements that follow.
     fn may_be_of_a_row(self) -> bool {
         match self.state.get(..2).unwrap_or_default() {
             // What a connection is refused with; a full or failing disk.
@@ -102,8 +101,7 @@ impl<'a> Origin<'a> {
             "08" | "25" | "26" | "57" if self.is_in_function() => Blame::RowOrAll,
             "08" | "25" | "26" | "57" => Blame::Nobody,
             _ if self.is_in_function() => Blame::Row,
-            // Our own statement or login: a right, a table or a column is missing, or a prepared statement is
-            // stale.
+            // Our own statement or login: a right, a table or a column is missing, or a prepared statement is stale.
             "0A" | "28" | "3D" | "3F" => Blame::Nobody,
             "42" if matches!(self.state, "42501" | "42P01" | "42P05" | "42703") => Blame::Nobody,
             _ => Blame::RowOrAll,
@@ -116,30 +114,29 @@ pub(crate) fn of(error: &PgDatabaseError) -> Blame {
     Origin::of(error).blame()
 }
 
-/// Whether a trigger may have caused an error that is not about a row, by a change of the session.
+/// Returns whether a trigger may have caused an error that is not about a row, by a change of the session.
 pub(crate) fn may_be_of_a_row(error: &PgDatabaseError) -> bool {
     Origin::of(error).may_be_of_a_row()
 }
 
-/// Whether a statement of our own lacks a right. The check of a policy has the same state.
+/// Returns whether a statement of our own lacks a right. The check of a policy has the same state.
 pub(crate) fn is_missing_right(error: &PgDatabaseError) -> bool {
     Origin::of(error).is_missing_right()
 }
 
-/// Whether a function raised a state that the server would use about itself or the connection: the server
-/// ends the session with its own.
+/// Returns whether a function raised a state that the server would use about itself or the connection: the
+/// server ends the session with its own.
 pub(crate) fn is_state_of_a_function(error: &PgDatabaseError) -> bool {
     Origin::of(error).is_state_of_a_function()
 }
 
-/// Whether a function raised the error on purpose: its state shows nothing about server and connection.
+/// Returns whether a function raised the error on purpose: its state shows nothing about server and connection.
 pub(crate) fn is_raised(error: &PgDatabaseError) -> bool {
     Origin::of(error).is_raised()
 }
 
 /// Returns the innermost function that was running, in the server's words: `PL/pgSQL function f() line 3 at
-/// RAISE`. The text contains identifiers only: lines that quote a statement, which may quote values, are left
-/// out.
+/// RAISE`. The text contains identifiers only: lines that quote a statement, which may quote values, are left out.
 pub(crate) fn function(error: &PgDatabaseError) -> Option<String> {
     function_in(error.r#where()?)
 }

@@ -1,12 +1,13 @@
 //! Pool of connections, each used by one call at a time.
 //!
-//! A connection is used again only after a call that succeeded on it, or that failed because of its values alone. Any other
-//! connection is closed, and the server rolls back its transaction. `deadpool` would take back a dropped connection
-//! with its transaction open, and sqlx's pool reports "timed out" when a connection is refused (decision 0111).
+//! A connection is used again only after a call that succeeded on it, or that failed because of its values
+//! alone. Any other connection is closed, and the server rolls back its transaction. `deadpool` would take
+//! back a dropped connection with its transaction open, and sqlx's pool reports "timed out" when a connection
+//! is refused (decision 0111).
 //!
-//! Idle connections break unnoticed: a timeout of the server, a restart, a firewall, a failover. A connection that was idle
-//! for [`CHECK_AFTER`] must answer the `BEGIN` of its next transaction within [`CHECK_MAX`], which costs no round trip.
-//! If one is broken, all connections of its generation are closed.
+//! Idle connections break unnoticed: a timeout of the server, a restart, a firewall, a failover. A connection
+//! that was idle for [`CHECK_AFTER`] must answer the `BEGIN` of its next transaction within [`CHECK_MAX`],
+//! which costs no round trip. If one is broken, all connections of its generation are closed.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,11 +24,11 @@ use crate::types::Sql;
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// Maximum age of a connection: the host name may resolve to another server by then.
 const AGE_MAX: Duration = Duration::from_secs(1800);
-/// Idle time after which a connection is checked. Connections of a busy worker are never checked: an overloaded, slow
-/// server must not get additional connections.
+/// Idle time after which a connection is checked. Connections of a busy worker are never checked: an
+/// overloaded, slow server must not get additional connections.
 const CHECK_AFTER: Duration = Duration::from_secs(1);
-/// Maximum duration of a check. A third of the connect timeout also applies, so that the rest is left for a new
-/// connection.
+/// Maximum duration of a check. A third of the connect timeout also applies, so that the rest is left for a
+/// new connection.
 const CHECK_MAX: Duration = Duration::from_secs(2);
 
 /// Pool of connections to one database.
@@ -106,8 +107,8 @@ impl Connections {
         }
     }
 
-    /// Closes the connections of the time of one that was found dead, or that leads to the wrong server, since they
-    /// likely are the same: the idle ones now, the others when they come back.
+    /// Closes the connections of the time of one that was found dead, or that leads to the wrong server,
+    /// since they likely are the same: the idle ones now, the others when they come back.
     pub(crate) fn close_like(&self, leased: &Leased<'_>) {
         self.close_generation(leased.generation);
     }
@@ -127,7 +128,7 @@ impl Connections {
         }
     }
 
-    /// Whether a connection begins a transaction in time.
+    /// Returns whether a connection begins a transaction in time.
     async fn answers(&self, connection: &mut PgConnection) -> bool {
         let limit = CHECK_MAX.min(self.timeout / 3);
         matches!(timeout(limit, self.begin(connection)).await, Ok(Ok(())))

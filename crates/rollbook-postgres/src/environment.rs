@@ -1,8 +1,8 @@
-//! The variables of the environment that libpq reads (`PG…`): they say what the URL leaves out.
+//! Variables of the environment that libpq reads (`PG…`): they supply parameters that the URL leaves out.
 //!
 //! One rule holds for all: a variable counts as the parameter of the same meaning in the URL, so that it
-//! takes effect, or is harmless, or is refused by its name. Where the URL has the parameter, the variable is
-//! not looked at. sqlx reads some of them by itself, and takes a value that it does not understand for none
+//! takes effect, or is harmless, or is refused by its name. If the URL has the parameter, the variable is
+//! ignored. sqlx reads some of them by itself, and takes a value that it does not understand for none
 //! at all: that is why they are read here first.
 
 use crate::parameters::Parameters;
@@ -36,8 +36,7 @@ const VARIABLES: [(&str, &str); 23] = [
 /// Variables that sqlx reads by itself if the URL leaves them out. The rest of libpq's (`PGCONNECT_TIMEOUT`,
 /// `PGTZ`, …) is about matters that Rollbook decides by settings of its own.
 const READ_BY_SQLX: [(&str, &str); 3] = [("PGHOST", "host"), ("PGHOSTADDR", "host"), ("PGPORT", "port")];
-/// The parameters that say how a connection is encrypted: where the URL has one, `PGSSLMODE` is not looked
-/// at.
+/// Parameters about the encryption of a connection: if the URL has one, `PGSSLMODE` is ignored.
 const MODES: [&str; 2] = ["sslmode", "requiressl"];
 
 /// Finds the value of a variable that is set and not empty.
@@ -46,14 +45,14 @@ pub(crate) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// The environment of this process.
 #[expect(
     clippy::disallowed_methods,
-    reason = "sqlx reads these variables itself: a second way to them would be able to differ from what it does"
+    reason = "sqlx reads these variables itself: a second reader of them could differ from sqlx"
 )]
 pub(crate) fn of_process(variable: &str) -> Option<String> {
     std::env::var(variable).ok().filter(|value| !value.is_empty())
 }
 
 impl Parameters {
-    /// Takes what the environment says of what the URL leaves out. `names_host` and `names_port` say whether
+    /// Applies the variables for parameters that the URL leaves out. `names_host` and `names_port` say whether
     /// the URL has them.
     ///
     /// # Errors

@@ -6,8 +6,8 @@
 //! which can only quote identifiers then, since all values are bound. In a trigger that does not
 //! hold. Another one: while a connection is made there are no values yet, so the server's words are repeated.
 //!
-//! [`crate::blame`] decides whether one row caused an error. If one row or all rows may be the cause, the fault is
-//! [`Fault::Ambiguous`]: the worker leaves rows out to find the one.
+//! [`crate::blame`] decides whether one row caused an error. If one row or all rows may be the cause, the
+//! fault is [`Fault::Ambiguous`]: the worker leaves rows out to find the one.
 
 mod own;
 mod states;
@@ -15,7 +15,7 @@ mod states;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use rollbook_core::store::{SlowCause, StoreError};
+use rollbook_core::store::{SlowCause, StoreError, UnknownOutcome};
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 pub(crate) use self::own::{NotKept, ReadOnly};
@@ -101,8 +101,8 @@ pub(crate) fn again(error: &sqlx::Error) -> Option<Again> {
 fn again_after(state: &str) -> Option<Again> {
     match state {
         "40001" | "40P01" => Some(Again::Conflict),
-        // Prepared statements that are missing, duplicate or stale; and a server that has become read-only, which keeps
-        // its sessions.
+        // Prepared statements that are missing, duplicate or stale; and a server that has become read-only,
+        // which keeps its sessions.
         "26000" | "42P05" | "0A000" | "25006" => Some(Again::Connection),
         // A pooler may report this without closing the connection to it.
         _ if state.starts_with("08") || state.starts_with("57P0") => Some(Again::Connection),
@@ -110,8 +110,8 @@ fn again_after(state: &str) -> Option<Again> {
     }
 }
 
-/// Whether the connection can be used again after a rollback. After an unknown error it is closed: a new connection
-/// costs little, and a session on the wrong server would fail every later call.
+/// Returns whether the connection can be used again after a rollback. After an unknown error it is closed: a
+/// new connection costs little, and a session on the wrong server would fail every later call.
 pub(crate) fn spares_connection(error: &sqlx::Error) -> bool {
     database_error(error).is_some_and(|error| {
         let is_known =
@@ -177,6 +177,7 @@ pub(crate) fn judge(address: &Address, error: &sqlx::Error) -> Fault {
         } else {
             "a value is too large for one statement".to_owned()
         }),
+        sqlx::Error::Decode(error) if error.is::<UnknownOutcome>() => Fault::Deployment(error.to_string()),
         sqlx::Error::ColumnDecode { index, .. } => Fault::Deployment(format!(
             "{address}: a column (the one at {index}) is not as Rollbook's migrations made it"
         )),
@@ -187,9 +188,9 @@ pub(crate) fn judge(address: &Address, error: &sqlx::Error) -> Fault {
     }
 }
 
-/// Judges an error of work on rows, in which a team's triggers run. What a trigger may have done to the session for one
-/// row, an outage may have done too: [`Fault::Ambiguous`]. The caller checks the rights and the server first, so the text is
-/// about the trigger.
+/// Judges an error of work on rows, in which a team's triggers run. What a trigger may have done to the
+/// session for one row, an outage may have done too: [`Fault::Ambiguous`]. The caller checks the rights and
+/// the server first, so the text is about the trigger.
 pub(crate) fn judge_rows(address: &Address, error: &sqlx::Error) -> Fault {
     if let Some(error) = database_error(error).filter(|error| blame::is_missing_right(error)) {
         return Fault::Ambiguous(Box::new(Fault::Deployment(format!(

@@ -1,13 +1,13 @@
 //! New connections, to the host that accepts writes.
 //!
-//! If the URL names several hosts, they are tried in turn, beginning with the one that was used last. Each gets an equal
-//! share of the remaining time, so that a host that does not answer leaves time for the others. A read-only host is
-//! skipped.
+//! If the URL names several hosts, they are tried in turn, beginning with the one that was used last. Each
+//! gets an equal share of the remaining time, so that a host that does not answer leaves time for the others.
+//! A read-only host is skipped.
 //!
-//! sqlx does not expose its socket, so the server is asked to send the TCP keepalives: they keep a firewall's state of the
-//! connection alive just as well, and the server detects a lost client (decision 0113).
+//! sqlx does not expose its socket, so the server is asked to send the TCP keepalives: they keep a firewall's
+//! state of the connection alive just as well, and the server detects a lost client (decision 0113).
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sqlx::{PgConnection, Row as _, raw_sql};
 use tokio::time::{Instant, timeout};
@@ -16,10 +16,27 @@ use crate::address::Host;
 use crate::fault::{ReadOnly, database_error};
 use crate::link::NoConnection;
 
-/// Keepalive settings of the server: a probe after 30 s of silence, and the end of the connection after four without an
-/// answer. The session starts with these settings, so that `RESET ALL` keeps them.
-const KEEPALIVE: [(&str, u32); 3] =
-    [("tcp_keepalives_idle", 30), ("tcp_keepalives_interval", 10), ("tcp_keepalives_count", 4)];
+/// Settings of a new session, for servers that accept fewer and fewer of them. A session starts with them, so that
+/// `RESET ALL` keeps them.
+///
+/// A client that was killed, or that the network cut off, must not keep its locks for long. The server ends the session
+/// of a killed client within 2 s even in the middle of a statement (from Postgres 14 on), and within 20 s if the client no
+/// longer answers: three probes at 3 s intervals after 10 s of silence, or 20 s without an acknowledgement of what was sent.
+const SETTINGS: [&[(&str, u32)]; 2] = [
+    &[
+        ("tcp_keepalives_idle", 10),
+        ("tcp_keepalives_interval", 3),
+        ("tcp_keepalives_count", 3),
+        ("tcp_user_timeout", 20_000),
+        ("client_connection_check_interval", 2_000),
+    ],
+    &[
+        ("tcp_keepalives_idle", 10),
+        ("tcp_keepalives_interval", 3),
+        ("tcp_keepalives_count", 3),
+        ("tcp_user_timeout", 20_000),
+    ],
+];
 
 /// All hosts of one database.
 pub(crate) struct Hosts {
@@ -30,19 +47,13 @@ pub(crate) struct Hosts {
     own_session: bool,
     /// Host of the latest connection.
     last: AtomicUsize,
-    /// Whether the server refuses sessions that start with settings.
-    refuses_settings: AtomicBool,
+    /// Number of [`SETTINGS`] that the server refused.
+    refused_settings: AtomicUsize,
 }
 
 impl Hosts {
     pub(crate) const fn new(all: Vec<Host>, writable: bool, own_session: bool) -> Self {
-        Self {
-            all,
-            writable,
-            own_session,
-            last: AtomicUsize::new(0),
-            refuses_settings: AtomicBool::new(false),
-        }
+        Self { all, writable, own_session, last: AtomicUsize::new(0), refused_settings: AtomicUsize::new(0) }
     }
 
     /// Opens a connection to the first usable host.
@@ -78,22 +89,29 @@ impl Hosts {
     }
 
     async fn begin_session(&self, host: &Host) -> sqlx::Result<PgConnection> {
-        if !self.own_session || host.is_socket() || self.refuses_settings.load(Ordering::Relaxed) {
+        if !self.own_session {
             return host.connect().await;
         }
-        match host.with_settings(KEEPALIVE).connect().await {
-            // Some poolers accept no settings, and servers similar to Postgres may not have these.
-            Err(error) if may_refuse_settings(&error) => {
-                let connection = host.connect().await?;
-                self.refuses_settings.store(true, Ordering::Relaxed);
-                Ok(connection)
+        let refused_before = self.refused_settings.load(Ordering::Relaxed);
+        for (number, settings) in SETTINGS.iter().enumerate().skip(refused_before) {
+            match host.with_settings(settings).connect().await {
+                // Some poolers accept no settings, and older or similar servers may not have all of these.
+                Err(error) if may_refuse_settings(&error) => {}
+                connected => {
+                    if connected.is_ok() {
+                        self.refused_settings.store(number, Ordering::Relaxed);
+                    }
+                    return connected;
+                }
             }
-            connected => connected,
         }
+        let connection = host.connect().await?;
+        self.refused_settings.store(SETTINGS.len(), Ordering::Relaxed);
+        Ok(connection)
     }
 }
 
-/// Whether the server may have refused the session because of its settings.
+/// Returns whether the server may have refused the session because of its settings.
 fn may_refuse_settings(error: &sqlx::Error) -> bool {
     database_error(error)
         .is_some_and(|error| matches!(error.code(), "08P01" | "0A000" | "22023" | "42601" | "42704"))
@@ -130,7 +148,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_says_so_at_once_and_so_do_several() {
-        // Port 1 is nobody's.
+        // No process listens at port 1.
         for hosts in ["127.0.0.1:1", "127.0.0.1:1,127.0.0.1:1"] {
             match refused(&format!("postgres://me@{hosts}/x?sslmode=disable")).await {
                 NoConnection::Refused(sqlx::Error::Io(error)) => {

@@ -20,8 +20,8 @@ use crate::transaction::{Database, Session, Work};
 /// Maximum length of a name in Postgres, in bytes.
 const SCHEMA_LENGTH_MAX: usize = 63;
 
-/// Examines the database without changes to it. The database is refused if the server is too old, its encoding can't hold
-/// the data, or a newer Rollbook changed the schema.
+/// Examines the database without changes to it. The database is refused if the server is too old, its
+/// encoding can't hold the data, or a newer Rollbook changed the schema.
 pub(crate) async fn examine(settings: &PostgresSettings) -> Result<Pending, StoreError> {
     let (database, schema) = open(settings)?;
     let state = database.run(&Ask { schema: &schema }).await?;
@@ -43,9 +43,9 @@ pub async fn pending_migrations(settings: &PostgresSettings) -> Result<Vec<&'sta
     }
 }
 
-/// Applies pending migrations and creates the schema if it does not exist. Returns their names. Of concurrent calls one
-/// applies each migration. A new schema gets all migrations or none; otherwise finished parts stay, and the next call
-/// continues from there.
+/// Applies pending migrations and creates the schema if it does not exist. Returns their names. Of concurrent
+/// calls one applies each migration. A new schema gets all migrations or none; otherwise finished parts stay,
+/// and the next call continues from there.
 ///
 /// # Errors
 /// The database can't be written, or is refused.
@@ -56,7 +56,7 @@ pub async fn apply_migrations(settings: &PostgresSettings) -> Result<Vec<&'stati
     Ok(apply::apply(&database, &schema, !settings.pgbouncer).await?)
 }
 
-/// Whether the database has the schema, whatever it contains.
+/// Returns whether the database has the schema, whatever it contains.
 pub(crate) async fn schema_exists(settings: &PostgresSettings) -> Result<bool, StoreError> {
     let (database, schema) = open(settings)?;
     Ok(database.run(&Exists { schema: &schema }).await?)

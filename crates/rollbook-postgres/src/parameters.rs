@@ -2,8 +2,8 @@
 //!
 //! Each is used, or known to be harmless when it is left out, or refused by its name with what to write
 //! instead. One that is not known at all is left out and logged by its number: a name may be the rest of a
-//! password. What looks like a wish about TLS or the server's identity is refused even if it is not known:
-//! such a wish is never ignored.
+//! password. An unknown parameter that seems to ask for TLS or to check the server's identity is
+//! refused, never ignored.
 
 use std::net::IpAddr;
 
@@ -82,8 +82,7 @@ const HARMLESS: [&str; 39] = [
     "uselibpqcompat",
 ];
 
-/// Parameters that take effect by their value alone: (name, values that Rollbook honours, fix for any other
-/// value).
+/// Parameters that take effect by their value alone: (name, values that Rollbook honours, fix for any other value).
 const AS_WE_DO: [(&str, &[&str], &str); 11] = [
     (
         "channel_binding",
@@ -147,7 +146,7 @@ const UNPREPARED: [(&str, &[&str]); 9] = [
     ("default_query_exec_mode", &["simple_protocol", "exec"]),
 ];
 
-/// Parts of an unknown name that make it a wish about TLS or identity.
+/// Parts of an unknown name that show that the parameter is about TLS or identity.
 const ABOUT_TLS: [&str; 8] = ["ssl", "tls", "secur", "encrypt", "cert", "verif", "trust", "auth"];
 
 const TARGETS: [&str; 3] = ["any", "read-write", "primary"];
@@ -164,9 +163,7 @@ impl Parameters {
             let name = decoded(name).map_err(|error| format!("the Postgres URL {error}"))?;
             let value = decoded(value).map_err(|error| format!("the Postgres URL {error}"))?;
             if seen.contains(&name) && name != "options" {
-                return Err(format!(
-                    "parameter {number} of the Postgres URL is there twice: keep one of them"
-                ));
+                return Err(format!("parameter {number} of the Postgres URL occurs twice: keep one of them"));
             }
             parameters.take(number, &name, value)?;
             seen.push(name);
@@ -175,7 +172,7 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// Whether the URL says how connections are encrypted.
+    /// Returns whether the URL says how connections are encrypted.
     pub(crate) fn names_tls_mode(&self) -> bool {
         let modes = ["sslmode", "ssl-mode"];
         self.names.iter().any(|name| {

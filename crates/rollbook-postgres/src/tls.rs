@@ -4,7 +4,7 @@
 //!   password by answering that the server has no TLS. On the loopback it is `prefer`; a Unix socket needs no
 //!   TLS.
 //! * A certificate authority in the URL is used: `require` with `sslrootcert` is `verify-ca`, as in libpq.
-//! * What asks for TLS in any words is never ignored (decision 0180).
+//! * A parameter that asks for TLS is never ignored, whatever its name (decision 0180).
 
 use rollbook_core::protection::Protection;
 use sqlx::postgres::PgSslMode;
@@ -118,8 +118,7 @@ impl Wishes {
         Ok(())
     }
 
-    /// Takes `sslrootcert`. `system` means the authorities that the system trusts, and then names are
-    /// checked.
+    /// Takes `sslrootcert`. `system` means the authorities that the system trusts, and then names are checked.
     pub(crate) fn root(&mut self, value: String) {
         if value == "system" {
             self.verified_by = Some("sslrootcert=system");
@@ -176,12 +175,12 @@ impl Wishes {
 /// Error text of sqlx for a server that answers that it has no TLS.
 const NO_TLS: &str = "server does not support TLS";
 
-/// Whether the server has said that it has no TLS.
+/// Returns whether the server has said that it has no TLS.
 pub(crate) fn is_without_tls(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Tls(error) if error.to_string() == NO_TLS)
 }
 
-/// Why there is no TLS, and what to do. The text of the error is rustls's and knows no secret.
+/// Returns why there is no TLS, with the fix. The text of the error is rustls's and contains no secret.
 pub(crate) fn failed(error: &(dyn std::error::Error + Send + Sync)) -> String {
     let said = error.to_string();
     if said == NO_TLS {

@@ -259,7 +259,7 @@ async fn next(listener: &TcpListener) -> TcpStream {
     }
 }
 
-/// Whether an accept failed for one client only, so that the next accept may succeed at once.
+/// Returns whether an accept failed for one client only, so that the next accept may succeed at once.
 fn affects_one_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
@@ -272,8 +272,7 @@ fn log_panic(ended: Result<(), JoinError>) {
     }
 }
 
-/// Waits for the connections until `deadline`, then closes those that are left. Their other limits still
-/// apply.
+/// Waits for the connections until `deadline`, then closes those that are left. Their other limits still apply.
 async fn drain(connections: &mut JoinSet<()>, watched: &Connections, deadline: Instant) {
     let all_ended = async {
         while let Some(ended) = connections.join_next().await {

@@ -56,13 +56,13 @@ pub enum ReconcileError {
     #[error("another process is running a reconciliation. Its lock ends {0:?} after its last sign of life")]
     Busy(Duration),
     /// The process lost the lock to another one.
-    #[error("this process lost the lock of the run to another process, which goes on with it")]
+    #[error("this process lost the lock of the run to another process, which continues it")]
     LockLost,
     /// There is no such run, or nothing of it waits.
     #[error("{0}")]
     NoSuchRun(String),
     /// The process was asked to stop.
-    #[error("stopped. The run's position is saved: rollbook reconcile --resume goes on from there")]
+    #[error("stopped. The run's position is saved: rollbook reconcile --resume continues from there")]
     Stopped,
 }
 

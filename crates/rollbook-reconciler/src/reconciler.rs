@@ -186,7 +186,7 @@ impl Reconciler {
             }
         }
         if let Some(resumed) = resumed {
-            info!(run = resumed.0.id, "reconciliation: an unfinished run goes on");
+            info!(run = resumed.0.id, "reconciliation: continuing an unfinished run");
             return Ok(resumed);
         }
         if request.resume == Resume::Required {

@@ -52,14 +52,14 @@ pub(crate) fn classify(error: &RedisError, address: &impl Location) -> QueueErro
     }
 }
 
-/// Whether the connection of this error must not be used again: it is broken, or leads to the wrong server or
-/// session. A demoted master, for example, answers everything except writes, permanently.
+/// Returns whether the connection of this error must not be used again: it is broken, or leads to the wrong
+/// server or session. A demoted master, for example, answers everything except writes, permanently.
 pub(crate) fn ends_connection(error: &RedisError) -> bool {
     // A master without replicas may be the old one, isolated by a failover.
     is_connection_error(error) || matches!(error.code(), Some("NOREPLICAS"))
 }
 
-/// Whether a new connection may avoid this error; then the call is repeated on one.
+/// Returns whether a new connection may avoid this error; then the call is repeated on one.
 pub(crate) fn is_connection_error(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || error.kind() == ErrorKind::Io
@@ -117,8 +117,7 @@ fn message(error: &RedisError, code: &str, address: &impl Location) -> String {
     format!("{code}: {fix}")
 }
 
-/// Whether TLS failed because of the server's certificate. Matches rustls's text, which the library passes
-/// on.
+/// Returns whether TLS failed because of the server's certificate. Matches rustls's text, which the library passes on.
 fn is_untrusted_certificate(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Io && error.to_string().contains("invalid peer certificate")
 }

@@ -31,7 +31,7 @@ pub(crate) fn stored(id: &str) -> Cow<'_, [u8]> {
     }
 }
 
-/// Whether the id stands for bytes that are not UTF-8. Such a message may be in any shard.
+/// Returns whether the id stands for bytes that are not UTF-8. Such a message may be in any shard.
 pub(crate) fn is_binary(id: &str) -> bool {
     matches!(stored(id), Cow::Owned(_))
 }

@@ -3,8 +3,7 @@
 //! * A shard is on the node that owns its slot. The mapping is read from the nodes, and read again when a
 //!   node reports that a slot has moved, or is unreachable.
 //! * A call to an unreachable node of a cluster fails at once, so that it does not delay work on the other
-//!   nodes. One background task probes the node, and asks the others for its slots, until the node answers or
-//!   owns none.
+//!   nodes. One background task probes the node, and asks the others for its slots, until the node answers or owns none.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -89,7 +88,7 @@ impl Servers {
         self.0.options.call_timeout
     }
 
-    /// Whether the shards may be on several servers.
+    /// Returns whether the shards may be on several servers.
     pub(crate) fn is_cluster(&self) -> bool {
         self.0.address.form == Form::Cluster
     }

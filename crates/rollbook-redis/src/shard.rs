@@ -14,8 +14,8 @@ pub const KEY_PREFIX: &str = "rollbook";
 /// Maximum length of a key prefix, in bytes.
 pub const KEY_PREFIX_MAX: usize = 64;
 
-/// Whether `text` is a valid key prefix: letters, digits, `_`, `-` and `.`, which have no special meaning in
-/// a hash tag, an ACL pattern or a shell.
+/// Returns whether `text` is a valid key prefix: letters, digits, `_`, `-` and `.`, which have no special
+/// meaning in a hash tag, an ACL pattern or a shell.
 pub fn is_key_prefix(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     (1..=KEY_PREFIX_MAX).contains(&text.len()) && text.bytes().all(is_plain)

@@ -15,8 +15,8 @@ const DOMAINS: &str = "organization_domains";
 const DOMAIN_DELETED: &str = "organizationDomain.deleted";
 
 impl History {
-    /// Whether a reconciliation repairs the loss of an event: it is about an object that the API lists in the
-    /// shape of the events. Sessions, subscriptions, their items and payment attempts are not among them.
+    /// Returns whether a reconciliation repairs the loss of an event: it is about an object that the API
+    /// lists in the shape of the events. Sessions, subscriptions, their items and payment attempts are not among them.
     pub fn is_repairable(&self, event: usize) -> bool {
         let resource = self.events.get(event).and_then(|event| find_event(&event.event_type));
         resource.is_some_and(|(resource, _)| RECONCILED.contains(&resource))
@@ -35,9 +35,9 @@ impl History {
         lost
     }
 
-    /// Returns deletions that the API cannot prove. Users that no row shows: the API can't list what is deleted,
-    /// so nothing would ever delete their sessions. Domains, if the instance has none left: an empty list proves
-    /// nothing, and a domain has no read of its own.
+    /// Returns deletions that the API cannot prove. Users that no row shows: the API can't list what is
+    /// deleted, so nothing would ever delete their sessions. Domains, if the instance has none left: an empty
+    /// list proves nothing, and a domain has no read of its own.
     fn unprovable_deletions(&self, lost: &BTreeSet<usize>) -> BTreeSet<usize> {
         let known: BTreeSet<&str> = self
             .steps

@@ -43,15 +43,15 @@ pub struct Comparison {
     pub missing: Vec<(&'static str, String)>,
     /// Rows of unknown subjects, and rows that occurred twice: table and id.
     pub unexpected: Vec<(&'static str, String)>,
-    /// Number of deleted subjects without a row, of which neither an event nor a reading ever had content. Only
-    /// a tolerance allows them.
+    /// Number of deleted subjects without a row, of which neither an event nor a reading ever had content.
+    /// Only a tolerance allows them.
     pub never_seen: usize,
     /// Values that differ from the expected ones: table, id and column.
     pub different: Vec<(&'static str, String, String)>,
 }
 
 impl Comparison {
-    /// Whether every expected row exists, no other row exists, and every value is as expected.
+    /// Returns whether every expected row exists, no other row exists, and every value is as expected.
     pub fn is_equal(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.different.is_empty()
     }
@@ -74,8 +74,7 @@ impl Truth {
         self.compare_rows(rows, None)
     }
 
-    /// Compares rows as [`Self::compare`] does, after a reconciliation. They may differ as far as the tolerance
-    /// says.
+    /// Compares rows as [`Self::compare`] does, after a reconciliation. They may differ as far as the tolerance says.
     pub fn compare_repaired(
         &self,
         rows: impl Iterator<Item = (&'static str, RowView)>,

@@ -59,8 +59,7 @@ fn open_with(
 /// Creates the file if it is missing. Only its owner may read it, since it will hold personal data; SQLite
 /// gives its log the same mode. An existing file keeps its mode and is not opened: closing it would drop the
 /// locks of this process's other connections. A symbolic link with a missing target is followed, as SQLite
-/// follows it: `create_new` takes it for an existing file, and SQLite would make the target readable for
-/// others.
+/// follows it: `create_new` takes it for an existing file, and SQLite would make the target readable for others.
 fn make_private(path: &Path) -> Result<(), Fault> {
     let open = |options: &mut OpenOptions| options.write(true).mode(0o600).open(path);
     let opened = match open(OpenOptions::new().create_new(true)) {

@@ -1,7 +1,7 @@
 //! Classification of SQLite errors: their cause, and whether waiting helps.
 
 use rollbook_core::queue::QueueError;
-use rollbook_core::store::StoreError;
+use rollbook_core::store::{StoreError, UnknownOutcome};
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
 
@@ -69,6 +69,11 @@ impl From<rusqlite::Error> for Fault {
         {
             return Self::Data(own.to_string());
         }
+        if let rusqlite::Error::FromSqlConversionFailure(_, _, own) = &error
+            && own.is::<UnknownOutcome>()
+        {
+            return Self::Deployment(own.to_string());
+        }
         if matches!(error, rusqlite::Error::StatementChangedRows(0)) {
             return Self::Data("a trigger of the table keeps the row from being written".to_owned());
         }
@@ -101,8 +106,7 @@ impl From<rusqlite::Error> for Fault {
     }
 }
 
-/// Returns the text of a statement's error if it contains only identifiers. Functions in a trigger may quote
-/// values.
+/// Returns the text of a statement's error if it contains only identifiers. Functions in a trigger may quote values.
 fn without_values(text: &str) -> String {
     let names_only = ["no such ", "there is already ", "table ", "near "];
     if names_only.iter().any(|beginning| text.starts_with(beginning)) {

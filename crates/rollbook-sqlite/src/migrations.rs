@@ -62,8 +62,7 @@ impl Schema {
     }
 
     /// Returns the page size of a new file. Bodies of two to three kilobytes, which come and go in order,
-    /// fill pages of 8 KiB better than pages of 4 KiB. Rows change in many places, and a commit writes whole
-    /// pages.
+    /// fill pages of 8 KiB better than pages of 4 KiB. Rows change in many places, and a commit writes whole pages.
     const fn page_bytes(self) -> u32 {
         match self {
             Self::Queue => 8_192,
@@ -72,8 +71,7 @@ impl Schema {
     }
 }
 
-/// Returns the names of the steps that the file at `path` lacks. A missing file lacks all steps, and is not
-/// created.
+/// Returns the names of the steps that the file at `path` lacks. A missing file lacks all steps, and is not created.
 ///
 /// # Errors
 /// The file can't be read, or a newer Rollbook made it.
@@ -250,8 +248,7 @@ impl Guard {
         Self { schema, checked: None }
     }
 
-    /// Refuses what [`check`] refuses. To be asked within each transaction, which keeps all others from
-    /// migrating.
+    /// Refuses what [`check`] refuses. To be asked within each transaction, which keeps all others from migrating.
     pub(crate) fn check(&mut self, connection: &Connection) -> Result<(), Fault> {
         let version = version(connection)?;
         if self.checked != Some(version) {
@@ -280,7 +277,7 @@ fn applied(connection: &Connection, schema: Schema) -> Result<usize, Fault> {
     }
 }
 
-/// Whether each of the steps after `known` up to `last` expands. Files of earlier builds do not say.
+/// Returns whether each of the steps after `known` up to `last` expands. Files of earlier builds do not say.
 fn all_expand(connection: &Connection, known: usize, last: usize) -> bool {
     let sql = "SELECT count(*) FROM rollbook_migrations WHERE number > ?1 AND number <= ?2 AND expands";
     let expanding = connection.query_row(sql, (known, last), |row| row.get::<_, usize>(0));

@@ -9,8 +9,7 @@ pub(crate) fn rolled_back<T>(
 ) -> rusqlite::Result<T> {
     connection.execute_batch("SAVEPOINT rehearsal")?;
     let done = work();
-    // Some errors have rolled back everything, and the savepoint with it: then the first error is the one to
-    // report.
+    // Some errors have rolled back everything, and the savepoint with it: then the first error is the one to report.
     let ended = connection.execute_batch("ROLLBACK TO rehearsal; RELEASE rehearsal");
     let done = done?;
     ended?;

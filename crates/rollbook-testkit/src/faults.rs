@@ -26,7 +26,7 @@ use rollbook_core::queue::{
 };
 use rollbook_core::store::{
     CascadeStep, ErasedCounts, Erasure, ErasureProgress, FullStore, Ledger, LedgerEntry, PendingCascades,
-    RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
+    ReadProgress, RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
@@ -230,8 +230,10 @@ impl Rows for FaultyStore {
         resource: &'static Resource,
         texts: &[String],
         limit: usize,
+        progress: &ReadProgress<'_>,
     ) -> Result<Vec<String>, StoreError> {
-        (self.script)(StoreCall::Read).strike(self.inner.ids_holding(resource, texts, limit)).await
+        let found = self.inner.ids_holding(resource, texts, limit, progress);
+        (self.script)(StoreCall::Read).strike(found).await
     }
 
     async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {

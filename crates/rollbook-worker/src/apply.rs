@@ -1,4 +1,4 @@
-//! Applying a batch so that one bad or slow change costs the others nothing.
+//! Applies a batch so that one bad or slow change does not affect the others.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -18,7 +18,7 @@ const INSTANCES_MAX: usize = 2;
 
 /// Outcome of one change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum ChangeOutcome {
     /// The change is durable in the store.
     Applied(Applied),
     /// The store refuses it; the text says why.
@@ -33,34 +33,38 @@ pub(crate) enum Fate {
 
 /// Outcome of a batch.
 #[derive(Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct BatchOutcome {
     /// One for each change, in their order.
-    pub(crate) fates: Vec<Fate>,
-    /// The error for which no change is to blame, where one ended the work early or befell every change.
+    pub(crate) outcomes: Vec<ChangeOutcome>,
+    /// Error for which no change is to blame; it ended the work early, or every change failed with it.
     pub(crate) failure: Option<StoreError>,
 }
 
-impl Outcome {
+impl BatchOutcome {
     /// Returns the outcome of a batch that the store failed before its first change.
     pub(crate) fn not_attempted(changes: usize, failure: StoreError) -> Self {
-        Self { fates: vec![Fate::NotAttempted; changes], failure: Some(failure) }
+        Self { outcomes: vec![ChangeOutcome::NotAttempted; changes], failure: Some(failure) }
     }
 
-    /// Whether the store has applied or judged anything.
+    /// Returns whether the store has applied or judged anything.
     pub(crate) fn is_proof(&self) -> bool {
-        self.fates.iter().any(|fate| matches!(fate, Fate::Applied(_) | Fate::Refused(_)))
+        self.outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, ChangeOutcome::Applied(_) | ChangeOutcome::Refused(_)))
     }
 
-    /// Whether anything was applied; else how many changes the store refused, and the reason for the last.
+    /// Returns whether anything was applied; else how many changes the store refused, and the reason for the last.
     pub(crate) fn refused_alone(&self) -> Result<(), (u64, &str)> {
         let mut refused = (0, "");
-        for fate in &self.fates {
-            match fate {
-                Fate::Applied(_) => return Ok(()),
-                Fate::Refused(why) | Fate::TimedOut(why) | Fate::Postponed(_, why) => {
+        for outcome in &self.outcomes {
+            match outcome {
+                ChangeOutcome::Applied(_) => return Ok(()),
+                ChangeOutcome::Refused(why)
+                | ChangeOutcome::TimedOut(why)
+                | ChangeOutcome::Postponed(_, why) => {
                     refused = (refused.0 + 1, why);
                 }
-                Fate::NotAttempted => {}
+                ChangeOutcome::NotAttempted => {}
             }
         }
         Err(refused)
@@ -92,7 +96,7 @@ impl Instances {
     }
 }
 
-/// One call to the store, for whoever counts them.
+/// One call to the store, for metrics.
 pub(crate) struct Call {
     pub(crate) changes: usize,
     pub(crate) took: Duration,
@@ -106,7 +110,7 @@ pub(crate) struct Call {
 /// own or everyone's.
 ///
 /// No call begins that would end after `time` if it took as long as the longest before it. What is left then
-/// is [`Fate::NotAttempted`]. `called` runs after each call.
+/// is [`ChangeOutcome::NotAttempted`]. `called` runs after each call.
 pub(crate) async fn apply(
     store: &dyn Store,
     changes: &[Change],
@@ -114,19 +118,19 @@ pub(crate) async fn apply(
     evidence: &Evidence,
     time: Duration,
     called: impl FnMut(Call),
-) -> Outcome {
-    let (mut fates, plan) = (vec![Fate::NotAttempted; changes.len()], evidence.plan(changes));
+) -> BatchOutcome {
+    let (mut outcomes, plan) = (vec![ChangeOutcome::NotAttempted; changes.len()], evidence.plan(changes));
     let mut pending = parts(changes.len(), &plan);
     pending.reverse();
     for (position, after, why) in plan.postponed {
-        fates[position] = Fate::Postponed(after, why);
+        outcomes[position] = ChangeOutcome::Postponed(after, why);
     }
     let work = Work {
         store,
         changes,
         pace,
         evidence,
-        fates,
+        outcomes,
         alone: plan.alone,
         pending,
         failed: Vec::new(),
@@ -141,7 +145,7 @@ struct Work<'a, F> {
     changes: &'a [Change],
     pace: &'a Pace,
     evidence: &'a Evidence,
-    fates: Vec<Fate>,
+    outcomes: Vec<ChangeOutcome>,
     /// Changes that are tried by themselves.
     alone: Vec<usize>,
     /// The last in is the next out.
@@ -153,7 +157,7 @@ struct Work<'a, F> {
 }
 
 impl<F: FnMut(Call)> Work<'_, F> {
-    async fn run(mut self, time: Duration) -> Outcome {
+    async fn run(mut self, time: Duration) -> BatchOutcome {
         let (began_at, mut longest, mut smallest) = (Instant::now(), Duration::ZERO, usize::MAX);
         while let Some(part) = self.pending.pop() {
             if smallest < usize::MAX && began_at.elapsed() + longest > time {
@@ -168,8 +172,8 @@ impl<F: FnMut(Call)> Work<'_, F> {
             let slow = if let Err(StoreError::Slow { cause, .. }) = &answer { Some(*cause) } else { None };
             (self.called)(Call { changes: part.len(), took, slow });
             if let Err(failure) = self.judge(part, answer, took) {
-                // Whatever failed by itself before: the store may have been failing by then.
-                return Outcome { fates: self.fates, failure: Some(failure) };
+                // Changes that failed by themselves before count too: the store may have been failing by then.
+                return BatchOutcome { outcomes: self.outcomes, failure: Some(failure) };
             }
         }
         self.conclude()
@@ -178,7 +182,7 @@ impl<F: FnMut(Call)> Work<'_, F> {
     /// Takes note of an answer.
     ///
     /// # Errors
-    /// One for which no change is to blame.
+    /// An error for which no change is to blame.
     fn judge(
         &mut self,
         part: Range<usize>,
@@ -190,12 +194,12 @@ impl<F: FnMut(Call)> Work<'_, F> {
             Ok(outcomes) => {
                 self.pace.passed(changes.len(), took);
                 self.evidence.passed(changes, &outcomes);
-                for (fate, applied) in self.fates[part].iter_mut().zip(outcomes) {
-                    *fate = Fate::Applied(applied);
+                for (outcome, applied) in self.outcomes[part].iter_mut().zip(outcomes) {
+                    *outcome = ChangeOutcome::Applied(applied);
                 }
             }
             Err(StoreError::Event(detail)) if part.len() == 1 => {
-                self.fates[part.start] = Fate::Refused(detail);
+                self.outcomes[part.start] = ChangeOutcome::Refused(detail);
             }
             Err(StoreError::Event(_)) => self.split(part.start + part.len() / 2, part),
             Err(error @ (StoreError::Ambiguous(_) | StoreError::Slow { .. })) => {
@@ -222,7 +226,7 @@ impl<F: FnMut(Call)> Work<'_, F> {
     /// would say nothing about either.
     fn postpone_suspects(&mut self) {
         while let Some(next) = self.pending.last().filter(|next| self.alone.contains(&next.start)) {
-            self.fates[next.start] = Fate::Postponed(jittered(POSTPONE), AFTER_OTHERS.to_owned());
+            self.outcomes[next.start] = ChangeOutcome::Postponed(jittered(POSTPONE), AFTER_OTHERS.to_owned());
             self.pending.pop();
         }
     }
@@ -234,22 +238,22 @@ impl<F: FnMut(Call)> Work<'_, F> {
     }
 
     fn out_of_time(&self, smallest: usize) {
-        let is_undecided = |fate: &Fate| matches!(fate, Fate::NotAttempted);
-        if self.fates.iter().all(is_undecided) && self.failed.is_empty() {
+        let is_undecided = |outcome: &ChangeOutcome| matches!(outcome, ChangeOutcome::NotAttempted);
+        if self.outcomes.iter().all(is_undecided) && self.failed.is_empty() {
             // Or the next batch would do the same.
             self.pace.out_of_time(smallest);
         }
     }
 
     /// Decides on the changes that failed by themselves.
-    fn conclude(mut self) -> Outcome {
-        let has_passed = self.fates.iter().any(|fate| matches!(fate, Fate::Applied(_)));
+    fn conclude(mut self) -> BatchOutcome {
+        let has_passed = self.outcomes.iter().any(|outcome| matches!(outcome, ChangeOutcome::Applied(_)));
         let (mut failure, mut blamed) = (None, false);
         for (position, error) in self.failed {
             match self.evidence.judge(&self.changes[position], &error) {
                 Verdict::Blamed => blamed = true,
                 Verdict::Postponed(after) => {
-                    self.fates[position] = Fate::Postponed(after, words(error));
+                    self.outcomes[position] = ChangeOutcome::Postponed(after, words(error));
                     continue;
                 }
                 Verdict::Nobody => {
@@ -259,12 +263,13 @@ impl<F: FnMut(Call)> Work<'_, F> {
             }
             let is_slow = matches!(error, StoreError::Slow { .. });
             let words = words(error);
-            self.fates[position] = if is_slow { Fate::TimedOut(words) } else { Fate::Refused(words) };
+            self.outcomes[position] =
+                if is_slow { ChangeOutcome::TimedOut(words) } else { ChangeOutcome::Refused(words) };
         }
         if !has_passed && !blamed {
             failure = failure.or(self.last_slow);
         }
-        Outcome { fates: self.fates, failure }
+        BatchOutcome { outcomes: self.outcomes, failure }
     }
 }
 
@@ -309,8 +314,7 @@ fn words(error: StoreError) -> String {
 }
 
 /// Returns where to split a part with changes in the order of their tables: at the end of the table that is
-/// nearest to the middle, so that a locked table blocks no other table. In the middle if all are of one
-/// table.
+/// nearest to the middle, so that a locked table blocks no other table. In the middle if all are of one table.
 fn between_tables(part: &Range<usize>, changes: &[Change]) -> usize {
     let middle = part.start + part.len() / 2;
     let is_end = |at: &usize| changes[at - 1].resource_name() != changes[*at].resource_name();

@@ -26,7 +26,7 @@ impl Backoff {
     }
 
     /// Returns the next wait: between half of the current limit and all of it. Less could make a lane spin.
-    /// Always the whole would make workers that lost a server together return together.
+    /// With the full wait every time, workers that lost a server together would return together.
     pub(crate) fn next(&mut self) -> Duration {
         let limit = self.limit;
         self.limit = limit.saturating_mul(2).min(self.limit_max);
@@ -42,7 +42,7 @@ const REPEATED_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Repeat(Option<Instant>);
 
 impl Repeat {
-    /// Whether a log line is due now.
+    /// Returns whether a log line is due now.
     pub(crate) fn is_due(&mut self) -> bool {
         let now = Instant::now();
         let is_due = self.0.is_none_or(|last| now.duration_since(last) >= REPEATED_EVERY);

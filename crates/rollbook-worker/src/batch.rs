@@ -13,10 +13,10 @@ use rollbook_core::trace::TraceId;
 use tracing::field::{DisplayValue, display};
 use tracing::warn;
 
-use crate::apply::Fate;
+use crate::apply::ChangeOutcome;
 
-/// Number of consecutive workers without a settlement after which a message is a suspect. Two, not one: a single crash
-/// (a deploy, a power cut) says nothing about the hundred messages of a batch.
+/// Number of consecutive workers without a settlement after which a message is a suspect. Two, not one: a
+/// single crash (a deploy, a power cut) says nothing about the hundred messages of a batch.
 pub(crate) const SUSPECT_AFTER: u32 = 2;
 
 /// Leases with their settlements.
@@ -72,8 +72,8 @@ pub(crate) struct Reading {
     pub(crate) mismatched: BTreeMap<&'static str, usize>,
 }
 
-/// Removes a suspect from the batch, if there is one. Of several, it takes the one with the fewest unsettled leases, so
-/// that innocent messages do not wait until the killer is a dead letter.
+/// Removes a suspect from the batch, if there is one. Of several, it takes the one with the fewest unsettled
+/// leases, so that innocent messages do not wait until the killer is a dead letter.
 pub(crate) fn take_suspect(leases: &mut Vec<Lease>, attempts_max: u32) -> Option<Lease> {
     let is_suspect = |lease: &Lease| lease.unsettled >= SUSPECT_AFTER && !is_crash_loop(lease, attempts_max);
     let suspects = leases.iter().enumerate().filter(|(_, lease)| is_suspect(lease));
@@ -81,8 +81,8 @@ pub(crate) fn take_suspect(leases: &mut Vec<Lease>, attempts_max: u32) -> Option
     Some(leases.remove(index))
 }
 
-/// Whether the message has used all attempts and its last worker did not settle it. If that worker did (a retry before
-/// the limit was lowered), the message gets another attempt.
+/// Returns whether the message has used all attempts and its last worker did not settle it. If that worker
+/// did (a retry before the limit was lowered), the message gets another attempt.
 fn is_crash_loop(lease: &Lease, attempts_max: u32) -> bool {
     lease.unsettled > 0 && lease.attempt > attempts_max
 }
@@ -140,13 +140,18 @@ pub(crate) fn trace_id(lease: &Lease) -> Option<DisplayValue<TraceId>> {
 }
 
 /// Returns the settlement of an applied, refused or not attempted change.
-pub(crate) fn decide(lease: &Lease, change: &Change, fate: Fate, retry: &RetryPolicy) -> Settlement {
-    match fate {
-        Fate::Applied(_) => Settlement::Ack,
-        Fate::NotAttempted => Settlement::Release,
-        Fate::Postponed(after, _) => Settlement::Postpone { after },
-        Fate::Refused(detail) => failed(lease, change, Reason::StoreRefused, detail, retry),
-        Fate::TimedOut(detail) => failed(lease, change, Reason::StoreTimeout, detail, retry),
+pub(crate) fn decide(
+    lease: &Lease,
+    change: &Change,
+    outcome: ChangeOutcome,
+    retry: &RetryPolicy,
+) -> Settlement {
+    match outcome {
+        ChangeOutcome::Applied(_) => Settlement::Ack,
+        ChangeOutcome::NotAttempted => Settlement::Release,
+        ChangeOutcome::Postponed(after, _) => Settlement::Postpone { after },
+        ChangeOutcome::Refused(detail) => failed(lease, change, Reason::StoreRefused, detail, retry),
+        ChangeOutcome::TimedOut(detail) => failed(lease, change, Reason::StoreTimeout, detail, retry),
     }
 }
 
@@ -161,7 +166,7 @@ pub(crate) fn fail(lease: &Lease, failure: Failure, retry: &RetryPolicy) -> Sett
         warn!(
             svix_id = %lease.id, event_type = failure.event_type, attempt = lease.attempt, trace_id = trace_id(lease),
             reason = %failure.reason, detail = failure.detail,
-            "dropped: it can't be applied, and what carries a one-time password is not parked"
+            "dropped: the event can't be applied, and an event with a one-time password never becomes a dead letter"
         );
         return Settlement::Ack;
     }

@@ -2,16 +2,17 @@
 //!
 //! When a parent is deleted, the lane repairs some child rows in the same transaction and leaves the others
 //! to this task, so that no delivery waits for a large organization. Every worker runs the task, in small
-//! steps. No two workers process the same work. An error is logged once, and the next turn tries again.
+//! steps. No two workers process the same work. An error is logged, and the next turn tries again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollbook_core::store::{CascadeStep, StoreError};
+use rollbook_core::store::CascadeStep;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::shared::Shared;
+use crate::turns::{Task, Turns};
 
 /// Maximum time between two turns: the gauge also shows pending work of other workers, such as one that was
 /// killed while its hold lasts.
@@ -24,7 +25,8 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// Processes pending cascades until `stop`.
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut wait = PAUSE;
-    let (mut failing, mut before) = (false, CascadeStep::default());
+    let mut turns = Turns::new(Task::Cascades, &shared.metrics.turns);
+    let mut before = CascadeStep::default();
     loop {
         let due = async {
             tokio::select! {
@@ -40,20 +42,16 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             continue;
         }
         // Each step is a transaction, so cancelling the turn loses nothing; another worker continues.
-        let Some(done) = stop.run_until_cancelled(shared.store.cascade()).await else { return };
-        wait = match done {
-            Ok(done) => {
-                failing = false;
+        let Some(turn) = stop.run_until_cancelled(shared.store.cascade()).await else { return };
+        wait = match turns.record(turn) {
+            Some(done) => {
                 shared.metrics.cascades.count(&done);
                 log_progress(&before, &done);
                 before = done;
                 let longest = REFRESH.min(shared.settings.upkeep.interval).max(PAUSE);
                 done.due_in.map_or(longest, |due_in| due_in.clamp(PAUSE, longest))
             }
-            Err(error) => {
-                warn_once(&mut failing, &error);
-                AFTER_FAILURE
-            }
+            None => AFTER_FAILURE,
         };
     }
 }
@@ -68,11 +66,5 @@ fn log_progress(before: &CascadeStep, done: &CascadeStep) {
             rows_left = done.rows_left,
             "child rows of deleted parents were repaired"
         );
-    }
-}
-
-fn warn_once(failing: &mut bool, error: &StoreError) {
-    if !std::mem::replace(failing, true) {
-        warn!(%error, "child rows of deleted parents cannot be repaired now: deliveries go on, and the repair is retried");
     }
 }

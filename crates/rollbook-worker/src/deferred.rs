@@ -1,8 +1,8 @@
 //! Settlements that a part of the queue did not answer, kept until it does.
 //!
-//! A queue may have parts (shards, on servers of their own). Where one is unreachable, a lane goes on with
-//! the others, and asks again for what is left with each of its next settlements. What is kept longer than a
-//! lease lasts is dropped: the lease has run out, and the message comes again.
+//! A queue may have parts (shards, on servers of their own). If one is unreachable, a lane continues with
+//! the others, and repeats the unanswered settlements with each of its next ones. A settlement that is kept
+//! longer than a lease lasts is dropped: the lease has expired, and the message is leased again.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl Deferred {
         }
     }
 
-    /// Keeps what is left of settlements that were taken.
+    /// Keeps the settlements that were not answered.
     pub(crate) fn put(&self, left: Decided, error: &QueueError, lane: usize) {
         let mut kept = self.kept();
         let is_first = kept.is_none();

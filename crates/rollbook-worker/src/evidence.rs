@@ -2,7 +2,7 @@
 //! the failure of one message from a failure of the store.
 //!
 //! Some errors may be caused by one row or by everything: a time limit, a policy that refuses a row, a
-//! connection that breaks. A message is remembered when a batch with it failed in such a way. It is to blame
+//! connection that breaks. A message is recorded when a batch with it failed in such a way. It is to blame
 //! when it fails by itself and others passed since; the kind of the error says which others ([`Kind`]). A
 //! message that may be to blame while others pass is postponed: no attempt is counted, and the others
 //! continue. If others fail too and none passes, the store or the deployment is to blame, and no message.
@@ -36,8 +36,7 @@ const ALONE_MAX: usize = 8;
 /// Reason of a message that is postponed without a trial.
 pub(crate) const AFTER_OTHERS: &str = "others that failed go first";
 
-/// Kind of an error that one row or the whole store may cause. It decides which passes are evidence against
-/// the row.
+/// Kind of an error that one row or the whole store may cause. It decides which passes are evidence against the row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A time limit: others of its table passed. A table may be locked while others are not.
@@ -64,8 +63,7 @@ impl Kind {
 pub(crate) enum Verdict {
     /// The failure is its own.
     Blamed,
-    /// Others pass, and it is not known yet whether the failure is its own: it is tried again after this
-    /// long.
+    /// Others pass, and it is not known yet whether the failure is its own: it is tried again after this long.
     Postponed(Duration),
     /// No message is to blame.
     Nobody,
@@ -175,7 +173,7 @@ impl Evidence {
     pub(crate) fn passed(&self, changes: &[Change], outcomes: &[Applied]) {
         let mut state = self.state();
         let State { failed, blocked, last_passed } = &mut *state;
-        // What changed nothing has met no trigger and no policy.
+        // A change without effect has met no trigger and no policy.
         let written = || changes.iter().zip(outcomes).filter(|(_, outcome)| outcome.advances());
         let has_written = written().next().is_some();
         *last_passed |= has_written;
@@ -203,8 +201,8 @@ impl Evidence {
         });
     }
 
-    /// Whether a message that failed by itself with this error is to blame for it. Where nothing passed, it
-    /// is only for a statement's time limit, if it is the only message that failed lately.
+    /// Returns whether a message that failed by itself with this error is to blame for it. Where nothing
+    /// passed, it is only for a statement's time limit, if it is the only message that failed lately.
     pub(crate) fn judge(&self, change: &Change, error: &StoreError) -> Verdict {
         let (mut state, now) = (self.state(), Instant::now());
         let (id, kind) = (change.origin.entry_id(), Kind::of(error));
@@ -259,8 +257,7 @@ impl Evidence {
         };
         for (table, blocked) in blocked.iter_mut() {
             let of_table = changes.iter().enumerate().filter(|(_, change)| change.resource_name() == *table);
-            // One that was not refused before, if there is any: another one may be refused for a reason of
-            // its own.
+            // One that was not refused before, if there is any: another one may be refused for a reason of its own.
             let probe = of_table.clone().min_by_key(|(_, change)| is_known(change)).map(|(number, _)| number);
             let probe = probe.filter(|_| blocked.probe_at <= now);
             if let Some(number) = probe {
@@ -289,7 +286,7 @@ impl Evidence {
     /// The tables of which every row is refused, and why.
     pub(crate) fn blocked(&self) -> Vec<(&'static str, String)> {
         let (mut state, now) = (self.state(), Instant::now());
-        // Where none was due to be tried for so long, no message of the table waits any more.
+        // If none was due for that long, no message of the table waits any more.
         state.blocked.retain(|_, blocked| blocked.probe_at + RECENT > now);
         state.blocked.iter().map(|(table, blocked)| (*table, blocked.reason.clone())).collect()
     }

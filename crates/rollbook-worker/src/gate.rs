@@ -1,9 +1,9 @@
-//! The gate in front of the store: closed while the store cannot apply changes, so that nothing is leased in vain.
+//! The gate in front of the store: closed while the store cannot apply changes, so that no message is leased without use.
 //!
-//! A store that answers a ping may still apply nothing (a full disk, a right that is missing). So the gate opens in
-//! two steps, as a circuit breaker does. When the store answers a ping, one lane goes first with a small batch
-//! ([`Trial`]). When a batch was applied, the gate is open for all lanes, and the outage and its backoff are over. When
-//! the trial fails, the wait before the next one is longer.
+//! A store that answers a ping may still apply nothing (a full disk, a right that is missing). So the gate
+//! opens in two steps, as a circuit breaker does. When the store answers a ping, one lane goes first with a
+//! small batch ([`Trial`]). When a batch was applied, the gate is open for all lanes, and the outage and its
+//! backoff are over. When the trial fails, the wait before the next one is longer.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,8 +21,8 @@ use crate::store_health::StoreHealth;
 /// Maximum time of a ping; a longer one counts as no answer.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Maximum messages of a trial. If all of them failed with an error that one change may cause, the next trial may lease
-/// twice as many: an error of so many messages is not the failure of one.
+/// Maximum messages of a trial. If all of them failed with an error that one change may cause, the next trial
+/// may lease twice as many: an error of so many messages is not the failure of one.
 const TRIAL_MAX: usize = 8;
 
 /// Gate that all lanes of a worker share.
@@ -67,8 +67,8 @@ impl Gate {
         *self.open.borrow()
     }
 
-    /// Records that the store could not apply, and no message is the cause. The error is logged at once, and once a minute
-    /// while the outage lasts.
+    /// Records that the store could not apply, and no message is the cause. The error is logged at once, and
+    /// once a minute while the outage lasts.
     pub(crate) fn close(&self, error: &StoreError) {
         let mut outage = self.outage();
         self.open.send_replace(false);

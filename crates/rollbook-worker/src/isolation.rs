@@ -1,7 +1,7 @@
 //! Isolation: a message that may kill its worker is processed alone, while no lane holds another lease.
 //!
-//! When a process dies, all its leases end unsettled. Without isolation, innocent messages in other lanes would lose an
-//! attempt at each crash, until they too had used all their attempts.
+//! When a process dies, all its leases end unsettled. Without isolation, innocent messages in other lanes
+//! would lose an attempt at each crash, until they too had used all their attempts.
 
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 
@@ -10,25 +10,25 @@ pub(crate) struct Isolation {
     /// Whether a lane holds a suspect.
     claimed: watch::Sender<bool>,
     /// Read-locked by each lane that holds leases, write-locked by the one that holds a suspect.
-    hands: RwLock<()>,
+    holders: RwLock<()>,
 }
 
 /// Right to hold leases.
-pub(crate) type Hands<'a> = RwLockReadGuard<'a, ()>;
+pub(crate) type LeaseGuard<'a> = RwLockReadGuard<'a, ()>;
 
 impl Isolation {
     pub(crate) fn new() -> Self {
-        Self { claimed: watch::Sender::new(false), hands: RwLock::new(()) }
+        Self { claimed: watch::Sender::new(false), holders: RwLock::new(()) }
     }
 
     /// Waits for the right to hold leases: not while a lane holds a suspect.
-    pub(crate) async fn enter(&self) -> Hands<'_> {
+    pub(crate) async fn enter(&self) -> LeaseGuard<'_> {
         // An error would mean that the sender, which `self` owns, was dropped.
         _ = self.claimed.subscribe().wait_for(|claimed| !claimed).await;
-        self.hands.read().await
+        self.holders.read().await
     }
 
-    /// Whether the lanes must give up their leases.
+    /// Returns whether the lanes must give up their leases.
     pub(crate) fn is_claimed(&self) -> bool {
         *self.claimed.borrow()
     }
@@ -47,9 +47,9 @@ pub(crate) struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    /// Waits until no lane holds a lease; the caller has given up its own [`Hands`].
+    /// Waits until no lane holds a lease; the caller has given up its own [`LeaseGuard`].
     pub(crate) async fn alone(&self) -> RwLockWriteGuard<'_, ()> {
-        self.isolation.hands.write().await
+        self.isolation.holders.write().await
     }
 }
 
@@ -67,10 +67,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_suspect_waits_for_empty_hands_and_nobody_leases_meanwhile() {
+    fn a_suspect_waits_until_no_lane_holds_leases_and_none_leases_meanwhile() {
         let mut context = Context::from_waker(Waker::noop());
         let isolation = Isolation::new();
-        let Poll::Ready(hands) = pin!(isolation.enter()).poll(&mut context) else {
+        let Poll::Ready(holders) = pin!(isolation.enter()).poll(&mut context) else {
             panic!("nothing to wait for")
         };
         let claim = isolation.claim().expect("the first suspect");
@@ -82,9 +82,9 @@ mod tests {
             let mut alone = pin!(claim.alone());
             assert!(alone.as_mut().poll(&mut context).is_pending());
             assert!(other.as_mut().poll(&mut context).is_pending());
-            drop(hands);
+            drop(holders);
             let Poll::Ready(_alone) = alone.as_mut().poll(&mut context) else {
-                panic!("all hands are empty")
+                panic!("all holders are empty")
             };
             assert!(other.as_mut().poll(&mut context).is_pending());
         }

@@ -7,13 +7,13 @@ use rollbook_core::queue::{Lease, QueueError, Settled, Settlement};
 use rollbook_core::store::StoreError;
 use tracing::{debug, info, warn};
 
-use crate::apply::{Fate, Outcome, apply};
+use crate::apply::{BatchOutcome, ChangeOutcome, apply};
 use crate::backoff::QueueOutage;
 use crate::batch::{self, Decided, trace_id};
 use crate::deferred::Deferred;
 use crate::error::WorkerError;
 use crate::gate::Trial;
-use crate::isolation::Hands;
+use crate::isolation::LeaseGuard;
 use crate::progress::Pulse;
 use crate::requests::Requests;
 use crate::shared::Shared;
@@ -46,8 +46,8 @@ impl Lane {
         while !self.pulse.stopped() {
             self.pulse.beat();
             let trial = gate.pass(&**store, &self.pulse).await.map_err(|error| self.store_broke(error))?;
-            if let Some(hands) = self.pulse.wait_for_another(isolation.enter()).await {
-                self.work(hands, trial).await?;
+            if let Some(guard) = self.pulse.wait_for_another(isolation.enter()).await {
+                self.work(guard, trial).await?;
             }
         }
         Ok(())
@@ -55,7 +55,7 @@ impl Lane {
 
     /// Leases and processes until the lane holds no lease: the queue is empty, or the lane must wait for
     /// something for which it may not hold leases.
-    async fn work(&self, hands: Hands<'_>, trial: Option<Trial<'_>>) -> Result<(), WorkerError> {
+    async fn work(&self, guard: LeaseGuard<'_>, trial: Option<Trial<'_>>) -> Result<(), WorkerError> {
         let attempts_max = self.shared.settings.retry.attempts_max;
         if !self.deferred.is_empty() {
             self.settle(Decided::default()).await?;
@@ -67,7 +67,7 @@ impl Lane {
                 return self.settle(batch::release(leases)).await;
             }
             if let Some(suspect) = batch::take_suspect(&mut leases, attempts_max) {
-                return self.isolate(hands, suspect, leases).await;
+                return self.isolate(guard, suspect, leases).await;
             }
             let is_full = self.requests.is_full(&leases, cap.min(self.shared.pace.size()));
             let decided = self.process(leases).await?;
@@ -96,7 +96,7 @@ impl Lane {
     /// about half of `batch_max` times. That is the cost of a rare case.
     async fn isolate(
         &self,
-        hands: Hands<'_>,
+        guard: LeaseGuard<'_>,
         suspect: Lease,
         neighbours: Vec<Lease>,
     ) -> Result<(), WorkerError> {
@@ -104,7 +104,7 @@ impl Lane {
             return self.settle(batch::release(neighbours.into_iter().chain([suspect]))).await;
         };
         self.settle(batch::release(neighbours)).await?;
-        drop(hands);
+        drop(guard);
         let alone = self.pulse.wait_for_another(claim.alone()).await;
         if alone.is_none() || self.pulse.stopped() {
             return self.settle(batch::release([suspect])).await;
@@ -139,8 +139,7 @@ impl Lane {
     }
 
     /// Leases a batch of at most `cap` messages. The batch is empty if nothing is due, or after a request to
-    /// stop. A request that failed is repeated with its id: the queue may have leased the messages and lost
-    /// the answer.
+    /// stop. A request that failed is repeated with its id: the queue may have leased the messages and lost the answer.
     async fn lease(&self, cap: usize) -> Result<Vec<Lease>, WorkerError> {
         let Shared { pace, queue_outage, settings, .. } = &*self.shared;
         let mut outage = QueueOutage::new("lease", queue_outage, settings);
@@ -281,7 +280,7 @@ impl Lane {
         let time = settings.lease_for / 4 * 3;
         let store = &*self.shared.store;
         let outcome = match self.shared.instances.remember(store, &reading.instances).await {
-            Err(error) => Outcome::not_attempted(reading.changes.len(), error),
+            Err(error) => BatchOutcome::not_attempted(reading.changes.len(), error),
             Ok(()) => {
                 apply(store, &reading.changes, pace, evidence, time, |call| {
                     self.pulse.beat();
@@ -301,9 +300,11 @@ impl Lane {
         let now = self.shared.clock.now();
         let mut decided = Decided::default();
         decided.settlements.reserve(reading.leases.len() + reading.failed.len());
-        for ((lease, change), fate) in reading.leases.into_iter().zip(&reading.changes).zip(outcome.fates) {
-            let applied = if let Fate::Applied(applied) = fate { Some(applied) } else { None };
-            let settlement = batch::decide(&lease, change, fate, retry);
+        for ((lease, change), outcome) in
+            reading.leases.into_iter().zip(&reading.changes).zip(outcome.outcomes)
+        {
+            let applied = if let ChangeOutcome::Applied(applied) = outcome { Some(applied) } else { None };
+            let settlement = batch::decide(&lease, change, outcome, retry);
             match applied {
                 Some(applied) => {
                     metrics.applied(change, applied, now);

@@ -1,5 +1,4 @@
-//! The worker: leases messages from the queue, parses them, applies them to the store, and settles the
-//! leases.
+//! The worker: leases messages from the queue, parses them, applies them to the store, and settles the leases.
 //!
 //! Constraints, each held by a test:
 //!
@@ -34,6 +33,7 @@ mod requests;
 mod settings;
 mod shared;
 mod store_health;
+mod turns;
 mod upkeep;
 mod worker;
 

@@ -12,6 +12,7 @@ use rollbook_core::time::Timestamp;
 
 use crate::apply::Call;
 use crate::cascade_metrics::CascadeMetrics;
+use crate::turns::TurnMetrics;
 
 /// Seconds: from one commit on a fast disk to a store that hardly answers.
 const APPLY_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -37,10 +38,10 @@ const LAG_BUCKETS: [f64; 17] = [
     2_592_000.0,
 ];
 
-/// The label where there is no reason, no resource, no type that could be read.
+/// Label for a missing reason, resource or type.
 const NONE: &str = "none";
 
-/// The label of every event type that Clerk does not document: whoever may send us events could invent
+/// Label of every event type that Clerk does not document: a sender of events could invent
 /// any number of names.
 const OTHER: &str = "other";
 
@@ -65,6 +66,7 @@ pub(crate) struct Metrics {
     field_mismatches: IntCounterVec,
     tidied: IntCounterVec,
     pub(crate) cascades: CascadeMetrics,
+    pub(crate) turns: TurnMetrics,
     pub(crate) progress: Gauge,
 }
 
@@ -130,6 +132,7 @@ impl Metrics {
                 &["what"],
             )?,
             cascades: CascadeMetrics::new(registry)?,
+            turns: TurnMetrics::new(registry)?,
             progress: Gauge::new(
                 "rollbook_worker_progress_timestamp_seconds",
                 "The last moment at which every lane was seen alive.",
@@ -197,7 +200,7 @@ impl Metrics {
         }
     }
 
-    /// An event of this type could not be applied, and what it carries may not be parked.
+    /// Records an event of this type that could not be applied and must not become a dead letter.
     pub(crate) fn dropped(&self, event_type: Option<&str>) {
         self.ended(event_type, DROPPED);
     }

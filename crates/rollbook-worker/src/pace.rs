@@ -1,8 +1,7 @@
 //! Maximum messages of a batch, adapted to the time limits of the store.
 //!
 //! A batch that runs into a time limit halves the size. A size that works grows by an eighth with each full
-//! batch, as long as the larger batch would take less than half of the time after which the last one was cut
-//! short.
+//! batch, as long as the larger batch would take less than half of the time after which the last one was cut short.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -77,7 +76,7 @@ impl Pace {
 }
 
 impl State {
-    /// Whether the size is another one now.
+    /// Reduces the size. Returns whether it changed.
     fn shrink(&mut self, size: usize) -> bool {
         let before = self.size;
         self.size = self.size.min(size.max(1));

@@ -1,9 +1,9 @@
-//! Whether the lanes make progress: what a liveness check asks.
+//! Progress of the lanes, for liveness checks.
 //!
 //! Constraints:
 //!
 //! * A lane that hangs in a call stops it all: its messages are held up.
-//! * An outage does not: whoever waits for the store or the queue to come back asks again and again, and a
+//! * An outage does not: a lane that waits for the store or the queue repeats its call, and a
 //!   restart would fix nothing.
 //! * A lane that waits for another lane makes no progress by itself. If all wait for each other, nothing is
 //!   taken though messages are due, and only a restart helps.
@@ -18,8 +18,7 @@ use prometheus::Gauge;
 use rollbook_core::time::{Clock, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-/// Interval at which a lane that waits on purpose reports progress: short enough for any sensible liveness
-/// limit.
+/// Interval at which a lane that waits on purpose reports progress: short enough for any sensible liveness limit.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// When the lanes were last seen alive. Clones show the same.
@@ -30,7 +29,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     /// One for each lane, in milliseconds.
     beats: Vec<AtomicI64>,
-    /// When any lane last did something, or waited for something that comes from outside or with time.
+    /// Time at which any lane last did something, or waited for an event from outside or for time to pass.
     acted: AtomicI64,
     gauge: Gauge,
 }
@@ -73,8 +72,8 @@ impl fmt::Debug for Progress {
     }
 }
 
-/// One lane's side of it, with the wish to stop: every wait that is not a call of a port goes through
-/// here, so that it notices stop at once and does not look like a standstill.
+/// Progress of one lane, and the request to stop. Every wait that is not a call of a port goes through this
+/// type, so that it notices the stop at once and does not count as a standstill.
 pub(crate) struct Pulse {
     pub(crate) lane: usize,
     progress: Progress,
@@ -94,7 +93,7 @@ impl Pulse {
         self.stop.is_cancelled()
     }
 
-    /// Waits for `event`, which comes from outside or with time; `None` once it is time to stop. `event` is
+    /// Waits for `event`, from outside or of time; `None` after a request to stop. `event` is
     /// dropped then: it must be a wait that may be given up.
     pub(crate) async fn wait_for<T>(&self, event: impl Future<Output = T>) -> Option<T> {
         self.wait(event, true).await

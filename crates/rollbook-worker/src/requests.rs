@@ -83,7 +83,7 @@ impl Requests {
         }
     }
 
-    /// Whether a batch of at most `cap` messages may have left something behind that is due.
+    /// Returns whether a batch of at most `cap` messages may have left something behind that is due.
     pub(crate) fn is_full(&self, leases: &[Lease], cap: usize) -> bool {
         let bytes: usize = leases.iter().map(|lease| lease.body.len()).sum();
         leases.len() >= self.messages_max.min(cap) || bytes >= self.bytes_max / 2

@@ -17,8 +17,7 @@ pub struct Settings {
     /// of a batch is leased whatever its size. This limit bounds the memory of a worker, which also holds the
     /// parsed bodies: about six times as much.
     pub lease_bytes_max: usize,
-    /// Duration of a lease. Much longer than a batch takes: a message with an expired lease is processed
-    /// twice.
+    /// Duration of a lease. Much longer than a batch takes: a message with an expired lease is processed twice.
     pub lease_for: Duration,
     /// Maximum time that one request waits for a first message. A request to stop is noticed within this
     /// time. Zero would make an idle lane ask without a pause.
@@ -49,8 +48,7 @@ pub struct UpkeepSettings {
     pub deleted_kept_for: Option<Duration>,
     /// Interval between two rounds.
     pub interval: Duration,
-    /// Maximum ledger entries, and rows, per step. A step is one transaction, and deliveries wait for at most
-    /// one.
+    /// Maximum ledger entries, and rows, per step. A step is one transaction, and deliveries wait for at most one.
     pub step_max: usize,
     /// Pause between two steps: the store is free for deliveries meanwhile.
     pub pause: Duration,

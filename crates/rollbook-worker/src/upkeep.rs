@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use rollbook_core::store::{RetentionLimits, RetentionStep, StoreError};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::shared::Shared;
+use crate::turns::{Task, Turns};
 
 /// Maximum time from the start to the first round.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
@@ -21,28 +22,15 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     if settings.ledger_kept_for.is_none() && settings.deleted_kept_for.is_none() {
         return;
     }
-    let mut failing = false;
+    let mut turns = Turns::new(Task::Retention, &shared.metrics.turns);
     // Soon, so that a changed setting takes effect after a restart; at a random time, so that workers that start together
     // do not all begin together.
     let mut wait = settings.interval.min(FIRST_WITHIN).mul_f64(fastrand::f64());
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
         wait = settings.interval;
-        match round(&shared, &stop).await {
-            Ok(done) => {
-                failing = false;
-                if done != RetentionStep::default() {
-                    info!(
-                        ledger_lines = done.ledger,
-                        deleted_rows = done.rows,
-                        "tidied: what was kept long enough is gone"
-                    );
-                }
-            }
-            Err(error) if !failing => {
-                failing = true;
-                warn!(%error, "can't tidy: nothing else waits for it, and it is tried again");
-            }
-            Err(_) => {}
+        let done = turns.record(round(&shared, &stop).await).unwrap_or_default();
+        if done != RetentionStep::default() {
+            info!(ledger_lines = done.ledger, deleted_rows = done.rows, "retention has removed old data");
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Arguments of the command line: what the values of ids and addresses must look like, and errors without
-//! secrets.
+//! Arguments of the command line: what the values of ids and addresses must look like, and errors without secrets.
 //!
 //! clap repeats an argument in its error. An argument in the wrong place may be a URL with a password or a
 //! key, so every error of the command line passes through [`without_secrets`].
@@ -50,8 +49,7 @@ fn redacted(error: &str, arguments: impl IntoIterator<Item = OsString>) -> Strin
     text.split_inclusive(char::is_whitespace).map(word).collect()
 }
 
-/// Returns a word of an error without the URL or key in it: clap may show a secret in another form than its
-/// argument.
+/// Returns a word of an error without the URL or key in it: clap may show a secret in another form than its argument.
 fn word(word: &str) -> String {
     let Some(from) = secrets::start(word) else { return word.to_owned() };
     let end = word.trim_end().len();

@@ -69,8 +69,7 @@ pub(crate) enum Command {
     /// Applies migrations, or says which are pending
     #[command(after_help = "Example, exit code 1 where one is pending:\n  rollbook migrate --check")]
     Migrate(Migrate),
-    /// Reads Clerk's API and repairs what differs: objects from before the endpoint existed, and missed
-    /// events
+    /// Reads Clerk's API and repairs what differs: objects from before the endpoint existed, and missed events
     Reconcile(ReconcileCommand),
     /// Reads single users or organizations at Clerk now, and repairs their rows
     Resync(Resync),

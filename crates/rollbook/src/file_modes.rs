@@ -1,5 +1,4 @@
-//! Checks at the start and in `doctor`: whether other users of this machine may read or replace Rollbook's
-//! files.
+//! Checks at the start and in `doctor`: whether other users of this machine may read or replace Rollbook's files.
 //!
 //! Rollbook creates files that only their owner may read. A configuration or a secret that existed before has
 //! the mode that its creator gave it.

@@ -49,7 +49,7 @@ impl Args for SettingFlags {
             .long("config")
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
-            .help("Reads this file of settings [default: ./rollbook.toml, if it is there]")
+            .help("Reads this file of settings [default: ./rollbook.toml, if it exists]")
             .global(true)
             .help_heading(HEADING);
         let flags = SETTINGS.iter().filter_map(|setting| {

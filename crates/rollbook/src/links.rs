@@ -60,4 +60,4 @@ impl Link {
 }
 
 /// Consequence of a connection in clear text.
-pub(crate) const CLEAR: &str = "whoever is on the network between can read passwords and personal data";
+pub(crate) const CLEAR: &str = "anyone on the network between can read passwords and personal data";

@@ -47,7 +47,7 @@ impl ProgressLine {
         if self.live { LIVE } else { self.plain }
     }
 
-    /// Whether an output is due.
+    /// Returns whether an output is due.
     pub(crate) fn is_due(&self) -> bool {
         self.shown_at.elapsed() >= self.interval()
     }

@@ -85,7 +85,7 @@ impl Reconciliation {
                 ended = kept.join_next() => if matches!(ended, Some(Ok(()))) { return },
                 () = cut_off(&stop) => return,
             }
-            tracing::error!("the reconciliation panicked; deliveries go on, and it starts again");
+            tracing::error!("the reconciliation panicked; deliveries continue, and it is restarted");
             if stop.run_until_cancelled(tokio::time::sleep(RESTART)).await.is_none() {
                 return;
             }

@@ -16,19 +16,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::QueueAudit;
 use crate::config::Config;
-use crate::door::Ports;
 use crate::faces::Faces;
-use crate::intake::Intake;
+use crate::receiver_calls::ReceiverCalls;
 use crate::reconciliation::Reconciliation;
 use crate::startup::prepare_queue;
+use crate::startup_ports::Ports;
 use crate::store_check::StoreCheck;
 use crate::supervisor::Supervisor;
 use crate::systemd::Systemd;
 use crate::wire::{Queue, receiver_settings, worker_settings};
 use crate::worker_calls::WorkerCalls;
 
-/// Number of lease durations without progress after which a lane hangs: other workers have its messages
-/// since.
+/// Number of lease durations without progress after which a lane hangs: other workers have its messages since.
 const STALLED_AFTER_LEASES: u32 = 2;
 
 /// Running faces.
@@ -60,10 +59,11 @@ impl Service {
         let ops_listening = ops_port.local_addr()?;
 
         let mut supervisor = Supervisor::default();
-        let intake = Arc::new(Intake::new(queue.producer.clone()));
+        let receiver_calls = Arc::new(ReceiverCalls::new(queue.producer.clone()));
         if let Some((secrets, listener)) = secrets.zip(public) {
             let settings = receiver_settings(config);
-            let receiver = Receiver::new(settings, secrets, intake.clone(), clock.clone(), &registry)?;
+            let receiver =
+                Receiver::new(settings, secrets, receiver_calls.clone(), clock.clone(), &registry)?;
             let producer = queue.producer.clone();
             supervisor.start("queue set-up", |stop| async move {
                 prepare_queue(producer, stop).await;
@@ -98,8 +98,7 @@ impl Service {
         let check =
             |store| Component { name: "store", probe: Arc::new(StoreCheck { store, worker: applying }) };
         let store_part = store.map(check);
-        // A receiver accepts deliveries while the store is unreachable: there the store's health is only
-        // shown.
+        // A receiver accepts deliveries while the store is unreachable: there the store's health is only shown.
         let (ready, watched) = match store_part {
             Some(store) if faces.receiver => (Vec::new(), vec![store]),
             store => (store.into_iter().collect(), Vec::new()),
@@ -107,7 +106,7 @@ impl Service {
         let queue = WatchedQueue { admin: queue.admin.clone(), depth_max: config.settings.queue_depth_max };
         let ops = Ops::new(registry, Some(queue), live.clone(), ready, clock)?
             .watching(watched)
-            .with_queue_probe(intake)
+            .with_queue_probe(receiver_calls)
             .with_queue_probe(calls)
             .ready_until(supervisor.stopping());
         supervisor.start("ops face", |stop| async move { Ok(ops.serve(ops_port, stop).await?) });

@@ -211,13 +211,12 @@ pub(crate) fn refuse_if_strict(config: &Config, durability: &Durability) -> anyh
     }
     let weaknesses = joined(&durability.weaknesses, "\n  ");
     Err(anyhow!(
-        "durability is strict, and the queue ({}) could lose what it acknowledges:\n  {weaknesses}",
+        "durability is strict, and the queue ({}) could lose acknowledged deliveries:\n  {weaknesses}",
         wire::describe(config, Component::Queue)
     ))
 }
 
-/// Returns an error if the queue belongs to another deployment. If the server does not answer, each later
-/// call checks.
+/// Returns an error if the queue belongs to another deployment. If the server does not answer, each later call checks.
 async fn refuse_foreign(config: &Config) -> anyhow::Result<()> {
     match tokio::time::timeout(ANSWER_TIMEOUT, wire::ownership(config)).await {
         Ok(Some(Ok(Ownership { refusal: Some(refusal), .. }))) => Err(anyhow!(refusal)),

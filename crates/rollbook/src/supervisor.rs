@@ -1,5 +1,4 @@
-//! Runs the faces of one process. If one ends without a request to stop, all end, and the process reports
-//! why.
+//! Runs the faces of one process. If one ends without a request to stop, all end, and the process reports why.
 
 use std::time::Duration;
 
@@ -53,7 +52,7 @@ impl Supervisor {
             () = stop.cancelled() => Ok(()),
             Some(ended) = self.running.join_next_with_id() => {
                 let (name, result) = self.note(ended);
-                result.and_then(|()| Err(anyhow!("it ended, and nobody had asked it to")))
+                result.and_then(|()| Err(anyhow!("it ended without a request to stop")))
                     .with_context(|| format!("the {name} stopped"))
             }
         };
@@ -92,8 +91,7 @@ impl Supervisor {
     ) -> (&'static str, anyhow::Result<()>) {
         let (id, result) = match ended {
             Ok((id, result)) => (id, result),
-            // The message of a panic is on standard error already, and may contain data that no log should
-            // hold.
+            // The message of a panic is on standard error already, and may contain data that no log should hold.
             Err(error) => (error.id(), Err(anyhow!("it panicked"))),
         };
         let face = self.faces.iter_mut().find(|face| face.task == id);
@@ -137,7 +135,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_face_that_ends_by_itself_stops_the_others_and_is_reported() {
-        for (how, reason) in [(0, "nobody had asked"), (1, "the disk is gone"), (2, "it panicked")] {
+        for (how, reason) in [(0, "without a request"), (1, "the disk is gone"), (2, "it panicked")] {
             let (mut supervisor, log) = (Supervisor::default(), Log::default());
             well_behaved(&mut supervisor, "receiver", &log);
             supervisor.start("worker", move |_| async move {

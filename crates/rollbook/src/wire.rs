@@ -1,7 +1,6 @@
 //! Wiring: makes ports and settings of the faces from the configuration. No other file names a backend.
 //!
-//! Opening a server makes no connection: the server may be unreachable, and its users try again. A file must
-//! exist.
+//! Opening a server makes no connection: the server may be unreachable, and its users try again. A file must exist.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +14,6 @@ use rollbook_core::merge::DeletedRows;
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin};
 use rollbook_core::retry::RetryPolicy;
 use rollbook_core::signature::SigningSecrets;
-use rollbook_core::source::Source;
 use rollbook_core::store::{FullStore, RetentionChoices};
 use rollbook_core::time::Clock;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
@@ -203,9 +201,9 @@ pub(crate) fn reconciler(
     observer: Observer,
 ) -> anyhow::Result<Reconciler> {
     let source = clerk_api(config, observer)?;
+    let parallel = rollbook_reconciler::Settings::pages_at_once(source.requests_per_second());
     let ports = Ports { source, store: store.clone(), rows: store.clone(), records: store, clock };
     let instance_id = config.settings.clerk_instance_id.clone();
-    let parallel = rollbook_reconciler::Settings::pages_at_once(source.requests_per_second());
     let settings =
         rollbook_reconciler::Settings { instance_id, parallel, ..rollbook_reconciler::Settings::default() };
     Ok(Reconciler::new(ports, settings))
@@ -286,7 +284,7 @@ pub(crate) fn describe(config: &Config, part: Component) -> String {
 /// # Errors
 /// The problems of the settings.
 pub(crate) fn check_server(config: &Config, part: Component) -> Result<(), Problems> {
-    let fix = "rollbook config shows what is set, and where";
+    let fix = "rollbook config shows each setting and its source";
     let refused = |wrong| Problems(vec![config.problem(url_setting(config, part), wrong, fix)]);
     backend(config, part).check().map_err(refused)
 }
@@ -319,8 +317,7 @@ pub(crate) struct Migrations {
     pub(crate) place: String,
     /// Names of the migrations that are pending or were applied. A queue on Redis has none.
     pub(crate) names: Vec<&'static str>,
-    /// Reason why this Rollbook must not work on a server's database even after all migrations. Waiting does
-    /// not help.
+    /// Reason why this Rollbook must not work on a server's database even after all migrations. Waiting does not help.
     pub(crate) refusal: Option<String>,
     /// Names of migrations of a newer Rollbook that this one works with.
     pub(crate) newer: Vec<String>,
@@ -359,8 +356,7 @@ pub(crate) async fn ownership(config: &Config) -> Option<Result<Ownership, Strin
     Some(ownership.await.map_err(|error| error.to_string()))
 }
 
-/// Returns what the nodes of the queue's cluster do while some slots have no node; `None` if it is not a
-/// cluster.
+/// Returns what the nodes of the queue's cluster do while some slots have no node; `None` if it is not a cluster.
 pub(crate) async fn full_coverage(config: &Config) -> Option<FullCoverage> {
     let Place::Server(url) = &config.places.queue else { return None };
     RedisQueue::new(redis(config, url), ClockSource::Server).ok()?.full_coverage().await

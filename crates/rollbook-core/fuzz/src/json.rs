@@ -64,7 +64,7 @@ impl Json {
         }
     }
 
-    /// Whether `serde_json` has the same value. A number that is too long must be its text there.
+    /// Returns whether `serde_json` has the same value. A number that is too long must be its text there.
     pub fn is(&self, value: &serde_json::Value) -> bool {
         use serde_json::Value;
         match (self, value) {

@@ -42,7 +42,8 @@ pub fn check(text: &[u8]) {
     assert_eq!((&*again.0, again.1), (&*expected, 0), "sanitizing is idempotent");
 }
 
-/// Whether a private key begins at `at`: the decoded text between two quotation marks, followed by a colon.
+/// Returns whether a private key begins at `at`: the decoded text between two quotation marks, followed by a
+/// colon.
 fn is_private(text: &[u8], at: usize) -> bool {
     let Some(before) = text[..at].strip_suffix(b"\"").filter(|before| !before.ends_with(b"\\")) else {
         return false;

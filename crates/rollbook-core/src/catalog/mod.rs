@@ -187,7 +187,7 @@ pub fn find_resource(table: &str) -> Option<&'static Resource> {
 }
 
 impl Resource {
-    /// Whether this column holds the id of a parent.
+    /// Returns whether this column holds the id of a parent.
     pub fn is_link(&self, column: &str) -> bool {
         self.link(column).is_some()
     }

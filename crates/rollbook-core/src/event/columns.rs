@@ -35,7 +35,7 @@ pub(super) fn find(data: &Map<String, Value>, source: Source) -> Result<Option<&
     }
 }
 
-/// Whether the id is missing: Clerk then sends null or an empty string.
+/// Returns whether the id is missing: Clerk then sends null or an empty string.
 fn is_empty_id(value: &Value) -> bool {
     value.is_null() || value.as_str().is_some_and(str::is_empty)
 }

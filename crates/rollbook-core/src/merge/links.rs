@@ -29,7 +29,7 @@ pub struct Links(pub [Named; LINKS_MAX]);
 const HASH_DIGITS: usize = 32;
 
 impl Links {
-    /// Whether a parent is known only from an older content than the current one.
+    /// Returns whether a parent is known only from an older content than the current one.
     pub fn any_before(&self) -> bool {
         self.0.iter().any(|named| matches!(named, Named::Before(_)))
     }
@@ -47,8 +47,7 @@ impl Links {
         links
     }
 
-    /// Returns the links after a content that is older than the current one, and which parents were learned
-    /// from it.
+    /// Returns the links after a content that is older than the current one, and which parents were learned from it.
     pub(super) fn after_stale(
         self,
         version: &Version,
@@ -84,8 +83,7 @@ impl Links {
         if parts.is_empty() { None } else { Some(parts.join(" ")) }
     }
 
-    /// Parses the column `version_links`; `present` says which ids the row has. `None` if no store writes
-    /// such a text.
+    /// Parses the column `version_links`; `present` says which ids the row has. `None` if no store writes such a text.
     pub fn from_column(text: Option<&str>, present: [bool; LINKS_MAX]) -> Option<Self> {
         let mut links = Self(present.map(|is| if is { Named::InContent } else { Named::Nowhere }));
         for part in text.into_iter().flat_map(str::split_ascii_whitespace) {

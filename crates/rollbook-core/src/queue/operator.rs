@@ -74,8 +74,7 @@ pub trait QueueAdmin: Send + Sync {
         limit: usize,
     ) -> Result<MessagesPage, QueueError>;
 
-    /// Returns the message with this id, unless it is done or dead. Cheap however many messages are queued.
-    /// Reads only.
+    /// Returns the message with this id, unless it is done or dead. Cheap however many messages are queued. Reads only.
     async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError>;
 
     /// Removes these messages permanently, with their bodies, in any state: waiting, delayed, leased or dead.
@@ -127,7 +126,7 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Whether the audit found no damage.
+    /// Returns whether the audit found no damage.
     pub const fn is_clean(&self) -> bool {
         self.stranded == 0 && self.dangling == 0 && self.notes.is_empty()
     }
@@ -144,7 +143,7 @@ pub struct Durability {
 }
 
 impl Durability {
-    /// Whether an acknowledgement guarantees less than "on the disk".
+    /// Returns whether an acknowledgement guarantees less than "on the disk".
     pub const fn is_degraded(&self) -> bool {
         !self.weaknesses.is_empty()
     }

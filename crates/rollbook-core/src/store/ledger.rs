@@ -38,3 +38,24 @@ pub struct LedgerEntry {
     /// Number of times the message had been leased when it was applied.
     pub attempts: u32,
 }
+
+/// A ledger entry has an outcome that this version does not know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the ledger entry of {id} has an outcome that this version of Rollbook does not know: a newer version wrote it. Fix: \
+     upgrade this Rollbook, or run the command of the newer version"
+)]
+pub struct UnknownOutcome {
+    /// Id of the delivery.
+    pub id: MessageId,
+}
+
+impl LedgerEntry {
+    /// Returns the outcome with this name, which the entry of a delivery has.
+    ///
+    /// # Errors
+    /// This version does not know the outcome.
+    pub fn parse_outcome(id: &MessageId, name: &str) -> Result<Applied, UnknownOutcome> {
+        Applied::parse(name).ok_or_else(|| UnknownOutcome { id: id.clone() })
+    }
+}

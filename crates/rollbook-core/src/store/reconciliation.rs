@@ -128,7 +128,7 @@ pub struct Living {
     pub lookup: Lookup,
 }
 
-/// Record of a run. A run that was killed goes on from its last record.
+/// Record of a run. A run that was killed continues from its last record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
     /// Id of the run.

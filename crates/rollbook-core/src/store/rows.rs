@@ -31,16 +31,17 @@ pub trait Rows: Send + Sync {
     ) -> Result<Vec<RowView>, StoreError>;
 
     /// Returns the ids of at most `limit` rows with one of these texts in `data`, in upper or lower case.
-    /// Reads the whole table, in small steps. The result may contain rows without these texts, so the caller
-    /// checks each.
+    /// Reads the whole table, in small steps, and reports after each how many rows it has read. The result may
+    /// contain rows without these texts, so the caller checks each.
     async fn ids_holding(
         &self,
         resource: &'static Resource,
         texts: &[String],
         limit: usize,
+        progress: &ReadProgress<'_>,
     ) -> Result<Vec<String>, StoreError> {
         let texts: Vec<String> = texts.iter().map(|text| text.to_lowercase()).collect();
-        let (mut ids, mut after) = (Vec::new(), None);
+        let (mut ids, mut after, mut rows) = (Vec::new(), None, 0);
         if texts.is_empty() {
             return Ok(ids);
         }
@@ -48,6 +49,8 @@ pub trait Rows: Send + Sync {
             let page = self.rows(resource, after.as_deref(), HOLDING_PAGE).await?;
             let Some(last) = page.last() else { return Ok(ids) };
             after = Some(last.id.clone());
+            rows += page.len() as u64;
+            progress(rows);
             let holding =
                 page.iter().filter(|row| row.columns.get("data").is_some_and(|data| holds_any(data, &texts)));
             ids.extend(holding.map(|row| row.id.clone()));
@@ -65,6 +68,9 @@ pub trait Rows: Send + Sync {
     }
 }
 
+/// Callback with the number of rows that a search has read so far.
+pub type ReadProgress<'a> = dyn Fn(u64) + Send + Sync + 'a;
+
 /// A row as an application sees it: the columns of the contract by name. JSON columns are JSON, times are ISO
 /// 8601 text, a missing value is null.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,7 +82,7 @@ pub struct RowView {
 }
 
 impl RowView {
-    /// Whether the row is marked as deleted.
+    /// Returns whether the row is marked as deleted.
     pub fn is_deleted(&self) -> bool {
         self.columns.get("deleted_at").is_some_and(|at| !at.is_null())
     }

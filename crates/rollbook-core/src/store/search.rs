@@ -5,7 +5,7 @@ use serde_json::Value;
 /// Maximum rows that [`super::Rows::ids_holding`] reads at once. A row may have a megabyte of content.
 pub(super) const HOLDING_PAGE: usize = 200;
 
-/// Whether any text in a JSON value, at any depth, contains one of these lower-case texts.
+/// Returns whether any text in a JSON value, at any depth, contains one of these lower-case texts.
 pub(super) fn holds_any(value: &Value, texts: &[String]) -> bool {
     match value {
         Value::String(text) => {

@@ -120,7 +120,7 @@ fn secret_of(length: usize) -> String {
     format!("whsec_{}", base64::Engine::encode(&base64::engine::general_purpose::STANDARD, key))
 }
 
-/// Whether a delivery that the official crate signed with this secret is accepted here.
+/// Returns whether a delivery that the official crate signed with this secret is accepted here.
 fn agrees_with_the_official_crate(secret: &str) -> bool {
     let webhook = svix::webhooks::Webhook::new(secret).expect("a secret there");
     let (id, seconds, body) = ("msg_1", 1_649_367_553, "{}");

@@ -1,9 +1,9 @@
 //! Addresses and phone numbers of the person who is erased: the proved ones and the rejected ones.
 //!
-//! A user can list an address at Clerk before proving it, so a listed address may belong to another person. Only
-//! `verification.status: "verified"` proves ownership; a missing `verification` proves nothing. An address that
-//! another user has now, as the primary or as a verified address, is rejected too, even if an object of the person
-//! shows it as verified: addresses move between users, and the object may be old.
+//! A user can list an address at Clerk before proving it, so a listed address may belong to another person.
+//! Only `verification.status: "verified"` proves ownership; a missing `verification` proves nothing. An
+//! address that another user has now, as the primary or as a verified address, is rejected too, even if an
+//! object of the person shows it as verified: addresses move between users, and the object may be old.
 //!
 //! All addresses here are in lower case.
 
@@ -71,12 +71,12 @@ impl Addresses {
         &self.rejected
     }
 
-    /// Whether an address is proved.
+    /// Returns whether an address is proved.
     pub(super) fn has(&self, address: &str) -> bool {
         self.proved.contains(&plain(address))
     }
 
-    /// Whether an address is rejected.
+    /// Returns whether an address is rejected.
     pub(super) fn rejects(&self, address: &str) -> bool {
         self.rejected.contains_key(&plain(address))
     }

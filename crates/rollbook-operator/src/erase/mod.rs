@@ -13,6 +13,7 @@
 mod addresses;
 mod copies;
 mod person;
+mod progress;
 mod report;
 mod scan;
 mod search;
@@ -30,6 +31,7 @@ use rollbook_core::time::Clock;
 pub use self::addresses::Rejection;
 pub use self::copies::{Backend, BackendKind, RemainingCopy, remaining_copies};
 use self::person::Person;
+pub use self::progress::{Progress, ReportProgress};
 pub use self::report::{Mentions, RejectedAddress, Removed, Report, RowName};
 pub use self::scan::Found;
 use self::search::Key;
@@ -77,6 +79,8 @@ pub struct Ports<'a> {
     pub queue: &'a dyn QueueAdmin,
     /// Clock that the erasure floor is read from.
     pub clock: &'a dyn Clock,
+    /// Called with the progress.
+    pub progress: &'a ReportProgress<'a>,
 }
 
 /// An erasure: planned, or in progress.
@@ -99,14 +103,13 @@ struct Done {
     removed: u64,
     /// Reason for which some rows keep their content.
     refused: Option<String>,
-    /// Returns what is left to do, as sentences; empty if the erasure is complete.
+    /// Work that is left to do, as sentences; empty if the erasure is complete.
     left: Vec<String>,
     /// Number of messages that arrived last and are left to the workers.
     coming: u64,
 }
 
-/// Returns the kind of an id: by its prefix, or by the table that has a row with it. `None` if neither shows
-/// it.
+/// Returns the kind of an id: by its prefix, or by the table that has a row with it. `None` if neither shows it.
 ///
 /// # Errors
 /// The store cannot be read.
@@ -123,8 +126,7 @@ pub async fn kind_of(store: &dyn Rows, id: &str) -> Result<Option<&'static Resou
 }
 
 impl<'a> Erasure<'a> {
-    /// Judges who the person is, then learns what belongs to the person. `addresses` are taken as proved.
-    /// Reads only.
+    /// Judges who the person is, then learns what belongs to the person. `addresses` are taken as proved. Reads only.
     ///
     /// # Errors
     /// Store or queue cannot be read.
@@ -146,19 +148,19 @@ impl<'a> Erasure<'a> {
         if *self.person.resource == USERS {
             scan::own_objects(self.ports.queue, &mut self.person).await?;
         }
-        Ok(self.person.judge(self.ports.store).await?)
+        Ok(self.person.judge(self.ports).await?)
     }
 
     /// Learns what belongs to the person: rows, and messages in the queue.
     async fn learn(&mut self) -> Result<Found, PortError> {
-        let store = self.ports.store;
+        let ports = self.ports;
         self.person.search_again();
-        self.person.judge(store).await?;
-        self.person.learn(store).await?;
+        self.person.judge(ports).await?;
+        self.person.learn(ports).await?;
         let found = scan::messages_of(self.ports.queue, &mut self.person).await?;
         // A message that left the queue before the scan is a row now.
-        self.person.judge(store).await?;
-        self.person.learn(store).await?;
+        self.person.judge(ports).await?;
+        self.person.learn(ports).await?;
         Ok(found)
     }
 
@@ -167,7 +169,7 @@ impl<'a> Erasure<'a> {
     /// # Errors
     /// The store cannot be read.
     pub async fn preview(&self) -> Result<Report, StoreError> {
-        let mentions = mentions(self.ports.store, &self.person).await?;
+        let mentions = mentions(self.ports, &self.person).await?;
         Ok(Report::new(&self.person, &self.found, None, mentions))
     }
 
@@ -175,11 +177,11 @@ impl<'a> Erasure<'a> {
     ///
     /// # Errors
     /// Store or queue fails. The error says what is done already.
-    pub async fn run(mut self, progress: &ErasureProgress<'_>) -> Result<Report, EraseError> {
+    pub async fn run(mut self) -> Result<Report, EraseError> {
         let mut done = Done::default();
         let mut erased = 0;
         for _ in 0..ROUNDS_MAX {
-            self.erase_rows(&mut erased, &mut done, progress).await?;
+            self.erase_rows(&mut erased, &mut done).await?;
             let removed = self.found.remove(self.ports.queue).await;
             done.removed += removed.map_err(|error| self.failed("the queue", &done, error))?;
             done.found.add(&self.found);
@@ -189,9 +191,9 @@ impl<'a> Erasure<'a> {
                 break;
             }
         }
-        self.erase_rows(&mut erased, &mut done, progress).await?;
+        self.erase_rows(&mut erased, &mut done).await?;
         self.verify(&mut done).await?;
-        let mentions = mentions(self.ports.store, &self.person).await.map_err(|error| EraseError {
+        let mentions = mentions(self.ports, &self.person).await.map_err(|error| EraseError {
             progress: "the erasure is done; the rows of others that mention the person are unknown"
                 .to_owned(),
             source: error.into(),
@@ -205,7 +207,7 @@ impl<'a> Erasure<'a> {
         if let Some(why) = &done.refused {
             done.left.push(format!("not all rows are erased: {why}"));
         } else {
-            let left = self.person.content_left(store).await;
+            let left = self.person.content_left(self.ports).await;
             let left = left.map_err(|error| self.failed("the check of the rows", done, error))?;
             done.left.extend(with_content(&left));
         }
@@ -225,19 +227,14 @@ impl<'a> Erasure<'a> {
     }
 
     /// Erases the rows of the person, if there are more than `erased`.
-    async fn erase_rows(
-        &self,
-        erased: &mut usize,
-        done: &mut Done,
-        progress: &ErasureProgress<'_>,
-    ) -> Result<(), EraseError> {
+    async fn erase_rows(&self, erased: &mut usize, done: &mut Done) -> Result<(), EraseError> {
         if self.person.subjects.len() == *erased {
             return Ok(());
         }
         let latest = Mutex::new(ErasedCounts::default());
         let report = |counts: ErasedCounts| {
             *latest.lock().unwrap_or_else(PoisonError::into_inner) = counts;
-            progress(counts);
+            (self.ports.progress)(Progress::Erasing(counts));
         };
         let at = self.ports.clock.now();
         let subjects = self.person.erasable();
@@ -255,7 +252,7 @@ impl<'a> Erasure<'a> {
             Err(error) => {
                 let progress = format!(
                     "{}; the rest failed; run it again, it continues from there",
-                    erased_so_far(&latest)
+                    Progress::Erasing(latest)
                 );
                 return Err(EraseError { progress, source: error.into() });
             }
@@ -281,11 +278,6 @@ impl<'a> Erasure<'a> {
     }
 }
 
-/// Formats the progress of an erasure.
-pub fn erased_so_far(counts: &ErasedCounts) -> String {
-    format!("erased so far: {}, {} of the ledger", many(counts.rows, "row"), many(counts.ledger, "entry"))
-}
-
 /// Reports rows that still have content; `None` if there are none.
 fn with_content(left: &BTreeSet<Key>) -> Option<String> {
     let (table, id) = left.first()?;
@@ -306,8 +298,8 @@ fn hiding(tables: &[String]) -> Option<String> {
 }
 
 /// Returns rows of others that contain data of the person.
-async fn mentions(store: &dyn Rows, person: &Person) -> Result<Mentions, StoreError> {
-    let mut mentions = Mentions::default();
+async fn mentions(ports: Ports<'_>, person: &Person) -> Result<Mentions, StoreError> {
+    let (mut mentions, store) = (Mentions::default(), ports.store);
     if *person.resource != USERS {
         return Ok(mentions);
     }
@@ -323,7 +315,7 @@ async fn mentions(store: &dyn Rows, person: &Person) -> Result<Mentions, StoreEr
     mentions.organizations = created.len() as u64;
     let addresses: Vec<String> = person.addresses.proved().iter().cloned().collect();
     let columns = ["affiliation_email_address"];
-    let rows = search::rows_containing(store, &ORGANIZATION_DOMAINS, &columns, &addresses).await?;
+    let rows = search::rows_containing(ports, &ORGANIZATION_DOMAINS, &columns, &addresses).await?;
     mentions.domains.extend(ids(&ORGANIZATION_DOMAINS, rows));
     // Billing rows outlive their organization, and contain who paid for it.
     let links = RESOURCES.into_iter().flat_map(|of| of.links.iter().map(move |link| (of, link)));

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use rollbook_core::catalog::{ORGANIZATIONS, RESOURCES, Resource, USERS, find_resource};
-use rollbook_core::store::{Reads, RowView, StoreError};
+use rollbook_core::store::{RowView, StoreError};
 use serde_json::Value;
 
+use super::Ports;
 use super::addresses::Addresses;
 use super::search::{Key, ROWS_MAX, Search};
 use crate::ownership::{Ownership, contains_word};
@@ -38,8 +39,7 @@ pub(super) struct Person {
 pub(super) enum Relation {
     /// The message is about the person or a row of the person.
     Own,
-    /// The message cannot be read as an event and contains the id or an address. No worker will ever apply
-    /// it.
+    /// The message cannot be read as an event and contains the id or an address. No worker will ever apply it.
     Unreadable,
     /// The message cannot be read as an event and contains neither, in plain text, JSON escapes or
     /// percent-encoding.
@@ -74,8 +74,8 @@ impl Person {
     }
 
     /// Judges who the person is: reads the addresses of the row, and decides which addresses are proved.
-    pub(super) async fn judge(&mut self, store: &dyn Reads) -> Result<(), StoreError> {
-        let row = store.get(self.resource, &self.id).await?;
+    pub(super) async fn judge(&mut self, ports: Ports<'_>) -> Result<(), StoreError> {
+        let row = ports.store.get(self.resource, &self.id).await?;
         if let Some(row) = &row {
             self.read_addresses(row);
             self.note(self.resource, row);
@@ -87,14 +87,14 @@ impl Person {
             let key = (USERS.table, id.to_owned());
             subjects.contains(&key) || children.contains(&key)
         };
-        let of_others = self.search.users(store, &candidates, is_own).await?;
+        let of_others = self.search.users(ports, &candidates, is_own).await?;
         self.addresses.judge(&of_others);
         Ok(())
     }
 
     /// Learns which rows belong to the person: child rows, and rows that contain a proved address.
-    pub(super) async fn learn(&mut self, store: &dyn Reads) -> Result<(), StoreError> {
-        let of = self.resource;
+    pub(super) async fn learn(&mut self, ports: Ports<'_>) -> Result<(), StoreError> {
+        let (of, store) = (self.resource, ports.store);
         for resource in RESOURCES {
             for link in resource.links.iter().filter(|link| link.parent == of) {
                 for row in store.rows_where(resource, link.column, &self.id, ROWS_MAX).await? {
@@ -109,7 +109,7 @@ impl Person {
             self.was_known = Some(self.has_row || in_ledger || !self.children.is_empty());
         }
         let (proved, rejected) = (self.addresses.proved(), self.addresses.rejected());
-        self.search.rows(store, proved.iter().chain(rejected.keys())).await?;
+        self.search.rows(ports, proved.iter().chain(rejected.keys())).await?;
         let (proved, rejected) =
             (self.search.containing(proved.iter()), self.search.containing(rejected.keys()));
         for (table, id) in proved {
@@ -125,13 +125,13 @@ impl Person {
     }
 
     /// Returns the rows that still have content after their erasure.
-    pub(super) async fn content_left(&mut self, store: &dyn Reads) -> Result<BTreeSet<Key>, StoreError> {
+    pub(super) async fn content_left(&mut self, ports: Ports<'_>) -> Result<BTreeSet<Key>, StoreError> {
         // A row that arrived meanwhile and contains an address of the person is not erased yet.
         let erased: BTreeSet<Key> = self.subjects.union(&self.children).cloned().collect();
         let before = std::mem::take(&mut self.rows);
         let read = async {
-            self.judge(store).await?;
-            self.learn(store).await
+            self.judge(ports).await?;
+            self.learn(ports).await
         };
         let read = read.await;
         let mut left = std::mem::replace(&mut self.rows, before);
@@ -139,7 +139,7 @@ impl Person {
         for (table, id) in &erased {
             let Some(resource) = find_resource(table) else { continue };
             if self.subjects.contains(&(resource.table, id.clone()))
-                && let Some(row) = store.get(resource, id).await?
+                && let Some(row) = ports.store.get(resource, id).await?
                 && row.columns.get("data").is_some_and(|data| !data.is_null())
             {
                 left.insert((resource.table, id.clone()));
@@ -224,12 +224,12 @@ impl Person {
             || self.addresses.proved().iter().any(|address| contains_word(text, address))
     }
 
-    /// Whether a text in the value, at any depth, contains the id or an address of the person.
+    /// Returns whether a text in the value, at any depth, contains the id or an address of the person.
     pub(super) fn is_named_in(&self, value: &Value) -> bool {
         names_in(value, &|text| self.is_named_by(text))
     }
 
-    /// Whether this row is erased with the person.
+    /// Returns whether this row is erased with the person.
     pub(super) fn has(&self, resource: &'static Resource, id: &str) -> bool {
         let key = (resource.table, id.to_owned());
         self.subjects.contains(&key) || self.children.contains(&key)
@@ -242,7 +242,7 @@ impl Person {
     }
 }
 
-/// Whether a text in the value, at any depth, matches.
+/// Returns whether a text in the value, at any depth, matches.
 fn names_in(value: &Value, names: &impl Fn(&[u8]) -> bool) -> bool {
     match value {
         Value::String(text) => names(text.as_bytes()),

@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rollbook_core::catalog::{RESOURCES, Resource, USERS};
-use rollbook_core::store::{RowView, Rows, StoreError};
+use rollbook_core::store::{RowView, StoreError};
 use serde_json::Value;
 
 use super::addresses::{Rejection, of_other, plain};
+use super::{Ports, Progress};
 
 /// Maximum number of rows that are read by one link or one address. The store erases child rows beyond that too; only a
 /// queued message about one of them that does not name the person is not found.
@@ -38,16 +39,18 @@ impl Search {
     /// Returns which of these addresses other users have, and how. Deleted users have none.
     pub(super) async fn users(
         &mut self,
-        store: &dyn Rows,
+        ports: Ports<'_>,
         addresses: &BTreeSet<String>,
         is_own: impl Fn(&str) -> bool,
     ) -> Result<BTreeMap<String, Rejection>, StoreError> {
         let new: Vec<String> = addresses.difference(&self.searched_users).cloned().collect();
-        for id in store.ids_holding(&USERS, &new, ROWS_MAX).await? {
+        for id in ids_holding(ports, &USERS, &new).await? {
             if is_own(&id) {
                 continue;
             }
-            let Some(row) = store.get(&USERS, &id).await?.filter(|row| !row.is_deleted()) else { continue };
+            let Some(row) = ports.store.get(&USERS, &id).await?.filter(|row| !row.is_deleted()) else {
+                continue;
+            };
             let primary = row.columns.get(PRIMARY).and_then(Value::as_str);
             let data = row.columns.get("data").unwrap_or(&Value::Null);
             self.of_others.extend(of_other(data, primary, &new));
@@ -59,18 +62,18 @@ impl Search {
     /// Searches rows that contain one of these addresses.
     pub(super) async fn rows<'a>(
         &mut self,
-        store: &dyn Rows,
+        ports: Ports<'_>,
         addresses: impl Iterator<Item = &'a String>,
     ) -> Result<(), StoreError> {
         let known: BTreeSet<String> = addresses.cloned().collect();
         let new: Vec<String> = known.difference(&self.searched_rows).cloned().collect();
         for resource in RESOURCES.into_iter().filter(|resource| !resource.addresses.is_empty()) {
-            for row in rows_containing(store, resource, resource.addresses, &new).await? {
+            for row in rows_containing(ports, resource, resource.addresses, &new).await? {
                 self.note(resource, &row);
             }
             for column in resource.addresses {
                 for address in &known {
-                    for row in store.rows_where(resource, column, address, ROWS_MAX).await? {
+                    for row in ports.store.rows_where(resource, column, address, ROWS_MAX).await? {
                         self.note(resource, &row);
                     }
                 }
@@ -95,17 +98,27 @@ impl Search {
 /// Returns the rows of a table that have one of these addresses in one of these columns, in any case. Reads the whole
 /// table.
 pub(super) async fn rows_containing(
-    store: &dyn Rows,
+    ports: Ports<'_>,
     resource: &'static Resource,
     columns: &[&'static str],
     addresses: &[String],
 ) -> Result<Vec<RowView>, StoreError> {
     let mut rows = Vec::new();
-    for id in store.ids_holding(resource, addresses, ROWS_MAX).await? {
-        let row = store.get(resource, &id).await?;
+    for id in ids_holding(ports, resource, addresses).await? {
+        let row = ports.store.get(resource, &id).await?;
         rows.extend(row.filter(|row| addresses_in(row, columns).any(|address| addresses.contains(&address))));
     }
     Ok(rows)
+}
+
+/// Returns the ids of rows that may contain one of these addresses. Reports its progress.
+async fn ids_holding(
+    ports: Ports<'_>,
+    resource: &'static Resource,
+    addresses: &[String],
+) -> Result<Vec<String>, StoreError> {
+    let progress = |rows: u64| (ports.progress)(Progress::Searching { table: resource.table, rows });
+    ports.store.ids_holding(resource, addresses, ROWS_MAX, &progress).await
 }
 
 /// Returns the addresses in these columns of a row, in lower case.

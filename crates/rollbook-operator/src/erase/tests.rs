@@ -53,13 +53,13 @@ impl Stage {
     }
 
     fn ports<'a>(&'a self, store: &'a dyn FullStore, queue: &'a dyn QueueAdmin) -> Ports<'a> {
-        Ports { store, queue, clock: &*self.clock }
+        Ports { store, queue, clock: &*self.clock, progress: &|_| () }
     }
 
     /// Erases `user_1`, who has these addresses too.
     async fn erased(&self, addresses: &[&str]) -> Report {
         let erasure = plan(self.ports(&*self.store, &*self.queue), addresses).await;
-        erasure.run(&|_| ()).await.expect("both do it")
+        erasure.run().await.expect("both do it")
     }
 
     fn left(&self) -> Vec<String> {
@@ -171,7 +171,7 @@ async fn billing_rows_of_their_organizations_with_an_address_are_reported_before
     let before = erasure.preview().await.expect("the store answers");
     assert_eq!((before.addresses, before.had_row, before.complete), (3, true, None));
     assert_eq!(json_of(&before)["stays"]["billing_naming_them"], json!(named));
-    let after = erasure.run(&|_| ()).await.expect("both do it");
+    let after = erasure.run().await.expect("both do it");
     assert_eq!(after.mentions.billing, named);
     for row in stage.store.rows_of(&SUBSCRIPTIONS) {
         assert_eq!(row.columns["data"].is_null(), row.id == "csub_own", "{}", row.id);
@@ -228,7 +228,7 @@ async fn a_message_that_a_worker_applies_during_the_search_is_found() {
     });
     let parts = stage.ports(&*stage.store, &admin);
     let erasure = plan(parts, &[]).await;
-    erasure.run(&|_| ()).await.expect("both do it");
+    erasure.run().await.expect("both do it");
     assert!(stage.store.rows_of(&WAITLIST_ENTRIES)[0].columns["data"].is_null());
 }
 
@@ -243,7 +243,7 @@ async fn a_failing_store_erases_nothing_and_the_error_says_so() {
     stage.queued("msg_2", &of_user().to_string()).await;
     let parts = stage.ports(&store, &*stage.queue);
     let erasure = plan(parts, &[]).await;
-    let why = erasure.run(&|_| ()).await.expect_err("the store fails");
+    let why = erasure.run().await.expect_err("the store fails");
     assert_eq!(why.to_string(), "nothing was erased: the store failed; run it again");
     let source = std::error::Error::source(&why).expect("it has a cause");
     assert_eq!(source.to_string(), "the store can't answer now: unreachable");
@@ -262,7 +262,7 @@ async fn refused_rows_keep_nothing_in_the_queue_and_the_reason_is_left_to_do() {
     stage.queued("msg_2", &of_user().to_string()).await;
     let parts = stage.ports(&store, &*stage.queue);
     let erasure = plan(parts, &[]).await;
-    let done = erasure.run(&|_| ()).await.expect("the rest is done");
+    let done = erasure.run().await.expect("the rest is done");
     let left = done.left.as_deref().expect("it is done");
     assert_eq!((removed(&done).2, left.len()), (1, 1));
     assert!(left[0].ends_with("1 row keeps its content"), "{left:?}");
@@ -284,7 +284,7 @@ async fn an_unknown_id_is_reported_as_unknown_and_its_tombstone_blocks_later_del
     let ports = stage.ports(&*stage.store, &*stage.queue);
     let erasure = Erasure::plan(ports, &USERS, "user_nosuch", &[]).await.expect("both answer");
     assert!(!erasure.preview().await.expect("the store answers").was_known);
-    let json = json_of(&erasure.run(&|_| ()).await.expect("both do it"));
+    let json = json_of(&erasure.run().await.expect("both do it"));
     assert_eq!((&json["was_known"], &json["complete"]), (&json!(false), &json!(true)));
     stage.applied("msg_1", &event("user.created", START, &user("user_nosuch", START))).await;
     assert!(stage.store.rows_of(&USERS)[0].columns["data"].is_null());
@@ -318,7 +318,7 @@ async fn a_queue_that_fails_after_the_store_says_what_is_done_and_what_the_next_
     });
     let parts = stage.ports(&*stage.store, &admin);
     let erasure = plan(parts, &[]).await;
-    let why = erasure.run(&|_| ()).await.expect_err("the queue fails").to_string();
+    let why = erasure.run().await.expect_err("the queue fails").to_string();
     assert!(why.starts_with("rows and ledger are erased, and 0 messages removed: the queue failed"), "{why}");
     assert!(why.contains("--also") && !why.contains('@'), "{why}");
     assert_eq!(stage.left(), ["msg_2"]);

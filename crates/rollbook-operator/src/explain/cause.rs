@@ -107,7 +107,7 @@ pub(super) fn alone(line: LedgerEntry) -> Explained {
     Explained { line, cause, is_last: false, is_gone: false }
 }
 
-/// Whether an entry shows that the row was erased earlier.
+/// Returns whether an entry shows that the row was erased earlier.
 pub(super) fn had_earlier_life(lines: &[LedgerEntry]) -> bool {
     lines.iter().any(|line| ignored(line) == Some(Cause::BeforeErasure))
 }

@@ -182,7 +182,7 @@ impl AppliedDelivery {
 }
 
 impl Subject {
-    /// Whether an operator erased the row.
+    /// Returns whether an operator erased the row.
     pub(super) fn is_erased(&self) -> bool {
         self.row.as_ref().is_some_and(|row| row.state == State::Erased)
     }

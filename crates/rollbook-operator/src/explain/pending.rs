@@ -140,7 +140,7 @@ impl PendingItem {
 }
 
 impl Pending {
-    /// Whether nothing is listed.
+    /// Returns whether nothing is listed.
     pub fn is_empty(&self) -> bool {
         self.listed.is_empty()
     }
@@ -150,7 +150,7 @@ impl Pending {
         self.parents + self.rows
     }
 
-    /// Whether all pending work concerns the row with this id itself, not its child rows.
+    /// Returns whether all pending work concerns the row with this id itself, not its child rows.
     pub fn is_about_itself(&self, id: &str) -> bool {
         let itself = |item: &PendingItem| item.id == id && item.what != PendingWork::Children;
         self.listed.iter().all(itself)

@@ -106,7 +106,7 @@ pub struct ParkedMessage {
 }
 
 impl Queued {
-    /// Whether a message or a dead letter was found.
+    /// Returns whether a message or a dead letter was found.
     pub fn has_something(&self) -> bool {
         !self.messages.is_empty() || !self.dead_letters.is_empty()
     }

@@ -91,7 +91,7 @@ impl Row {
         Ok(Self { state, deleted_at, ended_with, has_content, synced_by, columns })
     }
 
-    /// Whether the row is deleted and no content is stored.
+    /// Returns whether the row is deleted and no content is stored.
     pub(super) fn is_empty_tombstone(&self) -> bool {
         self.deleted_at.is_some() && !self.has_content
     }

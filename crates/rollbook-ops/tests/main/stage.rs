@@ -64,7 +64,7 @@ pub(crate) struct FakeQueue {
     pub(crate) asked: AtomicUsize,
 }
 
-/// Whether the queue reports an unreachable node, which the test marks by [`PART_MISSING`].
+/// Returns whether the queue reports an unreachable node, which the test marks by [`PART_MISSING`].
 pub(crate) fn weak_part(answer: &Mutex<Option<Result<QueueStats, QueueError>>>) -> bool {
     let answer = answer.lock().expect("no test panics with it");
     matches!(&*answer, Some(Ok(stats)) if *stats == PART_MISSING)

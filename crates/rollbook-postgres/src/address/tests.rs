@@ -179,7 +179,7 @@ fn to_another_machine_a_connection_is_encrypted_unless_the_url_says_otherwise() 
         ("sslaccept=strict", Mode::VerifyFull),
         ("sslmode=require&sslaccept=strict", Mode::VerifyFull),
         ("sslmode=require&sslaccept=accept_invalid_certs", Mode::Require),
-        // What libpq's other parameters say is what is done anyway.
+        // These parameters of libpq ask for what Rollbook does anyway.
         ("sslmode=require&channel_binding=prefer", Mode::Require),
         ("gssencmode=disable&sslnegotiation=postgres&load_balance_hosts=disable", Mode::Require),
         ("ssl_min_protocol_version=TLSv1.2&sslcompression=0&sslsni=1", Mode::Require),
@@ -211,7 +211,7 @@ fn what_can_not_be_done_is_refused_by_its_name_with_the_fix() {
         ("ssl=true&tls=false", "tls", "contradict"),
         ("ssl=maybe", "ssl", "sslmode=require"),
         ("sslmode=on", "sslmode", "verify-full"),
-        // Names that nobody knows, and that may be a wish for TLS.
+        // Unknown names that may ask for TLS.
         ("secure=true", "parameter 1", "sslmode"),
         ("x=1&verify_certificate=true", "parameter 2", "sslmode"),
         ("sslmode=require&sslmode=disable", "parameter 2", "twice"),

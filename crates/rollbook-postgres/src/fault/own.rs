@@ -56,7 +56,7 @@ impl From<NotKept> for sqlx::Error {
 pub(crate) struct ReadOnly;
 
 impl ReadOnly {
-    /// Whether the error is this one.
+    /// Returns whether the error is this one.
     pub(crate) fn is(error: &sqlx::Error) -> bool {
         matches!(error, sqlx::Error::Encode(error) if error.is::<Self>())
     }

@@ -10,7 +10,7 @@ pub(super) fn data(state: &str) -> Option<&'static str> {
         "22P02" | "22P05" | "22021" | "22030" | "22032" => "text or JSON that Postgres can't hold",
         "23502" => "a value is missing",
         "23503" => "a foreign key's row is missing; a mirror must have no foreign keys",
-        "23505" => "a value is there already that is declared unique; in a mirror only ids are",
+        "23505" => "the value exists already in a column that is declared unique; only ids are unique here",
         "23514" => "a check fails",
         "54001" => "nested too deeply",
         "54000" => "a value is too large for an index",
@@ -43,8 +43,8 @@ pub(super) fn deployment(address: &Address, state: &str, words: Option<&str>) ->
         ),
         "42P01" | "42703" | "3F000" => format!("{}; run: rollbook migrate", said("a table is missing")),
         "42P07" | "42723" => format!(
-            "{}: the schema holds tables of somebody else; choose another (schema)",
-            said("a table is there already")
+            "{}: the schema holds tables of another program; choose another schema (setting schema)",
+            said("a table exists already")
         ),
         "26000" | "42P05" => "a prepared statement is lost: behind a PgBouncer in transaction mode, set \
                               pgbouncer = yes"

@@ -3,8 +3,8 @@
 //! Constraints:
 //!
 //! * A schema without migrations has no users: all migrations are one transaction.
-//! * Otherwise a lock that blocks readers is waited for at most [`LOCK_WAIT`] at a time, because later sessions queue behind
-//!   the waiting one; and it is held only as long as a change of the catalog takes.
+//! * Otherwise a lock that blocks readers is waited for at most [`LOCK_WAIT`] at a time, because later
+//!   sessions queue behind the waiting one; and it is held only as long as a change of the catalog takes.
 //! * Progress is committed together with each phase. An interrupted migration continues from there.
 //! * Statements that could refuse a later phase are tried before the first, and rolled back.
 
@@ -48,8 +48,8 @@ const SETTINGS: [(&str, &str); 5] = [
     ("standard_conforming_strings", "on"),
 ];
 
-/// Applies pending migrations and returns their names. `own_session`: whether a connection keeps its session outside of
-/// transactions.
+/// Applies pending migrations and returns their names. `own_session`: whether a connection keeps its session
+/// outside of transactions.
 pub(super) async fn apply(
     database: &Database,
     schema: &str,
@@ -76,7 +76,8 @@ pub(super) async fn apply(
         make(database, schema, first).await?;
         return Ok(pending);
     }
-    // The first connection holds the lock. It is idle, so it does not block sessions that wait for old snapshots to end.
+    // The first connection holds the lock. It is idle, so it does not block sessions that wait for old
+    // snapshots to end.
     let mut second = database.connect().await?;
     let mut run = Run { database, schema, connection: &mut second.connection, own_session };
     for step in STEPS.iter().filter(|step| pending.contains(&step.name)) {
@@ -188,7 +189,8 @@ impl Run<'_> {
         self.retried(step, &[&finished], "COMMIT").await
     }
 
-    /// Announces a migration, after all transactions on the old schema have ended. Returns the number of finished phases.
+    /// Announces a migration, after all transactions on the old schema have ended. Returns the number of
+    /// finished phases.
     async fn begin_step(&mut self, step: &Step) -> sqlx::Result<usize> {
         let (begin, search_path) = (begin(WORKERS_WAIT), self.search_path());
         let announce = format!(
@@ -311,7 +313,7 @@ impl Patience {
     }
 }
 
-/// Whether a lock was not available in time, or was refused to resolve a deadlock.
+/// Returns whether a lock was not available in time, or was refused to resolve a deadlock.
 fn is_lock_timeout(error: &sqlx::Error) -> bool {
     database_error(error).is_some_and(|error| matches!(error.code(), "55P03" | "40P01"))
 }

@@ -178,7 +178,7 @@ impl State {
     }
 }
 
-/// Whether this Rollbook knows the migration, applied or unfinished.
+/// Returns whether this Rollbook knows the migration, applied or unfinished.
 fn is_known(row: &Row) -> bool {
     let name = row.name.strip_suffix(UNFINISHED).unwrap_or(&row.name);
     STEPS.iter().any(|step| step.name == name)

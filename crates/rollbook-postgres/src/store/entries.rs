@@ -80,8 +80,7 @@ impl Work for Old<'_> {
     }
 }
 
-/// Removes entries by `svix-id`. The output is how many were removed, how many are left, and an example of
-/// these.
+/// Removes entries by `svix-id`. The output is how many were removed, how many are left, and an example of these.
 pub(super) struct Forget<'a> {
     pub(super) statements: &'a Statements,
     pub(super) lines: &'a [String],

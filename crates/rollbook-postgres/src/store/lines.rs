@@ -14,8 +14,9 @@ use sqlx::{Arguments as _, Row as _};
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time};
 
-/// Time for which an entry that was taken is left alone by other workers, unless the hold is renewed.
-pub(super) const TAKEN_FOR: Duration = Duration::from_secs(30);
+/// Time for which an entry that was taken is left alone by other workers, unless the hold is renewed. A cascade
+/// makes no progress for that time after its worker was killed. Two workers on one entry repair no row twice.
+pub(super) const TAKEN_FOR: Duration = Duration::from_secs(10);
 /// Wait before the first retry of a refused row. It doubles.
 const BACKOFF: Duration = Duration::from_secs(5);
 /// Maximum wait.

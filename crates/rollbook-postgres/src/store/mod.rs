@@ -41,7 +41,8 @@ use rollbook_core::pace::Pace;
 use rollbook_core::protection::Protection;
 use rollbook_core::store::{
     CascadeStep, ErasedCounts, Erasure, ErasureProgress, Freshness, Ledger, LedgerEntry, PendingCascades,
-    Reconciliation as _, RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
+    ReadProgress, Reconciliation as _, RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows,
+    Store, StoreError,
 };
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 use rollbook_core::time::{Clock, Timestamp};
@@ -259,8 +260,9 @@ impl Rows for PostgresStore {
         resource: &'static Resource,
         texts: &[String],
         limit: usize,
+        progress: &ReadProgress<'_>,
     ) -> Result<Vec<String>, StoreError> {
-        self.search(resource, texts, limit).await
+        self.search(resource, texts, limit, progress).await
     }
 
     async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {

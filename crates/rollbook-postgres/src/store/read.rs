@@ -1,7 +1,6 @@
 //! Reads of rows and of the ledger.
 
 use rollbook_core::catalog::{Kind, RESOURCES, Resource};
-use rollbook_core::change::Applied;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::store::{LedgerEntry, RowView};
 use rollbook_core::table_layout::columns;
@@ -38,11 +37,14 @@ fn value(row: &PgRow, position: usize, kind: Kind) -> sqlx::Result<Value> {
 /// writes such an entry.
 pub(super) fn entry(row: &PgRow) -> sqlx::Result<LedgerEntry> {
     let time = |position: usize| row.try_get::<Time, _>(position).map(|Time(at)| at);
+    let message_id = MessageId::new(row.try_get::<String, _>(0)?);
+    let outcome = LedgerEntry::parse_outcome(&message_id, row.try_get(3)?)
+        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     Ok(LedgerEntry {
-        message_id: MessageId::new(row.try_get::<String, _>(0)?),
+        message_id,
         event_type: row.try_get(1)?,
         subject_id: row.try_get(2)?,
-        outcome: Applied::parse(row.try_get(3)?).ok_or_else(|| damaged("deliveries.outcome"))?,
+        outcome,
         event_at: time(4)?,
         received_at: time(5)?,
         applied_at: time(6)?,
@@ -72,8 +74,7 @@ impl Work for Forbidden<'_> {
 /// Returns the SELECT of the tables with row-level policies that may hide rows from this role. A policy hides
 /// nothing if its condition holds for every row: `true`, or a comparison of `CURRENT_USER` with this role,
 /// alone or as the first or last term of an `OR`. Any other condition may depend on the row. Policies do not
-/// apply at all to a superuser, a role with `BYPASSRLS`, and the owner of a table without `FORCE ROW LEVEL
-/// SECURITY`.
+/// apply at all to a superuser, a role with `BYPASSRLS`, and the owner of a table without `FORCE ROW LEVEL SECURITY`.
 pub(super) fn hidden(schema: &str) -> String {
     let applies = "EXISTS (SELECT FROM unnest(policy.polroles) AS role (id)
                            WHERE CASE WHEN role.id = 0 THEN true ELSE pg_has_role(current_user, role.id, 'USAGE') END)";

@@ -3,7 +3,7 @@
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::pace::Pace;
-use rollbook_core::store::StoreError;
+use rollbook_core::store::{ReadProgress, StoreError};
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
@@ -19,6 +19,7 @@ impl PostgresStore {
         resource: &'static Resource,
         texts: &[String],
         limit: usize,
+        progress: &ReadProgress<'_>,
     ) -> Result<Vec<String>, StoreError> {
         if texts.is_empty() {
             return Ok(Vec::new());
@@ -26,12 +27,14 @@ impl PostgresStore {
         let sql = statement(&self.schema, resource.table);
         let patterns: Vec<String> = texts.iter().map(|text| pattern(text)).collect();
         let pace = Pace::default();
-        let (mut ids, mut after) = (Vec::new(), String::new());
+        let (mut ids, mut after, mut rows) = (Vec::new(), String::new(), 0);
         loop {
             let size = pace.size();
             let step = Step { sql: &sql, after: &after, size, patterns: &patterns };
             match self.steps().paced(&pace, size, &step).await? {
                 Ok(found) => {
+                    rows += found.rows;
+                    progress(rows);
                     ids.extend(found.ids);
                     ids.truncate(limit);
                     match found.last {
@@ -46,11 +49,13 @@ impl PostgresStore {
     }
 }
 
-/// SELECT of the next rows by id: (after, number of rows, patterns). Returns the last id, and the ids that match.
+/// SELECT of the next rows by id: (after, number of rows, patterns). Returns the last id, the ids that match, and the number
+/// of rows.
 fn statement(schema: &str, table: &str) -> Sql {
     // With the collation "C" only ASCII changes its case, as the patterns expect, whatever the database's collation is.
     let sql = format!(
-        r#"SELECT max(id), coalesce(array_agg(id) FILTER (WHERE lower(data::text COLLATE "C") LIKE ANY ($3)), '{{}}')
+        r#"SELECT max(id), coalesce(array_agg(id) FILTER (WHERE lower(data::text COLLATE "C") LIKE ANY ($3)), '{{}}'),
+                  count(*)
            FROM (SELECT id, data FROM "{schema}".{table} WHERE id > $1 ORDER BY id LIMIT $2) AS page"#
     );
     sql.into()
@@ -83,6 +88,7 @@ struct Page {
     /// Last id; `None` at the end of the table.
     last: Option<String>,
     ids: Vec<String>,
+    rows: u64,
 }
 
 impl Work for Step<'_> {
@@ -94,8 +100,9 @@ impl Work for Step<'_> {
         arguments.add(i64::try_from(self.size).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
         arguments.add(self.patterns).map_err(sqlx::Error::Encode)?;
         let rows = session.fetch(self.sql, arguments).await?;
-        let Some(row) = rows.first() else { return Ok(Page { last: None, ids: Vec::new() }) };
-        Ok(Page { last: row.try_get(0)?, ids: row.try_get(1)? })
+        let Some(row) = rows.first() else { return Ok(Page { last: None, ids: Vec::new(), rows: 0 }) };
+        let rows = u64::try_from(row.try_get::<i64, _>(2)?).unwrap_or_default();
+        Ok(Page { last: row.try_get(0)?, ids: row.try_get(1)?, rows })
     }
 }
 

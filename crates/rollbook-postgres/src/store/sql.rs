@@ -54,8 +54,7 @@ pub(super) struct Table {
     /// Beginning of [`Statements::undone`].
     undone: String,
     /// Rows that were deleted by themselves, in the order of their deletion: (from, before, id to start
-    /// after, limit). Returns id, `deleted_at`, whether the content is erased, and `deleted_at` to the
-    /// microsecond.
+    /// after, limit). Returns id, `deleted_at`, whether the content is erased, and `deleted_at` to the microsecond.
     pub(super) deleted: Sql,
     /// Erases the content of rows that were deleted before a timestamp: (ids, timestamp). Returns their ids.
     /// The condition is written so that the planner does not use an index on it, which would read every row
@@ -96,8 +95,7 @@ pub(super) struct Statements {
     pub(super) kept: Sql,
     /// Ledger entries about subjects, after a `svix-id`: (ids, svix-id, limit).
     pub(super) about: Sql,
-    /// Oldest ledger entries before a timestamp: (timestamp, `applied_at` to start from, svix-ids to leave
-    /// out, limit).
+    /// Oldest ledger entries before a timestamp: (timestamp, `applied_at` to start from, svix-ids to leave out, limit).
     pub(super) old_entries: Sql,
     /// Rollbook's tables for which the role lacks a needed right, with the needed rights.
     pub(super) forbidden: Sql,
@@ -105,8 +103,7 @@ pub(super) struct Statements {
     pub(super) hidden: Sql,
 }
 
-/// Condition of a row, `stored`, that was erased and still has content. For all other rows only the hash is
-/// compared.
+/// Condition of a row, `stored`, that was erased and still has content. For all other rows only the hash is compared.
 fn keeps_content(resource: &'static Resource) -> String {
     format!(r"stored.version_hash = '\xff' AND {}", has_content("stored", resource))
 }
@@ -195,8 +192,7 @@ impl Statements {
     }
 
     /// Reads stored states by table number, with one array of ids for each part. Each row has the table
-    /// number, id, state, deletion time from its parents, `version_links`, and whether each parent's id is
-    /// stored.
+    /// number, id, state, deletion time from its parents, `version_links`, and whether each parent's id is stored.
     pub(super) fn stored(&self, parts: &[(usize, Which)]) -> Sql {
         let part = |(position, (number, which)): (usize, &(usize, Which))| {
             let condition = match which {
@@ -228,8 +224,7 @@ pub(super) fn number_of(resource: &'static Resource) -> usize {
     resource.number
 }
 
-/// SELECT of rows by the value of a column of ids or texts: (value, limit). `None` if the resource has no
-/// such column.
+/// SELECT of rows by the value of a column of ids or texts: (value, limit). `None` if the resource has no such column.
 pub(super) fn rows_where(schema: &str, resource: &'static Resource, column: &str) -> Option<Sql> {
     let column = searchable_column(resource, column)?;
     let (shown, table) = (listed(columns(resource).map(|(name, _)| name)), resource.table);

@@ -3,6 +3,7 @@
 use rollbook_core::backend::Backend as _;
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::change::{Change, Effect, Field};
+use rollbook_core::delivery::MessageId;
 use rollbook_core::store::{Ledger as _, Store as _, StoreError};
 use rollbook_postgres::{PostgresSettings, pending_migrations};
 use rollbook_testkit::servers::postgres::PostgresServer;
@@ -173,13 +174,15 @@ async fn ping_names_the_tables_for_which_a_role_lacks_rights() {
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_in_the_ledger_is_an_error_that_names_the_column() {
+async fn an_unknown_outcome_in_the_ledger_is_an_error_that_says_to_upgrade() {
     let world = World::new().await;
     let store = world.store();
     store.apply_many(&[user_change("user_1", 0)]).await.expect("a user");
     assert_eq!(store.deliveries("user_1", 2).await.map(|entries| entries.len()), Ok(1));
     world.psql("UPDATE mirror_2.deliveries SET outcome = 'unheard_of'").await;
-    assert_deployment(store.deliveries("user_1", 2).await, &["deliveries.outcome"]);
+    let words = ["the ledger entry of msg_user_1_0 has an outcome", "upgrade this Rollbook"];
+    assert_deployment(store.deliveries("user_1", 2).await, &words);
+    assert_deployment(store.delivery(&MessageId::new("msg_user_1_0")).await, &words);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod application;
 mod bouncer;
 mod cascades;
+mod concurrency;
 mod crashes;
 mod defaults;
 mod errors;
@@ -18,7 +19,6 @@ mod spoilt_sessions;
 mod steps;
 mod store;
 mod tls;
-mod together;
 mod triggers;
 mod upgrades;
 mod world;

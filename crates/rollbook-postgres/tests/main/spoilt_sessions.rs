@@ -78,7 +78,7 @@ async fn no_row_finds_the_session_as_a_trigger_left_it_for_another_and_the_other
     let store = open(&PostgresSettings { connections_max: 1, ..world.settings.clone() });
     assert!(store.apply_many(&[user_change("user_good", 0)]).await.is_ok());
     let expected = world.psql("SELECT DISTINCT state FROM public.seen").await;
-    assert!(expected.contains(" origin off ") && expected.ends_with(" 30 0\n"), "{expected}");
+    assert!(expected.contains(" origin off ") && expected.ends_with(" 10 0\n"), "{expected}");
     for (number, (body, fails)) in (1..).zip(SPOILERS) {
         trigger(&world, "NEW.id = 'user_bad'", body).await;
         world.psql("DELETE FROM public.seen").await;

@@ -8,7 +8,7 @@ use rollbook_testkit::servers::postgres::PostgresServer;
 
 use crate::world::{SECRET, open, settings};
 
-/// Returns how many of Rollbook's sessions the server reports as encrypted, and how many as not.
+/// Counts Rollbook's sessions that the server reports as encrypted, and those that it reports as not.
 const SEEN: &str = "SELECT count(*) FILTER (WHERE ssl), count(*) FILTER (WHERE NOT ssl)
                     FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'rollbook'";
 

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::migrations::ALL;
 use crate::world::{World, open, settings, user_change};
 
-/// Text of a refusal that needs manual action.
+/// Returns the text of a refusal that needs manual action.
 fn deployment<T: std::fmt::Debug>(outcome: Result<T, StoreError>) -> String {
     match outcome {
         Err(StoreError::Deployment(text)) => text,

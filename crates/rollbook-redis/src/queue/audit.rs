@@ -31,7 +31,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Whether the sizes are consistent with each message being in exactly one place.
+    /// Returns whether the sizes are consistent with each message being in exactly one place.
     const fn add_up(self) -> bool {
         self.messages == self.new + self.again + self.due + self.dead
             && self.ages == self.again + self.due

@@ -18,8 +18,7 @@ pub struct Ownership {
     pub owner: Option<String>,
     /// Reason for which this deployment must not use the queue, with the fix.
     pub refusal: Option<String>,
-    /// Whether the owner can't be checked: the queue has an owner, and this process has nothing to compare
-    /// with it.
+    /// Whether the owner can't be checked: the queue has an owner, and this process has nothing to compare with it.
     pub is_unverified: bool,
 }
 
@@ -59,7 +58,7 @@ impl RedisQueue {
         found
     }
 
-    /// Whether a queue was ever created here, even if it is empty. Does not create one.
+    /// Returns whether a queue was ever created here, even if it is empty. Does not create one.
     ///
     /// # Errors
     /// Fails if the server can't be asked.
@@ -101,8 +100,7 @@ impl RedisQueue {
         Ok(Ownership { keys, owner: None, refusal: None, is_unverified: false })
     }
 
-    /// Returns the time of the server's clock, which decides when messages are due. In a cluster: of one
-    /// server.
+    /// Returns the time of the server's clock, which decides when messages are due. In a cluster: of one server.
     ///
     /// # Errors
     /// Fails if the server can't be asked.

@@ -135,8 +135,8 @@ impl RedisQueue {
         ))
     }
 
-    /// Whether the shard's data is the data that this process knows; logs if not. An empty epoch means that
-    /// `meta` is gone and the data exists.
+    /// Returns whether the shard's data is the data that this process knows; logs if not. An empty epoch
+    /// means that `meta` is gone and the data exists.
     pub(super) fn check_epoch(&self, shard: &Shard, found: Option<&str>) -> bool {
         let mut known = shard.epoch();
         let Some(epoch) = known.as_deref().filter(|known| found != Some(*known)) else { return true };

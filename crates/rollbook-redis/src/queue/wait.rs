@@ -31,7 +31,7 @@ pub(super) struct BlockingRead(Mutex<Option<MultiplexedConnection>>);
 type NewEntries = Option<Vec<(String, Vec<(String, Vec<Vec<u8>>)>)>>;
 
 impl RedisQueue {
-    /// Whether a blocking read reports new messages.
+    /// Returns whether a blocking read reports new messages.
     pub(super) fn has_blocking_read(&self) -> bool {
         !self.servers.is_cluster() || self.shards.len() == 1
     }

@@ -11,7 +11,7 @@ use rollbook_testkit::process::{DEADLINE, until};
 use rollbook_testkit::queues::request;
 use rollbook_testkit::servers::redis::RedisServer;
 
-use crate::storm::Storm;
+use crate::random_load::RandomLoad;
 use crate::support::{
     Log, dead_letter, enqueue, ids, key, lease, leftovers, names, open, retry, set, settings, settle_all,
     stats,
@@ -137,7 +137,7 @@ async fn missing_meta_alone_is_not_logged_as_a_loss() {
 async fn an_audit_during_traffic_finds_nothing_and_delivers_nothing_twice() {
     let server = RedisServer::start().await;
     let queues = [open(settings(server.url())), open(settings(server.url()))];
-    let storm = Storm::begin(&queues, 2_000, 7);
+    let random_load = RandomLoad::begin(&queues, 2_000, 7);
     // A body without an index entry, so that every audit runs all steps.
     let alone = "return redis.call('HSET', KEYS[1], 'alone', string.rep('\\0', 9) .. 'the body of alone')";
     server.cli(&["eval", alone, "1", &key(0, "messages")]);
@@ -146,7 +146,7 @@ async fn an_audit_during_traffic_finds_nothing_and_delivers_nothing_twice() {
         assert_eq!((seen.stranded, seen.dangling), (1, 0), "{seen:?}");
     }
     server.cli(&["hdel", &key(0, "messages"), "alone"]);
-    let errors = storm.end(&queues[1]).await;
+    let errors = random_load.end(&queues[1]).await;
     assert_eq!(errors, []);
     assert!(audit(&queues[0], true).await.is_clean());
     assert_eq!(leftovers(&server, 1), [""; 0]);

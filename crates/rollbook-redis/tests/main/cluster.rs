@@ -9,8 +9,8 @@ use rollbook_testkit::process::until;
 use rollbook_testkit::servers::free_port;
 use rollbook_testkit::servers::redis::RedisServer;
 
+use crate::random_load::RandomLoad;
 use crate::removal::{listed, remove};
-use crate::storm::Storm;
 use crate::support::{
     LONG, dead_letter, discarded, drain, enqueue, has_own_body, ids, lease_in_time, names, open, redriven,
     retry, set, settings, settle_all, stats, try_enqueue,
@@ -104,7 +104,7 @@ async fn a_cluster_serves_one_shard_and_several() {
 async fn lanes_over_a_cluster_lose_nothing() {
     let nodes = start_cluster().await;
     let queues = [open(clustered(&nodes, 4)), open(clustered(&nodes[..1], 4))];
-    let errors = Storm::begin(&queues, 600, 5).end(&queues[0]).await;
+    let errors = RandomLoad::begin(&queues, 600, 5).end(&queues[0]).await;
     assert_eq!(errors, []);
 }
 

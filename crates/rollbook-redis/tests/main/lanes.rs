@@ -6,7 +6,7 @@ use rollbook_core::queue::{Consumer as _, Settled, Settlement};
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::redis::RedisServer;
 
-use crate::storm::Storm;
+use crate::random_load::RandomLoad;
 use crate::support::{
     dead_letter, enqueue, ids, key, lease, lease_in_time, leftovers, names, open, retry, set, settings,
     settle, settle_all, start, stats,
@@ -19,7 +19,7 @@ async fn concurrent_lanes_lose_no_message_and_leave_none_stuck() {
     println!("seed {seed}");
     let server = RedisServer::start().await;
     let queues = [open(settings(server.url())), open(settings(server.url()))];
-    let errors = Storm::begin(&queues, 3_000, seed).end(&queues[1]).await;
+    let errors = RandomLoad::begin(&queues, 3_000, seed).end(&queues[1]).await;
     assert_eq!(errors, []);
     assert_eq!(leftovers(&server, 1), [""; 0]);
 }

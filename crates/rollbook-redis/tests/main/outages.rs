@@ -9,8 +9,8 @@ use rollbook_testkit::servers::redis::RedisServer;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::random_load::RandomLoad;
 use crate::recovery::until_a_lease_waits;
-use crate::storm::Storm;
 use crate::support::{
     LONG, drain, enqueue, has_own_body, ids, lease, lease_in_time, leftovers, names, open, set, settings,
     settle_all, start, try_enqueue,
@@ -26,13 +26,13 @@ fn assert_unavailable(error: &QueueError, server: &RedisServer) {
 async fn repeated_crashes_of_redis_lose_no_message_and_leave_none_stuck() {
     let mut server = RedisServer::start().await;
     let queues = [open(settings(server.url())), open(settings(server.url()))];
-    let storm = Storm::begin(&queues, 2_000, 1);
+    let random_load = RandomLoad::begin(&queues, 2_000, 1);
     for _ in 0..4 {
-        storm.until_more_have_ended(300).await;
+        random_load.until_more_have_ended(300).await;
         server.kill();
         server.restart().await;
     }
-    let errors = storm.end(&queues[0]).await;
+    let errors = random_load.end(&queues[0]).await;
     assert!(!errors.is_empty(), "the crashes caused errors");
     for error in &errors {
         assert_unavailable(error, &server);

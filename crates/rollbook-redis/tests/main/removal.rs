@@ -11,8 +11,8 @@ use rollbook_redis::{RedisQueue, RedisSettings};
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::redis::RedisServer;
 
+use crate::random_load::RandomLoad;
 use crate::replicas::start_replica;
-use crate::storm::Storm;
 use crate::support::{
     LONG, Log, dead_letter, delivery, drain, enqueue, ids, key, lease, leftovers, names, open, retry, set,
     settings, settle, settle_all, start, stats,
@@ -277,16 +277,16 @@ async fn removals_during_a_storm_lose_no_other_message_and_leave_no_data_behind(
     let (log, _logging) = Log::capture();
     let (server, queue) = start().await;
     let queues = [Arc::clone(&queue), open(settings(server.url()))];
-    let storm = Storm::begin(&queues, 2_000, 9);
+    let random_load = RandomLoad::begin(&queues, 2_000, 9);
     for part in names("gone", 0..300).chunks(10) {
         enqueue(&queue, part).await;
         // Each is now waiting, leased, delayed, a dead letter or done.
-        storm.until_more_have_ended(5).await;
+        random_load.until_more_have_ended(5).await;
         remove(&queue, part).await.expect("the queue removes");
         let left = listed(&queue, 500).await;
         assert!(part.iter().all(|id| !left.contains(id)), "{part:?}");
     }
-    assert_eq!(storm.end(&queue).await, []);
+    assert_eq!(random_load.end(&queue).await, []);
     assert_eq!(leftovers(&server, 1), [""; 0]);
     assert_eq!(log.lines_with("entries without a message"), [""; 0]);
 }

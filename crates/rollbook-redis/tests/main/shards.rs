@@ -13,7 +13,7 @@ use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::servers::redis::RedisServer;
 use tokio::task::JoinSet;
 
-use crate::storm::Storm;
+use crate::random_load::RandomLoad;
 use crate::support::{
     LONG, dead_letter, delivery, discarded, drain, enqueue, ids, key, lease, lease_in_time, leftovers, names,
     open, redriven, retry, set, settings, settle_all, stats, try_enqueue,
@@ -203,7 +203,7 @@ async fn a_waiting_lane_listens_to_all_shards() {
 async fn lanes_over_several_shards_lose_no_message() {
     let server = RedisServer::start().await;
     let queues = [sharded(&server, SHARDS), sharded(&server, SHARDS)];
-    let errors = Storm::begin(&queues, 1_000, 3).end(&queues[0]).await;
+    let errors = RandomLoad::begin(&queues, 1_000, 3).end(&queues[0]).await;
     assert_eq!(errors, []);
     assert_eq!(leftovers(&server, SHARDS), [""; 0]);
 }

@@ -113,7 +113,7 @@ pub(crate) async fn discarded(
     Ok(queue.discard(filter, None, limit).await?.changed)
 }
 
-/// Whether the lease has the body that [`delivery`] creates.
+/// Returns whether the lease has the body that [`delivery`] creates.
 pub(crate) fn has_own_body(lease: &Lease) -> bool {
     lease.body == format!("the body of {}", lease.id)
 }

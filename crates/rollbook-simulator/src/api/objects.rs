@@ -76,7 +76,7 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// Whether an object with this id passes.
+    /// Returns whether an object with this id passes.
     pub fn permits(&self, id: Option<&str>) -> bool {
         let has = |ids: &[String]| id.is_some_and(|id| ids.iter().any(|one| one == id));
         (self.included.is_empty() || has(&self.included)) && !has(&self.excluded)

@@ -120,7 +120,7 @@ impl Route {
         )
     }
 
-    /// Whether the simulator knows a parameter of this path.
+    /// Returns whether the simulator knows a parameter of this path.
     pub(super) fn takes(&self, parameter: &str) -> bool {
         let takes = match parameter {
             "order_by" => !self.order_keys().is_empty(),

@@ -74,7 +74,7 @@ impl ClerkState {
     }
 }
 
-/// Whether a subscription item has a free plan.
+/// Returns whether a subscription item has a free plan.
 fn is_free(item: &Object) -> bool {
     item.get("plan").and_then(|plan| plan.get("amount")).and_then(Value::as_i64) == Some(0)
 }

@@ -39,7 +39,7 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    /// Whether a value is as expected. `is_read` is whether the row comes from the API.
+    /// Returns whether a value is as expected. `is_read` is whether the row comes from the API.
     pub(crate) fn permits(
         &self,
         subject: &Subject,
@@ -68,7 +68,7 @@ impl Tolerance {
     }
 }
 
-/// Whether a column shows a volatile value. Ids of parents are in nested copies, but never change.
+/// Returns whether a column shows a volatile value. Ids of parents are in nested copies, but never change.
 fn is_volatile(table: &str, column: &str) -> bool {
     find_resource(table).is_some_and(|resource| {
         let path = resource.columns.iter().find(|one| one.name == column).map(|one| (one.kind, one.source));

@@ -116,7 +116,9 @@ impl Counted {
 
     /// Describes what is wrong with the counters.
     fn notes(&self) -> Vec<String> {
-        let Some(counters) = &self.counters else { return vec!["the row of counters was gone".to_owned()] };
+        let Some(counters) = &self.counters else {
+            return vec!["the row of counters was missing".to_owned()];
+        };
         let mut notes = Vec::new();
         let mut note = |is_wrong: bool, text: String| notes.extend(is_wrong.then_some(text));
         let (depth, dead) = (counters.depth, counters.dead);
@@ -134,8 +136,7 @@ impl Counted {
     /// Corrects the current counters, which other transactions may have changed meanwhile.
     fn restore(&self, connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
         let Some(old) = &self.counters else {
-            // Tokens count leases, and there is less than one lease a millisecond: the current time was never
-            // a token.
+            // Tokens count leases, and there is less than one lease a millisecond: the current time was never a token.
             let token = self.token.max(now.as_millis());
             let sql = "INSERT OR IGNORE INTO counters (one, depth, dead, seq, leased_to, token)
                        VALUES (1, ?1, ?2, ?3, 0, ?4)";

@@ -66,8 +66,7 @@ pub struct SqliteQueue {
     settings: QueueSettings,
     /// Folder of the file.
     folder: PathBuf,
-    /// Wakes one lane of this process when a message became due. A lane that leased as many as it may wakes
-    /// the next one.
+    /// Wakes one lane of this process when a message became due. A lane that leased as many as it may wakes the next one.
     due: Notify,
 }
 
@@ -274,7 +273,7 @@ impl QueueAdmin for SqliteQueue {
     }
 }
 
-/// Reads the row of counters.
+/// Row of counters.
 #[derive(Clone, PartialEq, Eq)]
 struct Counters {
     depth: u64,

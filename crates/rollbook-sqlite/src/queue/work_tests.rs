@@ -1,5 +1,4 @@
-//! Work of the queue's calls, counted in steps of SQLite's programs: it must not grow with the number of
-//! other messages.
+//! Work of the queue's calls, counted in steps of SQLite's programs: it must not grow with the number of other messages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -4,21 +4,26 @@ use std::collections::{BTreeSet, HashMap};
 
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::change::{Applied, Change, Effect, SubjectChange};
-use rollbook_core::merge::{self, SubjectState, SubjectUpdate};
+use rollbook_core::merge::{self, MergeResult, SubjectState, SubjectUpdate};
 use rollbook_core::store::RetentionChoices;
 use rusqlite::{Connection, OptionalExtension as _};
 
+use super::cascade::Pass;
 use super::tables::{Tables, read_stored};
-use super::write::{Write, Writer};
+use super::write::{self, Write, Writer};
 use crate::fault::{LedgerChanged, LedgerSkipped};
 
 /// Merges the changes into their tables and writes the ledger.
+///
+/// The last statements check that deleted and erased rows show it, and so do child rows: whatever runs after the write of a
+/// row may undo it, such as a trigger of another table or of the ledger.
 pub(super) fn apply(
     tables: &Tables<'_>,
     changes: &[Change],
     keeping: RetentionChoices,
 ) -> rusqlite::Result<Vec<Applied>> {
     let mut outcomes = vec![Applied::Ignored; changes.len()];
+    let mut merged = Vec::new();
     for resource in RESOURCES {
         let (positions, assertions): (Vec<usize>, Vec<(&SubjectChange, &str)>) = changes
             .iter()
@@ -31,25 +36,56 @@ pub(super) fn apply(
             })
             .unzip();
         if !assertions.is_empty() {
-            let applied = tables.merge(resource, &assertions, keeping)?;
-            for (position, outcome) in positions.into_iter().zip(applied) {
-                outcomes[position] = outcome;
+            let part = tables.merge(resource, &assertions, keeping)?;
+            for (position, outcome) in positions.into_iter().zip(&part.result.outcomes) {
+                outcomes[position] = *outcome;
             }
+            merged.push(part);
         }
     }
-    if keeping.ledger {
-        write_ledger(tables, changes, &outcomes)?;
+    merged.iter().try_for_each(|part| tables.relate(part, Pass::Repair))?;
+    let has_triggers = keeping.ledger && write_ledger(tables, changes, &outcomes)?;
+    if has_triggers || tables.cascading.has_repaired() {
+        merged.iter().try_for_each(|part| tables.relate(part, Pass::Check))?;
     }
+    merged.iter().try_for_each(|part| part.must_show(tables))?;
     Ok(outcomes)
 }
 
+/// The changes of one table, merged and written.
+struct Merged<'a> {
+    resource: &'static Resource,
+    changes: Vec<&'a SubjectChange>,
+    /// States before the batch.
+    stored: HashMap<&'a str, SubjectState>,
+    result: MergeResult,
+}
+
+impl Merged<'_> {
+    /// The write of a subject, if it advanced.
+    fn written(&self, id: &str) -> Option<&SubjectUpdate> {
+        let winners = &self.result.winners;
+        // The subjects are in the order of their ids.
+        let found = winners.binary_search_by(|winner| self.changes[winner.last].id.as_str().cmp(id));
+        found.ok().map(|place| &winners[place])
+    }
+
+    /// Refuses rows that were written as deleted and do not show it.
+    fn must_show(&self, tables: &Tables<'_>) -> rusqlite::Result<()> {
+        for SubjectUpdate { last, state, .. } in &self.result.winners {
+            write::must_show(tables, self.resource, &self.changes[*last].id, state)?;
+        }
+        Ok(())
+    }
+}
+
 impl Tables<'_> {
-    fn merge(
+    fn merge<'a>(
         &self,
         resource: &'static Resource,
-        assertions: &[(&SubjectChange, &str)],
+        assertions: &[(&'a SubjectChange, &str)],
         keeping: RetentionChoices,
-    ) -> rusqlite::Result<Vec<Applied>> {
+    ) -> rusqlite::Result<Merged<'a>> {
         let mut stored = HashMap::with_capacity(assertions.len());
         let mut known = self.connection.prepare_cached(&self.statements.of(resource).stored)?;
         for (subject_change, _) in assertions {
@@ -61,9 +97,9 @@ impl Tables<'_> {
         }
         let changes: Vec<&SubjectChange> =
             assertions.iter().map(|(subject_change, _)| *subject_change).collect();
-        let folded = merge::fold(&changes, keeping.deleted_rows, |id| stored.get(id).copied());
+        let result = merge::fold(&changes, keeping.deleted_rows, |id| stored.get(id).copied());
         let mut writer = Writer::new(self, resource)?;
-        for winner in &folded.winners {
+        for winner in &result.winners {
             let SubjectUpdate { last, content, state, .. } = *winner;
             let (subject_change, synced_by) = assertions[last];
             let row = content.and_then(|position| changes[position].row.as_ref());
@@ -71,39 +107,34 @@ impl Tables<'_> {
             let parents = winner.parents(&changes);
             writer.write(&Write { id: &subject_change.id, row, parents, before, state, synced_by })?;
         }
-        self.relate(resource, &changes, &stored, &folded.winners)?;
-        Ok(folded.outcomes)
+        Ok(Merged { resource, changes, stored, result })
     }
 
     /// Checks that child rows show the state of their parents: the rows of the batch, and child rows of
     /// deleted parents. The outcome of a change does not matter: a row may have been left wrong before.
-    fn relate(
-        &self,
-        resource: &'static Resource,
-        changes: &[&SubjectChange],
-        stored: &HashMap<&str, SubjectState>,
-        winners: &[SubjectUpdate],
-    ) -> rusqlite::Result<()> {
-        // The subjects are in the order of their ids.
-        let written = |id: &str| {
-            let found = winners.binary_search_by(|winner| changes[winner.last].id.as_str().cmp(id));
-            found.ok().map(|place| &winners[place])
-        };
+    fn relate(&self, part: &Merged<'_>, pass: Pass) -> rusqlite::Result<()> {
+        let Merged { resource, changes, stored, .. } = part;
         if !resource.links.is_empty() {
             // A row that was written with its whole content already shows the state of its parents.
             let is_right = |id: &str| {
-                written(id).is_some_and(|winner| winner.content.is_some() && !winner.state.links.any_before())
+                pass == Pass::Repair
+                    && part
+                        .written(id)
+                        .is_some_and(|winner| winner.content.is_some() && !winner.state.links.any_before())
             };
             let ids = changes.iter().map(|change| change.id.as_str()).filter(|id| !is_right(id));
-            return ids.collect::<BTreeSet<_>>().into_iter().try_for_each(|id| self.settle(resource, id));
+            return ids
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .try_for_each(|id| self.settle(resource, id, pass));
         }
         let dead = changes.iter().filter(|change| change.version.is_deleted).map(|change| change.id.as_str());
         for id in dead.collect::<BTreeSet<_>>() {
             let is_deleted = |state: &&SubjectState| state.deleted_at.is_some();
-            if let Some(winner) = written(id) {
-                self.pass_on(resource, id, winner.state.is_erased_by_operator())?;
+            if let Some(winner) = part.written(id) {
+                self.pass_on(resource, id, winner.state.is_erased_by_operator(), pass)?;
             } else if let Some(state) = stored.get(id).filter(is_deleted) {
-                self.pass_on_again(resource, id, state.is_erased_by_operator())?;
+                self.pass_on_again(resource, id, state.is_erased_by_operator(), pass)?;
             }
         }
         Ok(())
@@ -114,8 +145,9 @@ impl Tables<'_> {
 /// enough that the index pages of a bucket fit into a batch's commit.
 const BUCKET_LINES: i64 = 1000;
 
-/// Writes a ledger entry for each change. The first outcome of a delivery stays: a repetition adds nothing.
-fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -> rusqlite::Result<()> {
+/// Writes a ledger entry for each change. The first outcome of a delivery stays: a repetition adds nothing. Returns
+/// whether a team has put triggers on the ledger.
+fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -> rusqlite::Result<bool> {
     let now = tables.now.to_string();
     let bucket = open_bucket(tables.connection)?;
     let mut statement = tables.connection.prepare_cached(
@@ -146,7 +178,7 @@ fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -
         }
     }
     if !has_triggers(tables.connection)? {
-        return Ok(());
+        return Ok(false);
     }
     let mut find = tables
         .connection
@@ -158,7 +190,7 @@ fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -
             None => return Err(LedgerSkipped.into()),
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Returns whether a team has put triggers on the ledger.

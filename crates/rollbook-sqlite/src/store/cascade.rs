@@ -20,6 +20,16 @@ pub(super) const BATCH_MAX: usize = 1000;
 /// Maximum rows of a link that a transaction searches for a wrong one, if none is expected.
 const SCANNED_MAX: usize = 10_000;
 
+/// Pass over rows that may not show the state of their parents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// Wrong rows are repaired.
+    Repair,
+    /// After the last write of the transaction: a trigger may have undone the change of one row when another one was written. A
+    /// wrong row is an error; without room it is recorded.
+    Check,
+}
+
 impl Tables<'_> {
     /// Repairs the child rows of a parent, or records them as pending; with `survivors` also those that outlive it.
     pub(super) fn pass_on(
@@ -27,6 +37,7 @@ impl Tables<'_> {
         parent: &'static Resource,
         id: &str,
         survivors: bool,
+        pass: Pass,
     ) -> rusqlite::Result<()> {
         let room = self.cascading.room();
         let found = self.wrong(parent, id, survivors, room)?;
@@ -36,14 +47,21 @@ impl Tables<'_> {
         if found.len() > room {
             return self.note(&Line { survivors, ..Line::new(parent, id.to_owned(), PendingWork::Children) });
         }
-        self.cascading.take(found.len());
         self.cascading.in_child(|| {
+            if pass == Pass::Check {
+                return Err(Undone.into());
+            }
+            self.cascading.take(found.len());
             for (resource, child) in &found {
                 self.repair(resource, child)?;
             }
-            // A trigger may undo the change of one row when another one changes.
-            if self.wrong(parent, id, survivors, room)?.is_empty() { Ok(()) } else { Err(Undone.into()) }
+            Ok(())
         })
+    }
+
+    /// Repairs the child rows of a parent, and checks them.
+    pub(super) fn pass_on_and_check(&self, parent: &'static Resource, id: &str) -> rusqlite::Result<()> {
+        [Pass::Repair, Pass::Check].into_iter().try_for_each(|pass| self.pass_on(parent, id, false, pass))
     }
 
     /// Checks the child rows of a parent that was deleted before. Child rows of a large parent are checked later.
@@ -52,6 +70,7 @@ impl Tables<'_> {
         parent: &'static Resource,
         id: &str,
         survivors: bool,
+        pass: Pass,
     ) -> rusqlite::Result<()> {
         for (_, dependents) in self.statements.dependents(parent, survivors) {
             let mut more = self.connection.prepare_cached(&dependents.more)?;
@@ -60,11 +79,11 @@ impl Tables<'_> {
                 return self.note(&Line { survivors, ..line });
             }
         }
-        self.pass_on(parent, id, survivors)
+        self.pass_on(parent, id, survivors, pass)
     }
 
     /// Repairs a row, also for parents that its content does not name, or records it.
-    pub(super) fn settle(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<()> {
+    pub(super) fn settle(&self, resource: &'static Resource, id: &str, pass: Pass) -> rusqlite::Result<()> {
         let Some(own) = &self.statements.of(resource).own else { return Ok(()) };
         let room = self.cascading.room();
         if !self.exists(if room > 0 { &own.is_still_wrong } else { &own.is_wrong }, id)? {
@@ -74,8 +93,13 @@ impl Tables<'_> {
             let parent = self.deleted_parent(resource, id)?;
             return self.note(&Line { parent, ..Line::new(resource, id.to_owned(), PendingWork::Row) });
         }
-        self.cascading.take(1);
-        self.cascading.in_child(|| self.repair_alone(resource, id)).map(drop)
+        self.cascading.in_child(|| {
+            if pass == Pass::Check {
+                return Err(Undone.into());
+            }
+            self.cascading.take(1);
+            self.repair_alone(resource, id).map(drop)
+        })
     }
 
     /// Repairs rows, and checks all of them after the last one: a trigger may undo a change, also in another row. Returns how

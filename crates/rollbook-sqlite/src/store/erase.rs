@@ -19,7 +19,7 @@ use super::lines::{self, Line, TAKEN_FOR};
 use super::sql::Statements;
 use super::steps::{Ended, Turn};
 use super::tables::Tables;
-use super::write::{Write, Writer};
+use super::write::{Write, Writer, must_show};
 use crate::fault::Undone;
 
 /// Maximum rows named in the error of an incomplete erasure.
@@ -176,6 +176,7 @@ fn bury(
     let state = before.unwrap_or_default().erased_by_operator(at);
     let write = Write { id, row: None, parents: [None; LINKS_MAX], before, state, synced_by: ERASED_BY };
     Writer::new(tables, resource)?.write(&write)?;
+    must_show(tables, resource, id, &state)?;
     for (child, dependents) in tables.statements.dependents(resource, true) {
         // An operator who runs the command again has fixed the cause of the refusals.
         let sql = format!(

@@ -33,8 +33,7 @@ impl fmt::Display for Kept {
 }
 
 impl SqliteStore {
-    /// Removes the ledger entries about these parents and all their rows. Returns the entries that could not
-    /// be removed.
+    /// Removes the ledger entries about these parents and all their rows. Returns the entries that could not be removed.
     pub(super) async fn forget(
         &self,
         lines: &[Line],

@@ -11,8 +11,9 @@ use rollbook_core::store::{CascadeStep, PendingCascade, PendingCascades, Pending
 use rollbook_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-/// Time for which an entry that was taken is left alone by other workers, unless the hold is renewed.
-pub(super) const TAKEN_FOR: Duration = Duration::from_secs(30);
+/// Time for which an entry that was taken is left alone by other workers, unless the hold is renewed. A cascade
+/// makes no progress for that time after its worker was killed. Two workers on one entry repair no row twice.
+pub(super) const TAKEN_FOR: Duration = Duration::from_secs(10);
 /// Wait before the first retry of a refused row. It doubles.
 const BACKOFF: Duration = Duration::from_secs(5);
 /// Maximum wait. An entry that seems to wait longer was written while the clock was ahead: it is due.

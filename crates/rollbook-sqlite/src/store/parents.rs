@@ -1,5 +1,4 @@
-//! Statements about the state that child rows take from their parents: search for rows that do not show it,
-//! and repair.
+//! Statements about the state that child rows take from their parents: search for rows that do not show it, and repair.
 
 use rollbook_core::catalog::{Link, Resource};
 use rollbook_core::table_layout::content_columns;
@@ -12,8 +11,7 @@ pub(super) struct Dependents {
     /// Child rows of a parent that do not show the state of their parents, without rows that are known to
     /// refuse it: (parent, limit).
     pub(super) wrong: String,
-    /// Child rows of a parent that do not show it, including rows that are known to refuse it: (parent,
-    /// limit).
+    /// Child rows of a parent that do not show it, including rows that are known to refuse it: (parent, limit).
     pub(super) still_wrong: String,
     /// Ids of child rows of a parent after an id, in order: (parent, id, limit).
     pub(super) ids: String,
@@ -41,9 +39,9 @@ struct Parts {
     joins: String,
     end: String,
     erased: String,
-    /// Returns the condition of a `child` that does not show the state of its parents.
+    /// Condition of a `child` that does not show the state of its parents.
     differs: String,
-    /// Returns the condition of a `child` without a pending entry of its own.
+    /// Condition of a `child` without a pending entry of its own.
     is_unknown: String,
 }
 

@@ -1,7 +1,6 @@
 //! Reads of rows and of the ledger.
 
 use rollbook_core::catalog::{Kind, Resource};
-use rollbook_core::change::Applied;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::store::{LedgerEntry, RowView};
 use rollbook_core::table_layout::columns;
@@ -121,13 +120,14 @@ fn line(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
         let unknown = || rusqlite::Error::InvalidColumnType(position, "a time".to_owned(), Type::Text);
         Timestamp::parse(&text).ok_or_else(unknown)
     };
-    let outcome: String = row.get(3)?;
-    let unknown = || rusqlite::Error::InvalidColumnType(3, "a known outcome".to_owned(), Type::Text);
+    let message_id = MessageId::new(row.get::<_, String>(0)?);
+    let outcome = LedgerEntry::parse_outcome(&message_id, row.get_ref(3)?.as_str()?)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(3, Type::Text, Box::new(error)))?;
     Ok(LedgerEntry {
-        message_id: MessageId::new(row.get::<_, String>(0)?),
+        message_id,
         event_type: row.get(1)?,
         subject_id: row.get(2)?,
-        outcome: Applied::parse(&outcome).ok_or_else(unknown)?,
+        outcome,
         event_at: time(4)?,
         received_at: time(5)?,
         applied_at: time(6)?,
@@ -137,8 +137,11 @@ fn line(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
 
 #[cfg(test)]
 mod tests {
+    use rollbook_core::store::StoreError;
+
     use super::*;
     use crate::connection;
+    use crate::fault::Fault;
     use crate::migrations::{Schema, apply_migrations};
 
     #[test]
@@ -164,8 +167,16 @@ mod tests {
         let connection = connection::open(&path).expect("a file");
         let entry = "INSERT INTO deliveries VALUES ('msg_a', 'user.updated', 'user_1', ?1, ?2, ?2, ?2, 1, 1)";
         connection.execute(entry, ("invented", "2026-07-29T08:01:00.000Z")).expect("an entry");
-        assert!(delivery(&connection, &MessageId::new("msg_a")).is_err());
-        assert!(deliveries(&connection, "user_1", 10).is_err());
+        for error in [
+            delivery(&connection, &MessageId::new("msg_a")).unwrap_err(),
+            deliveries(&connection, "user_1", 10).unwrap_err(),
+        ] {
+            let StoreError::Deployment(text) = StoreError::from(Fault::from(error)) else {
+                panic!("no deployment")
+            };
+            assert!(text.starts_with("the ledger entry of msg_a has an outcome that this version"), "{text}");
+            assert!(text.contains("upgrade this Rollbook") && !text.contains("invented"), "{text}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rollbook_core::time::Timestamp;
 use rusqlite::Error::StatementChangedRows;
 use rusqlite::ToSql;
 
+use super::cascade::Pass;
 use super::tables::Tables;
 use crate::fault::Undone;
 
@@ -34,12 +35,12 @@ pub(super) fn reset(
         if update.execute(values.as_slice())? == 0 {
             return Err(StatementChangedRows(0));
         }
-        if tables.stored(resource, id)? != Some(state) {
-            return Err(Undone.into());
-        }
     }
-    tables.settle(resource, id)?;
-    tables.pass_on(resource, id, false)?;
+    tables.settle(resource, id, Pass::Repair)?;
+    tables.pass_on_and_check(resource, id)?;
+    if tables.stored(resource, id)? != Some(state) {
+        return Err(Undone.into());
+    }
     Ok(Some(floor))
 }
 

@@ -28,7 +28,7 @@ const TURN: Duration = Duration::from_secs(10);
 pub(super) const STEP_TIME: Duration = Duration::from_millis(200);
 /// The pause after a step, in which another process finds the file's lock free: it asks every 2 ms, and would wait for
 /// seconds if steps followed each other at once.
-const BREATH: Duration = Duration::from_millis(5);
+const PAUSE_AFTER_STEP: Duration = Duration::from_millis(5);
 /// Maximum rows found by one search: each search passes over the rows that are right already.
 pub(super) const FOUND_MAX: usize = 50_000;
 /// Maximum rows with entries of their own that one turn retries.
@@ -175,7 +175,7 @@ impl SqliteStore {
         if outcome.is_ok() {
             pace.took(rows, began_at.elapsed());
         }
-        tokio::time::sleep(BREATH).await;
+        tokio::time::sleep(PAUSE_AFTER_STEP).await;
         Ok(outcome)
     }
 

@@ -44,6 +44,7 @@ impl Trail {
 /// Number of rows that a transaction may still repair.
 pub(super) struct Cascading {
     room: Cell<usize>,
+    has_repaired: Cell<bool>,
     trail: Arc<Trail>,
 }
 
@@ -52,7 +53,7 @@ impl Cascading {
     pub(super) fn new(room: usize, trail: &Arc<Trail>) -> Self {
         trail.in_child.store(false, Ordering::Relaxed);
         trail.has_noted.store(false, Ordering::Relaxed);
-        Self { room: Cell::new(room), trail: Arc::clone(trail) }
+        Self { room: Cell::new(room), has_repaired: Cell::new(false), trail: Arc::clone(trail) }
     }
 
     /// Returns the number of rows that may still be repaired.
@@ -65,8 +66,14 @@ impl Cascading {
         self.trail.has_noted.store(true, Ordering::Relaxed);
     }
 
-    /// Reduces the room by this many rows.
+    /// Whether child rows were repaired.
+    pub(super) fn has_repaired(&self) -> bool {
+        self.has_repaired.get()
+    }
+
+    /// Reduces the room by this many rows, which are about to be repaired.
     pub(super) fn take(&self, rows: usize) {
+        self.has_repaired.set(true);
         self.room.set(self.room.get().saturating_sub(rows));
     }
 

@@ -1,5 +1,7 @@
 //! Statements of retention: removal of old ledger entries, and of the content of deleted rows.
 
+use std::collections::BTreeSet;
+
 use rollbook_core::catalog::Resource;
 use rollbook_core::sweep::Cursor;
 use rollbook_core::time::Timestamp;
@@ -62,18 +64,20 @@ pub(super) fn erase_content(
     ids: &[String],
 ) -> rusqlite::Result<u64> {
     let statements = tables.statements.of(resource);
-    let mut erased = 0;
+    let mut erased = BTreeSet::new();
     for id in ids {
         let mut erase = tables.connection.prepare_cached(&statements.erase_content)?;
-        let is_written = erase.execute((id,))? > 0;
-        if tables.connection.prepare_cached(&statements.has_content)?.exists((id,))? {
-            // Only a trigger can keep the content (`RAISE(IGNORE)`) or restore it.
-            return Err(if is_written { Undone.into() } else { rusqlite::Error::StatementChangedRows(0) });
-        }
-        if is_written {
-            tables.pass_on(resource, id, false)?;
-            erased += 1;
+        if erase.execute((id,))? > 0 {
+            tables.pass_on_and_check(resource, id)?;
+            erased.insert(id);
         }
     }
-    Ok(erased)
+    for id in ids {
+        if tables.connection.prepare_cached(&statements.has_content)?.exists((id,))? {
+            // Only a trigger can keep the content (`RAISE(IGNORE)`) or restore it.
+            let is_written = erased.contains(id);
+            return Err(if is_written { Undone.into() } else { rusqlite::Error::StatementChangedRows(0) });
+        }
+    }
+    Ok(erased.len() as u64)
 }

@@ -46,16 +46,8 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Writes a row with the state that it takes from its parents, and checks that a deletion is shown.
+    /// Writes a row with the state that it takes from its parents.
     pub(super) fn write(&mut self, write: &Write<'_>) -> rusqlite::Result<()> {
-        self.write_row(write)?;
-        let Some(deleted_at) = time(write.state.deleted_at) else { return Ok(()) };
-        let is_undone = &self.tables.statements.of(self.resource).is_undone;
-        let mut is_undone = self.tables.connection.prepare_cached(is_undone)?;
-        if is_undone.exists((write.id, deleted_at))? { Err(Undone.into()) } else { Ok(()) }
-    }
-
-    fn write_row(&mut self, write: &Write<'_>) -> rusqlite::Result<()> {
         let Some(row) = write.row else { return self.write_end(write) };
         let from_parents = self.tables.state_from_parents(self.resource, row)?;
         // Most changes touch no indexed value.
@@ -81,6 +73,19 @@ impl<'a> Writer<'a> {
         bind(&mut self.upsert, self.resource, write, FromParents::default(), &self.now)?;
         must_write(self.upsert.raw_execute()?)
     }
+}
+
+/// Refuses a row that was written as deleted and does not show it, or has content although it is erased: a trigger undoes
+/// the write. To be called after the last write of the transaction.
+pub(super) fn must_show(
+    tables: &Tables<'_>,
+    resource: &'static Resource,
+    id: &str,
+    state: &SubjectState,
+) -> rusqlite::Result<()> {
+    let Some(deleted_at) = time(state.deleted_at) else { return Ok(()) };
+    let mut is_undone = tables.connection.prepare_cached(&tables.statements.of(resource).is_undone)?;
+    if is_undone.exists((id, deleted_at))? { Err(Undone.into()) } else { Ok(()) }
 }
 
 /// Checks that a row was written: only a trigger (`RAISE(IGNORE)`) can prevent it.
@@ -135,7 +140,7 @@ fn bind(
     Ok(())
 }
 
-/// Converts the value of a column to SQLite's type.
+/// Value of a column, bound as SQLite's type.
 struct Bound<'a>(&'a Field);
 
 impl ToSql for Bound<'_> {

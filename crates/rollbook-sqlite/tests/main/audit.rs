@@ -126,7 +126,7 @@ async fn counters_that_disagree_with_the_tables_are_corrected() {
         ("UPDATE counters SET dead = 7", "said 7 dead letters and there are 2"),
         ("UPDATE counters SET seq = 1", "the last number given was 1 and there is a message 12"),
         ("UPDATE counters SET token = 0", "the last token given was 0"),
-        ("DELETE FROM counters", "the row of counters was gone"),
+        ("DELETE FROM counters", "the row of counters was missing"),
     ] {
         let damaged = Damaged::new().await;
         damaged.damage(damage);

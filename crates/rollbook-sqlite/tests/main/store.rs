@@ -75,7 +75,7 @@ impl StoreHarness for Harness {
         }
     }
 
-    /// Time after which everything is due again.
+    /// Advances the clock beyond every wait.
     async fn make_due(&mut self) {
         self.clock.advance(Duration::from_secs(3_600));
     }

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rollbook_core::change::Change;
-use rollbook_core::store::{Store as _, StoreError};
+use rollbook_core::change::{Applied, Change};
+use rollbook_core::store::{Rows as _, Store as _, StoreError};
 use rollbook_core::time::Timestamp;
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
-use rollbook_testkit::events::{START, change_of, event, organization, user};
+use rollbook_testkit::events::{START, change_of, deleted, event, membership, organization, user};
 
 const SECRET: &str = "ImASecret";
 
@@ -130,4 +130,99 @@ async fn a_trigger_that_removes_or_changes_a_ledger_entry_refuses_its_delivery()
         connection.execute_batch("DROP TRIGGER theirs").expect("it goes");
     }
     assert!(store.apply_many(&[user_change("user_bad")]).await.is_ok());
+}
+
+/// A store with an organization and two members, and a connection of the team.
+async fn with_members() -> (tempfile::TempDir, SqliteStore, rusqlite::Connection) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.db");
+    apply_migrations(&path, Schema::Store).expect("the migrations apply");
+    let store = open(&path);
+    let organization = event("organization.created", START, &organization("org_1", START));
+    let mut changes = vec![change_of("msg_org", &organization)];
+    for number in 1..=2 {
+        let (user_id, id) = (format!("user_{number}"), format!("orgmem_{number}"));
+        changes.push(user_change(&user_id));
+        let data = membership(&id, "org_1", &user_id, START);
+        changes.push(change_of(&format!("msg_{id}"), &event("organizationMembership.created", START, &data)));
+    }
+    store.apply_many(&changes).await.expect("applied");
+    let connection = rusqlite::Connection::open(&path).expect("the file");
+    (folder, store, connection)
+}
+
+fn deletion(object: &str, id: &str) -> Change {
+    change_of(
+        &format!("msg_{id}_deleted"),
+        &event(&format!("{object}.deleted"), START + 5, &deleted(object, id)),
+    )
+}
+
+fn living(connection: &rusqlite::Connection, table: &str) -> i64 {
+    let sql = format!("SELECT count(*) FROM {table} WHERE deleted_at IS NULL");
+    connection.query_row(&sql, [], |row| row.get(0)).expect("a count")
+}
+
+#[tokio::test]
+async fn a_trigger_of_the_ledger_or_of_a_later_table_that_undoes_a_deletion_refuses_its_batch() {
+    let joined = membership("orgmem_9", "org_1", "user_2", START);
+    let joined = change_of("msg_joined", &event("organizationMembership.created", START, &joined));
+    for (on, changes) in [
+        ("deliveries WHEN NEW.outcome = 'deleted'", vec![deletion("user", "user_1")]),
+        ("organization_memberships WHEN NEW.id = 'orgmem_9'", vec![deletion("user", "user_1"), joined]),
+    ] {
+        let (_folder, store, connection) = with_members().await;
+        let trigger = format!(
+            "CREATE TRIGGER theirs AFTER INSERT ON {on} BEGIN
+                 UPDATE users SET deleted_at = NULL, version_deleted_at = NULL WHERE id = 'user_1';
+             END"
+        );
+        connection.execute_batch(&trigger).expect("a trigger");
+        let why = "a trigger of the table undoes the change".to_owned();
+        assert_eq!(store.apply_many(&changes).await, Err(StoreError::Event(why)), "{on}");
+        assert_eq!((living(&connection, "users"), living(&connection, "organization_memberships")), (2, 2));
+        let other = store.apply_many(&[deletion("user", "user_2")]).await;
+        assert_eq!(other, Ok(vec![Applied::Deleted]), "{on}");
+        connection.execute_batch("DROP TRIGGER theirs").expect("it goes");
+        assert_eq!(store.apply_many(&changes).await.map(|applied| applied[0]), Ok(Applied::Deleted), "{on}");
+        assert_eq!((living(&connection, "users"), living(&connection, "organization_memberships")), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn child_rows_that_a_later_trigger_revives_are_found_and_repaired() {
+    let revive = "UPDATE organization_memberships SET deleted_at = NULL, version_parents_deleted_at = NULL
+                  WHERE user_id = 'user_1'";
+    let late = event(
+        "organizationMembership.updated",
+        START + 9,
+        &membership("orgmem_1", "org_1", "user_1", START + 9),
+    );
+    for (on, changes) in [
+        ("AFTER INSERT ON deliveries WHEN NEW.outcome = 'deleted'", vec![deletion("user", "user_1")]),
+        // The row of the batch itself, which is written with its parent's deletion.
+        (
+            "AFTER INSERT ON deliveries WHEN NEW.outcome = 'updated'",
+            vec![deletion("user", "user_1"), change_of("msg_late", &late)],
+        ),
+        // The repair of another parent's child.
+        (
+            "AFTER UPDATE ON organization_memberships WHEN NEW.user_id = 'user_2' AND NEW.deleted_at IS NOT NULL",
+            vec![deletion("user", "user_1"), deletion("user", "user_2")],
+        ),
+    ] {
+        let (_folder, store, connection) = with_members().await;
+        connection
+            .execute_batch(&format!("CREATE TRIGGER theirs {on} BEGIN {revive}; END"))
+            .expect("a trigger");
+        let result = store.apply_many(&changes).await;
+        assert!(result.is_ok_and(|applied| applied.contains(&Applied::Deleted)), "{on}");
+        let is_recorded = store.cascades(None, 10).await.expect("it reads").parents > 0;
+        assert!(is_recorded, "{on}: the child row shows no deletion");
+        connection.execute_batch("DROP TRIGGER theirs").expect("it goes");
+        while store.cascade().await.expect("a turn").parents_left > 0 {}
+        let (users, memberships) =
+            (living(&connection, "users"), living(&connection, "organization_memberships"));
+        assert_eq!(users, memberships, "{on}");
+    }
 }

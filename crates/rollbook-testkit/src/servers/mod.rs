@@ -179,7 +179,7 @@ impl Guard {
         self.server.expect("a running server")
     }
 
-    /// Whether the process is running.
+    /// Returns whether the process is running.
     pub(crate) fn is_running(&self) -> bool {
         self.server.is_some_and(|id| parent(id).is_some())
     }

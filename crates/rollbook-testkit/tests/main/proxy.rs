@@ -35,13 +35,13 @@ fn echoed(mut stream: &TcpStream, bytes: &[u8]) -> (usize, Option<ErrorKind>) {
     (all.len(), end)
 }
 
-/// Whether a byte is sent and received.
+/// Returns whether a byte is sent and received.
 fn passes(mut stream: &TcpStream) -> bool {
     let mut buffer = [0; 4];
     stream.write_all(b"ping").is_ok() && stream.read_exact(&mut buffer).is_ok() && &buffer == b"ping"
 }
 
-/// Whether nothing arrives, neither bytes nor an end.
+/// Returns whether nothing arrives, neither bytes nor an end.
 fn is_silent(mut stream: &TcpStream) -> bool {
     stream.set_read_timeout(Some(SILENCE)).expect("a timeout");
     let read = stream.read(&mut [0; 4]);

@@ -1,4 +1,4 @@
-//! When a message is to blame, and when nobody is.
+//! Cases in which a message is to blame, and in which none is.
 
 use super::*;
 use rollbook_testkit::events::{START, change_of, event, organization, user};
@@ -43,7 +43,7 @@ impl Evidence {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_is_to_blame_where_others_of_its_table_were_written_since_and_once_for_each_of_these() {
+async fn a_message_is_to_blame_if_others_of_its_table_were_written_since_and_once_for_each_of_these() {
     for error in [slow(), policy()] {
         let (evidence, all) = (Evidence::default(), users(0..10));
         evidence.failed(&all, &error);
@@ -54,7 +54,7 @@ async fn a_message_is_to_blame_where_others_of_its_table_were_written_since_and_
         assert!(!evidence.is_blamed(&all[3], &error), "a change without effect is not a proof");
         evidence.written(&all[5..6]);
         assert!(evidence.is_blamed(&all[3], &error));
-        // It comes again, alone, and nobody else does: a policy may refuse everyone by now.
+        // The message is retried alone, without others: a policy may refuse every row by now.
         evidence.failed(&all[3..4], &error);
         assert_eq!(evidence.is_blamed(&all[3], &error), error == slow());
         evidence.written(&all[3..4]);

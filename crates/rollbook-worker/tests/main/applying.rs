@@ -1,4 +1,4 @@
-//! The plain way: a delivery becomes a row.
+//! The usual case: a delivery becomes a row.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -88,7 +88,7 @@ async fn the_next_batch_is_leased_while_the_last_one_is_settled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_of_an_unknown_type_is_a_line_in_the_ledger() {
+async fn an_event_of_an_unknown_type_gets_a_ledger_entry() {
     let bench = Bench::new();
     bench.enqueue("msg_1", event("vip.crowned", &json!({"id": "vip_1"}))).await;
     run_until(bench.worker(), bench.drained()).await.expect("a clean end");

@@ -150,7 +150,7 @@ async fn turns_follow_each_other_while_something_is_due_and_the_metrics_show_it(
 /// A worker was killed in a cascade. Its hold keeps the others from it for a while; their gauge shows it all
 /// the same.
 #[tokio::test(start_paused = true)]
-async fn what_another_worker_has_left_shows_in_the_gauge_within_ten_seconds() {
+async fn pending_work_of_another_worker_is_in_the_gauge_within_ten_seconds() {
     let bench = Bench::new();
     let turns = [turn(0, 0, 0, None), turn(0, 1, 0, Some(25))].map(Ok);
     let store = Scripted::new(&bench, Duration::ZERO, turns);
@@ -163,7 +163,7 @@ async fn what_another_worker_has_left_shows_in_the_gauge_within_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_lane_leaves_is_taken_up_at_once_and_no_delivery_waits_for_it() {
+async fn pending_work_of_a_lane_is_taken_at_once_and_no_delivery_waits_for_it() {
     let bench = Bench::new();
     let store = Scripted::new(&bench, Duration::from_secs(300), [Ok(turn(1, 0, 0, None))]);
     let worker = bench.worker_with_store(Shared(Arc::clone(&store)));
@@ -184,7 +184,7 @@ async fn what_a_lane_leaves_is_taken_up_at_once_and_no_delivery_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_that_fails_is_tried_again_and_stops_nobody() {
+async fn a_turn_that_fails_is_retried_and_stops_no_lane() {
     let bench = Bench::new();
     let failed = || Err(StoreError::Deployment("no right".into()));
     let store = Scripted::new(&bench, Duration::ZERO, [failed(), failed(), Ok(turn(3, 0, 0, None))]);
@@ -195,6 +195,10 @@ async fn a_turn_that_fails_is_tried_again_and_stops_nobody() {
         tokio::time::sleep(Duration::from_secs(15)).await;
         assert_eq!(store.asked().len(), 3);
         assert_eq!(bench.metric("rollbook_cascade_rows_total{outcome=\"repaired\"}").as_deref(), Some("3"));
+        for (outcome, count) in [("done", "1"), ("failed", "2")] {
+            let turns = format!("rollbook_background_turns_total{{outcome=\"{outcome}\",task=\"cascades\"}}");
+            assert_eq!(bench.metric(&turns).as_deref(), Some(count), "{outcome}");
+        }
     };
     run_until(worker, drive).await.expect("a clean end");
 }

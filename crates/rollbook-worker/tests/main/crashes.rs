@@ -160,7 +160,7 @@ impl Erasure for Lethal {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_payload_that_kills_the_process_takes_no_message_of_another_lane_along() {
+async fn a_payload_that_kills_the_process_affects_no_message_of_another_lane() {
     const FRESH: usize = 200;
     let mut bench = bench_with_a_killer(3, 20).await;
     let death = Arc::new(Notify::new());

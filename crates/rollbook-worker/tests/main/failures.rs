@@ -40,7 +40,7 @@ fn refusing(bench: &Bench) -> (FaultyStore, Calls) {
 #[tokio::test(start_paused = true)]
 async fn one_refused_change_among_a_hundred_is_found_and_the_others_are_applied_at_once() {
     let mut bench = Bench::new();
-    // So long that the refused one does not come again within the test.
+    // Long enough that the refused message is not retried within the test.
     let backoff = Duration::from_secs(1 << 40);
     (bench.settings.retry.backoff, bench.settings.retry.backoff_max) = (backoff, backoff);
     bench.queue = Arc::new(MemoryQueue::new(1_000, bench.clock.clone()).with_due_within(backoff));
@@ -112,7 +112,7 @@ async fn a_refused_change_is_tried_again_with_backoff_and_parked_after_its_last_
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_attempt_can_fix_is_parked_at_once_and_its_neighbours_are_applied() {
+async fn a_permanent_failure_is_parked_at_once_and_its_neighbours_are_applied() {
     let mut bench = Bench::new();
     bench.settings.instance_id = Some("ins_ours".into());
     let data = json!({"id": "user_x"});

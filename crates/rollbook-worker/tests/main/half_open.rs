@@ -87,7 +87,7 @@ async fn after_an_outage_the_other_lanes_wait_until_the_first_batch_is_applied()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_that_may_be_everyones_is_that_of_the_rows_without_which_the_others_pass() {
+async fn an_ambiguous_error_blames_the_rows_without_which_the_others_pass() {
     let mut bench = Bench::new();
     bench.settings.retry.attempts_max = 3;
     bench.enqueue_users(0..60).await;
@@ -123,7 +123,7 @@ async fn an_error_that_may_be_everyones_is_that_of_the_rows_without_which_the_ot
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_every_row_is_the_deployments_and_spends_no_attempt() {
+async fn an_error_of_every_row_blames_the_deployment_and_counts_no_attempt() {
     let mut bench = Bench::new();
     bench.settings.lanes = 3;
     bench.enqueue_users(0..250).await;

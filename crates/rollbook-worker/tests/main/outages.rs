@@ -58,7 +58,7 @@ async fn a_store_that_is_not_set_up_right_spends_no_attempt_either() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_answers_pings_and_applies_nothing_is_asked_ever_more_seldom() {
+async fn a_store_that_answers_pings_and_applies_nothing_is_tried_at_growing_intervals() {
     let bench = Bench::new();
     bench.enqueue("msg_1", user("user_1")).await;
     let full = Arc::new(AtomicBool::new(true));
@@ -263,7 +263,7 @@ async fn a_part_of_the_queue_that_settles_nothing_holds_up_no_other_part() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_part_of_the_queue_never_settles_is_leased_again_after_its_lease() {
+async fn messages_that_a_part_of_the_queue_never_settles_are_leased_again_after_their_lease() {
     let bench = Bench::new();
     let down = Arc::new(AtomicBool::new(true));
     bench.enqueue_users(0..10).await;
@@ -322,7 +322,7 @@ async fn broken_storage_of_the_queue_ends_the_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn broken_storage_of_the_store_ends_the_worker_and_hands_the_batch_back_uncounted() {
+async fn broken_storage_of_the_store_ends_the_worker_and_releases_the_batch() {
     let mut bench = Bench::new();
     bench.settings.lanes = 2;
     bench.enqueue_users(0..5).await;

@@ -1,4 +1,4 @@
-//! Stop: what is in hand is finished or released, and nothing more is taken.
+//! Stop: leased messages are finished or released, and no more are leased.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -69,7 +69,7 @@ async fn a_queue_that_is_unreachable_when_it_is_time_to_stop_does_not_hold_the_w
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_batch_in_hand_is_finished_and_nothing_more_is_leased() {
+async fn the_current_batch_is_finished_and_nothing_more_is_leased() {
     let mut bench = Bench::new();
     bench.settings.batch_max = 4;
     bench.enqueue_users(0..20).await;

@@ -35,7 +35,7 @@ async fn name(bench: &Bench) -> Option<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn old_lines_and_the_long_deleted_go_when_they_are_due_and_not_before() {
+async fn old_ledger_entries_and_old_deleted_content_are_removed_when_due_and_not_before() {
     let bench = bench(UpkeepSettings {
         ledger_kept_for: Some(7 * HOUR),
         deleted_kept_for: Some(3 * HOUR),
@@ -61,7 +61,7 @@ async fn old_lines_and_the_long_deleted_go_when_they_are_due_and_not_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_kept_for_good_stays_and_nobody_looks() {
+async fn without_retention_nothing_is_removed_and_the_store_is_not_asked() {
     let upkeep =
         UpkeepSettings { ledger_kept_for: None, deleted_kept_for: None, ..UpkeepSettings::default() };
     let bench = bench(upkeep).await;
@@ -84,7 +84,7 @@ async fn what_is_kept_for_good_stays_and_nobody_looks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_cannot_tidy_goes_on_applying_and_is_asked_again() {
+async fn a_store_that_fails_in_retention_still_applies_and_retention_is_retried() {
     let bench = bench(UpkeepSettings { ledger_kept_for: Some(HOUR), ..UpkeepSettings::default() }).await;
     let refusals = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&refusals);
@@ -108,9 +108,11 @@ async fn a_store_that_cannot_tidy_goes_on_applying_and_is_asked_again() {
     };
     let (ended, ()) = tokio::join!(bench.worker_with_store(store).run(stop.clone()), watching);
     ended.expect("it stops in order");
+    let failed = bench.metric("rollbook_background_turns_total{outcome=\"failed\",task=\"retention\"}");
+    assert_eq!(failed.as_deref(), Some("150"));
 }
 
-/// A setting that was changed takes effect with the start: what was deleted before goes at once.
+/// A changed setting takes effect at the start: content deleted before is erased at once.
 #[tokio::test(start_paused = true)]
 async fn the_first_round_begins_within_a_second_of_the_start() {
     let bench = bench(UpkeepSettings { deleted_kept_for: Some(HOUR), ..UpkeepSettings::default() }).await;

@@ -187,7 +187,7 @@ impl Report {
         self.lines.push(Line {
             what: what.to_owned(),
             figure: milliseconds(with),
-            beside: format!("without {}", milliseconds(without)),
+            baseline: format!("without {}", milliseconds(without)),
             ratio: Some(ratio),
             limit: Some(Limit::AtMost(most)),
             detail: detail.to_owned(),

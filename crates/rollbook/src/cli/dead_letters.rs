@@ -88,7 +88,7 @@ pub(crate) struct Bulk {
     pub(crate) output: Output,
 }
 
-/// Parses a time, or an age.
+/// A time, or an age.
 #[derive(Clone, Copy)]
 pub(crate) enum Since {
     Moment(Timestamp),

@@ -26,7 +26,7 @@ pub(crate) fn run(config: &Config, arguments: &Healthcheck) -> anyhow::Result<()
     };
     let address = reachable(config.settings.ops_listen);
     on_all_cores(async {
-        let unanswered = || format!("nobody answers at http://{address}{path}");
+        let unanswered = || format!("no process answers at http://{address}{path}");
         let mut connection = Connection::connect(address, TIMEOUT).await.with_context(unanswered)?;
         let answer = connection.get(path).await.with_context(unanswered)?;
         let body = harmless(answer.body.trim());

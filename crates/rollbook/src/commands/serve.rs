@@ -10,13 +10,13 @@ use super::on_all_cores;
 use crate::cli::Start;
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment};
-use crate::door::{Door, Ports};
 use crate::faces::Faces;
 use crate::file_modes;
 use crate::service::Service;
 use crate::signals::Signals;
 use crate::stage::Stage;
 use crate::startup;
+use crate::startup_ports::{Ports, StartupServer};
 use crate::systemd::Systemd;
 use crate::wire::{self, Component};
 
@@ -40,7 +40,7 @@ async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Resu
     // Checked before a port is bound: a missing secret is a wrong configuration.
     let secrets = if faces.receiver { Some(config.signing_secrets()?) } else { None };
     let (ports, stage) = (Ports::bind(&config, faces)?, Stage::default());
-    let door = Door::open(&config, secrets, &ports, &stage, clock.clone())?;
+    let startup_server = StartupServer::open(&config, secrets, &ports, &stage, clock.clone())?;
     let stop = CancellationToken::new();
     let relaying = signals.relay(stop.clone());
     tokio::pin!(relaying);
@@ -48,7 +48,7 @@ async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Resu
         opened = startup::open(&config, faces, migrate, clock.clone(), &stage, &stop) => opened,
         () = &mut relaying => Ok(None),
     };
-    door.close().await;
+    startup_server.close().await;
     let Some(opened) = opened? else {
         tracing::info!("stopped before it was ready");
         return Ok(());

@@ -1,5 +1,4 @@
-//! Configuration file: TOML, one key per setting, and `[GROUP.NAME]` for settings that may occur several
-//! times.
+//! Configuration file: TOML, one key per setting, and `[GROUP.NAME]` for settings that may occur several times.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

@@ -42,7 +42,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Returns a list of one problem. None of its texts holds the value of a secret.
+/// One problem. None of its texts holds the value of a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
     /// Name of the setting, as the source spells it.

@@ -39,8 +39,7 @@ pub(crate) struct About {
     pub(crate) example: &'static str,
     /// Meaning, in one line.
     pub(crate) help: &'static str,
-    /// Whether the help of every command shows the flag. Other flags work too, and `rollbook config` lists
-    /// all.
+    /// Whether the help of every command shows the flag. Other flags work too, and `rollbook config` lists all.
     pub(crate) everyday: bool,
     /// Whether Clerk's or other programs use the name too. Then it has no prefix in the environment.
     is_shared: bool,
@@ -129,8 +128,7 @@ pub(super) fn find(
 }
 
 /// Declares settings, by sections of the reference: `name: type = form, "meaning";`, with as many
-/// `must(scope, "what it must be", condition, "what is wrong")` behind the meaning as there are relations to
-/// others.
+/// `must(scope, "what it must be", condition, "what is wrong")` behind the meaning as there are relations to others.
 macro_rules! settings {
     ($(#[$attribute:meta])* $name:ident {
         $($section:expr => { $(
@@ -285,8 +283,7 @@ pub(super) fn pause(max: Duration) -> Setting<Duration> {
     Setting::new(Kind::Pause(max), move |text| values::pause(text, max))
 }
 
-/// Declares an age at which something is removed, at most this; zero, which is `None`, keeps it without
-/// limit.
+/// Declares an age at which something is removed, at most this; zero, which is `None`, keeps it without limit.
 pub(super) fn age(max: Duration) -> Setting<Option<Duration>> {
     let parse = move |text: &str| Ok(Some(values::pause(text, max)?).filter(|age| !age.is_zero()));
     Setting::new(Kind::Pause(max), parse)

@@ -32,7 +32,7 @@ pub(crate) fn wrong(what: impl Into<String>, fix: impl Into<String>) -> Wrong {
 /// Returns the value as an error may quote it: a secret in the wrong setting must not reach a log.
 fn quoted(text: &str) -> String {
     if looks_secret(text) {
-        "what is there looks like a URL or a secret, and".to_owned()
+        "the value looks like a URL or a secret, and".to_owned()
     } else {
         format!("{text:?}")
     }
@@ -127,8 +127,7 @@ fn fitting<N: TryFrom<u64>>(text: &str, number: u64, fix: &str) -> Result<N, Wro
         .map_err(|_| wrong(format!("{} is more than this machine can count", quoted(text)), fix))
 }
 
-/// Parses a path of a `folder` or `file`. A URL or a key is refused: it would be printed, or become a
-/// folder's name.
+/// Parses a path of a `folder` or `file`. A URL or a key is refused: it would be printed, or become a folder's name.
 pub(crate) fn path(text: &str, what: &str) -> Result<PathBuf, Wrong> {
     if text.contains(secrets::URL) {
         return Err(wrong(format!("is a URL, not a {what}"), format!("write the path of a {what}")));

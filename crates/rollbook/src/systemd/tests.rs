@@ -16,9 +16,9 @@ use rollbook_testkit::memory::store::MemoryStore;
 
 use super::*;
 use crate::config::{Config, FileSource, Settings, Sources};
-use crate::door::Ports;
 use crate::faces::Faces;
 use crate::service::Service;
+use crate::startup_ports::Ports;
 use crate::wire::Queue;
 use rollbook_testkit::queues::all_of;
 

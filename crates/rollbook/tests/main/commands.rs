@@ -51,7 +51,7 @@ fn nothing_is_redriven_or_discarded_without_saying_what() {
 fn send_names_the_nearest_type_and_fails_where_nobody_listens() {
     let ran = Home::new().run(&["send", "user.craeted"], &SIGNED).ended(2);
     assert!(ran.err.contains("did you mean user.created?"), "{}", ran.err);
-    // Port 1 is nobody's.
+    // No process listens at port 1.
     let ran = Home::new().run(&["send", "user.created", "--url", "http://127.0.0.1:1"], &SIGNED).ended(1);
     assert!(ran.err.contains("is rollbook serve running?"), "{}", ran.err);
     let ran = Home::new().run(&["send", "user.created", "--url", "https://127.0.0.1"], &SIGNED).ended(2);

@@ -63,7 +63,7 @@ const WRONG: [(&str, &str); 57] = [
     ("ROLLBOOK_DRAIN_TIMEOUT", "soon"),
 ];
 
-/// A right value, so that only what a test makes wrong is wrong.
+/// Valid settings, so that only the setting under test is wrong.
 fn environment<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let mut environment = vec![("CLERK_WEBHOOK_SIGNING_SECRET", SECRET)];
     environment.retain(|(name, _)| !more.iter().any(|(other, _)| other == name));

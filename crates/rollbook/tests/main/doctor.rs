@@ -10,13 +10,13 @@ use crate::rollbook::{Home, Ran, SECRET, Server, until};
 const SIGNED: [(&str, &str); 1] = [("CLERK_WEBHOOK_SIGNING_SECRET", SECRET)];
 const OTHER: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-/// Runs it about a process, with these arguments behind.
+/// Runs `doctor` about a process, with these further arguments.
 fn about(home: &Home, server: &Server, arguments: &[&str]) -> Ran {
     let ours = ["doctor", "--ops-listen", &server.ops, "--connections-max", "16"];
     home.run(&[&ours, arguments].concat(), &SIGNED)
 }
 
-/// The states of a check's lines.
+/// Returns the states of a check's lines.
 fn states(report: &Value, check: &str) -> Vec<String> {
     let checks = report["checks"].as_array().expect("a list");
     let ours = checks.iter().filter(|one| one["check"] == check);
@@ -32,7 +32,7 @@ fn finding(report: &Value, check: &str) -> (String, String) {
     (text("found"), text("fix"))
 }
 
-/// The text with a `#` for each number and for the id of the message, which differ from run to run.
+/// Replaces each number and the id of the message with `#`: they differ from run to run.
 fn masked(text: &str) -> String {
     let mut masked = String::new();
     for line in text.lines() {
@@ -139,14 +139,14 @@ fn the_secret_of_another_endpoint_is_found_by_send_and_neither_is_printed() {
     let line = ran.out.lines().find(|line| line.starts_with("send ")).expect("a line about it");
     assert!(line.contains("failed") && line.contains("no signature matches"), "{line}");
     assert!(line.contains("→ ") && line.contains("CLERK_WEBHOOK_SIGNING_SECRET"), "{line}");
-    // The process has seen nothing else: then its own secret is the likely fault.
+    // The process has seen no other delivery: its own secret is probably wrong.
     let report = about(&home, &server, &["--output", "json"]).ended(0).json();
     assert_eq!(states(&report, "deliveries"), ["warning"]);
     assert_eq!(states(&report, "refusals"), ["warning"]);
     let (found, fix) = finding(&report, "refusals");
     assert!(fix.contains("signing secret"), "{report}");
     assert!(found.starts_with("1 for signature since 2"), "{report}");
-    // That it takes ours changes nothing of that.
+    // The accepted test event does not change this finding.
     let report = about(&home, &server, &["--send", "--url", &server.receiver, "--output", "json"]);
     let report = report.ended(0).json();
     assert_eq!(states(&report, "send"), ["ok"]);
@@ -158,7 +158,7 @@ fn the_secret_of_another_endpoint_is_found_by_send_and_neither_is_printed() {
 }
 
 #[test]
-fn a_process_with_other_files_than_ours_is_found_out() {
+fn a_process_with_other_files_is_detected() {
     let (home, elsewhere) = (Home::new(), Home::new());
     let server = Server::start(&elsewhere);
     home.run(&["migrate"], &[]).ended(0);

@@ -1,4 +1,4 @@
-//! The help of every command, held against a file: run with UPDATE=1 to write them anew.
+//! Help of every command, compared with a file. Run with UPDATE=1 to write the files again.
 
 use std::path::Path;
 

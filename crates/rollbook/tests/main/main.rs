@@ -1,4 +1,4 @@
-//! The binary, as its users meet it: help, configuration, exit codes, commands.
+//! Tests of the binary: help, configuration, exit codes, commands.
 
 mod commands;
 mod configuration;

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::servers::{BINARY, Ran, run};
 
-/// Key of a production instance, with its rate limit. It is invented.
+/// Invented key of a production instance, with its rate limit.
 const KEY: &str = "sk_live_aW52ZW50ZWQtZm9yLXRlc3Rz";
 
 /// Clerk with some hundred objects, and a home with its key.

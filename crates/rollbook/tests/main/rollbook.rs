@@ -1,4 +1,4 @@
-//! Runs the real binary, in a folder and an environment of its own.
+//! Runs the real binary in a separate folder and environment.
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Nothing here takes this long unless it hangs.
+/// Deadline of every wait; only a hang takes this long.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A secret that is right.
+/// A valid signing secret.
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// A folder to run in.
@@ -36,7 +36,7 @@ impl Home {
         self
     }
 
-    /// The binary, with nothing in its environment but these variables.
+    /// Returns the binary with only these variables in its environment.
     pub(crate) fn command(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rollbook"));
         command.args(arguments).current_dir(self.path()).stdin(Stdio::null());
@@ -44,7 +44,7 @@ impl Home {
         command
     }
 
-    /// Runs it to its end.
+    /// Runs the command to its end.
     pub(crate) fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ran {
         let output = self.command(arguments, environment).output().expect("it runs");
         Ran::new(arguments, output)
@@ -66,7 +66,7 @@ impl Ran {
         Self { code: output.status.code(), out, err, what: arguments.join(" ") }
     }
 
-    /// Fails the test unless it ended with this code.
+    /// Asserts the exit code.
     #[track_caller]
     pub(crate) fn ended(self, code: i32) -> Self {
         assert!(!self.err.contains("panicked"), "rollbook {} panicked\n{}", self.what, self.err);
@@ -114,7 +114,7 @@ impl Server {
         Self { child, lines, receiver, ops }
     }
 
-    /// Asks it to stop; what it logged since it started, and its exit code.
+    /// Stops the process. Returns its log since the start, and its exit code.
     pub(crate) fn terminate(mut self) -> (Option<i32>, Vec<String>) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args([OsStr::new("-TERM"), OsStr::new(&pid)]).status();
@@ -125,14 +125,14 @@ impl Server {
 }
 
 impl Drop for Server {
-    /// A test that fails leaves nothing running.
+    /// Ends the process if a test fails.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Asks again and again until there is an answer.
+/// Repeats the request until there is an answer.
 #[track_caller]
 pub(crate) fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     let began_at = Instant::now();

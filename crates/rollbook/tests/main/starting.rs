@@ -1,4 +1,4 @@
-//! A start that takes long: the ports answer, systemd hears of it, and a signal ends it.
+//! A long start: the ports answer, systemd is notified, and a signal ends it.
 
 use std::os::unix::net::UnixDatagram;
 

@@ -32,7 +32,7 @@ impl Listener {
 }
 
 #[tokio::test]
-async fn ready_is_said_once_both_ports_answer_then_that_it_lives_and_at_the_end_that_it_stops() {
+async fn systemd_is_notified_when_both_ports_answer_then_regularly_and_at_the_stop() {
     let listener = Listener::start();
     let home = Home::new(BINARY).with("NOTIFY_SOCKET", listener.path()).with("WATCHDOG_USEC", "100000");
     let mut rollbook = home.start(&["serve"]);

@@ -82,7 +82,7 @@ async fn scans(arriving: fn(usize) -> Option<String>) -> (usize, Vec<String>) {
     stage.queued("msg_2", &of_user().to_string()).await;
     let queue = CountingQueue { inner: stage.queue.clone(), arriving, scans: AtomicUsize::new(0) };
     let erasure = plan(stage.ports(&*stage.store, &queue), &[]).await;
-    erasure.run(&|_| ()).await.expect("both do it");
+    erasure.run().await.expect("both do it");
     (queue.scans.into_inner(), stage.left())
 }
 
@@ -115,4 +115,22 @@ async fn an_address_in_any_message_of_the_person_is_known_before_other_messages_
     stage.queued("msg_2", &of_user().to_string()).await;
     let erasure = plan(stage.ports(&*stage.store, &*stage.queue), &[]).await;
     assert_eq!(erasure.preview().await.expect("the store answers").queue.waiting, 2);
+}
+
+#[tokio::test]
+async fn the_search_for_addresses_reports_the_table_and_the_rows_read() {
+    let stage = Stage::new();
+    stage.applied("msg_1", &of_user()).await;
+    stage.applied("msg_2", &entry("wle_1", "ines@work.example")).await;
+    let reported = Mutex::new(Vec::new());
+    let progress = |progress: Progress| reported.lock().expect("no panic").push(progress);
+    let ports = Ports { progress: &progress, ..stage.ports(&*stage.store, &*stage.queue) };
+    plan(ports, &[]).await.run().await.expect("both do it");
+    let reported = reported.lock().expect("no panic").clone();
+    for table in ["users", "waitlist_entries"] {
+        assert!(reported.contains(&Progress::Searching { table, rows: 1 }), "{table}: {reported:?}");
+    }
+    assert_eq!(reported[0].to_string(), "searching users for addresses: 1 row read");
+    let erasing = Progress::Erasing(ErasedCounts { rows: 2, ledger: 1 });
+    assert_eq!(erasing.to_string(), "erased so far: 2 rows, 1 entry of the ledger");
 }

@@ -33,6 +33,34 @@ async fn a_large_cascade_is_recorded_durably_and_processed_in_steps_concurrently
     assert_eq!(lines(&world).await, "");
 }
 
+/// A worker is killed in a turn: what its steps have committed stays, and another one goes on within ten seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_worker_has_begun_is_finished_by_another_within_ten_seconds() {
+    let world = World::new().await;
+    let killed = world.store();
+    members(&world, "org_1", MEMBERS).await;
+    // The lock of a row of the second step keeps it from its end.
+    let mut holder = world.session().await;
+    let last =
+        "BEGIN; SELECT FROM mirror_2.organization_memberships WHERE id = 'orgmem_org_1_999' FOR UPDATE";
+    killed.apply_many(&[organization_deleted("org_1", 5)]).await.expect("the store applies it");
+    holder.run(last).await;
+    let mut working = JoinSet::new();
+    working.spawn(async move { killed.cascade().await });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    until("a step waits", || async { world.psql(waits).await == "1\n" }).await;
+    working.shutdown().await;
+    let other = world.store();
+    let held = other.cascade().await.expect("a turn");
+    assert_eq!((held.rows, held.parents_left), (0, 1), "its hold is still on it");
+    assert!(held.due_in.is_some_and(|wait| wait <= Duration::from_secs(10)), "{:?}", held.due_in);
+    until("its statement has ended", || async { world.psql(waits).await == "0\n" }).await;
+    holder.run("COMMIT").await;
+    make_due(&world).await;
+    assert_eq!(work_off(&other).await.parents_left, 0);
+    assert_eq!((count(&world, "deleted_at IS NULL").await, lines(&world).await.as_str()), (0, ""));
+}
+
 /// Each row takes 20 ms, so that 2,500 take 50 s: many times the second that a statement may take.
 #[tokio::test]
 async fn a_cascade_that_outlasts_every_time_limit_goes_in_smaller_steps_to_its_end() {

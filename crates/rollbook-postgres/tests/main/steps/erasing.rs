@@ -232,7 +232,7 @@ async fn a_ledger_that_refuses_to_lose_entries_keeps_no_content() {
             let left = store.cascades(Some("org_1"), 10).await.expect("a list");
             assert_eq!((left.parents, left.rows, left.listed[0].attempts), (1, 0, attempts));
             let why = left.listed[0].last_error.as_deref().expect("a reason");
-            assert!(why.contains("(deliveries)") && why.contains("P0001"), "{why}");
+            assert!(why.contains("(table deliveries)") && why.contains("P0001"), "{why}");
             make_due(&world).await;
             assert!(work_off(&store).await.due_in.is_some_and(|due_in| due_in > Duration::ZERO));
         }

@@ -16,7 +16,7 @@ use crate::spoilt_sessions::make_role;
 use crate::world::{World, open};
 
 #[tokio::test]
-async fn a_child_that_refuses_blocks_no_other_child_and_is_retried() {
+async fn a_child_that_refuses_blocks_no_sibling_and_is_retried() {
     let world = World::new().await;
     let store = world.store();
     let all: Vec<Change> = (0..500).map(|number| joined(number, "org_1")).collect();
@@ -280,7 +280,7 @@ async fn a_trigger_that_keeps_content_from_retention_is_detected() {
     store.apply_many(&[left("orgmem_1"), left("orgmem_2")]).await.expect("they are deleted");
     trigger(&world, "organization_memberships", "IF NEW.id = 'orgmem_1' THEN NEW.data := OLD.data; END IF;")
         .await;
-    assert_eq!(store.retain(&all_deleted()).await.map(|tidied| tidied.rows), Ok(1));
+    assert_eq!(store.retain(&all_deleted()).await.map(|step| step.rows), Ok(1));
     assert_eq!(count(&world, "data IS NOT NULL").await, 1);
     let listed = store.cascades(None, 1).await.expect("a list").listed;
     assert_eq!((listed[0].id.as_str(), listed[0].what), ("orgmem_1", PendingWork::Content));

@@ -24,7 +24,7 @@ fn due(ledger: bool, deleted: bool) -> RetentionLimits {
     }
 }
 
-async fn tidied(store: &PostgresStore, due: RetentionLimits) -> RetentionStep {
+async fn retain_all(store: &PostgresStore, due: RetentionLimits) -> RetentionStep {
     let mut all = RetentionStep::default();
     loop {
         let step = store.retain(&due).await.expect("the store tidies");
@@ -55,7 +55,7 @@ async fn slow_rows_keep_no_ledger_entry_and_are_erased_in_smaller_steps() {
                       '2020-01-01', 1 FROM generate_series(1, 1500) AS i";
     world.psql(old).await;
     trigger(&world, "users", &slow_row(0.025)).await;
-    assert_eq!(tidied(&store, due(true, true)).await, RetentionStep { ledger: 1_500, rows: 150 });
+    assert_eq!(retain_all(&store, due(true, true)).await, RetentionStep { ledger: 1_500, rows: 150 });
 }
 
 #[tokio::test]
@@ -67,13 +67,13 @@ async fn content_that_a_trigger_restores_after_retention_is_recorded_and_erased_
     world.psql(r"UPDATE mirror_2.users SET version_hash = '\xff' WHERE id = 'user_9'").await;
     let put_back = "IF NEW.id = 'user_7' THEN UPDATE mirror_2.users SET first_name = OLD.first_name WHERE id = NEW.id; END IF;";
     trigger_after(&world, "users", put_back).await;
-    assert_eq!(tidied(&store, due(false, true)).await.rows, 49);
+    assert_eq!(retain_all(&store, due(false, true)).await.rows, 49);
     let listed = store.cascades(None, 10).await.expect("a list").listed;
     assert_eq!((listed.len(), listed[0].id.as_str(), listed[0].what), (1, "user_7", PendingWork::Content));
     assert_eq!(listed[0].last_error.as_deref(), Some("a trigger of the table undoes the change"));
     world.psql("DROP TRIGGER later ON mirror_2.users").await;
     make_due(&world).await;
-    assert_eq!(tidied(&store, due(false, true)).await.rows, 1);
+    assert_eq!(retain_all(&store, due(false, true)).await.rows, 1);
     let left = "SELECT count(*) FROM mirror_2.users WHERE num_nonnulls(first_name, data) > 0";
     assert_eq!(world.psql(left).await, "0\n");
 }
@@ -84,16 +84,16 @@ async fn a_row_that_refuses_to_lose_its_content_blocks_no_other_row() {
     let store = world.store();
     deleted_users(&world, 50).await;
     trigger(&world, "users", "IF NEW.id = 'user_7' THEN RAISE EXCEPTION 'no'; END IF;").await;
-    assert_eq!(tidied(&store, due(false, true)).await.rows, 49);
+    assert_eq!(retain_all(&store, due(false, true)).await.rows, 49);
     let left = store.cascades(None, 10).await.expect("a list");
     assert_eq!(
         (left.rows, left.listed[0].id.as_str(), left.listed[0].what),
         (1, "user_7", PendingWork::Content)
     );
     trigger(&world, "users", "").await;
-    assert_eq!(tidied(&store, due(false, true)).await.rows, 0, "its next try is not due yet");
+    assert_eq!(retain_all(&store, due(false, true)).await.rows, 0, "its next try is not due yet");
     make_due(&world).await;
-    assert_eq!(tidied(&store, due(false, true)).await.rows, 1);
+    assert_eq!(retain_all(&store, due(false, true)).await.rows, 1);
     assert_eq!(lines(&world).await, "");
 }
 
@@ -104,7 +104,7 @@ async fn more_rows_of_one_instant_than_one_page_takes_are_all_erased() {
     let store = world.store();
     deleted_users(&world, 1_500).await;
     world.psql("UPDATE mirror_2.users SET deleted_at = '2020-01-01 00:00:00.123456'").await;
-    assert_eq!(tidied(&store, due(false, true)).await.rows, 1_500);
+    assert_eq!(retain_all(&store, due(false, true)).await.rows, 1_500);
 }
 
 /// Steps of retention do not read again what was erased before: 2,000 users are erased in steps of 100.
@@ -117,7 +117,7 @@ async fn a_step_of_retention_does_not_read_again_what_was_erased_before() {
     let read = "SELECT coalesce(idx_tup_read, 0) FROM pg_stat_user_indexes
                 WHERE schemaname = 'mirror_2' AND indexrelname = 'users_deleted'";
     let due = RetentionLimits { limit: 100, ..due(false, true) };
-    assert_eq!(tidied(&store, due).await.rows, 2_000);
+    assert_eq!(retain_all(&store, due).await.rows, 2_000);
     drop(store);
     // Sessions report what they have read when they end, at the latest.
     let entries = || async { world.psql(read).await.trim().parse::<u64>().expect("a number") };
@@ -137,7 +137,7 @@ async fn content_kept_before_the_choice_to_erase_is_erased_with_that_of_its_chil
     let keeping = RetentionChoices { deleted_rows: DeletedRows::Erase, ..RetentionChoices::default() };
     let store =
         PostgresStore::new(world.settings.clone(), clock()).expect("the settings are right").keeping(keeping);
-    assert_eq!(tidied(&store, due(false, true)).await.rows, 1);
+    assert_eq!(retain_all(&store, due(false, true)).await.rows, 1);
     assert_eq!(count(&world, "data IS NOT NULL").await, 0);
     let row = store.get(&USERS, "user_1").await.expect("the store reads").expect("a row");
     assert!(row.columns["first_name"].is_null());
@@ -172,7 +172,7 @@ async fn ledger_entries_that_refuse_to_go_keep_no_other_entry() {
         assert_eq!(world.psql("SELECT count(*) FROM mirror_2.deliveries").await, "10\n");
         // After a restart all entries are tried again.
         world.psql("DROP TABLE IF EXISTS public.theirs; DROP FUNCTION IF EXISTS public.keeps CASCADE").await;
-        assert_eq!(tidied(&world.store(), due).await.ledger, 10);
+        assert_eq!(retain_all(&world.store(), due).await.ledger, 10);
     }
 }
 
@@ -182,8 +182,8 @@ async fn retention_that_is_switched_off_leaves_no_entry_about_content() {
     let store = world.store();
     deleted_users(&world, 1).await;
     trigger(&world, "users", "RAISE EXCEPTION 'no';").await;
-    assert_eq!(tidied(&store, due(false, true)).await.rows, 0);
+    assert_eq!(retain_all(&store, due(false, true)).await.rows, 0);
     assert_eq!(store.cascades(None, 10).await.expect("a list").rows, 1);
-    assert_eq!(tidied(&store, due(false, false)).await.rows, 0);
+    assert_eq!(retain_all(&store, due(false, false)).await.rows, 0);
     assert_eq!(store.cascades(None, 10).await.expect("a list").rows, 0);
 }

@@ -135,7 +135,7 @@ pub async fn bodies_are_kept_byte_for_byte(mut queue: Queue<impl QueueHarness>) 
     }
 }
 
-pub async fn what_was_enqueued_survives_a_reopen(mut queue: Queue<impl QueueHarness>) {
+pub async fn enqueued_messages_survive_a_reopen(mut queue: Queue<impl QueueHarness>) {
     queue.enqueue(&["a", "b"]).await;
     queue.harness.reopen().await;
     assert_eq!(queue.enqueue(&["b", "c"]).await, [Duplicate, Queued]);

@@ -49,7 +49,7 @@ pub async fn a_lease_ends_in_time_although_the_clock_was_ahead_when_it_began(
     assert_eq!((again.id.as_str(), again.unsettled), ("dead worker", 1));
 }
 
-pub async fn a_clock_that_is_corrected_by_little_changes_no_due_time(queue: Queue<impl QueueHarness>) {
+pub async fn a_small_correction_of_the_clock_changes_no_due_time(queue: Queue<impl QueueHarness>) {
     queue.enqueue(&["a"]).await;
     let lease = queue.lease_one().await;
     let back = DUE_WITHIN.saturating_sub(RETRY_AFTER);

@@ -99,7 +99,7 @@ pub async fn redrive_and_discard_take_the_oldest_up_to_the_limit(queue: Queue<im
     assert_eq!(queue.dead_ids(&all()).await, ["a"]);
 }
 
-pub async fn redrive_and_discard_go_on_behind_a_step(queue: Queue<impl QueueHarness>) {
+pub async fn redrive_and_discard_continue_after_a_step(queue: Queue<impl QueueHarness>) {
     let letters = ["a", "b", "c", "d", "e"];
     queue.park(&letters).await;
     let meant = only("d");

@@ -60,7 +60,9 @@ pub async fn an_expired_lease_is_offered_again(queue: Queue<impl QueueHarness>) 
     assert_eq!((first.attempt, second.attempt), (1, 1), "no worker counted the attempt");
 }
 
-pub async fn a_lease_that_ran_out_may_be_settled_while_nobody_took_it(queue: Queue<impl QueueHarness>) {
+pub async fn an_expired_lease_may_be_settled_until_another_worker_takes_the_message(
+    queue: Queue<impl QueueHarness>,
+) {
     for settlement in settlements() {
         let id = settlement.label();
         queue.enqueue(&[id]).await;
@@ -240,7 +242,9 @@ pub async fn release_does_not_count(queue: Queue<impl QueueHarness>) {
     }
 }
 
-pub async fn what_is_postponed_is_invisible_until_due_and_does_not_count(queue: Queue<impl QueueHarness>) {
+pub async fn a_postponed_message_is_invisible_until_due_and_counts_no_attempt(
+    queue: Queue<impl QueueHarness>,
+) {
     queue.enqueue(&["a"]).await;
     for _ in 0..3 {
         let lease = queue.lease_one().await;

@@ -129,7 +129,7 @@ pub async fn done_and_dead_messages_are_not_listed_and_a_redriven_one_is(queue: 
     assert_eq!(queue.find("dead").await.map(|found| found.body), Some(queue.delivery("dead").body));
 }
 
-pub async fn looking_at_messages_changes_nothing(queue: Queue<impl QueueHarness>) {
+pub async fn listing_messages_changes_nothing(queue: Queue<impl QueueHarness>) {
     queue.enqueue(&["leased", "waiting"]).await;
     let leases = queue.lease(1).await;
     let before = queue.stats().await;
@@ -155,7 +155,7 @@ pub async fn pages_show_every_message_once_whatever_their_size(queue: Queue<impl
     }
 }
 
-pub async fn what_stays_is_listed_although_others_come_and_go(queue: Queue<impl QueueHarness>) {
+pub async fn messages_that_stay_are_listed_while_others_come_and_go(queue: Queue<impl QueueHarness>) {
     let all = numbered(DEPTH_MAX);
     let (stay, go) = all.split_at(all.len() / 2);
     queue.enqueue(&all.iter().map(String::as_str).collect::<Vec<_>>()).await;
@@ -281,7 +281,7 @@ pub async fn a_removed_id_may_come_again_as_new(queue: Queue<impl QueueHarness>)
     queue.assert_nothing_is_due().await;
 }
 
-pub async fn what_is_not_there_is_not_removed_and_not_counted(queue: Queue<impl QueueHarness>) {
+pub async fn missing_messages_are_not_counted_as_removed(queue: Queue<impl QueueHarness>) {
     queue.park(&["dead"]).await;
     queue.enqueue(&["a", "b", "c"]).await;
     assert_eq!(queue.remove(&[]).await, 0);

@@ -219,13 +219,13 @@ macro_rules! queue_conformance {
             admission: empty_batches_are_fine
             admission: answers_come_in_the_order_asked
             admission: bodies_are_kept_byte_for_byte
-            admission: what_was_enqueued_survives_a_reopen
+            admission: enqueued_messages_survive_a_reopen
             admission: one_id_from_many_at_once_waits_once
             leases: lease_returns_at_most_max
             leases: the_message_due_longest_comes_first
             leases: a_leased_message_is_invisible
             leases: an_expired_lease_is_offered_again
-            leases: a_lease_that_ran_out_may_be_settled_while_nobody_took_it
+            leases: an_expired_lease_may_be_settled_until_another_worker_takes_the_message
             leases: a_lost_lease_can_not_settle
             leases: a_lease_ends_once
             leases: an_attempt_is_counted_by_a_settlement_or_when_its_worker_says_so
@@ -235,7 +235,7 @@ macro_rules! queue_conformance {
             leases: a_message_larger_than_the_limit_in_bytes_is_leased_alone
             leases: attempts_and_leases_survive_a_reopen
             leases: release_does_not_count
-            leases: what_is_postponed_is_invisible_until_due_and_does_not_count
+            leases: a_postponed_message_is_invisible_until_due_and_counts_no_attempt
             leases: retry_is_invisible_until_due
             leases: the_unsettled_count_grows_by_expiry_is_kept_by_release_and_reset_by_retry
             leases: two_workers_never_hold_one_message
@@ -249,7 +249,7 @@ macro_rules! queue_conformance {
             dead_letters: redrive_stops_where_the_queue_is_full
             dead_letters: discard_is_final
             dead_letters: redrive_and_discard_take_the_oldest_up_to_the_limit
-            dead_letters: redrive_and_discard_go_on_behind_a_step
+            dead_letters: redrive_and_discard_continue_after_a_step
             dead_letters: a_corrupt_entry_is_leased_with_its_damage_and_does_not_block_others
             dead_letters: a_redelivered_dead_letter_runs_again
             dead_letters: dead_letters_are_found_by_id_type_reason_and_time
@@ -258,9 +258,9 @@ macro_rules! queue_conformance {
             messages: a_message_is_listed_with_its_body_in_every_state
             messages: a_released_message_waits_without_a_counted_attempt
             messages: done_and_dead_messages_are_not_listed_and_a_redriven_one_is
-            messages: looking_at_messages_changes_nothing
+            messages: listing_messages_changes_nothing
             messages: pages_show_every_message_once_whatever_their_size
-            messages: what_stays_is_listed_although_others_come_and_go
+            messages: messages_that_stay_are_listed_while_others_come_and_go
             messages: a_damaged_message_is_listed_with_what_is_left_of_it
             messages: no_debug_of_a_message_shows_its_body
             messages: removing_a_waiting_message_is_final
@@ -269,16 +269,16 @@ macro_rules! queue_conformance {
             messages: removing_a_leased_message_is_final_and_its_lease_is_lost
             messages: removing_a_message_with_an_expired_lease_is_final
             messages: a_removed_id_may_come_again_as_new
-            messages: what_is_not_there_is_not_removed_and_not_counted
+            messages: missing_messages_are_not_counted_as_removed
             messages: a_removed_message_leaves_its_neighbours_and_makes_room
             messages: the_oldest_message_is_the_oldest_that_was_not_removed
             clocks: a_retry_is_due_although_the_clock_was_ahead_when_it_began
             clocks: a_redriven_message_is_due_although_the_clock_was_ahead
             clocks: a_lease_ends_in_time_although_the_clock_was_ahead_when_it_began
-            clocks: a_clock_that_is_corrected_by_little_changes_no_due_time
+            clocks: a_small_correction_of_the_clock_changes_no_due_time
             clocks: an_audit_of_a_sound_queue_finds_nothing
             traces: a_message_has_the_trace_that_it_came_in_or_none
-            traces: a_trace_is_kept_by_every_way_back_to_the_queue
+            traces: a_trace_is_kept_by_every_return_to_the_queue
             traces: a_dead_letter_keeps_its_trace_and_a_redriven_one_too
             traces: a_duplicate_brings_no_trace_and_a_redelivered_dead_letter_its_own
         }

@@ -76,7 +76,7 @@ pub async fn a_message_has_the_trace_that_it_came_in_or_none(mut queue: Queue<im
     assert_eq!((&leased, &listed), (&sent, &sent));
 }
 
-pub async fn a_trace_is_kept_by_every_way_back_to_the_queue(mut queue: Queue<impl QueueHarness>) {
+pub async fn a_trace_is_kept_by_every_return_to_the_queue(mut queue: Queue<impl QueueHarness>) {
     for (id, sent) in [("traced", trace(1)), ("untraced", None)] {
         queue.enqueue_traced(id, sent).await;
         // The second round covers messages that are queued again: an engine may treat them differently.

@@ -91,7 +91,9 @@ pub async fn child_rows_of_an_organization_are_deleted_with_it(mirror: Mirror<im
     assert_ended(&mirror, Some(5), Some(7)).await;
 }
 
-pub async fn what_comes_after_its_parents_end_has_ended_too(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_child_that_arrives_after_its_parents_deletion_is_deleted_too(
+    mirror: Mirror<impl StoreHarness>,
+) {
     mirror.apply(&[("msg_1", organization_deleted(7)), ("msg_2", user_deleted(9))]).await;
     create_children(&mirror).await;
     assert_ended(&mirror, Some(9), Some(7)).await;
@@ -105,7 +107,7 @@ pub async fn parents_and_children_may_come_in_one_batch(mirror: Mirror<impl Stor
     assert_ended(&mirror, Some(9), Some(7)).await;
 }
 
-pub async fn a_newer_child_does_not_undo_its_parents_end(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_newer_child_does_not_undo_its_parents_deletion(mirror: Mirror<impl StoreHarness>) {
     create_children(&mirror).await;
     mirror.apply_one("msg_1", user_deleted(7)).await;
     let data = membership("orgmem_1", "org_1", "user_1", START + 50);
@@ -161,7 +163,7 @@ pub async fn a_childs_own_end_says_when(mirror: Mirror<impl StoreHarness>) {
     assert_eq!(deleted_at, moment(9));
 }
 
-pub async fn a_redelivered_end_of_a_parent_changes_no_child(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_redelivered_deletion_of_a_parent_changes_no_child(mirror: Mirror<impl StoreHarness>) {
     create_children(&mirror).await;
     mirror.apply_one("msg_1", user_deleted(7)).await;
     let before = mirror.row(&SESSIONS, "sess_1").await;

@@ -86,7 +86,9 @@ pub async fn nothing_revives_a_deleted_row(mirror: Mirror<impl StoreHarness>) {
     assert_eq!(mirror.row(&USERS, "user_1").await["first_name"], "late", "the row has the latest content");
 }
 
-pub async fn a_delete_that_comes_first_is_filled_in_by_what_comes_late(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_late_event_fills_in_the_content_of_a_row_that_was_deleted_first(
+    mirror: Mirror<impl StoreHarness>,
+) {
     assert_eq!(mirror.apply_one("msg_2", user_deleted(7)).await, Deleted);
     assert_bare(&mirror, &USERS, "user_1", START + 7, &[]).await;
     assert_eq!(mirror.apply_one("msg_1", named("Ines", 0)).await, Updated);
@@ -95,7 +97,7 @@ pub async fn a_delete_that_comes_first_is_filled_in_by_what_comes_late(mirror: M
     assert_eq!(row["deleted_at"], json!(Timestamp::from_millis(START + 7).to_string()));
 }
 
-pub async fn the_latest_of_several_deletes_says_when(mirror: Mirror<impl StoreHarness>) {
+pub async fn the_latest_of_several_deletions_sets_the_time(mirror: Mirror<impl StoreHarness>) {
     mirror.apply_one("msg_1", user_deleted(5)).await;
     let more = [("msg_2", 4, Stale), ("msg_3", 5, Unchanged), ("msg_4", 6, Deleted)];
     for (id, at, outcome) in more {
@@ -104,7 +106,7 @@ pub async fn the_latest_of_several_deletes_says_when(mirror: Mirror<impl StoreHa
     assert_bare(&mirror, &USERS, "user_1", START + 6, &[]).await;
 }
 
-pub async fn an_erased_row_keeps_its_id_and_when_and_nothing_else(mut mirror: Mirror<impl StoreHarness>) {
+pub async fn an_erased_row_keeps_only_its_id_and_the_time(mut mirror: Mirror<impl StoreHarness>) {
     erase_the_deleted(&mut mirror).await;
     mirror.apply_one("msg_1", named("Ines", 0)).await;
     assert_eq!(mirror.apply_one("msg_2", user_deleted(7)).await, Deleted);
@@ -118,7 +120,7 @@ pub async fn an_erased_row_keeps_its_id_and_when_and_nothing_else(mut mirror: Mi
     assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, "orgmem_1", START + 8, &[]).await;
 }
 
-pub async fn nothing_brings_an_erased_content_back(mut mirror: Mirror<impl StoreHarness>) {
+pub async fn erased_content_is_never_restored(mut mirror: Mirror<impl StoreHarness>) {
     erase_the_deleted(&mut mirror).await;
     mirror.apply_one("msg_1", user_deleted(7)).await;
     assert_eq!(mirror.apply_one("msg_2", named("late", 9)).await, Stale);

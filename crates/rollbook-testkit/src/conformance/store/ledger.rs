@@ -25,7 +25,7 @@ async fn said_of<H: StoreHarness>(mirror: &Mirror<H>, id: &str) -> Option<Line> 
     Some((entry.event_type, entry.subject_id, entry.outcome, entry.attempts))
 }
 
-pub async fn the_ledger_says_what_became_of_each_delivery(mut mirror: Mirror<impl StoreHarness>) {
+pub async fn the_ledger_has_the_outcome_of_each_delivery(mut mirror: Mirror<impl StoreHarness>) {
     let gone = event("user.deleted", START + 3, &deleted("user", "user_1"));
     let deliveries = [
         ("msg_1", user_event("user.created", 1), Inserted),
@@ -46,7 +46,7 @@ pub async fn the_ledger_says_what_became_of_each_delivery(mut mirror: Mirror<imp
     }
 }
 
-pub async fn a_redelivery_keeps_the_first_line(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_redelivery_keeps_the_first_ledger_entry(mirror: Mirror<impl StoreHarness>) {
     mirror.apply_one("msg_1", user_event("user.created", 1)).await;
     mirror.apply_one("msg_2", user_event("user.updated", 2)).await;
     let again = [("msg_2", "user.updated", 2, Unchanged), ("msg_1", "user.created", 1, Stale)];

@@ -80,7 +80,7 @@ pub async fn an_equal_updated_at_is_decided_by_the_event_and_then_by_the_content
     assert_eq!(again.contains(&Unchanged), again.contains(&Stale), "one of them equals the stored row");
 }
 
-pub async fn a_value_that_is_gone_becomes_null(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_removed_value_becomes_null(mirror: Mirror<impl StoreHarness>) {
     mirror.apply_one("msg_1", named("Ines", 0, 0)).await;
     let bare = json!({ "id": "user_1", "first_name": null, "updated_at": START + 1 });
     assert_eq!(mirror.apply_one("msg_2", event("user.updated", START + 1, &bare)).await, Updated);
@@ -110,7 +110,7 @@ pub async fn a_membership_may_come_before_its_user_and_organization(mirror: Mirr
     );
 }
 
-pub async fn whoever_comes_back_has_a_new_membership(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_user_who_rejoins_gets_a_new_membership(mirror: Mirror<impl StoreHarness>) {
     let [old, new] = [("orgmem_1", 0), ("orgmem_2", 20)]
         .map(|(id, updated_at)| membership(id, "org_1", "user_1", START + updated_at));
     mirror.apply_one("msg_1", event("organizationMembership.created", START, &old)).await;

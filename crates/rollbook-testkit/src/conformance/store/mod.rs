@@ -144,20 +144,20 @@ macro_rules! store_conformance {
             rows: a_user_becomes_a_row_with_the_columns_of_the_contract
             rows: an_organization_becomes_a_row_with_the_columns_of_the_contract
             rows: a_membership_becomes_a_row_with_the_columns_of_the_contract
-            rows: what_is_missing_or_does_not_fit_is_null
+            rows: a_missing_or_unfitting_value_is_null
             rows: the_primary_address_is_the_one_that_is_named
             rows: text_is_kept_exactly
             rows: extreme_times_and_integers_are_kept
             rows: rows_are_paged_by_id_in_the_order_of_bytes
-            rows: a_row_that_nobody_wrote_is_not_there
+            rows: a_row_that_was_never_written_is_missing
             rows: rows_survive_a_reopen
             merging: the_first_is_inserted_and_a_newer_one_updates
             merging: an_older_one_is_stale_and_changes_nothing
             merging: the_same_again_is_unchanged_and_writes_nothing
             merging: an_equal_updated_at_is_decided_by_the_event_and_then_by_the_content
-            merging: a_value_that_is_gone_becomes_null
+            merging: a_removed_value_becomes_null
             merging: a_membership_may_come_before_its_user_and_organization
-            merging: whoever_comes_back_has_a_new_membership
+            merging: a_user_who_rejoins_gets_a_new_membership
             merging: an_address_may_move_between_users_in_any_order
             merging: one_subject_many_times_in_one_batch_is_one_row
             merging: one_change_from_many_at_once_is_inserted_once
@@ -165,37 +165,37 @@ macro_rules! store_conformance {
             deleting: a_deleted_row_keeps_its_content
             deleting: a_row_of_every_resource_can_be_deleted_in_the_batch_of_a_new_membership
             deleting: nothing_revives_a_deleted_row
-            deleting: a_delete_that_comes_first_is_filled_in_by_what_comes_late
-            deleting: the_latest_of_several_deletes_says_when
-            deleting: an_erased_row_keeps_its_id_and_when_and_nothing_else
-            deleting: nothing_brings_an_erased_content_back
+            deleting: a_late_event_fills_in_the_content_of_a_row_that_was_deleted_first
+            deleting: the_latest_of_several_deletions_sets_the_time
+            deleting: an_erased_row_keeps_only_its_id_and_the_time
+            deleting: erased_content_is_never_restored
             cascades: child_rows_of_a_user_are_deleted_with_it
             cascades: child_rows_of_an_organization_are_deleted_with_it
-            cascades: what_comes_after_its_parents_end_has_ended_too
+            cascades: a_child_that_arrives_after_its_parents_deletion_is_deleted_too
             cascades: parents_and_children_may_come_in_one_batch
-            cascades: a_newer_child_does_not_undo_its_parents_end
+            cascades: a_newer_child_does_not_undo_its_parents_deletion
             cascades: a_newer_child_that_names_no_parents_keeps_those_that_are_known_whichever_comes_first
             cascades: a_childs_own_end_says_when
-            cascades: a_redelivered_end_of_a_parent_changes_no_child
+            cascades: a_redelivered_deletion_of_a_parent_changes_no_child
             cascades: child_rows_of_the_erased_keep_only_the_ids_of_their_parents
             cascades: an_earlier_deletion_that_comes_late_is_shown_with_a_redelivered_later_one
-            refusals: a_child_that_refuses_keeps_the_deletion_from_nobody_else_and_is_tried_again
-            refusals: a_child_that_comes_again_under_an_erased_parent_loses_what_it_kept
-            refusals: a_deletion_that_comes_again_reaches_the_children_that_it_has_missed
+            refusals: a_child_that_refuses_blocks_no_sibling_and_is_retried
+            refusals: a_repeated_delivery_of_a_child_under_an_erased_parent_removes_left_over_content
+            refusals: a_repeated_deletion_reaches_the_children_that_it_missed
             refusals: an_erasure_that_a_child_refuses_fails_with_its_id_and_is_finished_later
             refusals: however_many_children_refuse_all_others_show_the_deletion_without_a_wait
             refusals: an_erasure_erases_all_that_do_not_refuse_and_says_how_many_do
             upkeep: the_ledger_returns_all_fields_of_an_entry
             upkeep: the_history_of_a_subject_is_in_order_and_ends_with_the_latest_entry
-            upkeep: rows_are_found_by_what_they_belong_to
+            upkeep: rows_are_found_by_the_ids_of_their_parents
             upkeep: rows_are_found_by_a_text_of_their_content_in_any_case_and_through_many_pages
-            upkeep: a_ledger_that_is_switched_off_has_no_lines
-            upkeep: old_lines_leave_the_ledger_in_small_steps
-            upkeep: the_content_of_the_long_deleted_goes_and_never_comes_back
-            upkeep: whom_an_operator_erases_does_not_come_back
-            upkeep: someone_unknown_can_be_erased_before_anything_comes
-            ledger: the_ledger_says_what_became_of_each_delivery
-            ledger: a_redelivery_keeps_the_first_line
+            upkeep: a_ledger_that_is_switched_off_has_no_entries
+            upkeep: old_ledger_entries_are_removed_in_small_steps
+            upkeep: the_content_of_old_deleted_rows_is_removed_and_never_restored
+            upkeep: a_subject_that_an_operator_erased_is_never_restored
+            upkeep: an_unknown_subject_can_be_erased_before_any_delivery
+            ledger: the_ledger_has_the_outcome_of_each_delivery
+            ledger: a_redelivery_keeps_the_first_ledger_entry
             ledger: a_delivery_twice_in_one_batch_has_one_line
             ledger: ignored_events_are_in_the_ledger_and_nowhere_else
             ledger: an_empty_batch_is_fine
@@ -213,7 +213,7 @@ macro_rules! store_conformance {
             reconciling: a_reading_is_a_change_and_the_ledger_gives_its_run_and_reason
             reconciling: a_lock_has_one_holder_who_may_renew_it_and_give_it_back
             reconciling: a_lock_ends_by_itself
-            reconciling: of_many_who_take_a_lock_at_once_one_gets_it
+            reconciling: one_of_many_processes_that_take_a_lock_at_once_gets_it
             reconciling: a_run_is_recorded_replaced_and_kept_exactly
             reconciling: held_objects_are_listed_by_table_and_id_and_a_known_one_stays
             reconciling: held_objects_are_counted_by_run_table_kind_and_state
@@ -225,7 +225,7 @@ macro_rules! store_conformance {
             resetting: child_rows_no_longer_show_the_deletion_of_a_parent_that_was_reset
             resetting: a_child_that_was_reset_keeps_the_ids_of_its_parents_and_shows_their_deletion
             resetting: children_that_lost_their_content_with_a_parent_get_it_from_a_fresh_reading
-            resetting: what_an_operator_erased_stays_erased_after_a_reset
+            resetting: a_row_that_an_operator_erased_stays_erased_after_a_reset
             resetting: child_rows_of_a_reset_parent_that_are_many_are_revived_too
             resetting: a_deletion_after_a_reset_erases_no_more_than_any_deletion
         }

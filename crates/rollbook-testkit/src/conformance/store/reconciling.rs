@@ -91,7 +91,7 @@ pub async fn a_lock_ends_by_itself(mut mirror: Mirror<impl StoreHarness>) {
     assert!(store.lock("walk", "other", Duration::MAX).await.expect("the longest hold is limited"));
 }
 
-pub async fn of_many_who_take_a_lock_at_once_one_gets_it(mirror: Mirror<impl StoreHarness>) {
+pub async fn one_of_many_processes_that_take_a_lock_at_once_gets_it(mirror: Mirror<impl StoreHarness>) {
     for round in 0..5 {
         let mut takers = JoinSet::new();
         for number in 0..16 {

@@ -53,9 +53,7 @@ fn moment(at: i64) -> Value {
     Timestamp::from_millis(START + at).to_string().into()
 }
 
-pub async fn a_child_that_refuses_keeps_the_deletion_from_nobody_else_and_is_tried_again(
-    mut mirror: Mirror<impl StoreHarness>,
-) {
+pub async fn a_child_that_refuses_blocks_no_sibling_and_is_retried(mut mirror: Mirror<impl StoreHarness>) {
     for (number, refusal) in BOTH.into_iter().enumerate() {
         let (organization, members) = refused(&mut mirror, number, refusal).await;
         let message = format!("msg_gone_{number}");
@@ -101,7 +99,7 @@ pub async fn a_child_that_refuses_keeps_the_deletion_from_nobody_else_and_is_tri
     }
 }
 
-pub async fn a_child_that_comes_again_under_an_erased_parent_loses_what_it_kept(
+pub async fn a_repeated_delivery_of_a_child_under_an_erased_parent_removes_left_over_content(
     mut mirror: Mirror<impl StoreHarness>,
 ) {
     erase_the_deleted(&mut mirror).await;
@@ -123,9 +121,7 @@ pub async fn a_child_that_comes_again_under_an_erased_parent_loses_what_it_kept(
     }
 }
 
-pub async fn a_deletion_that_comes_again_reaches_the_children_that_it_has_missed(
-    mut mirror: Mirror<impl StoreHarness>,
-) {
+pub async fn a_repeated_deletion_reaches_the_children_that_it_missed(mut mirror: Mirror<impl StoreHarness>) {
     for (number, refusal) in BOTH.into_iter().enumerate() {
         let (organization, members) = refused(&mut mirror, number, refusal).await;
         let message = format!("msg_gone_{number}");

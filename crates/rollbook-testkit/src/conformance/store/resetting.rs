@@ -147,7 +147,7 @@ pub async fn children_that_lost_their_content_with_a_parent_get_it_from_a_fresh_
     assert_eq!((&row["role"], &row["deleted_at"]), (&json!("org:admin"), &Value::Null));
 }
 
-pub async fn what_an_operator_erased_stays_erased_after_a_reset(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_row_that_an_operator_erased_stays_erased_after_a_reset(mirror: Mirror<impl StoreHarness>) {
     create(&mirror).await;
     let at = Timestamp::from_millis(START + 100);
     mirror.harness.store().erase(&[(&USERS, "user_1".into())], at).await.expect("the store erases");

@@ -92,7 +92,7 @@ pub async fn a_membership_becomes_a_row_with_the_columns_of_the_contract(mirror:
     assert_eq!(mirror.find(&ORGANIZATIONS, "org_1").await, None, "a nested copy makes no row");
 }
 
-pub async fn what_is_missing_or_does_not_fit_is_null(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_missing_or_unfitting_value_is_null(mirror: Mirror<impl StoreHarness>) {
     let sparse = json!({
         "id": "user_1",
         "username": 7,
@@ -207,7 +207,7 @@ pub async fn rows_are_paged_by_id_in_the_order_of_bytes(mirror: Mirror<impl Stor
     assert_eq!(mirror.rows(&USERS, None, 0).await, []);
 }
 
-pub async fn a_row_that_nobody_wrote_is_not_there(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_row_that_was_never_written_is_missing(mirror: Mirror<impl StoreHarness>) {
     mirror.apply_one("msg_1", event("user.created", START, &user("same_id", START))).await;
     assert_eq!(mirror.find(&USERS, "other_id").await, None);
     assert_eq!(mirror.find(&ORGANIZATIONS, "same_id").await, None);

@@ -1,5 +1,6 @@
 //! Retention, erasure by an operator, and finding the rows of a person.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rollbook_core::catalog::{
@@ -68,7 +69,7 @@ pub async fn the_history_of_a_subject_is_in_order_and_ends_with_the_latest_entry
     assert_eq!(story(&mirror, "user_3", 2).await, Vec::<String>::new());
 }
 
-pub async fn rows_are_found_by_what_they_belong_to(mirror: Mirror<impl StoreHarness>) {
+pub async fn rows_are_found_by_the_ids_of_their_parents(mirror: Mirror<impl StoreHarness>) {
     let other =
         event("organizationMembership.created", START, &membership("orgmem_3", "org_1", "user_2", START));
     mirror.apply(&[("msg_1", joined("orgmem_1")), ("msg_2", joined("orgmem_2")), ("msg_3", other)]).await;
@@ -108,9 +109,12 @@ pub async fn rows_are_found_by_a_text_of_their_content_in_any_case_and_through_m
         events.push((id, entry(id, address)));
     }
     mirror.apply(&events).await;
+    let read = Mutex::new(Vec::new());
+    let progress = |rows: u64| read.lock().expect("no panic").push(rows);
     let find = async |texts: &[&str], limit| {
         let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
-        let found = mirror.harness.store().ids_holding(&WAITLIST_ENTRIES, &texts, limit).await;
+        read.lock().expect("no panic").clear();
+        let found = mirror.harness.store().ids_holding(&WAITLIST_ENTRIES, &texts, limit, &progress).await;
         let mut found = found.expect("the store finds rows");
         found.sort_unstable();
         found
@@ -119,17 +123,19 @@ pub async fn rows_are_found_by_a_text_of_their_content_in_any_case_and_through_m
     assert_eq!(find(&["ann.o_neil@x.example", "ünal@x.example"], 10).await.len(), 4);
     assert_eq!(find(&["ann.o_neil@x.example"], 2).await.len(), 2);
     assert_eq!(find(&["nobody@x.example"], 10).await, [""; 0]);
+    let steps = read.lock().expect("no panic").clone();
+    assert!(steps.len() > 1 && steps.is_sorted() && steps.last() == Some(&455), "{steps:?}");
     assert_eq!(find(&[], 10).await, [""; 0]);
 }
 
-pub async fn a_ledger_that_is_switched_off_has_no_lines(mut mirror: Mirror<impl StoreHarness>) {
+pub async fn a_ledger_that_is_switched_off_has_no_entries(mut mirror: Mirror<impl StoreHarness>) {
     mirror.harness.keep(RetentionChoices { ledger: false, ..RetentionChoices::default() }).await;
     assert_eq!(mirror.apply_one("msg_1", created("user_1", 0)).await, Inserted);
     assert_eq!(mirror.ledger("msg_1").await, None);
     assert!(mirror.find(&USERS, "user_1").await.is_some());
 }
 
-pub async fn old_lines_leave_the_ledger_in_small_steps(mirror: Mirror<impl StoreHarness>) {
+pub async fn old_ledger_entries_are_removed_in_small_steps(mirror: Mirror<impl StoreHarness>) {
     for id in ["msg_1", "msg_2", "msg_3"] {
         mirror.apply_one(id, created("user_1", 0)).await;
     }
@@ -145,7 +151,9 @@ pub async fn old_lines_leave_the_ledger_in_small_steps(mirror: Mirror<impl Store
     assert!(mirror.find(&USERS, "user_1").await.is_some(), "rows stay when their ledger entries are removed");
 }
 
-pub async fn the_content_of_the_long_deleted_goes_and_never_comes_back(mirror: Mirror<impl StoreHarness>) {
+pub async fn the_content_of_old_deleted_rows_is_removed_and_never_restored(
+    mirror: Mirror<impl StoreHarness>,
+) {
     mirror
         .apply(&[("msg_1", created("user_1", 0)), ("msg_2", joined("orgmem_1")), ("msg_3", user_deleted(7))])
         .await;
@@ -163,7 +171,7 @@ pub async fn the_content_of_the_long_deleted_goes_and_never_comes_back(mirror: M
     assert_eq!(mirror.row(&USERS, "user_2").await["first_name"], "Ines", "rows that are not deleted stay");
 }
 
-pub async fn whom_an_operator_erases_does_not_come_back(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_subject_that_an_operator_erased_is_never_restored(mirror: Mirror<impl StoreHarness>) {
     mirror
         .apply(&[
             ("msg_1", created("user_1", 0)),
@@ -201,7 +209,7 @@ pub async fn whom_an_operator_erases_does_not_come_back(mirror: Mirror<impl Stor
     assert_eq!(mirror.row(&USERS, "user_2").await["first_name"], "Ines", "no other subject is erased");
 }
 
-pub async fn someone_unknown_can_be_erased_before_anything_comes(mirror: Mirror<impl StoreHarness>) {
+pub async fn an_unknown_subject_can_be_erased_before_any_delivery(mirror: Mirror<impl StoreHarness>) {
     let subjects = [(&ORGANIZATIONS, "org_1".into()), (&WAITLIST_ENTRIES, "wle_1".into())];
     let at = Timestamp::from_millis(START + 100);
     let erased = mirror.harness.store().erase(&subjects, at).await;

@@ -107,7 +107,7 @@ impl Bench {
         self.store.rows_of(&USERS).into_iter().map(|row| row.id).collect()
     }
 
-    /// Number of leases of each message when it was applied.
+    /// Returns the number of leases of each message when it was applied.
     pub(crate) fn attempts(&self) -> Vec<u32> {
         self.store.ledger().values().map(|entry| entry.attempts).collect()
     }
@@ -154,7 +154,7 @@ pub(crate) fn user(id: &str) -> String {
     event("user.updated", &json!({"id": id, "updated_at": BEGIN, "first_name": "Ada"}))
 }
 
-/// Whether one of the changes is about this subject.
+/// Returns whether one of the changes is about this subject.
 pub(crate) fn has_subject(changes: &[Change], id: &str) -> bool {
     changes.iter().any(|change| change.subject_id() == Some(id))
 }

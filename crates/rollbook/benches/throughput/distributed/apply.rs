@@ -120,7 +120,7 @@ async fn drain(
     drained
 }
 
-/// Number of changes that these processes have applied together.
+/// Returns the number of changes that these processes have applied together.
 pub(super) async fn applied_by(workers: &[(Home, Process)]) -> usize {
     let mut sum = 0;
     for (home, _) in workers {

@@ -35,7 +35,7 @@ async fn start_redis() -> RedisServer {
     RedisServer::start_with(&[("auto-aof-rewrite-percentage", "0")]).await
 }
 
-/// Size of the log as large as Postgres lets it grow by default: the testkit's small segments would make it smaller.
+/// Starts a Postgres with the default size of the log, which the testkit's small segments would reduce.
 pub(crate) async fn start_postgres() -> PostgresServer {
     PostgresServer::start_with(&[("max_wal_size", "1GB"), ("min_wal_size", "1GB")]).await
 }

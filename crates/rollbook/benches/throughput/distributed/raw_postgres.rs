@@ -41,7 +41,7 @@ struct Write {
 }
 
 /// Events a second over one connection. Everything is parsed and encoded beforehand.
-pub(super) async fn upserts(events: &[Event], settings: &PostgresSettings) -> f64 {
+pub(crate) async fn upserts(events: &[Event], settings: &PostgresSettings) -> f64 {
     let writes: Vec<Option<Write>> = events.iter().map(write).collect();
     let batches: Vec<Vec<(usize, PgArguments)>> = writes.chunks(BATCH).map(arguments).collect();
     let statements =

@@ -38,13 +38,13 @@ use super::on_all_cores;
 use crate::cli::{Demo, Output};
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment, Problems, Settings};
-use crate::door::Ports;
 use crate::faces::Faces;
 use crate::flags::SettingFlags;
 use crate::logging;
 use crate::output::{Style, print, print_json};
 use crate::service::Service;
 use crate::signals::Signals;
+use crate::startup_ports::Ports;
 use crate::wire::{self, Component, Queue};
 
 /// Number of connections of the sender, about as many as Svix opens to one endpoint in a burst.

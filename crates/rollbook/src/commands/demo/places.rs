@@ -41,12 +41,12 @@ impl Places {
         Ok(Self { home: Home::new(folder)?, queue, store, schema, made_queue: false, made_schema: false })
     }
 
-    /// Place of the queue.
+    /// Returns the place of the queue.
     pub(crate) fn queue(&self) -> Place {
         self.queue.clone().unwrap_or_else(|| Place::Sqlite(self.home.path().join("queue.db")))
     }
 
-    /// Place of the store.
+    /// Returns the place of the store.
     pub(crate) fn store(&self) -> Place {
         self.store.clone().unwrap_or_else(|| Place::Sqlite(self.home.path().join("store.db")))
     }
@@ -94,7 +94,7 @@ impl Places {
         refuse_if_strict(config, &durability)?;
         if self.store.is_some() {
             if wire::backend(config, Component::Store).exists().await.map_err(|why| anyhow!(why))? {
-                let wrong = format!("{} is there already", wire::describe(config, Component::Store));
+                let wrong = format!("{} exists already", wire::describe(config, Component::Store));
                 let fix = format!("give another --seed, or drop it: DROP SCHEMA {} CASCADE", self.schema);
                 return Err(Problems::one("--store", wrong, fix).into());
             }
@@ -133,8 +133,7 @@ impl Places {
     }
 }
 
-/// Returns the server that a flag names. A password in a flag is accepted: the demo has no other source of
-/// settings.
+/// Returns the server that a flag names. A password in a flag is accepted: the demo has no other source of settings.
 fn server(flag: &str, url: Option<&str>, role: Role) -> Result<Option<Place>, Problems> {
     let Some(url) = url else {
         return Ok(None);

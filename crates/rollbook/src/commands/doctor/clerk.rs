@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollbook_core::source::{Instance, SourceError};
+use rollbook_core::source::{Instance, Source as _, SourceError};
 use rollbook_core::store::{FullStore, RunState};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_operator::words::{span, thousands};
@@ -142,7 +142,7 @@ fn last_run(config: &Config, status: &Status, now: Timestamp) -> Finding {
             warning(RECONCILE, found, "is a worker running with CLERK_SECRET_KEY (rollbook serve or work)?")
         }
         RunState::Running if run.error.is_some() => {
-            warning(RECONCILE, found, "rollbook reconcile --resume goes on")
+            warning(RECONCILE, found, "rollbook reconcile --resume continues it")
         }
         RunState::Complete | RunState::Held | RunState::Running => ok(RECONCILE, found),
     }

@@ -15,8 +15,7 @@ use crate::config::Config;
 use crate::file_modes::{self, folder_of, with_companions};
 use crate::wire::{self, Component};
 
-/// Accepted difference of two clocks. NTP keeps them closer; a tenth of Svix's tolerance covers the time of
-/// the request.
+/// Accepted difference of two clocks. NTP keeps them closer; a tenth of Svix's tolerance covers the time of the request.
 const SKEW_OK: Duration = Duration::from_secs(5);
 /// Difference that can't be measured: Svix sends whole seconds, and a request takes time.
 const SECONDS: Duration = Duration::from_secs(2);

@@ -158,8 +158,7 @@ fn report(findings: &[Finding], misconfigured: bool, arguments: &Doctor) -> anyh
     }
 }
 
-/// Returns the answer, or why there is none within [`ASK_TIMEOUT`]. Only for reads: the call is cancelled at
-/// the limit.
+/// Returns the answer, or why there is none within [`ASK_TIMEOUT`]. Only for reads: the call is cancelled at the limit.
 async fn in_time<T, E: Display>(asked: impl Future<Output = Result<T, E>>) -> Result<T, String> {
     match tokio::time::timeout(ASK_TIMEOUT, asked).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),

@@ -30,8 +30,7 @@ pub(super) fn policies(tables: &[String]) -> Option<Finding> {
     Some(warning(POLICIES, found, HIDDEN_ROWS_FIX))
 }
 
-/// Reports what a Redis cluster does while one of its shards has failed; `None` if the queue is not on a
-/// cluster.
+/// Reports what a Redis cluster does while one of its shards has failed; `None` if the queue is not on a cluster.
 pub(super) async fn full_coverage(config: &Config) -> Option<Finding> {
     tokio::time::timeout(ASK_TIMEOUT, wire::full_coverage(config)).await.ok().flatten().map(judge)
 }

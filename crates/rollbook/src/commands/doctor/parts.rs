@@ -1,7 +1,6 @@
 //! Checks of queue and store: reachable, usable, durable, and the work that waits in them.
 //!
-//! Checks read, or roll back what they write. A Redis queue cannot roll back: there, one meaningless field is
-//! written.
+//! Checks read, or roll back what they write. A Redis queue cannot roll back: there, one meaningless field is written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,7 +75,7 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
     let mut is_unverified = false;
     let asked = async { Ok::<_, std::convert::Infallible>(wire::ownership(config).await) };
     if let Ok(Some(Ok(ownership))) = in_time(asked).await {
-        let owner = ownership.owner.unwrap_or_else(|| "nobody yet".to_owned());
+        let owner = ownership.owner.unwrap_or_else(|| "none yet".to_owned());
         place = format!("{place}, keys {}, owner {owner}", ownership.keys);
         is_unverified = ownership.is_unverified;
     }
@@ -104,8 +103,7 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
     }
 }
 
-/// Checks whether a delivery would be taken; `false` if that can't be tried: no file exists yet, or the
-/// engine has no rollback. A full queue has its own finding.
+/// Checks whether a delivery would be taken; `false` if that can't be tried. A full queue has its own finding.
 async fn rehearse_delivery(config: &Config, producer: &dyn Producer) -> Result<bool, String> {
     if !in_time(wire::backend(config, Component::Queue).exists()).await? {
         return Ok(false);
@@ -164,8 +162,7 @@ fn dead_letters(stats: &QueueStats) -> Finding {
     }
 }
 
-/// Reports whether every message can be found. Workers audit a queue that is too large to be compared in
-/// time.
+/// Reports whether every message can be found. Workers audit a queue that is too large for this command.
 fn audit(audited: Result<Audit, String>) -> Finding {
     let audit = match audited {
         Ok(audit) => audit,
@@ -264,7 +261,7 @@ async fn rehearse_batches(config: &Config, store: &dyn FullStore) -> Finding {
             format!(
                 "{place}: made-up rows are refused (rolled back, nothing was kept), so real ones may be: {why}"
             ),
-            "look at the triggers and constraints of this table; rollbook dead-letters list shows what is refused",
+            "check the triggers and constraints of this table; rollbook dead-letters list shows the refused messages",
         ),
         Ok(Err(error)) => refused(&error.to_string()),
         Err(_) => refused(&no_answer()),
@@ -289,7 +286,7 @@ async fn not_there(config: &Config, needs: &Needs, part: Component) -> Option<Fi
     }
     let pending = match in_time(wire::pending_migrations(config, part)).await {
         Ok(Migrations { refusal: Some(refusal), .. }) => {
-            return Some(failed(part.name(), refusal, "do what it says: a worker refuses this database"));
+            return Some(failed(part.name(), refusal, "follow this text: a worker refuses this database"));
         }
         Ok(pending) if pending.names.is_empty() => return None,
         Ok(pending) => pending,
@@ -314,12 +311,12 @@ fn fix(config: &Config, part: Component) -> String {
         }
         (Place::Server(_), Component::Queue) => {
             format!(
-                "see that the server runs and lets this user in, or correct {}",
+                "check that the server runs and accepts this user, or correct {}",
                 config.queue_setting().key
             )
         }
         (Place::Server(_), Component::Store) => {
-            "see that the server runs and lets this user in, or correct database_url".to_owned()
+            "check that the server runs and accepts this user, or correct database_url".to_owned()
         }
     }
 }

@@ -25,13 +25,14 @@ const SILENT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -> Findings {
     let address = reachable(config.settings.ops_listen);
     if Connection::connect(address, ASK_TIMEOUT).await.is_err() {
-        let why = format!("nobody answers at http://{address} (ops_listen): it is not running, or elsewhere");
+        let why =
+            format!("no process answers at http://{address} (ops_listen): it is not running, or elsewhere");
         return vec![skipped(PROCESS, why), skipped(DELIVERIES, "no process to ask")];
     }
     let mut findings = match ask(address).await {
         Ok((live, ready)) => health(address, &live, &ready),
         Err(error) => {
-            let found = format!("http://{address} (ops_listen) does not answer as it should: {error}");
+            let found = format!("http://{address} (ops_listen) gives an unexpected answer: {error}");
             vec![failed(PROCESS, found, "does another program listen there? else restart rollbook")]
         }
     };
@@ -90,8 +91,8 @@ fn health(address: SocketAddr, live: &Answer, ready: &Answer) -> Findings {
     if !live.is_success() {
         let not_ok: Vec<String> =
             self::parts(live).into_iter().flatten().map(|(part, how)| format!("{part}: {how}")).collect();
-        let found = format!("its loops stand still: {}", not_ok.join(", "));
-        findings.push(failed(PROCESS, found, "its log says what it waits for; restart it"));
+        let found = format!("its loops make no progress: {}", not_ok.join(", "));
+        findings.push(failed(PROCESS, found, "its log shows the cause; restart it"));
     }
     for (part, how) in parts.iter().filter(|(_, how)| how != "ok") {
         let fix = fix_of(part, how);
@@ -105,7 +106,7 @@ fn health(address: SocketAddr, live: &Answer, ready: &Answer) -> Findings {
     if findings.is_empty() && ready.is_success() {
         findings.push(ok(PROCESS, format!("it runs and is ready (http://{address}/readyz)")));
     } else if findings.is_empty() {
-        findings.push(warning(PROCESS, "it is stopping", "start it again where it is to go on"));
+        findings.push(warning(PROCESS, "it is stopping", "start it again if it should run"));
     }
     findings
 }
@@ -117,13 +118,13 @@ fn fix_of(part: &str, how: &str) -> &'static str {
             "change the setting of the queue's server that it names; the process notices by itself"
         }
         "queue" => {
-            "do what the lines about the queue in this report say; the process goes on by itself, without a restart"
+            "follow the lines about the queue in this report; the process continues by itself, without a restart"
         }
         "store" => {
-            "do what the lines about the store in this report say; workers go on by themselves, without a restart"
+            "follow the lines about the store in this report; workers continue by themselves, without a restart"
         }
         "start" => "wait until it has started; its log shows how far it is",
-        _ => "see its log for the cause; it goes on by itself once that is repaired",
+        _ => "see its log for the cause; it continues by itself once that is fixed",
     }
 }
 

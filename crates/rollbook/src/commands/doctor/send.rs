@@ -1,7 +1,6 @@
 //! Sends a signed test event like one of Clerk's, and follows it until it is applied.
 //!
-//! Clerk has no such event type, so no row changes: the ledger says `ignored`, and retention removes the
-//! entry.
+//! Clerk has no such event type, so no row changes: the ledger says `ignored`, and retention removes the entry.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,7 +129,7 @@ async fn follow(places: &Places, id: &MessageId, acknowledged: &str, started: In
             Ok(Seen::Gone) if places.ledger.is_none() => {
                 return ok(
                     SEND,
-                    found("gone from the queue: a worker has acknowledged it, the ledger is not checked"),
+                    found("no longer in the queue: a worker has acknowledged it; the ledger is not checked"),
                 );
             }
             Ok(Seen::Gone) => {

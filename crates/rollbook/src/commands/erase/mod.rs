@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 use rollbook_core::catalog::Resource;
-use rollbook_core::store::{ErasedCounts, FullStore};
+use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
 use rollbook_operator::erase::{
-    Backend, BackendKind, Erasure, Ports, Report, erased_so_far, kind_of, remaining_copies,
+    Backend, BackendKind, Erasure, Ports, Progress, Report, kind_of, remaining_copies,
 };
 
 use super::on_all_cores;
@@ -31,12 +31,24 @@ pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let queue = wire::open_queue(config, clock.clone())?.admin;
         let store = wire::open_store(config, clock.clone())?;
-        let ports = Ports { store: &*store, queue: &*queue, clock: &*clock };
+        let line = Mutex::new(ProgressLine::new());
+        let progress = |progress: Progress| {
+            let mut line = line.lock().unwrap_or_else(PoisonError::into_inner);
+            if line.is_due() {
+                line.show(&progress.to_string());
+            }
+        };
+        let end_line = || line.lock().unwrap_or_else(PoisonError::into_inner).end();
+        let ports = Ports { store: &*store, queue: &*queue, clock: &*clock, progress: &progress };
         let resource = kind(&*store, &arguments.id).await?;
         let erasure = Erasure::plan(ports, resource, &arguments.id, &arguments.addresses);
-        let erasure = erasure.await.context("nothing was erased")?;
+        let erasure = erasure.await.context("nothing was erased");
+        end_line();
+        let erasure = erasure?;
         if arguments.dry_run || !arguments.yes {
-            let plan = erasure.preview().await.context("nothing was erased")?;
+            let plan = erasure.preview().await.context("nothing was erased");
+            end_line();
+            let plan = plan?;
             if arguments.dry_run {
                 return show(&plan, arguments.output, report::plan);
             }
@@ -46,7 +58,9 @@ pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
                 bail!("nothing was erased");
             }
         }
-        let mut report = erase(erasure).await?;
+        let report = erasure.run().await;
+        end_line();
+        let mut report = report?;
         let rewritten = if arguments.vacuum { vacuum(config)? } else { Vec::new() };
         report.not_reached = remaining_copies(&harmless(&report.id), &backends(config, &rewritten));
         show(&report, arguments.output, report::done)?;
@@ -57,20 +71,6 @@ pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
             _ => Ok(()),
         }
     })
-}
-
-/// Erases, with a line of progress.
-async fn erase(erasure: Erasure<'_>) -> anyhow::Result<Report> {
-    let line = Mutex::new(ProgressLine::new());
-    let progress = |counts: ErasedCounts| {
-        let mut line = line.lock().unwrap_or_else(PoisonError::into_inner);
-        if line.is_due() {
-            line.show(&erased_so_far(&counts));
-        }
-    };
-    let report = erasure.run(&progress).await;
-    line.into_inner().unwrap_or_else(PoisonError::into_inner).end();
-    Ok(report?)
 }
 
 fn show(report: &Report, output: Output, text: fn(&Report) -> String) -> anyhow::Result<()> {
@@ -104,7 +104,7 @@ fn check(config: &Config, arguments: &Erase) -> Result<(), Problems> {
     Ok(())
 }
 
-/// Whether the next line confirms.
+/// Returns whether the next line confirms.
 fn agreed(input: &mut impl BufRead) -> bool {
     let mut line = String::new();
     input.read_line(&mut line).is_ok() && line.trim() == "yes"

@@ -43,10 +43,10 @@ impl Stage {
 
     /// Texts of the plan and of the result.
     async fn texts(&self, store: &dyn FullStore, id: &str) -> [String; 2] {
-        let ports = Ports { store, queue: &self.queue, clock: &*self.clock };
+        let ports = Ports { store, queue: &self.queue, clock: &*self.clock, progress: &|_| () };
         let erasure = Erasure::plan(ports, &USERS, id, &[]).await.expect("both answer");
         let plan = erasure.preview().await.expect("the store answers");
-        let mut done = erasure.run(&|_| ()).await.expect("both do it");
+        let mut done = erasure.run().await.expect("both do it");
         let kind = BackendKind::Sqlite { is_rewritten: false };
         done.not_reached = remaining_copies(id, &[Backend { place: "SQLite store.db".to_owned(), kind }]);
         [report::plan(&plan), report::done(&done)]

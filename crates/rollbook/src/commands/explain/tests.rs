@@ -1,5 +1,4 @@
-//! Histories, each compared with a text in `tests/histories`. Run with UPDATE=1 to write the texts again, and
-//! read them.
+//! Histories, each compared with a text in `tests/histories`. Run with UPDATE=1 to write the texts again, and read them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -51,8 +50,7 @@ impl Stage {
         Self { clock, store, queue }
     }
 
-    /// Applies a delivery that was received `came_after` milliseconds after its event, 12 ms after its
-    /// receipt.
+    /// Applies a delivery that was received `came_after` milliseconds after its event, 12 ms after its receipt.
     async fn applied(&self, id: &str, event: &Value, came_after: i64, attempt: u32) {
         let made_at = event["timestamp"].as_i64().expect("a time");
         let received_at = Timestamp::from_millis(made_at + came_after);

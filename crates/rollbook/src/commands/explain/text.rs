@@ -90,7 +90,9 @@ fn state(row: &Row) -> String {
             harmless(&row.synced_by)
         ),
         State::Erased => {
-            format!("erased{with}. An operator removed its content for good; it counts as deleted at {at}.")
+            format!(
+                "erased{with}. An operator removed its content permanently; it counts as deleted at {at}."
+            )
         }
         State::Deleted if row.has_content => {
             format!("deleted at {at}{with}. Its content is kept.")

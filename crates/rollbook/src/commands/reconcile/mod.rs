@@ -165,7 +165,7 @@ pub(super) fn explained(error: &ReconcileError, is_dry: bool) -> (String, Option
         | ReconcileError::LockLost
             if !is_dry =>
         {
-            Some("nothing was deleted because of it; go on with: rollbook reconcile --resume")
+            Some("nothing was deleted because of it; continue with: rollbook reconcile --resume")
         }
         _ => None,
     };

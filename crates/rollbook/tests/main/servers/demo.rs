@@ -1,4 +1,4 @@
-//! The demo on servers: right rows, nothing of anyone else touched, nothing left behind.
+//! The demo on servers: the rows are right, other data is not touched, and nothing is left behind.
 
 use rollbook_testkit::process::Home;
 use rollbook_testkit::servers::postgres::PostgresServer;
@@ -46,7 +46,7 @@ async fn the_demo_fills_no_redis_and_no_schema_that_is_there_already() {
     let home = Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url());
     postgres.psql("app", "CREATE SCHEMA rollbook_demo_7").await;
     let ran = run(&home, &[&SHORT[..], &["--store", &postgres.url("app")]].concat()).ended(2);
-    assert!(ran.err.contains("rollbook_demo_7 is there already"), "{}", ran.err);
+    assert!(ran.err.contains("rollbook_demo_7 exists already"), "{}", ran.err);
     assert_eq!(schemas(&postgres).await, "1", "what is somebody else's stays");
 
     let mut receiver = home.start_ready(&["receive"]).await;

@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use super::{BINARY, nobody, run};
 
-/// Longer than any time limit within, twice over.
+/// Deadline: more than twice the time limits of the checks.
 const SECONDS: Duration = Duration::from_secs(20);
 
-/// Runs it, expects this code and no password, and returns the report.
+/// Runs `doctor`, asserts the exit code and that no password is printed, and returns the report.
 #[track_caller]
 fn examine(home: &Home, code: i32) -> Value {
     let began_at = Instant::now();
@@ -24,7 +24,7 @@ fn examine(home: &Home, code: i32) -> Value {
     serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error} in {}", ran.out))
 }
 
-/// The lines of a check: state, what was found, fix.
+/// Returns the lines of a check: state, finding, fix.
 fn lines(report: &Value, check: &str) -> Vec<String> {
     let ours = report["checks"].as_array().expect("a list").iter().filter(|one| one["check"] == check);
     ours.map(|one| format!("{} {} → {}", one["state"], one["found"], one["fix"])).collect()
@@ -148,7 +148,7 @@ async fn the_statements_of_a_worker_are_tried_on_every_table_and_nothing_is_kept
 }
 
 #[tokio::test]
-async fn what_would_refuse_a_worker_and_no_ping_shows_it_before_a_delivery_does() {
+async fn doctor_finds_refusals_that_no_ping_shows_before_a_delivery_does() {
     for (refuse, state, text) in [
         ("ALTER TABLE clerk.sessions ENABLE ROW LEVEL SECURITY", "failed", "sessions"),
         ("ALTER ROLE worker SET default_transaction_read_only = on", "failed", "read-only"),

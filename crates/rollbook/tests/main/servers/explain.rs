@@ -1,4 +1,5 @@
-//! `explain` of deletions and erasures that a row refuses: what it says of the parent, and of the row itself.
+//! `explain` of deletions and erasures that a row refuses: its text about the parent, and about the row
+//! itself.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::postgres::PostgresServer;

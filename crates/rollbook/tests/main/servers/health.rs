@@ -6,7 +6,7 @@ use rollbook_testkit::servers::redis::RedisServer;
 
 use super::{BINARY, readiness};
 
-/// Asks everything that the ops face answers, again and again.
+/// Requests every path of the ops port repeatedly.
 async fn ask_often(home: &Home) {
     for _ in 0..10 {
         for path in ["/livez", "/readyz", "/healthz", "/metrics"] {
@@ -39,7 +39,7 @@ async fn no_question_writes_to_postgres_or_to_the_embedded_queue() {
     let queue = rusqlite::Connection::open(home.data().join("queue.db")).expect("the queue's file");
     let version =
         || queue.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).expect("a number");
-    // The next transaction that writes, of anyone's.
+    // The next transaction that writes, of any process.
     let next = async || postgres.psql("app", "SELECT pg_snapshot_xmax(pg_current_snapshot())").await;
     let before = (version(), next().await);
     ask_often(&home).await;
@@ -52,7 +52,7 @@ async fn no_question_writes_to_postgres_or_to_the_embedded_queue() {
 async fn a_worker_with_an_unreachable_store_stays_alive_longer_than_one_that_hangs() {
     let postgres = PostgresServer::start_with(&[("fsync", "off")]).await;
     postgres.create_database("app").await;
-    // The shortest that there are: who makes no progress for 10 s is not alive.
+    // The shortest valid durations: a worker without progress for 10 s is not alive.
     let home = Home::new(BINARY)
         .with("DATABASE_URL", postgres.url("app"))
         .with("ROLLBOOK_LEASE_FOR", "5s")

@@ -1,4 +1,4 @@
-//! Migrations on Postgres: nothing starts on a database that lacks one, unless it may apply it.
+//! Migrations on Postgres: no process starts on a database that lacks one, unless it may apply it.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::postgres::PostgresServer;

@@ -1,5 +1,5 @@
-//! The binary with its queue on Redis and its store on Postgres: how it starts, what it says of them, and
-//! what it does while they are unreachable.
+//! The binary with its queue on Redis and its store on Postgres: its start, its reports about the servers,
+//! and its behaviour while they are unreachable.
 
 mod demo;
 mod doctor;
@@ -30,7 +30,7 @@ pub(crate) struct Ran {
     pub(crate) err: String,
 }
 
-/// Runs a command to its end, in this home. One that goes on is cut off and fails the test.
+/// Runs a command to its end, in this home. A command that does not end is killed and fails the test.
 pub(crate) fn run(home: &Home, arguments: &[&str]) -> Ran {
     let mut command = home.command(arguments);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
@@ -47,7 +47,7 @@ pub(crate) fn run(home: &Home, arguments: &[&str]) -> Ran {
 }
 
 impl Ran {
-    /// Fails the test unless it ended with this code.
+    /// Asserts the exit code.
     #[track_caller]
     pub(crate) fn ended(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}\n{}", self.out, self.err);

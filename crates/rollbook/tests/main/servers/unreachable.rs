@@ -1,4 +1,5 @@
-//! A server that is unreachable: one clear line, no password, no crash, and all goes on when it is back.
+//! An unreachable server: one clear log line, no password, no crash, and work continues when it is reachable
+//! again.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::postgres::PostgresServer;
@@ -67,7 +68,7 @@ fn a_command_that_needs_a_server_which_is_unreachable_fails_at_once_and_says_whe
 }
 
 #[tokio::test]
-async fn a_url_that_is_none_ends_with_2_and_names_its_setting() {
+async fn an_invalid_url_ends_with_2_and_names_its_setting() {
     for (name, url) in [
         ("ROLLBOOK_QUEUE_URL", "redis://:ImASecret@h:none"),
         ("DATABASE_URL", "postgres://me:ImASecret@h:none/x"),
@@ -120,4 +121,28 @@ async fn a_postgres_that_comes_late_is_migrated_where_that_was_asked_for_and_wri
     assert_eq!(home.metric("rollbook_dead_letters").await, Some(0.0));
     assert!(home.log().contains("0001_mirror"), "{}", home.log());
     assert!(!home.log().contains(&password), "{}", home.log());
+}
+
+#[tokio::test]
+async fn a_worker_that_is_killed_in_a_slow_statement_gives_up_its_locks_at_once() {
+    const SLOW: &str = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                        $$ BEGIN PERFORM pg_sleep(100); RETURN NEW; END $$;
+                        CREATE TRIGGER slow AFTER INSERT ON clerk.users FOR EACH ROW EXECUTE FUNCTION slow()";
+    let postgres = PostgresServer::start_with(&[("fsync", "off")]).await;
+    postgres.create_database("app").await;
+    let home = Home::new(BINARY)
+        .with("DATABASE_URL", postgres.url("app"))
+        .with("ROLLBOOK_STATEMENT_TIMEOUT", "100s")
+        .with("ROLLBOOK_LEASE_FOR", "10m");
+    home.migrate();
+    postgres.psql("app", SLOW).await;
+    let mut rollbook = home.start_ready(&["serve"]).await;
+    assert_eq!(send(&home), 200);
+    let slow = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    let count = async || postgres.psql("app", slow).await.trim().to_owned();
+    until("the statement is under way", async || count().await == "1").await;
+    rollbook.kill();
+    let killed_at = std::time::Instant::now();
+    until("the server has ended it", async || count().await == "0").await;
+    assert!(killed_at.elapsed() < std::time::Duration::from_secs(50), "{:?}", killed_at.elapsed());
 }

@@ -1,4 +1,4 @@
-//! URLs of servers: what is shown of them by any command, and whether the connection is encrypted.
+//! URLs of servers: the parts that commands show, and the encryption of the connection.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::certificates::Certificates;
@@ -7,7 +7,7 @@ use rollbook_testkit::servers::redis::RedisServer;
 
 use super::{BINARY, nobody, run};
 
-/// To be found in nothing that is printed.
+/// Text that no output may contain.
 const TOKEN: &str = "ZQXK";
 
 /// Passwords that are not percent-encoded, and move the borders between the parts of a URL.
@@ -43,7 +43,7 @@ fn no_command_shows_a_part_of_a_password_that_is_not_percent_encoded_and_each_sa
         for password in RAW {
             let url = format!("{scheme}://rb:{password}@{address}/app");
             let home = Home::new(BINARY).with(name, url);
-            // What is refused with all its settings is refused alike by every command: one of them for most.
+            // Every command refuses wrong settings in the same way, so most cases run one command.
             let some = if password == RAW[1] { &commands[..] } else { &commands[..1] };
             for command in some {
                 let ran = run(&home, command).ended(2);
@@ -58,7 +58,7 @@ fn no_command_shows_a_part_of_a_password_that_is_not_percent_encoded_and_each_sa
 }
 
 #[test]
-fn of_a_url_that_its_server_s_adapter_refuses_config_shows_nothing() {
+fn config_shows_nothing_of_a_url_that_the_adapter_refuses() {
     let home = Home::new(BINARY)
         .with("DATABASE_URL", "postgres://rb:x@ZQXK:none/app")
         .with("ROLLBOOK_QUEUE_URL", "redis://rb:x@ZQXK:none/0");

@@ -3,8 +3,7 @@
 //! Applying migrations to a large file, or recovering its log, takes minutes. Meanwhile deliveries are
 //! answered 503 with `Retry-After`, so that Svix sends them again. `/livez` answers 200, `/readyz` 503 with
 //! the current step. systemd is asked for more time, and the log shows progress. During a start shorter than
-//! [`ANSWERS_AFTER`] clients wait: their connections are accepted, and the process answers them when it is
-//! ready.
+//! [`ANSWERS_AFTER`] clients wait: their connections are accepted, and the process answers them when it is ready.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -87,12 +86,12 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Answers clients while the process starts.
-pub(crate) struct Door {
+pub(crate) struct StartupServer {
     stop: CancellationToken,
     answering: JoinSet<anyhow::Result<()>>,
 }
 
-impl Door {
+impl StartupServer {
     /// Starts to answer at these ports after [`ANSWERS_AFTER`].
     ///
     /// # Errors

@@ -28,7 +28,7 @@ const UNPROVEN_FOR: Duration = Duration::from_secs(10 * 60);
 const SILENT_FOR: Duration = Duration::from_secs(10);
 
 /// Producer that records the outcomes of calls.
-pub(crate) struct Intake {
+pub(crate) struct ReceiverCalls {
     inner: Arc<dyn Producer>,
     state: Mutex<State>,
 }
@@ -49,7 +49,7 @@ struct Failure {
     is_partial: bool,
 }
 
-impl Intake {
+impl ReceiverCalls {
     /// Wraps this producer.
     pub(crate) fn new(inner: Arc<dyn Producer>) -> Self {
         Self { inner, state: Mutex::default() }
@@ -61,7 +61,7 @@ impl Intake {
 }
 
 #[async_trait]
-impl Producer for Intake {
+impl Producer for ReceiverCalls {
     async fn enqueue_many(&self, deliveries: &[Delivery]) -> Vec<Result<Enqueued, QueueError>> {
         let call = self.state().begin();
         let answers = self.inner.enqueue_many(deliveries).await;
@@ -89,7 +89,7 @@ impl State {
 }
 
 #[async_trait]
-impl Probe for Intake {
+impl Probe for ReceiverCalls {
     async fn check(&self) -> Condition {
         let condition = self.state().condition();
         if condition.is_up() {
@@ -176,10 +176,10 @@ mod tests {
         QueueError::Unavailable("database or disk is full".to_owned())
     }
 
-    async fn after(answers: &[Result<Enqueued, QueueError>]) -> Intake {
-        let intake = Intake::new(Arc::new(Answers::of(answers)));
-        intake.enqueue_many(&deliveries()).await;
-        intake
+    async fn after(answers: &[Result<Enqueued, QueueError>]) -> ReceiverCalls {
+        let receiver_calls = ReceiverCalls::new(Arc::new(Answers::of(answers)));
+        receiver_calls.enqueue_many(&deliveries()).await;
+        receiver_calls
     }
 
     fn deliveries() -> Vec<Delivery> {
@@ -189,7 +189,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn before_any_delivery_and_after_a_stored_one_all_is_well() {
-        assert_eq!(Intake::new(Arc::new(Answers::default())).check().await, Condition::Healthy);
+        assert_eq!(ReceiverCalls::new(Arc::new(Answers::default())).check().await, Condition::Healthy);
         assert_eq!(after(&[Ok(Enqueued::Queued)]).await.check().await, Condition::Healthy);
         assert_eq!(after(&[Ok(Enqueued::Duplicate)]).await.check().await, Condition::Healthy);
     }
@@ -197,25 +197,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_refused_batch_fails_with_its_error_until_the_next_is_stored() {
         let producer = Arc::new(Answers::of(&[Err(full_disk())]));
-        let intake = Intake::new(producer.clone());
-        intake.enqueue_many(&deliveries()).await;
-        let Condition::Failing(why) = intake.check().await else { panic!("it fails") };
+        let receiver_calls = ReceiverCalls::new(producer.clone());
+        receiver_calls.enqueue_many(&deliveries()).await;
+        let Condition::Failing(why) = receiver_calls.check().await else { panic!("it fails") };
         assert!(why.contains("database or disk is full"), "{why}");
         *producer.enqueue.lock().expect("no panic") = vec![Ok(Enqueued::Queued)];
-        intake.enqueue_many(&deliveries()).await;
-        assert_eq!(intake.check().await, Condition::Healthy);
+        receiver_calls.enqueue_many(&deliveries()).await;
+        assert_eq!(receiver_calls.check().await, Condition::Healthy);
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_deliveries_the_process_is_ready_again_and_down_until_svix_has_tried_again() {
-        let intake = after(&[Err(full_disk())]).await;
+        let receiver_calls = after(&[Err(full_disk())]).await;
         let (tick, mut conditions) = (Duration::from_millis(1), Vec::new());
         for until in [FAILURE_HOLDS_FOR, UNPROVEN_FOR.saturating_sub(FAILURE_HOLDS_FOR)] {
             tokio::time::advance(until.saturating_sub(tick)).await;
-            conditions.push(intake.check().await);
+            conditions.push(receiver_calls.check().await);
             tokio::time::advance(tick).await;
         }
-        conditions.push(intake.check().await);
+        conditions.push(receiver_calls.check().await);
         let states: Vec<_> = conditions.iter().map(|one| (one.is_ready(), one.is_up())).collect();
         assert_eq!(states, [(false, false), (true, false), (true, true)], "{conditions:?}");
         let Condition::Impaired(why) = &conditions[2] else {
@@ -227,27 +227,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_probe_ends_an_outage_that_nobody_asked_about_for_a_while() {
         let producer = Arc::new(Answers::of(&[Err(full_disk())]));
-        let intake = Intake::new(producer.clone());
-        intake.enqueue_many(&deliveries()).await;
+        let receiver_calls = ReceiverCalls::new(producer.clone());
+        receiver_calls.enqueue_many(&deliveries()).await;
         *producer.probe.lock().expect("no panic") = Some(Ok(true));
         tokio::time::advance(FAILURE_HOLDS_FOR).await;
-        assert_eq!(intake.check().await, Condition::Healthy);
+        assert_eq!(receiver_calls.check().await, Condition::Healthy);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_engine_with_a_probe_is_well_as_soon_as_it_takes_one_and_failing_as_long_as_it_does_not() {
         let producer = Arc::new(Answers::of(&[Err(full_disk())]));
-        let intake = Intake::new(producer.clone());
-        intake.enqueue_many(&deliveries()).await;
+        let receiver_calls = ReceiverCalls::new(producer.clone());
+        receiver_calls.enqueue_many(&deliveries()).await;
         let no_replicas = QueueError::Unavailable("not enough good replicas".to_owned());
         *producer.probe.lock().expect("no panic") = Some(Err(no_replicas));
         for _ in 0..4 {
-            let Condition::Failing(why) = intake.check().await else { panic!("it fails") };
+            let Condition::Failing(why) = receiver_calls.check().await else { panic!("it fails") };
             assert!(why.contains("not enough good replicas"), "{why}");
             tokio::time::advance(FAILURE_HOLDS_FOR.saturating_sub(Duration::from_millis(1))).await;
         }
         *producer.probe.lock().expect("no panic") = Some(Ok(true));
-        assert_eq!(intake.check().await, Condition::Healthy);
+        assert_eq!(receiver_calls.check().await, Condition::Healthy);
     }
 
     #[tokio::test(start_paused = true)]
@@ -263,16 +263,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_does_not_return_fails_while_it_lasts() {
         let answers = Answers { takes: SILENT_FOR * 2, ..Answers::of(&[Ok(Enqueued::Queued)]) };
-        let intake = Intake::new(Arc::new(answers));
+        let receiver_calls = ReceiverCalls::new(Arc::new(answers));
         let deliveries = deliveries();
         let look = async {
             tokio::time::sleep(SILENT_FOR.saturating_sub(Duration::from_millis(1))).await;
-            assert_eq!(intake.check().await, Condition::Healthy);
+            assert_eq!(receiver_calls.check().await, Condition::Healthy);
             tokio::time::sleep(Duration::from_millis(1)).await;
-            let Condition::Failing(why) = intake.check().await else { panic!("it is silent") };
+            let Condition::Failing(why) = receiver_calls.check().await else { panic!("it is silent") };
             assert!(why.contains("has not answered for 10 s"), "{why}");
         };
-        tokio::join!(intake.enqueue_many(&deliveries), look);
-        assert_eq!(intake.check().await, Condition::Healthy);
+        tokio::join!(receiver_calls.enqueue_many(&deliveries), look);
+        assert_eq!(receiver_calls.check().await, Condition::Healthy);
     }
 }

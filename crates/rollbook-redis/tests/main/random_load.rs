@@ -26,15 +26,15 @@ struct Seen {
     is_over: bool,
 }
 
-/// A running storm.
-pub(crate) struct Storm {
+/// A running random_load.
+pub(crate) struct RandomLoad {
     seen: Arc<Mutex<Seen>>,
     producers: JoinSet<()>,
     workers: JoinSet<()>,
     total: usize,
 }
 
-impl Storm {
+impl RandomLoad {
     /// Starts two producers and two workers on each queue.
     pub(crate) fn begin(queues: &[Arc<RedisQueue>], total: usize, chance: u64) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));

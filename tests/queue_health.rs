@@ -1,4 +1,4 @@
-//! A queue that answers every question and stores no delivery is not called well.
+//! A queue that answers reads and stores no delivery is not reported as healthy.
 
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::redis::RedisServer;
@@ -8,7 +8,7 @@ use crate::raw_http::{exchange, signed, status};
 
 const EVENT: &str = r#"{"type":"user.created","timestamp":1785312000032,"data":{"id":"user_1"}}"#;
 
-/// A delivery is stored, then refused while `refusing` holds, then stored again; readiness follows.
+/// Stores a delivery, refuses one during `refusing`, stores another; asserts that readiness follows.
 async fn readiness_follows_deliveries(home: &Home, refuse: impl Fn(), end: impl Fn(), error: &str) {
     let _rollbook = home.start_ready(&["receive"]).await;
     assert_eq!(status(&exchange(home.listen, &signed("msg_1", EVENT)).await), 200);
@@ -40,7 +40,7 @@ async fn readiness_names_the_queue_while_the_file_refuses_deliveries() {
         other.busy_timeout(std::time::Duration::from_secs(30)).expect("a setting");
         other.execute_batch(text).expect("it is done");
     };
-    // What a full disk is to the receiver: reads go on, no delivery is stored.
+    // The effect of a full disk: reads work, no delivery is stored.
     let refuse =
         || sql("CREATE TRIGGER full BEFORE INSERT ON messages BEGIN SELECT RAISE(ABORT, 'full'); END");
     readiness_follows_deliveries(&home, refuse, || sql("DROP TRIGGER full"), "a trigger refuses the row")
