@@ -28,7 +28,7 @@ impl Reconciler {
     /// # Errors
     /// There is no such run, nothing of it waits, or Clerk or the store gave no answer.
     pub async fn approve(&self, run: &str, stop: &CancellationToken) -> Result<Approved, ReconcileError> {
-        self.locked(self.approve_locked(run, stop)).await
+        self.locked(Box::pin(self.approve_locked(run, stop))).await
     }
 
     async fn approve_locked(&self, id: &str, stop: &CancellationToken) -> Result<Approved, ReconcileError> {

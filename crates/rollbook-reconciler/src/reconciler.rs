@@ -96,7 +96,7 @@ impl Reconciler {
         stop: &CancellationToken,
         watch: watch::Sender<Progress>,
     ) -> Result<RunReport, ReconcileError> {
-        let run = self.run_locked(request, stop, watch);
+        let run = Box::pin(self.run_locked(request, stop, watch));
         if request.is_dry { run.await } else { self.locked(run).await }
     }
 
