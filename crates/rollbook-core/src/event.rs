@@ -39,6 +39,8 @@ pub struct Parsed {
     pub event_type: String,
     /// Event time.
     pub event_at: Timestamp,
+    /// Clerk instance that sent the event, if it names one.
+    pub instance_id: Option<String>,
     /// Effect on the tables.
     pub effect: Effect,
     /// Number of characters, keys and numbers that were replaced because not every engine can store them.
@@ -71,6 +73,7 @@ pub fn parse(body: &[u8], instance_id: Option<&str>) -> Result<Parsed, Failure> 
     let mut data = event.remove("data");
     let sanitized = sanitized + data.as_mut().map_or(0, sanitize_numbers);
     let never_stored = catalog::NEVER_STORED.contains(&event_type.as_str());
+    let sent_by = name(event.get("instance_id")).map(str::to_owned);
     if let (Some(expected), Some(Value::String(sent))) = (instance_id, event.get("instance_id"))
         && sent != expected
         && !never_stored
@@ -93,7 +96,7 @@ pub fn parse(body: &[u8], instance_id: Option<&str>) -> Result<Parsed, Failure> 
         }
         (Some(_), _) => return Err(fail(Reason::NotAnEvent, "data is not a JSON object")),
     };
-    Ok(Parsed { event_type, event_at, effect, sanitized, mismatched })
+    Ok(Parsed { event_type, event_at, instance_id: sent_by, effect, sanitized, mismatched })
 }
 
 impl Parsed {

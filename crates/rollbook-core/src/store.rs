@@ -38,6 +38,13 @@ pub trait Store: Send + Sync {
     /// and from any number of workers, gives the same rows.
     async fn apply_many(&self, changes: &[Change]) -> Result<Vec<Applied>, StoreError>;
 
+    /// Remembers that rows come from this Clerk instance, for good ([`Freshness::instance`]). A worker calls it
+    /// before it applies the first event of an instance: a reconciliation deletes nothing with the key of another
+    /// one.
+    async fn remember_instance(&self, _id: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Continues pending cascades: child rows of deleted or erased parents. Works in small steps, each
     /// committed, for a few seconds at most. Safe to call from many workers at once. An engine without
     /// pending cascades does nothing.

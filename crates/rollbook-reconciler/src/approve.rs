@@ -1,16 +1,14 @@
 //! Approval of held deletions, on an operator's word.
 
 use rollbook_core::catalog::Resource;
-use rollbook_core::source::{Lookup, Presence, RECONCILED};
+use rollbook_core::source::RECONCILED;
 use rollbook_core::store::{HeldKey, HeldState, RunState};
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::progress::Progress;
-use crate::readings::Readings;
 use crate::reconciler::Reconciler;
 
 /// Result of an approval.
@@ -30,10 +28,7 @@ impl Reconciler {
     /// # Errors
     /// There is no such run, nothing of it waits, or Clerk or the store gave no answer.
     pub async fn approve(&self, run: &str, stop: &CancellationToken) -> Result<Approved, ReconcileError> {
-        self.take_lock().await?;
-        let result = self.approve_locked(run, stop).await;
-        drop(self.ports.records.unlock(crate::settings::RUN_LOCK, &self.holder).await);
-        result
+        self.locked(Box::pin(self.approve_locked(run, stop))).await
     }
 
     async fn approve_locked(&self, id: &str, stop: &CancellationToken) -> Result<Approved, ReconcileError> {
@@ -83,45 +78,11 @@ impl Context {
         if keys.is_empty() {
             return Ok(());
         }
-        let mut lookups = Vec::new();
-        for key in &keys {
-            lookups.push(self.lookup_of(resource, &key.id).await?);
-        }
-        let Some(fetched) = self.fetch(resource, &lookups).await? else { return Ok(()) };
-        let (mut absent, mut alive) = (Vec::new(), Vec::new());
-        for (key, fetched) in keys.into_iter().zip(fetched) {
-            match fetched.presence {
-                Presence::Absent => absent.push(key),
-                // It waits on, for a time when Clerk proves something.
-                Presence::Unknown(_) => {}
-                Presence::Exists(object) => {
-                    self.compare(resource, Readings::of(resource, object, fetched.clock)).await?;
-                    alive.push(key);
-                }
-            }
-        }
-        self.settle(&alive, HeldState::Done).await?;
-        let written = self.delete(resource, absent, self.clerk_clock()).await?;
-        approved.deleted += written.advanced;
-        approved.alive += alive.len() as u64;
-        approved.refused += written.refused.len() as u64;
-        self.update(resource.table, |of| {
-            of.held = of.held.saturating_sub(written.advanced + alive.len() as u64);
-        });
+        let confirmed = self.confirm(resource, keys).await?;
+        approved.deleted += confirmed.deleted;
+        approved.alive += confirmed.alive;
+        approved.refused += confirmed.refused;
+        self.recount_held(resource).await?;
         self.note_freshness(resource).await
-    }
-
-    /// Returns the request for a fresh reading of a row.
-    pub(crate) async fn lookup_of(
-        &self,
-        resource: &'static Resource,
-        id: &str,
-    ) -> Result<Lookup, ReconcileError> {
-        let row = self.patiently("the store", || self.ports.rows.get(resource, id)).await?;
-        let text = |column: &str| {
-            let value = row.as_ref()?.columns.get(column).and_then(Value::as_str);
-            value.map(str::to_owned)
-        };
-        Ok(Lookup { id: id.to_owned(), organization_id: text("organization_id"), user_id: text("user_id") })
     }
 }

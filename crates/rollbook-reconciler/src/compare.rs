@@ -16,6 +16,8 @@ use crate::context::{Context, Written};
 use crate::error::ReconcileError;
 use crate::readings::Readings;
 
+/// Maximum number of rows of a resource that a run holds because they refuse their change. All are counted.
+const REFUSED_HELD_MAX: u64 = 1_000;
 /// Maximum number of rows of which the contents are read and compared at once.
 const CONTENTS_MAX: usize = 50;
 
@@ -50,6 +52,7 @@ impl Context {
         let written = if self.run.is_dry { Written::default() } else { self.apply(&changes).await? };
         let ignored = self.count_ignored(resource, &written.ignored, &changes).await?;
         let held = self.hold_living(resource, &revived).await?;
+        self.hold_refused(resource, &changes, &written.refused).await?;
         self.update(resource.table, |of| {
             of.read += total;
             of.unreadable += unreadable;
@@ -141,6 +144,33 @@ impl Context {
             Version { is_deleted: true, updated_at: 0, event_at: read_at.as_millis(), hash: [0; 16] };
         let subject = SubjectChange { resource, id: id.to_owned(), version, row: None };
         self.change(subject, Drift::NotDeleted, read_at)
+    }
+
+    /// Holds rows that refuse their change, so that an operator sees which. The next run that writes them settles them.
+    async fn hold_refused(
+        &self,
+        resource: &'static Resource,
+        changes: &[Change],
+        refused: &[String],
+    ) -> Result<(), ReconcileError> {
+        let before = self.update(resource.table, |of| of.refused).unwrap_or_default();
+        let room = usize::try_from(REFUSED_HELD_MAX.saturating_sub(before)).unwrap_or_default();
+        if refused.is_empty() || room == 0 {
+            return Ok(());
+        }
+        let kind = |change: &Change| match &change.origin {
+            Origin::Reconcile { cause, .. } => *cause,
+            Origin::Delivery { .. } => Drift::Stale,
+        };
+        let is_refused =
+            |change: &&Change| change.subject_id().is_some_and(|id| refused.iter().any(|of| of == id));
+        let held: Vec<Held> = changes
+            .iter()
+            .filter(is_refused)
+            .filter_map(|change| Some(self.held(resource, change.subject_id()?, kind(change))))
+            .take(room)
+            .collect();
+        self.patiently("the store", || self.ports.records.hold(&self.run.id, &held)).await
     }
 
     /// Holds deleted rows of subjects that a point read finds alive. Returns their number.

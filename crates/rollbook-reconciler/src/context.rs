@@ -48,8 +48,6 @@ pub(crate) struct Context {
     /// Name under which this process holds the lock.
     pub(crate) holder: String,
     pub(crate) stop: CancellationToken,
-    /// Latest time of Clerk's clock, in milliseconds.
-    clerk_clock: AtomicI64,
     /// Time of Clerk's clock at the beginning, in milliseconds.
     clerk_start: AtomicI64,
     progress: Mutex<Progress>,
@@ -90,7 +88,6 @@ impl Context {
             run,
             holder,
             stop,
-            clerk_clock: AtomicI64::new(i64::MIN),
             clerk_start: AtomicI64::new(i64::MAX),
             progress,
             watch,
@@ -112,18 +109,12 @@ impl Context {
     /// Remembers a time of Clerk's clock.
     pub(crate) fn clerk_says(&self, clock: Timestamp) {
         self.clerk_start.fetch_min(clock.as_millis(), Ordering::Relaxed);
-        self.clerk_clock.fetch_max(clock.as_millis(), Ordering::Relaxed);
     }
 
     /// Returns the time of Clerk's clock at which this process began or resumed the run.
     pub(crate) fn started_at_clerk(&self) -> Timestamp {
         // Clerk's `Date` has whole seconds, rounded down.
         Timestamp::from_millis(self.clerk_start.load(Ordering::Relaxed).saturating_add(999))
-    }
-
-    /// Returns the latest time of Clerk's clock that an answer of this run had.
-    pub(crate) fn clerk_clock(&self) -> Timestamp {
-        Timestamp::from_millis(self.clerk_clock.load(Ordering::Relaxed))
     }
 
     /// Returns the progress. The caller holds the guard across no `await`.
@@ -180,8 +171,13 @@ impl Context {
             return Ok(());
         }
         let run = self.record(state, last_error);
-        self.renew_lock().await?;
-        self.patiently("the store", || self.ports.records.save_run(&run)).await?;
+        // A signal does not keep a run that is over from being recorded.
+        let stop = (state == RunState::Running).then_some(&self.stop);
+        let lock = || self.ports.records.lock(RUN_LOCK, &self.holder, self.settings.lock_for);
+        if !self.repeat("the store", stop, lock).await? {
+            return Err(ReconcileError::LockLost);
+        }
+        self.repeat("the store", stop, || self.ports.records.save_run(&run)).await?;
         self.show();
         Ok(())
     }
@@ -207,12 +203,8 @@ impl Context {
         Run { saved_at: now, state, finished_at, progress, last_error, ..self.run.clone() }
     }
 
-    async fn renew_lock(&self) -> Result<(), ReconcileError> {
-        let lock = || self.ports.records.lock(RUN_LOCK, &self.holder, self.settings.lock_for);
-        if self.patiently("the store", lock).await? { Ok(()) } else { Err(ReconcileError::LockLost) }
-    }
-
-    /// Repeats a call while the other side cannot answer, until the patience of the settings ends.
+    /// Repeats a call while the other side cannot answer, until the patience of the settings ends. The process that is
+    /// asked to stop does not wait for the answer.
     pub(crate) async fn patiently<T, E, F>(
         &self,
         what: &'static str,
@@ -222,9 +214,26 @@ impl Context {
         E: Into<ReconcileError>,
         F: Future<Output = Result<T, E>>,
     {
+        self.repeat(what, Some(&self.stop), call).await
+    }
+
+    async fn repeat<T, E, F>(
+        &self,
+        what: &'static str,
+        stop: Option<&CancellationToken>,
+        call: impl Fn() -> F,
+    ) -> Result<T, ReconcileError>
+    where
+        E: Into<ReconcileError>,
+        F: Future<Output = Result<T, E>>,
+    {
         let (begun, mut pause, mut failed) = (Instant::now(), PAUSES.0, false);
         loop {
-            let error = match call().await {
+            let answer = match stop {
+                None => call().await,
+                Some(stop) => stop.run_until_cancelled(call()).await.ok_or(ReconcileError::Stopped)?,
+            };
+            let error = match answer {
                 Ok(result) => {
                     if failed {
                         info!("reconciliation: {what} answers again");
@@ -245,10 +254,6 @@ impl Context {
                 return Err(ReconcileError::Stopped);
             }
             pause = (pause * 2).min(PAUSES.1);
-            if !self.run.is_dry {
-                // While Clerk cannot answer, the lock must not end. While the store cannot, nobody can take it.
-                drop(self.ports.records.lock(RUN_LOCK, &self.holder, self.settings.lock_for).await);
-            }
         }
     }
 

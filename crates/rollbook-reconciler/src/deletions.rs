@@ -1,15 +1,22 @@
 //! The end of a resource's walk: its proved deletions are applied, or the brake holds them.
 
+use std::collections::HashMap;
+
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::Change;
 use rollbook_core::drift::Drift;
-use rollbook_core::store::{Held, HeldCount, HeldKey, HeldState, RunState};
+use rollbook_core::merge::SubjectState;
+use rollbook_core::source::{Lookup, Presence};
+use rollbook_core::store::{Held, HeldCount, HeldKey, HeldState, RowView, RunState};
 use rollbook_core::time::Timestamp;
+use serde_json::Value;
 use tracing::warn;
 
+use crate::approve::Approved;
 use crate::brake;
 use crate::context::{Context, Written};
 use crate::error::ReconcileError;
+use crate::readings::Readings;
 
 /// Held objects per step.
 pub(crate) const STEP: usize = 100;
@@ -42,15 +49,25 @@ impl Context {
         let mut after = None;
         while let Some(keys) = self.held_of(resource, HeldState::Collected, &mut after).await? {
             if is_allowed {
-                self.delete(resource, keys, self.clerk_clock()).await?;
+                self.confirm(resource, keys).await?;
             } else {
                 self.settle(&keys, HeldState::Waiting).await?;
             }
+            self.save_sometimes().await?;
         }
-        // Counted in the store: a kill may have come between a settlement and the record of the run.
-        let waiting = sum(&self.count_held(resource).await?, |of| of.state == HeldState::Waiting);
-        self.update(resource.table, |of| of.held = waiting);
+        self.recount_held(resource).await?;
         self.save(RunState::Running, None).await
+    }
+
+    /// Counts what waits in the store: a kill may have come between a settlement and the record of the run.
+    pub(crate) async fn recount_held(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
+        // Rows that refuse their change are counted as refused.
+        let is_held = |of: &HeldCount| {
+            of.state == HeldState::Waiting && matches!(of.kind, Drift::NotDeleted | Drift::WronglyDeleted)
+        };
+        let waiting = sum(&self.count_held(resource).await?, is_held);
+        self.update(resource.table, |of| of.held = waiting);
+        Ok(())
     }
 
     /// Counts the deletions of a dry run as held if the brake would hold them.
@@ -64,22 +81,75 @@ impl Context {
         Ok(())
     }
 
-    /// Deletes rows that were proved absent, and settles them. A row that refuses its deletion goes on waiting.
-    pub(crate) async fn delete(
+    /// Reads rows that were proved absent at Clerk again, and deletes those that still are. The first proof may be hours
+    /// old, or of an incident at Clerk. What is not proved now stays as it is, as does a row that was written lately.
+    pub(crate) async fn confirm(
         &self,
         resource: &'static Resource,
         keys: Vec<HeldKey>,
-        clock: Timestamp,
+    ) -> Result<Approved, ReconcileError> {
+        let (mut done, mut open, mut lookups) = (Vec::new(), Vec::new(), Vec::new());
+        let limit = self.ports.clock.now().minus(self.settings.absence_margin);
+        for key in keys {
+            let row = self.patiently("the store", || self.ports.rows.get(resource, &key.id)).await?;
+            match row.filter(|row| !row.is_deleted()) {
+                None => done.push(key),
+                Some(row) if synced_at(&row).is_none_or(|at| at < limit) => {
+                    lookups.push(lookup_of(&row));
+                    open.push(key);
+                }
+                Some(_) => {}
+            }
+        }
+        self.settle(&done, HeldState::Done).await?;
+        let before = self.states(resource, &open).await?;
+        let fetched = if open.is_empty() { None } else { self.fetch(resource, &lookups).await? };
+        let after = self.states(resource, &open).await?;
+        let (mut absent, mut alive) = (Vec::new(), Vec::new());
+        for (key, fetched) in open.into_iter().zip(fetched.into_iter().flatten()) {
+            match fetched.presence {
+                Presence::Absent if before.get(&key.id) == after.get(&key.id) => {
+                    absent.push((key, fetched.clock));
+                }
+                Presence::Absent | Presence::Unknown(_) => {}
+                Presence::Exists(object) => {
+                    self.compare(resource, Readings::of(resource, object, fetched.clock)).await?;
+                    alive.push(key);
+                }
+            }
+        }
+        self.settle(&alive, HeldState::Done).await?;
+        let written = self.delete(resource, absent).await?;
+        let refused = written.refused.len() as u64;
+        Ok(Approved { deleted: written.advanced, alive: alive.len() as u64, refused })
+    }
+
+    async fn states(
+        &self,
+        resource: &'static Resource,
+        keys: &[HeldKey],
+    ) -> Result<HashMap<String, SubjectState>, ReconcileError> {
+        let ids: Vec<&str> = keys.iter().map(|key| key.id.as_str()).collect();
+        let heads = self.patiently("the store", || self.ports.records.heads(resource, &ids)).await?;
+        Ok(heads.into_iter().map(|head| (head.id, head.state)).collect())
+    }
+
+    /// Deletes rows that were proved absent at a time of Clerk's clock, and settles them. A row that refuses its
+    /// deletion goes on waiting.
+    async fn delete(
+        &self,
+        resource: &'static Resource,
+        absent: Vec<(HeldKey, Timestamp)>,
     ) -> Result<Written, ReconcileError> {
-        let read_at = Self::read_at(clock);
-        let changes: Vec<Change> = keys.iter().map(|key| self.deletion(resource, &key.id, read_at)).collect();
+        let change = |(key, clock): &(HeldKey, _)| self.deletion(resource, &key.id, Self::read_at(*clock));
+        let changes: Vec<Change> = absent.iter().map(change).collect();
         let written = self.apply(&changes).await?;
         self.update(resource.table, |of| {
             of.written += written.advanced;
             of.refused += written.refused.len() as u64;
         });
-        let (refused, deleted): (Vec<_>, Vec<_>) =
-            keys.into_iter().partition(|key| written.refused.contains(&key.id));
+        let keys = absent.into_iter().map(|(key, _)| key);
+        let (refused, deleted): (Vec<_>, Vec<_>) = keys.partition(|key| written.refused.contains(&key.id));
         self.settle(&refused, HeldState::Waiting).await?;
         self.settle(&deleted, HeldState::Done).await?;
         Ok(written)
@@ -121,4 +191,15 @@ impl Context {
 
 fn sum(counts: &[HeldCount], is_counted: impl Fn(&HeldCount) -> bool) -> u64 {
     counts.iter().filter(|of| is_counted(of)).map(|of| of.count).sum()
+}
+
+/// Returns the time at which a row was last written.
+fn synced_at(row: &RowView) -> Option<Timestamp> {
+    row.columns.get("synced_at").and_then(Value::as_str).and_then(Timestamp::parse)
+}
+
+/// Returns the request for a fresh reading of a row.
+pub(crate) fn lookup_of(row: &RowView) -> Lookup {
+    let text = |column: &str| row.columns.get(column).and_then(Value::as_str).map(str::to_owned);
+    Lookup { id: row.id.clone(), organization_id: text("organization_id"), user_id: text("user_id") }
 }

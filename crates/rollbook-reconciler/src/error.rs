@@ -27,11 +27,18 @@ pub enum ReconcileError {
         /// Source of the expected instance, as the beginning of a sentence.
         known_by: &'static str,
     },
-    /// None of the sampled users exists at Clerk.
+    /// Rows of several instances are in the store, so that a missing object proves nothing about a row.
     #[error(
-        "none of {0} users of the store exists in the instance of the secret key, so the key belongs to another \
-         instance. Nothing was changed. Use a key of the rows' instance; if the rows are to go, set CLERK_INSTANCE_ID \
-         to this instance"
+        "the rows of the store come from several Clerk instances: {}. Nothing was read. Fix: set CLERK_INSTANCE_ID to \
+         the instance that this store is for, for the workers too. A reconciliation then deletes the rows of the others",
+        .0.join(", ")
+    )]
+    ManyInstances(Vec<String>),
+    /// None of the sampled users and organizations exists at Clerk.
+    #[error(
+        "none of {0} sampled users and organizations of the store exists in the instance of the secret key, so the key \
+         belongs to another instance. Nothing was changed. Use a key of the rows' instance; if the rows are to go, set \
+         CLERK_INSTANCE_ID to this instance"
     )]
     ForeignRows(usize),
     /// A list contradicts another answer of Clerk, again and again.
@@ -42,6 +49,9 @@ pub enum ReconcileError {
         /// Description of the contradiction.
         detail: &'static str,
     },
+    /// Lists that could not be read. The run read the others.
+    #[error("the run could not read every list: {0}. The other lists were read")]
+    Lists(String),
     /// Another process is running a reconciliation.
     #[error("another process is running a reconciliation. Its lock ends {0:?} after its last sign of life")]
     Busy(Duration),
@@ -57,6 +67,21 @@ pub enum ReconcileError {
 }
 
 impl ReconcileError {
+    /// Returns the error of a run in which these lists failed, by table. `None` if none did.
+    pub(crate) fn of_lists(failed: Vec<(&'static str, Self)>) -> Option<Self> {
+        match <[_; 1]>::try_from(failed) {
+            // It names the list.
+            Ok([(_, error @ Self::Contradiction { .. })]) => Some(error),
+            Ok([(table, error)]) => Some(Self::Lists(format!("{table}: {error}"))),
+            Err(failed) if failed.is_empty() => None,
+            Err(failed) => {
+                let lines: Vec<String> =
+                    failed.iter().map(|(table, error)| format!("{table}: {error}")).collect();
+                Some(Self::Lists(lines.join("; ")))
+            }
+        }
+    }
+
     /// Whether a later try may succeed without manual action.
     pub const fn is_temporary(&self) -> bool {
         match self {
@@ -65,11 +90,13 @@ impl ReconcileError {
             )
             | Self::Store(StoreError::Deployment(_) | StoreError::Broken(_))
             | Self::WrongInstance { .. }
+            | Self::ManyInstances(_)
             | Self::ForeignRows(_)
             | Self::NoSuchRun(_) => false,
             Self::Source(_)
             | Self::Store(_)
             | Self::Contradiction { .. }
+            | Self::Lists(_)
             | Self::Busy(_)
             | Self::LockLost
             | Self::Stopped => true,

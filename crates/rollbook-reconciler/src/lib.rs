@@ -7,7 +7,10 @@
 //!
 //! * Absence is never proof. A row that a page lacks is a suspect ([`proof`](self)); it is deleted only after
 //!   a point read that answers 404, and only if the brake lets the whole run's deletions through.
+//! * A row that was written within some minutes is never proved absent: Clerk's answer may be older than the row.
+//! * A proof is used at once: before its deletion each row is read at Clerk again.
 //! * An error, an empty page or an outage deletes nothing.
+//! * An error of one list does not keep the others from being read.
 //! * Rows are written by the same merge as webhooks', and only if they differ: a second run writes nothing.
 //! * Memory holds a bounded number of pages, bounded in bytes, never a list of all ids. Most of them wait as texts;
 //!   few are decoded. The position is saved about once a second, so that a killed run goes on from there.
@@ -23,6 +26,7 @@ mod context;
 mod cursor_walk;
 mod deletions;
 mod error;
+mod instance;
 mod metrics;
 mod offset_walk;
 mod page;
@@ -47,7 +51,7 @@ pub use self::reconciler::{Reconciler, Resume, RunReport, RunRequest};
 pub use self::resync::{ResyncOutcome, Resynced};
 pub use self::schedule::Schedule;
 pub use self::settings::{
-    ANSWER_TIME, CLOCK_BACK_MAX, CLOCK_SKEW_MAX, CLOCK_TOLERANCE, DELETIONS_MIN, DELETIONS_SHARE, LOCK_FOR,
-    MARGIN, PAGES_AT_ONCE_MAX, PAGES_AT_ONCE_MIN, Settings,
+    ABSENCE_MARGIN, ANSWER_TIME, CLOCK_BACK_MAX, CLOCK_SKEW_MAX, CLOCK_TOLERANCE, DELETIONS_MIN,
+    DELETIONS_SHARE, LOCK_FOR, MARGIN, PAGES_AT_ONCE_MAX, PAGES_AT_ONCE_MIN, Settings,
 };
 pub use self::status::{LastWalk, ResourceView, RunView, Status, Waiting};

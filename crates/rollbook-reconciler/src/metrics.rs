@@ -37,7 +37,7 @@ impl ReconcileMetrics {
         );
         let held = Opts::new(
             "rollbook_reconcile_held",
-            "Objects that wait for an operator: deletions that the brake holds, and wrongly deleted rows.",
+            "Objects that wait for an operator: deletions that the brake holds, wrongly deleted rows, and rows that refuse a change.",
         );
         let count_difference = Opts::new(
             "rollbook_count_difference",
@@ -61,7 +61,7 @@ impl ReconcileMetrics {
         for resource in RECONCILED {
             metrics.count_difference.with_label_values(&[resource.table]).set(0);
         }
-        for kind in [Drift::NotDeleted, Drift::WronglyDeleted] {
+        for kind in Drift::ALL {
             metrics.held.with_label_values(&[kind.as_str()]).set(0);
         }
         Ok(metrics)
@@ -93,7 +93,7 @@ impl ReconcileMetrics {
             self.last_success.set(at.as_millis() as f64 / 1000.0);
         }
         let counts = records.count_held(None).await?;
-        for kind in [Drift::NotDeleted, Drift::WronglyDeleted] {
+        for kind in Drift::ALL {
             let waiting = counts.iter().filter(|of| of.kind == kind && of.state == HeldState::Waiting);
             self.held.with_label_values(&[kind.as_str()]).set(gauge(waiting.map(|of| of.count).sum()));
         }

@@ -48,6 +48,10 @@ pub struct ResourceProgress {
     pub not_enabled: u64,
     /// Parts of the list that are read on their own.
     pub slices: Vec<Slice>,
+    /// Windows of `created_at` of which the rows are being examined, by their beginning: time up to which they were.
+    /// Both are in milliseconds.
+    #[serde(default)]
+    pub examined: BTreeMap<i64, i64>,
 }
 
 /// Part of a list, read in ascending order of `created_at`.
@@ -111,7 +115,7 @@ impl Progress {
 
     /// Returns the text for the record of a run.
     pub fn to_text(&self) -> String {
-        // The type has no map with other keys than texts, so that writing it cannot fail.
+        // The type has no map with other keys than texts and numbers, so that writing it cannot fail.
         serde_json::to_string(self).unwrap_or_default()
     }
 

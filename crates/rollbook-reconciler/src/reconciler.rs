@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::catalog::{Resource, SUBSCRIPTION_ITEMS, USERS, find_resource};
-use rollbook_core::source::{LOOKUPS_MAX, PAGE_MAX, Presence, RECONCILED, SourceError, Window};
+use rollbook_core::source::{LOOKUPS_MAX, PAGE_MAX, RECONCILED, SourceError};
 use rollbook_core::store::{Freshness, HeldKey, HeldState, Run, RunState};
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
@@ -16,12 +16,10 @@ use crate::error::ReconcileError;
 use crate::progress::{Progress, ResourceProgress};
 use crate::settings::{RUN_LOCK, Settings};
 
-/// Number of users that are read at Clerk where nothing else names the rows' instance.
-const SAMPLE: usize = 20;
-/// Fewest users of a sample that say something about the instance.
-const SAMPLE_MIN: usize = 5;
-/// Runs that are searched for the last instance and for an unfinished run.
-const RUNS: usize = 20;
+/// Shortest time between two renewals of the lock.
+const RENEW_MIN: Duration = Duration::from_secs(1);
+/// Runs that are searched for an unfinished run.
+pub(crate) const RUNS: usize = 20;
 
 /// Starts runs. One process may have several; the lock in the store lets one run at a time.
 #[derive(Clone)]
@@ -81,6 +79,13 @@ impl Reconciler {
         Self { ports, settings, holder }
     }
 
+    /// Sets [`Settings::absence_margin`].
+    #[must_use]
+    pub fn with_absence_margin(mut self, margin: Duration) -> Self {
+        self.settings.absence_margin = margin;
+        self
+    }
+
     /// Performs a run. `watch` shows its progress, about once a second, from its first record on: a run that has shown
     /// resources, and that `stop` or an outage ends, can be resumed.
     ///
@@ -92,19 +97,36 @@ impl Reconciler {
         stop: &CancellationToken,
         watch: watch::Sender<Progress>,
     ) -> Result<RunReport, ReconcileError> {
-        if !request.is_dry {
-            self.take_lock().await?;
-        }
-        let result = self.run_locked(request, stop, watch).await;
-        if !request.is_dry {
-            drop(self.ports.records.unlock(RUN_LOCK, &self.holder).await);
-        }
-        result
+        let run = Box::pin(self.run_locked(request, stop, watch));
+        if request.is_dry { run.await } else { self.locked(run).await }
     }
 
-    pub(crate) async fn take_lock(&self) -> Result<(), ReconcileError> {
-        let is_ours = self.ports.records.lock(RUN_LOCK, &self.holder, self.settings.lock_for).await?;
-        if is_ours { Ok(()) } else { Err(ReconcileError::Busy(self.settings.lock_for)) }
+    /// Does work under the lock. A timer renews it, however long one step of the work takes. Work that loses the lock
+    /// ends at once.
+    pub(crate) async fn locked<T>(
+        &self,
+        work: impl Future<Output = Result<T, ReconcileError>>,
+    ) -> Result<T, ReconcileError> {
+        let (records, hold_for) = (&self.ports.records, self.settings.lock_for);
+        if !records.lock(RUN_LOCK, &self.holder, hold_for).await? {
+            return Err(ReconcileError::Busy(hold_for));
+        }
+        let renew = async {
+            loop {
+                tokio::time::sleep((hold_for / 3).max(RENEW_MIN)).await;
+                // Without an answer of the store, the next renewal says whether the lock is lost.
+                if records.lock(RUN_LOCK, &self.holder, hold_for).await == Ok(false) {
+                    return Err(ReconcileError::LockLost);
+                }
+            }
+        };
+        let result = tokio::select! {
+            biased;
+            result = work => result,
+            lost = renew => lost,
+        };
+        drop(records.unlock(RUN_LOCK, &self.holder).await);
+        result
     }
 
     async fn run_locked(
@@ -117,11 +139,11 @@ impl Reconciler {
         let context = self.context(run, progress, stop, watch);
         let result = context.walk().await;
         let state = match &result {
-            Ok(state) => *state,
+            Ok(Ok(state)) => *state,
             Err(error) if error.is_temporary() => RunState::Running,
-            Err(_) => RunState::Failed,
+            Ok(Err(_)) | Err(_) => RunState::Failed,
         };
-        match result {
+        match result.flatten() {
             Ok(_) => context.save(state, None).await?,
             // The lock belongs to another process, and so does the record.
             Err(ReconcileError::LockLost) => return Err(ReconcileError::LockLost),
@@ -203,17 +225,36 @@ impl Reconciler {
 }
 
 impl Context {
-    /// Walks every resource that is left. Returns the state of the run.
-    async fn walk(&self) -> Result<RunState, ReconcileError> {
+    /// Walks every resource that is left. Returns the state of the run, or the errors of lists, each of which ended the
+    /// walk of one resource only.
+    async fn walk(&self) -> Result<Result<RunState, ReconcileError>, ReconcileError> {
         self.check_instance().await?;
         self.save(RunState::Running, None).await?;
         let open: Vec<String> =
             self.progress().resources.iter().filter(|of| !of.is_done).map(|of| of.table.clone()).collect();
+        let mut failed = Vec::new();
         for resource in open.iter().filter_map(|table| find_resource(table)) {
-            self.walk_resource(resource).await?;
+            let Err(error) = self.walk_resource(resource).await else { continue };
+            if !self.is_of_one_list(&error).await {
+                return Err(error);
+            }
+            warn!(table = resource.table, %error, "reconciliation: this list can't be read; the run goes on with the others");
+            failed.push((resource.table, error));
+        }
+        if let Some(error) = ReconcileError::of_lists(failed) {
+            return Ok(Err(error));
         }
         let waits = self.progress().sum(|of| of.held + of.refused + of.unreadable + of.not_enabled);
-        Ok(if waits > 0 { RunState::Held } else { RunState::Complete })
+        Ok(Ok(if waits > 0 { RunState::Held } else { RunState::Complete }))
+    }
+
+    /// Whether an error says nothing about the other lists: Clerk answers, and with the same instance.
+    async fn is_of_one_list(&self, error: &ReconcileError) -> bool {
+        if !matches!(error, ReconcileError::Source(_) | ReconcileError::Contradiction { .. }) {
+            return false;
+        }
+        let instance = self.stop.run_until_cancelled(self.ports.source.instance()).await;
+        instance.is_some_and(|answer| answer.is_ok_and(|of| of.id == self.progress().instance))
     }
 
     async fn walk_resource(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
@@ -308,8 +349,8 @@ impl Context {
         let (drift, is_clean) = self
             .update(resource.table, |of| (of.drifted(), of.held + of.refused + of.unreadable == 0))
             .unwrap_or_default();
-        let complete_since =
-            known.and_then(|of| of.complete_since).or(is_clean.then_some(self.run.started_at));
+        let since = known.and_then(|of| of.complete_since).unwrap_or(self.run.started_at);
+        let complete_since = is_clean.then_some(since);
         let last_walk_at = self.ports.clock.now();
         let freshness = Freshness { table: resource.table.to_owned(), complete_since, last_walk_at, drift };
         self.patiently("the store", || records.save_freshness(&freshness)).await
@@ -334,51 +375,5 @@ impl Context {
             }
         }
         Ok(())
-    }
-
-    /// Checks that the key belongs to the instance that the rows come from.
-    pub(crate) async fn check_instance(&self) -> Result<(), ReconcileError> {
-        let instance = self.patiently("Clerk", || self.ports.source.instance()).await?;
-        self.clerk_says(instance.clock);
-        let found = instance.id;
-        let refuse = |expected: &str, known_by| {
-            Err(ReconcileError::WrongInstance {
-                found: found.clone(),
-                expected: expected.to_owned(),
-                known_by,
-            })
-        };
-        if let Some(expected) = &self.settings.instance_id {
-            if *expected != found {
-                return refuse(expected, "CLERK_INSTANCE_ID is");
-            }
-        } else {
-            let runs = self.patiently("the store", || self.ports.records.runs(RUNS)).await?;
-            let last = runs.iter().filter_map(|run| Progress::parse(&run.progress));
-            match last.map(|progress| progress.instance).find(|instance| !instance.is_empty()) {
-                Some(expected) if expected != found => return refuse(&expected, "the run before read"),
-                Some(_) => {}
-                None => self.check_sample().await?,
-            }
-        }
-        self.progress().instance = found;
-        Ok(())
-    }
-
-    /// Reads some users of the store at Clerk, where nothing names the rows' instance.
-    async fn check_sample(&self) -> Result<(), ReconcileError> {
-        let tomorrow = self.ports.clock.now().plus(Duration::from_secs(86_400));
-        let living = || self.ports.records.living(&USERS, Window::ALL, tomorrow, None, SAMPLE);
-        let lookups: Vec<_> =
-            self.patiently("the store", living).await?.into_iter().map(|row| row.lookup).collect();
-        if lookups.len() < SAMPLE_MIN {
-            return Ok(());
-        }
-        let fetched = self.fetch(&USERS, &lookups).await?.unwrap_or_default();
-        if fetched.iter().any(|one| matches!(one.presence, Presence::Exists(_))) {
-            return Ok(());
-        }
-        warn!(sampled = lookups.len(), "reconciliation: no sampled user exists in the key's instance");
-        Err(ReconcileError::ForeignRows(lookups.len()))
     }
 }

@@ -6,13 +6,14 @@ use rollbook_core::compare::{Verdict, judge};
 use rollbook_core::drift::Drift;
 use rollbook_core::event::observed;
 use rollbook_core::merge::{Content, SubjectState};
-use rollbook_core::source::{Fetched, LOOKUPS_MAX, Presence, RECONCILED, SourceError};
+use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, Presence, RECONCILED, SourceError};
 use rollbook_core::store::{HeldCount, HeldKey, HeldState};
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::deletions::lookup_of;
 use crate::error::ReconcileError;
 use crate::progress::Progress;
 use crate::reconciler::Reconciler;
@@ -145,7 +146,9 @@ impl Context {
         }
         let mut lookups = Vec::new();
         for id in ids {
-            lookups.push(self.lookup_of(resource, id).await?);
+            let row = self.patiently("the store", || self.ports.rows.get(resource, id)).await?;
+            let unknown = || Lookup { id: (*id).to_owned(), organization_id: None, user_id: None };
+            lookups.push(row.as_ref().map_or_else(unknown, lookup_of));
         }
         let fetched = self.fetch(resource, &lookups).await?;
         let fetched = fetched.ok_or(SourceError::Unsupported("point reads of this resource"))?;

@@ -12,6 +12,9 @@ pub const DELETIONS_SHARE: u64 = 100;
 /// an equal `updated_at`: the page may come from a copy of Clerk's database that is some seconds old.
 pub const MARGIN: Duration = Duration::from_secs(10);
 
+/// Default of [`Settings::absence_margin`].
+pub const ABSENCE_MARGIN: Duration = Duration::from_secs(300);
+
 /// Default of [`Settings::lock_for`].
 pub const LOCK_FOR: Duration = Duration::from_secs(60);
 
@@ -48,8 +51,12 @@ pub struct Settings {
     pub page_size: usize,
     /// Time between two records of a run's position.
     pub save_every: Duration,
-    /// Time for which a run holds its lock without renewing it. A killed run blocks the next one this long.
+    /// Time for which a run holds its lock without renewing it; a timer renews it three times as often. A killed run
+    /// blocks the next one this long.
     pub lock_for: Duration,
+    /// Time before a read of Clerk in which a row must not have been written, so that its absence there proves
+    /// anything: a copy of Clerk's database that is behind lacks what was just created. A later run examines the row.
+    pub absence_margin: Duration,
     /// Time for which a run waits while Clerk or the store cannot answer. Then it stops, and can be resumed.
     pub patience: Duration,
 }
@@ -76,6 +83,7 @@ impl Default for Settings {
             page_size: rollbook_core::source::PAGE_MAX,
             save_every: Duration::from_secs(1),
             lock_for: LOCK_FOR,
+            absence_margin: ABSENCE_MARGIN,
             patience: Duration::from_secs(300),
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use rollbook_core::catalog::Resource;
 use rollbook_core::drift::Drift;
 use rollbook_core::source::RECONCILED;
 use rollbook_core::store::{HeldCount, HeldKey, HeldState, Reconciliation, Run, RunState, StoreError};
@@ -13,6 +14,8 @@ use crate::checks::record_of;
 use crate::progress::{Progress, ResourceProgress};
 use crate::reconciler::RunReport;
 
+/// Runs that are searched for the last one of each resource.
+const RUNS: usize = 20;
 /// Held objects per page.
 const PAGE: usize = 500;
 
@@ -104,7 +107,7 @@ pub struct Waiting {
 pub struct LastWalk {
     /// Table.
     pub resource: &'static str,
-    /// Start of the first walk that left no difference.
+    /// Start of the first walk that left no difference; `None` if the last walk left one.
     #[serde(serialize_with = "optional_text")]
     pub complete_since: Option<Timestamp>,
     /// End of the last complete walk.
@@ -130,8 +133,10 @@ impl Status {
     /// # Errors
     /// The store gave no answer.
     pub async fn read(records: &dyn Reconciliation, runs: usize, ids: usize) -> Result<Self, StoreError> {
-        let runs = records.runs(runs).await?.into_iter().map(RunView::from).collect();
-        let mut waiting = Vec::new();
+        let mut all: Vec<RunView> =
+            records.runs(runs.max(RUNS)).await?.into_iter().map(RunView::from).collect();
+        let mut waiting = unreadable(&all);
+        all.truncate(runs);
         for of in records.count_held(None).await?.into_iter().filter(|of| of.state == HeldState::Waiting) {
             let ids = waiting_ids(records, &of, ids).await?;
             let HeldCount { run, table, kind, count, .. } = of;
@@ -151,7 +156,7 @@ impl Status {
             }
         };
         let resources = RECONCILED.into_iter().map(|resource| last_walk(resource.table)).collect();
-        Ok(Self { runs, waiting, resources })
+        Ok(Self { runs: all, waiting, resources })
     }
 }
 
@@ -159,8 +164,28 @@ impl Status {
 fn fix_of(kind: Drift, run: &str, id: &str) -> String {
     match kind {
         Drift::NotDeleted => format!("rollbook reconcile approve {run}"),
-        _ => format!("rollbook resync --force {id}"),
+        Drift::WronglyDeleted => format!("rollbook resync --force {id}"),
+        // The row refuses its change.
+        _ => format!("correct the trigger or constraint of the table, then rollbook resync {id}"),
     }
+}
+
+/// Returns the objects that the last run of each resource could not read. They have no id, so that the store holds none.
+fn unreadable(runs: &[RunView]) -> Vec<Waiting> {
+    let last = |resource: &&'static Resource| {
+        let of = |run: &RunView| run.resources.iter().position(|of| of.resource == resource.table && of.done);
+        let (run, at) = runs.iter().filter(|run| !run.dry_run).find_map(|run| Some((run, of(run)?)))?;
+        let count = run.resources[at].unreadable;
+        (count > 0).then(|| Waiting {
+            run: run.run.clone(),
+            resource: resource.table.to_owned(),
+            kind: Drift::Missing,
+            count,
+            ids: Vec::new(),
+            fix: "ask Clerk's support why its list has objects without a usable id".to_owned(),
+        })
+    };
+    RECONCILED.iter().filter_map(last).collect()
 }
 
 /// Returns the ids of the first objects that wait.

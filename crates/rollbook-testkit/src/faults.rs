@@ -138,6 +138,10 @@ impl Store for FaultyStore {
         (self.script)(StoreCall::Apply(changes)).strike(self.inner.apply_many(changes)).await
     }
 
+    async fn remember_instance(&self, id: &str) -> Result<(), StoreError> {
+        self.inner.remember_instance(id).await
+    }
+
     async fn cascade(&self) -> Result<CascadeStep, StoreError> {
         (self.script)(StoreCall::Cascade).strike(self.inner.cascade()).await
     }

@@ -1,6 +1,8 @@
 //! Applies a batch so that one bad or slow change does not affect the others.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rollbook_core::change::{Applied, Change};
@@ -9,6 +11,10 @@ use tokio::time::Instant;
 
 use crate::evidence::{AFTER_OTHERS, Evidence, POSTPONE, Plan, Verdict, jittered};
 use crate::pace::Pace;
+
+/// Number of Clerk instances that one process records. Two are enough: a reconciliation then asks which one the rows
+/// belong to.
+const INSTANCES_MAX: usize = 2;
 
 /// Outcome of one change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +41,11 @@ pub(crate) struct BatchOutcome {
 }
 
 impl BatchOutcome {
+    /// Returns the outcome of a batch that the store failed before its first change.
+    pub(crate) fn not_attempted(changes: usize, failure: StoreError) -> Self {
+        Self { outcomes: vec![ChangeOutcome::NotAttempted; changes], failure: Some(failure) }
+    }
+
     /// Returns whether the store has applied or judged anything.
     pub(crate) fn is_proof(&self) -> bool {
         self.outcomes
@@ -57,6 +68,31 @@ impl BatchOutcome {
             }
         }
         Err(refused)
+    }
+}
+
+/// Clerk instances of applied events, as far as this process has recorded them.
+#[derive(Debug, Default)]
+pub(crate) struct Instances(Mutex<BTreeSet<String>>);
+
+impl Instances {
+    /// Records the instances that are new, before their events are applied.
+    pub(crate) async fn remember(
+        &self,
+        store: &dyn Store,
+        found: &BTreeSet<String>,
+    ) -> Result<(), StoreError> {
+        for id in found {
+            let is_new = {
+                let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                known.len() < INSTANCES_MAX && !known.contains(id)
+            };
+            if is_new {
+                store.remember_instance(id).await?;
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+            }
+        }
+        Ok(())
     }
 }
 

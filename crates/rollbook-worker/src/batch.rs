@@ -1,10 +1,10 @@
 //! Processing of a batch of leases, as plain functions over data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use rollbook_core::catalog::NEVER_STORED;
-use rollbook_core::change::Change;
+use rollbook_core::change::{Change, Effect};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::event::{self, Parsed};
 use rollbook_core::queue::{Lease, Settlement};
@@ -62,6 +62,8 @@ pub(crate) struct Reading {
     pub(crate) leases: Vec<Lease>,
     /// Changes: one for each of `leases`, in the same order.
     pub(crate) changes: Vec<Change>,
+    /// Clerk instances that the changes of rows come from.
+    pub(crate) instances: BTreeSet<String>,
     /// Settlements of the other messages.
     pub(crate) failed: Vec<(Lease, Failure)>,
     /// Number of characters, keys and numbers replaced because not every engine can store them.
@@ -101,8 +103,11 @@ pub(crate) fn read(leases: Vec<Lease>, attempts_max: u32, instance_id: Option<&s
             event::parse(&lease.body, instance_id)
         };
         match parsed {
-            Ok(parsed) => {
+            Ok(mut parsed) => {
                 let Parsed { sanitized, mismatched, .. } = parsed;
+                if matches!(parsed.effect, Effect::Merge(_)) {
+                    reading.instances.extend(parsed.instance_id.take());
+                }
                 let change = parsed.into_change(&lease);
                 reading.sanitized += sanitized;
                 if mismatched > 0 {

@@ -1,15 +1,16 @@
 //! One lane: leases, processes and settles batches until a request to stop.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::queue::{Lease, QueueError, Settled, Settlement};
 use rollbook_core::store::StoreError;
 use tracing::{debug, info, warn};
 
-use crate::apply::{ChangeOutcome, apply};
+use crate::apply::{BatchOutcome, ChangeOutcome, apply};
 use crate::backoff::QueueOutage;
-use crate::batch::{self, Decided, trace_id};
+use crate::batch::{self, Decided, Reading, trace_id};
 use crate::deferred::Deferred;
 use crate::error::WorkerError;
 use crate::gate::Trial;
@@ -278,11 +279,7 @@ impl Lane {
 
         // Messages that cannot be settled before the leases expire are released without counting an attempt.
         let time = settings.lease_for / 4 * 3;
-        let outcome = apply(&*self.shared.store, &reading.changes, pace, evidence, time, |call| {
-            self.pulse.beat();
-            metrics.called(&call);
-        })
-        .await;
+        let outcome = self.apply(&reading, time).await;
         metrics.batch_limit.set(pace.size());
         let is_proof = outcome.is_proof();
         gate.health.set_blocked(evidence.blocked());
@@ -334,6 +331,19 @@ impl Lane {
             Some(error) => gate.close(&error),
         }
         Ok(decided)
+    }
+
+    /// Applies the changes of a batch, after the Clerk instances that they come from are recorded.
+    async fn apply(&self, reading: &Reading, time: Duration) -> BatchOutcome {
+        let Shared { store, instances, metrics, pace, evidence, .. } = &*self.shared;
+        if let Err(error) = instances.remember(&**store, &reading.instances).await {
+            return BatchOutcome::not_attempted(reading.changes.len(), error);
+        }
+        apply(&**store, &reading.changes, pace, evidence, time, |call| {
+            self.pulse.beat();
+            metrics.called(&call);
+        })
+        .await
     }
 
     fn log_applied(&self, lease: &Lease, change: &Change, applied: Applied) {

@@ -6,6 +6,7 @@ use rollbook_core::queue::Consumer;
 use rollbook_core::store::Store;
 use rollbook_core::time::Clock;
 
+use crate::apply::Instances;
 use crate::backoff::SharedOutage;
 use crate::evidence::Evidence;
 use crate::gate::Gate;
@@ -24,6 +25,7 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     pub(crate) pace: Pace,
     pub(crate) evidence: Evidence,
+    pub(crate) instances: Instances,
     pub(crate) queue_outage: SharedOutage,
     pub(crate) isolation: Isolation,
     /// Held by the lane that reads large bodies.

@@ -10,6 +10,7 @@ use rollbook_core::time::Clock;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::apply::Instances;
 use crate::backoff::SharedOutage;
 use crate::cascades;
 use crate::changes;
@@ -50,6 +51,7 @@ impl Worker {
         let pace = Pace::new(settings.batch_max);
         metrics.batch_limit.set(pace.size());
         let (isolation, evidence) = (Isolation::new(), Evidence::default());
+        let instances = Instances::default();
         let queue_outage = SharedOutage::default();
         let large = tokio::sync::Mutex::default();
         let shared = Shared {
@@ -61,6 +63,7 @@ impl Worker {
             gate,
             pace,
             evidence,
+            instances,
             queue_outage,
             isolation,
             large,

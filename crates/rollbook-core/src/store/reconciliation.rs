@@ -109,7 +109,7 @@ pub trait Reconciliation: Send + Sync {
     /// Writes what the last walk of a resource found, for the view `freshness`.
     async fn save_freshness(&self, freshness: &Freshness) -> Result<(), StoreError>;
 
-    /// Returns the last walk of each resource that was ever walked.
+    /// Returns the last walk of each resource that was ever walked, and the records of instances.
     async fn freshness(&self) -> Result<Vec<Freshness>, StoreError>;
 
     /// Resets a row, so that a fresh reading of Clerk can revive it: the register becomes empty, and the
@@ -263,10 +263,25 @@ pub struct HeldCount {
 pub struct Freshness {
     /// Table.
     pub table: String,
-    /// Start of the first walk that left no difference. `None` if there was none yet.
+    /// Start of the first walk since which each walk left no difference. `None` if the last one left some.
     pub complete_since: Option<Timestamp>,
     /// End of the last complete walk.
     pub last_walk_at: Timestamp,
     /// Number of differences that the last walk found.
     pub drift: u64,
+}
+
+/// Beginning of the names under which the records of walks hold the Clerk instances that rows come from.
+const INSTANCE: &str = "instance:";
+
+impl Freshness {
+    /// Returns the record that rows come from this Clerk instance.
+    pub fn of_instance(id: &str, now: Timestamp) -> Self {
+        Self { table: format!("{INSTANCE}{id}"), complete_since: None, last_walk_at: now, drift: 0 }
+    }
+
+    /// Returns the Clerk instance that this record names. `None` for the record of a walk.
+    pub fn instance(&self) -> Option<&str> {
+        self.table.strip_prefix(INSTANCE)
+    }
 }

@@ -45,8 +45,9 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::pace::Pace;
 use rollbook_core::protection::Protection;
 use rollbook_core::store::{
-    CascadeStep, ErasedCounts, Erasure, ErasureProgress, Ledger, LedgerEntry, PendingCascades, ReadProgress,
-    RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, SequenceStep, Store, StoreError,
+    CascadeStep, ErasedCounts, Erasure, ErasureProgress, Freshness, Ledger, LedgerEntry, PendingCascades,
+    ReadProgress, Reconciliation as _, RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows,
+    SequenceStep, Store, StoreError,
 };
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 use rollbook_core::time::{Clock, Timestamp};
@@ -210,6 +211,10 @@ impl Store for PostgresStore {
             self.recheck(&candidates).await?;
         }
         Ok(outcomes)
+    }
+
+    async fn remember_instance(&self, id: &str) -> Result<(), StoreError> {
+        self.save_freshness(&Freshness::of_instance(id, self.clock.now())).await
     }
 
     async fn cascade(&self) -> Result<CascadeStep, StoreError> {

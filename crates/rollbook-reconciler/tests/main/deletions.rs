@@ -1,14 +1,20 @@
 //! Deletions: by proof only, behind the brake.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, USERS, WAITLIST_ENTRIES};
 use rollbook_core::drift::Drift;
-use rollbook_core::store::{HeldState, RunState};
-use rollbook_reconciler::{Approved, ReconcileError, RunReport};
+use rollbook_core::store::{HeldKey, HeldState, RunState};
+use rollbook_reconciler::{ABSENCE_MARGIN, Approved, Progress, ReconcileError, RunReport};
 use rollbook_testkit::events::deleted;
-use rollbook_testkit::memory::clerk::ClerkFault;
+use rollbook_testkit::memory::clerk::{ClerkFault, MemoryClerk};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::scripted::{Request, Scripted};
 use super::world::{World, at, user_id, user_object};
 
 /// A store that has all users, of which the first `gone` do not exist at Clerk any more.
@@ -159,7 +165,7 @@ async fn children_of_a_deleted_parent_are_not_examined_one_by_one() {
     let (_, before) = world.clerk.calls();
     world.run().await.expect("a run");
     assert_eq!(world.living(&ORGANIZATION_MEMBERSHIPS).await.len(), 0);
-    assert_eq!(world.clerk.calls().1 - before, 1, "one point read, of the organization");
+    assert_eq!(world.clerk.calls().1 - before, 2, "two point reads, of the organization");
     world.assert_equal().await;
 }
 
@@ -197,4 +203,106 @@ async fn a_clock_that_is_off_within_the_tolerance_deletes_no_living_user_and_mis
         assert_eq!(world.living(&USERS).await.len(), 55, "{seconds}");
         world.assert_equal().await;
     }
+}
+
+#[tokio::test]
+async fn a_row_that_was_written_within_the_margin_is_left_to_a_later_run() {
+    let world = with_gone_users(10, 0).await;
+    // Clerk's answers come from a copy of its database that is behind: they lack the user.
+    world.webhook("msg_1", "user.created", world.now() - 1_500, &user_object(77)).await;
+    world.clock.advance(ABSENCE_MARGIN);
+    world.run().await.expect("a run");
+    assert_eq!(world.living(&USERS).await.len(), 11, "written exactly the margin before the run");
+    world.pass(1);
+    world.run().await.expect("a run");
+    assert_eq!(world.living(&USERS).await.len(), 10, "Clerk lacks it still");
+    world.assert_equal().await;
+}
+
+#[tokio::test]
+async fn a_proof_that_is_no_longer_true_when_the_walk_ends_deletes_nothing() {
+    let world = with_gone_users(130, 10).await;
+    let (clerk, fetches) = (world.clerk.clone(), AtomicU64::new(0));
+    // At the second point read of a row, an incident at Clerk is over.
+    let source = Scripted::new(&world.clerk, move |request| {
+        if matches!(request, Request::Fetch(_)) && fetches.fetch_add(1, Ordering::Relaxed) == 1 {
+            clerk.change(|objects| (0..10).for_each(|number| objects.put(&USERS, &user_object(number))));
+        }
+        async { Ok(()) }.boxed()
+    });
+    let report = world.run_from(source, &CancellationToken::new()).await.expect("a run");
+    assert_eq!((report.state, world.living(&USERS).await.len()), (RunState::Complete, 130));
+}
+
+#[tokio::test]
+async fn rows_that_webhooks_write_after_their_proof_outlive_the_resumed_run() {
+    let mut world = with_gone_users(130, 10).await;
+    world.settings.save_every = Duration::ZERO;
+    let (stop, has_proof) = (CancellationToken::new(), AtomicBool::new(false));
+    let token = stop.clone();
+    let source = Scripted::new(&world.clerk, move |request| {
+        if matches!(request, Request::Fetch(_)) {
+            has_proof.store(true, Ordering::Relaxed);
+        } else if has_proof.load(Ordering::Relaxed) {
+            token.cancel();
+        }
+        async { Ok(()) }.boxed()
+    });
+    let run = world.run_from(source, &stop).await;
+    assert!(matches!(run, Err(ReconcileError::Stopped)), "{run:?}");
+    let id = world.store.runs(1).await.expect("runs").remove(0).id;
+    let collected = world.store.held(&id, HeldState::Collected, None, 100).await.expect("held");
+    assert_eq!(collected.len(), 10);
+    world.pass(3600);
+    for number in 0..10 {
+        let mut user = user_object(number);
+        user["updated_at"] = json!(world.now());
+        world.webhook(&format!("msg_{number}"), "user.updated", world.now(), &user).await;
+    }
+    // Clerk's answers are behind still.
+    world.resume().await.expect("a run");
+    assert_eq!(world.living(&USERS).await.len(), 130);
+    world.pass(3600);
+    world.run().await.expect("a run");
+    assert_eq!(world.living(&USERS).await.len(), 120, "the next run has its own proof");
+}
+
+#[tokio::test]
+async fn the_brake_counts_what_a_killed_run_had_settled() {
+    let world = with_gone_users(300, 115).await;
+    let report = world.run().await.expect("a run");
+    assert_eq!(report.state, RunState::Held);
+    // As after a kill in the middle of the settlement, before the progress was saved.
+    let mut run = world.store.run(&report.run).await.expect("the store").expect("the run");
+    let mut progress = Progress::parse(&run.progress).expect("a progress");
+    for of in progress.resources.iter_mut().filter(|of| of.table == "users") {
+        (of.held, of.is_done) = (0, false);
+    }
+    (run.state, run.finished_at, run.progress) = (RunState::Running, None, progress.to_text());
+    world.store.save_run(&run).await.expect("the store records");
+    let held = world.store.held(&run.id, HeldState::Waiting, None, 1000).await.expect("held");
+    let keys: Vec<HeldKey> = held.into_iter().skip(100).map(|held| held.key).collect();
+    world.store.settle_held(&run.id, &keys, HeldState::Collected).await.expect("the store records");
+    let resumed = world.resume().await.expect("a run");
+    assert_eq!((resumed.state, resumed.progress.sum(|of| of.held)), (RunState::Held, 115));
+    assert_eq!(world.living(&USERS).await.len(), 300);
+}
+
+#[tokio::test]
+async fn living_rows_that_a_list_leaves_out_delay_no_other_resource() {
+    let world = World::new();
+    world.populate(1_500, 0, 0);
+    world.run().await.expect("a run");
+    world.pass(3600);
+    let listed = Arc::new(MemoryClerk::new(world.clock.clone()));
+    listed.change(|objects| {
+        (1_400..1_500).for_each(|number| objects.put(&USERS, &user_object(number)));
+        objects.put(&WAITLIST_ENTRIES, &json!({ "id": "wle_1", "created_at": at(1), "updated_at": at(1) }));
+    });
+    let source = Scripted::with_lists_of(&listed, &world.clerk);
+    let report = world.run_from(source, &CancellationToken::new()).await.expect("a run");
+    let users = report.progress.resources.iter().find(|of| of.table == "users").expect("users");
+    assert_eq!((users.alive, users.unproven), (1_100, 300), "the point reads are bounded");
+    assert_eq!(world.living(&USERS).await.len(), 1_500);
+    assert_eq!(world.living(&WAITLIST_ENTRIES).await.len(), 1);
 }

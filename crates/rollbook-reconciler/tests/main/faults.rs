@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use rollbook_core::catalog::{Resource, USERS};
+use futures_util::FutureExt as _;
+use rollbook_core::catalog::{ORGANIZATIONS, ROLES, Resource, USERS};
 use rollbook_core::source::{Fetched, Instance, Lookup, Page, PageRequest, Source, SourceError, Window};
-use rollbook_core::store::{FullStore, RunState, StoreError};
-use rollbook_reconciler::ReconcileError;
-use rollbook_testkit::faults::{Fault, FaultyStore};
+use rollbook_core::store::{Freshness, FullStore, RunState, StoreError};
+use rollbook_reconciler::{ReconcileError, Status};
+use rollbook_testkit::faults::{Fault, FaultyStore, StoreCall};
 use rollbook_testkit::memory::clerk::{ClerkFault, MemoryClerk};
 use serde_json::Map;
+use tokio_util::sync::CancellationToken;
 
-use super::world::World;
+use super::scripted::{Request, Scripted};
+use super::world::{World, user_id, user_object};
 
 /// A source with an object without an id at the end of every page of users.
 pub(super) struct WithoutId(pub(super) Arc<MemoryClerk>);
@@ -84,7 +88,7 @@ async fn an_outage_beyond_the_patience_leaves_a_run_that_can_be_resumed() {
 async fn a_refused_key_ends_a_run_at_once_and_the_record_says_why() {
     let world = World::new();
     world.populate(120, 30, 30);
-    world.clerk.fail([None, Some(ClerkFault::Refused)]);
+    world.clerk.fail([None, Some(ClerkFault::Refused), Some(ClerkFault::Refused)]);
     let begun = tokio::time::Instant::now();
     let error = world.run().await.expect_err("an error");
     assert_eq!((begun.elapsed().as_secs(), error.is_temporary()), (0, false));
@@ -136,4 +140,85 @@ async fn a_store_that_is_unreachable_during_a_walk_only_delays_it() {
     world.store = plain;
     assert_eq!(report.state, RunState::Complete);
     world.assert_equal().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_refused_keeps_no_other_list_from_being_read() {
+    let world = World::new();
+    world.populate(120, 30, 30);
+    let source = Scripted::new(&world.clerk, |request| {
+        let refused = matches!(request, Request::Page(of) if of == &ORGANIZATIONS || of == &ROLES);
+        let error = || SourceError::Refused("402 unsupported_plan".to_owned());
+        async move { if refused { Err(error()) } else { Ok(()) } }.boxed()
+    });
+    let run = world.run_from(source, &CancellationToken::new()).await;
+    let text = run.expect_err("an error").to_string();
+    assert!(["organizations", "roles", "unsupported_plan"].iter().all(|word| text.contains(word)), "{text}");
+    assert_eq!(world.living(&USERS).await.len(), 120);
+    let runs = world.store.runs(1).await.expect("runs");
+    assert_eq!((runs[0].state, runs[0].last_error.as_ref()), (RunState::Failed, Some(&text)));
+    let freshness = world.store.freshness().await.expect("records");
+    let is_complete =
+        |table: &str| freshness.iter().any(|of| of.table == table && of.complete_since.is_some());
+    assert!(is_complete("users") && !is_complete("organizations"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_an_answer_of_clerk() {
+    let world = World::new();
+    world.populate(10, 0, 0);
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let source = Scripted::new(&world.clerk, move |_| {
+        token.cancel();
+        std::future::pending().boxed()
+    });
+    let begun = tokio::time::Instant::now();
+    let run = world.run_from(source, &stop);
+    let run = tokio::time::timeout(Duration::from_secs(600), run).await.expect("it ends");
+    assert!(matches!(run, Err(ReconcileError::Stopped)));
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    let runs = world.store.runs(1).await.expect("runs");
+    assert_eq!(runs[0].state, RunState::Running, "to be resumed");
+}
+
+#[tokio::test]
+async fn rows_that_refuse_their_change_and_objects_without_an_id_wait_for_an_operator_by_name() {
+    let mut world = World::new();
+    world.populate(20, 0, 0);
+    world.run().await.expect("a run");
+    let complete = |freshness: Vec<Freshness>| {
+        freshness.into_iter().find(|of| of.table == "users").and_then(|of| of.complete_since)
+    };
+    assert!(complete(world.store.freshness().await.expect("records")).is_some());
+    world.pass(3600);
+    world.clerk.change(|objects| (20..22).for_each(|number| objects.put(&USERS, &user_object(number))));
+    let plain = world.store.clone();
+    let refused = [user_id(20), user_id(21)];
+    world.store = Arc::new(FaultyStore::new(plain.clone(), move |call| match call {
+        StoreCall::Apply(changes)
+            if changes
+                .iter()
+                .any(|of| of.subject_id().is_some_and(|id| refused.iter().any(|of| of == id))) =>
+        {
+            Fault::Fail(StoreError::Event("unique violation".to_owned()))
+        }
+        _ => Fault::None,
+    }));
+    let source = Arc::new(WithoutId(world.clerk.clone()));
+    let report = world.run_from(source, &CancellationToken::new()).await.expect("a run");
+    assert_eq!((report.state, report.progress.sum(|of| of.refused)), (RunState::Held, 2));
+    assert_eq!(report.progress.sum(|of| of.held), 0, "they are counted once");
+    assert_eq!(complete(plain.freshness().await.expect("records")), None);
+    let status = Status::read(&*plain, 1, 10).await.expect("the store answers");
+    let waiting: Vec<_> =
+        status.waiting.iter().map(|of| (of.resource.as_str(), of.count, of.ids.clone())).collect();
+    assert_eq!(waiting, [("users", 1, vec![]), ("users", 2, vec![user_id(20), user_id(21)])]);
+    assert!(status.waiting[1].fix.contains("rollbook resync user_0020"), "{}", status.waiting[1].fix);
+    world.store = plain;
+    world.pass(3600);
+    assert_eq!(world.run().await.expect("a run").state, RunState::Complete);
+    let status = Status::read(&*world.store, 1, 10).await.expect("the store answers");
+    assert!(status.waiting.is_empty(), "{:?}", status.waiting);
+    assert!(complete(world.store.freshness().await.expect("records")).is_some());
 }

@@ -121,6 +121,7 @@ impl Driver {
     }
 
     async fn deliver(&self, (id, event): &(String, Value)) {
+        self.world.store.remember_instance("ins_1").await.expect("the store records");
         self.world.store.apply_many(&[change_of(id, event)]).await.expect("the store applies it");
     }
 

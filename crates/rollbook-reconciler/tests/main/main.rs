@@ -16,6 +16,7 @@ mod reading_ahead;
 mod resumption;
 mod resyncs;
 mod schedules;
+mod scripted;
 mod statuses;
 mod walks;
 mod world;

@@ -1,9 +1,10 @@
 //! Runs that end early, and runs that meet.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, USERS};
 use rollbook_core::store::{RunState, StoreError};
 use rollbook_reconciler::{LOCK_FOR, ReconcileError, Resume, RunRequest};
@@ -11,6 +12,7 @@ use rollbook_testkit::faults::{Fault, FaultyStore};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::scripted::{Request, Scripted};
 use super::world::{World, user_id, user_object};
 
 /// Runs until this number of pages was asked for, and then drops the run, as a kill does: nothing of it goes
@@ -186,4 +188,61 @@ async fn two_runs_at_once_are_one_run() {
     let busy = |result: &Result<_, ReconcileError>| matches!(result, Err(ReconcileError::Busy(_)));
     assert!(busy(&one) != busy(&other), "{one:?} {other:?}");
     world.assert_equal().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_keeps_its_lock_however_long_one_answer_takes() {
+    let world = World::new();
+    world.populate(60, 0, 0);
+    let (clock, sees) = (world.clock.clone(), Arc::new(AtomicBool::new(false)));
+    let (other, seen) = (world.reconciler(), sees.clone());
+    let other = Arc::new(other);
+    let source = Scripted::new(&world.clerk, move |_| {
+        let (clock, other, seen) = (clock.clone(), other.clone(), seen.clone());
+        async move {
+            for _ in 0..12 {
+                tokio::time::sleep(LOCK_FOR / 6).await;
+                clock.advance(LOCK_FOR / 6);
+            }
+            let request = RunRequest { resume: Resume::IfUnfinished, ..RunRequest::default() };
+            let run = other.run(&request, &CancellationToken::new(), watch::Sender::default()).await;
+            assert!(matches!(run, Err(ReconcileError::Busy(_))), "{run:?}");
+            seen.store(true, Ordering::Relaxed);
+            Ok(())
+        }
+        .boxed()
+    });
+    let request = RunRequest { only: vec![&USERS], ..RunRequest::default() };
+    let run = world.reconciler_of(source);
+    run.run(&request, &CancellationToken::new(), watch::Sender::default()).await.expect("a run");
+    assert!(sees.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn a_run_killed_among_the_suspects_of_one_page_does_not_read_them_again() {
+    let mut world = World::new();
+    world.settings.save_every = Duration::ZERO;
+    world.populate(500, 0, 0);
+    world.run().await.expect("a run");
+    world.pass(3600);
+    world.clerk.change(|objects| (0..450).for_each(|number| objects.remove(&USERS, &user_id(number))));
+    let (_, before) = world.clerk.calls();
+    let (kill, fetches) = (CancellationToken::new(), AtomicU64::new(0));
+    let token = kill.clone();
+    let source = Scripted::new(&world.clerk, move |request| {
+        if matches!(request, Request::Fetch(_)) && fetches.fetch_add(1, Ordering::Relaxed) == 3 {
+            token.cancel();
+            return std::future::pending().boxed();
+        }
+        async { Ok(()) }.boxed()
+    });
+    let (reconciler, request, stop) =
+        (world.reconciler_of(source), RunRequest::default(), CancellationToken::new());
+    let run = reconciler.run(&request, &stop, watch::Sender::default());
+    assert!(kill.run_until_cancelled(run).await.is_none());
+    assert_eq!(world.clerk.calls().1 - before, 3);
+    world.clock.advance(LOCK_FOR);
+    let report = world.resume().await.expect("a run");
+    assert_eq!((report.state, report.progress.sum(|of| of.held)), (RunState::Held, 450));
+    assert_eq!(world.clerk.calls().1 - before, 5, "five times a hundred");
 }

@@ -236,7 +236,7 @@ async fn only_the_named_resources_are_walked() {
     assert_eq!(world.living(&USERS).await.len(), 0);
     let tables: Vec<String> =
         world.store.freshness().await.expect("freshness").into_iter().map(|of| of.table).collect();
-    assert_eq!(tables, ["organizations", "roles"]);
+    assert_eq!(tables, ["instance:ins_1", "organizations", "roles"]);
 }
 
 #[tokio::test]

@@ -78,6 +78,15 @@ impl World {
         self.run_as(&RunRequest::default()).await
     }
 
+    pub(super) async fn run_from(
+        &self,
+        source: Arc<dyn Source>,
+        stop: &CancellationToken,
+    ) -> Result<RunReport, ReconcileError> {
+        let reconciler = self.reconciler_of(source);
+        reconciler.run(&RunRequest::default(), stop, watch::Sender::default()).await
+    }
+
     pub(super) async fn resume(&self) -> Result<RunReport, ReconcileError> {
         self.run_as(&RunRequest { resume: Resume::Required, ..RunRequest::default() }).await
     }
@@ -107,6 +116,7 @@ impl World {
 
     /// Delivers a webhook about an object of Clerk.
     pub(super) async fn webhook(&self, id: &str, event_type: &str, sent_at: i64, data: &Value) {
+        self.store.remember_instance("ins_1").await.expect("the store records");
         let change = change_of(id, &event(event_type, sent_at, data));
         self.store.apply_many(&[change]).await.expect("the store applies it");
     }

@@ -36,9 +36,9 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::pace::Pace;
 use rollbook_core::rehearsal;
 use rollbook_core::store::{
-    CascadeStep, Changes as _, ErasedCounts, Erasure, ErasureProgress, Ledger, LedgerEntry, PendingCascades,
-    PendingWork, RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, SequenceStep, Store,
-    StoreError,
+    CascadeStep, Changes as _, ErasedCounts, Erasure, ErasureProgress, Freshness, Ledger, LedgerEntry,
+    PendingCascades, PendingWork, Reconciliation as _, RetentionChoices, RetentionLimits, RetentionStep,
+    RowView, Rows, SequenceStep, Store, StoreError,
 };
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 use rollbook_core::time::{Clock, Timestamp};
@@ -177,6 +177,10 @@ impl Store for SqliteStore {
         let keeping = self.keeping;
         let applied = self.change_around_children(move |tables| apply::apply(tables, &changes, keeping));
         applied.await.map_err(Fault::of_batch)
+    }
+
+    async fn remember_instance(&self, id: &str) -> Result<(), StoreError> {
+        self.save_freshness(&Freshness::of_instance(id, self.clock.now())).await
     }
 
     async fn cascade(&self) -> Result<CascadeStep, StoreError> {

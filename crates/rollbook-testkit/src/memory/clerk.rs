@@ -162,7 +162,14 @@ impl State {
 #[async_trait]
 impl Source for MemoryClerk {
     async fn instance(&self) -> Result<Instance, SourceError> {
-        let id = self.state().instance.clone();
+        let mut state = self.state();
+        // An outage and a refused key concern every request; a fault of pages does not.
+        let concerns_all = [ClerkFault::Unavailable, ClerkFault::Unreadable, ClerkFault::Refused];
+        if state.faults.front().copied().flatten().is_some_and(|fault| concerns_all.contains(&fault)) {
+            state.fault()?;
+        }
+        let id = state.instance.clone();
+        drop(state);
         Ok(Instance { id, environment: "development".to_owned(), clock: self.date() })
     }
 

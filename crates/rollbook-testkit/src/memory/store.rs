@@ -13,8 +13,8 @@ use rollbook_core::change::{Applied, Change, Effect, Field, Row, SubjectChange};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::merge::{Content, DeletedRows, FromParents, Links, SubjectState, fold, from_parents};
 use rollbook_core::store::{
-    ErasedCounts, Erasure, Ledger, LedgerEntry, RetentionChoices, RetentionLimits, RetentionStep, RowView,
-    Rows, Store, StoreError,
+    ErasedCounts, Erasure, Freshness, Ledger, LedgerEntry, Reconciliation as _, RetentionChoices,
+    RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
 };
 use rollbook_core::table_layout::ERASED_BY;
 use rollbook_core::time::{Clock, Timestamp};
@@ -257,6 +257,10 @@ impl Store for MemoryStore {
             state.note(change, *outcome, now);
         }
         Ok(outcomes)
+    }
+
+    async fn remember_instance(&self, id: &str) -> Result<(), StoreError> {
+        self.save_freshness(&Freshness::of_instance(id, self.clock.now())).await
     }
 
     async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use rollbook_core::change::Applied;
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{Ledger as _, StoreError};
+use rollbook_core::store::{Freshness, Ledger as _, Reconciliation as _, StoreError};
 use rollbook_testkit::faults::{Fault, FaultyConsumer, FaultyStore, Gate, QueueCall, StoreCall};
 use rollbook_worker::Settings;
 use serde_json::json;
 
-use crate::support::{Bench, event, eventually, run_until, user};
+use crate::support::{BEGIN, Bench, event, eventually, run_until, user};
 
 #[tokio::test(start_paused = true)]
 async fn a_delivery_becomes_a_row_and_is_acknowledged() {
@@ -128,4 +128,36 @@ async fn a_one_time_password_that_fails_does_not_become_a_dead_letter() {
     });
     run_until(bench.worker_with_store(store), bench.drained()).await.expect("a clean end");
     assert!(bench.queue.dead().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_instance_of_the_events_is_remembered_before_any_of_them_is_applied() {
+    let mut bench = Bench::new();
+    let data = json!({"id": "user_1", "object": "user", "updated_at": BEGIN});
+    let of = |instance: &str, event_type: &str| {
+        json!({"type": event_type, "timestamp": BEGIN, "instance_id": instance, "data": data}).to_string()
+    };
+    bench.enqueue("msg_1", of("ins_1", "user.updated")).await;
+    bench.enqueue("msg_2", user("user_2")).await;
+    // It changes no row.
+    bench.enqueue("msg_3", of("ins_2", "unknown.created")).await;
+    let refuses = FaultyStore::new(bench.store.clone(), |call| match call {
+        StoreCall::Apply(_) => Fault::Fail(StoreError::Unavailable("refused".to_owned())),
+        _ => Fault::None,
+    });
+    let store = bench.store.clone();
+    let known = async || {
+        let records = store.freshness().await.expect("records");
+        records.iter().filter_map(Freshness::instance).map(str::to_owned).collect::<Vec<String>>()
+    };
+    let remembered = async {
+        while known().await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    run_until(bench.worker_with_store(refuses), remembered).await.expect("a clean end");
+    assert_eq!((bench.user_ids().len(), known().await), (0, vec!["ins_1".to_owned()]));
+    bench.registry = prometheus::Registry::new();
+    run_until(bench.worker(), bench.drained()).await.expect("a clean end");
+    assert_eq!((bench.user_ids().len(), known().await), (2, vec!["ins_1".to_owned()]));
 }

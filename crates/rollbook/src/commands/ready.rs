@@ -76,7 +76,7 @@ fn of_rows(status: &Status, now: Timestamp, walk: Duration) -> Vec<String> {
         match (of.complete_since, of.last_walk_at) {
             (_, None) => reasons.push(format!("{resource}: never reconciled. Fix: rollbook reconcile")),
             (None, Some(_)) => reasons.push(format!(
-                "{resource}: no reconciliation has left it without a difference yet. Fix: rollbook reconcile status"
+                "{resource}: its last reconciliation left differences. Fix: rollbook reconcile status"
             )),
             (Some(_), Some(at)) if now.since(of.in_sync_at().unwrap_or(at)) > walk => reasons.push(format!(
                 "{resource}: last reconciled {} ago{}, and {} is allowed. Fix: rollbook reconcile",
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(late.len(), RECONCILED.len());
         assert!(late[0].contains("last reconciled 24 h 1 min ago, and 24 h is allowed"), "{late:?}");
         for (status, words) in
-            [(status(false, None), "never"), (status(false, Some(DAY)), "without a difference")]
+            [(status(false, None), "never"), (status(false, Some(DAY)), "left differences")]
         {
             let found = reasons(&status);
             assert!(found.len() == RECONCILED.len() && found[0].contains(words), "{found:?}");

@@ -61,6 +61,16 @@ impl Stage {
         self.state.lock().expect("no panic").ids("users")
     }
 
+    /// Makes the rows older than those that a run leaves alone because Clerk's answer may be older.
+    fn age_rows(&self) {
+        let store = rusqlite::Connection::open(self.home.data().join("store.db")).expect("a file");
+        for table in ["users", "organization_memberships"] {
+            let aged =
+                store.execute(&format!("UPDATE {table} SET synced_at = '2026-01-01T00:00:00.000Z'"), []);
+            assert!(aged.expect("the table takes it") > 0);
+        }
+    }
+
     fn remove_users(&self, number: usize) -> Vec<String> {
         let ids: Vec<String> = self.users().into_iter().take(number).collect();
         let mut state = self.state.lock().expect("no panic");
@@ -148,6 +158,12 @@ async fn deletions_that_the_brake_holds_end_the_run_with_1_until_they_are_approv
     let stage = Stage::embedded().await;
     stage.run(&["reconcile"]).ended(0);
     let removed = stage.remove_users(21);
+    let young = stage.json(&["reconcile"], 0);
+    assert_eq!(
+        (drift(&young), stage.json(&["reconcile", "status"], 0)["waiting"].to_string().as_str()),
+        (0, "[]")
+    );
+    stage.age_rows();
     stage.run(&["reconcile", "--dry-run"]).ended(1);
     let held = stage.json(&["reconcile"], 1);
     assert_eq!(held["state"], "held");

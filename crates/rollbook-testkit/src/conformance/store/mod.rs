@@ -223,6 +223,7 @@ macro_rules! store_conformance {
             reconciling: held_objects_are_counted_by_run_table_kind_and_state
             reconciling: old_records_leave_with_a_finished_run_and_the_latest_and_the_waiting_stay
             reconciling: the_last_walk_of_each_resource_is_kept
+            reconciling: instances_are_remembered_for_good
             resetting: a_row_that_was_reset_is_empty_and_a_fresh_reading_revives_it
             resetting: a_row_that_a_deletion_alone_has_made_can_be_reset
             resetting: child_rows_no_longer_show_the_deletion_of_a_parent_that_was_reset

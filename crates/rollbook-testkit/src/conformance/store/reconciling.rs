@@ -281,3 +281,13 @@ pub async fn the_last_walk_of_each_resource_is_kept(mut mirror: Mirror<impl Stor
     let known = mirror.harness.store().freshness().await.expect("the store reads");
     assert_eq!(known, [walk("organizations", Some(1), 2, 0), walk("users", Some(4), 5, 0)]);
 }
+
+pub async fn instances_are_remembered_for_good(mut mirror: Mirror<impl StoreHarness>) {
+    let store = mirror.harness.store();
+    for id in ["ins_1", "ins_2", "ins_1"] {
+        store.remember_instance(id).await.expect("the store records");
+    }
+    mirror.harness.reopen().await;
+    let known = mirror.harness.store().freshness().await.expect("the store reads");
+    assert_eq!(known.iter().filter_map(Freshness::instance).collect::<Vec<_>>(), ["ins_1", "ins_2"]);
+}

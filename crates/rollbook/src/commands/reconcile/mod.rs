@@ -164,6 +164,7 @@ async fn when_free(
 pub(super) fn explained(error: &ReconcileError, again: &'static str) -> (String, Option<&'static str>) {
     let fix = match error {
         ReconcileError::Source(SourceError::Refused(_)) => Some("check the secret key: rollbook doctor"),
+        ReconcileError::Lists(_) => Some("what each list says; then run it again: rollbook reconcile"),
         ReconcileError::Busy(_) => Some("wait until it is done: rollbook reconcile status"),
         error if error.is_temporary() => Some(again),
         _ => None,

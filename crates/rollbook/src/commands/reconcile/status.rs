@@ -69,14 +69,17 @@ fn item(waiting: &Waiting) -> String {
     let Waiting { run, resource, kind, count, ids, fix } = waiting;
     let what = match kind {
         Drift::NotDeleted => "not at Clerk any more, and alive here",
-        _ => "deleted here, and alive at Clerk",
+        Drift::WronglyDeleted => "deleted here, and alive at Clerk",
+        _ if ids.is_empty() => "at Clerk without a usable id",
+        _ => "not as at Clerk: the row refuses its change",
     };
     let mut names = harmless(&ids.join(", "));
-    if (ids.len() as u64) < *count {
+    if !ids.is_empty() && (ids.len() as u64) < *count {
         _ = write!(names, " and {} more (--limit)", thousands(*count - ids.len() as u64));
     }
+    let names = if names.is_empty() { names } else { format!("    {names}\n") };
     format!(
-        "  {} of {resource}: {what} ({})\n    {names}\n    → {}\n",
+        "  {} of {resource}: {what} ({})\n{names}    → {}\n",
         thousands(*count),
         harmless(run),
         harmless(fix)

@@ -1,0 +1,70 @@
+//! Clerk's API in memory, with a script that runs before each answer.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use rollbook_core::catalog::Resource;
+use rollbook_core::source::{Fetched, Instance, Lookup, Page, PageRequest, Source, SourceError, Window};
+use rollbook_testkit::memory::clerk::MemoryClerk;
+
+/// A request that the script sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    Page(&'static Resource),
+    Fetch(&'static Resource),
+}
+
+type Script = Box<dyn Fn(Request) -> BoxFuture<'static, Result<(), SourceError>> + Send + Sync>;
+
+pub(super) struct Scripted {
+    /// Answers lists and counts.
+    lists: Arc<MemoryClerk>,
+    /// Answers point reads.
+    points: Arc<MemoryClerk>,
+    script: Script,
+}
+
+impl Scripted {
+    pub(super) fn new(
+        clerk: &Arc<MemoryClerk>,
+        script: impl Fn(Request) -> BoxFuture<'static, Result<(), SourceError>> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self { lists: clerk.clone(), points: clerk.clone(), script: Box::new(script) })
+    }
+
+    /// Lists that do not show what point reads find.
+    pub(super) fn with_lists_of(lists: &Arc<MemoryClerk>, points: &Arc<MemoryClerk>) -> Arc<Self> {
+        let script: Script = Box::new(|_| async { Ok(()) }.boxed());
+        Arc::new(Self { lists: lists.clone(), points: points.clone(), script })
+    }
+}
+
+#[async_trait]
+impl Source for Scripted {
+    async fn instance(&self) -> Result<Instance, SourceError> {
+        self.lists.instance().await
+    }
+
+    async fn count(&self, resource: &'static Resource, window: Window) -> Result<u64, SourceError> {
+        self.lists.count(resource, window).await
+    }
+
+    async fn page(&self, resource: &'static Resource, request: &PageRequest) -> Result<Page, SourceError> {
+        (self.script)(Request::Page(resource)).await?;
+        self.lists.page(resource, request).await
+    }
+
+    async fn recently_updated_users(&self, offset: u64) -> Result<Page, SourceError> {
+        self.lists.recently_updated_users(offset).await
+    }
+
+    async fn fetch(
+        &self,
+        resource: &'static Resource,
+        lookups: &[Lookup],
+    ) -> Result<Vec<Fetched>, SourceError> {
+        (self.script)(Request::Fetch(resource)).await?;
+        self.points.fetch(resource, lookups).await
+    }
+}
