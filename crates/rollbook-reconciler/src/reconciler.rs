@@ -324,9 +324,9 @@ impl Context {
     /// Reads every object of a resource.
     async fn read_all(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
         if resource == &USERS {
-            self.walk_users().await?;
+            Box::pin(self.walk_users()).await?;
         } else {
-            self.walk_offset(resource).await?;
+            Box::pin(self.walk_offset(resource)).await?;
         }
         self.prove_undated(resource).await
     }
