@@ -1,7 +1,7 @@
 //! Pages of a list that are requested before the walk reaches them.
 //!
-//! A page ahead is a hint: it saves time if it fits, and is read again if it does not. A request that fails is no
-//! error here; the walk repeats it when it reaches the page.
+//! A page ahead is a hint: it saves time if it fits, and is read again if it does not. A request that fails is not
+//! an error here: the walk repeats it when it reaches the page.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;

@@ -15,7 +15,7 @@ const OBJECTS_AT_ONCE: usize = 8;
 
 /// Objects of one answer of Clerk, in the list's order.
 pub(crate) struct Readings {
-    /// Those that have an id.
+    /// Changes of the objects that have an id.
     pub(crate) subjects: Vec<SubjectChange>,
     /// Number of objects without an id.
     pub(crate) unreadable: u64,

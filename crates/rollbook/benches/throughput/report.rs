@@ -176,7 +176,7 @@ impl Report {
         }
     }
 
-    /// A duration beside the same without something else going on.
+    /// Reports a duration with other work going on, and the same without it.
     pub(crate) fn slowed(
         &mut self,
         what: &str,

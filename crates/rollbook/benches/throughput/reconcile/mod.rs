@@ -130,7 +130,7 @@ async fn measure_on(
     limited(report, &format!("backfill, users/s, {engine}"), &ran, PRODUCTION_RATE.get(), None, &detail);
     let baseline = Baseline { name: "raw upserts", rate: raw, ratio: ran.rate() / raw, limit: None };
     report.ratio(
-        &format!("the same beside the store, {engine}"),
+        &format!("the same compared with the store, {engine}"),
         ran.rate(),
         &baseline,
         "users; no API, no ledger",
@@ -167,7 +167,7 @@ async fn development(users: usize, report: &mut Report) {
     limited(report, "backfill, users/s, development", &ran, DEVELOPMENT_RATE.get(), limit, &detail);
 }
 
-/// A rate beside the one that Clerk's rate limit allows.
+/// Reports a rate and the one that Clerk's rate limit allows.
 fn limited(report: &mut Report, what: &str, ran: &Ran, limit: u32, least: Option<f64>, detail: &str) {
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let allowed = f64::from(limit) / RATE_PERIOD.as_secs_f64() * PAGE_MAX as f64;

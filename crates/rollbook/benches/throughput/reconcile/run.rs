@@ -11,7 +11,7 @@ use crate::cpu;
 
 const POLL: Duration = Duration::from_millis(10);
 
-/// What a run did, and what it took.
+/// Result of a run, and its cost.
 pub(super) struct Ran {
     /// Objects read.
     pub(super) read: usize,
