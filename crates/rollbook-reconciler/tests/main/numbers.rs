@@ -47,7 +47,6 @@ async fn a_run_after_another_writes_nothing_on_postgres_whatever_the_form_of_num
         pgbouncer: false,
         connections_max: 4,
         statement_timeout: Duration::from_secs(20),
-        changes: true,
         connect_timeout: Duration::from_secs(20),
     };
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(START + 86_400_000)));
