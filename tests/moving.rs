@@ -122,6 +122,11 @@ async fn a_name_that_would_end_the_data_and_begin_a_command_arrives_as_it_is() {
                  octet_length(version_hash) FROM clerk.users";
     let hex = name.bytes().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     assert_eq!(postgres.psql(DATABASE, moved).await.trim(), format!("{hex}||t|t|16"));
+    // Readers of the change feed keep their position, and copied rows are not changes.
+    let feed = "SELECT (SELECT string_agg(position || kind || cardinality(changed), ',') FROM clerk.changes), last_position, removed_through,
+                (SELECT count(*) FROM clerk.changes_pending) FROM clerk.changes_state";
+    let line = postgres.psql(DATABASE, feed).await;
+    assert!(line.starts_with("1created") && line.trim().ends_with("|1|0|0"), "{line}");
     let again = postgres.psql(DATABASE, "SELECT count(*) FROM clerk.users").await;
     assert_eq!(again.trim(), "1");
     let left = "SELECT id, survivors, forget_ledger FROM clerk.rollbook_cascades";

@@ -186,7 +186,7 @@ async fn is_erased_for_good(places: &Places) {
     delivered(places, &again).await;
     assert_eq!(found_in(places.dump().await.as_bytes()), [""; 0]);
     let story = run(home, &["explain", ID], 0).await;
-    assert!(story.contains("The row: erased. An operator removed its content for good"), "{story}");
+    assert!(story.contains("The row: erased. An operator removed its content permanently"), "{story}");
     assert!(story.contains("The event is from before the user was erased here"), "{story}");
     assert!(story.contains("its content was erased; no delivery restores it"), "{story}");
     let row =

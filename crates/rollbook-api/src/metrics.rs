@@ -30,7 +30,7 @@ const STATUSES: [(&str, &[u16]); 3] = [
     (route::OTHER, &[404]),
 ];
 
-/// How a reader waits for changes.
+/// Way in which a reader waits for changes.
 #[derive(Clone, Copy)]
 pub(crate) enum ReaderKind {
     /// With an open stream.

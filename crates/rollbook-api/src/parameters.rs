@@ -20,7 +20,7 @@ pub(crate) const LAST_EVENT_ID: &str = "last-event-id";
 
 const NAMES: [&str; 7] = ["after", "since", "resource", "kind", "limit", "wait", "expand"];
 
-/// Where reading begins.
+/// Beginning of the reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
     /// At the oldest line that is kept.
@@ -33,7 +33,7 @@ pub(crate) enum Start {
     Since(Timestamp),
 }
 
-/// What a request asks for.
+/// Selection of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parameters {
     pub(crate) start: Start,

@@ -13,7 +13,7 @@ use crate::room::PageRoom;
 
 /// Number of empty pages after which a part is given up, although Clerk counts more users in it.
 const EMPTY_MAX: u32 = 3;
-/// Number of answers without a new user in a row after which a part is given up, besides those that repeat the users
+/// Number of answers without a new user in a row after which a part is given up, without counting those that repeat the users
 /// of one `created_at`.
 const STEPS_MAX: u32 = 8;
 /// Least number of objects of a page: Clerk cuts a page to ten where it refuses the limit.

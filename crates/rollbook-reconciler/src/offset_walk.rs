@@ -33,7 +33,7 @@ const REREAD_PAUSE: Duration = Duration::from_millis(500);
 /// Number of times that a walk begins again because objects are missing between its pages.
 const RESTARTS_MAX: u32 = 2;
 
-/// What a page did for the walk.
+/// Progress that a page made in the walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// The page had new objects, or ended the list.
@@ -197,7 +197,7 @@ impl Context {
 }
 
 /// Whether every object between those read before and the page was read: the page begins with an object that was
-/// read, or was created before the last one. The last object elsewhere on the page is no proof: it may have moved.
+/// read, or was created before the last one. The last object elsewhere on the page proves nothing: it may have moved.
 fn follows(slice: &Slice, page: &Readings) -> bool {
     if slice.offset == 0 || slice.is_blind {
         return true;

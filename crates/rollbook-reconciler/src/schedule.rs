@@ -111,7 +111,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Compares the users that changed last, then the numbers of objects, and records the tables whose numbers are equal.
+    /// Compares the users that changed last, then the numbers of objects, and records the tables with equal numbers.
     async fn check(
         &self,
         metrics: &ReconcileMetrics,

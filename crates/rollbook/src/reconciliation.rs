@@ -135,12 +135,12 @@ mod tests {
 
     use super::*;
 
-    /// How the next requests for the instance go.
+    /// Result of the next requests for the instance.
     #[derive(Clone, Copy)]
     enum Fault {
         /// The first ones panic, as many as this.
         Panics(u32),
-        /// They get no answer.
+        /// The requests get no answer.
         Hangs,
     }
 

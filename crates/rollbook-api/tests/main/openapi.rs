@@ -21,7 +21,7 @@ impl Document {
         self.0.pointer(pointer).unwrap_or_else(|| panic!("no {reference}"))
     }
 
-    /// What is wrong with a value; empty if it fits. A keyword that is not known here is an error too.
+    /// Complaints about a value; empty if it fits. A keyword that is not known here is an error too.
     fn faults(&self, schema: &Value, value: &Value) -> Vec<String> {
         let mut faults = Vec::new();
         for (keyword, expected) in schema.as_object().expect("a schema") {

@@ -36,7 +36,7 @@ async fn a_change_that_is_there_is_answered_without_waiting() {
 }
 
 #[tokio::test]
-async fn a_request_whose_time_is_over_gets_an_empty_page_to_go_on_from() {
+async fn a_request_that_waited_in_vain_gets_an_empty_page_to_go_on_from() {
     let server = Server::start().await;
     server.create_users(2).await;
     let answer = server.get("/v1/changes?after=0&kind=deleted&wait=20ms", &[]).await;

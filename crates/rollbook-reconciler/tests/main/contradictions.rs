@@ -104,7 +104,7 @@ async fn an_empty_list_is_asked_for_again_in_another_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_list_of_objects_that_can_be_read_alone_is_no_complete_one() {
+async fn an_empty_list_of_objects_that_can_be_read_alone_is_not_complete() {
     let world = world();
     world.run().await.expect("a run");
     world.pass(3600);

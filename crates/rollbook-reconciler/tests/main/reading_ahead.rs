@@ -1,4 +1,4 @@
-//! Lists by offset, whose pages are requested before the walk reaches them.
+//! Lists by offset: their pages are requested before the walk reaches them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -113,7 +113,7 @@ async fn a_page_ahead_that_no_longer_overlaps_is_read_again_and_nothing_is_misse
         let report = run(&world, Slow::new(world.clerk.clone())).await;
         assert_eq!(report.state, RunState::Complete);
         assert_eq!(missed(&world).await, Vec::<String>::new(), "deleted before page {deleted_before}");
-        // Thrown away at most: the pages under way, and the one to which the walk steps back. One is behind the end.
+        // Discarded at most: the pages under way, and the one to which the walk steps back. One is behind the end.
         let pages = world.clerk.calls().0;
         assert!(pages <= 20 + PARALLEL as u64 + 3, "{pages} pages, deleted before {deleted_before}");
     }

@@ -195,17 +195,17 @@ async fn a_run_keeps_its_lock_however_long_one_answer_takes() {
     let world = World::new();
     world.populate(60, 0, 0);
     let (clock, sees) = (world.clock.clone(), Arc::new(AtomicBool::new(false)));
-    let (other, seen) = (world.reconciler(), sees.clone());
-    let other = Arc::new(other);
+    let (second, seen) = (world.reconciler(), sees.clone());
+    let second = Arc::new(second);
     let source = Scripted::new(&world.clerk, move |_| {
-        let (clock, other, seen) = (clock.clone(), other.clone(), seen.clone());
+        let (clock, second, seen) = (clock.clone(), second.clone(), seen.clone());
         async move {
             for _ in 0..12 {
                 tokio::time::sleep(LOCK_FOR / 6).await;
                 clock.advance(LOCK_FOR / 6);
             }
             let request = RunRequest { resume: Resume::IfUnfinished, ..RunRequest::default() };
-            let run = other.run(&request, &CancellationToken::new(), watch::Sender::default()).await;
+            let run = second.run(&request, &CancellationToken::new(), watch::Sender::default()).await;
             assert!(matches!(run, Err(ReconcileError::Busy(_))), "{run:?}");
             seen.store(true, Ordering::Relaxed);
             Ok(())

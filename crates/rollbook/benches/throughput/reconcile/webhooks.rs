@@ -28,7 +28,7 @@ pub(super) async fn measure(scale: Scale, instance: &Instance, report: &mut Repo
     let mut turns = Vec::new();
     for turn in 0..scale.turns.min(TURNS_MAX) {
         let name = |with: &str| format!("acknowledging 1,000/s {with}, turn {}", turn + 1);
-        let deliveries = || load::fresh(&history, &format!("beside_{turn}"), DELIVERIES / scale.divisor);
+        let deliveries = || load::fresh(&history, &format!("during_{turn}"), DELIVERIES / scale.divisor);
         progress(&name("without a run"));
         let quiet = home();
         let serve = quiet.start_ready(&["serve"]).await;

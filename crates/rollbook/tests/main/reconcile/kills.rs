@@ -24,7 +24,7 @@ const WAIT: &str = "CREATE FUNCTION public.wait() RETURNS trigger LANGUAGE plpgs
 const WAITING: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rollbook' AND wait_event_type = 'Lock'";
 
-/// What holds a run in a phase.
+/// Obstacle that holds a run in a phase.
 #[derive(Clone, Copy, Debug)]
 enum Hold {
     /// Requests to this path get no answer.

@@ -34,7 +34,7 @@ const PATHS: [&str; 6] = [INSTANCE, COUNT, USERS, USER, MEMBERS, MEMBERSHIPS];
 /// Kind of fault, by what a run makes of it.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// It is asked again; if the fault stays, the run stops with these words, and can be resumed.
+    /// The request is repeated; if the fault stays, the run stops with these words, and can be resumed.
     Outage(&'static str),
     /// Manual action is needed: the run fails at once with these words.
     Refusal(&'static str),
@@ -42,7 +42,7 @@ enum Kind {
     Lie,
 }
 
-/// How a run ends.
+/// End of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Complete,
@@ -88,8 +88,6 @@ fn expected(fault: &Fault, kind: Kind, path: &str, lasts: bool) -> End {
         (_, Fault::Forbidden, path) if path != MEMBERSHIPS => {
             failed("403 organization_not_enabled_in_instance")
         }
-        // The rows are left as they are.
-        (_, Fault::Forbidden, MEMBERSHIPS) => End::Held,
         (_, Fault::EmptyPage, USERS) if lasts => running(
             "Clerk's list of users is not reliable now: a page is empty, and the count names more users",
         ),
@@ -99,7 +97,8 @@ fn expected(fault: &Fault, kind: Kind, path: &str, lasts: bool) -> End {
         (_, Fault::ObjectWithoutId, USERS) if lasts => End::HeldOrStops("a page has no object with an id"),
         (_, Fault::ObjectWithoutId, MEMBERSHIPS) if lasts => End::HeldOrStops("its pages and its total"),
         (_, Fault::ObjectWithoutId, MEMBERS) if lasts => running("a membership has no id or no user"),
-        (_, Fault::ObjectWithoutId, USERS | MEMBERSHIPS) => End::Held,
+        // Rows of a feature that is not enabled are left as they are.
+        (_, Fault::ObjectWithoutId, USERS | MEMBERSHIPS) | (_, Fault::Forbidden, MEMBERSHIPS) => End::Held,
         _ => End::Complete,
     }
 }
@@ -181,7 +180,7 @@ async fn check(
     let (words, state) = match expected {
         End::Stops(words, state) => (words, state),
         End::HeldOrStops(words) => (words, RunState::Running),
-        End::Complete | End::Held => unreachable!("these are no errors"),
+        End::Complete | End::Held => unreachable!("these are not errors"),
     };
     assert!(text.contains(words), "{case}: {text}");
     if !matches!(error, ReconcileError::Contradiction { .. }) {
