@@ -248,9 +248,11 @@ impl Context {
         Ok(Ok(if waits > 0 { RunState::Held } else { RunState::Complete }))
     }
 
-    /// Whether an error says nothing about the other lists: Clerk answers, and with the same instance.
+    /// Whether an error says nothing about the other lists: Clerk answers, and with the same instance. An outage ends the run
+    /// instead: it can be resumed where it was.
     async fn is_of_one_list(&self, error: &ReconcileError) -> bool {
-        if !matches!(error, ReconcileError::Source(_) | ReconcileError::Contradiction { .. }) {
+        let is_outage = matches!(error, ReconcileError::Source(SourceError::Unavailable(_)));
+        if is_outage || !matches!(error, ReconcileError::Source(_) | ReconcileError::Contradiction { .. }) {
             return false;
         }
         let instance = self.stop.run_until_cancelled(self.ports.source.instance()).await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::store::{SlowCause, Store, StoreError};
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::evidence::{AFTER_OTHERS, Evidence, POSTPONE, Plan, Verdict, jittered};
 use crate::pace::Pace;
@@ -15,6 +16,8 @@ use crate::pace::Pace;
 /// Number of Clerk instances that one process records. Two are enough: a reconciliation then asks which one the rows
 /// belong to.
 const INSTANCES_MAX: usize = 2;
+/// Pause before a store that refuses to record an instance is asked again.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// Outcome of one change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,10 +76,15 @@ impl BatchOutcome {
 
 /// Clerk instances of applied events, as far as this process has recorded them.
 #[derive(Debug, Default)]
-pub(crate) struct Instances(Mutex<BTreeSet<String>>);
+pub(crate) struct Instances {
+    known: Mutex<BTreeSet<String>>,
+    /// Time of the last refusal of the store.
+    refused_at: Mutex<Option<Instant>>,
+}
 
 impl Instances {
-    /// Records the instances that are new, before their events are applied.
+    /// Records the instances that are new, before their events are applied. A worker without rights on the reconciler's
+    /// tables applies deliveries all the same: without these rights no reconciliation runs.
     pub(crate) async fn remember(
         &self,
         store: &dyn Store,
@@ -84,12 +92,23 @@ impl Instances {
     ) -> Result<(), StoreError> {
         for id in found {
             let is_new = {
-                let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
                 known.len() < INSTANCES_MAX && !known.contains(id)
             };
-            if is_new {
-                store.remember_instance(id).await?;
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+            let refused_at = *self.refused_at.lock().unwrap_or_else(PoisonError::into_inner);
+            if !is_new || refused_at.is_some_and(|at| at.elapsed() < REFUSED_FOR) {
+                continue;
+            }
+            match store.remember_instance(id).await {
+                Ok(()) => {
+                    self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+                }
+                Err(StoreError::Deployment(why)) => {
+                    *self.refused_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                    // The reconciler logs the missing rights, where there is one.
+                    debug!(%why, "the Clerk instance of the events can't be recorded; deliveries are applied");
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -89,7 +89,7 @@ mod tests {
             let forms = [
                 format!("{sign}{digits}e{power}"),
                 format!("{sign}{digits}{zeros}.{zeros}0"),
-                format!("{sign}{}.{}E+{}", &digits[..1], format!("{}0", &digits[1..]), digits.len() - 1 + power),
+                format!("{sign}{}.{}0E+{}", &digits[..1], &digits[1..], digits.len() - 1 + power),
                 format!("{sign}0.{digits}e{}", digits.len() + power),
                 format!("{sign}{digits}{zeros}{zeros}e-{power}"),
             ];

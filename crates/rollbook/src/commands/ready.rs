@@ -175,7 +175,11 @@ mod tests {
         assert!(late.iter().any(|reason| reason.contains(words)), "{late:?}");
         assert!(!checked(status(true, Some(DAY + minute)), old)[0].contains("equal"), "the walk is newer");
         for status in [status(false, None), status(false, Some(minute))] {
-            assert_eq!(checked(status, minute).len(), RECONCILED.len(), "a check does not replace a backfill");
+            assert_eq!(
+                checked(status, minute).len(),
+                RECONCILED.len(),
+                "a check does not replace a backfill"
+            );
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::rollbook::{Home, SECRET};
 
 /// Every setting with a value that is wrong by itself.
-const WRONG: [(&str, &str); 59] = [
+const WRONG: [(&str, &str); 61] = [
     ("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret"),
     ("ROLLBOOK_DATA_DIR", ""),
     ("ROLLBOOK_LISTEN", "8080"),
@@ -34,6 +34,8 @@ const WRONG: [(&str, &str); 59] = [
     ("ROLLBOOK_API_BUDGET", "1.1"),
     ("ROLLBOOK_API_LISTEN", "8090"),
     ("ROLLBOOK_API_TOKENS", "ImASecret-of-31-characters-long"),
+    ("ROLLBOOK_CHANGES", "perhaps"),
+    ("ROLLBOOK_CHANGES_KEPT_FOR", "a week"),
     ("ROLLBOOK_LOG", "infoo"),
     ("ROLLBOOK_LOG_FORMAT", "yaml"),
     ("ROLLBOOK_TOLERANCE", "300"),

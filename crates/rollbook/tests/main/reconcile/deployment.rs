@@ -12,7 +12,7 @@ use crate::servers::{BINARY, Ran, run};
 /// A role with the rights of a worker from before the reconciliation.
 const ROLE: &str = "CREATE ROLE worker LOGIN PASSWORD 'ImAPassword'; GRANT USAGE ON SCHEMA clerk TO worker;
     GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA clerk TO worker;
-    GRANT DELETE ON clerk.deliveries, clerk.rollbook_cascades TO worker;
+    GRANT DELETE ON clerk.deliveries, clerk.rollbook_cascades, clerk.changes_pending, clerk.changes, clerk.changes_state TO worker;
     REVOKE ALL ON clerk.reconcile_runs, clerk.reconcile_held, clerk.reconcile_locks, clerk.reconcile_walks FROM worker";
 const GRANT: &str = "GRANT SELECT, INSERT, UPDATE, DELETE
     ON clerk.reconcile_runs, clerk.reconcile_held, clerk.reconcile_locks, clerk.reconcile_walks TO worker";

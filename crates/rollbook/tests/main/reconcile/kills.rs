@@ -128,6 +128,10 @@ impl Stage {
     }
 }
 
+/// A run leaves rows alone that were written a moment ago.
+const AGED: &str = "UPDATE clerk.users SET synced_at = '2026-01-01';
+    UPDATE clerk.organization_memberships SET synced_at = '2026-01-01'";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_is_killed_in_any_phase_goes_on_and_ends_equal_on_postgres() {
     let server = PostgresServer::start_with(&[("fsync", "off")]).await;
@@ -140,6 +144,7 @@ async fn a_run_that_is_killed_in_any_phase_goes_on_and_ends_equal_on_postgres() 
     server.psql("postgres", WAIT).await;
     for (name, hold, deleted) in PHASES.into_iter().chain([HELD]) {
         stage.change_clerk(deleted);
+        server.psql("postgres", AGED).await;
         let mut session = PgConnection::connect(&url).await.expect("a session");
         let mut begin = "BEGIN; SELECT pg_advisory_xact_lock(14)".to_owned();
         match hold {
@@ -191,6 +196,10 @@ async fn a_run_that_is_killed_at_any_kind_of_request_goes_on_and_ends_equal_on_s
     let file = stage.home.data().join("store.db");
     for path in ["/instance", "/users/count", "/users", "/users/{id}", "/organization_memberships"] {
         stage.change_clerk(3);
+        let database = rusqlite::Connection::open(&file).expect("a file");
+        // A run leaves rows alone that were written a moment ago.
+        database.execute("UPDATE users SET synced_at = '2026-01-01T00:00:00.000Z'", []).expect("older rows");
+        drop(database);
         stage.controls.forget_requests();
         stage.controls.inject_on(path, Fault::Hang, u64::MAX);
         let process = stage.home.start(&["reconcile"]);

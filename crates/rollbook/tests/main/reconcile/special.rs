@@ -103,14 +103,19 @@ async fn objects_of_the_same_millisecond_fill_several_pages_and_none_is_left_out
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_is_ten_minutes_off_changes_nothing() {
+async fn a_clock_that_is_ten_minutes_off_ends_the_run_and_changes_nothing() {
     for seconds in [600, -600] {
         let (_folder, store) = sqlite();
-        let mut world = World::new(store).await;
-        world.controls.set_clock_offset_seconds(seconds);
-        converges(&world, "a backfill").await;
+        let mut world = backfilled(store).await;
         world.change_clerk();
-        converges(&world, "a run").await;
+        world.controls.set_clock_offset_seconds(seconds);
+        let error = world.run(PATIENT).await.expect_err("an error");
+        assert!(matches!(&error, ReconcileError::Source(SourceError::Clock(_))), "{error}");
+        assert!(error.to_string().contains("by NTP"), "{error}");
+        let found = world.differences().await;
+        assert!(found.wrongly_deleted.is_empty() && !found.are_none(), "{found}");
+        world.controls.set_clock_offset_seconds(0);
+        converges(&world, "a run with the right clock").await;
     }
 }
 

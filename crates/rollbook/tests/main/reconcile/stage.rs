@@ -89,6 +89,8 @@ impl World {
             page_size: 20,
             parallel: 3,
             save_every: Duration::ZERO,
+            // The rows were written a moment ago.
+            absence_margin: Duration::ZERO,
             patience,
             ..Settings::default()
         };
