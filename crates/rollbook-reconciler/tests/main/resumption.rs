@@ -194,8 +194,8 @@ async fn two_runs_at_once_are_one_run() {
 async fn a_run_keeps_its_lock_however_long_one_answer_takes() {
     let world = World::new();
     world.populate(60, 0, 0);
-    let (clock, sees) = (world.clock.clone(), Arc::new(AtomicBool::new(false)));
-    let (second, seen) = (world.reconciler(), sees.clone());
+    let (clock, answered) = (world.clock.clone(), Arc::new(AtomicBool::new(false)));
+    let (second, seen) = (world.reconciler(), answered.clone());
     let second = Arc::new(second);
     let source = Scripted::new(&world.clerk, move |_| {
         let (clock, second, seen) = (clock.clone(), second.clone(), seen.clone());
@@ -215,7 +215,7 @@ async fn a_run_keeps_its_lock_however_long_one_answer_takes() {
     let request = RunRequest { only: vec![&USERS], ..RunRequest::default() };
     let run = world.reconciler_of(source);
     run.run(&request, &CancellationToken::new(), watch::Sender::default()).await.expect("a run");
-    assert!(sees.load(Ordering::Relaxed));
+    assert!(answered.load(Ordering::Relaxed));
 }
 
 #[tokio::test]
