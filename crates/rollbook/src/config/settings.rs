@@ -40,6 +40,8 @@ const ENQUEUE_TIMEOUT_MAX: Duration = Duration::from_secs(10);
 const LEASE_LINGER_MAX: Duration = Duration::from_secs(1);
 /// Minimum of `reconcile_every`. Reconciliations without a pause would use up the budget of the API.
 const RECONCILE_EVERY_MIN: Duration = Duration::from_secs(60);
+/// Minimum of `reconcile_check_every`. A check is about ten requests.
+const CHECK_EVERY_MIN: Duration = Duration::from_secs(10);
 /// Minimum of `lease_for`. A batch must end long before another worker may take it.
 const LEASE_FOR_MIN: Duration = Duration::from_secs(5);
 
@@ -135,7 +137,10 @@ settings! {
                     "would read everything at Clerk without a pause");
             reconcile_check_every: Option<Duration> = interval(DAY).or("5m"),
                 "time between two checks of a worker between reconciliations: numbers of objects, and recently changed \
-                 users; off: none";
+                 users; off: none",
+                must(Any, "at least 10s, or off",
+                    |s, _| s.reconcile_check_every.is_none_or(|every| every >= CHECK_EVERY_MIN),
+                    "would use up the budget of Clerk's API");
             api_budget: f64 = share().or("0.5"),
                 "share of Clerk's rate limit that a process may use; your application shares the limit";
         }
