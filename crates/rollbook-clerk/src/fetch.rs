@@ -7,6 +7,9 @@
 //! | memberships | its organization is a 404; or the organization's list, filtered by users, leaves it out and shows a known member |
 //! | domains | its organization is a 404; or the organization's complete list leaves it out, and a list of domains is not empty |
 //! | waitlist entries | none: Clerk has no read for one entry |
+//!
+//! An answer with an object of another type, or with one that is marked as deleted, is evidence of nothing: neither of
+//! the object that was asked for, nor of the absence of others.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,6 +18,7 @@ use rollbook_core::catalog::{
     ORGANIZATION_DOMAINS, ORGANIZATION_INVITATIONS, ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, PERMISSIONS,
     ROLES, Resource, USERS,
 };
+use rollbook_core::event::is_of;
 use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, PAGE_MAX, Presence, RawObject, SourceError};
 use rollbook_core::time::Timestamp;
 use rollbook_core::url::encoded;
@@ -35,6 +39,17 @@ const READ_INVITATION: &str = "/organizations/{id}/invitations/{id}";
 const NOT_ASKABLE: &str =
     "the id, or its parent's, has characters that can't be part of a request, or is missing";
 const CONTRADICTION: &str = "Clerk's answers contradict each other";
+const OF_ANOTHER_TYPE: &str =
+    "Clerk answered with an object of another type, or with one that is marked as deleted";
+
+/// Answer of a list that is filtered by ids.
+struct Filtered {
+    /// Objects of the resource, by id.
+    found: HashMap<String, Map<String, Value>>,
+    /// Whether the list has anything else. Then it proves no absence.
+    has_others: bool,
+    clock: Timestamp,
+}
 
 impl ClerkApi {
     /// Reads objects by their ids, each with a result, in the same order.
@@ -62,7 +77,7 @@ impl ClerkApi {
         } else {
             return Err(SourceError::Unsupported("Clerk has no read of one object of this resource"));
         };
-        self.each(lookups.iter().map(|of| (alone(path, of), of.id.clone())).collect()).await
+        self.each(resource, lookups.iter().map(|of| (alone(path, of), of.id.clone())).collect()).await
     }
 
     /// Reads a list filtered by ids, and alone each object that the list leaves out.
@@ -75,23 +90,32 @@ impl ClerkApi {
     ) -> Result<Vec<Fetched>, SourceError> {
         let mut found = HashMap::new();
         for ids in batches(lookups.iter().map(|of| of.id.as_str()), LOOKUPS_MAX) {
-            let (objects, clock) = self.filtered(Endpoint::of(resource)?.list(), filter, &ids).await?;
-            found.extend(
-                objects.into_iter().map(|(id, object)| (id, fetched(Presence::Exists(object), clock))),
-            );
+            let list = Endpoint::of(resource)?.list();
+            let Filtered { found: objects, has_others, clock } =
+                self.filtered(resource, list, filter, &ids).await?;
+            let exists = |(id, object)| (id, fetched(Presence::Exists(object), clock));
+            found.extend(objects.into_iter().map(exists));
+            for id in ids.iter().filter(|_| has_others) {
+                let unknown = || fetched(Presence::Unknown(OF_ANOTHER_TYPE), clock);
+                found.entry((*id).to_owned()).or_insert_with(unknown);
+            }
         }
         let missing = lookups.iter().filter(|of| !found.contains_key(&of.id));
         let reads = missing.map(|of| (alone(read, of), of.id.clone())).collect();
-        let mut rest = self.each(reads).await?.into_iter();
+        let mut rest = self.each(resource, reads).await?.into_iter();
         let results = lookups.iter().filter_map(|of| found.get(&of.id).cloned().or_else(|| rest.next()));
         Ok(results.collect())
     }
 
     /// Reads each object alone, by its request and its id.
-    async fn each(&self, reads: Vec<(Option<Request>, String)>) -> Result<Vec<Fetched>, SourceError> {
+    async fn each(
+        &self,
+        resource: &'static Resource,
+        reads: Vec<(Option<Request>, String)>,
+    ) -> Result<Vec<Fetched>, SourceError> {
         let reads = reads.into_iter().map(|(request, id)| async move {
             match request {
-                Some(request) => self.read(&request, &id).await,
+                Some(request) => self.read(resource, &request, &id).await,
                 None => Ok(fetched(Presence::Unknown(NOT_ASKABLE), Timestamp::default())),
             }
         });
@@ -99,10 +123,11 @@ impl ClerkApi {
     }
 
     /// Reads one object alone.
-    async fn read(&self, request: &Request, id: &str) -> Result<Fetched, SourceError> {
+    async fn read(&self, resource: &Resource, request: &Request, id: &str) -> Result<Fetched, SourceError> {
         let (object, clock) = self.transport.find(request, decode::object).await?;
         let presence = match object {
             None => Presence::Absent,
+            Some(object) if !is_of(resource, &object) => Presence::Unknown(OF_ANOTHER_TYPE),
             Some(object) if id_of(&object) == Some(id) => Presence::Exists(object),
             // Another object, such as an organization that has this id as its slug.
             Some(_) => Presence::Unknown("Clerk answered with an object of another id"),
@@ -110,18 +135,19 @@ impl ClerkApi {
         Ok(fetched(presence, clock))
     }
 
-    /// Reads a list that is filtered by ids. Returns its objects by id.
+    /// Reads a list that is filtered by ids.
     async fn filtered(
         &self,
+        resource: &Resource,
         list: Request,
         filter: &str,
         ids: &[&str],
-    ) -> Result<(HashMap<String, Map<String, Value>>, Timestamp), SourceError> {
+    ) -> Result<Filtered, SourceError> {
         let list = list.query("limit", &LOOKUPS_MAX.to_string());
         let request = ids.iter().fold(list, |request, id| request.query(filter, id));
         let page = self.list(&request, LOOKUPS_MAX).await?;
-        let with_id = |object: Map<String, Value>| Some((id_of(&object)?.to_owned(), object));
-        Ok((page.objects.iter().map(RawObject::decode).filter_map(with_id).collect(), page.clock))
+        let (found, has_others) = by_id(resource, &page.objects);
+        Ok(Filtered { found, has_others, clock: page.clock })
     }
 
     /// Reads memberships or domains, several organizations at the same time.
@@ -157,7 +183,8 @@ impl ClerkApi {
 
     /// Reads memberships of one organization.
     async fn memberships(&self, organization: &str, lookups: &[Lookup]) -> Result<Vec<Fetched>, SourceError> {
-        let parent = self.read(&read_of(READ_ORGANIZATION, &[organization]), organization).await?;
+        let request = read_of(READ_ORGANIZATION, &[organization]);
+        let parent = self.read(&ORGANIZATIONS, &request, organization).await?;
         let Presence::Exists(parent) = &parent.presence else { return Ok(vec![parent; lookups.len()]) };
         let list = || Request::with_ids("/organizations/{id}/memberships", &[organization]);
         let sample = self.list(&list().query(ASCENDING.0, ASCENDING.1).query("limit", "1"), 1).await?;
@@ -166,6 +193,9 @@ impl ClerkApi {
             let presence = if is_empty { Presence::Absent } else { Presence::Unknown(CONTRADICTION) };
             return Ok(vec![fetched(presence, sample.clock); lookups.len()]);
         };
+        if !is_of(&ORGANIZATION_MEMBERSHIPS, &sample_member) {
+            return Ok(vec![fetched(Presence::Unknown(OF_ANOTHER_TYPE), sample.clock); lookups.len()]);
+        }
         let (Some(sample_id), Some(sample_user)) = (id_of(&sample_member), user_of(&sample_member)) else {
             return Err(list().unreadable("a membership has no id or no user"));
         };
@@ -174,10 +204,11 @@ impl ClerkApi {
         for mut ids in batches(users, LOOKUPS_MAX - 1) {
             let asked = ids.clone();
             ids.push(sample_user);
-            let (mut objects, clock) = self.filtered(list(), "user_id", &ids).await?;
+            let Filtered { found: mut objects, has_others, clock } =
+                self.filtered(&ORGANIZATION_MEMBERSHIPS, list(), "user_id", &ids).await?;
             // Without the known member, or with others, the filter does not work now: its silence proves nothing.
             let is_asked = |member| user_of(member).is_some_and(|user| ids.contains(&user));
-            let is_alive = objects.contains_key(sample_id) && objects.values().all(is_asked);
+            let is_alive = !has_others && objects.contains_key(sample_id) && objects.values().all(is_asked);
             for of in
                 lookups.iter().filter(|of| of.user_id.as_deref().is_some_and(|user| asked.contains(&user)))
             {
@@ -201,19 +232,22 @@ impl ClerkApi {
         let page = self.list(&of_organization, PAGE_MAX).await?;
         let is_complete = page.total == Some(page.objects.len() as u64);
         let (is_empty, clock) = (page.objects.is_empty(), page.clock);
-        let by_id = |object: Map<String, Value>| Some((id_of(&object)?.to_owned(), object));
-        let found: HashMap<_, _> = page.objects.iter().map(RawObject::decode).filter_map(by_id).collect();
-        let rest = if !is_complete {
+        let (found, has_others) = by_id(&ORGANIZATION_DOMAINS, &page.objects);
+        let rest = if has_others {
+            fetched(Presence::Unknown(OF_ANOTHER_TYPE), clock)
+        } else if !is_complete {
             fetched(Presence::Unknown("the organization's list of domains is not complete"), clock)
         } else if !is_empty || lookups.iter().all(|of| found.contains_key(&of.id)) {
             fetched(Presence::Absent, clock)
         } else {
-            let parent = self.read(&read_of(READ_ORGANIZATION, &[organization]), organization).await?;
+            let request = read_of(READ_ORGANIZATION, &[organization]);
+            let parent = self.read(&ORGANIZATIONS, &request, organization).await?;
             match parent.presence {
                 // The list of all domains shows that lists are not empty now for another reason.
                 Presence::Exists(_) => {
                     let any = self.list(&endpoint.list().query("limit", "1"), 1).await?;
-                    let is_alive = !any.objects.is_empty();
+                    let is_alive =
+                        matches!(by_id(&ORGANIZATION_DOMAINS, &any.objects), (any, false) if !any.is_empty());
                     let presence = if is_alive { Presence::Absent } else { Presence::Unknown(CONTRADICTION) };
                     fetched(presence, any.clock)
                 }
@@ -243,6 +277,17 @@ fn read_of(path: &'static str, ids: &[&str]) -> Request {
 
 fn fetched(presence: Presence, clock: Timestamp) -> Fetched {
     Fetched { presence, clock }
+}
+
+/// Returns the objects of a list that are of the resource, by id, and whether it has others.
+fn by_id(resource: &Resource, objects: &[RawObject]) -> (HashMap<String, Map<String, Value>>, bool) {
+    let living = |object: Map<String, Value>| {
+        let id = id_of(&object).filter(|_| is_of(resource, &object))?.to_owned();
+        Some((id, object))
+    };
+    let found: Vec<_> = objects.iter().map(RawObject::decode).map(living).collect();
+    let has_others = found.iter().any(Option::is_none);
+    (found.into_iter().flatten().collect(), has_others)
 }
 
 fn id_of(object: &Map<String, Value>) -> Option<&str> {

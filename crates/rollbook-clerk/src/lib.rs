@@ -8,6 +8,7 @@
 //!   requests of the process. `Retry-After` holds every caller, and a 429 halves the rate for a while.
 //! * It repeats what a later try may answer, bounded in tries and in time. Dropping a future cancels its request.
 //! * It decodes the two forms of lists. An answer that it cannot read is an error, never an empty list.
+//! * An object of another type than was asked for, or one that is marked as deleted, proves nothing.
 //! * It proves absence. A 404 counts only with Clerk's code `resource_not_found`, for a read of the object alone.
 //!   An empty list counts only together with an answer that shows the same list to be alive.
 //!
@@ -31,14 +32,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rollbook_core::catalog::{Resource, USERS};
+use rollbook_core::event::{is_a, is_of};
 use rollbook_core::source::{
     Fetched, Instance, Lookup, PAGE_MAX, Page, PageRequest, Position, Source, SourceError, Window,
 };
 use serde_json::Value;
 
 pub use self::key::{Environment, KeyError, SecretKey};
+pub use self::request::ANSWER_BYTES_MAX;
 pub use self::settings::{BUDGET_MIN, ClerkSettings, SettingsError};
-pub use self::transport::{ANSWER_BYTES_MAX, API_VERSION, CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE};
+pub use self::transport::{API_VERSION, CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE};
 pub use self::url::{ApiUrl, ApiUrlError};
 
 use self::endpoints::Endpoint;
@@ -96,6 +99,9 @@ impl Source for ClerkApi {
     async fn instance(&self) -> Result<Instance, SourceError> {
         let request = Request::new("/instance");
         let (object, clock) = self.transport.get(&request, decode::object).await?;
+        if !is_a("instance", &object) {
+            return Err(request.unreadable("the answer is not an instance"));
+        }
         let text = |key: &str| {
             let text = object.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
             text.map(str::to_owned).ok_or_else(|| request.unreadable(&format!("the instance has no {key}")))
@@ -107,6 +113,9 @@ impl Source for ClerkApi {
         if resource.number == USERS.number {
             let request = within(Request::new("/users/count"), window);
             let (object, _) = self.transport.get(&request, decode::object).await?;
+            if !is_a("total_count", &object) {
+                return Err(request.unreadable("the answer is not a count"));
+            }
             return object
                 .get("total_count")
                 .and_then(Value::as_u64)
@@ -117,6 +126,9 @@ impl Source for ClerkApi {
         }
         let request = Endpoint::of(resource)?.list().query("limit", "1");
         let page = self.list(&request, 1).await?;
+        if !page.objects.iter().all(|object| is_of(resource, &object.decode())) {
+            return Err(request.unreadable("the list has an object of another type"));
+        }
         page.total.ok_or_else(|| request.unreadable("the list has no total_count"))
     }
 
@@ -140,15 +152,15 @@ impl Source for ClerkApi {
                 return Err(SourceError::Unsupported("only users can be paged by the last id"));
             }
         };
-        self.list(&list, request.limit).await
+        self.list(&list.at_most(request.bytes_max), request.limit).await
     }
 
-    async fn recently_updated_users(&self, offset: u64) -> Result<Page, SourceError> {
+    async fn recently_updated_users(&self, offset: u64, limit: usize) -> Result<Page, SourceError> {
         let request = Request::new("/users")
             .query("order_by", "-updated_at")
-            .query("limit", &PAGE_MAX.to_string())
+            .query("limit", &limit.to_string())
             .query("offset", &offset.to_string());
-        self.list(&request, PAGE_MAX).await
+        self.list(&request, limit).await
     }
 
     async fn fetch(

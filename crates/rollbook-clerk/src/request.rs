@@ -3,6 +3,9 @@
 use rollbook_core::source::SourceError;
 use rollbook_core::url::encoded;
 
+/// Maximum length of an answer, in bytes: 500 users with all their metadata have about a third.
+pub const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// A GET request. Errors show the template, never the path, which may contain ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
@@ -10,12 +13,14 @@ pub(crate) struct Request {
     template: &'static str,
     /// Path and query, percent-encoded.
     target: String,
+    /// Maximum size of the answer, in bytes.
+    bytes_max: usize,
 }
 
 impl Request {
     /// Request for a path without ids.
     pub(crate) fn new(path: &'static str) -> Self {
-        Self { template: path, target: path.to_owned() }
+        Self { template: path, target: path.to_owned(), bytes_max: ANSWER_BYTES_MAX }
     }
 
     /// Request for a path with the `ids` in place of the names in braces, in order.
@@ -24,7 +29,7 @@ impl Request {
         let segments = template.split('/').map(|segment| {
             if segment.starts_with('{') { encoded(ids.next().unwrap_or(&"")) } else { segment.to_owned() }
         });
-        Self { template, target: segments.collect::<Vec<_>>().join("/") }
+        Self { template, target: segments.collect::<Vec<_>>().join("/"), bytes_max: ANSWER_BYTES_MAX }
     }
 
     /// Adds a parameter. A parameter that occurs again is a list.
@@ -34,6 +39,16 @@ impl Request {
         self.target.push('=');
         self.target.push_str(&encoded(value));
         self
+    }
+
+    /// Limits the size of the answer further.
+    pub(crate) fn at_most(mut self, bytes: usize) -> Self {
+        self.bytes_max = self.bytes_max.min(bytes);
+        self
+    }
+
+    pub(crate) const fn bytes_max(&self) -> usize {
+        self.bytes_max
     }
 
     pub(crate) fn target(&self) -> &str {

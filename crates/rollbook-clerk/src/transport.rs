@@ -23,8 +23,6 @@ use crate::settings::{BUDGET_MIN, ClerkSettings, SettingsError};
 
 /// Version of the API that every request asks for.
 pub const API_VERSION: &str = "2026-05-12";
-/// Maximum length of an answer, in bytes: 500 users with all their metadata have about a third.
-pub const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Result for the observer: no connection.
 pub const CODE_UNREACHABLE: &str = "unreachable";
 /// Result for the observer: no answer within the time limit.
@@ -145,14 +143,12 @@ impl Transport {
             .body(Full::new(Bytes::new()))
             // Ids of any length make a URL that no server accepts.
             .map_err(|_| (CODE_BROKEN, Failure::refused("the URL of the request is too long".to_owned())))?;
-        self.pool.send(message, ANSWER_BYTES_MAX).await.map(Answer).map_err(|error| match error {
+        self.pool.send(message, request.bytes_max()).await.map(Answer).map_err(|error| match error {
             PoolError::Unreachable { .. } => (CODE_UNREACHABLE, Failure::unavailable(error.to_string())),
             PoolError::Broken { .. } | PoolError::Truncated { .. } => {
                 (CODE_BROKEN, Failure::unavailable(error.to_string()))
             }
-            PoolError::TooLarge(_) => {
-                (CODE_BROKEN, Failure::unreadable(format!("{error}; use smaller pages")).finally())
-            }
+            PoolError::TooLarge(_) => (CODE_BROKEN, Failure::too_large(error.to_string())),
         })
     }
 }

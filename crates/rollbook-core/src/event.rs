@@ -115,17 +115,40 @@ impl Parsed {
 
 /// Parses an object of Clerk's API as the content of its subject, observed at `read_at`: as the `data` of an
 /// upsert event with this event time. Also returns the number of fields that did not fit their column. `None`
-/// if the object has no usable id.
+/// if the object has no usable id, or is not a living object of the resource ([`is_of`]).
 pub fn observed(
     resource: &'static Resource,
     mut object: Map<String, Value>,
     read_at: Timestamp,
 ) -> Option<(SubjectChange, usize)> {
+    if !is_of(resource, &object) {
+        return None;
+    }
     // As in an event: otherwise the same object would have two contents.
     for value in object.values_mut() {
         sanitize_numbers(value);
     }
     subject_change(resource, Verb::Upsert, object, read_at)
+}
+
+/// Whether an object of Clerk's API is a living object of this resource. One whose `object` names another type is not,
+/// nor is one with `deleted`. An object without `object` is accepted: its list says what it is.
+pub fn is_of(resource: &Resource, object: &Map<String, Value>) -> bool {
+    is_a(resource.object, object)
+        && matches!(object.get("deleted"), None | Some(Value::Null | Value::Bool(false)))
+}
+
+/// Whether the `object` of an object of Clerk's API is this type, or missing.
+pub fn is_a(name: &str, object: &Map<String, Value>) -> bool {
+    match object.get("object") {
+        None | Some(Value::Null) => true,
+        // Clerk writes some types in either form: `waitlist_entry` and `waitlistEntry`.
+        Some(Value::String(text)) => {
+            let letters = |text: &str| text.replace('_', "").to_ascii_lowercase();
+            text == name || letters(text) == letters(name)
+        }
+        Some(_) => false,
+    }
 }
 
 /// Returns the id of an object of Clerk. `None` if it has no usable id.

@@ -35,8 +35,8 @@ pub trait Source: Send + Sync {
     /// descending order, because Clerk has no other for them.
     async fn page(&self, resource: &'static Resource, request: &PageRequest) -> Result<Page, SourceError>;
 
-    /// Returns one page of users in descending order of `updated_at`, from this offset.
-    async fn recently_updated_users(&self, offset: u64) -> Result<Page, SourceError>;
+    /// Returns one page of users in descending order of `updated_at`, from this offset, at most `limit`.
+    async fn recently_updated_users(&self, offset: u64, limit: usize) -> Result<Page, SourceError>;
 
     /// Reads at most [`LOOKUPS_MAX`] objects by their ids, each with a result, in the same order. Absence is
     /// proved: the list leaves the object out, and a read of the object alone answers 404
@@ -100,6 +100,9 @@ pub struct PageRequest {
     pub position: Position,
     /// Maximum number of objects, at most [`PAGE_MAX`].
     pub limit: usize,
+    /// Maximum size of the answer, in bytes. A larger one is [`SourceError::TooLarge`]. An implementation may have a
+    /// lower limit of its own.
+    pub bytes_max: usize,
 }
 
 /// Position of a page in a list.
@@ -174,6 +177,9 @@ pub enum SourceError {
     /// The answer is not what Clerk documents: HTML, a truncated body, a list of another form.
     #[error("Clerk's API gave an answer that Rollbook can't read: {0}")]
     Unreadable(String),
+    /// The answer is larger than the limit. A request for fewer objects may be answered.
+    #[error("an answer of Clerk's API is too large: {0}")]
+    TooLarge(String),
     /// The time of the answer, from its `Date` header, can't be right. The answer proves nothing.
     #[error("the clocks of Clerk's API and this machine do not agree: {0}")]
     Clock(String),

@@ -22,7 +22,7 @@ pub use self::erasure::{ErasedCounts, Erasure, ErasureProgress};
 pub use self::ledger::{Ledger, LedgerEntry, UnknownOutcome};
 pub use self::reconciliation::{
     Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, PRUNED_MAX, RUNS_KEPT_FOR,
-    RUNS_KEPT_MIN, Reconciliation, Run, RunState,
+    RUNS_KEPT_MIN, Reconciliation, Reset, Run, RunState,
 };
 pub use self::rows::{ReadProgress, RowView, Rows};
 use crate::change::{Applied, Change};

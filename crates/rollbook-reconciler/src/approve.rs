@@ -20,6 +20,8 @@ pub struct Approved {
     pub alive: u64,
     /// Rows that refuse their deletion, and go on waiting.
     pub refused: u64,
+    /// Child rows of deleted parents, and parents, of which the cascade is not done yet.
+    pub pending: u64,
 }
 
 impl Reconciler {
@@ -49,6 +51,8 @@ impl Reconciler {
         context.check_instance().await?;
         let (mut approved, mut waited) = (Approved::default(), false);
         for resource in RECONCILED {
+            // Those of the run are among what waits.
+            context.update(resource.table, |of| of.undeleted = 0);
             let mut after = None;
             while let Some(keys) = context.held_of(resource, HeldState::Waiting, &mut after).await? {
                 waited |= !keys.is_empty();
@@ -61,7 +65,7 @@ impl Reconciler {
                         reconcile status";
             return Err(ReconcileError::NoSuchRun(text.to_owned()));
         }
-        let waits = context.progress().sum(|of| of.held + of.refused + of.unreadable);
+        let waits = context.progress().waits();
         let is_over = state == RunState::Held && waits == 0;
         context.save(if is_over { RunState::Complete } else { state }, None).await?;
         Ok(approved)
@@ -82,6 +86,7 @@ impl Context {
         approved.deleted += confirmed.deleted;
         approved.alive += confirmed.alive;
         approved.refused += confirmed.refused;
+        approved.pending = self.finish_cascades(resource).await?;
         self.recount_held(resource).await?;
         self.note_freshness(resource).await
     }

@@ -1,11 +1,17 @@
-//! The brake: a run that would delete too many rows of a table deletes none of them.
+//! The brake: a run that would delete too many rows of a table deletes none of them. Rows count that are deleted with a
+//! parent too.
 
 use crate::settings::{DELETIONS_MIN, DELETIONS_SHARE};
 
+/// Returns how many rows a run may delete of a table with this number of living rows (before the deletion).
+pub(crate) const fn allowed(living: u64) -> u64 {
+    let share = living / DELETIONS_SHARE;
+    if share > DELETIONS_MIN { share } else { DELETIONS_MIN }
+}
+
 /// Whether a run may delete so many rows of a table with this number of living rows (before the deletion).
 pub(crate) const fn is_allowed(deletions: u64, living: u64) -> bool {
-    let share = living / DELETIONS_SHARE;
-    deletions <= if share > DELETIONS_MIN { share } else { DELETIONS_MIN }
+    deletions <= allowed(living)
 }
 
 #[cfg(test)]

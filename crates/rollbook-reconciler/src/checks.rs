@@ -1,7 +1,7 @@
 //! Cheap checks between two walks: numbers of objects, and the users that changed last.
 
 use rollbook_core::catalog::{Resource, USERS};
-use rollbook_core::source::{RECONCILED, SourceError, Window};
+use rollbook_core::source::{PAGE_MAX, RECONCILED, SourceError, Window};
 use rollbook_core::store::{Freshness, StoreError};
 use rollbook_core::time::Timestamp;
 use std::time::Duration;
@@ -90,9 +90,17 @@ impl Reconciler {
         let context = self.context(run, progress, stop, watch::Sender::default());
         context.check_instance().await?;
         let (floor, mut newest, mut offset) = (since.minus(OVERLAP), since, 0);
+        let mut limit = PAGE_MAX;
         for _ in 0..PAGES_MAX {
-            let page =
-                context.patiently("Clerk", || context.ports.source.recently_updated_users(offset)).await?;
+            let source = &context.ports.source;
+            let page = context.patiently("Clerk", || source.recently_updated_users(offset, limit)).await;
+            let page = match page {
+                Err(ReconcileError::Source(SourceError::TooLarge(_))) if limit > 1 => {
+                    limit /= 2;
+                    continue;
+                }
+                page => page?,
+            };
             offset += page.objects.len() as u64;
             let page = Readings::of_page(resource, page).await;
             let times: Vec<Timestamp> =

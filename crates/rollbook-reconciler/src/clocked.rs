@@ -105,8 +105,8 @@ impl Source for Clocked {
         self.asked(|of: &Page| Some((of.clock, of.clock)), || self.source.page(resource, request)).await
     }
 
-    async fn recently_updated_users(&self, offset: u64) -> Result<Page, SourceError> {
-        let ask = || self.source.recently_updated_users(offset);
+    async fn recently_updated_users(&self, offset: u64, limit: usize) -> Result<Page, SourceError> {
+        let ask = || self.source.recently_updated_users(offset, limit);
         self.asked(|of: &Page| Some((of.clock, of.clock)), ask).await
     }
 

@@ -6,6 +6,7 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Change, Effect, Origin, SubjectChange, Version};
 use rollbook_core::compare::{Verdict, is_same_content, judge};
 use rollbook_core::drift::Drift;
+use rollbook_core::event::is_of;
 use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, Presence, SourceError};
 use rollbook_core::store::{Held, HeldKey, HeldState};
 use rollbook_core::time::Timestamp;
@@ -33,7 +34,8 @@ impl Context {
         if unreadable > 0 {
             warn!(
                 table = resource.table,
-                unreadable, "reconciliation: Clerk's list has objects without an id"
+                unreadable,
+                "reconciliation: Clerk's answer has objects without an id, of another type, or marked as deleted"
             );
         }
         let drifted = self.drifted(resource, &subjects).await?;
@@ -196,21 +198,35 @@ impl Context {
         Ok(count)
     }
 
-    /// Reads objects by their ids. `None` if Clerk has no such read for the resource.
+    /// Reads objects by their ids. `None` if Clerk has no such read for the resource. An object of another type, or one
+    /// that is marked as deleted, proves nothing. Ids of which the answer is too large are read in halves.
     pub(crate) async fn fetch(
         &self,
         resource: &'static Resource,
         lookups: &[Lookup],
     ) -> Result<Option<Vec<Fetched>>, ReconcileError> {
-        match self.patiently("Clerk", || self.ports.source.fetch(resource, lookups)).await {
-            Ok(fetched) if fetched.len() == lookups.len() => Ok(Some(fetched)),
-            Ok(_) => Err(ReconcileError::Contradiction {
-                table: resource.table,
-                detail: "a point read answered for another number of ids",
-            }),
-            Err(ReconcileError::Source(SourceError::Unsupported(_))) => Ok(None),
-            Err(error) => Err(error),
+        let (mut all, mut open) = (Vec::with_capacity(lookups.len()), vec![lookups]);
+        while let Some(part) = open.pop() {
+            match self.patiently("Clerk", || self.ports.source.fetch(resource, part)).await {
+                Ok(fetched) if fetched.len() == part.len() => all.extend(fetched),
+                Ok(_) => {
+                    let detail = "a point read answered for another number of ids";
+                    return Err(ReconcileError::Contradiction { table: resource.table, detail });
+                }
+                Err(ReconcileError::Source(SourceError::Unsupported(_))) => return Ok(None),
+                Err(ReconcileError::Source(SourceError::TooLarge(_))) if part.len() > 1 => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    open.extend([second, first]);
+                }
+                Err(error) => return Err(error),
+            }
         }
+        for one in &mut all {
+            if matches!(&one.presence, Presence::Exists(object) if !is_of(resource, object)) {
+                one.presence = Presence::Unknown("the object is of another type, or marked as deleted");
+            }
+        }
+        Ok(Some(all))
     }
 
     pub(crate) fn held(&self, resource: &Resource, id: &str, kind: Drift) -> Held {

@@ -27,7 +27,7 @@ impl Context {
     pub(crate) async fn walk_users(&self) -> Result<(), ReconcileError> {
         let resource: &'static Resource = &USERS;
         let known = self.update(resource.table, |of| of.slices.clone()).unwrap_or_default();
-        let room = &PageRoom::new(self.settings.parallel);
+        let room = &PageRoom::new(self.settings.parallel, (1, self.settings.page_size));
         let slices = if known.is_empty() { self.cut(room).await? } else { known };
         self.update(resource.table, |of| of.slices.clone_from(&slices));
         // All parts go on at the same pace, so that they end together. The room limits the pages in memory.
@@ -93,9 +93,9 @@ impl Context {
     /// Returns the creation time of the first user, and Clerk's clock. `None` if there is no user.
     async fn first_created(&self, room: &PageRoom) -> Result<Option<(Timestamp, Timestamp)>, ReconcileError> {
         let position = Position::After { id: None, window: Window::ALL };
-        let request = PageRequest { position, limit: 1 };
+        let request = PageRequest { position, limit: 1, bytes_max: usize::MAX };
         let page = self.patiently("Clerk", || self.ports.source.page(&USERS, &request)).await?;
-        room.note(&page, self.settings.page_size);
+        room.note_first(&page);
         let page = Readings::of_page(&USERS, page).await;
         let first = page.subjects.first().and_then(created_at);
         Ok(first.map(|at| (Timestamp::from_millis(at), page.clock)))
@@ -112,11 +112,14 @@ impl Context {
         loop {
             self.check_stop()?;
             let position = Position::After { id: slice.cursor.clone(), window: slice.window() };
-            let request = PageRequest { position, limit: self.settings.page_size };
             let (space, seen) = (room.reserve().await, slice.seen);
+            let request = room.request(position);
             let page = match self.patiently("Clerk", || self.ports.source.page(resource, &request)).await {
                 // The user whom the cursor names may be deleted.
                 Err(ReconcileError::Source(SourceError::Refused(_))) if slice.cursor.is_some() => None,
+                Err(ReconcileError::Source(SourceError::TooLarge(_))) if room.is_too_large(request.limit) => {
+                    continue;
+                }
                 page => Some(page?),
             };
             match page {
@@ -131,13 +134,13 @@ impl Context {
                     }
                 }
                 Some(page) => {
-                    room.note(&page, 1);
-                    self.take_slice_page(resource, &mut slice, page, room).await?;
+                    room.note(&page, request.limit);
+                    self.take_slice_page(resource, &mut slice, (page, request.limit), room).await?;
                 }
             }
             drop(space);
             (idle, empty) = if slice.seen > seen { (0, 0) } else { (idle + 1, empty) };
-            if !slice.is_done && idle > idle_max(&slice) {
+            if !slice.is_done && idle > idle_max(&slice, request.limit) {
                 let detail =
                     "its pages show no new user, and do not end. Clerk may refuse or ignore starting_after";
                 return Err(ReconcileError::Contradiction { table: resource.table, detail });
@@ -190,16 +193,16 @@ impl Context {
         &self,
         resource: &'static Resource,
         slice: &mut Slice,
-        page: Page,
+        (page, limit): (Page, usize),
         room: &PageRoom,
     ) -> Result<(), ReconcileError> {
-        let (is_short, clock) = (page.objects.len() < self.settings.page_size, page.clock);
+        let (is_short, clock) = (page.objects.len() < limit, page.clock);
         let turn = room.turn().await;
         let mut page = Readings::of_page(resource, page).await;
         slice.is_done = page.begin_after(self.started_at_clerk());
         let Some(last) = page.subjects.last().map(|subject| subject.id.clone()) else {
             self.update(resource.table, |of| of.unreadable += page.unreadable);
-            let detail = "a page has no object with an id";
+            let detail = "a page has no object that can be read: each is without an id, of another type, or marked as deleted";
             return Err(ReconcileError::Contradiction { table: resource.table, detail });
         };
         let is_known = |id: &str| slice.last.iter().any(|last| last.ties.iter().any(|tie| tie == id));
@@ -219,9 +222,9 @@ impl Context {
 }
 
 /// Returns the number of answers without a new user in a row that a part may have.
-fn idle_max(slice: &Slice) -> u32 {
+fn idle_max(slice: &Slice, limit: usize) -> u32 {
     let ties = slice.last.as_ref().map_or(0, |last| last.ties.len());
-    STEPS_MAX.saturating_add(u32::try_from(ties / PAGE_MIN).unwrap_or(u32::MAX))
+    STEPS_MAX.saturating_add(u32::try_from(ties / limit.clamp(1, PAGE_MIN)).unwrap_or(u32::MAX))
 }
 
 /// Drops the cursor. The part then begins at the last object that was read: Clerk wants the same window for

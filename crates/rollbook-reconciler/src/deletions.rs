@@ -14,7 +14,7 @@ use tracing::warn;
 
 use crate::approve::Approved;
 use crate::brake;
-use crate::context::{Context, Written};
+use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::readings::Readings;
 
@@ -35,16 +35,28 @@ impl Context {
         let proved = sum(&found, |of| of.kind == Drift::NotDeleted);
         let done = sum(&found, |of| of.kind == Drift::NotDeleted && of.state == HeldState::Done);
         let living = self.patiently("the store", || self.ports.records.count_living(resource)).await?;
-        let is_allowed = brake::is_allowed(proved, living + done);
-        if !is_allowed {
+        let along = self.progress().taken_along(resource.table, resource.table);
+        let too_many = if brake::is_allowed(proved + along, living + done + along) {
+            self.table_with_excess(resource).await?
+        } else {
+            Some(resource.table)
+        };
+        let is_allowed = too_many.is_none();
+        self.update(resource.table, |of| of.is_braked = !is_allowed);
+        if let Some(too_many) = too_many {
             warn!(
                 table = resource.table,
                 deletions = proved,
                 living,
+                too_many,
                 run = self.run.id,
-                "reconciliation: too many deletions for one run. All of this table are held. Check the list with \
-                 `rollbook reconcile status`; `rollbook reconcile approve RUN` lets these through"
+                "reconciliation: too many deletions for one run, of this table or, with them, of the one in too_many. All \
+                 of this table are held. Check the list with `rollbook reconcile status`; `rollbook reconcile approve \
+                 RUN` lets these through"
             );
+        } else if proved > 0 {
+            // What is deleted is no longer counted: a run that is killed must know it.
+            self.save(RunState::Running, None).await?;
         }
         let mut after = None;
         while let Some(keys) = self.held_of(resource, HeldState::Collected, &mut after).await? {
@@ -54,6 +66,9 @@ impl Context {
                 self.settle(&keys, HeldState::Waiting).await?;
             }
             self.save_sometimes().await?;
+        }
+        if is_allowed && proved > 0 {
+            self.finish_cascades(resource).await?;
         }
         self.recount_held(resource).await?;
         self.save(RunState::Running, None).await
@@ -75,8 +90,11 @@ impl Context {
         let collected = self.update(resource.table, |of| of.drift.get(Drift::NotDeleted.as_str()).copied());
         let Some(collected) = collected.flatten().filter(|collected| *collected > 0) else { return Ok(()) };
         let living = self.patiently("the store", || self.ports.records.count_living(resource)).await?;
-        if !brake::is_allowed(collected, living) {
-            self.update(resource.table, |of| of.held += collected);
+        // Nothing is deleted, so that children of absent parents are found by themselves too.
+        let along = self.progress().taken_along(resource.table, resource.table);
+        let is_allowed = brake::is_allowed(collected.max(along), living);
+        if !is_allowed || self.foresees_excess(resource).await? {
+            self.update(resource.table, |of| (of.held, of.is_braked) = (of.held + collected, true));
         }
         Ok(())
     }
@@ -105,13 +123,14 @@ impl Context {
         let before = self.states(resource, &open).await?;
         let fetched = if open.is_empty() { None } else { self.fetch(resource, &lookups).await? };
         let after = self.states(resource, &open).await?;
-        let (mut absent, mut alive) = (Vec::new(), Vec::new());
+        let (mut absent, mut alive, mut unproven) = (Vec::new(), Vec::new(), 0);
         for (key, fetched) in open.into_iter().zip(fetched.into_iter().flatten()) {
             match fetched.presence {
                 Presence::Absent if before.get(&key.id) == after.get(&key.id) => {
                     absent.push((key, fetched.clock));
                 }
-                Presence::Absent | Presence::Unknown(_) => {}
+                Presence::Absent => {}
+                Presence::Unknown(_) => unproven += 1,
                 Presence::Exists(object) => {
                     self.compare(resource, Readings::of(resource, object, fetched.clock)).await?;
                     alive.push(key);
@@ -119,9 +138,9 @@ impl Context {
             }
         }
         self.settle(&alive, HeldState::Done).await?;
-        let written = self.delete(resource, absent).await?;
-        let refused = written.refused.len() as u64;
-        Ok(Approved { deleted: written.advanced, alive: alive.len() as u64, refused })
+        self.update(resource.table, |of| of.unproven += unproven);
+        let (deleted, refused) = self.delete(resource, absent).await?;
+        Ok(Approved { deleted, alive: alive.len() as u64, refused, ..Approved::default() })
     }
 
     async fn states(
@@ -134,25 +153,28 @@ impl Context {
         Ok(heads.into_iter().map(|head| (head.id, head.state)).collect())
     }
 
-    /// Deletes rows that were proved absent at a time of Clerk's clock, and settles them. A row that refuses its
-    /// deletion goes on waiting.
+    /// Deletes rows that were proved absent at a time of Clerk's clock, and settles them. A row that lives on goes on
+    /// waiting: it refuses its deletion, or the merge ignores it, because an operator has reset the row with a later time.
+    /// Returns the numbers of deleted and of living rows.
     async fn delete(
         &self,
         resource: &'static Resource,
         absent: Vec<(HeldKey, Timestamp)>,
-    ) -> Result<Written, ReconcileError> {
+    ) -> Result<(u64, u64), ReconcileError> {
         let change = |(key, clock): &(HeldKey, _)| self.deletion(resource, &key.id, Self::read_at(*clock));
         let changes: Vec<Change> = absent.iter().map(change).collect();
         let written = self.apply(&changes).await?;
+        let keys: Vec<HeldKey> = absent.into_iter().map(|(key, _)| key).collect();
+        let after = self.states(resource, &keys).await?;
+        let lives = |key: &HeldKey| after.get(&key.id).is_some_and(|state| state.deleted_at.is_none());
+        let (living, deleted): (Vec<_>, Vec<_>) = keys.into_iter().partition(lives);
         self.update(resource.table, |of| {
             of.written += written.advanced;
-            of.refused += written.refused.len() as u64;
+            of.undeleted += living.len() as u64;
         });
-        let keys = absent.into_iter().map(|(key, _)| key);
-        let (refused, deleted): (Vec<_>, Vec<_>) = keys.partition(|key| written.refused.contains(&key.id));
-        self.settle(&refused, HeldState::Waiting).await?;
+        self.settle(&living, HeldState::Waiting).await?;
         self.settle(&deleted, HeldState::Done).await?;
-        Ok(written)
+        Ok((written.advanced, living.len() as u64))
     }
 
     pub(crate) async fn settle(&self, keys: &[HeldKey], state: HeldState) -> Result<(), ReconcileError> {
@@ -194,7 +216,7 @@ fn sum(counts: &[HeldCount], is_counted: impl Fn(&HeldCount) -> bool) -> u64 {
 }
 
 /// Returns the time at which a row was last written.
-fn synced_at(row: &RowView) -> Option<Timestamp> {
+pub(crate) fn synced_at(row: &RowView) -> Option<Timestamp> {
     row.columns.get("synced_at").and_then(Value::as_str).and_then(Timestamp::parse)
 }
 

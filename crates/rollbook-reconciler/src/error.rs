@@ -86,7 +86,10 @@ impl ReconcileError {
     pub const fn is_temporary(&self) -> bool {
         match self {
             Self::Source(
-                SourceError::Refused(_) | SourceError::NotEnabled(_) | SourceError::Unsupported(_),
+                SourceError::Refused(_)
+                | SourceError::NotEnabled(_)
+                | SourceError::Unsupported(_)
+                | SourceError::TooLarge(_),
             )
             | Self::Store(StoreError::Deployment(_) | StoreError::Broken(_))
             | Self::WrongInstance { .. }

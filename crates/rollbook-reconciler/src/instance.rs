@@ -12,10 +12,10 @@ use rollbook_core::source::{Presence, Window};
 use rollbook_core::store::Freshness;
 use tracing::warn;
 
+use crate::begin::RUNS;
 use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::progress::Progress;
-use crate::reconciler::RUNS;
 
 /// Number of users, and of organizations, that are read at Clerk where nothing else names the rows' instance.
 const SAMPLE: usize = 20;

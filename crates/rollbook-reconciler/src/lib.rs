@@ -18,7 +18,9 @@
 //! * One run at a time, by a lock in the store that ends by itself.
 
 mod approve;
+mod begin;
 mod brake;
+mod cascades;
 mod checks;
 mod clocked;
 mod compare;
@@ -52,6 +54,6 @@ pub use self::resync::{ResyncOutcome, Resynced};
 pub use self::schedule::Schedule;
 pub use self::settings::{
     ABSENCE_MARGIN, ANSWER_TIME, CLOCK_BACK_MAX, CLOCK_SKEW_MAX, CLOCK_TOLERANCE, DELETIONS_MIN,
-    DELETIONS_SHARE, LOCK_FOR, MARGIN, PAGES_AT_ONCE_MAX, PAGES_AT_ONCE_MIN, Settings,
+    DELETIONS_SHARE, LOCK_FOR, MARGIN, PAGES_AT_ONCE_MAX, PAGES_AT_ONCE_MIN, REREAD_PAUSE, Settings,
 };
 pub use self::status::{LastWalk, ResourceView, RunView, Status, Waiting};

@@ -11,10 +11,9 @@
 //! left out, and the walk begins again.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use rollbook_core::catalog::Resource;
-use rollbook_core::source::{Page, PageRequest, Position, Window};
+use rollbook_core::source::{Page, Position, SourceError, Window};
 
 use crate::context::Context;
 use crate::error::ReconcileError;
@@ -23,13 +22,13 @@ use crate::read_ahead::ReadAhead;
 use crate::readings::{Readings, created_at};
 use crate::room::PageRoom;
 
+/// Least number of objects of a page: it overlaps the one before by one.
+const LIMIT_MIN: usize = 2;
 /// Number of steps back, or pages without a new object, in a row after which the walk is given up.
 const STEPS_MAX: u32 = 8;
 /// Number of times that a page is read again before its contradiction counts: a copy of Clerk's database that is some
 /// seconds behind needs time.
 const REREADS_MAX: u32 = 4;
-/// Pause before a page is read again.
-const REREAD_PAUSE: Duration = Duration::from_millis(500);
 /// Number of times that a walk begins again because objects are missing between its pages.
 const RESTARTS_MAX: u32 = 2;
 
@@ -60,22 +59,24 @@ impl Context {
         let table = resource.table;
         let known = self.update(table, |of| of.slices.first().cloned()).flatten();
         let mut slice = known.unwrap_or_else(|| Slice::new(Window::ALL));
-        let room = PageRoom::new(self.settings.parallel);
+        let room = PageRoom::new(self.settings.parallel, (LIMIT_MIN, self.settings.page_size));
         let mut ahead = ReadAhead::new(self, resource, &room);
         let mut patience = Patience::default();
         while !slice.is_done {
             self.check_stop()?;
             let early = ahead.take(slice.offset).await;
-            let (is_early, (page, _room)) = match early {
-                Some((page, room)) => (true, (page, Some(room))),
-                None => (false, (ahead.meanwhile(self.read_offset(resource, slice.offset)).await?, None)),
+            let (is_early, limit, (page, _room)) = if let Some((page, limit, room)) = early {
+                (true, limit, (page, Some(room)))
+            } else {
+                let (page, limit) = self.read_offset(resource, slice.offset, &room, &mut ahead).await?;
+                (false, limit, (page, None))
             };
-            room.note(&page, 1);
+            room.note(&page, limit);
             let step = self.take_offset_page(resource, &mut slice, page, &mut ahead).await?;
             if matches!(step, Step::Gap | Step::Lost) {
                 ahead.clear();
             }
-            self.follow(table, step, is_early, &mut slice, &mut patience).await?;
+            self.follow(table, step, is_early, (&mut slice, &room), &mut patience).await?;
             self.update(table, |of| of.slices = vec![slice.clone()]);
             self.save_sometimes().await?;
         }
@@ -88,7 +89,7 @@ impl Context {
         table: &'static str,
         step: Step,
         is_early: bool,
-        slice: &mut Slice,
+        (slice, room): (&mut Slice, &PageRoom),
         patience: &mut Patience,
     ) -> Result<(), ReconcileError> {
         let unreliable = |detail| ReconcileError::Contradiction { table, detail };
@@ -98,14 +99,14 @@ impl Context {
             // The page itself may be outdated: it is read again at the same offset.
             Step::Gap | Step::Lost if is_early => {}
             Step::Gap => {
-                let step = (self.settings.page_size as u64).max(2) - 1;
+                let step = room.limit() as u64 - 1;
                 slice.offset = slice.offset.saturating_sub(step);
                 patience.steps += 1;
             }
             Step::Lost if patience.rereads < REREADS_MAX => {
                 patience.rereads += 1;
                 // A stop is noticed before the next page.
-                self.stop.run_until_cancelled(tokio::time::sleep(REREAD_PAUSE)).await;
+                self.stop.run_until_cancelled(tokio::time::sleep(self.settings.reread_pause)).await;
             }
             Step::Lost if patience.restarts < RESTARTS_MAX => {
                 *patience = Patience { restarts: patience.restarts + 1, ..Patience::default() };
@@ -116,7 +117,7 @@ impl Context {
         if patience.steps == STEPS_MAX {
             let is_blind = slice.is_blind;
             return Err(unreliable(if is_blind {
-                "its objects have no id"
+                "its objects can't be read: they have no id, another type, or are marked as deleted"
             } else {
                 "its pages and its total do not agree"
             }));
@@ -124,9 +125,25 @@ impl Context {
         Ok(())
     }
 
-    async fn read_offset(&self, resource: &'static Resource, offset: u64) -> Result<Page, ReconcileError> {
-        let request = PageRequest { position: Position::Offset(offset), limit: self.settings.page_size };
-        self.patiently("Clerk", || self.ports.source.page(resource, &request)).await
+    /// Reads a page while others are under way. Returns it with the number of objects that it was asked for with: fewer if
+    /// it was too large.
+    async fn read_offset(
+        &self,
+        resource: &'static Resource,
+        offset: u64,
+        room: &PageRoom,
+        ahead: &mut ReadAhead<'_>,
+    ) -> Result<(Page, usize), ReconcileError> {
+        loop {
+            let request = room.request(Position::Offset(offset));
+            let read = self.patiently("Clerk", || self.ports.source.page(resource, &request));
+            match ahead.meanwhile(read).await {
+                Err(ReconcileError::Source(SourceError::TooLarge(_))) if room.is_too_large(request.limit) => {
+                    ahead.clear();
+                }
+                page => return Ok((page?, request.limit)),
+            }
+        }
     }
 
     async fn take_offset_page(
@@ -167,7 +184,7 @@ impl Context {
             ahead.meanwhile(self.take_page(resource, slice, page)).await?;
         }
         slice.seen += number;
-        if is_newer || end >= total && self.ends_at(resource, end, total).await? {
+        if is_newer || end >= total && self.ends_at(resource, end, total, ahead).await? {
             self.prove_rest(resource, slice, clock).await?;
             slice.is_done = true;
             return Ok(Step::New);
@@ -185,13 +202,15 @@ impl Context {
         resource: &'static Resource,
         end: u64,
         total: u64,
+        ahead: &mut ReadAhead<'_>,
     ) -> Result<bool, ReconcileError> {
         if end == 0 {
             // An empty list with a total of zero may be a failure: it is asked for again, in another way.
             let count = || self.ports.source.count(resource, Window::ALL);
             return Ok(self.patiently("Clerk", count).await? == 0);
         }
-        let rest = self.read_offset(resource, end).await?;
+        let room = ahead.room();
+        let (rest, _) = self.read_offset(resource, end, room, ahead).await?;
         Ok(end == total && rest.objects.is_empty() && rest.total.is_some_and(|total| total <= end))
     }
 }

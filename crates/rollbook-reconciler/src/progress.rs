@@ -41,11 +41,23 @@ pub struct ResourceProgress {
     pub unproven: u64,
     /// Rows that Clerk's lists lack and a point read found alive.
     pub alive: u64,
-    /// Objects that could not be read, such as one without an id.
+    /// Objects that could not be read: without an id, of another type, or marked as deleted.
     pub unreadable: u64,
     /// Living rows of a resource that is not enabled at Clerk. They are left as they are.
     #[serde(default)]
     pub not_enabled: u64,
+    /// Rows of other tables, by table, that the deletions of this run take with them: at least so many.
+    #[serde(default)]
+    pub cascades: BTreeMap<String, u64>,
+    /// Whether the brake holds the deletions.
+    #[serde(default)]
+    pub is_braked: bool,
+    /// Rows that were proved absent and live on, because they refuse their deletion. They are held too.
+    #[serde(default)]
+    pub undeleted: u64,
+    /// Child rows of deleted parents, and parents, of which the cascade was not done when the run ended.
+    #[serde(default)]
+    pub pending: u64,
     /// Parts of the list that are read on their own.
     pub slices: Vec<Slice>,
     /// Windows of `created_at` of which the rows are being examined, by their beginning: time up to which they were.
@@ -117,6 +129,17 @@ impl Progress {
     pub fn to_text(&self) -> String {
         // The type has no map with other keys than texts and numbers, so that writing it cannot fail.
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Returns the number of rows of a table that deletions of other tables than `except` have taken with them.
+    pub(crate) fn taken_along(&self, table: &str, except: &str) -> u64 {
+        let parents = self.resources.iter().filter(|of| of.table != except && !of.is_braked);
+        parents.filter_map(|of| of.cascades.get(table)).sum()
+    }
+
+    /// Returns the number of everything that keeps the run from being complete.
+    pub(crate) fn waits(&self) -> u64 {
+        self.sum(|of| of.held + of.refused + of.unreadable + of.not_enabled + of.pending)
     }
 
     /// Returns the total of a number over all resources.

@@ -114,7 +114,10 @@ impl Context {
                 }
             }
         }
-        if !absent.is_empty() && !self.run.is_dry {
+        if self.run.is_dry {
+            let ids: Vec<&str> = absent.iter().map(|held| held.key.id.as_str()).collect();
+            self.foresee_cascades(resource, &ids).await?;
+        } else if !absent.is_empty() {
             self.patiently("the store", || self.ports.records.hold(&self.run.id, &absent)).await?;
         }
         let (is_empty, has_many) = self

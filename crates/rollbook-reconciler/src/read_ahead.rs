@@ -16,8 +16,8 @@ use tokio::sync::SemaphorePermit;
 use crate::context::Context;
 use crate::room::PageRoom;
 
-/// A page that arrived, with its room.
-type Arrived<'a> = (Page, SemaphorePermit<'a>);
+/// A page that arrived, with the number of objects that it was asked for with, and its room.
+type Arrived<'a> = (Page, usize, SemaphorePermit<'a>);
 
 /// Pages of a list that are requested before the walk reaches them. Dropping it cancels the requests.
 pub(crate) struct ReadAhead<'a> {
@@ -36,18 +36,25 @@ impl<'a> ReadAhead<'a> {
         Self { context, resource, room, offsets, requests, arrived }
     }
 
+    pub(crate) const fn room(&self) -> &'a PageRoom {
+        self.room
+    }
+
     /// Requests the page at `next` and those after it, `step` apart, up to the end of the list. Pages that were
     /// requested for other offsets are dropped.
     pub(crate) fn request(&mut self, next: u64, step: u64, total: u64) {
         if self.offsets.front().is_some_and(|first| *first != next) {
             self.clear();
         }
+        // The number of objects of a page may be smaller now than that of the page before.
+        let step = step.min(self.room.limit() as u64 - 1);
         let mut offset = self.offsets.back().map_or(next, |last| last.saturating_add(step));
         // The page before reaches one object beyond this offset.
         while step > 0 && offset.saturating_add(1) < total {
             let Some(room) = self.room.try_reserve() else { return };
             self.offsets.push_back(offset);
-            self.requests.push(Box::pin(read(self.context, self.resource, offset, room)));
+            let request = self.room.request(Position::Offset(offset));
+            self.requests.push(Box::pin(read(self.context, self.resource, offset, request, room)));
             offset = offset.saturating_add(step);
         }
     }
@@ -96,9 +103,9 @@ async fn read<'a>(
     context: &'a Context,
     resource: &'static Resource,
     offset: u64,
+    request: PageRequest,
     room: SemaphorePermit<'a>,
 ) -> (u64, Option<Arrived<'a>>) {
-    let request = PageRequest { position: Position::Offset(offset), limit: context.settings.page_size };
     let page = context.ports.source.page(resource, &request).await;
-    (offset, page.ok().map(|page| (page, room)))
+    (offset, page.ok().map(|page| (page, request.limit, room)))
 }

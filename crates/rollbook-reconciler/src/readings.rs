@@ -15,11 +15,11 @@ const OBJECTS_AT_ONCE: usize = 8;
 
 /// Objects of one answer of Clerk, in the list's order.
 pub(crate) struct Readings {
-    /// Changes of the objects that have an id.
+    /// Changes of the objects that can be read.
     pub(crate) subjects: Vec<SubjectChange>,
-    /// Number of objects without an id.
+    /// Number of objects without an id, of another type, or marked as deleted.
     pub(crate) unreadable: u64,
-    /// Position in the answer of the last object that has an id.
+    /// Position in the answer of the last object that can be read.
     pub(crate) last_at: Option<u64>,
     /// Clerk's clock at the answer.
     pub(crate) clock: Timestamp,
@@ -101,9 +101,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn objects_without_an_id_are_counted() {
-        let page = Page { objects: vec![Map::new().into()], ..Page::default() };
-        let readings = Readings::of_page(&USERS, page).await;
-        assert_eq!((readings.subjects.len(), readings.unreadable, readings.is_empty()), (0, 1, false));
+    async fn objects_that_are_no_living_objects_of_the_resource_are_counted_and_never_read() {
+        for (object, is_read) in [
+            (json!({}), false),
+            (json!({ "id": "user_1" }), true),
+            (json!({ "id": "user_1", "object": "user", "deleted": false }), true),
+            (json!({ "id": "user_1", "object": null, "deleted": null }), true),
+            (json!({ "id": "org_1", "object": "organization" }), false),
+            (json!({ "id": "user_1", "object": "session" }), false),
+            (json!({ "id": "user_1", "object": ["user"] }), false),
+            (json!({ "id": "user_1", "object": "user", "deleted": true }), false),
+            (json!({ "id": "user_1", "deleted": "yes" }), false),
+        ] {
+            let text = object.to_string();
+            let raw = object.as_object().cloned().expect("an object").into();
+            let readings = Readings::of_page(&USERS, Page { objects: vec![raw], ..Page::default() }).await;
+            let expected = (usize::from(is_read), u64::from(!is_read));
+            assert_eq!((readings.subjects.len(), readings.unreadable), expected, "{text}");
+            assert!(!readings.is_empty());
+        }
     }
 }

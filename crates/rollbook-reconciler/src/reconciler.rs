@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::catalog::{Resource, SUBSCRIPTION_ITEMS, USERS, find_resource};
-use rollbook_core::source::{LOOKUPS_MAX, PAGE_MAX, RECONCILED, SourceError};
+use rollbook_core::source::{LOOKUPS_MAX, PAGE_MAX, SourceError};
 use rollbook_core::store::{Freshness, HeldKey, HeldState, Run, RunState};
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
@@ -13,13 +13,11 @@ use tracing::{info, warn};
 
 use crate::context::{Context, Ports};
 use crate::error::ReconcileError;
-use crate::progress::{Progress, ResourceProgress};
+use crate::progress::Progress;
 use crate::settings::{RUN_LOCK, Settings};
 
 /// Shortest time between two renewals of the lock.
 const RENEW_MIN: Duration = Duration::from_secs(1);
-/// Runs that are searched for an unfinished run.
-pub(crate) const RUNS: usize = 20;
 
 /// Starts runs. One process may have several; the lock in the store lets one run at a time.
 #[derive(Clone)]
@@ -49,7 +47,7 @@ pub enum Resume {
     New,
     /// Go on with the unfinished one if there is one.
     IfUnfinished,
-    /// Go on with the unfinished one; an error if there is none.
+    /// Go on with the unfinished one, or with the last one if it failed; an error if there is none.
     Required,
 }
 
@@ -168,60 +166,6 @@ impl Reconciler {
         let (ports, settings) = (self.ports.clone(), self.settings.clone());
         Context::new(ports, settings, run, progress, self.holder.to_string(), stop.clone(), watch)
     }
-
-    /// Returns the record and the progress to begin with.
-    async fn begin(&self, request: &RunRequest) -> Result<(Run, Progress), ReconcileError> {
-        let unfinished = if request.is_dry { Vec::new() } else { self.unfinished().await? };
-        let mut resumed = None;
-        for run in unfinished {
-            match Progress::parse(&run.progress) {
-                Some(progress) if resumed.is_none() && request.resume != Resume::New => {
-                    resumed = Some((run, progress));
-                }
-                _ => {
-                    let last_error = Some("a later run took its place".to_owned());
-                    let now = Some(self.ports.clock.now());
-                    let ended = Run { state: RunState::Failed, finished_at: now, last_error, ..run };
-                    self.ports.records.save_run(&ended).await?;
-                }
-            }
-        }
-        if let Some(resumed) = resumed {
-            info!(run = resumed.0.id, "reconciliation: continuing an unfinished run");
-            return Ok(resumed);
-        }
-        if request.resume == Resume::Required {
-            let text = "there is no unfinished run. Begin one: rollbook reconcile";
-            return Err(ReconcileError::NoSuchRun(text.to_owned()));
-        }
-        let is_asked = |of: &&'static Resource| request.only.is_empty() || request.only.contains(of);
-        let mut resources: Vec<&Resource> = RECONCILED.into_iter().filter(is_asked).collect();
-        if request.only.is_empty() {
-            resources.push(&SUBSCRIPTION_ITEMS);
-        }
-        let resources = resources.iter().map(|resource| ResourceProgress::new(resource.table)).collect();
-        Ok((self.new_run(request.is_dry), Progress { instance: String::new(), resources }))
-    }
-
-    pub(crate) fn new_run(&self, is_dry: bool) -> Run {
-        let now = self.ports.clock.now();
-        Run {
-            id: format!("run_{:x}{:06x}", now.as_millis(), fastrand::u32(..1 << 24)),
-            started_at: now,
-            saved_at: now,
-            finished_at: None,
-            state: RunState::Running,
-            is_dry,
-            progress: String::new(),
-            last_error: None,
-        }
-    }
-
-    /// Returns the unfinished runs, newest first.
-    pub(crate) async fn unfinished(&self) -> Result<Vec<Run>, ReconcileError> {
-        let runs = self.ports.records.runs(RUNS).await?;
-        Ok(runs.into_iter().filter(|run| run.state == RunState::Running).collect())
-    }
 }
 
 impl Context {
@@ -244,7 +188,7 @@ impl Context {
         if let Some(error) = ReconcileError::of_lists(failed) {
             return Ok(Err(error));
         }
-        let waits = self.progress().sum(|of| of.held + of.refused + of.unreadable + of.not_enabled);
+        let waits = self.progress().waits();
         Ok(Ok(if waits > 0 { RunState::Held } else { RunState::Complete }))
     }
 
@@ -349,7 +293,9 @@ impl Context {
         let known = self.patiently("the store", || records.freshness()).await?;
         let known = known.into_iter().find(|of| of.table == resource.table);
         let (drift, is_clean) = self
-            .update(resource.table, |of| (of.drifted(), of.held + of.refused + of.unreadable == 0))
+            .update(resource.table, |of| {
+                (of.drifted(), of.held + of.refused + of.unreadable + of.pending == 0)
+            })
             .unwrap_or_default();
         let since = known.and_then(|of| of.complete_since).unwrap_or(self.run.started_at);
         let complete_since = is_clean.then_some(since);

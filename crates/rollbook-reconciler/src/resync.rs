@@ -1,5 +1,7 @@
 //! Fresh readings of single subjects, on an operator's word.
 
+use std::collections::HashSet;
+
 use rollbook_core::catalog::{ORGANIZATIONS, Resource, USERS};
 use rollbook_core::change::{Applied, SubjectChange};
 use rollbook_core::compare::{Verdict, judge};
@@ -7,16 +9,17 @@ use rollbook_core::drift::Drift;
 use rollbook_core::event::observed;
 use rollbook_core::merge::{Content, SubjectState};
 use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, Presence, RECONCILED, SourceError};
-use rollbook_core::store::{HeldCount, HeldKey, HeldState};
+use rollbook_core::store::{HeldCount, HeldKey, HeldState, Reset};
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
-use crate::deletions::lookup_of;
+use crate::deletions::{lookup_of, synced_at};
 use crate::error::ReconcileError;
 use crate::progress::Progress;
 use crate::reconciler::Reconciler;
+use crate::settings::CLOCK_TOLERANCE;
 
 /// Result of reading one subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,18 +147,30 @@ impl Context {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let mut lookups = Vec::new();
+        let texts: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+        // Before the reading: a change that arrives later is newer than what is decided here.
+        let heads = self.patiently("the store", || self.ports.records.heads(resource, &texts)).await?;
+        let limit = self.ports.clock.now().minus(self.settings.absence_margin);
+        let (mut lookups, mut recent) = (Vec::new(), HashSet::new());
         for id in ids {
             let row = self.patiently("the store", || self.ports.rows.get(resource, id)).await?;
+            if row
+                .as_ref()
+                .is_some_and(|row| !row.is_deleted() && synced_at(row).is_none_or(|at| at >= limit))
+            {
+                recent.insert(id.as_str());
+            }
             let unknown = || Lookup { id: (*id).to_owned(), organization_id: None, user_id: None };
             lookups.push(row.as_ref().map_or_else(unknown, lookup_of));
         }
         let fetched = self.fetch(resource, &lookups).await?;
         let fetched = fetched.ok_or(SourceError::Unsupported("point reads of this resource"))?;
-        let texts: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
-        let heads = self.patiently("the store", || self.ports.records.heads(resource, &texts)).await?;
         let mut results = Vec::new();
-        for (id, fetched) in texts.into_iter().zip(fetched) {
+        for (id, mut fetched) in texts.into_iter().zip(fetched) {
+            // Clerk's answer may be older than a row that was written lately.
+            if fetched.presence == Presence::Absent && recent.contains(id) {
+                fetched.presence = Presence::Unknown("the row was written lately");
+            }
             let state = heads.iter().find(|head| head.id == id).map(|head| head.state);
             let outcome = self.resync_one(resource, id, fetched, state, force).await?;
             results.push(Resynced { id: id.to_owned(), table: Some(resource.table), outcome });
@@ -203,11 +218,18 @@ impl Context {
         let missing = "an object of a point read has no id";
         let (subject, _) =
             observed(resource, object, read_at).ok_or_else(|| SourceError::Unreadable(missing.to_owned()))?;
-        if state.is_some_and(|state| state.deleted_at.is_some()) {
+        if let Some(state) = state
+            && let Some(deleted_at) = state.deleted_at
+        {
             if !force {
                 return Ok(ResyncOutcome::WronglyDeleted);
             }
-            return self.revive(resource, subject).await;
+            // A deletion as late as the answer may be newer than it. A time that no webhook can have is a wrong clock's.
+            let latest = clock.plus(CLOCK_TOLERANCE).as_millis();
+            if (read_at.as_millis()..=latest).contains(&deleted_at) {
+                return Ok(ResyncOutcome::RowIsLater);
+            }
+            return self.revive(resource, subject, &state).await;
         }
         let is_known = match (judge(&subject, state.as_ref()), state.map(|state| state.content)) {
             (Verdict::Drifted(_), _) | (_, None | Some(Content::Unknown)) => false,
@@ -250,19 +272,28 @@ impl Context {
         })
     }
 
-    /// Resets a deleted row, and applies the reading above its erasure floor.
+    /// Resets a deleted row that still has the state that was read before Clerk's answer, and applies the answer above its
+    /// erasure floor. A deletion that arrives in between wins.
     async fn revive(
         &self,
         resource: &'static Resource,
         mut subject: SubjectChange,
+        state: &SubjectState,
     ) -> Result<ResyncOutcome, ReconcileError> {
         let id = subject.id.clone();
-        let floor = self.patiently("the store", || self.ports.records.reset(resource, &id)).await?;
-        let above = floor.map_or(i64::MIN, |floor| floor.as_millis().saturating_add(1));
+        let reset = self.patiently("the store", || self.ports.records.reset(resource, &id, state)).await?;
+        let Reset::Done(floor) = reset else { return Ok(ResyncOutcome::RowIsLater) };
+        let above = floor.as_millis().saturating_add(1);
         subject.version.event_at = subject.version.event_at.max(above);
         let read_at = Timestamp::from_millis(subject.version.event_at);
-        let applied = self.apply_one(self.change(subject, Drift::WronglyDeleted, read_at)).await?;
-        Ok(applied.map_or(ResyncOutcome::Refused, |_| ResyncOutcome::Revived))
+        let Some(_) = self.apply_one(self.change(subject, Drift::WronglyDeleted, read_at)).await? else {
+            return Ok(ResyncOutcome::Refused);
+        };
+        // A deletion may have come before the answer was written.
+        let ids = [id.as_str()];
+        let after = self.patiently("the store", || self.ports.records.heads(resource, &ids)).await?;
+        let lives = after.iter().any(|head| head.state.deleted_at.is_none());
+        Ok(if lives { ResyncOutcome::Revived } else { ResyncOutcome::RowIsLater })
     }
 
     /// Applies one change. `None` if the row refuses it.

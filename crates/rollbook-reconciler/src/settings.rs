@@ -15,6 +15,9 @@ pub const MARGIN: Duration = Duration::from_secs(10);
 /// Default of [`Settings::absence_margin`].
 pub const ABSENCE_MARGIN: Duration = Duration::from_secs(300);
 
+/// Default of [`Settings::reread_pause`].
+pub const REREAD_PAUSE: Duration = Duration::from_millis(500);
+
 /// Default of [`Settings::lock_for`].
 pub const LOCK_FOR: Duration = Duration::from_secs(60);
 
@@ -57,6 +60,9 @@ pub struct Settings {
     /// Time before a read of Clerk in which a row must not have been written, so that its absence there proves
     /// anything: a copy of Clerk's database that is behind lacks what was just created. A later run examines the row.
     pub absence_margin: Duration,
+    /// Pause before a page that contradicts an earlier one is read again: a copy of Clerk's database that is behind needs
+    /// time.
+    pub reread_pause: Duration,
     /// Time for which a run waits while Clerk or the store cannot answer. Then it stops, and can be resumed.
     pub patience: Duration,
 }
@@ -84,6 +90,7 @@ impl Default for Settings {
             save_every: Duration::from_secs(1),
             lock_for: LOCK_FOR,
             absence_margin: ABSENCE_MARGIN,
+            reread_pause: REREAD_PAUSE,
             patience: Duration::from_secs(300),
         }
     }

@@ -82,6 +82,10 @@ pub struct ResourceView {
     pub unreadable: u64,
     /// Living rows of a feature that is not enabled at Clerk.
     pub not_enabled: u64,
+    /// Rows of other tables, by table, that the deletions take with them: at least so many.
+    pub taken_along: BTreeMap<String, u64>,
+    /// Child rows of deleted parents, and parents, of which the cascade is not done yet.
+    pub pending: u64,
 }
 
 /// Objects of one table that wait for an operator.
@@ -98,6 +102,8 @@ pub struct Waiting {
     pub count: u64,
     /// Ids of the first objects.
     pub ids: Vec<String>,
+    /// Rows of other tables, by table, that an approval deletes with these: at least so many.
+    pub taken_along: BTreeMap<String, u64>,
     /// Command that settles them.
     pub fix: String,
 }
@@ -136,13 +142,15 @@ impl Status {
         let mut all: Vec<RunView> =
             records.runs(runs.max(RUNS)).await?.into_iter().map(RunView::from).collect();
         let mut waiting = unreadable(&all);
-        all.truncate(runs);
         for of in records.count_held(None).await?.into_iter().filter(|of| of.state == HeldState::Waiting) {
             let ids = waiting_ids(records, &of, ids).await?;
             let HeldCount { run, table, kind, count, .. } = of;
             let fix = fix_of(kind, &run, ids.first().map_or("ID", String::as_str));
-            waiting.push(Waiting { run, resource: table, kind, count, ids, fix });
+            let taken_along =
+                if kind == Drift::NotDeleted { along(&all, &run, &table) } else { BTreeMap::new() };
+            waiting.push(Waiting { run, resource: table, kind, count, ids, taken_along, fix });
         }
+        all.truncate(runs);
         let known = records.freshness().await?;
         let last_walk = |table: &'static str| {
             let record = |name: &str| known.iter().find(|of| of.table == name);
@@ -182,10 +190,22 @@ fn unreadable(runs: &[RunView]) -> Vec<Waiting> {
             kind: Drift::Missing,
             count,
             ids: Vec::new(),
-            fix: "ask Clerk's support why its list has objects without a usable id".to_owned(),
+            taken_along: BTreeMap::new(),
+            fix: "ask Clerk's support why its list has objects without a usable id, of another type, or marked as deleted"
+                .to_owned(),
         })
     };
     RECONCILED.iter().filter_map(last).collect()
+}
+
+/// Returns what the deletions of a run and table take with them.
+fn along(runs: &[RunView], run: &str, table: &str) -> BTreeMap<String, u64> {
+    let resources = runs.iter().filter(|of| of.run == run).flat_map(|of| &of.resources);
+    resources.filter(|of| of.resource == table).flat_map(|of| of.taken_along.iter().map(clone)).collect()
+}
+
+fn clone((table, rows): (&String, &u64)) -> (String, u64) {
+    (table.clone(), *rows)
 }
 
 /// Returns the ids of the first objects that wait.
@@ -256,11 +276,13 @@ impl From<&ResourceProgress> for ResourceView {
             read: of.read,
             drift: of.drift.clone(),
             written: of.written,
-            refused: of.refused,
+            refused: of.refused + of.undeleted,
             held: of.held,
             unproven: of.unproven,
             unreadable: of.unreadable,
             not_enabled: of.not_enabled,
+            taken_along: of.cascades.iter().filter(|(_, rows)| **rows > 0).map(clone).collect(),
+            pending: of.pending,
         }
     }
 }

@@ -1,45 +1,72 @@
 //! Subscription items: differences are counted by id and status, and never repaired. Clerk's API shows them in
 //! another shape than the webhooks, so a reading must not go through the same merge.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rollbook_core::catalog::{Resource, SUBSCRIPTION_ITEMS};
 use rollbook_core::drift::Drift;
-use rollbook_core::event::id_of;
-use rollbook_core::source::{PageRequest, Position, RawObject};
+use rollbook_core::event::{id_of, is_of};
+use rollbook_core::source::{Position, RawObject, SourceError};
 use serde_json::{Map, Value};
 
 use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::progress::Slice;
+use crate::room::PageRoom;
+
+/// Number of pages in a row without a new item after which the list is given up.
+const IDLE_MAX: u32 = 8;
+/// Number of items by which a list may outgrow its first total while it is read, besides as many again.
+const GROWTH_MAX: u64 = 1_000;
 
 impl Context {
     /// Reads every subscription item, and counts those that have no row or another status. The list is in
     /// descending order: what is created during the walk moves the others to larger offsets, so that an item
-    /// may be read twice, and none is left out.
+    /// may be read twice, and none is left out. A list that does not end is given up.
     pub(crate) async fn count_statuses(&self) -> Result<(), ReconcileError> {
         let resource: &'static Resource = &SUBSCRIPTION_ITEMS;
+        let unreliable = |detail| ReconcileError::Contradiction { table: resource.table, detail };
         let known = self.update(resource.table, |of| of.slices.first().cloned()).flatten();
         let mut offset = known.map_or(0, |slice| slice.offset);
+        let room = PageRoom::new(1, (1, self.settings.page_size));
+        let (mut before, mut idle, mut end) = (HashSet::new(), 0, None::<u64>);
         loop {
             self.check_stop()?;
-            let request = PageRequest { position: Position::Offset(offset), limit: self.settings.page_size };
-            let page = self.patiently("Clerk", || self.ports.source.page(resource, &request)).await?;
+            let request = room.request(Position::Offset(offset));
+            let page = match self.patiently("Clerk", || self.ports.source.page(resource, &request)).await {
+                Err(ReconcileError::Source(SourceError::TooLarge(_))) if room.is_too_large(request.limit) => {
+                    continue;
+                }
+                page => page?,
+            };
             self.clerk_says(page.clock);
-            let objects: Vec<Map<String, Value>> = page.objects.iter().map(RawObject::decode).collect();
+            room.note(&page, request.limit);
+            let total = page.total.ok_or(unreliable("a page has no total"))?;
+            let end = *end.get_or_insert(total.saturating_mul(2).saturating_add(GROWTH_MAX));
+            let length = page.objects.len() as u64;
+            let objects: Vec<Map<String, Value>> =
+                page.objects.iter().map(RawObject::decode).filter(|of| is_of(resource, of)).collect();
+            let ids: HashSet<String> = objects.iter().filter_map(id_of).map(str::to_owned).collect();
+            let unreadable = length.saturating_sub(objects.iter().filter_map(id_of).count() as u64);
+            idle = if ids.is_subset(&before) { idle + 1 } else { 0 };
+            before = ids;
             let counts = self.compare_statuses(resource, &objects).await?;
-            offset += page.objects.len() as u64;
+            offset += length;
             self.update(resource.table, |of| {
-                of.total = page.total.unwrap_or_default();
-                of.read += page.objects.len() as u64;
+                of.total = total;
+                of.read += length;
+                of.unreadable += unreadable;
                 of.slices = vec![Slice { offset, ..Slice::default() }];
                 for (kind, number) in counts {
                     of.count(kind, number);
                 }
             });
             self.save_sometimes().await?;
-            if page.objects.is_empty() || page.total.is_some_and(|total| offset >= total) {
+            if length == 0 || offset >= total {
                 return Ok(());
+            }
+            if idle >= IDLE_MAX || offset > end {
+                return Err(unreliable("its pages do not end, or show no new item"));
             }
         }
     }

@@ -5,9 +5,11 @@ macro_rules! delegate_reconciliation {
     ($of:ty, $this:ident => $inner:expr, $call:ident => $done:expr) => {
         const _: () = {
             use ::rollbook_core::catalog::Resource;
+            use ::rollbook_core::merge::SubjectState;
             use ::rollbook_core::source::{Lookup, Window};
             use ::rollbook_core::store::{
-                Freshness, Head, Held, HeldCount, HeldKey, HeldState, Living, Reconciliation, Run, StoreError,
+                Freshness, Head, Held, HeldCount, HeldKey, HeldState, Living, Reconciliation, Reset, Run,
+                StoreError,
             };
             use ::rollbook_core::time::Timestamp;
 
@@ -20,6 +22,7 @@ macro_rules! delegate_reconciliation {
                 undated(resource: &'static Resource, untouched_since: Timestamp, after: Option<&str>, limit: usize)
                     -> Vec<Lookup>;
                 count_living(resource: &'static Resource) -> u64;
+                count_children(child: &'static Resource, parent: &'static Resource, ids: &[&str], limit: u64) -> u64;
                 lock(name: &str, holder: &str, hold_for: ::std::time::Duration) -> bool;
                 unlock(name: &str, holder: &str) -> ();
                 save_run(run: &Run) -> ();
@@ -31,7 +34,7 @@ macro_rules! delegate_reconciliation {
                 settle_held(run: &str, keys: &[HeldKey], state: HeldState) -> ();
                 save_freshness(freshness: &Freshness) -> ();
                 freshness() -> Vec<Freshness>;
-                reset(resource: &'static Resource, id: &str) -> Option<Timestamp>;
+                reset(resource: &'static Resource, id: &str, expected: &SubjectState) -> Reset;
             }
         };
     };

@@ -174,8 +174,8 @@ mod tests {
             self.clerk.page(resource, request).await
         }
 
-        async fn recently_updated_users(&self, offset: u64) -> Result<Page, SourceError> {
-            self.clerk.recently_updated_users(offset).await
+        async fn recently_updated_users(&self, offset: u64, limit: usize) -> Result<Page, SourceError> {
+            self.clerk.recently_updated_users(offset, limit).await
         }
 
         async fn fetch(

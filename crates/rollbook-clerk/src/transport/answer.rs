@@ -49,9 +49,9 @@ impl Failure {
         Self::new(SourceError::Unreadable, text, true)
     }
 
-    /// Marks the failure as one that a repetition can't change.
-    pub(super) fn finally(self) -> Self {
-        Self { is_temporary: false, ..self }
+    /// A repetition would be as large.
+    pub(super) fn too_large(text: String) -> Self {
+        Self::new(SourceError::TooLarge, text, false)
     }
 
     pub(super) fn into_error(self, request: &Request, attempts: u32) -> SourceError {

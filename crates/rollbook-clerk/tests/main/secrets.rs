@@ -61,7 +61,10 @@ async fn no_error_and_no_log_line_repeats_the_key_an_id_or_a_body() {
         let client = server.client();
         let id = "user_named".to_owned();
         let position = Position::After { id: Some(id.clone()), window: Window::ALL };
-        let page = client.page(&USERS, &PageRequest { position, limit: 1 }).await.expect_err("an error");
+        let page = client
+            .page(&USERS, &PageRequest { position, limit: 1, bytes_max: usize::MAX })
+            .await
+            .expect_err("an error");
         let lookup = Lookup { id, organization_id: Some("org_named".to_owned()), user_id: None };
         let fetched = client.fetch(&ORGANIZATION_INVITATIONS, std::slice::from_ref(&lookup)).await;
         let instance = client.instance().await.expect_err("an error");

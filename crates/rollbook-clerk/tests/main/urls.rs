@@ -61,7 +61,10 @@ async fn each_resource_is_listed_and_counted_by_its_own_url() {
         } else {
             Position::Offset(499)
         };
-        let page = client.page(resource, &PageRequest { position, limit: 500 }).await.expect("a page");
+        let page = client
+            .page(resource, &PageRequest { position, limit: 500, bytes_max: usize::MAX })
+            .await
+            .expect("a page");
         assert_eq!((page.objects.len(), page.total), (1, Some(3)));
         let urls = server.targets().split_off(server.targets().len() - 2);
         if is_user {
@@ -73,7 +76,7 @@ async fn each_resource_is_listed_and_counted_by_its_own_url() {
             assert_eq!(urls, [format!("{list}&limit=1"), format!("{list}&limit=500&offset=499")]);
         }
     }
-    client.recently_updated_users(990).await.expect("a page");
+    client.recently_updated_users(990, 500).await.expect("a page");
     assert_eq!(server.targets().pop().expect("one"), "/users?order_by=-updated_at&limit=500&offset=990");
 }
 
@@ -92,7 +95,10 @@ async fn a_window_is_covered_whether_clerks_bounds_are_inclusive_or_not() {
         client.count(&USERS, window).await.expect("a count");
         assert_eq!(server.targets().pop().expect("one"), format!("/users/count{query}"));
         let position = Position::After { id: None, window };
-        client.page(&USERS, &PageRequest { position, limit: 1 }).await.expect("a page");
+        client
+            .page(&USERS, &PageRequest { position, limit: 1, bytes_max: usize::MAX })
+            .await
+            .expect("a page");
         let rest = query.replace('?', "&");
         assert_eq!(
             server.targets().pop().expect("one"),
@@ -107,7 +113,7 @@ async fn a_request_that_clerk_would_misunderstand_is_never_sent() {
     let client = server.client();
     let after = || Position::After { id: None, window: Window::ALL };
     let page = async |resource: &'static Resource, position, limit| {
-        client.page(resource, &PageRequest { position, limit }).await.map(|_| ())
+        client.page(resource, &PageRequest { position, limit, bytes_max: usize::MAX }).await.map(|_| ())
     };
     let organizations = RECONCILED[0];
     for result in [

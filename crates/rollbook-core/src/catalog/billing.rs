@@ -12,6 +12,7 @@ const PAYERS: &[Link] = &[belongs_to(&ORGANIZATIONS, "organization_id"), belongs
 pub static SUBSCRIPTIONS: Resource = Resource {
     number: 9,
     table: "subscriptions",
+    object: "commerce_subscription",
     events: &[
         upsert("subscription.created"),
         upsert("subscription.updated"),
@@ -41,6 +42,7 @@ pub static SUBSCRIPTIONS: Resource = Resource {
 pub static SUBSCRIPTION_ITEMS: Resource = Resource {
     number: 10,
     table: "subscription_items",
+    object: "commerce_subscription_item",
     events: &[
         upsert("subscriptionItem.abandoned"),
         upsert("subscriptionItem.active"),
@@ -78,6 +80,7 @@ pub static SUBSCRIPTION_ITEMS: Resource = Resource {
 pub static PAYMENT_ATTEMPTS: Resource = Resource {
     number: 11,
     table: "payment_attempts",
+    object: "commerce_payment_attempt",
     events: &[upsert("paymentAttempt.created"), upsert("paymentAttempt.updated")],
     columns: &[
         column("payment_id", Kind::Id, &["payment_id"]),

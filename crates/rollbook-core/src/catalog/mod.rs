@@ -26,6 +26,8 @@ pub struct Resource {
     pub number: usize,
     /// Name of the table. Also the name of the resource in metrics.
     pub table: &'static str,
+    /// Value of `object` in Clerk's objects of this resource.
+    pub object: &'static str,
     /// Event types of the resource.
     pub events: &'static [Event],
     /// Typed columns, without those that every table has (see [`COMMON_COLUMNS`]).
@@ -186,7 +188,17 @@ pub fn find_resource(table: &str) -> Option<&'static Resource> {
     RESOURCES.into_iter().find(|resource| resource.table == table)
 }
 
+/// Returns the resources with rows that are deleted with a row of `parent`, each with the link.
+pub fn children_of(parent: &'static Resource) -> impl Iterator<Item = (&'static Resource, &'static Link)> {
+    RESOURCES.into_iter().filter_map(move |child| Some((child, child.link_to(parent)?)))
+}
+
 impl Resource {
+    /// Returns the link by which a row is deleted with its parent of this resource.
+    pub fn link_to(&self, parent: &Resource) -> Option<&'static Link> {
+        self.links.iter().find(|link| link.cascades && link.parent == parent)
+    }
+
     /// Returns whether this column holds the id of a parent.
     pub fn is_link(&self, column: &str) -> bool {
         self.link(column).is_some()

@@ -7,6 +7,7 @@ use super::{Column, Kind, Resource, Source, belongs_to, column, delete, deleted_
 pub static USERS: Resource = Resource {
     number: 1,
     table: "users",
+    object: "user",
     events: &[upsert("user.created"), upsert("user.updated"), delete("user.deleted")],
     columns: &[
         column("external_id", Kind::IndexedText, &["external_id"]),
@@ -51,6 +52,7 @@ pub static USERS: Resource = Resource {
 pub static ORGANIZATIONS: Resource = Resource {
     number: 0,
     table: "organizations",
+    object: "organization",
     events: &[upsert("organization.created"), upsert("organization.updated"), delete("organization.deleted")],
     columns: &[
         column("name", Kind::Text, &["name"]),
@@ -77,6 +79,7 @@ pub static ORGANIZATIONS: Resource = Resource {
 pub static ORGANIZATION_MEMBERSHIPS: Resource = Resource {
     number: 2,
     table: "organization_memberships",
+    object: "organization_membership",
     events: &[
         upsert("organizationMembership.created"),
         upsert("organizationMembership.updated"),
@@ -101,6 +104,7 @@ pub static ORGANIZATION_MEMBERSHIPS: Resource = Resource {
 pub static ORGANIZATION_INVITATIONS: Resource = Resource {
     number: 3,
     table: "organization_invitations",
+    object: "organization_invitation",
     events: &[
         upsert("organizationInvitation.created"),
         upsert("organizationInvitation.accepted"),
@@ -131,6 +135,7 @@ pub static ORGANIZATION_INVITATIONS: Resource = Resource {
 pub static ORGANIZATION_DOMAINS: Resource = Resource {
     number: 4,
     table: "organization_domains",
+    object: "organization_domain",
     events: &[
         upsert("organizationDomain.created"),
         upsert("organizationDomain.updated"),
@@ -159,6 +164,7 @@ pub static ORGANIZATION_DOMAINS: Resource = Resource {
 pub static ROLES: Resource = Resource {
     number: 5,
     table: "roles",
+    object: "role",
     events: &[upsert("role.created"), upsert("role.updated"), delete("role.deleted")],
     columns: &[
         column("name", Kind::Text, &["name"]),
@@ -177,6 +183,7 @@ pub static ROLES: Resource = Resource {
 pub static PERMISSIONS: Resource = Resource {
     number: 6,
     table: "permissions",
+    object: "permission",
     events: &[upsert("permission.created"), upsert("permission.updated"), delete("permission.deleted")],
     columns: &[
         column("name", Kind::Text, &["name"]),
@@ -195,6 +202,7 @@ pub static PERMISSIONS: Resource = Resource {
 pub static SESSIONS: Resource = Resource {
     number: 7,
     table: "sessions",
+    object: "session",
     events: &[
         upsert("session.created"),
         upsert("session.pending"),
@@ -222,6 +230,7 @@ pub static SESSIONS: Resource = Resource {
 pub static WAITLIST_ENTRIES: Resource = Resource {
     number: 8,
     table: "waitlist_entries",
+    object: "waitlist_entry",
     events: &[upsert("waitlistEntry.created"), upsert("waitlistEntry.updated")],
     columns: &[
         column("email_address", Kind::IndexedText, &["email_address"]),

@@ -70,6 +70,16 @@ pub trait Reconciliation: Send + Sync {
     /// Counts living rows.
     async fn count_living(&self, resource: &'static Resource) -> Result<u64, StoreError>;
 
+    /// Counts the living rows of `child` that a deletion of these subjects of `parent` takes with it, at most `limit`.
+    /// Zero if the rows of `child` are not deleted with a parent of this resource.
+    async fn count_children(
+        &self,
+        child: &'static Resource,
+        parent: &'static Resource,
+        ids: &[&str],
+        limit: u64,
+    ) -> Result<u64, StoreError>;
+
     /// Takes or renews the lock `name` for `holder`. Returns `false` while another holder has it. The lock
     /// ends by itself after `hold_for`, at most [`LOCK_MAX`], by the store's clock.
     async fn lock(&self, name: &str, holder: &str, hold_for: Duration) -> Result<bool, StoreError>;
@@ -112,11 +122,25 @@ pub trait Reconciliation: Send + Sync {
     /// Returns the last walk of each resource that was ever walked, and the records of instances.
     async fn freshness(&self) -> Result<Vec<Freshness>, StoreError>;
 
-    /// Resets a row, so that a fresh reading of Clerk can revive it: the register becomes empty, and the
-    /// erasure floor rises to the latest event time known, so that older events are ignored. Child rows no
-    /// longer show a deletion from this row. Returns the floor, or `None` if there is no row. Content that
-    /// an operator erased stays erased.
-    async fn reset(&self, resource: &'static Resource, id: &str) -> Result<Option<Timestamp>, StoreError>;
+    /// Resets a row that has the state `expected`, so that a fresh reading of Clerk can revive it: the register
+    /// becomes empty, and the erasure floor rises to the latest event time known, so that older events are
+    /// ignored. Child rows no longer show a deletion from this row. Content that an operator erased stays
+    /// erased. A row with another state, such as a deletion that has arrived meanwhile, stays as it is.
+    async fn reset(
+        &self,
+        resource: &'static Resource,
+        id: &str,
+        expected: &SubjectState,
+    ) -> Result<Reset, StoreError>;
+}
+
+/// Result of [`Reconciliation::reset`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// The row is reset: its erasure floor.
+    Done(Timestamp),
+    /// The row has another state than expected, or there is none. Nothing was changed.
+    Changed,
 }
 
 /// State of a subject's row.

@@ -1,6 +1,6 @@
 //! Statements of the reconciler's port.
 
-use rollbook_core::catalog::Resource;
+use rollbook_core::catalog::{Link, Resource};
 use rollbook_core::source::Lookup;
 use rollbook_core::store::{PRUNED_MAX, RUNS_KEPT_MIN};
 use sqlx::Row as _;
@@ -56,6 +56,16 @@ pub(super) fn undated(schema: &str, resource: &'static Resource) -> String {
 /// Number of living rows.
 pub(super) fn count_living(schema: &str, resource: &'static Resource) -> String {
     format!(r#"SELECT count(*) FROM "{schema}".{table} WHERE deleted_at IS NULL"#, table = resource.table)
+}
+
+/// Number of living child rows of these parents, up to a limit: (ids, limit).
+pub(super) fn count_children(schema: &str, child: &'static Resource, link: &Link) -> String {
+    format!(
+        r#"SELECT count(*) FROM (SELECT FROM "{schema}".{table}
+                                 WHERE {column} = ANY ($1::text[]) AND deleted_at IS NULL LIMIT $2) AS child"#,
+        table = child.table,
+        column = link.column,
+    )
 }
 
 /// Takes or renews a lock: (name, holder, milliseconds). Returns a row if the holder has it then.

@@ -5,10 +5,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::drift::Drift;
+use rollbook_core::merge::SubjectState;
 use rollbook_core::source::{Lookup, Window};
 use rollbook_core::store::{
     Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, RUNS_KEPT_FOR, Reconciliation,
-    Run, RunState, StoreError,
+    Reset, Run, RunState, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use sqlx::Row as _;
@@ -146,6 +147,19 @@ impl Reconciliation for PostgresStore {
         Ok(counted.into_iter().sum())
     }
 
+    async fn count_children(
+        &self,
+        child: &'static Resource,
+        parent: &'static Resource,
+        ids: &[&str],
+        limit: u64,
+    ) -> Result<u64, StoreError> {
+        let Some(link) = child.link_to(parent) else { return Ok(0) };
+        let values = Values::default().with(ids).with(i64::try_from(limit).unwrap_or(i64::MAX));
+        let sql = sql::count_children(&self.schema, child, link);
+        Ok(self.statement(sql, values, |row| count(row, 0)).await?.into_iter().sum())
+    }
+
     async fn lock(&self, name: &str, holder: &str, hold_for: Duration) -> Result<bool, StoreError> {
         let millis = i64::try_from(hold_for.min(LOCK_MAX).as_millis()).unwrap_or(i64::MAX);
         let values = Values::default().with(name).with(holder).with(millis);
@@ -254,8 +268,13 @@ impl Reconciliation for PostgresStore {
         self.statement(sql::freshness(&self.schema), Values::default(), read).await
     }
 
-    async fn reset(&self, resource: &'static Resource, id: &str) -> Result<Option<Timestamp>, StoreError> {
-        self.reset_row(resource, id).await
+    async fn reset(
+        &self,
+        resource: &'static Resource,
+        id: &str,
+        expected: &SubjectState,
+    ) -> Result<Reset, StoreError> {
+        self.reset_row(resource, id, expected).await
     }
 }
 

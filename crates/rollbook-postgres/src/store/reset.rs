@@ -6,7 +6,8 @@
 //! about to write, so every child row is locked and compared anew, not only those that show the deletion already.
 
 use rollbook_core::catalog::{RESOURCES, Resource};
-use rollbook_core::store::{PendingWork, StoreError};
+use rollbook_core::merge::SubjectState;
+use rollbook_core::store::{PendingWork, Reset, StoreError};
 use rollbook_core::table_layout::{RESET_BY, content_columns, links_column};
 use rollbook_core::time::Timestamp;
 use sqlx::Arguments as _;
@@ -30,10 +31,13 @@ impl PostgresStore {
         &self,
         resource: &'static Resource,
         id: &str,
-    ) -> Result<Option<Timestamp>, StoreError> {
-        let sql = statement(&self.schema, resource);
-        let reset = Reset { statements: &self.statements, sql: &sql, resource, id, now: self.clock.now() };
-        let Some((floor, noted)) = self.steps().attempt(1, &reset).await?? else { return Ok(None) };
+        expected: &SubjectState,
+    ) -> Result<Reset, StoreError> {
+        let (sql, statements) = (statement(&self.schema, resource), &self.statements);
+        let resetting = Resetting { statements, sql: &sql, resource, id, expected, now: self.clock.now() };
+        let Some((floor, noted)) = self.steps().attempt(1, &resetting).await?? else {
+            return Ok(Reset::Changed);
+        };
         let mut turn = Turn::default();
         let (own, of_children): (Vec<Line>, Vec<Line>) =
             noted.into_iter().partition(|line| line.what == PendingWork::Row);
@@ -45,7 +49,7 @@ impl PostgresStore {
         if turn.is_over() {
             self.left.notify_one();
         }
-        Ok(Some(floor))
+        Ok(Reset::Done(floor))
     }
 
     /// Compares each child row with its parents, under its lock.
@@ -84,24 +88,29 @@ fn statement(schema: &str, resource: &'static Resource) -> Sql {
     sql.into()
 }
 
-/// Resets one row. The output is its floor, and the pending work that was recorded.
-struct Reset<'a> {
+/// Resets one row. The output is its floor, and the pending work that was recorded; `None` if the row has another state than
+/// expected. A repetition finds the row as the attempt before has left it.
+struct Resetting<'a> {
     statements: &'a Statements,
     sql: &'a Sql,
     resource: &'static Resource,
     id: &'a str,
+    expected: &'a SubjectState,
     now: Timestamp,
 }
 
-impl Work for Reset<'_> {
+impl Work for Resetting<'_> {
     type Output = Option<(Timestamp, Vec<Line>)>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
         let mut locked = PgArguments::default();
         locked.add(vec![self.id]).map_err(sqlx::Error::Encode)?;
         session.fetch(&self.statements.of(self.resource).lock, locked).await?;
-        let Some(stored) = self.stored(session).await? else { return Ok(None) };
-        let state = stored.reset();
+        let state = self.expected.reset();
+        let stored = self.stored(session).await?;
+        let Some(stored) = stored.filter(|stored| stored == self.expected || *stored == state) else {
+            return Ok(None);
+        };
         let floor = Timestamp::from_millis(state.floor);
         if state.is_erased_by_operator() {
             return Ok(Some((floor, Vec::new())));
@@ -128,11 +137,8 @@ impl Work for Reset<'_> {
     }
 }
 
-impl Reset<'_> {
-    async fn stored(
-        &self,
-        session: &mut Session<'_>,
-    ) -> sqlx::Result<Option<rollbook_core::merge::SubjectState>> {
+impl Resetting<'_> {
+    async fn stored(&self, session: &mut Session<'_>) -> sqlx::Result<Option<SubjectState>> {
         let (number, mut asked) = (number_of(self.resource), Asked::default());
         asked.subjects[number].insert(self.id);
         let known = known::read(self.statements, session, &asked).await?;

@@ -8,7 +8,7 @@ use rollbook_core::change::{Applied, Change, Effect, Origin};
 use rollbook_core::drift::Drift;
 use rollbook_core::event::observed;
 use rollbook_core::source::{RECONCILED, Window};
-use rollbook_core::store::{Living, Reconciliation as _, Rows as _, Store as _, StoreError};
+use rollbook_core::store::{Living, Reconciliation as _, Reset, Rows as _, Store as _, StoreError};
 use rollbook_core::time::Timestamp;
 use rollbook_postgres::PostgresStore;
 use rollbook_testkit::events::{START, change_of, deleted, event, membership, organization};
@@ -129,6 +129,12 @@ async fn deleted_at(store: &PostgresStore) -> [Value; 2] {
     [organization, member].map(|row| row.expect("a row").columns["deleted_at"].clone())
 }
 
+/// Resets the organization in the state that it has now.
+async fn reset_organization(store: &PostgresStore) -> Result<Reset, StoreError> {
+    let state = store.heads(&ORGANIZATIONS, &["org_1"]).await?[0].state;
+    store.reset(&ORGANIZATIONS, "org_1", &state).await
+}
+
 #[tokio::test]
 async fn a_repair_that_is_under_way_does_not_bring_back_a_deletion_that_was_reset() {
     let world = World::new().await;
@@ -149,11 +155,11 @@ async fn a_repair_that_is_under_way_does_not_bring_back_a_deletion_that_was_rese
         )
         .await;
     let (resetting, mut reset) = (Arc::clone(&store), JoinSet::new());
-    reset.spawn(async move { resetting.reset(&ORGANIZATIONS, "org_1").await });
+    reset.spawn(async move { reset_organization(&resetting).await });
     let waiting = format!("{OURS} AND wait_event_type = 'Lock'");
     until("the reset waits for the child's lock", || async { world.psql(&waiting).await == "1\n" }).await;
     worker.run("COMMIT").await;
-    let floor = Ok(Some(Timestamp::from_millis(1_785_369_600_000)));
+    let floor = Ok(Reset::Done(Timestamp::from_millis(1_785_369_600_000)));
     assert_eq!(reset.join_all().await, [floor]);
     assert_eq!(deleted_at(&store).await, [Value::Null, Value::Null]);
     assert_eq!(world.psql("SELECT count(*) FROM mirror_2.rollbook_cascades").await, "0\n", "nothing is left");
@@ -175,8 +181,8 @@ async fn workers_that_apply_older_events_at_the_same_time_do_not_undo_a_reset() 
                 }
             });
         }
-        let floor = store.reset(&ORGANIZATIONS, "org_1").await.expect("it is reset");
-        assert_eq!(floor, Some(Timestamp::from_millis(START + 7)));
+        let reset = reset_organization(&store).await;
+        assert_eq!(reset, Ok(Reset::Done(Timestamp::from_millis(START + 7))));
         let fresh = reading(&organization("org_1", START), START + 8);
         store.apply_many(&[fresh]).await.expect("it is applied");
         workers.join_all().await;
@@ -200,7 +206,7 @@ async fn a_trigger_that_refuses_a_reset_fails_it_and_one_that_refuses_a_child_is
                  FOR EACH ROW EXECUTE FUNCTION public.refuse()"
             ))
             .await;
-        let refused = store.reset(&ORGANIZATIONS, "org_1").await;
+        let refused = reset_organization(&store).await;
         assert!(matches!(refused, Err(StoreError::Event(_))), "{body}: {refused:?}");
     }
     world
@@ -211,7 +217,7 @@ async fn a_trigger_that_refuses_a_reset_fails_it_and_one_that_refuses_a_child_is
              FOR EACH ROW EXECUTE FUNCTION public.refuse()",
         )
         .await;
-    assert!(store.reset(&ORGANIZATIONS, "org_1").await.is_ok());
+    assert!(reset_organization(&store).await.is_ok());
     assert_eq!(deleted_at(&store).await[0], Value::Null);
     let pending = "SELECT table_name, id, what, attempts FROM mirror_2.rollbook_cascades";
     assert_eq!(world.psql(pending).await, "organization_memberships|orgmem_1|row|1\n");

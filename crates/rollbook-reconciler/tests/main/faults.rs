@@ -39,8 +39,8 @@ impl Source for WithoutId {
         Ok(page)
     }
 
-    async fn recently_updated_users(&self, offset: u64) -> Result<Page, SourceError> {
-        self.0.recently_updated_users(offset).await
+    async fn recently_updated_users(&self, offset: u64, limit: usize) -> Result<Page, SourceError> {
+        self.0.recently_updated_users(offset, limit).await
     }
 
     async fn fetch(

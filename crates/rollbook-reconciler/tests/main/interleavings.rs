@@ -242,8 +242,8 @@ impl Source for Busy {
         answer
     }
 
-    async fn recently_updated_users(&self, offset: u64) -> Result<Page, SourceError> {
-        self.0.world.clerk.recently_updated_users(offset).await
+    async fn recently_updated_users(&self, offset: u64, limit: usize) -> Result<Page, SourceError> {
+        self.0.world.clerk.recently_updated_users(offset, limit).await
     }
 
     async fn fetch(

@@ -86,8 +86,8 @@ impl Source for Lying {
         Ok(Page { clock: (self.on_date)(page.clock), ..page })
     }
 
-    async fn recently_updated_users(&self, offset: u64) -> Result<Page, SourceError> {
-        let page = self.clerk.recently_updated_users(offset).await?;
+    async fn recently_updated_users(&self, offset: u64, limit: usize) -> Result<Page, SourceError> {
+        let page = self.clerk.recently_updated_users(offset, limit).await?;
         Ok(Page { clock: (self.on_date)(page.clock), ..page })
     }
 

@@ -1,6 +1,7 @@
 //! The reconciler against Clerk's API in memory: walks, deletions, faults, resumption, and any interleaving
 //! with webhooks.
 
+mod cascades;
 mod clocks;
 mod contradictions;
 mod cursors;
@@ -17,6 +18,9 @@ mod resumption;
 mod resyncs;
 mod schedules;
 mod scripted;
+mod sizes;
 mod statuses;
+mod strangers;
+mod undeleted;
 mod walks;
 mod world;

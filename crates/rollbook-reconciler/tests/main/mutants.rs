@@ -74,8 +74,11 @@ impl Source for Wrong {
                 Ok(page)
             }
             (Mutant::StepsWithoutOverlap, Position::Offset(offset)) if *offset > 0 => {
-                let request =
-                    PageRequest { position: Position::Offset(offset + 1), limit: request.limit - 1 };
+                let request = PageRequest {
+                    position: Position::Offset(offset + 1),
+                    limit: request.limit - 1,
+                    ..*request
+                };
                 // Meanwhile the first object of the list is deleted, once.
                 clerk.change(|objects| {
                     let first =
@@ -106,8 +109,8 @@ impl Source for Wrong {
         }
     }
 
-    async fn recently_updated_users(&self, offset: u64) -> Result<Page, SourceError> {
-        self.driver.world.clerk.recently_updated_users(offset).await
+    async fn recently_updated_users(&self, offset: u64, limit: usize) -> Result<Page, SourceError> {
+        self.driver.world.clerk.recently_updated_users(offset, limit).await
     }
 
     async fn fetch(

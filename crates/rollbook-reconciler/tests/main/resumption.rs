@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, USERS};
+use rollbook_core::source::SourceError;
 use rollbook_core::store::{RunState, StoreError};
-use rollbook_reconciler::{LOCK_FOR, ReconcileError, Resume, RunRequest};
+use rollbook_reconciler::{LOCK_FOR, Progress, ReconcileError, Resume, RunRequest};
 use rollbook_testkit::faults::{Fault, FaultyStore};
+use rollbook_testkit::memory::clerk::ClerkFault;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -245,4 +247,47 @@ async fn a_run_killed_among_the_suspects_of_one_page_does_not_read_them_again() 
     let report = world.resume().await.expect("a run");
     assert_eq!((report.state, report.progress.sum(|of| of.held)), (RunState::Held, 450));
     assert_eq!(world.clerk.calls().1 - before, 5, "five times a hundred");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_failed_at_a_list_is_resumed_at_that_list_and_keeps_what_it_reached() {
+    let world = World::new();
+    world.populate(120, 30, 30);
+    let source = Scripted::new(&world.clerk, |request| {
+        let error = || SourceError::Refused("402 unsupported_plan".to_owned());
+        let refused = matches!(request, Request::Page(of) if of == &ORGANIZATION_MEMBERSHIPS);
+        async move { if refused { Err(error()) } else { Ok(()) } }.boxed()
+    });
+    world.run_from(source, &CancellationToken::new()).await.expect_err("an error");
+    let failed = world.store.runs(1).await.expect("runs").remove(0);
+    let reached = Progress::parse(&failed.progress).expect("a progress");
+    let done = |of: &Progress| of.resources.iter().filter(|of| of.is_done).count();
+    assert_eq!((failed.state, done(&reached), reached.sum(|of| of.read)), (RunState::Failed, 8, 150));
+    let (pages, _) = world.clerk.calls();
+    let report = world.resume().await.expect("a run");
+    assert_eq!((report.run, report.state), (failed.id, RunState::Complete));
+    assert_eq!(world.clerk.calls().0 - pages, 2, "one list of one page, and the page behind");
+    world.assert_equal().await;
+    assert!(matches!(world.resume().await, Err(ReconcileError::NoSuchRun(_))), "it reached its end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_a_refused_key_ended_goes_on_after_it_is_corrected_and_only_the_last_one_does() {
+    let world = World::new();
+    world.populate(120, 30, 30);
+    let refuse = async || {
+        world.clerk.fail([None, None, None].into_iter().chain([Some(ClerkFault::Refused); 2]));
+        world.run().await.expect_err("an error");
+    };
+    refuse().await;
+    let failed = world.store.runs(1).await.expect("runs").remove(0);
+    assert_eq!(failed.state, RunState::Failed);
+    assert_eq!(world.resume().await.expect("a run").run, failed.id);
+    world.assert_equal().await;
+    world.pass(60);
+    refuse().await;
+    world.clerk.fail([]);
+    world.pass(60);
+    world.run().await.expect("a run");
+    assert!(matches!(world.resume().await, Err(ReconcileError::NoSuchRun(_))), "a later run took its place");
 }

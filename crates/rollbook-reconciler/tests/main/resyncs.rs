@@ -1,11 +1,13 @@
 //! Fresh readings of single subjects.
 
+use futures_util::FutureExt as _;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, USERS};
 use rollbook_reconciler::{ResyncOutcome, Resynced};
-use rollbook_testkit::events::deleted;
+use rollbook_testkit::events::{change_of, deleted, event};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::scripted::{Request, Scripted};
 use super::world::{World, at, user_id, user_object};
 
 async fn resync(world: &World, ids: &[&str], force: bool) -> Vec<ResyncOutcome> {
@@ -26,6 +28,12 @@ async fn each_case_has_its_outcome() {
     world.pass(60);
     assert_eq!(resync(&world, &["user_0000"], false).await, [ResyncOutcome::Updated]);
     world.clerk.change(|objects| objects.remove(&USERS, "user_0000"));
+    assert_eq!(
+        resync(&world, &["user_0000"], false).await,
+        [ResyncOutcome::Unproven],
+        "it was written lately"
+    );
+    world.pass(301);
     assert_eq!(resync(&world, &["user_0000"], false).await, [ResyncOutcome::Deleted]);
     assert_eq!(resync(&world, &["user_0000", "user_9999"], false).await, [ResyncOutcome::Absent; 2]);
     assert_eq!(resync(&world, &["sess_1"], false).await, [ResyncOutcome::UnknownKind]);
@@ -49,6 +57,55 @@ async fn a_wrongly_deleted_row_lives_again_by_force_only_and_older_events_are_ig
     let now = world.now();
     world.webhook("msg_2", "user.deleted", now, &deleted("user", &user_id(1))).await;
     assert_eq!(world.living(&USERS).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_deletion_that_arrives_while_clerk_is_read_is_not_undone_by_force() {
+    let world = World::new();
+    world.populate(3, 0, 0);
+    world.run().await.expect("a run");
+    world.webhook("msg_1", "user.deleted", at(9), &deleted("user", &user_id(1))).await;
+    world.pass(3600);
+    // Clerk's answer is from before the second deletion, and its webhook is faster.
+    let (store, now) = (world.store.clone(), world.now());
+    let source = Scripted::new(&world.clerk, move |request| {
+        let store = store.clone();
+        async move {
+            if matches!(request, Request::Fetch(_)) {
+                let change = change_of("msg_2", &event("user.deleted", now, &deleted("user", &user_id(1))));
+                store.apply_many(&[change]).await.expect("the store applies it");
+            }
+            Ok(())
+        }
+        .boxed()
+    });
+    let ids = [user_id(1)];
+    let resynced = world.reconciler_of(source).resync(&ids, true, &CancellationToken::new()).await;
+    assert_eq!(resynced.expect("a resync")[0].outcome, ResyncOutcome::RowIsLater);
+    let row = world.store.get(&USERS, &user_id(1)).await.expect("the store reads").expect("a row");
+    assert!(row.is_deleted(), "{row:?}");
+    // A replay of that webhook finds it done: the floor was not raised above it.
+    world.webhook("msg_3", "user.deleted", now, &deleted("user", &user_id(1))).await;
+    assert_eq!(world.living(&USERS).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_deletion_as_late_as_clerks_answer_waits_a_moment_and_one_with_an_impossible_time_is_undone() {
+    let world = World::new();
+    world.populate(3, 0, 0);
+    world.run().await.expect("a run");
+    world.pass(3600);
+    let (now, gone) = (world.now(), deleted("user", &user_id(1)));
+    world.webhook("msg_1", "user.deleted", now, &gone).await;
+    assert_eq!(resync(&world, &["user_0001"], true).await, [ResyncOutcome::RowIsLater]);
+    world.pass(9);
+    assert_eq!(resync(&world, &["user_0001"], true).await, [ResyncOutcome::RowIsLater]);
+    world.pass(2);
+    assert_eq!(resync(&world, &["user_0001"], true).await, [ResyncOutcome::Revived]);
+    // A clock that was a day ahead.
+    world.webhook("msg_2", "user.deleted", world.now() + 86_400_000, &gone).await;
+    assert_eq!(resync(&world, &["user_0001"], true).await, [ResyncOutcome::Revived]);
+    world.assert_equal().await;
 }
 
 #[tokio::test]

@@ -55,8 +55,8 @@ impl Source for Scripted {
         self.lists.page(resource, request).await
     }
 
-    async fn recently_updated_users(&self, offset: u64) -> Result<Page, SourceError> {
-        self.lists.recently_updated_users(offset).await
+    async fn recently_updated_users(&self, offset: u64, limit: usize) -> Result<Page, SourceError> {
+        self.lists.recently_updated_users(offset, limit).await
     }
 
     async fn fetch(

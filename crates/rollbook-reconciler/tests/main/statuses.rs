@@ -1,10 +1,14 @@
 //! Subscription items: counted by id and status, never written.
 
+use std::time::Duration;
+
 use rollbook_core::catalog::SUBSCRIPTION_ITEMS;
 use rollbook_core::drift::Drift;
+use rollbook_core::source::{Position, RawObject};
 use rollbook_core::store::RunState;
 use serde_json::{Value, json};
 
+use super::lying::Lying;
 use super::world::{World, at};
 
 fn item(id: &str, status: &str) -> Value {
@@ -44,4 +48,32 @@ async fn a_run_of_named_resources_leaves_the_items_out() {
         rollbook_reconciler::RunRequest { only: vec![&rollbook_core::catalog::USERS], ..<_>::default() };
     let report = world.run_as(&request).await.expect("a run");
     assert!(report.progress.resources.iter().all(|of| of.table == "users"));
+}
+
+#[tokio::test]
+async fn a_list_that_does_not_end_is_given_up() {
+    let world = World::new();
+    world.clerk.change(|objects| {
+        for number in 0..120 {
+            objects.put(&SUBSCRIPTION_ITEMS, &item(&format!("csi_{number:04}"), "active"));
+        }
+    });
+    // A server that ignores the offset, one with a total that moves away, and one with both.
+    for (ignores, total) in [(true, 1_000_000), (false, 0), (true, 0)] {
+        let source = Lying::new(&world).pages(move |clerk, resource, request, page| {
+            let mut page = page?;
+            if let (true, Position::Offset(offset)) = (resource == &SUBSCRIPTION_ITEMS, &request.position) {
+                let all = clerk.change(|objects| {
+                    objects.list(resource).into_iter().cloned().map(RawObject::from).collect::<Vec<_>>()
+                });
+                let begin = if ignores { 0 } else { usize::try_from(*offset).expect("small") % 100 };
+                page.objects = all.into_iter().skip(begin).take(request.limit).collect();
+                page.total = Some(if total == 0 { offset + 1_000 } else { total });
+            }
+            Ok(page)
+        });
+        let run = tokio::time::timeout(Duration::from_secs(60), source.run(&world, &[])).await;
+        let error = run.expect("it ends").expect_err("an error").to_string();
+        assert!(error.contains("Clerk's list of subscription_items is not reliable now"), "{error}");
+    }
 }

@@ -55,7 +55,8 @@ impl World {
 
     pub(super) fn over(store: Arc<dyn FullStore>, clock: Arc<ManualClock>) -> Self {
         let clerk = Arc::new(MemoryClerk::new(clock.clone()));
-        let settings = Settings { page_size: 50, parallel: 3, ..Settings::default() };
+        let settings =
+            Settings { page_size: 50, parallel: 3, reread_pause: Duration::ZERO, ..Settings::default() };
         Self { clerk, store, clock, settings }
     }
 

@@ -1,6 +1,6 @@
 //! Reads of the reconciler's port.
 
-use rollbook_core::catalog::Resource;
+use rollbook_core::catalog::{Link, Resource};
 use rollbook_core::drift::Drift;
 use rollbook_core::source::{Lookup, Window};
 use rollbook_core::store::{Freshness, Head, Held, HeldCount, HeldKey, HeldState, Living, Run, RunState};
@@ -133,6 +133,28 @@ fn count_living_sql(resource: &'static Resource) -> String {
 
 pub(super) fn count_living(connection: &Connection, resource: &'static Resource) -> rusqlite::Result<u64> {
     connection.prepare_cached(&count_living_sql(resource))?.query_row((), |row| row.get(0))
+}
+
+fn count_children_sql(child: &'static Resource, link: &Link) -> String {
+    format!(
+        "SELECT count(*) FROM (SELECT 1 FROM {table}
+                               WHERE {column} IN (SELECT value FROM json_each(?1)) AND +deleted_at IS NULL LIMIT ?2)",
+        table = child.table,
+        column = link.column,
+    )
+}
+
+/// Counts living child rows of these parents, at most `limit`.
+pub(super) fn count_children(
+    connection: &Connection,
+    child: &'static Resource,
+    link: &Link,
+    ids: &[String],
+    limit: u64,
+) -> rusqlite::Result<u64> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let values = (id_list(ids), limit);
+    connection.prepare_cached(&count_children_sql(child, link))?.query_row(values, |row| row.get(0))
 }
 
 const RUNS: &str =

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
+use rollbook_core::merge::SubjectState;
 use rollbook_core::source::{Lookup, Window};
 use rollbook_core::store::{
     Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, PRUNED_MAX, RUNS_KEPT_FOR,
-    RUNS_KEPT_MIN, Reconciliation, Run, StoreError,
+    RUNS_KEPT_MIN, Reconciliation, Reset, Run, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use rusqlite::Connection;
@@ -76,6 +77,18 @@ impl Reconciliation for SqliteStore {
 
     async fn count_living(&self, resource: &'static Resource) -> Result<u64, StoreError> {
         self.look(move |connection| reads::count_living(connection, resource)).await
+    }
+
+    async fn count_children(
+        &self,
+        child: &'static Resource,
+        parent: &'static Resource,
+        ids: &[&str],
+        limit: u64,
+    ) -> Result<u64, StoreError> {
+        let Some(link) = child.link_to(parent) else { return Ok(0) };
+        let ids = owned(ids);
+        self.look(move |connection| reads::count_children(connection, child, link, &ids, limit)).await
     }
 
     async fn lock(&self, name: &str, holder: &str, hold_for: Duration) -> Result<bool, StoreError> {
@@ -183,12 +196,17 @@ impl Reconciliation for SqliteStore {
         self.look(reads::freshness).await
     }
 
-    async fn reset(&self, resource: &'static Resource, id: &str) -> Result<Option<Timestamp>, StoreError> {
-        let id = id.to_owned();
-        let floor = self.change_around_children(move |tables| reset(tables, resource, &id)).await?;
+    async fn reset(
+        &self,
+        resource: &'static Resource,
+        id: &str,
+        expected: &SubjectState,
+    ) -> Result<Reset, StoreError> {
+        let (id, expected) = (id.to_owned(), *expected);
+        let done = self.change_around_children(move |tables| reset(tables, resource, &id, &expected)).await?;
         // Child rows that are many, or that refuse their change, are pending.
         self.turn().await?;
-        Ok(floor)
+        Ok(done)
     }
 }
 

@@ -4,6 +4,8 @@
 //! the same transaction or recorded as pending.
 
 use rollbook_core::catalog::Resource;
+use rollbook_core::merge::SubjectState;
+use rollbook_core::store::Reset;
 use rollbook_core::table_layout::{RESET_BY, content_columns, links_column};
 use rollbook_core::time::Timestamp;
 use rusqlite::Error::StatementChangedRows;
@@ -13,17 +15,21 @@ use super::cascade::Pass;
 use super::tables::Tables;
 use crate::fault::Undone;
 
-/// Resets a row. Returns its floor, or `None` if there is no row.
+/// Resets a row that has the expected state.
 pub(super) fn reset(
     tables: &Tables<'_>,
     resource: &'static Resource,
     id: &str,
-) -> rusqlite::Result<Option<Timestamp>> {
-    let Some(stored) = tables.stored(resource, id)? else { return Ok(None) };
-    let state = stored.reset();
-    let floor = Timestamp::from_millis(state.floor);
+    expected: &SubjectState,
+) -> rusqlite::Result<Reset> {
+    let state = expected.reset();
+    let stored = tables.stored(resource, id)?;
+    let Some(stored) = stored.filter(|stored| stored == expected || *stored == state) else {
+        return Ok(Reset::Changed);
+    };
+    let done = Reset::Done(Timestamp::from_millis(state.floor));
     if state.is_erased_by_operator() {
-        return Ok(Some(floor));
+        return Ok(done);
     }
     if state != stored {
         let (now, links) = (tables.now.to_string(), state.links.to_column());
@@ -41,7 +47,7 @@ pub(super) fn reset(
     if tables.stored(resource, id)? != Some(state) {
         return Err(Undone.into());
     }
-    Ok(Some(floor))
+    Ok(done)
 }
 
 /// Writes a reset row: (id, now, floor), and for tables with links (`version_links`).

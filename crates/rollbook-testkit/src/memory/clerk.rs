@@ -206,9 +206,9 @@ impl Source for MemoryClerk {
         Ok(Page { objects, total, clock: self.date() })
     }
 
-    async fn recently_updated_users(&self, offset: u64) -> Result<Page, SourceError> {
+    async fn recently_updated_users(&self, offset: u64, limit: usize) -> Result<Page, SourceError> {
         let mut state = self.state();
-        let limit = state.begin_page(PAGE_MAX)?;
+        let limit = state.begin_page(limit)?;
         let mut users = state.objects.list(&rollbook_core::catalog::USERS);
         users.sort_by_key(|object| std::cmp::Reverse(number(object, "updated_at")));
         let begin = usize::try_from(offset).unwrap_or(usize::MAX);

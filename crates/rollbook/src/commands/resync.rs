@@ -59,7 +59,7 @@ const fn meaning(outcome: ResyncOutcome) -> &'static str {
         ResyncOutcome::Absent => "absent: Clerk does not have it, and no living row is here",
         ResyncOutcome::Revived => "revived: the row was deleted, and shows Clerk's object now",
         ResyncOutcome::RowIsLater => {
-            "not changed: the row differs, and has a later version than Clerk's answer"
+            "not changed: the row differs, and has a later version or deletion than Clerk's answer"
         }
         ResyncOutcome::WronglyDeleted => "deleted here, and alive at Clerk",
         ResyncOutcome::Erased => "erased by an operator: it stays erased",
@@ -76,7 +76,9 @@ const fn fix(outcome: ResyncOutcome) -> Option<&'static str> {
             Some("try again in a minute; if it stays, --force writes what Clerk shows")
         }
         ResyncOutcome::Refused => Some("change the trigger or constraint that the log names, then try again"),
-        ResyncOutcome::Unproven => Some("try again later"),
+        ResyncOutcome::Unproven => {
+            Some("try again in five minutes: Clerk's answer may be older than a row that was written lately")
+        }
         ResyncOutcome::UnknownKind => Some("rollbook reconcile finds objects of all kinds"),
         _ => None,
     }

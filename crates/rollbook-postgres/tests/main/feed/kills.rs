@@ -62,16 +62,15 @@ async fn work(stores: Vec<Arc<PostgresStore>>, mut random: fastrand::Rng, done: 
     }
 }
 
-/// Gives positions and works off cascades, and is killed now and then.
-async fn sequencer(store: Arc<PostgresStore>, mut random: fastrand::Rng, stop: Arc<AtomicBool>) {
-    while !stop.load(Ordering::Relaxed) {
+/// Gives positions and works off cascades whenever its process may have left some, and is killed now and then.
+async fn sequencer(store: Arc<PostgresStore>, mut random: fastrand::Rng) {
+    loop {
         let limit = Duration::from_millis(if random.bool() { random.u64(1..60) } else { 20_000 });
         _ = tokio::time::timeout(limit, store.sequence()).await;
         if random.u32(..10) == 0 {
             _ = tokio::time::timeout(limit, store.cascade()).await;
         }
-        // As a worker's pause while another one is at work.
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        store.sequence_pending().await;
     }
 }
 
@@ -101,21 +100,20 @@ async fn survives<F: Future<Output = ()>>(world: &World, chaos: impl FnOnce(Arc<
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let (stop, last) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let last = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicUsize::new(0));
     let (mut applying, mut sequencing) = (JoinSet::new(), JoinSet::new());
     let stores = workers(world, WORKERS);
     for _ in 0..WORKERS {
         applying.spawn(work(stores.clone(), random.fork(), Arc::clone(&done)));
     }
-    for store in workers(world, WORKERS) {
-        sequencing.spawn(sequencer(store, random.fork(), Arc::clone(&stop)));
+    for store in &stores {
+        sequencing.spawn(sequencer(Arc::clone(store), random.fork()));
     }
     let mut reading = JoinSet::new();
     reading.spawn(reader(world.store(), Arc::clone(&last)));
     tokio::join!(chaos(done), async { while applying.join_next().await.is_some() {} });
-    stop.store(true, Ordering::Relaxed);
-    sequencing.join_all().await;
+    sequencing.shutdown().await;
     let store = world.store();
     while store.cascade().await.expect("cascades").due_in.is_some_and(|due_in| due_in.is_zero()) {}
     sequence(&store).await;

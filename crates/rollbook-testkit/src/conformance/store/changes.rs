@@ -288,7 +288,7 @@ pub async fn child_rows_of_a_reading_are_a_cascade(mirror: Mirror<impl StoreHarn
 pub async fn a_reset_row_is_created_again_and_its_child_rows_live_again(mirror: Mirror<impl StoreHarness>) {
     mirror.apply(&[("msg_1", user_at(0, |_| ())), ("msg_2", member(0))]).await;
     mirror.apply_one("msg_end", user_deleted(7)).await;
-    mirror.harness.store().reset(&USERS, "user_1").await.expect("the store resets");
+    super::resetting::reset(&mirror, &USERS, "user_1").await;
     let line = mirror.line(4).await;
     assert_eq!(
         (line.subject_id.as_str(), what(&line)),

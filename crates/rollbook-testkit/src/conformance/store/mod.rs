@@ -225,6 +225,8 @@ macro_rules! store_conformance {
             reconciling: the_last_walk_of_each_resource_is_kept
             reconciling: instances_are_remembered_for_good
             resetting: a_row_that_was_reset_is_empty_and_a_fresh_reading_revives_it
+            resetting: a_row_that_has_changed_since_it_was_read_is_not_reset
+            resetting: the_living_children_of_parents_are_counted_up_to_a_limit
             resetting: a_row_that_a_deletion_alone_has_made_can_be_reset
             resetting: child_rows_no_longer_show_the_deletion_of_a_parent_that_was_reset
             resetting: a_child_that_was_reset_keeps_the_ids_of_its_parents_and_shows_their_deletion

@@ -4,7 +4,7 @@ use rollbook_core::catalog::{
     ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, Resource, SESSIONS, SUBSCRIPTIONS, USERS,
 };
 use rollbook_core::change::Applied::{self, Deleted, Ignored, Inserted, Stale, Updated};
-use rollbook_core::store::RetentionLimits;
+use rollbook_core::store::{Reset, RetentionLimits};
 use rollbook_core::time::Timestamp;
 use serde_json::{Value, json};
 
@@ -17,10 +17,64 @@ fn moment(at: i64) -> Value {
     json!(Timestamp::from_millis(START + at).to_string())
 }
 
-async fn reset<H: StoreHarness>(mirror: &Mirror<H>, resource: &'static Resource, id: &str) -> Option<i64> {
-    let floor = mirror.harness.store().reset(resource, id).await.expect("the store resets");
+/// Resets a row that has the state that it has now. Returns the floor after [`START`]; `None` if there is no row.
+pub(super) async fn reset<H: StoreHarness>(
+    mirror: &Mirror<H>,
+    resource: &'static Resource,
+    id: &str,
+) -> Option<i64> {
+    let store = mirror.harness.store();
+    let state = store.heads(resource, &[id]).await.expect("the store reads").pop().map(|head| head.state);
+    let done = store.reset(resource, id, &state.unwrap_or_default()).await.expect("the store resets");
     mirror.work_off().await;
-    floor.map(|floor| floor.as_millis() - START)
+    match done {
+        Reset::Done(floor) => Some(floor.as_millis() - START),
+        Reset::Changed => None,
+    }
+}
+
+pub async fn a_row_that_has_changed_since_it_was_read_is_not_reset(mirror: Mirror<impl StoreHarness>) {
+    create(&mirror).await;
+    let store = mirror.harness.store();
+    let state = async || store.heads(&USERS, &["user_1"]).await.expect("the store reads")[0].state;
+    assert_eq!(end(&mirror, "user", "user_1", 7).await, Deleted);
+    let read = state().await;
+    assert_eq!(end(&mirror, "user", "user_1", 9).await, Deleted, "a later deletion arrives meanwhile");
+    let line = mirror.row(&USERS, "user_1").await;
+    assert_eq!(store.reset(&USERS, "user_1", &read).await, Ok(Reset::Changed));
+    assert_eq!(mirror.row(&USERS, "user_1").await, line, "nothing is written");
+    let read = state().await;
+    let done = Reset::Done(Timestamp::from_millis(START + 9));
+    for _ in 0..2 {
+        // A command whose answer was lost repeats the call.
+        assert_eq!(store.reset(&USERS, "user_1", &read).await, Ok(done));
+    }
+    assert_eq!(store.reset(&USERS, "user_2", &read).await, Ok(Reset::Changed), "there is no row");
+}
+
+pub async fn the_living_children_of_parents_are_counted_up_to_a_limit(mirror: Mirror<impl StoreHarness>) {
+    create(&mirror).await;
+    for (number, organization) in [(2, "org_1"), (3, "org_1"), (4, "org_2")] {
+        let (id, user) = (format!("orgmem_{number}"), format!("user_{number}"));
+        let joined = membership(&id, organization, &user, START);
+        mirror.apply_one(&format!("msg_{id}"), event("organizationMembership.created", START, &joined)).await;
+    }
+    let left = membership("orgmem_3", "org_1", "user_3", START);
+    mirror.apply_one("msg_left", event("organizationMembership.deleted", START + 5, &left)).await;
+    let store = mirror.harness.store();
+    for (parent, ids, limit, expected) in [
+        (&ORGANIZATIONS, &["org_1"][..], 10, 2),
+        (&ORGANIZATIONS, &["org_1", "org_2", "org_3"], 10, 3),
+        (&ORGANIZATIONS, &["org_1", "org_2"], 2, 2),
+        (&ORGANIZATIONS, &[], 10, 0),
+        (&USERS, &["user_1", "user_4", "user_3"], 10, 2),
+        (&SESSIONS, &["sess_1"], 10, 0),
+    ] {
+        let found = store.count_children(&ORGANIZATION_MEMBERSHIPS, parent, ids, limit).await;
+        assert_eq!(found, Ok(expected), "{parent:?} {ids:?}");
+    }
+    assert_eq!(store.count_children(&SESSIONS, &USERS, &["user_1"], 10).await, Ok(1));
+    assert_eq!(store.count_children(&SUBSCRIPTIONS, &USERS, &["user_1"], 10).await, Ok(0), "they outlive it");
 }
 
 async fn create<H: StoreHarness>(mirror: &Mirror<H>) {

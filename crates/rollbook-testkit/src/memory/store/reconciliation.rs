@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
+use rollbook_core::merge::SubjectState;
 use rollbook_core::source::{Lookup, Window};
 use rollbook_core::store::{
     ChangeOrigin, Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, PRUNED_MAX,
-    RUNS_KEPT_FOR, RUNS_KEPT_MIN, Reconciliation, Run, StoreError,
+    RUNS_KEPT_FOR, RUNS_KEPT_MIN, Reconciliation, Reset, Run, StoreError,
 };
 use rollbook_core::table_layout::RESET_BY;
 use rollbook_core::time::Timestamp;
@@ -144,6 +145,22 @@ impl Reconciliation for MemoryStore {
         Ok(self.state().living(resource).count() as u64)
     }
 
+    async fn count_children(
+        &self,
+        child: &'static Resource,
+        parent: &'static Resource,
+        ids: &[&str],
+        limit: u64,
+    ) -> Result<u64, StoreError> {
+        let Some(link) = child.link_to(parent) else { return Ok(0) };
+        let is_child = |lookup: &Lookup| {
+            let id = if link.column == "user_id" { &lookup.user_id } else { &lookup.organization_id };
+            id.as_deref().is_some_and(|id| ids.contains(&id))
+        };
+        let count = self.state().living(child).filter(|(_, lookup, _)| is_child(lookup)).count();
+        Ok((count as u64).min(limit))
+    }
+
     async fn lock(&self, name: &str, holder: &str, hold_for: Duration) -> Result<bool, StoreError> {
         let mut state = self.state();
         let now = self.clock.now();
@@ -235,21 +252,26 @@ impl Reconciliation for MemoryStore {
         Ok(self.state().records.walks.values().cloned().collect())
     }
 
-    async fn reset(&self, resource: &'static Resource, id: &str) -> Result<Option<Timestamp>, StoreError> {
+    async fn reset(
+        &self,
+        resource: &'static Resource,
+        id: &str,
+        expected: &SubjectState,
+    ) -> Result<Reset, StoreError> {
         let now = self.clock.now();
         let mut state = self.state();
         let row = state.tables.get_mut(resource.table).and_then(|table| table.get_mut(id));
-        let floor = row.map(|row| {
-            let reset = row.state.reset();
-            if reset != row.state {
-                row.state = reset;
-                row.synced_at = now;
-                RESET_BY.clone_into(&mut row.synced_by);
-            }
-            Timestamp::from_millis(reset.floor)
-        });
+        let reset = expected.reset();
+        let Some(row) = row.filter(|row| row.state == *expected || row.state == reset) else {
+            return Ok(Reset::Changed);
+        };
+        if reset != row.state {
+            row.state = reset;
+            row.synced_at = now;
+            RESET_BY.clone_into(&mut row.synced_by);
+        }
         let (id, origin) = (id.to_owned(), ChangeOrigin::Cascade);
         state.record(vec![Touched { resource, id, origin, cause: None }], now);
-        Ok(floor)
+        Ok(Reset::Done(Timestamp::from_millis(reset.floor)))
     }
 }

@@ -242,8 +242,8 @@ impl Source for AbsenceIsProof {
         Ok(if resource == &ORGANIZATIONS { hidden } else { page })
     }
 
-    async fn recently_updated_users(&self, offset: u64) -> Result<Page, SourceError> {
-        self.0.recently_updated_users(offset).await
+    async fn recently_updated_users(&self, offset: u64, limit: usize) -> Result<Page, SourceError> {
+        self.0.recently_updated_users(offset, limit).await
     }
 
     async fn fetch(&self, _: &'static Resource, lookups: &[Lookup]) -> Result<Vec<Fetched>, SourceError> {

@@ -1,0 +1,158 @@
+//! Rows of other tables that deletions take with them: counted for the brake before, and followed to their end after.
+
+use std::time::Duration;
+
+use rollbook_core::catalog::{Resource, children_of};
+use rollbook_core::source::RECONCILED;
+use rollbook_core::store::{CascadeStep, HeldState};
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::brake;
+use crate::context::Context;
+use crate::error::ReconcileError;
+
+/// Time for which a run waits for child rows that other processes work on, or that refuse their change, after its own
+/// work is done.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Longest pause between two looks at them.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Maximum number of child rows that a dry run counts for one answer of Clerk.
+const DRY_MAX: u64 = 1_000_000;
+
+/// Tables of a reconciliation with rows that are deleted with a row of this one.
+fn children(parent: &'static Resource) -> impl Iterator<Item = &'static Resource> {
+    // Sessions are not reconciled: they say what happened, and every user has many.
+    children_of(parent).map(|(child, _)| child).filter(|child| RECONCILED.contains(child))
+}
+
+impl Context {
+    /// Counts the living rows that the collected deletions of a resource would take with them. Returns the first table
+    /// that would lose too many. What a run counted before it was killed counts still.
+    pub(crate) async fn table_with_excess(
+        &self,
+        resource: &'static Resource,
+    ) -> Result<Option<&'static str>, ReconcileError> {
+        let mut excess = None;
+        for child in children(resource) {
+            let living = self.patiently("the store", || self.ports.records.count_living(child)).await?;
+            let (along, before) = {
+                let progress = self.progress();
+                let of = progress.resources.iter().find(|of| of.table == resource.table);
+                let before = of.and_then(|of| of.cascades.get(child.table)).copied().unwrap_or_default();
+                (progress.taken_along(child.table, resource.table), before)
+            };
+            let allowed = brake::allowed(living + along + before);
+            // One more than is allowed is enough to know.
+            let limit = (allowed + 1).saturating_sub(along);
+            let found = self.count_along(resource, child, limit).await?.max(before);
+            self.update(resource.table, |of| of.cascades.insert(child.table.to_owned(), found));
+            if along + found > allowed {
+                excess.get_or_insert(child.table);
+            }
+        }
+        Ok(excess)
+    }
+
+    async fn count_along(
+        &self,
+        resource: &'static Resource,
+        child: &'static Resource,
+        limit: u64,
+    ) -> Result<u64, ReconcileError> {
+        let mut found = 0;
+        for state in [HeldState::Collected, HeldState::Waiting] {
+            let mut after = None;
+            while let Some(keys) = self.held_of(resource, state, &mut after).await? {
+                let ids: Vec<&str> = keys.iter().map(|key| key.id.as_str()).collect();
+                found += self.count_children(resource, child, &ids, limit - found).await?;
+                if found >= limit {
+                    return Ok(limit);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn count_children(
+        &self,
+        resource: &'static Resource,
+        child: &'static Resource,
+        ids: &[&str],
+        limit: u64,
+    ) -> Result<u64, ReconcileError> {
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let records = &self.ports.records;
+        self.patiently("the store", || records.count_children(child, resource, ids, limit)).await
+    }
+
+    /// Counts what the deletion of these rows would take with it, in a dry run.
+    pub(crate) async fn foresee_cascades(
+        &self,
+        resource: &'static Resource,
+        ids: &[&str],
+    ) -> Result<(), ReconcileError> {
+        for child in children(resource) {
+            let found = self.count_children(resource, child, ids, DRY_MAX).await?;
+            self.update(resource.table, |of| {
+                *of.cascades.entry(child.table.to_owned()).or_default() += found;
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether the brake would hold a table because of the rows that its deletions take with them, in a dry run.
+    pub(crate) async fn foresees_excess(&self, resource: &'static Resource) -> Result<bool, ReconcileError> {
+        for child in children(resource) {
+            let living = self.patiently("the store", || self.ports.records.count_living(child)).await?;
+            let along = self.progress().resources.iter().filter_map(|of| of.cascades.get(child.table)).sum();
+            if !brake::is_allowed(along, living) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Works on the cascades of deleted parents until none is left, or until the rest waits for something else: rows that
+    /// refuse their change, or another process. What is left is recorded, and workers continue it.
+    pub(crate) async fn finish_cascades(&self, resource: &'static Resource) -> Result<u64, ReconcileError> {
+        if children(resource).next().is_none() {
+            return Ok(0);
+        }
+        let mut waited_since: Option<Instant> = None;
+        let left = loop {
+            self.check_stop()?;
+            let step = self.patiently("the store", || self.ports.store.cascade()).await?;
+            let CascadeStep { rows, parents_left, rows_left, due_in, .. } = step;
+            let left = parents_left + rows_left;
+            let Some(due_in) = due_in.filter(|_| left > 0) else { break left };
+            if due_in.is_zero() && rows > 0 {
+                waited_since = None;
+                continue;
+            }
+            let since = *waited_since.get_or_insert_with(Instant::now);
+            if parents_left == 0 || since.elapsed() >= WAIT_MAX {
+                // Rows that refuse their change are tried again later, by workers.
+                break left;
+            }
+            let pause = due_in.clamp(PAUSE_MAX / 20, PAUSE_MAX);
+            if self.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return Err(ReconcileError::Stopped);
+            }
+        };
+        // The number is of all tables, and the last one is the right one.
+        self.progress().resources.iter_mut().for_each(|of| of.pending = 0);
+        self.update(resource.table, |of| of.pending = left);
+        if left > 0 {
+            warn!(
+                table = resource.table,
+                left,
+                "reconciliation: child rows of deleted parents are not marked as deleted yet; workers continue, and \
+                 `rollbook doctor` names them"
+            );
+        }
+        Ok(left)
+    }
+}
