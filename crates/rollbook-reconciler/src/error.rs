@@ -88,7 +88,7 @@ impl ReconcileError {
             Self::Source(
                 SourceError::Refused(_) | SourceError::NotEnabled(_) | SourceError::Unsupported(_),
             )
-            | Self::Store(StoreError::Deployment(_) | StoreError::Broken(_))
+            | Self::Store(StoreError::Deployment(_) | StoreError::Unreadable(_) | StoreError::Broken(_))
             | Self::WrongInstance { .. }
             | Self::ManyInstances(_)
             | Self::ForeignRows(_)
