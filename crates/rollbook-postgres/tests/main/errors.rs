@@ -4,7 +4,9 @@ use rollbook_core::backend::Backend as _;
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::change::{Change, Effect, Field};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{Changes as _, Ledger as _, Reconciliation as _, Rows as _, Store as _, StoreError};
+use rollbook_core::store::{
+    Changes as _, Ledger as _, Reconciliation as _, Rows as _, Store as _, StoreError,
+};
 use rollbook_postgres::{PostgresSettings, pending_migrations};
 use rollbook_testkit::servers::postgres::PostgresServer;
 use serde_json::json;
