@@ -40,6 +40,7 @@ const BANNED: [(&str, &str); 32] = [
     ("true to clerk", "in sync with Clerk"),
     ("lines of the ledger", "ledger entries"),
     ("line of the ledger", "ledger entry"),
+    ("ledger line", "ledger entry"),
 ];
 
 /// Proper uses of banned words, in lower case: they are left out of the search.

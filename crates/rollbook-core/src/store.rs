@@ -226,6 +226,10 @@ pub enum StoreError {
     /// the cause.
     #[error("the store is not set up right: {0}")]
     Deployment(String),
+    /// The store holds a value that this version of Rollbook does not write, such as one of a newer version. No message
+    /// is the cause. The text says where, and what to do.
+    #[error("{0}")]
+    Unreadable(String),
     /// The storage failed, and its content is unknown until it is opened again. The process must exit.
     #[error("the store's storage failed, the process must restart: {0}")]
     Broken(String),

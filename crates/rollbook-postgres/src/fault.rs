@@ -18,7 +18,7 @@ use std::time::Duration;
 use rollbook_core::store::{SlowCause, StoreError, UnknownOutcome};
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-pub(crate) use self::own::{NotKept, ReadOnly};
+pub(crate) use self::own::{NotKept, ReadOnly, Unreadable};
 use self::states::{RAISED, data, deployment, unavailable};
 use crate::address::Address;
 use crate::blame::{self, Blame};
@@ -37,6 +37,9 @@ pub(crate) enum Fault {
     /// Rights, login or schema are wrong: manual action is needed.
     #[error("{0}")]
     Deployment(String),
+    /// The database holds a value that this version of Rollbook does not write.
+    #[error("{0}")]
+    Unreadable(String),
     /// A time limit was reached: a smaller batch may succeed.
     #[error("{1}")]
     Slow(SlowCause, String),
@@ -52,6 +55,7 @@ impl From<Fault> for StoreError {
             Fault::Data(text) => Self::Event(text),
             Fault::Unavailable(text) | Fault::Slow(_, text) => Self::Unavailable(text),
             Fault::Deployment(text) => Self::Deployment(text),
+            Fault::Unreadable(text) => Self::Unreadable(text),
             Fault::Ambiguous(inner) => (*inner).into(),
         }
     }
@@ -142,9 +146,10 @@ pub(crate) fn no_connection(address: &Address, none: &NoConnection) -> Fault {
             match judge(address, error) {
                 Fault::Deployment(text) => Fault::Deployment(say(text)),
                 Fault::Ambiguous(inner) => Fault::Unavailable(say(inner.to_string())),
-                Fault::Data(text) | Fault::Unavailable(text) | Fault::Slow(_, text) => {
-                    Fault::Unavailable(say(text))
-                }
+                Fault::Data(text)
+                | Fault::Unavailable(text)
+                | Fault::Unreadable(text)
+                | Fault::Slow(_, text) => Fault::Unavailable(say(text)),
             }
         }
     }
@@ -177,7 +182,10 @@ pub(crate) fn judge(address: &Address, error: &sqlx::Error) -> Fault {
         } else {
             "a value is too large for one statement".to_owned()
         }),
-        sqlx::Error::Decode(error) if error.is::<UnknownOutcome>() => Fault::Deployment(error.to_string()),
+        sqlx::Error::Decode(error) if error.is::<UnknownOutcome>() => Fault::Unreadable(error.to_string()),
+        sqlx::Error::Decode(error) if error.is::<Unreadable>() => {
+            Fault::Unreadable(format!("{address}: {error}"))
+        }
         sqlx::Error::ColumnDecode { index, .. } => Fault::Deployment(format!(
             "{address}: a column (the one at {index}) is not as Rollbook's migrations made it"
         )),

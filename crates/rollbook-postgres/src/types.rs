@@ -1,6 +1,7 @@
 //! Statements, and timestamps and JSON in Postgres's binary forms, exact to the digit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rollbook_core::time::Timestamp;
 use serde_json::Value;
@@ -9,6 +10,8 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgRow, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Row as _, Type};
+
+use crate::fault::Unreadable;
 
 /// 2000-01-01, from which Postgres counts its microseconds, in milliseconds since 1970.
 const EPOCH: i64 = 946_684_800_000;
@@ -97,6 +100,16 @@ impl Decode<'_, Postgres> for Read {
         let text = value.as_bytes()?.strip_prefix(&[JSONB]).ok_or("a jsonb of an unknown version")?;
         Ok(Self(serde_json::from_slice(text)?))
     }
+}
+
+/// Reads a count, which is never negative.
+pub(crate) fn count(row: &PgRow, column: usize) -> sqlx::Result<u64> {
+    u64::try_from(row.try_get::<i64, _>(column)?).map_err(|_| Unreadable("a count").into())
+}
+
+/// Returns the time span of this many milliseconds. None is left of a time that has passed.
+pub(crate) fn span(millis: i64) -> Duration {
+    Duration::from_millis(millis.max(0).unsigned_abs())
 }
 
 /// Reads a number that is never negative, such as that of a table, from the first column.

@@ -91,7 +91,7 @@ impl ReconcileError {
                 | SourceError::Unsupported(_)
                 | SourceError::TooLarge(_),
             )
-            | Self::Store(StoreError::Deployment(_) | StoreError::Broken(_))
+            | Self::Store(StoreError::Deployment(_) | StoreError::Unreadable(_) | StoreError::Broken(_))
             | Self::WrongInstance { .. }
             | Self::ManyInstances(_)
             | Self::ForeignRows(_)

@@ -75,7 +75,7 @@ fn make_private(path: &Path) -> Result<(), Fault> {
 fn opening(path: &Path, error: rusqlite::Error) -> Fault {
     let place = |text: &str| format!("{}: {text}", path.display());
     match Fault::from(error) {
-        Fault::Data(text) | Fault::Statement(text) | Fault::Deployment(text) => {
+        Fault::Data(text) | Fault::Statement(text) | Fault::Deployment(text) | Fault::Unreadable(text) => {
             Fault::Deployment(place(&text))
         }
         Fault::Unavailable(text) => Fault::Unavailable(place(&text)),

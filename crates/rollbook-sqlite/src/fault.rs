@@ -24,6 +24,9 @@ pub(crate) enum Fault {
     /// A right or a table is missing, or the file is not a database of Rollbook's.
     #[error("{0}")]
     Deployment(String),
+    /// The file holds a value that this version of Rollbook does not write.
+    #[error("{0}")]
+    Unreadable(String),
     /// The disk failed: the state of the file is unknown until it is opened again.
     #[error("{0}")]
     Broken(String),
@@ -72,7 +75,13 @@ impl From<rusqlite::Error> for Fault {
         if let rusqlite::Error::FromSqlConversionFailure(_, _, own) = &error
             && own.is::<UnknownOutcome>()
         {
-            return Self::Deployment(own.to_string());
+            return Self::Unreadable(own.to_string());
+        }
+        if let rusqlite::Error::IntegralValueOutOfRange(_, number) = error {
+            return Self::Unreadable(format!(
+                "a count or a number of attempts is {number}, which Rollbook does not write. Fix: correct what another \
+                 program wrote, or restore a backup"
+            ));
         }
         if matches!(error, rusqlite::Error::StatementChangedRows(0)) {
             return Self::Data("a trigger of the table keeps the row from being written".to_owned());
@@ -130,7 +139,10 @@ impl From<Fault> for QueueError {
     fn from(fault: Fault) -> Self {
         match fault {
             // A queue's statements hold no values that could be refused: the schema is not Rollbook's.
-            Fault::Data(text) | Fault::Statement(text) | Fault::Deployment(text) => Self::Deployment(text),
+            Fault::Data(text)
+            | Fault::Statement(text)
+            | Fault::Deployment(text)
+            | Fault::Unreadable(text) => Self::Deployment(text),
             Fault::Unavailable(text) => Self::Unavailable(text),
             Fault::OutOfSpace(text) => Self::OutOfSpace(text),
             Fault::Broken(text) => Self::Broken(text),
@@ -143,6 +155,7 @@ impl From<Fault> for StoreError {
         match fault {
             Fault::Data(text) => Self::Event(text),
             Fault::Statement(text) | Fault::Deployment(text) => Self::Deployment(text),
+            Fault::Unreadable(text) => Self::Unreadable(text),
             Fault::Unavailable(text) | Fault::OutOfSpace(text) => Self::Unavailable(text),
             Fault::Broken(text) => Self::Broken(text),
         }

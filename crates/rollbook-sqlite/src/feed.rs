@@ -68,33 +68,41 @@ fn triggers(resource: &'static Resource) -> [(String, String); 2] {
     })
 }
 
+/// A trigger's `WHEN` decides whether there is a line, so that its INSERT has no subquery in its FROM: SQLite would compute the
+/// list of columns twice, and keep the line in a table of its own first.
 fn trigger(resource: &'static Resource, name: &str, is_update: bool) -> String {
     let table = resource.table;
-    let (operation, facts) = if is_update {
-        ("UPDATE", facts_of_update(resource))
-    } else {
-        ("INSERT", FACTS_OF_INSERT.to_owned())
-    };
+    let (operation, Facts { is_line, kind, origin, event_at }) =
+        if is_update { ("UPDATE", facts_of_update(resource)) } else { ("INSERT", facts_of_insert()) };
     format!(
-        "CREATE TRIGGER {name} AFTER {operation} ON {table} WHEN {NEW_IS_ROW} BEGIN
+        "CREATE TRIGGER {name} AFTER {operation} ON {table} WHEN {is_line} BEGIN
     INSERT INTO changes (resource, subject_id, kind, changed, origin, cause, event_at, at)
-    SELECT '{table}', NEW.id, line.kind, line.changed,
-           CASE WHEN line.origin <> 'reading' THEN line.origin WHEN line.reading LIKE 'backfill:%' THEN 'backfill' ELSE 'reconcile' END,
-           CASE line.origin WHEN 'webhook' THEN NEW.synced_by
-                            WHEN 'reading' THEN substr(line.reading, instr(line.reading, ':') + 1) END,
-           line.event_at,
-           max(strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), coalesce((SELECT at FROM changes ORDER BY position DESC LIMIT 1), ''))
-    FROM (SELECT found.*, (SELECT reading FROM changes_state) AS reading,
-                 CASE WHEN found.is_erased OR found.was AND found.was_deleted AND found.lost_content THEN 'erased'
-                      WHEN NEW.deleted_at IS NOT NULL AND NOT (found.was AND found.was_deleted) THEN 'deleted'
-                      WHEN NOT found.was THEN 'created'
-                      WHEN found.changed <> '[]' THEN 'updated' END AS kind
-          FROM (SELECT {facts},
-                       '[' || substr({changed}, 2) || ']' AS changed) AS found) AS line
-    WHERE line.kind IS NOT NULL;
+    VALUES ('{table}', NEW.id,
+            {kind},
+            '[' || substr({changed}, 2) || ']',
+            {named_origin},
+            CASE {origin} WHEN 'webhook' THEN NEW.synced_by
+                WHEN 'reading' THEN (SELECT substr(reading, instr(reading, ':') + 1) FROM changes_state) END,
+            {event_at},
+            max(strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), coalesce((SELECT at FROM changes ORDER BY position DESC LIMIT 1), '')));
 END",
+        named_origin = origin.replace("THEN 'reading'", &format!("THEN {READING}")),
         changed = changed(resource, is_update),
     )
+}
+
+/// The origin of a change by a reading of Clerk's API.
+const READING: &str =
+    "CASE WHEN (SELECT reading FROM changes_state) LIKE 'backfill:%' THEN 'backfill' ELSE 'reconcile' END";
+
+/// Expressions of a trigger.
+struct Facts {
+    /// Whether the write is a change for readers.
+    is_line: String,
+    kind: String,
+    /// Origin; `reading` for a reading of Clerk's API.
+    origin: String,
+    event_at: String,
 }
 
 /// The columns that differ, as the elements of a JSON array, each after a comma. What a row that readers did not know had
@@ -103,51 +111,124 @@ fn changed(resource: &'static Resource, is_update: bool) -> String {
     let typed = resource.columns.iter().map(|column| column.name);
     let mut names = String::from("''");
     for name in typed.chain(["deleted_at", "data"]) {
-        let differs = match (is_update, resource.is_link(name) || name == "deleted_at") {
-            (false, _) => format!("NEW.{name} IS NOT NULL"),
-            (true, false) => format!("NEW.{name} IS NOT OLD.{name}"),
-            (true, true) => format!("NEW.{name} IS NOT CASE WHEN {OLD_IS_ROW} THEN OLD.{name} END"),
-        };
+        let differs = if is_update { differs(resource, name) } else { format!("NEW.{name} IS NOT NULL") };
         // Writing into a String cannot fail.
         _ = write!(names, " || CASE WHEN {differs} THEN ',\"{name}\"' ELSE '' END");
     }
     names
 }
 
+/// Whether an update changes a column for readers.
+fn differs(resource: &'static Resource, name: &str) -> String {
+    if resource.is_link(name) || name == "deleted_at" {
+        format!("NEW.{name} IS NOT CASE WHEN {OLD_IS_ROW} THEN OLD.{name} END")
+    } else {
+        format!("NEW.{name} IS NOT OLD.{name}")
+    }
+}
+
 /// Time of a version's event.
 const CONTENT_AT: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', NEW.version_event_at / 1000.0, 'unixepoch')";
 
-const FACTS_OF_INSERT: &str = "0 AS was, 0 AS was_deleted, 0 AS lost_content, NEW.synced_by = 'erase' AS is_erased,
-                       CASE NEW.synced_by WHEN 'erase' THEN 'erase' WHEN 'reconcile' THEN 'reading' ELSE 'webhook' END AS origin,
-                       CASE WHEN NEW.version_deleted_at IS NOT NULL THEN NEW.deleted_at
-                            WHEN length(NEW.version_hash) = 16
-                                THEN strftime('%Y-%m-%dT%H:%M:%fZ', NEW.version_event_at / 1000.0, 'unixepoch') END AS event_at";
+fn facts_of_insert() -> Facts {
+    Facts {
+        is_line: NEW_IS_ROW.to_owned(),
+        kind: "CASE WHEN NEW.synced_by = 'erase' THEN 'erased' WHEN NEW.deleted_at IS NOT NULL THEN 'deleted' ELSE 'created' END"
+            .to_owned(),
+        origin: "CASE NEW.synced_by WHEN 'erase' THEN 'erase' WHEN 'reconcile' THEN 'reading' ELSE 'webhook' END"
+            .to_owned(),
+        event_at: format!(
+            "CASE WHEN NEW.version_deleted_at IS NOT NULL THEN NEW.deleted_at
+                 WHEN length(NEW.version_hash) = 16 THEN {CONTENT_AT} END"
+        ),
+    }
+}
 
 /// Facts that follow from the comparison of both states of a row.
-fn facts_of_update(resource: &'static Resource) -> String {
+fn facts_of_update(resource: &'static Resource) -> Facts {
     let mut state = vec!["version_updated_at", "version_event_at", "version_hash", "version_deleted_at"];
     let mut inherited = "NEW.deleted_at IS NOT OLD.deleted_at".to_owned();
     if !resource.links.is_empty() {
         state.push("version_links");
         inherited += " OR NEW.version_parents_deleted_at IS NOT OLD.version_parents_deleted_at";
     }
-    let applied: Vec<String> = state.iter().map(|name| format!("NEW.{name} IS NOT OLD.{name}")).collect();
-    format!(
-        "{OLD_IS_ROW} AS was, OLD.deleted_at IS NOT NULL AS was_deleted,
-                       OLD.data IS NOT NULL AND NEW.data IS NULL AS lost_content,
-                       NEW.synced_by = 'erase' AND OLD.synced_by <> 'erase' AS is_erased,
-                       CASE WHEN NEW.synced_by = 'erase' THEN 'erase'
-                            WHEN NEW.synced_by = OLD.synced_by AND NEW.version_hash = x'ff' AND OLD.version_hash <> x'ff'
-                                 AND NEW.version_deleted_at IS OLD.version_deleted_at THEN 'erase'
-                            WHEN NEW.synced_by = 'reconcile' AND ({applied}) THEN 'reading'
-                            WHEN NEW.synced_by <> OLD.synced_by THEN 'webhook'
-                            WHEN {inherited} OR OLD.data IS NOT NULL AND NEW.data IS NULL THEN 'cascade'
-                            ELSE 'other' END AS origin,
-                       CASE WHEN NEW.version_deleted_at IS NOT OLD.version_deleted_at THEN NEW.deleted_at
-                            WHEN length(NEW.version_hash) = 16
-                                 AND (NEW.version_event_at IS NOT OLD.version_event_at OR NEW.version_hash <> OLD.version_hash)
-                                THEN {CONTENT_AT}
-                            WHEN NEW.deleted_at IS NOT OLD.deleted_at THEN NEW.deleted_at END AS event_at",
-        applied = applied.join(" OR "),
-    )
+    let any_differs =
+        |names: &[&str]| names.iter().map(|name| differs(resource, name)).collect::<Vec<_>>().join(" OR ");
+    let applied =
+        state.iter().map(|name| format!("NEW.{name} IS NOT OLD.{name}")).collect::<Vec<_>>().join(" OR ");
+    // The content first: it differs most often, and the comparison ends there.
+    let mut compared = vec!["data", "deleted_at"];
+    compared.extend(resource.columns.iter().map(|column| column.name));
+    let is_erased = format!(
+        "NEW.synced_by = 'erase' AND OLD.synced_by <> 'erase'
+             OR {OLD_IS_ROW} AND OLD.deleted_at IS NOT NULL AND OLD.data IS NOT NULL AND NEW.data IS NULL"
+    );
+    Facts {
+        is_line: format!(
+            "{NEW_IS_ROW} AND (NOT {OLD_IS_ROW} OR {any} OR {is_erased})",
+            any = any_differs(&compared),
+        ),
+        kind: format!(
+            "CASE WHEN {is_erased} THEN 'erased'
+                 WHEN NEW.deleted_at IS NOT NULL AND NOT ({OLD_IS_ROW} AND OLD.deleted_at IS NOT NULL) THEN 'deleted'
+                 WHEN NOT {OLD_IS_ROW} THEN 'created'
+                 ELSE 'updated' END"
+        ),
+        origin: format!(
+            "CASE WHEN NEW.synced_by = 'erase' THEN 'erase'
+                 WHEN NEW.synced_by = OLD.synced_by AND NEW.version_hash = x'ff' AND OLD.version_hash <> x'ff'
+                      AND NEW.version_deleted_at IS OLD.version_deleted_at THEN 'erase'
+                 WHEN NEW.synced_by = 'reconcile' AND ({applied}) THEN 'reading'
+                 WHEN NEW.synced_by <> OLD.synced_by THEN 'webhook'
+                 WHEN {inherited} OR OLD.data IS NOT NULL AND NEW.data IS NULL THEN 'cascade'
+                 ELSE 'other' END"
+        ),
+        event_at: format!(
+            "CASE WHEN NEW.version_deleted_at IS NOT OLD.version_deleted_at THEN NEW.deleted_at
+                 WHEN length(NEW.version_hash) = 16
+                      AND (NEW.version_event_at IS NOT OLD.version_event_at OR NEW.version_hash <> OLD.version_hash)
+                      THEN {CONTENT_AT}
+                 WHEN NEW.deleted_at IS NOT OLD.deleted_at THEN NEW.deleted_at END"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::types::ValueRef;
+
+    use super::*;
+    use crate::migrations::{Schema, apply_migrations};
+
+    #[test]
+    fn a_trigger_computes_its_line_once_and_keeps_it_in_no_other_table() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store.db");
+        apply_migrations(&path, Schema::Store).expect("tables");
+        let connection = crate::connection::open(&path).expect("a file");
+        for resource in RESOURCES {
+            let table = resource.table;
+            for sql in [
+                format!("UPDATE {table} SET data = '{{}}', synced_by = 'msg_1' WHERE id = 'a'"),
+                format!("INSERT INTO {table} DEFAULT VALUES"),
+            ] {
+                // Also lists the programs of the triggers. P4 is the text of an instruction.
+                let mut program = connection.prepare(&format!("EXPLAIN {sql}")).expect("a statement");
+                let step = |row: &rusqlite::Row<'_>| {
+                    let text = match row.get_ref("p4")? {
+                        ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+                        _ => String::new(),
+                    };
+                    Ok((row.get::<_, String>("opcode")?, text))
+                };
+                let steps =
+                    program.query_map((), step).expect("a program").collect::<rusqlite::Result<Vec<_>>>();
+                let steps = steps.expect("its steps");
+                let named = steps.iter().filter(|(_, text)| text == ",\"data\"").count();
+                assert_eq!(named, 1, "{sql}: the list of columns is computed once");
+                let kept = steps.iter().filter(|(opcode, _)| opcode == "OpenEphemeral").count();
+                assert_eq!(kept, 0, "{sql}: the line is kept nowhere before it is written");
+            }
+        }
+    }
 }

@@ -81,7 +81,7 @@ impl Gate {
         let error = error.innermost();
         let is_due = outage.repeat.is_due();
         let outage_seconds = outage.since.elapsed().as_secs();
-        if matches!(error, StoreError::Deployment(_)) {
+        if matches!(error, StoreError::Deployment(_) | StoreError::Unreadable(_)) {
             if is_due || !outage.deployment_logged {
                 error!(
                     %error,

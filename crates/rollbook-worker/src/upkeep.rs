@@ -32,7 +32,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         let done = turns.record(round(&shared, &stop).await).unwrap_or_default();
         if done != RetentionStep::default() {
             info!(
-                ledger_lines = done.ledger,
+                ledger_entries = done.ledger,
                 deleted_rows = done.rows,
                 changes = done.changes,
                 "retention has removed old data"

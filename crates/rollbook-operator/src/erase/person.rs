@@ -27,7 +27,7 @@ pub(super) struct Person {
     pub(super) rejected_rows: BTreeSet<Key>,
     /// Whether the row of the person exists or existed.
     has_row: bool,
-    /// Whether anything was stored about the id before the erasure: its row, a ledger line, or a child row.
+    /// Whether anything was stored about the id before the erasure: its row, a ledger entry, or a child row.
     pub(super) was_known: Option<bool>,
     /// Rows with content, of all these.
     pub(super) rows: BTreeSet<Key>,

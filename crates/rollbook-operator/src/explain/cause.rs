@@ -14,7 +14,7 @@ use super::row::Row;
 
 /// A ledger entry and the cause of its outcome.
 pub(super) struct Explained {
-    pub(super) line: LedgerEntry,
+    pub(super) entry: LedgerEntry,
     pub(super) cause: Cause,
     /// Whether the row is still as this delivery left it.
     pub(super) is_last: bool,
@@ -77,63 +77,63 @@ pub(super) struct Competitor {
 
 /// Explains all entries of one subject and its row. Returns them in the order of application, and entries
 /// applied at the same time in the order of their events.
-pub(super) fn explain_all(mut lines: Vec<LedgerEntry>, row: Option<&Row>) -> Vec<Explained> {
-    lines.sort_by(|one, other| {
-        let key = |line: &LedgerEntry| (line.applied_at, line.event_at, line.message_id.clone());
+pub(super) fn explain_all(mut entries: Vec<LedgerEntry>, row: Option<&Row>) -> Vec<Explained> {
+    entries.sort_by(|one, other| {
+        let key = |entry: &LedgerEntry| (entry.applied_at, entry.event_at, entry.message_id.clone());
         key(one).cmp(&key(other))
     });
-    let causes: Vec<Cause> = lines.iter().map(|line| judge(line, &lines, row)).collect();
+    let causes: Vec<Cause> = entries.iter().map(|entry| judge(entry, &entries, row)).collect();
     // A cascade or retention may have changed the row since.
     let unchanged = row.filter(|row| row.ended_with.is_none() && !row.is_empty_tombstone());
     let is_gone = row.is_some_and(Row::is_empty_tombstone);
     // Rows do not name the reading that wrote them.
-    let wrote = |(line, cause): &(&LedgerEntry, &Cause)| {
-        matches!(cause, Cause::Reconciled(_)) && line.outcome.advances()
+    let wrote = |(entry, cause): &(&LedgerEntry, &Cause)| {
+        matches!(cause, Cause::Reconciled(_)) && entry.outcome.advances()
     };
-    let last_reading = lines.iter().zip(&causes).rfind(wrote).map(|(line, _)| line.message_id.clone());
-    let explained = lines.into_iter().zip(causes).map(|(line, cause)| {
+    let last_reading = entries.iter().zip(&causes).rfind(wrote).map(|(entry, _)| entry.message_id.clone());
+    let explained = entries.into_iter().zip(causes).map(|(entry, cause)| {
         let is_last = unchanged.is_some_and(|row| {
-            row.synced_by == line.message_id.as_str()
-                || (row.synced_by == Origin::RECONCILE && last_reading.as_ref() == Some(&line.message_id))
+            row.synced_by == entry.message_id.as_str()
+                || (row.synced_by == Origin::RECONCILE && last_reading.as_ref() == Some(&entry.message_id))
         });
-        Explained { line, cause, is_last, is_gone }
+        Explained { entry, cause, is_last, is_gone }
     });
     explained.collect()
 }
 
 /// Explains an entry without the other entries of its subject.
-pub(super) fn alone(line: LedgerEntry) -> Explained {
-    let cause = judge(&line, &[], None);
-    Explained { line, cause, is_last: false, is_gone: false }
+pub(super) fn alone(entry: LedgerEntry) -> Explained {
+    let cause = judge(&entry, &[], None);
+    Explained { entry, cause, is_last: false, is_gone: false }
 }
 
 /// Returns whether an entry shows that the row was erased earlier.
-pub(super) fn had_earlier_life(lines: &[LedgerEntry]) -> bool {
-    lines.iter().any(|line| ignored(line) == Some(Cause::BeforeErasure))
+pub(super) fn had_earlier_life(entries: &[LedgerEntry]) -> bool {
+    entries.iter().any(|entry| ignored(entry) == Some(Cause::BeforeErasure))
 }
 
-fn ignored(line: &LedgerEntry) -> Option<Cause> {
-    let cause = match subject_of(line) {
-        _ if line.outcome != Applied::Ignored => return None,
-        None if NEVER_STORED.contains(&line.event_type.as_str()) => Cause::NeverStored,
+fn ignored(entry: &LedgerEntry) -> Option<Cause> {
+    let cause = match subject_of(entry) {
+        _ if entry.outcome != Applied::Ignored => return None,
+        None if NEVER_STORED.contains(&entry.event_type.as_str()) => Cause::NeverStored,
         None => Cause::NoTable,
-        Some(_) if line.event_at.as_millis() <= 0 => Cause::NoTime,
+        Some(_) if entry.event_at.as_millis() <= 0 => Cause::NoTime,
         Some(_) => Cause::BeforeErasure,
     };
     Some(cause)
 }
 
-fn judge(line: &LedgerEntry, lines: &[LedgerEntry], row: Option<&Row>) -> Cause {
-    if let Some(reading) = Reading::of(line) {
+fn judge(entry: &LedgerEntry, entries: &[LedgerEntry], row: Option<&Row>) -> Cause {
+    if let Some(reading) = Reading::of(entry) {
         return Cause::Reconciled(reading);
     }
-    let is_deletion = subject_of(line).is_some_and(|(_, verb)| verb == Verb::Delete);
-    let others = || lines.iter().filter(|other| other.message_id != line.message_id);
-    let no_later = || others().filter(|other| other.applied_at <= line.applied_at);
-    let ends = |line: &&LedgerEntry| line.outcome == Applied::Deleted;
-    let contents = |line: &&LedgerEntry| matches!(line.outcome, Applied::Inserted | Applied::Updated);
-    let was_deleted = || others().filter(|other| other.applied_at < line.applied_at).find(ends);
-    match line.outcome {
+    let is_deletion = subject_of(entry).is_some_and(|(_, verb)| verb == Verb::Delete);
+    let others = || entries.iter().filter(|other| other.message_id != entry.message_id);
+    let no_later = || others().filter(|other| other.applied_at <= entry.applied_at);
+    let ends = |entry: &&LedgerEntry| entry.outcome == Applied::Deleted;
+    let contents = |entry: &&LedgerEntry| matches!(entry.outcome, Applied::Inserted | Applied::Updated);
+    let was_deleted = || others().filter(|other| other.applied_at < entry.applied_at).find(ends);
+    match entry.outcome {
         Applied::Inserted => Cause::First,
         Applied::Updated if was_deleted().is_some() => Cause::FillsIn,
         Applied::Updated => Cause::Newer,
@@ -141,21 +141,21 @@ fn judge(line: &LedgerEntry, lines: &[LedgerEntry], row: Option<&Row>) -> Cause 
         Applied::Deleted => Cause::Deletes,
         Applied::Unchanged => {
             let same = |other: &&LedgerEntry| {
-                other.event_at == line.event_at && if is_deletion { ends(other) } else { contents(other) }
+                other.event_at == entry.event_at && if is_deletion { ends(other) } else { contents(other) }
             };
             Cause::Same { like: no_later().find(same).map(|other| other.message_id.clone()), is_deletion }
         }
         Applied::Stale if is_deletion => {
-            let later = no_later().filter(ends).rfind(|other| other.event_at > line.event_at);
-            Cause::Older { than: later.map(|other| Competitor::new(other, line)), is_deletion }
+            let later = no_later().filter(ends).rfind(|other| other.event_at > entry.event_at);
+            Cause::Older { than: later.map(|other| Competitor::new(other, entry)), is_deletion }
         }
         Applied::Stale => {
             // Each entry that changed the content was the newest then, so the last of them is the newest.
-            let newer = no_later().filter(contents).rfind(|other| other.event_at >= line.event_at);
+            let newer = no_later().filter(contents).rfind(|other| other.event_at >= entry.event_at);
             let is_gone = row.is_some_and(Row::is_empty_tombstone);
             match newer.or_else(|| no_later().rfind(contents).filter(|_| !is_gone)) {
                 Some(competitor) => {
-                    Cause::Older { than: Some(Competitor::new(competitor, line)), is_deletion }
+                    Cause::Older { than: Some(Competitor::new(competitor, entry)), is_deletion }
                 }
                 None if is_gone => {
                     Cause::Removed { by: no_later().rfind(ends).map(|end| end.message_id.clone()) }
@@ -163,16 +163,16 @@ fn judge(line: &LedgerEntry, lines: &[LedgerEntry], row: Option<&Row>) -> Cause 
                 None => Cause::Older { than: None, is_deletion },
             }
         }
-        Applied::Ignored => ignored(line).unwrap_or(Cause::NoTable),
+        Applied::Ignored => ignored(entry).unwrap_or(Cause::NoTable),
     }
 }
 
 impl Competitor {
-    fn new(competitor: &LedgerEntry, line: &LedgerEntry) -> Self {
+    fn new(competitor: &LedgerEntry, entry: &LedgerEntry) -> Self {
         Self {
             id: competitor.message_id.clone(),
             applied_at: competitor.applied_at,
-            made_later_by: competitor.event_at.as_millis().saturating_sub(line.event_at.as_millis()),
+            made_later_by: competitor.event_at.as_millis().saturating_sub(entry.event_at.as_millis()),
         }
     }
 }
@@ -184,7 +184,7 @@ mod tests {
     use crate::serialize::RowRef;
 
     /// Entry about a user: id, verb, outcome, event time, time of application.
-    fn line(id: &str, verb: &str, outcome: Applied, made_at: i64, applied_at: i64) -> LedgerEntry {
+    fn entry(id: &str, verb: &str, outcome: Applied, made_at: i64, applied_at: i64) -> LedgerEntry {
         LedgerEntry {
             message_id: MessageId::new(id),
             event_type: format!("user.{verb}"),
@@ -210,15 +210,15 @@ mod tests {
         }
     }
 
-    fn causes(lines: Vec<LedgerEntry>, row: &Row) -> Vec<(String, Cause)> {
-        explain_all(lines, Some(row))
+    fn causes(entries: Vec<LedgerEntry>, row: &Row) -> Vec<(String, Cause)> {
+        explain_all(entries, Some(row))
             .into_iter()
-            .map(|one| (one.line.message_id.to_string(), one.cause))
+            .map(|one| (one.entry.message_id.to_string(), one.cause))
             .collect()
     }
 
-    fn cause(id: &str, lines: Vec<LedgerEntry>, row: &Row) -> Cause {
-        causes(lines, row).into_iter().find(|(of, _)| of == id).expect("a line").1
+    fn cause(id: &str, entries: Vec<LedgerEntry>, row: &Row) -> Cause {
+        causes(entries, row).into_iter().find(|(of, _)| of == id).expect("an entry").1
     }
 
     fn older(id: &str, made_later_by: i64, applied_at: i64) -> Cause {
@@ -229,45 +229,45 @@ mod tests {
 
     #[test]
     fn a_late_delivery_is_compared_with_the_last_one_that_changed_the_row_before_it() {
-        let lines = vec![
-            line("a", "created", Applied::Inserted, 100, 1_000),
-            line("b", "updated", Applied::Updated, 200, 1_001),
-            line("c", "updated", Applied::Updated, 300, 1_002),
-            line("late", "updated", Applied::Stale, 150, 1_003),
-            line("d", "updated", Applied::Updated, 400, 1_004),
+        let entries = vec![
+            entry("a", "created", Applied::Inserted, 100, 1_000),
+            entry("b", "updated", Applied::Updated, 200, 1_001),
+            entry("c", "updated", Applied::Updated, 300, 1_002),
+            entry("late", "updated", Applied::Stale, 150, 1_003),
+            entry("d", "updated", Applied::Updated, 400, 1_004),
         ];
-        assert_eq!(cause("late", lines, &row(None, true)), older("c", 150, 1_002));
+        assert_eq!(cause("late", entries, &row(None, true)), older("c", 150, 1_002));
     }
 
     #[test]
     fn entries_of_one_batch_are_in_the_order_of_their_events() {
-        let lines = vec![
-            line("a", "updated", Applied::Updated, 300, 1_000),
-            line("b", "updated", Applied::Stale, 200, 1_000),
-            line("c", "created", Applied::Inserted, 100, 1_000),
+        let entries = vec![
+            entry("a", "updated", Applied::Updated, 300, 1_000),
+            entry("b", "updated", Applied::Stale, 200, 1_000),
+            entry("c", "created", Applied::Inserted, 100, 1_000),
         ];
-        let explained = causes(lines, &row(None, true));
+        let explained = causes(entries, &row(None, true));
         let expected = [("c", Cause::First), ("b", older("a", 100, 1_000)), ("a", Cause::Newer)];
         assert_eq!(explained, expected.map(|(id, cause)| (id.to_owned(), cause)));
     }
 
     #[test]
     fn a_later_event_with_an_older_updated_at_has_a_negative_difference() {
-        let lines = vec![
-            line("a", "created", Applied::Inserted, 200, 1_000),
-            line("late", "updated", Applied::Stale, 250, 1_001),
+        let entries = vec![
+            entry("a", "created", Applied::Inserted, 200, 1_000),
+            entry("late", "updated", Applied::Stale, 250, 1_001),
         ];
-        assert_eq!(cause("late", lines, &row(None, true)), older("a", -50, 1_000));
+        assert_eq!(cause("late", entries, &row(None, true)), older("a", -50, 1_000));
     }
 
     #[test]
     fn no_cause_is_claimed_without_an_entry_that_shows_it() {
-        let stale = || line("late", "updated", Applied::Stale, 150, 1_000);
-        let later = line("a", "updated", Applied::Updated, 300, 1_001);
+        let stale = || entry("late", "updated", Applied::Stale, 150, 1_000);
+        let later = entry("a", "updated", Applied::Updated, 300, 1_001);
         let unknown = Cause::Older { than: None, is_deletion: false };
         assert_eq!(cause("late", vec![stale()], &row(None, true)), unknown);
         assert_eq!(cause("late", vec![stale(), later], &row(None, true)), unknown);
-        let same = line("late", "updated", Applied::Unchanged, 150, 1_000);
+        let same = entry("late", "updated", Applied::Unchanged, 150, 1_000);
         assert_eq!(
             cause("late", vec![same], &row(None, true)),
             Cause::Same { like: None, is_deletion: false }
@@ -276,8 +276,8 @@ mod tests {
 
     #[test]
     fn a_deleted_row_accepts_late_content_unless_its_content_was_erased() {
-        let ended = || line("end", "deleted", Applied::Deleted, 200, 1_000);
-        let late = |outcome| line("late", "updated", outcome, 150, 1_001);
+        let ended = || entry("end", "deleted", Applied::Deleted, 200, 1_000);
+        let late = |outcome| entry("late", "updated", outcome, 150, 1_001);
         let kept = row(Some("then"), true);
         assert_eq!(cause("late", vec![ended(), late(Applied::Updated)], &kept), Cause::FillsIn);
         let by = Some(MessageId::new("end"));
@@ -289,13 +289,13 @@ mod tests {
 
     #[test]
     fn deletions_are_compared_with_deletions() {
-        let lines = || {
+        let entries = || {
             vec![
-                line("new", "updated", Applied::Updated, 400, 999),
-                line("end", "deleted", Applied::Deleted, 200, 1_000),
-                line("early", "deleted", Applied::Stale, 150, 1_001),
-                line("same", "deleted", Applied::Unchanged, 200, 1_002),
-                line("later", "deleted", Applied::Deleted, 300, 1_003),
+                entry("new", "updated", Applied::Updated, 400, 999),
+                entry("end", "deleted", Applied::Deleted, 200, 1_000),
+                entry("early", "deleted", Applied::Stale, 150, 1_001),
+                entry("same", "deleted", Applied::Unchanged, 200, 1_002),
+                entry("later", "deleted", Applied::Deleted, 300, 1_003),
             ]
         };
         let row = row(Some("then"), true);
@@ -304,20 +304,20 @@ mod tests {
             applied_at: Timestamp::from_millis(1_000),
             made_later_by: 50,
         };
-        assert_eq!(cause("early", lines(), &row), Cause::Older { than: Some(than), is_deletion: true });
+        assert_eq!(cause("early", entries(), &row), Cause::Older { than: Some(than), is_deletion: true });
         assert_eq!(
-            cause("same", lines(), &row),
+            cause("same", entries(), &row),
             Cause::Same { like: Some(MessageId::new("end")), is_deletion: true }
         );
-        assert_eq!(cause("later", lines(), &row), Cause::DeletesLater);
+        assert_eq!(cause("later", entries(), &row), Cause::DeletesLater);
         assert_eq!(
-            (cause("new", lines(), &row), cause("end", lines(), &row)),
+            (cause("new", entries(), &row), cause("end", entries(), &row)),
             (Cause::Newer, Cause::Deletes)
         );
         // The order within one batch is unknown.
         let together = vec![
-            line("end", "deleted", Applied::Deleted, 200, 1_000),
-            line("new", "updated", Applied::Updated, 300, 1_000),
+            entry("end", "deleted", Applied::Deleted, 200, 1_000),
+            entry("new", "updated", Applied::Updated, 300, 1_000),
         ];
         assert_eq!(cause("new", together, &row), Cause::Newer);
     }
@@ -325,8 +325,8 @@ mod tests {
     #[test]
     fn each_kind_of_ignored_event_has_its_cause() {
         let ignored = |event_type: &str, made_at| {
-            let line = line("a", "", Applied::Ignored, made_at, 1_000);
-            LedgerEntry { event_type: event_type.to_owned(), ..line }
+            let entry = entry("a", "", Applied::Ignored, made_at, 1_000);
+            LedgerEntry { event_type: event_type.to_owned(), ..entry }
         };
         for (event_type, made_at, expected) in [
             ("user.updated", 100, Cause::BeforeErasure),
@@ -343,16 +343,16 @@ mod tests {
     fn a_reading_of_clerk_left_the_row_as_it_is_if_it_is_the_last_one_that_changed_it() {
         let reading = |run: &str, outcome, at| LedgerEntry {
             event_type: "reconcile.stale".to_owned(),
-            ..line(&format!("reconcile:{run}:users:user_1"), "", outcome, at, at)
+            ..entry(&format!("reconcile:{run}:users:user_1"), "", outcome, at, at)
         };
-        let lines = vec![
+        let entries = vec![
             reading("run_1", Applied::Updated, 100),
-            line("late", "updated", Applied::Stale, 90, 150),
+            entry("late", "updated", Applied::Stale, 90, 150),
             reading("run_2", Applied::Updated, 200),
             reading("run_3", Applied::Unchanged, 300),
         ];
         let row = Row { synced_by: Origin::RECONCILE.to_owned(), ..row(None, true) };
-        let explained = explain_all(lines, Some(&row));
+        let explained = explain_all(entries, Some(&row));
         let last: Vec<bool> = explained.iter().map(|one| one.is_last).collect();
         assert_eq!(last, [false, false, true, false]);
         assert!(explained[0].sentences()[0].contains("run_1 found the row older"));
@@ -362,15 +362,15 @@ mod tests {
 
     #[test]
     fn only_the_delivery_in_synced_by_left_the_row_as_it_is() {
-        let lines = || vec![line("b", "updated", Applied::Updated, 200, 1_001)];
+        let entries = || vec![entry("b", "updated", Applied::Updated, 200, 1_001)];
         let ended_with = Some(RowRef { resource: &rollbook_core::catalog::USERS, id: "user_2".to_owned() });
-        assert!(explain_all(lines(), Some(&row(None, true)))[0].is_last);
+        assert!(explain_all(entries(), Some(&row(None, true)))[0].is_last);
         for other in [
             Row { ended_with, ..row(Some("then"), true) },
             row(Some("then"), false),
             Row { synced_by: "a".to_owned(), ..row(None, true) },
         ] {
-            assert!(!explain_all(lines(), Some(&other))[0].is_last);
+            assert!(!explain_all(entries(), Some(&other))[0].is_last);
         }
     }
 }

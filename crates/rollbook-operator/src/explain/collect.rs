@@ -171,7 +171,7 @@ async fn among_others(store: &dyn Reads, entry: LedgerEntry) -> Result<Explained
         None => None,
     };
     let explained = cause::explain_all(entries, row.as_ref()).into_iter();
-    let this = explained.into_iter().find(|explained| explained.line.message_id == entry.message_id);
+    let this = explained.into_iter().find(|explained| explained.entry.message_id == entry.message_id);
     Ok(this.unwrap_or_else(|| cause::alone(entry)))
 }
 

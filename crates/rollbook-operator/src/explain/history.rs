@@ -162,19 +162,19 @@ impl AppliedDelivery {
             other_svix_id: other.map(ToString::to_string),
             other_made_later_by_ms: made_later_by,
         };
-        let Explained { line, is_last, .. } = explained;
+        let Explained { entry, is_last, .. } = explained;
         Self {
-            received_after_ms: millis(line.event_at, line.received_at),
-            applied_after_ms: millis(line.received_at, line.applied_at),
-            id: line.message_id,
-            event_type: line.event_type,
+            received_after_ms: millis(entry.event_at, entry.received_at),
+            applied_after_ms: millis(entry.received_at, entry.applied_at),
+            id: entry.message_id,
+            event_type: entry.event_type,
             run,
-            subject_id: line.subject_id,
-            outcome: line.outcome,
-            event_at: line.event_at,
-            received_at: line.received_at,
-            applied_at: line.applied_at,
-            attempts: line.attempts,
+            subject_id: entry.subject_id,
+            outcome: entry.outcome,
+            event_at: entry.event_at,
+            received_at: entry.received_at,
+            applied_at: entry.applied_at,
+            attempts: entry.attempts,
             reason,
             left_the_row_as_it_is: is_last,
         }

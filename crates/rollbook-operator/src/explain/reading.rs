@@ -17,9 +17,9 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Returns the reading that wrote an entry; `None` if a delivery did.
-    pub(super) fn of(line: &LedgerEntry) -> Option<Self> {
-        let drift = line.event_type.strip_prefix(Origin::RECONCILE)?.strip_prefix('.')?;
-        let (run, rest) = run_of(line.message_id.as_str())?;
+    pub(super) fn of(entry: &LedgerEntry) -> Option<Self> {
+        let drift = entry.event_type.strip_prefix(Origin::RECONCILE)?.strip_prefix('.')?;
+        let (run, rest) = run_of(entry.message_id.as_str())?;
         let resource = find_resource(rest.split(':').next()?)?;
         Some(Self { run: run.to_owned(), drift: Drift::parse(drift)?, resource })
     }
@@ -65,12 +65,12 @@ pub(super) fn run_of(id: &str) -> Option<(&str, &str)> {
 }
 
 /// Returns the kind of an entry's subject, and whether the entry changes or deletes it.
-pub(super) fn subject_of(line: &LedgerEntry) -> Option<(&'static Resource, Verb)> {
+pub(super) fn subject_of(entry: &LedgerEntry) -> Option<(&'static Resource, Verb)> {
     let of_reading = |reading: Reading| {
         let verb = if reading.drift == Drift::NotDeleted { Verb::Delete } else { Verb::Upsert };
         (reading.resource, verb)
     };
-    find_event(&line.event_type).or_else(|| Reading::of(line).map(of_reading))
+    find_event(&entry.event_type).or_else(|| Reading::of(entry).map(of_reading))
 }
 
 #[cfg(test)]
@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    fn line(id: &str, event_type: &str) -> LedgerEntry {
+    fn entry(id: &str, event_type: &str) -> LedgerEntry {
         let at = Timestamp::from_millis(1);
         LedgerEntry {
             message_id: MessageId::new(id),
@@ -98,7 +98,7 @@ mod tests {
     fn every_kind_of_reading_is_found_and_has_a_sentence_with_its_run() {
         for drift in Drift::ALL.into_iter().chain([Drift::Resync]) {
             let reading =
-                Reading::of(&line("reconcile:run_1:users:user_1", drift.event_type())).expect("one");
+                Reading::of(&entry("reconcile:run_1:users:user_1", drift.event_type())).expect("one");
             assert_eq!((reading.run.as_str(), reading.drift), ("run_1", drift));
             for outcome in Applied::ALL {
                 let sentence = reading.sentence(outcome, "user");
@@ -107,7 +107,7 @@ mod tests {
             }
         }
         let (resource, verb) =
-            subject_of(&line("reconcile:run_1:users:user_1", "reconcile.not_deleted")).expect("a user");
+            subject_of(&entry("reconcile:run_1:users:user_1", "reconcile.not_deleted")).expect("a user");
         assert_eq!((resource.table, verb), ("users", Verb::Delete));
     }
 
@@ -119,7 +119,7 @@ mod tests {
             ("reconcile:run_1:users:user_1", "reconcile.unheard_of"),
             ("reconcile:run_1:nothing:user_1", "reconcile.missing"),
         ] {
-            assert_eq!(Reading::of(&line(id, event_type)), None, "{id} {event_type}");
+            assert_eq!(Reading::of(&entry(id, event_type)), None, "{id} {event_type}");
         }
     }
 }

@@ -45,7 +45,7 @@ impl Explained {
     }
 
     fn reason(&self) -> String {
-        let resource = subject_of(&self.line).map(|(resource, _)| resource);
+        let resource = subject_of(&self.entry).map(|(resource, _)| resource);
         let what = resource.map_or("row".to_owned(), kind);
         match &self.cause {
             // The ledger does not show which: ensure_user and ensure_organization write no entry.
@@ -75,8 +75,8 @@ impl Explained {
                 format!("Duplicate: {known} already applied{like}. Nothing changed.")
             }
             Cause::Reconciled(reading) => {
-                let cascade = if self.line.outcome == Applied::Deleted { self.cascade() } else { String::new() };
-                format!("{}{cascade}", reading.sentence(self.line.outcome, &what))
+                let cascade = if self.entry.outcome == Applied::Deleted { self.cascade() } else { String::new() };
+                format!("{}{cascade}", reading.sentence(self.entry.outcome, &what))
             }
             Cause::NoTable => "No table stores events of this type: only this ledger entry is kept.".to_owned(),
             Cause::NeverStored => {
@@ -120,7 +120,7 @@ impl Explained {
 
     /// Names the tables of the cascade.
     fn cascade(&self) -> String {
-        let Some((parent, _)) = subject_of(&self.line) else { return String::new() };
+        let Some((parent, _)) = subject_of(&self.entry) else { return String::new() };
         let cascades = |link: &rollbook_core::catalog::Link| link.cascades && link.parent == parent;
         let tables: Vec<&str> = RESOURCES
             .into_iter()

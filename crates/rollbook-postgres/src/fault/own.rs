@@ -50,6 +50,20 @@ impl From<NotKept> for sqlx::Error {
     }
 }
 
+/// A column or a count holds a value that this version of Rollbook does not write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0} holds a value that this version of Rollbook does not write. Fix: upgrade this Rollbook if a newer version wrote \
+     it, else correct what another program wrote"
+)]
+pub(crate) struct Unreadable(pub(crate) &'static str);
+
+impl From<Unreadable> for sqlx::Error {
+    fn from(error: Unreadable) -> Self {
+        Self::Decode(Box::new(error))
+    }
+}
+
 /// The session is read-only.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the session is read-only")]

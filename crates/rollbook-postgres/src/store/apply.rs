@@ -188,17 +188,17 @@ impl<'a> Apply<'a> {
     /// Records outcomes in the ledger. The first outcome of a delivery is kept: a redelivery adds nothing. Returns whether
     /// triggers of a team may have run.
     async fn record(&self, session: &mut Session<'_>, outcomes: &[Applied]) -> sqlx::Result<bool> {
-        let mut lines: BTreeMap<&str, (&Change, Applied)> = BTreeMap::new();
+        let mut entries: BTreeMap<&str, (&Change, Applied)> = BTreeMap::new();
         for (change, outcome) in self.changes.iter().zip(outcomes) {
-            lines.entry(change.origin.entry_id().as_str()).or_insert((change, *outcome));
+            entries.entry(change.origin.entry_id().as_str()).or_insert((change, *outcome));
         }
-        let changes = || lines.values().map(|(change, _)| *change);
+        let changes = || entries.values().map(|(change, _)| *change);
         let mut arguments = PgArguments::default();
         let mut add = || -> Result<(), BoxDynError> {
-            arguments.add(lines.keys().copied().collect::<Vec<&str>>())?;
+            arguments.add(entries.keys().copied().collect::<Vec<&str>>())?;
             arguments.add(changes().map(|change| change.origin.event_type()).collect::<Vec<&str>>())?;
             arguments.add(changes().map(Change::subject_id).collect::<Vec<Option<&str>>>())?;
-            arguments.add(lines.values().map(|(_, outcome)| outcome.as_str()).collect::<Vec<&str>>())?;
+            arguments.add(entries.values().map(|(_, outcome)| outcome.as_str()).collect::<Vec<&str>>())?;
             arguments.add(changes().map(|change| Time(change.origin.event_at())).collect::<Vec<Time>>())?;
             arguments
                 .add(changes().map(|change| Time(change.origin.received_at())).collect::<Vec<Time>>())?;
@@ -212,7 +212,7 @@ impl<'a> Apply<'a> {
         for row in session.fetch(&self.statements.record, arguments).await? {
             let (id, subject, outcome): (&str, Option<&str>, &str) =
                 (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            let is_ours = lines.get(id).is_some_and(|(change, applied)| {
+            let is_ours = entries.get(id).is_some_and(|(change, applied)| {
                 (subject, outcome) == (change.subject_id(), applied.as_str())
             });
             if !is_ours {
@@ -221,7 +221,7 @@ impl<'a> Apply<'a> {
             written += 1;
             has_triggers = row.try_get(3)?;
         }
-        if written == lines.len() && !has_triggers {
+        if written == entries.len() && !has_triggers {
             return Ok(false);
         }
         // Entries of deliveries that were applied before are there already. A trigger may have skipped or removed the others.
@@ -229,10 +229,10 @@ impl<'a> Apply<'a> {
             run_deferred(session).await?;
         }
         let mut ids = PgArguments::default();
-        ids.add(lines.keys().copied().collect::<Vec<&str>>()).map_err(sqlx::Error::Encode)?;
+        ids.add(entries.keys().copied().collect::<Vec<&str>>()).map_err(sqlx::Error::Encode)?;
         let there = session.fetch(&self.statements.kept, ids).await?;
         let there: i64 = there.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
-        let is_complete = usize::try_from(there).is_ok_and(|there| there >= lines.len());
+        let is_complete = usize::try_from(there).is_ok_and(|there| there >= entries.len());
         if is_complete { Ok(has_triggers) } else { Err(NotKept::LedgerSkipped.into()) }
     }
 }

@@ -17,8 +17,8 @@ use sqlx::Row as _;
 use super::PostgresStore;
 use super::attempt::{Failed, refused};
 use super::entries::{About, Kept};
-use super::lines::{self, Change, Left, Line, TAKEN_FOR, Take, Then};
 use super::parents::{Ids, Parents, Repair, Rows};
+use super::pending::{self, Change, Entry, Left, TAKEN_FOR, Take, Then};
 use super::sql::{Statements, number_of};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
@@ -106,58 +106,58 @@ pub(super) enum Ended {
 impl PostgresStore {
     /// One turn: refused rows that are due, and one parent.
     pub(super) async fn turn(&self) -> Result<CascadeStep, StoreError> {
-        let lines = &self.statements.lines;
+        let entries = &self.statements.pending;
         let mut turn = Turn::default();
-        let rows = Take { statements: lines, what: PendingWork::Row, limit: RETRIED_MAX };
+        let rows = Take { statements: entries, what: PendingWork::Row, limit: RETRIED_MAX };
         let rows = self.database.run(&rows).await?;
         self.retry(&rows, &mut turn).await?;
         turn.renew();
-        let parent = Take { statements: lines, what: PendingWork::Children, limit: 1 };
-        for line in self.database.run(&parent).await? {
-            self.work_off(&line, &mut turn).await?;
+        let parent = Take { statements: entries, what: PendingWork::Children, limit: 1 };
+        for entry in self.database.run(&parent).await? {
+            self.work_off(&entry, &mut turn).await?;
         }
-        let left = self.database.run(&Left { statements: lines }).await?;
+        let left = self.database.run(&Left { statements: entries }).await?;
         Ok(CascadeStep { rows: turn.done.rows, refused: turn.done.refused, ..left })
     }
 
     /// Retries refused rows, each by itself, since it is known to fail.
-    pub(super) async fn retry(&self, rows: &[Line], turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        for line in rows {
+    pub(super) async fn retry(&self, rows: &[Entry], turn: &mut Turn<'_>) -> Result<(), StoreError> {
+        for entry in rows {
             if turn.is_over() {
-                self.release(line).await?;
+                self.release(entry).await?;
                 continue;
             }
-            let number = number_of(line.resource);
-            let ids = Ids::from([(number, std::iter::once(line.id.clone()).collect())]);
+            let number = number_of(entry.resource);
+            let ids = Ids::from([(number, std::iter::once(entry.id.clone()).collect())]);
             let (statements, now) = (&self.statements, self.clock.now());
             let repair = Repair { statements, rows: &ids, now };
-            match self.steps().attempt(1, &Removing { statements, line, work: &repair }).await? {
+            match self.steps().attempt(1, &Removing { statements, entry, work: &repair }).await? {
                 Ok(changed) => turn.done.rows += changed,
-                Err(why) => self.refuse(line, why, turn).await?,
+                Err(why) => self.refuse(entry, why, turn).await?,
             }
         }
         Ok(())
     }
 
     /// Makes an entry that was taken due at once.
-    pub(super) async fn release(&self, line: &Line) -> Result<(), StoreError> {
-        let statements = &self.statements.lines;
-        Ok(self.database.run(&Change { statements, line, then: Then::Release }).await?)
+    pub(super) async fn release(&self, entry: &Entry) -> Result<(), StoreError> {
+        let statements = &self.statements.pending;
+        Ok(self.database.run(&Change { statements, entry, then: Then::Release }).await?)
     }
 
     /// Records that a row refuses its change.
     pub(super) async fn refuse(
         &self,
-        line: &Line,
+        entry: &Entry,
         why: Failed,
         turn: &mut Turn<'_>,
     ) -> Result<(), StoreError> {
         let then = Then::Refuse(why.text());
-        self.database.run(&Change { statements: &self.statements.lines, line, then }).await?;
+        self.database.run(&Change { statements: &self.statements.pending, entry, then }).await?;
         if turn.done.refused < LOGGED_MAX {
             tracing::warn!(
-                table = line.resource.table,
-                id = line.id,
+                table = entry.resource.table,
+                id = entry.id,
                 error = why.text(),
                 "a row refuses what follows from its parent's deletion or from retention; it is retried by itself, \
                  all other rows go on. Fix: the trigger, policy or constraint that refuses it, or what holds its lock"
@@ -169,17 +169,17 @@ impl PostgresStore {
     }
 
     /// Works on the entry of a parent, which is taken.
-    pub(super) async fn work_off(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+    pub(super) async fn work_off(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
         turn.held_at = Instant::now();
-        let lines = &self.statements.lines;
+        let entries = &self.statements.pending;
         let kept;
-        let then = match self.children(line, turn).await? {
+        let then = match self.children(entry, turn).await? {
             Ended::Done => return Ok(()),
             Ended::Kept => {
                 kept = turn.kept.to_string();
                 tracing::warn!(
-                    table = line.resource.table,
-                    id = line.id,
+                    table = entry.resource.table,
+                    id = entry.id,
                     error = kept,
                     "ledger entries about erased subjects could not be removed; their removal is retried by itself. Fix: \
                      the trigger or policy of the table deliveries that keeps them"
@@ -189,8 +189,8 @@ impl PostgresStore {
             Ended::Unsearched => {
                 kept = turn.why.as_ref().map(|why| why.text().to_owned()).unwrap_or_default();
                 tracing::warn!(
-                    table = line.resource.table,
-                    id = line.id,
+                    table = entry.resource.table,
+                    id = entry.id,
                     error = kept,
                     "child rows of a deleted parent can't be read; the search is retried by itself, deliveries and other \
                      parents go on. Fix: the policy or function that fails"
@@ -199,15 +199,15 @@ impl PostgresStore {
             }
             Ended::Unfinished => Then::Release,
         };
-        Ok(self.database.run(&Change { statements: lines, line, then }).await?)
+        Ok(self.database.run(&Change { statements: entries, entry, then }).await?)
     }
 
     /// Repairs or records every child row of a parent, as far as the time reaches.
-    async fn children(&self, line: &Line, turn: &mut Turn<'_>) -> Result<Ended, StoreError> {
+    async fn children(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<Ended, StoreError> {
         let mut repaired = Ids::new();
         let mut is_first = true;
         loop {
-            let look = Look { statements: &self.statements, line };
+            let look = Look { statements: &self.statements, entry };
             let Found { wrong, in_ledger } = match self.steps().long(LOOK_MAX, &look).await {
                 Ok(found) => found,
                 Err(fault) => {
@@ -220,7 +220,7 @@ impl PostgresStore {
                 turn.renew();
             }
             if !in_ledger.is_empty() {
-                let ended = self.forget(&in_ledger, line, turn).await?;
+                let ended = self.forget(&in_ledger, entry, turn).await?;
                 if ended != Ended::Done {
                     return Ok(ended);
                 }
@@ -229,7 +229,7 @@ impl PostgresStore {
             if wrong.is_empty() {
                 return Ok(Ended::Done);
             }
-            if self.refuse_undone(line, &wrong, &repaired, turn).await? {
+            if self.refuse_undone(entry, &wrong, &repaired, turn).await? {
                 if turn.is_over() {
                     return Ok(Ended::Unfinished);
                 }
@@ -242,8 +242,8 @@ impl PostgresStore {
                     if turn.is_over() {
                         return Ok(Ended::Unfinished);
                     }
-                    self.hold(line, turn).await?;
-                    self.step(line, number, ids, &mut open, turn).await?;
+                    self.hold(entry, turn).await?;
+                    self.step(entry, number, ids, &mut open, turn).await?;
                     turn.report();
                 }
             }
@@ -254,7 +254,7 @@ impl PostgresStore {
     /// would never end. Returns whether there are any; at least one of them is recorded, however late it is.
     async fn refuse_undone(
         &self,
-        line: &Line,
+        entry: &Entry,
         found: &Ids,
         repaired: &Ids,
         turn: &mut Turn<'_>,
@@ -268,9 +268,9 @@ impl PostgresStore {
                 }
                 is_any = true;
                 turn.done.rows = turn.done.rows.saturating_sub(1);
-                self.hold(line, turn).await?;
+                self.hold(entry, turn).await?;
                 let why = Failed::Refused(NotKept::Undone.to_string());
-                self.refuse(&child(line, *number, id.clone()), why, turn).await?;
+                self.refuse(&child(entry, *number, id.clone()), why, turn).await?;
             }
         }
         Ok(is_any)
@@ -279,7 +279,7 @@ impl PostgresStore {
     /// One step: as many of these rows as the pace allows. The rest, and rows to retry in smaller steps, go to `open`.
     pub(super) async fn step(
         &self,
-        line: &Line,
+        entry: &Entry,
         number: usize,
         mut ids: Vec<String>,
         open: &mut Vec<Vec<String>>,
@@ -304,32 +304,32 @@ impl PostgresStore {
                 open.extend([later, ids]);
                 return Ok(());
             }
-            Err(why) => self.refuse(&child(line, number, ids.swap_remove(0)), why, turn).await?,
+            Err(why) => self.refuse(&child(entry, number, ids.swap_remove(0)), why, turn).await?,
         }
         Ok(())
     }
 
     /// Keeps the entry from other workers for longer.
-    pub(super) async fn hold(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+    pub(super) async fn hold(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
         if turn.held_at.elapsed() >= TAKEN_FOR / 4 {
             turn.held_at = Instant::now();
-            let statements = &self.statements.lines;
-            self.database.run(&Change { statements, line, then: Then::Hold }).await?;
+            let statements = &self.statements.pending;
+            self.database.run(&Change { statements, entry, then: Then::Hold }).await?;
         }
         Ok(())
     }
 }
 
 /// The entry of a child row that refuses what follows from this parent.
-fn child(of: &Line, number: usize, id: String) -> Line {
+fn child(of: &Entry, number: usize, id: String) -> Entry {
     let parent = Some((of.resource, of.id.clone()));
-    Line { parent, ..Line::new(RESOURCES[number], id, PendingWork::Row) }
+    Entry { parent, ..Entry::new(RESOURCES[number], id, PendingWork::Row) }
 }
 
 /// Work that removes its entry in the same transaction.
 pub(super) struct Removing<'a, W> {
     pub(super) statements: &'a Statements,
-    pub(super) line: &'a Line,
+    pub(super) entry: &'a Entry,
     pub(super) work: &'a W,
 }
 
@@ -338,7 +338,7 @@ impl<W: Work> Work for Removing<'_, W> {
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<W::Output> {
         let output = self.work.run(session).await?;
-        lines::remove(&self.statements.lines, session, std::iter::once(self.line)).await?;
+        pending::remove(&self.statements.pending, session, std::iter::once(self.entry)).await?;
         Ok(output)
     }
 }
@@ -356,22 +356,22 @@ struct Found {
 /// for ledger entries: content goes first, so that a ledger that refuses keeps none. Removes the entry if it finds neither.
 struct Look<'a> {
     statements: &'a Statements,
-    line: &'a Line,
+    entry: &'a Entry,
 }
 
 impl Work for Look<'_> {
     type Output = Found;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Found> {
-        let lines = &self.statements.lines;
-        let key = || self.line.key().map_err(sqlx::Error::Encode);
-        let Some(locked) = session.fetch(&lines.lock, key()?).await?.pop() else {
+        let entries = &self.statements.pending;
+        let key = || self.entry.key().map_err(sqlx::Error::Encode);
+        let Some(locked) = session.fetch(&entries.lock, key()?).await?.pop() else {
             return Ok(Found::default());
         };
         let (with_survivors, forget): (bool, bool) = (locked.try_get(0)?, locked.try_get(1)?);
-        let id = std::iter::once(self.line.id.clone()).collect();
+        let id = std::iter::once(self.entry.id.clone()).collect();
         let parents =
-            Parents { ids: std::iter::once((self.line.resource.table, id)).collect(), with_survivors };
+            Parents { ids: std::iter::once((self.entry.resource.table, id)).collect(), with_survivors };
         let wrong = parents.rows(self.statements, session, Rows::Stale, true, FOUND_MAX).await?;
         let mut found = Found { wrong, ..Found::default() };
         if forget && found.wrong.is_empty() {
@@ -379,13 +379,13 @@ impl Work for Look<'_> {
             let rows = parents.rows(self.statements, session, Rows::InLedger, false, FOUND_MAX).await?;
             found.in_ledger = rows.into_values().flatten().collect();
             let own =
-                About { statements: self.statements, ids: std::slice::from_ref(&self.line.id), after: "" };
+                About { statements: self.statements, ids: std::slice::from_ref(&self.entry.id), after: "" };
             if !own.run(session).await?.is_empty() {
-                found.in_ledger.push(self.line.id.clone());
+                found.in_ledger.push(self.entry.id.clone());
             }
         }
         if found.wrong.is_empty() && found.in_ledger.is_empty() {
-            session.fetch(&lines.done, key()?).await?;
+            session.fetch(&entries.done, key()?).await?;
         }
         Ok(found)
     }

@@ -13,11 +13,11 @@ use sqlx::postgres::PgRow;
 use tokio::time::{Instant, timeout_at};
 
 use super::PostgresStore;
-use super::read::damaged;
 use super::values::Values;
+use crate::fault::Unreadable;
 use crate::migrations::feed::{COUNT, triggers_of};
 use crate::transaction::{Database, Session, Work};
-use crate::types::{Sql, Time};
+use crate::types::{Sql, Time, span};
 
 /// Lines after a position, with the state of the feed from the same snapshot: (position, last position to pass over,
 /// resources, kinds, limit).
@@ -72,11 +72,12 @@ pub(super) fn last_sql(schema: &str) -> Sql {
 /// Returns the last position.
 pub(super) async fn last(database: &Database, sql: &Sql) -> Result<Position, StoreError> {
     let last = database.select(sql, None, None, |row| position(row, 0)).await?;
-    Ok(last.first().copied().unwrap_or_default())
+    last.first().copied().ok_or_else(no_state)
 }
 
-fn position(row: &PgRow, column: usize) -> sqlx::Result<Position> {
-    Ok(row.try_get::<i64, _>(column)?.unsigned_abs())
+pub(super) fn position(row: &PgRow, column: usize) -> sqlx::Result<Position> {
+    u64::try_from(row.try_get::<i64, _>(column)?)
+        .map_err(|_| Unreadable("a position of the change feed").into())
 }
 
 fn bound(position: Position) -> i64 {
@@ -92,9 +93,9 @@ fn line(row: &PgRow) -> sqlx::Result<Option<ChangeLine>> {
         position: position(row, 2)?,
         resource: row.try_get(3)?,
         subject_id: row.try_get(4)?,
-        kind: ChangeKind::parse(row.try_get(5)?).ok_or_else(|| damaged("changes.kind"))?,
+        kind: ChangeKind::parse(row.try_get(5)?).ok_or(Unreadable("changes.kind"))?,
         changed: row.try_get(6)?,
-        origin: ChangeOrigin::parse(row.try_get(7)?).ok_or_else(|| damaged("changes.origin"))?,
+        origin: ChangeOrigin::parse(row.try_get(7)?).ok_or(Unreadable("changes.origin"))?,
         cause: row.try_get(8)?,
         event_at: row.try_get::<Option<Time>, _>(9)?.map(|Time(at)| at),
         at: row.try_get::<Time, _>(10)?.0,
@@ -162,12 +163,11 @@ impl Changes for PostgresStore {
                 last: position(row, 0)?,
                 removed_through: position(row, 1)?,
                 is_on: usize::try_from(row.try_get::<i64, _>(2)?).is_ok_and(|count| count == COUNT),
-                waiting_for: waiting
-                    .map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or_default())),
+                waiting_for: waiting.map(span),
             })
         };
         let state = self.database.select(&state(&self.schema), None, None, read).await?;
-        state.first().copied().ok_or_else(|| StoreError::Deployment(NO_STATE.to_owned()))
+        state.first().copied().ok_or_else(no_state)
     }
 
     async fn position_before(&self, at: Timestamp) -> Result<Position, StoreError> {
@@ -176,7 +176,7 @@ impl Changes for PostgresStore {
         let found = rows.first().map(|row| row.try_get::<Option<i64>, _>(0));
         match found {
             Some(Ok(Some(position))) => Ok(position.unsigned_abs()),
-            _ => Err(StoreError::Deployment(NO_STATE.to_owned())),
+            _ => Err(no_state()),
         }
     }
 
@@ -196,3 +196,7 @@ impl Changes for PostgresStore {
 /// The migration writes the row, and nothing removes it.
 const NO_STATE: &str =
     "the table changes_state has no row; insert it: INSERT INTO changes_state DEFAULT VALUES";
+
+fn no_state() -> StoreError {
+    StoreError::Deployment(NO_STATE.to_owned())
+}

@@ -83,18 +83,18 @@ impl Work for Old<'_> {
 /// Removes entries by `svix-id`. The output is how many were removed, how many are left, and an example of these.
 pub(super) struct Forget<'a> {
     pub(super) statements: &'a Statements,
-    pub(super) lines: &'a [String],
+    pub(super) entries: &'a [String],
 }
 
 impl Work for Forget<'_> {
     type Output = (u64, u64, Option<String>);
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
-        let gone = session.fetch(&self.statements.forget, texts(self.lines)?).await?.len() as u64;
-        let left = session.fetch(&self.statements.kept, texts(self.lines)?).await?;
+        let gone = session.fetch(&self.statements.forget, texts(self.entries)?).await?.len() as u64;
+        let left = session.fetch(&self.statements.kept, texts(self.entries)?).await?;
         let left = left.first().ok_or(sqlx::Error::RowNotFound)?;
         let (count, example) = (left.try_get::<i64, _>(0)?.unsigned_abs(), left.try_get(1)?);
-        Ok((gone.min((self.lines.len() as u64).saturating_sub(count)), count, example))
+        Ok((gone.min((self.entries.len() as u64).saturating_sub(count)), count, example))
     }
 }
 

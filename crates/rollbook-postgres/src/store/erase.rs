@@ -15,12 +15,13 @@ use super::apply;
 use super::attempt::Failed;
 use super::cascade::{LOOK_MAX, Turn};
 use super::known::{self, Asked, Seen};
-use super::lines::{self, Line, TAKEN_FOR};
 use super::parents::{Belonging, Ids, Parents, Rows};
+use super::pending::{self, Entry, TAKEN_FOR};
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments, is_undone};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
+use crate::types::count;
 
 /// Maximum writes of a subject that other workers write at the same time; see [`apply`].
 const WRITES_MAX: usize = 3;
@@ -35,12 +36,12 @@ impl PostgresStore {
         at: Timestamp,
         progress: &ErasureProgress<'_>,
     ) -> Result<ErasedCounts, StoreError> {
-        let (lines, refused) = self.bury(subjects, at).await?;
+        let (entries, refused) = self.bury(subjects, at).await?;
         let mut turn = Turn::to_the_end(progress);
-        turn.done.rows = lines.len() as u64;
+        turn.done.rows = entries.len() as u64;
         turn.report();
-        for line in &lines {
-            self.work_off(line, &mut turn).await?;
+        for entry in &entries {
+            self.work_off(entry, &mut turn).await?;
         }
         let mut faults = Vec::new();
         match refused {
@@ -91,8 +92,8 @@ impl PostgresStore {
         &self,
         subjects: &[Subject],
         at: Timestamp,
-    ) -> Result<(Vec<Line>, Option<Failed>), StoreError> {
-        let (mut lines, mut refused) = (Vec::new(), None);
+    ) -> Result<(Vec<Entry>, Option<Failed>), StoreError> {
+        let (mut entries, mut refused) = (Vec::new(), None);
         let mut open = vec![subjects];
         while let Some(some) = open.pop() {
             let (some, rest) = some.split_at(some.len().min(self.pace.size()));
@@ -102,7 +103,7 @@ impl PostgresStore {
             open.push(rest);
             let bury = Bury { statements: &self.statements, subjects: some, at };
             match self.steps().paced(&self.pace, some.len(), &bury).await? {
-                Ok(noted) => lines.extend(noted),
+                Ok(noted) => entries.extend(noted),
                 Err(_) if some.len() > 1 => {
                     let (first, later) = some.split_at(some.len() / 2);
                     open.extend([later, first]);
@@ -110,7 +111,7 @@ impl PostgresStore {
                 Err(why) => refused = Some(why),
             }
         }
-        Ok((lines, refused))
+        Ok((entries, refused))
     }
 }
 
@@ -132,7 +133,7 @@ impl Work for Count<'_> {
         let sql = format!("SELECT count(DISTINCT (number, id)), min(id) FROM ({sql}) AS found (number, id)");
         let rows = session.fetch(&sql.into(), arguments).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-        Ok((u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default(), row.try_get(1)?))
+        Ok((count(row, 0)?, row.try_get(1)?))
     }
 }
 
@@ -162,21 +163,21 @@ struct Bury<'a> {
 }
 
 impl Work for Bury<'_> {
-    type Output = Vec<Line>;
+    type Output = Vec<Entry>;
 
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Line>> {
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Entry>> {
         for (resource, id) in self.subjects {
             self.one(session, resource, id).await?;
         }
-        let line = |(resource, id): &Subject| Line {
+        let entry = |(resource, id): &Subject| Entry {
             survivors: true,
             forget: true,
-            ..Line::new(resource, id.clone(), PendingWork::Children)
+            ..Entry::new(resource, id.clone(), PendingWork::Children)
         };
-        let noted: Vec<Line> = self.subjects.iter().map(line).collect();
+        let noted: Vec<Entry> = self.subjects.iter().map(entry).collect();
         // An operator who runs the command again has fixed the cause of the refusals.
-        lines::forget_rows(&self.statements.lines, session, &noted).await?;
-        lines::note(&self.statements.lines, session, &noted, TAKEN_FOR).await
+        pending::forget_rows(&self.statements.pending, session, &noted).await?;
+        pending::note(&self.statements.pending, session, &noted, TAKEN_FOR).await
     }
 }
 

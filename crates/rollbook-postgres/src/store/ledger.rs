@@ -8,15 +8,15 @@ use rollbook_core::store::StoreError;
 use super::PostgresStore;
 use super::cascade::{Ended, LOOK_MAX, Turn};
 use super::entries::{About, Forget};
-use super::lines::Line;
 use super::parents::BATCH_MAX;
+use super::pending::Entry;
 
 impl PostgresStore {
     /// Removes the ledger entries about these ids, in steps.
     pub(super) async fn forget(
         &self,
         ids: &[String],
-        line: &Line,
+        entry: &Entry,
         turn: &mut Turn<'_>,
     ) -> Result<Ended, StoreError> {
         let before = turn.kept.count;
@@ -34,8 +34,8 @@ impl PostgresStore {
                         let is_kept = turn.kept.count > before;
                         return Ok(if is_kept { Ended::Kept } else { Ended::Unfinished });
                     }
-                    self.hold(line, turn).await?;
-                    self.remove_lines(some, &mut open, turn).await?;
+                    self.hold(entry, turn).await?;
+                    self.remove_entries(some, &mut open, turn).await?;
                     turn.report();
                 }
             }
@@ -45,7 +45,7 @@ impl PostgresStore {
 
     /// Runs one step, with as many of these entries as the pace allows. The rest goes back to `open`, as do
     /// halves of a step that failed.
-    pub(super) async fn remove_lines(
+    pub(super) async fn remove_entries(
         &self,
         mut some: Vec<String>,
         open: &mut Vec<Vec<String>>,
@@ -55,7 +55,7 @@ impl PostgresStore {
         if some.len() > size {
             open.push(some.split_off(size));
         }
-        let forget = Forget { statements: &self.statements, lines: &some };
+        let forget = Forget { statements: &self.statements, entries: &some };
         match self.steps().paced(&self.ledger_pace, some.len(), &forget).await? {
             Ok((gone, left, example)) => {
                 turn.ledger += gone;

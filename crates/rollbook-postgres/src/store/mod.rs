@@ -20,8 +20,8 @@ mod erase;
 mod floor;
 mod known;
 mod ledger;
-mod lines;
 mod parents;
+mod pending;
 mod read;
 mod recheck;
 mod reconcile_sql;
@@ -57,8 +57,8 @@ use tokio::sync::Notify;
 use self::apply::{Apply, Done};
 use self::attempt::Steps;
 use self::bell::Bell;
-use self::lines::{List, Note};
 use self::parents::{Ids, Repair};
+use self::pending::{List, Note};
 use self::read::{Forbidden, entry, view};
 use self::recheck::{Candidates, Recheck};
 use self::rehearse::Rehearse;
@@ -178,17 +178,19 @@ impl PostgresStore {
         let repair = Repair { statements, rows: &rows, now: self.clock.now() };
         let is_repaired = self.steps().attempt(parents::BATCH_MAX, &repair).await?.is_ok();
         let none = Ids::new();
-        let lines = match (is_repaired, found.has_more) {
+        let entries = match (is_repaired, found.has_more) {
             (true, false) => return Ok(()),
-            (true, true) => candidates.lines(true, &none),
-            (false, has_more) => candidates.lines(has_more || !found.children.is_empty(), &found.candidates),
+            (true, true) => candidates.entries(true, &none),
+            (false, has_more) => {
+                candidates.entries(has_more || !found.children.is_empty(), &found.candidates)
+            }
         };
         tracing::info!(
-            lines = lines.len(),
+            entries = entries.len(),
             "child rows of deleted parents are many, or refuse their change: they are repaired in steps, concurrently \
              with deliveries"
         );
-        self.database.run(&Note { statements: &statements.lines, lines: &lines }).await?;
+        self.database.run(&Note { statements: &statements.pending, entries: &entries }).await?;
         self.left.notify_one();
         Ok(())
     }
@@ -303,7 +305,7 @@ impl Rows for PostgresStore {
     }
 
     async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {
-        Ok(self.database.run(&List { statements: &self.statements.lines, about, limit }).await?)
+        Ok(self.database.run(&List { statements: &self.statements.pending, about, limit }).await?)
     }
 }
 

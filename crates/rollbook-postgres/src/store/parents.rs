@@ -76,8 +76,8 @@ impl Parents {
                 };
                 let pending = if except_pending {
                     format!(
-                        r#"AND NOT EXISTS (SELECT FROM "{schema}".rollbook_cascades AS line
-                                           WHERE line.table_name = '{}' AND line.id = child.id AND line.what = 'row')"#,
+                        r#"AND NOT EXISTS (SELECT FROM "{schema}".rollbook_cascades AS entry
+                                           WHERE entry.table_name = '{}' AND entry.id = child.id AND entry.what = 'row')"#,
                         statements.tables[dependents.table.0].name
                     )
                 } else {

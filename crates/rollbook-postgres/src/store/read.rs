@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use sqlx::Row as _;
 use sqlx::postgres::{PgArguments, PgRow};
 
+use crate::fault::Unreadable;
 use crate::transaction::{Session, Work};
 use crate::types::{Read, Sql, Time};
 
@@ -48,12 +49,8 @@ pub(super) fn entry(row: &PgRow) -> sqlx::Result<LedgerEntry> {
         event_at: time(4)?,
         received_at: time(5)?,
         applied_at: time(6)?,
-        attempts: u32::try_from(row.try_get::<i32, _>(7)?).map_err(|_| damaged("deliveries.attempts"))?,
+        attempts: u32::try_from(row.try_get::<i32, _>(7)?).map_err(|_| Unreadable("deliveries.attempts"))?,
     })
-}
-
-pub(super) fn damaged(column: &str) -> sqlx::Error {
-    sqlx::Error::ColumnDecode { index: column.to_owned(), source: "no such value is written".into() }
 }
 
 /// Lists tables for which the role lacks a right.

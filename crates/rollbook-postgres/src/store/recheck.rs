@@ -16,8 +16,8 @@ use sqlx::{Arguments as _, Row as _};
 
 use super::attempt::{abandon, classify};
 use super::known::Known;
-use super::lines::Line;
 use super::parents::{BATCH_MAX, Ids};
+use super::pending::Entry;
 use super::sql::{Statements, number_of};
 use crate::address::Address;
 use crate::transaction::{Session, Work};
@@ -94,17 +94,17 @@ impl Candidates {
 
     /// Pending work for what can't be repaired at once: the children of all deleted parents if `parents` is set, and
     /// these rows.
-    pub(super) fn lines(&self, parents: bool, rows: &Ids) -> Vec<Line> {
+    pub(super) fn entries(&self, parents: bool, rows: &Ids) -> Vec<Entry> {
         let deleted = self.deleted_parents.iter().filter(|_| parents).flat_map(|(number, deleted)| {
-            deleted.iter().map(|(id, stored)| Line {
+            deleted.iter().map(|(id, stored)| Entry {
                 survivors: stored.is_erased_by_operator(),
-                ..Line::new(RESOURCES[*number], id.clone(), PendingWork::Children)
+                ..Entry::new(RESOURCES[*number], id.clone(), PendingWork::Children)
             })
         });
         let rows = rows.iter().flat_map(|(number, ids)| {
-            ids.iter().map(|id| Line {
+            ids.iter().map(|id| Entry {
                 parent: self.parent_of(*number, id),
-                ..Line::new(RESOURCES[*number], id.clone(), PendingWork::Row)
+                ..Entry::new(RESOURCES[*number], id.clone(), PendingWork::Row)
             })
         });
         deleted.chain(rows).collect()

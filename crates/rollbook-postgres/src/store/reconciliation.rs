@@ -17,10 +17,10 @@ use sqlx::postgres::PgRow;
 
 use super::PostgresStore;
 use super::known::{self, Asked};
-use super::read::damaged;
 use super::reconcile_sql as sql;
 use super::sql::{Statements, number_of};
 use super::values::Values;
+use crate::fault::Unreadable;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time};
 
@@ -283,11 +283,11 @@ fn count(row: &PgRow, column: usize) -> sqlx::Result<u64> {
 }
 
 fn kind(row: &PgRow, column: usize) -> sqlx::Result<Drift> {
-    Drift::parse(row.try_get(column)?).ok_or_else(|| damaged("reconcile_held.kind"))
+    Drift::parse(row.try_get(column)?).ok_or_else(|| Unreadable("reconcile_held.kind").into())
 }
 
 fn held_state(row: &PgRow, column: usize) -> sqlx::Result<HeldState> {
-    HeldState::parse(row.try_get(column)?).ok_or_else(|| damaged("reconcile_held.state"))
+    HeldState::parse(row.try_get(column)?).ok_or_else(|| Unreadable("reconcile_held.state").into())
 }
 
 fn run(row: &PgRow) -> sqlx::Result<Run> {
@@ -296,7 +296,7 @@ fn run(row: &PgRow) -> sqlx::Result<Run> {
         started_at: row.try_get::<Time, _>(1)?.0,
         saved_at: row.try_get::<Time, _>(2)?.0,
         finished_at: row.try_get::<Option<Time>, _>(3)?.map(|Time(at)| at),
-        state: RunState::parse(row.try_get(4)?).ok_or_else(|| damaged("reconcile_runs.state"))?,
+        state: RunState::parse(row.try_get(4)?).ok_or(Unreadable("reconcile_runs.state"))?,
         is_dry: row.try_get(5)?,
         progress: row.try_get(6)?,
         last_error: row.try_get(7)?,

@@ -13,8 +13,8 @@ use rollbook_core::time::Timestamp;
 
 use super::apply::{Apply, Done};
 use super::entries::{Forget, Old};
-use super::lines::{self, Line};
 use super::parents::Repair;
+use super::pending::{self, Entry};
 use super::recheck::Recheck;
 use super::sql::Statements;
 use super::upkeep::EraseContent;
@@ -48,14 +48,14 @@ impl Work for Rehearse<'_> {
                 }
             }
         }
-        let left = [Line::new(&USERS, NOBODY.to_owned(), PendingWork::Children)];
-        let noted = lines::note(&statements.lines, session, &left, Duration::ZERO).await?;
-        lines::remove(&statements.lines, session, noted.iter()).await?;
+        let left = [Entry::new(&USERS, NOBODY.to_owned(), PendingWork::Children)];
+        let noted = pending::note(&statements.pending, session, &left, Duration::ZERO).await?;
+        pending::remove(&statements.pending, session, noted.iter()).await?;
         // No row is this old.
         let before = Timestamp::from_millis(0);
         let ids = &[NOBODY.to_owned()];
         Old { statements, before, from: None, except: Vec::new(), limit: 1 }.run(session).await?;
-        Forget { statements, lines: ids }.run(session).await?;
+        Forget { statements, entries: ids }.run(session).await?;
         for resource in RESOURCES {
             EraseContent { statements, resource, ids, before }.run(session).await?;
         }

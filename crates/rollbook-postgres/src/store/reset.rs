@@ -18,8 +18,8 @@ use super::attempt::run_deferred;
 use super::cascade::{FOUND_MAX, LOOK_MAX, Turn};
 use super::columns::listed;
 use super::known::{self, Asked};
-use super::lines::{self, Line, TAKEN_FOR};
 use super::parents::{Ids, Parents, Rows};
+use super::pending::{self, Entry, TAKEN_FOR};
 use super::sql::{Statements, number_of};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
@@ -39,12 +39,12 @@ impl PostgresStore {
             return Ok(Reset::Changed);
         };
         let mut turn = Turn::default();
-        let (own, of_children): (Vec<Line>, Vec<Line>) =
-            noted.into_iter().partition(|line| line.what == PendingWork::Row);
+        let (own, of_children): (Vec<Entry>, Vec<Entry>) =
+            noted.into_iter().partition(|entry| entry.what == PendingWork::Row);
         self.retry(&own, &mut turn).await?;
-        for line in &of_children {
-            self.revive_children(line, &mut turn).await?;
-            self.work_off(line, &mut turn).await?;
+        for entry in &of_children {
+            self.revive_children(entry, &mut turn).await?;
+            self.work_off(entry, &mut turn).await?;
         }
         if turn.is_over() {
             self.left.notify_one();
@@ -53,16 +53,16 @@ impl PostgresStore {
     }
 
     /// Compares each child row with its parents, under its lock.
-    async fn revive_children(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        let children = self.steps().long(LOOK_MAX, &Children { statements: &self.statements, line }).await?;
+    async fn revive_children(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+        let children = self.steps().long(LOOK_MAX, &Children { statements: &self.statements, entry }).await?;
         for (number, ids) in children {
             let mut open: Vec<Vec<String>> = vec![ids.into_iter().collect()];
             while let Some(ids) = open.pop() {
                 if turn.is_over() {
                     return Ok(());
                 }
-                self.hold(line, turn).await?;
-                self.step(line, number, ids, &mut open, turn).await?;
+                self.hold(entry, turn).await?;
+                self.step(entry, number, ids, &mut open, turn).await?;
             }
         }
         Ok(())
@@ -100,7 +100,7 @@ struct Resetting<'a> {
 }
 
 impl Work for Resetting<'_> {
-    type Output = Option<(Timestamp, Vec<Line>)>;
+    type Output = Option<(Timestamp, Vec<Entry>)>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
         let mut locked = PgArguments::default();
@@ -132,7 +132,7 @@ impl Work for Resetting<'_> {
                 return Err(NotKept::Undone.into());
             }
         }
-        let noted = lines::note(&self.statements.lines, session, &self.lines(), TAKEN_FOR).await?;
+        let noted = pending::note(&self.statements.pending, session, &self.entries(), TAKEN_FOR).await?;
         Ok(Some((floor, noted)))
     }
 }
@@ -146,28 +146,28 @@ impl Resetting<'_> {
     }
 
     /// Pending work: the child rows of the row, and the row as a child of its parents.
-    fn lines(&self) -> Vec<Line> {
+    fn entries(&self) -> Vec<Entry> {
         let number = number_of(self.resource);
         let mut links = RESOURCES.iter().flat_map(|child| child.links);
         let is_parent = links.any(|link| link.cascades && number_of(link.parent) == number);
-        let line = |what| Line::new(self.resource, self.id.to_owned(), what);
-        let own = (!self.resource.links.is_empty()).then(|| line(PendingWork::Row));
-        own.into_iter().chain(is_parent.then(|| line(PendingWork::Children))).collect()
+        let entry = |what| Entry::new(self.resource, self.id.to_owned(), what);
+        let own = (!self.resource.links.is_empty()).then(|| entry(PendingWork::Row));
+        own.into_iter().chain(is_parent.then(|| entry(PendingWork::Children))).collect()
     }
 }
 
 /// Finds the child rows of a parent.
 struct Children<'a> {
     statements: &'a Statements,
-    line: &'a Line,
+    entry: &'a Entry,
 }
 
 impl Work for Children<'_> {
     type Output = Ids;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Ids> {
-        let id = std::iter::once(self.line.id.clone()).collect();
-        let ids = std::iter::once((self.line.resource.table, id)).collect();
+        let id = std::iter::once(self.entry.id.clone()).collect();
+        let ids = std::iter::once((self.entry.resource.table, id)).collect();
         let parents = Parents { ids, with_survivors: false };
         parents.rows(self.statements, session, Rows::All, false, FOUND_MAX).await
     }

@@ -10,7 +10,7 @@ use sqlx::{Arguments as _, Row as _};
 use super::PostgresStore;
 use super::attempt::Failed;
 use crate::transaction::{Session, Work};
-use crate::types::Sql;
+use crate::types::{Sql, count};
 
 impl PostgresStore {
     /// Returns the ids of rows, at most `limit`, with content that may contain one of these texts.
@@ -101,7 +101,7 @@ impl Work for Step<'_> {
         arguments.add(self.patterns).map_err(sqlx::Error::Encode)?;
         let rows = session.fetch(self.sql, arguments).await?;
         let Some(row) = rows.first() else { return Ok(Page { last: None, ids: Vec::new(), rows: 0 }) };
-        let rows = u64::try_from(row.try_get::<i64, _>(2)?).unwrap_or_default();
+        let rows = count(row, 2)?;
         Ok(Page { last: row.try_get(0)?, ids: row.try_get(1)?, rows })
     }
 }

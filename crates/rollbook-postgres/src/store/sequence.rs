@@ -17,11 +17,12 @@ use tokio::sync::Notify;
 
 use super::PostgresStore;
 use super::attempt::Failed;
+use super::changes::position;
 use super::floor::{Floor, writers};
 use super::values::Values;
 use crate::migrations::feed::PREFIX;
 use crate::transaction::{Session, Work};
-use crate::types::Sql;
+use crate::types::{Sql, count, span};
 
 /// Channel on which readers are notified of new lines. The payload is the schema, a colon and the last position.
 pub(super) const CHANNEL: &str = "rollbook_changes";
@@ -194,8 +195,8 @@ impl Work for Sequence {
         let is_mine: bool = row.try_get(2)?;
         let mut found = Sequenced {
             moved: 0,
-            last: row.try_get::<i64, _>(0)?.unsigned_abs(),
-            waited_for: age.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or_default())),
+            last: position(row, 0)?,
+            waited_for: age.map(span),
             is_busy: age.is_some() && !is_mine,
             is_on: row.try_get(3)?,
             floor,
@@ -204,8 +205,8 @@ impl Work for Sequence {
         if is_mine {
             let arguments = from.with_limit(self.limit).arguments()?;
             for row in session.fetch(&self.sql.move_lines, arguments).await? {
-                found.moved = row.try_get::<i64, _>(0)?.unsigned_abs();
-                found.last = row.try_get::<i64, _>(1)?.unsigned_abs();
+                found.moved = count(&row, 0)?;
+                found.last = position(&row, 1)?;
                 found.floor.moved(session, &self.sql.writers, found.moved, row.try_get(2)?).await?;
             }
             is_complete = usize::try_from(found.moved).is_ok_and(|moved| moved < self.limit);

@@ -8,7 +8,7 @@ use rollbook_core::table_layout::{
 
 use super::columns::{has_content, listed};
 use super::dependents::Dependents;
-use super::lines;
+use super::pending;
 use super::read;
 use crate::migrations::feed::PREFIX;
 use crate::types::Sql;
@@ -80,7 +80,7 @@ pub(super) struct Statements {
     /// Name of the schema, validated.
     pub(super) schema: String,
     /// Statements about pending cascades.
-    pub(super) lines: lines::Statements,
+    pub(super) pending: pending::Statements,
     /// Statements per table, in the order of [`RESOURCES`].
     pub(super) tables: Vec<Table>,
     /// Writes ledger entries that do not exist yet. Returns `svix-id`, subject and outcome of each, and
@@ -144,30 +144,30 @@ const fn type_of(kind: Kind) -> &'static str {
 impl Statements {
     /// Builds the statements for the tables of a schema with a validated name.
     pub(super) fn new(schema: &str) -> Self {
-        let line = format!(
+        let entry = format!(
             r#"SELECT svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts
                FROM "{schema}".deliveries"#
         );
         Self {
             schema: schema.to_owned(),
-            lines: lines::Statements::new(schema),
+            pending: pending::Statements::new(schema),
             tables: (0..).zip(RESOURCES).map(|(number, of)| Table::new(schema, number, of)).collect(),
             record: format!(
                 r#"INSERT INTO "{schema}".deliveries
                        (svix_id, event_type, subject_id, outcome, event_at, received_at, attempts, applied_at)
-                   SELECT line.*, $8::timestamptz
+                   SELECT entry.*, $8::timestamptz
                    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[],
                                $6::timestamptz[], $7::int4[])
-                        AS line (svix_id, event_type, subject_id, outcome, event_at, received_at, attempts)
-                   ORDER BY line.svix_id COLLATE "C"
+                        AS entry (svix_id, event_type, subject_id, outcome, event_at, received_at, attempts)
+                   ORDER BY entry.svix_id COLLATE "C"
                    ON CONFLICT (svix_id) DO NOTHING
                    RETURNING svix_id, subject_id, outcome, {has_triggers}"#,
                 has_triggers = has_triggers(schema, "deliveries"),
             )
             .into(),
-            delivery: format!("{line} WHERE svix_id = $1").into(),
+            delivery: format!("{entry} WHERE svix_id = $1").into(),
             deliveries: format!(
-                r#"{line} WHERE subject_id = $1 ORDER BY applied_at DESC, svix_id COLLATE "C" DESC LIMIT $2"#
+                r#"{entry} WHERE subject_id = $1 ORDER BY applied_at DESC, svix_id COLLATE "C" DESC LIMIT $2"#
             )
             .into(),
             forget: format!(
@@ -287,8 +287,8 @@ impl Table {
                    FROM "{schema}".{table} AS stored
                    WHERE deleted_at >= $1::text::timestamptz AND deleted_at < $2 AND version_deleted_at IS NOT NULL
                          AND (deleted_at > $1::text::timestamptz OR id COLLATE "C" > $3)
-                         AND NOT EXISTS (SELECT FROM "{schema}".rollbook_cascades AS line
-                                         WHERE line.table_name = '{table}' AND line.id = stored.id AND line.what = 'content')
+                         AND NOT EXISTS (SELECT FROM "{schema}".rollbook_cascades AS entry
+                                         WHERE entry.table_name = '{table}' AND entry.id = stored.id AND entry.what = 'content')
                    ORDER BY deleted_at, id COLLATE "C" LIMIT $4"#,
                 has_content = has_content("stored", resource),
             )

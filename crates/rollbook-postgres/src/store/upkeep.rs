@@ -18,8 +18,8 @@ use super::PostgresStore;
 use super::attempt::{Failed, run_deferred};
 use super::cascade::{LOOK_MAX, RETRIED_MAX, Removing, Turn};
 use super::entries::{Kept, Old};
-use super::lines::{self, Line, Take};
 use super::parents::{BATCH_MAX, FindStale, Parents, Repair};
+use super::pending::{self, Entry, Take};
 use super::sql::{Statements, number_of};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
@@ -62,7 +62,7 @@ impl PostgresStore {
             let kept = turn.kept.count;
             let mut open = vec![page.iter().map(|(_, id)| id.clone()).collect()];
             while let Some(some) = open.pop() {
-                self.remove_lines(some, &mut open, &mut turn).await?;
+                self.remove_entries(some, &mut open, &mut turn).await?;
             }
             self.ledger_sweep().pass(page, turn.kept.count > kept);
         }
@@ -114,20 +114,20 @@ impl PostgresStore {
 
     /// Retries rows that refused to lose their content, as far as they are due.
     async fn erase_again(&self, before: Timestamp, turn: &mut Turn<'_>) -> Result<u64, StoreError> {
-        let lines = &self.statements.lines;
-        let take = Take { statements: lines, what: PendingWork::Content, limit: RETRIED_MAX };
+        let entries = &self.statements.pending;
+        let take = Take { statements: entries, what: PendingWork::Content, limit: RETRIED_MAX };
         let mut erased = 0;
-        for line in self.database.run(&take).await? {
+        for entry in self.database.run(&take).await? {
             if turn.is_over() {
-                self.release(&line).await?;
+                self.release(&entry).await?;
                 continue;
             }
-            let ids = std::slice::from_ref(&line.id);
-            let erase = EraseContent { statements: &self.statements, resource: line.resource, ids, before };
-            let removing = Removing { statements: &self.statements, line: &line, work: &erase };
+            let ids = std::slice::from_ref(&entry.id);
+            let erase = EraseContent { statements: &self.statements, resource: entry.resource, ids, before };
+            let removing = Removing { statements: &self.statements, entry: &entry, work: &erase };
             match self.steps().attempt(1, &removing).await? {
                 Ok(parents) => erased += self.settle(parents).await?,
-                Err(why) => self.refuse(&line, why, turn).await?,
+                Err(why) => self.refuse(&entry, why, turn).await?,
             }
         }
         Ok(erased)
@@ -164,8 +164,8 @@ impl PostgresStore {
                     open.extend([later, ids]);
                 }
                 Err(why) => {
-                    let line = Line::new(resource, ids.swap_remove(0), PendingWork::Content);
-                    self.refuse(&line, why, turn).await?;
+                    let entry = Entry::new(resource, ids.swap_remove(0), PendingWork::Content);
+                    self.refuse(&entry, why, turn).await?;
                 }
             }
         }
@@ -180,8 +180,8 @@ impl PostgresStore {
             return Ok(count);
         }
         let mut meant = Parents::default();
-        for line in &parents {
-            meant.ids.entry(line.resource.table).or_default().insert(line.id.clone());
+        for entry in &parents {
+            meant.ids.entry(entry.resource.table).or_default().insert(entry.id.clone());
         }
         let find = FindStale { statements: &self.statements, parents: &meant, limit: BATCH_MAX };
         let Ok(rows) = self.steps().attempt(BATCH_MAX, &find).await? else {
@@ -191,7 +191,7 @@ impl PostgresStore {
         let all = rows.values().map(std::collections::BTreeSet::len).sum::<usize>();
         let repair = Repair { statements: &self.statements, rows: &rows, now: self.clock.now() };
         if all < BATCH_MAX && self.steps().attempt(BATCH_MAX, &repair).await?.is_ok() {
-            self.database.run(&Remove { statements: &self.statements, lines: &parents }).await?;
+            self.database.run(&Remove { statements: &self.statements, entries: &parents }).await?;
         } else {
             self.left.notify_one();
         }
@@ -208,7 +208,7 @@ impl Work for ForgetContent<'_> {
     type Output = ();
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        session.fetch(&self.statements.lines.forget_content, PgArguments::default()).await.map(drop)
+        session.fetch(&self.statements.pending.forget_content, PgArguments::default()).await.map(drop)
     }
 }
 
@@ -254,7 +254,7 @@ pub(super) struct Erased {
     /// Rows that have lost their content.
     count: u64,
     /// The parents among them, recorded for their child rows.
-    parents: Vec<Line>,
+    parents: Vec<Entry>,
 }
 
 /// Erases the content of rows that were deleted before a time.
@@ -290,9 +290,9 @@ impl Work for EraseContent<'_> {
         }
         let mut noted = Vec::new();
         for row in rows {
-            noted.push(Line::new(self.resource, row.try_get(0)?, PendingWork::Children));
+            noted.push(Entry::new(self.resource, row.try_get(0)?, PendingWork::Children));
         }
-        let parents = lines::note(&self.statements.lines, session, &noted, Duration::ZERO).await?;
+        let parents = pending::note(&self.statements.pending, session, &noted, Duration::ZERO).await?;
         Ok(Erased { count, parents })
     }
 }
@@ -300,13 +300,13 @@ impl Work for EraseContent<'_> {
 /// Removes entries that were not recorded anew.
 struct Remove<'a> {
     statements: &'a Statements,
-    lines: &'a [Line],
+    entries: &'a [Entry],
 }
 
 impl Work for Remove<'_> {
     type Output = ();
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        lines::remove(&self.statements.lines, session, self.lines.iter()).await
+        pending::remove(&self.statements.pending, session, self.entries.iter()).await
     }
 }

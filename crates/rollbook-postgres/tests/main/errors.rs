@@ -4,7 +4,9 @@ use rollbook_core::backend::Backend as _;
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::change::{Change, Effect, Field};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{Ledger as _, Reconciliation as _, Store as _, StoreError};
+use rollbook_core::store::{
+    Changes as _, Ledger as _, Reconciliation as _, Rows as _, Store as _, StoreError,
+};
 use rollbook_postgres::{PostgresSettings, pending_migrations};
 use rollbook_testkit::servers::postgres::PostgresServer;
 use serde_json::json;
@@ -193,10 +195,39 @@ async fn an_unknown_outcome_in_the_ledger_is_an_error_that_says_to_upgrade() {
     let store = world.store();
     store.apply_many(&[user_change("user_1", 0)]).await.expect("a user");
     assert_eq!(store.deliveries("user_1", 2).await.map(|entries| entries.len()), Ok(1));
-    world.psql("UPDATE mirror_2.deliveries SET outcome = 'unheard_of'").await;
-    let words = ["the ledger entry of msg_user_1_0 has an outcome", "upgrade this Rollbook"];
-    assert_deployment(store.deliveries("user_1", 2).await, &words);
-    assert_deployment(store.delivery(&MessageId::new("msg_user_1_0")).await, &words);
+    world.psql("UPDATE mirror_2.deliveries SET outcome = 'merged_twice'").await;
+    let errors = [
+        store.deliveries("user_1", 2).await.map(drop),
+        store.delivery(&MessageId::new("msg_user_1_0")).await.map(drop),
+    ];
+    for error in errors {
+        let Err(StoreError::Unreadable(text)) = error else { panic!("{error:?}") };
+        assert!(
+            text.starts_with("the ledger entry of msg_user_1_0 has the outcome \"merged_twice\""),
+            "{text}"
+        );
+        assert!(text.contains("Fix: upgrade this Rollbook"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_number_that_rollbook_does_not_write_is_an_error_that_names_it_and_not_zero() {
+    let world = World::new().await;
+    let store = world.store();
+    store.apply_many(&[user_change("user_1", 0)]).await.expect("a user");
+    world.psql("UPDATE mirror_2.deliveries SET attempts = -1").await;
+    world
+        .psql("INSERT INTO mirror_2.rollbook_cascades (table_name, id, what, attempts) VALUES ('users', 'user_1', 'row', -1)")
+        .await;
+    world.psql("UPDATE mirror_2.changes_state SET last_position = -1").await;
+    for (error, what) in [
+        (store.deliveries("user_1", 2).await.map(drop), "deliveries.attempts holds a value that"),
+        (store.cascades(None, 10).await.map(drop), "rollbook_cascades.attempts holds a value that"),
+        (store.feed().await.map(drop), "a position of the change feed holds a value that"),
+    ] {
+        let Err(StoreError::Unreadable(text)) = error else { panic!("{error:?}") };
+        assert!(text.contains(what) && text.contains("Fix: "), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -105,10 +105,11 @@ impl Counted {
     fn read(connection: &Connection) -> rusqlite::Result<Self> {
         // The count reads the indexes by id, which hold no bodies.
         let one = |sql| connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0));
+        let count = |sql| connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, u64>(0));
         Ok(Self {
             counters: Counters::read(connection).optional()?,
-            depth: one("SELECT count(*) FROM messages")?.try_into().unwrap_or_default(),
-            dead: one("SELECT count(*) FROM dead_letters")?.try_into().unwrap_or_default(),
+            depth: count("SELECT count(*) FROM messages")?,
+            dead: count("SELECT count(*) FROM dead_letters")?,
             seq: one("SELECT max(0, coalesce(max(seq), 0)) FROM messages")?,
             token: one("SELECT coalesce(max(token), 0) FROM leases")?,
         })

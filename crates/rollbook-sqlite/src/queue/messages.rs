@@ -50,8 +50,9 @@ pub(super) fn find(
 
 fn read(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<QueuedMessage> {
     let id: Vec<u8> = row.get(1)?;
-    // A message without a row in leases is new, and due.
-    let (due_at, is_leased): (Option<i64>, bool) = (row.get(4)?, row.get(5)?);
+    // A message without a row in leases is new: it is due, and no attempt was made.
+    let (due_at, is_leased, attempts): (Option<i64>, bool, Option<u32>) =
+        (row.get(4)?, row.get(5)?, row.get(6)?);
     let state = match due_at.map(Timestamp::from_millis).filter(|due_at| *due_at > now) {
         Some(until) if is_leased => MessageState::Leased { until },
         Some(until) => MessageState::Delayed { until },
@@ -61,7 +62,7 @@ fn read(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<QueuedMessage> {
         id: MessageId::new(String::from_utf8_lossy(&id)),
         received_at: Timestamp::from_millis(row.get(2)?),
         traceparent: traceparent(row, 7)?,
-        attempts: row.get::<_, Option<u32>>(6)?.unwrap_or_default(),
+        attempts: attempts.unwrap_or(0),
         state,
         body: Bytes::from(row.get::<_, Vec<u8>>(3)?),
     })

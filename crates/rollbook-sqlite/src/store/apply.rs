@@ -151,7 +151,7 @@ impl Tables<'_> {
 
 /// Maximum ledger entries of a bucket, plus the last batch: enough that a week has few buckets, and few
 /// enough that the index pages of a bucket fit into a batch's commit.
-const BUCKET_LINES: i64 = 1000;
+const BUCKET_ENTRIES: i64 = 1000;
 
 /// Writes a ledger entry for each change. The first outcome of a delivery stays: a repetition adds nothing. Returns
 /// whether a team has put triggers on the ledger.
@@ -213,6 +213,6 @@ fn open_bucket(connection: &Connection) -> rusqlite::Result<i64> {
         "SELECT last, (SELECT count(*) FROM deliveries WHERE bucket = last)
          FROM (SELECT max(1, coalesce(max(bucket), 0)) AS last FROM deliveries)",
     )?;
-    let (last, lines): (i64, i64) = statement.query_row((), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(if lines < BUCKET_LINES { last } else { last + 1 })
+    let (last, entries): (i64, i64) = statement.query_row((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(if entries < BUCKET_ENTRIES { last } else { last + 1 })
 }

@@ -11,7 +11,7 @@ use rollbook_core::catalog::{LINKS_MAX, Resource};
 use rollbook_core::store::PendingWork;
 use rusqlite::Error::StatementChangedRows;
 
-use super::lines::{self, Line};
+use super::pending::{self, Entry};
 use super::tables::Tables;
 use crate::fault::Undone;
 
@@ -45,7 +45,8 @@ impl Tables<'_> {
             return Ok(());
         }
         if found.len() > room {
-            return self.note(&Line { survivors, ..Line::new(parent, id.to_owned(), PendingWork::Children) });
+            return self
+                .note(&Entry { survivors, ..Entry::new(parent, id.to_owned(), PendingWork::Children) });
         }
         self.cascading.in_child(|| {
             if pass == Pass::Check {
@@ -74,9 +75,9 @@ impl Tables<'_> {
     ) -> rusqlite::Result<()> {
         for (_, dependents) in self.statements.dependents(parent, survivors) {
             let mut more = self.connection.prepare_cached(&dependents.more)?;
-            if more.exists((id, lines::as_limit(SCANNED_MAX)))? {
-                let line = Line::new(parent, id.to_owned(), PendingWork::Children);
-                return self.note(&Line { survivors, ..line });
+            if more.exists((id, pending::as_limit(SCANNED_MAX)))? {
+                let entry = Entry::new(parent, id.to_owned(), PendingWork::Children);
+                return self.note(&Entry { survivors, ..entry });
             }
         }
         self.pass_on(parent, id, survivors, pass)
@@ -91,7 +92,7 @@ impl Tables<'_> {
         }
         if room == 0 {
             let parent = self.deleted_parent(resource, id)?;
-            return self.note(&Line { parent, ..Line::new(resource, id.to_owned(), PendingWork::Row) });
+            return self.note(&Entry { parent, ..Entry::new(resource, id.to_owned(), PendingWork::Row) });
         }
         self.cascading.in_child(|| {
             if pass == Pass::Check {
@@ -151,7 +152,7 @@ impl Tables<'_> {
         for (resource, dependents) in self.statements.dependents(parent, survivors) {
             let sql = if room > 0 { &dependents.still_wrong } else { &dependents.wrong };
             let mut statement = self.connection.prepare_cached(sql)?;
-            let limit = lines::as_limit(room + 1 - found.len());
+            let limit = pending::as_limit(room + 1 - found.len());
             for child in statement.query_map((id, limit), |row| row.get(0))? {
                 found.push((resource, child?));
             }
@@ -184,9 +185,9 @@ impl Tables<'_> {
     }
 
     /// Records pending work, due at once.
-    pub(super) fn note(&self, line: &Line) -> rusqlite::Result<()> {
+    pub(super) fn note(&self, entry: &Entry) -> rusqlite::Result<()> {
         self.cascading.has_noted();
-        lines::note(self.connection, line, self.now, self.now).map(drop)
+        pending::note(self.connection, entry, self.now, self.now).map(drop)
     }
 
     fn exists(&self, sql: &str, id: &str) -> rusqlite::Result<bool> {

@@ -13,7 +13,7 @@ use rusqlite::{Connection, Row};
 use tokio::time::{Instant, timeout_at};
 
 use super::SqliteStore;
-use super::lines::as_limit;
+use super::pending::as_limit;
 use crate::feed;
 
 /// Interval of reads while a reader waits: another process may have written.

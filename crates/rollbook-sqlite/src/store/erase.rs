@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::json;
 
 use super::SqliteStore;
-use super::lines::{self, Line, TAKEN_FOR};
+use super::pending::{self, Entry, TAKEN_FOR};
 use super::sql::Statements;
 use super::steps::{Ended, Turn};
 use super::tables::Tables;
@@ -37,25 +37,25 @@ impl SqliteStore {
         at: Timestamp,
         progress: &ErasureProgress<'_>,
     ) -> Result<ErasedCounts, StoreError> {
-        let (lines, mut refused) = self.bury(subjects, at).await?;
+        let (entries, mut refused) = self.bury(subjects, at).await?;
         let mut turn = Turn::to_the_end(progress);
-        turn.done.rows = lines.len() as u64;
+        turn.done.rows = entries.len() as u64;
         turn.report();
         let mut done = Vec::new();
-        for line in &lines {
-            match self.children(line, &mut turn).await? {
-                Ended::Done(line) => done.push(line),
+        for entry in &entries {
+            match self.children(entry, &mut turn).await? {
+                Ended::Done(entry) => done.push(entry),
                 Ended::Gone => {}
                 // Not without a time limit.
-                Ended::Unfinished => self.release(line).await?,
+                Ended::Unfinished => self.release(entry).await?,
             }
         }
         // One walk over the ledger for all subjects, also for those with refused rows: nothing needs their ledger entries.
-        let kept = self.forget(&lines, &mut turn).await?;
-        for line in &done {
+        let kept = self.forget(&entries, &mut turn).await?;
+        for entry in &done {
             match &kept {
-                None => self.finish(line).await?,
-                Some(kept) => self.postpone(line, &kept.to_string()).await?,
+                None => self.finish(entry).await?,
+                Some(kept) => self.postpone(entry, &kept.to_string()).await?,
             }
         }
         let known: BTreeSet<&str> = refused.iter().map(|(id, _)| id.as_str()).collect();
@@ -90,8 +90,8 @@ impl SqliteStore {
         &self,
         subjects: &[Subject],
         at: Timestamp,
-    ) -> Result<(Vec<Line>, Vec<Refused>), StoreError> {
-        let (mut lines, mut refused) = (Vec::new(), Vec::new());
+    ) -> Result<(Vec<Entry>, Vec<Refused>), StoreError> {
+        let (mut entries, mut refused) = (Vec::new(), Vec::new());
         let mut open = vec![subjects];
         while let Some(some) = open.pop() {
             let (some, rest) = some.split_at(some.len().min(self.pace.size()));
@@ -107,7 +107,7 @@ impl SqliteStore {
                     .collect::<Result<Vec<_>, _>>()
             };
             match self.paced(&self.pace, some.len(), work).await? {
-                Ok(noted) => lines.extend(noted),
+                Ok(noted) => entries.extend(noted),
                 Err(_) if some.len() > 1 => {
                     let (first, later) = some.split_at(some.len() / 2);
                     open.extend([later, first]);
@@ -115,7 +115,7 @@ impl SqliteStore {
                 Err(why) => refused.push((some[0].1.clone(), why)),
             }
         }
-        Ok((lines, refused))
+        Ok((entries, refused))
     }
 
     /// Returns the ids of subjects that still have content, and their child rows that have, with the tables.
@@ -171,7 +171,7 @@ fn bury(
     id: &str,
     at: Timestamp,
     now: Timestamp,
-) -> rusqlite::Result<Line> {
+) -> rusqlite::Result<Entry> {
     let before = tables.stored(resource, id)?;
     let state = before.unwrap_or_default().erased_by_operator(at);
     let write = Write { id, row: None, parents: [None; LINKS_MAX], before, state, synced_by: ERASED_BY };
@@ -186,9 +186,9 @@ fn bury(
         );
         tables.connection.prepare_cached(&sql)?.execute((child.table, id))?;
     }
-    let line =
-        Line { survivors: true, forget: true, ..Line::new(resource, id.to_owned(), PendingWork::Children) };
-    lines::note(tables.connection, &line, now, now.plus(TAKEN_FOR))
+    let entry =
+        Entry { survivors: true, forget: true, ..Entry::new(resource, id.to_owned(), PendingWork::Children) };
+    pending::note(tables.connection, &entry, now, now.plus(TAKEN_FOR))
 }
 
 fn belonging(

@@ -10,7 +10,7 @@ use rollbook_core::store::StoreError;
 use rusqlite::Connection;
 
 use super::SqliteStore;
-use super::lines::{Line, as_limit};
+use super::pending::{Entry, as_limit};
 use super::steps::{FOUND_MAX, Turn};
 use super::tables::Tables;
 
@@ -36,39 +36,39 @@ impl SqliteStore {
     /// Removes the ledger entries about these parents and all their rows. Returns the entries that could not be removed.
     pub(super) async fn forget(
         &self,
-        lines: &[Line],
+        entries: &[Entry],
         turn: &mut Turn<'_>,
     ) -> Result<Option<Kept>, StoreError> {
         let mut kept = Kept::default();
-        let mut ids: Vec<String> = lines.iter().map(|line| line.id.clone()).collect();
-        for line in lines {
-            for number in 0..self.statements.dependents(line.resource, true).count() {
+        let mut ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
+        for entry in entries {
+            for number in 0..self.statements.dependents(entry.resource, true).count() {
                 let mut after = Some(String::new());
                 while let Some(from) = after.take() {
-                    let page = self.page(line, number, from).await?;
+                    let page = self.page(entry, number, from).await?;
                     if page.len() >= FOUND_MAX {
                         after = page.last().cloned();
                     }
                     ids.extend(page);
                     if ids.len() >= FOUND_MAX {
-                        self.forget_ids(&std::mem::take(&mut ids), lines, &mut kept, turn).await?;
+                        self.forget_ids(&std::mem::take(&mut ids), entries, &mut kept, turn).await?;
                     }
                 }
             }
         }
-        self.forget_ids(&ids, lines, &mut kept, turn).await?;
+        self.forget_ids(&ids, entries, &mut kept, turn).await?;
         Ok((kept.count > 0).then_some(kept))
     }
 
     /// Returns the ids of child rows of a parent by one link, after an id.
-    async fn page(&self, line: &Line, number: usize, from: String) -> Result<Vec<String>, StoreError> {
-        let (statements, line) = (Arc::clone(&self.statements), line.clone());
+    async fn page(&self, entry: &Entry, number: usize, from: String) -> Result<Vec<String>, StoreError> {
+        let (statements, entry) = (Arc::clone(&self.statements), entry.clone());
         let read = move |connection: &Connection| {
-            let Some((_, dependents)) = statements.dependents(line.resource, true).nth(number) else {
+            let Some((_, dependents)) = statements.dependents(entry.resource, true).nth(number) else {
                 return Ok(Vec::new());
             };
             let mut statement = connection.prepare_cached(&dependents.ids)?;
-            let found = statement.query_map((&line.id, &from, as_limit(FOUND_MAX)), |row| row.get(0))?;
+            let found = statement.query_map((&entry.id, &from, as_limit(FOUND_MAX)), |row| row.get(0))?;
             found.collect()
         };
         Ok(self.looks().await?.read(read).await?)
@@ -77,7 +77,7 @@ impl SqliteStore {
     async fn forget_ids(
         &self,
         ids: &[String],
-        lines: &[Line],
+        entries: &[Entry],
         kept: &mut Kept,
         turn: &mut Turn<'_>,
     ) -> Result<(), StoreError> {
@@ -95,10 +95,10 @@ impl SqliteStore {
             after.clone_from(last);
             let mut open = vec![found];
             while let Some(some) = open.pop() {
-                for line in lines {
-                    self.hold(line, turn).await?;
+                for entry in entries {
+                    self.hold(entry, turn).await?;
                 }
-                self.remove_lines(some, &mut open, kept, turn).await?;
+                self.remove_entries(some, &mut open, kept, turn).await?;
                 turn.report();
             }
         }
@@ -107,7 +107,7 @@ impl SqliteStore {
     /// Does one step: removes as many of these entries as the pace permits. The rest, and entries to retry in
     /// smaller steps,
     /// go to `open`.
-    pub(super) async fn remove_lines(
+    pub(super) async fn remove_entries(
         &self,
         mut some: Vec<String>,
         open: &mut Vec<Vec<String>>,

@@ -13,8 +13,8 @@ mod changes;
 mod columns;
 mod erase;
 mod ledger_erasure;
-mod lines;
 mod parents;
+mod pending;
 mod read;
 mod reconcile_reads;
 mod reconciliation;
@@ -46,7 +46,7 @@ use rusqlite::Connection;
 use tokio::sync::{Notify, OnceCell, watch};
 
 use self::cascade::BATCH_MAX;
-use self::lines::Line;
+use self::pending::Entry;
 use self::tables::{Cascading, Tables, Trail};
 use crate::connection;
 use crate::database::Database;
@@ -219,9 +219,9 @@ impl Store for SqliteStore {
                 for batch in rehearsal::batches(now) {
                     apply::apply(tables, &batch, keeping)?;
                 }
-                let left = Line::new(&USERS, "nobody".to_owned(), PendingWork::Children);
-                let noted = lines::note(tables.connection, &left, now, now)?;
-                lines::remove(tables.connection, &noted)?;
+                let left = Entry::new(&USERS, "nobody".to_owned(), PendingWork::Children);
+                let noted = pending::note(tables.connection, &left, now, now)?;
+                pending::remove(tables.connection, &noted)?;
                 for resource in RESOURCES {
                     upkeep::erase_content(tables, resource, &["nobody".to_owned()])?;
                 }
@@ -269,7 +269,7 @@ impl Rows for SqliteStore {
 
     async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {
         let about = about.map(str::to_owned);
-        Ok(self.database.read(move |connection| lines::list(connection, about.as_deref(), limit)).await?)
+        Ok(self.database.read(move |connection| pending::list(connection, about.as_deref(), limit)).await?)
     }
 }
 

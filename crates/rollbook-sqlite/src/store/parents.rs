@@ -71,8 +71,8 @@ impl Parts {
             end,
             erased,
             is_unknown: format!(
-                "NOT EXISTS (SELECT 1 FROM rollbook_cascades AS line
-                             WHERE line.table_name = '{}' AND line.id = child.id AND line.what = 'row')",
+                "NOT EXISTS (SELECT 1 FROM rollbook_cascades AS entry
+                             WHERE entry.table_name = '{}' AND entry.id = child.id AND entry.what = 'row')",
                 resource.table
             ),
         }

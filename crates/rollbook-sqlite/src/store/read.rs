@@ -80,7 +80,7 @@ pub(super) fn rows_where(
     rows.collect()
 }
 
-const LINE: &str = "SELECT svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts FROM deliveries";
+const ENTRY: &str = "SELECT svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts FROM deliveries";
 /// Selects the latest entries about a subject: (subject, limit). The query walks from bucket to bucket of the
 /// ledger, one step in an index each (`0008_ledger_buckets.sql`).
 const LATEST: &str = "
@@ -96,8 +96,8 @@ const LATEST: &str = "
 
 /// Reads the ledger entry of a delivery.
 pub(super) fn delivery(connection: &Connection, id: &MessageId) -> rusqlite::Result<Option<LedgerEntry>> {
-    let mut statement = connection.prepare_cached(&format!("{LINE} WHERE svix_id = ?1"))?;
-    statement.query_row((id.as_str(),), line).optional()
+    let mut statement = connection.prepare_cached(&format!("{ENTRY} WHERE svix_id = ?1"))?;
+    statement.query_row((id.as_str(),), entry).optional()
 }
 
 /// Reads the latest ledger entries about a subject, in the order in which they were written.
@@ -108,13 +108,13 @@ pub(super) fn deliveries(
 ) -> rusqlite::Result<Vec<LedgerEntry>> {
     let mut statement = connection.prepare_cached(LATEST)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut lines: Vec<LedgerEntry> =
-        statement.query_map((subject_id, limit), line)?.collect::<rusqlite::Result<_>>()?;
-    lines.reverse();
-    Ok(lines)
+    let mut entries: Vec<LedgerEntry> =
+        statement.query_map((subject_id, limit), entry)?.collect::<rusqlite::Result<_>>()?;
+    entries.reverse();
+    Ok(entries)
 }
 
-fn line(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
+fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
     let time = |position| {
         let text: String = row.get(position)?;
         let unknown = || rusqlite::Error::InvalidColumnType(position, "a time".to_owned(), Type::Text);
@@ -166,16 +166,19 @@ mod tests {
         apply_migrations(&path, Schema::Store).expect("the migrations apply");
         let connection = connection::open(&path).expect("a file");
         let entry = "INSERT INTO deliveries VALUES ('msg_a', 'user.updated', 'user_1', ?1, ?2, ?2, ?2, 1, 1)";
-        connection.execute(entry, ("invented", "2026-07-29T08:01:00.000Z")).expect("an entry");
+        connection.execute(entry, ("merged_twice", "2026-07-29T08:01:00.000Z")).expect("an entry");
         for error in [
             delivery(&connection, &MessageId::new("msg_a")).unwrap_err(),
             deliveries(&connection, "user_1", 10).unwrap_err(),
         ] {
-            let StoreError::Deployment(text) = StoreError::from(Fault::from(error)) else {
-                panic!("no deployment")
+            let StoreError::Unreadable(text) = StoreError::from(Fault::from(error)) else {
+                panic!("it is readable")
             };
-            assert!(text.starts_with("the ledger entry of msg_a has an outcome that this version"), "{text}");
-            assert!(text.contains("upgrade this Rollbook") && !text.contains("invented"), "{text}");
+            assert!(
+                text.starts_with("the ledger entry of msg_a has the outcome \"merged_twice\", which"),
+                "{text}"
+            );
+            assert!(text.contains("Fix: upgrade this Rollbook"), "{text}");
         }
     }
 
@@ -185,7 +188,11 @@ mod tests {
         let path = folder.path().join("store.db");
         apply_migrations(&path, Schema::Store).expect("the migrations apply");
         let connection = connection::open(&path).expect("a file");
-        assert_eq!(deliveries(&connection, "user_1", 10).map(|lines| lines.len()), Ok(0), "an empty ledger");
+        assert_eq!(
+            deliveries(&connection, "user_1", 10).map(|entries| entries.len()),
+            Ok(0),
+            "an empty ledger"
+        );
         // Bucket 0 is that of an earlier build, which may still write.
         for (id, subject, at, bucket) in [
             ("msg_d", "user_1", "2026-07-29T08:01:30.000Z", 2),
@@ -195,12 +202,13 @@ mod tests {
             ("msg_a", "user_1", "2026-07-28T23:59:59.999Z", 0),
             ("msg_e", "user_1", "2026-08-03T00:00:00.000Z", 7),
         ] {
-            let line = "INSERT INTO deliveries VALUES (?1, 'user.updated', ?2, 'updated', ?3, ?3, ?3, 1, ?4)";
-            connection.execute(line, (id, subject, at, bucket)).expect("a line");
+            let entry =
+                "INSERT INTO deliveries VALUES (?1, 'user.updated', ?2, 'updated', ?3, ?3, ?3, 1, ?4)";
+            connection.execute(entry, (id, subject, at, bucket)).expect("an entry");
         }
         let found = |limit| {
-            let lines = deliveries(&connection, "user_1", limit).expect("lines");
-            lines.iter().map(|line| line.message_id.as_str().to_owned()).collect::<Vec<_>>()
+            let entries = deliveries(&connection, "user_1", limit).expect("entries");
+            entries.iter().map(|entry| entry.message_id.as_str().to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(found(10), ["msg_a", "msg_b", "msg_c", "msg_d", "msg_e"]);
         assert_eq!(found(3), ["msg_c", "msg_d", "msg_e"]);

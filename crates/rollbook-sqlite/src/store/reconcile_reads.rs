@@ -10,7 +10,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, Params, Row};
 use serde_json::json;
 
-use super::lines::as_limit;
+use super::pending::as_limit;
 use super::sql::named;
 use super::tables::read_stored;
 
@@ -281,12 +281,12 @@ mod tests {
         let path = folder.path().join("store.db");
         apply_migrations(&path, Schema::Store).expect("the migrations apply");
         let connection = crate::connection::open(&path).expect("a file");
-        let lines = "INSERT INTO deliveries VALUES
+        let entries = "INSERT INTO deliveries VALUES
                          ('msg_1', 'user.updated', 'user_1', 'updated', '2026-07-29T08:00:05.000Z', 't', 't1', 1, 1),
                          ('msg_2', 'user.updated', 'user_2', 'updated', '2026-07-29T08:00:03.000Z', 't', 't2', 1, 1),
                          ('reconcile:1', 'reconcile.stale', 'user_1', 'updated', '2026-07-29T09:00:00.000Z', 't', 't3', 1, 1);
                      INSERT INTO reconcile_walks VALUES ('users', NULL, 't4', 2)";
-        connection.execute_batch(lines).expect("lines");
+        connection.execute_batch(entries).expect("entries");
         let view =
             "SELECT group_concat(resource || coalesce(last_walk_at || drift, ''), ' '), min(applied_through),
                            max(applied_through)

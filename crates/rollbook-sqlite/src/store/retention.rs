@@ -10,7 +10,7 @@ use rollbook_core::store::{PendingWork, RetentionLimits, RetentionStep, StoreErr
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 
 use super::ledger_erasure::Kept;
-use super::lines::{self, Line};
+use super::pending::{self, Entry};
 use super::steps::{RETRIED_MAX, Turn};
 use super::tables::Tables;
 use super::{SqliteStore, upkeep};
@@ -50,7 +50,7 @@ impl SqliteStore {
             let kept_before = kept.count;
             let mut open = vec![page.iter().map(|(_, id)| id.clone()).collect()];
             while let Some(some) = open.pop() {
-                self.remove_lines(some, &mut open, &mut kept, &mut turn).await?;
+                self.remove_entries(some, &mut open, &mut kept, &mut turn).await?;
             }
             self.ledger_sweep().pass(page, kept.count > kept_before);
         }
@@ -74,7 +74,7 @@ impl SqliteStore {
     async fn erase_deleted(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
         let Some(before) = due.deleted_before else {
             // Without retention, rows that refused to lose their content may keep it.
-            self.database.run(lines::forget_content).await?;
+            self.database.run(pending::forget_content).await?;
             return Ok(0);
         };
         let mut turn = Turn::default();
@@ -107,20 +107,20 @@ impl SqliteStore {
     /// Retries rows that refused to lose their content, as far as they are due.
     async fn erase_again(&self, turn: &mut Turn<'_>) -> Result<u64, StoreError> {
         let mut erased = 0;
-        for line in self.take(PendingWork::Content, RETRIED_MAX).await? {
+        for entry in self.take(PendingWork::Content, RETRIED_MAX).await? {
             if turn.is_over() {
-                self.release(&line).await?;
+                self.release(&entry).await?;
                 continue;
             }
-            let again = line.clone();
+            let again = entry.clone();
             let work = move |tables: &Tables<'_>| {
                 let erased = upkeep::erase_content(tables, again.resource, std::slice::from_ref(&again.id))?;
-                lines::remove(tables.connection, &again)?;
+                pending::remove(tables.connection, &again)?;
                 Ok(erased)
             };
             match self.change_around_children(work).await {
                 Ok(count) => erased += count,
-                Err(Fault::Data(why) | Fault::Statement(why)) => self.refuse(&line, why, turn).await?,
+                Err(Fault::Data(why) | Fault::Statement(why)) => self.refuse(&entry, why, turn).await?,
                 Err(fault) => return Err(fault.into()),
             }
         }
@@ -160,8 +160,8 @@ impl SqliteStore {
                     open.extend([later, ids]);
                 }
                 Err(Fault::Data(why) | Fault::Statement(why)) => {
-                    let line = Line::new(resource, ids.swap_remove(0), PendingWork::Content);
-                    self.refuse(&line, why, turn).await?;
+                    let entry = Entry::new(resource, ids.swap_remove(0), PendingWork::Content);
+                    self.refuse(&entry, why, turn).await?;
                 }
                 Err(fault) => return Err(fault.into()),
             }

@@ -100,8 +100,8 @@ impl Table {
                 "SELECT id, deleted_at, version_hash = x'ff' AND NOT ({any}) FROM {table}
                  WHERE deleted_at >= ?1 AND deleted_at < ?2 AND version_deleted_at IS NOT NULL
                        AND (deleted_at > ?1 OR id > ?3)
-                       AND NOT EXISTS (SELECT 1 FROM rollbook_cascades AS line
-                                       WHERE line.table_name = '{table}' AND line.id = {table}.id AND line.what = 'content')
+                       AND NOT EXISTS (SELECT 1 FROM rollbook_cascades AS entry
+                                       WHERE entry.table_name = '{table}' AND entry.id = {table}.id AND entry.what = 'content')
                  ORDER BY deleted_at, id LIMIT ?4"
             ),
             erase_content: format!(

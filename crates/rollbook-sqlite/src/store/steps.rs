@@ -17,7 +17,7 @@ use rollbook_core::store::{CascadeStep, ErasedCounts, ErasureProgress, PendingWo
 use rusqlite::Connection;
 
 use super::SqliteStore;
-use super::lines::{self, Line, TAKEN_FOR};
+use super::pending::{self, Entry, TAKEN_FOR};
 use super::sql::Statements;
 use super::tables::Tables;
 use crate::fault::{Fault, Undone};
@@ -95,7 +95,7 @@ impl<'a> Turn<'a> {
 /// Result of the work on the rows of a parent.
 pub(super) enum Ended {
     /// Every row is repaired or has an entry of its own. With the parent's entry at the time of the last search.
-    Done(Line),
+    Done(Entry),
     /// The time is over. The entry is due at once: what the turn did is committed.
     Unfinished,
     /// Another worker has finished it.
@@ -110,40 +110,40 @@ impl SqliteStore {
             return Ok(left);
         }
         let mut turn = Turn::default();
-        for line in self.take(PendingWork::Row, RETRIED_MAX).await? {
-            self.retry(&line, &mut turn).await?;
+        for entry in self.take(PendingWork::Row, RETRIED_MAX).await? {
+            self.retry(&entry, &mut turn).await?;
         }
         turn.renew();
-        for line in self.take(PendingWork::Children, 1).await? {
-            self.work_off(&line, &mut turn).await?;
+        for entry in self.take(PendingWork::Children, 1).await? {
+            self.work_off(&entry, &mut turn).await?;
         }
         Ok(CascadeStep { rows: turn.done.rows, refused: turn.done.refused, ..self.left().await? })
     }
 
     async fn left(&self) -> Result<CascadeStep, StoreError> {
         let now = self.clock.now();
-        Ok(self.database.read(move |connection| lines::left(connection, now)).await?)
+        Ok(self.database.read(move |connection| pending::left(connection, now)).await?)
     }
 
-    pub(super) async fn take(&self, what: PendingWork, limit: usize) -> Result<Vec<Line>, StoreError> {
+    pub(super) async fn take(&self, what: PendingWork, limit: usize) -> Result<Vec<Entry>, StoreError> {
         let now = self.clock.now();
-        Ok(self.database.run(move |connection| lines::take(connection, what, limit, now)).await?)
+        Ok(self.database.run(move |connection| pending::take(connection, what, limit, now)).await?)
     }
 
     /// Retries a refused row.
-    async fn retry(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+    async fn retry(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
         if turn.is_over() {
-            return self.release(line).await;
+            return self.release(entry).await;
         }
-        let again = line.clone();
+        let again = entry.clone();
         let work = move |tables: &Tables<'_>| {
             let changed = tables.repair_alone(again.resource, &again.id)?;
-            lines::remove(tables.connection, &again)?;
+            pending::remove(tables.connection, &again)?;
             Ok(changed)
         };
         match self.attempt(work).await? {
             Ok(changed) => turn.done.rows += u64::from(changed),
-            Err(why) => self.refuse(line, why, turn).await?,
+            Err(why) => self.refuse(entry, why, turn).await?,
         }
         Ok(())
     }
@@ -180,33 +180,33 @@ impl SqliteStore {
     }
 
     /// Makes an entry that was taken due at once.
-    pub(super) async fn release(&self, line: &Line) -> Result<(), StoreError> {
-        let (line, now) = (line.clone(), self.clock.now());
-        Ok(self.database.run(move |connection| lines::hold(connection, &line, now)).await?)
+    pub(super) async fn release(&self, entry: &Entry) -> Result<(), StoreError> {
+        let (entry, now) = (entry.clone(), self.clock.now());
+        Ok(self.database.run(move |connection| pending::hold(connection, &entry, now)).await?)
     }
 
     /// Keeps the entry from other workers for longer.
-    pub(super) async fn hold(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+    pub(super) async fn hold(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
         if turn.held_at.elapsed() < TAKEN_FOR / 4 {
             return Ok(());
         }
         turn.held_at = Instant::now();
-        let (line, until) = (line.clone(), self.clock.now().plus(TAKEN_FOR));
-        Ok(self.database.run(move |connection| lines::hold(connection, &line, until)).await?)
+        let (entry, until) = (entry.clone(), self.clock.now().plus(TAKEN_FOR));
+        Ok(self.database.run(move |connection| pending::hold(connection, &entry, until)).await?)
     }
 
     /// Records that a row refuses its change.
     pub(super) async fn refuse(
         &self,
-        line: &Line,
+        entry: &Entry,
         why: String,
         turn: &mut Turn<'_>,
     ) -> Result<(), StoreError> {
-        self.postpone(line, &why).await?;
+        self.postpone(entry, &why).await?;
         if turn.done.refused < LOGGED_MAX {
             tracing::warn!(
-                table = line.resource.table,
-                id = line.id,
+                table = entry.resource.table,
+                id = entry.id,
                 error = why,
                 "a row refuses what follows from its parent's deletion or from retention; it is retried by itself, \
                  all other rows go on. Fix: the trigger or constraint that refuses it"
@@ -218,44 +218,44 @@ impl SqliteStore {
     }
 
     /// Postpones an entry, longer each time.
-    pub(super) async fn postpone(&self, line: &Line, why: &str) -> Result<(), StoreError> {
-        let (line, why, now) = (line.clone(), why.to_owned(), self.clock.now());
-        Ok(self.database.run(move |connection| lines::refuse(connection, &line, &why, now)).await?)
+    pub(super) async fn postpone(&self, entry: &Entry, why: &str) -> Result<(), StoreError> {
+        let (entry, why, now) = (entry.clone(), why.to_owned(), self.clock.now());
+        Ok(self.database.run(move |connection| pending::refuse(connection, &entry, &why, now)).await?)
     }
 
     /// Works on the entry of a parent, which is taken.
-    async fn work_off(&self, line: &Line, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+    async fn work_off(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
         turn.held_at = Instant::now();
-        match self.children(line, turn).await? {
+        match self.children(entry, turn).await? {
             Ended::Gone => Ok(()),
-            Ended::Unfinished => self.release(line).await,
-            Ended::Done(line) => {
-                if line.forget
-                    && let Some(kept) = self.forget(std::slice::from_ref(&line), turn).await?
+            Ended::Unfinished => self.release(entry).await,
+            Ended::Done(entry) => {
+                if entry.forget
+                    && let Some(kept) = self.forget(std::slice::from_ref(&entry), turn).await?
                 {
-                    return self.postpone(&line, &kept.to_string()).await;
+                    return self.postpone(&entry, &kept.to_string()).await;
                 }
-                self.finish(&line).await
+                self.finish(&entry).await
             }
         }
     }
 
     /// Removes an entry of which nothing is left. If the parent was recorded anew meanwhile, the entry is due.
-    pub(super) async fn finish(&self, line: &Line) -> Result<(), StoreError> {
-        let (line, now) = (line.clone(), self.clock.now());
+    pub(super) async fn finish(&self, entry: &Entry) -> Result<(), StoreError> {
+        let (entry, now) = (entry.clone(), self.clock.now());
         let remove = move |connection: &Connection| {
-            if lines::remove(connection, &line)? { Ok(()) } else { lines::hold(connection, &line, now) }
+            if pending::remove(connection, &entry)? { Ok(()) } else { pending::hold(connection, &entry, now) }
         };
         Ok(self.database.run(remove).await?)
     }
 
     /// Repairs or records every child row of a parent, as far as the time reaches.
-    pub(super) async fn children(&self, line: &Line, turn: &mut Turn<'_>) -> Result<Ended, StoreError> {
+    pub(super) async fn children(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<Ended, StoreError> {
         let mut repaired: BTreeSet<(&'static str, String)> = BTreeSet::new();
         let mut is_first = true;
         loop {
             let statements = std::sync::Arc::clone(&self.statements);
-            let of = line.clone();
+            let of = entry.clone();
             let looked =
                 self.looks().await?.read(move |connection| look(connection, &statements, &of)).await?;
             let Some((now, found)) = looked else { return Ok(Ended::Gone) };
@@ -273,8 +273,8 @@ impl SqliteStore {
                     return Ok(Ended::Unfinished);
                 }
                 turn.done.rows = turn.done.rows.saturating_sub(1);
-                self.hold(line, turn).await?;
-                self.refuse(&child(line, resource, id), Undone.to_string(), turn).await?;
+                self.hold(entry, turn).await?;
+                self.refuse(&child(entry, resource, id), Undone.to_string(), turn).await?;
             }
             repaired = found
                 .iter()
@@ -286,8 +286,8 @@ impl SqliteStore {
                     if turn.is_over() {
                         return Ok(Ended::Unfinished);
                     }
-                    self.hold(line, turn).await?;
-                    self.step(line, resource, ids, &mut open, turn).await?;
+                    self.hold(entry, turn).await?;
+                    self.step(entry, resource, ids, &mut open, turn).await?;
                     turn.report();
                 }
             }
@@ -297,7 +297,7 @@ impl SqliteStore {
     /// One step: as many of these rows as the pace allows. The rest, and rows to retry in smaller steps, go to `open`.
     async fn step(
         &self,
-        line: &Line,
+        entry: &Entry,
         resource: &'static Resource,
         mut ids: Vec<String>,
         open: &mut Vec<Vec<String>>,
@@ -317,7 +317,7 @@ impl SqliteStore {
                 open.extend([later, ids]);
             }
             Err(why) => {
-                let row = child(line, resource, ids.swap_remove(0));
+                let row = child(entry, resource, ids.swap_remove(0));
                 self.refuse(&row, why, turn).await?;
             }
         }
@@ -326,9 +326,9 @@ impl SqliteStore {
 }
 
 /// The entry of a child row that refuses what follows from this parent.
-fn child(of: &Line, resource: &'static Resource, id: String) -> Line {
+fn child(of: &Entry, resource: &'static Resource, id: String) -> Entry {
     let parent = Some((of.resource, of.id.clone()));
-    Line { parent, ..Line::new(resource, id, PendingWork::Row) }
+    Entry { parent, ..Entry::new(resource, id, PendingWork::Row) }
 }
 
 /// Returns the rows that were repaired before and are found wrong again, since a trigger undoes the change; and the others.
@@ -354,19 +354,19 @@ fn split(
 fn look(
     connection: &Connection,
     statements: &Statements,
-    of: &Line,
-) -> rusqlite::Result<Option<(Line, Found)>> {
-    let Some(line) = lines::find(connection, of)? else { return Ok(None) };
+    of: &Entry,
+) -> rusqlite::Result<Option<(Entry, Found)>> {
+    let Some(entry) = pending::find(connection, of)? else { return Ok(None) };
     let mut found = Found::new();
     let mut room = FOUND_MAX;
-    for (resource, dependents) in statements.dependents(line.resource, line.survivors) {
+    for (resource, dependents) in statements.dependents(entry.resource, entry.survivors) {
         let mut statement = connection.prepare_cached(&dependents.wrong)?;
-        let ids = statement.query_map((&line.id, lines::as_limit(room)), |row| row.get(0))?;
+        let ids = statement.query_map((&entry.id, pending::as_limit(room)), |row| row.get(0))?;
         let ids = ids.collect::<rusqlite::Result<Vec<String>>>()?;
         room -= ids.len();
         if !ids.is_empty() {
             found.push((resource, ids));
         }
     }
-    Ok(Some((line, found)))
+    Ok(Some((entry, found)))
 }

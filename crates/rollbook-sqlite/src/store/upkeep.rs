@@ -7,7 +7,7 @@ use rollbook_core::sweep::Cursor;
 use rollbook_core::time::Timestamp;
 use rusqlite::Connection;
 
-use super::lines::as_limit;
+use super::pending::as_limit;
 use super::sql::Statements;
 use super::tables::Tables;
 use crate::fault::Undone;

@@ -266,15 +266,15 @@ impl Store for MemoryStore {
     async fn retain(&self, due: &RetentionLimits) -> Result<RetentionStep, StoreError> {
         let mut state = self.state();
         let mut tidied = RetentionStep::default();
-        let old = |line: &LedgerEntry| due.ledger_before.is_some_and(|before| line.applied_at < before);
-        let lines: Vec<MessageId> = state
+        let old = |entry: &LedgerEntry| due.ledger_before.is_some_and(|before| entry.applied_at < before);
+        let entries: Vec<MessageId> = state
             .ledger
             .values()
-            .filter(|line| old(line))
+            .filter(|entry| old(entry))
             .take(due.limit)
-            .map(|line| line.message_id.clone())
+            .map(|entry| entry.message_id.clone())
             .collect();
-        for id in lines {
+        for id in entries {
             state.ledger.remove(&id);
             tidied.ledger += 1;
         }
@@ -346,13 +346,13 @@ impl Ledger for MemoryStore {
 
     async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
         let state = self.state();
-        let about = |line: &&LedgerEntry| line.subject_id.as_deref() == Some(subject_id);
-        let mut lines: Vec<LedgerEntry> = state.ledger.values().filter(about).cloned().collect();
-        lines.sort_by(|one, other| {
+        let about = |entry: &&LedgerEntry| entry.subject_id.as_deref() == Some(subject_id);
+        let mut entries: Vec<LedgerEntry> = state.ledger.values().filter(about).cloned().collect();
+        entries.sort_by(|one, other| {
             (one.applied_at, &one.message_id).cmp(&(other.applied_at, &other.message_id))
         });
-        lines.drain(..lines.len().saturating_sub(limit));
-        Ok(lines)
+        entries.drain(..entries.len().saturating_sub(limit));
+        Ok(entries)
     }
 }
 
@@ -379,7 +379,7 @@ impl Erasure for MemoryStore {
         let touched = subjects.iter().map(|(resource, id)| Touched::erased(resource, id));
         state.record(touched.collect(), self.clock.now());
         let before = state.ledger.len();
-        state.ledger.retain(|_, line| line.subject_id.as_ref().is_none_or(|id| !gone.contains(id)));
+        state.ledger.retain(|_, entry| entry.subject_id.as_ref().is_none_or(|id| !gone.contains(id)));
         let ledger = before - state.ledger.len();
         Ok(ErasedCounts { rows: gone.len() as u64, ledger: ledger as u64 })
     }

@@ -25,7 +25,7 @@ async fn bench(upkeep: UpkeepSettings) -> Bench {
     bench
 }
 
-async fn has_line(bench: &Bench) -> bool {
+async fn has_ledger_entry(bench: &Bench) -> bool {
     bench.store.delivery(&MessageId::new("msg_1")).await.expect("the model answers").is_some()
 }
 
@@ -46,12 +46,12 @@ async fn old_ledger_entries_and_old_deleted_content_are_removed_when_due_and_not
     let watching = async {
         bench.drained().await;
         tokio::time::sleep(2 * HOUR).await;
-        assert!(has_line(&bench).await && name(&bench).await.is_some());
+        assert!(has_ledger_entry(&bench).await && name(&bench).await.is_some());
         tokio::time::sleep(2 * HOUR).await;
-        assert!(has_line(&bench).await);
+        assert!(has_ledger_entry(&bench).await);
         assert_eq!(name(&bench).await, None, "it was kept for three hours");
         tokio::time::sleep(4 * HOUR).await;
-        assert!(!has_line(&bench).await, "it was kept for seven hours");
+        assert!(!has_ledger_entry(&bench).await, "it was kept for seven hours");
         stop.cancel();
     };
     let (ended, ()) = tokio::join!(bench.worker().run(stop.clone()), watching);
@@ -79,7 +79,7 @@ async fn without_retention_nothing_is_removed_and_the_store_is_not_asked() {
     };
     let (ended, ()) = tokio::join!(bench.worker_with_store(store).run(stop.clone()), watching);
     ended.expect("it stops in order");
-    assert!(has_line(&bench).await && name(&bench).await.is_some());
+    assert!(has_ledger_entry(&bench).await && name(&bench).await.is_some());
     assert_eq!(looks.load(Ordering::Relaxed), 0);
 }
 
@@ -99,11 +99,11 @@ async fn a_store_that_fails_in_retention_still_applies_and_retention_is_retried(
         bench.drained().await;
         tokio::time::sleep(2 * HOUR).await;
         assert!(refusals.load(Ordering::Relaxed) > 100);
-        assert!(has_line(&bench).await, "all this time it was refused");
+        assert!(has_ledger_entry(&bench).await, "all this time it was refused");
         bench.enqueue("msg_3", event("user.created", START, &user("user_2", START)).to_string()).await;
         bench.drained().await;
         tokio::time::sleep(2 * HOUR).await;
-        assert!(!has_line(&bench).await);
+        assert!(!has_ledger_entry(&bench).await);
         stop.cancel();
     };
     let (ended, ()) = tokio::join!(bench.worker_with_store(store).run(stop.clone()), watching);

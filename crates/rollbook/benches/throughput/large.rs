@@ -24,12 +24,12 @@ use crate::load::{self, per_second};
 use crate::report::{Baseline, Report, median, progress};
 
 const USERS: usize = 2_000_000;
-const LINES_PER_USER: usize = 2;
+const ENTRIES_PER_USER: usize = 2;
 const EVENTS: usize = 20_000;
 const TURNS_MAX: usize = 3;
 const RAW_RATIO_MIN: f64 = 0.4;
 /// Maximum time to read the ledger entries of one subject.
-const LINES_WITHIN: Duration = Duration::from_millis(500);
+const ENTRIES_WITHIN: Duration = Duration::from_millis(500);
 
 /// Size of the tables.
 #[derive(Clone, Copy)]
@@ -48,8 +48,8 @@ impl Size {
         }
     }
 
-    pub(crate) const fn lines(self) -> usize {
-        self.users * LINES_PER_USER
+    pub(crate) const fn entries(self) -> usize {
+        self.users * ENTRIES_PER_USER
     }
 
     /// Updates of users picked at random, each newer than those of the turn before.
@@ -72,7 +72,7 @@ impl Size {
 
 pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     let size = Size::of(scale);
-    progress(&format!("filling SQLite with {} users and {} lines", size.users, size.lines()));
+    progress(&format!("filling SQLite with {} users and {} entries", size.users, size.entries()));
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.db");
     apply_migrations(&path, Schema::Store).expect("the tables");
@@ -87,7 +87,7 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
         turns.push((ours, raw_upserts_into(&raw, &size.events(turn * 2 + 1))));
     }
     report_turns(report, "SQLite", size, &turns);
-    report_lines(report, "SQLite", size, &store).await;
+    report_ledger(report, "SQLite", size, &store).await;
 }
 
 /// Events a second that a store applies in a worker's batches.
@@ -108,22 +108,22 @@ pub(crate) fn report_turns(report: &mut Report, engine: &str, size: Size, turns:
     let of = |figure: fn(&(f64, f64)) -> f64| median(turns.iter().map(figure));
     let (ours, rate, ratio) = (of(|turn| turn.0), of(|turn| turn.1), of(|turn| turn.0 / turn.1));
     let baseline = Baseline { name: "raw upserts", rate, ratio, limit: Some(RAW_RATIO_MIN) };
-    let detail = format!("batch {BATCH}, {} users, {} lines", size.users, size.lines());
+    let detail = format!("batch {BATCH}, {} users, {} entries", size.users, size.entries());
     report.ratio(&format!("applied/s, large, {engine}"), ours, &baseline, &detail);
 }
 
-pub(crate) async fn report_lines(report: &mut Report, engine: &str, size: Size, store: &dyn FullStore) {
+pub(crate) async fn report_ledger(report: &mut Report, engine: &str, size: Size, store: &dyn FullStore) {
     let started = Instant::now();
-    let lines = store.deliveries("user_000000007", 100).await.expect("the ledger answers");
+    let entries = store.deliveries("user_000000007", 100).await.expect("the ledger answers");
     let took = started.elapsed();
-    assert!(lines.len() >= LINES_PER_USER, "the ledger has its lines");
-    let detail = format!("of {} in the ledger", size.lines());
-    report.answer(&format!("lines of one user, {engine}"), took, LINES_WITHIN, &detail);
+    assert!(entries.len() >= ENTRIES_PER_USER, "the ledger has its entries");
+    let detail = format!("of {} in the ledger", size.entries());
+    report.answer(&format!("entries of one user, {engine}"), took, ENTRIES_WITHIN, &detail);
 }
 
-/// Rows of some 2 KB, and lines of the last week. Lines are in the order of their ids, which are random in their times.
+/// Rows of some 2 KB, and entries of the last week. Entries are in the order of their ids, which are random in their times.
 fn fill(connection: &rusqlite::Connection, size: Size) {
-    let (users, lines) = (size.users, size.lines());
+    let (users, entries) = (size.users, size.entries());
     let filled = connection.execute_batch(&format!(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; BEGIN;
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {users})
@@ -131,7 +131,7 @@ fn fill(connection: &rusqlite::Connection, size: Size) {
                             version_updated_at, version_event_at, version_hash)
          SELECT printf('user_%09d', i), 'Ines', 'u' || i || '@work.example', '{{\"m\": \"' || hex(randomblob(900)) || '\"}}',
                 '2026-07-01T00:00:00.000Z', 'msg', 1, 1, randomblob(16) FROM n;
-         WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {lines} - 1)
+         WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {entries} - 1)
          INSERT INTO deliveries
          SELECT printf('msg_%027d', i), 'user.updated', printf('user_%09d', i % {users} + 1), 'updated',
                 strftime('%Y-%m-%dT%H:%M:%fZ', 1784707200 + i % 604800, 'unixepoch'),

@@ -13,13 +13,13 @@ fn user_event(event_type: &str, at: i64) -> Value {
 }
 
 /// Fields of a ledger entry: type, subject, outcome and attempts.
-type Line = (String, Option<String>, Applied, u32);
+type Entry = (String, Option<String>, Applied, u32);
 
-fn line(event_type: &str, subject_id: Option<&str>, outcome: Applied) -> Line {
+fn entry(event_type: &str, subject_id: Option<&str>, outcome: Applied) -> Entry {
     (event_type.into(), subject_id.map(str::to_owned), outcome, 1)
 }
 
-async fn said_of<H: StoreHarness>(mirror: &Mirror<H>, id: &str) -> Option<Line> {
+async fn said_of<H: StoreHarness>(mirror: &Mirror<H>, id: &str) -> Option<Entry> {
     let entry = mirror.ledger(id).await?;
     assert_eq!(entry.message_id.as_str(), id);
     Some((entry.event_type, entry.subject_id, entry.outcome, entry.attempts))
@@ -36,13 +36,13 @@ pub async fn the_ledger_has_the_outcome_of_each_delivery(mut mirror: Mirror<impl
     ];
     for (id, event, outcome) in &deliveries {
         assert_eq!(mirror.apply_one(id, event.clone()).await, *outcome);
-        let expected = line(event["type"].as_str().expect("a type"), Some("user_1"), *outcome);
+        let expected = entry(event["type"].as_str().expect("a type"), Some("user_1"), *outcome);
         assert_eq!(said_of(&mirror, id).await, Some(expected), "as soon as the call has returned");
     }
     assert_eq!(mirror.ledger("msg_4").await, None);
     mirror.harness.reopen().await;
     for (id, _, outcome) in &deliveries {
-        assert_eq!(mirror.ledger(id).await.map(|line| line.outcome), Some(*outcome));
+        assert_eq!(mirror.ledger(id).await.map(|entry| entry.outcome), Some(*outcome));
     }
 }
 
@@ -56,15 +56,15 @@ pub async fn a_redelivery_keeps_the_first_ledger_entry(mirror: Mirror<impl Store
         let change = parse(&delivery.body, None).expect("the event can be read").into_change(&delivery);
         assert_eq!(mirror.apply_changes(&[change]).await, [outcome]);
     }
-    assert_eq!(said_of(&mirror, "msg_1").await, Some(line("user.created", Some("user_1"), Inserted)));
-    assert_eq!(said_of(&mirror, "msg_2").await, Some(line("user.updated", Some("user_1"), Updated)));
+    assert_eq!(said_of(&mirror, "msg_1").await, Some(entry("user.created", Some("user_1"), Inserted)));
+    assert_eq!(said_of(&mirror, "msg_2").await, Some(entry("user.updated", Some("user_1"), Updated)));
 }
 
-pub async fn a_delivery_twice_in_one_batch_has_one_line(mirror: Mirror<impl StoreHarness>) {
+pub async fn a_delivery_twice_in_one_batch_has_one_entry(mirror: Mirror<impl StoreHarness>) {
     let created = user_event("user.created", 1);
     let outcomes = mirror.apply(&[("msg_1", created.clone()), ("msg_1", created)]).await;
     assert_eq!(outcomes, [Inserted, Unchanged]);
-    assert_eq!(said_of(&mirror, "msg_1").await, Some(line("user.created", Some("user_1"), Inserted)));
+    assert_eq!(said_of(&mirror, "msg_1").await, Some(entry("user.created", Some("user_1"), Inserted)));
 }
 
 pub async fn ignored_events_are_in_the_ledger_and_nowhere_else(mirror: Mirror<impl StoreHarness>) {
@@ -75,9 +75,9 @@ pub async fn ignored_events_are_in_the_ledger_and_nowhere_else(mirror: Mirror<im
         ("msg_3", event("something.new", START, &json!({}))),
     ];
     assert_eq!(mirror.apply(&batch).await, [Ignored; 3]);
-    assert_eq!(said_of(&mirror, "msg_1").await, Some(line("user.frobnicated", Some("user_1"), Ignored)));
-    assert_eq!(said_of(&mirror, "msg_2").await, Some(line("email.created", None, Ignored)));
-    assert_eq!(said_of(&mirror, "msg_3").await, Some(line("something.new", None, Ignored)));
+    assert_eq!(said_of(&mirror, "msg_1").await, Some(entry("user.frobnicated", Some("user_1"), Ignored)));
+    assert_eq!(said_of(&mirror, "msg_2").await, Some(entry("email.created", None, Ignored)));
+    assert_eq!(said_of(&mirror, "msg_3").await, Some(entry("something.new", None, Ignored)));
     for resource in RESOURCES {
         assert_eq!(mirror.rows(resource, None, 10).await, []);
     }

@@ -200,7 +200,7 @@ macro_rules! store_conformance {
             upkeep: an_unknown_subject_can_be_erased_before_any_delivery
             ledger: the_ledger_has_the_outcome_of_each_delivery
             ledger: a_redelivery_keeps_the_first_ledger_entry
-            ledger: a_delivery_twice_in_one_batch_has_one_line
+            ledger: a_delivery_twice_in_one_batch_has_one_entry
             ledger: ignored_events_are_in_the_ledger_and_nowhere_else
             ledger: an_empty_batch_is_fine
             ledger: a_store_that_is_there_answers_a_ping

@@ -73,15 +73,16 @@ pub async fn a_child_that_refuses_blocks_no_sibling_and_is_retried(mut mirror: M
         let known = store.cascades(None, 10).await.expect("the store lists what is left");
         let is_done = deleted_at(&mirror, &members[1]).await == moment(7);
         assert_eq!(known.rows, u64::from(!is_done), "{refusal:?}");
-        for line in &known.listed {
-            assert_eq!((line.id.as_str(), line.attempts), (members[1].as_str(), 1), "{refusal:?}");
-            assert_eq!(line.parent, Some(("organizations".to_owned(), organization.clone())));
+        for entry in &known.listed {
+            assert_eq!((entry.id.as_str(), entry.attempts), (members[1].as_str(), 1), "{refusal:?}");
+            assert_eq!(entry.parent, Some(("organizations".to_owned(), organization.clone())));
             assert!(
-                line.last_error
+                entry
+                    .last_error
                     .as_deref()
                     .is_some_and(|why| why.contains("trigger") || why.contains("P0001"))
             );
-            assert!(Some(line.next_try_at) > line.noted_at);
+            assert!(Some(entry.next_try_at) > entry.noted_at);
         }
         for about in [organization.as_str(), members[1].as_str()] {
             let about = store.cascades(Some(about), 10).await.expect("the store lists what is left");
@@ -153,7 +154,7 @@ pub async fn an_erasure_that_a_child_refuses_fails_with_its_id_and_is_finished_l
             assert_bare(&mirror, &ORGANIZATION_MEMBERSHIPS, id, START + 100, &links).await;
         }
         for id in &members {
-            assert_eq!(mirror.ledger(id).await, None, "{refusal:?}: no line is left");
+            assert_eq!(mirror.ledger(id).await, None, "{refusal:?}: no entry is left");
         }
         allow(&mut mirror).await;
         mirror.harness.make_due().await;

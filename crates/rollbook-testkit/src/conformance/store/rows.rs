@@ -223,5 +223,5 @@ pub async fn rows_survive_a_reopen(mut mirror: Mirror<impl StoreHarness>) {
     assert_eq!(mirror.rows(&USERS, None, 10).await, before);
     let again = mirror.apply_one("msg_3", event("user.created", START, &user("user_1", START))).await;
     assert_eq!(again, Applied::Unchanged, "the versions are kept too");
-    assert_eq!(mirror.ledger("msg_2").await.map(|line| line.outcome), Some(Applied::Deleted));
+    assert_eq!(mirror.ledger("msg_2").await.map(|entry| entry.outcome), Some(Applied::Deleted));
 }

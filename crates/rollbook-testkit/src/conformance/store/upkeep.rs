@@ -34,8 +34,8 @@ fn subscribed(id: &str) -> Value {
 }
 
 async fn story<H: StoreHarness>(mirror: &Mirror<H>, id: &str, limit: usize) -> Vec<String> {
-    let lines = mirror.harness.store().deliveries(id, limit).await.expect("the store reads its ledger");
-    lines.into_iter().map(|line| line.message_id.as_str().to_owned()).collect()
+    let entries = mirror.harness.store().deliveries(id, limit).await.expect("the store reads its ledger");
+    entries.into_iter().map(|entry| entry.message_id.as_str().to_owned()).collect()
 }
 
 async fn retain<H: StoreHarness>(mirror: &Mirror<H>, due: RetentionLimits) -> RetentionStep {
@@ -50,7 +50,7 @@ pub async fn the_ledger_returns_all_fields_of_an_entry(mirror: Mirror<impl Store
     mirror.apply_one("msg_1", created("user_1", 5)).await;
     let now = mirror.harness.clock().now();
     let LedgerEntry { event_at, received_at, applied_at, .. } =
-        mirror.ledger("msg_1").await.expect("there is a line");
+        mirror.ledger("msg_1").await.expect("there is an entry");
     assert_eq!((event_at, applied_at), (Timestamp::from_millis(START + 5), now));
     assert_eq!(received_at, crate::events::delivery_of("msg_1", &json!({})).received_at);
 }

@@ -7,13 +7,13 @@ use rollbook_testkit::clock::WallClock;
 
 use super::{new_database, raw_postgres, start_postgres};
 use crate::Scale;
-use crate::large::{Size, applied, report_lines, report_turns};
+use crate::large::{Size, applied, report_ledger, report_turns};
 use crate::report::{Report, progress};
 
 pub(crate) async fn measure(scale: Scale, report: &mut Report) {
     let size = Size::of(scale);
-    let (users, lines) = (size.users, size.lines());
-    progress(&format!("filling Postgres with {users} users and {lines} lines"));
+    let (users, entries) = (size.users, size.entries());
+    progress(&format!("filling Postgres with {users} users and {entries} entries"));
     let postgres = start_postgres().await;
     let settings = new_database(&postgres, "large").await;
     let fill = format!(
@@ -26,7 +26,7 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
          INSERT INTO deliveries
          SELECT 'msg_' || md5(i::text), 'user.updated', 'user_' || lpad((i % {users} + 1)::text, 9, '0'), 'updated',
                 at, at, at, 1
-         FROM generate_series(0, {lines} - 1) AS i, LATERAL (SELECT now() - (i % 604800) * interval '1 s' AS at) AS line"
+         FROM generate_series(0, {entries} - 1) AS i, LATERAL (SELECT now() - (i % 604800) * interval '1 s' AS at) AS entry"
     );
     postgres.psql("large", &fill).await;
     for statement in ["VACUUM ANALYZE clerk.users", "VACUUM ANALYZE clerk.deliveries", "CHECKPOINT"] {
@@ -40,5 +40,5 @@ pub(crate) async fn measure(scale: Scale, report: &mut Report) {
         turns.push((ours, raw_postgres::upserts(&size.events(turn * 2 + 1), &settings).await));
     }
     report_turns(report, "Postgres", size, &turns);
-    report_lines(report, "Postgres", size, &store).await;
+    report_ledger(report, "Postgres", size, &store).await;
 }

@@ -219,11 +219,11 @@ async fn answered(config: &Config, asked: Result<Arc<dyn FullStore>, String>) ->
 /// Reports what is left to do after deletions; `None` if nothing is.
 fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding> {
     let PendingCascades { parents, rows, listed } = left;
-    let first = listed.first().map_or_else(String::new, |line| {
-        let why = line.last_error.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-        format!("; the oldest, {}, since {}{why}", line.id, time(line.noted_at))
+    let first = listed.first().map_or_else(String::new, |entry| {
+        let why = entry.last_error.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        format!("; the oldest, {}, since {}{why}", entry.id, time(entry.noted_at))
     });
-    let waits = listed.first().and_then(|line| line.noted_at).map(|at| now.since(at)).unwrap_or_default();
+    let waits = listed.first().and_then(|entry| entry.noted_at).map(|at| now.since(at)).unwrap_or_default();
     if *rows > 0 {
         let found =
             format!("{} rows refuse what follows from a deletion or from retention{first}", thousands(*rows));
@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn rows_that_refuse_a_cascade_are_a_warning_and_one_under_way_is_not_at_first() {
         let now = Timestamp::from_seconds(1_800_000_000);
-        let line = |age: u64, what, last_error: Option<&str>| PendingCascade {
+        let entry = |age: u64, what, last_error: Option<&str>| PendingCascade {
             table: "organizations".to_owned(),
             id: "org_1".to_owned(),
             what,
@@ -365,13 +365,13 @@ mod tests {
         let parent = |age| PendingCascades {
             parents: 1,
             rows: 0,
-            listed: vec![line(age, PendingWork::Children, None)],
+            listed: vec![entry(age, PendingWork::Children, None)],
         };
         let state = |left: &PendingCascades| cascades(left, now).map(|finding| finding.state);
         assert_eq!(state(&PendingCascades::default()), None);
         assert_eq!(state(&parent(10)), Some(State::Ok));
         assert_eq!(state(&parent(301)), Some(State::Warning));
-        let listed = vec![line(10, PendingWork::Row, Some("a trigger refuses the row"))];
+        let listed = vec![entry(10, PendingWork::Row, Some("a trigger refuses the row"))];
         let refused = cascades(&PendingCascades { parents: 0, rows: 1, listed }, now).expect("a finding");
         assert_eq!(refused.state, State::Warning);
         assert!(refused.found.contains("a trigger refuses the row"), "{}", refused.found);

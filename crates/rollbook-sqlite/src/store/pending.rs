@@ -38,7 +38,7 @@ fn named(what: &str) -> Option<PendingWork> {
 
 /// An entry: pending work about a parent or a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Line {
+pub(super) struct Entry {
     pub(super) resource: &'static Resource,
     pub(super) id: String,
     pub(super) what: PendingWork,
@@ -52,7 +52,7 @@ pub(super) struct Line {
     pub(super) revision: i64,
 }
 
-impl Line {
+impl Entry {
     /// An entry about this parent or row.
     pub(super) const fn new(resource: &'static Resource, id: String, what: PendingWork) -> Self {
         Self { resource, id, what, survivors: false, forget: false, parent: None, revision: 0 }
@@ -64,13 +64,13 @@ impl Line {
 }
 
 /// Reads an entry from its first eight columns; `None` for a kind that only a newer Rollbook knows.
-fn line(row: &Row<'_>) -> rusqlite::Result<Option<Line>> {
+fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
     let (table, what): (String, String) = (row.get(0)?, row.get(2)?);
     let (Some(resource), Some(what)) = (find_resource(&table), named(&what)) else { return Ok(None) };
     let parent: (Option<String>, Option<String>) = (row.get(6)?, row.get(7)?);
     let parent = parent.0.as_deref().and_then(find_resource).zip(parent.1);
     let (survivors, forget) = (row.get(3)?, row.get(4)?);
-    Ok(Some(Line { resource, id: row.get(1)?, what, survivors, forget, parent, revision: row.get(5)? }))
+    Ok(Some(Entry { resource, id: row.get(1)?, what, survivors, forget, parent, revision: row.get(5)? }))
 }
 
 const COLUMNS: &str = "table_name, id, what, survivors, forget_ledger, revision, parent_table, parent_id";
@@ -78,10 +78,10 @@ const COLUMNS: &str = "table_name, id, what, survivors, forget_ledger, revision,
 /// Records an entry, due at this time. Returns it as it is now.
 pub(super) fn note(
     connection: &Connection,
-    line: &Line,
+    entry: &Entry,
     now: Timestamp,
     due_at: Timestamp,
-) -> rusqlite::Result<Line> {
+) -> rusqlite::Result<Entry> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO rollbook_cascades
              (table_name, id, what, parent_table, parent_id, survivors, forget_ledger, noted_at, next_try_at)
@@ -92,22 +92,22 @@ pub(super) fn note(
              next_try_at = CASE WHEN attempts = 0 THEN next_try_at ELSE excluded.next_try_at END
          RETURNING survivors, forget_ledger, revision",
     )?;
-    let (table, id, what) = line.key();
-    let parent = line.parent.as_ref();
+    let (table, id, what) = entry.key();
+    let parent = entry.parent.as_ref();
     let values = (
         table,
         id,
         what,
         parent.map(|(resource, _)| resource.table),
         parent.map(|(_, id)| id),
-        line.survivors,
-        line.forget,
+        entry.survivors,
+        entry.forget,
         now.to_string(),
         due_at.to_string(),
     );
     let (survivors, forget, revision) =
         statement.query_row(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    Ok(Line { survivors, forget, revision, ..line.clone() })
+    Ok(Entry { survivors, forget, revision, ..entry.clone() })
 }
 
 /// Takes entries that are due. Other workers leave them alone for [`TAKEN_FOR`].
@@ -116,7 +116,7 @@ pub(super) fn take(
     what: PendingWork,
     limit: usize,
     now: Timestamp,
-) -> rusqlite::Result<Vec<Line>> {
+) -> rusqlite::Result<Vec<Entry>> {
     let mut statement = connection.prepare_cached(&format!(
         "UPDATE rollbook_cascades SET next_try_at = ?4
          WHERE (table_name, id, what) IN
@@ -125,20 +125,20 @@ pub(super) fn take(
          RETURNING {COLUMNS}"
     ))?;
     let [present, latest, until] = [now, now.plus(BACKOFF_MAX), now.plus(TAKEN_FOR)].map(|at| at.to_string());
-    let rows = statement.query_map((name(what), present, latest, until, as_limit(limit)), line)?;
+    let rows = statement.query_map((name(what), present, latest, until, as_limit(limit)), entry)?;
     rows.filter_map(Result::transpose).collect()
 }
 
 /// Returns an entry as it is now, if it exists.
-pub(super) fn find(connection: &Connection, of: &Line) -> rusqlite::Result<Option<Line>> {
+pub(super) fn find(connection: &Connection, of: &Entry) -> rusqlite::Result<Option<Entry>> {
     let sql =
         format!("SELECT {COLUMNS} FROM rollbook_cascades WHERE table_name = ?1 AND id = ?2 AND what = ?3");
-    Ok(connection.prepare_cached(&sql)?.query_row(of.key(), line).optional()?.flatten())
+    Ok(connection.prepare_cached(&sql)?.query_row(of.key(), entry).optional()?.flatten())
 }
 
 /// Makes an entry due at this time.
-pub(super) fn hold(connection: &Connection, line: &Line, until: Timestamp) -> rusqlite::Result<()> {
-    let (table, id, what) = line.key();
+pub(super) fn hold(connection: &Connection, entry: &Entry, until: Timestamp) -> rusqlite::Result<()> {
+    let (table, id, what) = entry.key();
     let mut statement = connection.prepare_cached(
         "UPDATE rollbook_cascades SET next_try_at = ?4 WHERE table_name = ?1 AND id = ?2 AND what = ?3",
     )?;
@@ -149,11 +149,11 @@ pub(super) fn hold(connection: &Connection, line: &Line, until: Timestamp) -> ru
 /// grows.
 pub(super) fn refuse(
     connection: &Connection,
-    line: &Line,
+    entry: &Entry,
     why: &str,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    let (table, id, what) = line.key();
+    let (table, id, what) = entry.key();
     let known = "SELECT attempts FROM rollbook_cascades WHERE table_name = ?1 AND id = ?2 AND what = ?3";
     let attempts: u32 = connection
         .prepare_cached(known)?
@@ -170,7 +170,7 @@ pub(super) fn refuse(
              revision = revision + 1, parent_table = coalesce(parent_table, excluded.parent_table),
              parent_id = coalesce(parent_id, excluded.parent_id)",
     )?;
-    let parent = line.parent.as_ref();
+    let parent = entry.parent.as_ref();
     statement.execute((
         table,
         id,
@@ -185,12 +185,12 @@ pub(super) fn refuse(
 }
 
 /// Removes an entry unless it was recorded anew since it was read. Returns whether it was removed.
-pub(super) fn remove(connection: &Connection, line: &Line) -> rusqlite::Result<bool> {
-    let (table, id, what) = line.key();
+pub(super) fn remove(connection: &Connection, entry: &Entry) -> rusqlite::Result<bool> {
+    let (table, id, what) = entry.key();
     let mut statement = connection.prepare_cached(
         "DELETE FROM rollbook_cascades WHERE table_name = ?1 AND id = ?2 AND what = ?3 AND revision = ?4",
     )?;
-    Ok(statement.execute((table, id, what, line.revision))? > 0)
+    Ok(statement.execute((table, id, what, entry.revision))? > 0)
 }
 
 /// Removes the entries about content, which only retention retries.

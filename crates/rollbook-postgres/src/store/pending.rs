@@ -11,8 +11,9 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, Row as _};
 
+use crate::fault::Unreadable;
 use crate::transaction::{Session, Work};
-use crate::types::{Sql, Time};
+use crate::types::{Sql, Time, count, span};
 
 /// Time for which an entry that was taken is left alone by other workers, unless the hold is renewed. A cascade
 /// makes no progress for that time after its worker was killed. Two workers on one entry repair no row twice.
@@ -53,17 +54,17 @@ pub(super) const fn name(what: PendingWork) -> &'static str {
 /// The statement that records entries.
 fn note_sql(table: &str) -> Sql {
     format!(
-        r#"INSERT INTO {table} AS line
+        r#"INSERT INTO {table} AS entry
                (table_name, id, what, parent_table, parent_id, survivors, forget_ledger, next_try_at)
            SELECT new.*, clock_timestamp() + $8::int8 * interval '1 millisecond'
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::bool[])
                 AS new (table_name, id, what, parent_table, parent_id, survivors, forget_ledger)
            ORDER BY new.table_name COLLATE "C", new.id COLLATE "C", new.what COLLATE "C"
            ON CONFLICT (table_name, id, what) DO UPDATE
-           SET survivors = line.survivors OR excluded.survivors,
-               forget_ledger = line.forget_ledger OR excluded.forget_ledger,
-               revision = line.revision + 1,
-               next_try_at = CASE WHEN line.attempts = 0 THEN line.next_try_at ELSE excluded.next_try_at END
+           SET survivors = entry.survivors OR excluded.survivors,
+               forget_ledger = entry.forget_ledger OR excluded.forget_ledger,
+               revision = entry.revision + 1,
+               next_try_at = CASE WHEN entry.attempts = 0 THEN entry.next_try_at ELSE excluded.next_try_at END
            RETURNING table_name, id, what, survivors, forget_ledger, revision"#
     )
     .into()
@@ -92,16 +93,16 @@ impl Statements {
             )
             .into(),
             refuse: format!(
-                r"INSERT INTO {table} AS line
+                r"INSERT INTO {table} AS entry
                       (table_name, id, what, parent_table, parent_id, last_error, attempts, next_try_at)
                   VALUES ($1, $2, $3, $4, $5, $6, 1, {first})
                   ON CONFLICT (table_name, id, what) DO UPDATE
-                  SET attempts = line.attempts + 1, next_try_at = {next}, last_error = excluded.last_error,
-                      revision = line.revision + 1,
-                      parent_table = coalesce(line.parent_table, excluded.parent_table),
-                      parent_id = coalesce(line.parent_id, excluded.parent_id)",
+                  SET attempts = entry.attempts + 1, next_try_at = {next}, last_error = excluded.last_error,
+                      revision = entry.revision + 1,
+                      parent_table = coalesce(entry.parent_table, excluded.parent_table),
+                      parent_id = coalesce(entry.parent_id, excluded.parent_id)",
                 first = wait("0"),
-                next = wait("line.attempts"),
+                next = wait("entry.attempts"),
             )
             .into(),
             postpone: format!(
@@ -145,7 +146,7 @@ impl Statements {
 
 /// An entry: pending work about a parent or a row.
 #[derive(Clone, Debug)]
-pub(super) struct Line {
+pub(super) struct Entry {
     pub(super) resource: &'static Resource,
     pub(super) id: String,
     pub(super) what: PendingWork,
@@ -159,7 +160,7 @@ pub(super) struct Line {
     pub(super) revision: i64,
 }
 
-impl Line {
+impl Entry {
     /// An entry about this parent or row.
     pub(super) const fn new(resource: &'static Resource, id: String, what: PendingWork) -> Self {
         Self { resource, id, what, survivors: false, forget: false, parent: None, revision: 0 }
@@ -175,7 +176,7 @@ impl Line {
 }
 
 /// Reads an entry from its first six columns; `None` for a kind that only a newer Rollbook knows.
-fn line(row: &PgRow) -> sqlx::Result<Option<Line>> {
+fn entry(row: &PgRow) -> sqlx::Result<Option<Entry>> {
     let what = match row.try_get(2)? {
         "children" => PendingWork::Children,
         "row" => PendingWork::Row,
@@ -185,36 +186,37 @@ fn line(row: &PgRow) -> sqlx::Result<Option<Line>> {
     let Some(resource) = find_resource(row.try_get(0)?) else { return Ok(None) };
     let (survivors, forget) = (row.try_get(3)?, row.try_get(4)?);
     let revision = row.try_get(5)?;
-    Ok(Some(Line { resource, id: row.try_get(1)?, what, survivors, forget, parent: None, revision }))
+    Ok(Some(Entry { resource, id: row.try_get(1)?, what, survivors, forget, parent: None, revision }))
 }
 
 /// Records entries within a transaction, due after this time. Returns them as they are now.
 pub(super) async fn note(
     statements: &Statements,
     session: &mut Session<'_>,
-    lines: &[Line],
+    entries: &[Entry],
     after: Duration,
-) -> sqlx::Result<Vec<Line>> {
-    if lines.is_empty() {
+) -> sqlx::Result<Vec<Entry>> {
+    if entries.is_empty() {
         return Ok(Vec::new());
     }
     let mut arguments = PgArguments::default();
     let mut add = || -> Result<(), BoxDynError> {
-        let parent = |line: &Line| line.parent.clone();
-        arguments.add(lines.iter().map(|line| line.resource.table).collect::<Vec<&str>>())?;
-        arguments.add(lines.iter().map(|line| line.id.as_str()).collect::<Vec<&str>>())?;
-        arguments.add(lines.iter().map(|line| name(line.what)).collect::<Vec<&str>>())?;
-        let tables = lines.iter().map(|line| parent(line).map(|(resource, _)| resource.table));
+        let parent = |entry: &Entry| entry.parent.clone();
+        arguments.add(entries.iter().map(|entry| entry.resource.table).collect::<Vec<&str>>())?;
+        arguments.add(entries.iter().map(|entry| entry.id.as_str()).collect::<Vec<&str>>())?;
+        arguments.add(entries.iter().map(|entry| name(entry.what)).collect::<Vec<&str>>())?;
+        let tables = entries.iter().map(|entry| parent(entry).map(|(resource, _)| resource.table));
         arguments.add(tables.collect::<Vec<Option<&str>>>())?;
-        arguments
-            .add(lines.iter().map(|line| parent(line).map(|(_, id)| id)).collect::<Vec<Option<String>>>())?;
-        arguments.add(lines.iter().map(|line| line.survivors).collect::<Vec<bool>>())?;
-        arguments.add(lines.iter().map(|line| line.forget).collect::<Vec<bool>>())?;
+        arguments.add(
+            entries.iter().map(|entry| parent(entry).map(|(_, id)| id)).collect::<Vec<Option<String>>>(),
+        )?;
+        arguments.add(entries.iter().map(|entry| entry.survivors).collect::<Vec<bool>>())?;
+        arguments.add(entries.iter().map(|entry| entry.forget).collect::<Vec<bool>>())?;
         arguments.add(millis(after))
     };
     add().map_err(sqlx::Error::Encode)?;
     let rows = session.fetch(&statements.note, arguments).await?;
-    rows.iter().filter_map(|row| line(row).transpose()).collect()
+    rows.iter().filter_map(|row| entry(row).transpose()).collect()
 }
 
 fn millis(span: Duration) -> i64 {
@@ -225,12 +227,12 @@ fn millis(span: Duration) -> i64 {
 pub(super) async fn forget_rows(
     statements: &Statements,
     session: &mut Session<'_>,
-    parents: &[Line],
+    parents: &[Entry],
 ) -> sqlx::Result<()> {
     let mut arguments = PgArguments::default();
     let mut add = || -> Result<(), BoxDynError> {
-        arguments.add(parents.iter().map(|line| line.resource.table).collect::<Vec<&str>>())?;
-        arguments.add(parents.iter().map(|line| line.id.as_str()).collect::<Vec<&str>>())
+        arguments.add(parents.iter().map(|entry| entry.resource.table).collect::<Vec<&str>>())?;
+        arguments.add(parents.iter().map(|entry| entry.id.as_str()).collect::<Vec<&str>>())
     };
     add().map_err(sqlx::Error::Encode)?;
     session.fetch(&statements.forget_rows, arguments).await.map(drop)
@@ -239,14 +241,14 @@ pub(super) async fn forget_rows(
 /// [`note`] in a transaction of its own. The entries are due at once.
 pub(super) struct Note<'a> {
     pub(super) statements: &'a Statements,
-    pub(super) lines: &'a [Line],
+    pub(super) entries: &'a [Entry],
 }
 
 impl Work for Note<'_> {
     type Output = ();
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        note(self.statements, session, self.lines, Duration::ZERO).await.map(drop)
+        note(self.statements, session, self.entries, Duration::ZERO).await.map(drop)
     }
 }
 
@@ -258,15 +260,15 @@ pub(super) struct Take<'a> {
 }
 
 impl Work for Take<'_> {
-    type Output = Vec<Line>;
+    type Output = Vec<Entry>;
 
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Line>> {
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Entry>> {
         let mut arguments = PgArguments::default();
         arguments.add(name(self.what)).map_err(sqlx::Error::Encode)?;
         arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
         arguments.add(millis(TAKEN_FOR)).map_err(sqlx::Error::Encode)?;
         let rows = session.fetch(&self.statements.take, arguments).await?;
-        rows.iter().filter_map(|row| line(row).transpose()).collect()
+        rows.iter().filter_map(|row| entry(row).transpose()).collect()
     }
 }
 
@@ -285,7 +287,7 @@ pub(super) enum Then<'a> {
 /// Changes one entry.
 pub(super) struct Change<'a> {
     pub(super) statements: &'a Statements,
-    pub(super) line: &'a Line,
+    pub(super) entry: &'a Entry,
     pub(super) then: Then<'a>,
 }
 
@@ -293,7 +295,7 @@ impl Work for Change<'_> {
     type Output = ();
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        let mut arguments = self.line.key().map_err(sqlx::Error::Encode)?;
+        let mut arguments = self.entry.key().map_err(sqlx::Error::Encode)?;
         let sql = match self.then {
             Then::Release | Then::Hold => {
                 let wait = if matches!(self.then, Then::Hold) { TAKEN_FOR } else { Duration::ZERO };
@@ -305,7 +307,7 @@ impl Work for Change<'_> {
                 &self.statements.postpone
             }
             Then::Refuse(why) => {
-                let parent = self.line.parent.as_ref();
+                let parent = self.entry.parent.as_ref();
                 arguments.add(parent.map(|(resource, _)| resource.table)).map_err(sqlx::Error::Encode)?;
                 arguments.add(parent.map(|(_, id)| id.as_str())).map_err(sqlx::Error::Encode)?;
                 arguments.add(why).map_err(sqlx::Error::Encode)?;
@@ -320,14 +322,14 @@ impl Work for Change<'_> {
 pub(super) async fn remove<'a>(
     statements: &Statements,
     session: &mut Session<'_>,
-    lines: impl Iterator<Item = &'a Line> + Clone,
+    entries: impl Iterator<Item = &'a Entry> + Clone,
 ) -> sqlx::Result<()> {
     let mut arguments = PgArguments::default();
     let mut add = || -> Result<(), BoxDynError> {
-        arguments.add(lines.clone().map(|line| line.resource.table).collect::<Vec<&str>>())?;
-        arguments.add(lines.clone().map(|line| line.id.as_str()).collect::<Vec<&str>>())?;
-        arguments.add(lines.clone().map(|line| name(line.what)).collect::<Vec<&str>>())?;
-        arguments.add(lines.clone().map(|line| line.revision).collect::<Vec<i64>>())
+        arguments.add(entries.clone().map(|entry| entry.resource.table).collect::<Vec<&str>>())?;
+        arguments.add(entries.clone().map(|entry| entry.id.as_str()).collect::<Vec<&str>>())?;
+        arguments.add(entries.clone().map(|entry| name(entry.what)).collect::<Vec<&str>>())?;
+        arguments.add(entries.clone().map(|entry| entry.revision).collect::<Vec<i64>>())
     };
     add().map_err(sqlx::Error::Encode)?;
     session.fetch(&statements.remove, arguments).await.map(drop)
@@ -348,14 +350,10 @@ impl Work for Left<'_> {
         Ok(CascadeStep {
             parents_left: count(row, 0)?,
             rows_left: count(row, 1)?,
-            due_in: due_in.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or_default())),
+            due_in: due_in.map(span),
             ..CascadeStep::default()
         })
     }
-}
-
-fn count(row: &PgRow, column: usize) -> sqlx::Result<u64> {
-    Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or_default())
 }
 
 /// Lists entries: all, or those of one id.
@@ -388,11 +386,13 @@ fn pending(row: &PgRow) -> sqlx::Result<PendingCascade> {
         what: match row.try_get(2)? {
             "children" => PendingWork::Children,
             "content" => PendingWork::Content,
+            // Also a kind that only a newer Rollbook knows: it is about one row.
             _ => PendingWork::Row,
         },
         parent: parent.0.zip(parent.1),
         noted_at: Some(row.try_get::<Time, _>(5)?.0),
-        attempts: u32::try_from(row.try_get::<i32, _>(6)?).unwrap_or_default(),
+        attempts: u32::try_from(row.try_get::<i32, _>(6)?)
+            .map_err(|_| Unreadable("rollbook_cascades.attempts"))?,
         next_try_at: row.try_get::<Time, _>(7)?.0,
         last_error: row.try_get(8)?,
     })
