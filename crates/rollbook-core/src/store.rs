@@ -5,6 +5,7 @@
 
 mod changes;
 mod erasure;
+mod forwards;
 mod ledger;
 mod reconciliation;
 mod rows;
@@ -19,6 +20,10 @@ pub use self::changes::{
     LINES_MAX, PASSED_MAX, Position, SequenceStep, reading_context,
 };
 pub use self::erasure::{ErasedCounts, Erasure, ErasureProgress};
+pub use self::forwards::{
+    FORWARD_CHANGES_MAX, Forward, ForwardChange, ForwardMove, ForwardProgress, ForwardState, ForwardStop,
+    Forwards,
+};
 pub use self::ledger::{Ledger, LedgerEntry, UnknownOutcome};
 pub use self::reconciliation::{
     Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, PRUNED_MAX, RUNS_KEPT_FOR,
@@ -98,9 +103,9 @@ pub trait Reads: Rows + Ledger {}
 impl<S: Rows + Ledger + ?Sized> Reads for S {}
 
 /// A store with all its ports, as an engine implements it.
-pub trait FullStore: Store + Reads + Erasure + Reconciliation + Changes {}
+pub trait FullStore: Store + Reads + Erasure + Reconciliation + Changes + Forwards {}
 
-impl<S: Store + Reads + Erasure + Reconciliation + Changes + ?Sized> FullStore for S {}
+impl<S: Store + Reads + Erasure + Reconciliation + Changes + Forwards + ?Sized> FullStore for S {}
 
 /// Retention choices: data that a store keeps in addition to live rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -99,5 +99,45 @@ macro_rules! delegate_changes {
     };
 }
 
+/// Implements `Forwards` for a type, likewise.
+macro_rules! delegate_forwards {
+    ($of:ty, $this:ident => $inner:expr, $call:ident => $done:expr) => {
+        const _: () = {
+            use ::std::time::Duration;
+
+            use ::rollbook_core::store::{
+                Forward, ForwardChange, ForwardMove, ForwardProgress, ForwardState, Forwards, Position, StoreError,
+            };
+            use ::rollbook_core::time::Timestamp;
+
+            $crate::delegate::delegate_forwards! { @calls $of, $this => $inner, $call => $done;
+                check_forwards() -> ();
+                take_forward(name: &str, holder: &str, hold_for: Duration, begin: Position) -> Option<Forward>;
+                save_forward(name: &str, epoch: u64, hold_for: Duration, progress: &ForwardProgress) -> bool;
+                release_forward(name: &str, epoch: u64) -> ();
+                forwards() -> Vec<Forward>;
+                forward_changes(name: &str, state: ForwardState, after: Position, limit: usize) -> Vec<ForwardChange>;
+                move_forward(name: &str, to: ForwardMove) -> bool;
+                redrive_forward(name: &str, positions: &[Position], now: Timestamp) -> u64;
+                discard_forward(name: &str, positions: &[Position]) -> u64;
+            }
+        };
+    };
+    (@calls $of:ty, $this:ident => $inner:expr, $call:ident => $done:expr;
+        $($method:ident($($name:ident: $type:ty),*) -> $output:ty;)+) => {
+        #[::async_trait::async_trait]
+        impl Forwards for $of {
+            $(
+                async fn $method(&self $(, $name: $type)*) -> Result<$output, StoreError> {
+                    let $this = self;
+                    let $call = $inner.$method($($name),*);
+                    $done
+                }
+            )+
+        }
+    };
+}
+
 pub(crate) use delegate_changes;
+pub(crate) use delegate_forwards;
 pub(crate) use delegate_reconciliation;

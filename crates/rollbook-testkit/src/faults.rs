@@ -33,7 +33,7 @@ use rollbook_core::store::{
 use rollbook_core::time::Timestamp;
 
 pub use self::gate::Gate;
-use crate::delegate::{delegate_changes, delegate_reconciliation};
+use crate::delegate::{delegate_changes, delegate_forwards, delegate_reconciliation};
 
 /// Fault of one call.
 #[derive(Clone, Debug)]
@@ -96,6 +96,8 @@ pub enum StoreCall<'a> {
     Ping,
     /// Any call of the reconciler's port.
     Reconcile,
+    /// Any call of the forwarder's port.
+    Forward,
 }
 
 /// A call to a queue.
@@ -255,6 +257,12 @@ delegate_changes!(
     FaultyStore,
     faulty => faulty.inner,
     call => (faulty.script)(StoreCall::Read).strike(call).await
+);
+
+delegate_forwards!(
+    FaultyStore,
+    store => store.inner,
+    call => (store.script)(StoreCall::Forward).strike(call).await
 );
 
 delegate_reconciliation!(

@@ -37,6 +37,7 @@ pub(crate) const STEPS: &[Step] = &[
     step!("0007_links", expands: true),
     step!("0010_reconcile", expands: true),
     step!("0012_changes", expands: true),
+    step!("0013_forwards", expands: true),
 ];
 
 /// Work of one phase.

@@ -75,12 +75,14 @@ pub(super) async fn last(database: &Database, sql: &Sql) -> Result<Position, Sto
     last.first().copied().ok_or_else(no_state)
 }
 
+/// Reads a position.
 pub(super) fn position(row: &PgRow, column: usize) -> sqlx::Result<Position> {
     u64::try_from(row.try_get::<i64, _>(column)?)
         .map_err(|_| Unreadable("a position of the change feed").into())
 }
 
-fn bound(position: Position) -> i64 {
+/// Returns a position as a bigint.
+pub(super) fn bound(position: Position) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)
 }
 
@@ -89,17 +91,22 @@ fn line(row: &PgRow) -> sqlx::Result<Option<ChangeLine>> {
     if row.try_get::<Option<i64>, _>(2)?.is_none() {
         return Ok(None);
     }
-    Ok(Some(ChangeLine {
-        position: position(row, 2)?,
-        resource: row.try_get(3)?,
-        subject_id: row.try_get(4)?,
-        kind: ChangeKind::parse(row.try_get(5)?).ok_or(Unreadable("changes.kind"))?,
-        changed: row.try_get(6)?,
-        origin: ChangeOrigin::parse(row.try_get(7)?).ok_or(Unreadable("changes.origin"))?,
-        cause: row.try_get(8)?,
-        event_at: row.try_get::<Option<Time>, _>(9)?.map(|Time(at)| at),
-        at: row.try_get::<Time, _>(10)?.0,
-    }))
+    line_at(row, 2).map(Some)
+}
+
+/// Reads a line from the columns from this one on.
+pub(super) fn line_at(row: &PgRow, first: usize) -> sqlx::Result<ChangeLine> {
+    Ok(ChangeLine {
+        position: position(row, first)?,
+        resource: row.try_get(first + 1)?,
+        subject_id: row.try_get(first + 2)?,
+        kind: ChangeKind::parse(row.try_get(first + 3)?).ok_or(Unreadable("changes.kind"))?,
+        changed: row.try_get(first + 4)?,
+        origin: ChangeOrigin::parse(row.try_get(first + 5)?).ok_or(Unreadable("changes.origin"))?,
+        cause: row.try_get(first + 6)?,
+        event_at: row.try_get::<Option<Time>, _>(first + 7)?.map(|Time(at)| at),
+        at: row.try_get::<Time, _>(first + 8)?.0,
+    })
 }
 
 /// Runs one SELECT.

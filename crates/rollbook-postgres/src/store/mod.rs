@@ -18,6 +18,7 @@ mod dependents;
 mod entries;
 mod erase;
 mod floor;
+mod forwards;
 mod known;
 mod ledger;
 mod parents;

@@ -69,7 +69,7 @@ impl Work for Heads<'_> {
 
 impl PostgresStore {
     /// Runs one statement.
-    async fn statement<T: Send>(
+    pub(super) async fn statement<T: Send>(
         &self,
         sql: String,
         values: Values,

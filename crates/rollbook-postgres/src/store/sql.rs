@@ -33,6 +33,9 @@ const DELETES: &str = "SELECT, INSERT, UPDATE, DELETE";
 /// Tables of the reconciler. A worker applies deliveries without them.
 const RECORDS: [&str; 4] = ["reconcile_runs", "reconcile_held", "reconcile_locks", "reconcile_walks"];
 
+/// Tables of the forwarder. A worker applies deliveries without them.
+const FORWARDS: [&str; 2] = ["forwards", "forward_changes"];
+
 /// Statements of one table.
 pub(super) struct Table {
     /// Name of the table.
@@ -102,6 +105,8 @@ pub(super) struct Statements {
     pub(super) forbidden: Sql,
     /// The same for the tables of the reconciler.
     pub(super) forbidden_records: Sql,
+    /// The same for the tables of the forwarder.
+    pub(super) forbidden_forwards: Sql,
     /// Finds tables with row-level policies that may hide rows from this role.
     pub(super) hidden: Sql,
 }
@@ -196,6 +201,7 @@ impl Statements {
                 RESOURCES.iter().map(|of| (of.table, WRITES)).chain(OWN.map(|table| (table, DELETES))),
             ),
             forbidden_records: forbidden(schema, RECORDS.map(|table| (table, DELETES)).into_iter()),
+            forbidden_forwards: forbidden(schema, FORWARDS.map(|table| (table, DELETES)).into_iter()),
             hidden: read::hidden(schema).into(),
         }
     }

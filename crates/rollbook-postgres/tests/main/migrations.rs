@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::world::{World, open, user_change};
 
 /// All steps.
-pub(crate) const ALL: [&str; 9] = [
+pub(crate) const ALL: [&str; 10] = [
     "0001_mirror",
     "0002_whole_of_clerk",
     "0003_ends",
@@ -25,6 +25,7 @@ pub(crate) const ALL: [&str; 9] = [
     "0007_links",
     "0010_reconcile",
     "0012_changes",
+    "0013_forwards",
 ];
 
 #[tokio::test]
@@ -43,7 +44,7 @@ async fn migrations_are_pending_until_they_are_applied_and_asking_makes_nothing(
         "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'mirror_2'";
     assert_eq!(
         world.psql(tables).await,
-        "changes changes_pending changes_state deliveries organization_domains organization_invitations organization_memberships organizations \
+        "changes changes_pending changes_state deliveries forward_changes forwards organization_domains organization_invitations organization_memberships organizations \
          payment_attempts permissions reconcile_held reconcile_locks reconcile_runs reconcile_walks roles rollbook_cascades rollbook_migrations sessions subscription_items \
          subscriptions users waitlist_entries\n"
     );
@@ -143,7 +144,7 @@ async fn what_is_packed_is_packed_with_lz4_and_pages_keep_room_in_every_table() 
     // A table of the team in the same schema stays as it is.
     world.psql("CREATE SCHEMA mirror_2; CREATE TABLE mirror_2.theirs (settings jsonb)").await;
     apply_migrations(&world.settings).await.expect("the migrations apply");
-    let tables = "FROM pg_class WHERE relnamespace = 'mirror_2'::regnamespace AND relkind = 'r' AND relname !~ '^(deliveries|changes.*|rollbook_.*|reconcile_.*)$'";
+    let tables = "FROM pg_class WHERE relnamespace = 'mirror_2'::regnamespace AND relkind = 'r' AND relname !~ '^(deliveries|changes.*|forward.*|rollbook_.*|reconcile_.*)$'";
     let room = world
         .psql(&format!("SELECT 'fillfactor=70' = ANY (reloptions), count(*) {tables} GROUP BY 1 ORDER BY 2"))
         .await;

@@ -29,7 +29,8 @@ fn state(connection: &Connection) -> rusqlite::Result<FeedState> {
     })
 }
 
-fn bound(position: Position) -> i64 {
+/// Returns a position as SQLite's integer.
+pub(super) fn bound(position: Position) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)
 }
 
@@ -50,7 +51,8 @@ fn page(connection: &Connection, query: &ChangesQuery) -> rusqlite::Result<(Feed
     Ok((state(connection)?, lines))
 }
 
-fn line(row: &Row<'_>) -> rusqlite::Result<ChangeLine> {
+/// Reads a line from the first columns.
+pub(super) fn line(row: &Row<'_>) -> rusqlite::Result<ChangeLine> {
     let text = |column: usize| row.get_ref(column)?.as_str().map_err(|_| damaged(column));
     let time = |column: usize| Timestamp::parse(text(column)?).ok_or_else(|| damaged(column));
     Ok(ChangeLine {

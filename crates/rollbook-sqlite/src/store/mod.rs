@@ -12,6 +12,7 @@ mod cascade;
 mod changes;
 mod columns;
 mod erase;
+mod forwards;
 mod ledger_erasure;
 mod parents;
 mod pending;

@@ -2,6 +2,7 @@
 //! cannot be outdated: the other engines are compared with this one.
 
 mod changes;
+mod forwards;
 mod reconciliation;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,7 @@ struct State {
     ledger: BTreeMap<MessageId, LedgerEntry>,
     records: reconciliation::Records,
     feed: changes::Feed,
+    forwards: forwards::Records,
 }
 
 /// Rows by id.

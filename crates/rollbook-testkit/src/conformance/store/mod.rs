@@ -27,6 +27,8 @@ pub mod deleting;
 #[doc(hidden)]
 pub mod feed;
 #[doc(hidden)]
+pub mod forwards;
+#[doc(hidden)]
 pub mod ledger;
 #[doc(hidden)]
 pub mod living;
@@ -251,6 +253,16 @@ macro_rules! store_conformance {
             feed: a_reader_at_a_position_that_was_removed_or_is_unknown_gets_an_error
             feed: a_reader_begins_at_a_time
             feed: a_reader_waits_until_there_is_a_line
+            forwards: a_forward_has_one_holder_at_a_time_and_begins_where_it_first_ran
+            forwards: the_hold_of_a_forward_ends_by_itself_and_a_save_renews_it
+            forwards: one_of_many_processes_that_take_a_forward_at_once_gets_it
+            forwards: whoever_lost_a_forward_can_save_nothing
+            forwards: a_save_moves_the_position_and_records_and_removes_changes_at_once
+            forwards: a_recorded_change_comes_back_with_all_its_fields
+            forwards: a_stop_stays_until_an_operator_moves_the_forward
+            forwards: a_replay_removes_what_is_read_again_and_a_resume_keeps_everything
+            forwards: dead_letters_are_redriven_or_discarded_and_others_are_left_alone
+            forwards: recorded_changes_are_listed_in_pages_by_position
         }
     };
     (@tests $open:expr; $($module:ident: $property:ident)+) => {
