@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Crates that each crate may use. A new arrow is a reviewed change of this table and of crates/README.md.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("rollbook-core", &[]),
     ("rollbook-http", &[]),
     ("rollbook-clerk", &["rollbook-core", "rollbook-http"]),
@@ -16,6 +16,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("rollbook-worker", &["rollbook-core"]),
     ("rollbook-reconciler", &["rollbook-core"]),
     ("rollbook-operator", &["rollbook-core"]),
+    ("rollbook-session", &[]),
     ("rollbook-ops", &["rollbook-core", "rollbook-http"]),
     ("rollbook-api", &["rollbook-core", "rollbook-http", "rollbook-operator"]),
     ("rollbook-testkit", &["rollbook-core", "rollbook-http", "rollbook-simulator"]),

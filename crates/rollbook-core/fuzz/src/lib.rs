@@ -9,3 +9,4 @@ pub mod event;
 pub mod json;
 pub mod sanitize;
 pub mod signature;
+pub mod token;
