@@ -3,10 +3,12 @@
 use crate::rollbook::{Home, SECRET};
 
 /// Every setting with a value that is wrong by itself.
-const WRONG: [(&str, &str); 61] = [
+const WRONG: [(&str, &str); 63] = [
     ("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret"),
     ("ROLLBOOK_DATA_DIR", ""),
     ("ROLLBOOK_LISTEN", "8080"),
+    ("PORT", "0"),
+    ("ROLLBOOK_WEBHOOK_PATH", "webhooks?x"),
     ("ROLLBOOK_OPS_LISTEN", "metrics.example:9464"),
     ("ROLLBOOK_QUEUE_URL", "postgres://me:ImASecret@db"),
     ("REDIS_URL", "http://:ImASecret@queue"),

@@ -146,7 +146,7 @@ impl Drop for Server {
     }
 }
 
-/// Reads a pipe to its end, beside the process that fills it.
+/// Reads a pipe to its end, while the process fills it.
 fn text_of(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
     std::thread::spawn(move || {
         let mut text = String::new();
