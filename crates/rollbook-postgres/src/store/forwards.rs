@@ -13,7 +13,7 @@ use sqlx::postgres::PgRow;
 
 use super::PostgresStore;
 use super::changes::{bound, line_at, position};
-use super::read::damaged;
+use crate::fault::own::Unreadable;
 use super::values::Values;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time};
@@ -124,7 +124,7 @@ fn change(row: &PgRow) -> sqlx::Result<ForwardChange> {
     };
     Ok(ForwardChange {
         line: line_at(row, 0)?,
-        state: ForwardState::parse(row.try_get(9)?).ok_or_else(|| damaged("forward_changes.state"))?,
+        state: ForwardState::parse(row.try_get(9)?).ok_or(Unreadable("forward_changes.state"))?,
         tries: number(10)?,
         attempts: number(11)?,
         failed_at: row.try_get::<Option<Time>, _>(12)?.map(|Time(at)| at),
