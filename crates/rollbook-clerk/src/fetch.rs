@@ -48,6 +48,8 @@ struct Filtered {
     found: HashMap<String, Map<String, Value>>,
     /// Whether the list has anything else. Then it proves no absence.
     has_others: bool,
+    /// The list's total if it shows another number of objects.
+    missing: Option<u64>,
     clock: Timestamp,
 }
 
@@ -91,7 +93,7 @@ impl ClerkApi {
         let mut found = HashMap::new();
         for ids in batches(lookups.iter().map(|of| of.id.as_str()), LOOKUPS_MAX) {
             let list = Endpoint::of(resource)?.list();
-            let Filtered { found: objects, has_others, clock } =
+            let Filtered { found: objects, has_others, clock, .. } =
                 self.filtered(resource, list, filter, &ids).await?;
             let exists = |(id, object)| (id, fetched(Presence::Exists(object), clock));
             found.extend(objects.into_iter().map(exists));
@@ -147,7 +149,8 @@ impl ClerkApi {
         let request = ids.iter().fold(list, |request, id| request.query(filter, id));
         let page = self.list(&request, LOOKUPS_MAX).await?;
         let (found, has_others) = by_id(resource, &page.objects);
-        Ok(Filtered { found, has_others, clock: page.clock })
+        let missing = page.total.filter(|total| *total != page.objects.len() as u64);
+        Ok(Filtered { found, has_others, missing, clock: page.clock })
     }
 
     /// Reads memberships or domains, several organizations at the same time.
@@ -204,11 +207,15 @@ impl ClerkApi {
         for mut ids in batches(users, LOOKUPS_MAX - 1) {
             let asked = ids.clone();
             ids.push(sample_user);
-            let Filtered { found: mut objects, has_others, clock } =
+            let Filtered { found: mut objects, has_others, missing, clock } =
                 self.filtered(&ORGANIZATION_MEMBERSHIPS, list(), "user_id", &ids).await?;
             // Without the known member, or with others, the filter does not work now: its silence proves nothing.
             let is_asked = |member| user_of(member).is_some_and(|user| ids.contains(&user));
-            let is_alive = !has_others && objects.contains_key(sample_id) && objects.values().all(is_asked);
+            // A list that counts more than it shows is not complete. Its total may be that of the list without the filter:
+            // Clerk does not say.
+            let is_short = missing.is_some() && missing != sample.total;
+            let is_alive =
+                !has_others && !is_short && objects.contains_key(sample_id) && objects.values().all(is_asked);
             for of in
                 lookups.iter().filter(|of| of.user_id.as_deref().is_some_and(|user| asked.contains(&user)))
             {

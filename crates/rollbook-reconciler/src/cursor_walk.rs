@@ -141,8 +141,7 @@ impl Context {
             drop(space);
             (idle, empty) = if slice.seen > seen { (0, 0) } else { (idle + 1, empty) };
             if !slice.is_done && idle > idle_max(&slice, request.limit) {
-                let detail =
-                    "its pages show no new user, and do not end. Clerk may refuse or ignore starting_after";
+                let detail = "its pages show no new user or one twice, and do not end. Clerk may refuse or ignore starting_after";
                 return Err(ReconcileError::Contradiction { table: resource.table, detail });
             }
             self.update(resource.table, |of| {
@@ -199,6 +198,11 @@ impl Context {
         let (is_short, clock) = (page.objects.len() < limit, page.clock);
         let turn = room.turn().await;
         let mut page = Readings::of_page(resource, page).await;
+        if page.has_twice {
+            // In place of others, perhaps. It is read again, as an answer without a new user.
+            self.stop.run_until_cancelled(tokio::time::sleep(self.settings.reread_pause)).await;
+            return Ok(());
+        }
         slice.is_done = page.begin_after(self.started_at_clerk());
         let Some(last) = page.subjects.last().map(|subject| subject.id.clone()) else {
             self.update(resource.table, |of| of.unreadable += page.unreadable);

@@ -41,7 +41,7 @@ enum Step {
     Known,
     /// Objects between the page before and this one may be missing.
     Gap,
-    /// More objects are before the end of this page than were read.
+    /// More objects are before the end of this page than were read, or an object is there twice.
     Lost,
 }
 
@@ -159,6 +159,9 @@ impl Context {
         self.update(resource.table, |of| of.total = total);
         let end = slice.offset + length;
         let mut page = ahead.meanwhile(Readings::of_page(resource, page)).await;
+        if page.has_twice {
+            return Ok(Step::Lost);
+        }
         if !follows(slice, &page) {
             return Ok(Step::Gap);
         }

@@ -1,5 +1,7 @@
 //! Objects of Clerk, decoded: the changes that they would make.
 
+use std::collections::HashSet;
+
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::SubjectChange;
 use rollbook_core::event::observed;
@@ -19,6 +21,8 @@ pub(crate) struct Readings {
     pub(crate) subjects: Vec<SubjectChange>,
     /// Number of objects without an id, of another type, or marked as deleted.
     pub(crate) unreadable: u64,
+    /// Whether an object is there twice. Then others may be missing.
+    pub(crate) has_twice: bool,
     /// Position in the answer of the last object that can be read.
     pub(crate) last_at: Option<u64>,
     /// Clerk's clock at the answer.
@@ -28,7 +32,7 @@ pub(crate) struct Readings {
 impl Readings {
     /// Decodes the objects of a page. Each text is freed as soon as it is decoded.
     pub(crate) async fn of_page(resource: &'static Resource, page: Page) -> Self {
-        let mut readings = Self { subjects: Vec::new(), unreadable: 0, last_at: None, clock: page.clock };
+        let mut readings = Self::new(page.clock);
         readings.subjects.reserve_exact(page.objects.len());
         for (number, object) in page.objects.into_iter().enumerate() {
             if number % OBJECTS_AT_ONCE == OBJECTS_AT_ONCE - 1 {
@@ -36,14 +40,20 @@ impl Readings {
             }
             readings.add(resource, RawObject::decode(&object));
         }
+        let ids: HashSet<&str> = readings.subjects.iter().map(|subject| subject.id.as_str()).collect();
+        readings.has_twice = ids.len() < readings.subjects.len();
         readings
     }
 
     /// Takes the object of a point read.
     pub(crate) fn of(resource: &'static Resource, object: Map<String, Value>, clock: Timestamp) -> Self {
-        let mut readings = Self { subjects: Vec::new(), unreadable: 0, last_at: None, clock };
+        let mut readings = Self::new(clock);
         readings.add(resource, object);
         readings
+    }
+
+    const fn new(clock: Timestamp) -> Self {
+        Self { subjects: Vec::new(), unreadable: 0, has_twice: false, last_at: None, clock }
     }
 
     fn add(&mut self, resource: &'static Resource, object: Map<String, Value>) {

@@ -181,6 +181,28 @@ async fn a_body_of_the_maximum_length_is_read_and_a_longer_one_is_an_error_at_on
 }
 
 #[tokio::test]
+async fn a_page_may_have_a_smaller_limit_of_bytes() {
+    let server = Server::start(|_, _| json(200, &format!("[]{}", " ".repeat(998)))).await;
+    let page = async |bytes_max| {
+        let position = Position::After { id: None, window: Window::ALL };
+        server.client().page(&USERS, &PageRequest { position, limit: 500, bytes_max }).await.map(drop)
+    };
+    assert_eq!(page(1000).await, Ok(()));
+    let text = "GET /users: the answer has more than 999 bytes";
+    assert_eq!(page(999).await, Err(SourceError::TooLarge(text.to_owned())));
+}
+
+#[tokio::test]
+async fn an_instance_or_a_count_of_another_type_is_unreadable() {
+    for body in [r#"{"object":"user","id":"ins_1","environment_type":"x","total_count":7}"#] {
+        let server = Server::start(move |_, _| json(200, body)).await;
+        assert!(matches!(server.client().instance().await, Err(SourceError::Unreadable(_))));
+        let count = server.client().count(&USERS, Window::ALL).await;
+        assert!(matches!(count, Err(SourceError::Unreadable(_))), "{count:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_list_that_ignores_the_limit_is_unreadable() {
     let server = Server::start(|_, _| json(200, r#"[{"id":"a"},{"id":"b"}]"#)).await;
     let position = Position::After { id: None, window: Window::ALL };

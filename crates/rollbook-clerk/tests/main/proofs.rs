@@ -106,6 +106,72 @@ async fn an_organization_that_has_the_id_as_its_slug_is_not_the_one() {
     );
 }
 
+/// Answers of Clerk about one object of each kind, which does not exist, as their proof needs them; each JSON object
+/// passes through `spoil` first.
+fn absent(target: &str, spoil: impl Fn(&str) -> String) -> Answer {
+    let list =
+        |objects: &str, total: u64| json(200, &format!(r#"{{"data":[{objects}],"total_count":{total}}}"#));
+    let path = target.split('?').next().expect("a path");
+    match path {
+        "/users" => json(200, &format!("[{}]", spoil(r#"{"id":"user_9","object":"user"}"#))),
+        "/organizations" => list(&spoil(r#"{"id":"org_9","object":"organization"}"#), 1),
+        "/organizations/org_1" => json(200, r#"{"id":"org_1","object":"organization","members_count":1}"#),
+        "/organizations/org_1/memberships" => {
+            let member = r#"{"id":"orgmem_9","object":"organization_membership","public_user_data":{"user_id":"user_9"}}"#;
+            list(&spoil(member), 1)
+        }
+        "/organization_domains" => list(&spoil(r#"{"id":"orgdmn_9","object":"organization_domain"}"#), 1),
+        _ => not_found(),
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_an_object_of_another_type_or_a_deleted_one_proves_no_absence() {
+    let kinds: [(&'static Resource, &str); 4] = [
+        (&USERS, "user_1"),
+        (&ORGANIZATIONS, "org_2"),
+        (&ORGANIZATION_MEMBERSHIPS, "orgmem_1"),
+        (&ORGANIZATION_DOMAINS, "orgdmn_1"),
+    ];
+    let spoilt: [fn(&str) -> String; 2] = [
+        |object| object.replacen(r#","object":""#, r#","object":"other_"#, 1),
+        |object| object.replacen('{', r#"{"deleted":true,"#, 1),
+    ];
+    for (resource, id) in kinds {
+        let lookups = [lookup(id, "org_1", "user_1")];
+        let (fetched, _) = fetch(resource, &lookups, |target| absent(target, str::to_owned)).await;
+        assert_eq!(words(&fetched.expect("results")), ["absent"], "control: {resource:?}");
+        for spoil in spoilt {
+            let (fetched, _) = fetch(resource, &lookups, move |target| absent(target, spoil)).await;
+            assert_eq!(words(&fetched.expect("results")), ["unknown"], "{resource:?}");
+        }
+    }
+    for object in
+        [r#"{"id":"role_1","object":"permission"}"#, r#"{"id":"role_1","object":"role","deleted":true}"#]
+    {
+        let (fetched, _) = fetch(&ROLES, &[lookup("role_1", "", "")], move |_| json(200, object)).await;
+        assert_eq!(words(&fetched.expect("results")), ["unknown"], "{object}");
+    }
+}
+
+#[tokio::test]
+async fn a_filtered_list_of_members_that_counts_more_than_it_shows_proves_no_absence() {
+    let lookups = [lookup("orgmem_1", "org_1", "user_1")];
+    // The total is of the list without the filter (9), of the list (1), or of a list that is cut.
+    for (total, word) in [(9, "absent"), (1, "absent"), (2, "unknown")] {
+        let (fetched, _) = fetch(&ORGANIZATION_MEMBERSHIPS, &lookups, move |target| {
+            let member = r#"{"id":"orgmem_9","public_user_data":{"user_id":"user_9"}}"#;
+            let total = if target.contains("user_id") { total } else { 9 };
+            match target.contains("/memberships") {
+                true => json(200, &format!(r#"{{"data":[{member}],"total_count":{total}}}"#)),
+                false => json(200, r#"{"id":"org_1","members_count":9}"#),
+            }
+        })
+        .await;
+        assert_eq!(words(&fetched.expect("results")), [word], "{total}");
+    }
+}
+
 #[tokio::test]
 async fn invitations_roles_and_permissions_are_read_alone() {
     for (resource, path) in [

@@ -2,6 +2,10 @@
 
 use std::collections::VecDeque;
 
+use serde_json::{Map, Value};
+
+use super::objects::Listing;
+
 /// A wrong answer, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -30,8 +34,68 @@ pub enum Fault {
     LimitCutTo10,
     /// The first object of a page has no id.
     ObjectWithoutId,
+    /// The first object of a page, and each object that is read alone, is of another type: it keeps its id.
+    ObjectOfAnotherType,
+    /// The first object of a page, and each object that is read alone, is marked as deleted.
+    DeletedObject,
+    /// The first object of a page takes the place of the second one too.
+    DuplicateObject,
+    /// The last third of a page's objects is left out. The total stays.
+    ShortPage,
+    /// The totals of lists and counts are larger by this number.
+    TotalJumps(u64),
+    /// A page of more than this number of objects is larger than any client reads.
+    LargePage {
+        /// Largest number of objects of a page that is not.
+        objects: usize,
+    },
     /// 200 with this body.
     Body(String),
+}
+
+/// Number of bytes that a [`Fault::LargePage`] adds to a page.
+const LARGE: usize = 33 << 20;
+
+impl Fault {
+    /// Spoils a page.
+    pub(super) fn spoil(&self, page: &mut Listing) {
+        match self {
+            Self::EmptyPage => *page = Listing::default(),
+            Self::DuplicateObject if page.objects.len() > 1 => page.objects[1] = page.objects[0].clone(),
+            Self::ShortPage => page.objects.truncate(page.objects.len() - page.objects.len() / 3),
+            Self::TotalJumps(by) => page.total = page.total.saturating_add(*by),
+            Self::LargePage { objects } if page.objects.len() > *objects => {
+                page.objects[0].push_str(&" ".repeat(LARGE));
+            }
+            Self::ObjectWithoutId => {
+                if let Some(first) = page.objects.first_mut() {
+                    *first = changed(first, |object| drop(object.remove("id")));
+                }
+            }
+            _ => {
+                if let Some(first) = page.objects.first_mut() {
+                    *first = self.spoiled(std::mem::take(first));
+                }
+            }
+        }
+    }
+
+    /// Spoils an object.
+    pub(super) fn spoiled(&self, object: String) -> String {
+        match self {
+            Self::ObjectOfAnotherType => {
+                changed(&object, |of| drop(of.insert("object".into(), "session".into())))
+            }
+            Self::DeletedObject => changed(&object, |of| drop(of.insert("deleted".into(), true.into()))),
+            _ => object,
+        }
+    }
+}
+
+fn changed(object: &str, change: impl FnOnce(&mut Map<String, Value>)) -> String {
+    let mut object: Map<String, Value> = serde_json::from_str(object).unwrap_or_default();
+    change(&mut object);
+    Value::from(object).to_string()
 }
 
 /// Faults that are due, each with the number of requests that it is left for.

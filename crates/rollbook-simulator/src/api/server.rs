@@ -210,19 +210,19 @@ impl Api {
                     .filter(|_| fault != Some(&Fault::EmptyPage));
                 let object = object.ok_or(Problem::NoSuchObject)?;
                 let belongs = organization.as_ref().is_none_or(|id| belongs_to(&object, id));
-                if belongs { Ok(object) } else { Err(Problem::NoSuchObject) }
+                if !belongs {
+                    return Err(Problem::NoSuchObject);
+                }
+                Ok(fault.map_or_else(|| object.clone(), |fault| fault.spoiled(object.clone())))
             }
         }
     }
 
     fn page(&self, table: &'static str, query: &Query, fault: Option<&Fault>) -> Result<Listing, Problem> {
-        if fault == Some(&Fault::EmptyPage) {
-            return Ok(Listing::default());
-        }
         let unknown = |_| Problem::parameter("starting_after", "is not the id of a user");
         let mut page = self.objects.list(table, query).map_err(unknown)?;
-        if let (Some(Fault::ObjectWithoutId), Some(first)) = (fault, page.objects.first_mut()) {
-            *first = without_id(first);
+        if let Some(fault) = fault {
+            fault.spoil(&mut page);
         }
         Ok(page)
     }
@@ -250,12 +250,4 @@ impl Api {
 fn belongs_to(object: &str, organization: &str) -> bool {
     let object: Value = serde_json::from_str(object).unwrap_or_default();
     object.get("organization_id").and_then(Value::as_str) == Some(organization)
-}
-
-fn without_id(object: &str) -> String {
-    let mut object: Value = serde_json::from_str(object).unwrap_or_default();
-    if let Some(object) = object.as_object_mut() {
-        object.remove("id");
-    }
-    object.to_string()
 }

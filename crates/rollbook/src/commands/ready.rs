@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use rollbook_core::queue::QueueStats;
+use rollbook_core::queue::{DeadLetterFilter, QueueAdmin, QueueStats};
+use rollbook_core::retry::Reason;
+use rollbook_core::store::PendingCascades;
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_operator::words::{span, thousands};
 use rollbook_reconciler::Status;
@@ -20,6 +22,11 @@ use crate::wire;
 
 /// Maximum age of a walk if workers start none.
 const WALK_AGE_MAX: Duration = Duration::from_secs(48 * 3600);
+
+/// Dead letters that one step of their count examines.
+const DEAD_STEP: usize = 1_000;
+/// Maximum number of steps of their count.
+const DEAD_STEPS_MAX: u32 = 1_000;
 
 /// Limits of age: of the oldest message, and of the last walk or check that found a table in sync.
 #[derive(Clone, Copy)]
@@ -51,22 +58,58 @@ pub(crate) fn run(config: &Config, arguments: &Ready) -> anyhow::Result<()> {
 /// Returns why the rows are not ready, one reason per line.
 async fn reasons(config: &Config, limits: Limits) -> Vec<String> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let status = async {
+    let rows = async {
         let store = wire::open_store(config, clock.clone())?;
-        Ok::<_, anyhow::Error>(Status::read(&*store, 1, 0).await?)
+        let status = Status::read(&*store, 1, 0).await?;
+        Ok::<_, anyhow::Error>((status, store.cascades(None, 1).await?))
     };
     let queued = async {
-        let queue = wire::open_queue(config, clock.clone())?;
-        Ok::<_, anyhow::Error>(queue.admin.stats().await?)
+        let queue = wire::open_queue(config, clock.clone())?.admin;
+        Ok::<_, anyhow::Error>((queue.stats().await?, queue))
     };
-    let (status, queued) = tokio::join!(status, queued);
+    let (rows, queued) = tokio::join!(rows, queued);
+    let since = rows.as_ref().ok().and_then(|(status, _)| walked_at(status));
+    let queued = match queued {
+        Ok((stats, queue)) if stats.dead > 0 => dead_since(&*queue, since).await.map(|dead| (stats, dead)),
+        queued => queued.map(|(stats, _)| (stats, 0)),
+    };
     let now = clock.now();
     let unread = |what: &str, why: &dyn Display| vec![format!("{what}: {}", harmless(&format!("{why:#}")))];
-    let of_rows =
-        status.map_or_else(|why| unread("store", &why), |status| of_rows(&status, now, limits.walk));
-    let of_queue =
-        queued.map_or_else(|why| unread("queue", &why), |stats| of_queue(&stats, now, limits.message));
+    let of_rows = rows.map_or_else(
+        |why| unread("store", &why),
+        |(status, left)| {
+            let cascades = of_cascades(&left, now, limits.message);
+            of_rows(&status, now, limits.walk).into_iter().chain(cascades).collect()
+        },
+    );
+    let of_queue = queued.map_or_else(
+        |why| unread("queue", &why),
+        |(stats, dead)| of_queue(&stats, dead, now, limits.message),
+    );
     of_rows.into_iter().chain(of_queue).collect()
+}
+
+/// Returns the end of the oldest of the last walks. What a dead letter from before would have written, it has repaired.
+fn walked_at(status: &Status) -> Option<Timestamp> {
+    status.resources.iter().map(|of| of.last_walk_at).min().flatten()
+}
+
+/// Counts the dead letters since a time, without those of another instance, which say nothing about the rows.
+async fn dead_since(queue: &dyn QueueAdmin, since: Option<Timestamp>) -> anyhow::Result<u64> {
+    let (mut dead, mut steps) = (0, 0);
+    for reason in Reason::ALL.into_iter().filter(|reason| *reason != Reason::WrongInstance) {
+        let reason = Some(reason.as_str().to_owned());
+        let filter = DeadLetterFilter { reason, since, ..DeadLetterFilter::default() };
+        let mut after = None;
+        while steps < DEAD_STEPS_MAX {
+            let step = queue.count_dead_letters(&filter, after, DEAD_STEP).await?;
+            (dead, steps, after) = (dead + step.changed as u64, steps + 1, step.next);
+            if after.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(dead)
 }
 
 fn of_rows(status: &Status, now: Timestamp, walk: Duration) -> Vec<String> {
@@ -96,17 +139,42 @@ fn of_rows(status: &Status, now: Timestamp, walk: Duration) -> Vec<String> {
     reasons
 }
 
-fn of_queue(stats: &QueueStats, now: Timestamp, max_age: Duration) -> Vec<String> {
-    let waits = stats.oldest_received_at.map(|at| now.since(at)).unwrap_or_default();
-    if waits <= max_age {
-        return Vec::new();
+/// Child rows of deleted parents: those that refuse their change, and those that wait for too long.
+fn of_cascades(left: &PendingCascades, now: Timestamp, max_age: Duration) -> Option<String> {
+    if left.rows > 0 {
+        return Some(format!(
+            "store: {} rows refuse the deletion of their parent. Fix: rollbook doctor",
+            thousands(left.rows)
+        ));
     }
-    vec![format!(
-        "queue: the oldest of {} messages waits for {}, and {} is allowed. Fix: rollbook doctor",
-        thousands(stats.depth()),
+    let noted_at = left.listed.first().and_then(|line| line.noted_at);
+    let waits = noted_at.map(|at| now.since(at)).filter(|waits| *waits > max_age)?;
+    Some(format!(
+        "store: the child rows of {} deleted parents wait for {}, and {} is allowed. Fix: rollbook doctor",
+        thousands(left.parents),
         age(waits),
         age(max_age)
-    )]
+    ))
+}
+
+fn of_queue(stats: &QueueStats, dead: u64, now: Timestamp, max_age: Duration) -> Vec<String> {
+    let waits = stats.oldest_received_at.map(|at| now.since(at)).unwrap_or_default();
+    let late = (waits > max_age).then(|| {
+        format!(
+            "queue: the oldest of {} messages waits for {}, and {} is allowed. Fix: rollbook doctor",
+            thousands(stats.depth()),
+            age(waits),
+            age(max_age)
+        )
+    });
+    let dead = (dead > 0).then(|| {
+        format!(
+            "queue: {} dead letters since the last reconciliation. Fix: rollbook dead-letters list, then redrive or \
+             discard them, or rollbook reconcile",
+            thousands(dead)
+        )
+    });
+    late.into_iter().chain(dead).collect()
 }
 
 fn age(age: Duration) -> String {
@@ -117,6 +185,7 @@ fn age(age: Duration) -> String {
 mod tests {
     use rollbook_core::drift::Drift;
     use rollbook_core::source::RECONCILED;
+    use rollbook_core::store::{PendingCascade, PendingWork};
     use rollbook_reconciler::{LastWalk, Waiting};
 
     use super::*;
@@ -157,6 +226,7 @@ mod tests {
             kind: Drift::NotDeleted,
             count: 31,
             ids: Vec::new(),
+            taken_along: std::collections::BTreeMap::new(),
             fix,
         });
         assert_eq!(reasons(&held), ["held: 31 wait for you. Fix: rollbook reconcile status"]);
@@ -184,12 +254,50 @@ mod tests {
     }
 
     #[test]
+    fn child_rows_that_refuse_their_parents_deletion_or_wait_for_too_long_are_a_reason() {
+        let line = |ago| PendingCascade {
+            table: "organizations".to_owned(),
+            id: "org_1".to_owned(),
+            what: PendingWork::Children,
+            parent: None,
+            noted_at: Some(NOW.minus(ago)),
+            attempts: 0,
+            next_try_at: NOW,
+            last_error: None,
+        };
+        let of = |parents, rows, ago| {
+            of_cascades(&PendingCascades { parents, rows, listed: vec![line(ago)] }, NOW, DAY)
+        };
+        assert_eq!(of_cascades(&PendingCascades::default(), NOW, DAY), None);
+        assert_eq!(of(1, 0, DAY), None, "workers are at it");
+        let late = of(2, 0, DAY + Duration::from_secs(60)).expect("a reason");
+        assert!(late.starts_with("store: the child rows of 2 deleted parents wait for 24 h 1 min"), "{late}");
+        let refused = of(0, 1, Duration::ZERO).expect("a reason");
+        assert!(refused.starts_with("store: 1 rows refuse"), "{refused}");
+    }
+
+    #[test]
+    fn dead_letters_from_before_the_oldest_walk_do_not_count() {
+        let mut walked = status(true, Some(DAY));
+        assert_eq!(walked_at(&walked), Some(NOW.minus(DAY)));
+        walked.resources[3].last_walk_at = Some(NOW.minus(DAY * 2));
+        assert_eq!(walked_at(&walked), Some(NOW.minus(DAY * 2)));
+        walked.resources[3].last_walk_at = None;
+        assert_eq!(walked_at(&walked), None, "all count");
+    }
+
+    #[test]
     fn the_queue_is_caught_up_if_its_oldest_message_is_young_enough() {
         let of = |age| {
             let oldest_received_at = Some(NOW.minus(age));
-            of_queue(&QueueStats { ready: 2, oldest_received_at, ..QueueStats::default() }, NOW, DAY)
+            of_queue(&QueueStats { ready: 2, oldest_received_at, ..QueueStats::default() }, 0, NOW, DAY)
         };
-        assert!(of(DAY).is_empty() && of_queue(&QueueStats::default(), NOW, DAY).is_empty());
+        assert!(of(DAY).is_empty() && of_queue(&QueueStats::default(), 0, NOW, DAY).is_empty());
+        let dead = of_queue(&QueueStats::default(), 3, NOW, DAY);
+        assert!(
+            dead[0].starts_with("queue: 3 dead letters since the last reconciliation. Fix: "),
+            "{dead:?}"
+        );
         assert!(
             of(DAY + Duration::from_secs(60))[0]
                 .starts_with("queue: the oldest of 2 messages waits for 24 h 1 min")

@@ -90,7 +90,7 @@ async fn a_planned_fault_hits_that_many_requests_to_its_path_and_no_other() {
 }
 
 #[tokio::test]
-async fn bodies_are_truncated_html_empty_short_or_without_an_id_on_demand() {
+async fn bodies_and_pages_are_spoiled_on_demand() {
     let stage = stage().await;
     let controls = stage.api.controls();
     let key = format!("Bearer {DEFAULT_KEY}");
@@ -115,6 +115,33 @@ async fn bodies_are_truncated_html_empty_short_or_without_an_id_on_demand() {
 
     controls.inject(Fault::ObjectWithoutId, 1);
     assert_eq!(stage.get("/users").await.json()[0].get("id"), None);
+
+    let whole = stage.get("/organizations?limit=500").await;
+    let first = whole.ids()[0].clone();
+    for (fault, key, value) in [
+        (Fault::ObjectOfAnotherType, "object", "session".into()),
+        (Fault::DeletedObject, "deleted", true.into()),
+    ] {
+        controls.inject(fault, 2);
+        let page = stage.get("/organizations?limit=500").await.json();
+        assert_eq!((&page["data"][0]["id"], &page["data"][0][key]), (&first.clone().into(), &value));
+        let alone = stage.get(&format!("/organizations/{first}")).await.json();
+        assert_eq!((&alone["id"], &alone[key]), (&first.clone().into(), &value));
+    }
+    controls.inject(Fault::DuplicateObject, 1);
+    let page = stage.get("/organizations?limit=500").await;
+    assert_eq!(
+        (page.ids()[1].clone(), page.ids().len(), page.total()),
+        (first, whole.ids().len(), whole.total())
+    );
+    controls.inject(Fault::ShortPage, 1);
+    let page = stage.get("/organizations?limit=3").await;
+    assert_eq!((page.ids().len(), page.total()), (2, whole.total()));
+    controls.inject(Fault::TotalJumps(7), 1);
+    assert_eq!(stage.get("/organizations").await.total(), whole.total() + 7);
+    controls.inject(Fault::LargePage { objects: 2 }, 2);
+    assert!(stage.get("/organizations?limit=2").await.body.len() < 1 << 20);
+    assert!(stage.get("/organizations?limit=3").await.body.len() > 32 << 20);
 
     controls.inject(Fault::Body("[1,".into()), 1);
     assert_eq!(stage.get("/users").await.body, "[1,");

@@ -98,19 +98,49 @@ async fn walk(config: &Config, arguments: &RunArguments) -> anyhow::Result<()> {
         Ok(report) => done(report, output),
         Err(error) => {
             // A run shows its progress once it has a record.
-            let has_record = !request.is_dry && !seen.borrow().resources.is_empty();
+            let reached = seen.borrow().clone();
+            let has_record = !request.is_dry && !reached.resources.is_empty();
             let (error, fix) = explained(&error, if has_record { RESUME } else { AGAIN });
-            if output == Output::Json {
-                let progress = seen.borrow().clone();
-                print_json(&json!({
-                    "run": null, "state": RunState::Failed.as_str(), "dry_run": request.is_dry, "instance": null,
-                    "started_at": null, "saved_at": null, "finished_at": null, "error": error, "fix": fix,
-                    "resources": progress.resources.iter().map(ResourceView::from).collect::<Vec<_>>(),
-                }))?;
-            }
+            let record = if has_record { last_run(&*store).await } else { None };
+            failed(record, &reached, request.is_dry, (&error, fix), output)?;
             Err(with_fix(&error, fix))
         }
     }
+}
+
+/// Returns the record of the run that has just ended. Without an answer of the store there is none.
+async fn last_run(store: &dyn FullStore) -> Option<RunView> {
+    store.runs(1).await.ok()?.into_iter().next().map(RunView::from)
+}
+
+/// Prints what a run has reached that did not reach its end.
+fn failed(
+    record: Option<RunView>,
+    reached: &Progress,
+    is_dry: bool,
+    (error, fix): (&str, Option<&str>),
+    output: Output,
+) -> anyhow::Result<()> {
+    let resources: Vec<ResourceView> = reached.resources.iter().map(ResourceView::from).collect();
+    match (output, record) {
+        (Output::Text, record) => {
+            let resources = record.map_or(resources, |run| run.resources);
+            if resources.iter().any(|of| of.read > 0) {
+                print(&report::reached(&resources))?;
+            }
+        }
+        (Output::Json, Some(run)) => {
+            let mut value = serde_json::to_value(&run)?;
+            (value["error"], value["fix"]) = (json!(error), json!(fix));
+            print_json(&value)?;
+        }
+        (Output::Json, None) => print_json(&json!({
+            "run": null, "state": RunState::Failed.as_str(), "dry_run": is_dry, "instance": null,
+            "started_at": null, "saved_at": null, "finished_at": null, "error": error, "fix": fix,
+            "resources": resources,
+        }))?,
+    }
+    Ok(())
 }
 
 /// Prints a run that reached its end.
@@ -163,7 +193,13 @@ async fn when_free(
 /// Returns the text of an error, and how to fix it where the text does not say it. `again` is the fix of an outage.
 pub(super) fn explained(error: &ReconcileError, again: &'static str) -> (String, Option<&'static str>) {
     let fix = match error {
+        ReconcileError::Source(SourceError::Refused(_)) if again == RESUME => {
+            Some("check the secret key (rollbook doctor), then go on with: rollbook reconcile --resume")
+        }
         ReconcileError::Source(SourceError::Refused(_)) => Some("check the secret key: rollbook doctor"),
+        ReconcileError::Lists(_) if again == RESUME => {
+            Some("what each list says; then go on with the others: rollbook reconcile --resume")
+        }
         ReconcileError::Lists(_) => Some("what each list says; then run it again: rollbook reconcile"),
         ReconcileError::Busy(_) => Some("wait until it is done: rollbook reconcile status"),
         error if error.is_temporary() => Some(again),
@@ -200,6 +236,7 @@ async fn approve(config: &Config, run: &str, output: Output) -> anyhow::Result<(
     match output {
         Output::Json => print_json(&json!({
             "run": run, "deleted": approved.deleted, "alive": approved.alive, "refused": approved.refused,
+            "pending": approved.pending,
         }))?,
         Output::Text => print(&report::approved(approved))?,
     }
@@ -207,6 +244,13 @@ async fn approve(config: &Config, run: &str, output: Output) -> anyhow::Result<(
         bail!(
             "{} rows refuse their deletion: change the trigger or constraint, then approve again",
             approved.refused
+        );
+    }
+    if approved.pending > 0 {
+        bail!(
+            "the child rows of the deleted rows are not all marked as deleted yet ({} left): workers continue. Fix: \
+             rollbook doctor names what refuses it",
+            approved.pending
         );
     }
     Ok(())

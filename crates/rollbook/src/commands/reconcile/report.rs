@@ -1,5 +1,6 @@
 //! A run as text: what it found, what it did, and what waits.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use rollbook_core::drift::Drift;
@@ -16,6 +17,11 @@ pub(super) const STATUS: &str = "rollbook reconcile status names it, with the co
 pub(super) fn text(run: &RunView) -> String {
     let text = table(&run.resources) + &notes(&run.resources);
     format!("{text}\n{}", sentence(run))
+}
+
+/// Formats what a run has read that did not reach its end.
+pub(super) fn reached(resources: &[ResourceView]) -> String {
+    table(resources) + &notes(resources)
 }
 
 /// Formats what a run could not settle, one line for each resource and reason.
@@ -54,12 +60,29 @@ fn notes_of(of: &ResourceView) -> Vec<String> {
             "living row",
             "missing in Clerk's lists, and not proved to be absent: nothing was deleted",
         ),
-        note(of.unreadable, "object", "without an id in Clerk's answers: the list proves no absence"),
+        note(
+            of.unreadable,
+            "object",
+            "without an id, of another type or marked as deleted in Clerk's answers: the list proves no absence",
+        ),
         note(of.not_enabled, "row", "left as they are: Clerk says that the feature is not enabled"),
+        note(
+            of.pending,
+            "child row or parent",
+            "of which the deletion is not done yet: workers continue, and rollbook doctor names the reason",
+        ),
+        (!of.taken_along.is_empty()).then(|| format!("its deletions take {} with them", along(&of.taken_along))),
     ]
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// Names rows of other tables: `21 of organization_memberships or more`.
+pub(super) fn along(rows: &BTreeMap<String, u64>) -> String {
+    let texts: Vec<String> =
+        rows.iter().map(|(table, rows)| format!("{} rows of {table} or more", thousands(*rows))).collect();
+    texts.join(" and ")
 }
 
 fn sentence(run: &RunView) -> String {
@@ -86,13 +109,16 @@ fn sentence(run: &RunView) -> String {
 
 /// Formats an approval.
 pub(super) fn approved(approved: Approved) -> String {
-    let Approved { deleted, alive, refused } = approved;
+    let Approved { deleted, alive, refused, pending } = approved;
     let mut text = format!("{} deleted", many(deleted, "row"));
     if alive > 0 {
         _ = write!(text, "; {} alive at Clerk after all, and not deleted", thousands(alive));
     }
     if refused > 0 {
         _ = write!(text, "; {} refused", thousands(refused));
+    }
+    if pending > 0 {
+        _ = write!(text, "; {} child rows or parents not done yet", thousands(pending));
     }
     text
 }

@@ -7,7 +7,7 @@ use rollbook_core::time::Timestamp;
 use rollbook_operator::words::{span, thousands};
 use rollbook_reconciler::{ResourceView, RunView, Status, Waiting};
 
-use super::report::notes;
+use super::report::{along, notes};
 use crate::output::{Table, harmless};
 
 /// Formats the state.
@@ -66,16 +66,19 @@ fn runs(runs: &[RunView]) -> String {
 }
 
 fn item(waiting: &Waiting) -> String {
-    let Waiting { run, resource, kind, count, ids, fix } = waiting;
+    let Waiting { run, resource, kind, count, ids, taken_along, fix } = waiting;
     let what = match kind {
         Drift::NotDeleted => "not at Clerk any more, and alive here",
         Drift::WronglyDeleted => "deleted here, and alive at Clerk",
-        _ if ids.is_empty() => "at Clerk without a usable id",
+        _ if ids.is_empty() => "at Clerk without a usable id, of another type, or marked as deleted",
         _ => "not as at Clerk: the row refuses its change",
     };
     let mut names = harmless(&ids.join(", "));
     if !ids.is_empty() && (ids.len() as u64) < *count {
         _ = write!(names, " and {} more (--limit)", thousands(*count - ids.len() as u64));
+    }
+    if !taken_along.is_empty() {
+        _ = write!(names, "\n    with them: {}", along(taken_along));
     }
     let names = if names.is_empty() { names } else { format!("    {names}\n") };
     format!(

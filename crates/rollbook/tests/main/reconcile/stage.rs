@@ -92,6 +92,7 @@ impl World {
             // The rows were written a moment ago.
             absence_margin: Duration::ZERO,
             patience,
+            reread_pause: Duration::from_millis(20),
             ..Settings::default()
         };
         Reconciler::new(ports, settings)

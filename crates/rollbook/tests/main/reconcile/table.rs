@@ -76,6 +76,12 @@ fn faults() -> Vec<(&'static str, Fault, Kind)> {
         ("an empty page with 200", Fault::EmptyPage, Lie),
         ("pages of ten objects", Fault::LimitCutTo10, Lie),
         ("an object without an id", Fault::ObjectWithoutId, Lie),
+        ("an object of another type", Fault::ObjectOfAnotherType, Lie),
+        ("an object that is marked as deleted", Fault::DeletedObject, Lie),
+        ("an object twice", Fault::DuplicateObject, Lie),
+        ("a page with fewer objects than there are", Fault::ShortPage, Lie),
+        ("a total that is too large", Fault::TotalJumps(7), Lie),
+        ("pages that are too large", Fault::LargePage { objects: 6 }, Lie),
     ]
 }
 
@@ -102,6 +108,22 @@ fn expected(fault: &Fault, kind: Kind, path: &str, lasts: bool) -> End {
         (_, Fault::ObjectWithoutId, USERS) if lasts => End::HeldOrStops("a page has no object with an id"),
         (_, Fault::ObjectWithoutId, MEMBERSHIPS) if lasts => End::HeldOrStops("is not reliable now: "),
         (_, Fault::ObjectWithoutId, MEMBERS) if lasts => failed("a membership has no id or no user"),
+        (_, Fault::ObjectOfAnotherType | Fault::DeletedObject, USERS) if lasts => {
+            End::HeldOrStops("a page has no object that can be read")
+        }
+        (_, Fault::ObjectOfAnotherType | Fault::DeletedObject, MEMBERSHIPS) if lasts => {
+            End::HeldOrStops("is not reliable now: ")
+        }
+        (_, Fault::ObjectOfAnotherType | Fault::DeletedObject, USERS | MEMBERSHIPS) => End::Held,
+        (_, Fault::DuplicateObject, USERS) if lasts => {
+            failed("Clerk's list of users is not reliable now: its pages show no new user or one twice")
+        }
+        (_, Fault::DuplicateObject | Fault::TotalJumps(_), MEMBERSHIPS) if lasts => {
+            failed("Clerk's list of organization_memberships is not reliable now: ")
+        }
+        (_, Fault::TotalJumps(_), COUNT) if lasts => failed(
+            "Clerk's list of users is not reliable now: a page is empty, and the count names more users",
+        ),
         // Rows of a feature that is not enabled are left as they are.
         (_, Fault::ObjectWithoutId, USERS | MEMBERSHIPS) | (_, Fault::Forbidden, MEMBERSHIPS | MEMBERS) => {
             End::Held
@@ -214,8 +236,14 @@ async fn no_fault_of_clerk_deletes_a_row_wrongly_or_loses_one_on_postgres() {
     let server = PostgresServer::start_with(&[("fsync", "off")]).await;
     let server = &server;
     // One fault of each class: the store does not see which one it was.
-    let names =
-        ["401", "503", "a feature that is not enabled", "an empty page with 200", "an object without an id"];
+    let names = [
+        "401",
+        "503",
+        "a feature that is not enabled",
+        "an empty page with 200",
+        "an object without an id",
+        "an object of another type",
+    ];
     let faults = faults().into_iter().filter(|(name, ..)| names.contains(name));
     let plays = faults.enumerate().map(|(number, (name, fault, kind))| async move {
         play(postgres(server, &format!("clerk_{number}")).await, name, fault, kind).await;
