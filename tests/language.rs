@@ -7,7 +7,7 @@ use crate::architecture::root;
 
 /// Banned words and phrases, in lower case, each with its replacement. Identifiers are searched with spaces
 /// for `_`.
-const BANNED: [(&str, &str); 32] = [
+const BANNED: [(&str, &str); 33] = [
     ("mend", "fix, repair"),
     ("mends", "fixes, repairs"),
     ("mended", "fixed, repaired"),

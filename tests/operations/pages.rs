@@ -36,6 +36,44 @@ fn the_time_for_which_svix_retries_is_the_same_text_everywhere() {
     }
 }
 
+/// Returns the versions of Postgres that a page calls the oldest supported one: `Postgres 12 or newer`, `Postgres (12 or
+/// newer)`, `Postgres 12 and newer`, `older than Postgres 12`. A feature of a newer server is written `Postgres 14 and later`.
+fn oldest_postgres(page: &str) -> Vec<&str> {
+    const NAME: &str = "Postgres ";
+    let version = |at: usize| {
+        let rest = page[at + NAME.len()..].trim_start_matches('(');
+        let number = &rest[..rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len())];
+        let after = &rest[number.len()..];
+        let is_oldest =
+            [" or newer", " and newer", " is the oldest"].iter().any(|words| after.starts_with(words))
+                || page[..at].ends_with("older than ");
+        (is_oldest && !number.is_empty()).then_some(number)
+    };
+    page.match_indices(NAME).map(|(at, _)| at).filter_map(version).collect()
+}
+
+#[test]
+fn the_oldest_supported_postgres_is_the_same_in_the_code_and_on_every_page() {
+    let oldest = (rollbook_postgres::OLDEST_VERSION / 10_000).to_string();
+    for (page, text) in PAGES.iter().map(|page| (page, read(page))) {
+        let named = oldest_postgres(&text);
+        assert!(
+            named.iter().all(|version| *version == oldest),
+            "{page}: {named:?}, and the code supports {oldest}"
+        );
+        let must_name = ["../README.md", "PRODUCTION.md", "RUNBOOK.md", "SERVERS.md"].contains(page);
+        assert!(!must_name || !named.is_empty(), "{page} names the oldest supported Postgres");
+    }
+    let texts = [
+        "Postgres (13 or newer)",
+        "Postgres 13 and newer (UTF8)",
+        "older than Postgres 13:",
+        "Postgres 13 or newer",
+    ];
+    assert!(texts.iter().all(|text| oldest_postgres(text) == ["13"]), "the test reads every form");
+    assert_eq!(oldest_postgres("Postgres 14 and later, on Postgres 15, in Postgres"), Vec::<&str>::new());
+}
+
 /// Returns the fenced blocks of a page, each with its language in its first line, and the text between them.
 fn fenced_and_text(page: &str) -> (Vec<&str>, Vec<&str>) {
     let (mut fenced, mut text) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! The store on Postgres, from version 12 on.
+//! The store on Postgres, from version [`OLDEST_VERSION`] on.
 //!
 //! Constraints:
 //!
@@ -28,6 +28,6 @@ mod tls;
 mod transaction;
 mod types;
 
-pub use migrations::{apply_migrations, pending_migrations};
+pub use migrations::{OLDEST_VERSION, apply_migrations, pending_migrations};
 pub use settings::PostgresSettings;
 pub use store::PostgresStore;

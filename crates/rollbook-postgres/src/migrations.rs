@@ -12,6 +12,7 @@ use rollbook_core::time::Timestamp;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
+pub use self::state::OLDEST_VERSION;
 use self::state::{OF_SERVER, State, guard_sql, read};
 use crate::address::Address;
 use crate::fault::Fault;

@@ -15,7 +15,7 @@ use crate::address::Address;
 use crate::fault::Fault;
 
 /// Oldest supported Postgres, as `server_version_num`.
-const OLDEST_VERSION: i32 = 120_000;
+pub const OLDEST_VERSION: i32 = 120_000;
 /// Encoding that can hold every character that Clerk may send.
 const ENCODING: &str = "UTF8";
 /// Suffix of a migration's name in its row while it is being applied. To a Rollbook without phases this is an

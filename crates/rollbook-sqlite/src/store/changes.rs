@@ -20,7 +20,7 @@ use crate::feed;
 const POLL: Duration = Duration::from_millis(100);
 
 /// Returns the state of the feed.
-fn state(connection: &Connection) -> rusqlite::Result<FeedState> {
+pub(super) fn state(connection: &Connection) -> rusqlite::Result<FeedState> {
     let sql = "SELECT removed_through, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0)
                FROM changes_state";
     let mut statement = connection.prepare_cached(sql)?;
@@ -141,7 +141,8 @@ impl Changes for SqliteStore {
     async fn feed(&self) -> Result<FeedState, StoreError> {
         let read =
             |connection: &Connection| Ok(FeedState { is_on: feed::is_on(connection)?, ..state(connection)? });
-        Ok(self.looks().await?.read(read).await?)
+        // On the writing connection: another one would need some 700 KiB for the tables and triggers, in every process.
+        Ok(self.database.read(read).await?)
     }
 
     async fn position_before(&self, at: Timestamp) -> Result<Position, StoreError> {
@@ -163,5 +164,32 @@ impl Changes for SqliteStore {
             // The sender is a part of the store.
             _ = timeout_at(deadline.min(now + POLL), written.changed()).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rollbook_core::store::Store as _;
+    use rollbook_testkit::clock::WallClock;
+
+    use super::*;
+    use crate::migrations::{Schema, apply_migrations};
+
+    #[tokio::test]
+    async fn an_idle_store_has_one_connection() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store.db");
+        apply_migrations(&path, Schema::Store).expect("tables");
+        let store = SqliteStore::open(&path, Arc::new(WallClock)).expect("a store");
+        assert_eq!(store.feed().await.map(|state| (state.last, state.is_on)), Ok((0, true)));
+        assert_eq!(store.sequence().await.map(|step| step.last), Ok(Some(0)));
+        assert_eq!(store.cascade().await.map(|step| step.due_in), Ok(None));
+        store.ping().await.expect("it answers");
+        assert!(store.rehearse().await.expect("it takes what a worker writes"));
+        assert!(store.looks.get().is_none(), "only a reader of many rows needs the second one");
+        store.position_before(Timestamp::from_millis(0)).await.expect("a position");
+        assert!(store.looks.get().is_some(), "the test sees it");
     }
 }

@@ -37,9 +37,9 @@ use rollbook_core::delivery::MessageId;
 use rollbook_core::pace::Pace;
 use rollbook_core::rehearsal;
 use rollbook_core::store::{
-    CascadeStep, Changes as _, ErasedCounts, Erasure, ErasureProgress, Freshness, Ledger, LedgerEntry,
-    PendingCascades, PendingWork, Reconciliation as _, RetentionChoices, RetentionLimits, RetentionStep,
-    RowView, Rows, SequenceStep, Store, StoreError,
+    CascadeStep, ErasedCounts, Erasure, ErasureProgress, Freshness, Ledger, LedgerEntry, PendingCascades,
+    PendingWork, Reconciliation as _, RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows,
+    SequenceStep, Store, StoreError,
 };
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 use rollbook_core::time::{Clock, Timestamp};
@@ -193,7 +193,7 @@ impl Store for SqliteStore {
     }
 
     async fn sequence(&self) -> Result<SequenceStep, StoreError> {
-        let last = self.feed().await?.last;
+        let last = self.database.read(changes::state).await?.last;
         Ok(SequenceStep { last: Some(last), ..SequenceStep::default() })
     }
 
