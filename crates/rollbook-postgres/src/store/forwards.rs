@@ -13,7 +13,7 @@ use sqlx::postgres::PgRow;
 
 use super::PostgresStore;
 use super::changes::{bound, line_at, position};
-use crate::fault::own::Unreadable;
+use crate::fault::Unreadable;
 use super::values::Values;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time};

@@ -14,7 +14,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::SqliteStore;
 use super::changes::{bound, line};
-use super::lines::as_limit;
+use super::pending::as_limit;
 
 /// A forward with the numbers of its recorded changes: (time); a condition or an order follows.
 const FORWARD: &str =
