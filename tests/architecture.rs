@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Crates that each crate may use. A new arrow is a reviewed change of this table and of crates/README.md.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("rollbook-core", &[]),
     ("rollbook-http", &[]),
     ("rollbook-clerk", &["rollbook-core", "rollbook-http"]),
@@ -15,6 +15,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("rollbook-receiver", &["rollbook-core", "rollbook-http"]),
     ("rollbook-worker", &["rollbook-core"]),
     ("rollbook-reconciler", &["rollbook-core"]),
+    ("rollbook-forwarder", &["rollbook-core", "rollbook-http", "rollbook-operator"]),
     ("rollbook-operator", &["rollbook-core"]),
     ("rollbook-ops", &["rollbook-core", "rollbook-http"]),
     ("rollbook-api", &["rollbook-core", "rollbook-http", "rollbook-operator"]),
@@ -25,6 +26,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "rollbook-api",
             "rollbook-clerk",
             "rollbook-core",
+            "rollbook-forwarder",
             "rollbook-http",
             "rollbook-operator",
             "rollbook-ops",

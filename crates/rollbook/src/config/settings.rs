@@ -13,6 +13,7 @@ use rollbook_clerk::{ApiUrl, SecretKey};
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::signature::SigningSecrets;
 
+use super::forward::{self, ForwardGroup};
 use super::reader::{Declared, Reader};
 use super::relations::Relation;
 use super::relations::Scope::{Any, Postgres, Redis};
@@ -27,7 +28,7 @@ use super::values::{api_tokens, api_url, identifier, key_prefix, log_filter, sec
 pub(crate) static SETTINGS: LazyLock<Vec<&'static About>> = LazyLock::new(Settings::declarations);
 
 /// Groups of settings that the file may hold several times, each under its own name: `[GROUP.NAME]`.
-pub(crate) static GROUPS: &Groups = &[];
+pub(crate) static GROUPS: &Groups = &[(forward::GROUP, ForwardGroup::declarations)];
 
 /// Groups by name, each with its settings.
 pub(crate) type Groups = [(&'static str, fn() -> Vec<&'static About>)];
