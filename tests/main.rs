@@ -10,6 +10,7 @@ mod documents;
 mod erasing;
 mod faults;
 mod fixtures;
+mod forwards;
 mod growth;
 mod hostile;
 mod language;

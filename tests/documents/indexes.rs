@@ -31,7 +31,8 @@ fn columns(lines: &[String]) -> BTreeMap<String, Vec<(String, String)>> {
 fn length_max(table: &str, column: &str) -> Option<usize> {
     match (table, column) {
         ("deliveries", "svix_id") => return Some(MessageId::LENGTH_MAX),
-        ("rollbook_migrations" | "reconcile_locks", "name")
+        ("rollbook_migrations" | "reconcile_locks" | "forwards", "name")
+        | ("forward_changes", "forward")
         | ("rollbook_cascades", "table_name" | "what")
         | ("deliveries", "subject_id")
         | ("reconcile_held", "run" | "table_name")
@@ -40,7 +41,7 @@ fn length_max(table: &str, column: &str) -> Option<usize> {
             return Some(NAME_LENGTH_MAX);
         }
         ("deliveries", "applied_at" | "bucket")
-        | ("changes", "position")
+        | ("changes" | "forward_changes", "position")
         | ("changes_pending", "number")
         | ("changes_state", "single")
         | (_, "deleted_at" | "created_at" | "started_at" | "noted_at") => {

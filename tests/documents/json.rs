@@ -267,6 +267,7 @@ async fn outputs() -> Vec<(&'static str, Value)> {
     let mut outputs = Outputs { home, all };
     outputs.run("explain", &[USER], 1).await;
     outputs.all.extend(reconciled().await);
+    outputs.all.extend(forwarded().await);
     outputs.all
 }
 
@@ -295,6 +296,32 @@ async fn reconciled() -> Vec<(&'static str, Value)> {
     outputs.run("explain", &[&users[0]], 0).await;
     outputs.run("reconcile approve", &[run.as_str().expect("an id")], 0).await;
     outputs.run("resync", &[&users[30], "role_unheard_of"], 1).await;
+    outputs.all
+}
+
+/// Runs the commands about forwards, with one that stopped and has dead letters.
+async fn forwarded() -> Vec<(&'static str, Value)> {
+    let home = Home::new(BINARY);
+    home.migrate();
+    let store = Connection::open(home.data().join("store.db")).expect("the file opens");
+    store
+        .execute_batch(
+            "INSERT INTO forwards VALUES
+                 ('crm', 2, 1, NULL, NULL, '2026-07-29T08:00:00.000Z', 'the receiver answered 410', '2026-07-29T08:00:00.000Z');
+             INSERT INTO forward_changes VALUES
+                 ('crm', 1, 'users', 'user_1', 'created', '[\"data\"]', 'webhook', 'msg_1', '2026-07-29T08:00:00.000Z',
+                  '2026-07-29T08:00:00.000Z', 'failed', 12, 12, '2026-07-29T08:00:00.000Z', '2026-07-29T08:00:00.000Z', 'no'),
+                 ('crm', 2, 'users', 'user_2', 'erased', '[]', 'erase', NULL, NULL,
+                  '2026-07-29T08:00:00.000Z', 'failed', 0, 0, NULL, '2026-07-29T08:00:00.000Z', NULL)",
+        )
+        .expect("records");
+    let mut outputs = Outputs { home, all: Vec::new() };
+    outputs.run("changes status", &[], 0).await;
+    outputs.run("changes failed", &[], 0).await;
+    outputs.run("changes redrive", &["crm", "--position", "1"], 0).await;
+    outputs.run("changes discard", &["crm", "--all"], 0).await;
+    outputs.run("changes resume", &["crm"], 0).await;
+    outputs.run("changes replay", &["crm", "--from", "1"], 0).await;
     outputs.all
 }
 

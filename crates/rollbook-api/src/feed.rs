@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rollbook_core::catalog::find_resource;
 use rollbook_core::store::{Changes, ChangesError, ChangesQuery, Position, Rows, StoreError};
-use rollbook_operator::changes::ChangeView;
+use rollbook_operator::changes::{self, ChangeView, ExpandedChange};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -39,20 +38,10 @@ pub(crate) struct Feed {
     is_failing: AtomicBool,
 }
 
-/// A line, with its row if the request asks for it.
-#[derive(Debug, Serialize)]
-pub(crate) struct Line {
-    #[serde(flatten)]
-    pub(crate) change: ChangeView,
-    /// The row as it is now: `None` if not asked for, null if the table has none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    row: Option<Value>,
-}
-
 /// One page, as in the answer.
 #[derive(Debug, Serialize)]
 pub(crate) struct Page {
-    pub(crate) changes: Vec<Line>,
+    pub(crate) changes: Vec<ExpandedChange>,
     pub(crate) through: Position,
     pub(crate) last: Position,
 }
@@ -119,26 +108,19 @@ impl Feed {
                 let key = (change.resource.clone(), change.subject_id.clone());
                 let found = match rows.get(&key) {
                     Some(known) => known.clone(),
-                    None => self.row(&change).await?,
+                    None => changes::row(&change, &*self.ports.rows).await?,
                 };
                 bytes += found.to_string().len();
                 rows.insert(key, found.clone());
                 row = Some(found);
             }
-            changes.push(Line { change, row });
+            changes.push(ExpandedChange { change, row });
             if bytes >= ROW_BYTES_MAX {
                 through = changes.last().map_or(through, |line| line.change.position);
                 break;
             }
         }
         Ok(Page { changes, through, last: page.last })
-    }
-
-    async fn row(&self, change: &ChangeView) -> Result<Value, StoreError> {
-        // A table of a newer release is not known here.
-        let Some(resource) = find_resource(&change.resource) else { return Ok(Value::Null) };
-        let row = self.ports.rows.get(resource, &change.subject_id).await?;
-        Ok(row.map_or(Value::Null, |row| Value::Object(row.columns)))
     }
 
     /// Waits for a line after a position. Returns `false` if there was none within `timeout`.

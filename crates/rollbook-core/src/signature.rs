@@ -160,6 +160,13 @@ impl SigningSecrets {
         &self.0[0]
     }
 
+    /// Returns the value of the signature header for a delivery, with a signature by each secret: a receiver that has
+    /// only one of them, as during a rotation, accepts it.
+    pub fn sign(&self, id: &str, timestamp: Timestamp, body: &[u8]) -> String {
+        let signatures = self.0.iter().map(|secret| secret.sign(id, timestamp, body));
+        signatures.collect::<Vec<_>>().join(" ")
+    }
+
     /// Returns identifiers of the secrets that do not reveal them, in the same order.
     pub fn fingerprints(&self) -> Vec<String> {
         self.0.iter().map(SigningSecret::fingerprint).collect()

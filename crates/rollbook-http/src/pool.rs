@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -118,15 +119,8 @@ impl Pool {
         request: Request<Full<Bytes>>,
         answer_max: usize,
     ) -> Result<PoolAnswer, PoolError> {
-        let server = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-        let response = match self.client.request(request).await {
-            Ok(response) => response,
-            Err(error) if error.is_connect() => {
-                return Err(PoolError::Unreachable { server, cause: root_cause(&error) });
-            }
-            Err(error) => return Err(PoolError::Broken { server, cause: root_cause(&error) }),
-        };
-        let (head, body) = Response::into_parts(response);
+        let server = server_of(&request);
+        let (head, body) = Response::into_parts(self.answer(request).await?);
         let body = Limited::new(body, answer_max).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 return PoolError::TooLarge(answer_max);
@@ -135,6 +129,38 @@ impl Pool {
         })?;
         Ok(PoolAnswer { status: head.status, headers: head.headers, body: body.to_bytes() })
     }
+
+    /// Sends a request with an absolute URI, and returns status and headers of its answer. The body is read up to
+    /// `body_max` bytes and for `patience`, so that the connection can be used again, and dropped: it changes nothing.
+    ///
+    /// # Errors
+    /// There is no answer. Never [`PoolError::Truncated`] or [`PoolError::TooLarge`].
+    pub async fn send_for_head(
+        &self,
+        request: Request<Full<Bytes>>,
+        body_max: usize,
+        patience: Duration,
+    ) -> Result<(StatusCode, HeaderMap), PoolError> {
+        let (head, body) = Response::into_parts(self.answer(request).await?);
+        drop(tokio::time::timeout(patience, Limited::new(body, body_max).collect()).await);
+        Ok((head.status, head.headers))
+    }
+
+    async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, PoolError> {
+        let server = server_of(&request);
+        match self.client.request(request).await {
+            Ok(response) => Ok(response),
+            Err(error) if error.is_connect() => {
+                Err(PoolError::Unreachable { server, cause: root_cause(&error) })
+            }
+            Err(error) => Err(PoolError::Broken { server, cause: root_cause(&error) }),
+        }
+    }
+}
+
+/// Host and port of a request.
+fn server_of<B>(request: &Request<B>) -> String {
+    request.uri().authority().map(ToString::to_string).unwrap_or_default()
 }
 
 /// TLS by ring, with these roots.

@@ -1,8 +1,10 @@
 //! Lines of the change feed, for people and programs.
 
-use rollbook_core::store::{ChangeKind, ChangeLine, ChangeOrigin, Position};
+use rollbook_core::catalog::find_resource;
+use rollbook_core::store::{ChangeKind, ChangeLine, ChangeOrigin, Position, Rows, StoreError};
 use rollbook_core::time::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::serialize::{optional_text, text};
 
@@ -38,4 +40,42 @@ impl From<ChangeLine> for ChangeView {
         let ChangeLine { position, resource, subject_id, kind, changed, origin, cause, event_at, at } = line;
         Self { position, resource, subject_id, kind, changed, origin, cause, event_at, at }
     }
+}
+
+/// A line, with its row if that is asked for: the form of a change in answers of the API and in requests of a forward.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ExpandedChange {
+    /// The line.
+    #[serde(flatten)]
+    pub change: ChangeView,
+    /// The row as it is now: `None` if not asked for, null if the table has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub row: Option<Value>,
+}
+
+impl ExpandedChange {
+    /// Returns the line without its row.
+    pub const fn plain(change: ChangeView) -> Self {
+        Self { change, row: None }
+    }
+
+    /// Returns the line with its row as it is now.
+    ///
+    /// # Errors
+    /// The store can't read the row.
+    pub async fn read(change: ChangeView, rows: &dyn Rows) -> Result<Self, StoreError> {
+        let row = row(&change, rows).await?;
+        Ok(Self { change, row: Some(row) })
+    }
+}
+
+/// Reads the row of a change as it is now; null if the table has none.
+///
+/// # Errors
+/// The store can't read the row.
+pub async fn row(change: &ChangeView, rows: &dyn Rows) -> Result<Value, StoreError> {
+    // A table of a newer release is not known here.
+    let Some(resource) = find_resource(&change.resource) else { return Ok(Value::Null) };
+    let row = rows.get(resource, &change.subject_id).await?;
+    Ok(row.map_or(Value::Null, |row| Value::Object(row.columns)))
 }

@@ -12,6 +12,7 @@ pub mod changes;
 pub mod dead_letters;
 pub mod erase;
 pub mod explain;
+pub mod forwards;
 mod ownership;
 mod serialize;
 pub mod words;

@@ -56,6 +56,14 @@ impl Home {
         self
     }
 
+    /// Writes the configuration file `rollbook.toml`, which the processes read at their start.
+    ///
+    /// # Panics
+    /// Panics if the file can't be written.
+    pub fn configure(&self, text: &str) {
+        std::fs::write(self.folder.path().join("rollbook.toml"), text).expect("the file is written");
+    }
+
     /// Returns the data folder.
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")

@@ -2,6 +2,7 @@
 
 mod changes;
 mod dead_letters;
+mod forwards;
 mod reconciliation;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::changes::{ChangesCommand, Which};
 pub(crate) use self::dead_letters::{Bulk, DeadLetters, Filter};
+pub(crate) use self::forwards::{Failed, FailedOf, OneForward, Replay};
 pub(crate) use self::reconciliation::{OfRuns, Ready, ReconcileCommand, Resync, RunArguments};
 use crate::arguments;
 use crate::flags::SettingFlags;
@@ -83,7 +85,7 @@ pub(crate) enum Command {
         after_help = "Example:\n  rollbook dead-letters list --reason store_refused --since 2h"
     )]
     DeadLetters(DeadLetters),
-    /// Lists or follows the changes of rows, each once, in the order of the commits
+    /// Lists or follows the changes of rows, each once, in the order of the commits; and the forwards that push them
     #[command(subcommand, after_help = "Example:\n  rollbook changes tail --resource users")]
     Changes(ChangesCommand),
     /// Shows the history of one user, organization or delivery: what arrived, what it changed, and why not

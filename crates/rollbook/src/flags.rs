@@ -94,7 +94,7 @@ fn form(kind: &Kind) -> &'static str {
     match kind {
         Kind::Text => "TEXT",
         Kind::Secret => "SECRET",
-        Kind::Url => "URL",
+        Kind::Url | Kind::Endpoint => "URL",
         Kind::Path => "PATH",
         Kind::Address => "ADDRESS",
         Kind::Choice(_) => "WORD",

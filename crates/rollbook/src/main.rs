@@ -12,6 +12,7 @@ mod config;
 mod faces;
 mod file_modes;
 mod flags;
+mod forwards;
 mod links;
 mod logging;
 mod nearest;

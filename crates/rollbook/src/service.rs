@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::QueueAudit;
 use crate::config::Config;
 use crate::faces::Faces;
+use crate::forwards;
 use crate::receiver_calls::ReceiverCalls;
 use crate::reconciliation::Reconciliation;
 use crate::startup::prepare_queue;
@@ -79,6 +80,7 @@ impl Service {
         }
         let api_listening =
             start_api(config, &mut supervisor, ports.api, store.clone().filter(|_| faces.worker), &registry)?;
+        start_forwards(config, &mut supervisor, store.clone().filter(|_| faces.worker), &clock, &registry)?;
         let calls = Arc::new(WorkerCalls::new(queue.consumer.clone()));
         let reconciled = store.clone().filter(|_| faces.worker);
         let (mut live, mut applying) = (Vec::new(), None);
@@ -181,6 +183,24 @@ fn start_api(
         Ok(())
     });
     Ok(Some(address))
+}
+
+/// Starts the forwards, if any are configured.
+fn start_forwards(
+    config: &Config,
+    supervisor: &mut Supervisor,
+    store: Option<Arc<dyn FullStore>>,
+    clock: &Arc<dyn Clock>,
+    registry: &Registry,
+) -> anyhow::Result<()> {
+    let Some(store) = store else { return Ok(()) };
+    if let Some(forwarder) = forwards::forwarder(config, store, clock.clone(), registry)? {
+        supervisor.start("forwarder", |stop| async move {
+            forwarder.run(stop).await;
+            Ok(())
+        });
+    }
+    Ok(())
 }
 
 struct WorkerProbe {

@@ -7,6 +7,7 @@ use rollbook_core::store::ChangeKind;
 
 use super::Output;
 use super::dead_letters::{Since, since};
+use super::forwards::{Failed, FailedOf, OneForward, Replay};
 
 #[derive(Subcommand)]
 pub(crate) enum ChangesCommand {
@@ -30,6 +31,33 @@ pub(crate) enum ChangesCommand {
         #[command(flatten)]
         which: Which,
     },
+    /// Shows each forward: what it does, its position, what waits, and its dead letters
+    #[command(
+        after_help = "Example:\n  rollbook changes status\n\nExit code 1: a configured forward stopped."
+    )]
+    Status {
+        /// Prints for people or for programs
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Lists dead letters of forwards: changes that the receiver did not accept
+    #[command(after_help = "Example:\n  rollbook changes failed crm --output json")]
+    Failed(Failed),
+    /// Sends dead letters of a forward again
+    #[command(after_help = "Examples:\n  rollbook changes redrive crm --position 4211\n  \
+                            rollbook changes redrive crm --all\n\n\
+                            Later changes of the same objects were sent before: the receiver gets an old change after newer ones.")]
+    Redrive(FailedOf),
+    /// Removes dead letters of a forward
+    #[command(after_help = "Example:\n  rollbook changes discard crm --position 4211")]
+    Discard(FailedOf),
+    /// Sends every change from a position on again, with the same ids
+    #[command(after_help = "Example:\n  rollbook changes replay crm --from 4211\n\n\
+                            Also starts a forward that stopped. A position behind the current one skips what is between.")]
+    Replay(Replay),
+    /// Starts a forward that stopped: it goes on where it was
+    #[command(after_help = "Example:\n  rollbook changes resume crm")]
+    Resume(OneForward),
 }
 
 /// Selection of changes.

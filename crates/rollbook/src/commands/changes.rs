@@ -11,9 +11,10 @@ use rollbook_core::store::{
 };
 use rollbook_core::time::Clock;
 use rollbook_operator::changes::ChangeView;
+use rollbook_operator::forwards::OfDeadLetters;
 use serde_json::json;
 
-use super::on_all_cores;
+use super::{forwards, on_all_cores};
 use crate::cli::{ChangesCommand, Output, Which};
 use crate::clock::SystemClock;
 use crate::config::Config;
@@ -38,6 +39,16 @@ pub(crate) fn run(config: &Config, command: ChangesCommand) -> anyhow::Result<()
         match command {
             ChangesCommand::List { which, limit } => list(&*store, &which, limit, &*clock).await,
             ChangesCommand::Tail { which } => tail(&*store, &which, &*clock).await,
+            ChangesCommand::Status { output } => forwards::status(config, &*store, output).await,
+            ChangesCommand::Failed(arguments) => forwards::failed(&*store, arguments).await,
+            ChangesCommand::Redrive(arguments) => {
+                forwards::change(&*store, &*clock, arguments, OfDeadLetters::Redrive).await
+            }
+            ChangesCommand::Discard(arguments) => {
+                forwards::change(&*store, &*clock, arguments, OfDeadLetters::Discard).await
+            }
+            ChangesCommand::Replay(arguments) => forwards::replay(&*store, arguments).await,
+            ChangesCommand::Resume(arguments) => forwards::resume(&*store, &arguments).await,
         }
     })
 }

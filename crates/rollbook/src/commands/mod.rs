@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod erase;
 mod explain;
+mod forwards;
 mod healthcheck;
 mod migrate;
 mod ready;

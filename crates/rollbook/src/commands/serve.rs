@@ -12,6 +12,7 @@ use crate::clock::SystemClock;
 use crate::config::{Config, Environment};
 use crate::faces::Faces;
 use crate::file_modes;
+use crate::forwards;
 use crate::service::Service;
 use crate::signals::Signals;
 use crate::stage::Stage;
@@ -91,6 +92,9 @@ fn log_addresses(config: &Config, faces: Faces, service: &Service) {
     tracing::info!("health and metrics: http://{}/metrics", service.ops_listening);
     let queue = wire::describe(config, Component::Queue);
     tracing::info!("queue: {queue}, at most {} waiting", config.settings.queue_depth_max);
+    for (name, forward) in config.forwards.iter().filter(|_| faces.worker) {
+        tracing::info!("forward {name}: {}", forward.url);
+    }
     if faces.worker {
         tracing::info!("store: {}", wire::describe(config, Component::Store));
     }
@@ -101,10 +105,11 @@ fn log_addresses(config: &Config, faces: Faces, service: &Service) {
 /// stranger would not be closed to make room for a genuine sender.
 fn raise_file_limit(config: &mut Config) {
     let api = if config.settings.api_listen.is_some() { rollbook_api::CONNECTIONS_MAX } else { 0 };
-    let wanted = config.settings.connections_max as u64 + api as u64 + OTHER_FILES;
+    let others = (api + forwards::connections_max(config)) as u64;
+    let wanted = config.settings.connections_max as u64 + others + OTHER_FILES;
     match rlimit::increase_nofile_limit(wanted) {
         Ok(given) if given < wanted => {
-            let connections_max = connections_for(given.saturating_sub(api as u64));
+            let connections_max = connections_for(given.saturating_sub(others));
             config.settings.connections_max = usize::try_from(connections_max).unwrap_or(usize::MAX);
             tracing::warn!(
                 given,

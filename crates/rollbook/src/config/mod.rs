@@ -9,6 +9,7 @@
 
 pub(crate) mod environment;
 mod file;
+mod forward;
 mod problem;
 mod reader;
 pub(crate) mod reference;
@@ -26,9 +27,11 @@ use std::path::{Path, PathBuf};
 
 use rollbook_clerk::SecretKey;
 use rollbook_core::signature::SigningSecrets;
+use rollbook_forwarder::{FORWARDS_MAX, NAME_LENGTH_MAX};
 use rollbook_receiver::WebhookPaths;
 
 pub(crate) use self::environment::Environment;
+pub(crate) use self::forward::ForwardGroup;
 pub(crate) use self::problem::{Origin, Problem, Problems};
 use self::reader::Declared as _;
 use self::relations::Places;
@@ -46,6 +49,8 @@ pub(crate) const SECRET_KEY_FIX: &str =
 pub(crate) struct Config {
     /// Values of all settings.
     pub(crate) settings: Settings,
+    /// Settings of each forward, by its name.
+    pub(crate) forwards: BTreeMap<String, ForwardGroup>,
     /// Places of queue and store.
     pub(crate) places: Places,
     values: Values,
@@ -110,6 +115,7 @@ impl Config {
             used.remove(Settings::port().about.key);
         }
         let settings = reader::read::<Settings>(&used, &mut problems);
+        let forwards = reader::read_group::<ForwardGroup>(&used, forward::GROUP, &mut problems);
         let Some(mut settings) = settings.filter(|_| problems.is_empty()) else {
             return Err(Problems(problems));
         };
@@ -124,7 +130,7 @@ impl Config {
             queue: queue.cloned().unwrap_or_else(|| embedded("queue.db")),
             store: settings.database_url.clone().unwrap_or_else(|| embedded("store.db")),
         };
-        Ok(Self { settings, places, values })
+        Ok(Self { settings, forwards, places, values })
     }
 
     /// Returns the signing secrets.
@@ -210,8 +216,40 @@ impl Config {
     fn checked(self) -> Result<Self, Problems> {
         let relations = Settings::relations();
         let broken = relations.iter().filter(|one| !one.holds(&self.settings, &self.places));
-        Problems(broken.map(|one| self.problem(one.setting, one.wrong, one.fix)).collect()).check()?;
+        let mut problems: Vec<Problem> =
+            broken.map(|one| self.problem(one.setting, one.wrong, one.fix)).collect();
+        problems.extend(self.forward_problems());
+        Problems(problems).check()?;
         Ok(self)
+    }
+
+    /// Returns what is wrong with the forwards as a whole, and with settings of each that do not fit together.
+    fn forward_problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut refuse = |name: String, what: String, fix: &str| {
+            let origin = self.values.get(&name).map(|given| &given.origin);
+            problems.push(Problem::of(name, origin, wrong(what, fix)));
+        };
+        if self.forwards.len() > FORWARDS_MAX {
+            let what = format!("there are {} forwards", self.forwards.len());
+            refuse(forward::GROUP.to_owned(), what, &format!("at most {FORWARDS_MAX}"));
+        }
+        if !self.forwards.is_empty() && !self.settings.changes {
+            let what =
+                "there are forwards, and changes is set to no: there would be nothing to send".to_owned();
+            refuse(forward::GROUP.to_owned(), what, "changes = \"yes\", or remove the forwards");
+        }
+        for (name, settings) in &self.forwards {
+            if name.len() > NAME_LENGTH_MAX {
+                let what = format!("has a name of {} characters", name.len());
+                refuse(format!("{}.{name}", forward::GROUP), what, &format!("at most {NAME_LENGTH_MAX}"));
+            }
+            for broken in ForwardGroup::relations().iter().filter(|one| !one.holds(settings, &self.places)) {
+                let key = format!("{}.{name}.{}", forward::GROUP, broken.setting.key);
+                refuse(key, broken.wrong.to_owned(), broken.fix);
+            }
+        }
+        problems
     }
 
     /// Returns a problem with a setting that has a well-formed value which can't be used.

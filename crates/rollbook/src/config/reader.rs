@@ -50,7 +50,6 @@ pub(crate) fn read<T: Declared>(values: &Values, problems: &mut Vec<Problem>) ->
 }
 
 /// Reads all `[group.NAME]` of the file, by name. Groups with a problem are left out.
-#[cfg_attr(not(test), expect(dead_code, reason = "the first group of settings comes with its capability"))]
 pub(crate) fn read_group<T: Declared>(
     values: &Values,
     group: &str,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::forward::ForwardGroup;
 use super::reader::Declared as _;
 use super::relations::Scope;
 use super::setting::{About, Kind};
@@ -36,7 +37,37 @@ pub(crate) fn page() -> String {
         }
         let _ = write!(page, "\n### `{}`\n\n{}.\n\n{}", setting.key, setting.sentence(), facts(setting));
     }
+    section = "";
+    for setting in ForwardGroup::declarations() {
+        let (title, about) = setting.section;
+        if std::mem::replace(&mut section, title) != title {
+            let _ = write!(page, "\n## {title}\n\n{about}\n");
+        }
+        let _ = write!(
+            page,
+            "\n### `{}` of a forward\n\n{}.\n\n{}",
+            setting.key,
+            setting.sentence(),
+            group_facts(setting)
+        );
+    }
     page
+}
+
+/// Returns the facts of a setting of a group: its names are in the file only.
+fn group_facts(setting: &About) -> String {
+    let default =
+        setting.default.map_or_else(|| "none, must be set".to_owned(), |default| format!("`{default}`"));
+    let file = if setting.may_be_in_file() {
+        format!("- or a file: `{}_file`, with its path\n", setting.key)
+    } else {
+        String::new()
+    };
+    let mut facts = format!("- default: {default}\n- value: {}\n{file}", form(&setting.kind));
+    for relation in ForwardGroup::relations().iter().filter(|relation| relation.setting.key == setting.key) {
+        let _ = writeln!(facts, "- must be: {}", relation.fix);
+    }
+    facts
 }
 
 fn facts(setting: &About) -> String {
@@ -65,6 +96,7 @@ fn form(kind: &Kind) -> String {
         Kind::Text => "text".to_owned(),
         Kind::Secret => "text, never shown".to_owned(),
         Kind::Url => "a URL, shown without its password".to_owned(),
+        Kind::Endpoint => "a URL, shown without its path".to_owned(),
         Kind::Path => "a path".to_owned(),
         Kind::Address => "`IP:PORT`, or `localhost:PORT`".to_owned(),
         Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or "),

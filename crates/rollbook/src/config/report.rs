@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::Config;
 use super::setting::{About, Kind};
-use super::settings::SETTINGS;
+use super::settings::{GROUPS, SETTINGS};
 use super::source::Given;
-use super::url::without_password;
+use super::url::{without_password, without_path};
 use crate::output::Table;
 
 /// Shown for a setting without a value.
@@ -33,11 +33,13 @@ impl Config {
     pub(crate) fn json(&self, unusable: &[&str]) -> Value {
         let entry = |(key, setting): (&str, &About)| {
             let (value, from) = self.shown(key, setting, unusable);
+            // A setting of a group is in the file only.
+            let is_alone = key == setting.key;
             let entry = json!({
                 "value": value,
                 "from": from,
-                "environment": setting.environment(),
-                "flag": setting.flag(),
+                "environment": is_alone.then(|| setting.environment()),
+                "flag": setting.flag().filter(|_| is_alone),
                 "default": setting.default,
                 "meaning": setting.help,
             });
@@ -68,6 +70,7 @@ impl Config {
             }
             Kind::Url if unusable.contains(&setting.key) => UNUSABLE.to_owned(),
             Kind::Url => without_password(&given.text),
+            Kind::Endpoint => without_path(&given.text),
             _ => given.text.clone(),
         };
         (Some(shown), given.origin.to_string())
@@ -85,25 +88,36 @@ pub(crate) fn sample() -> String {
          # Made by: rollbook config --sample\n",
     );
     for setting in SETTINGS.iter() {
-        let value = match (setting.default, &setting.kind) {
-            (Some(default), Kind::Number(_) | Kind::Count(_)) => default.to_owned(),
-            (Some(default), _) => format!("\"{default}\""),
-            (None, _) => format!("\"{}\"", setting.example),
-        };
-        let key = if setting.kind == Kind::Secret {
-            format!("{}_file", setting.key)
-        } else {
-            setting.key.to_owned()
-        };
         // Writing to a String can't fail.
         let _ = write!(
             text,
-            "\n# {}\n# In the environment: {}\n#{key} = {value}\n",
+            "\n# {}\n# In the environment: {}\n#{}\n",
             setting.help,
-            names(setting)
+            names(setting),
+            sample_line(setting)
         );
     }
+    for (group, settings) in GROUPS {
+        let _ = write!(
+            text,
+            "\n# One section for each {group}, with a name of your choice. In the file only.\n#[{group}.name]\n"
+        );
+        for setting in settings() {
+            let _ = write!(text, "\n# {}\n#{}\n", setting.help, sample_line(setting));
+        }
+    }
     text
+}
+
+/// Returns the line of a setting, at its default or with its example.
+fn sample_line(setting: &About) -> String {
+    let value = match (setting.default, &setting.kind) {
+        (Some(default), Kind::Number(_) | Kind::Count(_)) => default.to_owned(),
+        (Some(default), _) => format!("\"{default}\""),
+        (None, _) => format!("\"{}\"", setting.example),
+    };
+    let suffix = if setting.kind == Kind::Secret { "_file" } else { "" };
+    format!("{}{suffix} = {value}", setting.key)
 }
 
 fn names(setting: &About) -> String {

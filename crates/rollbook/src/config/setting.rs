@@ -54,6 +54,8 @@ pub(crate) enum Kind {
     Secret,
     /// URL of a system. May hold a password: shown without it, may be read from a file.
     Url,
+    /// URL of an endpoint. Its path may be a secret: shown without it, may be read from a file.
+    Endpoint,
     /// A path.
     Path,
     /// `HOST:PORT`.
@@ -102,7 +104,7 @@ impl About {
 
     /// Returns whether the value may be the content of a file (`X_FILE`).
     pub(crate) fn may_be_in_file(&self) -> bool {
-        matches!(self.kind, Kind::Secret | Kind::Url)
+        matches!(self.kind, Kind::Secret | Kind::Url | Kind::Endpoint)
     }
 }
 
@@ -203,6 +205,12 @@ impl<T: 'static> Setting<T> {
         }
     }
 
+    /// Sets the text that the sample file shows for a setting that a source must give.
+    pub(super) fn such_as(mut self, example: &'static str) -> Self {
+        self.about.example = example;
+        self
+    }
+
     /// Shows the flag in the help of every command.
     pub(super) fn everyday(mut self) -> Self {
         self.about.everyday = true;
@@ -245,6 +253,11 @@ pub(super) fn secret<T: 'static>(parse: fn(&str) -> Result<T, Wrong>) -> Setting
 /// Declares a URL of the queue or the store.
 pub(super) fn url(role: Role) -> Setting<Place> {
     Setting::new(Kind::Url, move |text| url::place(text, role))
+}
+
+/// Declares the URL of an endpoint that `parse` reads.
+pub(super) fn endpoint<T: 'static>(parse: fn(&str) -> Result<T, Wrong>) -> Setting<T> {
+    Setting::new(Kind::Endpoint, parse)
 }
 
 /// Declares the path of a folder.

@@ -14,6 +14,7 @@ use rollbook_core::merge::DeletedRows;
 use rollbook_core::signature::SigningSecrets;
 use rollbook_receiver::WebhookPaths;
 
+use super::forward::{self, ForwardGroup};
 use super::reader::{Declared, Reader};
 use super::relations::Relation;
 use super::relations::Scope::{Any, Postgres, Redis};
@@ -30,7 +31,7 @@ use super::values::{
 pub(crate) static SETTINGS: LazyLock<Vec<&'static About>> = LazyLock::new(Settings::declarations);
 
 /// Groups of settings that the file may hold several times, each under its own name: `[GROUP.NAME]`.
-pub(crate) static GROUPS: &Groups = &[];
+pub(crate) static GROUPS: &Groups = &[(forward::GROUP, ForwardGroup::declarations)];
 
 /// Groups by name, each with its settings.
 pub(crate) type Groups = [(&'static str, fn() -> Vec<&'static About>)];

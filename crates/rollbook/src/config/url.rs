@@ -154,6 +154,14 @@ pub(crate) fn without_password(url: &str) -> String {
     format!("{scheme}://{login}{hosts}{slash}{path}{rest}")
 }
 
+/// Returns the URL of an endpoint as it may be shown: scheme, host and port. Its path may be a secret.
+pub(crate) fn without_path(url: &str) -> String {
+    match Parts::of(url) {
+        Ok(Parts { scheme, hosts, login: None, .. }) => format!("{scheme}://{hosts}/…"),
+        _ => "…".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

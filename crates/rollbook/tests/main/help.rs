@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::rollbook::Home;
 
-const COMMANDS: [&[&str]; 26] = [
+const COMMANDS: [&[&str]; 32] = [
     &[],
     &["serve"],
     &["receive"],
@@ -25,6 +25,12 @@ const COMMANDS: [&[&str]; 26] = [
     &["changes"],
     &["changes", "list"],
     &["changes", "tail"],
+    &["changes", "status"],
+    &["changes", "failed"],
+    &["changes", "redrive"],
+    &["changes", "discard"],
+    &["changes", "replay"],
+    &["changes", "resume"],
     &["explain"],
     &["erase"],
     &["doctor"],

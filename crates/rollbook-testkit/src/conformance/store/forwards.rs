@@ -151,7 +151,7 @@ pub async fn whoever_lost_a_forward_can_save_nothing(mirror: Mirror<impl StoreHa
     assert!(mirror.save(second, &progress(5, vec![failed(5, "user_1")])).await);
     let unknown = store.save_forward("mail", 1, HOUR, &progress(1, Vec::new())).await;
     assert_eq!(unknown, Ok(false), "a forward that never ran has no epoch");
-    // A command of an operator takes the epoch away from the process, and not the forward.
+    // A command of an operator takes the epoch from the process, and not the forward.
     let command = |number: u32| {
         let store = mirror.harness.store();
         async move {

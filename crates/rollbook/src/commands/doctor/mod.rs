@@ -10,6 +10,7 @@
 
 mod clerk;
 mod finding;
+mod forwards;
 mod links;
 mod machine;
 mod notices;

@@ -12,7 +12,7 @@ use rollbook_core::weakness::Weakness;
 use rollbook_operator::words::{thousands, time};
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
-use super::{ASK_TIMEOUT, Needs, in_time, no_answer, notices};
+use super::{ASK_TIMEOUT, Needs, forwards, in_time, no_answer, notices};
 use crate::config::{Config, Place};
 use crate::startup::{UNVERIFIED, UNVERIFIED_FIX};
 use crate::wire::{self, Component, Migrations, Queue};
@@ -193,17 +193,17 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
         Ok(store) => {
             let left = in_time(store.cascades(None, 1)).await.ok();
             let hidden = in_time(store.hidden_tables()).await.unwrap_or_default();
-            let feed = in_time(store.feed()).await.ok();
+            let feed = forwards::feed(config, &*store, clock.now()).await;
             (in_time(store.ping()).await.map(|()| store), left, hidden, feed)
         }
-        Err(error) => (Err(format!("{error:#}")), None, Vec::new(), None),
+        Err(error) => (Err(format!("{error:#}")), None, Vec::new(), Vec::new()),
     };
     let left = left.and_then(|left| cascades(&left, clock.now()));
     let newer = notices::newer(config, Component::Store).await;
     std::iter::once(answered(config, asked).await)
         .chain(newer)
         .chain(left)
-        .chain(feed.and_then(|feed| notices::feed(config, &feed)))
+        .chain(feed)
         .chain(notices::policies(&hidden))
         .collect()
 }

@@ -10,7 +10,7 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
 use rollbook_operator::erase::{
-    Backend, BackendKind, Erasure, Ports, Progress, Report, kind_of, remaining_copies,
+    Backend, BackendKind, Erasure, Ports, Progress, RemainingCopy, Report, kind_of, remaining_copies,
 };
 
 use super::on_all_cores;
@@ -63,6 +63,7 @@ pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
         let mut report = report?;
         let rewritten = if arguments.vacuum { vacuum(config)? } else { Vec::new() };
         report.not_reached = remaining_copies(&harmless(&report.id), &backends(config, &rewritten));
+        report.not_reached.extend(endpoints(config));
         show(&report, arguments.output, report::done)?;
         match report.left {
             Some(left) if !left.is_empty() => {
@@ -70,6 +71,15 @@ pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
             }
             _ => Ok(()),
         }
+    })
+}
+
+/// Returns the endpoints that may have copies of rows: those of forwards that send rows.
+fn endpoints(config: &Config) -> impl Iterator<Item = RemainingCopy> {
+    config.forwards.iter().filter(|(_, forward)| forward.expand).map(|(name, forward)| RemainingCopy {
+        place: forward.url.to_string(),
+        what: format!("the endpoint of the forward {name} received rows, and keeps what it stored of them"),
+        fix: None,
     })
 }
 

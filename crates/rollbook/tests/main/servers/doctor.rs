@@ -137,8 +137,8 @@ async fn the_statements_of_a_worker_are_tried_on_every_table_and_nothing_is_kept
     let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'clerk'";
     assert_eq!(
         postgres.psql("app", tables).await.trim(),
-        "22",
-        "twelve, the ledger, the migrations, the cascades, four of the reconciliation, three of the change feed"
+        "24",
+        "twelve, the ledger, the migrations, the cascades, four of the reconciliation, three of the change feed, two of the forwards"
     );
     let counts = "SELECT coalesce(sum(n), 0) FROM (
             SELECT (xpath('/row/c/text()', query_to_xml('SELECT count(*) AS c FROM clerk.' || tablename, false, true, '')))[1]::text::int AS n

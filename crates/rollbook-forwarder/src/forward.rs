@@ -1,0 +1,377 @@
+//! One forward: takes it, reads the feed, sends what the board names, and saves.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollbook_core::store::{
+    ChangeLine, ChangesError, ChangesPage, ChangesQuery, FORWARD_CHANGES_MAX, Forward as Taken, ForwardState,
+    ForwardStop, Position, StoreError,
+};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::board::{Board, Limits};
+use crate::hold::Hold;
+use crate::metrics::Counters;
+use crate::ports::{Ports, Receiver};
+use crate::push::push;
+use crate::settings::{FAILED_MAX, FRESH_MAX, ForwardSettings, PAGE, TIMEOUT_MAX, WAITING_MAX};
+use crate::verdict::Verdict;
+
+/// Time between two saves while changes are delivered. After a kill, at most these are sent again.
+const SAVE_EVERY: Duration = Duration::from_millis(250);
+/// Time between two saves while nothing happens. They renew the hold, and notice a command of an operator.
+const RENEW_EVERY: Duration = Duration::from_secs(2);
+/// Maximum time for which one call waits for a line of the feed.
+const WAIT: Duration = Duration::from_secs(20);
+/// Time after which a forward is taken, or looked at, again.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Pause after a call to the store that failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Maximum time for the last requests when the process stops.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+
+/// Maximum time for the last save. Without it, what was delivered since the save before is sent again.
+const LAST_SAVE: Duration = Duration::from_secs(2);
+
+/// Read of the feed in progress.
+type Reading = Pin<Box<dyn Future<Output = Result<ChangesPage, ChangesError>> + Send>>;
+
+/// One forward of this process.
+pub(crate) struct Forward {
+    pub(crate) ports: Ports,
+    pub(crate) settings: Arc<ForwardSettings>,
+    pub(crate) receiver: Arc<dyn Receiver>,
+    pub(crate) counters: Counters,
+    /// Name under which this process takes forwards.
+    pub(crate) holder: Arc<str>,
+}
+
+/// End of a turn.
+enum End {
+    /// The process stops.
+    Stop,
+    /// The forward has to be taken anew.
+    TakeAnew,
+    /// Another process has it, or it has stopped.
+    LookAgain,
+}
+
+/// A turn with the forward.
+struct Turn {
+    board: Board,
+    hold: Hold,
+    epoch: u64,
+    saved_at: Instant,
+    saved_position: Position,
+    requests: JoinSet<(ChangeLine, Verdict)>,
+    is_full: bool,
+}
+
+impl Forward {
+    /// Runs until `stop`. Failures of the store are logged once, and tried again.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut is_failing = false;
+        loop {
+            let result = self.turn(&stop).await;
+            let wait = match &result {
+                Ok(End::Stop) => return,
+                Ok(End::TakeAnew) => Duration::ZERO,
+                Ok(End::LookAgain) => LOOK_AGAIN,
+                Err(_) => AFTER_FAILURE,
+            };
+            if let Err(error) = &result {
+                if !std::mem::replace(&mut is_failing, true) {
+                    warn!(forward = self.settings.name, %error, "the forward can't use the store now; trying again");
+                }
+            } else if std::mem::take(&mut is_failing) {
+                info!(forward = self.settings.name, "the forward uses the store again");
+            }
+            let wait = wait.mul_f64(f64::midpoint(1.0, fastrand::f64()));
+            if stop.run_until_cancelled(sleep(wait)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Takes the forward, and sends until something ends the turn.
+    async fn turn(&self, stop: &CancellationToken) -> Result<End, StoreError> {
+        // A hold that is dropped here ends by itself.
+        let mut turn = match stop.run_until_cancelled(self.take()).await {
+            None => return Ok(End::Stop),
+            Some(taken) => match taken? {
+                Some(turn) => turn,
+                None => return Ok(End::LookAgain),
+            },
+        };
+        let end = self.send(&mut turn, stop).await;
+        if let Ok(End::Stop | End::LookAgain) = end {
+            self.finish(&mut turn).await;
+        } else {
+            // The next turn sends these changes again, and never two of one subject at once.
+            let ended = async { while turn.requests.join_next().await.is_some() {} };
+            stop.run_until_cancelled(ended).await;
+        }
+        end
+    }
+
+    /// Takes the forward, and reads what the store has recorded. `None` if another process has it, or it has stopped.
+    async fn take(&self) -> Result<Option<Turn>, StoreError> {
+        let (name, forwards) = (self.settings.name.as_str(), &self.ports.forwards);
+        let known = forwards.forwards().await?.into_iter().find(|known| known.name == name);
+        if known.as_ref().is_some_and(|known| known.stopped.is_some()) {
+            return Ok(None);
+        }
+        let begin = if known.is_none() { self.ports.changes.feed().await?.last } else { 0 };
+        let (asked_at, hold_for) = (Instant::now(), self.settings.hold_for());
+        let Some(taken) = forwards.take_forward(name, &self.holder, hold_for, begin).await? else {
+            return Ok(None);
+        };
+        if known.is_none() {
+            info!(forward = name, position = taken.position, "the forward begins with the next change");
+        }
+        Ok(Some(Turn {
+            board: self.board(&taken).await?,
+            hold: Hold::new(asked_at, hold_for),
+            epoch: taken.epoch,
+            saved_at: asked_at,
+            saved_position: taken.position,
+            requests: JoinSet::new(),
+            is_full: false,
+        }))
+    }
+
+    /// Makes the board of a forward that was just taken.
+    async fn board(&self, taken: &Taken) -> Result<Board, StoreError> {
+        let limits = Limits {
+            retry: self.settings.retry,
+            give_up_after: self.settings.give_up_after,
+            blocked_max: self.settings.blocked_max,
+            waiting_max: WAITING_MAX,
+            failed_max: FAILED_MAX,
+            fresh_max: FRESH_MAX,
+        };
+        let mut board = Board::new(limits, taken.position, taken.failed);
+        for (state, from) in [(ForwardState::Waiting, 0), (ForwardState::Failed, taken.position)] {
+            let mut after = from;
+            loop {
+                let forwards = &self.ports.forwards;
+                let page = forwards.forward_changes(&taken.name, state, after, FORWARD_CHANGES_MAX).await?;
+                let Some(last) = page.last() else { break };
+                after = last.line.position;
+                page.into_iter().for_each(|change| board.restore(change));
+            }
+        }
+        Ok(board)
+    }
+
+    /// Sends until the process stops, the forward stops, or the hold is lost.
+    async fn send(&self, turn: &mut Turn, stop: &CancellationToken) -> Result<End, StoreError> {
+        let mut reading: Option<Reading> = None;
+        loop {
+            self.start_requests(turn);
+            self.note_full(turn);
+            if reading.is_none() && turn.board.wants_more() {
+                reading = Some(self.read(turn.board.read_through()));
+            }
+            let wake = turn.wake(&*self.ports.clock);
+            tokio::select! {
+                () = stop.cancelled() => return Ok(End::Stop),
+                Some(done) = turn.requests.join_next() => {
+                    if let Some(end) = self.answered(turn, done).await? {
+                        return Ok(end);
+                    }
+                }
+                page = page_of(&mut reading) => {
+                    reading = None;
+                    if let Some(end) = self.take_page(turn, page).await? {
+                        return Ok(end);
+                    }
+                }
+                () = sleep_until(wake) => {}
+            }
+            if turn.is_save_due() {
+                let Some(saved) = stop.run_until_cancelled(self.save(turn, None)).await else {
+                    return Ok(End::Stop);
+                };
+                if !saved? {
+                    let forward = &self.settings.name;
+                    info!(forward, "the forward was moved by a command, or taken over; taking it anew");
+                    return Ok(End::TakeAnew);
+                }
+            }
+            if turn.hold.is_over() {
+                return Ok(End::TakeAnew);
+            }
+        }
+    }
+
+    fn start_requests(&self, turn: &mut Turn) {
+        let limit = self.settings.timeout.min(TIMEOUT_MAX);
+        while turn.requests.len() < self.settings.concurrency && turn.hold.covers(limit) {
+            let Some(line) = turn.board.next(self.ports.clock.now()) else { return };
+            let (ports, settings) = (self.ports.clone(), Arc::clone(&self.settings));
+            let receiver = Arc::clone(&self.receiver);
+            turn.requests.spawn(async move {
+                let request = async {
+                    let rows = settings.expand.then_some(&*ports.rows);
+                    match push(&line, rows, &settings.secrets, ports.clock.now()).await {
+                        Ok(push) => receiver.receive(push).await,
+                        Err(_) => Verdict::NotSent,
+                    }
+                };
+                let verdict = timeout(limit, request).await.unwrap_or(Verdict::TimedOut);
+                (line, verdict)
+            });
+        }
+    }
+
+    /// Notes the answers that are there.
+    async fn answered(
+        &self,
+        turn: &mut Turn,
+        first: Result<(ChangeLine, Verdict), tokio::task::JoinError>,
+    ) -> Result<Option<End>, StoreError> {
+        let mut next = Some(first);
+        while let Some(done) = next {
+            // A request that panicked has no answer. Its change is sent again with the next turn.
+            let Ok((line, verdict)) = done else { return Ok(Some(End::TakeAnew)) };
+            self.counters.count(&verdict);
+            turn.board.answered(&line, &verdict, self.ports.clock.now(), fastrand::f64());
+            if verdict == Verdict::Gone {
+                let reason = "the receiver answered 410: it wants no more changes".to_owned();
+                return self.halt(turn, reason).await.map(Some);
+            }
+            next = turn.requests.try_join_next();
+        }
+        Ok(None)
+    }
+
+    /// Starts to read the feed after a position: at once if there is more, or when there is.
+    fn read(&self, after: Position) -> Reading {
+        let changes = Arc::clone(&self.ports.changes);
+        let (resources, kinds) = (self.settings.resources.clone(), self.settings.kinds.clone());
+        let query = ChangesQuery { after, resources, kinds, limit: PAGE };
+        Box::pin(async move {
+            let page = changes.changes(&query).await?;
+            if page.through > after || !page.lines.is_empty() {
+                return Ok(page);
+            }
+            changes.wait_for_change(after, WAIT).await?;
+            changes.changes(&query).await
+        })
+    }
+
+    async fn take_page(
+        &self,
+        turn: &mut Turn,
+        page: Result<ChangesPage, ChangesError>,
+    ) -> Result<Option<End>, StoreError> {
+        match page {
+            Ok(page) => {
+                let selected = page.lines.into_iter().filter(|line| self.settings.selects(line));
+                turn.board.read(selected, page.through, self.ports.clock.now());
+                Ok(None)
+            }
+            Err(ChangesError::Store(error)) => Err(error),
+            Err(error) => self.halt(turn, error.to_string()).await.map(Some),
+        }
+    }
+
+    /// Stops the forward until an operator starts it again.
+    async fn halt(&self, turn: &mut Turn, reason: String) -> Result<End, StoreError> {
+        error!(
+            forward = self.settings.name,
+            reason, "the forward stopped; start it again: rollbook changes resume, or replay"
+        );
+        let stop = ForwardStop { at: self.ports.clock.now(), reason };
+        let is_saved = self.save(turn, Some(stop)).await?;
+        Ok(if is_saved { End::LookAgain } else { End::TakeAnew })
+    }
+
+    /// Saves the progress. Returns `false` if the forward is not this process's any more.
+    async fn save(&self, turn: &mut Turn, stopped: Option<ForwardStop>) -> Result<bool, StoreError> {
+        let progress = turn.board.progress(self.ports.clock.now());
+        let progress = rollbook_core::store::ForwardProgress { stopped, ..progress };
+        let asked_at = Instant::now();
+        let (name, hold_for) = (&self.settings.name, self.settings.hold_for());
+        let saving = self.ports.forwards.save_forward(name, turn.epoch, hold_for, &progress);
+        if !saving.await? {
+            return Ok(false);
+        }
+        turn.board.saved();
+        turn.hold.renewed(asked_at);
+        turn.saved_at = asked_at;
+        turn.saved_position = progress.position;
+        Ok(true)
+    }
+
+    /// Waits for the last answers for a short time, saves, and gives the forward back. What has no answer then is sent again.
+    async fn finish(&self, turn: &mut Turn) {
+        let last = async {
+            while let Some(done) = turn.requests.join_next().await {
+                if let Ok((line, verdict)) = done {
+                    self.counters.count(&verdict);
+                    turn.board.answered(&line, &verdict, self.ports.clock.now(), fastrand::f64());
+                }
+            }
+        };
+        _ = timeout(LAST_REQUESTS.min(self.settings.timeout), last).await;
+        turn.requests.shutdown().await;
+        let epoch = turn.epoch;
+        let last = async {
+            if let Ok(true) = self.save(turn, None).await {
+                drop(self.ports.forwards.release_forward(&self.settings.name, epoch).await);
+            }
+        };
+        _ = timeout(LAST_SAVE, last).await;
+    }
+
+    /// Logs that the forward waits, and that it goes on.
+    fn note_full(&self, turn: &mut Turn) {
+        let full = turn.board.full();
+        let was_full = std::mem::replace(&mut turn.is_full, full.is_some());
+        match full {
+            Some(reason) if !was_full => {
+                warn!(
+                    forward = self.settings.name,
+                    reason, "the forward waits: it reads no more changes until then"
+                );
+            }
+            None if was_full => info!(forward = self.settings.name, "the forward reads changes again"),
+            _ => {}
+        }
+    }
+}
+
+/// Waits for a read of the feed; without one, for ever.
+async fn page_of(reading: &mut Option<Reading>) -> Result<ChangesPage, ChangesError> {
+    match reading {
+        Some(reading) => reading.await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Turn {
+    /// Time at which the loop goes on without an answer or a page.
+    fn wake(&self, clock: &dyn rollbook_core::time::Clock) -> Instant {
+        let pause = if self.has_news() { SAVE_EVERY } else { RENEW_EVERY };
+        let save = self.saved_at + pause;
+        let due = self.board.next_at().map(|at| Instant::now() + at.since(clock.now()));
+        // A change that is due and not started waits for an answer, or for the hold to be renewed.
+        due.filter(|due| *due > Instant::now()).map_or(save, |due| due.min(save))
+    }
+
+    fn has_news(&self) -> bool {
+        self.board.has_records() || self.board.position() != self.saved_position
+    }
+
+    fn is_save_due(&self) -> bool {
+        let pause = if self.has_news() { SAVE_EVERY } else { RENEW_EVERY };
+        self.saved_at.elapsed() >= pause
+    }
+}

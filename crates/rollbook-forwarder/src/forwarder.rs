@@ -1,0 +1,102 @@
+//! All forwards of a process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+
+use crate::forward::Forward;
+use crate::metrics::{Counters, Metrics};
+use crate::ports::{Ports, Receiver};
+use crate::settings::ForwardSettings;
+
+/// Time between two reads of the metrics.
+const REFRESH: Duration = Duration::from_secs(10);
+/// Pause after a panic.
+const RESTART: Duration = Duration::from_secs(60);
+
+/// A forward with its receiver and its counters.
+#[derive(Clone)]
+struct Configured {
+    settings: Arc<ForwardSettings>,
+    receiver: Arc<dyn Receiver>,
+    counters: Counters,
+}
+
+/// All forwards of a process, ready to run.
+pub struct Forwarder {
+    ports: Ports,
+    metrics: Metrics,
+    forwards: Vec<Configured>,
+    holder: Arc<str>,
+}
+
+impl Forwarder {
+    /// Creates the forwards. Their metrics are added to `registry`.
+    ///
+    /// # Errors
+    /// Fails if a metric of the forwarder is already registered.
+    pub fn new(
+        ports: Ports,
+        forwards: Vec<(ForwardSettings, Arc<dyn Receiver>)>,
+        registry: &Registry,
+    ) -> Result<Self, prometheus::Error> {
+        let metrics = Metrics::new(registry)?;
+        let configured = |(settings, receiver): (ForwardSettings, Arc<dyn Receiver>)| Configured {
+            counters: metrics.add(&settings.name),
+            settings: Arc::new(settings),
+            receiver,
+        };
+        let forwards = forwards.into_iter().map(configured).collect();
+        let holder = format!("{:016x}", fastrand::u64(..)).into();
+        Ok(Self { ports, metrics, forwards, holder })
+    }
+
+    /// Runs until `stop`. No failure of a forward ends the process, or another forward: one that panics is restarted.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut running = JoinSet::new();
+        let names = self.forwards.iter().map(|forward| forward.settings.name.clone()).collect();
+        for Configured { settings, receiver, counters } in self.forwards {
+            let (ports, holder, stop) = (self.ports.clone(), Arc::clone(&self.holder), stop.clone());
+            running.spawn(async move {
+                loop {
+                    let forward = Forward {
+                        ports: ports.clone(),
+                        settings: Arc::clone(&settings),
+                        receiver: Arc::clone(&receiver),
+                        counters: counters.clone(),
+                        holder: Arc::clone(&holder),
+                    };
+                    // Dropping the set aborts the task.
+                    let mut kept = JoinSet::new();
+                    kept.spawn(forward.run(stop.clone()));
+                    if matches!(kept.join_next().await, Some(Ok(()))) {
+                        return;
+                    }
+                    error!(forward = settings.name, "the forward panicked; it is restarted in a minute");
+                    if stop.run_until_cancelled(sleep(RESTART)).await.is_none() {
+                        return;
+                    }
+                }
+            });
+        }
+        running.spawn(refresh(self.metrics, self.ports, names, stop));
+        running.join_all().await;
+    }
+}
+
+/// Keeps the gauges up to date.
+async fn refresh(metrics: Metrics, ports: Ports, names: Vec<String>, stop: CancellationToken) {
+    let mut wait = Duration::ZERO;
+    while stop.run_until_cancelled(sleep(wait)).await.is_some() {
+        wait = REFRESH;
+        let refreshed = stop.run_until_cancelled(metrics.refresh(&ports, &names)).await;
+        if let Some(Err(error)) = refreshed {
+            debug!(%error, "the metrics of the forwards keep their values");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Metrics of forwards. Counters are of this process; the gauges are read from the store, so every process shows the same.
+
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use rollbook_core::store::{ChangesError, ChangesQuery, Position};
+
+use crate::ports::Ports;
+use crate::verdict::Verdict;
+
+/// Metrics of all forwards of a process.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    deliveries: IntCounterVec,
+    position: IntGaugeVec,
+    blocked: IntGaugeVec,
+    waiting: IntGaugeVec,
+    dead_letters: IntGaugeVec,
+    stopped: IntGaugeVec,
+    lag: GaugeVec,
+}
+
+/// Counters of one forward.
+#[derive(Clone)]
+pub(crate) struct Counters(Vec<(&'static str, IntCounter)>);
+
+impl Counters {
+    pub(crate) fn count(&self, verdict: &Verdict) {
+        let outcome = verdict.outcome();
+        if let Some((_, counter)) = self.0.iter().find(|(name, _)| Some(*name) == outcome) {
+            counter.inc();
+        }
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["forward"]);
+        let metrics = Self {
+            deliveries: IntCounterVec::new(
+                Opts::new("rollbook_forward_deliveries_total", "Requests of forwards by outcome"),
+                &["forward", "outcome"],
+            )?,
+            position: gauge(
+                "rollbook_forward_position",
+                "Position up to which a forward has delivered or recorded every change",
+            )?,
+            blocked: gauge(
+                "rollbook_forward_blocked_subjects",
+                "Subjects of a forward that wait after a failure",
+            )?,
+            waiting: gauge("rollbook_forward_waiting_changes", "Changes of blocked subjects of a forward")?,
+            dead_letters: gauge("rollbook_forward_dead_letters", "Dead letters of a forward")?,
+            stopped: gauge(
+                "rollbook_forward_stopped",
+                "Whether a forward stopped until an operator starts it again",
+            )?,
+            lag: GaugeVec::new(
+                Opts::new(
+                    "rollbook_feed_lag_seconds",
+                    "Age of the oldest change that a consumer has neither delivered nor recorded",
+                ),
+                &["consumer"],
+            )?,
+        };
+        registry.register(Box::new(metrics.deliveries.clone()))?;
+        for gauge in
+            [&metrics.position, &metrics.blocked, &metrics.waiting, &metrics.dead_letters, &metrics.stopped]
+        {
+            registry.register(Box::new(gauge.clone()))?;
+        }
+        registry.register(Box::new(metrics.lag.clone()))?;
+        Ok(metrics)
+    }
+
+    /// Adds a forward, with all its metrics at zero.
+    pub(crate) fn add(&self, name: &str) -> Counters {
+        for gauge in [&self.position, &self.blocked, &self.waiting, &self.dead_letters, &self.stopped] {
+            gauge.with_label_values(&[name]);
+        }
+        self.lag.with_label_values(&[name]);
+        let counter = |outcome| (outcome, self.deliveries.with_label_values(&[name, outcome]));
+        Counters(Verdict::OUTCOMES.into_iter().map(counter).collect())
+    }
+
+    /// Reads the gauges from the store.
+    pub(crate) async fn refresh(&self, ports: &Ports, names: &[String]) -> Result<(), ChangesError> {
+        for forward in ports.forwards.forwards().await?.into_iter().filter(|of| names.contains(&of.name)) {
+            let label = &[forward.name.as_str()];
+            let set = |gauge: &IntGaugeVec, value: u64| {
+                gauge.with_label_values(label).set(i64::try_from(value).unwrap_or(i64::MAX));
+            };
+            set(&self.position, forward.position);
+            set(&self.blocked, forward.blocked);
+            set(&self.waiting, forward.waiting);
+            set(&self.dead_letters, forward.failed);
+            set(&self.stopped, u64::from(forward.stopped.is_some()));
+            self.lag.with_label_values(label).set(lag(ports, forward.position).await?);
+        }
+        Ok(())
+    }
+}
+
+/// Age in seconds of the first line after a position; zero at the end of the feed.
+async fn lag(ports: &Ports, position: Position) -> Result<f64, ChangesError> {
+    let after = |after| ChangesQuery { after, limit: 1, ..ChangesQuery::default() };
+    let page = match ports.changes.changes(&after(position)).await {
+        // The oldest line that is kept is younger than the one that is missing.
+        Err(ChangesError::Removed { oldest, .. }) => ports.changes.changes(&after(oldest - 1)).await,
+        Err(ChangesError::Ahead { .. }) => return Ok(0.0),
+        page => page,
+    }?;
+    Ok(page.lines.first().map_or(0.0, |line| ports.clock.now().since(line.at).as_secs_f64()))
+}

@@ -1,0 +1,43 @@
+//! Ports of a forward: the store's, a clock, and the receiver.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rollbook_core::store::{Changes, Forwards, Rows};
+use rollbook_core::time::Clock;
+
+use crate::verdict::Verdict;
+
+/// Ports of the forwarder.
+#[derive(Clone)]
+pub struct Ports {
+    /// The change feed.
+    pub changes: Arc<dyn Changes>,
+    /// The records of forwards.
+    pub forwards: Arc<dyn Forwards>,
+    /// The rows, for `expand`.
+    pub rows: Arc<dyn Rows>,
+    /// Rollbook's clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A signed request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// `webhook-id`: the same for each attempt.
+    pub id: String,
+    /// `webhook-timestamp`, in seconds.
+    pub timestamp: String,
+    /// `webhook-signature`.
+    pub signature: String,
+    /// Body: the change as JSON.
+    pub body: Bytes,
+}
+
+/// Port of the receiver: sends one request and judges the answer. The caller limits the time, and may drop the future.
+#[async_trait]
+pub trait Receiver: Send + Sync {
+    /// Sends a request.
+    async fn receive(&self, push: Push) -> Verdict;
+}

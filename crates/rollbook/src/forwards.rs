@@ -1,0 +1,63 @@
+//! Forwards of this process: their settings, as the forwarder wants them.
+
+use std::sync::Arc;
+
+use prometheus::Registry;
+use rollbook_core::retry::RetryPolicy;
+use rollbook_core::store::FullStore;
+use rollbook_core::time::Clock;
+use rollbook_forwarder::{ForwardSettings, Forwarder, HttpReceiver, Ports, Receiver};
+
+use crate::config::{Config, ForwardGroup};
+
+/// Creates the forwarder of this process; `None` if no forward is configured.
+///
+/// # Errors
+/// A metric is registered already.
+pub(crate) fn forwarder(
+    config: &Config,
+    store: Arc<dyn FullStore>,
+    clock: Arc<dyn Clock>,
+    registry: &Registry,
+) -> Result<Option<Forwarder>, prometheus::Error> {
+    if config.forwards.is_empty() {
+        return Ok(None);
+    }
+    let forward = |(name, group): (&String, &ForwardGroup)| {
+        let receiver: Arc<dyn Receiver> = Arc::new(HttpReceiver::new(group.url.clone(), clock.clone()));
+        (settings(name, group), receiver)
+    };
+    let forwards = config.forwards.iter().map(forward).collect();
+    let ports = Ports { changes: store.clone(), forwards: store.clone(), rows: store, clock: clock.clone() };
+    Forwarder::new(ports, forwards, registry).map(Some)
+}
+
+/// Returns the names of the configured forwards.
+pub(crate) fn names(config: &Config) -> Vec<String> {
+    config.forwards.keys().cloned().collect()
+}
+
+/// Returns the number of connections that the forwards of this process open at most.
+pub(crate) fn connections_max(config: &Config) -> usize {
+    config.forwards.values().map(|group| group.concurrency).sum()
+}
+
+fn settings(name: &str, group: &ForwardGroup) -> ForwardSettings {
+    ForwardSettings {
+        name: name.to_owned(),
+        secrets: group.secret.clone(),
+        resources: group.resources.clone(),
+        kinds: group.kinds.clone(),
+        expand: group.expand,
+        backfill: group.backfill,
+        timeout: group.timeout,
+        concurrency: group.concurrency,
+        retry: RetryPolicy {
+            backoff: group.backoff,
+            backoff_max: group.backoff_max,
+            attempts_max: group.attempts_max,
+        },
+        give_up_after: group.give_up_after,
+        blocked_max: group.blocked_max,
+    }
+}
