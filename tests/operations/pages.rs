@@ -9,7 +9,7 @@ use super::{assert_readable, listed_series, names_in, ops, read};
 use crate::crashes::BINARY;
 
 /// Pages, by their path from the folder `ops`.
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 13] = [
     "../README.md",
     "../crates/README.md",
     "../migrations/README.md",
@@ -19,6 +19,7 @@ const PAGES: [&str; 12] = [
     "FIRST-HOUR.md",
     "METRICS.md",
     "PRODUCTION.md",
+    "REACTING.md",
     "RELIABILITY.md",
     "RUNBOOK.md",
     "SERVERS.md",

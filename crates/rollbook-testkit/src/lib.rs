@@ -14,6 +14,7 @@ pub mod conformance;
 mod delegate;
 pub mod events;
 pub mod faults;
+pub mod feed_audit;
 pub mod memory;
 pub mod process;
 pub mod properties;

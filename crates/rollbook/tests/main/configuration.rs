@@ -30,7 +30,7 @@ const WRONG: [(&str, &str); 61] = [
     ("CLERK_SECRET_KEY", "pk_live_ImASecret"),
     ("CLERK_API_URL", "https://me:ImASecret@api.example"),
     ("ROLLBOOK_RECONCILE_EVERY", "59s"),
-    ("ROLLBOOK_RECONCILE_CHECK_EVERY", "off"),
+    ("ROLLBOOK_RECONCILE_CHECK_EVERY", "soon"),
     ("ROLLBOOK_API_BUDGET", "1.1"),
     ("ROLLBOOK_API_LISTEN", "8090"),
     ("ROLLBOOK_API_TOKENS", "ImASecret-of-31-characters-long"),

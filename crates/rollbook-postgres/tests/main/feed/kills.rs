@@ -10,10 +10,11 @@ use rollbook_core::store::{Changes as _, ChangesQuery, Erasure as _, Position, S
 use rollbook_core::time::Timestamp;
 use rollbook_postgres::PostgresStore;
 use rollbook_testkit::events::{START, change_of, deleted, event, membership, organization, user};
+use rollbook_testkit::feed_audit;
 use rollbook_testkit::process::until;
 use tokio::task::JoinSet;
 
-use super::{AUDIT, assert_feed_is_audited, ids, lines, sequence, workers};
+use super::{assert_feed_is_audited, ids, lines, sequence, workers};
 use crate::world::{END_OURS, World, open, user_change};
 
 const WORKERS: usize = 4;
@@ -97,7 +98,7 @@ async fn reader(store: Arc<PostgresStore>, last: Arc<AtomicBool>) -> Vec<(Positi
 
 /// Runs workers, sequencers and a reader, and `chaos` at the same time, until all is applied. Then compares the feed with the audit.
 async fn survives<F: Future<Output = ()>>(world: &World, chaos: impl FnOnce(Arc<AtomicUsize>) -> F) {
-    world.psql(AUDIT).await;
+    world.psql(&feed_audit::triggers(&world.settings.schema)).await;
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
