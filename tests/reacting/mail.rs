@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -47,7 +48,7 @@ async fn request(mut stream: BufReader<TcpStream>) -> Option<(String, BufReader<
         stream.read_line(&mut line).await.ok().filter(|read| *read > 0)?;
         match line.trim_end().split_once(": ") {
             Some((name, value)) if name.eq_ignore_ascii_case("idempotency-key") => {
-                key = Some(value.to_owned())
+                key = Some(value.to_owned());
             }
             Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.parse().ok(),
             Some(_) => {}
@@ -123,12 +124,14 @@ async fn a_reader_that_is_killed_sends_one_welcome_mail_to_each_user() {
     }
     // Whatever the last kill has left is done again, with the same keys.
     let reached = "SELECT (SELECT position FROM app.readers WHERE name = 'welcome-mail') = last_position FROM clerk.changes_state";
-    while world.sql(reached).await != "t" {
-        let accepted = tokio::time::timeout(std::time::Duration::from_millis(100), provider.accept()).await;
-        if let Ok(stream) = accepted {
-            answer(stream).await;
+    let finishing = async {
+        while world.sql(reached).await != "t" {
+            if let Ok(stream) = tokio::time::timeout(Duration::from_millis(100), provider.accept()).await {
+                answer(stream).await;
+            }
         }
-    }
+    };
+    tokio::time::timeout(DEADLINE, finishing).await.expect("the reader gets to the end");
     assert_eq!(provider.accepted.len(), due, "one key for each user");
     let welcomed = world
         .sql(

@@ -114,9 +114,9 @@ async fn every_change_is_in_the_feed_once_and_no_reader_misses_one_while_everyth
     stream.saw_everything(last).await;
     readers.saw_everything(&fleet).await;
     bare.read(&fleet).await;
-    let lost = bare.missed(&fleet).await;
-    assert!(lost >= 1, "control: a reader of a bare sequence loses the change of the long transaction");
+    let missed = bare.missed(&fleet).await;
+    assert!(missed >= 1, "control: a reader of a bare sequence loses the change of the long transaction");
     let heard = payloads.heard();
     assert!(heard < last, "control: notifications alone name {heard} of {last} changes");
-    println!("{last} changes; a bare sequence loses {lost}, notifications alone {}", last - heard);
+    println!("{last} changes; a bare sequence loses {missed}, notifications alone {}", last - heard);
 }

@@ -72,11 +72,11 @@ pub(crate) fn settings(server: &PostgresServer, database: &str) -> PostgresSetti
 
 impl Engine {
     pub(crate) async fn open(self, clock: Arc<ManualClock>) -> Backing {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         if self == Self::Memory {
             let store = Arc::new(MemoryStore::new(clock.clone()));
             return Backing { writer: store.clone(), reader: store, clock, database: None };
         }
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let database = format!("app_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let server = server().await;
         server.create_database(&database).await;

@@ -11,7 +11,7 @@ use rollbook_testkit::servers::postgres::PostgresServer;
 use serde_json::json;
 
 use crate::engine::{Backing, Engine};
-use crate::stage::{Server, TOKEN};
+use crate::stage::{DEADLINE, Server, TOKEN};
 
 const POLLS: u32 = 20;
 /// A reader that is not notified reads once a second.
@@ -58,7 +58,8 @@ async fn a_server_that_is_killed_is_503_without_its_address_and_a_stream_goes_on
     assert_eq!(events.next().await.expect("the stream stays open").name, "heartbeat");
 
     postgres.restart().await;
-    while server.get("/v1/changes?after=0", &[]).await.status == 503 {}
+    let answers = async { while server.get("/v1/changes?after=0", &[]).await.status == 503 {} };
+    tokio::time::timeout(DEADLINE, answers).await.expect("it answers again");
     server.create_user("user_2").await;
     let next = events.change().await;
     assert_eq!((next.id, &next.data["row"]["id"]), (Some(2), &json!("user_2")));

@@ -47,8 +47,9 @@ pub(super) async fn api(config: &Config, needs: &Needs) -> Option<Finding> {
     }
     let tokens = tokens.count();
     if !config.settings.changes {
-        let found =
-            format!("it answers at http://{address}, but changes are not recorded: readers are answered 409 (feed-off)");
+        let found = format!(
+            "it answers at http://{address}, but changes are not recorded: readers are answered 409 (feed-off)"
+        );
         return Some(warning(API, found, "changes = yes, then rollbook migrate; or leave api_listen out"));
     }
     let tokens = if tokens == 1 { "1 token is".to_owned() } else { format!("{tokens} tokens are") };
